@@ -1,0 +1,81 @@
+//! What the agent answers on its admin address: loopback only, because it shows who talks to whom.
+
+use std::{sync::Arc, time::Instant};
+
+use serde::Serialize;
+use tokio::sync::watch;
+use underpass_core::World;
+use underpass_telemetry::{
+    admin::{Method, Response, Router, healthz, logging},
+    log::Levels,
+};
+use underpass_ztunnel::{Connections, Credentials};
+
+use crate::keeper::Reports;
+
+/// What the routes look at.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The newest World.
+    pub world: watch::Receiver<Arc<World>>,
+    /// What the doors had to say about it.
+    pub reports: watch::Receiver<Arc<Reports>>,
+    /// The newest certificates.
+    pub credentials: watch::Receiver<Arc<Credentials>>,
+    /// Open connections.
+    pub connections: Arc<Connections>,
+    /// The kernel tables' counters, as far as there is a kernel data path.
+    pub counters: crate::node::Counters,
+}
+
+/// A certificate without its key.
+#[derive(Serialize)]
+struct CertificateView {
+    identity: String,
+    serial: String,
+    not_before_unix_s: u64,
+    not_after_unix_s: u64,
+}
+
+/// The routes.
+#[must_use]
+pub fn routes(view: &View, levels: &Levels) -> Router {
+    let router = logging(healthz(Router::new()), levels);
+    let (dump, list) = (view.clone(), view.clone());
+    router
+        .route(Method::GET, "/config_dump", move |_| {
+            let view = dump.clone();
+            async move { Response::json(&config_dump(&view)) }
+        })
+        .route(Method::GET, "/connections", move |_| {
+            let view = list.clone();
+            async move { Response::json(&view.connections.list(Instant::now())) }
+        })
+}
+
+#[derive(Serialize)]
+struct ConfigDump {
+    world: Arc<World>,
+    reports: Arc<Reports>,
+    certificates: Vec<CertificateView>,
+    roots_generation: u64,
+    kernel: std::collections::BTreeMap<String, u64>,
+}
+
+fn config_dump(view: &View) -> ConfigDump {
+    let credentials = Arc::clone(&view.credentials.borrow());
+    let unix = |time: std::time::SystemTime| time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let certificates = credentials.own.values().map(|credential| CertificateView {
+        identity: credential.identity().to_string(),
+        serial: credential.serial().to_string(),
+        not_before_unix_s: unix(credential.not_before()),
+        not_after_unix_s: unix(credential.not_after()),
+    });
+    ConfigDump {
+        world: Arc::clone(&view.world.borrow()),
+        reports: Arc::clone(&view.reports.borrow()),
+        certificates: certificates.collect(),
+        roots_generation: credentials.roots.generation(),
+        kernel: view.counters.read(),
+    }
+}

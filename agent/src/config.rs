@@ -1,0 +1,145 @@
+//! The agent's settings: flags, each also an environment variable. Parsed once; everything below gets values.
+
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+
+use clap::Parser;
+use underpass_core::{TrustDomain, world::MeshSettings};
+use underpass_telemetry::{Format, log::Filter};
+
+/// The Underpass node agent: captures the TCP connections of labelled pods in the kernel and carries them over mutual TLS.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "underpass-agent", version)]
+pub struct Config {
+    /// The name of this node, as in spec.nodeName of its pods.
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub node: String,
+
+    /// The directory of manifests that describes the mesh. Watched.
+    #[arg(long, env = "UNDERPASS_MANIFESTS", value_name = "DIR")]
+    pub manifests: PathBuf,
+
+    /// Where the embedded certificate authority keeps its key. Agents that share it trust each other.
+    #[arg(long, env = "UNDERPASS_STATE", value_name = "DIR", default_value = "/var/lib/underpass")]
+    pub state: PathBuf,
+
+    /// The bpf file system, where kernel programs and tables outlive the agent.
+    #[arg(long, env = "UNDERPASS_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+
+    /// The root of the node's cgroup v2 tree: every process of every pod is below it. Found in /proc/self/mounts where it
+    /// is not given.
+    #[arg(long, env = "UNDERPASS_CGROUP_ROOT", value_name = "DIR")]
+    pub cgroup_root: Option<PathBuf>,
+
+    /// Where the admin API listens. Loopback only.
+    #[arg(long, env = "UNDERPASS_ADMIN_ADDRESS", value_name = "ADDRESS", default_value = "127.0.0.1:15000")]
+    pub admin_address: SocketAddr,
+
+    /// Where readiness is asked for.
+    #[arg(long, env = "UNDERPASS_READINESS_ADDRESS", value_name = "ADDRESS", default_value = "[::]:15021")]
+    pub readiness_address: SocketAddr,
+
+    /// The form of the access log: one line per connection.
+    #[arg(long, env = "UNDERPASS_ACCESS_LOG_FORMAT", value_name = "text|json", default_value_t = Format::Text)]
+    pub access_log_format: Format,
+
+    /// The file of the access log; standard output where it is not given.
+    #[arg(long, env = "UNDERPASS_ACCESS_LOG", value_name = "FILE")]
+    pub access_log: Option<PathBuf>,
+
+    /// The form of the agent's own log, on standard error.
+    #[arg(long, env = "UNDERPASS_LOG_FORMAT", value_name = "text|json", default_value_t = Format::Text)]
+    pub log_format: Format,
+
+    /// What the agent's own log contains: a level, or `info,underpass_net=debug`.
+    #[arg(long, env = "UNDERPASS_LOG", value_name = "FILTER", default_value_t = Filter::default())]
+    pub log: Filter,
+
+    /// The trust domain of the mesh.
+    #[arg(long, env = "UNDERPASS_TRUST_DOMAIN", value_name = "NAME", default_value = "cluster.local")]
+    pub trust_domain: TrustDomain,
+
+    /// Trust domains that mean the same as our own.
+    #[arg(long, env = "UNDERPASS_TRUST_DOMAIN_ALIASES", value_name = "NAME", value_delimiter = ',')]
+    pub trust_domain_aliases: Vec<TrustDomain>,
+
+    /// The namespace whose policies hold for the whole mesh.
+    #[arg(long, env = "UNDERPASS_ROOT_NAMESPACE", value_name = "NAME", default_value = "istio-system")]
+    pub root_namespace: String,
+
+    /// The DNS suffix of services.
+    #[arg(long, env = "UNDERPASS_CLUSTER_DOMAIN", value_name = "NAME", default_value = "cluster.local")]
+    pub cluster_domain: String,
+
+    /// Do `istio-injection` and `sidecar.istio.io/inject` enrol a pod, as `istio.io/dataplane-mode` does?
+    #[arg(long, env = "UNDERPASS_SIDECAR_KEYS", value_name = "true|false", default_value_t = true, action = clap::ArgAction::Set)]
+    pub sidecar_keys: bool,
+
+    /// How long a workload's certificate is valid, in seconds. Renewed at half of it.
+    #[arg(long, env = "UNDERPASS_CERTIFICATE_LIFETIME", value_name = "SECONDS", default_value = "86400", value_parser = seconds)]
+    pub certificate_lifetime: Duration,
+
+    /// Threads of the tunnel; as many as cores, at most 4, where it is not given.
+    #[arg(long, env = "UNDERPASS_WORKERS", value_name = "N")]
+    pub workers: Option<NonZeroUsize>,
+}
+
+/// Certificates below this would be renewed faster than clocks agree.
+const LIFETIME_MIN_S: u64 = 4;
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(s) if s >= LIFETIME_MIN_S => Ok(Duration::from_secs(s)),
+        Ok(_) => Err(format!("at least {LIFETIME_MIN_S} seconds")),
+        Err(e) => Err(format!("a whole number of seconds: {e}")),
+    }
+}
+
+impl Config {
+    /// What holds for the whole mesh.
+    #[must_use]
+    pub fn mesh(&self) -> MeshSettings {
+        MeshSettings {
+            root_namespace: self.root_namespace.as_str().into(),
+            trust_domain: self.trust_domain.clone(),
+            trust_domain_aliases: self.trust_domain_aliases.clone(),
+            cluster_domain: self.cluster_domain.as_str().into(),
+            sidecar_keys: self.sidecar_keys,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(more: &[&str]) -> Result<Config, String> {
+        let all = ["underpass-agent", "--node", "n", "--manifests", "/m"].iter().chain(more);
+        Config::try_parse_from(all).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let config = parse(&[]).unwrap();
+        assert_eq!(config.mesh(), MeshSettings::default());
+        assert_eq!(config.certificate_lifetime, Duration::from_secs(86_400));
+        assert_eq!(config.admin_address, "127.0.0.1:15000".parse().unwrap());
+    }
+
+    #[test]
+    fn bad_values_are_named() {
+        for (flag, value, says) in [
+            ("--trust-domain", "a b", "--trust-domain"),
+            ("--certificate-lifetime", "1", "at least 4 seconds"),
+            ("--certificate-lifetime", "1d", "a whole number of seconds"),
+            ("--admin-address", "localhost", "--admin-address"),
+            ("--workers", "0", "--workers"),
+            ("--access-log-format", "xml", "--access-log-format"),
+        ] {
+            let error = parse(&[flag, value]).unwrap_err();
+            assert!(error.contains(says), "{flag} {value}: {error}");
+        }
+        let error = Config::try_parse_from(["underpass-agent"]).unwrap_err().to_string();
+        assert!(error.contains("--node") && error.contains("--manifests"), "all that is missing at once: {error}");
+    }
+}

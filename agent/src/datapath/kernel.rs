@@ -1,0 +1,43 @@
+//! The kernel as the data path: through the loader, which has the same operations. Its own file so that [`super`] reads
+//! without it.
+
+use std::os::fd::BorrowedFd;
+
+use underpass_abi::{Cookie, ListenerKey, Op};
+use underpass_loader::Kernel;
+
+use super::{DataPath, Result};
+
+impl DataPath for Kernel {
+    fn apply(&mut self, ops: &[Op]) -> Result<()> {
+        Ok(self.apply(ops)?)
+    }
+
+    fn contents(&self) -> Result<Vec<Op>> {
+        Ok(self.contents()?)
+    }
+
+    fn attach_pod(&mut self, pod: Cookie, netns: BorrowedFd<'_>) -> Result<()> {
+        Ok(self.attach_pod(pod, netns)?)
+    }
+
+    fn detach_pod(&mut self, pod: Cookie) -> Result<()> {
+        Ok(self.detach_pod(pod)?)
+    }
+
+    fn pods(&self) -> Result<Vec<Cookie>> {
+        Ok(self.pods()?)
+    }
+
+    fn insert_listener(&mut self, key: ListenerKey, listener: BorrowedFd<'_>) -> Result<()> {
+        Ok(self.insert_listener(key, listener)?)
+    }
+
+    fn remove_listener(&mut self, key: &ListenerKey) -> Result<()> {
+        Ok(self.remove_listener(key)?)
+    }
+
+    fn purge(&mut self, pod: Cookie) -> Result<()> {
+        Ok(self.purge(pod)?)
+    }
+}

@@ -1,0 +1,112 @@
+//! The one task that owns the World: a door's changes go in, the next World is built aside, given a version and
+//! published. Whoever reads has a whole World and never waits.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::Serialize;
+use tokio::sync::{mpsc, watch};
+use underpass_config::{Problem, Update};
+use underpass_core::{World, world::MeshSettings};
+
+/// What a door had to say beside its changes: newest state, not history.
+#[derive(Debug, Default, Serialize)]
+pub struct Reports {
+    /// Errors and warnings, on file, object and field.
+    pub problems: Vec<Problem>,
+    /// Objects that are known and not served yet.
+    pub notices: Vec<Problem>,
+    /// Kinds that are none of the mesh's business, and how many objects of them there are.
+    pub ignored: BTreeMap<String, usize>,
+}
+
+/// Owns the World.
+#[derive(Debug)]
+pub struct Keeper {
+    updates: mpsc::UnboundedReceiver<Update>,
+    world: watch::Sender<Arc<World>>,
+    reports: watch::Sender<Arc<Reports>>,
+}
+
+impl Keeper {
+    /// With a World that has no objects yet, fed by `updates`.
+    #[must_use]
+    pub fn new(settings: MeshSettings, updates: mpsc::UnboundedReceiver<Update>) -> Self {
+        let (world, _) = watch::channel(Arc::new(World::empty(settings)));
+        let (reports, _) = watch::channel(Arc::default());
+        Self { updates, world, reports }
+    }
+
+    /// The World, newest.
+    #[must_use]
+    pub fn world(&self) -> watch::Receiver<Arc<World>> {
+        self.world.subscribe()
+    }
+
+    /// The reports, newest.
+    #[must_use]
+    pub fn reports(&self) -> watch::Receiver<Arc<Reports>> {
+        self.reports.subscribe()
+    }
+
+    /// Keeps until the door is gone.
+    pub async fn run(mut self) {
+        while let Some(update) = self.updates.recv().await {
+            self.take(update);
+        }
+    }
+
+    fn take(&self, update: Update) {
+        for problem in &update.problems {
+            if !self.reports.borrow().problems.contains(problem) {
+                tracing::warn!("{problem}");
+            }
+        }
+        let Update { batch, problems, notices, ignored } = update;
+        self.reports.send_replace(Arc::new(Reports { problems, notices, ignored }));
+        // The first answer of a door counts even where it is empty: now it is known that there is nothing.
+        let first = self.world.borrow().version().0 == 0;
+        if batch.is_empty() && !first {
+            return;
+        }
+        let next = self.world.borrow().apply(&batch);
+        tracing::info!(version = %next.version(), changes = batch.changes.len(), "world");
+        for finding in next.findings() {
+            if !self.world.borrow().findings().contains(finding) {
+                tracing::warn!(object = %finding.object, field = %finding.field, "{}", finding.says);
+            }
+        }
+        self.world.send_replace(Arc::new(next));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use underpass_core::{testing::pod, world::Batch};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn worlds_are_published_in_order_and_empty_changes_are_not() {
+        let (sender, updates) = mpsc::unbounded_channel();
+        let keeper = Keeper::new(MeshSettings::default(), updates);
+        let (mut world, reports) = (keeper.world(), keeper.reports());
+        let task = tokio::spawn(keeper.run());
+        let update = |batch| Update { batch, ..Update::default() };
+        let version = |w: &watch::Receiver<Arc<World>>| w.borrow().version().0;
+
+        sender.send(update(Batch::default())).unwrap();
+        world.changed().await.unwrap();
+        assert_eq!(version(&world), 1, "nothing is something to know");
+
+        let mut batch = Batch::default();
+        batch.put(pod("default/a", "10.0.0.1"));
+        sender.send(update(Batch::default())).unwrap();
+        sender.send(update(batch)).unwrap();
+        world.changed().await.unwrap();
+        assert_eq!((version(&world), world.borrow_and_update().workloads().count()), (2, 1));
+        assert!(reports.borrow().problems.is_empty());
+
+        drop(sender);
+        task.await.unwrap();
+    }
+}

@@ -1,0 +1,104 @@
+//! Why a pod is not enrolled, or not released, yet. Most of these pass: a sandbox that is being made has no cgroup, then no
+//! process, then no address. Its own file because every step of [`super`] can fail.
+
+use std::{io, net::IpAddr, path::PathBuf};
+
+use underpass_net::system::SystemError;
+
+use crate::datapath;
+
+/// What went wrong about one pod.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its uid cannot be the name of a directory.
+    #[error("uid {uid:?} is not one that Kubernetes gives")]
+    Uid {
+        /// As written.
+        uid: String,
+    },
+    /// The kubelet has not made its cgroup.
+    #[error("no cgroup of pod {uid} below {root}")]
+    NoCgroup {
+        /// Of the pod.
+        uid: String,
+        /// The root of the node's cgroups.
+        root: PathBuf,
+    },
+    /// More than one cgroup has its uid.
+    #[error("pod {uid} has more than one cgroup: {first} and {second}")]
+    TwoCgroups {
+        /// Of the pod.
+        uid: String,
+        /// One.
+        first: PathBuf,
+        /// Another.
+        second: PathBuf,
+    },
+    /// A cgroup could not be read.
+    #[error("cannot {operation} {path}: {source}")]
+    Cgroup {
+        /// What was tried.
+        operation: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Nothing runs there.
+    #[error("no process in {cgroup}")]
+    NoProcess {
+        /// Of the pod.
+        cgroup: PathBuf,
+    },
+    /// It runs in a PID namespace that the agent does not see.
+    #[error("a process of {cgroup} is not visible here: the agent needs the host's PID namespace")]
+    Hidden {
+        /// Of the pod.
+        cgroup: PathBuf,
+    },
+    /// Its oldest process is another one than a moment ago, or there are two in different namespaces.
+    #[error("the oldest process of {cgroup} is not certain")]
+    Uncertain {
+        /// Of the pod.
+        cgroup: PathBuf,
+    },
+    /// Its oldest process has not entered a network namespace of its own (yet).
+    #[error("process {pid}, the oldest of the pod, is in the agent's own network namespace")]
+    HostNetwork {
+        /// Of the process.
+        pid: u32,
+    },
+    /// Its namespace lacks an address that the World says it has.
+    #[error("the network namespace of process {pid} does not hold {address}")]
+    NoAddress {
+        /// Of the sandbox.
+        pid: u32,
+        /// Of the pod.
+        address: IpAddr,
+    },
+    /// Its addresses are on different devices: the inbound listener can be bound to one only.
+    #[error("{address} is on {device}, another address of the pod on {other}")]
+    TwoDevices {
+        /// Of the pod.
+        address: IpAddr,
+        /// Where it is.
+        device: String,
+        /// Where the other one is.
+        other: String,
+    },
+    /// Another pod is enrolled in that namespace.
+    #[error("its network namespace is that of pod {other}")]
+    Shared {
+        /// The other's uid.
+        other: String,
+    },
+    /// A socket, rule or namespace.
+    #[error(transparent)]
+    System(#[from] SystemError),
+    /// The data path.
+    #[error(transparent)]
+    DataPath(#[from] datapath::Error),
+}
+
+/// The result of every step.
+pub type Result<T> = std::result::Result<T, Error>;

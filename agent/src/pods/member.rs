@@ -1,0 +1,162 @@
+//! A pod whose sandbox was found: what it holds, and the steps in which it is set up and taken down. Its own file because
+//! [`super`] decides when, and this says in which order.
+//!
+//! What must hold: set-up steers last, take-down takes the sockets first; both can be repeated from their beginning.
+
+use std::{
+    fs::File,
+    net::{IpAddr, TcpListener},
+    os::fd::{AsFd, BorrowedFd},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use underpass_abi::{Cookie, Direction, ListenerKey, LocalKey, Locality, Marks, Op, Phase};
+use underpass_core::{ObjectName, world::Workload};
+use underpass_net::{
+    netns::{AddressWatch, Netns},
+    system::SystemError,
+};
+
+use super::{
+    EnrolledPod, Result, cgroup,
+    netns::{self, Process},
+    setup::{self, Before, Listeners},
+};
+use crate::{datapath::DataPath, tables::LocalPod};
+
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) name: ObjectName,
+    pub(super) local: LocalPod,
+    workload: Arc<Workload>,
+    netns: Arc<Netns>,
+    device: String,
+    sandbox: Process,
+    cgroup: PathBuf,
+    events: File,
+    watch: AddressWatch,
+    before: Before,
+    /// Made, and not yet handed to the tunnel.
+    listeners: Option<Listeners>,
+}
+
+impl Member {
+    /// Looks at the sandbox in this cgroup; changes nothing.
+    pub(super) fn find(workload: &Arc<Workload>, cgroup: PathBuf, own: &Netns) -> Result<Self> {
+        let events = cgroup::events(&cgroup)?;
+        let sandbox = netns::find(&cgroup, &workload.addresses, own)?;
+        // Watched before they are listed once more: nothing is missed in between.
+        let watch = AddressWatch::new(&sandbox.netns)?;
+        let held = addresses(&sandbox.netns)?;
+        let local = LocalPod {
+            cookie: Cookie(sandbox.netns.cookie()),
+            addresses: workload.addresses.clone(),
+            held,
+            cgroup: cgroup::id(&cgroup)?,
+            phase: Phase::ENROLLED,
+        };
+        Ok(Self {
+            name: workload.name.clone(),
+            local,
+            workload: Arc::clone(workload),
+            netns: sandbox.netns,
+            device: sandbox.device,
+            sandbox: sandbox.process,
+            cgroup,
+            events,
+            watch,
+            before: Before::unknown(),
+            listeners: None,
+        })
+    }
+
+    /// What is local to the pod, for the table that must know it before the pod is steered.
+    pub(super) fn locals(&self) -> impl Iterator<Item = Op> + '_ {
+        let key = |ip: &IpAddr| LocalKey { pod: self.local.cookie, address: (*ip).into() };
+        let held = self.local.held.iter().filter(|ip| !ip.is_loopback());
+        let held = held.map(move |ip| Op::SetLocal(key(ip), Locality::OTHER));
+        held.chain(self.local.addresses.iter().map(move |ip| Op::SetLocal(key(ip), Locality::POD)))
+    }
+
+    /// Listeners, rules and routes, and last the program that steers to the listeners.
+    pub(super) fn set_up(&mut self, path: &mut impl DataPath, marks: Marks) -> Result<()> {
+        let listeners = setup::listen(&self.netns, &self.device)?;
+        self.before = setup::prepare(&self.netns, &self.local.addresses, marks)?;
+        path.insert_listener(self.key(Direction::OUTBOUND), listeners.outbound.as_fd())?;
+        path.insert_listener(self.key(Direction::INBOUND), listeners.inbound.as_fd())?;
+        path.attach_pod(self.local.cookie, self.netns.as_fd())?;
+        self.listeners = Some(listeners);
+        Ok(())
+    }
+
+    /// For the tunnel, once.
+    pub(super) fn announce(&mut self) -> Option<EnrolledPod> {
+        let Listeners { outbound, inbound } = self.listeners.take()?;
+        Some(EnrolledPod {
+            name: self.name.clone(),
+            workload: Arc::clone(&self.workload),
+            cookie: self.local.cookie,
+            netns: Arc::clone(&self.netns),
+            addresses: self.local.addresses.clone(),
+            outbound,
+            inbound,
+        })
+    }
+
+    /// The tunnel serves it.
+    pub(super) const fn is_announced(&self) -> bool {
+        self.listeners.is_none()
+    }
+
+    /// Captured sockets, then rules and routes, then the program. Without the sockets there is nothing left that the
+    /// rules keep off the wire, and without the rules nothing that the program keeps from the applications.
+    pub(super) fn take_down(&self, path: &mut impl DataPath, marks: Marks) -> Result<()> {
+        self.destroy_captured(marks)?;
+        setup::undo(&self.netns, &self.before, marks)?;
+        Ok(path.detach_pod(self.local.cookie)?)
+    }
+
+    pub(super) fn remove_listeners(&self, path: &mut impl DataPath) -> Result<()> {
+        for direction in [Direction::OUTBOUND, Direction::INBOUND] {
+            path.remove_listener(&self.key(direction))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn count_captured(&self, marks: Marks) -> std::result::Result<usize, SystemError> {
+        setup::count_captured(&self.netns, &self.local.held, marks)
+    }
+
+    pub(super) fn destroy_captured(&self, marks: Marks) -> std::result::Result<usize, SystemError> {
+        setup::destroy_captured(&self.netns, &self.local.held, marks)
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        netns::is_alive(self.sandbox, &self.cgroup, &self.events)
+    }
+
+    /// Reads the addresses again where they may have changed.
+    pub(super) fn look_at_addresses(&mut self) {
+        // Whether they changed or that could not be asked: the answer is to look.
+        if self.watch.changed().unwrap_or(true) {
+            match addresses(&self.netns) {
+                Ok(held) => self.local.held = held,
+                Err(e) => tracing::warn!(pod = %self.name, error = %e, "cannot list addresses"),
+            }
+        }
+    }
+
+    /// Becomes readable when addresses changed; has something urgent when the cgroup became empty.
+    pub(super) fn notices(&self) -> [BorrowedFd<'_>; 2] {
+        [self.watch.as_fd(), self.events.as_fd()]
+    }
+
+    const fn key(&self, direction: Direction) -> ListenerKey {
+        ListenerKey { pod: self.local.cookie, direction }
+    }
+}
+
+fn addresses(netns: &Netns) -> std::result::Result<Vec<IpAddr>, SystemError> {
+    Ok(netns.addresses()?.into_iter().map(|local| local.address).collect())
+}

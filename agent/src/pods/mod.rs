@@ -1,0 +1,527 @@
+//! The pods of this node: found, set up, announced to the tunnel, released, purged; and the data path's tables, which
+//! follow the World and them. [`plan`] decides; [`Pods`] does, on one thread of its own ([`Pods::run`]), because everything
+//! here is a system call.
+//!
+//! ```text
+//! World --> wanted --\                      /--> cgroup, sandbox, rules, listeners   (cgroup netns setup)
+//!                     >-- plan --> actions <
+//! pods  --> actual --/                      \--> tables: compile, diff --> DataPath  (tables datapath)
+//! ```
+//! What must hold: [`Pods::there`] is what stands in the data path; everything in it that belongs to a pod was put there
+//! by this agent or by one before it, and goes only when the pod is released or its sandbox has ended.
+
+mod cgroup;
+mod error;
+mod member;
+mod netns;
+mod plan;
+mod run;
+mod setup;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, TcpListener},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use underpass_abi::{CgroupId, Cookie, Marks, Phase};
+use underpass_core::{
+    ObjectName, World,
+    world::{Version, Workload},
+};
+use underpass_net::netns::Netns;
+
+pub use cgroup::{id as cgroup_id, mount_point, own as own_cgroup, own_alone};
+pub use error::{Error, Result};
+pub use plan::{Action, Actual, Uid, Wanted, plan};
+pub use run::{Handle, spawn};
+
+use crate::{
+    datapath::{self, DataPath},
+    tables::{LocalPod, Tables, compile, diff},
+};
+use member::Member;
+
+/// The first pause before a pod that could not be enrolled is tried again; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// The longest.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How often a pod that is being released is looked at.
+const RELEASE_PAUSE: Duration = Duration::from_millis(100);
+/// How often sandboxes are looked at without being told that something happened, and what failed is tried again.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// Rounds of one turn: a step may make another due. What is left is done in the next turn.
+const ROUNDS: usize = 4;
+
+/// What the owner of a node chooses.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The name of this node: pods of others are not looked at.
+    pub node: Arc<str>,
+    /// The cgroup2 directory below which the kubelet keeps this node's pods.
+    pub cgroup_root: PathBuf,
+    /// The cgroups that are the agent.
+    pub agents: Vec<CgroupId>,
+    /// The bits of the firewall mark.
+    pub marks: Marks,
+    /// How long captured connections of a pod that leaves the mesh may go on before they are ended.
+    pub drain: Duration,
+}
+
+/// A pod that the tunnel is to serve.
+#[derive(Debug)]
+pub struct EnrolledPod {
+    /// namespace/name.
+    pub name: ObjectName,
+    /// The pod as the World knew it then.
+    pub workload: Arc<Workload>,
+    /// Its network namespace, by name.
+    pub cookie: Cookie,
+    /// Its network namespace. Whoever keeps it keeps the namespace alive: drop it with the pod.
+    pub netns: Arc<Netns>,
+    /// status.podIPs.
+    pub addresses: Vec<IpAddr>,
+    /// Gets captured connections; their local address is the original destination. Non-blocking.
+    pub outbound: TcpListener,
+    /// Gets everything that arrives at the pod. Non-blocking.
+    pub inbound: TcpListener,
+}
+
+/// What the rest of the agent is told.
+#[derive(Debug)]
+pub enum Event {
+    /// Serve this pod: from now on its connections arrive at the listeners.
+    Added(Box<EnrolledPod>),
+    /// Serve it no longer: it left the mesh, or its sandbox ended. Close everything.
+    Removed {
+        /// namespace/name.
+        name: ObjectName,
+        /// Its network namespace.
+        cookie: Cookie,
+    },
+    /// The data path decides by this World now.
+    Applied(Version),
+}
+
+/// How a pod stands, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodStatus {
+    /// namespace/name; the uid where the World knows it no longer.
+    pub name: String,
+    /// metadata.uid.
+    pub uid: Uid,
+    /// Its network namespace, once it was found.
+    pub cookie: Option<Cookie>,
+    /// `waiting`, `enrolled` or `releasing`.
+    pub state: &'static str,
+    /// Why it does not get on.
+    pub problem: Option<String>,
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting { again: Instant, failures: u32, problem: String },
+    Enrolled(Box<Member>),
+    Releasing { member: Box<Member>, deadline: Instant, torn: bool, again: Instant, problem: Option<String> },
+}
+
+impl State {
+    fn member(&self) -> Option<&Member> {
+        match self {
+            Self::Waiting { .. } => None,
+            Self::Enrolled(member) | Self::Releasing { member, .. } => Some(member),
+        }
+    }
+
+    fn member_mut(&mut self) -> Option<&mut Member> {
+        match self {
+            Self::Waiting { .. } => None,
+            Self::Enrolled(member) | Self::Releasing { member, .. } => Some(member),
+        }
+    }
+
+    fn actual(&self) -> Actual {
+        let of = |member: &Member| (member.local.addresses.clone(), !member.is_alive());
+        match self {
+            Self::Waiting { again, .. } => Actual::Waiting { again: *again },
+            Self::Enrolled(member) => {
+                let (addresses, ended) = of(member);
+                Actual::Enrolled { addresses, ended }
+            }
+            Self::Releasing { member, torn, again, .. } => {
+                let (addresses, ended) = of(member);
+                Actual::Releasing { addresses, ended, torn: *torn, again: *again }
+            }
+        }
+    }
+}
+
+/// Who is told.
+pub type Sink = Box<dyn FnMut(Event) + Send>;
+
+/// The pods of one node and its data path.
+pub struct Pods<D> {
+    settings: Settings,
+    path: D,
+    /// What stands in the data path.
+    there: Tables,
+    world: Option<Arc<World>>,
+    /// Every pod is to be released, whatever the World says.
+    leaving: bool,
+    pods: BTreeMap<Uid, State>,
+    /// What an earlier agent left in the data path and nobody has claimed yet.
+    orphans: BTreeSet<Cookie>,
+    own: Netns,
+    finder: cgroup::Finder,
+    sink: Sink,
+    applied: Option<Version>,
+    problem: Option<String>,
+    /// When to try again what failed about the data path, and to look for orphans.
+    look_again: Instant,
+}
+
+impl<D: std::fmt::Debug> std::fmt::Debug for Pods<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pods").field("pods", &self.pods).field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl<D: DataPath> Pods<D> {
+    /// Starts with what stands in the data path. Nothing is changed before the first World is there.
+    pub fn adopt(settings: Settings, path: D, now: Instant, sink: Sink) -> Result<Self> {
+        let there = Tables::from_ops(&path.contents()?);
+        let orphans = there.mentioned().chain(path.pods()?).collect();
+        Ok(Self {
+            finder: cgroup::Finder::new(settings.cgroup_root.clone()),
+            own: Netns::own()?,
+            settings,
+            path,
+            there,
+            world: None,
+            leaving: false,
+            pods: BTreeMap::new(),
+            orphans,
+            sink,
+            applied: None,
+            problem: None,
+            look_again: now,
+        })
+    }
+
+    /// From the next turn on this World holds.
+    pub fn set_world(&mut self, world: Arc<World>) {
+        self.world = Some(world);
+    }
+
+    /// From the next turn on every pod is released. For cleanup: nothing is enrolled again.
+    pub fn release_all(&mut self) {
+        self.leaving = true;
+        self.settings.drain = Duration::ZERO;
+    }
+
+    /// Nothing of any pod is left in the data path.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pods.is_empty() && self.orphans.is_empty()
+    }
+
+    /// Does what is due, and says when there is more to do if nothing happens before.
+    pub fn turn(&mut self, now: Instant) -> Instant {
+        let Some(world) = self.world.clone() else { return now + LOOK_AGAIN };
+        let wanted = self.wanted(&world);
+        for member in self.pods.values_mut().filter_map(State::member_mut) {
+            member.look_at_addresses();
+        }
+        let mut due = BTreeMap::new();
+        for _ in 0..ROUNDS {
+            due = self.pods.iter().map(|(uid, state)| (Arc::clone(uid), state.actual())).collect();
+            let actions = plan::plan(&wanted, &due, !self.orphans.is_empty(), now);
+            // An orphan that cannot be adopted now is looked for again later.
+            let actions: Vec<_> = match self.look_again <= now {
+                true => actions,
+                false => actions.into_iter().filter(|a| !matches!(a, Action::Adopt(_))).collect(),
+            };
+            if self.look_again <= now {
+                self.look_again = now + LOOK_AGAIN;
+                self.purge_dead_orphans();
+            }
+            let done = actions.is_empty();
+            actions.into_iter().for_each(|action| self.act(action, &world, now));
+            self.sync(&world);
+            if done {
+                break;
+            }
+        }
+        plan::next_due(&due).unwrap_or(now + LOOK_AGAIN).min(now + LOOK_AGAIN)
+    }
+
+    /// Every pod that there is something to say about.
+    #[must_use]
+    pub fn status(&self) -> Vec<PodStatus> {
+        let of = |(uid, state): (&Uid, &State)| {
+            let (text, problem) = match state {
+                State::Waiting { problem, .. } => ("waiting", Some(problem.clone())),
+                State::Enrolled(member) => ("enrolled", member.is_announced().then_some(()).map_or(self.problem.clone(), |()| None)),
+                State::Releasing { problem, .. } => ("releasing", problem.clone()),
+            };
+            let member = state.member();
+            let name = member.map(|member| member.name.to_string());
+            let name = name.or_else(|| self.workload(uid).map(|w| w.name.to_string()));
+            let cookie = member.map(|member| member.local.cookie);
+            PodStatus { name: name.unwrap_or_else(|| uid.to_string()), uid: Arc::clone(uid), cookie, state: text, problem }
+        };
+        self.pods.iter().map(of).collect()
+    }
+
+    /// Why the data path is not as the World wants it.
+    #[must_use]
+    pub fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
+    }
+
+    fn workload(&self, uid: &str) -> Option<&Arc<Workload>> {
+        self.world.as_ref()?.workloads().find(|w| &*w.uid == uid)
+    }
+
+    /// What the World says about the pods of this node. A uid that two objects claim is nobody's, and its pod stays as it is.
+    fn wanted(&self, world: &World) -> BTreeMap<Uid, Wanted> {
+        if self.leaving {
+            let known = self.pods.keys().map(|uid| (Arc::clone(uid), Wanted::Released));
+            let objects = local(world, &self.settings.node).map(|w| (Arc::clone(&w.uid), Wanted::Released));
+            return known.chain(objects).collect();
+        }
+        wanted(world, &self.settings.node)
+    }
+
+    fn act(&mut self, action: Action, world: &World, now: Instant) {
+        match action {
+            Action::Enrol(uid) => self.enrol(uid, world, now),
+            Action::Adopt(uid) => self.adopt_orphan(uid, world),
+            Action::Release(uid) => self.release(&uid, now),
+            Action::Resume(uid) => self.resume(&uid),
+            Action::Continue(uid) => self.go_on_releasing(&uid, now),
+            Action::Purge(uid) => self.purge(&uid),
+            Action::Forget(uid) => drop(self.pods.remove(&uid)),
+        }
+    }
+
+    fn enrol(&mut self, uid: Uid, world: &World, now: Instant) {
+        let failures = match self.pods.get(&uid) {
+            Some(State::Waiting { failures, .. }) => *failures,
+            _ => 0,
+        };
+        let Some(workload) = world.workloads().find(|w| w.uid == uid) else { return };
+        match self.find(workload).and_then(|member| self.set_up(member)) {
+            Ok(member) => {
+                tracing::info!(pod = %member.name, cookie = member.local.cookie.0, "pod enrolled");
+                self.orphans.remove(&member.local.cookie);
+                self.pods.insert(uid, State::Enrolled(Box::new(member)));
+            }
+            Err(e) => {
+                let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures)).min(LONGEST_PAUSE);
+                let problem = e.to_string();
+                if pause == LONGEST_PAUSE && failures == LONGEST_PAUSE.div_duration_f32(FIRST_PAUSE).log2().ceil() as u32 {
+                    tracing::warn!(pod = %workload.name, problem, "pod cannot be enrolled");
+                }
+                let failures = failures.saturating_add(1);
+                self.pods.insert(uid, State::Waiting { again: now + pause, failures, problem });
+            }
+        }
+    }
+
+    /// Finds the pod's cgroup and sandbox.
+    fn find(&mut self, workload: &Arc<Workload>) -> Result<Member> {
+        let cgroup = self.finder.find(&workload.uid)?;
+        let member = Member::find(workload, cgroup, &self.own)?;
+        let cookie = member.local.cookie;
+        let holder = self.pods.iter().find(|(_, state)| state.member().is_some_and(|m| m.local.cookie == cookie));
+        match holder {
+            Some((other, _)) => Err(Error::Shared { other: other.to_string() }),
+            None => Ok(member),
+        }
+    }
+
+    /// Everything up to the tables: what is local, listeners, rules, routes, and last the program that steers.
+    fn set_up(&mut self, mut member: Member) -> Result<Member> {
+        let mut wanted = self.there.clone();
+        member.locals().for_each(|op| wanted.apply(&op));
+        self.apply(&wanted)?;
+        match member.set_up(&mut self.path, self.settings.marks) {
+            Ok(()) => Ok(member),
+            Err(e) => {
+                // What was taken back is not certain, but nothing of it captures without the tables.
+                let _ = member.take_down(&mut self.path, self.settings.marks);
+                Err(e)
+            }
+        }
+    }
+
+    /// Where an earlier agent enrolled a pod that is not wanted now, it is taken over as it is, to be released.
+    fn adopt_orphan(&mut self, uid: Uid, world: &World) {
+        let Some(workload) = world.workloads().find(|w| w.uid == uid) else { return };
+        match self.find(workload) {
+            Ok(member) if self.orphans.remove(&member.local.cookie) => {
+                self.pods.insert(uid, State::Enrolled(Box::new(member)));
+            }
+            Ok(_) => {}
+            Err(e) => tracing::debug!(pod = %workload.name, error = %e, "not left by an earlier agent"),
+        }
+    }
+
+    fn release(&mut self, uid: &Uid, now: Instant) {
+        if let Some(State::Enrolled(mut member)) = self.pods.remove(uid) {
+            tracing::info!(pod = %member.name, cookie = member.local.cookie.0, "pod leaves the mesh");
+            member.local.phase = Phase::RELEASING;
+            let deadline = now + self.settings.drain;
+            let state = State::Releasing { member, deadline, torn: false, again: now, problem: None };
+            self.pods.insert(Arc::clone(uid), state);
+        }
+    }
+
+    fn resume(&mut self, uid: &Uid) {
+        if let Some(State::Releasing { mut member, .. }) = self.pods.remove(uid) {
+            tracing::info!(pod = %member.name, "pod stays in the mesh");
+            member.local.phase = Phase::ENROLLED;
+            self.pods.insert(Arc::clone(uid), State::Enrolled(member));
+        }
+    }
+
+    /// Waits for captured connections until the deadline; then takes everything away, in an order in which nothing goes on
+    /// in the clear: sockets, rules and routes, program, tables.
+    fn go_on_releasing(&mut self, uid: &Uid, now: Instant) {
+        let Some(State::Releasing { member, deadline, torn, again, problem }) = self.pods.get_mut(uid) else { return };
+        *again = now + RELEASE_PAUSE;
+        let marks = self.settings.marks;
+        if now < *deadline && !*torn {
+            match member.count_captured(marks) {
+                Ok(0) => {}
+                Ok(_) => return,
+                Err(e) => return *problem = Some(e.to_string()),
+            }
+        }
+        *torn = true;
+        let outcome = member.take_down(&mut self.path, marks);
+        let outcome = outcome.and_then(|()| {
+            let mut wanted = self.there.clone();
+            wanted.forget_pod(member.local.cookie);
+            let ops = diff(&self.there, &wanted);
+            self.path.apply(&ops)?;
+            self.there = wanted;
+            member.remove_listeners(&mut self.path)?;
+            // Connections that the tunnel accepted meanwhile.
+            Ok(member.destroy_captured(marks)?)
+        });
+        match outcome {
+            Ok(ended) => {
+                tracing::info!(pod = %member.name, ended, "pod released");
+                let (name, cookie) = (member.name.clone(), member.local.cookie);
+                self.pods.remove(uid);
+                (self.sink)(Event::Removed { name, cookie });
+            }
+            Err(e) => {
+                tracing::warn!(pod = %member.name, error = %e, "pod cannot be released");
+                (*again, *problem) = (now + LOOK_AGAIN, Some(e.to_string()));
+            }
+        }
+    }
+
+    /// The sandbox is gone. The tunnel closes what keeps its namespace alive.
+    fn purge(&mut self, uid: &Uid) {
+        let Some(member) = self.pods.get(uid).and_then(State::member) else { return };
+        let (name, cookie) = (member.name.clone(), member.local.cookie);
+        match self.path.purge(cookie) {
+            Ok(()) => {
+                tracing::info!(pod = %name, cookie = cookie.0, "sandbox ended");
+                self.there.forget_pod(cookie);
+                self.pods.remove(uid);
+                (self.sink)(Event::Removed { name, cookie });
+            }
+            Err(e) => tracing::warn!(pod = %name, error = %e, "cannot purge"),
+        }
+    }
+
+    /// What an earlier agent left of namespaces in which nothing lives any more.
+    fn purge_dead_orphans(&mut self) {
+        if self.orphans.is_empty() {
+            return;
+        }
+        let living = match netns::living() {
+            Ok(living) => living,
+            Err(e) => return tracing::warn!(error = %e, "cannot look for living namespaces"),
+        };
+        for cookie in std::mem::take(&mut self.orphans) {
+            if living.contains(&cookie.0) {
+                self.orphans.insert(cookie);
+                continue;
+            }
+            match self.path.purge(cookie) {
+                Ok(()) => self.there.forget_pod(cookie),
+                Err(e) => {
+                    tracing::warn!(cookie = cookie.0, error = %e, "cannot purge");
+                    self.orphans.insert(cookie);
+                }
+            }
+        }
+    }
+
+    /// Makes the tables what World and pods want, and tells the tunnel about pods that they announce.
+    fn sync(&mut self, world: &World) {
+        let members = || self.pods.values().filter_map(State::member);
+        let local: Vec<LocalPod> = members().map(|member| member.local.clone()).collect();
+        let mut wanted = compile(world, &local, &self.settings.agents);
+        self.orphans.iter().for_each(|cookie| wanted.keep_pod(&self.there, *cookie));
+        self.problem = self.apply(&wanted).err().map(|e| e.to_string());
+        if let Some(problem) = &self.problem {
+            tracing::warn!(problem, "the data path is not as the World wants it");
+            return;
+        }
+        for state in self.pods.values_mut() {
+            if let State::Enrolled(member) = state
+                && let Some(pod) = member.announce()
+            {
+                (self.sink)(Event::Added(Box::new(pod)));
+            }
+        }
+        if self.applied != Some(world.version()) {
+            self.applied = Some(world.version());
+            (self.sink)(Event::Applied(world.version()));
+        }
+    }
+
+    /// Makes the data path's tables these. After a failure they are read back: some operations were applied.
+    fn apply(&mut self, wanted: &Tables) -> datapath::Result<()> {
+        match self.path.apply(&diff(&self.there, wanted)) {
+            Ok(()) => self.there = wanted.clone(),
+            Err(e) => {
+                self.there = Tables::from_ops(&self.path.contents()?);
+                return Err(e);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn local<'a>(world: &'a World, node: &'a str) -> impl Iterator<Item = &'a Arc<Workload>> {
+    world.workloads().filter(move |w| w.node.as_deref() == Some(node))
+}
+
+/// What the World says about the pods of a node.
+fn wanted(world: &World, node: &str) -> BTreeMap<Uid, Wanted> {
+    let mut wanted: BTreeMap<Uid, Option<Wanted>> = BTreeMap::new();
+    for w in local(world, node) {
+        let says = if world.is_enrolled(w) {
+            Some(Wanted::Enrolled { addresses: w.addresses.clone() })
+        } else if w.has_own_addresses() {
+            Some(Wanted::Released)
+        } else {
+            None // it has ended, or has not begun: what still runs stays as it is
+        };
+        wanted.entry(Arc::clone(&w.uid)).and_modify(|other| *other = None).or_insert(says);
+    }
+    wanted.into_iter().filter_map(|(uid, says)| Some((uid, says?))).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,178 @@
+//! A pod's sandbox: its oldest process, and that process's network namespace.
+//!
+//! What must hold: no other process's namespace is ever taken for the pod's. Any process of the pod can make itself a
+//! namespace of its own and put the pod's address into it; the sandbox was there before all of them.
+
+use std::{
+    fs, io,
+    net::IpAddr,
+    os::{fd::AsFd, unix::fs::MetadataExt},
+    path::Path,
+    sync::Arc,
+};
+
+use underpass_net::netns::{LocalAddress, Netns};
+
+use super::{
+    cgroup,
+    error::{Error, Result},
+};
+
+/// A process, with what tells it apart from a later one of the same number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// In the agent's PID namespace.
+    pub pid: u32,
+    /// In clock ticks since boot (proc_pid_stat(5), field 22).
+    pub started: u64,
+    /// Inode of its network namespace.
+    namespace: u64,
+}
+
+/// Where a pod lives.
+#[derive(Debug)]
+pub struct Sandbox {
+    /// Its oldest process when it was found.
+    pub process: Process,
+    /// Its network namespace.
+    pub netns: Arc<Netns>,
+    /// The device that holds its addresses.
+    pub device: String,
+    /// Every address that is local there.
+    pub held: Vec<IpAddr>,
+}
+
+/// Finds the sandbox of the pod with this cgroup. `own` is the namespace of the agent itself.
+pub fn find(cgroup: &Path, addresses: &[IpAddr], own: &Netns) -> Result<Sandbox> {
+    let process = oldest(cgroup)?;
+    let netns = Netns::of_process(process.pid)?;
+    // The number may be another process's since; what was opened is the one's that was looked at only if it still is.
+    let opened = namespace_of(&netns).map_err(|_| Error::Uncertain { cgroup: cgroup.to_owned() })?;
+    if oldest(cgroup)? != process || opened != process.namespace {
+        return Err(Error::Uncertain { cgroup: cgroup.to_owned() });
+    }
+    if netns.cookie() == own.cookie() {
+        return Err(Error::HostNetwork { pid: process.pid });
+    }
+    let held = netns.addresses()?;
+    let device = device_of(&held, addresses, process.pid)?;
+    let held = held.into_iter().map(|local| local.address).collect();
+    Ok(Sandbox { process, netns: Arc::new(netns), device, held })
+}
+
+/// The device that holds every address of the pod.
+fn device_of(held: &[LocalAddress], addresses: &[IpAddr], pid: u32) -> Result<String> {
+    let mut device: Option<&str> = None;
+    for &address in addresses {
+        let local = held.iter().find(|local| local.address == address).ok_or(Error::NoAddress { pid, address })?;
+        match device {
+            Some(other) if other != local.device => {
+                let (device, other) = (local.device.clone(), other.to_owned());
+                return Err(Error::TwoDevices { address, device, other });
+            }
+            _ => device = Some(&local.device),
+        }
+    }
+    Ok(device.unwrap_or_default().to_owned())
+}
+
+/// The process of a cgroup that started first. Where two started in the same clock tick, in different namespaces, nobody
+/// knows.
+fn oldest(cgroup: &Path) -> Result<Process> {
+    let living: Vec<Process> = cgroup::processes(cgroup)?.into_iter().filter_map(process).collect();
+    let Some(first) = living.iter().min_by_key(|p| (p.started, p.pid)) else {
+        return Err(Error::NoProcess { cgroup: cgroup.to_owned() });
+    };
+    let twin = |p: &&Process| p.started == first.started && p.namespace != first.namespace;
+    match living.iter().find(twin) {
+        None => Ok(*first),
+        Some(_) => Err(Error::Uncertain { cgroup: cgroup.to_owned() }),
+    }
+}
+
+/// What /proc says about a process; nothing where it is gone.
+fn process(pid: u32) -> Option<Process> {
+    let started = start_time(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+    let namespace = fs::metadata(format!("/proc/{pid}/ns/net")).ok()?.ino();
+    Some(Process { pid, started, namespace })
+}
+
+/// Field 22 of a stat line. The second field is the command's name in parentheses, and may have any of both in it.
+fn start_time(stat: &str) -> Option<u64> {
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+fn namespace_of(netns: &Netns) -> io::Result<u64> {
+    Ok(fs::File::from(netns.as_fd().try_clone_to_owned()?).metadata()?.ino())
+}
+
+/// Does anything of the pod still live in this sandbox? Its first process, or else any other in the same namespace.
+pub fn is_alive(sandbox: Process, cgroup: &Path, events: &fs::File) -> bool {
+    if !cgroup::is_populated(events) {
+        return false;
+    }
+    if process(sandbox.pid) == Some(sandbox) {
+        return true;
+    }
+    match cgroup::processes(cgroup) {
+        Ok(pids) => pids.into_iter().filter_map(process).any(|p| p.namespace == sandbox.namespace),
+        Err(_) => true, // not known to have ended
+    }
+}
+
+/// The cookies of all network namespaces in which a process lives.
+pub fn living() -> Result<Vec<u64>> {
+    let path = Path::new("/proc");
+    let failed = |source| Error::Cgroup { operation: "list", path: path.to_owned(), source };
+    let mut seen = std::collections::HashSet::new();
+    let mut cookies = Vec::new();
+    for entry in fs::read_dir(path).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(process) = process(pid) else { continue };
+        if seen.insert(process.namespace)
+            && let Ok(netns) = Netns::of_process(pid)
+        {
+            cookies.push(netns.cookie());
+        }
+    }
+    Ok(cookies)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_time_is_read_behind_any_name() {
+        let tail = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 777 20 21";
+        let check = |name: &str| assert_eq!(start_time(&format!("42 ({name}) {tail}")), Some(777), "{name}");
+        check("pause");
+        check("a b");
+        check(") S 1 2 3 (");
+        assert_eq!(start_time("42 (x) S 1"), None);
+        let own = process(std::process::id()).expect("this process");
+        assert!(own.started > 0 && own.namespace > 0);
+        assert_eq!(process(std::process::id()), Some(own));
+    }
+
+    #[test]
+    fn all_addresses_of_a_pod_are_on_one_device() {
+        let held = [("10.0.0.1", "eth0"), ("fd00::1", "eth0"), ("10.9.0.1", "net1"), ("127.0.0.1", "lo")];
+        let held = held.map(|(ip, device)| LocalAddress { address: ip.parse().expect("ip"), device: device.into() });
+        let check = |addresses: &[&str], expected: std::result::Result<&str, &str>| {
+            let addresses: Vec<IpAddr> = addresses.iter().map(|a| a.parse().expect("ip")).collect();
+            let got = device_of(&held, &addresses, 7).map_err(|e| e.to_string());
+            assert_eq!(got.as_deref().map_err(String::as_str), expected);
+        };
+        check(&["10.0.0.1", "fd00::1"], Ok("eth0"));
+        check(&["10.9.0.1"], Ok("net1"));
+        check(&["10.0.0.1", "10.9.0.1"], Err("10.9.0.1 is on net1, another address of the pod on eth0"));
+        check(&["10.0.0.2"], Err("the network namespace of process 7 does not hold 10.0.0.2"));
+    }
+
+    #[test]
+    fn the_own_namespace_lives() {
+        assert!(living().expect("listed").contains(&Netns::own().expect("own").cookie()));
+    }
+}

@@ -1,0 +1,195 @@
+//! What to do next about each pod of this node, as a pure function: what the World wants, what there is, what time it is.
+//!
+//! ```text
+//!              Enrol fails             Enrol succeeds
+//!   (none) ------------> Waiting ----------------------> Enrolled
+//!     ^  ^                 |  Forget: not wanted          |  ^ |
+//!     |  +-----------------+                      Release |  | | its sandbox ended
+//!     |                                                   v  | |
+//!     |   Continue: drained, torn down                Releasing| Purge
+//!     +--------------------------------------------------+-----+
+//!                                      (Resume: wanted again before anything was torn down)
+//! ```
+//! What must hold: a pod whose object is gone, or has ended, is kept as it is until its sandbox ends: what still runs there
+//! is captured and refused, never let past the mesh. Only an object that says that it is not in the mesh releases its pod.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
+
+/// `metadata.uid` of a pod.
+pub type Uid = Arc<str>;
+
+/// What the World says about a pod of this node. Absent: nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// It is in the mesh, with these addresses.
+    Enrolled {
+        /// status.podIPs.
+        addresses: Vec<IpAddr>,
+    },
+    /// It is there, and not in the mesh.
+    Released,
+}
+
+/// How a pod stands. Absent: nothing was done yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Actual {
+    /// It could not be enrolled.
+    Waiting {
+        /// When it is tried again.
+        again: Instant,
+    },
+    /// It is.
+    Enrolled {
+        /// With these addresses.
+        addresses: Vec<IpAddr>,
+        /// Its sandbox is gone.
+        ended: bool,
+    },
+    /// On its way out.
+    Releasing {
+        /// The addresses that it was enrolled with.
+        addresses: Vec<IpAddr>,
+        /// Its sandbox is gone.
+        ended: bool,
+        /// Something has been torn down: there is no way back.
+        torn: bool,
+        /// When to look again.
+        again: Instant,
+    },
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Find its sandbox and set everything up.
+    Enrol(Uid),
+    /// Find its sandbox; where an earlier agent enrolled it, it counts as enrolled.
+    Adopt(Uid),
+    /// Stop capturing.
+    Release(Uid),
+    /// Capture again.
+    Resume(Uid),
+    /// Tear down where nothing captured is left, or the deadline is over.
+    Continue(Uid),
+    /// Its sandbox is gone: so is everything else.
+    Purge(Uid),
+    /// Wait for it no longer.
+    Forget(Uid),
+}
+
+/// The steps that are due, at most one for each pod. `orphans`: an earlier agent left pods that nobody has claimed yet.
+#[must_use]
+pub fn plan(
+    wanted: &BTreeMap<Uid, Wanted>,
+    actual: &BTreeMap<Uid, Actual>,
+    orphans: bool,
+    now: Instant,
+) -> Vec<Action> {
+    let fresh = wanted.iter().filter(|(uid, _)| !actual.contains_key(*uid));
+    let fresh = fresh.filter_map(|(uid, wanted)| match wanted {
+        Wanted::Enrolled { .. } => Some(Action::Enrol(Arc::clone(uid))),
+        Wanted::Released => orphans.then(|| Action::Adopt(Arc::clone(uid))),
+    });
+    let known = actual.iter().filter_map(|(uid, actual)| {
+        let step = step(wanted.get(uid), actual, now)?;
+        Some(step(Arc::clone(uid)))
+    });
+    fresh.chain(known).collect()
+}
+
+fn step(wanted: Option<&Wanted>, actual: &Actual, now: Instant) -> Option<fn(Uid) -> Action> {
+    let enrolled_with = |held: &Vec<IpAddr>| matches!(wanted, Some(Wanted::Enrolled { addresses }) if addresses == held);
+    match actual {
+        Actual::Enrolled { ended: true, .. } | Actual::Releasing { ended: true, .. } => Some(Action::Purge),
+        Actual::Waiting { again } => match wanted {
+            Some(Wanted::Enrolled { .. }) => (*again <= now).then_some(Action::Enrol as _),
+            _ => Some(Action::Forget),
+        },
+        Actual::Enrolled { addresses, .. } if wanted.is_none() || enrolled_with(addresses) => None,
+        // Not wanted, or with other addresses: then it is enrolled anew.
+        Actual::Enrolled { .. } => Some(Action::Release),
+        Actual::Releasing { addresses, torn: false, .. } if wanted.is_none() || enrolled_with(addresses) => {
+            Some(Action::Resume)
+        }
+        Actual::Releasing { again, .. } => (*again <= now).then_some(Action::Continue as _),
+    }
+}
+
+/// When something is due next, if nothing happens before.
+#[must_use]
+pub fn next_due(actual: &BTreeMap<Uid, Actual>) -> Option<Instant> {
+    let due = actual.values().filter_map(|actual| match actual {
+        Actual::Waiting { again } | Actual::Releasing { again, .. } => Some(*again),
+        Actual::Enrolled { .. } => None,
+    });
+    due.min()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const A: [u8; 4] = [10, 0, 0, 1];
+    const B: [u8; 4] = [10, 0, 0, 2];
+
+    fn enrolled(address: [u8; 4]) -> Option<Wanted> {
+        Some(Wanted::Enrolled { addresses: vec![address.into()] })
+    }
+
+    #[test]
+    fn every_state_and_wish() {
+        let now = Instant::now();
+        let (past, future) = (now, now + Duration::from_secs(1));
+        let is = |ended| Some(Actual::Enrolled { addresses: vec![A.into()], ended });
+        let out = |ended, torn, again| Some(Actual::Releasing { addresses: vec![A.into()], ended, torn, again });
+        let waits = |again| Some(Actual::Waiting { again });
+        let released = || Some(Wanted::Released);
+        let check = |wanted: Option<Wanted>, actual: Option<Actual>, expected: Option<fn(Uid) -> Action>| {
+            let uid: Uid = "u".into();
+            let map = |v: Option<Wanted>| v.into_iter().map(|v| (Arc::clone(&uid), v)).collect();
+            let there: BTreeMap<_, _> = actual.clone().into_iter().map(|v| (Arc::clone(&uid), v)).collect();
+            let expected: Vec<_> = expected.into_iter().map(|step| step(Arc::clone(&uid))).collect();
+            assert_eq!(plan(&map(wanted.clone()), &there, false, now), expected, "{wanted:?} {actual:?}");
+        };
+        check(None, None, None);
+        check(released(), None, None);
+        check(enrolled(A), None, Some(Action::Enrol));
+        // a sandbox that does not exist yet
+        check(enrolled(A), waits(future), None);
+        check(enrolled(A), waits(past), Some(Action::Enrol));
+        check(released(), waits(future), Some(Action::Forget));
+        check(None, waits(future), Some(Action::Forget));
+        // enrolled
+        check(enrolled(A), is(false), None);
+        check(enrolled(B), is(false), Some(Action::Release));
+        check(released(), is(false), Some(Action::Release));
+        check(None, is(false), None); // the object is gone, the sandbox lives
+        for wanted in [None, released(), enrolled(A), enrolled(B)] {
+            check(wanted.clone(), is(true), Some(Action::Purge));
+            check(wanted.clone(), out(true, false, future), Some(Action::Purge));
+            check(wanted, out(true, true, future), Some(Action::Purge));
+        }
+        // on the way out
+        check(released(), out(false, false, future), None);
+        check(released(), out(false, false, past), Some(Action::Continue));
+        check(enrolled(A), out(false, false, future), Some(Action::Resume));
+        check(None, out(false, false, future), Some(Action::Resume));
+        check(enrolled(B), out(false, false, past), Some(Action::Continue));
+        check(enrolled(A), out(false, true, past), Some(Action::Continue));
+        check(enrolled(A), out(false, true, future), None);
+        check(None, out(false, true, past), Some(Action::Continue));
+    }
+
+    #[test]
+    fn what_an_earlier_agent_left_is_looked_for() {
+        let now = Instant::now();
+        let uid: Uid = "u".into();
+        let wanted = BTreeMap::from([(Arc::clone(&uid), Wanted::Released)]);
+        assert_eq!(plan(&wanted, &BTreeMap::new(), true, now), [Action::Adopt(Arc::clone(&uid))]);
+        let waiting = BTreeMap::from([(uid, Actual::Waiting { again: now })]);
+        assert_eq!(next_due(&waiting), Some(now));
+        assert_eq!(next_due(&BTreeMap::new()), None);
+    }
+}

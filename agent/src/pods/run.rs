@@ -1,0 +1,130 @@
+//! The thread on which [`Pods`] live, and the handle by which the rest of the agent talks to it. It sleeps until it is
+//! told something, a pod's addresses change, a pod's cgroup becomes empty, or something is due.
+
+use std::{
+    io::{self, Read, Write},
+    os::{fd::AsFd, unix::net::UnixStream},
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+    time::Instant,
+};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use underpass_core::World;
+
+use super::{PodStatus, Pods, State};
+use crate::datapath::DataPath;
+
+#[derive(Debug)]
+enum Command {
+    World(Arc<World>),
+    Status(mpsc::Sender<Vec<PodStatus>>),
+    ReleaseAll(mpsc::Sender<bool>, Instant),
+}
+
+/// Talks to the thread. Dropped, the thread ends; the data path stays as it is.
+#[derive(Debug)]
+pub struct Handle {
+    commands: Option<mpsc::Sender<Command>>,
+    wake: UnixStream,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Starts the thread.
+pub fn spawn<D: DataPath + 'static>(pods: Pods<D>) -> io::Result<Handle> {
+    let (wake, woken) = UnixStream::pair()?;
+    wake.set_nonblocking(true)?;
+    woken.set_nonblocking(true)?;
+    let (sender, commands) = mpsc::channel();
+    let thread = std::thread::Builder::new().name("pods".into()).spawn(move || pods.run(&commands, &woken))?;
+    Ok(Handle { commands: Some(sender), wake, thread: Some(thread) })
+}
+
+impl Handle {
+    /// A new World. Applied when [`super::Event::Applied`] names its version.
+    pub fn set_world(&self, world: Arc<World>) {
+        self.send(Command::World(world));
+    }
+
+    /// How every pod stands. Blocks for as long as the thread is busy; empty where it has ended.
+    #[must_use]
+    pub fn status(&self) -> Vec<PodStatus> {
+        let (answer, answered) = mpsc::channel();
+        self.send(Command::Status(answer));
+        answered.recv().unwrap_or_default()
+    }
+
+    /// Releases every pod, and enrols none again. Blocks until nothing is left or `deadline` is over; true where nothing is
+    /// left.
+    #[must_use]
+    pub fn release_all(&self, deadline: Instant) -> bool {
+        let (answer, answered) = mpsc::channel();
+        self.send(Command::ReleaseAll(answer, deadline));
+        answered.recv().unwrap_or(false)
+    }
+
+    fn send(&self, command: Command) {
+        // A thread that is gone has panicked, and with it the process is about to end.
+        let _ = self.commands.as_ref().map(|commands| commands.send(command));
+        // A full pipe wakes as well.
+        let _ = (&self.wake).write(&[1]);
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.commands = None;
+        let _ = (&self.wake).write(&[1]);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl<D: DataPath> Pods<D> {
+    fn run(mut self, commands: &mpsc::Receiver<Command>, woken: &UnixStream) {
+        let mut releasing: Option<(mpsc::Sender<bool>, Instant)> = None;
+        loop {
+            let mut asked = Vec::new();
+            loop {
+                match commands.try_recv() {
+                    Ok(Command::World(world)) => self.set_world(world),
+                    Ok(Command::Status(answer)) => asked.push(answer),
+                    Ok(Command::ReleaseAll(answer, deadline)) => {
+                        self.release_all();
+                        releasing = Some((answer, deadline));
+                    }
+                    Err(mpsc::TryRecvError::Empty) => break,
+                    Err(mpsc::TryRecvError::Disconnected) => return,
+                }
+            }
+            let now = Instant::now();
+            let due = self.turn(now);
+            for answer in asked {
+                let _ = answer.send(self.status());
+            }
+            if let Some((answer, deadline)) = &releasing
+                && (self.is_empty() || *deadline <= now)
+            {
+                let _ = answer.send(self.is_empty());
+                releasing = None;
+            }
+            self.sleep(woken, due);
+        }
+    }
+
+    fn sleep(&self, woken: &UnixStream, due: Instant) {
+        let mut fds = vec![PollFd::new(woken.as_fd(), PollFlags::POLLIN)];
+        for member in self.pods.values().filter_map(State::member) {
+            let [addresses, cgroup] = member.notices();
+            fds.push(PollFd::new(addresses, PollFlags::POLLIN));
+            fds.push(PollFd::new(cgroup, PollFlags::POLLPRI));
+        }
+        let pause = due.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(pause.as_millis().saturating_add(1)).unwrap_or(PollTimeout::MAX);
+        // An error is a signal, or a lack of memory: the next turn looks at everything anyway.
+        let _ = poll(&mut fds, timeout);
+        let mut buffer = [0; 256];
+        while matches!((&*woken).read(&mut buffer), Ok(n) if n > 0) {}
+    }
+}

@@ -1,0 +1,113 @@
+//! What changes inside a pod's namespace, and how it is taken back: rules, routes, sysctls, listeners, captured sockets.
+//!
+//! What must hold: every step can be taken again, and what is taken back is looked at again before it counts.
+
+use std::{collections::HashSet, net::IpAddr};
+use std::net::{SocketAddr, TcpListener};
+
+use underpass_abi::Marks;
+use underpass_net::{
+    destroy::{self, State, TcpSocket},
+    netns::{Family, Netns, Rule},
+    socket,
+    system::SystemError,
+};
+
+/// Below the rules that everybody has (0, 32766, 32767) and below those that network plugins add.
+const RULE_PRIORITY: u32 = 50;
+/// A table that nobody else uses.
+const ROUTE_TABLE: u32 = 1777;
+/// Accepted connections and RSTs carry the mark of the packet that they answer (kernel doc: networking/ip-sysctl).
+const SYSCTLS: [&str; 3] = ["net.ipv4.tcp_fwmark_accept", "net.ipv4.fwmark_reflect", "net.ipv6.fwmark_reflect"];
+/// What they are where nobody set them.
+const SYSCTL_DEFAULT: &str = "0";
+
+/// The two listeners of a pod.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For what its applications open.
+    pub outbound: TcpListener,
+    /// For what arrives.
+    pub inbound: TcpListener,
+}
+
+/// What the sysctls were before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Before(Vec<(&'static str, String)>);
+
+impl Before {
+    /// As in a namespace that nobody has touched: for pods that an earlier agent set up.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self(SYSCTLS.map(|name| (name, SYSCTL_DEFAULT.to_owned())).to_vec())
+    }
+}
+
+/// Makes the listeners.
+pub fn listen(netns: &Netns, device: &str) -> Result<Listeners, SystemError> {
+    Ok(Listeners { outbound: socket::outbound_listener(netns)?, inbound: socket::inbound_listener(netns, device)? })
+}
+
+fn rules(marks: Marks) -> [Rule; 2] {
+    [marks.outbound(), marks.inbound()].map(|mark| Rule { priority: RULE_PRIORITY, mark, table: ROUTE_TABLE })
+}
+
+/// The families that the kernel has.
+fn families(netns: &Netns) -> Result<Vec<Family>, SystemError> {
+    let v6 = netns.has_sysctl("net.ipv6.conf.all.disable_ipv6")?;
+    Ok(Family::ALL.into_iter().filter(|family| v6 || *family == Family::V4).collect())
+}
+
+/// Routes before rules: a rule whose table is empty would send marked packets on to the next one.
+pub fn prepare(netns: &Netns, addresses: &[IpAddr], marks: Marks) -> Result<Before, SystemError> {
+    let mut before = Vec::new();
+    for name in SYSCTLS {
+        if netns.has_sysctl(name)? {
+            before.push((name, netns.sysctl(name)?));
+            netns.set_sysctl(name, "1")?;
+        }
+    }
+    for family in families(netns)? {
+        if let Some(source) = addresses.iter().find(|ip| Family::of(**ip) == family) {
+            netns.set_local_default(ROUTE_TABLE, *source)?;
+        }
+        rules(marks).into_iter().try_for_each(|rule| netns.add_rule(family, rule))?;
+    }
+    Ok(Before(before))
+}
+
+/// Takes back what [`prepare`] did. Rules before routes, for the same reason.
+pub fn undo(netns: &Netns, before: &Before, marks: Marks) -> Result<(), SystemError> {
+    for family in families(netns)? {
+        rules(marks).into_iter().try_for_each(|rule| netns.remove_rule(family, rule))?;
+        netns.remove_local_default(family, ROUTE_TABLE)?;
+    }
+    for (name, value) in &before.0 {
+        if netns.has_sysctl(name)? {
+            netns.set_sysctl(name, value)?;
+        }
+    }
+    Ok(())
+}
+
+/// Ends every captured socket; how many.
+pub fn destroy_captured(netns: &Netns, held: &[IpAddr], marks: Marks) -> Result<usize, SystemError> {
+    destroy::destroy_all(netns, |sockets| captured(sockets, held, marks))
+}
+
+/// How many captured sockets there are.
+pub fn count_captured(netns: &Netns, held: &[IpAddr], marks: Marks) -> Result<usize, SystemError> {
+    Ok(captured(&destroy::list(netns)?, held, marks).len())
+}
+
+/// The sockets whose packets go over lo because of the mesh: those that carry one of the marks; those whose own address is
+/// nobody's here, which are the tunnel's ends; and the other ends of both, whose application may have taken the mark away.
+fn captured(sockets: &[TcpSocket], held: &[IpAddr], marks: Marks) -> Vec<TcpSocket> {
+    let ours = marks.outbound() | marks.inbound();
+    let open = || sockets.iter().filter(|s| s.state != State::LISTEN && s.state != State::TIME_WAIT);
+    let is_local = |ip: IpAddr| held.contains(&ip) || ip.is_loopback();
+    let first: Vec<&TcpSocket> = open().filter(|s| s.mark & ours != 0 || !is_local(s.local.ip())).collect();
+    let ends: HashSet<(SocketAddr, SocketAddr)> = first.iter().map(|s| (s.remote, s.local)).collect();
+    let others = open().filter(|s| ends.contains(&(s.local, s.remote)) && !first.contains(s));
+    first.iter().copied().chain(others).cloned().collect()
+}

@@ -1,0 +1,217 @@
+//! From the World and this node's pods to tables.
+//!
+//! What must hold: for every pod that is enrolled, what `abi::decide` reads here is what `core::capture` answers. The World
+//! says who is in the mesh; which of this node's pods the kernel knows, and in which phase, is said by `crate::pods`, which
+//! has looked at their namespaces.
+
+use std::net::IpAddr;
+
+use underpass_abi::{Address, CgroupId, Cookie, Destination, LocalKey, Locality, Phase, Pod};
+use underpass_core::{
+    World,
+    addr::is_loopback,
+    capture::{self, Capture},
+};
+
+use super::Tables;
+
+/// A pod of this node, as the kernel is to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalPod {
+    /// Its namespace.
+    pub cookie: Cookie,
+    /// status.podIPs: they count for identity.
+    pub addresses: Vec<IpAddr>,
+    /// Every address that its namespace holds.
+    pub held: Vec<IpAddr>,
+    /// Its cgroup.
+    pub cgroup: CgroupId,
+    /// Enrolled or being released.
+    pub phase: Phase,
+}
+
+/// The tables that make the kernel decide as core does.
+#[must_use]
+pub fn compile(world: &World, pods: &[LocalPod], agents: &[CgroupId]) -> Tables {
+    let mut tables = Tables { agents: agents.iter().copied().collect(), ..Tables::default() };
+    for ip in world.addresses() {
+        if let Some(destination) = destination(world, ip) {
+            tables.mesh.insert(ip.into(), destination);
+        }
+    }
+    pods.iter().for_each(|pod| add(&mut tables, pod));
+    tables
+}
+
+/// What becomes of connections to an address. Loopback never gets as far as the table, and is not in it.
+fn destination(world: &World, ip: IpAddr) -> Option<Destination> {
+    if is_loopback(ip) {
+        return None;
+    }
+    match capture::destination(world, ip, &mut ()) {
+        Capture::Leave(_) => None,
+        Capture::Tunnel => Some(Destination::TUNNEL),
+        Capture::Refuse(_) => Some(Destination::REFUSE),
+    }
+}
+
+fn add(tables: &mut Tables, pod: &LocalPod) {
+    let LocalPod { cookie, addresses, held, cgroup, phase } = pod;
+    let key = |ip: &IpAddr| LocalKey { pod: *cookie, address: (*ip).into() };
+    // In this order: an address that is both counts for identity.
+    tables.locals.extend(held.iter().filter(|ip| !is_loopback(**ip)).map(|ip| (key(ip), Locality::OTHER)));
+    tables.locals.extend(addresses.iter().map(|ip| (key(ip), Locality::POD)));
+    tables.pod_cgroups.insert(*cgroup, *cookie);
+    let of = |v4: bool| {
+        let first = addresses.iter().copied().find(|ip| ip.is_ipv4() == v4);
+        first.map_or(Address::UNSPECIFIED, Address::from)
+    };
+    tables.pods.insert(*cookie, Pod { v4: of(true), v6: of(false), phase: *phase });
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+    use underpass_abi::{
+        Counter, Kind, Marks, Port,
+        decide::connect::{self, Connecting, Decision},
+        flow::{PROTOCOL_TCP, TYPE_STREAM},
+        memory::Memory,
+    };
+    use underpass_core::{
+        testing::{ambient, pod, some_address, some_world, world},
+        world::Workload,
+    };
+
+    use super::*;
+
+    /// What the kernel would do.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum Answer {
+        Unknown,
+        Local,
+        Leave,
+        Captured,
+        Denied,
+    }
+
+    pub(crate) fn memory(ops: &[underpass_abi::Op]) -> Memory {
+        let mut memory = Memory::new(Marks::DEFAULT);
+        memory.apply(ops).expect("room");
+        memory
+    }
+
+    pub(crate) fn kernel(tables: &Memory, pod: Cookie, to: IpAddr) -> Answer {
+        let socket = Connecting {
+            pod,
+            cgroup: CgroupId(1),
+            destination: to.into(),
+            port: Port::from(80),
+            kind: TYPE_STREAM,
+            protocol: PROTOCOL_TCP,
+            mark: 0,
+            device: 0,
+            known: false,
+        };
+        match connect::connect(tables, Marks::DEFAULT, &socket) {
+            Decision::Ignore => Answer::Unknown,
+            Decision::Write(written) if written.flow.kind == Kind::LOCAL => Answer::Local,
+            Decision::Write(written) if written.flow.kind == Kind::LEAVE => Answer::Leave,
+            Decision::Write(written) if written.flow.kind == Kind::CAPTURED => Answer::Captured,
+            Decision::Write(written) => {
+                assert!(!written.permit && written.counter == Counter::ConnectRefused, "{written:?}");
+                Answer::Denied
+            }
+        }
+    }
+
+    /// What core says about it.
+    fn reference(world: &World, source: &Workload, to: IpAddr) -> Answer {
+        use capture::Left::{DestinationNotEnrolled, Itself, SourceNotEnrolled};
+        match capture::decide(world, source, to, &mut ()) {
+            Capture::Leave(SourceNotEnrolled) => Answer::Unknown,
+            Capture::Leave(Itself) => Answer::Local,
+            Capture::Leave(DestinationNotEnrolled) => Answer::Leave,
+            Capture::Tunnel => Answer::Captured,
+            Capture::Refuse(_) => Answer::Denied,
+        }
+    }
+
+    /// Every enrolled pod of a World, as if all of them were on this node.
+    pub(crate) fn local_pods(world: &World) -> Vec<LocalPod> {
+        let enrolled = world.workloads().filter(|w| world.is_enrolled(w));
+        let local = |(n, w): (usize, &std::sync::Arc<Workload>)| LocalPod {
+            cookie: Cookie(n as u64 + 1),
+            addresses: w.addresses.clone(),
+            held: w.addresses.clone(),
+            cgroup: CgroupId(n as u64 + 1000),
+            phase: Phase::ENROLLED,
+        };
+        enrolled.enumerate().map(local).collect()
+    }
+
+    fn tables_of(world: &World, pods: &[LocalPod]) -> Memory {
+        memory(&super::super::diff(&Tables::default(), &compile(world, pods, &[CgroupId(7)])))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+
+        #[test]
+        fn the_kernel_answers_as_core_does(world in some_world(), to in proptest::collection::vec(some_address(), 1..24)) {
+            let pods = local_pods(&world);
+            let tables = tables_of(&world, &pods);
+            let mut enrolled = pods.iter();
+            for source in world.workloads() {
+                let cookie = match world.is_enrolled(source) {
+                    true => enrolled.next().expect("one for each").cookie,
+                    false => Cookie(9999), // the kernel has never heard of it
+                };
+                for to in to.iter().copied().chain(world.addresses()) {
+                    prop_assert_eq!(kernel(&tables, cookie, to), reference(&world, source, to), "{} -> {}", &source.name, to);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_else_is_local_stays_inside_and_counts_for_nothing() {
+        let world = world([ambient("default/a", "10.0.0.1", "").into(), ambient("default/b", "10.0.0.2", "").into()]);
+        let ip = |text: &str| text.parse::<IpAddr>().expect("address");
+        let local = LocalPod {
+            cookie: Cookie(5),
+            addresses: vec![ip("10.0.0.1")],
+            held: ["127.0.0.1", "::1", "10.0.0.1", "10.0.0.2", "fe80::1"].map(ip).to_vec(),
+            cgroup: CgroupId(50),
+            phase: Phase::ENROLLED,
+        };
+        let tables = compile(&world, std::slice::from_ref(&local), &[]);
+        let mut locals: Vec<_> = tables.locals.iter().map(|(k, v)| (k.address.ip(), *v)).collect();
+        locals.sort_by_key(|(ip, _)| *ip);
+        let expected = [("10.0.0.1", Locality::POD), ("10.0.0.2", Locality::OTHER), ("fe80::1", Locality::OTHER)];
+        assert_eq!(locals, expected.map(|(text, locality)| (ip(text), locality)));
+        assert_eq!(
+            tables.pods[&Cookie(5)],
+            Pod { v4: ip("10.0.0.1").into(), v6: Address::UNSPECIFIED, phase: Phase::ENROLLED }
+        );
+        let memory = tables_of(&world, &[local]);
+        assert_eq!(kernel(&memory, Cookie(5), ip("10.0.0.2")), Answer::Local);
+        assert_eq!(kernel(&memory, Cookie(5), ip("fe80::1")), Answer::Local);
+    }
+
+    #[test]
+    fn a_pod_that_is_being_released_is_captured_no_longer() {
+        let world = world([ambient("default/a", "10.0.0.1", "").into(), ambient("default/b", "10.0.0.2", "").into()]);
+        let mut pods = local_pods(&world);
+        let to = IpAddr::from([10, 0, 0, 2]);
+        assert_eq!(kernel(&tables_of(&world, &pods), Cookie(1), to), Answer::Captured);
+        pods.iter_mut().for_each(|pod| pod.phase = Phase::RELEASING);
+        assert_eq!(kernel(&tables_of(&world, &pods), Cookie(1), to), Answer::Leave);
+    }
+
+    #[test]
+    fn loopback_in_a_manifest_is_no_destination() {
+        let world = world([ambient("default/a", "127.0.0.1 0.0.0.0", "").into(), pod("default/b", "10.0.0.9").into()]);
+        assert!(compile(&world, &[], &[]).mesh.is_empty());
+    }
+}

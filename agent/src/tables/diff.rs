@@ -1,0 +1,165 @@
+//! From the tables that are there to those that shall be there: operations in an order in which nothing opens that is
+//! closed before and after.
+//!
+//! ```text
+//! 0  agents come                 the tunnel's own sockets are let through before anything is captured
+//! 1  what is local to a pod      comes before the pod, so that its own addresses are its own; of pods that stay it also
+//!                                goes here: an address that is local no longer is looked up in the mesh at once
+//! 2  pods' cgroups come          raw sockets are known before the pod is guarded
+//! 3  destinations come, change   the whole mesh is there before a pod is captured
+//! 4  pods come, change phase     from here on their connections are decided, by everything above
+//! 5  pods go
+//! 6  destinations go             after what comes, so that an address is never open in between
+//! 7  the cgroups and 8 the addresses of pods that went
+//! 9  agents go                   last, as they came first
+//! ```
+//! What must hold: a batch that stops halfway has only closed more than it was to close; applied again from its beginning
+//! it ends where it should.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+use underpass_abi::Op;
+
+use super::Tables;
+
+/// The operations that make `there` into `wanted`, in the order in which they are to be applied.
+#[must_use]
+pub fn diff(there: &Tables, wanted: &Tables) -> Vec<Op> {
+    let mut ops = Vec::new();
+    ops.extend(wanted.agents.difference(&there.agents).copied().map(Op::SetAgent));
+    ops.extend(there.agents.difference(&wanted.agents).copied().map(Op::RemoveAgent));
+    changes(&mut ops, &there.locals, &wanted.locals, Op::SetLocal, Op::RemoveLocal);
+    changes(&mut ops, &there.pod_cgroups, &wanted.pod_cgroups, Op::SetPodCgroup, Op::RemovePodCgroup);
+    changes(&mut ops, &there.mesh, &wanted.mesh, Op::SetDestination, Op::RemoveDestination);
+    changes(&mut ops, &there.pods, &wanted.pods, Op::SetPod, Op::RemovePod);
+    // The addresses of a pod that stays go as early as others come.
+    let rank = |op: &Op| match op {
+        Op::RemoveLocal(key) if wanted.pods.contains_key(&key.pod) => 1,
+        other => other.rank(),
+    };
+    ops.sort_by_key(rank);
+    ops
+}
+
+fn changes<K: Copy + Eq + Hash, V: Copy + Eq>(
+    ops: &mut Vec<Op>,
+    there: &HashMap<K, V>,
+    wanted: &HashMap<K, V>,
+    set: fn(K, V) -> Op,
+    remove: fn(K) -> Op,
+) {
+    let differs = |(key, value): &(&K, &V)| there.get(key) != Some(value);
+    ops.extend(wanted.iter().filter(differs).map(|(key, value)| set(*key, *value)));
+    ops.extend(there.keys().filter(|key| !wanted.contains_key(key)).copied().map(remove));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use proptest::prelude::*;
+    use underpass_abi::{CgroupId, Cookie, Phase};
+    use underpass_core::{
+        World,
+        testing::{some_address, some_batch, some_world},
+    };
+
+    use super::super::{
+        LocalPod, compile,
+        compile::tests::{Answer, kernel, local_pods, memory},
+    };
+    use super::*;
+
+    /// Pods as a node may know them: some are being released, some are not there, some hold more than their own addresses.
+    fn some_pods(world: &World) -> impl Strategy<Value = Vec<LocalPod>> + use<> {
+        let each = local_pods(world).into_iter().map(|pod| {
+            let changes = (0u8..4, prop::bool::weighted(0.2), proptest::collection::vec(some_address(), 0..3), 0u64..3);
+            changes.prop_map(move |(state, other_sandbox, more, cgroup)| {
+                let mut pod = pod.clone();
+                pod.held.extend(more);
+                pod.cgroup.0 += 100 * cgroup;
+                pod.cookie.0 += u64::from(other_sandbox) * 100;
+                pod.phase = if state == 1 { Phase::RELEASING } else { Phase::ENROLLED };
+                (state > 0).then_some(pod)
+            })
+        });
+        each.collect::<Vec<_>>().prop_map(|pods| pods.into_iter().flatten().collect())
+    }
+
+    fn some_tables() -> impl Strategy<Value = (Tables, Tables)> {
+        let worlds = (some_world(), some_batch()).prop_map(|(world, batch)| {
+            let next = world.apply(&batch);
+            (world, next)
+        });
+        let agents = || proptest::collection::vec((7u64..10).prop_map(CgroupId), 0..3);
+        worlds.prop_flat_map(move |(before, after)| {
+            let pods = (some_pods(&before), some_pods(&after), agents(), agents());
+            pods.prop_map(move |(before_pods, after_pods, old, new)| {
+                (compile(&before, &before_pods, &old), compile(&after, &after_pods, &new))
+            })
+        })
+    }
+
+    fn captured(answer: Answer) -> bool {
+        matches!(answer, Answer::Captured | Answer::Denied)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        #[test]
+        fn applied_it_gives_what_is_wanted((there, wanted) in some_tables()) {
+            let ops = diff(&there, &wanted);
+            let mut now = there.clone();
+            ops.iter().for_each(|op| now.apply(op));
+            prop_assert_eq!(&now, &wanted);
+            prop_assert_eq!(diff(&wanted, &wanted), vec![]);
+            // and the data path in memory agrees about what operations mean
+            let mut ops_in_all = diff(&Tables::default(), &there);
+            ops_in_all.extend(&ops);
+            prop_assert_eq!(Tables::from_ops(&memory(&ops_in_all).contents()), wanted);
+        }
+
+        #[test]
+        fn nothing_opens_on_the_way((there, wanted) in some_tables(), to in proptest::collection::vec(some_address(), 1..12)) {
+            let (before, after) = (memory(&diff(&Tables::default(), &there)), memory(&diff(&Tables::default(), &wanted)));
+            let pods: std::collections::HashSet<Cookie> = there.cookies().chain(wanted.cookies()).collect();
+            let addresses: Vec<IpAddr> = to.into_iter().chain(wanted.mesh.keys().map(|a| a.ip())).collect();
+            let mut now = before.clone();
+            let ops = diff(&there, &wanted);
+            for (done, op) in ops.iter().enumerate() {
+                now.apply(&[*op]).expect("room");
+                for (&pod, &to) in pods.iter().flat_map(|pod| addresses.iter().map(move |to| (pod, to))) {
+                    let (was, is, will) = (kernel(&before, pod, to), kernel(&now, pod, to), kernel(&after, pod, to));
+                    let context = || format!("{pod:?} -> {to}: {was:?}, {is:?}, {will:?} after {:?}", &ops[..=done]);
+                    if captured(was) && captured(will) {
+                        prop_assert!(captured(is), "{}", context());
+                    }
+                    // A pod that is announced is captured as it shall be from the first moment.
+                    if was == Answer::Unknown && is != Answer::Unknown && captured(will) {
+                        prop_assert!(captured(is), "{}", context());
+                    }
+                    // Its own addresses stay its own.
+                    if was == Answer::Local && will == Answer::Local {
+                        prop_assert_eq!(is, Answer::Local, "{}", context());
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn a_pod_is_forgotten_or_kept_whole((there, wanted) in some_tables()) {
+            for pod in there.cookies() {
+                let mut without = there.clone();
+                without.forget_pod(pod);
+                prop_assert!(!without.has_pod(pod));
+                prop_assert!(diff(&there, &without).iter().all(|op| op.rank() >= 5));
+                let mut again = without.clone();
+                again.keep_pod(&there, pod);
+                prop_assert_eq!(&again, &there);
+            }
+            drop(wanted);
+        }
+    }
+}

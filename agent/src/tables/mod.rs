@@ -1,0 +1,82 @@
+//! The kernel's tables as values: compiled from the World and this node's pods ([`compile()`]), compared with what is there
+//! ([`diff()`]). Pure; the reference answer is `underpass_core::capture`, and a property test holds the two together.
+//!
+//! What must hold: [`Tables`] is everything that decides, so that equal tables decide equally.
+
+mod compile;
+mod diff;
+
+use std::collections::{HashMap, HashSet};
+
+use underpass_abi::{Address, CgroupId, Cookie, Destination, LocalKey, Locality, Op, Pod};
+
+pub use compile::{LocalPod, compile};
+pub use diff::diff;
+
+/// What stands in the tables that user space fills.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tables {
+    agents: HashSet<CgroupId>,
+    locals: HashMap<LocalKey, Locality>,
+    pod_cgroups: HashMap<CgroupId, Cookie>,
+    mesh: HashMap<Address, Destination>,
+    pods: HashMap<Cookie, Pod>,
+}
+
+impl Tables {
+    /// What these operations make of empty tables: reads back a data path's contents.
+    #[must_use]
+    pub fn from_ops(ops: &[Op]) -> Self {
+        let mut tables = Self::default();
+        ops.iter().for_each(|op| tables.apply(op));
+        tables
+    }
+
+    /// What one operation changes.
+    pub fn apply(&mut self, op: &Op) {
+        match *op {
+            Op::SetAgent(cgroup) => drop(self.agents.insert(cgroup)),
+            Op::SetLocal(key, locality) => drop(self.locals.insert(key, locality)),
+            Op::SetPodCgroup(cgroup, pod) => drop(self.pod_cgroups.insert(cgroup, pod)),
+            Op::SetDestination(address, destination) => drop(self.mesh.insert(address, destination)),
+            Op::SetPod(cookie, pod) => drop(self.pods.insert(cookie, pod)),
+            Op::RemovePod(cookie) => drop(self.pods.remove(&cookie)),
+            Op::RemoveDestination(address) => drop(self.mesh.remove(&address)),
+            Op::RemovePodCgroup(cgroup) => drop(self.pod_cgroups.remove(&cgroup)),
+            Op::RemoveLocal(key) => drop(self.locals.remove(&key)),
+            Op::RemoveAgent(cgroup) => drop(self.agents.remove(&cgroup)),
+        }
+    }
+
+    /// The pods that the kernel knows.
+    pub fn cookies(&self) -> impl Iterator<Item = Cookie> + '_ {
+        self.pods.keys().copied()
+    }
+
+    /// Every pod of which anything is there.
+    pub fn mentioned(&self) -> impl Iterator<Item = Cookie> + '_ {
+        self.cookies().chain(self.locals.keys().map(|key| key.pod)).chain(self.pod_cgroups.values().copied())
+    }
+
+    /// Does the kernel know this pod?
+    #[must_use]
+    pub fn has_pod(&self, pod: Cookie) -> bool {
+        self.pods.contains_key(&pod)
+    }
+
+    /// Takes over everything of one pod from other tables.
+    pub fn keep_pod(&mut self, from: &Self, pod: Cookie) {
+        let locals = from.locals.iter().filter(|(key, _)| key.pod == pod);
+        self.locals.extend(locals.map(|(key, locality)| (*key, *locality)));
+        let cgroups = from.pod_cgroups.iter().filter(|(_, of)| **of == pod);
+        self.pod_cgroups.extend(cgroups.map(|(cgroup, of)| (*cgroup, *of)));
+        self.pods.extend(from.pods.get(&pod).map(|known| (pod, *known)));
+    }
+
+    /// Forgets everything of one pod.
+    pub fn forget_pod(&mut self, pod: Cookie) {
+        self.locals.retain(|key, _| key.pod != pod);
+        self.pod_cgroups.retain(|_, of| *of != pod);
+        self.pods.remove(&pod);
+    }
+}

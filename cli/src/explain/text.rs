@@ -1,0 +1,94 @@
+//! An explanation for people: the answer in one line, then the steps, aligned.
+
+use std::fmt::Write as _;
+
+use underpass_core::explain::{Answer, Explanation, Way};
+
+use crate::output::{Colour, one_line};
+
+pub(super) fn write(e: &Explanation, colour: Colour) -> String {
+    let mut out = headline(e, colour);
+    out.push('\n');
+    let objects: Vec<_> =
+        e.steps.iter().map(|s| s.object.as_ref().map(ToString::to_string).unwrap_or_default()).collect();
+    let widest = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
+    let stage_width = widest(&mut e.steps.iter().map(|s| s.stage.as_str().len()));
+    let object_width = widest(&mut objects.iter().map(|o| o.chars().count()));
+    let mut last = "";
+    for (step, object) in e.steps.iter().zip(&objects) {
+        let stage = step.stage.as_str();
+        // A stage is named once: its other steps stand below.
+        let shown = if stage == last { "" } else { stage };
+        last = stage;
+        let stage = colour.faint(&format!("{shown:stage_width$}"));
+        let _ = writeln!(out, "  {stage}  {:object_width$}  {}", one_line(object), one_line(&step.says));
+    }
+    out
+}
+
+fn headline(e: &Explanation, colour: Colour) -> String {
+    let word = match e.verdict {
+        Answer::Allow => colour.green("allowed"),
+        Answer::Deny => colour.red("denied"),
+    };
+    let policy = e.policy.as_ref().map_or_else(String::new, |p| format!(", policy {p}"));
+    let line = format!(": {} (path {}{policy})", e.reason, path(e.path));
+    format!("{word}{}\n", one_line(&line))
+}
+
+/// As in JSON.
+const fn path(way: Way) -> &'static str {
+    match way {
+        Way::Untouched => "untouched",
+        Way::Hbone => "hbone",
+        Way::Passthrough => "passthrough",
+        Way::Plaintext => "plaintext",
+        Way::Refused => "refused",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use underpass_core::{
+        Kind, ObjectKey, ObjectName,
+        trace::{Stage, Step},
+    };
+
+    use super::*;
+
+    #[test]
+    fn every_path_is_called_as_in_json() {
+        for way in [Way::Untouched, Way::Hbone, Way::Passthrough, Way::Plaintext, Way::Refused] {
+            assert_eq!(serde_json::to_value(way).unwrap(), path(way));
+        }
+    }
+
+    #[test]
+    fn columns_are_aligned_and_coloured_on_demand() {
+        let name = ObjectName::new("default", "a");
+        let step = |stage, object, says: &str| Step { stage, object, says: says.into() };
+        let e = Explanation {
+            source: String::new(),
+            destination: String::new(),
+            path: Way::Hbone,
+            verdict: Answer::Deny,
+            policy: Some(name.clone()),
+            reason: "denied".into(),
+            steps: vec![
+                step(Stage::Capture, None, "one"),
+                step(Stage::Authorization, Some(ObjectKey::new(Kind::AuthorizationPolicy, name)), "two\nallowed"),
+                step(Stage::Authorization, None, "three"),
+            ],
+        };
+        let object = "AuthorizationPolicy default/a";
+        let (blank, space) = (" ".repeat(object.len()), " ".repeat("authorization".len()));
+        let want = format!(
+            "denied: denied (path hbone, policy default/a)\n\n  capture        {blank}  one\n  authorization  {object}  two\\nallowed\n  {space}  {blank}  three\n"
+        );
+        assert_eq!(write(&e, Colour::Never), want);
+        let coloured = write(&e, Colour::Always);
+        assert!(coloured.starts_with("\u{1b}[31;1mdenied\u{1b}[0m: denied"), "{coloured}");
+        let plain = coloured.replace("\u{1b}[31;1m", "").replace("\u{1b}[2m", "").replace("\u{1b}[0m", "");
+        assert_eq!(plain, want);
+    }
+}

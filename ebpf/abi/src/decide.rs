@@ -1,0 +1,57 @@
+//! Every decision of the kernel, as functions from values and lookups to a value.
+//!
+//! The kernel programs are thin shells around them: they read a context, ask here, and do what the answer says. On the
+//! host the same functions run over hash maps, so that what the kernel does can be tested and compared with what user
+//! space means. One rule stands behind all of them: **what reaches an application had its exact 4-tuple attested, or both
+//! of its ends are in the application's own namespace.**
+//!
+//! ```text
+//! socket()   create    stamps sockets of enrolled pods
+//! connect()  connect   decides: local, leave, captured, agent, denied; keeps it in the socket's storage
+//! SYN        tcp       compares the decision with the addresses that the SYN really gets; attests hand-offs
+//! packets    egress    lets nothing of a captured or denied socket out, nor a SYN without a decision
+//! arrival    lookup    attested: to the application; captured: to the tunnel; from outside: to the tunnel; else refused
+//! ```
+//!
+//! What must hold: no loop without a constant bound, no allocation, no panic; everything is inlined into the programs.
+
+pub mod connect;
+pub mod egress;
+pub mod lookup;
+pub mod tcp;
+
+use crate::addr::{Address, CgroupId, Cookie};
+use crate::maps::{Attestation, Destination, ListenerKey, LocalKey, Locality, Phase, Tuple};
+
+/// The lookups that decisions need: kernel maps, or hash maps in memory.
+pub trait Tables {
+    /// Is this namespace an enrolled pod?
+    fn phase(&self, pod: Cookie) -> Option<Phase>;
+    /// Is this address local to a pod's namespace?
+    fn locality(&self, key: &LocalKey) -> Option<Locality>;
+    /// Is this address in the mesh?
+    fn destination(&self, address: &Address) -> Option<Destination>;
+    /// Is this the cgroup of an agent?
+    fn is_agent(&self, cgroup: CgroupId) -> bool;
+    /// Is this the cgroup of a pod, and of which?
+    fn pod_of(&self, cgroup: CgroupId) -> Option<Cookie>;
+    /// Did somebody attest this connection?
+    fn attestation(&self, tuple: &Tuple) -> Option<Attestation>;
+    /// Does the tunnel listen?
+    fn has_listener(&self, key: &ListenerKey) -> bool;
+}
+
+/// Local to the pod's namespace: loopback, or any address that it has.
+#[inline(always)]
+pub fn is_local(tables: &impl Tables, pod: Cookie, address: &Address) -> bool {
+    address.is_loopback() || tables.locality(&LocalKey { pod, address: *address }).is_some()
+}
+
+/// One of the pod's own addresses, those that count for identity.
+#[inline(always)]
+pub fn is_pod_address(tables: &impl Tables, pod: Cookie, address: &Address) -> bool {
+    matches!(tables.locality(&LocalKey { pod, address: *address }), Some(Locality::POD))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,282 @@
+//! The kernel's tables: their names, keys and values, and the operations that change them.
+//!
+//! Keys and values are what the kernel compares and reads byte by byte: `#[repr(C)]`, no padding, numbers instead of
+//! enums, because a program of another build might have written them. [`Op`] is the only way in which user space changes
+//! them, so that the order of changes can be computed and tested without a kernel.
+
+use core::fmt;
+
+use crate::addr::{Address, CgroupId, Cookie, Port};
+use crate::flow::Flow;
+use crate::limits;
+
+/// Where a pod stands between enrolment and release.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Phase(u64);
+
+impl Phase {
+    /// Everything applies.
+    pub const ENROLLED: Self = Self(1);
+    /// No new connection is captured; those that are stay, and what comes in still passes the tunnel.
+    pub const RELEASING: Self = Self(2);
+}
+
+/// Value of `PODS`, keyed by the pod's [`Cookie`]: the pod is known to the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Pod {
+    /// The pod's IPv4 address in status.podIPs, else unspecified. For whoever reads the table; the kernel asks `LOCALS`.
+    pub v4: Address,
+    /// The pod's IPv6 address in status.podIPs, else unspecified.
+    pub v6: Address,
+    /// Enrolled or being released.
+    pub phase: Phase,
+}
+
+/// Key of `LOCALS`: an address that is local to a pod's namespace.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LocalKey {
+    /// Whose namespace.
+    pub pod: Cookie,
+    /// Which address.
+    pub address: Address,
+}
+
+/// Value of `LOCALS`: does the address count for identity?
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Locality(u32);
+
+impl Locality {
+    /// One of status.podIPs: it counts for identity.
+    pub const POD: Self = Self(1);
+    /// Secondary, link-local: it only ever makes traffic refused or local.
+    pub const OTHER: Self = Self(2);
+}
+
+/// Value of `MESH`, keyed by [`Address`]: what becomes of a connection to it. An address that is not there is left alone.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Destination(u32);
+
+impl Destination {
+    /// Captured.
+    pub const TUNNEL: Self = Self(1);
+    /// connect() gets EPERM.
+    pub const REFUSE: Self = Self(2);
+}
+
+/// Which of a pod's two listeners.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Direction(u64);
+
+impl Direction {
+    /// Connections that the pod's applications open.
+    pub const OUTBOUND: Self = Self(1);
+    /// Connections that reach the pod from outside.
+    pub const INBOUND: Self = Self(2);
+}
+
+/// Key of `LISTENERS`, the table of listening sockets.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ListenerKey {
+    /// Whose listener.
+    pub pod: Cookie,
+    /// Which of the two.
+    pub direction: Direction,
+}
+
+/// Key of `ATTESTED`: a connection as its opener sees it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tuple {
+    /// Who opens it.
+    pub source: Address,
+    /// Whom.
+    pub destination: Address,
+    /// Who opens it.
+    pub source_port: Port,
+    /// Whom.
+    pub destination_port: Port,
+    /// 1 where its SYN arrives over lo, else 0. A real client may use the very port that the agent chose towards the
+    /// application; that one's SYN does not arrive over lo.
+    pub over_lo: u64,
+}
+
+/// Value of `ATTESTED`: the agent opened this connection, to an application of this pod.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Attestation {
+    /// The only pod in which it counts.
+    pub pod: Cookie,
+}
+
+const _: () = assert!(size_of::<Pod>() == 40 && align_of::<Pod>() == 8);
+const _: () = assert!(size_of::<LocalKey>() == 24 && size_of::<Locality>() == 4);
+const _: () = assert!(size_of::<Destination>() == 4 && size_of::<Attestation>() == 8);
+const _: () = assert!(size_of::<ListenerKey>() == 16 && size_of::<Tuple>() == 48);
+
+/// The maps that the kernel programs and user space share. All of them are pinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Map {
+    /// [`Cookie`] to [`Pod`].
+    Pods,
+    /// [`LocalKey`] to [`Locality`].
+    Locals,
+    /// [`Address`] to [`Destination`].
+    Mesh,
+    /// [`Tuple`] to [`Attestation`]; written by the kernel alone; the oldest entry gives way.
+    Attested,
+    /// [`ListenerKey`] to a listening socket.
+    Listeners,
+    /// [`CgroupId`] of agents, to 1.
+    Agents,
+    /// [`CgroupId`] of pods, to [`Cookie`].
+    PodCgroups,
+    /// [`crate::Counter`] to a number, per CPU.
+    Counts,
+    /// Socket storage: [`Flow`].
+    Flows,
+}
+
+impl Map {
+    /// Every map.
+    pub const ALL: [Self; 9] = [
+        Self::Pods,
+        Self::Locals,
+        Self::Mesh,
+        Self::Attested,
+        Self::Listeners,
+        Self::Agents,
+        Self::PodCgroups,
+        Self::Counts,
+        Self::Flows,
+    ];
+
+    /// Its name in the object and among the pins.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pods => "PODS",
+            Self::Locals => "LOCALS",
+            Self::Mesh => "MESH",
+            Self::Attested => "ATTESTED",
+            Self::Listeners => "LISTENERS",
+            Self::Agents => "AGENTS",
+            Self::PodCgroups => "POD_CGROUPS",
+            Self::Counts => "COUNTS",
+            Self::Flows => "FLOWS",
+        }
+    }
+
+    /// How many entries fit; 0 for socket storage, which lives with its sockets.
+    #[must_use]
+    pub const fn limit(self) -> u32 {
+        match self {
+            Self::Pods => limits::PODS,
+            Self::Locals => limits::LOCALS,
+            Self::Mesh => limits::MESH,
+            Self::Attested => limits::ATTESTED,
+            Self::Listeners => limits::LISTENERS,
+            Self::Agents => limits::AGENTS,
+            Self::PodCgroups => limits::POD_CGROUPS,
+            Self::Counts => limits::COUNTS,
+            Self::Flows => 0,
+        }
+    }
+
+    /// Size of a key and of a value, in bytes: what a pinned map must have to be taken over.
+    #[must_use]
+    pub const fn sizes(self) -> (usize, usize) {
+        match self {
+            Self::Pods => (size_of::<Cookie>(), size_of::<Pod>()),
+            Self::Locals => (size_of::<LocalKey>(), size_of::<Locality>()),
+            Self::Mesh => (size_of::<Address>(), size_of::<Destination>()),
+            Self::Attested => (size_of::<Tuple>(), size_of::<Attestation>()),
+            Self::Listeners => (size_of::<ListenerKey>(), size_of::<u32>()),
+            Self::Agents => (size_of::<CgroupId>(), size_of::<u32>()),
+            Self::PodCgroups => (size_of::<CgroupId>(), size_of::<Cookie>()),
+            Self::Counts => (size_of::<u32>(), size_of::<u64>()),
+            Self::Flows => (size_of::<u32>(), size_of::<Flow>()),
+        }
+    }
+}
+
+/// A table has no room for another entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full {
+    /// Which table.
+    pub map: Map,
+    /// How many entries it holds.
+    pub limit: u32,
+}
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "table {} is full: {} entries", self.map.name(), self.limit)
+    }
+}
+
+impl core::error::Error for Full {}
+
+/// One change of a table. Each is idempotent: setting what is set and removing what is absent change nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// Cgroup of an agent.
+    SetAgent(CgroupId),
+    /// An address of a pod's namespace.
+    SetLocal(LocalKey, Locality),
+    /// Cgroup of a pod.
+    SetPodCgroup(CgroupId, Cookie),
+    /// An address in the mesh.
+    SetDestination(Address, Destination),
+    /// From here on, or as long as it is [`Phase::RELEASING`] no longer, connections of this pod are decided.
+    SetPod(Cookie, Pod),
+    /// Connections of this namespace are no longer decided.
+    RemovePod(Cookie),
+    /// An address that left the mesh.
+    RemoveDestination(Address),
+    /// Cgroup of a pod.
+    RemovePodCgroup(CgroupId),
+    /// An address of a pod's namespace.
+    RemoveLocal(LocalKey),
+    /// Cgroup of an agent that ended.
+    RemoveAgent(CgroupId),
+}
+
+impl Op {
+    /// The order in which the operations of one batch are applied: by this number, lowest first. A pod is announced only
+    /// when everything that decides about it is there, and what decides about it goes only when the pod is gone; a
+    /// destination enters the mesh before it leaves, so that an address that moves is never open in between.
+    #[must_use]
+    pub const fn rank(&self) -> u8 {
+        match self {
+            Self::SetAgent(_) => 0,
+            Self::SetLocal(..) => 1,
+            Self::SetPodCgroup(..) => 2,
+            Self::SetDestination(..) => 3,
+            Self::SetPod(..) => 4,
+            Self::RemovePod(_) => 5,
+            Self::RemoveDestination(_) => 6,
+            Self::RemovePodCgroup(_) => 7,
+            Self::RemoveLocal(_) => 8,
+            Self::RemoveAgent(_) => 9,
+        }
+    }
+
+    /// The table that it changes.
+    #[must_use]
+    pub const fn map(&self) -> Map {
+        match self {
+            Self::SetAgent(_) | Self::RemoveAgent(_) => Map::Agents,
+            Self::SetLocal(..) | Self::RemoveLocal(_) => Map::Locals,
+            Self::SetPodCgroup(..) | Self::RemovePodCgroup(_) => Map::PodCgroups,
+            Self::SetDestination(..) | Self::RemoveDestination(_) => Map::Mesh,
+            Self::SetPod(..) | Self::RemovePod(_) => Map::Pods,
+        }
+    }
+}

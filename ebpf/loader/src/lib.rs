@@ -1,0 +1,40 @@
+//! Loads, attaches, pins and fills the kernel data path: the only user of aya and of bpf(2).
+//!
+//! It is a crate of its own so that everything above it deals in pods, tables and counters, never in descriptors, pins and
+//! verifiers. What it does not know: which pods there are and what may be reached; that comes as [`underpass_abi::Op`]s.
+//!
+//! What must hold: a program is attached only when all have been loaded; what captures is attached last and taken away
+//! first; what guards is taken away last; everything is pinned, under a path that carries [`underpass_abi::VERSION`], so
+//! that nothing opens when this process ends.
+
+mod attach;
+mod error;
+mod link;
+mod listeners;
+mod object;
+mod pin;
+mod probe;
+mod reports;
+mod sys;
+mod tables;
+
+use std::path::PathBuf;
+
+pub use attach::{Foreign, Kernel, foreign_connect_programs};
+pub use error::{Error, Result};
+pub use object::object;
+pub use probe::{Missing, Need, probe};
+use underpass_abi::Marks;
+
+/// Where a node's kernel data path lives.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// A mounted bpf filesystem, usually `/sys/fs/bpf`.
+    pub bpffs: PathBuf,
+    /// Keeps apart the nodes that share one machine: the node's name.
+    pub instance: String,
+    /// The cgroup2 directory whose processes are covered: the root, or a node's subtree.
+    pub cgroup_root: PathBuf,
+    /// The bits of the firewall mark.
+    pub marks: Marks,
+}

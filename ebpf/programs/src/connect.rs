@@ -1,0 +1,111 @@
+//! socket() and connect(): who is this socket, and which way does it go?
+
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::{bpf_get_current_cgroup_id, bpf_get_netns_cookie},
+    macros::{cgroup_sock, cgroup_sock_addr},
+    programs::{SockAddrContext, SockContext},
+};
+use underpass_abi::{
+    Address, CgroupId, Cookie, Counter, Port,
+    decide::connect::{self, Connecting, Created, Creating, Decision},
+};
+
+use crate::maps::{Kernel, count, field, flow, marks, set_option, words};
+
+const REFUSE: i32 = 0; // EPERM
+const GO_ON: i32 = 1;
+/// SO_MARK (asm-generic/socket.h).
+const SO_MARK: i32 = 36;
+
+/// Stamps what could send a SYN without connect(). With the stamp, `guard` knows the pod whatever cgroup sends.
+#[cgroup_sock(sock_create)]
+pub(crate) fn stamp(ctx: SockContext) -> i32 {
+    let sk = ctx.sock;
+    // SAFETY: fields of the context.
+    let (kind, protocol) = unsafe { (field!(sk, type_), field!(sk, protocol)) };
+    // SAFETY: the context of this program.
+    let pod = Cookie(unsafe { bpf_get_netns_cookie(ctx.as_ptr()) });
+    match connect::create(&Kernel, &Creating { pod, kind, protocol }) {
+        Created::Leave => GO_ON,
+        Created::Refuse(counter) => {
+            count(counter);
+            REFUSE
+        }
+        // SAFETY: the socket that the context is.
+        Created::Stamp(stamp) => match unsafe { flow(sk.cast(), true) } {
+            Some(storage) => {
+                *storage = stamp;
+                GO_ON
+            }
+            None => {
+                count(Counter::CreateNoStorage);
+                REFUSE
+            }
+        },
+    }
+}
+
+/// IPv4 sockets.
+#[cgroup_sock_addr(connect4)]
+pub(crate) fn connect4(ctx: SockAddrContext) -> i32 {
+    // SAFETY: a field of the context.
+    let word = unsafe { field!(ctx.sock_addr, user_ip4) };
+    decide(&ctx, Address::from_v4_word(word))
+}
+
+/// IPv6 sockets, and those that reach IPv4 through a v4-mapped address: `connect4` does not run for them.
+#[cgroup_sock_addr(connect6)]
+pub(crate) fn connect6(ctx: SockAddrContext) -> i32 {
+    // SAFETY: fields of the context.
+    let words = unsafe { words!(ctx.sock_addr, user_ip6) };
+    decide(&ctx, Address::from_words(words))
+}
+
+#[inline(always)]
+fn decide(ctx: &SockAddrContext, destination: Address) -> i32 {
+    let context = ctx.sock_addr;
+    // SAFETY: fields of the context, and of the socket that it names, which is never null here.
+    let (port, kind, protocol, sk) = unsafe {
+        (field!(context, user_port), field!(context, type_), field!(context, protocol), (*context).__bindgen_anon_1.sk)
+    };
+    if sk.is_null() {
+        return REFUSE;
+    }
+    // SAFETY: fields of that socket.
+    let (mark, device) = unsafe { (field!(sk, mark), field!(sk, bound_dev_if)) };
+    let socket = Connecting {
+        // SAFETY: the context of this program.
+        pod: Cookie(unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }),
+        // SAFETY: no argument.
+        cgroup: CgroupId(unsafe { bpf_get_current_cgroup_id() }),
+        destination,
+        port: Port::from_network(port),
+        kind,
+        protocol,
+        mark,
+        device,
+        // SAFETY: that socket.
+        known: unsafe { flow(sk.cast(), false) }.is_some(),
+    };
+    let Decision::Write(written) = connect::connect(&Kernel, marks(), &socket) else {
+        return GO_ON;
+    };
+    count(written.counter);
+    // SAFETY: that socket. Created here for sockets that are older than the enrolment.
+    let Some(storage) = (unsafe { flow(sk.cast(), true) }) else {
+        count(Counter::ConnectNoStorage);
+        return REFUSE;
+    };
+    *storage = written.flow;
+    if !written.permit {
+        return REFUSE;
+    }
+    // SAFETY: connect hooks may set SO_MARK.
+    if written.mark != mark && !unsafe { set_option(ctx.as_ptr(), SO_MARK, written.mark) } {
+        storage.kind = underpass_abi::Kind::DENIED;
+        count(Counter::ConnectNoMark);
+        return REFUSE;
+    }
+    GO_ON
+}

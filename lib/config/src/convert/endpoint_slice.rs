@@ -1,0 +1,88 @@
+//! EndpointSlices.
+
+use underpass_core::{
+    Kind, ObjectName,
+    world::{EndpointSlice, SliceEndpoint, SlicePort},
+};
+
+use super::{
+    Converted, Faults, Rejected, meta, syntax,
+    value::{self, Addresses},
+};
+use crate::{Fault, path::At, shapes};
+
+/// The label that says whose endpoints these are.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+const ADDRESS_TYPES: &[&str] = &["IPv4", "IPv6", "FQDN"];
+
+/// `discovery.k8s.io/v1 EndpointSlice`.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn endpoint_slice(shape: &shapes::EndpointSlice) -> Result<Converted<EndpointSlice>, Rejected> {
+    let mut faults = Faults::default();
+    let name = meta::object_name(Kind::EndpointSlice, &shape.metadata, &mut faults);
+    meta::labels(&shape.metadata, &mut faults);
+    let metadata = At::ROOT.field("metadata");
+    let service = shape.metadata.labels.get(SERVICE_NAME).map_or("", String::as_str);
+    let service = faults.check(&metadata.field("labels").field(SERVICE_NAME), syntax::dns_label(service));
+    let at = At::ROOT.field("addressType");
+    let family = shape.address_type.as_deref().unwrap_or_default();
+    match family {
+        "IPv4" | "IPv6" => {}
+        "FQDN" => faults.push(&at, Fault::FieldNotServed { instead: "the slice has no endpoints" }),
+        "" => faults.push(&at, Fault::Missing),
+        found => faults.push(&at, Fault::Value { found: found.into(), known: ADDRESS_TYPES }),
+    }
+    let endpoints = if family == "FQDN" { Vec::new() } else { endpoints(shape, &mut faults) };
+    let ports = ports(shape, &mut faults);
+    let slice = || {
+        let name = name?;
+        let service = ObjectName::new(name.namespace(), service?);
+        Some(EndpointSlice { name, service, ports, endpoints })
+    };
+    let slice = slice();
+    faults.finish(slice)
+}
+
+fn endpoints(shape: &shapes::EndpointSlice, faults: &mut Faults) -> Vec<SliceEndpoint> {
+    let at = At::ROOT.field("endpoints");
+    let mut endpoints = Vec::new();
+    for (i, endpoint) in shape.endpoints.iter().enumerate() {
+        let at = at.index(i);
+        let at = at.field("addresses");
+        if endpoint.addresses.is_empty() {
+            faults.push(&at, Fault::EmptyList);
+        }
+        let mut addresses = Addresses::default();
+        for (i, text) in endpoint.addresses.iter().enumerate() {
+            addresses.add(text, &at.index(i), faults);
+        }
+        let addresses = addresses.into_vec();
+        endpoints.push(SliceEndpoint { addresses, ready: endpoint.conditions.ready.unwrap_or(true) });
+    }
+    endpoints
+}
+
+fn ports(shape: &shapes::EndpointSlice, faults: &mut Faults) -> Vec<SlicePort> {
+    let at = At::ROOT.field("ports");
+    let mut ports = Vec::new();
+    for (i, port) in shape.ports.iter().enumerate() {
+        let at = at.index(i);
+        let is_tcp = faults.check(&at.field("protocol"), value::is_tcp(port.protocol.as_deref()));
+        let name = match port.name.as_deref().unwrap_or_default() {
+            "" => Some("".into()),
+            name => faults.check(&at.field("name"), syntax::dns_label(name)),
+        };
+        let Some(number) = port.port else {
+            faults.push(&at.field("port"), Fault::FieldNotServed { instead: "a port without a number serves nothing" });
+            continue;
+        };
+        let number = faults.check(&at.field("port"), syntax::port(number));
+        if let (Some(name), Some(port), Some(true)) = (name, number, is_tcp) {
+            ports.push(SlicePort { name, port });
+        }
+    }
+    ports
+}

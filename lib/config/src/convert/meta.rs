@@ -1,0 +1,71 @@
+//! `metadata` and everything made of labels.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use underpass_core::{Kind, ObjectName, world::Labels};
+
+use super::{Faults, syntax};
+use crate::{Fault, path::At, shapes::ObjectMeta};
+
+/// The namespace of an object that names none, as kubectl has it.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// The name of an object of a kind.
+pub(crate) fn object_name(kind: Kind, meta: &ObjectMeta, faults: &mut Faults) -> Option<ObjectName> {
+    let at = At::ROOT.field("metadata");
+    let name = faults.check(
+        &at.field("name"),
+        match kind {
+            Kind::Namespace => syntax::dns_label(&meta.name),
+            Kind::Service => syntax::service_name(&meta.name),
+            _ => syntax::dns_subdomain(&meta.name),
+        },
+    );
+    if !kind.is_namespaced() {
+        return name.map(ObjectName::cluster);
+    }
+    let namespace = meta.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or(DEFAULT_NAMESPACE);
+    let namespace = faults.check(&at.field("namespace"), syntax::dns_label(namespace));
+    Some(ObjectName::new(namespace?, name?))
+}
+
+/// `metadata.labels`.
+pub(super) fn labels(meta: &ObjectMeta, faults: &mut Faults) -> Option<Labels> {
+    label_map(&meta.labels, &At::ROOT.field("metadata").field("labels"), faults)
+}
+
+/// A map of labels: `labels`, `selector`, `matchLabels`.
+pub(super) fn label_map(map: &BTreeMap<String, String>, at: &At<'_>, faults: &mut Faults) -> Option<Labels> {
+    let pairs = map.iter().map(|(key, value)| {
+        let at = at.field(key);
+        let key = faults.check(&at, syntax::label_key(key));
+        let value = faults.check(&at, syntax::label_value(value));
+        key.zip(value)
+    });
+    // every pair is looked at before one that is missing counts
+    let pairs: Vec<Option<(Arc<str>, Arc<str>)>> = pairs.collect();
+    pairs.into_iter().collect()
+}
+
+/// Those of an object's annotations that `wanted` names; their values are free text.
+pub(super) fn annotations(meta: &ObjectMeta, wanted: &[&str]) -> Labels {
+    let known = meta.annotations.iter().filter(|(key, _)| wanted.contains(&key.as_str()));
+    known.map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect()
+}
+
+/// An annotation that says yes or no, in one of `words` (no first).
+pub(super) fn switch(
+    meta: &ObjectMeta,
+    key: &str,
+    words: (&[&str], &[&str]),
+    known: &'static [&'static str],
+    faults: &mut Faults,
+) -> bool {
+    let Some(value) = meta.annotations.get(key) else { return false };
+    let (no, yes) = words;
+    if !no.contains(&value.as_str()) && !yes.contains(&value.as_str()) {
+        let at = At::ROOT.field("metadata");
+        faults.push(&at.field("annotations").field(key), Fault::Value { found: value.as_str().into(), known });
+    }
+    yes.contains(&value.as_str())
+}

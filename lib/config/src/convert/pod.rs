@@ -1,0 +1,127 @@
+//! Pods.
+
+use std::{net::IpAddr, sync::Arc};
+
+use underpass_core::{
+    Kind,
+    enrol::SIDECAR_INJECT,
+    world::{ContainerPort, Phase, Workload},
+};
+
+use super::{
+    Converted, Faults, Rejected, meta, syntax,
+    value::{self, Addresses},
+};
+use crate::{Fault, path::At, shapes};
+
+/// The container that Istio injects.
+const SIDECAR: &str = "istio-proxy";
+/// What its injector leaves behind.
+const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
+/// The annotations that core asks for.
+const ANNOTATIONS: [&str; 1] = [SIDECAR_INJECT];
+
+const PHASES: &[&str] = &["Pending", "Running", "Succeeded", "Failed", "Unknown"];
+
+/// `v1 Pod`.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn pod(shape: &shapes::Pod) -> Result<Converted<Workload>, Rejected> {
+    let mut faults = Faults::default();
+    let meta = &shape.metadata;
+    let (spec, status, metadata) = (At::ROOT.field("spec"), At::ROOT.field("status"), At::ROOT.field("metadata"));
+    let name = meta::object_name(Kind::Pod, meta, &mut faults);
+    let labels = meta::labels(meta, &mut faults);
+    let uid = faults.check(&metadata.field("uid"), syntax::uid(meta.uid.as_deref().unwrap_or_default()));
+    let node = shape.spec.node_name.as_deref().filter(|n| !n.is_empty());
+    let node = node.map(|n| faults.check(&spec.field("nodeName"), syntax::dns_subdomain(n)));
+    let account = shape.spec.service_account_name.as_deref().filter(|n| !n.is_empty()).unwrap_or("default");
+    let account = faults.check(&spec.field("serviceAccountName"), syntax::dns_subdomain(account));
+    let phase = phase(&shape.status, &status, &mut faults);
+    let addresses = addresses(&shape.status, &status, &mut faults);
+    let ports = ports(&shape.spec, &spec, &mut faults);
+    let containers = || shape.spec.containers.iter().chain(&shape.spec.init_containers);
+    let workload = || {
+        Some(Workload {
+            name: name?,
+            uid: uid?,
+            addresses,
+            node: match node {
+                Some(node) => Some(node?),
+                None => None,
+            },
+            host_network: shape.spec.host_network,
+            phase: phase?,
+            ready: is_ready(shape, phase?),
+            labels: labels?,
+            annotations: meta::annotations(meta, &ANNOTATIONS),
+            service_account: account?,
+            ports,
+            has_sidecar: containers().any(|c| c.name == SIDECAR) || meta.annotations.contains_key(SIDECAR_STATUS),
+        })
+    };
+    let workload = workload();
+    faults.finish(workload)
+}
+
+fn phase(status: &shapes::PodStatus, at: &At<'_>, faults: &mut Faults) -> Option<Phase> {
+    match status.phase.as_deref().unwrap_or_default() {
+        "Pending" => Some(Phase::Pending),
+        // `Unknown`: its node does not answer, it may well run. Missing: written by hand.
+        "" | "Running" | "Unknown" => Some(Phase::Running),
+        "Succeeded" | "Failed" => Some(Phase::Terminal),
+        found => {
+            faults.push(&at.field("phase"), Fault::Value { found: found.into(), known: PHASES });
+            None
+        }
+    }
+}
+
+/// The `Ready` condition; a pod written by hand has none and counts as ready while it runs. One that is being deleted
+/// takes no new connections, as in the slices that Kubernetes makes.
+fn is_ready(shape: &shapes::Pod, phase: Phase) -> bool {
+    let condition = shape.status.conditions.iter().find(|c| c.r#type == "Ready");
+    shape.metadata.deletion_timestamp.is_none() && condition.map_or(phase == Phase::Running, |c| c.status == "True")
+}
+
+fn addresses(status: &shapes::PodStatus, at: &At<'_>, faults: &mut Faults) -> Vec<IpAddr> {
+    let mut addresses = Addresses::default();
+    let (list, single) = (at.field("podIPs"), at.field("podIP"));
+    for (i, entry) in status.pod_ips.iter().enumerate() {
+        addresses.add(&entry.ip, &list.index(i).field("ip"), faults);
+    }
+    // podIP is podIPs[0]; only what is written by hand has it alone.
+    if let Some(ip) = status.pod_ip.as_deref().filter(|ip| !ip.is_empty()) {
+        if status.pod_ips.is_empty() {
+            addresses.add(ip, &single, faults);
+        } else {
+            faults.check(&single, syntax::cluster_address(ip));
+        }
+    }
+    addresses.into_vec()
+}
+
+/// Ports with a name, of the containers that stay: the ones a service can ask for by name.
+fn ports(spec: &shapes::PodSpec, at: &At<'_>, faults: &mut Faults) -> Vec<ContainerPort> {
+    let (containers, init) = (at.field("containers"), at.field("initContainers"));
+    let stays = |c: &&shapes::Container| c.restart_policy.as_deref() == Some("Always");
+    let all = (spec.containers.iter().enumerate().map(|(i, c)| (containers.index(i), c)))
+        .chain(spec.init_containers.iter().enumerate().filter(|(_, c)| stays(c)).map(|(i, c)| (init.index(i), c)));
+    let mut found = Vec::new();
+    for (at, container) in all {
+        let at = at.field("ports");
+        for (i, port) in container.ports.iter().enumerate() {
+            let at = at.index(i);
+            let number = faults.check(&at.field("containerPort"), syntax::port(port.container_port));
+            let is_tcp = faults.check(&at.field("protocol"), value::is_tcp(port.protocol.as_deref()));
+            let Some(name) = port.name.as_deref().filter(|n| !n.is_empty()) else { continue };
+            let name = faults.check(&at.field("name"), syntax::port_name(name));
+            if let (Some(name), Some(port), Some(true)) = (name, number, is_tcp) {
+                let name: Arc<str> = name;
+                found.push(ContainerPort { name, port });
+            }
+        }
+    }
+    found
+}

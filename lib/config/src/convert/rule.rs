@@ -1,0 +1,216 @@
+//! Rules of an AuthorizationPolicy: who, what, under which conditions.
+
+use std::sync::Arc;
+
+use underpass_core::{
+    authz::{Condition, Operation, Rule, ServiceAccount, Source, StringMatch},
+    spiffe,
+};
+
+use super::{Faults, syntax, value::Lists};
+use crate::{Fault, hint::nearest, path::At, shapes};
+
+/// The keys of `when` that L4 judges, and those that only a waypoint can. A key with `[` takes a name in brackets.
+const WHEN_KEYS: &[&str] = &[
+    "source.ip",
+    "source.namespace",
+    "source.principal",
+    "source.serviceAccount",
+    "source.trustDomain",
+    "destination.ip",
+    "destination.port",
+    "remote.ip",
+    "connection.sni",
+    "request.headers[",
+    "request.auth.principal",
+    "request.auth.audiences",
+    "request.auth.presenter",
+    "request.auth.claims[",
+    "experimental.envoy.filters.",
+];
+
+/// One rule; `namespace` is the policy's.
+pub(super) fn rule(shape: &shapes::Rule, namespace: &str, at: &At<'_>, faults: &mut Faults) -> Rule {
+    let mut rule = Rule::default();
+    let (from, to, when) = (at.field("from"), at.field("to"), at.field("when"));
+    for (i, entry) in entries(shape.from.as_ref(), &from, faults) {
+        rule.from.extend(source(entry.source.as_ref(), namespace, &from.index(i).field("source"), faults));
+    }
+    for (i, entry) in entries(shape.to.as_ref(), &to, faults) {
+        rule.to.extend(operation(entry.operation.as_ref(), &to.index(i).field("operation"), faults));
+    }
+    for (i, entry) in entries(shape.when.as_ref(), &when, faults) {
+        rule.when.extend(condition(entry, namespace, &when.index(i), faults));
+    }
+    rule
+}
+
+/// The entries of a list that, where it is there, must not be empty.
+fn entries<'s, T>(
+    list: Option<&'s Vec<T>>,
+    at: &At<'_>,
+    faults: &mut Faults,
+) -> impl Iterator<Item = (usize, &'s T)> + use<'s, T> {
+    if list.is_some_and(Vec::is_empty) {
+        faults.push(at, Fault::EmptyList);
+    }
+    list.into_iter().flatten().enumerate()
+}
+
+fn source(shape: Option<&shapes::Source>, namespace: &str, at: &At<'_>, faults: &mut Faults) -> Option<Source> {
+    let asks = shape.filter(|s| **s != shapes::Source::default());
+    let Some(s) = asks else {
+        faults.push(at, Fault::EmptyMatch { what: "source" });
+        return None;
+    };
+    let mut l7 = Vec::new();
+    let requests = Lists {
+        names: ("requestPrincipals", "notRequestPrincipals"),
+        values: s.request_principals.as_ref(),
+        not_values: s.not_request_principals.as_ref(),
+    };
+    requests.needs_waypoint(at, faults, &mut l7, |_| Ok(()));
+    let remote = Lists {
+        names: ("remoteIpBlocks", "notRemoteIpBlocks"),
+        values: s.remote_ip_blocks.as_ref(),
+        not_values: s.not_remote_ip_blocks.as_ref(),
+    };
+    remote.needs_waypoint(at, faults, &mut l7, |text| syntax::cidr(text).map(drop));
+    Some(Source {
+        principals: Lists {
+            names: ("principals", "notPrincipals"),
+            values: s.principals.as_ref(),
+            not_values: s.not_principals.as_ref(),
+        }
+        .read(at, faults, principal),
+        namespaces: Lists {
+            names: ("namespaces", "notNamespaces"),
+            values: s.namespaces.as_ref(),
+            not_values: s.not_namespaces.as_ref(),
+        }
+        .read(at, faults, pattern),
+        service_accounts: Lists {
+            names: ("serviceAccounts", "notServiceAccounts"),
+            values: s.service_accounts.as_ref(),
+            not_values: s.not_service_accounts.as_ref(),
+        }
+        .read(at, faults, |text, at, faults| faults.check(at, service_account(text, namespace))),
+        ip_blocks: Lists {
+            names: ("ipBlocks", "notIpBlocks"),
+            values: s.ip_blocks.as_ref(),
+            not_values: s.not_ip_blocks.as_ref(),
+        }
+        .read(at, faults, |text, at, faults| faults.check(at, syntax::cidr(text))),
+        trust_domains: Lists {
+            names: ("trustDomains", "notTrustDomains"),
+            values: s.trust_domains.as_ref(),
+            not_values: s.not_trust_domains.as_ref(),
+        }
+        .read(at, faults, pattern),
+        l7,
+    })
+}
+
+fn operation(shape: Option<&shapes::Operation>, at: &At<'_>, faults: &mut Faults) -> Option<Operation> {
+    let asks = shape.filter(|o| **o != shapes::Operation::default());
+    let Some(o) = asks else {
+        faults.push(at, Fault::EmptyMatch { what: "operation" });
+        return None;
+    };
+    let mut l7 = Vec::new();
+    for lists in [
+        Lists { names: ("hosts", "notHosts"), values: o.hosts.as_ref(), not_values: o.not_hosts.as_ref() },
+        Lists { names: ("methods", "notMethods"), values: o.methods.as_ref(), not_values: o.not_methods.as_ref() },
+        Lists { names: ("paths", "notPaths"), values: o.paths.as_ref(), not_values: o.not_paths.as_ref() },
+    ] {
+        lists.needs_waypoint(at, faults, &mut l7, |_| Ok(()));
+    }
+    let ports = Lists { names: ("ports", "notPorts"), values: o.ports.as_ref(), not_values: o.not_ports.as_ref() };
+    Some(Operation { ports: ports.read(at, faults, |text, at, f| f.check(at, syntax::port_text(text))), l7 })
+}
+
+fn condition(shape: &shapes::Condition, namespace: &str, at: &At<'_>, faults: &mut Faults) -> Option<Condition> {
+    let lists =
+        Lists { names: ("values", "notValues"), values: shape.values.as_ref(), not_values: shape.not_values.as_ref() };
+    if shape.values.is_none() && shape.not_values.is_none() {
+        faults.push(at, Fault::EmptyMatch { what: "values and notValues" });
+    }
+    let net = |text: &str, at: &At<'_>, faults: &mut Faults| faults.check(at, syntax::cidr(text));
+    Some(match shape.key.as_str() {
+        "source.ip" => Condition::SourceIp(lists.read(at, faults, net)),
+        "source.namespace" => Condition::SourceNamespace(lists.read(at, faults, pattern)),
+        "source.principal" => Condition::SourcePrincipal(lists.read(at, faults, principal)),
+        "source.serviceAccount" => Condition::SourceServiceAccount(
+            lists.read(at, faults, |text, at, faults| faults.check(at, service_account(text, namespace))),
+        ),
+        "source.trustDomain" => Condition::SourceTrustDomain(lists.read(at, faults, pattern)),
+        "destination.ip" => Condition::DestinationIp(lists.read(at, faults, net)),
+        "destination.port" => Condition::DestinationPort(
+            lists.read(at, faults, |text, at, faults| faults.check(at, syntax::port_text(text))),
+        ),
+        key if needs_waypoint(key) => {
+            lists.needs_waypoint(at, faults, &mut Vec::new(), |text| match key {
+                "remote.ip" => syntax::cidr(text).map(drop),
+                _ => Ok(()),
+            });
+            Condition::L7(key.into())
+        }
+        "" => {
+            faults.push(&at.field("key"), Fault::Missing);
+            return None;
+        }
+        key => {
+            let meant = nearest(key, WHEN_KEYS.iter().copied());
+            faults.push(&at.field("key"), Fault::WhenKey { found: key.into(), meant });
+            return None;
+        }
+    })
+}
+
+fn needs_waypoint(key: &str) -> bool {
+    let named = |prefix: &str| {
+        key.strip_prefix(prefix).and_then(|k| k.strip_suffix(']')).is_some_and(|name| !matches!(name, "" | "[" | "]"))
+    };
+    matches!(key, "remote.ip" | "connection.sni")
+        || matches!(key, "request.auth.principal" | "request.auth.audiences" | "request.auth.presenter")
+        || named("request.headers[")
+        || named("request.auth.claims[")
+        || key.strip_prefix("experimental.envoy.filters.").is_some_and(|name| !name.is_empty())
+}
+
+impl Lists<'_> {
+    /// Checks fields that L4 cannot judge, and notes the names of those that are there.
+    fn needs_waypoint(
+        &self,
+        at: &At<'_>,
+        faults: &mut Faults,
+        l7: &mut Vec<Arc<str>>,
+        check: impl Fn(&str) -> Result<(), Fault>,
+    ) {
+        self.read(at, faults, |text, at, faults| faults.check(at, check(text)));
+        l7.extend(self.values.map(|_| Arc::from(self.names.0)));
+        l7.extend(self.not_values.map(|_| Arc::from(self.names.1)));
+    }
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "one of the functions that read a value of a list")]
+fn pattern(text: &str, _at: &At<'_>, _faults: &mut Faults) -> Option<StringMatch> {
+    Some(StringMatch::parse(text))
+}
+
+fn principal(text: &str, at: &At<'_>, faults: &mut Faults) -> Option<StringMatch> {
+    if text.starts_with("spiffe://") {
+        faults.push(at, Fault::SpiffePrefix);
+    }
+    Some(StringMatch::parse(text))
+}
+
+/// `ns/sa`, or `sa` of the policy's namespace; no patterns.
+fn service_account(text: &str, namespace: &str) -> Result<ServiceAccount, Fault> {
+    let (namespace, name) = text.split_once('/').unwrap_or((namespace, text));
+    if spiffe::is_segment(namespace) && spiffe::is_segment(name) {
+        Ok(ServiceAccount { namespace: namespace.into(), name: name.into() })
+    } else {
+        Err(Fault::ServiceAccount { found: text.into() })
+    }
+}

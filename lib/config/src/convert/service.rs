@@ -1,0 +1,146 @@
+//! Services.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use underpass_core::{
+    Kind,
+    world::{Service, ServicePort, TargetPort},
+};
+
+use super::{
+    Converted, Faults, Rejected, meta, syntax,
+    value::{self, Addresses},
+};
+use crate::{Fault, path::At, shapes, shapes::IntOrString};
+
+/// `allow`: a missing waypoint is passed over.
+const WAYPOINT_FAILURE: &str = "underpass.dev/waypoint-failure";
+
+const TYPES: &[&str] = &["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"];
+
+/// `v1 Service`.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn service(shape: &shapes::Service) -> Result<Converted<Service>, Rejected> {
+    let mut faults = Faults::default();
+    let at = At::ROOT.field("spec");
+    let spec = &shape.spec;
+    let name = meta::object_name(Kind::Service, &shape.metadata, &mut faults);
+    let labels = meta::labels(&shape.metadata, &mut faults);
+    let kind = spec.r#type.as_deref().filter(|t| !t.is_empty()).unwrap_or("ClusterIP");
+    if !TYPES.contains(&kind) {
+        faults.push(&at.field("type"), Fault::Value { found: kind.into(), known: TYPES });
+    }
+    let is_external = kind == "ExternalName";
+    let external_name = is_external.then(|| external_name(spec, &at, &mut faults)).flatten();
+    let vips = vips(spec, &at, &mut faults);
+    let ports = ports(spec, &at, &mut faults);
+    let selector = spec.selector.as_ref().map(|s| meta::label_map(s, &at.field("selector"), &mut faults));
+    let waypoint_optional =
+        meta::switch(&shape.metadata, WAYPOINT_FAILURE, (&["refuse"], &["allow"]), &["allow", "refuse"], &mut faults);
+    not_yet(shape, &at, &mut faults);
+    let service = || {
+        Some(Service {
+            name: name?,
+            vips: if is_external { Vec::new() } else { vips },
+            ports,
+            selector: match selector {
+                Some(selector) => Some(selector?),
+                None => None,
+            },
+            external_name,
+            publish_not_ready: spec.publish_not_ready_addresses,
+            labels: labels?,
+            waypoint_optional,
+        })
+    };
+    let service = service();
+    faults.finish(service)
+}
+
+fn external_name(spec: &shapes::ServiceSpec, at: &At<'_>, faults: &mut Faults) -> Option<Arc<str>> {
+    let name = spec.external_name.as_deref().unwrap_or_default();
+    // A final dot is allowed, and a name of DNS has no case.
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    faults.check(&at.field("externalName"), syntax::dns_subdomain(&name))
+}
+
+fn vips(spec: &shapes::ServiceSpec, at: &At<'_>, faults: &mut Faults) -> Vec<IpAddr> {
+    let (list, single) = (at.field("clusterIPs"), at.field("clusterIP"));
+    let is_address = |text: &str| !matches!(text, "" | "None");
+    let mut vips = Addresses::default();
+    for (i, text) in spec.cluster_ips.iter().enumerate().filter(|(_, t)| is_address(t)) {
+        vips.add(text, &list.index(i), faults);
+    }
+    // clusterIP is clusterIPs[0]; only what is written by hand has it alone.
+    if let Some(text) = spec.cluster_ip.as_deref().filter(|t| is_address(t)) {
+        if spec.cluster_ips.is_empty() {
+            vips.add(text, &single, faults);
+        } else {
+            faults.check(&single, syntax::cluster_address(text));
+        }
+    }
+    vips.into_vec()
+}
+
+fn ports(spec: &shapes::ServiceSpec, at: &At<'_>, faults: &mut Faults) -> Vec<ServicePort> {
+    let at = at.field("ports");
+    let mut ports = Vec::new();
+    let mut numbers = BTreeSet::new();
+    for (i, port) in spec.ports.iter().enumerate() {
+        let at = at.index(i);
+        let number = faults.check(&at.field("port"), syntax::port(port.port));
+        let target = faults.check(&at.field("targetPort"), target(port));
+        let is_tcp = faults.check(&at.field("protocol"), value::is_tcp(port.protocol.as_deref()));
+        let name = port.name.as_deref().unwrap_or_default();
+        let name = match name {
+            "" if spec.ports.len() > 1 => {
+                // a slice could not say which of them it means
+                faults.push(&at.field("name"), Fault::Missing);
+                None
+            }
+            "" => Some("".into()),
+            name => faults.check(&at.field("name"), syntax::dns_label(name)),
+        };
+        if let (Some(name), Some(port), Some(target), Some(true)) = (name, number, target, is_tcp) {
+            if !numbers.insert(port) {
+                faults.push(&at.field("port"), Fault::DuplicatePort { port });
+            }
+            ports.push(ServicePort { name, port, target });
+        }
+    }
+    ports
+}
+
+fn target(port: &shapes::ServicePort) -> Result<TargetPort, Fault> {
+    match &port.target_port {
+        // 0 is how Go writes a missing one.
+        None | Some(IntOrString::Int(0)) => syntax::port(port.port).map(TargetPort::Number),
+        Some(IntOrString::Int(n)) => syntax::port(*n).map(TargetPort::Number),
+        Some(IntOrString::Text(name)) => syntax::port_name(name).map(TargetPort::Name),
+    }
+}
+
+/// Fields that change where traffic goes, and do not yet here.
+fn not_yet(shape: &shapes::Service, at: &At<'_>, faults: &mut Faults) {
+    let spec = &shape.spec;
+    let says = |field: &Option<String>, usual: &str| field.as_deref().is_some_and(|v| !v.is_empty() && v != usual);
+    let any = "connections go to any ready endpoint";
+    for (field, is_set, instead) in [
+        ("sessionAffinity", says(&spec.session_affinity, "None"), any),
+        ("internalTrafficPolicy", says(&spec.internal_traffic_policy, "Cluster"), any),
+        ("trafficDistribution", says(&spec.traffic_distribution, ""), any),
+        ("externalIPs", !spec.external_ips.is_empty(), "connections to these addresses are not the mesh's"),
+    ] {
+        if is_set {
+            faults.push(&at.field(field), Fault::FieldNotServed { instead });
+        }
+    }
+    let metadata = At::ROOT.field("metadata");
+    for key in ["networking.istio.io/traffic-distribution", "service.kubernetes.io/topology-mode"] {
+        if shape.metadata.annotations.contains_key(key) {
+            faults.push(&metadata.field("annotations").field(key), Fault::FieldNotServed { instead: any });
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! What serves in place of a security policy that cannot be understood and has no version that could: leaving it out
+//! would let pass what its author wanted to stop, and a restart would turn a mistake into an open door.
+//!
+//! An AuthorizationPolicy is replaced by one that denies everything it selects, a PeerAuthentication by STRICT. Where
+//! the selector itself cannot be read, that is the whole namespace. Left out are policies that never decide anything
+//! here: of actions that are refused by name, dry runs, and those of waypoints.
+
+use std::collections::BTreeMap;
+
+use underpass_core::{
+    Kind, ObjectName,
+    authz::Rule,
+    world::{Action, AuthorizationPolicy, Created, Labels, MtlsMode, Object, PeerAuthentication, Scope},
+};
+
+use super::{Faults, meta, policy::DRY_RUN};
+use crate::{
+    path::At,
+    shapes::WorkloadSelector,
+    yaml::{Tree, from_tree},
+};
+
+/// The replacement for the object of this kind and name, where there is one.
+pub(crate) fn stand_in(kind: Kind, name: ObjectName, tree: &Tree) -> Option<Object> {
+    match kind {
+        Kind::AuthorizationPolicy => {
+            let scope = selector(tree).map_or(Scope::Namespace, Scope::Selector);
+            let rules = vec![Rule::default()]; // matches everything
+            let decides = decides(tree);
+            decides.then(|| AuthorizationPolicy { name, scope, action: Action::Deny, rules, dry_run: false }.into())
+        }
+        Kind::PeerAuthentication => {
+            let (selector, mode, ports, created) =
+                (selector(tree), MtlsMode::Strict, BTreeMap::new(), Created::UNKNOWN);
+            Some(PeerAuthentication { name, selector, mode, ports, created }.into())
+        }
+        _ => None,
+    }
+}
+
+fn decides(tree: &Tree) -> bool {
+    let spec = |field| tree.field("spec").and_then(|s| s.field(field));
+    let dry_run = tree.field("metadata").and_then(|m| m.field("annotations")).and_then(|a| a.field(DRY_RUN));
+    !matches!(spec("action").and_then(Tree::text), Some("CUSTOM" | "AUDIT"))
+        && (spec("selector").is_some() || (spec("targetRef").is_none() && spec("targetRefs").is_none()))
+        && dry_run.and_then(Tree::text) != Some("true")
+}
+
+fn selector(tree: &Tree) -> Option<Labels> {
+    let shape: WorkloadSelector = from_tree(tree.field("spec")?.field("selector")?).ok()?;
+    meta::label_map(&shape.match_labels, &At::ROOT, &mut Faults::default()).filter(|l| !l.is_empty())
+}

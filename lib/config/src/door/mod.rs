@@ -1,0 +1,75 @@
+//! The manifests door: a directory of YAML and JSON files becomes [`Batch`]es. [`read`] looks once; a [`Door`] looks
+//! again and again and says what changed; [`Door::watch`] does so whenever something changes.
+//!
+//! ```text
+//! Directory (IO)  --files that changed-->  State::next (pure)  --Batch, problems-->  the keeper
+//! ```
+//!
+//! What must hold: a batch takes the World from what the directory said before to what it says now, in one step (a
+//! renamed file is no change); an object that is broken keeps its last good version; a file that is broken keeps
+//! everything it last gave; nothing depends on the order in which files are found.
+
+mod diff;
+mod directory;
+mod watch;
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use underpass_core::world::Batch;
+
+use self::directory::Directory;
+pub use self::{
+    diff::{Content, State},
+    directory::{MAX_FILES, MAX_FOLDER_DEPTH},
+    watch::Watch,
+};
+use crate::{Problem, Severity};
+
+/// What a look at the directory brought.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Update {
+    /// From the World before to the World now; empty where nothing changed.
+    pub batch: Batch,
+    /// Every error and warning there is now, by file and line, whether new or not.
+    pub problems: Vec<Problem>,
+    /// Every object that is known and not yet served.
+    pub notices: Vec<Problem>,
+    /// How many objects of other kinds there are, by `apiVersion kind`.
+    pub ignored: BTreeMap<String, usize>,
+}
+
+impl Update {
+    /// Errors only.
+    pub fn errors(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.iter().filter(|p| p.severity() == Severity::Error)
+    }
+}
+
+/// Looks at a directory (or a single file) once: everything that it says, as one batch.
+#[must_use]
+pub fn read(path: impl Into<PathBuf>) -> Update {
+    Door::new(path).look()
+}
+
+/// A directory, and what it said last.
+#[derive(Debug)]
+pub struct Door {
+    directory: Directory,
+    state: State,
+}
+
+impl Door {
+    /// The door at `path`: a directory, or one file. Nothing is read yet.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { directory: Directory::new(path.into()), state: State::default() }
+    }
+
+    /// Looks again; the first look gives everything. Files that have not changed are not read again.
+    pub fn look(&mut self) -> Update {
+        let found = self.directory.look();
+        let (state, update) = self.state.next(&found);
+        self.state = state;
+        update
+    }
+}

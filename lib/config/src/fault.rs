@@ -1,0 +1,318 @@
+//! Everything that can be wrong with a manifest, as one enum: what is wrong is decided where it is known, and every
+//! text that a user reads stands here.
+
+use std::{io, sync::Arc};
+
+use crate::Severity;
+
+/// One reason. Texts from the manifest are printed as written, cut where they are long.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    // ---- files and documents
+    /// The operating system said no.
+    #[error("cannot be read: {kind}")]
+    Io {
+        /// What it said.
+        kind: io::ErrorKind,
+    },
+    /// [`crate::yaml::MAX_FILE_BYTES`].
+    #[error("is larger than {max} bytes")]
+    FileTooLarge {
+        /// The limit.
+        max: u64,
+    },
+    /// Manifests are UTF-8.
+    #[error("is no UTF-8 text, from byte {at} on")]
+    NotUtf8 {
+        /// The first byte that is not.
+        at: usize,
+    },
+    /// [`crate::yaml::MAX_DOCUMENTS`].
+    #[error("has more than {max} documents; the others are not read")]
+    TooManyDocuments {
+        /// The limit.
+        max: usize,
+    },
+    /// [`crate::door::MAX_FILES`].
+    #[error("the directory has more than {max} manifests; the others are not read")]
+    TooManyFiles {
+        /// The limit.
+        max: usize,
+    },
+    /// [`crate::door::MAX_FOLDER_DEPTH`].
+    #[error("folders are nested deeper than {max}; what is inside is not read")]
+    FoldersTooDeep {
+        /// The limit.
+        max: usize,
+    },
+    /// The YAML parser, or one of its budgets, said no.
+    #[error("{message}")]
+    Syntax {
+        /// What it said.
+        message: Arc<str>,
+    },
+    /// A key stands twice in one mapping.
+    #[error("this key stands twice, first in line {first_line}")]
+    DuplicateKey {
+        /// Where it stands again.
+        line: u32,
+        /// Where it stands first.
+        first_line: u32,
+    },
+    /// A list or a scalar.
+    #[error("a manifest is a mapping with apiVersion, kind and metadata; this is {found}")]
+    NotAMapping {
+        /// What it is.
+        found: &'static str,
+    },
+    /// `apiVersion`, `kind` or `metadata.name`.
+    #[error("is missing")]
+    Missing,
+    /// A kind of ours in a version that does not exist.
+    #[error("`{found}` is not served; write {served}")]
+    UnknownVersion {
+        /// As written.
+        found: Arc<str>,
+        /// What is.
+        served: &'static str,
+    },
+    /// A kind that its API group does not have.
+    #[error("`{found}` is no kind of this API group{}", hint(*.meant).unwrap_or_default())]
+    UnknownKind {
+        /// As written.
+        found: Arc<str>,
+        /// The nearest one.
+        meant: Option<&'static str>,
+    },
+    /// A policy's kind under an API group that is not Istio's.
+    #[error("is ignored: only {kind} of security.istio.io is served, not of `{found}`")]
+    ForeignGroup {
+        /// The kind.
+        kind: &'static str,
+        /// The apiVersion as written.
+        found: Arc<str>,
+    },
+    /// Two manifests for one object.
+    #[error("stands in {file}{} already; that one counts", at_line(*.line))]
+    DuplicateObject {
+        /// Where the one stands that counts.
+        file: Arc<str>,
+        /// Its line.
+        line: Option<u32>,
+    },
+    /// More of them than are worth a line each.
+    #[error("and {count} more")]
+    More {
+        /// How many are left out.
+        count: usize,
+    },
+    /// An object of the field that Underpass will serve.
+    #[error("known, not yet served")]
+    KindNotServed,
+
+    // ---- shapes
+    /// A field of a policy that nobody defined.
+    #[error("unknown field{}", hint(*.meant).unwrap_or_else(|| format!("; known are {}", list(.known))))]
+    UnknownField {
+        /// The nearest one.
+        meant: Option<&'static str>,
+        /// All that are.
+        known: &'static [&'static str],
+    },
+    /// A plain scalar that YAML reads as something else than text.
+    #[error("YAML reads this as {found}; text is expected: write it in quotes")]
+    Unquoted {
+        /// What YAML reads.
+        found: Arc<str>,
+    },
+    /// Something else than expected.
+    #[error("is {found}; expected is {expected}")]
+    WrongType {
+        /// What it is.
+        found: Arc<str>,
+        /// What it must be.
+        expected: Arc<str>,
+    },
+    /// A key without a value, where that could be read as "anything".
+    #[error("has no value: write one or leave the key out")]
+    Null,
+
+    // ---- values
+    /// A name of an object or a namespace.
+    #[error("`{}` is no valid name: {rule}", cut(.found))]
+    Name {
+        /// As written.
+        found: Arc<str>,
+        /// What a valid one is.
+        rule: &'static str,
+    },
+    /// The key of a label or an annotation.
+    #[error(
+        "is no valid key: an optional DNS prefix and `/`, then up to 63 of A-Z a-z 0-9 - _ . (not at the ends - _ .)"
+    )]
+    LabelKey,
+    /// The value of a label.
+    #[error("`{}` is no label value: up to 63 of A-Z a-z 0-9 - _ . (not at the ends - _ .)", cut(.found))]
+    LabelValue {
+        /// As written.
+        found: Arc<str>,
+    },
+    /// `metadata.uid`.
+    #[error("`{}` is no uid: up to 128 of A-Z a-z 0-9 -", cut(.found))]
+    Uid {
+        /// As written.
+        found: Arc<str>,
+    },
+    /// An IP address.
+    #[error("`{}` is no IP address", cut(.found))]
+    Address {
+        /// As written.
+        found: Arc<str>,
+    },
+    /// An IP address that no pod or service can have.
+    #[error("{found} cannot be the address of a pod, a node or a service")]
+    LocalAddress {
+        /// The address.
+        found: std::net::IpAddr,
+    },
+    /// `ipBlocks`.
+    #[error("`{}` is no IP address and no CIDR", cut(.found))]
+    Cidr {
+        /// As written.
+        found: Arc<str>,
+    },
+    /// A port number.
+    #[error("`{}` is no port: a number from 1 to 65535", cut(.found))]
+    Port {
+        /// As written.
+        found: Arc<str>,
+    },
+    /// The name of a container's port.
+    #[error("`{}` is no port name: up to 15 of a-z 0-9 -, with a letter", cut(.found))]
+    PortName {
+        /// As written.
+        found: Arc<str>,
+    },
+    /// RFC 3339.
+    #[error("`{}` is no time like 2026-01-31T23:59:59Z", cut(.found))]
+    Time {
+        /// As written.
+        found: Arc<str>,
+    },
+    /// One of a closed set.
+    #[error("`{}` is none of {}", cut(.found), list(.known))]
+    Value {
+        /// As written.
+        found: Arc<str>,
+        /// The set.
+        known: &'static [&'static str],
+    },
+    /// A service account in a policy.
+    #[error("`{}` is no service account: write `namespace/name`, or `name` for the policy's namespace", cut(.found))]
+    ServiceAccount {
+        /// As written.
+        found: Arc<str>,
+    },
+
+    /// Addresses of one object.
+    #[error("more than {max} addresses")]
+    TooManyAddresses {
+        /// The limit.
+        max: usize,
+    },
+    /// Two ports of a service.
+    #[error("port {port} stands twice")]
+    DuplicatePort {
+        /// The port.
+        port: u16,
+    },
+
+    // ---- policies
+    /// A list that asks for nothing: read as "anything" it would widen access.
+    #[error("the list is empty: it would match nothing or anything; leave the field out or name values")]
+    EmptyList,
+    /// An empty text in a list.
+    #[error("is empty")]
+    EmptyValue,
+    /// `source: {}` and the like.
+    #[error("asks for nothing: name at least one field of {what}")]
+    EmptyMatch {
+        /// What it is.
+        what: &'static str,
+    },
+    /// A `when` key that Istio does not define.
+    #[error("`{}` is no attribute that a condition can ask for{}", cut(.found), hint(*.meant).unwrap_or_default())]
+    WhenKey {
+        /// As written.
+        found: Arc<str>,
+        /// The nearest one.
+        meant: Option<&'static str>,
+    },
+    /// `CUSTOM` and `AUDIT`.
+    #[error("{action} is not served at L4: use ALLOW or DENY")]
+    ActionNotServed {
+        /// As written.
+        action: &'static str,
+    },
+    /// `provider` beside another action.
+    #[error("only action CUSTOM has a provider")]
+    Provider,
+    /// Two fields that exclude each other.
+    #[error("stands beside `{other}`: only one of the two can be given")]
+    Exclusive {
+        /// The other one.
+        other: &'static str,
+    },
+    /// `targetRefs` reach their own namespace only.
+    #[error("`{}` is another namespace: a policy is about targets of its own namespace", cut(.found))]
+    OtherNamespace {
+        /// As written.
+        found: Arc<str>,
+    },
+
+    // ---- warnings
+    /// A principal is compared without it.
+    #[error("principals are written without `spiffe://`: this value never matches")]
+    SpiffePrefix,
+    /// A field of a served object that is not served.
+    #[error("known, not yet served: {instead}")]
+    FieldNotServed {
+        /// What happens instead.
+        instead: &'static str,
+    },
+}
+
+impl Fault {
+    /// How bad it is.
+    #[must_use]
+    pub const fn severity(&self) -> Severity {
+        match self {
+            Self::KindNotServed => Severity::Notice,
+            Self::SpiffePrefix | Self::FieldNotServed { .. } | Self::ForeignGroup { .. } => Severity::Warning,
+            _ => Severity::Error,
+        }
+    }
+}
+
+fn hint(meant: Option<&'static str>) -> Option<String> {
+    meant.map(|m| format!(": did you mean `{m}`?"))
+}
+
+fn at_line(line: Option<u32>) -> String {
+    line.map_or_else(String::new, |l| format!(":{l}"))
+}
+
+fn list(known: &[&str]) -> String {
+    known.join(", ")
+}
+
+/// Enough of a text to find it again; a manifest of megabytes makes no message of megabytes.
+fn cut(text: &str) -> String {
+    const MOST: usize = 80;
+    let mut out: String = text.chars().take(MOST).flat_map(char::escape_debug).collect();
+    if text.chars().nth(MOST).is_some() {
+        out.push('…');
+    }
+    out
+}

@@ -1,0 +1,159 @@
+//! Which kinds are served, which are known and not yet served, and which are somebody else's. A kind of an API group
+//! of ours that this group does not have is a mistake, never somebody else's.
+
+use underpass_core::Kind;
+
+use crate::{Fault, hint::nearest};
+
+/// What an `apiVersion` and `kind` are to the mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// Becomes part of the World.
+    Served(Kind),
+    /// Has `items`; of this kind each, where they do not say themselves.
+    List(Option<String>),
+    /// Configures a mesh, and is not served yet.
+    NotYet,
+    /// A kind of the mesh's name, but not the mesh's.
+    Foreign(Fault),
+    /// Nothing of ours.
+    Other,
+    /// A mistake in this field.
+    Mistake(&'static str, Fault),
+}
+
+const ISTIO_SECURITY: &str = "security.istio.io";
+
+/// API groups that configure a mesh, and their kinds.
+const NOT_YET: &[(&str, &[&str])] = &[
+    (ISTIO_SECURITY, &["RequestAuthentication"]),
+    (
+        "networking.istio.io",
+        &[
+            "DestinationRule",
+            "EnvoyFilter",
+            "Gateway",
+            "ProxyConfig",
+            "ServiceEntry",
+            "Sidecar",
+            "VirtualService",
+            "WorkloadEntry",
+            "WorkloadGroup",
+        ],
+    ),
+    ("telemetry.istio.io", &["Telemetry"]),
+    ("extensions.istio.io", &["WasmPlugin"]),
+    ("install.istio.io", &["IstioOperator"]),
+];
+
+/// Grows with every release: all of its kinds are known.
+const GATEWAY_API: &str = "gateway.networking.k8s.io";
+
+/// Where a kind of ours is defined: group, versions, and what to write.
+const fn home(kind: Kind) -> (&'static str, &'static [&'static str], &'static str) {
+    match kind {
+        Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service => ("", &["v1"], "v1"),
+        Kind::EndpointSlice => ("discovery.k8s.io", &["v1"], "discovery.k8s.io/v1"),
+        Kind::AuthorizationPolicy | Kind::PeerAuthentication => {
+            (ISTIO_SECURITY, &["v1", "v1beta1"], "security.istio.io/v1")
+        }
+    }
+}
+
+pub(crate) fn classify(api_version: &str, kind: &str) -> Class {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    if let Some(ours) = Kind::ALL.into_iter().find(|k| k.as_str() == kind) {
+        let (home, versions, served) = home(ours);
+        return match ours {
+            _ if group == home && versions.contains(&version) => Class::Served(ours),
+            _ if group == home => {
+                Class::Mistake("apiVersion", Fault::UnknownVersion { found: api_version.into(), served })
+            }
+            Kind::AuthorizationPolicy | Kind::PeerAuthentication => {
+                Class::Foreign(Fault::ForeignGroup { kind: ours.as_str(), found: api_version.into() })
+            }
+            _ => Class::Other,
+        };
+    }
+    if let Some(item) = kind.strip_suffix("List") {
+        let is_ours = Kind::ALL.into_iter().any(|k| k.as_str() == item && home(k).0 == group);
+        if is_ours || (group.is_empty() && item.is_empty()) {
+            return Class::List(Some(item.to_owned()).filter(|i| !i.is_empty()));
+        }
+    }
+    if group == GATEWAY_API {
+        return Class::NotYet;
+    }
+    let known = NOT_YET.iter().find(|(g, _)| *g == group).map(|(_, kinds)| *kinds);
+    if known.is_some_and(|kinds| kinds.contains(&kind)) {
+        return Class::NotYet;
+    }
+    let ours = Kind::ALL.into_iter().filter(|k| home(*k).0 == group).map(Kind::as_str);
+    let meant = nearest(kind, ours.chain(known.into_iter().flatten().copied()));
+    // Kubernetes' own groups have kinds that are not listed here: there only a near miss is a mistake.
+    let is_istio = known.is_some();
+    if (is_istio && !kind.ends_with("List")) || meant.is_some() {
+        return Class::Mistake("kind", Fault::UnknownKind { found: kind.into(), meant });
+    }
+    Class::Other
+}
+
+/// The kind has no namespace.
+pub(crate) fn is_cluster_scoped(kind: &str) -> bool {
+    matches!(kind, "Namespace" | "Node" | "GatewayClass")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_owns_what() {
+        let check = |api_version: &str, kind: &str, expect: &str| {
+            let got = match classify(api_version, kind) {
+                Class::Served(k) => format!("served {k}"),
+                Class::List(item) => format!("list of {}", item.as_deref().unwrap_or("anything")),
+                Class::NotYet => "not yet".into(),
+                Class::Foreign(_) => "foreign".into(),
+                Class::Other => "other".into(),
+                Class::Mistake(field, fault) => format!("{field} {fault}"),
+            };
+            assert_eq!(got, expect, "{api_version} {kind}");
+        };
+        check("v1", "Pod", "served Pod");
+        check("v2", "Pod", "apiVersion `v2` is not served; write v1");
+        check("apps/v1", "Pod", "other");
+        check("serving.knative.dev/v1", "Service", "other");
+        check("discovery.k8s.io/v1", "EndpointSlice", "served EndpointSlice");
+        check(
+            "discovery.k8s.io/v1beta1",
+            "EndpointSlice",
+            "apiVersion `discovery.k8s.io/v1beta1` is not served; write discovery.k8s.io/v1",
+        );
+        check("security.istio.io/v1", "AuthorizationPolicy", "served AuthorizationPolicy");
+        check("security.istio.io/v1beta1", "PeerAuthentication", "served PeerAuthentication");
+        check("policy.linkerd.io/v1alpha1", "AuthorizationPolicy", "foreign");
+        check(
+            "security.istio.io/v1",
+            "AuthorisationPolicy",
+            "kind `AuthorisationPolicy` is no kind of this API group: did you mean `AuthorizationPolicy`?",
+        );
+        check("security.istio.io/v1", "Thing", "kind `Thing` is no kind of this API group");
+        check("security.istio.io/v1", "RequestAuthentication", "not yet");
+        check("networking.istio.io/v1beta1", "VirtualService", "not yet");
+        check(
+            "networking.istio.io/v1",
+            "VirtualServices",
+            "kind `VirtualServices` is no kind of this API group: did you mean `VirtualService`?",
+        );
+        check("gateway.networking.k8s.io/v1", "HTTPRoute", "not yet");
+        check("v1", "ConfigMap", "other");
+        check("v1", "ServiceAccount", "other");
+        check("v1", "pod", "kind `pod` is no kind of this API group: did you mean `Pod`?");
+        check("apps/v1", "Deployment", "other");
+        check("v1", "List", "list of anything");
+        check("v1", "PodList", "list of Pod");
+        check("v1", "ConfigMapList", "other");
+        check("security.istio.io/v1", "PeerAuthenticationList", "list of PeerAuthentication");
+    }
+}

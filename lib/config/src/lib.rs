@@ -1,0 +1,31 @@
+//! The shapes users write, their conversion to the World, and the manifests door.
+//!
+//! * [`yaml`]: text to trees, read as kubectl reads it.
+//! * [`shapes`]: what Kubernetes and Istio objects look like, as far as the mesh reads them.
+//! * [`convert`]: shapes to the types of core. Everything is validated here, once; what comes out is canonical.
+//! * [`manifest`]: one file to objects and [`Problem`]s.
+//! * [`door`]: a directory of files to [`Batch`](underpass_core::world::Batch)es, once or watched.
+//!
+//! What must hold: nothing that is read can panic or cost more than its limits; one mistake never loses its
+//! neighbours; every problem names file, document, object, field and reason; and nothing that cannot be understood
+//! ever widens access.
+
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects))]
+
+pub mod convert;
+pub mod door;
+mod fault;
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzz;
+mod hint;
+mod kinds;
+pub mod manifest;
+mod path;
+mod problem;
+pub mod shapes;
+pub mod yaml;
+
+pub use door::{Door, Update, Watch};
+pub use fault::Fault;
+pub use path::{Path, Segment};
+pub use problem::{Effect, ObjectId, Problem, Severity};

@@ -1,0 +1,313 @@
+//! One file: which objects it claims, which of them are good, and what is wrong with it. A pure function of the file's
+//! bytes; what to do about an object that is not good is the door's business.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use underpass_core::{Kind, ObjectKey, ObjectName, world::Object};
+
+use crate::{
+    Fault, ObjectId, Path, Problem, Segment, Severity,
+    convert::{self, Converted, FieldFault, Rejected, stand_in},
+    kinds::{self, Class},
+    path::At,
+    shapes,
+    yaml::{self, Document, Tree, Value, from_tree},
+};
+
+/// The most problems of one object that get a line each.
+const MAX_FAULTS: usize = 32;
+
+/// An object that stands in a file, good or not.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claim {
+    /// Which object.
+    pub key: ObjectKey,
+    /// In which document, from 1.
+    pub document: u32,
+    /// In which line, from 1.
+    pub line: u32,
+    /// What it says.
+    pub says: Says,
+}
+
+/// What a claim says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Says {
+    /// This object.
+    Good(Object),
+    /// Nothing that can be understood; a problem says why.
+    Bad {
+        /// What serves where nothing better is known.
+        stand_in: Option<Object>,
+    },
+}
+
+/// What was read from one file.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Manifest {
+    /// The objects it is about, in order.
+    pub claims: Vec<Claim>,
+    /// What is wrong or surprising, in order.
+    pub problems: Vec<Problem>,
+    /// How many objects of kinds that are not the mesh's, by `apiVersion kind`.
+    pub ignored: BTreeMap<String, usize>,
+    /// Something in it could not even be attributed to an object.
+    pub has_unreadable: bool,
+}
+
+/// Reads a file. `file` is what problems call it.
+#[must_use]
+pub fn read(file: &Arc<str>, bytes: &[u8]) -> Manifest {
+    let mut reader = Reader { file, out: Manifest::default() };
+    match yaml::documents(bytes) {
+        Err(fault) => {
+            reader.out.problems.push(Problem::of_file(file, fault));
+            reader.out.has_unreadable = true;
+        }
+        Ok(documents) => documents.iter().for_each(|d| reader.document(d)),
+    }
+    reader.out
+}
+
+/// A file that could not be read at all.
+#[must_use]
+pub fn unreadable(file: &Arc<str>, fault: Fault) -> Manifest {
+    Manifest { problems: vec![Problem::of_file(file, fault)], has_unreadable: true, ..Manifest::default() }
+}
+
+struct Reader<'a> {
+    file: &'a Arc<str>,
+    out: Manifest,
+}
+
+/// A mapping that should be an object: where it stands, and what a list around it says about it.
+struct Candidate<'t> {
+    tree: &'t Tree,
+    outer: Path,
+    document: u32,
+    api_version: Option<&'t str>,
+    kind: Option<&'t str>,
+}
+
+impl Candidate<'_> {
+    fn line(&self) -> Option<u32> {
+        Some(self.tree.line).filter(|l| *l > 0)
+    }
+}
+
+impl Reader<'_> {
+    fn document(&mut self, document: &Document<'_>) {
+        match &document.tree {
+            Ok(None) => {}
+            Ok(Some(tree)) => {
+                let (outer, document) = (Path::default(), document.number);
+                self.object(&Candidate { tree, outer, document, api_version: None, kind: None });
+            }
+            Err(e) => {
+                self.out.has_unreadable = true;
+                self.out.problems.push(Problem {
+                    file: Arc::clone(self.file),
+                    document: Some(document.number),
+                    line: e.line.or(Some(document.line)),
+                    object: glimpse(document.text),
+                    field: Path::default(),
+                    reason: e.clone().into(),
+                    effect: None,
+                });
+            }
+        }
+    }
+
+    fn object(&mut self, c: &Candidate<'_>) {
+        if !matches!(c.tree.value, Value::Map(_)) {
+            self.out.has_unreadable = true;
+            return self.say(c, None, Path::default(), Fault::NotAMapping { found: c.tree.value.describe() });
+        }
+        let said = |field: &str| c.tree.field(field).and_then(Tree::text).filter(|t| !t.is_empty());
+        let (api_version, kind) = (said("apiVersion").or(c.api_version), said("kind").or(c.kind));
+        let id = kind.and_then(|kind| identify(kind, c.tree));
+        let (Some(api_version), Some(kind)) = (api_version, kind) else {
+            self.out.has_unreadable = true;
+            let root = At::ROOT;
+            let missing = if api_version.is_none() { "apiVersion" } else { "kind" };
+            return self.say(c, id, root.field(missing).path(), Fault::Missing);
+        };
+        match kinds::classify(api_version, kind) {
+            Class::Served(kind) => self.served(c, kind, id),
+            Class::List(item) => self.list(c, item.as_deref().map(|item| (api_version, item))),
+            Class::NotYet => self.say(c, id, Path::default(), Fault::KindNotServed),
+            Class::Foreign(fault) => self.say(c, id, At::ROOT.field("kind").path(), fault),
+            Class::Other => {
+                let count = self.out.ignored.entry(format!("{api_version} {kind}")).or_default();
+                *count = count.saturating_add(1);
+            }
+            Class::Mistake(field, fault) => {
+                self.out.has_unreadable = true;
+                self.say(c, id, At::ROOT.field(field).path(), fault);
+            }
+        }
+    }
+
+    fn list(&mut self, c: &Candidate<'_>, item: Option<(&str, &str)>) {
+        let Some(items) = c.tree.field("items").filter(|i| i.value != Value::Null) else { return };
+        let Value::List(trees) = &items.value else {
+            self.out.has_unreadable = true;
+            let (found, expected) = (items.value.describe().into(), "a list".into());
+            return self.say(c, None, At::ROOT.field("items").path(), Fault::WrongType { found, expected });
+        };
+        for (i, tree) in trees.iter().enumerate() {
+            let outer: Path = [Segment::Field("items".into()), Segment::Index(i)].into_iter().collect();
+            let (outer, document) = (outer.inside(&c.outer), c.document);
+            let (api_version, kind) = item.unzip();
+            self.object(&Candidate { tree, outer, document, api_version, kind });
+        }
+    }
+
+    fn served(&mut self, c: &Candidate<'_>, kind: Kind, id: Option<ObjectId>) {
+        let converted = object(kind, c.tree);
+        let key = key(kind, c.tree);
+        let (says, faults) = match converted {
+            Ok(Converted { object, warnings }) => (Says::Good(object), warnings),
+            Err(Rejected(faults)) => {
+                let stand_in = key.as_ref().and_then(|k| stand_in(kind, k.name.clone(), c.tree));
+                (Says::Bad { stand_in }, faults)
+            }
+        };
+        let count = faults.len().saturating_sub(MAX_FAULTS);
+        for f in faults.into_iter().take(MAX_FAULTS) {
+            self.say(c, id.clone(), f.field, f.fault);
+        }
+        if count > 0 {
+            self.say(c, id, Path::default(), Fault::More { count });
+        }
+        match key {
+            Some(key) => {
+                let (document, line) = (c.document, c.tree.line);
+                self.out.claims.push(Claim { key, document, line, says });
+            }
+            None => self.out.has_unreadable = true,
+        }
+    }
+
+    fn say(&mut self, c: &Candidate<'_>, object: Option<ObjectId>, field: Path, reason: Fault) {
+        let line = match &reason {
+            Fault::DuplicateKey { line, .. } => Some(*line),
+            _ => Some(c.tree.line_of(&field)).filter(|l| *l > 0).or_else(|| c.line()),
+        };
+        self.out.problems.push(Problem {
+            file: Arc::clone(self.file),
+            document: Some(c.document),
+            line,
+            object,
+            field: field.inside(&c.outer),
+            reason,
+            effect: None,
+        });
+    }
+}
+
+/// The object of a kind that a tree says.
+fn object(kind: Kind, tree: &Tree) -> Result<Converted<Object>, Rejected> {
+    let strict = matches!(kind, Kind::AuthorizationPolicy | Kind::PeerAuthentication);
+    let mut faults: Vec<FieldFault> = tree
+        .duplicates()
+        .into_iter()
+        .map(|d| FieldFault { field: d.path, fault: Fault::DuplicateKey { line: d.line, first_line: d.first_line } })
+        .collect();
+    if strict {
+        // The API server refuses these too: `from:` with nothing behind it would read as "from anywhere".
+        let is_spec = |p: &Path| matches!(p.segments().first(), Some(Segment::Field(f)) if **f == *"spec");
+        let nulls = tree.nulls().into_iter().filter(is_spec);
+        faults.extend(nulls.map(|field| FieldFault { field, fault: Fault::Null }));
+    }
+    if !faults.is_empty() {
+        return Err(Rejected(faults));
+    }
+    match kind {
+        Kind::Namespace => one(tree, convert::namespace),
+        Kind::Node => one(tree, convert::node),
+        Kind::Pod => one(tree, convert::pod),
+        Kind::Service => one(tree, convert::service),
+        Kind::EndpointSlice => one(tree, convert::endpoint_slice),
+        Kind::AuthorizationPolicy => one(tree, convert::authorization_policy),
+        Kind::PeerAuthentication => one(tree, convert::peer_authentication),
+    }
+}
+
+fn one<S, T>(
+    tree: &Tree,
+    convert: impl FnOnce(&S) -> Result<Converted<T>, Rejected>,
+) -> Result<Converted<Object>, Rejected>
+where
+    S: for<'de> serde::Deserialize<'de>,
+    Object: From<T>,
+{
+    let shape: S = from_tree(tree).map_err(|e| Rejected(vec![FieldFault { field: e.path, fault: e.fault }]))?;
+    convert(&shape).map(|c| Converted { object: c.object.into(), warnings: c.warnings })
+}
+
+fn metadata<'t>(tree: &'t Tree, field: &str) -> Option<&'t str> {
+    tree.field("metadata")?.field(field)?.text().filter(|t| !t.is_empty())
+}
+
+/// The key, where the name is one; also of an object whose other fields are broken.
+fn key(kind: Kind, tree: &Tree) -> Option<ObjectKey> {
+    let name = metadata(tree, "name")?.to_owned();
+    let namespace = metadata(tree, "namespace").map(str::to_owned);
+    let meta = shapes::ObjectMeta { name, namespace, ..shapes::ObjectMeta::default() };
+    let name = convert::object_name(kind, &meta, &mut convert::Faults::default())?;
+    Some(ObjectKey::new(kind, name))
+}
+
+/// Kind and name for people, of any kind, valid or not.
+fn identify(kind: &str, tree: &Tree) -> Option<ObjectId> {
+    let name = metadata(tree, "name")?;
+    Some(id(kind, metadata(tree, "namespace"), name))
+}
+
+fn id(kind: &str, namespace: Option<&str>, name: &str) -> ObjectId {
+    let name = match namespace {
+        _ if kinds::is_cluster_scoped(kind) => ObjectName::cluster(name),
+        Some(namespace) => ObjectName::new(namespace, name),
+        None => ObjectName::new("default", name),
+    };
+    ObjectId { kind: kind.into(), name }
+}
+
+/// What a document that cannot be parsed is probably about, for the message only.
+fn glimpse(text: &str) -> Option<ObjectId> {
+    let mut kind = None;
+    let (mut name, mut namespace) = (None, None);
+    let mut inside: Option<Option<usize>> = None; // in metadata, and how far its fields are indented
+    for line in text.lines() {
+        let field = line.trim_start_matches(' ');
+        let indent = line.len().saturating_sub(field.len());
+        let value = |key: &str| field.strip_prefix(key)?.strip_prefix(':').map(plain).filter(|v| !v.is_empty());
+        if field.is_empty() || field.starts_with('#') {
+            continue;
+        }
+        if indent == 0 {
+            inside = field.starts_with("metadata:").then_some(None);
+            kind = kind.or_else(|| value("kind"));
+        } else if let Some(level) = inside {
+            let level = *inside.insert(Some(level.unwrap_or(indent)));
+            if level == Some(indent) {
+                name = name.or_else(|| value("name"));
+                namespace = namespace.or_else(|| value("namespace"));
+            }
+        }
+    }
+    Some(id(kind?, namespace, name?))
+}
+
+fn plain(value: &str) -> &str {
+    let value = value.split(" #").next().unwrap_or_default().trim();
+    value.trim_matches(['"', '\''])
+}
+
+impl Manifest {
+    /// Errors only.
+    pub fn errors(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.iter().filter(|p| p.severity() == Severity::Error)
+    }
+}

@@ -1,0 +1,122 @@
+//! Where in an object something is: `spec.rules[0].from[1].source.principals[2]`. Its own file because shapes,
+//! converters and trees must mean the same place by it.
+
+use std::fmt;
+
+/// One step into an object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Segment {
+    /// A key of a mapping.
+    Field(Box<str>),
+    /// A position in a list, from 0.
+    Index(usize),
+}
+
+/// A place in an object; empty for the object as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Path(Vec<Segment>);
+
+impl Path {
+    /// The steps, outermost first.
+    #[must_use]
+    pub fn segments(&self) -> &[Segment] {
+        &self.0
+    }
+
+    /// The object as a whole.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// This place, seen from one step further out.
+    pub(crate) fn prefix(&mut self, segment: Segment) {
+        self.0.insert(0, segment);
+    }
+
+    /// This place, seen from `outer`.
+    #[must_use]
+    pub(crate) fn inside(mut self, outer: &Self) -> Self {
+        self.0.splice(0..0, outer.0.iter().cloned());
+        self
+    }
+}
+
+impl FromIterator<Segment> for Path {
+    fn from_iter<I: IntoIterator<Item = Segment>>(segments: I) -> Self {
+        Self(segments.into_iter().collect())
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, segment) in self.0.iter().enumerate() {
+            match segment {
+                Segment::Index(n) => write!(f, "[{n}]")?,
+                Segment::Field(name) if name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') => {
+                    write!(f, "{}{name}", if i == 0 { "" } else { "." })?;
+                }
+                // keys of labels have dots and slashes of their own
+                Segment::Field(name) => write!(f, "[{}]", name.escape_debug())?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A place on the way down, without allocating: only an error makes a [`Path`] of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct At<'a> {
+    outer: Option<&'a At<'a>>,
+    step: Step<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step<'a> {
+    Root,
+    Field(&'a str),
+    Index(usize),
+}
+
+impl<'a> At<'a> {
+    pub(crate) const ROOT: At<'static> = At { outer: None, step: Step::Root };
+
+    pub(crate) fn field(&'a self, name: &'a str) -> Self {
+        At { outer: Some(self), step: Step::Field(name) }
+    }
+
+    pub(crate) fn index(&'a self, index: usize) -> Self {
+        At { outer: Some(self), step: Step::Index(index) }
+    }
+
+    pub(crate) fn path(&self) -> Path {
+        let mut path = self.outer.map_or_else(Path::default, Self::path);
+        match self.step {
+            Step::Root => {}
+            Step::Field(name) => path.0.push(Segment::Field(name.into())),
+            Step::Index(i) => path.0.push(Segment::Index(i)),
+        }
+        path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prints_as_written() {
+        let root = At::ROOT;
+        assert_eq!(root.path().to_string(), "");
+        let (spec, metadata) = (root.field("spec"), root.field("metadata"));
+        let (rules, labels) = (spec.field("rules"), metadata.field("labels"));
+        let first = rules.index(0);
+        assert_eq!(first.field("from").path().to_string(), "spec.rules[0].from");
+        assert_eq!(
+            labels.field("app.kubernetes.io/name").path().to_string(),
+            "metadata.labels[app.kubernetes.io/name]"
+        );
+        let inner = rules.index(1).path();
+        assert_eq!(inner.inside(&At::ROOT.field("items").path()).to_string(), "items.spec.rules[1]");
+    }
+}

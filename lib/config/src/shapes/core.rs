@@ -1,0 +1,228 @@
+//! Kinds that Kubernetes defines.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::{IntOrString, ObjectMeta};
+
+/// `v1 Namespace`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Namespace {
+    /// `metadata`.
+    pub metadata: ObjectMeta,
+}
+
+/// `v1 Node`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Node {
+    /// `metadata`.
+    pub metadata: ObjectMeta,
+    /// `status`.
+    pub status: NodeStatus,
+}
+
+/// `status` of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeStatus {
+    /// `addresses`.
+    pub addresses: Vec<NodeAddress>,
+}
+
+/// An address of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeAddress {
+    /// `InternalIP`, `ExternalIP`, `Hostname` ...
+    pub r#type: String,
+    /// The address or name.
+    pub address: String,
+}
+
+/// `v1 Pod`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Pod {
+    /// `metadata`.
+    pub metadata: ObjectMeta,
+    /// `spec`.
+    pub spec: PodSpec,
+    /// `status`.
+    pub status: PodStatus,
+}
+
+/// `spec` of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodSpec {
+    /// `nodeName`.
+    pub node_name: Option<String>,
+    /// `hostNetwork`.
+    pub host_network: bool,
+    /// `serviceAccountName`.
+    pub service_account_name: Option<String>,
+    /// `containers`.
+    pub containers: Vec<Container>,
+    /// `initContainers`.
+    pub init_containers: Vec<Container>,
+}
+
+/// A container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Container {
+    /// `name`.
+    pub name: String,
+    /// `ports`.
+    pub ports: Vec<ContainerPort>,
+    /// `restartPolicy`: `Always` makes an init container one that stays.
+    pub restart_policy: Option<String>,
+}
+
+/// A port of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ContainerPort {
+    /// `name`.
+    pub name: Option<String>,
+    /// `containerPort`.
+    pub container_port: i64,
+    /// `protocol`, `TCP` where it is missing.
+    pub protocol: Option<String>,
+}
+
+/// `status` of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodStatus {
+    /// `phase`.
+    pub phase: Option<String>,
+    /// `podIP`.
+    #[serde(rename = "podIP")]
+    pub pod_ip: Option<String>,
+    /// `podIPs`.
+    #[serde(rename = "podIPs")]
+    pub pod_ips: Vec<PodIp>,
+    /// `conditions`.
+    pub conditions: Vec<PodCondition>,
+}
+
+/// An entry of `podIPs`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodIp {
+    /// The address.
+    pub ip: String,
+}
+
+/// A condition of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodCondition {
+    /// `Ready` ...
+    pub r#type: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+}
+
+/// `v1 Service`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Service {
+    /// `metadata`.
+    pub metadata: ObjectMeta,
+    /// `spec`.
+    pub spec: ServiceSpec,
+}
+
+/// `spec` of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceSpec {
+    /// `type`.
+    pub r#type: Option<String>,
+    /// `clusterIP`.
+    #[serde(rename = "clusterIP")]
+    pub cluster_ip: Option<String>,
+    /// `clusterIPs`.
+    #[serde(rename = "clusterIPs")]
+    pub cluster_ips: Vec<String>,
+    /// `ports`.
+    pub ports: Vec<ServicePort>,
+    /// `selector`.
+    pub selector: Option<BTreeMap<String, String>>,
+    /// `externalName`.
+    pub external_name: Option<String>,
+    /// `publishNotReadyAddresses`.
+    pub publish_not_ready_addresses: bool,
+    /// `sessionAffinity`: `None` or `ClientIP`.
+    pub session_affinity: Option<String>,
+    /// `internalTrafficPolicy`: `Cluster` or `Local`.
+    pub internal_traffic_policy: Option<String>,
+    /// `trafficDistribution`.
+    pub traffic_distribution: Option<String>,
+    /// `externalIPs`.
+    #[serde(rename = "externalIPs")]
+    pub external_ips: Vec<String>,
+}
+
+/// A port of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServicePort {
+    /// `name`.
+    pub name: Option<String>,
+    /// `protocol`, `TCP` where it is missing.
+    pub protocol: Option<String>,
+    /// `port`.
+    pub port: i64,
+    /// `targetPort`.
+    pub target_port: Option<IntOrString>,
+}
+
+/// `discovery.k8s.io/v1 EndpointSlice`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointSlice {
+    /// `metadata`.
+    pub metadata: ObjectMeta,
+    /// `addressType`: `IPv4`, `IPv6` or `FQDN`.
+    pub address_type: Option<String>,
+    /// `endpoints`.
+    pub endpoints: Vec<Endpoint>,
+    /// `ports`.
+    pub ports: Vec<EndpointPort>,
+}
+
+/// An endpoint of a slice.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Endpoint {
+    /// `addresses`.
+    pub addresses: Vec<String>,
+    /// `conditions`.
+    pub conditions: EndpointConditions,
+}
+
+/// `conditions` of an endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointConditions {
+    /// `ready`; missing counts as true.
+    pub ready: Option<bool>,
+}
+
+/// A port of a slice.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointPort {
+    /// `name`.
+    pub name: Option<String>,
+    /// `protocol`, `TCP` where it is missing.
+    pub protocol: Option<String>,
+    /// `port`; missing: all ports.
+    pub port: Option<i64>,
+}

@@ -1,0 +1,231 @@
+//! Trees to shapes: a serde deserializer that is as strict as the API server. Text is text (a number or a boolean is
+//! not), a key without a value is a field left out, and an error says where in the object it is.
+
+use std::{fmt, sync::Arc};
+
+use serde::{
+    de::{
+        self, Deserialize, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Unexpected, Visitor,
+    },
+    forward_to_deserialize_any,
+};
+
+use super::{Key, Tree, Value};
+use crate::{Fault, Path, Segment, hint::nearest};
+
+/// Why a tree does not have the shape.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {fault}")]
+pub struct ShapeError {
+    /// Where.
+    pub path: Path,
+    /// Why.
+    pub fault: Fault,
+}
+
+/// Reads a shape.
+///
+/// # Errors
+/// The first thing that does not fit, and where.
+pub fn from_tree<'de, T: Deserialize<'de>>(tree: &'de Tree) -> Result<T, ShapeError> {
+    T::deserialize(tree)
+}
+
+impl ShapeError {
+    fn new(fault: Fault) -> Self {
+        Self { path: Path::default(), fault }
+    }
+
+    fn within(mut self, segment: Segment) -> Self {
+        self.path.prefix(segment);
+        self
+    }
+}
+
+impl de::Error for ShapeError {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self::new(Fault::Syntax { message: message.to_string().into() })
+    }
+
+    fn invalid_type(found: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        let expected = match expected.to_string() {
+            number if number == "i64" => "a whole number".into(),
+            other => other.into(),
+        };
+        Self::new(Fault::WrongType { found: say(found), expected })
+    }
+
+    fn invalid_value(found: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        Self::invalid_type(found, expected)
+    }
+
+    fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
+        Self::new(Fault::UnknownField { meant: nearest(field, expected.iter().copied()), known: expected })
+            .within(Segment::Field(field.into()))
+    }
+}
+
+fn say(found: Unexpected<'_>) -> Arc<str> {
+    match found {
+        Unexpected::Bool(b) => format!("the boolean {b}").into(),
+        Unexpected::Unsigned(n) => format!("the number {n}").into(),
+        Unexpected::Signed(n) => format!("the number {n}").into(),
+        Unexpected::Float(n) => format!("the number {n}").into(),
+        Unexpected::Str(_) => "text".into(),
+        Unexpected::Unit | Unexpected::Option => "nothing".into(),
+        Unexpected::Seq => "a list".into(),
+        Unexpected::Map => "a mapping".into(),
+        Unexpected::Other(what) => what.into(),
+        other => other.to_string().into(),
+    }
+}
+
+impl Value {
+    fn unexpected(&self) -> Unexpected<'_> {
+        match self {
+            Self::Null => Unexpected::Unit,
+            Self::Bool(b) => Unexpected::Bool(*b),
+            Self::Int(n) => match i64::try_from(*n) {
+                Ok(n) => Unexpected::Signed(n),
+                Err(_) => Unexpected::Other("a very large number"),
+            },
+            Self::Float(n) => Unexpected::Float(*n),
+            Self::Text(text) => Unexpected::Str(text),
+            Self::List(_) => Unexpected::Seq,
+            Self::Map(_) => Unexpected::Map,
+        }
+    }
+}
+
+impl<'de> Deserializer<'de> for &'de Tree {
+    type Error = ShapeError;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ShapeError> {
+        match &self.value {
+            Value::Null => visitor.visit_unit(),
+            Value::Bool(b) => visitor.visit_bool(*b),
+            Value::Int(n) => match i64::try_from(*n) {
+                Ok(n) => visitor.visit_i64(n),
+                Err(_) => visitor.visit_i128(*n),
+            },
+            Value::Float(n) => visitor.visit_f64(*n),
+            Value::Text(text) => visitor.visit_borrowed_str(text),
+            Value::List(items) => visitor.visit_seq(Items { rest: items.iter().enumerate() }),
+            Value::Map(entries) => visitor.visit_map(Entries::new(entries, false)),
+        }
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ShapeError> {
+        match &self.value {
+            Value::Text(text) => visitor.visit_borrowed_str(text),
+            // As in JSON for Go: null leaves the empty text.
+            Value::Null => visitor.visit_borrowed_str(""),
+            Value::Bool(_) | Value::Int(_) | Value::Float(_) => {
+                Err(ShapeError::new(Fault::Unquoted { found: say(self.value.unexpected()) }))
+            }
+            other => Err(de::Error::invalid_type(other.unexpected(), &"text")),
+        }
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ShapeError> {
+        self.deserialize_str(visitor)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ShapeError> {
+        match &self.value {
+            Value::Null => visitor.visit_none(),
+            _ => visitor.visit_some(self),
+        }
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ShapeError> {
+        match &self.value {
+            Value::List(items) => visitor.visit_seq(Items { rest: items.iter().enumerate() }),
+            Value::Null => visitor.visit_seq(Items { rest: [].iter().enumerate() }),
+            other => Err(de::Error::invalid_type(other.unexpected(), &"a list")),
+        }
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ShapeError> {
+        match &self.value {
+            Value::Map(entries) => visitor.visit_map(Entries::new(entries, false)),
+            Value::Null => visitor.visit_map(Entries::new(&[], false)),
+            other => Err(de::Error::invalid_type(other.unexpected(), &"a mapping")),
+        }
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, ShapeError> {
+        match &self.value {
+            Value::Map(entries) => visitor.visit_map(Entries::new(entries, true)),
+            Value::Null => visitor.visit_map(Entries::new(&[], true)),
+            other => Err(de::Error::invalid_type(other.unexpected(), &"a mapping")),
+        }
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, ShapeError> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ShapeError> {
+        visitor.visit_unit()
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char bytes byte_buf unit unit_struct tuple tuple_struct
+        enum identifier
+    }
+}
+
+struct Items<'de> {
+    rest: std::iter::Enumerate<std::slice::Iter<'de, Tree>>,
+}
+
+impl<'de> SeqAccess<'de> for Items<'de> {
+    type Error = ShapeError;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, ShapeError> {
+        let Some((i, item)) = self.rest.next() else { return Ok(None) };
+        seed.deserialize(item).map(Some).map_err(|e| e.within(Segment::Index(i)))
+    }
+}
+
+struct Entries<'de> {
+    rest: std::slice::Iter<'de, (Key, Tree)>,
+    current: Option<&'de (Key, Tree)>,
+    /// In a struct a key without a value is a field left out; in a map of texts it is an empty text.
+    skip_nulls: bool,
+}
+
+impl<'de> Entries<'de> {
+    fn new(entries: &'de [(Key, Tree)], skip_nulls: bool) -> Self {
+        Self { rest: entries.iter(), current: None, skip_nulls }
+    }
+}
+
+impl<'de> MapAccess<'de> for Entries<'de> {
+    type Error = ShapeError;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, ShapeError> {
+        let skip = self.skip_nulls;
+        self.current = self.rest.find(|(_, value)| !(skip && value.value == Value::Null));
+        let Some((key, _)) = self.current else { return Ok(None) };
+        let key: de::value::StrDeserializer<'_, ShapeError> = key.name.as_str().into_deserializer();
+        seed.deserialize(key).map(Some)
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, ShapeError> {
+        let Some((key, value)) = self.current.take() else {
+            return Err(de::Error::custom("a value was asked for before its key"));
+        };
+        seed.deserialize(value).map_err(|e| e.within(Segment::Field(key.name.as_str().into())))
+    }
+}

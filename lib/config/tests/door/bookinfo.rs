@@ -1,0 +1,77 @@
+//! The sample that everything else starts from: read without a word, and meaning what it says.
+
+use std::path::Path;
+
+use underpass_config::door;
+use underpass_core::{
+    Kind, World,
+    authz::{Peer, Request},
+    testing::name,
+    world::MeshSettings,
+};
+
+fn sample() -> World {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/samples/bookinfo");
+    let update = door::read(path);
+    assert_eq!(crate::lines(&update), "");
+    assert!(update.ignored.is_empty(), "{:?}", update.ignored);
+    World::empty(MeshSettings::default()).apply(&update.batch)
+}
+
+#[test]
+fn it_is_complete() {
+    let world = sample();
+    assert_eq!(world.findings(), []);
+    let count = |kind| world.objects().keys().filter(|k| k.kind == kind).count();
+    let counts: Vec<_> = Kind::ALL.into_iter().map(|k| (k.as_str(), count(k))).collect();
+    assert_eq!(
+        counts,
+        [
+            ("Namespace", 3),
+            ("Node", 2),
+            ("Pod", 8),
+            ("Service", 4),
+            ("EndpointSlice", 0),
+            ("AuthorizationPolicy", 5),
+            ("PeerAuthentication", 1),
+        ]
+    );
+    for pod in world.workloads() {
+        assert_eq!(world.is_enrolled(pod), pod.name.namespace() != "legacy", "{}", pod.name);
+        assert_eq!(pod.addresses.len(), 2, "{}", pod.name);
+        assert!(pod.ready && world.node(pod.node.as_ref().unwrap()).is_some(), "{}", pod.name);
+    }
+    for service in world.services() {
+        let endpoints = world.endpoints(&service.name);
+        let expect = if service.name.name() == "reviews" { 3 } else { 1 };
+        assert_eq!(endpoints.len(), expect, "{}", service.name);
+        assert!(endpoints.iter().all(|e| e.port(&service.ports[0]) == Some(9080)), "{}", service.name);
+    }
+}
+
+#[test]
+fn who_may_call_whom() {
+    let world = sample();
+    let check = |from: &str, to: &str, with_identity: bool, expect: bool| {
+        let (from, to) = (world.workload(&name(from)).unwrap(), world.workload(&name(to)).unwrap());
+        let identity = from.identity(&world.settings().trust_domain);
+        let peer = Peer { address: from.addresses[0], identity: with_identity.then_some(&identity) };
+        let request = Request { peer, workload: to, address: to.addresses[0], port: 9080 };
+        let verdict = underpass_core::admit::admit(&world, &request, &mut ());
+        assert_eq!(verdict.is_allow(), expect, "{} to {}: {verdict:?}", from.name, to.name);
+    };
+    check("client/sleep", "bookinfo/productpage-v1", true, true);
+    check("bookinfo/productpage-v1", "bookinfo/details-v1", true, true);
+    for v in 1..=3 {
+        check("bookinfo/productpage-v1", &format!("bookinfo/reviews-v{v}"), true, true);
+        check(&format!("bookinfo/reviews-v{v}"), "bookinfo/ratings-v1", true, true);
+    }
+    check("bookinfo/productpage-v1", "bookinfo/ratings-v1", true, false);
+    check("client/sleep", "bookinfo/details-v1", true, false);
+    check("client/sleep", "bookinfo/reviews-v1", true, false);
+    check("bookinfo/ratings-v1", "bookinfo/productpage-v1", true, false);
+    check("legacy/curl", "bookinfo/productpage-v1", false, false);
+    check("bookinfo/productpage-v1", "bookinfo/details-v1", false, false);
+    check("bookinfo/productpage-v1", "client/sleep", true, true);
+    check("bookinfo/productpage-v1", "legacy/curl", false, true);
+}

@@ -1,0 +1,241 @@
+//! From one state of a directory to the next: what changes, what stays, and what a mistake does not do.
+
+use expect_test::{Expect, expect};
+use underpass_config::{Fault, Update, door::Content, door::State};
+use underpass_core::{
+    testing::name,
+    world::{Change, Object},
+};
+
+use crate::{Shelf, lines};
+
+fn namespace(name: &str, label: &str) -> String {
+    format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{is: {label}}}}}\n---\n")
+}
+
+/// `+Kind name` and `-Kind name`, in order.
+fn changes(update: &Update) -> Vec<String> {
+    let say = |c: &Change| match c {
+        Change::Put(object) => format!("+{}", object.key()),
+        Change::Remove(key) => format!("-{key}"),
+    };
+    update.batch.changes.iter().map(say).collect()
+}
+
+#[track_caller]
+fn check(update: &Update, expect_changes: &[&str], expect: &Expect) {
+    assert_eq!(changes(update), expect_changes);
+    expect.assert_eq(&lines(update));
+}
+
+#[test]
+fn only_what_changed_is_in_the_batch() {
+    let mut shelf = Shelf::new();
+    let (a, b, c) = (namespace("a", "x"), namespace("b", "x"), namespace("c", "x"));
+    let none = &expect![[""]];
+    check(&shelf.put(&[("1.yaml", &(a.clone() + &b))]), &["+Namespace a", "+Namespace b"], none);
+    check(&shelf.put(&[("1.yaml", &(a.clone() + &b))]), &[], none);
+    check(&shelf.put(&[("1.yaml", &(b.clone() + "# a comment\n" + &a))]), &[], none);
+    check(&shelf.put(&[("1.yaml", &(a.clone() + &namespace("b", "z")))]), &["+Namespace b"], none);
+    check(&shelf.put(&[("1.yaml", &a), ("2.yaml", &c)]), &["-Namespace b", "+Namespace c"], none);
+    check(&shelf.put(&[("renamed.yaml", &a), ("dir/2.yaml", &c)]), &[], none);
+    check(&shelf.put(&[("renamed.yaml", "# nothing left\n")]), &["-Namespace a", "-Namespace c"], none);
+    assert!(shelf.world.objects().is_empty());
+}
+
+#[test]
+fn a_broken_object_keeps_its_last_good_version() {
+    let mut shelf = Shelf::new();
+    let (a, b) = (namespace("a", "x"), namespace("b", "x"));
+    shelf.put(&[("1.yaml", &(a.clone() + &b))]);
+    let update = shelf.put(&[("1.yaml", &(namespace("a", "1") + &namespace("b", "z")))]);
+    check(
+        &update,
+        &["+Namespace b"],
+        &expect![[r#"
+        error: 1.yaml:3: document 1: Namespace a: metadata.labels.is: YAML reads this as the number 1; text is expected: write it in quotes (the last good version keeps serving)
+    "#]],
+    );
+    assert_eq!(&*shelf.world.namespace("a").unwrap().labels["is"], "x");
+    // also when the broken one moves to another file
+    let update = shelf.put(&[("0.yaml", &namespace("a", "1")), ("1.yaml", &b)]);
+    check(
+        &update,
+        &["+Namespace b"],
+        &expect![[r#"
+        error: 0.yaml:3: document 1: Namespace a: metadata.labels.is: YAML reads this as the number 1; text is expected: write it in quotes (the last good version keeps serving)
+    "#]],
+    );
+    // deleting the document deletes the object
+    check(&shelf.put(&[("1.yaml", &b)]), &["-Namespace a"], &expect![[""]]);
+    // and what never was good is not there
+    check(
+        &shelf.put(&[("1.yaml", &(namespace("a", "1") + &b))]),
+        &[],
+        &expect![[r#"
+        error: 1.yaml:3: document 1: Namespace a: metadata.labels.is: YAML reads this as the number 1; text is expected: write it in quotes (not served)
+    "#]],
+    );
+}
+
+#[test]
+fn a_document_that_cannot_be_parsed_keeps_what_its_file_gave() {
+    let mut shelf = Shelf::new();
+    let (a, b) = (namespace("a", "x"), namespace("b", "x"));
+    shelf.put(&[("1.yaml", &(a.clone() + &b)), ("2.yaml", &namespace("c", "x"))]);
+    let update = shelf.put(&[("1.yaml", &(a.clone() + "kind: [\n"))]);
+    check(
+        &update,
+        &["-Namespace c"],
+        &expect![[r#"
+        error: 1.yaml:5: document 2: is no valid YAML: unclosed bracket '[' (the last good version keeps serving)
+    "#]],
+    );
+    assert!(shelf.world.namespace("b").is_some());
+    check(&shelf.put(&[("1.yaml", &a)]), &["-Namespace b"], &expect![[""]]);
+    // a line that is lost is no deletion
+    let update = shelf.put(&[("1.yaml", &a.replace("kind: Namespace\n", ""))]);
+    check(
+        &update,
+        &[],
+        &expect![[r#"
+        error: 1.yaml:1: document 1: kind: is missing (the last good version keeps serving)
+    "#]],
+    );
+    assert!(shelf.world.namespace("a").is_some());
+}
+
+#[test]
+fn a_file_that_cannot_be_read_keeps_what_it_gave() {
+    let a = namespace("a", "x");
+    let file = || "1.yaml".into();
+    let (state, _) = State::default().next(&[(file(), Content::Bytes(a.as_bytes()))]);
+    let fault = Fault::Io { kind: std::io::ErrorKind::PermissionDenied };
+    let (state, update) = state.next(&[(file(), Content::Unreadable(fault))]);
+    check(
+        &update,
+        &[],
+        &expect![[r#"
+        error: 1.yaml: cannot be read: permission denied (the last good version keeps serving)
+    "#]],
+    );
+    let (state, update) = state.next(&[(file(), Content::Bytes(b"\xff"))]);
+    check(
+        &update,
+        &[],
+        &expect![[r#"
+        error: 1.yaml: is no UTF-8 text, from byte 0 on (the last good version keeps serving)
+    "#]],
+    );
+    let (state, update) = state.next(&[(file(), Content::Unchanged)]);
+    assert_eq!((changes(&update).len(), update.problems.len()), (0, 1), "it is still what it was");
+    let (_, update) = state.next(&[]);
+    check(&update, &["-Namespace a"], &expect![[""]]);
+}
+
+#[test]
+fn of_two_manifests_for_one_object_the_first_by_path_counts() {
+    let mut shelf = Shelf::new();
+    let (x, y) = (namespace("a", "x"), namespace("a", "z"));
+    let update = shelf.put(&[("2.yaml", &y), ("1.yaml", &("# first\n".to_owned() + &x))]);
+    check(
+        &update,
+        &["+Namespace a"],
+        &expect![[r#"
+        error: 2.yaml:1: document 1: Namespace a: stands in 1.yaml:2 already; that one counts
+    "#]],
+    );
+    assert_eq!(&*shelf.world.namespace("a").unwrap().labels["is"], "x");
+    check(&shelf.put(&[("2.yaml", &y)]), &["+Namespace a"], &expect![[""]]);
+    check(
+        &shelf.put(&[("2.yaml", &(y.clone() + &x))]),
+        &[],
+        &expect![[r#"
+        error: 2.yaml:5: document 2: Namespace a: stands in 2.yaml:1 already; that one counts
+    "#]],
+    );
+    // the same name of another kind or namespace is another object
+    let pod = |ns: &str| format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: a, namespace: {ns}}}\n---\n");
+    let update = shelf.put(&[("2.yaml", &(y + &pod("p") + &pod("q") + &pod("p")))]);
+    check(
+        &update,
+        &["+Pod p/a", "+Pod q/a"],
+        &expect![[r#"
+        error: 2.yaml:13: document 4: Pod p/a: stands in 2.yaml:5 already; that one counts
+    "#]],
+    );
+}
+
+#[test]
+fn a_policy_that_never_was_good_refuses() {
+    let policy = |kind: &str, rest: &str| {
+        format!("apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {{name: p, namespace: a}}\nspec: {rest}\n")
+    };
+    let deny = |text: &str, expect: &[&str]| {
+        let mut shelf = Shelf::new();
+        let update = shelf.put(&[("1.yaml", text)]);
+        assert_eq!(changes(&update), expect, "{text}\n{}", lines(&update));
+        assert_eq!(update.errors().count(), 1, "{}", lines(&update));
+        shelf
+    };
+    let pod = {
+        let mut pod = underpass_core::testing::pod("a/x", "10.0.0.1");
+        pod.labels = underpass_core::testing::labels("app=x");
+        pod
+    };
+    let selects = |shelf: &Shelf| shelf.world.authorization_policies(&pod).count();
+    let put = &["+AuthorizationPolicy a/p"];
+    let authz = |rest| policy("AuthorizationPolicy", rest);
+    assert_eq!(selects(&deny(&authz("{selector: {matchLabels: {app: x}}, rules: [{from: []}]}"), put)), 1);
+    assert_eq!(selects(&deny(&authz("{selector: {matchLabels: {app: other}}, rules: [{from: []}]}"), put)), 0);
+    assert_eq!(selects(&deny(&authz("{selector: {matchLabels: {app: '*'}}}"), put)), 1, "unknown: the namespace");
+    deny(&authz("{action: AUDIT, rules: [{}]}"), &[]);
+    deny(&authz("{action: CUSTOM, rules: [{}]}"), &[]);
+    deny(&authz("{targetRefs: []}"), &[]);
+    deny(&policy("PeerAuthentication", "{mtls: {mode: x}}"), &["+PeerAuthentication a/p"]);
+
+    // it gives way to the first good one, and that one stays
+    let mut shelf = deny(&authz("{rules: [{from: []}]}"), put);
+    shelf.put(&[("1.yaml", &authz("{rules: [{}]}"))]);
+    let update = shelf.put(&[("1.yaml", &authz("{rules: [{from: []}]}"))]);
+    check(
+        &update,
+        &[],
+        &expect![[r#"
+        error: 1.yaml:4: document 1: AuthorizationPolicy a/p: spec.rules[0].from: the list is empty: it would match nothing or anything; leave the field out or name values (the last good version keeps serving)
+    "#]],
+    );
+    let Some(Object::AuthorizationPolicy(p)) = shelf.world.objects().values().next() else { panic!() };
+    assert_eq!(p.action, underpass_core::world::Action::Allow);
+    assert!(shelf.world.workload(&name("a/x")).is_none());
+}
+
+#[test]
+fn problems_are_there_until_they_are_mended() {
+    let mut shelf = Shelf::new();
+    let bad = namespace("a", "1");
+    for _ in 0..2 {
+        assert_eq!(shelf.put(&[("1.yaml", &bad)]).errors().count(), 1);
+    }
+    assert_eq!(shelf.put(&[("1.yaml", &namespace("a", "x"))]).problems, []);
+}
+
+#[test]
+fn problems_are_data_too() {
+    let mut shelf = Shelf::new();
+    let update = shelf.put(&[("1.yaml", &namespace("a", "1"))]);
+    expect![[r#"
+        [
+          {
+            "severity": "error",
+            "file": "1.yaml",
+            "document": 1,
+            "line": 3,
+            "object": "Namespace a",
+            "field": "metadata.labels.is",
+            "reason": "YAML reads this as the number 1; text is expected: write it in quotes",
+            "effect": "absent"
+          }
+        ]"#]]
+    .assert_eq(&serde_json::to_string_pretty(&update.problems).unwrap());
+}

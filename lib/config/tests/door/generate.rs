@@ -1,0 +1,174 @@
+//! Objects for properties: core's, which collide, and some that use every field.
+
+use std::{net::IpAddr, sync::Arc};
+
+use ipnet::IpNet;
+use proptest::{collection::vec, prelude::*, sample::select};
+use underpass_core::{
+    ObjectName,
+    authz::{Condition, Match, Operation, Rule, ServiceAccount, Source, StringMatch},
+    testing::some_object,
+    world::{
+        Action, AuthorizationPolicy, ContainerPort, EndpointSlice, Node, Object, Scope, Service, ServicePort,
+        SliceEndpoint, SlicePort, TargetPort, Workload,
+    },
+};
+
+fn some_name() -> impl Strategy<Value = ObjectName> {
+    (select(vec!["default", "other"]), "[a-z][a-z0-9]{0,3}(-[a-z0-9]{1,3})?").prop_map(|(ns, n)| ObjectName::new(ns, n))
+}
+
+fn some_addresses() -> impl Strategy<Value = Vec<IpAddr>> {
+    (1u8..250, 1u16..)
+        .prop_map(|(a, b)| vec![IpAddr::from([10, 244, 1, a]), IpAddr::from([0xfd00, 10, 244, 1, 0, 0, 0, b])])
+}
+
+fn word() -> impl Strategy<Value = Arc<str>> {
+    prop_oneof![
+        Just("true".into()),
+        Just("80".into()),
+        "[A-Za-z0-9]([-_.A-Za-z0-9]{0,6}[A-Za-z0-9])?".prop_map(Arc::from)
+    ]
+}
+
+fn some_match<T: std::fmt::Debug + Clone>(one: impl Strategy<Value = T> + Clone) -> impl Strategy<Value = Match<T>> {
+    prop_oneof![
+        2 => Just(Match::default()),
+        1 => (vec(one.clone(), 0..3), vec(one, 0..2)).prop_map(|(values, not_values)| Match { values, not_values }),
+    ]
+}
+
+fn full<T: std::fmt::Debug + Clone>(one: impl Strategy<Value = T> + Clone) -> impl Strategy<Value = Match<T>> {
+    (vec(one.clone(), 1..3), vec(one, 0..2)).prop_map(|(values, not_values)| Match { values, not_values })
+}
+
+fn pattern() -> impl Strategy<Value = StringMatch> + Clone {
+    select(vec!["*", "a*", "*b", "cluster.local/ns/a/sa/b", "yes", "7"]).prop_map(StringMatch::parse)
+}
+
+fn account() -> impl Strategy<Value = ServiceAccount> + Clone {
+    select(vec!["a", "b"]).prop_map(|n| ServiceAccount { namespace: "default".into(), name: n.into() })
+}
+
+fn net() -> impl Strategy<Value = IpNet> + Clone {
+    select(vec!["10.0.0.0/8", "10.1.2.3/32", "fd00::/64", "::/0"]).prop_map(|n| n.parse().unwrap())
+}
+
+fn port() -> impl Strategy<Value = u16> + Clone {
+    1u16..
+}
+
+fn names(all: &'static [&'static str]) -> impl Strategy<Value = Vec<Arc<str>>> {
+    proptest::sample::subsequence(all, 0..=all.len()).prop_map(|l| l.into_iter().map(Arc::from).collect())
+}
+
+const SOURCE_L7: &[&str] = &["requestPrincipals", "notRequestPrincipals", "remoteIpBlocks", "notRemoteIpBlocks"];
+const OPERATION_L7: &[&str] = &["hosts", "notHosts", "methods", "notMethods", "paths", "notPaths"];
+
+fn some_source() -> impl Strategy<Value = Source> {
+    let l4 = (some_match(pattern()), some_match(pattern()), some_match(account()), some_match(net()), full(pattern()));
+    (l4, names(SOURCE_L7)).prop_map(|((principals, namespaces, service_accounts, ip_blocks, trust_domains), l7)| {
+        Source { principals, namespaces, service_accounts, ip_blocks, trust_domains, l7 }
+    })
+}
+
+fn some_condition() -> impl Strategy<Value = Condition> {
+    prop_oneof![
+        full(net()).prop_map(Condition::SourceIp),
+        full(pattern()).prop_map(Condition::SourceNamespace),
+        full(pattern()).prop_map(Condition::SourcePrincipal),
+        full(account()).prop_map(Condition::SourceServiceAccount),
+        full(pattern()).prop_map(Condition::SourceTrustDomain),
+        full(net()).prop_map(Condition::DestinationIp),
+        full(port()).prop_map(Condition::DestinationPort),
+        select(vec!["remote.ip", "connection.sni", "request.headers[x-a]", "request.auth.claims[a][b]"])
+            .prop_map(|k| Condition::L7(k.into())),
+    ]
+}
+
+fn some_policy() -> impl Strategy<Value = AuthorizationPolicy> {
+    let operation = (full(port()), names(OPERATION_L7)).prop_map(|(ports, l7)| Operation { ports, l7 });
+    let rule = (vec(some_source(), 0..3), vec(operation, 0..2), vec(some_condition(), 0..3))
+        .prop_map(|(from, to, when)| Rule { from, to, when });
+    let scope = prop_oneof![
+        Just(Scope::Namespace),
+        word().prop_map(|w| Scope::Selector([("a.b/c".into(), w)].into())),
+        Just(Scope::Targets(vec!["Service a".into(), "Gateway b".into()])),
+    ];
+    (some_name(), scope, any::<bool>(), vec(rule, 0..3), any::<bool>()).prop_map(
+        |(name, scope, allow, rules, dry_run)| AuthorizationPolicy {
+            name,
+            scope,
+            action: if allow { Action::Allow } else { Action::Deny },
+            rules,
+            dry_run,
+        },
+    )
+}
+
+fn some_pod() -> impl Strategy<Value = Workload> {
+    let port = ("[a-z]{1,8}", port()).prop_map(|(name, port)| ContainerPort { name: name.into(), port });
+    (some_name(), some_addresses(), vec(port, 0..3), word(), any::<bool>()).prop_map(
+        |(name, addresses, ports, w, has)| {
+            let mut pod = underpass_core::testing::pod(&name.to_string(), "");
+            pod.labels.insert("app.kubernetes.io/name".into(), w);
+            pod.annotations.extend(has.then(|| ("sidecar.istio.io/inject".into(), "false".into())));
+            pod.node = has.then(|| "node-1.example.com".into());
+            Workload { addresses, ports, ..pod }
+        },
+    )
+}
+
+fn some_service() -> impl Strategy<Value = Service> {
+    let port = (0u16..2000, any::<bool>()).prop_map(|(n, named)| (n, named));
+    let ports = proptest::collection::btree_map(1u16.., port, 1..4);
+    (some_name(), ports, any::<bool>(), any::<bool>()).prop_map(|(name, ports, headless, external)| {
+        let mut s = underpass_core::testing::service(&format!("{name} -"));
+        let target = |(n, named): (u16, bool)| match named {
+            true => TargetPort::Name(format!("p{n}").into()),
+            false => TargetPort::Number(n + 1),
+        };
+        s.ports = (ports.into_iter())
+            .map(|(port, t)| ServicePort { name: format!("p{port}").into(), port, target: target(t) })
+            .collect();
+        s.vips.extend((!headless && !external).then(|| IpAddr::from([10, 96, 0, 9])));
+        s.external_name = external.then(|| "example.com".into());
+        s.selector = headless.then(|| [("app".into(), "no".into())].into());
+        s
+    })
+}
+
+fn some_slice() -> impl Strategy<Value = EndpointSlice> {
+    let endpoint = (some_addresses(), any::<bool>()).prop_map(|(addresses, ready)| SliceEndpoint { addresses, ready });
+    (some_name(), vec(endpoint, 0..3), port()).prop_map(|(name, endpoints, port)| {
+        let ports = vec![SlicePort { name: "".into(), port }, SlicePort { name: "http".into(), port: 80 }];
+        EndpointSlice { service: ObjectName::new(name.namespace(), "x1"), name, ports, endpoints }
+    })
+}
+
+fn some_node() -> impl Strategy<Value = Node> {
+    (select(vec!["node-1", "node-2.example.com"]), some_addresses(), word()).prop_map(|(name, addresses, zone)| {
+        let labels = [("topology.kubernetes.io/zone".into(), zone)].into();
+        Node { name: ObjectName::cluster(name), addresses, labels }
+    })
+}
+
+/// Any object that a manifest can say.
+pub(crate) fn some_manifest() -> impl Strategy<Value = Object> {
+    prop_oneof![
+        6 => some_object(),
+        2 => some_policy().prop_map(Object::from),
+        1 => some_pod().prop_map(Object::from),
+        1 => some_service().prop_map(Object::from),
+        1 => some_slice().prop_map(Object::from),
+        1 => some_node().prop_map(Object::from),
+    ]
+}
+
+/// Objects with different keys.
+pub(crate) fn some_manifests() -> impl Strategy<Value = Vec<Object>> {
+    vec(some_manifest(), 0..12).prop_map(|objects| {
+        let unique: std::collections::BTreeMap<_, _> = objects.into_iter().map(|o| (o.key(), o)).collect();
+        unique.into_values().collect()
+    })
+}

@@ -1,0 +1,182 @@
+//! What a policy becomes in core, field by field.
+
+use underpass_core::{
+    Kind, ObjectKey,
+    authz::{Condition, Match, Operation, Rule, ServiceAccount, Source, StringMatch},
+    testing::name,
+    world::{Action, AuthorizationPolicy, Created, MtlsMode, Object, PeerAuthentication, Scope},
+};
+
+use crate::{Shelf, lines};
+
+fn policy(spec: &str) -> AuthorizationPolicy {
+    let spec: String = spec.lines().map(|l| format!("  {l}\n")).collect();
+    let head = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: prod}\n";
+    let mut shelf = Shelf::new();
+    let update = shelf.put(&[("a.yaml", &format!("{head}spec:\n{spec}"))]);
+    assert_eq!(update.errors().count(), 0, "{}", lines(&update));
+    match &shelf.world.objects()[&ObjectKey::new(Kind::AuthorizationPolicy, name("prod/p"))] {
+        Object::AuthorizationPolicy(p) => (**p).clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[track_caller]
+fn rules(spec: &str, expect: &[Rule]) {
+    assert_eq!(policy(spec).rules, expect, "{spec}");
+}
+
+fn any<T>(values: Vec<T>) -> Match<T> {
+    Match { values, not_values: Vec::new() }
+}
+
+fn text(t: &str) -> StringMatch {
+    StringMatch::parse(t)
+}
+
+#[test]
+fn what_matches_nothing_and_what_matches_everything() {
+    rules("{}", &[]);
+    rules("rules: []", &[]);
+    rules("action: ALLOW", &[]);
+    rules("rules: [{}]", &[Rule::default()]);
+    rules("action: DENY\nrules:\n- {}\n- {}", &[Rule::default(), Rule::default()]);
+}
+
+#[test]
+fn actions_and_scopes() {
+    assert_eq!(policy("{}").action, Action::Allow);
+    assert_eq!(policy("action: DENY").action, Action::Deny);
+    let labels = underpass_core::testing::labels("app=a v=1");
+    for (spec, scope) in [
+        ("{}", Scope::Namespace),
+        ("selector: {}", Scope::Namespace),
+        ("selector: {matchLabels: {}}", Scope::Namespace),
+        ("selector: {matchLabels: {app: a, v: '1'}}", Scope::Selector(labels)),
+        (
+            "targetRef: {kind: Gateway, name: w, group: gateway.networking.k8s.io}",
+            Scope::Targets(vec!["Gateway w".into()]),
+        ),
+        (
+            "targetRefs: [{kind: Service, name: a, group: ''}, {kind: Service, name: b, namespace: prod}]",
+            Scope::Targets(vec!["Service a".into(), "Service b".into()]),
+        ),
+    ] {
+        assert_eq!(policy(spec).scope, scope, "{spec}");
+    }
+}
+
+#[test]
+fn sources() {
+    let source = Source {
+        principals: Match { values: vec![text("*"), text("a*")], not_values: vec![text("*b")] },
+        namespaces: any(vec![text("prod")]),
+        service_accounts: any(vec![
+            ServiceAccount { namespace: "other".into(), name: "a".into() },
+            ServiceAccount { namespace: "prod".into(), name: "b".into() },
+        ]),
+        ip_blocks: Match {
+            values: vec!["10.0.0.0/8".parse().unwrap(), "10.1.2.3/32".parse().unwrap()],
+            not_values: vec!["fd00::1/128".parse().unwrap()],
+        },
+        trust_domains: any(vec![text("cluster.local")]),
+        l7: Vec::new(),
+    };
+    rules(
+        "rules:\n- from:\n  - source:\n      principals: ['*', a*]\n      notPrincipals: ['*b']\n      namespaces: [prod]\n      \
+         serviceAccounts: [other/a, b]\n      ipBlocks: [10.9.9.9/8, 10.1.2.3]\n      notIpBlocks: ['fd00::1']\n      \
+         trustDomains: [cluster.local]",
+        &[Rule { from: vec![source], ..Rule::default() }],
+    );
+    let l7 = ["requestPrincipals", "notRequestPrincipals", "remoteIpBlocks", "notRemoteIpBlocks"];
+    for field in l7 {
+        let value = if field.ends_with("pBlocks") { "10.0.0.0/8" } else { "x" };
+        let from = vec![Source { l7: vec![field.into()], ..Source::default() }];
+        let expect = [Rule { from, ..Rule::default() }];
+        rules(&format!("rules: [{{from: [{{source: {{{field}: [{value}]}}}}]}}]"), &expect);
+    }
+}
+
+#[test]
+fn operations() {
+    let operation = Operation { ports: Match { values: vec![80, 8080], not_values: vec![9090] }, l7: Vec::new() };
+    rules(
+        "rules: [{to: [{operation: {ports: ['80', '8080'], notPorts: ['9090']}}]}]",
+        &[Rule { to: vec![operation], ..Rule::default() }],
+    );
+    for field in ["hosts", "notHosts", "methods", "notMethods", "paths", "notPaths"] {
+        let to = vec![Operation { l7: vec![field.into()], ..Operation::default() }];
+        let expect = [Rule { to, ..Rule::default() }];
+        rules(&format!("rules: [{{to: [{{operation: {{{field}: [x]}}}}]}}]"), &expect);
+    }
+}
+
+#[test]
+fn conditions() {
+    let net = |t: &str| t.parse::<ipnet::IpNet>().unwrap();
+    let account = |n: &str| ServiceAccount { namespace: "prod".into(), name: n.into() };
+    for (key, value, expect) in [
+        ("source.ip", "10.0.0.1", Condition::SourceIp(any(vec![net("10.0.0.1/32")]))),
+        ("source.namespace", "a*", Condition::SourceNamespace(any(vec![text("a*")]))),
+        ("source.principal", "*", Condition::SourcePrincipal(any(vec![text("*")]))),
+        ("source.serviceAccount", "a", Condition::SourceServiceAccount(any(vec![account("a")]))),
+        ("source.trustDomain", "td", Condition::SourceTrustDomain(any(vec![text("td")]))),
+        ("destination.ip", "fd00::/64", Condition::DestinationIp(any(vec![net("fd00::/64")]))),
+        ("destination.port", "80", Condition::DestinationPort(any(vec![80]))),
+        ("remote.ip", "10.0.0.1", Condition::L7("remote.ip".into())),
+        ("connection.sni", "x", Condition::L7("connection.sni".into())),
+        ("request.headers[User-Agent]", "x", Condition::L7("request.headers[User-Agent]".into())),
+        ("request.auth.principal", "x", Condition::L7("request.auth.principal".into())),
+        ("request.auth.audiences", "x", Condition::L7("request.auth.audiences".into())),
+        ("request.auth.presenter", "x", Condition::L7("request.auth.presenter".into())),
+        ("request.auth.claims[a][b]", "x", Condition::L7("request.auth.claims[a][b]".into())),
+        ("experimental.envoy.filters.a.b[c]", "x", Condition::L7("experimental.envoy.filters.a.b[c]".into())),
+    ] {
+        let expect = [Rule { when: vec![expect], ..Rule::default() }];
+        rules(&format!("rules: [{{when: [{{key: '{key}', values: ['{value}']}}]}}]"), &expect);
+    }
+    let not = Match { values: Vec::new(), not_values: vec![80] };
+    let expect = [Rule { when: vec![Condition::DestinationPort(not)], ..Rule::default() }];
+    rules("rules: [{when: [{key: destination.port, notValues: ['80']}]}]", &expect);
+}
+
+#[test]
+fn dry_runs() {
+    for (value, expect) in [("'true'", true), ("'false'", false), ("'1'", true), ("\"F\"", false)] {
+        let mut shelf = Shelf::new();
+        let update = shelf.put(&[(
+            "a.yaml",
+            &format!(
+                "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, annotations: {{istio.io/dry-run: {value}}}}}\n"
+            ),
+        )]);
+        assert_eq!(lines(&update), "", "{value}");
+        let Some(Object::AuthorizationPolicy(p)) = shelf.world.objects().values().next() else { panic!() };
+        assert_eq!(p.dry_run, expect, "{value}");
+    }
+}
+
+fn peer_authentication(rest: &str) -> PeerAuthentication {
+    let mut shelf = Shelf::new();
+    let update =
+        shelf.put(&[("a.yaml", &format!("apiVersion: security.istio.io/v1beta1\nkind: PeerAuthentication\n{rest}\n"))]);
+    assert_eq!(lines(&update), "", "{rest}");
+    match shelf.world.objects().values().next() {
+        Some(Object::PeerAuthentication(p)) => (**p).clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn peer_authentications() {
+    let p = peer_authentication("metadata: {name: p}");
+    assert_eq!((p.mode, p.selector, p.created), (MtlsMode::Unset, None, Created::UNKNOWN));
+    let p = peer_authentication(
+        "metadata: {name: p, creationTimestamp: 1970-01-01T00:01:40Z}\nspec:\n  selector: {matchLabels: {app: a}}\n  \
+         mtls: {mode: PERMISSIVE}\n  portLevelMtls: {80: {mode: STRICT}, '81': {}, 82: {mode: DISABLE}}",
+    );
+    assert_eq!((p.mode, p.created), (MtlsMode::Permissive, Created(100)));
+    let ports: Vec<_> = p.ports.into_iter().collect();
+    assert_eq!(ports, [(80, MtlsMode::Strict), (81, MtlsMode::Unset), (82, MtlsMode::Disable)]);
+    assert_eq!(peer_authentication("metadata: {name: p, creationTimestamp: null}\nspec: {}").created, Created::UNKNOWN);
+}

@@ -1,0 +1,269 @@
+//! Core objects as manifests: the inverse of the converters, for properties only.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value, json};
+use underpass_core::{
+    ObjectName,
+    authz::{Condition, Match, Operation, Rule, ServiceAccount, Source},
+    world::{
+        Action, AuthorizationPolicy, Created, EndpointSlice, Labels, MtlsMode, Object, PeerAuthentication, Phase,
+        Scope, Service, TargetPort, Workload,
+    },
+};
+
+/// One object as one YAML document in block style.
+pub(crate) fn print(object: &Object) -> String {
+    let mut out = String::new();
+    block(&to_json(object), 0, &mut out);
+    out
+}
+
+/// As JSON, for a file that is JSON.
+pub(crate) fn to_json(object: &Object) -> Value {
+    match object {
+        Object::Namespace(n) => document("v1", "Namespace", &n.name, &n.labels, json!({})),
+        Object::Node(n) => {
+            let addresses: Vec<_> = n.addresses.iter().map(|a| json!({"type": "InternalIP", "address": a})).collect();
+            document("v1", "Node", &n.name, &n.labels, json!({"status": {"addresses": addresses}}))
+        }
+        Object::Workload(w) => workload(w),
+        Object::Service(s) => service(s),
+        Object::EndpointSlice(s) => slice(s),
+        Object::AuthorizationPolicy(p) => authorization_policy(p),
+        Object::PeerAuthentication(p) => peer_authentication(p),
+    }
+}
+
+fn document(api_version: &str, kind: &str, name: &ObjectName, labels: &Labels, rest: Value) -> Value {
+    let mut all = json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": name.name(), "labels": labels}});
+    if !name.namespace().is_empty() {
+        all["metadata"]["namespace"] = json!(name.namespace());
+    }
+    all.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+    all
+}
+
+fn workload(w: &Workload) -> Value {
+    let ports: Vec<_> = w.ports.iter().map(|p| json!({"name": &*p.name, "containerPort": p.port})).collect();
+    let mut containers = vec![json!({"name": "app", "image": "app", "ports": ports})];
+    if w.has_sidecar {
+        containers.push(json!({"name": "istio-proxy"}));
+    }
+    let phase = match w.phase {
+        Phase::Pending => "Pending",
+        Phase::Running => "Running",
+        Phase::Terminal => "Succeeded",
+    };
+    let ready = if w.ready { "True" } else { "False" };
+    let ips: Vec<_> = w.addresses.iter().map(|a| json!({"ip": a})).collect();
+    let mut all = document(
+        "v1",
+        "Pod",
+        &w.name,
+        &w.labels,
+        json!({
+            "spec": {"containers": containers, "serviceAccountName": &*w.service_account, "hostNetwork": w.host_network},
+            "status": {"phase": phase, "conditions": [{"type": "Ready", "status": ready}], "podIPs": ips},
+        }),
+    );
+    all["metadata"]["uid"] = json!(&*w.uid);
+    all["metadata"]["annotations"] = json!(w.annotations);
+    if let Some(node) = &w.node {
+        all["spec"]["nodeName"] = json!(&**node);
+    }
+    all
+}
+
+fn service(s: &Service) -> Value {
+    let ports: Vec<_> = (s.ports.iter())
+        .map(|p| {
+            let target = match &p.target {
+                TargetPort::Number(n) => json!(n),
+                TargetPort::Name(name) => json!(&**name),
+            };
+            json!({"name": &*p.name, "port": p.port, "protocol": "TCP", "targetPort": target})
+        })
+        .collect();
+    let mut spec = json!({"ports": ports, "clusterIPs": s.vips, "publishNotReadyAddresses": s.publish_not_ready});
+    if let Some(selector) = &s.selector {
+        spec["selector"] = json!(selector);
+    }
+    if let Some(name) = &s.external_name {
+        spec["type"] = json!("ExternalName");
+        spec["externalName"] = json!(&**name);
+    }
+    let mut all = document("v1", "Service", &s.name, &s.labels, json!({"spec": spec}));
+    if s.waypoint_optional {
+        all["metadata"]["annotations"] = json!({"underpass.dev/waypoint-failure": "allow"});
+    }
+    all
+}
+
+fn slice(s: &EndpointSlice) -> Value {
+    let labels: Labels = [("kubernetes.io/service-name".into(), s.service.name().into())].into();
+    let ports: Vec<_> = s.ports.iter().map(|p| json!({"name": &*p.name, "port": p.port})).collect();
+    let endpoints = s.endpoints.iter().map(|e| json!({"addresses": e.addresses, "conditions": {"ready": e.ready}}));
+    let endpoints: Vec<_> = endpoints.collect();
+    let rest = json!({"addressType": "IPv4", "ports": ports, "endpoints": endpoints});
+    document("discovery.k8s.io/v1", "EndpointSlice", &s.name, &labels, rest)
+}
+
+fn authorization_policy(p: &AuthorizationPolicy) -> Value {
+    let mut spec = json!({"action": match p.action { Action::Allow => "ALLOW", Action::Deny => "DENY" }});
+    match &p.scope {
+        Scope::Namespace => {}
+        Scope::Selector(labels) => spec["selector"] = json!({"matchLabels": labels}),
+        Scope::Targets(targets) => {
+            let target = |t: &String| {
+                let (kind, name) = t.split_once(' ').unwrap();
+                json!({"group": "gateway.networking.k8s.io", "kind": kind, "name": name})
+            };
+            spec["targetRefs"] = targets.iter().map(target).collect();
+        }
+    }
+    if !p.rules.is_empty() {
+        spec["rules"] = p.rules.iter().map(rule).collect();
+    }
+    let rest = json!({"spec": spec});
+    let mut all = document("security.istio.io/v1", "AuthorizationPolicy", &p.name, &Labels::new(), rest);
+    if p.dry_run {
+        all["metadata"]["annotations"] = json!({"istio.io/dry-run": "true"});
+    }
+    all
+}
+
+fn rule(r: &Rule) -> Value {
+    let mut out = Map::new();
+    let mut list = |name: &str, entries: Vec<Value>| {
+        if !entries.is_empty() {
+            out.insert(name.into(), entries.into());
+        }
+    };
+    list("from", r.from.iter().map(|s| json!({"source": source(s)})).collect());
+    list("to", r.to.iter().map(|o| json!({"operation": operation(o)})).collect());
+    list("when", r.when.iter().map(condition).collect());
+    out.into()
+}
+
+fn put<T>(out: &mut Map<String, Value>, names: (&str, &str), m: &Match<T>, text: impl Fn(&T) -> Value) {
+    for (name, values) in [(names.0, &m.values), (names.1, &m.not_values)] {
+        if !values.is_empty() {
+            out.insert(name.into(), values.iter().map(&text).collect());
+        }
+    }
+}
+
+fn l7(out: &mut Map<String, Value>, fields: &[std::sync::Arc<str>]) {
+    for field in fields {
+        let value = if field.ends_with("pBlocks") { "192.0.2.0/24" } else { "x" };
+        out.insert(field.to_string(), json!([value]));
+    }
+}
+
+fn as_is<T: serde::Serialize>(value: &T) -> Value {
+    json!(value)
+}
+
+fn account(a: &ServiceAccount) -> Value {
+    json!(format!("{}/{}", a.namespace, a.name))
+}
+
+fn source(s: &Source) -> Value {
+    let mut out = Map::new();
+    put(&mut out, ("principals", "notPrincipals"), &s.principals, as_is);
+    put(&mut out, ("namespaces", "notNamespaces"), &s.namespaces, as_is);
+    put(&mut out, ("serviceAccounts", "notServiceAccounts"), &s.service_accounts, account);
+    put(&mut out, ("ipBlocks", "notIpBlocks"), &s.ip_blocks, as_is);
+    put(&mut out, ("trustDomains", "notTrustDomains"), &s.trust_domains, as_is);
+    l7(&mut out, &s.l7);
+    out.into()
+}
+
+fn port(p: &u16) -> Value {
+    json!(p.to_string())
+}
+
+fn operation(o: &Operation) -> Value {
+    let mut out = Map::new();
+    put(&mut out, ("ports", "notPorts"), &o.ports, port);
+    l7(&mut out, &o.l7);
+    out.into()
+}
+
+fn condition(c: &Condition) -> Value {
+    let mut out = Map::new();
+    let names = ("values", "notValues");
+    let key = match c {
+        Condition::SourceIp(m) => (put(&mut out, names, m, as_is), "source.ip").1,
+        Condition::SourceNamespace(m) => (put(&mut out, names, m, as_is), "source.namespace").1,
+        Condition::SourcePrincipal(m) => (put(&mut out, names, m, as_is), "source.principal").1,
+        Condition::SourceServiceAccount(m) => (put(&mut out, names, m, account), "source.serviceAccount").1,
+        Condition::SourceTrustDomain(m) => (put(&mut out, names, m, as_is), "source.trustDomain").1,
+        Condition::DestinationIp(m) => (put(&mut out, names, m, as_is), "destination.ip").1,
+        Condition::DestinationPort(m) => (put(&mut out, names, m, port), "destination.port").1,
+        Condition::L7(key) => {
+            out.insert("values".into(), json!([if &**key == "remote.ip" { "192.0.2.1" } else { "x" }]));
+            key
+        }
+    };
+    out.insert("key".into(), json!(key));
+    out.into()
+}
+
+fn peer_authentication(p: &PeerAuthentication) -> Value {
+    let mode = |m: &MtlsMode| match m {
+        MtlsMode::Unset => "UNSET",
+        MtlsMode::Disable => "DISABLE",
+        MtlsMode::Permissive => "PERMISSIVE",
+        MtlsMode::Strict => "STRICT",
+    };
+    let ports: Map<_, _> = p.ports.iter().map(|(p, m)| (p.to_string(), json!({"mode": mode(m)}))).collect();
+    let mut spec = json!({"mtls": {"mode": mode(&p.mode)}, "portLevelMtls": ports});
+    if let Some(labels) = &p.selector {
+        spec["selector"] = json!({"matchLabels": labels});
+    }
+    let rest = json!({"spec": spec});
+    let mut all = document("security.istio.io/v1", "PeerAuthentication", &p.name, &Labels::new(), rest);
+    if p.created != Created::UNKNOWN {
+        // enough for the seconds of one day
+        let s = p.created.0;
+        all["metadata"]["creationTimestamp"] =
+            json!(format!("1970-01-01T{:02}:{:02}:{:02}Z", s / 3600, s / 60 % 60, s % 60));
+    }
+    all
+}
+
+/// Block style, every text in double quotes.
+fn block(value: &Value, indent: usize, out: &mut String) {
+    let pad = "  ".repeat(indent);
+    match value {
+        Value::Object(map) if !map.is_empty() => {
+            for (key, value) in map {
+                let key =
+                    if key.bytes().all(|b| b.is_ascii_alphabetic()) { key.clone() } else { json!(key).to_string() };
+                let _ = write!(out, "{pad}{key}:");
+                inner(value, indent, out);
+            }
+        }
+        Value::Array(list) if !list.is_empty() => {
+            for value in list {
+                let _ = write!(out, "{pad}-");
+                inner(value, indent, out);
+            }
+        }
+        scalar => {
+            let _ = writeln!(out, "{pad}{scalar}");
+        }
+    }
+}
+
+fn inner(value: &Value, indent: usize, out: &mut String) {
+    let is_block = value.as_object().is_some_and(|m| !m.is_empty()) || value.as_array().is_some_and(|l| !l.is_empty());
+    if is_block {
+        out.push('\n');
+        block(value, indent + 1, out);
+    } else {
+        let _ = writeln!(out, " {value}");
+    }
+}

@@ -1,0 +1,135 @@
+//! What must hold for every directory.
+
+use proptest::{prelude::*, sample::Index};
+use underpass_core::{World, testing::world, world::Object};
+
+use crate::{
+    Shelf,
+    generate::{some_manifest, some_manifests},
+    lines,
+    print::{print, to_json},
+};
+
+/// Objects spread over files, several documents each.
+fn files(objects: &[Object], homes: &[Index], count: usize) -> Vec<(String, String)> {
+    let mut files: Vec<(String, String)> = (0..count).map(|i| (format!("{i}.yaml"), String::new())).collect();
+    for (object, home) in objects.iter().zip(homes) {
+        let text = &mut files[home.index(count)].1;
+        *text += "---\n";
+        *text += &print(object);
+    }
+    files
+}
+
+fn read(files: &[(String, String)]) -> (Shelf, String) {
+    let mut shelf = Shelf::new();
+    let said = put(&mut shelf, files);
+    (shelf, said)
+}
+
+fn put(shelf: &mut Shelf, files: &[(String, String)]) -> String {
+    let files: Vec<_> = files.iter().map(|(p, t)| (p.as_str(), t.as_str())).collect();
+    lines(&shelf.put(&files))
+}
+
+fn homes() -> impl Strategy<Value = Vec<Index>> {
+    proptest::collection::vec(any::<Index>(), 12)
+}
+
+fn check_same(got: &World, expect: &World) -> Result<(), TestCaseError> {
+    prop_assert!(got == expect, "got {got:#?}\nexpected {expect:#?}");
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn what_is_printed_is_read_back(object in some_manifest()) {
+        for (file, text) in [("a.yaml", print(&object)), ("a.json", to_json(&object).to_string())] {
+            let mut shelf = Shelf::new();
+            let update = shelf.put(&[(file, &text)]);
+            prop_assert_eq!(lines(&update), "", "{}", text);
+            check_same(&shelf.world, &world([object.clone()]))?;
+        }
+    }
+
+    #[test]
+    fn no_order_of_files_and_documents_matters(
+        objects in some_manifests(),
+        homes in homes(),
+        shuffled in Just(()).prop_perturb(|(), rng| rng),
+    ) {
+        let (shelf, said) = read(&files(&objects, &homes, 3));
+        prop_assert_eq!(said, "");
+        check_same(&shelf.world, &world(objects.clone()))?;
+        let mut rng = shuffled;
+        let mut mixed = objects;
+        for i in (1..mixed.len()).rev() {
+            mixed.swap(i, rng.random_range(0..=i));
+        }
+        let mut files = files(&mixed, &homes, 4);
+        files.reverse();
+        check_same(&read(&files).0.world, &shelf.world)?;
+    }
+
+    #[test]
+    fn going_from_one_state_to_another_is_reading_the_other(
+        before in some_manifests(),
+        after in some_manifests(),
+        homes in homes(),
+    ) {
+        let (mut shelf, _) = read(&files(&before, &homes, 3));
+        put(&mut shelf, &files(&after, &homes, 2));
+        check_same(&shelf.world, &world(after))?;
+    }
+
+    #[test]
+    fn moving_objects_between_files_is_no_change(objects in some_manifests(), one in homes(), other in homes()) {
+        let (mut shelf, _) = read(&files(&objects, &one, 3));
+        let moved = files(&objects, &other, 5);
+        let moved: Vec<_> = moved.iter().map(|(p, t)| (p.as_str(), t.as_str())).collect();
+        prop_assert!(shelf.put(&moved).batch.is_empty());
+    }
+
+    #[test]
+    fn a_broken_document_changes_no_other(
+        objects in some_manifests().prop_filter("some", |o| !o.is_empty()),
+        homes in homes(),
+        which in any::<Index>(),
+        how in 0..BREAKERS.len(),
+        at in any::<Index>(),
+    ) {
+        let which = which.index(objects.len());
+        let mut texts: Vec<String> = objects.iter().map(print).collect();
+        let text = &mut texts[which];
+        let line = at.index(text.lines().count());
+        let place = text.split_inclusive('\n').take(line).map(str::len).sum();
+        text.insert_str(place, BREAKERS[how]);
+        let mut broken: Vec<(String, String)> = (0..3).map(|i| (format!("{i}.yaml"), String::new())).collect();
+        for (text, home) in texts.iter().zip(&homes) {
+            broken[home.index(3)].1 += &format!("---\n{text}");
+        }
+
+        // while running: everything stays
+        let (mut shelf, _) = read(&files(&objects, &homes, 3));
+        let said = put(&mut shelf, &broken);
+        prop_assert!(said.contains("error: "), "{said}");
+        prop_assert!(said.contains(&format!("{}.yaml", homes[which].index(3))), "{said}");
+        check_same(&shelf.world, &world(objects.clone()))?;
+
+        // and at start all others are there
+        let (fresh, _) = read(&broken);
+        for object in objects.iter().enumerate().filter(|(i, _)| *i != which).map(|(_, o)| o) {
+            let fresh: Vec<&Object> = fresh.world.objects().get(&object.key()).into_iter().collect();
+            prop_assert_eq!(fresh, vec![object], "{}", said);
+        }
+
+        // mended, it is as if nothing had been
+        put(&mut shelf, &files(&objects, &homes, 3));
+        check_same(&shelf.world, &world(objects))?;
+    }
+}
+
+/// Lines that no document survives, wherever they stand.
+const BREAKERS: &[&str] = &["}\n", "\"open\n", "- : [\n", "*none\n", "\u{1}\n", "kind: 1\nkind: 2\n"];

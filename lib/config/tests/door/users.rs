@@ -1,0 +1,154 @@
+//! What users' guides have them write: it is read, or named as not yet served, and nothing is passed over in silence.
+
+use expect_test::{Expect, expect};
+use underpass_core::{Kind, ObjectKey, testing::name, world::Object};
+
+use crate::{Shelf, lines};
+
+fn check(text: &str, expect: &Expect) -> Shelf {
+    let mut shelf = Shelf::new();
+    let update = shelf.put(&[("a.yaml", text)]);
+    let ignored = update.ignored.iter().map(|(kind, n)| format!("ignored: {n} {kind}\n")).collect::<String>();
+    let findings = shelf.world.findings().iter().map(|f| format!("finding: {}: {}: {}\n", f.object, f.field, f.says));
+    expect.assert_eq(&(lines(&update) + &ignored + &findings.collect::<String>()));
+    shelf
+}
+
+#[test]
+fn an_l7_policy_warns() {
+    check(
+        "# Allow only frontend\napiVersion: security.istio.io/v1beta1\nkind: AuthorizationPolicy\n\
+         metadata:\n  name: api-access\n  namespace: production\nspec:\n  # Apply to API workload\n  selector:\n    \
+         matchLabels:\n      app: api\n  action: ALLOW\n  rules:\n    - from:\n        - source:\n            \
+         principals:\n              - cluster.local/ns/production/sa/frontend\n      to:\n        - operation:\n            \
+         methods: [\"GET\", \"POST\"]\n            paths: [\"/api/*\"]\n",
+        &expect![[r#"
+            finding: AuthorizationPolicy production/api-access: spec.rules[0]: methods, paths can only be judged by a waypoint: this rule allows nothing
+        "#]],
+    );
+}
+
+#[test]
+fn peer_authentication_with_a_port() {
+    let shelf = check(
+        "apiVersion: security.istio.io/v1beta1\nkind: PeerAuthentication\nmetadata:\n  name: database-mtls\n  \
+         namespace: production\nspec:\n  selector:\n    matchLabels:\n      app: postgres\n  mtls:\n    mode: STRICT\n  \
+         portLevelMtls:\n    # health\n    9090:\n      mode: DISABLE\n",
+        &expect![[r#"
+            finding: PeerAuthentication production/database-mtls: spec.portLevelMtls.9090.mode: DISABLE is served as PERMISSIVE: mutual TLS is always accepted
+        "#]],
+    );
+    let key = ObjectKey::new(Kind::PeerAuthentication, name("production/database-mtls"));
+    let Object::PeerAuthentication(p) = &shelf.world.objects()[&key] else { panic!("{:?}", shelf.world) };
+    assert_eq!(p.ports.keys().collect::<Vec<_>>(), [&9090]);
+}
+
+#[test]
+fn a_pod_without_namespace_uid_and_status() {
+    let shelf = check(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: no-sidecar-pod\n  annotations:\n    \
+         sidecar.istio.io/inject: \"false\"\nspec:\n  containers:\n    - name: mycontainer\n      image: busybox\n      \
+         command: [\"sleep\", \"3600\"]\n",
+        &expect![[""]],
+    );
+    let pod = shelf.world.workload(&name("default/no-sidecar-pod")).unwrap();
+    assert!(!shelf.world.is_enrolled(pod));
+    assert_eq!(&*pod.service_account, "default");
+    assert_eq!(pod.annotations.len(), 1);
+}
+
+#[test]
+fn what_is_not_yet_served_is_named() {
+    check(
+        "apiVersion: networking.istio.io/v1beta1\nkind: VirtualService\nmetadata:\n  name: reviews\nspec:\n  \
+         hosts: [reviews]\n---\napiVersion: networking.istio.io/v1beta1\nkind: DestinationRule\nmetadata:\n  \
+         {name: reviews, namespace: prod}\n---\napiVersion: install.istio.io/v1alpha1\nkind: IstioOperator\nmetadata:\n  \
+         name: tracing\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: x}\n---\n\
+         apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\n---\napiVersion: v1\nkind: ConfigMap\n---\n\
+         apiVersion: v1\nkind: ConfigMap\nmetadata: {name: 7}\n---\napiVersion: policy.linkerd.io/v1alpha1\n\
+         kind: AuthorizationPolicy\nmetadata: {name: x}\n---\n# values of a chart\nglobal:\n  proxy: {}\n",
+        &expect![[r#"
+            warning: a.yaml:34: document 8: AuthorizationPolicy default/x: kind: is ignored: only AuthorizationPolicy of security.istio.io is served, not of `policy.linkerd.io/v1alpha1`
+            error: a.yaml:38: document 9: apiVersion: is missing (not served)
+            notice: a.yaml:1: document 1: VirtualService default/reviews: known, not yet served
+            notice: a.yaml:8: document 2: DestinationRule prod/reviews: known, not yet served
+            notice: a.yaml:13: document 3: IstioOperator default/tracing: known, not yet served
+            notice: a.yaml:18: document 4: GatewayClass x: known, not yet served
+            ignored: 1 apps/v1 Deployment
+            ignored: 2 v1 ConfigMap
+        "#]],
+    );
+}
+
+#[test]
+fn a_services_other_fields_are_warnings() {
+    let shelf = check(
+        "apiVersion: v1\nkind: Service\nmetadata:\n  name: a\n  annotations:\n    \
+         networking.istio.io/traffic-distribution: PreferClose\nspec:\n  sessionAffinity: ClientIP\n  \
+         internalTrafficPolicy: Local\n  trafficDistribution: PreferClose\n  externalIPs: [192.0.2.1]\n  clusterIP: 10.96.0.1\n  \
+         ports:\n    - {name: http, port: 80, targetPort: http}\n    - {name: dns, port: 53, protocol: UDP}\n",
+        &expect![[r#"
+            warning: a.yaml:6: document 1: Service default/a: metadata.annotations[networking.istio.io/traffic-distribution]: known, not yet served: connections go to any ready endpoint
+            warning: a.yaml:8: document 1: Service default/a: spec.sessionAffinity: known, not yet served: connections go to any ready endpoint
+            warning: a.yaml:9: document 1: Service default/a: spec.internalTrafficPolicy: known, not yet served: connections go to any ready endpoint
+            warning: a.yaml:10: document 1: Service default/a: spec.trafficDistribution: known, not yet served: connections go to any ready endpoint
+            warning: a.yaml:11: document 1: Service default/a: spec.externalIPs: known, not yet served: connections to these addresses are not the mesh's
+        "#]],
+    );
+    let service = shelf.world.service(&name("default/a")).unwrap();
+    assert_eq!(service.ports.len(), 1, "UDP is not the mesh's");
+    assert_eq!(service.vips.len(), 1);
+}
+
+#[test]
+fn lists_as_kubectl_prints_them() {
+    let shelf = check(
+        "apiVersion: v1\nkind: List\nmetadata: {resourceVersion: \"\"}\nitems:\n- apiVersion: v1\n  kind: Namespace\n  \
+         metadata: {name: a}\n- apiVersion: v1\n  kind: Namespace\n  metadata: {name: B}\n- apiVersion: v1\n  \
+         kind: Service\n  metadata: {name: s, namespace: a}\n  spec: {clusterIP: None, clusterIPs: [None]}\n---\n\
+         apiVersion: v1\nkind: NamespaceList\nitems:\n- metadata: {name: c}\n---\napiVersion: v1\nkind: List\nitems:\n",
+        &expect![[r#"
+            error: a.yaml:10: document 1: Namespace B: items[1].metadata.name: `B` is no valid name: up to 63 of a-z 0-9 -, with a letter or digit at both ends (not served)
+        "#]],
+    );
+    assert_eq!(shelf.world.objects().len(), 3);
+}
+
+#[test]
+fn pods_as_an_api_server_has_them() {
+    let shelf = check(
+        "{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"metadata\":{\"name\":\"a\",\"namespace\":\"x\",\"creationTimestamp\":null,\
+         \"deletionTimestamp\":\"2026-01-01T00:00:00Z\",\"uid\":\"b1\",\"labels\":{\"app\":null},\"managedFields\":[{\"f\":{\".\":{}}}]},\
+         \"spec\":{\"nodeName\":\"\",\"containers\":[{\"name\":\"c\",\"ports\":[{\"name\":\"http\",\"containerPort\":80,\
+         \"protocol\":\"TCP\"},{\"containerPort\":81},{\"name\":\"dns\",\"containerPort\":53,\"protocol\":\"UDP\"}]}],\
+         \"initContainers\":[{\"name\":\"once\",\"ports\":[{\"name\":\"no\",\"containerPort\":1}]},\
+         {\"name\":\"stays\",\"restartPolicy\":\"Always\",\"ports\":[{\"name\":\"yes\",\"containerPort\":2}]}]},\
+         \"status\":{\"phase\":\"Running\",\"podIP\":\"10.0.0.1\",\"podIPs\":[{\"ip\":\"10.0.0.1\"},{\"ip\":\"::ffff:10.0.0.1\"}],\
+         \"conditions\":[{\"type\":\"Ready\",\"status\":\"True\"}]}}",
+        &expect![[""]],
+    );
+    let pod = shelf.world.workload(&name("x/a")).unwrap();
+    let ports: Vec<_> = pod.ports.iter().map(|p| (&*p.name, p.port)).collect();
+    assert_eq!(ports, [("http", 80), ("yes", 2)]);
+    assert_eq!(pod.addresses.len(), 1, "the same address twice");
+    assert_eq!(&*pod.labels["app"], "");
+    assert!(!pod.ready, "it is being deleted");
+    assert_eq!(pod.node, None);
+}
+
+#[test]
+fn a_sidecar_is_seen() {
+    for (text, expect) in [
+        ("spec: {containers: [{name: istio-proxy}]}", true),
+        ("spec: {initContainers: [{name: istio-proxy, restartPolicy: Always}]}", true),
+        ("spec: {containers: [{name: app}]}", false),
+    ] {
+        let mut shelf = Shelf::new();
+        shelf.put(&[("a.yaml", &format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\n{text}\n"))]);
+        assert_eq!(shelf.world.workload(&name("default/a")).unwrap().has_sidecar, expect, "{text}");
+    }
+    let mut shelf = Shelf::new();
+    let annotated = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, annotations: {sidecar.istio.io/status: \"{}\"}}\n";
+    shelf.put(&[("a.yaml", annotated)]);
+    assert!(shelf.world.workload(&name("default/a")).unwrap().has_sidecar);
+}

@@ -1,0 +1,170 @@
+//! L4 authorization: may this peer reach this port of this workload? Istio's order: DENY policies first; then, where no
+//! ALLOW policy applies, allow; where one does, only what one of them matches. `istio.io/dry-run` policies are
+//! judged aside and never decide. Judged at the destination, and again for open connections after every change.
+
+mod l7;
+mod rule;
+mod value;
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+pub use rule::{Condition, Operation, Rule, ServiceAccount, Source};
+pub use value::{Match, StringMatch};
+
+use self::l7::Matched;
+use crate::{
+    Identity, Kind, ObjectKey, ObjectName, Reason, World,
+    trace::{Stage, Trace},
+    world::{Action, AuthorizationPolicy, Scope, Workload},
+};
+
+/// Who calls: never taken from a header.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer<'a> {
+    /// The address of the connection's other end, canonical.
+    pub address: IpAddr,
+    /// From the certificate it showed; none: plaintext.
+    pub identity: Option<&'a Identity>,
+}
+
+/// One connection to be judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// Who calls.
+    pub peer: Peer<'a>,
+    /// The pod that is called.
+    pub workload: &'a Workload,
+    /// Its address that is called, canonical.
+    pub address: IpAddr,
+    /// The target port.
+    pub port: u16,
+}
+
+/// Yes or no, and which policy said so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Verdict {
+    /// It may pass. No policy: none applies.
+    Allow {
+        /// The ALLOW policy that matched.
+        policy: Option<ObjectName>,
+    },
+    /// It may not.
+    Deny {
+        /// The policy that decided: the DENY that matched, or the ALLOW that came closest.
+        policy: Option<ObjectName>,
+        /// Why.
+        reason: Reason,
+    },
+}
+
+impl Verdict {
+    /// May pass.
+    #[must_use]
+    pub const fn is_allow(&self) -> bool {
+        matches!(self, Self::Allow { .. })
+    }
+
+    /// The policy that decided, if one did.
+    #[must_use]
+    pub const fn policy(&self) -> Option<&ObjectName> {
+        match self {
+            Self::Allow { policy } | Self::Deny { policy, .. } => policy.as_ref(),
+        }
+    }
+}
+
+/// Judges one connection by the AuthorizationPolicies of its destination.
+#[must_use]
+pub fn judge(world: &World, request: &Request<'_>, trace: &mut impl Trace) -> Verdict {
+    let enforced = || world.authorization_policies(request.workload).filter(|p| !p.dry_run);
+    for policy in enforced().filter(|p| p.action == Action::Deny) {
+        if let Some(reason) = denies(policy, request) {
+            say(trace, policy, || format!("DENY matches: {reason}"));
+            return Verdict::Deny { policy: Some(policy.name.clone()), reason };
+        }
+        say(trace, policy, || "DENY does not match".to_owned());
+    }
+    let mut refusal: Option<(u8, &AuthorizationPolicy, Reason)> = None;
+    for policy in enforced().filter(|p| p.action == Action::Allow) {
+        let reason = match allows(policy, request) {
+            Allows::Yes => {
+                say(trace, policy, || "ALLOW matches".to_owned());
+                return Verdict::Allow { policy: Some(policy.name.clone()) };
+            }
+            Allows::No => Reason::NotAllowed,
+            Allows::NotWithout(reason) => reason,
+        };
+        say(trace, policy, || format!("ALLOW does not match: {reason}"));
+        let explains = explains(policy, &reason);
+        if refusal.as_ref().is_none_or(|(before, ..)| explains > *before) {
+            refusal = Some((explains, policy, reason));
+        }
+    }
+    match refusal {
+        Some((_, policy, reason)) => Verdict::Deny { policy: Some(policy.name.clone()), reason },
+        None => {
+            trace.say(Stage::Authorization, None, || "no ALLOW policy applies: allowed".to_owned());
+            Verdict::Allow { policy: None }
+        }
+    }
+}
+
+/// What the dry-run policies would have said: the names of those whose verdict differs from letting it pass.
+#[must_use]
+pub fn dry_run(world: &World, request: &Request<'_>) -> Vec<ObjectName> {
+    let mine = || world.authorization_policies(request.workload).filter(|p| p.dry_run);
+    let denied = mine().filter(|p| p.action == Action::Deny && denies(p, request).is_some());
+    let allows_all = mine().filter(|p| p.action == Action::Allow).all(|p| !matches!(allows(p, request), Allows::Yes));
+    let refused = mine().filter(move |p| p.action == Action::Allow && allows_all);
+    denied.chain(refused).map(|p| p.name.clone()).collect()
+}
+
+fn denies(policy: &AuthorizationPolicy, request: &Request<'_>) -> Option<Reason> {
+    let mut stricter = None;
+    for rule in &policy.rules {
+        match l7::match_rule(policy.action, rule, request) {
+            Matched::Yes => return Some(Reason::Denied),
+            Matched::Stricter(fields) => stricter = stricter.or(Some(Reason::NeedsWaypoint(fields))),
+            Matched::No | Matched::NotWithout(_) => {}
+        }
+    }
+    stricter
+}
+
+/// How much an ALLOW policy that did not match explains: one that nearly matched more than one that did not, one about
+/// these workloads more than one about everything.
+fn explains(policy: &AuthorizationPolicy, reason: &Reason) -> u8 {
+    let nearly = u8::from(*reason != Reason::NotAllowed) * 2;
+    nearly + u8::from(matches!(policy.scope, Scope::Selector(_)))
+}
+
+enum Allows {
+    Yes,
+    No,
+    NotWithout(Reason),
+}
+
+fn allows(policy: &AuthorizationPolicy, request: &Request<'_>) -> Allows {
+    let mut answer = Allows::No;
+    for rule in &policy.rules {
+        match l7::match_rule(policy.action, rule, request) {
+            Matched::Yes => return Allows::Yes,
+            Matched::NotWithout(fields) => answer = Allows::NotWithout(Reason::NeedsWaypoint(fields)),
+            Matched::No | Matched::Stricter(_) => {}
+        }
+    }
+    answer
+}
+
+fn say(trace: &mut impl Trace, policy: &AuthorizationPolicy, says: impl FnOnce() -> String) {
+    trace.step(|| crate::trace::Step {
+        stage: Stage::Authorization,
+        object: Some(ObjectKey::new(Kind::AuthorizationPolicy, policy.name.clone())),
+        says: says(),
+    });
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,172 @@
+//! One rule of an AuthorizationPolicy and what it matches. Rules are OR-ed by the policy; from, to and when are AND-ed;
+//! entries of a list OR-ed; fields of an entry AND-ed.
+//!
+//! Fields that need HTTP (methods, paths, JWT claims ...) are kept by name: nothing at L4 can judge them, and
+//! [`super::l7`] says what happens then.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use super::{
+    Request,
+    value::{Match, StringMatch},
+};
+use crate::Identity;
+
+/// A service account of a namespace. Compared exactly.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServiceAccount {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+/// `from[].source`. One that asks for nothing matches nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Source {
+    /// `trust domain/ns/namespace/sa/account`, without `spiffe://`.
+    pub principals: Match<StringMatch>,
+    /// The namespace of the identity.
+    pub namespaces: Match<StringMatch>,
+    /// The service account of the identity.
+    pub service_accounts: Match<ServiceAccount>,
+    /// The peer's address.
+    pub ip_blocks: Match<IpNet>,
+    /// The trust domain of the identity.
+    pub trust_domains: Match<StringMatch>,
+    /// Names of fields that need a waypoint.
+    pub l7: Vec<Arc<str>>,
+}
+
+/// `to[].operation`. One that asks for nothing matches nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Operation {
+    /// Target ports.
+    pub ports: Match<u16>,
+    /// Names of fields that need a waypoint.
+    pub l7: Vec<Arc<str>>,
+}
+
+/// `when[]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Condition {
+    /// `source.ip`.
+    SourceIp(Match<IpNet>),
+    /// `source.namespace`.
+    SourceNamespace(Match<StringMatch>),
+    /// `source.principal`.
+    SourcePrincipal(Match<StringMatch>),
+    /// `source.serviceAccount`.
+    SourceServiceAccount(Match<ServiceAccount>),
+    /// `source.trustDomain`.
+    SourceTrustDomain(Match<StringMatch>),
+    /// `destination.ip`.
+    DestinationIp(Match<IpNet>),
+    /// `destination.port`, a target port.
+    DestinationPort(Match<u16>),
+    /// A key that needs a waypoint.
+    L7(Arc<str>),
+}
+
+/// One of a policy's rules. A rule without any of the three matches everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Rule {
+    /// Who; empty: anyone.
+    pub from: Vec<Source>,
+    /// What; empty: anything.
+    pub to: Vec<Operation>,
+    /// On these conditions, all of them.
+    pub when: Vec<Condition>,
+}
+
+impl Rule {
+    /// Does the part that L4 can judge match? Entries whose only fields are L7 ones count as matching here.
+    #[must_use]
+    pub fn l4_matches(&self, request: &Request<'_>) -> bool {
+        (self.from.is_empty() || self.from.iter().any(|s| s.l4_matches(request)))
+            && (self.to.is_empty() || self.to.iter().any(|o| o.l4_matches(request)))
+            && self.when.iter().all(|c| c.l4_matches(request))
+    }
+
+    /// The fields that need a waypoint, as written, each once.
+    #[must_use]
+    pub fn l7_fields(&self) -> Vec<Arc<str>> {
+        let when = self.when.iter().filter_map(|c| match c {
+            Condition::L7(key) => Some(key),
+            _ => None,
+        });
+        let mut fields = Vec::new();
+        for f in self.from.iter().flat_map(|s| &s.l7).chain(self.to.iter().flat_map(|o| &o.l7)).chain(when) {
+            if !fields.contains(f) {
+                fields.push(Arc::clone(f));
+            }
+        }
+        fields
+    }
+}
+
+impl Source {
+    /// Asks for nothing at L4.
+    #[must_use]
+    pub fn is_l4_empty(&self) -> bool {
+        self.principals.is_empty()
+            && self.namespaces.is_empty()
+            && self.service_accounts.is_empty()
+            && self.ip_blocks.is_empty()
+            && self.trust_domains.is_empty()
+    }
+
+    fn l4_matches(&self, r: &Request<'_>) -> bool {
+        if self.is_l4_empty() && self.l7.is_empty() {
+            return false;
+        }
+        let id = r.peer.identity;
+        principal(&self.principals, id)
+            && namespace(&self.namespaces, id)
+            && service_account(&self.service_accounts, id)
+            && self.ip_blocks.matches(|net| net.contains(&r.peer.address))
+            && trust_domain(&self.trust_domains, id)
+    }
+}
+
+impl Operation {
+    fn l4_matches(&self, r: &Request<'_>) -> bool {
+        let asks = !self.ports.is_empty() || !self.l7.is_empty();
+        asks && self.ports.matches(|p| *p == r.port)
+    }
+}
+
+impl Condition {
+    fn l4_matches(&self, r: &Request<'_>) -> bool {
+        let id = r.peer.identity;
+        match self {
+            Self::SourceIp(m) => !m.is_empty() && m.matches(|net| net.contains(&r.peer.address)),
+            Self::SourceNamespace(m) => !m.is_empty() && namespace(m, id),
+            Self::SourcePrincipal(m) => !m.is_empty() && principal(m, id),
+            Self::SourceServiceAccount(m) => !m.is_empty() && service_account(m, id),
+            Self::SourceTrustDomain(m) => !m.is_empty() && trust_domain(m, id),
+            Self::DestinationIp(m) => !m.is_empty() && m.matches(|net| net.contains(&r.address)),
+            Self::DestinationPort(m) => !m.is_empty() && m.matches(|p| *p == r.port),
+            Self::L7(_) => true,
+        }
+    }
+}
+
+fn principal(m: &Match<StringMatch>, id: Option<&Identity>) -> bool {
+    m.matches(|t| id.is_some_and(|i| t.matches(i.principal())))
+}
+
+fn namespace(m: &Match<StringMatch>, id: Option<&Identity>) -> bool {
+    m.matches(|t| id.is_some_and(|i| t.matches(i.namespace())))
+}
+
+fn trust_domain(m: &Match<StringMatch>, id: Option<&Identity>) -> bool {
+    m.matches(|t| id.is_some_and(|i| t.matches(i.trust_domain().as_str())))
+}
+
+fn service_account(m: &Match<ServiceAccount>, id: Option<&Identity>) -> bool {
+    m.matches(|sa| id.is_some_and(|i| i.namespace() == &*sa.namespace && i.service_account() == &*sa.name))
+}

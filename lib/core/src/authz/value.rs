@@ -1,0 +1,126 @@
+//! How one field of a policy matches one value: Istio's string patterns, and positive and negative lists.
+
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+
+/// `*` presence, `x*` prefix, `*x` suffix, else exact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StringMatch {
+    /// Any value, but there must be one.
+    Present,
+    /// Exactly this.
+    Exact(Arc<str>),
+    /// Anything that starts so.
+    Prefix(Arc<str>),
+    /// Anything that ends so.
+    Suffix(Arc<str>),
+}
+
+impl StringMatch {
+    /// From its form in a policy. Every text is a pattern; a star in the middle is an ordinary character.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        if text == "*" {
+            Self::Present
+        } else if let Some(suffix) = text.strip_prefix('*') {
+            Self::Suffix(suffix.into())
+        } else if let Some(prefix) = text.strip_suffix('*') {
+            Self::Prefix(prefix.into())
+        } else {
+            Self::Exact(text.into())
+        }
+    }
+
+    /// Does `value` match?
+    #[must_use]
+    pub fn matches(&self, value: &str) -> bool {
+        match self {
+            Self::Present => !value.is_empty(),
+            Self::Exact(t) => value == &**t,
+            Self::Prefix(t) => value.starts_with(&**t),
+            Self::Suffix(t) => value.ends_with(&**t),
+        }
+    }
+}
+
+impl Serialize for StringMatch {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Present => s.serialize_str("*"),
+            Self::Exact(t) => s.serialize_str(t),
+            Self::Prefix(t) => s.collect_str(&format_args!("{t}*")),
+            Self::Suffix(t) => s.collect_str(&format_args!("*{t}")),
+        }
+    }
+}
+
+/// `field` and `notField` of a policy: any of the values, and none of the others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Match<T> {
+    /// One of these must match; none given: anything does.
+    pub values: Vec<T>,
+    /// None of these may match.
+    pub not_values: Vec<T>,
+}
+
+impl<T> Default for Match<T> {
+    fn default() -> Self {
+        Self { values: Vec::new(), not_values: Vec::new() }
+    }
+}
+
+impl<T> Match<T> {
+    /// Nothing is asked for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty() && self.not_values.is_empty()
+    }
+
+    /// `test` says whether one value matches. A missing property (no identity) must fail every test: then a positive
+    /// list is false and a negative one true.
+    pub fn matches(&self, test: impl Fn(&T) -> bool) -> bool {
+        (self.values.is_empty() || self.values.iter().any(&test)) && !self.not_values.iter().any(&test)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns() {
+        for (pattern, value, expect) in [
+            ("*", "x", true),
+            ("*", "", false),
+            ("a*", "abc", true),
+            ("a*", "ba", false),
+            ("*c", "abc", true),
+            ("*c", "cb", false),
+            ("a", "a", true),
+            ("a", "ab", false),
+            ("a*c", "a*c", true),
+            ("a*c", "abc", false),
+            ("", "", true),
+            ("", "a", false),
+        ] {
+            assert_eq!(StringMatch::parse(pattern).matches(value), expect, "{pattern:?} {value:?}");
+        }
+    }
+
+    #[test]
+    fn positive_and_negative_lists() {
+        let m = |values: &[u16], not_values: &[u16]| Match { values: values.into(), not_values: not_values.into() };
+        for (m, expect) in [
+            (m(&[], &[]), true),
+            (m(&[80], &[]), true),
+            (m(&[81], &[]), false),
+            (m(&[81, 80], &[]), true),
+            (m(&[], &[80]), false),
+            (m(&[], &[81]), true),
+            (m(&[80], &[80]), false),
+        ] {
+            assert_eq!(m.matches(|p| *p == 80), expect, "{m:?}");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What happens to a connect() of a pod: the reference answer. `agent/tables` compiles it into kernel tables and
+//! `abi::decide` is the kernel's lookup; a property test holds the three together.
+//!
+//! Everything that is not certain to be none of the mesh's business is carried by the tunnel or refused.
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use crate::{
+    Kind, ObjectKey, Reason, World,
+    addr::is_loopback,
+    route::waypoint,
+    trace::{Stage, Trace},
+    world::{Addressed, Service, Workload},
+};
+
+/// Why the kernel leaves a connection alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Left {
+    /// The source is not in the mesh.
+    SourceNotEnrolled,
+    /// Loopback, or one of the source's own addresses.
+    Itself,
+    /// The destination is not in the mesh: the proxy never sees it.
+    DestinationNotEnrolled,
+}
+
+/// What happens to a connect().
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Capture {
+    /// Nothing: as without a mesh.
+    Leave(Left),
+    /// The tunnel's listener gets it.
+    Tunnel,
+    /// connect() fails.
+    Refuse(Reason),
+}
+
+/// What happens when a process of `source` connects to `to` (canonical)?
+#[must_use]
+pub fn decide(world: &World, source: &Workload, to: IpAddr, trace: &mut impl Trace) -> Capture {
+    let enrolment = world.enrolment(source);
+    enrolment.trace(source, trace);
+    let capture = if !enrolment.is_enrolled() {
+        Capture::Leave(Left::SourceNotEnrolled)
+    } else if is_loopback(to) || source.addresses.contains(&to) {
+        Capture::Leave(Left::Itself)
+    } else {
+        destination(world, to, trace)
+    };
+    trace.say(Stage::Capture, None, || match &capture {
+        Capture::Leave(Left::SourceNotEnrolled) => "left alone: the source is not in the mesh".to_owned(),
+        Capture::Leave(Left::Itself) => format!("left alone: {to} is the pod itself"),
+        Capture::Leave(Left::DestinationNotEnrolled) => format!("left alone: {to} is not in the mesh"),
+        Capture::Tunnel => "the kernel hands the connection to the tunnel".to_owned(),
+        Capture::Refuse(reason) => format!("connect() fails: {reason}"),
+    });
+    capture
+}
+
+/// What happens to connections of enrolled pods to `to`, whoever they are (but `to` itself).
+#[must_use]
+pub fn destination(world: &World, to: IpAddr, trace: &mut impl Trace) -> Capture {
+    let leave = Capture::Leave(Left::DestinationNotEnrolled);
+    match world.addressed(to) {
+        Addressed::Unknown => leave,
+        Addressed::Workload(w) => {
+            let enrolment = world.enrolment(w);
+            enrolment.trace(w, trace);
+            if enrolment.is_enrolled() { Capture::Tunnel } else { leave }
+        }
+        Addressed::Service(s) if service_in_mesh(world, s) => Capture::Tunnel,
+        Addressed::Service(s) => {
+            let key = ObjectKey::new(Kind::Service, s.name.clone());
+            trace.say(Stage::Enrolment, Some(&key), || "none of its endpoints is in the mesh".to_owned());
+            leave
+        }
+        // Even where none of the claimants is in the mesh: one of them may be, as soon as the others are gone.
+        Addressed::Ambiguous(_) => Capture::Refuse(Reason::AmbiguousAddress),
+    }
+}
+
+fn service_in_mesh(world: &World, service: &Service) -> bool {
+    waypoint::of_service(world, service).is_some()
+        || world.endpoints(&service.name).iter().filter_map(|e| e.workload.as_ref()).any(|w| world.is_enrolled(w))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{ambient, pod, service, world};
+
+    #[test]
+    fn who_is_captured_where_to() {
+        let tunnel = Capture::Tunnel;
+        let left = Capture::Leave;
+        let in_mesh = service("default/m app=m 10.96.0.1 80");
+        let outside = service("default/o app=o 10.96.0.2 80");
+        let nobody = service("default/n app=n 10.96.0.3 80");
+        let w = world([
+            ambient("default/a", "10.0.0.1 fd00::1", "app=a").into(),
+            ambient("default/m", "10.0.0.2", "app=m").into(),
+            pod("default/o", "10.0.0.3").into(),
+            pod("default/o2", "10.0.0.9").into(),
+            ambient("default/m2", "10.0.0.9", "app=m2").into(),
+            in_mesh.into(),
+            outside.into(),
+            nobody.into(),
+        ]);
+        let source = |name: &str| w.workload(&crate::ObjectName::new("default", name)).unwrap().clone();
+        for (from, to, expect) in [
+            ("a", "10.0.0.2", &tunnel),
+            ("a", "10.96.0.1", &tunnel),
+            ("a", "10.0.0.3", &left(Left::DestinationNotEnrolled)),
+            ("a", "10.96.0.2", &left(Left::DestinationNotEnrolled)),
+            ("a", "10.96.0.3", &left(Left::DestinationNotEnrolled)),
+            ("a", "192.0.2.1", &left(Left::DestinationNotEnrolled)),
+            ("a", "10.0.0.1", &left(Left::Itself)),
+            ("a", "fd00::1", &left(Left::Itself)),
+            ("a", "127.0.0.1", &left(Left::Itself)),
+            ("a", "::", &left(Left::Itself)),
+            ("a", "10.0.0.9", &Capture::Refuse(Reason::AmbiguousAddress)),
+            ("o", "10.0.0.2", &left(Left::SourceNotEnrolled)),
+        ] {
+            assert_eq!(&decide(&w, &source(from), to.parse().unwrap(), &mut ()), expect, "{from} -> {to}");
+        }
+    }
+}

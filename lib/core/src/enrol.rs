@@ -1,0 +1,202 @@
+//! Is this pod in the mesh? The most specific key decides:
+//!
+//! 1. pod label `istio.io/dataplane-mode`
+//! 2. pod label, then annotation `sidecar.istio.io/inject`
+//! 3. namespace label `istio.io/dataplane-mode`
+//! 4. namespace label `istio-injection`
+//!
+//! The two sidecar keys are there because users' guides enrol that way; a setting turns them off. A key with a value
+//! that nobody defined decides nothing. Host-network pods, pods that have ended and pods with a sidecar of their own
+//! are never in the mesh.
+
+use serde::Serialize;
+
+use crate::{
+    Kind, ObjectKey,
+    trace::{Stage, Trace},
+    world::{Labels, MeshSettings, Namespace, Phase, Workload},
+};
+
+/// The label that turns ambient mode on (`ambient`) and off (`none`).
+pub const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
+/// The sidecar key of pods: `true` or `false`.
+pub const SIDECAR_INJECT: &str = "sidecar.istio.io/inject";
+/// The sidecar key of namespaces: `enabled` or `disabled`.
+pub const ISTIO_INJECTION: &str = "istio-injection";
+
+/// What decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Because {
+    /// Pod label `istio.io/dataplane-mode`.
+    PodMode,
+    /// Pod label `sidecar.istio.io/inject`.
+    PodInjectLabel,
+    /// Pod annotation `sidecar.istio.io/inject`.
+    PodInjectAnnotation,
+    /// Namespace label `istio.io/dataplane-mode`.
+    NamespaceMode,
+    /// Namespace label `istio-injection`.
+    NamespaceInjection,
+    /// `spec.hostNetwork`: it has no addresses of its own.
+    HostNetwork,
+    /// `status.phase` is `Succeeded` or `Failed`.
+    Ended,
+    /// An `istio-proxy` container runs in it.
+    Sidecar,
+    /// `status.podIPs` is empty (yet).
+    NoAddress,
+    /// No key says anything.
+    NoKey,
+}
+
+impl Because {
+    /// For people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PodMode => "pod label istio.io/dataplane-mode",
+            Self::PodInjectLabel => "pod label sidecar.istio.io/inject",
+            Self::PodInjectAnnotation => "pod annotation sidecar.istio.io/inject",
+            Self::NamespaceMode => "namespace label istio.io/dataplane-mode",
+            Self::NamespaceInjection => "namespace label istio-injection",
+            Self::HostNetwork => "it uses the host's network",
+            Self::Ended => "it has ended",
+            Self::Sidecar => "it carries a sidecar",
+            Self::NoAddress => "it has no address yet",
+            Self::NoKey => "no label of the pod or its namespace enrols it",
+        }
+    }
+}
+
+/// The answer and what decided it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Enrolment {
+    enrolled: bool,
+    because: Because,
+}
+
+impl Enrolment {
+    /// In the mesh.
+    #[must_use]
+    pub const fn is_enrolled(&self) -> bool {
+        self.enrolled
+    }
+
+    /// What decided.
+    #[must_use]
+    pub const fn because(&self) -> Because {
+        self.because
+    }
+
+    /// Tells a trace about `workload`'s enrolment.
+    pub fn trace(&self, workload: &Workload, trace: &mut impl Trace) {
+        let key = ObjectKey::new(Kind::Pod, workload.name.clone());
+        trace.say(Stage::Enrolment, Some(&key), || {
+            format!("{} the mesh: {}", if self.enrolled { "in" } else { "not in" }, self.because.as_str())
+        });
+    }
+}
+
+/// Decides for one pod. `namespace` is its namespace, where that was declared.
+#[must_use]
+pub fn decide(workload: &Workload, namespace: Option<&Namespace>, settings: &MeshSettings) -> Enrolment {
+    let never = [
+        (workload.host_network, Because::HostNetwork),
+        (workload.phase == Phase::Terminal, Because::Ended),
+        (workload.has_sidecar, Because::Sidecar),
+    ];
+    if let Some((_, because)) = never.into_iter().find(|(is, _)| *is) {
+        return Enrolment { enrolled: false, because };
+    }
+    let none = Labels::new();
+    let of_namespace = namespace.map_or(&none, |n| &n.labels);
+    let keys = [
+        (mode(&workload.labels), Because::PodMode),
+        (sidecar(settings, &workload.labels, SIDECAR_INJECT, ["true", "false"]), Because::PodInjectLabel),
+        (sidecar(settings, &workload.annotations, SIDECAR_INJECT, ["true", "false"]), Because::PodInjectAnnotation),
+        (mode(of_namespace), Because::NamespaceMode),
+        (sidecar(settings, of_namespace, ISTIO_INJECTION, ["enabled", "disabled"]), Because::NamespaceInjection),
+    ];
+    match keys.into_iter().find_map(|(says, because)| says.map(|enrolled| (enrolled, because))) {
+        Some((true, _)) if workload.addresses.is_empty() => Enrolment { enrolled: false, because: Because::NoAddress },
+        Some((enrolled, because)) => Enrolment { enrolled, because },
+        None => Enrolment { enrolled: false, because: Because::NoKey },
+    }
+}
+
+fn mode(labels: &Labels) -> Option<bool> {
+    switch(labels, DATAPLANE_MODE, ["ambient", "none"])
+}
+
+fn sidecar(settings: &MeshSettings, labels: &Labels, key: &str, on_off: [&str; 2]) -> Option<bool> {
+    settings.sidecar_keys.then(|| switch(labels, key, on_off)).flatten()
+}
+
+fn switch(labels: &Labels, key: &str, [on, off]: [&str; 2]) -> Option<bool> {
+    match labels.get(key)? {
+        v if &**v == on => Some(true),
+        v if &**v == off => Some(false),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{labels, namespace, pod};
+
+    fn check(pod_labels: &str, annotations: &str, namespace_labels: &str, expect: (bool, Because)) {
+        let mut w = pod("default/a", "10.0.0.1");
+        w.labels = labels(pod_labels);
+        w.annotations = labels(annotations);
+        let mut ns = namespace("default");
+        ns.labels = labels(namespace_labels);
+        let got = decide(&w, Some(&ns), &MeshSettings::default());
+        assert_eq!((got.is_enrolled(), got.because()), expect, "{pod_labels} | {annotations} | {namespace_labels}");
+    }
+
+    #[test]
+    fn the_most_specific_key_decides() {
+        use Because::{NamespaceInjection, NamespaceMode, NoKey, PodInjectAnnotation, PodInjectLabel, PodMode};
+        let (mode, inject, injection) = (DATAPLANE_MODE, SIDECAR_INJECT, ISTIO_INJECTION);
+        check("", "", "", (false, NoKey));
+        check("", "", &format!("{injection}=enabled"), (true, NamespaceInjection));
+        check("", "", &format!("{injection}=disabled"), (false, NamespaceInjection));
+        check("", "", &format!("{mode}=ambient"), (true, NamespaceMode));
+        check("", "", &format!("{mode}=none {injection}=enabled"), (false, NamespaceMode));
+        check("", &format!("{inject}=false"), &format!("{mode}=ambient"), (false, PodInjectAnnotation));
+        check("", &format!("{inject}=true"), "", (true, PodInjectAnnotation));
+        check(&format!("{inject}=true"), &format!("{inject}=false"), "", (true, PodInjectLabel));
+        check(&format!("{mode}=none {inject}=true"), "", &format!("{mode}=ambient"), (false, PodMode));
+        check(&format!("{mode}=ambient {inject}=false"), "", "", (true, PodMode));
+        // what nobody defined decides nothing
+        check(&format!("{mode}=Ambient"), "", &format!("{mode}=ambient"), (true, NamespaceMode));
+        check("", "", &format!("{injection}=true"), (false, NoKey));
+    }
+
+    #[test]
+    fn some_pods_never_are() {
+        let check = |change: fn(&mut Workload), expect| {
+            let mut w = pod("default/a", "10.0.0.1");
+            w.labels = labels("istio.io/dataplane-mode=ambient");
+            change(&mut w);
+            let got = decide(&w, None, &MeshSettings::default());
+            assert_eq!((got.is_enrolled(), got.because()), (expect == Because::PodMode, expect));
+        };
+        check(|_| {}, Because::PodMode);
+        check(|w| w.host_network = true, Because::HostNetwork);
+        check(|w| w.phase = Phase::Terminal, Because::Ended);
+        check(|w| w.phase = Phase::Pending, Because::PodMode);
+        check(|w| w.has_sidecar = true, Because::Sidecar);
+        check(|w| w.addresses.clear(), Because::NoAddress);
+    }
+
+    #[test]
+    fn the_sidecar_keys_can_be_turned_off() {
+        let settings = MeshSettings { sidecar_keys: false, ..MeshSettings::default() };
+        let mut w = pod("default/a", "10.0.0.1");
+        w.labels = labels("sidecar.istio.io/inject=true");
+        assert_eq!(decide(&w, None, &settings).because(), Because::NoKey);
+    }
+}

@@ -1,0 +1,34 @@
+//! The brain of the mesh: every decision about a connection, as pure functions over one immutable [`World`].
+//!
+//! No IO, no clock, no randomness: addresses, times and dice are arguments, so every decision can be replayed and
+//! tested as data. The doors (manifests, Kubernetes, xDS) build [`world::Batch`]es; everything above asks questions:
+//!
+//! * [`enrol`]: is this pod part of the mesh, and which label says so?
+//! * [`capture`]: may the kernel leave this connect() alone? The reference answer that the kernel tables must equal.
+//! * [`route`]: where does a captured connection go, and whom may it meet there?
+//! * [`authz`] and [`peer_auth`]: may this peer reach this workload? [`admit`] asks both, in that order.
+//! * [`explain`]: the same functions with a recorder.
+
+pub mod addr;
+pub mod admit;
+pub mod authz;
+pub mod capture;
+pub mod connection;
+pub mod enrol;
+pub mod explain;
+pub mod name;
+pub mod peer_auth;
+pub mod reason;
+pub mod rejudge;
+pub mod route;
+pub mod spiffe;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod trace;
+pub mod world;
+
+pub use connection::Connection;
+pub use name::{Kind, ObjectKey, ObjectName};
+pub use reason::Reason;
+pub use spiffe::{Identity, TrustDomain};
+pub use world::World;

@@ -1,0 +1,140 @@
+//! Why a connection ended, or never began: one closed list, set where it is known. It feeds the log line, the metric
+//! label, the CLI and the answer that the peer gets, so a new reason is added here and nowhere else.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Serialize, Serializer};
+
+/// Why a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Both sides finished.
+    Finished,
+    /// The side that opened it reset it.
+    ClientReset,
+    /// The side that accepted it reset it.
+    ServerReset,
+
+    /// A DENY policy matched.
+    Denied,
+    /// ALLOW policies apply and none of them matched.
+    NotAllowed,
+    /// Only a waypoint could judge these fields, so L4 judged the stricter way.
+    NeedsWaypoint(Vec<Arc<str>>),
+    /// The destination takes mutual TLS only and this was plaintext.
+    PlaintextRefused,
+    /// The source address cannot be that of a remote client, or is the destination's own.
+    BadSource,
+
+    /// No object has the destination's address any more.
+    UnknownDestination,
+    /// More than one object claims the destination's address.
+    AmbiguousAddress,
+    /// The service has no such port.
+    UnknownPort,
+    /// The service has no endpoint that is ready, in the address family of the call.
+    NoEndpoint,
+    /// An ExternalName service has nothing to connect to.
+    ExternalName,
+    /// The destination wants a waypoint and there is none.
+    WaypointMissing,
+    /// The request was not for an address that this listener serves.
+    NotServedHere,
+
+    /// The application refused, or could not be reached.
+    ConnectFailed,
+    /// The next hop could not be reached.
+    Unreachable,
+    /// The mutual TLS handshake failed, but not because of who the peer is.
+    Tls,
+    /// The peer proved to be somebody else, or its certificate does not count (any more).
+    Identity,
+    /// No certificate of our own to show.
+    NoCertificate,
+    /// The peer answered a CONNECT with this status.
+    Refused(u16),
+    /// The peer broke HTTP/2.
+    Protocol,
+    /// The tunnel ended under the connection.
+    TunnelClosed,
+    /// Nobody answered in time.
+    Timeout,
+    /// A budget of memory was used up by stalled streams.
+    Memory,
+    /// A budget of connections or descriptors was used up.
+    Limit,
+    /// The agent is shutting down and its deadline passed.
+    Drain,
+    /// The pod left the mesh or the node.
+    PodGone,
+    /// A defect of the proxy, contained in this connection.
+    Internal,
+}
+
+impl Reason {
+    /// A stable word: metric label, log field.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::ClientReset => "client_reset",
+            Self::ServerReset => "server_reset",
+            Self::Denied => "denied",
+            Self::NotAllowed => "not_allowed",
+            Self::NeedsWaypoint(_) => "needs_waypoint",
+            Self::PlaintextRefused => "plaintext_refused",
+            Self::BadSource => "bad_source",
+            Self::UnknownDestination => "unknown_destination",
+            Self::AmbiguousAddress => "ambiguous_address",
+            Self::UnknownPort => "unknown_port",
+            Self::NoEndpoint => "no_endpoint",
+            Self::ExternalName => "external_name",
+            Self::WaypointMissing => "waypoint_missing",
+            Self::NotServedHere => "not_served_here",
+            Self::ConnectFailed => "connect_failed",
+            Self::Unreachable => "unreachable",
+            Self::Tls => "tls",
+            Self::Identity => "identity",
+            Self::NoCertificate => "no_certificate",
+            Self::Refused(_) => "refused",
+            Self::Protocol => "protocol",
+            Self::TunnelClosed => "tunnel_closed",
+            Self::Timeout => "timeout",
+            Self::Memory => "memory",
+            Self::Limit => "limit",
+            Self::Drain => "drain",
+            Self::PodGone => "pod_gone",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// A policy, a mutual TLS mode or an identity said no: HBONE answers 401.
+    #[must_use]
+    pub const fn is_denial(&self) -> bool {
+        matches!(
+            self,
+            Self::Denied
+                | Self::NotAllowed
+                | Self::NeedsWaypoint(_)
+                | Self::PlaintextRefused
+                | Self::BadSource
+                | Self::Identity
+        )
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NeedsWaypoint(fields) => write!(f, "needs a waypoint: {}", fields.join(", ")),
+            Self::Refused(status) => write!(f, "refused with status {status}"),
+            other => f.write_str(&other.as_str().replace('_', " ")),
+        }
+    }
+}
+
+impl Serialize for Reason {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}

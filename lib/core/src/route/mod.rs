@@ -1,0 +1,147 @@
+//! Where a captured connection goes: service -> endpoint -> HBONE, plain, or refused. Pure: the dice are an argument.
+
+mod balance;
+mod endpoint;
+mod service;
+pub(crate) mod waypoint;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use serde::Serialize;
+
+use crate::{
+    Identity, Kind, ObjectKey, ObjectName, Reason, World,
+    addr::HBONE_PORT,
+    trace::{Stage, Trace},
+    world::{Addressed, Workload},
+};
+
+/// Where the application listens, and how it came to be chosen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Hop {
+    /// The application's address and target port.
+    pub target: SocketAddr,
+    /// The pod that has this address, where it is one of ours.
+    #[serde(serialize_with = "name_only")]
+    pub workload: Option<Arc<Workload>>,
+    /// The service whose VIP was called.
+    pub service: Option<ObjectName>,
+}
+
+fn name_only<S: serde::Serializer>(w: &Option<Arc<Workload>>, s: S) -> Result<S::Ok, S::Error> {
+    w.as_ref().map(|w| &w.name).serialize(s)
+}
+
+/// What the tunnel does with a captured connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Plan {
+    /// CONNECT to `hop.target` inside mutual TLS with `next`, which must prove to be `identity`.
+    Hbone {
+        /// The destination.
+        hop: Hop,
+        /// Where the tunnel is opened to.
+        next: SocketAddr,
+        /// Who must answer there.
+        identity: Identity,
+    },
+    /// A plain connection: the chosen endpoint of a service is not in the mesh, or is the calling pod itself.
+    Plain {
+        /// The destination.
+        hop: Hop,
+    },
+    /// The application's socket is reset.
+    Refuse {
+        /// The service whose VIP was called.
+        service: Option<ObjectName>,
+        /// Why.
+        reason: Reason,
+    },
+}
+
+/// Where a call of `to` (canonical) arrives, whoever calls: what kube-proxy would answer. `roll` is a random number: it
+/// chooses among equals.
+///
+/// # Errors
+/// Why it arrives nowhere.
+pub fn resolve(world: &World, to: SocketAddr, roll: u64) -> Result<Hop, Reason> {
+    match world.addressed(to.ip()) {
+        Addressed::Workload(w) => Ok(Hop { target: to, workload: Some(Arc::clone(w)), service: None }),
+        Addressed::Service(s) => service::choose(world, s, to, roll),
+        Addressed::Ambiguous(_) => Err(Reason::AmbiguousAddress),
+        Addressed::Unknown => Err(Reason::UnknownDestination),
+    }
+}
+
+/// Plans the connection of a captured socket of `source` to `to` (canonical). `roll` is a random number.
+#[must_use]
+pub fn plan(world: &World, source: &Workload, to: SocketAddr, roll: u64, trace: &mut impl Trace) -> Plan {
+    let service = match world.addressed(to.ip()) {
+        Addressed::Service(s) => Some(s),
+        _ => None,
+    };
+    let key = service.map(|s| ObjectKey::new(Kind::Service, s.name.clone()));
+    let hop = match wants_waypoint(world, to) {
+        true => Err(Reason::WaypointMissing),
+        false => resolve(world, to, roll),
+    };
+    match hop {
+        Ok(hop) => {
+            if hop.service.is_some() {
+                trace.say(Stage::Route, key.as_ref(), || format!("{to} -> endpoint {}", describe(&hop)));
+            }
+            to_hop(world, source, hop, trace)
+        }
+        Err(reason) => {
+            trace.say(Stage::Route, key.as_ref(), || format!("{to} is refused: {reason}"));
+            Plan::Refuse { service: service.map(|s| s.name.clone()), reason }
+        }
+    }
+}
+
+fn wants_waypoint(world: &World, to: SocketAddr) -> bool {
+    match world.addressed(to.ip()) {
+        Addressed::Workload(w) => waypoint::of_workload(w).is_some(),
+        Addressed::Service(s) => waypoint::of_service(world, s).is_some() && !s.waypoint_optional,
+        Addressed::Ambiguous(_) | Addressed::Unknown => false,
+    }
+}
+
+/// Every plan that some roll of the dice gives, in the order of the endpoints.
+#[must_use]
+pub fn plans(world: &World, source: &Workload, to: SocketAddr) -> Vec<Plan> {
+    let n = match world.addressed(to.ip()) {
+        Addressed::Service(s) if !wants_waypoint(world, to) => service::candidates(world, s, to).map_or(1, |c| c.len()),
+        _ => 1,
+    };
+    (0..n as u64).map(|roll| plan(world, source, to, roll, &mut ())).collect()
+}
+
+fn to_hop(world: &World, source: &Workload, hop: Hop, trace: &mut impl Trace) -> Plan {
+    match &hop.workload {
+        // A service that led back to its caller: no tunnel can be opened from a pod to itself, and none is needed.
+        Some(w) if w.name == source.name => {
+            trace.say(Stage::Route, None, || format!("plain to {}: it is the pod itself", hop.target));
+            Plan::Plain { hop }
+        }
+        Some(w) if world.is_enrolled(w) => {
+            let next = SocketAddr::new(hop.target.ip(), HBONE_PORT);
+            let identity = w.identity(&world.settings().trust_domain);
+            trace.say(Stage::Route, None, || format!("HBONE to {next} for {}, expecting {identity}", describe(&hop)));
+            Plan::Hbone { hop, next, identity }
+        }
+        _ => {
+            trace.say(Stage::Route, None, || format!("plain to {}: it is not in the mesh", hop.target));
+            Plan::Plain { hop }
+        }
+    }
+}
+
+fn describe(hop: &Hop) -> String {
+    match &hop.workload {
+        Some(w) => format!("{} ({})", hop.target, w.name),
+        None => hop.target.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,26 @@
+//! Who wants a waypoint. There are none yet, so whoever wants one is refused: L7 policy that nobody judges must not be
+//! passed by. `underpass.dev/waypoint-failure: allow` on the service opts out.
+
+use crate::{
+    World,
+    world::{Labels, Service, Workload},
+};
+
+/// The label that names a waypoint, or `none`.
+pub(crate) const USE_WAYPOINT: &str = "istio.io/use-waypoint";
+
+/// The waypoint that calls of a service pass: its own label, else its namespace's.
+pub(crate) fn of_service<'a>(world: &'a World, service: &'a Service) -> Option<&'a str> {
+    let of_namespace = || world.namespace(service.name.namespace()).and_then(|n| n.labels.get(USE_WAYPOINT));
+    named(service.labels.get(USE_WAYPOINT).or_else(of_namespace))
+}
+
+/// The waypoint that calls of a pod's own address pass. A namespace's waypoint is for services, as in Istio.
+pub(crate) fn of_workload(workload: &Workload) -> Option<&str> {
+    let labels: &Labels = &workload.labels;
+    named(labels.get(USE_WAYPOINT))
+}
+
+fn named(label: Option<&std::sync::Arc<str>>) -> Option<&str> {
+    label.map(|l| &**l).filter(|l| *l != "none")
+}

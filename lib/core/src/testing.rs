@@ -1,0 +1,252 @@
+//! Objects for tests, from one-line descriptions, and a generator of Worlds. Behind the feature `testing`, for the
+//! crates above too: whoever compiles a World must be tested against the same generated ones.
+
+use std::{net::IpAddr, sync::Arc};
+
+use proptest::{collection::vec, prelude::*, sample::select};
+
+use crate::{
+    ObjectName, World,
+    authz::{Condition, Match, Operation, Rule, Source, StringMatch},
+    enrol::DATAPLANE_MODE,
+    world::{
+        Action, AuthorizationPolicy, Batch, Created, Labels, MeshSettings, MtlsMode, Namespace, Object,
+        PeerAuthentication, Phase, Scope, Service, ServicePort, TargetPort, Workload,
+    },
+};
+
+/// `namespace/name`.
+#[must_use]
+pub fn name(text: &str) -> ObjectName {
+    let (namespace, name) = text.split_once('/').expect("namespace/name");
+    ObjectName::new(namespace, name)
+}
+
+/// `key=value key=value`.
+#[must_use]
+pub fn labels(text: &str) -> Labels {
+    let pair = |p: &str| p.split_once('=').map(|(k, v)| (Arc::from(k), Arc::from(v))).expect("key=value");
+    text.split_whitespace().map(pair).collect()
+}
+
+/// A namespace without labels.
+#[must_use]
+pub fn namespace(name: &str) -> Namespace {
+    Namespace { name: ObjectName::cluster(name), labels: Labels::new() }
+}
+
+/// A running, ready pod that nobody enrolled, with these addresses and its own name as `app` label.
+#[must_use]
+pub fn pod(full_name: &str, addresses: &str) -> Workload {
+    let name = name(full_name);
+    Workload {
+        uid: format!("uid-{}-{}", name.namespace(), name.name()).into(),
+        addresses: addresses.split_whitespace().map(|a| a.parse().expect("address")).collect(),
+        node: Some("node-1".into()),
+        host_network: false,
+        phase: Phase::Running,
+        ready: true,
+        labels: labels(&format!("app={}", name.name())),
+        annotations: Labels::new(),
+        service_account: name.name().into(),
+        ports: Vec::new(),
+        has_sidecar: false,
+        name,
+    }
+}
+
+/// A pod that its own label enrols.
+#[must_use]
+pub fn ambient(full_name: &str, addresses: &str, more: &str) -> Workload {
+    let mut w = pod(full_name, addresses);
+    w.labels.extend(labels(more));
+    w.labels.insert(DATAPLANE_MODE.into(), "ambient".into());
+    w
+}
+
+/// `namespace/name selector vip[,vip] port[=target] ...`; `-` for no selector or no VIP.
+#[must_use]
+pub fn service(text: &str) -> Service {
+    let mut words = text.split_whitespace();
+    let name = name(words.next().expect("name"));
+    let selector = words.next().filter(|s| *s != "-").map(labels);
+    let vips = words
+        .next()
+        .filter(|s| *s != "-")
+        .map_or_else(Vec::new, |s| s.split(',').map(|a| a.parse().expect("address")).collect());
+    let ports = words.map(|p| {
+        let (port, target) = p.split_once('=').unwrap_or((p, p));
+        let target = target.parse().map_or_else(|_| TargetPort::Name(target.into()), TargetPort::Number);
+        ServicePort { name: format!("p{port}").into(), port: port.parse().expect("port"), target }
+    });
+    Service {
+        ports: ports.collect(),
+        name,
+        vips,
+        selector,
+        external_name: None,
+        publish_not_ready: false,
+        labels: Labels::new(),
+        waypoint_optional: false,
+    }
+}
+
+/// `namespace/name selector MODE [port=MODE ...] [@created]`; `-` for no selector.
+#[must_use]
+pub fn peer_authentication(text: &str) -> PeerAuthentication {
+    let mode = |m: &str| match m {
+        "STRICT" => MtlsMode::Strict,
+        "PERMISSIVE" => MtlsMode::Permissive,
+        "DISABLE" => MtlsMode::Disable,
+        "UNSET" => MtlsMode::Unset,
+        other => panic!("mode {other}"),
+    };
+    let words: Vec<_> = text.split_whitespace().collect();
+    let [full_name, selector, all, rest @ ..] = &words[..] else { panic!("name selector MODE: {text}") };
+    let created = rest.iter().find_map(|w| w.strip_prefix('@')).map(|t| Created(t.parse().expect("seconds")));
+    let ports = rest.iter().filter_map(|w| w.split_once('=')).map(|(p, m)| (p.parse().expect("port"), mode(m)));
+    PeerAuthentication {
+        name: name(full_name),
+        selector: (*selector != "-").then(|| labels(selector)),
+        mode: mode(all),
+        ports: ports.collect(),
+        created: created.unwrap_or(Created::UNKNOWN),
+    }
+}
+
+/// A policy about its whole namespace.
+#[must_use]
+pub fn policy(full_name: &str, action: Action, rules: Vec<Rule>) -> AuthorizationPolicy {
+    AuthorizationPolicy { name: name(full_name), scope: Scope::Namespace, action, rules, dry_run: false }
+}
+
+/// A World with default settings and these objects.
+#[must_use]
+pub fn world(objects: impl IntoIterator<Item = Object>) -> World {
+    World::empty(MeshSettings::default()).apply(&objects.into_iter().collect())
+}
+
+const NAMESPACES: [&str; 3] = ["istio-system", "default", "other"];
+const APPS: [&str; 3] = ["a", "b", "c"];
+
+/// Addresses that generated objects use. Few, so that they collide.
+pub fn some_address() -> impl Strategy<Value = IpAddr> {
+    let v4 = (1u8..12).prop_map(|n| IpAddr::from([10, 0, 0, n]));
+    let v6 = (1u16..12).prop_map(|n| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n]));
+    let vip = (1u8..4).prop_map(|n| IpAddr::from([10, 96, 0, n]));
+    let odd = select(vec!["127.0.0.1", "::1", "0.0.0.0", "::", "192.0.2.1", "2001:db8::1"]);
+    prop_oneof![4 => v4, 4 => v6, 2 => vip, 1 => odd.prop_map(|a| a.parse().expect("address"))]
+}
+
+fn some_name() -> impl Strategy<Value = ObjectName> {
+    (select(&NAMESPACES[..]), select(vec!["x1", "x2", "x3", "x4"])).prop_map(|(ns, n)| ObjectName::new(ns, n))
+}
+
+fn some_labels() -> impl Strategy<Value = Labels> {
+    let app = select(&APPS[..]).prop_map(|a| format!("app={a} "));
+    let mode = select(vec!["", "", "istio.io/dataplane-mode=ambient", "istio.io/dataplane-mode=none"]);
+    let waypoint = select(vec!["", "", "", "", " istio.io/use-waypoint=w", " istio.io/use-waypoint=none"]);
+    (app, mode, waypoint).prop_map(|(a, m, w)| labels(&(a + m + w)))
+}
+
+fn some_workload() -> impl Strategy<Value = Workload> {
+    let addresses = (any::<bool>(), 1u8..12, any::<bool>(), 1u16..12);
+    let state = (select(vec![Phase::Running, Phase::Running, Phase::Pending, Phase::Terminal]), any::<bool>());
+    let odd = (prop::bool::weighted(0.1), prop::bool::weighted(0.1));
+    (some_name(), addresses, some_labels(), state, odd, select(vec!["node-1", "node-2"])).prop_map(
+        |(name, (has4, n4, has6, n6), labels, (phase, ready), (host_network, has_sidecar), node)| {
+            let mut w = pod(&name.to_string(), "");
+            w.addresses.extend(has4.then(|| IpAddr::from([10, 0, 0, n4])));
+            w.addresses.extend(has6.then(|| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n6])));
+            w.labels = labels;
+            w.node = Some(node.into());
+            Workload { phase, ready, host_network, has_sidecar, ..w }
+        },
+    )
+}
+
+fn some_service() -> impl Strategy<Value = Service> {
+    let flags = (any::<bool>(), any::<bool>());
+    (some_name(), select(&APPS[..]), 1u8..4, flags, some_labels()).prop_map(
+        |(name, app, vip, (not_ready, optional), labels)| Service {
+            publish_not_ready: not_ready,
+            waypoint_optional: optional,
+            labels,
+            ..service(&format!("{name} app={app} 10.96.0.{vip} 80=8080 443=https"))
+        },
+    )
+}
+
+fn some_rule() -> impl Strategy<Value = Rule> {
+    let principal = select(vec!["*", "cluster.local/ns/default/sa/*", "*/sa/x1", "cluster.local/ns/other/sa/x2"]);
+    let source = (principal, any::<bool>(), prop::bool::weighted(0.2)).prop_map(|(p, not, l7)| {
+        let (mut principals, value) = (Match::default(), StringMatch::parse(p));
+        if not {
+            principals.not_values.push(value)
+        } else {
+            principals.values.push(value)
+        }
+        Source { principals, l7: if l7 { vec!["requestPrincipals".into()] } else { Vec::new() }, ..Source::default() }
+    });
+    let operation = select(vec![80u16, 8080, 9000])
+        .prop_map(|p| Operation { ports: Match { values: vec![p], not_values: Vec::new() }, l7: Vec::new() });
+    let condition = some_address()
+        .prop_map(|a| Condition::SourceIp(Match { values: Vec::new(), not_values: vec![ipnet::IpNet::from(a)] }));
+    (vec(source, 0..2), vec(operation, 0..2), vec(condition, 0..2)).prop_map(|(from, to, when)| Rule { from, to, when })
+}
+
+fn some_policy() -> impl Strategy<Value = AuthorizationPolicy> {
+    let scope = prop_oneof![
+        Just(Scope::Namespace),
+        some_labels().prop_map(Scope::Selector),
+        Just(Scope::Targets(vec!["Gateway w".into()])),
+    ];
+    (some_name(), scope, any::<bool>(), vec(some_rule(), 0..3), prop::bool::weighted(0.1)).prop_map(
+        |(name, scope, allow, rules, dry_run)| AuthorizationPolicy {
+            name,
+            scope,
+            action: if allow { Action::Allow } else { Action::Deny },
+            rules,
+            dry_run,
+        },
+    )
+}
+
+fn some_peer_authentication() -> impl Strategy<Value = PeerAuthentication> {
+    let mode = || select(vec!["STRICT", "PERMISSIVE", "UNSET", "DISABLE"]);
+    (some_name(), select(vec!["-", "app=a", "app=b"]), mode(), mode(), 0i64..3).prop_map(
+        |(name, selector, all, port, at)| peer_authentication(&format!("{name} {selector} {all} 80={port} @{at}")),
+    )
+}
+
+fn some_namespace() -> impl Strategy<Value = Namespace> {
+    let keys = ["", "istio.io/dataplane-mode=ambient", "istio-injection=enabled", "istio.io/dataplane-mode=none"];
+    (select(&NAMESPACES[..]), select(keys.to_vec())).prop_map(|(n, l)| Namespace { labels: labels(l), ..namespace(n) })
+}
+
+/// Any object. Names are few, so that objects replace each other.
+pub fn some_object() -> impl Strategy<Value = Object> {
+    prop_oneof![
+        6 => some_workload().prop_map(Object::from),
+        3 => some_service().prop_map(Object::from),
+        2 => some_namespace().prop_map(Object::from),
+        3 => some_policy().prop_map(Object::from),
+        2 => some_peer_authentication().prop_map(Object::from),
+    ]
+}
+
+/// Any World of up to 24 objects.
+pub fn some_world() -> impl Strategy<Value = World> {
+    vec(some_object(), 0..24).prop_map(world)
+}
+
+/// Any changes to such Worlds.
+pub fn some_batch() -> impl Strategy<Value = Batch> {
+    vec((some_object(), prop::bool::weighted(0.3)), 0..8).prop_map(|changes| {
+        let mut batch = Batch::default();
+        for (object, remove) in changes {
+            if remove { batch.remove(object.key()) } else { batch.put(object) }
+        }
+        batch
+    })
+}

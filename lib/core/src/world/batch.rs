@@ -1,0 +1,93 @@
+//! Changes to a World. A door turns what it saw (a file, a watch event, an xDS push) into a [`Batch`]; the keeper is
+//! the only one that applies it. Changes to different objects commute; of two changes to one object the later counts.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::{
+    Kind, ObjectKey, ObjectName,
+    world::{AuthorizationPolicy, EndpointSlice, Namespace, Node, PeerAuthentication, Service, Workload},
+};
+
+/// Any object of a World, shared by all versions that contain it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Object {
+    /// A namespace.
+    Namespace(Arc<Namespace>),
+    /// A node.
+    Node(Arc<Node>),
+    /// A pod.
+    Workload(Arc<Workload>),
+    /// A service.
+    Service(Arc<Service>),
+    /// A slice of endpoints.
+    EndpointSlice(Arc<EndpointSlice>),
+    /// L4 policy.
+    AuthorizationPolicy(Arc<AuthorizationPolicy>),
+    /// Mutual TLS requirements.
+    PeerAuthentication(Arc<PeerAuthentication>),
+}
+
+impl Object {
+    /// Kind and name.
+    #[must_use]
+    pub fn key(&self) -> ObjectKey {
+        let (kind, name): (Kind, &ObjectName) = match self {
+            Self::Namespace(o) => (Kind::Namespace, &o.name),
+            Self::Node(o) => (Kind::Node, &o.name),
+            Self::Workload(o) => (Kind::Pod, &o.name),
+            Self::Service(o) => (Kind::Service, &o.name),
+            Self::EndpointSlice(o) => (Kind::EndpointSlice, &o.name),
+            Self::AuthorizationPolicy(o) => (Kind::AuthorizationPolicy, &o.name),
+            Self::PeerAuthentication(o) => (Kind::PeerAuthentication, &o.name),
+        };
+        ObjectKey::new(kind, name.clone())
+    }
+}
+
+macro_rules! from {
+    ($($t:ident),*) => { $(impl From<$t> for Object { fn from(o: $t) -> Self { Self::$t(Arc::new(o)) } })* };
+}
+from!(Namespace, Node, Workload, Service, EndpointSlice, AuthorizationPolicy, PeerAuthentication);
+
+/// One object that appeared, changed or went away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The object is now this.
+    Put(Object),
+    /// The object is gone. Removing what is not there is no error.
+    Remove(ObjectKey),
+}
+
+/// Changes that become visible together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// In the order they happened.
+    pub changes: Vec<Change>,
+}
+
+impl Batch {
+    /// Appends: the object is now `object`.
+    pub fn put(&mut self, object: impl Into<Object>) {
+        self.changes.push(Change::Put(object.into()));
+    }
+
+    /// Appends: the object is gone.
+    pub fn remove(&mut self, key: ObjectKey) {
+        self.changes.push(Change::Remove(key));
+    }
+
+    /// Nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+}
+
+impl FromIterator<Object> for Batch {
+    fn from_iter<I: IntoIterator<Item = Object>>(objects: I) -> Self {
+        Self { changes: objects.into_iter().map(Change::Put).collect() }
+    }
+}

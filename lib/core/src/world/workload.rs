@@ -1,0 +1,95 @@
+//! Pods and the namespaces they live in, as far as the mesh cares.
+
+use std::{net::IpAddr, sync::Arc};
+
+use serde::Serialize;
+
+use crate::{Identity, ObjectName, TrustDomain, world::Labels};
+
+/// A namespace: what its pods inherit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Namespace {
+    /// Its name; cluster-scoped.
+    pub name: ObjectName,
+    /// Its labels: enrolment, waypoint.
+    pub labels: Labels,
+}
+
+/// `status.phase` of a pod, as far as it matters here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum Phase {
+    /// Accepted, not all containers started.
+    Pending,
+    /// The usual state.
+    #[default]
+    Running,
+    /// `Succeeded` or `Failed`: its address may already belong to somebody else.
+    Terminal,
+}
+
+/// A named port of a container, the target of a Service's `targetPort: name`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ContainerPort {
+    /// `ports[].name`.
+    pub name: Arc<str>,
+    /// `ports[].containerPort`.
+    pub port: u16,
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Workload {
+    /// namespace/name of the pod.
+    pub name: ObjectName,
+    /// `metadata.uid`: finds its cgroup.
+    pub uid: Arc<str>,
+    /// `status.podIPs`, canonical, without duplicates.
+    pub addresses: Vec<IpAddr>,
+    /// `spec.nodeName`.
+    pub node: Option<Arc<str>>,
+    /// `spec.hostNetwork`: it has the node's addresses, not its own.
+    pub host_network: bool,
+    /// `status.phase`.
+    pub phase: Phase,
+    /// The `Ready` condition.
+    pub ready: bool,
+    /// Labels.
+    pub labels: Labels,
+    /// Annotations that the mesh reads; others are not kept.
+    pub annotations: Labels,
+    /// `spec.serviceAccountName`, `default` where it is missing.
+    pub service_account: Arc<str>,
+    /// Named TCP ports of its containers.
+    pub ports: Vec<ContainerPort>,
+    /// It runs an `istio-proxy` container or was injected.
+    pub has_sidecar: bool,
+}
+
+impl Workload {
+    /// The pod owns addresses that traffic can be sent to and that tell who sent it.
+    #[must_use]
+    pub fn has_own_addresses(&self) -> bool {
+        !self.host_network && self.phase != Phase::Terminal && !self.addresses.is_empty()
+    }
+
+    /// The identity that a certificate for this pod names.
+    #[must_use]
+    pub fn identity(&self, trust_domain: &TrustDomain) -> Identity {
+        Identity::new(trust_domain, self.name.namespace(), &self.service_account)
+    }
+
+    /// The number of the container port called `name`.
+    #[must_use]
+    pub fn port_named(&self, name: &str) -> Option<u16> {
+        self.ports.iter().find(|p| &*p.name == name).map(|p| p.port)
+    }
+
+    /// What Istio's metrics call the canonical service: the first of three labels, else the pod's name.
+    #[must_use]
+    pub fn canonical_service(&self) -> &str {
+        ["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]
+            .iter()
+            .find_map(|k| self.labels.get(*k))
+            .map_or(self.name.name(), |v| v)
+    }
+}

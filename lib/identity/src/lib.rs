@@ -1,0 +1,32 @@
+//! Keys, certificate requests, chains, roots, the embedded CA and the times at which certificates are renewed. A crate
+//! of its own so that private keys and the writing of certificates have one small home: nothing here talks to a
+//! network, the only IO is the embedded CA's state directory ([`authority`]), and time is an argument.
+//!
+//! What must hold: a workload's key is never written anywhere and is wiped when dropped; a certificate that leaves
+//! [`authority`] names one identity, the one the caller asked for, whatever the request says.
+//!
+//! Randomness is an argument where it can be replayed ([`renewal`]); keys and serial numbers, which nobody may
+//! predict, come from the cryptographic library.
+
+pub mod authority;
+mod base64;
+pub mod certificate;
+pub mod credential;
+pub mod error;
+pub mod key;
+pub mod renewal;
+pub mod request;
+pub mod roots;
+mod state;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+pub use authority::Authority;
+pub use certificate::{Certificate, SanError, Serial};
+pub use credential::Credential;
+pub use error::{Error, StateFault};
+pub use key::PrivateKey;
+pub use renewal::Renewal;
+pub use request::CertificateRequest;
+pub use roots::Roots;
+pub use rustls_pki_types::CertificateDer;

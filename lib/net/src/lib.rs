@@ -1,0 +1,15 @@
+//! What touches the network: TLS sessions, tunnels and their pool, sockets, network namespaces. The only user of rustls.
+//!
+//! * [`tls`]: mutual TLS as a sans-IO session, configurations, who the peer is.
+//! * [`tunnel`] and [`pool`]: HBONE over TLS over TCP, shared by streams; worker-local. [`buffer`] lends their memory.
+//! * [`socket`], [`netns`], [`destroy`]: sockets inside pods and what is known about them.
+
+pub mod buffer;
+pub mod destroy;
+mod netlink;
+pub mod netns;
+pub mod pool;
+pub mod socket;
+pub mod system;
+pub mod tls;
+pub mod tunnel;

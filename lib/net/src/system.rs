@@ -1,0 +1,99 @@
+//! The two system calls that no safe wrapper offers, and the error of everything in this crate that talks to the kernel.
+//!
+//! It is its own file because it is the only one of [`crate::socket`], [`crate::netns`], [`crate::netlink`] and
+//! [`crate::destroy`] with `unsafe` in it. What must hold: every pointer handed to the kernel comes with the size of what
+//! it points to, and outlives the call.
+#![allow(unsafe_code, reason = "setsockopt and getsockopt for options that nix does not name")]
+
+use std::{
+    ffi::c_int,
+    io,
+    os::fd::{AsFd, AsRawFd},
+};
+
+/// What the kernel refused: which operation, on what, and why.
+#[derive(Debug, thiserror::Error)]
+pub enum SystemError {
+    /// A namespace could not be opened, asked or entered.
+    #[error("{operation} network namespace {object}: {source}")]
+    Namespace {
+        /// What was tried.
+        operation: &'static str,
+        /// Which namespace.
+        object: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A socket could not be made, set up, bound or connected.
+    #[error("{operation} {object}: {source}")]
+    Socket {
+        /// What was tried.
+        operation: &'static str,
+        /// Towards whom, or which socket.
+        object: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A netlink request failed.
+    #[error("{operation} {object}: {source}")]
+    Netlink {
+        /// What was tried.
+        operation: &'static str,
+        /// Which rule, route or socket.
+        object: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A setting under /proc/sys could not be read or written.
+    #[error("{operation} sysctl {object}: {source}")]
+    Sysctl {
+        /// What was tried.
+        operation: &'static str,
+        /// Which setting.
+        object: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+impl SystemError {
+    /// The kernel's answer, for those who decide by it.
+    #[must_use]
+    pub const fn answer(&self) -> &io::Error {
+        match self {
+            Self::Namespace { source, .. }
+            | Self::Socket { source, .. }
+            | Self::Netlink { source, .. }
+            | Self::Sysctl { source, .. } => source,
+        }
+    }
+}
+
+/// For the sockets of the data path, whose callers know what they asked for.
+impl From<SystemError> for io::Error {
+    fn from(error: SystemError) -> Self {
+        Self::new(error.answer().kind(), error)
+    }
+}
+
+/// setsockopt(2) for an option whose value is one `int`.
+pub(crate) fn set_option(socket: &impl AsFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+    let (pointer, length) = ((&raw const value).cast(), size_of::<c_int>() as libc::socklen_t);
+    // SAFETY: the pointer is to `value`, which is as long as said and lives to the end of this function.
+    match unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, pointer, length) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// SO_NETNS_COOKIE: the name of the namespace that the socket was made in, never reused while the machine runs.
+pub(crate) fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    let (fd, pointer) = (socket.as_fd().as_raw_fd(), (&raw mut cookie).cast());
+    // SAFETY: both pointers are to locals; the kernel writes at most the 8 bytes that `length` names.
+    match unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, pointer, &raw mut length) } {
+        0 => Ok(cookie),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

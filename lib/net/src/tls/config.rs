@@ -1,0 +1,305 @@
+//! From a credential, roots and expectations to a TLS configuration, and a cache of them: building one parses keys and
+//! roots, a tunnel needs one, and many tunnels need the same. A worker has its own cache, so nothing is shared.
+//!
+//! What never varies is decided here, once: TLS 1.3, AES-GCM, ALPN `h2`, no server name, client certificates required,
+//! no resumption in either role.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use rustls::{
+    CipherSuite, SupportedCipherSuite,
+    client::Resumption,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
+    server::NoServerSessionStorage,
+    sign::{CertifiedKey, SingleCertAndKey},
+    time_provider::{DefaultTimeProvider, TimeProvider},
+    version::TLS13,
+};
+use underpass_identity::{Credential, Roots, Serial};
+
+use crate::tls::verify::{Accept, Expected, TrustDomains, Verifier, VerifyError};
+
+/// The one application protocol: HTTP/2 (RFC 9113, 3.2).
+pub const ALPN: &[u8] = b"h2";
+
+/// More configurations than a node's pods and their peers need; above it the cache starts anew.
+pub const CACHE_MAX: usize = 4096;
+
+/// A cipher suite of TLS 1.3 that is spoken in the field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cipher {
+    /// `TLS_AES_128_GCM_SHA256`.
+    Aes128Gcm,
+    /// `TLS_AES_256_GCM_SHA384`.
+    Aes256Gcm,
+}
+
+impl Cipher {
+    const fn suite(self) -> SupportedCipherSuite {
+        match self {
+            Self::Aes128Gcm => aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
+            Self::Aes256Gcm => aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
+        }
+    }
+
+    pub(crate) const fn of(suite: CipherSuite) -> Option<Self> {
+        match suite {
+            CipherSuite::TLS13_AES_128_GCM_SHA256 => Some(Self::Aes128Gcm),
+            CipherSuite::TLS13_AES_256_GCM_SHA384 => Some(Self::Aes256Gcm),
+            _ => None,
+        }
+    }
+}
+
+/// What is the same for all connections of a node.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Ciphers on offer, the preferred one first. A server follows its own preference.
+    pub ciphers: Vec<Cipher>,
+    /// The time against which certificates are checked.
+    pub time: Arc<dyn TimeProvider>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { ciphers: vec![Cipher::Aes128Gcm, Cipher::Aes256Gcm], time: Arc::new(DefaultTimeProvider) }
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The setting names no cipher.
+    #[error("cannot configure TLS: no cipher is enabled")]
+    NoCipher,
+    /// A root that cannot stand at the end of a chain.
+    #[error("cannot use generation {generation} of the bundle of roots")]
+    Roots {
+        /// The bundle's.
+        generation: u64,
+        /// What is wrong with it.
+        source: VerifyError,
+    },
+    /// The library refuses the credential or the settings.
+    #[error("cannot configure TLS with the certificate {serial}")]
+    Refused {
+        /// Our certificate's.
+        serial: Serial,
+        /// What the library said.
+        source: rustls::Error,
+    },
+}
+
+/// How a client connects. Cheap to clone.
+#[derive(Clone)]
+pub struct ClientConfig {
+    pub(crate) tls: Arc<rustls::ClientConfig>,
+    pub(crate) not_after: SystemTime,
+}
+
+/// How a server accepts. Cheap to clone.
+#[derive(Clone)]
+pub struct ServerConfig {
+    pub(crate) tls: Arc<rustls::ServerConfig>,
+    pub(crate) not_after: SystemTime,
+}
+
+impl fmt::Debug for ClientConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientConfig").field("not_after", &self.not_after).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ServerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerConfig").field("not_after", &self.not_after).finish_non_exhaustive()
+    }
+}
+
+/// The name that rustls wants of a server. It is neither sent nor checked: an address never becomes an SNI, and our
+/// verifier asks for identities.
+pub(crate) fn no_server_name() -> ServerName<'static> {
+    ServerName::IpAddress(IpAddr::V4(Ipv4Addr::UNSPECIFIED).into())
+}
+
+/// A cache of configurations, by our certificate, whom we accept, and the bundle's generation.
+pub struct Configs {
+    provider: Arc<CryptoProvider>,
+    time: Arc<dyn TimeProvider>,
+    /// Entries of older bundles are dropped when a newer one is first seen.
+    generation: u64,
+    clients: HashMap<(Serial, Expected), ClientConfig>,
+    servers: HashMap<(Serial, TrustDomains), ServerConfig>,
+}
+
+impl fmt::Debug for Configs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Configs")
+            .field("generation", &self.generation)
+            .field("clients", &self.clients.len())
+            .field("servers", &self.servers.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Configs {
+    /// An empty cache.
+    ///
+    /// # Errors
+    /// [`ConfigError::NoCipher`].
+    pub fn new(settings: Settings) -> Result<Self, ConfigError> {
+        let suites = settings.ciphers.iter().map(|cipher| cipher.suite()).collect();
+        Self::with_suites(suites, settings.time)
+    }
+
+    pub(crate) fn with_suites(
+        cipher_suites: Vec<SupportedCipherSuite>,
+        time: Arc<dyn TimeProvider>,
+    ) -> Result<Self, ConfigError> {
+        if cipher_suites.is_empty() {
+            return Err(ConfigError::NoCipher);
+        }
+        let provider = Arc::new(CryptoProvider { cipher_suites, ..aws_lc_rs::default_provider() });
+        Ok(Self { provider, time, generation: 0, clients: HashMap::new(), servers: HashMap::new() })
+    }
+
+    /// How the owner of `credential` connects to one of `expected`.
+    ///
+    /// # Errors
+    /// The roots or the credential are unusable.
+    pub fn client(
+        &mut self,
+        credential: &Credential,
+        expected: &Expected,
+        roots: &Roots,
+    ) -> Result<ClientConfig, ConfigError> {
+        let is_current = self.enter(roots.generation());
+        let key = (credential.serial().clone(), expected.clone());
+        if let Some(config) = self.clients.get(&key).filter(|_| is_current) {
+            return Ok(config.clone());
+        }
+        let config = self.make_client(credential, expected, roots)?;
+        if is_current {
+            if self.clients.len() >= CACHE_MAX {
+                self.clients.clear();
+            }
+            self.clients.insert(key, config.clone());
+        }
+        Ok(config)
+    }
+
+    /// How the owner of `credential` accepts workloads of `accepted`.
+    ///
+    /// # Errors
+    /// The roots or the credential are unusable.
+    pub fn server(
+        &mut self,
+        credential: &Credential,
+        accepted: &TrustDomains,
+        roots: &Roots,
+    ) -> Result<ServerConfig, ConfigError> {
+        let is_current = self.enter(roots.generation());
+        let key = (credential.serial().clone(), accepted.clone());
+        if let Some(config) = self.servers.get(&key).filter(|_| is_current) {
+            return Ok(config.clone());
+        }
+        let config = self.make_server(credential, accepted, roots)?;
+        if is_current {
+            if self.servers.len() >= CACHE_MAX {
+                self.servers.clear();
+            }
+            self.servers.insert(key, config.clone());
+        }
+        Ok(config)
+    }
+
+    /// Drops what was made with the certificate `serial`, and with it the last copies of its key here.
+    pub fn forget(&mut self, serial: &Serial) {
+        self.clients.retain(|(own, _), _| own != serial);
+        self.servers.retain(|(own, _), _| own != serial);
+    }
+
+    /// How many configurations are cached.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.clients.len() + self.servers.len()
+    }
+
+    /// Nothing is cached.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A newer bundle empties the cache. Returns whether `generation` is the newest: others are served, not kept.
+    fn enter(&mut self, generation: u64) -> bool {
+        if generation > self.generation {
+            self.generation = generation;
+            self.clients.clear();
+            self.servers.clear();
+        }
+        generation == self.generation
+    }
+
+    fn verifier(&self, roots: &Roots, accept: Accept) -> Result<Arc<Verifier>, ConfigError> {
+        Verifier::new(roots, accept, self.provider.signature_verification_algorithms)
+            .map(Arc::new)
+            .map_err(|source| ConfigError::Roots { generation: roots.generation(), source })
+    }
+
+    fn make_client(
+        &self,
+        credential: &Credential,
+        expected: &Expected,
+        roots: &Roots,
+    ) -> Result<ClientConfig, ConfigError> {
+        let refused = |source| ConfigError::Refused { serial: credential.serial().clone(), source };
+        let verifier = self.verifier(roots, Accept::Servers(expected.clone()))?;
+        let mut tls = rustls::ClientConfig::builder_with_details(Arc::clone(&self.provider), Arc::clone(&self.time))
+            .with_protocol_versions(&[&TLS13])
+            .map_err(refused)?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_client_cert_resolver(own_certificate(credential).map_err(refused)?);
+        tls.alpn_protocols = vec![ALPN.to_vec()];
+        tls.resumption = Resumption::disabled();
+        tls.enable_sni = false;
+        tls.enable_early_data = false;
+        Ok(ClientConfig { tls: Arc::new(tls), not_after: credential.not_after() })
+    }
+
+    fn make_server(
+        &self,
+        credential: &Credential,
+        accepted: &TrustDomains,
+        roots: &Roots,
+    ) -> Result<ServerConfig, ConfigError> {
+        let refused = |source| ConfigError::Refused { serial: credential.serial().clone(), source };
+        let verifier = self.verifier(roots, Accept::Clients(accepted.clone()))?;
+        let mut tls = rustls::ServerConfig::builder_with_details(Arc::clone(&self.provider), Arc::clone(&self.time))
+            .with_protocol_versions(&[&TLS13])
+            .map_err(refused)?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(own_certificate(credential).map_err(refused)?);
+        tls.alpn_protocols = vec![ALPN.to_vec()];
+        tls.session_storage = Arc::new(NoServerSessionStorage {});
+        tls.send_tls13_tickets = 0;
+        tls.max_early_data_size = 0;
+        tls.ignore_client_order = true;
+        Ok(ServerConfig { tls: Arc::new(tls), not_after: credential.not_after() })
+    }
+}
+
+/// The key is lent to the library, which keeps it in a form of its own that is wiped when the last configuration goes.
+fn own_certificate(credential: &Credential) -> Result<Arc<SingleCertAndKey>, rustls::Error> {
+    let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(credential.key().pkcs8_der()));
+    let key = aws_lc_rs::sign::any_ecdsa_type(&der)?;
+    Ok(Arc::new(SingleCertAndKey::from(CertifiedKey::new(credential.chain().to_vec(), key))))
+}

@@ -1,0 +1,24 @@
+//! Mutual TLS 1.3 between two workloads: who the peer is, and bytes in and out. The only place that knows rustls.
+//!
+//! * [`config`]: credentials, roots and expectations become configurations, cached.
+//! * [`verify`]: whom we take the other end for, and why not.
+//! * [`session`]: one connection as a sans-IO state machine.
+//!
+//! What must hold: a session is connected only with a peer whose chain leads to our roots, is valid now and names the
+//! one identity that was expected; with ALPN `h2`; never resumed, because resumption would skip all of that.
+
+pub mod config;
+pub mod session;
+pub mod verify;
+
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzz;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use config::{Cipher, ClientConfig, ConfigError, Configs, ServerConfig, Settings};
+pub use rustls::{pki_types::UnixTime, time_provider::TimeProvider};
+pub use session::{Event, Outgoing, Session, SessionError};
+pub use verify::{Expected, PeerInfo, Refusal, TrustDomains, VerifyError};

@@ -1,0 +1,318 @@
+//! One tunnel: a TCP socket, mutual TLS on it, HBONE in that, and the streams that share it. Worker-local.
+//!
+//! ```text
+//!  application socket --read straight into--> hbone output --encrypt once--> tls out --write once--> tunnel socket
+//!  application socket <--written straight from the decrypted buffer-- hbone events <-- tls <-- tunnel socket
+//!                     \-- queued only when it does not take more; credit returns when it left
+//! ```
+//!
+//! A tunnel is driven by one task ([`driver`]); each stream by the task of its connection ([`stream`]), which sleeps
+//! unless its application or its window has something for it. What the two share about a stream is its [`lane::Lane`].
+//! A tunnel exists from the moment its connect() was begun: streams are opened on it at once, and CONNECT leaves as
+//! soon as the handshake is done.
+//!
+//! Invariant: the tunnel's state is borrowed only between awaits, never across one.
+
+mod driver;
+mod lane;
+mod stream;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, VecDeque},
+    fmt, io,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{net::TcpStream, sync::Notify, time::Instant};
+use underpass_core::Reason;
+use underpass_hbone::{Config, Connect, Connection, ErrorCode, OpenError, StreamId};
+use underpass_identity::Roots;
+
+pub use self::{lane::Tally, stream::{Early, Ended, Stream}};
+use self::lane::Lane;
+use crate::{
+    buffer::Buffers,
+    tls::{ClientConfig, Outgoing, PeerInfo, Refusal, ServerConfig, Session, SessionError},
+};
+
+/// What a tunnel's owner chooses.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// HTTP/2 settings of both roles.
+    pub hbone: Config,
+    /// Connecting, the handshake and, for a server, the first CONNECT have to be done by then.
+    pub handshake: Duration,
+    /// A tunnel without streams is closed after this.
+    pub idle: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { hbone: Config::default(), handshake: Duration::from_secs(10), idle: Duration::from_secs(300) }
+    }
+}
+
+/// Why a tunnel ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TunnelEnd {
+    /// Nobody wanted it any more, or its peer said goodbye.
+    Closed,
+    /// No connection to the next hop.
+    Unreachable(io::ErrorKind),
+    /// The connection broke.
+    Broken(io::ErrorKind),
+    /// Nobody answered in time.
+    Timeout,
+    /// TLS, or what the certificates say.
+    Tls(Refusal),
+    /// The peer broke HTTP/2.
+    Protocol(ErrorCode),
+    /// The peer's certificate does not count any more.
+    Distrusted,
+    /// We are going away.
+    Drained,
+}
+
+impl TunnelEnd {
+    /// The reason that its connections ended for.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Closed | Self::Broken(_) => Reason::TunnelClosed,
+            Self::Unreachable(_) => Reason::Unreachable,
+            Self::Timeout => Reason::Timeout,
+            Self::Tls(
+                Refusal::Expired
+                | Refusal::NotYetValid
+                | Refusal::Untrusted
+                | Refusal::WrongPurpose
+                | Refusal::WrongIdentity
+                | Refusal::NotOneIdentity
+                | Refusal::ForeignTrustDomain
+                | Refusal::NoCertificate
+                | Refusal::MalformedCertificate,
+            ) => Reason::Identity,
+            Self::Tls(_) => Reason::Tls,
+            Self::Protocol(_) => Reason::Protocol,
+            Self::Distrusted => Reason::Identity,
+            Self::Drained => Reason::Drain,
+        }
+    }
+}
+
+impl fmt::Display for TunnelEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("closed"),
+            Self::Unreachable(kind) => write!(f, "connect: {kind}"),
+            Self::Broken(kind) => write!(f, "connection broken: {kind}"),
+            Self::Timeout => f.write_str("nobody answered in time"),
+            Self::Tls(refusal) => write!(f, "tls: {}", refusal.as_str()),
+            Self::Protocol(code) => write!(f, "http/2: {}", code.name().unwrap_or("unknown error")),
+            Self::Distrusted => f.write_str("the peer's certificate is no longer trusted"),
+            Self::Drained => f.write_str("drained"),
+        }
+    }
+}
+
+/// A CONNECT that a peer sent. Dropping the stream unanswered resets it.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The stream, to be answered.
+    pub stream: Stream,
+    /// What is asked for.
+    pub request: Connect,
+    /// Who asks.
+    pub peer: Arc<PeerInfo>,
+}
+
+/// Takes CONNECTs of a server's tunnel. Called between turns; must not block.
+pub type Acceptor = Box<dyn Fn(Accepted)>;
+
+/// A tunnel. Cheap to clone; the tunnel lives as long as its socket does.
+#[derive(Clone)]
+pub struct Tunnel(Rc<Inner>);
+
+impl fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tunnel").field("peer", &self.0.socket.peer_addr().ok()).finish_non_exhaustive()
+    }
+}
+
+struct Inner {
+    socket: TcpStream,
+    state: RefCell<State>,
+    /// Something waits to be encrypted and written, or the tunnel was told to end.
+    wake: Notify,
+    buffers: Buffers,
+    settings: Settings,
+    acceptor: Option<Acceptor>,
+    /// Held until the peer has proved who it is and asked for something: the slot of an unauthenticated socket.
+    admission: RefCell<Option<Box<dyn std::any::Any>>>,
+    /// Streams since the tunnel began; the peer is somebody when this is not zero.
+    served: Cell<u64>,
+}
+
+struct State {
+    tls: Session,
+    out: Outgoing,
+    hbone: Connection,
+    lanes: HashMap<StreamId, Rc<Lane>>,
+    /// Wait for the output to be written, in the order they came.
+    waiting: VecDeque<Rc<Lane>>,
+    ending: Option<TunnelEnd>,
+}
+
+/// Plaintext of all streams that may wait for the socket. Above it, streams do not read their applications.
+const MOST_QUEUED_BYTES: usize = 256 << 10;
+
+impl Tunnel {
+    /// The client's end, on a socket whose connect() was begun. Spawns the driver on the current `LocalSet`.
+    ///
+    /// # Errors
+    /// Where TLS cannot begin; nothing was sent then.
+    pub fn client(
+        socket: TcpStream,
+        tls: &ClientConfig,
+        settings: &Settings,
+        buffers: &Buffers,
+    ) -> Result<Self, SessionError> {
+        let mut out = Outgoing::new();
+        let session = Session::client(tls, &mut out)?;
+        let hbone = Connection::client(settings.hbone.clone(), Instant::now().into_std());
+        let tunnel = Self::new(socket, session, out, hbone, settings, buffers, None, None);
+        tokio::task::spawn_local(driver::drive(Rc::clone(&tunnel.0)));
+        Ok(tunnel)
+    }
+
+    /// The server's end, on an accepted socket. Drives it until it ends. `admission` is dropped as soon as the peer has
+    /// proved who it is and sent its first CONNECT.
+    ///
+    /// # Errors
+    /// Where TLS cannot begin.
+    pub fn server(
+        socket: TcpStream,
+        tls: &ServerConfig,
+        settings: &Settings,
+        buffers: &Buffers,
+        admission: Box<dyn std::any::Any>,
+        acceptor: Acceptor,
+    ) -> Result<(Self, impl Future<Output = TunnelEnd> + use<>), SessionError> {
+        let session = Session::server(tls)?;
+        let hbone = Connection::server(settings.hbone.clone(), Instant::now().into_std());
+        let (out, admission) = (Outgoing::new(), Some(admission));
+        let tunnel = Self::new(socket, session, out, hbone, settings, buffers, Some(acceptor), admission);
+        let driving = driver::drive(Rc::clone(&tunnel.0));
+        Ok((tunnel, driving))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of the one struct, from two constructors")]
+    fn new(
+        socket: TcpStream,
+        tls: Session,
+        out: Outgoing,
+        hbone: Connection,
+        settings: &Settings,
+        buffers: &Buffers,
+        acceptor: Option<Acceptor>,
+        admission: Option<Box<dyn std::any::Any>>,
+    ) -> Self {
+        let (lanes, waiting) = (HashMap::new(), VecDeque::new());
+        Self(Rc::new(Inner {
+            socket,
+            state: RefCell::new(State { tls, out, hbone, lanes, waiting, ending: None }),
+            wake: Notify::new(),
+            buffers: buffers.clone(),
+            settings: settings.clone(),
+            acceptor,
+            admission: RefCell::new(admission),
+            served: Cell::new(0),
+        }))
+    }
+
+    /// It is this very tunnel.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Opens a stream. CONNECT leaves in this turn, or as soon as the handshake is done.
+    ///
+    /// # Errors
+    /// Where the tunnel takes no new stream.
+    pub fn open(&self, request: &Connect) -> Result<Stream, OpenError> {
+        let mut state = self.0.state.borrow_mut();
+        if state.ending.is_some() {
+            return Err(OpenError::GoingAway);
+        }
+        let id = state.hbone.open(request)?;
+        let lane = Rc::new(Lane::new(id));
+        state.lanes.insert(id, Rc::clone(&lane));
+        drop(state);
+        self.0.wake.notify_one();
+        Ok(Stream::new(Rc::clone(&self.0), lane))
+    }
+
+    /// A stream can be opened now, as far as is known: neither full, nor going away, nor past the expiry of one of the
+    /// two certificates, nor out of credit.
+    #[must_use]
+    pub fn can_open(&self, now: SystemTime) -> bool {
+        let state = self.0.state.borrow();
+        let valid = state.tls.streams_until().is_none_or(|until| now < until);
+        state.ending.is_none() && valid && state.hbone.can_open() && !state.hbone.is_starved()
+    }
+
+    /// It ended, or takes no more streams for good.
+    #[must_use]
+    pub fn is_over(&self, now: SystemTime) -> bool {
+        let state = self.0.state.borrow();
+        let expired = state.tls.streams_until().is_some_and(|until| now >= until);
+        let going = !state.hbone.can_open() && state.hbone.open_streams() < state.hbone.stream_cap();
+        state.ending.is_some() || expired || going
+    }
+
+    /// How many streams the peer takes at once, as far as is known.
+    #[must_use]
+    pub fn stream_cap(&self) -> usize {
+        self.0.state.borrow().hbone.stream_cap()
+    }
+
+    /// How many streams are open.
+    #[must_use]
+    pub fn open_streams(&self) -> usize {
+        self.0.state.borrow().hbone.open_streams()
+    }
+
+    /// Who is at the other end, once the handshake is done.
+    #[must_use]
+    pub fn peer(&self) -> Option<Arc<PeerInfo>> {
+        self.0.state.borrow().tls.peer().cloned()
+    }
+
+    /// Checks the peer's certificate against a changed bundle; where it does not count any more, the tunnel ends and
+    /// its streams with it.
+    pub fn check_again(&self, roots: &Roots, now: SystemTime) {
+        let trusted = self.peer().is_none_or(|peer| peer.verify_again(roots, now).is_ok());
+        if !trusted {
+            self.end(TunnelEnd::Distrusted);
+        }
+    }
+
+    /// Takes no new streams; ends when the open ones have.
+    pub fn drain(&self) {
+        self.0.state.borrow_mut().hbone.drain();
+        self.0.wake.notify_one();
+    }
+
+    /// Ends it now, with GOAWAY where the socket takes it.
+    pub fn end(&self, end: TunnelEnd) {
+        let mut state = self.0.state.borrow_mut();
+        state.hbone.close(ErrorCode::NO_ERROR);
+        state.ending.get_or_insert(end);
+        drop(state);
+        self.0.wake.notify_one();
+    }
+}

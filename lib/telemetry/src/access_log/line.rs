@@ -1,0 +1,370 @@
+//! One connection as one line. The fields and their order stand here once; text and JSON only differ in how they are
+//! written. A field that is unknown is absent, never empty.
+
+use std::fmt::{Display, Write as _};
+
+use underpass_core::{Connection, Reason, connection::Party};
+
+use super::escape;
+use crate::Format;
+
+/// Appends the line for `connection`, with its line feed.
+pub(super) fn write(out: &mut String, format: Format, connection: &Connection) {
+    let mut line = Line { out, format, first: true };
+    if format == Format::Json {
+        line.out.push('{');
+    }
+    fields(&mut line, connection);
+    line.out.push_str(if format == Format::Json { "}\n" } else { "\n" });
+}
+
+fn fields(line: &mut Line<'_>, c: &Connection) {
+    line.text("time", Timestamp(c.opened_unix_ms.saturating_add(c.duration_us / 1000)));
+    line.bare("connection", c.id);
+    line.text("direction", c.direction.as_str());
+    line.text("path", c.path.as_str());
+    party(line, &SOURCE, &c.source);
+    party(line, &DESTINATION, &c.destination);
+    line.optional("service", c.service.as_ref());
+    line.bare("bytes_received", c.bytes_received);
+    line.bare("bytes_sent", c.bytes_sent);
+    line.bare("duration_ms", format_args!("{}.{:03}", c.duration_us / 1000, c.duration_us % 1000));
+    line.optional("reason", c.reason.as_ref().map(Reason::as_str));
+    if let Some(reason @ (Reason::NeedsWaypoint(_) | Reason::Refused(_))) = &c.reason {
+        line.text("reason_detail", reason);
+    }
+    line.optional("policy", c.policy.as_ref());
+    line.bare("world", c.world);
+}
+
+struct PartyKeys {
+    address: &'static str,
+    workload: &'static str,
+    namespace: &'static str,
+    identity: &'static str,
+}
+
+const SOURCE: PartyKeys = PartyKeys {
+    address: "source_address",
+    workload: "source_workload",
+    namespace: "source_namespace",
+    identity: "source_identity",
+};
+
+const DESTINATION: PartyKeys = PartyKeys {
+    address: "destination_address",
+    workload: "destination_workload",
+    namespace: "destination_namespace",
+    identity: "destination_identity",
+};
+
+fn party(line: &mut Line<'_>, keys: &PartyKeys, party: &Party) {
+    line.text(keys.address, party.address);
+    let name = party.workload.as_ref().map(|w| &w.name);
+    line.optional(keys.workload, name.map(|n| n.name()));
+    // A pod of another node or network may be unknown here and still have proved its namespace.
+    let proved = || party.identity.as_ref().map(|i| i.namespace());
+    line.optional(keys.namespace, name.map(|n| n.namespace()).or_else(proved));
+    line.optional(keys.identity, party.identity.as_ref());
+}
+
+struct Line<'a> {
+    out: &'a mut String,
+    format: Format,
+    first: bool,
+}
+
+impl Line<'_> {
+    fn key(&mut self, key: &str) {
+        let first = std::mem::replace(&mut self.first, false);
+        match self.format {
+            Format::Text => {
+                self.out.push_str(if first { "" } else { " " });
+                self.out.push_str(key);
+                self.out.push('=');
+            }
+            Format::Json => {
+                self.out.push_str(if first { "\"" } else { ",\"" });
+                self.out.push_str(key);
+                self.out.push_str("\":");
+            }
+        }
+    }
+
+    /// A value that may contain anything.
+    fn text(&mut self, key: &str, value: impl Display) {
+        self.key(key);
+        match self.format {
+            Format::Text => escape::push_text(self.out, value),
+            Format::Json => escape::push_json(self.out, value),
+        }
+    }
+
+    fn optional(&mut self, key: &str, value: Option<impl Display>) {
+        if let Some(value) = value {
+            self.text(key, value);
+        }
+    }
+
+    /// A number.
+    fn bare(&mut self, key: &str, value: impl Display) {
+        self.key(key);
+        let _ = write!(self.out, "{value}"); // writing to a String cannot fail
+    }
+}
+
+/// Milliseconds since the epoch, shown as RFC 3339 in UTC.
+struct Timestamp(u64);
+
+const MS_PER_DAY: u64 = 86_400_000;
+/// 9999-12-31T23:59:59.999Z: RFC 3339 has four digits for a year.
+const LAST_MS: u64 = 253_402_300_799_999;
+
+impl Display for Timestamp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ms = self.0.min(LAST_MS);
+        let (year, month, day) = civil(ms / MS_PER_DAY);
+        let (seconds, ms) = (ms % MS_PER_DAY / 1000, ms % 1000);
+        let (h, m, s) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+        write!(f, "{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z")
+    }
+}
+
+/// Year, month and day of the `days`-th day after 1970-01-01, in the Gregorian calendar.
+///
+/// Counted in eras of 400 years that begin on a 1st of March, so that the leap day comes last
+/// (H. Hinnant, "chrono-compatible low-level date algorithms", `civil_from_days`).
+const fn civil(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468; // from 0000-03-01
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = era * 400 + year_of_era + (month <= 2) as u64;
+    (year, month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use expect_test::{Expect, expect};
+    use underpass_core::{
+        ObjectName,
+        connection::{Direction, Path},
+        testing::{ambient, name},
+        world::Version,
+    };
+
+    use super::*;
+
+    fn connection() -> Connection {
+        let source = Arc::new(ambient("default/productpage-1", "10.0.1.2", ""));
+        let destination = Arc::new(ambient("default/reviews-1", "10.0.2.3", ""));
+        let party = |w: &Arc<_>, address: &str, identity: &str| Party {
+            address: address.parse().unwrap(),
+            workload: Some(Arc::clone(w)),
+            identity: Some(identity.parse().unwrap()),
+        };
+        Connection {
+            id: 7,
+            direction: Direction::Inbound,
+            path: Path::Hbone,
+            source: party(&source, "10.0.1.2:40000", "spiffe://cluster.local/ns/default/sa/productpage"),
+            destination: party(&destination, "10.0.2.3:9080", "spiffe://cluster.local/ns/default/sa/reviews"),
+            service: Some(name("default/reviews")),
+            bytes_received: 120,
+            bytes_sent: 4096,
+            opened_unix_ms: 1_769_860_799_990,
+            duration_us: 12_034,
+            policy: Some(name("default/reviews-viewer")),
+            reason: Some(Reason::Finished),
+            world: Version(3),
+        }
+    }
+
+    fn stranger() -> Connection {
+        Connection {
+            direction: Direction::Outbound,
+            path: Path::None,
+            source: Party { address: "[fd00::1]:40000".parse().unwrap(), workload: None, identity: None },
+            destination: Party { address: "10.0.2.3:9080".parse().unwrap(), workload: None, identity: None },
+            service: None,
+            duration_us: 0,
+            policy: None,
+            reason: Some(Reason::Refused(503)),
+            ..connection()
+        }
+    }
+
+    fn line(format: Format, c: &Connection) -> String {
+        let mut out = String::new();
+        write(&mut out, format, c);
+        out
+    }
+
+    fn check(c: &Connection, text: &Expect, json: &Expect) {
+        text.assert_eq(&line(Format::Text, c));
+        let written = line(Format::Json, c);
+        json.assert_eq(&written);
+        serde_json::from_str::<serde_json::Value>(&written).unwrap();
+    }
+
+    #[test]
+    fn everything_known() {
+        check(
+            &connection(),
+            &expect![[r#"
+            time=2026-01-31T12:00:00.002Z connection=7 direction=inbound path=hbone source_address=10.0.1.2:40000 source_workload=productpage-1 source_namespace=default source_identity=spiffe://cluster.local/ns/default/sa/productpage destination_address=10.0.2.3:9080 destination_workload=reviews-1 destination_namespace=default destination_identity=spiffe://cluster.local/ns/default/sa/reviews service=default/reviews bytes_received=120 bytes_sent=4096 duration_ms=12.034 reason=finished policy=default/reviews-viewer world=3
+        "#]],
+            &expect![[r#"
+            {"time":"2026-01-31T12:00:00.002Z","connection":7,"direction":"inbound","path":"hbone","source_address":"10.0.1.2:40000","source_workload":"productpage-1","source_namespace":"default","source_identity":"spiffe://cluster.local/ns/default/sa/productpage","destination_address":"10.0.2.3:9080","destination_workload":"reviews-1","destination_namespace":"default","destination_identity":"spiffe://cluster.local/ns/default/sa/reviews","service":"default/reviews","bytes_received":120,"bytes_sent":4096,"duration_ms":12.034,"reason":"finished","policy":"default/reviews-viewer","world":3}
+        "#]],
+        );
+    }
+
+    #[test]
+    fn what_is_unknown_is_absent() {
+        check(
+            &stranger(),
+            &expect![[r#"
+            time=2026-01-31T11:59:59.990Z connection=7 direction=outbound path=none source_address=[fd00::1]:40000 destination_address=10.0.2.3:9080 bytes_received=120 bytes_sent=4096 duration_ms=0.000 reason=refused reason_detail="refused with status 503" world=3
+        "#]],
+            &expect![[r#"
+            {"time":"2026-01-31T11:59:59.990Z","connection":7,"direction":"outbound","path":"none","source_address":"[fd00::1]:40000","destination_address":"10.0.2.3:9080","bytes_received":120,"bytes_sent":4096,"duration_ms":0.000,"reason":"refused","reason_detail":"refused with status 503","world":3}
+        "#]],
+        );
+    }
+
+    #[test]
+    fn what_a_waypoint_would_have_judged() {
+        let fields = vec!["to.operation.methods".into(), "when[request.headers[x y]]".into()];
+        let c = Connection { reason: Some(Reason::NeedsWaypoint(fields)), ..stranger() };
+        check(
+            &c,
+            &expect![[r#"
+            time=2026-01-31T11:59:59.990Z connection=7 direction=outbound path=none source_address=[fd00::1]:40000 destination_address=10.0.2.3:9080 bytes_received=120 bytes_sent=4096 duration_ms=0.000 reason=needs_waypoint reason_detail="needs a waypoint: to.operation.methods, when[request.headers[x y]]" world=3
+        "#]],
+            &expect![[r#"
+            {"time":"2026-01-31T11:59:59.990Z","connection":7,"direction":"outbound","path":"none","source_address":"[fd00::1]:40000","destination_address":"10.0.2.3:9080","bytes_received":120,"bytes_sent":4096,"duration_ms":0.000,"reason":"needs_waypoint","reason_detail":"needs a waypoint: to.operation.methods, when[request.headers[x y]]","world":3}
+        "#]],
+        );
+    }
+
+    #[test]
+    fn an_open_connection_has_no_reason_yet() {
+        let c = Connection { reason: None, ..stranger() };
+        assert!(!line(Format::Text, &c).contains("reason"));
+    }
+
+    #[test]
+    fn the_namespace_that_was_proved_counts_where_the_pod_is_unknown() {
+        let mut c = connection();
+        c.source.workload = None;
+        let text = line(Format::Text, &c);
+        assert!(text.contains(" source_namespace=default source_identity="), "{text}");
+        assert!(!text.contains("source_workload"), "{text}");
+    }
+
+    #[test]
+    fn a_name_cannot_forge_a_line_or_a_field() {
+        for evil in [
+            "x\ntime=2026-01-01T00:00:00.000Z source_workload=admin",
+            "x source_identity=spiffe://cluster.local/ns/default/sa/admin",
+            "x\" source_workload=\"admin",
+            "x\",\"source_workload\":\"admin",
+            "x\\",
+            "x\r\u{1b}[1A\u{1b}[2K",
+            "x\u{2028}\u{85}\u{b}\u{c}\0",
+        ] {
+            let mut c = connection();
+            c.service = Some(ObjectName::new(evil, evil));
+            c.policy = Some(ObjectName::new("default", evil));
+            for format in [Format::Text, Format::Json] {
+                let text = line(format, &c);
+                assert_eq!(text.matches('\n').count(), 1, "{text:?}");
+                assert!(
+                    text.trim_end_matches('\n').chars().all(|c| c >= ' ' && c != '\u{85}' && c != '\u{2028}'),
+                    "{text:?}"
+                );
+            }
+            let json: serde_json::Value = serde_json::from_str(&line(Format::Json, &c)).unwrap();
+            assert_eq!(json["service"], format!("{evil}/{evil}"));
+            assert_eq!(json["source_workload"], "productpage-1");
+            assert_eq!(logfmt(&line(Format::Text, &c)), json_fields(&json), "{evil:?}");
+        }
+    }
+
+    #[test]
+    fn both_formats_say_the_same() {
+        for c in [connection(), stranger()] {
+            let json = serde_json::from_str(&line(Format::Json, &c)).unwrap();
+            assert_eq!(logfmt(&line(Format::Text, &c)), json_fields(&json));
+        }
+    }
+
+    /// Reads a line as any logfmt reader does: keys, values bare or quoted.
+    fn logfmt(line: &str) -> std::collections::BTreeMap<String, String> {
+        let mut fields = std::collections::BTreeMap::new();
+        let mut rest = line.strip_suffix('\n').unwrap();
+        while !rest.is_empty() {
+            let (key, after) = rest.split_once('=').unwrap();
+            let (value, after) = if after.starts_with('"') {
+                let mut stream = serde_json::Deserializer::from_str(after).into_iter::<String>();
+                let value = stream.next().unwrap().unwrap();
+                (value, &after[stream.byte_offset()..])
+            } else {
+                let end = after.find(' ').unwrap_or(after.len());
+                (after[..end].to_owned(), &after[end..])
+            };
+            assert!(fields.insert(key.to_owned(), value).is_none(), "{key} twice in {line:?}");
+            rest = after.strip_prefix(' ').unwrap_or(after);
+        }
+        fields
+    }
+
+    fn json_fields(json: &serde_json::Value) -> std::collections::BTreeMap<String, String> {
+        let show = |v: &serde_json::Value| match v {
+            serde_json::Value::String(s) => s.clone(),
+            // `12.000` reads as `12.0`: shown again with the line's three decimals.
+            v if v.is_f64() => format!("{:.3}", v.as_f64().unwrap()),
+            v => v.to_string(),
+        };
+        json.as_object().unwrap().iter().map(|(k, v)| (k.clone(), show(v))).collect()
+    }
+
+    #[test]
+    fn timestamps() {
+        let check = |ms: u64, want: &str| assert_eq!(Timestamp(ms).to_string(), want);
+        check(0, "1970-01-01T00:00:00.000Z");
+        check(951_782_399_999, "2000-02-28T23:59:59.999Z");
+        check(951_782_400_000, "2000-02-29T00:00:00.000Z");
+        check(951_868_800_000, "2000-03-01T00:00:00.000Z");
+        check(1_709_164_800_000, "2024-02-29T00:00:00.000Z");
+        check(1_735_689_599_999, "2024-12-31T23:59:59.999Z");
+        check(4_107_542_400_000, "2100-03-01T00:00:00.000Z");
+        check(u64::MAX, "9999-12-31T23:59:59.999Z");
+    }
+
+    #[test]
+    fn every_day_follows_the_day_before() {
+        let leap = |y: u64| y.is_multiple_of(4) && (!y.is_multiple_of(100) || y.is_multiple_of(400));
+        let days_in = |y, m| match m {
+            2 if leap(y) => 29,
+            2 => 28,
+            4 | 6 | 9 | 11 => 30,
+            _ => 31,
+        };
+        let (mut y, mut m, mut d) = (1970, 1, 1);
+        for day in 0..300_000 {
+            assert_eq!(civil(day), (y, m, d));
+            (y, m, d) = match (m, d) {
+                (12, 31) => (y + 1, 1, 1),
+                (m, d) if d == days_in(y, m) => (y, m + 1, 1),
+                (m, d) => (y, m, d + 1),
+            };
+        }
+    }
+}

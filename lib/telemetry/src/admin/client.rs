@@ -1,0 +1,188 @@
+//! Asks an admin API: one connection per question, everything bounded.
+
+use std::{future::Future, net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, StatusCode, header};
+use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::{net::TcpStream, time::timeout};
+
+use super::query;
+
+/// For a question and its answer. A dump of a large World is megabytes, on a loopback.
+const TIME: Duration = Duration::from_secs(30);
+/// The largest answer that is read.
+const MAX_ANSWER_BYTES: usize = 256 << 20;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens.
+    #[error("cannot connect to {address}: {source}")]
+    Connect {
+        /// Who was asked.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Something listens, but not this API.
+    #[error("{method} {path} on {address}: {source}")]
+    Http {
+        /// Who was asked.
+        address: SocketAddr,
+        /// How.
+        method: Method,
+        /// What.
+        path: String,
+        /// Why not.
+        source: hyper::Error,
+    },
+    /// The path cannot stand in a request.
+    #[error("{path:?} is no path: {source}")]
+    Path {
+        /// What was to be asked.
+        path: String,
+        /// Why not.
+        source: http::Error,
+    },
+    /// It took longer than anybody waits.
+    #[error("{method} {path} on {address}: no answer within {TIME:?}")]
+    Timeout {
+        /// Who was asked.
+        address: SocketAddr,
+        /// How.
+        method: Method,
+        /// What.
+        path: String,
+    },
+    /// The answer is larger than this client reads, or ended early.
+    #[error("{method} {path} on {address}: cannot read the answer: {source}")]
+    Answer {
+        /// Who was asked.
+        address: SocketAddr,
+        /// How.
+        method: Method,
+        /// What.
+        path: String,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The API said no.
+    #[error("{method} {path} on {address}: {status}: {says}")]
+    Refused {
+        /// Who was asked.
+        address: SocketAddr,
+        /// How.
+        method: Method,
+        /// What.
+        path: String,
+        /// The answer's status.
+        status: StatusCode,
+        /// Its `error`, or its first line.
+        says: String,
+    },
+    /// The answer is not what was expected.
+    #[error("GET {path} on {address}: unexpected JSON: {source}")]
+    Json {
+        /// Who was asked.
+        address: SocketAddr,
+        /// What.
+        path: String,
+        /// Why not.
+        source: serde_json::Error,
+    },
+}
+
+/// Asks the admin API at one address.
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    address: SocketAddr,
+}
+
+impl Client {
+    /// Asks at `address`.
+    #[must_use]
+    pub const fn new(address: SocketAddr) -> Self {
+        Self { address }
+    }
+
+    /// The answer to `GET path`, whole.
+    ///
+    /// # Errors
+    /// Where there is none, or its status is not a success.
+    pub async fn text(&self, path: &str) -> Result<Bytes, ClientError> {
+        self.ask(Method::GET, path).await
+    }
+
+    /// The answer to `GET path`, read as JSON.
+    ///
+    /// # Errors
+    /// As [`Client::text`], and where the answer is something else.
+    pub async fn json<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let body = self.text(path).await?;
+        let unexpected = |source| ClientError::Json { address: self.address, path: path.to_owned(), source };
+        serde_json::from_slice(&body).map_err(unexpected)
+    }
+
+    /// Sets the log level; see [`crate::log::Filter`].
+    ///
+    /// # Errors
+    /// As [`Client::text`].
+    pub async fn set_log_level(&self, level: &str) -> Result<(), ClientError> {
+        self.ask(Method::PUT, &format!("/logging?level={}", query::encode(level))).await.map(drop)
+    }
+
+    async fn ask(&self, method: Method, path: &str) -> Result<Bytes, ClientError> {
+        let late = || ClientError::Timeout { address: self.address, method: method.clone(), path: path.to_owned() };
+        timeout(TIME, self.exchange(&method, path)).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    async fn exchange(&self, method: &Method, path: &str) -> Result<Bytes, ClientError> {
+        let address = self.address;
+        let http = |source| ClientError::Http { address, method: method.clone(), path: path.to_owned(), source };
+        let request = hyper::Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, address.to_string())
+            .body(Empty::<Bytes>::new())
+            .map_err(|source| ClientError::Path { path: path.to_owned(), source })?;
+        let stream = TcpStream::connect(address).await.map_err(|source| ClientError::Connect { address, source })?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
+        let answer = async {
+            let (head, body) = sender.send_request(request).await.map_err(http)?.into_parts();
+            let source = match Limited::new(body, MAX_ANSWER_BYTES).collect().await {
+                Ok(body) => return Ok((head.status, body.to_bytes())),
+                Err(e) if e.is::<LengthLimitError>() => format!("more than {MAX_ANSWER_BYTES} bytes").into(),
+                Err(e) => e,
+            };
+            Err(ClientError::Answer { address, method: method.clone(), path: path.to_owned(), source })
+        };
+        let (status, body) = beside(connection, answer).await?;
+        if status.is_success() {
+            return Ok(body);
+        }
+        let says = refusal(&body);
+        Err(ClientError::Refused { address, method: method.clone(), path: path.to_owned(), status, says })
+    }
+}
+
+/// Drives `connection` while `answer` is awaited, without a task of its own that could outlive this one.
+async fn beside<T>(connection: impl Future, answer: impl Future<Output = T>) -> T {
+    let mut answer = std::pin::pin!(answer);
+    tokio::select! {
+        biased;
+        answer = answer.as_mut() => return answer,
+        _ = connection => {}
+    }
+    // The connection has ended: whatever it left for the answer is there now, or is an error.
+    answer.await
+}
+
+fn refusal(body: &[u8]) -> String {
+    let json: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+    let error = json.as_ref().and_then(|v| v.get("error")).and_then(|e| e.as_str()).map(str::to_owned);
+    error.unwrap_or_else(|| String::from_utf8_lossy(body).lines().next().unwrap_or_default().to_owned())
+}

@@ -1,0 +1,23 @@
+//! The admin API: HTTP/1.1 with JSON, on a loopback address, and readiness beside it on any.
+//!
+//! Each binary fills a [`Router`] with its routes and serves it; the command asks with a [`Client`]. What is asked and
+//! answered is plain values ([`Request`], [`Response`]), so that a route is tested by calling its handler.
+//!
+//! What must hold: nobody outside the machine reaches a [`Listener::loopback`], not even through a browser on it; no
+//! peer, however slow or rude, costs more than [`Limits`] says, or keeps others from being answered.
+
+mod client;
+mod error;
+mod query;
+mod readiness;
+mod router;
+mod routes;
+mod server;
+
+pub use client::{Client, ClientError};
+pub use error::AdminError;
+pub use http::{Method, StatusCode};
+pub use readiness::{Gate, Readiness};
+pub use router::{Request, Response, Router};
+pub use routes::{healthz, logging};
+pub use server::{Limits, Listener, Server};

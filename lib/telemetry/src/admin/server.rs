@@ -1,0 +1,314 @@
+//! The server: sockets, limits, and nothing about what is answered.
+//!
+//! ```text
+//! Listener::{loopback, any} -> serve -> accept -> connection -> answer
+//!   binds before there is a runtime,    one task   one task     host, route, query, body, handler
+//!   so that a program can report every             each
+//!   taken port at once
+//! ```
+//! At the limit of connections the oldest makes room, so that slow peers cannot lock out a quick one.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    net::{IpAddr, SocketAddr, TcpListener},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::TcpStream,
+    task::{AbortHandle, JoinHandle, JoinSet},
+    time::timeout,
+};
+
+use super::{
+    AdminError,
+    query::Query,
+    router::{Request, Response, Router},
+};
+
+/// What one peer, and all of them, may cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Open at once. At one more, the oldest is closed. Default 64.
+    pub connections: usize,
+    /// Request line and headers. Default 16 KiB; hyper takes no less than 8 KiB.
+    pub header_bytes: usize,
+    /// Fields of the header. Default 64.
+    pub headers: usize,
+    /// The body of a request. Default 64 KiB.
+    pub body_bytes: usize,
+    /// From the first byte of a request, or from being idle, to the end of its header. Default 5 s.
+    pub header_time: Duration,
+    /// For the body, and again for the handler. Default 10 s.
+    pub request_time: Duration,
+    /// For a connection with all its requests and answers, after which it has one `request_time` more to finish the
+    /// last. Default 60 s.
+    pub connection_time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 64,
+            header_bytes: 16 << 10,
+            headers: 64,
+            body_bytes: 64 << 10,
+            header_time: Duration::from_secs(5),
+            request_time: Duration::from_secs(10),
+            connection_time: Duration::from_secs(60),
+        }
+    }
+}
+
+/// hyper panics below it.
+const MIN_HEADER_BYTES: usize = 8192;
+/// What accepting pauses for when the process has no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Who may ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Audience {
+    /// Programs of this machine, who know it as such: a browser that was led here by a name of somebody's DNS says
+    /// that name in `Host`, and is refused.
+    Local,
+    /// Anybody who can reach the address.
+    Anybody,
+}
+
+/// A bound address, not served yet.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+    audience: Audience,
+}
+
+impl Listener {
+    /// For the admin API.
+    ///
+    /// # Errors
+    /// Where `address` is no loopback address, is taken or is not ours.
+    pub fn loopback(address: SocketAddr) -> Result<Self, AdminError> {
+        if !address.ip().to_canonical().is_loopback() {
+            return Err(AdminError::NotLoopback { address });
+        }
+        Self::bind(address, Audience::Local)
+    }
+
+    /// For what anybody may ask: readiness.
+    ///
+    /// # Errors
+    /// Where `address` is taken or not ours.
+    pub fn any(address: SocketAddr) -> Result<Self, AdminError> {
+        Self::bind(address, Audience::Anybody)
+    }
+
+    fn bind(address: SocketAddr, audience: Audience) -> Result<Self, AdminError> {
+        let failed = |source| AdminError::Listen { address, source };
+        let socket = TcpListener::bind(address).map_err(failed)?;
+        socket.set_nonblocking(true).map_err(failed)?;
+        let address = socket.local_addr().map_err(failed)?;
+        Ok(Self { socket, address, audience })
+    }
+
+    /// Where it listens, with the port that was chosen if 0 was asked for.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves `router` until the [`Server`] is dropped. Call it inside a tokio runtime.
+    ///
+    /// # Errors
+    /// Where the runtime cannot take the socket.
+    pub fn serve(self, router: Router, limits: Limits) -> Result<Server, AdminError> {
+        let Self { socket, address, audience } = self;
+        let listener =
+            tokio::net::TcpListener::from_std(socket).map_err(|source| AdminError::Listen { address, source })?;
+        let site = Arc::new(Site { router, limits, audience });
+        Ok(Server { address, task: tokio::spawn(accept(listener, site)) })
+    }
+}
+
+/// A served API. Dropping it closes the listener and every connection.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort(); // with it goes the set of its connections
+    }
+}
+
+struct Site {
+    router: Router,
+    limits: Limits,
+    audience: Audience,
+}
+
+async fn accept(listener: tokio::net::TcpListener, site: Arc<Site>) {
+    let mut connections = JoinSet::new();
+    let mut by_age: VecDeque<AbortHandle> = VecDeque::new();
+    loop {
+        tokio::select! {
+            Some(ended) = connections.join_next() => {
+                if let Err(error) = ended && error.is_panic() {
+                    tracing::error!(%error, "admin handler panicked");
+                }
+            }
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    by_age.retain(|c| !c.is_finished());
+                    while by_age.len() >= site.limits.connections.max(1) {
+                        if let Some(oldest) = by_age.pop_front() {
+                            oldest.abort();
+                        }
+                    }
+                    by_age.push_back(connections.spawn(connection(stream, Arc::clone(&site))));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "admin accept failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, site: Arc<Site>) {
+    let limits = site.limits;
+    let service = service_fn(move |request| {
+        let site = Arc::clone(&site);
+        async move { Ok::<_, Infallible>(write(answer(&site, request).await)) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_time)
+        .max_buf_size(limits.header_bytes.max(MIN_HEADER_BYTES))
+        .max_headers(limits.headers)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut served = pin!(served);
+    // What a peer does wrong on its own connection is told to it by hyper, and is nothing to log.
+    if timeout(limits.connection_time, served.as_mut()).await.is_err() {
+        served.as_mut().graceful_shutdown();
+        let _ = timeout(limits.request_time, served).await;
+    }
+}
+
+async fn answer(site: &Site, request: hyper::Request<Incoming>) -> Response {
+    let (head, body) = request.into_parts();
+    if site.audience == Audience::Local && !is_local_host(&head.headers) {
+        return Response::error(StatusCode::FORBIDDEN, "the Host of a request must be localhost or a loopback address");
+    }
+    let handler = match site.router.find(&head.method, head.uri.path()) {
+        Ok(handler) => handler,
+        Err(response) => return response,
+    };
+    let query = match Query::parse(head.uri.query().unwrap_or_default()) {
+        Ok(query) => query,
+        Err(e) => return Response::error(StatusCode::BAD_REQUEST, e),
+    };
+    let body = match read(body, &site.limits).await {
+        Ok(body) => body,
+        Err(response) => return response,
+    };
+    let answered = timeout(site.limits.request_time, handler(Request { query, body })).await;
+    answered.unwrap_or_else(|_| Response::error(StatusCode::SERVICE_UNAVAILABLE, "no answer in time"))
+}
+
+async fn read(body: Incoming, limits: &Limits) -> Result<Bytes, Response> {
+    let too_large = || {
+        let says = format!("a body has at most {} bytes", limits.body_bytes);
+        Response::error(StatusCode::PAYLOAD_TOO_LARGE, says)
+    };
+    match timeout(limits.request_time, Limited::new(body, limits.body_bytes).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(e)) if e.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(e)) => Err(Response::error(StatusCode::BAD_REQUEST, format_args!("cannot read the body: {e}"))),
+        Err(_) => Err(Response::error(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
+    }
+}
+
+/// Absent (HTTP/1.0) is local: every browser sends it.
+fn is_local_host(headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) => true,
+        (Some(host), None) => host.to_str().is_ok_and(is_local),
+        (Some(_), Some(_)) => false,
+    }
+}
+
+fn is_local(host: &str) -> bool {
+    if let Ok(address) = host.parse::<SocketAddr>() {
+        return address.ip().to_canonical().is_loopback();
+    }
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if !name.contains(':') && port.parse::<u16>().is_ok() => name,
+        _ => host,
+    };
+    let bare = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+fn write(response: Response) -> hyper::Response<Full<Bytes>> {
+    let Response { status, body, allow } = response;
+    let mut written = hyper::Response::new(Full::new(body));
+    *written.status_mut() = status;
+    let headers = written.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if let Some(allow) = allow.and_then(|a| HeaderValue::try_from(a).ok()) {
+        headers.insert(header::ALLOW, allow);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_that_mean_this_machine() {
+        for (host, want) in [
+            ("localhost", true),
+            ("LocalHost:15000", true),
+            ("127.0.0.1", true),
+            ("127.0.0.1:15000", true),
+            ("127.9.9.9:1", true),
+            ("[::1]", true),
+            ("[::1]:15000", true),
+            ("[::ffff:127.0.0.1]:15000", true),
+            ("", false),
+            ("localhost.example.org", false),
+            ("example.org:15000", false),
+            ("localhost:x", false),
+            ("127.0.0.1.example.org", false),
+            ("10.0.0.1:15000", false),
+            ("[::]:15000", false),
+            ("0.0.0.0", false),
+        ] {
+            assert_eq!(is_local(host), want, "{host:?}");
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! What a program of the mesh says about itself, and where it can be asked: one storey above core, so that the tunnel,
+//! the agent and the command share one spelling of everything that people and programs read.
+//!
+//! * [`access_log`]: one line per connection, written beside the data path and never in its way.
+//! * [`log`]: `tracing` for operations, with a level that changes while the program runs.
+//! * [`admin`]: the HTTP API that each binary fills with its routes, its client, and readiness.
+
+pub mod access_log;
+pub mod admin;
+mod format;
+pub mod log;
+
+pub use format::{Format, ParseFormatError};

@@ -1,0 +1,19 @@
+//! Applications: what runs in the testbed's pods. Each is a function that an [`Actor`](crate::testbed::Actor) runs,
+//! and most are a command of `underpass-testapp` as well, for those who want to see a program.
+//!
+//! * [`socket`]: one connection with any socket option; what each end believes about it.
+//! * [`remote`]: sockets in a pod that the test drives step by step: half-close, RST, stalled readers, small writes.
+//! * [`servers`]: echo that says who connected, sink, UDP echo.
+//! * [`http`]: services that call each other, as the bookinfo sample does.
+//! * [`vip`]: what kube-proxy does, for pods that the mesh does not capture.
+//! * [`raw`], [`attacks`], [`foreign`]: what an attacker inside a pod tries.
+
+pub mod attacks;
+pub mod foreign;
+pub mod http;
+pub mod pattern;
+pub mod raw;
+pub mod remote;
+pub mod servers;
+pub mod socket;
+pub mod vip;

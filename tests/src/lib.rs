@@ -1,0 +1,5 @@
+//! The testbed, the applications that run in it, the end-to-end tests and the demo. The roof of the house: it may use
+//! every crate, none uses it.
+
+pub mod apps;
+pub mod testbed;

@@ -1,0 +1,158 @@
+//! What a scenario is given: its directories, its cgroup, and the means to run things elsewhere. A [`Lab`] is the
+//! scenario's own namespaces; a [`Place`] is anywhere within them (a pod's container, a node, the lab itself).
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{
+    actor::{self, Actor, Io},
+    child::{BPFFS, Control, RUN, Spot},
+    process::{Program, Running},
+};
+
+/// The scenario's handle. Cheap to clone; usable from several threads.
+#[derive(Clone, Debug)]
+pub struct Lab {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    control: Control,
+    directory: PathBuf,
+    cgroup: PathBuf,
+}
+
+impl Lab {
+    pub(super) fn new(control: Control, directory: &Path, cgroup: &Path) -> Result<Self> {
+        let inner = Inner { control, directory: directory.to_owned(), cgroup: cgroup.to_owned() };
+        let lab = Self { inner: Arc::new(inner) };
+        super::netns::configure(&lab.here(), &["link set lo up".into()]).context("the lab's own network namespace")?;
+        Ok(lab)
+    }
+
+    /// A directory on disk of this scenario alone, removed at its end. Logs are here: the runner prints them when the
+    /// scenario fails.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.inner.directory
+    }
+
+    /// A directory in memory of this scenario alone.
+    #[must_use]
+    pub fn run_directory(&self) -> &'static Path {
+        Path::new(RUN)
+    }
+
+    /// The scenario's own bpffs.
+    #[must_use]
+    pub fn bpffs(&self) -> &'static Path {
+        Path::new(BPFFS)
+    }
+
+    /// The scenario's cgroup; nodes are below it.
+    #[must_use]
+    pub fn cgroup(&self) -> &Path {
+        &self.inner.cgroup
+    }
+
+    /// The lab itself: the network namespace of the links between nodes, no cgroup of its own.
+    #[must_use]
+    pub fn here(&self) -> Place {
+        Place { lab: self.clone(), spot: Spot::default() }
+    }
+
+    /// Makes a cgroup below the scenario's, with its parents. It may exist.
+    pub(super) fn make_cgroup(&self, path: &Path) -> Result<()> {
+        debug_assert!(path.starts_with(self.cgroup()), "only below the scenario's own");
+        std::fs::create_dir_all(path).with_context(|| format!("create cgroup {}", path.display()))
+    }
+}
+
+/// Somewhere a process can run.
+#[derive(Clone, Debug)]
+pub struct Place {
+    lab: Lab,
+    spot: Spot,
+}
+
+impl Place {
+    pub(super) fn new(lab: &Lab, spot: Spot) -> Self {
+        Self { lab: lab.clone(), spot }
+    }
+
+    /// The scenario that this is a part of.
+    #[must_use]
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// The cgroup that processes here are in; the scenario's own without one.
+    #[must_use]
+    pub fn cgroup(&self) -> Option<&Path> {
+        self.spot.cgroup.as_deref()
+    }
+
+    /// The same namespaces, in another cgroup, which is made. An attacker's choice, and how a test puts an agent
+    /// beside the pods.
+    pub fn in_cgroup(&self, cgroup: &Path) -> Result<Self> {
+        self.lab.make_cgroup(cgroup)?;
+        let spot = Spot { cgroup: Some(cgroup.to_owned()), ..self.spot.clone() };
+        Ok(Self { lab: self.lab.clone(), spot })
+    }
+
+    /// The cgroup of this place in the network namespace of another.
+    #[must_use]
+    pub fn in_network_of(&self, other: &Self) -> Self {
+        let spot = Spot { network_of: other.spot.network_of, ..self.spot.clone() };
+        Self { lab: self.lab.clone(), spot }
+    }
+
+    /// The process whose network namespace this is; none: the lab's own.
+    #[must_use]
+    pub fn network_of(&self) -> Option<i32> {
+        self.spot.network_of
+    }
+
+    /// Runs `function` here, in a process of its own, and returns what it returned.
+    pub fn act<A, R>(&self, function: fn(A) -> Result<R>, arguments: A) -> Result<R>
+    where
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        actor::start_plain(&self.lab.inner.control, &self.spot, function, &arguments)?.join()
+    }
+
+    /// Starts `function` here; it may exchange messages with the test until it returns.
+    pub fn spawn<A, R>(&self, function: fn(A, &mut Io) -> Result<R>, arguments: A) -> Result<Actor<R>>
+    where
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        actor::start(&self.lab.inner.control, &self.spot, function, &arguments)
+    }
+
+    /// Starts `function` here and does not wait: [`Actor::join`] does.
+    pub fn begin<A, R>(&self, function: fn(A) -> Result<R>, arguments: A) -> Result<Actor<R>>
+    where
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        actor::start_plain(&self.lab.inner.control, &self.spot, function, &arguments)
+    }
+
+    /// Starts a program here.
+    pub fn start(&self, program: &Program) -> Result<Running> {
+        program.start(self)
+    }
+
+    /// Runs a program here to its end; an error unless it exits with 0. Returns its stdout.
+    pub fn run(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        super::process::run(self, program, arguments)
+    }
+}

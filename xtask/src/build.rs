@@ -1,0 +1,126 @@
+//! Builds user space and says where the executables are, by cargo's own account: no guess about target folders.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use crate::process::Cmd;
+use crate::workspace::Workspace;
+
+/// An executable that cargo built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Executable {
+    /// The target's name: of a binary, an integration test, or of the library or binary whose unit tests it holds.
+    pub(crate) name: String,
+    /// The package's folder, where cargo runs its tests.
+    pub(crate) package: PathBuf,
+    pub(crate) path: PathBuf,
+    pub(crate) is_test: bool,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    reason: String,
+    manifest_path: Option<PathBuf>,
+    target: Option<Target>,
+    profile: Option<Profile>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Profile {
+    test: bool,
+}
+
+/// Runs cargo (with its subcommand and packages) and collects the executables.
+pub(crate) fn executables(command: Cmd) -> Result<Vec<Executable>> {
+    let line = command.line();
+    let mut found = Vec::new();
+    let status = command.args(["--message-format", "json-render-diagnostics"]).lines(|line| {
+        found.extend(executable(line));
+        false
+    })?;
+    ensure!(status.success(), "`{line}` ended with {status}");
+    Ok(found)
+}
+
+fn executable(line: &str) -> Option<Executable> {
+    let message: Message = serde_json::from_str(line).ok()?;
+    if message.reason != "compiler-artifact" {
+        return None;
+    }
+    Some(Executable {
+        name: message.target?.name,
+        package: message.manifest_path?.parent()?.to_path_buf(),
+        path: message.executable?,
+        is_test: message.profile?.test,
+    })
+}
+
+/// The programs that the demo and the kernel tests start.
+pub(crate) struct Programs {
+    by_name: BTreeMap<String, PathBuf>,
+}
+
+impl Programs {
+    /// Builds the agent, the command line tool and the testbed's own binaries.
+    pub(crate) fn build(workspace: &Workspace) -> Result<Self> {
+        let packages = ["-p", "underpass-agent", "-p", "underpass-cli", "-p", "underpass-tests"];
+        let found = executables(workspace.cargo().args(["build", "--bins"]).args(packages))?;
+        Ok(Self { by_name: found.into_iter().map(|executable| (executable.name, executable.path)).collect() })
+    }
+
+    pub(crate) fn path(&self, name: &str) -> Result<&Path> {
+        let built = || format!("no binary `{name}` was built, only: {:?}", self.by_name.keys().collect::<Vec<_>>());
+        self.by_name.get(name).map(PathBuf::as_path).with_context(built)
+    }
+
+    /// Everything that was built.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.by_name.values().map(PathBuf::as_path)
+    }
+
+    /// What a child is told: `UNDERPASS_AGENT_BIN` and `UNDERPASS_CLI_BIN`, the paths of the agent and of `underpass`.
+    pub(crate) fn environment(&self) -> Result<[(&'static str, PathBuf); 2]> {
+        Ok([
+            ("UNDERPASS_AGENT_BIN", self.path("underpass-agent")?.to_path_buf()),
+            ("UNDERPASS_CLI_BIN", self.path("underpass")?.to_path_buf()),
+        ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executables_are_read_from_cargos_messages() {
+        let artifact = r#"{"reason":"compiler-artifact","manifest_path":"/x/tests/Cargo.toml","target":{"kind":["test"],"name":"capture"},
+            "profile":{"test":true},"executable":"/x/target/debug/deps/capture-1","fresh":true}"#;
+        let want = Executable {
+            name: "capture".into(),
+            package: "/x/tests".into(),
+            path: "/x/target/debug/deps/capture-1".into(),
+            is_test: true,
+        };
+        assert_eq!(executable(artifact), Some(want));
+        let library = r#"{"reason":"compiler-artifact","manifest_path":"/x/a/Cargo.toml","target":{"name":"a"},"profile":{"test":false},"executable":null}"#;
+        for line in [library, r#"{"reason":"build-finished","success":true}"#, "", "warning: something"] {
+            assert_eq!(executable(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_missing_program_is_named() {
+        let programs = Programs { by_name: [("underpass-agent".to_owned(), PathBuf::from("/a"))].into() };
+        let error = programs.environment().unwrap_err().to_string();
+        assert!(error.contains("`underpass`") && error.contains("underpass-agent"), "{error}");
+    }
+}

@@ -1,0 +1,29 @@
+//! `cargo xtask demo`: builds everything and becomes the demo, which is a program of tests/.
+//!
+//! The development profile is what the tests have built already; the demo shows behaviour, not speed.
+
+use anyhow::Result;
+
+use crate::build::Programs;
+use crate::ebpf;
+use crate::process::Cmd;
+use crate::test::means;
+use crate::workspace::Workspace;
+
+/// Arguments of `demo`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Passed on to the demo
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+/// Does not return unless something is missing.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    means::ensure()?;
+    ebpf::build(workspace)?;
+    let programs = Programs::build(workspace)?;
+    let environment = programs.environment()?;
+    let demo = Cmd::new(programs.path("underpass-demo")?).current_dir(workspace.root()).args(&options.arguments);
+    Err(environment.iter().fold(demo, |demo, (name, path)| demo.env(name, path)).exec())
+}

@@ -1,0 +1,67 @@
+//! `cargo xtask`: every developer and CI command, so that a laptop and CI run exactly the same thing.
+//!
+//! It installs, builds and starts programs, and holds no logic of the mesh: it uses none of our crates, so that it
+//! compiles in seconds and still runs when they do not compile. What a command needs and can install, it installs; what it
+//! cannot, it names together with the exact command to run.
+
+mod build;
+mod demo;
+mod ebpf;
+mod install;
+mod metadata;
+mod process;
+mod test;
+mod tidy;
+mod vm;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+/// Developer and CI commands of Underpass.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build the kernel programs into target/ebpf/underpass-programs
+    BuildEbpf,
+    /// Check what a machine can check: headers, lengths, storeys, licences, bans, format, lints, docs
+    Tidy(tidy::Options),
+    /// Run the test levels, cheapest first, stopping at the first red one
+    Test(test::Options),
+    /// Run one command as root on the minimum kernel in a virtual machine
+    Boot(vm::Options),
+    /// Build everything and start two nodes with a sample application on this machine
+    Demo(demo::Options),
+}
+
+fn run(task: Task) -> Result<bool> {
+    let workspace = Workspace::find()?;
+    match task {
+        Task::BuildEbpf => ebpf::build(&workspace).map(|_| true),
+        Task::Tidy(options) => tidy::run(&workspace, &options).map(|tally| tally.failed == 0),
+        Task::Test(options) => test::run(&workspace, &options),
+        Task::Boot(options) => vm::run(&workspace, &options),
+        Task::Demo(options) => demo::run(&workspace, &options).map(|()| true),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

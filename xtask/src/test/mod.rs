@@ -1,0 +1,253 @@
+//! `cargo xtask test`: the test levels, cheapest first, stopping at the first red one.
+//!
+//! The last line is always `N passed, M failed`, over all levels that ran. Whatever makes a level red without a failed test
+//! of its own (a compiler error, missing means) counts as one failure, so that red never reads `0 failed`.
+
+pub(crate) mod means;
+pub(crate) mod summary;
+
+use std::fmt;
+
+use anyhow::{Result, bail, ensure};
+
+use crate::build::{self, Programs};
+use crate::ebpf;
+use crate::install::h2spec;
+use crate::process::Cmd;
+use crate::tidy;
+use crate::vm;
+use crate::workspace::Workspace;
+use summary::Tally;
+
+/// Arguments of `test`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// pure, loopback, kernel (default: all)
+    #[arg(value_name = "LEVEL", value_parser = parse_level)]
+    levels: Vec<Level>,
+    /// Run the kernel level in a virtual machine with this kernel: 6.1
+    #[arg(long, value_name = "VERSION", value_parser = vm::parse_version)]
+    kernel: Option<vm::Version>,
+    /// Passed on to the test binaries: a filter, --nocapture, ...
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+/// What a test may need; in the order of their cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    /// Nothing: tidy, unit tests, doc tests.
+    Pure,
+    /// The loopback device: integration tests of the default members.
+    Loopback,
+    /// Root and a kernel: the tests of tests/.
+    Kernel,
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pure => "pure",
+            Self::Loopback => "loopback",
+            Self::Kernel => "kernel",
+        })
+    }
+}
+
+const LEVELS: [Level; 3] = [Level::Pure, Level::Loopback, Level::Kernel];
+
+/// Left out everywhere but on the kernel level.
+const TESTBED: &str = "underpass-tests";
+
+/// In a machine without hardware virtualisation a program runs 5 to 20 times slower, most of it not in what tests wait for.
+const SLOW_FACTOR: &str = "4";
+
+fn parse_level(word: &str) -> Result<Level, String> {
+    match word {
+        "pure" => Ok(Level::Pure),
+        "loopback" => Ok(Level::Loopback),
+        "kernel" => Ok(Level::Kernel),
+        "kubernetes" => Err("the level `kubernetes` is not built yet".to_owned()),
+        _ => Err("the levels are pure, loopback and kernel".to_owned()),
+    }
+}
+
+/// Runs the levels; true if all are green.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
+    let levels = options.levels()?;
+    let mut runner = Runner { workspace, options, tally: Tally::default() };
+    for (at, level) in levels.iter().enumerate() {
+        eprintln!("== {level}");
+        let before = runner.tally;
+        if let Err(error) = runner.level(*level) {
+            eprintln!("error: {error:#}");
+            if runner.tally.failed == before.failed {
+                runner.tally.count(false);
+            }
+        }
+        if runner.tally.failed != before.failed {
+            eprintln!("== {level} is red");
+            levels[at + 1..].iter().for_each(|rest| eprintln!("== {rest} was not run"));
+            break;
+        }
+    }
+    if runner.tally.total() == 0 {
+        eprintln!("error: no test has a name like {:?}", options.arguments);
+        runner.tally.count(false);
+    }
+    println!("{}", runner.tally);
+    Ok(runner.tally.failed == 0)
+}
+
+impl Options {
+    /// The wanted levels, cheapest first, each once.
+    fn levels(&self) -> Result<Vec<Level>> {
+        if self.kernel.is_some() {
+            ensure!(self.levels.iter().all(|level| *level == Level::Kernel), "--kernel is for the kernel level alone");
+            return Ok(vec![Level::Kernel]);
+        }
+        let mut levels = if self.levels.is_empty() { LEVELS.to_vec() } else { self.levels.clone() };
+        levels.sort_unstable();
+        levels.dedup();
+        Ok(levels)
+    }
+}
+
+struct Runner<'a> {
+    workspace: &'a Workspace,
+    options: &'a Options,
+    tally: Tally,
+}
+
+impl Runner<'_> {
+    fn level(&mut self, level: Level) -> Result<()> {
+        let before = self.tally;
+        match (level, self.options.kernel) {
+            (Level::Pure, _) => self.pure()?,
+            (Level::Loopback, _) => self.loopback()?,
+            (Level::Kernel, None) => self.kernel()?,
+            (Level::Kernel, Some(version)) => self.kernel_in_vm(version)?,
+        }
+        // With a filter a level may well have nothing to run; `run` refuses a filter that nothing matches.
+        ensure!(
+            self.tally != before || !self.options.arguments.is_empty(),
+            "no test ran: a level passes by its tests only"
+        );
+        Ok(())
+    }
+
+    fn pure(&mut self) -> Result<()> {
+        if self.options.arguments.is_empty() {
+            self.tally.add(tidy::run(self.workspace, &tidy::Options::default())?);
+        }
+        self.tests(self.user_space().args(["--lib", "--bins"]))?;
+        self.tests(self.user_space().arg("--doc"))
+    }
+
+    fn loopback(&mut self) -> Result<()> {
+        let h2spec = h2spec::ensure(self.workspace)?;
+        self.tests(self.user_space().args(["--test", "*"]).env("H2SPEC", h2spec))
+    }
+
+    fn kernel(&mut self) -> Result<()> {
+        means::ensure()?;
+        ebpf::build(self.workspace)?;
+        let programs = Programs::build(self.workspace)?;
+        let tests = self.cargo_test().args(["-p", TESTBED]);
+        self.tests(programs.environment()?.iter().fold(tests, |tests, (name, path)| tests.env(name, path)))
+    }
+
+    fn kernel_in_vm(&mut self, version: vm::Version) -> Result<()> {
+        let machine = vm::Machine::prepare(self.workspace, version)?;
+        ebpf::build(self.workspace)?;
+        let programs = Programs::build(self.workspace)?;
+        let tests = build::executables(self.cargo_test().args(["-p", TESTBED, "--no-run"]))?;
+        let tests: Vec<_> = tests.into_iter().filter(|executable| executable.is_test).collect();
+        let mut job = vm::Job::default();
+        for program in means::PROGRAMS {
+            job.program(program.name)?;
+        }
+        job.variable("UNDERPASS_SLOW", SLOW_FACTOR);
+        programs.paths().for_each(|path| job.file(path));
+        for (name, path) in programs.environment()? {
+            job.variable(name, &path.to_string_lossy());
+        }
+        // Tests read the sample manifests where they are in the checkout.
+        job.file(&self.workspace.root().join("deploy"));
+        for test in &tests {
+            job.file(&test.path);
+            job.command(&test.package, &test.path, &self.options.arguments);
+        }
+        job.file(&self.workspace.root().join("tests"));
+        let tally = &mut self.tally;
+        let before = *tally;
+        let code = machine.run(&job, |line| tally.read(line))?;
+        ensure!(code == 0 || tally.failed != before.failed, "the tests in the virtual machine ended with {code}");
+        Ok(())
+    }
+
+    fn user_space(&self) -> Cmd {
+        self.cargo_test().args(["--workspace", "--exclude", TESTBED])
+    }
+
+    fn cargo_test(&self) -> Cmd {
+        self.workspace.cargo().args(["test", "--no-fail-fast"])
+    }
+
+    /// Runs test binaries and counts what they say.
+    fn tests(&mut self, command: Cmd) -> Result<()> {
+        let command = command.arg("--").args(&self.options.arguments);
+        let line = command.line();
+        let mut tally = Tally::default();
+        let status = command.lines(|line| {
+            tally.read(line);
+            true
+        })?;
+        self.tally.add(tally);
+        if !status.success() && tally.failed == 0 {
+            bail!("`{line}` ended with {status}");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn levels(line: &str) -> Result<Vec<Level>, String> {
+        let words = ["test"].into_iter().chain(line.split_whitespace());
+        let line = Line::try_parse_from(words).map_err(|error| error.to_string())?;
+        line.options.levels().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn levels_are_ordered_by_cost() {
+        assert_eq!(levels(""), Ok(LEVELS.to_vec()));
+        assert_eq!(levels("kernel pure kernel"), Ok(vec![Level::Pure, Level::Kernel]));
+        assert_eq!(levels("loopback -- some_filter --nocapture"), Ok(vec![Level::Loopback]));
+        assert_eq!(levels("--kernel 6.1"), Ok(vec![Level::Kernel]));
+        assert_eq!(levels("kernel --kernel 6.1 -- filter"), Ok(vec![Level::Kernel]));
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused_by_name() {
+        for (line, want) in [
+            ("kubernetes", "`kubernetes` is not built yet"),
+            ("everything", "the levels are"),
+            ("pure --kernel 6.1", "for the kernel level alone"),
+            ("--kernel 5.4", "6.1"),
+        ] {
+            let error = levels(line).unwrap_err();
+            assert!(error.contains(want), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Connections made inside a pod: to its application, with the client's address as source, and to others as the pod.
+
+use std::{
+    cell::Cell,
+    io,
+    net::{IpAddr, SocketAddr, TcpStream as Opening},
+    ops::Deref,
+    rc::Rc,
+};
+
+use tokio::net::TcpStream;
+use underpass_core::Reason;
+use underpass_net::socket::{self, established};
+
+use crate::worker::{Served, Worker};
+
+/// A connection that is reset when it is dropped, unless it has come to its end in order: whatever ends the task that
+/// carries it, the other end must not take it for an orderly end of stream.
+#[derive(Debug)]
+pub(crate) struct Carried {
+    socket: Rc<TcpStream>,
+    in_order: Cell<bool>,
+}
+
+impl Carried {
+    pub(crate) fn new(socket: TcpStream) -> Self {
+        Self { socket: Rc::new(socket), in_order: Cell::new(false) }
+    }
+
+    /// It ended for this reason.
+    pub(crate) fn ended(&self, reason: &Reason) {
+        self.in_order.set(*reason == Reason::Finished);
+    }
+}
+
+impl Deref for Carried {
+    type Target = Rc<TcpStream>;
+    fn deref(&self) -> &Rc<TcpStream> {
+        &self.socket
+    }
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        if !self.in_order.get() {
+            socket::reset_on_close(&*self.socket);
+        }
+    }
+}
+
+/// Connects to the application of `pod` at `target` as `client`.
+pub(crate) async fn connect(
+    worker: &Worker,
+    pod: &Served,
+    client: IpAddr,
+    target: SocketAddr,
+) -> Result<Carried, Reason> {
+    open(worker, socket::to_application(&pod.netns, client, target, worker.settings.inbound_mark)).await
+}
+
+/// A plain connection from inside the pod, and its address `from`, to somebody outside the mesh.
+pub(crate) async fn connect_plain(
+    worker: &Worker,
+    pod: &Served,
+    from: IpAddr,
+    target: SocketAddr,
+) -> Result<Carried, Reason> {
+    open(worker, socket::from_pod(&pod.netns, from, target)).await
+}
+
+async fn open(worker: &Worker, begun: io::Result<Opening>) -> Result<Carried, Reason> {
+    let failed = |error: &io::Error| {
+        tracing::debug!(%error, "connect");
+        Reason::ConnectFailed
+    };
+    let opening = begun.map_err(|error| failed(&error))?;
+    match tokio::time::timeout(worker.settings.tunnel.handshake, established(opening)).await {
+        Err(_) => Err(Reason::Timeout),
+        Ok(Err(error)) => Err(failed(&error)),
+        Ok(Ok(socket)) => Ok(Carried::new(socket)),
+    }
+}

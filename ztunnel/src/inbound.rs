@@ -1,0 +1,261 @@
+//! From another node's tunnel to the application: mutual TLS, CONNECT, core's verdict, the application's connection.
+//! What arrives at any other port than 15008 is [`crate::plaintext`]'s.
+
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
+
+use tokio::net::TcpStream;
+use underpass_core::{
+    Reason,
+    addr::{HBONE_PORT, canonical},
+    admit::admit,
+    authz::{self, Peer, Request, Verdict},
+    connection::{Direction, Path},
+    rejudge::Judged,
+};
+use underpass_hbone::{ErrorCode, Headers};
+use underpass_net::{
+    socket::tune_tunnel,
+    tunnel::{Accepted, Early, Ended, Tunnel, TunnelEnd},
+};
+
+use crate::{
+    app::{self, Carried},
+    outbound, plaintext,
+    track::Track,
+    worker::{Served, Worker},
+};
+
+/// Serves one accepted socket.
+pub(crate) async fn serve(worker: Rc<Worker>, pod: Rc<Served>, socket: TcpStream) {
+    let (Ok(to), Ok(from)) = (socket.local_addr(), socket.peer_addr()) else { return };
+    let (to, from) = (canonical(to), canonical(from));
+    let world = worker.world();
+    let served = world.workload(&pod.name).is_some_and(|w| w.addresses.contains(&to.ip()));
+    if !served {
+        drop(Carried::new(socket)); // resets it
+        Track::begin(&worker, pod.cookie, Direction::Inbound, from, to).finish(Reason::NotServedHere);
+    } else if to.port() == HBONE_PORT {
+        tunnel(&worker, &pod, socket, from, to).await;
+    } else {
+        plaintext::serve(&worker, &pod, Carried::new(socket), from, to).await;
+    }
+}
+
+/// Serves the tunnel of another node until it ends. One that ended before it carried anything is written down.
+async fn tunnel(worker: &Rc<Worker>, pod: &Rc<Served>, socket: TcpStream, from: SocketAddr, to: SocketAddr) {
+    let track = Track::begin(worker, pod.cookie, Direction::Inbound, from, to);
+    let begun = begin(worker, pod, socket, from, to);
+    let (tunnel, driving, authenticated) = match begun {
+        Ok(begun) => begun,
+        Err(reason) => return track.finish(reason),
+    };
+    pod.tunnels.borrow_mut().push(tunnel.clone());
+    // Its streams have records of their own; the tunnel's is for what never became one.
+    let mut track = Some(track);
+    tokio::pin!(driving);
+    let end = tokio::select! {
+        end = &mut driving => end,
+        () = authenticated => {
+            if let Some(track) = track.take() {
+                track.discard();
+            }
+            driving.await
+        }
+    };
+    pod.tunnels.borrow_mut().retain(|other| !other.is(&tunnel));
+    if let Some(mut track) = track {
+        track.path(Path::Hbone);
+        track.source_identity(tunnel.peer().map(|peer| peer.identity.clone()));
+        tracing::debug!(%from, %to, %end, "tunnel ended before its first connection");
+        match end {
+            TunnelEnd::Closed if tunnel.peer().is_some() => track.discard(),
+            end => track.finish(end.reason()),
+        }
+    }
+}
+
+type Begun = (Tunnel, std::pin::Pin<Box<dyn Future<Output = TunnelEnd>>>, Authenticated);
+type Authenticated = std::pin::Pin<Box<dyn Future<Output = ()>>>;
+
+fn begin(
+    worker: &Rc<Worker>,
+    pod: &Rc<Served>,
+    socket: TcpStream,
+    from: SocketAddr,
+    to: SocketAddr,
+) -> Result<Begun, Reason> {
+    let world = worker.world();
+    let own = world.workload(&pod.name).ok_or(Reason::PodGone)?.identity(&world.settings().trust_domain);
+    let credential = worker.credential(&own).ok_or(Reason::NoCertificate)?;
+    let roots = Arc::clone(&worker.credentials().roots);
+    let config = worker.configs.borrow_mut().server(&credential, &worker.trust_domains, &roots);
+    let config = config.map_err(|error| {
+        tracing::warn!(%error, identity = %own, "no TLS configuration");
+        Reason::NoCertificate
+    })?;
+    let (slot, authenticated) = Slot::take(pod, worker.settings.most_unauthenticated).ok_or(Reason::Limit)?;
+    let acceptor = {
+        let (worker, pod) = (Rc::clone(worker), Rc::clone(pod));
+        Box::new(move |accepted| {
+            tokio::task::spawn_local(connect(Rc::clone(&worker), Rc::clone(&pod), accepted, from, to));
+        })
+    };
+    let settings = &worker.settings.tunnel;
+    // Only speed depends on it.
+    let _ = tune_tunnel(&socket);
+    let begun = Tunnel::server(socket, &config, settings, &worker.buffers, Box::new(slot), acceptor);
+    let (tunnel, driving) = begun.map_err(|_| Reason::Tls)?;
+    Ok((tunnel, Box::pin(driving), authenticated))
+}
+
+/// The place of a socket whose peer has not proved who it is; dropped when it has, or when the tunnel ends.
+struct Slot {
+    count: Rc<std::cell::Cell<usize>>,
+    _left: tokio::sync::oneshot::Sender<()>,
+}
+
+impl Slot {
+    fn take(pod: &Served, most: usize) -> Option<(Self, Authenticated)> {
+        let count = Rc::clone(&pod.unauthenticated);
+        if count.get() >= most {
+            return None;
+        }
+        count.set(count.get() + 1);
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let left = Box::pin(async move { drop(receiver.await) });
+        Some((Self { count, _left: sender }, left))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.count.set(self.count.get().saturating_sub(1));
+    }
+}
+
+/// Answers one CONNECT and carries its connection.
+async fn connect(worker: Rc<Worker>, pod: Rc<Served>, accepted: Accepted, from: SocketAddr, to: SocketAddr) {
+    let target = target(&accepted.request.authority, to);
+    let shown = target.as_ref().map_or(to, |target| *target);
+    let mut track = Track::begin(&worker, pod.cookie, Direction::Inbound, from, shown);
+    track.path(Path::Hbone);
+    track.source_identity(Some(accepted.peer.identity.clone()));
+    let reason = match target {
+        Ok(target) => carry(&worker, &pod, &accepted, from, target, &mut track).await,
+        Err((status, reason)) => answer(&accepted, status, reason),
+    };
+    track.finish(reason);
+}
+
+/// The application's address in a CONNECT: the address that the tunnel was opened to, and a port that is not ours.
+fn target(authority: &[u8], to: SocketAddr) -> Result<SocketAddr, (u16, Reason)> {
+    let text = std::str::from_utf8(authority).ok();
+    match text.and_then(|text| text.parse::<SocketAddr>().ok()).map(canonical) {
+        Some(target) if target.ip() != to.ip() => Err((400, Reason::NotServedHere)),
+        Some(target) if target.port() == HBONE_PORT || target.port() == 0 => Err((503, Reason::NotServedHere)),
+        Some(target) => Ok(target),
+        None => Err((400, Reason::NotServedHere)),
+    }
+}
+
+fn answer(accepted: &Accepted, status: u16, reason: Reason) -> Reason {
+    accepted.stream.respond(status, &Headers::new());
+    reason
+}
+
+async fn carry(
+    worker: &Rc<Worker>,
+    pod: &Served,
+    accepted: &Accepted,
+    from: SocketAddr,
+    target: SocketAddr,
+    track: &mut Track,
+) -> Reason {
+    let world = worker.world();
+    let Some(workload) = world.workload(&pod.name) else { return answer(accepted, 503, Reason::PodGone) };
+    track.destination_identity(workload.identity(&world.settings().trust_domain));
+    let identity = &accepted.peer.identity;
+    let peer = Peer { address: from.ip(), identity: Some(identity) };
+    let request = Request { peer, workload, address: target.ip(), port: target.port() };
+    for policy in authz::dry_run(&world, &request) {
+        tracing::info!(%policy, source = %identity, destination = %workload.name, "dry run: would be denied");
+    }
+    match admit(&world, &request, &mut ()) {
+        Verdict::Allow { policy } => track.policy(policy),
+        Verdict::Deny { policy, reason } => {
+            track.policy(policy);
+            return answer(accepted, 401, reason);
+        }
+    }
+    let judged = Judged {
+        workload: pod.name.clone(),
+        address: target.ip(),
+        port: target.port(),
+        peer: from.ip(),
+        identity: Some(identity.clone()),
+        judged_at: world.version(),
+    };
+    track.open(Some(judged));
+    let (tally, cancel) = (Arc::clone(&track.tally), Rc::clone(&track.cancel));
+    let carried = async {
+        let app = tokio::select! {
+            app = app::connect(worker, pod, from.ip(), target) => app,
+            () = accepted.stream.gone() => return Reason::ClientReset,
+        };
+        let app = match app {
+            Ok(app) => app,
+            Err(reason) => return answer(accepted, 503, reason),
+        };
+        let mut headers = Headers::new();
+        headers.push("baggage", outbound::baggage(workload));
+        accepted.stream.respond(200, &headers);
+        let ended = accepted.stream.run(&app, &tally, &mut Early::default()).await;
+        let reason = reason(&ended);
+        app.ended(&reason);
+        reason
+    };
+    tokio::select! {
+        reason = carried => reason,
+        (reason, policy) = cancel.cancelled() => {
+            // Unanswered, the caller is told that it is denied; answered, its connection breaks.
+            accepted.stream.respond(401, &Headers::new());
+            accepted.stream.reset(ErrorCode::CONNECT_ERROR);
+            track.policy(policy);
+            reason
+        }
+    }
+}
+
+fn reason(ended: &Ended) -> Reason {
+    match ended {
+        Ended::Finished => Reason::Finished,
+        Ended::AppReset => Reason::ServerReset,
+        Ended::PeerReset(_) | Ended::Unprocessed | Ended::Refused(_) => Reason::ClientReset,
+        Ended::Tunnel(end) => end.reason(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_accepted_address_is_served() {
+        let to: SocketAddr = "10.0.0.1:15008".parse().unwrap();
+        for (authority, expect) in [
+            ("10.0.0.1:80", Ok("10.0.0.1:80".parse().unwrap())),
+            ("[::ffff:10.0.0.1]:80", Ok("10.0.0.1:80".parse().unwrap())),
+            ("10.0.0.2:80", Err(400)),
+            ("127.0.0.1:80", Err(400)),
+            ("10.0.0.1", Err(400)),
+            ("reviews.default:80", Err(400)),
+            ("", Err(400)),
+            ("10.0.0.1:15008", Err(503)),
+            ("10.0.0.1:0", Err(503)),
+            ("10.0.0.1:99999", Err(400)),
+        ] {
+            assert_eq!(target(authority.as_bytes(), to).map_err(|e| e.0), expect, "{authority}");
+        }
+        assert!(target(b"\xff:80", to).is_err());
+    }
+}

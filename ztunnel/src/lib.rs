@@ -1,0 +1,138 @@
+//! The tunnel of a node: it takes the connections that the kernel hands over and carries them, judged and recorded.
+//!
+//! * [`outbound`]: from a captured socket, by [`underpass_core::route`], over HBONE or plain.
+//! * [`inbound`]: HBONE from other nodes, judged by [`underpass_core::admit`](mod@underpass_core::admit), to the
+//!   application.
+//! * [`plaintext`]: from outside the mesh, judged the same way.
+//!
+//! Nothing is shared on the data path: every pod has a home [`worker`], which owns its listeners, its tunnels and its
+//! buffers. Decisions are core's; this crate opens, copies, closes and writes down.
+
+mod app;
+mod connections;
+mod copy;
+mod inbound;
+mod outbound;
+mod plaintext;
+mod pod;
+mod track;
+mod worker;
+
+use std::{collections::BTreeMap, io, num::NonZeroUsize, sync::Arc};
+
+use tokio::sync::{oneshot, watch};
+use underpass_core::{Identity, ObjectName, World};
+use underpass_identity::{Credential, Roots};
+use underpass_telemetry::access_log::AccessLog;
+
+use self::worker::{Message, Worker};
+pub use self::{connections::Connections, pod::Pod};
+
+/// The certificates of the identities on this node, and whom they trust. Replaced as a whole.
+#[derive(Debug)]
+pub struct Credentials {
+    /// The roots of the mesh.
+    pub roots: Arc<Roots>,
+    /// By identity.
+    pub own: BTreeMap<Identity, Arc<Credential>>,
+}
+
+/// What the tunnel is given and only reads.
+#[derive(Clone, Debug)]
+pub struct Inputs {
+    /// The World, newest.
+    pub world: watch::Receiver<Arc<World>>,
+    /// The certificates, newest.
+    pub credentials: watch::Receiver<Arc<Credentials>>,
+    /// Where lines about connections go.
+    pub access_log: Arc<AccessLog>,
+}
+
+/// What its owner chooses.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Threads. Each pod has a home among them.
+    pub workers: NonZeroUsize,
+    /// Tunnels.
+    pub tunnel: underpass_net::tunnel::Settings,
+    /// TLS.
+    pub tls: underpass_net::tls::Settings,
+    /// The mark of sockets towards applications.
+    pub inbound_mark: u32,
+    /// Sockets on 15008 of one pod whose peers have not proved who they are.
+    pub most_unauthenticated: usize,
+}
+
+impl Settings {
+    /// The wire contract's values; `inbound_mark` is the kernel data path's.
+    #[must_use]
+    pub fn new(inbound_mark: u32) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Self {
+            workers: NonZeroUsize::new(cores.min(4)).unwrap_or(NonZeroUsize::MIN),
+            tunnel: underpass_net::tunnel::Settings::default(),
+            tls: underpass_net::tls::Settings::default(),
+            inbound_mark,
+            most_unauthenticated: 256,
+        }
+    }
+}
+
+/// Why the tunnel cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No thread, or no runtime for it.
+    #[error("start a worker")]
+    Thread(#[source] io::Error),
+    /// The settings of TLS cannot be met.
+    #[error("configure TLS")]
+    Tls(#[source] underpass_net::tls::ConfigError),
+}
+
+/// The tunnel of a node. Dropping it stops accepting and ends its connections.
+#[derive(Debug)]
+pub struct Ztunnel {
+    workers: Vec<tokio::sync::mpsc::UnboundedSender<Message>>,
+    connections: Arc<Connections>,
+}
+
+impl Ztunnel {
+    /// Starts the workers.
+    ///
+    /// # Errors
+    /// Where a worker's thread or its runtime cannot be made, or TLS cannot be configured.
+    pub fn start(settings: &Settings, inputs: &Inputs) -> Result<Self, StartError> {
+        let connections = Arc::new(Connections::default());
+        let workers = (0..settings.workers.get())
+            .map(|i| Worker::spawn(i, settings.clone(), inputs.clone(), Arc::clone(&connections)))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { workers, connections })
+    }
+
+    /// The open connections.
+    #[must_use]
+    pub fn connections(&self) -> &Arc<Connections> {
+        &self.connections
+    }
+
+    /// Serves a pod: its listeners are accepted from, until [`Ztunnel::remove`].
+    pub fn add(&self, pod: Pod) {
+        self.send(pod.cookie, Message::Add(Box::new(pod)));
+    }
+
+    /// Stops serving a pod. Completes when its listeners and all of its connections are closed.
+    pub async fn remove(&self, name: &ObjectName, cookie: u64) {
+        let (done, closed) = oneshot::channel();
+        self.send(cookie, Message::Remove { name: name.clone(), cookie, done });
+        // A worker that is gone has closed everything.
+        let _ = closed.await;
+    }
+
+    fn send(&self, cookie: u64, message: Message) {
+        let home = (cookie % self.workers.len() as u64) as usize;
+        if let Some(worker) = self.workers.get(home) {
+            // Fails only where the worker ended, and then the process ends.
+            let _ = worker.send(message);
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! From a captured socket to wherever core's plan says. The application has connected already, as far as it knows; a
+//! refusal therefore is a reset, never an end of stream.
+
+use std::{net::SocketAddr, rc::Rc, sync::Arc, time::SystemTime};
+
+use tokio::net::TcpStream;
+use underpass_core::{
+    Identity, Reason, World,
+    addr::{canonical, is_loopback},
+    connection::{Direction, Path},
+    route::{self, Hop, Plan},
+    world::Workload,
+};
+use underpass_hbone::{Connect, ErrorCode, Headers};
+use underpass_net::{
+    pool::Key,
+    socket,
+    tls::Expected,
+    tunnel::{Early, Ended, Stream, Tunnel},
+};
+
+use crate::{
+    app::{self, Carried},
+    copy,
+    track::Track,
+    worker::{Served, Worker},
+};
+
+/// Serves one accepted socket.
+pub(crate) async fn serve(worker: Rc<Worker>, pod: Rc<Served>, socket: TcpStream) {
+    let (Ok(to), Ok(from)) = (socket.local_addr(), socket.peer_addr()) else { return };
+    let (to, from) = (canonical(to), canonical(from));
+    let mut track = Track::begin(&worker, pod.cookie, Direction::Outbound, from, to);
+    let socket = Carried::new(socket);
+    let reason = carry(&worker, &pod, &socket, from, to, &mut track).await;
+    socket.ended(&reason);
+    drop(socket);
+    track.finish(reason);
+}
+
+async fn carry(
+    worker: &Rc<Worker>,
+    pod: &Served,
+    socket: &Carried,
+    from: SocketAddr,
+    to: SocketAddr,
+    track: &mut Track,
+) -> Reason {
+    let world = worker.world();
+    let source = match source(&world, pod, from, to) {
+        Ok(source) => source,
+        Err(reason) => return reason,
+    };
+    track.source_identity(Some(source.identity(&world.settings().trust_domain)));
+    match route::plan(&world, &source, to, worker.roll(), &mut ()) {
+        Plan::Refuse { service, reason } => {
+            track.service(service);
+            reason
+        }
+        Plan::Plain { hop } => {
+            track.path(Path::Passthrough);
+            track.destination(&world, hop.target, hop.service);
+            track.open(None);
+            plain(worker, pod, socket, from, hop.target, track).await
+        }
+        Plan::Hbone { hop, next, identity } => {
+            track.path(Path::Hbone);
+            track.destination(&world, hop.target, hop.service.clone());
+            track.destination_identity(identity.clone());
+            track.open(None);
+            let call = Call { world: &world, source: &source, from, hop: &hop, next, identity };
+            hbone(worker, pod, socket, &call, track).await
+        }
+    }
+}
+
+fn source(world: &World, pod: &Served, from: SocketAddr, to: SocketAddr) -> Result<Arc<Workload>, Reason> {
+    let source = world.workload(&pod.name).ok_or(Reason::PodGone)?;
+    // The listener's own port can be reached from inside the pod: that is no captured connection.
+    let itself = source.addresses.contains(&to.ip()) || is_loopback(to.ip());
+    if itself || !source.addresses.contains(&from.ip()) {
+        return Err(Reason::BadSource);
+    }
+    Ok(Arc::clone(source))
+}
+
+async fn plain(
+    worker: &Rc<Worker>,
+    pod: &Served,
+    socket: &Carried,
+    from: SocketAddr,
+    target: SocketAddr,
+    track: &mut Track,
+) -> Reason {
+    let (tally, cancel) = (Arc::clone(&track.tally), Rc::clone(&track.cancel));
+    let carried = async {
+        let server = match app::connect_plain(worker, pod, from.ip(), target).await {
+            Ok(server) => server,
+            Err(reason) => return reason,
+        };
+        let (there, back) = (|n| tally.add_from_app(n), |n| tally.add_to_app(n));
+        let reason = copy::both_ways(socket, &server, &worker.buffers, there, back).await;
+        server.ended(&reason);
+        reason
+    };
+    tokio::select! {
+        reason = carried => reason,
+        (reason, _) = cancel.cancelled() => reason,
+    }
+}
+
+struct Call<'a> {
+    world: &'a World,
+    source: &'a Workload,
+    from: SocketAddr,
+    hop: &'a Hop,
+    next: SocketAddr,
+    identity: Identity,
+}
+
+async fn hbone(worker: &Rc<Worker>, pod: &Served, socket: &Carried, call: &Call<'_>, track: &mut Track) -> Reason {
+    let (tally, cancel) = (Arc::clone(&track.tally), Rc::clone(&track.cancel));
+    let carried = async {
+        let mut early = Early::default();
+        let mut refused_by: Option<Stream> = None;
+        loop {
+            let stream = match open(worker, pod, call, refused_by.as_ref()) {
+                Ok(stream) => stream,
+                Err(reason) => return reason,
+            };
+            let ended = stream.run(socket, &tally, &mut early).await;
+            if ended == Ended::Unprocessed && refused_by.is_none() {
+                early.rewind();
+                refused_by = Some(stream);
+                continue;
+            }
+            return reason(&ended);
+        }
+    };
+    tokio::select! {
+        reason = carried => reason,
+        (reason, policy) = cancel.cancelled() => {
+            track.policy(policy);
+            reason
+        }
+    }
+}
+
+/// A stream to the destination, on a tunnel that may be shared or on a new one.
+fn open(worker: &Rc<Worker>, pod: &Served, call: &Call<'_>, not: Option<&Stream>) -> Result<Stream, Reason> {
+    let source = call.source.identity(&call.world.settings().trust_domain);
+    let credential = worker.credential(&source).ok_or(Reason::NoCertificate)?;
+    let expected = Expected::new([call.identity.clone()]);
+    let key = Key { source, expected: expected.clone(), next: call.next, from: call.from.ip() };
+    let connect = || {
+        let roots = Arc::clone(&worker.credentials().roots);
+        let config = worker.configs.borrow_mut().client(&credential, &expected, &roots).map_err(|error| {
+            tracing::warn!(%error, identity = %credential.identity(), "no TLS configuration");
+            Reason::NoCertificate
+        })?;
+        let socket = socket::to_next_hop(&pod.netns, call.from.ip(), call.next);
+        let socket = socket.map_err(|error| {
+            tracing::debug!(%error, next = %call.next, "no connection to the next hop");
+            Reason::Unreachable
+        })?;
+        let socket = TcpStream::from_std(socket).map_err(|_| Reason::Limit)?;
+        Tunnel::client(socket, &config, &worker.settings.tunnel, &worker.buffers).map_err(|_| Reason::Tls)
+    };
+    let opened = worker.pool.open(&key, &request(call), SystemTime::now(), not, connect)?;
+    opened.map_err(|_| Reason::TunnelClosed)
+}
+
+/// CONNECT with the headers of the wire contract.
+fn request(call: &Call<'_>) -> Connect {
+    let mut headers = Headers::new();
+    let host = call.hop.service.as_ref().map(|service| call.world.hostname(service));
+    // RFC 7239, section 6: an address with a port or a colon is quoted.
+    let host = host.map_or_else(String::new, |host| format!(";host={host}"));
+    headers.push("forwarded", format!("for=\"{}\"{host}", call.from));
+    headers.push("baggage", baggage(call.source));
+    Connect { authority: call.hop.target.to_string().into_bytes(), headers }
+}
+
+/// Who is behind a connection, for the other end's logs (W3C Baggage). Never input to a verdict.
+pub(crate) fn baggage(workload: &Workload) -> String {
+    let revision = ["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]
+        .iter()
+        .find_map(|key| workload.labels.get(*key))
+        .map_or("latest", |v| v);
+    format!(
+        "k8s.namespace.name={},k8s.pod.name={},service.name={},service.version={revision}",
+        workload.name.namespace(),
+        workload.name.name(),
+        workload.canonical_service(),
+    )
+}
+
+fn reason(ended: &Ended) -> Reason {
+    match ended {
+        Ended::Finished => Reason::Finished,
+        Ended::AppReset => Reason::ClientReset,
+        Ended::PeerReset(ErrorCode::CONNECT_ERROR | ErrorCode::CANCEL) => Reason::ServerReset,
+        Ended::PeerReset(_) => Reason::ServerReset,
+        Ended::Refused(status) => Reason::Refused(*status),
+        Ended::Unprocessed => Reason::TunnelClosed,
+        Ended::Tunnel(end) => end.reason(),
+    }
+}

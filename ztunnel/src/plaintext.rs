@@ -1,0 +1,76 @@
+//! From outside the mesh, as it came: judged like any other connection, but without an identity.
+
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
+
+use tokio::net::TcpStream;
+use underpass_core::{
+    Reason,
+    admit::admit,
+    authz::{Peer, Request, Verdict},
+    connection::{Direction, Path},
+    rejudge::Judged,
+};
+
+use crate::{
+    app::{self, Carried},
+    copy,
+    track::Track,
+    worker::{Served, Worker},
+};
+
+/// Serves one accepted socket whose destination is an application's port.
+pub(crate) async fn serve(worker: &Rc<Worker>, pod: &Served, client: Carried, from: SocketAddr, to: SocketAddr) {
+    let mut track = Track::begin(worker, pod.cookie, Direction::Inbound, from, to);
+    track.path(Path::Plaintext);
+    let reason = carry(worker, pod, &client, from, to, &mut track).await;
+    client.ended(&reason);
+    drop(client);
+    track.finish(reason);
+}
+
+async fn carry(
+    worker: &Rc<Worker>,
+    pod: &Served,
+    client: &TcpStream,
+    from: SocketAddr,
+    to: SocketAddr,
+    track: &mut Track,
+) -> Reason {
+    let world = worker.world();
+    let Some(workload) = world.workload(&pod.name) else { return Reason::PodGone };
+    let peer = Peer { address: from.ip(), identity: None };
+    let request = Request { peer, workload, address: to.ip(), port: to.port() };
+    match admit(&world, &request, &mut ()) {
+        Verdict::Allow { policy } => track.policy(policy),
+        Verdict::Deny { policy, reason } => {
+            track.policy(policy);
+            return reason;
+        }
+    }
+    track.open(Some(Judged {
+        workload: pod.name.clone(),
+        address: to.ip(),
+        port: to.port(),
+        peer: from.ip(),
+        identity: None,
+        judged_at: world.version(),
+    }));
+    let (tally, cancel) = (Arc::clone(&track.tally), Rc::clone(&track.cancel));
+    let carried = async {
+        let server = match app::connect(worker, pod, from.ip(), to).await {
+            Ok(server) => server,
+            Err(reason) => return reason,
+        };
+        let (there, back) = (|n| tally.add_to_app(n), |n| tally.add_from_app(n));
+        let reason = copy::both_ways(client, &server, &worker.buffers, there, back).await;
+        server.ended(&reason);
+        reason
+    };
+    tokio::select! {
+        reason = carried => reason,
+        (reason, policy) = cancel.cancelled() => {
+            track.policy(policy);
+            reason
+        }
+    }
+}

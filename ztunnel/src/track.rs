@@ -1,0 +1,175 @@
+//! The life of one connection's record: begun when it is accepted, listed while it is open, logged exactly once when
+//! it ends. A guard: a task that panics or is dropped is logged as well, with the reason `internal`.
+
+use std::{
+    cell::RefCell,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::sync::Notify;
+use underpass_core::{
+    Connection, Identity, ObjectName, Reason, World,
+    connection::{Direction, Party, Path},
+    rejudge::Judged,
+};
+use underpass_net::tunnel::Tally;
+
+use crate::{connections::filled, worker::Worker};
+
+/// The end that somebody else decided for a connection: a change of policy, a pod that left.
+#[derive(Debug, Default)]
+pub(crate) struct Cancel {
+    why: RefCell<Option<(Reason, Option<ObjectName>)>>,
+    notify: Notify,
+}
+
+impl Cancel {
+    pub(crate) fn cancel(&self, reason: Reason, policy: Option<ObjectName>) {
+        self.why.borrow_mut().get_or_insert((reason, policy));
+        self.notify.notify_one();
+    }
+
+    /// Completes when the connection is to end.
+    pub(crate) async fn cancelled(&self) -> (Reason, Option<ObjectName>) {
+        loop {
+            if let Some(why) = self.why.borrow().clone() {
+                return why;
+            }
+            self.notify.notified().await;
+        }
+    }
+}
+
+/// What a worker keeps about a connection of its own while it is open.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) cookie: u64,
+    /// For connections whose destination is here: to be judged again after a change.
+    pub(crate) judged: Option<Judged>,
+    pub(crate) cancel: Rc<Cancel>,
+}
+
+/// One connection's record.
+#[derive(Debug)]
+pub(crate) struct Track {
+    worker: Rc<Worker>,
+    record: Connection,
+    began: Instant,
+    pub(crate) tally: Arc<Tally>,
+    pub(crate) cancel: Rc<Cancel>,
+    finished: bool,
+}
+
+impl Track {
+    pub(crate) fn begin(
+        worker: &Rc<Worker>,
+        cookie: u64,
+        direction: Direction,
+        source: SocketAddr,
+        destination: SocketAddr,
+    ) -> Self {
+        let world = worker.world();
+        let party =
+            |address: SocketAddr| Party { address, workload: world.workload_at(address.ip()).cloned(), identity: None };
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let record = Connection {
+            id: worker.connections.number(),
+            direction,
+            path: Path::None,
+            source: party(source),
+            destination: party(destination),
+            service: None,
+            bytes_received: 0,
+            bytes_sent: 0,
+            opened_unix_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
+            duration_us: 0,
+            policy: None,
+            reason: None,
+            world: world.version(),
+        };
+        let live = Live { cookie, judged: None, cancel: Rc::default() };
+        let cancel = Rc::clone(&live.cancel);
+        worker.live.borrow_mut().insert(record.id, live);
+        Self {
+            worker: Rc::clone(worker),
+            record,
+            began: Instant::now(),
+            tally: Arc::default(),
+            cancel,
+            finished: false,
+        }
+    }
+
+    pub(crate) fn path(&mut self, path: Path) {
+        self.record.path = path;
+    }
+
+    pub(crate) fn source_identity(&mut self, identity: Option<Identity>) {
+        self.record.source.identity = identity;
+    }
+
+    pub(crate) fn destination_identity(&mut self, identity: Identity) {
+        self.record.destination.identity = Some(identity);
+    }
+
+    /// The application's address, as chosen, and the service whose VIP was called.
+    pub(crate) fn destination(&mut self, world: &World, address: SocketAddr, service: Option<ObjectName>) {
+        self.record.destination.workload = world.workload_at(address.ip()).cloned();
+        self.record.destination.address = address;
+        self.record.service = service;
+    }
+
+    pub(crate) fn service(&mut self, service: Option<ObjectName>) {
+        self.record.service = service;
+    }
+
+    pub(crate) fn policy(&mut self, policy: Option<ObjectName>) {
+        self.record.policy = policy;
+    }
+
+    /// From now on it is listed; and judged again, where `judged` says by what.
+    pub(crate) fn open(&self, judged: Option<Judged>) {
+        self.worker.connections.insert(self.record.clone(), Arc::clone(&self.tally), self.began);
+        if let Some(live) = self.worker.live.borrow_mut().get_mut(&self.record.id) {
+            live.judged = judged;
+        }
+        // A World that came between the verdict and the registration has not seen this connection.
+        self.worker.judge_again(self.record.id);
+    }
+
+    /// It ended for `reason`.
+    pub(crate) fn finish(mut self, reason: Reason) {
+        self.end(reason);
+    }
+
+    /// It turned out to be no connection: nothing is written down.
+    pub(crate) fn discard(mut self) {
+        self.finished = true;
+        self.forget();
+    }
+
+    fn forget(&self) {
+        self.worker.live.borrow_mut().remove(&self.record.id);
+        self.worker.connections.remove(self.record.id);
+        self.worker.closed();
+    }
+
+    fn end(&mut self, reason: Reason) {
+        if std::mem::replace(&mut self.finished, true) {
+            return;
+        }
+        self.record.reason = Some(reason);
+        let record = filled(&self.record, &self.tally, self.began, Instant::now());
+        self.worker.log(&record);
+        self.forget();
+    }
+}
+
+impl Drop for Track {
+    fn drop(&mut self) {
+        self.end(Reason::Internal);
+    }
+}

@@ -1,0 +1,318 @@
+//! A worker: one thread, one runtime, and everything that its pods' connections need, shared with nobody. World and
+//! certificates are exchanged between turns; a connection that began under one World is judged again under the next.
+//!
+//! A panic in the task of a connection or tunnel ends that one. A panic of the worker's own loop ends the process.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    fmt,
+    hash::{BuildHasher as _, RandomState},
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, mpsc, oneshot},
+    task::{JoinHandle, LocalSet},
+};
+use underpass_core::{Connection, Identity, ObjectName, Reason, World, authz::Verdict, rejudge};
+use underpass_identity::Credential;
+use underpass_net::{
+    buffer::Buffers,
+    netns::Netns,
+    pool::Pool,
+    tls::{Configs, TrustDomains},
+    tunnel::{Tunnel, TunnelEnd},
+};
+use underpass_telemetry::access_log::Writer;
+
+use crate::{Connections, Credentials, Inputs, Pod, Settings, StartError, inbound, outbound, track::Live};
+
+/// What a worker is told.
+#[derive(Debug)]
+pub(crate) enum Message {
+    Add(Box<Pod>),
+    Remove { name: ObjectName, cookie: u64, done: oneshot::Sender<()> },
+}
+
+/// How long accepting pauses when the process is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often ended tunnels are dropped from the pool.
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
+
+/// A pod that is being served.
+pub(crate) struct Served {
+    pub(crate) name: ObjectName,
+    pub(crate) cookie: u64,
+    pub(crate) netns: Arc<Netns>,
+    /// Sockets on 15008 whose peers have not proved who they are.
+    pub(crate) unauthenticated: Rc<Cell<usize>>,
+    /// Tunnels of other nodes that end here.
+    pub(crate) tunnels: RefCell<Vec<Tunnel>>,
+}
+
+impl fmt::Debug for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.name.fmt(f)
+    }
+}
+
+struct Home {
+    served: Rc<Served>,
+    accepting: [JoinHandle<()>; 2],
+}
+
+/// One worker's state, borrowed only between awaits.
+pub(crate) struct Worker {
+    pub(crate) settings: Settings,
+    pub(crate) buffers: Buffers,
+    pub(crate) pool: Pool,
+    pub(crate) connections: Arc<Connections>,
+    /// Its own open and opening connections, by number.
+    pub(crate) live: RefCell<HashMap<u64, Live>>,
+    pub(crate) configs: RefCell<Configs>,
+    pub(crate) trust_domains: TrustDomains,
+    world: RefCell<Arc<World>>,
+    credentials: RefCell<Arc<Credentials>>,
+    log: RefCell<Writer>,
+    logged: Notify,
+    homes: RefCell<HashMap<u64, Home>>,
+    /// Somebody's last connection may have closed.
+    closed: Notify,
+    random: RandomState,
+    rolls: Cell<u64>,
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").finish_non_exhaustive()
+    }
+}
+
+impl Worker {
+    /// Starts a worker's thread.
+    pub(crate) fn spawn(
+        number: usize,
+        settings: Settings,
+        inputs: Inputs,
+        connections: Arc<Connections>,
+    ) -> Result<mpsc::UnboundedSender<Message>, StartError> {
+        let configs = Configs::new(settings.tls.clone()).map_err(StartError::Tls)?;
+        let log = inputs.access_log.handle();
+        let (sender, messages) = mpsc::unbounded_channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
+        let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+            let run = std::panic::AssertUnwindSafe(|| {
+                let worker = Rc::new(Self::new(settings, &inputs, connections, configs, log));
+                LocalSet::new().block_on(&runtime, worker.run(messages, inputs));
+            });
+            if std::panic::catch_unwind(run).is_err() {
+                // Half a worker serves nobody: the next process adopts what is pinned.
+                std::process::abort();
+            }
+        });
+        thread.map_err(StartError::Thread)?;
+        Ok(sender)
+    }
+
+    fn new(settings: Settings, inputs: &Inputs, connections: Arc<Connections>, configs: Configs, log: Writer) -> Self {
+        let world = Arc::clone(&inputs.world.borrow());
+        let mesh = world.settings();
+        Self {
+            buffers: Buffers::default(),
+            pool: Pool::default(),
+            connections,
+            live: RefCell::default(),
+            configs: RefCell::new(configs),
+            trust_domains: TrustDomains::new(mesh.trust_domain.clone(), mesh.trust_domain_aliases.iter().cloned()),
+            credentials: RefCell::new(Arc::clone(&inputs.credentials.borrow())),
+            log: RefCell::new(log),
+            logged: Notify::new(),
+            homes: RefCell::default(),
+            closed: Notify::new(),
+            random: RandomState::new(),
+            rolls: Cell::new(0),
+            world: RefCell::new(world),
+            settings,
+        }
+    }
+
+    async fn run(self: Rc<Self>, mut messages: mpsc::UnboundedReceiver<Message>, mut inputs: Inputs) {
+        let mut sweep = tokio::time::interval(SWEEP_EVERY);
+        loop {
+            tokio::select! {
+                message = messages.recv() => match message {
+                    Some(Message::Add(pod)) => self.add(*pod),
+                    Some(Message::Remove { name, cookie, done }) => self.remove(name, cookie, done),
+                    None => return self.shut_down().await,
+                },
+                Ok(()) = inputs.world.changed() => {
+                    let world = Arc::clone(&inputs.world.borrow_and_update());
+                    self.exchange_world(world);
+                }
+                Ok(()) = inputs.credentials.changed() => {
+                    let credentials = Arc::clone(&inputs.credentials.borrow_and_update());
+                    self.exchange_credentials(credentials);
+                }
+                () = self.logged.notified() => {
+                    tokio::task::yield_now().await;
+                    self.log.borrow_mut().flush();
+                }
+                _ = sweep.tick() => self.pool.sweep(SystemTime::now()),
+            }
+        }
+    }
+
+    /// The World of this turn.
+    pub(crate) fn world(&self) -> Arc<World> {
+        Arc::clone(&self.world.borrow())
+    }
+
+    /// The certificates of this turn.
+    pub(crate) fn credentials(&self) -> Arc<Credentials> {
+        Arc::clone(&self.credentials.borrow())
+    }
+
+    /// The certificate of an identity of this node.
+    pub(crate) fn credential(&self, identity: &Identity) -> Option<Arc<Credential>> {
+        self.credentials.borrow().own.get(identity).cloned()
+    }
+
+    /// A random number, for choices among equals. Not for secrets.
+    pub(crate) fn roll(&self) -> u64 {
+        let n = self.rolls.get().wrapping_add(1);
+        self.rolls.set(n);
+        self.random.hash_one(n)
+    }
+
+    /// Writes a connection down. Lines leave together, at the end of the turn.
+    pub(crate) fn log(&self, record: &Connection) {
+        self.log.borrow_mut().record(record);
+        self.logged.notify_one();
+    }
+
+    /// A connection of this worker has closed.
+    pub(crate) fn closed(&self) {
+        self.closed.notify_waiters();
+    }
+
+    /// Judges an open connection by the World of this turn; one that is denied now ends.
+    pub(crate) fn judge_again(&self, id: u64) {
+        let world = self.world();
+        let mut live = self.live.borrow_mut();
+        let Some(Live { judged: Some(judged), cancel, .. }) = live.get_mut(&id) else { return };
+        if judged.judged_at == world.version() {
+            return;
+        }
+        match rejudge::check(&world, judged) {
+            Verdict::Allow { .. } => judged.judged_at = world.version(),
+            Verdict::Deny { policy, reason } => cancel.cancel(reason, policy),
+        }
+    }
+
+    fn exchange_world(&self, world: Arc<World>) {
+        *self.world.borrow_mut() = world;
+        let open: Vec<u64> = self.live.borrow().keys().copied().collect();
+        open.into_iter().for_each(|id| self.judge_again(id));
+    }
+
+    fn exchange_credentials(&self, credentials: Arc<Credentials>) {
+        let old = std::mem::replace(&mut *self.credentials.borrow_mut(), Arc::clone(&credentials));
+        for gone in old.own.keys().filter(|identity| !credentials.own.contains_key(*identity)) {
+            self.pool.forget(gone);
+        }
+        if old.roots.generation() != credentials.roots.generation() {
+            let now = SystemTime::now();
+            self.pool.check_again(&credentials.roots, now);
+            for home in self.homes.borrow().values() {
+                home.served.tunnels.borrow().iter().for_each(|tunnel| tunnel.check_again(&credentials.roots, now));
+            }
+        }
+    }
+
+    fn add(self: &Rc<Self>, pod: Pod) {
+        let served = Rc::new(Served {
+            name: pod.name,
+            cookie: pod.cookie,
+            netns: pod.netns,
+            unauthenticated: Rc::default(),
+            tunnels: RefCell::default(),
+        });
+        let listeners = (TcpListener::from_std(pod.outbound), TcpListener::from_std(pod.inbound));
+        let (Ok(outbound), Ok(inbound)) = listeners else {
+            // Out of descriptors. The pod's listeners are closed by this, and its connections refused, not let past.
+            tracing::error!(pod = %served.name, "cannot serve: listeners not registered");
+            return;
+        };
+        tracing::debug!(pod = %served.name, "serving");
+        let accepting = [
+            tokio::task::spawn_local(accept(Rc::clone(self), Rc::clone(&served), outbound, |worker, pod, socket| {
+                tokio::task::spawn_local(outbound::serve(worker, pod, socket));
+            })),
+            tokio::task::spawn_local(accept(Rc::clone(self), Rc::clone(&served), inbound, |worker, pod, socket| {
+                tokio::task::spawn_local(inbound::serve(worker, pod, socket));
+            })),
+        ];
+        self.homes.borrow_mut().insert(served.cookie, Home { served, accepting });
+    }
+
+    fn remove(self: &Rc<Self>, name: ObjectName, cookie: u64, done: oneshot::Sender<()>) {
+        self.close_home(cookie, Reason::PodGone);
+        let worker = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            worker.all_closed(Some(cookie)).await;
+            tracing::debug!(pod = %name, "no longer serving");
+            let _ = done.send(()); // whoever asked may have stopped waiting
+        });
+    }
+
+    fn close_home(&self, cookie: u64, reason: Reason) {
+        if let Some(home) = self.homes.borrow_mut().remove(&cookie) {
+            home.accepting.iter().for_each(JoinHandle::abort);
+            home.served.tunnels.borrow().iter().for_each(|tunnel| tunnel.end(TunnelEnd::Closed));
+        }
+        for live in self.live.borrow().values().filter(|live| live.cookie == cookie) {
+            live.cancel.cancel(reason.clone(), None);
+        }
+    }
+
+    /// Completes when no connection (of one pod) is left.
+    async fn all_closed(&self, cookie: Option<u64>) {
+        loop {
+            let closed = self.closed.notified();
+            tokio::pin!(closed);
+            closed.as_mut().enable();
+            if !self.live.borrow().values().any(|live| cookie.is_none_or(|c| c == live.cookie)) {
+                return;
+            }
+            closed.await;
+        }
+    }
+
+    async fn shut_down(&self) {
+        let cookies: Vec<u64> = self.homes.borrow().keys().copied().collect();
+        cookies.into_iter().for_each(|cookie| self.close_home(cookie, Reason::Drain));
+        self.all_closed(None).await;
+    }
+}
+
+/// Accepts until aborted. Non-blocking listeners: another process may accept from the same one.
+async fn accept(
+    worker: Rc<Worker>,
+    pod: Rc<Served>,
+    listener: TcpListener,
+    serve: impl Fn(Rc<Worker>, Rc<Served>, tokio::net::TcpStream),
+) {
+    loop {
+        match listener.accept().await {
+            Ok((socket, _)) => serve(Rc::clone(&worker), Rc::clone(&pod), socket),
+            Err(error) => {
+                tracing::warn!(pod = %pod.name, %error, "accept");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
