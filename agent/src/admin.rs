@@ -2,16 +2,17 @@
 
 use std::{sync::Arc, time::Instant};
 
+use http::{Method, StatusCode};
 use serde::Serialize;
 use tokio::sync::watch;
 use underpass_core::World;
 use underpass_telemetry::{
-    admin::{Method, Response, Router, healthz, logging},
+    admin::{Response, Router, healthz, logging},
     log::Levels,
 };
 use underpass_ztunnel::{Connections, Credentials};
 
-use crate::keeper::Reports;
+use crate::{keeper::Reports, node::Counters, pods};
 
 /// What the routes look at.
 #[derive(Clone, Debug)]
@@ -25,7 +26,9 @@ pub struct View {
     /// Open connections.
     pub connections: Arc<Connections>,
     /// The kernel tables' counters, as far as there is a kernel data path.
-    pub counters: crate::node::Counters,
+    pub counters: Counters,
+    /// The pods of this node.
+    pub pods: Arc<pods::Handle>,
 }
 
 /// A certificate without its key.
@@ -45,7 +48,11 @@ pub fn routes(view: &View, levels: &Levels) -> Router {
     router
         .route(Method::GET, "/config_dump", move |_| {
             let view = dump.clone();
-            async move { Response::json(&config_dump(&view)) }
+            async move {
+                // Asking the pods' thread waits for it.
+                let dump = tokio::task::spawn_blocking(move || Response::json(&config_dump(&view))).await;
+                dump.unwrap_or_else(|e| Response::error(StatusCode::INTERNAL_SERVER_ERROR, e))
+            }
         })
         .route(Method::GET, "/connections", move |_| {
             let view = list.clone();
@@ -59,7 +66,25 @@ struct ConfigDump {
     reports: Arc<Reports>,
     certificates: Vec<CertificateView>,
     roots_generation: u64,
+    pods: Vec<PodView>,
     kernel: std::collections::BTreeMap<String, u64>,
+}
+
+/// How a pod of this node stands.
+#[derive(Serialize)]
+struct PodView {
+    name: String,
+    uid: String,
+    cookie: Option<u64>,
+    state: &'static str,
+    problem: Option<String>,
+}
+
+impl From<pods::PodStatus> for PodView {
+    fn from(status: pods::PodStatus) -> Self {
+        let pods::PodStatus { name, uid, cookie, state, problem } = status;
+        Self { name, uid: uid.to_string(), cookie: cookie.map(|c| c.0), state, problem }
+    }
 }
 
 fn config_dump(view: &View) -> ConfigDump {
@@ -76,6 +101,7 @@ fn config_dump(view: &View) -> ConfigDump {
         reports: Arc::clone(&view.reports.borrow()),
         certificates: certificates.collect(),
         roots_generation: credentials.roots.generation(),
+        pods: view.pods.status().into_iter().map(PodView::from).collect(),
         kernel: view.counters.read(),
     }
 }

@@ -1,4 +1,19 @@
-//! The node agent
+//! The node agent: keeps the World, finds and enrols this node's pods, fills the kernel's tables, asks for certificates,
+//! and embeds the tunnel.
+//!
+//! * [`keeper`]: the one task that owns the World.
+//! * [`pods`]: which pods are here, and what is set up in them. [`tables`]: the World as kernel tables.
+//!   [`datapath`]: who carries the tables out.
+//! * [`certs`]: the certificates of the pods on this node.
+//! * [`node`]: all of these wired together. [`preflight`]: everything that can be wrong, before anything is changed.
+//! * [`config`], [`admin`]: settings in, answers out.
 
+pub mod admin;
+pub mod certs;
+pub mod config;
 pub mod datapath;
+pub mod keeper;
+pub mod node;
+pub mod pods;
+pub mod preflight;
 pub mod tables;

@@ -1,18 +1,13 @@
 //! Everything that can be wrong on a machine, found out before anything is changed, and said all at once: an operator
 //! mends a list once, not one line per restart. What is checked by opening it is kept open and handed to the agent.
 
-use std::{
-    fmt,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::SystemTime,
-};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::SystemTime};
 
-use underpass_abi::Marks;
+use underpass_abi::{CgroupId, Marks};
 use underpass_identity::Authority;
 use underpass_telemetry::{access_log, admin::Listener};
 
-use crate::{cgroup, config::Config};
+use crate::{config::Config, node, pods};
 
 /// One thing that is wrong, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +38,7 @@ pub struct Checked {
     /// Where the kernel data path lives.
     pub kernel: underpass_loader::Settings,
     /// The agent's own cgroup, by which the kernel knows its sockets.
-    pub own_cgroup: u64,
+    pub own_cgroup: CgroupId,
 }
 
 /// Checks everything.
@@ -58,7 +53,8 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
         let found = format!("read manifests in {}: {e}", config.manifests.display());
         fault(found, "create the directory, or name another with --manifests");
     }
-    let authority = Authority::open(&config.state, &config.trust_domain, now);
+    // A directory of its own: the authority refuses one that holds anything else.
+    let authority = Authority::open(&config.state.join("ca"), &config.trust_domain, now);
     let authority = authority.map_err(|e| fault(chain(&e), "name a directory that can be written with --state")).ok();
     let mut bind = |what: &str, flag: &str, address: SocketAddr, listener: Result<Listener, _>| {
         let found = |e: underpass_telemetry::admin::AdminError| format!("{what} on {address}: {}", chain(&e));
@@ -72,14 +68,14 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
 
     let root = match &config.cgroup_root {
         Some(root) => Ok(root.clone()),
-        None => cgroup::mount(Path::new("/proc/self/mounts")),
+        None => pods::mount_point(),
     };
     let root = root.map_err(|e| fault(chain(&e), "mount cgroup2, or name its root with --cgroup-root")).ok();
     let kernel = root.map(|root| kernel_settings(config, root));
     for missing in kernel.iter().flat_map(underpass_loader::probe) {
         fault(format!("kernel data path: {}: {}", missing.need, missing.found), missing.need.remedy());
     }
-    let own_cgroup = cgroup::of_own().map_err(|e| fault(chain(&e), "run as root, with cgroup2 writable")).ok();
+    let own_cgroup = node::own_cgroup().map_err(|e| fault(chain(&e), "run as root, with cgroup2 writable")).ok();
 
     match (authority, admin, readiness, access_log, kernel, own_cgroup) {
         (Some(authority), Some(admin), Some(readiness), Some(access_log), Some(kernel), Some(own_cgroup))

@@ -2,4 +2,5 @@
 //! every crate, none uses it.
 
 pub mod apps;
+pub mod mesh;
 pub mod testbed;

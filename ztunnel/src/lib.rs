@@ -18,9 +18,9 @@ mod pod;
 mod track;
 mod worker;
 
-use std::{collections::BTreeMap, io, num::NonZeroUsize, sync::Arc};
+use std::{collections::BTreeMap, io, num::NonZeroUsize, sync::Arc, thread::JoinHandle};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use underpass_core::{Identity, ObjectName, World};
 use underpass_identity::{Credential, Roots};
 use underpass_telemetry::access_log::AccessLog;
@@ -92,7 +92,7 @@ pub enum StartError {
 /// The tunnel of a node. Dropping it stops accepting and ends its connections.
 #[derive(Debug)]
 pub struct Ztunnel {
-    workers: Vec<tokio::sync::mpsc::UnboundedSender<Message>>,
+    workers: Vec<(mpsc::UnboundedSender<Message>, JoinHandle<()>)>,
     connections: Arc<Connections>,
 }
 
@@ -120,17 +120,28 @@ impl Ztunnel {
         self.send(pod.cookie, Message::Add(Box::new(pod)));
     }
 
-    /// Stops serving a pod. Completes when its listeners and all of its connections are closed.
-    pub async fn remove(&self, name: &ObjectName, cookie: u64) {
+    /// Stops serving a pod: its listeners and all of its connections are closed. Returns at once; what it returns
+    /// completes when they are.
+    pub fn remove(&self, name: &ObjectName, cookie: u64) -> impl Future<Output = ()> + use<> {
         let (done, closed) = oneshot::channel();
         self.send(cookie, Message::Remove { name: name.clone(), cookie, done });
-        // A worker that is gone has closed everything.
-        let _ = closed.await;
+        async {
+            // A worker that is gone has closed everything.
+            let _ = closed.await;
+        }
+    }
+
+    /// Closes everything and waits for the workers.
+    pub fn shut_down(self) {
+        for (sender, thread) in self.workers {
+            drop(sender);
+            let _ = thread.join(); // a worker that panics aborts the process
+        }
     }
 
     fn send(&self, cookie: u64, message: Message) {
         let home = (cookie % self.workers.len() as u64) as usize;
-        if let Some(worker) = self.workers.get(home) {
+        if let Some((worker, _)) = self.workers.get(home) {
             // Fails only where the worker ended, and then the process ends.
             let _ = worker.send(message);
         }

@@ -19,7 +19,7 @@ use tokio::{
     task::{JoinHandle, LocalSet},
 };
 use underpass_core::{Connection, Identity, ObjectName, Reason, World, authz::Verdict, rejudge};
-use underpass_identity::Credential;
+use underpass_identity::{Credential, Serial};
 use underpass_net::{
     buffer::Buffers,
     netns::Netns,
@@ -99,7 +99,7 @@ impl Worker {
         settings: Settings,
         inputs: Inputs,
         connections: Arc<Connections>,
-    ) -> Result<mpsc::UnboundedSender<Message>, StartError> {
+    ) -> Result<(mpsc::UnboundedSender<Message>, std::thread::JoinHandle<()>), StartError> {
         let configs = Configs::new(settings.tls.clone()).map_err(StartError::Tls)?;
         let log = inputs.access_log.handle();
         let (sender, messages) = mpsc::unbounded_channel();
@@ -114,8 +114,7 @@ impl Worker {
                 std::process::abort();
             }
         });
-        thread.map_err(StartError::Thread)?;
-        Ok(sender)
+        Ok((sender, thread.map_err(StartError::Thread)?))
     }
 
     fn new(settings: Settings, inputs: &Inputs, connections: Arc<Connections>, configs: Configs, log: Writer) -> Self {
@@ -161,7 +160,7 @@ impl Worker {
                     tokio::task::yield_now().await;
                     self.log.borrow_mut().flush();
                 }
-                _ = sweep.tick() => self.pool.sweep(SystemTime::now()),
+                _ = sweep.tick() => self.pool.sweep(),
             }
         }
     }
@@ -224,6 +223,10 @@ impl Worker {
         for gone in old.own.keys().filter(|identity| !credentials.own.contains_key(*identity)) {
             self.pool.forget(gone);
         }
+        // A configuration keeps its key alive: it goes with the certificate.
+        let current = |serial: &Serial| credentials.own.values().any(|credential| credential.serial() == serial);
+        let replaced = old.own.values().map(|credential| credential.serial()).filter(|serial| !current(*serial));
+        replaced.for_each(|serial| self.configs.borrow_mut().forget(serial));
         if old.roots.generation() != credentials.roots.generation() {
             let now = SystemTime::now();
             self.pool.check_again(&credentials.roots, now);

@@ -10,7 +10,7 @@ use std::{
 use underpass_abi::{Cookie, Direction, ListenerKey, Marks, Op, memory::Memory};
 
 use super::{DataPath, Result};
-use crate::tables::{Tables, diff};
+use crate::tables::Tables;
 
 /// Tables in memory.
 #[derive(Clone, Debug)]
@@ -76,10 +76,8 @@ impl DataPath for InMemory {
 
     fn purge(&mut self, pod: Cookie) -> Result<()> {
         let mut inner = self.lock();
-        let there = Tables::from_ops(&inner.tables.contents());
-        let mut wanted = there.clone();
-        wanted.forget_pod(pod);
-        inner.tables.apply(&diff(&there, &wanted))?;
+        let ops = Tables::from_ops(&inner.tables.contents()).without_pod(pod);
+        inner.tables.apply(&ops)?;
         for direction in [Direction::OUTBOUND, Direction::INBOUND] {
             inner.tables.remove_listener(&ListenerKey { pod, direction });
         }

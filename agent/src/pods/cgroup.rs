@@ -21,7 +21,7 @@ const DEPTH: usize = 6;
 
 /// Finds pods' cgroups. It remembers where the kubelet keeps them.
 #[derive(Debug)]
-pub struct Finder {
+pub(super) struct Finder {
     root: PathBuf,
     parents: Vec<PathBuf>,
 }
@@ -29,12 +29,12 @@ pub struct Finder {
 impl Finder {
     /// Below this directory of a cgroup2 file system.
     #[must_use]
-    pub fn new(root: PathBuf) -> Self {
+    pub(super) fn new(root: PathBuf) -> Self {
         Self { root, parents: Vec::new() }
     }
 
     /// The cgroup of a pod, with all of its containers in it.
-    pub fn find(&mut self, uid: &str) -> Result<PathBuf> {
+    pub(super) fn find(&mut self, uid: &str) -> Result<PathBuf> {
         let safe = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if uid.is_empty() || uid.len() > 128 || !uid.chars().all(safe) {
             return Err(Error::Uid { uid: uid.to_owned() });
@@ -113,7 +113,7 @@ fn unless_gone<T>(result: io::Result<T>, operation: &'static str, path: &Path) -
 }
 
 /// Every process in a cgroup and below it, as seen from the agent's PID namespace.
-pub fn processes(cgroup: &Path) -> Result<Vec<u32>> {
+pub(super) fn processes(cgroup: &Path) -> Result<Vec<u32>> {
     let mut pids = Vec::new();
     collect_processes(cgroup, &mut pids)?;
     if pids.contains(&0) {
@@ -136,7 +136,7 @@ fn collect_processes(cgroup: &Path, pids: &mut Vec<u32>) -> Result<()> {
 }
 
 /// Is there any process in it or below? False where it is gone.
-pub fn is_populated(events: &fs::File) -> bool {
+pub(super) fn is_populated(events: &fs::File) -> bool {
     use std::os::unix::fs::FileExt;
     let mut buffer = [0; 256];
     // Read from its beginning each time, which also arms the next notification.
@@ -146,7 +146,7 @@ pub fn is_populated(events: &fs::File) -> bool {
 }
 
 /// The file that tells when a cgroup becomes empty, by POLLPRI.
-pub fn events(cgroup: &Path) -> Result<fs::File> {
+pub(super) fn events(cgroup: &Path) -> Result<fs::File> {
     let path = cgroup.join("cgroup.events");
     fs::File::open(&path).map_err(|source| Error::Cgroup { operation: "open", path, source })
 }

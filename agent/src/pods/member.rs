@@ -5,7 +5,7 @@
 
 use std::{
     fs::File,
-    net::{IpAddr, TcpListener},
+    net::IpAddr,
     os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
     sync::Arc,
@@ -80,9 +80,13 @@ impl Member {
     }
 
     /// Listeners, rules and routes, and last the program that steers to the listeners.
-    pub(super) fn set_up(&mut self, path: &mut impl DataPath, marks: Marks) -> Result<()> {
+    /// `adopted`: an earlier agent did the same, and what was before is not known.
+    pub(super) fn set_up(&mut self, path: &mut impl DataPath, marks: Marks, adopted: bool) -> Result<()> {
         let listeners = setup::listen(&self.netns, &self.device)?;
-        self.before = setup::prepare(&self.netns, &self.local.addresses, marks)?;
+        let before = setup::prepare(&self.netns, &self.local.addresses, marks)?;
+        if !adopted {
+            self.before = before;
+        }
         path.insert_listener(self.key(Direction::OUTBOUND), listeners.outbound.as_fd())?;
         path.insert_listener(self.key(Direction::INBOUND), listeners.inbound.as_fd())?;
         path.attach_pod(self.local.cookie, self.netns.as_fd())?;
@@ -109,12 +113,8 @@ impl Member {
         self.listeners.is_none()
     }
 
-    /// Captured sockets, then rules and routes, then the program. Without the sockets there is nothing left that the
-    /// rules keep off the wire, and without the rules nothing that the program keeps from the applications.
     pub(super) fn take_down(&self, path: &mut impl DataPath, marks: Marks) -> Result<()> {
-        self.destroy_captured(marks)?;
-        setup::undo(&self.netns, &self.before, marks)?;
-        Ok(path.detach_pod(self.local.cookie)?)
+        take_down(self.local.cookie, &self.netns, &self.before, path, marks)
     }
 
     pub(super) fn remove_listeners(&self, path: &mut impl DataPath) -> Result<()> {
@@ -125,24 +125,28 @@ impl Member {
     }
 
     pub(super) fn count_captured(&self, marks: Marks) -> std::result::Result<usize, SystemError> {
-        setup::count_captured(&self.netns, &self.local.held, marks)
+        setup::count_captured(&self.netns, marks)
     }
 
     pub(super) fn destroy_captured(&self, marks: Marks) -> std::result::Result<usize, SystemError> {
-        setup::destroy_captured(&self.netns, &self.local.held, marks)
+        setup::destroy_captured(&self.netns, marks)
     }
 
     pub(super) fn is_alive(&self) -> bool {
         netns::is_alive(self.sandbox, &self.cgroup, &self.events)
     }
 
-    /// Reads the addresses again where they may have changed.
-    pub(super) fn look_at_addresses(&mut self) {
-        // Whether they changed or that could not be asked: the answer is to look.
-        if self.watch.changed().unwrap_or(true) {
-            match addresses(&self.netns) {
-                Ok(held) => self.local.held = held,
-                Err(e) => tracing::warn!(pod = %self.name, error = %e, "cannot list addresses"),
+    /// Reads the addresses again where they may have changed. Did they?
+    pub(super) fn look_at_addresses(&mut self) -> bool {
+        // Whether something happened or that could not be asked: the answer is to look.
+        if !self.watch.changed().unwrap_or(true) {
+            return false;
+        }
+        match addresses(&self.netns) {
+            Ok(held) => std::mem::replace(&mut self.local.held, held) != self.local.held,
+            Err(e) => {
+                tracing::warn!(pod = %self.name, error = %e, "cannot list addresses");
+                false
             }
         }
     }
@@ -155,6 +159,20 @@ impl Member {
     const fn key(&self, direction: Direction) -> ListenerKey {
         ListenerKey { pod: self.local.cookie, direction }
     }
+}
+
+/// Captured sockets, then rules and routes, then the program. Without the sockets there is nothing left that the rules keep
+/// off the wire, and without the rules nothing that the program keeps from the applications.
+pub(super) fn take_down(
+    cookie: Cookie,
+    netns: &Netns,
+    before: &Before,
+    path: &mut impl DataPath,
+    marks: Marks,
+) -> Result<()> {
+    setup::destroy_captured(netns, marks)?;
+    setup::undo(netns, before, marks)?;
+    Ok(path.detach_pod(cookie)?)
 }
 
 fn addresses(netns: &Netns) -> std::result::Result<Vec<IpAddr>, SystemError> {

@@ -7,7 +7,7 @@
 //!                     >-- plan --> actions <
 //! pods  --> actual --/                      \--> tables: compile, diff --> DataPath  (tables datapath)
 //! ```
-//! What must hold: [`Pods::there`] is what stands in the data path; everything in it that belongs to a pod was put there
+//! What must hold: `Pods::there` is what stands in the data path; everything in it that belongs to a pod was put there
 //! by this agent or by one before it, and goes only when the pod is released or its sandbox has ended.
 
 mod cgroup;
@@ -26,7 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use underpass_abi::{CgroupId, Cookie, Marks, Phase};
+use underpass_abi::{CgroupId, Cookie, Marks, Op, Phase, Pod};
 use underpass_core::{
     ObjectName, World,
     world::{Version, Workload},
@@ -46,6 +46,8 @@ use member::Member;
 
 /// The first pause before a pod that could not be enrolled is tried again; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// By then a sandbox that is being made is there: after about five seconds.
+const FAILURES_TO_WARN: u32 = 8;
 /// The longest.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How often a pod that is being released is looked at.
@@ -178,6 +180,8 @@ pub struct Pods<D> {
     sink: Sink,
     applied: Option<Version>,
     problem: Option<String>,
+    /// The data path may not be as World and pods want it.
+    stale: bool,
     /// When to try again what failed about the data path, and to look for orphans.
     look_again: Instant,
 }
@@ -206,6 +210,7 @@ impl<D: DataPath> Pods<D> {
             sink,
             applied: None,
             problem: None,
+            stale: true,
             look_again: now,
         })
     }
@@ -213,11 +218,13 @@ impl<D: DataPath> Pods<D> {
     /// From the next turn on this World holds.
     pub fn set_world(&mut self, world: Arc<World>) {
         self.world = Some(world);
+        self.stale = true;
     }
 
     /// From the next turn on every pod is released. For cleanup: nothing is enrolled again.
     pub fn release_all(&mut self) {
         self.leaving = true;
+        self.look_again = Instant::now();
         self.settings.drain = Duration::ZERO;
     }
 
@@ -229,32 +236,31 @@ impl<D: DataPath> Pods<D> {
 
     /// Does what is due, and says when there is more to do if nothing happens before.
     pub fn turn(&mut self, now: Instant) -> Instant {
+        let looking = self.look_again <= now && (self.world.is_some() || self.leaving);
+        if looking {
+            self.look_again = now + LOOK_AGAIN;
+            self.look_for_orphans();
+        }
         let Some(world) = self.world.clone() else { return now + LOOK_AGAIN };
         let wanted = self.wanted(&world);
         for member in self.pods.values_mut().filter_map(State::member_mut) {
-            member.look_at_addresses();
+            self.stale |= member.look_at_addresses();
         }
-        let mut due = BTreeMap::new();
+        // A step may make another one due.
         for _ in 0..ROUNDS {
-            due = self.pods.iter().map(|(uid, state)| (Arc::clone(uid), state.actual())).collect();
-            let actions = plan::plan(&wanted, &due, !self.orphans.is_empty(), now);
-            // An orphan that cannot be adopted now is looked for again later.
-            let actions: Vec<_> = match self.look_again <= now {
-                true => actions,
-                false => actions.into_iter().filter(|a| !matches!(a, Action::Adopt(_))).collect(),
-            };
-            if self.look_again <= now {
-                self.look_again = now + LOOK_AGAIN;
-                self.purge_dead_orphans();
-            }
-            let done = actions.is_empty();
+            let actual = self.pods.iter().map(|(uid, state)| (Arc::clone(uid), state.actual())).collect();
+            let actions = plan(&wanted, &actual, looking && !self.orphans.is_empty(), now);
+            self.stale |= !actions.is_empty();
+            let (due, done) = (plan::next_due(&actual), actions.is_empty());
             actions.into_iter().for_each(|action| self.act(action, &world, now));
-            self.sync(&world);
+            if self.stale || (looking && self.problem.is_some()) {
+                self.sync(&world);
+            }
             if done {
-                break;
+                return due.map_or(self.look_again, |due| due.min(self.look_again));
             }
         }
-        plan::next_due(&due).unwrap_or(now + LOOK_AGAIN).min(now + LOOK_AGAIN)
+        now + FIRST_PAUSE
     }
 
     /// Every pod that there is something to say about.
@@ -263,14 +269,21 @@ impl<D: DataPath> Pods<D> {
         let of = |(uid, state): (&Uid, &State)| {
             let (text, problem) = match state {
                 State::Waiting { problem, .. } => ("waiting", Some(problem.clone())),
-                State::Enrolled(member) => ("enrolled", member.is_announced().then_some(()).map_or(self.problem.clone(), |()| None)),
+                State::Enrolled(member) if member.is_announced() => ("enrolled", None),
+                State::Enrolled(_) => ("enrolled", self.problem.clone()),
                 State::Releasing { problem, .. } => ("releasing", problem.clone()),
             };
             let member = state.member();
             let name = member.map(|member| member.name.to_string());
             let name = name.or_else(|| self.workload(uid).map(|w| w.name.to_string()));
             let cookie = member.map(|member| member.local.cookie);
-            PodStatus { name: name.unwrap_or_else(|| uid.to_string()), uid: Arc::clone(uid), cookie, state: text, problem }
+            PodStatus {
+                name: name.unwrap_or_else(|| uid.to_string()),
+                uid: Arc::clone(uid),
+                cookie,
+                state: text,
+                problem,
+            }
         };
         self.pods.iter().map(of).collect()
     }
@@ -322,7 +335,7 @@ impl<D: DataPath> Pods<D> {
             Err(e) => {
                 let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures)).min(LONGEST_PAUSE);
                 let problem = e.to_string();
-                if pause == LONGEST_PAUSE && failures == LONGEST_PAUSE.div_duration_f32(FIRST_PAUSE).log2().ceil() as u32 {
+                if failures == FAILURES_TO_WARN {
                     tracing::warn!(pod = %workload.name, problem, "pod cannot be enrolled");
                 }
                 let failures = failures.saturating_add(1);
@@ -345,14 +358,18 @@ impl<D: DataPath> Pods<D> {
 
     /// Everything up to the tables: what is local, listeners, rules, routes, and last the program that steers.
     fn set_up(&mut self, mut member: Member) -> Result<Member> {
-        let mut wanted = self.there.clone();
-        member.locals().for_each(|op| wanted.apply(&op));
-        self.apply(&wanted)?;
-        match member.set_up(&mut self.path, self.settings.marks) {
+        let marks = self.settings.marks;
+        let adopted = self.orphans.contains(&member.local.cookie);
+        let locals: Vec<_> = member.locals().collect();
+        self.change(&locals)?;
+        match member.set_up(&mut self.path, marks, adopted) {
             Ok(()) => Ok(member),
+            // What an earlier agent set up goes on refusing what it cannot carry.
+            Err(e) if adopted => Err(e),
             Err(e) => {
-                // What was taken back is not certain, but nothing of it captures without the tables.
-                let _ = member.take_down(&mut self.path, self.settings.marks);
+                if let Err(error) = member.take_down(&mut self.path, marks) {
+                    tracing::warn!(pod = %member.name, %error, "what was set up could not be taken back");
+                }
                 Err(e)
             }
         }
@@ -394,6 +411,10 @@ impl<D: DataPath> Pods<D> {
         let Some(State::Releasing { member, deadline, torn, again, problem }) = self.pods.get_mut(uid) else { return };
         *again = now + RELEASE_PAUSE;
         let marks = self.settings.marks;
+        if self.there.pod(member.local.cookie).is_some_and(|pod| pod.phase == Phase::ENROLLED) {
+            *problem = self.problem.clone(); // connections are still being captured
+            return;
+        }
         if now < *deadline && !*torn {
             match member.count_captured(marks) {
                 Ok(0) => {}
@@ -402,17 +423,15 @@ impl<D: DataPath> Pods<D> {
             }
         }
         *torn = true;
-        let outcome = member.take_down(&mut self.path, marks);
-        let outcome = outcome.and_then(|()| {
-            let mut wanted = self.there.clone();
-            wanted.forget_pod(member.local.cookie);
-            let ops = diff(&self.there, &wanted);
+        let ops = self.there.without_pod(member.local.cookie);
+        let outcome = (|| -> Result<usize> {
+            member.take_down(&mut self.path, marks)?;
             self.path.apply(&ops)?;
-            self.there = wanted;
+            ops.iter().for_each(|op| self.there.apply(op));
             member.remove_listeners(&mut self.path)?;
             // Connections that the tunnel accepted meanwhile.
             Ok(member.destroy_captured(marks)?)
-        });
+        })();
         match outcome {
             Ok(ended) => {
                 tracing::info!(pod = %member.name, ended, "pod released");
@@ -434,36 +453,55 @@ impl<D: DataPath> Pods<D> {
         match self.path.purge(cookie) {
             Ok(()) => {
                 tracing::info!(pod = %name, cookie = cookie.0, "sandbox ended");
-                self.there.forget_pod(cookie);
+                self.forget(cookie);
                 self.pods.remove(uid);
                 (self.sink)(Event::Removed { name, cookie });
             }
-            Err(e) => tracing::warn!(pod = %name, error = %e, "cannot purge"),
+            Err(e) => {
+                tracing::warn!(pod = %name, error = %e, "cannot purge");
+                self.problem = Some(e.to_string());
+            }
         }
     }
 
-    /// What an earlier agent left of namespaces in which nothing lives any more.
-    fn purge_dead_orphans(&mut self) {
+    /// What an earlier agent left: where nothing lives any more it is purged; where everything is to be released, so is it.
+    fn look_for_orphans(&mut self) {
         if self.orphans.is_empty() {
             return;
         }
-        let living = match netns::living() {
+        let living = match netns::living(&self.orphans) {
             Ok(living) => living,
             Err(e) => return tracing::warn!(error = %e, "cannot look for living namespaces"),
         };
-        for cookie in std::mem::take(&mut self.orphans) {
-            if living.contains(&cookie.0) {
-                self.orphans.insert(cookie);
-                continue;
-            }
-            match self.path.purge(cookie) {
-                Ok(()) => self.there.forget_pod(cookie),
-                Err(e) => {
-                    tracing::warn!(cookie = cookie.0, error = %e, "cannot purge");
-                    self.orphans.insert(cookie);
+        for cookie in self.orphans.clone() {
+            let outcome = match living.get(&cookie) {
+                None => self.path.purge(cookie).map_err(Error::from),
+                Some(netns) if self.leaving => self.release_orphan(cookie, netns),
+                Some(_) => continue,
+            };
+            match outcome {
+                Ok(()) => {
+                    self.forget(cookie);
+                    self.orphans.remove(&cookie);
                 }
+                Err(e) => tracing::warn!(cookie = cookie.0, error = %e, "what an earlier agent left cannot be removed"),
             }
         }
+    }
+
+    /// As [`Self::go_on_releasing`], for a pod of which only the namespace is known.
+    fn release_orphan(&mut self, cookie: Cookie, netns: &Netns) -> Result<()> {
+        if let Some(pod) = self.there.pod(cookie) {
+            self.change(&[Op::SetPod(cookie, Pod { phase: Phase::RELEASING, ..pod })])?;
+        }
+        member::take_down(cookie, netns, &setup::Before::unknown(), &mut self.path, self.settings.marks)?;
+        let ops = self.there.without_pod(cookie);
+        self.change(&ops)?;
+        Ok(self.path.purge(cookie)?)
+    }
+
+    fn forget(&mut self, cookie: Cookie) {
+        self.there.without_pod(cookie).iter().for_each(|op| self.there.apply(op));
     }
 
     /// Makes the tables what World and pods want, and tells the tunnel about pods that they announce.
@@ -472,7 +510,9 @@ impl<D: DataPath> Pods<D> {
         let local: Vec<LocalPod> = members().map(|member| member.local.clone()).collect();
         let mut wanted = compile(world, &local, &self.settings.agents);
         self.orphans.iter().for_each(|cookie| wanted.keep_pod(&self.there, *cookie));
-        self.problem = self.apply(&wanted).err().map(|e| e.to_string());
+        let ops = diff(&self.there, &wanted);
+        self.problem = self.change(&ops).err().map(|e| e.to_string());
+        self.stale = self.problem.is_some();
         if let Some(problem) = &self.problem {
             tracing::warn!(problem, "the data path is not as the World wants it");
             return;
@@ -490,10 +530,10 @@ impl<D: DataPath> Pods<D> {
         }
     }
 
-    /// Makes the data path's tables these. After a failure they are read back: some operations were applied.
-    fn apply(&mut self, wanted: &Tables) -> datapath::Result<()> {
-        match self.path.apply(&diff(&self.there, wanted)) {
-            Ok(()) => self.there = wanted.clone(),
+    /// Changes the data path's tables. After a failure they are read back: some operations were applied.
+    fn change(&mut self, ops: &[Op]) -> datapath::Result<()> {
+        match self.path.apply(ops) {
+            Ok(()) => ops.iter().for_each(|op| self.there.apply(op)),
             Err(e) => {
                 self.there = Tables::from_ops(&self.path.contents()?);
                 return Err(e);

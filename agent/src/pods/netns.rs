@@ -4,6 +4,7 @@
 //! namespace of its own and put the pod's address into it; the sandbox was there before all of them.
 
 use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
     fs, io,
     net::IpAddr,
     os::{fd::AsFd, unix::fs::MetadataExt},
@@ -11,6 +12,7 @@ use std::{
     sync::Arc,
 };
 
+use underpass_abi::Cookie;
 use underpass_net::netns::{LocalAddress, Netns};
 
 use super::{
@@ -20,30 +22,28 @@ use super::{
 
 /// A process, with what tells it apart from a later one of the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Process {
+pub(super) struct Process {
     /// In the agent's PID namespace.
-    pub pid: u32,
+    pub(super) pid: u32,
     /// In clock ticks since boot (proc_pid_stat(5), field 22).
-    pub started: u64,
+    pub(super) started: u64,
     /// Inode of its network namespace.
     namespace: u64,
 }
 
 /// Where a pod lives.
 #[derive(Debug)]
-pub struct Sandbox {
+pub(super) struct Sandbox {
     /// Its oldest process when it was found.
-    pub process: Process,
+    pub(super) process: Process,
     /// Its network namespace.
-    pub netns: Arc<Netns>,
+    pub(super) netns: Arc<Netns>,
     /// The device that holds its addresses.
-    pub device: String,
-    /// Every address that is local there.
-    pub held: Vec<IpAddr>,
+    pub(super) device: String,
 }
 
 /// Finds the sandbox of the pod with this cgroup. `own` is the namespace of the agent itself.
-pub fn find(cgroup: &Path, addresses: &[IpAddr], own: &Netns) -> Result<Sandbox> {
+pub(super) fn find(cgroup: &Path, addresses: &[IpAddr], own: &Netns) -> Result<Sandbox> {
     let process = oldest(cgroup)?;
     let netns = Netns::of_process(process.pid)?;
     // The number may be another process's since; what was opened is the one's that was looked at only if it still is.
@@ -54,10 +54,8 @@ pub fn find(cgroup: &Path, addresses: &[IpAddr], own: &Netns) -> Result<Sandbox>
     if netns.cookie() == own.cookie() {
         return Err(Error::HostNetwork { pid: process.pid });
     }
-    let held = netns.addresses()?;
-    let device = device_of(&held, addresses, process.pid)?;
-    let held = held.into_iter().map(|local| local.address).collect();
-    Ok(Sandbox { process, netns: Arc::new(netns), device, held })
+    let device = device_of(&netns.addresses()?, addresses, process.pid)?;
+    Ok(Sandbox { process, netns: Arc::new(netns), device })
 }
 
 /// The device that holds every address of the pod.
@@ -107,7 +105,7 @@ fn namespace_of(netns: &Netns) -> io::Result<u64> {
 }
 
 /// Does anything of the pod still live in this sandbox? Its first process, or else any other in the same namespace.
-pub fn is_alive(sandbox: Process, cgroup: &Path, events: &fs::File) -> bool {
+pub(super) fn is_alive(sandbox: Process, cgroup: &Path, events: &fs::File) -> bool {
     if !cgroup::is_populated(events) {
         return false;
     }
@@ -120,23 +118,23 @@ pub fn is_alive(sandbox: Process, cgroup: &Path, events: &fs::File) -> bool {
     }
 }
 
-/// The cookies of all network namespaces in which a process lives.
-pub fn living() -> Result<Vec<u64>> {
+/// Those of these network namespaces in which a process lives.
+pub(super) fn living(cookies: &BTreeSet<Cookie>) -> Result<BTreeMap<Cookie, Netns>> {
     let path = Path::new("/proc");
     let failed = |source| Error::Cgroup { operation: "list", path: path.to_owned(), source };
-    let mut seen = std::collections::HashSet::new();
-    let mut cookies = Vec::new();
+    let (mut seen, mut living) = (HashSet::new(), BTreeMap::new());
     for entry in fs::read_dir(path).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         let Some(process) = process(pid) else { continue };
         if seen.insert(process.namespace)
             && let Ok(netns) = Netns::of_process(pid)
+            && cookies.contains(&Cookie(netns.cookie()))
         {
-            cookies.push(netns.cookie());
+            living.insert(Cookie(netns.cookie()), netns);
         }
     }
-    Ok(cookies)
+    Ok(living)
 }
 
 #[cfg(test)]
@@ -173,6 +171,8 @@ mod tests {
 
     #[test]
     fn the_own_namespace_lives() {
-        assert!(living().expect("listed").contains(&Netns::own().expect("own").cookie()));
+        let own = Cookie(Netns::own().expect("own").cookie());
+        let living = living(&BTreeSet::from([own, Cookie(1)])).expect("listed");
+        assert_eq!(living.into_keys().collect::<Vec<_>>(), [own]);
     }
 }

@@ -98,7 +98,8 @@ pub fn plan(
 }
 
 fn step(wanted: Option<&Wanted>, actual: &Actual, now: Instant) -> Option<fn(Uid) -> Action> {
-    let enrolled_with = |held: &Vec<IpAddr>| matches!(wanted, Some(Wanted::Enrolled { addresses }) if addresses == held);
+    let enrolled_with =
+        |held: &Vec<IpAddr>| matches!(wanted, Some(Wanted::Enrolled { addresses }) if addresses == held);
     match actual {
         Actual::Enrolled { ended: true, .. } | Actual::Releasing { ended: true, .. } => Some(Action::Purge),
         Actual::Waiting { again } => match wanted {
@@ -117,7 +118,7 @@ fn step(wanted: Option<&Wanted>, actual: &Actual, now: Instant) -> Option<fn(Uid
 
 /// When something is due next, if nothing happens before.
 #[must_use]
-pub fn next_due(actual: &BTreeMap<Uid, Actual>) -> Option<Instant> {
+pub(super) fn next_due(actual: &BTreeMap<Uid, Actual>) -> Option<Instant> {
     let due = actual.values().filter_map(|actual| match actual {
         Actual::Waiting { again } | Actual::Releasing { again, .. } => Some(*again),
         Actual::Enrolled { .. } => None,

@@ -2,8 +2,10 @@
 //!
 //! What must hold: every step can be taken again, and what is taken back is looked at again before it counts.
 
-use std::{collections::HashSet, net::IpAddr};
-use std::net::{SocketAddr, TcpListener};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, SocketAddr, TcpListener},
+};
 
 use underpass_abi::Marks;
 use underpass_net::{
@@ -24,27 +26,27 @@ const SYSCTL_DEFAULT: &str = "0";
 
 /// The two listeners of a pod.
 #[derive(Debug)]
-pub struct Listeners {
+pub(super) struct Listeners {
     /// For what its applications open.
-    pub outbound: TcpListener,
+    pub(super) outbound: TcpListener,
     /// For what arrives.
-    pub inbound: TcpListener,
+    pub(super) inbound: TcpListener,
 }
 
 /// What the sysctls were before.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Before(Vec<(&'static str, String)>);
+pub(super) struct Before(Vec<(&'static str, String)>);
 
 impl Before {
     /// As in a namespace that nobody has touched: for pods that an earlier agent set up.
     #[must_use]
-    pub fn unknown() -> Self {
+    pub(super) fn unknown() -> Self {
         Self(SYSCTLS.map(|name| (name, SYSCTL_DEFAULT.to_owned())).to_vec())
     }
 }
 
 /// Makes the listeners.
-pub fn listen(netns: &Netns, device: &str) -> Result<Listeners, SystemError> {
+pub(super) fn listen(netns: &Netns, device: &str) -> Result<Listeners, SystemError> {
     Ok(Listeners { outbound: socket::outbound_listener(netns)?, inbound: socket::inbound_listener(netns, device)? })
 }
 
@@ -59,7 +61,7 @@ fn families(netns: &Netns) -> Result<Vec<Family>, SystemError> {
 }
 
 /// Routes before rules: a rule whose table is empty would send marked packets on to the next one.
-pub fn prepare(netns: &Netns, addresses: &[IpAddr], marks: Marks) -> Result<Before, SystemError> {
+pub(super) fn prepare(netns: &Netns, addresses: &[IpAddr], marks: Marks) -> Result<Before, SystemError> {
     let mut before = Vec::new();
     for name in SYSCTLS {
         if netns.has_sysctl(name)? {
@@ -77,7 +79,7 @@ pub fn prepare(netns: &Netns, addresses: &[IpAddr], marks: Marks) -> Result<Befo
 }
 
 /// Takes back what [`prepare`] did. Rules before routes, for the same reason.
-pub fn undo(netns: &Netns, before: &Before, marks: Marks) -> Result<(), SystemError> {
+pub(super) fn undo(netns: &Netns, before: &Before, marks: Marks) -> Result<(), SystemError> {
     for family in families(netns)? {
         rules(marks).into_iter().try_for_each(|rule| netns.remove_rule(family, rule))?;
         netns.remove_local_default(family, ROUTE_TABLE)?;
@@ -91,13 +93,18 @@ pub fn undo(netns: &Netns, before: &Before, marks: Marks) -> Result<(), SystemEr
 }
 
 /// Ends every captured socket; how many.
-pub fn destroy_captured(netns: &Netns, held: &[IpAddr], marks: Marks) -> Result<usize, SystemError> {
-    destroy::destroy_all(netns, |sockets| captured(sockets, held, marks))
+pub(super) fn destroy_captured(netns: &Netns, marks: Marks) -> Result<usize, SystemError> {
+    let held = held(netns)?;
+    destroy::destroy_all(netns, |sockets| captured(sockets, &held, marks))
 }
 
 /// How many captured sockets there are.
-pub fn count_captured(netns: &Netns, held: &[IpAddr], marks: Marks) -> Result<usize, SystemError> {
-    Ok(captured(&destroy::list(netns)?, held, marks).len())
+pub(super) fn count_captured(netns: &Netns, marks: Marks) -> Result<usize, SystemError> {
+    Ok(captured(&destroy::list(netns)?, &held(netns)?, marks).len())
+}
+
+fn held(netns: &Netns) -> Result<Vec<IpAddr>, SystemError> {
+    Ok(netns.addresses()?.into_iter().map(|local| local.address).collect())
 }
 
 /// The sockets whose packets go over lo because of the mesh: those that carry one of the marks; those whose own address is

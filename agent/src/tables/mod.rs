@@ -58,10 +58,10 @@ impl Tables {
         self.cookies().chain(self.locals.keys().map(|key| key.pod)).chain(self.pod_cgroups.values().copied())
     }
 
-    /// Does the kernel know this pod?
+    /// What the kernel knows of a pod.
     #[must_use]
-    pub fn has_pod(&self, pod: Cookie) -> bool {
-        self.pods.contains_key(&pod)
+    pub fn pod(&self, pod: Cookie) -> Option<Pod> {
+        self.pods.get(&pod).copied()
     }
 
     /// Takes over everything of one pod from other tables.
@@ -73,10 +73,13 @@ impl Tables {
         self.pods.extend(from.pods.get(&pod).map(|known| (pod, *known)));
     }
 
-    /// Forgets everything of one pod.
-    pub fn forget_pod(&mut self, pod: Cookie) {
-        self.locals.retain(|key, _| key.pod != pod);
-        self.pod_cgroups.retain(|_, of| *of != pod);
-        self.pods.remove(&pod);
+    /// The operations that take everything of one pod away, in the order in which they are to be applied.
+    #[must_use]
+    pub fn without_pod(&self, pod: Cookie) -> Vec<Op> {
+        let mut ops: Vec<_> = self.pod(pod).map(|_| Op::RemovePod(pod)).into_iter().collect();
+        let cgroups = self.pod_cgroups.iter().filter(|(_, of)| **of == pod);
+        ops.extend(cgroups.map(|(cgroup, _)| Op::RemovePodCgroup(*cgroup)));
+        ops.extend(self.locals.keys().filter(|key| key.pod == pod).copied().map(Op::RemoveLocal));
+        ops
     }
 }

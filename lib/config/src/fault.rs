@@ -70,7 +70,7 @@ pub enum Fault {
     #[error("is missing")]
     Missing,
     /// A kind of ours in a version that does not exist.
-    #[error("`{found}` is not served; write {served}")]
+    #[error("`{}` is not served; write {served}", cut(.found))]
     UnknownVersion {
         /// As written.
         found: Arc<str>,
@@ -78,7 +78,7 @@ pub enum Fault {
         served: &'static str,
     },
     /// A kind that its API group does not have.
-    #[error("`{found}` is no kind of this API group{}", hint(*.meant).unwrap_or_default())]
+    #[error("`{}` is no kind of this API group{}", cut(.found), hint(*.meant).unwrap_or_default())]
     UnknownKind {
         /// As written.
         found: Arc<str>,
@@ -86,7 +86,7 @@ pub enum Fault {
         meant: Option<&'static str>,
     },
     /// A policy's kind under an API group that is not Istio's.
-    #[error("is ignored: only {kind} of security.istio.io is served, not of `{found}`")]
+    #[error("is ignored: only {kind} of security.istio.io is served, not of `{}`", cut(.found))]
     ForeignGroup {
         /// The kind.
         kind: &'static str,
@@ -271,10 +271,14 @@ pub enum Fault {
         found: Arc<str>,
     },
 
+    /// It would never match: a `not` or a DENY with it would let everybody pass.
+    #[error("principals are written without `spiffe://`: write `{}`", cut(.bare))]
+    SpiffePrefix {
+        /// What to write.
+        bare: Arc<str>,
+    },
+
     // ---- warnings
-    /// A principal is compared without it.
-    #[error("principals are written without `spiffe://`: this value never matches")]
-    SpiffePrefix,
     /// A field of a served object that is not served.
     #[error("known, not yet served: {instead}")]
     FieldNotServed {
@@ -289,7 +293,7 @@ impl Fault {
     pub const fn severity(&self) -> Severity {
         match self {
             Self::KindNotServed => Severity::Notice,
-            Self::SpiffePrefix | Self::FieldNotServed { .. } | Self::ForeignGroup { .. } => Severity::Warning,
+            Self::FieldNotServed { .. } | Self::ForeignGroup { .. } => Severity::Warning,
             _ => Severity::Error,
         }
     }
@@ -310,7 +314,7 @@ fn list(known: &[&str]) -> String {
 /// Enough of a text to find it again; a manifest of megabytes makes no message of megabytes.
 fn cut(text: &str) -> String {
     const MOST: usize = 80;
-    let mut out: String = text.chars().take(MOST).flat_map(char::escape_debug).collect();
+    let mut out: String = text.chars().take(MOST).collect();
     if text.chars().nth(MOST).is_some() {
         out.push('…');
     }

@@ -14,6 +14,8 @@ use crate::{
     yaml::{self, Document, Tree, Value, from_tree},
 };
 
+/// The longest name that Kubernetes knows: a DNS name.
+const MAX_NAME_CHARS: usize = 253;
 /// The most problems of one object that get a line each.
 const MAX_FAULTS: usize = 32;
 
@@ -266,12 +268,15 @@ fn identify(kind: &str, tree: &Tree) -> Option<ObjectId> {
 }
 
 fn id(kind: &str, namespace: Option<&str>, name: &str) -> ObjectId {
+    // No valid one is longer; one that is not valid is only for the message.
+    let short = |text: &'_ str| -> Arc<str> { text.chars().take(MAX_NAME_CHARS).collect::<String>().into() };
+    let (kind, namespace, name) = (short(kind), namespace.map(short), short(name));
     let name = match namespace {
-        _ if kinds::is_cluster_scoped(kind) => ObjectName::cluster(name),
+        _ if kinds::is_cluster_scoped(&kind) => ObjectName::cluster(name),
         Some(namespace) => ObjectName::new(namespace, name),
         None => ObjectName::new("default", name),
     };
-    ObjectId { kind: kind.into(), name }
+    ObjectId { kind, name }
 }
 
 /// What a document that cannot be parsed is probably about, for the message only.

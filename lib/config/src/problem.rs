@@ -112,6 +112,8 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use fmt::Write as _;
+        let f = &mut OneLine(f);
         write!(f, "{}: {}", self.severity(), self.file)?;
         if let Some(line) = self.line {
             write!(f, ":{line}")?;
@@ -130,6 +132,18 @@ impl fmt::Display for Problem {
             Some(effect) => write!(f, " ({effect})"),
             None => Ok(()),
         }
+    }
+}
+
+/// Passes text on, control characters escaped: a manifest must not write a second line, or into a terminal.
+struct OneLine<'a, 'f>(&'a mut fmt::Formatter<'f>);
+
+impl fmt::Write for OneLine<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        text.chars().try_for_each(|c| match c.is_control() {
+            true => write!(self.0, "{}", c.escape_default()),
+            false => self.0.write_char(c),
+        })
     }
 }
 

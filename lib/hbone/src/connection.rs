@@ -118,7 +118,7 @@ pub enum Event<'a> {
 pub enum ResetCause {
     /// The peer, by RST_STREAM.
     Peer,
-    /// The peer, and it has provably processed nothing of it: what was sent may be sent again elsewhere.
+    /// The peer, and it has provably processed nothing of it (RFC 9113 8.7): what was sent may be sent again elsewhere.
     Unprocessed,
     /// We did, because the peer broke a rule on it.
     Violation(Violation),

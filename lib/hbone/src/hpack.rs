@@ -4,8 +4,8 @@
 //! decoded differently from how the peer meant it, spoils every later one. So every block is decoded to its end, even of
 //! streams that are refused, and any doubt is an error of the connection.
 //!
-//! The encoder refers to the static table only. A block of it never changes the peer's state, so that the opening of a stream
-//! that was given up can be cut out of the output again, and peers without a table need no special case.
+//! The encoder refers to the static table only. Its blocks do not change the peer's state, so that the opening of a stream that
+//! was given up can be cut out of the output again; the one exception says that no table is used, to peers that shrink theirs.
 
 mod decoder;
 mod encoder;

@@ -34,6 +34,11 @@ impl Output {
         self.head == self.tail
     }
 
+    /// Whether the first frame that waits has begun to leave.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.head != self.boundary && self.head != 0
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.tail.saturating_sub(self.head)
     }

@@ -174,9 +174,7 @@ impl Connection {
             self.streams.remove(id, Some(Gone::Reset));
             return;
         }
-        if let Some(data) = self.output.cut(id) {
-            self.encoder.block_lost();
-            self.send_window.give_back(data);
+        if self.take_back(id) {
             self.streams.remove(id, None);
             self.wake_all();
             return;
@@ -186,6 +184,17 @@ impl Connection {
             self.resets_due.push_back(id);
             self.send_due_resets();
         }
+    }
+
+    /// Takes a stream's frames out of the output, if the CONNECT that opens it has not begun to leave. (Not that of the one block
+    /// which tells a peer without a table that none is used: the blocks behind it rely on it.)
+    pub(crate) fn take_back(&mut self, id: u32) -> bool {
+        if self.encoder.is_needed(id) {
+            return false;
+        }
+        let Some(data) = self.output.cut(id) else { return false };
+        self.send_window.give_back(data);
+        true
     }
 
     /// Sends as many of the waiting RST_STREAMs as may be in flight. The last of them is followed by a PING: its answer
@@ -216,7 +225,7 @@ impl Connection {
     fn block<'a>(&mut self, id: u32, fields: impl Iterator<Item = (&'a [u8], &'a [u8])>, end: bool) {
         let mut block = std::mem::take(&mut self.block_buffer);
         block.clear();
-        self.encoder.begin(&mut block);
+        self.encoder.begin(id, &mut block);
         fields.for_each(|(name, value)| self.encoder.field(name, value, &mut block));
         self.output.block(id, &block, self.peer.max_frame_size as usize, end);
         self.block_buffer = block;

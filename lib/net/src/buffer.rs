@@ -1,25 +1,65 @@
 //! Buffers of a worker, lent while bytes move. An idle connection or tunnel holds none of them: ten thousand idle
 //! connections cost their sockets and little more.
 //!
-//! A worker is one thread, so lending is a pop and giving back a push.
+//! A worker is one thread, so lending is a pop and giving back a push. Reads are short and borrow a [`Lent`]; what is
+//! queued for a socket is kept while it waits, and so is taken and given back by name.
 
-use std::{cell::RefCell, ops::{Deref, DerefMut}, rc::Rc};
+use std::{
+    cell::RefCell,
+    mem,
+    ops::{Deref, DerefMut},
+    rc::Rc,
+};
+
+use crate::tls::Outgoing;
 
 /// Large enough for many TLS records of one read; what is measured says that more gains nothing.
 pub const READ_BYTES: usize = 256 << 10;
-/// Buffers that are kept for the next turn; more are given back to the allocator.
-const KEPT: usize = 4;
+/// Buffers of each kind that are kept for the next turn; more are given back to the allocator.
+const KEPT: usize = 8;
 
 /// The buffers of one worker.
 #[derive(Clone, Debug, Default)]
-pub struct Buffers(Rc<RefCell<Vec<Vec<u8>>>>);
+pub struct Buffers(Rc<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    plain: RefCell<Vec<Vec<u8>>>,
+    outgoing: RefCell<Vec<Outgoing>>,
+}
 
 impl Buffers {
-    /// Lends a buffer of [`READ_BYTES`]. What is in it means nothing.
+    /// Lends a buffer of at least [`READ_BYTES`]. What is in it means nothing.
     #[must_use]
     pub fn lend(&self) -> Lent {
-        let bytes = self.0.borrow_mut().pop().unwrap_or_else(|| vec![0; READ_BYTES]);
-        Lent { bytes, home: Rc::clone(&self.0) }
+        Lent { bytes: self.take(), home: self.clone() }
+    }
+
+    /// Takes such a buffer until it is given back by [`Buffers::keep`].
+    #[must_use]
+    pub fn take(&self) -> Vec<u8> {
+        self.0.plain.borrow_mut().pop().unwrap_or_else(|| vec![0; READ_BYTES])
+    }
+
+    /// Gives a buffer back. One that is too small to be lent is none of ours, and dropped.
+    pub fn keep(&self, bytes: Vec<u8>) {
+        let mut kept = self.0.plain.borrow_mut();
+        if bytes.len() >= READ_BYTES && kept.len() < KEPT {
+            kept.push(bytes);
+        }
+    }
+
+    /// Takes memory for ciphertext.
+    pub(crate) fn take_outgoing(&self) -> Outgoing {
+        self.0.outgoing.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Gives it back.
+    pub(crate) fn keep_outgoing(&self, outgoing: Outgoing) {
+        let mut kept = self.0.outgoing.borrow_mut();
+        if kept.len() < KEPT {
+            kept.push(outgoing);
+        }
     }
 }
 
@@ -27,7 +67,7 @@ impl Buffers {
 #[derive(Debug)]
 pub struct Lent {
     bytes: Vec<u8>,
-    home: Rc<RefCell<Vec<Vec<u8>>>>,
+    home: Buffers,
 }
 
 impl Deref for Lent {
@@ -45,10 +85,7 @@ impl DerefMut for Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let mut home = self.home.borrow_mut();
-        if home.len() < KEPT {
-            home.push(std::mem::take(&mut self.bytes));
-        }
+        self.home.keep(mem::take(&mut self.bytes));
     }
 }
 
@@ -65,6 +102,11 @@ mod tests {
         assert_eq!(buffers.lend()[0], 7, "the same buffer again");
         let many: Vec<_> = (0..20).map(|_| buffers.lend()).collect();
         drop(many);
-        assert_eq!(buffers.0.borrow().len(), KEPT);
+        assert_eq!(buffers.0.plain.borrow().len(), KEPT);
+        let mut own = buffers.take();
+        assert_eq!(buffers.0.plain.borrow().len(), KEPT - 1);
+        own.truncate(100);
+        buffers.keep(own);
+        assert_eq!(buffers.0.plain.borrow().len(), KEPT - 1, "too small to be lent");
     }
 }

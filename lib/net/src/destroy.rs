@@ -26,6 +26,9 @@ const ID_BYTES: usize = 48;
 const ID_AT: usize = 4;
 /// Size of `struct inet_diag_msg`.
 const MESSAGE_BYTES: usize = 72;
+/// Bits of the states that are listed: all from TCP_ESTABLISHED (1) to TCP_NEW_SYN_RECV (12) but TCP_CLOSE (7). Beyond are
+/// sockets that are bound and neither listen nor are connected, such as those that were destroyed and not closed yet.
+const STATES: u32 = 0x1ffe & !(1 << 7);
 /// How often the sockets are listed and destroyed before it is given up: applications may open new ones meanwhile.
 const ROUNDS: usize = 20;
 
@@ -90,12 +93,12 @@ impl TcpSocket {
 /// `struct inet_diag_req_v2`: family, protocol, extensions, padding, states, id.
 fn request(kind: u16, flags: u16, family: Family, id: &[u8; ID_BYTES]) -> Request {
     let mut header = vec![family.number(), libc::IPPROTO_TCP as u8, 0, 0];
-    header.extend(u32::MAX.to_ne_bytes()); // every state
+    header.extend(STATES.to_ne_bytes());
     header.extend(id);
     Request::new(kind, flags, &header)
 }
 
-/// Every TCP socket of the namespace, in every state.
+/// Every TCP socket of the namespace that listens, is connected, or is on its way there or back.
 pub fn list(netns: &Netns) -> Result<Vec<TcpSocket>, SystemError> {
     let mut sockets = Vec::new();
     for family in Family::ALL {
@@ -119,6 +122,7 @@ pub fn destroy(netns: &Netns, socket: &TcpSocket) -> Result<bool, SystemError> {
 /// ended.
 pub fn destroy_all(netns: &Netns, choose: impl Fn(&[TcpSocket]) -> Vec<TcpSocket>) -> Result<usize, SystemError> {
     let mut ended = 0;
+    let mut last = None;
     for _ in 0..ROUNDS {
         let chosen = choose(&list(netns)?);
         if chosen.is_empty() {
@@ -126,10 +130,12 @@ pub fn destroy_all(netns: &Netns, choose: impl Fn(&[TcpSocket]) -> Vec<TcpSocket
         }
         for socket in chosen {
             ended += usize::from(destroy(netns, &socket)?);
+            last = Some(socket);
         }
     }
+    let object = last.map_or_else(String::new, |s| format!("{} -> {} ({:?})", s.local, s.remote, s.state));
     let source = io::Error::new(io::ErrorKind::WouldBlock, "new ones appear as fast as they are destroyed");
-    Err(failed("destroy sockets of namespace", netns.cookie())(source))
+    Err(failed("destroy socket", object)(source))
 }
 
 fn diagnosis(netns: &Netns) -> Result<Socket, SystemError> {

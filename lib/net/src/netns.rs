@@ -133,7 +133,9 @@ impl Netns {
         let listed = self.enter_here(|| -> io::Result<Vec<LocalAddress>> {
             let held = getifaddrs()?.filter_map(|interface| {
                 let address = ip_of(&interface.address?)?;
-                Some(LocalAddress { address, device: interface.interface_name })
+                // An IPv4 address may have a label of its own, which begins with the device's name.
+                let device = interface.interface_name.split(':').next().unwrap_or_default().to_owned();
+                Some(LocalAddress { address, device })
             });
             Ok(held.collect())
         })?;

@@ -2,7 +2,9 @@
 //! at the other end, same next hop, same source address. Anything less would show one pod's traffic under another's
 //! certificate or address.
 //!
-//! A tunnel leaves the pool when it ended, goes away or outlived a certificate; a full one stays for when it is not.
+//! A tunnel stays until it has ended, also when it takes no more streams: those it carries have to end with the trust
+//! in its peer. How many streams a peer takes is remembered while it has a tunnel here, because a tunnel that is just
+//! being opened does not know, and what is too many for it is refused.
 
 use std::{cell::RefCell, collections::HashMap, net::{IpAddr, SocketAddr}, time::SystemTime};
 
@@ -28,10 +30,37 @@ pub struct Key {
     pub from: IpAddr,
 }
 
+/// Tunnels to one peer.
+#[derive(Debug, Default)]
+struct Shared {
+    tunnels: Vec<Tunnel>,
+    /// How many streams its last tunnel that knew took at once.
+    cap: Option<usize>,
+}
+
+impl Shared {
+    /// Forgets tunnels that ended, and learns from the others.
+    fn look(&mut self) {
+        self.tunnels.retain(|tunnel| !tunnel.has_ended());
+        self.cap = self.tunnels.iter().rev().find_map(Tunnel::stream_cap).or(self.cap);
+    }
+
+    /// The one with the most streams that still has room: few tunnels batch better than many.
+    fn fullest_with_room(&self, now: SystemTime, not: Option<&Stream>) -> Option<&Tunnel> {
+        let cap = self.cap.unwrap_or(usize::MAX);
+        let has_room = |tunnel: &&Tunnel| {
+            tunnel.can_open(now)
+                && tunnel.open_streams() < tunnel.stream_cap().unwrap_or(cap)
+                && !not.is_some_and(|stream| stream.is_on(tunnel))
+        };
+        self.tunnels.iter().filter(has_room).max_by_key(|tunnel| tunnel.open_streams())
+    }
+}
+
 /// The tunnels of one worker.
 #[derive(Debug, Default)]
 pub struct Pool {
-    tunnels: RefCell<HashMap<Key, Vec<Tunnel>>>,
+    shared: RefCell<HashMap<Key, Shared>>,
 }
 
 impl Pool {
@@ -39,7 +68,7 @@ impl Pool {
     /// just refused this very stream.
     ///
     /// # Errors
-    /// What `connect` says.
+    /// What `connect` says; inside, why the tunnel takes no stream.
     pub fn open<E>(
         &self,
         key: &Key,
@@ -48,55 +77,66 @@ impl Pool {
         not: Option<&Stream>,
         connect: impl FnOnce() -> Result<Tunnel, E>,
     ) -> Result<Result<Stream, OpenError>, E> {
-        let mut tunnels = self.tunnels.borrow_mut();
-        let mine = tunnels.entry(key.clone()).or_default();
-        mine.retain(|tunnel| !tunnel.is_over(now));
-        // The one with the most streams that still has room: few tunnels batch better than many.
-        let mut open: Vec<_> =
-            mine.iter().filter(|t| t.can_open(now) && !not.is_some_and(|s| s.is_on(t))).collect();
-        open.sort_by_key(|t| std::cmp::Reverse(t.open_streams()));
-        for tunnel in open {
-            match tunnel.open(request) {
-                Err(OpenError::Full | OpenError::GoingAway) => {}
-                done => return Ok(done),
-            }
+        let mut shared = self.shared.borrow_mut();
+        let mine = shared.entry(key.clone()).or_default();
+        mine.look();
+        if let Some(tunnel) = mine.fullest_with_room(now, not) {
+            return Ok(tunnel.open(request));
+        }
+        if mine.cap == Some(0) {
+            return Ok(Err(OpenError::Full)); // another tunnel would have no room either
         }
         let tunnel = connect()?;
         let stream = tunnel.open(request);
-        mine.push(tunnel);
+        mine.tunnels.push(tunnel);
         Ok(stream)
     }
 
     /// Checks every peer's certificate against a changed bundle.
     pub fn check_again(&self, roots: &Roots, now: SystemTime) {
-        self.tunnels.borrow().values().flatten().for_each(|tunnel| tunnel.check_again(roots, now));
+        self.each(|tunnel| tunnel.check_again(roots, now));
+    }
+
+    /// Takes no new streams anywhere; tunnels end when their streams have.
+    pub fn drain(&self) {
+        self.each(Tunnel::drain);
     }
 
     /// Ends all tunnels of an identity: its last pod left.
     pub fn forget(&self, source: &Identity) {
-        let mut tunnels = self.tunnels.borrow_mut();
-        for (_, old) in tunnels.extract_if(|key, _| key.source == *source) {
-            old.iter().for_each(|tunnel| tunnel.end(TunnelEnd::Closed));
+        let mut shared = self.shared.borrow_mut();
+        for (_, old) in shared.extract_if(|key, _| key.source == *source) {
+            old.tunnels.iter().for_each(|tunnel| tunnel.end(TunnelEnd::Closed));
         }
     }
 
     /// Drops tunnels that ended, and keys without any.
-    pub fn sweep(&self, now: SystemTime) {
-        self.tunnels.borrow_mut().retain(|_, mine| {
-            mine.retain(|tunnel| !tunnel.is_over(now));
-            !mine.is_empty()
+    pub fn sweep(&self) {
+        self.shared.borrow_mut().retain(|_, mine| {
+            mine.look();
+            !mine.tunnels.is_empty()
         });
     }
 
     /// How many tunnels there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.tunnels.borrow().values().map(Vec::len).sum()
+        self.shared.borrow().values().map(|mine| mine.tunnels.len()).sum()
+    }
+
+    /// How many tunnels would take a stream now.
+    #[must_use]
+    pub fn with_room(&self, now: SystemTime) -> usize {
+        self.shared.borrow().values().flat_map(|mine| &mine.tunnels).filter(|tunnel| tunnel.can_open(now)).count()
     }
 
     /// There is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    fn each(&self, f: impl Fn(&Tunnel)) {
+        self.shared.borrow().values().flat_map(|mine| &mine.tunnels).for_each(f);
     }
 }

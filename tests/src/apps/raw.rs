@@ -70,8 +70,8 @@ pub fn send_by(socket: &OwnedFd, syn: Syn) -> Result<Vec<i32>> {
     let segment = tcp_syn(syn.from, syn.to, carried as u8);
     let packets = match (syn.from.ip(), syn.to.ip()) {
         _ if syn.dress == Dress::KernelHeader => vec![segment.to_vec()],
-        (IpAddr::V4(from), IpAddr::V4(to)) => ipv4_packets(from, to, &segment, syn.dress)?,
-        (IpAddr::V6(from), IpAddr::V6(to)) => ipv6_packets(from, to, &segment, syn.dress)?,
+        (IpAddr::V4(from), IpAddr::V4(to)) => ipv4_packets(from, to, &segment, syn)?,
+        (IpAddr::V6(from), IpAddr::V6(to)) => ipv6_packets(from, to, &segment, syn)?,
         _ => bail!("two families"),
     };
     let target = SockaddrStorage::from(SocketAddr::new(syn.to.ip(), 0));
@@ -137,11 +137,13 @@ fn checksum(pieces: &[&[u8]]) -> u16 {
     !((folded + (folded >> 16)) as u16)
 }
 
-fn ipv4_packets(from: Ipv4Addr, to: Ipv4Addr, segment: &[u8; 20], dress: Dress) -> Result<Vec<Vec<u8>>> {
+fn ipv4_packets(from: Ipv4Addr, to: Ipv4Addr, segment: &[u8; 20], syn: Syn) -> Result<Vec<Vec<u8>>> {
+    // Fragments of different SYNs never belong together.
+    let (dress, id) = (syn.dress, syn.to.port().to_be_bytes());
     let packet = |content: &[u8], offset: u16, more: bool| {
         let fragment = (if more { 0x2000 } else { 0 } | (offset / 8)).to_be_bytes();
         // Length and checksum are the kernel's to fill in (raw(7)).
-        let header = [0x45, 0, 0, 0, 0, 77, fragment[0], fragment[1], 64, TCP, 0, 0];
+        let header = [0x45, 0, 0, 0, id[0], id[1], fragment[0], fragment[1], 64, TCP, 0, 0];
         [&header[..], &from.octets(), &to.octets(), content].concat()
     };
     Ok(match dress {
@@ -154,7 +156,9 @@ fn ipv4_packets(from: Ipv4Addr, to: Ipv4Addr, segment: &[u8; 20], dress: Dress) 
     })
 }
 
-fn ipv6_packets(from: Ipv6Addr, to: Ipv6Addr, segment: &[u8; 20], dress: Dress) -> Result<Vec<Vec<u8>>> {
+fn ipv6_packets(from: Ipv6Addr, to: Ipv6Addr, segment: &[u8; 20], syn: Syn) -> Result<Vec<Vec<u8>>> {
+    // Fragments of different SYNs never belong together.
+    let (dress, id) = (syn.dress, syn.to.port().to_be_bytes());
     let packet = |next: u8, content: &[u8]| {
         let length = (content.len() as u16).to_be_bytes();
         [&[0x60, 0, 0, 0, length[0], length[1], next, 64][..], &from.octets(), &to.octets(), content].concat()
@@ -162,7 +166,7 @@ fn ipv6_packets(from: Ipv6Addr, to: Ipv6Addr, segment: &[u8; 20], dress: Dress) 
     let options = |next: u8| [&[next][..], &PADDING].concat();
     let fragment = |next: u8, offset: u16, more: bool| {
         let [high, low] = (offset | u16::from(more)).to_be_bytes();
-        [next, 0, high, low, 0, 0, 0, 7]
+        [next, 0, high, low, 0, 0, id[0], id[1]]
     };
     Ok(match dress {
         Dress::Whole | Dress::Connected => vec![packet(TCP, segment)],

@@ -142,13 +142,23 @@ impl Drop for ScenarioCgroup {
 
 /// Removes the cgroups and directories of owners that are gone: they were killed before they could.
 pub fn sweep() -> Result<()> {
-    for cgroup in abandoned(&mount_point()?)? {
+    // Whoever seems gone but has living processes is only in another PID namespace: a scenario dies with its owner.
+    for cgroup in abandoned(&mount_point()?)?.into_iter().filter(|path| is_empty(path)) {
         remove(&cgroup)?;
     }
     for directory in abandoned(&std::env::temp_dir())? {
-        fs::remove_dir_all(&directory).with_context(|| format!("remove {}", directory.display()))?;
+        match fs::remove_dir_all(&directory) {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                return Err(e).with_context(|| format!("remove {}", directory.display()));
+            }
+            _ => {} // another runner may have been faster
+        }
     }
     Ok(())
+}
+
+fn is_empty(cgroup: &Path) -> bool {
+    fs::read_to_string(cgroup.join("cgroup.events")).is_ok_and(|text| text.contains("populated 0"))
 }
 
 fn abandoned(parent: &Path) -> Result<Vec<PathBuf>> {

@@ -308,6 +308,11 @@ fn uid(namespace: &str, name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use underpass_core::{
+        ObjectName,
+        world::{Batch, Labels, MeshSettings, Node, Service, TargetPort, Workload},
+    };
+
     use super::*;
 
     #[test]
@@ -344,5 +349,59 @@ mod tests {
         check(&[("x/a", "n1", "10.0.0.5"), ("x/b", "n2", "10.0.0.6")], "have no subnets of their own");
         check(&[("x/a", "n1", "fd00::5")], "no address of the family");
         check(&[("x/a", "n1", "172.30.0.2")], "172.30.0.2 is taken");
+    }
+
+    fn workload(name: &str, node: Option<&str>, addresses: &[&str]) -> Workload {
+        Workload {
+            name: ObjectName::new("shop", name),
+            uid: format!("uid-{name}").into(),
+            addresses: parse(addresses).expect("addresses"),
+            node: node.map(Into::into),
+            host_network: false,
+            phase: Phase::Running,
+            ready: true,
+            labels: Labels::from([("app".into(), name.into())]),
+            annotations: Labels::new(),
+            service_account: "default".into(),
+            ports: Vec::new(),
+            has_sidecar: false,
+        }
+    }
+
+    #[test]
+    fn a_world_describes_what_it_runs_on() {
+        let mut batch = Batch::default();
+        for (name, addresses) in [("n1", ["172.30.0.1", "fd30::1"]), ("n2", ["172.30.0.2", "fd30::2"])] {
+            let addresses = parse(&addresses).expect("addresses");
+            batch.put(Node { name: ObjectName::cluster(name), addresses, labels: Labels::new() });
+        }
+        batch.put(workload("db", Some("n2"), &["10.1.2.5", "fd01:2::5"]));
+        batch.put(workload("web", Some("n1"), &["10.1.1.5"]));
+        batch.put(workload("unscheduled", None, &["10.1.1.6"]));
+        batch.put(Workload { phase: Phase::Terminal, ..workload("done", Some("n1"), &["10.1.1.5"]) });
+        batch.put(Service {
+            name: ObjectName::new("shop", "db"),
+            vips: parse(&["10.96.0.1"]).expect("addresses"),
+            ports: vec![underpass_core::world::ServicePort {
+                name: "".into(),
+                port: 80,
+                target: TargetPort::Number(5432),
+            }],
+            selector: Some(Labels::from([("app".into(), "db".into())])),
+            external_name: None,
+            publish_not_ready: false,
+            labels: Labels::new(),
+            waypoint_optional: false,
+        });
+        let world = World::empty(MeshSettings::default()).apply(&batch);
+        let description = Description::from_world(&world).expect("can be built");
+        let names: Vec<_> = description.pods.iter().map(|p| (p.full_name(), p.node.clone(), p.uid.clone())).collect();
+        let pod = |name: &str, node: &str| (format!("shop/{name}"), node.to_owned(), format!("uid-{name}"));
+        assert_eq!(names, [pod("db", "n2"), pod("web", "n1")]);
+        assert_eq!(description.nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>(), ["n1", "n2"]);
+        let [service] = description.services.as_slice() else { panic!("{:?}", description.services) };
+        assert!(service.has_vips && service.addresses == parse(&["10.96.0.1"]).expect("addresses"));
+        let backends: Vec<_> = service.ports.iter().flat_map(|p| &p.backends).map(ToString::to_string).collect();
+        assert_eq!(backends, ["10.1.2.5:5432", "[fd01:2::5]:5432"]);
     }
 }

@@ -5,7 +5,8 @@
 //! directory, which are removed here; those of a runner that was killed are removed by the next one.
 
 use std::{
-    ffi::CString,
+    collections::BTreeMap,
+    ffi::{CString, OsString},
     fs::{self, File},
     io::Write,
     os::{fd::AsFd, unix::ffi::OsStrExt},
@@ -160,10 +161,8 @@ pub fn preflight() -> Result<()> {
         missing.push(anyhow::anyhow!("root: namespaces and cgroups need it (sudo)"));
     }
     missing.extend(netns::check_iproute2().err());
-    for file in super::pod::RESOLVER_FILES {
-        if !Path::new(file).is_file() {
-            missing.push(anyhow::anyhow!("no {file}: every pod has its own mounted over it"));
-        }
+    if !Path::new("/etc/hosts").is_file() {
+        missing.push(anyhow::anyhow!("no /etc/hosts: every pod has its own mounted over it"));
     }
     if missing.is_empty() {
         return Ok(());
@@ -218,7 +217,7 @@ fn isolate(scenario: &Scenario, number: usize, inherit: bool, deadline: Option<D
     let image = sys::Image {
         program: CString::new(std::env::current_exe()?.as_os_str().as_bytes())?,
         arguments: vec![CString::new(scenario.name)?],
-        environment: environment(scenario.name, &directory.path, cgroup.path())?,
+        environment: environment(scenario.name, &directory.path, cgroup.path(), deadline.is_some())?,
         output: if inherit { None } else { Some(File::create(&output)?.into()) },
     };
     // Taken before the child exists, so that none is lost; given back at the end.
@@ -298,12 +297,16 @@ fn wait_for_child(
     }
 }
 
-fn environment(name: &str, directory: &Path, cgroup: &Path) -> Result<Vec<CString>> {
-    let ours = [(SCENARIO, name.as_ref()), (DIRECTORY, directory.as_os_str()), (CGROUP, cgroup.as_os_str())];
-    let inherited: Vec<_> = std::env::vars_os().collect();
-    let all = inherited.iter().map(|(n, v)| (n.as_os_str(), v.as_os_str()));
-    let all = all.chain(ours.map(|(n, v)| (n.as_ref(), v)));
-    all.map(|(n, v)| Ok(CString::new([n.as_bytes(), b"=", v.as_bytes()].concat())?)).collect()
+fn environment(name: &str, directory: &Path, cgroup: &Path, has_deadline: bool) -> Result<Vec<CString>> {
+    let mut all: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+    all.insert(SCENARIO.into(), name.into());
+    all.insert(DIRECTORY.into(), directory.into());
+    all.insert(CGROUP.into(), cgroup.into());
+    if !has_deadline {
+        const A_YEAR_S: &str = "31536000";
+        all.insert(wait::DEADLINE_S.into(), A_YEAR_S.into());
+    }
+    all.iter().map(|(n, v)| Ok(CString::new([n.as_bytes(), b"=", v.as_bytes()].concat())?)).collect()
 }
 
 fn become_scenario_if_asked(scenarios: &[Scenario]) {

@@ -7,7 +7,7 @@
 //!            └─ n1 ═══ eth0  node-2  br0 ── v1 ═══ eth0  pod default/b1      <scenario cgroup>/node-2/kubepods...
 //! ```
 //! A test target lists functions in [`scenarios!`](crate::scenarios); each runs with a [`Lab`] in a child process with
-//! PID, mount and network namespaces of its own ([`harness`], [`child`]), builds a [`Testbed`] from a [`Description`]
+//! PID, mount and network namespaces of its own ([`harness`]), builds a [`Testbed`] from a [`Description`]
 //! and runs functions ([`Place::act`]) and programs ([`Place::start`]) in its pods and nodes.
 //!
 //! What must hold: when the child dies, by whatever signal, the kernel removes everything but cgroups, and the runner

@@ -24,7 +24,8 @@ use super::{
     node::Node,
 };
 
-/// What a pod has its own version of, so that names resolve to what the description says and to nothing else.
+/// What a pod has its own version of, so that names resolve to what the description says and to nothing else. The
+/// second need not be there: without one, the resolver asks 127.0.0.1, where nobody answers.
 pub(super) const RESOLVER_FILES: [&str; 2] = ["/etc/hosts", "/etc/resolv.conf"];
 
 /// A pod that runs.

@@ -2,8 +2,8 @@
 //! namespaces, forking a process that runs a function, socket options, `bpf`. Its own file because it is the only one
 //! of the testbed with `unsafe` in it.
 //!
-//! What must hold: [`fork`] is called by a process with one thread only (the scenario's init, see
-//! [`child`](super::child)), and a function pointer is called only by a fork of the process that it comes from.
+//! What must hold: `fork` is called by a process with one thread only (the scenario's init, see
+//! child.rs), and a function pointer is called only by a fork of the process that it comes from.
 
 #![allow(unsafe_code, reason = "raw system calls and function pointers that travel to a forked process")]
 

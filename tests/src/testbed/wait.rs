@@ -11,6 +11,9 @@ use anyhow::{Result, bail};
 /// What one scenario may take on an ordinary machine, unless `UNDERPASS_TEST_DEADLINE_S` says otherwise.
 pub const DEADLINE: Duration = Duration::from_secs(120);
 
+/// The variable that sets it, in seconds before slowness.
+pub(super) const DEADLINE_S: &str = "UNDERPASS_TEST_DEADLINE_S";
+
 /// How much earlier than the runner a wait gives up, so that the scenario can still say what was missing; a quarter of
 /// a short deadline.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -29,7 +32,7 @@ pub fn slowness() -> u32 {
 /// The deadline of one scenario as seen by its runner.
 #[must_use]
 pub fn deadline() -> Duration {
-    let set = std::env::var("UNDERPASS_TEST_DEADLINE_S").ok().and_then(|v| v.parse().ok()).map(Duration::from_secs);
+    let set = std::env::var(DEADLINE_S).ok().and_then(|v| v.parse().ok()).map(Duration::from_secs);
     set.unwrap_or(DEADLINE) * slowness()
 }
 

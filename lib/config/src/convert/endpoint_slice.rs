@@ -1,4 +1,4 @@
-//! EndpointSlices.
+//! EndpointSlices: the addresses and ports behind a service, which its label names. Each slice has one address family.
 
 use underpass_core::{
     Kind, ObjectName,

@@ -1,4 +1,4 @@
-//! PeerAuthentications.
+//! PeerAuthentications: what a port takes. A mode that nobody knows is an error, because PERMISSIVE would be a guess.
 
 use std::collections::BTreeMap;
 

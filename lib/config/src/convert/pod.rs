@@ -1,4 +1,5 @@
-//! Pods.
+//! Pods: addresses, labels and identity as the mesh needs them, and whether a sidecar is inside. Everything else of a pod
+//! is left unread.
 
 use std::{net::IpAddr, sync::Arc};
 

@@ -1,4 +1,5 @@
-//! AuthorizationPolicies.
+//! AuthorizationPolicies: action, scope and rules ([`super::rule`]). What cannot be understood is an error, never a
+//! policy that says less than its author wrote.
 
 use std::sync::Arc;
 

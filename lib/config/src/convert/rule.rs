@@ -199,8 +199,9 @@ fn pattern(text: &str, _at: &At<'_>, _faults: &mut Faults) -> Option<StringMatch
 }
 
 fn principal(text: &str, at: &At<'_>, faults: &mut Faults) -> Option<StringMatch> {
-    if text.starts_with("spiffe://") {
-        faults.push(at, Fault::SpiffePrefix);
+    if let Some(bare) = text.strip_prefix("spiffe://") {
+        faults.push(at, Fault::SpiffePrefix { bare: bare.into() });
+        return None;
     }
     Some(StringMatch::parse(text))
 }

@@ -1,4 +1,4 @@
-//! Services.
+//! Services: VIPs, TCP ports and where they lead. What is not served yet is named on the object.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 

@@ -584,8 +584,8 @@ fn sources() {
     rule(
         "from:\n- source:\n    principals: [spiffe://td/ns/a/sa/b]",
         &expect![[r#"
-        warning: dir/a.yaml:14: document 2: AuthorizationPolicy prod/p: spec.rules[0].from[0].source.principals[0]: principals are written without `spiffe://`: this value never matches
-    "#]],
+            error: dir/a.yaml:14: document 2: AuthorizationPolicy prod/p: spec.rules[0].from[0].source.principals[0]: principals are written without `spiffe://`: write `td/ns/a/sa/b` (until it is mended, what it selects is refused)
+        "#]],
     );
     rule(
         "from:\n- source:\n    ipBlocks: [10.0.0.0/8, 10.0.0.0/33, x]",
@@ -722,8 +722,8 @@ fn operations_and_conditions() {
     rule(
         "when: [{key: source.principal, notValues: ['spiffe://a']}]",
         &expect![[r#"
-        warning: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].when[0].notValues[0]: principals are written without `spiffe://`: this value never matches
-    "#]],
+            error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].when[0].notValues[0]: principals are written without `spiffe://`: write `a` (until it is mended, what it selects is refused)
+        "#]],
     );
 }
 

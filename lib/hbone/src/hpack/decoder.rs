@@ -103,6 +103,11 @@ impl Decoder {
         Ok(())
     }
 
+    /// Bytes of the dynamic table, as RFC 7541 4.1 counts them.
+    pub(crate) fn table_size(&self) -> usize {
+        self.table.size()
+    }
+
     /// Gives back memory that an unusually large field has left behind.
     pub(crate) fn shrink(&mut self) {
         const KEEP: usize = 1 << 10;

@@ -12,26 +12,27 @@ const SIZE_UPDATE: u8 = 0x20;
 #[derive(Debug, Default)]
 pub(crate) struct Encoder {
     update_due: bool,
-    /// The peer has made its table smaller at some time.
-    reduced: bool,
+    /// The stream whose block has told it last.
+    told_by: u32,
 }
 
 impl Encoder {
     /// The peer has made its table smaller: the next block begins with a size update (RFC 7541 4.2).
     pub(crate) fn table_reduced(&mut self) {
-        (self.update_due, self.reduced) = (true, true);
+        self.update_due = true;
     }
 
-    /// A block was cut out of the output, perhaps the one with the update. Saying it once more than needed is allowed.
-    pub(crate) fn block_lost(&mut self) {
-        self.update_due = self.reduced;
-    }
-
-    /// Begins a block.
-    pub(crate) fn begin(&mut self, out: &mut Vec<u8>) {
+    /// Begins a block of `stream`.
+    pub(crate) fn begin(&mut self, stream: u32, out: &mut Vec<u8>) {
         if std::mem::take(&mut self.update_due) {
             integer::encode(0, 5, SIZE_UPDATE, out);
+            self.told_by = stream;
         }
+    }
+
+    /// Whether the blocks behind that of `stream` rely on it: it cannot be taken back.
+    pub(crate) fn is_needed(&self, stream: u32) -> bool {
+        self.told_by == stream
     }
 
     /// Appends one field to a block.

@@ -93,7 +93,6 @@ impl Table {
         last
     }
 
-    #[cfg(test)]
     pub(super) fn size(&self) -> usize {
         self.size
     }

@@ -6,7 +6,7 @@ use crate::error::{ErrorCode, Violation};
 use crate::frame::{Header, Kind, MAX_31_BITS, flag, take};
 use crate::limits::Cost;
 use crate::settings::{DEFAULT_WINDOW, Role};
-use crate::stream::{Gone, Sending};
+use crate::stream::{Gone, Receiving, Sending};
 
 impl Connection {
     /// A frame is there as a whole.
@@ -74,7 +74,8 @@ impl Connection {
         if stream.send == Sending::Unanswered {
             self.budgets.spend(Cost::Reset)?;
         }
-        let unprocessed = self.role == Role::Client && code == ErrorCode::REFUSED_STREAM;
+        // Who has answered has processed, whatever the code says.
+        let unprocessed = code == ErrorCode::REFUSED_STREAM && stream.recv == Receiving::Unanswered;
         let cause = if unprocessed { ResetCause::Unprocessed } else { ResetCause::Peer };
         Ok(stream.reset_due.is_none().then_some(Event::Reset { stream: StreamId(id), code, cause }))
     }
@@ -147,15 +148,21 @@ impl Connection {
         if self.role == Role::Client {
             let mut above: Vec<_> = self.streams.iter_mut().map(|stream| stream.id).filter(|&id| id > last).collect();
             above.sort_unstable();
-            for id in above {
-                let told = self.streams.remove(id, Some(Gone::Reset)).is_some_and(|stream| stream.reset_due.is_none());
-                if told {
-                    let (stream, code) = (StreamId(id), ErrorCode::REFUSED_STREAM);
-                    self.events.push_back(Event::Reset { stream, code, cause: ResetCause::Unprocessed });
-                }
-            }
+            above.into_iter().for_each(|id| self.not_processed(id));
         }
         Ok(Event::GoAway { last, code, debug: debug.to_vec() })
+    }
+
+    /// A stream of ours that the peer's GOAWAY leaves out is over, and what of it has not left yet stays here.
+    fn not_processed(&mut self, id: u32) {
+        self.take_back(id);
+        let Some(state) = self.streams.remove(id, Some(Gone::Reset)) else { return };
+        if state.reset_due.is_none() {
+            let answered = state.recv != Receiving::Unanswered;
+            let cause = if answered { ResetCause::Peer } else { ResetCause::Unprocessed };
+            let (stream, code) = (StreamId(id), ErrorCode::REFUSED_STREAM);
+            self.events.push_back(Event::Reset { stream, code, cause });
+        }
     }
 
     fn window_update(&mut self, id: u32, payload: &[u8]) -> Result<(), Fault> {

@@ -3,10 +3,10 @@
 //! this file alone, and because that API has rules that must be kept in one place.
 //!
 //! ```text
-//!  client(..) / server(..)            Event::Connected                close()
-//!        |                                   |                           |
-//!   handshaking --- receive() ---------> connected --- receive() --> half closed --- PeerClosed ---> over
-//!        |                                   |  encrypt()                |
+//!  client(..) / server(..)            Event::Connected             close()
+//!        |                                   |                        |
+//!   handshaking --- receive() ---------> connected --- receive() -----'---> over: what still arrives is dropped
+//!        |                                   |  encrypt(), also behind Event::PeerClosed
 //!        '--------------- any error: failed; what is in `out` (an alert) is still to be sent
 //! ```
 //! What must hold:
@@ -169,6 +169,9 @@ impl Session {
         if self.stage == Stage::Failed {
             return Err(SessionError::Closed);
         }
+        if self.closed {
+            return Ok(());
+        }
         if !self.partial.is_empty() {
             let taken = fill(&mut self.partial, incoming);
             incoming = &mut incoming[taken..];
@@ -206,7 +209,8 @@ impl Session {
         plain.chunks(BATCH_BYTES).try_for_each(|batch| self.write(Write::Data(batch), out))
     }
 
-    /// Says that nothing more will be sent. Receiving goes on. Does nothing the second time.
+    /// Says that nothing more will be sent, and stops listening: whoever closes has what he wanted (RFC 8446, 6.1), and
+    /// no alert may follow our close_notify, whatever the peer sends. Does nothing the second time.
     ///
     /// # Errors
     /// [`SessionError::NotConnected`], or [`SessionError::Closed`] after an error.
@@ -219,12 +223,12 @@ impl Session {
         self.write(Write::CloseNotify, out)
     }
 
-    /// The stream of the peer has ended: was that all it wanted to say?
+    /// The stream of the peer has ended: was that all it wanted to say? Not asked after our own [`Session::close`].
     ///
     /// # Errors
     /// [`SessionError::Truncated`] where no close_notify came: the last bytes may be missing.
     pub const fn end_of_input(&self) -> Result<(), SessionError> {
-        if self.peer_closed { Ok(()) } else { Err(SessionError::Truncated) }
+        if self.peer_closed || self.closed { Ok(()) } else { Err(SessionError::Truncated) }
     }
 
     /// The handshake goes on.

@@ -1,97 +1,143 @@
 //! The task that drives one tunnel. A turn: whatever the socket, the clock or the streams have, once more what became
 //! ready meanwhile, then everything that is queued is encrypted at once and written at once.
+//!
+//! What must hold: whatever ends the task, a panic included, every stream is told why; and nothing that a peer does
+//! makes it hold more than its limits allow: who does not read our answers is not read either.
 
-use std::{collections::HashMap, io, rc::Rc};
+use std::{any::Any, collections::HashMap, io, mem, rc::Rc};
 
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep_until, timeout_at},
+};
 use underpass_hbone::{Connect, Connection, Error, ErrorCode, Event, Headers, ResetCause, StreamId};
 
 use super::{
-    Accepted, Inner, MOST_QUEUED_BYTES, State, Tunnel, TunnelEnd,
+    Accepted, Acceptor, Inner, MOST_QUEUED_BYTES, State, TunnelEnd,
     lane::{Lane, StreamEnd},
     stream::Stream,
 };
-use crate::tls;
+use crate::{socket::shutdown_write, tls};
 
 /// Reads of one turn, so that one tunnel does not starve the others of its worker.
 const READS_PER_TURN: usize = 4;
 /// Less than this is worth one more look for ready streams before it is encrypted.
 const WORTH_WAITING_BYTES: usize = 64 << 10;
+/// Output that a peer leaves unread, beyond which nothing of it is read: payload alone never comes to this.
+const MOST_UNREAD_BYTES: usize = 4 * MOST_QUEUED_BYTES;
 
-/// Drives the tunnel until it ends, then tells every stream why.
-pub(super) async fn drive(inner: Rc<Inner>) -> TunnelEnd {
-    let end = run(&inner).await;
-    tracing::debug!(peer = ?inner.socket.peer_addr().ok(), end = %end, "tunnel ended");
-    let lanes: Vec<Rc<Lane>> = {
-        let mut state = inner.state.borrow_mut();
-        state.ending.get_or_insert_with(|| end.clone());
-        state.hbone.close(ErrorCode::NO_ERROR);
-        state.waiting.clear();
-        state.lanes.drain().map(|(_, lane)| lane).collect()
-    };
-    inner.admission.borrow_mut().take();
-    for lane in lanes {
-        lane.end_with(StreamEnd::Tunnel(end.clone()));
-    }
-    end
+/// What a server has beside a client.
+pub(super) struct Serving {
+    pub(super) acceptor: Acceptor,
+    /// Held until the peer has proved who it is and asked for something: the slot of an unauthenticated socket.
+    pub(super) admission: Option<Box<dyn Any>>,
 }
 
-async fn run(inner: &Rc<Inner>) -> TunnelEnd {
-    let begun_by = Instant::now() + inner.settings.handshake;
-    match tokio::time::timeout_at(begun_by, connected(inner)).await {
-        Err(_) => return TunnelEnd::Timeout,
-        Ok(Err(e)) => return TunnelEnd::Unreachable(e.kind()),
-        Ok(Ok(())) => {}
+/// Drives one tunnel. Dropped, it tells every stream that the tunnel ended.
+pub(super) struct Driver {
+    socket: TcpStream,
+    inner: Rc<Inner>,
+    serving: Option<Serving>,
+    /// Connecting, the handshake and, for a server, the first CONNECT have to be done by then.
+    begun_by: Instant,
+    /// Without a stream since then.
+    idle_since: Option<Instant>,
+}
+
+/// A stream that the peer opened in this turn.
+type Opened = (Rc<Lane>, Connect);
+
+impl Driver {
+    pub(super) fn new(socket: TcpStream, inner: Rc<Inner>, serving: Option<Serving>) -> Self {
+        let begun_by = Instant::now() + inner.settings.handshake;
+        Self { socket, inner, serving, begun_by, idle_since: None }
     }
-    let mut idle_since = Instant::now();
-    let timer = sleep_until(begun_by);
-    tokio::pin!(timer);
-    loop {
-        inner.flush();
-        if let Some(end) = inner.is_ended() {
+
+    /// Drives the tunnel until it ends, then tells every stream why.
+    pub(super) async fn drive(mut self) -> TunnelEnd {
+        let end = self.run().await;
+        tracing::debug!(to = ?self.inner.to, %end, "tunnel ended");
+        self.say_goodbye();
+        self.end_streams(&end);
+        end
+    }
+
+    async fn run(&mut self) -> TunnelEnd {
+        if let Err(end) = self.connected().await {
             return end;
         }
-        let (until, wants_write) = inner.waits(begun_by, &mut idle_since);
-        if timer.deadline() != until {
-            timer.as_mut().reset(until);
-        }
-        let looked = tokio::select! {
-            r = inner.socket.readable() => r.and_then(|()| inner.read()),
-            r = inner.socket.writable(), if wants_write => r,
-            () = inner.wake.notified() => Ok(()),
-            () = &mut timer => { inner.timeout(begun_by, idle_since); Ok(()) }
-        };
-        if let Err(e) = looked {
-            return inner.broken(&e);
-        }
-        // One more look: what streams answer in this turn leaves in the same write.
-        if inner.queued() < WORTH_WAITING_BYTES {
-            tokio::task::yield_now().await;
-            if let Err(e) = inner.read() {
-                return inner.broken(&e);
+        let timer = sleep_until(self.begun_by);
+        tokio::pin!(timer);
+        loop {
+            if let Err(error) = self.flush() {
+                return self.broken(&error);
+            }
+            if let Some(end) = self.end() {
+                return end;
+            }
+            let due = self.due();
+            if timer.deadline() != due {
+                timer.as_mut().reset(due);
+            }
+            let looked = tokio::select! {
+                ready = self.socket.readable(), if self.reads() => ready.and_then(|()| self.read()),
+                ready = self.socket.writable(), if self.writes() => ready,
+                () = self.inner.wake.notified() => Ok(()),
+                () = &mut timer => { self.timeout(); Ok(()) }
+            };
+            if let Err(error) = looked {
+                return self.broken(&error);
+            }
+            // One more look: what streams answer in this turn leaves in the same write.
+            if self.queued() < WORTH_WAITING_BYTES {
+                tokio::task::yield_now().await;
+                if let Err(error) = self.read() {
+                    return self.broken(&error);
+                }
             }
         }
     }
-}
 
-async fn connected(inner: &Inner) -> io::Result<()> {
-    inner.socket.writable().await?;
-    inner.socket.take_error()?.map_or(Ok(()), Err)
-}
-
-impl Inner {
-    fn queued(&self) -> usize {
-        self.state.borrow().hbone.queued()
+    /// Waits until connect() is done, or somebody ends the tunnel before.
+    async fn connected(&self) -> Result<(), TunnelEnd> {
+        let connected = async {
+            self.socket.writable().await?;
+            self.socket.take_error()?.map_or(Ok(()), Err)
+        };
+        let ended = async {
+            loop {
+                if let Some(end) = self.inner.state.borrow().ending.clone() {
+                    return end;
+                }
+                self.inner.wake.notified().await;
+            }
+        };
+        tokio::select! {
+            connected = timeout_at(self.begun_by, connected) => match connected {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => Err(TunnelEnd::Unreachable(error.kind())),
+                Err(_) => Err(TunnelEnd::Timeout),
+            },
+            end = ended => Err(end),
+        }
     }
 
-    fn broken(&self, error: &io::Error) -> TunnelEnd {
-        self.state.borrow_mut().ending.take().unwrap_or(TunnelEnd::Broken(error.kind()))
+    fn queued(&self) -> usize {
+        self.inner.state.borrow().hbone.queued()
+    }
+
+    fn reads(&self) -> bool {
+        self.queued() < MOST_UNREAD_BYTES
+    }
+
+    fn writes(&self) -> bool {
+        !self.inner.state.borrow().out.is_empty()
     }
 
     /// Encrypts what is queued and writes it; then there is room for the streams that wait.
-    fn flush(&self) {
-        let mut state = self.state.borrow_mut();
-        let State { tls, out, hbone, ending, lanes, .. } = &mut *state;
+    fn flush(&self) -> io::Result<()> {
+        let mut state = self.inner.state.borrow_mut();
+        let State { tls, out, hbone, ending, lanes, waiting, starved_since, .. } = &mut *state;
         // What calls of the streams have set free; there is no input, so nothing is accepted here.
         while let Ok(Some(event)) = hbone.receive(&mut &[][..]) {
             dispatch(hbone, event, lanes, &mut Vec::new());
@@ -100,152 +146,171 @@ impl Inner {
             while !out.is_empty() {
                 match self.socket.try_write(out.pending()) {
                     Ok(n) => out.advance(n),
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(e) => {
-                        ending.get_or_insert(TunnelEnd::Broken(e.kind()));
-                        return;
-                    }
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                    Err(e) => return Err(e),
+                }
+                if out.is_empty() {
+                    self.inner.buffers.keep_outgoing(mem::take(out));
                 }
             }
-            if !out.is_empty() || tls.is_handshaking() || hbone.poll_transmit().is_empty() {
+            if tls.is_handshaking() || hbone.queued() == 0 {
                 break;
             }
-            let plain = hbone.poll_transmit();
-            let n = plain.len();
-            if let Err(e) = tls.encrypt(plain, out) {
+            *out = self.inner.buffers.take_outgoing();
+            if let Err(e) = tls.encrypt(hbone.poll_transmit(), out) {
                 ending.get_or_insert(TunnelEnd::Tls(e.reason()));
-                return;
+                break;
             }
-            hbone.transmitted(n);
+            hbone.transmitted(hbone.queued());
+        }
+        if hbone.is_starved() {
+            starved_since.get_or_insert_with(Instant::now);
+        } else {
+            *starved_since = None;
         }
         if hbone.queued() < MOST_QUEUED_BYTES {
-            for lane in state.waiting.drain(..) {
+            for lane in waiting.drain(..) {
+                lane.waits.set(false);
                 lane.wake.notify_one();
             }
         }
+        self.inner.reclaim_output(&mut state);
+        Ok(())
     }
 
-    /// The tunnel's end, once nothing is left to be written or nobody takes it.
-    fn is_ended(&self) -> Option<TunnelEnd> {
-        let mut state = self.state.borrow_mut();
-        if state.ending.is_none() && state.hbone.is_drained() && state.out.is_empty() {
-            state.ending = Some(TunnelEnd::Closed);
-        }
-        if state.ending.is_some() {
-            // Best effort: GOAWAY and close_notify, as far as the socket takes them now.
-            let State { tls, out, hbone, .. } = &mut *state;
-            if !tls.is_handshaking() && tls.encrypt(hbone.poll_transmit(), out).is_ok() {
-                let _ = tls.close(out);
-            }
-            let _ = self.socket.try_write(out.pending());
-        }
-        state.ending.clone()
+    /// The socket failed. What the peer said before that may tell why, and which streams it never looked at.
+    fn broken(&mut self, error: &io::Error) -> TunnelEnd {
+        let _ = self.read();
+        let ending = self.inner.state.borrow_mut().ending.take();
+        ending.unwrap_or(TunnelEnd::Broken(error.kind()))
     }
 
-    /// When the clock has something to say, and whether ciphertext waits for the socket.
-    fn waits(&self, begun_by: Instant, idle_since: &mut Instant) -> (Instant, bool) {
-        let state = self.state.borrow();
-        if !state.lanes.is_empty() {
-            *idle_since = Instant::now();
+    /// The tunnel's end, where one was decided, or both sides are done.
+    fn end(&self) -> Option<TunnelEnd> {
+        let state = self.inner.state.borrow();
+        let drained = state.hbone.is_drained() && state.out.is_empty();
+        state.ending.clone().or(drained.then_some(TunnelEnd::Closed))
+    }
+
+    /// As far as the socket takes it now: what is queued, GOAWAY, close_notify (or the alert that is queued), FIN.
+    fn say_goodbye(&self) {
+        let mut state = self.inner.state.borrow_mut();
+        let State { tls, out, hbone, .. } = &mut *state;
+        hbone.close(ErrorCode::NO_ERROR);
+        if !tls.is_handshaking() && tls.encrypt(hbone.poll_transmit(), out).is_ok() {
+            let _ = tls.close(out);
         }
-        let mut until = *idle_since + self.settings.idle;
-        if self.is_beginning(&state) {
-            until = until.min(begun_by);
+        if self.socket.try_write(out.pending()).is_ok_and(|n| n == out.len()) {
+            let _ = shutdown_write(&self.socket);
         }
-        if let Some(ping) = state.hbone.poll_timeout() {
-            until = until.min(Instant::from_std(ping));
-        }
-        (until, !state.out.is_empty())
+    }
+
+    fn end_streams(&self, end: &TunnelEnd) {
+        let mut state = self.inner.state.borrow_mut();
+        state.ending.get_or_insert_with(|| end.clone());
+        state.waiting.clear();
+        state.out = tls::Outgoing::new();
+        let lanes = mem::take(&mut state.lanes);
+        drop(state);
+        lanes.into_values().for_each(|lane| lane.end_with(StreamEnd::Tunnel(end.clone())));
+    }
+
+    /// When the clock has something to say.
+    fn due(&mut self) -> Instant {
+        let state = self.inner.state.borrow();
+        let idle_since = state.lanes.is_empty().then(|| self.idle_since.unwrap_or_else(Instant::now));
+        self.idle_since = idle_since;
+        let idle = idle_since.map(|since| since + self.inner.settings.idle);
+        let begun = self.is_beginning(&state).then_some(self.begun_by);
+        let ping = state.hbone.poll_timeout().map(Instant::from_std);
+        // Without any of them another event comes first; the timer then runs for nothing, once.
+        [idle, begun, ping].into_iter().flatten().min().unwrap_or_else(|| Instant::now() + self.inner.settings.idle)
     }
 
     /// The handshake, or a server's first CONNECT, is still to come.
     fn is_beginning(&self, state: &State) -> bool {
-        state.tls.is_handshaking() || (self.acceptor.is_some() && self.served.get() == 0)
+        state.tls.is_handshaking() || self.serving.as_ref().is_some_and(|serving| serving.admission.is_some())
     }
 
-    fn timeout(&self, begun_by: Instant, idle_since: Instant) {
+    fn timeout(&self) {
         let now = Instant::now();
-        let mut state = self.state.borrow_mut();
-        let late = self.is_beginning(&state) && now >= begun_by;
-        let idle = state.lanes.is_empty() && now >= idle_since + self.settings.idle;
+        let mut state = self.inner.state.borrow_mut();
+        let late = now >= self.begun_by && self.is_beginning(&state);
+        let idle = self.idle_since.is_some_and(|since| now >= since + self.inner.settings.idle);
         let dead = state.hbone.handle_timeout(now.into_std()).is_err();
         if late || dead {
             state.ending.get_or_insert(TunnelEnd::Timeout);
-        } else if idle {
-            state.hbone.close(ErrorCode::NO_ERROR);
+        } else if idle && state.lanes.is_empty() {
             state.ending.get_or_insert(TunnelEnd::Closed);
         }
     }
 
-    /// Reads, decrypts, and hands out what arrived, at most [`READS_PER_TURN`] times.
-    fn read(self: &Rc<Self>) -> io::Result<()> {
-        let mut accepted = Vec::new();
-        let result = self.read_some(&mut accepted);
-        for (lane, request) in accepted {
-            self.served.set(self.served.get().wrapping_add(1));
-            self.admission.borrow_mut().take();
-            let stream = Stream::new(Rc::clone(self), lane);
-            if let (Some(acceptor), Some(peer)) = (&self.acceptor, Tunnel(Rc::clone(self)).peer()) {
-                acceptor(Accepted { stream, request, peer });
+    /// Reads, decrypts, and hands out what arrived. An error is the socket's; what else ends the tunnel is in its state.
+    fn read(&mut self) -> io::Result<()> {
+        let mut opened = Vec::new();
+        let result = self.read_some(&mut opened);
+        for (lane, request) in opened {
+            let stream = Stream::new(Rc::clone(&self.inner), lane);
+            let peer = self.inner.state.borrow().tls.peer().cloned();
+            // Only a server is asked, and only by a peer that has proved who it is.
+            if let (Some(serving), Some(peer)) = (&mut self.serving, peer) {
+                serving.admission = None;
+                (serving.acceptor)(Accepted { stream, request, peer });
             }
         }
         result
     }
 
-    fn read_some(&self, accepted: &mut Vec<(Rc<Lane>, Connect)>) -> io::Result<()> {
-        let mut buffer = self.buffers.lend();
+    fn read_some(&self, opened: &mut Vec<Opened>) -> io::Result<()> {
+        let mut buffer = self.inner.buffers.lend();
         for _ in 0..READS_PER_TURN {
+            if !self.reads() {
+                break;
+            }
             let n = match self.socket.try_read(&mut buffer) {
-                Ok(0) => {
-                    self.end_of_input();
-                    return Ok(());
-                }
                 Ok(n) => n,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) => return Err(e),
             };
-            let full = n == buffer.len();
-            let mut state = self.state.borrow_mut();
-            let received = buffer.get_mut(..n).map_or(Ok(()), |bytes| receive(&mut state, bytes, accepted));
+            let state = &mut *self.inner.state.borrow_mut();
+            let received = match buffer.get_mut(..n) {
+                Some(bytes) if n > 0 => receive(state, bytes, opened),
+                // Without close_notify, which would have ended it already.
+                _ => Err(TunnelEnd::Broken(io::ErrorKind::UnexpectedEof)),
+            };
             if let Err(end) = received {
                 state.ending.get_or_insert(end);
-                return Ok(());
+                break;
             }
-            if !full {
+            if n < buffer.len() {
                 break;
             }
         }
         Ok(())
     }
+}
 
-    fn end_of_input(&self) {
-        let mut state = self.state.borrow_mut();
-        let end = match state.tls.end_of_input() {
-            Ok(()) => TunnelEnd::Closed,
-            Err(_) if state.tls.is_handshaking() => TunnelEnd::Broken(io::ErrorKind::UnexpectedEof),
-            Err(e) => TunnelEnd::Tls(e.reason()),
-        };
-        state.ending.get_or_insert(end);
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // After drive() there is nobody left to be told.
+        self.end_streams(&if std::thread::panicking() { TunnelEnd::Defect } else { TunnelEnd::Closed });
     }
 }
 
-fn receive(
-    state: &mut State,
-    bytes: &mut [u8],
-    accepted: &mut Vec<(Rc<Lane>, Connect)>,
-) -> Result<(), TunnelEnd> {
-    let State { tls, out, hbone, lanes, .. } = state;
+fn receive(state: &mut State, bytes: &mut [u8], opened: &mut Vec<Opened>) -> Result<(), TunnelEnd> {
+    let State { tls, out, hbone, lanes, is_known, .. } = state;
     let mut failed: Result<(), Error> = Ok(());
     let mut closed = false;
     let decrypted = tls.receive(bytes, out, |event| match event {
         tls::Event::Data(mut plain) => {
             while failed.is_ok() {
                 match hbone.receive(&mut plain) {
-                    Ok(Some(event)) => dispatch(hbone, event, lanes, accepted),
+                    Ok(Some(event)) => dispatch(hbone, event, lanes, opened),
                     Ok(None) => break,
                     Err(e) => failed = Err(e),
                 }
             }
+            *is_known = true;
         }
         tls::Event::Connected(_) => {}
         tls::Event::PeerClosed => closed = true,
@@ -260,7 +325,7 @@ fn dispatch(
     hbone: &mut Connection,
     event: Event<'_>,
     lanes: &mut HashMap<StreamId, Rc<Lane>>,
-    accepted: &mut Vec<(Rc<Lane>, Connect)>,
+    opened: &mut Vec<Opened>,
 ) {
     match event {
         Event::Data { stream, data, end } => {
@@ -268,18 +333,23 @@ fn dispatch(
             let done = lane.deliver(data);
             hbone.consumed(stream, done);
             if end {
-                finish(lane);
+                lane.finish();
             }
         }
-        Event::Writable { stream } => wake(lanes, stream),
+        Event::Writable { stream } => {
+            if let Some(lane) = lanes.get(&stream) {
+                lane.wake.notify_one();
+            }
+        }
         Event::Response { stream, status, end, .. } => {
-            let Some(lane) = lanes.get(&stream) else { return };
-            lane.status.set(Some(status));
-            if end { finish(lane) } else { lane.wake.notify_one() }
+            if let Some(lane) = lanes.get(&stream) {
+                lane.status.set(Some(status));
+                if end { lane.finish() } else { lane.wake.notify_one() }
+            }
         }
         Event::Trailers { stream, .. } => {
             if let Some(lane) = lanes.get(&stream) {
-                finish(lane);
+                lane.finish();
             }
         }
         Event::Reset { stream, code, cause } => {
@@ -289,10 +359,9 @@ fn dispatch(
             }
         }
         Event::Connect { stream, request, end } => {
-            let lane = Rc::new(Lane::new(stream));
-            lane.finished.set(end);
+            let lane = Rc::new(Lane::accepted(stream, end));
             lanes.insert(stream, Rc::clone(&lane));
-            accepted.push((lane, request));
+            opened.push((lane, request));
         }
         // HBONE knows CONNECT only.
         Event::Request { stream, end, .. } => {
@@ -303,16 +372,5 @@ fn dispatch(
         }
         // Streams that the peer has not looked at follow as resets; the others go on.
         Event::GoAway { code, .. } => tracing::debug!(code = code.name(), "peer goes away"),
-    }
-}
-
-fn finish(lane: &Lane) {
-    lane.finished.set(true);
-    lane.wake.notify_one();
-}
-
-fn wake(lanes: &HashMap<StreamId, Rc<Lane>>, stream: StreamId) {
-    if let Some(lane) = lanes.get(&stream) {
-        lane.wake.notify_one();
     }
 }

@@ -2,7 +2,8 @@
 //! straight to the application; only what the application does not take is kept here, and its credit with it.
 
 use std::{
-    cell::{Cell, OnceCell, RefCell},
+    cell::{Cell, RefCell},
+    collections::VecDeque,
     io,
     rc::Rc,
     sync::{
@@ -58,60 +59,96 @@ pub(super) enum StreamEnd {
     Tunnel(TunnelEnd),
 }
 
+/// The application's connection, and where its bytes are counted.
+#[derive(Debug)]
+struct App {
+    socket: Rc<TcpStream>,
+    tally: Arc<Tally>,
+}
+
 /// The shared part of a stream.
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) id: StreamId,
-    app: OnceCell<(Rc<TcpStream>, Arc<Tally>)>,
+    app: RefCell<Option<App>>,
     /// What the application did not take yet.
-    queue: RefCell<Vec<u8>>,
+    queue: RefCell<VecDeque<u8>>,
     /// The peer has ended its half.
     pub(super) finished: Cell<bool>,
-    /// The answer's status, for a stream that we opened.
+    /// The answer's status. A stream that the peer opened needs none, and has 200 from the beginning.
     pub(super) status: Cell<Option<u16>>,
     pub(super) end: RefCell<Option<StreamEnd>>,
-    /// The application's socket failed while the driver wrote to it.
+    /// The application's socket failed while it was written to.
     pub(super) app_failed: Cell<bool>,
+    /// It is among those who wait for the tunnel's output to be written.
+    pub(super) waits: Cell<bool>,
     /// One of the above has changed, or there may be room to send.
     pub(super) wake: Notify,
 }
 
 impl Lane {
-    pub(super) fn new(id: StreamId) -> Self {
+    fn new(id: StreamId, status: Option<u16>, finished: bool) -> Self {
         Self {
             id,
-            app: OnceCell::new(),
+            app: RefCell::default(),
             queue: RefCell::default(),
-            finished: Cell::new(false),
-            status: Cell::new(None),
-            end: RefCell::new(None),
+            finished: Cell::new(finished),
+            status: Cell::new(status),
+            end: RefCell::default(),
             app_failed: Cell::new(false),
+            waits: Cell::new(false),
             wake: Notify::new(),
         }
     }
 
-    pub(super) fn attach(&self, app: Rc<TcpStream>, tally: Arc<Tally>) {
-        // Attached once per stream; a second time would be a defect of this crate, and the first stays.
-        let _ = self.app.set((app, tally));
+    /// Of a stream that we opened.
+    pub(super) fn opened(id: StreamId) -> Self {
+        Self::new(id, None, false)
+    }
+
+    /// Of a stream that the peer opened, and whose half may have ended with that.
+    pub(super) fn accepted(id: StreamId, finished: bool) -> Self {
+        Self::new(id, Some(200), finished)
+    }
+
+    pub(super) fn attach(&self, socket: Rc<TcpStream>, tally: Arc<Tally>) {
+        *self.app.borrow_mut() = Some(App { socket, tally });
+    }
+
+    /// Lets go of the application's socket, which others may want to close.
+    pub(super) fn detach(&self) {
+        *self.app.borrow_mut() = None;
     }
 
     pub(super) fn has_queue(&self) -> bool {
         !self.queue.borrow().is_empty()
     }
 
+    /// How many bytes are kept.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn queued(&self) -> usize {
+        self.queue.borrow().len()
+    }
+
+    pub(super) fn finish(&self) {
+        self.finished.set(true);
+        self.wake.notify_one();
+    }
+
+    pub(super) fn end_with(&self, end: StreamEnd) {
+        self.end.borrow_mut().get_or_insert(end);
+        self.wake.notify_one();
+    }
+
     /// From the driver: payload for the application. Returns how much of it is done with; the rest is kept.
     pub(super) fn deliver(&self, data: &[u8]) -> usize {
-        if self.app_failed.get() {
-            return data.len();
-        }
         let taken = if self.has_queue() { 0 } else { self.write(data) };
-        let rest = data.get(taken..).unwrap_or_default();
         if self.app_failed.get() {
             self.wake.notify_one();
             return data.len();
         }
-        if !rest.is_empty() {
-            self.queue.borrow_mut().extend_from_slice(rest);
+        if let Some(rest) = data.get(taken..).filter(|rest| !rest.is_empty()) {
+            self.queue.borrow_mut().extend(rest);
             self.wake.notify_one();
         }
         taken
@@ -120,21 +157,31 @@ impl Lane {
     /// Writes what is kept. Returns how many bytes left.
     pub(super) fn flush(&self) -> usize {
         let mut queue = self.queue.borrow_mut();
-        let taken = self.write(&queue);
-        let gone = taken.min(queue.len());
-        queue.drain(..gone);
-        if queue.is_empty() {
-            *queue = Vec::new(); // an idle connection holds no buffer
+        let mut taken = 0;
+        loop {
+            let (front, _) = queue.as_slices();
+            let n = self.write(front);
+            taken += n;
+            let all = n == front.len();
+            queue.drain(..n);
+            if queue.is_empty() {
+                *queue = VecDeque::new(); // an idle connection holds no buffer
+                return taken;
+            }
+            if !all {
+                return taken;
+            }
         }
-        taken
     }
 
+    /// Writes what the application takes now; nothing before there is one, nor after it failed.
     fn write(&self, data: &[u8]) -> usize {
-        let Some((app, tally)) = self.app.get() else { return 0 };
+        let app = self.app.borrow();
+        let Some(App { socket, tally }) = app.as_ref().filter(|_| !self.app_failed.get()) else { return 0 };
         let mut taken = 0;
         while let Some(rest) = data.get(taken..).filter(|rest| !rest.is_empty()) {
-            match app.try_write(rest) {
-                Ok(n) => taken = taken.saturating_add(n),
+            match socket.try_write(rest) {
+                Ok(n) => taken += n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => {
                     self.app_failed.set(true);
@@ -144,10 +191,5 @@ impl Lane {
         }
         tally.add_to_app(taken);
         taken
-    }
-
-    pub(super) fn end_with(&self, end: StreamEnd) {
-        self.end.borrow_mut().get_or_insert(end);
-        self.wake.notify_one();
     }
 }

@@ -18,9 +18,11 @@ mod lane;
 mod stream;
 
 use std::{
-    cell::{Cell, RefCell},
+    any::Any,
+    cell::RefCell,
     collections::{HashMap, VecDeque},
     fmt, io,
+    net::SocketAddr,
     rc::Rc,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -32,7 +34,7 @@ use underpass_hbone::{Config, Connect, Connection, ErrorCode, OpenError, StreamI
 use underpass_identity::Roots;
 
 pub use self::{lane::Tally, stream::{Early, Ended, Stream}};
-use self::lane::Lane;
+use self::{driver::{Driver, Serving}, lane::Lane};
 use crate::{
     buffer::Buffers,
     tls::{ClientConfig, Outgoing, PeerInfo, Refusal, ServerConfig, Session, SessionError},
@@ -74,6 +76,8 @@ pub enum TunnelEnd {
     Distrusted,
     /// We are going away.
     Drained,
+    /// The task that drove it panicked.
+    Defect,
 }
 
 impl TunnelEnd {
@@ -99,6 +103,7 @@ impl TunnelEnd {
             Self::Protocol(_) => Reason::Protocol,
             Self::Distrusted => Reason::Identity,
             Self::Drained => Reason::Drain,
+            Self::Defect => Reason::Internal,
         }
     }
 }
@@ -114,6 +119,7 @@ impl fmt::Display for TunnelEnd {
             Self::Protocol(code) => write!(f, "http/2: {}", code.name().unwrap_or("unknown error")),
             Self::Distrusted => f.write_str("the peer's certificate is no longer trusted"),
             Self::Drained => f.write_str("drained"),
+            Self::Defect => f.write_str("a defect of the proxy"),
         }
     }
 }
@@ -132,28 +138,25 @@ pub struct Accepted {
 /// Takes CONNECTs of a server's tunnel. Called between turns; must not block.
 pub type Acceptor = Box<dyn Fn(Accepted)>;
 
-/// A tunnel. Cheap to clone; the tunnel lives as long as its socket does.
+/// A tunnel. Cheap to clone; what remains after its end is a name.
 #[derive(Clone)]
 pub struct Tunnel(Rc<Inner>);
 
 impl fmt::Debug for Tunnel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tunnel").field("peer", &self.0.socket.peer_addr().ok()).finish_non_exhaustive()
+        f.debug_struct("Tunnel").field("to", &self.0.to).finish_non_exhaustive()
     }
 }
 
+/// What the driver and the streams share. The socket is the driver's alone, and closes with it.
 struct Inner {
-    socket: TcpStream,
+    /// Who is at the other end; none if it was gone before we looked.
+    to: Option<SocketAddr>,
     state: RefCell<State>,
     /// Something waits to be encrypted and written, or the tunnel was told to end.
     wake: Notify,
     buffers: Buffers,
     settings: Settings,
-    acceptor: Option<Acceptor>,
-    /// Held until the peer has proved who it is and asked for something: the slot of an unauthenticated socket.
-    admission: RefCell<Option<Box<dyn std::any::Any>>>,
-    /// Streams since the tunnel began; the peer is somebody when this is not zero.
-    served: Cell<u64>,
 }
 
 struct State {
@@ -161,13 +164,27 @@ struct State {
     out: Outgoing,
     hbone: Connection,
     lanes: HashMap<StreamId, Rc<Lane>>,
-    /// Wait for the output to be written, in the order they came.
+    /// Wait for the output to be written, in the order they came; each once.
     waiting: VecDeque<Rc<Lane>>,
+    /// The peer has said something, and SETTINGS is what it says first: its limit of streams is known.
+    is_known: bool,
+    /// The connection's window has been empty since then.
+    starved_since: Option<Instant>,
     ending: Option<TunnelEnd>,
+}
+
+impl State {
+    fn wait_for_output(&mut self, lane: &Rc<Lane>) {
+        if !lane.waits.replace(true) {
+            self.waiting.push_back(Rc::clone(lane));
+        }
+    }
 }
 
 /// Plaintext of all streams that may wait for the socket. Above it, streams do not read their applications.
 const MOST_QUEUED_BYTES: usize = 256 << 10;
+/// A tunnel whose connection window is empty for so long takes no new stream: those it has wait for each other.
+const STARVED_AFTER: Duration = Duration::from_millis(100);
 
 impl Tunnel {
     /// The client's end, on a socket whose connect() was begun. Spawns the driver on the current `LocalSet`.
@@ -183,8 +200,8 @@ impl Tunnel {
         let mut out = Outgoing::new();
         let session = Session::client(tls, &mut out)?;
         let hbone = Connection::client(settings.hbone.clone(), Instant::now().into_std());
-        let tunnel = Self::new(socket, session, out, hbone, settings, buffers, None, None);
-        tokio::task::spawn_local(driver::drive(Rc::clone(&tunnel.0)));
+        let tunnel = Self::new(&socket, session, out, hbone, settings, buffers);
+        tokio::task::spawn_local(Driver::new(socket, Rc::clone(&tunnel.0), None).drive());
         Ok(tunnel)
     }
 
@@ -198,38 +215,41 @@ impl Tunnel {
         tls: &ServerConfig,
         settings: &Settings,
         buffers: &Buffers,
-        admission: Box<dyn std::any::Any>,
+        admission: Box<dyn Any>,
         acceptor: Acceptor,
     ) -> Result<(Self, impl Future<Output = TunnelEnd> + use<>), SessionError> {
         let session = Session::server(tls)?;
         let hbone = Connection::server(settings.hbone.clone(), Instant::now().into_std());
-        let (out, admission) = (Outgoing::new(), Some(admission));
-        let tunnel = Self::new(socket, session, out, hbone, settings, buffers, Some(acceptor), admission);
-        let driving = driver::drive(Rc::clone(&tunnel.0));
+        let tunnel = Self::new(&socket, session, Outgoing::new(), hbone, settings, buffers);
+        let serving = Serving { acceptor, admission: Some(admission) };
+        let driving = Driver::new(socket, Rc::clone(&tunnel.0), Some(serving)).drive();
         Ok((tunnel, driving))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of the one struct, from two constructors")]
     fn new(
-        socket: TcpStream,
+        socket: &TcpStream,
         tls: Session,
         out: Outgoing,
         hbone: Connection,
         settings: &Settings,
         buffers: &Buffers,
-        acceptor: Option<Acceptor>,
-        admission: Option<Box<dyn std::any::Any>>,
     ) -> Self {
-        let (lanes, waiting) = (HashMap::new(), VecDeque::new());
+        let state = State {
+            tls,
+            out,
+            hbone,
+            lanes: HashMap::new(),
+            waiting: VecDeque::new(),
+            is_known: false,
+            starved_since: None,
+            ending: None,
+        };
         Self(Rc::new(Inner {
-            socket,
-            state: RefCell::new(State { tls, out, hbone, lanes, waiting, ending: None }),
+            to: socket.peer_addr().ok(),
+            state: RefCell::new(state),
             wake: Notify::new(),
             buffers: buffers.clone(),
             settings: settings.clone(),
-            acceptor,
-            admission: RefCell::new(admission),
-            served: Cell::new(0),
         }))
     }
 
@@ -249,7 +269,7 @@ impl Tunnel {
             return Err(OpenError::GoingAway);
         }
         let id = state.hbone.open(request)?;
-        let lane = Rc::new(Lane::new(id));
+        let lane = Rc::new(Lane::opened(id));
         state.lanes.insert(id, Rc::clone(&lane));
         drop(state);
         self.0.wake.notify_one();
@@ -257,27 +277,26 @@ impl Tunnel {
     }
 
     /// A stream can be opened now, as far as is known: neither full, nor going away, nor past the expiry of one of the
-    /// two certificates, nor out of credit.
+    /// two certificates, nor out of credit for long.
     #[must_use]
     pub fn can_open(&self, now: SystemTime) -> bool {
         let state = self.0.state.borrow();
         let valid = state.tls.streams_until().is_none_or(|until| now < until);
-        state.ending.is_none() && valid && state.hbone.can_open() && !state.hbone.is_starved()
+        let starved = state.starved_since.is_some_and(|since| since.elapsed() >= STARVED_AFTER);
+        state.ending.is_none() && valid && state.hbone.can_open() && !starved
     }
 
-    /// It ended, or takes no more streams for good.
+    /// It ended, or is about to. One that only takes no more streams has not.
     #[must_use]
-    pub fn is_over(&self, now: SystemTime) -> bool {
+    pub fn has_ended(&self) -> bool {
+        self.0.state.borrow().ending.is_some()
+    }
+
+    /// How many streams may be open at once, once the peer has said so.
+    #[must_use]
+    pub fn stream_cap(&self) -> Option<usize> {
         let state = self.0.state.borrow();
-        let expired = state.tls.streams_until().is_some_and(|until| now >= until);
-        let going = !state.hbone.can_open() && state.hbone.open_streams() < state.hbone.stream_cap();
-        state.ending.is_some() || expired || going
-    }
-
-    /// How many streams the peer takes at once, as far as is known.
-    #[must_use]
-    pub fn stream_cap(&self) -> usize {
-        self.0.state.borrow().hbone.stream_cap()
+        state.is_known.then(|| state.hbone.stream_cap())
     }
 
     /// How many streams are open.
@@ -314,5 +333,33 @@ impl Tunnel {
         state.ending.get_or_insert(end);
         drop(state);
         self.0.wake.notify_one();
+    }
+
+    /// Bytes that wait here for the socket and for applications: for tests.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn queued(&self) -> Queued {
+        let state = self.0.state.borrow();
+        let output = state.hbone.queued() + state.out.len();
+        Queued { output, input: state.lanes.values().map(|lane| lane.queued()).sum() }
+    }
+}
+
+/// See [`Tunnel::queued`].
+#[cfg(any(test, feature = "testing"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queued {
+    /// Plaintext and ciphertext for the socket.
+    pub output: usize,
+    /// Payload that applications have not taken.
+    pub input: usize,
+}
+
+impl Inner {
+    /// Takes the output's memory back for other tunnels, unless something waits in it.
+    fn reclaim_output(&self, state: &mut State) {
+        if let Some(buffer) = state.hbone.release() {
+            self.buffers.keep(buffer);
+        }
     }
 }

@@ -8,13 +8,13 @@
 //!     +-- the peer resets, refuses, or the tunnel ends       -> PeerReset, Refused, Tunnel ... : the caller resets the application
 //! ```
 
-use std::{io, rc::Rc, sync::Arc};
+use std::{fmt, io, rc::Rc, sync::Arc};
 
 use tokio::{io::Interest, net::TcpStream};
-use underpass_hbone::{Blocked, ErrorCode, Headers};
+use underpass_hbone::{ErrorCode, Headers};
 
 use super::{
-    Inner, MOST_QUEUED_BYTES, TunnelEnd,
+    Inner, MOST_QUEUED_BYTES, State, Tunnel, TunnelEnd,
     lane::{Lane, StreamEnd, Tally},
 };
 use crate::socket;
@@ -30,14 +30,16 @@ pub struct Early {
     bytes: Vec<u8>,
     /// How much of it this stream has sent: less than all of it where it is sent again.
     sent: usize,
-    /// The application had ended its half.
-    eof: bool,
 }
 
 impl Early {
     /// For another stream: all of it is to be sent again.
     pub fn rewind(&mut self) {
         self.sent = 0;
+    }
+
+    fn unsent(&self) -> &[u8] {
+        self.bytes.get(self.sent..).unwrap_or_default()
     }
 }
 
@@ -64,13 +66,14 @@ pub struct Stream {
     lane: Rc<Lane>,
 }
 
-impl std::fmt::Debug for Stream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.lane.id.fmt(f)
     }
 }
 
 /// What one attempt to send came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Pumped {
     /// A frame is queued.
     Sent,
@@ -91,17 +94,17 @@ impl Stream {
 
     /// It is one of this tunnel's.
     #[must_use]
-    pub fn is_on(&self, tunnel: &super::Tunnel) -> bool {
+    pub fn is_on(&self, tunnel: &Tunnel) -> bool {
         Rc::ptr_eq(&self.tunnel, &tunnel.0)
     }
 
-    /// Answers a CONNECT. With anything but 200 the stream is over.
+    /// Answers a CONNECT. With anything but 200 the stream is over. What was answered before stays as it is.
     pub fn respond(&self, status: u16, headers: &Headers) {
         let mut state = self.tunnel.state.borrow_mut();
         let refused = status != 200;
         // The stream may be gone already; then nobody waits for the answer.
-        let _ = state.hbone.respond(self.lane.id, status, headers, refused);
-        if refused {
+        let answered = state.hbone.respond(self.lane.id, status, headers, refused).is_ok();
+        if answered && refused {
             state.hbone.reset(self.lane.id, ErrorCode::NO_ERROR); // stops what the client still sends
         }
         drop(state);
@@ -127,31 +130,40 @@ impl Stream {
         self.lane.attach(Rc::clone(app), Arc::clone(tally));
         let (mut sending, mut receiving) = (true, true);
         loop {
-            if let Some(ended) = self.end() {
+            if let Some(ended) = self.end(&mut sending) {
                 return ended;
             }
-            let app_reset = self.receive_half(app, &mut receiving);
-            let pumped = if sending && !app_reset { self.pump(app, tally, early) } else { Pumped::Idle };
-            if app_reset || matches!(pumped, Pumped::AppReset) {
-                self.reset(ErrorCode::CONNECT_ERROR);
-                return Ended::AppReset;
+            self.receive_half(app, &mut receiving);
+            if self.lane.status.get().is_some() && early.unsent().is_empty() {
+                *early = Early::default(); // answered: nobody asks for it again
             }
-            sending &= !matches!(pumped, Pumped::Eof);
+            let pumped = match (self.lane.app_failed.get(), sending) {
+                (true, _) => Pumped::AppReset,
+                (false, true) => self.pump(app, tally, early),
+                (false, false) => Pumped::Blocked,
+            };
+            sending &= pumped != Pumped::Eof;
+            if pumped == Pumped::AppReset {
+                return self.app_reset();
+            }
             if !sending && !receiving {
                 return Ended::Finished;
             }
             match pumped {
                 Pumped::Sent => tokio::task::yield_now().await, // the others' turn
-                Pumped::Eof => {}
-                _ => {
-                    let reads = sending && !matches!(pumped, Pumped::Blocked);
-                    if self.wait(app, reads).await {
-                        self.reset(ErrorCode::CONNECT_ERROR);
-                        return Ended::AppReset;
+                Pumped::Eof | Pumped::AppReset => {}
+                Pumped::Idle | Pumped::Blocked => {
+                    if self.wait(app, pumped == Pumped::Idle).await {
+                        return self.app_reset();
                     }
                 }
             }
         }
+    }
+
+    fn app_reset(&self) -> Ended {
+        self.reset(ErrorCode::CONNECT_ERROR);
+        Ended::AppReset
     }
 
     /// Sleeps until something may have changed. True: the application's connection broke.
@@ -165,26 +177,30 @@ impl Stream {
         }
     }
 
-    fn end(&self) -> Option<Ended> {
-        let end = self.lane.end.borrow().clone();
+    /// How the stream ended, if it did and nothing is left to be done. What has come to its own end is delivered,
+    /// whatever happens to the tunnel afterwards.
+    fn end(&self, sending: &mut bool) -> Option<Ended> {
         let status = self.lane.status.get();
-        match (end, status) {
-            (_, Some(status)) if status != 200 => Some(Ended::Refused(status)),
-            // The peer finished and needs no more of ours (RFC 9113 8.1): what came is delivered first.
-            (Some(StreamEnd::Reset(ErrorCode::NO_ERROR)), _) if self.lane.finished.get() => {
-                (!self.lane.has_queue()).then_some(Ended::Finished)
+        if let Some(status) = status.filter(|&status| status != 200) {
+            return Some(Ended::Refused(status));
+        }
+        match (status, self.lane.end.borrow().clone()?) {
+            // The peer finished, and needs no more of ours (RFC 9113 8.1).
+            (_, StreamEnd::Reset(ErrorCode::NO_ERROR)) if self.lane.finished.get() => {
+                *sending = false;
+                None
             }
-            (Some(StreamEnd::Reset(code)), _) => Some(Ended::PeerReset(code)),
+            (_, StreamEnd::Reset(code)) => Some(Ended::PeerReset(code)),
             // Unanswered, so all that was sent was kept.
-            (Some(StreamEnd::Unprocessed), None) => Some(Ended::Unprocessed),
-            (Some(StreamEnd::Unprocessed), _) => Some(Ended::PeerReset(ErrorCode::REFUSED_STREAM)),
-            (Some(StreamEnd::Tunnel(end)), _) => Some(Ended::Tunnel(end)),
-            (None, _) => None,
+            (None, StreamEnd::Unprocessed) => Some(Ended::Unprocessed),
+            (Some(_), StreamEnd::Unprocessed) => Some(Ended::PeerReset(ErrorCode::REFUSED_STREAM)),
+            (_, StreamEnd::Tunnel(_)) if self.lane.finished.get() && !*sending => None,
+            (_, StreamEnd::Tunnel(end)) => Some(Ended::Tunnel(end)),
         }
     }
 
-    /// Delivers what was kept, gives its credit back, and passes the peer's end on. True: the application is gone.
-    fn receive_half(&self, app: &TcpStream, receiving: &mut bool) -> bool {
+    /// Delivers what was kept, gives its credit back, and passes the peer's end on.
+    fn receive_half(&self, app: &TcpStream, receiving: &mut bool) {
         if self.lane.has_queue() {
             let taken = self.lane.flush();
             if taken > 0 {
@@ -197,68 +213,64 @@ impl Stream {
             // Fails only where the connection is gone, which the next read tells as well.
             let _ = socket::shutdown_write(app);
         }
-        self.lane.app_failed.get()
     }
 
     /// One frame from the application, read straight into its place.
     fn pump(&self, app: &TcpStream, tally: &Tally, early: &mut Early) -> Pumped {
-        let unanswered = self.tunnel.acceptor.is_none() && self.lane.status.get().is_none();
-        if !unanswered && early.sent == early.bytes.len() && !early.bytes.is_empty() {
-            *early = Early::default();
-        }
         let mut state = self.tunnel.state.borrow_mut();
+        let state = &mut *state;
         if state.hbone.queued() >= MOST_QUEUED_BYTES {
-            state.waiting.push_back(Rc::clone(&self.lane));
+            state.wait_for_output(&self.lane);
             return Pumped::Blocked;
         }
-        let again = early.bytes.len().saturating_sub(early.sent);
+        let unanswered = self.lane.status.get().is_none();
+        let again = early.unsent().len();
         let most = match (again, unanswered) {
             (1.., _) => again.min(TURN_BYTES),
             (0, true) => EARLY_BYTES.saturating_sub(early.bytes.len()),
             (0, false) => TURN_BYTES,
         };
-        if most == 0 && !early.eof {
+        if most == 0 {
             return Pumped::Blocked; // the answer wakes it
         }
-        if early.eof && again == 0 {
-            state.hbone.finish(self.lane.id);
-            drop(state);
-            self.tunnel.wake.notify_one();
-            return Pumped::Eof;
+        if state.hbone.queued() == 0 {
+            state.hbone.lend(self.tunnel.buffers.take());
         }
-        let mut room = match state.hbone.reserve(self.lane.id, most) {
-            Ok(room) => room,
-            Err(Blocked::Window | Blocked::Unanswered) => return Pumped::Blocked,
-            Err(Blocked::Ended) => return Pumped::Blocked, // its end wakes it
-        };
-        let pumped = if again > 0 {
-            let n = copy(early.bytes.get(early.sent..).unwrap_or_default(), room.bytes());
-            early.sent = early.sent.saturating_add(n);
-            room.commit(n, false);
-            Pumped::Sent
-        } else {
-            match app.try_read(room.bytes()) {
-                Ok(0) => {
-                    early.eof = unanswered;
-                    room.commit(0, true);
-                    Pumped::Eof
-                }
-                Ok(n) => {
-                    tally.add_from_app(n);
-                    if unanswered {
-                        early.bytes.extend(room.bytes().iter().take(n));
-                        early.sent = early.bytes.len();
-                    }
-                    room.commit(n, false);
-                    Pumped::Sent
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Pumped::Idle,
-                Err(_) => return Pumped::AppReset,
-            }
-        };
-        drop(state);
-        self.tunnel.wake.notify_one();
+        let pumped = self.read(state, most, app, tally, early);
+        match pumped {
+            Pumped::Sent | Pumped::Eof => self.tunnel.wake.notify_one(),
+            Pumped::Idle | Pumped::Blocked | Pumped::AppReset => self.tunnel.reclaim_output(state),
+        }
         pumped
+    }
+
+    /// Makes a frame of at most `most` bytes: of those that are sent again, otherwise of new ones.
+    fn read(&self, state: &mut State, most: usize, app: &TcpStream, tally: &Tally, early: &mut Early) -> Pumped {
+        // Without room either credit, the answer or the stream's end wakes it.
+        let Ok(mut room) = state.hbone.reserve(self.lane.id, most) else { return Pumped::Blocked };
+        if !early.unsent().is_empty() {
+            let n = copy(early.unsent(), room.bytes());
+            early.sent += n;
+            room.commit(n, false);
+            return Pumped::Sent;
+        }
+        match app.try_read(room.bytes()) {
+            Ok(0) => {
+                room.commit(0, true);
+                Pumped::Eof
+            }
+            Ok(n) => {
+                tally.add_from_app(n);
+                if self.lane.status.get().is_none() {
+                    early.bytes.extend_from_slice(room.bytes().get(..n).unwrap_or_default());
+                    early.sent = early.bytes.len();
+                }
+                room.commit(n, false);
+                Pumped::Sent
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Pumped::Idle,
+            Err(_) => Pumped::AppReset,
+        }
     }
 }
 
@@ -272,6 +284,7 @@ fn copy(from: &[u8], to: &mut [u8]) -> usize {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        self.lane.detach();
         let mut state = self.tunnel.state.borrow_mut();
         if state.lanes.remove(&self.lane.id).is_some() {
             // Does nothing where both halves ended.

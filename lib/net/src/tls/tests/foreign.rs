@@ -330,29 +330,30 @@ fn its_keys_change_as_well() {
         server.talk(&mut client).unwrap();
         assert_eq!(server.read().len(), i * 10);
     }
-    assert_eq!(client.data, plain.repeat(60));
+    assert!(client.data == plain.repeat(60));
     assert!(used.encrypters.load(Ordering::Relaxed) > 6);
 }
 
-/// Our end on a blocking socket: sends `plain`, then close_notify, and reads to the peer's.
+/// Our end on a blocking socket: sends `plain`, reads to the peer's close_notify, and closes.
 fn exchange(session: Session, out: Outgoing, mut socket: TcpStream, plain: &[u8]) -> Side {
     let mut side = Side::new(session, out);
     let mut buffer = vec![0; 64 * 1024];
+    let mut sending: Option<thread::JoinHandle<()>> = None;
     let mut sent = false;
     while !side.peer_closed {
         if side.connected && !sent {
             side.send(plain);
-            side.session.close(&mut side.out).unwrap();
             sent = true;
         }
         let bytes = side.take();
         if !bytes.is_empty() {
             let mut writer = socket.try_clone().unwrap();
+            let before = sending.take();
             // Both ends have more to say than the sockets hold: somebody must read meanwhile.
-            thread::spawn(move || writer.write_all(&bytes).unwrap());
-        }
-        if side.connected && !sent {
-            continue;
+            sending = Some(thread::spawn(move || {
+                before.map(thread::JoinHandle::join).transpose().unwrap();
+                writer.write_all(&bytes).unwrap();
+            }));
         }
         let n = socket.read(&mut buffer).unwrap();
         if n == 0 {
@@ -360,6 +361,9 @@ fn exchange(session: Session, out: Outgoing, mut socket: TcpStream, plain: &[u8]
         }
         side.receive(&buffer[..n]).unwrap();
     }
+    sending.map(thread::JoinHandle::join).transpose().unwrap();
+    side.session.close(&mut side.out).unwrap();
+    socket.write_all(&side.take()).unwrap();
     side
 }
 

@@ -65,7 +65,7 @@ fn byte_by_byte_with_data_behind_it() {
     pair.client.send(b"first");
     pair.client.send(&pattern(40_000));
     pair.run_cut(&mut bytes).unwrap();
-    assert_eq!(pair.server.data, [b"first".as_slice(), &pattern(40_000)].concat());
+    assert!(pair.server.data == [b"first".as_slice(), &pattern(40_000)].concat());
 }
 
 #[test]

@@ -1,0 +1,238 @@
+//! One node, wired: a new World goes to the tunnel's workers (who watch it), then certificates are asked for, then pods
+//! are enrolled. In this order, so that a connection that the kernel hands over always meets a tunnel that knows its pod
+//! and has its certificate.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::sync::{mpsc, watch};
+use underpass_abi::CgroupId;
+use underpass_config::Door;
+use underpass_core::{Identity, World, world::Workload};
+use underpass_loader::Kernel;
+use underpass_telemetry::{
+    access_log::AccessLog,
+    admin::{AdminError, Gate, Limits, Readiness, Router, Server},
+    log::Levels,
+};
+use underpass_ztunnel::{Inputs, Ztunnel};
+
+use crate::{
+    admin,
+    certs::Certs,
+    config::Config,
+    keeper::Keeper,
+    pods::{self, Event, Pods},
+    preflight::Checked,
+};
+
+/// How long open connections of a pod that leaves the mesh may go on.
+const RELEASE_DRAIN: Duration = Duration::from_secs(30);
+/// How long the end of the process waits for its threads.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// Why the node cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel data path.
+    #[error("kernel data path")]
+    Kernel(#[from] underpass_loader::Error),
+    /// Pods.
+    #[error("pods of this node")]
+    Pods(#[from] pods::Error),
+    /// Certificates.
+    #[error("certificates")]
+    Identity(#[from] underpass_identity::Error),
+    /// The tunnel.
+    #[error("tunnel")]
+    Tunnel(#[from] underpass_ztunnel::StartError),
+    /// The admin API or readiness.
+    #[error("admin API")]
+    Admin(#[from] AdminError),
+    /// A thread, or watching the manifests.
+    #[error("{operation}")]
+    Io {
+        /// What was done.
+        operation: &'static str,
+        /// What came of it.
+        source: io::Error,
+    },
+}
+
+/// The kernel programs' counters.
+#[derive(Clone)]
+pub struct Counters(Arc<Mutex<Kernel>>);
+
+impl std::fmt::Debug for Counters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Counters")
+    }
+}
+
+impl Counters {
+    /// Every counter by its name; empty where they cannot be read.
+    #[must_use]
+    pub fn read(&self) -> BTreeMap<String, u64> {
+        let kernel = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = kernel.counts().unwrap_or_default();
+        counts.into_iter().map(|(counter, n)| (counter.name().to_owned(), n)).collect()
+    }
+}
+
+/// A running node.
+struct Node {
+    name: Arc<str>,
+    world: watch::Receiver<Arc<World>>,
+    certs: Certs,
+    pods: Arc<pods::Handle>,
+    events: mpsc::UnboundedReceiver<Event>,
+    ztunnel: Ztunnel,
+    enrolling: Gate,
+}
+
+/// Runs the node until `stop` completes. What is captured stays captured: the kernel data path outlives the process.
+///
+/// # Errors
+/// What could not be started.
+pub async fn run(
+    config: &Config,
+    checked: Checked,
+    levels: &Levels,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let Checked { authority, admin, readiness, access_log, kernel: settings, own_cgroup } = checked;
+    let access_log = Arc::new(access_log);
+    let kernel = Kernel::attach(&settings)?;
+    let counters = Counters(Arc::new(Mutex::new(Kernel::open(&settings)?)));
+
+    let (updates, received) = mpsc::unbounded_channel();
+    let keeper = Keeper::new(config.mesh(), received);
+    let certs = Certs::new(authority, config.certificate_lifetime)?;
+    let inputs = Inputs { world: keeper.world(), credentials: certs.subscribe(), access_log: Arc::clone(&access_log) };
+    let mut tunnel = underpass_ztunnel::Settings::new(settings.marks.inbound());
+    tunnel.workers = config.workers.unwrap_or(tunnel.workers);
+    let ztunnel = Ztunnel::start(&tunnel, &inputs)?;
+
+    let (sender, events) = mpsc::unbounded_channel();
+    let sink = Box::new(move |event| drop(sender.send(event)));
+    let of_node = pods::Settings {
+        node: config.node.as_str().into(),
+        cgroup_root: settings.cgroup_root.clone(),
+        agents: vec![own_cgroup],
+        marks: settings.marks,
+        drain: RELEASE_DRAIN,
+    };
+    let pods = Pods::adopt(of_node, kernel, Instant::now(), sink)?;
+    let pods = Arc::new(pods::spawn(pods).map_err(failed("start the thread of the pods"))?);
+
+    let ready = Readiness::new();
+    let enrolling = ready.gate("pods", "the manifests are not read and applied yet");
+    let view = admin::View {
+        world: keeper.world(),
+        reports: keeper.reports(),
+        credentials: certs.subscribe(),
+        connections: Arc::clone(ztunnel.connections()),
+        counters,
+        pods: Arc::clone(&pods),
+    };
+    let servers: [Server; 2] = [
+        admin.serve(admin::routes(&view, levels), Limits::default())?,
+        readiness.serve(ready.routes(Router::new()), Limits::default())?,
+    ];
+    let world = keeper.world();
+    let keeping = tokio::spawn(keeper.run());
+    let watching = watch_manifests(&config.manifests, updates)?;
+
+    let mut node = Node { name: config.node.as_str().into(), world, certs, pods, events, ztunnel, enrolling };
+    tracing::info!(node = %config.node, version = env!("CARGO_PKG_VERSION"), "agent started");
+    tokio::pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            () = node.turn() => {}
+        }
+    }
+    tracing::info!("agent stops: what is captured stays captured");
+    drop((watching, servers));
+    keeping.abort();
+    node.end(access_log).await;
+    Ok(())
+}
+
+fn watch_manifests(
+    directory: &Path,
+    updates: mpsc::UnboundedSender<underpass_config::Update>,
+) -> Result<underpass_config::Watch, Error> {
+    // The keeper is gone only when the process ends.
+    let watching = Door::new(directory).watch(move |update| drop(updates.send(update)));
+    watching.map_err(failed("watch the manifests"))
+}
+
+fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Io { operation, source }
+}
+
+impl Node {
+    /// Does one thing that is due.
+    async fn turn(&mut self) {
+        let due = self.certs.look(SystemTime::now());
+        let pause = due.duration_since(SystemTime::now()).unwrap_or_default();
+        tokio::select! {
+            Ok(()) = self.world.changed() => {
+                let world = Arc::clone(&self.world.borrow_and_update());
+                self.certs.want(&identities(&world, &self.name), SystemTime::now());
+                self.pods.set_world(world);
+            }
+            Some(event) = self.events.recv() => self.pod(event),
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+
+    fn pod(&mut self, event: Event) {
+        match event {
+            Event::Added(pod) => self.ztunnel.add(underpass_ztunnel::Pod {
+                name: pod.name,
+                cookie: pod.cookie.0,
+                netns: pod.netns,
+                outbound: pod.outbound,
+                inbound: pod.inbound,
+            }),
+            Event::Removed { name, cookie } => drop(self.ztunnel.remove(&name, cookie.0)),
+            Event::Applied(version) => {
+                tracing::info!(%version, "applied");
+                self.enrolling.open();
+            }
+        }
+    }
+
+    async fn end(self, access_log: Arc<AccessLog>) {
+        let Self { pods, ztunnel, .. } = self;
+        let ended = tokio::task::spawn_blocking(move || {
+            drop(pods);
+            ztunnel.shut_down();
+            Arc::into_inner(access_log).map(|log| log.stop(SHUTDOWN))
+        });
+        if tokio::time::timeout(SHUTDOWN, ended).await.is_err() {
+            tracing::warn!("some connections did not end in time");
+        }
+    }
+}
+
+/// The identities of the pods of a node that are in the mesh.
+fn identities(world: &World, node: &str) -> BTreeSet<Identity> {
+    let here = |w: &&Arc<Workload>| w.node.as_deref() == Some(node) && world.is_enrolled(w);
+    world.workloads().filter(here).map(|w| w.identity(&world.settings().trust_domain)).collect()
+}
+
+/// The agent's own cgroup, which the kernel programs know its sockets by.
+///
+/// # Errors
+/// Where it cannot be found, or shares one and cannot move to one of its own.
+pub fn own_cgroup() -> Result<CgroupId, pods::Error> {
+    pods::cgroup_id(&pods::own_alone("underpass-agent")?)
+}

@@ -1,0 +1,188 @@
+//! The shell without a kernel: what the World makes of the tables, and of pods that are not there (yet). Pods that are
+//! there need namespaces: the kernel level of tests/ has them.
+
+use std::sync::mpsc;
+
+use underpass_abi::{Address, Map};
+use underpass_core::{
+    testing::{ambient, pod, world},
+    world::{Batch, Object},
+};
+
+use super::*;
+use crate::datapath::InMemory;
+
+struct Bench {
+    pods: Pods<InMemory>,
+    path: InMemory,
+    events: mpsc::Receiver<Event>,
+}
+
+fn bench(path: InMemory, now: Instant) -> Bench {
+    let (sender, events) = mpsc::channel();
+    let settings = Settings {
+        node: "node-1".into(),
+        cgroup_root: "/nonexistent/underpass".into(),
+        agents: vec![CgroupId(7)],
+        marks: Marks::DEFAULT,
+        drain: Duration::ZERO,
+    };
+    let sink = Box::new(move |event| drop(sender.send(event)));
+    let pods = Pods::adopt(settings, path.clone(), now, sink).expect("adopted");
+    Bench { pods, path, events }
+}
+
+fn sizes(path: &InMemory) -> [usize; 3] {
+    path.with(|tables| [Map::Mesh, Map::Pods, Map::Agents].map(|map| tables.len(map)))
+}
+
+fn objects(workloads: impl IntoIterator<Item = Workload>) -> Arc<World> {
+    Arc::new(world(workloads.into_iter().map(Object::from)))
+}
+
+#[test]
+fn the_tables_follow_the_world() {
+    let now = Instant::now();
+    let mut bench = bench(InMemory::new(Marks::DEFAULT), now);
+    bench.pods.turn(now);
+    assert_eq!(sizes(&bench.path), [0, 0, 0], "nothing before the first World");
+    assert!(bench.events.try_recv().is_err());
+    let first = objects([ambient("default/a", "10.0.0.1 fd00::1", ""), pod("default/b", "10.0.0.2")]);
+    bench.pods.set_world(Arc::clone(&first));
+    bench.pods.turn(now);
+    assert_eq!(sizes(&bench.path), [2, 0, 1]);
+    assert!(matches!(bench.events.try_recv(), Ok(Event::Applied(version)) if version == first.version()));
+    // A version without a difference is applied as well; the same one is announced once.
+    let second = Arc::new(first.apply(&Batch::default()));
+    bench.pods.set_world(Arc::clone(&second));
+    bench.pods.turn(now);
+    bench.pods.turn(now);
+    let told: Vec<_> = bench.events.try_iter().collect();
+    assert!(matches!(told[..], [Event::Applied(version)] if version == second.version()), "{told:?}");
+    bench.pods.set_world(objects([]));
+    bench.pods.turn(now);
+    assert_eq!(sizes(&bench.path), [0, 0, 1]);
+}
+
+#[test]
+fn a_pod_without_a_sandbox_is_waited_for_and_forgotten() {
+    let now = Instant::now();
+    let mut bench = bench(InMemory::new(Marks::DEFAULT), now);
+    bench.pods.set_world(objects([ambient("default/a", "10.0.0.1", "")]));
+    let mut pauses = Vec::new();
+    let mut at = now;
+    for _ in 0..10 {
+        let due = bench.pods.turn(at);
+        pauses.push(due.saturating_duration_since(at).as_millis());
+        at = due;
+    }
+    assert_eq!(pauses[..4], [20, 40, 80, 160]);
+    assert_eq!(*pauses.last().expect("ten"), LONGEST_PAUSE.as_millis());
+    let status = bench.pods.status();
+    let [waiting] = &status[..] else { panic!("{status:?}") };
+    assert_eq!((waiting.name.as_str(), waiting.state, waiting.cookie), ("default/a", "waiting", None));
+    assert!(waiting.problem.as_deref().is_some_and(|p| p.contains("/nonexistent/underpass")), "{status:?}");
+    // Looked for at once when something changed would be wasteful: the pause holds.
+    bench.pods.set_world(objects([pod("default/a", "10.0.0.1")]));
+    bench.pods.turn(at);
+    assert_eq!(bench.pods.status(), []);
+    assert!(bench.pods.is_empty());
+}
+
+#[test]
+fn what_the_world_says_about_this_node() {
+    let mut elsewhere = ambient("default/b", "10.0.0.2", "");
+    elsewhere.node = Some("node-2".into());
+    let mut ended = ambient("default/c", "10.0.0.3", "");
+    ended.phase = underpass_core::world::Phase::Terminal;
+    let mut twin = pod("other/a", "10.0.0.4");
+    twin.uid = "twin".into();
+    let mut other_twin = ambient("other/b", "10.0.0.5", "");
+    other_twin.uid = "twin".into();
+    let world = objects([
+        ambient("default/a", "10.0.0.1", ""),
+        elsewhere,
+        ended,
+        twin,
+        other_twin,
+        pod("default/d", "10.0.0.6"),
+        pod("default/e", ""),
+    ]);
+    let says = wanted(&world, "node-1");
+    let expected = [
+        ("uid-default-a", Wanted::Enrolled { addresses: vec![[10, 0, 0, 1].into()] }),
+        ("uid-default-d", Wanted::Released),
+    ];
+    assert_eq!(says, expected.map(|(uid, wanted)| (Uid::from(uid), wanted)).into());
+}
+
+/// What an agent that was killed leaves of a pod: here, of a namespace in which nothing lives.
+fn leftover(path: &mut InMemory, cookie: Cookie) {
+    let pod = Pod { v4: Address::UNSPECIFIED, v6: Address::UNSPECIFIED, phase: Phase::ENROLLED };
+    path.apply(&[Op::SetPodCgroup(CgroupId(50), cookie), Op::SetPod(cookie, pod)]).expect("room");
+}
+
+#[test]
+fn what_a_dead_agent_left_of_a_dead_pod_is_purged_once_the_world_is_known() {
+    let now = Instant::now();
+    let mut path = InMemory::new(Marks::DEFAULT);
+    leftover(&mut path, Cookie(u64::MAX));
+    path.apply(&[Op::SetAgent(CgroupId(99))]).expect("room");
+    let mut bench = bench(path, now);
+    bench.pods.turn(now);
+    assert_eq!(sizes(&bench.path), [0, 1, 1]);
+    bench.pods.set_world(objects([]));
+    bench.pods.turn(now);
+    assert_eq!(sizes(&bench.path), [0, 0, 1], "the dead agent's cgroup is replaced by the living one's");
+    assert_eq!(bench.path.with(|tables| tables.len(Map::PodCgroups)), 0);
+    assert!(bench.pods.is_empty());
+}
+
+#[test]
+fn what_a_dead_agent_left_of_a_living_pod_stays() {
+    let now = Instant::now();
+    let mut path = InMemory::new(Marks::DEFAULT);
+    // This process's own namespace is one in which something lives.
+    leftover(&mut path, Cookie(Netns::own().expect("own namespace").cookie()));
+    let mut bench = bench(path, now);
+    bench.pods.set_world(objects([ambient("default/a", "10.0.0.1", "")]));
+    bench.pods.turn(now);
+    assert_eq!(sizes(&bench.path), [1, 1, 1]);
+    assert!(!bench.pods.is_empty());
+}
+
+#[test]
+fn a_full_table_is_reported_and_tried_again() {
+    let now = Instant::now();
+    let mut path = InMemory::new(Marks::DEFAULT);
+    let agents: Vec<_> =
+        (100..100 + u64::from(underpass_abi::limits::AGENTS)).map(|n| Op::SetAgent(CgroupId(n))).collect();
+    path.apply(&agents).expect("room");
+    let mut bench = bench(path, now);
+    bench.pods.set_world(objects([]));
+    bench.pods.turn(now);
+    let problem = bench.pods.problem().expect("reported").to_owned();
+    assert!(problem.contains("AGENTS is full"), "{problem}");
+    assert!(bench.events.try_recv().is_err(), "not applied");
+    bench.path.clone().apply(&[Op::RemoveAgent(CgroupId(100))]).expect("removed");
+    bench.pods.there = Tables::from_ops(&bench.path.contents().expect("read"));
+    bench.pods.turn(now + LOOK_AGAIN);
+    assert_eq!(bench.pods.problem(), None);
+    assert!(matches!(bench.events.try_recv(), Ok(Event::Applied(_))));
+}
+
+#[test]
+fn the_thread_answers_and_ends() {
+    let path = InMemory::new(Marks::DEFAULT);
+    let Bench { pods, events, .. } = bench(path, Instant::now());
+    let handle = spawn(pods).expect("thread");
+    assert_eq!(handle.status(), []);
+    let world = objects([ambient("default/a", "10.0.0.1", "")]);
+    handle.set_world(Arc::clone(&world));
+    let told = events.recv_timeout(Duration::from_secs(30)).expect("told");
+    assert!(matches!(told, Event::Applied(version) if version == world.version()), "{told:?}");
+    assert_eq!(handle.status().len(), 1);
+    assert!(handle.release_all(Instant::now() + Duration::from_secs(30)));
+    drop(handle);
+    assert!(events.recv_timeout(Duration::from_secs(30)).is_err(), "the sink goes with the thread");
+}

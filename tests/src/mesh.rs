@@ -1,0 +1,230 @@
+//! A mesh in the testbed: nodes and pods from manifests, an agent on every node, what the agents say. Its own room
+//! because every end-to-end test and the demo stand on it.
+//!
+//! What must hold: a test waits on a fact. An edit is done when every agent has applied the World that it made.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde_json::Value;
+use underpass_config::door;
+use underpass_core::{World, world::MeshSettings};
+
+use crate::{
+    apps::http,
+    testbed::{Description, Exit, Lab, Program, Running, Testbed, wait::wait_until},
+};
+
+/// Where `cargo xtask` says that the agent is.
+const AGENT: &str = "UNDERPASS_AGENT_BIN";
+
+/// Nodes and pods, and the agents that run on the nodes.
+#[derive(Debug)]
+pub struct Mesh {
+    /// Nodes and pods.
+    pub bed: Testbed,
+    manifests: PathBuf,
+    agents: BTreeMap<String, Running>,
+    started: usize,
+    options: Vec<String>,
+}
+
+impl Mesh {
+    /// Builds the nodes and pods that the manifests describe, by file name. No agent runs yet.
+    pub fn up(lab: &Lab, files: &[(&str, &str)]) -> Result<Self> {
+        let manifests = lab.directory().join("manifests");
+        fs::create_dir(&manifests)?;
+        for (name, text) in files {
+            fs::write(manifests.join(name), text)?;
+        }
+        let update = door::read(&manifests);
+        if let Some(problem) = update.errors().next() {
+            bail!("{problem}");
+        }
+        let world = World::empty(MeshSettings::default()).apply(&update.batch);
+        let bed = Testbed::up(lab, &Description::from_world(&world)?)?;
+        Ok(Self { bed, manifests, agents: BTreeMap::new(), started: 0, options: Vec::new() })
+    }
+
+    /// Options that every agent is started with from now on.
+    pub fn options(&mut self, options: &[&str]) {
+        self.options = options.iter().map(ToString::to_string).collect();
+    }
+
+    /// Starts an agent on every node, and waits until all of them have applied the manifests.
+    pub fn start(&mut self) -> Result<()> {
+        let nodes: Vec<String> = self.bed.nodes().iter().map(|node| node.spec().name.clone()).collect();
+        nodes.iter().try_for_each(|node| self.launch(node))?;
+        nodes.iter().try_for_each(|node| self.settled(node, 0))
+    }
+
+    /// Starts the agent of one node and waits until it has applied the manifests.
+    pub fn start_on(&mut self, node: &str) -> Result<()> {
+        self.launch(node)?;
+        self.settled(node, 0)
+    }
+
+    fn launch(&mut self, name: &str) -> Result<()> {
+        let node = self.bed.node(name)?;
+        let lab = self.bed.lab();
+        self.started += 1;
+        let path = std::env::var_os(AGENT).with_context(|| format!("{AGENT} names the agent: run `cargo xtask test kernel`"))?;
+        let program = Program::new(path)
+            .args(["--node", name])
+            .arg("--manifests")
+            .arg(&self.manifests)
+            .arg("--state")
+            .arg(lab.directory().join("state"))
+            .arg("--bpffs")
+            .arg(lab.bpffs())
+            .arg("--cgroup-root")
+            .arg(node.cgroup())
+            .arg("--access-log")
+            .arg(self.access_log(name))
+            .args(["--access-log-format", "json", "--log", "debug"])
+            .args(&self.options)
+            .named(&format!("agent-{name}-{}", self.started));
+        let running = node.service("underpass-agent")?.start(&program)?;
+        self.agents.insert(name.to_owned(), running);
+        Ok(())
+    }
+
+    /// The agent of a node.
+    pub fn agent(&mut self, node: &str) -> Result<&mut Running> {
+        self.agents.get_mut(node).with_context(|| format!("no agent runs on {node}"))
+    }
+
+    /// Kills the agent of a node: kill -9.
+    pub fn kill(&mut self, node: &str) -> Result<Exit> {
+        self.agents.remove(node).with_context(|| format!("no agent runs on {node}"))?.kill()
+    }
+
+    /// Asks the agent of a node to end.
+    pub fn terminate(&mut self, node: &str) -> Result<Exit> {
+        self.agents.remove(node).with_context(|| format!("no agent runs on {node}"))?.terminate()
+    }
+
+    /// Writes a manifest (nothing: removes it) and waits until every agent has applied it.
+    pub fn edit(&mut self, file: &str, text: Option<&str>) -> Result<()> {
+        let nodes: Vec<String> = self.agents.keys().cloned().collect();
+        let before = nodes.iter().map(|node| self.version(node)).collect::<Result<Vec<_>>>()?;
+        self.write(file, text)?;
+        nodes.iter().zip(before).try_for_each(|(node, before)| self.settled(node, before + 1))
+    }
+
+    /// Writes a manifest (nothing: removes it) and waits for nothing.
+    pub fn write(&self, file: &str, text: Option<&str>) -> Result<()> {
+        let path = self.manifests.join(file);
+        match text {
+            None => fs::remove_file(&path)?,
+            // As editors do: a reader sees the old file or the new one.
+            Some(text) => {
+                let aside = self.manifests.join(format!(".{file}.new"));
+                fs::write(&aside, text)?;
+                fs::rename(&aside, &path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What stands in a manifest now.
+    pub fn manifest(&self, file: &str) -> Result<String> {
+        Ok(fs::read_to_string(self.manifests.join(file))?)
+    }
+
+    /// Replaces a text that stands in a manifest exactly once, as [`Mesh::edit`] does.
+    pub fn replace(&mut self, file: &str, old: &str, new: &str) -> Result<()> {
+        let text = self.manifest(file)?;
+        ensure!(text.matches(old).count() == 1, "{old:?} stands {} times in {file}", text.matches(old).count());
+        self.edit(file, Some(&text.replace(old, new)))
+    }
+
+    /// Waits until a node's agent has applied a World that is at least `version`, and the newest that it has.
+    fn settled(&mut self, node: &str, version: u64) -> Result<()> {
+        let running = self.agent(node)?;
+        let log = running.log_path().to_owned();
+        let mut ended = None;
+        wait_until(&format!("the agent of {node} to apply World {version}"), || {
+            if let Some(exit) = self.agent(node)?.ended()? {
+                ended = Some(exit);
+                return Ok(true);
+            }
+            let Some(applied) = last_applied(&log)? else { return Ok(false) };
+            Ok(applied >= version.max(1) && applied == self.version(node)?)
+        })?;
+        match ended {
+            Some(exit) => bail!("the agent of {node} ended: {exit:?}"),
+            None => Ok(()),
+        }
+    }
+
+    /// The version of the World that a node's agent has.
+    pub fn version(&self, node: &str) -> Result<u64> {
+        let dump = self.admin(node, "/config_dump")?;
+        dump["world"]["version"].as_u64().context("a version in /config_dump")
+    }
+
+    /// What the admin API of a node's agent answers.
+    pub fn admin(&self, node: &str, path: &str) -> Result<Value> {
+        let shell = self.bed.node(node)?.shell()?;
+        let text = shell.act(http::fetch, format!("http://127.0.0.1:15000{path}"))?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    /// A kernel counter of a node, summed over its CPUs.
+    pub fn counter(&self, node: &str, name: &str) -> Result<u64> {
+        let dump = self.admin(node, "/config_dump")?;
+        dump["kernel"][name].as_u64().with_context(|| format!("no counter {name} in {}", dump["kernel"]))
+    }
+
+    fn access_log(&self, node: &str) -> PathBuf {
+        self.bed.lab().directory().join(format!("access-{node}.log"))
+    }
+
+    /// Every line of a node's access log so far.
+    pub fn log(&self, node: &str) -> Result<Vec<Value>> {
+        lines(&self.access_log(node))
+    }
+
+    /// Waits for a line of a node's access log that has these values, and returns it.
+    pub fn logged(&self, node: &str, want: &[(&str, &str)]) -> Result<Value> {
+        let mut found = None;
+        let fits = |line: &Value| want.iter().all(|(key, value)| text_of(&line[*key]) == *value);
+        wait_until(&format!("a line of {node}'s access log with {want:?}"), || {
+            found = self.log(node)?.into_iter().find(|line| fits(line));
+            Ok(found.is_some())
+        })
+        .map_err(|e| anyhow!("{e:#}; the log is {:#?}", self.log(node).unwrap_or_default()))?;
+        found.context("found above")
+    }
+}
+
+fn text_of(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn lines(path: &Path) -> Result<Vec<Value>> {
+    let text = match fs::read_to_string(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        read => read?,
+    };
+    // The last line may be half written.
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    whole.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+}
+
+/// The version that an agent's log names last as applied.
+fn last_applied(log: &Path) -> Result<Option<u64>> {
+    let text = fs::read_to_string(log)?;
+    let line = text.lines().rfind(|line| line.contains("applied version="));
+    let version = line.and_then(|line| line.split("applied version=").nth(1));
+    version.map(|v| v.split_whitespace().next().unwrap_or("").parse().context("a version")).transpose()
+}
