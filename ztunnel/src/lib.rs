@@ -1,11 +1,11 @@
 //! The tunnel of a node: it takes the connections that the kernel hands over and carries them, judged and recorded.
 //!
-//! * [`outbound`]: from a captured socket, by [`underpass_core::route`], over HBONE or plain.
-//! * [`inbound`]: HBONE from other nodes, judged by [`underpass_core::admit`](mod@underpass_core::admit), to the
+//! * `outbound`: from a captured socket, by [`underpass_core::route`], over HBONE or plain.
+//! * `inbound`: HBONE from other nodes, judged by [`underpass_core::admit`](mod@underpass_core::admit), to the
 //!   application.
-//! * [`plaintext`]: from outside the mesh, judged the same way.
+//! * `plaintext`: from outside the mesh, judged the same way.
 //!
-//! Nothing is shared on the data path: every pod has a home [`worker`], which owns its listeners, its tunnels and its
+//! Nothing is shared on the data path: every pod has a home `worker`, which owns its listeners, its tunnels and its
 //! buffers. Decisions are core's; this crate opens, copies, closes and writes down.
 
 mod app;
@@ -128,6 +128,23 @@ impl Ztunnel {
         async {
             // A worker that is gone has closed everything.
             let _ = closed.await;
+        }
+    }
+
+    /// Completes when every worker goes by the World and the certificates that were published before the call: from
+    /// then on no connection is judged, nor routed, by what stood before.
+    pub fn caught_up(&self) -> impl Future<Output = ()> + use<> {
+        let ask = |(worker, _): &(mpsc::UnboundedSender<Message>, JoinHandle<()>)| {
+            let (done, caught_up) = oneshot::channel();
+            // Fails only where the worker ended, and then the process ends.
+            let _ = worker.send(Message::CatchUp(done));
+            caught_up
+        };
+        let asked: Vec<_> = self.workers.iter().map(ask).collect();
+        async {
+            for caught_up in asked {
+                let _ = caught_up.await;
+            }
         }
     }
 

@@ -36,6 +36,7 @@ use crate::{Connections, Credentials, Inputs, Pod, Settings, StartError, inbound
 pub(crate) enum Message {
     Add(Box<Pod>),
     Remove { name: ObjectName, cookie: u64, done: oneshot::Sender<()> },
+    CatchUp(oneshot::Sender<()>),
 }
 
 /// How long accepting pauses when the process is out of descriptors.
@@ -146,16 +147,14 @@ impl Worker {
                 message = messages.recv() => match message {
                     Some(Message::Add(pod)) => self.add(*pod),
                     Some(Message::Remove { name, cookie, done }) => self.remove(name, cookie, done),
+                    Some(Message::CatchUp(done)) => {
+                        self.exchange(&mut inputs);
+                        let _ = done.send(()); // whoever asked may have stopped waiting
+                    }
                     None => return self.shut_down().await,
                 },
-                Ok(()) = inputs.world.changed() => {
-                    let world = Arc::clone(&inputs.world.borrow_and_update());
-                    self.exchange_world(world);
-                }
-                Ok(()) = inputs.credentials.changed() => {
-                    let credentials = Arc::clone(&inputs.credentials.borrow_and_update());
-                    self.exchange_credentials(credentials);
-                }
+                Ok(()) = inputs.world.changed() => self.exchange(&mut inputs),
+                Ok(()) = inputs.credentials.changed() => self.exchange(&mut inputs),
                 () = self.logged.notified() => {
                     tokio::task::yield_now().await;
                     self.log.borrow_mut().flush();
@@ -209,6 +208,18 @@ impl Worker {
         match rejudge::check(&world, judged) {
             Verdict::Allow { .. } => judged.judged_at = world.version(),
             Verdict::Deny { policy, reason } => cancel.cancel(reason, policy),
+        }
+    }
+
+    /// From here on this worker goes by what is published now.
+    fn exchange(&self, inputs: &mut Inputs) {
+        let credentials = Arc::clone(&inputs.credentials.borrow_and_update());
+        if !Arc::ptr_eq(&credentials, &self.credentials.borrow()) {
+            self.exchange_credentials(credentials);
+        }
+        let world = Arc::clone(&inputs.world.borrow_and_update());
+        if !Arc::ptr_eq(&world, &self.world.borrow()) {
+            self.exchange_world(world);
         }
     }
 

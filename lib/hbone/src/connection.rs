@@ -332,7 +332,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether [`Connection::open`] will succeed.
+    /// Whether the connection takes a stream now. (What [`Connection::open`] may still refuse is the request.)
     pub fn can_open(&self) -> bool {
         self.check_open().is_ok()
     }

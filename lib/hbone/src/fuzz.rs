@@ -12,7 +12,7 @@
 /// Bytes of a peer, in whatever cuts.
 pub mod receive {
     use crate::frame::{HEADER_LEN, Header, PREFACE, take};
-    use crate::{Config, Connect, Connection, Error, ErrorCode, Event, Headers};
+    use crate::{Config, Connect, Connection, Error, ErrorCode, Event, Headers, OpenError};
     use std::collections::BTreeMap;
 
     /// What the owner has seen, with payload joined.
@@ -73,7 +73,8 @@ pub mod receive {
 
     fn open(connection: &mut Connection) {
         let opened = connection.open(&Connect { authority: b"10.0.0.1:80".to_vec(), headers: Headers::new() });
-        assert!(opened.is_ok());
+        // The peer may have said that it takes no headers at all.
+        assert!(matches!(opened, Ok(_) | Err(OpenError::HeadersTooLarge)));
     }
 
     /// An owner who only answers: what is seen cannot depend on how the bytes were cut.

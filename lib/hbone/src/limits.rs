@@ -26,7 +26,7 @@ pub(crate) enum Cost {
 const FULL: [(u32, Violation); 6] = [
     (1_000, Violation::PingFlood),
     (100, Violation::SettingsFlood),
-    (1_000, Violation::ResetFlood),
+    (5_000, Violation::ResetFlood),
     (1_000, Violation::EmptyDataFlood),
     (2_000, Violation::NothingFlood),
     (1_000, Violation::StreamErrorFlood),
@@ -84,6 +84,38 @@ impl Budgets {
     fn refill(&mut self, cost: Cost, by: u32) {
         if let Some(spent) = self.spent.get_mut(cost as usize) {
             *spent = spent.saturating_sub(by);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Cost; FULL.len()] =
+        [Cost::Ping, Cost::Settings, Cost::Reset, Cost::EmptyData, Cost::Nothing, Cost::StreamError];
+
+    /// How many frames of a cost are taken while `relief` comes after every hundredth.
+    fn taken(cost: Cost, relief: fn(&mut Budgets)) -> u32 {
+        let mut budgets = Budgets::new();
+        (1..=20_000)
+            .find(|n| {
+                if n % 100 == 0 {
+                    relief(&mut budgets);
+                }
+                budgets.spend(cost).is_err()
+            })
+            .map_or(u32::MAX, |n| n - 1)
+    }
+
+    #[test]
+    fn each_cost_has_its_number_and_its_relief() {
+        for (cost, (full, violation)) in ALL.into_iter().zip(FULL) {
+            assert_eq!(taken(cost, |_| {}), full, "{violation}");
+            assert_eq!(taken(cost, Budgets::tick), u32::MAX, "time relieves from all");
+            let relieved = matches!(cost, Cost::Ping | Cost::EmptyData | Cost::Nothing);
+            assert_eq!(taken(cost, Budgets::payload) == u32::MAX, relieved, "{violation}");
+            assert_eq!(taken(cost, Budgets::answered) > full, cost == Cost::Reset, "{violation}");
         }
     }
 }

@@ -15,6 +15,9 @@ use crate::window::{RecvWindow, SendWindow};
 /// to this number, against half its connection window, until its application has read them).
 pub const SMALL_FRAME: usize = 256;
 
+/// Memory that is kept for the next field block: usual ones fit.
+const KEPT_BLOCK: usize = 4 << 10;
+
 /// Why nothing can be sent on a stream now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Blocked {
@@ -228,7 +231,9 @@ impl Connection {
         self.encoder.begin(id, &mut block);
         fields.for_each(|(name, value)| self.encoder.field(name, value, &mut block));
         self.output.block(id, &block, self.peer.max_frame_size as usize, end);
-        self.block_buffer = block;
+        if block.capacity() <= KEPT_BLOCK {
+            self.block_buffer = block;
+        }
     }
 
     pub(crate) fn insert(&mut self, id: u32, send: Sending, recv: Receiving, content_left: Option<u64>) {

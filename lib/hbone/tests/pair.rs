@@ -6,7 +6,7 @@ use std::time::Duration;
 use support::pair::{End, Pair, connect};
 use support::raw::{self, GOAWAY, PING, RST_STREAM};
 use underpass_hbone::{
-    Blocked, Config, Connect, Error, ErrorCode, Event, Headers, OpenError, ResetCause, RespondError,
+    Blocked, Config, Connect, Error, ErrorCode, Event, Headers, OpenError, ResetCause, RespondError, SMALL_FRAME,
 };
 
 /// A tunnel with early data, an answer, payload both ways and both ends; what both sides saw of it.
@@ -412,6 +412,41 @@ fn goaway_names_what_was_not_processed() {
     pair.client.receive(&raw::answer(1));
     assert!(matches!(pair.client.log.last(), Some(Event::Response { status: 200, .. })));
     assert_eq!(pair.client.error, None);
+}
+
+/// What was queued for a stream that GOAWAY leaves out is not sent any more: it is sent elsewhere.
+#[test]
+fn goaway_takes_back_what_has_not_left() {
+    let mut pair = Pair::new(Config::default(), Config::default());
+    pair.run();
+    let stream = pair.client.connection.open(&connect("a:1")).unwrap();
+    pair.client.send(stream, b"early", false);
+    pair.client.receive(&raw::goaway(0, ErrorCode::NO_ERROR));
+    assert!(matches!(pair.client.log[..], [_, Event::Reset { cause: ResetCause::Unprocessed, .. }]));
+    assert_eq!(pair.client.connection.queued(), 0);
+}
+
+#[test]
+fn small_frames_are_counted_until_credit_comes() {
+    let mut pair =
+        Pair::new(Config::default(), Config { stream_window: 2_000, stream_window_max: 2_000, ..Config::default() });
+    pair.run();
+    let stream = pair.client.connection.open(&connect("a:1")).unwrap();
+    for _ in 0..30 {
+        pair.client.send(stream, b"x", false);
+        pair.run();
+    }
+    pair.client.send(stream, &[0; SMALL_FRAME], false);
+    assert_eq!(pair.client.connection.uncredited_small_frames(stream), 30);
+    pair.client.send(stream, &[0; 1_000], false);
+    pair.run();
+    assert_eq!(pair.client.connection.uncredited_small_frames(stream), 0);
+}
+
+#[test]
+fn a_connection_may_move_between_threads() {
+    fn moves<T: Send + 'static>() {}
+    moves::<underpass_hbone::Connection>();
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What the tests of this crate share: two ends joined in memory, a hand-written peer, and peers made with the h2 crate.
 #![allow(dead_code, reason = "every test binary uses its own part of this")]
 
+pub(crate) mod differential;
 pub(crate) mod ours;
 pub(crate) mod pair;
 pub(crate) mod raw;

@@ -137,6 +137,9 @@ pub(crate) struct Pair {
     pub(crate) now: Instant,
     /// The sizes of the next reads; when used up, reads are whole.
     pub(crate) cuts: VecDeque<usize>,
+    /// What has left one end and not arrived at the other.
+    up: Vec<u8>,
+    down: Vec<u8>,
 }
 
 impl Pair {
@@ -147,6 +150,8 @@ impl Pair {
             server: End::new(Connection::server(server, now)),
             now,
             cuts: VecDeque::new(),
+            up: vec![],
+            down: vec![],
         }
     }
 
@@ -157,7 +162,9 @@ impl Pair {
 
     /// Carries what both ends have now; answers whether that was anything.
     pub(crate) fn step(&mut self) -> bool {
-        let (up, down) = (self.client.transmit(), self.server.transmit());
+        let (mut up, mut down) = (std::mem::take(&mut self.up), std::mem::take(&mut self.down));
+        up.extend(self.client.transmit());
+        down.extend(self.server.transmit());
         for (bytes, end) in [(&up, &mut self.server), (&down, &mut self.client)] {
             let mut rest = bytes.as_slice();
             while !rest.is_empty() {
@@ -170,6 +177,15 @@ impl Pair {
             }
         }
         !up.is_empty() || !down.is_empty()
+    }
+
+    /// The first bytes of what one end has to send leave it.
+    pub(crate) fn part(&mut self, server: bool, n: usize) {
+        let (end, wire) = if server { (&mut self.server, &mut self.down) } else { (&mut self.client, &mut self.up) };
+        let bytes = end.connection.poll_transmit();
+        let n = n.min(bytes.len());
+        wire.extend(&bytes[..n]);
+        end.connection.transmitted(n);
     }
 
     /// Lets time pass for both ends.
