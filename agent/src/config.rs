@@ -79,6 +79,10 @@ pub struct Config {
     #[arg(long, env = "UNDERPASS_CERTIFICATE_LIFETIME", value_name = "SECONDS", default_value = "86400", value_parser = seconds)]
     pub certificate_lifetime: Duration,
 
+    /// How long open connections of a pod that leaves the mesh may go on before they are ended, in seconds.
+    #[arg(long, env = "UNDERPASS_RELEASE_DRAIN", value_name = "SECONDS", default_value = "30", value_parser = any_seconds)]
+    pub release_drain: Duration,
+
     /// Threads of the tunnel; as many as cores, at most 4, where it is not given.
     #[arg(long, env = "UNDERPASS_WORKERS", value_name = "N")]
     pub workers: Option<NonZeroUsize>,
@@ -93,6 +97,10 @@ fn seconds(text: &str) -> Result<Duration, String> {
         Ok(_) => Err(format!("at least {LIFETIME_MIN_S} seconds")),
         Err(e) => Err(format!("a whole number of seconds: {e}")),
     }
+}
+
+fn any_seconds(text: &str) -> Result<Duration, String> {
+    text.parse().map(Duration::from_secs).map_err(|e| format!("a whole number of seconds: {e}"))
 }
 
 impl Config {
@@ -123,6 +131,7 @@ mod tests {
         let config = parse(&[]).unwrap();
         assert_eq!(config.mesh(), MeshSettings::default());
         assert_eq!(config.certificate_lifetime, Duration::from_secs(86_400));
+        assert_eq!(config.release_drain, Duration::from_secs(30));
         assert_eq!(config.admin_address, "127.0.0.1:15000".parse().unwrap());
     }
 
@@ -132,6 +141,8 @@ mod tests {
             ("--trust-domain", "a b", "--trust-domain"),
             ("--certificate-lifetime", "1", "at least 4 seconds"),
             ("--certificate-lifetime", "1d", "a whole number of seconds"),
+            ("--release-drain", "-1", "--release-drain"),
+            ("--release-drain", "1.5", "a whole number of seconds"),
             ("--admin-address", "localhost", "--admin-address"),
             ("--workers", "0", "--workers"),
             ("--access-log-format", "xml", "--access-log-format"),

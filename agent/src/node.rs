@@ -1,6 +1,6 @@
-//! One node, wired: a new World goes to the tunnel's workers (who watch it), then certificates are asked for, then pods
-//! are enrolled. In this order, so that a connection that the kernel hands over always meets a tunnel that knows its pod
-//! and has its certificate.
+//! One node, wired: certificates are asked for as a new World wants them, then the tunnel's workers catch up with both,
+//! then pods are enrolled. In this order, so that a connection that the kernel hands over always meets a tunnel that
+//! knows its pod and has its certificate; and a World that is applied is the one that everybody goes by.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,8 +31,6 @@ use crate::{
     preflight::Checked,
 };
 
-/// How long open connections of a pod that leaves the mesh may go on.
-const RELEASE_DRAIN: Duration = Duration::from_secs(30);
 /// How long the end of the process waits for its threads.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
@@ -125,7 +123,7 @@ pub async fn run(
         cgroup_root: settings.cgroup_root.clone(),
         agents: vec![own_cgroup],
         marks: settings.marks,
-        drain: RELEASE_DRAIN,
+        drain: config.release_drain,
     };
     let pods = Pods::adopt(of_node, kernel, Instant::now(), sink)?;
     let pods = Arc::new(pods::spawn(pods).map_err(failed("start the thread of the pods"))?);
@@ -186,6 +184,7 @@ impl Node {
             Ok(()) = self.world.changed() => {
                 let world = Arc::clone(&self.world.borrow_and_update());
                 self.certs.want(&identities(&world, &self.name), SystemTime::now());
+                self.ztunnel.caught_up().await;
                 self.pods.set_world(world);
             }
             Some(event) = self.events.recv() => self.pod(event),

@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -15,12 +16,22 @@ use underpass_config::door;
 use underpass_core::{World, world::MeshSettings};
 
 use crate::{
-    apps::http,
-    testbed::{Description, Exit, Lab, Program, Running, Testbed, wait::wait_until},
+    apps::{
+        http,
+        pair::Pair,
+        servers::{self, Serve},
+        socket::{self, Dial, Dialed},
+    },
+    testbed::{
+        Actor, Description, Exit, Lab, Program, Running, Testbed,
+        wait::{wait_for, wait_until},
+    },
 };
 
 /// Where `cargo xtask` says that the agent is.
 const AGENT: &str = "UNDERPASS_AGENT_BIN";
+/// How many lines of an access log are shown where the one that is looked for does not come.
+const SHOWN_LINES: usize = 20;
 
 /// Nodes and pods, and the agents that run on the nodes.
 #[derive(Debug)]
@@ -68,7 +79,8 @@ impl Mesh {
         self.settled(node, 0)
     }
 
-    fn launch(&mut self, name: &str) -> Result<()> {
+    /// Starts the agent of one node and waits for nothing.
+    pub fn launch(&mut self, name: &str) -> Result<()> {
         let node = self.bed.node(name)?;
         let lab = self.bed.lab();
         self.started += 1;
@@ -90,6 +102,42 @@ impl Mesh {
             .named(&format!("agent-{name}-{}", self.started));
         let running = node.service("underpass-agent")?.start(&program)?;
         self.agents.insert(name.to_owned(), running);
+        Ok(())
+    }
+
+    /// Where a pod's application listens.
+    pub fn at(&self, pod: &str, ipv4: bool, port: u16) -> Result<SocketAddr> {
+        Ok(SocketAddr::new(self.bed.pod(pod)?.address(ipv4)?, port))
+    }
+
+    /// Tries a connection from a pod.
+    pub fn call(&self, pod: &str, dial: Dial) -> Result<Dialed> {
+        self.bed.app(pod)?.act(socket::dial, dial)
+    }
+
+    /// Starts an echo server on each of these pods, on `[::]:port`; in its answers it is called as the pod is.
+    pub fn echo(&self, pods: &[&str], port: u16) -> Result<Vec<Actor<()>>> {
+        let address = SocketAddr::from(([0u16; 8], port));
+        pods.iter().map(|pod| servers::start(&self.bed.app(pod)?, Serve::new(pod, address))).collect()
+    }
+
+    /// A connection from one pod to another.
+    pub fn pair(&self, client: &str, server: &str, ipv4: bool) -> Result<Pair> {
+        let address = self.bed.pod(server)?.address(ipv4)?;
+        Pair::open(&self.bed.app(client)?, &self.bed.app(server)?, address)
+            .with_context(|| format!("from {client} to {server}"))
+    }
+
+    /// The node of a pod.
+    pub fn node_of(&self, pod: &str) -> Result<&str> {
+        Ok(&self.bed.pod(pod)?.spec().node)
+    }
+
+    /// A pod's connection is reset, after it was connected as far as its application knows.
+    pub fn is_reset(&self, pod: &str, dial: Dial) -> Result<()> {
+        let to = dial.to;
+        let failure = self.call(pod, dial)?.failed().with_context(|| format!("{pod} to {to}"))?;
+        ensure!(failure.errno == libc::ECONNRESET, "{pod} to {to}: {failure}");
         Ok(())
     }
 
@@ -131,6 +179,12 @@ impl Mesh {
         Ok(())
     }
 
+    /// Where a manifest is.
+    #[must_use]
+    pub fn path_of(&self, file: &str) -> PathBuf {
+        self.manifests.join(file)
+    }
+
     /// What stands in a manifest now.
     pub fn manifest(&self, file: &str) -> Result<String> {
         Ok(fs::read_to_string(self.manifests.join(file))?)
@@ -168,6 +222,21 @@ impl Mesh {
         dump["world"]["version"].as_u64().context("a version in /config_dump")
     }
 
+    /// Waits for something that a node's agent has to say about the manifests, and returns it.
+    pub fn problem(&self, node: &str, want: &[(&str, &str)]) -> Result<Value> {
+        wait_for(&format!("a problem with {want:?} on {node}"), || {
+            let dump = self.admin(node, "/config_dump")?;
+            Ok(dump["reports"]["problems"].as_array().and_then(|all| all.iter().find(|p| fits(p, want)).cloned()))
+        })
+    }
+
+    /// The open connections of a node that have these values.
+    pub fn connections(&self, node: &str, want: &[(&str, &str)]) -> Result<Vec<Value>> {
+        let open = self.admin(node, "/connections")?;
+        let open = open.as_array().context("a list of connections")?;
+        Ok(open.iter().filter(|connection| fits(connection, want)).cloned().collect())
+    }
+
     /// What the admin API of a node's agent answers.
     pub fn admin(&self, node: &str, path: &str) -> Result<Value> {
         let shell = self.bed.node(node)?.shell()?;
@@ -190,17 +259,24 @@ impl Mesh {
         lines(&self.access_log(node))
     }
 
-    /// Waits for a line of a node's access log that has these values, and returns it.
+    /// Waits for a line of a node's access log that has these values (`-`: no such field), and returns it.
     pub fn logged(&self, node: &str, want: &[(&str, &str)]) -> Result<Value> {
-        let mut found = None;
-        let fits = |line: &Value| want.iter().all(|(key, value)| text_of(&line[*key]) == *value);
-        wait_until(&format!("a line of {node}'s access log with {want:?}"), || {
-            found = self.log(node)?.into_iter().find(|line| fits(line));
-            Ok(found.is_some())
-        })
-        .map_err(|e| anyhow!("{e:#}; the log is {:#?}", self.log(node).unwrap_or_default()))?;
-        found.context("found above")
+        self.logged_after(node, 0, want)
     }
+
+    /// The same among the lines that come after the first `lines` of them.
+    pub fn logged_after(&self, node: &str, lines: usize, want: &[(&str, &str)]) -> Result<Value> {
+        let look = || Ok(self.log(node)?.into_iter().skip(lines).find(|line| fits(line, want)));
+        wait_for(&format!("a line of {node}'s access log with {want:?}"), look).map_err(|e| {
+            let log = self.log(node).unwrap_or_default();
+            let log: Vec<_> = log.iter().skip(lines).rev().take(SHOWN_LINES).map(Value::to_string).collect();
+            anyhow!("{e:#}; the newest lines are\n{}", log.join("\n"))
+        })
+    }
+}
+
+fn fits(value: &Value, want: &[(&str, &str)]) -> bool {
+    want.iter().all(|(key, expected)| text_of(&value[*key]) == *expected)
 }
 
 fn text_of(value: &Value) -> String {

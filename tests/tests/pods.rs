@@ -35,7 +35,7 @@ use underpass_tests::{
         attacks::{self, Impostor},
         remote::{Id, Sockets},
         servers,
-        socket::{Dial, Who, dial},
+        socket::{Dial, Opt, Who, dial},
     },
     testbed::{
         Actor, Description, Io, Lab, Testbed,
@@ -56,6 +56,7 @@ underpass_tests::scenarios! {
     pods_that_left_while_no_agent_ran_are_released,
     cleanup_needs_no_world,
     sandboxes_are_waited_for,
+    cgroups_as_the_cgroupfs_driver_lays_them_out,
     what_it_costs,
 }
 
@@ -225,6 +226,11 @@ fn measure(netns: &Netns, to: SocketAddr) -> Result<[f64; 2]> {
         Ok(begin.elapsed().as_secs_f64() * 1e6)
     });
     let enter = median(enter.collect::<Result<_>>()?);
+    let own = Netns::own()?.cookie();
+    let nested = netns.enter_here(|| netns.enter_here(|| ()).is_err())?;
+    let unwound = std::panic::catch_unwind(|| netns.enter_here(|| std::panic::resume_unwind(Box::new(())))).is_err();
+    ensure!(nested && unwound && Netns::own()?.cookie() == own, "still inside");
+    ensure!(netns.enter(|| Netns::own().map(|inside| inside.cookie()))?? == netns.cookie());
     let connect = (0..500).map(|_| {
         let begin = Instant::now();
         let opened = socket::to_application(netns, [192, 0, 2, 7].into(), to, Marks::DEFAULT.inbound())?;
@@ -369,9 +375,13 @@ struct Agent(Actor<()>);
 
 impl Agent {
     fn start(bed: &Testbed, drain: Duration) -> Result<Self> {
-        let node = bed.node("node-1")?;
+        Self::start_on(bed, "node-1", drain)
+    }
+
+    fn start_on(bed: &Testbed, node: &str, drain: Duration) -> Result<Self> {
+        let node = bed.node(node)?;
         let start = Start {
-            node: "node-1".into(),
+            node: node.spec().name.clone(),
             cgroup_root: node.cgroup().to_owned(),
             bpffs: bed.lab().bpffs().to_owned(),
             drain,
@@ -552,8 +562,15 @@ fn a_released_pod_is_as_it_was(lab: &Lab) -> Result<()> {
         for (there, here) in both(&bed, "default/b1")?.into_iter().zip(both(&bed, "default/a1")?) {
             open.push((true, ours.connect((there, 8080).into())?));
             open.push((false, theirs.connect((here, 8080).into())?));
+            if let IpAddr::V4(v4) = there {
+                open.push((true, ours.connect((v4.to_ipv6_mapped(), 8080).into())?));
+                // One whose mark the application took away.
+                let unmarked = ours.connect((v4, 8080).into())?;
+                ours.set(unmarked, Opt::Mark(0))??;
+                open.push((true, unmarked));
+            }
         }
-        for (outgoing, id) in &open {
+        for (outgoing, id) in open.iter().take(3) {
             let sockets = if *outgoing { &mut ours } else { &mut theirs };
             let expected = if *outgoing { "tunnel" } else { "echo" };
             let app = hello(sockets, *id)?;
@@ -621,10 +638,14 @@ fn a_sandbox_that_ends_leaves_nothing(lab: &Lab) -> Result<()> {
     let ended: Vec<_> = facts.iter().cloned().map(|fact| Fact { ended: fact.name == "default/a1", ..fact }).collect();
     agent.world(&ended)?;
     ensure!(who(&bed, "default/a1", to)?.app == "tunnel", "let go when its object ended");
-    let open = Sockets::start(&bed.app("default/a1")?)?.connect(to)?;
-    ensure!(open > 0);
+    let mut sockets = Sockets::start(&bed.app("default/a1")?)?;
+    sockets.connect(to)?;
+    let (device, node) = (bed.pod("default/a1")?.node_device(), bed.node("node-1")?.shell()?);
+    drop(sockets);
     bed.remove_pod("default/a1")?;
     wait_until("the sandbox is purged", || Ok(agent.look()?.pods == 1))?;
+    // The device goes with the namespace, which lives as long as anybody has a socket or a descriptor there.
+    wait_until("the namespace is gone", || Ok(!node.run("ip", &["-o", "link"])?.contains(&format!("{device}@"))))?;
     let sight = agent.look()?;
     let left = Sight { pods: 1, locals: 3, cgroups: 1, steered: 1, listeners: 2, ..sight.clone() };
     ensure!(sight == left && sight.removed == ["default/a1"], "{sight:?}");
@@ -752,6 +773,24 @@ fn sandboxes_are_waited_for(lab: &Lab) -> Result<()> {
     agent.wait_for("default/late", "enrolled")?;
     let answer = who(&bed, "default/late", (bed.pod("default/b1")?.v4()?, 8080))?;
     ensure!(answer.app == "tunnel", "{answer:?}");
+    Ok(())
+}
+
+/// node-1, in the other scenarios, has those of systemd.
+fn cgroups_as_the_cgroupfs_driver_lays_them_out(lab: &Lab) -> Result<()> {
+    let mut description = Description::two_nodes(3)?;
+    let classes = [("b1", Qos::Guaranteed), ("b2", Qos::Burstable), ("b3", Qos::BestEffort)];
+    for pod in &mut description.pods {
+        pod.qos = classes.iter().find(|(name, _)| *name == pod.name).map_or(pod.qos, |(_, class)| *class);
+    }
+    let bed = Testbed::up(lab, &description)?;
+    let mut agent = Agent::start_on(&bed, "node-2", Duration::ZERO)?;
+    let facts: Vec<_> = facts(&bed).into_iter().map(|fact| Fact { enrolled: true, ..fact }).collect();
+    agent.world(&facts)?;
+    for pod in ["default/b1", "default/b2", "default/b3"] {
+        agent.wait_for(pod, "enrolled")?;
+        ensure!(who(&bed, pod, (bed.pod("default/a1")?.v6()?, 8080))?.app == "tunnel", "{pod} is not captured");
+    }
     Ok(())
 }
 

@@ -23,7 +23,11 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     means::ensure()?;
     ebpf::build(workspace)?;
     let programs = Programs::build(workspace)?;
-    let environment = programs.environment()?;
-    let demo = Cmd::new(programs.path("underpass-demo")?).current_dir(workspace.root()).args(&options.arguments);
-    Err(environment.iter().fold(demo, |demo, (name, path)| demo.env(name, path)).exec())
+    Err(command(workspace, &programs)?.args(&options.arguments).exec())
+}
+
+/// The demo, told where the other programs are.
+pub(crate) fn command(workspace: &Workspace, programs: &Programs) -> Result<Cmd> {
+    let demo = Cmd::new(programs.path("underpass-demo")?).current_dir(workspace.root());
+    Ok(programs.environment()?.iter().fold(demo, |demo, (name, path)| demo.env(name, path)))
 }

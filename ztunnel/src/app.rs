@@ -55,7 +55,7 @@ pub(crate) async fn connect(
     client: IpAddr,
     target: SocketAddr,
 ) -> Result<Carried, Reason> {
-    open(worker, socket::to_application(&pod.netns, client, target, worker.settings.inbound_mark)).await
+    open(worker, worker.settings.sockets.to_application(&pod.netns, client, target)).await
 }
 
 /// A plain connection from inside the pod, and its address `from`, to somebody outside the mesh.
@@ -65,7 +65,7 @@ pub(crate) async fn connect_plain(
     from: IpAddr,
     target: SocketAddr,
 ) -> Result<Carried, Reason> {
-    open(worker, socket::from_pod(&pod.netns, from, target)).await
+    open(worker, worker.settings.sockets.to_outside(&pod.netns, from, target)).await
 }
 
 async fn open(worker: &Worker, begun: io::Result<Opening>) -> Result<Carried, Reason> {

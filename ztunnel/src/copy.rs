@@ -2,17 +2,21 @@
 
 use std::io;
 
-use tokio::net::TcpStream;
+use tokio::{io::Interest, net::TcpStream};
 use underpass_core::Reason;
 use underpass_net::{buffer::Buffers, socket::shutdown_write};
 
-/// Which of the two connections broke.
-enum Broken {
-    From,
-    To,
+/// How one direction ended.
+enum Half {
+    /// The sender ended it, and the receiver knows.
+    Ended,
+    /// The sender's connection broke.
+    Broken,
+    /// The receiver takes no more. What it has said before is still to be read: that direction tells its reset.
+    Untaken,
 }
 
-/// Copies until both directions ended or one of the connections broke; the caller resets the other. `to_server` and
+/// Copies until both directions ended or one of the connections broke; the caller resets both. `to_server` and
 /// `to_client` count bytes as they leave.
 pub(crate) async fn both_ways(
     client: &TcpStream,
@@ -21,48 +25,72 @@ pub(crate) async fn both_ways(
     to_server: impl Fn(usize),
     to_client: impl Fn(usize),
 ) -> Reason {
-    let there = async {
-        one_way(client, server, buffers, to_server).await.map_err(|broken| match broken {
-            Broken::From => Reason::ClientReset,
-            Broken::To => Reason::ServerReset,
-        })
-    };
-    let back = async {
-        one_way(server, client, buffers, to_client).await.map_err(|broken| match broken {
-            Broken::From => Reason::ServerReset,
-            Broken::To => Reason::ClientReset,
-        })
-    };
-    match tokio::try_join!(there, back) {
-        Ok(_) => Reason::Finished,
-        Err(reason) => reason,
+    let there = one_way(client, server, buffers, to_server);
+    let back = one_way(server, client, buffers, to_client);
+    tokio::pin!(there, back);
+    tokio::select! {
+        half = &mut there => match half {
+            Half::Broken => Reason::ClientReset,
+            Half::Ended => after(back, client, Reason::ServerReset, Reason::ClientReset).await,
+            Half::Untaken => until_broken(back, Reason::ServerReset, Reason::ClientReset).await,
+        },
+        half = &mut back => match half {
+            Half::Broken => Reason::ServerReset,
+            Half::Ended => after(there, server, Reason::ClientReset, Reason::ServerReset).await,
+            Half::Untaken => until_broken(there, Reason::ClientReset, Reason::ServerReset).await,
+        },
     }
 }
 
-async fn one_way(from: &TcpStream, to: &TcpStream, buffers: &Buffers, count: impl Fn(usize)) -> Result<(), Broken> {
+/// The other half, after `ended` has ended its own: nothing is read of it any more, so its reset is looked for.
+async fn after(half: impl Future<Output = Half>, ended: &TcpStream, sender: Reason, receiver: Reason) -> Reason {
+    tokio::select! {
+        biased;
+        half = half => match half {
+            Half::Ended => Reason::Finished,
+            Half::Broken => sender,
+            Half::Untaken => receiver,
+        },
+        _ = ended.ready(Interest::ERROR) => receiver,
+    }
+}
+
+/// The other half, after its sender took no more: however it ends, that was a reset.
+async fn until_broken(half: impl Future<Output = Half>, sender: Reason, receiver: Reason) -> Reason {
+    match half.await {
+        Half::Ended | Half::Broken => sender,
+        Half::Untaken => receiver,
+    }
+}
+
+async fn one_way(from: &TcpStream, to: &TcpStream, buffers: &Buffers, count: impl Fn(usize)) -> Half {
     loop {
-        from.readable().await.map_err(|_| Broken::From)?;
+        if from.readable().await.is_err() {
+            return Half::Broken;
+        }
         let mut buffer = buffers.lend();
         let n = match from.try_read(&mut buffer) {
             Ok(0) => {
                 // Fails only where the connection is gone, which its other direction tells as well.
                 let _ = shutdown_write(to);
-                return Ok(());
+                return Half::Ended;
             }
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(_) => return Err(Broken::From),
+            Err(_) => return Half::Broken,
         };
         let data = buffer.get(..n).unwrap_or_default();
-        let taken = write(to, data, &count)?;
+        let Ok(taken) = write(to, data, &count) else { return Half::Untaken };
         let rest = data.get(taken..).unwrap_or_default().to_vec();
         drop(buffer);
-        write_all(to, &rest, &count).await?;
+        if let Err(half) = write_all(from, to, &rest, &count).await {
+            return half;
+        }
     }
 }
 
 /// Writes what the connection takes now.
-fn write(to: &TcpStream, data: &[u8], count: &impl Fn(usize)) -> Result<usize, Broken> {
+fn write(to: &TcpStream, data: &[u8], count: &impl Fn(usize)) -> io::Result<usize> {
     let mut taken = 0;
     while let Some(rest) = data.get(taken..).filter(|rest| !rest.is_empty()) {
         match to.try_write(rest) {
@@ -71,16 +99,20 @@ fn write(to: &TcpStream, data: &[u8], count: &impl Fn(usize)) -> Result<usize, B
                 taken += n;
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-            Err(_) => return Err(Broken::To),
+            Err(e) => return Err(e),
         }
     }
     Ok(taken)
 }
 
-async fn write_all(to: &TcpStream, mut data: &[u8], count: &impl Fn(usize)) -> Result<(), Broken> {
+/// Writes all of it, unless the connection that it came from is reset meanwhile, which nobody reads.
+async fn write_all(from: &TcpStream, to: &TcpStream, mut data: &[u8], count: &impl Fn(usize)) -> Result<(), Half> {
     while !data.is_empty() {
-        to.writable().await.map_err(|_| Broken::To)?;
-        let taken = write(to, data, count)?;
+        tokio::select! {
+            ready = to.writable() => ready.map_err(|_| Half::Untaken)?,
+            _ = from.ready(Interest::ERROR) => return Err(Half::Broken),
+        }
+        let taken = write(to, data, count).map_err(|_| Half::Untaken)?;
         data = data.get(taken..).unwrap_or_default();
     }
     Ok(())

@@ -1,11 +1,11 @@
 //! From another node's tunnel to the application: mutual TLS, CONNECT, core's verdict, the application's connection.
 //! What arrives at any other port than 15008 is [`crate::plaintext`]'s.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc};
+use std::{cell::Cell, net::SocketAddr, pin::Pin, rc::Rc, sync::Arc};
 
 use tokio::net::TcpStream;
 use underpass_core::{
-    Reason,
+    Identity, Reason, World,
     addr::{HBONE_PORT, canonical},
     admit::admit,
     authz::{self, Peer, Request, Verdict},
@@ -21,19 +21,19 @@ use underpass_net::{
 use crate::{
     app::{self, Carried},
     outbound, plaintext,
+    sockets::Ends,
     track::Track,
     worker::{Served, Worker},
 };
 
 /// Serves one accepted socket.
 pub(crate) async fn serve(worker: Rc<Worker>, pod: Rc<Served>, socket: TcpStream) {
-    let (Ok(to), Ok(from)) = (socket.local_addr(), socket.peer_addr()) else { return };
-    let (to, from) = (canonical(to), canonical(from));
+    let Ok(Ends { from, to }) = worker.settings.sockets.ends(&socket) else { return };
     let world = worker.world();
     let served = world.workload(&pod.name).is_some_and(|w| w.addresses.contains(&to.ip()));
     if !served {
         drop(Carried::new(socket)); // resets it
-        Track::begin(&worker, pod.cookie, Direction::Inbound, from, to).finish(Reason::NotServedHere);
+        Track::begin(&worker, &pod, Direction::Inbound, from, to).finish(Reason::NotServedHere);
     } else if to.port() == HBONE_PORT {
         tunnel(&worker, &pod, socket, from, to).await;
     } else {
@@ -43,39 +43,33 @@ pub(crate) async fn serve(worker: Rc<Worker>, pod: Rc<Served>, socket: TcpStream
 
 /// Serves the tunnel of another node until it ends. One that ended before it carried anything is written down.
 async fn tunnel(worker: &Rc<Worker>, pod: &Rc<Served>, socket: TcpStream, from: SocketAddr, to: SocketAddr) {
-    let track = Track::begin(worker, pod.cookie, Direction::Inbound, from, to);
+    let mut track = Track::begin(worker, pod, Direction::Inbound, from, to);
     let begun = begin(worker, pod, socket, from, to);
-    let (tunnel, driving, authenticated) = match begun {
+    let (tunnel, driving, asked) = match begun {
         Ok(begun) => begun,
         Err(reason) => return track.finish(reason),
     };
     pod.tunnels.borrow_mut().push(tunnel.clone());
-    // Its streams have records of their own; the tunnel's is for what never became one.
-    let mut track = Some(track);
-    tokio::pin!(driving);
-    let end = tokio::select! {
-        end = &mut driving => end,
-        () = authenticated => {
-            if let Some(track) = track.take() {
-                track.discard();
-            }
-            driving.await
-        }
-    };
+    if pod.closed.borrow().is_some() {
+        tunnel.end(TunnelEnd::Closed); // accepted before, begun after
+    }
+    let end = driving.await;
     pod.tunnels.borrow_mut().retain(|other| !other.is(&tunnel));
-    if let Some(mut track) = track {
-        track.path(Path::Hbone);
-        track.source_identity(tunnel.peer().map(|peer| peer.identity.clone()));
-        tracing::debug!(%from, %to, %end, "tunnel ended before its first connection");
-        match end {
-            TunnelEnd::Closed if tunnel.peer().is_some() => track.discard(),
-            end => track.finish(end.reason()),
+    track.path(Path::Hbone);
+    track.source_identity(tunnel.peer().map(|peer| peer.identity.clone()));
+    match end {
+        // Its streams have records of their own; the tunnel's is for what never became one.
+        _ if asked.get() => track.discard(),
+        TunnelEnd::Closed if tunnel.peer().is_some() => track.discard(),
+        end => {
+            tracing::debug!(%from, %to, %end, "tunnel ended before its first connection");
+            track.finish(end.reason());
         }
     }
 }
 
-type Begun = (Tunnel, std::pin::Pin<Box<dyn Future<Output = TunnelEnd>>>, Authenticated);
-type Authenticated = std::pin::Pin<Box<dyn Future<Output = ()>>>;
+/// The tunnel, what drives it, and whether anything was asked for.
+type Begun = (Tunnel, Pin<Box<dyn Future<Output = TunnelEnd>>>, Rc<Cell<bool>>);
 
 fn begin(
     worker: &Rc<Worker>,
@@ -93,10 +87,12 @@ fn begin(
         tracing::warn!(%error, identity = %own, "no TLS configuration");
         Reason::NoCertificate
     })?;
-    let (slot, authenticated) = Slot::take(pod, worker.settings.most_unauthenticated).ok_or(Reason::Limit)?;
+    let slot = Slot::take(pod, worker.settings.most_unauthenticated).ok_or(Reason::Limit)?;
+    let asked = Rc::new(Cell::new(false));
     let acceptor = {
-        let (worker, pod) = (Rc::clone(worker), Rc::clone(pod));
+        let (worker, pod, asked) = (Rc::clone(worker), Rc::clone(pod), Rc::clone(&asked));
         Box::new(move |accepted| {
+            asked.set(true);
             tokio::task::spawn_local(connect(Rc::clone(&worker), Rc::clone(&pod), accepted, from, to));
         })
     };
@@ -105,31 +101,26 @@ fn begin(
     let _ = tune_tunnel(&socket);
     let begun = Tunnel::server(socket, &config, settings, &worker.buffers, Box::new(slot), acceptor);
     let (tunnel, driving) = begun.map_err(|_| Reason::Tls)?;
-    Ok((tunnel, Box::pin(driving), authenticated))
+    Ok((tunnel, Box::pin(driving), asked))
 }
 
 /// The place of a socket whose peer has not proved who it is; dropped when it has, or when the tunnel ends.
-struct Slot {
-    count: Rc<std::cell::Cell<usize>>,
-    _left: tokio::sync::oneshot::Sender<()>,
-}
+struct Slot(Rc<Cell<usize>>);
 
 impl Slot {
-    fn take(pod: &Served, most: usize) -> Option<(Self, Authenticated)> {
+    fn take(pod: &Served, most: usize) -> Option<Self> {
         let count = Rc::clone(&pod.unauthenticated);
         if count.get() >= most {
             return None;
         }
         count.set(count.get() + 1);
-        let (sender, receiver) = tokio::sync::oneshot::channel();
-        let left = Box::pin(async move { drop(receiver.await) });
-        Some((Self { count, _left: sender }, left))
+        Some(Self(count))
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.count.set(self.count.get().saturating_sub(1));
+        self.0.set(self.0.get().saturating_sub(1));
     }
 }
 
@@ -137,7 +128,7 @@ impl Drop for Slot {
 async fn connect(worker: Rc<Worker>, pod: Rc<Served>, accepted: Accepted, from: SocketAddr, to: SocketAddr) {
     let target = target(&accepted.request.authority, to);
     let shown = target.as_ref().map_or(to, |target| *target);
-    let mut track = Track::begin(&worker, pod.cookie, Direction::Inbound, from, shown);
+    let mut track = Track::begin(&worker, &pod, Direction::Inbound, from, shown);
     track.path(Path::Hbone);
     track.source_identity(Some(accepted.peer.identity.clone()));
     let reason = match target {
@@ -156,6 +147,16 @@ fn target(authority: &[u8], to: SocketAddr) -> Result<SocketAddr, (u16, Reason)>
         Some(target) => Ok(target),
         None => Err((400, Reason::NotServedHere)),
     }
+}
+
+/// Core's verdict. Policies that are only tried out are logged, and decide nothing.
+pub(crate) fn judge(world: &World, request: &Request<'_>) -> Verdict {
+    for policy in authz::dry_run(world, request) {
+        let Request { peer, workload, port, .. } = request;
+        let identity = peer.identity.map(Identity::uri);
+        tracing::info!(%policy, source = %peer.address, identity, destination = %workload.name, port, "dry run: denied");
+    }
+    admit(world, request, &mut ())
 }
 
 fn answer(accepted: &Accepted, status: u16, reason: Reason) -> Reason {
@@ -177,10 +178,7 @@ async fn carry(
     let identity = &accepted.peer.identity;
     let peer = Peer { address: from.ip(), identity: Some(identity) };
     let request = Request { peer, workload, address: target.ip(), port: target.port() };
-    for policy in authz::dry_run(&world, &request) {
-        tracing::info!(%policy, source = %identity, destination = %workload.name, "dry run: would be denied");
-    }
-    match admit(&world, &request, &mut ()) {
+    match judge(&world, &request) {
         Verdict::Allow { policy } => track.policy(policy),
         Verdict::Deny { policy, reason } => {
             track.policy(policy);
@@ -215,14 +213,15 @@ async fn carry(
         reason
     };
     tokio::select! {
-        reason = carried => reason,
+        biased;
         (reason, policy) = cancel.cancelled() => {
-            // Unanswered, the caller is told that it is denied; answered, its connection breaks.
-            accepted.stream.respond(401, &Headers::new());
+            // Unanswered, the caller is told; answered, its connection breaks.
+            accepted.stream.respond(if reason.is_denial() { 401 } else { 503 }, &Headers::new());
             accepted.stream.reset(ErrorCode::CONNECT_ERROR);
             track.policy(policy);
             reason
         }
+        reason = carried => reason,
     }
 }
 

@@ -15,6 +15,9 @@ mod inbound;
 mod outbound;
 mod plaintext;
 mod pod;
+pub mod sockets;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod track;
 mod worker;
 
@@ -25,8 +28,11 @@ use underpass_core::{Identity, ObjectName, World};
 use underpass_identity::{Credential, Roots};
 use underpass_telemetry::access_log::AccessLog;
 
-use self::worker::{Message, Worker};
 pub use self::{connections::Connections, pod::Pod};
+use self::{
+    sockets::{InPods, Sockets},
+    worker::{Message, Worker},
+};
 
 /// The certificates of the identities on this node, and whom they trust. Replaced as a whole.
 #[derive(Debug)]
@@ -57,8 +63,8 @@ pub struct Settings {
     pub tunnel: underpass_net::tunnel::Settings,
     /// TLS.
     pub tls: underpass_net::tls::Settings,
-    /// The mark of sockets towards applications.
-    pub inbound_mark: u32,
+    /// How sockets are opened.
+    pub sockets: Arc<dyn Sockets>,
     /// Sockets on 15008 of one pod whose peers have not proved who they are.
     pub most_unauthenticated: usize,
 }
@@ -72,7 +78,7 @@ impl Settings {
             workers: NonZeroUsize::new(cores.min(4)).unwrap_or(NonZeroUsize::MIN),
             tunnel: underpass_net::tunnel::Settings::default(),
             tls: underpass_net::tls::Settings::default(),
-            inbound_mark,
+            sockets: Arc::new(InPods { inbound_mark }),
             most_unauthenticated: 256,
         }
     }

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, rc::Rc, sync::Arc, time::SystemTime};
 use tokio::net::TcpStream;
 use underpass_core::{
     Identity, Reason, World,
-    addr::{canonical, is_loopback},
+    addr::is_loopback,
     connection::{Direction, Path},
     route::{self, Hop, Plan},
     world::Workload,
@@ -14,7 +14,6 @@ use underpass_core::{
 use underpass_hbone::{Connect, ErrorCode, Headers};
 use underpass_net::{
     pool::Key,
-    socket,
     tls::Expected,
     tunnel::{Early, Ended, Stream, Tunnel},
 };
@@ -22,15 +21,15 @@ use underpass_net::{
 use crate::{
     app::{self, Carried},
     copy,
+    sockets::Ends,
     track::Track,
     worker::{Served, Worker},
 };
 
 /// Serves one accepted socket.
 pub(crate) async fn serve(worker: Rc<Worker>, pod: Rc<Served>, socket: TcpStream) {
-    let (Ok(to), Ok(from)) = (socket.local_addr(), socket.peer_addr()) else { return };
-    let (to, from) = (canonical(to), canonical(from));
-    let mut track = Track::begin(&worker, pod.cookie, Direction::Outbound, from, to);
+    let Ok(Ends { from, to }) = worker.settings.sockets.ends(&socket) else { return };
+    let mut track = Track::begin(&worker, &pod, Direction::Outbound, from, to);
     let socket = Carried::new(socket);
     let reason = carry(&worker, &pod, &socket, from, to, &mut track).await;
     socket.ended(&reason);
@@ -104,8 +103,9 @@ async fn plain(
         reason
     };
     tokio::select! {
-        reason = carried => reason,
+        biased;
         (reason, _) = cancel.cancelled() => reason,
+        reason = carried => reason,
     }
 }
 
@@ -138,11 +138,12 @@ async fn hbone(worker: &Rc<Worker>, pod: &Served, socket: &Carried, call: &Call<
         }
     };
     tokio::select! {
-        reason = carried => reason,
+        biased;
         (reason, policy) = cancel.cancelled() => {
             track.policy(policy);
             reason
         }
+        reason = carried => reason,
     }
 }
 
@@ -151,14 +152,15 @@ fn open(worker: &Rc<Worker>, pod: &Served, call: &Call<'_>, not: Option<&Stream>
     let source = call.source.identity(&call.world.settings().trust_domain);
     let credential = worker.credential(&source).ok_or(Reason::NoCertificate)?;
     let expected = Expected::new([call.identity.clone()]);
-    let key = Key { source, expected: expected.clone(), next: call.next, from: call.from.ip() };
+    let (next, from, netns) = (call.next, call.from.ip(), pod.cookie);
+    let key = Key { source, expected: expected.clone(), next, from, netns };
     let connect = || {
         let roots = Arc::clone(&worker.credentials().roots);
         let config = worker.configs.borrow_mut().client(&credential, &expected, &roots).map_err(|error| {
             tracing::warn!(%error, identity = %credential.identity(), "no TLS configuration");
             Reason::NoCertificate
         })?;
-        let socket = socket::to_next_hop(&pod.netns, call.from.ip(), call.next);
+        let socket = worker.settings.sockets.to_next_hop(&pod.netns, call.from.ip(), call.next);
         let socket = socket.map_err(|error| {
             tracing::debug!(%error, next = %call.next, "no connection to the next hop");
             Reason::Unreachable

@@ -5,7 +5,6 @@ use std::{net::SocketAddr, rc::Rc, sync::Arc};
 use tokio::net::TcpStream;
 use underpass_core::{
     Reason,
-    admit::admit,
     authz::{Peer, Request, Verdict},
     connection::{Direction, Path},
     rejudge::Judged,
@@ -13,14 +12,14 @@ use underpass_core::{
 
 use crate::{
     app::{self, Carried},
-    copy,
+    copy, inbound,
     track::Track,
     worker::{Served, Worker},
 };
 
 /// Serves one accepted socket whose destination is an application's port.
 pub(crate) async fn serve(worker: &Rc<Worker>, pod: &Served, client: Carried, from: SocketAddr, to: SocketAddr) {
-    let mut track = Track::begin(worker, pod.cookie, Direction::Inbound, from, to);
+    let mut track = Track::begin(worker, pod, Direction::Inbound, from, to);
     track.path(Path::Plaintext);
     let reason = carry(worker, pod, &client, from, to, &mut track).await;
     client.ended(&reason);
@@ -40,7 +39,7 @@ async fn carry(
     let Some(workload) = world.workload(&pod.name) else { return Reason::PodGone };
     let peer = Peer { address: from.ip(), identity: None };
     let request = Request { peer, workload, address: to.ip(), port: to.port() };
-    match admit(&world, &request, &mut ()) {
+    match inbound::judge(&world, &request) {
         Verdict::Allow { policy } => track.policy(policy),
         Verdict::Deny { policy, reason } => {
             track.policy(policy);
@@ -67,10 +66,11 @@ async fn carry(
         reason
     };
     tokio::select! {
-        reason = carried => reason,
+        biased;
         (reason, policy) = cancel.cancelled() => {
             track.policy(policy);
             reason
         }
+        reason = carried => reason,
     }
 }

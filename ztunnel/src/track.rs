@@ -17,7 +17,10 @@ use underpass_core::{
 };
 use underpass_net::tunnel::Tally;
 
-use crate::{connections::filled, worker::Worker};
+use crate::{
+    connections::filled,
+    worker::{Served, Worker},
+};
 
 /// The end that somebody else decided for a connection: a change of policy, a pod that left.
 #[derive(Debug, Default)]
@@ -66,7 +69,7 @@ pub(crate) struct Track {
 impl Track {
     pub(crate) fn begin(
         worker: &Rc<Worker>,
-        cookie: u64,
+        pod: &Served,
         direction: Direction,
         source: SocketAddr,
         destination: SocketAddr,
@@ -90,8 +93,11 @@ impl Track {
             reason: None,
             world: world.version(),
         };
-        let live = Live { cookie, judged: None, cancel: Rc::default() };
+        let live = Live { cookie: pod.cookie, judged: None, cancel: Rc::default() };
         let cancel = Rc::clone(&live.cancel);
+        if let Some(reason) = &*pod.closed.borrow() {
+            cancel.cancel(reason.clone(), None); // accepted before, begun after
+        }
         worker.live.borrow_mut().insert(record.id, live);
         Self {
             worker: Rc::clone(worker),

@@ -53,6 +53,8 @@ pub(crate) struct Served {
     pub(crate) unauthenticated: Rc<Cell<usize>>,
     /// Tunnels of other nodes that end here.
     pub(crate) tunnels: RefCell<Vec<Tunnel>>,
+    /// It is not served any more, and why.
+    pub(crate) closed: RefCell<Option<Reason>>,
 }
 
 impl fmt::Debug for Served {
@@ -232,11 +234,11 @@ impl Worker {
     fn exchange_credentials(&self, credentials: Arc<Credentials>) {
         let old = std::mem::replace(&mut *self.credentials.borrow_mut(), Arc::clone(&credentials));
         for gone in old.own.keys().filter(|identity| !credentials.own.contains_key(*identity)) {
-            self.pool.forget(gone);
+            self.pool.end(|key| key.source == *gone, &TunnelEnd::Closed);
         }
         // A configuration keeps its key alive: it goes with the certificate.
         let current = |serial: &Serial| credentials.own.values().any(|credential| credential.serial() == serial);
-        let replaced = old.own.values().map(|credential| credential.serial()).filter(|serial| !current(*serial));
+        let replaced = old.own.values().map(|credential| credential.serial()).filter(|serial| !current(serial));
         replaced.for_each(|serial| self.configs.borrow_mut().forget(serial));
         if old.roots.generation() != credentials.roots.generation() {
             let now = SystemTime::now();
@@ -254,6 +256,7 @@ impl Worker {
             netns: pod.netns,
             unauthenticated: Rc::default(),
             tunnels: RefCell::default(),
+            closed: RefCell::default(),
         });
         let listeners = (TcpListener::from_std(pod.outbound), TcpListener::from_std(pod.inbound));
         let (Ok(outbound), Ok(inbound)) = listeners else {
@@ -274,22 +277,36 @@ impl Worker {
     }
 
     fn remove(self: &Rc<Self>, name: ObjectName, cookie: u64, done: oneshot::Sender<()>) {
-        self.close_home(cookie, Reason::PodGone);
+        let closing = self.close_home(cookie, Reason::PodGone, &TunnelEnd::Closed);
         let worker = Rc::clone(self);
         tokio::task::spawn_local(async move {
+            closing.await;
             worker.all_closed(Some(cookie)).await;
             tracing::debug!(pod = %name, "no longer serving");
             let _ = done.send(()); // whoever asked may have stopped waiting
         });
     }
 
-    fn close_home(&self, cookie: u64, reason: Reason) {
-        if let Some(home) = self.homes.borrow_mut().remove(&cookie) {
-            home.accepting.iter().for_each(JoinHandle::abort);
-            home.served.tunnels.borrow().iter().for_each(|tunnel| tunnel.end(TunnelEnd::Closed));
+    /// Ends everything of a pod now. What it returns completes when its listeners and tunnels are closed.
+    fn close_home(&self, cookie: u64, reason: Reason, end: &TunnelEnd) -> impl Future<Output = ()> + use<> {
+        let home = self.homes.borrow_mut().remove(&cookie);
+        let mut tunnels = self.pool.end(|key| key.netns == cookie, end);
+        if let Some(Home { served, accepting }) = &home {
+            *served.closed.borrow_mut() = Some(reason.clone());
+            accepting.iter().for_each(JoinHandle::abort);
+            tunnels.extend_from_slice(&served.tunnels.borrow());
+            served.tunnels.borrow().iter().for_each(|tunnel| tunnel.end(end.clone()));
         }
         for live in self.live.borrow().values().filter(|live| live.cookie == cookie) {
             live.cancel.cancel(reason.clone(), None);
+        }
+        async move {
+            for accepting in home.into_iter().flat_map(|home| home.accepting) {
+                let _ = accepting.await; // aborted: the listener is closed
+            }
+            for tunnel in tunnels {
+                tunnel.closed().await;
+            }
         }
     }
 
@@ -308,7 +325,10 @@ impl Worker {
 
     async fn shut_down(&self) {
         let cookies: Vec<u64> = self.homes.borrow().keys().copied().collect();
-        cookies.into_iter().for_each(|cookie| self.close_home(cookie, Reason::Drain));
+        let homes = cookies.into_iter().map(|cookie| self.close_home(cookie, Reason::Drain, &TunnelEnd::Drained));
+        for closing in homes.collect::<Vec<_>>() {
+            closing.await;
+        }
         self.all_closed(None).await;
     }
 }

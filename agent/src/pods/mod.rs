@@ -1,5 +1,5 @@
 //! The pods of this node: found, set up, announced to the tunnel, released, purged; and the data path's tables, which
-//! follow the World and them. [`plan`] decides; [`Pods`] does, on one thread of its own ([`Pods::run`]), because everything
+//! follow the World and them. [`plan`] decides; [`Pods`] does, on one thread of its own ([`spawn`]), because everything
 //! here is a system call.
 //!
 //! ```text
@@ -14,9 +14,11 @@ mod cgroup;
 mod error;
 mod member;
 mod netns;
+mod orphan;
 mod plan;
 mod run;
 mod setup;
+mod state;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use underpass_abi::{CgroupId, Cookie, Marks, Op, Phase, Pod};
+use underpass_abi::{CgroupId, Cookie, Marks, Op, Phase};
 use underpass_core::{
     ObjectName, World,
     world::{Version, Workload},
@@ -43,6 +45,7 @@ use crate::{
     tables::{LocalPod, Tables, compile, diff},
 };
 use member::Member;
+use state::State;
 
 /// The first pause before a pod that could not be enrolled is tried again; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -120,44 +123,6 @@ pub struct PodStatus {
     pub state: &'static str,
     /// Why it does not get on.
     pub problem: Option<String>,
-}
-
-#[derive(Debug)]
-enum State {
-    Waiting { again: Instant, failures: u32, problem: String },
-    Enrolled(Box<Member>),
-    Releasing { member: Box<Member>, deadline: Instant, torn: bool, again: Instant, problem: Option<String> },
-}
-
-impl State {
-    fn member(&self) -> Option<&Member> {
-        match self {
-            Self::Waiting { .. } => None,
-            Self::Enrolled(member) | Self::Releasing { member, .. } => Some(member),
-        }
-    }
-
-    fn member_mut(&mut self) -> Option<&mut Member> {
-        match self {
-            Self::Waiting { .. } => None,
-            Self::Enrolled(member) | Self::Releasing { member, .. } => Some(member),
-        }
-    }
-
-    fn actual(&self) -> Actual {
-        let of = |member: &Member| (member.local.addresses.clone(), !member.is_alive());
-        match self {
-            Self::Waiting { again, .. } => Actual::Waiting { again: *again },
-            Self::Enrolled(member) => {
-                let (addresses, ended) = of(member);
-                Actual::Enrolled { addresses, ended }
-            }
-            Self::Releasing { member, torn, again, .. } => {
-                let (addresses, ended) = of(member);
-                Actual::Releasing { addresses, ended, torn: *torn, again: *again }
-            }
-        }
-    }
 }
 
 /// Who is told.
@@ -375,18 +340,6 @@ impl<D: DataPath> Pods<D> {
         }
     }
 
-    /// Where an earlier agent enrolled a pod that is not wanted now, it is taken over as it is, to be released.
-    fn adopt_orphan(&mut self, uid: Uid, world: &World) {
-        let Some(workload) = world.workloads().find(|w| w.uid == uid) else { return };
-        match self.find(workload) {
-            Ok(member) if self.orphans.remove(&member.local.cookie) => {
-                self.pods.insert(uid, State::Enrolled(Box::new(member)));
-            }
-            Ok(_) => {}
-            Err(e) => tracing::debug!(pod = %workload.name, error = %e, "not left by an earlier agent"),
-        }
-    }
-
     fn release(&mut self, uid: &Uid, now: Instant) {
         if let Some(State::Enrolled(mut member)) = self.pods.remove(uid) {
             tracing::info!(pod = %member.name, cookie = member.local.cookie.0, "pod leaves the mesh");
@@ -462,42 +415,6 @@ impl<D: DataPath> Pods<D> {
                 self.problem = Some(e.to_string());
             }
         }
-    }
-
-    /// What an earlier agent left: where nothing lives any more it is purged; where everything is to be released, so is it.
-    fn look_for_orphans(&mut self) {
-        if self.orphans.is_empty() {
-            return;
-        }
-        let living = match netns::living(&self.orphans) {
-            Ok(living) => living,
-            Err(e) => return tracing::warn!(error = %e, "cannot look for living namespaces"),
-        };
-        for cookie in self.orphans.clone() {
-            let outcome = match living.get(&cookie) {
-                None => self.path.purge(cookie).map_err(Error::from),
-                Some(netns) if self.leaving => self.release_orphan(cookie, netns),
-                Some(_) => continue,
-            };
-            match outcome {
-                Ok(()) => {
-                    self.forget(cookie);
-                    self.orphans.remove(&cookie);
-                }
-                Err(e) => tracing::warn!(cookie = cookie.0, error = %e, "what an earlier agent left cannot be removed"),
-            }
-        }
-    }
-
-    /// As [`Self::go_on_releasing`], for a pod of which only the namespace is known.
-    fn release_orphan(&mut self, cookie: Cookie, netns: &Netns) -> Result<()> {
-        if let Some(pod) = self.there.pod(cookie) {
-            self.change(&[Op::SetPod(cookie, Pod { phase: Phase::RELEASING, ..pod })])?;
-        }
-        member::take_down(cookie, netns, &setup::Before::unknown(), &mut self.path, self.settings.marks)?;
-        let ops = self.there.without_pod(cookie);
-        self.change(&ops)?;
-        Ok(self.path.purge(cookie)?)
     }
 
     fn forget(&mut self, cookie: Cookie) {

@@ -30,13 +30,27 @@ pub struct Handle {
     thread: Option<JoinHandle<()>>,
 }
 
+/// Without this thread pods come and go unseen: where it panics the process ends, and the next one adopts what is there.
+struct EndsTheProcess;
+
+impl Drop for EndsTheProcess {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
 /// Starts the thread.
 pub fn spawn<D: DataPath + 'static>(pods: Pods<D>) -> io::Result<Handle> {
     let (wake, woken) = UnixStream::pair()?;
     wake.set_nonblocking(true)?;
     woken.set_nonblocking(true)?;
     let (sender, commands) = mpsc::channel();
-    let thread = std::thread::Builder::new().name("pods".into()).spawn(move || pods.run(&commands, &woken))?;
+    let thread = std::thread::Builder::new().name("pods".into()).spawn(move || {
+        let _watched = EndsTheProcess;
+        pods.run(&commands, &woken);
+    })?;
     Ok(Handle { commands: Some(sender), wake, thread: Some(thread) })
 }
 
@@ -64,7 +78,7 @@ impl Handle {
     }
 
     fn send(&self, command: Command) {
-        // A thread that is gone has panicked, and with it the process is about to end.
+        // It fails only while the process ends.
         let _ = self.commands.as_ref().map(|commands| commands.send(command));
         // A full pipe wakes as well.
         let _ = (&self.wake).write(&[1]);

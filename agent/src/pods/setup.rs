@@ -94,27 +94,20 @@ pub(super) fn undo(netns: &Netns, before: &Before, marks: Marks) -> Result<(), S
 
 /// Ends every captured socket; how many.
 pub(super) fn destroy_captured(netns: &Netns, marks: Marks) -> Result<usize, SystemError> {
-    let held = held(netns)?;
-    destroy::destroy_all(netns, |sockets| captured(sockets, &held, marks))
+    destroy::destroy_all(netns, |sockets| captured(sockets, marks))
 }
 
 /// How many captured sockets there are.
 pub(super) fn count_captured(netns: &Netns, marks: Marks) -> Result<usize, SystemError> {
-    Ok(captured(&destroy::list(netns)?, &held(netns)?, marks).len())
+    Ok(captured(&destroy::list(netns)?, marks).len())
 }
 
-fn held(netns: &Netns) -> Result<Vec<IpAddr>, SystemError> {
-    Ok(netns.addresses()?.into_iter().map(|local| local.address).collect())
-}
-
-/// The sockets whose packets go over lo because of the mesh: those that carry one of the marks; those whose own address is
-/// nobody's here, which are the tunnel's ends; and the other ends of both, whose application may have taken the mark away.
-fn captured(sockets: &[TcpSocket], held: &[IpAddr], marks: Marks) -> Vec<TcpSocket> {
+/// The sockets whose packets go over lo because of the mesh: those that carry one of the marks, and their other ends, whose
+/// application may have taken the mark away. The tunnel's own ends carry it always: set, or from the SYN they accepted.
+fn captured(sockets: &[TcpSocket], marks: Marks) -> Vec<TcpSocket> {
     let ours = marks.outbound() | marks.inbound();
     let open = || sockets.iter().filter(|s| s.state != State::LISTEN && s.state != State::TIME_WAIT);
-    let is_local = |ip: IpAddr| held.contains(&ip) || ip.is_loopback();
-    let first: Vec<&TcpSocket> = open().filter(|s| s.mark & ours != 0 || !is_local(s.local.ip())).collect();
-    let ends: HashSet<(SocketAddr, SocketAddr)> = first.iter().map(|s| (s.remote, s.local)).collect();
-    let others = open().filter(|s| ends.contains(&(s.local, s.remote)) && !first.contains(s));
-    first.iter().copied().chain(others).cloned().collect()
+    let marked: HashSet<(SocketAddr, SocketAddr)> =
+        open().filter(|s| s.mark & ours != 0).map(|s| (s.local, s.remote)).collect();
+    open().filter(|s| s.mark & ours != 0 || marked.contains(&(s.remote, s.local))).cloned().collect()
 }

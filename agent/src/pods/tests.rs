@@ -3,7 +3,7 @@
 
 use std::sync::mpsc;
 
-use underpass_abi::{Address, Map};
+use underpass_abi::{Address, Map, Pod};
 use underpass_core::{
     testing::{ambient, pod, world},
     world::{Batch, Object},
@@ -76,13 +76,12 @@ fn a_pod_without_a_sandbox_is_waited_for_and_forgotten() {
         pauses.push(due.saturating_duration_since(at).as_millis());
         at = due;
     }
-    assert_eq!(pauses[..4], [20, 40, 80, 160]);
-    assert_eq!(*pauses.last().expect("ten"), LONGEST_PAUSE.as_millis());
+    assert_eq!(pauses[..6], [20, 40, 80, 160, 320, 640]);
+    assert!(pauses.iter().all(|pause| *pause <= LONGEST_PAUSE.as_millis()), "{pauses:?}");
     let status = bench.pods.status();
     let [waiting] = &status[..] else { panic!("{status:?}") };
     assert_eq!((waiting.name.as_str(), waiting.state, waiting.cookie), ("default/a", "waiting", None));
     assert!(waiting.problem.as_deref().is_some_and(|p| p.contains("/nonexistent/underpass")), "{status:?}");
-    // Looked for at once when something changed would be wasteful: the pause holds.
     bench.pods.set_world(objects([pod("default/a", "10.0.0.1")]));
     bench.pods.turn(at);
     assert_eq!(bench.pods.status(), []);
@@ -165,7 +164,6 @@ fn a_full_table_is_reported_and_tried_again() {
     assert!(problem.contains("AGENTS is full"), "{problem}");
     assert!(bench.events.try_recv().is_err(), "not applied");
     bench.path.clone().apply(&[Op::RemoveAgent(CgroupId(100))]).expect("removed");
-    bench.pods.there = Tables::from_ops(&bench.path.contents().expect("read"));
     bench.pods.turn(now + LOOK_AGAIN);
     assert_eq!(bench.pods.problem(), None);
     assert!(matches!(bench.events.try_recv(), Ok(Event::Applied(_))));

@@ -62,7 +62,8 @@ mod tests {
     use underpass_abi::{CgroupId, Cookie, Phase};
     use underpass_core::{
         World,
-        testing::{some_address, some_batch, some_world},
+        testing::{ambient, some_address, some_batch, some_world, world},
+        world::MeshSettings,
     };
 
     use super::super::{
@@ -70,6 +71,23 @@ mod tests {
         compile::tests::{Answer, kernel, local_pods, memory},
     };
     use super::*;
+
+    #[test]
+    fn an_address_that_is_local_no_longer_is_looked_up_before_anything_else_opens() {
+        let world = world([ambient("default/a", "10.0.0.1", "").into(), ambient("default/b", "10.0.0.2", "").into()]);
+        let pods = local_pods(&world);
+        let mut more = pods.clone();
+        more.iter_mut().for_each(|pod| pod.held.push([10, 9, 9, 9].into()));
+        let nobody = World::empty(MeshSettings::default());
+        let ops = diff(&compile(&nobody, &more, &[]), &compile(&world, &pods, &[]));
+        let at = |what: fn(&Op) -> bool| ops.iter().position(what);
+        assert_eq!(ops.len(), 4, "{ops:?}");
+        assert!(at(|op| matches!(op, Op::RemoveLocal(_))) < at(|op| matches!(op, Op::SetDestination(..))), "{ops:?}");
+        // Of a pod that goes they are the last: until then its own addresses are its own.
+        let ops = diff(&compile(&world, &more, &[]), &compile(&world, &[], &[]));
+        let at = |what: fn(&Op) -> bool| ops.iter().position(what);
+        assert!(at(|op| matches!(op, Op::RemovePod(_))) < at(|op| matches!(op, Op::RemoveLocal(_))), "{ops:?}");
+    }
 
     /// Pods as a node may know them: some are being released, some are not there, some hold more than their own addresses.
     fn some_pods(world: &World) -> impl Strategy<Value = Vec<LocalPod>> + use<> {

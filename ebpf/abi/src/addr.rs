@@ -54,6 +54,14 @@ impl Address {
         a == 0 && b == 0 && c == MAPPED
     }
 
+    /// Nobody's: what connect() takes for loopback, and what no packet may have as its source.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_unspecified(&self) -> bool {
+        let [a, b, c, d] = self.0;
+        a == 0 && b == 0 && (c == 0 || c == MAPPED) && d == 0
+    }
+
     /// Loopback, or the unspecified address, which connect() takes for loopback.
     #[inline(always)]
     #[must_use]

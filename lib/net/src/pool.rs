@@ -6,7 +6,12 @@
 //! in its peer. How many streams a peer takes is remembered while it has a tunnel here, because a tunnel that is just
 //! being opened does not know, and what is too many for it is refused.
 
-use std::{cell::RefCell, collections::HashMap, net::{IpAddr, SocketAddr}, time::SystemTime};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    time::SystemTime,
+};
 
 use underpass_core::Identity;
 use underpass_hbone::{Connect, OpenError};
@@ -28,6 +33,8 @@ pub struct Key {
     pub next: SocketAddr,
     /// Where it comes from.
     pub from: IpAddr,
+    /// The cookie of the network namespace that its socket is in: an address may have another owner later.
+    pub netns: u64,
 }
 
 /// Tunnels to one peer.
@@ -102,12 +109,12 @@ impl Pool {
         self.each(Tunnel::drain);
     }
 
-    /// Ends all tunnels of an identity: its last pod left.
-    pub fn forget(&self, source: &Identity) {
+    /// Ends the tunnels of these keys at once, and answers which they are.
+    pub fn end(&self, of: impl Fn(&Key) -> bool, end: &TunnelEnd) -> Vec<Tunnel> {
         let mut shared = self.shared.borrow_mut();
-        for (_, old) in shared.extract_if(|key, _| key.source == *source) {
-            old.tunnels.iter().for_each(|tunnel| tunnel.end(TunnelEnd::Closed));
-        }
+        let ended: Vec<_> = shared.extract_if(|key, _| of(key)).flat_map(|(_, old)| old.tunnels).collect();
+        ended.iter().for_each(|tunnel| tunnel.end(end.clone()));
+        ended
     }
 
     /// Drops tunnels that ended, and keys without any.

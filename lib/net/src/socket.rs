@@ -9,7 +9,6 @@ use std::{
     net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
 };
 
 use nix::{
@@ -227,15 +226,6 @@ pub fn pending_error(socket: &impl AsFd) -> io::Result<Option<io::Error>> {
     Ok((code != 0).then(|| io::Error::from_raw_os_error(code)))
 }
 
-/// Keeps an idle connection's end noticed: a probe after `idle`, then every tenth of it, ten times.
-pub fn keep_alive(socket: &impl AsFd, idle: Duration) -> io::Result<()> {
-    let seconds = u32::try_from(idle.as_secs().max(1)).unwrap_or(u32::MAX);
-    setsockopt(socket, sockopt::KeepAlive, &true)?;
-    setsockopt(socket, sockopt::TcpKeepIdle, &seconds)?;
-    setsockopt(socket, sockopt::TcpKeepInterval, &seconds.div_ceil(10))?;
-    Ok(setsockopt(socket, sockopt::TcpKeepCount, &10)?)
-}
-
 fn tcp_socket(netns: &Netns, v6: bool) -> io::Result<OwnedFd> {
     let family = if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -331,7 +321,6 @@ mod tests {
         let (netns, server) = local("127.0.0.1:0");
         let target = server.local_addr().expect("name");
         let client = from_pod(&netns, target.ip(), target).expect("begun");
-        keep_alive(&client, Duration::from_secs(60)).expect("options");
         let (accepted, _) = server.accept().expect("accepted");
         (&client).write_all(b"x").expect("sent");
         reset_on_close(&accepted);

@@ -1,6 +1,6 @@
 //! The two system calls that no safe wrapper offers, and the error of everything in this crate that talks to the kernel.
 //!
-//! It is its own file because it is the only one of [`crate::socket`], [`crate::netns`], [`crate::netlink`] and
+//! It is its own file because it is the only one of [`crate::socket`], [`crate::netns`], netlink and
 //! [`crate::destroy`] with `unsafe` in it. What must hold: every pointer handed to the kernel comes with the size of what
 //! it points to, and outlives the call.
 #![allow(unsafe_code, reason = "setsockopt and getsockopt for options that nix does not name")]

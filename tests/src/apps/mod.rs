@@ -3,14 +3,18 @@
 //!
 //! * [`socket`]: one connection with any socket option; what each end believes about it.
 //! * [`remote`]: sockets in a pod that the test drives step by step: half-close, RST, stalled readers, small writes.
+//! * [`pair`]: one connection, both ends of it.
+//! * [`crowd`]: many connections of one pod: at once, one after another, stalled, or until they are stopped.
 //! * [`servers`]: echo that says who connected, sink, UDP echo.
 //! * [`http`]: services that call each other, as the bookinfo sample does.
 //! * [`vip`]: what kube-proxy does, for pods that the mesh does not capture.
 //! * [`raw`], [`attacks`], [`foreign`]: what an attacker inside a pod tries.
 
 pub mod attacks;
+pub mod crowd;
 pub mod foreign;
 pub mod http;
+pub mod pair;
 pub mod pattern;
 pub mod raw;
 pub mod remote;

@@ -30,8 +30,10 @@ const DATA: [u8; 12] = [0; 12];
 pub enum Dress {
     /// One packet with its own IP header.
     Whole,
-    /// A socket of protocol TCP: the kernel writes the (IPv4) header.
+    /// A socket of protocol TCP: the kernel writes the IP header.
     KernelHeader,
+    /// The same by a socket that was connected before: raw, and in other respects like a TCP socket.
+    ConnectedKernelHeader,
     /// As `Whole` by a socket that was connected before.
     Connected,
     /// In fragments: the first has 8 bytes of TCP, so no flags. (An IPv6 destination refuses that, RFC 8200, 4.5.)
@@ -44,6 +46,16 @@ pub enum Dress {
     ManyOptions,
     /// A first fragment with nothing but options, TCP in the second (IPv6).
     FragmentedOptions,
+}
+
+impl Dress {
+    fn has_kernel_header(self) -> bool {
+        matches!(self, Self::KernelHeader | Self::ConnectedKernelHeader)
+    }
+
+    fn is_connected(self) -> bool {
+        matches!(self, Self::Connected | Self::ConnectedKernelHeader)
+    }
 }
 
 /// A SYN to send.
@@ -59,7 +71,7 @@ pub struct Syn {
 
 /// Sends it; the errno of each packet, 0 for one that left the socket. For [`Place::act`](crate::testbed::Place::act).
 pub fn send_syn(syn: Syn) -> Result<Vec<i32>> {
-    let protocol = if syn.dress == Dress::KernelHeader { i32::from(TCP) } else { OWN_HEADER };
+    let protocol = if syn.dress.has_kernel_header() { i32::from(TCP) } else { OWN_HEADER };
     let family = if syn.to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     send_by(&sys::raw_socket(family, protocol)?, syn)
 }
@@ -69,19 +81,20 @@ pub fn send_by(socket: &OwnedFd, syn: Syn) -> Result<Vec<i32>> {
     let carried = if syn.dress == Dress::FragmentedData { DATA.len() } else { 0 };
     let segment = tcp_syn(syn.from, syn.to, carried as u8);
     let packets = match (syn.from.ip(), syn.to.ip()) {
-        _ if syn.dress == Dress::KernelHeader => vec![segment.to_vec()],
+        _ if syn.dress.has_kernel_header() => vec![segment.to_vec()],
         (IpAddr::V4(from), IpAddr::V4(to)) => ipv4_packets(from, to, &segment, syn)?,
         (IpAddr::V6(from), IpAddr::V6(to)) => ipv6_packets(from, to, &segment, syn)?,
         _ => bail!("two families"),
     };
     let target = SockaddrStorage::from(SocketAddr::new(syn.to.ip(), 0));
-    if syn.dress == Dress::Connected {
+    if syn.dress.is_connected() {
         connect(socket.as_raw_fd(), &target)?;
     }
     let sent = packets.iter().map(|packet| {
-        let result = match syn.dress {
-            Dress::Connected => send(socket.as_raw_fd(), packet, MsgFlags::empty()),
-            _ => sendto(socket.as_raw_fd(), packet, &target, MsgFlags::empty()),
+        let result = if syn.dress.is_connected() {
+            send(socket.as_raw_fd(), packet, MsgFlags::empty())
+        } else {
+            sendto(socket.as_raw_fd(), packet, &target, MsgFlags::empty())
         };
         result.map_or_else(|e| e as i32, |_| 0)
     });
@@ -187,7 +200,7 @@ fn ipv6_packets(from: Ipv6Addr, to: Ipv6Addr, segment: &[u8; 20], syn: Syn) -> R
             packet(FRAGMENT, &[&fragment(DESTINATION_OPTIONS, 0, true)[..], &options(TCP)].concat()),
             packet(FRAGMENT, &[&fragment(DESTINATION_OPTIONS, 8, false)[..], segment].concat()),
         ],
-        Dress::KernelHeader => bail!("{dress:?} is IPv4's"),
+        Dress::KernelHeader | Dress::ConnectedKernelHeader => bail!("{dress:?} has no packets of its own"),
     })
 }
 

@@ -19,6 +19,9 @@ use nix::unistd::Pid;
 /// include/uapi/linux/sched.h; in libc it is an int, which cannot hold it.
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
+/// include/uapi/asm-generic/fcntl.h; not in libc.
+const F_SETSIG: i32 = 10;
+
 fn check(result: i64) -> io::Result<i64> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
@@ -214,8 +217,29 @@ fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
     })
 }
 
+/// Takes a socket's destination away, so that it can be connected anew: connect(2) with AF_UNSPEC.
+pub fn disconnect(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: sockaddr is a plain structure of integers; zero is a valid value for all of them, and AF_UNSPEC is zero.
+    let nobody: libc::sockaddr = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel reads so many bytes of a structure that lives until the call is over.
+    let result = unsafe { libc::connect(socket.as_raw_fd(), &raw const nobody, size_of::<libc::sockaddr>() as u32) };
+    check(i64::from(result)).map(drop)
+}
+
 /// Closes a TCP socket by a RST instead of a FIN: SO_LINGER with zero seconds.
 pub fn linger_zero(socket: BorrowedFd<'_>) -> io::Result<()> {
     let on_for_zero_seconds = [1_i32.to_ne_bytes(), 0_i32.to_ne_bytes()].concat();
     set_option(socket, libc::SOL_SOCKET, libc::SO_LINGER, &on_for_zero_seconds)
+}
+
+/// Takes a lease on a file that nobody else has open: whoever opens it waits until `file` is closed (for
+/// /proc/sys/fs/lease-break-time at the longest).
+pub fn lease(file: BorrowedFd<'_>) -> io::Result<()> {
+    // The holder is told by a signal, SIGIO unless it chooses another; SIGURG is ignored by default.
+    // SAFETY: these commands of fcntl() take an int and touch no memory.
+    let chosen = unsafe { libc::fcntl(file.as_raw_fd(), F_SETSIG, libc::SIGURG) };
+    check(i64::from(chosen))?;
+    // SAFETY: as above.
+    let leased = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) };
+    check(i64::from(leased)).map(drop)
 }

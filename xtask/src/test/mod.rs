@@ -11,7 +11,7 @@ use std::fmt;
 use anyhow::{Result, bail, ensure};
 
 use crate::build::{self, Programs};
-use crate::ebpf;
+use crate::{demo, ebpf};
 use crate::install::h2spec;
 use crate::process::Cmd;
 use crate::tidy;
@@ -146,7 +146,8 @@ impl Runner<'_> {
 
     fn loopback(&mut self) -> Result<()> {
         let h2spec = h2spec::ensure(self.workspace)?;
-        self.tests(self.user_space().args(["--test", "*"]).env("H2SPEC", h2spec))
+        let tests = self.user_space().args(["--test", "*", "--features", "underpass-net/h2spec"]);
+        self.tests(tests.env("H2SPEC", h2spec))
     }
 
     fn kernel(&mut self) -> Result<()> {
@@ -154,7 +155,12 @@ impl Runner<'_> {
         ebpf::build(self.workspace)?;
         let programs = Programs::build(self.workspace)?;
         let tests = self.cargo_test().args(["-p", TESTBED]);
-        self.tests(programs.environment()?.iter().fold(tests, |tests, (name, path)| tests.env(name, path)))
+        self.tests(programs.environment()?.iter().fold(tests, |tests, (name, path)| tests.env(name, path)))?;
+        if self.options.arguments.is_empty() {
+            let shown = demo::command(self.workspace, &programs)?.arg("--check").status()?;
+            self.tally.count(shown.success());
+        }
+        Ok(())
     }
 
     fn kernel_in_vm(&mut self, version: vm::Version) -> Result<()> {

@@ -49,6 +49,10 @@ pub fn lookup(tables: &impl Tables, packet: &Arriving) -> Steer {
         return Steer::Pass;
     }
     let pod = packet.pod;
+    // To connect() it means loopback; on the wire it is a lie, which the kernel lets through in IPv6.
+    if packet.source.is_unspecified() {
+        return Steer::Stranger;
+    }
     if is_local(tables, pod, &packet.source) && is_local(tables, pod, &packet.destination) {
         return Steer::Pass;
     }

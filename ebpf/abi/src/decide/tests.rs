@@ -376,6 +376,18 @@ mod lookup {
     }
 
     #[test]
+    fn nobody_is_refused() {
+        for (source, destination) in
+            [("::", "fd00::11"), ("::", "fe80::11"), ("::", "::1"), ("0.0.0.0", "10.0.0.11"), ("0.0.0.0", "127.0.0.1")]
+        {
+            for interface in [ETH, LOOPBACK_INTERFACE] {
+                let packet = packet(POD, source, destination, interface);
+                check(&packet, Steer::Stranger, false, Some(Counter::SteerStranger));
+            }
+        }
+    }
+
+    #[test]
     fn captured_reaches_the_tunnel() {
         for destination in ["10.96.0.1", "10.0.0.12", "192.0.2.1"] {
             let packet = packet(POD, "10.0.0.11", destination, LOOPBACK_INTERFACE);

@@ -4,11 +4,11 @@
 //! What must hold: whatever ends the task, a panic included, every stream is told why; and nothing that a peer does
 //! makes it hold more than its limits allow: who does not read our answers is not read either.
 
-use std::{any::Any, collections::HashMap, io, mem, rc::Rc};
+use std::{any::Any, collections::HashMap, io, mem, rc::Rc, time::Duration};
 
 use tokio::{
     net::TcpStream,
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 use underpass_hbone::{Connect, Connection, Error, ErrorCode, Event, Headers, ResetCause, StreamId};
 
@@ -25,6 +25,9 @@ const READS_PER_TURN: usize = 4;
 const WORTH_WAITING_BYTES: usize = 64 << 10;
 /// Output that a peer leaves unread, beyond which nothing of it is read: payload alone never comes to this.
 const MOST_UNREAD_BYTES: usize = 4 * MOST_QUEUED_BYTES;
+
+/// A peer that was told goodbye has so long to close its end.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What a server has beside a client.
 pub(super) struct Serving {
@@ -57,8 +60,12 @@ impl Driver {
     pub(super) async fn drive(mut self) -> TunnelEnd {
         let end = self.run().await;
         tracing::debug!(to = ?self.inner.to, %end, "tunnel ended");
-        self.say_goodbye();
+        let said = self.say_goodbye();
         self.end_streams(&end);
+        self.serving = None;
+        if said {
+            self.linger().await;
+        }
         end
     }
 
@@ -115,6 +122,7 @@ impl Driver {
         tokio::select! {
             connected = timeout_at(self.begun_by, connected) => match connected {
                 Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) if self.serving.is_some() => Err(TunnelEnd::Broken(error.kind())),
                 Ok(Err(error)) => Err(TunnelEnd::Unreachable(error.kind())),
                 Err(_) => Err(TunnelEnd::Timeout),
             },
@@ -192,17 +200,33 @@ impl Driver {
         state.ending.clone().or(drained.then_some(TunnelEnd::Closed))
     }
 
-    /// As far as the socket takes it now: what is queued, GOAWAY, close_notify (or the alert that is queued), FIN.
-    fn say_goodbye(&self) {
+    /// As far as the socket takes it now: what is queued, GOAWAY, close_notify (or the alert that is queued), FIN. True if
+    /// it took all of it.
+    fn say_goodbye(&self) -> bool {
         let mut state = self.inner.state.borrow_mut();
         let State { tls, out, hbone, .. } = &mut *state;
         hbone.close(ErrorCode::NO_ERROR);
         if !tls.is_handshaking() && tls.encrypt(hbone.poll_transmit(), out).is_ok() {
             let _ = tls.close(out);
         }
-        if self.socket.try_write(out.pending()).is_ok_and(|n| n == out.len()) {
-            let _ = shutdown_write(&self.socket);
-        }
+        self.socket.try_write(out.pending()).is_ok_and(|n| n == out.len()) && shutdown_write(&self.socket).is_ok()
+    }
+
+    /// Reads on for a moment. A socket that is closed before everything was read sends RST, and a peer that is still
+    /// writing meets that before it reads our last words.
+    async fn linger(&self) {
+        let closed = async {
+            loop {
+                self.socket.readable().await?;
+                match self.socket.try_read(&mut self.inner.buffers.lend()) {
+                    Ok(0) => return Ok(()),
+                    Ok(_) => {}
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        };
+        let _: Result<io::Result<()>, _> = timeout(LINGER, closed).await;
     }
 
     fn end_streams(&self, end: &TunnelEnd) {
@@ -292,6 +316,8 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
+        self.inner.closed.set(true);
+        self.inner.closing.notify_waiters();
         // After drive() there is nobody left to be told.
         self.end_streams(&if std::thread::panicking() { TunnelEnd::Defect } else { TunnelEnd::Closed });
     }
@@ -329,7 +355,13 @@ fn dispatch(
 ) {
     match event {
         Event::Data { stream, data, end } => {
-            let Some(lane) = lanes.get(&stream) else { return hbone.consumed(stream, data.len()) };
+            let Some(lane) = lanes.get(&stream) else {
+                hbone.consumed(stream, data.len());
+                if end {
+                    refuse(hbone, stream);
+                }
+                return;
+            };
             let done = lane.deliver(data);
             hbone.consumed(stream, done);
             if end {
@@ -347,11 +379,10 @@ fn dispatch(
                 if end { lane.finish() } else { lane.wake.notify_one() }
             }
         }
-        Event::Trailers { stream, .. } => {
-            if let Some(lane) = lanes.get(&stream) {
-                lane.finish();
-            }
-        }
+        Event::Trailers { stream, .. } => match lanes.get(&stream) {
+            Some(lane) => lane.finish(),
+            None => refuse(hbone, stream),
+        },
         Event::Reset { stream, code, cause } => {
             if let Some(lane) = lanes.remove(&stream) {
                 let unprocessed = cause == ResetCause::Unprocessed;
@@ -363,14 +394,15 @@ fn dispatch(
             lanes.insert(stream, Rc::clone(&lane));
             opened.push((lane, request));
         }
-        // HBONE knows CONNECT only.
-        Event::Request { stream, end, .. } => {
-            let _ = hbone.respond(stream, 400, &Headers::new(), true);
-            if !end {
-                hbone.reset(stream, ErrorCode::NO_ERROR);
-            }
-        }
+        // Answered when it has ended: until then its frames are checked like any others.
+        Event::Request { end: false, .. } => {}
+        Event::Request { stream, .. } => refuse(hbone, stream),
         // Streams that the peer has not looked at follow as resets; the others go on.
         Event::GoAway { code, .. } => tracing::debug!(code = code.name(), "peer goes away"),
     }
+}
+
+/// HBONE knows CONNECT only. Does nothing to streams that are no requests, or gone.
+fn refuse(hbone: &mut Connection, stream: StreamId) {
+    let _ = hbone.respond(stream, 400, &Headers::new(), true);
 }

@@ -130,6 +130,12 @@ impl Lane {
         self.queue.borrow().len()
     }
 
+    /// Memory for them.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn held_bytes(&self) -> usize {
+        self.queue.borrow().capacity()
+    }
+
     pub(super) fn finish(&self) {
         self.finished.set(true);
         self.wake.notify_one();

@@ -6,8 +6,8 @@
 //!                     \-- queued only when it does not take more; credit returns when it left
 //! ```
 //!
-//! A tunnel is driven by one task ([`driver`]); each stream by the task of its connection ([`stream`]), which sleeps
-//! unless its application or its window has something for it. What the two share about a stream is its [`lane::Lane`].
+//! A tunnel is driven by one task (`driver`); each stream by the task of its connection (`stream`), which sleeps
+//! unless its application or its window has something for it. What the two share about a stream is its `lane`.
 //! A tunnel exists from the moment its connect() was begun: streams are opened on it at once, and CONNECT leaves as
 //! soon as the handshake is done.
 //!
@@ -19,7 +19,7 @@ mod stream;
 
 use std::{
     any::Any,
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
     fmt, io,
     net::SocketAddr,
@@ -33,8 +33,14 @@ use underpass_core::Reason;
 use underpass_hbone::{Config, Connect, Connection, ErrorCode, OpenError, StreamId};
 use underpass_identity::Roots;
 
-pub use self::{lane::Tally, stream::{Early, Ended, Stream}};
-use self::{driver::{Driver, Serving}, lane::Lane};
+use self::{
+    driver::{Driver, Serving},
+    lane::Lane,
+};
+pub use self::{
+    lane::Tally,
+    stream::{Early, Ended, Stream},
+};
 use crate::{
     buffer::Buffers,
     tls::{ClientConfig, Outgoing, PeerInfo, Refusal, ServerConfig, Session, SessionError},
@@ -155,6 +161,9 @@ struct Inner {
     state: RefCell<State>,
     /// Something waits to be encrypted and written, or the tunnel was told to end.
     wake: Notify,
+    /// The driver is gone, and the socket with it.
+    closed: Cell<bool>,
+    closing: Notify,
     buffers: Buffers,
     settings: Settings,
 }
@@ -248,6 +257,8 @@ impl Tunnel {
             to: socket.peer_addr().ok(),
             state: RefCell::new(state),
             wake: Notify::new(),
+            closed: Cell::new(false),
+            closing: Notify::new(),
             buffers: buffers.clone(),
             settings: settings.clone(),
         }))
@@ -333,6 +344,28 @@ impl Tunnel {
         state.ending.get_or_insert(end);
         drop(state);
         self.0.wake.notify_one();
+    }
+
+    /// Completes when its socket is closed.
+    pub async fn closed(&self) {
+        let closing = self.0.closing.notified();
+        tokio::pin!(closing);
+        closing.as_mut().enable();
+        if !self.0.closed.get() {
+            closing.await;
+        }
+    }
+
+    /// Memory that its buffers hold, idle or not: for tests.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        let mut state = self.0.state.borrow_mut();
+        let released = state.hbone.release();
+        let output = released.as_ref().map_or(state.hbone.queued(), Vec::len);
+        released.into_iter().for_each(|buffer| state.hbone.lend(buffer));
+        let input = state.lanes.values().map(|lane| lane.held_bytes()).sum::<usize>();
+        output + state.out.held_bytes() + input
     }
 
     /// Bytes that wait here for the socket and for applications: for tests.

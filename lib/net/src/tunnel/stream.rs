@@ -137,9 +137,9 @@ impl Stream {
             if self.lane.status.get().is_some() && early.unsent().is_empty() {
                 *early = Early::default(); // answered: nobody asks for it again
             }
-            let pumped = match (self.lane.app_failed.get(), sending) {
-                (true, _) => Pumped::AppReset,
-                (false, true) => self.pump(app, tally, early),
+            let pumped = match (sending, self.lane.app_failed.get()) {
+                (true, failed) => self.pump(app, tally, early, failed),
+                (false, true) => Pumped::AppReset,
                 (false, false) => Pumped::Blocked,
             };
             sending &= pumped != Pumped::Eof;
@@ -215,8 +215,9 @@ impl Stream {
         }
     }
 
-    /// One frame from the application, read straight into its place.
-    fn pump(&self, app: &TcpStream, tally: &Tally, early: &mut Early) -> Pumped {
+    /// One frame from the application, read straight into its place. Of an application that takes no more (`failed`) what
+    /// it said before is passed on, and then its reset.
+    fn pump(&self, app: &TcpStream, tally: &Tally, early: &mut Early, failed: bool) -> Pumped {
         let mut state = self.tunnel.state.borrow_mut();
         let state = &mut *state;
         if state.hbone.queued() >= MOST_QUEUED_BYTES {
@@ -236,7 +237,10 @@ impl Stream {
         if state.hbone.queued() == 0 {
             state.hbone.lend(self.tunnel.buffers.take());
         }
-        let pumped = self.read(state, most, app, tally, early);
+        let pumped = match self.read(state, most, app, tally, early) {
+            Pumped::Idle if failed => Pumped::AppReset,
+            pumped => pumped,
+        };
         match pumped {
             Pumped::Sent | Pumped::Eof => self.tunnel.wake.notify_one(),
             Pumped::Idle | Pumped::Blocked | Pumped::AppReset => self.tunnel.reclaim_output(state),
@@ -255,6 +259,7 @@ impl Stream {
             return Pumped::Sent;
         }
         match app.try_read(room.bytes()) {
+            Ok(0) if self.lane.app_failed.get() => Pumped::AppReset,
             Ok(0) => {
                 room.commit(0, true);
                 Pumped::Eof

@@ -37,10 +37,10 @@ pub enum SessionError {
         /// In bytes, record headers included.
         limit: usize,
     },
-    /// Data before [`Event::Connected`].
+    /// Data before [`Event::Connected`](super::Event::Connected).
     #[error("cannot encrypt before the handshake is done")]
     NotConnected,
-    /// After [`Session::close`], or after an error.
+    /// After [`Session::close`](super::Session::close), or after an error.
     #[error("the session is over")]
     Closed,
     /// We have no time, no randomness, no key.

@@ -39,6 +39,12 @@ impl Outgoing {
         self.end - self.start
     }
 
+    /// Memory that it holds.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) const fn held_bytes(&self) -> usize {
+        self.storage.len()
+    }
+
     /// Nothing waits.
     #[must_use]
     pub const fn is_empty(&self) -> bool {

@@ -1,0 +1,62 @@
+//! What an earlier agent left in the data path: pods that nobody has claimed yet. The World claims most of them by enrolling
+//! them again; this is about the others.
+//!
+//! What must hold: an orphan in whose namespace something lives stays captured until the World says that its pod is not in
+//! the mesh, or everything is to be released.
+
+use underpass_abi::{Cookie, Op, Phase, Pod};
+use underpass_core::World;
+use underpass_net::netns::Netns;
+
+use super::{Error, Pods, Result, Uid, member, netns, setup, state::State};
+use crate::datapath::DataPath;
+
+impl<D: DataPath> Pods<D> {
+    /// Where an earlier agent enrolled a pod that is not wanted now, it is taken over as it is, to be released.
+    pub(super) fn adopt_orphan(&mut self, uid: Uid, world: &World) {
+        let Some(workload) = world.workloads().find(|w| w.uid == uid) else { return };
+        match self.find(workload) {
+            Ok(member) if self.orphans.remove(&member.local.cookie) => {
+                self.pods.insert(uid, State::Enrolled(Box::new(member)));
+            }
+            Ok(_) => {}
+            Err(e) => tracing::debug!(pod = %workload.name, error = %e, "not left by an earlier agent"),
+        }
+    }
+
+    /// What an earlier agent left: where nothing lives any more it is purged; where everything is to be released, so is it.
+    pub(super) fn look_for_orphans(&mut self) {
+        if self.orphans.is_empty() {
+            return;
+        }
+        let living = match netns::living(&self.orphans) {
+            Ok(living) => living,
+            Err(e) => return tracing::warn!(error = %e, "cannot look for living namespaces"),
+        };
+        for cookie in self.orphans.clone() {
+            let outcome = match living.get(&cookie) {
+                None => self.path.purge(cookie).map_err(Error::from),
+                Some(netns) if self.leaving => self.release_orphan(cookie, netns),
+                Some(_) => continue,
+            };
+            match outcome {
+                Ok(()) => {
+                    self.forget(cookie);
+                    self.orphans.remove(&cookie);
+                }
+                Err(e) => tracing::warn!(cookie = cookie.0, error = %e, "what an earlier agent left cannot be removed"),
+            }
+        }
+    }
+
+    /// As [`Self::go_on_releasing`], for a pod of which only the namespace is known.
+    fn release_orphan(&mut self, cookie: Cookie, netns: &Netns) -> Result<()> {
+        if let Some(pod) = self.there.pod(cookie) {
+            self.change(&[Op::SetPod(cookie, Pod { phase: Phase::RELEASING, ..pod })])?;
+        }
+        member::take_down(cookie, netns, &setup::Before::unknown(), &mut self.path, self.settings.marks)?;
+        let ops = self.there.without_pod(cookie);
+        self.change(&ops)?;
+        Ok(self.path.purge(cookie)?)
+    }
+}

@@ -1,0 +1,11 @@
+//! Tunnels on loopback: applications at both ends, peers of ours and of others, and what may go wrong between them.
+
+mod carry;
+mod foreign;
+#[cfg(feature = "h2spec")]
+mod h2spec;
+mod hostile;
+mod peer;
+mod share;
+mod support;
+mod trust;

@@ -1,0 +1,74 @@
+//! Where sockets lead: what an accepted one was meant for, and how one is opened that belongs to a pod. A seam, because
+//! the tunnel is the same where pods are network namespaces that the kernel programs watch ([`InPods`]), and where they
+//! are addresses in one process on loopback (`testing::Switch`).
+
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr, TcpStream as Opening},
+};
+
+use tokio::net::TcpStream;
+use underpass_core::addr::canonical;
+use underpass_net::{netns::Netns, socket};
+
+/// The ends of a connection as its applications see them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// Who opened it.
+    pub from: SocketAddr,
+    /// Where it was opened to.
+    pub to: SocketAddr,
+}
+
+/// How a node's sockets are opened. What is opened is non-blocking, and its connect() begun.
+pub trait Sockets: fmt::Debug + Send + Sync {
+    /// The ends of an accepted connection, canonical.
+    ///
+    /// # Errors
+    /// Where it is gone already.
+    fn ends(&self, accepted: &TcpStream) -> io::Result<Ends>;
+
+    /// To the application of `pod` at `target`, as `client`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn to_application(&self, pod: &Netns, client: IpAddr, target: SocketAddr) -> io::Result<Opening>;
+
+    /// From `pod`, and its address `from`, to somebody outside the mesh.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn to_outside(&self, pod: &Netns, from: IpAddr, target: SocketAddr) -> io::Result<Opening>;
+
+    /// From `pod`, and its address `from`, to the other end of a tunnel.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn to_next_hop(&self, pod: &Netns, from: IpAddr, next: SocketAddr) -> io::Result<Opening>;
+}
+
+/// Sockets inside the network namespaces of pods, whose connections the kernel programs hand over.
+#[derive(Clone, Copy, Debug)]
+pub struct InPods {
+    /// The mark of sockets towards applications.
+    pub inbound_mark: u32,
+}
+
+impl Sockets for InPods {
+    fn ends(&self, accepted: &TcpStream) -> io::Result<Ends> {
+        // Nothing was translated: the original destination is the socket's own name.
+        Ok(Ends { from: canonical(accepted.peer_addr()?), to: canonical(accepted.local_addr()?) })
+    }
+
+    fn to_application(&self, pod: &Netns, client: IpAddr, target: SocketAddr) -> io::Result<Opening> {
+        socket::to_application(pod, client, target, self.inbound_mark)
+    }
+
+    fn to_outside(&self, pod: &Netns, from: IpAddr, target: SocketAddr) -> io::Result<Opening> {
+        socket::from_pod(pod, from, target)
+    }
+
+    fn to_next_hop(&self, pod: &Netns, from: IpAddr, next: SocketAddr) -> io::Result<Opening> {
+        socket::to_next_hop(pod, from, next)
+    }
+}

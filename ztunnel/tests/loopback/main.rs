@@ -1,0 +1,419 @@
+//! The tunnel of a node, whole, on loopback: what is carried, refused, judged again and written down.
+
+mod mesh;
+
+use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, rc::Rc, sync::Arc, time::Duration};
+
+use mesh::{Mesh, at, authority, converse, cookie, identity, ip, is_reset, issue, run, talk};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::LocalSet,
+};
+use underpass_core::{
+    addr::HBONE_PORT,
+    authz::{Match, Rule, Source, StringMatch},
+    testing::{name, peer_authentication, policy, service},
+    world::{Action, Object},
+};
+use underpass_hbone::{Connect, Headers};
+use underpass_net::{
+    buffer::Buffers,
+    socket::reset_on_close,
+    tls::{Configs, Expected, Refusal},
+    tunnel::{Early, Ended, Settings, Tunnel, TunnelEnd},
+};
+use underpass_ztunnel::{Credentials, sockets::Ends};
+
+const IN: (&str, &str) = ("direction", "inbound");
+const OUT: (&str, &str) = ("direction", "outbound");
+
+/// A policy about what `pod` may not, or alone may, do.
+fn about(full_name: &str, action: Action, pod: &str) -> Object {
+    let principal = StringMatch::parse(&format!("cluster.local/ns/default/sa/{pod}"));
+    let principals = Match { values: vec![principal], not_values: Vec::new() };
+    let from = vec![Source { principals, ..Source::default() }];
+    policy(full_name, action, vec![Rule { from, ..Rule::default() }]).into()
+}
+
+fn check(line: &Value, fields: &[(&str, &str)]) {
+    for (key, value) in fields {
+        assert_eq!(line[*key], **value, "{key}: {line}");
+    }
+}
+
+#[test]
+fn a_connection_is_carried_and_written_down_at_both_ends() {
+    run(async {
+        let mesh = Mesh::new([about("default/only-a", Action::Allow, "a")]);
+        mesh.echo(at("b", 80)).await;
+        let payload = vec![7; 300_000];
+        assert!(converse(&mut mesh.captured("a", at("b", 80)), &payload).await == payload);
+        let both = [
+            ("path", "hbone"),
+            ("reason", "finished"),
+            ("source_workload", "a"),
+            ("source_namespace", "default"),
+            ("source_identity", &identity("a").to_string()),
+            ("destination_address", "10.0.0.2:80"),
+            ("destination_workload", "b"),
+            ("destination_identity", &identity("b").to_string()),
+        ];
+        let outbound = mesh.line(&[OUT]).await;
+        let inbound = mesh.line(&[IN]).await;
+        for line in [&outbound, &inbound] {
+            check(line, &both);
+            assert_eq!((&line["bytes_received"], &line["bytes_sent"]), (&300_000.into(), &300_000.into()), "{line}");
+        }
+        check(&outbound, &[("source_address", "10.0.0.1:50000")]);
+        check(&inbound, &[("policy", "default/only-a")]);
+        assert!(outbound.get("policy").is_none());
+        assert_eq!(mesh.stop().len(), 2, "and nothing else");
+    });
+}
+
+#[test]
+fn a_denied_connection_names_its_policy() {
+    run(async {
+        let mesh = Mesh::new([about("default/not-a", Action::Deny, "a")]);
+        mesh.echo(at("b", 80)).await;
+        is_reset(&mut mesh.captured("a", at("b", 80))).await;
+        assert_eq!(converse(&mut mesh.captured("c", at("b", 80)), b"hello").await, b"hello");
+        let denied = mesh.line(&[IN, ("source_workload", "a")]).await;
+        check(&denied, &[("reason", "denied"), ("policy", "default/not-a")]);
+        let refused = mesh.line(&[OUT, ("source_workload", "a")]).await;
+        check(&refused, &[("reason", "refused"), ("reason_detail", "refused with status 401")]);
+        check(&mesh.line(&[IN, ("source_workload", "c")]).await, &[("reason", "finished")]);
+    });
+}
+
+#[test]
+fn a_change_of_policy_ends_exactly_what_it_denies() {
+    run(async {
+        let mesh = Mesh::new([]);
+        mesh.echo(at("b", 80)).await;
+        let (mut a, mut c) = (mesh.captured("a", at("b", 80)), mesh.captured("c", at("b", 80)));
+        talk(&mut a).await;
+        talk(&mut c).await;
+        mesh.change(|batch| batch.put(about("default/unrelated", Action::Deny, "nobody"))).await;
+        talk(&mut a).await;
+        mesh.change(|batch| batch.put(about("default/late", Action::Deny, "a"))).await;
+        is_reset(&mut a).await;
+        let line = mesh.line(&[IN]).await;
+        check(&line, &[("source_workload", "a"), ("reason", "denied"), ("policy", "default/late")]);
+        check(&mesh.line(&[OUT]).await, &[("source_workload", "a"), ("reason", "server_reset")]);
+        talk(&mut c).await;
+        assert_eq!(converse(&mut c, b"").await, b"");
+    });
+}
+
+#[test]
+fn a_pod_that_leaves_takes_everything_along() {
+    for (gone, gone_line, other_line) in [("b", IN, OUT), ("a", OUT, IN)] {
+        run(async {
+            let mesh = Mesh::new([]);
+            mesh.echo(at("b", 80)).await;
+            let mut app = mesh.captured("a", at("b", 80));
+            talk(&mut app).await;
+            mesh.open(2).await;
+            mesh.ztunnel.remove(&name(&format!("default/{gone}")), cookie(gone)).await;
+            let home = mesh.homes[gone];
+            for listener in [home.outbound, home.inbound] {
+                assert!(TcpStream::connect(listener).await.is_err(), "its listeners are closed");
+            }
+            is_reset(&mut app).await;
+            check(&mesh.line(&[gone_line]).await, &[("reason", "pod_gone")]);
+            assert_ne!(mesh.line(&[other_line]).await["reason"], "finished");
+            mesh.open(0).await;
+        });
+    }
+}
+
+#[test]
+fn a_pod_that_leaves_takes_its_tunnels_along() {
+    run(async {
+        let mesh = Mesh::with([], |settings| settings.tunnel.handshake = Duration::from_secs(3600));
+        // A next hop that takes its time.
+        let next = mesh.application(at("b", HBONE_PORT)).await;
+        let mut app = mesh.captured("a", at("b", 80));
+        let (mut tunnel, _) = next.accept().await.expect("accepted");
+        tunnel.read_u8().await.expect("it begins");
+        mesh.ztunnel.remove(&name("default/a"), cookie("a")).await;
+        tunnel.read_to_end(&mut Vec::new()).await.expect("it is closed");
+        is_reset(&mut app).await;
+        check(&mesh.line(&[OUT]).await, &[("reason", "pod_gone")]);
+    });
+}
+
+#[test]
+fn what_a_peer_asks_for_is_answered() {
+    run(LocalSet::new().run_until(async {
+        let mesh = Mesh::new([about("default/not-c", Action::Deny, "c")]);
+        mesh.echo(at("b", 80)).await;
+        for (from, authority, expect, reason) in [
+            ("a", "10.0.0.2:80", Ended::Finished, "finished"),
+            ("a", "10.0.0.2:81", Ended::Refused(503), "connect_failed"),
+            ("a", "10.0.0.2:15008", Ended::Refused(503), "not_served_here"),
+            ("a", "10.0.0.3:80", Ended::Refused(400), "not_served_here"),
+            ("a", "127.0.0.1:80", Ended::Refused(400), "not_served_here"),
+            ("a", "b.default.svc.cluster.local:80", Ended::Refused(400), "not_served_here"),
+            ("c", "10.0.0.2:80", Ended::Refused(401), "denied"),
+        ] {
+            let tunnel = tunnel(&mesh, from);
+            let ended = ask(&tunnel, authority).await;
+            assert_eq!(ended, expect, "{from} asks for {authority}");
+            if reason != "not_served_here" {
+                mesh.line(&[IN, ("reason", reason), ("source_workload", from)]).await;
+            }
+            tunnel.end(TunnelEnd::Closed);
+        }
+        mesh.lines(4, &[IN, ("reason", "not_served_here")]).await;
+    }));
+}
+
+/// Another node's tunnel to b, with the certificate of `from`.
+fn tunnel(mesh: &Mesh, from: &str) -> Tunnel {
+    tunnel_with(mesh, from, &mesh.credentials.borrow())
+}
+
+fn tunnel_with(mesh: &Mesh, from: &str, credentials: &Credentials) -> Tunnel {
+    let socket = mesh.arrived(at(from, 41_000), "b", at("b", HBONE_PORT));
+    let mut configs = Configs::new(underpass_net::tls::Settings::default()).expect("configs");
+    let expected = Expected::new([identity("b")]);
+    let config = configs.client(&credentials.own[&identity(from)], &expected, &credentials.roots).expect("config");
+    Tunnel::client(socket, &config, &Settings::default(), &Buffers::default()).expect("begun")
+}
+
+/// Asks, and says nothing.
+async fn ask(tunnel: &Tunnel, authority: &str) -> Ended {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let mut app = TcpStream::connect(listener.local_addr().expect("name")).await.expect("connected");
+    let (socket, _) = listener.accept().await.expect("accepted");
+    app.shutdown().await.expect("ended");
+    let stream = tunnel.open(&Connect { authority: authority.into(), headers: Headers::new() }).expect("opened");
+    stream.run(&Rc::new(socket), &Arc::default(), &mut Early::default()).await
+}
+
+#[test]
+fn who_proves_to_be_nobody_is_written_down() {
+    run(LocalSet::new().run_until(async {
+        let mesh = Mesh::new([]);
+        let folder = tempfile::tempdir().expect("folder");
+        // A certificate of another root; the client takes the server's all the same.
+        let mut forged = issue(&authority(folder.path()), 1);
+        forged.roots = Arc::clone(&mesh.credentials.borrow().roots);
+        let ended = ask(&tunnel_with(&mesh, "a", &forged), "10.0.0.2:80").await;
+        assert_eq!(ended, Ended::Tunnel(TunnelEnd::Tls(Refusal::PeerRefused)));
+        let line = mesh.line(&[IN]).await;
+        check(&line, &[("reason", "identity"), ("path", "hbone"), ("destination_address", "10.0.0.2:15008")]);
+        assert!(line.get("source_identity").is_none());
+    }));
+}
+
+#[test]
+fn who_proves_nothing_is_limited() {
+    run(async {
+        let mesh = Mesh::with([], |settings| settings.most_unauthenticated = 2);
+        mesh.echo(at("b", 80)).await;
+        let nobody = |port| mesh.arrived(SocketAddr::new(ip("z"), port), "b", at("b", HBONE_PORT));
+        let (first, _second) = (nobody(1), nobody(2));
+        let mut third = nobody(3);
+        assert_eq!(third.read(&mut [0]).await.expect("closed"), 0);
+        check(&mesh.line(&[IN]).await, &[("reason", "limit"), ("source_address", "10.0.0.9:3")]);
+        // Another pod's slots are its own, and one that comes free is used again.
+        drop(first);
+        check(&mesh.line(&[("source_address", "10.0.0.9:1")]).await, &[("reason", "tunnel_closed")]);
+        assert_eq!(converse(&mut mesh.captured("a", at("b", 80)), b"hello").await, b"hello");
+    });
+}
+
+#[test]
+fn no_source_is_believed_that_is_not_the_pods() {
+    run(async {
+        let mesh = Mesh::new([]);
+        mesh.echo(at("b", 80)).await;
+        let home = mesh.homes["a"];
+        // The listener's own address, which an application can reach from inside; a source that is somebody else's.
+        for (from, to) in [
+            (at("a", 50_000), SocketAddr::new(ip("a"), home.outbound.port())),
+            (at("a", 50_000), "127.0.0.1:80".parse().unwrap()),
+            (at("c", 50_000), at("b", 80)),
+        ] {
+            let socket = mesh.switch.connect(home.outbound, Ends { from, to }).expect("connected");
+            is_reset(&mut TcpStream::from_std(socket).expect("registered")).await;
+        }
+        mesh.lines(3, &[OUT, ("reason", "bad_source"), ("path", "none")]).await;
+        // And towards a pod: what cannot be remote, and its own address.
+        for from in ["127.0.0.1:9", "10.0.0.2:9", "224.0.0.1:9"] {
+            is_reset(&mut mesh.arrived(from.parse().unwrap(), "b", at("b", 80))).await;
+        }
+        mesh.lines(3, &[IN, ("reason", "bad_source"), ("path", "plaintext")]).await;
+        is_reset(&mut mesh.arrived(at("z", 9), "b", at("c", 80))).await;
+        check(&mesh.line(&[("reason", "not_served_here")]).await, &[("destination_address", "10.0.0.3:80")]);
+    });
+}
+
+#[test]
+fn plaintext_is_judged_too() {
+    run(async {
+        let mesh = Mesh::new([]);
+        mesh.echo(at("b", 80)).await;
+        let mut open = mesh.arrived(at("z", 9), "b", at("b", 80));
+        talk(&mut open).await;
+        assert_eq!(converse(&mut mesh.arrived(at("z", 9), "b", at("b", 80)), b"hello").await, b"hello");
+        let line = mesh.line(&[IN]).await;
+        check(&line, &[("path", "plaintext"), ("reason", "finished"), ("source_workload", "z")]);
+        assert!(line.get("source_identity").is_none());
+        mesh.change(|batch| batch.put(peer_authentication("default/strict - STRICT"))).await;
+        is_reset(&mut open).await;
+        is_reset(&mut mesh.arrived(at("z", 9), "b", at("b", 80))).await;
+        for line in mesh.lines(2, &[IN, ("reason", "plaintext_refused")]).await {
+            check(&line, &[("policy", "default/strict")]);
+        }
+        // Mutual TLS passes.
+        assert_eq!(converse(&mut mesh.captured("a", at("b", 80)), b"hello").await, b"hello");
+    });
+}
+
+#[test]
+fn plaintext_ends_as_it_ends() {
+    run(async {
+        let mesh = Mesh::new([]);
+        let application = mesh.application(at("b", 80)).await;
+        for (client_resets, stalled) in [(true, false), (false, false), (true, true), (false, true)] {
+            let mut client = mesh.arrived(at("z", 9), "b", at("b", 80));
+            let (mut server, _) = application.accept().await.expect("accepted");
+            // A half-close travels, and does not end the other half.
+            if !stalled {
+                client.shutdown().await.expect("ended");
+                assert_eq!(server.read(&mut [0]).await.expect("the end"), 0);
+                server.write_u8(1).await.expect("sent");
+                assert_eq!(client.read_u8().await.expect("heard"), 1);
+            } else {
+                fill(&client).await;
+                fill(&server).await;
+            }
+            let reason = if client_resets { "client_reset" } else { "server_reset" };
+            let (resets, mut other) = if client_resets { (client, server) } else { (server, client) };
+            reset_on_close(&resets);
+            drop(resets);
+            mesh.line(&[IN, ("reason", reason)]).await;
+            if stalled || !client_resets {
+                is_reset(&mut other).await;
+            } else {
+                // It has read the end before.
+                while other.try_write(&[0]).is_ok() {
+                    tokio::task::yield_now().await;
+                }
+            }
+            mesh.clear();
+        }
+    });
+}
+
+/// Writes until nothing more goes, for good: the other end is not read.
+async fn fill(socket: &TcpStream) {
+    let block = vec![7; 64 << 10];
+    let mut quiet = 0;
+    while quiet < 20 {
+        match socket.try_write(&block) {
+            Ok(_) => quiet = 0,
+            Err(_) => quiet += 1,
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[test]
+fn services_lead_to_endpoints_inside_and_outside_the_mesh() {
+    run(async {
+        let mesh = Mesh::new([
+            service("default/inside app=b 10.96.0.1 8080=80").into(),
+            service("default/outside app=z 10.96.0.2 8080=80").into(),
+            service("default/nobody app=none 10.96.0.3 8080=80").into(),
+        ]);
+        mesh.echo(at("b", 80)).await;
+        mesh.echo(at("z", 80)).await;
+        let vip = |n: u8| SocketAddr::from(([10, 96, 0, n], 8080));
+        for (n, path, destination, service) in
+            [(1, "hbone", "10.0.0.2:80", "default/inside"), (2, "passthrough", "10.0.0.9:80", "default/outside")]
+        {
+            assert_eq!(converse(&mut mesh.captured("a", vip(n)), b"hello").await, b"hello");
+            let line = mesh.line(&[OUT, ("service", service)]).await;
+            check(&line, &[("path", path), ("destination_address", destination), ("reason", "finished")]);
+        }
+        is_reset(&mut mesh.captured("a", vip(3))).await;
+        check(&mesh.line(&[("service", "default/nobody")]).await, &[("reason", "no_endpoint")]);
+        is_reset(&mut mesh.captured("a", "10.5.5.5:80".parse().unwrap())).await;
+        mesh.line(&[("reason", "unknown_destination")]).await;
+    });
+}
+
+#[test]
+fn nobody_at_the_next_hop() {
+    run(async {
+        let mesh = Mesh::new([]);
+        mesh.switch.close(at("b", HBONE_PORT));
+        is_reset(&mut mesh.captured("a", at("b", 80))).await;
+        check(&mesh.line(&[OUT]).await, &[("reason", "unreachable"), ("path", "hbone")]);
+    });
+}
+
+#[test]
+fn a_root_that_is_removed_ends_connections() {
+    run(async {
+        // One worker: another one would see the tunnel end before it looks itself.
+        let mesh = Mesh::with([], |settings| settings.workers = NonZeroUsize::MIN);
+        mesh.echo(at("b", 80)).await;
+        let mut app = mesh.captured("a", at("b", 80));
+        talk(&mut app).await;
+        // The same roots again, with new certificates: nothing happens.
+        mesh.credentials.send_replace(Arc::new(issue(&mesh.authority, 2)));
+        mesh.ztunnel.caught_up().await;
+        talk(&mut app).await;
+        let folder = tempfile::tempdir().expect("folder");
+        mesh.credentials.send_replace(Arc::new(issue(&authority(folder.path()), 3)));
+        mesh.ztunnel.caught_up().await;
+        is_reset(&mut app).await;
+        mesh.lines(2, &[("reason", "identity")]).await;
+        // The new ones serve.
+        assert_eq!(converse(&mut mesh.captured("a", at("b", 80)), b"hello").await, b"hello");
+    });
+}
+
+#[test]
+fn without_a_certificate_nothing_is_said() {
+    run(async {
+        let mesh = Mesh::new([]);
+        let none = Credentials { own: BTreeMap::new(), roots: Arc::new(mesh.authority.roots(2).expect("roots")) };
+        mesh.credentials.send_replace(Arc::new(none));
+        mesh.ztunnel.caught_up().await;
+        is_reset(&mut mesh.captured("a", at("b", 80))).await;
+        check(&mesh.line(&[OUT]).await, &[("reason", "no_certificate")]);
+    });
+}
+
+#[test]
+fn at_the_end_everything_is_written_down() {
+    run(async {
+        // One worker: another one's pods would see the tunnel end before they are told.
+        let mesh = Mesh::with([], |settings| settings.workers = NonZeroUsize::MIN);
+        mesh.echo(at("b", 80)).await;
+        let mut apps = Vec::new();
+        for _ in 0..20 {
+            let mut app = mesh.captured("a", at("b", 80));
+            talk(&mut app).await;
+            apps.push(app);
+        }
+        let open = mesh.ztunnel.connections().list(std::time::Instant::now());
+        assert_eq!(open.len(), 40);
+        assert!(open.iter().all(|c| c.reason.is_none() && c.bytes_received == 1), "{open:?}");
+        let lines = tokio::task::spawn_blocking(|| mesh.stop()).await.expect("no panic");
+        assert_eq!(lines.len(), 40);
+        assert!(lines.iter().all(|line| line["reason"] == "drain"), "{lines:?}");
+        for app in &mut apps {
+            is_reset(app).await;
+        }
+    });
+}
