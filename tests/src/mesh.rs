@@ -84,7 +84,8 @@ impl Mesh {
         let node = self.bed.node(name)?;
         let lab = self.bed.lab();
         self.started += 1;
-        let path = std::env::var_os(AGENT).with_context(|| format!("{AGENT} names the agent: run `cargo xtask test kernel`"))?;
+        let path = std::env::var_os(AGENT)
+            .with_context(|| format!("{AGENT} names the agent: run `cargo xtask test kernel`"))?;
         let program = Program::new(path)
             .args(["--node", name])
             .arg("--manifests")

@@ -15,10 +15,12 @@ mod outbound;
 mod support;
 
 use enrolment::{
-    an_impostor_is_not_the_pod, listeners_by_their_own_ports, listeners_cannot_be_joined, only_the_agents_cgroup_is_the_agent,
+    an_impostor_is_not_the_pod, listeners_by_their_own_ports, listeners_cannot_be_joined,
+    only_the_agents_cgroup_is_the_agent,
 };
 use guard::{
-    a_captured_socket_without_its_mark, raw_segments_do_not_leave, rules_and_routes_flushed, sockets_older_than_the_enrolment,
+    a_captured_socket_without_its_mark, raw_segments_do_not_leave, rules_and_routes_flushed,
+    sockets_older_than_the_enrolment,
 };
 use inbound::{
     a_client_may_use_the_tunnels_port, addresses_that_are_not_the_pods, marks_do_not_cross, playing_the_hand_off,

@@ -173,7 +173,8 @@ fn addresses_are_as_without_a_mesh(lab: &Lab) -> Result<()> {
 fn services_lead_to_target_ports(lab: &Lab) -> Result<()> {
     let mesh = mesh(lab)?;
     let _servers = mesh.echo(&SERVERS, PORT)?;
-    let services = [("mesh/b", "mesh/b", "10.96.0.1", "fd00:10:96::1"), ("mesh/a2", "mesh/a2", "10.96.0.3", "fd00:10:96::3")];
+    let services =
+        [("mesh/b", "mesh/b", "10.96.0.1", "fd00:10:96::1"), ("mesh/a2", "mesh/a2", "10.96.0.3", "fd00:10:96::3")];
     for (service, server, v4, v6) in services {
         for ipv4 in [true, false] {
             let vip = SocketAddr::new(if ipv4 { v4 } else { v6 }.parse()?, 80);
@@ -211,12 +212,11 @@ fn a_service_may_lead_to_its_caller(lab: &Lab) -> Result<()> {
         let own = mesh.at("mesh/a", ipv4, PORT)?;
         ensure!(who.local == own && who.peer.ip() == own.ip() && talk.peer == vip, "{talk:?}");
         let own = own.to_string();
-        mesh.logged_after("node-1", lines, &[
-            ("service", "mesh/a"),
-            ("path", "passthrough"),
-            ("destination_address", &own),
-            ("reason", "finished"),
-        ])?;
+        mesh.logged_after(
+            "node-1",
+            lines,
+            &[("service", "mesh/a"), ("path", "passthrough"), ("destination_address", &own), ("reason", "finished")],
+        )?;
         // The pod itself, by its own address: none of the mesh's business.
         let lines = mesh.log("node-1")?.len();
         mesh.call("mesh/a", Dial::to(mesh.at("mesh/a", ipv4, PORT)?))?.answered()?;
@@ -239,7 +239,8 @@ fn endpoints_outside_the_mesh_are_passed_through(lab: &Lab) -> Result<()> {
             let outside = who.app == "out/o2";
             ensure!(wire.contains(secret.as_bytes())? == outside, "to {} in the clear", who.app);
             let (path, to) = (if outside { "passthrough" } else { "hbone" }, who.local.to_string());
-            let want = [("service", "mesh/mixed"), ("path", path), ("destination_address", &to), ("reason", "finished")];
+            let want =
+                [("service", "mesh/mixed"), ("path", path), ("destination_address", &to), ("reason", "finished")];
             mesh.logged_after("node-1", lines, &want)?;
             reached.insert(who.app);
             // By chance all calls go to one of two with a probability of 1 in 2^63.
@@ -264,7 +265,8 @@ fn destinations_outside_the_mesh_are_untouched(lab: &Lab) -> Result<()> {
         let to = [mesh.at("out/o1", ipv4, PORT)?, mesh.at("out/o2", ipv4, PORT)?, SocketAddr::new(host(ipv4)?, PORT)];
         for to in to {
             let wire = Capture::start(&mesh.bed.app("mesh/a")?, "eth0")?;
-            let talk = mesh.call("mesh/a", Dial::to(to).say("untouched"))?.answered().with_context(|| to.to_string())?;
+            let talk =
+                mesh.call("mesh/a", Dial::to(to).say("untouched"))?.answered().with_context(|| to.to_string())?;
             let who = talk.who()?;
             ensure!(who.peer == talk.local && who.local == to && talk.peer == to, "{talk:?}");
             ensure!(wire.count(|s| s.is_opening() && s.source == talk.local && s.destination == to)? == 1);
@@ -452,8 +454,11 @@ fn bulk_to_a_slow_reader_takes_bounded_memory(lab: &Lab) -> Result<()> {
     let before = (memory_of(first)?.0, memory_of(second)?.0);
     let Pair { mut client, mut server, out, inn, .. } = pair;
     for down in [false, true] {
-        let (sender, from, receiver, to, length) =
-            if down { (&mut server, inn, &mut client, out, BULK / 8) } else { (&mut client, out, &mut server, inn, BULK) };
+        let (sender, from, receiver, to, length) = if down {
+            (&mut server, inn, &mut client, out, BULK / 8)
+        } else {
+            (&mut client, out, &mut server, inn, BULK)
+        };
         // Nobody reads: the sender is held up when what lies between is full.
         let held = sender.fill(from)??;
         ensure!(held < MOST_HELD, "{held} bytes were taken and nobody read any");
@@ -515,7 +520,8 @@ fn many_connections(lab: &Lab) -> Result<()> {
         let mut together = mesh.bed.app("mesh/a")?.spawn(crowd::together, crowd)?;
         together.event::<()>()?;
         let node = mesh.node_of(server)?;
-        let listed = |node: &str, direction| Ok::<_, anyhow::Error>(mesh.connections(node, &[("direction", direction)])?.len());
+        let listed =
+            |node: &str, direction| Ok::<_, anyhow::Error>(mesh.connections(node, &[("direction", direction)])?.len());
         ensure!(listed("node-1", "outbound")? == TOGETHER && listed(node, "inbound")? == TOGETHER);
         together.tell(&())?;
         together.join().with_context(|| format!("{TOGETHER} connections to {server}"))?;
@@ -526,7 +532,9 @@ fn many_connections(lab: &Lab) -> Result<()> {
     ensure!(failed.is_empty(), "{} of {ONE_BY_ONE} failed: {failed:?}", failed.len());
     let finished = |node: &str, direction: &str| {
         let lines = mesh.log(node)?;
-        Ok::<_, anyhow::Error>(lines.iter().filter(|l| l["direction"] == direction && l["reason"] == "finished").count())
+        Ok::<_, anyhow::Error>(
+            lines.iter().filter(|l| l["direction"] == direction && l["reason"] == "finished").count(),
+        )
     };
     // Every connection has exactly one line on each side.
     let all = [("node-1", "outbound", 2 * TOGETHER + ONE_BY_ONE), ("node-2", "inbound", TOGETHER + ONE_BY_ONE)];
@@ -543,12 +551,15 @@ fn nobody_listens(lab: &Lab) -> Result<()> {
         let to = mesh.at(server, ipv4, 7)?;
         mesh.is_reset("mesh/a", Dial::to(to))?;
         let to = to.to_string();
-        mesh.logged("node-1", &[
-            ("direction", "outbound"),
-            ("destination_address", &to),
-            ("reason", "refused"),
-            ("reason_detail", "refused with status 503"),
-        ])?;
+        mesh.logged(
+            "node-1",
+            &[
+                ("direction", "outbound"),
+                ("destination_address", &to),
+                ("reason", "refused"),
+                ("reason_detail", "refused with status 503"),
+            ],
+        )?;
         let inbound = [("direction", "inbound"), ("destination_address", to.as_str()), ("reason", "connect_failed")];
         mesh.logged(mesh.node_of(server)?, &inbound)?;
     }
@@ -593,7 +604,10 @@ fn nobody_waits_for_ever(lab: &Lab) -> Result<()> {
     mesh.logged("node-1", &[("source_workload", "a2"), ("reason", "timeout")])?;
     let end = stranger.read_to_end(silent)?;
     ensure!(end.as_ref().is_ok_and(Vec::is_empty) || end.is_err_and(|e| e.errno == libc::ECONNRESET));
-    mesh.logged("node-2", &[("source_workload", "o2"), ("destination_address", "10.244.2.10:15008"), ("reason", "timeout")])?;
+    mesh.logged(
+        "node-2",
+        &[("source_workload", "o2"), ("destination_address", "10.244.2.10:15008"), ("reason", "timeout")],
+    )?;
     // One that was there already: both ends find out by PING.
     open.is_reset()?;
     both_logged(&mesh, "mesh/a", &open, &[("reason", "timeout"), ("bytes_received", "4")])?;
@@ -674,7 +688,9 @@ spec:
         });
         let with = |more: Value| {
             let mut line = both.clone();
-            line.as_object_mut().zip(more.as_object().cloned()).map(|(line, mut more)| line.append(&mut more));
+            if let (Some(line), Some(more)) = (line.as_object_mut(), more.as_object()) {
+                line.extend(more.clone());
+            }
             line
         };
         let expected = with(json!({ "direction": "outbound", "source_address": from, "service": "mesh/b" }));
@@ -683,8 +699,7 @@ spec:
         // The client's port is known where the connection began; at the other end there is the tunnel's.
         let tunnel: SocketAddr = serde_json::from_value(inn["source_address"].clone())?;
         ensure!(tunnel.ip() == from.ip(), "{inn:#}");
-        let expected =
-            with(json!({ "direction": "inbound", "source_address": tunnel, "policy": "mesh/callers-of-b" }));
+        let expected = with(json!({ "direction": "inbound", "source_address": tunnel, "policy": "mesh/callers-of-b" }));
         ensure!(constant_part(inn.clone())? == expected, "{inn:#} instead of {expected:#}");
     }
     Ok(())
@@ -717,7 +732,8 @@ fn connections_are_listed_while_they_are_open(lab: &Lab) -> Result<()> {
 fn serial(mesh: &Mesh, node: &str, identity: &str) -> Result<String> {
     let dump = mesh.admin(node, "/config_dump")?;
     let certificates = dump["certificates"].as_array().context("certificates")?;
-    let own = certificates.iter().find(|c| c["identity"] == identity).with_context(|| format!("{identity}: {dump:#}"))?;
+    let own =
+        certificates.iter().find(|c| c["identity"] == identity).with_context(|| format!("{identity}: {dump:#}"))?;
     Ok(own["serial"].to_string())
 }
 
@@ -759,7 +775,7 @@ fn ready_when_the_manifests_are_applied(lab: &Lab) -> Result<()> {
     sys::lease(std::os::fd::AsFd::as_fd(&held)).context("a lease on a manifest")?;
     mesh.launch("node-1")?;
     let answer = wait_for("an answer", || {
-        let answer = ready(&mesh).map_or_else(|e| format!("{e:#}"), |body| body);
+        let answer = ready(&mesh).unwrap_or_else(|e| format!("{e:#}"));
         Ok(Some(answer).filter(|answer| !answer.contains("refused")))
     })?;
     ensure!(answer.contains("status 503") && answer.contains("the manifests are not read and applied yet"), "{answer}");

@@ -209,7 +209,9 @@ impl Calls {
             let is_full = |seen: &Seen| crowd.count > 0 && seen.open >= crowd.count;
             if is_full(&seen) {
                 // Its deadline may pass: whoever stops it does not wait for room.
-                let _ = wait::wait_until("room", || Ok(self.stop.load(Ordering::Relaxed) || !is_full(&self.look(|_, _| {}))));
+                let _ = wait::wait_until("room", || {
+                    Ok(self.stop.load(Ordering::Relaxed) || !is_full(&self.look(|_, _| {})))
+                });
             }
         }
     }

@@ -110,7 +110,9 @@ pub(crate) fn only_the_agents_cgroup_is_the_agent(lab: &Lab) -> Result<()> {
     let parent = agent.parent().context("a parent")?.to_owned();
     let foreign = mesh.bed.node("node-1")?.cgroup().join("foreign");
     let (app, b) = (mesh.bed.app("mesh/a")?, mesh.bed.pod("mesh/b")?);
-    for (place, is_agent) in [(agent.join("below"), false), (parent.join("beside"), false), (foreign, false), (agent, true)] {
+    for (place, is_agent) in
+        [(agent.join("below"), false), (parent.join("beside"), false), (foreign, false), (agent, true)]
+    {
         for way in Way::ALL {
             let place = app.in_cgroup(&place)?;
             let wire = mesh.bed.capture_wire("node-1")?;
@@ -129,7 +131,8 @@ pub(crate) fn only_the_agents_cgroup_is_the_agent(lab: &Lab) -> Result<()> {
                 // The twin: whoever is there is believed to be the agent, and speaks in the clear.
                 ensure!(wire.contains(b"SECRET")?, "{place:?} {way:?}");
             } else {
-                ensure_hidden(&mesh, &wire, "mesh/a", "mesh/b", "SECRET").with_context(|| format!("{place:?} {way:?}"))?;
+                ensure_hidden(&mesh, &wire, "mesh/a", "mesh/b", "SECRET")
+                    .with_context(|| format!("{place:?} {way:?}"))?;
             }
         }
     }

@@ -238,9 +238,10 @@ fn old_sockets(old: Old, io: &mut Io) -> Result<()> {
     const OWN_HEADER: i32 = 255;
     let raws = old.syns.iter().map(|syn| sys::raw_socket(socket::family(&syn.to) as i32, OWN_HEADER));
     let raws = raws.collect::<std::io::Result<Vec<_>>>()?;
-    let tcps = old.to.iter().map(|to| {
-        new_socket(socket::family(to), SockType::Stream, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp)
-    });
+    let tcps = old
+        .to
+        .iter()
+        .map(|to| new_socket(socket::family(to), SockType::Stream, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp));
     let tcps = tcps.collect::<nix::Result<Vec<_>>>()?;
     io.send(&())?;
     let mut tcps = Some(tcps);

@@ -149,7 +149,8 @@ pub(crate) fn marks_do_not_cross(lab: &Lab) -> Result<()> {
         }
     }
     let source = mesh.bed.pod("out/o2")?.v4()?.to_string();
-    let line = mesh.log("node-1")?.into_iter().find(|l| l["source_address"].as_str().is_some_and(|s| s.starts_with(&source)));
+    let line =
+        mesh.log("node-1")?.into_iter().find(|l| l["source_address"].as_str().is_some_and(|s| s.starts_with(&source)));
     ensure!(line.as_ref().is_some_and(|l| l["path"] == "plaintext" && l["source_identity"].is_null()), "{line:?}");
     Ok(())
 }
@@ -164,14 +165,16 @@ pub(crate) fn addresses_that_are_not_the_pods(lab: &Lab) -> Result<()> {
         let address = text.split_ascii_whitespace().nth(3).and_then(|a| a.split('/').next());
         Ok(address.with_context(|| format!("fe80:: in {text:?}"))?.parse()?)
     };
-    for (place, addresses) in
-        [(&a, ["10.244.1.77", "fd00:10:244:1::77"]), (&o1, ["10.244.1.78", "fd00:10:244:1::78"])]
+    for (place, addresses) in [(&a, ["10.244.1.77", "fd00:10:244:1::77"]), (&o1, ["10.244.1.78", "fd00:10:244:1::78"])]
     {
         for (ip, length) in addresses.into_iter().zip([24, 64]) {
             place.run("ip", &["addr", "add", &format!("{ip}/{length}"), "dev", "eth0"])?;
         }
     }
-    let strangers = [("out/o1", a.clone(), ["10.244.1.77", "fd00:10:244:1::77"]), ("mesh/a", o1, ["10.244.1.78", "fd00:10:244:1::78"])];
+    let strangers = [
+        ("out/o1", a.clone(), ["10.244.1.77", "fd00:10:244:1::77"]),
+        ("mesh/a", o1, ["10.244.1.78", "fd00:10:244:1::78"]),
+    ];
     for (client, server, addresses) in strangers {
         let refused = client == "out/o1"; // who calls the other way round is the twin
         let mut dials = Vec::new();
@@ -192,7 +195,10 @@ pub(crate) fn addresses_that_are_not_the_pods(lab: &Lab) -> Result<()> {
             }
         }
     }
-    mesh.logged("node-1", &[("direction", "inbound"), ("destination_address", "10.244.1.77:8080"), ("reason", "not_served_here")])?;
+    mesh.logged(
+        "node-1",
+        &[("direction", "inbound"), ("destination_address", "10.244.1.77:8080"), ("reason", "not_served_here")],
+    )?;
     // The same once the agent has seen them, which makes them local to the pod and nothing more.
     known(&mesh, "mesh/a", "10.244.1.77".parse()?)?;
     let dial = Dial::to((IpAddr::from([10, 244, 1, 77]), PORT));
@@ -204,7 +210,8 @@ pub(crate) fn addresses_that_are_not_the_pods(lab: &Lab) -> Result<()> {
 /// Waits until the kernel tables have an address as a secondary one.
 fn known(mesh: &Mesh, pod: &str, address: IpAddr) -> Result<()> {
     wait_until(&format!("{address} of {pod} in the kernel tables"), || {
-        let has = |op: &Op| matches!(op, Op::SetLocal(LocalKey { address: a, .. }, Locality::OTHER) if *a == address.into());
+        let has =
+            |op: &Op| matches!(op, Op::SetLocal(LocalKey { address: a, .. }, Locality::OTHER) if *a == address.into());
         Ok(tables(mesh, "node-1")?.contents()?.iter().any(has))
     })
 }
@@ -216,7 +223,8 @@ pub(crate) fn sources_that_nobody_has(lab: &Lab) -> Result<()> {
     let _servers = (servers::echo(&app, any(PORT))?, servers::echo(&mesh.bed.app("out/o1")?, any(PORT))?);
     let seen = Capture::start(&app, "eth0")?;
     let (v4, v6) = (a.v4()?.to_string(), a.v6()?.to_string());
-    let forged = [&*v4, "127.0.0.1", "127.0.0.53", "224.0.0.1", "255.255.255.255", &v6, "::1", "ff02::1", "::ffff:127.0.0.1"];
+    let forged =
+        [&*v4, "127.0.0.1", "127.0.0.53", "224.0.0.1", "255.255.255.255", &v6, "::1", "ff02::1", "::ffff:127.0.0.1"];
     for (number, source) in forged.into_iter().enumerate() {
         let from = SocketAddr::new(source.parse()?, 5000 + number as u16);
         let syn = Syn { from, to: (a.address(from.is_ipv4())?, PORT).into(), dress: Dress::Whole };

@@ -31,7 +31,8 @@ const OUTBOUND: u32 = 0x0100_0000;
 /// source: whatever an application does, it is captured, and its own bits of the mark stay.
 pub(crate) fn captured_whatever_its_options(lab: &Lab) -> Result<()> {
     let mesh = mesh(lab)?;
-    let (_b, _o2) = (servers::echo(&mesh.bed.app("mesh/b")?, any(PORT))?, servers::echo(&mesh.bed.app("out/o2")?, any(PORT))?);
+    let (_b, _o2) =
+        (servers::echo(&mesh.bed.app("mesh/b")?, any(PORT))?, servers::echo(&mesh.bed.app("out/o2")?, any(PORT))?);
     for (client, captured) in CLIENTS {
         let place = mesh.bed.app(client)?;
         for way in Way::ALL {
@@ -67,7 +68,8 @@ pub(crate) fn captured_whatever_its_options(lab: &Lab) -> Result<()> {
             ensure!(answer.contains("echo") && counts.of("connect:captured") == u64::from(captured), "{counts:?}");
             // Connected to somebody out of the mesh, and disconnected, the decision of then does not hold.
             let elsewhere = way.to(mesh.bed.pod("out/o2")?, PORT)?;
-            let (talks, counts) = counted(&mesh, "node-1", || place.act(one_after_the_other, vec![elsewhere, to, elsewhere]))?;
+            let (talks, counts) =
+                counted(&mesh, "node-1", || place.act(one_after_the_other, vec![elsewhere, to, elsewhere]))?;
             ensure!(counts.of("connect:captured") == u64::from(captured), "{counts:?}");
             let marked: Vec<bool> = talks.iter().map(|(_, mark)| mark & OUTBOUND != 0).collect();
             ensure!(marked == [false, captured, false], "{client} {way:?}: {talks:?}");
@@ -186,7 +188,8 @@ fn try_all(mesh: &Mesh, pod: &str, dials: Vec<Dial>) -> Result<Vec<(Dial, Dialed
 /// It would not be routed over lo: refused, and said so. Out of the mesh it is nobody's business.
 pub(crate) fn bound_to_a_device(lab: &Lab) -> Result<()> {
     let mesh = mesh(lab)?;
-    let (_b, _o2) = (servers::echo(&mesh.bed.app("mesh/b")?, any(PORT))?, servers::echo(&mesh.bed.app("out/o2")?, any(PORT))?);
+    let (_b, _o2) =
+        (servers::echo(&mesh.bed.app("mesh/b")?, any(PORT))?, servers::echo(&mesh.bed.app("out/o2")?, any(PORT))?);
     let wire = mesh.bed.capture_wire("node-1")?;
     for way in Way::ALL {
         let dial = |server: &str, device: &str| -> Result<Dial> {
@@ -294,16 +297,23 @@ fn ensure_not_logged(mesh: &Mesh, node: &str, talk: &Talk) -> Result<()> {
 /// What goes out of the mesh meets no proxy: same addresses, same errors, not a line in the log.
 pub(crate) fn out_of_the_mesh_is_untouched(lab: &Lab) -> Result<()> {
     let mesh = mesh(lab)?;
-    let (_b, _o2) = (servers::echo(&mesh.bed.app("mesh/b")?, any(PORT))?, servers::echo(&mesh.bed.app("out/o2")?, any(PORT))?);
+    let (_b, _o2) =
+        (servers::echo(&mesh.bed.app("mesh/b")?, any(PORT))?, servers::echo(&mesh.bed.app("out/o2")?, any(PORT))?);
     let place = mesh.bed.app("mesh/a")?;
     for way in Way::ALL {
         let wire = mesh.bed.capture_wire("node-1")?;
         let dial = |server: &str, port| -> Result<Dialed> {
-            place.act(socket::dial, Dial::to(way.to(mesh.bed.pod(server)?, port)?).say("SECRET").with(Opt::Mark(0x0300_0005)))
+            place.act(
+                socket::dial,
+                Dial::to(way.to(mesh.bed.pod(server)?, port)?).say("SECRET").with(Opt::Mark(0x0300_0005)),
+            )
         };
         let (talk, counts) = counted(&mesh, "node-1", || dial("out/o2", PORT)?.answered())?;
         let who = talk.who()?;
-        ensure!(who.peer.port() == talk.local.port() && who.peer.ip() == talk.local.ip().to_canonical(), "{who:?} {talk:?}");
+        ensure!(
+            who.peer.port() == talk.local.port() && who.peer.ip() == talk.local.ip().to_canonical(),
+            "{who:?} {talk:?}"
+        );
         ensure!(talk.mark == 5 && wire.contains(b"SECRET")?, "{talk:?}");
         ensure!(counts.of("connect:leave") == 1 && counts.of("connect:captured") == 0, "{counts:?}");
         let (refused, counts) = counted(&mesh, "node-1", || dial("out/o2", 1)?.failed())?;
@@ -333,7 +343,19 @@ pub(crate) fn the_pod_itself_is_untouched(lab: &Lab) -> Result<()> {
     }
     let (v4, v6) = (a.v4()?.to_string(), a.v6()?.to_string());
     let mapped = [format!("::ffff:{v4}"), "::ffff:127.0.0.1".into()];
-    let own = [&*v4, &v6, "127.0.0.1", "127.0.0.53", "::1", "0.0.0.0", "::", &mapped[0], &mapped[1], "10.244.1.77", "fd00:10:244:1::77"];
+    let own = [
+        &*v4,
+        &v6,
+        "127.0.0.1",
+        "127.0.0.53",
+        "::1",
+        "0.0.0.0",
+        "::",
+        &mapped[0],
+        &mapped[1],
+        "10.244.1.77",
+        "fd00:10:244:1::77",
+    ];
     for ip in own {
         for mark in [0, 0x0300_0000] {
             let dial = Dial::to((ip.parse::<IpAddr>()?, PORT)).with(Opt::Mark(mark));
@@ -342,7 +364,8 @@ pub(crate) fn the_pod_itself_is_untouched(lab: &Lab) -> Result<()> {
             let who = talk.who()?;
             ensure!(who.peer.port() == talk.local.port() && talk.mark == 0, "{ip}: {who:?} {talk:?}");
             ensure!(who.peer.ip() == talk.local.ip().to_canonical(), "{ip}: {who:?} {talk:?}");
-            let touched = ["connect:captured", "steer:outbound", "steer:inbound", "steer:stranger"].map(|name| counts.of(name));
+            let touched =
+                ["connect:captured", "steer:outbound", "steer:inbound", "steer:stranger"].map(|name| counts.of(name));
             ensure!(touched == [0; 4], "{ip}: {counts:?}");
             ensure_not_logged(&mesh, "node-1", &talk)?;
         }

@@ -11,12 +11,12 @@ use std::fmt;
 use anyhow::{Result, bail, ensure};
 
 use crate::build::{self, Programs};
-use crate::{demo, ebpf};
 use crate::install::h2spec;
 use crate::process::Cmd;
 use crate::tidy;
 use crate::vm;
 use crate::workspace::Workspace;
+use crate::{demo, ebpf};
 use summary::Tally;
 
 /// Arguments of `test`.
