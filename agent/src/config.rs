@@ -80,7 +80,7 @@ pub struct Config {
     pub certificate_lifetime: Duration,
 
     /// How long open connections of a pod that leaves the mesh may go on before they are ended, in seconds.
-    #[arg(long, env = "UNDERPASS_RELEASE_DRAIN", value_name = "SECONDS", default_value = "30", value_parser = any_seconds)]
+    #[arg(long, env = "UNDERPASS_RELEASE_DRAIN", value_name = "SECONDS", default_value = "30", value_parser = any_seconds, allow_negative_numbers = true)]
     pub release_drain: Duration,
 
     /// Threads of the tunnel; as many as cores, at most 4, where it is not given.
