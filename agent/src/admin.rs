@@ -12,7 +12,7 @@ use underpass_telemetry::{
 };
 use underpass_ztunnel::{Connections, Credentials};
 
-use crate::{keeper::Reports, node::Counters, pods};
+use crate::{keeper::Reports, pods, reports::Counters};
 
 /// What the routes look at.
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@
 //!   [`datapath`]: who carries the tables out.
 //! * [`certs`]: the certificates of the pods on this node.
 //! * [`node`]: all of these wired together. [`preflight`]: everything that can be wrong, before anything is changed.
-//! * [`config`], [`admin`]: settings in, answers out.
+//! * [`config`], [`admin`], [`reports`]: settings in, answers and the kernel's counters out.
 
 pub mod admin;
 pub mod certs;
@@ -16,4 +16,5 @@ pub mod keeper;
 pub mod node;
 pub mod pods;
 pub mod preflight;
+pub mod reports;
 pub mod tables;

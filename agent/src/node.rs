@@ -3,15 +3,14 @@
 //! knows its pod and has its certificate; and a World that is applied is the one that everybody goes by.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use tokio::sync::{mpsc, watch};
-use underpass_abi::CgroupId;
 use underpass_config::Door;
 use underpass_core::{Identity, World, world::Workload};
 use underpass_loader::Kernel;
@@ -29,6 +28,7 @@ use crate::{
     keeper::Keeper,
     pods::{self, Event, Pods},
     preflight::Checked,
+    reports::Counters,
 };
 
 /// How long the end of the process waits for its threads.
@@ -62,26 +62,6 @@ pub enum Error {
     },
 }
 
-/// The kernel programs' counters.
-#[derive(Clone)]
-pub struct Counters(Arc<Mutex<Kernel>>);
-
-impl std::fmt::Debug for Counters {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Counters")
-    }
-}
-
-impl Counters {
-    /// Every counter by its name; empty where they cannot be read.
-    #[must_use]
-    pub fn read(&self) -> BTreeMap<String, u64> {
-        let kernel = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let counts = kernel.counts().unwrap_or_default();
-        counts.into_iter().map(|(counter, n)| (counter.name().to_owned(), n)).collect()
-    }
-}
-
 /// A running node.
 struct Node {
     name: Arc<str>,
@@ -106,7 +86,7 @@ pub async fn run(
     let Checked { authority, admin, readiness, access_log, kernel: settings, own_cgroup } = checked;
     let access_log = Arc::new(access_log);
     let kernel = Kernel::attach(&settings)?;
-    let counters = Counters(Arc::new(Mutex::new(Kernel::open(&settings)?)));
+    let counters = Counters::open(&settings)?;
 
     let (updates, received) = mpsc::unbounded_channel();
     let keeper = Keeper::new(config.mesh(), received);
@@ -226,12 +206,4 @@ impl Node {
 fn identities(world: &World, node: &str) -> BTreeSet<Identity> {
     let here = |w: &&Arc<Workload>| w.node.as_deref() == Some(node) && world.is_enrolled(w);
     world.workloads().filter(here).map(|w| w.identity(&world.settings().trust_domain)).collect()
-}
-
-/// The agent's own cgroup, which the kernel programs know its sockets by.
-///
-/// # Errors
-/// Where it cannot be found, or shares one and cannot move to one of its own.
-pub fn own_cgroup() -> Result<CgroupId, pods::Error> {
-    pods::cgroup_id(&pods::own_alone("underpass-agent")?)
 }

@@ -7,7 +7,7 @@ use underpass_abi::{CgroupId, Marks};
 use underpass_identity::Authority;
 use underpass_telemetry::{access_log, admin::Listener};
 
-use crate::{config::Config, node, pods};
+use crate::{config::Config, pods};
 
 /// One thing that is wrong, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +75,7 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
     for missing in kernel.iter().flat_map(underpass_loader::probe) {
         fault(format!("kernel data path: {}: {}", missing.need, missing.found), missing.need.remedy());
     }
-    let own_cgroup = node::own_cgroup().map_err(|e| fault(chain(&e), "run as root, with cgroup2 writable")).ok();
+    let own_cgroup = own_cgroup().map_err(|e| fault(chain(&e), "run as root, with cgroup2 writable")).ok();
 
     match (authority, admin, readiness, access_log, kernel, own_cgroup) {
         (Some(authority), Some(admin), Some(readiness), Some(access_log), Some(kernel), Some(own_cgroup))
@@ -85,6 +85,11 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
         }
         _ => Err(faults),
     }
+}
+
+/// The agent's own cgroup, which the kernel programs know its sockets by.
+fn own_cgroup() -> Result<CgroupId, pods::Error> {
+    pods::cgroup_id(&pods::own_alone("underpass-agent")?)
 }
 
 fn access_log_settings(config: &Config) -> access_log::Settings {
