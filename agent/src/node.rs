@@ -3,7 +3,7 @@
 //! knows its pod and has its certificate; and a World that is applied is the one that everybody goes by.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     io,
     path::Path,
     sync::Arc,
@@ -11,8 +11,9 @@ use std::{
 };
 
 use tokio::sync::{mpsc, watch};
+use underpass_abi::Cookie;
 use underpass_config::Door;
-use underpass_core::{Identity, World, world::Workload};
+use underpass_core::{Identity, ObjectName, World, world::Workload};
 use underpass_loader::Kernel;
 use underpass_telemetry::{
     access_log::AccessLog,
@@ -70,6 +71,8 @@ struct Node {
     pods: Arc<pods::Handle>,
     events: mpsc::UnboundedReceiver<Event>,
     ztunnel: Ztunnel,
+    /// The pods that the tunnel serves, by cookie: those that leave the mesh keep their identity until they are gone.
+    serving: BTreeMap<Cookie, (ObjectName, Identity)>,
     enrolling: Gate,
 }
 
@@ -126,7 +129,16 @@ pub async fn run(
     let keeping = tokio::spawn(keeper.run());
     let watching = watch_manifests(&config.manifests, updates)?;
 
-    let mut node = Node { name: config.node.as_str().into(), world, certs, pods, events, ztunnel, enrolling };
+    let mut node = Node {
+        name: config.node.as_str().into(),
+        world,
+        certs,
+        pods,
+        events,
+        ztunnel,
+        serving: BTreeMap::new(),
+        enrolling,
+    };
     tracing::info!(node = %config.node, version = env!("CARGO_PKG_VERSION"), "agent started");
     tokio::pin!(stop);
     loop {
@@ -163,7 +175,7 @@ impl Node {
         tokio::select! {
             Ok(()) = self.world.changed() => {
                 let world = Arc::clone(&self.world.borrow_and_update());
-                self.certs.want(&identities(&world, &self.name), SystemTime::now());
+                self.want(&world);
                 self.ztunnel.caught_up().await;
                 self.pods.set_world(world);
             }
@@ -174,19 +186,43 @@ impl Node {
 
     fn pod(&mut self, event: Event) {
         match event {
-            Event::Added(pod) => self.ztunnel.add(underpass_ztunnel::Pod {
-                name: pod.name,
-                cookie: pod.cookie.0,
-                netns: pod.netns,
-                outbound: pod.outbound,
-                inbound: pod.inbound,
-            }),
-            Event::Removed { name, cookie } => drop(self.ztunnel.remove(&name, cookie.0)),
+            Event::Added(pod) => {
+                let identity = pod.workload.identity(&self.world.borrow().settings().trust_domain);
+                self.serving.insert(pod.cookie, (pod.name.clone(), identity));
+                self.ztunnel.add(underpass_ztunnel::Pod {
+                    name: pod.name,
+                    cookie: pod.cookie.0,
+                    netns: pod.netns,
+                    outbound: pod.outbound,
+                    inbound: pod.inbound,
+                });
+            }
+            Event::Removed { name, cookie } => {
+                self.serving.remove(&cookie);
+                drop(self.ztunnel.remove(&name, cookie.0));
+                let world = Arc::clone(&self.world.borrow());
+                self.want(&world);
+            }
             Event::Applied(version) => {
                 tracing::info!(%version, "applied");
                 self.enrolling.open();
             }
         }
+    }
+
+    /// Certificates for the pods that are in the mesh, and for those that are leaving it: their open connections go on
+    /// until the release has ended them.
+    fn want(&mut self, world: &World) {
+        let identity = |w: &Workload| w.identity(&world.settings().trust_domain);
+        for (name, known) in self.serving.values_mut() {
+            if let Some(w) = world.workload(name).filter(|w| world.is_enrolled(w)) {
+                *known = identity(w);
+            }
+        }
+        let here = |w: &&Arc<Workload>| w.node.as_deref() == Some(&*self.name) && world.is_enrolled(w);
+        let enrolled = world.workloads().filter(here).map(|w| identity(w));
+        let wanted = enrolled.chain(self.serving.values().map(|(_, identity)| identity.clone())).collect();
+        self.certs.want(&wanted, SystemTime::now());
     }
 
     async fn end(self, access_log: Arc<AccessLog>) {
@@ -200,10 +236,4 @@ impl Node {
             tracing::warn!("some connections did not end in time");
         }
     }
-}
-
-/// The identities of the pods of a node that are in the mesh.
-fn identities(world: &World, node: &str) -> BTreeSet<Identity> {
-    let here = |w: &&Arc<Workload>| w.node.as_deref() == Some(node) && world.is_enrolled(w);
-    world.workloads().filter(here).map(|w| w.identity(&world.settings().trust_domain)).collect()
 }

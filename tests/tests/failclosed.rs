@@ -381,7 +381,7 @@ fn ensure_no_vip(wire: &Capture) -> Result<()> {
     wire.count(|_| false).map(drop) // an error where frames were lost
 }
 
-/// Captured connections of a pod that leaves go on as they are, or end; new ones are in the clear.
+/// Captured connections of a pod that leaves go on as they are; new ones are in the clear.
 fn a_pod_leaves_with_open_connections(lab: &Lab) -> Result<()> {
     let mut mesh = half_a_service(lab, &[])?;
     let echo = |pod: &str| servers::echo(&mesh.bed.app(pod)?, any(PORT));
@@ -399,12 +399,14 @@ fn a_pod_leaves_with_open_connections(lab: &Lab) -> Result<()> {
         ensure!(talk.mark == 0 && counts.of("connect:captured") == 0, "{way:?}: {talk:?} {counts:?}");
     }
     ensure!(wire.contains(b"NEW")?, "the twin: it is out of the mesh, and nothing new is in the clear");
-    // What came or went under an identity may end with it. It may not go on without.
-    for Open { client, out, accepted } in &mut tunnelled {
-        let (_there, _here) = (client.send(*out, b"OPEN-AFTER")?, far.send(*accepted, b"OPEN-AFTER")?);
-    }
-    for Open { client, out, accepted } in &mut incoming {
-        let (_there, _here) = (client.send(*out, b"OPEN-AFTER")?, near.send(*accepted, b"OPEN-AFTER")?);
+    // What came or went under an identity goes on under it, both ways.
+    for (opened, server) in [(&mut tunnelled, &mut far), (&mut incoming, &mut near)] {
+        for Open { client, out, accepted } in opened {
+            client.send(*out, b"OPEN-AFTER")??;
+            ensure!(server.receive(*accepted, 10)?? == b"OPEN-AFTER", "it did not go on");
+            server.send(*accepted, b"OPEN-AFTER")??;
+            ensure!(client.receive(*out, 10)?? == b"OPEN-AFTER", "it did not go on back");
+        }
     }
     // What the tunnel carries in the clear goes on by the tunnel, and not without its mark.
     for Carried { client, out } in &mut carried {
