@@ -643,7 +643,8 @@ fn a_sandbox_that_ends_leaves_nothing(lab: &Lab) -> Result<()> {
     let (device, node) = (bed.pod("default/a1")?.node_device(), bed.node("node-1")?.shell()?);
     drop(sockets);
     bed.remove_pod("default/a1")?;
-    wait_until("the sandbox is purged", || Ok(agent.look()?.pods == 1))?;
+    // Announced too: only then has what stands for the tunnel let go of the namespace.
+    wait_until("the sandbox is purged", || agent.look().map(|sight| sight.pods == 1 && !sight.removed.is_empty()))?;
     // The device goes with the namespace, which lives as long as anybody has a socket or a descriptor there.
     wait_until("the namespace is gone", || Ok(!node.run("ip", &["-o", "link"])?.contains(&format!("{device}@"))))?;
     let sight = agent.look()?;
