@@ -75,12 +75,11 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
     for missing in kernel.iter().flat_map(underpass_loader::probe) {
         fault(format!("kernel data path: {}: {}", missing.need, missing.found), missing.need.remedy());
     }
-    let own_cgroup = own_cgroup().map_err(|e| fault(chain(&e), "run as root, with cgroup2 writable")).ok();
-
-    match (authority, admin, readiness, access_log, kernel, own_cgroup) {
-        (Some(authority), Some(admin), Some(readiness), Some(access_log), Some(kernel), Some(own_cgroup))
-            if faults.is_empty() =>
-        {
+    match (authority, admin, readiness, access_log, kernel) {
+        (Some(authority), Some(admin), Some(readiness), Some(access_log), Some(kernel)) if faults.is_empty() => {
+            // Last and alone, because it changes something: the process may move to another cgroup.
+            let remedy = "run as root, with cgroup2 writable".to_owned();
+            let own_cgroup = own_cgroup().map_err(|e| vec![Fault { found: chain(&e), remedy }])?;
             Ok(Checked { authority, admin, readiness, access_log, kernel, own_cgroup })
         }
         _ => Err(faults),
