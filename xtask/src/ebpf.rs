@@ -140,13 +140,17 @@ fn copy_if_different(from: &Path, to: &Path) -> Result<bool> {
     Ok(true)
 }
 
+/// Cargo in the kernel programs' folder, with the compiler of this machine's user space: for what needs no `core` for BPF,
+/// which a bare machine does not have yet.
+pub(crate) fn host_cargo(workspace: &Workspace) -> Result<Cmd> {
+    let rustc = nested("rustc").args(["--print", "sysroot"]).read()?;
+    Ok(workspace.nested_cargo(&workspace.programs()).env("RUSTC", Path::new(rustc.trim()).join("bin/rustc")))
+}
+
 /// Host clippy for the kernel programs: `core` for BPF has no clippy of its own, the lints are the same.
 pub(crate) fn host_clippy(workspace: &Workspace) -> Result<Cmd> {
-    let rustc = nested("rustc").args(["--print", "sysroot"]).read()?;
     let host = nested("rustc").args(["--print", "host-tuple"]).read()?;
-    Ok(workspace
-        .nested_cargo(&workspace.programs())
-        .env("RUSTC", Path::new(rustc.trim()).join("bin/rustc"))
+    Ok(host_cargo(workspace)?
         .args(["clippy", "--quiet", "--locked", "--target", host.trim(), "--target-dir"])
         .arg(workspace.root().join("target/ebpf/clippy")))
 }

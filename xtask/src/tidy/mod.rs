@@ -16,6 +16,7 @@ mod words;
 
 use anyhow::{Context, Result};
 
+use crate::ebpf;
 use crate::install;
 use crate::metadata::Metadata;
 use crate::test::summary::Tally;
@@ -125,7 +126,7 @@ impl<'a> Subject<'a> {
             findings.extend(rules.check(&self.user_space(Some(platform))?));
         }
         // Kernel programs are one platform, whatever the node's: the packages are the same.
-        let programs = self.workspace.nested_cargo(&self.workspace.programs());
+        let programs = ebpf::host_cargo(self.workspace)?;
         findings.extend(rules.check(&Metadata::load(programs, None)?));
         findings.sort();
         findings.dedup();
