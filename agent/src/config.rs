@@ -39,6 +39,10 @@ pub struct Config {
     #[arg(long, env = "UNDERPASS_READINESS_ADDRESS", value_name = "ADDRESS", default_value = "[::]:15021")]
     pub readiness_address: SocketAddr,
 
+    /// Where metrics are scraped: `/metrics`. They name workloads and identities, and nothing secret.
+    #[arg(long, env = "UNDERPASS_METRICS_ADDRESS", value_name = "ADDRESS", default_value = "[::]:15020")]
+    pub metrics_address: SocketAddr,
+
     /// The form of the access log: one line per connection.
     #[arg(long, env = "UNDERPASS_ACCESS_LOG_FORMAT", value_name = "text|json", default_value_t = Format::Text)]
     pub access_log_format: Format,

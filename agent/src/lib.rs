@@ -6,13 +6,14 @@
 //!   [`datapath`]: who carries the tables out.
 //! * [`certs`]: the certificates of the pods on this node.
 //! * [`node`]: all of these wired together. [`preflight`]: everything that can be wrong, before anything is changed.
-//! * [`config`], [`admin`], [`reports`]: settings in, answers and the kernel's counters out.
+//! * [`config`], [`admin`], [`reports`], [`metrics`]: settings in, answers and numbers out.
 
 pub mod admin;
 pub mod certs;
 pub mod config;
 pub mod datapath;
 pub mod keeper;
+pub mod metrics;
 pub mod node;
 pub mod pods;
 pub mod preflight;

@@ -19,6 +19,7 @@ use underpass_telemetry::{
     access_log::AccessLog,
     admin::{AdminError, Gate, Limits, Readiness, Router, Server},
     log::Levels,
+    metrics::{Registry, routes},
 };
 use underpass_ztunnel::{Inputs, Ztunnel};
 
@@ -27,6 +28,7 @@ use crate::{
     certs::Certs,
     config::Config,
     keeper::Keeper,
+    metrics,
     pods::{self, Event, Pods},
     preflight::Checked,
     reports::Counters,
@@ -86,7 +88,8 @@ pub async fn run(
     levels: &Levels,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
-    let Checked { authority, admin, readiness, access_log, kernel: settings, own_cgroup } = checked;
+    let Checked { authority, admin, readiness, metrics: scraped, access_log, kernel: settings, own_cgroup } = checked;
+    let registry = Registry::default();
     let access_log = Arc::new(access_log);
     let kernel = Kernel::attach(&settings)?;
     let counters = Counters::open(&settings)?;
@@ -94,7 +97,13 @@ pub async fn run(
     let (updates, received) = mpsc::unbounded_channel();
     let keeper = Keeper::new(config.mesh(), received);
     let certs = Certs::new(authority, config.certificate_lifetime)?;
-    let inputs = Inputs { world: keeper.world(), credentials: certs.subscribe(), access_log: Arc::clone(&access_log) };
+    metrics::measure(&registry, keeper.world());
+    let inputs = Inputs {
+        world: keeper.world(),
+        credentials: certs.subscribe(),
+        access_log: Arc::clone(&access_log),
+        metrics: registry.clone(),
+    };
     let mut tunnel = underpass_ztunnel::Settings::new(settings.marks.inbound());
     tunnel.workers = config.workers.unwrap_or(tunnel.workers);
     let ztunnel = Ztunnel::start(&tunnel, &inputs)?;
@@ -121,9 +130,10 @@ pub async fn run(
         counters,
         pods: Arc::clone(&pods),
     };
-    let servers: [Server; 2] = [
+    let servers: [Server; 3] = [
         admin.serve(admin::routes(&view, levels), Limits::default())?,
         readiness.serve(ready.routes(Router::new()), Limits::default())?,
+        scraped.serve(routes(Router::new(), &registry), Limits::default())?,
     ];
     let world = keeper.world();
     let keeping = tokio::spawn(keeper.run());

@@ -33,6 +33,8 @@ pub struct Checked {
     pub admin: Listener,
     /// Bound already.
     pub readiness: Listener,
+    /// Bound already.
+    pub metrics: Listener,
     /// Open already.
     pub access_log: access_log::AccessLog,
     /// Where the kernel data path lives.
@@ -63,6 +65,8 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
     let (admin, readiness) = (config.admin_address, config.readiness_address);
     let admin = bind("admin API", "--admin-address", admin, Listener::loopback(admin));
     let readiness = bind("readiness", "--readiness-address", readiness, Listener::any(readiness));
+    let metrics = config.metrics_address;
+    let metrics = bind("metrics", "--metrics-address", metrics, Listener::any(metrics));
     let access_log = access_log::AccessLog::start(&access_log_settings(config));
     let access_log = access_log.map_err(|e| fault(chain(&e), "name a file that can be written with --access-log")).ok();
 
@@ -75,12 +79,14 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
     for missing in kernel.iter().flat_map(underpass_loader::probe) {
         fault(format!("kernel data path: {}: {}", missing.need, missing.found), missing.need.remedy());
     }
-    match (authority, admin, readiness, access_log, kernel) {
-        (Some(authority), Some(admin), Some(readiness), Some(access_log), Some(kernel)) if faults.is_empty() => {
+    match (authority, admin, readiness, metrics, access_log, kernel) {
+        (Some(authority), Some(admin), Some(readiness), Some(metrics), Some(access_log), Some(kernel))
+            if faults.is_empty() =>
+        {
             // Last and alone, because it changes something: the process may move to another cgroup.
             let remedy = "run as root, with cgroup2 writable".to_owned();
             let own_cgroup = own_cgroup().map_err(|e| vec![Fault { found: chain(&e), remedy }])?;
-            Ok(Checked { authority, admin, readiness, access_log, kernel, own_cgroup })
+            Ok(Checked { authority, admin, readiness, metrics, access_log, kernel, own_cgroup })
         }
         _ => Err(faults),
     }
@@ -130,6 +136,7 @@ mod tests {
             ["--state", "/proc/nonexistent"],
             ["--admin-address", "192.0.2.1:15000"],
             ["--readiness-address", &taken],
+            ["--metrics-address", "192.0.2.1:15020"],
             ["--access-log", "/nonexistent/log"],
             ["--bpffs", "/nonexistent/bpffs"],
             ["--cgroup-root", "/nonexistent/cgroup"],
@@ -141,6 +148,7 @@ mod tests {
             "/nonexistent/manifests",
             "/proc/nonexistent",
             "192.0.2.1:15000",
+            "192.0.2.1:15020",
             &taken,
             "/nonexistent/log",
             "/nonexistent/bpffs",

@@ -26,7 +26,7 @@ use std::{collections::BTreeMap, io, num::NonZeroUsize, sync::Arc, thread::JoinH
 use tokio::sync::{mpsc, oneshot, watch};
 use underpass_core::{Identity, ObjectName, World};
 use underpass_identity::{Credential, Roots};
-use underpass_telemetry::access_log::AccessLog;
+use underpass_telemetry::{access_log::AccessLog, metrics::Registry};
 
 pub use self::{connections::Connections, pod::Pod};
 use self::{
@@ -52,6 +52,8 @@ pub struct Inputs {
     pub credentials: watch::Receiver<Arc<Credentials>>,
     /// Where lines about connections go.
     pub access_log: Arc<AccessLog>,
+    /// Where what is measured is shown.
+    pub metrics: Registry,
 }
 
 /// What its owner chooses.

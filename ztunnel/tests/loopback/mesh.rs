@@ -27,6 +27,7 @@ use underpass_net::netns::Netns;
 use underpass_telemetry::{
     Format,
     access_log::{self, AccessLog, Target},
+    metrics::Registry,
 };
 use underpass_ztunnel::{Credentials, Inputs, Pod, Settings, Ztunnel, sockets::Ends, testing::Switch};
 
@@ -91,7 +92,12 @@ impl Mesh {
         let to_file =
             access_log::Settings { format: Format::Json, target: Target::File(log.clone()), ..Default::default() };
         let access_log = Arc::new(AccessLog::start(&to_file).expect("log"));
-        let inputs = Inputs { world: worlds, credentials: all_credentials, access_log: Arc::clone(&access_log) };
+        let inputs = Inputs {
+            world: worlds,
+            credentials: all_credentials,
+            access_log: Arc::clone(&access_log),
+            metrics: Registry::default(),
+        };
         let switch = Arc::new(Switch::default());
         let mut settings = Settings::new(0);
         settings.sockets = Arc::<Switch>::clone(&switch);

@@ -12,6 +12,7 @@ use super::query::Query;
 #[derive(Clone, Debug)]
 pub struct Request {
     pub(super) query: Query,
+    pub(super) accept: Option<String>,
     pub(super) body: Bytes,
 }
 
@@ -22,6 +23,12 @@ impl Request {
         self.query.find(key)
     }
 
+    /// The `Accept` header, where there is exactly one.
+    #[must_use]
+    pub fn accept(&self) -> Option<&str> {
+        self.accept.as_deref()
+    }
+
     /// The body, whole and within the limit.
     #[must_use]
     pub fn body(&self) -> &[u8] {
@@ -29,10 +36,14 @@ impl Request {
     }
 }
 
+/// What almost everything is answered as.
+const JSON: &str = "application/json";
+
 /// What is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
     pub(super) status: StatusCode,
+    pub(super) content_type: &'static str,
     pub(super) body: Bytes,
     /// The methods that would have been answered, with 405 (RFC 9110, 15.5.6).
     pub(super) allow: Option<String>,
@@ -51,7 +62,7 @@ impl Response {
         match serde_json::to_vec_pretty(value) {
             Ok(mut body) => {
                 body.push(b'\n');
-                Self { status, body: body.into(), allow: None }
+                Self { status, content_type: JSON, body: body.into(), allow: None }
             }
             Err(e) => Self::error(StatusCode::INTERNAL_SERVER_ERROR, format_args!("cannot write the answer: {e}")),
         }
@@ -61,7 +72,13 @@ impl Response {
     #[must_use]
     pub fn error(status: StatusCode, says: impl fmt::Display) -> Self {
         let body = serde_json::json!({ "error": says.to_string() });
-        Self { status, body: format!("{body:#}\n").into(), allow: None }
+        Self { status, content_type: JSON, body: format!("{body:#}\n").into(), allow: None }
+    }
+
+    /// 200 with something else than JSON.
+    #[must_use]
+    pub const fn page(content_type: &'static str, body: Bytes) -> Self {
+        Self { status: StatusCode::OK, content_type, body, allow: None }
     }
 
     /// The status.
@@ -70,7 +87,7 @@ impl Response {
         self.status
     }
 
-    /// The body: JSON.
+    /// The body: JSON, unless it is a page.
     #[must_use]
     pub fn body(&self) -> &[u8] {
         &self.body

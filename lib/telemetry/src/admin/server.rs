@@ -103,7 +103,7 @@ impl Listener {
         Self::bind(address, Audience::Local)
     }
 
-    /// For what anybody may ask: readiness.
+    /// For what anybody may ask: readiness, metrics.
     ///
     /// # Errors
     /// Where `address` is taken or not ours.
@@ -231,7 +231,11 @@ async fn answer(site: &Site, request: hyper::Request<Incoming>) -> Response {
         Ok(body) => body,
         Err(response) => return response,
     };
-    let answered = timeout(site.limits.request_time, handler(Request { query, body })).await;
+    let answered = timeout(
+        site.limits.request_time,
+        handler(Request { query, accept: only(&head.headers, &header::ACCEPT), body }),
+    )
+    .await;
     answered.unwrap_or_else(|_| Response::error(StatusCode::SERVICE_UNAVAILABLE, "no answer in time"))
 }
 
@@ -245,6 +249,15 @@ async fn read(body: Incoming, limits: &Limits) -> Result<Bytes, Response> {
         Ok(Err(e)) if e.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(e)) => Err(Response::error(StatusCode::BAD_REQUEST, format_args!("cannot read the body: {e}"))),
         Err(_) => Err(Response::error(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
+    }
+}
+
+/// The text of a header that is there once.
+fn only(headers: &HeaderMap, name: &header::HeaderName) -> Option<String> {
+    let mut all = headers.get_all(name).iter();
+    match (all.next(), all.next()) {
+        (Some(one), None) => one.to_str().ok().map(str::to_owned),
+        _ => None,
     }
 }
 
@@ -271,11 +284,11 @@ fn is_local(host: &str) -> bool {
 }
 
 fn write(response: Response) -> hyper::Response<Full<Bytes>> {
-    let Response { status, body, allow } = response;
+    let Response { status, content_type, body, allow } = response;
     let mut written = hyper::Response::new(Full::new(body));
     *written.status_mut() = status;
     let headers = written.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Some(allow) = allow.and_then(|a| HeaderValue::try_from(a).ok()) {
