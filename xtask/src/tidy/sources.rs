@@ -15,7 +15,7 @@ pub(crate) struct Source {
     pub(crate) text: String,
 }
 
-/// Folders that hold what programs made, not people.
+/// What programs made, not people.
 const SKIPPED: &[&str] = &["target", ".git", "corpus", "artifacts", "node_modules"];
 
 impl Source {
@@ -42,7 +42,10 @@ fn walk(folder: &Path, prefix: &str, found: &mut Vec<Source>) -> Result<()> {
         let entry = entry.with_context(|| format!("cannot list {}", folder.display()))?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let kind = entry.file_type().with_context(|| format!("cannot look at {}", entry.path().display()))?;
-        if kind.is_dir() && !SKIPPED.contains(&name.as_str()) {
+        if SKIPPED.contains(&name.as_str()) {
+            continue; // `.git` is a file in a worktree
+        }
+        if kind.is_dir() {
             walk(&entry.path(), &format!("{prefix}{name}/"), found)?;
         } else if kind.is_file() {
             let bytes = fs::read(entry.path()).with_context(|| format!("cannot read {}", entry.path().display()))?;
