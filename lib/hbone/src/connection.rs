@@ -337,6 +337,11 @@ impl Connection {
         self.check_open().is_ok()
     }
 
+    /// Whether no stream can be opened any more, because one of the two goes away.
+    pub fn is_going_away(&self) -> bool {
+        self.closed || self.going != Going::Serving || self.peer_going.is_some()
+    }
+
     /// How many streams may be open at once: ours or the peer's limit, whichever is less.
     pub fn stream_cap(&self) -> usize {
         self.config.max_open_streams.min(self.peer.max_concurrent_streams.unwrap_or(u32::MAX)) as usize
@@ -351,7 +356,7 @@ impl Connection {
         if self.role == Role::Server {
             return Err(OpenError::NotClient);
         }
-        if self.closed || self.going != Going::Serving || self.peer_going.is_some() || self.next_stream > MAX_31_BITS {
+        if self.is_going_away() || self.next_stream > MAX_31_BITS {
             return Err(OpenError::GoingAway);
         }
         if self.streams.len() >= self.stream_cap() {

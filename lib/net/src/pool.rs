@@ -58,7 +58,7 @@ impl Shared {
         let has_room = |tunnel: &&Tunnel| {
             tunnel.can_open(now)
                 && tunnel.open_streams() < tunnel.stream_cap().unwrap_or(cap)
-                && !not.is_some_and(|stream| stream.is_on(tunnel))
+                && !not.is_some_and(|stream| stream.rules_out(tunnel))
         };
         self.tunnels.iter().filter(has_room).max_by_key(|tunnel| tunnel.open_streams())
     }
@@ -71,8 +71,8 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Opens a stream on a tunnel that has room, or on a new one that `connect` begins. `not` names a tunnel that has
-    /// just refused this very stream.
+    /// Opens a stream on a tunnel that has room, or on a new one that `connect` begins. `not` is the attempt before, which
+    /// came back unprocessed, and says which tunnels are not worth another one.
     ///
     /// # Errors
     /// What `connect` says; inside, why the tunnel takes no stream.

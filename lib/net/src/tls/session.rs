@@ -20,7 +20,11 @@ mod error;
 mod outgoing;
 mod record;
 
-use std::{fmt, mem, sync::Arc, time::SystemTime};
+use std::{
+    fmt, mem,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use rustls::{
     Error as RustlsError,
@@ -257,6 +261,19 @@ impl Session {
     #[must_use]
     pub fn streams_until(&self) -> Option<SystemTime> {
         self.peer.as_ref().map(|peer| peer.not_after.min(self.own_not_after))
+    }
+
+    /// How long that is from now, by the clock that certificates are checked against; nothing where it is past.
+    #[must_use]
+    pub fn streams_left(&self) -> Option<Duration> {
+        self.streams_until().map(|until| until.duration_since(self.now()).unwrap_or_default())
+    }
+
+    /// The time against which certificates are checked. Of a clock that does not answer the worst is assumed:
+    /// that our own certificate is over.
+    #[must_use]
+    pub fn now(&self) -> SystemTime {
+        self.time.current_time().map_or(self.own_not_after, system_time)
     }
 
     fn must_be_writable(&self) -> Result<(), SessionError> {

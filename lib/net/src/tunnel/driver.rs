@@ -247,8 +247,13 @@ impl Driver {
         let idle = idle_since.map(|since| since + self.inner.settings.idle);
         let begun = self.is_beginning(&state).then_some(self.begun_by);
         let ping = state.hbone.poll_timeout().map(Instant::from_std);
+        let expiry = state.expires.filter(|_| !state.takes_no_more());
         // Without any of them another event comes first; the timer then runs for nothing, once.
-        [idle, begun, ping].into_iter().flatten().min().unwrap_or_else(|| Instant::now() + self.inner.settings.idle)
+        [idle, begun, ping, expiry]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or_else(|| Instant::now() + self.inner.settings.idle)
     }
 
     /// The handshake, or a server's first CONNECT, is still to come.
@@ -262,6 +267,9 @@ impl Driver {
         let late = now >= self.begun_by && self.is_beginning(&state);
         let idle = self.idle_since.is_some_and(|since| now >= since + self.inner.settings.idle);
         let dead = state.hbone.handle_timeout(now.into_std()).is_err();
+        if state.expires.is_some_and(|at| now >= at) {
+            state.look_at_expiry();
+        }
         if late || dead {
             state.ending.get_or_insert(TunnelEnd::Timeout);
         } else if idle && state.lanes.is_empty() {
@@ -275,6 +283,9 @@ impl Driver {
         let result = self.read_some(&mut opened);
         for (lane, request) in opened {
             let stream = Stream::new(Rc::clone(&self.inner), lane);
+            if self.is_too_late(&stream) {
+                continue;
+            }
             let peer = self.inner.state.borrow().tls.peer().cloned();
             // Only a server is asked, and only by a peer that has proved who it is.
             if let (Some(serving), Some(peer)) = (&mut self.serving, peer) {
@@ -283,6 +294,19 @@ impl Driver {
             }
         }
         result
+    }
+
+    /// Refuses a stream that comes after the tunnel has expired, before anybody has looked at it: the peer may open it
+    /// elsewhere, and nothing is lost.
+    fn is_too_late(&self, stream: &Stream) -> bool {
+        let mut state = self.inner.state.borrow_mut();
+        let expired = state.has_expired();
+        if expired {
+            state.hbone.drain();
+            drop(state);
+            stream.reset(ErrorCode::REFUSED_STREAM);
+        }
+        expired
     }
 
     fn read_some(&self, opened: &mut Vec<Opened>) -> io::Result<()> {
@@ -326,7 +350,7 @@ impl Drop for Driver {
 fn receive(state: &mut State, bytes: &mut [u8], opened: &mut Vec<Opened>) -> Result<(), TunnelEnd> {
     let State { tls, out, hbone, lanes, is_known, .. } = state;
     let mut failed: Result<(), Error> = Ok(());
-    let mut closed = false;
+    let (mut connected, mut closed) = (false, false);
     let decrypted = tls.receive(bytes, out, |event| match event {
         tls::Event::Data(mut plain) => {
             while failed.is_ok() {
@@ -338,10 +362,14 @@ fn receive(state: &mut State, bytes: &mut [u8], opened: &mut Vec<Opened>) -> Res
             }
             *is_known = true;
         }
-        tls::Event::Connected(_) => {}
+        tls::Event::Connected(_) => connected = true,
         tls::Event::PeerClosed => closed = true,
     });
     decrypted.map_err(|e| TunnelEnd::Tls(e.reason()))?;
+    if connected && let Err(end) = state.peer_is_known() {
+        opened.clear();
+        return Err(end);
+    }
     failed.map_err(|e| TunnelEnd::Protocol(e.code()))?;
     if closed { Err(TunnelEnd::Closed) } else { Ok(()) }
 }

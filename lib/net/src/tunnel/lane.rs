@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use tokio::{net::TcpStream, sync::Notify};
+use tokio::{net::TcpStream, sync::Notify, time::Instant};
 use underpass_hbone::{ErrorCode, StreamId};
 
 use super::TunnelEnd;
@@ -78,6 +78,8 @@ pub(super) struct Lane {
     /// The answer's status. A stream that the peer opened needs none, and has 200 from the beginning.
     pub(super) status: Cell<Option<u16>>,
     pub(super) end: RefCell<Option<StreamEnd>>,
+    /// When it ended.
+    pub(super) ended_at: Cell<Option<Instant>>,
     /// The application's socket failed while it was written to.
     pub(super) app_failed: Cell<bool>,
     /// It is among those who wait for the tunnel's output to be written.
@@ -95,6 +97,7 @@ impl Lane {
             finished: Cell::new(finished),
             status: Cell::new(status),
             end: RefCell::default(),
+            ended_at: Cell::new(None),
             app_failed: Cell::new(false),
             waits: Cell::new(false),
             wake: Notify::new(),
@@ -143,6 +146,7 @@ impl Lane {
 
     pub(super) fn end_with(&self, end: StreamEnd) {
         self.end.borrow_mut().get_or_insert(end);
+        self.ended_at.set(self.ended_at.get().or_else(|| Some(Instant::now())));
         self.wake.notify_one();
     }
 

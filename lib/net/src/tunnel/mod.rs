@@ -161,6 +161,8 @@ struct Inner {
     state: RefCell<State>,
     /// Something waits to be encrypted and written, or the tunnel was told to end.
     wake: Notify,
+    /// When connect() was begun, or the socket accepted.
+    begun: Instant,
     /// The driver is gone, and the socket with it.
     closed: Cell<bool>,
     closing: Notify,
@@ -179,10 +181,40 @@ struct State {
     is_known: bool,
     /// The connection's window has been empty since then.
     starved_since: Option<Instant>,
+    /// One of the two certificates expires then, as far as the clock told when it was looked at last.
+    expires: Option<Instant>,
+    /// The bundle has changed while the peer proved who it is by the one before: it is judged again by this one.
+    judge_by: Option<Roots>,
     ending: Option<TunnelEnd>,
 }
 
 impl State {
+    /// No stream can be opened any more, whatever becomes of those that are open.
+    fn takes_no_more(&self) -> bool {
+        self.ending.is_some() || self.hbone.is_going_away()
+    }
+
+    /// From the expiry of one of the two certificates on nothing new begins here; what is open goes on.
+    fn has_expired(&self) -> bool {
+        self.tls.streams_left().is_some_and(|left| left.is_zero())
+    }
+
+    /// Goes away where it has expired; otherwise it is looked at again when the clock says that it has.
+    fn look_at_expiry(&mut self) {
+        if self.has_expired() {
+            self.hbone.drain();
+        }
+        self.expires = self.tls.streams_left().filter(|left| !left.is_zero()).map(|left| Instant::now() + left);
+    }
+
+    /// The peer has just proved who it is.
+    fn peer_is_known(&mut self) -> Result<(), TunnelEnd> {
+        self.look_at_expiry();
+        let peer = self.tls.peer();
+        let (Some(roots), Some(peer)) = (self.judge_by.take(), peer) else { return Ok(()) };
+        peer.verify_again(&roots, self.tls.now()).map_err(|_| TunnelEnd::Distrusted)
+    }
+
     fn wait_for_output(&mut self, lane: &Rc<Lane>) {
         if !lane.waits.replace(true) {
             self.waiting.push_back(Rc::clone(lane));
@@ -251,12 +283,15 @@ impl Tunnel {
             waiting: VecDeque::new(),
             is_known: false,
             starved_since: None,
+            expires: None,
+            judge_by: None,
             ending: None,
         };
         Self(Rc::new(Inner {
             to: socket.peer_addr().ok(),
             state: RefCell::new(state),
             wake: Notify::new(),
+            begun: Instant::now(),
             closed: Cell::new(false),
             closing: Notify::new(),
             buffers: buffers.clone(),
@@ -323,11 +358,12 @@ impl Tunnel {
     }
 
     /// Checks the peer's certificate against a changed bundle; where it does not count any more, the tunnel ends and
-    /// its streams with it.
+    /// its streams with it. A peer that is still to prove who it is does so by the bundle before, and is checked then.
     pub fn check_again(&self, roots: &Roots, now: SystemTime) {
-        let trusted = self.peer().is_none_or(|peer| peer.verify_again(roots, now).is_ok());
-        if !trusted {
-            self.end(TunnelEnd::Distrusted);
+        match self.peer() {
+            None => self.0.state.borrow_mut().judge_by = Some(roots.clone()),
+            Some(peer) if peer.verify_again(roots, now).is_err() => self.end(TunnelEnd::Distrusted),
+            Some(_) => {}
         }
     }
 

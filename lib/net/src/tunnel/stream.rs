@@ -98,6 +98,16 @@ impl Stream {
         Rc::ptr_eq(&self.tunnel, &tunnel.0)
     }
 
+    /// After this stream came back unprocessed, there is no point in trying that tunnel: it is this very one, or this one
+    /// takes no more streams at all, and the other was there before. Tunnels to one peer go away together, when a
+    /// certificate expires or the peer ends, and one of them may only not have heard of it.
+    #[must_use]
+    pub fn rules_out(&self, tunnel: &Tunnel) -> bool {
+        let left = self.tunnel.state.borrow().takes_no_more();
+        let ended_at = self.lane.ended_at.get().filter(|_| left);
+        self.is_on(tunnel) || ended_at.is_some_and(|at| tunnel.0.begun <= at)
+    }
+
     /// Answers a CONNECT. With anything but 200 the stream is over. What was answered before stays as it is.
     pub fn respond(&self, status: u16, headers: &Headers) {
         let mut state = self.tunnel.state.borrow_mut();

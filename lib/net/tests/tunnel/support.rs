@@ -74,21 +74,25 @@ pub(crate) struct Mesh {
     pub(crate) bob: Credential,
     pub(crate) settings: Settings,
     pub(crate) buffers: Buffers,
+    /// Shows [`now`] until it is set.
+    pub(crate) clock: Arc<ManualTime>,
     configs: RefCell<Configs>,
 }
 
 impl Mesh {
     pub(crate) fn new() -> Self {
-        let time = ManualTime::new(now());
-        Self::with(Configs::new(tls::Settings { time, ..tls::Settings::default() }).expect("configs"))
+        let clock = ManualTime::new(now());
+        let settings = tls::Settings { time: Arc::<ManualTime>::clone(&clock), ..tls::Settings::default() };
+        Self::with(Configs::new(settings).expect("configs"), clock)
     }
 
     /// One whose keys are good for few records.
     pub(crate) fn with_short_lived_keys() -> Self {
-        Self::with(short_lived_keys(64, ManualTime::new(now())))
+        let clock = ManualTime::new(now());
+        Self::with(short_lived_keys(64, Arc::clone(&clock)), clock)
     }
 
-    fn with(configs: Configs) -> Self {
+    fn with(configs: Configs, clock: Arc<ManualTime>) -> Self {
         let ca = TestCa::new("root");
         Self {
             alice: ca.credential(&Leaf::of(ALICE)),
@@ -96,6 +100,7 @@ impl Mesh {
             settings: Settings::default(),
             buffers: Buffers::default(),
             configs: RefCell::new(configs),
+            clock,
             ca,
         }
     }
@@ -150,11 +155,11 @@ impl Mesh {
         let (mesh, pool) = (Rc::clone(self), Rc::clone(pool));
         let ended = spawn_local(async move {
             let (socket, tally, mut early) = (Rc::new(socket), Arc::default(), Early::default());
-            let mut first = mesh.open(&pool, next, target, None);
+            let mut first = mesh.open(&pool, next, target, None, &mesh.client());
             let mut ended = first.run(&socket, &tally, &mut early).await;
             if ended == Ended::Unprocessed {
                 early.rewind();
-                first = mesh.open(&pool, next, target, Some(&first));
+                first = mesh.open(&pool, next, target, Some(&first), &mesh.client());
                 ended = first.run(&socket, &tally, &mut early).await;
             }
             close(&socket, &ended);
@@ -163,10 +168,18 @@ impl Mesh {
         Call { app, ended }
     }
 
-    fn open(&self, pool: &Pool, next: SocketAddr, target: SocketAddr, not: Option<&Stream>) -> Stream {
+    /// A stream of a tunnel in the pool, or of a new one with this configuration.
+    pub(crate) fn open(
+        &self,
+        pool: &Pool,
+        next: SocketAddr,
+        target: SocketAddr,
+        not: Option<&Stream>,
+        config: &ClientConfig,
+    ) -> Stream {
         let expected = Expected::new([id(BOB)]);
         let key = Key { source: id(ALICE), expected, next, from: next.ip(), netns: 1 };
-        let connect = || Ok::<_, ()>(self.tunnel(next));
+        let connect = || Ok::<_, ()>(self.tunnel_with(next, config));
         pool.open(&key, &request(target), now(), not, connect).expect("connected").expect("opened")
     }
 }

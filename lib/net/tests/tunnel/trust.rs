@@ -2,16 +2,26 @@
 
 use std::{rc::Rc, time::Duration};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::spawn_local,
+};
 use underpass_core::Reason;
-use underpass_identity::testing::{Leaf, TestCa, now};
+use underpass_identity::{
+    Roots,
+    testing::{Leaf, TestCa, now},
+};
 use underpass_net::{
     pool::Pool,
     tls::Refusal,
-    tunnel::{Ended, TunnelEnd},
+    tunnel::{Ended, Stream, Tunnel, TunnelEnd},
 };
 
-use crate::support::{ALICE, Application, BOB, Mesh, Server, call, converse, echo, id, last_word, run, until};
+use crate::support::{
+    ALICE, Application, BOB, Mesh, Server, call, carry, connect, converse, echo, id, last_word, raw, request, run,
+    tcp_pair, until,
+};
 
 const CAROL: &str = "spiffe://cluster.local/ns/default/sa/carol";
 const FOREIGN: &str = "spiffe://elsewhere.org/ns/default/sa/alice";
@@ -67,7 +77,7 @@ async fn forged(mesh: &Mesh, ca: &TestCa, leaf: &Leaf) -> std::net::SocketAddr {
     let acceptor = crate::peer::Tls::new(ca, leaf).acceptor();
     let application = Application::new("127.0.0.1:0").await;
     let (address, _) = (application.address, mesh);
-    tokio::task::spawn_local(async move {
+    spawn_local(async move {
         let socket = application.accept().await;
         let accepted = acceptor.accept(socket).await;
         assert!(accepted.is_err(), "the client has to refuse");
@@ -127,6 +137,125 @@ fn no_stream_begins_after_a_certificate_has_expired() {
     }
 }
 
+/// What an application gets back through this stream.
+async fn through(stream: &Stream, payload: &[u8]) -> (Ended, Vec<u8>) {
+    let (mut app, socket) = tcp_pair().await;
+    let (ended, answer) = tokio::join!(carry(stream, socket), converse(&mut app, payload));
+    (ended, answer.unwrap_or_default())
+}
+
+/// An application that is carried for as long as it wants.
+async fn carried(stream: Stream) -> TcpStream {
+    let (app, socket) = tcp_pair().await;
+    spawn_local(async move { carry(&stream, socket).await });
+    app
+}
+
+async fn talk(app: &mut TcpStream) {
+    app.write_u8(7).await.expect("sent");
+    assert_eq!(app.read_u8().await.expect("heard"), 7);
+}
+
+#[test]
+fn a_stream_that_comes_just_at_the_expiry_is_carried_elsewhere() {
+    run(async {
+        let mut mesh = Mesh::new();
+        mesh.alice = mesh.ca.credential(&dated(ALICE, -10, 600));
+        let mesh = Rc::new(mesh);
+        let renewed = mesh.client_of(&mesh.ca.credential(&dated(ALICE, -10, 3_600)), &mesh.ca.roots(1));
+        let server = mesh.serve_applications().await;
+        let (pool, target) = (Pool::default(), echo("127.0.0.1:0").await);
+        let open = |not: Option<&Stream>| mesh.open(&pool, server.address, target, not, &renewed);
+        // Two tunnels of one certificate, each with a connection that stays.
+        let one = mesh.open(&pool, server.address, target, None, &mesh.client());
+        let other = mesh.open(&pool, server.address, target, Some(&one), &mesh.client());
+        let mut lasting = [carried(one).await, carried(other).await];
+        for app in &mut lasting {
+            talk(app).await;
+        }
+        assert_eq!(pool.len(), 2);
+        // It has expired where it ends; where it begins, nobody has looked at the clock again.
+        mesh.clock.set(now() + Duration::from_secs(600));
+        assert_eq!(pool.with_room(now()), 2);
+        let first = open(None);
+        let (_app, socket) = tcp_pair().await;
+        assert_eq!(carry(&first, socket).await, Ended::Unprocessed, "refused before anybody looked at it");
+        assert_eq!(pool.with_room(now()), 1, "one of them goes away, the other one has not heard yet");
+        let second = open(Some(&first));
+        assert_eq!(through(&second, b"hello").await, (Ended::Finished, b"hello".to_vec()));
+        assert_eq!(pool.len(), 3, "a new one");
+        // Others that come back go there as well.
+        let third = open(Some(&first));
+        assert_eq!(through(&third, b"again").await, (Ended::Finished, b"again".to_vec()));
+        assert_eq!(pool.len(), 3);
+        for app in &mut lasting {
+            talk(app).await;
+        }
+    });
+}
+
+#[test]
+fn a_tunnel_goes_away_when_a_certificate_expires_and_ends_with_its_streams() {
+    for (client_s, server_s) in [(1, 3_600), (3_600, 1)] {
+        run(async {
+            let mut mesh = Mesh::new();
+            mesh.alice = mesh.ca.credential(&dated(ALICE, -10, client_s));
+            mesh.bob = mesh.ca.credential(&dated(BOB, -10, server_s));
+            let server = mesh.serve_applications().await;
+            let tunnel = mesh.tunnel(server.address);
+            let stream = tunnel.open(&request(echo("127.0.0.1:0").await)).expect("opened");
+            let mut app = carried(stream).await;
+            talk(&mut app).await;
+            mesh.clock.set(now() + Duration::from_secs(1));
+            let later = now() - Duration::from_secs(1); // so that the clock alone does not close it
+            until("it takes no more", || !tunnel.can_open(later)).await;
+            talk(&mut app).await;
+            assert!(!tunnel.has_ended(), "what is open goes on");
+            assert_eq!(converse(&mut app, b"the end").await.expect("answered"), b"the end");
+            assert_eq!(server.ended().await, TunnelEnd::Closed);
+            until("both ends have ended", || tunnel.has_ended()).await;
+        });
+    }
+}
+
+#[test]
+fn who_is_being_verified_while_the_roots_change_is_judged_by_the_new_ones() {
+    let next = TestCa::new("next");
+    run(async {
+        // At the client.
+        let mesh = Mesh::new();
+        let server = mesh.serve_applications().await;
+        let target = echo("127.0.0.1:0").await;
+        let tunnel = mesh.tunnel(server.address);
+        let call = call(&tunnel, target).await;
+        tunnel.check_again(&next.roots(2), now());
+        assert_eq!(call.ended().await, Ended::Tunnel(TunnelEnd::Distrusted));
+    });
+    for removed in [true, false] {
+        run(async {
+            // At the server, where CONNECT may come with the last word of the handshake.
+            let mesh = Mesh::new();
+            let accept = move |accepted| {
+                assert!(!removed, "nothing may be asked for");
+                spawn_local(connect(accepted));
+            };
+            let server = mesh.serve(accept).await;
+            let (removed_root, socket) = (next.roots(2), raw(server.address).await);
+            until("the server has accepted it", || !server.tunnels.borrow().is_empty()).await;
+            let both = Roots::new(2, vec![mesh.ca.root(), next.root()]).expect("bundle");
+            server.tunnel().check_again(if removed { &removed_root } else { &both }, now());
+            let tunnel = Tunnel::client(socket, &mesh.client(), &mesh.settings, &mesh.buffers).expect("begun");
+            let mut call = call(&tunnel, echo("127.0.0.1:0").await).await;
+            if removed {
+                assert_eq!(server.ended().await, TunnelEnd::Distrusted);
+                assert!(matches!(call.ended().await, Ended::Tunnel(_) | Ended::Unprocessed));
+            } else {
+                assert_eq!(converse(&mut call.app, b"hello").await.expect("answered"), b"hello");
+            }
+        });
+    }
+}
+
 #[test]
 fn a_root_that_is_removed_takes_its_tunnels_along() {
     for client in [true, false] {
@@ -139,7 +268,7 @@ fn a_root_that_is_removed_takes_its_tunnels_along() {
             assert_eq!(call.app.read_u8().await.expect("heard"), 1);
             let both = |generation| {
                 let certificates = vec![mesh.ca.root(), TestCa::new("next").root()];
-                underpass_identity::Roots::new(generation, certificates).expect("bundle")
+                Roots::new(generation, certificates).expect("bundle")
             };
             // Another root beside it changes nothing, nor does the expiry of the leaf.
             let later = now() + Duration::from_secs(48 * 3600);
@@ -161,7 +290,7 @@ fn a_root_that_is_removed_takes_its_tunnels_along() {
     }
 }
 
-fn check(pool: &Pool, server: &Server, client: bool, roots: &underpass_identity::Roots, at: std::time::SystemTime) {
+fn check(pool: &Pool, server: &Server, client: bool, roots: &Roots, at: std::time::SystemTime) {
     if client { pool.check_again(roots, at) } else { server.tunnel().check_again(roots, at) }
 }
 
