@@ -10,7 +10,7 @@ use underpass_core::{
     admit::admit,
     authz::{self, Peer, Request, Verdict},
     connection::{Direction, Path},
-    rejudge::Judged,
+    rejudge::{Judged, Way},
 };
 use underpass_hbone::{ErrorCode, Headers};
 use underpass_net::{
@@ -185,15 +185,9 @@ async fn carry(
             return answer(accepted, 401, reason);
         }
     }
-    let judged = Judged {
-        workload: pod.name.clone(),
-        address: target.ip(),
-        port: target.port(),
-        peer: from.ip(),
-        identity: Some(identity.clone()),
-        judged_at: world.version(),
-    };
-    track.open(Some(judged));
+    let (address, port) = (target.ip(), target.port());
+    let way = Way::Inbound { address, port, peer: from.ip(), identity: Some(identity.clone()) };
+    track.open(Judged { pod: pod.name.clone(), way, judged_at: world.version() });
     let (tally, cancel) = (Arc::clone(&track.tally), Rc::clone(&track.cancel));
     let carried = async {
         let app = tokio::select! {

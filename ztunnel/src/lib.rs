@@ -12,6 +12,7 @@ mod app;
 mod connections;
 mod copy;
 mod inbound;
+mod judging;
 mod outbound;
 mod plaintext;
 mod pod;
@@ -24,7 +25,7 @@ mod worker;
 use std::{collections::BTreeMap, io, num::NonZeroUsize, sync::Arc, thread::JoinHandle};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use underpass_core::{Identity, ObjectName, World};
+use underpass_core::{Identity, ObjectName, World, world::Version};
 use underpass_identity::{Credential, Roots};
 use underpass_telemetry::{access_log::AccessLog, metrics::Registry};
 
@@ -140,8 +141,9 @@ impl Ztunnel {
     }
 
     /// Completes when every worker goes by the World and the certificates that were published before the call: from
-    /// then on no connection is judged, nor routed, by what stood before.
-    pub fn caught_up(&self) -> impl Future<Output = ()> + use<> {
+    /// then on no connection is judged, nor routed, by what stood before, and none is open that it denies but those that are
+    /// being closed. Answers the oldest World that any worker goes by; nothing where there is no worker any more.
+    pub fn caught_up(&self) -> impl Future<Output = Option<Version>> + use<> {
         let ask = |(worker, _): &(mpsc::UnboundedSender<Message>, JoinHandle<()>)| {
             let (done, caught_up) = oneshot::channel();
             // Fails only where the worker ended, and then the process ends.
@@ -150,9 +152,13 @@ impl Ztunnel {
         };
         let asked: Vec<_> = self.workers.iter().map(ask).collect();
         async {
+            let mut oldest: Option<Version> = None;
             for caught_up in asked {
-                let _ = caught_up.await;
+                if let Ok(version) = caught_up.await {
+                    oldest = Some(oldest.map_or(version, |oldest| oldest.min(version)));
+                }
             }
+            oldest
         }
     }
 

@@ -8,6 +8,7 @@ use underpass_core::{
     Identity, Reason, World,
     addr::is_loopback,
     connection::{Direction, Path},
+    rejudge::{self, Judged, Over, Way},
     route::{self, Hop, Plan},
     world::Workload,
 };
@@ -50,7 +51,13 @@ async fn carry(
         Ok(source) => source,
         Err(reason) => return reason,
     };
-    track.source_identity(Some(source.identity(&world.settings().trust_domain)));
+    let own = source.identity(&world.settings().trust_domain);
+    track.source_identity(Some(own.clone()));
+    let judged = |hop: &Hop, over| Judged {
+        pod: pod.name.clone(),
+        way: Way::Outbound { from: from.ip(), service: hop.service.clone(), target: hop.target, over },
+        judged_at: world.version(),
+    };
     match route::plan(&world, &source, to, worker.roll(), &mut ()) {
         Plan::Refuse { service, reason } => {
             track.service(service);
@@ -58,15 +65,16 @@ async fn carry(
         }
         Plan::Plain { hop } => {
             track.path(Path::Passthrough);
+            let judged = judged(&hop, Over::Plain);
             track.destination(&world, hop.target, hop.service);
-            track.open(None);
+            track.open(judged);
             plain(worker, pod, socket, from, hop.target, track).await
         }
         Plan::Hbone { hop, next, identity } => {
             track.path(Path::Hbone);
             track.destination(&world, hop.target, hop.service.clone());
             track.destination_identity(identity.clone());
-            track.open(None);
+            track.open(judged(&hop, Over::Tunnel { own, peer: identity.clone() }));
             let call = Call { world: &world, source: &source, from, hop: &hop, next, identity };
             hbone(worker, pod, socket, &call, track).await
         }
@@ -74,13 +82,10 @@ async fn carry(
 }
 
 fn source(world: &World, pod: &Served, from: SocketAddr, to: SocketAddr) -> Result<Arc<Workload>, Reason> {
-    let source = world.workload(&pod.name).ok_or(Reason::PodGone)?;
+    let source = rejudge::source(world, &pod.name, from.ip())?;
     // The listener's own port can be reached from inside the pod: that is no captured connection.
     let itself = source.addresses.contains(&to.ip()) || is_loopback(to.ip());
-    if itself || !source.addresses.contains(&from.ip()) {
-        return Err(Reason::BadSource);
-    }
-    Ok(Arc::clone(source))
+    if itself { Err(Reason::BadSource) } else { Ok(Arc::clone(source)) }
 }
 
 async fn plain(
@@ -104,7 +109,10 @@ async fn plain(
     };
     tokio::select! {
         biased;
-        (reason, _) = cancel.cancelled() => reason,
+        (reason, policy) = cancel.cancelled() => {
+            track.policy(policy);
+            reason
+        }
         reason = carried => reason,
     }
 }

@@ -7,7 +7,7 @@ use underpass_core::{
     Reason,
     authz::{Peer, Request, Verdict},
     connection::{Direction, Path},
-    rejudge::Judged,
+    rejudge::{Judged, Way},
 };
 
 use crate::{
@@ -46,14 +46,8 @@ async fn carry(
             return reason;
         }
     }
-    track.open(Some(Judged {
-        workload: pod.name.clone(),
-        address: to.ip(),
-        port: to.port(),
-        peer: from.ip(),
-        identity: None,
-        judged_at: world.version(),
-    }));
+    let way = Way::Inbound { address: to.ip(), port: to.port(), peer: from.ip(), identity: None };
+    track.open(Judged { pod: pod.name.clone(), way, judged_at: world.version() });
     let (tally, cancel) = (Arc::clone(&track.tally), Rc::clone(&track.cancel));
     let carried = async {
         let server = match app::connect(worker, pod, from.ip(), to).await {

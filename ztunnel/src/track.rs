@@ -50,7 +50,7 @@ impl Cancel {
 #[derive(Debug)]
 pub(crate) struct Live {
     pub(crate) cookie: u64,
-    /// For connections whose destination is here: to be judged again after a change.
+    /// Once it is open: what it is judged again by after a change.
     pub(crate) judged: Option<Judged>,
     pub(crate) cancel: Rc<Cancel>,
 }
@@ -136,11 +136,11 @@ impl Track {
         self.record.policy = policy;
     }
 
-    /// From now on it is listed; and judged again, where `judged` says by what.
-    pub(crate) fn open(&self, judged: Option<Judged>) {
+    /// From now on it is listed, and judged again after every change.
+    pub(crate) fn open(&self, judged: Judged) {
         self.worker.connections.insert(self.record.clone(), Arc::clone(&self.tally), self.began);
         if let Some(live) = self.worker.live.borrow_mut().get_mut(&self.record.id) {
-            live.judged = judged;
+            live.judged = Some(judged);
         }
         // A World that came between the verdict and the registration has not seen this connection.
         self.worker.judge_again(self.record.id);

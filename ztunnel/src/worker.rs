@@ -18,7 +18,7 @@ use tokio::{
     sync::{Notify, mpsc, oneshot},
     task::{JoinHandle, LocalSet},
 };
-use underpass_core::{Connection, Identity, ObjectName, Reason, World, authz::Verdict, rejudge};
+use underpass_core::{Connection, Identity, ObjectName, Reason, World, world::Version};
 use underpass_identity::{Credential, Serial};
 use underpass_net::{
     buffer::Buffers,
@@ -36,7 +36,7 @@ use crate::{Connections, Credentials, Inputs, Pod, Settings, StartError, inbound
 pub(crate) enum Message {
     Add(Box<Pod>),
     Remove { name: ObjectName, cookie: u64, done: oneshot::Sender<()> },
-    CatchUp(oneshot::Sender<()>),
+    CatchUp(oneshot::Sender<Version>),
 }
 
 /// How long accepting pauses when the process is out of descriptors.
@@ -78,7 +78,7 @@ pub(crate) struct Worker {
     pub(crate) live: RefCell<HashMap<u64, Live>>,
     pub(crate) configs: RefCell<Configs>,
     pub(crate) trust_domains: TrustDomains,
-    world: RefCell<Arc<World>>,
+    pub(crate) world: RefCell<Arc<World>>,
     credentials: RefCell<Arc<Credentials>>,
     log: RefCell<Writer>,
     logged: Notify,
@@ -151,7 +151,7 @@ impl Worker {
                     Some(Message::Remove { name, cookie, done }) => self.remove(name, cookie, done),
                     Some(Message::CatchUp(done)) => {
                         self.exchange(&mut inputs);
-                        let _ = done.send(()); // whoever asked may have stopped waiting
+                        let _ = done.send(self.world().version()); // whoever asked may have stopped waiting
                     }
                     None => return self.shut_down().await,
                 },
@@ -199,20 +199,6 @@ impl Worker {
         self.closed.notify_waiters();
     }
 
-    /// Judges an open connection by the World of this turn; one that is denied now ends.
-    pub(crate) fn judge_again(&self, id: u64) {
-        let world = self.world();
-        let mut live = self.live.borrow_mut();
-        let Some(Live { judged: Some(judged), cancel, .. }) = live.get_mut(&id) else { return };
-        if judged.judged_at == world.version() {
-            return;
-        }
-        match rejudge::check(&world, judged) {
-            Verdict::Allow { .. } => judged.judged_at = world.version(),
-            Verdict::Deny { policy, reason } => cancel.cancel(reason, policy),
-        }
-    }
-
     /// From here on this worker goes by what is published now.
     fn exchange(&self, inputs: &mut Inputs) {
         let credentials = Arc::clone(&inputs.credentials.borrow_and_update());
@@ -223,12 +209,6 @@ impl Worker {
         if !Arc::ptr_eq(&world, &self.world.borrow()) {
             self.exchange_world(world);
         }
-    }
-
-    fn exchange_world(&self, world: Arc<World>) {
-        *self.world.borrow_mut() = world;
-        let open: Vec<u64> = self.live.borrow().keys().copied().collect();
-        open.into_iter().for_each(|id| self.judge_again(id));
     }
 
     fn exchange_credentials(&self, credentials: Arc<Credentials>) {

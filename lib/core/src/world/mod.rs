@@ -274,11 +274,22 @@ impl World {
         self.index.peer_authentication.get(namespace).map_or(&[], |v| v)
     }
 
+    /// Both Worlds have the same policies of both kinds in this namespace: the very same objects.
+    pub(crate) fn has_policies_of(&self, other: &Self, namespace: &str) -> bool {
+        let (mine, others) = (self.index.authorization.get(namespace), other.index.authorization.get(namespace));
+        same(mine.map_or(&[], |v| v), others.map_or(&[], |v| v))
+            && same(self.peer_authentications(namespace), other.peer_authentications(namespace))
+    }
+
     /// The host name of a service: `reviews.default.svc.cluster.local`.
     #[must_use]
     pub fn hostname(&self, service: &ObjectName) -> String {
         format!("{}.{}.svc.{}", service.name(), service.namespace(), self.settings.cluster_domain)
     }
+}
+
+fn same<T>(a: &[Arc<T>], b: &[Arc<T>]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b))
 }
 
 /// Worlds are equal when they know the same, whatever their version.

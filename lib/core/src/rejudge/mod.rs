@@ -1,0 +1,153 @@
+//! Judging an open connection again after a change. Both ends keep a [`Judged`] for each of their connections, and check
+//! it against every new World, with the functions that admitted it.
+//!
+//! | it was opened | it ends where the World now says that |
+//! |---|---|
+//! | towards a pod of this node | the pod, or its address, is gone; [`admit`](mod@crate::admit) denies it |
+//! | by one, through a tunnel | the pod or its address is gone; it, or whoever has the target's address, is somebody else; a waypoint is wanted |
+//! | by one, plain | the pod or its address is gone; a waypoint is wanted; the target is in the mesh now and would not take it as plaintext |
+//!
+//! What was chosen once stays chosen: a connection does not end because its endpoint left the service, is not ready, or the
+//! service is gone; nor because one of its ends leaves the mesh, whose release ends it, nor because its address is claimed
+//! twice, which changes nothing about who holds the other end.
+//!
+//! The race of a change with a connection being opened: register first, then compare `judged_at` with the current
+//! version and check again if it differs. Between the two no change can be missed.
+
+mod changes;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+pub use self::changes::Changes;
+use crate::{
+    Identity, ObjectName, Reason, World, admit,
+    authz::{Peer, Request, Verdict},
+    route::waypoint,
+    world::{Version, Workload},
+};
+
+/// What was judged, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judged {
+    /// The pod of this node: whom it was opened to, or by.
+    pub pod: ObjectName,
+    /// What it was judged by.
+    pub way: Way,
+    /// The World that admitted it.
+    pub judged_at: Version,
+}
+
+/// Which way a connection goes, and what its verdict rests on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// To the pod.
+    Inbound {
+        /// Its address that was called.
+        address: IpAddr,
+        /// The target port.
+        port: u16,
+        /// The peer's address.
+        peer: IpAddr,
+        /// The peer's identity; none: plaintext.
+        identity: Option<Identity>,
+    },
+    /// From the pod.
+    Outbound {
+        /// Its address that called.
+        from: IpAddr,
+        /// The service whose VIP was called.
+        service: Option<ObjectName>,
+        /// Where the application listens that was chosen.
+        target: SocketAddr,
+        /// How it is carried there.
+        over: Over,
+    },
+}
+
+/// What an outbound connection is over over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// A tunnel between these two.
+    Tunnel {
+        /// Whom the pod showed itself as.
+        own: Identity,
+        /// Who had to answer.
+        peer: Identity,
+    },
+    /// Nothing: it goes on as it came.
+    Plain,
+}
+
+const ALLOW: Verdict = Verdict::Allow { policy: None };
+
+const fn deny(reason: Reason) -> Verdict {
+    Verdict::Deny { policy: None, reason }
+}
+
+/// What `world` says about it now.
+#[must_use]
+pub fn check(world: &World, judged: &Judged) -> Verdict {
+    let pod = &judged.pod;
+    match &judged.way {
+        Way::Inbound { address, port, peer, identity } => {
+            // One that leaves the mesh is judged as before: its open connections go on until its release ends them.
+            let Some(workload) = world.workload(pod).filter(|w| w.addresses.contains(address)) else {
+                return deny(Reason::PodGone);
+            };
+            let peer = Peer { address: *peer, identity: identity.as_ref() };
+            admit::admit(world, &Request { peer, workload, address: *address, port: *port }, &mut ())
+        }
+        Way::Outbound { from, service, target, over } => match source(world, pod, *from) {
+            Err(reason) => deny(reason),
+            Ok(_) if wants_waypoint(world, service.as_ref(), target.ip()) => deny(Reason::WaypointMissing),
+            Ok(source) => outbound(world, source, *from, *target, over),
+        },
+    }
+}
+
+fn outbound(world: &World, source: &Workload, from: IpAddr, target: SocketAddr, over: &Over) -> Verdict {
+    // Nobody known, or more than one: that says nothing about who was there when it was opened.
+    let destination = world.workload_at(target.ip());
+    match over {
+        Over::Tunnel { own, peer } => {
+            let is = |w: &Workload, identity: &Identity| w.identity(&world.settings().trust_domain) == *identity;
+            let same = is(source, own) && destination.is_none_or(|w| is(w, peer));
+            if same { ALLOW } else { deny(Reason::Identity) }
+        }
+        Over::Plain => match destination {
+            // It began before the other end was in the mesh, whose node has never seen it: judged for it, as it would.
+            Some(workload) if world.is_enrolled(workload) && workload.name != source.name => {
+                let peer = Peer { address: from, identity: None };
+                let request = Request { peer, workload, address: target.ip(), port: target.port() };
+                admit::admit(world, &request, &mut ())
+            }
+            _ => ALLOW,
+        },
+    }
+}
+
+/// The pod that a connection of this node comes from: it is known, and `from` is its address.
+///
+/// # Errors
+/// Why it may open none.
+pub fn source<'a>(world: &'a World, pod: &ObjectName, from: IpAddr) -> Result<&'a Arc<Workload>, Reason> {
+    let source = world.workload(pod).ok_or(Reason::PodGone)?;
+    if source.addresses.contains(&from) { Ok(source) } else { Err(Reason::BadSource) }
+}
+
+/// What was called wants a waypoint that is not there: what only it could judge must not go on unjudged.
+fn wants_waypoint(world: &World, service: Option<&ObjectName>, target: IpAddr) -> bool {
+    match service {
+        Some(service) => {
+            let service = world.service(service).filter(|s| !s.waypoint_optional);
+            service.is_some_and(|s| waypoint::of_service(world, s).is_some())
+        }
+        None => world.workload_at(target).is_some_and(|w| waypoint::of_workload(w).is_some()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,329 @@
+//! Every kind of change against every kind of open connection, in both families: what ends is named, all else stays.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    Kind, ObjectKey, TrustDomain,
+    authz::{Match, Rule, Source, StringMatch},
+    route::{self, Plan},
+    testing::{
+        ambient, labels, name, namespace, peer_authentication, pod, policy, service, some_address, some_batch,
+        some_world, world,
+    },
+    world::{Action, Addressed, AuthorizationPolicy, Batch, Change, MeshSettings, Object, Scope, Service},
+};
+
+/// Pods a and b in the mesh, z outside; services `b` (of b), `z` (of z), and `other` (of nobody).
+fn objects() -> Vec<Object> {
+    vec![
+        namespace("default").into(),
+        a().into(),
+        b().into(),
+        pod("default/z", Z).into(),
+        service("default/b app=b 10.96.0.1,fd96::1 80").into(),
+        service("default/z app=z 10.96.0.2,fd96::2 80").into(),
+        service("default/other app=other 10.96.0.3,fd96::3 80").into(),
+    ]
+}
+
+const A: &str = "10.0.0.1 fd00::1";
+const B: &str = "10.0.0.2 fd00::2";
+const Z: &str = "10.0.0.9 fd00::9";
+
+fn a() -> Workload {
+    ambient("default/a", A, "app=a")
+}
+
+fn b() -> Workload {
+    ambient("default/b", B, "app=b")
+}
+
+/// The addresses of both ends of one family.
+fn ip(addresses: &str, v4: bool) -> IpAddr {
+    addresses.split(' ').map(|a| a.parse().unwrap()).find(|ip: &IpAddr| ip.is_ipv4() == v4).unwrap()
+}
+
+fn identity(account: &str) -> Identity {
+    Identity::new(&TrustDomain::default(), "default", account)
+}
+
+/// The open connections, by name: a's to b at b's node, z's to b, and at a's node those to b, to b and to z by their
+/// services, and to z by nobody's.
+fn open(v4: bool) -> [(&'static str, Judged); 5] {
+    let (from, b, z) = (ip(A, v4), ip(B, v4), ip(Z, v4));
+    let to_b = |peer, identity| ("default/b", Way::Inbound { address: b, port: 80, peer, identity });
+    let hbone = || Over::Tunnel { own: identity("a"), peer: identity("b") };
+    let from_a = |target, service: Option<&str>, over| {
+        let (service, target) = (service.map(name), SocketAddr::new(target, 80));
+        ("default/a", Way::Outbound { from, service, target, over })
+    };
+    let all = [
+        ("inbound", to_b(from, Some(identity("a")))),
+        ("plaintext", to_b(z, None)),
+        ("direct", from_a(b, None, hbone())),
+        ("service", from_a(b, Some("default/b"), hbone())),
+        ("plain", from_a(z, Some("default/z"), Over::Plain)),
+    ];
+    all.map(|(what, (pod, way))| (what, Judged { pod: name(pod), way, judged_at: Version(1) }))
+}
+
+/// After `changes` exactly these end: name, reason, policy.
+fn check_world(what: &str, next: impl Fn(&World) -> World, ends: &[(&str, Reason, &str)]) {
+    let before = world(objects());
+    let after = next(&before);
+    for v4 in [true, false] {
+        for (connection, judged) in open(v4) {
+            assert!(check(&before, &judged).is_allow(), "{connection} is open");
+            let expected = ends.iter().find(|(c, ..)| *c == connection).map(|(_, reason, policy)| Verdict::Deny {
+                policy: (!policy.is_empty()).then(|| name(policy)),
+                reason: reason.clone(),
+            });
+            let got = check(&after, &judged);
+            match expected {
+                Some(expected) => assert_eq!(got, expected, "{what}: {connection}, IPv4 {v4}"),
+                None => assert!(got.is_allow(), "{what}: {connection} stays, IPv4 {v4}: {got:?}"),
+            }
+            let concerned = Changes::new(&before, &after).may_concern(&judged);
+            assert!(concerned || got.is_allow(), "{what}: {connection} is looked at");
+        }
+    }
+}
+
+fn ends(what: &str, changes: impl IntoIterator<Item = Object>, expected: &[(&str, Reason, &str)]) {
+    let batch: Batch = changes.into_iter().collect();
+    check_world(what, |before| before.apply(&batch), expected);
+}
+
+fn goes(what: &str, kind: Kind, full_name: &str, expected: &[(&str, Reason, &str)]) {
+    let of_namespace = full_name.contains('/').then(|| name(full_name));
+    let key = ObjectKey::new(kind, of_namespace.unwrap_or_else(|| ObjectName::cluster(full_name)));
+    let batch = Batch { changes: vec![Change::Remove(key)] };
+    check_world(what, |before| before.apply(&batch), expected);
+}
+
+/// A rule about an identity.
+fn from(principal: &str) -> Rule {
+    let principals = Match { values: vec![StringMatch::parse(principal)], not_values: Vec::new() };
+    Rule { from: vec![Source { principals, ..Source::default() }], ..Rule::default() }
+}
+
+const OF_A: &str = "cluster.local/ns/default/sa/a";
+const OF_X: &str = "cluster.local/ns/default/sa/x";
+
+fn selecting(app: &str, policy: AuthorizationPolicy) -> AuthorizationPolicy {
+    AuthorizationPolicy { scope: Scope::Selector(labels(&format!("app={app}"))), ..policy }
+}
+
+#[test]
+fn policies() {
+    let allow = |rules| policy("default/p", Action::Allow, rules);
+    let denies = |rules| policy("default/p", Action::Deny, rules);
+    let (not_allowed, denied) = (Reason::NotAllowed, Reason::Denied);
+    let both = [("inbound", not_allowed.clone(), "default/p"), ("plaintext", not_allowed.clone(), "default/p")];
+    ends("ALLOW of nobody", [allow(vec![]).into()], &both);
+    ends("ALLOW of everybody", [allow(vec![Rule::default()]).into()], &[]);
+    ends("ALLOW of a", [allow(vec![from(OF_A)]).into()], &[("plaintext", not_allowed.clone(), "default/p")]);
+    ends("ALLOW of x", [allow(vec![from(OF_X)]).into()], &both);
+    ends("DENY of a", [denies(vec![from(OF_A)]).into()], &[("inbound", denied.clone(), "default/p")]);
+    ends("DENY of x", [denies(vec![from(OF_X)]).into()], &[]);
+    ends("DENY without rules", [denies(vec![]).into()], &[]);
+    let dry = AuthorizationPolicy { dry_run: true, ..denies(vec![Rule::default()]) };
+    ends("dry run", [dry.into()], &[]);
+    ends("selects b", [selecting("b", allow(vec![])).into()], &both);
+    ends("selects a", [selecting("a", allow(vec![])).into()], &[]);
+    ends("another namespace", [policy("other/p", Action::Deny, vec![Rule::default()]).into()], &[]);
+    let root = |policy| AuthorizationPolicy { name: name("istio-system/p"), ..policy };
+    let all_denied = [("inbound", denied.clone(), "istio-system/p"), ("plaintext", denied, "istio-system/p")];
+    ends("the mesh", [root(denies(vec![Rule::default()])).into()], &all_denied);
+    ends("the mesh's b", [root(selecting("b", denies(vec![Rule::default()]))).into()], &all_denied);
+    ends("the mesh's a", [root(selecting("a", denies(vec![Rule::default()]))).into()], &[]);
+    let targets = AuthorizationPolicy { scope: Scope::Targets(vec!["Gateway w".into()]), ..allow(vec![]) };
+    ends("a waypoint's", [targets.into()], &[]);
+}
+
+#[test]
+fn edits_and_removals_of_policies() {
+    let only_a = selecting("b", policy("default/p", Action::Allow, vec![from(OF_A)]));
+    let mut with = objects();
+    with.push(only_a.clone().into());
+    let before = world(with);
+    let inbound = || open(true)[0].1.clone();
+    let after = |change: Change| check(&before.apply(&Batch { changes: vec![change] }), &inbound());
+    assert!(check(&before, &inbound()).is_allow());
+    let edited = AuthorizationPolicy { rules: vec![from(OF_X)], ..only_a.clone() };
+    let denied = Verdict::Deny { policy: Some(name("default/p")), reason: Reason::NotAllowed };
+    assert_eq!(after(Change::Put(edited.into())), denied, "edited");
+    let now_denies = AuthorizationPolicy { action: Action::Deny, ..only_a };
+    let by_deny = Verdict::Deny { policy: Some(name("default/p")), reason: Reason::Denied };
+    assert_eq!(after(Change::Put(now_denies.into())), by_deny, "ALLOW becomes DENY");
+    let key = ObjectKey::new(Kind::AuthorizationPolicy, name("default/p"));
+    assert!(after(Change::Remove(key.clone())).is_allow(), "the only one is removed");
+    // One of two ALLOWs goes: what it alone allowed is denied by the other.
+    let other = policy("default/q", Action::Allow, vec![from(OF_X)]);
+    let both = before.apply(&[other.into()].into_iter().collect());
+    assert!(check(&both, &inbound()).is_allow());
+    let left = both.apply(&Batch { changes: vec![Change::Remove(key)] });
+    let by_other = Verdict::Deny { policy: Some(name("default/q")), reason: Reason::NotAllowed };
+    assert_eq!(check(&left, &inbound()), by_other);
+}
+
+#[test]
+fn mutual_tls() {
+    let refused = |by| [("plaintext", Reason::PlaintextRefused, by)];
+    let one = |text: &str| [Object::from(peer_authentication(text))];
+    ends("namespace", one("default/s - STRICT"), &refused("default/s"));
+    ends("mesh", one("istio-system/s - STRICT"), &refused("istio-system/s"));
+    ends("workload", one("default/s app=b STRICT"), &refused("default/s"));
+    ends("another workload", one("default/s app=a STRICT"), &[]);
+    ends("another namespace", one("other/s - STRICT"), &[]);
+    ends("the port", one("default/s app=b PERMISSIVE 80=STRICT"), &refused("default/s"));
+    ends("another port", one("default/s app=b PERMISSIVE 81=STRICT"), &[]);
+    ends("all but the port", one("default/s app=b STRICT 80=PERMISSIVE"), &[]);
+    ends("permissive", one("default/s - PERMISSIVE"), &[]);
+}
+
+#[test]
+fn labels_of_pods_and_namespaces() {
+    let strict = || Object::from(peer_authentication("default/s app=hard STRICT"));
+    let closed = || Object::from(selecting("hard", policy("default/p", Action::Allow, vec![])));
+    let hard = || ambient("default/b", B, "app=hard");
+    let (n, p) = (Reason::NotAllowed, "default/p");
+    ends("a selector that starts to match", [closed(), hard().into()], &[("inbound", n.clone(), p), ("plaintext", n, p)]);
+    let refused = [("plaintext", Reason::PlaintextRefused, "default/s")];
+    ends("and of mutual TLS", [strict(), hard().into()], &refused);
+    ends("one that does not", [strict(), closed()], &[]);
+    // Leaving the mesh: the release ends them.
+    ends("b leaves by its label", [ambient("default/b", B, "app=b istio.io/dataplane-mode=none").into()], &[]);
+    ends("b leaves by losing its label", [pod("default/b", B).into()], &[]);
+    ends("a leaves", [pod("default/a", A).into()], &[]);
+    let ns = |text: &str| Object::from(crate::world::Namespace { labels: labels(text), ..namespace("default") });
+    ends("the namespace says no", [ns("istio.io/dataplane-mode=none")], &[]);
+    ends("the namespace takes z in", [ns("istio.io/dataplane-mode=ambient")], &[]);
+    // Where z takes no plaintext, and its node has never seen the connection.
+    let z = || Object::from(ambient("default/z", Z, "app=z"));
+    let by = |reason, policy| [("plain", reason, policy)];
+    ends("z comes in", [z()], &[]);
+    ends("z comes in, strict", [z(), peer_authentication("default/s app=z STRICT").into()], &by(Reason::PlaintextRefused, "default/s"));
+    let only_a = selecting("z", policy("default/p", Action::Allow, vec![from(OF_A)]));
+    ends("z comes in, and must know who calls", [z(), only_a.clone().into()], &by(Reason::NotAllowed, "default/p"));
+    ends("the twin: z stays out", [peer_authentication("default/s app=z STRICT").into(), only_a.into()], &[]);
+}
+
+#[test]
+fn identities() {
+    let with = |mut w: Workload, account: &str| {
+        w.service_account = account.into();
+        Object::from(w)
+    };
+    let somebody_else = [("direct", Reason::Identity, ""), ("service", Reason::Identity, "")];
+    ends("a is somebody else", [with(a(), "x")], &somebody_else);
+    ends("b is somebody else", [with(b(), "x")], &somebody_else);
+    ends("z is", [with(pod("default/z", Z), "x")], &[]);
+    // Another trust domain is another identity, an alias is not.
+    let settings = |domain: &str, alias: Option<&str>| MeshSettings {
+        trust_domain: domain.parse().unwrap(),
+        trust_domain_aliases: alias.into_iter().map(|a| a.parse().unwrap()).collect(),
+        ..MeshSettings::default()
+    };
+    let under = |s: MeshSettings| move |_: &World| World::empty(s.clone()).apply(&objects().into_iter().collect());
+    check_world("trust domain", under(settings("td.example", None)), &somebody_else);
+    check_world("alias", under(settings("cluster.local", Some("td.example"))), &[]);
+}
+
+#[test]
+fn addresses_and_objects() {
+    let at_b = ["inbound", "plaintext"].map(|what| (what, Reason::PodGone, ""));
+    let of_a = |reason: Reason| ["direct", "service", "plain"].map(|what| (what, reason.clone(), ""));
+    goes("b's object", Kind::Pod, "default/b", &at_b);
+    goes("a's object", Kind::Pod, "default/a", &of_a(Reason::PodGone));
+    goes("z's object", Kind::Pod, "default/z", &[]);
+    ends("b's address", [ambient("default/b", "10.0.0.7 fd00::7", "app=b").into()], &at_b);
+    ends("a's address", [ambient("default/a", "10.0.0.7 fd00::7", "app=a").into()], &of_a(Reason::BadSource));
+    // One address of another family more or less is none of theirs.
+    ends("b's other addresses", [ambient("default/b", &format!("{B} fd00::77"), "app=b").into()], &[]);
+    // Claimed twice: who holds the other end is as it was.
+    for addresses in [A, B, Z] {
+        ends("claimed twice", [ambient("default/thief", addresses, "").into()], &[]);
+    }
+    ends("by a service", [service("default/thief - 10.0.0.2,fd00::2 80").into()], &[]);
+    // The address of b is another pod's now.
+    let moved = [ambient("default/b", "10.0.0.7 fd00::7", "app=b").into(), ambient("default/c", B, "").into()];
+    let identity = ["direct", "service"].map(|what| (what, Reason::Identity, ""));
+    ends("b's address is c's", moved, &[&at_b[..], &identity].concat());
+    ends("b has ended", [Workload { phase: crate::world::Phase::Terminal, ..b() }.into()], &[]);
+    goes("the namespace's object", Kind::Namespace, "default", &[]);
+}
+
+#[test]
+fn services_and_waypoints() {
+    let change = |f: fn(&mut Service)| {
+        let mut s = service("default/b app=b 10.96.0.1,fd96::1 80");
+        f(&mut s);
+        [Object::from(s)]
+    };
+    goes("the service", Kind::Service, "default/b", &[]);
+    ends("another endpoint", change(|s| s.selector = Some(labels("app=other"))), &[]);
+    ends("another port", change(|s| s.ports.clear()), &[]);
+    ends("another VIP", change(|s| s.vips.clear()), &[]);
+    ends("a name elsewhere", change(|s| s.external_name = Some("example.org".into())), &[]);
+    ends("b is not ready", [Workload { ready: false, ..b() }.into()], &[]);
+    let missing = |what| [(what, Reason::WaypointMissing, "")];
+    ends("a waypoint", change(|s| s.labels = labels("istio.io/use-waypoint=w")), &missing("service"));
+    ends("none", change(|s| s.labels = labels("istio.io/use-waypoint=none")), &[]);
+    let optional = |s: &mut Service| {
+        s.labels = labels("istio.io/use-waypoint=w");
+        s.waypoint_optional = true;
+    };
+    ends("a waypoint that may be missing", change(optional), &[]);
+    let ns = crate::world::Namespace { labels: labels("istio.io/use-waypoint=w"), ..namespace("default") };
+    ends("the namespace's", [ns.into()], &[missing("service"), missing("plain")].concat());
+    ends("the pod's", [ambient("default/b", B, "app=b istio.io/use-waypoint=w").into()], &missing("direct"));
+    let z = Service { labels: labels("istio.io/use-waypoint=w"), ..service("default/z app=z 10.96.0.2,fd96::2 80") };
+    ends("of who is outside", [z.into()], &missing("plain"));
+}
+
+proptest! {
+    /// What is not looked at would have stayed; what was just opened is open.
+    #[test]
+    fn nothing_is_overlooked(
+        before in some_world(),
+        batch in some_batch(),
+        from in some_address(),
+        to in some_address(),
+        plaintext in any::<bool>(),
+    ) {
+        let after = before.apply(&batch);
+        let mut changes = Changes::new(&before, &after);
+        let mut open = Vec::new();
+        for w in before.workloads() {
+            for address in &w.addresses {
+                let identity = (!plaintext).then(|| identity("x1"));
+                let way = Way::Inbound { address: *address, port: 80, peer: from, identity };
+                open.push(Judged { pod: w.name.clone(), way, judged_at: before.version() });
+            }
+            let Some(from) = w.addresses.first().copied() else { continue };
+            let to = SocketAddr::new(to, 80);
+            let service = match before.addressed(to.ip()) {
+                Addressed::Service(s) => Some(s.name.clone()),
+                _ => None,
+            };
+            let (target, over) = match route::plan(&before, w, to, 0, &mut ()) {
+                Plan::Hbone { hop, identity: peer, .. } => {
+                    (hop.target, Over::Tunnel { own: w.identity(&before.settings().trust_domain), peer })
+                }
+                Plan::Plain { hop } => (hop.target, Over::Plain),
+                Plan::Refuse { .. } => continue,
+            };
+            let way = Way::Outbound { from, service, target, over };
+            let judged = Judged { pod: w.name.clone(), way, judged_at: before.version() };
+            prop_assert!(check(&before, &judged).is_allow(), "just opened: {judged:?}");
+            open.push(judged);
+        }
+        for judged in open {
+            if !changes.may_concern(&judged) {
+                prop_assert_eq!(check(&before, &judged), check(&after, &judged), "{:?}", judged);
+            }
+        }
+    }
+}
