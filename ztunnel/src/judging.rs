@@ -46,3 +46,108 @@ fn judge(world: &World, live: &mut Live) {
         Verdict::Deny { policy, reason } => live.cancel.cancel(reason, policy),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, collections::BTreeMap, net::SocketAddr, rc::Rc, time::SystemTime};
+
+    use tokio::sync::watch;
+    use underpass_core::{
+        Reason, TrustDomain,
+        authz::Rule,
+        connection::Direction,
+        rejudge::{Judged, Way},
+        testing::{ambient, name, peer_authentication, policy, world},
+        world::{Action, Batch, Object},
+    };
+    use underpass_identity::Authority;
+    use underpass_net::{netns::Netns, tls::Configs};
+    use underpass_telemetry::access_log::{self, AccessLog, Target};
+
+    use super::*;
+    use crate::{Credentials, Inputs, Settings, track::Track, worker::Served};
+
+    /// A worker that nobody runs, by this World.
+    fn worker(world: World) -> Rc<Worker> {
+        let folder = tempfile::tempdir().expect("folder");
+        let authority = Authority::open(&folder.path().join("ca"), &TrustDomain::default(), SystemTime::now());
+        let roots = Arc::new(authority.expect("CA").roots(1).expect("roots"));
+        let log = access_log::Settings { target: Target::File(folder.path().join("log")), ..Default::default() };
+        let inputs = Inputs {
+            world: watch::channel(Arc::new(world)).1,
+            credentials: watch::channel(Arc::new(Credentials { roots, own: BTreeMap::new() })).1,
+            access_log: Arc::new(AccessLog::start(&log).expect("log")),
+        };
+        let settings = Settings::new(0);
+        let configs = Configs::new(settings.tls.clone()).expect("configs");
+        let log = inputs.access_log.handle();
+        Rc::new(Worker::new(settings, &inputs, Arc::default(), configs, log))
+    }
+
+    fn served() -> Served {
+        Served {
+            name: name("default/b"),
+            cookie: 1,
+            netns: Arc::new(Netns::own().expect("own namespace")),
+            unauthenticated: Rc::default(),
+            tunnels: RefCell::default(),
+            closed: RefCell::default(),
+        }
+    }
+
+    const Z: &str = "10.0.0.9:9";
+    const B: &str = "10.0.0.2:80";
+
+    /// A connection in plaintext that was judged by the World of this turn.
+    fn judged(worker: &Worker) -> Judged {
+        let (peer, to): (SocketAddr, SocketAddr) = (Z.parse().unwrap(), B.parse().unwrap());
+        let way = Way::Inbound { address: to.ip(), port: to.port(), peer: peer.ip(), identity: None };
+        Judged { pod: name("default/b"), way, judged_at: worker.world().version() }
+    }
+
+    fn begin(worker: &Rc<Worker>) -> Track {
+        Track::begin(worker, &served(), Direction::Inbound, Z.parse().unwrap(), B.parse().unwrap())
+    }
+
+    fn change(worker: &Worker, object: impl Into<Object>) {
+        let mut batch = Batch::default();
+        batch.put(object);
+        worker.exchange_world(Arc::new(worker.world().apply(&batch)));
+    }
+
+    /// Why a connection was told to end, in plain words.
+    fn told(track: &Track) -> Option<(Reason, String)> {
+        track.cancel.told().map(|(reason, policy)| (reason, policy.map_or_else(String::new, |p| p.to_string())))
+    }
+
+    #[test]
+    fn a_change_between_verdict_and_registration_is_not_missed() {
+        let worker = worker(world([ambient("default/b", "10.0.0.2", "").into()]));
+        let refused = Some((Reason::PlaintextRefused, "default/strict".to_owned()));
+        for (object, expect) in [
+            (Object::from(peer_authentication("default/other app=other STRICT")), None),
+            (peer_authentication("default/strict - STRICT").into(), refused.clone()),
+        ] {
+            let (track, judged) = (begin(&worker), judged(&worker));
+            change(&worker, object);
+            assert_eq!(told(&track), None, "nobody knows of it yet");
+            track.open(judged);
+            assert_eq!(told(&track), expect);
+            track.finish(Reason::Finished);
+        }
+        // One that is registered is told by the exchange, and keeps the first reason.
+        let mut batch = Batch::default();
+        batch.remove(Object::from(peer_authentication("default/strict - STRICT")).key());
+        worker.exchange_world(Arc::new(worker.world().apply(&batch)));
+        let track = begin(&worker);
+        track.open(judged(&worker));
+        change(&worker, policy("other/p", Action::Deny, vec![Rule::default()]));
+        assert_eq!(told(&track), None);
+        change(&worker, peer_authentication("default/strict - STRICT"));
+        assert_eq!(told(&track), refused);
+        change(&worker, policy("default/p", Action::Deny, vec![Rule::default()]));
+        assert_eq!(told(&track), refused);
+        track.finish(Reason::PlaintextRefused);
+        assert!(worker.live.borrow().is_empty());
+    }
+}

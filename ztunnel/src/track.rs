@@ -35,10 +35,15 @@ impl Cancel {
         self.notify.notify_one();
     }
 
+    /// Why it is to end, once somebody has said so.
+    pub(crate) fn told(&self) -> Option<(Reason, Option<ObjectName>)> {
+        self.why.borrow().clone()
+    }
+
     /// Completes when the connection is to end.
     pub(crate) async fn cancelled(&self) -> (Reason, Option<ObjectName>) {
         loop {
-            if let Some(why) = self.why.borrow().clone() {
+            if let Some(why) = self.told() {
                 return why;
             }
             self.notify.notified().await;

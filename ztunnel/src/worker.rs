@@ -120,7 +120,13 @@ impl Worker {
         Ok((sender, thread.map_err(StartError::Thread)?))
     }
 
-    fn new(settings: Settings, inputs: &Inputs, connections: Arc<Connections>, configs: Configs, log: Writer) -> Self {
+    pub(crate) fn new(
+        settings: Settings,
+        inputs: &Inputs,
+        connections: Arc<Connections>,
+        configs: Configs,
+        log: Writer,
+    ) -> Self {
         let world = Arc::clone(&inputs.world.borrow());
         let mesh = world.settings();
         Self {

@@ -101,6 +101,6 @@ pub struct Connection {
     pub policy: Option<ObjectName>,
     /// Why it ended; none while it is open.
     pub reason: Option<Reason>,
-    /// The World it was (last) judged by.
+    /// The World of the turn in which it began, and was judged.
     pub world: Version,
 }

@@ -1,6 +1,7 @@
 //! The tunnel of a node, whole, on loopback: what is carried, refused, judged again and written down.
 
 mod mesh;
+mod rejudge;
 
 use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, rc::Rc, sync::Arc, time::Duration};
 
@@ -178,7 +179,10 @@ fn tunnel(mesh: &Mesh, from: &str) -> Tunnel {
 }
 
 fn tunnel_with(mesh: &Mesh, from: &str, credentials: &Credentials) -> Tunnel {
-    let socket = mesh.arrived(at(from, 41_000), "b", at("b", HBONE_PORT));
+    tunnel_over(from, mesh.arrived(at(from, 41_000), "b", at("b", HBONE_PORT)), credentials)
+}
+
+fn tunnel_over(from: &str, socket: TcpStream, credentials: &Credentials) -> Tunnel {
     let mut configs = Configs::new(underpass_net::tls::Settings::default()).expect("configs");
     let expected = Expected::new([identity("b")]);
     let config = configs.client(&credentials.own[&identity(from)], &expected, &credentials.roots).expect("config");

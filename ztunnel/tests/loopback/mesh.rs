@@ -20,7 +20,7 @@ use underpass_core::{
     Identity, TrustDomain, World,
     addr::HBONE_PORT,
     testing::{self, ambient, name, pod},
-    world::{Batch, Object, Workload},
+    world::{Batch, Object, Version, Workload},
 };
 use underpass_identity::Authority;
 use underpass_net::netns::Netns;
@@ -108,13 +108,20 @@ impl Mesh {
         Self { switch, ztunnel, homes, authority, world, credentials, access_log, log, _folder: folder }
     }
 
-    /// The next World.
+    /// The next World, once everybody goes by it.
     pub(crate) async fn change(&self, change: impl FnOnce(&mut Batch)) {
+        self.publish(change);
+        self.ztunnel.caught_up().await;
+    }
+
+    /// The next World.
+    pub(crate) fn publish(&self, change: impl FnOnce(&mut Batch)) -> Version {
         let mut batch = Batch::default();
         change(&mut batch);
         let next = Arc::new(self.world.borrow().apply(&batch));
+        let version = next.version();
         self.world.send_replace(next);
-        self.ztunnel.caught_up().await;
+        version
     }
 
     /// An application that sends back what it gets.

@@ -189,7 +189,11 @@ fn labels_of_pods_and_namespaces() {
     let closed = || Object::from(selecting("hard", policy("default/p", Action::Allow, vec![])));
     let hard = || ambient("default/b", B, "app=hard");
     let (n, p) = (Reason::NotAllowed, "default/p");
-    ends("a selector that starts to match", [closed(), hard().into()], &[("inbound", n.clone(), p), ("plaintext", n, p)]);
+    ends(
+        "a selector that starts to match",
+        [closed(), hard().into()],
+        &[("inbound", n.clone(), p), ("plaintext", n, p)],
+    );
     let refused = [("plaintext", Reason::PlaintextRefused, "default/s")];
     ends("and of mutual TLS", [strict(), hard().into()], &refused);
     ends("one that does not", [strict(), closed()], &[]);
@@ -204,7 +208,11 @@ fn labels_of_pods_and_namespaces() {
     let z = || Object::from(ambient("default/z", Z, "app=z"));
     let by = |reason, policy| [("plain", reason, policy)];
     ends("z comes in", [z()], &[]);
-    ends("z comes in, strict", [z(), peer_authentication("default/s app=z STRICT").into()], &by(Reason::PlaintextRefused, "default/s"));
+    ends(
+        "z comes in, strict",
+        [z(), peer_authentication("default/s app=z STRICT").into()],
+        &by(Reason::PlaintextRefused, "default/s"),
+    );
     let only_a = selecting("z", policy("default/p", Action::Allow, vec![from(OF_A)]));
     ends("z comes in, and must know who calls", [z(), only_a.clone().into()], &by(Reason::NotAllowed, "default/p"));
     ends("the twin: z stays out", [peer_authentication("default/s app=z STRICT").into(), only_a.into()], &[]);
