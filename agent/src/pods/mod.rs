@@ -465,7 +465,7 @@ fn local<'a>(world: &'a World, node: &'a str) -> impl Iterator<Item = &'a Arc<Wo
 }
 
 /// What the World says about the pods of a node.
-fn wanted(world: &World, node: &str) -> BTreeMap<Uid, Wanted> {
+pub(crate) fn wanted(world: &World, node: &str) -> BTreeMap<Uid, Wanted> {
     let mut wanted: BTreeMap<Uid, Option<Wanted>> = BTreeMap::new();
     for w in local(world, node) {
         let says = if world.is_enrolled(w) {

@@ -125,8 +125,13 @@ pub(super) mod tests {
         }
     }
 
+    /// It goes to the tunnel, or nowhere.
+    pub(crate) fn captured(answer: Answer) -> bool {
+        matches!(answer, Answer::Captured | Answer::Denied)
+    }
+
     /// What core says about it.
-    fn reference(world: &World, source: &Workload, to: IpAddr) -> Answer {
+    pub(crate) fn reference(world: &World, source: &Workload, to: IpAddr) -> Answer {
         use capture::Left::{DestinationNotEnrolled, Itself, SourceNotEnrolled};
         match capture::decide(world, source, to, &mut ()) {
             Capture::Leave(SourceNotEnrolled) => Answer::Unknown,

@@ -68,7 +68,7 @@ mod tests {
 
     use super::super::{
         LocalPod, compile,
-        compile::tests::{Answer, kernel, local_pods, memory},
+        compile::tests::{Answer, captured, kernel, local_pods, memory},
     };
     use super::*;
 
@@ -117,10 +117,6 @@ mod tests {
                 (compile(&before, &before_pods, &old), compile(&after, &after_pods, &new))
             })
         })
-    }
-
-    fn captured(answer: Answer) -> bool {
-        matches!(answer, Answer::Captured | Answer::Denied)
     }
 
     proptest! {

@@ -5,6 +5,8 @@
 
 mod compile;
 mod diff;
+#[cfg(test)]
+mod walk;
 
 use std::collections::{HashMap, HashSet};
 

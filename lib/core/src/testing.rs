@@ -1,6 +1,8 @@
 //! Objects for tests, from one-line descriptions, and a generator of Worlds. Behind the feature `testing`, for the
 //! crates above too: whoever compiles a World must be tested against the same generated ones.
 
+pub mod walk;
+
 use std::{net::IpAddr, sync::Arc};
 
 use proptest::{collection::vec, prelude::*, sample::select};

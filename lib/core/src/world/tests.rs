@@ -3,7 +3,7 @@
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::testing::{some_batch, some_object, some_world, world};
+use crate::testing::{some_batch, some_object, some_world, walk::answers, world};
 
 proptest! {
     #[test]
@@ -29,20 +29,4 @@ proptest! {
         prop_assert_eq!(&changed, &fresh);
         prop_assert_eq!(answers(&changed), answers(&fresh));
     }
-}
-
-/// Everything that is derived from the objects, as text.
-fn answers(world: &World) -> String {
-    let mut text = format!("{:?}\n", world.findings());
-    for ip in world.addresses() {
-        text += &format!("{ip} {:?}\n", world.addressed(ip));
-    }
-    for w in world.workloads() {
-        let policies: Vec<_> = world.authorization_policies(w).map(|p| &p.name).collect();
-        text += &format!("{} {:?} {policies:?}\n", w.name, world.enrolment(w));
-    }
-    for s in world.services() {
-        text += &format!("{} {:?}\n", s.name, world.endpoints(&s.name));
-    }
-    text
 }

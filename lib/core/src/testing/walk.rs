@@ -1,0 +1,200 @@
+//! A walk through Worlds: small changes, one after the other, as a cluster makes them. Its own file because a walk keeps
+//! what is there and changes one thing about it, and most of its pods have addresses of their own and can talk; where
+//! [`some_object`](super::some_object) makes up the worst.
+
+use std::{net::IpAddr, sync::Arc};
+
+use proptest::{collection::vec, prelude::*, sample::select};
+
+use super::{
+    NAMESPACES, labels, some_address, some_labels, some_name, some_namespace, some_peer_authentication, some_policy,
+    some_service, some_workload,
+};
+use crate::{
+    ObjectName, World,
+    authz::Rule,
+    enrol::DATAPLANE_MODE,
+    world::{
+        Action, AuthorizationPolicy, Batch, EndpointSlice, Labels, Node, Object, Phase, SliceEndpoint, SlicePort,
+        Workload,
+    },
+};
+
+/// One change. Numbers name what is there, modulo how many there are: a walk can be cut anywhere, and still makes sense.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// This object comes, or becomes this.
+    Put(Object),
+    /// An object goes.
+    Remove(usize),
+    /// A pod's labels change.
+    Labels(usize, Arc<Labels>),
+    /// A pod's service account.
+    Account(usize, &'static str),
+    /// A pod's addresses.
+    Addresses(usize, Vec<IpAddr>),
+    /// A pod becomes ready, or is ready no longer.
+    Ready(usize),
+    /// A pod ends, or runs.
+    Phase(usize),
+    /// Nothing changes: a World of another version.
+    Nothing,
+}
+
+impl Step {
+    /// The change that this step makes of `world`.
+    #[must_use]
+    pub fn batch(&self, world: &World) -> Batch {
+        let mut batch = Batch::default();
+        let mut edit = |n: &usize, change: &mut dyn FnMut(&mut Workload)| {
+            let count = world.workloads().count();
+            if let Some(pod) = world.workloads().nth(n % count.max(1)) {
+                let mut pod = Workload::clone(pod);
+                change(&mut pod);
+                batch.put(pod);
+            }
+        };
+        match self {
+            Self::Labels(n, labels) => edit(n, &mut |pod| pod.labels = labels.as_ref().clone()),
+            Self::Account(n, account) => edit(n, &mut |pod| pod.service_account = (*account).into()),
+            Self::Addresses(n, addresses) => edit(n, &mut |pod| pod.addresses.clone_from(addresses)),
+            Self::Ready(n) => edit(n, &mut |pod| pod.ready = !pod.ready),
+            Self::Phase(n) => edit(n, &mut |pod| {
+                pod.phase = if pod.phase == Phase::Running { Phase::Terminal } else { Phase::Running };
+            }),
+            Self::Put(object) => batch.put(object.clone()),
+            Self::Remove(n) => {
+                let count = world.objects().len();
+                world.objects().keys().nth(n % count.max(1)).cloned().into_iter().for_each(|key| batch.remove(key));
+            }
+            Self::Nothing => {}
+        }
+        batch
+    }
+}
+
+fn some_addresses() -> impl Strategy<Value = Vec<IpAddr>> {
+    (1u8..12, 1u16..12, 0u8..3).prop_map(|(v4, v6, families)| {
+        let (v4, v6) = (IpAddr::from([10, 0, 0, v4]), IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, v6]));
+        match families {
+            0 => vec![v4],
+            1 => vec![v6],
+            _ => vec![v4, v6],
+        }
+    })
+}
+
+/// Mostly in the mesh, mostly running, and mostly with addresses that no other pod has.
+fn some_pod() -> impl Strategy<Value = Workload> {
+    let odd = || prop::bool::weighted(0.1);
+    (some_workload(), odd(), odd(), odd()).prop_map(|(mut w, odd_address, odd_phase, odd_mode)| {
+        let namespace = NAMESPACES.iter().position(|n| *n == w.name.namespace()).unwrap_or(0);
+        let number = w.name.name().trim_start_matches('x').parse::<usize>().unwrap_or(0);
+        let own = namespace * 4 + number;
+        if !odd_address {
+            w.addresses = vec![
+                IpAddr::from([10, 0, 0, u8::try_from(own).unwrap_or(0)]),
+                IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::try_from(own).unwrap_or(0)]),
+            ];
+        }
+        if !odd_phase {
+            w = Workload { phase: Phase::Running, ready: true, host_network: false, has_sidecar: false, ..w };
+        }
+        if !odd_mode {
+            w.labels.insert(DATAPLANE_MODE.into(), "ambient".into());
+        }
+        w
+    })
+}
+
+/// One of each namespace, and most ALLOW policies allow somebody.
+fn one_policy() -> impl Strategy<Value = AuthorizationPolicy> {
+    (some_policy(), prop::bool::weighted(0.6)).prop_map(|(mut policy, somebody)| {
+        policy.name = ObjectName::new(policy.name.namespace(), "x1");
+        if somebody && policy.action == Action::Allow {
+            policy.rules.push(Rule::default());
+        }
+        policy
+    })
+}
+
+fn some_slice() -> impl Strategy<Value = EndpointSlice> {
+    let endpoint = (some_address(), any::<bool>()).prop_map(|(a, ready)| SliceEndpoint { addresses: vec![a], ready });
+    (some_name(), select(vec!["x1", "x2"]), vec(endpoint, 0..3)).prop_map(|(name, service, endpoints)| EndpointSlice {
+        service: ObjectName::new(name.namespace(), service),
+        ports: vec![SlicePort { name: "p80".into(), port: 8080 }, SlicePort { name: "p443".into(), port: 8443 }],
+        endpoints,
+        name,
+    })
+}
+
+fn some_node() -> impl Strategy<Value = Node> {
+    (select(vec!["node-1", "node-2"]), vec(some_address(), 0..2)).prop_map(|(name, addresses)| Node {
+        name: ObjectName::cluster(name),
+        addresses,
+        labels: labels("topology.kubernetes.io/zone=z"),
+    })
+}
+
+/// Any step of a walk.
+pub fn some_step() -> impl Strategy<Value = Step> {
+    let object = prop_oneof![
+        6 => some_pod().prop_map(Object::from),
+        3 => some_service().prop_map(Object::from),
+        1 => some_slice().prop_map(Object::from),
+        1 => some_node().prop_map(Object::from),
+        2 => some_namespace().prop_map(Object::from),
+        4 => one_policy().prop_map(Object::from),
+        3 => some_peer_authentication().prop_map(Object::from),
+    ];
+    prop_oneof![
+        10 => object.prop_map(Step::Put),
+        4 => any::<usize>().prop_map(Step::Remove),
+        3 => (any::<usize>(), some_labels()).prop_map(|(n, labels)| Step::Labels(n, labels.into())),
+        1 => (any::<usize>(), select(vec!["x1", "x2", "x3"])).prop_map(|(n, account)| Step::Account(n, account)),
+        1 => (any::<usize>(), some_addresses()).prop_map(|(n, addresses)| Step::Addresses(n, addresses)),
+        1 => any::<usize>().prop_map(Step::Ready),
+        1 => any::<usize>().prop_map(Step::Phase),
+        1 => Just(Step::Nothing),
+    ]
+}
+
+/// Somebody calls an address. Numbers are modulo how many there are.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Which pod calls.
+    pub from: usize,
+    /// Which address of the World it calls.
+    pub to: usize,
+    /// On which port.
+    pub port: u16,
+    /// The dice.
+    pub roll: u64,
+}
+
+/// Any call.
+pub fn some_call() -> impl Strategy<Value = Call> {
+    let parts = (any::<usize>(), any::<usize>(), select(vec![80u16, 443, 8080]), any::<u64>());
+    parts.prop_map(|(from, to, port, roll)| Call { from, to, port, roll })
+}
+
+/// Everything that a World derives from its objects, as text: Worlds that answer alike have equal ones.
+#[must_use]
+pub fn answers(world: &World) -> String {
+    let mut text = format!("{:?}\n", world.findings());
+    for ip in world.addresses() {
+        text += &format!("{ip} {:?}\n", world.addressed(ip));
+    }
+    for w in world.workloads() {
+        let policies: Vec<_> = world.authorization_policies(w).map(|p| &p.name).collect();
+        text += &format!("{} {:?} {policies:?}\n", w.name, world.enrolment(w));
+    }
+    for s in world.services() {
+        text += &format!("{} {:?}\n", s.name, world.endpoints(&s.name));
+    }
+    for ns in NAMESPACES {
+        let modes: Vec<_> = world.peer_authentications(ns).iter().map(|p| (&p.name, p.mode)).collect();
+        text += &format!("{ns} {modes:?}\n");
+    }
+    text
+}
