@@ -77,6 +77,7 @@ mod tests {
             world: watch::channel(Arc::new(world)).1,
             credentials: watch::channel(Arc::new(Credentials { roots, own: BTreeMap::new() })).1,
             access_log: Arc::new(AccessLog::start(&log).expect("log")),
+            metrics: Default::default(),
         };
         let settings = Settings::new(0);
         let configs = Configs::new(settings.tls.clone()).expect("configs");
