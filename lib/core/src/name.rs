@@ -1,9 +1,9 @@
 //! How objects are called: the names that appear in logs, errors and verdicts. Its own file because every room uses
 //! them and nothing else may decide how an object is printed.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, str::FromStr, sync::Arc};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// The kinds of Kubernetes and Istio objects that make up a [`World`](crate::World).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -56,6 +56,11 @@ impl Kind {
         !matches!(self, Self::Namespace | Self::Node)
     }
 }
+
+/// The text is no name of an object, as objects print theirs.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no object: write Kind namespace/name")]
+pub struct ParseKeyError(String);
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -117,6 +122,16 @@ impl Serialize for ObjectName {
     }
 }
 
+impl<'de> Deserialize<'de> for ObjectName {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        Ok(match text.split_once('/') {
+            Some((namespace, name)) => Self::new(namespace, name),
+            None => Self::cluster(text),
+        })
+    }
+}
+
 /// Kind and name: what identifies an object. Prints as `AuthorizationPolicy default/reviews-viewer`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey {
@@ -149,5 +164,45 @@ impl fmt::Debug for ObjectKey {
 impl Serialize for ObjectKey {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(self)
+    }
+}
+
+impl FromStr for ObjectKey {
+    type Err = ParseKeyError;
+
+    /// As it prints.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let read = || {
+            let (kind, name) = text.split_once(' ')?;
+            let kind = Kind::ALL.into_iter().find(|k| k.as_str() == kind)?;
+            let name = match (kind.is_namespaced(), name.split_once('/')) {
+                (true, Some((namespace, name))) => ObjectName::new(namespace, name),
+                (false, None) => ObjectName::cluster(name),
+                _ => return None,
+            };
+            Some(Self::new(kind, name))
+        };
+        read().ok_or_else(|| ParseKeyError(text.to_owned()))
+    }
+}
+
+impl<'de> Deserialize<'de> for ObjectKey {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_read_as_they_print() {
+        for text in ["Pod default/a", "Node node-1", "AuthorizationPolicy istio-system/x"] {
+            assert_eq!(text.parse::<ObjectKey>().unwrap().to_string(), text);
+        }
+        for text in ["", "Pod", "Pod a", "Node a/b", "pod default/a", "Gadget default/a"] {
+            assert!(text.parse::<ObjectKey>().is_err(), "{text:?}");
+        }
     }
 }

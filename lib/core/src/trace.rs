@@ -1,12 +1,12 @@
 //! How a decision tells what it did. The deciding functions take a [`Trace`]; a connection passes `&mut ()`, which
 //! compiles to nothing, `explain` passes a `Vec<Step>`. There is no second implementation of any decision to explain.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::ObjectKey;
 
 /// Which question a step answers, in the order a connection meets them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
     /// Who are source and destination?
@@ -39,7 +39,7 @@ impl Stage {
 }
 
 /// One thing that was looked at and what came of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
     /// The question.
     pub stage: Stage,

@@ -7,6 +7,8 @@ pub(crate) mod waypoint;
 
 use std::{net::SocketAddr, sync::Arc};
 
+pub use waypoint::of_service as waypoint_of;
+
 use serde::Serialize;
 
 use crate::{

@@ -10,7 +10,8 @@ use crate::{
 pub(crate) const USE_WAYPOINT: &str = "istio.io/use-waypoint";
 
 /// The waypoint that calls of a service pass: its own label, else its namespace's.
-pub(crate) fn of_service<'a>(world: &'a World, service: &'a Service) -> Option<&'a str> {
+#[must_use]
+pub fn of_service<'a>(world: &'a World, service: &'a Service) -> Option<&'a str> {
     let of_namespace = || world.namespace(service.name.namespace()).and_then(|n| n.labels.get(USE_WAYPOINT));
     named(service.labels.get(USE_WAYPOINT).or_else(of_namespace))
 }

@@ -13,6 +13,7 @@ mod readiness;
 mod router;
 mod routes;
 mod server;
+pub mod view;
 
 pub use client::{Client, ClientError};
 pub use error::AdminError;

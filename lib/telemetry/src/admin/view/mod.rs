@@ -1,0 +1,47 @@
+//! What people ask about a running mesh, as values: made by the agent from what it has, or by the command from a
+//! directory of manifests, sent as JSON, read by the command. One shape for both, so that `-f DIR` and a running agent
+//! can be compared.
+//!
+//! Of what is the World's, everything is said; of what only an agent knows (how its own pods stand, certificates, open
+//! connections) nothing is said where nobody knows it.
+
+mod agent;
+mod policy;
+mod service;
+mod workload;
+
+use underpass_core::World;
+
+pub use agent::{Certificate, Connection, Gate, Party, PodCount, ProblemCount, Status};
+pub use policy::Policy;
+pub use service::{Endpoint, Port, Service};
+pub use workload::{PodState, Workload};
+
+/// Every pod, by name.
+#[must_use]
+pub fn workloads(world: &World) -> Vec<Workload> {
+    world.workloads().map(|w| Workload::of(world, w)).collect()
+}
+
+/// Every service, by name.
+#[must_use]
+pub fn services(world: &World) -> Vec<Service> {
+    world.services().map(|s| Service::of(world, s)).collect()
+}
+
+/// Every policy: AuthorizationPolicies by name, then PeerAuthentications.
+#[must_use]
+pub fn policies(world: &World) -> Vec<Policy> {
+    Policy::all(world)
+}
+
+/// `app=a,version=v1`; `-` for none.
+fn labels(labels: &underpass_core::world::Labels) -> String {
+    if labels.is_empty() {
+        return "-".to_owned();
+    }
+    labels.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+//! AuthorizationPolicies and PeerAuthentications: what they say, about whom, and what of them nobody can judge yet.
+
+use serde::{Deserialize, Serialize};
+use underpass_core::{
+    Kind, ObjectKey, ObjectName, World,
+    world::{Action, AuthorizationPolicy, MtlsMode, Object, PeerAuthentication, Scope, selects},
+};
+
+use super::labels;
+
+/// One policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// `AuthorizationPolicy` or `PeerAuthentication`.
+    pub kind: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// `mesh`, `namespace`, `selector app=a`, or the targets that it names.
+    pub scope: String,
+    /// `ALLOW`, `DENY`, or the mode of mutual TLS with its ports.
+    pub action: String,
+    /// How many rules it has.
+    pub rules: usize,
+    /// It is only tried out.
+    pub dry_run: bool,
+    /// How many pods of the mesh it is about.
+    pub selects: usize,
+    /// The fields that only a waypoint can judge, as written, each once.
+    pub needs_waypoint: Vec<String>,
+    /// What happens otherwise than its author may think, one sentence each, with the field in front.
+    pub notes: Vec<String>,
+}
+
+impl Policy {
+    pub(super) fn all(world: &World) -> Vec<Self> {
+        let objects = world.objects().values();
+        objects
+            .filter_map(|object| match object {
+                Object::AuthorizationPolicy(p) => Some(Self::of_authorization(world, p)),
+                Object::PeerAuthentication(p) => Some(Self::of_peer_authentication(world, p)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn of_authorization(world: &World, p: &AuthorizationPolicy) -> Self {
+        let mut needs_waypoint: Vec<String> = Vec::new();
+        for field in p.rules.iter().flat_map(|rule| rule.l7_fields()) {
+            if !needs_waypoint.iter().any(|known| **known == *field) {
+                needs_waypoint.push(field.to_string());
+            }
+        }
+        let scope = match &p.scope {
+            Scope::Namespace => wide(world, &p.name),
+            Scope::Selector(selector) => format!("selector {}", labels(selector)),
+            Scope::Targets(targets) => {
+                needs_waypoint.insert(0, "targetRefs".to_owned());
+                targets.join(", ")
+            }
+        };
+        let applies = |w: &underpass_core::world::Workload| world.authorization_policies(w).any(|q| q.name == p.name);
+        let action = match p.action {
+            Action::Allow => "ALLOW",
+            Action::Deny => "DENY",
+        };
+        Self {
+            rules: p.rules.len(),
+            dry_run: p.dry_run,
+            needs_waypoint,
+            ..Self::new(world, Kind::AuthorizationPolicy, &p.name, scope, action.to_owned(), applies)
+        }
+    }
+
+    fn of_peer_authentication(world: &World, p: &PeerAuthentication) -> Self {
+        let (own, root) = (p.name.namespace(), &*world.settings().root_namespace);
+        let scope = match &p.selector {
+            None => wide(world, &p.name),
+            Some(selector) => format!("selector {}", labels(selector)),
+        };
+        let applies = |w: &underpass_core::world::Workload| match &p.selector {
+            Some(selector) => own != root && w.name.namespace() == own && selects(selector, &w.labels),
+            None => own == root || w.name.namespace() == own,
+        };
+        let ports = p.ports.iter().map(|(port, mode)| format!(" {port}={}", mode_name(*mode)));
+        let action = format!("{}{}", mode_name(p.mode), ports.collect::<String>());
+        Self::new(world, Kind::PeerAuthentication, &p.name, scope, action, applies)
+    }
+
+    fn new(
+        world: &World,
+        kind: Kind,
+        name: &ObjectName,
+        scope: String,
+        action: String,
+        applies: impl Fn(&underpass_core::world::Workload) -> bool,
+    ) -> Self {
+        let key = ObjectKey::new(kind, name.clone());
+        let about_it = world.findings().iter().filter(|finding| finding.object == key);
+        let note = |finding: &underpass_core::world::Finding| match &*finding.field {
+            "" => finding.says.clone(),
+            field => format!("{field}: {}", finding.says),
+        };
+        Self {
+            kind: kind.to_string(),
+            namespace: name.namespace().to_owned(),
+            name: name.name().to_owned(),
+            scope,
+            action,
+            rules: 0,
+            dry_run: false,
+            selects: world.workloads().filter(|w| world.is_enrolled(w) && applies(w)).count(),
+            needs_waypoint: Vec::new(),
+            notes: about_it.map(note).collect(),
+        }
+    }
+}
+
+/// Without a selector: the mesh, where it stands in the root namespace, else its namespace.
+fn wide(world: &World, name: &ObjectName) -> String {
+    let is_root = name.namespace() == &*world.settings().root_namespace;
+    if is_root { "mesh".to_owned() } else { "namespace".to_owned() }
+}
+
+/// As written in a manifest.
+const fn mode_name(mode: MtlsMode) -> &'static str {
+    match mode {
+        MtlsMode::Unset => "UNSET",
+        MtlsMode::Disable => "DISABLE",
+        MtlsMode::Permissive => "PERMISSIVE",
+        MtlsMode::Strict => "STRICT",
+    }
+}

@@ -1,0 +1,137 @@
+//! Views of a small World, as they are sent.
+
+use expect_test::{Expect, expect};
+use serde::{Serialize, de::DeserializeOwned};
+use underpass_core::{
+    authz::{Operation, Rule},
+    testing::{ambient, labels, peer_authentication, pod, policy, service, world},
+    world::{Action, AuthorizationPolicy, Object, Scope, Service as CoreService},
+};
+
+use super::*;
+
+fn objects() -> Vec<Object> {
+    let mut slow = ambient("shop/cart-2", "10.0.2.3", "app=cart");
+    slow.ready = false;
+    let by_method = Operation { l7: vec!["to.operation.methods".into()], ..Operation::default() };
+    let rule = Rule { to: vec![by_method], ..Rule::default() };
+    vec![
+        ambient("shop/cart-1", "10.0.2.2 fd00::2", "app=cart").into(),
+        slow.into(),
+        pod("shop/old", "10.0.2.9").into(),
+        service("shop/cart app=cart 10.96.0.10,fd96::10 80=http").into(),
+        CoreService { labels: labels("istio.io/use-waypoint=w"), ..service("shop/old app=old 10.96.0.11 80") }.into(),
+        service("shop/headless app=cart - 80").into(),
+        AuthorizationPolicy {
+            scope: Scope::Selector(labels("app=cart")),
+            dry_run: true,
+            ..policy("shop/readers", Action::Allow, vec![rule.clone(), rule, Rule::default()])
+        }
+        .into(),
+        policy("istio-system/nobody", Action::Deny, Vec::new()).into(),
+        AuthorizationPolicy {
+            scope: Scope::Targets(vec!["Gateway w".into()]),
+            ..policy("shop/at-waypoint", Action::Allow, vec![Rule::default()])
+        }
+        .into(),
+        peer_authentication("shop/strict app=cart STRICT 9090=DISABLE").into(),
+        peer_authentication("istio-system/all - PERMISSIVE").into(),
+    ]
+}
+
+/// One line each, and the same after a journey as JSON.
+fn check<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(views: &[T], want: &Expect) {
+    let lines: Vec<_> = views.iter().map(|view| serde_json::to_string(view).unwrap()).collect();
+    want.assert_eq(&(lines.join("\n") + "\n"));
+    for (view, line) in views.iter().zip(&lines) {
+        assert_eq!(&serde_json::from_str::<T>(line).unwrap(), view);
+    }
+}
+
+#[test]
+fn pods() {
+    check(&workloads(&world(objects())), &expect![[r#"
+        {"namespace":"shop","name":"cart-1","node":"node-1","addresses":["10.0.2.2","fd00::2"],"in_mesh":true,"because":"pod label istio.io/dataplane-mode","identity":"spiffe://cluster.local/ns/shop/sa/cart-1","ready":true,"state":null}
+        {"namespace":"shop","name":"cart-2","node":"node-1","addresses":["10.0.2.3"],"in_mesh":true,"because":"pod label istio.io/dataplane-mode","identity":"spiffe://cluster.local/ns/shop/sa/cart-2","ready":false,"state":null}
+        {"namespace":"shop","name":"old","node":"node-1","addresses":["10.0.2.9"],"in_mesh":false,"because":"no label of the pod or its namespace enrols it","identity":null,"ready":true,"state":null}
+    "#]]);
+}
+
+#[test]
+fn services_and_their_endpoints() {
+    check(&services(&world(objects())), &expect![[r#"
+        {"namespace":"shop","name":"cart","host":"cart.shop.svc.cluster.local","type":"ClusterIP","vips":["10.96.0.10","fd96::10"],"ports":[{"name":"p80","port":80,"target":"http"}],"endpoints":[{"addresses":["10.0.2.2","fd00::2"],"workload":"shop/cart-1","ready":true,"in_mesh":true},{"addresses":["10.0.2.3"],"workload":"shop/cart-2","ready":false,"in_mesh":true}],"in_mesh":true,"waypoint":null}
+        {"namespace":"shop","name":"headless","host":"headless.shop.svc.cluster.local","type":"Headless","vips":[],"ports":[{"name":"p80","port":80,"target":"80"}],"endpoints":[{"addresses":["10.0.2.2","fd00::2"],"workload":"shop/cart-1","ready":true,"in_mesh":true},{"addresses":["10.0.2.3"],"workload":"shop/cart-2","ready":false,"in_mesh":true}],"in_mesh":true,"waypoint":null}
+        {"namespace":"shop","name":"old","host":"old.shop.svc.cluster.local","type":"ClusterIP","vips":["10.96.0.11"],"ports":[{"name":"p80","port":80,"target":"80"}],"endpoints":[{"addresses":["10.0.2.9"],"workload":"shop/old","ready":true,"in_mesh":false}],"in_mesh":true,"waypoint":"w"}
+    "#]]);
+}
+
+#[test]
+fn policies_and_what_needs_a_waypoint() {
+    check(&policies(&world(objects())), &expect![[r#"
+        {"kind":"AuthorizationPolicy","namespace":"istio-system","name":"nobody","scope":"mesh","action":"DENY","rules":0,"dry_run":false,"selects":2,"needs_waypoint":[],"notes":["spec.rules: no rules: this policy denies nothing"]}
+        {"kind":"AuthorizationPolicy","namespace":"shop","name":"at-waypoint","scope":"Gateway w","action":"ALLOW","rules":1,"dry_run":false,"selects":0,"needs_waypoint":["targetRefs"],"notes":["spec.targetRefs: applies at the waypoint of Gateway w and there is none: it has no effect"]}
+        {"kind":"AuthorizationPolicy","namespace":"shop","name":"readers","scope":"selector app=cart","action":"ALLOW","rules":3,"dry_run":true,"selects":2,"needs_waypoint":["to.operation.methods"],"notes":["spec.rules[0]: to.operation.methods can only be judged by a waypoint: this rule allows nothing","spec.rules[1]: to.operation.methods can only be judged by a waypoint: this rule allows nothing"]}
+        {"kind":"PeerAuthentication","namespace":"istio-system","name":"all","scope":"mesh","action":"PERMISSIVE","rules":0,"dry_run":false,"selects":2,"needs_waypoint":[],"notes":[]}
+        {"kind":"PeerAuthentication","namespace":"shop","name":"strict","scope":"selector app=cart","action":"STRICT 9090=DISABLE","rules":0,"dry_run":false,"selects":2,"needs_waypoint":[],"notes":["spec.portLevelMtls.9090.mode: DISABLE is served as PERMISSIVE: mutual TLS is always accepted"]}
+    "#]]);
+}
+
+#[test]
+fn a_connection_is_read_as_core_writes_it() {
+    use std::sync::Arc;
+    use underpass_core::{
+        Connection as CoreConnection,
+        connection::{Direction, Party as CoreParty, Path},
+        world::Version,
+    };
+    let party = |address: &str, workload: Option<&str>| CoreParty {
+        address: address.parse().unwrap(),
+        workload: workload.map(|name| Arc::new(pod(name, "10.0.0.1"))),
+        identity: workload.map(|_| "spiffe://cluster.local/ns/a/sa/b".parse().unwrap()),
+    };
+    let record = CoreConnection {
+        id: 7,
+        direction: Direction::Inbound,
+        path: Path::Hbone,
+        source: party("10.0.0.1:4000", Some("shop/web")),
+        destination: party("[fd00::2]:80", None),
+        service: None,
+        bytes_received: 1,
+        bytes_sent: 2,
+        opened_unix_ms: 3,
+        duration_us: 4,
+        policy: Some(underpass_core::ObjectName::new("shop", "readers")),
+        reason: None,
+        world: Version(5),
+    };
+    let view: Connection = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
+    expect![[r#"
+        Connection {
+            id: 7,
+            direction: "inbound",
+            path: "hbone",
+            source: Party {
+                address: 10.0.0.1:4000,
+                workload: Some(
+                    "shop/web",
+                ),
+                identity: Some(
+                    "spiffe://cluster.local/ns/a/sa/b",
+                ),
+            },
+            destination: Party {
+                address: [fd00::2]:80,
+                workload: None,
+                identity: None,
+            },
+            service: None,
+            bytes_received: 1,
+            bytes_sent: 2,
+            duration_us: 4,
+            policy: Some(
+                "shop/readers",
+            ),
+        }
+    "#]].assert_debug_eq(&view);
+}
