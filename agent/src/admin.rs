@@ -1,13 +1,18 @@
 //! What the agent answers on its admin address: loopback only, because it shows who talks to whom.
 
-use std::{sync::Arc, time::Instant};
+mod views;
+
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use http::{Method, StatusCode};
 use serde::Serialize;
 use tokio::sync::watch;
 use underpass_core::World;
 use underpass_telemetry::{
-    admin::{Response, Router, healthz, logging},
+    admin::{Readiness, Response, Router, healthz, logging, view::Certificate},
     log::Levels,
 };
 use underpass_ztunnel::{Connections, Credentials};
@@ -17,6 +22,12 @@ use crate::{keeper::Reports, pods, reports::Counters};
 /// What the routes look at.
 #[derive(Clone, Debug)]
 pub struct View {
+    /// The name of this node.
+    pub node: Arc<str>,
+    /// When the process started.
+    pub started: SystemTime,
+    /// Which parts are ready.
+    pub readiness: Readiness,
     /// The newest World.
     pub world: watch::Receiver<Arc<World>>,
     /// What the doors had to say about it.
@@ -31,19 +42,10 @@ pub struct View {
     pub pods: Arc<pods::Handle>,
 }
 
-/// A certificate without its key.
-#[derive(Serialize)]
-struct CertificateView {
-    identity: String,
-    serial: String,
-    not_before_unix_s: u64,
-    not_after_unix_s: u64,
-}
-
 /// The routes.
 #[must_use]
 pub fn routes(view: &View, levels: &Levels) -> Router {
-    let router = logging(healthz(Router::new()), levels);
+    let router = views::routes(logging(healthz(Router::new()), levels), view);
     let (dump, list) = (view.clone(), view.clone());
     router
         .route(Method::GET, "/config_dump", move |_| {
@@ -64,7 +66,7 @@ pub fn routes(view: &View, levels: &Levels) -> Router {
 struct ConfigDump {
     world: Arc<World>,
     reports: Arc<Reports>,
-    certificates: Vec<CertificateView>,
+    certificates: Vec<Certificate>,
     roots_generation: u64,
     pods: Vec<PodView>,
     kernel: std::collections::BTreeMap<String, u64>,
@@ -89,17 +91,10 @@ impl From<pods::PodStatus> for PodView {
 
 fn config_dump(view: &View) -> ConfigDump {
     let credentials = Arc::clone(&view.credentials.borrow());
-    let unix = |time: std::time::SystemTime| time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let certificates = credentials.own.values().map(|credential| CertificateView {
-        identity: credential.identity().to_string(),
-        serial: credential.serial().to_string(),
-        not_before_unix_s: unix(credential.not_before()),
-        not_after_unix_s: unix(credential.not_after()),
-    });
     ConfigDump {
         world: Arc::clone(&view.world.borrow()),
         reports: Arc::clone(&view.reports.borrow()),
-        certificates: certificates.collect(),
+        certificates: views::certificates(view),
         roots_generation: credentials.roots.generation(),
         pods: view.pods.status().into_iter().map(PodView::from).collect(),
         kernel: view.counters.read(),

@@ -123,6 +123,9 @@ pub async fn run(
     let ready = Readiness::new();
     let enrolling = ready.gate("pods", "the manifests are not read and applied yet");
     let view = admin::View {
+        node: config.node.as_str().into(),
+        started: SystemTime::now(),
+        readiness: ready.clone(),
         world: keeper.world(),
         reports: keeper.reports(),
         credentials: certs.subscribe(),

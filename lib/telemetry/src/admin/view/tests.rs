@@ -50,31 +50,40 @@ fn check<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(views: &
 
 #[test]
 fn pods() {
-    check(&workloads(&world(objects())), &expect![[r#"
+    check(
+        &workloads(&world(objects())),
+        &expect![[r#"
         {"namespace":"shop","name":"cart-1","node":"node-1","addresses":["10.0.2.2","fd00::2"],"in_mesh":true,"because":"pod label istio.io/dataplane-mode","identity":"spiffe://cluster.local/ns/shop/sa/cart-1","ready":true,"state":null}
         {"namespace":"shop","name":"cart-2","node":"node-1","addresses":["10.0.2.3"],"in_mesh":true,"because":"pod label istio.io/dataplane-mode","identity":"spiffe://cluster.local/ns/shop/sa/cart-2","ready":false,"state":null}
         {"namespace":"shop","name":"old","node":"node-1","addresses":["10.0.2.9"],"in_mesh":false,"because":"no label of the pod or its namespace enrols it","identity":null,"ready":true,"state":null}
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn services_and_their_endpoints() {
-    check(&services(&world(objects())), &expect![[r#"
+    check(
+        &services(&world(objects())),
+        &expect![[r#"
         {"namespace":"shop","name":"cart","host":"cart.shop.svc.cluster.local","type":"ClusterIP","vips":["10.96.0.10","fd96::10"],"ports":[{"name":"p80","port":80,"target":"http"}],"endpoints":[{"addresses":["10.0.2.2","fd00::2"],"workload":"shop/cart-1","ready":true,"in_mesh":true},{"addresses":["10.0.2.3"],"workload":"shop/cart-2","ready":false,"in_mesh":true}],"in_mesh":true,"waypoint":null}
         {"namespace":"shop","name":"headless","host":"headless.shop.svc.cluster.local","type":"Headless","vips":[],"ports":[{"name":"p80","port":80,"target":"80"}],"endpoints":[{"addresses":["10.0.2.2","fd00::2"],"workload":"shop/cart-1","ready":true,"in_mesh":true},{"addresses":["10.0.2.3"],"workload":"shop/cart-2","ready":false,"in_mesh":true}],"in_mesh":true,"waypoint":null}
         {"namespace":"shop","name":"old","host":"old.shop.svc.cluster.local","type":"ClusterIP","vips":["10.96.0.11"],"ports":[{"name":"p80","port":80,"target":"80"}],"endpoints":[{"addresses":["10.0.2.9"],"workload":"shop/old","ready":true,"in_mesh":false}],"in_mesh":true,"waypoint":"w"}
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn policies_and_what_needs_a_waypoint() {
-    check(&policies(&world(objects())), &expect![[r#"
+    check(
+        &policies(&world(objects())),
+        &expect![[r#"
         {"kind":"AuthorizationPolicy","namespace":"istio-system","name":"nobody","scope":"mesh","action":"DENY","rules":0,"dry_run":false,"selects":2,"needs_waypoint":[],"notes":["spec.rules: no rules: this policy denies nothing"]}
         {"kind":"AuthorizationPolicy","namespace":"shop","name":"at-waypoint","scope":"Gateway w","action":"ALLOW","rules":1,"dry_run":false,"selects":0,"needs_waypoint":["targetRefs"],"notes":["spec.targetRefs: applies at the waypoint of Gateway w and there is none: it has no effect"]}
         {"kind":"AuthorizationPolicy","namespace":"shop","name":"readers","scope":"selector app=cart","action":"ALLOW","rules":3,"dry_run":true,"selects":2,"needs_waypoint":["to.operation.methods"],"notes":["spec.rules[0]: to.operation.methods can only be judged by a waypoint: this rule allows nothing","spec.rules[1]: to.operation.methods can only be judged by a waypoint: this rule allows nothing"]}
         {"kind":"PeerAuthentication","namespace":"istio-system","name":"all","scope":"mesh","action":"PERMISSIVE","rules":0,"dry_run":false,"selects":2,"needs_waypoint":[],"notes":[]}
         {"kind":"PeerAuthentication","namespace":"shop","name":"strict","scope":"selector app=cart","action":"STRICT 9090=DISABLE","rules":0,"dry_run":false,"selects":2,"needs_waypoint":[],"notes":["spec.portLevelMtls.9090.mode: DISABLE is served as PERMISSIVE: mutual TLS is always accepted"]}
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -133,5 +142,6 @@ fn a_connection_is_read_as_core_writes_it() {
                 "shop/readers",
             ),
         }
-    "#]].assert_debug_eq(&view);
+    "#]]
+    .assert_debug_eq(&view);
 }

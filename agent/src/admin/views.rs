@@ -1,0 +1,132 @@
+//! What the command asks a running agent: the World as people see it, with what only this agent knows about it.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use http::{Method, StatusCode};
+use underpass_config::Severity;
+use underpass_core::{World, explain};
+use underpass_telemetry::admin::{
+    Request, Response, Router,
+    view::{self, Certificate, Gate, PodCount, PodState, ProblemCount, Status},
+};
+
+use super::View;
+use crate::{keeper::Reports, pods::PodStatus};
+
+/// Adds `GET /status`, `/workloads`, `/services`, `/policies`, `/certificates` and `/explain?source=&destination=`.
+pub(super) fn routes(router: Router, view: &View) -> Router {
+    let router = blocking(router, "/status", view, |view| Response::json(&status(view)));
+    let router = blocking(router, "/workloads", view, |view| {
+        Response::json(&workloads(&view.world.borrow().clone(), &view.pods.status()))
+    });
+    let router = shown(router, "/services", view, |view, _| Response::json(&view::services(&view.world.borrow())));
+    let router = shown(router, "/policies", view, |view, _| Response::json(&view::policies(&view.world.borrow())));
+    let router = shown(router, "/certificates", view, |view, _| Response::json(&certificates(view)));
+    shown(router, "/explain", view, |view, request| explained(&view.world.borrow().clone(), request))
+}
+
+fn shown(router: Router, path: &'static str, view: &View, show: fn(&View, &Request) -> Response) -> Router {
+    let view = view.clone();
+    router.route(Method::GET, path, move |request| std::future::ready(show(&view, &request)))
+}
+
+/// For what asks the pods' thread, and waits for it.
+fn blocking(router: Router, path: &'static str, view: &View, show: fn(&View) -> Response) -> Router {
+    let view = view.clone();
+    router.route(Method::GET, path, move |_| {
+        let view = view.clone();
+        async move {
+            let shown = tokio::task::spawn_blocking(move || show(&view)).await;
+            shown.unwrap_or_else(|e| Response::error(StatusCode::INTERNAL_SERVER_ERROR, e))
+        }
+    })
+}
+
+fn unix_s(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+fn status(view: &View) -> Status {
+    let (world, reports) = (Arc::clone(&view.world.borrow()), Arc::clone(&view.reports.borrow()));
+    let certificates = certificates(view);
+    let waiting = view.readiness.waiting().into_iter();
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        node: view.node.to_string(),
+        started_unix_s: unix_s(view.started),
+        world: world.version().0,
+        objects: objects(&world),
+        waiting: waiting.map(|(part, reason)| Gate { part: part.to_owned(), reason }).collect(),
+        pods: pods(&view.pods.status()),
+        connections: view.connections.len(),
+        certificates: certificates.len(),
+        first_expiry_unix_s: certificates.iter().map(|c| c.not_after_unix_s).min(),
+        problems: problems(&reports),
+    }
+}
+
+fn objects(world: &World) -> BTreeMap<String, usize> {
+    let mut count = BTreeMap::new();
+    for key in world.objects().keys() {
+        *count.entry(key.kind.to_string()).or_default() += 1;
+    }
+    count
+}
+
+fn pods(all: &[PodStatus]) -> PodCount {
+    let mut count = PodCount::default();
+    for pod in all {
+        *count.by_state.entry(pod.state.to_owned()).or_default() += 1;
+        if let Some(problem) = &pod.problem {
+            count.problems.insert(pod.name.clone(), problem.clone());
+        }
+    }
+    count
+}
+
+fn problems(reports: &Reports) -> ProblemCount {
+    let of = |severity| reports.problems.iter().filter(move |p| p.severity() == severity);
+    ProblemCount {
+        errors: of(Severity::Error).count(),
+        warnings: of(Severity::Warning).count(),
+        notices: reports.notices.len(),
+        first: of(Severity::Error).take(ProblemCount::SHOWN).map(ToString::to_string).collect(),
+    }
+}
+
+/// Every pod of the World; of those of this node, how they stand.
+fn workloads(world: &World, here: &[PodStatus]) -> Vec<view::Workload> {
+    let state = |name: &str| {
+        let pod = here.iter().find(|pod| pod.name == name)?;
+        Some(PodState { state: pod.state.to_owned(), problem: pod.problem.clone() })
+    };
+    let mut all = view::workloads(world);
+    all.iter_mut().for_each(|w| w.state = state(&format!("{}/{}", w.namespace, w.name)));
+    all
+}
+
+pub(super) fn certificates(view: &View) -> Vec<Certificate> {
+    let credentials = Arc::clone(&view.credentials.borrow());
+    let certificate = |credential: &Arc<underpass_identity::Credential>| Certificate {
+        identity: credential.identity().to_string(),
+        serial: credential.serial().to_string(),
+        not_before_unix_s: unix_s(credential.not_before()),
+        not_after_unix_s: unix_s(credential.not_after()),
+    };
+    credentials.own.values().map(certificate).collect()
+}
+
+fn explained(world: &World, request: &Request) -> Response {
+    let (Some(source), Some(destination)) = (request.query("source"), request.query("destination")) else {
+        let says = "from where to where? GET /explain?source=NAMESPACE/POD&destination=SERVICE:PORT";
+        return Response::error(StatusCode::BAD_REQUEST, says);
+    };
+    match explain::explain(world, source, destination) {
+        Ok(explanation) => Response::json(&explanation),
+        Err(unknown) => Response::error(StatusCode::NOT_FOUND, unknown),
+    }
+}
