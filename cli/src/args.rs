@@ -1,11 +1,15 @@
 //! What can be asked, as clap reads it.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use underpass_core::{TrustDomain, world::MeshSettings};
+use underpass_telemetry::log::Filter;
 
 /// Underpass: a service mesh without sidecars.
+///
+/// Most commands ask the agent of this node; with -f they answer from a directory of manifests, without agent and root.
 #[derive(Debug, Parser)]
 #[command(name = "underpass", version, propagate_version = true)]
 pub(crate) struct Args {
@@ -15,13 +19,108 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Status(Status),
+    Workloads(Workloads),
+    Services(Services),
+    Policies(Policies),
+    Certificates(Certificates),
+    Connections(Connections),
+    Log(Log),
     Explain(Explain),
+    Completion(Completion),
+    Man(Man),
+}
+
+/// How the agent of this node stands.
+///
+/// Readiness, the World it goes by, its pods and those that do not get on, certificates, what is wrong with the manifests.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit status: 0 all is well, 2 something is not as it should be, 1 there is no answer.")]
+pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) agent: Agent,
+    #[command(flatten)]
+    pub(crate) shown: Shown,
+}
+
+/// Pods: in the mesh or not, and which label decides.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "STATE is told by a running agent of its own node's pods alone.")]
+pub(crate) struct Workloads {
+    #[command(flatten)]
+    pub(crate) from: From,
+    #[command(flatten)]
+    pub(crate) only: Only,
+    #[command(flatten)]
+    pub(crate) shown: Shown,
+}
+
+/// Services, and who is behind them.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Services {
+    #[command(flatten)]
+    pub(crate) from: From,
+    #[command(flatten)]
+    pub(crate) only: Only,
+    #[command(flatten)]
+    pub(crate) shown: Shown,
+}
+
+/// Policies: what they do, to whom, and what of them needs a waypoint.
+///
+/// NEEDS WAYPOINT names the fields that L4 cannot judge. Until a waypoint does, an ALLOW rule with such a field allows
+/// nothing, and a DENY rule denies everything that its other fields match.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Policies {
+    #[command(flatten)]
+    pub(crate) from: From,
+    #[command(flatten)]
+    pub(crate) only: Only,
+    #[command(flatten)]
+    pub(crate) shown: Shown,
+}
+
+/// Certificates of the pods on this node.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Certificates {
+    #[command(flatten)]
+    pub(crate) agent: Agent,
+    #[command(flatten)]
+    pub(crate) shown: Shown,
+}
+
+/// Open connections of this node, with what they carry now.
+///
+/// Rates are between two looks: they need --watch.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Connections {
+    #[command(flatten)]
+    pub(crate) agent: Agent,
+    /// Only those with this pod at either end.
+    #[arg(long, value_name = "NAMESPACE/POD")]
+    pub(crate) pod: Option<String>,
+    /// Only calls of this service.
+    #[arg(long, value_name = "NAMESPACE/SERVICE")]
+    pub(crate) service: Option<String>,
+    #[command(flatten)]
+    pub(crate) shown: Shown,
+}
+
+/// What the agent's own log contains; with LEVEL, changes it while it runs.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  underpass log\n  underpass log info,underpass_net=debug")]
+pub(crate) struct Log {
+    #[command(flatten)]
+    pub(crate) agent: Agent,
+    /// off, error, warn, info, debug or trace; or such levels by target.
+    #[arg(value_name = "LEVEL")]
+    pub(crate) level: Option<Filter>,
 }
 
 /// Say what happens to a connection, step by step, and which object decides.
 ///
-/// Reads a directory of manifests and asks the same functions that decide about connections. Needs no cluster, no agent
-/// and no root.
+/// Asks the same functions that decide about connections: of the agent of this node, or with -f of a directory of
+/// manifests, which needs no cluster, no agent and no root.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit status: 0 the connection is allowed, 2 it is denied, 1 there is no answer.\n\
     Problems of the manifests go to standard error, one per line.\n\n\
@@ -29,9 +128,8 @@ pub(crate) enum Command {
     underpass explain -f deploy/samples/bookinfo bookinfo/productpage-v1 reviews:9080\n  \
     underpass explain -f mesh/ 10.0.1.7 shop/cart:8080 -o json")]
 pub(crate) struct Explain {
-    /// The directory of manifests, or one file.
-    #[arg(short = 'f', long = "filename", value_name = "DIR")]
-    pub(crate) filename: PathBuf,
+    #[command(flatten)]
+    pub(crate) from: From,
     /// Who connects: namespace/pod, or an address.
     #[arg(value_name = "SOURCE")]
     pub(crate) source: String,
@@ -41,8 +139,23 @@ pub(crate) struct Explain {
     /// How the answer is written.
     #[arg(short = 'o', long, value_enum, default_value_t = Format::Text)]
     pub(crate) output: Format,
-    #[command(flatten)]
-    pub(crate) mesh: Mesh,
+}
+
+/// Write a script that completes this command in a shell.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  underpass completion bash > /etc/bash_completion.d/underpass")]
+pub(crate) struct Completion {
+    /// Which shell.
+    pub(crate) shell: Shell,
+}
+
+/// Write the manual: to standard output, or one page per command into a directory.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  underpass man /usr/local/share/man/man1")]
+pub(crate) struct Man {
+    /// Where the pages go.
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
 }
 
 /// How an answer is written.
@@ -50,13 +163,56 @@ pub(crate) struct Explain {
 pub(crate) enum Format {
     /// For people.
     Text,
+    /// For people, with more columns.
+    Wide,
     /// For programs.
     Json,
+    /// For programs.
+    Yaml,
+}
+
+/// Which agent is asked.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Agent {
+    /// The admin address of the agent.
+    #[arg(long, env = "UNDERPASS_AGENT", value_name = "ADDRESS", default_value = "127.0.0.1:15000")]
+    pub(crate) agent: SocketAddr,
+}
+
+/// Where the answer comes from: a running agent, or manifests.
+#[derive(Debug, clap::Args)]
+pub(crate) struct From {
+    /// Answer from this directory of manifests, or one file, instead of from an agent.
+    #[arg(short = 'f', long = "filename", value_name = "DIR")]
+    pub(crate) filename: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) agent: Agent,
+    #[command(flatten)]
+    pub(crate) mesh: Mesh,
+}
+
+/// Which rows.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Only {
+    /// Only those of this namespace.
+    #[arg(short = 'n', long, value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
+}
+
+/// How it is shown.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Shown {
+    /// How the answer is written.
+    #[arg(short = 'o', long, value_enum, default_value_t = Format::Text)]
+    pub(crate) output: Format,
+    /// Show it again every so many seconds, until Ctrl-C.
+    #[arg(short = 'w', long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "2", value_parser = pause)]
+    pub(crate) watch: Option<Duration>,
 }
 
 /// What holds for the whole mesh and stands in no manifest.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "The mesh")]
+#[command(next_help_heading = "The mesh, for -f")]
 pub(crate) struct Mesh {
     /// Where mesh-wide policy stands.
     #[arg(long, value_name = "NAMESPACE", default_value = "istio-system", value_parser = namespace)]
@@ -77,6 +233,19 @@ impl Mesh {
             cluster_domain: self.cluster_domain.as_str().into(),
             ..MeshSettings::default()
         }
+    }
+}
+
+/// Faster would be a load on the agent, and nobody reads it.
+const SHORTEST_PAUSE_S: f64 = 0.1;
+const LONGEST_PAUSE_S: f64 = 86_400.0;
+
+fn pause(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "a number of seconds".to_owned())?;
+    if (SHORTEST_PAUSE_S..=LONGEST_PAUSE_S).contains(&seconds) {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        Err(format!("{SHORTEST_PAUSE_S} to {LONGEST_PAUSE_S} seconds"))
     }
 }
 
@@ -116,8 +285,8 @@ mod tests {
     #[test]
     fn defaults_are_those_of_core() {
         let args = Args::try_parse_from(["underpass", "explain", "-f", ".", "a/b", "c:1"]).unwrap();
-        let Command::Explain(args) = args.command;
-        assert_eq!(args.mesh.settings(), MeshSettings::default());
+        let Command::Explain(args) = args.command else { panic!("{args:?}") };
+        assert_eq!(args.from.mesh.settings(), MeshSettings::default());
     }
 
     #[test]
@@ -131,6 +300,22 @@ mod tests {
         }
         for bad in ["--cluster-domain=", "--cluster-domain=.", "--cluster-domain=a.", "--trust-domain=a/b"] {
             assert!(!parse(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn how_often_it_is_shown() {
+        let watch = |more: &[&str]| {
+            let args = Args::try_parse_from([&["underpass", "services"], more].concat()).ok()?;
+            let Command::Services(args) = args.command else { return None };
+            Some(args.shown.watch)
+        };
+        assert_eq!(watch(&[]), Some(None));
+        assert_eq!(watch(&["--watch"]), Some(Some(Duration::from_secs(2))));
+        assert_eq!(watch(&["-w"]), Some(Some(Duration::from_secs(2))));
+        assert_eq!(watch(&["--watch=0.5"]), Some(Some(Duration::from_millis(500))));
+        for bad in ["--watch=0", "--watch=x", "--watch=NaN", "--watch=inf", "--watch=-1", "--watch=1e9"] {
+            assert_eq!(watch(&[bad]), None, "{bad}");
         }
     }
 }

@@ -1,8 +1,9 @@
-//! Why a command has no answer.
+//! Why a command has no answer, and what to do next.
 
 use std::{io, path::PathBuf};
 
 use underpass_core::explain::Unknown;
+use underpass_telemetry::admin::{ClientError, NO_ROUTE, StatusCode};
 
 /// Why a command has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -13,10 +14,47 @@ pub(crate) enum CliError {
     /// A name that names nothing.
     #[error("cannot explain: {source}")]
     Explain { source: Unknown },
+    /// Nobody answers at the agent's address.
+    #[error("{source}; does an agent run on this node? --agent names another address, and many commands take -f DIR")]
+    NoAgent { source: ClientError },
+    /// The agent does not know the route: it is older, or something else.
+    #[error("{source}; is this an Underpass agent of this version?")]
+    OtherAgent { source: ClientError },
+    /// The agent has no such thing.
+    #[error("{says}")]
+    NotFound { says: String },
+    /// The agent said no, or did not say all of it.
+    #[error("{source}")]
+    Agent { source: ClientError },
+    /// No runtime to ask with.
+    #[error("cannot start: {source}")]
+    Runtime { source: io::Error },
     /// Standard output.
     #[error("cannot write the answer: {source}")]
     Write { source: io::Error },
+    /// A page of the manual.
+    #[error("cannot write {path}: {source}", path = path.display())]
+    Page { path: PathBuf, source: io::Error },
     /// The answer as JSON.
     #[error("cannot write the answer as JSON: {source}")]
     Json { source: serde_json::Error },
+    /// The answer as YAML.
+    #[error("cannot write the answer as YAML: {source}")]
+    Yaml { source: serde_saphyr::SerializeError },
+}
+
+impl From<ClientError> for CliError {
+    fn from(source: ClientError) -> Self {
+        let not_found = |status: &StatusCode| *status == StatusCode::NOT_FOUND;
+        match source {
+            ClientError::Connect { .. } => Self::NoAgent { source },
+            // Which route there is not, every Underpass agent says in these words.
+            ClientError::Refused { ref status, ref says, .. } if not_found(status) && !says.ends_with(NO_ROUTE) => {
+                Self::NotFound { says: says.clone() }
+            }
+            ClientError::Refused { ref status, .. } if not_found(status) => Self::OtherAgent { source },
+            ClientError::Json { .. } | ClientError::Http { .. } => Self::OtherAgent { source },
+            _ => Self::Agent { source },
+        }
+    }
 }

@@ -1,9 +1,13 @@
-//! The `underpass` command: wiring only. Each command is a room of its own, which returns what it has to say.
+//! The `underpass` command: wiring only. Each command is a file of its own, which returns what it has to say.
 
 mod args;
+mod commands;
 mod error;
-mod explain;
+mod measure;
 mod output;
+mod show;
+mod source;
+mod table;
 
 use std::process::ExitCode;
 
@@ -18,6 +22,21 @@ fn main() -> ExitCode {
             let _ = e.print(); // nobody listens
             ExitCode::from(code)
         }
-        Ok(Args { command: Command::Explain(args) }) => output::finish(explain::run(&args)),
+        Ok(args) => output::finish(run(&args.command)),
+    }
+}
+
+fn run(command: &Command) -> Result<output::Output, error::CliError> {
+    match command {
+        Command::Status(args) => commands::status::run(args),
+        Command::Workloads(args) => commands::workloads::run(args),
+        Command::Services(args) => commands::services::run(args),
+        Command::Policies(args) => commands::policies::run(args),
+        Command::Certificates(args) => commands::certificates::run(args),
+        Command::Connections(args) => commands::connections::run(args),
+        Command::Log(args) => commands::log::run(args),
+        Command::Explain(args) => commands::explain::run(args),
+        Command::Completion(args) => Ok(commands::manual::completion(args)),
+        Command::Man(args) => commands::manual::man(args),
     }
 }

@@ -12,13 +12,20 @@ use crate::error::CliError;
 pub(crate) const OK: u8 = 0;
 /// There is no answer.
 pub(crate) const FAILED: u8 = 1;
-/// `explain`: the connection is denied.
-pub(crate) const DENIED: u8 = 2;
+/// There is an answer, and it is no: of `explain`, the connection is denied; of `status`, not all is well.
+pub(crate) const NO: u8 = 2;
 
 /// What a command has to say, and its exit code.
 pub(crate) struct Output {
     pub(crate) text: String,
     pub(crate) code: u8,
+}
+
+impl Output {
+    /// The command did what it was asked for.
+    pub(crate) fn ok(text: String) -> Self {
+        Self { text, code: OK }
+    }
 }
 
 /// Writes a command's answer, or why there is none.

@@ -1,29 +1,15 @@
 //! The command as users run it: its output, its exit status, and that broken input is told and no more.
 
-use std::{
-    path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
-};
+mod support;
+
+use std::process::Stdio;
 
 use expect_test::{Expect, expect};
 
-fn data(folder: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(folder)
-}
+use support::{command, shown};
 
-fn underpass(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_underpass"));
-    // Not what the terminal of whoever runs the tests says.
-    command.env_clear().env("TERM", "xterm").current_dir(data("")).args(args).stdin(Stdio::null()).output().unwrap()
-}
-
-/// Exit status, standard output, and standard error behind `! `; without blanks at the ends of lines.
-fn shown(output: &Output) -> String {
-    let lines = |bytes: &[u8], mark: &str| -> String {
-        String::from_utf8_lossy(bytes).lines().map(|l| format!("{}\n", format!("{mark}{l}").trim_end())).collect()
-    };
-    let code = output.status.code().unwrap();
-    format!("exit {code}\n{}{}", lines(&output.stdout, ""), lines(&output.stderr, "! "))
+fn underpass(args: &[&str]) -> std::process::Output {
+    command(args).output().unwrap()
 }
 
 fn check(args: &[&str], want: &Expect) {
@@ -278,23 +264,13 @@ fn problems_are_told_and_the_answer_is_given() {
 #[test]
 fn wrong_usage_is_no_answer() {
     check(
-        &["explain", "shop/web", "cart:80"],
+        &["explain", "-f", "mesh", "-o", "xml", "shop/web", "cart:80"],
         &expect![[r#"
             exit 1
-            ! error: the following required arguments were not provided:
-            !   --filename <DIR>
+            ! error: invalid value 'xml' for '--output <OUTPUT>'
+            !   [possible values: text, wide, json, yaml]
             !
-            ! Usage: underpass explain --filename <DIR> <SOURCE> <DESTINATION:PORT>
-            !
-            ! For more information, try '--help'.
-        "#]],
-    );
-    check(
-        &["explain", "-f", "mesh", "-o", "yaml", "shop/web", "cart:80"],
-        &expect![[r#"
-            exit 1
-            ! error: invalid value 'yaml' for '--output <OUTPUT>'
-            !   [possible values: text, json]
+            !   tip: a similar value exists: 'yaml'
             !
             ! For more information, try '--help'.
         "#]],
@@ -310,29 +286,19 @@ fn help_tells_the_exit_status() {
             exit 0
             Say what happens to a connection, step by step, and which object decides.
 
-            Reads a directory of manifests and asks the same functions that decide about connections. Needs no cluster, no agent and no root.
+            Asks the same functions that decide about connections: of the agent of this node, or with -f of a directory of manifests, which needs no cluster, no agent and no root.
 
-            Usage: underpass explain [OPTIONS] --filename <DIR> <SOURCE> <DESTINATION:PORT>
-
-            Arguments:
-              <SOURCE>
-                      Who connects: namespace/pod, or an address
-
-              <DESTINATION:PORT>
-                      Where to: namespace/pod, a service's name or host, or an address ([..] around IPv6), and the port
+            Usage: underpass explain [OPTIONS] <SOURCE> <DESTINATION:PORT>
 
             Options:
               -f, --filename <DIR>
-                      The directory of manifests, or one file
+                      Answer from this directory of manifests, or one file, instead of from an agent
 
-              -o, --output <OUTPUT>
-                      How the answer is written
+                  --agent <ADDRESS>
+                      The admin address of the agent
 
-                      Possible values:
-                      - text: For people
-                      - json: For programs
-          
-                      [default: text]
+                      [env: UNDERPASS_AGENT=]
+                      [default: 127.0.0.1:15000]
 
               -h, --help
                       Print help (see a summary with '-h')
@@ -340,21 +306,38 @@ fn help_tells_the_exit_status() {
               -V, --version
                       Print version
 
-            The mesh:
+            The mesh, for -f:
                   --root-namespace <NAMESPACE>
                       Where mesh-wide policy stands
-          
+
                       [default: istio-system]
 
                   --trust-domain <DOMAIN>
                       The trust domain of its identities
-          
+
                       [default: cluster.local]
 
                   --cluster-domain <DOMAIN>
                       The DNS suffix of its services
-          
+
                       [default: cluster.local]
+
+              -o, --output <OUTPUT>
+                      How the answer is written
+
+                      Possible values:
+                      - text: For people
+                      - wide: For people, with more columns
+                      - json: For programs
+                      - yaml: For programs
+
+                      [default: text]
+
+              <DESTINATION:PORT>
+                      Where to: namespace/pod, a service's name or host, or an address ([..] around IPv6), and the port
+
+              <SOURCE>
+                      Who connects: namespace/pod, or an address
 
             Exit status: 0 the connection is allowed, 2 it is denied, 1 there is no answer.
             Problems of the manifests go to standard error, one per line.
@@ -368,9 +351,7 @@ fn help_tells_the_exit_status() {
 
 #[test]
 fn a_reader_that_stops_reading_is_no_error() {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_underpass"))
-        .args(["explain", "-f", "mesh", "shop/web", "cart:80"])
-        .current_dir(data(""))
+    let mut child = command(&["explain", "-f", "mesh", "shop/web", "cart:80"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

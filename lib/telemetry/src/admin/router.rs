@@ -8,6 +8,9 @@ use serde::Serialize;
 
 use super::query::Query;
 
+/// How the answer ends that there is no such route, as told from a route that knows no such object.
+pub const NO_ROUTE: &str = "GET / lists what there is";
+
 /// What was asked.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -145,7 +148,7 @@ impl Router {
             return Err(match (path, method) {
                 ("/", &Method::GET) => Response::json(&self.index()),
                 ("/", _) => not_allowed(method, path, &["GET"]),
-                _ => Response::error(StatusCode::NOT_FOUND, format_args!("no {path} here; GET / lists what there is")),
+                _ => Response::error(StatusCode::NOT_FOUND, format_args!("no {path} here; {NO_ROUTE}")),
             });
         };
         let found = methods.iter().find(|(m, _)| m == method).map(|(_, handler)| handler);

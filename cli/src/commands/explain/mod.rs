@@ -1,0 +1,23 @@
+//! `underpass explain`: asks core, here or in the agent, and prints. Nothing is decided here.
+
+mod text;
+
+use underpass_core::explain::Answer;
+
+use crate::{
+    args::Explain,
+    error::CliError,
+    output::{self, Output},
+    show::Look,
+    source::Source,
+};
+
+/// The answer. Problems of the manifests are told on the way.
+pub(crate) fn run(args: &Explain) -> Result<Output, CliError> {
+    let answer = Source::open(&args.from)?.explain(&args.source, &args.destination)?;
+    let code = match answer.verdict {
+        Answer::Allow => output::OK,
+        Answer::Deny => output::NO,
+    };
+    Ok(Output { code, ..Look::new(args.output).render(&answer, |_, colour| text::write(&answer, colour))? })
+}

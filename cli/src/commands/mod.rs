@@ -1,0 +1,12 @@
+//! The commands, a file each: what is asked, and how the answer looks. Each has a pure function from the answer to its
+//! text, so that what people see is tested as data.
+
+pub(crate) mod certificates;
+pub(crate) mod connections;
+pub(crate) mod explain;
+pub(crate) mod log;
+pub(crate) mod manual;
+pub(crate) mod policies;
+pub(crate) mod services;
+pub(crate) mod status;
+pub(crate) mod workloads;

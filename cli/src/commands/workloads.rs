@@ -1,0 +1,58 @@
+//! `underpass workloads`.
+
+use underpass_telemetry::admin::view::Workload;
+
+use crate::{
+    args::{Only, Workloads},
+    error::CliError,
+    output::{Colour, Output},
+    show,
+    source::Source,
+    table::{Cell, Table, Tone, list, yes},
+};
+
+pub(crate) fn run(args: &Workloads) -> Result<Output, CliError> {
+    let source = Source::open(&args.from)?;
+    show::run(args.shown, |look| {
+        let mut all = source.workloads()?;
+        args.only.keep(&mut all, |w| &w.namespace);
+        look.render(&all, |wide, colour| text(&all, wide, colour))
+    })
+}
+
+pub(super) fn text(all: &[Workload], wide: bool, colour: Colour) -> String {
+    let head = ["NAMESPACE", "NAME", "NODE", "ADDRESSES", "READY", "MESH", "STATE"];
+    let mut table = Table::new(&[&head[..], if wide { &["BECAUSE", "IDENTITY", "PROBLEM"] } else { &[] }].concat());
+    for w in all {
+        let (state, problem) = match &w.state {
+            Some(state) => (state.state.as_str(), state.problem.as_deref()),
+            None => ("", None),
+        };
+        let tone = if problem.is_some() { Tone::Bad } else { Tone::Plain };
+        let mut row = vec![
+            Cell::from(&w.namespace),
+            Cell::from(&w.name),
+            Cell::from(w.node.as_deref().unwrap_or_default()),
+            Cell::from(list(&w.addresses)),
+            yes(w.ready),
+            yes(w.in_mesh),
+            Cell::new(state, tone),
+        ];
+        if wide {
+            row.push(Cell::from(&w.because));
+            row.push(Cell::from(w.identity.as_deref().unwrap_or_default()));
+            row.push(Cell::new(problem.unwrap_or_default(), Tone::Bad));
+        }
+        table.row(row);
+    }
+    table.text(colour, "no pods")
+}
+
+impl Only {
+    /// Keeps the rows that were asked for.
+    pub(crate) fn keep<T>(&self, all: &mut Vec<T>, namespace: impl Fn(&T) -> &str) {
+        if let Some(only) = &self.namespace {
+            all.retain(|item| namespace(item) == only);
+        }
+    }
+}

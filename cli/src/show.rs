@@ -1,0 +1,115 @@
+//! Once, or again and again: asks, renders, and with `--watch` draws over what it drew before. Its own file because
+//! every command that shows something shows it the same way.
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    thread,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use serde::Serialize;
+
+use crate::{
+    args::{Format, Shown},
+    error::CliError,
+    output::{Colour, Output},
+};
+
+/// How an answer is to look.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Look {
+    format: Format,
+    colour: Colour,
+}
+
+impl Look {
+    pub(crate) fn new(format: Format) -> Self {
+        Self { format, colour: Colour::of_stdout() }
+    }
+
+    /// The answer as it was asked for; `text` is given whether more columns are wanted, and colours.
+    pub(crate) fn render(
+        self,
+        value: &impl Serialize,
+        text: impl FnOnce(bool, Colour) -> String,
+    ) -> Result<Output, CliError> {
+        Ok(Output::ok(match self.format {
+            Format::Text => text(false, self.colour),
+            Format::Wide => text(true, self.colour),
+            Format::Json => serde_json::to_string_pretty(value).map_err(|source| CliError::Json { source })? + "\n",
+            Format::Yaml => {
+                let yaml = serde_saphyr::to_string(value).map_err(|source| CliError::Yaml { source })?;
+                format!("{}\n", yaml.trim_end())
+            }
+        }))
+    }
+}
+
+/// Asks once; with `--watch` until the reader goes away, or Ctrl-C.
+pub(crate) fn run(shown: Shown, mut ask: impl FnMut(Look) -> Result<Output, CliError>) -> Result<Output, CliError> {
+    let look = Look::new(shown.output);
+    let Some(pause) = shown.watch else { return ask(look) };
+    let mut screen = Screen { is_terminal: io::stdout().is_terminal(), drawn: false };
+    loop {
+        // An agent that is being replaced is back in a moment: whoever watches wants to see that.
+        let text = ask(look).map_or_else(|e| format!("error: {e}\n"), |output| output.text);
+        match io::stdout().lock().write_all(screen.draw(&text).as_bytes()) {
+            Ok(()) => thread::sleep(pause),
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(Output::ok(String::new())),
+            Err(source) => return Err(CliError::Write { source }),
+        }
+    }
+}
+
+/// What to write so that the newest answer is what is seen.
+struct Screen {
+    is_terminal: bool,
+    drawn: bool,
+}
+
+impl Screen {
+    /// On a terminal each line overwrites the one before (ECMA-48: CUP, EL, ED), without a moment of emptiness between.
+    fn draw(&mut self, text: &str) -> String {
+        let first = !std::mem::replace(&mut self.drawn, true);
+        match (self.is_terminal, first) {
+            (false, true) => text.to_owned(),
+            (false, false) => format!("\n{text}"),
+            (true, _) => {
+                let clear = if first { "\u{1b}[2J" } else { "" };
+                format!("{clear}\u{1b}[H{}\u{1b}[J", text.replace('\n', "\u{1b}[K\n"))
+            }
+        }
+    }
+}
+
+/// Now, seconds since the epoch.
+pub(crate) fn unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_is_drawn_over_and_a_pipe_is_written_on() {
+        let mut terminal = Screen { is_terminal: true, drawn: false };
+        assert_eq!(terminal.draw("a\nb\n"), "\u{1b}[2J\u{1b}[Ha\u{1b}[K\nb\u{1b}[K\n\u{1b}[J");
+        assert_eq!(terminal.draw("c\n"), "\u{1b}[Hc\u{1b}[K\n\u{1b}[J");
+        let mut pipe = Screen { is_terminal: false, drawn: false };
+        assert_eq!(pipe.draw("a\n") + &pipe.draw("b\n"), "a\n\nb\n");
+    }
+
+    #[test]
+    fn every_format_says_the_same() {
+        let value = serde_json::json!([{ "name": "a: b", "ready": true, "none": null, "list": ["1", 2] }]);
+        let render = |format| {
+            let look = Look { format, colour: Colour::Never };
+            look.render(&value, |wide, _| format!("wide {wide}\n")).unwrap().text
+        };
+        assert_eq!(render(Format::Text), "wide false\n");
+        assert_eq!(render(Format::Wide), "wide true\n");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&render(Format::Json)).unwrap(), value);
+        assert_eq!(serde_saphyr::from_str::<serde_json::Value>(&render(Format::Yaml)).unwrap(), value);
+    }
+}

@@ -1,0 +1,113 @@
+//! Where answers come from: an agent's admin API, or a directory of manifests that is read now. Commands ask for views
+//! and do not know which it is.
+
+use std::{fs, io, path::Path};
+
+use serde::de::DeserializeOwned;
+use underpass_config::door;
+use underpass_core::{
+    World,
+    explain::{Explanation, explain},
+};
+use underpass_telemetry::admin::{
+    Client, encode_query,
+    view::{self, Policy, Service, Workload},
+};
+
+use crate::{
+    args::{Agent, From, Mesh},
+    error::CliError,
+    output,
+};
+
+/// An agent that answers.
+pub(crate) struct Asked {
+    runtime: tokio::runtime::Runtime,
+    client: Client,
+}
+
+impl Asked {
+    pub(crate) fn new(agent: &Agent) -> Result<Self, CliError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        Ok(Self { runtime: runtime.map_err(|source| CliError::Runtime { source })?, client: Client::new(agent.agent) })
+    }
+
+    /// What the agent answers to `GET path`.
+    pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
+        self.runtime.block_on(self.client.json(path)).map_err(CliError::from)
+    }
+
+    pub(crate) fn set_log_level(&self, level: &str) -> Result<(), CliError> {
+        self.runtime.block_on(self.client.set_log_level(level)).map_err(CliError::from)
+    }
+}
+
+/// An agent, or a World made of manifests.
+pub(crate) enum Source {
+    Agent(Asked),
+    Manifests(Box<World>),
+}
+
+impl Source {
+    /// Reads the manifests, and tells their problems on the way; of an agent nothing is asked yet.
+    pub(crate) fn open(from: &From) -> Result<Self, CliError> {
+        match &from.filename {
+            None => Ok(Self::Agent(Asked::new(&from.agent)?)),
+            Some(path) => Ok(Self::Manifests(Box::new(read(path, &from.mesh)?))),
+        }
+    }
+
+    pub(crate) fn workloads(&self) -> Result<Vec<Workload>, CliError> {
+        match self {
+            Self::Agent(agent) => agent.get("/workloads"),
+            Self::Manifests(world) => Ok(view::workloads(world)),
+        }
+    }
+
+    pub(crate) fn services(&self) -> Result<Vec<Service>, CliError> {
+        match self {
+            Self::Agent(agent) => agent.get("/services"),
+            Self::Manifests(world) => Ok(view::services(world)),
+        }
+    }
+
+    pub(crate) fn policies(&self) -> Result<Vec<Policy>, CliError> {
+        match self {
+            Self::Agent(agent) => agent.get("/policies"),
+            Self::Manifests(world) => Ok(view::policies(world)),
+        }
+    }
+
+    pub(crate) fn explain(&self, source: &str, destination: &str) -> Result<Explanation, CliError> {
+        match self {
+            Self::Agent(agent) => {
+                let (source, destination) = (encode_query(source), encode_query(destination));
+                agent.get(&format!("/explain?source={source}&destination={destination}"))
+            }
+            Self::Manifests(world) => {
+                explain(world, source, destination).map_err(|source| CliError::Explain { source })
+            }
+        }
+    }
+}
+
+/// The World of a directory of manifests. Problems go to standard error, one per line.
+fn read(path: &Path, mesh: &Mesh) -> Result<World, CliError> {
+    check_readable(path).map_err(|source| CliError::Manifests { path: path.to_owned(), source })?;
+    let update = door::read(path);
+    let world = World::empty(mesh.settings()).apply(&update.batch);
+    for problem in update.problems.iter().chain(&update.notices) {
+        output::complain(&problem.to_string());
+    }
+    for finding in world.findings() {
+        let field = if finding.field.is_empty() { String::new() } else { format!(": {}", finding.field) };
+        output::complain(&format!("warning: {}{field}: {}", finding.object, finding.says));
+    }
+    Ok(world)
+}
+
+/// The door serves what it can read, and nothing is a valid directory: here, where somebody asks once, a directory that
+/// is not there is an error.
+fn check_readable(path: &Path) -> io::Result<()> {
+    if fs::metadata(path)?.is_dir() { fs::read_dir(path).map(drop) } else { fs::File::open(path).map(drop) }
+}
