@@ -1,4 +1,4 @@
-//! `underpass certificates`.
+//! `underpass certificates`: whose, and until when.
 
 use underpass_telemetry::admin::view::Certificate;
 

@@ -1,4 +1,4 @@
-//! `underpass policies`.
+//! `underpass policies`: what they do, to whom, and what of them needs a waypoint.
 
 use underpass_telemetry::admin::view::Policy;
 

@@ -1,4 +1,4 @@
-//! `underpass services`.
+//! `underpass services`: addresses, ports, and who is behind them.
 
 use underpass_telemetry::admin::view::{Port, Service};
 

@@ -1,4 +1,4 @@
-//! `underpass workloads`.
+//! `underpass workloads`: pods, and which label decides that they are in the mesh.
 
 use underpass_telemetry::admin::view::Workload;
 

@@ -1,4 +1,4 @@
-//! Pods.
+//! Pods as people ask about them: in the mesh or not, and which label decides.
 
 use std::net::IpAddr;
 
