@@ -15,9 +15,9 @@ use underpass_telemetry::{
     admin::{Readiness, Response, Router, healthz, logging, view::Certificate},
     log::Levels,
 };
-use underpass_ztunnel::{Connections, Credentials};
+use underpass_ztunnel::{Budgets, Connections, Credentials};
 
-use crate::{keeper::Reports, pods, reports::Counters};
+use crate::{keeper::Reports, limits, pods, reports::Counters};
 
 /// What the routes look at.
 #[derive(Clone, Debug)]
@@ -36,6 +36,8 @@ pub struct View {
     pub credentials: watch::Receiver<Arc<Credentials>>,
     /// Open connections.
     pub connections: Arc<Connections>,
+    /// What pods may hold, and do.
+    pub budgets: Arc<Budgets>,
     /// The kernel tables' counters, as far as there is a kernel data path.
     pub counters: Counters,
     /// The pods of this node.
@@ -46,6 +48,7 @@ pub struct View {
 #[must_use]
 pub fn routes(view: &View, levels: &Levels) -> Router {
     let router = views::routes(logging(healthz(Router::new()), levels), view);
+    let router = limits::routes(router, &view.budgets);
     let (dump, list) = (view.clone(), view.clone());
     router
         .route(Method::GET, "/config_dump", move |_| {

@@ -90,6 +90,19 @@ pub struct Config {
     /// Threads of the tunnel; as many as cores, at most 4, where it is not given.
     #[arg(long, env = "UNDERPASS_WORKERS", value_name = "N")]
     pub workers: Option<NonZeroUsize>,
+
+    /// How many sockets one pod may hold: a connection is one, a plain one and one that it receives two. Where it is not given,
+    /// and whatever it says, at most two thirds of what the limit of open files leaves.
+    #[arg(long, env = "UNDERPASS_POD_SOCKETS", value_name = "N")]
+    pub pod_sockets: Option<NonZeroUsize>,
+
+    /// How much may wait in all tunnels of the node for applications and peers that do not take it, in MiB.
+    #[arg(long, env = "UNDERPASS_NODE_MEMORY", value_name = "MIB", default_value = "256")]
+    pub node_memory: NonZeroUsize,
+
+    /// How much of that may wait for one pod, in MiB. Beyond it the connection that has stood still for longest is reset.
+    #[arg(long, env = "UNDERPASS_POD_MEMORY", value_name = "MIB", default_value = "64")]
+    pub pod_memory: NonZeroUsize,
 }
 
 /// Certificates below this would be renewed faster than clocks agree.
@@ -149,6 +162,9 @@ mod tests {
             ("--release-drain", "1.5", "a whole number of seconds"),
             ("--admin-address", "localhost", "--admin-address"),
             ("--workers", "0", "--workers"),
+            ("--pod-sockets", "0", "--pod-sockets"),
+            ("--node-memory", "256M", "--node-memory"),
+            ("--pod-memory", "-1", "--pod-memory"),
             ("--access-log-format", "xml", "--access-log-format"),
         ] {
             let error = parse(&[flag, value]).unwrap_err();

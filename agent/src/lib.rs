@@ -13,6 +13,7 @@ pub mod certs;
 pub mod config;
 pub mod datapath;
 pub mod keeper;
+pub mod limits;
 pub mod metrics;
 pub mod node;
 pub mod pods;

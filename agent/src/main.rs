@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::SystemTime};
 
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
-use underpass_agent::{config::Config, node, preflight};
+use underpass_agent::{config::Config, limits, node, preflight};
 
 fn main() -> ExitCode {
     let config = match Config::try_parse() {
@@ -24,7 +24,7 @@ fn run(config: &Config) -> anyhow::Result<()> {
     let levels = underpass_telemetry::log::init(config.log_format, config.log.clone())?;
     // Keys live in this process: no core file may hold them, nobody may read them from outside.
     nix::sys::prctl::set_dumpable(false)?;
-    raise_descriptors();
+    limits::raise_descriptors();
     let checked = preflight::check(config, SystemTime::now()).map_err(|faults| {
         let lines: String = faults.iter().map(|fault| format!("\n  - {fault}")).collect();
         anyhow::anyhow!("cannot start:{lines}")
@@ -42,14 +42,4 @@ fn run(config: &Config) -> anyhow::Result<()> {
     });
     runtime.shutdown_background();
     ran
-}
-
-/// Every connection costs descriptors: as many as we may have.
-fn raise_descriptors() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let raised =
-        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::warn!(%error, "open files: the soft limit stays");
-    }
 }

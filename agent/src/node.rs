@@ -28,7 +28,7 @@ use crate::{
     certs::Certs,
     config::Config,
     keeper::Keeper,
-    metrics,
+    limits, metrics,
     pods::{self, Event, Pods},
     preflight::Checked,
     reports::Counters,
@@ -106,6 +106,7 @@ pub async fn run(
     };
     let mut tunnel = underpass_ztunnel::Settings::new(settings.marks.inbound());
     tunnel.workers = config.workers.unwrap_or(tunnel.workers);
+    tunnel.limits = limits::of(config);
     let ztunnel = Ztunnel::start(&tunnel, &inputs)?;
 
     let (sender, events) = mpsc::unbounded_channel();
@@ -130,6 +131,7 @@ pub async fn run(
         reports: keeper.reports(),
         credentials: certs.subscribe(),
         connections: Arc::clone(ztunnel.connections()),
+        budgets: Arc::clone(ztunnel.budgets()),
         counters,
         pods: Arc::clone(&pods),
     };

@@ -10,9 +10,15 @@ use std::{
 
 use tokio::net::TcpStream;
 use underpass_core::Reason;
-use underpass_net::socket::{self, established};
+use underpass_net::{
+    budget::Held,
+    socket::{self, established},
+};
 
-use crate::worker::{Served, Worker};
+use crate::{
+    accept::{Accepted, is_exhausted},
+    worker::{Served, Worker},
+};
 
 /// A connection that is reset when it is dropped, unless it has come to its end in order: whatever ends the task that
 /// carries it, the other end must not take it for an orderly end of stream.
@@ -20,11 +26,13 @@ use crate::worker::{Served, Worker};
 pub(crate) struct Carried {
     socket: Rc<TcpStream>,
     in_order: Cell<bool>,
+    /// What it counts for.
+    _place: Held,
 }
 
 impl Carried {
-    pub(crate) fn new(socket: TcpStream) -> Self {
-        Self { socket: Rc::new(socket), in_order: Cell::new(false) }
+    pub(crate) fn new(Accepted { socket, place }: Accepted) -> Self {
+        Self { socket: Rc::new(socket), in_order: Cell::new(false), _place: place }
     }
 
     /// It ended for this reason.
@@ -55,7 +63,7 @@ pub(crate) async fn connect(
     client: IpAddr,
     target: SocketAddr,
 ) -> Result<Carried, Reason> {
-    open(worker, worker.settings.sockets.to_application(&pod.netns, client, target)).await
+    open(worker, pod, || worker.settings.sockets.to_application(&pod.netns, client, target)).await
 }
 
 /// A plain connection from inside the pod, and its address `from`, to somebody outside the mesh.
@@ -65,18 +73,24 @@ pub(crate) async fn connect_plain(
     from: IpAddr,
     target: SocketAddr,
 ) -> Result<Carried, Reason> {
-    open(worker, worker.settings.sockets.to_outside(&pod.netns, from, target)).await
+    open(worker, pod, || worker.settings.sockets.to_outside(&pod.netns, from, target)).await
 }
 
-async fn open(worker: &Worker, begun: io::Result<Opening>) -> Result<Carried, Reason> {
+async fn open(worker: &Worker, pod: &Served, begin: impl FnOnce() -> io::Result<Opening>) -> Result<Carried, Reason> {
     let failed = |error: &io::Error| {
         tracing::debug!(%error, "connect");
-        Reason::ConnectFailed
+        failure(error, Reason::ConnectFailed)
     };
-    let opening = begun.map_err(|error| failed(&error))?;
+    let place = pod.budget.sockets.take().ok_or(Reason::Limit)?;
+    let opening = begin().map_err(|error| failed(&error))?;
     match tokio::time::timeout(worker.settings.tunnel.handshake, established(opening)).await {
         Err(_) => Err(Reason::Timeout),
         Ok(Err(error)) => Err(failed(&error)),
-        Ok(Ok(socket)) => Ok(Carried::new(socket)),
+        Ok(Ok(socket)) => Ok(Carried::new(Accepted { socket, place })),
     }
+}
+
+/// Why a socket did not come about: for want of descriptors, or for the `other` reason.
+pub(crate) fn failure(error: &io::Error, other: Reason) -> Reason {
+    if is_exhausted(error) { Reason::Limit } else { other }
 }

@@ -4,7 +4,15 @@ use std::io;
 
 use tokio::{io::Interest, net::TcpStream};
 use underpass_core::Reason;
-use underpass_net::{buffer::Buffers, socket::shutdown_write};
+use underpass_net::{
+    budget::Level,
+    buffer::{Buffers, READ_BYTES},
+    socket::shutdown_write,
+    tunnel::Memory,
+};
+
+/// What is read at once where the pod's memory is short: the other end may not take it.
+const SHORT_BYTES: usize = 16 << 10;
 
 /// How one direction ended.
 enum Half {
@@ -17,16 +25,16 @@ enum Half {
 }
 
 /// Copies until both directions ended or one of the connections broke; the caller resets both. `to_server` and
-/// `to_client` count bytes as they leave.
+/// `to_client` count bytes as they leave; what waits is charged to the memory.
 pub(crate) async fn both_ways(
     client: &TcpStream,
     server: &TcpStream,
-    buffers: &Buffers,
+    with: (&Buffers, &Memory),
     to_server: impl Fn(usize),
     to_client: impl Fn(usize),
 ) -> Reason {
-    let there = one_way(client, server, buffers, to_server);
-    let back = one_way(server, client, buffers, to_client);
+    let there = one_way(client, server, with, to_server);
+    let back = one_way(server, client, with, to_client);
     tokio::pin!(there, back);
     tokio::select! {
         half = &mut there => match half {
@@ -63,13 +71,20 @@ async fn until_broken(half: impl Future<Output = Half>, sender: Reason, receiver
     }
 }
 
-async fn one_way(from: &TcpStream, to: &TcpStream, buffers: &Buffers, count: impl Fn(usize)) -> Half {
+async fn one_way(
+    from: &TcpStream,
+    to: &TcpStream,
+    (buffers, memory): (&Buffers, &Memory),
+    count: impl Fn(usize),
+) -> Half {
+    let mut held = memory.held();
     loop {
         if from.readable().await.is_err() {
             return Half::Broken;
         }
         let mut buffer = buffers.lend();
-        let n = match from.try_read(&mut buffer) {
+        let most = if memory.level() == Level::Plenty { READ_BYTES } else { SHORT_BYTES };
+        let n = match from.try_read(buffer.get_mut(..most).unwrap_or_default()) {
             Ok(0) => {
                 // Fails only where the connection is gone, which its other direction tells as well.
                 let _ = shutdown_write(to);
@@ -83,9 +98,12 @@ async fn one_way(from: &TcpStream, to: &TcpStream, buffers: &Buffers, count: imp
         let Ok(taken) = write(to, data, &count) else { return Half::Untaken };
         let rest = data.get(taken..).unwrap_or_default().to_vec();
         drop(buffer);
+        held.set(rest.capacity());
         if let Err(half) = write_all(from, to, &rest, &count).await {
             return half;
         }
+        drop(rest);
+        held.set(0);
     }
 }
 

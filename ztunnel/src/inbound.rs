@@ -3,7 +3,6 @@
 
 use std::{cell::Cell, net::SocketAddr, pin::Pin, rc::Rc, sync::Arc};
 
-use tokio::net::TcpStream;
 use underpass_core::{
     Identity, Reason, World,
     addr::{HBONE_PORT, canonical},
@@ -15,10 +14,11 @@ use underpass_core::{
 use underpass_hbone::{ErrorCode, Headers};
 use underpass_net::{
     socket::tune_tunnel,
-    tunnel::{Accepted, Early, Ended, Tunnel, TunnelEnd},
+    tunnel::{Accepted, Charge, Early, Ended, Tunnel, TunnelEnd},
 };
 
 use crate::{
+    accept,
     app::{self, Carried},
     outbound, plaintext,
     sockets::Ends,
@@ -27,24 +27,24 @@ use crate::{
 };
 
 /// Serves one accepted socket.
-pub(crate) async fn serve(worker: Rc<Worker>, pod: Rc<Served>, socket: TcpStream) {
-    let Ok(Ends { from, to }) = worker.settings.sockets.ends(&socket) else { return };
+pub(crate) async fn serve(worker: Rc<Worker>, pod: Rc<Served>, accepted: accept::Accepted) {
+    let Ok(Ends { from, to }) = worker.settings.sockets.ends(&accepted.socket) else { return };
     let world = worker.world();
     let served = world.workload(&pod.name).is_some_and(|w| w.addresses.contains(&to.ip()));
     if !served {
-        drop(Carried::new(socket)); // resets it
+        drop(Carried::new(accepted)); // resets it
         Track::begin(&worker, &pod, Direction::Inbound, from, to).finish(Reason::NotServedHere);
     } else if to.port() == HBONE_PORT {
-        tunnel(&worker, &pod, socket, from, to).await;
+        tunnel(&worker, &pod, accepted, from, to).await;
     } else {
-        plaintext::serve(&worker, &pod, Carried::new(socket), from, to).await;
+        plaintext::serve(&worker, &pod, Carried::new(accepted), from, to).await;
     }
 }
 
 /// Serves the tunnel of another node until it ends. One that ended before it carried anything is written down.
-async fn tunnel(worker: &Rc<Worker>, pod: &Rc<Served>, socket: TcpStream, from: SocketAddr, to: SocketAddr) {
+async fn tunnel(worker: &Rc<Worker>, pod: &Rc<Served>, accepted: accept::Accepted, from: SocketAddr, to: SocketAddr) {
     let mut track = Track::begin(worker, pod, Direction::Inbound, from, to);
-    let begun = begin(worker, pod, socket, from, to);
+    let begun = begin(worker, pod, accepted, from, to);
     let (tunnel, driving, asked) = match begun {
         Ok(begun) => begun,
         Err(reason) => return track.finish(reason),
@@ -74,7 +74,7 @@ type Begun = (Tunnel, Pin<Box<dyn Future<Output = TunnelEnd>>>, Rc<Cell<bool>>);
 fn begin(
     worker: &Rc<Worker>,
     pod: &Rc<Served>,
-    socket: TcpStream,
+    accepted: accept::Accepted,
     from: SocketAddr,
     to: SocketAddr,
 ) -> Result<Begun, Reason> {
@@ -87,7 +87,10 @@ fn begin(
         tracing::warn!(%error, identity = %own, "no TLS configuration");
         Reason::NoCertificate
     })?;
-    let slot = Slot::take(pod, worker.settings.most_unauthenticated).ok_or(Reason::Limit)?;
+    let slot = pod.strangers.enter(from.ip());
+    let number = slot.number();
+    let accept::Accepted { socket, place } = accepted;
+    let charge = Charge { memory: pod.memory.clone(), place };
     let asked = Rc::new(Cell::new(false));
     let acceptor = {
         let (worker, pod, asked) = (Rc::clone(worker), Rc::clone(pod), Rc::clone(&asked));
@@ -99,29 +102,10 @@ fn begin(
     let settings = &worker.settings.tunnel;
     // Only speed depends on it.
     let _ = tune_tunnel(&socket);
-    let begun = Tunnel::server(socket, &config, settings, &worker.buffers, Box::new(slot), acceptor);
+    let begun = Tunnel::server(socket, &config, settings, &worker.buffers, charge, Box::new(slot), acceptor);
     let (tunnel, driving) = begun.map_err(|_| Reason::Tls)?;
+    pod.strangers.is(number, &tunnel);
     Ok((tunnel, Box::pin(driving), asked))
-}
-
-/// The place of a socket whose peer has not proved who it is; dropped when it has, or when the tunnel ends.
-struct Slot(Rc<Cell<usize>>);
-
-impl Slot {
-    fn take(pod: &Served, most: usize) -> Option<Self> {
-        let count = Rc::clone(&pod.unauthenticated);
-        if count.get() >= most {
-            return None;
-        }
-        count.set(count.get() + 1);
-        Some(Self(count))
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
-    }
 }
 
 /// Answers one CONNECT and carries its connection.
@@ -192,7 +176,7 @@ async fn carry(
     let carried = async {
         let app = tokio::select! {
             app = app::connect(worker, pod, from.ip(), target) => app,
-            () = accepted.stream.gone() => return Reason::ClientReset,
+            () = accepted.stream.gone() => return gone(accepted),
         };
         let app = match app {
             Ok(app) => app,
@@ -219,11 +203,17 @@ async fn carry(
     }
 }
 
+/// Nobody waits for the answer any more.
+fn gone(accepted: &Accepted) -> Reason {
+    if accepted.stream.is_given_up() { Reason::Memory } else { Reason::ClientReset }
+}
+
 fn reason(ended: &Ended) -> Reason {
     match ended {
         Ended::Finished => Reason::Finished,
         Ended::AppReset => Reason::ServerReset,
         Ended::PeerReset(_) | Ended::Unprocessed | Ended::Refused(_) => Reason::ClientReset,
+        Ended::Memory => Reason::Memory,
         Ended::Tunnel(end) => end.reason(),
     }
 }

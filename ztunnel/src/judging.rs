@@ -49,7 +49,7 @@ fn judge(world: &World, live: &mut Live) {
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::RefCell, collections::BTreeMap, net::SocketAddr, rc::Rc, time::SystemTime};
+    use std::{collections::BTreeMap, net::SocketAddr, rc::Rc, time::SystemTime};
 
     use tokio::sync::watch;
     use underpass_core::{
@@ -65,7 +65,7 @@ mod tests {
     use underpass_telemetry::access_log::{self, AccessLog, Target};
 
     use super::*;
-    use crate::{Credentials, Inputs, Settings, track::Track, worker::Served};
+    use crate::{Budgets, Credentials, Inputs, Settings, track::Track, worker::Served};
 
     /// A worker that nobody runs, by this World.
     fn worker(world: World) -> Rc<Worker> {
@@ -82,18 +82,14 @@ mod tests {
         let settings = Settings::new(0);
         let configs = Configs::new(settings.tls.clone()).expect("configs");
         let log = inputs.access_log.handle();
-        Rc::new(Worker::new(settings, &inputs, Arc::default(), configs, log))
+        let budgets = Budgets::new(settings.limits);
+        Rc::new(Worker::new(settings, &inputs, (Arc::default(), budgets), configs, log))
     }
 
     fn served() -> Served {
-        Served {
-            name: name("default/b"),
-            cookie: 1,
-            netns: Arc::new(Netns::own().expect("own namespace")),
-            unauthenticated: Rc::default(),
-            tunnels: RefCell::default(),
-            closed: RefCell::default(),
-        }
+        let (settings, name) = (Settings::new(0), name("default/b"));
+        let budget = Budgets::new(settings.limits).add(1, &name);
+        Served::new(name, 1, Arc::new(Netns::own().expect("own namespace")), budget, &settings)
     }
 
     const Z: &str = "10.0.0.9:9";

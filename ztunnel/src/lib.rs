@@ -8,7 +8,9 @@
 //! Nothing is shared on the data path: every pod has a home `worker`, which owns its listeners, its tunnels and its
 //! buffers. Decisions are core's; this crate opens, copies, closes and writes down.
 
+mod accept;
 mod app;
+mod budgets;
 mod connections;
 mod copy;
 mod inbound;
@@ -17,6 +19,7 @@ mod outbound;
 mod plaintext;
 mod pod;
 pub mod sockets;
+mod strangers;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod track;
@@ -29,7 +32,11 @@ use underpass_core::{Identity, ObjectName, World, world::Version};
 use underpass_identity::{Credential, Roots};
 use underpass_telemetry::{access_log::AccessLog, metrics::Registry};
 
-pub use self::{connections::Connections, pod::Pod};
+pub use self::{
+    budgets::{Budgets, Limits, PodBudget, PodUse, SOCKETS_PER_POD},
+    connections::Connections,
+    pod::Pod,
+};
 use self::{
     sockets::{InPods, Sockets},
     worker::{Message, Worker},
@@ -70,6 +77,8 @@ pub struct Settings {
     pub sockets: Arc<dyn Sockets>,
     /// Sockets on 15008 of one pod whose peers have not proved who they are.
     pub most_unauthenticated: usize,
+    /// What the node has for its pods.
+    pub limits: Limits,
 }
 
 impl Settings {
@@ -83,6 +92,7 @@ impl Settings {
             tls: underpass_net::tls::Settings::default(),
             sockets: Arc::new(InPods { inbound_mark }),
             most_unauthenticated: 256,
+            limits: Limits::default(),
         }
     }
 }
@@ -103,6 +113,7 @@ pub enum StartError {
 pub struct Ztunnel {
     workers: Vec<(mpsc::UnboundedSender<Message>, JoinHandle<()>)>,
     connections: Arc<Connections>,
+    budgets: Arc<Budgets>,
 }
 
 impl Ztunnel {
@@ -112,10 +123,18 @@ impl Ztunnel {
     /// Where a worker's thread or its runtime cannot be made, or TLS cannot be configured.
     pub fn start(settings: &Settings, inputs: &Inputs) -> Result<Self, StartError> {
         let connections = Arc::new(Connections::default());
+        let budgets = Budgets::new(settings.limits);
+        let shared = || (Arc::clone(&connections), Arc::clone(&budgets));
         let workers = (0..settings.workers.get())
-            .map(|i| Worker::spawn(i, settings.clone(), inputs.clone(), Arc::clone(&connections)))
+            .map(|i| Worker::spawn(i, settings.clone(), inputs.clone(), shared()))
             .collect::<Result<_, _>>()?;
-        Ok(Self { workers, connections })
+        Ok(Self { workers, connections, budgets })
+    }
+
+    /// What the pods hold, and may hold.
+    #[must_use]
+    pub fn budgets(&self) -> &Arc<Budgets> {
+        &self.budgets
     }
 
     /// The open connections.

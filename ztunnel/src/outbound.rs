@@ -20,6 +20,7 @@ use underpass_net::{
 };
 
 use crate::{
+    accept::Accepted,
     app::{self, Carried},
     copy,
     sockets::Ends,
@@ -28,10 +29,10 @@ use crate::{
 };
 
 /// Serves one accepted socket.
-pub(crate) async fn serve(worker: Rc<Worker>, pod: Rc<Served>, socket: TcpStream) {
-    let Ok(Ends { from, to }) = worker.settings.sockets.ends(&socket) else { return };
+pub(crate) async fn serve(worker: Rc<Worker>, pod: Rc<Served>, accepted: Accepted) {
+    let Ok(Ends { from, to }) = worker.settings.sockets.ends(&accepted.socket) else { return };
     let mut track = Track::begin(&worker, &pod, Direction::Outbound, from, to);
-    let socket = Carried::new(socket);
+    let socket = Carried::new(accepted);
     let reason = carry(&worker, &pod, &socket, from, to, &mut track).await;
     socket.ended(&reason);
     drop(socket);
@@ -103,7 +104,7 @@ async fn plain(
             Err(reason) => return reason,
         };
         let (there, back) = (|n| tally.add_from_app(n), |n| tally.add_to_app(n));
-        let reason = copy::both_ways(socket, &server, &worker.buffers, there, back).await;
+        let reason = copy::both_ways(socket, &server, (&worker.buffers, &pod.memory), there, back).await;
         server.ended(&reason);
         reason
     };
@@ -129,7 +130,7 @@ struct Call<'a> {
 async fn hbone(worker: &Rc<Worker>, pod: &Served, socket: &Carried, call: &Call<'_>, track: &mut Track) -> Reason {
     let (tally, cancel) = (Arc::clone(&track.tally), Rc::clone(&track.cancel));
     let carried = async {
-        let mut early = Early::default();
+        let mut early = Early::of(&pod.memory);
         let mut refused_by: Option<Stream> = None;
         loop {
             let stream = match open(worker, pod, call, refused_by.as_ref()) {
@@ -171,10 +172,11 @@ fn open(worker: &Rc<Worker>, pod: &Served, call: &Call<'_>, not: Option<&Stream>
         let socket = worker.settings.sockets.to_next_hop(&pod.netns, call.from.ip(), call.next);
         let socket = socket.map_err(|error| {
             tracing::debug!(%error, next = %call.next, "no connection to the next hop");
-            Reason::Unreachable
+            app::failure(&error, Reason::Unreachable)
         })?;
         let socket = TcpStream::from_std(socket).map_err(|_| Reason::Limit)?;
-        Tunnel::client(socket, &config, &worker.settings.tunnel, &worker.buffers).map_err(|_| Reason::Tls)
+        let settings = &worker.settings.tunnel;
+        Tunnel::client(socket, &config, settings, &worker.buffers, pod.charge()).map_err(|_| Reason::Tls)
     };
     let opened = worker.pool.open(&key, &request(call), SystemTime::now(), not, connect)?;
     opened.map_err(|_| Reason::TunnelClosed)
@@ -213,6 +215,7 @@ fn reason(ended: &Ended) -> Reason {
         Ended::PeerReset(_) => Reason::ServerReset,
         Ended::Refused(status) => Reason::Refused(*status),
         Ended::Unprocessed => Reason::TunnelClosed,
+        Ended::Memory => Reason::Memory,
         Ended::Tunnel(end) => end.reason(),
     }
 }

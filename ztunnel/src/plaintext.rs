@@ -55,7 +55,7 @@ async fn carry(
             Err(reason) => return reason,
         };
         let (there, back) = (|n| tally.add_to_app(n), |n| tally.add_from_app(n));
-        let reason = copy::both_ways(client, &server, &worker.buffers, there, back).await;
+        let reason = copy::both_ways(client, &server, (&worker.buffers, &pod.memory), there, back).await;
         server.ended(&reason);
         reason
     };

@@ -18,6 +18,7 @@ use underpass_core::{
 use underpass_net::tunnel::Tally;
 
 use crate::{
+    PodBudget,
     connections::filled,
     worker::{Served, Worker},
 };
@@ -64,6 +65,7 @@ pub(crate) struct Live {
 #[derive(Debug)]
 pub(crate) struct Track {
     worker: Rc<Worker>,
+    budget: Arc<PodBudget>,
     record: Connection,
     began: Instant,
     pub(crate) tally: Arc<Tally>,
@@ -106,6 +108,7 @@ impl Track {
         worker.live.borrow_mut().insert(record.id, live);
         Self {
             worker: Rc::clone(worker),
+            budget: Arc::clone(&pod.budget),
             record,
             began: Instant::now(),
             tally: Arc::default(),
@@ -172,6 +175,7 @@ impl Track {
         if std::mem::replace(&mut self.finished, true) {
             return;
         }
+        self.budget.ended(&reason);
         self.record.reason = Some(reason);
         let record = filled(&self.record, &self.tally, self.began, Instant::now());
         self.worker.log(&record);

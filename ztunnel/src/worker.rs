@@ -21,15 +21,19 @@ use tokio::{
 use underpass_core::{Connection, Identity, ObjectName, Reason, World, world::Version};
 use underpass_identity::{Credential, Serial};
 use underpass_net::{
+    budget::Held,
     buffer::Buffers,
     netns::Netns,
     pool::Pool,
     tls::{Configs, TrustDomains},
-    tunnel::{Tunnel, TunnelEnd},
+    tunnel::{Charge, Memory, Tunnel, TunnelEnd},
 };
 use underpass_telemetry::access_log::Writer;
 
-use crate::{Connections, Credentials, Inputs, Pod, Settings, StartError, inbound, outbound, track::Live};
+use crate::{
+    Budgets, Connections, Credentials, Inputs, Pod, PodBudget, SOCKETS_PER_POD, Settings, StartError, accept::accept,
+    inbound, outbound, strangers::Strangers, track::Live,
+};
 
 /// What a worker is told.
 #[derive(Debug)]
@@ -39,8 +43,6 @@ pub(crate) enum Message {
     CatchUp(oneshot::Sender<Version>),
 }
 
-/// How long accepting pauses when the process is out of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often ended tunnels are dropped from the pool.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
@@ -49,8 +51,13 @@ pub(crate) struct Served {
     pub(crate) name: ObjectName,
     pub(crate) cookie: u64,
     pub(crate) netns: Arc<Netns>,
+    pub(crate) budget: Arc<PodBudget>,
+    /// What waits in its tunnels.
+    pub(crate) memory: Memory,
     /// Sockets on 15008 whose peers have not proved who they are.
-    pub(crate) unauthenticated: Rc<Cell<usize>>,
+    pub(crate) strangers: Strangers,
+    /// What the pod itself counts for.
+    _place: Held,
     /// Tunnels of other nodes that end here.
     pub(crate) tunnels: RefCell<Vec<Tunnel>>,
     /// It is not served any more, and why.
@@ -60,6 +67,33 @@ pub(crate) struct Served {
 impl fmt::Debug for Served {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.name.fmt(f)
+    }
+}
+
+impl Served {
+    pub(crate) fn new(
+        name: ObjectName,
+        cookie: u64,
+        netns: Arc<Netns>,
+        budget: Arc<PodBudget>,
+        settings: &Settings,
+    ) -> Self {
+        Self {
+            name,
+            cookie,
+            netns,
+            memory: Memory::new(Arc::clone(&budget.memory)),
+            strangers: Strangers::new(settings.most_unauthenticated),
+            _place: budget.sockets.hold(SOCKETS_PER_POD),
+            budget,
+            tunnels: RefCell::default(),
+            closed: RefCell::default(),
+        }
+    }
+
+    /// For one more tunnel of this pod, whose socket is there already.
+    pub(crate) fn charge(&self) -> Charge {
+        Charge { memory: self.memory.clone(), place: self.budget.sockets.hold(1) }
     }
 }
 
@@ -74,6 +108,7 @@ pub(crate) struct Worker {
     pub(crate) buffers: Buffers,
     pub(crate) pool: Pool,
     pub(crate) connections: Arc<Connections>,
+    budgets: Arc<Budgets>,
     /// Its own open and opening connections, by number.
     pub(crate) live: RefCell<HashMap<u64, Live>>,
     pub(crate) configs: RefCell<Configs>,
@@ -101,7 +136,7 @@ impl Worker {
         number: usize,
         settings: Settings,
         inputs: Inputs,
-        connections: Arc<Connections>,
+        shared: (Arc<Connections>, Arc<Budgets>),
     ) -> Result<(mpsc::UnboundedSender<Message>, std::thread::JoinHandle<()>), StartError> {
         let configs = Configs::new(settings.tls.clone()).map_err(StartError::Tls)?;
         let log = inputs.access_log.handle();
@@ -109,7 +144,7 @@ impl Worker {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
         let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
             let run = std::panic::AssertUnwindSafe(|| {
-                let worker = Rc::new(Self::new(settings, &inputs, connections, configs, log));
+                let worker = Rc::new(Self::new(settings, &inputs, shared, configs, log));
                 LocalSet::new().block_on(&runtime, worker.run(messages, inputs));
             });
             if std::panic::catch_unwind(run).is_err() {
@@ -123,7 +158,7 @@ impl Worker {
     pub(crate) fn new(
         settings: Settings,
         inputs: &Inputs,
-        connections: Arc<Connections>,
+        (connections, budgets): (Arc<Connections>, Arc<Budgets>),
         configs: Configs,
         log: Writer,
     ) -> Self {
@@ -133,6 +168,7 @@ impl Worker {
             buffers: Buffers::default(),
             pool: Pool::default(),
             connections,
+            budgets,
             live: RefCell::default(),
             configs: RefCell::new(configs),
             trust_domains: TrustDomains::new(mesh.trust_domain.clone(), mesh.trust_domain_aliases.iter().cloned()),
@@ -236,14 +272,8 @@ impl Worker {
     }
 
     fn add(self: &Rc<Self>, pod: Pod) {
-        let served = Rc::new(Served {
-            name: pod.name,
-            cookie: pod.cookie,
-            netns: pod.netns,
-            unauthenticated: Rc::default(),
-            tunnels: RefCell::default(),
-            closed: RefCell::default(),
-        });
+        let budget = self.budgets.add(pod.cookie, &pod.name);
+        let served = Rc::new(Served::new(pod.name, pod.cookie, pod.netns, budget, &self.settings));
         let listeners = (TcpListener::from_std(pod.outbound), TcpListener::from_std(pod.inbound));
         let (Ok(outbound), Ok(inbound)) = listeners else {
             // Out of descriptors. The pod's listeners are closed by this, and its connections refused, not let past.
@@ -276,6 +306,7 @@ impl Worker {
     /// Ends everything of a pod now. What it returns completes when its listeners and tunnels are closed.
     fn close_home(&self, cookie: u64, reason: Reason, end: &TunnelEnd) -> impl Future<Output = ()> + use<> {
         let home = self.homes.borrow_mut().remove(&cookie);
+        self.budgets.remove(cookie);
         let mut tunnels = self.pool.end(|key| key.netns == cookie, end);
         if let Some(Home { served, accepting }) = &home {
             *served.closed.borrow_mut() = Some(reason.clone());
@@ -316,23 +347,5 @@ impl Worker {
             closing.await;
         }
         self.all_closed(None).await;
-    }
-}
-
-/// Accepts until aborted. Non-blocking listeners: another process may accept from the same one.
-async fn accept(
-    worker: Rc<Worker>,
-    pod: Rc<Served>,
-    listener: TcpListener,
-    serve: impl Fn(Rc<Worker>, Rc<Served>, tokio::net::TcpStream),
-) {
-    loop {
-        match listener.accept().await {
-            Ok((socket, _)) => serve(Rc::clone(&worker), Rc::clone(&pod), socket),
-            Err(error) => {
-                tracing::warn!(pod = %pod.name, %error, "accept");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
     }
 }

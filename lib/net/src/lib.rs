@@ -2,8 +2,10 @@
 //!
 //! * [`tls`]: mutual TLS as a sans-IO session, configurations, who the peer is.
 //! * [`tunnel`] and [`pool`]: HBONE over TLS over TCP, shared by streams; worker-local. [`buffer`] lends their memory.
+//! * [`budget`]: how much of the node one pod may hold.
 //! * [`socket`], [`netns`], [`destroy`]: sockets inside pods and what is known about them.
 
+pub mod budget;
 pub mod buffer;
 pub mod destroy;
 mod netlink;

@@ -1,5 +1,6 @@
 //! The tunnel of a node, whole, on loopback: what is carried, refused, judged again and written down.
 
+mod limits;
 mod mesh;
 mod rejudge;
 
@@ -20,10 +21,11 @@ use underpass_core::{
 };
 use underpass_hbone::{Connect, Headers};
 use underpass_net::{
+    budget::{Share, Stock},
     buffer::Buffers,
     socket::reset_on_close,
     tls::{Configs, Expected, Refusal},
-    tunnel::{Early, Ended, Settings, Tunnel, TunnelEnd},
+    tunnel::{Charge, Early, Ended, Memory, Settings, Tunnel, TunnelEnd},
 };
 use underpass_ztunnel::{Credentials, sockets::Ends};
 
@@ -186,7 +188,13 @@ fn tunnel_over(from: &str, socket: TcpStream, credentials: &Credentials) -> Tunn
     let mut configs = Configs::new(underpass_net::tls::Settings::default()).expect("configs");
     let expected = Expected::new([identity("b")]);
     let config = configs.client(&credentials.own[&identity(from)], &expected, &credentials.roots).expect("config");
-    Tunnel::client(socket, &config, &Settings::default(), &Buffers::default()).expect("begun")
+    Tunnel::client(socket, &config, &Settings::default(), &Buffers::default(), charge()).expect("begun")
+}
+
+/// For a tunnel that nobody counts.
+fn charge() -> Charge {
+    let share = Share::new(&Stock::new(1 << 30), usize::MAX);
+    Charge { place: share.hold(1), memory: Memory::new(share) }
 }
 
 /// Asks, and says nothing.
@@ -213,23 +221,6 @@ fn who_proves_to_be_nobody_is_written_down() {
         check(&line, &[("reason", "identity"), ("path", "hbone"), ("destination_address", "10.0.0.2:15008")]);
         assert!(line.get("source_identity").is_none());
     }));
-}
-
-#[test]
-fn who_proves_nothing_is_limited() {
-    run(async {
-        let mesh = Mesh::with([], |settings| settings.most_unauthenticated = 2);
-        mesh.echo(at("b", 80)).await;
-        let nobody = |port| mesh.arrived(SocketAddr::new(ip("z"), port), "b", at("b", HBONE_PORT));
-        let (first, _second) = (nobody(1), nobody(2));
-        let mut third = nobody(3);
-        assert_eq!(third.read(&mut [0]).await.expect("closed"), 0);
-        check(&mesh.line(&[IN]).await, &[("reason", "limit"), ("source_address", "10.0.0.9:3")]);
-        // Another pod's slots are its own, and one that comes free is used again.
-        drop(first);
-        check(&mesh.line(&[("source_address", "10.0.0.9:1")]).await, &[("reason", "tunnel_closed")]);
-        assert_eq!(converse(&mut mesh.captured("a", at("b", 80)), b"hello").await, b"hello");
-    });
 }
 
 #[test]

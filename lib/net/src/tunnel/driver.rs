@@ -13,11 +13,15 @@ use tokio::{
 use underpass_hbone::{Connect, Connection, Error, ErrorCode, Event, Headers, ResetCause, StreamId};
 
 use super::{
-    Accepted, Acceptor, Inner, MOST_QUEUED_BYTES, State, TunnelEnd,
+    Accepted, Acceptor, Inner, MOST_QUEUED_BYTES, Memory, State, TunnelEnd,
     lane::{Lane, StreamEnd},
     stream::Stream,
 };
-use crate::{socket::shutdown_write, tls};
+use crate::{
+    budget::{Held, Level},
+    socket::shutdown_write,
+    tls,
+};
 
 /// Reads of one turn, so that one tunnel does not starve the others of its worker.
 const READS_PER_TURN: usize = 4;
@@ -40,6 +44,8 @@ pub(super) struct Serving {
 pub(super) struct Driver {
     socket: TcpStream,
     inner: Rc<Inner>,
+    /// What the socket counts for.
+    _place: Held,
     serving: Option<Serving>,
     /// Connecting, the handshake and, for a server, the first CONNECT have to be done by then.
     begun_by: Instant,
@@ -51,9 +57,9 @@ pub(super) struct Driver {
 type Opened = (Rc<Lane>, Connect);
 
 impl Driver {
-    pub(super) fn new(socket: TcpStream, inner: Rc<Inner>, serving: Option<Serving>) -> Self {
+    pub(super) fn new(socket: TcpStream, place: Held, inner: Rc<Inner>, serving: Option<Serving>) -> Self {
         let begun_by = Instant::now() + inner.settings.handshake;
-        Self { socket, inner, serving, begun_by, idle_since: None }
+        Self { socket, _place: place, inner, serving, begun_by, idle_since: None }
     }
 
     /// Drives the tunnel until it ends, then tells every stream why.
@@ -63,7 +69,7 @@ impl Driver {
         let said = self.say_goodbye();
         self.end_streams(&end);
         self.serving = None;
-        if said {
+        if said && end != TunnelEnd::Crowded {
             self.linger().await;
         }
         end
@@ -145,10 +151,18 @@ impl Driver {
     /// Encrypts what is queued and writes it; then there is room for the streams that wait.
     fn flush(&self) -> io::Result<()> {
         let mut state = self.inner.state.borrow_mut();
+        state.hbone.allow_growth(self.inner.memory.level() == Level::Plenty);
+        let written = self.write(&mut state);
+        let left = state.hbone.queued() + state.out.len();
+        state.output_held.set(left);
+        written
+    }
+
+    fn write(&self, state: &mut State) -> io::Result<()> {
         let State { tls, out, hbone, ending, lanes, waiting, starved_since, .. } = &mut *state;
         // What calls of the streams have set free; there is no input, so nothing is accepted here.
         while let Ok(Some(event)) = hbone.receive(&mut &[][..]) {
-            dispatch(hbone, event, lanes, &mut Vec::new());
+            dispatch(hbone, event, lanes, &self.inner.memory, &mut Vec::new());
         }
         loop {
             while !out.is_empty() {
@@ -182,7 +196,7 @@ impl Driver {
                 lane.wake.notify_one();
             }
         }
-        self.inner.reclaim_output(&mut state);
+        self.inner.reclaim_output(state);
         Ok(())
     }
 
@@ -234,6 +248,7 @@ impl Driver {
         state.ending.get_or_insert_with(|| end.clone());
         state.waiting.clear();
         state.out = tls::Outgoing::new();
+        state.output_held.set(0);
         let lanes = mem::take(&mut state.lanes);
         drop(state);
         lanes.into_values().for_each(|lane| lane.end_with(StreamEnd::Tunnel(end.clone())));
@@ -322,7 +337,7 @@ impl Driver {
             };
             let state = &mut *self.inner.state.borrow_mut();
             let received = match buffer.get_mut(..n) {
-                Some(bytes) if n > 0 => receive(state, bytes, opened),
+                Some(bytes) if n > 0 => receive(state, bytes, &self.inner.memory, opened),
                 // Without close_notify, which would have ended it already.
                 _ => Err(TunnelEnd::Broken(io::ErrorKind::UnexpectedEof)),
             };
@@ -347,7 +362,7 @@ impl Drop for Driver {
     }
 }
 
-fn receive(state: &mut State, bytes: &mut [u8], opened: &mut Vec<Opened>) -> Result<(), TunnelEnd> {
+fn receive(state: &mut State, bytes: &mut [u8], memory: &Memory, opened: &mut Vec<Opened>) -> Result<(), TunnelEnd> {
     let State { tls, out, hbone, lanes, is_known, .. } = state;
     let mut failed: Result<(), Error> = Ok(());
     let (mut connected, mut closed) = (false, false);
@@ -355,7 +370,7 @@ fn receive(state: &mut State, bytes: &mut [u8], opened: &mut Vec<Opened>) -> Res
         tls::Event::Data(mut plain) => {
             while failed.is_ok() {
                 match hbone.receive(&mut plain) {
-                    Ok(Some(event)) => dispatch(hbone, event, lanes, opened),
+                    Ok(Some(event)) => dispatch(hbone, event, lanes, memory, opened),
                     Ok(None) => break,
                     Err(e) => failed = Err(e),
                 }
@@ -379,6 +394,7 @@ fn dispatch(
     hbone: &mut Connection,
     event: Event<'_>,
     lanes: &mut HashMap<StreamId, Rc<Lane>>,
+    memory: &Memory,
     opened: &mut Vec<Opened>,
 ) {
     match event {
@@ -418,7 +434,7 @@ fn dispatch(
             }
         }
         Event::Connect { stream, request, end } => {
-            let lane = Rc::new(Lane::accepted(stream, end));
+            let lane = Rc::new(Lane::accepted(stream, end, memory));
             lanes.insert(stream, Rc::clone(&lane));
             opened.push((lane, request));
         }

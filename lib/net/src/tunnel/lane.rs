@@ -15,7 +15,8 @@ use std::{
 use tokio::{net::TcpStream, sync::Notify, time::Instant};
 use underpass_hbone::{ErrorCode, StreamId};
 
-use super::TunnelEnd;
+use super::{Memory, TunnelEnd};
+use crate::budget::Held;
 
 /// Bytes of one connection, read by whoever lists connections. Written by one thread only.
 #[derive(Debug, Default)]
@@ -55,6 +56,8 @@ pub(super) enum StreamEnd {
     Reset(ErrorCode),
     /// The peer has provably not looked at it.
     Unprocessed,
+    /// The pod's budget of memory is used up, and this one's application has taken nothing for longest.
+    Memory,
     /// The whole tunnel ended.
     Tunnel(TunnelEnd),
 }
@@ -73,6 +76,10 @@ pub(super) struct Lane {
     app: RefCell<Option<App>>,
     /// What the application did not take yet.
     queue: RefCell<VecDeque<u8>>,
+    /// Whom that is charged to, how much it is, and its place among those that wait.
+    memory: Memory,
+    held: RefCell<Held>,
+    stalled: Cell<Option<u64>>,
     /// The peer has ended its half.
     pub(super) finished: Cell<bool>,
     /// The answer's status. A stream that the peer opened needs none, and has 200 from the beginning.
@@ -89,11 +96,14 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    fn new(id: StreamId, status: Option<u16>, finished: bool) -> Self {
+    fn new(id: StreamId, status: Option<u16>, finished: bool, memory: &Memory) -> Self {
         Self {
             id,
             app: RefCell::default(),
             queue: RefCell::default(),
+            held: RefCell::new(memory.held()),
+            memory: memory.clone(),
+            stalled: Cell::new(None),
             finished: Cell::new(finished),
             status: Cell::new(status),
             end: RefCell::default(),
@@ -105,22 +115,52 @@ impl Lane {
     }
 
     /// Of a stream that we opened.
-    pub(super) fn opened(id: StreamId) -> Self {
-        Self::new(id, None, false)
+    pub(super) fn opened(id: StreamId, memory: &Memory) -> Self {
+        Self::new(id, None, false, memory)
     }
 
     /// Of a stream that the peer opened, and whose half may have ended with that.
-    pub(super) fn accepted(id: StreamId, finished: bool) -> Self {
-        Self::new(id, Some(200), finished)
+    pub(super) fn accepted(id: StreamId, finished: bool, memory: &Memory) -> Self {
+        Self::new(id, Some(200), finished, memory)
     }
 
     pub(super) fn attach(&self, socket: Rc<TcpStream>, tally: Arc<Tally>) {
         *self.app.borrow_mut() = Some(App { socket, tally });
     }
 
-    /// Lets go of the application's socket, which others may want to close.
+    /// Lets go of the application's socket, which others may want to close, and of what it has not taken.
     pub(super) fn detach(&self) {
         *self.app.borrow_mut() = None;
+        self.forget();
+    }
+
+    /// It holds more than there is room for, and its turn has come.
+    pub(super) fn give_up(&self) {
+        self.forget();
+        self.end_with(StreamEnd::Memory);
+    }
+
+    fn forget(&self) {
+        *self.queue.borrow_mut() = VecDeque::new();
+        self.held.borrow_mut().set(0);
+        if let Some(place) = self.stalled.take() {
+            self.memory.moves(place);
+        }
+    }
+
+    /// What is kept has changed; `took`: the application took something of it.
+    fn charge(self: &Rc<Self>, took: bool) {
+        let (is_empty, memory) = (self.queue.borrow().is_empty(), self.queue.borrow().capacity());
+        self.held.borrow_mut().set(memory);
+        match (is_empty, self.stalled.get()) {
+            (true, Some(place)) => {
+                self.memory.moves(place);
+                self.stalled.set(None);
+            }
+            (false, None) => self.stalled.set(Some(self.memory.stalls(self, None))),
+            (false, place) if took => self.stalled.set(Some(self.memory.stalls(self, place))),
+            _ => {}
+        }
     }
 
     pub(super) fn has_queue(&self) -> bool {
@@ -151,21 +191,34 @@ impl Lane {
     }
 
     /// From the driver: payload for the application. Returns how much of it is done with; the rest is kept.
-    pub(super) fn deliver(&self, data: &[u8]) -> usize {
+    pub(super) fn deliver(self: &Rc<Self>, data: &[u8]) -> usize {
         let taken = if self.has_queue() { 0 } else { self.write(data) };
         if self.app_failed.get() {
             self.wake.notify_one();
             return data.len();
         }
+        if self.end.borrow().is_some() {
+            return data.len(); // given up: nobody will take it
+        }
         if let Some(rest) = data.get(taken..).filter(|rest| !rest.is_empty()) {
             self.queue.borrow_mut().extend(rest);
+            self.charge(false);
+            self.memory.make_room();
             self.wake.notify_one();
         }
         taken
     }
 
     /// Writes what is kept. Returns how many bytes left.
-    pub(super) fn flush(&self) -> usize {
+    pub(super) fn flush(self: &Rc<Self>) -> usize {
+        let taken = self.write_queue();
+        if taken > 0 {
+            self.charge(true);
+        }
+        taken
+    }
+
+    fn write_queue(&self) -> usize {
         let mut queue = self.queue.borrow_mut();
         let mut taken = 0;
         loop {

@@ -15,6 +15,7 @@
 
 mod driver;
 mod lane;
+mod memory;
 mod stream;
 
 use std::{
@@ -39,9 +40,11 @@ use self::{
 };
 pub use self::{
     lane::Tally,
+    memory::{Charge, Memory},
     stream::{Early, Ended, Stream},
 };
 use crate::{
+    budget::Held,
     buffer::Buffers,
     tls::{ClientConfig, Outgoing, PeerInfo, Refusal, ServerConfig, Session, SessionError},
 };
@@ -80,6 +83,8 @@ pub enum TunnelEnd {
     Protocol(ErrorCode),
     /// The peer's certificate does not count any more.
     Distrusted,
+    /// Its peer had not proved who it is, and others wait.
+    Crowded,
     /// We are going away.
     Drained,
     /// The task that drove it panicked.
@@ -108,6 +113,7 @@ impl TunnelEnd {
             Self::Tls(_) => Reason::Tls,
             Self::Protocol(_) => Reason::Protocol,
             Self::Distrusted => Reason::Identity,
+            Self::Crowded => Reason::Limit,
             Self::Drained => Reason::Drain,
             Self::Defect => Reason::Internal,
         }
@@ -124,6 +130,7 @@ impl fmt::Display for TunnelEnd {
             Self::Tls(refusal) => write!(f, "tls: {}", refusal.as_str()),
             Self::Protocol(code) => write!(f, "http/2: {}", code.name().unwrap_or("unknown error")),
             Self::Distrusted => f.write_str("the peer's certificate is no longer trusted"),
+            Self::Crowded => f.write_str("too many peers that have not proved who they are"),
             Self::Drained => f.write_str("drained"),
             Self::Defect => f.write_str("a defect of the proxy"),
         }
@@ -167,6 +174,7 @@ struct Inner {
     closed: Cell<bool>,
     closing: Notify,
     buffers: Buffers,
+    memory: Memory,
     settings: Settings,
 }
 
@@ -185,6 +193,8 @@ struct State {
     expires: Option<Instant>,
     /// The bundle has changed while the peer proved who it is by the one before: it is judged again by this one.
     judge_by: Option<Roots>,
+    /// What the socket did not take.
+    output_held: Held,
     ending: Option<TunnelEnd>,
 }
 
@@ -237,12 +247,14 @@ impl Tunnel {
         tls: &ClientConfig,
         settings: &Settings,
         buffers: &Buffers,
+        charge: Charge,
     ) -> Result<Self, SessionError> {
         let mut out = Outgoing::new();
         let session = Session::client(tls, &mut out)?;
         let hbone = Connection::client(settings.hbone.clone(), Instant::now().into_std());
-        let tunnel = Self::new(&socket, session, out, hbone, settings, buffers);
-        tokio::task::spawn_local(Driver::new(socket, Rc::clone(&tunnel.0), None).drive());
+        let Charge { memory, place } = charge;
+        let tunnel = Self::new(&socket, session, out, hbone, settings, buffers, memory);
+        tokio::task::spawn_local(Driver::new(socket, place, Rc::clone(&tunnel.0), None).drive());
         Ok(tunnel)
     }
 
@@ -256,14 +268,16 @@ impl Tunnel {
         tls: &ServerConfig,
         settings: &Settings,
         buffers: &Buffers,
+        charge: Charge,
         admission: Box<dyn Any>,
         acceptor: Acceptor,
     ) -> Result<(Self, impl Future<Output = TunnelEnd> + use<>), SessionError> {
         let session = Session::server(tls)?;
         let hbone = Connection::server(settings.hbone.clone(), Instant::now().into_std());
-        let tunnel = Self::new(&socket, session, Outgoing::new(), hbone, settings, buffers);
+        let Charge { memory, place } = charge;
+        let tunnel = Self::new(&socket, session, Outgoing::new(), hbone, settings, buffers, memory);
         let serving = Serving { acceptor, admission: Some(admission) };
-        let driving = Driver::new(socket, Rc::clone(&tunnel.0), Some(serving)).drive();
+        let driving = Driver::new(socket, place, Rc::clone(&tunnel.0), Some(serving)).drive();
         Ok((tunnel, driving))
     }
 
@@ -274,6 +288,7 @@ impl Tunnel {
         hbone: Connection,
         settings: &Settings,
         buffers: &Buffers,
+        memory: Memory,
     ) -> Self {
         let state = State {
             tls,
@@ -285,6 +300,7 @@ impl Tunnel {
             starved_since: None,
             expires: None,
             judge_by: None,
+            output_held: memory.held(),
             ending: None,
         };
         Self(Rc::new(Inner {
@@ -295,6 +311,7 @@ impl Tunnel {
             closed: Cell::new(false),
             closing: Notify::new(),
             buffers: buffers.clone(),
+            memory,
             settings: settings.clone(),
         }))
     }
@@ -315,7 +332,7 @@ impl Tunnel {
             return Err(OpenError::GoingAway);
         }
         let id = state.hbone.open(request)?;
-        let lane = Rc::new(Lane::opened(id));
+        let lane = Rc::new(Lane::opened(id, &self.0.memory));
         state.lanes.insert(id, Rc::clone(&lane));
         drop(state);
         self.0.wake.notify_one();

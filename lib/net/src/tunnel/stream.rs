@@ -14,10 +14,13 @@ use tokio::{io::Interest, net::TcpStream};
 use underpass_hbone::{ErrorCode, Headers};
 
 use super::{
-    Inner, MOST_QUEUED_BYTES, State, Tunnel, TunnelEnd,
+    Inner, MOST_QUEUED_BYTES, Memory, State, Tunnel, TunnelEnd,
     lane::{Lane, StreamEnd, Tally},
 };
-use crate::socket;
+use crate::{
+    budget::{Held, Level},
+    socket,
+};
 
 /// One DATA frame per stream and turn.
 const TURN_BYTES: usize = 64 << 10;
@@ -30,12 +33,28 @@ pub struct Early {
     bytes: Vec<u8>,
     /// How much of it this stream has sent: less than all of it where it is sent again.
     sent: usize,
+    /// What it is charged to; nothing, where nothing is kept.
+    held: Option<Held>,
 }
 
 impl Early {
+    /// Of a connection of this pod.
+    #[must_use]
+    pub fn of(memory: &Memory) -> Self {
+        Self { held: Some(memory.held()), ..Self::default() }
+    }
+
     /// For another stream: all of it is to be sent again.
     pub fn rewind(&mut self) {
         self.sent = 0;
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        self.sent = self.bytes.len();
+        if let Some(held) = &mut self.held {
+            held.set(self.bytes.capacity());
+        }
     }
 
     fn unsent(&self) -> &[u8] {
@@ -56,6 +75,8 @@ pub enum Ended {
     Refused(u16),
     /// The peer has provably not looked at the stream: it may be opened again elsewhere.
     Unprocessed,
+    /// We gave it up: its application did not take what was there, and the pod's budget of memory is used up.
+    Memory,
     /// The tunnel ended.
     Tunnel(TunnelEnd),
 }
@@ -134,6 +155,12 @@ impl Stream {
         }
     }
 
+    /// It ended because it held more than there was room for.
+    #[must_use]
+    pub fn is_given_up(&self) -> bool {
+        *self.lane.end.borrow() == Some(StreamEnd::Memory)
+    }
+
     /// Carries the application's connection until both halves ended. `early` is kept until the answer comes; a stream
     /// that we answered (or that needs no second try) gets an empty one.
     pub async fn run(&self, app: &Rc<TcpStream>, tally: &Arc<Tally>, early: &mut Early) -> Ended {
@@ -141,6 +168,9 @@ impl Stream {
         let (mut sending, mut receiving) = (true, true);
         loop {
             if let Some(ended) = self.end(&mut sending) {
+                if ended == Ended::Memory {
+                    self.reset(ErrorCode::ENHANCE_YOUR_CALM);
+                }
                 return ended;
             }
             self.receive_half(app, &mut receiving);
@@ -200,6 +230,7 @@ impl Stream {
                 *sending = false;
                 None
             }
+            (_, StreamEnd::Memory) => Some(Ended::Memory),
             (_, StreamEnd::Reset(code)) => Some(Ended::PeerReset(code)),
             // Unanswered, so all that was sent was kept.
             (None, StreamEnd::Unprocessed) => Some(Ended::Unprocessed),
@@ -230,7 +261,9 @@ impl Stream {
     fn pump(&self, app: &TcpStream, tally: &Tally, early: &mut Early, failed: bool) -> Pumped {
         let mut state = self.tunnel.state.borrow_mut();
         let state = &mut *state;
-        if state.hbone.queued() >= MOST_QUEUED_BYTES {
+        let level = self.tunnel.memory.level();
+        // Where memory is short no stream queues for a socket that does not take what is there.
+        if state.hbone.queued() >= MOST_QUEUED_BYTES || (level != Level::Plenty && !state.out.is_empty()) {
             state.wait_for_output(&self.lane);
             return Pumped::Blocked;
         }
@@ -238,6 +271,7 @@ impl Stream {
         let again = early.unsent().len();
         let most = match (again, unanswered) {
             (1.., _) => again.min(TURN_BYTES),
+            (0, true) if level == Level::Over => 0,
             (0, true) => EARLY_BYTES.saturating_sub(early.bytes.len()),
             (0, false) => TURN_BYTES,
         };
@@ -277,8 +311,7 @@ impl Stream {
             Ok(n) => {
                 tally.add_from_app(n);
                 if self.lane.status.get().is_none() {
-                    early.bytes.extend_from_slice(room.bytes().get(..n).unwrap_or_default());
-                    early.sent = early.bytes.len();
+                    early.keep(room.bytes().get(..n).unwrap_or_default());
                 }
                 room.commit(n, false);
                 Pumped::Sent

@@ -5,6 +5,7 @@ mod foreign;
 #[cfg(feature = "h2spec")]
 mod h2spec;
 mod hostile;
+mod memory;
 mod peer;
 mod share;
 mod support;

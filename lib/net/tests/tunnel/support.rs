@@ -25,6 +25,7 @@ use underpass_identity::{
     testing::{Leaf, TestCa, now},
 };
 use underpass_net::{
+    budget::{Share, Stock},
     buffer::Buffers,
     pool::{Key, Pool},
     socket::{established, reset_on_close, tune_tunnel},
@@ -32,7 +33,7 @@ use underpass_net::{
         self, ClientConfig, Configs, Expected, ServerConfig, TrustDomains,
         testing::{ManualTime, short_lived_keys},
     },
-    tunnel::{Accepted, Early, Ended, Settings, Stream, Tally, Tunnel, TunnelEnd},
+    tunnel::{Accepted, Charge, Early, Ended, Memory, Settings, Stream, Tally, Tunnel, TunnelEnd},
 };
 
 pub(crate) const ALICE: &str = "spiffe://cluster.local/ns/default/sa/alice";
@@ -76,6 +77,9 @@ pub(crate) struct Mesh {
     pub(crate) buffers: Buffers,
     /// Shows [`now`] until it is set.
     pub(crate) clock: Arc<ManualTime>,
+    /// What tunnels of either end are charged to.
+    pub(crate) memory: Memory,
+    pub(crate) share: Arc<Share>,
     configs: RefCell<Configs>,
 }
 
@@ -94,7 +98,10 @@ impl Mesh {
 
     fn with(configs: Configs, clock: Arc<ManualTime>) -> Self {
         let ca = TestCa::new("root");
+        let share = Share::new(&Stock::new(1 << 30), usize::MAX);
         Self {
+            memory: Memory::new(Arc::clone(&share)),
+            share,
             alice: ca.credential(&Leaf::of(ALICE)),
             bob: ca.credential(&Leaf::of(BOB)),
             settings: Settings::default(),
@@ -140,7 +147,7 @@ impl Mesh {
     }
 
     pub(crate) fn tunnel_with(&self, to: SocketAddr, config: &ClientConfig) -> Tunnel {
-        Tunnel::client(connecting(to), config, &self.settings, &self.buffers).expect("begun")
+        Tunnel::client(connecting(to), config, &self.settings, &self.buffers, charge(&self.memory)).expect("begun")
     }
 
     /// Both ends of a tunnel, between applications.
@@ -184,6 +191,11 @@ impl Mesh {
     }
 }
 
+/// For a socket that nobody counts.
+pub(crate) fn charge(memory: &Memory) -> Charge {
+    Charge { memory: memory.clone(), place: Share::new(&Stock::new(1), 1).hold(1) }
+}
+
 /// A socket whose connect() was begun.
 fn connecting(to: SocketAddr) -> TcpStream {
     let netns = underpass_net::netns::Netns::own().expect("own namespace");
@@ -207,7 +219,7 @@ impl Server {
         let address = listener.local_addr().expect("name");
         let (ends, ended) = mpsc::unbounded_channel();
         let (tunnels, admission) = (Rc::<RefCell<Vec<Tunnel>>>::default(), Rc::new(()));
-        let (settings, buffers) = (mesh.settings.clone(), mesh.buffers.clone());
+        let (settings, buffers, memory) = (mesh.settings.clone(), mesh.buffers.clone(), mesh.memory.clone());
         let (all, slots) = (Rc::clone(&tunnels), Rc::clone(&admission));
         spawn_local(async move {
             loop {
@@ -216,7 +228,7 @@ impl Server {
                 let accept = Rc::clone(&accept);
                 let acceptor = Box::new(move |accepted: Accepted| accept(accepted));
                 let slot: Box<dyn Any> = Box::new(Rc::clone(&slots));
-                let begun = Tunnel::server(socket, &tls, &settings, &buffers, slot, acceptor);
+                let begun = Tunnel::server(socket, &tls, &settings, &buffers, charge(&memory), slot, acceptor);
                 let (tunnel, driving) = begun.expect("begun");
                 all.borrow_mut().push(tunnel);
                 let ends = ends.clone();

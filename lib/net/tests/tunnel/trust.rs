@@ -19,8 +19,8 @@ use underpass_net::{
 };
 
 use crate::support::{
-    ALICE, Application, BOB, Mesh, Server, call, carry, connect, converse, echo, id, last_word, raw, request, run,
-    tcp_pair, until,
+    ALICE, Application, BOB, Mesh, Server, call, carry, charge, connect, converse, echo, id, last_word, raw, request,
+    run, tcp_pair, until,
 };
 
 const CAROL: &str = "spiffe://cluster.local/ns/default/sa/carol";
@@ -244,7 +244,8 @@ fn who_is_being_verified_while_the_roots_change_is_judged_by_the_new_ones() {
             until("the server has accepted it", || !server.tunnels.borrow().is_empty()).await;
             let both = Roots::new(2, vec![mesh.ca.root(), next.root()]).expect("bundle");
             server.tunnel().check_again(if removed { &removed_root } else { &both }, now());
-            let tunnel = Tunnel::client(socket, &mesh.client(), &mesh.settings, &mesh.buffers).expect("begun");
+            let charge = charge(&mesh.memory);
+            let tunnel = Tunnel::client(socket, &mesh.client(), &mesh.settings, &mesh.buffers, charge).expect("begun");
             let mut call = call(&tunnel, echo("127.0.0.1:0").await).await;
             if removed {
                 assert_eq!(server.ended().await, TunnelEnd::Distrusted);

@@ -1,0 +1,81 @@
+//! Accepting for one pod: only while the pod has room for one more connection and the process for one more descriptor,
+//! and a few at a time, so that a storm at one pod is one turn among those of the others. Connections that are not
+//! accepted wait in the kernel's backlog, where their connect() has succeeded; where that is full, SYNs are sent again.
+
+use std::{io, rc::Rc, time::Duration};
+
+use tokio::net::{TcpListener, TcpStream};
+use underpass_net::budget::Held;
+
+use crate::worker::{Served, Worker};
+
+/// Connections of one pod and direction that are accepted before others have their turn.
+const MOST_PER_TURN: usize = 16;
+/// How long accepting pauses at most where the process or the machine is out of something: others may give it back.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Every so many pauses of a pod one is logged.
+const LOGGED_PAUSES: u64 = 1_000;
+
+/// An accepted socket, and what it counts for.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) socket: TcpStream,
+    pub(crate) place: Held,
+}
+
+/// Accepts until aborted. Non-blocking listeners: another process may accept from the same one.
+pub(crate) async fn accept(
+    worker: Rc<Worker>,
+    pod: Rc<Served>,
+    listener: TcpListener,
+    serve: impl Fn(Rc<Worker>, Rc<Served>, Accepted),
+) {
+    let mut in_turn = 0;
+    loop {
+        if !pod.budget.sockets.has_room() {
+            paused(&pod);
+            pod.budget.sockets.room().await;
+        }
+        match listener.accept().await {
+            Ok((socket, _)) => {
+                let place = pod.budget.sockets.hold(1);
+                serve(Rc::clone(&worker), Rc::clone(&pod), Accepted { socket, place });
+                in_turn += 1;
+            }
+            Err(error) if is_exhausted(&error) => {
+                tracing::warn!(pod = %pod.name, %error, "accepting pauses");
+                pod.budget.pauses();
+                // Ours is the first to be free, as a rule; then nothing is waited for.
+                let _ = tokio::time::timeout(LONGEST_PAUSE, pod.budget.sockets.freed()).await;
+            }
+            // The connection is gone already, or the network said something about it (accept(2)).
+            Err(error) => {
+                tracing::debug!(pod = %pod.name, %error, "accept");
+                in_turn += 1;
+            }
+        }
+        if in_turn >= MOST_PER_TURN {
+            in_turn = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn paused(pod: &Served) {
+    let sockets = &pod.budget.sockets;
+    if pod.budget.pauses() % LOGGED_PAUSES == 1 {
+        let (used, allowed) = (sockets.used(), sockets.allowed());
+        tracing::warn!(pod = %pod.name, used, allowed, "accepting pauses: the pod has all the sockets that it may have");
+    }
+}
+
+/// The process or the machine is out of descriptors or memory: it is nothing about this connection.
+pub(crate) fn is_exhausted(error: &io::Error) -> bool {
+    // Those of accept(2) and socket(2) that say so; the numbers are Linux's.
+    const ENOMEM: i32 = 12;
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    const ENOSPC: i32 = 28;
+    const ENOBUFS: i32 = 105;
+    matches!(error.raw_os_error(), Some(ENOMEM | ENFILE | EMFILE | ENOSPC | ENOBUFS))
+}

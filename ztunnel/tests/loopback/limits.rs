@@ -1,0 +1,234 @@
+//! What one pod may hold: whoever wants more waits, is refused, or ends, and nobody else is touched by it.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::LocalSet,
+};
+use underpass_core::addr::HBONE_PORT;
+use underpass_net::tunnel::{Ended, TunnelEnd};
+use underpass_ztunnel::PodUse;
+
+use crate::{
+    IN, OUT, ask, check,
+    mesh::{Mesh, at, converse, ip, is_reset, run, talk},
+    tunnel,
+};
+
+/// How a pod stands.
+fn pod(mesh: &Mesh, name: &str) -> PodUse {
+    find(mesh, name).expect("served")
+}
+
+fn find(mesh: &Mesh, name: &str) -> Option<PodUse> {
+    let pods = mesh.ztunnel.budgets().pods();
+    pods.into_iter().find(|pod| pod.name.to_string() == format!("default/{name}"))
+}
+
+/// Waits until every pod is served.
+async fn served(mesh: &Mesh) {
+    until(|| ["a", "b", "c"].iter().all(|name| find(mesh, name).is_some())).await;
+}
+
+async fn until(what: impl Fn() -> bool) {
+    while !what() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// A question and its answer, unless it takes longer than anything on loopback does.
+async fn is_silent(app: &mut TcpStream) {
+    app.write_u8(7).await.expect("taken by the kernel");
+    let heard = tokio::time::timeout(Duration::from_millis(100), app.read_u8()).await;
+    assert!(heard.is_err(), "answered: {heard:?}");
+}
+
+#[test]
+fn a_pod_that_has_all_it_may_have_waits_for_its_own_to_end() {
+    run(async {
+        // Its eight, three connections, and one tunnel for them.
+        let mesh = Mesh::with([], |settings| settings.limits.pod_sockets = 8 + 3 + 1);
+        served(&mesh).await;
+        for application in ["b", "c", "z"] {
+            mesh.echo(at(application, 80)).await;
+        }
+        let mut open = Vec::new();
+        for _ in 0..3 {
+            let mut app = mesh.captured("a", at("b", 80));
+            talk(&mut app).await;
+            open.push(app);
+        }
+        until(|| pod(&mesh, "a").pauses == 1).await;
+        let mut waits = mesh.captured("a", at("b", 80));
+        is_silent(&mut waits).await;
+        assert_eq!(pod(&mesh, "a").sockets, (12, 12));
+        // The others are served.
+        talk(&mut mesh.captured("c", at("z", 80))).await;
+        assert_eq!(converse(&mut mesh.arrived(at("z", 9), "c", at("c", 80)), b"hello").await, b"hello");
+        talk(&mut open[0]).await;
+        // One that ends is the place of the one that waits.
+        drop(open.pop());
+        assert_eq!(waits.read_u8().await.expect("answered"), 7);
+        talk(&mut waits).await;
+        drop((open, waits));
+        mesh.open(0).await;
+        until(|| pod(&mesh, "a").sockets.0 == 8 + 1).await;
+        assert_eq!((pod(&mesh, "a").refused, pod(&mesh, "c").pauses), (0, 0));
+    });
+}
+
+#[test]
+fn greedy_pods_leave_something_to_the_others() {
+    run(async {
+        // 24 for the three pods themselves.
+        let mesh = Mesh::with([], |settings| settings.limits.sockets = 24 + 60);
+        served(&mesh).await;
+        for application in ["b", "c", "z"] {
+            mesh.echo(at(application, 80)).await;
+        }
+        let mut greedy = Vec::new();
+        while pod(&mesh, "a").pauses == 0 {
+            let mut app = mesh.captured("a", at("b", 80));
+            let _ = app.write_u8(7).await;
+            greedy.push(app);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        for _ in 0..20 {
+            assert_eq!(converse(&mut mesh.captured("c", at("z", 80)), b"").await, b"");
+            talk(&mut mesh.arrived(at("z", 9), "c", at("c", 80))).await;
+        }
+        let (used, most) = mesh.ztunnel.budgets().sockets();
+        assert!(used < most, "{used} of {most}");
+    });
+}
+
+#[test]
+fn a_destination_that_has_all_it_may_have_says_so() {
+    run(LocalSet::new().run_until(async {
+        let mesh = Mesh::with([], |settings| settings.limits.pod_sockets = 8 + 1 + 3);
+        served(&mesh).await;
+        mesh.echo(at("b", 80)).await;
+        let mut open = Vec::new();
+        // One tunnel, and three applications' sockets.
+        for _ in 0..3 {
+            let mut app = mesh.captured("a", at("b", 80));
+            talk(&mut app).await;
+            open.push(app);
+        }
+        let other = tunnel(&mesh, "c");
+        drop(open.pop());
+        until(|| pod(&mesh, "b").sockets.0 == 12 - 1 + 1).await;
+        assert_eq!(ask(&other, "10.0.0.2:80").await, Ended::Refused(503));
+        check(&mesh.line(&[IN, ("source_workload", "c")]).await, &[("reason", "limit"), ("path", "hbone")]);
+        assert_eq!(pod(&mesh, "b").refused, 1);
+        talk(&mut open[0]).await;
+        drop(open.pop());
+        until(|| pod(&mesh, "b").sockets.0 < 12).await;
+        assert_eq!(ask(&other, "10.0.0.2:80").await, Ended::Finished);
+        other.end(TunnelEnd::Closed);
+    }));
+}
+
+#[test]
+fn who_proves_nothing_makes_room() {
+    run(async {
+        let mesh = Mesh::with([], |settings| settings.most_unauthenticated = 2);
+        served(&mesh).await;
+        mesh.echo(at("b", 80)).await;
+        let nobody = |port| mesh.arrived(SocketAddr::new(ip("z"), port), "b", at("b", HBONE_PORT));
+        let (mut first, _second) = (nobody(1), nobody(2));
+        // A TLS record that never ends is no proof.
+        first.write_all(&[22, 3, 1, 0, 200, 1]).await.expect("sent");
+        let _third = nobody(3);
+        assert_eq!(first.read(&mut [0]).await.expect("closed"), 0);
+        check(&mesh.line(&[IN]).await, &[("reason", "limit"), ("source_address", "10.0.0.9:1")]);
+        assert_eq!(pod(&mesh, "b").refused, 1);
+        // They are in their own way, and in nobody else's.
+        assert_eq!(converse(&mut mesh.captured("a", at("b", 80)), b"hello").await, b"hello");
+        let _more: Vec<_> = (4..10).map(nobody).collect();
+        assert_eq!(converse(&mut mesh.captured("c", at("b", 80)), b"hello").await, b"hello");
+        mesh.lines(2, &[OUT, ("reason", "finished")]).await;
+    });
+}
+
+#[test]
+fn who_is_slow_to_prove_who_it_is_loses_its_place_in_time() {
+    run(async {
+        let mesh = Mesh::with([], |settings| settings.tunnel.handshake = Duration::from_millis(200));
+        served(&mesh).await;
+        mesh.echo(at("b", 80)).await;
+        let mut slow = mesh.arrived(at("z", 1), "b", at("b", HBONE_PORT));
+        // One byte at a time moves nothing back.
+        let dripping = async {
+            for byte in [22, 3, 1, 0, 200].into_iter().chain(std::iter::repeat(0)) {
+                if slow.write_u8(byte).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        dripping.await;
+        check(&mesh.line(&[IN]).await, &[("reason", "timeout"), ("source_address", "10.0.0.9:1")]);
+    });
+}
+
+#[test]
+fn a_storm_at_one_pod_is_a_turn_among_others() {
+    run(async {
+        let mesh = Mesh::with([], |settings| settings.workers = std::num::NonZeroUsize::MIN);
+        served(&mesh).await;
+        for application in ["b", "c"] {
+            mesh.echo(at(application, 80)).await;
+        }
+        // All of them are in the backlog before anybody looks.
+        let storm: Vec<_> = (0..100).map(|_| mesh.captured("a", at("b", 80))).collect();
+        let mut beside = mesh.arrived(at("z", 9), "c", at("c", 80));
+        talk(&mut beside).await;
+        for mut app in storm {
+            talk(&mut app).await;
+            is_open(&app);
+        }
+        talk(&mut beside).await;
+    });
+}
+
+fn is_open(app: &TcpStream) {
+    assert!(matches!(app.try_read(&mut [0]), Err(e) if e.kind() == std::io::ErrorKind::WouldBlock));
+}
+
+#[test]
+fn what_stands_still_ends_for_want_of_memory() {
+    run(async {
+        let mesh = Mesh::with([], |settings| {
+            settings.limits.pod_memory = 1 << 20;
+            settings.tunnel.hbone.stream_window_max = 256 << 10;
+        });
+        served(&mesh).await;
+        mesh.echo(at("c", 80)).await;
+        let unread = mesh.application(at("b", 80)).await;
+        let (mut apps, mut sockets) = (Vec::new(), Vec::new());
+        let block = vec![7; 64 << 10];
+        while pod(&mesh, "b").given_up == 0 {
+            let app = mesh.captured("a", at("b", 80));
+            sockets.push(unread.accept().await.expect("accepted"));
+            let mut quiet = 0;
+            while quiet < 20 {
+                quiet = if app.try_write(&block).is_ok() { 0 } else { quiet + 1 };
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            apps.push(app);
+            assert!(apps.len() < 20, "{:?}", pod(&mesh, "b"));
+        }
+        // The oldest, at both ends, and not by an orderly end; the newest stays.
+        check(&mesh.line(&[IN, ("reason", "memory")]).await, &[("destination_address", "10.0.0.2:80")]);
+        is_reset(&mut apps[0]).await;
+        is_reset(&mut sockets[0].0).await;
+        is_open(apps.last().expect("one"));
+        let PodUse { memory: (used, allowed), .. } = pod(&mesh, "b");
+        assert!(used <= allowed, "{used} of {allowed}");
+        assert_eq!(converse(&mut mesh.captured("a", at("c", 80)), b"hello").await, b"hello");
+        assert_eq!(pod(&mesh, "a").given_up + pod(&mesh, "c").given_up, 0);
+    });
+}
