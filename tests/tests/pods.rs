@@ -26,7 +26,7 @@ use underpass_agent::pods::{self, Event, Pods};
 use underpass_core::{
     ObjectName, World,
     enrol::DATAPLANE_MODE,
-    world::{Batch, Labels, MeshSettings, Object, Phase, Workload},
+    world::{Batch, DEFAULT_WEIGHT, Labels, MeshSettings, Object, Phase, Workload},
 };
 use underpass_loader::Kernel;
 use underpass_net::{netns::Netns, socket};
@@ -121,6 +121,8 @@ fn world(facts: &[Fact], version: u64) -> World {
             host_network: false,
             phase: if fact.ended { Phase::Terminal } else { Phase::Running },
             ready: true,
+            draining: false,
+            weight: DEFAULT_WEIGHT,
             labels,
             annotations: Labels::new(),
             service_account: "default".into(),

@@ -61,19 +61,21 @@ async fn carry(
     };
     match route::plan(&world, &source, to, worker.roll(), &mut ()) {
         Plan::Refuse { service, reason } => {
-            track.service(service);
+            track.service(&world, service, to);
             reason
         }
         Plan::Plain { hop } => {
             track.path(Path::Passthrough);
             let judged = judged(&hop, Over::Plain);
-            track.destination(&world, hop.target, hop.service);
+            track.destination(&world, hop.target);
+            track.service(&world, hop.service, to);
             track.open(judged);
             plain(worker, pod, socket, from, hop.target, track).await
         }
         Plan::Hbone { hop, next, identity } => {
             track.path(Path::Hbone);
-            track.destination(&world, hop.target, hop.service.clone());
+            track.destination(&world, hop.target);
+            track.service(&world, hop.service.clone(), to);
             track.destination_identity(identity.clone());
             track.open(judged(&hop, Over::Tunnel { own, peer: identity.clone() }));
             let call = Call { world: &world, source: &source, from, hop: &hop, next, identity };

@@ -92,6 +92,8 @@ impl Track {
             source: party(source),
             destination: party(destination),
             service: None,
+            service_host: None,
+            vip: None,
             bytes_received: 0,
             bytes_sent: 0,
             opened_unix_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
@@ -129,14 +131,16 @@ impl Track {
         self.record.destination.identity = Some(identity);
     }
 
-    /// The application's address, as chosen, and the service whose VIP was called.
-    pub(crate) fn destination(&mut self, world: &World, address: SocketAddr, service: Option<ObjectName>) {
+    /// The application's address, as chosen.
+    pub(crate) fn destination(&mut self, world: &World, address: SocketAddr) {
         self.record.destination.workload = world.workload_at(address.ip()).cloned();
         self.record.destination.address = address;
-        self.record.service = service;
     }
 
-    pub(crate) fn service(&mut self, service: Option<ObjectName>) {
+    /// The service that was called, at its `vip`.
+    pub(crate) fn service(&mut self, world: &World, service: Option<ObjectName>, vip: SocketAddr) {
+        self.record.service_host = service.as_ref().map(|name| world.hostname(name).into());
+        self.record.vip = service.as_ref().map(|_| vip);
         self.record.service = service;
     }
 

@@ -279,6 +279,26 @@ pub enum Fault {
     },
 
     // ---- warnings
+    /// A wish that nobody can read: it is passed over.
+    #[error("`{}` is none of {}: {instead}", cut(.found), list(.known))]
+    ValueIgnored {
+        /// As written.
+        found: Arc<str>,
+        /// The set.
+        known: &'static [&'static str],
+        /// What happens instead.
+        instead: &'static str,
+    },
+    /// `underpass.dev/weight`.
+    #[error("`{}` is no weight: a number from 0 to {max}; it counts as {instead}", cut(.found))]
+    Weight {
+        /// As written.
+        found: Arc<str>,
+        /// The greatest.
+        max: u16,
+        /// What counts.
+        instead: u16,
+    },
     /// A field of a served object that is not served.
     #[error("known, not yet served: {instead}")]
     FieldNotServed {
@@ -293,7 +313,10 @@ impl Fault {
     pub const fn severity(&self) -> Severity {
         match self {
             Self::KindNotServed => Severity::Notice,
-            Self::FieldNotServed { .. } | Self::ForeignGroup { .. } => Severity::Warning,
+            Self::FieldNotServed { .. }
+            | Self::ForeignGroup { .. }
+            | Self::ValueIgnored { .. }
+            | Self::Weight { .. } => Severity::Warning,
             _ => Severity::Error,
         }
     }

@@ -87,8 +87,12 @@ pub struct Connection {
     pub source: Party,
     /// Who accepted it: the application's address; the called address where it was refused before one was chosen.
     pub destination: Party,
-    /// The service that was called.
+    /// The service whose VIP was called; known on the source's side only, as are the next two.
     pub service: Option<ObjectName>,
+    /// Its host name.
+    pub service_host: Option<Arc<str>>,
+    /// The VIP and port that were called.
+    pub vip: Option<SocketAddr>,
     /// Bytes from source to destination.
     pub bytes_received: u64,
     /// Bytes from destination to source.

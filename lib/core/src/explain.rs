@@ -13,9 +13,9 @@ use crate::{
     admit::admit,
     authz::{Peer, Request, Verdict},
     capture::{self, Capture},
-    route::{self, Hop, Plan},
+    route::{self, Caller, Hop, Plan},
     trace::{Stage, Step, Trace as _},
-    world::{Addressed, Workload},
+    world::{Addressed, Service, Workload},
 };
 
 /// Why there is nothing to explain.
@@ -35,6 +35,17 @@ pub enum Unknown {
     /// The service or pod has no address to connect to.
     #[error("{0} has no address to connect to")]
     NoAddress(ObjectKey),
+    /// The service is another name for something.
+    #[error("{service} is an ExternalName and has no address: its callers connect to {name}; ask for that")]
+    ExternalName {
+        /// The service.
+        service: ObjectKey,
+        /// What it is another name for.
+        name: Arc<str>,
+    },
+    /// The service has no VIP.
+    #[error("{0} is headless: its callers connect to its pods; ask for one of them")]
+    Headless(ObjectKey),
 }
 
 /// How the connection travels.
@@ -151,7 +162,11 @@ fn through_tunnel(
 /// From a pod or host outside the mesh: kube-proxy or nobody translates a VIP, then the destination's node judges.
 fn from_outside(world: &World, from: &Source, to: SocketAddr, steps: &mut Vec<Step>) -> (Way, Verdict, String) {
     let neither = || (Way::Untouched, Verdict::Allow { policy: None }, "neither end is in the mesh".to_owned());
-    let hop = match route::resolve(world, to, 0) {
+    let caller = match &from.workload {
+        Some(w) => Caller::of(w, to.ip()),
+        None => Caller { address: from.address, node: None },
+    };
+    let hop = match route::resolve(world, &caller, to, 0, steps) {
         Ok(hop) => hop,
         Err(Reason::UnknownDestination) => return neither(),
         Err(reason) => return refused(None, reason),
@@ -257,23 +272,32 @@ fn find_destination(world: &World, text: &str, namespace: &str, from: IpAddr) ->
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(address.to_canonical());
     }
-    let like = |all: &[IpAddr]| all.iter().find(|a| a.is_ipv4() == from.is_ipv4()).or(all.first()).copied();
-    let (addresses, key) = match text.split_once('/') {
+    let unknown = || Unknown::Destination(text.to_owned());
+    let service = match text.split_once('/') {
         Some((ns, name)) => {
             let name = ObjectName::new(ns, name);
-            match (world.workload(&name), world.service(&name)) {
-                (Some(w), _) => (&w.addresses[..], ObjectKey::new(Kind::Pod, name)),
-                (None, Some(s)) => (&s.vips[..], ObjectKey::new(Kind::Service, name)),
-                (None, None) => return Err(Unknown::Destination(text.to_owned())),
+            if let Some(w) = world.workload(&name) {
+                let no_address = || Unknown::NoAddress(ObjectKey::new(Kind::Pod, name.clone()));
+                return like(&w.addresses, from).ok_or_else(no_address);
             }
+            world.service(&name)
         }
-        None => {
-            let name = service_name(world, text, namespace).ok_or_else(|| Unknown::Destination(text.to_owned()))?;
-            let service = world.service(&name).ok_or_else(|| Unknown::Destination(text.to_owned()))?;
-            (&service.vips[..], ObjectKey::new(Kind::Service, name))
-        }
+        None => service_name(world, text, namespace).and_then(|name| world.service(&name)),
     };
-    like(addresses).ok_or(Unknown::NoAddress(key))
+    vip(service.ok_or_else(unknown)?, from)
+}
+
+/// One of the addresses, of the same family where there is a choice.
+fn like(all: &[IpAddr], other: IpAddr) -> Option<IpAddr> {
+    all.iter().find(|a| a.is_ipv4() == other.is_ipv4()).or(all.first()).copied()
+}
+
+fn vip(service: &Service, from: IpAddr) -> Result<IpAddr, Unknown> {
+    let key = || ObjectKey::new(Kind::Service, service.name.clone());
+    match &service.external_name {
+        Some(name) => Err(Unknown::ExternalName { service: key(), name: Arc::clone(name) }),
+        None => like(&service.vips, from).ok_or_else(|| Unknown::Headless(key())),
+    }
 }
 
 /// `reviews`, `reviews.default`, `reviews.default.svc`, `reviews.default.svc.cluster.local`.

@@ -34,6 +34,9 @@ pub enum Reason {
     UnknownPort,
     /// The service has no endpoint that is ready, in the address family of the call.
     NoEndpoint,
+    /// The service is for callers of its endpoints' nodes only (`internalTrafficPolicy: Local`), and none of them is on
+    /// the caller's.
+    NoLocalEndpoint,
     /// An ExternalName service has nothing to connect to.
     ExternalName,
     /// The destination wants a waypoint and there is none.
@@ -88,6 +91,7 @@ impl Reason {
             Self::AmbiguousAddress => "ambiguous_address",
             Self::UnknownPort => "unknown_port",
             Self::NoEndpoint => "no_endpoint",
+            Self::NoLocalEndpoint => "no_local_endpoint",
             Self::ExternalName => "external_name",
             Self::WaypointMissing => "waypoint_missing",
             Self::NotServedHere => "not_served_here",

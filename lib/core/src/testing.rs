@@ -12,8 +12,9 @@ use crate::{
     authz::{Condition, Match, Operation, Rule, Source, StringMatch},
     enrol::DATAPLANE_MODE,
     world::{
-        Action, AuthorizationPolicy, Batch, Created, Labels, MeshSettings, MtlsMode, Namespace, Object,
-        PeerAuthentication, Phase, Scope, Service, ServicePort, TargetPort, Workload,
+        Action, Affinity, AuthorizationPolicy, Batch, Created, DEFAULT_WEIGHT, Distribution, EndpointSlice, Hints,
+        InternalTraffic, Labels, Locality, MeshSettings, MtlsMode, Namespace, Node, Object, PeerAuthentication, Phase,
+        Scope, Service, ServicePort, SliceEndpoint, SlicePort, TargetPort, Workload,
     },
 };
 
@@ -34,7 +35,37 @@ pub fn labels(text: &str) -> Labels {
 /// A namespace without labels.
 #[must_use]
 pub fn namespace(name: &str) -> Namespace {
-    Namespace { name: ObjectName::cluster(name), labels: Labels::new() }
+    Namespace { name: ObjectName::cluster(name), labels: Labels::new(), distribution: None }
+}
+
+/// `region/zone/subzone`, each as far as it is known.
+#[must_use]
+pub fn locality(text: &str) -> Locality {
+    let mut parts = text.split('/').map(|p| Some(p).filter(|p| !p.is_empty()).map(Arc::from));
+    let mut next = || parts.next().flatten();
+    Locality { region: next(), zone: next(), subzone: next() }
+}
+
+/// A node without addresses, at this [`locality`].
+#[must_use]
+pub fn node(name: &str, place: &str) -> Node {
+    let Locality { region, zone, subzone } = locality(place);
+    let keys = ["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"];
+    let labels = keys.into_iter().zip([region, zone, subzone]).filter_map(|(key, value)| Some((key.into(), value?)));
+    Node { name: ObjectName::cluster(name), addresses: Vec::new(), labels: labels.collect() }
+}
+
+/// An endpoint of a slice that is ready.
+#[must_use]
+pub fn slice_endpoint(addresses: &str) -> SliceEndpoint {
+    SliceEndpoint {
+        addresses: addresses.split_whitespace().map(|a| a.parse().expect("address")).collect(),
+        ready: true,
+        draining: false,
+        node: None,
+        zone: None,
+        hints: Hints::default(),
+    }
 }
 
 /// A running, ready pod that nobody enrolled, with these addresses and its own name as `app` label.
@@ -48,6 +79,8 @@ pub fn pod(full_name: &str, addresses: &str) -> Workload {
         host_network: false,
         phase: Phase::Running,
         ready: true,
+        draining: false,
+        weight: DEFAULT_WEIGHT,
         labels: labels(&format!("app={}", name.name())),
         annotations: Labels::new(),
         service_account: name.name().into(),
@@ -88,6 +121,9 @@ pub fn service(text: &str) -> Service {
         selector,
         external_name: None,
         publish_not_ready: false,
+        internal_traffic: InternalTraffic::Cluster,
+        distribution: None,
+        affinity: Affinity::None,
         labels: Labels::new(),
         waypoint_optional: false,
     }
@@ -129,13 +165,17 @@ pub fn world(objects: impl IntoIterator<Item = Object>) -> World {
 }
 
 const NAMESPACES: [&str; 3] = ["istio-system", "default", "other"];
+const NODES: [&str; 2] = ["node-1", "node-2"];
 const APPS: [&str; 3] = ["a", "b", "c"];
 
 /// Addresses that generated objects use. Few, so that they collide.
 pub fn some_address() -> impl Strategy<Value = IpAddr> {
     let v4 = (1u8..12).prop_map(|n| IpAddr::from([10, 0, 0, n]));
     let v6 = (1u16..12).prop_map(|n| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n]));
-    let vip = (1u8..4).prop_map(|n| IpAddr::from([10, 96, 0, n]));
+    let vip = prop_oneof![
+        2 => (1u8..4).prop_map(|n| IpAddr::from([10, 96, 0, n])),
+        1 => (1u16..4).prop_map(|n| IpAddr::from([0xfd96, 0, 0, 0, 0, 0, 0, n])),
+    ];
     let odd = select(vec!["127.0.0.1", "::1", "0.0.0.0", "::", "192.0.2.1", "2001:db8::1"]);
     prop_oneof![4 => v4, 4 => v6, 2 => vip, 1 => odd.prop_map(|a| a.parse().expect("address"))]
 }
@@ -154,27 +194,81 @@ fn some_labels() -> impl Strategy<Value = Labels> {
 fn some_workload() -> impl Strategy<Value = Workload> {
     let addresses = (any::<bool>(), 1u8..12, any::<bool>(), 1u16..12);
     let state = (select(vec![Phase::Running, Phase::Running, Phase::Pending, Phase::Terminal]), any::<bool>());
-    let odd = (prop::bool::weighted(0.1), prop::bool::weighted(0.1));
-    (some_name(), addresses, some_labels(), state, odd, select(vec!["node-1", "node-2"])).prop_map(
-        |(name, (has4, n4, has6, n6), labels, (phase, ready), (host_network, has_sidecar), node)| {
+    let odd = (prop::bool::weighted(0.1), prop::bool::weighted(0.1), prop::bool::weighted(0.2), some_weight());
+    (some_name(), addresses, some_labels(), state, odd, select(&NODES[..])).prop_map(
+        |(name, (has4, n4, has6, n6), labels, (phase, ready), (host_network, has_sidecar, draining, weight), node)| {
             let mut w = pod(&name.to_string(), "");
             w.addresses.extend(has4.then(|| IpAddr::from([10, 0, 0, n4])));
             w.addresses.extend(has6.then(|| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n6])));
             w.labels = labels;
             w.node = Some(node.into());
-            Workload { phase, ready, host_network, has_sidecar, ..w }
+            let (ready, draining) = (ready && !draining, ready && draining);
+            Workload { phase, ready, draining, weight, host_network, has_sidecar, ..w }
         },
     )
 }
 
+/// Mostly the usual one.
+fn some_weight() -> impl Strategy<Value = u16> {
+    prop_oneof![3 => Just(DEFAULT_WEIGHT), 1 => 0u16..4]
+}
+
+fn some_distribution() -> impl Strategy<Value = Option<Distribution>> {
+    select(vec![None, Some(Distribution::Any), Some(Distribution::SameZone), Some(Distribution::SameNode)])
+}
+
+fn some_node() -> impl Strategy<Value = Node> {
+    let places = ["", "r1", "r1/z1", "r1/z1/s1", "r1/z1/s2", "r1/z2", "r2/z1", "/z1"];
+    (select(&NODES[..]), select(places.to_vec())).prop_map(|(name, place)| node(name, place))
+}
+
 fn some_service() -> impl Strategy<Value = Service> {
-    let flags = (any::<bool>(), any::<bool>());
-    (some_name(), select(&APPS[..]), 1u8..4, flags, some_labels()).prop_map(
-        |(name, app, vip, (not_ready, optional), labels)| Service {
+    let flags = (any::<bool>(), any::<bool>(), prop::bool::weighted(0.1));
+    let traffic = (prop::bool::weighted(0.2), some_distribution(), any::<bool>());
+    (some_name(), select(&APPS[..]), 1u8..4, flags, some_labels(), traffic).prop_map(
+        |(name, app, vip, (not_ready, optional, external), labels, (local, distribution, affine))| Service {
             publish_not_ready: not_ready,
             waypoint_optional: optional,
+            external_name: external.then(|| "example.com".into()),
+            vips: if external { Vec::new() } else { vips(vip) },
+            internal_traffic: if local { InternalTraffic::Local } else { InternalTraffic::Cluster },
+            distribution,
+            affinity: if affine { Affinity::ClientIp } else { Affinity::None },
             labels,
-            ..service(&format!("{name} app={app} 10.96.0.{vip} 80=8080 443=https"))
+            ..service(&format!("{name} app={app} - 80=8080 443=https"))
+        },
+    )
+}
+
+fn vips(n: u8) -> Vec<IpAddr> {
+    vec![IpAddr::from([10, 96, 0, n]), IpAddr::from([0xfd96, 0, 0, 0, 0, 0, 0, n.into()])]
+}
+
+/// A slice of one address family, of one of the few services.
+fn some_slice() -> impl Strategy<Value = EndpointSlice> {
+    let names =
+        |all: &'static [&'static str]| vec(select(all), 0..2).prop_map(|n| n.into_iter().map(Arc::from).collect());
+    let hints = (names(&["z1", "z2"]), names(&NODES)).prop_map(|(zones, nodes)| Hints { zones, nodes });
+    let place = (select(vec![None, Some("z1"), Some("z2")]), select(vec![None, Some(NODES[0]), Some(NODES[1])]));
+    let endpoint = (1u8..12, any::<bool>(), any::<bool>(), place, hints);
+    (some_name(), any::<bool>(), vec(endpoint, 0..4), select(vec!["p80", "p443"])).prop_map(
+        |(service, v4, all, port)| {
+            let address =
+                |n: u8| if v4 { [10, 0, 0, n].into() } else { IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n.into()]) };
+            let endpoints = all.into_iter().map(|(n, ready, draining, (zone, node), hints)| SliceEndpoint {
+                addresses: vec![address(n)],
+                ready,
+                draining,
+                node: node.map(Arc::from),
+                zone: zone.map(Arc::from),
+                hints,
+            });
+            EndpointSlice {
+                name: ObjectName::new(service.namespace(), format!("{}-{}", service.name(), if v4 { 4 } else { 6 })),
+                service,
+                ports: vec![SlicePort { name: port.into(), port: 8080 }],
+                endpoints: endpoints.collect(),
+            }
         },
     )
 }
@@ -223,7 +317,11 @@ fn some_peer_authentication() -> impl Strategy<Value = PeerAuthentication> {
 
 fn some_namespace() -> impl Strategy<Value = Namespace> {
     let keys = ["", "istio.io/dataplane-mode=ambient", "istio-injection=enabled", "istio.io/dataplane-mode=none"];
-    (select(&NAMESPACES[..]), select(keys.to_vec())).prop_map(|(n, l)| Namespace { labels: labels(l), ..namespace(n) })
+    (select(&NAMESPACES[..]), select(keys.to_vec()), some_distribution()).prop_map(|(n, l, distribution)| Namespace {
+        labels: labels(l),
+        distribution,
+        ..namespace(n)
+    })
 }
 
 /// Any object. Names are few, so that objects replace each other.
@@ -231,6 +329,8 @@ pub fn some_object() -> impl Strategy<Value = Object> {
     prop_oneof![
         6 => some_workload().prop_map(Object::from),
         3 => some_service().prop_map(Object::from),
+        1 => some_slice().prop_map(Object::from),
+        1 => some_node().prop_map(Object::from),
         2 => some_namespace().prop_map(Object::from),
         3 => some_policy().prop_map(Object::from),
         2 => some_peer_authentication().prop_map(Object::from),

@@ -310,7 +310,9 @@ fn uid(namespace: &str, name: &str) -> String {
 mod tests {
     use underpass_core::{
         ObjectName,
-        world::{Batch, Labels, MeshSettings, Node, Service, TargetPort, Workload},
+        world::{
+            Affinity, Batch, DEFAULT_WEIGHT, InternalTraffic, Labels, MeshSettings, Node, Service, TargetPort, Workload,
+        },
     };
 
     use super::*;
@@ -360,6 +362,8 @@ mod tests {
             host_network: false,
             phase: Phase::Running,
             ready: true,
+            draining: false,
+            weight: DEFAULT_WEIGHT,
             labels: Labels::from([("app".into(), name.into())]),
             annotations: Labels::new(),
             service_account: "default".into(),
@@ -390,6 +394,9 @@ mod tests {
             selector: Some(Labels::from([("app".into(), "db".into())])),
             external_name: None,
             publish_not_ready: false,
+            internal_traffic: InternalTraffic::default(),
+            distribution: None,
+            affinity: Affinity::default(),
             labels: Labels::new(),
             waypoint_optional: false,
         });

@@ -1,8 +1,10 @@
 //! EndpointSlices: the addresses and ports behind a service, which its label names. Each slice has one address family.
 
+use std::sync::Arc;
+
 use underpass_core::{
     Kind, ObjectName,
-    world::{EndpointSlice, SliceEndpoint, SlicePort},
+    world::{EndpointSlice, Hints, SliceEndpoint, SlicePort},
 };
 
 use super::{
@@ -48,21 +50,48 @@ pub fn endpoint_slice(shape: &shapes::EndpointSlice) -> Result<Converted<Endpoin
 
 fn endpoints(shape: &shapes::EndpointSlice, faults: &mut Faults) -> Vec<SliceEndpoint> {
     let at = At::ROOT.field("endpoints");
-    let mut endpoints = Vec::new();
-    for (i, endpoint) in shape.endpoints.iter().enumerate() {
-        let at = at.index(i);
-        let at = at.field("addresses");
-        if endpoint.addresses.is_empty() {
-            faults.push(&at, Fault::EmptyList);
-        }
-        let mut addresses = Addresses::default();
-        for (i, text) in endpoint.addresses.iter().enumerate() {
-            addresses.add(text, &at.index(i), faults);
-        }
-        let addresses = addresses.into_vec();
-        endpoints.push(SliceEndpoint { addresses, ready: endpoint.conditions.ready.unwrap_or(true) });
+    (shape.endpoints.iter().enumerate()).map(|(i, endpoint)| self::endpoint(endpoint, &at.index(i), faults)).collect()
+}
+
+fn endpoint(endpoint: &shapes::Endpoint, at: &At<'_>, faults: &mut Faults) -> SliceEndpoint {
+    let list = at.field("addresses");
+    if endpoint.addresses.is_empty() {
+        faults.push(&list, Fault::EmptyList);
     }
-    endpoints
+    let mut addresses = Addresses::default();
+    for (i, text) in endpoint.addresses.iter().enumerate() {
+        addresses.add(text, &list.index(i), faults);
+    }
+    let said = |text: &Option<String>| text.clone().filter(|t| !t.is_empty());
+    let node = said(&endpoint.node_name);
+    let zone = said(&endpoint.zone);
+    // What is missing counts as the API says, also while it is unknown.
+    let conditions = endpoint.conditions;
+    let (serving, terminating) = (conditions.serving.unwrap_or(true), conditions.terminating.unwrap_or(false));
+    SliceEndpoint {
+        addresses: addresses.into_vec(),
+        ready: conditions.ready.unwrap_or(true),
+        draining: serving && terminating,
+        node: node.and_then(|n| faults.check(&at.field("nodeName"), syntax::dns_subdomain(&n))),
+        zone: zone.and_then(|z| faults.check(&at.field("zone"), syntax::label_value(&z))),
+        hints: hints(&endpoint.hints, &at.field("hints"), faults),
+    }
+}
+
+fn hints(hints: &shapes::EndpointHints, at: &At<'_>, faults: &mut Faults) -> Hints {
+    let mut list = |all: &[shapes::Named], name: &str, check: fn(&str) -> Result<Arc<str>, Fault>| {
+        let at = at.field(name);
+        let mut one = |(i, named): (usize, &shapes::Named)| {
+            let at = at.index(i);
+            faults
+                .check(&at.field("name"), if named.name.is_empty() { Err(Fault::Missing) } else { check(&named.name) })
+        };
+        all.iter().enumerate().filter_map(&mut one).collect()
+    };
+    Hints {
+        zones: list(&hints.for_zones, "forZones", syntax::label_value),
+        nodes: list(&hints.for_nodes, "forNodes", syntax::dns_subdomain),
+    }
 }
 
 fn ports(shape: &shapes::EndpointSlice, faults: &mut Faults) -> Vec<SlicePort> {

@@ -2,10 +2,20 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use underpass_core::{Kind, ObjectName, world::Labels};
+use underpass_core::{
+    Kind, ObjectName,
+    world::{Distribution, Labels},
+};
 
 use super::{Faults, syntax};
 use crate::{Fault, path::At, shapes::ObjectMeta};
+
+/// What `spec.trafficDistribution` says where that cannot be written: of namespaces, and in older clusters.
+const DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
+/// What it can say.
+const DISTRIBUTIONS: &[&str] = &["PreferClose", "PreferSameZone", "PreferSameNode", "Any"];
+/// What the field can say.
+pub(super) const FIELD_DISTRIBUTIONS: &[&str] = &["PreferClose", "PreferSameZone", "PreferSameNode"];
 
 /// The namespace of an object that names none, as kubectl has it.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -68,4 +78,31 @@ pub(super) fn switch(
         faults.push(&at.field("annotations").field(key), Fault::Value { found: value.as_str().into(), known });
     }
     yes.contains(&value.as_str())
+}
+
+/// The annotation that says how near connections prefer to stay. Istio reads it in any case of its letters.
+pub(super) fn distribution(meta: &ObjectMeta, faults: &mut Faults) -> Option<Distribution> {
+    let value = meta.annotations.get(DISTRIBUTION)?;
+    let at = At::ROOT.field("metadata");
+    let known = DISTRIBUTIONS.iter().find(|k| k.eq_ignore_ascii_case(value)).copied();
+    read_distribution(known.unwrap_or(value), DISTRIBUTIONS, &at.field("annotations").field(DISTRIBUTION), faults)
+}
+
+/// One of `known`. It is a wish, and no reason to be without the object that has it.
+pub(super) fn read_distribution(
+    text: &str,
+    known: &'static [&'static str],
+    at: &At<'_>,
+    faults: &mut Faults,
+) -> Option<Distribution> {
+    match text {
+        "PreferClose" | "PreferSameZone" => Some(Distribution::SameZone),
+        "PreferSameNode" => Some(Distribution::SameNode),
+        "Any" if known.contains(&"Any") => Some(Distribution::Any),
+        found => {
+            let instead = "connections go to endpoints anywhere";
+            faults.push(at, Fault::ValueIgnored { found: found.into(), known, instead });
+            None
+        }
+    }
 }

@@ -16,7 +16,8 @@ pub fn namespace(shape: &shapes::Namespace) -> Result<Converted<Namespace>, Reje
     let mut faults = Faults::default();
     let name = meta::object_name(Kind::Namespace, &shape.metadata, &mut faults);
     let labels = meta::labels(&shape.metadata, &mut faults);
-    faults.finish(name.zip(labels).map(|(name, labels)| Namespace { name, labels }))
+    let distribution = meta::distribution(&shape.metadata, &mut faults);
+    faults.finish(name.zip(labels).map(|(name, labels)| Namespace { name, labels, distribution }))
 }
 
 /// `v1 Node`.

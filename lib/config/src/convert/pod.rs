@@ -6,7 +6,7 @@ use std::{net::IpAddr, sync::Arc};
 use underpass_core::{
     Kind,
     enrol::SIDECAR_INJECT,
-    world::{ContainerPort, Phase, Workload},
+    world::{ContainerPort, DEFAULT_WEIGHT, Phase, Workload},
 };
 
 use super::{
@@ -19,6 +19,8 @@ use crate::{Fault, path::At, shapes};
 const SIDECAR: &str = "istio-proxy";
 /// What its injector leaves behind.
 const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
+/// Its share of the new connections of a service, relative to the other endpoints'.
+const WEIGHT: &str = "underpass.dev/weight";
 /// The annotations that core asks for.
 const ANNOTATIONS: [&str; 1] = [SIDECAR_INJECT];
 
@@ -42,7 +44,9 @@ pub fn pod(shape: &shapes::Pod) -> Result<Converted<Workload>, Rejected> {
     let phase = phase(&shape.status, &status, &mut faults);
     let addresses = addresses(&shape.status, &status, &mut faults);
     let ports = ports(&shape.spec, &spec, &mut faults);
+    let weight = weight(meta, &metadata, &mut faults);
     let containers = || shape.spec.containers.iter().chain(&shape.spec.init_containers);
+    let is_deleted = meta.deletion_timestamp.is_some();
     let workload = || {
         Some(Workload {
             name: name?,
@@ -54,7 +58,9 @@ pub fn pod(shape: &shapes::Pod) -> Result<Converted<Workload>, Rejected> {
             },
             host_network: shape.spec.host_network,
             phase: phase?,
-            ready: is_ready(shape, phase?),
+            ready: is_ready(shape, phase?) && !is_deleted,
+            draining: is_ready(shape, phase?) && is_deleted,
+            weight,
             labels: labels?,
             annotations: meta::annotations(meta, &ANNOTATIONS),
             service_account: account?,
@@ -79,11 +85,21 @@ fn phase(status: &shapes::PodStatus, at: &At<'_>, faults: &mut Faults) -> Option
     }
 }
 
-/// The `Ready` condition; a pod written by hand has none and counts as ready while it runs. One that is being deleted
-/// takes no new connections, as in the slices that Kubernetes makes.
+/// The `Ready` condition; a pod written by hand has none and counts as ready while it runs. While it is being deleted it
+/// serves, but takes new connections only where no other pod does, as in the slices that Kubernetes makes.
 fn is_ready(shape: &shapes::Pod, phase: Phase) -> bool {
     let condition = shape.status.conditions.iter().find(|c| c.r#type == "Ready");
-    shape.metadata.deletion_timestamp.is_none() && condition.map_or(phase == Phase::Running, |c| c.status == "True")
+    condition.map_or(phase == Phase::Running, |c| c.status == "True")
+}
+
+/// A weight that is none is passed over: a pod must not leave the mesh for it.
+fn weight(meta: &shapes::ObjectMeta, at: &At<'_>, faults: &mut Faults) -> u16 {
+    let Some(text) = meta.annotations.get(WEIGHT) else { return DEFAULT_WEIGHT };
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let weight = text.parse().ok().filter(|_| digits);
+    let fault = || Fault::Weight { found: text.as_str().into(), max: u16::MAX, instead: DEFAULT_WEIGHT };
+    let annotations = at.field("annotations");
+    faults.check(&annotations.field(WEIGHT), weight.ok_or_else(fault)).unwrap_or(DEFAULT_WEIGHT)
 }
 
 fn addresses(status: &shapes::PodStatus, at: &At<'_>, faults: &mut Faults) -> Vec<IpAddr> {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use underpass_core::{
     Kind,
-    world::{Service, ServicePort, TargetPort},
+    world::{Affinity, Distribution, InternalTraffic, Service, ServicePort, TargetPort},
 };
 
 use super::{
@@ -16,6 +16,11 @@ use crate::{Fault, path::At, shapes, shapes::IntOrString};
 /// `allow`: a missing waypoint is passed over.
 const WAYPOINT_FAILURE: &str = "underpass.dev/waypoint-failure";
 
+/// Asks the controller that writes EndpointSlices for hints.
+const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
+
+const INTERNAL_TRAFFIC: &[&str; 2] = &["Cluster", "Local"];
+const AFFINITIES: &[&str; 2] = &["None", "ClientIP"];
 const TYPES: &[&str] = &["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"];
 
 /// `v1 Service`.
@@ -39,6 +44,10 @@ pub fn service(shape: &shapes::Service) -> Result<Converted<Service>, Rejected> 
     let selector = spec.selector.as_ref().map(|s| meta::label_map(s, &at.field("selector"), &mut faults));
     let waypoint_optional =
         meta::switch(&shape.metadata, WAYPOINT_FAILURE, (&["refuse"], &["allow"]), &["allow", "refuse"], &mut faults);
+    let internal =
+        word(&spec.internal_traffic_policy, INTERNAL_TRAFFIC, &at.field("internalTrafficPolicy"), &mut faults);
+    let affinity = word(&spec.session_affinity, AFFINITIES, &at.field("sessionAffinity"), &mut faults);
+    let distribution = distribution(shape, &at, &mut faults);
     not_yet(shape, &at, &mut faults);
     let service = || {
         Some(Service {
@@ -51,6 +60,9 @@ pub fn service(shape: &shapes::Service) -> Result<Converted<Service>, Rejected> 
             },
             external_name,
             publish_not_ready: spec.publish_not_ready_addresses,
+            internal_traffic: if internal? { InternalTraffic::Local } else { InternalTraffic::Cluster },
+            distribution,
+            affinity: if affinity? { Affinity::ClientIp } else { Affinity::None },
             labels: labels?,
             waypoint_optional,
         })
@@ -122,25 +134,39 @@ fn target(port: &shapes::ServicePort) -> Result<TargetPort, Fault> {
     }
 }
 
-/// Fields that change where traffic goes, and do not yet here.
-fn not_yet(shape: &shapes::Service, at: &At<'_>, faults: &mut Faults) {
-    let spec = &shape.spec;
-    let says = |field: &Option<String>, usual: &str| field.as_deref().is_some_and(|v| !v.is_empty() && v != usual);
-    let any = "connections go to any ready endpoint";
-    for (field, is_set, instead) in [
-        ("sessionAffinity", says(&spec.session_affinity, "None"), any),
-        ("internalTrafficPolicy", says(&spec.internal_traffic_policy, "Cluster"), any),
-        ("trafficDistribution", says(&spec.traffic_distribution, ""), any),
-        ("externalIPs", !spec.external_ips.is_empty(), "connections to these addresses are not the mesh's"),
-    ] {
-        if is_set {
-            faults.push(&at.field(field), Fault::FieldNotServed { instead });
+/// A field that knows two words: is it the second? Missing is the first.
+fn word(field: &Option<String>, known: &'static [&'static str; 2], at: &At<'_>, faults: &mut Faults) -> Option<bool> {
+    let [first, second] = known;
+    match field.as_deref().unwrap_or_default() {
+        "" => Some(false),
+        text if text == *first => Some(false),
+        text if text == *second => Some(true),
+        found => {
+            faults.push(at, Fault::Value { found: found.into(), known });
+            None
         }
     }
+}
+
+/// The field, else the annotation.
+fn distribution(shape: &shapes::Service, at: &At<'_>, faults: &mut Faults) -> Option<Distribution> {
+    let of_annotation = meta::distribution(&shape.metadata, faults);
+    let field = shape.spec.traffic_distribution.as_deref().filter(|t| !t.is_empty());
+    let of_field = field.and_then(|text| {
+        meta::read_distribution(text, meta::FIELD_DISTRIBUTIONS, &at.field("trafficDistribution"), faults)
+    });
+    of_field.or(of_annotation)
+}
+
+/// What changes where traffic goes, and does not here.
+fn not_yet(shape: &shapes::Service, at: &At<'_>, faults: &mut Faults) {
+    if !shape.spec.external_ips.is_empty() {
+        let instead = "connections to these addresses are not the mesh's";
+        faults.push(&at.field("externalIPs"), Fault::FieldNotServed { instead });
+    }
     let metadata = At::ROOT.field("metadata");
-    for key in ["networking.istio.io/traffic-distribution", "service.kubernetes.io/topology-mode"] {
-        if shape.metadata.annotations.contains_key(key) {
-            faults.push(&metadata.field("annotations").field(key), Fault::FieldNotServed { instead: any });
-        }
+    if shape.metadata.annotations.contains_key(TOPOLOGY_MODE) {
+        let instead = "only hints that EndpointSlices already have count";
+        faults.push(&metadata.field("annotations").field(TOPOLOGY_MODE), Fault::FieldNotServed { instead });
     }
 }

@@ -205,6 +205,30 @@ pub struct Endpoint {
     pub addresses: Vec<String>,
     /// `conditions`.
     pub conditions: EndpointConditions,
+    /// `nodeName`.
+    pub node_name: Option<String>,
+    /// `zone`.
+    pub zone: Option<String>,
+    /// `hints`.
+    pub hints: EndpointHints,
+}
+
+/// `hints` of an endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointHints {
+    /// `forZones`.
+    pub for_zones: Vec<Named>,
+    /// `forNodes`.
+    pub for_nodes: Vec<Named>,
+}
+
+/// A zone or a node, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Named {
+    /// `name`.
+    pub name: String,
 }
 
 /// `conditions` of an endpoint.
@@ -213,6 +237,10 @@ pub struct Endpoint {
 pub struct EndpointConditions {
     /// `ready`; missing counts as true.
     pub ready: Option<bool>,
+    /// `serving`; missing counts as true.
+    pub serving: Option<bool>,
+    /// `terminating`; missing counts as false.
+    pub terminating: Option<bool>,
 }
 
 /// A port of a slice.

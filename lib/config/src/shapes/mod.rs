@@ -17,8 +17,9 @@ use serde::{
 
 pub use self::{
     core::{
-        Container, ContainerPort, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Namespace, Node,
-        NodeAddress, NodeStatus, Pod, PodCondition, PodIp, PodSpec, PodStatus, Service, ServicePort, ServiceSpec,
+        Container, ContainerPort, Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, Named,
+        Namespace, Node, NodeAddress, NodeStatus, Pod, PodCondition, PodIp, PodSpec, PodStatus, Service, ServicePort,
+        ServiceSpec,
     },
     istio::{
         AuthorizationPolicy, AuthorizationPolicySpec, Condition, From, MutualTls, Operation, PeerAuthentication,

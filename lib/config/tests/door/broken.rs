@@ -349,6 +349,13 @@ fn services_and_slices() {
     "#]],
     );
     check(
+        &service("{internalTrafficPolicy: local, sessionAffinity: ClientIp}"),
+        &expect![[r#"
+        error: dir/a.yaml:8: document 2: Service default/a: spec.internalTrafficPolicy: `local` is none of Cluster, Local (not served)
+        error: dir/a.yaml:8: document 2: Service default/a: spec.sessionAffinity: `ClientIp` is none of None, ClientIP (not served)
+    "#]],
+    );
+    check(
         &service("{type: Cluster}"),
         &expect![[r#"
         error: dir/a.yaml:8: document 2: Service default/a: spec.type: `Cluster` is none of ClusterIP, NodePort, LoadBalancer, ExternalName (not served)
@@ -400,6 +407,19 @@ fn services_and_slices() {
         error: dir/a.yaml:9: document 2: EndpointSlice default/a: endpoints[1].addresses[0]: ::1 cannot be the address of a pod, a node or a service (not served)
         error: dir/a.yaml:10: document 2: EndpointSlice default/a: ports[0].port: `0` is no port: a number from 1 to 65535 (not served)
     "#]],
+    );
+    check(
+        &slice(
+            of_a,
+            "addressType: IPv4\nendpoints: [{addresses: [10.0.0.1], nodeName: 'Node 1', zone: a/b, hints: {forZones: [{name: ''}, {name: '-'}], forNodes: [{}]}}]",
+        ),
+        &expect![[r#"
+            error: dir/a.yaml:9: document 2: EndpointSlice default/a: endpoints[0].hints.forNodes[0].name: is missing (not served)
+            error: dir/a.yaml:9: document 2: EndpointSlice default/a: endpoints[0].hints.forZones[0].name: is missing (not served)
+            error: dir/a.yaml:9: document 2: EndpointSlice default/a: endpoints[0].hints.forZones[1].name: `-` is no label value: up to 63 of A-Z a-z 0-9 - _ . (not at the ends - _ .) (not served)
+            error: dir/a.yaml:9: document 2: EndpointSlice default/a: endpoints[0].nodeName: `Node 1` is no valid name: up to 253 of a-z 0-9 - ., with a letter or digit at both ends of each part (not served)
+            error: dir/a.yaml:9: document 2: EndpointSlice default/a: endpoints[0].zone: `a/b` is no label value: up to 63 of A-Z a-z 0-9 - _ . (not at the ends - _ .) (not served)
+        "#]],
     );
     check(
         &slice(of_a, "addressType: FQDN\nendpoints: [{addresses: [example.com]}]\nports: [{}]"),

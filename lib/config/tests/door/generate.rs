@@ -139,7 +139,10 @@ fn some_service() -> impl Strategy<Value = Service> {
 }
 
 fn some_slice() -> impl Strategy<Value = EndpointSlice> {
-    let endpoint = (some_addresses(), any::<bool>()).prop_map(|(addresses, ready)| SliceEndpoint { addresses, ready });
+    let endpoint = (some_addresses(), any::<bool>()).prop_map(|(addresses, ready)| {
+        let zone = Some("zone.a".into());
+        SliceEndpoint { addresses, ready, zone, ..underpass_core::testing::slice_endpoint("") }
+    });
     (some_name(), vec(endpoint, 0..3), port()).prop_map(|(name, endpoints, port)| {
         let ports = vec![SlicePort { name: "".into(), port }, SlicePort { name: "http".into(), port: 80 }];
         EndpointSlice { service: ObjectName::new(name.namespace(), "x1"), name, ports, endpoints }

@@ -7,8 +7,8 @@ use underpass_core::{
     ObjectName,
     authz::{Condition, Match, Operation, Rule, ServiceAccount, Source},
     world::{
-        Action, AuthorizationPolicy, Created, EndpointSlice, Labels, MtlsMode, Object, PeerAuthentication, Phase,
-        Scope, Service, TargetPort, Workload,
+        Action, Affinity, AuthorizationPolicy, Created, DEFAULT_WEIGHT, Distribution, EndpointSlice, InternalTraffic,
+        Labels, MtlsMode, Object, PeerAuthentication, Phase, Scope, Service, SliceEndpoint, TargetPort, Workload,
     },
 };
 
@@ -22,7 +22,14 @@ pub(crate) fn print(object: &Object) -> String {
 /// As JSON, for a file that is JSON.
 pub(crate) fn to_json(object: &Object) -> Value {
     match object {
-        Object::Namespace(n) => document("v1", "Namespace", &n.name, &n.labels, json!({})),
+        Object::Namespace(n) => {
+            let mut all = document("v1", "Namespace", &n.name, &n.labels, json!({}));
+            if let Some(distribution) = n.distribution {
+                all["metadata"]["annotations"] =
+                    json!({"networking.istio.io/traffic-distribution": distribution.as_str()});
+            }
+            all
+        }
         Object::Node(n) => {
             let addresses: Vec<_> = n.addresses.iter().map(|a| json!({"type": "InternalIP", "address": a})).collect();
             document("v1", "Node", &n.name, &n.labels, json!({"status": {"addresses": addresses}}))
@@ -55,7 +62,7 @@ fn workload(w: &Workload) -> Value {
         Phase::Running => "Running",
         Phase::Terminal => "Succeeded",
     };
-    let ready = if w.ready { "True" } else { "False" };
+    let ready = if w.ready || w.draining { "True" } else { "False" };
     let ips: Vec<_> = w.addresses.iter().map(|a| json!({"ip": a})).collect();
     let mut all = document(
         "v1",
@@ -69,6 +76,12 @@ fn workload(w: &Workload) -> Value {
     );
     all["metadata"]["uid"] = json!(&*w.uid);
     all["metadata"]["annotations"] = json!(w.annotations);
+    if w.weight != DEFAULT_WEIGHT {
+        all["metadata"]["annotations"]["underpass.dev/weight"] = json!(w.weight.to_string());
+    }
+    if w.draining {
+        all["metadata"]["deletionTimestamp"] = json!("2026-01-31T12:00:00Z");
+    }
     if let Some(node) = &w.node {
         all["spec"]["nodeName"] = json!(&**node);
     }
@@ -93,20 +106,51 @@ fn service(s: &Service) -> Value {
         spec["type"] = json!("ExternalName");
         spec["externalName"] = json!(&**name);
     }
-    let mut all = document("v1", "Service", &s.name, &s.labels, json!({"spec": spec}));
-    if s.waypoint_optional {
-        all["metadata"]["annotations"] = json!({"underpass.dev/waypoint-failure": "allow"});
+    if s.internal_traffic == InternalTraffic::Local {
+        spec["internalTrafficPolicy"] = json!("Local");
     }
+    if s.affinity == Affinity::ClientIp {
+        spec["sessionAffinity"] = json!("ClientIP");
+    }
+    let mut annotations = Map::new();
+    match s.distribution {
+        // the field does not know this one
+        Some(Distribution::Any) => {
+            annotations.insert("networking.istio.io/traffic-distribution".into(), json!("any"));
+        }
+        Some(distribution) => spec["trafficDistribution"] = json!(distribution.as_str()),
+        None => {}
+    }
+    if s.waypoint_optional {
+        annotations.insert("underpass.dev/waypoint-failure".into(), json!("allow"));
+    }
+    let mut all = document("v1", "Service", &s.name, &s.labels, json!({"spec": spec}));
+    all["metadata"]["annotations"] = annotations.into();
     all
 }
 
 fn slice(s: &EndpointSlice) -> Value {
     let labels: Labels = [("kubernetes.io/service-name".into(), s.service.name().into())].into();
     let ports: Vec<_> = s.ports.iter().map(|p| json!({"name": &*p.name, "port": p.port})).collect();
-    let endpoints = s.endpoints.iter().map(|e| json!({"addresses": e.addresses, "conditions": {"ready": e.ready}}));
-    let endpoints: Vec<_> = endpoints.collect();
+    let endpoints: Vec<_> = s.endpoints.iter().map(slice_endpoint).collect();
     let rest = json!({"addressType": "IPv4", "ports": ports, "endpoints": endpoints});
     document("discovery.k8s.io/v1", "EndpointSlice", &s.name, &labels, rest)
+}
+
+fn slice_endpoint(e: &SliceEndpoint) -> Value {
+    let named = |all: &[std::sync::Arc<str>]| all.iter().map(|name| json!({"name": &**name})).collect::<Vec<_>>();
+    let mut all = json!({
+        "addresses": e.addresses,
+        "conditions": {"ready": e.ready, "serving": e.ready || e.draining, "terminating": e.draining},
+        "hints": {"forZones": named(&e.hints.zones), "forNodes": named(&e.hints.nodes)},
+    });
+    if let Some(node) = &e.node {
+        all["nodeName"] = json!(&**node);
+    }
+    if let Some(zone) = &e.zone {
+        all["zone"] = json!(&**zone);
+    }
+    all
 }
 
 fn authorization_policy(p: &AuthorizationPolicy) -> Value {

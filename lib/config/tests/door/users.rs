@@ -1,7 +1,11 @@
 //! What users' guides have them write: it is read, or named as not yet served, and nothing is passed over in silence.
 
 use expect_test::{Expect, expect};
-use underpass_core::{Kind, ObjectKey, testing::name, world::Object};
+use underpass_core::{
+    Kind, ObjectKey,
+    testing::{locality, name},
+    world::{Affinity, Distribution, InternalTraffic, Object},
+};
 
 use crate::{Shelf, lines};
 
@@ -81,23 +85,186 @@ fn what_is_not_yet_served_is_named() {
 }
 
 #[test]
-fn a_services_other_fields_are_warnings() {
+fn what_a_service_says_about_traffic() {
     let shelf = check(
         "apiVersion: v1\nkind: Service\nmetadata:\n  name: a\n  annotations:\n    \
          networking.istio.io/traffic-distribution: PreferClose\nspec:\n  sessionAffinity: ClientIP\n  \
          internalTrafficPolicy: Local\n  trafficDistribution: PreferClose\n  externalIPs: [192.0.2.1]\n  clusterIP: 10.96.0.1\n  \
          ports:\n    - {name: http, port: 80, targetPort: http}\n    - {name: dns, port: 53, protocol: UDP}\n",
         &expect![[r#"
-            warning: a.yaml:6: document 1: Service default/a: metadata.annotations[networking.istio.io/traffic-distribution]: known, not yet served: connections go to any ready endpoint
-            warning: a.yaml:8: document 1: Service default/a: spec.sessionAffinity: known, not yet served: connections go to any ready endpoint
-            warning: a.yaml:9: document 1: Service default/a: spec.internalTrafficPolicy: known, not yet served: connections go to any ready endpoint
-            warning: a.yaml:10: document 1: Service default/a: spec.trafficDistribution: known, not yet served: connections go to any ready endpoint
             warning: a.yaml:11: document 1: Service default/a: spec.externalIPs: known, not yet served: connections to these addresses are not the mesh's
         "#]],
     );
     let service = shelf.world.service(&name("default/a")).unwrap();
     assert_eq!(service.ports.len(), 1, "UDP is not the mesh's");
     assert_eq!(service.vips.len(), 1);
+    assert_eq!(service.affinity, Affinity::ClientIp);
+    assert_eq!(service.internal_traffic, InternalTraffic::Local);
+    assert_eq!(service.distribution, Some(Distribution::SameZone));
+}
+
+/// What a service with this annotation and field says about distribution, and what is said about it.
+fn distribution(annotation: &str, field: &str, expect: Option<Distribution>, says: &Expect) {
+    let annotations = match annotation {
+        "" => String::new(),
+        value => format!(", annotations: {{networking.istio.io/traffic-distribution: {value}}}"),
+    };
+    let mut shelf = Shelf::new();
+    let text = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: a{annotations}}}\nspec: {{trafficDistribution: \"{field}\"}}\n\
+         ---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: default{annotations}}}\n"
+    );
+    let update = shelf.put(&[("a.yaml", &text)]);
+    assert_eq!(shelf.world.service(&name("default/a")).unwrap().distribution, expect, "{text}");
+    says.assert_eq(&lines(&update));
+    if field.is_empty() {
+        assert_eq!(shelf.world.namespace("default").unwrap().distribution, expect, "{text}");
+    }
+}
+
+#[test]
+fn how_near_traffic_stays() {
+    let (zone, node) = (Some(Distribution::SameZone), Some(Distribution::SameNode));
+    distribution("", "", None, &expect![]);
+    distribution("", "PreferClose", zone, &expect![]);
+    distribution("", "PreferSameZone", zone, &expect![]);
+    distribution("", "PreferSameNode", node, &expect![]);
+    distribution("PreferClose", "", zone, &expect![]);
+    distribution("prefersamenode", "", node, &expect![]);
+    distribution("Any", "", Some(Distribution::Any), &expect![]);
+    distribution("PreferSameNode", "PreferClose", zone, &expect![]);
+    // a wish that nobody understands costs neither the service nor the namespace
+    distribution(
+        "",
+        "preferclose",
+        None,
+        &expect![[r#"
+        warning: a.yaml:4: document 1: Service default/a: spec.trafficDistribution: `preferclose` is none of PreferClose, PreferSameZone, PreferSameNode: connections go to endpoints anywhere
+    "#]],
+    );
+    distribution(
+        "",
+        "Any",
+        None,
+        &expect![[r#"
+        warning: a.yaml:4: document 1: Service default/a: spec.trafficDistribution: `Any` is none of PreferClose, PreferSameZone, PreferSameNode: connections go to endpoints anywhere
+    "#]],
+    );
+    distribution(
+        "Closest",
+        "",
+        None,
+        &expect![[r#"
+        warning: a.yaml:3: document 1: Service default/a: metadata.annotations[networking.istio.io/traffic-distribution]: `Closest` is none of PreferClose, PreferSameZone, PreferSameNode, Any: connections go to endpoints anywhere
+        warning: a.yaml:8: document 2: Namespace default: metadata.annotations[networking.istio.io/traffic-distribution]: `Closest` is none of PreferClose, PreferSameZone, PreferSameNode, Any: connections go to endpoints anywhere
+    "#]],
+    );
+    distribution(
+        "PreferClose",
+        "Closest",
+        zone,
+        &expect![[r#"
+        warning: a.yaml:4: document 1: Service default/a: spec.trafficDistribution: `Closest` is none of PreferClose, PreferSameZone, PreferSameNode: connections go to endpoints anywhere
+    "#]],
+    );
+}
+
+#[test]
+fn the_weight_of_a_pod() {
+    let check = |value: &str, expect: u16, says: &Expect| {
+        let mut shelf = Shelf::new();
+        let text = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: a, annotations: {{underpass.dev/weight: \"{value}\"}}}}\n"
+        );
+        let update = shelf.put(&[("a.yaml", &text)]);
+        assert_eq!(shelf.world.workload(&name("default/a")).unwrap().weight, expect, "{value:?}");
+        says.assert_eq(&lines(&update));
+    };
+    check("0", 0, &expect![]);
+    check("7", 7, &expect![]);
+    check("65535", 65535, &expect![]);
+    check(
+        "65536",
+        1,
+        &expect![[r#"
+        warning: a.yaml:3: document 1: Pod default/a: metadata.annotations[underpass.dev/weight]: `65536` is no weight: a number from 0 to 65535; it counts as 1
+    "#]],
+    );
+    check(
+        "-1",
+        1,
+        &expect![[r#"
+        warning: a.yaml:3: document 1: Pod default/a: metadata.annotations[underpass.dev/weight]: `-1` is no weight: a number from 0 to 65535; it counts as 1
+    "#]],
+    );
+    check(
+        "+1",
+        1,
+        &expect![[r#"
+        warning: a.yaml:3: document 1: Pod default/a: metadata.annotations[underpass.dev/weight]: `+1` is no weight: a number from 0 to 65535; it counts as 1
+    "#]],
+    );
+    check(
+        "",
+        1,
+        &expect![[r#"
+        warning: a.yaml:3: document 1: Pod default/a: metadata.annotations[underpass.dev/weight]: `` is no weight: a number from 0 to 65535; it counts as 1
+    "#]],
+    );
+    check(
+        "50%",
+        1,
+        &expect![[r#"
+        warning: a.yaml:3: document 1: Pod default/a: metadata.annotations[underpass.dev/weight]: `50%` is no weight: a number from 0 to 65535; it counts as 1
+    "#]],
+    );
+}
+
+#[test]
+fn endpoints_as_a_controller_writes_them() {
+    let shelf = check(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: a-1\n  labels: {kubernetes.io/service-name: a}\n\
+         addressType: IPv4\nports: [{name: http, port: 8080}]\nendpoints:\n\
+         - {addresses: [10.0.0.1], nodeName: node-1, zone: z1, hints: {forZones: [{name: z1}, {name: z2}], forNodes: [{name: node-1}]}}\n\
+         - {addresses: [10.0.0.2], conditions: {ready: true, serving: true, terminating: false}}\n\
+         - {addresses: [10.0.0.3], conditions: {ready: false, serving: true, terminating: true}}\n\
+         - {addresses: [10.0.0.4], conditions: {ready: false, serving: false, terminating: true}}\n\
+         - {addresses: [10.0.0.5], conditions: {ready: false}}\n\
+         - {addresses: [10.0.0.6], conditions: {ready: false, terminating: true}}\n\
+         ---\napiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {clusterIP: 10.96.0.1, ports: [{name: http, port: 80}]}\n",
+        &expect![],
+    );
+    let endpoints = shelf.world.endpoints(&name("default/a"));
+    let states: Vec<_> = endpoints.iter().map(|e| (e.ready, e.draining)).collect();
+    let (ready, going, down) = ((true, false), (false, true), (false, false));
+    assert_eq!(states, [ready, ready, going, down, down, going]);
+    let first = &endpoints[0];
+    assert_eq!((first.node.as_deref(), first.locality.zone.as_deref()), (Some("node-1"), Some("z1")));
+    let texts = |all: &[std::sync::Arc<str>]| all.join(" ");
+    assert_eq!((texts(&first.hints.zones), texts(&first.hints.nodes)), ("z1 z2".into(), "node-1".into()));
+}
+
+#[test]
+fn an_external_name_is_named() {
+    let shelf = check(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: db}\nspec:\n  type: ExternalName\n  externalName: DB.Example.com.\n  \
+         clusterIP: 10.96.0.1\n  selector: {app: db}\n",
+        &expect![[r#"
+            finding: Service default/db: spec.externalName: an ExternalName has no address of its own: callers get db.example.com's, which this service says nothing about
+        "#]],
+    );
+    assert!(shelf.world.service(&name("default/db")).unwrap().vips.is_empty());
+}
+
+#[test]
+fn where_a_node_is() {
+    let shelf = check(
+        "apiVersion: v1\nkind: Node\nmetadata:\n  name: node-1\n  labels:\n    topology.kubernetes.io/region: r\n    \
+         topology.kubernetes.io/zone: z\n    topology.istio.io/subzone: s\n",
+        &expect![],
+    );
+    assert_eq!(shelf.world.locality("node-1"), Some(&locality("r/z/s")));
+    assert_eq!(shelf.world.locality("node-2"), None);
 }
 
 #[test]
@@ -132,7 +299,7 @@ fn pods_as_an_api_server_has_them() {
     assert_eq!(ports, [("http", 80), ("yes", 2)]);
     assert_eq!(pod.addresses.len(), 1, "the same address twice");
     assert_eq!(&*pod.labels["app"], "");
-    assert!(!pod.ready, "it is being deleted");
+    assert!(!pod.ready && pod.draining, "it is being deleted");
     assert_eq!(pod.node, None);
 }
 

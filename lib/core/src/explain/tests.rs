@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     authz::Rule,
-    testing::{ambient, peer_authentication, pod, policy, service, some_address, some_world, world},
-    world::Action,
+    testing::{ambient, node, peer_authentication, pod, policy, service, some_address, some_world, world},
+    world::{Action, Affinity, Distribution, InternalTraffic, Object},
 };
 
 fn mesh() -> World {
@@ -16,6 +16,8 @@ fn mesh() -> World {
         ambient("default/b", "10.0.0.2 fd00::2", "app=b").into(),
         pod("legacy/old", "10.0.0.3").into(),
         service("default/b app=b 10.96.0.1 80=8080").into(),
+        service("default/pods app=b - 80=8080").into(),
+        Service { external_name: Some("example.org".into()), ..service("default/ext - - 80") }.into(),
         peer_authentication("default/strict - STRICT").into(),
         policy("istio-system/all", Action::Allow, vec![Rule::default()]).into(),
     ])
@@ -134,6 +136,84 @@ fn left_alone() {
               resolve              destination is pod legacy/old (10.0.0.3), port 80
               capture              192.0.2.1 is no pod of this mesh: it connects as it is
         "#]],
+    );
+}
+
+#[test]
+fn services_without_an_address() {
+    check(
+        "default/a",
+        "ext:80",
+        &expect![
+            "Service default/ext is an ExternalName and has no address: its callers connect to example.org; ask for that"
+        ],
+    );
+    check(
+        "default/a",
+        "default/pods:80",
+        &expect!["Service default/pods is headless: its callers connect to its pods; ask for one of them"],
+    );
+}
+
+/// Several endpoints, and all that can be said about choosing one of them.
+#[test]
+fn why_this_endpoint() {
+    let pod = |n: u8, on: &str, change: fn(&mut Workload)| {
+        let mut pod = ambient(&format!("default/s{n}"), &format!("10.0.1.{n}"), "app=s");
+        pod.node = Some(on.into());
+        change(&mut pod);
+        Object::from(pod)
+    };
+    let all = |service: Service| {
+        world([
+            ambient("default/a", "10.0.0.1", "").into(),
+            node("node-1", "r/z1").into(),
+            node("node-2", "r/z2").into(),
+            pod(1, "node-2", |_| {}),
+            pod(2, "node-1", |p| p.weight = 3),
+            pod(3, "node-1", |_| {}),
+            pod(4, "node-1", |p| p.weight = 0),
+            pod(5, "node-1", |p| (p.ready, p.draining) = (false, true)),
+            service.into(),
+        ])
+    };
+    let check = |service: Service, expect: &Expect| {
+        let explained = explain(&all(service), "default/a", "s:80").unwrap();
+        let steps = explained.steps.iter().filter(|s| s.stage == Stage::Route);
+        expect.assert_eq(&steps.map(|s| format!("{}\n", s.says)).collect::<String>());
+    };
+    let s = || service("default/s app=s 10.96.0.2 80");
+    check(
+        s(),
+        &expect![[r#"
+        ready before terminating: 4 of 5
+        weight 0 gets nothing while others are there: 3 of 4
+        one by weight of 3 endpoints: 10.0.1.1:80 (default/s1, weight 1), 10.0.1.2:80 (default/s2, weight 3), 10.0.1.3:80 (default/s3, weight 1)
+        10.96.0.2:80 -> endpoint 10.0.1.1:80 (default/s1)
+        HBONE to 10.0.1.1:15008 for 10.0.1.1:80 (default/s1), expecting spiffe://cluster.local/ns/default/sa/s1
+    "#]],
+    );
+    check(
+        Service { distribution: Some(Distribution::SameZone), affinity: Affinity::ClientIp, ..s() },
+        &expect![[r#"
+            ready before terminating: 4 of 5
+            weight 0 gets nothing while others are there: 3 of 4
+            PreferSameZone: in the same zone: 2 of 3
+            sessionAffinity ClientIP: 10.0.0.1 always goes to the same of 2 endpoints: 10.0.1.2:80 (default/s2, weight 3), 10.0.1.3:80 (default/s3, weight 1)
+            10.96.0.2:80 -> endpoint 10.0.1.2:80 (default/s2)
+            HBONE to 10.0.1.2:15008 for 10.0.1.2:80 (default/s2), expecting spiffe://cluster.local/ns/default/sa/s2
+        "#]],
+    );
+    check(
+        Service { internal_traffic: InternalTraffic::Local, ..s() },
+        &expect![[r#"
+        internalTrafficPolicy Local: only endpoints on node-1: 4 of 5
+        ready before terminating: 3 of 4
+        weight 0 gets nothing while others are there: 2 of 3
+        one by weight of 2 endpoints: 10.0.1.2:80 (default/s2, weight 3), 10.0.1.3:80 (default/s3, weight 1)
+        10.96.0.2:80 -> endpoint 10.0.1.2:80 (default/s2)
+        HBONE to 10.0.1.2:15008 for 10.0.1.2:80 (default/s2), expecting spiffe://cluster.local/ns/default/sa/s2
+    "#]],
     );
 }
 

@@ -1,7 +1,152 @@
-//! Choosing among equals.
+//! Choosing one of several by weight: by dice, or always the same for the same client.
 
-/// One of `all`, each as likely as the others where `roll` is uniform over `u64`.
-pub(super) fn pick<T>(all: &[T], roll: u64) -> Option<&T> {
-    let n = u64::try_from(all.len()).ok().filter(|n| *n > 0)?;
-    all.get(usize::try_from(roll % n).ok()?)
+use std::net::IpAddr;
+
+/// One of `all`, as likely as its weight where `roll` is uniform over `u64`. Exact: of any run of as many rolls as the
+/// weights sum up to, each gets its weight. Where nothing has a weight all are alike.
+pub(super) fn by_dice<T>(all: &[T], weight: impl Fn(&T) -> u16, roll: u64) -> Option<&T> {
+    let weight = or_alike(all, weight);
+    let total: u64 = all.iter().map(|one| u64::from(weight(one))).sum();
+    let mut left = roll.checked_rem(total)?;
+    all.iter().find(|one| {
+        let weight = u64::from(weight(one));
+        let found = left < weight;
+        left = left.saturating_sub(weight);
+        found
+    })
+}
+
+/// The one of `all` that belongs to `client`, by weighted rendezvous hashing: each bids for each client by a hash of
+/// both addresses alone, and the highest bid wins. So who goes or comes takes along or attracts only its own clients,
+/// every node knows the same answer, and nothing is remembered. Each gets its weight's share of many clients.
+pub(super) fn by_client<T>(
+    all: &[T],
+    weight: impl Fn(&T) -> u16,
+    address: impl Fn(&T) -> IpAddr,
+    client: IpAddr,
+) -> Option<&T> {
+    let weight = or_alike(all, weight);
+    let bid = |one: &T| bid(client, address(one), weight(one));
+    all.iter().max_by(|a, b| bid(a).total_cmp(&bid(b)).then_with(|| address(a).cmp(&address(b))))
+}
+
+/// 1 for everybody where all weights are 0.
+fn or_alike<T>(all: &[T], weight: impl Fn(&T) -> u16) -> impl Fn(&T) -> u16 {
+    let alike = all.iter().all(|one| weight(one) == 0);
+    move |one| if alike { 1 } else { weight(one) }
+}
+
+/// `weight / -ln(u)` for a `u` between 0 and 1 that the two addresses determine: the highest of such bids is each
+/// bidder's with the probability of its share of the weights (Schindelhauer, Schomaker: "Weighted distributed hash
+/// tables", SPAA 2005, the logarithmic method).
+fn bid(client: IpAddr, endpoint: IpAddr, weight: u16) -> f64 {
+    /// 2^52: numbers below it are exact halves.
+    const RANGE: f64 = 4_503_599_627_370_496.0;
+    let hash = [client, endpoint].into_iter().flat_map(words).fold(0, |hash, word| mix(hash ^ word));
+    let u = ((hash >> 12) as f64 + 0.5) / RANGE;
+    f64::from(weight) / -u.ln()
+}
+
+fn words(ip: IpAddr) -> [u64; 2] {
+    let bits = match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    [(bits >> 64) as u64, bits as u64]
+}
+
+/// One step of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014). Of this
+/// code's own, because a hash of the standard library may change with the compiler, and clients would move.
+const fn mix(word: u64) -> u64 {
+    let z = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    type One = (IpAddr, u16);
+
+    fn endpoints(weights: &[u16]) -> Vec<One> {
+        (1u8..).zip(weights).map(|(n, weight)| (IpAddr::from([10, 0, 0, n]), *weight)).collect()
+    }
+
+    fn client(n: u32) -> IpAddr {
+        std::net::Ipv4Addr::from_bits(0x0a80_0000 + n).into()
+    }
+
+    fn of_client(all: &[One], n: u32) -> Option<IpAddr> {
+        by_client(all, |e| e.1, |e| e.0, client(n)).map(|e| e.0)
+    }
+
+    #[test]
+    fn nobody_is_nobodys() {
+        assert_eq!(by_dice(&endpoints(&[]), |e| e.1, 7), None);
+        assert_eq!(of_client(&[], 7), None);
+    }
+
+    #[test]
+    fn clients_are_shared_by_weight() {
+        let check = |weights: &[u16]| {
+            let all = endpoints(weights);
+            let mut count: BTreeMap<IpAddr, u32> = all.iter().map(|e| (e.0, 0)).collect();
+            (0..20_000).for_each(|n| *count.get_mut(&of_client(&all, n).unwrap()).unwrap() += 1);
+            let total: u32 = weights.iter().map(|w| u32::from(*w)).sum();
+            for (ip, weight) in all {
+                let (got, want) = (count[&ip], 20_000 * u32::from(weight) / total);
+                // five standard deviations of a fair coin's
+                assert!(got.abs_diff(want) < 360, "{weights:?}: {ip} has {got} clients, not {want}");
+            }
+        };
+        check(&[1, 1, 1]);
+        check(&[1, 2, 5]);
+        check(&[0, 3, 1]);
+        check(&[u16::MAX, u16::MAX, 1]);
+    }
+
+    proptest! {
+        #[test]
+        fn dice_follow_the_weights_exactly(weights in vec(0u16..20, 1..12), first in any::<u32>()) {
+            let all = endpoints(&weights);
+            let alike = weights.iter().all(|w| *w == 0);
+            let expect: BTreeMap<IpAddr, u64> = all.iter()
+                .map(|e| (e.0, if alike { 1 } else { u64::from(e.1) })).filter(|(_, w)| *w > 0).collect();
+            let total: u64 = expect.values().sum();
+            let mut count: BTreeMap<IpAddr, u64> = BTreeMap::new();
+            for roll in (0..total).map(|n| u64::from(first) + n) {
+                *count.entry(by_dice(&all, |e| e.1, roll).unwrap().0).or_default() += 1;
+            }
+            prop_assert_eq!(count, expect);
+        }
+
+        #[test]
+        fn only_the_clients_of_who_went_move(weights in vec(0u16..5, 2..12), gone in any::<prop::sample::Index>(), v6 in any::<bool>()) {
+            let mut all = endpoints(&weights);
+            if v6 {
+                all.iter_mut().for_each(|e| if let IpAddr::V4(v4) = e.0 { e.0 = v4.to_ipv6_mapped().into() });
+            }
+            let mut fewer = all.clone();
+            let gone = fewer.remove(gone.index(all.len()));
+            // Where nobody that is left has a weight, who had none counts from now on.
+            prop_assume!(fewer.iter().any(|e| e.1 > 0));
+            for n in 0..200 {
+                let (before, after) = (of_client(&all, n).unwrap(), of_client(&fewer, n).unwrap());
+                prop_assert!(before == after || before == gone.0, "client {} went from {} to {}", n, before, after);
+            }
+        }
+
+        #[test]
+        fn order_does_not_matter(weights in vec(0u16..5, 1..12), n in any::<u16>()) {
+            let all = endpoints(&weights);
+            let reversed: Vec<_> = all.iter().rev().copied().collect();
+            prop_assert_eq!(of_client(&all, n.into()), of_client(&reversed, n.into()));
+        }
+    }
 }

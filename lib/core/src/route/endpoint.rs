@@ -1,19 +1,150 @@
-//! Which endpoints of a service can take a connection.
+//! Which endpoints of a service can take a connection of a caller, narrowed down step by step: what is required first
+//! (port, address family, `internalTrafficPolicy`), then what is preferred (ready, with a weight, meant for the caller,
+//! near). A preference never leaves nobody: where no endpoint fits it, it does not count.
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::world::{Endpoint, ServicePort};
+use super::Caller;
+use crate::{
+    Kind, ObjectKey, Reason, World,
+    trace::{Stage, Trace},
+    world::{Distribution, Endpoint, InternalTraffic, Locality, Nearness, Service, ServicePort},
+};
 
-/// Ready endpoints that listen on `port` and have an address of the family of `vip`. Only the same family can carry
-/// the client's address to the application.
-pub(super) fn candidates_of<'a>(
-    endpoints: &'a [Endpoint],
-    port: &ServicePort,
-    vip: IpAddr,
-) -> Vec<(&'a Endpoint, SocketAddr)> {
-    endpoints
-        .iter()
-        .filter(|e| e.ready)
-        .filter_map(|e| Some((e, SocketAddr::new(e.address_like(vip)?, e.port(port)?))))
+/// An endpoint, and where exactly it would be called.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate<'a> {
+    pub(super) endpoint: &'a Endpoint,
+    pub(super) target: SocketAddr,
+}
+
+/// The endpoints among which chance or affinity decides for a call of `to`, the service's VIP and a port. Never empty.
+///
+/// # Errors
+/// Why there is none.
+pub(super) fn candidates<'a>(
+    world: &'a World,
+    service: &Service,
+    caller: &Caller<'_>,
+    to: SocketAddr,
+    trace: &mut impl Trace,
+) -> Result<Vec<Candidate<'a>>, Reason> {
+    if service.external_name.is_some() {
+        return Err(Reason::ExternalName);
+    }
+    let port = service.ports.iter().find(|p| p.port == to.port()).ok_or(Reason::UnknownPort)?;
+    let mut all = usable(world.endpoints(&service.name), port, to.ip());
+    let mut narrowing = Narrowing { key: ObjectKey::new(Kind::Service, service.name.clone()), trace };
+    if all.is_empty() {
+        return Err(Reason::NoEndpoint);
+    }
+    if service.internal_traffic == InternalTraffic::Local {
+        narrowing.require(
+            &mut all,
+            |c| is_on(caller, c),
+            || format!("internalTrafficPolicy Local: only endpoints on {}", caller.node.unwrap_or("an unknown node")),
+        );
+        if all.is_empty() {
+            return Err(Reason::NoLocalEndpoint);
+        }
+    }
+    if all.iter().all(|c| !c.endpoint.ready) {
+        narrowing.say(|| "none is ready: those that are terminating and still serve count".into());
+    }
+    narrowing.prefer(&mut all, |c| c.endpoint.ready, || "ready before terminating".into());
+    narrowing.prefer(&mut all, |c| c.endpoint.weight > 0, || "weight 0 gets nothing while others are there".into());
+    let place = caller.node.and_then(|node| world.locality(node));
+    hinted(&mut narrowing, &mut all, caller.node, place);
+    let distribution = world.distribution(service);
+    nearest(&mut narrowing, &mut all, distribution, caller, place);
+    Ok(all)
+}
+
+/// Endpoints that listen on `port` and have an address of the family of `vip`: ready ones, and those that are draining.
+/// Only the same family can carry the client's address to the application.
+fn usable<'a>(endpoints: &'a [Endpoint], port: &ServicePort, vip: IpAddr) -> Vec<Candidate<'a>> {
+    (endpoints.iter().filter(|e| e.ready || e.draining))
+        .filter_map(|e| Some(Candidate { endpoint: e, target: SocketAddr::new(e.address_like(vip)?, e.port(port)?) }))
         .collect()
+}
+
+fn is_on(caller: &Caller<'_>, candidate: &Candidate<'_>) -> bool {
+    caller.node.is_some() && caller.node == candidate.endpoint.node.as_deref()
+}
+
+/// As kube-proxy reads hints: they count where every endpoint has them and one of them names the caller.
+fn hinted<T: Trace>(
+    narrowing: &mut Narrowing<'_, T>,
+    all: &mut Vec<Candidate<'_>>,
+    node: Option<&str>,
+    place: Option<&Locality>,
+) {
+    let names = |hints: &[std::sync::Arc<str>], name: &str| hints.iter().any(|h| &**h == name);
+    if let Some(node) = node.filter(|_| all.iter().all(|c| !c.endpoint.hints.nodes.is_empty())) {
+        let fits = |c: &Candidate<'_>| names(&c.endpoint.hints.nodes, node);
+        if all.iter().any(fits) {
+            return narrowing.prefer(all, fits, || format!("meant for node {node} by their slices"));
+        }
+    }
+    let zone = place.and_then(|p| p.zone.as_deref());
+    if let Some(zone) = zone.filter(|_| all.iter().all(|c| !c.endpoint.hints.zones.is_empty())) {
+        let fits = |c: &Candidate<'_>| names(&c.endpoint.hints.zones, zone);
+        narrowing.prefer(all, fits, || format!("meant for zone {zone} by their slices"));
+    }
+}
+
+fn nearest<T: Trace>(
+    narrowing: &mut Narrowing<'_, T>,
+    all: &mut Vec<Candidate<'_>>,
+    distribution: Distribution,
+    caller: &Caller<'_>,
+    place: Option<&Locality>,
+) {
+    if distribution == Distribution::Any {
+        return;
+    }
+    let nearness = |c: &Candidate<'_>| match place {
+        _ if distribution == Distribution::SameNode && is_on(caller, c) => Nearness::Node,
+        Some(place) => place.nearness(&c.endpoint.locality),
+        None => Nearness::Elsewhere,
+    };
+    let best = all.iter().map(nearness).max().unwrap_or(Nearness::Elsewhere);
+    narrowing.prefer(all, |c| nearness(c) == best, || format!("{}: {}", distribution.as_str(), best.as_str()));
+}
+
+/// Leaves out candidates, and tells about it.
+struct Narrowing<'t, T> {
+    key: ObjectKey,
+    trace: &'t mut T,
+}
+
+impl<T: Trace> Narrowing<'_, T> {
+    /// Keeps those that fit, even if nobody is left.
+    fn require(
+        &mut self,
+        all: &mut Vec<Candidate<'_>>,
+        fits: impl Fn(&Candidate<'_>) -> bool,
+        why: impl FnOnce() -> String,
+    ) {
+        let before = all.len();
+        all.retain(fits);
+        self.say(|| format!("{}: {} of {before}", why(), all.len()));
+    }
+
+    /// Keeps those that fit, if there is one.
+    fn prefer(
+        &mut self,
+        all: &mut Vec<Candidate<'_>>,
+        fits: impl Fn(&Candidate<'_>) -> bool,
+        why: impl FnOnce() -> String,
+    ) {
+        let fitting = all.iter().filter(|c| fits(c)).count();
+        if (1..all.len()).contains(&fitting) {
+            self.require(all, fits, why);
+        }
+    }
+
+    fn say(&mut self, says: impl FnOnce() -> String) {
+        self.trace.say(Stage::Route, Some(&self.key), says);
+    }
 }

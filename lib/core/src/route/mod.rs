@@ -5,7 +5,10 @@ mod endpoint;
 mod service;
 pub(crate) mod waypoint;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 pub use waypoint::of_service as waypoint_of;
 
@@ -15,7 +18,7 @@ use crate::{
     Identity, Kind, ObjectKey, ObjectName, Reason, World,
     addr::HBONE_PORT,
     trace::{Stage, Trace},
-    world::{Addressed, Workload},
+    world::{Addressed, Service, Workload},
 };
 
 /// Where the application listens, and how it came to be chosen.
@@ -60,15 +63,40 @@ pub enum Plan {
     },
 }
 
-/// Where a call of `to` (canonical) arrives, whoever calls: what kube-proxy would answer. `roll` is a random number: it
-/// chooses among equals.
+/// Who calls, as far as it matters for which endpoint of a service is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller<'a> {
+    /// Its address, of the family of the call: what `sessionAffinity: ClientIP` goes by.
+    pub address: IpAddr,
+    /// Its node, where that is known: what is local and what is near to it.
+    pub node: Option<&'a str>,
+}
+
+impl<'a> Caller<'a> {
+    /// A pod that calls `to`.
+    #[must_use]
+    pub fn of(source: &'a Workload, to: IpAddr) -> Self {
+        // Without an address of this family it cannot call; any will do.
+        let address = source.addresses.iter().copied().find(|a| a.is_ipv4() == to.is_ipv4()).unwrap_or(to);
+        Self { address, node: source.node.as_deref() }
+    }
+}
+
+/// Where a call of `to` (canonical) arrives, whether a mesh carries it or not. `roll` is a random number: it chooses
+/// among equals.
 ///
 /// # Errors
 /// Why it arrives nowhere.
-pub fn resolve(world: &World, to: SocketAddr, roll: u64) -> Result<Hop, Reason> {
+pub fn resolve(
+    world: &World,
+    caller: &Caller<'_>,
+    to: SocketAddr,
+    roll: u64,
+    trace: &mut impl Trace,
+) -> Result<Hop, Reason> {
     match world.addressed(to.ip()) {
         Addressed::Workload(w) => Ok(Hop { target: to, workload: Some(Arc::clone(w)), service: None }),
-        Addressed::Service(s) => service::choose(world, s, to, roll),
+        Addressed::Service(s) => service::choose(world, s, caller, to, roll, trace),
         Addressed::Ambiguous(_) => Err(Reason::AmbiguousAddress),
         Addressed::Unknown => Err(Reason::UnknownDestination),
     }
@@ -77,14 +105,11 @@ pub fn resolve(world: &World, to: SocketAddr, roll: u64) -> Result<Hop, Reason> 
 /// Plans the connection of a captured socket of `source` to `to` (canonical). `roll` is a random number.
 #[must_use]
 pub fn plan(world: &World, source: &Workload, to: SocketAddr, roll: u64, trace: &mut impl Trace) -> Plan {
-    let service = match world.addressed(to.ip()) {
-        Addressed::Service(s) => Some(s),
-        _ => None,
-    };
+    let service = service_at(world, to.ip());
     let key = service.map(|s| ObjectKey::new(Kind::Service, s.name.clone()));
     let hop = match wants_waypoint(world, to) {
         true => Err(Reason::WaypointMissing),
-        false => resolve(world, to, roll),
+        false => resolve(world, &Caller::of(source, to.ip()), to, roll, trace),
     };
     match hop {
         Ok(hop) => {
@@ -100,6 +125,13 @@ pub fn plan(world: &World, source: &Workload, to: SocketAddr, roll: u64, trace: 
     }
 }
 
+fn service_at(world: &World, ip: IpAddr) -> Option<&Arc<Service>> {
+    match world.addressed(ip) {
+        Addressed::Service(s) => Some(s),
+        _ => None,
+    }
+}
+
 fn wants_waypoint(world: &World, to: SocketAddr) -> bool {
     match world.addressed(to.ip()) {
         Addressed::Workload(w) => waypoint::of_workload(w).is_some(),
@@ -111,11 +143,14 @@ fn wants_waypoint(world: &World, to: SocketAddr) -> bool {
 /// Every plan that some roll of the dice gives, in the order of the endpoints.
 #[must_use]
 pub fn plans(world: &World, source: &Workload, to: SocketAddr) -> Vec<Plan> {
-    let n = match world.addressed(to.ip()) {
-        Addressed::Service(s) if !wants_waypoint(world, to) => service::candidates(world, s, to).map_or(1, |c| c.len()),
-        _ => 1,
+    let outcomes = match service_at(world, to.ip()) {
+        Some(s) if !wants_waypoint(world, to) => service::outcomes(world, s, &Caller::of(source, to.ip()), to).ok(),
+        _ => None,
     };
-    (0..n as u64).map(|roll| plan(world, source, to, roll, &mut ())).collect()
+    match outcomes {
+        Some(hops) => hops.into_iter().map(|hop| to_hop(world, source, hop, &mut ())).collect(),
+        None => vec![plan(world, source, to, 0, &mut ())],
+    }
 }
 
 fn to_hop(world: &World, source: &Workload, hop: Hop, trace: &mut impl Trace) -> Plan {

@@ -2,33 +2,87 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use super::{Hop, balance, endpoint::candidates_of};
+use super::{
+    Caller, Hop, balance,
+    endpoint::{Candidate, candidates},
+};
 use crate::{
-    Reason, World,
-    world::{Endpoint, Service},
+    Kind, ObjectKey, Reason, World,
+    trace::{Stage, Trace},
+    world::{Affinity, Service},
 };
 
+/// The most candidates that an explanation lists.
+const MOST_LISTED: usize = 16;
+
 /// Chooses an endpoint for a call of `to`, the service's VIP and a port.
-pub(super) fn choose(world: &World, service: &Service, to: SocketAddr, roll: u64) -> Result<Hop, Reason> {
-    let all = candidates(world, service, to)?;
-    let (endpoint, target) = balance::pick(&all, roll).ok_or(Reason::NoEndpoint)?;
-    Ok(Hop {
-        target: *target,
-        workload: endpoint.workload.as_ref().map(Arc::clone),
-        service: Some(service.name.clone()),
+pub(super) fn choose(
+    world: &World,
+    service: &Service,
+    caller: &Caller<'_>,
+    to: SocketAddr,
+    roll: u64,
+    trace: &mut impl Trace,
+) -> Result<Hop, Reason> {
+    let all = candidates(world, service, caller, to, trace)?;
+    if all.len() > 1 {
+        let key = ObjectKey::new(Kind::Service, service.name.clone());
+        trace.say(Stage::Route, Some(&key), || list(service, caller, &all));
+    }
+    let chosen = match service.affinity {
+        Affinity::None => balance::by_dice(&all, weight, roll),
+        Affinity::ClientIp => of_client(&all, caller),
+    };
+    chosen.map(|c| hop(world, service, c)).ok_or(Reason::NoEndpoint)
+}
+
+/// Every endpoint that some roll of the dice chooses, in order.
+pub(super) fn outcomes(
+    world: &World,
+    service: &Service,
+    caller: &Caller<'_>,
+    to: SocketAddr,
+) -> Result<Vec<Hop>, Reason> {
+    let all = candidates(world, service, caller, to, &mut ())?;
+    Ok(match service.affinity {
+        Affinity::None => all.iter().map(|c| hop(world, service, c)).collect(),
+        Affinity::ClientIp => of_client(&all, caller).map(|c| hop(world, service, c)).into_iter().collect(),
     })
 }
 
-/// The endpoints that a call of `to` may go to, with the address and port to use.
-pub(super) fn candidates<'a>(
-    world: &'a World,
-    service: &Service,
-    to: SocketAddr,
-) -> Result<Vec<(&'a Endpoint, SocketAddr)>, Reason> {
-    if service.external_name.is_some() {
-        return Err(Reason::ExternalName);
-    }
-    let port = service.ports.iter().find(|p| p.port == to.port()).ok_or(Reason::UnknownPort)?;
-    let candidates = candidates_of(world.endpoints(&service.name), port, to.ip());
-    if candidates.is_empty() { Err(Reason::NoEndpoint) } else { Ok(candidates) }
+fn of_client<'c, 'a>(all: &'c [Candidate<'a>], caller: &Caller<'_>) -> Option<&'c Candidate<'a>> {
+    balance::by_client(all, weight, |c| c.target.ip(), caller.address)
+}
+
+fn weight(candidate: &Candidate<'_>) -> u16 {
+    candidate.endpoint.weight
+}
+
+fn hop(world: &World, service: &Service, candidate: &Candidate<'_>) -> Hop {
+    let Candidate { endpoint, target } = candidate;
+    // A slice may give a backend addresses that are not all of one pod.
+    let own = endpoint.workload.as_ref().filter(|w| w.addresses.contains(&target.ip()));
+    let workload = own.or_else(|| world.workload_at(target.ip())).map(Arc::clone);
+    Hop { target: *target, workload, service: Some(service.name.clone()) }
+}
+
+fn list(service: &Service, caller: &Caller<'_>, all: &[Candidate<'_>]) -> String {
+    let is_weighted = all.windows(2).any(|w| matches!(w, [a, b] if weight(a) != weight(b)));
+    let how = match service.affinity {
+        Affinity::ClientIp => format!("sessionAffinity ClientIP: {} always goes to the same of", caller.address),
+        Affinity::None if is_weighted => "one by weight of".into(),
+        Affinity::None => "one of".into(),
+    };
+    let one = |c: &Candidate<'_>| {
+        let pod = c.endpoint.workload.as_ref().map(|w| w.name.to_string());
+        let weight = is_weighted.then(|| format!("weight {}", weight(c)));
+        let more: Vec<_> = pod.into_iter().chain(weight).collect();
+        if more.is_empty() { c.target.to_string() } else { format!("{} ({})", c.target, more.join(", ")) }
+    };
+    let listed: Vec<_> = all.iter().take(MOST_LISTED).map(one).collect();
+    let more = match all.len().saturating_sub(MOST_LISTED) {
+        0 => String::new(),
+        n => format!(" and {n} more"),
+    };
+    format!("{how} {} endpoints: {}{more}", all.len(), listed.join(", "))
 }

@@ -1,10 +1,12 @@
 //! Plans, as data.
 
+mod traffic;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    testing::{ambient, labels, name, namespace, pod, service, some_address, some_world, world},
+    testing::{ambient, labels, name, namespace, pod, service, slice_endpoint, some_address, some_world, world},
     world::{ContainerPort, EndpointSlice, Object, Service, SliceEndpoint, SlicePort},
 };
 
@@ -39,9 +41,9 @@ fn objects() -> Vec<Object> {
             service: name("default/sliced"),
             ports: vec![SlicePort { name: "p80".into(), port: 7777 }],
             endpoints: vec![
-                SliceEndpoint { addresses: vec!["10.0.0.1".parse().unwrap()], ready: true },
-                SliceEndpoint { addresses: vec!["10.0.0.2".parse().unwrap()], ready: false },
-                SliceEndpoint { addresses: vec!["192.0.2.7".parse().unwrap()], ready: true },
+                slice_endpoint("10.0.0.1"),
+                SliceEndpoint { ready: false, ..slice_endpoint("10.0.0.2") },
+                slice_endpoint("192.0.2.7"),
             ],
         }
         .into(),

@@ -7,7 +7,9 @@ use serde::Serialize;
 
 use crate::{
     Kind, ObjectKey,
-    world::{Action, AuthorizationPolicy, MeshSettings, MtlsMode, Object, PeerAuthentication, Scope, index::Index},
+    world::{
+        Action, AuthorizationPolicy, MeshSettings, MtlsMode, Object, PeerAuthentication, Scope, Service, index::Index,
+    },
 };
 
 /// One thing to know about an object.
@@ -28,6 +30,7 @@ pub(super) fn find(settings: &MeshSettings, objects: &BTreeMap<ObjectKey, Object
         match object {
             Object::AuthorizationPolicy(p) => authorization(p, &mut say),
             Object::PeerAuthentication(p) => peer_authentication(p, settings, &mut say),
+            Object::Service(s) => service(s, &mut say),
             _ => {}
         }
     }
@@ -51,6 +54,15 @@ fn claims(index: &Index) -> BTreeMap<IpAddr, Vec<ObjectKey>> {
         claims.entry(*ip).or_default().extend(owners.iter().map(|s| ObjectKey::new(Kind::Service, s.name.clone())));
     }
     claims
+}
+
+fn service(s: &Service, say: &mut impl FnMut(String, String)) {
+    if let Some(name) = &s.external_name {
+        let says = format!(
+            "an ExternalName has no address of its own: callers get {name}'s, which this service says nothing about"
+        );
+        say("spec.externalName".into(), says);
+    }
 }
 
 fn authorization(p: &AuthorizationPolicy, say: &mut impl FnMut(String, String)) {

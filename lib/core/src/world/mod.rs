@@ -5,8 +5,10 @@
 //! which door, leaves no trace (but the version).
 
 mod batch;
+mod endpoint;
 mod findings;
 mod index;
+mod locality;
 mod node;
 mod policy;
 mod service;
@@ -17,11 +19,15 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 use serde::Serialize;
 
 pub use batch::{Batch, Change, Object};
+pub use endpoint::{DEFAULT_WEIGHT, Endpoint};
 pub use findings::Finding;
-pub use index::Endpoint;
+pub use locality::{Locality, Nearness};
 pub use node::Node;
 pub use policy::{Action, AuthorizationPolicy, Created, MtlsMode, PeerAuthentication, Scope};
-pub use service::{EndpointSlice, Service, ServicePort, SliceEndpoint, SlicePort, TargetPort};
+pub use service::{
+    Affinity, Distribution, EndpointSlice, Hints, InternalTraffic, Service, ServicePort, SliceEndpoint, SlicePort,
+    TargetPort,
+};
 pub use workload::{ContainerPort, Namespace, Phase, Workload};
 
 use crate::{Kind, ObjectKey, ObjectName, TrustDomain, enrol::Enrolment, world::index::Index};
@@ -211,6 +217,19 @@ impl World {
             Some(Object::Node(n)) => Some(n),
             _ => None,
         }
+    }
+
+    /// Where a node is, as far as it is known.
+    #[must_use]
+    pub fn locality(&self, node: &str) -> Option<&Locality> {
+        self.index.localities.get(node)
+    }
+
+    /// How near connections to a service prefer to stay: what it says itself, else its namespace.
+    #[must_use]
+    pub fn distribution(&self, service: &Service) -> Distribution {
+        let of_namespace = || self.namespace(service.name.namespace()).and_then(|n| n.distribution);
+        service.distribution.or_else(of_namespace).unwrap_or_default()
     }
 
     /// All pods, by name.

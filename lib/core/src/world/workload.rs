@@ -4,7 +4,10 @@ use std::{net::IpAddr, sync::Arc};
 
 use serde::Serialize;
 
-use crate::{Identity, ObjectName, TrustDomain, world::Labels};
+use crate::{
+    Identity, ObjectName, TrustDomain,
+    world::{Distribution, Labels},
+};
 
 /// A namespace: what its pods inherit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -13,6 +16,8 @@ pub struct Namespace {
     pub name: ObjectName,
     /// Its labels: enrolment, waypoint.
     pub labels: Labels,
+    /// The annotation `networking.istio.io/traffic-distribution`, for its services that say nothing themselves.
+    pub distribution: Option<Distribution>,
 }
 
 /// `status.phase` of a pod, as far as it matters here.
@@ -51,8 +56,12 @@ pub struct Workload {
     pub host_network: bool,
     /// `status.phase`.
     pub phase: Phase,
-    /// The `Ready` condition.
+    /// The `Ready` condition, unless it is being deleted.
     pub ready: bool,
+    /// It is being deleted, and its `Ready` condition still holds.
+    pub draining: bool,
+    /// `underpass.dev/weight`: its share of a service's new connections, relative to the other endpoints'.
+    pub weight: u16,
     /// Labels.
     pub labels: Labels,
     /// Annotations that the mesh reads; others are not kept.

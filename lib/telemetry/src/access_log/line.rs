@@ -26,6 +26,8 @@ fn fields(line: &mut Line<'_>, c: &Connection) {
     party(line, &SOURCE, &c.source);
     party(line, &DESTINATION, &c.destination);
     line.optional("service", c.service.as_ref());
+    line.optional("service_host", c.service_host.as_ref());
+    line.optional("vip", c.vip);
     line.bare("bytes_received", c.bytes_received);
     line.bare("bytes_sent", c.bytes_sent);
     line.bare("duration_ms", format_args!("{}.{:03}", c.duration_us / 1000, c.duration_us % 1000));
@@ -175,6 +177,8 @@ mod tests {
             source: party(&source, "10.0.1.2:40000", "spiffe://cluster.local/ns/default/sa/productpage"),
             destination: party(&destination, "10.0.2.3:9080", "spiffe://cluster.local/ns/default/sa/reviews"),
             service: Some(name("default/reviews")),
+            service_host: Some("reviews.default.svc.cluster.local".into()),
+            vip: Some("10.96.0.1:80".parse().unwrap()),
             bytes_received: 120,
             bytes_sent: 4096,
             opened_unix_ms: 1_769_860_799_990,
@@ -192,6 +196,8 @@ mod tests {
             source: Party { address: "[fd00::1]:40000".parse().unwrap(), workload: None, identity: None },
             destination: Party { address: "10.0.2.3:9080".parse().unwrap(), workload: None, identity: None },
             service: None,
+            service_host: None,
+            vip: None,
             duration_us: 0,
             policy: None,
             reason: Some(Reason::Refused(503)),
@@ -217,10 +223,10 @@ mod tests {
         check(
             &connection(),
             &expect![[r#"
-            time=2026-01-31T12:00:00.002Z connection=7 direction=inbound path=hbone source_address=10.0.1.2:40000 source_workload=productpage-1 source_namespace=default source_identity=spiffe://cluster.local/ns/default/sa/productpage destination_address=10.0.2.3:9080 destination_workload=reviews-1 destination_namespace=default destination_identity=spiffe://cluster.local/ns/default/sa/reviews service=default/reviews bytes_received=120 bytes_sent=4096 duration_ms=12.034 reason=finished policy=default/reviews-viewer world=3
+            time=2026-01-31T12:00:00.002Z connection=7 direction=inbound path=hbone source_address=10.0.1.2:40000 source_workload=productpage-1 source_namespace=default source_identity=spiffe://cluster.local/ns/default/sa/productpage destination_address=10.0.2.3:9080 destination_workload=reviews-1 destination_namespace=default destination_identity=spiffe://cluster.local/ns/default/sa/reviews service=default/reviews service_host=reviews.default.svc.cluster.local vip=10.96.0.1:80 bytes_received=120 bytes_sent=4096 duration_ms=12.034 reason=finished policy=default/reviews-viewer world=3
         "#]],
             &expect![[r#"
-            {"time":"2026-01-31T12:00:00.002Z","connection":7,"direction":"inbound","path":"hbone","source_address":"10.0.1.2:40000","source_workload":"productpage-1","source_namespace":"default","source_identity":"spiffe://cluster.local/ns/default/sa/productpage","destination_address":"10.0.2.3:9080","destination_workload":"reviews-1","destination_namespace":"default","destination_identity":"spiffe://cluster.local/ns/default/sa/reviews","service":"default/reviews","bytes_received":120,"bytes_sent":4096,"duration_ms":12.034,"reason":"finished","policy":"default/reviews-viewer","world":3}
+            {"time":"2026-01-31T12:00:00.002Z","connection":7,"direction":"inbound","path":"hbone","source_address":"10.0.1.2:40000","source_workload":"productpage-1","source_namespace":"default","source_identity":"spiffe://cluster.local/ns/default/sa/productpage","destination_address":"10.0.2.3:9080","destination_workload":"reviews-1","destination_namespace":"default","destination_identity":"spiffe://cluster.local/ns/default/sa/reviews","service":"default/reviews","service_host":"reviews.default.svc.cluster.local","vip":"10.96.0.1:80","bytes_received":120,"bytes_sent":4096,"duration_ms":12.034,"reason":"finished","policy":"default/reviews-viewer","world":3}
         "#]],
         );
     }

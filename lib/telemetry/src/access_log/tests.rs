@@ -25,6 +25,8 @@ fn connection(id: u64) -> Connection {
         source: party("10.0.0.1:1"),
         destination: party("10.0.0.2:2"),
         service: None,
+        service_host: None,
+        vip: None,
         bytes_received: 0,
         bytes_sent: 0,
         opened_unix_ms: 0,

@@ -1,0 +1,356 @@
+//! Which endpoints of a service take part: policy, readiness, weight, hints, nearness, affinity.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::{
+    testing::node,
+    world::{Affinity, Distribution, Hints, InternalTraffic, Workload},
+};
+
+/// One service with one endpoint on every node, and what changes about it.
+struct Case {
+    service: Service,
+    pods: Vec<Workload>,
+    slices: Vec<EndpointSlice>,
+    namespace: Option<Distribution>,
+}
+
+impl Case {
+    fn new() -> Self {
+        let pod = |n: usize| Workload {
+            node: Some(format!("n{n}").into()),
+            ..ambient(&format!("default/p{n}"), &format!("10.0.0.{n} fd00::{n}"), "app=s")
+        };
+        Self {
+            service: service("default/s app=s 10.96.0.1,fd96::1 80"),
+            pods: (1..=5).map(pod).collect(),
+            slices: Vec::new(),
+            namespace: None,
+        }
+    }
+
+    fn distribution(mut self, distribution: Distribution) -> Self {
+        self.service.distribution = Some(distribution);
+        self
+    }
+
+    fn local(mut self) -> Self {
+        self.service.internal_traffic = InternalTraffic::Local;
+        self
+    }
+
+    fn affine(mut self) -> Self {
+        self.service.affinity = Affinity::ClientIp;
+        self
+    }
+
+    /// Changes the pod of this number.
+    fn pod(mut self, n: usize, change: impl FnOnce(&mut Workload)) -> Self {
+        change(&mut self.pods[n - 1]);
+        self
+    }
+
+    /// The pods of these numbers are all there are.
+    fn only(mut self, all: &[usize]) -> Self {
+        let mut n = 0;
+        self.pods.retain(|_| {
+            n += 1;
+            all.contains(&n)
+        });
+        self
+    }
+
+    /// A slice with these endpoints.
+    fn slice(mut self, endpoints: Vec<SliceEndpoint>) -> Self {
+        self.slices.push(EndpointSlice {
+            name: name(&format!("default/s-{}", self.slices.len())),
+            service: name("default/s"),
+            ports: vec![SlicePort { name: "p80".into(), port: 80 }],
+            endpoints,
+        });
+        self
+    }
+
+    fn world(&self) -> World {
+        let places = [("n1", "r1/z1/s1"), ("n2", "r1/z1/s2"), ("n3", "r1/z2"), ("n4", "r2/z3"), ("n5", "")];
+        let mut ns = namespace("default");
+        ns.distribution = self.namespace;
+        let mut objects: Vec<Object> = places.map(|(name, place)| node(name, place).into()).into();
+        objects.extend([ns.into(), self.service.clone().into()]);
+        objects.extend(self.pods.iter().cloned().map(Object::from));
+        objects.extend(self.slices.iter().cloned().map(Object::from));
+        world(objects)
+    }
+
+    /// Who may be chosen for a caller on `node`, by the last part of their addresses; the same in both families.
+    fn check(&self, node: &str, expect: &str) {
+        let world = self.world();
+        let caller = Workload { node: Some(node.into()), ..pod("default/caller", "10.0.0.77 fd00::77") };
+        for to in ["10.96.0.1:80", "[fd96::1]:80"] {
+            let one = |plan: Plan| match plan {
+                Plan::Hbone { hop, .. } | Plan::Plain { hop } => {
+                    hop.target.ip().to_string().rsplit(['.', ':']).next().unwrap().to_owned()
+                }
+                Plan::Refuse { reason, .. } => reason.to_string(),
+            };
+            let got: Vec<_> = plans(&world, &caller, to.parse().unwrap()).into_iter().map(one).collect();
+            assert_eq!(got.join(" "), expect, "{to} from {node}");
+        }
+    }
+}
+
+#[test]
+fn anywhere_unless_something_else_is_said() {
+    Case::new().check("n1", "1 2 3 4 5");
+    Case::new().distribution(Distribution::Any).check("n1", "1 2 3 4 5");
+}
+
+#[test]
+fn near_ones_first() {
+    let case = || Case::new().distribution(Distribution::SameZone);
+    case().check("n1", "1");
+    case().only(&[2, 3, 4, 5]).check("n1", "2");
+    case().only(&[3, 4, 5]).check("n1", "3");
+    case().only(&[4, 5]).check("n1", "4 5");
+    case().check("n3", "3");
+    // a node that nobody knows anything about, and one that nobody knows: nothing is near
+    case().check("n5", "1 2 3 4 5");
+    case().check("n9", "1 2 3 4 5");
+    let case = || Case::new().distribution(Distribution::SameNode);
+    case().check("n2", "2");
+    case().only(&[1, 3]).check("n2", "1");
+    // the same node is near whether it has labels or not
+    case().check("n5", "5");
+    case().check("n9", "1 2 3 4 5");
+}
+
+#[test]
+fn a_namespace_speaks_for_services_that_say_nothing() {
+    let case = || Case { namespace: Some(Distribution::SameZone), ..Case::new() };
+    case().check("n1", "1");
+    case().distribution(Distribution::Any).check("n1", "1 2 3 4 5");
+    case().distribution(Distribution::SameNode).check("n5", "5");
+}
+
+#[test]
+fn the_nearest_are_those_that_can() {
+    let case = || Case::new().distribution(Distribution::SameZone);
+    case().pod(1, |p| p.ready = false).check("n1", "2");
+    // one that is on its way out is no reason to stay near
+    let going = |p: &mut Workload| (p.ready, p.draining) = (false, true);
+    case().pod(1, going).check("n1", "2");
+    case().pod(1, |p| p.weight = 0).check("n1", "2");
+    case().pod(1, |p| p.addresses.clear()).check("n1", "2");
+}
+
+#[test]
+fn local_is_local() {
+    Case::new().local().check("n2", "2");
+    Case::new().local().check("n9", "no local endpoint");
+    Case::new().local().only(&[1, 3]).check("n2", "no local endpoint");
+    Case::new().local().pod(2, |p| p.ready = false).check("n2", "no local endpoint");
+    Case::new().local().only(&[]).check("n2", "no endpoint");
+    // one that is on its way out before none
+    let going = |p: &mut Workload| (p.ready, p.draining) = (false, true);
+    Case::new().local().pod(2, going).check("n2", "2");
+    Case::new().local().pod(2, |p| p.weight = 0).check("n2", "2");
+    // where a caller is that no node is known of, nothing is local
+    let world = Case::new().local().world();
+    let caller = Workload { node: None, ..pod("default/caller", "10.0.0.77") };
+    let refused = Plan::Refuse { service: Some(name("default/s")), reason: Reason::NoLocalEndpoint };
+    assert_eq!(plan(&world, &caller, "10.96.0.1:80".parse().unwrap(), 0, &mut ()), refused);
+}
+
+#[test]
+fn ready_before_terminating_before_none() {
+    let going = |p: &mut Workload| (p.ready, p.draining) = (false, true);
+    let down = |p: &mut Workload| p.ready = false;
+    Case::new().only(&[1, 2]).pod(1, going).check("n1", "2");
+    Case::new().only(&[1, 2]).pod(1, going).pod(2, down).check("n1", "1");
+    Case::new().only(&[1, 2]).pod(1, down).pod(2, down).check("n1", "no endpoint");
+    let mut case = Case::new().only(&[1, 2]).pod(1, going).pod(2, down);
+    case.service.publish_not_ready = true;
+    case.check("n1", "1 2");
+}
+
+#[test]
+fn weight_0_gets_nothing_while_others_are_there() {
+    Case::new().pod(3, |p| p.weight = 0).check("n1", "1 2 4 5");
+    Case::new().only(&[3]).pod(1, |p| p.weight = 0).check("n1", "3");
+    let down = |p: &mut Workload| p.ready = false;
+    Case::new().only(&[1, 3]).pod(1, down).pod(2, |p| p.weight = 0).check("n1", "3");
+}
+
+#[test]
+fn weights_are_shares() {
+    let case = Case::new().only(&[1, 2, 3]).pod(1, |p| p.weight = 3).pod(2, |p| p.weight = 0).pod(3, |p| p.weight = 2);
+    let world = case.world();
+    let caller = pod("default/caller", "10.0.0.77");
+    let target = |roll| match plan(&world, &caller, "10.96.0.1:80".parse().unwrap(), roll, &mut ()) {
+        Plan::Hbone { hop, .. } => hop.target.ip().to_string(),
+        other => panic!("{other:?}"),
+    };
+    let rolled: Vec<_> = (0..10).map(target).collect();
+    let (one, three) = ("10.0.0.1", "10.0.0.3");
+    assert_eq!(rolled, [one, one, one, three, three, one, one, one, three, three]);
+}
+
+#[test]
+fn slices_speak_for_themselves() {
+    let at = |n: u8| slice_endpoint(&format!("10.0.0.{n} fd00::{n}"));
+    let going = |e: SliceEndpoint| SliceEndpoint { ready: false, draining: true, ..e };
+    let down = |e: SliceEndpoint| SliceEndpoint { ready: false, ..e };
+    // who is in no slice is no endpoint, whatever the selector says
+    Case::new().slice(vec![at(1), at(3)]).check("n1", "1 3");
+    Case::new().slice(vec![]).check("n1", "no endpoint");
+    Case::new().slice(vec![down(at(1)), going(at(2)), at(3)]).check("n1", "3");
+    Case::new().slice(vec![down(at(1)), going(at(2))]).check("n1", "2");
+    Case::new().slice(vec![down(at(1))]).check("n1", "no endpoint");
+    // one that stands in two slices is one
+    Case::new().slice(vec![at(1), at(2)]).slice(vec![down(at(2)), at(3)]).check("n1", "1 2 3");
+    // weight and place are those of the pod that has the address
+    Case::new().pod(1, |p| p.weight = 0).slice(vec![at(1), at(3)]).check("n1", "3");
+    Case::new().distribution(Distribution::SameZone).slice(vec![at(1), at(2), at(3)]).check("n2", "2");
+}
+
+#[test]
+fn a_slice_says_where_endpoints_are_that_no_pod_has() {
+    let at = |n: u8, node: Option<&str>, zone: Option<&str>| SliceEndpoint {
+        node: node.map(Arc::from),
+        zone: zone.map(Arc::from),
+        ..slice_endpoint(&format!("192.0.2.{n} 2001:db8::{n}"))
+    };
+    let case = |d| {
+        let all = vec![at(1, Some("n1"), Some("wrong")), at(2, None, Some("z2")), at(3, Some("gone"), Some("z2"))];
+        Case::new().distribution(d).slice(all)
+    };
+    case(Distribution::SameZone).check("n1", "1");
+    case(Distribution::SameZone).check("n3", "2 3");
+    case(Distribution::SameNode).check("gone", "3");
+    case(Distribution::Any).local().check("n1", "1");
+    case(Distribution::Any).local().check("n3", "no local endpoint");
+}
+
+#[test]
+fn hints_count_where_everybody_has_them() {
+    let names = |text: &str| text.split_whitespace().map(Arc::from).collect();
+    let at = |n: u8, zones: &str, nodes: &str| SliceEndpoint {
+        hints: Hints { zones: names(zones), nodes: names(nodes) },
+        ..slice_endpoint(&format!("10.0.0.{n} fd00::{n}"))
+    };
+    let zones = || Case::new().slice(vec![at(1, "z1", ""), at(2, "z2", ""), at(3, "z2 z1", "")]);
+    zones().check("n1", "1 3");
+    zones().check("n3", "2 3");
+    zones().check("n4", "1 2 3");
+    zones().check("n5", "1 2 3");
+    Case::new().slice(vec![at(1, "z1", ""), at(2, "", "")]).check("n3", "1 2");
+    Case::new().slice(vec![at(1, "z1", ""), at(2, "", "")]).check("n1", "1 2");
+    let nodes = || Case::new().slice(vec![at(1, "z1", "n1"), at(2, "z1", "n2"), at(3, "z2", "n3 n2")]);
+    nodes().check("n2", "2 3");
+    nodes().check("n1", "1");
+    // no node of its own: the zone's
+    nodes().check("n4", "1 2 3");
+    // hints say nothing about a service that is local
+    zones().local().check("n2", "2");
+    // near is near among those that are meant
+    zones().distribution(Distribution::SameZone).check("n3", "3");
+    zones().distribution(Distribution::SameZone).check("n1", "1");
+}
+
+/// Which endpoint the client of this number has, whatever the dice say.
+fn of_client(world: &World, client: u8) -> IpAddr {
+    let caller = pod("default/caller", &format!("10.1.0.{client} fd01::{client}"));
+    let mut all: Vec<_> = (0..8)
+        .map(|roll| match plan(world, &caller, "10.96.0.1:80".parse().unwrap(), roll, &mut ()) {
+            Plan::Hbone { hop, .. } => hop.target.ip(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    all.dedup();
+    assert_eq!((all.len(), plans(world, &caller, "10.96.0.1:80".parse().unwrap()).len()), (1, 1));
+    all[0]
+}
+
+#[test]
+fn a_client_keeps_its_endpoint() {
+    let before = Case::new().affine().world();
+    let after = Case::new().affine().pod(2, |p| p.ready = false).world();
+    let gone: IpAddr = "10.0.0.2".parse().unwrap();
+    let mut used = BTreeSet::new();
+    for client in 0..100 {
+        let (was, is) = (of_client(&before, client), of_client(&after, client));
+        assert!(was == is || was == gone, "client {client} went from {was} to {is}");
+        assert_ne!(is, gone);
+        used.insert(was);
+    }
+    assert_eq!(used.len(), 5, "clients are spread: {used:?}");
+}
+
+#[test]
+fn affinity_is_among_the_nearest() {
+    let near = Case::new().affine().distribution(Distribution::SameZone);
+    near.check("n3", "3");
+    Case::new().affine().local().check("n4", "4");
+}
+
+#[test]
+fn a_pod_of_the_hosts_network_is_an_endpoint() {
+    let host = |p: &mut Workload| {
+        p.host_network = true;
+        p.addresses = vec!["172.18.0.2".parse().unwrap(), "fd18::2".parse().unwrap()];
+    };
+    Case::new().only(&[1]).pod(1, host).check("n1", "2");
+    let world = Case::new().only(&[1]).pod(1, host).world();
+    let caller = pod("default/caller", "10.0.0.77");
+    let plan = plan(&world, &caller, "10.96.0.1:80".parse().unwrap(), 0, &mut ());
+    assert!(matches!(plan, Plan::Plain { .. }), "{plan:?}");
+}
+
+#[test]
+fn an_external_name_has_no_endpoints() {
+    let mut case = Case::new();
+    case.service.external_name = Some("example.org".into());
+    assert!(case.world().endpoints(&case.service.name).is_empty());
+    case.check("n1", "external name");
+}
+
+proptest! {
+    /// Whatever is preferred, somebody is called where somebody can be; and only who may.
+    #[test]
+    fn preferences_leave_nobody_out(world in some_world(), roll in any::<u64>(), n in 1u8..4, node in proptest::sample::select(vec!["node-1", "node-2", "node-3"])) {
+        let caller = Workload { node: Some(node.into()), ..pod("default/caller", "10.0.0.77") };
+        let to = SocketAddr::new(IpAddr::from([10, 96, 0, n]), 80);
+        let Some(service) = service_at(&world, to.ip()) else { return Ok(()) };
+        prop_assume!(!wants_waypoint(&world, to));
+        let port = &service.ports[0];
+        let can = |e: &&crate::world::Endpoint| (e.ready || e.draining) && e.address_like(to.ip()).is_some() && e.port(port).is_some();
+        let able: Vec<_> = world.endpoints(&service.name).iter().filter(can).collect();
+        let is_local = service.internal_traffic == InternalTraffic::Local;
+        let near: Vec<_> = able.iter().filter(|e| !is_local || e.node.as_deref() == Some(node)).collect();
+        match resolve(&world, &Caller::of(&caller, to.ip()), to, roll, &mut ()) {
+            Ok(hop) => {
+                let chosen: Vec<_> = near.iter().filter(|e| e.addresses.contains(&hop.target.ip())).collect();
+                prop_assert!(!chosen.is_empty(), "{:?} may not be called", hop);
+                if near.iter().any(|e| e.ready) {
+                    prop_assert!(chosen.iter().any(|e| e.ready), "{:?} is not ready", hop);
+                }
+            }
+            Err(Reason::NoEndpoint) => prop_assert!(able.is_empty()),
+            Err(Reason::NoLocalEndpoint) => prop_assert!(near.is_empty() && !able.is_empty()),
+            Err(other) => prop_assert!(false, "{other}"),
+        }
+    }
+
+    /// `plans` lists exactly what the dice give.
+    #[test]
+    fn plans_are_what_the_dice_give(world in some_world(), to in some_address(), node in proptest::sample::select(vec!["node-1", "node-2"])) {
+        let caller = Workload { node: Some(node.into()), ..pod("default/caller", "10.0.0.77 fd00::77") };
+        let to = SocketAddr::new(to, 80);
+        let listed = plans(&world, &caller, to);
+        // as many rolls as the weights of any service of these Worlds sum up to
+        let rolled: Vec<_> = (0..64).map(|roll| plan(&world, &caller, to, roll, &mut ())).collect();
+        prop_assert!(listed.iter().all(|p| rolled.contains(p)), "{listed:?}");
+        prop_assert!(rolled.iter().all(|p| listed.contains(p)), "{rolled:?}");
+    }
+}

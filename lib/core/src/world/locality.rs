@@ -1,0 +1,111 @@
+//! Where a node or an endpoint is, and how near two of them are to each other.
+//!
+//! What must hold: what is not known is near to nothing. Two nodes without labels are not in one zone, else a cluster
+//! without zones would send all traffic of a node to nowhere but itself.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::world::Labels;
+
+/// The label of nodes that names their region.
+const REGION: &str = "topology.kubernetes.io/region";
+/// The label of nodes that names their zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
+/// The label of nodes that names a part of their zone, such as a rack.
+const SUBZONE: &str = "topology.istio.io/subzone";
+
+/// A place: a region, a zone in it, a part of that.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Locality {
+    /// `topology.kubernetes.io/region`.
+    pub region: Option<Arc<str>>,
+    /// `topology.kubernetes.io/zone`.
+    pub zone: Option<Arc<str>>,
+    /// `topology.istio.io/subzone`.
+    pub subzone: Option<Arc<str>>,
+}
+
+/// How near an endpoint is, nearest last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Nearness {
+    /// Somewhere else, or nobody knows where.
+    Elsewhere,
+    /// In the same region.
+    Region,
+    /// In the same zone.
+    Zone,
+    /// In the same part of the zone.
+    Subzone,
+    /// On the same node.
+    Node,
+}
+
+impl Nearness {
+    /// For people: `in the same zone`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Elsewhere => "elsewhere",
+            Self::Region => "in the same region",
+            Self::Zone => "in the same zone",
+            Self::Subzone => "in the same subzone",
+            Self::Node => "on the same node",
+        }
+    }
+}
+
+impl Locality {
+    /// What the labels of a node say; an empty value says nothing.
+    #[must_use]
+    pub fn of(labels: &Labels) -> Self {
+        let label = |key| labels.get(key).filter(|value| !value.is_empty()).cloned();
+        Self { region: label(REGION), zone: label(ZONE), subzone: label(SUBZONE) }
+    }
+
+    /// How near `other` is, by labels alone: never [`Nearness::Node`]. Zones of different regions may have one name; a
+    /// region that only one of the two knows does not part them.
+    #[must_use]
+    pub fn nearness(&self, other: &Self) -> Nearness {
+        let both = |a: &Option<Arc<str>>, b: &Option<Arc<str>>| a.as_ref().zip(b.as_ref()).map(|(a, b)| a == b);
+        let region = both(&self.region, &other.region);
+        let zone = both(&self.zone, &other.zone) == Some(true) && region != Some(false);
+        match (zone, both(&self.subzone, &other.subzone)) {
+            (true, Some(true)) => Nearness::Subzone,
+            (true, _) => Nearness::Zone,
+            (false, _) if region == Some(true) => Nearness::Region,
+            (false, _) => Nearness::Elsewhere,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::locality;
+
+    #[test]
+    fn how_near() {
+        let check = |a: &str, b: &str, expect| {
+            assert_eq!(locality(a).nearness(&locality(b)), expect, "{a} to {b}");
+            assert_eq!(locality(b).nearness(&locality(a)), expect, "{b} to {a}");
+        };
+        check("r/z/s", "r/z/s", Nearness::Subzone);
+        check("r/z/s", "r/z/t", Nearness::Zone);
+        check("r/z/s", "r/z", Nearness::Zone);
+        check("r/z", "r/z", Nearness::Zone);
+        check("r/z", "r/y", Nearness::Region);
+        check("r/z/s", "r/y/s", Nearness::Region);
+        check("r", "r", Nearness::Region);
+        check("r/z", "q/z", Nearness::Elsewhere);
+        check("r/z/s", "q/z/s", Nearness::Elsewhere);
+        check("r/z", "/z", Nearness::Zone);
+        check("r/z", "/y", Nearness::Elsewhere);
+        check("r/z", "", Nearness::Elsewhere);
+        // what is not known is not the same
+        check("", "", Nearness::Elsewhere);
+        check("//s", "//s", Nearness::Elsewhere);
+    }
+}
