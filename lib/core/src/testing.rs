@@ -251,8 +251,8 @@ fn some_slice() -> impl Strategy<Value = EndpointSlice> {
     let hints = (names(&["z1", "z2"]), names(&NODES)).prop_map(|(zones, nodes)| Hints { zones, nodes });
     let place = (select(vec![None, Some("z1"), Some("z2")]), select(vec![None, Some(NODES[0]), Some(NODES[1])]));
     let endpoint = (1u8..12, any::<bool>(), any::<bool>(), place, hints);
-    (some_name(), any::<bool>(), vec(endpoint, 0..4), select(vec!["p80", "p443"])).prop_map(
-        |(service, v4, all, port)| {
+    (some_name(), any::<bool>(), vec(endpoint, 0..4), proptest::sample::subsequence(vec!["p80", "p443"], 1..=2))
+        .prop_map(|(service, v4, all, ports)| {
             let address =
                 |n: u8| if v4 { [10, 0, 0, n].into() } else { IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n.into()]) };
             let endpoints = all.into_iter().map(|(n, ready, draining, (zone, node), hints)| SliceEndpoint {
@@ -266,11 +266,10 @@ fn some_slice() -> impl Strategy<Value = EndpointSlice> {
             EndpointSlice {
                 name: ObjectName::new(service.namespace(), format!("{}-{}", service.name(), if v4 { 4 } else { 6 })),
                 service,
-                ports: vec![SlicePort { name: port.into(), port: 8080 }],
+                ports: ports.into_iter().map(|name| SlicePort { name: name.into(), port: 8080 }).collect(),
                 endpoints: endpoints.collect(),
             }
-        },
-    )
+        })
 }
 
 fn some_rule() -> impl Strategy<Value = Rule> {

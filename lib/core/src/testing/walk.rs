@@ -4,20 +4,17 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use proptest::{collection::vec, prelude::*, sample::select};
+use proptest::{prelude::*, sample::select};
 
 use super::{
-    NAMESPACES, labels, some_address, some_labels, some_name, some_namespace, some_peer_authentication, some_policy,
-    some_service, some_workload,
+    NAMESPACES, some_labels, some_namespace, some_node, some_peer_authentication, some_policy, some_service,
+    some_slice, some_weight, some_workload,
 };
 use crate::{
     ObjectName, World,
     authz::Rule,
     enrol::DATAPLANE_MODE,
-    world::{
-        Action, AuthorizationPolicy, Batch, EndpointSlice, Labels, Node, Object, Phase, SliceEndpoint, SlicePort,
-        Workload,
-    },
+    world::{Action, AuthorizationPolicy, Batch, Labels, Object, Phase, Workload},
 };
 
 /// One change. Numbers name what is there, modulo how many there are: a walk can be cut anywhere, and still makes sense.
@@ -35,6 +32,8 @@ pub enum Step {
     Addresses(usize, Vec<IpAddr>),
     /// A pod becomes ready, or is ready no longer.
     Ready(usize),
+    /// A pod's weight.
+    Weight(usize, u16),
     /// A pod ends, or runs.
     Phase(usize),
     /// Nothing changes: a World of another version.
@@ -58,6 +57,7 @@ impl Step {
             Self::Labels(n, labels) => edit(n, &mut |pod| pod.labels = labels.as_ref().clone()),
             Self::Account(n, account) => edit(n, &mut |pod| pod.service_account = (*account).into()),
             Self::Addresses(n, addresses) => edit(n, &mut |pod| pod.addresses.clone_from(addresses)),
+            Self::Weight(n, weight) => edit(n, &mut |pod| pod.weight = *weight),
             Self::Ready(n) => edit(n, &mut |pod| pod.ready = !pod.ready),
             Self::Phase(n) => edit(n, &mut |pod| {
                 pod.phase = if pod.phase == Phase::Running { Phase::Terminal } else { Phase::Running };
@@ -98,7 +98,14 @@ fn some_pod() -> impl Strategy<Value = Workload> {
             ];
         }
         if !odd_phase {
-            w = Workload { phase: Phase::Running, ready: true, host_network: false, has_sidecar: false, ..w };
+            w = Workload {
+                phase: Phase::Running,
+                ready: true,
+                draining: false,
+                host_network: false,
+                has_sidecar: false,
+                ..w
+            };
         }
         if !odd_mode {
             w.labels.insert(DATAPLANE_MODE.into(), "ambient".into());
@@ -115,24 +122,6 @@ fn one_policy() -> impl Strategy<Value = AuthorizationPolicy> {
             policy.rules.push(Rule::default());
         }
         policy
-    })
-}
-
-fn some_slice() -> impl Strategy<Value = EndpointSlice> {
-    let endpoint = (some_address(), any::<bool>()).prop_map(|(a, ready)| SliceEndpoint { addresses: vec![a], ready });
-    (some_name(), select(vec!["x1", "x2"]), vec(endpoint, 0..3)).prop_map(|(name, service, endpoints)| EndpointSlice {
-        service: ObjectName::new(name.namespace(), service),
-        ports: vec![SlicePort { name: "p80".into(), port: 8080 }, SlicePort { name: "p443".into(), port: 8443 }],
-        endpoints,
-        name,
-    })
-}
-
-fn some_node() -> impl Strategy<Value = Node> {
-    (select(vec!["node-1", "node-2"]), vec(some_address(), 0..2)).prop_map(|(name, addresses)| Node {
-        name: ObjectName::cluster(name),
-        addresses,
-        labels: labels("topology.kubernetes.io/zone=z"),
     })
 }
 
@@ -154,6 +143,7 @@ pub fn some_step() -> impl Strategy<Value = Step> {
         1 => (any::<usize>(), select(vec!["x1", "x2", "x3"])).prop_map(|(n, account)| Step::Account(n, account)),
         1 => (any::<usize>(), some_addresses()).prop_map(|(n, addresses)| Step::Addresses(n, addresses)),
         1 => any::<usize>().prop_map(Step::Ready),
+        1 => (any::<usize>(), some_weight()).prop_map(|(n, weight)| Step::Weight(n, weight)),
         1 => any::<usize>().prop_map(Step::Phase),
         1 => Just(Step::Nothing),
     ]
