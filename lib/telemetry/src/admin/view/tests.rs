@@ -106,6 +106,8 @@ fn a_connection_is_read_as_core_writes_it() {
         source: party("10.0.0.1:4000", Some("shop/web")),
         destination: party("[fd00::2]:80", None),
         service: None,
+        service_host: None,
+        vip: None,
         bytes_received: 1,
         bytes_sent: 2,
         opened_unix_ms: 3,
