@@ -81,8 +81,8 @@ impl Sources<'_> {
     pub(super) fn endpoints(&self, service: &Service) -> Vec<Endpoint> {
         match self.slices.get(&service.name) {
             _ if service.external_name.is_some() => Vec::new(),
-            Some(slices) => self.from_slices(slices, service),
-            None => self.from_selector(service),
+            Some(slices) => self.of_slices(slices, service),
+            None => self.of_selector(service),
         }
     }
 
@@ -98,7 +98,7 @@ impl Sources<'_> {
         self.localities.get(node?)
     }
 
-    fn from_slices(&self, slices: &[&Arc<EndpointSlice>], service: &Service) -> Vec<Endpoint> {
+    fn of_slices(&self, slices: &[&Arc<EndpointSlice>], service: &Service) -> Vec<Endpoint> {
         let mut all: Vec<Endpoint> = Vec::new();
         // While a controller moves an endpoint from one slice to another it stands in both: it is one all the same.
         let mut seen: BTreeMap<(&[IpAddr], &[SlicePort]), usize> = BTreeMap::new();
@@ -138,7 +138,7 @@ impl Sources<'_> {
         }
     }
 
-    fn from_selector(&self, service: &Service) -> Vec<Endpoint> {
+    fn of_selector(&self, service: &Service) -> Vec<Endpoint> {
         // An empty selector selects nothing: the API server makes no slices for it either.
         let Some(selector) = service.selector.as_ref().filter(|s| !s.is_empty()) else {
             return Vec::new();
