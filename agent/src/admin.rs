@@ -17,7 +17,7 @@ use underpass_telemetry::{
 };
 use underpass_ztunnel::{Budgets, Connections, Credentials};
 
-use crate::{keeper::Reports, limits, pods, reports::Counters};
+use crate::{config::Running, keeper::Reports, limits, pods, reports::Counters};
 
 /// What the routes look at.
 #[derive(Clone, Debug)]
@@ -26,6 +26,8 @@ pub struct View {
     pub node: Arc<str>,
     /// When the process started.
     pub started: SystemTime,
+    /// The settings that hold.
+    pub settings: watch::Receiver<Arc<Running>>,
     /// Which parts are ready.
     pub readiness: Readiness,
     /// The newest World.

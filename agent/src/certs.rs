@@ -54,6 +54,11 @@ impl Certs {
         self.published.subscribe()
     }
 
+    /// Certificates that are asked for from now on are valid for so long.
+    pub fn set_lifetime(&mut self, lifetime: Duration) {
+        self.lifetime = lifetime;
+    }
+
     /// From now on exactly these identities have certificates: new ones are asked for, others are dropped.
     pub fn want(&mut self, identities: &BTreeSet<Identity>, now: SystemTime) {
         let before = self.entries.len();

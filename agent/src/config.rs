@@ -1,4 +1,17 @@
-//! The agent's settings: flags, each also an environment variable. Parsed once; everything below gets values.
+//! The agent's settings. [`Config`] is the one table: each field is a flag, an environment variable, a key of the file of
+//! `--config` and a row of docs/settings.md. Parsed once; everything below gets values.
+//!
+//! * `load`: flag over environment over file over default; all that is wrong at once, with where it stands.
+//! * `live`: the file is looked at again while the agent runs. What may change then says so by its heading, [`LIVE`].
+//! * `reference`: the table for people, and docs/settings.md.
+
+mod file;
+mod live;
+mod load;
+mod problem;
+mod reference;
+mod table;
+pub mod units;
 
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
@@ -6,10 +19,32 @@ use clap::Parser;
 use underpass_core::{TrustDomain, world::MeshSettings};
 use underpass_telemetry::{Format, log::Filter};
 
+pub use self::{
+    live::{Pending, Reloader, Running},
+    load::{Effective, Loaded, Sources, Stop, load},
+    problem::{Place, Problem, Problems},
+    reference::{markdown, yaml},
+};
+
+/// The heading of settings that can change while the agent runs: `help_heading = LIVE` on a field, and whoever uses it
+/// follows [`Running`].
+pub const LIVE: &str = "Settings that can change while the agent runs";
+
+/// Names the file of settings where no flag does.
+const CONFIG_VARIABLE: &str = "UNDERPASS_CONFIG";
+
 /// The Underpass node agent: captures the TCP connections of labelled pods in the kernel and carries them over mutual TLS.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "underpass-agent", version)]
 pub struct Config {
+    /// A file with settings: YAML, whose keys are the names of the flags. Flags and environment overrule it.
+    #[arg(long, env = CONFIG_VARIABLE, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Print the settings that hold and where each comes from, and end.
+    #[arg(long)]
+    pub print_config: bool,
+
     /// The name of this node, as in spec.nodeName of its pods.
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub node: String,
@@ -56,7 +91,7 @@ pub struct Config {
     pub log_format: Format,
 
     /// What the agent's own log contains: a level, or `info,underpass_net=debug`.
-    #[arg(long, env = "UNDERPASS_LOG", value_name = "FILTER", default_value_t = Filter::default())]
+    #[arg(long, env = "UNDERPASS_LOG", value_name = "FILTER", default_value_t = Filter::default(), help_heading = LIVE)]
     pub log: Filter,
 
     /// The trust domain of the mesh.
@@ -79,12 +114,13 @@ pub struct Config {
     #[arg(long, env = "UNDERPASS_SIDECAR_KEYS", value_name = "true|false", default_value_t = true, action = clap::ArgAction::Set)]
     pub sidecar_keys: bool,
 
-    /// How long a workload's certificate is valid, in seconds. Renewed at half of it.
-    #[arg(long, env = "UNDERPASS_CERTIFICATE_LIFETIME", value_name = "SECONDS", default_value = "86400", value_parser = seconds)]
+    /// How long a workload's certificate is valid, such as 24h. Renewed at half of it; a change counts from the next
+    /// certificate on.
+    #[arg(long, env = "UNDERPASS_CERTIFICATE_LIFETIME", value_name = "DURATION", default_value = "24h", value_parser = lifetime, help_heading = LIVE)]
     pub certificate_lifetime: Duration,
 
-    /// How long open connections of a pod that leaves the mesh may go on before they are ended, in seconds.
-    #[arg(long, env = "UNDERPASS_RELEASE_DRAIN", value_name = "SECONDS", default_value = "30", value_parser = any_seconds, allow_negative_numbers = true)]
+    /// How long open connections of a pod that leaves the mesh may go on before they are ended.
+    #[arg(long, env = "UNDERPASS_RELEASE_DRAIN", value_name = "DURATION", default_value = "30s", value_parser = units::duration, allow_negative_numbers = true, help_heading = LIVE)]
     pub release_drain: Duration,
 
     /// Threads of the tunnel; as many as cores, at most 4, where it is not given.
@@ -108,16 +144,8 @@ pub struct Config {
 /// Certificates below this would be renewed faster than clocks agree.
 const LIFETIME_MIN_S: u64 = 4;
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    match text.parse() {
-        Ok(s) if s >= LIFETIME_MIN_S => Ok(Duration::from_secs(s)),
-        Ok(_) => Err(format!("at least {LIFETIME_MIN_S} seconds")),
-        Err(e) => Err(format!("a whole number of seconds: {e}")),
-    }
-}
-
-fn any_seconds(text: &str) -> Result<Duration, String> {
-    text.parse().map(Duration::from_secs).map_err(|e| format!("a whole number of seconds: {e}"))
+fn lifetime(text: &str) -> Result<Duration, units::DurationError> {
+    units::at_least(text, LIFETIME_MIN_S)
 }
 
 impl Config {
@@ -135,42 +163,4 @@ impl Config {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(more: &[&str]) -> Result<Config, String> {
-        let all = ["underpass-agent", "--node", "n", "--manifests", "/m"].iter().chain(more);
-        Config::try_parse_from(all).map_err(|e| e.to_string())
-    }
-
-    #[test]
-    fn defaults_are_the_documented_ones() {
-        let config = parse(&[]).unwrap();
-        assert_eq!(config.mesh(), MeshSettings::default());
-        assert_eq!(config.certificate_lifetime, Duration::from_secs(86_400));
-        assert_eq!(config.release_drain, Duration::from_secs(30));
-        assert_eq!(config.admin_address, "127.0.0.1:15000".parse().unwrap());
-    }
-
-    #[test]
-    fn bad_values_are_named() {
-        for (flag, value, says) in [
-            ("--trust-domain", "a b", "--trust-domain"),
-            ("--certificate-lifetime", "1", "at least 4 seconds"),
-            ("--certificate-lifetime", "1d", "a whole number of seconds"),
-            ("--release-drain", "-1", "--release-drain"),
-            ("--release-drain", "1.5", "a whole number of seconds"),
-            ("--admin-address", "localhost", "--admin-address"),
-            ("--workers", "0", "--workers"),
-            ("--pod-sockets", "0", "--pod-sockets"),
-            ("--node-memory", "256M", "--node-memory"),
-            ("--pod-memory", "-1", "--pod-memory"),
-            ("--access-log-format", "xml", "--access-log-format"),
-        ] {
-            let error = parse(&[flag, value]).unwrap_err();
-            assert!(error.contains(says), "{flag} {value}: {error}");
-        }
-        let error = Config::try_parse_from(["underpass-agent"]).unwrap_err().to_string();
-        assert!(error.contains("--node") && error.contains("--manifests"), "all that is missing at once: {error}");
-    }
-}
+mod tests;

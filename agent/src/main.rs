@@ -2,16 +2,27 @@
 
 use std::{process::ExitCode, time::SystemTime};
 
-use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
-use underpass_agent::{config::Config, limits, node, preflight};
+use underpass_agent::{
+    config::{self, Loaded, Reloader, Sources, Stop},
+    limits, node, preflight,
+};
 
 fn main() -> ExitCode {
-    let config = match Config::try_parse() {
-        Ok(config) => config,
-        Err(error) => error.exit(),
+    let sources = Sources::of_process();
+    let loaded = match config::load(&sources, |file| std::fs::read(file)) {
+        Ok(loaded) => loaded,
+        Err(Stop::Answer(answer)) => answer.exit(),
+        Err(Stop::Problems(problems)) => {
+            eprintln!("underpass-agent: {problems}");
+            return ExitCode::FAILURE;
+        }
     };
-    match run(&config) {
+    if loaded.config.print_config {
+        print!("{}", config::yaml(&loaded.settings));
+        return ExitCode::SUCCESS;
+    }
+    match run(sources, loaded) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("underpass-agent: {error:#}");
@@ -20,8 +31,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(config: &Config) -> anyhow::Result<()> {
+fn run(sources: Sources, loaded: Loaded) -> anyhow::Result<()> {
+    let config = &loaded.config.clone();
     let levels = underpass_telemetry::log::init(config.log_format, config.log.clone())?;
+    loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     // Keys live in this process: no core file may hold them, nobody may read them from outside.
     nix::sys::prctl::set_dumpable(false)?;
     limits::raise_descriptors();
@@ -38,7 +51,11 @@ fn run(config: &Config) -> anyhow::Result<()> {
                 _ = interrupt.recv() => {}
             }
         };
-        anyhow::Ok(node::run(config, checked, &levels, stop).await?)
+        let (reloader, settings) = Reloader::new(sources, loaded);
+        let reloading = tokio::spawn(reloader.run(levels.clone())?);
+        node::run(&settings, checked, &levels, stop).await?;
+        reloading.abort();
+        anyhow::Ok(())
     });
     runtime.shutdown_background();
     ran

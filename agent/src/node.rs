@@ -26,7 +26,7 @@ use underpass_ztunnel::{Inputs, Ztunnel};
 use crate::{
     admin,
     certs::Certs,
-    config::Config,
+    config::Running,
     keeper::Keeper,
     limits, metrics,
     pods::{self, Event, Pods},
@@ -68,6 +68,7 @@ pub enum Error {
 /// A running node.
 struct Node {
     name: Arc<str>,
+    settings: watch::Receiver<Arc<Running>>,
     world: watch::Receiver<Arc<World>>,
     certs: Certs,
     pods: Arc<pods::Handle>,
@@ -83,12 +84,13 @@ struct Node {
 /// # Errors
 /// What could not be started.
 pub async fn run(
-    config: &Config,
+    follow: &watch::Receiver<Arc<Running>>,
     checked: Checked,
     levels: &Levels,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let Checked { authority, admin, readiness, metrics: scraped, access_log, kernel: settings, own_cgroup } = checked;
+    let config = &*Arc::clone(&follow.borrow().config);
     let registry = Registry::default();
     let access_log = Arc::new(access_log);
     let kernel = Kernel::attach(&settings)?;
@@ -126,6 +128,7 @@ pub async fn run(
     let view = admin::View {
         node: config.node.as_str().into(),
         started: SystemTime::now(),
+        settings: follow.clone(),
         readiness: ready.clone(),
         world: keeper.world(),
         reports: keeper.reports(),
@@ -146,6 +149,7 @@ pub async fn run(
 
     let mut node = Node {
         name: config.node.as_str().into(),
+        settings: follow.clone(),
         world,
         certs,
         pods,
@@ -195,6 +199,11 @@ impl Node {
                 self.pods.set_world(world);
             }
             Some(event) = self.events.recv() => self.pod(event),
+            Ok(()) = self.settings.changed() => {
+                let now = Arc::clone(&self.settings.borrow_and_update().config);
+                self.certs.set_lifetime(now.certificate_lifetime);
+                self.pods.set_drain(now.release_drain);
+            }
             () = tokio::time::sleep(pause) => {}
         }
     }

@@ -25,6 +25,7 @@ pub(crate) enum Command {
     Policies(Policies),
     Certificates(Certificates),
     Connections(Connections),
+    Config(Config),
     Log(Log),
     Explain(Explain),
     Completion(Completion),
@@ -102,6 +103,23 @@ pub(crate) struct Connections {
     /// Only calls of this service.
     #[arg(long, value_name = "NAMESPACE/SERVICE")]
     pub(crate) service: Option<String>,
+    #[command(flatten)]
+    pub(crate) shown: Shown,
+}
+
+/// The settings of the agent: their values, who says so, and what waits for a restart.
+///
+/// What each means stands in docs/settings.md and in `underpass-agent --help`; `underpass-agent --print-config` tells the
+/// same before a start.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit status: 0 the agent has what its file says, 2 the file has a mistake or a change that \
+    needs a restart, 1 there is no answer.")]
+pub(crate) struct Config {
+    #[command(flatten)]
+    pub(crate) agent: Agent,
+    /// Only those that are not the default.
+    #[arg(long)]
+    pub(crate) changed: bool,
     #[command(flatten)]
     pub(crate) shown: Shown,
 }

@@ -34,6 +34,7 @@ fn run(command: &Command) -> Result<output::Output, error::CliError> {
         Command::Policies(args) => commands::policies::run(args),
         Command::Certificates(args) => commands::certificates::run(args),
         Command::Connections(args) => commands::connections::run(args),
+        Command::Config(args) => commands::config::run(args),
         Command::Log(args) => commands::log::run(args),
         Command::Explain(args) => commands::explain::run(args),
         Command::Completion(args) => Ok(commands::manual::completion(args)),

@@ -17,7 +17,7 @@ use underpass_telemetry::admin::{
 use super::View;
 use crate::{keeper::Reports, pods::PodStatus};
 
-/// Adds `GET /status`, `/workloads`, `/services`, `/policies`, `/certificates` and `/explain?source=&destination=`.
+/// Adds `GET /status`, `/workloads`, `/services`, `/policies`, `/config`, `/certificates` and `/explain?source=&destination=`.
 pub(super) fn routes(router: Router, view: &View) -> Router {
     let router = blocking(router, "/status", view, |view| Response::json(&status(view)));
     let router = blocking(router, "/workloads", view, |view| {
@@ -25,6 +25,7 @@ pub(super) fn routes(router: Router, view: &View) -> Router {
     });
     let router = shown(router, "/services", view, |view, _| Response::json(&view::services(&view.world.borrow())));
     let router = shown(router, "/policies", view, |view, _| Response::json(&view::policies(&view.world.borrow())));
+    let router = shown(router, "/config", view, |view, _| Response::json(&view.settings.borrow().view()));
     let router = shown(router, "/certificates", view, |view, _| Response::json(&certificates(view)));
     shown(router, "/explain", view, |view, request| explained(&view.world.borrow().clone(), request))
 }

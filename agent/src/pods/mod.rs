@@ -186,6 +186,13 @@ impl<D: DataPath> Pods<D> {
         self.stale = true;
     }
 
+    /// Pods that leave the mesh from the next turn on may keep their connections for so long.
+    pub fn set_drain(&mut self, drain: Duration) {
+        if !self.leaving {
+            self.settings.drain = drain;
+        }
+    }
+
     /// From the next turn on every pod is released. For cleanup: nothing is enrolled again.
     pub fn release_all(&mut self) {
         self.leaving = true;

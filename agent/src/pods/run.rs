@@ -6,7 +6,7 @@ use std::{
     os::{fd::AsFd, unix::net::UnixStream},
     sync::{Arc, mpsc},
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -18,6 +18,7 @@ use crate::datapath::DataPath;
 #[derive(Debug)]
 enum Command {
     World(Arc<World>),
+    Drain(Duration),
     Status(mpsc::Sender<Vec<PodStatus>>),
     ReleaseAll(mpsc::Sender<bool>, Instant),
 }
@@ -58,6 +59,11 @@ impl Handle {
     /// A new World. Applied when [`super::Event::Applied`] names its version.
     pub fn set_world(&self, world: Arc<World>) {
         self.send(Command::World(world));
+    }
+
+    /// How long connections of pods that leave the mesh may go on from now on.
+    pub fn set_drain(&self, drain: Duration) {
+        self.send(Command::Drain(drain));
     }
 
     /// How every pod stands. Blocks for as long as the thread is busy; empty where it has ended.
@@ -103,6 +109,7 @@ impl<D: DataPath> Pods<D> {
             loop {
                 match commands.try_recv() {
                     Ok(Command::World(world)) => self.set_world(world),
+                    Ok(Command::Drain(drain)) => self.set_drain(drain),
                     Ok(Command::Status(answer)) => asked.push(answer),
                     Ok(Command::ReleaseAll(answer, deadline)) => {
                         self.release_all();

@@ -2,6 +2,7 @@
 //! text, so that what people see is tested as data.
 
 pub(crate) mod certificates;
+pub(crate) mod config;
 pub(crate) mod connections;
 pub(crate) mod explain;
 pub(crate) mod log;

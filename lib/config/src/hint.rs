@@ -1,7 +1,8 @@
 //! "Did you mean ...?" for names that nobody defined: the nearest of the known ones, where one is near enough.
 
 /// The known name that `text` was probably meant to be.
-pub(crate) fn nearest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+#[must_use]
+pub fn nearest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // More than that is another word. Two letters that changed places count as two.
     let most = match text.len() {
         0..=3 => 1,

@@ -27,5 +27,6 @@ pub mod yaml;
 
 pub use door::{Door, Update, Watch};
 pub use fault::Fault;
+pub use hint::nearest;
 pub use path::{Path, Segment};
 pub use problem::{Effect, ObjectId, Problem, Severity};

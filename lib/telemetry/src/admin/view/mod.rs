@@ -8,6 +8,7 @@
 mod agent;
 mod policy;
 mod service;
+mod settings;
 mod workload;
 
 use underpass_core::World;
@@ -15,6 +16,7 @@ use underpass_core::World;
 pub use agent::{Certificate, Connection, Gate, Party, PodCount, ProblemCount, Status};
 pub use policy::Policy;
 pub use service::{Endpoint, Port, Service};
+pub use settings::{PendingSetting, Setting, Settings};
 pub use workload::{PodState, Workload};
 
 /// Every pod, by name.
