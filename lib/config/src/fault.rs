@@ -3,7 +3,13 @@
 
 use std::{io, sync::Arc};
 
-use crate::Severity;
+use crate::{
+    Severity,
+    kinds::words::{Field, Future, Known},
+};
+
+/// Lines of a file.
+pub type Lines = Vec<u32>;
 
 /// One reason. Texts from the manifest are printed as written, cut where they are long.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -107,9 +113,45 @@ pub enum Fault {
         /// How many are left out.
         count: usize,
     },
-    /// An object of the field that Underpass will serve.
-    #[error("known, not yet served")]
-    KindNotServed,
+    /// `apiVersion` of a known kind.
+    #[error("`{}` does not exist; write {}", cut(.found), .known.api_version())]
+    KnownVersion {
+        /// As written.
+        found: Arc<str>,
+        /// The kind.
+        known: &'static Known,
+    },
+    /// An object that configures a mesh and is not served.
+    #[error("{}: {}", match .known.future { Future::Later => "known, not yet served", Future::Never => "known, will not be served" }, .known.meanwhile.says)]
+    KindNotServed {
+        /// What is known about it.
+        known: &'static Known,
+    },
+    /// A field, label or annotation without effect, or with another one than elsewhere.
+    #[error("{}{}", .field.says, further(.also))]
+    Field {
+        /// What is known about it.
+        field: &'static Field,
+        /// Further lines where it stands.
+        also: Lines,
+    },
+    /// A metric that does not exist here.
+    #[error("`{}` {says}", cut(.found))]
+    Series {
+        /// Its name.
+        found: Arc<str>,
+        /// Why.
+        says: &'static str,
+    },
+    /// Values of a chart, a dashboard: a mapping that has nothing of an object.
+    #[error("is no Kubernetes object (no apiVersion, kind, metadata, spec): ignored{}", .looks.map(|l| format!("; it looks like {l}")).unwrap_or_default())]
+    NoObject {
+        /// What it looks like.
+        looks: Option<&'static str>,
+    },
+    /// A template of a chart, which is no YAML.
+    #[error("is no valid YAML, and looks like a template of a chart: render it first (helm template)")]
+    Template,
 
     // ---- shapes
     /// A field of a policy that nobody defined.
@@ -312,13 +354,38 @@ impl Fault {
     #[must_use]
     pub const fn severity(&self) -> Severity {
         match self {
-            Self::KindNotServed => Severity::Notice,
+            Self::KindNotServed { known } => known.meanwhile.severity,
+            Self::Field { field, .. } => field.severity,
+            Self::Series { .. } | Self::NoObject { .. } => Severity::Notice,
             Self::FieldNotServed { .. }
             | Self::ForeignGroup { .. }
             | Self::ValueIgnored { .. }
             | Self::Weight { .. } => Severity::Warning,
             _ => Severity::Error,
         }
+    }
+}
+
+impl Fault {
+    /// What to do about it, where that is more than the text says.
+    #[must_use]
+    pub const fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::KindNotServed { known } => Some(known.instead),
+            Self::Series { .. } => Some("docs/metrics.md lists what there is"),
+            _ => None,
+        }
+    }
+}
+
+fn further(lines: &[u32]) -> String {
+    const MOST: usize = 5;
+    let some: Vec<_> = lines.iter().take(MOST).map(ToString::to_string).collect();
+    let more = if lines.len() > MOST { " ..." } else { "" };
+    match lines.len() {
+        0 => String::new(),
+        1 => format!(" (also in line {})", some.join("")),
+        _ => format!(" (also in lines {}{more})", some.join(", ")),
     }
 }
 

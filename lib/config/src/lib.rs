@@ -20,13 +20,15 @@ pub mod fuzz;
 mod hint;
 mod kinds;
 pub mod manifest;
+mod notes;
 mod path;
 mod problem;
 pub mod shapes;
 pub mod yaml;
 
 pub use door::{Door, Update, Watch};
-pub use fault::Fault;
+pub use fault::{Fault, Lines};
 pub use hint::nearest;
+pub use kinds::words::{Field, Future, Known};
 pub use path::{Path, Segment};
 pub use problem::{Effect, ObjectId, Problem, Severity};

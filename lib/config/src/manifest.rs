@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use underpass_core::{Kind, ObjectKey, ObjectName, world::Object};
+use underpass_core::{
+    Kind, ObjectKey, ObjectName,
+    world::{Labels, Object},
+};
 
 use crate::{
     Fault, ObjectId, Path, Problem, Segment, Severity,
@@ -28,6 +31,8 @@ pub struct Claim {
     pub document: u32,
     /// In which line, from 1.
     pub line: u32,
+    /// Where in the document; empty, but in a list.
+    pub place: Path,
     /// What it says.
     pub says: Says,
 }
@@ -44,6 +49,18 @@ pub enum Says {
     },
 }
 
+/// Pods that a workload kind will make. Nothing is served because of it; it keeps `underpass analyze` from missing
+/// pods that are only not there yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    /// Their namespace.
+    pub namespace: Arc<str>,
+    /// Their service account.
+    pub service_account: Arc<str>,
+    /// Their labels.
+    pub labels: Labels,
+}
+
 /// What was read from one file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Manifest {
@@ -53,6 +70,8 @@ pub struct Manifest {
     pub problems: Vec<Problem>,
     /// How many objects of kinds that are not the mesh's, by `apiVersion kind`.
     pub ignored: BTreeMap<String, usize>,
+    /// What its workload kinds make pods of.
+    pub templates: Vec<Template>,
     /// Something in it could not even be attributed to an object.
     pub has_unreadable: bool,
 }
@@ -77,15 +96,15 @@ pub fn unreadable(file: &Arc<str>, fault: Fault) -> Manifest {
     Manifest { problems: vec![Problem::of_file(file, fault)], has_unreadable: true, ..Manifest::default() }
 }
 
-struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     file: &'a Arc<str>,
-    out: Manifest,
+    pub(crate) out: Manifest,
 }
 
 /// A mapping that should be an object: where it stands, and what a list around it says about it.
-struct Candidate<'t> {
-    tree: &'t Tree,
-    outer: Path,
+pub(crate) struct Candidate<'t> {
+    pub(crate) tree: &'t Tree,
+    pub(crate) outer: Path,
     document: u32,
     api_version: Option<&'t str>,
     kind: Option<&'t str>,
@@ -102,8 +121,10 @@ impl Reader<'_> {
         match &document.tree {
             Ok(None) => {}
             Ok(Some(tree)) => {
-                let (outer, document) = (Path::default(), document.number);
-                self.object(&Candidate { tree, outer, document, api_version: None, kind: None });
+                let (outer, number) = (Path::default(), document.number);
+                let candidate = Candidate { tree, outer, document: number, api_version: None, kind: None };
+                self.object(&candidate);
+                self.series(&candidate, document);
             }
             Err(e) => {
                 self.out.has_unreadable = true;
@@ -113,7 +134,7 @@ impl Reader<'_> {
                     line: e.line.or(Some(document.line)),
                     object: glimpse(document.text),
                     field: Path::default(),
-                    reason: e.clone().into(),
+                    reason: if document.text.contains("{{") { Fault::Template } else { e.clone().into() },
                     effect: None,
                 });
             }
@@ -128,6 +149,10 @@ impl Reader<'_> {
         let said = |field: &str| c.tree.field(field).and_then(Tree::text).filter(|t| !t.is_empty());
         let (api_version, kind) = (said("apiVersion").or(c.api_version), said("kind").or(c.kind));
         let id = kind.and_then(|kind| identify(kind, c.tree));
+        let has = |field: &str| c.tree.field(field).is_some();
+        if !["apiVersion", "kind", "metadata", "spec"].into_iter().any(has) && c.outer.is_empty() {
+            return self.no_object(c);
+        }
         let (Some(api_version), Some(kind)) = (api_version, kind) else {
             self.out.has_unreadable = true;
             let root = At::ROOT;
@@ -137,12 +162,13 @@ impl Reader<'_> {
         match kinds::classify(api_version, kind) {
             Class::Served(kind) => self.served(c, kind, id),
             Class::List(item) => self.list(c, item.as_deref().map(|item| (api_version, item))),
-            Class::NotYet => self.say(c, id, Path::default(), Fault::KindNotServed),
-            Class::Foreign(fault) => self.say(c, id, At::ROOT.field("kind").path(), fault),
-            Class::Other => {
-                let count = self.out.ignored.entry(format!("{api_version} {kind}")).or_default();
-                *count = count.saturating_add(1);
+            Class::Known(known) => self.known(c, id.as_ref(), known),
+            Class::Template(at) => {
+                self.ignore(api_version, kind);
+                self.template(c, id.as_ref(), at);
             }
+            Class::Foreign(fault) => self.say(c, id, At::ROOT.field("kind").path(), fault),
+            Class::Other => self.ignore(api_version, kind),
             Class::Mistake(field, fault) => {
                 self.out.has_unreadable = true;
                 self.say(c, id, At::ROOT.field(field).path(), fault);
@@ -175,6 +201,7 @@ impl Reader<'_> {
                 (Says::Bad { stand_in }, faults)
             }
         };
+        self.metadata(c, id.as_ref(), kind);
         let count = faults.len().saturating_sub(MAX_FAULTS);
         for f in faults.into_iter().take(MAX_FAULTS) {
             self.say(c, id.clone(), f.field, f.fault);
@@ -185,17 +212,33 @@ impl Reader<'_> {
         match key {
             Some(key) => {
                 let (document, line) = (c.document, c.tree.line);
-                self.out.claims.push(Claim { key, document, line, says });
+                self.out.claims.push(Claim { key, document, line, place: c.outer.clone(), says });
             }
             None => self.out.has_unreadable = true,
         }
     }
 
-    fn say(&mut self, c: &Candidate<'_>, object: Option<ObjectId>, field: Path, reason: Fault) {
+    fn ignore(&mut self, api_version: &str, kind: &str) {
+        let count = self.out.ignored.entry(format!("{api_version} {kind}")).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    pub(crate) fn say(&mut self, c: &Candidate<'_>, object: Option<ObjectId>, field: Path, reason: Fault) {
         let line = match &reason {
             Fault::DuplicateKey { line, .. } => Some(*line),
             _ => Some(c.tree.line_of(&field)).filter(|l| *l > 0).or_else(|| c.line()),
         };
+        self.say_at(c, object, line, field, reason);
+    }
+
+    pub(crate) fn say_at(
+        &mut self,
+        c: &Candidate<'_>,
+        object: Option<ObjectId>,
+        line: Option<u32>,
+        field: Path,
+        reason: Fault,
+    ) {
         self.out.problems.push(Problem {
             file: Arc::clone(self.file),
             document: Some(c.document),
@@ -262,7 +305,7 @@ fn key(kind: Kind, tree: &Tree) -> Option<ObjectKey> {
 }
 
 /// Kind and name for people, of any kind, valid or not.
-fn identify(kind: &str, tree: &Tree) -> Option<ObjectId> {
+pub(crate) fn identify(kind: &str, tree: &Tree) -> Option<ObjectId> {
     let name = metadata(tree, "name")?;
     Some(id(kind, metadata(tree, "namespace"), name))
 }

@@ -29,6 +29,24 @@ impl Path {
         self.0.is_empty()
     }
 
+    /// The place that a path as printed names: `spec.rules[0].from`, `metadata.labels[app.kubernetes.io/name]`. What is
+    /// not well-formed is read as far as it is.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let mut segments = Vec::new();
+        let mut rest = text;
+        while !rest.is_empty() {
+            let (word, after) = match rest.strip_prefix('[') {
+                Some(inner) => inner.split_once(']').unwrap_or((inner, "")),
+                None => rest.split_at(rest.find(['.', '[']).unwrap_or(rest.len())),
+            };
+            let index = word.parse().ok().filter(|_| rest.starts_with('['));
+            segments.push(index.map_or_else(|| Segment::Field(word.into()), Segment::Index));
+            rest = after.strip_prefix('.').unwrap_or(after);
+        }
+        Self(segments)
+    }
+
     /// This place, seen from one step further out.
     pub(crate) fn prefix(&mut self, segment: Segment) {
         self.0.insert(0, segment);
@@ -36,7 +54,7 @@ impl Path {
 
     /// This place, seen from `outer`.
     #[must_use]
-    pub(crate) fn inside(mut self, outer: &Self) -> Self {
+    pub fn inside(mut self, outer: &Self) -> Self {
         self.0.splice(0..0, outer.0.iter().cloned());
         self
     }
@@ -116,6 +134,12 @@ mod tests {
             labels.field("app.kubernetes.io/name").path().to_string(),
             "metadata.labels[app.kubernetes.io/name]"
         );
+        for text in
+            ["", "spec.rules[0].from", "metadata.labels[app.kubernetes.io/name]", "spec.portLevelMtls.9090.mode"]
+        {
+            assert_eq!(Path::parse(text).to_string(), text);
+        }
+        assert_eq!(Path::parse("a[").to_string(), "a.");
         let inner = rules.index(1).path();
         assert_eq!(inner.inside(&At::ROOT.field("items").path()).to_string(), "items.spec.rules[1]");
     }

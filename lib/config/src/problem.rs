@@ -150,7 +150,7 @@ impl fmt::Write for OneLine<'_, '_> {
 impl Serialize for Problem {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         use serde::ser::SerializeStruct as _;
-        let mut out = s.serialize_struct("Problem", 8)?;
+        let mut out = s.serialize_struct("Problem", 9)?;
         out.serialize_field("severity", &self.severity())?;
         out.serialize_field("file", &self.file)?;
         out.serialize_field("document", &self.document)?;
@@ -159,6 +159,7 @@ impl Serialize for Problem {
         out.serialize_field("field", &self.field.to_string())?;
         out.serialize_field("reason", &self.reason.to_string())?;
         out.serialize_field("effect", &self.effect)?;
+        out.serialize_field("help", &self.reason.help())?;
         out.end()
     }
 }

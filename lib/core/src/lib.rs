@@ -7,6 +7,7 @@
 //! * [`capture`]: may the kernel leave this connect() alone? The reference answer that the kernel tables must equal.
 //! * [`route`]: where does a captured connection go, and whom may it meet there?
 //! * [`authz`] and [`peer_auth`]: may this peer reach this workload? [`admit`] asks both, in that order.
+//! * [`dangling`]: what refers to something that is not there.
 //! * [`explain`]: the same functions with a recorder.
 
 pub mod addr;
@@ -14,6 +15,7 @@ pub mod admit;
 pub mod authz;
 pub mod capture;
 pub mod connection;
+pub mod dangling;
 pub mod enrol;
 pub mod explain;
 pub mod name;

@@ -14,7 +14,7 @@ use underpass_core::{
 use super::Update;
 use crate::{
     Effect, Fault, ObjectId, Path, Problem, Severity,
-    manifest::{self, Claim, Manifest, Says},
+    manifest::{self, Claim, Manifest, Says, Template},
 };
 
 /// What the directory has to say about a file.
@@ -66,6 +66,17 @@ impl State {
             *all = all.saturating_add(*count);
         }
         (Self { files, serving }, Update { batch, problems, notices, ignored })
+    }
+
+    /// The claim that counts for an object, and its file.
+    #[must_use]
+    pub fn claim(&self, key: &ObjectKey) -> Option<(&Arc<str>, &Claim)> {
+        self.files.iter().find_map(|(file, m)| m.claims.iter().find(|c| c.key == *key).map(|c| (file, c)))
+    }
+
+    /// What workload kinds of all files make pods of.
+    pub fn templates(&self) -> impl Iterator<Item = &Template> {
+        self.files.values().flat_map(|m| &m.templates)
     }
 
     /// How many objects are served.

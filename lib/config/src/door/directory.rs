@@ -37,6 +37,7 @@ pub(super) type Found<'a> = (Arc<str>, Content<'a>);
 pub(super) struct Directory {
     root: PathBuf,
     seen: BTreeMap<Arc<str>, Seen>,
+    others: usize,
 }
 
 #[derive(Debug)]
@@ -84,22 +85,30 @@ struct Walk {
     faults: BTreeMap<Arc<str>, Fault>,
     /// [`MAX_FILES`] were found, and more.
     has_too_many: bool,
+    /// Files that are no manifests by their name.
+    others: usize,
     /// Folders and files that were found before, by device and inode.
     ids: BTreeSet<(u64, u64)>,
 }
 
 impl Directory {
     pub(super) fn new(root: PathBuf) -> Self {
-        Self { root, seen: BTreeMap::new() }
+        Self { root, seen: BTreeMap::new(), others: 0 }
     }
 
     pub(super) fn root(&self) -> &Path {
         &self.root
     }
 
+    /// How many files of other types the last look passed by.
+    pub(super) const fn others(&self) -> usize {
+        self.others
+    }
+
     /// Every file, with what it says where that changed since the last look.
     pub(super) fn look(&mut self) -> Vec<Found<'_>> {
-        let Walk { files, faults, has_too_many, .. } = walk(&self.root);
+        let Walk { files, faults, has_too_many, others, .. } = walk(&self.root);
+        self.others = others;
         // A folder that cannot be listed says nothing about its files: they are still what they were.
         let hidden = |path: &str| {
             faults.keys().any(|f| f.is_empty() || path.strip_prefix(&**f).is_some_and(|rest| rest.starts_with('/')))
@@ -213,6 +222,7 @@ impl Walk {
                     self.files.insert(name.into(), path.to_owned());
                 }
             }
+            Ok(meta) if !is_manifest && meta.is_file() => self.others = self.others.saturating_add(1),
             Ok(_) => {}
         }
     }

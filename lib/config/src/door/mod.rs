@@ -13,7 +13,7 @@ mod diff;
 mod directory;
 mod watch;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use underpass_core::world::Batch;
 
@@ -23,7 +23,7 @@ pub use self::{
     directory::{MAX_FILES, MAX_FOLDER_DEPTH},
     watch::Watch,
 };
-use crate::{Problem, Severity};
+use crate::{Fault, Problem, Severity};
 
 /// What a look at the directory brought.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -49,6 +49,28 @@ impl Update {
 #[must_use]
 pub fn read(path: impl Into<PathBuf>) -> Update {
     Door::new(path).look()
+}
+
+/// The files of a directory, or a single file, in order: for who needs their text.
+#[derive(Debug, Default)]
+pub struct Files {
+    /// Each by its path below the directory, with its bytes or why it could not be read.
+    pub files: Vec<(Arc<str>, Result<Vec<u8>, Fault>)>,
+    /// How many files are neither YAML nor JSON.
+    pub others: usize,
+}
+
+/// Reads the files that [`read`] would.
+#[must_use]
+pub fn files(path: impl Into<PathBuf>) -> Files {
+    let mut directory = Directory::new(path.into());
+    let found = directory.look().into_iter().map(|(file, content)| match content {
+        Content::Bytes(bytes) => (file, Ok(bytes.to_vec())),
+        Content::Unreadable(fault) => (file, Err(fault)),
+        Content::Unchanged => (file, Ok(Vec::new())),
+    });
+    let files = found.collect();
+    Files { files, others: directory.others() }
 }
 
 /// A directory, and what it said last.

@@ -37,6 +37,8 @@ pub struct Document<'a> {
     pub number: u32,
     /// The line of the file in which it starts, from 1.
     pub line: u32,
+    /// The line of the file in which its text starts, its `---` line and comments included.
+    pub text_line: u32,
     /// Its text.
     pub text: &'a str,
     /// What it says; none: nothing (comments only).
@@ -84,7 +86,7 @@ pub fn documents(bytes: &[u8]) -> Result<Vec<Document<'_>>, Fault> {
 
 fn document<'a>(piece: &split::Piece<'a>, number: u32) -> Document<'a> {
     let tree = if piece.is_blank { Ok(None) } else { parse(piece.text, piece.line) };
-    Document { number, line: piece.content_line, text: piece.text, tree }
+    Document { number, line: piece.content_line, text_line: piece.line, text: piece.text, tree }
 }
 
 /// One document, which starts in line `line` of its file.

@@ -71,16 +71,12 @@ fn authorization(p: &AuthorizationPolicy, say: &mut impl FnMut(String, String)) 
         say("spec.targetRefs".into(), says);
         return;
     }
-    for (i, rule) in p.rules.iter().enumerate() {
-        let fields = rule.l7_fields();
-        if fields.is_empty() {
-            continue;
-        }
-        let effect = match p.action {
-            Action::Allow => "this rule allows nothing",
-            Action::Deny => "this rule denies every connection that its other fields match",
-        };
-        say(format!("spec.rules[{i}]"), format!("{} can only be judged by a waypoint: {effect}", fields.join(", ")));
+    let effect = match p.action {
+        Action::Allow => "this rule allows nothing",
+        Action::Deny => "this rule denies every connection that its other fields match",
+    };
+    for f in p.waypoint_fields() {
+        say(f.field, format!("{} can only be judged by a waypoint: {effect}", f.name));
     }
     if p.action == Action::Deny && p.rules.is_empty() {
         say("spec.rules".into(), "no rules: this policy denies nothing".into());

@@ -23,7 +23,7 @@ pub use endpoint::{DEFAULT_WEIGHT, Endpoint};
 pub use findings::Finding;
 pub use locality::{Locality, Nearness};
 pub use node::Node;
-pub use policy::{Action, AuthorizationPolicy, Created, MtlsMode, PeerAuthentication, Scope};
+pub use policy::{Action, AuthorizationPolicy, Created, MtlsMode, PeerAuthentication, Scope, WaypointField};
 pub use service::{
     Affinity, Distribution, EndpointSlice, Hints, InternalTraffic, Service, ServicePort, SliceEndpoint, SlicePort,
     TargetPort,

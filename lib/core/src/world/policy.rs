@@ -1,11 +1,15 @@
 //! AuthorizationPolicy and PeerAuthentication after the door: validated, every value parsed. How they are judged is
 //! [`crate::authz`] and [`crate::peer_auth`].
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
 
-use crate::{ObjectName, authz::Rule, world::Labels};
+use crate::{
+    ObjectName,
+    authz::{Condition, Rule},
+    world::Labels,
+};
 
 /// `metadata.creationTimestamp`, seconds since the epoch. A missing one (manifests) counts as the newest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -78,4 +82,83 @@ pub struct PeerAuthentication {
     pub ports: BTreeMap<u16, MtlsMode>,
     /// The oldest wins among equals.
     pub created: Created,
+}
+
+/// A field that only a waypoint can judge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WaypointField {
+    /// Where it stands: `spec.rules[0].to[0].operation.methods`.
+    pub field: String,
+    /// Its name, or the attribute that a condition asks for.
+    pub name: Arc<str>,
+}
+
+impl AuthorizationPolicy {
+    /// Every field that needs a waypoint, in order: the whole of `spec.targetRefs`, or what asks for HTTP.
+    #[must_use]
+    pub fn waypoint_fields(&self) -> Vec<WaypointField> {
+        if let Scope::Targets(_) = self.scope {
+            return vec![WaypointField { field: "spec.targetRefs".into(), name: "targetRefs".into() }];
+        }
+        let mut fields = Vec::new();
+        for (i, rule) in self.rules.iter().enumerate() {
+            fields.extend(rule.waypoint_fields(&format!("spec.rules[{i}]")));
+        }
+        fields
+    }
+}
+
+impl Rule {
+    /// The fields of this rule, which stands at `at`, that need a waypoint.
+    fn waypoint_fields(&self, at: &str) -> Vec<WaypointField> {
+        let mut fields = Vec::new();
+        let mut push = |field: String, name: &Arc<str>| fields.push(WaypointField { field, name: Arc::clone(name) });
+        for (i, source) in self.from.iter().enumerate() {
+            source.l7.iter().for_each(|name| push(format!("{at}.from[{i}].source.{name}"), name));
+        }
+        for (i, operation) in self.to.iter().enumerate() {
+            operation.l7.iter().for_each(|name| push(format!("{at}.to[{i}].operation.{name}"), name));
+        }
+        for (i, condition) in self.when.iter().enumerate() {
+            if let Condition::L7(name) = condition {
+                push(format!("{at}.when[{i}].key"), name);
+            }
+        }
+        fields
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authz::{Operation, Source};
+
+    fn fields(scope: Scope, rules: Vec<Rule>) -> Vec<String> {
+        let (name, action) = (ObjectName::new("a", "b"), Action::Allow);
+        let policy = AuthorizationPolicy { name, scope, action, rules, dry_run: false };
+        policy.waypoint_fields().into_iter().map(|f| format!("{} {}", f.field, f.name)).collect()
+    }
+
+    #[test]
+    fn each_field_is_where_it_stands() {
+        let l4 = Rule { from: vec![Source::default()], to: Vec::new(), when: Vec::new() };
+        assert_eq!(fields(Scope::Namespace, vec![l4.clone()]), [""; 0]);
+        let source = Source { l7: vec!["requestPrincipals".into()], ..Source::default() };
+        let operation = Operation { l7: vec!["methods".into(), "paths".into()], ..Operation::default() };
+        let rule = Rule {
+            from: vec![Source::default(), source],
+            to: vec![operation],
+            when: vec![Condition::L7("request.headers[x]".into())],
+        };
+        assert_eq!(
+            fields(Scope::Namespace, vec![l4.clone(), rule.clone()]),
+            [
+                "spec.rules[1].from[1].source.requestPrincipals requestPrincipals",
+                "spec.rules[1].to[0].operation.methods methods",
+                "spec.rules[1].to[0].operation.paths paths",
+                "spec.rules[1].when[0].key request.headers[x]",
+            ]
+        );
+        assert_eq!(fields(Scope::Targets(vec!["Gateway w".into()]), vec![rule]), ["spec.targetRefs targetRefs"]);
+    }
 }

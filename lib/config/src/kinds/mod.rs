@@ -1,8 +1,21 @@
 //! Which kinds are served, which are known and not yet served, and which are somebody else's. A kind of an API group
 //! of ours that this group does not have is a mistake, never somebody else's.
+//!
+//! [`known`] and [`metadata`] are tables: the words for users stand there, once.
+
+mod docs;
+mod known;
+pub(crate) mod metadata;
+pub(crate) mod series;
+pub(crate) mod words;
 
 use underpass_core::Kind;
 
+pub(crate) use self::known::CHART_VALUES;
+use self::{
+    known::{GATEWAY_API, GATEWAY_API_OTHER, KNOWN, SECURITY},
+    words::Known,
+};
 use crate::{Fault, hint::nearest};
 
 /// What an `apiVersion` and `kind` are to the mesh.
@@ -12,8 +25,10 @@ pub(crate) enum Class {
     Served(Kind),
     /// Has `items`; of this kind each, where they do not say themselves.
     List(Option<String>),
-    /// Configures a mesh, and is not served yet.
-    NotYet,
+    /// Configures a mesh, and is not served.
+    Known(&'static Known),
+    /// Makes pods, from the template at this place.
+    Template(&'static str),
     /// A kind of the mesh's name, but not the mesh's.
     Foreign(Fault),
     /// Nothing of ours.
@@ -22,41 +37,12 @@ pub(crate) enum Class {
     Mistake(&'static str, Fault),
 }
 
-const ISTIO_SECURITY: &str = "security.istio.io";
-
-/// API groups that configure a mesh, and their kinds.
-const NOT_YET: &[(&str, &[&str])] = &[
-    (ISTIO_SECURITY, &["RequestAuthentication"]),
-    (
-        "networking.istio.io",
-        &[
-            "DestinationRule",
-            "EnvoyFilter",
-            "Gateway",
-            "ProxyConfig",
-            "ServiceEntry",
-            "Sidecar",
-            "VirtualService",
-            "WorkloadEntry",
-            "WorkloadGroup",
-        ],
-    ),
-    ("telemetry.istio.io", &["Telemetry"]),
-    ("extensions.istio.io", &["WasmPlugin"]),
-    ("install.istio.io", &["IstioOperator"]),
-];
-
-/// Grows with every release: all of its kinds are known.
-const GATEWAY_API: &str = "gateway.networking.k8s.io";
-
 /// Where a kind of ours is defined: group, versions, and what to write.
 const fn home(kind: Kind) -> (&'static str, &'static [&'static str], &'static str) {
     match kind {
         Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service => ("", &["v1"], "v1"),
         Kind::EndpointSlice => ("discovery.k8s.io", &["v1"], "discovery.k8s.io/v1"),
-        Kind::AuthorizationPolicy | Kind::PeerAuthentication => {
-            (ISTIO_SECURITY, &["v1", "v1beta1"], "security.istio.io/v1")
-        }
+        Kind::AuthorizationPolicy | Kind::PeerAuthentication => (SECURITY, &["v1", "v1beta1"], "security.istio.io/v1"),
     }
 }
 
@@ -81,18 +67,25 @@ pub(crate) fn classify(api_version: &str, kind: &str) -> Class {
             return Class::List(Some(item.to_owned()).filter(|i| !i.is_empty()));
         }
     }
-    if group == GATEWAY_API {
-        return Class::NotYet;
+    let known = || KNOWN.iter().filter(|k| k.group == group);
+    if let Some(known) = known().find(|k| k.kind == kind) {
+        return if known.versions.contains(&version) {
+            Class::Known(known)
+        } else {
+            Class::Mistake("apiVersion", Fault::KnownVersion { found: api_version.into(), known })
+        };
     }
-    let known = NOT_YET.iter().find(|(g, _)| *g == group).map(|(_, kinds)| *kinds);
-    if known.is_some_and(|kinds| kinds.contains(&kind)) {
-        return Class::NotYet;
+    if let Some((_, _, at)) = metadata::TEMPLATES.iter().find(|(g, k, _)| *g == group && *k == kind) {
+        return Class::Template(at);
     }
     let ours = Kind::ALL.into_iter().filter(|k| home(*k).0 == group).map(Kind::as_str);
-    let meant = nearest(kind, ours.chain(known.into_iter().flatten().copied()));
+    let meant = nearest(kind, ours.chain(known().map(|k| k.kind)));
+    let is_known = known().next().is_some() && !kind.ends_with("List");
+    if is_known && group == GATEWAY_API && meant.is_none() {
+        return Class::Known(&GATEWAY_API_OTHER);
+    }
     // Kubernetes' own groups have kinds that are not listed here: there only a near miss is a mistake.
-    let is_istio = known.is_some();
-    if (is_istio && !kind.ends_with("List")) || meant.is_some() {
+    if is_known || meant.is_some() {
         return Class::Mistake("kind", Fault::UnknownKind { found: kind.into(), meant });
     }
     Class::Other
@@ -113,7 +106,8 @@ mod tests {
             let got = match classify(api_version, kind) {
                 Class::Served(k) => format!("served {k}"),
                 Class::List(item) => format!("list of {}", item.as_deref().unwrap_or("anything")),
-                Class::NotYet => "not yet".into(),
+                Class::Known(_) => "not yet".into(),
+                Class::Template(at) => format!("template at {at}"),
                 Class::Foreign(_) => "foreign".into(),
                 Class::Other => "other".into(),
                 Class::Mistake(field, fault) => format!("{field} {fault}"),
@@ -150,7 +144,25 @@ mod tests {
         check("v1", "ConfigMap", "other");
         check("v1", "ServiceAccount", "other");
         check("v1", "pod", "kind `pod` is no kind of this API group: did you mean `Pod`?");
-        check("apps/v1", "Deployment", "other");
+        check("apps/v1", "Deployment", "template at spec.template");
+        check("batch/v1", "CronJob", "template at spec.jobTemplate.spec.template");
+        check(
+            "networking.istio.io/v2",
+            "VirtualService",
+            "apiVersion `networking.istio.io/v2` does not exist; write networking.istio.io/v1",
+        );
+        check("networking.istio.io/v1alpha3", "EnvoyFilter", "not yet");
+        check(
+            "networking.istio.io/v1",
+            "EnvoyFilter",
+            "apiVersion `networking.istio.io/v1` does not exist; write networking.istio.io/v1alpha3",
+        );
+        check("gateway.networking.k8s.io/v1", "NewRoute", "not yet");
+        check(
+            "gateway.networking.k8s.io/v1",
+            "HTTPRoutes",
+            "kind `HTTPRoutes` is no kind of this API group: did you mean `HTTPRoute`?",
+        );
         check("v1", "List", "list of anything");
         check("v1", "PodList", "list of Pod");
         check("v1", "ConfigMapList", "other");

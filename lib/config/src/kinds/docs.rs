@@ -1,0 +1,1 @@
+//! docs/resources.md, made of the tables.

@@ -1,0 +1,351 @@
+//! Kinds that configure a mesh and are not served: what happens to traffic meanwhile, field by field, and what to do.
+//! A table, so that the words of `underpass analyze`, of the agent's reports and of docs/resources.md are one.
+
+use super::words::{Field, Future, Known, note, warn};
+
+const V1: &[&str] = &["v1", "v1beta1", "v1alpha3"];
+const NETWORKING: &str = "networking.istio.io";
+pub(super) const SECURITY: &str = "security.istio.io";
+pub(super) const GATEWAY_API: &str = "gateway.networking.k8s.io";
+
+const KEEP: &str = "keep it: it will take effect with waypoints, which are not built yet";
+const SPLIT_MEANWHILE: &str = "keep it for waypoints, which are not built yet; until then split traffic by the number of \
+                               pods behind the Service, and set timeouts and retries in the client";
+const NO_SPLIT: &str = "traffic is not split by weight";
+const NO_SUBSET: &str = "the subset is not looked at: every endpoint of the Service is meant";
+const NO_MATCH: &str = "requests are not told apart: all of them go the same way";
+const NO_GATEWAY: &str = "no gateway runs: nothing listens for it";
+
+/// Every known kind, by group and kind.
+pub(crate) const KNOWN: &[Known] = &[
+    Known {
+        group: NETWORKING,
+        kind: "VirtualService",
+        versions: V1,
+        future: Future::Later,
+        meanwhile: note(
+            "",
+            "connections to its hosts go to every ready endpoint of the Service, as if it were not there",
+        ),
+        instead: SPLIT_MEANWHILE,
+        below: &[],
+        fields: VIRTUAL_SERVICE,
+    },
+    Known {
+        group: NETWORKING,
+        kind: "DestinationRule",
+        versions: V1,
+        future: Future::Later,
+        meanwhile: note("", "connections to its host are balanced and limited as if it were not there"),
+        instead: KEEP,
+        below: &[("spec", TRAFFIC_POLICY), ("spec.subsets[]", TRAFFIC_POLICY)],
+        fields: DESTINATION_RULE,
+    },
+    Known {
+        group: NETWORKING,
+        kind: "Gateway",
+        versions: V1,
+        future: Future::Later,
+        meanwhile: note("", NO_GATEWAY),
+        instead: "keep the ingress that you have; its pods can be in the mesh",
+        below: &[],
+        fields: &[note("spec.servers", NO_GATEWAY)],
+    },
+    Known {
+        group: NETWORKING,
+        kind: "ServiceEntry",
+        versions: V1,
+        future: Future::Later,
+        meanwhile: note("", "its hosts stay outside the mesh: connections to them are left alone"),
+        instead: "for pods of this cluster write a Service without selector and an EndpointSlice",
+        below: &[],
+        fields: SERVICE_ENTRY,
+    },
+    Known {
+        group: NETWORKING,
+        kind: "Sidecar",
+        versions: V1,
+        future: Future::Never,
+        meanwhile: note("", "there are no sidecars whose view of the mesh it could narrow"),
+        instead: "delete it; who may call whom is said by an AuthorizationPolicy at the destination",
+        below: &[],
+        fields: SIDECAR,
+    },
+    Known {
+        group: NETWORKING,
+        kind: "EnvoyFilter",
+        versions: &["v1alpha3"],
+        future: Future::Never,
+        meanwhile: note("", "there is no Envoy: none of its patches is applied"),
+        instead: "say it with an API that does not depend on a proxy: AuthorizationPolicy for who may connect, \
+                  VirtualService or HTTPRoute for routing, Telemetry for tags of spans and labels of metrics",
+        below: &[],
+        fields: &[note("spec.configPatches", "not applied")],
+    },
+    Known {
+        group: NETWORKING,
+        kind: "WorkloadEntry",
+        versions: V1,
+        future: Future::Later,
+        meanwhile: note("", "the machine that it names is outside the mesh: it has no identity"),
+        instead: "policy that asks for an identity refuses it; allow its address with ipBlocks where it must get in",
+        below: &[],
+        fields: WORKLOAD_ENTRY,
+    },
+    Known {
+        group: NETWORKING,
+        kind: "WorkloadGroup",
+        versions: V1,
+        future: Future::Later,
+        meanwhile: note("", "machines cannot register themselves: it stands for none"),
+        instead: "run the workload as a pod, or allow its address with ipBlocks where it must get in",
+        below: &[],
+        fields: &[note("spec.template", "stands for no workload")],
+    },
+    Known {
+        group: NETWORKING,
+        kind: "ProxyConfig",
+        versions: &["v1beta1"],
+        future: Future::Never,
+        meanwhile: note("", "there is no proxy per pod to configure"),
+        instead: "delete it; what can be set stands in the agent's settings",
+        below: &[],
+        fields: &[
+            note("spec.concurrency", "the agent has one worker per core of the node"),
+            note("spec.environmentVariables", "there is no proxy to hand them to"),
+            note("spec.image", "there is no proxy image"),
+        ],
+    },
+    Known {
+        group: SECURITY,
+        kind: "RequestAuthentication",
+        versions: &["v1", "v1beta1"],
+        future: Future::Later,
+        meanwhile: warn("", "tokens are not validated: a request with a forged or expired one is not refused"),
+        instead: "validate tokens in the application until waypoints are served, and limit who may connect by principals",
+        below: &[],
+        fields: &[warn("spec.jwtRules", "not validated")],
+    },
+    Known {
+        group: "telemetry.istio.io",
+        kind: "Telemetry",
+        versions: &["v1", "v1alpha1"],
+        future: Future::Later,
+        meanwhile: note("", "metrics and access log are what the agent's settings say"),
+        instead: "keep it, and set the agent's access log",
+        below: &[],
+        fields: &[
+            note("spec.tracing", "no spans are written at L4: an application's own trace headers pass unchanged"),
+            note("spec.metrics", "metrics keep their labels, and none is switched off"),
+            note("spec.accessLogging", "the access log has one line per connection, as the agent is set to write it"),
+        ],
+    },
+    Known {
+        group: "extensions.istio.io",
+        kind: "WasmPlugin",
+        versions: &["v1alpha1"],
+        future: Future::Never,
+        meanwhile: warn("", "no module is loaded: what it would check or change is neither checked nor changed"),
+        instead: "do it in the application, or in a proxy in front of it",
+        below: &[],
+        fields: &[note("spec.url", "not loaded"), note("spec.pluginConfig", "not read")],
+    },
+    Known {
+        group: "install.istio.io",
+        kind: "IstioOperator",
+        versions: &["v1alpha1"],
+        future: Future::Never,
+        meanwhile: note("", "it installs Istio; Underpass does not read its configuration from it"),
+        instead: "write what you need of it as settings of the agent (underpass-agent --help)",
+        below: &[("spec", MESH_CONFIG), ("spec.values", VALUES)],
+        fields: OPERATOR,
+    },
+    gateway_api("GatewayClass", &["v1", "v1beta1"], "no controller of Underpass's takes it", &[]),
+    gateway_api(
+        "Gateway",
+        &["v1", "v1beta1"],
+        "no gateway and no waypoint runs: nothing listens for it",
+        &[
+            warn("spec.gatewayClassName", "no waypoint runs: what `istio.io/use-waypoint` leads here is refused"),
+            note("spec.listeners", NO_GATEWAY),
+        ],
+    ),
+    gateway_api(
+        "HTTPRoute",
+        &["v1", "v1beta1", "v1alpha2"],
+        "connections go to every ready endpoint of the Service, as if it were not there",
+        HTTP_ROUTE,
+    ),
+    gateway_api(
+        "GRPCRoute",
+        &["v1", "v1alpha2"],
+        "connections go to every ready endpoint of the Service, as if it were not there",
+        HTTP_ROUTE,
+    ),
+    gateway_api(
+        "TCPRoute",
+        &["v1", "v1alpha2"],
+        "connections go to every ready endpoint of the Service, as if it were not there",
+        L4_ROUTE,
+    ),
+    gateway_api(
+        "TLSRoute",
+        &["v1", "v1alpha3", "v1alpha2"],
+        "connections go to every ready endpoint of the Service, as if it were not there",
+        L4_ROUTE,
+    ),
+    gateway_api("UDPRoute", &["v1", "v1alpha2"], "UDP is not the mesh's: it is left alone", L4_ROUTE),
+    gateway_api(
+        "ReferenceGrant",
+        &["v1", "v1beta1", "v1alpha2"],
+        "no route is served that could refer to another namespace",
+        &[],
+    ),
+    gateway_api(
+        "BackendTLSPolicy",
+        &["v1", "v1alpha3", "v1alpha2"],
+        "no gateway runs: none speaks TLS to its targets",
+        &[note("spec.validation", "not checked")],
+    ),
+    gateway_api("ListenerSet", &["v1"], NO_GATEWAY, &[note("spec.listeners", NO_GATEWAY)]),
+];
+
+/// Another kind of the Gateway API, which grows with every release.
+pub(crate) const GATEWAY_API_OTHER: Known =
+    gateway_api("", &["v1"], "nothing of the Gateway API is served yet: traffic goes as if it were not there", &[]);
+
+const fn gateway_api(
+    kind: &'static str,
+    versions: &'static [&'static str],
+    meanwhile: &'static str,
+    fields: &'static [Field],
+) -> Known {
+    Known {
+        group: GATEWAY_API,
+        kind,
+        versions,
+        future: Future::Later,
+        meanwhile: note("", meanwhile),
+        instead: KEEP,
+        below: &[],
+        fields,
+    }
+}
+
+const VIRTUAL_SERVICE: &[Field] = &[
+    note("spec.gateways", NO_GATEWAY),
+    note("spec.exportTo", "every namespace sees every Service"),
+    note("spec.http[].match", NO_MATCH),
+    note("spec.http[].route[].weight", NO_SPLIT),
+    note("spec.http[].route[].destination.subset", NO_SUBSET),
+    note("spec.http[].route[].headers", "headers are not changed"),
+    note("spec.http[].timeout", "requests have no timeout but the client's"),
+    note("spec.http[].retries", "nothing is retried but by the client"),
+    note("spec.http[].fault", "no faults are injected"),
+    note("spec.http[].mirror", "nothing is mirrored"),
+    note("spec.http[].mirrors", "nothing is mirrored"),
+    note("spec.http[].rewrite", "requests are not rewritten"),
+    note("spec.http[].redirect", "nothing is redirected: requests reach the Service"),
+    note("spec.http[].directResponse", "nothing is answered: requests reach the Service"),
+    note("spec.http[].headers", "headers are not changed"),
+    note("spec.http[].corsPolicy", "CORS is the application's"),
+    note("spec.http[].delegate", "not followed"),
+    note("spec.tcp[].match", "connections are not told apart: all of them go the same way"),
+    note("spec.tcp[].route[].weight", "connections are not split by weight"),
+    note("spec.tcp[].route[].destination.subset", NO_SUBSET),
+    note("spec.tls[].match", "server names are not looked at"),
+    note("spec.tls[].route[].weight", "connections are not split by weight"),
+    note("spec.tls[].route[].destination.subset", NO_SUBSET),
+];
+
+const DESTINATION_RULE: &[Field] = &[
+    note("spec.subsets", "the endpoints of the Service stay one set"),
+    note("spec.workloadSelector", "not looked at"),
+    note("spec.exportTo", "every namespace sees every Service"),
+];
+
+/// Of a host, and of each of its subsets.
+const TRAFFIC_POLICY: &[Field] = &[
+    note("trafficPolicy.loadBalancer", "connections are spread over the ready endpoints by Underpass's own balancing"),
+    note("trafficPolicy.connectionPool", "connections and requests to the host have no such limit"),
+    note("trafficPolicy.outlierDetection", "no endpoint is taken out because of errors: only readiness counts"),
+    note(
+        "trafficPolicy.tls",
+        "between pods of the mesh mutual TLS is automatic; to other destinations nothing is encrypted",
+    ),
+    note("trafficPolicy.portLevelSettings", "not looked at"),
+    note("trafficPolicy.tunnel", "not looked at"),
+    note("trafficPolicy.proxyProtocol", "no PROXY header is written"),
+];
+
+const SERVICE_ENTRY: &[Field] = &[
+    note("spec.hosts", "not resolved, and in no metric as a destination service"),
+    note("spec.addresses", "not captured"),
+    note("spec.endpoints", "no endpoints of any Service"),
+    note("spec.workloadSelector", "selects no pods"),
+    note("spec.subjectAltNames", "not checked"),
+];
+
+const SIDECAR: &[Field] = &[
+    note("spec.egress", "pods reach every Service that policy lets them reach"),
+    note("spec.ingress", "not looked at"),
+    warn(
+        "spec.outboundTrafficPolicy",
+        "connections to destinations outside the mesh are not refused: use a NetworkPolicy",
+    ),
+    note("spec.inboundConnectionPool", "connections have no such limit"),
+];
+
+const WORKLOAD_ENTRY: &[Field] = &[
+    note("spec.address", "outside the mesh"),
+    note("spec.serviceAccount", "no identity is issued"),
+    note("spec.labels", "selected by no Service and no policy"),
+];
+
+const HTTP_ROUTE: &[Field] = &[
+    note("spec.parentRefs", "the route is attached to nothing"),
+    note("spec.rules[].matches", NO_MATCH),
+    note("spec.rules[].filters", "requests are not changed, mirrored or redirected"),
+    note("spec.rules[].backendRefs[].weight", NO_SPLIT),
+    note("spec.rules[].timeouts", "requests have no timeout but the client's"),
+    note("spec.rules[].retry", "nothing is retried but by the client"),
+    note("spec.rules[].sessionPersistence", "requests of a session may go to different endpoints"),
+];
+
+const L4_ROUTE: &[Field] = &[
+    note("spec.parentRefs", "the route is attached to nothing"),
+    note("spec.rules[].backendRefs[].weight", "connections are not split by weight"),
+];
+
+const OPERATOR: &[Field] =
+    &[note("spec.components", "nothing of it is installed"), note("spec.profile", "nothing of it is installed")];
+
+/// `meshConfig`, of an IstioOperator and of a chart's values.
+const MESH_CONFIG: &[Field] = &[
+    note("meshConfig.enableTracing", "no spans are written at L4: an application's own trace headers pass unchanged"),
+    note("meshConfig.defaultConfig.tracing", "no spans are written at L4"),
+    note("meshConfig.extensionProviders", "no provider is called"),
+    note("meshConfig.accessLogFile", "the access log is a setting of the agent"),
+    note("meshConfig.accessLogFormat", "the access log's format is a setting of the agent: text or JSON"),
+    note("meshConfig.trustDomain", "the trust domain is a setting of the agent"),
+    note("meshConfig.rootNamespace", "the root namespace is a setting of the agent"),
+    warn(
+        "meshConfig.outboundTrafficPolicy",
+        "connections to destinations outside the mesh are not refused: use a NetworkPolicy",
+    ),
+    warn("meshConfig.extensionProviders[].envoyExtAuthzHttp", "nobody is asked: CUSTOM policies are rejected"),
+    warn("meshConfig.extensionProviders[].envoyExtAuthzGrpc", "nobody is asked: CUSTOM policies are rejected"),
+];
+
+/// Values of Istio's charts, which are no Kubernetes objects.
+const VALUES: &[Field] = &[
+    note("global.proxy.accessLogFile", "the access log is a setting of the agent"),
+    note("global.proxy.resources", "there is no proxy per pod that could need them"),
+    note("global.proxy.holdApplicationUntilProxyStarts", "not needed: a pod is in the mesh before it starts"),
+    note("global.proxy_init", "no init container changes a pod"),
+    note("pilot", "Istio's control plane is not part of Underpass"),
+    note("sidecarInjectorWebhook", "nothing is injected"),
+];
+
+/// What a file of a chart's values says, where it is one of Istio's.
+pub(crate) const CHART_VALUES: &[&[Field]] = &[MESH_CONFIG, VALUES];

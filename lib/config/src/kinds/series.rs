@@ -1,0 +1,45 @@
+//! Names of time series that dashboards and alerts ask for and that Underpass does not have. Found in the text of
+//! objects that are not the mesh's: the rule stays valid, and silently never fires.
+
+/// Names that start so, and what there is instead.
+pub(crate) const ABSENT: &[(&str, &str)] = &[
+    ("envoy_", "there is no Envoy, so there is no such metric"),
+    ("istio_request", "counts HTTP requests, which need a waypoint; connections are in istio_tcp_*"),
+    ("istio_response", "counts HTTP responses, which need a waypoint; bytes are in istio_tcp_*"),
+    ("istio_agent_", "is Istio's agent's; the agent's own metrics are underpass_*"),
+    ("istio_build", "is Istio's"),
+    ("istiod_", "is Istio's control plane's"),
+    ("pilot_", "is Istio's control plane's"),
+    ("galley_", "is Istio's control plane's"),
+    ("citadel_", "is Istio's control plane's"),
+];
+
+/// What is said about a name.
+pub(crate) fn absent(name: &str) -> Option<&'static str> {
+    ABSENT.iter().find(|(start, _)| name.starts_with(start) && name.len() > start.len()).map(|(_, says)| *says)
+}
+
+/// Every such name in a text, with its line from 0: each name where it stands first. Comments count for nothing.
+pub(crate) fn mentioned(text: &str) -> Vec<(u32, &str, &'static str)> {
+    let mut found: Vec<(u32, &str, &'static str)> = Vec::new();
+    for (line, i) in text.lines().zip(0_u32..).filter(|(l, _)| !l.trim_start().starts_with('#')) {
+        for word in line.split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | ':'))) {
+            if let Some(says) = absent(word).filter(|_| !found.iter().any(|(_, w, _)| *w == word)) {
+                found.push((i, word, says));
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_expressions() {
+        let text = "expr: |\n  sum(rate(istio_requests_total{a=\"b\"}[5m])) / envoy_x\n# envoy_y\n  envoy_x + istio_tcp_sent_bytes_total\n  my_envoy_z envoy_\n";
+        let names: Vec<_> = mentioned(text).into_iter().map(|(line, name, _)| (line, name)).collect();
+        assert_eq!(names, [(1, "istio_requests_total"), (1, "envoy_x")]);
+    }
+}

@@ -1,0 +1,132 @@
+//! What is said about objects that are not served, and about what has no effect on objects that are: the tables of
+//! [`crate::kinds`] applied to a tree. Nothing here changes what is served.
+
+use std::sync::Arc;
+
+use underpass_core::{Kind, world::Labels};
+
+use crate::{
+    Fault, ObjectId, Path, Segment,
+    kinds::{
+        CHART_VALUES,
+        metadata::{self, On},
+        series,
+        words::{Field, Known, places},
+    },
+    manifest::{Candidate, Reader, Template},
+    yaml::{Document, Tree, Value},
+};
+
+/// The most places of one field that are looked for.
+const MAX_PLACES: usize = 100;
+/// The most metrics that are named of one document.
+const MAX_SERIES: usize = 32;
+
+impl Reader<'_> {
+    /// A kind that is known and not served, and its fields.
+    pub(crate) fn known(&mut self, c: &Candidate<'_>, id: Option<&ObjectId>, known: &'static Known) {
+        self.say(c, id.cloned(), Path::default(), Fault::KindNotServed { known });
+        for (below, field) in known.fields() {
+            self.field(c, id, below, field);
+        }
+    }
+
+    /// A field of a table, where the object has it.
+    fn field(&mut self, c: &Candidate<'_>, id: Option<&ObjectId>, below: &str, field: &'static Field) {
+        let mut found = places(c.tree, below, field.path, MAX_PLACES).into_iter();
+        let Some(first) = found.next() else { return };
+        let line = c.tree.line_of(&first);
+        let mut also: Vec<u32> = found.map(|p| c.tree.line_of(&p)).filter(|l| *l > line).collect();
+        also.dedup();
+        self.say(c, id.cloned(), first, Fault::Field { field, also });
+    }
+
+    /// The template of a workload kind: not read, but what its keys will mean is said.
+    pub(crate) fn template(&mut self, c: &Candidate<'_>, id: Option<&ObjectId>, at: &str) {
+        let Some(place) = places(c.tree, at, "metadata", 1).pop() else { return };
+        let Some(meta) = at_path(c.tree, &place) else { return };
+        self.keys(c, id, &place, meta, On::Template);
+        let labels = meta.field("labels").map(texts).unwrap_or_default();
+        let spec = places(c.tree, at, "spec", 1).pop().and_then(|p| at_path(c.tree, &p));
+        let account = spec.and_then(|s| s.field("serviceAccountName")).and_then(Tree::text);
+        let namespace = c.tree.field("metadata").and_then(|m| m.field("namespace")).and_then(Tree::text);
+        self.out.templates.push(Template {
+            namespace: namespace.filter(|n| !n.is_empty()).unwrap_or("default").into(),
+            service_account: account.filter(|a| !a.is_empty()).unwrap_or("default").into(),
+            labels,
+        });
+    }
+
+    /// Labels and annotations of an object that is served.
+    pub(crate) fn metadata(&mut self, c: &Candidate<'_>, id: Option<&ObjectId>, kind: Kind) {
+        let on = match kind {
+            Kind::Pod => On::Pod,
+            Kind::Namespace => On::Namespace,
+            Kind::Service => On::Target,
+            Kind::Node | Kind::EndpointSlice | Kind::AuthorizationPolicy | Kind::PeerAuthentication => return,
+        };
+        let place: Path = [Segment::Field("metadata".into())].into_iter().collect();
+        if let Some(meta) = c.tree.field("metadata") {
+            self.keys(c, id, &place, meta, on);
+        }
+    }
+
+    fn keys(&mut self, c: &Candidate<'_>, id: Option<&ObjectId>, place: &Path, meta: &Tree, on: On) {
+        for map in ["labels", "annotations"] {
+            let Some(Tree { value: Value::Map(entries), .. }) = meta.field(map) else { continue };
+            for (key, value) in entries {
+                let Some(field) = metadata::meaning(on, &key.name, value.text()) else { continue };
+                let steps = [Segment::Field(map.into()), Segment::Field(key.name.as_str().into())];
+                let path = steps.into_iter().collect::<Path>().inside(place);
+                self.say(c, id.cloned(), path, Fault::Field { field, also: Vec::new() });
+            }
+        }
+    }
+
+    /// A mapping that has nothing of an object.
+    pub(crate) fn no_object(&mut self, c: &Candidate<'_>) {
+        let has = |field: &str| c.tree.field(field).is_some();
+        let looks = if has("dashboard") || has("panels") {
+            Some("a Grafana dashboard")
+        } else if has("global") || has("meshConfig") || has("pilot") {
+            Some("values of Istio's chart")
+        } else {
+            None
+        };
+        self.say(c, None, Path::default(), Fault::NoObject { looks });
+        for field in CHART_VALUES.iter().flat_map(|f| f.iter()) {
+            self.field(c, None, "", field);
+        }
+    }
+
+    /// Metrics that a rule or dashboard asks for in vain.
+    pub(crate) fn series(&mut self, c: &Candidate<'_>, document: &Document<'_>) {
+        let kind = c.tree.field("kind").and_then(Tree::text);
+        if !matches!(kind, None | Some("PrometheusRule" | "ConfigMap" | "GrafanaDashboard" | "ServiceMonitor")) {
+            return;
+        }
+        let id = kind.and_then(|kind| crate::manifest::identify(kind, c.tree));
+        for (line, name, says) in series::mentioned(document.text).into_iter().take(MAX_SERIES) {
+            let line = Some(document.text_line.saturating_add(line));
+            self.say_at(c, id.clone(), line, Path::default(), Fault::Series { found: name.into(), says });
+        }
+    }
+}
+
+/// The tree at a place.
+fn at_path<'t>(tree: &'t Tree, path: &Path) -> Option<&'t Tree> {
+    path.segments().iter().try_fold(tree, |tree, segment| match (segment, &tree.value) {
+        (Segment::Field(name), _) => tree.field(name),
+        (Segment::Index(i), Value::List(items)) => items.get(*i),
+        (Segment::Index(_), _) => None,
+    })
+}
+
+/// The pairs of texts of a mapping.
+fn texts(tree: &Tree) -> Labels {
+    let Value::Map(entries) = &tree.value else { return Labels::new() };
+    let pair = |(key, value): &(crate::yaml::Key, Tree)| -> Option<(Arc<str>, Arc<str>)> {
+        Some((key.name.as_str().into(), value.text()?.into()))
+    };
+    entries.iter().filter_map(pair).collect()
+}
