@@ -28,6 +28,7 @@ pub(crate) enum Command {
     Config(Config),
     Log(Log),
     Explain(Explain),
+    Analyze(crate::commands::analyze::Analyze),
     Completion(Completion),
     Man(Man),
 }

@@ -93,6 +93,14 @@ impl Colour {
         self.paint("31;1", text)
     }
 
+    pub(crate) fn yellow(self, text: &str) -> String {
+        self.paint("33;1", text)
+    }
+
+    pub(crate) fn blue(self, text: &str) -> String {
+        self.paint("34;1", text)
+    }
+
     pub(crate) fn faint(self, text: &str) -> String {
         self.paint("2", text)
     }

@@ -108,6 +108,6 @@ fn read(path: &Path, mesh: &Mesh) -> Result<World, CliError> {
 
 /// The door serves what it can read, and nothing is a valid directory: here, where somebody asks once, a directory that
 /// is not there is an error.
-fn check_readable(path: &Path) -> io::Result<()> {
+pub(crate) fn check_readable(path: &Path) -> io::Result<()> {
     if fs::metadata(path)?.is_dir() { fs::read_dir(path).map(drop) } else { fs::File::open(path).map(drop) }
 }

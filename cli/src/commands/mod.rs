@@ -1,6 +1,7 @@
 //! The commands, a file each: what is asked, and how the answer looks. Each has a pure function from the answer to its
 //! text, so that what people see is tested as data.
 
+pub(crate) mod analyze;
 pub(crate) mod certificates;
 pub(crate) mod config;
 pub(crate) mod connections;

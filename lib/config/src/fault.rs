@@ -113,8 +113,8 @@ pub enum Fault {
         /// How many are left out.
         count: usize,
     },
-    /// `apiVersion` of a known kind.
-    #[error("`{}` does not exist; write {}", cut(.found), .known.api_version())]
+    /// `apiVersion` of a known kind. A warning, because nothing is lost: an API server refuses it.
+    #[error("`{}` does not exist: a cluster refuses it; write {}", cut(.found), .known.api_version())]
     KnownVersion {
         /// As written.
         found: Arc<str>,
@@ -359,6 +359,7 @@ impl Fault {
             Self::Series { .. } | Self::NoObject { .. } => Severity::Notice,
             Self::FieldNotServed { .. }
             | Self::ForeignGroup { .. }
+            | Self::KnownVersion { .. }
             | Self::ValueIgnored { .. }
             | Self::Weight { .. } => Severity::Warning,
             _ => Severity::Error,

@@ -162,7 +162,7 @@ impl Reader<'_> {
         match kinds::classify(api_version, kind) {
             Class::Served(kind) => self.served(c, kind, id),
             Class::List(item) => self.list(c, item.as_deref().map(|item| (api_version, item))),
-            Class::Known(known) => self.known(c, id.as_ref(), known),
+            Class::Known(known) => self.known(c, id.as_ref(), api_version, known),
             Class::Template(at) => {
                 self.ignore(api_version, kind);
                 self.template(c, id.as_ref(), at);

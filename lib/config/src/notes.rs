@@ -24,8 +24,14 @@ const MAX_SERIES: usize = 32;
 
 impl Reader<'_> {
     /// A kind that is known and not served, and its fields.
-    pub(crate) fn known(&mut self, c: &Candidate<'_>, id: Option<&ObjectId>, known: &'static Known) {
-        self.say(c, id.cloned(), Path::default(), Fault::KindNotServed { known });
+    pub(crate) fn known(&mut self, c: &Candidate<'_>, id: Option<&ObjectId>, version: &str, known: &'static Known) {
+        if !known.has(version) {
+            let at: Path = [Segment::Field("apiVersion".into())].into_iter().collect();
+            self.say(c, id.cloned(), at, Fault::KnownVersion { found: version.into(), known });
+        }
+        let kind: Path = [Segment::Field("kind".into())].into_iter().collect();
+        let line = Some(c.tree.line_of(&kind)).filter(|l| *l > 0);
+        self.say_at(c, id.cloned(), line, Path::default(), Fault::KindNotServed { known });
         for (below, field) in known.fields() {
             self.field(c, id, below, field);
         }
@@ -44,10 +50,10 @@ impl Reader<'_> {
     /// The template of a workload kind: not read, but what its keys will mean is said.
     pub(crate) fn template(&mut self, c: &Candidate<'_>, id: Option<&ObjectId>, at: &str) {
         let Some(place) = places(c.tree, at, "metadata", 1).pop() else { return };
-        let Some(meta) = at_path(c.tree, &place) else { return };
+        let Some(meta) = c.tree.at(&place) else { return };
         self.keys(c, id, &place, meta, On::Template);
         let labels = meta.field("labels").map(texts).unwrap_or_default();
-        let spec = places(c.tree, at, "spec", 1).pop().and_then(|p| at_path(c.tree, &p));
+        let spec = places(c.tree, at, "spec", 1).pop().and_then(|p| c.tree.at(&p));
         let account = spec.and_then(|s| s.field("serviceAccountName")).and_then(Tree::text);
         let namespace = c.tree.field("metadata").and_then(|m| m.field("namespace")).and_then(Tree::text);
         self.out.templates.push(Template {
@@ -111,15 +117,6 @@ impl Reader<'_> {
             self.say_at(c, id.clone(), line, Path::default(), Fault::Series { found: name.into(), says });
         }
     }
-}
-
-/// The tree at a place.
-fn at_path<'t>(tree: &'t Tree, path: &Path) -> Option<&'t Tree> {
-    path.segments().iter().try_fold(tree, |tree, segment| match (segment, &tree.value) {
-        (Segment::Field(name), _) => tree.field(name),
-        (Segment::Index(i), Value::List(items)) => items.get(*i),
-        (Segment::Index(_), _) => None,
-    })
 }
 
 /// The pairs of texts of a mapping.

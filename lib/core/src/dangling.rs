@@ -208,7 +208,7 @@ mod tests {
     }
 
     fn namespace(name: &str) -> Object {
-        Namespace { name: crate::ObjectName::cluster(name), labels: Labels::new() }.into()
+        Namespace { name: crate::ObjectName::cluster(name), labels: Labels::new(), distribution: None }.into()
     }
 
     fn from(principals: &[&str], namespaces: &[&str]) -> Rule {

@@ -69,11 +69,7 @@ pub(crate) fn classify(api_version: &str, kind: &str) -> Class {
     }
     let known = || KNOWN.iter().filter(|k| k.group == group);
     if let Some(known) = known().find(|k| k.kind == kind) {
-        return if known.versions.contains(&version) {
-            Class::Known(known)
-        } else {
-            Class::Mistake("apiVersion", Fault::KnownVersion { found: api_version.into(), known })
-        };
+        return Class::Known(known);
     }
     if let Some((_, _, at)) = metadata::TEMPLATES.iter().find(|(g, k, _)| *g == group && *k == kind) {
         return Class::Template(at);
@@ -146,17 +142,7 @@ mod tests {
         check("v1", "pod", "kind `pod` is no kind of this API group: did you mean `Pod`?");
         check("apps/v1", "Deployment", "template at spec.template");
         check("batch/v1", "CronJob", "template at spec.jobTemplate.spec.template");
-        check(
-            "networking.istio.io/v2",
-            "VirtualService",
-            "apiVersion `networking.istio.io/v2` does not exist; write networking.istio.io/v1",
-        );
         check("networking.istio.io/v1alpha3", "EnvoyFilter", "not yet");
-        check(
-            "networking.istio.io/v1",
-            "EnvoyFilter",
-            "apiVersion `networking.istio.io/v1` does not exist; write networking.istio.io/v1alpha3",
-        );
         check("gateway.networking.k8s.io/v1", "NewRoute", "not yet");
         check(
             "gateway.networking.k8s.io/v1",

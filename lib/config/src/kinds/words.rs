@@ -52,6 +52,12 @@ pub(crate) const fn warn(path: &'static str, says: &'static str) -> Field {
 }
 
 impl Known {
+    /// Does this `apiVersion` exist for it?
+    pub(crate) fn has(&self, api_version: &str) -> bool {
+        let version = api_version.strip_prefix(self.group).and_then(|rest| rest.strip_prefix('/'));
+        self.kind.is_empty() || version.is_some_and(|v| self.versions.contains(&v))
+    }
+
     /// What to write as `apiVersion`.
     pub(crate) fn api_version(&self) -> String {
         format!("{}/{}", self.group, self.versions.first().copied().unwrap_or_default())

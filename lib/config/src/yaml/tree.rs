@@ -90,6 +90,16 @@ impl Tree {
         }
     }
 
+    /// What stands at a place.
+    #[must_use]
+    pub fn at(&self, path: &Path) -> Option<&Self> {
+        path.segments().iter().try_fold(self, |tree, segment| match (segment, &tree.value) {
+            (Segment::Field(name), _) => tree.field(name),
+            (Segment::Index(i), Value::List(items)) => items.get(*i),
+            (Segment::Index(_), _) => None,
+        })
+    }
+
     /// The line of a field; of the nearest thing around it where it does not exist.
     #[must_use]
     pub fn line_of(&self, path: &Path) -> u32 {

@@ -234,7 +234,8 @@ fn problems_are_data_too() {
             "object": "Namespace a",
             "field": "metadata.labels.is",
             "reason": "YAML reads this as the number 1; text is expected: write it in quotes",
-            "effect": "absent"
+            "effect": "absent",
+            "help": null
           }
         ]"#]]
     .assert_eq(&serde_json::to_string_pretty(&update.problems).unwrap());

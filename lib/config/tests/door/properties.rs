@@ -1,6 +1,7 @@
 //! What must hold for every directory.
 
 use proptest::{prelude::*, sample::Index};
+use underpass_config::Update;
 use underpass_core::{World, testing::world, world::Object};
 
 use crate::{

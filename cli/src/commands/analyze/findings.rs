@@ -1,0 +1,123 @@
+//! What the door, the World and the check of references say, in one shape and order, each with its line.
+
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
+
+use serde::Serialize;
+use underpass_config::{
+    Fault, Path, Problem, Severity, Update,
+    door::State,
+    yaml::{self, Document},
+};
+use underpass_core::{
+    World,
+    dangling::{Planned, dangling},
+    world,
+};
+
+use super::{input::Inputs, snippet};
+
+/// One thing to tell.
+#[derive(Debug, Serialize)]
+pub(super) struct Finding {
+    pub(super) severity: Severity,
+    pub(super) file: Arc<str>,
+    /// From 1, as near as it is known.
+    pub(super) line: Option<u32>,
+    /// From 1, in characters.
+    pub(super) column: Option<usize>,
+    /// Kind and name.
+    pub(super) object: Option<String>,
+    /// Empty for the object as a whole.
+    pub(super) field: String,
+    pub(super) says: String,
+    /// What becomes of an error.
+    pub(super) effect: Option<String>,
+    /// What to do.
+    pub(super) help: Option<&'static str>,
+    /// What of the line is meant.
+    #[serde(skip)]
+    pub(super) mark: snippet::Mark,
+}
+
+pub(super) fn collect(inputs: &Inputs, state: &State, update: &Update, world: &World) -> Vec<Finding> {
+    let mut all: Vec<Finding> = update.problems.iter().chain(&update.notices).map(of_problem).collect();
+    let planned = state.templates().map(|t| Planned {
+        namespace: Arc::clone(&t.namespace),
+        service_account: Arc::clone(&t.service_account),
+        labels: t.labels.clone(),
+    });
+    let dangling = dangling(world, planned);
+    let mut lines = Lines { inputs, state, parsed: BTreeMap::new() };
+    all.extend(world.findings().iter().chain(&dangling).map(|f| lines.finding(f)));
+    let mut texts = BTreeMap::new();
+    for finding in &mut all {
+        let lines = texts.entry(Arc::clone(&finding.file)).or_insert_with(|| {
+            inputs.bytes(&finding.file).map(String::from_utf8_lossy).unwrap_or_default().into_owned()
+        });
+        let line = finding.line.and_then(|l| lines.lines().nth(usize::try_from(l).ok()?.checked_sub(1)?));
+        finding.column = line.map(|line| line[..finding.mark.find(line).start].chars().count() + 1);
+    }
+    // On one line the worst comes first.
+    let key = |f: &Finding| (Arc::clone(&f.file), f.line, Reverse(f.severity), f.field.clone(), f.says.clone());
+    all.sort_by_cached_key(key);
+    all.dedup_by_key(|f| key(f));
+    all
+}
+
+fn of_problem(p: &Problem) -> Finding {
+    let mark = match &p.reason {
+        Fault::Series { found, .. } => snippet::Mark::Text(Arc::clone(found)),
+        _ => snippet::Mark::Field(p.field.clone()),
+    };
+    Finding {
+        severity: p.severity(),
+        file: Arc::clone(&p.file),
+        line: p.line,
+        column: None,
+        object: p.object.as_ref().map(ToString::to_string),
+        field: p.field.to_string(),
+        says: p.reason.to_string(),
+        effect: p.effect.map(|e| e.to_string()),
+        help: p.reason.help(),
+        mark,
+    }
+}
+
+/// Finds the lines of what core says, which knows objects and fields only.
+struct Lines<'a> {
+    inputs: &'a Inputs,
+    state: &'a State,
+    /// Files that were asked for, parsed once.
+    parsed: BTreeMap<Arc<str>, Vec<Document<'a>>>,
+}
+
+impl Lines<'_> {
+    fn finding(&mut self, f: &world::Finding) -> Finding {
+        let path = Path::parse(&f.field);
+        let claim = self.state.claim(&f.object);
+        let line = claim.map(|(file, claim)| {
+            let inputs = self.inputs;
+            let documents = self.parsed.entry(Arc::clone(file)).or_insert_with(|| {
+                inputs.bytes(file).and_then(|bytes| yaml::documents(bytes).ok()).unwrap_or_default()
+            });
+            let document = documents.iter().find(|d| d.number == claim.document);
+            let tree = document.and_then(|d| d.tree.as_ref().ok()?.as_ref());
+            match tree {
+                Some(tree) if !path.is_empty() => tree.line_of(&path.clone().inside(&claim.place)),
+                _ => claim.line,
+            }
+        });
+        Finding {
+            severity: Severity::Warning,
+            file: claim.map_or_else(|| "".into(), |(file, _)| Arc::clone(file)),
+            line: line.filter(|l| *l > 0),
+            column: None,
+            object: Some(f.object.to_string()),
+            field: f.field.clone(),
+            says: f.says.clone(),
+            effect: None,
+            help: None,
+            mark: snippet::Mark::Field(path),
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! `underpass analyze`: reads manifests as the mesh would, and prints what it thinks of them like a compiler. What is
+//! said is decided in config and core; here it is collected, placed on its line and printed.
+
+mod findings;
+mod input;
+mod snippet;
+mod text;
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use clap::ValueEnum;
+use serde::Serialize;
+use underpass_config::{Severity, door::State};
+use underpass_core::World;
+
+use self::{findings::Finding, input::Inputs};
+use crate::{
+    args::{Format, Mesh},
+    error::CliError,
+    output::{self, Output},
+    show::Look,
+};
+
+/// Check manifests: what is served, what is known but not yet served, what is ignored, and what is wrong.
+///
+/// Reads directories and files (.yaml, .yml, .json) as the mesh would, and says for each object and field that has no
+/// effect, or another one than its author may think: where it stands, what happens instead, and what to write. Needs no
+/// cluster, no agent and no root.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit status: 0 nothing is worse than the limit, 1 there are errors (or what --deny names), or \
+    nothing could be read.\n\n\
+    Severities: an error is not served; a warning is served, but not as its author may think, or leaves something less \
+    safe than it looks; a notice is known and has no effect.\n\n\
+    Examples:\n  \
+    underpass analyze deploy/samples/bookinfo\n  \
+    underpass analyze mesh/ apps/ --deny warnings\n  \
+    helm template chart/ | underpass analyze - -o json"
+)]
+pub(crate) struct Analyze {
+    /// Directories or files of manifests; `-` is standard input.
+    #[arg(value_name = "DIR|FILE", required_unless_present = "filename")]
+    paths: Vec<PathBuf>,
+    /// The same, as kubectl names it; may be repeated.
+    #[arg(short = 'f', long = "filename", value_name = "DIR|FILE")]
+    filename: Vec<PathBuf>,
+    /// What else makes the exit status 1.
+    #[arg(long, value_name = "WHAT")]
+    deny: Option<Deny>,
+    /// How the answer is written.
+    #[arg(short = 'o', long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+    #[command(flatten)]
+    mesh: Mesh,
+}
+
+/// The least that fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Deny {
+    /// Warnings fail like errors.
+    Warnings,
+    /// Notices do too: nothing may be without effect.
+    Notices,
+}
+
+/// Everything there is to say.
+#[derive(Debug, Serialize)]
+struct Report {
+    /// By file and line.
+    findings: Vec<Finding>,
+    errors: usize,
+    warnings: usize,
+    notices: usize,
+    /// How many objects are served.
+    served: usize,
+    /// How many objects of kinds that are not the mesh's, by `apiVersion kind`.
+    ignored: BTreeMap<String, usize>,
+    /// How many files were read.
+    files: usize,
+    /// How many files are neither YAML nor JSON.
+    other_files: usize,
+}
+
+/// The report.
+pub(crate) fn run(args: &Analyze) -> Result<Output, CliError> {
+    let inputs = input::read(args.paths.iter().chain(&args.filename))?;
+    let report = analyze(&inputs, args);
+    let least = match args.deny {
+        None => Severity::Error,
+        Some(Deny::Warnings) => Severity::Warning,
+        Some(Deny::Notices) => Severity::Notice,
+    };
+    let is_denied = report.findings.iter().any(|f| f.severity >= least);
+    let code = if is_denied { output::FAILED } else { output::OK };
+    Ok(Output { code, ..Look::new(args.output).render(&report, |_, colour| text::write(&report, &inputs, colour))? })
+}
+
+fn analyze(inputs: &Inputs, args: &Analyze) -> Report {
+    let (state, update) = State::default().next(&inputs.contents());
+    let world = World::empty(args.mesh.settings()).apply(&update.batch);
+    let findings = findings::collect(inputs, &state, &update, &world);
+    let count = |severity| findings.iter().filter(|f| f.severity == severity).count();
+    Report {
+        errors: count(Severity::Error),
+        warnings: count(Severity::Warning),
+        notices: count(Severity::Notice),
+        served: state.len(),
+        ignored: update.ignored,
+        files: inputs.files.len(),
+        other_files: inputs.others,
+        findings,
+    }
+}
