@@ -81,10 +81,8 @@ impl Known<'_> {
 
     fn peer_authentication(&self, p: &PeerAuthentication, say: Say<'_>) {
         let (namespace, is_root) = (p.name.namespace(), p.name.namespace() == self.root());
-        if let Some(selector) = p.selector.as_ref().filter(|_| !is_root) {
-            if self.selects_nothing(namespace, selector) {
-                say("spec.selector", format!("selects none of the pods of {namespace}: it has no effect"));
-            }
+        if p.selector.as_ref().is_some_and(|s| !is_root && self.selects_nothing(namespace, s)) {
+            say("spec.selector", format!("selects none of the pods of {namespace}: it has no effect"));
         }
         // The oldest wins; among those of one age, the first by name.
         let beats = |o: &PeerAuthentication| (o.created, &o.name) < (p.created, &p.name);
@@ -102,11 +100,9 @@ impl Known<'_> {
 
     fn authorization(&self, p: &AuthorizationPolicy, say: Say<'_>) {
         let namespace = p.name.namespace();
-        if let Scope::Selector(selector) = &p.scope {
-            if self.selects_nothing(namespace, selector) {
-                let of = if namespace == self.root() { "of the mesh".to_owned() } else { format!("of {namespace}") };
-                say("spec.selector", format!("selects none of the pods {of}: it has no effect"));
-            }
+        if matches!(&p.scope, Scope::Selector(selector) if self.selects_nothing(namespace, selector)) {
+            let of = if namespace == self.root() { "of the mesh".to_owned() } else { format!("of {namespace}") };
+            say("spec.selector", format!("selects none of the pods {of}: it has no effect"));
         }
         let effect = match p.action {
             Action::Allow => "it allows nobody",

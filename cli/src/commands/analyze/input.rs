@@ -9,14 +9,18 @@ use std::{
     sync::Arc,
 };
 
-use underpass_config::{Fault, door, door::Content, yaml::MAX_FILE_BYTES};
+use underpass_config::{
+    door,
+    door::{Bytes, Content},
+    yaml::MAX_FILE_BYTES,
+};
 
 use crate::{error::CliError, source::check_readable};
 
 /// Every file once, by name.
 #[derive(Debug, Default)]
 pub(super) struct Inputs {
-    pub(super) files: Vec<(Arc<str>, Result<Vec<u8>, Fault>)>,
+    pub(super) files: Vec<(Arc<str>, Bytes)>,
     /// How many files are of other types.
     pub(super) others: usize,
 }
@@ -66,7 +70,7 @@ pub(super) fn read<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Result<Input
 }
 
 /// One byte more than a file may have: then the door says that it is too large.
-fn standard_input(from: impl io::Read) -> io::Result<Result<Vec<u8>, Fault>> {
+fn standard_input(from: impl io::Read) -> io::Result<Bytes> {
     let mut bytes = Vec::new();
     from.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
     Ok(Ok(bytes))

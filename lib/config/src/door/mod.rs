@@ -51,11 +51,14 @@ pub fn read(path: impl Into<PathBuf>) -> Update {
     Door::new(path).look()
 }
 
+/// What a file holds, or why it could not be read.
+pub type Bytes = Result<Vec<u8>, Fault>;
+
 /// The files of a directory, or a single file, in order: for who needs their text.
 #[derive(Debug, Default)]
 pub struct Files {
     /// Each by its path below the directory, with its bytes or why it could not be read.
-    pub files: Vec<(Arc<str>, Result<Vec<u8>, Fault>)>,
+    pub files: Vec<(Arc<str>, Bytes)>,
     /// How many files are neither YAML nor JSON.
     pub others: usize,
 }

@@ -13,7 +13,7 @@ use super::*;
 fn objects() -> Vec<Object> {
     let mut slow = ambient("shop/cart-2", "10.0.2.3", "app=cart");
     slow.ready = false;
-    let by_method = Operation { l7: vec!["to.operation.methods".into()], ..Operation::default() };
+    let by_method = Operation { l7: vec!["methods".into()], ..Operation::default() };
     let rule = Rule { to: vec![by_method], ..Rule::default() };
     vec![
         ambient("shop/cart-1", "10.0.2.2 fd00::2", "app=cart").into(),
@@ -79,7 +79,7 @@ fn policies_and_what_needs_a_waypoint() {
         &expect![[r#"
             {"kind":"AuthorizationPolicy","namespace":"istio-system","name":"nobody","scope":"mesh","action":"DENY","rules":0,"dry_run":false,"selects":2,"needs_waypoint":[],"notes":["spec.rules: no rules: this policy denies nothing"]}
             {"kind":"AuthorizationPolicy","namespace":"shop","name":"at-waypoint","scope":"Gateway w","action":"ALLOW","rules":1,"dry_run":false,"selects":0,"needs_waypoint":["targetRefs"],"notes":["spec.targetRefs: applies at the waypoint of Gateway w and there is none: it has no effect"]}
-            {"kind":"AuthorizationPolicy","namespace":"shop","name":"readers","scope":"selector app=cart","action":"ALLOW","rules":3,"dry_run":true,"selects":2,"needs_waypoint":["to.operation.methods"],"notes":["spec.rules[0].to[0].operation.to.operation.methods: to.operation.methods can only be judged by a waypoint: this rule allows nothing","spec.rules[1].to[0].operation.to.operation.methods: to.operation.methods can only be judged by a waypoint: this rule allows nothing"]}
+            {"kind":"AuthorizationPolicy","namespace":"shop","name":"readers","scope":"selector app=cart","action":"ALLOW","rules":3,"dry_run":true,"selects":2,"needs_waypoint":["methods"],"notes":["spec.rules[0].to[0].operation.methods: methods can only be judged by a waypoint: this rule allows nothing","spec.rules[1].to[0].operation.methods: methods can only be judged by a waypoint: this rule allows nothing"]}
             {"kind":"PeerAuthentication","namespace":"istio-system","name":"all","scope":"mesh","action":"PERMISSIVE","rules":0,"dry_run":false,"selects":2,"needs_waypoint":[],"notes":[]}
             {"kind":"PeerAuthentication","namespace":"shop","name":"strict","scope":"selector app=cart","action":"STRICT 9090=DISABLE","rules":0,"dry_run":false,"selects":2,"needs_waypoint":[],"notes":["spec.portLevelMtls.9090.mode: DISABLE is served as PERMISSIVE: mutual TLS is always accepted"]}
         "#]],
