@@ -1,7 +1,10 @@
 //! The one task that owns the World: a door's changes go in, the next World is built aside, given a version and
 //! published. Whoever reads has a whole World and never waits.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
@@ -59,6 +62,14 @@ impl Keeper {
         for problem in &update.problems {
             if !self.reports.borrow().problems.contains(problem) {
                 tracing::warn!("{problem}");
+            }
+        }
+        // One line per object that is new: its fields are in the reports, and in what `underpass analyze` says.
+        if self.reports.borrow().notices != update.notices {
+            let told: BTreeSet<String> = self.reports.borrow().notices.iter().map(ToString::to_string).collect();
+            let objects = update.notices.iter().filter(|n| n.field.is_empty() && n.object.is_some());
+            for notice in objects.map(ToString::to_string).filter(|n| !told.contains(n)) {
+                tracing::info!("{notice}");
             }
         }
         let Update { batch, problems, notices, ignored } = update;

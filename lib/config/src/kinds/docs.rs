@@ -1,1 +1,231 @@
-//! docs/resources.md, made of the tables.
+//! docs/resources.md, made of the tables. What is served is written down here, and compared with the shapes.
+
+use std::fmt::Write as _;
+
+use expect_test::expect_file;
+
+use super::{
+    known::{CHART_VALUES, KNOWN},
+    metadata::{KEYS, On},
+    series::ABSENT,
+    words::{Field, Future},
+};
+use crate::{Fault, Severity, manifest};
+
+const HEAD: &str = "# Resources\n\nWhich objects and fields Underpass reads, what of Istio's and the Gateway API's it knows and does not serve yet, and \
+     what happens to traffic meanwhile. `underpass analyze DIR` says the same about your own files, line by line.\n\n\
+     Generated from the code: `UPDATE_EXPECT=1 cargo test -p underpass-config --lib docs`.\n";
+
+/// A kind that is served, and what of it is read: field, and what it does or why it does not.
+type Served = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
+const L7: &str =
+    "needs a waypoint: an ALLOW rule with it allows nothing, a DENY rule denies all that its other fields match";
+const L4: &str = "served";
+
+const SERVED: &[Served] = &[
+    (
+        "Namespace",
+        "v1",
+        &[
+            (
+                "metadata.labels[istio.io/dataplane-mode]",
+                "`ambient` puts its pods into the mesh, `none` keeps them out",
+            ),
+            (
+                "metadata.labels[istio-injection]",
+                "`enabled` and `disabled` mean the same, where nothing more specific speaks",
+            ),
+            ("metadata.annotations[networking.istio.io/traffic-distribution]", "of its Services that do not say"),
+        ],
+    ),
+    (
+        "Node",
+        "v1",
+        &[
+            ("status.addresses", "the node's own addresses: kubelets probe from there"),
+            ("metadata.labels[topology.kubernetes.io/*]", "region and zone of its pods"),
+        ],
+    ),
+    (
+        "Pod",
+        "v1",
+        &[
+            ("metadata.labels", "selected by Services and policies; enrolment (above)"),
+            (
+                "metadata.annotations[sidecar.istio.io/inject]",
+                "`true` and `false`: in the mesh or not, without a sidecar",
+            ),
+            ("metadata.annotations[underpass.dev/weight]", "its weight among the endpoints of a Service"),
+            ("spec.serviceAccountName", "its identity"),
+            ("spec.nodeName", L4),
+            ("spec.hostNetwork", "such a pod is never in the mesh"),
+            ("spec.containers[].ports", "named target ports of Services"),
+            ("status.podIPs", "its addresses, of both families"),
+            ("status.phase, status.conditions[Ready]", "whether it takes new connections"),
+        ],
+    ),
+    (
+        "Service",
+        "v1",
+        &[
+            ("spec.clusterIP, clusterIPs", "its addresses, of both families; `None` is headless"),
+            ("spec.ports", "TCP; UDP and SCTP are left alone"),
+            ("spec.selector", L4),
+            ("spec.type", "all but ExternalName, which is refused by name"),
+            ("spec.publishNotReadyAddresses", L4),
+            ("spec.sessionAffinity", L4),
+            ("spec.internalTrafficPolicy", L4),
+            ("spec.trafficDistribution", L4),
+            ("spec.externalIPs", "known, not yet served"),
+            ("metadata.annotations[underpass.dev/waypoint-failure]", "`allow`: a missing waypoint is passed over"),
+        ],
+    ),
+    (
+        "EndpointSlice",
+        "discovery.k8s.io/v1",
+        &[
+            ("addressType", "IPv4 and IPv6; FQDN is not served"),
+            ("endpoints[].addresses, conditions, hints, zone", L4),
+            ("ports", L4),
+        ],
+    ),
+    (
+        "AuthorizationPolicy",
+        "security.istio.io/v1, v1beta1",
+        &[
+            ("metadata.annotations[istio.io/dry-run]", "logged and counted, never enforced"),
+            ("spec.action", "ALLOW and DENY; CUSTOM and AUDIT are rejected"),
+            ("spec.selector", L4),
+            ("spec.targetRef, targetRefs", "judged at the waypoint, which there is not yet: no effect at L4"),
+            ("spec.provider", "only of CUSTOM, which is rejected"),
+            (
+                "spec.rules[].from[].source",
+                "principals, namespaces, serviceAccounts, ipBlocks, trustDomains and their `not`",
+            ),
+            ("spec.rules[].from[].source.requestPrincipals, notRequestPrincipals", L7),
+            ("spec.rules[].from[].source.remoteIpBlocks, notRemoteIpBlocks", L7),
+            ("spec.rules[].to[].operation.ports, notPorts", L4),
+            ("spec.rules[].to[].operation.hosts, notHosts, methods, notMethods, paths, notPaths", L7),
+            (
+                "spec.rules[].when[].key, values, notValues",
+                "source.ip, source.namespace, source.principal, source.serviceAccount, source.trustDomain, destination.ip, \
+                 destination.port; every other attribute needs a waypoint",
+            ),
+        ],
+    ),
+    (
+        "PeerAuthentication",
+        "security.istio.io/v1, v1beta1",
+        &[
+            ("spec.selector", "in the root namespace a policy with a selector is ignored"),
+            ("spec.mtls.mode", "UNSET, PERMISSIVE, STRICT; DISABLE is served as PERMISSIVE"),
+            ("spec.portLevelMtls", "by target port; needs a selector"),
+        ],
+    ),
+];
+
+fn row(out: &mut String, cells: &[&str]) {
+    let _ = writeln!(out, "| {} |", cells.join(" | "));
+}
+
+fn markdown() -> String {
+    let mut out = HEAD.to_owned();
+    let table = |out: &mut String, title: &str, names: &[&str]| {
+        let _ = writeln!(out, "\n{title}\n");
+        row(out, names);
+        row(out, &vec!["---"; names.len()]);
+    };
+    out += "\n## Served\n\nAn unknown field of a policy is an error; of Kubernetes' own kinds other fields are others' business.\n";
+    for (kind, versions, fields) in SERVED {
+        table(&mut out, &format!("### {kind}\n\n`{versions}`"), &["field", "what it does"]);
+        for (field, does) in *fields {
+            row(&mut out, &[&format!("`{field}`"), does]);
+        }
+    }
+    out += "\n## Known and not served\n";
+    for known in KNOWN {
+        let when = match known.future {
+            Future::Later => "Not yet served",
+            Future::Never => "Will not be served",
+        };
+        let versions = known.versions.join(", ");
+        let (says, instead) = (known.meanwhile.says, known.instead);
+        let _ = writeln!(
+            out,
+            "\n### {} ({}/{versions})\n\n{when}: {says}. What to do: {instead}.",
+            known.kind, known.group
+        );
+        if known.fields().next().is_some() {
+            table(&mut out, "", &["field", "meanwhile"]);
+            out = out.replace("\n\n\n", "\n\n");
+        }
+        for (below, field) in known.fields() {
+            let dot = if below.is_empty() { "" } else { "." };
+            row(&mut out, &[&format!("`{below}{dot}{}`", field.path), &said(field)]);
+        }
+    }
+    out += "\n## Labels and annotations\n";
+    table(&mut out, "On pods and their templates, namespaces and Services:", &["key", "value", "of", "what it means"]);
+    for key in KEYS.iter().filter(|k| !k.means.says.is_empty()) {
+        let of = |on: &On| match on {
+            On::Pod => "Pod",
+            On::Template => "template",
+            On::Namespace => "Namespace",
+            On::Target => "Service",
+        };
+        let of: Vec<_> = key.on.iter().map(of).collect();
+        let value = if key.value.is_empty() { "any other" } else { key.value };
+        row(&mut out, &[&format!("`{}`", key.key), value, &of.join(", "), &said(&key.means)]);
+    }
+    out += "\n## Ignored\n\nEvery other kind is not the mesh's: it is counted and ignored. Workload kinds (Deployment, StatefulSet, \
+            DaemonSet, ReplicaSet, Job, CronJob) are not read, because pods are; what the keys of their templates will mean is \
+            said. Files without any of apiVersion, kind, metadata and spec are no objects. Values of Istio's chart among them:\n";
+    table(&mut out, "", &["value", "meanwhile"]);
+    out = out.replace("\n\n\n", "\n\n");
+    for field in CHART_VALUES.iter().flat_map(|f| f.iter()) {
+        row(&mut out, &[&format!("`{}`", field.path), &said(field)]);
+    }
+    table(&mut out, "Metrics that rules and dashboards ask for and that there are not:", &["name starts with", "why"]);
+    for (start, says) in ABSENT {
+        row(&mut out, &[&format!("`{start}`"), says]);
+    }
+    out
+}
+
+fn said(field: &Field) -> String {
+    let mark = if field.severity == Severity::Warning { "**warning**: " } else { "" };
+    format!("{mark}{}", field.says)
+}
+
+#[test]
+fn the_page_is_current() {
+    expect_file!["../../../../docs/resources.md"].assert_eq(&markdown());
+}
+
+/// What the shapes of Istio's kinds know stands in the table.
+#[test]
+fn no_field_of_a_policy_is_left_out() {
+    let check = |kind: &str, spec: &str| {
+        let text = format!("apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {{name: a}}\nspec: {spec}\n");
+        let problems = manifest::read(&"a.yaml".into(), text.as_bytes()).problems;
+        let known = problems.iter().find_map(|p| match &p.reason {
+            Fault::UnknownField { known, .. } => Some(*known),
+            _ => None,
+        });
+        let (_, _, fields) = SERVED.iter().find(|(k, _, _)| *k == kind).unwrap();
+        let told: String = fields.iter().map(|(field, does)| format!("{field} {does} ")).collect();
+        for field in known.expect("an unknown field").iter().filter(|f| **f != "matchLabels") {
+            // "and their `not`" stands for the negatives of L4 fields
+            let positive = field.strip_prefix("not").map(|f| f[..1].to_ascii_lowercase() + &f[1..]);
+            assert!(told.contains(field) || positive.is_some_and(|p| told.contains(&p)), "{kind}: {field}");
+        }
+    };
+    check("AuthorizationPolicy", "{zzzzzzzz: 1}");
+    check("AuthorizationPolicy", "{rules: [{zzzzzzzz: 1}]}");
+    check("AuthorizationPolicy", "{rules: [{from: [{source: {zzzzzzzz: 1}}]}]}");
+    check("AuthorizationPolicy", "{rules: [{to: [{operation: {zzzzzzzz: 1}}]}]}");
+    check("AuthorizationPolicy", "{rules: [{when: [{zzzzzzzz: 1}]}]}");
+    check("PeerAuthentication", "{zzzzzzzz: 1}");
+    check("PeerAuthentication", "{mtls: {zzzzzzzz: 1}}");
+}

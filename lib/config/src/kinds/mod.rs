@@ -3,6 +3,7 @@
 //!
 //! [`known`] and [`metadata`] are tables: the words for users stand there, once.
 
+#[cfg(test)]
 mod docs;
 mod known;
 pub(crate) mod metadata;
