@@ -12,7 +12,7 @@ use crate::{
     addr::is_loopback,
     route::waypoint,
     trace::{Stage, Trace},
-    world::{Addressed, Service, Workload},
+    world::{Addressed, Endpoint, Service, Workload},
 };
 
 /// Why the kernel leaves a connection alone.
@@ -82,15 +82,74 @@ pub fn destination(world: &World, to: IpAddr, trace: &mut impl Trace) -> Capture
     }
 }
 
+/// One endpoint is enough, whether it can be called now or not: it may be as soon as it is ready.
 fn service_in_mesh(world: &World, service: &Service) -> bool {
-    waypoint::of_service(world, service).is_some()
-        || world.endpoints(&service.name).iter().filter_map(|e| e.workload.as_ref()).any(|w| world.is_enrolled(w))
+    let is_enrolled = |e: &Endpoint| {
+        let own = e.workload.iter();
+        // A slice may give a backend addresses that are not all of one pod.
+        own.chain(e.addresses.iter().filter_map(|a| world.workload_at(*a))).any(|w| world.is_enrolled(w))
+    };
+    waypoint::of_service(world, service).is_some() || world.endpoints(&service.name).iter().any(is_enrolled)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::testing::{ambient, pod, service, world};
+    use crate::{
+        route::{Plan, plans},
+        testing::{ambient, pod, service, slice_endpoint, some_world, world},
+        world::{EndpointSlice, SlicePort},
+    };
+
+    proptest! {
+        /// Who is left alone could not have met a pod of the mesh; who is captured could, or wants a waypoint.
+        #[test]
+        fn a_vip_is_captured_for_who_is_behind_it(world in some_world(), ip in proptest::sample::select(vec!["10.96.0.1", "10.96.0.2", "fd96::3"])) {
+            let ip: IpAddr = ip.parse().unwrap();
+            let Addressed::Service(s) = world.addressed(ip) else { return Ok(()) };
+            let caller = pod("default/caller", "10.0.0.77 fd00::77");
+            let met = s.ports.iter().flat_map(|p| plans(&world, &caller, SocketAddr::new(ip, p.port)));
+            let in_mesh = met.filter(|p| matches!(p, Plan::Hbone { .. })).count();
+            match destination(&world, ip, &mut ()) {
+                Capture::Leave(_) => prop_assert_eq!(in_mesh, 0),
+                Capture::Tunnel => {
+                    let of_mesh = |e: &Endpoint| e.addresses.iter().any(|a| world.workloads().any(|w| w.addresses.contains(a) && world.is_enrolled(w)));
+                    prop_assert!(waypoint::of_service(&world, s).is_some() || world.endpoints(&s.name).iter().any(of_mesh));
+                }
+                Capture::Refuse(reason) => prop_assert!(false, "{reason}"),
+            }
+        }
+    }
+
+    #[test]
+    fn any_endpoint_in_the_mesh_captures_the_vip() {
+        let check = |endpoints: &str, expect: &Capture| {
+            let endpoints = endpoints.split(',').filter(|e| !e.is_empty()).map(slice_endpoint).collect();
+            let name = crate::testing::name("default/s");
+            let slice = EndpointSlice {
+                name: name.clone(),
+                service: name,
+                ports: vec![SlicePort { name: "p80".into(), port: 80 }],
+                endpoints,
+            };
+            let w = world([
+                ambient("default/m", "10.0.0.2", "").into(),
+                pod("default/o", "10.0.0.3").into(),
+                service("default/s - 10.96.0.1 80").into(),
+                slice.into(),
+            ]);
+            assert_eq!(&destination(&w, "10.96.0.1".parse().unwrap(), &mut ()), expect);
+        };
+        let left = Capture::Leave(Left::DestinationNotEnrolled);
+        check("10.0.0.3,10.0.0.2", &Capture::Tunnel);
+        check("10.0.0.3 10.0.0.2", &Capture::Tunnel);
+        check("10.0.0.3,192.0.2.1", &left);
+        check("", &left);
+    }
 
     #[test]
     fn who_is_captured_where_to() {

@@ -337,11 +337,20 @@ fn services_lead_to_endpoints_inside_and_outside_the_mesh() {
             assert_eq!(converse(&mut mesh.captured("a", vip(n)), b"hello").await, b"hello");
             let line = mesh.line(&[OUT, ("service", service)]).await;
             check(&line, &[("path", path), ("destination_address", destination), ("reason", "finished")]);
+            let (host, vip) = (format!("{}.default.svc.cluster.local", &service[8..]), vip(n).to_string());
+            check(&line, &[("service_host", &host), ("vip", &vip)]);
         }
         is_reset(&mut mesh.captured("a", vip(3))).await;
-        check(&mesh.line(&[("service", "default/nobody")]).await, &[("reason", "no_endpoint")]);
+        let refused = [("reason", "no_endpoint"), ("vip", "10.96.0.3:8080"), ("destination_address", "10.96.0.3:8080")];
+        check(&mesh.line(&[("service", "default/nobody")]).await, &refused);
         is_reset(&mut mesh.captured("a", "10.5.5.5:80".parse().unwrap())).await;
-        mesh.line(&[("reason", "unknown_destination")]).await;
+        let line = mesh.line(&[("reason", "unknown_destination")]).await;
+        assert!(["service", "service_host", "vip"].iter().all(|key| line.get(*key).is_none()), "{line}");
+        // Nor has a call of a pod's own address any of them.
+        mesh.clear();
+        assert_eq!(converse(&mut mesh.captured("a", at("b", 80)), b"hello").await, b"hello");
+        let line = mesh.line(&[OUT]).await;
+        assert!(["service_host", "vip"].iter().all(|key| line.get(*key).is_none()), "{line}");
     });
 }
 
