@@ -1,0 +1,326 @@
+//! End to end: what a change does to open connections of every sort. Level kernel: needs root, the kernel programs and the
+//! agent. What is denied now ends, with the reason and the policy in both nodes' logs; what stays allowed is never cut.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use anyhow::{Context, Result, ensure};
+use underpass_tests::{
+    apps::{crowd::Caller, pair::Pair, socket::Dial},
+    mesh::Mesh,
+    testbed::{Lab, wait::wait_until},
+};
+
+underpass_tests::scenarios! {
+    every_change_ends_what_it_denies_and_nothing_else,
+}
+
+const WORLD: &str = include_str!("manifests/two-nodes.yaml");
+const FILE: &str = "change.yaml";
+const PORT: u16 = 8080;
+
+/// Who calls what, and how: node-1 has a, a2 and o1, node-2 has b, b2 and o2; o1 and o2 are outside.
+struct Sort {
+    name: &'static str,
+    client: &'static str,
+    server: &'static str,
+    /// The service that is called, instead of the server's own address.
+    vip: Option<&'static str>,
+    ipv4: bool,
+    path: &'static str,
+}
+
+const fn sort(
+    name: &'static str,
+    [client, server]: [&'static str; 2],
+    vip: Option<&'static str>,
+    ipv4: bool,
+    path: &'static str,
+) -> Sort {
+    Sort { name, client, server, vip, ipv4, path }
+}
+
+const SORTS: [Sort; 9] = [
+    sort("a", ["mesh/a", "mesh/b"], None, true, "hbone"),
+    sort("a, IPv6", ["mesh/a", "mesh/b"], None, false, "hbone"),
+    sort("a by service", ["mesh/a", "mesh/b"], Some("10.96.0.2"), true, "hbone"),
+    sort("a by service, IPv6", ["mesh/a", "mesh/b"], Some("fd00:10:96::2"), false, "hbone"),
+    sort("a2", ["mesh/a2", "mesh/b"], None, true, "hbone"),
+    sort("b2, on the same node", ["mesh/b2", "mesh/b"], None, false, "hbone"),
+    sort("from outside", ["out/o1", "mesh/b"], None, true, "plaintext"),
+    sort("to outside", ["mesh/a", "out/o2"], Some("10.96.0.3"), true, "passthrough"),
+    sort("to outside, IPv6", ["mesh/a", "out/o2"], Some("fd00:10:96::3"), false, "passthrough"),
+];
+
+/// All of a's.
+const OF_A: [&str; 4] = ["a", "a, IPv6", "a by service", "a by service, IPv6"];
+/// All tunnelled ones to b.
+const TUNNELLED: [&str; 6] = ["a", "a, IPv6", "a by service", "a by service, IPv6", "a2", "b2, on the same node"];
+/// All to b.
+const TO_B: [&str; 7] =
+    ["a", "a, IPv6", "a by service", "a by service, IPv6", "a2", "b2, on the same node", "from outside"];
+const BY_SERVICE: [&str; 2] = ["a by service", "a by service, IPv6"];
+const TO_OUTSIDE: [&str; 2] = ["to outside", "to outside, IPv6"];
+
+/// Services with every port that pairs listen on: of b; and of o2, but that b2 could be an endpoint of it.
+fn services(waypoint: &str) -> String {
+    let ports: Vec<_> = (20_000..20_200).map(|port| format!("{{name: p{port}, port: {port}}}")).collect();
+    let ports = ports.join(", ");
+    let service = |name: &str, n: u8, selector: &str| {
+        format!(
+            "
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: mesh, labels: {{{waypoint}}}}}
+spec:
+  {selector}
+  clusterIP: 10.96.0.{n}
+  clusterIPs: [10.96.0.{n}, 'fd00:10:96::{n}']
+  ports: [{ports}]
+---"
+        )
+    };
+    let slice = |name: &str, family: &str, o2: &str, b2: &str| {
+        format!(
+            "
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: outside-{name}, namespace: mesh, labels: {{kubernetes.io/service-name: outside}}}}
+addressType: {family}
+ports: [{ports}]
+endpoints:
+  - {{addresses: ['{o2}'], conditions: {{ready: true}}}}
+  - {{addresses: ['{b2}'], conditions: {{ready: false}}}}
+---"
+        )
+    };
+    service("b-too", 2, "selector: {app: b}")
+        + &service("outside", 3, "")
+        + &slice("v4", "IPv4", "10.244.2.20", "10.244.2.11")
+        + &slice("v6", "IPv6", "fd00:10:244:2::20", "fd00:10:244:2::11")
+}
+
+fn object(kind: &str, namespace: &str, name: &str, more: &str, spec: &str) -> String {
+    format!(
+        "
+apiVersion: security.istio.io/v1
+kind: {kind}
+metadata: {{name: {name}, namespace: {namespace}{more}}}
+spec: {spec}
+---
+"
+    )
+}
+
+/// One change: of the World, and of the file beside it.
+struct Row {
+    what: &'static str,
+    world: Vec<(&'static str, &'static str)>,
+    file: String,
+    ends: Vec<&'static str>,
+    /// What the log of the node that ends them says; `@`: the direction.
+    why: [(&'static str, &'static str); 3],
+}
+
+const STAYS: [(&str, &str); 3] = [("@", ""), ("reason", ""), ("policy", "")];
+
+fn rows() -> Vec<Row> {
+    let row = |what, world: &[_], file: String, ends: &[&'static str], why| Row {
+        what,
+        world: world.to_vec(),
+        file,
+        ends: ends.to_vec(),
+        why,
+    };
+    let deny = |more: &str| {
+        let spec = "{selector: {matchLabels: {app: b}}, action: DENY, \
+                    rules: [{from: [{source: {principals: [cluster.local/ns/mesh/sa/a]}}]}]}";
+        object("AuthorizationPolicy", "mesh", "not-a", more, spec)
+    };
+    let nobody = |namespace: &str, name: &str, app: &str| {
+        let spec = format!("{{selector: {{matchLabels: {{app: {app}}}}}}}");
+        object("AuthorizationPolicy", namespace, name, "", &spec)
+    };
+    let strict = |namespace: &str| object("PeerAuthentication", namespace, "strict", "", "{mtls: {mode: STRICT}}");
+    let inbound = |reason, policy| [("@", "inbound"), ("reason", reason), ("policy", policy)];
+    let outbound = |reason, policy| [("@", "outbound"), ("reason", reason), ("policy", policy)];
+    let joins = ("labels: {app: o2}", "labels: {app: o2, istio.io/dataplane-mode: ambient}");
+    let b_is_hard = ("labels: {app: b}\n", "labels: {app: hard}\n");
+    vec![
+        row("DENY", &[], deny(""), &OF_A, inbound("denied", "mesh/not-a")),
+        row("DENY, dry run", &[], deny(", annotations: {istio.io/dry-run: 'true'}"), &[], STAYS),
+        row("another pod's ALLOW", &[], nobody("mesh", "closed", "b2"), &[], STAYS),
+        row(
+            "ALLOW of nobody, mesh-wide",
+            &[],
+            nobody("istio-system", "closed", "b"),
+            &TO_B,
+            inbound("not_allowed", "istio-system/closed"),
+        ),
+        row("STRICT", &[], strict("mesh"), &["from outside"], inbound("plaintext_refused", "mesh/strict")),
+        row("STRICT elsewhere", &[], strict("out"), &[], STAYS),
+        row("the endpoint leaves its service", &[b_is_hard], String::new(), &[], STAYS),
+        row(
+            "the label is selected",
+            &[b_is_hard],
+            nobody("mesh", "hard", "hard"),
+            &TO_B,
+            inbound("not_allowed", "mesh/hard"),
+        ),
+        row(
+            "a is somebody else",
+            &[("serviceAccountName: a\n", "serviceAccountName: x\n")],
+            String::new(),
+            &OF_A,
+            outbound("identity", "-"),
+        ),
+        row(
+            "b is somebody else",
+            &[("serviceAccountName: b\n", "serviceAccountName: x\n")],
+            String::new(),
+            &TUNNELLED,
+            outbound("identity", "-"),
+        ),
+        row("o2 comes into the mesh", &[joins], String::new(), &[], STAYS),
+        row(
+            "o2 comes in, and is strict",
+            &[joins],
+            strict("out"),
+            &TO_OUTSIDE,
+            outbound("plaintext_refused", "out/strict"),
+        ),
+    ]
+}
+
+fn every_change_ends_what_it_denies_and_nothing_else(lab: &Lab) -> Result<()> {
+    let mut mesh = Mesh::up(lab, &[("world.yaml", WORLD), ("services.yaml", &services(""))])?;
+    mesh.start()?;
+    let _servers = mesh.echo(&["mesh/b2", "mesh/b"], PORT)?;
+    // Load that no change concerns, on both paths, and load that many do.
+    let dial = |to: &str, ipv4| -> Result<Dial> { Ok(Dial::to(mesh.at(to, ipv4, PORT)?)) };
+    let mut untouched = [
+        Caller::start(&mesh.bed.app("mesh/a2")?, dial("mesh/b2", true)?)?,
+        Caller::start(&mesh.bed.app("out/o1")?, dial("mesh/b2", false)?)?,
+    ];
+    let mut touched = Caller::keeping(&mesh.bed.app("mesh/a")?, dial("mesh/b", true)?, 50)?;
+    let mut open = BTreeMap::new();
+    for row in rows() {
+        turn(&mut mesh, &mut open, &row).with_context(|| row.what)?;
+    }
+    waypoints_and_objects(&mut mesh, &mut open)?;
+    let seen = touched.stop()?;
+    ensure!(seen.answered > 50 && !seen.failed.is_empty(), "what was cut was opened again: {seen:?}");
+    for caller in &mut untouched[..1] {
+        let seen = caller.stop()?;
+        println!("untouched: {} answered", seen.answered);
+        ensure!(seen.answered > 100 && seen.failed.is_empty(), "{:?}", seen.failed);
+    }
+    // Plaintext to b2 was refused while the namespace was strict, and at no other time.
+    let seen = untouched[1].stop()?;
+    ensure!(seen.answered > 100 && seen.failed.iter().all(|failure| failure.errno == libc::ECONNRESET), "{seen:?}");
+    Ok(())
+}
+
+/// Opens what is not open, makes the change, looks at every connection, and takes the change back.
+fn turn(mesh: &mut Mesh, open: &mut BTreeMap<&'static str, Pair>, row: &Row) -> Result<()> {
+    open_all(mesh, open)?;
+    let lines = [mesh.log("node-1")?.len(), mesh.log("node-2")?.len()];
+    if !row.file.is_empty() {
+        mesh.edit(FILE, Some(&row.file))?;
+    }
+    for (old, new) in &row.world {
+        mesh.replace("world.yaml", old, new)?;
+    }
+    look(mesh, open, row, lines)?;
+    if !row.world.is_empty() {
+        mesh.edit("world.yaml", Some(WORLD))?;
+    }
+    if !row.file.is_empty() {
+        mesh.edit(FILE, None)?;
+    }
+    for (name, pair) in open.iter_mut() {
+        pair.exchange().with_context(|| format!("{name}, after the change was taken back"))?;
+    }
+    Ok(())
+}
+
+fn open_all(mesh: &Mesh, open: &mut BTreeMap<&'static str, Pair>) -> Result<()> {
+    for sort in SORTS.iter().filter(|sort| !open.contains_key(sort.name)).collect::<Vec<_>>() {
+        let address: IpAddr = match sort.vip {
+            Some(vip) => vip.parse()?,
+            None => mesh.bed.pod(sort.server)?.address(sort.ipv4)?,
+        };
+        let pair = Pair::open(&mesh.bed.app(sort.client)?, &mesh.bed.app(sort.server)?, address);
+        let mut pair = pair.with_context(|| sort.name)?;
+        pair.exchange().with_context(|| sort.name)?;
+        open.insert(sort.name, pair);
+    }
+    Ok(())
+}
+
+/// The row's connections have ended, and the log says why; the others talk.
+fn look(mesh: &Mesh, open: &mut BTreeMap<&'static str, Pair>, row: &Row, lines: [usize; 2]) -> Result<()> {
+    for sort in &SORTS {
+        let pair = open.get_mut(sort.name).context("is open")?;
+        if !row.ends.contains(&sort.name) {
+            pair.exchange().with_context(|| format!("{} stays", sort.name))?;
+            continue;
+        }
+        pair.is_reset().with_context(|| format!("{} ends", sort.name))?;
+        let target = mesh.at(sort.server, sort.ipv4, pair.to.port())?.to_string();
+        let [(_, direction), reason, policy] = row.why;
+        let of = [("destination_address", target.as_str()), ("path", sort.path)];
+        let inbound = direction == "inbound";
+        let (client_node, server_node) = (mesh.node_of(sort.client)?, mesh.node_of(sort.server)?);
+        let after = |node: &str| if node == "node-1" { lines[0] } else { lines[1] };
+        let node = if inbound { server_node } else { client_node };
+        mesh.logged_after(node, after(node), &[&of[..], &[("direction", direction), reason, policy]].concat())?;
+        // And at the other end, where there is one.
+        if sort.path == "hbone" {
+            let (node, other) = if inbound { (client_node, "outbound") } else { (server_node, "inbound") };
+            let reset = if inbound { "server_reset" } else { "client_reset" };
+            mesh.logged_after(node, after(node), &[&of[..], &[("direction", other), ("reason", reset)]].concat())?;
+        }
+        open.remove(sort.name);
+    }
+    Ok(())
+}
+
+fn waypoints_and_objects(mesh: &mut Mesh, open: &mut BTreeMap<&'static str, Pair>) -> Result<()> {
+    let row =
+        |what, ends: &[&'static str], why| Row { what, world: vec![], file: String::new(), ends: ends.to_vec(), why };
+    // A waypoint is wanted, and there is none.
+    open_all(mesh, open)?;
+    let lines = [mesh.log("node-1")?.len(), mesh.log("node-2")?.len()];
+    mesh.edit("services.yaml", Some(&services("istio.io/use-waypoint: w")))?;
+    let missing = [("@", "outbound"), ("reason", "waypoint_missing"), ("policy", "-")];
+    look(mesh, open, &row("a waypoint", &[&BY_SERVICE[..], &TO_OUTSIDE].concat(), missing), lines)
+        .context("a waypoint")?;
+    mesh.edit("services.yaml", Some(&services("")))?;
+    // The services are gone: what was chosen stays chosen.
+    open_all(mesh, open)?;
+    mesh.edit("services.yaml", None)?;
+    look(mesh, open, &row("no services", &[], STAYS), lines).context("no services")?;
+    mesh.edit("services.yaml", Some(&services("")))?;
+    // The address of b is claimed by another object: new connections are refused, open ones stay.
+    let thief = "
+apiVersion: v1
+kind: Pod
+metadata: {name: thief, namespace: out, uid: 00000000-0000-4000-8000-0000000000ff}
+spec: {nodeName: node-9, containers: [{name: app, image: app}]}
+status: {phase: Running, podIP: 10.244.2.10, podIPs: [{ip: 10.244.2.10}, {ip: 'fd00:10:244:2::10'}]}
+";
+    mesh.edit(FILE, Some(thief))?;
+    look(mesh, open, &row("claimed twice", &[], STAYS), lines).context("claimed twice")?;
+    mesh.edit(FILE, None)?;
+    // b's object is gone: nobody knows what it takes any more.
+    let lines = [mesh.log("node-1")?.len(), mesh.log("node-2")?.len()];
+    let (before, of_b) = WORLD.split_once("  name: b\n").context("b")?;
+    let start = before.rfind("---").context("the document of b")?;
+    let end = of_b.find("---").context("its end")? + before.len() + "  name: b\n".len();
+    mesh.edit("world.yaml", Some(&format!("{}{}", &WORLD[..start], &WORLD[end..])))?;
+    let gone = [("@", "inbound"), ("reason", "pod_gone"), ("policy", "-")];
+    look(mesh, open, &row("b's object", &TO_B, gone), lines).context("b's object")?;
+    mesh.edit("world.yaml", Some(WORLD))?;
+    open_all(mesh, open)?;
+    wait_until("both ends of everything", || Ok(mesh.connections("node-2", &[("direction", "inbound")])?.len() >= 7))
+}

@@ -1,0 +1,73 @@
+//! What it costs a worker to judge its open connections again after a change: 10,000 of them, by kind of change.
+//! `cargo run --release -p underpass-ztunnel --example judging`
+
+use std::{hint::black_box, net::SocketAddr, time::Instant};
+
+use underpass_core::{
+    Identity, TrustDomain, World,
+    authz::{Match, Rule, Source, StringMatch},
+    rejudge::{self, Changes, Judged, Over, Way},
+    testing::{ambient, name, policy, service, world},
+    world::{Action, Batch, Object},
+};
+
+const CONNECTIONS: usize = 10_000;
+const PODS: usize = 1_000;
+const LOCAL: usize = 50;
+const POLICIES: usize = 20;
+
+/// A policy that names somebody, but nobody who calls.
+fn of_somebody(full_name: &str, action: Action) -> Object {
+    let principals = Match { values: vec![StringMatch::parse("cluster.local/ns/x/sa/y")], not_values: Vec::new() };
+    let rule = Rule { from: vec![Source { principals, ..Source::default() }], ..Rule::default() };
+    policy(full_name, action, vec![rule]).into()
+}
+
+fn address(n: usize) -> String {
+    format!("10.0.{}.{}", n / 250, n % 250 + 1)
+}
+
+fn connection(world: &World, n: usize) -> Judged {
+    let (local, remote) = (n % LOCAL, LOCAL + n % (PODS - LOCAL));
+    let identity = |n: usize| Identity::new(&TrustDomain::default(), "default", &format!("p{n}"));
+    let ip = |n: usize| address(n).parse().expect("address");
+    let way = if n % 2 == 0 {
+        Way::Inbound { address: ip(local), port: 80, peer: ip(remote), identity: Some(identity(remote)) }
+    } else {
+        Way::Outbound {
+            from: ip(local),
+            service: Some(name("default/s")),
+            target: SocketAddr::new(ip(remote), 80),
+            over: Over::Tunnel { own: identity(local), peer: identity(remote) },
+        }
+    };
+    Judged { pod: name(&format!("default/p{local}")), way, judged_at: world.version() }
+}
+
+fn main() {
+    let pods = (0..PODS).map(|n| Object::from(ambient(&format!("default/p{n}"), &address(n), "")));
+    let policies = (0..POLICIES).map(|n| of_somebody(&format!("default/d{n}"), Action::Deny));
+    let before = world(pods.chain(policies).chain([service("default/s app=s 10.96.0.1 80").into()]));
+    let open: Vec<Judged> = (0..CONNECTIONS).map(|n| connection(&before, n)).collect();
+    for (what, object) in [
+        ("a pod elsewhere", Object::from(ambient("other/new", "10.9.0.1", ""))),
+        ("one of this node's pods", ambient("default/p1", &address(1), "changed=yes").into()),
+        ("a policy of another namespace", of_somebody("other/p", Action::Deny)),
+        ("a policy of their namespace", of_somebody("default/p", Action::Deny)),
+        ("a policy of the mesh", of_somebody("istio-system/p", Action::Deny)),
+    ] {
+        let mut batch = Batch::default();
+        batch.put(object);
+        let at = Instant::now();
+        let after = before.apply(&batch);
+        let applied = at.elapsed();
+        let at = Instant::now();
+        let mut changes = Changes::new(&before, &after);
+        let judged = open.iter().filter(|judged| changes.may_concern(judged));
+        let denied = judged.map(|judged| black_box(rejudge::check(&after, judged))).filter(|v| !v.is_allow()).count();
+        let passed = at.elapsed();
+        let at = Instant::now();
+        let all = open.iter().map(|judged| black_box(rejudge::check(&after, judged))).filter(|v| !v.is_allow()).count();
+        println!("{what}: World {applied:?}; judged again {passed:?}, all of them {:?} ({denied} {all})", at.elapsed());
+    }
+}
