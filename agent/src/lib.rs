@@ -5,7 +5,7 @@
 //! * [`pods`]: which pods are here, and what is set up in them. [`tables`]: the World as kernel tables.
 //!   [`datapath`]: who carries the tables out.
 //! * [`certs`]: the certificates of the pods on this node.
-//! * [`node`]: all of these wired together. [`preflight`]: everything that can be wrong, before anything is changed.
+//! * [`node`]: all of these wired together, at some [`place`]. [`preflight`]: everything that can be wrong, before anything is changed.
 //! * [`config`], [`admin`], [`reports`], [`metrics`]: settings in, answers and numbers out.
 
 pub mod admin;
@@ -16,6 +16,7 @@ pub mod keeper;
 pub mod limits;
 pub mod metrics;
 pub mod node;
+pub mod place;
 pub mod pods;
 pub mod preflight;
 pub mod reports;

@@ -14,7 +14,6 @@ use tokio::sync::{mpsc, watch};
 use underpass_abi::Cookie;
 use underpass_config::Door;
 use underpass_core::{Identity, ObjectName, World, world::Workload};
-use underpass_loader::Kernel;
 use underpass_telemetry::{
     access_log::AccessLog,
     admin::{AdminError, Gate, Limits, Readiness, Router, Server},
@@ -27,11 +26,12 @@ use crate::{
     admin,
     certs::Certs,
     config::Running,
+    datapath::DataPath,
     keeper::Keeper,
     limits, metrics,
+    place::Place,
     pods::{self, Event, Pods},
     preflight::Checked,
-    reports::Counters,
 };
 
 /// How long the end of the process waits for its threads.
@@ -89,12 +89,26 @@ pub async fn run(
     levels: &Levels,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
-    let Checked { authority, admin, readiness, metrics: scraped, access_log, kernel: settings, own_cgroup } = checked;
+    let place = Place::kernel(&checked.kernel, checked.own_cgroup)?;
+    run_in(place, follow, checked, levels, stop).await
+}
+
+/// The same at any place.
+///
+/// # Errors
+/// What could not be started.
+pub async fn run_in<D: DataPath + 'static>(
+    place: Place<D>,
+    follow: &watch::Receiver<Arc<Running>>,
+    checked: Checked,
+    levels: &Levels,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let Checked { authority, admin, readiness, metrics: scraped, access_log, .. } = checked;
+    let Place { path, counters, mut tunnel, cgroup_root, agents, marks, events: (sender, events) } = place;
     let config = &*Arc::clone(&follow.borrow().config);
     let registry = Registry::default();
     let access_log = Arc::new(access_log);
-    let kernel = Kernel::attach(&settings)?;
-    let counters = Counters::open(&settings)?;
 
     let (updates, received) = mpsc::unbounded_channel();
     let keeper = Keeper::new(config.mesh(), received);
@@ -106,21 +120,14 @@ pub async fn run(
         access_log: Arc::clone(&access_log),
         metrics: registry.clone(),
     };
-    let mut tunnel = underpass_ztunnel::Settings::new(settings.marks.inbound());
     tunnel.workers = config.workers.unwrap_or(tunnel.workers);
     tunnel.limits = limits::of(config);
     let ztunnel = Ztunnel::start(&tunnel, &inputs)?;
 
-    let (sender, events) = mpsc::unbounded_channel();
     let sink = Box::new(move |event| drop(sender.send(event)));
-    let of_node = pods::Settings {
-        node: config.node.as_str().into(),
-        cgroup_root: settings.cgroup_root.clone(),
-        agents: vec![own_cgroup],
-        marks: settings.marks,
-        drain: config.release_drain,
-    };
-    let pods = Pods::adopt(of_node, kernel, Instant::now(), sink)?;
+    let of_node =
+        pods::Settings { node: config.node.as_str().into(), cgroup_root, agents, marks, drain: config.release_drain };
+    let pods = Pods::adopt(of_node, path, Instant::now(), sink)?;
     let pods = Arc::new(pods::spawn(pods).map_err(failed("start the thread of the pods"))?);
 
     let ready = Readiness::new();

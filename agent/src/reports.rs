@@ -10,7 +10,7 @@ use underpass_loader::{Error, Kernel, Settings};
 
 /// The kernel programs' counters.
 #[derive(Clone)]
-pub struct Counters(Arc<Mutex<Kernel>>);
+pub struct Counters(Option<Arc<Mutex<Kernel>>>);
 
 impl fmt::Debug for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -24,13 +24,20 @@ impl Counters {
     /// # Errors
     /// Where nothing is attached.
     pub fn open(settings: &Settings) -> Result<Self, Error> {
-        Ok(Self(Arc::new(Mutex::new(Kernel::open(settings)?))))
+        Ok(Self(Some(Arc::new(Mutex::new(Kernel::open(settings)?)))))
+    }
+
+    /// Of a data path that no kernel carries out.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self(None)
     }
 
     /// Every counter by its name; empty where they cannot be read.
     #[must_use]
     pub fn read(&self) -> BTreeMap<String, u64> {
-        let kernel = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(kernel) = &self.0 else { return BTreeMap::new() };
+        let kernel = kernel.lock().unwrap_or_else(PoisonError::into_inner);
         let counts = kernel.counts().unwrap_or_default();
         counts.into_iter().map(|(counter, n)| (counter.name().to_owned(), n)).collect()
     }

@@ -1,0 +1,48 @@
+//! Where a node stands: what carries its tables out, how its sockets are opened, who tells it about its pods. The kernel, for
+//! an agent of a cluster; memory and loopback, for a whole agent in a test. Its own file because [`crate::node`] is the same
+//! above both.
+
+use std::path::PathBuf;
+
+use tokio::sync::mpsc;
+use underpass_abi::{CgroupId, Marks};
+use underpass_loader::Kernel;
+
+use crate::{pods::Event, reports::Counters};
+
+/// Where a node stands.
+#[derive(Debug)]
+pub struct Place<D> {
+    /// Carries out the tables.
+    pub path: D,
+    /// What it counts.
+    pub counters: Counters,
+    /// The tunnel, with the sockets that it opens.
+    pub tunnel: underpass_ztunnel::Settings,
+    /// The cgroup2 directory below which the kubelet keeps this node's pods.
+    pub cgroup_root: PathBuf,
+    /// The cgroups that are the agent.
+    pub agents: Vec<CgroupId>,
+    /// The bits of the firewall mark.
+    pub marks: Marks,
+    /// What happens to pods: whoever has the sender can tell of some.
+    pub events: (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
+}
+
+impl Place<Kernel> {
+    /// On this machine's kernel. From here on what is captured stays captured.
+    ///
+    /// # Errors
+    /// Where the programs cannot be attached.
+    pub fn kernel(settings: &underpass_loader::Settings, own: CgroupId) -> Result<Self, underpass_loader::Error> {
+        Ok(Self {
+            path: Kernel::attach(settings)?,
+            counters: Counters::open(settings)?,
+            tunnel: underpass_ztunnel::Settings::new(settings.marks.inbound()),
+            cgroup_root: settings.cgroup_root.clone(),
+            agents: vec![own],
+            marks: settings.marks,
+            events: mpsc::unbounded_channel(),
+        })
+    }
+}

@@ -1,0 +1,333 @@
+//! The agent as one process: manifests, World, certificates, tables, tunnel, admin, all as they run on a node, with tables in
+//! memory and sockets on loopback. The test plays the sandboxes: what a kernel would hand over, it hands over.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant, SystemTime},
+};
+
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot, watch};
+use underpass_abi::{CgroupId, Cookie, Map, Marks};
+use underpass_agent::{
+    config::{self, Running, Sources},
+    datapath::InMemory,
+    node,
+    place::Place,
+    pods::{EnrolledPod, Event},
+    preflight::Checked,
+    reports::Counters,
+};
+use underpass_core::{
+    TrustDomain,
+    addr::HBONE_PORT,
+    testing::{ambient, name},
+};
+use underpass_identity::Authority;
+use underpass_net::netns::Netns;
+use underpass_telemetry::{
+    Format,
+    access_log::{self, AccessLog, Target},
+    admin::Listener,
+    log,
+};
+use underpass_ztunnel::{sockets::Ends, testing::Switch};
+
+/// Within this, or never.
+const DEADLINE: Duration = Duration::from_secs(60);
+const A: &str = "10.0.0.1";
+const B: &str = "10.0.0.2";
+const Z: &str = "10.0.0.9";
+
+fn pod(name: &str, address: &str, labels: &str) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: default, uid: uid-{name}, labels: {{{labels}}}}}
+spec: {{nodeName: node-1, serviceAccountName: {name}, containers: [{{name: app, image: app}}]}}
+status:
+  phase: Running
+  conditions: [{{type: Ready, status: 'True'}}]
+  podIP: {address}
+  podIPs: [{{ip: {address}}}]
+"
+    )
+}
+
+const AMBIENT: &str = "istio.io/dataplane-mode: ambient";
+const DENY_A: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: not-a, namespace: default}
+spec: {action: DENY, rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/a]}}]}]}
+";
+
+fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        match look() {
+            Some(found) => return found,
+            None if began.elapsed() > DEADLINE => panic!("waited in vain for {what}"),
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
+
+/// A running agent, and what a kernel would do around it.
+struct Agent {
+    folder: tempfile::TempDir,
+    switch: Arc<Switch>,
+    tables: InMemory,
+    events: mpsc::UnboundedSender<Event>,
+    admin: SocketAddr,
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Agent {
+    fn start(manifests: &[(&str, String)]) -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        let directory = folder.path().join("manifests");
+        fs::create_dir(&directory).expect("directory");
+        for (file, text) in manifests {
+            fs::write(directory.join(file), text).expect("written");
+        }
+        let directory = directory.to_str().expect("UTF-8").to_owned();
+        let args = ["underpass-agent", "--node", "node-1", "--manifests", &directory].map(Into::into).into();
+        let loaded = config::load(&Sources { args, env: BTreeMap::new() }, |file| fs::read(file)).expect("settings");
+        let (settings, follow) = watch::channel(Arc::new(Running::from(loaded)));
+        let switch = Arc::new(Switch::default());
+        let tables = InMemory::new(Marks::DEFAULT);
+        let mut tunnel = underpass_ztunnel::Settings::new(0);
+        tunnel.sockets = Arc::<Switch>::clone(&switch);
+        let (events, received) = mpsc::unbounded_channel();
+        let place = Place {
+            path: tables.clone(),
+            counters: Counters::none(),
+            tunnel,
+            cgroup_root: "/nonexistent/underpass".into(),
+            agents: vec![CgroupId(7)],
+            marks: Marks::DEFAULT,
+            events: (events.clone(), received),
+        };
+        let checked = checked(folder.path());
+        let (admin, readiness) = (checked.admin.address(), checked.readiness.address());
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            let levels = log::init(Format::Text, "info".parse().expect("a filter")).expect("levels");
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+            let stop = async { drop(stopped.await) };
+            runtime.block_on(node::run_in(place, &follow, checked, &levels, stop)).expect("it ran");
+            drop(settings);
+        });
+        let agent = Self { folder, switch, tables, events, admin, stop, thread };
+        wait_until("readiness", || get(readiness, "/healthz/ready").filter(|(status, _)| *status == 200));
+        agent
+    }
+
+    /// Changes a manifest; nothing: removes it.
+    fn edit(&self, file: &str, text: Option<&str>) {
+        let path = self.folder.path().join("manifests").join(file);
+        match text {
+            None => fs::remove_file(path).expect("removed"),
+            Some(text) => {
+                let aside = self.folder.path().join("aside");
+                fs::write(&aside, text).expect("written");
+                fs::rename(aside, path).expect("renamed");
+            }
+        }
+    }
+
+    /// Destinations that are in the mesh.
+    fn destinations(&self) -> usize {
+        self.tables.with(|tables| tables.len(Map::Mesh))
+    }
+
+    /// A sandbox of a pod was found and set up. Answers where captured connections of it are handed over.
+    fn enrolled(&self, pod: &str, address: &str, cookie: u64) -> SocketAddr {
+        let listen = || {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+            listener.set_nonblocking(true).expect("option");
+            (listener.local_addr().expect("name"), listener)
+        };
+        let ((captured, outbound), (at, inbound)) = (listen(), listen());
+        self.switch.listen(SocketAddr::new(ip(address), HBONE_PORT), at);
+        let pod = EnrolledPod {
+            name: name(&format!("default/{pod}")),
+            workload: Arc::new(ambient(&format!("default/{pod}"), address, "")),
+            cookie: Cookie(cookie),
+            netns: Arc::new(Netns::own().expect("own namespace")),
+            addresses: vec![ip(address)],
+            outbound,
+            inbound,
+        };
+        self.events.send(Event::Added(Box::new(pod))).expect("the node listens");
+        captured
+    }
+
+    /// A connection that an application of `from` opened to `to`, and the kernel handed over.
+    fn captured(&self, listener: SocketAddr, from: &str, to: &str) -> TcpStream {
+        let ends = Ends { from: SocketAddr::new(ip(from), 50_000), to: SocketAddr::new(ip(to), 80) };
+        let socket = self.switch.connect(listener, ends).expect("connected");
+        socket.set_nonblocking(false).expect("option");
+        socket.set_read_timeout(Some(DEADLINE)).expect("option");
+        socket
+    }
+
+    /// An application at `address` that sends back what it gets.
+    fn echo(&self, address: &str) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        self.switch.listen(SocketAddr::new(ip(address), 80), listener.local_addr().expect("name"));
+        std::thread::spawn(move || {
+            for socket in listener.incoming() {
+                let socket = socket.expect("accepted");
+                // Fails where a connection is reset.
+                std::thread::spawn(move || std::io::copy(&mut &socket, &mut &socket));
+            }
+        });
+    }
+
+    /// What the admin API answers.
+    fn ask(&self, path: &str) -> Value {
+        let (status, body) = get(self.admin, path).expect("an answer");
+        assert_eq!(status, 200, "{path}: {body}");
+        serde_json::from_str(&body).expect("JSON")
+    }
+
+    /// Waits for a line of the access log with these fields.
+    fn line(&self, fields: &[(&str, &str)]) {
+        let fits = |line: &Value| fields.iter().all(|(key, value)| line[*key] == **value);
+        wait_until(&format!("a line with {fields:?}"), || self.lines().iter().find(|line| fits(line)).map(|_| ()));
+    }
+
+    fn lines(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.folder.path().join("access.log")).unwrap_or_default();
+        // The last line may be half written.
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+
+    /// Stops the agent, and answers the whole log.
+    fn end(self) -> Vec<Value> {
+        let Self { folder, stop, thread, .. } = self;
+        stop.send(()).expect("it runs");
+        thread.join().expect("no panic");
+        let text = fs::read_to_string(folder.path().join("access.log")).expect("a log");
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+}
+
+/// Status and body.
+fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let mut socket = TcpStream::connect(address).ok()?;
+    write!(socket, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+    let mut text = String::new();
+    socket.read_to_string(&mut text).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("address")
+}
+
+fn checked(folder: &Path) -> Checked {
+    let anywhere = "127.0.0.1:0".parse().expect("address");
+    let target = Target::File(folder.join("access.log"));
+    let log = access_log::Settings { format: Format::Json, target, ..access_log::Settings::default() };
+    Checked {
+        authority: Authority::open(&folder.join("ca"), &TrustDomain::default(), SystemTime::now()).expect("CA"),
+        admin: Listener::loopback(anywhere).expect("bound"),
+        readiness: Listener::any(anywhere).expect("bound"),
+        metrics: Listener::any(anywhere).expect("bound"),
+        access_log: AccessLog::start(&log).expect("log"),
+        kernel: underpass_loader::Settings {
+            bpffs: "/nonexistent".into(),
+            instance: "node-1".into(),
+            cgroup_root: "/nonexistent".into(),
+            marks: Marks::DEFAULT,
+        },
+        own_cgroup: CgroupId(7),
+    }
+}
+
+fn talk(socket: &mut TcpStream) {
+    socket.write_all(b"hello").expect("sent");
+    let mut answer = [0; 5];
+    socket.read_exact(&mut answer).expect("heard");
+    assert_eq!(&answer, b"hello");
+}
+
+fn is_reset(socket: &mut TcpStream) {
+    let read = socket.read(&mut [0; 16]).expect_err("it is reset");
+    assert_eq!(read.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn from_a_manifest_to_an_open_connection() {
+    let manifests = [("a.yaml", pod("a", A, AMBIENT)), ("b.yaml", pod("b", B, AMBIENT)), ("z.yaml", pod("z", Z, ""))];
+    let agent = Agent::start(&manifests);
+    assert_eq!(agent.destinations(), 2, "a and b, and not z");
+    agent.echo(B);
+    let (of_a, of_b) = (agent.enrolled("a", A, 1), agent.enrolled("b", B, 2));
+    let mut open = agent.captured(of_a, A, B);
+    talk(&mut open);
+    is_reset(&mut agent.captured(of_b, B, A)); // nobody listens there
+    agent.line(&[("direction", "inbound"), ("reason", "connect_failed"), ("source_workload", "b")]);
+    let dump = agent.ask("/config_dump");
+    let certificates = dump["certificates"].as_array().expect("certificates");
+    let identities: Vec<_> = certificates.iter().filter_map(|c| c["identity"].as_str()).collect();
+    assert_eq!(identities, ["a", "b"].map(|n| format!("spiffe://cluster.local/ns/default/sa/{n}")));
+
+    // A pod comes into the mesh: the kernel would capture connections to it from now on.
+    agent.edit("z.yaml", Some(&pod("z", Z, AMBIENT)));
+    wait_until("z in the tables", || (agent.destinations() == 3).then_some(()));
+    agent.edit("z.yaml", Some(&pod("z", Z, "")));
+    wait_until("z out of the tables", || (agent.destinations() == 2).then_some(()));
+    talk(&mut open);
+
+    // A policy that denies ends it, and says so.
+    agent.edit("policy.yaml", Some(DENY_A));
+    is_reset(&mut open);
+    agent.line(&[("direction", "inbound"), ("reason", "denied"), ("policy", "default/not-a")]);
+    agent.line(&[("direction", "outbound"), ("reason", "server_reset"), ("source_workload", "a")]);
+    is_reset(&mut agent.captured(of_a, A, B));
+    // One that cannot be understood changes nothing but what is reported.
+    agent.edit("policy.yaml", Some(&DENY_A.replace("principals", "principles")));
+    wait_until("the problem", || {
+        let problems = agent.ask("/config_dump")["reports"]["problems"].to_string();
+        problems.contains("not-a").then_some(())
+    });
+    is_reset(&mut agent.captured(of_a, A, B));
+    agent.edit("policy.yaml", None);
+    let mut open = wait_until("a connection that is allowed", || {
+        let mut socket = agent.captured(of_a, A, B);
+        let answered = socket.write_all(b"hello").is_ok() && socket.read_exact(&mut [0; 5]).is_ok();
+        answered.then_some(socket)
+    });
+
+    // The caller becomes somebody else: what it opened ends, and the next one has another certificate.
+    agent.edit("a.yaml", Some(&manifests[0].1.replace("serviceAccountName: a", "serviceAccountName: x")));
+    is_reset(&mut open);
+    agent.line(&[("direction", "outbound"), ("reason", "identity"), ("source_workload", "a")]);
+    let as_x = ("source_identity", "spiffe://cluster.local/ns/default/sa/x");
+    let mut open = wait_until("a connection as x", || {
+        let mut socket = agent.captured(of_a, A, B);
+        let answered = socket.write_all(b"hello").is_ok() && socket.read_exact(&mut [0; 5]).is_ok();
+        answered.then_some(socket)
+    });
+    // Its object is gone, and its sandbox lives: nothing goes on that nobody can judge.
+    agent.edit("a.yaml", None);
+    is_reset(&mut open);
+    agent.line(&[("direction", "outbound"), ("reason", "pod_gone"), as_x]);
+    is_reset(&mut agent.captured(of_a, A, B));
+    let lines = agent.end();
+    assert!(lines.iter().all(|line| line["reason"] != "internal"), "{lines:#?}");
+}
