@@ -148,7 +148,7 @@ fn rows() -> Vec<Row> {
     vec![
         row("DENY", &[], deny(""), &OF_A, inbound("denied", "mesh/not-a")),
         row("DENY, dry run", &[], deny(", annotations: {istio.io/dry-run: 'true'}"), &[], STAYS),
-        row("another pod's ALLOW", &[], nobody("mesh", "closed", "b2"), &[], STAYS),
+        row("another pod's ALLOW", &[], nobody("mesh", "closed", "a2"), &[], STAYS),
         row(
             "ALLOW of nobody, mesh-wide",
             &[],
