@@ -31,7 +31,7 @@ fn connection(world: &World, n: usize) -> Judged {
     let (local, remote) = (n % LOCAL, LOCAL + n % (PODS - LOCAL));
     let identity = |n: usize| Identity::new(&TrustDomain::default(), "default", &format!("p{n}"));
     let ip = |n: usize| address(n).parse().expect("address");
-    let way = if n % 2 == 0 {
+    let way = if n.is_multiple_of(2) {
         Way::Inbound { address: ip(local), port: 80, peer: ip(remote), identity: Some(identity(remote)) }
     } else {
         Way::Outbound {
