@@ -49,12 +49,10 @@ pub(super) fn collect(inputs: &Inputs, state: &State, update: &Update, world: &W
     let dangling = dangling(world, planned);
     let mut lines = Lines { inputs, state, parsed: BTreeMap::new() };
     all.extend(world.findings().iter().chain(&dangling).map(|f| lines.finding(f)));
-    let mut texts = BTreeMap::new();
+    let mut texts: BTreeMap<Arc<str>, Vec<String>> = BTreeMap::new();
     for finding in &mut all {
-        let lines = texts.entry(Arc::clone(&finding.file)).or_insert_with(|| {
-            inputs.bytes(&finding.file).map(String::from_utf8_lossy).unwrap_or_default().into_owned()
-        });
-        let line = finding.line.and_then(|l| lines.lines().nth(usize::try_from(l).ok()?.checked_sub(1)?));
+        let lines = texts.entry(Arc::clone(&finding.file)).or_insert_with(|| inputs.lines(&finding.file));
+        let line = finding.line.and_then(|l| lines.get(usize::try_from(l).ok()?.checked_sub(1)?));
         finding.column = line.map(|line| line[..finding.mark.find(line).start].chars().count() + 1);
     }
     // On one line the worst comes first.

@@ -17,7 +17,7 @@ use underpass_config::{
 
 use crate::{error::CliError, source::check_readable};
 
-/// Every file once, by name.
+/// Every file once, sorted by name.
 #[derive(Debug, Default)]
 pub(super) struct Inputs {
     pub(super) files: Vec<(Arc<str>, Bytes)>,
@@ -37,7 +37,13 @@ impl Inputs {
 
     /// The bytes of a file.
     pub(super) fn bytes(&self, name: &str) -> Option<&[u8]> {
-        self.files.iter().find(|(n, _)| &**n == name).and_then(|(_, read)| read.as_deref().ok())
+        let at = self.files.binary_search_by(|(n, _)| (**n).cmp(name)).ok()?;
+        self.files.get(at)?.1.as_deref().ok()
+    }
+
+    /// The lines of a file; none where it could not be read.
+    pub(super) fn lines(&self, name: &str) -> Vec<String> {
+        String::from_utf8_lossy(self.bytes(name).unwrap_or_default()).lines().map(str::to_owned).collect()
     }
 }
 

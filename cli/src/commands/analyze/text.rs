@@ -14,10 +14,7 @@ pub(super) fn write(report: &Report, inputs: &Inputs, colour: Colour) -> String 
     let mut out = String::new();
     let mut texts: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for f in &report.findings {
-        let lines = texts.entry(&f.file).or_insert_with(|| {
-            let bytes = inputs.bytes(&f.file).unwrap_or_default();
-            String::from_utf8_lossy(bytes).lines().map(str::to_owned).collect()
-        });
+        let lines = texts.entry(&f.file).or_insert_with(|| inputs.lines(&f.file));
         let line = f.line.and_then(|l| lines.get(usize::try_from(l).ok()?.checked_sub(1)?));
         finding(&mut out, f, line.map(String::as_str), colour);
     }
