@@ -24,7 +24,7 @@ use super::{
 pub struct Sources {
     /// The command line, with the program's name.
     pub args: Vec<OsString>,
-    /// The environment.
+    /// The environment, as far as it may be meant for us: what else is in it is nobody's business here.
     pub env: BTreeMap<OsString, OsString>,
 }
 
@@ -32,7 +32,13 @@ impl Sources {
     /// Of this process.
     #[must_use]
     pub fn of_process() -> Self {
-        Self { args: std::env::args_os().collect(), env: std::env::vars_os().collect() }
+        let rows = rows();
+        let is_ours = |name: &OsString| {
+            let name = name.to_string_lossy();
+            name.starts_with("UNDERPASS_") || rows.iter().any(|row| row.variable.as_deref() == Some(&*name))
+        };
+        let env = std::env::vars_os().filter(|(name, _)| is_ours(name)).collect();
+        Self { args: std::env::args_os().collect(), env }
     }
 
     /// The value of a variable. An empty one is not set, as in a shell's `${NAME:-default}`.
