@@ -78,6 +78,19 @@ pub struct Config {
     #[arg(long, env = "UNDERPASS_METRICS_ADDRESS", value_name = "ADDRESS", default_value = "[::]:15020")]
     pub metrics_address: SocketAddr,
 
+    /// The name of the cluster, in the labels of metrics.
+    #[arg(long, env = "UNDERPASS_CLUSTER", value_name = "NAME", default_value = "Kubernetes")]
+    pub cluster: String,
+
+    /// The most series of traffic metrics, one for every pair of workloads that speak; beyond it traffic is counted
+    /// together, under `overflow`.
+    #[arg(long, env = "UNDERPASS_METRICS_MOST_SERIES", value_name = "N", default_value = "10000")]
+    pub metrics_most_series: usize,
+
+    /// How long metrics still show a workload that is gone: several times the interval of scrapes.
+    #[arg(long, env = "UNDERPASS_METRICS_KEEP_GONE", value_name = "DURATION", default_value = "5m", value_parser = units::duration)]
+    pub metrics_keep_gone: Duration,
+
     /// The form of the access log: one line per connection.
     #[arg(long, env = "UNDERPASS_ACCESS_LOG_FORMAT", value_name = "text|json", default_value_t = Format::Text)]
     pub access_log_format: Format,

@@ -9,7 +9,30 @@ use std::{
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 use underpass_config::{Problem, Update};
-use underpass_core::{World, world::MeshSettings};
+use underpass_core::{Kind, World, world::MeshSettings};
+use underpass_telemetry::metrics::{Counter, Family, Gauge, Registry};
+
+static VERSION: Family =
+    Family::gauge("underpass_world_version", "The version of the newest World; it restarts with the agent.", &[]);
+static OBJECTS: Family = Family::gauge("underpass_world_objects", "Objects of the newest World.", &["kind"]);
+static FINDINGS: Family = Family::gauge(
+    "underpass_world_findings",
+    "What is surprising about objects of the newest World that are served all the same.",
+    &[],
+);
+static CHANGES: Family =
+    Family::counter("underpass_world_changes_total", "Objects that were put into the World or taken out of it.", &[]);
+static QUEUE: Family =
+    Family::gauge("underpass_world_updates_waiting", "Updates that the keeper of the World has not taken yet.", &[]);
+static PROBLEMS: Family = Family::gauge(
+    "underpass_config_problems",
+    "What the newest configuration has to say: problem is an error or a warning, notice an object that is known and not \
+     served yet.",
+    &["kind"],
+);
+
+/// The families of this room.
+pub const FAMILIES: &[&Family] = &[&VERSION, &OBJECTS, &FINDINGS, &CHANGES, &QUEUE, &PROBLEMS];
 
 /// What a door had to say beside its changes: newest state, not history.
 #[derive(Debug, Default, Serialize)]
@@ -28,15 +51,19 @@ pub struct Keeper {
     updates: mpsc::UnboundedReceiver<Update>,
     world: watch::Sender<Arc<World>>,
     reports: watch::Sender<Arc<Reports>>,
+    changes: Counter,
+    waiting: Gauge,
 }
 
 impl Keeper {
-    /// With a World that has no objects yet, fed by `updates`.
+    /// With a World that has no objects yet, fed by `updates`, measured in `registry`.
     #[must_use]
-    pub fn new(settings: MeshSettings, updates: mpsc::UnboundedReceiver<Update>) -> Self {
+    pub fn new(settings: MeshSettings, updates: mpsc::UnboundedReceiver<Update>, registry: &Registry) -> Self {
         let (world, _) = watch::channel(Arc::new(World::empty(settings)));
         let (reports, _) = watch::channel(Arc::default());
-        Self { updates, world, reports }
+        measure(registry, world.subscribe(), reports.subscribe());
+        let (changes, waiting) = (registry.counter(&CHANGES).with(&[]), registry.gauge(&QUEUE).with(&[]));
+        Self { updates, world, reports, changes, waiting }
     }
 
     /// The World, newest.
@@ -54,6 +81,7 @@ impl Keeper {
     /// Keeps until the door is gone.
     pub async fn run(mut self) {
         while let Some(update) = self.updates.recv().await {
+            self.waiting.set(i64::try_from(self.updates.len()).unwrap_or(i64::MAX));
             self.take(update);
         }
     }
@@ -79,6 +107,7 @@ impl Keeper {
         if batch.is_empty() && !first {
             return;
         }
+        self.changes.add(batch.changes.len() as u64);
         let next = self.world.borrow().apply(&batch);
         tracing::info!(version = %next.version(), changes = batch.changes.len(), "world");
         for finding in next.findings() {
@@ -90,6 +119,19 @@ impl Keeper {
     }
 }
 
+/// What the newest World and its reports tell by themselves.
+fn measure(registry: &Registry, world: watch::Receiver<Arc<World>>, reports: watch::Receiver<Arc<Reports>>) {
+    registry.collect(move |samples| {
+        let (world, reports) = (Arc::clone(&world.borrow()), Arc::clone(&reports.borrow()));
+        samples.add(&VERSION, &[], world.version().0);
+        Kind::ALL.iter().for_each(|kind| samples.add(&OBJECTS, &[kind.as_str()], 0_u64));
+        world.objects().keys().for_each(|key| samples.add(&OBJECTS, &[key.kind.as_str()], 1_u64));
+        samples.add(&FINDINGS, &[], world.findings().len());
+        samples.add(&PROBLEMS, &["problem"], reports.problems.len());
+        samples.add(&PROBLEMS, &["notice"], reports.notices.len());
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use underpass_core::{testing::pod, world::Batch};
@@ -99,7 +141,7 @@ mod tests {
     #[tokio::test]
     async fn worlds_are_published_in_order_and_empty_changes_are_not() {
         let (sender, updates) = mpsc::unbounded_channel();
-        let keeper = Keeper::new(MeshSettings::default(), updates);
+        let keeper = Keeper::new(MeshSettings::default(), updates, &Registry::default());
         let (mut world, reports) = (keeper.world(), keeper.reports());
         let task = tokio::spawn(keeper.run());
         let update = |batch| Update { batch, ..Update::default() };

@@ -3,35 +3,78 @@
 //!
 //! A family stands beside what it measures; its room lists it in `FAMILIES`, and [`groups`] names the rooms.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use tokio::sync::watch;
-use underpass_core::{Kind, World};
-use underpass_telemetry::metrics::{Family, Registry};
+use underpass_telemetry::{
+    access_log,
+    metrics::{Family, Registry, process},
+};
+use underpass_ztunnel::{Budgets, Credentials, metrics::Settings};
+
+use crate::{config::Config, keeper, pods, reports};
 
 static BUILD: Family = Family::gauge("underpass_build_info", "Always 1; which build this is.", &["version"]);
-static VERSION: Family =
-    Family::gauge("underpass_world_version", "The version of the newest World; it restarts with the agent.", &[]);
-static OBJECTS: Family = Family::gauge("underpass_world_objects", "Objects of the newest World.", &["kind"]);
+static EXPIRY: Family = Family::gauge(
+    "underpass_certificate_expiry_timestamp_seconds",
+    "When the certificate of an identity of this node expires, in seconds since the epoch.",
+    &["identity"],
+);
+static BUDGET_USED: Family = Family::gauge(
+    "underpass_budget_used",
+    "What all pods hold of the budgets of the node: sockets, and bytes that wait.",
+    &["resource"],
+);
+static BUDGET_LIMIT: Family = Family::gauge("underpass_budget_limit", "What the node has for all pods.", &["resource"]);
 
 /// The families of this room.
-const FAMILIES: &[&Family] = &[&BUILD, &VERSION, &OBJECTS];
+const FAMILIES: &[&Family] = &[&BUILD, &EXPIRY, &BUDGET_USED, &BUDGET_LIMIT];
 
 /// Everything that the agent measures, by what it is about.
 #[must_use]
 pub fn groups() -> Vec<(&'static str, &'static [&'static Family])> {
-    vec![("The agent", FAMILIES)]
+    vec![
+        ("Traffic", underpass_ztunnel::metrics::FAMILIES),
+        ("Tunnels", underpass_net::tunnel::FAMILIES),
+        ("World", keeper::FAMILIES),
+        ("Pods", pods::FAMILIES),
+        ("Kernel", reports::FAMILIES),
+        ("Access log", access_log::FAMILIES),
+        ("The process", FAMILIES),
+        ("The process, by the names that every program uses", process::FAMILIES),
+    ]
 }
 
-/// Measures the process and the World.
-pub fn measure(registry: &Registry, world: watch::Receiver<Arc<World>>) {
+/// Measures the process.
+pub fn measure(registry: &Registry) {
+    registry.gauge(&BUILD).with(&[env!("CARGO_PKG_VERSION")]).set(1);
+    process::measure(registry);
+}
+
+/// Measures what the tunnel was given: certificates and budgets.
+pub fn measure_tunnel(registry: &Registry, credentials: watch::Receiver<Arc<Credentials>>, budgets: Arc<Budgets>) {
     registry.collect(move |samples| {
-        samples.add(&BUILD, &[env!("CARGO_PKG_VERSION")], 1_i64);
-        let world = Arc::clone(&world.borrow());
-        samples.add(&VERSION, &[], world.version().0);
-        Kind::ALL.iter().for_each(|kind| samples.add(&OBJECTS, &[kind.as_str()], 0_u64));
-        world.objects().keys().for_each(|key| samples.add(&OBJECTS, &[key.kind.as_str()], 1_u64));
+        let credentials = Arc::clone(&credentials.borrow());
+        samples.declare(&EXPIRY);
+        for credential in credentials.own.values() {
+            let expiry = credential.not_after().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            samples.add(&EXPIRY, &[credential.identity().uri()], expiry.as_secs());
+        }
+        for (resource, (used, limit)) in [("sockets", budgets.sockets()), ("bytes", budgets.memory())] {
+            samples.add(&BUDGET_USED, &[resource], used);
+            samples.add(&BUDGET_LIMIT, &[resource], limit);
+        }
     });
+}
+
+/// How traffic is counted.
+#[must_use]
+pub fn traffic(config: &Config) -> Settings {
+    Settings {
+        cluster: config.cluster.as_str().into(),
+        most_series: config.metrics_most_series,
+        keep_gone: config.metrics_keep_gone,
+    }
 }
 
 #[cfg(test)]
@@ -44,7 +87,13 @@ mod tests {
     const HEAD: &str = "# Metrics\n\n\
         Generated from the code: `UPDATE_EXPECT=1 cargo test -p underpass-agent --lib metrics`.\n\n\
         The agent serves them at `http://NODE:15020/metrics` (`--metrics-address`), and under `/stats/prometheus`, as \
-        Prometheus' text\nor as OpenMetrics, whichever is asked for. Counters start at 0 with the process.\n";
+        Prometheus' text\nor as OpenMetrics, whichever is asked for. Counters start at 0 with the process.\n\n\
+        Traffic is told from both ends: `reporter` is `source` at the caller's node and `destination` at the called one's, so \
+        that a connection\nwithin the mesh is counted once by each. Received bytes go from the source to the destination, \
+        sent bytes come back. What is not\nknown is `unknown`: a workload is known by its address, a principal by its \
+        certificate alone, and the service of an inbound connection\nis the first by name that leads to its port. Series of \
+        workloads that are gone are dropped after `--metrics-keep-gone`; above\n`--metrics-most-series` traffic is counted \
+        under `overflow`.\n";
 
     #[test]
     fn the_reference_is_current() {

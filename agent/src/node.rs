@@ -111,9 +111,11 @@ pub async fn run_in<D: DataPath + 'static>(
     let access_log = Arc::new(access_log);
 
     let (updates, received) = mpsc::unbounded_channel();
-    let keeper = Keeper::new(config.mesh(), received);
+    let keeper = Keeper::new(config.mesh(), received, &registry);
     let certs = Certs::new(authority, config.certificate_lifetime)?;
-    metrics::measure(&registry, keeper.world());
+    metrics::measure(&registry);
+    counters.measure(&registry);
+    access_log.measure(&registry);
     let inputs = Inputs {
         world: keeper.world(),
         credentials: certs.subscribe(),
@@ -122,13 +124,16 @@ pub async fn run_in<D: DataPath + 'static>(
     };
     tunnel.workers = config.workers.unwrap_or(tunnel.workers);
     tunnel.limits = limits::of(config);
+    tunnel.metrics = metrics::traffic(config);
     let ztunnel = Ztunnel::start(&tunnel, &inputs)?;
+    metrics::measure_tunnel(&registry, certs.subscribe(), Arc::clone(ztunnel.budgets()));
 
     let sink = Box::new(move |event| drop(sender.send(event)));
     let of_node =
         pods::Settings { node: config.node.as_str().into(), cgroup_root, agents, marks, drain: config.release_drain };
     let pods = Pods::adopt(of_node, path, Instant::now(), sink)?;
-    let pods = Arc::new(pods::spawn(pods).map_err(failed("start the thread of the pods"))?);
+    let pods =
+        Arc::new(pods::spawn(pods, pods::Meter::new(&registry)).map_err(failed("start the thread of the pods"))?);
 
     let ready = Readiness::new();
     let enrolling = ready.gate("pods", "the manifests are not read and applied yet");

@@ -6,7 +6,18 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use underpass_abi::Counter;
 use underpass_loader::{Error, Kernel, Settings};
+use underpass_telemetry::metrics::{Family, Registry};
+
+static EVENTS: Family = Family::counter(
+    "underpass_kernel_events_total",
+    "What the kernel programs decided: at which hook, what, and whether it was passed or refused (dropped, held back).",
+    &["hook", "event", "verdict"],
+);
+
+/// The families of this room.
+pub const FAMILIES: &[&Family] = &[&EVENTS];
 
 /// The kernel programs' counters.
 #[derive(Clone)]
@@ -33,12 +44,44 @@ impl Counters {
         Self(None)
     }
 
+    /// Measures them in `registry`.
+    pub fn measure(&self, registry: &Registry) {
+        let counters = self.clone();
+        registry.collect(move |samples| {
+            samples.declare(&EVENTS);
+            for (counter, n) in counters.counts() {
+                let verdict = if is_refusal(counter) { "refused" } else { "passed" };
+                samples.add(&EVENTS, &[counter.hook(), counter.event(), verdict], n);
+            }
+        });
+    }
+
     /// Every counter by its name; empty where they cannot be read.
     #[must_use]
     pub fn read(&self) -> BTreeMap<String, u64> {
-        let Some(kernel) = &self.0 else { return BTreeMap::new() };
+        self.counts().into_iter().map(|(counter, n)| (counter.name().to_owned(), n)).collect()
+    }
+
+    fn counts(&self) -> Vec<(Counter, u64)> {
+        let Some(kernel) = &self.0 else { return Vec::new() };
         let kernel = kernel.lock().unwrap_or_else(PoisonError::into_inner);
-        let counts = kernel.counts().unwrap_or_default();
-        counts.into_iter().map(|(counter, n)| (counter.name().to_owned(), n)).collect()
+        kernel.counts().unwrap_or_default()
+    }
+}
+
+/// What is counted there was refused, dropped or held back.
+const fn is_refusal(counter: Counter) -> bool {
+    use Counter::{
+        AcceptBound, AcceptNotBound, ConnectAgent, ConnectBoundDevice, ConnectCaptured, ConnectLeave, ConnectLocal,
+        ConnectNoMark, ConnectNoStorage, ConnectRefused, CreateMptcp, CreateNoStorage, GuardDenied, GuardDevice,
+        GuardNoListener, GuardRaw, GuardUndecided, SteerAttested, SteerInbound, SteerNoListener, SteerOutbound,
+        SteerStranger, SynAttested, SynNoConnect, SynNotAttested, SynRewritten, SynSource,
+    };
+    match counter {
+        ConnectLocal | ConnectLeave | ConnectCaptured | ConnectAgent | SynAttested | AcceptBound | AcceptNotBound
+        | SteerAttested | SteerOutbound | SteerInbound => false,
+        CreateMptcp | CreateNoStorage | ConnectRefused | ConnectBoundDevice | ConnectNoStorage | ConnectNoMark
+        | SynRewritten | SynSource | SynNoConnect | SynNotAttested | SteerStranger | SteerNoListener | GuardDevice
+        | GuardDenied | GuardNoListener | GuardUndecided | GuardRaw => true,
     }
 }

@@ -3,4 +3,5 @@
 
 pub mod apps;
 pub mod mesh;
+pub mod prometheus;
 pub mod testbed;

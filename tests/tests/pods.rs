@@ -127,6 +127,7 @@ fn world(facts: &[Fact], version: u64) -> World {
             annotations: Labels::new(),
             service_account: "default".into(),
             ports: Vec::new(),
+            owner: None,
             has_sidecar: false,
         })
     });
@@ -157,7 +158,10 @@ fn agent(start: Start, io: &mut Io) -> Result<()> {
         marks: Marks::DEFAULT,
         drain: start.drain,
     };
-    let handle = pods::spawn(Pods::adopt(settings_of_pods, kernel, Instant::now(), sink)?)?;
+    let handle = pods::spawn(
+        Pods::adopt(settings_of_pods, kernel, Instant::now(), sink)?,
+        pods::Meter::new(&underpass_telemetry::metrics::Registry::default()),
+    )?;
     let mut tunnel = Tunnel { events, served: HashMap::new(), applied: 0, sight: Sight::default() };
     let mut version = 0;
     io.send(&())?;

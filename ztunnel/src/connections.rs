@@ -65,12 +65,18 @@ impl Connections {
     }
 }
 
-/// The record with what is counted: the application is the source of outbound, the destination of inbound connections.
-pub(crate) fn filled(record: &Connection, tally: &Tally, began: Instant, now: Instant) -> Connection {
-    let (bytes_received, bytes_sent) = match record.direction {
+/// Bytes from the source to the destination, and back: the application is the source of outbound, the destination of
+/// inbound connections.
+pub(crate) fn carried(direction: Direction, tally: &Tally) -> (u64, u64) {
+    match direction {
         Direction::Outbound => (tally.from_app(), tally.to_app()),
         Direction::Inbound => (tally.to_app(), tally.from_app()),
-    };
+    }
+}
+
+/// The record with what is counted.
+pub(crate) fn filled(record: &Connection, tally: &Tally, began: Instant, now: Instant) -> Connection {
+    let (bytes_received, bytes_sent) = carried(record.direction, tally);
     let duration_us = u64::try_from(now.saturating_duration_since(began).as_micros()).unwrap_or(u64::MAX);
     Connection { bytes_received, bytes_sent, duration_us, ..record.clone() }
 }

@@ -65,7 +65,12 @@ mod tests {
     use underpass_telemetry::access_log::{self, AccessLog, Target};
 
     use super::*;
-    use crate::{Budgets, Credentials, Inputs, Settings, track::Track, worker::Served};
+    use crate::{
+        Budgets, Credentials, Inputs, Settings,
+        metrics::Metrics,
+        track::Track,
+        worker::{Served, Shared},
+    };
 
     /// A worker that nobody runs, by this World.
     fn worker(world: World) -> Rc<Worker> {
@@ -82,8 +87,9 @@ mod tests {
         let settings = Settings::new(0);
         let configs = Configs::new(settings.tls.clone()).expect("configs");
         let log = inputs.access_log.handle();
-        let budgets = Budgets::new(settings.limits);
-        Rc::new(Worker::new(settings, &inputs, (Arc::default(), budgets), configs, log))
+        let metrics = Metrics::new(&settings.metrics, &inputs.metrics, inputs.world.clone());
+        let shared = Shared { connections: Arc::default(), budgets: Budgets::new(settings.limits), metrics };
+        Rc::new(Worker::new(settings, &inputs, shared, configs, log))
     }
 
     fn served() -> Served {

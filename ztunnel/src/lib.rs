@@ -15,6 +15,7 @@ mod connections;
 mod copy;
 mod inbound;
 mod judging;
+pub mod metrics;
 mod outbound;
 mod plaintext;
 mod pod;
@@ -38,8 +39,9 @@ pub use self::{
     pod::Pod,
 };
 use self::{
+    metrics::Metrics,
     sockets::{InPods, Sockets},
-    worker::{Message, Worker},
+    worker::{Message, Shared, Worker},
 };
 
 /// The certificates of the identities on this node, and whom they trust. Replaced as a whole.
@@ -79,6 +81,8 @@ pub struct Settings {
     pub most_unauthenticated: usize,
     /// What the node has for its pods.
     pub limits: Limits,
+    /// How traffic is counted.
+    pub metrics: metrics::Settings,
 }
 
 impl Settings {
@@ -93,6 +97,7 @@ impl Settings {
             sockets: Arc::new(InPods { inbound_mark }),
             most_unauthenticated: 256,
             limits: Limits::default(),
+            metrics: metrics::Settings::default(),
         }
     }
 }
@@ -123,10 +128,14 @@ impl Ztunnel {
     /// Where a worker's thread or its runtime cannot be made, or TLS cannot be configured.
     pub fn start(settings: &Settings, inputs: &Inputs) -> Result<Self, StartError> {
         let connections = Arc::new(Connections::default());
-        let budgets = Budgets::new(settings.limits);
-        let shared = || (Arc::clone(&connections), Arc::clone(&budgets));
+        let shared = Shared {
+            connections: Arc::clone(&connections),
+            budgets: Budgets::new(settings.limits),
+            metrics: Metrics::new(&settings.metrics, &inputs.metrics, inputs.world.clone()),
+        };
+        let budgets = Arc::clone(&shared.budgets);
         let workers = (0..settings.workers.get())
-            .map(|i| Worker::spawn(i, settings.clone(), inputs.clone(), shared()))
+            .map(|i| Worker::spawn(i, settings.clone(), inputs.clone(), shared.clone()))
             .collect::<Result<_, _>>()?;
         Ok(Self { workers, connections, budgets })
     }

@@ -10,7 +10,7 @@ use underpass_core::{
     connection::{Direction, Path},
     rejudge::{self, Judged, Over, Way},
     route::{self, Hop, Plan},
-    world::Workload,
+    world::{OwnerKind, Workload},
 };
 use underpass_hbone::{Connect, ErrorCode, Headers};
 use underpass_net::{
@@ -197,15 +197,18 @@ fn request(call: &Call<'_>) -> Connect {
 
 /// Who is behind a connection, for the other end's logs (W3C Baggage). Never input to a verdict.
 pub(crate) fn baggage(workload: &Workload) -> String {
-    let revision = ["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]
-        .iter()
-        .find_map(|key| workload.labels.get(*key))
-        .map_or("latest", |v| v);
+    let kind = match workload.owner.as_ref().map(|owner| owner.kind) {
+        Some(OwnerKind::Deployment) => "deployment",
+        Some(OwnerKind::Job) => "job",
+        Some(OwnerKind::CronJob) => "cronjob",
+        Some(OwnerKind::Other) | None => "pod",
+    };
+    let name = if kind == "pod" { workload.name.name() } else { workload.workload_name() };
     format!(
-        "k8s.namespace.name={},k8s.pod.name={},service.name={},service.version={revision}",
+        "k8s.namespace.name={},k8s.{kind}.name={name},service.name={},service.version={}",
         workload.name.namespace(),
-        workload.name.name(),
         workload.canonical_service(),
+        workload.canonical_revision(),
     )
 }
 

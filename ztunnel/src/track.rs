@@ -154,6 +154,7 @@ impl Track {
         if let Some(live) = self.worker.live.borrow_mut().get_mut(&self.record.id) {
             live.judged = Some(judged);
         }
+        self.worker.recorder.opened(&self.worker.world(), &self.record, &self.tally);
         // A World that came between the verdict and the registration has not seen this connection.
         self.worker.judge_again(self.record.id);
     }
@@ -182,6 +183,7 @@ impl Track {
         self.budget.ended(&reason);
         self.record.reason = Some(reason);
         let record = filled(&self.record, &self.tally, self.began, Instant::now());
+        self.worker.recorder.ended(&self.worker.world(), &record);
         self.worker.log(&record);
         self.forget();
     }

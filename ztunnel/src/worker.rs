@@ -26,13 +26,18 @@ use underpass_net::{
     netns::Netns,
     pool::Pool,
     tls::{Configs, TrustDomains},
-    tunnel::{Charge, Memory, Tunnel, TunnelEnd},
+    tunnel::{Charge, Memory, Meter, Tunnel, TunnelEnd},
 };
 use underpass_telemetry::access_log::Writer;
 
 use crate::{
-    Budgets, Connections, Credentials, Inputs, Pod, PodBudget, SOCKETS_PER_POD, Settings, StartError, accept::accept,
-    inbound, outbound, strangers::Strangers, track::Live,
+    Budgets, Connections, Credentials, Inputs, Pod, PodBudget, SOCKETS_PER_POD, Settings, StartError,
+    accept::accept,
+    inbound,
+    metrics::{Metrics, Recorder},
+    outbound,
+    strangers::Strangers,
+    track::Live,
 };
 
 /// What a worker is told.
@@ -102,6 +107,14 @@ struct Home {
     accepting: [JoinHandle<()>; 2],
 }
 
+/// What the workers of a node have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared {
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) budgets: Arc<Budgets>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
 /// One worker's state, borrowed only between awaits.
 pub(crate) struct Worker {
     pub(crate) settings: Settings,
@@ -109,6 +122,7 @@ pub(crate) struct Worker {
     pub(crate) pool: Pool,
     pub(crate) connections: Arc<Connections>,
     budgets: Arc<Budgets>,
+    pub(crate) recorder: Recorder,
     /// Its own open and opening connections, by number.
     pub(crate) live: RefCell<HashMap<u64, Live>>,
     pub(crate) configs: RefCell<Configs>,
@@ -136,7 +150,7 @@ impl Worker {
         number: usize,
         settings: Settings,
         inputs: Inputs,
-        shared: (Arc<Connections>, Arc<Budgets>),
+        shared: Shared,
     ) -> Result<(mpsc::UnboundedSender<Message>, std::thread::JoinHandle<()>), StartError> {
         let configs = Configs::new(settings.tls.clone()).map_err(StartError::Tls)?;
         let log = inputs.access_log.handle();
@@ -156,19 +170,21 @@ impl Worker {
     }
 
     pub(crate) fn new(
-        settings: Settings,
+        mut settings: Settings,
         inputs: &Inputs,
-        (connections, budgets): (Arc<Connections>, Arc<Budgets>),
+        Shared { connections, budgets, metrics }: Shared,
         configs: Configs,
         log: Writer,
     ) -> Self {
         let world = Arc::clone(&inputs.world.borrow());
         let mesh = world.settings();
+        settings.tunnel.meter = Meter::new(&inputs.metrics);
         Self {
             buffers: Buffers::default(),
             pool: Pool::default(),
             connections,
             budgets,
+            recorder: Recorder::new(&metrics, &inputs.metrics),
             live: RefCell::default(),
             configs: RefCell::new(configs),
             trust_domains: TrustDomains::new(mesh.trust_domain.clone(), mesh.trust_domain_aliases.iter().cloned()),

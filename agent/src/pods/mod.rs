@@ -13,6 +13,7 @@
 mod cgroup;
 mod error;
 mod member;
+mod meter;
 mod netns;
 mod orphan;
 mod plan;
@@ -37,6 +38,7 @@ use underpass_net::netns::Netns;
 
 pub use cgroup::{id as cgroup_id, mount_point, own as own_cgroup, own_alone};
 pub use error::{Error, Result};
+pub use meter::{FAMILIES, Meter};
 pub use plan::{Action, Actual, Uid, Wanted, plan};
 pub use run::{Handle, spawn};
 

@@ -12,7 +12,7 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use underpass_core::World;
 
-use super::{PodStatus, Pods, State};
+use super::{Meter, PodStatus, Pods, State};
 use crate::datapath::DataPath;
 
 #[derive(Debug)]
@@ -43,14 +43,14 @@ impl Drop for EndsTheProcess {
 }
 
 /// Starts the thread.
-pub fn spawn<D: DataPath + 'static>(pods: Pods<D>) -> io::Result<Handle> {
+pub fn spawn<D: DataPath + 'static>(pods: Pods<D>, meter: Meter) -> io::Result<Handle> {
     let (wake, woken) = UnixStream::pair()?;
     wake.set_nonblocking(true)?;
     woken.set_nonblocking(true)?;
     let (sender, commands) = mpsc::channel();
     let thread = std::thread::Builder::new().name("pods".into()).spawn(move || {
         let _watched = EndsTheProcess;
-        pods.run(&commands, &woken);
+        pods.run(&commands, &woken, &meter);
     })?;
     Ok(Handle { commands: Some(sender), wake, thread: Some(thread) })
 }
@@ -102,7 +102,7 @@ impl Drop for Handle {
 }
 
 impl<D: DataPath> Pods<D> {
-    fn run(mut self, commands: &mpsc::Receiver<Command>, woken: &UnixStream) {
+    fn run(mut self, commands: &mpsc::Receiver<Command>, woken: &UnixStream, meter: &Meter) {
         let mut releasing: Option<(mpsc::Sender<bool>, Instant)> = None;
         loop {
             let mut asked = Vec::new();
@@ -121,6 +121,7 @@ impl<D: DataPath> Pods<D> {
             }
             let now = Instant::now();
             let due = self.turn(now);
+            meter.count(self.pods.values());
             for answer in asked {
                 let _ = answer.send(self.status());
             }

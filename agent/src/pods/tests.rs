@@ -9,6 +9,8 @@ use underpass_core::{
     world::{Batch, Object},
 };
 
+use underpass_telemetry::metrics::Registry;
+
 use super::*;
 use crate::datapath::InMemory;
 
@@ -173,7 +175,7 @@ fn a_full_table_is_reported_and_tried_again() {
 fn the_thread_answers_and_ends() {
     let path = InMemory::new(Marks::DEFAULT);
     let Bench { pods, events, .. } = bench(path, Instant::now());
-    let handle = spawn(pods).expect("thread");
+    let handle = spawn(pods, Meter::new(&Registry::default())).expect("thread");
     assert_eq!(handle.status(), []);
     let world = objects([ambient("default/a", "10.0.0.1", "")]);
     handle.set_world(Arc::clone(&world));

@@ -85,6 +85,7 @@ pub fn pod(full_name: &str, addresses: &str) -> Workload {
         annotations: Labels::new(),
         service_account: name.name().into(),
         ports: Vec::new(),
+        owner: None,
         has_sidecar: false,
         name,
     }

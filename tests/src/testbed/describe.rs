@@ -368,6 +368,7 @@ mod tests {
             annotations: Labels::new(),
             service_account: "default".into(),
             ports: Vec::new(),
+            owner: None,
             has_sidecar: false,
         }
     }

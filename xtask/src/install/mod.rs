@@ -5,6 +5,7 @@
 
 pub(crate) mod bpf_linker;
 pub(crate) mod h2spec;
+pub(crate) mod prometheus;
 
 use std::env;
 use std::fs;

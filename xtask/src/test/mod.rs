@@ -11,7 +11,7 @@ use std::fmt;
 use anyhow::{Result, bail, ensure};
 
 use crate::build::{self, Programs};
-use crate::install::h2spec;
+use crate::install::{h2spec, prometheus};
 use crate::process::Cmd;
 use crate::tidy;
 use crate::vm;
@@ -154,7 +154,9 @@ impl Runner<'_> {
         means::ensure()?;
         ebpf::build(self.workspace)?;
         let programs = Programs::build(self.workspace)?;
+        let prometheus = prometheus::ensure(self.workspace)?;
         let tests = self.cargo_test().args(["-p", TESTBED]);
+        let tests = prometheus.environment().into_iter().fold(tests, |tests, (name, path)| tests.env(name, path));
         self.tests(programs.environment()?.iter().fold(tests, |tests, (name, path)| tests.env(name, path)))?;
         if self.options.arguments.is_empty() {
             let shown = demo::command(self.workspace, &programs)?.arg("--check").status()?;
@@ -176,6 +178,10 @@ impl Runner<'_> {
         job.variable("UNDERPASS_SLOW", SLOW_FACTOR);
         programs.paths().for_each(|path| job.file(path));
         for (name, path) in programs.environment()? {
+            job.variable(name, &path.to_string_lossy());
+        }
+        for (name, path) in prometheus::ensure(self.workspace)?.environment() {
+            job.file(path);
             job.variable(name, &path.to_string_lossy());
         }
         // Tests read the sample manifests where they are in the checkout.

@@ -7,6 +7,7 @@
 mod endpoint_slice;
 mod meta;
 mod node;
+mod owner;
 mod peer_authentication;
 mod pod;
 mod policy;

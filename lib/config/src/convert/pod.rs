@@ -10,7 +10,7 @@ use underpass_core::{
 };
 
 use super::{
-    Converted, Faults, Rejected, meta, syntax,
+    Converted, Faults, Rejected, meta, owner, syntax,
     value::{self, Addresses},
 };
 use crate::{Fault, path::At, shapes};
@@ -64,6 +64,7 @@ pub fn pod(shape: &shapes::Pod) -> Result<Converted<Workload>, Rejected> {
             labels: labels?,
             annotations: meta::annotations(meta, &ANNOTATIONS),
             service_account: account?,
+            owner: owner::owner(meta),
             ports,
             has_sidecar: containers().any(|c| c.name == SIDECAR) || meta.annotations.contains_key(SIDECAR_STATUS),
         })

@@ -45,6 +45,20 @@ pub struct ObjectMeta {
     pub creation_timestamp: Option<String>,
     /// `deletionTimestamp`, RFC 3339: the object is on its way out.
     pub deletion_timestamp: Option<String>,
+    /// `ownerReferences`.
+    pub owner_references: Vec<OwnerReference>,
+}
+
+/// An entry of `ownerReferences`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OwnerReference {
+    /// `kind`.
+    pub kind: String,
+    /// `name`.
+    pub name: String,
+    /// `controller`: it made the object, and keeps it.
+    pub controller: bool,
 }
 
 /// A number, or text: `targetPort`.

@@ -28,7 +28,7 @@ pub use service::{
     Affinity, Distribution, EndpointSlice, Hints, InternalTraffic, Service, ServicePort, SliceEndpoint, SlicePort,
     TargetPort,
 };
-pub use workload::{ContainerPort, Namespace, Phase, Workload};
+pub use workload::{ContainerPort, Namespace, Owner, OwnerKind, Phase, Workload};
 
 use crate::{Kind, ObjectKey, ObjectName, TrustDomain, enrol::Enrolment, world::index::Index};
 

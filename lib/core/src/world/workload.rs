@@ -41,6 +41,28 @@ pub struct ContainerPort {
     pub port: u16,
 }
 
+/// What kind of object made a pod, as far as it is told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum OwnerKind {
+    /// `apps/v1 Deployment`, through one of its ReplicaSets.
+    Deployment,
+    /// `batch/v1 Job`.
+    Job,
+    /// `batch/v1 CronJob`, through one of its Jobs.
+    CronJob,
+    /// Any other: StatefulSet, DaemonSet, a ReplicaSet of its own.
+    Other,
+}
+
+/// The object that made a pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Owner {
+    /// Its kind.
+    pub kind: OwnerKind,
+    /// Its name, in the pod's namespace.
+    pub name: Arc<str>,
+}
+
 /// A pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Workload {
@@ -68,6 +90,8 @@ pub struct Workload {
     pub annotations: Labels,
     /// `spec.serviceAccountName`, `default` where it is missing.
     pub service_account: Arc<str>,
+    /// What made it; none: it was made by hand.
+    pub owner: Option<Owner>,
     /// Named TCP ports of its containers.
     pub ports: Vec<ContainerPort>,
     /// It runs an `istio-proxy` container or was injected.
@@ -93,12 +117,54 @@ impl Workload {
         self.ports.iter().find(|p| &*p.name == name).map(|p| p.port)
     }
 
-    /// What Istio's metrics call the canonical service: the first of three labels, else the pod's name.
+    /// What Istio's metrics call the workload: the object that made the pod, else the pod.
+    #[must_use]
+    pub fn workload_name(&self) -> &str {
+        self.owner.as_ref().map_or(self.name.name(), |owner| &owner.name)
+    }
+
+    /// What Istio's metrics call the canonical service: the first of three labels, else the workload's name.
     #[must_use]
     pub fn canonical_service(&self) -> &str {
-        ["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]
-            .iter()
-            .find_map(|k| self.labels.get(*k))
-            .map_or(self.name.name(), |v| v)
+        self.label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"])
+            .unwrap_or(self.workload_name())
+    }
+
+    /// What Istio's metrics call the canonical revision: the first of three labels, else `latest`.
+    #[must_use]
+    pub fn canonical_revision(&self) -> &str {
+        self.label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]).unwrap_or("latest")
+    }
+
+    fn label(&self, keys: &[&str]) -> Option<&str> {
+        keys.iter().find_map(|key| self.labels.get(*key)).map(|value| &**value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{labels, pod};
+
+    #[test]
+    fn names_in_metrics() {
+        let check = |with: &str, owner: Option<&str>, want: [&str; 3]| {
+            let owner = owner.map(|name| Owner { kind: OwnerKind::Deployment, name: name.into() });
+            let w = Workload { labels: labels(with), owner, ..pod("default/web-5fd8-x", "10.0.0.1") };
+            assert_eq!([w.workload_name(), w.canonical_service(), w.canonical_revision()], want, "{with}");
+        };
+        check("", None, ["web-5fd8-x", "web-5fd8-x", "latest"]);
+        check("", Some("web"), ["web", "web", "latest"]);
+        check("app=shop version=v2", Some("web"), ["web", "shop", "v2"]);
+        check(
+            "app=shop app.kubernetes.io/name=store app.kubernetes.io/version=v3 version=v2",
+            None,
+            ["web-5fd8-x", "store", "v3"],
+        );
+        check(
+            "app.kubernetes.io/name=store service.istio.io/canonical-name=mall service.istio.io/canonical-revision=v4",
+            None,
+            ["web-5fd8-x", "mall", "v4"],
+        );
     }
 }

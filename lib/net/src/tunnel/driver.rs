@@ -65,6 +65,7 @@ impl Driver {
     /// Drives the tunnel until it ends, then tells every stream why.
     pub(super) async fn drive(mut self) -> TunnelEnd {
         let end = self.run().await;
+        self.inner.metered.ended(&end);
         tracing::debug!(to = ?self.inner.to, %end, "tunnel ended");
         let said = self.say_goodbye();
         self.end_streams(&end);
@@ -341,6 +342,9 @@ impl Driver {
                 // Without close_notify, which would have ended it already.
                 _ => Err(TunnelEnd::Broken(io::ErrorKind::UnexpectedEof)),
             };
+            if matches!(received, Ok(()) | Err(TunnelEnd::Closed)) && state.tls.peer().is_some() {
+                self.inner.metered.proved();
+            }
             if let Err(end) = received {
                 state.ending.get_or_insert(end);
                 break;
@@ -358,7 +362,9 @@ impl Drop for Driver {
         self.inner.closed.set(true);
         self.inner.closing.notify_waiters();
         // After drive() there is nobody left to be told.
-        self.end_streams(&if std::thread::panicking() { TunnelEnd::Defect } else { TunnelEnd::Closed });
+        let end = if std::thread::panicking() { TunnelEnd::Defect } else { TunnelEnd::Closed };
+        self.inner.metered.ended(&end);
+        self.end_streams(&end);
     }
 }
 

@@ -16,6 +16,7 @@
 mod driver;
 mod lane;
 mod memory;
+mod meter;
 mod stream;
 
 use std::{
@@ -37,10 +38,12 @@ use underpass_identity::Roots;
 use self::{
     driver::{Driver, Serving},
     lane::Lane,
+    meter::Metered,
 };
 pub use self::{
     lane::Tally,
     memory::{Charge, Memory},
+    meter::{FAMILIES, Meter},
     stream::{Early, Ended, Stream},
 };
 use crate::{
@@ -58,11 +61,18 @@ pub struct Settings {
     pub handshake: Duration,
     /// A tunnel without streams is closed after this.
     pub idle: Duration,
+    /// Where tunnels and streams are counted.
+    pub meter: Meter,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { hbone: Config::default(), handshake: Duration::from_secs(10), idle: Duration::from_secs(300) }
+        Self {
+            hbone: Config::default(),
+            handshake: Duration::from_secs(10),
+            idle: Duration::from_secs(300),
+            meter: Meter::default(),
+        }
     }
 }
 
@@ -176,6 +186,8 @@ struct Inner {
     buffers: Buffers,
     memory: Memory,
     settings: Settings,
+    /// Counts it.
+    metered: Metered,
 }
 
 struct State {
@@ -253,7 +265,8 @@ impl Tunnel {
         let session = Session::client(tls, &mut out)?;
         let hbone = Connection::client(settings.hbone.clone(), Instant::now().into_std());
         let Charge { memory, place } = charge;
-        let tunnel = Self::new(&socket, session, out, hbone, settings, buffers, memory);
+        let counted = (memory, settings.meter.outbound().begin());
+        let tunnel = Self::new(&socket, session, out, hbone, settings, buffers, counted);
         tokio::task::spawn_local(Driver::new(socket, place, Rc::clone(&tunnel.0), None).drive());
         Ok(tunnel)
     }
@@ -275,7 +288,8 @@ impl Tunnel {
         let session = Session::server(tls)?;
         let hbone = Connection::server(settings.hbone.clone(), Instant::now().into_std());
         let Charge { memory, place } = charge;
-        let tunnel = Self::new(&socket, session, Outgoing::new(), hbone, settings, buffers, memory);
+        let counted = (memory, settings.meter.inbound().begin());
+        let tunnel = Self::new(&socket, session, Outgoing::new(), hbone, settings, buffers, counted);
         let serving = Serving { acceptor, admission: Some(admission) };
         let driving = Driver::new(socket, place, Rc::clone(&tunnel.0), Some(serving)).drive();
         Ok((tunnel, driving))
@@ -288,7 +302,7 @@ impl Tunnel {
         hbone: Connection,
         settings: &Settings,
         buffers: &Buffers,
-        memory: Memory,
+        (memory, metered): (Memory, Metered),
     ) -> Self {
         let state = State {
             tls,
@@ -313,6 +327,7 @@ impl Tunnel {
             buffers: buffers.clone(),
             memory,
             settings: settings.clone(),
+            metered,
         }))
     }
 

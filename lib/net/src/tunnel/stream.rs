@@ -12,6 +12,7 @@ use std::{fmt, io, rc::Rc, sync::Arc};
 
 use tokio::{io::Interest, net::TcpStream};
 use underpass_hbone::{ErrorCode, Headers};
+use underpass_telemetry::metrics;
 
 use super::{
     Inner, MOST_QUEUED_BYTES, Memory, State, Tunnel, TunnelEnd,
@@ -85,6 +86,7 @@ pub enum Ended {
 pub struct Stream {
     tunnel: Rc<Inner>,
     lane: Rc<Lane>,
+    _counted: metrics::Held,
 }
 
 impl fmt::Debug for Stream {
@@ -110,7 +112,8 @@ enum Pumped {
 
 impl Stream {
     pub(super) fn new(tunnel: Rc<Inner>, lane: Rc<Lane>) -> Self {
-        Self { tunnel, lane }
+        let counted = tunnel.metered.stream();
+        Self { tunnel, lane, _counted: counted }
     }
 
     /// It is one of this tunnel's.

@@ -6,6 +6,7 @@ mod foreign;
 mod h2spec;
 mod hostile;
 mod memory;
+mod meter;
 mod peer;
 mod share;
 mod support;

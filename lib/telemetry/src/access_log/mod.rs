@@ -26,7 +26,19 @@ use sink::Sink;
 pub use sink::Target;
 use underpass_core::Connection;
 
-use crate::Format;
+use crate::{
+    Format,
+    metrics::{Family, Registry},
+};
+
+static LINES: Family = Family::counter(
+    "underpass_access_log_lines_total",
+    "Lines of the access log, by what became of them: written, or dropped because they could not be written in time.",
+    &["result"],
+);
+
+/// The families of this room.
+pub const FAMILIES: &[&Family] = &[&LINES];
 
 /// At most one warning about lost lines in this time.
 const WARN_EVERY: Duration = Duration::from_secs(10);
@@ -129,6 +141,15 @@ impl AccessLog {
     #[must_use]
     pub fn counts(&self) -> Counts {
         Counts { written: self.queue.written.load(Relaxed), dropped: self.queue.dropped.load(Relaxed) }
+    }
+
+    /// Measures it in `registry`, for as long as that lasts.
+    pub fn measure(&self, registry: &Registry) {
+        let queue = Arc::clone(&self.queue);
+        registry.collect(move |samples| {
+            samples.add(&LINES, &["written"], queue.written.load(Relaxed));
+            samples.add(&LINES, &["dropped"], queue.dropped.load(Relaxed));
+        });
     }
 
     /// Writes everything that was handed over, and ends. A [`Writer`] hands over when it is flushed or dropped; what it

@@ -4,6 +4,9 @@ use std::fmt::Write as _;
 
 use super::Family;
 
+/// More labels than this are listed below the table, once for all families that have them.
+const MOST_IN_A_CELL: usize = 8;
+
 /// One table per group: heading, families.
 #[must_use]
 pub fn markdown(groups: &[(&str, &[&'static Family])]) -> String {
@@ -13,12 +16,26 @@ pub fn markdown(groups: &[(&str, &[&'static Family])]) -> String {
         families.sort_by_key(|family| family.name());
         // Writing to a String does not fail.
         let _ = writeln!(out, "\n## {heading}\n\n| name | type | labels | what it tells |\n|---|---|---|---|");
+        let mut long: Option<&[&str]> = None;
         for family in families {
-            let labels: Vec<_> = family.labels().iter().map(|label| format!("`{label}`")).collect();
-            let labels = if labels.is_empty() { "-".to_owned() } else { labels.join(" ") };
+            let labels = match family.labels() {
+                [] => "-".to_owned(),
+                all if all.len() > MOST_IN_A_CELL => {
+                    long = Some(all);
+                    "as below".to_owned()
+                }
+                all => quoted(all),
+            };
             let (name, kind, help) = (family.name(), family.kind().as_str(), family.help());
             let _ = writeln!(out, "| `{name}` | {kind} | {labels} | {} |", help.replace('|', "\\|"));
         }
+        if let Some(all) = long {
+            let _ = writeln!(out, "\nLabels: {}.", quoted(all));
+        }
     }
     out
+}
+
+fn quoted(labels: &[&str]) -> String {
+    labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(" ")
 }

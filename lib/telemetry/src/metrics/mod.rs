@@ -15,6 +15,7 @@ mod doc;
 mod family;
 mod instrument;
 mod labels;
+pub mod process;
 mod registry;
 mod route;
 mod samples;

@@ -1,0 +1,106 @@
+//! The process as the kernel sees it, under the names that every program's metrics use. Read from /proc at scrape: what
+//! cannot be read is left out.
+
+use std::fs;
+
+use super::{Family, Registry, Samples};
+
+static CPU: Family = Family::counter("process_cpu_seconds_total", "CPU time that the process has used.", &[]);
+static STARTED: Family =
+    Family::gauge("process_start_time_seconds", "When the process was started, in seconds since the epoch.", &[]);
+static RESIDENT: Family = Family::gauge("process_resident_memory_bytes", "Memory that is resident.", &[]);
+static OPEN: Family = Family::gauge("process_open_fds", "Open file descriptors.", &[]);
+static MOST: Family = Family::gauge("process_max_fds", "File descriptors that may be open.", &[]);
+static THREADS: Family = Family::gauge("process_threads", "Threads.", &[]);
+
+/// The families of this room.
+pub const FAMILIES: &[&Family] = &[&CPU, &STARTED, &RESIDENT, &OPEN, &MOST, &THREADS];
+
+/// The kernel counts in these, whatever its own clock does (time(7), USER_HZ).
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Measures this process.
+pub fn measure(registry: &Registry) {
+    registry.collect(|samples| {
+        let text = |path| fs::read_to_string(path).unwrap_or_default();
+        read(
+            samples,
+            &text("/proc/self/stat"),
+            &text("/proc/stat"),
+            &text("/proc/self/status"),
+            &text("/proc/self/limits"),
+        );
+        if let Ok(open) = fs::read_dir("/proc/self/fd") {
+            samples.add(&OPEN, &[], open.count());
+        }
+    });
+}
+
+/// From proc_pid_stat(5), proc_stat(5), proc_pid_status(5) and proc_pid_limits(5).
+fn read(samples: &mut Samples, stat: &str, system: &str, status: &str, limits: &str) {
+    // Behind the name, which may hold anything: the third field and those after it.
+    let fields: Vec<&str> = stat.rsplit_once(')').map_or(Vec::new(), |(_, rest)| rest.split_whitespace().collect());
+    let ticks = |number: usize| Some(fields.get(number - 3)?.parse::<f64>().ok()? / TICKS_PER_SECOND);
+    if let (Some(user), Some(kernel)) = (ticks(14), ticks(15)) {
+        samples.add(&CPU, &[], user + kernel);
+    }
+    let boot = system.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse::<f64>().ok());
+    if let (Some(boot), Some(after)) = (boot, ticks(22)) {
+        samples.add(&STARTED, &[], boot + after);
+    }
+    let of_status = |name: &str| {
+        let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        value.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    if let Some(kib) = of_status("VmRSS") {
+        samples.add(&RESIDENT, &[], kib * 1024);
+    }
+    if let Some(threads) = of_status("Threads") {
+        samples.add(&THREADS, &[], threads);
+    }
+    let soft = limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next());
+    if let Some(most) = soft.and_then(|most| most.parse::<u64>().ok()) {
+        samples.add(&MOST, &[], most);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{Exposition, Value},
+        *,
+    };
+
+    #[test]
+    fn what_proc_says() {
+        let mut samples = Samples::default();
+        let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 5 0 12345 1 2 3";
+        let limits = "Limit     Soft Limit   Hard Limit   Units\nMax open files    1024    4096    files\n";
+        read(&mut samples, stat, "cpu 1 2\nbtime 1700000000\n", "VmRSS:\t  12 kB\nThreads:\t5\n", limits);
+        for (family, want) in [
+            (&CPU, Value::Real(2.0)),
+            (&STARTED, Value::Real(1_700_000_123.45)),
+            (&RESIDENT, Value::Count(12 * 1024)),
+            (&MOST, Value::Count(1024)),
+            (&THREADS, Value::Count(5)),
+        ] {
+            assert_eq!(samples.value(family, &[]), Some(&want), "{}", family.name());
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_left_out() {
+        let mut samples = Samples::default();
+        read(&mut samples, "7 (short) S 1", "", "VmRSS: many", "Max open files unlimited unlimited files");
+        assert_eq!(Exposition::Text.write(&samples), "");
+    }
+
+    #[test]
+    fn this_process_is_there() {
+        let registry = Registry::default();
+        measure(&registry);
+        let text = Exposition::Text.write(&registry.gather());
+        let missing = FAMILIES.iter().find(|family| !text.contains(&format!("\n{} ", family.name())));
+        assert_eq!(missing.map(|family| family.name()), None, "{text}");
+    }
+}

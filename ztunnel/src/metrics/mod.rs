@@ -1,0 +1,188 @@
+//! Traffic by who speaks to whom, under the names that Istio's dashboards and alerts use, and why connections end.
+//!
+//! ```text
+//! Track: opened, ended -> Recorder (a worker's own) -> series, by value of their labels (Traffic)
+//! scrape: running tallies are folded into their series, series of workloads that are gone are dropped, the rest is shown
+//! ```
+//! Touched when a connection opens, ends and is scraped, never per byte. What a peer says of itself in a header is in no
+//! label: a workload is known by its address, a principal by its certificate, a service by the World.
+//!
+//! What must hold: no increment is lost. A series whose workloads are gone goes only after it has been shown unchanged
+//! for the whole of [`Settings::keep_gone`], and beyond [`Settings::most_series`] traffic is counted together.
+
+mod flow;
+mod recorder;
+mod response;
+mod side;
+mod traffic;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+use underpass_core::World;
+use underpass_telemetry::metrics::{Family, Registry, Samples};
+
+use self::{
+    flow::Flows,
+    traffic::{Alive, Traffic},
+};
+
+pub(crate) use self::recorder::Recorder;
+
+/// What its owner chooses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The name of the cluster, in `source_cluster` and `destination_cluster`.
+    pub cluster: Arc<str>,
+    /// Series of traffic: combinations of labels. Beyond it, traffic is counted under `overflow`.
+    pub most_series: usize,
+    /// How long the series of a workload that is gone are still shown.
+    pub keep_gone: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { cluster: "Kubernetes".into(), most_series: 10_000, keep_gone: Duration::from_secs(300) }
+    }
+}
+
+/// The labels of traffic, as Istio's ztunnel has them.
+const TRAFFIC_LABELS: &[&str] = &[
+    "reporter",
+    "source_workload",
+    "source_canonical_service",
+    "source_canonical_revision",
+    "source_workload_namespace",
+    "source_principal",
+    "source_app",
+    "source_version",
+    "source_cluster",
+    "source_region",
+    "source_zone",
+    "destination_service",
+    "destination_service_namespace",
+    "destination_service_name",
+    "destination_workload",
+    "destination_canonical_service",
+    "destination_canonical_revision",
+    "destination_workload_namespace",
+    "destination_principal",
+    "destination_app",
+    "destination_version",
+    "destination_cluster",
+    "destination_region",
+    "destination_zone",
+    "request_protocol",
+    "response_flags",
+    "connection_security_policy",
+];
+
+static OPENED: Family = Family::counter(
+    "istio_tcp_connections_opened_total",
+    "Connections that were opened, refused ones among them.",
+    TRAFFIC_LABELS,
+);
+static CLOSED: Family = Family::counter(
+    "istio_tcp_connections_closed_total",
+    "Connections that ended; response_flags is - for those that were carried, DENY where a policy or an identity said no, \
+     CONNECT where the destination was not reached.",
+    TRAFFIC_LABELS,
+);
+static RECEIVED: Family = Family::counter(
+    "istio_tcp_received_bytes_total",
+    "Bytes from the source to the destination, of open connections as well.",
+    TRAFFIC_LABELS,
+);
+static SENT: Family = Family::counter(
+    "istio_tcp_sent_bytes_total",
+    "Bytes from the destination to the source, of open connections as well.",
+    TRAFFIC_LABELS,
+);
+static ENDS: Family = Family::counter(
+    "underpass_connection_ends_total",
+    "Connections that ended or never began, by reason: the word of the access log.",
+    &["direction", "reason"],
+);
+static OPEN: Family = Family::gauge("underpass_connections_open", "Connections that are open.", &["direction"]);
+static SERIES: Family = Family::gauge("underpass_metrics_series", "Series of traffic that are kept.", &[]);
+static FOLDED: Family = Family::counter(
+    "underpass_metrics_folded_total",
+    "Connections whose traffic is counted under overflow, because there were too many series.",
+    &[],
+);
+
+/// The families of this room.
+pub const FAMILIES: &[&Family] = &[&OPENED, &CLOSED, &RECEIVED, &SENT, &ENDS, &OPEN, &SERIES, &FOLDED];
+
+/// What the workers count into, and a scrape reads.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    traffic: Mutex<Traffic>,
+    /// The open connections of each worker.
+    flows: Mutex<Vec<Arc<Mutex<Flows>>>>,
+    /// Which workloads there are, as of one World.
+    alive: Mutex<Option<Arc<Alive>>>,
+}
+
+impl Metrics {
+    /// Shown in `registry`.
+    pub(crate) fn new(settings: &Settings, registry: &Registry, world: watch::Receiver<Arc<World>>) -> Arc<Self> {
+        let metrics = Arc::new(Self {
+            traffic: Mutex::new(Traffic::new(settings)),
+            flows: Mutex::default(),
+            alive: Mutex::default(),
+        });
+        let shown = Arc::clone(&metrics);
+        registry.collect(move |samples| {
+            let world = Arc::clone(&world.borrow());
+            shown.show(&world, Instant::now(), samples);
+        });
+        metrics
+    }
+
+    /// Another worker's list of open connections.
+    fn add_flows(&self) -> Arc<Mutex<Flows>> {
+        let own = Arc::default();
+        lock(&self.flows).push(Arc::clone(&own));
+        own
+    }
+
+    fn show(&self, world: &World, now: Instant, samples: &mut Samples) {
+        let workers = lock(&self.flows).clone();
+        let mut open = flow::Open::default();
+        workers.iter().for_each(|flows| open.add(lock(flows).fold()));
+        open.show(samples);
+        let alive = self.alive(world);
+        let mut traffic = lock(&self.traffic);
+        traffic.sweep(&alive, now);
+        let (series, folded) = (traffic.list(), traffic.folded());
+        drop(traffic);
+        samples.add(&SERIES, &[], series.len());
+        samples.add(&FOLDED, &[], folded);
+        [&OPENED, &CLOSED, &RECEIVED, &SENT].into_iter().for_each(|family| samples.declare(family));
+        series.iter().for_each(|series| series.show(samples));
+    }
+
+    fn alive(&self, world: &World) -> Arc<Alive> {
+        let mut kept = lock(&self.alive);
+        match &*kept {
+            Some(alive) if alive.version() == world.version() => Arc::clone(alive),
+            _ => {
+                let alive = Arc::new(Alive::new(world));
+                *kept = Some(Arc::clone(&alive));
+                alive
+            }
+        }
+    }
+}
+
+/// Every critical section leaves the numbers whole, so that a panic elsewhere spoils nothing.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,97 @@
+//! `response_flags` and `connection_security_policy`: two of Istio's labels, each from one table.
+
+use underpass_core::{
+    Reason,
+    connection::{Direction, Path},
+};
+
+/// How a connection ended, in Istio's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flag {
+    /// It was carried.
+    None,
+    /// A policy, a mutual TLS mode or an identity said no.
+    Deny,
+    /// The destination was not reached.
+    Connect,
+}
+
+impl Flag {
+    pub(super) const ALL: [Self; 3] = [Self::None, Self::Deny, Self::Connect];
+
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "-",
+            Self::Deny => "DENY",
+            Self::Connect => "CONNECT",
+        }
+    }
+
+    pub(super) const fn of(direction: Direction, reason: &Reason) -> Self {
+        match reason {
+            Reason::Denied
+            | Reason::NotAllowed
+            | Reason::NeedsWaypoint(_)
+            | Reason::PlaintextRefused
+            | Reason::BadSource
+            // The answer to a CONNECT that a policy at the other end denies.
+            | Reason::Refused(401) => Self::Deny,
+            // Who called was not who may call; who was called was not who is meant to answer.
+            Reason::Identity => match direction {
+                Direction::Inbound => Self::Deny,
+                Direction::Outbound => Self::Connect,
+            },
+            Reason::UnknownDestination
+            | Reason::AmbiguousAddress
+            | Reason::UnknownPort
+            | Reason::NoEndpoint
+            | Reason::NoLocalEndpoint
+            | Reason::ExternalName
+            | Reason::WaypointMissing
+            | Reason::NotServedHere
+            | Reason::ConnectFailed
+            | Reason::Unreachable
+            | Reason::Tls
+            | Reason::NoCertificate
+            | Reason::Refused(_)
+            | Reason::Timeout
+            | Reason::Limit => Self::Connect,
+            Reason::Finished
+            | Reason::ClientReset
+            | Reason::ServerReset
+            | Reason::Protocol
+            | Reason::TunnelClosed
+            | Reason::Memory
+            | Reason::Drain
+            | Reason::PodGone
+            | Reason::Internal => Self::None,
+        }
+    }
+}
+
+/// How the bytes were secured. Istio's `none` is said by the destination alone; a source that sends in the clear says
+/// `unknown`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Security {
+    MutualTls,
+    None,
+    Unknown,
+}
+
+impl Security {
+    pub(super) const fn of(direction: Direction, path: Path) -> Self {
+        match (path, direction) {
+            (Path::Hbone, _) => Self::MutualTls,
+            (Path::Plaintext, Direction::Inbound) => Self::None,
+            (Path::Plaintext, Direction::Outbound) | (Path::Passthrough | Path::None, _) => Self::Unknown,
+        }
+    }
+
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::MutualTls => "mutual_tls",
+            Self::None => "none",
+            Self::Unknown => "unknown",
+        }
+    }
+}

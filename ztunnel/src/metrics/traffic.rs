@@ -1,0 +1,250 @@
+//! The series of traffic: which there are, how many there may be, and when one goes. No clock: a scrape brings the time.
+
+use std::{
+    collections::{
+        HashMap, HashSet,
+        hash_map::Entry::{Occupied, Vacant},
+    },
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU64, AtomicUsize,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+    },
+    time::{Duration, Instant},
+};
+
+use underpass_core::{Identity, ObjectName, World, connection::Direction, world::Version};
+use underpass_telemetry::metrics::{Labels, Samples};
+
+use super::{
+    CLOSED, OPENED, RECEIVED, SENT, Settings,
+    response::{Flag, Security},
+    side::{Place, Side, UNKNOWN},
+};
+
+/// The value of every label that would tell too much.
+const OVERFLOW: &str = "overflow";
+
+/// What tells series apart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) direction: Direction,
+    pub(super) source: Arc<Side>,
+    pub(super) destination: Arc<Side>,
+    /// Its name, and what it is called in DNS.
+    pub(super) service: Option<(ObjectName, Arc<str>)>,
+    pub(super) security: Security,
+}
+
+impl Key {
+    fn labels(&self, cluster: &str, flag: Flag) -> Labels {
+        let (name, hostname) = self.service.as_ref().map_or((None, UNKNOWN), |(name, host)| (Some(name), &**host));
+        let mut values = vec![reporter(self.direction)];
+        values.extend(self.source.labels(cluster));
+        values.extend([hostname, name.map_or(UNKNOWN, ObjectName::namespace), name.map_or(UNKNOWN, ObjectName::name)]);
+        values.extend(self.destination.labels(cluster));
+        values.extend(["tcp", flag.as_str(), self.security.as_str()]);
+        Labels::new(&OPENED, &values)
+    }
+
+    /// Everything that it names is still there.
+    fn is_alive(&self, alive: &Alive) -> bool {
+        alive.has(&self.source)
+            && alive.has(&self.destination)
+            && self.service.as_ref().is_none_or(|(name, _)| alive.services.contains(name))
+    }
+}
+
+const fn reporter(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Outbound => "source",
+        Direction::Inbound => "destination",
+    }
+}
+
+/// The counts of one series.
+#[derive(Debug)]
+pub(super) struct Series {
+    names: Names,
+    /// With [`Flag::None`], which most have.
+    carried: Labels,
+    opened: AtomicU64,
+    closed: [AtomicU64; 3],
+    received: AtomicU64,
+    sent: AtomicU64,
+    /// Open connections that will still count here.
+    flows: AtomicUsize,
+}
+
+impl Series {
+    fn new(names: Names) -> Arc<Self> {
+        Arc::new(Self {
+            carried: names.labels(Flag::None),
+            names,
+            opened: AtomicU64::new(0),
+            closed: Default::default(),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            flows: AtomicUsize::new(0),
+        })
+    }
+
+    pub(super) fn add_bytes(&self, received: u64, sent: u64) {
+        self.received.fetch_add(received, Relaxed);
+        self.sent.fetch_add(sent, Relaxed);
+    }
+
+    /// One of its connections ended; its bytes have been added.
+    pub(super) fn close(&self, flag: Flag) {
+        self.closed[flag as usize].fetch_add(1, Relaxed);
+        self.flows.fetch_sub(1, Release);
+    }
+
+    pub(super) fn show(&self, samples: &mut Samples) {
+        samples.add_to(&OPENED, &self.carried, self.opened.load(Relaxed));
+        samples.add_to(&RECEIVED, &self.carried, self.received.load(Relaxed));
+        samples.add_to(&SENT, &self.carried, self.sent.load(Relaxed));
+        for (flag, closed) in Flag::ALL.into_iter().zip(&self.closed) {
+            match (flag, closed.load(Relaxed)) {
+                (Flag::None, n) => samples.add_to(&CLOSED, &self.carried, n),
+                (_, 0) => {}
+                (flag, n) => samples.add_to(&CLOSED, &self.names.labels(flag), n),
+            }
+        }
+    }
+}
+
+/// What a series is called.
+#[derive(Debug)]
+enum Names {
+    /// By its key, in this cluster.
+    Own(Key, Arc<str>),
+    /// Everything beyond the limit.
+    Overflow(Direction),
+}
+
+impl Names {
+    fn labels(&self, flag: Flag) -> Labels {
+        match self {
+            Self::Own(key, cluster) => key.labels(cluster, flag),
+            Self::Overflow(direction) => {
+                let mut values = [OVERFLOW; super::TRAFFIC_LABELS.len()];
+                let last = values.len();
+                (values[0], values[last - 3], values[last - 2]) = (reporter(*direction), "tcp", flag.as_str());
+                Labels::new(&OPENED, &values)
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    series: Arc<Series>,
+    /// Since when it has been shown, unchanged, with nobody left to count in it.
+    gone_since: Option<Instant>,
+}
+
+/// All series.
+#[derive(Debug)]
+pub(super) struct Traffic {
+    cluster: Arc<str>,
+    most: usize,
+    keep_gone: Duration,
+    series: HashMap<Key, Entry>,
+    /// What is beyond the limit, by direction.
+    overflow: [Option<Arc<Series>>; 2],
+    folded: u64,
+}
+
+impl Traffic {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            cluster: Arc::clone(&settings.cluster),
+            most: settings.most_series,
+            keep_gone: settings.keep_gone,
+            series: HashMap::new(),
+            overflow: [None, None],
+            folded: 0,
+        }
+    }
+
+    /// A connection opens: the series that it counts in, until [`Series::close`].
+    pub(super) fn open(&mut self, key: Key) -> Arc<Series> {
+        let full = self.series.len() >= self.most;
+        let series = match self.series.entry(key) {
+            Occupied(mut known) => {
+                known.get_mut().gone_since = None;
+                Arc::clone(&known.get().series)
+            }
+            Vacant(unknown) if full => {
+                self.folded += 1;
+                let direction = unknown.key().direction;
+                let overflow = &mut self.overflow[direction as usize];
+                Arc::clone(overflow.get_or_insert_with(|| Series::new(Names::Overflow(direction))))
+            }
+            Vacant(unknown) => {
+                let series = Series::new(Names::Own(unknown.key().clone(), Arc::clone(&self.cluster)));
+                Arc::clone(&unknown.insert(Entry { series, gone_since: None }).series)
+            }
+        };
+        series.opened.fetch_add(1, Relaxed);
+        series.flows.fetch_add(1, Relaxed);
+        series
+    }
+
+    /// Drops what names something that is gone, once it has been shown for long enough. Called by every scrape, before
+    /// it shows: whatever was counted before is in the first scrape that finds the series gone, and in those of the
+    /// time after it.
+    pub(super) fn sweep(&mut self, alive: &Alive, now: Instant) {
+        let keep = self.keep_gone;
+        self.series.retain(|key, entry| {
+            if entry.series.flows.load(Acquire) > 0 || key.is_alive(alive) {
+                entry.gone_since = None;
+                return true;
+            }
+            let since = *entry.gone_since.get_or_insert(now);
+            now.saturating_duration_since(since) < keep || since == now
+        });
+    }
+
+    pub(super) fn list(&self) -> Vec<Arc<Series>> {
+        let series = self.series.values().map(|entry| &entry.series);
+        series.chain(self.overflow.iter().flatten()).cloned().collect()
+    }
+
+    pub(super) const fn folded(&self) -> u64 {
+        self.folded
+    }
+}
+
+/// What there is in one World.
+#[derive(Debug)]
+pub(super) struct Alive {
+    version: Version,
+    places: HashSet<Place>,
+    identities: HashSet<Identity>,
+    services: HashSet<ObjectName>,
+}
+
+impl Alive {
+    pub(super) fn new(world: &World) -> Self {
+        let domain = &world.settings().trust_domain;
+        Self {
+            version: world.version(),
+            places: world.workloads().map(|w| Place::new(world, w)).collect(),
+            identities: world.workloads().map(|w| w.identity(domain)).collect(),
+            services: world.services().map(|s| s.name.clone()).collect(),
+        }
+    }
+
+    pub(super) const fn version(&self) -> Version {
+        self.version
+    }
+
+    fn has(&self, side: &Side) -> bool {
+        side.place.as_ref().is_none_or(|place| self.places.contains(place))
+            && side.principal.as_ref().is_none_or(|principal| self.identities.contains(principal))
+    }
+}
