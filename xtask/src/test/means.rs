@@ -23,7 +23,8 @@ const CAPABILITIES: &[(u32, &str)] = &[
 ];
 
 /// Programs that the testbed starts.
-pub(crate) const PROGRAMS: &[Program] = &[Program { name: "ip", package: "iproute2" }];
+pub(crate) const PROGRAMS: &[Program] =
+    &[Program { name: "ip", package: "iproute2" }, Program { name: "ss", package: "iproute2" }];
 
 /// What the machine says of itself.
 #[derive(Clone, Debug, Default)]
