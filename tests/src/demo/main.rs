@@ -4,6 +4,7 @@
 //! What must hold: every step looks at what it shows. What is not as promised ends the demo with what was expected and
 //! what was seen, and an exit status that is not zero; so `--check` makes a test of it.
 
+mod operate;
 mod playground;
 mod processes;
 mod screen;

@@ -38,6 +38,9 @@ pub(crate) const PORT: u16 = 9080;
 /// An echo server beside ratings, for a connection that stays open.
 pub(crate) const ECHO_PORT: u16 = 9081;
 
+/// Of certificates, in seconds: so that one is renewed while somebody looks.
+const LIFETIME_S: &str = "8";
+
 pub(crate) const PRODUCTPAGE: &str = "bookinfo/productpage-v1";
 pub(crate) const DETAILS: &str = "bookinfo/details-v1";
 pub(crate) const RATINGS: &str = "bookinfo/ratings-v1";
@@ -76,6 +79,7 @@ impl Stage {
         let services = mesh.bed.services();
         let mut others = mesh.bed.nodes().iter().map(|node| vip::start(node, services)).collect::<Result<Vec<_>>>()?;
         others.push(servers::echo(&mesh.bed.app(RATINGS)?, format!("[::]:{ECHO_PORT}").parse()?)?);
+        mesh.options(&["--certificate-lifetime", LIFETIME_S]);
         mesh.start()?;
         let (cli, began_with) = (cli.into(), Processes::new());
         let mut it = Self { screen, mesh, cli, began_with, applications, _others: others };
@@ -135,6 +139,12 @@ impl Stage {
             let fits = |line: &Value| want.iter().all(|(key, value)| field(line, key) == *value);
             Ok(self.mesh.log(node)?.into_iter().skip(mark).find(fits))
         })
+    }
+
+    /// Asks the command on a node, about the agent there.
+    pub(crate) fn underpass(&self, node: &str, arguments: &[&str]) -> Result<String> {
+        self.screen.does(&format!("{node}: underpass {}", arguments.join(" ")));
+        self.mesh.bed.node(node)?.shell()?.run(&self.cli.to_string_lossy(), arguments)
     }
 
     /// Asks `underpass explain` and prints of its answer the first line and what policy says; its exit status and first

@@ -9,13 +9,22 @@ use underpass_tests::{
     testbed::{Capture, packet::Segment},
 };
 
+use crate::operate;
 use crate::stage::{
     Answer, CLIENT, DETAILS, ECHO_PORT, OUTSIDER, PORT, PRODUCTPAGE, Processes, RATINGS, SECURITY, Stage, field, url_of,
 };
 
 /// In the order in which they are shown: each begins where the one before has ended.
-pub(crate) const ALL: [fn(&mut Stage) -> Result<()>; 6] =
-    [without_the_mesh, into_the_mesh, who_is_who, who_may_not, a_policy_changes, out_of_the_mesh];
+pub(crate) const ALL: [fn(&mut Stage) -> Result<()>; 8] = [
+    without_the_mesh,
+    into_the_mesh,
+    who_is_who,
+    who_may_not,
+    a_policy_changes,
+    operate::what_is_open,
+    operate::certificates_are_renewed,
+    out_of_the_mesh,
+];
 
 /// What details answers, as it stands on the wire without a mesh.
 const MARKER: &str = "\"service\": \"details\"";
