@@ -1,4 +1,5 @@
-//! What the agent answers on its admin address: loopback only, because it shows who talks to whom.
+//! What the agent answers on its admin socket and, as far as it only looks, on its admin address: nobody but the node's
+//! own programs may ask, because it shows who talks to whom.
 
 mod views;
 
@@ -12,10 +13,10 @@ use serde::Serialize;
 use tokio::sync::watch;
 use underpass_core::World;
 use underpass_telemetry::{
-    admin::{Readiness, Response, Router, healthz, logging, view::Certificate},
+    admin::{Readiness, Request, Response, Router, healthz, logging, view::Certificate},
     log::Levels,
 };
-use underpass_ztunnel::{Budgets, Connections, Credentials};
+use underpass_ztunnel::{Budgets, Closer, Connections, Credentials};
 
 use crate::{config::Running, keeper::Reports, limits, pods, reports::Counters};
 
@@ -38,6 +39,8 @@ pub struct View {
     pub credentials: watch::Receiver<Arc<Credentials>>,
     /// Open connections.
     pub connections: Arc<Connections>,
+    /// By which they are closed.
+    pub closer: Closer,
     /// What pods may hold, and do.
     pub budgets: Arc<Budgets>,
     /// The kernel tables' counters, as far as there is a kernel data path.
@@ -51,7 +54,7 @@ pub struct View {
 pub fn routes(view: &View, levels: &Levels) -> Router {
     let router = views::routes(logging(healthz(Router::new()), levels), view);
     let router = limits::routes(router, &view.budgets);
-    let (dump, list) = (view.clone(), view.clone());
+    let (dump, list, closer) = (view.clone(), view.clone(), view.closer.clone());
     router
         .route(Method::GET, "/config_dump", move |_| {
             let view = dump.clone();
@@ -65,6 +68,24 @@ pub fn routes(view: &View, levels: &Levels) -> Router {
             let view = list.clone();
             async move { Response::json(&view.connections.list(Instant::now())) }
         })
+        .route(Method::POST, "/connections/close", move |request| close(closer.clone(), request))
+}
+
+#[derive(Serialize)]
+struct Closed {
+    closed: u64,
+}
+
+/// `POST /connections/close?id=7`.
+async fn close(closer: Closer, request: Request) -> Response {
+    let Some(id) = request.query("id").and_then(|id| id.parse().ok()) else {
+        return Response::error(StatusCode::BAD_REQUEST, "which connection? POST /connections/close?id=NUMBER");
+    };
+    if closer.close(id).await {
+        tracing::info!(connection = id, "closed by an operator");
+        return Response::json(&Closed { closed: id });
+    }
+    Response::error(StatusCode::NOT_FOUND, format_args!("no connection {id} is open: it may have ended meanwhile"))
 }
 
 #[derive(Serialize)]

@@ -66,7 +66,11 @@ pub struct Config {
     #[arg(long, env = "UNDERPASS_CGROUP_ROOT", value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
 
-    /// Where the admin API listens. Loopback only.
+    /// The unix socket of the admin API, for root alone: the only way to change something while the agent runs.
+    #[arg(long, env = "UNDERPASS_ADMIN_SOCKET", value_name = "PATH", default_value = "/run/underpass/admin.sock")]
+    pub admin_socket: PathBuf,
+
+    /// Where the admin API answers what only looks. Loopback only.
     #[arg(long, env = "UNDERPASS_ADMIN_ADDRESS", value_name = "ADDRESS", default_value = "127.0.0.1:15000")]
     pub admin_address: SocketAddr,
 

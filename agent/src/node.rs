@@ -104,7 +104,7 @@ pub async fn run_in<D: DataPath + 'static>(
     levels: &Levels,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
-    let Checked { authority, admin, readiness, metrics: scraped, access_log, .. } = checked;
+    let Checked { authority, admin_socket, admin, readiness, metrics: scraped, access_log, .. } = checked;
     let Place { path, counters, mut tunnel, cgroup_root, agents, marks, events: (sender, events) } = place;
     let config = &*Arc::clone(&follow.borrow().config);
     let registry = Registry::default();
@@ -146,11 +146,13 @@ pub async fn run_in<D: DataPath + 'static>(
         reports: keeper.reports(),
         credentials: certs.subscribe(),
         connections: Arc::clone(ztunnel.connections()),
+        closer: ztunnel.closer(),
         budgets: Arc::clone(ztunnel.budgets()),
         counters,
         pods: Arc::clone(&pods),
     };
-    let servers: [Server; 3] = [
+    let servers: [Server; 4] = [
+        admin_socket.serve(admin::routes(&view, levels), Limits::default())?,
         admin.serve(admin::routes(&view, levels), Limits::default())?,
         readiness.serve(ready.routes(Router::new()), Limits::default())?,
         scraped.serve(routes(Router::new(), &registry), Limits::default())?,

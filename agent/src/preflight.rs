@@ -29,7 +29,9 @@ impl fmt::Display for Fault {
 pub struct Checked {
     /// The embedded CA.
     pub authority: Authority,
-    /// Bound already.
+    /// Bound already: for root, in full.
+    pub admin_socket: Listener,
+    /// Bound already: loopback, looking only.
     pub admin: Listener,
     /// Bound already.
     pub readiness: Listener,
@@ -83,10 +85,13 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
         (Some(authority), Some(admin), Some(readiness), Some(metrics), Some(access_log), Some(kernel))
             if faults.is_empty() =>
         {
-            // Last and alone, because it changes something: the process may move to another cgroup.
-            let remedy = "run as root, with cgroup2 writable".to_owned();
-            let own_cgroup = own_cgroup().map_err(|e| vec![Fault { found: chain(&e), remedy }])?;
-            Ok(Checked { authority, admin, readiness, metrics, access_log, kernel, own_cgroup })
+            // Last and alone, because both change something: the process may move to another cgroup, and a socket that
+            // another agent left, or serves, is replaced.
+            let one = |found: String, remedy: &str| vec![Fault { found, remedy: remedy.to_owned() }];
+            let own_cgroup = own_cgroup().map_err(|e| one(chain(&e), "run as root, with cgroup2 writable"))?;
+            let admin_socket = Listener::unix(&config.admin_socket)
+                .map_err(|e| one(chain(&e), "name a path that can be written with --admin-socket"))?;
+            Ok(Checked { authority, admin_socket, admin, readiness, metrics, access_log, kernel, own_cgroup })
         }
         _ => Err(faults),
     }

@@ -118,7 +118,7 @@ impl Agent {
             events: (events.clone(), received),
         };
         let checked = checked(folder.path());
-        let (admin, readiness) = (checked.admin.address(), checked.readiness.address());
+        let (admin, readiness) = (address(&checked.admin), address(&checked.readiness));
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let levels = log::init(Format::Text, "info".parse().expect("a filter")).expect("levels");
@@ -238,12 +238,17 @@ fn ip(text: &str) -> IpAddr {
     text.parse().expect("address")
 }
 
+fn address(listener: &Listener) -> SocketAddr {
+    listener.target().address().expect("an address")
+}
+
 fn checked(folder: &Path) -> Checked {
     let anywhere = "127.0.0.1:0".parse().expect("address");
     let target = Target::File(folder.join("access.log"));
     let log = access_log::Settings { format: Format::Json, target, ..access_log::Settings::default() };
     Checked {
         authority: Authority::open(&folder.join("ca"), &TrustDomain::default(), SystemTime::now()).expect("CA"),
+        admin_socket: Listener::unix(&folder.join("admin.sock")).expect("bound"),
         admin: Listener::loopback(anywhere).expect("bound"),
         readiness: Listener::any(anywhere).expect("bound"),
         metrics: Listener::any(anywhere).expect("bound"),

@@ -1,11 +1,11 @@
 //! What can be asked, as clap reads it.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use underpass_core::{TrustDomain, world::MeshSettings};
-use underpass_telemetry::log::Filter;
+use underpass_telemetry::{admin::Target, log::Filter};
 
 /// Underpass: a service mesh without sidecars.
 ///
@@ -93,9 +93,13 @@ pub(crate) struct Certificates {
 
 /// Open connections of this node, with what they carry now.
 ///
-/// Rates are between two looks: they need --watch.
+/// Rates are between two looks: they need --watch. `close` ends one: both of its ends are reset, and the access log says
+/// that an operator did it.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, after_help = "Example:\n  underpass connections close 42")]
 pub(crate) struct Connections {
+    #[command(subcommand)]
+    pub(crate) close: Option<Close>,
     #[command(flatten)]
     pub(crate) agent: Agent,
     /// Only those with this pod at either end.
@@ -123,6 +127,18 @@ pub(crate) struct Config {
     pub(crate) changed: bool,
     #[command(flatten)]
     pub(crate) shown: Shown,
+}
+
+/// What is done to one.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Close {
+    /// Reset both ends of an open connection.
+    Close {
+        /// Its ID, as listed.
+        id: u64,
+        #[command(flatten)]
+        agent: Agent,
+    },
 }
 
 /// What the agent's own log contains; with LEVEL, changes it while it runs.
@@ -193,9 +209,9 @@ pub(crate) enum Format {
 /// Which agent is asked.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Agent {
-    /// The admin address of the agent.
-    #[arg(long, env = "UNDERPASS_AGENT", value_name = "ADDRESS", default_value = "127.0.0.1:15000")]
-    pub(crate) agent: SocketAddr,
+    /// Where the agent is asked: unix:PATH, or ADDRESS:PORT of one that only looks.
+    #[arg(long, env = "UNDERPASS_AGENT", value_name = "TARGET", default_value = "unix:/run/underpass/admin.sock")]
+    pub(crate) agent: Target,
 }
 
 /// Where the answer comes from: a running agent, or manifests.

@@ -17,6 +17,9 @@ pub(crate) enum CliError {
     /// Nobody answers at the agent's address.
     #[error("{source}; does an agent run on this node? --agent names another address, and many commands take -f DIR")]
     NoAgent { source: ClientError },
+    /// It is another user's.
+    #[error("{source}; the agent's socket is for root: use sudo, or --agent 127.0.0.1:15000 to look only")]
+    NotRoot { source: ClientError },
     /// The agent does not know the route: it is older, or something else.
     #[error("{source}; is this an Underpass agent of this version?")]
     OtherAgent { source: ClientError },
@@ -47,6 +50,9 @@ impl From<ClientError> for CliError {
     fn from(source: ClientError) -> Self {
         let not_found = |status: &StatusCode| *status == StatusCode::NOT_FOUND;
         match source {
+            ClientError::Connect { source: ref why, .. } if why.kind() == io::ErrorKind::PermissionDenied => {
+                Self::NotRoot { source }
+            }
             ClientError::Connect { .. } => Self::NoAgent { source },
             // Which route there is not, every Underpass agent says in these words.
             ClientError::Refused { ref status, ref says, .. } if not_found(status) && !says.ends_with(NO_ROUTE) => {

@@ -29,12 +29,20 @@ pub(crate) struct Asked {
 impl Asked {
     pub(crate) fn new(agent: &Agent) -> Result<Self, CliError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        Ok(Self { runtime: runtime.map_err(|source| CliError::Runtime { source })?, client: Client::new(agent.agent) })
+        Ok(Self {
+            runtime: runtime.map_err(|source| CliError::Runtime { source })?,
+            client: Client::new(agent.agent.clone()),
+        })
     }
 
     /// What the agent answers to `GET path`.
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
         self.runtime.block_on(self.client.json(path)).map_err(CliError::from)
+    }
+
+    /// Has the agent do something: `POST path`.
+    pub(crate) fn post(&self, path: &str) -> Result<(), CliError> {
+        self.runtime.block_on(self.client.post(path)).map_err(CliError::from)
     }
 
     pub(crate) fn set_log_level(&self, level: &str) -> Result<(), CliError> {

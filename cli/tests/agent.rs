@@ -27,22 +27,24 @@ use support::{command, shown};
 
 const HOUR: u64 = 3600;
 
-/// A running agent's admin server, and the runtime that it runs on.
+/// A running agent's admin server, the runtime that it runs on, and where its socket is.
 struct Agent {
     server: Server,
     runtime: tokio::runtime::Runtime,
+    _directory: tempfile::TempDir,
 }
 
 impl Agent {
     fn start(router: Router) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let listener = Listener::loopback("127.0.0.1:0".parse().unwrap()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let listener = Listener::unix(&directory.path().join("admin.sock")).unwrap();
         let server = runtime.block_on(async { listener.serve(router, Limits::default()).unwrap() });
-        Self { server, runtime }
+        Self { server, runtime, _directory: directory }
     }
 
     fn address(&self) -> String {
-        self.server.address().to_string()
+        self.server.target().to_string()
     }
 
     /// What the command says when it asks this agent; the address, which differs from run to run, as `AGENT`.
@@ -382,6 +384,48 @@ fn connections_and_which_of_them() {
 }
 
 #[test]
+fn one_is_closed() {
+    let agent = Agent::start(Router::new().route(Method::POST, "/connections/close", async |request: Request| {
+        match request.query("id") {
+            Some("7") => Response::json(&json!({ "closed": 7 })),
+            other => Response::error(StatusCode::NOT_FOUND, format!("no connection {other:?}")),
+        }
+    }));
+    agent.check(
+        &["connections", "close", "7"],
+        &expect![[r#"
+        exit 0
+        connection 7 is closed
+    "#]],
+    );
+    agent.check(
+        &["connections", "close", "8"],
+        &expect![[r#"
+        exit 1
+        ! error: no connection Some("8")
+    "#]],
+    );
+    agent.check(
+        &["connections", "close", "all"],
+        &expect![[r#"
+        exit 1
+        ! error: invalid value 'all' for '<ID>': invalid digit found in string
+        !
+        ! For more information, try '--help'.
+    "#]],
+    );
+    // on loopback an agent only shows
+    let listener = Listener::loopback("127.0.0.1:0".parse().unwrap()).unwrap();
+    let looks = agent.runtime.block_on(async { listener.serve(Router::new(), Limits::default()).unwrap() });
+    let target = looks.target().to_string();
+    let output = command(&["connections", "close", "7", "--agent", &target]).output().unwrap();
+    expect![[r#"
+        exit 1
+        ! error: POST /connections/close?id=7 on LOOPBACK: 403 Forbidden: loopback is shared with pods that use the host's network: changes are made over the unix socket
+    "#]].assert_eq(&shown(&output).replace(&target, "LOOPBACK"));
+}
+
+#[test]
 fn watching_shows_rates_from_the_second_look_on() {
     let looks = Arc::new(AtomicU64::new(0));
     let agent = Agent::start(get(Router::new(), "/connections", move || {
@@ -452,7 +496,7 @@ fn errors_say_what_to_do_next() {
     let output = command(&["status"]).env("UNDERPASS_AGENT", &address).output().unwrap();
     expect![[r#"
         exit 1
-        ! error: cannot connect to AGENT: Connection refused (os error 111); does an agent run on this node? --agent names another address, and many commands take -f DIR
+        ! error: cannot connect to AGENT: No such file or directory (os error 2); does an agent run on this node? --agent names another address, and many commands take -f DIR
     "#]].assert_eq(&shown(&output).replace(&address, "AGENT"));
     // something else, or something older
     Agent::start(Router::new()).check(&["workloads"], &expect![[r#"
@@ -475,11 +519,11 @@ fn errors_say_what_to_do_next() {
     Agent::start(Router::new()).check(
         &["status", "--agent", "nowhere"],
         &expect![[r#"
-        exit 1
-        ! error: invalid value 'nowhere' for '--agent <ADDRESS>': invalid socket address syntax
-        !
-        ! For more information, try '--help'.
-    "#]],
+            exit 1
+            ! error: invalid value 'nowhere' for '--agent <TARGET>': write ADDRESS:PORT, such as 127.0.0.1:15000, or unix:PATH
+            !
+            ! For more information, try '--help'.
+        "#]],
     );
 }
 

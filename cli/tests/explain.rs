@@ -294,11 +294,11 @@ fn help_tells_the_exit_status() {
               -f, --filename <DIR>
                       Answer from this directory of manifests, or one file, instead of from an agent
 
-                  --agent <ADDRESS>
-                      The admin address of the agent
+                  --agent <TARGET>
+                      Where the agent is asked: unix:PATH, or ADDRESS:PORT of one that only looks
 
                       [env: UNDERPASS_AGENT=]
-                      [default: 127.0.0.1:15000]
+                      [default: unix:/run/underpass/admin.sock]
 
               -h, --help
                       Print help (see a summary with '-h')

@@ -30,6 +30,8 @@ use crate::{
 
 /// Where `cargo xtask` says that the agent is.
 const AGENT: &str = "UNDERPASS_AGENT_BIN";
+/// Where `cargo xtask` says that the command is.
+const COMMAND: &str = "UNDERPASS_CLI_BIN";
 /// How many lines of an access log are shown where the one that is looked for does not come.
 const SHOWN_LINES: usize = 20;
 
@@ -96,6 +98,8 @@ impl Mesh {
             .arg(lab.bpffs())
             .arg("--cgroup-root")
             .arg(node.cgroup())
+            .arg("--admin-socket")
+            .arg(self.admin_socket(name))
             .arg("--access-log")
             .arg(self.access_log(name))
             .args(["--access-log-format", "json", "--log", "debug"])
@@ -245,10 +249,30 @@ impl Mesh {
         Ok(serde_json::from_str(&text)?)
     }
 
+    /// What the command answers when it asks the agent of a node; an error unless it exits with 0.
+    pub fn underpass(&self, node: &str, arguments: &[&str]) -> Result<String> {
+        let command = std::env::var(COMMAND)
+            .with_context(|| format!("{COMMAND} names `underpass`: run `cargo xtask test kernel`"))?;
+        let agent = self.target(node);
+        self.bed.node(node)?.shell()?.run(&command, &[arguments, &["--agent", &agent]].concat())
+    }
+
+    /// The agent of a node as the command's `--agent` names it.
+    #[must_use]
+    pub fn target(&self, node: &str) -> String {
+        format!("unix:{}", self.admin_socket(node).display())
+    }
+
     /// A kernel counter of a node, summed over its CPUs.
     pub fn counter(&self, node: &str, name: &str) -> Result<u64> {
         let dump = self.admin(node, "/config_dump")?;
         dump["kernel"][name].as_u64().with_context(|| format!("no counter {name} in {}", dump["kernel"]))
+    }
+
+    /// Where the agent of a node is asked, in full.
+    #[must_use]
+    pub fn admin_socket(&self, node: &str) -> PathBuf {
+        self.bed.lab().run_directory().join(node).join("admin.sock")
     }
 
     fn access_log(&self, node: &str) -> PathBuf {

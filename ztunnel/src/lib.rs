@@ -113,6 +113,26 @@ pub enum StartError {
     Tls(#[source] underpass_net::tls::ConfigError),
 }
 
+/// Closes connections of a tunnel for an operator. Does not keep the tunnel alive.
+#[derive(Clone, Debug)]
+pub struct Closer(Vec<mpsc::WeakUnboundedSender<Message>>);
+
+impl Closer {
+    /// Ends the open connection of this number, with the reason `operator`: both of its ends are reset. False where
+    /// there is none.
+    pub async fn close(&self, id: u64) -> bool {
+        for worker in self.0.iter().filter_map(mpsc::WeakUnboundedSender::upgrade) {
+            let (done, closed) = oneshot::channel();
+            // Fails only where the worker ended, and its connections with it.
+            let _ = worker.send(Message::Close { id, closed: done });
+            if closed.await.unwrap_or(false) {
+                return true;
+            }
+        }
+        false
+    }
+}
+
 /// The tunnel of a node. Dropping it stops accepting and ends its connections.
 #[derive(Debug)]
 pub struct Ztunnel {
@@ -150,6 +170,12 @@ impl Ztunnel {
     #[must_use]
     pub fn connections(&self) -> &Arc<Connections> {
         &self.connections
+    }
+
+    /// By which single connections are closed.
+    #[must_use]
+    pub fn closer(&self) -> Closer {
+        Closer(self.workers.iter().map(|(worker, _)| worker.downgrade()).collect())
     }
 
     /// Serves a pod: its listeners are accepted from, until [`Ztunnel::remove`].

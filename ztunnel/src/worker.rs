@@ -44,8 +44,17 @@ use crate::{
 #[derive(Debug)]
 pub(crate) enum Message {
     Add(Box<Pod>),
-    Remove { name: ObjectName, cookie: u64, done: oneshot::Sender<()> },
+    Remove {
+        name: ObjectName,
+        cookie: u64,
+        done: oneshot::Sender<()>,
+    },
     CatchUp(oneshot::Sender<Version>),
+    /// Answered with true by the worker whose connection it is.
+    Close {
+        id: u64,
+        closed: oneshot::Sender<bool>,
+    },
 }
 
 /// How often ended tunnels are dropped from the pool.
@@ -211,6 +220,9 @@ impl Worker {
                         self.exchange(&mut inputs);
                         let _ = done.send(self.world().version()); // whoever asked may have stopped waiting
                     }
+                    Some(Message::Close { id, closed }) => {
+                        let _ = closed.send(self.close(id)); // as above
+                    }
                     None => return self.shut_down().await,
                 },
                 Ok(()) = inputs.world.changed() => self.exchange(&mut inputs),
@@ -341,6 +353,13 @@ impl Worker {
                 tunnel.closed().await;
             }
         }
+    }
+
+    /// Ends a connection because an operator says so. False: it is not one of this worker's.
+    fn close(&self, id: u64) -> bool {
+        let live = self.live.borrow();
+        let found = live.get(&id);
+        found.inspect(|live| live.cancel.cancel(Reason::Operator, None)).is_some()
     }
 
     /// Completes when no connection (of one pod) is left.

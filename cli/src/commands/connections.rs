@@ -6,7 +6,7 @@ use serde::Serialize;
 use underpass_telemetry::admin::view::{Connection, Party};
 
 use crate::{
-    args::Connections,
+    args::{Close, Connections},
     error::CliError,
     measure,
     output::{Colour, Output},
@@ -16,6 +16,10 @@ use crate::{
 };
 
 pub(crate) fn run(args: &Connections) -> Result<Output, CliError> {
+    if let Some(Close::Close { id, agent }) = &args.close {
+        Asked::new(agent)?.post(&format!("/connections/close?id={id}"))?;
+        return Ok(Output::ok(format!("connection {id} is closed\n")));
+    }
     let agent = Asked::new(&args.agent)?;
     let before = RefCell::new(HashMap::new());
     show::run(args.shown, |look| {

@@ -70,6 +70,8 @@ pub enum Reason {
     Drain,
     /// The pod left the mesh or the node.
     PodGone,
+    /// An operator closed it.
+    Operator,
     /// A defect of the proxy, contained in this connection.
     Internal,
 }
@@ -108,6 +110,7 @@ impl Reason {
             Self::Limit => "limit",
             Self::Drain => "drain",
             Self::PodGone => "pod_gone",
+            Self::Operator => "operator",
             Self::Internal => "internal",
         }
     }

@@ -12,7 +12,8 @@ use tokio::{
     time::timeout,
 };
 use underpass_telemetry::admin::{
-    AdminError, Client, ClientError, Limits, Listener, Method, Readiness, Request, Response, Router, Server, healthz,
+    AdminError, Client, ClientError, Limits, Listener, Method, Readiness, Request, Response, Router, Server, Target,
+    healthz,
 };
 
 /// Long enough for any machine; only a failing test waits for it.
@@ -26,13 +27,19 @@ fn router() -> Router {
     healthz(Router::new())
         .route(Method::GET, "/echo", async |request: Request| Response::json(&request.query("q")))
         .route(Method::PUT, "/echo", async |request: Request| Response::json(&request.body().len()))
+        .route(Method::POST, "/change", async |_| Response::json(&true))
         .route(Method::GET, "/large", async |_| Response::json(&"x".repeat(8 << 20)))
         .route(Method::GET, "/never", async |_| std::future::pending().await)
         .route(Method::GET, "/panic", async |_| panic!("by intention"))
 }
 
 fn serve(limits: Limits) -> Server {
-    Listener::loopback(local()).unwrap().serve(router(), limits).unwrap()
+    Listener::any(local()).unwrap().serve(router(), limits).unwrap()
+}
+
+/// Where a server of TCP listens.
+fn at(server: &Server) -> SocketAddr {
+    server.target().address().unwrap()
 }
 
 /// Writes `bytes`, closes that direction if asked to, and reads until the server closes.
@@ -79,7 +86,7 @@ async fn check(address: SocketAddr, method: Method, path: &str, want: &Expect) {
 #[tokio::test]
 async fn routes_are_answered_and_others_are_told() {
     let server = serve(Limits::default());
-    let at = server.address();
+    let at = at(&server);
     check(
         at,
         Method::GET,
@@ -169,26 +176,29 @@ async fn routes_are_answered_and_others_are_told() {
         Method::GET,
         "/",
         &expect![[r#"
-        200
-        {
-          "/echo": [
-            "GET",
-            "PUT"
-          ],
-          "/healthz": [
-            "GET"
-          ],
-          "/large": [
-            "GET"
-          ],
-          "/never": [
-            "GET"
-          ],
-          "/panic": [
-            "GET"
-          ]
-        }
-    "#]],
+            200
+            {
+              "/change": [
+                "POST"
+              ],
+              "/echo": [
+                "GET",
+                "PUT"
+              ],
+              "/healthz": [
+                "GET"
+              ],
+              "/large": [
+                "GET"
+              ],
+              "/never": [
+                "GET"
+              ],
+              "/panic": [
+                "GET"
+              ]
+            }
+        "#]],
     )
     .await;
     let (status, headers, body) = hyper(at, Method::HEAD, "/healthz", Vec::new()).await;
@@ -198,7 +208,7 @@ async fn routes_are_answered_and_others_are_told() {
 #[tokio::test]
 async fn a_body_is_read_within_its_limit() {
     let server = serve(Limits { body_bytes: 1000, ..Limits::default() });
-    let put = |n: usize| hyper(server.address(), Method::PUT, "/echo", vec![b'x'; n]);
+    let put = |n: usize| hyper(at(&server), Method::PUT, "/echo", vec![b'x'; n]);
     assert_eq!(put(1000).await.2, "1000\n");
     let (status, _, body) = put(1001).await;
     assert_eq!((status, &*body), (413, "{\n  \"error\": \"a body has at most 1000 bytes\"\n}\n"));
@@ -206,7 +216,7 @@ async fn a_body_is_read_within_its_limit() {
     // Without a length, chunk by chunk: the limit counts what came.
     let chunked = "PUT /echo HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n";
     let chunks = "ff\r\n".to_owned() + &"x".repeat(255) + "\r\n";
-    let answer = raw(server.address(), (chunked.to_owned() + &chunks.repeat(5)).as_bytes(), false).await;
+    let answer = raw(at(&server), (chunked.to_owned() + &chunks.repeat(5)).as_bytes(), false).await;
     assert_eq!(status_line(&answer), "HTTP/1.1 413 Payload Too Large");
 }
 
@@ -228,29 +238,29 @@ async fn only_a_loopback_address_is_served() {
 #[tokio::test]
 async fn a_taken_port_is_named() {
     let first = Listener::loopback(local()).unwrap();
-    let error = Listener::loopback(first.address()).unwrap_err();
-    let want = format!("cannot listen on {}: Address already in use (os error 98)", first.address());
+    let error = Listener::loopback(first.target().address().unwrap()).unwrap_err();
+    let want = format!("cannot listen on {}: Address already in use (os error 98)", first.target());
     assert_eq!(error.to_string(), want);
 }
 
 #[tokio::test]
 async fn a_browser_that_a_name_led_here_is_refused() {
-    let server = serve(Limits::default());
-    let open = Listener::any(local()).unwrap().serve(router(), Limits::default()).unwrap();
+    let server = Listener::loopback(local()).unwrap().serve(router(), Limits::default()).unwrap();
+    let open = serve(Limits::default());
     let ask = async |at, hosts: &str| {
         let request = format!("GET /healthz HTTP/1.1\r\n{hosts}connection: close\r\n\r\n");
         status_line(&raw(at, request.as_bytes(), false).await).to_owned()
     };
-    assert_eq!(ask(server.address(), "host: localhost:15000\r\n").await, "HTTP/1.1 200 OK");
-    assert_eq!(ask(server.address(), "host: rebound.example.org\r\n").await, "HTTP/1.1 403 Forbidden");
-    assert_eq!(ask(server.address(), "host: localhost\r\nhost: example.org\r\n").await, "HTTP/1.1 403 Forbidden");
-    assert_eq!(ask(open.address(), "host: node-1.example.org\r\n").await, "HTTP/1.1 200 OK");
+    assert_eq!(ask(at(&server), "host: localhost:15000\r\n").await, "HTTP/1.1 200 OK");
+    assert_eq!(ask(at(&server), "host: rebound.example.org\r\n").await, "HTTP/1.1 403 Forbidden");
+    assert_eq!(ask(at(&server), "host: localhost\r\nhost: example.org\r\n").await, "HTTP/1.1 403 Forbidden");
+    assert_eq!(ask(at(&open), "host: node-1.example.org\r\n").await, "HTTP/1.1 200 OK");
 }
 
 #[tokio::test]
 async fn garbage_ends_its_own_connection_only() {
     let server = serve(Limits::default());
-    let at = server.address();
+    let at = at(&server);
     let long_header = format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "y".repeat(64 << 10));
     let many_headers = format!("GET / HTTP/1.1\r\nhost: localhost\r\n{}\r\n", "x: y\r\n".repeat(100));
     let long_path = format!("GET /{} HTTP/1.1\r\nhost: localhost\r\n\r\n", "y".repeat(64 << 10));
@@ -277,14 +287,14 @@ async fn garbage_ends_its_own_connection_only() {
     let line = async |bytes: &str| status_line(&raw(at, bytes.as_bytes(), true).await).to_owned();
     assert_eq!(line(&long_header).await, "HTTP/1.1 431 Request Header Fields Too Large");
     assert_eq!(line(&many_headers).await, "HTTP/1.1 431 Request Header Fields Too Large");
-    assert_eq!(Client::new(at).text("/healthz").await.unwrap(), "{\n  \"status\": \"ok\"\n}\n");
+    assert_eq!(Client::new(Target::Tcp(at)).text("/healthz").await.unwrap(), "{\n  \"status\": \"ok\"\n}\n");
 }
 
 #[tokio::test]
 async fn slow_peers_cannot_lock_out_a_quick_one() {
     let limits = Limits { connections: 8, header_time: DEADLINE * 10, ..Limits::default() };
     let server = serve(limits);
-    let at = server.address();
+    let at = at(&server);
     let mut slow = Vec::new();
     for _ in 0..40 {
         let mut stream = TcpStream::connect(at).await.unwrap();
@@ -292,7 +302,7 @@ async fn slow_peers_cannot_lock_out_a_quick_one() {
         slow.push(stream);
     }
     // They have all the time in the world, and still somebody else is answered.
-    timeout(DEADLINE, Client::new(at).text("/healthz")).await.unwrap().unwrap();
+    timeout(DEADLINE, Client::new(Target::Tcp(at)).text("/healthz")).await.unwrap().unwrap();
     // 41 came, 8 may stay: the oldest were closed. (The last 7 slow ones are not read: they would wait for long.)
     for (n, stream) in slow.iter_mut().take(33).enumerate() {
         let read = timeout(DEADLINE, stream.read(&mut [0; 64])).await;
@@ -304,11 +314,11 @@ async fn slow_peers_cannot_lock_out_a_quick_one() {
 async fn a_header_that_never_ends_is_given_up() {
     let server = serve(Limits { header_time: Duration::from_millis(50), ..Limits::default() });
     for bytes in [&b""[..], b"GET /healthz HTTP/1.1\r\nx: "] {
-        let answer = raw(server.address(), bytes, false).await;
+        let answer = raw(at(&server), bytes, false).await;
         assert!(!answer.contains("200"), "{answer}");
     }
     // The same for a peer that asked once and idles.
-    let answer = raw(server.address(), b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n", false).await;
+    let answer = raw(at(&server), b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n", false).await;
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
 }
 
@@ -316,7 +326,7 @@ async fn a_header_that_never_ends_is_given_up() {
 async fn a_body_that_never_comes_is_given_up() {
     let server = serve(Limits { request_time: Duration::from_millis(50), ..Limits::default() });
     let request = b"PUT /echo HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\nconnection: close\r\n\r\n123";
-    let answer = raw(server.address(), request, false).await;
+    let answer = raw(at(&server), request, false).await;
     assert_eq!(status_line(&answer), "HTTP/1.1 408 Request Timeout");
 }
 
@@ -329,14 +339,14 @@ async fn a_handler_that_never_answers_is_given_up() {
           "error": "no answer in time"
         }
     "#]];
-    check(server.address(), Method::GET, "/never", &want).await;
+    check(at(&server), Method::GET, "/never", &want).await;
 }
 
 #[tokio::test]
 async fn a_peer_that_never_reads_is_given_up() {
     let short = Duration::from_millis(50);
     let server = serve(Limits { connection_time: short, request_time: short, ..Limits::default() });
-    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    let mut stream = TcpStream::connect(at(&server)).await.unwrap();
     stream.write_all(b"GET /large HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     // Nothing is read until the server closed, which shows when this side can write no more.
     let closed = async {
@@ -353,7 +363,7 @@ async fn a_peer_that_never_reads_is_given_up() {
 #[tokio::test]
 async fn a_handler_that_panics_ends_its_own_connection() {
     let server = serve(Limits::default());
-    let client = Client::new(server.address());
+    let client = Client::new(server.target().clone());
     assert!(matches!(client.text("/panic").await, Err(ClientError::Http { .. })));
     client.text("/healthz").await.unwrap();
 }
@@ -366,8 +376,8 @@ async fn a_dropped_server_closes_everything() {
         std::future::pending()
     });
     let server = Listener::loopback(local()).unwrap().serve(router, Limits::default()).unwrap();
-    let at = server.address();
-    let ask = tokio::spawn(async move { Client::new(at).text("/").await });
+    let at = at(&server);
+    let ask = tokio::spawn(async move { Client::new(Target::Tcp(at)).text("/").await });
     timeout(DEADLINE, was_asked.recv()).await.unwrap().unwrap();
     drop(server);
     assert!(matches!(timeout(DEADLINE, ask).await.unwrap().unwrap(), Err(ClientError::Http { .. })));
@@ -378,8 +388,8 @@ async fn a_dropped_server_closes_everything() {
 #[tokio::test]
 async fn the_client_says_what_went_wrong() {
     let server = serve(Limits::default());
-    let at = server.address();
-    let client = Client::new(at);
+    let at = at(&server);
+    let client = Client::new(Target::Tcp(at));
     let told =
         async |path: &str| client.json::<u64>(path).await.unwrap_err().to_string().replace(&at.to_string(), "ADDRESS");
     assert_eq!(
@@ -406,7 +416,7 @@ async fn readiness_says_what_is_missing() {
     let gate = readiness.gate("world", "no World yet");
     let server = Listener::any(local()).unwrap().serve(readiness.routes(Router::new()), Limits::default()).unwrap();
     check(
-        server.address(),
+        at(&server),
         Method::GET,
         "/healthz/ready",
         &expect![[r#"
@@ -425,7 +435,7 @@ async fn readiness_says_what_is_missing() {
     .await;
     gate.open();
     check(
-        server.address(),
+        at(&server),
         Method::GET,
         "/healthz/ready",
         &expect![[r#"
@@ -438,7 +448,7 @@ async fn readiness_says_what_is_missing() {
     .await;
     drop(gate);
     check(
-        server.address(),
+        at(&server),
         Method::GET,
         "/healthz/ready",
         &expect![[r#"
@@ -455,4 +465,77 @@ async fn readiness_says_what_is_missing() {
     "#]],
     )
     .await;
+}
+
+/// A server on a unix socket in a directory of its own.
+fn unix() -> (tempfile::TempDir, Server) {
+    let directory = tempfile::tempdir().unwrap();
+    let listener = Listener::unix(&directory.path().join("run/admin.sock")).unwrap();
+    (directory, listener.serve(router(), Limits::default()).unwrap())
+}
+
+#[tokio::test]
+async fn loopback_only_looks_and_the_socket_does_everything() {
+    let loopback = Listener::loopback(local()).unwrap().serve(router(), Limits::default()).unwrap();
+    let (_directory, socket) = unix();
+    for (server, may) in [(&loopback, false), (&socket, true)] {
+        let client = Client::new(server.target().clone());
+        assert_eq!(client.json::<String>("/echo?q=a").await.unwrap(), "a");
+        let refused = match client.post("/change").await {
+            Ok(()) => false,
+            Err(ClientError::Refused { status, says, .. }) => {
+                assert_eq!(status.as_u16(), 403);
+                says.contains("over the unix socket")
+            }
+            Err(other) => panic!("{other}"),
+        };
+        assert_eq!(refused, !may, "{}", server.target());
+    }
+    // HEAD looks, and so does what there is no such thing of
+    let request = b"HEAD /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    assert_eq!(status_line(&raw(at(&loopback), request, false).await), "HTTP/1.1 200 OK");
+    let request = b"PUT /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    assert_eq!(status_line(&raw(at(&loopback), request, false).await), "HTTP/1.1 403 Forbidden");
+}
+
+#[tokio::test]
+async fn the_socket_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (directory, server) = unix();
+    let mode = |path: &str| std::fs::metadata(directory.path().join(path)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("run"), mode("run/admin.sock")), (0o700, 0o600));
+    assert_eq!(std::fs::read_dir(directory.path().join("run")).unwrap().count(), 1, "and nothing is beside it");
+    drop(server);
+    let gone = || !directory.path().join("run/admin.sock").exists();
+    timeout(DEADLINE, async {
+        while !gone() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("a socket that nobody serves is no longer there");
+}
+
+#[tokio::test]
+async fn a_socket_is_replaced_in_one_step() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("admin.sock");
+    let says =
+        |text: &'static str| Router::new().route(Method::GET, "/", move |_| std::future::ready(Response::json(&text)));
+    let serve = |text| Listener::unix(&path).unwrap().serve(says(text), Limits::default()).unwrap();
+    let client = Client::new(Target::Unix(path.clone()));
+    // one that a killed process left
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let first = serve("first");
+    assert_eq!(client.json::<String>("/").await.unwrap(), "first");
+    let second = serve("second");
+    assert_eq!(client.json::<String>("/").await.unwrap(), "second");
+    // the first one's end takes nothing away from the second
+    drop(first);
+    tokio::task::yield_now().await;
+    assert_eq!(client.json::<String>("/").await.unwrap(), "second");
+    drop(second);
+    // a path that cannot be
+    let error = Listener::unix(&directory.path().join("x".repeat(200))).unwrap_err().to_string();
+    assert!(error.starts_with("cannot listen on unix:"), "{error}");
 }

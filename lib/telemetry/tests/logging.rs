@@ -10,9 +10,10 @@ use underpass_telemetry::{
 async fn the_level_is_told_and_set() {
     let levels = log::init(Format::Json, Filter::default()).unwrap();
     assert_eq!(log::init(Format::Json, Filter::default()).unwrap_err(), LogError::AlreadySet);
-    let listener = Listener::loopback("127.0.0.1:0".parse().unwrap()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let listener = Listener::unix(&directory.path().join("admin.sock")).unwrap();
     let server = listener.serve(logging(Router::new(), &levels), Limits::default()).unwrap();
-    let client = Client::new(server.address());
+    let client = Client::new(server.target().clone());
     let level = async || client.json::<serde_json::Value>("/logging").await.unwrap()["level"].clone();
 
     assert_eq!(level().await, "info");

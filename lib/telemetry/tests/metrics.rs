@@ -50,7 +50,7 @@ async fn both_formats_on_both_paths_over_both_families() {
     let registry = Registry::default();
     registry.counter(&CALLS).with(&["in"]).add(3);
     let server = serve(&registry);
-    let port = server.address().port();
+    let port = server.target().address().unwrap().port();
     let text = "text/plain; version=0.0.4; charset=utf-8";
     let open = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     for host in ["127.0.0.1", "[::1]"] {
@@ -70,7 +70,7 @@ async fn both_formats_on_both_paths_over_both_families() {
             }
         }
     }
-    assert!(Client::new(server.address()).text("/config_dump").await.is_err(), "nothing else is served there");
+    assert!(Client::new(server.target().clone()).text("/config_dump").await.is_err(), "nothing else is served there");
 }
 
 #[tokio::test]
@@ -83,7 +83,7 @@ async fn a_crowd_costs_what_one_scraper_costs() {
         samples.add(&CALLS, &["in"], 1_u64);
     });
     let server = serve(&registry);
-    let address = format!("127.0.0.1:{}", server.address().port()).parse().unwrap();
+    let address = format!("127.0.0.1:{}", server.target().address().unwrap().port()).parse().unwrap();
     let began = std::time::Instant::now();
     let crowd: Vec<_> = (0..40).map(|_| tokio::spawn(async move { get(address, "/metrics", "").await })).collect();
     for one in crowd {

@@ -53,7 +53,8 @@ pub(crate) fn what_is_open(stage: &mut Stage) -> Result<()> {
     status.lines().take(3).for_each(|line| stage.screen.quote(line));
     let arguments = ["connections", "--watch=0.2", "--pod", CALLER];
     stage.screen.does(&format!("{node}: underpass {}", arguments.join(" ")));
-    let program = Program::new(&stage.cli).args(arguments).named("connections");
+    let program =
+        Program::new(&stage.cli).args(arguments).env("UNDERPASS_AGENT", stage.mesh.target(&node)).named("connections");
     let watching = stage.mesh.bed.node(&node)?.shell()?.start(&program)?;
     let moves = |line: &&str| line.contains(CALLER) && line.contains("KiB/s");
     let table = wait::wait_for("a connection that moves, in what connections --watch shows", || {
@@ -92,9 +93,7 @@ pub(crate) fn certificates_are_renewed(stage: &mut Stage) -> Result<()> {
 
 /// The serial number of the caller's certificate now.
 fn serial(stage: &Stage, node: &str) -> Result<String> {
-    let shell = stage.mesh.bed.node(node)?.shell()?;
-    let cli = stage.cli.to_string_lossy();
-    let all: Vec<Value> = serde_json::from_str(&shell.run(&cli, &["certificates", "-o", "json"])?)?;
+    let all: Vec<Value> = serde_json::from_str(&stage.mesh.underpass(node, &["certificates", "-o", "json"])?)?;
     let own = all.iter().find(|certificate| certificate["identity"] == IDENTITY);
     let serial = own.and_then(|certificate| certificate["serial"].as_str());
     serial.map(str::to_owned).with_context(|| format!("no certificate of {IDENTITY} in {all:?}"))

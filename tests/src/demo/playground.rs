@@ -42,8 +42,9 @@ fn print(stage: &Stage, directory: &Path) -> Result<()> {
         &format!("./in {OUTSIDER} {get} http://{productpage}:{PORT}/"),
     );
     screen.command("every connection is a line", "tail -f access-node-1.log access-node-2.log");
-    screen.command("what an agent knows", &format!("./in node-1 {get} http://127.0.0.1:15000/connections"));
-    println!("      ./in node-1 {get} http://127.0.0.1:15000/config_dump");
+    let command = stage.cli.display();
+    screen.command("how an agent stands, and what is open", &format!("./in node-1 {command} status"));
+    println!("      ./in node-1 {command} connections --watch");
     screen.command("the agents watch these: change a label or a policy", "${EDITOR:-vi} manifests/security.yaml");
     screen.title("\nCtrl-C ends and removes all of it.");
     Ok(())
@@ -64,18 +65,19 @@ fn get() -> Result<String> {
 fn text(stage: &Stage) -> Result<String> {
     let mut cases = String::new();
     let mut names = Vec::new();
-    let mut case = |name: String, namespaces: &str, holder: &Place, place: &Place| -> Result<()> {
+    let mut case = |name: String, agent: &str, namespaces: &str, holder: &Place, place: &Place| -> Result<()> {
         let cgroup = |place: &Place| place.cgroup().map(|path| path.display().to_string()).context("a cgroup");
         let (holder, own) = (cgroup(holder)?, cgroup(place)?);
-        writeln!(cases, "  {name}) namespaces={namespaces:?} holder={holder:?} cgroup={own:?} ;;")?;
+        writeln!(cases, "  {name}) namespaces={namespaces:?} holder={holder:?} cgroup={own:?} agent={agent:?} ;;")?;
         names.push(name);
         Ok(())
     };
     for pod in stage.mesh.bed.pods() {
-        case(pod.spec().full_name(), "--net --pid --mount", &pod.container("sandbox")?, &pod.app()?)?;
+        case(pod.spec().full_name(), "", "--net --pid --mount", &pod.container("sandbox")?, &pod.app()?)?;
     }
     for node in stage.mesh.bed.nodes() {
-        case(node.spec().name.clone(), "--net --pid", &node.service("init")?, &node.shell()?)?;
+        let name = node.spec().name.clone();
+        case(name.clone(), &stage.mesh.target(&name), "--net --pid --mount", &node.service("init")?, &node.shell()?)?;
     }
     Ok(format!(
         "#!/bin/sh\n\
@@ -84,6 +86,7 @@ fn text(stage: &Stage) -> Result<String> {
          esac\n\
          shift\n\
          read -r pid < \"$holder/cgroup.procs\" && echo 0 > \"$cgroup/cgroup.procs\" || exit 1\n\
+         [ -z \"$agent\" ] || export UNDERPASS_AGENT=\"$agent\"\n\
          exec nsenter --target \"$pid\" $namespaces -- \"$@\"\n",
         names.join(" ")
     ))

@@ -144,7 +144,7 @@ impl Stage {
     /// Asks the command on a node, about the agent there.
     pub(crate) fn underpass(&self, node: &str, arguments: &[&str]) -> Result<String> {
         self.screen.does(&format!("{node}: underpass {}", arguments.join(" ")));
-        self.mesh.bed.node(node)?.shell()?.run(&self.cli.to_string_lossy(), arguments)
+        self.mesh.underpass(node, arguments)
     }
 
     /// Asks `underpass explain` and prints of its answer the first line and what policy says; its exit status and first

@@ -62,7 +62,7 @@ impl Flag {
             | Reason::Protocol
             | Reason::TunnelClosed
             | Reason::Memory
-            | Reason::Drain
+            | Reason::Drain | Reason::Operator
             | Reason::PodGone
             | Reason::Internal => Self::None,
         }

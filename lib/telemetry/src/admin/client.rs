@@ -1,6 +1,6 @@
 //! Asks an admin API: one connection per question, everything bounded.
 
-use std::{future::Future, net::SocketAddr, time::Duration};
+use std::{future::Future, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, StatusCode, header};
@@ -8,9 +8,13 @@ use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
 
-use super::query;
+use super::{Target, query};
 
 /// For a question and its answer. A dump of a large World is megabytes, on a loopback.
 const TIME: Duration = Duration::from_secs(30);
@@ -21,18 +25,18 @@ const MAX_ANSWER_BYTES: usize = 256 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens.
-    #[error("cannot connect to {address}: {source}")]
+    #[error("cannot connect to {target}: {source}")]
     Connect {
         /// Who was asked.
-        address: SocketAddr,
+        target: Target,
         /// Why not.
         source: std::io::Error,
     },
     /// Something listens, but not this API.
-    #[error("{method} {path} on {address}: {source}")]
+    #[error("{method} {path} on {target}: {source}")]
     Http {
         /// Who was asked.
-        address: SocketAddr,
+        target: Target,
         /// How.
         method: Method,
         /// What.
@@ -49,20 +53,20 @@ pub enum ClientError {
         source: http::Error,
     },
     /// It took longer than anybody waits.
-    #[error("{method} {path} on {address}: no answer within {TIME:?}")]
+    #[error("{method} {path} on {target}: no answer within {TIME:?}")]
     Timeout {
         /// Who was asked.
-        address: SocketAddr,
+        target: Target,
         /// How.
         method: Method,
         /// What.
         path: String,
     },
     /// The answer is larger than this client reads, or ended early.
-    #[error("{method} {path} on {address}: cannot read the answer: {source}")]
+    #[error("{method} {path} on {target}: cannot read the answer: {source}")]
     Answer {
         /// Who was asked.
-        address: SocketAddr,
+        target: Target,
         /// How.
         method: Method,
         /// What.
@@ -71,10 +75,10 @@ pub enum ClientError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The API said no.
-    #[error("{method} {path} on {address}: {status}: {says}")]
+    #[error("{method} {path} on {target}: {status}: {says}")]
     Refused {
         /// Who was asked.
-        address: SocketAddr,
+        target: Target,
         /// How.
         method: Method,
         /// What.
@@ -85,10 +89,10 @@ pub enum ClientError {
         says: String,
     },
     /// The answer is not what was expected.
-    #[error("GET {path} on {address}: unexpected JSON: {source}")]
+    #[error("GET {path} on {target}: unexpected JSON: {source}")]
     Json {
         /// Who was asked.
-        address: SocketAddr,
+        target: Target,
         /// What.
         path: String,
         /// Why not.
@@ -96,17 +100,17 @@ pub enum ClientError {
     },
 }
 
-/// Asks the admin API at one address.
-#[derive(Clone, Copy, Debug)]
+/// Asks one admin API.
+#[derive(Clone, Debug)]
 pub struct Client {
-    address: SocketAddr,
+    target: Target,
 }
 
 impl Client {
-    /// Asks at `address`.
+    /// Asks there.
     #[must_use]
-    pub const fn new(address: SocketAddr) -> Self {
-        Self { address }
+    pub const fn new(target: Target) -> Self {
+        Self { target }
     }
 
     /// The answer to `GET path`, whole.
@@ -123,8 +127,16 @@ impl Client {
     /// As [`Client::text`], and where the answer is something else.
     pub async fn json<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let body = self.text(path).await?;
-        let unexpected = |source| ClientError::Json { address: self.address, path: path.to_owned(), source };
+        let unexpected = |source| ClientError::Json { target: self.target.clone(), path: path.to_owned(), source };
         serde_json::from_slice(&body).map_err(unexpected)
+    }
+
+    /// Asks for something to be done: `POST path`.
+    ///
+    /// # Errors
+    /// As [`Client::text`].
+    pub async fn post(&self, path: &str) -> Result<(), ClientError> {
+        self.ask(Method::POST, path).await.map(drop)
     }
 
     /// Sets the log level; see [`crate::log::Filter`].
@@ -136,20 +148,41 @@ impl Client {
     }
 
     async fn ask(&self, method: Method, path: &str) -> Result<Bytes, ClientError> {
-        let late = || ClientError::Timeout { address: self.address, method: method.clone(), path: path.to_owned() };
+        let late =
+            || ClientError::Timeout { target: self.target.clone(), method: method.clone(), path: path.to_owned() };
         timeout(TIME, self.exchange(&method, path)).await.unwrap_or_else(|_| Err(late()))
     }
 
     async fn exchange(&self, method: &Method, path: &str) -> Result<Bytes, ClientError> {
-        let address = self.address;
-        let http = |source| ClientError::Http { address, method: method.clone(), path: path.to_owned(), source };
+        let failed = |source| ClientError::Connect { target: self.target.clone(), source };
+        match &self.target {
+            Target::Tcp(address) => {
+                let stream = TcpStream::connect(address).await.map_err(failed)?;
+                self.over(stream, &address.to_string(), method, path).await
+            }
+            Target::Unix(socket) => {
+                let stream = UnixStream::connect(socket).await.map_err(failed)?;
+                self.over(stream, "localhost", method, path).await
+            }
+        }
+    }
+
+    async fn over(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        host: &str,
+        method: &Method,
+        path: &str,
+    ) -> Result<Bytes, ClientError> {
+        let target = || self.target.clone();
+        let http =
+            |source| ClientError::Http { target: target(), method: method.clone(), path: path.to_owned(), source };
         let request = hyper::Request::builder()
             .method(method)
             .uri(path)
-            .header(header::HOST, address.to_string())
+            .header(header::HOST, host)
             .body(Empty::<Bytes>::new())
             .map_err(|source| ClientError::Path { path: path.to_owned(), source })?;
-        let stream = TcpStream::connect(address).await.map_err(|source| ClientError::Connect { address, source })?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
         let answer = async {
             let (head, body) = sender.send_request(request).await.map_err(http)?.into_parts();
@@ -158,14 +191,14 @@ impl Client {
                 Err(e) if e.is::<LengthLimitError>() => format!("more than {MAX_ANSWER_BYTES} bytes").into(),
                 Err(e) => e,
             };
-            Err(ClientError::Answer { address, method: method.clone(), path: path.to_owned(), source })
+            Err(ClientError::Answer { target: target(), method: method.clone(), path: path.to_owned(), source })
         };
         let (status, body) = beside(connection, answer).await?;
         if status.is_success() {
             return Ok(body);
         }
         let says = refusal(&body);
-        Err(ClientError::Refused { address, method: method.clone(), path: path.to_owned(), status, says })
+        Err(ClientError::Refused { target: target(), method: method.clone(), path: path.to_owned(), status, says })
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::{io, net::SocketAddr};
 
+use super::Target;
+
 /// Why there is no admin API.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
@@ -14,10 +16,10 @@ pub enum AdminError {
         address: SocketAddr,
     },
     /// The address is taken, or not ours.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {target}: {source}")]
     Listen {
         /// What was asked for.
-        address: SocketAddr,
+        target: Target,
         /// Why not.
         source: io::Error,
     },

@@ -8,18 +8,22 @@
 
 mod client;
 mod error;
+mod listener;
 mod query;
 mod readiness;
 mod router;
 mod routes;
 mod server;
+mod target;
 pub mod view;
 
 pub use client::{Client, ClientError};
 pub use error::AdminError;
 pub use http::{Method, StatusCode};
+pub use listener::Listener;
 pub use query::encode as encode_query;
 pub use readiness::{Gate, Readiness};
 pub use router::{NO_ROUTE, Request, Response, Router};
 pub use routes::{healthz, logging};
-pub use server::{Limits, Listener, Server};
+pub use server::{Limits, Server};
+pub use target::{ParseTargetError, Target};

@@ -1,21 +1,14 @@
-//! The server: sockets, limits, and nothing about what is answered.
+//! The server: limits, and nothing about what is answered.
 //!
 //! ```text
-//! Listener::{loopback, any} -> serve -> accept -> connection -> answer
-//!   binds before there is a runtime,    one task   one task     host, route, query, body, handler
-//!   so that a program can report every             each
-//!   taken port at once
+//! Listener::{unix, loopback, any} -> serve -> accept -> connection -> answer
+//!   binds before there is a runtime, so that   one task   one task     who, route, query, body, handler
+//!   a program can report every taken address              each
+//!   at once (listener)
 //! ```
 //! At the limit of connections the oldest makes room, so that slow peers cannot lock out a quick one.
 
-use std::{
-    collections::VecDeque,
-    convert::Infallible,
-    net::{IpAddr, SocketAddr, TcpListener},
-    pin::pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -23,13 +16,14 @@ use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    net::TcpStream,
+    io::{AsyncRead, AsyncWrite},
     task::{AbortHandle, JoinHandle, JoinSet},
     time::timeout,
 };
 
 use super::{
-    AdminError,
+    AdminError, Target,
+    listener::{Audience, Listener, Socket, Stream},
     query::Query,
     router::{Request, Response, Router},
 };
@@ -73,83 +67,31 @@ const MIN_HEADER_BYTES: usize = 8192;
 /// What accepting pauses for when the process has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Who may ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Audience {
-    /// Programs of this machine, who know it as such: a browser that was led here by a name of somebody's DNS says
-    /// that name in `Host`, and is refused.
-    Local,
-    /// Anybody who can reach the address.
-    Anybody,
-}
-
-/// A bound address, not served yet.
-#[derive(Debug)]
-pub struct Listener {
-    socket: TcpListener,
-    address: SocketAddr,
-    audience: Audience,
-}
-
 impl Listener {
-    /// For the admin API.
-    ///
-    /// # Errors
-    /// Where `address` is no loopback address, is taken or is not ours.
-    pub fn loopback(address: SocketAddr) -> Result<Self, AdminError> {
-        if !address.ip().to_canonical().is_loopback() {
-            return Err(AdminError::NotLoopback { address });
-        }
-        Self::bind(address, Audience::Local)
-    }
-
-    /// For what anybody may ask: readiness, metrics.
-    ///
-    /// # Errors
-    /// Where `address` is taken or not ours.
-    pub fn any(address: SocketAddr) -> Result<Self, AdminError> {
-        Self::bind(address, Audience::Anybody)
-    }
-
-    fn bind(address: SocketAddr, audience: Audience) -> Result<Self, AdminError> {
-        let failed = |source| AdminError::Listen { address, source };
-        let socket = TcpListener::bind(address).map_err(failed)?;
-        socket.set_nonblocking(true).map_err(failed)?;
-        let address = socket.local_addr().map_err(failed)?;
-        Ok(Self { socket, address, audience })
-    }
-
-    /// Where it listens, with the port that was chosen if 0 was asked for.
-    #[must_use]
-    pub const fn address(&self) -> SocketAddr {
-        self.address
-    }
-
     /// Serves `router` until the [`Server`] is dropped. Call it inside a tokio runtime.
     ///
     /// # Errors
     /// Where the runtime cannot take the socket.
     pub fn serve(self, router: Router, limits: Limits) -> Result<Server, AdminError> {
-        let Self { socket, address, audience } = self;
-        let listener =
-            tokio::net::TcpListener::from_std(socket).map_err(|source| AdminError::Listen { address, source })?;
+        let (target, audience) = (self.target(), self.audience());
+        let socket = self.into_socket().map_err(|source| AdminError::Listen { target: target.clone(), source })?;
         let site = Arc::new(Site { router, limits, audience });
-        Ok(Server { address, task: tokio::spawn(accept(listener, site)) })
+        Ok(Server { target, task: tokio::spawn(accept(socket, site)) })
     }
 }
 
 /// A served API. Dropping it closes the listener and every connection.
 #[derive(Debug)]
 pub struct Server {
-    address: SocketAddr,
+    target: Target,
     task: JoinHandle<()>,
 }
 
 impl Server {
     /// Where it listens.
     #[must_use]
-    pub const fn address(&self) -> SocketAddr {
-        self.address
+    pub const fn target(&self) -> &Target {
+        &self.target
     }
 }
 
@@ -165,7 +107,7 @@ struct Site {
     audience: Audience,
 }
 
-async fn accept(listener: tokio::net::TcpListener, site: Arc<Site>) {
+async fn accept(socket: Socket, site: Arc<Site>) {
     let mut connections = JoinSet::new();
     let mut by_age: VecDeque<AbortHandle> = VecDeque::new();
     loop {
@@ -175,15 +117,19 @@ async fn accept(listener: tokio::net::TcpListener, site: Arc<Site>) {
                     tracing::error!(%error, "admin handler panicked");
                 }
             }
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
+            accepted = socket.accept() => match accepted {
+                Ok(stream) => {
                     by_age.retain(|c| !c.is_finished());
                     while by_age.len() >= site.limits.connections.max(1) {
                         if let Some(oldest) = by_age.pop_front() {
                             oldest.abort();
                         }
                     }
-                    by_age.push_back(connections.spawn(connection(stream, Arc::clone(&site))));
+                    let site = Arc::clone(&site);
+                    by_age.push_back(match stream {
+                        Stream::Tcp(stream) => connections.spawn(connection(stream, site)),
+                        Stream::Unix(stream) => connections.spawn(connection(stream, site)),
+                    });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "admin accept failed");
@@ -194,7 +140,7 @@ async fn accept(listener: tokio::net::TcpListener, site: Arc<Site>) {
     }
 }
 
-async fn connection(stream: TcpStream, site: Arc<Site>) {
+async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, site: Arc<Site>) {
     let limits = site.limits;
     let service = service_fn(move |request| {
         let site = Arc::clone(&site);
@@ -216,8 +162,8 @@ async fn connection(stream: TcpStream, site: Arc<Site>) {
 
 async fn answer(site: &Site, request: hyper::Request<Incoming>) -> Response {
     let (head, body) = request.into_parts();
-    if site.audience == Audience::Local && !is_local_host(&head.headers) {
-        return Response::error(StatusCode::FORBIDDEN, "the Host of a request must be localhost or a loopback address");
+    if let Err(says) = site.audience.admits(&head.method, &head.headers) {
+        return Response::error(StatusCode::FORBIDDEN, says);
     }
     let handler = match site.router.find(&head.method, head.uri.path()) {
         Ok(handler) => handler,
@@ -261,28 +207,6 @@ fn only(headers: &HeaderMap, name: &header::HeaderName) -> Option<String> {
     }
 }
 
-/// Absent (HTTP/1.0) is local: every browser sends it.
-fn is_local_host(headers: &HeaderMap) -> bool {
-    let mut hosts = headers.get_all(header::HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (None, _) => true,
-        (Some(host), None) => host.to_str().is_ok_and(is_local),
-        (Some(_), Some(_)) => false,
-    }
-}
-
-fn is_local(host: &str) -> bool {
-    if let Ok(address) = host.parse::<SocketAddr>() {
-        return address.ip().to_canonical().is_loopback();
-    }
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if !name.contains(':') && port.parse::<u16>().is_ok() => name,
-        _ => host,
-    };
-    let bare = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')).unwrap_or(name);
-    name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
-}
-
 fn write(response: Response) -> hyper::Response<Full<Bytes>> {
     let Response { status, content_type, body, allow } = response;
     let mut written = hyper::Response::new(Full::new(body));
@@ -295,33 +219,4 @@ fn write(response: Response) -> hyper::Response<Full<Bytes>> {
         headers.insert(header::ALLOW, allow);
     }
     written
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hosts_that_mean_this_machine() {
-        for (host, want) in [
-            ("localhost", true),
-            ("LocalHost:15000", true),
-            ("127.0.0.1", true),
-            ("127.0.0.1:15000", true),
-            ("127.9.9.9:1", true),
-            ("[::1]", true),
-            ("[::1]:15000", true),
-            ("[::ffff:127.0.0.1]:15000", true),
-            ("", false),
-            ("localhost.example.org", false),
-            ("example.org:15000", false),
-            ("localhost:x", false),
-            ("127.0.0.1.example.org", false),
-            ("10.0.0.1:15000", false),
-            ("[::]:15000", false),
-            ("0.0.0.0", false),
-        ] {
-            assert_eq!(is_local(host), want, "{host:?}");
-        }
-    }
 }

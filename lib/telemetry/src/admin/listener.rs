@@ -1,0 +1,243 @@
+//! Where an API is reached, and by whom: a unix socket of its owner, loopback, or anywhere.
+//!
+//! What must hold: what changes something is asked for over the unix socket alone. Loopback is shared with every pod of
+//! the node that uses the host's network.
+
+use std::{
+    fs, io,
+    net::{IpAddr, SocketAddr, TcpListener},
+    os::unix::{
+        fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
+        net::UnixListener,
+    },
+    path::{Path, PathBuf},
+};
+
+use http::{HeaderMap, Method, header};
+
+use super::{AdminError, Target};
+
+/// Who may ask, and for what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Audience {
+    /// Who runs this program, and root: the kernel says who a peer is. Anything.
+    Owner {
+        /// The user who made the socket.
+        uid: u32,
+    },
+    /// Programs of this machine, who know it as such: a browser that was led here by a name of somebody's DNS says
+    /// that name in `Host`, and is refused. Nothing that changes anything.
+    Local,
+    /// Anybody who can reach the address.
+    Anybody,
+}
+
+impl Audience {
+    /// # Errors
+    /// Why not.
+    pub(super) fn admits(self, method: &Method, headers: &HeaderMap) -> Result<(), &'static str> {
+        match self {
+            Self::Local if !is_local_host(headers) => {
+                Err("the Host of a request must be localhost or a loopback address")
+            }
+            Self::Local if !method.is_safe() => {
+                Err("loopback is shared with pods that use the host's network: changes are made over the unix socket")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Bound {
+    Tcp(TcpListener, SocketAddr),
+    Unix(UnixListener, SocketFile),
+}
+
+/// A bound address, not served yet.
+#[derive(Debug)]
+pub struct Listener {
+    bound: Bound,
+    audience: Audience,
+}
+
+/// The name of a unix socket. Dropped, it is removed, unless somebody else has put another socket there.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Listener {
+    /// For the admin API, in full: a socket at `path` that its owner and root may connect to. Its directory is made
+    /// where it is missing. A socket that is there is replaced, in one step: whoever serves it goes on with the
+    /// connections that it has, and gets no more.
+    ///
+    /// # Errors
+    /// Where the directory or the socket cannot be made.
+    pub fn unix(path: &Path) -> Result<Self, AdminError> {
+        let failed = |source| AdminError::Listen { target: Target::Unix(path.to_owned()), source };
+        let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+        if let Some(directory) = directory {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+        }
+        let aside = path.with_extension(format!("{}.new", std::process::id()));
+        let _ = fs::remove_file(&aside); // of a process that had this pid before
+        let socket = UnixListener::bind(&aside).map_err(failed)?;
+        let ready = || {
+            fs::set_permissions(&aside, fs::Permissions::from_mode(0o600))?;
+            socket.set_nonblocking(true)?;
+            let made = fs::symlink_metadata(&aside)?;
+            fs::rename(&aside, path)?;
+            Ok(made)
+        };
+        let made = ready().map_err(|e| {
+            let _ = fs::remove_file(&aside);
+            failed(e)
+        })?;
+        let file = SocketFile { path: path.to_owned(), inode: made.ino() };
+        Ok(Self { bound: Bound::Unix(socket, file), audience: Audience::Owner { uid: made.uid() } })
+    }
+
+    /// For the admin API, as far as it only looks.
+    ///
+    /// # Errors
+    /// Where `address` is no loopback address, is taken or is not ours.
+    pub fn loopback(address: SocketAddr) -> Result<Self, AdminError> {
+        if !address.ip().to_canonical().is_loopback() {
+            return Err(AdminError::NotLoopback { address });
+        }
+        Self::bind(address, Audience::Local)
+    }
+
+    /// For what anybody may ask: readiness, metrics.
+    ///
+    /// # Errors
+    /// Where `address` is taken or not ours.
+    pub fn any(address: SocketAddr) -> Result<Self, AdminError> {
+        Self::bind(address, Audience::Anybody)
+    }
+
+    fn bind(address: SocketAddr, audience: Audience) -> Result<Self, AdminError> {
+        let failed = |source| AdminError::Listen { target: Target::Tcp(address), source };
+        let socket = TcpListener::bind(address).map_err(failed)?;
+        socket.set_nonblocking(true).map_err(failed)?;
+        let address = socket.local_addr().map_err(failed)?;
+        Ok(Self { bound: Bound::Tcp(socket, address), audience })
+    }
+
+    /// Where it listens, with the port that was chosen if 0 was asked for.
+    #[must_use]
+    pub fn target(&self) -> Target {
+        match &self.bound {
+            Bound::Tcp(_, address) => Target::Tcp(*address),
+            Bound::Unix(_, file) => Target::Unix(file.path.clone()),
+        }
+    }
+
+    pub(super) const fn audience(&self) -> Audience {
+        self.audience
+    }
+
+    /// For the current runtime.
+    pub(super) fn into_socket(self) -> io::Result<Socket> {
+        Ok(match (self.bound, self.audience) {
+            (Bound::Tcp(socket, _), _) => Socket::Tcp(tokio::net::TcpListener::from_std(socket)?),
+            (Bound::Unix(socket, file), Audience::Owner { uid }) => {
+                Socket::Unix { socket: tokio::net::UnixListener::from_std(socket)?, owner: uid, _file: file }
+            }
+            (Bound::Unix(..), _) => return Err(io::ErrorKind::InvalidInput.into()),
+        })
+    }
+}
+
+/// A listening socket of the runtime's.
+pub(super) enum Socket {
+    Tcp(tokio::net::TcpListener),
+    Unix { socket: tokio::net::UnixListener, owner: u32, _file: SocketFile },
+}
+
+/// An accepted connection.
+pub(super) enum Stream {
+    Tcp(tokio::net::TcpStream),
+    Unix(tokio::net::UnixStream),
+}
+
+impl Socket {
+    /// The next connection of somebody who may connect.
+    pub(super) async fn accept(&self) -> io::Result<Stream> {
+        loop {
+            match self {
+                Self::Tcp(socket) => return Ok(Stream::Tcp(socket.accept().await?.0)),
+                Self::Unix { socket, owner, .. } => {
+                    let (stream, _) = socket.accept().await?;
+                    // The file's mode says the same; whoever was given the descriptor is asked all the same.
+                    let peer = stream.peer_cred()?.uid();
+                    if peer == 0 || peer == *owner {
+                        return Ok(Stream::Unix(stream));
+                    }
+                    tracing::warn!(uid = peer, "admin connection refused: neither root nor the owner");
+                }
+            }
+        }
+    }
+}
+
+/// Absent (HTTP/1.0) is local: every browser sends it.
+fn is_local_host(headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) => true,
+        (Some(host), None) => host.to_str().is_ok_and(is_local),
+        (Some(_), Some(_)) => false,
+    }
+}
+
+fn is_local(host: &str) -> bool {
+    if let Ok(address) = host.parse::<SocketAddr>() {
+        return address.ip().to_canonical().is_loopback();
+    }
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if !name.contains(':') && port.parse::<u16>().is_ok() => name,
+        _ => host,
+    };
+    let bare = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_that_mean_this_machine() {
+        for (host, want) in [
+            ("localhost", true),
+            ("LocalHost:15000", true),
+            ("127.0.0.1", true),
+            ("127.0.0.1:15000", true),
+            ("127.9.9.9:1", true),
+            ("[::1]", true),
+            ("[::1]:15000", true),
+            ("[::ffff:127.0.0.1]:15000", true),
+            ("", false),
+            ("localhost.example.org", false),
+            ("example.org:15000", false),
+            ("localhost:x", false),
+            ("127.0.0.1.example.org", false),
+            ("10.0.0.1:15000", false),
+            ("[::]:15000", false),
+            ("0.0.0.0", false),
+        ] {
+            assert_eq!(is_local(host), want, "{host:?}");
+        }
+    }
+}
