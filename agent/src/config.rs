@@ -36,6 +36,7 @@ const CONFIG_VARIABLE: &str = "UNDERPASS_CONFIG";
 /// The Underpass node agent: captures the TCP connections of labelled pods in the kernel and carries them over mutual TLS.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "underpass-agent", version)]
+#[command(after_help = "`underpass-agent cleanup` takes everything away that agents left on a node.")]
 pub struct Config {
     /// A file with settings: YAML, whose keys are the names of the flags. Flags and environment overrule it.
     #[arg(long, env = CONFIG_VARIABLE, value_name = "FILE")]
@@ -139,6 +140,14 @@ pub struct Config {
     /// How long open connections of a pod that leaves the mesh may go on before they are ended.
     #[arg(long, env = "UNDERPASS_RELEASE_DRAIN", value_name = "DURATION", default_value = "30s", value_parser = units::duration, allow_negative_numbers = true, help_heading = LIVE)]
     pub release_drain: Duration,
+
+    /// How long open connections may go on after the agent was asked to end. Then they are cut.
+    #[arg(long, env = "UNDERPASS_DRAIN", value_name = "DURATION", default_value = "30s", value_parser = units::duration, allow_negative_numbers = true)]
+    pub drain: Duration,
+
+    /// Take over from the agent that runs on this node, without losing a connection: it drains, and ends by itself.
+    #[arg(long, env = "UNDERPASS_TAKE_OVER")]
+    pub take_over: bool,
 
     /// Threads of the tunnel; as many as cores, at most 4, where it is not given.
     #[arg(long, env = "UNDERPASS_WORKERS", value_name = "N")]

@@ -6,18 +6,25 @@
 //!   [`datapath`]: who carries the tables out.
 //! * [`certs`]: the certificates of the pods on this node.
 //! * [`node`]: all of these wired together, at some [`place`]. [`preflight`]: everything that can be wrong, before anything is changed.
+//! * [`handover`]: one agent serves a node, and another one takes over from it.
+//! * [`cleanup`]: everything that agents left on a node, taken away.
+//! * [`signals`], [`notify`]: who ends it, and who is told how it stands.
 //! * [`config`], [`admin`], [`reports`], [`metrics`]: settings in, answers and numbers out.
 
 pub mod admin;
 pub mod certs;
+pub mod cleanup;
 pub mod config;
 pub mod datapath;
+pub mod handover;
 pub mod keeper;
 pub mod limits;
 pub mod metrics;
 pub mod node;
+pub mod notify;
 pub mod place;
 pub mod pods;
 pub mod preflight;
 pub mod reports;
+pub mod signals;
 pub mod tables;

@@ -2,13 +2,18 @@
 
 use std::{process::ExitCode, time::SystemTime};
 
-use tokio::signal::unix::{SignalKind, signal};
+use clap::Parser as _;
 use underpass_agent::{
+    cleanup::{self, Cleanup},
     config::{self, Loaded, Reloader, Sources, Stop},
     limits, node, preflight,
+    signals::Signals,
 };
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|first| first == "cleanup") {
+        return clean_up(&Cleanup::parse_from(std::env::args_os().skip(1)));
+    }
     let sources = Sources::of_process();
     let loaded = match config::load(&sources, |file| std::fs::read(file)) {
         Ok(loaded) => loaded,
@@ -31,6 +36,19 @@ fn main() -> ExitCode {
     }
 }
 
+fn clean_up(cleanup: &Cleanup) -> ExitCode {
+    match cleanup::run(cleanup).map_err(anyhow::Error::from) {
+        Ok(report) => {
+            print!("{report}");
+            if report.left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("underpass-agent cleanup: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn run(sources: Sources, loaded: Loaded) -> anyhow::Result<()> {
     let config = &loaded.config.clone();
     let levels = underpass_telemetry::log::init(config.log_format, config.log.clone())?;
@@ -44,16 +62,10 @@ fn run(sources: Sources, loaded: Loaded) -> anyhow::Result<()> {
     })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ran = runtime.block_on(async {
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let stop = async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
+        let mut stop = Signals::watch()?;
         let (reloader, settings) = Reloader::new(sources, loaded);
         let reloading = tokio::spawn(reloader.run(levels.clone())?);
-        node::run(&settings, checked, &levels, stop).await?;
+        node::run(&settings, checked, &levels, &mut stop).await?;
         reloading.abort();
         anyhow::Ok(())
     });

@@ -2,6 +2,9 @@
 //! then pods are enrolled. In this order, so that a connection that the kernel hands over always meets a tunnel that
 //! knows its pod and has its certificate; and a World that is applied is the one that everybody goes by.
 
+mod drain;
+mod follow;
+
 use std::{
     collections::BTreeMap,
     io,
@@ -16,22 +19,26 @@ use underpass_config::Door;
 use underpass_core::{Identity, ObjectName, World, world::Workload};
 use underpass_telemetry::{
     access_log::AccessLog,
-    admin::{AdminError, Gate, Limits, Readiness, Router, Server},
+    admin::{AdminError, Gate, Limits, Readiness, Router},
     log::Levels,
     metrics::{Registry, routes},
 };
 use underpass_ztunnel::{Inputs, Ztunnel};
 
+use self::follow::Follow;
 use crate::{
     admin,
     certs::Certs,
     config::Running,
     datapath::DataPath,
+    handover,
     keeper::Keeper,
     limits, metrics,
+    notify::Notify,
     place::Place,
     pods::{self, Event, Pods},
     preflight::Checked,
+    signals::Signals,
 };
 
 /// How long the end of the process waits for its threads.
@@ -55,6 +62,9 @@ pub enum Error {
     /// The admin API or readiness.
     #[error("admin API")]
     Admin(#[from] AdminError),
+    /// One agent after the other.
+    #[error("hand-over")]
+    Handover(#[from] handover::Error),
     /// A thread, or watching the manifests.
     #[error("{operation}")]
     Io {
@@ -77,20 +87,22 @@ struct Node {
     /// The pods that the tunnel serves, by cookie: those that leave the mesh keep their identity until they are gone.
     serving: BTreeMap<Cookie, (ObjectName, Identity)>,
     enrolling: Gate,
+    follow: Follow,
+    notify: Notify,
 }
 
-/// Runs the node until `stop` completes. What is captured stays captured: the kernel data path outlives the process.
+/// Runs the node until `stop` asks for its end, and drains. What is captured stays captured: the kernel data path outlives the process.
 ///
 /// # Errors
 /// What could not be started.
 pub async fn run(
-    follow: &watch::Receiver<Arc<Running>>,
+    running: &watch::Receiver<Arc<Running>>,
     checked: Checked,
     levels: &Levels,
-    stop: impl Future<Output = ()>,
+    stop: &mut Signals,
 ) -> Result<(), Error> {
-    let place = Place::kernel(&checked.kernel, checked.own_cgroup)?;
-    run_in(place, follow, checked, levels, stop).await
+    let place = Place::kernel(&checked.kernel)?;
+    run_in(place, running, checked, levels, stop).await
 }
 
 /// The same at any place.
@@ -99,14 +111,15 @@ pub async fn run(
 /// What could not be started.
 pub async fn run_in<D: DataPath + 'static>(
     place: Place<D>,
-    follow: &watch::Receiver<Arc<Running>>,
+    running: &watch::Receiver<Arc<Running>>,
     checked: Checked,
     levels: &Levels,
-    stop: impl Future<Output = ()>,
+    stop: &mut Signals,
 ) -> Result<(), Error> {
-    let Checked { authority, admin_socket, admin, readiness, metrics: scraped, access_log, .. } = checked;
-    let Place { path, counters, mut tunnel, cgroup_root, agents, marks, events: (sender, events) } = place;
-    let config = &*Arc::clone(&follow.borrow().config);
+    let Checked { authority, servers, access_log, own_cgroup, claim, .. } = checked;
+    let Place { path, counters, mut tunnel, cgroup_root, marks, events: (sender, events) } = place;
+    let config = &*Arc::clone(&running.borrow().config);
+    let (mut follow, inherited) = Follow::new(claim, own_cgroup, servers.sockets());
     let registry = Registry::default();
     let access_log = Arc::new(access_log);
 
@@ -129,9 +142,15 @@ pub async fn run_in<D: DataPath + 'static>(
     metrics::measure_tunnel(&registry, certs.subscribe(), Arc::clone(ztunnel.budgets()));
 
     let sink = Box::new(move |event| drop(sender.send(event)));
-    let of_node =
-        pods::Settings { node: config.node.as_str().into(), cgroup_root, agents, marks, drain: config.release_drain };
-    let pods = Pods::adopt(of_node, path, Instant::now(), sink)?;
+    let of_node = pods::Settings {
+        node: config.node.as_str().into(),
+        cgroup_root,
+        agents: follow.agents(),
+        marks,
+        drain: config.release_drain,
+    };
+    let mut pods = Pods::adopt(of_node, path, Instant::now(), sink)?;
+    pods.inherit(inherited);
     let pods =
         Arc::new(pods::spawn(pods, pods::Meter::new(&registry)).map_err(failed("start the thread of the pods"))?);
 
@@ -140,7 +159,7 @@ pub async fn run_in<D: DataPath + 'static>(
     let view = admin::View {
         node: config.node.as_str().into(),
         started: SystemTime::now(),
-        settings: follow.clone(),
+        settings: running.clone(),
         readiness: ready.clone(),
         world: keeper.world(),
         reports: keeper.reports(),
@@ -151,19 +170,20 @@ pub async fn run_in<D: DataPath + 'static>(
         counters,
         pods: Arc::clone(&pods),
     };
-    let servers: [Server; 4] = [
-        admin_socket.serve(admin::routes(&view, levels), Limits::default())?,
-        admin.serve(admin::routes(&view, levels), Limits::default())?,
-        readiness.serve(ready.routes(Router::new()), Limits::default())?,
-        scraped.serve(routes(Router::new(), &registry), Limits::default())?,
-    ];
+    follow.serves(vec![
+        servers.admin_socket.serve(admin::routes(&view, levels), Limits::default())?,
+        servers.admin.serve(admin::routes(&view, levels), Limits::default())?,
+        servers.readiness.serve(ready.routes(Router::new()), Limits::default())?,
+        servers.metrics.serve(routes(Router::new(), &registry), Limits::default())?,
+    ]);
+    follow.listen(handover::Place::new(&config.state, &config.node))?;
     let world = keeper.world();
     let keeping = tokio::spawn(keeper.run());
     let watching = watch_manifests(&config.manifests, updates)?;
 
     let mut node = Node {
         name: config.node.as_str().into(),
-        settings: follow.clone(),
+        settings: running.clone(),
         world,
         certs,
         pods,
@@ -171,17 +191,21 @@ pub async fn run_in<D: DataPath + 'static>(
         ztunnel,
         serving: BTreeMap::new(),
         enrolling,
+        follow,
+        notify: Notify::new(std::env::var_os("NOTIFY_SOCKET").as_deref()),
     };
     tracing::info!(node = %config.node, version = env!("CARGO_PKG_VERSION"), "agent started");
-    tokio::pin!(stop);
-    loop {
+    while !node.follow.is_over() {
         tokio::select! {
-            () = &mut stop => break,
-            () = node.turn() => {}
+            () = stop.next() => break,
+            turned = node.turn() => turned?,
         }
     }
-    tracing::info!("agent stops: what is captured stays captured");
-    drop((watching, servers));
+    node.notify.stopping();
+    let accepting = node.hold().await;
+    let why = node.drain(accepting, config.drain, stop).await?;
+    tracing::info!(?why, cut = node.ztunnel.connections().len(), "agent stops: what is captured stays captured");
+    drop(watching);
     keeping.abort();
     node.end(access_log).await;
     Ok(())
@@ -202,7 +226,7 @@ fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> Error {
 
 impl Node {
     /// Does one thing that is due.
-    async fn turn(&mut self) {
+    async fn turn(&mut self) -> Result<(), Error> {
         let due = self.certs.look(SystemTime::now());
         let pause = due.duration_since(SystemTime::now()).unwrap_or_default();
         tokio::select! {
@@ -218,8 +242,10 @@ impl Node {
                 self.certs.set_lifetime(now.certificate_lifetime);
                 self.pods.set_drain(now.release_drain);
             }
+            Some(heard) = self.follow.hear() => self.follow(heard).await?,
             () = tokio::time::sleep(pause) => {}
         }
+        Ok(())
     }
 
     fn pod(&mut self, event: Event) {
@@ -243,7 +269,11 @@ impl Node {
             }
             Event::Applied(version) => {
                 tracing::info!(%version, "applied");
-                self.enrolling.open();
+                if !self.follow.is_over() {
+                    self.enrolling.open();
+                    self.notify.ready();
+                }
+                self.follow.applied();
             }
         }
     }

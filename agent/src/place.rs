@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use tokio::sync::mpsc;
-use underpass_abi::{CgroupId, Marks};
+use underpass_abi::Marks;
 use underpass_loader::Kernel;
 
 use crate::{pods::Event, reports::Counters};
@@ -21,8 +21,6 @@ pub struct Place<D> {
     pub tunnel: underpass_ztunnel::Settings,
     /// The cgroup2 directory below which the kubelet keeps this node's pods.
     pub cgroup_root: PathBuf,
-    /// The cgroups that are the agent.
-    pub agents: Vec<CgroupId>,
     /// The bits of the firewall mark.
     pub marks: Marks,
     /// What happens to pods: whoever has the sender can tell of some.
@@ -34,13 +32,12 @@ impl Place<Kernel> {
     ///
     /// # Errors
     /// Where the programs cannot be attached.
-    pub fn kernel(settings: &underpass_loader::Settings, own: CgroupId) -> Result<Self, underpass_loader::Error> {
+    pub fn kernel(settings: &underpass_loader::Settings) -> Result<Self, underpass_loader::Error> {
         Ok(Self {
             path: Kernel::attach(settings)?,
             counters: Counters::open(settings)?,
             tunnel: underpass_ztunnel::Settings::new(settings.marks.inbound()),
             cgroup_root: settings.cgroup_root.clone(),
-            agents: vec![own],
             marks: settings.marks,
             events: mpsc::unbounded_channel(),
         })

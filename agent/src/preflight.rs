@@ -1,13 +1,25 @@
 //! Everything that can be wrong on a machine, found out before anything is changed, and said all at once: an operator
 //! mends a list once, not one line per restart. What is checked by opening it is kept open and handed to the agent.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::SystemTime};
+use std::{
+    fmt,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    time::SystemTime,
+};
 
 use underpass_abi::{CgroupId, Marks};
 use underpass_identity::Authority;
-use underpass_telemetry::{access_log, admin::Listener};
+use underpass_telemetry::{
+    access_log,
+    admin::{AdminError, Listener},
+};
 
-use crate::{config::Config, pods};
+use crate::{
+    config::Config,
+    handover::{Claim, Inherited, Lock, Place, Successor},
+    pods,
+};
 
 /// One thing that is wrong, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,20 +41,98 @@ impl fmt::Display for Fault {
 pub struct Checked {
     /// The embedded CA.
     pub authority: Authority,
-    /// Bound already: for root, in full.
-    pub admin_socket: Listener,
-    /// Bound already: loopback, looking only.
-    pub admin: Listener,
     /// Bound already.
-    pub readiness: Listener,
-    /// Bound already.
-    pub metrics: Listener,
+    pub servers: Servers,
     /// Open already.
     pub access_log: access_log::AccessLog,
     /// Where the kernel data path lives.
     pub kernel: underpass_loader::Settings,
     /// The agent's own cgroup, by which the kernel knows its sockets.
     pub own_cgroup: CgroupId,
+    /// This process is the agent of the node, or about to be.
+    pub claim: Claimed,
+}
+
+/// What the agent listens on outside of pods.
+#[derive(Debug)]
+pub struct Servers {
+    /// The admin API, for root, in full.
+    pub admin_socket: Listener,
+    /// The admin API on loopback, looking only.
+    pub admin: Listener,
+    /// Readiness.
+    pub readiness: Listener,
+    /// Metrics.
+    pub metrics: Listener,
+}
+
+/// Those with an address.
+struct Bound {
+    admin: Listener,
+    readiness: Listener,
+    metrics: Listener,
+}
+
+impl Bound {
+    /// Each at its address: on the one of these sockets that listens there already, or on a new one.
+    fn new(config: &Config, mut sockets: Vec<TcpListener>) -> Result<Self, Vec<Fault>> {
+        let mut faults = Vec::new();
+        let mut bind = |what: &str, flag: &str, address: SocketAddr, on: On| {
+            let here = |socket: &TcpListener| socket.local_addr().is_ok_and(|is| is == address);
+            let socket = sockets.iter().position(here).map(|i| sockets.swap_remove(i));
+            on(address, socket)
+                .map_err(|e| {
+                    let found = format!("{what} on {address}: {}", chain(&e));
+                    faults.push(Fault { found, remedy: format!("free the port, or name another address with {flag}") });
+                })
+                .ok()
+        };
+        let admin = bind("admin API", "--admin-address", config.admin_address, Listener::loopback_on);
+        let readiness = bind("readiness", "--readiness-address", config.readiness_address, Listener::any_on);
+        let metrics = bind("metrics", "--metrics-address", config.metrics_address, Listener::any_on);
+        match (admin, readiness, metrics) {
+            (Some(admin), Some(readiness), Some(metrics)) => Ok(Self { admin, readiness, metrics }),
+            _ => Err(faults),
+        }
+    }
+
+    fn with(self, admin_socket: Listener) -> Servers {
+        let Self { admin, readiness, metrics } = self;
+        Servers { admin_socket, admin, readiness, metrics }
+    }
+}
+
+impl Servers {
+    /// Their sockets, again: for a successor. One that cannot be copied is left out: it is bound anew.
+    #[must_use]
+    pub fn sockets(&self) -> Vec<TcpListener> {
+        [&self.admin, &self.readiness, &self.metrics].into_iter().filter_map(|server| server.socket()).collect()
+    }
+}
+
+type On = fn(SocketAddr, Option<TcpListener>) -> Result<Listener, AdminError>;
+
+/// The agent that runs stands still from here on, where there is one.
+fn claimed(claim: Claim) -> Result<(Claimed, Vec<TcpListener>), Vec<Fault>> {
+    match claim {
+        Claim::Alone(lock) => Ok((Claimed::Alone(lock), Vec::new())),
+        Claim::Successor(successor) => {
+            let remedy = "stop the agent that runs, then start this one: connections wait meanwhile";
+            let mut inherited =
+                successor.ask().map_err(|e| vec![Fault { found: chain(&e), remedy: remedy.to_owned() }])?;
+            let sockets = std::mem::take(&mut inherited.servers);
+            Ok((Claimed::From(successor, Box::new(inherited)), sockets))
+        }
+    }
+}
+
+/// Who was there before.
+#[derive(Debug)]
+pub enum Claimed {
+    /// Nobody.
+    Alone(Lock),
+    /// An agent that stands still, and what is taken over from it.
+    From(Successor, Box<Inherited>),
 }
 
 /// Checks everything.
@@ -60,15 +150,13 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
     // A directory of its own: the authority refuses one that holds anything else.
     let authority = Authority::open(&config.state.join("ca"), &config.trust_domain, now);
     let authority = authority.map_err(|e| fault(chain(&e), "name a directory that can be written with --state")).ok();
-    let mut bind = |what: &str, flag: &str, address: SocketAddr, listener: Result<Listener, _>| {
-        let found = |e: underpass_telemetry::admin::AdminError| format!("{what} on {address}: {}", chain(&e));
-        listener.map_err(|e| fault(found(e), &format!("free the port, or name another address with {flag}"))).ok()
-    };
-    let (admin, readiness) = (config.admin_address, config.readiness_address);
-    let admin = bind("admin API", "--admin-address", admin, Listener::loopback(admin));
-    let readiness = bind("readiness", "--readiness-address", readiness, Listener::any(readiness));
-    let metrics = config.metrics_address;
-    let metrics = bind("metrics", "--metrics-address", metrics, Listener::any(metrics));
+    let claim = authority.as_ref().map(|_| Place::new(&config.state, &config.node).claim(config.take_over));
+    let remedy = "stop that agent, or take over from it with --take-over";
+    // A successor gets the servers' sockets, and binds none, once everything else is in order.
+    let own = matches!(claim, None | Some(Ok(Claim::Alone(_))));
+    let claim = claim.and_then(|claim| claim.map_err(|e| fault(chain(&e), remedy)).ok());
+    let bound = if own { Bound::new(config, Vec::new()).map_err(|all| faults.extend(all)).ok() } else { None };
+    let mut fault = |found: String, remedy: &str| faults.push(Fault { found, remedy: remedy.to_owned() });
     let access_log = access_log::AccessLog::start(&access_log_settings(config));
     let access_log = access_log.map_err(|e| fault(chain(&e), "name a file that can be written with --access-log")).ok();
 
@@ -81,17 +169,18 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
     for missing in kernel.iter().flat_map(underpass_loader::probe) {
         fault(format!("kernel data path: {}: {}", missing.need, missing.found), missing.need.remedy());
     }
-    match (authority, admin, readiness, metrics, access_log, kernel) {
-        (Some(authority), Some(admin), Some(readiness), Some(metrics), Some(access_log), Some(kernel))
-            if faults.is_empty() =>
-        {
-            // Last and alone, because both change something: the process may move to another cgroup, and a socket that
-            // another agent left, or serves, is replaced.
+    match (authority, claim, access_log, kernel) {
+        (Some(authority), Some(claim), Some(access_log), Some(kernel)) if faults.is_empty() => {
+            // Last and alone, because all of it changes something: the process may move to another cgroup, the agent that
+            // runs stands still, and a socket that another agent left, or serves, is replaced.
             let one = |found: String, remedy: &str| vec![Fault { found, remedy: remedy.to_owned() }];
             let own_cgroup = own_cgroup().map_err(|e| one(chain(&e), "run as root, with cgroup2 writable"))?;
+            let (claim, sockets) = claimed(claim)?;
+            let bound = bound.map_or_else(|| Bound::new(config, sockets), Ok)?;
             let admin_socket = Listener::unix(&config.admin_socket)
                 .map_err(|e| one(chain(&e), "name a path that can be written with --admin-socket"))?;
-            Ok(Checked { authority, admin_socket, admin, readiness, metrics, access_log, kernel, own_cgroup })
+            let servers = bound.with(admin_socket);
+            Ok(Checked { authority, servers, access_log, kernel, own_cgroup, claim })
         }
         _ => Err(faults),
     }
@@ -133,7 +222,7 @@ mod tests {
 
     #[test]
     fn everything_that_is_wrong_is_said_at_once() {
-        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let taken = taken.local_addr().unwrap().to_string();
         let args = [
             ["--node", "n"],

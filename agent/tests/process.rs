@@ -13,16 +13,18 @@ use std::{
 };
 
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use underpass_abi::{CgroupId, Cookie, Map, Marks};
 use underpass_agent::{
     config::{self, Running, Sources},
     datapath::InMemory,
+    handover::{self, Claim},
     node,
     place::Place,
     pods::{EnrolledPod, Event},
-    preflight::Checked,
+    preflight::{Checked, Claimed, Servers},
     reports::Counters,
+    signals::Signals,
 };
 use underpass_core::{
     TrustDomain,
@@ -87,7 +89,7 @@ struct Agent {
     tables: InMemory,
     events: mpsc::UnboundedSender<Event>,
     admin: SocketAddr,
-    stop: oneshot::Sender<()>,
+    stop: mpsc::UnboundedSender<()>,
     thread: JoinHandle<()>,
 }
 
@@ -100,7 +102,10 @@ impl Agent {
             fs::write(directory.join(file), text).expect("written");
         }
         let directory = directory.to_str().expect("UTF-8").to_owned();
-        let args = ["underpass-agent", "--node", "node-1", "--manifests", &directory].map(Into::into).into();
+        let state = folder.path().join("state");
+        let shown = state.to_str().expect("UTF-8");
+        let args = ["--node", "node-1", "--manifests", &directory, "--state", shown, "--drain", "0"];
+        let args = std::iter::once("underpass-agent").chain(args).map(Into::into).collect();
         let loaded = config::load(&Sources { args, env: BTreeMap::new() }, |file| fs::read(file)).expect("settings");
         let (settings, follow) = watch::channel(Arc::new(Running::from(loaded)));
         let switch = Arc::new(Switch::default());
@@ -113,18 +118,17 @@ impl Agent {
             counters: Counters::none(),
             tunnel,
             cgroup_root: "/nonexistent/underpass".into(),
-            agents: vec![CgroupId(7)],
             marks: Marks::DEFAULT,
             events: (events.clone(), received),
         };
         let checked = checked(folder.path());
-        let (admin, readiness) = (address(&checked.admin), address(&checked.readiness));
-        let (stop, stopped) = oneshot::channel();
+        let (admin, readiness) = (address(&checked.servers.admin), address(&checked.servers.readiness));
+        let (stop, asks) = mpsc::unbounded_channel();
         let thread = std::thread::spawn(move || {
             let levels = log::init(Format::Text, "info".parse().expect("a filter")).expect("levels");
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-            let stop = async { drop(stopped.await) };
-            runtime.block_on(node::run_in(place, &follow, checked, &levels, stop)).expect("it ran");
+            let mut stop = Signals::of(asks);
+            runtime.block_on(node::run_in(place, &follow, checked, &levels, &mut stop)).expect("it ran");
             drop(settings);
         });
         let agent = Self { folder, switch, tables, events, admin, stop, thread };
@@ -248,10 +252,12 @@ fn checked(folder: &Path) -> Checked {
     let log = access_log::Settings { format: Format::Json, target, ..access_log::Settings::default() };
     Checked {
         authority: Authority::open(&folder.join("ca"), &TrustDomain::default(), SystemTime::now()).expect("CA"),
-        admin_socket: Listener::unix(&folder.join("admin.sock")).expect("bound"),
-        admin: Listener::loopback(anywhere).expect("bound"),
-        readiness: Listener::any(anywhere).expect("bound"),
-        metrics: Listener::any(anywhere).expect("bound"),
+        servers: Servers {
+            admin_socket: Listener::unix(&folder.join("admin.sock")).expect("bound"),
+            admin: Listener::loopback(anywhere).expect("bound"),
+            readiness: Listener::any(anywhere).expect("bound"),
+            metrics: Listener::any(anywhere).expect("bound"),
+        },
         access_log: AccessLog::start(&log).expect("log"),
         kernel: underpass_loader::Settings {
             bpffs: "/nonexistent".into(),
@@ -260,6 +266,10 @@ fn checked(folder: &Path) -> Checked {
             marks: Marks::DEFAULT,
         },
         own_cgroup: CgroupId(7),
+        claim: match handover::Place::new(&folder.join("state"), "node-1").claim(false).expect("claimed") {
+            Claim::Alone(lock) => Claimed::Alone(lock),
+            Claim::Successor(_) => panic!("no other agent runs here"),
+        },
     }
 }
 

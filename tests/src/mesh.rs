@@ -81,8 +81,30 @@ impl Mesh {
         self.settled(node, 0)
     }
 
+    /// Starts another agent of a node, which takes over from the one that runs; waits until it has. Returns the one before.
+    pub fn take_over(&mut self, node: &str) -> Result<Running> {
+        let mut before = self.begin_taking_over(node)?;
+        if let Err(error) = self.agent(node)?.wait_for_log("took over") {
+            let said = before.ended()?.map(|exit| format!("ended: {exit:?}")).unwrap_or_default();
+            bail!("{error:#}; the agent before it {said}:\n{}", before.log()?);
+        }
+        self.settled(node, 0)?;
+        Ok(before)
+    }
+
+    /// The same, and waits for nothing.
+    pub fn begin_taking_over(&mut self, node: &str) -> Result<Running> {
+        let before = self.agents.remove(node).with_context(|| format!("no agent runs on {node}"))?;
+        self.launch_with(node, &["--take-over"])?;
+        Ok(before)
+    }
+
     /// Starts the agent of one node and waits for nothing.
     pub fn launch(&mut self, name: &str) -> Result<()> {
+        self.launch_with(name, &[])
+    }
+
+    fn launch_with(&mut self, name: &str, more: &[&str]) -> Result<()> {
         let node = self.bed.node(name)?;
         let lab = self.bed.lab();
         self.started += 1;
@@ -104,6 +126,7 @@ impl Mesh {
             .arg(self.access_log(name))
             .args(["--access-log-format", "json", "--log", "debug"])
             .args(&self.options)
+            .args(more)
             .named(&format!("agent-{name}-{}", self.started));
         let running = node.service("underpass-agent")?.start(&program)?;
         self.agents.insert(name.to_owned(), running);
@@ -149,6 +172,16 @@ impl Mesh {
     /// The agent of a node.
     pub fn agent(&mut self, node: &str) -> Result<&mut Running> {
         self.agents.get_mut(node).with_context(|| format!("no agent runs on {node}"))
+    }
+
+    /// The agent of a node, for the test to keep: the mesh forgets it.
+    pub fn release(&mut self, node: &str) -> Result<Running> {
+        self.agents.remove(node).with_context(|| format!("no agent runs on {node}"))
+    }
+
+    /// This one is the agent of a node.
+    pub fn adopt(&mut self, node: &str, agent: Running) {
+        self.agents.insert(node.to_owned(), agent);
     }
 
     /// Kills the agent of a node: kill -9.

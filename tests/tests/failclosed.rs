@@ -13,7 +13,6 @@ use std::{
     os::unix::{fs::MetadataExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -21,15 +20,16 @@ use serde::{Deserialize, Serialize};
 use underpass_abi::Op;
 use underpass_tests::{
     apps::{
+        hammer::{self, Hammer, PATIENT},
         remote::{Id, Sockets},
         servers,
         socket::{self, Dial, Dialed, Opt, Who},
     },
     mesh::Mesh,
-    testbed::{Actor, Capture, Exit, Io, Lab, Program, wait::wait_until},
+    testbed::{Actor, Capture, Exit, Lab, Program, wait::wait_until},
 };
 
-use support::{BRIEFLY, Counts, PORT, Way, any, counted, ensure_hidden, ensure_tunnelled, mesh, tables};
+use support::{BRIEFLY, Counts, PORT, WORLD, Way, any, counted, ensure_hidden, ensure_tunnelled, mesh, tables};
 
 underpass_tests::scenarios! {
     killed,
@@ -42,9 +42,6 @@ underpass_tests::scenarios! {
     all_that_is_wrong_at_start,
     without_root,
 }
-
-/// Longer than any scenario: for connections that wait for an agent.
-const PATIENT: Duration = Duration::from_secs(100);
 
 /// A captured connection that is open, and its far end.
 struct Open {
@@ -121,7 +118,9 @@ fn asked_to_end(lab: &Lab) -> Result<()> {
 
 /// Outbound waits and inbound is refused until there is an agent again; what was open ends.
 fn without_an_agent(lab: &Lab, end: fn(&mut Mesh) -> Result<()>) -> Result<()> {
-    let mut mesh = mesh(lab)?;
+    let mut mesh = Mesh::up(lab, &[("world.yaml", WORLD)])?;
+    mesh.options(&["--drain", "0"]);
+    mesh.start()?;
     let echo = |pod: &str| servers::echo(&mesh.bed.app(pod)?, any(PORT));
     let _servers = [echo("mesh/a")?, echo("mesh/b")?, echo("out/o1")?, echo("out/o2")?];
     let (mut far, mut near) = (Sockets::start(&mesh.bed.app("mesh/b")?)?, Sockets::start(&mesh.bed.app("mesh/a")?)?);
@@ -230,33 +229,6 @@ fn an_agent_that_cannot_start_changes_nothing(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Connects as fast as it can until the file is there.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Hammer {
-    to: Vec<SocketAddr>,
-    say: String,
-    until: PathBuf,
-}
-
-/// How many were answered, and what came of the others. Says so after each answer.
-fn hammer(hammer: Hammer, io: &mut Io) -> Result<(u64, BTreeMap<String, u64>)> {
-    let (mut answered, mut failed) = (0, BTreeMap::new());
-    for to in hammer.to.iter().cycle() {
-        if hammer.until.exists() {
-            break;
-        }
-        match socket::dial(Dial::to(*to).say(&hammer.say).patience(PATIENT))? {
-            Dialed::Answered(talk) if !talk.reply.is_empty() => {
-                answered += 1;
-                io.send(&answered)?;
-            }
-            Dialed::Answered(_) => *failed.entry("end of file".into()).or_default() += 1,
-            Dialed::Failed(failure) => *failed.entry(failure.to_string()).or_default() += 1,
-        }
-    }
-    Ok((answered, failed))
-}
-
 /// Restarts of every kind while connections are opened without a pause: capture is never off.
 fn restarts_under_load(lab: &Lab) -> Result<()> {
     let mut mesh = mesh(lab)?;
@@ -269,15 +241,13 @@ fn restarts_under_load(lab: &Lab) -> Result<()> {
     let wire = mesh.bed.capture_wire("node-1")?;
     let counts = Counts::read(&mesh, "node-1")?;
     let mut hammers = [
-        mesh.bed.app("mesh/a")?.spawn(hammer, order("HAMMERED"))?,
-        mesh.bed.app("mesh/a2")?.spawn(hammer, order("HAMMERED"))?,
+        hammer::start(&mesh.bed.app("mesh/a")?, order("HAMMERED"))?,
+        hammer::start(&mesh.bed.app("mesh/a2")?, order("HAMMERED"))?,
     ];
     for (round, politely) in [false, true, false, true].into_iter().enumerate() {
         for hammer in &mut hammers {
             // Some are answered by each agent.
-            for _ in 0..5 {
-                hammer.event::<u64>().with_context(|| format!("round {round}"))?;
-            }
+            hammer::answers(hammer, 5).with_context(|| format!("round {round}"))?;
         }
         if politely {
             mesh.terminate("node-1")?
@@ -308,7 +278,7 @@ fn restarts_under_load(lab: &Lab) -> Result<()> {
     ensure!(kept(&mesh, "node-1")? == before, "enrolled anew");
     // The twin: the same from a pod that is not in the mesh is seen.
     fs::remove_file(&stop)?;
-    let mut twin = mesh.bed.app("out/o1")?.spawn(hammer, order("HAMMERED"))?;
+    let mut twin = hammer::start(&mesh.bed.app("out/o1")?, order("HAMMERED"))?;
     twin.event::<u64>()?;
     fs::write(&stop, "")?;
     twin.join()?;
@@ -330,7 +300,7 @@ const LEAVE: &str = "labels: {app: a, istio.io/dataplane-mode: none}";
 /// The mesh, where pod b2 is not in it: the tunnel carries connections to service b in the clear to b2, for as long as they
 /// are open, whoever else leaves.
 fn half_a_service(lab: &Lab, options: &[&str]) -> Result<Mesh> {
-    let world = support::WORLD.replace("labels: {app: b2}", "labels: {app: b, istio.io/dataplane-mode: none}");
+    let world = WORLD.replace("labels: {app: b2}", "labels: {app: b, istio.io/dataplane-mode: none}");
     let mut mesh = Mesh::up(lab, &[("world.yaml", &world)])?;
     mesh.options(options);
     mesh.start()?;
@@ -564,7 +534,7 @@ fn faults(mesh: &Mesh, node: &str, arguments: &[(&str, &str)]) -> Result<Vec<Str
 
 /// One list, with a remedy in every line, and nothing changed.
 fn all_that_is_wrong_at_start(lab: &Lab) -> Result<()> {
-    let mesh = Mesh::up(lab, &[("world.yaml", support::WORLD)])?;
+    let mesh = Mesh::up(lab, &[("world.yaml", WORLD)])?;
     let directory = |name: &str| -> Result<String> {
         let path = lab.directory().join(name);
         fs::create_dir(&path)?;
@@ -631,7 +601,7 @@ fn run_as(command: AsUser) -> Result<(Option<i32>, String)> {
 }
 
 fn without_root(lab: &Lab) -> Result<()> {
-    let mesh = Mesh::up(lab, &[("world.yaml", support::WORLD)])?;
+    let mesh = Mesh::up(lab, &[("world.yaml", WORLD)])?;
     // Where anybody may find and read it, whatever the directory that it was built in.
     let agent = lab.run_directory().join("agent");
     fs::write(&agent, "")?;

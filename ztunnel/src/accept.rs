@@ -27,7 +27,7 @@ pub(crate) struct Accepted {
 pub(crate) async fn accept(
     worker: Rc<Worker>,
     pod: Rc<Served>,
-    listener: TcpListener,
+    listener: Rc<TcpListener>,
     serve: impl Fn(Rc<Worker>, Rc<Served>, Accepted),
 ) {
     let mut in_turn = 0;

@@ -53,6 +53,9 @@ async fn tunnel(worker: &Rc<Worker>, pod: &Rc<Served>, accepted: accept::Accepte
     if pod.closed.borrow().is_some() {
         tunnel.end(TunnelEnd::Closed); // accepted before, begun after
     }
+    if worker.draining.get() {
+        tunnel.drain(); // what its peer asks for in its first breath is served
+    }
     let end = driving.await;
     pod.tunnels.borrow_mut().retain(|other| !other.is(&tunnel));
     track.path(Path::Hbone);

@@ -13,6 +13,7 @@ mod app;
 mod budgets;
 mod connections;
 mod copy;
+mod drain;
 mod inbound;
 mod judging;
 pub mod metrics;
@@ -36,6 +37,7 @@ use underpass_telemetry::{access_log::AccessLog, metrics::Registry};
 pub use self::{
     budgets::{Budgets, Limits, PodBudget, PodUse, SOCKETS_PER_POD},
     connections::Connections,
+    drain::{Accepting, Lent},
     pod::Pod,
 };
 use self::{
@@ -198,13 +200,7 @@ impl Ztunnel {
     /// then on no connection is judged, nor routed, by what stood before, and none is open that it denies but those that are
     /// being closed. Answers the oldest World that any worker goes by; nothing where there is no worker any more.
     pub fn caught_up(&self) -> impl Future<Output = Option<Version>> + use<> {
-        let ask = |(worker, _): &(mpsc::UnboundedSender<Message>, JoinHandle<()>)| {
-            let (done, caught_up) = oneshot::channel();
-            // Fails only where the worker ended, and then the process ends.
-            let _ = worker.send(Message::CatchUp(done));
-            caught_up
-        };
-        let asked: Vec<_> = self.workers.iter().map(ask).collect();
+        let asked = self.ask(Message::CatchUp);
         async {
             let mut oldest: Option<Version> = None;
             for caught_up in asked {
@@ -216,12 +212,46 @@ impl Ztunnel {
         }
     }
 
+    /// Begins to end: every tunnel says GOAWAY, and what is open goes on, judged as before. Completes when nothing is open
+    /// any more.
+    pub fn drain(&self, accepting: Accepting) -> impl Future<Output = ()> + use<> {
+        let drained = self.ask(|done| Message::Drain(accepting, done));
+        async {
+            for drained in drained {
+                let _ = drained.await; // a worker that ended has closed everything
+            }
+        }
+    }
+
+    /// Every listener, again: for a process that is to accept from them beside this one.
+    pub fn lend(&self) -> impl Future<Output = Vec<Lent>> + use<> {
+        let lent = self.ask(Message::Lend);
+        async {
+            let mut all = Vec::new();
+            for lent in lent {
+                all.extend(lent.await.unwrap_or_default());
+            }
+            all
+        }
+    }
+
     /// Closes everything and waits for the workers.
     pub fn shut_down(self) {
         for (sender, thread) in self.workers {
             drop(sender);
             let _ = thread.join(); // a worker that panics aborts the process
         }
+    }
+
+    /// Asks every worker.
+    fn ask<T>(&self, question: impl Fn(oneshot::Sender<T>) -> Message) -> Vec<oneshot::Receiver<T>> {
+        let ask = |(worker, _): &(mpsc::UnboundedSender<Message>, JoinHandle<()>)| {
+            let (answer, answered) = oneshot::channel();
+            // Fails only where the worker ended, and then the process ends.
+            let _ = worker.send(question(answer));
+            answered
+        };
+        self.workers.iter().map(ask).collect()
     }
 
     fn send(&self, cookie: u64, message: Message) {

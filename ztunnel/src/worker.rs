@@ -31,7 +31,7 @@ use underpass_net::{
 use underpass_telemetry::access_log::Writer;
 
 use crate::{
-    Budgets, Connections, Credentials, Inputs, Pod, PodBudget, SOCKETS_PER_POD, Settings, StartError,
+    Accepting, Budgets, Connections, Credentials, Inputs, Lent, Pod, PodBudget, SOCKETS_PER_POD, Settings, StartError,
     accept::accept,
     inbound,
     metrics::{Metrics, Recorder},
@@ -55,6 +55,8 @@ pub(crate) enum Message {
         id: u64,
         closed: oneshot::Sender<bool>,
     },
+    Drain(Accepting, oneshot::Sender<()>),
+    Lend(oneshot::Sender<Vec<Lent>>),
 }
 
 /// How often ended tunnels are dropped from the pool.
@@ -111,9 +113,11 @@ impl Served {
     }
 }
 
-struct Home {
-    served: Rc<Served>,
-    accepting: [JoinHandle<()>; 2],
+pub(crate) struct Home {
+    pub(crate) served: Rc<Served>,
+    /// Outbound, inbound; none once another process accepts.
+    pub(crate) listeners: Option<[Rc<TcpListener>; 2]>,
+    pub(crate) accepting: [JoinHandle<()>; 2],
 }
 
 /// What the workers of a node have in common.
@@ -140,7 +144,9 @@ pub(crate) struct Worker {
     credentials: RefCell<Arc<Credentials>>,
     log: RefCell<Writer>,
     logged: Notify,
-    homes: RefCell<HashMap<u64, Home>>,
+    pub(crate) homes: RefCell<HashMap<u64, Home>>,
+    /// It is about to end: what begins now ends as soon as it may.
+    pub(crate) draining: Cell<bool>,
     /// Somebody's last connection may have closed.
     closed: Notify,
     random: RandomState,
@@ -201,6 +207,7 @@ impl Worker {
             log: RefCell::new(log),
             logged: Notify::new(),
             homes: RefCell::default(),
+            draining: Cell::new(false),
             closed: Notify::new(),
             random: RandomState::new(),
             rolls: Cell::new(0),
@@ -223,6 +230,8 @@ impl Worker {
                     Some(Message::Close { id, closed }) => {
                         let _ = closed.send(self.close(id)); // as above
                     }
+                    Some(Message::Drain(accepting, done)) => self.drain(accepting, done),
+                    Some(Message::Lend(answer)) => drop(answer.send(self.lend())),
                     None => return self.shut_down().await,
                 },
                 Ok(()) = inputs.world.changed() => self.exchange(&mut inputs),
@@ -309,6 +318,8 @@ impl Worker {
             return;
         };
         tracing::debug!(pod = %served.name, "serving");
+        let listeners = [Rc::new(outbound), Rc::new(inbound)];
+        let [outbound, inbound] = listeners.clone();
         let accepting = [
             tokio::task::spawn_local(accept(Rc::clone(self), Rc::clone(&served), outbound, |worker, pod, socket| {
                 tokio::task::spawn_local(outbound::serve(worker, pod, socket));
@@ -317,7 +328,7 @@ impl Worker {
                 tokio::task::spawn_local(inbound::serve(worker, pod, socket));
             })),
         ];
-        self.homes.borrow_mut().insert(served.cookie, Home { served, accepting });
+        self.homes.borrow_mut().insert(served.cookie, Home { served, listeners: Some(listeners), accepting });
     }
 
     fn remove(self: &Rc<Self>, name: ObjectName, cookie: u64, done: oneshot::Sender<()>) {
@@ -336,7 +347,7 @@ impl Worker {
         let home = self.homes.borrow_mut().remove(&cookie);
         self.budgets.remove(cookie);
         let mut tunnels = self.pool.end(|key| key.netns == cookie, end);
-        if let Some(Home { served, accepting }) = &home {
+        if let Some(Home { served, accepting, .. }) = &home {
             *served.closed.borrow_mut() = Some(reason.clone());
             accepting.iter().for_each(JoinHandle::abort);
             tunnels.extend_from_slice(&served.tunnels.borrow());
@@ -363,7 +374,7 @@ impl Worker {
     }
 
     /// Completes when no connection (of one pod) is left.
-    async fn all_closed(&self, cookie: Option<u64>) {
+    pub(crate) async fn all_closed(&self, cookie: Option<u64>) {
         loop {
             let closed = self.closed.notified();
             tokio::pin!(closed);

@@ -185,14 +185,17 @@ pub fn own() -> Result<PathBuf> {
 }
 
 /// A cgroup that this process is alone in, because everything in it counts as the agent: its own, or a new one below it
-/// called `name`, to which it moves.
+/// called `name` with its pid, to which it moves. Those that agents before it left there are removed.
 pub fn own_alone(name: &str) -> Result<PathBuf> {
     let own = own()?;
     let me = std::process::id();
     if processes(&own)? == [me] {
         return Ok(own);
     }
-    let path = own.join(name);
+    for child in children(&own)?.into_iter().filter(|child| is_an_agents(child, name)) {
+        let _ = fs::remove_dir(child); // fails where somebody lives there
+    }
+    let path = own.join(format!("{name}-{me}"));
     let failed = |operation, source| Error::Cgroup { operation, path: path.clone(), source };
     match fs::create_dir(&path) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed("create", e)),
@@ -204,6 +207,12 @@ pub fn own_alone(name: &str) -> Result<PathBuf> {
     }
     fs::write(path.join("cgroup.procs"), me.to_string()).map_err(|e| failed("move to", e))?;
     Ok(path)
+}
+
+/// Was made by [`own_alone`].
+fn is_an_agents(cgroup: &Path, name: &str) -> bool {
+    let pid = |text: &std::ffi::OsStr| text.to_str()?.strip_prefix(name)?.strip_prefix('-')?.parse::<u32>().ok();
+    cgroup.file_name().and_then(pid).is_some()
 }
 
 #[cfg(test)]

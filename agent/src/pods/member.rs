@@ -5,7 +5,7 @@
 
 use std::{
     fs::File,
-    net::IpAddr,
+    net::{IpAddr, TcpListener},
     os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
     sync::Arc,
@@ -79,10 +79,20 @@ impl Member {
         held.chain(self.local.addresses.iter().map(move |ip| Op::SetLocal(key(ip), Locality::POD)))
     }
 
+    /// Goes on with these listeners instead of making new ones.
+    pub(super) fn inherit(&mut self, listeners: Option<(TcpListener, TcpListener)>) {
+        if let Some((outbound, inbound)) = listeners {
+            self.listeners = Some(Listeners { outbound, inbound });
+        }
+    }
+
     /// Listeners, rules and routes, and last the program that steers to the listeners.
     /// `adopted`: an earlier agent did the same, and what was before is not known.
     pub(super) fn set_up(&mut self, path: &mut impl DataPath, marks: Marks, adopted: bool) -> Result<()> {
-        let listeners = setup::listen(&self.netns, &self.device)?;
+        let listeners = match self.listeners.take() {
+            Some(inherited) => inherited,
+            None => setup::listen(&self.netns, &self.device)?,
+        };
         let before = setup::prepare(&self.netns, &self.local.addresses, marks)?;
         if !adopted {
             self.before = before;

@@ -12,6 +12,7 @@
 
 mod cgroup;
 mod error;
+mod follow;
 mod member;
 mod meter;
 mod netns;
@@ -142,6 +143,8 @@ pub struct Pods<D> {
     pods: BTreeMap<Uid, State>,
     /// What an earlier agent left in the data path and nobody has claimed yet.
     orphans: BTreeSet<Cookie>,
+    /// Listeners that an earlier agent still serves, of pods that nobody has claimed yet.
+    inherited: BTreeMap<Cookie, (TcpListener, TcpListener)>,
     own: Netns,
     finder: cgroup::Finder,
     sink: Sink,
@@ -174,6 +177,7 @@ impl<D: DataPath> Pods<D> {
             leaving: false,
             pods: BTreeMap::new(),
             orphans,
+            inherited: BTreeMap::new(),
             sink,
             applied: None,
             problem: None,
@@ -336,6 +340,7 @@ impl<D: DataPath> Pods<D> {
         let adopted = self.orphans.contains(&member.local.cookie);
         let locals: Vec<_> = member.locals().collect();
         self.change(&locals)?;
+        member.inherit(self.inherited.remove(&member.local.cookie));
         match member.set_up(&mut self.path, marks, adopted) {
             Ok(()) => Ok(member),
             // What an earlier agent set up goes on refusing what it cannot carry.

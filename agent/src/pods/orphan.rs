@@ -16,7 +16,8 @@ impl<D: DataPath> Pods<D> {
     pub(super) fn adopt_orphan(&mut self, uid: Uid, world: &World) {
         let Some(workload) = world.workloads().find(|w| w.uid == uid) else { return };
         match self.find(workload) {
-            Ok(member) if self.orphans.remove(&member.local.cookie) => {
+            Ok(mut member) if self.orphans.remove(&member.local.cookie) => {
+                member.inherit(self.inherited.remove(&member.local.cookie));
                 self.pods.insert(uid, State::Enrolled(Box::new(member)));
             }
             Ok(_) => {}

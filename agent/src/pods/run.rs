@@ -10,9 +10,11 @@ use std::{
 };
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::sync::oneshot;
+use underpass_abi::CgroupId;
 use underpass_core::World;
 
-use super::{Meter, PodStatus, Pods, State};
+use super::{LOOK_AGAIN, Meter, PodStatus, Pods, State};
 use crate::datapath::DataPath;
 
 #[derive(Debug)]
@@ -21,6 +23,10 @@ enum Command {
     Drain(Duration),
     Status(mpsc::Sender<Vec<PodStatus>>),
     ReleaseAll(mpsc::Sender<bool>, Instant),
+    Hold(oneshot::Sender<()>),
+    Still(oneshot::Sender<()>),
+    GoOn,
+    Agents(Vec<CgroupId>),
 }
 
 /// Talks to the thread. Dropped, the thread ends; the data path stays as it is.
@@ -83,6 +89,31 @@ impl Handle {
         answered.recv().unwrap_or(false)
     }
 
+    /// Nothing changes from now on, and nothing is steered to the listeners: who connects waits, who comes is refused.
+    /// Completes when that is so.
+    pub fn hold(&self) -> oneshot::Receiver<()> {
+        let (done, held) = oneshot::channel();
+        self.send(Command::Hold(done));
+        held
+    }
+
+    /// Nothing changes from now on, until [`Self::go_on`]. Completes when that is so.
+    pub fn stand_still(&self) -> oneshot::Receiver<()> {
+        let (done, still) = oneshot::channel();
+        self.send(Command::Still(done));
+        still
+    }
+
+    /// Whoever was to take over has not.
+    pub fn go_on(&self) {
+        self.send(Command::GoOn);
+    }
+
+    /// From now on these cgroups count as the agent, and no others.
+    pub fn set_agents(&self, agents: Vec<CgroupId>) {
+        self.send(Command::Agents(agents));
+    }
+
     fn send(&self, command: Command) {
         // It fails only while the process ends.
         let _ = self.commands.as_ref().map(|commands| commands.send(command));
@@ -103,6 +134,7 @@ impl Drop for Handle {
 
 impl<D: DataPath> Pods<D> {
     fn run(mut self, commands: &mpsc::Receiver<Command>, woken: &UnixStream, meter: &Meter) {
+        let mut still = false;
         let mut releasing: Option<(mpsc::Sender<bool>, Instant)> = None;
         loop {
             let mut asked = Vec::new();
@@ -115,12 +147,27 @@ impl<D: DataPath> Pods<D> {
                         self.release_all();
                         releasing = Some((answer, deadline));
                     }
+                    Ok(Command::Hold(done)) => {
+                        still = true;
+                        self.withdraw();
+                        let _ = done.send(()); // whoever asked may have stopped waiting
+                    }
+                    Ok(Command::Still(done)) => {
+                        still = true;
+                        let _ = done.send(());
+                    }
+                    Ok(Command::GoOn) => match self.go_on() {
+                        Ok(()) => still = false,
+                        // The next one finds everything pinned.
+                        Err(error) => panic!("the data path cannot be read again: {error}"),
+                    },
+                    Ok(Command::Agents(agents)) => self.set_agents(agents),
                     Err(mpsc::TryRecvError::Empty) => break,
                     Err(mpsc::TryRecvError::Disconnected) => return,
                 }
             }
             let now = Instant::now();
-            let due = self.turn(now);
+            let due = if still { now + LOOK_AGAIN } else { self.turn(now) };
             meter.count(self.pods.values());
             for answer in asked {
                 let _ = answer.send(self.status());
@@ -131,13 +178,14 @@ impl<D: DataPath> Pods<D> {
                 let _ = answer.send(self.is_empty());
                 releasing = None;
             }
-            self.sleep(woken, due);
+            self.sleep(woken, due, still);
         }
     }
 
-    fn sleep(&self, woken: &UnixStream, due: Instant) {
+    /// `still`: what happens to pods is not looked at, and wakes nobody.
+    fn sleep(&self, woken: &UnixStream, due: Instant, still: bool) {
         let mut fds = vec![PollFd::new(woken.as_fd(), PollFlags::POLLIN)];
-        for member in self.pods.values().filter_map(State::member) {
+        for member in self.pods.values().filter(|_| !still).filter_map(State::member) {
             let [addresses, cgroup] = member.notices();
             fds.push(PollFd::new(addresses, PollFlags::POLLIN));
             fds.push(PollFd::new(cgroup, PollFlags::POLLPRI));

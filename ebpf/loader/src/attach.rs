@@ -11,6 +11,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 
 use aya::maps::MapInfo;
 use aya::programs::{CgroupSkb, CgroupSock, CgroupSockAddr, ProgramError, ProgramFd, SockOps, loaded_programs};
@@ -129,6 +130,20 @@ impl Kernel {
         let pins = Pins::new(settings);
         check_layouts(&pins)?;
         Self::from_pins(pins)
+    }
+
+    /// Something of this version is pinned for this node.
+    #[must_use]
+    pub fn is_pinned(settings: &Settings) -> bool {
+        Pins::new(settings).maps().exists()
+    }
+
+    /// What another version has pinned for this node.
+    ///
+    /// # Errors
+    /// The pins cannot be listed.
+    pub fn of_other_version(settings: &Settings) -> Result<Option<PathBuf>> {
+        Pins::new(settings).of_other_version()
     }
 
     fn from_pins(pins: Pins) -> Result<Self> {

@@ -65,6 +65,9 @@ fn listener(
         set_option(&fd, libc::SOL_TCP, libc::TCP_FASTOPEN, FAST_OPEN_QUEUE)?;
         bind(fd.as_raw_fd(), &storage(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))))?;
         listen(&fd, Backlog::new(BACKLOG)?)?;
+        // What it accepts has it as well: the port of a captured connection stays free for an application that listens
+        // there. Set now, nobody could have shared its own port before.
+        setsockopt(&fd, sockopt::ReuseAddr, &true)?;
         Ok(fd.into())
     })();
     made.map_err(|source| SystemError::Socket { operation: "make", object: object.into(), source })

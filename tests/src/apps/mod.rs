@@ -5,6 +5,7 @@
 //! * [`remote`]: sockets in a pod that the test drives step by step: half-close, RST, stalled readers, small writes.
 //! * [`pair`]: one connection, both ends of it.
 //! * [`crowd`]: many connections of one pod: at once, one after another, stalled, or until they are stopped.
+//! * [`hammer`]: connections without a pause, counted.
 //! * [`servers`]: echo that says who connected, sink, UDP echo.
 //! * [`http`]: services that call each other, as the bookinfo sample does.
 //! * [`vip`]: what kube-proxy does, for pods that the mesh does not capture.
@@ -13,6 +14,7 @@
 pub mod attacks;
 pub mod crowd;
 pub mod foreign;
+pub mod hammer;
 pub mod http;
 pub mod pair;
 pub mod pattern;

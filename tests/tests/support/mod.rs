@@ -4,6 +4,8 @@
 //! What must hold: counters are read from the pinned tables, not from the agent, so that they can be asked for while no
 //! agent runs.
 
+#![allow(dead_code, reason = "each test target uses its part of it")]
+
 use std::{
     collections::BTreeMap,
     fmt,

@@ -1,5 +1,6 @@
 //! The tunnel of a node, whole, on loopback: what is carried, refused, judged again and written down.
 
+mod drain;
 mod limits;
 mod mesh;
 mod rejudge;

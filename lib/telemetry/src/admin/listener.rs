@@ -134,6 +134,41 @@ impl Listener {
         Ok(Self { bound: Bound::Tcp(socket, address), audience })
     }
 
+    /// The same on a socket that listens already: another process's, which is taken over. It is bound anew where it
+    /// listens somewhere else.
+    ///
+    /// # Errors
+    /// As [`Listener::loopback`].
+    pub fn loopback_on(address: SocketAddr, socket: Option<TcpListener>) -> Result<Self, AdminError> {
+        match Self::inherited(address, socket, Audience::Local) {
+            Some(listener) if address.ip().to_canonical().is_loopback() => Ok(listener),
+            _ => Self::loopback(address),
+        }
+    }
+
+    /// As [`Listener::loopback_on`], for what anybody may ask.
+    ///
+    /// # Errors
+    /// As [`Listener::any`].
+    pub fn any_on(address: SocketAddr, socket: Option<TcpListener>) -> Result<Self, AdminError> {
+        Self::inherited(address, socket, Audience::Anybody).map_or_else(|| Self::any(address), Ok)
+    }
+
+    fn inherited(address: SocketAddr, socket: Option<TcpListener>, audience: Audience) -> Option<Self> {
+        let socket = socket.filter(|socket| socket.local_addr().is_ok_and(|is| is == address))?;
+        socket.set_nonblocking(true).ok()?;
+        Some(Self { bound: Bound::Tcp(socket, address), audience })
+    }
+
+    /// Its socket, again, where it is one of TCP: for a process that is to go on with it.
+    #[must_use]
+    pub fn socket(&self) -> Option<TcpListener> {
+        match &self.bound {
+            Bound::Tcp(socket, _) => socket.try_clone().ok(),
+            Bound::Unix(..) => None,
+        }
+    }
+
     /// Where it listens, with the port that was chosen if 0 was asked for.
     #[must_use]
     pub fn target(&self) -> Target {

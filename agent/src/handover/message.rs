@@ -1,0 +1,127 @@
+//! What two agents of a node say to each other while one takes over from the other. Pure: bytes in, values out.
+//!
+//! What must hold: a change of anything here is a new [`PROTOCOL`]; another one is refused by name, before anything
+//! changes hands.
+
+use serde::{Deserialize, Serialize};
+
+/// Of every message here.
+pub(super) const PROTOCOL: u32 = 1;
+
+/// One message; which descriptors come with it stands beside each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum Message {
+    /// The successor: who asks.
+    Hello(Hello),
+    /// The agent that runs: no.
+    Refuse {
+        /// Why.
+        why: String,
+    },
+    /// The agent that runs: yes. With the lock of the node.
+    Offer {
+        /// Its cgroup, by which the kernel knows its sockets until it has left.
+        cgroup: u64,
+        /// So many pods follow.
+        pods: usize,
+        /// So many servers follow.
+        servers: usize,
+    },
+    /// Of each of these network namespaces two listeners: outbound, inbound.
+    Pods(Vec<u64>),
+    /// The listeners of the admin API, readiness and metrics; which is which their addresses say.
+    Servers,
+    /// The successor: everything is applied, and it serves.
+    Taken,
+    /// The agent that ran: it accepts no more. Its end follows when it has drained.
+    Leaving,
+}
+
+/// What both must have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Hello {
+    /// [`PROTOCOL`].
+    pub(super) protocol: u32,
+    /// [`underpass_abi::VERSION`]: of the tables that are pinned.
+    pub(super) abi: u32,
+    /// Whose pods.
+    pub(super) node: String,
+    /// Of the program, for people.
+    pub(super) version: String,
+}
+
+impl Hello {
+    /// Of this program.
+    pub(super) fn new(node: &str) -> Self {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Self { protocol: PROTOCOL, abi: underpass_abi::VERSION, node: node.to_owned(), version }
+    }
+
+    /// Why they cannot follow each other; nothing where they can.
+    pub(super) fn misfit(&self, other: &Self) -> Option<String> {
+        if self.protocol != other.protocol {
+            return Some(format!("it speaks hand-over protocol {}, not {}", self.protocol, other.protocol));
+        }
+        if self.abi != other.abi {
+            return Some(format!("its kernel tables are of version {}, not {}", self.abi, other.abi));
+        }
+        (self.node != other.node).then(|| format!("it runs for node {}, not {}", self.node, other.node))
+    }
+}
+
+impl Message {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default() // numbers and strings: it cannot fail
+    }
+
+    /// Nothing where it is none of ours.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello() -> Hello {
+        Hello { protocol: 1, abi: 1, node: "n".into(), version: "0.1.0".into() }
+    }
+
+    /// As they are on the wire: whoever changes a line here changes [`PROTOCOL`].
+    #[test]
+    fn golden() {
+        assert_eq!(PROTOCOL, 1);
+        for (message, text) in [
+            (Message::Hello(hello()), r#"{"hello":{"protocol":1,"abi":1,"node":"n","version":"0.1.0"}}"#),
+            (Message::Refuse { why: "no".into() }, r#"{"refuse":{"why":"no"}}"#),
+            (Message::Offer { cgroup: 7, pods: 2, servers: 3 }, r#"{"offer":{"cgroup":7,"pods":2,"servers":3}}"#),
+            (Message::Pods(vec![1, u64::MAX]), r#"{"pods":[1,18446744073709551615]}"#),
+            (Message::Servers, r#""servers""#),
+            (Message::Taken, r#""taken""#),
+            (Message::Leaving, r#""leaving""#),
+        ] {
+            assert_eq!(String::from_utf8(message.encode()).unwrap(), text);
+            assert_eq!(Message::decode(text.as_bytes()), Some(message));
+        }
+        for text in ["", "{}", "taken", r#""gone""#, r#"{"offer":{"cgroup":7,"pods":2,"servers":3,"more":1}}"#] {
+            assert_eq!(Message::decode(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn who_may_follow_whom() {
+        let check = |change: fn(&mut Hello), says: Option<&str>| {
+            let mut other = hello();
+            change(&mut other);
+            assert_eq!(other.misfit(&hello()).as_deref(), says);
+        };
+        check(|_| {}, None);
+        check(|other| other.version = "9.9.9".into(), None);
+        check(|other| other.protocol = 2, Some("it speaks hand-over protocol 2, not 1"));
+        check(|other| other.abi = 2, Some("its kernel tables are of version 2, not 1"));
+        check(|other| other.node = "m".into(), Some("it runs for node m, not n"));
+    }
+}

@@ -1,0 +1,269 @@
+//! One agent serves a node. Another one of the same node takes over from it, or is refused.
+//!
+//! ```text
+//! successor                                            the agent that runs
+//! lock is taken: connect ---------- hello -----------> node, protocol, version of the tables alike? else refuse
+//!                                                      STILL: it changes nothing in the kernel any more; it serves
+//! adopt what is pinned  <---- offer, lock, listeners --
+//! both cgroups count as the agent
+//! first World applied ------------- taken -----------> it accepts no more, says GOAWAY, drains, judges, renews
+//! OWNER                 <---------- leaving -----------
+//! its cgroup counts no more <------- end of file ------ ended
+//! ```
+//! Who dies, or does not answer in time:
+//! - the successor before `taken`: the other one reads the tables again and goes on (STILL is over);
+//! - the agent that runs before `leaving`: the successor is the owner at once, if that process is really gone; if it lives,
+//!   it has changed its mind, and the successor ends without having taken anything away;
+//! - both: connects wait and what arrives is refused, as whenever no agent runs; the next one finds the pins.
+//!
+//! What must hold: the lock is one open file, whose owner is who holds a descriptor of it: it passes with the offer, and
+//! goes with the last process that has it, however that ends. Only the agent that is not STILL changes the kernel's tables,
+//! but for the successor. Whom the socket lets in is root, and nobody else.
+
+mod message;
+mod predecessor;
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, TryLockError},
+    io,
+    net::TcpListener,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use underpass_abi::{CgroupId, Cookie};
+use underpass_net::passing::Wire;
+
+use self::message::{Hello, Message};
+pub use self::predecessor::{Ask, Lending, listen};
+
+/// How long the agent that runs may take for each answer.
+const ANSWER: Duration = Duration::from_secs(20);
+/// How long a process takes to be gone after its sockets are.
+const GONE: Duration = Duration::from_secs(2);
+
+/// Why there is no hand-over.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or a socket of it.
+    #[error("cannot {operation} {object}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// Which file or socket.
+        object: String,
+        /// What came of it.
+        source: io::Error,
+    },
+    /// Another agent serves this node.
+    #[error("another agent serves node {node} (it holds {lock})")]
+    Runs {
+        /// This node.
+        node: String,
+        /// The file that is locked.
+        lock: String,
+    },
+    /// The agent that runs does not let us.
+    #[error("the agent that runs refuses: {why}")]
+    Refused {
+        /// What it says.
+        why: String,
+    },
+    /// It is not the agent that answers, or not as it should.
+    #[error("the agent that runs does not answer as an agent: {found}")]
+    Answer {
+        /// What came instead.
+        found: String,
+    },
+    /// The agent that runs changed its mind.
+    #[error("the agent that runs goes on: it has not heard in time that everything was applied")]
+    Withdrawn,
+}
+
+/// The files of a node's agent.
+#[derive(Clone, Debug)]
+pub struct Place {
+    node: String,
+    lock: PathBuf,
+    socket: PathBuf,
+}
+
+impl Place {
+    /// In the state directory, by the node's name.
+    #[must_use]
+    pub fn new(state: &Path, node: &str) -> Self {
+        let safe = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
+        let name: String = node.chars().map(safe).collect();
+        let file = |kind: &str| state.join(format!("{name}.{kind}"));
+        Self { node: node.to_owned(), lock: file("lock"), socket: file("handover") }
+    }
+
+    /// Where a successor is waited for.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    fn failed(operation: &'static str, object: &Path) -> impl FnOnce(io::Error) -> Error {
+        let object = object.display().to_string();
+        move |source| Error::Io { operation, object, source }
+    }
+}
+
+/// This process, and no other, is the agent of the node, for as long as it has this.
+#[derive(Debug)]
+pub struct Lock(File);
+
+/// What a process that wants to be the agent of a node finds.
+#[derive(Debug)]
+pub enum Claim {
+    /// Nobody: it is.
+    Alone(Lock),
+    /// One that runs, and can be asked.
+    Successor(Successor),
+}
+
+impl Place {
+    /// Becomes the agent of the node, or, with `take_over`, finds the one that runs. Nothing has changed then.
+    ///
+    /// # Errors
+    /// Where another agent runs and is not to be, or cannot be, taken over.
+    pub fn claim(&self, take_over: bool) -> Result<Claim, Error> {
+        if let Some(directory) = self.lock.parent() {
+            fs::create_dir_all(directory).map_err(Self::failed("create", directory))?;
+        }
+        let options = File::options().create(true).truncate(false).write(true).open(&self.lock);
+        let file = options.map_err(Self::failed("open", &self.lock))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Claim::Alone(Lock(file))),
+            Err(TryLockError::Error(source)) => Err(Self::failed("lock", &self.lock)(source)),
+            Err(TryLockError::WouldBlock) if take_over => {
+                let wire = Wire::connect(&self.socket).map_err(Self::failed("connect to", &self.socket))?;
+                Successor::new(wire, &self.node).map(Claim::Successor)
+            }
+            Err(TryLockError::WouldBlock) => {
+                Err(Error::Runs { node: self.node.clone(), lock: self.lock.display().to_string() })
+            }
+        }
+    }
+}
+
+/// The successor's end of a hand-over.
+#[derive(Debug)]
+pub struct Successor {
+    wire: Wire,
+    node: String,
+    /// The agent that runs: readable when it is gone.
+    process: OwnedFd,
+}
+
+/// What an agent takes over.
+#[derive(Debug)]
+pub struct Inherited {
+    /// The agent of the node is this process from now on, or the other one still.
+    pub lock: Lock,
+    /// The cgroup of the one that ran.
+    pub cgroup: CgroupId,
+    /// By pod: outbound, inbound.
+    pub listeners: BTreeMap<Cookie, (TcpListener, TcpListener)>,
+    /// Of the admin API, readiness, metrics, in any order.
+    pub servers: Vec<TcpListener>,
+}
+
+impl Successor {
+    fn new(wire: Wire, node: &str) -> Result<Self, Error> {
+        let (user, pid) = wire.peer().map_err(wired("look at"))?;
+        if user != 0 {
+            return Err(Error::Answer { found: format!("it belongs to user {user}") });
+        }
+        wire.patience(ANSWER).map_err(wired("set up"))?;
+        let process = underpass_net::passing::process(pid).map_err(wired("watch the process behind"))?;
+        Ok(Self { wire, node: node.to_owned(), process })
+    }
+
+    /// Asks for everything. The other one stands still from here on; dropping this lets it go on.
+    ///
+    /// # Errors
+    /// Where it refuses, or does not answer.
+    pub fn ask(&self) -> Result<Inherited, Error> {
+        self.say(&Message::Hello(Hello::new(&self.node)))?;
+        let (cgroup, pods, servers, lock) = match self.hear()? {
+            (Message::Offer { cgroup, pods, servers }, mut with) if with.len() == 1 => {
+                let lock = with.pop().map(|fd| Lock(File::from(fd)));
+                (cgroup, pods, servers, lock.ok_or_else(|| strange(&Message::Servers))?)
+            }
+            (Message::Refuse { why }, _) => return Err(Error::Refused { why }),
+            (other, _) => return Err(strange(&other)),
+        };
+        let mut inherited =
+            Inherited { lock, cgroup: CgroupId(cgroup), listeners: BTreeMap::new(), servers: Vec::new() };
+        while inherited.listeners.len() < pods || inherited.servers.len() < servers {
+            match self.hear()? {
+                (Message::Pods(cookies), with) if with.len() == 2 * cookies.len() && !cookies.is_empty() => {
+                    let mut with = with.into_iter().map(TcpListener::from);
+                    for cookie in cookies {
+                        if let (Some(outbound), Some(inbound)) = (with.next(), with.next()) {
+                            inherited.listeners.insert(Cookie(cookie), (outbound, inbound));
+                        }
+                    }
+                }
+                (Message::Servers, with) if !with.is_empty() && inherited.servers.is_empty() => {
+                    inherited.servers.extend(with.into_iter().map(TcpListener::from));
+                }
+                (other, _) => return Err(strange(&other)),
+            }
+        }
+        Ok(inherited)
+    }
+
+    /// Everything is applied and served. When this returns, this process alone is the agent.
+    ///
+    /// # Errors
+    /// [`Error::Withdrawn`] where the other one lives and goes on; then this one must not.
+    pub fn taken(&self) -> Result<(), Error> {
+        let said = self.say(&Message::Taken).and_then(|()| self.hear());
+        match said {
+            Ok((Message::Leaving, _)) => Ok(()),
+            _ if self.is_gone(GONE) => Ok(()),
+            _ => Err(Error::Withdrawn),
+        }
+    }
+
+    /// Waits until the other one is gone.
+    pub fn wait(&self) {
+        // The end of its process, however long it drains. What it would say meanwhile nobody needs.
+        while !self.is_gone(Duration::from_secs(60)) {}
+    }
+
+    fn is_gone(&self, patience: Duration) -> bool {
+        underpass_net::passing::is_readable(&self.process, patience)
+    }
+
+    fn say(&self, message: &Message) -> Result<(), Error> {
+        self.wire.send(&message.encode(), &[]).map_err(wired("write to"))
+    }
+
+    fn hear(&self) -> Result<(Message, Vec<OwnedFd>), Error> {
+        hear(&self.wire)
+    }
+}
+
+fn hear(wire: &Wire) -> Result<(Message, Vec<OwnedFd>), Error> {
+    let (bytes, with) = wire.receive().map_err(wired("read from"))?;
+    let found =
+        || if bytes.is_empty() { "it hung up".to_owned() } else { String::from_utf8_lossy(&bytes).into_owned() };
+    Message::decode(&bytes).map(|message| (message, with)).ok_or_else(|| Error::Answer { found: found() })
+}
+
+fn wired(operation: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Io { operation, object: "the other agent".to_owned(), source }
+}
+
+fn strange(message: &Message) -> Error {
+    Error::Answer { found: format!("{message:?}") }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+//! The agent that runs, when another one wants to follow it: a thread of its own that talks to the successor, and asks the
+//! node. Its own file because the two ends never share a process.
+
+use std::{
+    fs::File,
+    io,
+    net::TcpListener,
+    os::fd::{AsFd as _, BorrowedFd},
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, oneshot};
+use underpass_net::passing::{Door, MOST_DESCRIPTORS, Wire};
+use underpass_ztunnel::Lent;
+
+use super::{Error, Hello, Lock, Message, Place, hear, wired};
+
+/// How long a successor may take until everything is applied. After that the agent that runs goes on.
+const APPLY: Duration = Duration::from_secs(60);
+/// How long it may take to say who it is.
+const INTRODUCE: Duration = Duration::from_secs(5);
+/// Pods of one message: each has two listeners.
+const PODS_PER_MESSAGE: usize = MOST_DESCRIPTORS / 2;
+
+/// What is lent to a successor.
+#[derive(Debug)]
+pub struct Lending {
+    /// The cgroup of this process.
+    pub cgroup: u64,
+    /// Who has it is the agent of the node.
+    pub lock: File,
+    /// The listeners of the pods.
+    pub pods: Vec<Lent>,
+    /// The listeners of the admin API, readiness and metrics.
+    pub servers: Vec<TcpListener>,
+}
+
+/// What the node is asked.
+#[derive(Debug)]
+pub enum Ask {
+    /// Stand still and lend.
+    Lend(oneshot::Sender<Lending>),
+    /// The successor failed: go on.
+    GoOn,
+    /// The successor serves: accept no more, and leave.
+    Leave(oneshot::Sender<()>),
+}
+
+impl Lock {
+    /// The same, for another process.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn again(&self) -> io::Result<File> {
+        self.0.try_clone()
+    }
+}
+
+/// Waits for successors, one at a time, on a thread of its own, for as long as the process lives.
+///
+/// # Errors
+/// Where the socket cannot be made, or the thread.
+pub fn listen(place: &Place, asks: mpsc::UnboundedSender<Ask>) -> Result<(), Error> {
+    let door = Door::open(place.socket()).map_err(Place::failed("listen at", place.socket()))?;
+    let own = Hello::new(&place.node);
+    let thread = std::thread::Builder::new().name("handover".into()).spawn(move || {
+        loop {
+            match door.accept() {
+                Ok(wire) => match serve(&wire, &own, &asks) {
+                    // The successor sees this process end by itself: nothing is left to say.
+                    Ok(true) => return,
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!(error = %chain(&error), "no hand-over"),
+                },
+                Err(error) => {
+                    tracing::warn!(%error, "hand-over: accept");
+                    std::thread::sleep(INTRODUCE); // out of descriptors
+                }
+            }
+        }
+    });
+    thread.map(drop).map_err(wired("start a thread for"))
+}
+
+/// Serves one successor; true where it has taken over.
+fn serve(wire: &Wire, own: &Hello, asks: &mpsc::UnboundedSender<Ask>) -> Result<bool, Error> {
+    wire.patience(INTRODUCE).map_err(wired("set up"))?;
+    let (user, pid) = wire.peer().map_err(wired("look at"))?;
+    let (Message::Hello(hello), _) = hear(wire)? else { return Err(Error::Answer { found: "no hello".into() }) };
+    let misfit = hello.misfit(own).or_else(|| (user != 0).then(|| format!("it belongs to user {user}")));
+    if let Some(why) = misfit {
+        tracing::warn!(pid, version = hello.version, why, "another agent is refused");
+        let refuse = Message::Refuse { why };
+        return wire.send(&refuse.encode(), &[]).map(|()| false).map_err(wired("write to"));
+    }
+    tracing::info!(pid, version = hello.version, "another agent takes over");
+    let (answer, lent) = oneshot::channel();
+    let _ = asks.send(Ask::Lend(answer)); // fails only while the process ends
+    let Ok(lending) = lent.blocking_recv() else { return Ok(false) };
+    let taken = lend(wire, &lending).and_then(|()| {
+        wire.patience(APPLY).map_err(wired("set up"))?;
+        hear(wire)
+    });
+    drop(lending);
+    if let Ok((Message::Taken, _)) = taken {
+        let (answer, left) = oneshot::channel();
+        let _ = asks.send(Ask::Leave(answer));
+        let _ = left.blocking_recv();
+        // Nobody to tell: then it is gone, and what waits for an agent waits for the next one.
+        let _ = wire.send(&Message::Leaving.encode(), &[]);
+        return Ok(true);
+    }
+    let _ = asks.send(Ask::GoOn);
+    taken.map(|_| false)
+}
+
+fn lend(wire: &Wire, lending: &Lending) -> Result<(), Error> {
+    let say =
+        |message: &Message, with: &[BorrowedFd<'_>]| wire.send(&message.encode(), with).map_err(wired("write to"));
+    let offer = Message::Offer { cgroup: lending.cgroup, pods: lending.pods.len(), servers: lending.servers.len() };
+    say(&offer, &[lending.lock.as_fd()])?;
+    for pods in lending.pods.chunks(PODS_PER_MESSAGE) {
+        let cookies = pods.iter().map(|pod| pod.cookie).collect();
+        let with: Vec<_> = pods.iter().flat_map(|pod| [pod.outbound.as_fd(), pod.inbound.as_fd()]).collect();
+        say(&Message::Pods(cookies), &with)?;
+    }
+    if !lending.servers.is_empty() {
+        let with: Vec<_> = lending.servers.iter().map(std::os::fd::AsFd::as_fd).collect();
+        say(&Message::Servers, &with)?;
+    }
+    Ok(())
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |e| e.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

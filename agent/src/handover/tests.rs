@@ -1,0 +1,162 @@
+//! Both ends of a hand-over in one process: what passes, and who goes on when one of them ends at any step.
+
+use std::{
+    os::unix::fs::MetadataExt as _,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use tokio::sync::mpsc;
+use underpass_net::passing::Door;
+use underpass_ztunnel::Lent;
+
+use super::*;
+
+/// Files of one test.
+fn place() -> Place {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    let state = std::env::temp_dir().join(format!("underpass-handover-{}-{n}", std::process::id()));
+    Place::new(&state, "n/1")
+}
+
+fn bound() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").unwrap()
+}
+
+fn alone(place: &Place) -> Lock {
+    match place.claim(false).unwrap() {
+        Claim::Alone(lock) => lock,
+        Claim::Successor(_) => panic!("nobody runs"),
+    }
+}
+
+fn successor(place: &Place) -> Successor {
+    match place.claim(true).unwrap() {
+        Claim::Successor(successor) => successor,
+        Claim::Alone(_) => panic!("one runs"),
+    }
+}
+
+/// An agent that lends these, and what it is asked.
+fn running(place: &Place, pods: usize) -> (Lock, mpsc::UnboundedReceiver<Ask>, Vec<std::net::SocketAddr>) {
+    let lock = alone(place);
+    let (asks, asked) = mpsc::unbounded_channel();
+    listen(place, asks).unwrap();
+    (lock, asked, (0..2 * pods).map(|_| bound().local_addr().unwrap()).collect())
+}
+
+fn lending(lock: &Lock, pods: usize) -> Lending {
+    let pods = (0..pods).map(|n| Lent { cookie: n as u64, outbound: bound(), inbound: bound() });
+    Lending { cgroup: 7, lock: lock.again().unwrap(), pods: pods.collect(), servers: vec![bound(), bound(), bound()] }
+}
+
+#[test]
+fn one_agent_serves_a_node() {
+    let place = place();
+    let lock = alone(&place);
+    let error = place.claim(false).unwrap_err().to_string();
+    assert!(error.contains("another agent serves node n/1"), "{error}");
+    // It runs, and does not listen yet.
+    let error = place.claim(true).unwrap_err().to_string();
+    assert!(error.contains("cannot connect to"), "{error}");
+    drop(lock);
+    drop(alone(&place));
+}
+
+#[test]
+fn everything_passes_and_the_lock_with_it() {
+    const PODS: usize = 300; // more than one message takes
+    let place = place();
+    let (lock, mut asked, _) = running(&place, 0);
+    let names = |l: &TcpListener| l.local_addr().unwrap();
+    let node = std::thread::spawn(move || {
+        let Some(Ask::Lend(answer)) = asked.blocking_recv() else { panic!("not asked to lend") };
+        let lent = lending(&lock, PODS);
+        let pods: BTreeMap<_, _> =
+            lent.pods.iter().map(|p| (Cookie(p.cookie), (names(&p.outbound), names(&p.inbound)))).collect();
+        let servers: Vec<_> = lent.servers.iter().map(names).collect();
+        answer.send(lent).unwrap();
+        let Some(Ask::Leave(answer)) = asked.blocking_recv() else { panic!("not asked to leave") };
+        drop(lock);
+        answer.send(()).unwrap();
+        (pods, servers)
+    });
+    let successor = successor(&place);
+    let inherited = successor.ask().unwrap();
+    successor.taken().unwrap();
+    let (pods, servers) = node.join().unwrap();
+    let got = inherited.listeners.iter().map(|(cookie, (out, inb))| (*cookie, (names(out), names(inb))));
+    assert_eq!(got.collect::<BTreeMap<_, _>>(), pods);
+    assert_eq!(inherited.servers.iter().map(names).collect::<Vec<_>>(), servers);
+    assert_eq!(inherited.cgroup, CgroupId(7));
+    // The one that lent it is gone; the lock is not.
+    assert!(matches!(place.claim(false), Err(Error::Runs { .. })));
+    drop(inherited);
+    drop(alone(&place));
+}
+
+#[test]
+fn a_successor_that_fails_lets_the_other_go_on() {
+    let place = place();
+    let (lock, mut asked, _) = running(&place, 0);
+    // It says nothing, something strange, or hello from elsewhere: nobody is asked to stand still.
+    drop(successor(&place));
+    successor(&place).say(&Message::Taken).unwrap();
+    let mut elsewhere = successor(&place);
+    elsewhere.node = "n/2".into();
+    let refused = elsewhere.ask().unwrap_err().to_string();
+    assert_eq!(refused, "the agent that runs refuses: it runs for node n/2, not n/1");
+    assert!(asked.try_recv().is_err());
+    // It ends, or says something strange, after it was lent everything.
+    for strange in [false, true] {
+        let successor = successor(&place);
+        let asking = std::thread::spawn(move || {
+            let inherited = successor.ask().unwrap();
+            if strange {
+                successor.say(&Message::Leaving).unwrap();
+            }
+            drop((successor, inherited));
+        });
+        let Some(Ask::Lend(answer)) = asked.blocking_recv() else { panic!("not asked to lend") };
+        answer.send(lending(&lock, 1)).unwrap();
+        assert!(matches!(asked.blocking_recv(), Some(Ask::GoOn)));
+        asking.join().unwrap();
+    }
+    assert!(matches!(place.claim(false), Err(Error::Runs { .. })), "and it has the lock");
+}
+
+/// Both ends of a connection.
+fn pair() -> (Wire, Wire) {
+    let place = place();
+    fs::create_dir_all(place.socket().parent().unwrap()).unwrap();
+    let door = Door::open(place.socket()).unwrap();
+    (Wire::connect(place.socket()).unwrap(), door.accept().unwrap())
+}
+
+#[test]
+fn an_agent_that_lives_and_hangs_up_goes_on() {
+    let (near, far) = pair();
+    let own = i32::try_from(std::process::id()).unwrap();
+    let process = underpass_net::passing::process(own).unwrap();
+    let successor = Successor { wire: near, node: "n".into(), process };
+    drop(far);
+    assert!(matches!(successor.taken(), Err(Error::Withdrawn)));
+    // The twin: its process is gone.
+    let (near, far) = pair();
+    let mut child = std::process::Command::new("true").spawn().unwrap();
+    let process = underpass_net::passing::process(i32::try_from(child.id()).unwrap()).unwrap();
+    child.wait().unwrap();
+    let successor = Successor { wire: near, node: "n".into(), process };
+    drop(far);
+    successor.taken().unwrap();
+    successor.wait();
+}
+
+#[test]
+fn files_have_safe_names_and_the_socket_is_roots() {
+    let place = place();
+    let _running = running(&place, 0);
+    let name = place.socket().file_name().unwrap().to_str().unwrap();
+    assert_eq!(name, "n_1.handover");
+    assert_eq!(fs::metadata(place.socket()).unwrap().mode() & 0o777, 0o600);
+}

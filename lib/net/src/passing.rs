@@ -1,0 +1,234 @@
+//! Descriptors from one process to another, over a Unix socket that keeps messages apart (SOCK_SEQPACKET): what a successor
+//! takes over. Its own file because of its `unsafe`: a descriptor that arrives is a number until somebody owns it.
+#![allow(unsafe_code, reason = "owning descriptors that arrived")]
+
+use std::{
+    io::{self, IoSlice, IoSliceMut},
+    os::{
+        fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+        unix::fs::PermissionsExt as _,
+    },
+    path::Path,
+    time::Duration,
+};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind,
+    connect, getsockopt, listen, recvmsg, sendmsg, setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike as _};
+
+/// Most descriptors of one message (the kernel's SCM_MAX_FD is 253).
+pub const MOST_DESCRIPTORS: usize = 250;
+/// The longest message, in bytes.
+pub const MOST_BYTES: usize = 64 << 10;
+
+/// Where others are waited for.
+#[derive(Debug)]
+pub struct Door(OwnedFd);
+
+/// One end of a connection.
+#[derive(Debug)]
+pub struct Wire(OwnedFd);
+
+fn seqpacket() -> nix::Result<OwnedFd> {
+    socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
+}
+
+impl Door {
+    /// Listens at `path`, whoever listened there before.
+    ///
+    /// # Errors
+    /// Where the path is too long for a Unix socket, or cannot be written.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let door = seqpacket()?;
+        bind(door.as_raw_fd(), &UnixAddr::new(path)?)?;
+        // The owner alone may connect, and nobody does before listen().
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        listen(&door, Backlog::new(4)?)?;
+        Ok(Self(door))
+    }
+
+    /// Waits for somebody.
+    ///
+    /// # Errors
+    /// What accept4(2) says.
+    pub fn accept(&self) -> io::Result<Wire> {
+        let fd = accept4(self.0.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
+        // SAFETY: a descriptor that was just made for us.
+        Ok(Wire(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+}
+
+impl Wire {
+    /// Connects to whoever listens at `path`.
+    ///
+    /// # Errors
+    /// Where nobody does.
+    pub fn connect(path: &Path) -> io::Result<Self> {
+        let wire = seqpacket()?;
+        connect(wire.as_raw_fd(), &UnixAddr::new(path)?)?;
+        Ok(Self(wire))
+    }
+
+    /// Two connected ends: for tests.
+    ///
+    /// # Errors
+    /// What socketpair(2) says.
+    #[cfg(test)]
+    fn pair() -> io::Result<(Self, Self)> {
+        use nix::sys::socket::socketpair;
+        let (a, b) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        Ok((Self(a), Self(b)))
+    }
+
+    /// The user and the process at the other end, when it connected.
+    ///
+    /// # Errors
+    /// What getsockopt(2) says.
+    pub fn peer(&self) -> io::Result<(u32, i32)> {
+        let credentials = getsockopt(&self.0, sockopt::PeerCredentials)?;
+        Ok((credentials.uid(), credentials.pid()))
+    }
+
+    /// Sending and receiving take so long at most; for ever where it is zero.
+    ///
+    /// # Errors
+    /// What setsockopt(2) says.
+    pub fn patience(&self, patience: Duration) -> io::Result<()> {
+        let time = TimeVal::milliseconds(i64::try_from(patience.as_millis()).unwrap_or(i64::MAX));
+        setsockopt(&self.0, sockopt::ReceiveTimeout, &time)?;
+        Ok(setsockopt(&self.0, sockopt::SendTimeout, &time)?)
+    }
+
+    /// Sends one message.
+    ///
+    /// # Errors
+    /// What sendmsg(2) says; too many descriptors or bytes are `InvalidInput`.
+    pub fn send(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        if descriptors.len() > MOST_DESCRIPTORS || bytes.len() > MOST_BYTES || bytes.is_empty() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let raw: Vec<RawFd> = descriptors.iter().map(|fd| fd.as_raw_fd()).collect();
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let rights = if raw.is_empty() { &[][..] } else { &rights[..] };
+        let flags = MsgFlags::MSG_NOSIGNAL;
+        sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(bytes)], rights, flags, None)?;
+        Ok(())
+    }
+
+    /// Waits for one message; empty where the other end is gone.
+    ///
+    /// # Errors
+    /// What recvmsg(2) says; `WouldBlock` where patience ended, `InvalidData` where a message was cut.
+    pub fn receive(&self) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+        let mut bytes = vec![0; MOST_BYTES];
+        let mut room = nix::cmsg_space!([RawFd; MOST_DESCRIPTORS]);
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let message = recvmsg::<()>(self.0.as_raw_fd(), &mut parts, Some(&mut room), flags)?;
+        let mut descriptors = Vec::new();
+        for control in message.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(raw) = control {
+                // SAFETY: the kernel has just made them for us, and nobody else knows their numbers.
+                descriptors.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+            }
+        }
+        let (n, cut) = (message.bytes, message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC));
+        if cut {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        bytes.truncate(n);
+        Ok((bytes, descriptors))
+    }
+}
+
+/// A descriptor that becomes readable when the process is gone (pidfd_open(2)).
+///
+/// # Errors
+/// Where there is no such process, as this one sees them.
+pub fn process(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: two numbers; the answer is a descriptor or -1.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = RawFd::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
+    // SAFETY: a descriptor that was just made for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Waits until a descriptor is readable, so long at most. Is it?
+#[must_use]
+pub fn is_readable(descriptor: &impl AsFd, patience: Duration) -> bool {
+    let mut fds = [PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)];
+    let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+    poll(&mut fds, patience).is_ok_and(|n| n > 0)
+}
+
+impl AsFd for Wire {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn descriptors_arrive_in_their_order() {
+        let (a, b) = Wire::pair().expect("pair");
+        let sent: Vec<TcpListener> =
+            (0..MOST_DESCRIPTORS).map(|_| TcpListener::bind("127.0.0.1:0").expect("bound")).collect();
+        let borrowed: Vec<_> = sent.iter().map(AsFd::as_fd).collect();
+        a.send(b"all", &borrowed).expect("sent");
+        a.send(b"none", &[]).expect("sent");
+        let (bytes, arrived) = b.receive().expect("received");
+        assert_eq!(bytes, b"all");
+        let names = |all: &[TcpListener]| all.iter().map(|l| l.local_addr().expect("name")).collect::<Vec<_>>();
+        let arrived: Vec<TcpListener> = arrived.into_iter().map(TcpListener::from).collect();
+        assert_eq!(names(&arrived), names(&sent));
+        assert_eq!(b.receive().expect("received").0, b"none");
+        drop(a);
+        assert_eq!(b.receive().expect("the end").0, b"");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let (a, b) = Wire::pair().expect("pair");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let check = |bytes: &[u8], descriptors: usize| {
+            let error = a.send(bytes, &vec![listener.as_fd(); descriptors]).expect_err("refused");
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        };
+        check(b"x", MOST_DESCRIPTORS + 1);
+        check(&vec![0; MOST_BYTES + 1], 0);
+        check(b"", 0); // it would be the end
+        b.patience(Duration::from_millis(10)).expect("set");
+        assert_eq!(b.receive().expect_err("nothing comes").kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn only_its_owner_comes_in() {
+        let path = std::env::temp_dir().join(format!("underpass-door-{}", std::process::id()));
+        assert_eq!(Wire::connect(&path).expect_err("nobody").kind(), io::ErrorKind::NotFound);
+        let first = Door::open(&path).expect("opened");
+        let mode = std::fs::metadata(&path).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let (near, far) = (Wire::connect(&path).expect("connected"), first.accept().expect("accepted"));
+        let own = i32::try_from(std::process::id()).expect("a pid");
+        assert_eq!(far.peer().expect("asked"), (nix::unistd::geteuid().as_raw(), own));
+        near.send(b"hello", &[]).expect("sent");
+        assert_eq!(far.receive().expect("received").0, b"hello");
+        // The next owner of the path takes over from the first.
+        let second = Door::open(&path).expect("opened");
+        let _near = Wire::connect(&path).expect("connected");
+        second.accept().expect("accepted");
+        std::fs::remove_file(&path).expect("removed");
+    }
+}

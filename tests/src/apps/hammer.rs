@@ -1,0 +1,61 @@
+//! Connections without a pause, counted: what became of each while something happened to the mesh.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::socket::{self, Dial, Dialed};
+use crate::testbed::{Actor, Io, Place};
+
+/// Longer than any scenario: for connections that wait for an agent.
+pub const PATIENT: Duration = Duration::from_secs(100);
+
+/// Connects as fast as it can, to one after the other, until the file is there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Hammer {
+    /// Echo servers.
+    pub to: Vec<SocketAddr>,
+    /// What each is told.
+    pub say: String,
+    /// The file.
+    pub until: PathBuf,
+}
+
+/// How many were answered, and what came of the others.
+pub type Struck = (u64, BTreeMap<String, u64>);
+
+/// Starts one; it says so after each answer.
+pub fn start(place: &Place, order: Hammer) -> Result<Actor<Struck>> {
+    place.spawn(run, order)
+}
+
+/// Waits until some more of its connections are answered.
+pub fn answers(hammer: &mut Actor<Struck>, n: usize) -> Result<()> {
+    (0..n).try_for_each(|_| hammer.event::<u64>().map(drop))
+}
+
+/// Every one of its connections was answered, and there were some.
+pub fn ensure_none_failed(hammer: Actor<Struck>) -> Result<u64> {
+    let (answered, failed) = hammer.join()?;
+    ensure!(answered > 0 && failed.is_empty(), "{answered} answered, {failed:?}");
+    Ok(answered)
+}
+
+fn run(hammer: Hammer, io: &mut Io) -> Result<Struck> {
+    let (mut answered, mut failed) = (0, BTreeMap::new());
+    for to in hammer.to.iter().cycle() {
+        if hammer.until.exists() {
+            break;
+        }
+        match socket::dial(Dial::to(*to).say(&hammer.say).patience(PATIENT))? {
+            Dialed::Answered(talk) if !talk.reply.is_empty() => {
+                answered += 1;
+                io.send(&answered)?;
+            }
+            Dialed::Answered(_) => *failed.entry("end of file".into()).or_default() += 1,
+            Dialed::Failed(failure) => *failed.entry(failure.to_string()).or_default() += 1,
+        }
+    }
+    Ok((answered, failed))
+}

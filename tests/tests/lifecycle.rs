@@ -1,0 +1,455 @@
+//! End to end: an agent's beginning and its end. It is asked to end and takes its time, or is taken over by another one, or
+//! is killed whenever it is worst; and the node is cleaned up. Level kernel.
+//!
+//! What must hold: connections are counted, and each test has its twin in which some are lost, or wait.
+
+mod support;
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use underpass_abi::Op;
+use underpass_tests::{
+    apps::{
+        hammer::{self, Hammer, PATIENT, Struck},
+        http,
+        remote::{Id, Sockets},
+        servers,
+        socket::{self, Dial},
+    },
+    mesh::Mesh,
+    testbed::{Actor, Exit, Lab, Program, Signal, wait::wait_until},
+};
+
+use support::{Counts, PORT, WORLD, Way, any, ensure_hidden, ensure_tunnelled, tables};
+
+underpass_tests::scenarios! {
+    asked_to_end_it_drains,
+    the_deadline_of_a_drain,
+    asked_twice_it_ends,
+    taken_over_under_load,
+    a_second_agent_is_refused,
+    successors_that_die,
+    an_agent_that_dies_while_it_is_followed,
+    cleaned_up,
+}
+
+fn up(lab: &Lab, options: &[&str]) -> Result<Mesh> {
+    let mut mesh = Mesh::up(lab, &[("world.yaml", WORLD)])?;
+    mesh.options(options);
+    mesh.start()?;
+    Ok(mesh)
+}
+
+/// An open connection and both of its ends.
+struct Open {
+    client: Sockets,
+    out: Id,
+    server: Sockets,
+    accepted: Id,
+}
+
+impl Open {
+    /// From `client` to a server of its own in `server`.
+    fn new(mesh: &Mesh, client: &str, server: &str, way: Way, port: u16) -> Result<Self> {
+        let mut far = Sockets::start(&mesh.bed.app(server)?)?;
+        let listener = far.listen(any(port))?;
+        let mut near = Sockets::start(&mesh.bed.app(client)?)?;
+        let out = near.connect(way.to(mesh.bed.pod(server)?, port)?)?;
+        near.send(out, b"OPEN")??;
+        let (accepted, _) = far.accept(listener)?;
+        ensure!(far.receive(accepted, 4)?? == b"OPEN");
+        far.close(listener)??;
+        Ok(Self { client: near, out, server: far, accepted })
+    }
+
+    /// Bytes go both ways.
+    fn goes_on(&mut self) -> Result<()> {
+        self.client.send(self.out, b"THERE")??;
+        ensure!(self.server.receive(self.accepted, 5)?? == b"THERE", "not there");
+        self.server.send(self.accepted, b"BACK")??;
+        ensure!(self.client.receive(self.out, 4)?? == b"BACK", "not back");
+        Ok(())
+    }
+
+    /// Both ends close it in order.
+    fn ends_in_order(mut self) -> Result<()> {
+        self.client.shutdown_write(self.out)??;
+        ensure!(self.server.read_to_end(self.accepted)??.is_empty());
+        self.server.close(self.accepted)??;
+        ensure!(self.client.read_to_end(self.out)??.is_empty());
+        Ok(())
+    }
+
+    /// The client's end is reset.
+    fn is_reset(mut self) -> Result<()> {
+        let failure = self.client.receive(self.out, 1)?.err().context("it is not reset")?;
+        ensure!(failure.errno == libc::ECONNRESET, "{failure}");
+        Ok(())
+    }
+}
+
+/// The status of readiness of a node.
+fn is_ready(mesh: &Mesh, node: &str) -> Result<bool> {
+    let shell = mesh.bed.node(node)?.shell()?;
+    Ok(shell.act(http::fetch, "http://127.0.0.1:15021/healthz/ready".to_owned()).is_ok())
+}
+
+/// DENY for a2, of which everything else stays as it is.
+const DENY_A2: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: not-a2, namespace: mesh}
+spec:
+  action: DENY
+  rules: [{from: [{source: {principals: [cluster.local/ns/mesh/sa/a2]}}]}]
+";
+
+/// What is open goes on, is judged, and ends by itself; what is new waits for the next agent. Nothing is cut.
+fn asked_to_end_it_drains(lab: &Lab) -> Result<()> {
+    let mut mesh = up(lab, &[])?;
+    let _server = servers::echo(&mesh.bed.app("mesh/b")?, any(PORT))?;
+    let wire = mesh.bed.capture_wire("node-1")?;
+    let mut open = Vec::new();
+    for (port, way) in (9000..).zip(Way::ALL) {
+        open.push(Open::new(&mesh, "mesh/a", "mesh/b", way, port)?);
+        open.push(Open::new(&mesh, "mesh/b", "mesh/a", way, port)?);
+    }
+    let denied = Open::new(&mesh, "mesh/a2", "mesh/b", Way::V4, 9100)?;
+    ensure!(is_ready(&mesh, "node-1")?);
+    let counts = Counts::read(&mesh, "node-1")?;
+
+    mesh.agent("node-1")?.signal(Signal::SIGTERM)?;
+    mesh.agent("node-1")?.wait_for_log("agent drains")?;
+    wait_until("readiness to fall", || Ok(!is_ready(&mesh, "node-1")?))?;
+    open.iter_mut().try_for_each(Open::goes_on)?;
+    // Connects wait, without an error and without a packet; who comes is refused.
+    let begin = |way: Way| {
+        let dial = Dial::to(way.to(mesh.bed.pod("mesh/b")?, PORT)?).say("WAITED").patience(PATIENT);
+        mesh.bed.app("mesh/a")?.begin(socket::dial, dial)
+    };
+    let waiting = Way::ALL.into_iter().map(begin).collect::<Result<Vec<_>>>()?;
+    let held = || Ok(counts.since(&mesh, "node-1")?.of("guard:no-listener") >= 3);
+    wait_until("guard to hold all three SYNs", held)?;
+    let stranger = Dial::to(Way::V4.to(mesh.bed.pod("mesh/a")?, PORT)?).say("GOT-IN");
+    ensure!(!mesh.call("out/o1", stranger)?.failed()?.is_timeout(), "refused, not held");
+    // Policy is judged as before, here and there.
+    mesh.write("deny.yaml", Some(DENY_A2))?;
+    denied.is_reset()?;
+    mesh.logged("node-2", &[("reason", "denied"), ("policy", "mesh/not-a2")])?;
+    open.iter_mut().try_for_each(Open::goes_on)?;
+    let dump = mesh.admin("node-1", "/config_dump")?;
+    ensure!(dump["certificates"].as_array().is_some_and(|all| !all.is_empty()), "{}", dump["certificates"]);
+    ensure!(mesh.agent("node-1")?.ended()?.is_none(), "it has not waited");
+
+    open.into_iter().try_for_each(Open::ends_in_order)?;
+    ensure!(mesh.agent("node-1")?.wait()? == Exit::Code(0));
+    let cut: Vec<_> = mesh.log("node-1")?.into_iter().filter(|line| line["reason"] == "drain").collect();
+    ensure!(cut.is_empty(), "{cut:?}");
+
+    mesh.start_on("node-1")?;
+    for waited in waiting {
+        ensure_tunnelled(&mesh, &waited.join()?.answered()?, "a")?;
+    }
+    ["OPEN", "THERE", "BACK", "WAITED"]
+        .into_iter()
+        .try_for_each(|secret| ensure_hidden(&mesh, &wire, "mesh/a", "mesh/b", secret))
+}
+
+/// What is open after that is cut, and its line says so.
+fn the_deadline_of_a_drain(lab: &Lab) -> Result<()> {
+    let mut mesh = up(lab, &["--drain", "1"])?;
+    let out = Open::new(&mesh, "mesh/a", "mesh/b", Way::V6, 9000)?;
+    let comes = Open::new(&mesh, "mesh/b", "mesh/a", Way::V4, 9000)?;
+    ensure!(mesh.terminate("node-1")? == Exit::Code(0));
+    out.is_reset()?;
+    comes.is_reset()?;
+    for direction in ["outbound", "inbound"] {
+        mesh.logged("node-1", &[("direction", direction), ("reason", "drain")])?;
+    }
+    Ok(())
+}
+
+/// The second signal is heard whatever the deadline.
+fn asked_twice_it_ends(lab: &Lab) -> Result<()> {
+    const LONGER_THAN_THIS_TEST: &str = "3600";
+    let mut mesh = up(lab, &["--drain", LONGER_THAN_THIS_TEST])?;
+    for second in [Signal::SIGTERM, Signal::SIGINT] {
+        let open = Open::new(&mesh, "mesh/a", "mesh/b", Way::V4, 9000)?;
+        let lines = mesh.log("node-1")?.len();
+        mesh.agent("node-1")?.signal(Signal::SIGTERM)?;
+        mesh.agent("node-1")?.wait_for_log("agent drains")?;
+        ensure!(mesh.agent("node-1")?.ended()?.is_none(), "one is enough");
+        mesh.agent("node-1")?.signal(second)?;
+        ensure!(mesh.agent("node-1")?.wait()? == Exit::Code(0));
+        open.is_reset()?;
+        mesh.logged_after("node-1", lines, &[("reason", "drain")])?;
+        mesh.start_on("node-1")?;
+    }
+    Ok(())
+}
+
+/// Connections without a pause, in every direction that there is.
+struct Load {
+    hammers: Vec<(&'static str, Actor<Struck>)>,
+    until: PathBuf,
+    _servers: Vec<Actor<()>>,
+}
+
+impl Load {
+    fn begin(mesh: &Mesh, lab: &Lab) -> Result<Self> {
+        let until = lab.run_directory().join("stop");
+        let _ = fs::remove_file(&until);
+        let servers = ["mesh/a", "mesh/b"].map(|pod| servers::echo(&mesh.bed.app(pod)?, any(PORT)));
+        let servers = servers.into_iter().collect::<Result<Vec<_>>>()?;
+        let mut hammers = Vec::new();
+        for (client, server) in
+            [("mesh/a", "mesh/b"), ("mesh/a2", "mesh/b"), ("mesh/b", "mesh/a"), ("out/o2", "mesh/a")]
+        {
+            let to = Way::ALL.into_iter().map(|way| way.to(mesh.bed.pod(server)?, PORT)).collect::<Result<Vec<_>>>()?;
+            // From outside of the mesh it is in the clear, as it is without one.
+            let say = if client.starts_with("out/") { "OUTSIDE" } else { "HAMMERED" };
+            let order = Hammer { to, say: say.into(), until: until.clone() };
+            hammers.push((client, hammer::start(&mesh.bed.app(client)?, order)?));
+        }
+        Ok(Self { hammers, until, _servers: servers })
+    }
+
+    /// Each of them is answered some more times.
+    fn goes_on(&mut self) -> Result<()> {
+        const TIMES: usize = 5;
+        self.hammers.iter_mut().try_for_each(|(client, hammer)| hammer::answers(hammer, TIMES).context(*client))
+    }
+
+    /// Stops; how many were answered, and what became of the others.
+    fn end(self) -> Result<Struck> {
+        fs::write(&self.until, "")?;
+        let (mut answered, mut failed) = (0, BTreeMap::new());
+        for (client, hammer) in self.hammers {
+            let (some, others) = hammer.join()?;
+            answered += some;
+            others.into_iter().for_each(|(what, n)| *failed.entry(format!("{client} {what}")).or_default() += n);
+        }
+        println!("{answered} answered, {failed:?}");
+        Ok((answered, failed))
+    }
+}
+
+/// The cgroups that count as the agent.
+fn agents(mesh: &Mesh) -> Result<usize> {
+    let contents = tables(mesh, "node-1")?.contents()?;
+    Ok(contents.iter().filter(|op| matches!(op, Op::SetAgent(_))).count())
+}
+
+/// No connection fails, in any direction; what is open goes on, judged, at the old one until it ends.
+fn taken_over_under_load(lab: &Lab) -> Result<()> {
+    let mut mesh = up(lab, &["--drain", "3600"])?;
+    let wire = mesh.bed.capture_wire("node-1")?;
+    let mut load = Load::begin(&mesh, lab)?;
+    load.goes_on()?;
+    // Forwards, backwards and forwards again, with as many workers as each likes.
+    for (round, workers) in ["1", "3", "2"].into_iter().enumerate() {
+        let mut open = Vec::new();
+        for (port, way) in (9000..).zip(Way::ALL) {
+            open.push(Open::new(&mesh, "mesh/a", "mesh/b", way, port)?);
+            open.push(Open::new(&mesh, "mesh/b", "mesh/a", way, port)?);
+        }
+        let denied = Open::new(&mesh, "mesh/a2", "mesh/a", Way::V4, 9100)?;
+        mesh.options(&["--drain", "3600", "--workers", workers]);
+        let mut before = mesh.take_over("node-1").with_context(|| format!("round {round}"))?;
+        ensure!(is_ready(&mesh, "node-1")? && agents(&mesh)? == 2, "{} agents", agents(&mesh)?);
+        load.goes_on()?;
+        open.iter_mut().try_for_each(Open::goes_on)?;
+        // Both ends of this one are the old agent's: it judges by the new World.
+        let lines = mesh.log("node-1")?.len();
+        mesh.edit("deny.yaml", Some(DENY_A2_AT_A))?;
+        denied.is_reset()?;
+        mesh.logged_after(
+            "node-1",
+            lines,
+            &[("reason", "denied"), ("policy", "mesh/not-a2"), ("direction", "inbound")],
+        )?;
+        mesh.edit("deny.yaml", None)?;
+        ensure!(before.ended()?.is_none(), "it has not waited for what is open");
+        open.into_iter().try_for_each(Open::ends_in_order)?;
+        ensure!(before.wait()? == Exit::Code(0), "{}", before.log()?);
+        wait_until("one cgroup to count as the agent", || Ok(agents(&mesh)? == 1))?;
+        load.goes_on()?;
+    }
+    let (answered, failed) = load.end()?;
+    ensure!(answered > 60 && failed.is_empty(), "{answered} answered, {failed:?}");
+    let cut: Vec<_> = mesh.log("node-1")?.into_iter().filter(|line| line["reason"] == "drain").collect();
+    ensure!(cut.is_empty(), "{cut:?}");
+    ensure!(wire.contains(b"OUTSIDE")?, "the capture sees nothing");
+    for secret in ["HAMMERED", "OPEN", "THERE", "BACK"] {
+        ensure_hidden(&mesh, &wire, "mesh/a", "mesh/b", secret)?;
+    }
+    Ok(())
+}
+
+/// DENY for a2 at a.
+const DENY_A2_AT_A: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: not-a2, namespace: mesh}
+spec:
+  selector: {matchLabels: {app: a}}
+  action: DENY
+  rules: [{from: [{source: {principals: [cluster.local/ns/mesh/sa/a2]}}]}]
+";
+
+/// Without being told to take over, the second one says who is there, and changes nothing.
+fn a_second_agent_is_refused(lab: &Lab) -> Result<()> {
+    let mut mesh = up(lab, &[])?;
+    let mut load = Load::begin(&mesh, lab)?;
+    load.goes_on()?;
+    let mut first = mesh.release("node-1")?;
+    mesh.launch("node-1")?;
+    let mut second = mesh.release("node-1")?;
+    ensure!(second.wait()? == Exit::Code(1));
+    let said = second.log()?;
+    ensure!(said.contains("another agent serves node node-1") && said.contains("--take-over"), "{said}");
+    load.goes_on()?;
+    let (_, failed) = load.end()?;
+    ensure!(failed.is_empty() && first.ended()?.is_none(), "{failed:?}");
+    Ok(())
+}
+
+/// A successor that dies before it serves leaves everything as it was; the next one takes over.
+fn successors_that_die(lab: &Lab) -> Result<()> {
+    let mut mesh = up(lab, &[])?;
+    let mut load = Load::begin(&mesh, lab)?;
+    let mut died_in_time = 0;
+    for said in ["taking over from", "agent started", "pod enrolled", "taking over from"] {
+        load.goes_on()?;
+        let mut before = mesh.begin_taking_over("node-1")?;
+        mesh.agent("node-1")?.wait_for_log(said)?;
+        mesh.kill("node-1")?;
+        let outcome = |log: &str| log.contains("this one goes on") || log.contains("another agent has taken over");
+        wait_until("the agent before to notice", || Ok(outcome(&before.log()?) || before.ended()?.is_some()))?;
+        if before.log()?.contains("another agent has taken over") {
+            // It was quicker than we: then there is none, and the next one finds what is pinned.
+            before.wait()?;
+            mesh.start_on("node-1")?;
+        } else {
+            died_in_time += 1;
+            mesh.adopt("node-1", before);
+        }
+    }
+    ensure!(died_in_time > 0, "every one was quicker");
+    load.goes_on()?;
+    mesh.take_over("node-1")?.wait()?;
+    load.goes_on()?;
+    let (_, failed) = load.end()?;
+    // Those that the dead ones had accepted are cut; nobody is refused or left waiting.
+    ensure!(failed.keys().all(|what| is_cut(what)), "{failed:?}");
+    wait_until("one cgroup to count as the agent", || Ok(agents(&mesh)? == 1))
+}
+
+/// Cut short by the end of an agent, or, from elsewhere, refused while there is none.
+fn is_cut(what: &str) -> bool {
+    let cut = ["ECONNRESET", "EPIPE", "end of file", "ECONNREFUSED"];
+    cut.iter().any(|allowed| what.contains(allowed))
+}
+
+/// Its successor is the agent at once.
+fn an_agent_that_dies_while_it_is_followed(lab: &Lab) -> Result<()> {
+    let mut mesh = up(lab, &[])?;
+    let mut load = Load::begin(&mesh, lab)?;
+    for _ in 0..3 {
+        load.goes_on()?;
+        let before = mesh.begin_taking_over("node-1")?;
+        mesh.agent("node-1")?.wait_for_log("taking over from")?;
+        ensure!(before.kill()? == Exit::Signal(9));
+        mesh.agent("node-1")?.wait_for_log("took over")?;
+        load.goes_on()?;
+    }
+    let (_, failed) = load.end()?;
+    ensure!(failed.keys().all(|what| is_cut(what)), "{failed:?}");
+    wait_until("one cgroup to count as the agent", || Ok(agents(&mesh)? == 1))
+}
+
+/// Runs the cleanup of node-1; what it says.
+fn clean_up(mesh: &Mesh) -> Result<(Exit, String)> {
+    let lab = mesh.bed.lab();
+    let program = Program::new(std::env::var_os("UNDERPASS_AGENT_BIN").context("UNDERPASS_AGENT_BIN names the agent")?)
+        .args(["cleanup", "--node", "node-1"])
+        .arg("--state")
+        .arg(lab.directory().join("state"))
+        .arg("--bpffs")
+        .arg(lab.bpffs())
+        .named("cleanup");
+    let mut running = mesh.bed.node("node-1")?.service("cleanup")?.start(&program)?;
+    Ok((running.wait()?, running.log()?))
+}
+
+/// What is in a pod's namespace because of the mesh.
+fn traces(mesh: &Mesh, pod: &str) -> Result<String> {
+    let place = mesh.bed.app(pod)?;
+    let mut traces = String::new();
+    for family in ["-4", "-6"] {
+        let all = place.run("ip", &[family, "rule"])? + &place.run("ip", &[family, "route", "show", "table", "all"])?;
+        traces.extend(all.lines().filter(|line| line.contains("1777")));
+    }
+    Ok(traces)
+}
+
+/// Everything goes, and nothing that was captured is on the wire on the way; it is refused while an agent runs, and does
+/// nothing where nothing is.
+fn cleaned_up(lab: &Lab) -> Result<()> {
+    let mut mesh = up(lab, &[])?;
+    let _server = servers::echo(&mesh.bed.app("mesh/b")?, any(PORT))?;
+    let wire = mesh.bed.capture_wire("node-1")?;
+    let mut open = Vec::new();
+    for (port, way) in (9000..).zip(Way::ALL) {
+        open.push(Open::new(&mesh, "mesh/a", "mesh/b", way, port)?);
+    }
+    let (exit, said) = clean_up(&mesh)?;
+    ensure!(exit == Exit::Code(1) && said.contains("another agent serves node node-1"), "{exit}: {said}");
+    open.iter_mut().try_for_each(Open::goes_on)?;
+    ensure!(!traces(&mesh, "mesh/a")?.is_empty() && !traces(&mesh, "mesh/a2")?.is_empty());
+
+    mesh.kill("node-1")?;
+    // These wait for the next agent, which never comes.
+    let counts = Counts::read(&mesh, "node-1")?;
+    let begin = |way: Way| {
+        let dial = Dial::to(way.to(mesh.bed.pod("mesh/b")?, PORT)?).say("WAITED").patience(PATIENT);
+        mesh.bed.app("mesh/a")?.begin(socket::dial, dial)
+    };
+    let waiting = Way::ALL.into_iter().map(begin).collect::<Result<Vec<_>>>()?;
+    let held = || Ok(counts.since(&mesh, "node-1")?.of("guard:no-listener") >= 3);
+    wait_until("guard to hold all three SYNs", held)?;
+    let (exit, said) = clean_up(&mesh)?;
+    ensure!(exit == Exit::Code(0) && said.contains("captured sockets of 2 pods"), "{exit}: {said}");
+    for pod in ["mesh/a", "mesh/a2"] {
+        ensure!(traces(&mesh, pod)?.is_empty(), "{pod}: {}", traces(&mesh, pod)?);
+    }
+    ensure!(!lab.bpffs().join("underpass/v1/node-1").exists(), "pins are left");
+    // What was captured has ended, and what is still written to it goes nowhere.
+    for waited in waiting {
+        ensure!(!waited.join()?.failed()?.is_timeout(), "it still waits");
+    }
+    for Open { client, out, .. } in &mut open {
+        wait_until("an error when writing", || Ok(client.send(*out, b"AFTERWARDS")?.is_err()))?;
+    }
+    // The twin: the pods are out of the mesh, and what is new is on the wire for everybody to read.
+    for way in Way::ALL {
+        mesh.call("mesh/a", Dial::to(way.to(mesh.bed.pod("mesh/b")?, PORT)?).say("IN-THE-CLEAR"))?.answered()?;
+    }
+    ensure!(wire.contains(b"IN-THE-CLEAR")?, "the capture sees nothing");
+    for secret in ["OPEN", "THERE", "BACK", "WAITED", "AFTERWARDS"] {
+        ensure!(!wire.contains(secret.as_bytes())?, "{secret} is on the wire");
+    }
+    let (exit, said) = clean_up(&mesh)?;
+    ensure!(exit == Exit::Code(0) && said.contains("nothing to do"), "{exit}: {said}");
+    // What another version left is named.
+    let other = lab.bpffs().join("underpass/v999/node-1");
+    fs::create_dir_all(&other)?;
+    let (exit, said) = clean_up(&mesh)?;
+    ensure!(exit == Exit::Code(1) && said.contains("v999/node-1: of another version"), "{exit}: {said}");
+    fs::remove_dir_all(lab.bpffs().join("underpass/v999"))?;
+    // And back into the mesh.
+    mesh.start_on("node-1")?;
+    let talk = mesh.call("mesh/a", Dial::to(Way::V6.to(mesh.bed.pod("mesh/b")?, PORT)?).say("AGAIN"))?.answered()?;
+    ensure_tunnelled(&mesh, &talk, "a")
+}

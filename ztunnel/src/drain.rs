@@ -1,0 +1,74 @@
+//! The end of a tunnel that has time: open connections go on until they end by themselves, and nothing new is asked for.
+//! Also how another process comes to accept from the same listeners. Its own file because [`crate::worker`] reads
+//! without it.
+//!
+//! ```text
+//! serving --drain--> GOAWAY on every tunnel; judged, renewed and logged as before --nothing open--> drained
+//!                       \-- deadline, or asked again: Ztunnel::shut_down --> what is left ends with reason `drain`
+//! ```
+//! What must hold: a connection that was accepted is served; one that was not stays with its listener.
+
+use std::{net::TcpListener, os::fd::AsFd as _, rc::Rc};
+
+use tokio::{sync::oneshot, task::JoinHandle};
+use underpass_net::tunnel::Tunnel;
+
+use crate::worker::Worker;
+
+/// What becomes of the listeners while open connections are waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepting {
+    /// Nothing new is steered to them; what is on its way is still accepted and served.
+    Ends,
+    /// Another process accepts from them: ours are closed, and what waits in them is its.
+    Elsewhere,
+}
+
+/// The listeners of one pod, for another process.
+#[derive(Debug)]
+pub struct Lent {
+    /// The cookie of its network namespace.
+    pub cookie: u64,
+    /// Gets captured connections.
+    pub outbound: TcpListener,
+    /// Gets everything that arrives at the pod.
+    pub inbound: TcpListener,
+}
+
+impl Worker {
+    /// Says goodbye everywhere; `done` is told when nothing is open any more.
+    pub(crate) fn drain(self: &Rc<Self>, accepting: Accepting, done: oneshot::Sender<()>) {
+        self.draining.set(true);
+        if accepting == Accepting::Elsewhere {
+            self.stop_accepting();
+        }
+        self.pool.drain();
+        self.homes.borrow().values().for_each(|home| home.served.tunnels.borrow().iter().for_each(Tunnel::drain));
+        let worker = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            worker.all_closed(None).await;
+            let _ = done.send(()); // whoever asked may have stopped waiting
+        });
+    }
+
+    /// Tasks that accept are ended between two connections, never between accepting one and serving it: there is no
+    /// await in between.
+    fn stop_accepting(&self) {
+        for home in self.homes.borrow_mut().values_mut() {
+            home.accepting.iter().for_each(JoinHandle::abort);
+            home.listeners = None;
+        }
+    }
+
+    /// Every listener, again. A pod whose descriptors cannot be copied is left out: its next owner makes new ones.
+    pub(crate) fn lend(&self) -> Vec<Lent> {
+        let copy =
+            |listener: &tokio::net::TcpListener| listener.as_fd().try_clone_to_owned().ok().map(TcpListener::from);
+        let homes = self.homes.borrow();
+        let lent = homes.iter().filter_map(|(cookie, home)| {
+            let [outbound, inbound] = home.listeners.as_ref()?;
+            Some(Lent { cookie: *cookie, outbound: copy(outbound)?, inbound: copy(inbound)? })
+        });
+        lent.collect()
+    }
+}
