@@ -13,12 +13,12 @@ use serde::Serialize;
 use tokio::sync::watch;
 use underpass_core::World;
 use underpass_telemetry::{
-    admin::{Readiness, Request, Response, Router, healthz, logging, view::Certificate},
+    admin::{Readiness, Request, Response, Router, healthz, logging},
     log::Levels,
 };
-use underpass_ztunnel::{Budgets, Closer, Connections, Credentials};
+use underpass_ztunnel::{Budgets, Closer, Connections};
 
-use crate::{config::Running, keeper::Reports, limits, pods, reports::Counters};
+use crate::{certs, config::Running, keeper::Reports, limits, pods, reports::Counters};
 
 /// What the routes look at.
 #[derive(Clone, Debug)]
@@ -35,8 +35,8 @@ pub struct View {
     pub world: watch::Receiver<Arc<World>>,
     /// What the doors had to say about it.
     pub reports: watch::Receiver<Arc<Reports>>,
-    /// The newest certificates.
-    pub credentials: watch::Receiver<Arc<Credentials>>,
+    /// What can be told about certificates.
+    pub certificates: watch::Receiver<Arc<certs::Status>>,
     /// Open connections.
     pub connections: Arc<Connections>,
     /// By which they are closed.
@@ -92,8 +92,9 @@ async fn close(closer: Closer, request: Request) -> Response {
 struct ConfigDump {
     world: Arc<World>,
     reports: Arc<Reports>,
-    certificates: Vec<Certificate>,
-    roots_generation: u64,
+    /// `certificates`, `roots`, `roots_generation`, `authority`: never a key.
+    #[serde(flatten)]
+    certificates: Arc<certs::Status>,
     pods: Vec<PodView>,
     kernel: std::collections::BTreeMap<String, u64>,
 }
@@ -116,12 +117,10 @@ impl From<pods::PodStatus> for PodView {
 }
 
 fn config_dump(view: &View) -> ConfigDump {
-    let credentials = Arc::clone(&view.credentials.borrow());
     ConfigDump {
         world: Arc::clone(&view.world.borrow()),
         reports: Arc::clone(&view.reports.borrow()),
-        certificates: views::certificates(view),
-        roots_generation: credentials.roots.generation(),
+        certificates: Arc::clone(&view.certificates.borrow()),
         pods: view.pods.status().into_iter().map(PodView::from).collect(),
         kernel: view.counters.read(),
     }

@@ -19,6 +19,8 @@ use clap::Parser;
 use underpass_core::{TrustDomain, world::MeshSettings};
 use underpass_telemetry::{Format, log::Filter};
 
+use crate::certs::{self, CaPlace};
+
 pub use self::{
     live::{Pending, Reloader, Running},
     load::{Effective, Loaded, Sources, Stop, load},
@@ -175,6 +177,12 @@ fn lifetime(text: &str) -> Result<Duration, units::DurationError> {
 }
 
 impl Config {
+    /// The embedded CA.
+    #[must_use]
+    pub fn ca(&self) -> CaPlace {
+        CaPlace { directory: certs::directory(&self.state), trust_domain: self.trust_domain.clone() }
+    }
+
     /// What holds for the whole mesh.
     #[must_use]
     pub fn mesh(&self) -> MeshSettings {

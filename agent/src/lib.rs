@@ -9,9 +9,11 @@
 //! * [`handover`]: one agent serves a node, and another one takes over from it.
 //! * [`cleanup`]: everything that agents left on a node, taken away.
 //! * [`signals`], [`notify`]: who ends it, and who is told how it stands.
-//! * [`config`], [`admin`], [`reports`], [`metrics`]: settings in, answers and numbers out.
+//! * [`config`], [`admin`], [`reports`], [`metrics`]: settings in, answers and numbers out. [`authority`]: the operator's command
+//!   about the embedded CA.
 
 pub mod admin;
+pub mod authority;
 pub mod certs;
 pub mod cleanup;
 pub mod config;

@@ -4,6 +4,7 @@ use std::{process::ExitCode, time::SystemTime};
 
 use clap::Parser as _;
 use underpass_agent::{
+    authority,
     cleanup::{self, Cleanup},
     config::{self, Loaded, Reloader, Sources, Stop},
     limits, node, preflight,
@@ -11,6 +12,12 @@ use underpass_agent::{
 };
 
 fn main() -> ExitCode {
+    if let Some(asked) = authority::Command::asked(std::env::args_os()) {
+        return match asked {
+            Ok(command) => command.run(SystemTime::now()),
+            Err(error) => error.exit(),
+        };
+    }
     if std::env::args_os().nth(1).is_some_and(|first| first == "cleanup") {
         return clean_up(&Cleanup::parse_from(std::env::args_os().skip(1)));
     }

@@ -3,23 +3,17 @@
 //!
 //! A family stands beside what it measures; its room lists it in `FAMILIES`, and [`groups`] names the rooms.
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
-use tokio::sync::watch;
 use underpass_telemetry::{
     access_log,
     metrics::{Family, Registry, process},
 };
-use underpass_ztunnel::{Budgets, Credentials, metrics::Settings};
+use underpass_ztunnel::{Budgets, metrics::Settings};
 
-use crate::{config::Config, keeper, pods, reports};
+use crate::{certs, config::Config, keeper, pods, reports};
 
 static BUILD: Family = Family::gauge("underpass_build_info", "Always 1; which build this is.", &["version"]);
-static EXPIRY: Family = Family::gauge(
-    "underpass_certificate_expiry_timestamp_seconds",
-    "When the certificate of an identity of this node expires, in seconds since the epoch.",
-    &["identity"],
-);
 static BUDGET_USED: Family = Family::gauge(
     "underpass_budget_used",
     "What all pods hold of the budgets of the node: sockets, and bytes that wait.",
@@ -28,7 +22,7 @@ static BUDGET_USED: Family = Family::gauge(
 static BUDGET_LIMIT: Family = Family::gauge("underpass_budget_limit", "What the node has for all pods.", &["resource"]);
 
 /// The families of this room.
-const FAMILIES: &[&Family] = &[&BUILD, &EXPIRY, &BUDGET_USED, &BUDGET_LIMIT];
+const FAMILIES: &[&Family] = &[&BUILD, &BUDGET_USED, &BUDGET_LIMIT];
 
 /// Everything that the agent measures, by what it is about.
 #[must_use]
@@ -36,6 +30,7 @@ pub fn groups() -> Vec<(&'static str, &'static [&'static Family])> {
     vec![
         ("Traffic", underpass_ztunnel::metrics::FAMILIES),
         ("Tunnels", underpass_net::tunnel::FAMILIES),
+        ("Certificates", certs::FAMILIES),
         ("World", keeper::FAMILIES),
         ("Pods", pods::FAMILIES),
         ("Kernel", reports::FAMILIES),
@@ -51,15 +46,9 @@ pub fn measure(registry: &Registry) {
     process::measure(registry);
 }
 
-/// Measures what the tunnel was given: certificates and budgets.
-pub fn measure_tunnel(registry: &Registry, credentials: watch::Receiver<Arc<Credentials>>, budgets: Arc<Budgets>) {
+/// Measures what pods hold.
+pub fn measure_budgets(registry: &Registry, budgets: Arc<Budgets>) {
     registry.collect(move |samples| {
-        let credentials = Arc::clone(&credentials.borrow());
-        samples.declare(&EXPIRY);
-        for credential in credentials.own.values() {
-            let expiry = credential.not_after().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            samples.add(&EXPIRY, &[credential.identity().uri()], expiry.as_secs());
-        }
         for (resource, (used, limit)) in [("sockets", budgets.sockets()), ("bytes", budgets.memory())] {
             samples.add(&BUDGET_USED, &[resource], used);
             samples.add(&BUDGET_LIMIT, &[resource], limit);

@@ -28,7 +28,7 @@ use underpass_ztunnel::{Inputs, Ztunnel};
 use self::follow::Follow;
 use crate::{
     admin,
-    certs::Certs,
+    certs::{self, Certs},
     config::Running,
     datapath::DataPath,
     handover,
@@ -55,7 +55,7 @@ pub enum Error {
     Pods(#[from] pods::Error),
     /// Certificates.
     #[error("certificates")]
-    Identity(#[from] underpass_identity::Error),
+    Certs(#[from] certs::StartError),
     /// The tunnel.
     #[error("tunnel")]
     Tunnel(#[from] underpass_ztunnel::StartError),
@@ -86,6 +86,8 @@ struct Node {
     ztunnel: Ztunnel,
     /// The pods that the tunnel serves, by cookie: those that leave the mesh keep their identity until they are gone.
     serving: BTreeMap<Cookie, (ObjectName, Identity)>,
+    /// A World that is to be applied as soon as its identities have certificates.
+    applying: Option<Arc<World>>,
     enrolling: Gate,
     follow: Follow,
     notify: Notify,
@@ -125,10 +127,15 @@ pub async fn run_in<D: DataPath + 'static>(
 
     let (updates, received) = mpsc::unbounded_channel();
     let keeper = Keeper::new(config.mesh(), received, &registry);
-    let certs = Certs::new(authority, config.certificate_lifetime)?;
+    let ready = Readiness::new();
+    let certified = ready.gate("certificates", "the certificate authority is not open yet");
+    let certs = Certs::start(config.ca(), config.certificate_lifetime, &authority, certified, SystemTime::now())?;
+    drop(authority); // and its key
     metrics::measure(&registry);
     counters.measure(&registry);
     access_log.measure(&registry);
+    let certificates = certs.status();
+    registry.collect(move |samples| certificates.borrow().measure(samples));
     let inputs = Inputs {
         world: keeper.world(),
         credentials: certs.subscribe(),
@@ -139,7 +146,7 @@ pub async fn run_in<D: DataPath + 'static>(
     tunnel.limits = limits::of(config);
     tunnel.metrics = metrics::traffic(config);
     let ztunnel = Ztunnel::start(&tunnel, &inputs)?;
-    metrics::measure_tunnel(&registry, certs.subscribe(), Arc::clone(ztunnel.budgets()));
+    metrics::measure_budgets(&registry, Arc::clone(ztunnel.budgets()));
 
     let sink = Box::new(move |event| drop(sender.send(event)));
     let of_node = pods::Settings {
@@ -154,7 +161,6 @@ pub async fn run_in<D: DataPath + 'static>(
     let pods =
         Arc::new(pods::spawn(pods, pods::Meter::new(&registry)).map_err(failed("start the thread of the pods"))?);
 
-    let ready = Readiness::new();
     let enrolling = ready.gate("pods", "the manifests are not read and applied yet");
     let view = admin::View {
         node: config.node.as_str().into(),
@@ -163,7 +169,7 @@ pub async fn run_in<D: DataPath + 'static>(
         readiness: ready.clone(),
         world: keeper.world(),
         reports: keeper.reports(),
-        credentials: certs.subscribe(),
+        certificates: certs.status(),
         connections: Arc::clone(ztunnel.connections()),
         closer: ztunnel.closer(),
         budgets: Arc::clone(ztunnel.budgets()),
@@ -190,6 +196,7 @@ pub async fn run_in<D: DataPath + 'static>(
         events,
         ztunnel,
         serving: BTreeMap::new(),
+        applying: None,
         enrolling,
         follow,
         notify: Notify::new(std::env::var_os("NOTIFY_SOCKET").as_deref()),
@@ -227,14 +234,11 @@ fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> Error {
 impl Node {
     /// Does one thing that is due.
     async fn turn(&mut self) -> Result<(), Error> {
-        let due = self.certs.look(SystemTime::now());
-        let pause = due.duration_since(SystemTime::now()).unwrap_or_default();
         tokio::select! {
             Ok(()) = self.world.changed() => {
                 let world = Arc::clone(&self.world.borrow_and_update());
                 self.want(&world);
-                self.ztunnel.caught_up().await;
-                self.pods.set_world(world);
+                self.applying = Some(world);
             }
             Some(event) = self.events.recv() => self.pod(event),
             Ok(()) = self.settings.changed() => {
@@ -243,7 +247,14 @@ impl Node {
                 self.pods.set_drain(now.release_drain);
             }
             Some(heard) = self.follow.hear() => self.follow(heard).await?,
-            () = tokio::time::sleep(pause) => {}
+            changed = self.certs.turn() => if changed {
+                self.ztunnel.caught_up().await;
+                self.certs.applied();
+            }
+        }
+        if let Some(world) = self.applying.take_if(|_| !self.certs.is_pending()) {
+            self.ztunnel.caught_up().await;
+            self.pods.set_world(world);
         }
         Ok(())
     }

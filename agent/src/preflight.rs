@@ -147,8 +147,7 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
         let found = format!("read manifests in {}: {e}", config.manifests.display());
         fault(found, "create the directory, or name another with --manifests");
     }
-    // A directory of its own: the authority refuses one that holds anything else.
-    let authority = Authority::open(&config.state.join("ca"), &config.trust_domain, now);
+    let authority = Authority::open(&config.ca().directory, &config.trust_domain, now);
     let authority = authority.map_err(|e| fault(chain(&e), "name a directory that can be written with --state")).ok();
     let claim = authority.as_ref().map(|_| Place::new(&config.state, &config.node).claim(config.take_over));
     let remedy = "stop that agent, or take over from it with --take-over";

@@ -255,9 +255,10 @@ impl Worker {
         Arc::clone(&self.credentials.borrow())
     }
 
-    /// The certificate of an identity of this node.
+    /// The certificate of an identity of this node; none where it has expired: nothing new begins under it.
     pub(crate) fn credential(&self, identity: &Identity) -> Option<Arc<Credential>> {
-        self.credentials.borrow().own.get(identity).cloned()
+        let credentials = self.credentials.borrow();
+        credentials.own.get(identity).filter(|own| SystemTime::now() <= own.not_after()).cloned()
     }
 
     /// A random number, for choices among equals. Not for secrets.

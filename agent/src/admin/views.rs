@@ -15,7 +15,7 @@ use underpass_telemetry::admin::{
 };
 
 use super::View;
-use crate::{keeper::Reports, pods::PodStatus};
+use crate::{certs::CertificateStatus, keeper::Reports, pods::PodStatus};
 
 /// Adds `GET /status`, `/workloads`, `/services`, `/policies`, `/config`, `/certificates` and `/explain?source=&destination=`.
 pub(super) fn routes(router: Router, view: &View) -> Router {
@@ -110,15 +110,18 @@ fn workloads(world: &World, here: &[PodStatus]) -> Vec<view::Workload> {
     all
 }
 
-pub(super) fn certificates(view: &View) -> Vec<Certificate> {
-    let credentials = Arc::clone(&view.credentials.borrow());
-    let certificate = |credential: &Arc<underpass_identity::Credential>| Certificate {
-        identity: credential.identity().to_string(),
-        serial: credential.serial().to_string(),
-        not_before_unix_s: unix_s(credential.not_before()),
-        not_after_unix_s: unix_s(credential.not_after()),
+/// Those that there are.
+fn certificates(view: &View) -> Vec<Certificate> {
+    let status = Arc::clone(&view.certificates.borrow());
+    let certificate = |own: &CertificateStatus| {
+        Some(Certificate {
+            identity: own.identity.clone(),
+            serial: own.serial.clone()?,
+            not_before_unix_s: own.not_before_unix_s?,
+            not_after_unix_s: own.not_after_unix_s?,
+        })
     };
-    credentials.own.values().map(certificate).collect()
+    status.certificates.iter().filter_map(certificate).collect()
 }
 
 fn explained(world: &World, request: &Request) -> Response {

@@ -1,5 +1,6 @@
 //! The embedded CA: what certifies workloads where no cluster does. Its key is the only one that is ever written, to a
-//! state directory that all agents of one machine share, so that they trust each other and survive restarts.
+//! state directory that all agents of one machine share, so that they trust each other and survive restarts. Who follows it
+//! and who came before it are trusted as well ([`rotation`](crate::rotation)).
 //!
 //! A leaf it signs: one URI SAN, empty subject, digital signature, server and client authentication, valid from two
 //! minutes ago for a lifetime that the caller chooses, never longer than the CA itself.
@@ -19,7 +20,10 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::{
     Certificate, CertificateRequest, Credential, Error, PrivateKey, Roots, StateFault, base64,
-    certificate::certificates_from_pem, key::PUBLIC_KEY_BYTES, request::uri_san, state::StateDir,
+    certificate::certificates_from_pem,
+    key::PUBLIC_KEY_BYTES,
+    request::uri_san,
+    state::{self, StateDir},
 };
 
 /// How long a leaf is valid unless a setting says otherwise, as in Istio.
@@ -29,13 +33,14 @@ pub const BACKDATE: Duration = Duration::from_secs(120);
 /// How long the CA is valid: ten years, as Istio's.
 const CA_LIFETIME: Duration = Duration::from_secs(3650 * 24 * 3600);
 
-/// A certificate authority with its key in a state directory.
+/// A certificate authority as it was found in a state directory, with its key.
 pub struct Authority {
     path: PathBuf,
     trust_domain: TrustDomain,
     issuer: Issuer<'static, PrivateKey>,
-    der: CertificateDer<'static>,
     certificate: Certificate,
+    /// What signs, what will sign, and what signed before.
+    trusted: Vec<CertificateDer<'static>>,
 }
 
 impl std::fmt::Debug for Authority {
@@ -51,21 +56,43 @@ impl Authority {
     /// The directory cannot be used, belongs to something else, is readable or writable by others, its CA is broken,
     /// expired or another trust domain's. Nothing that was there is changed.
     pub fn open(dir: &Path, trust_domain: &TrustDomain, now: SystemTime) -> Result<Self, Error> {
-        let state = StateDir::lock(dir)?;
-        let text = match state.read()? {
-            Some(text) => text,
-            None => {
-                let text = make(trust_domain, now)?;
-                state.create(&text)?;
-                text
-            }
-        };
-        let authority = Self::read(&state.file(), &text, trust_domain)?;
+        let state = StateDir::make(dir)?;
+        if state.read(state::CA)?.is_none() {
+            state.must_be_empty()?;
+            state.write(state::CA, &make(trust_domain, now)?)?;
+        }
+        Self::read(&state, trust_domain, now)
+    }
+
+    /// The CA that is in `dir` now. Never makes one: a CA that has gone is missed, not replaced.
+    ///
+    /// # Errors
+    /// As [`Authority::open`], and where there is none.
+    pub fn load(dir: &Path, trust_domain: &TrustDomain, now: SystemTime) -> Result<Self, Error> {
+        Self::read(&StateDir::look(dir)?, trust_domain, now)
+    }
+
+    pub(crate) fn read(state: &StateDir, trust_domain: &TrustDomain, now: SystemTime) -> Result<Self, Error> {
+        let file = |name: &str| Ok::<_, Error>(state.read(name)?.map(|(text, _)| text));
+        let missing = || Error::StateFault { path: state.file(state::CA), fault: StateFault::Missing };
+        let mut authority = Self::parse(&state.file(state::CA), &file(state::CA)?.ok_or_else(missing)?, trust_domain)?;
         authority.must_be_valid(now)?;
+        if let Some(text) = file(state::NEXT)? {
+            authority.trusted.extend(Self::parse(&state.file(state::NEXT), &text, trust_domain)?.trusted);
+        }
+        if let Some(text) = file(state::OLD)? {
+            let fault = |fault| Error::StateFault { path: state.file(state::OLD), fault };
+            let old = certificates_from_pem(&text).map_err(|_| fault(StateFault::Certificate))?;
+            Roots::new(0, old.clone()).map_err(|_| fault(StateFault::NotACa))?;
+            authority.trusted.extend(old);
+        }
+        // None of them twice, and not too many: said here, where the directory can be named.
+        authority.trusted = authority.roots(0)?.certificates().to_vec();
         Ok(authority)
     }
 
-    fn read(path: &Path, text: &str, trust_domain: &TrustDomain) -> Result<Self, Error> {
+    /// A key and its certificate.
+    fn parse(path: &Path, text: &str, trust_domain: &TrustDomain) -> Result<Self, Error> {
         let fault = |fault| Error::StateFault { path: path.to_path_buf(), fault };
         let mut key_der = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes()).map_err(|_| fault(StateFault::Key))?;
         let key = PrivateKey::from_pkcs8_der(key_der.secret_pkcs8_der());
@@ -88,7 +115,8 @@ impl Authority {
             return Err(fault(StateFault::TrustDomain { found, expected }));
         }
         let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|_| fault(StateFault::Certificate))?;
-        Ok(Self { path: path.to_path_buf(), trust_domain: trust_domain.clone(), issuer, der, certificate })
+        let trusted = vec![der];
+        Ok(Self { path: path.to_path_buf(), trust_domain: trust_domain.clone(), issuer, certificate, trusted })
     }
 
     fn must_be_valid(&self, now: SystemTime) -> Result<(), Error> {
@@ -150,16 +178,22 @@ impl Authority {
         Credential::new(key, chain)
     }
 
-    /// The certificates that peers need to trust what this CA signs.
+    /// The certificates that peers need to trust: what signs first, then what will sign or has signed.
     #[must_use]
     pub fn root_certificates(&self) -> Vec<CertificateDer<'static>> {
-        vec![self.der.clone()]
+        self.trusted.clone()
+    }
+
+    /// The certificate whose key signs.
+    #[must_use]
+    pub const fn certificate(&self) -> &Certificate {
+        &self.certificate
     }
 
     /// [`Authority::root_certificates`] as a bundle.
     ///
     /// # Errors
-    /// None in practice: what was read here is one CA's certificate.
+    /// There are too many.
     pub fn roots(&self, generation: u64) -> Result<Roots, Error> {
         Roots::new(generation, self.root_certificates())
     }
@@ -172,7 +206,7 @@ impl Authority {
 }
 
 /// A new CA as the text of its file.
-fn make(trust_domain: &TrustDomain, now: SystemTime) -> Result<Zeroizing<String>, Error> {
+pub(crate) fn make(trust_domain: &TrustDomain, now: SystemTime) -> Result<Zeroizing<String>, Error> {
     let key = PrivateKey::generate()?;
     let serial = serial_number()?;
     let mut params = CertificateParams::default();

@@ -14,8 +14,9 @@ use x509_parser::{
     prelude::{FromDer as _, X509Certificate},
     time::ASN1Time,
 };
+use zeroize::Zeroizing;
 
-use crate::Error;
+use crate::{Error, base64};
 
 /// A certificate's serial number, big-endian. Prints as hexadecimal. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -148,6 +149,11 @@ impl Certificate {
 /// [`Error::ReadPem`] where the text or one section is malformed.
 pub fn certificates_from_pem(text: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
     CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<_, _>>().map_err(Error::ReadPem)
+}
+
+/// A certificate as PEM.
+pub(crate) fn pem(der: &CertificateDer<'_>) -> Zeroizing<String> {
+    base64::pem("CERTIFICATE", der)
 }
 
 fn system_time(time: ASN1Time) -> SystemTime {

@@ -121,6 +121,16 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// A step of a rotation that cannot be taken now.
+    #[error("cannot {step} in {}: {fault}", path.display())]
+    Rotation {
+        /// `prepare a new CA`, `sign with the new CA`, `retire the old CA`.
+        step: &'static str,
+        /// The state directory.
+        path: PathBuf,
+        /// Why not.
+        fault: RotationFault,
+    },
     /// The state directory is not as this crate leaves it. It is never repaired or overwritten.
     #[error("{} is not a usable CA: {fault}", path.display())]
     StateFault {
@@ -128,6 +138,23 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it.
         fault: StateFault,
+    },
+}
+
+/// Why a step of a rotation is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RotationFault {
+    /// The one before is not at its end.
+    #[error("a rotation is under way: {}", .0.next_step())]
+    UnderWay(crate::rotation::Phase),
+    /// There is nothing to go on with.
+    #[error("no rotation has come so far: {}", .0.next_step())]
+    NotSoFar(crate::rotation::Phase),
+    /// Somebody may not have noticed the step before.
+    #[error("too early: wait for {} more seconds", left.as_secs_f64().ceil())]
+    TooEarly {
+        /// How long.
+        left: std::time::Duration,
     },
 }
 
@@ -168,6 +195,12 @@ pub enum StateFault {
         /// In bytes.
         limit: u64,
     },
+    /// It has gone.
+    #[error("it is not there")]
+    Missing,
+    /// Bytes that are no text.
+    #[error("it is no text")]
+    NotText,
     /// No key in it, or none that can be read.
     #[error("it has no readable private key")]
     Key,

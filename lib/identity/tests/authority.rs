@@ -218,7 +218,7 @@ fn a_broken_directory_is_refused_and_left_alone() {
 
     check_refused("empty", |p| rewrite(p, |_| String::new()), fault(StateFault::Key));
     check_refused("garbage", |p| rewrite(p, |_| "hello".into()), fault(StateFault::Key));
-    check_refused("not text", |p| fs::write(p.join("ca.pem"), [0xff; 9]).unwrap(), fault(StateFault::Key));
+    check_refused("not text", |p| fs::write(p.join("ca.pem"), [0xff; 9]).unwrap(), fault(StateFault::NotText));
     check_refused(
         "cut",
         |p| rewrite(p, |t| t[..t.len() / 2].into()),

@@ -49,7 +49,7 @@ fn the_peer_is_told_and_loses_nothing() {
         assert_eq!(ask(&peer, "10.0.0.2:99").await, Ended::Refused(503), "served");
         let drained = mesh.ztunnel.drain(Accepting::Ends);
         peer.closed().await;
-        assert!(!peer.can_open(std::time::SystemTime::now()));
+        assert!(!peer.can_open(SystemTime::now()));
         drained.await;
     }));
 }

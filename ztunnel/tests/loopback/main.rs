@@ -5,7 +5,14 @@ mod limits;
 mod mesh;
 mod rejudge;
 
-use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use mesh::{Mesh, at, authority, converse, cookie, identity, ip, is_reset, issue, run, talk};
 use serde_json::Value;
@@ -397,6 +404,32 @@ fn without_a_certificate_nothing_is_said() {
         is_reset(&mut mesh.captured("a", at("b", 80))).await;
         check(&mesh.line(&[OUT]).await, &[("reason", "no_certificate")]);
     });
+}
+
+#[test]
+fn an_expired_certificate_opens_nothing_and_cuts_nothing() {
+    for (whose, from, line) in [("a", "a", OUT), ("b", "c", IN)] {
+        run(async {
+            let mesh = Mesh::new([]);
+            mesh.echo(at("b", 80)).await;
+            let mut open = mesh.captured("a", at("b", 80));
+            talk(&mut open).await;
+            let Credentials { roots, mut own } = issue(&mesh.authority, 1);
+            let second = Duration::from_secs(1);
+            let then = SystemTime::now() - 5 * second;
+            let expired = mesh.authority.credential(&identity(whose), second, then).expect("issued");
+            own.insert(identity(whose), Arc::new(expired));
+            mesh.credentials.send_replace(Arc::new(Credentials { roots, own }));
+            mesh.ztunnel.caught_up().await;
+            is_reset(&mut mesh.captured(from, at("b", 80))).await;
+            mesh.line(&[line, ("reason", "no_certificate")]).await;
+            talk(&mut open).await;
+            // Renewed, it serves again.
+            mesh.credentials.send_replace(Arc::new(issue(&mesh.authority, 1)));
+            mesh.ztunnel.caught_up().await;
+            assert_eq!(converse(&mut mesh.captured(from, at("b", 80)), b"hello").await, b"hello");
+        });
+    }
 }
 
 #[test]

@@ -1,0 +1,174 @@
+//! `underpass-agent ca`: what an operator does with the embedded CA. The agents need not be told: each of them looks at the
+//! state directory itself. A room of its own because it is another program than the agent, which only shares its file.
+
+use std::{
+    ffi::OsString,
+    fmt::Write as _,
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
+
+use clap::{Args, Parser, Subcommand};
+use underpass_core::TrustDomain;
+use underpass_identity::{
+    Error, authority,
+    rotation::{self, NOTICED_AFTER, Phase, Status},
+};
+
+/// Looks at the embedded certificate authority, or replaces its root in three steps: `prepare`, `activate`, `retire`.
+///
+/// No connection fails if each step is given its time: every agent has noticed the step before, and nothing is in use any
+/// more that hangs on the old root. A step that comes too early is refused.
+#[derive(Debug, Parser)]
+#[command(name = "underpass-agent ca", version)]
+pub struct Command {
+    #[command(subcommand)]
+    step: Step,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Step {
+    /// Shows the roots, and how far a rotation is.
+    Status(Place),
+    /// Makes a new root, which every agent trusts from now on; the old one goes on signing.
+    Prepare(Place),
+    /// Lets the new root sign; the old one stays trusted. Every agent renews its certificates at once.
+    Activate(Early),
+    /// Stops trusting the old root. Connections whose peer was verified by it are reset.
+    Retire {
+        #[command(flatten)]
+        early: Early,
+        /// How long a workload's certificate is valid, in seconds: so long after `activate` the old root may be in use.
+        #[arg(long, env = "UNDERPASS_CERTIFICATE_LIFETIME", value_name = "SECONDS", default_value_t = authority::LEAF_LIFETIME.as_secs())]
+        certificate_lifetime: u64,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
+struct Place {
+    /// The state directory of the agents.
+    #[arg(long, env = "UNDERPASS_STATE", value_name = "DIR", default_value = "/var/lib/underpass")]
+    state: PathBuf,
+    /// The trust domain of the mesh.
+    #[arg(long, env = "UNDERPASS_TRUST_DOMAIN", value_name = "NAME", default_value = "cluster.local")]
+    trust_domain: TrustDomain,
+}
+
+#[derive(Clone, Debug, Args)]
+struct Early {
+    #[command(flatten)]
+    place: Place,
+    /// Without waiting until everybody must have noticed the step before: you have looked yourself.
+    #[arg(long)]
+    now: bool,
+}
+
+impl Command {
+    /// The command line, where it is this command's.
+    #[must_use]
+    pub fn asked(mut arguments: impl Iterator<Item = OsString>) -> Option<Result<Self, clap::Error>> {
+        let program = arguments.next()?;
+        let first = arguments.next()?;
+        (first == "ca").then(|| Self::try_parse_from(std::iter::once(program).chain(arguments)))
+    }
+
+    /// Does it, and says what came of it.
+    #[must_use]
+    pub fn run(self, now: SystemTime) -> ExitCode {
+        match self.step.take(now) {
+            Ok(status) => {
+                print!("{}", text(&status, now));
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                let error = anyhow::Error::new(error);
+                eprintln!("underpass-agent ca: {error:#}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+impl Step {
+    fn take(self, now: SystemTime) -> Result<Status, Error> {
+        let dir = |place: &Place| crate::certs::directory(&place.state);
+        let wait = |early: &Early, wait: Duration| if early.now { Duration::ZERO } else { wait };
+        match self {
+            Self::Status(place) => rotation::status(&dir(&place), &place.trust_domain, now),
+            Self::Prepare(place) => rotation::prepare(&dir(&place), &place.trust_domain, now),
+            Self::Activate(early) => {
+                let settled = wait(&early, NOTICED_AFTER);
+                rotation::activate(&dir(&early.place), &early.place.trust_domain, now, settled)
+            }
+            Self::Retire { early, certificate_lifetime } => {
+                let settled = wait(&early, Duration::from_secs(certificate_lifetime));
+                rotation::retire(&dir(&early.place), &early.place.trust_domain, now, settled)
+            }
+        }
+    }
+}
+
+fn text(status: &Status, now: SystemTime) -> String {
+    let mut text = String::new();
+    let since = now.duration_since(status.since).unwrap_or_default().as_secs();
+    let phase = match status.phase {
+        Phase::Steady => "steady".to_owned(),
+        phase => format!("{phase} {since} s ago"),
+    };
+    // Writing to a String does not fail.
+    let _ = writeln!(text, "{phase}: {}", status.phase.next_step());
+    for (role, root) in &status.roots {
+        let days = root.not_after().duration_since(now).unwrap_or_default().as_secs() / (24 * 3600);
+        let _ = writeln!(text, "{:<5}  {}  valid for {days} more days", role.as_str(), root.serial());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use underpass_identity::Authority;
+
+    use super::*;
+
+    fn run(arguments: &[&str], state: &std::path::Path, later: Duration) -> Result<String, String> {
+        let place = ["--state", state.to_str().unwrap()];
+        let all = ["underpass-agent", "ca"].iter().chain(arguments).chain(&place).map(OsString::from);
+        let command = Command::asked(all).expect("ours").map_err(|e| e.to_string())?;
+        let now = SystemTime::now() + later;
+        command.step.take(now).map(|status| text(&status, now)).map_err(|e| e.to_string())
+    }
+
+    fn check(result: Result<String, String>, says: &[&str]) {
+        let text = result.unwrap_or_else(|error| error);
+        assert!(says.iter().all(|word| text.contains(word)), "{says:?}: {text}");
+    }
+
+    #[test]
+    fn a_rotation_as_an_operator_sees_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, none) = (folder.path(), Duration::ZERO);
+        check(run(&["status"], state, none), &["cannot inspect"]);
+        Authority::open(&state.join("ca"), &TrustDomain::default(), SystemTime::now()).unwrap();
+        check(run(&["status"], state, none), &["steady: `prepare` begins one", "signs", "valid for 3649 more days"]);
+        check(run(&["activate"], state, none), &["no rotation has come so far: `prepare` begins one"]);
+        check(run(&["prepare"], state, none), &["prepared 0 s ago: next is `activate`", "signs", "next "]);
+        check(run(&["prepare"], state, none), &["a rotation is under way: next is `activate`"]);
+        check(run(&["activate"], state, none), &["too early: wait for 10 more seconds"]);
+        check(run(&["activate"], state, NOTICED_AFTER), &["next is `retire`", "signs", "old "]);
+        check(run(&["retire"], state, Duration::from_secs(86_000)), &["too early: wait for"]);
+        check(run(&["retire", "--now"], state, none), &["steady"]);
+        check(run(&["prepare"], state, none), &["prepared"]);
+        check(run(&["activate", "--now"], state, none), &["activated"]);
+        check(run(&["retire", "--certificate-lifetime", "60"], state, Duration::from_secs(61)), &["steady"]);
+        check(run(&["retire", "--trust-domain", "other.org"], state, none), &["trust domain", "other.org"]);
+    }
+
+    #[test]
+    fn other_command_lines_are_the_agents() {
+        for arguments in [&["underpass-agent"][..], &["underpass-agent", "--node", "ca"], &[]] {
+            assert!(Command::asked(arguments.iter().map(OsString::from)).is_none());
+        }
+        check(run(&["rotate"], std::path::Path::new("/"), Duration::ZERO), &["rotate", "Usage"]);
+    }
+}
