@@ -4,9 +4,21 @@
 //! What must hold: where nothing may fail, 0 failed; and each scenario has what does fail beside it: what hangs on a removed
 //! root, what has no certificate any more, what is signed by a root that nobody was told about.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    os::unix::process::ExitStatusExt as _,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use underpass_tests::{
     apps::{crowd::Caller, http, pair::Pair, socket::Dial},
@@ -18,6 +30,8 @@ underpass_tests::scenarios! {
     the_root_is_replaced_under_load,
     a_root_that_is_swapped_at_once,
     the_authority_goes_and_comes_back,
+    identities_leave_with_their_pods,
+    no_core_file_has_a_key,
 }
 
 /// Two nodes; a and a2 on the first, b and b2 on the second, in namespace `mesh`, which is in the mesh; o1 and o2 of `out`
@@ -262,5 +276,95 @@ fn the_authority_goes_and_comes_back(lab: &Lab) -> Result<()> {
             ensure!(log.matches(line).count() == 1, "{node} says {line:?} once: {log}");
         }
     }
+    Ok(())
+}
+
+fn identities_leave_with_their_pods(lab: &Lab) -> Result<()> {
+    let mut mesh = mesh(lab)?;
+    let _servers = mesh.echo(&["mesh/b"], PORT)?;
+    let names = |mesh: &Mesh| -> Result<Vec<String>> {
+        let all = certificates(mesh, "node-1")?;
+        let name = |own: &Value| own["identity"].as_str()?.rsplit('/').next().map(str::to_owned);
+        all.iter().map(|own| name(own).context("an identity")).collect()
+    };
+    ensure!(names(&mesh)? == ["a", "a2"], "{:?}", names(&mesh)?);
+    let mut open = mesh.pair("mesh/a2", "mesh/b", true)?;
+    let call = |mesh: &Mesh| -> Result<()> {
+        let to: SocketAddr = mesh.at("mesh/b", false, PORT)?;
+        mesh.call("mesh/a2", Dial::to(to))?.answered().map(drop)
+    };
+    call(&mesh)?;
+
+    // The pod becomes somebody else.
+    mesh.replace("world.yaml", "serviceAccountName: a2", "serviceAccountName: somebody")?;
+    ensure!(names(&mesh)? == ["a", "somebody"], "{:?}", names(&mesh)?);
+    let lines = mesh.log("node-2")?.len();
+    call(&mesh)?;
+    let identity = ("source_identity", "spiffe://cluster.local/ns/mesh/sa/somebody");
+    mesh.logged_after("node-2", lines, &[("direction", "inbound"), identity])?;
+    open.is_reset().context("its tunnel showed the old identity")?;
+
+    // It leaves. Others stay.
+    mesh.bed.remove_pod("mesh/a2")?;
+    let world = mesh.manifest("world.yaml")?;
+    let others = world.split("\n---\n").filter(|object| !object.contains("serviceAccountName: somebody"));
+    let others = others.collect::<Vec<_>>().join("\n---\n");
+    mesh.edit("world.yaml", Some(&others))?;
+    wait_until("its identity to leave", || Ok(names(&mesh)? == ["a"]))
+}
+
+/// A program that is told to leave a core file, once it says something or at once.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Quit {
+    program: Vec<String>,
+    says: Option<String>,
+    directory: PathBuf,
+}
+
+/// Has it left one?
+fn leaves_core(quit: Quit) -> Result<bool> {
+    let mut child = Command::new("sh")
+        .args(["-c", "ulimit -c unlimited && exec \"$@\"", "sh"])
+        .args(&quit.program)
+        .current_dir(&quit.directory)
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut stderr = BufReader::new(child.stderr.take().context("a pipe")?);
+    let mut line = String::new();
+    while quit.says.as_ref().is_some_and(|says| !line.contains(says)) {
+        line.clear();
+        ensure!(stderr.read_line(&mut line)? > 0, "{:?} ended: {:?}", quit.program, child.wait()?);
+    }
+    kill(Pid::from_raw(child.id().try_into()?), Signal::SIGQUIT)?;
+    let status = child.wait()?;
+    ensure!(status.signal() == Some(libc::SIGQUIT), "{status:?}");
+    Ok(status.core_dumped())
+}
+
+/// A core file of the agent would have its keys. The twin is a process like any other.
+fn no_core_file_has_a_key(lab: &Lab) -> Result<()> {
+    let mesh = Mesh::up(lab, &[("world.yaml", WORLD)])?;
+    let node = mesh.bed.node("node-1")?;
+    let place = node.service("underpass-agent")?;
+    let agent = std::env::var("UNDERPASS_AGENT_BIN").context("run `cargo xtask test kernel`")?;
+    let path = |path: &std::path::Path| path.to_str().context("UTF-8").map(str::to_owned);
+    let manifests = path(mesh.path_of("world.yaml").parent().context("a folder")?)?;
+    let (state, log) = (path(&lab.directory().join("state"))?, path(&lab.directory().join("access.log"))?);
+    let (bpffs, cgroup) = (path(lab.bpffs())?, path(node.cgroup())?);
+    let arguments = [
+        [agent.as_str(), "--node=node-1"],
+        ["--manifests", &manifests],
+        ["--state", &state],
+        ["--bpffs", &bpffs],
+        ["--cgroup-root", &cgroup],
+        ["--access-log", &log],
+    ];
+    let program = arguments.iter().flatten().map(ToString::to_string).collect();
+    let directory = lab.directory().to_owned();
+    let sleep = vec!["sleep".to_owned(), "1000".to_owned()];
+    let twin = Quit { program: sleep, says: None, directory: directory.clone() };
+    ensure!(place.act(leaves_core, twin)?, "a process like any other leaves a core here");
+    let agent = Quit { program, says: Some("agent started".to_owned()), directory };
+    ensure!(!place.act(leaves_core, agent)?, "the agent has left a core");
     Ok(())
 }
