@@ -3,26 +3,17 @@
 //!
 //! A family stands beside what it measures; its room lists it in `FAMILIES`, and [`groups`] names the rooms.
 
-use std::sync::Arc;
-
 use underpass_telemetry::{
     access_log,
     metrics::{Family, Registry, process},
 };
-use underpass_ztunnel::{Budgets, metrics::Settings};
+use underpass_ztunnel::metrics::Settings;
 
 use crate::{certs, config::Config, keeper, pods, reports};
 
 static BUILD: Family = Family::gauge("underpass_build_info", "Always 1; which build this is.", &["version"]);
-static BUDGET_USED: Family = Family::gauge(
-    "underpass_budget_used",
-    "What all pods hold of the budgets of the node: sockets, and bytes that wait.",
-    &["resource"],
-);
-static BUDGET_LIMIT: Family = Family::gauge("underpass_budget_limit", "What the node has for all pods.", &["resource"]);
-
 /// The families of this room.
-const FAMILIES: &[&Family] = &[&BUILD, &BUDGET_USED, &BUDGET_LIMIT];
+const FAMILIES: &[&Family] = &[&BUILD];
 
 /// Everything that the agent measures, by what it is about.
 #[must_use]
@@ -31,6 +22,7 @@ pub fn groups() -> Vec<(&'static str, &'static [&'static Family])> {
         ("Traffic", underpass_ztunnel::metrics::FAMILIES),
         ("Tunnels", underpass_net::tunnel::FAMILIES),
         ("Certificates", certs::FAMILIES),
+        ("What pods hold", underpass_ztunnel::BUDGET_FAMILIES),
         ("World", keeper::FAMILIES),
         ("Pods", pods::FAMILIES),
         ("Kernel", reports::FAMILIES),
@@ -44,16 +36,6 @@ pub fn groups() -> Vec<(&'static str, &'static [&'static Family])> {
 pub fn measure(registry: &Registry) {
     registry.gauge(&BUILD).with(&[env!("CARGO_PKG_VERSION")]).set(1);
     process::measure(registry);
-}
-
-/// Measures what pods hold.
-pub fn measure_budgets(registry: &Registry, budgets: Arc<Budgets>) {
-    registry.collect(move |samples| {
-        for (resource, (used, limit)) in [("sockets", budgets.sockets()), ("bytes", budgets.memory())] {
-            samples.add(&BUDGET_USED, &[resource], used);
-            samples.add(&BUDGET_LIMIT, &[resource], limit);
-        }
-    });
 }
 
 /// How traffic is counted.

@@ -146,7 +146,6 @@ pub async fn run_in<D: DataPath + 'static>(
     tunnel.limits = limits::of(config);
     tunnel.metrics = metrics::traffic(config);
     let ztunnel = Ztunnel::start(&tunnel, &inputs)?;
-    metrics::measure_budgets(&registry, Arc::clone(ztunnel.budgets()));
 
     let sink = Box::new(move |event| drop(sender.send(event)));
     let of_node = pods::Settings {

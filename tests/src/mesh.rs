@@ -44,6 +44,7 @@ pub struct Mesh {
     agents: BTreeMap<String, Running>,
     started: usize,
     options: Vec<String>,
+    files: Option<u64>,
 }
 
 impl Mesh {
@@ -60,12 +61,17 @@ impl Mesh {
         }
         let world = World::empty(MeshSettings::default()).apply(&update.batch);
         let bed = Testbed::up(lab, &Description::from_world(&world)?)?;
-        Ok(Self { bed, manifests, agents: BTreeMap::new(), started: 0, options: Vec::new() })
+        Ok(Self { bed, manifests, agents: BTreeMap::new(), started: 0, options: Vec::new(), files: None })
     }
 
     /// Options that every agent is started with from now on.
     pub fn options(&mut self, options: &[&str]) {
         self.options = options.iter().map(ToString::to_string).collect();
+    }
+
+    /// How many files every agent that is started from now on may have open.
+    pub fn files(&mut self, most: u64) {
+        self.files = Some(most);
     }
 
     /// Starts an agent on every node, and waits until all of them have applied the manifests.
@@ -127,6 +133,7 @@ impl Mesh {
             .args(["--access-log-format", "json", "--log", "debug"])
             .args(&self.options)
             .args(more)
+            .files(self.files)
             .named(&format!("agent-{name}-{}", self.started));
         let running = node.service("underpass-agent")?.start(&program)?;
         self.agents.insert(name.to_owned(), running);

@@ -11,6 +11,30 @@ use std::{
 
 use underpass_core::{ObjectName, Reason};
 use underpass_net::budget::{Share, Stock};
+use underpass_telemetry::metrics::{Family, Registry};
+
+static USED: Family = Family::gauge(
+    "underpass_budget_used",
+    "What of a budget of the node is held: sockets, or bytes that wait.",
+    &["budget"],
+);
+static LIMIT: Family =
+    Family::gauge("underpass_budget_limit", "How much there is of a budget of the node.", &["budget"]);
+static POD_USED: Family =
+    Family::gauge("underpass_pod_budget_used", "What a pod holds of a budget.", &["budget", "namespace", "pod"]);
+static PAUSES: Family = Family::counter(
+    "underpass_pod_accept_pauses_total",
+    "How often accepting paused for a pod.",
+    &["namespace", "pod"],
+);
+static GIVEN_UP: Family = Family::counter(
+    "underpass_pod_given_up_total",
+    "Connections of a pod that ended because a budget was used up: limit, or memory.",
+    &["namespace", "pod", "reason"],
+);
+
+/// The families of this room.
+pub const FAMILIES: &[&Family] = &[&USED, &LIMIT, &POD_USED, &PAUSES, &GIVEN_UP];
 
 /// What a node has, and what one of its pods may have of it at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +102,26 @@ impl Budgets {
     pub(crate) fn new(limits: Limits) -> Arc<Self> {
         let (sockets, memory) = (Stock::new(limits.sockets), Stock::new(limits.memory));
         Arc::new(Self { limits, sockets, memory, pods: Mutex::default() })
+    }
+
+    /// Measures them.
+    pub(crate) fn measure(self: &Arc<Self>, registry: &Registry) {
+        let budgets = Arc::clone(self);
+        let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        registry.collect(move |samples| {
+            for (budget, (used, most)) in [("sockets", budgets.sockets()), ("memory", budgets.memory())] {
+                samples.add(&USED, &[budget], gauge(used));
+                samples.add(&LIMIT, &[budget], gauge(most));
+            }
+            for pod in budgets.pods() {
+                let (namespace, name) = (pod.name.namespace(), pod.name.name());
+                samples.add(&POD_USED, &["sockets", namespace, name], gauge(pod.sockets.0));
+                samples.add(&POD_USED, &["memory", namespace, name], gauge(pod.memory.0));
+                samples.add(&PAUSES, &[namespace, name], pod.pauses);
+                samples.add(&GIVEN_UP, &[namespace, name, Reason::Limit.as_str()], pod.refused);
+                samples.add(&GIVEN_UP, &[namespace, name, Reason::Memory.as_str()], pod.given_up);
+            }
+        });
     }
 
     /// For a pod that is served from now on.

@@ -35,7 +35,7 @@ use underpass_identity::{Credential, Roots};
 use underpass_telemetry::{access_log::AccessLog, metrics::Registry};
 
 pub use self::{
-    budgets::{Budgets, Limits, PodBudget, PodUse, SOCKETS_PER_POD},
+    budgets::{Budgets, FAMILIES as BUDGET_FAMILIES, Limits, PodBudget, PodUse, SOCKETS_PER_POD},
     connections::Connections,
     drain::{Accepting, Lent},
     pod::Pod,
@@ -156,6 +156,7 @@ impl Ztunnel {
             metrics: Metrics::new(&settings.metrics, &inputs.metrics, inputs.world.clone()),
         };
         let budgets = Arc::clone(&shared.budgets);
+        budgets.measure(&inputs.metrics);
         let workers = (0..settings.workers.get())
             .map(|i| Worker::spawn(i, settings.clone(), inputs.clone(), shared.clone()))
             .collect::<Result<_, _>>()?;

@@ -37,6 +37,9 @@ pub struct Key {
     pub netns: u64,
 }
 
+/// The next tunnel is begun where less than this part of a tunnel's streams is left.
+const NEARLY_FULL: usize = 8;
+
 /// Tunnels to one peer.
 #[derive(Debug, Default)]
 struct Shared {
@@ -61,6 +64,15 @@ impl Shared {
                 && !not.is_some_and(|stream| stream.rules_out(tunnel))
         };
         self.tunnels.iter().filter(has_room).max_by_key(|tunnel| tunnel.open_streams())
+    }
+
+    /// So few streams more can be opened that the next tunnel is worth its handshake now. Never for peers that take only
+    /// a few per tunnel, nor before one has said how many it takes.
+    fn is_nearly_full(&self, now: SystemTime) -> bool {
+        let Some(cap) = self.cap else { return false };
+        let open = self.tunnels.iter().filter(|tunnel| tunnel.can_open(now));
+        let room = open.map(|tunnel| tunnel.stream_cap().unwrap_or(cap).saturating_sub(tunnel.open_streams()));
+        room.fold(0_usize, usize::saturating_add) < cap / NEARLY_FULL
     }
 }
 
@@ -88,7 +100,14 @@ impl Pool {
         let mine = shared.entry(key.clone()).or_default();
         mine.look();
         if let Some(tunnel) = mine.fullest_with_room(now, not) {
-            return Ok(tunnel.open(request));
+            let stream = tunnel.open(request);
+            // Whoever needs it will say why there is none.
+            if mine.is_nearly_full(now)
+                && let Ok(next) = connect()
+            {
+                mine.tunnels.push(next);
+            }
+            return Ok(stream);
         }
         if mine.cap == Some(0) {
             return Ok(Err(OpenError::Full)); // another tunnel would have no room either

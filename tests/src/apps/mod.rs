@@ -6,6 +6,7 @@
 //! * [`pair`]: one connection, both ends of it.
 //! * [`crowd`]: many connections of one pod: at once, one after another, stalled, or until they are stopped.
 //! * [`hammer`]: connections without a pause, counted.
+//! * [`load`]: thousands of connections from one process to one process, with little of their own.
 //! * [`servers`]: echo that says who connected, sink, UDP echo.
 //! * [`http`]: services that call each other, as the bookinfo sample does.
 //! * [`vip`]: what kube-proxy does, for pods that the mesh does not capture.
@@ -16,6 +17,7 @@ pub mod crowd;
 pub mod foreign;
 pub mod hammer;
 pub mod http;
+pub mod load;
 pub mod pair;
 pub mod pattern;
 pub mod raw;

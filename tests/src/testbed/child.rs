@@ -133,7 +133,7 @@ fn start(scenario: &Scenario, directory: &Path, cgroup: &Path) -> Result<i32> {
 
 /// The scenario: runs the test and says how it went by the exit code.
 fn play(scenario: &Scenario, directory: &Path, cgroup: &Path, control: Control) -> i32 {
-    wait::start();
+    wait::start(scenario.deadline());
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| -> Result<()> {
         let lab = Lab::new(control, directory, cgroup)?;
         scenario.run_with(&lab)

@@ -49,6 +49,8 @@ pub struct Scenario {
     name: &'static str,
     body: Body,
     hidden: bool,
+    /// How many times the usual deadline it has.
+    times: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -61,19 +63,29 @@ impl Scenario {
     /// A scenario that runs in its own namespaces.
     #[must_use]
     pub const fn new(name: &'static str, run: fn(&Lab) -> Result<()>) -> Self {
-        Self { name, body: Body::Inside(run), hidden: false }
+        Self { name, body: Body::Inside(run), hidden: false, times: 1 }
     }
 
     /// A test that runs in the runner's own process: about the runner itself.
     #[must_use]
     pub const fn outside(name: &'static str, run: fn() -> Result<()>) -> Self {
-        Self { name, body: Body::Outside(run), hidden: false }
+        Self { name, body: Body::Outside(run), hidden: false, times: 1 }
     }
 
     /// The same, run only when asked for by its exact name: the victim of another test.
     #[must_use]
     pub const fn hidden(self) -> Self {
         Self { hidden: true, ..self }
+    }
+
+    /// The same, with so many times the usual deadline: for volume.
+    #[must_use]
+    pub const fn lasting(self, times: u32) -> Self {
+        Self { times, ..self }
+    }
+
+    pub(super) fn deadline(&self) -> Duration {
+        wait::deadline() * self.times
     }
 
     pub(super) fn run_with(&self, lab: &Lab) -> Result<()> {
@@ -181,7 +193,7 @@ fn report(scenario: &Scenario, number: usize, choice: &Choice) -> Option<(&'stat
             Ok(result) => result.err().map(|e| shown(&e)),
             Err(_) => Some("panicked".into()),
         },
-        Body::Inside(_) => match isolate(scenario, number, choice.nocapture, Some(wait::deadline())) {
+        Body::Inside(_) => match isolate(scenario, number, choice.nocapture, Some(scenario.deadline())) {
             Ok(outcome) if outcome.code == 0 => None,
             Ok(outcome) => Some(outcome.text),
             Err(e) => Some(shown(&e)),

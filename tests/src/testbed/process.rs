@@ -9,7 +9,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::Signal;
+use nix::sys::{
+    resource::{Resource, setrlimit},
+    signal::Signal,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -26,6 +29,7 @@ pub struct Program {
     environment: Vec<(String, String)>,
     name: String,
     log: Option<PathBuf>,
+    files: Option<u64>,
 }
 
 impl Program {
@@ -33,7 +37,7 @@ impl Program {
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Self { path, arguments: Vec::new(), environment: Vec::new(), name, log: None }
+        Self { path, arguments: Vec::new(), environment: Vec::new(), name, log: None, files: None }
     }
 
     /// One more argument.
@@ -56,6 +60,13 @@ impl Program {
     #[must_use]
     pub fn env(mut self, name: &str, value: impl AsRef<std::ffi::OsStr>) -> Self {
         self.environment.push((name.into(), value.as_ref().to_string_lossy().into_owned()));
+        self
+    }
+
+    /// How many files it may have open, soft and hard.
+    #[must_use]
+    pub fn files(mut self, most: Option<u64>) -> Self {
+        self.files = most;
         self
     }
 
@@ -95,6 +106,9 @@ fn wait_for_exec(mut io: UnixStream) -> Result<()> {
 fn replace_by(program: Program, io: &mut Io) -> Result<()> {
     let log = program.log.context("has a log")?;
     let output = File::options().append(true).open(&log).with_context(|| format!("open {}", log.display()))?;
+    if let Some(most) = program.files {
+        setrlimit(Resource::RLIMIT_NOFILE, most, most).context("limit of open files")?;
+    }
     io.send(&())?;
     let mut command = Command::new(&program.path);
     command.args(&program.arguments).envs(program.environment);

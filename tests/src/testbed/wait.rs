@@ -37,8 +37,7 @@ pub fn deadline() -> Duration {
 }
 
 /// From now on waits of this process end when the scenario's time is over.
-pub(super) fn start() {
-    let deadline = deadline();
+pub(super) fn start(deadline: Duration) {
     END.get_or_init(|| Instant::now() + deadline - (MARGIN * slowness()).min(deadline / 4));
 }
 

@@ -184,6 +184,36 @@ fn more_streams_than_a_tunnel_takes_open_another() {
 }
 
 #[test]
+fn the_next_tunnel_is_there_before_it_is_needed() {
+    // With room for four a tunnel has no eighth part that could be left.
+    for (cap, begun_at) in [(16, 15), (4, 5)] {
+        run(async {
+            let mut mesh = Mesh::new();
+            mesh.settings.hbone.max_open_streams = cap;
+            let mesh = Rc::new(mesh);
+            let server = mesh.serve_applications().await;
+            let (pool, target) = (Rc::<Pool>::default(), echo("127.0.0.1:0").await);
+            let mut calls = Vec::new();
+            for n in 1..=cap {
+                let mut call = mesh.pooled(&pool, server.address, target).await;
+                call.app.write_u8(7).await.expect("sent");
+                assert_eq!(call.app.read_u8().await.expect("heard"), 7);
+                calls.push(call);
+                assert_eq!(pool.len(), if n < begun_at { 1 } else { 2 }, "at {n} of {cap}");
+            }
+            if begun_at <= cap {
+                let next = || server.tunnels.borrow().get(1).cloned();
+                until("the next one is ready", || next().is_some_and(|tunnel| tunnel.peer().is_some())).await;
+                assert_eq!(next().expect("there").open_streams(), 0, "and nobody needs it yet");
+            }
+            let mut call = mesh.pooled(&pool, server.address, target).await;
+            assert_eq!(converse(&mut call.app, b"more").await.expect("answered"), b"more");
+            assert_eq!(pool.len(), 2, "no third");
+        });
+    }
+}
+
+#[test]
 fn a_peer_that_takes_one_stream_gets_one_per_tunnel() {
     run(async {
         let mut mesh = Mesh::new();
