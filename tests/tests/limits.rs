@@ -166,7 +166,7 @@ fn one_pod_stalls_a_thousand_streams(lab: &Lab) -> Result<()> {
         let now = resident(pid)?;
         println!("agent: {} MiB before, {} MiB now", before >> 20, now >> 20);
         // The budget, and as much again for what a thousand connections cost by themselves and what the allocator keeps.
-        ensure!(now < before + (4 * MEMORY_MIB << 20), "{before} before, {now} now");
+        ensure!(now < before + ((4 * MEMORY_MIB) << 20), "{before} before, {now} now");
     }
     Ok(())
 }
