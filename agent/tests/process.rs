@@ -251,7 +251,7 @@ fn checked(folder: &Path) -> Checked {
     let target = Target::File(folder.join("access.log"));
     let log = access_log::Settings { format: Format::Json, target, ..access_log::Settings::default() };
     Checked {
-        authority: Authority::open(&folder.join("ca"), &TrustDomain::default(), SystemTime::now()).expect("CA"),
+        authority: Authority::open(&folder.join("state/ca"), &TrustDomain::default(), SystemTime::now()).expect("CA"),
         servers: Servers {
             admin_socket: Listener::unix(&folder.join("admin.sock")).expect("bound"),
             admin: Listener::loopback(anywhere).expect("bound"),
