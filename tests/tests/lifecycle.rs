@@ -18,7 +18,7 @@ use underpass_tests::{
         socket::{self, Dial},
     },
     mesh::Mesh,
-    testbed::{Actor, Exit, Lab, Program, Signal, wait::wait_until},
+    testbed::{Actor, Exit, Lab, Program, Signal, describe::PodSpec, wait::wait_until},
 };
 
 use support::{Counts, PORT, WORLD, Way, any, ensure_hidden, ensure_tunnelled, tables};
@@ -32,6 +32,8 @@ underpass_tests::scenarios! {
     successors_that_die,
     an_agent_that_dies_while_it_is_followed,
     cleaned_up,
+    killed_at_any_moment,
+    pods_that_come_and_go,
 }
 
 fn up(lab: &Lab, options: &[&str]) -> Result<Mesh> {
@@ -452,4 +454,154 @@ fn cleaned_up(lab: &Lab) -> Result<()> {
     mesh.start_on("node-1")?;
     let talk = mesh.call("mesh/a", Dial::to(Way::V6.to(mesh.bed.pod("mesh/b")?, PORT)?).say("AGAIN"))?.answered()?;
     ensure_tunnelled(&mesh, &talk, "a")
+}
+
+/// Killed twenty times, while pods are enrolled and released, and while one agent takes over from another: the next one always
+/// finds its way, and nothing is ever in the clear.
+fn killed_at_any_moment(lab: &Lab) -> Result<()> {
+    const ROUNDS: usize = 20;
+    const STAY: &str = "labels: {app: a2}";
+    const LEAVE: &str = "labels: {app: a2, istio.io/dataplane-mode: none}";
+    let mut mesh = up(lab, &["--release-drain", "1"])?;
+    let wire = mesh.bed.capture_wire("node-1")?;
+    let mut load = Load::begin(&mesh, lab)?;
+    load.goes_on()?;
+    for round in 0..ROUNDS {
+        let said = match round % 5 {
+            0 => "agent started",
+            1 => "pod enrolled",
+            2 => "pod leaves the mesh",
+            3 => "applied version",
+            _ => "taking over from",
+        };
+        let world = mesh.manifest("world.yaml")?;
+        match round % 5 {
+            2 => mesh.write("world.yaml", Some(&world.replace(STAY, LEAVE)))?,
+            // While none runs: the next one finds out.
+            3 => {
+                mesh.kill("node-1")?;
+                mesh.write("world.yaml", Some(&world.replace(LEAVE, STAY)))?;
+                mesh.launch("node-1")?;
+            }
+            4 => {
+                let before = mesh.begin_taking_over("node-1")?;
+                mesh.agent("node-1")?.wait_for_log(said)?;
+                before.kill()?;
+            }
+            _ => {
+                mesh.kill("node-1")?;
+                mesh.launch("node-1")?;
+            }
+        }
+        mesh.agent("node-1")?.wait_for_log(said).with_context(|| format!("round {round}"))?;
+        ensure!(mesh.kill("node-1")? == Exit::Signal(9));
+        mesh.start_on("node-1").with_context(|| format!("round {round}, after {said:?}"))?;
+    }
+    load.goes_on()?;
+    let (answered, failed) = load.end()?;
+    ensure!(answered > 0 && failed.keys().all(|what| is_cut(what)), "{failed:?}");
+    ensure!(agents(&mesh)? == 1);
+    let talk = mesh.call("mesh/a2", Dial::to(Way::V6.to(mesh.bed.pod("mesh/b")?, PORT)?).say("AGAIN"));
+    ensure!(talk.is_ok());
+    ensure_hidden(&mesh, &wire, "mesh/a", "mesh/b", "AGAIN")
+}
+
+/// What an agent and the kernel hold because of pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Census {
+    pins: usize,
+    entries: usize,
+    listeners: usize,
+    attested: usize,
+    descriptors: usize,
+    threads: usize,
+    certificates: usize,
+    devices: usize,
+}
+
+impl Census {
+    fn take(mesh: &mut Mesh) -> Result<Self> {
+        let pid = mesh.agent("node-1")?.pid();
+        let count = |path: &str| -> Result<usize> { Ok(fs::read_dir(path).with_context(|| path.to_owned())?.count()) };
+        let kernel = tables(mesh, "node-1")?;
+        let dump = mesh.admin("node-1", "/config_dump")?;
+        Ok(Self {
+            pins: kernel.pods()?.len(),
+            entries: kernel.contents()?.len(),
+            listeners: kernel.listeners()?.len(),
+            attested: kernel.attested()?,
+            descriptors: count(&format!("/proc/{pid}/fd"))?,
+            threads: count(&format!("/proc/{pid}/task"))?,
+            certificates: dump["certificates"].as_array().map_or(0, Vec::len),
+            devices: mesh.bed.node("node-1")?.shell()?.run("ip", &["-o", "link"])?.lines().count(),
+        })
+    }
+
+    /// Nothing here is more than there: what is counted may be fewer, because idle tunnels close.
+    fn is_within(&self, other: &Self) -> bool {
+        let counts = |c: &Self| {
+            [c.pins, c.entries, c.listeners, c.attested, c.descriptors, c.threads, c.certificates, c.devices]
+        };
+        counts(self).into_iter().zip(counts(other)).all(|(here, there)| here <= there)
+    }
+}
+
+/// A pod of a round.
+fn passing_pod(round: usize, i: usize, mode: &str) -> Result<(PodSpec, String)> {
+    let (v4, v6) = (format!("10.244.1.{}", 100 + i), format!("fd00:10:244:1::{}", 100 + i));
+    let spec = PodSpec::new("mesh", &format!("p{round}-{i}"), "node-1", &[&v4, &v6])?;
+    let text = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  {{name: {}, namespace: mesh, uid: {}, labels: {{istio.io/dataplane-mode: {mode}}}}}\n\
+         spec: {{nodeName: node-1, serviceAccountName: p{i}, containers: [{{name: app, image: app}}]}}\n\
+         status: {{phase: Running, podIP: {v4}, podIPs: [{{ip: {v4}}}, {{ip: \"{v6}\"}}]}}\n---\n",
+        spec.name, spec.uid
+    );
+    Ok((spec, text))
+}
+
+/// By the hundred, with connections: by the end of their sandboxes, and by leaving the mesh first. Nothing is left of them.
+fn pods_that_come_and_go(lab: &Lab) -> Result<()> {
+    const ROUNDS: usize = 8;
+    const PODS: usize = 25;
+    let mut mesh = up(lab, &["--release-drain", "1"])?;
+    let mut load = Load::begin(&mesh, lab)?;
+    load.goes_on()?;
+    load.end()?;
+    mesh.edit("passing.yaml", Some(""))?;
+    let before = Census::take(&mut mesh)?;
+    let mut load = Load::begin(&mesh, lab)?;
+    for round in 0..ROUNDS {
+        let of = |mode: &str| (0..PODS).map(|i| passing_pod(round, i, mode)).collect::<Result<Vec<_>>>();
+        let text = |pods: &[(PodSpec, String)]| pods.iter().map(|(_, text)| text.as_str()).collect::<String>();
+        let pods = of("ambient")?;
+        let specs: Vec<PodSpec> = pods.iter().map(|(spec, _)| spec.clone()).collect();
+        mesh.bed.add_pods(&specs)?;
+        mesh.edit("passing.yaml", Some(&text(&pods)))?;
+        let pinned = |mesh: &Mesh| -> Result<usize> { Ok(tables(mesh, "node-1")?.listeners()?.len()) };
+        wait_until("all to be enrolled", || Ok(pinned(&mesh)? == before.listeners + 2 * PODS))?;
+        let names: Vec<String> = specs.iter().map(PodSpec::full_name).collect();
+        for (name, way) in names.iter().zip(Way::ALL) {
+            let talk = mesh.call(name, Dial::to(way.to(mesh.bed.pod("mesh/b")?, PORT)?).say("PASSING"))?.answered()?;
+            ensure!(talk.who()?.peer.ip() == talk.local.ip().to_canonical(), "{name}: {talk:?}");
+        }
+        let during = Census::take(&mut mesh)?;
+        ensure!(!during.is_within(&before) && during.certificates > before.certificates, "{during:?}");
+        if round % 2 == 0 {
+            mesh.edit("passing.yaml", Some(&text(&of("none")?)))?;
+            wait_until("all to be released", || Ok(pinned(&mesh)? == before.listeners))?;
+        }
+        names.iter().try_for_each(|name| mesh.bed.remove_pod(name))?;
+        mesh.edit("passing.yaml", Some(""))?;
+        load.goes_on()?;
+    }
+    let (answered, failed) = load.end()?;
+    ensure!(answered > 0 && failed.is_empty(), "others noticed: {failed:?}");
+    let mut now = before.clone();
+    wait_until("everything to be as before", || {
+        now = Census::take(&mut mesh)?;
+        Ok(now.is_within(&before))
+    })
+    .with_context(|| format!("before {before:?}"))?;
+    println!("before {before:?}, after {now:?}");
+    Ok(())
 }

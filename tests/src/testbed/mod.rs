@@ -83,7 +83,8 @@ impl Testbed {
         self.pod(&spec.full_name())
     }
 
-    fn add_pods(&mut self, specs: &[PodSpec]) -> Result<()> {
+    /// The same for many at once, which is much cheaper.
+    pub fn add_pods(&mut self, specs: &[PodSpec]) -> Result<()> {
         let mut pods = Vec::new();
         for spec in specs {
             anyhow::ensure!(!self.pods.contains_key(&spec.full_name()), "pod {} is there", spec.full_name());
