@@ -151,6 +151,8 @@ impl Reader<'_> {
         let id = kind.and_then(|kind| identify(kind, c.tree));
         let has = |field: &str| c.tree.field(field).is_some();
         if !["apiVersion", "kind", "metadata", "spec"].into_iter().any(has) && c.outer.is_empty() {
+            // Half an edit, or another kind of file: what this one gave before may still be meant.
+            self.out.has_unreadable = true;
             return self.no_object(c);
         }
         let (Some(api_version), Some(kind)) = (api_version, kind) else {

@@ -13,7 +13,7 @@ use underpass_core::{
 
 use super::Update;
 use crate::{
-    Effect, Fault, ObjectId, Path, Problem, Severity,
+    Effect, Fault, ObjectId, Path, Problem, Segment, Severity,
     manifest::{self, Claim, Manifest, Says, Template},
 };
 
@@ -155,6 +155,11 @@ impl State {
             let keeps = serving.iter().any(|(key, s)| s.file == *file && !winners.contains_key(key));
             for problem in &manifest.problems {
                 let mut problem = problem.clone();
+                if keeps && matches!(problem.reason, Fault::NoObject { .. }) {
+                    // It stands where objects stood: not a file of another kind, but a mistake.
+                    problem.field = ["apiVersion"].into_iter().map(|f| Segment::Field(f.into())).collect();
+                    problem.reason = Fault::Missing;
+                }
                 if problem.severity() == Severity::Error {
                     let place = problem.document.zip(problem.object.clone());
                     let served = place.and_then(|place| bad.get(&place)).map(|key| serving.get(*key));

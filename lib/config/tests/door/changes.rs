@@ -44,6 +44,34 @@ fn only_what_changed_is_in_the_batch() {
 }
 
 #[test]
+fn what_is_no_object_any_more_keeps_what_stood_there() {
+    let mut shelf = Shelf::new();
+    let deny = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: deny, namespace: a}\nspec: {action: DENY, rules: [{}]}\n";
+    shelf.put(&[("deny.yaml", deny)]);
+    // Half an edit: `apiVersion`, `kind`, `metadata` and `spec` are gone, and the policy holds on.
+    let update = shelf.put(&[("deny.yaml", "action: DENY\nrules: [{}]\n")]);
+    check(
+        &update,
+        &[],
+        &expect![[r#"
+        error: deny.yaml:1: document 1: apiVersion: is missing (the last good version keeps serving)
+    "#]],
+    );
+    assert!(shelf.world.objects().len() == 1);
+    // The same in a file that never gave an object is a file of another kind.
+    let update = shelf.put(&[("deny.yaml", deny), ("values.yaml", "action: DENY\nrules: [{}]\n")]);
+    check(
+        &update,
+        &[],
+        &expect![[r#"
+        notice: values.yaml:1: document 1: is no Kubernetes object (no apiVersion, kind, metadata, spec): ignored
+    "#]],
+    );
+    // A file that is gone, or empty, gives nothing.
+    check(&shelf.put(&[("deny.yaml", "")]), &["-AuthorizationPolicy a/deny"], &expect![[""]]);
+}
+
+#[test]
 fn a_broken_object_keeps_its_last_good_version() {
     let mut shelf = Shelf::new();
     let (a, b) = (namespace("a", "x"), namespace("b", "x"));
