@@ -86,6 +86,12 @@ fn read_series(series: &Value) -> Result<Series> {
     Ok((labels.collect(), value.parse()?))
 }
 
+/// `cargo xtask` has said where it is.
+#[must_use]
+pub fn is_there() -> bool {
+    named(SERVER).is_ok() && named(PROMTOOL).is_ok()
+}
+
 /// What promtool has to say about the metrics of an agent: nothing, where they are as Prometheus recommends.
 pub fn lint(mesh: &Mesh, page: &str) -> Result<()> {
     let file = mesh.bed.lab().directory().join("metrics.txt");

@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::build::Programs;
 use crate::ebpf;
+use crate::install::prometheus::{self, Prometheus};
 use crate::process::Cmd;
 use crate::test::means;
 use crate::workspace::Workspace;
@@ -23,11 +24,14 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     means::ensure()?;
     ebpf::build(workspace)?;
     let programs = Programs::build(workspace)?;
-    Err(command(workspace, &programs)?.args(&options.arguments).exec())
+    // Its last but one step needs it; without it, it says so and goes on.
+    let prometheus = prometheus::ensure(workspace).inspect_err(|error| eprintln!("{error:#}")).ok();
+    Err(command(workspace, &programs, prometheus.as_ref())?.args(&options.arguments).exec())
 }
 
 /// The demo, told where the other programs are.
-pub(crate) fn command(workspace: &Workspace, programs: &Programs) -> Result<Cmd> {
+pub(crate) fn command(workspace: &Workspace, programs: &Programs, prometheus: Option<&Prometheus>) -> Result<Cmd> {
     let demo = Cmd::new(programs.path("underpass-demo")?).current_dir(workspace.root());
-    Ok(programs.environment()?.iter().fold(demo, |demo, (name, path)| demo.env(name, path)))
+    let demo = programs.environment()?.iter().fold(demo, |demo, (name, path)| demo.env(name, path));
+    Ok(prometheus.into_iter().flat_map(Prometheus::environment).fold(demo, |demo, (name, path)| demo.env(name, path)))
 }

@@ -1,10 +1,17 @@
-//! The steps in which an operator looks and works: what is open now, certificates that are renewed under traffic.
+//! The steps in which an operator looks and works: what is open now, certificates that are renewed, an agent that is
+//! replaced, numbers in Prometheus.
+
+use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 use underpass_tests::{
-    apps::remote::{Id, Sockets},
-    testbed::{Program, wait},
+    apps::{
+        hammer::{self, Hammer},
+        remote::{Id, Sockets},
+    },
+    prometheus::{self, Prometheus, Series},
+    testbed::{Exit, Program, wait},
 };
 
 use crate::stage::{ECHO_PORT, RATINGS, Stage};
@@ -23,7 +30,7 @@ struct Echo {
 
 impl Echo {
     fn open(stage: &Stage) -> Result<Self> {
-        let target = std::net::SocketAddr::new(stage.mesh.bed.pod(RATINGS)?.v4()?, ECHO_PORT);
+        let target = echo_address(stage)?;
         stage.screen.does(&format!("{CALLER} opens a connection to {target} and keeps it"));
         let mut client = Sockets::start(&stage.mesh.bed.app(CALLER)?)?;
         let connection = client.connect(target)?;
@@ -42,6 +49,10 @@ impl Echo {
         anyhow::ensure!(heard == BURST, "the echo differs");
         Ok(())
     }
+}
+
+fn echo_address(stage: &Stage) -> Result<SocketAddr> {
+    Ok(SocketAddr::new(stage.mesh.bed.pod(RATINGS)?.v4()?, ECHO_PORT))
 }
 
 /// `underpass connections --watch`: live rates.
@@ -97,4 +108,74 @@ fn serial(stage: &Stage, node: &str) -> Result<String> {
     let own = all.iter().find(|certificate| certificate["identity"] == IDENTITY);
     let serial = own.and_then(|certificate| certificate["serial"].as_str());
     serial.map(str::to_owned).with_context(|| format!("no certificate of {IDENTITY} in {all:?}"))
+}
+
+/// Connections before and after the hand-over that have to be answered.
+const CALLS: usize = 20;
+
+/// A second agent takes over under traffic.
+pub(crate) fn an_agent_takes_over(stage: &mut Stage) -> Result<()> {
+    stage.screen.step("An upgrade: a second agent takes over, under traffic");
+    let mut echo = Echo::open(stage)?;
+    let node = stage.mesh.node_of(RATINGS)?.to_owned();
+    stage.screen.does(&format!("{CALLER} opens connections to ratings without a pause, and counts"));
+    let until = stage.mesh.bed.lab().directory().join("enough");
+    let order = Hammer { to: vec![echo_address(stage)?], say: "HELLO".to_owned(), until: until.clone() };
+    let mut calls = hammer::start(&stage.mesh.bed.app(CALLER)?, order)?;
+    hammer::answers(&mut calls, CALLS)?;
+    stage.screen.does(&format!("{node}: another underpass-agent, with --take-over"));
+    let mut before = stage.mesh.take_over(&node)?;
+    hammer::answers(&mut calls, CALLS)?;
+    let still = echo.ping();
+    stage.screen.expect("the connection that was open goes on, in the agent before", still.is_ok(), &still)?;
+    drop(echo);
+    stage.screen.does("it is closed: nothing is left for the agent before");
+    let exit = before.wait()?;
+    stage.screen.expect("which drained, and ended by itself", exit == Exit::Code(0), exit)?;
+    hammer::answers(&mut calls, CALLS)?;
+    std::fs::write(&until, "")?;
+    let (answered, failed) = calls.join()?;
+    stage.screen.expect(&format!("{answered} connections meanwhile, 0 failed"), failed.is_empty(), &failed)
+}
+
+/// What the demo asks Prometheus, and what an answer has to have.
+const QUERIES: [(&str, &[(&str, &str)]); 3] = [
+    (
+        "sum by (source_workload, destination_workload) (istio_tcp_connections_opened_total{reporter=\"source\"})",
+        &[("source_workload", "productpage-v1"), ("destination_workload", "details-v1")],
+    ),
+    (
+        "sum by (source_workload, destination_workload) (istio_tcp_connections_closed_total{response_flags=\"DENY\", reporter=\"destination\"})",
+        &[("source_workload", "sleep"), ("destination_workload", "ratings-v1")],
+    ),
+    ("sum by (reason) (underpass_connection_ends_total)", &[("reason", "finished")]),
+];
+/// Of each answer.
+const SHOWN_SERIES: usize = 6;
+
+/// Istio's metrics, in a real Prometheus.
+pub(crate) fn numbers(stage: &mut Stage) -> Result<()> {
+    stage.screen.step("Numbers: Istio's metrics, in Prometheus");
+    if !prometheus::is_there() {
+        stage.screen.quote("Prometheus is not installed: the numbers stand on port 15020 of each node, /metrics");
+        return Ok(());
+    }
+    stage.screen.does("Prometheus scrapes port 15020 of both nodes");
+    let prometheus = Prometheus::start(&stage.mesh, "node-1", false)?;
+    for (query, wanted) in QUERIES {
+        stage.screen.does(query);
+        let has = |(labels, value): &Series| {
+            *value >= 1.0 && wanted.iter().all(|(name, want)| labels.get(*name).is_some_and(|is| is == want))
+        };
+        let answer = wait::wait_for(&format!("{wanted:?} in the answer"), || {
+            Ok(Some(prometheus.query(query)?).filter(|answer| answer.iter().any(has)))
+        })?;
+        for (labels, value) in answer.iter().take(SHOWN_SERIES) {
+            let labels: Vec<_> = labels.values().map(String::as_str).collect();
+            stage.screen.quote(&format!("{value:>6}  {}", labels.join(" -> ")));
+        }
+        let names: Vec<_> = wanted.iter().map(|(_, value)| *value).collect();
+        stage.screen.expect(&format!("{} among them", names.join(" -> ")), answer.iter().any(has), &answer)?;
+    }
+    Ok(())
 }

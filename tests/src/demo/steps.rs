@@ -15,7 +15,7 @@ use crate::stage::{
 };
 
 /// In the order in which they are shown: each begins where the one before has ended.
-pub(crate) const ALL: [fn(&mut Stage) -> Result<()>; 8] = [
+pub(crate) const ALL: [fn(&mut Stage) -> Result<()>; 10] = [
     without_the_mesh,
     into_the_mesh,
     who_is_who,
@@ -23,6 +23,8 @@ pub(crate) const ALL: [fn(&mut Stage) -> Result<()>; 8] = [
     a_policy_changes,
     operate::what_is_open,
     operate::certificates_are_renewed,
+    operate::numbers,
+    operate::an_agent_takes_over,
     out_of_the_mesh,
 ];
 
