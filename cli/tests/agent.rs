@@ -85,6 +85,7 @@ fn healthy() -> Status {
         connections: 4,
         certificates: 2,
         first_expiry_unix_s: Some(now() + 5 * HOUR + 30),
+        authority_error: None,
         problems: ProblemCount { warnings: 1, ..ProblemCount::default() },
     }
 }
@@ -139,7 +140,8 @@ fn what_is_not_well_is_said() {
         "#]],
     );
     // each alone is enough
-    let unwell: [fn(&mut Status); 4] = [
+    let unwell: [fn(&mut Status); 5] = [
+        |s| s.authority_error = Some("the authority is locked".into()),
         |s| s.waiting = vec![Gate { part: "pods".into(), reason: "later".into() }],
         |s| drop(s.pods.problems.insert("shop/cart".into(), "no sandbox".into())),
         |s| s.first_expiry_unix_s = Some(1),
@@ -214,51 +216,57 @@ fn workloads() {
 fn services() {
     of_world().check(&["services", "-o", "wide"], &expect![[r#"
         exit 0
-        NAMESPACE  NAME  TYPE       ADDRESSES             PORTS           READY  MESH  WAYPOINT  HOST                         ENDPOINTS
-        shop       cart  ClusterIP  10.96.0.10, fd96::10  80->8080, 9090  1/1    yes   -         cart.shop.svc.cluster.local  shop/cart-1
-        shop       lost  ClusterIP  10.96.0.12            80              0/0    no    -         lost.shop.svc.cluster.local  -
+        NAMESPACE  NAME  TYPE       ADDRESSES             PORTS           READY  MESH  TRAFFIC  WAYPOINT  HOST                         ENDPOINTS
+        shop       cart  ClusterIP  10.96.0.10, fd96::10  80->8080, 9090  1/1    yes   -        -         cart.shop.svc.cluster.local  shop/cart-1
+        shop       lost  ClusterIP  10.96.0.12            80              0/0    no    -        -         lost.shop.svc.cluster.local  -
     "#]]);
     of_world().check(
         &["services", "-n", "shop", "-o", "yaml"],
         &expect![[r#"
-        exit 0
-        - namespace: shop
-          name: cart
-          host: cart.shop.svc.cluster.local
-          type: ClusterIP
-          vips:
-          - "10.96.0.10"
-          - fd96::10
-          ports:
-          - name: p80
-            port: 80
-            target: "8080"
-          - name: p9090
-            port: 9090
-            target: "9090"
-          endpoints:
-          - addresses:
-            - "10.0.2.2"
-            - fd00::2
-            workload: shop/cart-1
-            ready: true
-            in_mesh: true
-          in_mesh: true
-          waypoint: null
-        - namespace: shop
-          name: lost
-          host: lost.shop.svc.cluster.local
-          type: ClusterIP
-          vips:
-          - "10.96.0.12"
-          ports:
-          - name: p80
-            port: 80
-            target: "80"
-          endpoints: []
-          in_mesh: false
-          waypoint: null
-    "#]],
+            exit 0
+            - namespace: shop
+              name: cart
+              host: cart.shop.svc.cluster.local
+              type: ClusterIP
+              vips:
+              - "10.96.0.10"
+              - fd96::10
+              ports:
+              - name: p80
+                port: 80
+                target: "8080"
+              - name: p9090
+                port: 9090
+                target: "9090"
+              endpoints:
+              - addresses:
+                - "10.0.2.2"
+                - fd00::2
+                workload: shop/cart-1
+                ready: true
+                draining: false
+                weight: 1
+                node: node-1
+                zone: null
+                in_mesh: true
+              in_mesh: true
+              waypoint: null
+              traffic: []
+            - namespace: shop
+              name: lost
+              host: lost.shop.svc.cluster.local
+              type: ClusterIP
+              vips:
+              - "10.96.0.12"
+              ports:
+              - name: p80
+                port: 80
+                target: "80"
+              endpoints: []
+              in_mesh: false
+              waypoint: null
+              traffic: []
+        "#]],
     );
 }
 
@@ -286,32 +294,45 @@ fn explain_by_the_world_of_the_agent() {
 
 #[test]
 fn certificates() {
-    let certificate = |name: &str, left: i64| Certificate {
+    let certificate = |name: &str, state: &str, left: i64| Certificate {
         identity: format!("spiffe://cluster.local/ns/shop/sa/{name}"),
-        serial: "1f".into(),
-        not_before_unix_s: now() - 12 * HOUR,
-        not_after_unix_s: now().saturating_add_signed(left),
+        state: state.into(),
+        serial: Some("1f".into()),
+        not_before_unix_s: Some(now() - 12 * HOUR),
+        not_after_unix_s: Some(now().saturating_add_signed(left)),
+        issuer: Some("2a".into()),
+        error: (state != "valid").then(|| "the authority is locked".into()),
     };
-    let all = [certificate("fresh", 43_230), certificate("late", 7_830), certificate("over", -7_830)];
+    let missing = Certificate {
+        serial: None,
+        not_before_unix_s: None,
+        not_after_unix_s: None,
+        issuer: None,
+        ..certificate("new", "missing", 0)
+    };
+    let (late, over) = (certificate("late", "failing", 7_830), certificate("over", "expired", -7_830));
+    let all = [certificate("fresh", "valid", 43_230), late, over, missing];
     let agent = Agent::start(answers(Router::new(), "/certificates", serde_json::to_value(&all).unwrap()));
     agent.check(
         &["certificates"],
         &expect![[r#"
             exit 0
-            IDENTITY                                 EXPIRES
-            spiffe://cluster.local/ns/shop/sa/fresh  in 12 h
-            spiffe://cluster.local/ns/shop/sa/late   in 2 h 10 min
-            spiffe://cluster.local/ns/shop/sa/over   2 h 10 min ago
+            IDENTITY                                 STATE    EXPIRES
+            spiffe://cluster.local/ns/shop/sa/fresh  valid    in 12 h
+            spiffe://cluster.local/ns/shop/sa/late   failing  in 2 h 10 min
+            spiffe://cluster.local/ns/shop/sa/over   expired  2 h 10 min ago
+            spiffe://cluster.local/ns/shop/sa/new    missing  -
         "#]],
     );
     agent.check(
         &["certificates", "-o", "wide"],
         &expect![[r#"
             exit 0
-            IDENTITY                                 EXPIRES         SERIAL  ISSUED
-            spiffe://cluster.local/ns/shop/sa/fresh  in 12 h         1f      12 h ago
-            spiffe://cluster.local/ns/shop/sa/late   in 2 h 10 min   1f      12 h ago
-            spiffe://cluster.local/ns/shop/sa/over   2 h 10 min ago  1f      12 h ago
+            IDENTITY                                 STATE    EXPIRES         ISSUED    SERIAL  ISSUER  PROBLEM
+            spiffe://cluster.local/ns/shop/sa/fresh  valid    in 12 h         12 h ago  1f      2a      -
+            spiffe://cluster.local/ns/shop/sa/late   failing  in 2 h 10 min   12 h ago  1f      2a      the authority is locked
+            spiffe://cluster.local/ns/shop/sa/over   expired  2 h 10 min ago  12 h ago  1f      2a      the authority is locked
+            spiffe://cluster.local/ns/shop/sa/new    missing  -               -         -       -       the authority is locked
         "#]],
     );
 }
@@ -321,7 +342,7 @@ fn connection(id: u64, micros: u64, received: u64, sent: u64) -> Value {
         "id": id, "direction": "outbound", "path": if id == 3 { "passthrough" } else { "hbone" },
         "source": { "address": "10.0.1.2:40000", "workload": "shop/web", "identity": "spiffe://cluster.local/ns/shop/sa/web" },
         "destination": { "address": "[fd00::2]:8080", "workload": if id == 3 { Value::Null } else { json!("shop/cart-1") }, "identity": null },
-        "service": if id == 3 { Value::Null } else { json!("shop/cart") }, "bytes_received": received, "bytes_sent": sent,
+        "service": if id == 3 { Value::Null } else { json!("shop/cart") }, "vip": if id == 3 { Value::Null } else { json!("10.96.0.10:80") }, "bytes_received": received, "bytes_sent": sent,
         "opened_unix_ms": 0, "duration_us": micros, "policy": "shop/cart-viewer", "reason": null, "world": 3, "later": true,
     })
 }
@@ -341,38 +362,39 @@ fn connections_and_which_of_them() {
     );
     agent.check(&["connections", "--service", "shop/cart", "-o", "wide"], &expect![[r#"
         exit 0
-        ID  DIRECTION  PATH   SOURCE          DESTINATION       SERVICE    OPEN  RECEIVED  SENT     SOURCE IDENTITY                        POLICY
-        1   outbound   hbone  shop/web:40000  shop/cart-1:8080  shop/cart  4 s   100 B     2.0 KiB  spiffe://cluster.local/ns/shop/sa/web  shop/cart-viewer
+        ID  DIRECTION  PATH   SOURCE          DESTINATION       SERVICE    OPEN  RECEIVED  SENT     VIP            SOURCE IDENTITY                        POLICY
+        1   outbound   hbone  shop/web:40000  shop/cart-1:8080  shop/cart  4 s   100 B     2.0 KiB  10.96.0.10:80  spiffe://cluster.local/ns/shop/sa/web  shop/cart-viewer
     "#]]);
     agent.check(
         &["connections", "--pod", "shop/cart-1", "-o", "json"],
         &expect![[r#"
-        exit 0
-        [
-          {
-            "id": 1,
-            "direction": "outbound",
-            "path": "hbone",
-            "source": {
-              "address": "10.0.1.2:40000",
-              "workload": "shop/web",
-              "identity": "spiffe://cluster.local/ns/shop/sa/web"
-            },
-            "destination": {
-              "address": "[fd00::2]:8080",
-              "workload": "shop/cart-1",
-              "identity": null
-            },
-            "service": "shop/cart",
-            "bytes_received": 100,
-            "bytes_sent": 2048,
-            "duration_us": 4000000,
-            "policy": "shop/cart-viewer",
-            "received_per_s": null,
-            "sent_per_s": null
-          }
-        ]
-    "#]],
+            exit 0
+            [
+              {
+                "id": 1,
+                "direction": "outbound",
+                "path": "hbone",
+                "source": {
+                  "address": "10.0.1.2:40000",
+                  "workload": "shop/web",
+                  "identity": "spiffe://cluster.local/ns/shop/sa/web"
+                },
+                "destination": {
+                  "address": "[fd00::2]:8080",
+                  "workload": "shop/cart-1",
+                  "identity": null
+                },
+                "service": "shop/cart",
+                "vip": "10.96.0.10:80",
+                "bytes_received": 100,
+                "bytes_sent": 2048,
+                "duration_us": 4000000,
+                "policy": "shop/cart-viewer",
+                "received_per_s": null,
+                "sent_per_s": null
+              }
+            ]
+        "#]],
     );
     agent.check(
         &["connections", "--pod", "shop/nobody"],

@@ -313,11 +313,11 @@ fn identities_leave_with_their_pods(lab: &Lab) -> Result<()> {
     wait_until("its identity to leave", || Ok(names(&mesh)? == ["a"]))
 }
 
-/// A program that is told to leave a core file, once it says something or at once.
+/// A program that is told to leave a core file, once it says something.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Quit {
     program: Vec<String>,
-    says: Option<String>,
+    says: String,
     directory: PathBuf,
 }
 
@@ -331,7 +331,7 @@ fn leaves_core(quit: Quit) -> Result<bool> {
         .spawn()?;
     let mut stderr = BufReader::new(child.stderr.take().context("a pipe")?);
     let mut line = String::new();
-    while quit.says.as_ref().is_some_and(|says| !line.contains(says)) {
+    while !line.contains(&quit.says) {
         line.clear();
         ensure!(stderr.read_line(&mut line)? > 0, "{:?} ended: {:?}", quit.program, child.wait()?);
     }
@@ -351,8 +351,10 @@ fn no_core_file_has_a_key(lab: &Lab) -> Result<()> {
     let manifests = path(mesh.path_of("world.yaml").parent().context("a folder")?)?;
     let (state, log) = (path(&lab.directory().join("state"))?, path(&lab.directory().join("access.log"))?);
     let (bpffs, cgroup) = (path(lab.bpffs())?, path(node.cgroup())?);
+    let socket = path(&mesh.admin_socket("node-1"))?;
     let arguments = [
         [agent.as_str(), "--node=node-1"],
+        ["--admin-socket", &socket],
         ["--manifests", &manifests],
         ["--state", &state],
         ["--bpffs", &bpffs],
@@ -361,10 +363,10 @@ fn no_core_file_has_a_key(lab: &Lab) -> Result<()> {
     ];
     let program = arguments.iter().flatten().map(ToString::to_string).collect();
     let directory = lab.directory().to_owned();
-    let sleep = vec!["sleep".to_owned(), "1000".to_owned()];
-    let twin = Quit { program: sleep, says: None, directory: directory.clone() };
+    let like_any_other = ["sh", "-c", "echo started >&2 && exec sleep 1000"].map(str::to_owned).to_vec();
+    let twin = Quit { program: like_any_other, says: "started".to_owned(), directory: directory.clone() };
     ensure!(place.act(leaves_core, twin)?, "a process like any other leaves a core here");
-    let agent = Quit { program, says: Some("agent started".to_owned()), directory };
+    let agent = Quit { program, says: "agent started".to_owned(), directory };
     ensure!(!place.act(leaves_core, agent)?, "the agent has left a core");
     Ok(())
 }

@@ -65,7 +65,8 @@ fn status(view: &View) -> Status {
         pods: pods(&view.pods.status()),
         connections: view.connections.len(),
         certificates: certificates.len(),
-        first_expiry_unix_s: certificates.iter().map(|c| c.not_after_unix_s).min(),
+        first_expiry_unix_s: certificates.iter().filter_map(|c| c.not_after_unix_s).min(),
+        authority_error: view.certificates.borrow().authority.error.clone(),
         problems: problems(&reports),
     }
 }
@@ -110,18 +111,17 @@ fn workloads(world: &World, here: &[PodStatus]) -> Vec<view::Workload> {
     all
 }
 
-/// Those that there are.
 fn certificates(view: &View) -> Vec<Certificate> {
-    let status = Arc::clone(&view.certificates.borrow());
-    let certificate = |own: &CertificateStatus| {
-        Some(Certificate {
-            identity: own.identity.clone(),
-            serial: own.serial.clone()?,
-            not_before_unix_s: own.not_before_unix_s?,
-            not_after_unix_s: own.not_after_unix_s?,
-        })
+    let certificate = |own: &CertificateStatus| Certificate {
+        identity: own.identity.clone(),
+        state: own.state.to_owned(),
+        serial: own.serial.clone(),
+        not_before_unix_s: own.not_before_unix_s,
+        not_after_unix_s: own.not_after_unix_s,
+        issuer: own.issuer.clone(),
+        error: own.error.clone(),
     };
-    status.certificates.iter().filter_map(certificate).collect()
+    view.certificates.borrow().certificates.iter().map(certificate).collect()
 }
 
 fn explained(world: &World, request: &Request) -> Response {

@@ -22,26 +22,33 @@ pub(crate) fn run(args: &Certificates) -> Result<Output, CliError> {
 }
 
 pub(super) fn text(all: &[Certificate], now: u64, wide: bool, colour: Colour) -> String {
+    let head = ["IDENTITY", "STATE", "EXPIRES"];
     let mut table =
-        Table::new(&[&["IDENTITY", "EXPIRES"][..], if wide { &["SERIAL", "ISSUED"] } else { &[] }].concat());
+        Table::new(&[&head[..], if wide { &["ISSUED", "SERIAL", "ISSUER", "PROBLEM"] } else { &[] }].concat());
     for c in all {
-        let mut row = vec![Cell::from(&c.identity), expiry(c, now)];
+        let tone = match c.state.as_str() {
+            "valid" => Tone::Good,
+            "pending" => Tone::Plain,
+            _ => Tone::Bad,
+        };
+        let mut row = vec![Cell::from(&c.identity), Cell::new(&c.state, tone), Cell::from(expiry(c, now))];
         if wide {
-            row.push(Cell::from(&c.serial));
-            row.push(Cell::from(format!("{} ago", measure::duration(now.saturating_sub(c.not_before_unix_s)))));
+            let issued = c.not_before_unix_s.map(|at| format!("{} ago", measure::duration(now.saturating_sub(at))));
+            row.push(Cell::from(issued.unwrap_or_default()));
+            row.push(Cell::from(c.serial.as_deref().unwrap_or_default()));
+            row.push(Cell::from(c.issuer.as_deref().unwrap_or_default()));
+            row.push(Cell::new(c.error.as_deref().unwrap_or_default(), Tone::Bad));
         }
         table.row(row);
     }
     table.text(colour, "no certificates: no pod of this node is in the mesh")
 }
 
-/// In the second half of its life a certificate should have been renewed: that one was not is worth a look.
-fn expiry(c: &Certificate, now: u64) -> Cell {
-    let left = c.not_after_unix_s.saturating_sub(now);
-    let life = c.not_after_unix_s.saturating_sub(c.not_before_unix_s);
-    match left {
-        0 => Cell::new(format!("{} ago", measure::duration(now.saturating_sub(c.not_after_unix_s))), Tone::Bad),
-        left if left < life / 4 => Cell::new(format!("in {}", measure::duration(left)), Tone::Bad),
-        left => Cell::from(format!("in {}", measure::duration(left))),
+/// In words; nothing where there is no certificate.
+fn expiry(c: &Certificate, now: u64) -> String {
+    match c.not_after_unix_s {
+        None => String::new(),
+        Some(at) if at <= now => format!("{} ago", measure::duration(now - at)),
+        Some(at) => format!("in {}", measure::duration(at - now)),
     }
 }

@@ -1,6 +1,6 @@
 //! `underpass services`: addresses, ports, and who is behind them.
 
-use underpass_telemetry::admin::view::{Port, Service};
+use underpass_telemetry::admin::view::{Endpoint, Port, Service};
 
 use crate::{
     args::Services,
@@ -21,7 +21,7 @@ pub(crate) fn run(args: &Services) -> Result<Output, CliError> {
 }
 
 pub(super) fn text(all: &[Service], wide: bool, colour: Colour) -> String {
-    let head = ["NAMESPACE", "NAME", "TYPE", "ADDRESSES", "PORTS", "READY", "MESH", "WAYPOINT"];
+    let head = ["NAMESPACE", "NAME", "TYPE", "ADDRESSES", "PORTS", "READY", "MESH", "TRAFFIC", "WAYPOINT"];
     let mut table = Table::new(&[&head[..], if wide { &["HOST", "ENDPOINTS"] } else { &[] }].concat());
     for s in all {
         let ready = s.endpoints.iter().filter(|e| e.ready).count();
@@ -34,13 +34,12 @@ pub(super) fn text(all: &[Service], wide: bool, colour: Colour) -> String {
             Cell::from(list(s.ports.iter().map(port))),
             Cell::new(format!("{ready}/{}", s.endpoints.len()), tone),
             yes(s.in_mesh),
+            Cell::from(list(&s.traffic)),
             Cell::from(s.waypoint.as_deref().unwrap_or_default()),
         ];
         if wide {
             row.push(Cell::from(&s.host));
-            let name =
-                |e: &underpass_telemetry::admin::view::Endpoint| e.workload.clone().unwrap_or(list(&e.addresses));
-            row.push(Cell::from(list(s.endpoints.iter().map(name))));
+            row.push(Cell::from(list(s.endpoints.iter().map(endpoint))));
         }
         table.row(row);
     }
@@ -51,3 +50,20 @@ pub(super) fn text(all: &[Service], wide: bool, colour: Colour) -> String {
 fn port(port: &Port) -> String {
     if port.target == port.port.to_string() { port.target.clone() } else { format!("{}->{}", port.port, port.target) }
 }
+
+/// Its pod or addresses, and what is unusual about it.
+fn endpoint(e: &Endpoint) -> String {
+    let mut text = e.workload.clone().unwrap_or_else(|| list(&e.addresses));
+    if e.weight != DEFAULT_WEIGHT {
+        text.push_str(&format!(" x{}", e.weight));
+    }
+    if e.draining {
+        text.push_str(" (draining)");
+    } else if !e.ready {
+        text.push_str(" (not ready)");
+    }
+    text
+}
+
+/// Of an endpoint that says nothing.
+const DEFAULT_WEIGHT: u16 = 1;

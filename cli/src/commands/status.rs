@@ -24,11 +24,13 @@ pub(crate) fn run(args: &args::Status) -> Result<Output, CliError> {
     })
 }
 
-/// Ready, every pod gets on, every manifest is served as it is written, no certificate has expired.
+/// Ready, every pod gets on, every manifest is served as it is written, no certificate has expired, and
+/// the authority that renews them is there.
 pub(super) fn is_well(status: &Status, now: u64) -> bool {
     status.waiting.is_empty()
         && status.pods.problems.is_empty()
         && status.problems.errors == 0
+        && status.authority_error.is_none()
         && status.first_expiry_unix_s.is_none_or(|expiry| now < expiry)
 }
 
@@ -54,6 +56,7 @@ pub(super) fn text(status: &Status, now: u64, colour: Colour) -> String {
         say("", &colour.red(&one_line(&format!("{pod}: {problem}"))));
     }
     say("certificates", &certificates(status, now, colour));
+    status.authority_error.iter().for_each(|why| say("", &colour.red(&one_line(why))));
     say("connections", &format!("{} open", status.connections));
     let p = &status.problems;
     let counted = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });

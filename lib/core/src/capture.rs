@@ -82,8 +82,10 @@ pub fn destination(world: &World, to: IpAddr, trace: &mut impl Trace) -> Capture
     }
 }
 
-/// One endpoint is enough, whether it can be called now or not: it may be as soon as it is ready.
-fn service_in_mesh(world: &World, service: &Service) -> bool {
+/// Calls of a service's VIP go through the tunnel. One endpoint in the mesh is enough, whether it can be called now or not:
+/// it may be as soon as it is ready.
+#[must_use]
+pub fn service_in_mesh(world: &World, service: &Service) -> bool {
     let is_enrolled = |e: &Endpoint| {
         let own = e.workload.iter();
         // A slice may give a backend addresses that are not all of one pod.

@@ -27,6 +27,8 @@ pub struct Status {
     pub certificates: usize,
     /// When the first of them expires, seconds since the epoch.
     pub first_expiry_unix_s: Option<u64>,
+    /// Why the certificate authority cannot be used.
+    pub authority_error: Option<String>,
     /// What is wrong with the manifests.
     pub problems: ProblemCount,
 }
@@ -67,17 +69,23 @@ impl ProblemCount {
     pub const SHOWN: usize = 20;
 }
 
-/// One certificate of a node, without its key.
+/// Where one identity of a node stands with its certificate. Never a key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Certificate {
     /// The SPIFFE URI that it proves.
     pub identity: String,
-    /// Its serial number, hexadecimal.
-    pub serial: String,
+    /// `pending`, `valid`, `failing` (still valid), `missing` or `expired`: connections of the last two are refused.
+    pub state: String,
+    /// Its serial number, hexadecimal; none before there is one, as are the next two.
+    pub serial: Option<String>,
     /// Valid from, seconds since the epoch.
-    pub not_before_unix_s: u64,
+    pub not_before_unix_s: Option<u64>,
     /// Valid until, seconds since the epoch.
-    pub not_after_unix_s: u64,
+    pub not_after_unix_s: Option<u64>,
+    /// The serial number of the root that certifies it.
+    pub issuer: Option<String>,
+    /// Why it is asked for in vain.
+    pub error: Option<String>,
 }
 
 /// One end of a connection.
@@ -106,6 +114,8 @@ pub struct Connection {
     pub destination: Party,
     /// The service that was called, namespace/name.
     pub service: Option<String>,
+    /// The VIP and port that were called.
+    pub vip: Option<SocketAddr>,
     /// Bytes from source to destination.
     pub bytes_received: u64,
     /// Bytes from destination to source.

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use underpass_core::{
     World,
+    capture::service_in_mesh,
     route::waypoint_of,
-    world::{self, TargetPort},
+    world::{self, Affinity, Distribution, InternalTraffic, TargetPort},
 };
 
 /// One service.
@@ -30,6 +31,8 @@ pub struct Service {
     pub in_mesh: bool,
     /// The waypoint that it wants.
     pub waypoint: Option<String>,
+    /// What narrows down its endpoints, as written: `PreferSameZone`, `Local`, `ClientIP`.
+    pub traffic: Vec<String>,
 }
 
 /// One port.
@@ -52,6 +55,14 @@ pub struct Endpoint {
     pub workload: Option<String>,
     /// It takes new connections.
     pub ready: bool,
+    /// It is on its way out, and takes new connections only where nobody else does.
+    pub draining: bool,
+    /// Its share of connections, among those that are as near.
+    pub weight: u16,
+    /// Its node, where that is known.
+    pub node: Option<String>,
+    /// Its zone, where that is known.
+    pub zone: Option<String>,
     /// It is in the mesh.
     pub in_mesh: bool,
 }
@@ -72,11 +83,20 @@ impl Service {
             r#type: kind.to_owned(),
             vips: s.vips.clone(),
             ports: s.ports.iter().map(Port::of).collect(),
-            in_mesh: waypoint.is_some() || endpoints.iter().any(|e| e.in_mesh),
+            in_mesh: service_in_mesh(world, s),
             endpoints,
             waypoint,
+            traffic: traffic(s),
         }
     }
+}
+
+/// What is not the default.
+fn traffic(s: &world::Service) -> Vec<String> {
+    let distribution = s.distribution.filter(|d| *d != Distribution::Any).map(Distribution::as_str);
+    let local = (s.internal_traffic == InternalTraffic::Local).then_some("Local");
+    let affinity = (s.affinity == Affinity::ClientIp).then_some("ClientIP");
+    [distribution, local, affinity].into_iter().flatten().map(str::to_owned).collect()
 }
 
 impl Port {
@@ -95,6 +115,10 @@ impl Endpoint {
             addresses: e.addresses.clone(),
             workload: e.workload.as_ref().map(|w| w.name.to_string()),
             ready: e.ready,
+            draining: e.draining,
+            weight: e.weight,
+            node: e.node.as_deref().map(str::to_owned),
+            zone: e.locality.zone.as_deref().map(str::to_owned),
             in_mesh: e.workload.as_ref().is_some_and(|w| world.is_enrolled(w)),
         }
     }

@@ -65,10 +65,10 @@ fn services_and_their_endpoints() {
     check(
         &services(&world(objects())),
         &expect![[r#"
-        {"namespace":"shop","name":"cart","host":"cart.shop.svc.cluster.local","type":"ClusterIP","vips":["10.96.0.10","fd96::10"],"ports":[{"name":"p80","port":80,"target":"http"}],"endpoints":[{"addresses":["10.0.2.2","fd00::2"],"workload":"shop/cart-1","ready":true,"in_mesh":true},{"addresses":["10.0.2.3"],"workload":"shop/cart-2","ready":false,"in_mesh":true}],"in_mesh":true,"waypoint":null}
-        {"namespace":"shop","name":"headless","host":"headless.shop.svc.cluster.local","type":"Headless","vips":[],"ports":[{"name":"p80","port":80,"target":"80"}],"endpoints":[{"addresses":["10.0.2.2","fd00::2"],"workload":"shop/cart-1","ready":true,"in_mesh":true},{"addresses":["10.0.2.3"],"workload":"shop/cart-2","ready":false,"in_mesh":true}],"in_mesh":true,"waypoint":null}
-        {"namespace":"shop","name":"old","host":"old.shop.svc.cluster.local","type":"ClusterIP","vips":["10.96.0.11"],"ports":[{"name":"p80","port":80,"target":"80"}],"endpoints":[{"addresses":["10.0.2.9"],"workload":"shop/old","ready":true,"in_mesh":false}],"in_mesh":true,"waypoint":"w"}
-    "#]],
+            {"namespace":"shop","name":"cart","host":"cart.shop.svc.cluster.local","type":"ClusterIP","vips":["10.96.0.10","fd96::10"],"ports":[{"name":"p80","port":80,"target":"http"}],"endpoints":[{"addresses":["10.0.2.2","fd00::2"],"workload":"shop/cart-1","ready":true,"draining":false,"weight":1,"node":"node-1","zone":null,"in_mesh":true},{"addresses":["10.0.2.3"],"workload":"shop/cart-2","ready":false,"draining":false,"weight":1,"node":"node-1","zone":null,"in_mesh":true}],"in_mesh":true,"waypoint":null,"traffic":[]}
+            {"namespace":"shop","name":"headless","host":"headless.shop.svc.cluster.local","type":"Headless","vips":[],"ports":[{"name":"p80","port":80,"target":"80"}],"endpoints":[{"addresses":["10.0.2.2","fd00::2"],"workload":"shop/cart-1","ready":true,"draining":false,"weight":1,"node":"node-1","zone":null,"in_mesh":true},{"addresses":["10.0.2.3"],"workload":"shop/cart-2","ready":false,"draining":false,"weight":1,"node":"node-1","zone":null,"in_mesh":true}],"in_mesh":true,"waypoint":null,"traffic":[]}
+            {"namespace":"shop","name":"old","host":"old.shop.svc.cluster.local","type":"ClusterIP","vips":["10.96.0.11"],"ports":[{"name":"p80","port":80,"target":"80"}],"endpoints":[{"addresses":["10.0.2.9"],"workload":"shop/old","ready":true,"draining":false,"weight":1,"node":"node-1","zone":null,"in_mesh":false}],"in_mesh":true,"waypoint":"w","traffic":[]}
+        "#]],
     );
 }
 
@@ -137,6 +137,7 @@ fn a_connection_is_read_as_core_writes_it() {
                 identity: None,
             },
             service: None,
+            vip: None,
             bytes_received: 1,
             bytes_sent: 2,
             duration_us: 4,
