@@ -171,7 +171,7 @@ pub(crate) fn numbers(stage: &mut Stage) -> Result<()> {
             Ok(Some(prometheus.query(query)?).filter(|answer| answer.iter().any(has)))
         })?;
         for (labels, value) in answer.iter().take(SHOWN_SERIES) {
-            let labels: Vec<_> = labels.values().map(String::as_str).collect();
+            let labels: Vec<_> = labels.values().rev().map(String::as_str).collect();
             stage.screen.quote(&format!("{value:>6}  {}", labels.join(" -> ")));
         }
         let names: Vec<_> = wanted.iter().map(|(_, value)| *value).collect();
