@@ -84,7 +84,7 @@ impl Open {
     }
 
     /// The client's end is reset.
-    fn is_reset(mut self) -> Result<()> {
+    fn ends_in_a_reset(mut self) -> Result<()> {
         let failure = self.client.receive(self.out, 1)?.err().context("it is not reset")?;
         ensure!(failure.errno == libc::ECONNRESET, "{failure}");
         Ok(())
@@ -137,7 +137,7 @@ fn asked_to_end_it_drains(lab: &Lab) -> Result<()> {
     ensure!(!mesh.call("out/o1", stranger)?.failed()?.is_timeout(), "refused, not held");
     // Policy is judged as before, here and there.
     mesh.write("deny.yaml", Some(DENY_A2))?;
-    denied.is_reset()?;
+    denied.ends_in_a_reset()?;
     mesh.logged("node-2", &[("reason", "denied"), ("policy", "mesh/not-a2")])?;
     open.iter_mut().try_for_each(Open::goes_on)?;
     let dump = mesh.admin("node-1", "/config_dump")?;
@@ -164,8 +164,8 @@ fn the_deadline_of_a_drain(lab: &Lab) -> Result<()> {
     let out = Open::new(&mesh, "mesh/a", "mesh/b", Way::V6, 9000)?;
     let comes = Open::new(&mesh, "mesh/b", "mesh/a", Way::V4, 9000)?;
     ensure!(mesh.terminate("node-1")? == Exit::Code(0));
-    out.is_reset()?;
-    comes.is_reset()?;
+    out.ends_in_a_reset()?;
+    comes.ends_in_a_reset()?;
     for direction in ["outbound", "inbound"] {
         mesh.logged("node-1", &[("direction", direction), ("reason", "drain")])?;
     }
@@ -184,7 +184,7 @@ fn asked_twice_it_ends(lab: &Lab) -> Result<()> {
         ensure!(mesh.agent("node-1")?.ended()?.is_none(), "one is enough");
         mesh.agent("node-1")?.signal(second)?;
         ensure!(mesh.agent("node-1")?.wait()? == Exit::Code(0));
-        open.is_reset()?;
+        open.ends_in_a_reset()?;
         mesh.logged_after("node-1", lines, &[("reason", "drain")])?;
         mesh.start_on("node-1")?;
     }
@@ -265,7 +265,7 @@ fn taken_over_under_load(lab: &Lab) -> Result<()> {
         // Both ends of this one are the old agent's: it judges by the new World.
         let lines = mesh.log("node-1")?.len();
         mesh.edit("deny.yaml", Some(DENY_A2_AT_A))?;
-        denied.is_reset()?;
+        denied.ends_in_a_reset()?;
         mesh.logged_after(
             "node-1",
             lines,

@@ -1,7 +1,7 @@
 //! How much of what is scarce one pod may hold: sockets, and bytes that wait for somebody. Its own room because both go by
 //! one rule, and because it is the only thing that the workers of a node share.
 //!
-//! A pod holds at most its own limit, and never more than [`TIMES_WHAT_IS_LEFT`] as much as is left on the node. One greedy
+//! A pod holds at most its own limit, and never more than twice as much as is left on the node. One greedy
 //! pod therefore ends at two thirds of the node, two at two fifths each: something is always left for a pod that holds
 //! little, and nobody has to look at other pods to judge one.
 //!
