@@ -20,9 +20,16 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Status(Status),
-    Workloads(Workloads),
-    Services(Services),
-    Policies(Policies),
+    /// Pods: in the mesh or not, and which label decides.
+    #[command(after_help = "STATE is told by a running agent of its own node's pods alone.")]
+    Workloads(Listing),
+    /// Services, and who is behind them.
+    Services(Listing),
+    /// Policies: what they do, to whom, and what of them needs a waypoint.
+    ///
+    /// NEEDS WAYPOINT names the fields that L4 cannot judge. Until a waypoint does, an ALLOW rule with such a field allows
+    /// nothing, and a DENY rule denies everything that its other fields match.
+    Policies(Listing),
     Certificates(Certificates),
     Connections(Connections),
     Config(Config),
@@ -45,35 +52,9 @@ pub(crate) struct Status {
     pub(crate) shown: Shown,
 }
 
-/// Pods: in the mesh or not, and which label decides.
+/// What can be listed from an agent or from manifests.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "STATE is told by a running agent of its own node's pods alone.")]
-pub(crate) struct Workloads {
-    #[command(flatten)]
-    pub(crate) from: From,
-    #[command(flatten)]
-    pub(crate) only: Only,
-    #[command(flatten)]
-    pub(crate) shown: Shown,
-}
-
-/// Services, and who is behind them.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Services {
-    #[command(flatten)]
-    pub(crate) from: From,
-    #[command(flatten)]
-    pub(crate) only: Only,
-    #[command(flatten)]
-    pub(crate) shown: Shown,
-}
-
-/// Policies: what they do, to whom, and what of them needs a waypoint.
-///
-/// NEEDS WAYPOINT names the fields that L4 cannot judge. Until a waypoint does, an ALLOW rule with such a field allows
-/// nothing, and a DENY rule denies everything that its other fields match.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Policies {
+pub(crate) struct Listing {
     #[command(flatten)]
     pub(crate) from: From,
     #[command(flatten)]

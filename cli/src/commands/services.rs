@@ -3,7 +3,7 @@
 use underpass_telemetry::admin::view::{Endpoint, Port, Service};
 
 use crate::{
-    args::Services,
+    args::Listing,
     error::CliError,
     output::{Colour, Output},
     show,
@@ -11,7 +11,7 @@ use crate::{
     table::{Cell, Table, Tone, list, yes},
 };
 
-pub(crate) fn run(args: &Services) -> Result<Output, CliError> {
+pub(crate) fn run(args: &Listing) -> Result<Output, CliError> {
     let source = Source::open(&args.from)?;
     show::run(args.shown, |look| {
         let mut all = source.services()?;

@@ -3,7 +3,7 @@
 use underpass_telemetry::admin::view::Workload;
 
 use crate::{
-    args::{Only, Workloads},
+    args::{Listing, Only},
     error::CliError,
     output::{Colour, Output},
     show,
@@ -11,7 +11,7 @@ use crate::{
     table::{Cell, Table, Tone, list, yes},
 };
 
-pub(crate) fn run(args: &Workloads) -> Result<Output, CliError> {
+pub(crate) fn run(args: &Listing) -> Result<Output, CliError> {
     let source = Source::open(&args.from)?;
     show::run(args.shown, |look| {
         let mut all = source.workloads()?;
