@@ -12,7 +12,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use underpass_core::TrustDomain;
 use underpass_identity::{
-    Error, authority,
+    Error,
     rotation::{self, NOTICED_AFTER, Phase, Status},
 };
 
@@ -39,9 +39,10 @@ enum Step {
     Retire {
         #[command(flatten)]
         early: Early,
-        /// How long a workload's certificate is valid, in seconds: so long after `activate` the old root may be in use.
-        #[arg(long, env = "UNDERPASS_CERTIFICATE_LIFETIME", value_name = "SECONDS", default_value_t = authority::LEAF_LIFETIME.as_secs())]
-        certificate_lifetime: u64,
+        /// The longest lifetime of a workload's certificate that any agent was set to: so long after `activate` the old root
+        /// may be in use.
+        #[arg(long, env = "UNDERPASS_CERTIFICATE_LIFETIME", value_name = "DURATION", default_value = "24h", value_parser = crate::config::lifetime)]
+        certificate_lifetime: Duration,
     },
 }
 
@@ -102,7 +103,7 @@ impl Step {
                 rotation::activate(&dir(&early.place), &early.place.trust_domain, now, settled)
             }
             Self::Retire { early, certificate_lifetime } => {
-                let settled = wait(&early, Duration::from_secs(certificate_lifetime));
+                let settled = wait(&early, certificate_lifetime);
                 rotation::retire(&dir(&early.place), &early.place.trust_domain, now, settled)
             }
         }

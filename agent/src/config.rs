@@ -172,7 +172,7 @@ pub struct Config {
 /// Certificates below this would be renewed faster than clocks agree.
 const LIFETIME_MIN_S: u64 = 4;
 
-fn lifetime(text: &str) -> Result<Duration, units::DurationError> {
+pub(crate) fn lifetime(text: &str) -> Result<Duration, units::DurationError> {
     units::at_least(text, LIFETIME_MIN_S)
 }
 

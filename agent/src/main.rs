@@ -12,6 +12,11 @@ use underpass_agent::{
 };
 
 fn main() -> ExitCode {
+    // Keys live in this process, also for the CA's commands: no core file may hold them, nobody may read them from outside.
+    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+        eprintln!("underpass-agent: cannot keep keys out of core files: {error}");
+        return ExitCode::FAILURE;
+    }
     if let Some(asked) = authority::Command::asked(std::env::args_os()) {
         return match asked {
             Ok(command) => command.run(SystemTime::now()),
@@ -60,8 +65,6 @@ fn run(sources: Sources, loaded: Loaded) -> anyhow::Result<()> {
     let config = &loaded.config.clone();
     let levels = underpass_telemetry::log::init(config.log_format, config.log.clone())?;
     loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    // Keys live in this process: no core file may hold them, nobody may read them from outside.
-    nix::sys::prctl::set_dumpable(false)?;
     limits::raise_descriptors();
     let checked = preflight::check(config, SystemTime::now()).map_err(|faults| {
         let lines: String = faults.iter().map(|fault| format!("\n  - {fault}")).collect();

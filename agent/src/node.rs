@@ -208,6 +208,9 @@ pub async fn run_in<D: DataPath + 'static>(
         }
     }
     node.notify.stopping();
+    // A turn that the signal interrupted may have left this undone.
+    node.ztunnel.caught_up().await;
+    node.certs.applied();
     let accepting = node.hold().await;
     let why = node.drain(accepting, config.drain, stop).await?;
     tracing::info!(?why, cut = node.ztunnel.connections().len(), "agent stops: what is captured stays captured");

@@ -28,8 +28,8 @@ impl Node {
     /// Nothing new arrives from now on: a captured connect() waits for the next agent, or another one accepts it already.
     pub(super) async fn hold(&mut self) -> Accepting {
         self.enrolling.close("the agent ends");
-        if self.follow.is_lent() {
-            return Accepting::Elsewhere; // what stands in the kernel is the successor's
+        if self.follow.is_lent() || self.follow.is_following() {
+            return Accepting::Elsewhere; // what stands in the kernel is the successor's, or still the predecessor's
         }
         let held = self.pods.hold();
         let _ = held.await; // a thread that is gone has ended the process

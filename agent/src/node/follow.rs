@@ -119,6 +119,11 @@ impl Follow {
         matches!(self.stage, Stage::Lent | Stage::Over)
     }
 
+    /// The one before is the agent still: what stands in the kernel is not ours to take away.
+    pub(super) fn is_following(&self) -> bool {
+        self.stage == Stage::Following
+    }
+
     /// A successor is the agent.
     pub(super) fn is_over(&self) -> bool {
         self.stage == Stage::Over
