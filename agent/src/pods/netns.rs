@@ -126,12 +126,18 @@ pub(super) fn living(cookies: &BTreeSet<Cookie>) -> Result<BTreeMap<Cookie, Netn
     for entry in fs::read_dir(path).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        let Some(process) = process(pid) else { continue };
-        if seen.insert(process.namespace)
-            && let Ok(netns) = Netns::of_process(pid)
-            && cookies.contains(&Cookie(netns.cookie()))
-        {
-            living.insert(Cookie(netns.cookie()), netns);
+        let Some(found) = process(pid).filter(|found| !seen.contains(&found.namespace)) else { continue };
+        match Netns::of_process(pid) {
+            Ok(netns) => {
+                seen.insert(found.namespace);
+                if cookies.contains(&Cookie(netns.cookie())) {
+                    living.insert(Cookie(netns.cookie()), netns);
+                }
+            }
+            // It has ended meanwhile; another process of its namespace may live.
+            Err(_) if process(pid) != Some(found) => {}
+            // Who is not known to be gone must not be taken for gone.
+            Err(e) => return Err(e.into()),
         }
     }
     Ok(living)

@@ -126,11 +126,17 @@ pub(crate) fn counted<T>(mesh: &Mesh, node: &str, act: impl FnOnce() -> Result<T
 /// Between these two pods nothing but their tunnels was on the wire, and these bytes were not.
 pub(crate) fn ensure_hidden(mesh: &Mesh, wire: &Capture, client: &str, server: &str, secret: &str) -> Result<()> {
     const HBONE: u16 = 15008;
+    /// RFC 9293, 3.1.
+    const RST: u8 = 0x04;
     let (client, server) = (mesh.bed.pod(client)?, mesh.bed.pod(server)?);
     let is = |pod: &Pod, end: &SocketAddr| pod.spec().addresses.contains(&end.ip());
     let between = |a: &SocketAddr, b: &SocketAddr| is(client, a) && is(server, b);
+    // A reset that belongs to no socket is the kernel's own: no program sees it leave, and it carries nothing.
+    let is_bare_reset = |s: &Segment<'_>| s.flags & RST != 0 && s.payload.is_empty();
     let plain = |s: &Segment<'_>| {
-        (between(&s.source, &s.destination) || between(&s.destination, &s.source)) && !s.has_port(HBONE)
+        !is_bare_reset(s)
+            && (between(&s.source, &s.destination) || between(&s.destination, &s.source))
+            && !s.has_port(HBONE)
     };
     let frames = wire.frames()?;
     let seen: Vec<_> = frames.iter().filter_map(|f| f.segment()).filter(plain).collect();
