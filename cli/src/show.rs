@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::{
     args::{Format, Shown},
     error::CliError,
-    output::{Colour, Output},
+    output::{Colour, Output, one_line},
 };
 
 /// How an answer is to look.
@@ -52,7 +52,7 @@ pub(crate) fn run(shown: Shown, mut ask: impl FnMut(Look) -> Result<Output, CliE
     let mut screen = Screen { is_terminal: io::stdout().is_terminal(), drawn: false };
     loop {
         // An agent that is being replaced is back in a moment: whoever watches wants to see that.
-        let text = ask(look).map_or_else(|e| format!("error: {e}\n"), |output| output.text);
+        let text = ask(look).map_or_else(|e| format!("error: {}\n", one_line(&e.to_string())), |output| output.text);
         match io::stdout().lock().write_all(screen.draw(&text).as_bytes()) {
             Ok(()) => thread::sleep(pause),
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(Output::ok(String::new())),
