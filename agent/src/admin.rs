@@ -49,26 +49,23 @@ pub struct View {
     pub pods: Arc<pods::Handle>,
 }
 
+impl View {
+    /// The newest World, by itself: whoever looks at the channel for longer keeps the keeper from publishing the next.
+    fn world(&self) -> Arc<World> {
+        Arc::clone(&self.world.borrow())
+    }
+}
+
 /// The routes.
 #[must_use]
 pub fn routes(view: &View, levels: &Levels) -> Router {
     let router = views::routes(logging(healthz(Router::new()), levels), view);
     let router = limits::routes(router, &view.budgets);
-    let (dump, list, closer) = (view.clone(), view.clone(), view.closer.clone());
-    router
-        .route(Method::GET, "/config_dump", move |_| {
-            let view = dump.clone();
-            async move {
-                // Asking the pods' thread waits for it.
-                let dump = tokio::task::spawn_blocking(move || Response::json(&config_dump(&view))).await;
-                dump.unwrap_or_else(|e| Response::error(StatusCode::INTERNAL_SERVER_ERROR, e))
-            }
-        })
-        .route(Method::GET, "/connections", move |_| {
-            let view = list.clone();
-            async move { Response::json(&view.connections.list(Instant::now())) }
-        })
-        .route(Method::POST, "/connections/close", move |request| close(closer.clone(), request))
+    let router = views::shown(router, "/config_dump", view, |view, _| Response::json(&config_dump(view)));
+    let router =
+        views::shown(router, "/connections", view, |view, _| Response::json(&view.connections.list(Instant::now())));
+    let closer = view.closer.clone();
+    router.route(Method::POST, "/connections/close", move |request| close(closer.clone(), request))
 }
 
 #[derive(Serialize)]
@@ -118,7 +115,7 @@ impl From<pods::PodStatus> for PodView {
 
 fn config_dump(view: &View) -> ConfigDump {
     ConfigDump {
-        world: Arc::clone(&view.world.borrow()),
+        world: view.world(),
         reports: Arc::clone(&view.reports.borrow()),
         certificates: Arc::clone(&view.certificates.borrow()),
         pods: view.pods.status().into_iter().map(PodView::from).collect(),

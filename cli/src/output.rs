@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    fmt::Write as _,
     io::{self, IsTerminal as _, Write as _},
     process::ExitCode,
 };
@@ -47,6 +48,20 @@ pub(crate) fn complain(line: &str) {
     let _ = writeln!(io::stderr(), "{}", one_line(line)); // nobody listens
 }
 
+/// JSON that says the same, and has nothing in it that a terminal acts on: in JSON such characters stand in strings alone,
+/// where they can be written as escapes (RFC 8259, 7). The ends of lines between values stay.
+pub(crate) fn safe_json(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c != '\n' && is_unsafe(c) {
+            let _ = c.encode_utf16(&mut [0; 2]).iter().try_for_each(|unit| write!(out, "\\u{unit:04x}")); // a String takes all
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
 /// `text` without anything that starts a line or a terminal's escape sequence.
 pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_unsafe) {
@@ -65,7 +80,8 @@ pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
 
 /// Control characters, separators of lines and marks that reorder what is shown.
 fn is_unsafe(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Colours, or none.
@@ -124,6 +140,16 @@ mod tests {
         check("a\nallowed", "a\\nallowed");
         check("\u{1b}[32mallowed", "\\u{1b}[32mallowed");
         check("\u{202e}x\u{85}\u{7f}", "\\u{202e}x\\u{85}\\u{7f}");
+    }
+
+    #[test]
+    fn json_says_the_same_without_acting() {
+        let value = serde_json::json!({ "\u{9b}2J": ["\u{1b}[2J", "\u{7f}\n", "\u{202e}größe \u{1f600}", "\\u001b"] });
+        let text = serde_json::to_string_pretty(&value).unwrap();
+        let safe = safe_json(&text);
+        assert!(safe.lines().all(|line| one_line(line) == line), "{safe}");
+        assert_eq!(safe.lines().count(), text.lines().count());
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&safe).unwrap(), value);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::{
     args::{Format, Shown},
     error::CliError,
-    output::{Colour, Output, one_line},
+    output::{Colour, Output, one_line, safe_json},
 };
 
 /// How an answer is to look.
@@ -36,7 +36,11 @@ impl Look {
         Ok(Output::ok(match self.format {
             Format::Text => text(false, self.colour),
             Format::Wide => text(true, self.colour),
-            Format::Json => serde_json::to_string_pretty(value).map_err(|source| CliError::Json { source })? + "\n",
+            Format::Json => {
+                let json = serde_json::to_string_pretty(value).map_err(|source| CliError::Json { source })?;
+                format!("{}\n", safe_json(&json))
+            }
+            // The serializer writes control characters as escapes.
             Format::Yaml => {
                 let yaml = serde_saphyr::to_string(value).map_err(|source| CliError::Yaml { source })?;
                 format!("{}\n", yaml.trim_end())

@@ -19,6 +19,17 @@ pub(crate) enum Tone {
     Faint,
 }
 
+impl Tone {
+    pub(crate) fn paint(self, colour: Colour, text: &str) -> String {
+        match self {
+            Self::Plain => text.to_owned(),
+            Self::Good => colour.green(text),
+            Self::Bad => colour.red(text),
+            Self::Faint => colour.faint(text),
+        }
+    }
+}
+
 /// One cell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Cell {
@@ -34,12 +45,7 @@ impl Cell {
     }
 
     fn painted(&self, colour: Colour) -> String {
-        match self.tone {
-            Tone::Plain => self.text.clone(),
-            Tone::Good => colour.green(&self.text),
-            Tone::Bad => colour.red(&self.text),
-            Tone::Faint => colour.faint(&self.text),
-        }
+        self.tone.paint(colour, &self.text)
     }
 }
 

@@ -19,29 +19,22 @@ use crate::{certs::CertificateStatus, keeper::Reports, pods::PodStatus};
 
 /// Adds `GET /status`, `/workloads`, `/services`, `/policies`, `/config`, `/certificates` and `/explain?source=&destination=`.
 pub(super) fn routes(router: Router, view: &View) -> Router {
-    let router = blocking(router, "/status", view, |view| Response::json(&status(view)));
-    let router = blocking(router, "/workloads", view, |view| {
-        Response::json(&workloads(&view.world.borrow().clone(), &view.pods.status()))
-    });
-    let router = shown(router, "/services", view, |view, _| Response::json(&view::services(&view.world.borrow())));
-    let router = shown(router, "/policies", view, |view, _| Response::json(&view::policies(&view.world.borrow())));
+    let router = shown(router, "/status", view, |view, _| Response::json(&status(view)));
+    let router = shown(router, "/workloads", view, |view, _| Response::json(&workloads(view)));
+    let router = shown(router, "/services", view, |view, _| Response::json(&view::services(&view.world())));
+    let router = shown(router, "/policies", view, |view, _| Response::json(&view::policies(&view.world())));
     let router = shown(router, "/config", view, |view, _| Response::json(&view.settings.borrow().view()));
     let router = shown(router, "/certificates", view, |view, _| Response::json(&certificates(view)));
-    shown(router, "/explain", view, |view, request| explained(&view.world.borrow().clone(), request))
+    shown(router, "/explain", view, |view, request| explained(&view.world(), request))
 }
 
-fn shown(router: Router, path: &'static str, view: &View, show: fn(&View, &Request) -> Response) -> Router {
+/// On a thread that may take its time: a large World is much to show, and asking the pods' thread waits for it.
+pub(super) fn shown(router: Router, path: &'static str, view: &View, show: fn(&View, &Request) -> Response) -> Router {
     let view = view.clone();
-    router.route(Method::GET, path, move |request| std::future::ready(show(&view, &request)))
-}
-
-/// For what asks the pods' thread, and waits for it.
-fn blocking(router: Router, path: &'static str, view: &View, show: fn(&View) -> Response) -> Router {
-    let view = view.clone();
-    router.route(Method::GET, path, move |_| {
+    router.route(Method::GET, path, move |request| {
         let view = view.clone();
         async move {
-            let shown = tokio::task::spawn_blocking(move || show(&view)).await;
+            let shown = tokio::task::spawn_blocking(move || show(&view, &request)).await;
             shown.unwrap_or_else(|e| Response::error(StatusCode::INTERNAL_SERVER_ERROR, e))
         }
     })
@@ -52,8 +45,9 @@ fn unix_s(time: SystemTime) -> u64 {
 }
 
 fn status(view: &View) -> Status {
-    let (world, reports) = (Arc::clone(&view.world.borrow()), Arc::clone(&view.reports.borrow()));
-    let certificates = certificates(view);
+    let (world, reports) = (view.world(), Arc::clone(&view.reports.borrow()));
+    let all = certificates(view);
+    let (there, missing): (Vec<_>, Vec<_>) = all.into_iter().partition(|c| c.not_after_unix_s.is_some());
     let waiting = view.readiness.waiting().into_iter();
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -64,8 +58,9 @@ fn status(view: &View) -> Status {
         waiting: waiting.map(|(part, reason)| Gate { part: part.to_owned(), reason }).collect(),
         pods: pods(&view.pods.status()),
         connections: view.connections.len(),
-        certificates: certificates.len(),
-        first_expiry_unix_s: certificates.iter().filter_map(|c| c.not_after_unix_s).min(),
+        certificates: there.len(),
+        certificates_missing: missing.len(),
+        first_expiry_unix_s: there.iter().filter_map(|c| c.not_after_unix_s).min(),
         authority_error: view.certificates.borrow().authority.error.clone(),
         problems: problems(&reports),
     }
@@ -101,12 +96,13 @@ fn problems(reports: &Reports) -> ProblemCount {
 }
 
 /// Every pod of the World; of those of this node, how they stand.
-fn workloads(world: &World, here: &[PodStatus]) -> Vec<view::Workload> {
+fn workloads(view: &View) -> Vec<view::Workload> {
+    let here = view.pods.status();
     let state = |name: &str| {
         let pod = here.iter().find(|pod| pod.name == name)?;
         Some(PodState { state: pod.state.to_owned(), problem: pod.problem.clone() })
     };
-    let mut all = view::workloads(world);
+    let mut all = view::workloads(&view.world());
     all.iter_mut().for_each(|w| w.state = state(&format!("{}/{}", w.namespace, w.name)));
     all
 }

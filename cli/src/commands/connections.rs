@@ -74,7 +74,7 @@ pub(super) fn text(all: &[Moving], rates: bool, wide: bool, colour: Colour) -> S
         head.extend(["RECEIVED/S", "SENT/S"]);
     }
     if wide {
-        head.extend(["VIP", "SOURCE IDENTITY", "POLICY"]);
+        head.extend(["HOST", "VIP", "SOURCE IDENTITY", "POLICY"]);
     }
     let mut table = Table::new(&head);
     for Moving { connection: c, received_per_s, sent_per_s } in all {
@@ -97,6 +97,7 @@ pub(super) fn text(all: &[Moving], rates: bool, wide: bool, colour: Colour) -> S
             }
         }
         if wide {
+            row.push(Cell::from(c.service_host.as_deref().unwrap_or_default()));
             row.push(Cell::from(c.vip.map(|vip| vip.to_string()).unwrap_or_default()));
             row.push(Cell::from(c.source.identity.as_deref().unwrap_or_default()));
             row.push(Cell::from(c.policy.as_deref().unwrap_or_default()));

@@ -2,7 +2,12 @@
 
 use serde::Deserialize;
 
-use crate::{args::Log, error::CliError, output::Output, source::Asked};
+use crate::{
+    args::Log,
+    error::CliError,
+    output::{Output, one_line},
+    source::Asked,
+};
 
 #[derive(Deserialize)]
 struct Level {
@@ -15,5 +20,5 @@ pub(crate) fn run(args: &Log) -> Result<Output, CliError> {
         agent.set_log_level(&level.to_string())?;
     }
     let Level { level } = agent.get("/logging")?;
-    Ok(Output::ok(format!("{level}\n")))
+    Ok(Output::ok(format!("{}\n", one_line(&level))))
 }

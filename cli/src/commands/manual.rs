@@ -8,7 +8,7 @@ use clap_mangen::Man as Page;
 use crate::{
     args::{Args, Completion, Man},
     error::CliError,
-    output::Output,
+    output::{Output, one_line},
 };
 
 pub(crate) fn completion(args: &Completion) -> Output {
@@ -26,7 +26,7 @@ pub(crate) fn man(args: &Man) -> Result<Output, CliError> {
     };
     write_pages(directory)
         .map_err(|source| CliError::Page { path: directory.clone(), source })
-        .map(|pages| Output::ok(format!("{pages} pages in {}\n", directory.display())))
+        .map(|pages| Output::ok(format!("{pages} pages in {}\n", one_line(&directory.to_string_lossy()))))
 }
 
 fn write_pages(directory: &Path) -> io::Result<usize> {

@@ -25,7 +25,8 @@ pub(super) fn text(all: &[Service], wide: bool, colour: Colour) -> String {
     let mut table = Table::new(&[&head[..], if wide { &["HOST", "ENDPOINTS"] } else { &[] }].concat());
     for s in all {
         let ready = s.endpoints.iter().filter(|e| e.ready).count();
-        let tone = if ready == 0 && s.r#type != "ExternalName" { Tone::Bad } else { Tone::Plain };
+        let is_served = s.endpoints.iter().any(|e| e.ready || e.draining);
+        let tone = if is_served || s.r#type == "ExternalName" { Tone::Plain } else { Tone::Bad };
         let mut row = vec![
             Cell::from(&s.namespace),
             Cell::from(&s.name),
@@ -35,7 +36,7 @@ pub(super) fn text(all: &[Service], wide: bool, colour: Colour) -> String {
             Cell::new(format!("{ready}/{}", s.endpoints.len()), tone),
             yes(s.in_mesh),
             Cell::from(list(&s.traffic)),
-            Cell::from(s.waypoint.as_deref().unwrap_or_default()),
+            waypoint(s),
         ];
         if wide {
             row.push(Cell::from(&s.host));
@@ -44,6 +45,15 @@ pub(super) fn text(all: &[Service], wide: bool, colour: Colour) -> String {
         table.row(row);
     }
     table.text(colour, "no services")
+}
+
+/// The one that it wants. There is none yet: calls are refused, unless they may go past it.
+fn waypoint(s: &Service) -> Cell {
+    match &s.waypoint {
+        None => Cell::from(""),
+        Some(name) if s.waypoint_optional => Cell::from(format!("{name} (optional)")),
+        Some(name) => Cell::new(format!("{name} (missing)"), Tone::Bad),
+    }
 }
 
 /// `80`, or `80->http` where it leads elsewhere.
@@ -67,3 +77,48 @@ fn endpoint(e: &Endpoint) -> String {
 
 /// Of an endpoint that says nothing.
 const DEFAULT_WEIGHT: u16 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The cell of READY, with its colour, of a service with these endpoints: (ready, draining).
+    fn check(kind: &str, endpoints: &[(bool, bool)], want: &str) {
+        let endpoint = |(ready, draining): &(bool, bool)| Endpoint {
+            addresses: Vec::new(),
+            workload: None,
+            ready: *ready,
+            draining: *draining,
+            weight: DEFAULT_WEIGHT,
+            node: None,
+            zone: None,
+            in_mesh: true,
+        };
+        let service = Service {
+            namespace: "shop".into(),
+            name: "cart".into(),
+            host: String::new(),
+            r#type: kind.into(),
+            vips: Vec::new(),
+            ports: Vec::new(),
+            endpoints: endpoints.iter().map(endpoint).collect(),
+            in_mesh: true,
+            waypoint: None,
+            waypoint_optional: false,
+            traffic: Vec::new(),
+        };
+        let shown = text(&[service], false, Colour::Always);
+        let row = shown.lines().nth(1).unwrap_or_default();
+        assert!(row.contains(&format!("  {want}  ")), "{row:?}");
+    }
+
+    #[test]
+    fn red_is_who_cannot_be_called() {
+        check("ClusterIP", &[(true, false), (false, false)], "1/2");
+        check("ClusterIP", &[(false, false)], "\u{1b}[31;1m0/1\u{1b}[0m");
+        check("ClusterIP", &[], "\u{1b}[31;1m0/0\u{1b}[0m");
+        check("ExternalName", &[], "0/0");
+        // what drains serves as long as nothing else is ready
+        check("ClusterIP", &[(false, true)], "0/1");
+    }
+}

@@ -11,7 +11,7 @@ use crate::{
     output::{self, Colour, Output, one_line},
     show,
     source::Asked,
-    table::list,
+    table::{Tone, list},
 };
 
 pub(crate) fn run(args: &args::Status) -> Result<Output, CliError> {
@@ -36,45 +36,45 @@ pub(super) fn is_well(status: &Status, now: u64) -> bool {
 
 pub(super) fn text(status: &Status, now: u64, colour: Colour) -> String {
     let mut out = String::new();
-    let mut say = |what: &str, says: &str| {
-        let _ = writeln!(out, "{}{says}", colour.faint(&format!("{what:<14}")));
+    let mut say = |what: &str, tone: Tone, says: &str| {
+        let _ = writeln!(out, "{}{}", colour.faint(&format!("{what:<14}")), tone.paint(colour, &one_line(says)));
     };
     let up = measure::duration(now.saturating_sub(status.started_unix_s));
-    say("agent", &format!("{} on {}, up {up}", one_line(&status.version), one_line(&status.node)));
-    match status.waiting.as_slice() {
-        [] => say("ready", &colour.green("yes")),
-        waiting => {
-            say("ready", &colour.red("no"));
-            waiting.iter().for_each(|gate| say("", &one_line(&format!("{}: {}", gate.part, gate.reason))));
-        }
-    }
+    say("agent", Tone::Plain, &format!("{} on {}, up {up}", status.version, status.node));
+    let is_ready = status.waiting.is_empty();
+    say("ready", if is_ready { Tone::Good } else { Tone::Bad }, if is_ready { "yes" } else { "no" });
+    status.waiting.iter().for_each(|gate| say("", Tone::Plain, &format!("{}: {}", gate.part, gate.reason)));
     let objects = status.objects.iter().map(|(kind, n)| format!("{n} {kind}"));
-    say("World", &format!("version {}: {}", status.world, or_none(list(objects))));
+    say("World", Tone::Plain, &format!("version {}: {}", status.world, or_none(list(objects))));
     let pods = status.pods.by_state.iter().map(|(state, n)| format!("{n} {state}"));
-    say("pods", &or_none(list(pods)));
-    for (pod, problem) in &status.pods.problems {
-        say("", &colour.red(&one_line(&format!("{pod}: {problem}"))));
-    }
-    say("certificates", &certificates(status, now, colour));
-    status.authority_error.iter().for_each(|why| say("", &colour.red(&one_line(why))));
-    say("connections", &format!("{} open", status.connections));
+    say("pods", Tone::Plain, &or_none(list(pods)));
+    status.pods.problems.iter().for_each(|(pod, problem)| say("", Tone::Bad, &format!("{pod}: {problem}")));
+    let (tone, certificates) = certificates(status, now);
+    say("certificates", tone, &certificates);
+    status.authority_error.iter().for_each(|why| say("", Tone::Bad, why));
+    say("connections", Tone::Plain, &format!("{} open", status.connections));
     let p = &status.problems;
     let counted = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let (errors, warnings) = (counted(p.errors, "error"), counted(p.warnings, "warning"));
-    let counts = format!("{errors}, {warnings}, {} not served yet", p.notices);
-    say("manifests", &if p.errors > 0 { colour.red(&counts) } else { counts });
-    p.first.iter().for_each(|problem| say("", &one_line(problem)));
+    let tone = if p.errors > 0 { Tone::Bad } else { Tone::Plain };
+    say("manifests", tone, &format!("{errors}, {warnings}, {} not served yet", p.notices));
+    p.first.iter().for_each(|problem| say("", Tone::Plain, problem));
     out
 }
 
-fn certificates(status: &Status, now: u64, colour: Colour) -> String {
-    match status.first_expiry_unix_s {
-        None => "none".to_owned(),
-        Some(expiry) if expiry <= now => colour.red(&format!("{}, one of them has expired", status.certificates)),
+fn certificates(status: &Status, now: u64) -> (Tone, String) {
+    let (is_late, mut says) = match status.first_expiry_unix_s {
+        None => (false, "none".to_owned()),
+        Some(expiry) if expiry <= now => (true, format!("{}, one of them has expired", status.certificates)),
         Some(expiry) => {
-            format!("{}, the first expires in {}", status.certificates, measure::duration(expiry.saturating_sub(now)))
+            let left = measure::duration(expiry.saturating_sub(now));
+            (false, format!("{}, the first expires in {left}", status.certificates))
         }
+    };
+    if status.certificates_missing > 0 {
+        says += &format!(", {} missing", status.certificates_missing);
     }
+    (if is_late || status.certificates_missing > 0 { Tone::Bad } else { Tone::Plain }, says)
 }
 
 fn or_none(text: String) -> String {

@@ -24,14 +24,11 @@ pub fn takes<'a>(
     port: u16,
     trace: &mut impl Trace,
 ) -> (Takes, Option<&'a ObjectName>) {
-    let root = &*world.settings().root_namespace;
-    let own = workload.name.namespace();
-    let in_own = world.peer_authentications(own);
-    // Those of the root namespace with a selector are ignored (a finding says so).
-    let selected = |p: &&_| own != root && applies_by_selector(p, workload);
-    let workload_level = in_own.iter().filter(|p| selected(&&***p)).map(|p| (&**p, port_mode(p, port)));
-    let namespace_level = in_own.iter().filter(|p| p.selector.is_none()).map(|p| (&**p, p.mode));
-    let mesh_level = world.peer_authentications(root).iter().filter(|p| p.selector.is_none()).map(|p| (&**p, p.mode));
+    let of = |namespace: &str| world.peer_authentications(namespace).iter().filter(|p| applies(world, p, workload));
+    let (own, root) = (workload.name.namespace(), &*world.settings().root_namespace);
+    let workload_level = of(own).filter(|p| p.selector.is_some()).map(|p| (&**p, port_mode(p, port)));
+    let namespace_level = of(own).filter(|p| p.selector.is_none()).map(|p| (&**p, p.mode));
+    let mesh_level = of(root).filter(|p| p.selector.is_none()).map(|p| (&**p, p.mode));
 
     for (policy, mode) in workload_level.chain(namespace_level).chain(mesh_level) {
         let takes = match mode {
@@ -51,15 +48,22 @@ pub fn takes<'a>(
     (Takes::Plaintext, None)
 }
 
+/// Is this policy about this workload? One of the root namespace with a selector is ignored (a finding says so).
+#[must_use]
+pub fn applies(world: &World, policy: &PeerAuthentication, workload: &Workload) -> bool {
+    let (of, root) = (policy.name.namespace(), &*world.settings().root_namespace);
+    let in_own = of == workload.name.namespace();
+    match &policy.selector {
+        Some(selector) => in_own && of != root && selects(selector, &workload.labels),
+        None => in_own || of == root,
+    }
+}
+
 fn says(takes: Takes, port: u16) -> String {
     match takes {
         Takes::MutualTls => format!("port {port} takes mutual TLS only"),
         Takes::Plaintext => format!("port {port} takes mutual TLS and plaintext"),
     }
-}
-
-fn applies_by_selector(policy: &PeerAuthentication, workload: &Workload) -> bool {
-    policy.selector.as_ref().is_some_and(|s| selects(s, &workload.labels))
 }
 
 fn port_mode(policy: &PeerAuthentication, port: u16) -> MtlsMode {

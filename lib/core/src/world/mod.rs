@@ -149,6 +149,15 @@ impl World {
         &self.index.findings
     }
 
+    /// What of that is about one object.
+    #[must_use]
+    pub fn findings_of(&self, object: &ObjectKey) -> &[Finding] {
+        let first = self.index.findings.partition_point(|f| f.object < *object);
+        let rest = self.index.findings.get(first..).unwrap_or_default();
+        let count = rest.partition_point(|f| f.object == *object);
+        rest.get(..count).unwrap_or_default()
+    }
+
     /// Whom does this address belong to? `ip` is canonical.
     #[must_use]
     pub fn addressed(&self, ip: IpAddr) -> Addressed<'_> {
@@ -281,11 +290,19 @@ impl World {
         let root = self.settings.root_namespace.as_ref();
         let own = workload.name.namespace();
         let of = |ns: &str| self.index.authorization.get(ns).map_or(&[][..], |v| v).iter();
-        of(root).chain((own != root).then(|| of(own)).into_iter().flatten()).filter(|p| match &p.scope {
+        of(root).chain((own != root).then(|| of(own)).into_iter().flatten()).filter(|p| self.applies(p, workload))
+    }
+
+    /// Is this workload judged by this policy at L4?
+    #[must_use]
+    pub fn applies(&self, policy: &AuthorizationPolicy, workload: &Workload) -> bool {
+        let of = policy.name.namespace();
+        let selected = match &policy.scope {
             Scope::Namespace => true,
             Scope::Selector(labels) => selects(labels, &workload.labels),
             Scope::Targets(_) => false,
-        })
+        };
+        selected && (of == workload.name.namespace() || of == &*self.settings.root_namespace)
     }
 
     /// The PeerAuthentications of a namespace, oldest first.

@@ -23,6 +23,26 @@ proptest! {
     }
 
     #[test]
+    fn what_is_found_about_one_object_is_found_again(world in some_world()) {
+        for key in world.objects().keys() {
+            let all: Vec<_> = world.findings().iter().filter(|f| f.object == *key).collect();
+            prop_assert_eq!(world.findings_of(key).iter().collect::<Vec<_>>(), all);
+        }
+    }
+
+    /// Two ways to ask the same: the policies of a pod, and the pods of a policy.
+    #[test]
+    fn a_policy_applies_to_the_pods_that_it_judges(world in some_world()) {
+        let all = world.objects().values().filter_map(|o| match o { Object::AuthorizationPolicy(p) => Some(p), _ => None });
+        for policy in all {
+            for w in world.workloads() {
+                let judged = world.authorization_policies(w).any(|p| p.name == policy.name);
+                prop_assert_eq!(world.applies(policy, w), judged, "{} {}", policy.name, w.name);
+            }
+        }
+    }
+
+    #[test]
     fn changes_leave_no_trace(start in some_world(), batch in some_batch()) {
         let changed = start.apply(&batch);
         let fresh = world(changed.objects().values().cloned());

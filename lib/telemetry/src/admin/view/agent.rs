@@ -23,8 +23,10 @@ pub struct Status {
     pub pods: PodCount,
     /// Open connections.
     pub connections: usize,
-    /// Certificates of its pods.
+    /// Certificates of its pods that there are, expired or not.
     pub certificates: usize,
+    /// Identities of its pods that have none.
+    pub certificates_missing: usize,
     /// When the first of them expires, seconds since the epoch.
     pub first_expiry_unix_s: Option<u64>,
     /// Why the certificate authority cannot be used.
@@ -114,6 +116,8 @@ pub struct Connection {
     pub destination: Party,
     /// The service that was called, namespace/name.
     pub service: Option<String>,
+    /// Its host name.
+    pub service_host: Option<String>,
     /// The VIP and port that were called.
     pub vip: Option<SocketAddr>,
     /// Bytes from source to destination.

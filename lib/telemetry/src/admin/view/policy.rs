@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use underpass_core::{
-    Kind, ObjectKey, ObjectName, World,
-    world::{Action, AuthorizationPolicy, MtlsMode, Object, PeerAuthentication, Scope, selects},
+    Kind, ObjectKey, ObjectName, World, peer_auth,
+    world::{Action, AuthorizationPolicy, Finding, MtlsMode, Object, PeerAuthentication, Scope, Workload},
 };
 
 use super::labels;
@@ -47,20 +47,16 @@ impl Policy {
 
     fn of_authorization(world: &World, p: &AuthorizationPolicy) -> Self {
         let mut needs_waypoint: Vec<String> = Vec::new();
-        for field in p.rules.iter().flat_map(|rule| rule.l7_fields()) {
-            if !needs_waypoint.iter().any(|known| **known == *field) {
-                needs_waypoint.push(field.to_string());
+        for field in p.waypoint_fields() {
+            if !needs_waypoint.iter().any(|known| **known == *field.name) {
+                needs_waypoint.push(field.name.to_string());
             }
         }
         let scope = match &p.scope {
             Scope::Namespace => wide(world, &p.name),
             Scope::Selector(selector) => format!("selector {}", labels(selector)),
-            Scope::Targets(targets) => {
-                needs_waypoint.insert(0, "targetRefs".to_owned());
-                targets.join(", ")
-            }
+            Scope::Targets(targets) => targets.join(", "),
         };
-        let applies = |w: &underpass_core::world::Workload| world.authorization_policies(w).any(|q| q.name == p.name);
         let action = match p.action {
             Action::Allow => "ALLOW",
             Action::Deny => "DENY",
@@ -69,23 +65,18 @@ impl Policy {
             rules: p.rules.len(),
             dry_run: p.dry_run,
             needs_waypoint,
-            ..Self::new(world, Kind::AuthorizationPolicy, &p.name, scope, action.to_owned(), applies)
+            ..Self::new(world, Kind::AuthorizationPolicy, &p.name, scope, action.to_owned(), |w| world.applies(p, w))
         }
     }
 
     fn of_peer_authentication(world: &World, p: &PeerAuthentication) -> Self {
-        let (own, root) = (p.name.namespace(), &*world.settings().root_namespace);
         let scope = match &p.selector {
             None => wide(world, &p.name),
             Some(selector) => format!("selector {}", labels(selector)),
         };
-        let applies = |w: &underpass_core::world::Workload| match &p.selector {
-            Some(selector) => own != root && w.name.namespace() == own && selects(selector, &w.labels),
-            None => own == root || w.name.namespace() == own,
-        };
         let ports = p.ports.iter().map(|(port, mode)| format!(" {port}={}", mode_name(*mode)));
         let action = format!("{}{}", mode_name(p.mode), ports.collect::<String>());
-        Self::new(world, Kind::PeerAuthentication, &p.name, scope, action, applies)
+        Self::new(world, Kind::PeerAuthentication, &p.name, scope, action, |w| peer_auth::applies(world, p, w))
     }
 
     fn new(
@@ -94,11 +85,10 @@ impl Policy {
         name: &ObjectName,
         scope: String,
         action: String,
-        applies: impl Fn(&underpass_core::world::Workload) -> bool,
+        applies: impl Fn(&Workload) -> bool,
     ) -> Self {
-        let key = ObjectKey::new(kind, name.clone());
-        let about_it = world.findings().iter().filter(|finding| finding.object == key);
-        let note = |finding: &underpass_core::world::Finding| match &*finding.field {
+        let about_it = world.findings_of(&ObjectKey::new(kind, name.clone()));
+        let note = |finding: &Finding| match &*finding.field {
             "" => finding.says.clone(),
             field => format!("{field}: {}", finding.says),
         };
@@ -112,7 +102,7 @@ impl Policy {
             dry_run: false,
             selects: world.workloads().filter(|w| world.is_enrolled(w) && applies(w)).count(),
             needs_waypoint: Vec::new(),
-            notes: about_it.map(note).collect(),
+            notes: about_it.iter().map(note).collect(),
         }
     }
 }

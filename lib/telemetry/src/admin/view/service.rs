@@ -31,7 +31,9 @@ pub struct Service {
     pub in_mesh: bool,
     /// The waypoint that it wants.
     pub waypoint: Option<String>,
-    /// What narrows down its endpoints, as written: `PreferSameZone`, `Local`, `ClientIP`.
+    /// While that waypoint is missing, calls go past it (`underpass.dev/waypoint-failure: allow`) instead of being refused.
+    pub waypoint_optional: bool,
+    /// What narrows down its endpoints, whether it says so or its namespace: `PreferSameZone`, `Local`, `ClientIP`.
     pub traffic: Vec<String>,
 }
 
@@ -86,14 +88,15 @@ impl Service {
             in_mesh: service_in_mesh(world, s),
             endpoints,
             waypoint,
-            traffic: traffic(s),
+            waypoint_optional: s.waypoint_optional,
+            traffic: traffic(world, s),
         }
     }
 }
 
-/// What is not the default.
-fn traffic(s: &world::Service) -> Vec<String> {
-    let distribution = s.distribution.filter(|d| *d != Distribution::Any).map(Distribution::as_str);
+/// What is not the default, by whomever it is said.
+fn traffic(world: &World, s: &world::Service) -> Vec<String> {
+    let distribution = Some(world.distribution(s)).filter(|d| *d != Distribution::Any).map(Distribution::as_str);
     let local = (s.internal_traffic == InternalTraffic::Local).then_some("Local");
     let affinity = (s.affinity == Affinity::ClientIp).then_some("ClientIP");
     [distribution, local, affinity].into_iter().flatten().map(str::to_owned).collect()

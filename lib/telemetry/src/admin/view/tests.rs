@@ -3,9 +3,12 @@
 use expect_test::{Expect, expect};
 use serde::{Serialize, de::DeserializeOwned};
 use underpass_core::{
+    ObjectName,
     authz::{Operation, Rule},
     testing::{ambient, labels, peer_authentication, pod, policy, service, world},
-    world::{Action, AuthorizationPolicy, Object, Scope, Service as CoreService},
+    world::{
+        Action, Affinity, AuthorizationPolicy, Distribution, Labels, Namespace, Object, Scope, Service as CoreService,
+    },
 };
 
 use super::*;
@@ -13,27 +16,48 @@ use super::*;
 fn objects() -> Vec<Object> {
     let mut slow = ambient("shop/cart-2", "10.0.2.3", "app=cart");
     slow.ready = false;
-    let by_method = Operation { l7: vec!["methods".into()], ..Operation::default() };
-    let rule = Rule { to: vec![by_method], ..Rule::default() };
+    let to = Operation { l7: vec!["methods".into()], ..Operation::default() };
+    let by_method = Rule { to: vec![to], ..Rule::default() };
     vec![
         ambient("shop/cart-1", "10.0.2.2 fd00::2", "app=cart").into(),
         slow.into(),
         pod("shop/old", "10.0.2.9").into(),
         service("shop/cart app=cart 10.96.0.10,fd96::10 80=http").into(),
         CoreService { labels: labels("istio.io/use-waypoint=w"), ..service("shop/old app=old 10.96.0.11 80") }.into(),
+        CoreService {
+            labels: labels("istio.io/use-waypoint=w"),
+            waypoint_optional: true,
+            affinity: Affinity::ClientIp,
+            ..service("near/own - 10.96.0.12 80")
+        }
+        .into(),
+        CoreService { distribution: Some(Distribution::Any), ..service("near/far - 10.96.0.13 80") }.into(),
+        Namespace {
+            name: ObjectName::cluster("near"),
+            labels: Labels::new(),
+            distribution: Some(Distribution::SameNode),
+        }
+        .into(),
         service("shop/headless app=cart - 80").into(),
         AuthorizationPolicy {
             scope: Scope::Selector(labels("app=cart")),
             dry_run: true,
-            ..policy("shop/readers", Action::Allow, vec![rule.clone(), rule, Rule::default()])
+            ..policy("shop/readers", Action::Allow, vec![by_method.clone(), by_method.clone(), Rule::default()])
         }
         .into(),
         policy("istio-system/nobody", Action::Deny, Vec::new()).into(),
         AuthorizationPolicy {
             scope: Scope::Targets(vec!["Gateway w".into()]),
-            ..policy("shop/at-waypoint", Action::Allow, vec![Rule::default()])
+            ..policy("shop/at-waypoint", Action::Allow, vec![by_method])
         }
         .into(),
+        AuthorizationPolicy {
+            scope: Scope::Selector(labels("app=cart")),
+            ..policy("istio-system/everywhere", Action::Allow, vec![Rule::default()])
+        }
+        .into(),
+        policy("near/others", Action::Allow, vec![Rule::default()]).into(),
+        peer_authentication("istio-system/ignored app=cart STRICT").into(),
         peer_authentication("shop/strict app=cart STRICT 9090=DISABLE").into(),
         peer_authentication("istio-system/all - PERMISSIVE").into(),
     ]
@@ -65,9 +89,11 @@ fn services_and_their_endpoints() {
     check(
         &services(&world(objects())),
         &expect![[r#"
-            {"namespace":"shop","name":"cart","host":"cart.shop.svc.cluster.local","type":"ClusterIP","vips":["10.96.0.10","fd96::10"],"ports":[{"name":"p80","port":80,"target":"http"}],"endpoints":[{"addresses":["10.0.2.2","fd00::2"],"workload":"shop/cart-1","ready":true,"draining":false,"weight":1,"node":"node-1","zone":null,"in_mesh":true},{"addresses":["10.0.2.3"],"workload":"shop/cart-2","ready":false,"draining":false,"weight":1,"node":"node-1","zone":null,"in_mesh":true}],"in_mesh":true,"waypoint":null,"traffic":[]}
-            {"namespace":"shop","name":"headless","host":"headless.shop.svc.cluster.local","type":"Headless","vips":[],"ports":[{"name":"p80","port":80,"target":"80"}],"endpoints":[{"addresses":["10.0.2.2","fd00::2"],"workload":"shop/cart-1","ready":true,"draining":false,"weight":1,"node":"node-1","zone":null,"in_mesh":true},{"addresses":["10.0.2.3"],"workload":"shop/cart-2","ready":false,"draining":false,"weight":1,"node":"node-1","zone":null,"in_mesh":true}],"in_mesh":true,"waypoint":null,"traffic":[]}
-            {"namespace":"shop","name":"old","host":"old.shop.svc.cluster.local","type":"ClusterIP","vips":["10.96.0.11"],"ports":[{"name":"p80","port":80,"target":"80"}],"endpoints":[{"addresses":["10.0.2.9"],"workload":"shop/old","ready":true,"draining":false,"weight":1,"node":"node-1","zone":null,"in_mesh":false}],"in_mesh":true,"waypoint":"w","traffic":[]}
+            {"namespace":"near","name":"far","host":"far.near.svc.cluster.local","type":"ClusterIP","vips":["10.96.0.13"],"ports":[{"name":"p80","port":80,"target":"80"}],"endpoints":[],"in_mesh":false,"waypoint":null,"waypoint_optional":false,"traffic":[]}
+            {"namespace":"near","name":"own","host":"own.near.svc.cluster.local","type":"ClusterIP","vips":["10.96.0.12"],"ports":[{"name":"p80","port":80,"target":"80"}],"endpoints":[],"in_mesh":true,"waypoint":"w","waypoint_optional":true,"traffic":["PreferSameNode","ClientIP"]}
+            {"namespace":"shop","name":"cart","host":"cart.shop.svc.cluster.local","type":"ClusterIP","vips":["10.96.0.10","fd96::10"],"ports":[{"name":"p80","port":80,"target":"http"}],"endpoints":[{"addresses":["10.0.2.2","fd00::2"],"workload":"shop/cart-1","ready":true,"draining":false,"weight":1,"node":"node-1","zone":null,"in_mesh":true},{"addresses":["10.0.2.3"],"workload":"shop/cart-2","ready":false,"draining":false,"weight":1,"node":"node-1","zone":null,"in_mesh":true}],"in_mesh":true,"waypoint":null,"waypoint_optional":false,"traffic":[]}
+            {"namespace":"shop","name":"headless","host":"headless.shop.svc.cluster.local","type":"Headless","vips":[],"ports":[{"name":"p80","port":80,"target":"80"}],"endpoints":[{"addresses":["10.0.2.2","fd00::2"],"workload":"shop/cart-1","ready":true,"draining":false,"weight":1,"node":"node-1","zone":null,"in_mesh":true},{"addresses":["10.0.2.3"],"workload":"shop/cart-2","ready":false,"draining":false,"weight":1,"node":"node-1","zone":null,"in_mesh":true}],"in_mesh":true,"waypoint":null,"waypoint_optional":false,"traffic":[]}
+            {"namespace":"shop","name":"old","host":"old.shop.svc.cluster.local","type":"ClusterIP","vips":["10.96.0.11"],"ports":[{"name":"p80","port":80,"target":"80"}],"endpoints":[{"addresses":["10.0.2.9"],"workload":"shop/old","ready":true,"draining":false,"weight":1,"node":"node-1","zone":null,"in_mesh":false}],"in_mesh":true,"waypoint":"w","waypoint_optional":false,"traffic":[]}
         "#]],
     );
 }
@@ -77,10 +103,13 @@ fn policies_and_what_needs_a_waypoint() {
     check(
         &policies(&world(objects())),
         &expect![[r#"
+            {"kind":"AuthorizationPolicy","namespace":"istio-system","name":"everywhere","scope":"selector app=cart","action":"ALLOW","rules":1,"dry_run":false,"selects":2,"needs_waypoint":[],"notes":[]}
             {"kind":"AuthorizationPolicy","namespace":"istio-system","name":"nobody","scope":"mesh","action":"DENY","rules":0,"dry_run":false,"selects":2,"needs_waypoint":[],"notes":["spec.rules: no rules: this policy denies nothing"]}
+            {"kind":"AuthorizationPolicy","namespace":"near","name":"others","scope":"namespace","action":"ALLOW","rules":1,"dry_run":false,"selects":0,"needs_waypoint":[],"notes":[]}
             {"kind":"AuthorizationPolicy","namespace":"shop","name":"at-waypoint","scope":"Gateway w","action":"ALLOW","rules":1,"dry_run":false,"selects":0,"needs_waypoint":["targetRefs"],"notes":["spec.targetRefs: applies at the waypoint of Gateway w and there is none: it has no effect"]}
             {"kind":"AuthorizationPolicy","namespace":"shop","name":"readers","scope":"selector app=cart","action":"ALLOW","rules":3,"dry_run":true,"selects":2,"needs_waypoint":["methods"],"notes":["spec.rules[0].to[0].operation.methods: methods can only be judged by a waypoint: this rule allows nothing","spec.rules[1].to[0].operation.methods: methods can only be judged by a waypoint: this rule allows nothing"]}
             {"kind":"PeerAuthentication","namespace":"istio-system","name":"all","scope":"mesh","action":"PERMISSIVE","rules":0,"dry_run":false,"selects":2,"needs_waypoint":[],"notes":[]}
+            {"kind":"PeerAuthentication","namespace":"istio-system","name":"ignored","scope":"selector app=cart","action":"STRICT","rules":0,"dry_run":false,"selects":0,"needs_waypoint":[],"notes":["spec.selector: a PeerAuthentication of the root namespace with a selector is ignored"]}
             {"kind":"PeerAuthentication","namespace":"shop","name":"strict","scope":"selector app=cart","action":"STRICT 9090=DISABLE","rules":0,"dry_run":false,"selects":2,"needs_waypoint":[],"notes":["spec.portLevelMtls.9090.mode: DISABLE is served as PERMISSIVE: mutual TLS is always accepted"]}
         "#]],
     );
@@ -105,14 +134,14 @@ fn a_connection_is_read_as_core_writes_it() {
         path: Path::Hbone,
         source: party("10.0.0.1:4000", Some("shop/web")),
         destination: party("[fd00::2]:80", None),
-        service: None,
-        service_host: None,
+        service: Some(ObjectName::new("shop", "cart")),
+        service_host: Some("cart.shop.svc.cluster.local".into()),
         vip: None,
         bytes_received: 1,
         bytes_sent: 2,
         opened_unix_ms: 3,
         duration_us: 4,
-        policy: Some(underpass_core::ObjectName::new("shop", "readers")),
+        policy: Some(ObjectName::new("shop", "readers")),
         reason: None,
         world: Version(5),
     };
@@ -136,7 +165,12 @@ fn a_connection_is_read_as_core_writes_it() {
                 workload: None,
                 identity: None,
             },
-            service: None,
+            service: Some(
+                "shop/cart",
+            ),
+            service_host: Some(
+                "cart.shop.svc.cluster.local",
+            ),
             vip: None,
             bytes_received: 1,
             bytes_sent: 2,
