@@ -22,6 +22,12 @@ pub enum Fault {
         /// What it said.
         kind: io::ErrorKind,
     },
+    /// No document says anything: a file that was cut short, a placeholder.
+    #[error("{}", if *.gave { "is empty: what it gave is deleted only with the file (rm)" } else { "holds no object" })]
+    Empty {
+        /// It gave objects before, which are still served.
+        gave: bool,
+    },
     /// [`crate::yaml::MAX_FILE_BYTES`].
     #[error("is larger than {max} bytes")]
     FileTooLarge {
@@ -41,7 +47,9 @@ pub enum Fault {
         max: usize,
     },
     /// [`crate::door::MAX_FILES`].
-    #[error("the directory has more than {max} manifests; the others are not read")]
+    #[error(
+        "the directory has more than {max} manifests: further ones are not read, and what is gone stays until there are fewer"
+    )]
     TooManyFiles {
         /// The limit.
         max: usize,
@@ -81,6 +89,16 @@ pub enum Fault {
         /// As written.
         found: Arc<str>,
         /// What is.
+        served: &'static str,
+    },
+    /// A kind of ours under a group that was probably meant to be its own.
+    #[error("`{}` has no {kind}: did you mean `{served}`?", cut(.found))]
+    UnknownGroup {
+        /// The kind.
+        kind: &'static str,
+        /// The apiVersion as written.
+        found: Arc<str>,
+        /// What is served.
         served: &'static str,
     },
     /// A kind that its API group does not have.
@@ -356,7 +374,7 @@ impl Fault {
         match self {
             Self::KindNotServed { known } => known.meanwhile.severity,
             Self::Field { field, .. } => field.severity,
-            Self::Series { .. } | Self::NoObject { .. } => Severity::Notice,
+            Self::Series { .. } | Self::NoObject { .. } | Self::Empty { gave: false } => Severity::Notice,
             Self::FieldNotServed { .. }
             | Self::ForeignGroup { .. }
             | Self::KnownVersion { .. }

@@ -82,7 +82,13 @@ pub fn read(file: &Arc<str>, bytes: &[u8]) -> Manifest {
     let mut reader = Reader { file, out: Manifest::default() };
     match yaml::documents(bytes) {
         Err(fault) => {
-            reader.out.problems.push(Problem::of_file(file, fault));
+            reader.out.problems.push(Problem::of_file(file, fault.clone()));
+            reader.out.has_unreadable = true;
+            reader.policies_of(&String::from_utf8_lossy(bytes), &fault);
+        }
+        // Nothing is what a file says while it is written in place, and no wish to delete.
+        Ok(documents) if documents.iter().all(|d| matches!(d.tree, Ok(None))) => {
+            reader.out.problems.push(Problem::of_file(file, Fault::Empty { gave: false }));
             reader.out.has_unreadable = true;
         }
         Ok(documents) => documents.iter().for_each(|d| reader.document(d)),
@@ -128,17 +134,41 @@ impl Reader<'_> {
             }
             Err(e) => {
                 self.out.has_unreadable = true;
+                let seen = Glimpse::of(document.text);
                 self.out.problems.push(Problem {
                     file: Arc::clone(self.file),
                     document: Some(document.number),
                     line: e.line.or(Some(document.line)),
-                    object: glimpse(document.text),
+                    object: seen.as_ref().map(Glimpse::id),
                     field: Path::default(),
                     reason: if document.text.contains("{{") { Fault::Template } else { e.clone().into() },
                     effect: None,
                 });
+                self.refuse(document.number, document.line, Path::default(), seen.and_then(|s| s.key()), &Tree::NULL);
             }
         }
+    }
+
+    /// The policies of a file of which nothing can be read, each with a word of its own.
+    fn policies_of(&mut self, text: &str, fault: &Fault) {
+        for (number, line, text) in yaml::texts(text) {
+            let Some(seen) = Glimpse::of(text) else { continue };
+            if self.refuse(number, line, Path::default(), seen.key(), &Tree::NULL) {
+                let mut problem = Problem::of_file(self.file, fault.clone());
+                (problem.document, problem.line, problem.object) = (Some(number), Some(line), Some(seen.id()));
+                self.out.problems.push(problem);
+            }
+        }
+    }
+
+    /// What cannot be read and is a security policy by its kind and name is claimed by one that refuses. So it is while
+    /// nothing better is known, as with a policy that can be read and is broken.
+    fn refuse(&mut self, document: u32, line: u32, place: Path, key: Option<ObjectKey>, tree: &Tree) -> bool {
+        let Some((key, object)) = key.and_then(|k| stand_in(k.kind, k.name.clone(), tree).map(|o| (k, o))) else {
+            return false;
+        };
+        self.out.claims.push(Claim { key, document, line, place, says: Says::Bad { stand_in: Some(object) } });
+        true
     }
 
     fn object(&mut self, c: &Candidate<'_>) {
@@ -156,10 +186,9 @@ impl Reader<'_> {
             return self.no_object(c);
         }
         let (Some(api_version), Some(kind)) = (api_version, kind) else {
-            self.out.has_unreadable = true;
-            let root = At::ROOT;
             let missing = if api_version.is_none() { "apiVersion" } else { "kind" };
-            return self.say(c, id, root.field(missing).path(), Fault::Missing);
+            let meant = kind.and_then(|kind| kinds::meant(api_version, kind));
+            return self.mistake(c, id, meant, missing, Fault::Missing);
         };
         match kinds::classify(api_version, kind) {
             Class::Served(kind) => self.served(c, kind, id),
@@ -171,15 +200,35 @@ impl Reader<'_> {
             }
             Class::Foreign(fault) => self.say(c, id, At::ROOT.field("kind").path(), fault),
             Class::Other => self.ignore(api_version, kind),
-            Class::Mistake(field, fault) => {
-                self.out.has_unreadable = true;
-                self.say(c, id, At::ROOT.field(field).path(), fault);
-            }
+            Class::Mistake(field, fault, meant) => self.mistake(c, id, meant, field, fault),
         }
     }
 
+    /// A field without which nobody can tell what an object is, and the kind that was probably meant.
+    fn mistake(
+        &mut self,
+        c: &Candidate<'_>,
+        id: Option<ObjectId>,
+        meant: Option<Kind>,
+        field: &'static str,
+        fault: Fault,
+    ) {
+        self.out.has_unreadable = true;
+        let id = meant.map_or(id, |kind| identify(kind.as_str(), c.tree));
+        self.say(c, id, At::ROOT.field(field).path(), fault);
+        let key = meant.and_then(|kind| key(kind, c.tree));
+        self.refuse(c.document, c.tree.line, c.outer.clone(), key, c.tree);
+    }
+
     fn list(&mut self, c: &Candidate<'_>, item: Option<(&str, &str)>) {
-        let Some(items) = c.tree.field("items").filter(|i| i.value != Value::Null) else { return };
+        let Some(items) = c.tree.field("items") else {
+            // Cut short, or misspelled; who means an empty one writes it.
+            self.out.has_unreadable = true;
+            return self.say(c, None, At::ROOT.field("items").path(), Fault::Missing);
+        };
+        if items.value == Value::Null {
+            return;
+        }
         let Value::List(trees) = &items.value else {
             self.out.has_unreadable = true;
             let (found, expected) = (items.value.describe().into(), "a list".into());
@@ -299,8 +348,11 @@ fn metadata<'t>(tree: &'t Tree, field: &str) -> Option<&'t str> {
 
 /// The key, where the name is one; also of an object whose other fields are broken.
 fn key(kind: Kind, tree: &Tree) -> Option<ObjectKey> {
-    let name = metadata(tree, "name")?.to_owned();
-    let namespace = metadata(tree, "namespace").map(str::to_owned);
+    named(kind, metadata(tree, "namespace"), metadata(tree, "name")?)
+}
+
+fn named(kind: Kind, namespace: Option<&str>, name: &str) -> Option<ObjectKey> {
+    let (name, namespace) = (name.to_owned(), namespace.map(str::to_owned));
     let meta = shapes::ObjectMeta { name, namespace, ..shapes::ObjectMeta::default() };
     let name = convert::object_name(kind, &meta, &mut convert::Faults::default())?;
     Some(ObjectKey::new(kind, name))
@@ -324,30 +376,57 @@ fn id(kind: &str, namespace: Option<&str>, name: &str) -> ObjectId {
     ObjectId { kind, name }
 }
 
-/// What a document that cannot be parsed is probably about, for the message only.
-fn glimpse(text: &str) -> Option<ObjectId> {
-    let mut kind = None;
-    let (mut name, mut namespace) = (None, None);
-    let mut inside: Option<Option<usize>> = None; // in metadata, and how far its fields are indented
-    for line in text.lines() {
-        let field = line.trim_start_matches(' ');
-        let indent = line.len().saturating_sub(field.len());
-        let value = |key: &str| field.strip_prefix(key)?.strip_prefix(':').map(plain).filter(|v| !v.is_empty());
-        if field.is_empty() || field.starts_with('#') {
-            continue;
-        }
-        if indent == 0 {
-            inside = field.starts_with("metadata:").then_some(None);
-            kind = kind.or_else(|| value("kind"));
-        } else if let Some(level) = inside {
-            let level = *inside.insert(Some(level.unwrap_or(indent)));
-            if level == Some(indent) {
-                name = name.or_else(|| value("name"));
-                namespace = namespace.or_else(|| value("namespace"));
+/// What a document that cannot be parsed is probably about: its lines of these names, as people write them.
+struct Glimpse<'t> {
+    api_version: Option<&'t str>,
+    kind: &'t str,
+    namespace: Option<&'t str>,
+    name: &'t str,
+}
+
+impl<'t> Glimpse<'t> {
+    fn of(text: &'t str) -> Option<Self> {
+        let (mut api_version, mut kind) = (None, None);
+        let (mut name, mut namespace) = (None, None);
+        let mut inside: Option<Option<usize>> = None; // in metadata, and how far its fields are indented
+        for line in text.lines() {
+            let field = line.trim_start_matches(' ');
+            let indent = line.len().saturating_sub(field.len());
+            let value = |key: &str| field.strip_prefix(key)?.strip_prefix(':').map(plain).filter(|v| !v.is_empty());
+            if field.is_empty() || field.starts_with('#') {
+                continue;
+            }
+            if indent == 0 {
+                // What is no key, or has a plain value, opens nothing: a stray line in the middle of metadata.
+                if let Some((_, value)) = field.split_once(':').filter(|_| field.starts_with(char::is_alphabetic))
+                    && (plain(value).is_empty() || plain(value).starts_with(['{', '[', '|', '>']))
+                {
+                    inside = field.starts_with("metadata:").then_some(None);
+                }
+                api_version = api_version.or_else(|| value("apiVersion"));
+                kind = kind.or_else(|| value("kind"));
+            } else if let Some(level) = inside {
+                let level = *inside.insert(Some(level.unwrap_or(indent)));
+                if level == Some(indent) {
+                    name = name.or_else(|| value("name"));
+                    namespace = namespace.or_else(|| value("namespace"));
+                }
             }
         }
+        let (kind, name) = kind.zip(name)?;
+        // Of a kind that was probably meant everything is said under its own name.
+        let kind = kinds::meant(api_version, kind).map_or(kind, |meant| meant.as_str());
+        Some(Self { api_version, kind, namespace, name })
     }
-    Some(id(kind?, namespace, name?))
+
+    fn id(&self) -> ObjectId {
+        id(self.kind, self.namespace, self.name)
+    }
+
+    /// Of a kind that is served.
+    fn key(&self) -> Option<ObjectKey> {
+        named(kinds::meant(self.api_version, self.kind)?, self.namespace, self.name)
+    }
 }
 
 fn plain(value: &str) -> &str {

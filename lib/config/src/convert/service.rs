@@ -19,8 +19,8 @@ const WAYPOINT_FAILURE: &str = "underpass.dev/waypoint-failure";
 /// Asks the controller that writes EndpointSlices for hints.
 const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
 
-const INTERNAL_TRAFFIC: &[&str; 2] = &["Cluster", "Local"];
-const AFFINITIES: &[&str; 2] = &["None", "ClientIP"];
+const INTERNAL_TRAFFIC: &[&str] = &["Cluster", "Local"];
+const AFFINITIES: &[&str] = &["None", "ClientIP"];
 const TYPES: &[&str] = &["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"];
 
 /// `v1 Service`.
@@ -44,9 +44,8 @@ pub fn service(shape: &shapes::Service) -> Result<Converted<Service>, Rejected> 
     let selector = spec.selector.as_ref().map(|s| meta::label_map(s, &at.field("selector"), &mut faults));
     let waypoint_optional =
         meta::switch(&shape.metadata, WAYPOINT_FAILURE, (&["refuse"], &["allow"]), &["allow", "refuse"], &mut faults);
-    let internal =
-        word(&spec.internal_traffic_policy, INTERNAL_TRAFFIC, &at.field("internalTrafficPolicy"), &mut faults);
-    let affinity = word(&spec.session_affinity, AFFINITIES, &at.field("sessionAffinity"), &mut faults);
+    let internal = internal_traffic(spec, &at, &mut faults);
+    let affinity = affinity(spec, &at, &mut faults);
     let distribution = distribution(shape, &at, &mut faults);
     not_yet(shape, &at, &mut faults);
     let service = || {
@@ -60,9 +59,9 @@ pub fn service(shape: &shapes::Service) -> Result<Converted<Service>, Rejected> 
             },
             external_name,
             publish_not_ready: spec.publish_not_ready_addresses,
-            internal_traffic: if internal? { InternalTraffic::Local } else { InternalTraffic::Cluster },
+            internal_traffic: internal?,
             distribution,
-            affinity: if affinity? { Affinity::ClientIp } else { Affinity::None },
+            affinity,
             labels: labels?,
             waypoint_optional,
         })
@@ -134,16 +133,29 @@ fn target(port: &shapes::ServicePort) -> Result<TargetPort, Fault> {
     }
 }
 
-/// A field that knows two words: is it the second? Missing is the first.
-fn word(field: &Option<String>, known: &'static [&'static str; 2], at: &At<'_>, faults: &mut Faults) -> Option<bool> {
-    let [first, second] = known;
-    match field.as_deref().unwrap_or_default() {
-        "" => Some(false),
-        text if text == *first => Some(false),
-        text if text == *second => Some(true),
+/// It says where traffic may go: what cannot be understood is no wish to pass over.
+fn internal_traffic(spec: &shapes::ServiceSpec, at: &At<'_>, faults: &mut Faults) -> Option<InternalTraffic> {
+    match spec.internal_traffic_policy.as_deref().unwrap_or_default() {
+        "" | "Cluster" => Some(InternalTraffic::Cluster),
+        "Local" => Some(InternalTraffic::Local),
         found => {
-            faults.push(at, Fault::Value { found: found.into(), known });
+            let fault = Fault::Value { found: found.into(), known: INTERNAL_TRAFFIC };
+            faults.push(&at.field("internalTrafficPolicy"), fault);
             None
+        }
+    }
+}
+
+/// A wish, and no reason to be without the Service that has it.
+fn affinity(spec: &shapes::ServiceSpec, at: &At<'_>, faults: &mut Faults) -> Affinity {
+    match spec.session_affinity.as_deref().unwrap_or_default() {
+        "" | "None" => Affinity::None,
+        "ClientIP" => Affinity::ClientIp,
+        found => {
+            let instead = "a client's connections go to any endpoint";
+            let fault = Fault::ValueIgnored { found: found.into(), known: AFFINITIES, instead };
+            faults.push(&at.field("sessionAffinity"), fault);
+            Affinity::None
         }
     }
 }

@@ -155,10 +155,14 @@ impl State {
             let keeps = serving.iter().any(|(key, s)| s.file == *file && !winners.contains_key(key));
             for problem in &manifest.problems {
                 let mut problem = problem.clone();
-                if keeps && matches!(problem.reason, Fault::NoObject { .. }) {
-                    // It stands where objects stood: not a file of another kind, but a mistake.
-                    problem.field = ["apiVersion"].into_iter().map(|f| Segment::Field(f.into())).collect();
-                    problem.reason = Fault::Missing;
+                // It stands where objects stood: not a file of another kind, but a mistake.
+                match problem.reason {
+                    Fault::NoObject { .. } if keeps => {
+                        problem.field = ["apiVersion"].into_iter().map(|f| Segment::Field(f.into())).collect();
+                        problem.reason = Fault::Missing;
+                    }
+                    Fault::Empty { .. } => problem.reason = Fault::Empty { gave: keeps },
+                    _ => {}
                 }
                 if problem.severity() == Severity::Error {
                     let place = problem.document.zip(problem.object.clone());

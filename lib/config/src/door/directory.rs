@@ -36,6 +36,8 @@ pub(super) type Found<'a> = (Arc<str>, Content<'a>);
 #[derive(Debug)]
 pub(super) struct Directory {
     root: PathBuf,
+    /// [`MAX_FILES`], but in tests.
+    max_files: usize,
     seen: BTreeMap<Arc<str>, Seen>,
     others: usize,
 }
@@ -79,11 +81,15 @@ impl Looks {
 }
 
 /// What a walk through the folders found.
-#[derive(Default)]
-struct Walk {
+struct Walk<'a> {
+    /// The files of the look before: new ones never push them out.
+    seen: &'a BTreeMap<Arc<str>, Seen>,
+    /// How many new ones are kept.
+    max_new: usize,
     files: BTreeMap<Arc<str>, PathBuf>,
+    new: BTreeMap<Arc<str>, PathBuf>,
     faults: BTreeMap<Arc<str>, Fault>,
-    /// [`MAX_FILES`] were found, and more.
+    /// More than the limit were found.
     has_too_many: bool,
     /// Files that are no manifests by their name.
     others: usize,
@@ -93,7 +99,7 @@ struct Walk {
 
 impl Directory {
     pub(super) fn new(root: PathBuf) -> Self {
-        Self { root, seen: BTreeMap::new(), others: 0 }
+        Self { root, max_files: MAX_FILES, seen: BTreeMap::new(), others: 0 }
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -107,13 +113,15 @@ impl Directory {
 
     /// Every file, with what it says where that changed since the last look.
     pub(super) fn look(&mut self) -> Vec<Found<'_>> {
-        let Walk { files, faults, has_too_many, others, .. } = walk(&self.root);
+        let Walk { files, faults, has_too_many, others, .. } = walk(&self.root, &self.seen, self.max_files);
         self.others = others;
-        // A folder that cannot be listed says nothing about its files: they are still what they were.
+        // A folder that cannot be listed says nothing about its files: they are still what they were. So are those that
+        // are gone while not all are looked at: they may only have another name.
         let hidden = |path: &str| {
             faults.keys().any(|f| f.is_empty() || path.strip_prefix(&**f).is_some_and(|rest| rest.starts_with('/')))
         };
-        self.seen.retain(|path, _| files.contains_key(path) || (!faults.contains_key(path) && hidden(path)));
+        self.seen
+            .retain(|path, _| has_too_many || files.contains_key(path) || (!faults.contains_key(path) && hidden(path)));
         for seen in self.seen.values_mut() {
             (seen.is_new, seen.bytes) = (false, Vec::new());
         }
@@ -136,7 +144,7 @@ impl Directory {
         let of_whole = |name: Arc<str>| if name.is_empty() { Arc::clone(&whole) } else { name };
         found.extend(faults.into_iter().map(|(name, fault)| (of_whole(name), Content::Unreadable(fault))));
         if has_too_many {
-            found.push((whole, Content::Unreadable(Fault::TooManyFiles { max: MAX_FILES })));
+            found.push((whole, Content::Unreadable(Fault::TooManyFiles { max: self.max_files })));
         }
         found
     }
@@ -167,8 +175,17 @@ fn open(path: &Path, last: Option<Looks>, now: SystemTime) -> Option<Seen> {
     }
 }
 
-fn walk(root: &Path) -> Walk {
-    let mut walk = Walk::default();
+fn walk<'a>(root: &Path, seen: &'a BTreeMap<Arc<str>, Seen>, max_files: usize) -> Walk<'a> {
+    let mut walk = Walk {
+        seen,
+        max_new: max_files,
+        files: BTreeMap::new(),
+        new: BTreeMap::new(),
+        faults: BTreeMap::new(),
+        has_too_many: false,
+        others: 0,
+        ids: BTreeSet::new(),
+    };
     match fs::metadata(root) {
         Err(e) => walk.fail("", &e),
         Ok(meta) if meta.is_dir() => walk.folder(root, "", &meta, 0),
@@ -177,10 +194,13 @@ fn walk(root: &Path) -> Walk {
             walk.files.insert(name.into(), root.to_owned());
         }
     }
+    walk.has_too_many |= walk.files.len().saturating_add(walk.new.len()) > max_files;
+    let room = if walk.has_too_many { max_files.saturating_sub(seen.len()) } else { max_files };
+    walk.files.extend(std::mem::take(&mut walk.new).into_iter().take(room));
     walk
 }
 
-impl Walk {
+impl Walk<'_> {
     fn fail(&mut self, name: &str, e: &io::Error) {
         self.faults.insert(name.into(), Fault::Io { kind: e.kind() });
     }
@@ -216,14 +236,59 @@ impl Walk {
             Err(_) => {}
             Ok(meta) if meta.is_dir() => self.folder(path, name, &meta, depth.saturating_add(1)),
             Ok(meta) if is_manifest && meta.is_file() && self.ids.insert((meta.dev(), meta.ino())) => {
-                if self.files.len() >= MAX_FILES {
-                    self.has_too_many = true;
-                } else {
+                if self.seen.contains_key(name) {
                     self.files.insert(name.into(), path.to_owned());
+                } else if self.new.len() < self.max_new {
+                    self.new.insert(name.into(), path.to_owned());
+                } else {
+                    self.has_too_many = true;
                 }
             }
             Ok(meta) if !is_manifest && meta.is_file() => self.others = self.others.saturating_add(1),
             Ok(_) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory of its own that goes away with the test.
+    struct Temp(PathBuf);
+
+    impl Drop for Temp {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn new_files_push_none_out() {
+        let dir = Temp(std::env::temp_dir().join(format!("underpass-config-limit-{}", std::process::id())));
+        fs::create_dir_all(&dir.0).unwrap();
+        let write = |name: &str| fs::write(dir.0.join(name), name).unwrap();
+        let remove = |name: &str| fs::remove_file(dir.0.join(name)).unwrap();
+        let mut directory = Directory { max_files: 3, ..Directory::new(dir.0.clone()) };
+        let mut look = || {
+            let found = directory.look();
+            let (files, whole): (Vec<_>, Vec<_>) = found.iter().partition(|(name, _)| &**name != ".");
+            let names: Vec<_> = files.iter().map(|(name, _)| name.trim_end_matches(".yaml")).collect();
+            let full = whole.iter().any(|(_, c)| matches!(c, Content::Unreadable(Fault::TooManyFiles { max: 3 })));
+            (names.join(" "), full)
+        };
+        ["x.yaml", "y.yaml", "z.yaml"].into_iter().for_each(write);
+        assert_eq!(look(), ("x y z".to_owned(), false));
+        ["a.yaml", "b.yaml", "c.yaml", "d.yaml"].into_iter().for_each(write);
+        assert_eq!(look(), ("x y z".to_owned(), true), "those that were there first");
+        assert_eq!(look(), ("x y z".to_owned(), true));
+        // What is not there may have another name now: it stays, until all can be looked at.
+        remove("y.yaml");
+        fs::rename(dir.0.join("z.yaml"), dir.0.join("zz.yaml")).unwrap();
+        assert_eq!(look(), ("x y z".to_owned(), true));
+        ["a.yaml", "b.yaml", "c.yaml"].into_iter().for_each(remove);
+        assert_eq!(look(), ("d x zz".to_owned(), false));
+        remove("x.yaml");
+        assert_eq!(look(), ("d zz".to_owned(), false));
     }
 }

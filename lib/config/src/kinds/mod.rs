@@ -34,8 +34,8 @@ pub(crate) enum Class {
     Foreign(Fault),
     /// Nothing of ours.
     Other,
-    /// A mistake in this field.
-    Mistake(&'static str, Fault),
+    /// A mistake in this field, and which of the served kinds was probably meant.
+    Mistake(&'static str, Fault, Option<Kind>),
 }
 
 /// Where a kind of ours is defined: group, versions, and what to write.
@@ -54,7 +54,11 @@ pub(crate) fn classify(api_version: &str, kind: &str) -> Class {
         return match ours {
             _ if group == home && versions.contains(&version) => Class::Served(ours),
             _ if group == home => {
-                Class::Mistake("apiVersion", Fault::UnknownVersion { found: api_version.into(), served })
+                Class::Mistake("apiVersion", Fault::UnknownVersion { found: api_version.into(), served }, Some(ours))
+            }
+            _ if is_slip(group, home) => {
+                let found = api_version.into();
+                Class::Mistake("apiVersion", Fault::UnknownGroup { kind: ours.as_str(), found, served }, Some(ours))
             }
             Kind::AuthorizationPolicy | Kind::PeerAuthentication => {
                 Class::Foreign(Fault::ForeignGroup { kind: ours.as_str(), found: api_version.into() })
@@ -77,15 +81,35 @@ pub(crate) fn classify(api_version: &str, kind: &str) -> Class {
     }
     let ours = Kind::ALL.into_iter().filter(|k| home(*k).0 == group).map(Kind::as_str);
     let meant = nearest(kind, ours.chain(known().map(|k| k.kind)));
+    let meant_kind = meant.and_then(|m| Kind::ALL.into_iter().find(|k| k.as_str() == m));
     let is_known = known().next().is_some() && !kind.ends_with("List");
     if is_known && group == GATEWAY_API && meant.is_none() {
         return Class::Known(&GATEWAY_API_OTHER);
     }
     // Kubernetes' own groups have kinds that are not listed here: there only a near miss is a mistake.
     if is_known || meant.is_some() {
-        return Class::Mistake("kind", Fault::UnknownKind { found: kind.into(), meant });
+        return Class::Mistake("kind", Fault::UnknownKind { found: kind.into(), meant }, meant_kind);
     }
     Class::Other
+}
+
+/// The kind of ours that an object which cannot be read is of, or was probably meant to be.
+pub(crate) fn meant(api_version: Option<&str>, kind: &str) -> Option<Kind> {
+    let Some(api_version) = api_version else {
+        let near = nearest(kind, Kind::ALL.into_iter().map(Kind::as_str))?;
+        return Kind::ALL.into_iter().find(|k| k.as_str() == near);
+    };
+    match classify(api_version, kind) {
+        Class::Served(kind) | Class::Mistake(_, _, Some(kind)) => Some(kind),
+        _ => None,
+    }
+}
+
+/// The API group of a kind of ours was probably meant to be `home`. Groups without a dot are Kubernetes' own, and none
+/// of them has a kind of the same name; what has one, under a domain of its own, is somebody else's.
+fn is_slip(group: &str, home: &str) -> bool {
+    let istio = |group: &str| group == "istio.io" || group.ends_with(".istio.io");
+    !group.contains('.') || (istio(home) && istio(group)) || nearest(group, [home]).is_some()
 }
 
 /// The kind has no namespace.
@@ -107,27 +131,44 @@ mod tests {
                 Class::Template(at) => format!("template at {at}"),
                 Class::Foreign(_) => "foreign".into(),
                 Class::Other => "other".into(),
-                Class::Mistake(field, fault) => format!("{field} {fault}"),
+                Class::Mistake(field, fault, meant) => {
+                    let meant = meant.map(|k| format!(" [{k}]")).unwrap_or_default();
+                    format!("{field} {fault}{meant}")
+                }
             };
             assert_eq!(got, expect, "{api_version} {kind}");
         };
         check("v1", "Pod", "served Pod");
-        check("v2", "Pod", "apiVersion `v2` is not served; write v1");
-        check("apps/v1", "Pod", "other");
+        check("v2", "Pod", "apiVersion `v2` is not served; write v1 [Pod]");
+        check("apps/v1", "Pod", "apiVersion `apps/v1` has no Pod: did you mean `v1`? [Pod]");
+        check("example.com/v1", "Pod", "other");
         check("serving.knative.dev/v1", "Service", "other");
         check("discovery.k8s.io/v1", "EndpointSlice", "served EndpointSlice");
         check(
             "discovery.k8s.io/v1beta1",
             "EndpointSlice",
-            "apiVersion `discovery.k8s.io/v1beta1` is not served; write discovery.k8s.io/v1",
+            "apiVersion `discovery.k8s.io/v1beta1` is not served; write discovery.k8s.io/v1 [EndpointSlice]",
         );
         check("security.istio.io/v1", "AuthorizationPolicy", "served AuthorizationPolicy");
         check("security.istio.io/v1beta1", "PeerAuthentication", "served PeerAuthentication");
         check("policy.linkerd.io/v1alpha1", "AuthorizationPolicy", "foreign");
+        for slip in
+            ["v1", "apps/v1", "securty.istio.io/v1", "Security.istio.io/v1", "networking.istio.io/v1", "istio.io/v1"]
+        {
+            for kind in ["AuthorizationPolicy", "PeerAuthentication"] {
+                let says = format!("apiVersion `{slip}` has no {kind}: did you mean `security.istio.io/v1`? [{kind}]");
+                check(slip, kind, &says);
+            }
+        }
+        check(
+            "discovry.k8s.io/v1",
+            "EndpointSlice",
+            "apiVersion `discovry.k8s.io/v1` has no EndpointSlice: did you mean `discovery.k8s.io/v1`? [EndpointSlice]",
+        );
         check(
             "security.istio.io/v1",
             "AuthorisationPolicy",
-            "kind `AuthorisationPolicy` is no kind of this API group: did you mean `AuthorizationPolicy`?",
+            "kind `AuthorisationPolicy` is no kind of this API group: did you mean `AuthorizationPolicy`? [AuthorizationPolicy]",
         );
         check("security.istio.io/v1", "Thing", "kind `Thing` is no kind of this API group");
         check("security.istio.io/v1", "RequestAuthentication", "not yet");
@@ -140,7 +181,7 @@ mod tests {
         check("gateway.networking.k8s.io/v1", "HTTPRoute", "not yet");
         check("v1", "ConfigMap", "other");
         check("v1", "ServiceAccount", "other");
-        check("v1", "pod", "kind `pod` is no kind of this API group: did you mean `Pod`?");
+        check("v1", "pod", "kind `pod` is no kind of this API group: did you mean `Pod`? [Pod]");
         check("apps/v1", "Deployment", "template at spec.template");
         check("batch/v1", "CronJob", "template at spec.jobTemplate.spec.template");
         check("networking.istio.io/v1alpha3", "EnvoyFilter", "not yet");

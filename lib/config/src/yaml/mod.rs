@@ -84,6 +84,11 @@ pub fn documents(bytes: &[u8]) -> Result<Vec<Document<'_>>, Fault> {
     })
 }
 
+/// The texts of a file's documents, each with its number and the line in which it starts, both from 1.
+pub(crate) fn texts(text: &str) -> impl Iterator<Item = (u32, u32, &str)> {
+    split::split(text).into_iter().zip(1..).map(|(piece, number)| (number, piece.content_line, piece.text))
+}
+
 fn document<'a>(piece: &split::Piece<'a>, number: u32) -> Document<'a> {
     let tree = if piece.is_blank { Ok(None) } else { parse(piece.text, piece.line) };
     Document { number, line: piece.content_line, text_line: piece.line, text: piece.text, tree }

@@ -72,6 +72,9 @@ impl Value {
 }
 
 impl Tree {
+    /// Nothing, nowhere.
+    pub const NULL: Self = Self { line: 0, value: Value::Null };
+
     /// The value under a key, where this is a mapping that has it.
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&Self> {

@@ -90,20 +90,20 @@ fn documents() {
     check(
         "apiVersion: v1\nkind: pod\nmetadata: {name: a}\n",
         &expect![[r#"
-        error: dir/a.yaml:6: document 2: pod default/a: kind: `pod` is no kind of this API group: did you mean `Pod`? (not served)
-    "#]],
+            error: dir/a.yaml:6: document 2: Pod default/a: kind: `pod` is no kind of this API group: did you mean `Pod`? (not served)
+        "#]],
     );
     check(
         "apiVersion: security.istio.io/v2\nkind: AuthorizationPolicy\nmetadata: {name: a}\n",
         &expect![[r#"
-        error: dir/a.yaml:5: document 2: AuthorizationPolicy default/a: apiVersion: `security.istio.io/v2` is not served; write security.istio.io/v1 (not served)
-    "#]],
+            error: dir/a.yaml:5: document 2: AuthorizationPolicy default/a: apiVersion: `security.istio.io/v2` is not served; write security.istio.io/v1 (until it is mended, what it selects is refused)
+        "#]],
     );
     check(
         "apiVersion: security.istio.io/v1\nkind: AuthorisationPolicy\nmetadata: {name: a}\n",
         &expect![[r#"
-        error: dir/a.yaml:6: document 2: AuthorisationPolicy default/a: kind: `AuthorisationPolicy` is no kind of this API group: did you mean `AuthorizationPolicy`? (not served)
-    "#]],
+            error: dir/a.yaml:6: document 2: AuthorizationPolicy default/a: kind: `AuthorisationPolicy` is no kind of this API group: did you mean `AuthorizationPolicy`? (until it is mended, what it selects is refused)
+        "#]],
     );
     check(
         "apiVersion: v1\nkind: Pod\nmetadata: {name: a, name: b}\nkind: Pod\n",
@@ -351,9 +351,9 @@ fn services_and_slices() {
     check(
         &service("{internalTrafficPolicy: local, sessionAffinity: ClientIp}"),
         &expect![[r#"
-        error: dir/a.yaml:8: document 2: Service default/a: spec.internalTrafficPolicy: `local` is none of Cluster, Local (not served)
-        error: dir/a.yaml:8: document 2: Service default/a: spec.sessionAffinity: `ClientIp` is none of None, ClientIP (not served)
-    "#]],
+            error: dir/a.yaml:8: document 2: Service default/a: spec.internalTrafficPolicy: `local` is none of Cluster, Local (not served)
+            warning: dir/a.yaml:8: document 2: Service default/a: spec.sessionAffinity: `ClientIp` is none of None, ClientIP: a client's connections go to any endpoint
+        "#]],
     );
     check(
         &service("{type: Cluster}"),

@@ -13,6 +13,11 @@ fn namespace(name: &str, label: &str) -> String {
     format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{is: {label}}}}}\n---\n")
 }
 
+/// A policy `a/p` with this spec.
+fn policy(kind: &str, spec: &str) -> String {
+    format!("apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {{name: p, namespace: a}}\nspec: {spec}\n")
+}
+
 /// `+Kind name` and `-Kind name`, in order.
 fn changes(update: &Update) -> Vec<String> {
     let say = |c: &Change| match c {
@@ -39,7 +44,8 @@ fn only_what_changed_is_in_the_batch() {
     check(&shelf.put(&[("1.yaml", &(a.clone() + &namespace("b", "z")))]), &["+Namespace b"], none);
     check(&shelf.put(&[("1.yaml", &a), ("2.yaml", &c)]), &["-Namespace b", "+Namespace c"], none);
     check(&shelf.put(&[("renamed.yaml", &a), ("dir/2.yaml", &c)]), &[], none);
-    check(&shelf.put(&[("renamed.yaml", "# nothing left\n")]), &["-Namespace a", "-Namespace c"], none);
+    check(&shelf.put(&[("renamed.yaml", &a)]), &["-Namespace c"], none);
+    check(&shelf.put(&[]), &["-Namespace a"], none);
     assert!(shelf.world.objects().is_empty());
 }
 
@@ -67,8 +73,62 @@ fn what_is_no_object_any_more_keeps_what_stood_there() {
         notice: values.yaml:1: document 1: is no Kubernetes object (no apiVersion, kind, metadata, spec): ignored
     "#]],
     );
-    // A file that is gone, or empty, gives nothing.
-    check(&shelf.put(&[("deny.yaml", "")]), &["-AuthorizationPolicy a/deny"], &expect![[""]]);
+    // A file that is gone gives nothing.
+    check(&shelf.put(&[]), &["-AuthorizationPolicy a/deny"], &expect![[""]]);
+}
+
+#[test]
+fn an_empty_file_takes_nothing_back() {
+    let deny = policy("AuthorizationPolicy", "{action: DENY, rules: [{}]}");
+    for nothing in ["", "\n\n", "# was a policy\n", "---\n", "null\n", "---\n# nothing\n---\n~\n...\n"] {
+        let mut shelf = Shelf::new();
+        shelf.put(&[("deny.yaml", &deny)]);
+        for _ in 0..2 {
+            check(
+                &shelf.put(&[("deny.yaml", nothing)]),
+                &[],
+                &expect![[r#"
+                    error: deny.yaml: is empty: what it gave is deleted only with the file (rm) (the last good version keeps serving)
+                "#]],
+            );
+        }
+        // What stands elsewhere now is not kept here.
+        let moved = shelf.put(&[("deny.yaml", nothing), ("moved.yaml", &deny)]);
+        check(
+            &moved,
+            &[],
+            &expect![[r#"
+                notice: deny.yaml: holds no object
+            "#]],
+        );
+        check(
+            &shelf.put(&[("deny.yaml", nothing)]),
+            &["-AuthorizationPolicy a/p"],
+            &expect![[r#"
+            notice: deny.yaml: holds no object
+        "#]],
+        );
+        check(&shelf.put(&[]), &[], &expect![[""]]);
+    }
+    // Who writes an empty list, or another object, means it.
+    for said in [
+        "{apiVersion: v1, kind: List, items: []}",
+        "{apiVersion: v1, kind: List, items: }",
+        "{apiVersion: v1, kind: Secret}",
+    ] {
+        let mut shelf = Shelf::new();
+        shelf.put(&[("deny.yaml", &deny)]);
+        check(&shelf.put(&[("deny.yaml", said)]), &["-AuthorizationPolicy a/p"], &expect![[""]]);
+    }
+    let mut shelf = Shelf::new();
+    shelf.put(&[("deny.yaml", &deny)]);
+    check(
+        &shelf.put(&[("deny.yaml", "apiVersion: v1\nkind: List\nitem: []\n")]),
+        &[],
+        &expect![[r#"
+        error: deny.yaml:1: document 1: items: is missing (the last good version keeps serving)
+    "#]],
+    );
 }
 
 #[test]
@@ -196,9 +256,6 @@ fn of_two_manifests_for_one_object_the_first_by_path_counts() {
 
 #[test]
 fn a_policy_that_never_was_good_refuses() {
-    let policy = |kind: &str, rest: &str| {
-        format!("apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {{name: p, namespace: a}}\nspec: {rest}\n")
-    };
     let deny = |text: &str, expect: &[&str]| {
         let mut shelf = Shelf::new();
         let update = shelf.put(&[("1.yaml", text)]);
@@ -236,6 +293,70 @@ fn a_policy_that_never_was_good_refuses() {
     let Some(Object::AuthorizationPolicy(p)) = shelf.world.objects().values().next() else { panic!() };
     assert_eq!(p.action, underpass_core::world::Action::Allow);
     assert!(shelf.world.workload(&name("a/x")).is_none());
+}
+
+/// The same of one that cannot even be read as a policy: what closed something is closed after a restart as well.
+#[test]
+fn a_policy_that_cannot_be_read_refuses() {
+    const HEAD: &str = "metadata:\n  name: p # a\n  namespace: \"a\"\n";
+    let selects = |text: &str, expect: &[&str], app: &str| {
+        let mut shelf = Shelf::new();
+        let update = shelf.put(&[("1.yaml", text)]);
+        assert_eq!(changes(&update), expect, "{text}\n{}", lines(&update));
+        assert!(update.errors().count() > 0, "{text}");
+        let closed = lines(&update).contains("(until it is mended, what it selects is refused)");
+        assert_eq!(closed, !expect.is_empty(), "{}", lines(&update));
+        let mut pod = underpass_core::testing::pod("a/x", "10.0.0.1");
+        pod.labels = underpass_core::testing::labels(app);
+        shelf.world.authorization_policies(&pod).count()
+    };
+    let authz = &["+AuthorizationPolicy a/p"][..];
+    let peer = &["+PeerAuthentication a/p"][..];
+    let spec = "spec: {selector: {matchLabels: {app: x}}, action: DENY, rules: [{}]}\n";
+    // Its apiVersion or kind is a slip, or missing: the selector counts.
+    for slip in [
+        "apiVersion: v1\nkind: AuthorizationPolicy\n",
+        "apiVersion: securty.istio.io/v1\nkind: AuthorizationPolicy\n",
+        "apiVersion: security.istio.io/v2\nkind: AuthorizationPolicy\n",
+        "apiVersion: security.istio.io/v1\nkind: AuthorisationPolicy\n",
+        "kind: AuthorizationPolicy\n",
+        "kind: authorizationpolicy\n",
+    ] {
+        assert_eq!(selects(&format!("{slip}{HEAD}{spec}"), authz, "app=x"), 1, "{slip}");
+        assert_eq!(selects(&format!("{slip}{HEAD}{spec}"), authz, "app=y"), 0, "{slip}");
+        assert_eq!(selects(&format!("{slip}{HEAD}spec: {{action: AUDIT}}\n"), &[], "app=x"), 0, "{slip}");
+    }
+    selects(&format!("apiVersion: v1\nkind: PeerAuthentication\n{HEAD}spec: {{}}\n"), peer, "app=x");
+    let list = format!("kind: AuthorizationPolicy\n{HEAD}").replace('\n', "\n  ");
+    selects(&format!("apiVersion: v1\nkind: List\nitems:\n- {list}"), authz, "app=x");
+    // It is no YAML: nobody knows whom it selects.
+    for broken in ["spec: [\n", "\tspec: {}\n", "spec:\n  rules: *none\n", "spec: {{ toYaml .Values.spec }}\n"] {
+        let head = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n";
+        assert_eq!(selects(&format!("{head}{HEAD}{broken}"), authz, "app=y"), 1, "{broken}");
+        selects(&format!("{HEAD}{broken}kind: PeerAuthentication\n"), peer, "app=y");
+        selects(&format!("apiVersion: policy.linkerd.io/v1\nkind: AuthorizationPolicy\n{HEAD}{broken}"), &[], "app=y");
+        selects(&format!("apiVersion: v1\nkind: Pod\n{HEAD}{broken}"), &[], "app=y");
+        selects(&format!("{head}metadata:\n  name: No Name\n{broken}"), &[], "app=y");
+    }
+    // Its file is none.
+    let deny = policy("AuthorizationPolicy", "{}").replace("{name: p, namespace: a}", "\n  name: p\n  namespace: a");
+    let latin = [namespace("b", "x").as_bytes(), deny.as_bytes(), b"# caf\xe9\n"].concat();
+    let (_, update) = State::default().next(&[("1.yaml".into(), Content::Bytes(&latin))]);
+    check(
+        &update,
+        authz,
+        &expect![[r#"
+        error: 1.yaml: is no UTF-8 text, from byte 181 on (not served)
+        error: 1.yaml:5: document 2: AuthorizationPolicy a/p: is no UTF-8 text, from byte 181 on (until it is mended, what it selects is refused)
+    "#]],
+    );
+    // The first good one takes its place, and stays when it cannot be read again.
+    let mut shelf = Shelf::new();
+    let good = policy("AuthorizationPolicy", "{action: ALLOW, rules: [{}]}");
+    let slip = good.replace("security", "securty");
+    for (text, expect) in [(&slip, authz), (&good, authz), (&slip, &[])] {
+        assert_eq!(changes(&shelf.put(&[("1.yaml", text)])), expect);
+    }
 }
 
 #[test]

@@ -18,6 +18,8 @@ fn files(objects: &[Object], homes: &[Index], count: usize) -> Vec<(String, Stri
         *text += "---\n";
         *text += &print(object);
     }
+    // An empty file does not take back what it gave.
+    files.retain(|(_, text)| !text.is_empty());
     files
 }
 
