@@ -58,6 +58,9 @@ impl Default for Limits {
 /// Sockets that a pod in the mesh costs before it has a connection: its listeners, its namespace, what steers for it.
 pub const SOCKETS_PER_POD: usize = 8;
 
+/// Bytes that may wait for a pod whatever others hold: what one connection sends before it is answered.
+const QUIET_BYTES: usize = 64 << 10;
+
 /// The budgets of a node's pods.
 #[derive(Debug)]
 pub struct Budgets {
@@ -100,7 +103,7 @@ pub struct PodUse {
 
 impl Budgets {
     pub(crate) fn new(limits: Limits) -> Arc<Self> {
-        let (sockets, memory) = (Stock::new(limits.sockets), Stock::new(limits.memory));
+        let (sockets, memory) = (Stock::new(limits.sockets), Stock::with_floor(limits.memory, QUIET_BYTES));
         Arc::new(Self { limits, sockets, memory, pods: Mutex::default() })
     }
 

@@ -1,4 +1,5 @@
-//! Bytes between two TCP connections, both ways: half-close and reset travel, an idle direction holds no buffer.
+//! Bytes between two TCP connections, both ways: half-close and reset travel, an idle direction holds no buffer. Where the
+//! pod's memory is short nothing is taken from a sender that the receiver does not take at once.
 
 use std::io;
 
@@ -6,12 +7,12 @@ use tokio::{io::Interest, net::TcpStream};
 use underpass_core::Reason;
 use underpass_net::{
     budget::Level,
-    buffer::{Buffers, READ_BYTES},
-    socket::shutdown_write,
+    buffer::Buffers,
+    socket::{peek, shutdown_write},
     tunnel::Memory,
 };
 
-/// What is read at once where the pod's memory is short: the other end may not take it.
+/// What is looked at at once where the pod's memory is short: the other end may not take it.
 const SHORT_BYTES: usize = 16 << 10;
 
 /// How one direction ended.
@@ -82,33 +83,76 @@ async fn one_way(
         if from.readable().await.is_err() {
             return Half::Broken;
         }
-        let mut buffer = buffers.lend();
-        let most = if memory.level() == Level::Plenty { READ_BYTES } else { SHORT_BYTES };
-        let n = match from.try_read(buffer.get_mut(..most).unwrap_or_default()) {
-            Ok(0) => {
-                // Fails only where the connection is gone, which its other direction tells as well.
-                let _ = shutdown_write(to);
-                return Half::Ended;
-            }
-            Ok(n) => n,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(_) => return Half::Broken,
+        let moved = match memory.level() {
+            Level::Plenty => take(from, to, buffers, &count),
+            Level::Short | Level::Over => hand_on(from, to, buffers, &count),
         };
-        let data = buffer.get(..n).unwrap_or_default();
-        let Ok(taken) = write(to, data, &count) else { return Half::Untaken };
-        let rest = data.get(taken..).unwrap_or_default().to_vec();
-        drop(buffer);
-        held.set(rest.capacity());
-        if let Err(half) = write_all(from, to, &rest, &count).await {
+        let left = match moved {
+            Ok(Moved::All) => continue,
+            Ok(Moved::Left(left)) => left,
+            Err(half) => return half,
+        };
+        held.set(left.capacity());
+        if let Err(half) = write_all(from, to, &left, &count).await {
             return half;
         }
-        drop(rest);
+        drop(left);
         held.set(0);
     }
 }
 
+/// What became of what there was to read.
+enum Moved {
+    /// The receiver has it, or there was nothing.
+    All,
+    /// The receiver does not take more now. These bytes, if any, have been taken from the sender.
+    Left(Vec<u8>),
+}
+
+/// Takes what there is, and writes what the receiver takes now.
+fn take(from: &TcpStream, to: &TcpStream, buffers: &Buffers, count: &impl Fn(usize)) -> Result<Moved, Half> {
+    let mut buffer = buffers.lend();
+    let Some(n) = read(to, from.try_read(&mut buffer))? else { return Ok(Moved::All) };
+    let data = buffer.get(..n).unwrap_or_default();
+    match data.get(write(to, data, count)?..).unwrap_or_default() {
+        [] => Ok(Moved::All),
+        left => Ok(Moved::Left(left.to_vec())),
+    }
+}
+
+/// Takes no more than the receiver takes now: where memory is short, what waits does so in the kernel, where its sender
+/// waits with it.
+fn hand_on(from: &TcpStream, to: &TcpStream, buffers: &Buffers, count: &impl Fn(usize)) -> Result<Moved, Half> {
+    let mut buffer = buffers.lend();
+    let shown = buffer.get_mut(..SHORT_BYTES).unwrap_or_default();
+    let Some(n) = read(to, from.try_io(Interest::READABLE, || peek(from, shown)))? else { return Ok(Moved::All) };
+    let taken = write(to, shown.get(..n).unwrap_or_default(), count)?;
+    let mut done = 0;
+    while let Some(rest) = shown.get_mut(done..taken).filter(|rest| !rest.is_empty()) {
+        match from.try_read(rest) {
+            Ok(m @ 1..) => done += m,
+            Ok(0) | Err(_) => return Err(Half::Broken),
+        }
+    }
+    Ok(if taken == n { Moved::All } else { Moved::Left(Vec::new()) })
+}
+
+/// How much was read; nothing where there was nothing. The sender's end is passed on.
+fn read(to: &TcpStream, read: io::Result<usize>) -> Result<Option<usize>, Half> {
+    match read {
+        Ok(0) => {
+            // Fails only where the connection is gone, which its other direction tells as well.
+            let _ = shutdown_write(to);
+            Err(Half::Ended)
+        }
+        Ok(n) => Ok(Some(n)),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(_) => Err(Half::Broken),
+    }
+}
+
 /// Writes what the connection takes now.
-fn write(to: &TcpStream, data: &[u8], count: &impl Fn(usize)) -> io::Result<usize> {
+fn write(to: &TcpStream, data: &[u8], count: &impl Fn(usize)) -> Result<usize, Half> {
     let mut taken = 0;
     while let Some(rest) = data.get(taken..).filter(|rest| !rest.is_empty()) {
         match to.try_write(rest) {
@@ -117,21 +161,98 @@ fn write(to: &TcpStream, data: &[u8], count: &impl Fn(usize)) -> io::Result<usiz
                 taken += n;
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-            Err(e) => return Err(e),
+            Err(_) => return Err(Half::Untaken),
         }
     }
     Ok(taken)
 }
 
-/// Writes all of it, unless the connection that it came from is reset meanwhile, which nobody reads.
+/// Writes all of it, and waits until the receiver takes more, unless the connection that it came from is reset meanwhile,
+/// which nobody reads.
 async fn write_all(from: &TcpStream, to: &TcpStream, mut data: &[u8], count: &impl Fn(usize)) -> Result<(), Half> {
-    while !data.is_empty() {
+    loop {
         tokio::select! {
             ready = to.writable() => ready.map_err(|_| Half::Untaken)?,
             _ = from.ready(Interest::ERROR) => return Err(Half::Broken),
         }
-        let taken = write(to, data, count).map_err(|_| Half::Untaken)?;
+        let taken = write(to, data, count)?;
         data = data.get(taken..).unwrap_or_default();
+        if data.is_empty() {
+            return Ok(());
+        }
     }
-    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, os::fd::AsFd as _, sync::Arc, time::Duration};
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+    use underpass_net::budget::{Share, Stock};
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    /// A connection of somebody else, and our end of it.
+    async fn pair(address: &str) -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind(address).await.expect("bound");
+        let far = TcpStream::connect(listener.local_addr().expect("name")).await.expect("connected");
+        (far, listener.accept().await.expect("accepted").0)
+    }
+
+    /// There is something to read, and nowhere to write it to.
+    fn is_stalled(from: &TcpStream, to: &TcpStream) -> bool {
+        let mut writable = [PollFd::new(to.as_fd(), PollFlags::POLLOUT)];
+        poll(&mut writable, PollTimeout::ZERO).expect("polled") == 0 && peek(from, &mut [0]).is_ok()
+    }
+
+    /// A sender whose receiver reads nothing, in a pod of 1 MiB in which `others` hold so much already.
+    async fn check(address: &str, others: usize, waits: bool) {
+        let share = Share::new(&Stock::new(1 << 30), 1 << 20);
+        let (memory, buffers, others) = (Memory::new(Arc::clone(&share)), Buffers::default(), share.hold(others));
+        let ((mut sender, client), (server, mut receiver)) = (pair(address).await, pair(address).await);
+        let passed = Cell::new(0);
+        let copying = async {
+            let count = |n| passed.set(passed.get() + n);
+            both_ways(&client, &server, (&buffers, &memory), count, |_| {}).await
+        };
+        let before = share.used();
+        let talking = async {
+            let (block, mut sent) = (vec![7; 64 << 10], 0);
+            // The copy, which is first in turn, has always done what it could.
+            while !(is_stalled(&client, &server) && waits == (share.used() > before)) {
+                sent += sender.try_write(&block).unwrap_or(0);
+                assert!(waits || share.used() == before, "{} bytes of {address} wait", share.used() - before);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            // The others are gone, the receiver reads: nothing is missing, and nothing came twice.
+            drop(others);
+            let sending = async {
+                sender.write_all(&[8; 300_000]).await.expect("taken");
+                sender.shutdown().await.expect("ended");
+            };
+            let mut heard = Vec::new();
+            let ((), read) = tokio::join!(sending, receiver.read_to_end(&mut heard));
+            assert_eq!((read.expect("to the end"), passed.get()), (sent + 300_000, sent + 300_000));
+            assert!(heard[..sent].iter().all(|b| *b == 7) && heard[sent..].iter().all(|b| *b == 8));
+            receiver.shutdown().await.expect("ended");
+        };
+        let both = tokio::time::timeout(DEADLINE, async { tokio::join!(biased; copying, talking) });
+        assert_eq!(both.await.expect("in time").0, Reason::Finished);
+        assert_eq!(share.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn where_memory_is_short_a_sender_waits_with_its_receiver() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            for (others, waits) in [(0, true), (513 << 10, false), (2 << 20, false)] {
+                check(address, others, waits).await;
+            }
+        }
+    }
 }

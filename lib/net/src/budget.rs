@@ -7,9 +7,11 @@
 //!
 //! ```text
 //!   Stock (the node's)   most = used + left
-//!     Share (a pod's)    used <= allowed = min(most, 2 * left)       Plenty | Short: half of that is used | Over
+//!     Share (a pod's)    used <= allowed = min(most, max(floor, 2 * left))    Plenty | Short: half of that is used | Over
 //!       Held (a guard)   what one socket, or one buffer, counts for
 //! ```
+//! Where what is given out is not asked for first, as waiting bytes are not, others may have used up all of it: a floor
+//! then leaves every pod enough to begin with. Sockets have none, because the kernel has no more of them.
 //!
 //! Counting is not a lock: workers that take at the same time may go over a limit by one each.
 
@@ -23,16 +25,18 @@ use tokio::sync::Notify;
 /// A pod may hold so many times what is left on the node.
 const TIMES_WHAT_IS_LEFT: usize = 2;
 
-/// What a pod may hold in all, of a stock that has `left`, where its own limit is `most`.
+/// What a pod may hold in all, of a stock that has `left`, where its own limit is `most`: never less than `floor` for
+/// want of what others hold.
 #[must_use]
-pub fn allowed(most: usize, left: usize) -> usize {
-    most.min(left.saturating_mul(TIMES_WHAT_IS_LEFT))
+pub fn allowed(most: usize, left: usize, floor: usize) -> usize {
+    most.min(left.saturating_mul(TIMES_WHAT_IS_LEFT).max(floor))
 }
 
 /// What a node has.
 #[derive(Debug)]
 pub struct Stock {
     most: usize,
+    floor: usize,
     used: AtomicUsize,
     freed: Notify,
 }
@@ -41,7 +45,13 @@ impl Stock {
     /// So much.
     #[must_use]
     pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, used: AtomicUsize::new(0), freed: Notify::new() })
+        Self::with_floor(most, 0)
+    }
+
+    /// So much, of which a pod may hold its `floor` whatever others hold.
+    #[must_use]
+    pub fn with_floor(most: usize, floor: usize) -> Arc<Self> {
+        Arc::new(Self { most, floor, used: AtomicUsize::new(0), freed: Notify::new() })
     }
 
     /// All that there is.
@@ -104,7 +114,7 @@ impl Share {
     /// What it may hold now.
     #[must_use]
     pub fn allowed(&self) -> usize {
-        allowed(self.most, self.stock.left())
+        allowed(self.most, self.stock.left(), self.stock.floor)
     }
 
     /// How it stands.
@@ -250,6 +260,23 @@ mod tests {
         // Who holds nothing has nothing to give back.
         check(100, 1000, 1000, 0, Level::Plenty);
         check(0, 1000, 0, 1, Level::Over);
+    }
+
+    #[test]
+    fn a_quiet_pod_is_never_over_for_what_others_hold() {
+        let check = |most, others, own, expect| {
+            let stock = Stock::with_floor(1000, 40);
+            let _greedy = Share::new(&stock, usize::MAX).hold(others);
+            let quiet = Share::new(&stock, most);
+            let _held = quiet.hold(own);
+            assert_eq!(quiet.level(), expect, "{own} of {most}, {others} beside");
+        };
+        check(100, 1000, 40, Level::Short);
+        check(100, 1000, 20, Level::Plenty);
+        check(100, 1000, 41, Level::Over);
+        check(100, 0, 101, Level::Over);
+        // Its own limit holds below the floor too.
+        check(30, 1000, 31, Level::Over);
     }
 
     #[test]

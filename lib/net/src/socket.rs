@@ -14,8 +14,8 @@ use std::{
 use nix::{
     errno::Errno,
     sys::socket::{
-        AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, listen, setsockopt,
-        socket, sockopt,
+        AddressFamily, Backlog, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, listen,
+        recv, setsockopt, socket, sockopt,
     },
 };
 use underpass_core::addr::canonical;
@@ -200,6 +200,11 @@ pub fn original_destination(accepted: &TcpStream) -> io::Result<SocketAddr> {
 /// Who opened an accepted connection.
 pub fn peer(accepted: &TcpStream) -> io::Result<SocketAddr> {
     accepted.peer_addr().map(canonical)
+}
+
+/// Reads what has arrived, and leaves it where it is. 0: the end of the stream.
+pub fn peek(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(recv(socket.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)?)
 }
 
 /// Ends the sending half: the other end reads an end of stream, and can still be read from.
