@@ -123,6 +123,9 @@ pub(crate) enum Close {
 }
 
 /// What the agent's own log contains; with LEVEL, changes it while it runs.
+///
+/// The agent's own log goes to its standard error. Its access log, one line for each connection, goes to its standard
+/// output, or to the file that the setting access-log names (`underpass config`).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  underpass log\n  underpass log info,underpass_net=debug")]
 pub(crate) struct Log {
@@ -131,6 +134,9 @@ pub(crate) struct Log {
     /// off, error, warn, info, debug or trace; or such levels by target.
     #[arg(value_name = "LEVEL")]
     pub(crate) level: Option<Filter>,
+    /// How the answer is written.
+    #[arg(short = 'o', long, value_enum, default_value_t = Format::Text)]
+    pub(crate) output: Format,
 }
 
 /// Say what happens to a connection, step by step, and which object decides.

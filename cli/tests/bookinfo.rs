@@ -48,7 +48,7 @@ fn who_does_not() {
     ] {
         let (status, answer) = explain(source, destination);
         let told = json!([status, answer["verdict"], answer["path"], answer["reason"]]);
-        assert_eq!(told, json!([2, "deny", "hbone", "not allowed"]), "{answer:#}");
+        assert_eq!(told, json!([2, "deny", "hbone", "not_allowed"]), "{answer:#}");
     }
 }
 

@@ -55,18 +55,18 @@ fn denied_by_a_policy() {
     explain(
         &["shop/web", "shop/cart:9090"],
         &expect![[r#"
-        exit 2
-        denied: not allowed (path hbone, policy shop/cart-callers)
+            exit 2
+            denied: not_allowed (path hbone, policy shop/cart-callers)
 
-          resolve                                                     source is pod shop/web (10.0.1.2)
-                                                                      destination is pod shop/cart (10.0.2.2), port 9090
-          enrolment            Pod shop/web                           in the mesh: namespace label istio.io/dataplane-mode
-                               Pod shop/cart                          in the mesh: namespace label istio.io/dataplane-mode
-          capture                                                     the kernel hands the connection to the tunnel
-          route                                                       HBONE to 10.0.2.2:15008 for 10.0.2.2:9090 (shop/cart), expecting spiffe://cluster.local/ns/shop/sa/cart
-          peer-authentication  PeerAuthentication shop/strict         port 9090 takes mutual TLS only
-          authorization        AuthorizationPolicy shop/cart-callers  ALLOW does not match: not allowed
-    "#]],
+              resolve                                                     source is pod shop/web (10.0.1.2)
+                                                                          destination is pod shop/cart (10.0.2.2), port 9090
+              enrolment            Pod shop/web                           in the mesh: namespace label istio.io/dataplane-mode
+                                   Pod shop/cart                          in the mesh: namespace label istio.io/dataplane-mode
+              capture                                                     the kernel hands the connection to the tunnel
+              route                                                       HBONE to 10.0.2.2:15008 for 10.0.2.2:9090 (shop/cart), expecting spiffe://cluster.local/ns/shop/sa/cart
+              peer-authentication  PeerAuthentication shop/strict         port 9090 takes mutual TLS only
+              authorization        AuthorizationPolicy shop/cart-callers  ALLOW does not match: not_allowed
+        "#]],
     );
 }
 
@@ -75,17 +75,17 @@ fn denied_in_plaintext() {
     explain(
         &["legacy/old", "cart.shop:80"],
         &expect![[r#"
-        exit 2
-        denied: plaintext refused (path plaintext, policy shop/strict)
+            exit 2
+            denied: plaintext_refused (path plaintext, policy shop/strict)
 
-          resolve                                              source is pod legacy/old (10.0.1.9)
-                                                               destination is service cart.shop.svc.cluster.local (10.96.0.10), port 80
-          enrolment            Pod legacy/old                  not in the mesh: no label of the pod or its namespace enrols it
-          capture                                              left alone: the source is not in the mesh
-          route                                                10.96.0.10:80 is 10.0.2.2:8080
-          capture                                              it arrives in plaintext and the destination's node hands it to the tunnel
-          peer-authentication  PeerAuthentication shop/strict  port 8080 takes mutual TLS only
-    "#]],
+              resolve                                              source is pod legacy/old (10.0.1.9)
+                                                                   destination is service cart.shop.svc.cluster.local (10.96.0.10), port 80
+              enrolment            Pod legacy/old                  not in the mesh: no label of the pod or its namespace enrols it
+              capture                                              left alone: the source is not in the mesh
+              route                                                10.96.0.10:80 is 10.0.2.2:8080
+              capture                                              it arrives in plaintext and the destination's node hands it to the tunnel
+              peer-authentication  PeerAuthentication shop/strict  port 8080 takes mutual TLS only
+        "#]],
     );
 }
 
@@ -110,54 +110,54 @@ fn as_json() {
     explain(
         &["-o", "json", "shop/web", "shop/cart:9090"],
         &expect![[r#"
-        exit 2
-        {
-          "source": "pod shop/web (10.0.1.2)",
-          "destination": "pod shop/cart (10.0.2.2) port 9090",
-          "path": "hbone",
-          "verdict": "deny",
-          "policy": "shop/cart-callers",
-          "reason": "not allowed",
-          "steps": [
+            exit 2
             {
-              "stage": "resolve",
-              "says": "source is pod shop/web (10.0.1.2)"
-            },
-            {
-              "stage": "resolve",
-              "says": "destination is pod shop/cart (10.0.2.2), port 9090"
-            },
-            {
-              "stage": "enrolment",
-              "object": "Pod shop/web",
-              "says": "in the mesh: namespace label istio.io/dataplane-mode"
-            },
-            {
-              "stage": "enrolment",
-              "object": "Pod shop/cart",
-              "says": "in the mesh: namespace label istio.io/dataplane-mode"
-            },
-            {
-              "stage": "capture",
-              "says": "the kernel hands the connection to the tunnel"
-            },
-            {
-              "stage": "route",
-              "says": "HBONE to 10.0.2.2:15008 for 10.0.2.2:9090 (shop/cart), expecting spiffe://cluster.local/ns/shop/sa/cart"
-            },
-            {
-              "stage": "peer-authentication",
-              "object": "PeerAuthentication shop/strict",
-              "says": "port 9090 takes mutual TLS only"
-            },
-            {
-              "stage": "authorization",
-              "object": "AuthorizationPolicy shop/cart-callers",
-              "says": "ALLOW does not match: not allowed"
+              "source": "pod shop/web (10.0.1.2)",
+              "destination": "pod shop/cart (10.0.2.2) port 9090",
+              "path": "hbone",
+              "verdict": "deny",
+              "policy": "shop/cart-callers",
+              "reason": "not_allowed",
+              "steps": [
+                {
+                  "stage": "resolve",
+                  "says": "source is pod shop/web (10.0.1.2)"
+                },
+                {
+                  "stage": "resolve",
+                  "says": "destination is pod shop/cart (10.0.2.2), port 9090"
+                },
+                {
+                  "stage": "enrolment",
+                  "object": "Pod shop/web",
+                  "says": "in the mesh: namespace label istio.io/dataplane-mode"
+                },
+                {
+                  "stage": "enrolment",
+                  "object": "Pod shop/cart",
+                  "says": "in the mesh: namespace label istio.io/dataplane-mode"
+                },
+                {
+                  "stage": "capture",
+                  "says": "the kernel hands the connection to the tunnel"
+                },
+                {
+                  "stage": "route",
+                  "says": "HBONE to 10.0.2.2:15008 for 10.0.2.2:9090 (shop/cart), expecting spiffe://cluster.local/ns/shop/sa/cart"
+                },
+                {
+                  "stage": "peer-authentication",
+                  "object": "PeerAuthentication shop/strict",
+                  "says": "port 9090 takes mutual TLS only"
+                },
+                {
+                  "stage": "authorization",
+                  "object": "AuthorizationPolicy shop/cart-callers",
+                  "says": "ALLOW does not match: not_allowed"
+                }
+              ]
             }
-          ]
-        }
-    "#]],
+        "#]],
     );
 }
 
@@ -166,18 +166,18 @@ fn settings_of_the_mesh_count() {
     explain(
         &["--trust-domain", "prod.example.org", "shop/web", "cart:80"],
         &expect![[r#"
-        exit 2
-        denied: not allowed (path hbone, policy shop/cart-callers)
+            exit 2
+            denied: not_allowed (path hbone, policy shop/cart-callers)
 
-          resolve                                                     source is pod shop/web (10.0.1.2)
-                                                                      destination is service cart.shop.svc.cluster.local (10.96.0.10), port 80
-          enrolment            Pod shop/web                           in the mesh: namespace label istio.io/dataplane-mode
-          capture                                                     the kernel hands the connection to the tunnel
-          route                Service shop/cart                      10.96.0.10:80 -> endpoint 10.0.2.2:8080 (shop/cart)
-                                                                      HBONE to 10.0.2.2:15008 for 10.0.2.2:8080 (shop/cart), expecting spiffe://prod.example.org/ns/shop/sa/cart
-          peer-authentication  PeerAuthentication shop/strict         port 8080 takes mutual TLS only
-          authorization        AuthorizationPolicy shop/cart-callers  ALLOW does not match: not allowed
-    "#]],
+              resolve                                                     source is pod shop/web (10.0.1.2)
+                                                                          destination is service cart.shop.svc.cluster.local (10.96.0.10), port 80
+              enrolment            Pod shop/web                           in the mesh: namespace label istio.io/dataplane-mode
+              capture                                                     the kernel hands the connection to the tunnel
+              route                Service shop/cart                      10.96.0.10:80 -> endpoint 10.0.2.2:8080 (shop/cart)
+                                                                          HBONE to 10.0.2.2:15008 for 10.0.2.2:8080 (shop/cart), expecting spiffe://prod.example.org/ns/shop/sa/cart
+              peer-authentication  PeerAuthentication shop/strict         port 8080 takes mutual TLS only
+              authorization        AuthorizationPolicy shop/cart-callers  ALLOW does not match: not_allowed
+        "#]],
     );
     let code = |args: &[&str]| underpass(&[&["explain", "-f", "mesh"], args].concat()).status.code();
     assert_eq!(code(&["--cluster-domain=example.org", "shop/web", "cart.shop.svc.example.org:80"]), Some(0));

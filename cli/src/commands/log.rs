@@ -1,15 +1,16 @@
 //! `underpass log`: what the agent's own log contains.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     args::Log,
     error::CliError,
     output::{Output, one_line},
+    show::Look,
     source::Asked,
 };
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Level {
     level: String,
 }
@@ -19,6 +20,6 @@ pub(crate) fn run(args: &Log) -> Result<Output, CliError> {
     if let Some(level) = &args.level {
         agent.set_log_level(&level.to_string())?;
     }
-    let Level { level } = agent.get("/logging")?;
-    Ok(Output::ok(format!("{}\n", one_line(&level))))
+    let level: Level = agent.get("/logging")?;
+    Look::new(args.output).render(&level, |_, _| format!("{}\n", one_line(&level.level)))
 }

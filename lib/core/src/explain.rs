@@ -1,52 +1,24 @@
 //! `underpass explain SOURCE DESTINATION:PORT`: what would happen to this connection, step by step, and which object
 //! decides. It runs the functions that connections run, with a recorder; it decides nothing itself.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+mod resolve;
+
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Identity, Kind, ObjectKey, ObjectName, Reason, World,
     admit::admit,
-    authz::{Peer, Request, Verdict},
+    authz::{self, Peer, Request, Verdict},
     capture::{self, Capture},
     route::{self, Caller, Hop, Plan},
     trace::{Stage, Step, Trace as _},
-    world::{Addressed, Service, Workload},
+    world::Workload,
 };
 
-/// Why there is nothing to explain.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unknown {
-    /// The source names nothing.
-    #[error("source {0:?}: no pod of that name, and it is not an address; write namespace/pod or an IP address")]
-    Source(String),
-    /// The destination names nothing.
-    #[error(
-        "destination {0:?}: no pod or service of that name, and it is not an address; write namespace/pod, a service's name or host, or an IP address"
-    )]
-    Destination(String),
-    /// The destination has no port.
-    #[error("destination {0:?}: write DESTINATION:PORT, with an IPv6 address in brackets")]
-    Port(String),
-    /// The service or pod has no address to connect to.
-    #[error("{0} has no address to connect to")]
-    NoAddress(ObjectKey),
-    /// The service is another name for something.
-    #[error("{service} is an ExternalName and has no address: its callers connect to {name}; ask for that")]
-    ExternalName {
-        /// The service.
-        service: ObjectKey,
-        /// What it is another name for.
-        name: Arc<str>,
-    },
-    /// The service has no VIP.
-    #[error("{0} is headless: its callers connect to its pods; ask for one of them")]
-    Headless(ObjectKey),
-}
+pub use self::resolve::{Near, Unknown};
+use self::resolve::{Source, find_destination, find_source, name_of, split_port};
 
 /// How the connection travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,11 +63,6 @@ pub struct Explanation {
     pub reason: String,
     /// Everything that was looked at.
     pub steps: Vec<Step>,
-}
-
-struct Source {
-    address: IpAddr,
-    workload: Option<Arc<Workload>>,
 }
 
 /// Explains the connection from `source` (namespace/pod or an address) to `destination` (namespace/pod, a service's
@@ -210,7 +177,12 @@ fn judge(world: &World, from: &Source, identity: Option<&Identity>, hop: &Hop, s
     };
     let peer = Peer { address: from.address, identity };
     let request = Request { peer, workload, address: hop.target.ip(), port: hop.target.port() };
-    admit(world, &request, steps)
+    let verdict = admit(world, &request, steps);
+    for policy in authz::dry_run(world, &request) {
+        let key = ObjectKey::new(Kind::AuthorizationPolicy, policy);
+        steps.say(Stage::Authorization, Some(&key), || "dry run: it would be denied, and is logged".to_owned());
+    }
+    verdict
 }
 
 /// Which endpoint a connection meets is a matter of dice; where the answer depends on it, say so.
@@ -241,85 +213,6 @@ fn note_differences(
 fn refused(policy: Option<ObjectName>, reason: Reason) -> (Way, Verdict, String) {
     let says = reason.to_string();
     (Way::Refused, Verdict::Deny { policy, reason }, says)
-}
-
-fn split_port(text: &str) -> Result<(&str, u16), Unknown> {
-    let bad = || Unknown::Port(text.to_owned());
-    let (host, port) = text.rsplit_once(':').ok_or_else(bad)?;
-    let port = port.parse().ok().filter(|p| *p > 0).ok_or_else(bad)?;
-    let host = match host.strip_prefix('[') {
-        Some(rest) => rest.strip_suffix(']').ok_or_else(bad)?,
-        None if host.contains(':') => return Err(bad()),
-        None => host,
-    };
-    Ok((host, port))
-}
-
-fn find_source(world: &World, text: &str) -> Result<Source, Unknown> {
-    if let Ok(address) = text.parse::<IpAddr>() {
-        let address = address.to_canonical();
-        return Ok(Source { address, workload: world.workload_at(address).cloned() });
-    }
-    let name = text.split_once('/').map(|(ns, name)| ObjectName::new(ns, name));
-    let workload = name.and_then(|n| world.workload(&n)).ok_or_else(|| Unknown::Source(text.to_owned()))?;
-    let no_address = || Unknown::NoAddress(ObjectKey::new(Kind::Pod, workload.name.clone()));
-    let address = *workload.addresses.first().ok_or_else(no_address)?;
-    Ok(Source { address, workload: Some(Arc::clone(workload)) })
-}
-
-/// The address to connect to, of the family that the source has where there is a choice.
-fn find_destination(world: &World, text: &str, namespace: &str, from: IpAddr) -> Result<IpAddr, Unknown> {
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return Ok(address.to_canonical());
-    }
-    let unknown = || Unknown::Destination(text.to_owned());
-    let service = match text.split_once('/') {
-        Some((ns, name)) => {
-            let name = ObjectName::new(ns, name);
-            if let Some(w) = world.workload(&name) {
-                let no_address = || Unknown::NoAddress(ObjectKey::new(Kind::Pod, name.clone()));
-                return like(&w.addresses, from).ok_or_else(no_address);
-            }
-            world.service(&name)
-        }
-        None => service_name(world, text, namespace).and_then(|name| world.service(&name)),
-    };
-    vip(service.ok_or_else(unknown)?, from)
-}
-
-/// One of the addresses, of the same family where there is a choice.
-fn like(all: &[IpAddr], other: IpAddr) -> Option<IpAddr> {
-    all.iter().find(|a| a.is_ipv4() == other.is_ipv4()).or(all.first()).copied()
-}
-
-fn vip(service: &Service, from: IpAddr) -> Result<IpAddr, Unknown> {
-    let key = || ObjectKey::new(Kind::Service, service.name.clone());
-    match &service.external_name {
-        Some(name) => Err(Unknown::ExternalName { service: key(), name: Arc::clone(name) }),
-        None => like(&service.vips, from).ok_or_else(|| Unknown::Headless(key())),
-    }
-}
-
-/// `reviews`, `reviews.default`, `reviews.default.svc`, `reviews.default.svc.cluster.local`.
-fn service_name(world: &World, host: &str, namespace: &str) -> Option<ObjectName> {
-    let host = host.strip_suffix('.').unwrap_or(host);
-    let suffix = format!(".svc.{}", world.settings().cluster_domain);
-    let short = host.strip_suffix(&suffix).or_else(|| host.strip_suffix(".svc")).unwrap_or(host);
-    match short.split_once('.') {
-        None if short == host => Some(ObjectName::new(namespace, short)),
-        None => None,
-        Some((_, ns)) if ns.contains('.') => None,
-        Some((name, ns)) => Some(ObjectName::new(ns, name)),
-    }
-}
-
-fn name_of(world: &World, ip: IpAddr) -> String {
-    match world.addressed(ip) {
-        Addressed::Workload(w) => format!("pod {} ({ip})", w.name),
-        Addressed::Service(s) => format!("service {} ({ip})", world.hostname(&s.name)),
-        Addressed::Ambiguous(_) => format!("{ip} (claimed more than once)"),
-        Addressed::Unknown => format!("{ip}"),
-    }
 }
 
 #[cfg(test)]

@@ -130,12 +130,13 @@ impl Reason {
     }
 }
 
+/// The stable word, or what the access log says as `reason_detail` where there is one: people look for it there.
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NeedsWaypoint(fields) => write!(f, "needs a waypoint: {}", fields.join(", ")),
             Self::Refused(status) => write!(f, "refused with status {status}"),
-            other => f.write_str(&other.as_str().replace('_', " ")),
+            other => f.write_str(other.as_str()),
         }
     }
 }

@@ -119,7 +119,7 @@ fn who_may_not(stage: &mut Stage) -> Result<()> {
     let promised = "reason: not_allowed, policy: bookinfo/ratings-viewer (ALLOW, but not for this client)";
     stage.screen.expect(promised, why == ("not_allowed", "bookinfo/ratings-viewer"), why)?;
     let (status, first) = stage.explain(CLIENT, &format!("ratings.bookinfo:{PORT}"))?;
-    let foretold = status == Some(2) && first.starts_with("denied: not allowed");
+    let foretold = status == Some(2) && first.starts_with("denied: not_allowed");
     stage.screen.expect("explain says the same from the manifests alone", foretold, (status, first))?;
 
     let marks = stage.marks()?;

@@ -5,9 +5,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    authz::Rule,
-    testing::{ambient, node, peer_authentication, pod, policy, service, some_address, some_world, world},
-    world::{Action, Affinity, Distribution, InternalTraffic, Object},
+    authz::{Operation, Rule},
+    testing::{ambient, labels, node, peer_authentication, pod, policy, service, some_address, some_world, world},
+    world::{Action, Affinity, AuthorizationPolicy, Distribution, InternalTraffic, Object, Scope, Service},
 };
 
 fn mesh() -> World {
@@ -78,7 +78,7 @@ fn from_outside() {
         "legacy/old",
         "default/b:8080",
         &expect![[r#"
-            Plaintext Deny Some(default/strict): plaintext refused
+            Plaintext Deny Some(default/strict): plaintext_refused
               resolve              source is pod legacy/old (10.0.0.3)
               resolve              destination is pod default/b (10.0.0.2), port 8080
               enrolment            Pod legacy/old: not in the mesh: no label of the pod or its namespace enrols it
@@ -91,7 +91,7 @@ fn from_outside() {
         "192.0.2.1",
         "b.default:80",
         &expect![[r#"
-            Plaintext Deny Some(default/strict): plaintext refused
+            Plaintext Deny Some(default/strict): plaintext_refused
               resolve              source is 192.0.2.1
               resolve              destination is service b.default.svc.cluster.local (10.96.0.1), port 80
               capture              192.0.2.1 is no pod of this mesh: it connects as it is
@@ -151,8 +151,107 @@ fn services_without_an_address() {
     check(
         "default/a",
         "default/pods:80",
-        &expect!["Service default/pods is headless: its callers connect to its pods; ask for one of them"],
+        &expect![
+            "Service default/pods is headless: its callers connect to its pods; ask for one of them, such as default/b"
+        ],
     );
+}
+
+#[test]
+fn a_waypoint_that_is_missing() {
+    let all = |waypoint_optional| {
+        let labels = labels("istio.io/use-waypoint=w");
+        world([
+            ambient("default/a", "10.0.0.1", "").into(),
+            ambient("default/b", "10.0.0.2", "app=b").into(),
+            Service { labels, waypoint_optional, ..service("default/b app=b 10.96.0.1 80") }.into(),
+        ])
+    };
+    let check = |optional, expect: &Expect| {
+        let explained = explain(&all(optional), "default/a", "b:80").unwrap();
+        let steps = explained.steps.iter().filter(|s| s.stage == Stage::Route).map(|s| format!("  {}\n", s.says));
+        expect.assert_eq(&(explained.reason + "\n" + &steps.collect::<String>()));
+    };
+    check(
+        false,
+        &expect![[r#"
+        waypoint_missing
+          waypoint w is missing: calls are refused
+          10.96.0.1:80 is refused: waypoint_missing
+    "#]],
+    );
+    check(
+        true,
+        &expect![[r#"
+        no policy forbids it
+          waypoint w is missing: calls go past it, as the service says
+          10.96.0.1:80 -> endpoint 10.0.0.2:80 (default/b)
+          HBONE to 10.0.0.2:15008 for 10.0.0.2:80 (default/b), expecting spiffe://cluster.local/ns/default/sa/b
+    "#]],
+    );
+}
+
+#[test]
+fn a_policy_that_is_tried_out() {
+    let all = world([
+        ambient("default/a", "10.0.0.1", "").into(),
+        ambient("default/b", "10.0.0.2", "").into(),
+        AuthorizationPolicy { dry_run: true, ..policy("default/nobody", Action::Allow, Vec::new()) }.into(),
+        AuthorizationPolicy { dry_run: true, ..policy("default/no-one", Action::Deny, vec![Rule::default()]) }.into(),
+        AuthorizationPolicy { dry_run: true, ..policy("other/nobody", Action::Allow, Vec::new()) }.into(),
+    ]);
+    let explained = explain(&all, "default/a", "default/b:80").unwrap();
+    assert_eq!((explained.verdict, explained.policy), (Answer::Allow, None));
+    let steps = explained.steps.iter().filter(|s| s.stage == Stage::Authorization);
+    let steps: String = steps.map(|s| format!("{:?} {}\n", s.object, s.says)).collect();
+    expect![[r#"
+        None no ALLOW policy applies: allowed
+        Some(AuthorizationPolicy default/no-one) dry run: it would be denied, and is logged
+        Some(AuthorizationPolicy default/nobody) dry run: it would be denied, and is logged
+    "#]]
+    .assert_eq(&steps);
+}
+
+/// Whoever was told a reason finds it in the access log.
+#[test]
+fn reasons_are_those_of_the_log() {
+    let about = |app: &str, p: AuthorizationPolicy| {
+        Object::from(AuthorizationPolicy { scope: Scope::Selector(labels(app)), ..p })
+    };
+    let to = Operation { l7: vec!["methods".into()], ..Operation::default() };
+    let by_method = Rule { to: vec![to], ..Rule::default() };
+    let all = world([
+        ambient("default/a", "10.0.0.1", "").into(),
+        ambient("default/b", "10.0.0.2", "app=b").into(),
+        ambient("default/shut", "10.0.0.3", "app=shut").into(),
+        ambient("default/l7", "10.0.0.4", "app=l7").into(),
+        ambient("default/one", "10.0.0.5", "").into(),
+        ambient("default/two", "10.0.0.5", "").into(),
+        pod("legacy/old", "10.0.0.9").into(),
+        service("default/b app=b 10.96.0.1 80").into(),
+        Service { labels: labels("istio.io/use-waypoint=w"), ..service("default/w app=b 10.96.0.3 80") }.into(),
+        Service { internal_traffic: InternalTraffic::Local, ..service("default/local app=far 10.96.0.4 80") }.into(),
+        Workload { node: Some("node-2".into()), ..ambient("default/far", "10.0.0.6", "app=far") }.into(),
+        peer_authentication("default/strict app=shut STRICT").into(),
+        about("app=shut", policy("default/nobody", Action::Allow, Vec::new())),
+        about("app=b", policy("default/no", Action::Deny, vec![Rule::default()])),
+        about("app=l7", policy("default/gets", Action::Deny, vec![by_method])),
+    ]);
+    for (source, destination, want) in [
+        ("default/a", "b:80", Reason::Denied),
+        ("default/a", "default/shut:80", Reason::NotAllowed),
+        ("legacy/old", "default/shut:80", Reason::PlaintextRefused),
+        ("default/a", "default/one:80", Reason::AmbiguousAddress),
+        ("default/a", "b:81", Reason::UnknownPort),
+        ("default/a", "w:80", Reason::WaypointMissing),
+        ("default/a", "local:80", Reason::NoLocalEndpoint),
+    ] {
+        let explained = explain(&all, source, destination).unwrap();
+        assert_eq!((explained.verdict, &*explained.reason), (Answer::Deny, want.as_str()), "{explained:#?}");
+    }
+    // where the word is not all, the log has the rest beside it
+    let explained = explain(&all, "default/a", "default/l7:80").unwrap();
+    assert_eq!(explained.reason, "needs a waypoint: methods");
 }
 
 /// Several endpoints, and all that can be said about choosing one of them.
@@ -215,6 +314,29 @@ fn why_this_endpoint() {
         HBONE to 10.0.1.2:15008 for 10.0.1.2:80 (default/s2), expecting spiffe://cluster.local/ns/default/sa/s2
     "#]],
     );
+}
+
+#[test]
+fn what_may_be_meant() {
+    let check = |source: &str, destination: &str, want: &str| {
+        let mut objects: Vec<Object> = vec![
+            ambient("a/web-7d9f-x", "10.0.0.1", "app=web").into(),
+            ambient("b/web", "10.0.0.2", "app=web").into(),
+            ambient("b/website", "10.0.0.3", "").into(),
+            service("a/web app=web 10.96.0.1 80").into(),
+            service("b/web app=web 10.96.0.2 80").into(),
+        ];
+        objects.extend((0..6).map(|n| ambient(&format!("many/m-{n}"), &format!("10.0.1.{n}"), "").into()));
+        let says = explain(&world(objects), source, destination).unwrap_err().to_string();
+        assert!(says.ends_with(want), "{says}");
+    };
+    check("web", "b/web:80", "write namespace/pod or an IP address, such as a/web-7d9f-x, b/web");
+    check("c/web", "b/web:80", "or an IP address, such as a/web-7d9f-x, b/web");
+    check("m", "b/web:80", "or an IP address, such as many/m-0, many/m-1, many/m-2, many/m-3 and 2 more");
+    check("nobody", "b/web:80", "or an IP address");
+    check("", "b/web:80", "or an IP address");
+    check("many/m-1", "web:80", "or an IP address, such as a/web, a/web-7d9f-x, b/web");
+    check("many/m-1", "web.c.svc.cluster.local:80", "or an IP address, such as a/web, a/web-7d9f-x, b/web");
 }
 
 #[test]

@@ -107,6 +107,9 @@ pub fn resolve(
 pub fn plan(world: &World, source: &Workload, to: SocketAddr, roll: u64, trace: &mut impl Trace) -> Plan {
     let service = service_at(world, to.ip());
     let key = service.map(|s| ObjectKey::new(Kind::Service, s.name.clone()));
+    if let Some(missing) = waypoint::missing(world, to.ip()) {
+        trace.say(Stage::Route, key.as_ref(), || missing.says());
+    }
     let hop = match wants_waypoint(world, to) {
         true => Err(Reason::WaypointMissing),
         false => resolve(world, &Caller::of(source, to.ip()), to, roll, trace),
@@ -133,11 +136,7 @@ fn service_at(world: &World, ip: IpAddr) -> Option<&Arc<Service>> {
 }
 
 fn wants_waypoint(world: &World, to: SocketAddr) -> bool {
-    match world.addressed(to.ip()) {
-        Addressed::Workload(w) => waypoint::of_workload(w).is_some(),
-        Addressed::Service(s) => waypoint::of_service(world, s).is_some() && !s.waypoint_optional,
-        Addressed::Ambiguous(_) | Addressed::Unknown => false,
-    }
+    waypoint::missing(world, to.ip()).is_some_and(|m| m.refuses)
 }
 
 /// Every plan that some roll of the dice gives, in the order of the endpoints.

@@ -69,19 +69,19 @@ fn where_calls_go() {
     check("10.0.0.1:80", &["10.0.0.1:80 via 10.0.0.1:15008 as r1"]);
     check("[fd00::2]:80", &["[fd00::2]:80 via [fd00::2]:15008 as r2"]);
     check("10.0.0.4:80", &["plain 10.0.0.4:80"]);
-    check("10.0.0.5:80", &["refuse waypoint missing"]);
-    check("192.0.2.1:80", &["refuse unknown destination"]);
+    check("10.0.0.5:80", &["refuse waypoint_missing"]);
+    check("192.0.2.1:80", &["refuse unknown_destination"]);
     // a named target port is another number on every pod
     check("10.96.0.1:80", &["10.0.0.1:9080 via 10.0.0.1:15008 as r1", "10.0.0.2:9081 via 10.0.0.2:15008 as r2"]);
     check("10.96.0.1:81", &["10.0.0.1:9090 via 10.0.0.1:15008 as r1", "10.0.0.2:9090 via 10.0.0.2:15008 as r2"]);
     // only endpoints of the called family
     check("[fd96::1]:81", &["[fd00::2]:9090 via [fd00::2]:15008 as r2"]);
-    check("10.96.0.1:82", &["refuse unknown port"]);
-    check("10.96.0.2:80", &["refuse no endpoint"]);
+    check("10.96.0.1:82", &["refuse unknown_port"]);
+    check("10.96.0.2:80", &["refuse no_endpoint"]);
     check("10.96.0.4:80", &["10.0.0.3:80 via 10.0.0.3:15008 as slow"]);
     check("10.96.0.3:80", &["plain 10.0.0.4:8080"]);
-    check("10.96.0.5:80", &["refuse external name"]);
-    check("10.96.0.6:81", &["refuse waypoint missing"]);
+    check("10.96.0.5:80", &["refuse external_name"]);
+    check("10.96.0.6:81", &["refuse waypoint_missing"]);
     check("10.96.0.7:81", &["10.0.0.1:9090 via 10.0.0.1:15008 as r1", "10.0.0.2:9090 via 10.0.0.2:15008 as r2"]);
     check("10.96.0.8:80", &["10.0.0.1:7777 via 10.0.0.1:15008 as r1", "plain 192.0.2.7:7777"]);
 }

@@ -147,10 +147,10 @@ fn the_nearest_are_those_that_can() {
 #[test]
 fn local_is_local() {
     Case::new().local().check("n2", "2");
-    Case::new().local().check("n9", "no local endpoint");
-    Case::new().local().only(&[1, 3]).check("n2", "no local endpoint");
-    Case::new().local().pod(2, |p| p.ready = false).check("n2", "no local endpoint");
-    Case::new().local().only(&[]).check("n2", "no endpoint");
+    Case::new().local().check("n9", "no_local_endpoint");
+    Case::new().local().only(&[1, 3]).check("n2", "no_local_endpoint");
+    Case::new().local().pod(2, |p| p.ready = false).check("n2", "no_local_endpoint");
+    Case::new().local().only(&[]).check("n2", "no_endpoint");
     // one that is on its way out before none
     let going = |p: &mut Workload| (p.ready, p.draining) = (false, true);
     Case::new().local().pod(2, going).check("n2", "2");
@@ -168,7 +168,7 @@ fn ready_before_terminating_before_none() {
     let down = |p: &mut Workload| p.ready = false;
     Case::new().only(&[1, 2]).pod(1, going).check("n1", "2");
     Case::new().only(&[1, 2]).pod(1, going).pod(2, down).check("n1", "1");
-    Case::new().only(&[1, 2]).pod(1, down).pod(2, down).check("n1", "no endpoint");
+    Case::new().only(&[1, 2]).pod(1, down).pod(2, down).check("n1", "no_endpoint");
     let mut case = Case::new().only(&[1, 2]).pod(1, going).pod(2, down);
     case.service.publish_not_ready = true;
     case.check("n1", "1 2");
@@ -203,10 +203,10 @@ fn slices_speak_for_themselves() {
     let down = |e: SliceEndpoint| SliceEndpoint { ready: false, ..e };
     // who is in no slice is no endpoint, whatever the selector says
     Case::new().slice(vec![at(1), at(3)]).check("n1", "1 3");
-    Case::new().slice(vec![]).check("n1", "no endpoint");
+    Case::new().slice(vec![]).check("n1", "no_endpoint");
     Case::new().slice(vec![down(at(1)), going(at(2)), at(3)]).check("n1", "3");
     Case::new().slice(vec![down(at(1)), going(at(2))]).check("n1", "2");
-    Case::new().slice(vec![down(at(1))]).check("n1", "no endpoint");
+    Case::new().slice(vec![down(at(1))]).check("n1", "no_endpoint");
     // one that stands in two slices is one
     Case::new().slice(vec![at(1), at(2)]).slice(vec![down(at(2)), at(3)]).check("n1", "1 2 3");
     // weight and place are those of the pod that has the address
@@ -229,7 +229,7 @@ fn a_slice_says_where_endpoints_are_that_no_pod_has() {
     case(Distribution::SameZone).check("n3", "2 3");
     case(Distribution::SameNode).check("gone", "3");
     case(Distribution::Any).local().check("n1", "1");
-    case(Distribution::Any).local().check("n3", "no local endpoint");
+    case(Distribution::Any).local().check("n3", "no_local_endpoint");
 }
 
 #[test]
@@ -312,7 +312,7 @@ fn an_external_name_has_no_endpoints() {
     let mut case = Case::new();
     case.service.external_name = Some("example.org".into());
     assert!(case.world().endpoints(&case.service.name).is_empty());
-    case.check("n1", "external name");
+    case.check("n1", "external_name");
 }
 
 proptest! {
