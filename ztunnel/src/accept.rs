@@ -23,12 +23,13 @@ pub(crate) struct Accepted {
     pub(crate) place: Held,
 }
 
-/// Accepts until aborted. Non-blocking listeners: another process may accept from the same one.
-pub(crate) async fn accept(
+/// Accepts until aborted, and lets `serve` run by itself. Non-blocking listeners: another process may accept from the
+/// same one.
+pub(crate) async fn accept<F: Future<Output = ()> + 'static>(
     worker: Rc<Worker>,
     pod: Rc<Served>,
     listener: Rc<TcpListener>,
-    serve: impl Fn(Rc<Worker>, Rc<Served>, Accepted),
+    serve: impl Fn(Rc<Worker>, Rc<Served>, Accepted) -> F,
 ) {
     let mut in_turn = 0;
     loop {
@@ -39,7 +40,12 @@ pub(crate) async fn accept(
         match listener.accept().await {
             Ok((socket, _)) => {
                 let place = pod.budget.sockets.hold(1);
-                serve(Rc::clone(&worker), Rc::clone(&pod), Accepted { socket, place });
+                let begins = worker.begins(&pod);
+                let serving = serve(Rc::clone(&worker), Rc::clone(&pod), Accepted { socket, place });
+                tokio::task::spawn_local(async move {
+                    serving.await;
+                    drop(begins);
+                });
                 in_turn += 1;
             }
             Err(error) if is_exhausted(&error) => {

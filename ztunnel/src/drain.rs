@@ -43,10 +43,10 @@ impl Worker {
             self.stop_accepting();
         }
         self.pool.drain();
-        self.homes.borrow().values().for_each(|home| home.served.tunnels.borrow().iter().for_each(Tunnel::drain));
+        self.homes.borrow().values().for_each(|home| home.served.tunnels.each(Tunnel::drain));
         let worker = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            worker.all_closed(None).await;
+            worker.all_closed().await;
             let _ = done.send(()); // whoever asked may have stopped waiting
         });
     }

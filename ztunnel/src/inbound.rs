@@ -49,7 +49,7 @@ async fn tunnel(worker: &Rc<Worker>, pod: &Rc<Served>, accepted: accept::Accepte
         Ok(begun) => begun,
         Err(reason) => return track.finish(reason),
     };
-    pod.tunnels.borrow_mut().push(tunnel.clone());
+    let listed = pod.tunnels.enter(tunnel.clone());
     if pod.closed.borrow().is_some() {
         tunnel.end(TunnelEnd::Closed); // accepted before, begun after
     }
@@ -57,7 +57,7 @@ async fn tunnel(worker: &Rc<Worker>, pod: &Rc<Served>, accepted: accept::Accepte
         tunnel.drain(); // what its peer asks for in its first breath is served
     }
     let end = driving.await;
-    pod.tunnels.borrow_mut().retain(|other| !other.is(&tunnel));
+    drop(listed);
     track.path(Path::Hbone);
     track.source_identity(tunnel.peer().map(|peer| peer.identity.clone()));
     match end {
@@ -99,7 +99,12 @@ fn begin(
         let (worker, pod, asked) = (Rc::clone(worker), Rc::clone(pod), Rc::clone(&asked));
         Box::new(move |accepted| {
             asked.set(true);
-            tokio::task::spawn_local(connect(Rc::clone(&worker), Rc::clone(&pod), accepted, from, to));
+            let serving = worker.begins(&pod);
+            let connecting = connect(Rc::clone(&worker), Rc::clone(&pod), accepted, from, to);
+            tokio::task::spawn_local(async move {
+                connecting.await;
+                drop(serving);
+            });
         })
     };
     let settings = &worker.settings.tunnel;

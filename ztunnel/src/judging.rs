@@ -49,54 +49,22 @@ fn judge(world: &World, live: &mut Live) {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, net::SocketAddr, rc::Rc, time::SystemTime};
+    use std::{net::SocketAddr, rc::Rc};
 
-    use tokio::sync::watch;
     use underpass_core::{
-        Reason, TrustDomain,
+        Reason,
         authz::Rule,
         connection::Direction,
         rejudge::{Judged, Way},
         testing::{ambient, name, peer_authentication, policy, world},
         world::{Action, Batch, Object},
     };
-    use underpass_identity::Authority;
-    use underpass_net::{netns::Netns, tls::Configs};
-    use underpass_telemetry::access_log::{self, AccessLog, Target};
 
     use super::*;
     use crate::{
-        Budgets, Credentials, Inputs, Settings,
-        metrics::Metrics,
         track::Track,
-        worker::{Served, Shared},
+        worker::testing::{served, worker},
     };
-
-    /// A worker that nobody runs, by this World.
-    fn worker(world: World) -> Rc<Worker> {
-        let folder = tempfile::tempdir().expect("folder");
-        let authority = Authority::open(&folder.path().join("ca"), &TrustDomain::default(), SystemTime::now());
-        let roots = Arc::new(authority.expect("CA").roots(1).expect("roots"));
-        let log = access_log::Settings { target: Target::File(folder.path().join("log")), ..Default::default() };
-        let inputs = Inputs {
-            world: watch::channel(Arc::new(world)).1,
-            credentials: watch::channel(Arc::new(Credentials { roots, own: BTreeMap::new() })).1,
-            access_log: Arc::new(AccessLog::start(&log).expect("log")),
-            metrics: Default::default(),
-        };
-        let settings = Settings::new(0);
-        let configs = Configs::new(settings.tls.clone()).expect("configs");
-        let log = inputs.access_log.handle();
-        let metrics = Metrics::new(&settings.metrics, &inputs.metrics, inputs.world.clone());
-        let shared = Shared { connections: Arc::default(), budgets: Budgets::new(settings.limits), metrics };
-        Rc::new(Worker::new(settings, &inputs, shared, configs, log))
-    }
-
-    fn served() -> Served {
-        let (settings, name) = (Settings::new(0), name("default/b"));
-        let budget = Budgets::new(settings.limits).add(1, &name);
-        Served::new(name, 1, Arc::new(Netns::own().expect("own namespace")), budget, &settings)
-    }
 
     const Z: &str = "10.0.0.9:9";
     const B: &str = "10.0.0.2:80";
@@ -109,7 +77,7 @@ mod tests {
     }
 
     fn begin(worker: &Rc<Worker>) -> Track {
-        Track::begin(worker, &served(), Direction::Inbound, Z.parse().unwrap(), B.parse().unwrap())
+        Track::begin(worker, &served(worker), Direction::Inbound, Z.parse().unwrap(), B.parse().unwrap())
     }
 
     fn change(worker: &Worker, object: impl Into<Object>) {

@@ -16,6 +16,7 @@ mod copy;
 mod drain;
 mod inbound;
 mod judging;
+mod list;
 pub mod metrics;
 mod outbound;
 mod plaintext;

@@ -61,10 +61,25 @@ pub(crate) struct Live {
     pub(crate) cancel: Rc<Cancel>,
 }
 
+/// A connection's place among those of its worker. A guard of its own: what goes wrong while the record is written must
+/// not leave the connection among the open ones.
+#[derive(Debug)]
+struct Registered {
+    worker: Rc<Worker>,
+    id: u64,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.worker.live.borrow_mut().remove(&self.id);
+        self.worker.connections.remove(self.id);
+    }
+}
+
 /// One connection's record.
 #[derive(Debug)]
 pub(crate) struct Track {
-    worker: Rc<Worker>,
+    registered: Registered,
     budget: Arc<PodBudget>,
     record: Connection,
     began: Instant,
@@ -109,7 +124,7 @@ impl Track {
         }
         worker.live.borrow_mut().insert(record.id, live);
         Self {
-            worker: Rc::clone(worker),
+            registered: Registered { worker: Rc::clone(worker), id: record.id },
             budget: Arc::clone(&pod.budget),
             record,
             began: Instant::now(),
@@ -150,13 +165,14 @@ impl Track {
 
     /// From now on it is listed, and judged again after every change.
     pub(crate) fn open(&self, judged: Judged) {
-        self.worker.connections.insert(self.record.clone(), Arc::clone(&self.tally), self.began);
-        if let Some(live) = self.worker.live.borrow_mut().get_mut(&self.record.id) {
+        let worker = &self.registered.worker;
+        worker.connections.insert(self.record.clone(), Arc::clone(&self.tally), self.began);
+        if let Some(live) = worker.live.borrow_mut().get_mut(&self.record.id) {
             live.judged = Some(judged);
         }
-        self.worker.recorder.opened(&self.worker.world(), &self.record, &self.tally);
+        worker.recorder.opened(&worker.world(), &self.record, &self.tally);
         // A World that came between the verdict and the registration has not seen this connection.
-        self.worker.judge_again(self.record.id);
+        worker.judge_again(self.record.id);
     }
 
     /// It ended for `reason`.
@@ -167,13 +183,6 @@ impl Track {
     /// It turned out to be no connection: nothing is written down.
     pub(crate) fn discard(mut self) {
         self.finished = true;
-        self.forget();
-    }
-
-    fn forget(&self) {
-        self.worker.live.borrow_mut().remove(&self.record.id);
-        self.worker.connections.remove(self.record.id);
-        self.worker.closed();
     }
 
     fn end(&mut self, reason: Reason) {
@@ -183,9 +192,9 @@ impl Track {
         self.budget.ended(&reason);
         self.record.reason = Some(reason);
         let record = filled(&self.record, &self.tally, self.began, Instant::now());
-        self.worker.recorder.ended(&self.worker.world(), &record);
-        self.worker.log(&record);
-        self.forget();
+        let worker = &self.registered.worker;
+        worker.recorder.ended(&worker.world(), &record);
+        worker.log(&record);
     }
 }
 

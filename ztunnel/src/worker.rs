@@ -34,6 +34,7 @@ use crate::{
     Accepting, Budgets, Connections, Credentials, Inputs, Lent, Pod, PodBudget, SOCKETS_PER_POD, Settings, StartError,
     accept::accept,
     inbound,
+    list::{Entry, List},
     metrics::{Metrics, Recorder},
     outbound,
     strangers::Strangers,
@@ -75,7 +76,9 @@ pub(crate) struct Served {
     /// What the pod itself counts for.
     _place: Held,
     /// Tunnels of other nodes that end here.
-    pub(crate) tunnels: RefCell<Vec<Tunnel>>,
+    pub(crate) tunnels: List<Tunnel>,
+    /// What was accepted for it, until it has ended.
+    serving: List<()>,
     /// It is not served any more, and why.
     pub(crate) closed: RefCell<Option<Reason>>,
 }
@@ -102,7 +105,8 @@ impl Served {
             strangers: Strangers::new(settings.most_unauthenticated),
             _place: budget.sockets.hold(SOCKETS_PER_POD),
             budget,
-            tunnels: RefCell::default(),
+            tunnels: List::default(),
+            serving: List::default(),
             closed: RefCell::default(),
         }
     }
@@ -112,6 +116,10 @@ impl Served {
         Charge { memory: self.memory.clone(), place: self.budget.sockets.hold(1) }
     }
 }
+
+/// A connection or tunnel that is being served.
+#[derive(Debug)]
+pub(crate) struct Serving(#[allow(dead_code, reason = "guards")] [Entry<()>; 2]);
 
 pub(crate) struct Home {
     pub(crate) served: Rc<Served>,
@@ -147,8 +155,8 @@ pub(crate) struct Worker {
     pub(crate) homes: RefCell<HashMap<u64, Home>>,
     /// It is about to end: what begins now ends as soon as it may.
     pub(crate) draining: Cell<bool>,
-    /// Somebody's last connection may have closed.
-    closed: Notify,
+    /// What was accepted for its pods, those that are gone among them, until it has ended.
+    serving: List<()>,
     random: RandomState,
     rolls: Cell<u64>,
 }
@@ -208,7 +216,7 @@ impl Worker {
             logged: Notify::new(),
             homes: RefCell::default(),
             draining: Cell::new(false),
-            closed: Notify::new(),
+            serving: List::default(),
             random: RandomState::new(),
             rolls: Cell::new(0),
             world: RefCell::new(world),
@@ -274,9 +282,10 @@ impl Worker {
         self.logged.notify_one();
     }
 
-    /// A connection of this worker has closed.
-    pub(crate) fn closed(&self) {
-        self.closed.notify_waiters();
+    /// A connection or tunnel of `pod` has been accepted. Held until it has ended: whoever waits for that waits for those
+    /// as well that nobody has looked at yet.
+    pub(crate) fn begins(&self, pod: &Served) -> Serving {
+        Serving([self.serving.enter(()), pod.serving.enter(())])
     }
 
     /// From here on this worker goes by what is published now.
@@ -304,12 +313,17 @@ impl Worker {
             let now = SystemTime::now();
             self.pool.check_again(&credentials.roots, now);
             for home in self.homes.borrow().values() {
-                home.served.tunnels.borrow().iter().for_each(|tunnel| tunnel.check_again(&credentials.roots, now));
+                home.served.tunnels.each(|tunnel| tunnel.check_again(&credentials.roots, now));
             }
         }
     }
 
     fn add(self: &Rc<Self>, pod: Pod) {
+        if self.homes.borrow().contains_key(&pod.cookie) {
+            // Its owner has listeners for one pod twice: the newer ones serve, and nothing of the others is left behind.
+            tracing::error!(pod = %pod.name, "served already: begins anew");
+            drop(self.close_home(pod.cookie, Reason::PodGone, &TunnelEnd::Closed)); // nobody waits for its end
+        }
         let budget = self.budgets.add(pod.cookie, &pod.name);
         let served = Rc::new(Served::new(pod.name, pod.cookie, pod.netns, budget, &self.settings));
         let listeners = (TcpListener::from_std(pod.outbound), TcpListener::from_std(pod.inbound));
@@ -322,28 +336,23 @@ impl Worker {
         let listeners = [Rc::new(outbound), Rc::new(inbound)];
         let [outbound, inbound] = listeners.clone();
         let accepting = [
-            tokio::task::spawn_local(accept(Rc::clone(self), Rc::clone(&served), outbound, |worker, pod, socket| {
-                tokio::task::spawn_local(outbound::serve(worker, pod, socket));
-            })),
-            tokio::task::spawn_local(accept(Rc::clone(self), Rc::clone(&served), inbound, |worker, pod, socket| {
-                tokio::task::spawn_local(inbound::serve(worker, pod, socket));
-            })),
+            tokio::task::spawn_local(accept(Rc::clone(self), Rc::clone(&served), outbound, outbound::serve)),
+            tokio::task::spawn_local(accept(Rc::clone(self), Rc::clone(&served), inbound, inbound::serve)),
         ];
         self.homes.borrow_mut().insert(served.cookie, Home { served, listeners: Some(listeners), accepting });
     }
 
     fn remove(self: &Rc<Self>, name: ObjectName, cookie: u64, done: oneshot::Sender<()>) {
         let closing = self.close_home(cookie, Reason::PodGone, &TunnelEnd::Closed);
-        let worker = Rc::clone(self);
         tokio::task::spawn_local(async move {
             closing.await;
-            worker.all_closed(Some(cookie)).await;
             tracing::debug!(pod = %name, "no longer serving");
             let _ = done.send(()); // whoever asked may have stopped waiting
         });
     }
 
-    /// Ends everything of a pod now. What it returns completes when its listeners and tunnels are closed.
+    /// Ends everything of a pod now. What it returns completes when nothing of it is open: not of another one that has the
+    /// same namespace later.
     fn close_home(&self, cookie: u64, reason: Reason, end: &TunnelEnd) -> impl Future<Output = ()> + use<> {
         let home = self.homes.borrow_mut().remove(&cookie);
         self.budgets.remove(cookie);
@@ -351,40 +360,36 @@ impl Worker {
         if let Some(Home { served, accepting, .. }) = &home {
             *served.closed.borrow_mut() = Some(reason.clone());
             accepting.iter().for_each(JoinHandle::abort);
-            tunnels.extend_from_slice(&served.tunnels.borrow());
-            served.tunnels.borrow().iter().for_each(|tunnel| tunnel.end(end.clone()));
+            served.tunnels.each(|tunnel| {
+                tunnel.end(end.clone());
+                tunnels.push(tunnel.clone());
+            });
         }
         for live in self.live.borrow().values().filter(|live| live.cookie == cookie) {
             live.cancel.cancel(reason.clone(), None);
         }
         async move {
-            for accepting in home.into_iter().flat_map(|home| home.accepting) {
-                let _ = accepting.await; // aborted: the listener is closed
-            }
             for tunnel in tunnels {
                 tunnel.closed().await;
             }
+            let Some(Home { served, accepting, .. }) = home else { return };
+            for accepting in accepting {
+                let _ = accepting.await; // aborted: the listener is closed
+            }
+            served.serving.is_left().await;
         }
     }
 
-    /// Ends a connection because an operator says so. False: it is not one of this worker's.
+    /// Ends a connection because an operator says so. False: it is not one of this worker's, or not open.
     fn close(&self, id: u64) -> bool {
         let live = self.live.borrow();
-        let found = live.get(&id);
+        let found = live.get(&id).filter(|live| live.judged.is_some());
         found.inspect(|live| live.cancel.cancel(Reason::Operator, None)).is_some()
     }
 
-    /// Completes when no connection (of one pod) is left.
-    pub(crate) async fn all_closed(&self, cookie: Option<u64>) {
-        loop {
-            let closed = self.closed.notified();
-            tokio::pin!(closed);
-            closed.as_mut().enable();
-            if !self.live.borrow().values().any(|live| cookie.is_none_or(|c| c == live.cookie)) {
-                return;
-            }
-            closed.await;
-        }
+    /// Completes when nothing is open, nor accepted and about to be.
+    pub(crate) async fn all_closed(&self) {
+        self.serving.is_left().await;
     }
 
     async fn shut_down(&self) {
@@ -393,6 +398,90 @@ impl Worker {
         for closing in homes.collect::<Vec<_>>() {
             closing.await;
         }
-        self.all_closed(None).await;
+        self.all_closed().await;
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::collections::BTreeMap;
+
+    use tokio::sync::watch;
+    use underpass_core::{TrustDomain, testing::name};
+    use underpass_identity::Authority;
+    use underpass_telemetry::access_log::{self, AccessLog, Target};
+
+    use super::*;
+
+    /// A worker that nobody runs, by this World.
+    pub(crate) fn worker(world: World) -> Rc<Worker> {
+        let folder = tempfile::tempdir().expect("folder");
+        let authority = Authority::open(&folder.path().join("ca"), &TrustDomain::default(), SystemTime::now());
+        let roots = Arc::new(authority.expect("CA").roots(1).expect("roots"));
+        let log = access_log::Settings { target: Target::File(folder.path().join("log")), ..Default::default() };
+        let inputs = Inputs {
+            world: watch::channel(Arc::new(world)).1,
+            credentials: watch::channel(Arc::new(Credentials { roots, own: BTreeMap::new() })).1,
+            access_log: Arc::new(AccessLog::start(&log).expect("log")),
+            metrics: Default::default(),
+        };
+        let settings = Settings::new(0);
+        let configs = Configs::new(settings.tls.clone()).expect("configs");
+        let log = inputs.access_log.handle();
+        let metrics = Metrics::new(&settings.metrics, &inputs.metrics, inputs.world.clone());
+        let shared = Shared { connections: Arc::default(), budgets: Budgets::new(settings.limits), metrics };
+        Rc::new(Worker::new(settings, &inputs, shared, configs, log))
+    }
+
+    /// The pod `default/b`, whose cookie is 1.
+    pub(crate) fn served(worker: &Worker) -> Rc<Served> {
+        let name = name("default/b");
+        let budget = worker.budgets.add(1, &name);
+        Rc::new(Served::new(name, 1, Arc::new(Netns::own().expect("own namespace")), budget, &worker.settings))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::SocketAddr,
+        panic::{AssertUnwindSafe, catch_unwind},
+        pin::pin,
+        task::{Context, Poll, Waker},
+    };
+
+    use underpass_core::{connection::Direction, testing::world};
+
+    use super::{
+        testing::{served, worker},
+        *,
+    };
+    use crate::track::Track;
+
+    #[test]
+    fn what_was_accepted_is_waited_for_before_anybody_has_looked_at_it() {
+        let worker = worker(world([]));
+        let (pod, same_cookie) = (served(&worker), served(&worker));
+        let mut context = Context::from_waker(Waker::noop());
+        let (mut drained, mut removed) = (pin!(worker.all_closed()), pin!(pod.serving.is_left()));
+        let (of_another, accepted) = (worker.begins(&same_cookie), worker.begins(&pod));
+        assert_eq!(removed.as_mut().poll(&mut context), Poll::Pending);
+        drop(accepted);
+        assert_eq!(removed.as_mut().poll(&mut context), Poll::Ready(()));
+        assert_eq!(drained.as_mut().poll(&mut context), Poll::Pending, "one of another pod");
+        drop(of_another);
+        assert_eq!(drained.as_mut().poll(&mut context), Poll::Ready(()));
+    }
+
+    #[test]
+    fn a_panic_while_the_end_is_written_down_leaves_nothing_open() {
+        let worker = worker(world([]));
+        let [from, to] = ["10.0.0.9:9", "10.0.0.2:80"].map(|address| address.parse::<SocketAddr>().unwrap());
+        let track = Track::begin(&worker, &served(&worker), Direction::Inbound, from, to);
+        assert_eq!(worker.live.borrow().len(), 1);
+        let nobody_else = worker.world.borrow_mut();
+        assert!(catch_unwind(AssertUnwindSafe(|| track.finish(Reason::Finished))).is_err(), "the World is in use");
+        drop(nobody_else);
+        assert!(worker.live.borrow().is_empty());
     }
 }

@@ -1,6 +1,7 @@
 //! The tunnel of a node, whole, on loopback: what is carried, refused, judged again and written down.
 
 mod drain;
+mod homes;
 mod limits;
 mod mesh;
 mod rejudge;
@@ -116,44 +117,6 @@ fn a_change_of_policy_ends_exactly_what_it_denies() {
         check(&mesh.line(&[OUT]).await, &[("source_workload", "a"), ("reason", "server_reset")]);
         talk(&mut c).await;
         assert_eq!(converse(&mut c, b"").await, b"");
-    });
-}
-
-#[test]
-fn a_pod_that_leaves_takes_everything_along() {
-    for (gone, gone_line, other_line) in [("b", IN, OUT), ("a", OUT, IN)] {
-        run(async {
-            let mesh = Mesh::new([]);
-            mesh.echo(at("b", 80)).await;
-            let mut app = mesh.captured("a", at("b", 80));
-            talk(&mut app).await;
-            mesh.open(2).await;
-            mesh.ztunnel.remove(&name(&format!("default/{gone}")), cookie(gone)).await;
-            let home = mesh.homes[gone];
-            for listener in [home.outbound, home.inbound] {
-                assert!(TcpStream::connect(listener).await.is_err(), "its listeners are closed");
-            }
-            is_reset(&mut app).await;
-            check(&mesh.line(&[gone_line]).await, &[("reason", "pod_gone")]);
-            assert_ne!(mesh.line(&[other_line]).await["reason"], "finished");
-            mesh.open(0).await;
-        });
-    }
-}
-
-#[test]
-fn a_pod_that_leaves_takes_its_tunnels_along() {
-    run(async {
-        let mesh = Mesh::with([], |settings| settings.tunnel.handshake = Duration::from_secs(3600));
-        // A next hop that takes its time.
-        let next = mesh.application(at("b", HBONE_PORT)).await;
-        let mut app = mesh.captured("a", at("b", 80));
-        let (mut tunnel, _) = next.accept().await.expect("accepted");
-        tunnel.read_u8().await.expect("it begins");
-        mesh.ztunnel.remove(&name("default/a"), cookie("a")).await;
-        tunnel.read_to_end(&mut Vec::new()).await.expect("it is closed");
-        is_reset(&mut app).await;
-        check(&mesh.line(&[OUT]).await, &[("reason", "pod_gone")]);
     });
 }
 

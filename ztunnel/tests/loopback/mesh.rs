@@ -29,7 +29,7 @@ use underpass_telemetry::{
     access_log::{self, AccessLog, Target},
     metrics::Registry,
 };
-use underpass_ztunnel::{Credentials, Inputs, Pod, Settings, Ztunnel, sockets::Ends, testing::Switch};
+use underpass_ztunnel::{Credentials, Inputs, Pod, SOCKETS_PER_POD, Settings, Ztunnel, sockets::Ends, testing::Switch};
 
 /// Within this, or never.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -106,6 +106,12 @@ impl Mesh {
         let homes = PODS.iter().filter(|(name, _)| *name != "z");
         let homes = homes.map(|(name, _)| (*name, add(&ztunnel, &switch, name))).collect();
         Self { switch, ztunnel, homes, authority, world, credentials, access_log, log, _folder: folder }
+    }
+
+    /// The pod is served anew, from listeners of its own; those that it had go on as they may.
+    pub(crate) fn add(&mut self, pod: &'static str) -> Home {
+        let home = add(&self.ztunnel, &self.switch, pod);
+        self.homes.insert(pod, home).expect("it was served before")
     }
 
     /// The next World, once everybody goes by it.
@@ -188,6 +194,15 @@ impl Mesh {
     /// Waits until this many connections are open.
     pub(crate) async fn open(&self, n: usize) {
         while self.ztunnel.connections().len() != n {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Waits until a pod holds this many sockets beside those that it is served by.
+    pub(crate) async fn accepted(&self, pod: &str, n: usize) {
+        let name = name(&format!("default/{pod}"));
+        let held = || self.ztunnel.budgets().pods().into_iter().find(|pod| pod.name == name).map(|pod| pod.sockets.0);
+        while held() != Some(SOCKETS_PER_POD + n) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }

@@ -331,12 +331,6 @@ impl Tunnel {
         }))
     }
 
-    /// It is this very tunnel.
-    #[must_use]
-    pub fn is(&self, other: &Self) -> bool {
-        Rc::ptr_eq(&self.0, &other.0)
-    }
-
     /// Opens a stream. CONNECT leaves in this turn, or as soon as the handshake is done.
     ///
     /// # Errors

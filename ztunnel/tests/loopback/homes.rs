@@ -1,0 +1,99 @@
+//! Pods that leave, come back, or are there twice: what ends with them, and what does not; and the end of one connection.
+
+use super::*;
+
+#[test]
+fn a_pod_that_leaves_takes_everything_along() {
+    for (gone, gone_line, other_line) in [("b", IN, OUT), ("a", OUT, IN)] {
+        run(async {
+            let mesh = Mesh::new([]);
+            mesh.echo(at("b", 80)).await;
+            let mut app = mesh.captured("a", at("b", 80));
+            talk(&mut app).await;
+            mesh.open(2).await;
+            mesh.ztunnel.remove(&name(&format!("default/{gone}")), cookie(gone)).await;
+            let home = mesh.homes[gone];
+            for listener in [home.outbound, home.inbound] {
+                assert!(TcpStream::connect(listener).await.is_err(), "its listeners are closed");
+            }
+            is_reset(&mut app).await;
+            check(&mesh.line(&[gone_line]).await, &[("reason", "pod_gone")]);
+            assert_ne!(mesh.line(&[other_line]).await["reason"], "finished");
+            mesh.open(0).await;
+        });
+    }
+}
+
+#[test]
+fn a_pod_that_leaves_takes_its_tunnels_along() {
+    run(async {
+        let mesh = Mesh::with([], |settings| settings.tunnel.handshake = Duration::from_secs(3600));
+        // A next hop that takes its time.
+        let next = mesh.application(at("b", HBONE_PORT)).await;
+        let mut app = mesh.captured("a", at("b", 80));
+        let (mut tunnel, _) = next.accept().await.expect("accepted");
+        tunnel.read_u8().await.expect("it begins");
+        mesh.ztunnel.remove(&name("default/a"), cookie("a")).await;
+        tunnel.read_to_end(&mut Vec::new()).await.expect("it is closed");
+        is_reset(&mut app).await;
+        check(&mesh.line(&[OUT]).await, &[("reason", "pod_gone")]);
+    });
+}
+
+#[test]
+fn a_pod_that_comes_back_is_not_waited_for() {
+    run(async {
+        let mut mesh = Mesh::new([]);
+        mesh.echo(at("b", 80)).await;
+        // Says nothing, and does not hear that its tunnel ends.
+        let stranger = mesh.arrived(at("z", 1), "b", at("b", HBONE_PORT));
+        mesh.accepted("b", 1).await;
+        let gone = mesh.ztunnel.remove(&name("default/b"), cookie("b"));
+        mesh.add("b");
+        let mut open = mesh.arrived(at("z", 9), "b", at("b", 80));
+        talk(&mut open).await;
+        gone.await;
+        talk(&mut open).await;
+        drop(stranger);
+    });
+}
+
+#[test]
+fn a_pod_that_is_there_twice_is_served_once() {
+    run(async {
+        let mut mesh = Mesh::new([]);
+        mesh.echo(at("b", 80)).await;
+        let mut before = mesh.arrived(at("z", 9), "b", at("b", 80));
+        talk(&mut before).await;
+        let old = mesh.add("b");
+        talk(&mut mesh.arrived(at("z", 9), "b", at("b", 80))).await;
+        is_reset(&mut before).await;
+        for listener in [old.outbound, old.inbound] {
+            assert!(TcpStream::connect(listener).await.is_err(), "closed");
+        }
+        assert_eq!(converse(&mut mesh.captured("a", at("b", 80)), b"hello").await, b"hello");
+    });
+}
+
+#[test]
+fn an_operator_closes_what_is_listed_and_nothing_else() {
+    run(LocalSet::new().run_until(async {
+        let mesh = Mesh::new([]);
+        mesh.echo(at("b", 80)).await;
+        let tunnel = tunnel(&mesh, "a");
+        assert_eq!(ask(&tunnel, "10.0.0.2:80").await, Ended::Finished);
+        let mut plain = mesh.arrived(at("z", 9), "b", at("b", 80));
+        talk(&mut plain).await;
+        mesh.open(1).await;
+        let listed = mesh.ztunnel.connections().list(std::time::Instant::now())[0].id;
+        let closer = mesh.ztunnel.closer();
+        // The tunnel has a number too, and those that have ended had one.
+        for id in 0..listed + 2 {
+            assert_eq!(closer.close(id).await, id == listed, "{id} of {listed}");
+        }
+        is_reset(&mut plain).await;
+        check(&mesh.line(&[IN, ("path", "plaintext")]).await, &[("reason", "operator")]);
+        assert_eq!(ask(&tunnel, "10.0.0.2:80").await, Ended::Finished, "the tunnel is still there");
+        tunnel.end(TunnelEnd::Closed);
+    }));
+}
