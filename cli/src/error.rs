@@ -11,6 +11,15 @@ pub(crate) enum CliError {
     /// The directory of manifests.
     #[error("cannot read the manifests in {path}: {source}", path = path.display())]
     Manifests { path: PathBuf, source: io::Error },
+    /// A directory of something else, most likely.
+    #[error(
+        "no manifests in {path}: of its files ({others}) none ends in .yaml, .yml or .json",
+        path = path.display()
+    )]
+    NoManifests { path: PathBuf, others: usize },
+    /// The command before the pipe has failed, most likely.
+    #[error("no manifests on standard input: it is empty")]
+    NoInput,
     /// A name that names nothing.
     #[error("cannot explain: {source}")]
     Explain { source: Unknown },

@@ -4,7 +4,7 @@
 use std::{fs, io, path::Path};
 
 use serde::de::DeserializeOwned;
-use underpass_config::door;
+use underpass_config::door::{self, Files, State};
 use underpass_core::{
     World,
     explain::{Explanation, explain},
@@ -101,8 +101,8 @@ impl Source {
 
 /// The World of a directory of manifests. Problems go to standard error, one per line.
 fn read(path: &Path, mesh: &Mesh) -> Result<World, CliError> {
-    check_readable(path).map_err(|source| CliError::Manifests { path: path.to_owned(), source })?;
-    let update = door::read(path);
+    let files = files(path)?;
+    let (_, update) = State::default().next(&files.contents());
     let world = World::empty(mesh.settings()).apply(&update.batch);
     for problem in update.problems.iter().chain(&update.notices) {
         output::complain(&problem.to_string());
@@ -114,8 +114,17 @@ fn read(path: &Path, mesh: &Mesh) -> Result<World, CliError> {
     Ok(world)
 }
 
-/// The door serves what it can read, and nothing is a valid directory: here, where somebody asks once, a directory that
-/// is not there is an error.
-pub(crate) fn check_readable(path: &Path) -> io::Result<()> {
+/// The manifests of a directory, or one file. The door serves what it can read, and nothing is a valid directory: here,
+/// where somebody asks once, a directory that is not there or has none is a wrong one.
+pub(crate) fn files(path: &Path) -> Result<Files, CliError> {
+    check_readable(path).map_err(|source| CliError::Manifests { path: path.to_owned(), source })?;
+    let files = door::files(path);
+    if files.files.is_empty() {
+        return Err(CliError::NoManifests { path: path.to_owned(), others: files.others });
+    }
+    Ok(files)
+}
+
+fn check_readable(path: &Path) -> io::Result<()> {
     if fs::metadata(path)?.is_dir() { fs::read_dir(path).map(drop) } else { fs::File::open(path).map(drop) }
 }

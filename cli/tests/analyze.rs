@@ -84,6 +84,28 @@ fn a_directory_that_is_not_there_is_told() {
     want.assert_eq(&shown(&analyze(&["guide", "nowhere"])));
 }
 
+/// Nothing to read is no reason to be content: in CI it is the wrong directory, or a pipe whose first half failed.
+#[test]
+fn without_any_manifest_nothing_is_clean() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    fs::write(dir.path().join("README.md"), "# nothing").unwrap();
+    let told = format!("exit 1\n! error: no manifests in {path}: of its files (1) none ends in .yaml, .yml or .json\n");
+    assert_eq!(shown(&analyze(&[path])), told);
+    assert_eq!(shown(&analyze(&["guide/pod.yaml", path])), told, "one of them is wrong");
+    for command in ["workloads", "services", "policies"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_underpass")).args([command, "-f", path]).output().unwrap();
+        assert_eq!(shown(&output), told, "{command}");
+    }
+    for nothing in ["", "\n \n"] {
+        let output = shown(&stdin(&["-"], nothing.as_bytes()));
+        assert_eq!(output, "exit 1\n! error: no manifests on standard input: it is empty\n");
+    }
+    fs::write(dir.path().join("a.yaml"), "# nothing yet\n").unwrap();
+    assert_eq!(analyze(&[path]).status.code(), Some(0));
+    assert_eq!(analyze(&[path, "--deny", "notices"]).status.code(), Some(1));
+}
+
 #[test]
 fn several_places_are_one_mesh() {
     // The same file twice is one file; what one directory says is known to the other.

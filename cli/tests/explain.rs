@@ -235,9 +235,9 @@ fn directories_that_are_none() {
     "#]],
     );
     let empty = tempfile::tempdir().unwrap();
-    let output = underpass(&["explain", "-f", empty.path().to_str().unwrap(), "shop/web", "cart:80"]);
-    assert_eq!(output.status.code(), Some(1));
     let output = underpass(&["explain", "-f", empty.path().to_str().unwrap(), "10.0.0.1", "10.0.0.2:80"]);
+    assert_eq!(output.status.code(), Some(1), "a directory without a manifest is a wrong one");
+    let output = underpass(&["explain", "-f", "mesh", "10.99.0.1", "10.99.0.2:80"]);
     assert_eq!(output.status.code(), Some(0), "two addresses that no mesh knows");
 }
 

@@ -29,7 +29,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Exit status: 0 nothing is worse than the limit, 1 there are errors (or what --deny names), or \
-    nothing could be read.\n\n\
+    there is no manifest.\n\n\
     Severities: an error is not served; a warning is served, but not as its author may think, or leaves something less \
     safe than it looks; a notice is known and has no effect.\n\n\
     Examples:\n  \
@@ -96,7 +96,7 @@ pub(crate) fn run(args: &Analyze) -> Result<Output, CliError> {
 }
 
 fn analyze(inputs: &Inputs, args: &Analyze) -> Report {
-    let (state, update) = State::default().next(&inputs.contents());
+    let (state, update) = State::default().next(&inputs.found.contents());
     let world = World::empty(args.mesh.settings()).apply(&update.batch);
     let findings = findings::collect(inputs, &state, &update, &world);
     let count = |severity| findings.iter().filter(|f| f.severity == severity).count();
@@ -106,8 +106,8 @@ fn analyze(inputs: &Inputs, args: &Analyze) -> Report {
         notices: count(Severity::Notice),
         served: state.len(),
         ignored: update.ignored,
-        files: inputs.files.len(),
-        other_files: inputs.others,
+        files: inputs.found.files.len(),
+        other_files: inputs.found.others,
         findings,
     }
 }

@@ -63,6 +63,18 @@ pub struct Files {
     pub others: usize,
 }
 
+impl Files {
+    /// As [`State::next`] wants them.
+    #[must_use]
+    pub fn contents(&self) -> Vec<(Arc<str>, Content<'_>)> {
+        let files = self.files.iter().map(|(name, read)| match read {
+            Ok(bytes) => (Arc::clone(name), Content::Bytes(bytes)),
+            Err(fault) => (Arc::clone(name), Content::Unreadable(fault.clone())),
+        });
+        files.collect()
+    }
+}
+
 /// Reads the files that [`read`] would.
 #[must_use]
 pub fn files(path: impl Into<PathBuf>) -> Files {
