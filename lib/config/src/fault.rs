@@ -349,6 +349,12 @@ pub enum Fault {
         /// What happens instead.
         instead: &'static str,
     },
+    /// A field of Kubernetes' kinds that nobody defined, near one that is read.
+    #[error("unknown field, passed over: did you mean `{meant}`?")]
+    PassedOver {
+        /// The nearest one.
+        meant: &'static str,
+    },
     /// `underpass.dev/weight`.
     #[error("`{}` is no weight: a number from 0 to {max}; it counts as {instead}", cut(.found))]
     Weight {
@@ -379,6 +385,7 @@ impl Fault {
             | Self::ForeignGroup { .. }
             | Self::KnownVersion { .. }
             | Self::ValueIgnored { .. }
+            | Self::PassedOver { .. }
             | Self::Weight { .. } => Severity::Warning,
             _ => Severity::Error,
         }

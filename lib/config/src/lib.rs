@@ -17,6 +17,7 @@ pub mod door;
 mod fault;
 #[cfg(any(test, feature = "testing"))]
 pub mod fuzz;
+mod glimpse;
 mod hint;
 mod kinds;
 pub mod manifest;

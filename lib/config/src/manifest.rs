@@ -11,14 +11,18 @@ use underpass_core::{
 use crate::{
     Fault, ObjectId, Path, Problem, Segment, Severity,
     convert::{self, Converted, FieldFault, Rejected, stand_in},
+    glimpse::Glimpse,
+    hint::nearest,
     kinds::{self, Class},
     path::At,
     shapes,
-    yaml::{self, Document, Tree, Value, from_tree},
+    yaml::{self, Document, Tree, Value, with_slips},
 };
 
 /// The longest name that Kubernetes knows: a DNS name.
 const MAX_NAME_CHARS: usize = 253;
+/// The key of `metadata` that tells one object of a name from another.
+const NAMESPACE: &str = "namespace";
 /// The most problems of one object that get a line each.
 const MAX_FAULTS: usize = 32;
 
@@ -304,13 +308,13 @@ impl Reader<'_> {
 
 /// The object of a kind that a tree says.
 fn object(kind: Kind, tree: &Tree) -> Result<Converted<Object>, Rejected> {
-    let strict = matches!(kind, Kind::AuthorizationPolicy | Kind::PeerAuthentication);
+    let is_strict = matches!(kind, Kind::AuthorizationPolicy | Kind::PeerAuthentication);
     let mut faults: Vec<FieldFault> = tree
         .duplicates()
         .into_iter()
         .map(|d| FieldFault { field: d.path, fault: Fault::DuplicateKey { line: d.line, first_line: d.first_line } })
         .collect();
-    if strict {
+    if is_strict {
         // The API server refuses these too: `from:` with nothing behind it would read as "from anywhere".
         let is_spec = |p: &Path| matches!(p.segments().first(), Some(Segment::Field(f)) if **f == *"spec");
         let nulls = tree.nulls().into_iter().filter(is_spec);
@@ -320,38 +324,70 @@ fn object(kind: Kind, tree: &Tree) -> Result<Converted<Object>, Rejected> {
         return Err(Rejected(faults));
     }
     match kind {
-        Kind::Namespace => one(tree, convert::namespace),
-        Kind::Node => one(tree, convert::node),
-        Kind::Pod => one(tree, convert::pod),
-        Kind::Service => one(tree, convert::service),
-        Kind::EndpointSlice => one(tree, convert::endpoint_slice),
-        Kind::AuthorizationPolicy => one(tree, convert::authorization_policy),
-        Kind::PeerAuthentication => one(tree, convert::peer_authentication),
+        Kind::Namespace => one(tree, is_strict, convert::namespace),
+        Kind::Node => one(tree, is_strict, convert::node),
+        Kind::Pod => one(tree, is_strict, convert::pod),
+        Kind::Service => one(tree, is_strict, convert::service),
+        Kind::EndpointSlice => one(tree, is_strict, convert::endpoint_slice),
+        Kind::AuthorizationPolicy => one(tree, is_strict, convert::authorization_policy),
+        Kind::PeerAuthentication => one(tree, is_strict, convert::peer_authentication),
     }
 }
 
+/// A policy is strict: what its author misspelled would be missing in it.
 fn one<S, T>(
     tree: &Tree,
+    is_strict: bool,
     convert: impl FnOnce(&S) -> Result<Converted<T>, Rejected>,
 ) -> Result<Converted<Object>, Rejected>
 where
     S: for<'de> serde::Deserialize<'de>,
     Object: From<T>,
 {
-    let shape: S = from_tree(tree).map_err(|e| Rejected(vec![FieldFault { field: e.path, fault: e.fault }]))?;
-    convert(&shape).map(|c| Converted { object: c.object.into(), warnings: c.warnings })
+    let (shape, slips): (S, _) =
+        with_slips(tree).map_err(|e| Rejected(vec![FieldFault { field: e.path, fault: e.fault }]))?;
+    let slips = slips.into_iter().map(|s| {
+        // Passed over it would make another object of this one, in another namespace.
+        let fault = match is_strict || s.meant == NAMESPACE {
+            true => Fault::UnknownField { meant: Some(s.meant), known: s.known },
+            false => Fault::PassedOver { meant: s.meant },
+        };
+        FieldFault { field: s.path, fault }
+    });
+    let slips: Vec<FieldFault> = slips.collect();
+    let is_bad = slips.iter().any(|f| f.fault.severity() == Severity::Error);
+    match convert(&shape) {
+        Ok(Converted { object, mut warnings }) if !is_bad => {
+            warnings.extend(slips);
+            Ok(Converted { object: object.into(), warnings })
+        }
+        Ok(Converted { mut warnings, .. }) | Err(Rejected(mut warnings)) => {
+            warnings.extend(slips);
+            Err(Rejected(warnings))
+        }
+    }
 }
 
 fn metadata<'t>(tree: &'t Tree, field: &str) -> Option<&'t str> {
     tree.field("metadata")?.field(field)?.text().filter(|t| !t.is_empty())
 }
 
-/// The key, where the name is one; also of an object whose other fields are broken.
-fn key(kind: Kind, tree: &Tree) -> Option<ObjectKey> {
-    named(kind, metadata(tree, "namespace"), metadata(tree, "name")?)
+/// The namespace, also under a misspelled key, which is an error of the object.
+fn namespace(tree: &Tree) -> Option<&str> {
+    let misspelled = || {
+        let Value::Map(entries) = &tree.field("metadata")?.value else { return None };
+        let (_, value) = entries.iter().find(|(key, _)| nearest(&key.name, [NAMESPACE]).is_some())?;
+        value.text()
+    };
+    metadata(tree, NAMESPACE).or_else(misspelled)
 }
 
-fn named(kind: Kind, namespace: Option<&str>, name: &str) -> Option<ObjectKey> {
+/// The key, where the name is one; also of an object whose other fields are broken.
+fn key(kind: Kind, tree: &Tree) -> Option<ObjectKey> {
+    named(kind, namespace(tree), metadata(tree, "name")?)
+}
+
+pub(crate) fn named(kind: Kind, namespace: Option<&str>, name: &str) -> Option<ObjectKey> {
     let (name, namespace) = (name.to_owned(), namespace.map(str::to_owned));
     let meta = shapes::ObjectMeta { name, namespace, ..shapes::ObjectMeta::default() };
     let name = convert::object_name(kind, &meta, &mut convert::Faults::default())?;
@@ -361,10 +397,10 @@ fn named(kind: Kind, namespace: Option<&str>, name: &str) -> Option<ObjectKey> {
 /// Kind and name for people, of any kind, valid or not.
 pub(crate) fn identify(kind: &str, tree: &Tree) -> Option<ObjectId> {
     let name = metadata(tree, "name")?;
-    Some(id(kind, metadata(tree, "namespace"), name))
+    Some(id(kind, namespace(tree), name))
 }
 
-fn id(kind: &str, namespace: Option<&str>, name: &str) -> ObjectId {
+pub(crate) fn id(kind: &str, namespace: Option<&str>, name: &str) -> ObjectId {
     // No valid one is longer; one that is not valid is only for the message.
     let short = |text: &'_ str| -> Arc<str> { text.chars().take(MAX_NAME_CHARS).collect::<String>().into() };
     let (kind, namespace, name) = (short(kind), namespace.map(short), short(name));
@@ -374,64 +410,6 @@ fn id(kind: &str, namespace: Option<&str>, name: &str) -> ObjectId {
         None => ObjectName::new("default", name),
     };
     ObjectId { kind, name }
-}
-
-/// What a document that cannot be parsed is probably about: its lines of these names, as people write them.
-struct Glimpse<'t> {
-    api_version: Option<&'t str>,
-    kind: &'t str,
-    namespace: Option<&'t str>,
-    name: &'t str,
-}
-
-impl<'t> Glimpse<'t> {
-    fn of(text: &'t str) -> Option<Self> {
-        let (mut api_version, mut kind) = (None, None);
-        let (mut name, mut namespace) = (None, None);
-        let mut inside: Option<Option<usize>> = None; // in metadata, and how far its fields are indented
-        for line in text.lines() {
-            let field = line.trim_start_matches(' ');
-            let indent = line.len().saturating_sub(field.len());
-            let value = |key: &str| field.strip_prefix(key)?.strip_prefix(':').map(plain).filter(|v| !v.is_empty());
-            if field.is_empty() || field.starts_with('#') {
-                continue;
-            }
-            if indent == 0 {
-                // What is no key, or has a plain value, opens nothing: a stray line in the middle of metadata.
-                if let Some((_, value)) = field.split_once(':').filter(|_| field.starts_with(char::is_alphabetic))
-                    && (plain(value).is_empty() || plain(value).starts_with(['{', '[', '|', '>']))
-                {
-                    inside = field.starts_with("metadata:").then_some(None);
-                }
-                api_version = api_version.or_else(|| value("apiVersion"));
-                kind = kind.or_else(|| value("kind"));
-            } else if let Some(level) = inside {
-                let level = *inside.insert(Some(level.unwrap_or(indent)));
-                if level == Some(indent) {
-                    name = name.or_else(|| value("name"));
-                    namespace = namespace.or_else(|| value("namespace"));
-                }
-            }
-        }
-        let (kind, name) = kind.zip(name)?;
-        // Of a kind that was probably meant everything is said under its own name.
-        let kind = kinds::meant(api_version, kind).map_or(kind, |meant| meant.as_str());
-        Some(Self { api_version, kind, namespace, name })
-    }
-
-    fn id(&self) -> ObjectId {
-        id(self.kind, self.namespace, self.name)
-    }
-
-    /// Of a kind that is served.
-    fn key(&self) -> Option<ObjectKey> {
-        named(kinds::meant(self.api_version, self.kind)?, self.namespace, self.name)
-    }
-}
-
-fn plain(value: &str) -> &str {
-    let value = value.split(" #").next().unwrap_or_default().trim();
-    value.trim_matches(['"', '\''])
 }
 
 impl Manifest {

@@ -1,7 +1,7 @@
 //! Trees to shapes: a serde deserializer that is as strict as the API server. Text is text (a number or a boolean is
 //! not), a key without a value is a field left out, and an error says where in the object it is.
 
-use std::{fmt, sync::Arc};
+use std::{cell::RefCell, fmt, sync::Arc};
 
 use serde::{
     de::{
@@ -11,7 +11,7 @@ use serde::{
 };
 
 use super::{Key, Tree, Value};
-use crate::{Fault, Path, Segment, hint::nearest};
+use crate::{Fault, Path, Segment, hint::nearest, path::At};
 
 /// Why a tree does not have the shape.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,12 +23,44 @@ pub struct ShapeError {
     pub fault: Fault,
 }
 
+/// A field that the shape does not have, near one that it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slip {
+    /// Where.
+    pub path: Path,
+    /// Which one was probably meant.
+    pub meant: &'static str,
+    /// All that the shape has there.
+    pub known: &'static [&'static str],
+}
+
+/// Fields of Kubernetes' that no shape has and that are near one: no slips.
+const NAMESAKES: [&str; 2] = ["appProtocol", "externalTrafficPolicy"];
+
 /// Reads a shape.
 ///
 /// # Errors
 /// The first thing that does not fit, and where.
 pub fn from_tree<'de, T: Deserialize<'de>>(tree: &'de Tree) -> Result<T, ShapeError> {
-    T::deserialize(tree)
+    with_slips(tree).map(|(shape, _)| shape)
+}
+
+/// Reads a shape that leaves other fields to others, and says which of them are probably misspelled.
+///
+/// # Errors
+/// The first thing that does not fit, and where.
+pub fn with_slips<'de, T: Deserialize<'de>>(tree: &'de Tree) -> Result<(T, Vec<Slip>), ShapeError> {
+    let slips = RefCell::default();
+    let shape = T::deserialize(Reader { tree, at: &At::ROOT, slips: &slips })?;
+    Ok((shape, slips.into_inner()))
+}
+
+/// A tree, where it stands, and what was found on the way.
+#[derive(Clone, Copy)]
+struct Reader<'de, 'a> {
+    tree: &'de Tree,
+    at: &'a At<'a>,
+    slips: &'a RefCell<Vec<Slip>>,
 }
 
 impl ShapeError {
@@ -97,11 +129,33 @@ impl Value {
     }
 }
 
-impl<'de> Deserializer<'de> for &'de Tree {
+impl<'de, 'a> Reader<'de, 'a> {
+    fn items(self, items: &'de [Tree]) -> Items<'de, 'a> {
+        Items { rest: items.iter().enumerate(), around: self }
+    }
+
+    fn entries(self, entries: &'de [(Key, Tree)], skip_nulls: bool) -> Entries<'de, 'a> {
+        Entries { rest: entries.iter(), current: None, skip_nulls, around: self }
+    }
+
+    fn find_slips(self, entries: &[(Key, Tree)], known: &'static [&'static str]) {
+        for (key, _) in entries {
+            let name = key.name.as_str();
+            if known.contains(&name) || NAMESAKES.contains(&name) {
+                continue;
+            }
+            if let Some(meant) = nearest(name, known.iter().copied()) {
+                self.slips.borrow_mut().push(Slip { path: self.at.field(name).path(), meant, known });
+            }
+        }
+    }
+}
+
+impl<'de> Deserializer<'de> for Reader<'de, '_> {
     type Error = ShapeError;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ShapeError> {
-        match &self.value {
+        match &self.tree.value {
             Value::Null => visitor.visit_unit(),
             Value::Bool(b) => visitor.visit_bool(*b),
             Value::Int(n) => match i64::try_from(*n) {
@@ -110,18 +164,18 @@ impl<'de> Deserializer<'de> for &'de Tree {
             },
             Value::Float(n) => visitor.visit_f64(*n),
             Value::Text(text) => visitor.visit_borrowed_str(text),
-            Value::List(items) => visitor.visit_seq(Items { rest: items.iter().enumerate() }),
-            Value::Map(entries) => visitor.visit_map(Entries::new(entries, false)),
+            Value::List(items) => visitor.visit_seq(self.items(items)),
+            Value::Map(entries) => visitor.visit_map(self.entries(entries, false)),
         }
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ShapeError> {
-        match &self.value {
+        match &self.tree.value {
             Value::Text(text) => visitor.visit_borrowed_str(text),
             // As in JSON for Go: null leaves the empty text.
             Value::Null => visitor.visit_borrowed_str(""),
             Value::Bool(_) | Value::Int(_) | Value::Float(_) => {
-                Err(ShapeError::new(Fault::Unquoted { found: say(self.value.unexpected()) }))
+                Err(ShapeError::new(Fault::Unquoted { found: say(self.tree.value.unexpected()) }))
             }
             other => Err(de::Error::invalid_type(other.unexpected(), &"text")),
         }
@@ -132,24 +186,24 @@ impl<'de> Deserializer<'de> for &'de Tree {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ShapeError> {
-        match &self.value {
+        match &self.tree.value {
             Value::Null => visitor.visit_none(),
             _ => visitor.visit_some(self),
         }
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ShapeError> {
-        match &self.value {
-            Value::List(items) => visitor.visit_seq(Items { rest: items.iter().enumerate() }),
-            Value::Null => visitor.visit_seq(Items { rest: [].iter().enumerate() }),
+        match &self.tree.value {
+            Value::List(items) => visitor.visit_seq(self.items(items)),
+            Value::Null => visitor.visit_seq(self.items(&[])),
             other => Err(de::Error::invalid_type(other.unexpected(), &"a list")),
         }
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ShapeError> {
-        match &self.value {
-            Value::Map(entries) => visitor.visit_map(Entries::new(entries, false)),
-            Value::Null => visitor.visit_map(Entries::new(&[], false)),
+        match &self.tree.value {
+            Value::Map(entries) => visitor.visit_map(self.entries(entries, false)),
+            Value::Null => visitor.visit_map(self.entries(&[], false)),
             other => Err(de::Error::invalid_type(other.unexpected(), &"a mapping")),
         }
     }
@@ -157,12 +211,15 @@ impl<'de> Deserializer<'de> for &'de Tree {
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         _name: &'static str,
-        _fields: &'static [&'static str],
+        fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, ShapeError> {
-        match &self.value {
-            Value::Map(entries) => visitor.visit_map(Entries::new(entries, true)),
-            Value::Null => visitor.visit_map(Entries::new(&[], true)),
+        match &self.tree.value {
+            Value::Map(entries) => {
+                self.find_slips(entries, fields);
+                visitor.visit_map(self.entries(entries, true))
+            }
+            Value::Null => visitor.visit_map(self.entries(&[], true)),
             other => Err(de::Error::invalid_type(other.unexpected(), &"a mapping")),
         }
     }
@@ -185,33 +242,31 @@ impl<'de> Deserializer<'de> for &'de Tree {
     }
 }
 
-struct Items<'de> {
+struct Items<'de, 'a> {
     rest: std::iter::Enumerate<std::slice::Iter<'de, Tree>>,
+    around: Reader<'de, 'a>,
 }
 
-impl<'de> SeqAccess<'de> for Items<'de> {
+impl<'de> SeqAccess<'de> for Items<'de, '_> {
     type Error = ShapeError;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, ShapeError> {
-        let Some((i, item)) = self.rest.next() else { return Ok(None) };
-        seed.deserialize(item).map(Some).map_err(|e| e.within(Segment::Index(i)))
+        let Some((i, tree)) = self.rest.next() else { return Ok(None) };
+        seed.deserialize(Reader { tree, at: &self.around.at.index(i), ..self.around })
+            .map(Some)
+            .map_err(|e| e.within(Segment::Index(i)))
     }
 }
 
-struct Entries<'de> {
+struct Entries<'de, 'a> {
     rest: std::slice::Iter<'de, (Key, Tree)>,
     current: Option<&'de (Key, Tree)>,
     /// In a struct a key without a value is a field left out; in a map of texts it is an empty text.
     skip_nulls: bool,
+    around: Reader<'de, 'a>,
 }
 
-impl<'de> Entries<'de> {
-    fn new(entries: &'de [(Key, Tree)], skip_nulls: bool) -> Self {
-        Self { rest: entries.iter(), current: None, skip_nulls }
-    }
-}
-
-impl<'de> MapAccess<'de> for Entries<'de> {
+impl<'de> MapAccess<'de> for Entries<'de, '_> {
     type Error = ShapeError;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, ShapeError> {
@@ -223,9 +278,11 @@ impl<'de> MapAccess<'de> for Entries<'de> {
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, ShapeError> {
-        let Some((key, value)) = self.current.take() else {
+        let Some((key, tree)) = self.current.take() else {
             return Err(de::Error::custom("a value was asked for before its key"));
         };
-        seed.deserialize(value).map_err(|e| e.within(Segment::Field(key.name.as_str().into())))
+        let name = key.name.as_str();
+        seed.deserialize(Reader { tree, at: &self.around.at.field(name), ..self.around })
+            .map_err(|e| e.within(Segment::Field(name.into())))
     }
 }

@@ -11,7 +11,7 @@ mod tree;
 
 use std::sync::Arc;
 
-pub use de::{ShapeError, from_tree};
+pub use de::{ShapeError, Slip, from_tree, with_slips};
 pub use tree::{Duplicate, Key, Tree, Value};
 
 use crate::Fault;

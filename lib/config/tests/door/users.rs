@@ -320,3 +320,53 @@ fn a_sidecar_is_seen() {
     shelf.put(&[("a.yaml", annotated)]);
     assert!(shelf.world.workload(&name("default/a")).unwrap().has_sidecar);
 }
+
+/// What Kubernetes defines and the mesh does not read is no misspelling of what it does.
+#[test]
+fn the_other_fields_of_kubernetes_kinds() {
+    let other = |fields: &str| fields.split_whitespace().map(|f| format!("{f}: ")).collect::<Vec<_>>().join(", ");
+    let metadata =
+        other("generateName generation resourceVersion selfLink finalizers managedFields deletionGracePeriodSeconds");
+    let metadata = format!("name: a, {metadata}");
+    let pod = other(
+        "activeDeadlineSeconds affinity automountServiceAccountToken dnsConfig dnsPolicy enableServiceLinks \
+         ephemeralContainers hostAliases hostIPC hostPID hostUsers hostname hostnameOverride imagePullSecrets \
+         nodeSelector os overhead preemptionPolicy priority priorityClassName readinessGates resourceClaims resources \
+         restartPolicy runtimeClassName schedulerName schedulingGates securityContext serviceAccount \
+         setHostnameAsFQDN shareProcessNamespace subdomain terminationGracePeriodSeconds tolerations \
+         topologySpreadConstraints volumes",
+    );
+    let container = other(
+        "args command env envFrom image imagePullPolicy lifecycle livenessProbe readinessProbe resizePolicy resources \
+         restartPolicyRules securityContext startupProbe stdin stdinOnce terminationMessagePath \
+         terminationMessagePolicy tty volumeDevices volumeMounts workingDir",
+    );
+    let status = other(
+        "containerStatuses ephemeralContainerStatuses hostIP hostIPs initContainerStatuses message nominatedNodeName \
+         observedGeneration qosClass reason resize resourceClaimStatuses startTime",
+    );
+    let condition = other("lastProbeTime lastTransitionTime lastHeartbeatTime message observedGeneration reason");
+    let service = other(
+        "allocateLoadBalancerNodePorts externalTrafficPolicy healthCheckNodePort ipFamilies ipFamilyPolicy ipFamily \
+         loadBalancerClass loadBalancerIP loadBalancerSourceRanges sessionAffinityConfig topologyKeys",
+    );
+    let node = other(
+        "allocatable capacity conditions config daemonEndpoints features images nodeInfo phase runtimeHandlers \
+         volumesAttached volumesInUse",
+    );
+    let text = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{{metadata}, ownerReferences: [{{kind: Job, name: a, apiVersion: , uid: , \
+         blockOwnerDeletion: }}]}}\nspec: {{{pod}, containers: [{{{container}, ports: [{{containerPort: 80, hostIP: , \
+         hostPort: }}]}}]}}\nstatus: {{{status}, conditions: [{{{condition}}}]}}\n---\n\
+         apiVersion: v1\nkind: Service\nmetadata: {{{metadata}}}\nspec: {{{service}, ports: [{{port: 80, appProtocol: , \
+         nodePort: }}]}}\nstatus: {{loadBalancer: , conditions: }}\n---\n\
+         apiVersion: v1\nkind: Node\nmetadata: {{{metadata}}}\nspec: {{podCIDR: , podCIDRs: , providerID: , taints: , \
+         unschedulable: , configSource: , externalID: }}\nstatus: {{{node}, addresses: [{{type: Hostname, address: a}}]}}\n---\n\
+         apiVersion: v1\nkind: Namespace\nmetadata: {{{metadata}}}\nspec: {{finalizers: }}\nstatus: {{phase: , conditions: }}\n---\n\
+         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{{metadata}, labels: {{kubernetes.io/service-name: a}}}}\n\
+         addressType: IPv4\nports: [{{port: 80, appProtocol: }}]\nendpoints: [{{addresses: [10.0.0.1], hostname: , \
+         targetRef: , deprecatedTopology: }}]\n"
+    );
+    let shelf = check(&text, &expect![[""]]);
+    assert_eq!(shelf.world.objects().len(), 5);
+}

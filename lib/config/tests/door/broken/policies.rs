@@ -1,0 +1,178 @@
+//! AuthorizationPolicies as a whole, and PeerAuthentications.
+
+use expect_test::{Expect, expect};
+
+use super::{check, policy};
+
+#[test]
+fn policies_as_a_whole() {
+    policy(
+        "rule: []",
+        &expect![[r#"
+        error: dir/a.yaml:11: document 2: AuthorizationPolicy prod/p: spec.rule: unknown field: did you mean `rules`? (until it is mended, what it selects is refused)
+    "#]],
+    );
+    policy(
+        "rules:\n- form: []",
+        &expect![[r#"
+            error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].form: unknown field: did you mean `from`? (until it is mended, what it selects is refused)
+        "#]],
+    );
+    policy(
+        "action: Allow",
+        &expect![[r#"
+        error: dir/a.yaml:11: document 2: AuthorizationPolicy prod/p: spec.action: `Allow` is none of ALLOW, DENY (until it is mended, what it selects is refused)
+    "#]],
+    );
+    policy(
+        "action: CUSTOM\nprovider: {name: x}\nrules: [{}]",
+        &expect![[r#"
+        error: dir/a.yaml:11: document 2: AuthorizationPolicy prod/p: spec.action: CUSTOM is not served at L4: use ALLOW or DENY (not served)
+    "#]],
+    );
+    policy(
+        "action: AUDIT\nrules: [{}]",
+        &expect![[r#"
+        error: dir/a.yaml:11: document 2: AuthorizationPolicy prod/p: spec.action: AUDIT is not served at L4: use ALLOW or DENY (not served)
+    "#]],
+    );
+    policy(
+        "provider: {name: x}",
+        &expect![[r#"
+            error: dir/a.yaml:11: document 2: AuthorizationPolicy prod/p: spec.provider: only action CUSTOM has a provider (until it is mended, what it selects is refused)
+        "#]],
+    );
+    policy(
+        "selector: {matchLabels: {app: '*'}}",
+        &expect![[r#"
+        error: dir/a.yaml:11: document 2: AuthorizationPolicy prod/p: spec.selector.matchLabels.app: `*` is no label value: up to 63 of A-Z a-z 0-9 - _ . (not at the ends - _ .) (until it is mended, what it selects is refused)
+    "#]],
+    );
+    policy(
+        "selector: {app: x}",
+        &expect![[r#"
+            error: dir/a.yaml:11: document 2: AuthorizationPolicy prod/p: spec.selector.app: unknown field; known are matchLabels (until it is mended, what it selects is refused)
+        "#]],
+    );
+    policy(
+        "selector: {matchLabels: {app: x}}\ntargetRefs: [{kind: Service, name: x}]",
+        &expect![[r#"
+            error: dir/a.yaml:11: document 2: AuthorizationPolicy prod/p: spec.selector: stands beside `targetRefs`: only one of the two can be given (until it is mended, what it selects is refused)
+        "#]],
+    );
+    policy(
+        "targetRef: {kind: Service, name: x}\ntargetRefs: [{kind: Service, name: x}]",
+        &expect![[r#"
+        error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.targetRefs: stands beside `targetRef`: only one of the two can be given (not served)
+    "#]],
+    );
+    policy(
+        "targetRefs: []",
+        &expect![[r#"
+        error: dir/a.yaml:11: document 2: AuthorizationPolicy prod/p: spec.targetRefs: the list is empty: it would match nothing or anything; leave the field out or name values (not served)
+    "#]],
+    );
+    policy(
+        "targetRefs: [{name: A, namespace: other}]",
+        &expect![[r#"
+        error: dir/a.yaml:11: document 2: AuthorizationPolicy prod/p: spec.targetRefs[0].kind: is missing (not served)
+        error: dir/a.yaml:11: document 2: AuthorizationPolicy prod/p: spec.targetRefs[0].name: `A` is no valid name: up to 253 of a-z 0-9 - ., with a letter or digit at both ends of each part (not served)
+        error: dir/a.yaml:11: document 2: AuthorizationPolicy prod/p: spec.targetRefs[0].namespace: `other` is another namespace: a policy is about targets of its own namespace (not served)
+    "#]],
+    );
+    policy(
+        "rules:",
+        &expect![[r#"
+        error: dir/a.yaml:11: document 2: AuthorizationPolicy prod/p: spec.rules: has no value: write one or leave the key out (until it is mended, what it selects is refused)
+    "#]],
+    );
+    policy(
+        "rules:\n- from:\n  to:",
+        &expect![[r#"
+        error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].from: has no value: write one or leave the key out (until it is mended, what it selects is refused)
+        error: dir/a.yaml:13: document 2: AuthorizationPolicy prod/p: spec.rules[0].to: has no value: write one or leave the key out (until it is mended, what it selects is refused)
+    "#]],
+    );
+    policy(
+        "rules: {}",
+        &expect![[r#"
+        error: dir/a.yaml:11: document 2: AuthorizationPolicy prod/p: spec.rules: is a mapping; expected is a list (until it is mended, what it selects is refused)
+    "#]],
+    );
+    check(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\nspec:\n",
+        &expect![[r#"
+        error: dir/a.yaml:8: document 2: AuthorizationPolicy default/p: spec: has no value: write one or leave the key out (until it is mended, what it selects is refused)
+    "#]],
+    );
+    check(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\nspecs: {}\n",
+        &expect![[r#"
+        error: dir/a.yaml:8: document 2: AuthorizationPolicy default/p: specs: unknown field: did you mean `spec`? (until it is mended, what it selects is refused)
+    "#]],
+    );
+    check(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, annotations: {istio.io/dry-run: maybe}}\n",
+        &expect![[r#"
+            error: dir/a.yaml:7: document 2: AuthorizationPolicy default/p: metadata.annotations[istio.io/dry-run]: `maybe` is none of true, false (until it is mended, what it selects is refused)
+        "#]],
+    );
+}
+
+#[test]
+fn peer_authentications() {
+    let spec = |spec: &str, expect: &Expect| {
+        let head = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata:\n  name: p\n";
+        check(&format!("{head}spec: {spec}\n"), expect);
+    };
+    spec(
+        "{mtls: {mode: strict}}",
+        &expect![[r#"
+        error: dir/a.yaml:9: document 2: PeerAuthentication default/p: spec.mtls.mode: `strict` is none of UNSET, DISABLE, PERMISSIVE, STRICT (until it is mended, what it selects is refused)
+    "#]],
+    );
+    spec(
+        "{mtls: STRICT}",
+        &expect![[r#"
+        error: dir/a.yaml:9: document 2: PeerAuthentication default/p: spec.mtls: is text; expected is a mapping (until it is mended, what it selects is refused)
+    "#]],
+    );
+    spec(
+        "{mTLS: {mode: STRICT}}",
+        &expect![[r#"
+        error: dir/a.yaml:9: document 2: PeerAuthentication default/p: spec.mTLS: unknown field: did you mean `mtls`? (until it is mended, what it selects is refused)
+    "#]],
+    );
+    spec(
+        "{portLevelMtls: {http: {mode: STRICT}, 0: {mode: STRICT}, 70000: {}}}",
+        &expect![[r#"
+        error: dir/a.yaml:9: document 2: PeerAuthentication default/p: spec.portLevelMtls.0: `0` is no port: a number from 1 to 65535 (until it is mended, what it selects is refused)
+        error: dir/a.yaml:9: document 2: PeerAuthentication default/p: spec.portLevelMtls.70000: `70000` is no port: a number from 1 to 65535 (until it is mended, what it selects is refused)
+        error: dir/a.yaml:9: document 2: PeerAuthentication default/p: spec.portLevelMtls.http: `http` is no port: a number from 1 to 65535 (until it is mended, what it selects is refused)
+    "#]],
+    );
+    spec(
+        "{portLevelMtls: {80: }}",
+        &expect![[r#"
+        error: dir/a.yaml:9: document 2: PeerAuthentication default/p: spec.portLevelMtls.80: has no value: write one or leave the key out (until it is mended, what it selects is refused)
+    "#]],
+    );
+    spec(
+        "{selector: {matchLabels: {a: [b]}}}",
+        &expect![[r#"
+        error: dir/a.yaml:9: document 2: PeerAuthentication default/p: spec.selector.matchLabels.a: is a list; expected is text (until it is mended, what it selects is refused)
+    "#]],
+    );
+    spec(
+        "{}\nextra: 1",
+        &expect![[r#"
+            error: dir/a.yaml:10: document 2: PeerAuthentication default/p: extra: unknown field; known are apiVersion, kind, metadata, spec, status (until it is mended, what it selects is refused)
+        "#]],
+    );
+    check(
+        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: p, creationTimestamp: yesterday}\n",
+        &expect![[r#"
+            error: dir/a.yaml:7: document 2: PeerAuthentication default/p: metadata.creationTimestamp: `yesterday` is no time like 2026-01-31T23:59:59Z (until it is mended, what it selects is refused)
+        "#]],
+    );
+}

@@ -1,0 +1,212 @@
+//! What a rule of an AuthorizationPolicy asks for.
+
+use expect_test::{Expect, expect};
+
+use super::policy;
+
+#[track_caller]
+fn rule(rule: &str, expect: &Expect) {
+    policy(&format!("rules:\n- {}", rule.replace('\n', "\n  ")), expect);
+}
+
+#[test]
+fn sources() {
+    rule(
+        "from: []",
+        &expect![[r#"
+        error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].from: the list is empty: it would match nothing or anything; leave the field out or name values (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "from: [{}]",
+        &expect![[r#"
+        error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].from[0].source: asks for nothing: name at least one field of source (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "from: [{source: {}}]",
+        &expect![[r#"
+        error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].from[0].source: asks for nothing: name at least one field of source (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "from:\n- source:\n    principals: []",
+        &expect![[r#"
+        error: dir/a.yaml:14: document 2: AuthorizationPolicy prod/p: spec.rules[0].from[0].source.principals: the list is empty: it would match nothing or anything; leave the field out or name values (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "from:\n- source:\n    principals: ['']",
+        &expect![[r#"
+        error: dir/a.yaml:14: document 2: AuthorizationPolicy prod/p: spec.rules[0].from[0].source.principals[0]: is empty (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "from:\n- source:\n    principals:\n    -",
+        &expect![[r#"
+        error: dir/a.yaml:15: document 2: AuthorizationPolicy prod/p: spec.rules[0].from[0].source.principals[0]: has no value: write one or leave the key out (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "from:\n- source:\n    principals: a",
+        &expect![[r#"
+        error: dir/a.yaml:14: document 2: AuthorizationPolicy prod/p: spec.rules[0].from[0].source.principals: is text; expected is a list (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "from:\n- source:\n    principal: [a]",
+        &expect![[r#"
+        error: dir/a.yaml:14: document 2: AuthorizationPolicy prod/p: spec.rules[0].from[0].source.principal: unknown field: did you mean `principals`? (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "from:\n- principals: [a]",
+        &expect![[r#"
+            error: dir/a.yaml:13: document 2: AuthorizationPolicy prod/p: spec.rules[0].from[0].principals: unknown field; known are source (until it is mended, what it selects is refused)
+        "#]],
+    );
+    rule(
+        "from:\n- source:\n    principals: [spiffe://td/ns/a/sa/b]",
+        &expect![[r#"
+            error: dir/a.yaml:14: document 2: AuthorizationPolicy prod/p: spec.rules[0].from[0].source.principals[0]: principals are written without `spiffe://`: write `td/ns/a/sa/b` (until it is mended, what it selects is refused)
+        "#]],
+    );
+    rule(
+        "from:\n- source:\n    ipBlocks: [10.0.0.0/8, 10.0.0.0/33, x]",
+        &expect![[r#"
+        error: dir/a.yaml:14: document 2: AuthorizationPolicy prod/p: spec.rules[0].from[0].source.ipBlocks[1]: `10.0.0.0/33` is no IP address and no CIDR (until it is mended, what it selects is refused)
+        error: dir/a.yaml:14: document 2: AuthorizationPolicy prod/p: spec.rules[0].from[0].source.ipBlocks[2]: `x` is no IP address and no CIDR (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "from:\n- source:\n    remoteIpBlocks: [x]\n    notRequestPrincipals: []",
+        &expect![[r#"
+        error: dir/a.yaml:14: document 2: AuthorizationPolicy prod/p: spec.rules[0].from[0].source.remoteIpBlocks[0]: `x` is no IP address and no CIDR (until it is mended, what it selects is refused)
+        error: dir/a.yaml:15: document 2: AuthorizationPolicy prod/p: spec.rules[0].from[0].source.notRequestPrincipals: the list is empty: it would match nothing or anything; leave the field out or name values (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "from:\n- source:\n    serviceAccounts: [a/b/c, /a, a/, 'a*']\n    namespaces: [1]",
+        &expect![[r#"
+        error: dir/a.yaml:15: document 2: AuthorizationPolicy prod/p: spec.rules[0].from[0].source.namespaces[0]: YAML reads this as the number 1; text is expected: write it in quotes (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "from:\n- source:\n    serviceAccounts: [a/b/c, /a, a/, 'a*']",
+        &expect![[r#"
+        error: dir/a.yaml:14: document 2: AuthorizationPolicy prod/p: spec.rules[0].from[0].source.serviceAccounts[0]: `a/b/c` is no service account: write `namespace/name`, or `name` for the policy's namespace (until it is mended, what it selects is refused)
+        error: dir/a.yaml:14: document 2: AuthorizationPolicy prod/p: spec.rules[0].from[0].source.serviceAccounts[1]: `/a` is no service account: write `namespace/name`, or `name` for the policy's namespace (until it is mended, what it selects is refused)
+        error: dir/a.yaml:14: document 2: AuthorizationPolicy prod/p: spec.rules[0].from[0].source.serviceAccounts[2]: `a/` is no service account: write `namespace/name`, or `name` for the policy's namespace (until it is mended, what it selects is refused)
+        error: dir/a.yaml:14: document 2: AuthorizationPolicy prod/p: spec.rules[0].from[0].source.serviceAccounts[3]: `a*` is no service account: write `namespace/name`, or `name` for the policy's namespace (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "from:\n- source:\n    namespaces: [a]\n    namespaces: [b]",
+        &expect![[r#"
+        error: dir/a.yaml:15: document 2: AuthorizationPolicy prod/p: spec.rules[0].from[0].source.namespaces: this key stands twice, first in line 14 (until it is mended, what it selects is refused)
+    "#]],
+    );
+}
+
+#[test]
+fn operations_and_conditions() {
+    rule(
+        "to: []",
+        &expect![[r#"
+        error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].to: the list is empty: it would match nothing or anything; leave the field out or name values (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "to: [{operation: {}}]",
+        &expect![[r#"
+        error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].to[0].operation: asks for nothing: name at least one field of operation (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "to:\n- operation:\n    ports: [8080]",
+        &expect![[r#"
+        error: dir/a.yaml:14: document 2: AuthorizationPolicy prod/p: spec.rules[0].to[0].operation.ports[0]: YAML reads this as the number 8080; text is expected: write it in quotes (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "to:\n- operation:\n    ports: ['0', '80-90', http]",
+        &expect![[r#"
+        error: dir/a.yaml:14: document 2: AuthorizationPolicy prod/p: spec.rules[0].to[0].operation.ports[0]: `0` is no port: a number from 1 to 65535 (until it is mended, what it selects is refused)
+        error: dir/a.yaml:14: document 2: AuthorizationPolicy prod/p: spec.rules[0].to[0].operation.ports[1]: `80-90` is no port: a number from 1 to 65535 (until it is mended, what it selects is refused)
+        error: dir/a.yaml:14: document 2: AuthorizationPolicy prod/p: spec.rules[0].to[0].operation.ports[2]: `http` is no port: a number from 1 to 65535 (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "to:\n- operation:\n    method: [GET]",
+        &expect![[r#"
+        error: dir/a.yaml:14: document 2: AuthorizationPolicy prod/p: spec.rules[0].to[0].operation.method: unknown field: did you mean `methods`? (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "to:\n- operation:\n    methods: []",
+        &expect![[r#"
+        error: dir/a.yaml:14: document 2: AuthorizationPolicy prod/p: spec.rules[0].to[0].operation.methods: the list is empty: it would match nothing or anything; leave the field out or name values (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "when: []",
+        &expect![[r#"
+        error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].when: the list is empty: it would match nothing or anything; leave the field out or name values (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "when: [{key: source.ip}]",
+        &expect![[r#"
+        error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].when[0]: asks for nothing: name at least one field of values and notValues (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "when: [{key: source.ip, values: []}]",
+        &expect![[r#"
+        error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].when[0].values: the list is empty: it would match nothing or anything; leave the field out or name values (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "when: [{key: source.ip, values: [x], notValues: ['']}]",
+        &expect![[r#"
+        error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].when[0].notValues[0]: is empty (until it is mended, what it selects is refused)
+        error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].when[0].values[0]: `x` is no IP address and no CIDR (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "when: [{key: source.ips, values: [x]}]",
+        &expect![[r#"
+        error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].when[0].key: `source.ips` is no attribute that a condition can ask for: did you mean `source.ip`? (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "when: [{key: source.labels, values: [x]}]",
+        &expect![[r#"
+        error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].when[0].key: `source.labels` is no attribute that a condition can ask for (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "when: [{values: [x]}]",
+        &expect![[r#"
+        error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].when[0].key: is missing (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "when: [{key: 'request.headers[]', values: [x]}]",
+        &expect![[r#"
+        error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].when[0].key: `request.headers[]` is no attribute that a condition can ask for: did you mean `request.headers[`? (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "when: [{key: destination.port, values: ['x']}]",
+        &expect![[r#"
+        error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].when[0].values[0]: `x` is no port: a number from 1 to 65535 (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "when: [{key: source.principal, notValues: ['spiffe://a']}]",
+        &expect![[r#"
+            error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].when[0].notValues[0]: principals are written without `spiffe://`: write `a` (until it is mended, what it selects is refused)
+        "#]],
+    );
+}
