@@ -5,18 +5,19 @@
 //! and routes; `guard` last. A step that fails stops the rest, and it can be run again. Not while an agent runs.
 
 use std::{
-    fmt,
-    path::PathBuf,
+    fmt, io,
+    path::Path,
     time::{Duration, Instant},
 };
 
-use clap::Parser;
-use underpass_abi::Marks;
+use clap::{Arg, CommandFactory as _, error::ErrorKind};
 use underpass_loader::Kernel;
 
 use crate::{
+    config::{self, Config, Sources, Stop},
     handover::{self, Claim, Place},
     pods::{self, Pods},
+    preflight,
 };
 
 /// What fails is tried so many times: sockets come and go under a process list that is read.
@@ -24,22 +25,40 @@ const TRIES: usize = 5;
 /// Between two of them.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Take everything away that agents left on this node: captured sockets are ended, then rules, routes, programs and tables
-/// go. Not while an agent runs. Exit status: 0, nothing is left; 1, something is, and is named.
-#[derive(Clone, Debug, Parser)]
-#[command(name = "underpass-agent cleanup", version)]
-pub struct Cleanup {
-    /// The name of this node, as its agent was given it.
-    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
-    pub node: String,
+/// What clap says about it.
+const ABOUT: &str = "Take everything away that agents left on this node: captured sockets are ended, then rules, routes, \
+programs and tables go. Not while an agent runs. Exit status: 0, nothing is left; 1, something is, and is named.";
+/// The settings that matter here.
+const SETTINGS: [&str; 5] = ["config", "node", "state", "bpffs", "cgroup_root"];
+/// One that an agent needs and this does not.
+const MANIFESTS: &str = "UNDERPASS_MANIFESTS";
 
-    /// The agent's state directory. The key of the embedded certificate authority stays there.
-    #[arg(long, env = "UNDERPASS_STATE", value_name = "DIR", default_value = "/var/lib/underpass")]
-    pub state: PathBuf,
+/// Loads the settings: those of the node's agent, from the same flags, environment and file, so that it is the same pins
+/// and the same agent that are looked for. `read` reads the file of `--config`.
+///
+/// # Errors
+/// As [`config::load`].
+pub fn load(mut sources: Sources, read: impl Fn(&Path) -> io::Result<Vec<u8>>) -> Result<Config, Stop> {
+    sources.env.entry(MANIFESTS.into()).or_insert_with(|| "none".into());
+    config::load(&sources, read).map(|loaded| loaded.config).map_err(|stop| match stop {
+        Stop::Answer(answer) if answer.kind() == ErrorKind::DisplayHelp => Stop::Answer(help()),
+        other => other,
+    })
+}
 
-    /// The bpf file system, where kernel programs and tables outlive the agent.
-    #[arg(long, env = "UNDERPASS_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
-    pub bpffs: PathBuf,
+/// The answer to `--help`.
+fn help() -> clap::Error {
+    let hidden = |arg: Arg| {
+        let is_ours = SETTINGS.contains(&arg.get_id().as_str());
+        arg.hide(!is_ours)
+    };
+    let command = Config::command().name("underpass-agent cleanup").bin_name("underpass-agent cleanup").about(ABOUT);
+    let mut command =
+        command.mut_args(hidden).override_usage("underpass-agent cleanup --node <NAME> [OPTIONS]").after_help(
+            "It takes the settings of the agent, from the same flags, environment and file; the others change nothing.",
+        );
+    let text = command.render_help();
+    command.error(ErrorKind::DisplayHelp, text)
 }
 
 /// What was done, and what is left.
@@ -85,16 +104,14 @@ pub enum Error {
 ///
 /// # Errors
 /// Where an agent runs, or what is pinned cannot be read. What could be read and not be removed is in the report.
-pub fn run(cleanup: &Cleanup) -> Result<Report, Error> {
+pub fn run(config: &Config) -> Result<Report, Error> {
+    let root = config.cgroup_root.clone().map_or_else(pods::mount_point, Ok)?;
+    pods::see_processes(&root)?;
+    let settings = preflight::kernel_settings(config, root);
+    let place = Place::new(&config.state, &settings);
     // Nobody may begin to be the agent meanwhile.
-    let Claim::Alone(lock) = Place::new(&cleanup.state, &cleanup.node).claim(false)? else {
+    let Claim::Alone(lock) = place.claim(false)? else {
         return Ok(Report::default()); // a claim that is not to take over finds nobody, or fails
-    };
-    let settings = underpass_loader::Settings {
-        bpffs: cleanup.bpffs.clone(),
-        instance: cleanup.node.clone(),
-        cgroup_root: PathBuf::new(), // nothing is attached
-        marks: Marks::DEFAULT,
     };
     let mut report = Report::default();
     if Kernel::is_pinned(&settings) {
@@ -107,7 +124,7 @@ pub fn run(cleanup: &Cleanup) -> Result<Report, Error> {
     if let Some(path) = Kernel::of_other_version(&settings)? {
         report.left.push(format!("{}: of another version; run the cleanup of the agent that made it", path.display()));
     }
-    drop(lock);
+    place.leave(lock);
     Ok(report)
 }
 
@@ -146,6 +163,36 @@ fn release(settings: &underpass_loader::Settings, report: &mut Report) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The settings with these flags, this environment and this file.
+    fn loaded(flags: &[&str], env: &[(&str, &str)], file: &str) -> Result<Config, String> {
+        let args = std::iter::once("underpass-agent cleanup").chain(flags.iter().copied()).map(Into::into).collect();
+        let env = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        load(Sources { args, env }, |_| Ok(file.into())).map_err(|stop| match stop {
+            Stop::Answer(answer) => answer.to_string(),
+            Stop::Problems(problems) => problems.to_string(),
+        })
+    }
+
+    #[test]
+    fn it_goes_by_the_settings_of_the_agent() {
+        let file = "node: from-file\nstate: /file\nbpffs: /bpf\n";
+        let config = loaded(&["--config", "/f", "--state", "/flag"], &[("NODE_NAME", "env")], file).unwrap();
+        let is = [&config.state, &config.bpffs].map(|path| path.to_str().unwrap());
+        assert_eq!((&*config.node, is), ("env", ["/flag", "/bpf"]));
+        // All flags of an agent, or the least.
+        loaded(&["--node", "n", "--manifests", "/m", "--drain", "3s"], &[], "").unwrap();
+        loaded(&["--node", "n"], &[], "").unwrap();
+        let check = |flags: &[&str], file: &str, says: &str| {
+            let said = loaded(flags, &[], file).unwrap_err();
+            assert!(said.contains(says), "{said}");
+        };
+        check(&[], "", "node");
+        check(&["--node", "n", "--config", "/f"], "bpfs: /b\n", "bpfs");
+        check(&["--help"], "", "Take everything away that agents left");
+        check(&["--help"], "", "--cgroup-root");
+        assert!(!loaded(&["--help"], &[], "").unwrap_err().contains("--metrics-address"));
+    }
 
     #[test]
     fn what_is_said() {

@@ -38,7 +38,8 @@ const CONFIG_VARIABLE: &str = "UNDERPASS_CONFIG";
 /// The Underpass node agent: captures the TCP connections of labelled pods in the kernel and carries them over mutual TLS.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "underpass-agent", version)]
-#[command(after_help = "`underpass-agent cleanup` takes everything away that agents left on a node.")]
+#[command(after_help = "`underpass-agent cleanup` takes everything away that agents left on a node. \
+`underpass-agent ca` looks at the embedded certificate authority (status) or replaces its root (prepare, activate, retire).")]
 pub struct Config {
     /// A file with settings: YAML, whose keys are the names of the flags. Flags and environment overrule it.
     #[arg(long, env = CONFIG_VARIABLE, value_name = "FILE")]

@@ -2,11 +2,9 @@
 
 use std::{process::ExitCode, time::SystemTime};
 
-use clap::Parser as _;
 use underpass_agent::{
-    authority,
-    cleanup::{self, Cleanup},
-    config::{self, Loaded, Reloader, Sources, Stop},
+    authority, cleanup,
+    config::{self, Config, Loaded, Reloader, Sources, Stop},
     limits, node, preflight,
     signals::Signals,
 };
@@ -24,16 +22,17 @@ fn main() -> ExitCode {
         };
     }
     if std::env::args_os().nth(1).is_some_and(|first| first == "cleanup") {
-        return clean_up(&Cleanup::parse_from(std::env::args_os().skip(1)));
+        let mut sources = Sources::of_process();
+        sources.args.remove(1);
+        return match cleanup::load(sources, |file| std::fs::read(file)) {
+            Ok(config) => clean_up(&config),
+            Err(stop) => not_loaded("underpass-agent cleanup", stop),
+        };
     }
     let sources = Sources::of_process();
     let loaded = match config::load(&sources, |file| std::fs::read(file)) {
         Ok(loaded) => loaded,
-        Err(Stop::Answer(answer)) => answer.exit(),
-        Err(Stop::Problems(problems)) => {
-            eprintln!("underpass-agent: {problems}");
-            return ExitCode::FAILURE;
-        }
+        Err(stop) => return not_loaded("underpass-agent", stop),
     };
     if loaded.config.print_config {
         print!("{}", config::yaml(&loaded.settings));
@@ -48,8 +47,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn clean_up(cleanup: &Cleanup) -> ExitCode {
-    match cleanup::run(cleanup).map_err(anyhow::Error::from) {
+fn not_loaded(program: &str, stop: Stop) -> ExitCode {
+    match stop {
+        Stop::Answer(answer) => answer.exit(),
+        Stop::Problems(problems) => {
+            eprintln!("{program}: {problems}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn clean_up(config: &Config) -> ExitCode {
+    match cleanup::run(config).map_err(anyhow::Error::from) {
         Ok(report) => {
             print!("{report}");
             if report.left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -118,7 +118,7 @@ pub async fn run_in<D: DataPath + 'static>(
     levels: &Levels,
     stop: &mut Signals,
 ) -> Result<(), Error> {
-    let Checked { authority, servers, access_log, own_cgroup, claim, .. } = checked;
+    let Checked { authority, servers, access_log, own_cgroup, claim, kernel } = checked;
     let Place { path, counters, mut tunnel, cgroup_root, marks, events: (sender, events) } = place;
     let config = &*Arc::clone(&running.borrow().config);
     let (mut follow, inherited) = Follow::new(claim, own_cgroup, servers.sockets());
@@ -181,7 +181,7 @@ pub async fn run_in<D: DataPath + 'static>(
         servers.readiness.serve(ready.routes(Router::new()), Limits::default())?,
         servers.metrics.serve(routes(Router::new(), &registry), Limits::default())?,
     ]);
-    follow.listen(handover::Place::new(&config.state, &config.node))?;
+    follow.listen(handover::Place::new(&config.state, &kernel))?;
     let world = keeper.world();
     let keeping = tokio::spawn(keeper.run());
     let watching = watch_manifests(&config.manifests, updates)?;

@@ -149,7 +149,23 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
     }
     let authority = Authority::open(&config.ca().directory, &config.trust_domain, now);
     let authority = authority.map_err(|e| fault(chain(&e), "name a directory that can be written with --state")).ok();
-    let claim = authority.as_ref().map(|_| Place::new(&config.state, &config.node).claim(config.take_over));
+    let root = match &config.cgroup_root {
+        Some(root) => Ok(root.clone()),
+        None => pods::mount_point(),
+    };
+    let root = root.map_err(|e| fault(chain(&e), "mount cgroup2, or name its root with --cgroup-root")).ok();
+    let kernel = root.map(|root| kernel_settings(config, root));
+    let missing = kernel.iter().flat_map(underpass_loader::probe).collect::<Vec<_>>();
+    for missing in &missing {
+        fault(format!("kernel data path: {}: {}", missing.need, missing.found), missing.need.remedy());
+    }
+    // The lock is beside the pins.
+    let kernel = kernel.filter(|_| missing.is_empty());
+    if let Some(Err(e)) = kernel.as_ref().map(|kernel| pods::see_processes(&kernel.cgroup_root)) {
+        fault(chain(&e), "run the agent in the host's PID namespace (hostPID: true)");
+    }
+    let place = authority.as_ref().and(kernel.as_ref()).map(|kernel| Place::new(&config.state, kernel));
+    let claim = place.map(|place| place.claim(config.take_over));
     let remedy = "stop that agent, or take over from it with --take-over";
     // A successor gets the servers' sockets, and binds none, once everything else is in order.
     let own = matches!(claim, None | Some(Ok(Claim::Alone(_))));
@@ -159,15 +175,6 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
     let access_log = access_log::AccessLog::start(&access_log_settings(config));
     let access_log = access_log.map_err(|e| fault(chain(&e), "name a file that can be written with --access-log")).ok();
 
-    let root = match &config.cgroup_root {
-        Some(root) => Ok(root.clone()),
-        None => pods::mount_point(),
-    };
-    let root = root.map_err(|e| fault(chain(&e), "mount cgroup2, or name its root with --cgroup-root")).ok();
-    let kernel = root.map(|root| kernel_settings(config, root));
-    for missing in kernel.iter().flat_map(underpass_loader::probe) {
-        fault(format!("kernel data path: {}: {}", missing.need, missing.found), missing.need.remedy());
-    }
     match (authority, claim, access_log, kernel) {
         (Some(authority), Some(claim), Some(access_log), Some(kernel)) if faults.is_empty() => {
             // Last and alone, because all of it changes something: the process may move to another cgroup, the agent that
@@ -198,7 +205,8 @@ fn access_log_settings(config: &Config) -> access_log::Settings {
     access_log::Settings { format: config.access_log_format, target, ..access_log::Settings::default() }
 }
 
-fn kernel_settings(config: &Config, cgroup_root: PathBuf) -> underpass_loader::Settings {
+/// Where the kernel data path of this node lives.
+pub(crate) fn kernel_settings(config: &Config, cgroup_root: PathBuf) -> underpass_loader::Settings {
     underpass_loader::Settings {
         bpffs: config.bpffs.clone(),
         instance: config.node.clone(),

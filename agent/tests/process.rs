@@ -249,6 +249,12 @@ fn address(listener: &Listener) -> SocketAddr {
 fn checked(folder: &Path) -> Checked {
     let anywhere = "127.0.0.1:0".parse().expect("address");
     let target = Target::File(folder.join("access.log"));
+    let kernel = underpass_loader::Settings {
+        bpffs: folder.join("bpffs"),
+        instance: "node-1".into(),
+        cgroup_root: "/nonexistent".into(),
+        marks: Marks::DEFAULT,
+    };
     let log = access_log::Settings { format: Format::Json, target, ..access_log::Settings::default() };
     Checked {
         authority: Authority::open(&folder.join("state/ca"), &TrustDomain::default(), SystemTime::now()).expect("CA"),
@@ -259,17 +265,12 @@ fn checked(folder: &Path) -> Checked {
             metrics: Listener::any(anywhere).expect("bound"),
         },
         access_log: AccessLog::start(&log).expect("log"),
-        kernel: underpass_loader::Settings {
-            bpffs: "/nonexistent".into(),
-            instance: "node-1".into(),
-            cgroup_root: "/nonexistent".into(),
-            marks: Marks::DEFAULT,
-        },
         own_cgroup: CgroupId(7),
-        claim: match handover::Place::new(&folder.join("state"), "node-1").claim(false).expect("claimed") {
+        claim: match handover::Place::new(&folder.join("state"), &kernel).claim(false).expect("claimed") {
             Claim::Alone(lock) => Claimed::Alone(lock),
             Claim::Successor(_) => panic!("no other agent runs here"),
         },
+        kernel,
     }
 }
 

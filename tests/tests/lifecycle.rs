@@ -373,13 +373,20 @@ fn an_agent_that_dies_while_it_is_followed(lab: &Lab) -> Result<()> {
 
 /// Runs the cleanup of node-1; what it says.
 fn clean_up(mesh: &Mesh) -> Result<(Exit, String)> {
+    clean_up_of(mesh, "state")
+}
+
+/// The same, told that the agent's state is in this directory.
+fn clean_up_of(mesh: &Mesh, state: &str) -> Result<(Exit, String)> {
     let lab = mesh.bed.lab();
     let program = Program::new(std::env::var_os("UNDERPASS_AGENT_BIN").context("UNDERPASS_AGENT_BIN names the agent")?)
         .args(["cleanup", "--node", "node-1"])
         .arg("--state")
-        .arg(lab.directory().join("state"))
+        .arg(lab.directory().join(state))
         .arg("--bpffs")
         .arg(lab.bpffs())
+        .arg("--cgroup-root")
+        .arg(mesh.bed.node("node-1")?.cgroup())
         .named("cleanup");
     let mut running = mesh.bed.node("node-1")?.service("cleanup")?.start(&program)?;
     Ok((running.wait()?, running.log()?))
@@ -406,8 +413,12 @@ fn cleaned_up(lab: &Lab) -> Result<()> {
     for (port, way) in (9000..).zip(Way::ALL) {
         open.push(Open::new(&mesh, "mesh/a", "mesh/b", way, port)?);
     }
-    let (exit, said) = clean_up(&mesh)?;
-    ensure!(exit == Exit::Code(1) && said.contains("another agent serves node node-1"), "{exit}: {said}");
+    for state in ["state", "another-state"] {
+        let (exit, said) = clean_up_of(&mesh, state)?;
+        let lock = "underpass/locks/node-1";
+        let refused = said.contains("another agent serves node node-1") && said.contains(lock);
+        ensure!(exit == Exit::Code(1) && refused, "{exit}: {said}");
+    }
     open.iter_mut().try_for_each(Open::goes_on)?;
     ensure!(!traces(&mesh, "mesh/a")?.is_empty() && !traces(&mesh, "mesh/a2")?.is_empty());
 
@@ -426,7 +437,9 @@ fn cleaned_up(lab: &Lab) -> Result<()> {
     for pod in ["mesh/a", "mesh/a2"] {
         ensure!(traces(&mesh, pod)?.is_empty(), "{pod}: {}", traces(&mesh, pod)?);
     }
-    ensure!(!lab.bpffs().join("underpass/v1/node-1").exists(), "pins are left");
+    for left in ["underpass/v1/node-1", "underpass/locks/node-1"] {
+        ensure!(!lab.bpffs().join(left).exists(), "{left} is left");
+    }
     // What was captured has ended, and what is still written to it goes nowhere.
     for waited in waiting {
         ensure!(!waited.join()?.failed()?.is_timeout(), "it still waits");

@@ -20,12 +20,12 @@
 //! goes with the last process that has it, however that ends. Only the agent that is not STILL changes the kernel's tables,
 //! but for the successor. Whom the socket lets in is root, and nobody else.
 
+mod lock;
 mod message;
 mod predecessor;
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, TryLockError},
     io,
     net::TcpListener,
     os::fd::OwnedFd,
@@ -34,8 +34,10 @@ use std::{
 };
 
 use underpass_abi::{CgroupId, Cookie};
+use underpass_loader::Kernel;
 use underpass_net::passing::Wire;
 
+pub use self::lock::Lock;
 use self::message::{Hello, Message};
 pub use self::predecessor::{Ask, Lending, listen};
 
@@ -62,8 +64,18 @@ pub enum Error {
     Runs {
         /// This node.
         node: String,
-        /// The file that is locked.
+        /// The directory that is locked.
         lock: String,
+    },
+    /// It serves this node, and is not to be found.
+    #[error("the agent that serves node {node} does not listen at {socket}: it only starts, or has another --state")]
+    Unheard {
+        /// This node.
+        node: String,
+        /// Where it would be.
+        socket: String,
+        /// What came of it.
+        source: io::Error,
     },
     /// The agent that runs does not let us.
     #[error("the agent that runs refuses: {why}")]
@@ -91,13 +103,14 @@ pub struct Place {
 }
 
 impl Place {
-    /// In the state directory, by the node's name.
+    /// Of the agent with this state directory, where a successor finds it. The lock is where what it protects is pinned:
+    /// agents of different state directories meet there.
     #[must_use]
-    pub fn new(state: &Path, node: &str) -> Self {
+    pub fn new(state: &Path, kernel: &underpass_loader::Settings) -> Self {
+        let node = &kernel.instance;
         let safe = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
         let name: String = node.chars().map(safe).collect();
-        let file = |kind: &str| state.join(format!("{name}.{kind}"));
-        Self { node: node.to_owned(), lock: file("lock"), socket: file("handover") }
+        Self { node: node.clone(), lock: Kernel::lock(kernel), socket: state.join(format!("{name}.handover")) }
     }
 
     /// Where a successor is waited for.
@@ -106,15 +119,16 @@ impl Place {
         &self.socket
     }
 
+    /// Nobody is to be the agent any more, and nothing is pinned: nothing is left of the lock either.
+    pub fn leave(&self, lock: Lock) {
+        lock.remove(&self.lock);
+    }
+
     fn failed(operation: &'static str, object: &Path) -> impl FnOnce(io::Error) -> Error {
         let object = object.display().to_string();
         move |source| Error::Io { operation, object, source }
     }
 }
-
-/// This process, and no other, is the agent of the node, for as long as it has this.
-#[derive(Debug)]
-pub struct Lock(File);
 
 /// What a process that wants to be the agent of a node finds.
 #[derive(Debug)]
@@ -131,21 +145,16 @@ impl Place {
     /// # Errors
     /// Where another agent runs and is not to be, or cannot be, taken over.
     pub fn claim(&self, take_over: bool) -> Result<Claim, Error> {
-        if let Some(directory) = self.lock.parent() {
-            fs::create_dir_all(directory).map_err(Self::failed("create", directory))?;
-        }
-        let options = File::options().create(true).truncate(false).write(true).open(&self.lock);
-        let file = options.map_err(Self::failed("open", &self.lock))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Claim::Alone(Lock(file))),
-            Err(TryLockError::Error(source)) => Err(Self::failed("lock", &self.lock)(source)),
-            Err(TryLockError::WouldBlock) if take_over => {
-                let wire = Wire::connect(&self.socket).map_err(Self::failed("connect to", &self.socket))?;
+        let node = self.node.clone();
+        match Lock::take(&self.lock)? {
+            Some(lock) => Ok(Claim::Alone(lock)),
+            None if take_over => {
+                let socket = self.socket.display().to_string();
+                let unheard = |source| Error::Unheard { node, socket, source };
+                let wire = Wire::connect(&self.socket).map_err(unheard)?;
                 Successor::new(wire, &self.node).map(Claim::Successor)
             }
-            Err(TryLockError::WouldBlock) => {
-                Err(Error::Runs { node: self.node.clone(), lock: self.lock.display().to_string() })
-            }
+            None => Err(Error::Runs { node, lock: self.lock.display().to_string() }),
         }
     }
 }
@@ -191,7 +200,7 @@ impl Successor {
         self.say(&Message::Hello(Hello::new(&self.node)))?;
         let (cgroup, pods, servers, lock) = match self.hear()? {
             (Message::Offer { cgroup, pods, servers }, mut with) if with.len() == 1 => {
-                let lock = with.pop().map(|fd| Lock(File::from(fd)));
+                let lock = with.pop().map(Lock::from);
                 (cgroup, pods, servers, lock.ok_or_else(|| strange(&Message::Servers))?)
             }
             (Message::Refuse { why }, _) => return Err(Error::Refused { why }),

@@ -2,10 +2,12 @@
 //! node. Its own file because the two ends never share a process.
 
 use std::{
-    fs::File,
-    io,
+    fs::{DirBuilder, File},
     net::TcpListener,
-    os::fd::{AsFd as _, BorrowedFd},
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::fs::DirBuilderExt as _,
+    },
     time::Duration,
 };
 
@@ -13,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use underpass_net::passing::{Door, MOST_DESCRIPTORS, Wire};
 use underpass_ztunnel::Lent;
 
-use super::{Error, Hello, Lock, Message, Place, hear, wired};
+use super::{Error, Hello, Message, Place, hear, wired};
 
 /// How long a successor may take until everything is applied. After that the agent that runs goes on.
 const APPLY: Duration = Duration::from_secs(60);
@@ -46,21 +48,15 @@ pub enum Ask {
     Leave(oneshot::Sender<()>),
 }
 
-impl Lock {
-    /// The same, for another process.
-    ///
-    /// # Errors
-    /// No descriptor is left.
-    pub fn again(&self) -> io::Result<File> {
-        self.0.try_clone()
-    }
-}
-
 /// Waits for successors, one at a time, on a thread of its own, for as long as the process lives.
 ///
 /// # Errors
 /// Where the socket cannot be made, or the thread.
 pub fn listen(place: &Place, asks: mpsc::UnboundedSender<Ask>) -> Result<(), Error> {
+    if let Some(directory) = place.socket().parent() {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        made.map_err(Place::failed("create", directory))?;
+    }
     let door = Door::open(place.socket()).map_err(Place::failed("listen at", place.socket()))?;
     let own = Hello::new(&place.node);
     let thread = std::thread::Builder::new().name("handover".into()).spawn(move || {

@@ -1,6 +1,7 @@
 //! Both ends of a hand-over in one process: what passes, and who goes on when one of them ends at any step.
 
 use std::{
+    fs,
     os::unix::fs::MetadataExt as _,
     sync::atomic::{AtomicUsize, Ordering},
 };
@@ -16,7 +17,12 @@ fn place() -> Place {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
     let state = std::env::temp_dir().join(format!("underpass-handover-{}-{n}", std::process::id()));
-    Place::new(&state, "n/1")
+    Place::new(&state, &kernel(&state))
+}
+
+fn kernel(bpffs: &Path) -> underpass_loader::Settings {
+    let (bpffs, marks) = (bpffs.to_owned(), underpass_abi::Marks::DEFAULT);
+    underpass_loader::Settings { bpffs, instance: "n/1".into(), cgroup_root: PathBuf::new(), marks }
 }
 
 fn bound() -> TcpListener {
@@ -58,7 +64,11 @@ fn one_agent_serves_a_node() {
     assert!(error.contains("another agent serves node n/1"), "{error}");
     // It runs, and does not listen yet.
     let error = place.claim(true).unwrap_err().to_string();
-    assert!(error.contains("cannot connect to"), "{error}");
+    assert!(error.contains("n_1.handover: it only starts, or has another --state"), "{error}");
+    // Whatever its own state directory is.
+    let elsewhere = Place::new(Path::new("/elsewhere"), &kernel(place.socket().parent().unwrap()));
+    assert!(matches!(elsewhere.claim(false), Err(Error::Runs { .. })));
+    assert!(matches!(elsewhere.claim(true), Err(Error::Unheard { .. })));
     drop(lock);
     drop(alone(&place));
 }

@@ -18,6 +18,8 @@ use super::error::{Error, Result};
 
 /// How far below the root the kubelet's cgroup is looked for. A kubelet in a container under systemd gets to four.
 const DEPTH: usize = 6;
+/// How often processes are looked for before some are taken for hidden.
+const LOOKS: usize = 3;
 
 /// Finds pods' cgroups. It remembers where the kubelet keeps them.
 #[derive(Debug)]
@@ -122,6 +124,23 @@ pub(super) fn processes(cgroup: &Path) -> Result<Vec<u32>> {
     pids.sort_unstable();
     pids.dedup();
     Ok(pids)
+}
+
+/// Everybody below this cgroup is visible here. Who is not would be taken for dead. (The kernel lists a process of a PID
+/// namespace that the reader does not see as 0.)
+///
+/// # Errors
+/// [`Error::Hidden`] where somebody is not, or the cgroups cannot be read.
+pub fn see_processes(root: &Path) -> Result<()> {
+    // One that ends while it is listed may look the same, once.
+    let mut seen = processes(root);
+    for _ in 1..LOOKS {
+        if seen.is_ok() {
+            break;
+        }
+        seen = processes(root);
+    }
+    seen.map(drop)
 }
 
 fn collect_processes(cgroup: &Path, pids: &mut Vec<u32>) -> Result<()> {
@@ -275,6 +294,17 @@ mod tests {
         check("elsewhere", &["pod6a1f-22-b", "burstable/pod6a1f-22-b"], Err("no cgroup"));
         check("inside", &["kubepods/podother/kubepods/pod6a1f-22-b"], Err("no cgroup"));
         check("two", &["kubepods/pod6a1f-22-b", "kubepods.slice/kubepods-pod6a1f_22_b.slice"], Err("more than one"));
+    }
+
+    #[test]
+    fn a_process_that_is_hidden_is_noticed() {
+        let directory = Directory::new("hidden", &["kubepods/pod1"]);
+        let procs = directory.0.join("kubepods/pod1/cgroup.procs");
+        fs::write(&procs, "7\n8\n").expect("written");
+        see_processes(&directory.0).expect("all are visible");
+        fs::write(&procs, "7\n0\n").expect("written");
+        let e = see_processes(&directory.0).expect_err("one is not");
+        assert!(matches!(&e, Error::Hidden { .. }) && e.to_string().contains("PID namespace"), "{e}");
     }
 
     #[test]

@@ -37,7 +37,7 @@ use underpass_core::{
 };
 use underpass_net::netns::Netns;
 
-pub use cgroup::{id as cgroup_id, mount_point, own as own_cgroup, own_alone};
+pub use cgroup::{id as cgroup_id, mount_point, own as own_cgroup, own_alone, see_processes};
 pub use error::{Error, Result};
 pub use meter::{FAMILIES, Meter};
 pub use plan::{Action, Actual, Uid, Wanted, plan};

@@ -132,6 +132,13 @@ impl Kernel {
         Self::from_pins(pins)
     }
 
+    /// The directory on the bpf file system that is locked by whoever may change what is pinned for this node, in whatever
+    /// version. It may be missing.
+    #[must_use]
+    pub fn lock(settings: &Settings) -> PathBuf {
+        Pins::new(settings).lock()
+    }
+
     /// Something of this version is pinned for this node.
     #[must_use]
     pub fn is_pinned(settings: &Settings) -> bool {

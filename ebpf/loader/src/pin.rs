@@ -4,6 +4,7 @@
 //! <bpffs>/underpass/v<VERSION>/<instance>/maps/PODS ...
 //!                                         links/guard ...
 //!                                         pods/<cookie in hex>
+//! <bpffs>/underpass/locks/<instance>      a directory: whoever has it locked may change the pins, of any version
 //! ```
 //! The version is in the path, so that a program never meets a table of another layout; the instance, so that the nodes of
 //! a test share a machine. What must hold: pins are the only thing that outlives the process; no other state is kept.
@@ -17,6 +18,7 @@ use crate::Settings;
 use crate::error::{Error, Result};
 
 const HOUSE: &str = "underpass";
+const LOCKS: &str = "locks";
 
 /// The pins of one node.
 #[derive(Clone, Debug)]
@@ -32,6 +34,10 @@ impl Pins {
         let instance = encode(&settings.instance);
         let directory = house.join(format!("v{VERSION}")).join(&instance);
         Self { house, instance, directory }
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.house.join(LOCKS).join(&self.instance)
     }
 
     pub(crate) fn maps(&self) -> PathBuf {
@@ -75,7 +81,7 @@ impl Pins {
         let own = format!("v{VERSION}");
         Ok(names(&self.house)?
             .into_iter()
-            .filter(|name| *name != own)
+            .filter(|name| *name != own && name != LOCKS)
             .map(|name| self.house.join(name).join(&self.instance))
             .find(|path| path.exists()))
     }
@@ -193,10 +199,12 @@ mod tests {
 
         let other = bpffs.join(HOUSE).join("v0").join("two");
         fs::create_dir_all(&other).map_err(Error::system("create", "directory"))?;
+        fs::create_dir_all(one.lock()).map_err(Error::system("create", "directory"))?;
         assert_eq!(two.of_other_version()?, Some(other.clone()));
         assert!(one.of_other_version()?.is_none(), "another node's");
         fs::remove_dir(&other).map_err(Error::system("remove", "directory"))?;
         fs::remove_dir(bpffs.join(HOUSE).join("v0")).map_err(Error::system("remove", "directory"))?;
+        fs::remove_dir_all(bpffs.join(HOUSE).join(LOCKS)).map_err(Error::system("remove", "directory"))?;
         two.remove_all()?;
         assert!(!bpffs.join(HOUSE).exists());
         fs::remove_dir(&bpffs).map_err(Error::system("remove", "directory"))?;

@@ -1,0 +1,115 @@
+//! The lock of a node's agent: a directory on the bpf file system, beside the pins that it protects. So whoever would change
+//! the same pins meets the same lock, whatever else it was set to. (A bpf file system holds no plain files; flock(2) takes a
+//! directory as well.)
+//!
+//! What must hold: the lock is one open file, whose owner is who holds a descriptor of it; a directory that is not at its
+//! path any more locks nothing.
+
+use std::{
+    fs::{self, DirBuilder, File, TryLockError},
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    },
+    path::Path,
+};
+
+use nix::libc;
+
+use super::{Error, Place};
+
+/// This process, and no other, is the agent of the node, for as long as it has this.
+#[derive(Debug)]
+pub struct Lock(File);
+
+impl Lock {
+    /// The lock at `path`, which is made where it is missing; nothing where somebody has it.
+    ///
+    /// # Errors
+    /// Where it cannot be made, opened or locked.
+    pub(super) fn take(path: &Path) -> Result<Option<Self>, Error> {
+        loop {
+            // Only its owner can open it, so nobody else can hold it.
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+            made.map_err(Place::failed("create", path))?;
+            let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+            let file = match File::options().read(true).custom_flags(flags).open(path) {
+                Err(gone) if gone.kind() == io::ErrorKind::NotFound => continue, // a cleanup has ended
+                opened => opened.map_err(Place::failed("open", path))?,
+            };
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(source)) => return Err(Place::failed("lock", path)(source)),
+            }
+            if is_at(&file, path).map_err(Place::failed("look at", path))? {
+                return Ok(Some(Self(file)));
+            }
+        }
+    }
+
+    /// The same, for another process.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn again(&self) -> io::Result<File> {
+        self.0.try_clone()
+    }
+
+    /// Takes the directory away, with those above it that are empty then. Whoever has opened it finds out.
+    pub(crate) fn remove(self, path: &Path) {
+        // Other nodes' pins and locks may be there.
+        let _ = path.ancestors().take(3).try_for_each(fs::remove_dir);
+    }
+}
+
+impl From<OwnedFd> for Lock {
+    /// From the process that had it.
+    fn from(fd: OwnedFd) -> Self {
+        Self(File::from(fd))
+    }
+}
+
+/// Is this what the path names?
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let own = file.metadata()?;
+    match fs::symlink_metadata(path) {
+        Ok(there) => Ok((there.dev(), there.ino()) == (own.dev(), own.ino())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_has_it_and_nobody_has_one_that_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("underpass/locks/n");
+        let first = Lock::take(&path).unwrap().expect("free");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
+        assert!(Lock::take(&path).unwrap().is_none());
+        let copy = first.again().unwrap();
+        drop(first);
+        assert!(Lock::take(&path).unwrap().is_none(), "another process has it");
+        drop(copy);
+
+        // Somebody who opened it before a cleanup took it away.
+        let last = Lock::take(&path).unwrap().expect("free");
+        let late = File::open(&path).unwrap();
+        last.remove(&path);
+        assert!(!folder.path().join("underpass").exists());
+        assert!(!is_at(&late, &path).unwrap());
+        let next = Lock::take(&path).unwrap().expect("free");
+        assert!(!is_at(&late, &path).unwrap(), "it is another directory");
+        drop(next);
+
+        // Where it leads elsewhere, it is none.
+        fs::remove_dir(&path).unwrap();
+        std::os::unix::fs::symlink(folder.path(), &path).unwrap();
+        assert!(Lock::take(&path).is_err());
+    }
+}
