@@ -20,6 +20,7 @@ pub mod config;
 pub mod datapath;
 pub mod handover;
 pub mod keeper;
+pub mod kept;
 pub mod limits;
 pub mod metrics;
 pub mod node;

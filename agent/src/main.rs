@@ -5,6 +5,7 @@ use std::{process::ExitCode, time::SystemTime};
 use underpass_agent::{
     authority, cleanup,
     config::{self, Config, Loaded, Reloader, Sources, Stop},
+    kept::Kept,
     limits, node, preflight,
     signals::Signals,
 };
@@ -83,10 +84,11 @@ fn run(sources: Sources, loaded: Loaded) -> anyhow::Result<()> {
     let ran = runtime.block_on(async {
         let mut stop = Signals::watch()?;
         let (reloader, settings) = Reloader::new(sources, loaded);
-        let reloading = tokio::spawn(reloader.run(levels.clone())?);
-        node::run(&settings, checked, &levels, &mut stop).await?;
-        reloading.abort();
-        anyhow::Ok(())
+        let mut reloading = Kept::spawn("the look at the settings", reloader.run(levels.clone())?);
+        tokio::select! {
+            ran = node::run(&settings, checked, &levels, &mut stop) => Ok(ran?),
+            gone = reloading.gone() => Err(anyhow::Error::from(gone)),
+        }
     });
     runtime.shutdown_background();
     ran

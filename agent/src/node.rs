@@ -4,6 +4,7 @@
 
 mod drain;
 mod follow;
+mod waiting;
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +26,7 @@ use underpass_telemetry::{
 };
 use underpass_ztunnel::{Inputs, Ztunnel};
 
-use self::follow::Follow;
+use self::{follow::Follow, waiting::Waiting};
 use crate::{
     admin,
     certs::{self, Certs},
@@ -33,6 +34,7 @@ use crate::{
     datapath::DataPath,
     handover,
     keeper::Keeper,
+    kept::{Gone, Kept},
     limits, metrics,
     notify::Notify,
     place::Place,
@@ -65,6 +67,9 @@ pub enum Error {
     /// One agent after the other.
     #[error("hand-over")]
     Handover(#[from] handover::Error),
+    /// A task that the node cannot be without.
+    #[error(transparent)]
+    Gone(#[from] Gone),
     /// A thread, or watching the manifests.
     #[error("{operation}")]
     Io {
@@ -86,8 +91,7 @@ struct Node {
     ztunnel: Ztunnel,
     /// The pods that the tunnel serves, by cookie: those that leave the mesh keep their identity until they are gone.
     serving: BTreeMap<Cookie, (ObjectName, Identity)>,
-    /// A World that is to be applied as soon as its identities have certificates.
-    applying: Option<Arc<World>>,
+    applying: Waiting<Arc<World>>,
     enrolling: Gate,
     follow: Follow,
     notify: Notify,
@@ -175,15 +179,18 @@ pub async fn run_in<D: DataPath + 'static>(
         counters,
         pods: Arc::clone(&pods),
     };
-    follow.serves(vec![
-        servers.admin_socket.serve(admin::routes(&view, levels), Limits::default())?,
-        servers.admin.serve(admin::routes(&view, levels), Limits::default())?,
-        servers.readiness.serve(ready.routes(Router::new()), Limits::default())?,
-        servers.metrics.serve(routes(Router::new(), &registry), Limits::default())?,
-    ]);
+    follow.serves(
+        vec![
+            servers.admin_socket.serve(admin::routes(&view, levels), Limits::default())?,
+            servers.admin.serve(admin::routes(&view, levels), Limits::default())?,
+            servers.readiness.serve(ready.routes(Router::new()), Limits::default())?,
+            servers.metrics.serve(routes(Router::new(), &registry), Limits::default())?,
+        ],
+        servers.unpublished,
+    );
     follow.listen(handover::Place::new(&config.state, &kernel))?;
     let world = keeper.world();
-    let keeping = tokio::spawn(keeper.run());
+    let mut keeping = Kept::spawn("the keeper of the World", keeper.run());
     let watching = watch_manifests(&config.manifests, updates)?;
 
     let mut node = Node {
@@ -195,7 +202,7 @@ pub async fn run_in<D: DataPath + 'static>(
         events,
         ztunnel,
         serving: BTreeMap::new(),
-        applying: None,
+        applying: Waiting::default(),
         enrolling,
         follow,
         notify: Notify::new(std::env::var_os("NOTIFY_SOCKET").as_deref()),
@@ -205,6 +212,7 @@ pub async fn run_in<D: DataPath + 'static>(
         tokio::select! {
             () = stop.next() => break,
             turned = node.turn() => turned?,
+            gone = keeping.gone() => return Err(gone.into()),
         }
     }
     node.notify.stopping();
@@ -215,9 +223,17 @@ pub async fn run_in<D: DataPath + 'static>(
     let why = node.drain(accepting, config.drain, stop).await?;
     tracing::info!(?why, cut = node.ztunnel.connections().len(), "agent stops: what is captured stays captured");
     drop(watching);
-    keeping.abort();
+    drop(keeping);
     node.end(access_log).await;
     Ok(())
+}
+
+/// For ever, where there is no such time.
+async fn sleep_until(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn watch_manifests(
@@ -240,7 +256,7 @@ impl Node {
             Ok(()) = self.world.changed() => {
                 let world = Arc::clone(&self.world.borrow_and_update());
                 self.want(&world);
-                self.applying = Some(world);
+                self.applying.put(world, Instant::now());
             }
             Some(event) = self.events.recv() => self.pod(event),
             Ok(()) = self.settings.changed() => {
@@ -249,12 +265,13 @@ impl Node {
                 self.pods.set_drain(now.release_drain);
             }
             Some(heard) = self.follow.hear() => self.follow(heard).await?,
+            () = sleep_until(self.applying.until()) => {}
             changed = self.certs.turn() => if changed {
                 self.ztunnel.caught_up().await;
                 self.certs.applied();
             }
         }
-        if let Some(world) = self.applying.take_if(|_| !self.certs.is_pending()) {
+        if let Some(world) = self.applying.take(self.certs.is_pending(), Instant::now()) {
             self.ztunnel.caught_up().await;
             self.pods.set_world(world);
         }

@@ -12,7 +12,7 @@ use underpass_abi::{CgroupId, Marks};
 use underpass_identity::Authority;
 use underpass_telemetry::{
     access_log,
-    admin::{AdminError, Listener},
+    admin::{AdminError, Listener, Unpublished},
 };
 
 use crate::{
@@ -58,6 +58,8 @@ pub struct Checked {
 pub struct Servers {
     /// The admin API, for root, in full.
     pub admin_socket: Listener,
+    /// Its name, while the agent that runs still has it.
+    pub unpublished: Option<Unpublished>,
     /// The admin API on loopback, looking only.
     pub admin: Listener,
     /// Readiness.
@@ -96,9 +98,9 @@ impl Bound {
         }
     }
 
-    fn with(self, admin_socket: Listener) -> Servers {
+    fn with(self, admin_socket: Listener, unpublished: Option<Unpublished>) -> Servers {
         let Self { admin, readiness, metrics } = self;
-        Servers { admin_socket, admin, readiness, metrics }
+        Servers { admin_socket, unpublished, admin, readiness, metrics }
     }
 }
 
@@ -178,14 +180,19 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
     match (authority, claim, access_log, kernel) {
         (Some(authority), Some(claim), Some(access_log), Some(kernel)) if faults.is_empty() => {
             // Last and alone, because all of it changes something: the process may move to another cgroup, the agent that
-            // runs stands still, and a socket that another agent left, or serves, is replaced.
+            // runs stands still, and a socket that another agent left is replaced.
             let one = |found: String, remedy: &str| vec![Fault { found, remedy: remedy.to_owned() }];
             let own_cgroup = own_cgroup().map_err(|e| one(chain(&e), "run as root, with cgroup2 writable"))?;
             let (claim, sockets) = claimed(claim)?;
             let bound = bound.map_or_else(|| Bound::new(config, sockets), Ok)?;
-            let admin_socket = Listener::unix(&config.admin_socket)
-                .map_err(|e| one(chain(&e), "name a path that can be written with --admin-socket"))?;
-            let servers = bound.with(admin_socket);
+            let unwritable = |e: AdminError| one(chain(&e), "name a path that can be written with --admin-socket");
+            let (admin_socket, unpublished) = Listener::unix_aside(&config.admin_socket).map_err(unwritable)?;
+            // Whoever is followed is asked there until it has been.
+            let unpublished = match claim {
+                Claimed::Alone(_) => unpublished.publish().map(|()| None).map_err(unwritable)?,
+                Claimed::From(..) => Some(unpublished),
+            };
+            let servers = bound.with(admin_socket, unpublished);
             Ok(Checked { authority, servers, access_log, kernel, own_cgroup, claim })
         }
         _ => Err(faults),

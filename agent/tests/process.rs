@@ -260,6 +260,7 @@ fn checked(folder: &Path) -> Checked {
         authority: Authority::open(&folder.join("state/ca"), &TrustDomain::default(), SystemTime::now()).expect("CA"),
         servers: Servers {
             admin_socket: Listener::unix(&folder.join("admin.sock")).expect("bound"),
+            unpublished: None,
             admin: Listener::loopback(anywhere).expect("bound"),
             readiness: Listener::any(anywhere).expect("bound"),
             metrics: Listener::any(anywhere).expect("bound"),

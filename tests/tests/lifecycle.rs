@@ -336,6 +336,8 @@ fn successors_that_die(lab: &Lab) -> Result<()> {
         } else {
             died_in_time += 1;
             mesh.adopt("node-1", before);
+            // Where it always was: nobody else's socket is in its place.
+            mesh.underpass("node-1", &["status"]).context("the admin socket of the agent before")?;
         }
     }
     ensure!(died_in_time > 0, "every one was quicker");

@@ -22,7 +22,9 @@ use super::ca::{Answer, Trust};
 
 /// How long the first certificate of an identity is waited for before its pods are captured without: their connections are
 /// refused until it comes.
-const FIRST_WAIT: Duration = Duration::from_secs(3);
+pub(super) const FIRST_WAIT: Duration = Duration::from_secs(3);
+/// How long until what was asked for, and neither came nor failed, is asked for again.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Where an identity's certificate stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -161,8 +163,13 @@ impl Book {
     /// Writes an answer down. `dice` is asked once for each certificate. True: what the tunnel has to know has changed.
     pub(super) fn take(&mut self, answer: Answer, now: SystemTime, mut dice: impl FnMut(&Identity) -> u64) -> bool {
         let Answer { trust, asked, issued } = answer;
+        let answered: BTreeSet<_> = issued.iter().map(|(identity, _)| identity).collect();
         for identity in &asked {
-            self.entries.entry(identity.clone()).and_modify(|entry| entry.asked = false);
+            let Some(entry) = self.entries.get_mut(identity) else { continue };
+            entry.asked = false;
+            if !answered.contains(identity) {
+                entry.renewal = entry.renewal.at_once(now + ASK_AGAIN);
+            }
         }
         let mut changed = self.trust(trust, now);
         for (identity, issued) in issued {
@@ -200,6 +207,14 @@ impl Book {
                 return false;
             }
         };
+        // What cannot be trusted is as good as nothing, each time that it is said.
+        let roots = match self.roots.successor(trust.roots) {
+            Ok(roots) => roots,
+            Err(error) => {
+                self.unreachable(error.to_string(), now);
+                return false;
+            }
+        };
         if self.ca.error.take().is_some() {
             tracing::info!("certificate authority reachable again");
             self.ca.since = now;
@@ -210,18 +225,10 @@ impl Book {
             self.signer = trust.signer;
             self.all_at_once(now);
         }
-        match self.roots.successor(trust.roots) {
-            Ok(Some(roots)) => {
-                tracing::info!(generation = roots.generation(), roots = roots.certificates().len(), "roots changed");
-                self.roots = Arc::new(roots);
-                true
-            }
-            Ok(None) => false,
-            Err(error) => {
-                self.unreachable(error.to_string(), now);
-                false
-            }
-        }
+        let Some(roots) = roots else { return false };
+        tracing::info!(generation = roots.generation(), roots = roots.certificates().len(), "roots changed");
+        self.roots = Arc::new(roots);
+        true
     }
 
     fn unreachable(&mut self, error: String, now: SystemTime) {

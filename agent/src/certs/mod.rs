@@ -36,6 +36,9 @@ pub use self::{
 /// How long to sleep where nothing is due: something is looked at again at least this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 
+/// How long a World waits for first certificates, counted from the oldest change in it.
+pub const LONGEST_WAIT: Duration = book::FIRST_WAIT;
+
 /// Why there are no certificates at all.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {

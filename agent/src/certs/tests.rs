@@ -67,6 +67,22 @@ impl Desk {
 }
 
 #[test]
+fn what_is_not_answered_is_asked_for_after_a_pause() {
+    let mut desk = Desk::new();
+    desk.book.want(&BTreeSet::from([identity("a")]), desk.now);
+    for _ in 0..3 {
+        let asked = desk.book.ask(desk.now);
+        assert_eq!(asked.len(), 1);
+        let answer = Answer { trust: Ok(Trust::from(&desk.authority)), asked, issued: Vec::new() };
+        assert!(!desk.book.take(answer, desk.now, |_| 0));
+        assert!(desk.book.ask(desk.now).is_empty(), "at once");
+        assert_eq!(desk.wait(), Duration::from_millis(200));
+    }
+    assert!(desk.answer(true));
+    assert_eq!(desk.state("a"), State::Valid);
+}
+
+#[test]
 fn certificates_come_renew_and_go() {
     let mut desk = Desk::new();
     assert_eq!(desk.book.next(desk.now), None);
@@ -77,10 +93,11 @@ fn certificates_come_renew_and_go() {
     assert_eq!(desk.book.ask(desk.now), [a.clone(), b.clone()].into());
     assert_eq!(desk.book.ask(desk.now), [].into(), "not twice");
     desk.book.entries.values_mut().for_each(|entry| entry.renewal = entry.renewal.at_once(desk.now));
-    // An answer with nothing in it: it is asked for again.
+    // An answer with nothing in it: it is asked for again, after a pause.
     let trust = Ok(Trust::from(&desk.authority));
     let empty = Answer { trust, asked: [a.clone(), b.clone()].into(), issued: Vec::new() };
     assert!(!desk.book.take(empty, desk.now, |_| 0));
+    assert_eq!(desk.wait(), Duration::from_millis(200));
     assert!(desk.answer(true));
     assert!(!desk.book.is_pending(desk.now));
     assert_eq!((desk.state("a"), desk.state("b")), (State::Valid, State::Valid));
@@ -166,13 +183,13 @@ fn roots_are_trusted_before_they_sign_and_another_signer_renews_everything() {
     let a = identity("a");
     book.want(&[a.clone()].into(), now);
     let old_roots = Arc::clone(&book.roots);
-    let ask = |book: &mut Book, ca: &mut Ca, trusted: &Arc<Roots>| {
+    let ask = |book: &mut Book, ca: &mut Ca, trusted: &Arc<Roots>, now| {
         let order = Order { identities: book.ask(now), lifetime: LIFETIME, trusted: Arc::clone(trusted) };
         let answer = ca.fulfil(order);
         let issued = answer.issued.len();
         (book.take(answer, now, |_| 0), issued)
     };
-    assert_eq!(ask(&mut book, &mut ca, &old_roots), (true, 1));
+    assert_eq!(ask(&mut book, &mut ca, &old_roots, now), (true, 1));
     let issuer = |book: &Book| book.entries[&a].issuer.clone().unwrap();
     let old = issuer(&book);
     assert!(ca.look().is_none(), "nothing has changed");
@@ -188,10 +205,12 @@ fn roots_are_trusted_before_they_sign_and_another_signer_renews_everything() {
     let noticed = ca.look().expect("it has changed");
     assert!(!book.take(noticed, now, |_| 0), "the same roots");
     // A worker that does not know the new root yet must not meet a certificate of it.
-    assert_eq!(ask(&mut book, &mut ca, &old_roots), (false, 0));
+    assert_eq!(ask(&mut book, &mut ca, &old_roots, now), (false, 0));
     assert_eq!(issuer(&book), old);
     let both = Arc::clone(&book.roots);
-    assert_eq!(ask(&mut book, &mut ca, &both), (true, 1), "renewed although it is young");
+    assert_eq!(ask(&mut book, &mut ca, &both, now), (false, 0), "not again and again");
+    let later = now + Duration::from_secs(1);
+    assert_eq!(ask(&mut book, &mut ca, &both, later), (true, 1), "renewed although it is young");
     assert_ne!(issuer(&book), old);
 
     rotation::retire(&directory, &domain, now, Duration::ZERO).unwrap();

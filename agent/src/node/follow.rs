@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::TcpListener, sync::mpsc as blocking};
 
 use tokio::sync::mpsc;
 use underpass_abi::{CgroupId, Cookie};
-use underpass_telemetry::admin::Server;
+use underpass_telemetry::admin::{Server, Unpublished};
 use underpass_ztunnel::Accepting;
 
 use super::{Error, Node};
@@ -52,6 +52,8 @@ pub(super) struct Follow {
     place: Option<Place>,
     sockets: Vec<TcpListener>,
     servers: Vec<Server>,
+    /// The name of the admin socket, which the one that ran has still.
+    unpublished: Option<Unpublished>,
     sender: mpsc::UnboundedSender<Heard>,
     heard: mpsc::UnboundedReceiver<Heard>,
 }
@@ -71,8 +73,10 @@ impl Follow {
                 (inherited.lock, Some(inherited.cgroup), inherited.listeners, Some(applied), Stage::Following)
             }
         };
-        let (lock, ending, place, servers) = (Some(lock), false, None, Vec::new());
-        (Self { own, before, lock, stage, ending, applied, place, sockets, servers, sender, heard }, listeners)
+        let (lock, ending, place, servers, unpublished) = (Some(lock), false, None, Vec::new(), None);
+        let follow =
+            Self { own, before, lock, stage, ending, applied, place, sockets, servers, unpublished, sender, heard };
+        (follow, listeners)
     }
 
     /// The cgroups that count as the agent.
@@ -80,9 +84,10 @@ impl Follow {
         std::iter::once(self.own).chain(self.before).collect()
     }
 
-    /// These answer until another agent does.
-    pub(super) fn serves(&mut self, servers: Vec<Server>) {
+    /// These answer until another agent does; one of them is found at its place when nobody else is the agent.
+    pub(super) fn serves(&mut self, servers: Vec<Server>, unpublished: Option<Unpublished>) {
         self.servers = servers;
+        self.unpublished = unpublished;
     }
 
     /// From now on, or from when nobody else is the agent any more, others may follow.
@@ -159,6 +164,9 @@ impl Node {
         match heard {
             Heard::Left(left) => {
                 left?;
+                if let Some(Err(error)) = self.follow.unpublished.take().map(Unpublished::publish) {
+                    tracing::error!(%error, "the admin socket is not at its place");
+                }
                 tracing::info!("took over: the other agent accepts no more");
                 self.follow.stage = Stage::Owner;
                 if let Some(place) = self.follow.place.take() {

@@ -61,29 +61,62 @@ pub struct Listener {
     audience: Audience,
 }
 
-/// The name of a unix socket. Dropped, it is removed, unless somebody else has put another socket there.
+/// The names of a unix socket: where it is made, and then where it is found. Dropped, it is removed, unless somebody else
+/// has put another socket there.
 #[derive(Debug)]
 pub(super) struct SocketFile {
+    aside: PathBuf,
     path: PathBuf,
     inode: u64,
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
-            let _ = fs::remove_file(&self.path);
+        for name in [&self.aside, &self.path] {
+            if fs::symlink_metadata(name).is_ok_and(|found| found.ino() == self.inode) {
+                let _ = fs::remove_file(name);
+            }
         }
+    }
+}
+
+/// A unix socket that listens beside the place where it is to be found.
+#[derive(Debug)]
+#[must_use = "nobody finds it until it is published"]
+pub struct Unpublished {
+    aside: PathBuf,
+    path: PathBuf,
+}
+
+impl Unpublished {
+    /// Whoever connects from now on meets this socket. One that is there is replaced, in one step: whoever serves it goes on
+    /// with the connections that it has, and gets no more.
+    ///
+    /// # Errors
+    /// Where the directory cannot be written.
+    pub fn publish(self) -> Result<(), AdminError> {
+        let Self { aside, path } = self;
+        fs::rename(aside, &path).map_err(|source| AdminError::Listen { target: Target::Unix(path), source })
     }
 }
 
 impl Listener {
     /// For the admin API, in full: a socket at `path` that its owner and root may connect to. Its directory is made
-    /// where it is missing. A socket that is there is replaced, in one step: whoever serves it goes on with the
-    /// connections that it has, and gets no more.
+    /// where it is missing. A socket that is there is replaced, as [`Unpublished::publish`] does.
     ///
     /// # Errors
     /// Where the directory or the socket cannot be made.
     pub fn unix(path: &Path) -> Result<Self, AdminError> {
+        let (listener, unpublished) = Self::unix_aside(path)?;
+        unpublished.publish()?;
+        Ok(listener)
+    }
+
+    /// The same beside `path`, where another program may still serve: as `NAME.PID.new` in the same directory.
+    ///
+    /// # Errors
+    /// Where the directory or the socket cannot be made.
+    pub fn unix_aside(path: &Path) -> Result<(Self, Unpublished), AdminError> {
         let failed = |source| AdminError::Listen { target: Target::Unix(path.to_owned()), source };
         let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
         if let Some(directory) = directory {
@@ -95,16 +128,16 @@ impl Listener {
         let ready = || {
             fs::set_permissions(&aside, fs::Permissions::from_mode(0o600))?;
             socket.set_nonblocking(true)?;
-            let made = fs::symlink_metadata(&aside)?;
-            fs::rename(&aside, path)?;
-            Ok(made)
+            fs::symlink_metadata(&aside)
         };
         let made = ready().map_err(|e| {
             let _ = fs::remove_file(&aside);
             failed(e)
         })?;
-        let file = SocketFile { path: path.to_owned(), inode: made.ino() };
-        Ok(Self { bound: Bound::Unix(socket, file), audience: Audience::Owner { uid: made.uid() } })
+        let unpublished = Unpublished { aside: aside.clone(), path: path.to_owned() };
+        let file = SocketFile { aside, path: path.to_owned(), inode: made.ino() };
+        let listener = Self { bound: Bound::Unix(socket, file), audience: Audience::Owner { uid: made.uid() } };
+        Ok((listener, unpublished))
     }
 
     /// For the admin API, as far as it only looks.

@@ -20,7 +20,7 @@ pub mod view;
 pub use client::{Client, ClientError};
 pub use error::AdminError;
 pub use http::{Method, StatusCode};
-pub use listener::Listener;
+pub use listener::{Listener, Unpublished};
 pub use query::encode as encode_query;
 pub use readiness::{Gate, Readiness};
 pub use router::{NO_ROUTE, Request, Response, Router};

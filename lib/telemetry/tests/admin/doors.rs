@@ -111,7 +111,19 @@ async fn a_socket_is_replaced_in_one_step() {
     drop(first);
     tokio::task::yield_now().await;
     assert_eq!(client.json::<String>("/").await.unwrap(), "second");
-    drop(second);
+    // nor does one that never takes its place
+    let (third, unpublished) = Listener::unix_aside(&path).unwrap();
+    let third = third.serve(says("third"), Limits::default()).unwrap();
+    assert_eq!(client.json::<String>("/").await.unwrap(), "second");
+    drop((third, unpublished));
+    tokio::task::yield_now().await;
+    assert_eq!(client.json::<String>("/").await.unwrap(), "second");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left of it");
+    let (fourth, unpublished) = Listener::unix_aside(&path).unwrap();
+    let fourth = fourth.serve(says("fourth"), Limits::default()).unwrap();
+    unpublished.publish().unwrap();
+    assert_eq!(client.json::<String>("/").await.unwrap(), "fourth");
+    drop((second, fourth));
     // a path that cannot be
     let error = Listener::unix(&directory.path().join("x".repeat(200))).unwrap_err().to_string();
     assert!(error.starts_with("cannot listen on unix:"), "{error}");

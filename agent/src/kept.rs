@@ -1,0 +1,74 @@
+//! Tasks that the agent cannot be without. One that ends by itself, by a panic or because nobody feeds it any more, would
+//! leave an agent that serves what was true then, and looks well: so its end is the end of the process, and what is
+//! captured waits for the next one.
+
+use tokio::task::{JoinError, JoinHandle};
+
+/// A task ended that does not end by itself.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} has ended")]
+pub struct Gone {
+    what: &'static str,
+    source: Option<JoinError>,
+}
+
+/// A running task. Dropped, it is ended.
+#[derive(Debug)]
+pub struct Kept {
+    what: &'static str,
+    task: JoinHandle<()>,
+}
+
+impl Kept {
+    /// Starts it. Call it inside a tokio runtime.
+    pub fn spawn(what: &'static str, task: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self { what, task: tokio::spawn(task) }
+    }
+
+    /// Waits until it is gone: for ever, where nothing is wrong. Not to be called again afterwards.
+    pub async fn gone(&mut self) -> Gone {
+        Gone { what: self.what, source: (&mut self.task).await.err() }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keeper::Keeper;
+
+    fn says(gone: Gone) -> String {
+        format!("{:#}", anyhow::Error::new(gone))
+    }
+
+    #[tokio::test]
+    async fn a_task_that_is_gone_is_named() {
+        let mut panics = Kept::spawn("the task", async { panic!("on purpose") });
+        let said = says(panics.gone().await);
+        assert!(said.contains("the task has ended") && said.contains("on purpose"), "{said}");
+
+        // Nobody can tell the keeper anything any more.
+        let (updates, received) = tokio::sync::mpsc::unbounded_channel();
+        let keeper = Keeper::new(Default::default(), received, &Default::default());
+        let mut keeping = Kept::spawn("the keeper", keeper.run());
+        let lives = tokio::time::timeout(std::time::Duration::ZERO, keeping.gone()).await;
+        assert!(lives.is_err(), "it keeps while it is fed");
+        drop(updates);
+        assert_eq!(says(keeping.gone().await), "the keeper has ended");
+    }
+
+    #[tokio::test]
+    async fn one_that_is_dropped_ends() {
+        let (sender, gone) = tokio::sync::oneshot::channel::<()>();
+        drop(Kept::spawn("the task", async move {
+            let _held = sender;
+            std::future::pending().await
+        }));
+        assert!(gone.await.is_err());
+    }
+}
