@@ -1,6 +1,6 @@
-//! The sockets at one pod's port 15008 whose peers have not proved who they are, or not asked for anything yet. There are
-//! so many of them at most; one more takes the place of another: of the oldest from the address that has most. Who opens
-//! connections and says nothing is in its own way then, and not in that of others.
+//! The sockets at one pod's port 15008 whose peers have not proved who they are. There are so many of them at most; one
+//! more takes the place of another: of the oldest from the address that has most. Who opens connections and says nothing
+//! is in its own way then, and not in that of others.
 
 use std::{cell::RefCell, collections::BTreeMap, net::IpAddr, rc::Rc};
 
@@ -18,7 +18,7 @@ struct List {
     next: u64,
 }
 
-/// A place; dropped when the peer has proved who it is and asked for something, or when its tunnel ends.
+/// A place; dropped when the peer has proved who it is, or when its tunnel ends.
 #[derive(Debug)]
 pub(crate) struct Place {
     list: Strangers,

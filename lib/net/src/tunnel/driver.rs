@@ -36,7 +36,7 @@ const LINGER: Duration = Duration::from_secs(1);
 /// What a server has beside a client.
 pub(super) struct Serving {
     pub(super) acceptor: Acceptor,
-    /// Held until the peer has proved who it is and asked for something: the slot of an unauthenticated socket.
+    /// Held until the peer has proved who it is: the slot of an unauthenticated socket.
     pub(super) admission: Option<Box<dyn Any>>,
 }
 
@@ -47,7 +47,8 @@ pub(super) struct Driver {
     /// What the socket counts for.
     _place: Held,
     serving: Option<Serving>,
-    /// Connecting, the handshake and, for a server, the first CONNECT have to be done by then.
+    /// Connecting and the handshake have to be done by then. From then on a tunnel without streams is idle, also one that
+    /// its client has opened before it is needed.
     begun_by: Instant,
     /// Without a stream since then.
     idle_since: Option<Instant>,
@@ -261,7 +262,7 @@ impl Driver {
         let idle_since = state.lanes.is_empty().then(|| self.idle_since.unwrap_or_else(Instant::now));
         self.idle_since = idle_since;
         let idle = idle_since.map(|since| since + self.inner.settings.idle);
-        let begun = self.is_beginning(&state).then_some(self.begun_by);
+        let begun = state.tls.is_handshaking().then_some(self.begun_by);
         let ping = state.hbone.poll_timeout().map(Instant::from_std);
         let expiry = state.expires.filter(|_| !state.takes_no_more());
         // Without any of them another event comes first; the timer then runs for nothing, once.
@@ -272,15 +273,10 @@ impl Driver {
             .unwrap_or_else(|| Instant::now() + self.inner.settings.idle)
     }
 
-    /// The handshake, or a server's first CONNECT, is still to come.
-    fn is_beginning(&self, state: &State) -> bool {
-        state.tls.is_handshaking() || self.serving.as_ref().is_some_and(|serving| serving.admission.is_some())
-    }
-
     fn timeout(&self) {
         let now = Instant::now();
         let mut state = self.inner.state.borrow_mut();
-        let late = now >= self.begun_by && self.is_beginning(&state);
+        let late = now >= self.begun_by && state.tls.is_handshaking();
         let idle = self.idle_since.is_some_and(|since| now >= since + self.inner.settings.idle);
         let dead = state.hbone.handle_timeout(now.into_std()).is_err();
         if state.expires.is_some_and(|at| now >= at) {
@@ -297,6 +293,11 @@ impl Driver {
     fn read(&mut self) -> io::Result<()> {
         let mut opened = Vec::new();
         let result = self.read_some(&mut opened);
+        if let Some(serving) = &mut self.serving
+            && self.inner.state.borrow().tls.peer().is_some()
+        {
+            serving.admission = None;
+        }
         for (lane, request) in opened {
             let stream = Stream::new(Rc::clone(&self.inner), lane);
             if self.is_too_late(&stream) {
@@ -304,8 +305,7 @@ impl Driver {
             }
             let peer = self.inner.state.borrow().tls.peer().cloned();
             // Only a server is asked, and only by a peer that has proved who it is.
-            if let (Some(serving), Some(peer)) = (&mut self.serving, peer) {
-                serving.admission = None;
+            if let (Some(serving), Some(peer)) = (&self.serving, peer) {
                 (serving.acceptor)(Accepted { stream, request, peer });
             }
         }

@@ -57,7 +57,7 @@ use crate::{
 pub struct Settings {
     /// HTTP/2 settings of both roles.
     pub hbone: Config,
-    /// Connecting, the handshake and, for a server, the first CONNECT have to be done by then.
+    /// Connecting and the handshake have to be done by then.
     pub handshake: Duration,
     /// A tunnel without streams is closed after this.
     pub idle: Duration,
@@ -272,7 +272,7 @@ impl Tunnel {
     }
 
     /// The server's end, on an accepted socket. Drives it until it ends. `admission` is dropped as soon as the peer has
-    /// proved who it is and sent its first CONNECT.
+    /// proved who it is.
     ///
     /// # Errors
     /// Where TLS cannot begin.

@@ -64,12 +64,10 @@ fn a_client_that_never_proves_who_it_is_loses_its_slot() {
         let mut mesh = Mesh::new();
         mesh.settings.handshake = Duration::from_millis(50);
         let server = mesh.serve_applications().await;
-        // Without a byte, without a CONNECT, without the end of the handshake.
+        // Without a byte, without the end of the handshake.
         let mut socket = raw(server.address).await;
         assert_eq!(server.ended().await, TunnelEnd::Timeout);
         assert_eq!(last_word(&mut socket).await, None, "closed");
-        let _idle = mesh.tunnel(server.address);
-        assert_eq!(server.ended().await, TunnelEnd::Timeout);
         let mut socket = raw(server.address).await;
         socket.write_all(&[22, 3, 1, 1, 0, 1]).await.expect("sent");
         assert_eq!(server.ended().await, TunnelEnd::Timeout);
@@ -78,21 +76,35 @@ fn a_client_that_never_proves_who_it_is_loses_its_slot() {
 }
 
 #[test]
-fn a_client_that_asked_for_something_needs_no_slot() {
-    run(async {
-        let mut mesh = Mesh::new();
-        mesh.settings.handshake = Duration::from_millis(50);
-        let server = mesh.serve_applications().await;
-        let tunnel = mesh.tunnel(server.address);
-        let mut call = call(&tunnel, echo("127.0.0.1:0").await).await;
-        call.app.write_u8(1).await.expect("sent");
-        assert_eq!(call.app.read_u8().await.expect("heard"), 1);
-        assert_eq!(server.unauthenticated(), 0);
-        // A second one's deadline passes meanwhile; this one's means nothing any more.
-        let _socket = raw(server.address).await;
-        assert_eq!(server.ended().await, TunnelEnd::Timeout);
-        assert_eq!(converse(&mut call.app, b"still").await.expect("answered"), b"still");
-    });
+fn a_client_that_proved_who_it_is_needs_no_slot() {
+    // One whose tunnel is in use, and one that has opened it before it is needed.
+    for asks in [true, false] {
+        run(async {
+            let mut mesh = Mesh::new();
+            mesh.settings.handshake = Duration::from_millis(500);
+            let server = mesh.serve_applications().await;
+            let (tunnel, target) = (mesh.tunnel(server.address), echo("127.0.0.1:0").await);
+            let mut first = None;
+            if asks {
+                let mut call = call(&tunnel, target).await;
+                call.app.write_u8(1).await.expect("sent");
+                assert_eq!(call.app.read_u8().await.expect("heard"), 1);
+                first = Some(call);
+            }
+            until("it is known", || server.tunnels.borrow().first().is_some_and(|tunnel| tunnel.peer().is_some()))
+                .await;
+            until("its slot is free", || server.unauthenticated() == 0).await;
+            // A second one's deadline passes meanwhile; this one's means nothing any more.
+            let _socket = raw(server.address).await;
+            assert_eq!(server.ended().await, TunnelEnd::Timeout);
+            assert!(!tunnel.has_ended());
+            let mut call = match first {
+                Some(call) => call,
+                None => call(&tunnel, target).await,
+            };
+            assert_eq!(converse(&mut call.app, b"still").await.expect("answered"), b"still");
+        });
+    }
 }
 
 #[test]
