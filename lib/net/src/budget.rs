@@ -17,10 +17,14 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+    atomic::{
+        AtomicUsize,
+        Ordering::{Relaxed, SeqCst},
+        fence,
+    },
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, futures::Notified};
 
 /// A pod may hold so many times what is left on the node.
 const TIMES_WHAT_IS_LEFT: usize = 2;
@@ -38,7 +42,7 @@ pub struct Stock {
     most: usize,
     floor: usize,
     used: AtomicUsize,
-    freed: Notify,
+    freed: Freed,
 }
 
 impl Stock {
@@ -51,7 +55,7 @@ impl Stock {
     /// So much, of which a pod may hold its `floor` whatever others hold.
     #[must_use]
     pub fn with_floor(most: usize, floor: usize) -> Arc<Self> {
-        Arc::new(Self { most, floor, used: AtomicUsize::new(0), freed: Notify::new() })
+        Arc::new(Self { most, floor, used: AtomicUsize::new(0), freed: Freed::default() })
     }
 
     /// All that there is.
@@ -74,7 +78,44 @@ impl Stock {
 
     /// Completes when somebody gives something back after the call.
     pub async fn freed(&self) {
-        self.freed.notified().await;
+        let (_waits, notified) = self.freed.wait();
+        notified.await;
+    }
+}
+
+/// Tells those who wait that something was given back. Bytes are given back all the time, and nobody waits for them: then
+/// it is a fence and a load, not a lock.
+#[derive(Debug, Default)]
+struct Freed {
+    waiting: AtomicUsize,
+    notify: Notify,
+}
+
+impl Freed {
+    /// Counts as waiting until the guard is dropped. The look at what is used comes after this, as the look at who waits
+    /// comes after giving back; of two such looks one sees what the other side did, by the fences between.
+    fn wait(&self) -> (Waits<'_>, Notified<'_>) {
+        // Before it is counted: whoever sees the count reaches this future, polled or not.
+        let notified = self.notify.notified();
+        self.waiting.fetch_add(1, Relaxed);
+        fence(SeqCst);
+        (Waits(self), notified)
+    }
+
+    fn tell(&self) {
+        fence(SeqCst);
+        if self.waiting.load(Relaxed) > 0 {
+            self.notify.notify_waiters();
+        }
+    }
+}
+
+/// See [`Freed::wait`].
+struct Waits<'a>(&'a Freed);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
     }
 }
 
@@ -95,14 +136,14 @@ pub struct Share {
     stock: Arc<Stock>,
     most: usize,
     used: AtomicUsize,
-    freed: Notify,
+    freed: Freed,
 }
 
 impl Share {
     /// Of `stock`, at most `most`.
     #[must_use]
     pub fn new(stock: &Arc<Stock>, most: usize) -> Arc<Self> {
-        Arc::new(Self { stock: Arc::clone(stock), most, used: AtomicUsize::new(0), freed: Notify::new() })
+        Arc::new(Self { stock: Arc::clone(stock), most, used: AtomicUsize::new(0), freed: Freed::default() })
     }
 
     /// What the pod holds.
@@ -152,7 +193,7 @@ impl Share {
     /// Completes when there is room, because somebody gave something back or there was some.
     pub async fn room(&self) {
         loop {
-            let (own, node) = (self.freed.notified(), self.stock.freed.notified());
+            let ((_own_waits, own), (_node_waits, node)) = (self.freed.wait(), self.stock.freed.wait());
             tokio::pin!(own, node);
             // Before the look: what is given back after it is heard of.
             own.as_mut().enable();
@@ -190,8 +231,8 @@ impl Held {
         } else if let Some(less) = before.checked_sub(amount).filter(|&less| less > 0) {
             self.share.used.fetch_sub(less, Relaxed);
             self.share.stock.used.fetch_sub(less, Relaxed);
-            self.share.freed.notify_waiters();
-            self.share.stock.freed.notify_waiters();
+            self.share.freed.tell();
+            self.share.stock.freed.tell();
         }
     }
 }
@@ -290,6 +331,43 @@ mod tests {
         }
         drop(held);
         assert_eq!((share.used(), stock.used()), (0, 0));
+    }
+
+    /// One thread gives back while another begins to wait, a little later each round. A wake-up that is lost would leave
+    /// the other waiting for ever.
+    #[test]
+    fn no_wake_up_is_lost_between_threads() {
+        const ROUNDS: usize = 2_000;
+        const SHIFTS: usize = 100;
+        let (stock, begun, told) = (Stock::new(2), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let share = Share::new(&stock, 1);
+        let waiter = {
+            let (share, begun, told) = (Arc::clone(&share), Arc::clone(&begun), Arc::clone(&told));
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+                for round in 1..=ROUNDS {
+                    while begun.load(SeqCst) < round {
+                        std::hint::spin_loop();
+                    }
+                    runtime.block_on(share.room());
+                    told.store(round, SeqCst);
+                }
+            })
+        };
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        for round in 1..=ROUNDS {
+            let held = share.hold(1);
+            begun.store(round, SeqCst);
+            (0..round % SHIFTS).for_each(|_| std::hint::spin_loop());
+            drop(held);
+            while told.load(SeqCst) < round {
+                assert!(std::time::Instant::now() < deadline, "a wake-up was lost in round {round}: {share:?}");
+                std::thread::yield_now();
+            }
+        }
+        waiter.join().expect("no panic");
+        assert_eq!((share.used(), stock.used()), (0, 0));
+        assert_eq!((share.freed.waiting.load(Relaxed), stock.freed.waiting.load(Relaxed)), (0, 0));
     }
 
     #[test]
