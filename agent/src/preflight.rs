@@ -167,7 +167,7 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
         fault(chain(&e), "run the agent in the host's PID namespace (hostPID: true)");
     }
     let place = authority.as_ref().and(kernel.as_ref()).map(|kernel| Place::new(&config.state, kernel));
-    let claim = place.map(|place| place.claim(config.take_over));
+    let claim = place.as_ref().map(|place| place.claim(config.take_over));
     let remedy = "stop that agent, or take over from it with --take-over";
     // A successor gets the servers' sockets, and binds none, once everything else is in order.
     let own = matches!(claim, None | Some(Ok(Claim::Alone(_))));
@@ -195,7 +195,12 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
             let servers = bound.with(admin_socket, unpublished);
             Ok(Checked { authority, servers, access_log, kernel, own_cgroup, claim })
         }
-        _ => Err(faults),
+        (_, claim, ..) => {
+            if let (Some(place), Some(Claim::Alone(lock))) = (place, claim) {
+                place.leave(lock); // who cannot start leaves nothing behind
+            }
+            Err(faults)
+        }
     }
 }
 

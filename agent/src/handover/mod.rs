@@ -119,7 +119,7 @@ impl Place {
         &self.socket
     }
 
-    /// Nobody is to be the agent any more, and nothing is pinned: nothing is left of the lock either.
+    /// This process is not to be the agent: nothing is left of the lock. The next one makes it anew.
     pub fn leave(&self, lock: Lock) {
         lock.remove(&self.lock);
     }
