@@ -32,7 +32,7 @@ use underpass_telemetry::access_log::Writer;
 
 use crate::{
     Accepting, Budgets, Connections, Credentials, Inputs, Lent, Pod, PodBudget, SOCKETS_PER_POD, Settings, StartError,
-    accept::accept,
+    accept::{Seldom, accept},
     inbound,
     list::{Entry, List},
     metrics::{Metrics, Recorder},
@@ -155,6 +155,8 @@ pub(crate) struct Worker {
     pub(crate) homes: RefCell<HashMap<u64, Home>>,
     /// It is about to end: what begins now ends as soon as it may.
     pub(crate) draining: Cell<bool>,
+    /// Accepting paused for want of descriptors or memory of the process.
+    pub(crate) exhausted: Seldom,
     /// What was accepted for its pods, those that are gone among them, until it has ended.
     serving: List<()>,
     random: RandomState,
@@ -216,6 +218,7 @@ impl Worker {
             logged: Notify::new(),
             homes: RefCell::default(),
             draining: Cell::new(false),
+            exhausted: Seldom::default(),
             serving: List::default(),
             random: RandomState::new(),
             rolls: Cell::new(0),

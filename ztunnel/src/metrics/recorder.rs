@@ -47,8 +47,6 @@ struct KnownSide {
 struct Known {
     version: Option<Version>,
     sides: HashMap<(usize, Option<Identity>), KnownSide>,
-    /// The services that lead to a port of a pod: the first by name.
-    services: Option<HashMap<(ObjectName, u16), ObjectName>>,
 }
 
 impl fmt::Debug for Recorder {
@@ -102,7 +100,7 @@ impl Known {
         }
         let service = match record.direction {
             Direction::Outbound => record.service.clone(),
-            Direction::Inbound => self.service(world, &record.destination),
+            Direction::Inbound => service(world, &record.destination),
         };
         Key {
             direction: record.direction,
@@ -118,25 +116,9 @@ impl Known {
         let make = || KnownSide { _workload: party.workload.clone(), side: Arc::new(Side::new(world, party)) };
         Arc::clone(&self.sides.entry((address, party.identity.clone())).or_insert_with(make).side)
     }
-
-    /// The wire does not say which service was called: one that leads to this port of this pod, as Istio guesses.
-    fn service(&mut self, world: &World, destination: &Party) -> Option<ObjectName> {
-        let workload = destination.workload.as_ref()?;
-        let services = self.services.get_or_insert_with(|| services(world));
-        services.get(&(workload.name.clone(), destination.address.port())).cloned()
-    }
 }
 
-/// By pod and target port, the first service by name.
-fn services(world: &World) -> HashMap<(ObjectName, u16), ObjectName> {
-    let mut found = HashMap::new();
-    for service in world.services() {
-        for endpoint in world.endpoints(&service.name) {
-            let Some(workload) = &endpoint.workload else { continue };
-            for port in service.ports.iter().filter_map(|port| endpoint.port(port)) {
-                found.entry((workload.name.clone(), port)).or_insert_with(|| service.name.clone());
-            }
-        }
-    }
-    found
+/// The wire does not say which service was called: one that leads to this port of this pod, as Istio guesses.
+fn service(world: &World, destination: &Party) -> Option<ObjectName> {
+    world.service_at(&destination.workload.as_ref()?.name, destination.address.port()).cloned()
 }

@@ -6,9 +6,6 @@ use underpass_core::{Identity, World, connection::Party, world::Workload};
 
 /// What Istio writes where it does not know.
 pub(super) const UNKNOWN: &str = "unknown";
-/// Labels of nodes (kubernetes.io, well-known labels).
-const REGION: &str = "topology.kubernetes.io/region";
-const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// What the World says of a workload.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -25,8 +22,8 @@ pub(super) struct Place {
 
 impl Place {
     pub(super) fn new(world: &World, workload: &Workload) -> Self {
-        let node = workload.node.as_deref().and_then(|name| world.node(name));
-        let of_node = |key| node.and_then(|node| node.labels.get(key)).map_or(UNKNOWN, |value| value).into();
+        let locality = workload.node.as_deref().and_then(|name| world.locality(name));
+        let (region, zone) = locality.map_or((None, None), |of| (of.region.as_deref(), of.zone.as_deref()));
         let label = |key: &str, other: &str| workload.labels.get(key).map_or(other, |value| value).into();
         let (service, revision) = (workload.canonical_service(), workload.canonical_revision());
         Self {
@@ -36,8 +33,8 @@ impl Place {
             canonical_revision: revision.into(),
             app: label("app", service),
             version: label("version", revision),
-            region: of_node(REGION),
-            zone: of_node(ZONE),
+            region: region.unwrap_or(UNKNOWN).into(),
+            zone: zone.unwrap_or(UNKNOWN).into(),
         }
     }
 }

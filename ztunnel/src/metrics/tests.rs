@@ -29,7 +29,8 @@ fn objects() -> Vec<Object> {
     let server = Workload { node: Some("node-2".into()), ..pod("back/db-0", "10.0.0.2 fd00::2") };
     vec![
         node("node-1", "topology.kubernetes.io/region=north topology.kubernetes.io/zone=n1"),
-        node("node-2", ""),
+        // What is empty says nothing.
+        node("node-2", "topology.kubernetes.io/zone="),
         client.into(),
         server.into(),
         service("back/db app=db-0 10.96.0.1 80=5432").into(),

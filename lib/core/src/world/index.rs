@@ -18,6 +18,8 @@ pub(super) struct Index {
     pub(super) vips: BTreeMap<IpAddr, Vec<Arc<Service>>>,
     pub(super) enrolments: BTreeMap<ObjectName, Enrolment>,
     pub(super) endpoints: BTreeMap<ObjectName, Vec<Endpoint>>,
+    /// By pod and target port, the first service by name.
+    pub(super) services_at: BTreeMap<ObjectName, BTreeMap<u16, ObjectName>>,
     pub(super) localities: BTreeMap<Arc<str>, Locality>,
     pub(super) authorization: BTreeMap<Arc<str>, Vec<Arc<AuthorizationPolicy>>>,
     pub(super) peer_authentication: BTreeMap<Arc<str>, Vec<Arc<PeerAuthentication>>>,
@@ -61,7 +63,15 @@ impl Index {
             for vip in &s.vips {
                 index.vips.entry(*vip).or_default().push(Arc::clone(s));
             }
-            index.endpoints.insert(s.name.clone(), sources.endpoints(s));
+            let endpoints = sources.endpoints(s);
+            for (pod, port) in endpoints
+                .iter()
+                .filter_map(|e| Some((e.workload.as_ref()?, e)))
+                .flat_map(|(pod, e)| s.ports.iter().filter_map(|port| e.port(port)).map(move |port| (&pod.name, port)))
+            {
+                index.services_at.entry(pod.clone()).or_default().entry(port).or_insert_with(|| s.name.clone());
+            }
+            index.endpoints.insert(s.name.clone(), endpoints);
         }
         index.findings = findings::find(settings, objects, &index);
         index

@@ -282,6 +282,12 @@ impl World {
         self.index.endpoints.get(service).map_or(&[], |v| v)
     }
 
+    /// A service that leads to this port of this pod: the first by name.
+    #[must_use]
+    pub fn service_at(&self, pod: &ObjectName, port: u16) -> Option<&ObjectName> {
+        self.index.services_at.get(pod)?.get(&port)
+    }
+
     /// The AuthorizationPolicies that apply to this workload at L4, mesh-wide ones first, then by name.
     pub fn authorization_policies<'a>(
         &'a self,
