@@ -78,6 +78,11 @@ pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// Something other than the end of a line acts on a terminal.
+pub(crate) fn has_unsafe(text: &str) -> bool {
+    text.chars().any(|c| c != '\n' && is_unsafe(c))
+}
+
 /// Control characters, separators of lines and marks that reorder what is shown.
 fn is_unsafe(c: char) -> bool {
     c.is_control()

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::{
     args::{Format, Shown},
     error::CliError,
-    output::{Colour, Output, one_line, safe_json},
+    output::{Colour, Output, has_unsafe, one_line, safe_json},
 };
 
 /// How an answer is to look.
@@ -36,17 +36,19 @@ impl Look {
         Ok(Output::ok(match self.format {
             Format::Text => text(false, self.colour),
             Format::Wide => text(true, self.colour),
-            Format::Json => {
-                let json = serde_json::to_string_pretty(value).map_err(|source| CliError::Json { source })?;
-                format!("{}\n", safe_json(&json))
-            }
-            // The serializer writes control characters as escapes.
+            Format::Json => json(value)?,
             Format::Yaml => {
                 let yaml = serde_saphyr::to_string(value).map_err(|source| CliError::Yaml { source })?;
-                format!("{}\n", yaml.trim_end())
+                // The serializer escapes control characters and not those that turn text around. JSON is YAML (1.2, 1.3).
+                if has_unsafe(&yaml) { json(value)? } else { format!("{}\n", yaml.trim_end()) }
             }
         }))
     }
+}
+
+fn json(value: &impl Serialize) -> Result<String, CliError> {
+    let json = serde_json::to_string_pretty(value).map_err(|source| CliError::Json { source })?;
+    Ok(format!("{}\n", safe_json(&json)))
 }
 
 /// Asks once; with `--watch` until the reader goes away, or Ctrl-C.

@@ -147,11 +147,13 @@ fn for_programs() {
 
 #[test]
 fn nothing_written_in_a_file_acts_on_the_terminal() {
-    let text = "apiVersion: security.istio.io/v1\nkind: \"Au\u{1b}[2Jth\u{202e}\"\nmetadata: {name: \"a\\nb\"}\n";
-    for output in [stdin(&["-"], text.as_bytes()), stdin(&["-", "-o", "yaml"], text.as_bytes())] {
-        let told = String::from_utf8(output.stdout).unwrap();
-        let is_unsafe = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
-        assert!(!told.contains(is_unsafe), "{told:?}");
+    for kind in ["Au\u{1b}[2Jth\u{202e}", "Auth\u{202e}"] {
+        let text = format!("apiVersion: security.istio.io/v1\nkind: \"{kind}\"\nmetadata: {{name: \"a\\nb\"}}\n");
+        for format in ["text", "json", "yaml"] {
+            let told = String::from_utf8(stdin(&["-", "-o", format], text.as_bytes()).stdout).unwrap();
+            let is_unsafe = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+            assert!(told.contains("Au") && !told.contains(is_unsafe), "{told:?}");
+        }
     }
 }
 

@@ -10,7 +10,12 @@ use super::{
     series::ABSENT,
     words::{Field, Future},
 };
-use crate::{Fault, Severity, manifest};
+use crate::{
+    Fault, Severity,
+    door::{MAX_FILES, MAX_FOLDER_DEPTH},
+    manifest, shapes,
+    yaml::{self, MAX_DOCUMENTS, MAX_FILE_BYTES},
+};
 
 const HEAD: &str = "# Resources\n\nWhich objects and fields Underpass reads, what of Istio's and the Gateway API's it knows and does not serve yet, and \
      what happens to traffic meanwhile. `underpass analyze DIR` says the same about your own files, line by line.\n\n\
@@ -24,6 +29,15 @@ const L7: &str =
 const L4: &str = "served";
 
 const SERVED: &[Served] = &[
+    (
+        "Every kind",
+        "any",
+        &[
+            ("metadata.name", "with its namespace, the object"),
+            ("metadata.namespace", "`default` where it is missing; misspelled it is an error"),
+            ("metadata.labels, annotations", "those that are named below"),
+        ],
+    ),
     (
         "Namespace",
         "v1",
@@ -43,8 +57,15 @@ const SERVED: &[Served] = &[
         "Node",
         "v1",
         &[
-            ("status.addresses", "the node's own addresses: kubelets probe from there"),
-            ("metadata.labels[topology.kubernetes.io/*]", "region and zone of its pods"),
+            (
+                "status.addresses[].type, address",
+                "of InternalIP and ExternalIP, the node's own addresses: kubelets probe from there",
+            ),
+            (
+                "metadata.labels[topology.kubernetes.io/region, topology.kubernetes.io/zone]",
+                "region and zone of its pods",
+            ),
+            ("metadata.labels[topology.istio.io/subzone]", "a place within the zone"),
         ],
     ),
     (
@@ -56,13 +77,26 @@ const SERVED: &[Served] = &[
                 "metadata.annotations[sidecar.istio.io/inject]",
                 "`true` and `false`: in the mesh or not, without a sidecar",
             ),
+            ("metadata.annotations[sidecar.istio.io/status]", "a sidecar was injected: the pod is left to it"),
             ("metadata.annotations[underpass.dev/weight]", "its weight among the endpoints of a Service"),
+            ("metadata.uid", "finds its cgroup on the node"),
+            (
+                "metadata.deletionTimestamp",
+                "it is on its way out: nothing new goes there while another endpoint of the Service is ready",
+            ),
+            (
+                "metadata.ownerReferences[].kind, name, controller",
+                "what made it, led back to its Deployment or CronJob: in metrics and logs",
+            ),
             ("spec.serviceAccountName", "its identity"),
             ("spec.nodeName", L4),
             ("spec.hostNetwork", "such a pod is never in the mesh"),
-            ("spec.containers[].ports", "named target ports of Services"),
-            ("status.podIPs", "its addresses, of both families"),
-            ("status.phase, status.conditions[Ready]", "whether it takes new connections"),
+            ("spec.containers[].name", "`istio-proxy` is a sidecar: the pod is left to it"),
+            ("spec.containers[].ports[].name, containerPort, protocol", "named target ports of Services"),
+            ("spec.initContainers[].restartPolicy", "with `Always` its ports count as well"),
+            ("status.podIP, podIPs[].ip", "its addresses, of both families"),
+            ("status.phase", "whether it runs"),
+            ("status.conditions[].type, status", "`Ready`: whether it takes new connections"),
         ],
     ),
     (
@@ -70,14 +104,26 @@ const SERVED: &[Served] = &[
         "v1",
         &[
             ("spec.clusterIP, clusterIPs", "its addresses, of both families; `None` is headless"),
-            ("spec.ports", "TCP; UDP and SCTP are left alone"),
-            ("spec.selector", L4),
-            ("spec.type", "all but ExternalName, which is refused by name"),
+            (
+                "spec.ports[].name, port, targetPort, protocol",
+                "TCP; UDP and SCTP are left alone. A target is a number, or a port's name in each pod",
+            ),
+            ("spec.selector", "its endpoints, where no EndpointSlice names them"),
+            ("spec.type", "ExternalName has no address in the mesh: DNS leads to `externalName`; all others are one"),
+            ("spec.externalName", "shown by `explain`; DNS alone leads there"),
             ("spec.publishNotReadyAddresses", L4),
-            ("spec.sessionAffinity", L4),
+            ("spec.sessionAffinity", "`None` or `ClientIP`; what is neither is passed over"),
             ("spec.internalTrafficPolicy", L4),
             ("spec.trafficDistribution", L4),
+            (
+                "metadata.annotations[networking.istio.io/traffic-distribution]",
+                "the same, where the field is missing; `Any` as well",
+            ),
             ("spec.externalIPs", "known, not yet served"),
+            (
+                "metadata.annotations[service.kubernetes.io/topology-mode]",
+                "known, not yet served: only hints that EndpointSlices already have count",
+            ),
             ("metadata.annotations[underpass.dev/waypoint-failure]", "`allow`: a missing waypoint is passed over"),
         ],
     ),
@@ -85,9 +131,14 @@ const SERVED: &[Served] = &[
         "EndpointSlice",
         "discovery.k8s.io/v1",
         &[
+            ("metadata.labels[kubernetes.io/service-name]", "whose endpoints these are"),
             ("addressType", "IPv4 and IPv6; FQDN is not served"),
-            ("endpoints[].addresses, conditions, hints, zone", L4),
-            ("ports", L4),
+            ("endpoints[].addresses", L4),
+            ("endpoints[].conditions.ready, serving, terminating", "whether it takes new connections"),
+            ("endpoints[].nodeName", "where it is: for `internalTrafficPolicy`, and how near it is"),
+            ("endpoints[].zone", "where it is, where no node says so"),
+            ("endpoints[].hints.forZones[].name, forNodes[].name", "for whom it is meant"),
+            ("ports[].name, port, protocol", "TCP; without a number it serves nothing"),
         ],
     ),
     (
@@ -121,6 +172,7 @@ const SERVED: &[Served] = &[
             ("spec.selector", "in the root namespace a policy with a selector is ignored"),
             ("spec.mtls.mode", "UNSET, PERMISSIVE, STRICT; DISABLE is served as PERMISSIVE"),
             ("spec.portLevelMtls", "by target port; needs a selector"),
+            ("metadata.creationTimestamp", "of several for the same pods the oldest counts"),
         ],
     ),
 ];
@@ -136,7 +188,9 @@ fn markdown() -> String {
         row(out, names);
         row(out, &vec!["---"; names.len()]);
     };
-    out += "\n## Served\n\nAn unknown field of a policy is an error; of Kubernetes' own kinds other fields are others' business.\n";
+    out += &files();
+    out += "\n## Served\n\nAn unknown field of a policy is an error; of Kubernetes' own kinds other fields are others' business, but for those that \
+            look like one of these misspelled: they are warnings.\n";
     for (kind, versions, fields) in SERVED {
         table(&mut out, &format!("### {kind}\n\n`{versions}`"), &["field", "what it does"]);
         for (field, does) in *fields {
@@ -193,6 +247,27 @@ fn markdown() -> String {
     out
 }
 
+fn files() -> String {
+    format!(
+        "\n## Files\n\nEvery `.yaml`, `.yml` and `.json` file below the directory is read, names that start with a dot excepted, and \
+         read again when it changes. What holds whatever is written:\n\n\
+         - A broken object keeps its last good version. A file or a document that cannot be read keeps everything that its file \
+         gave.\n\
+         - A file is deleted with `rm`, a document by taking it out. A file that is empty, or holds only comments or documents \
+         without a word (`---`, `null`), deletes nothing: that is how a file looks while it is being written. Who wants a file that \
+         gives nothing writes `{{apiVersion: v1, kind: List, items: []}}`.\n\
+         - Write a file aside, then rename it: `kubectl get ... -o yaml > .new && mv .new policies.yaml`. A file that is written \
+         in place (`> policies.yaml`) may be read half-written; cut between two documents it looks like a shorter one.\n\
+         - A broken AuthorizationPolicy or PeerAuthentication without a last good version, after a restart for instance, closes \
+         what it selects; its namespace, where that cannot be read. So does one that cannot be parsed and one with a slip in \
+         `apiVersion` or `kind`, as long as its kind and name can be made out.\n\
+         - An object that stands twice is served from the first file by path.\n\
+         - Limits: {MAX_FILES} files, {MAX_FOLDER_DEPTH} folders deep, {} MiB and {MAX_DOCUMENTS} documents a file. Beyond the \
+         first, new files are not read and what is gone stays until there are fewer.\n",
+        MAX_FILE_BYTES >> 20
+    )
+}
+
 fn said(field: &Field) -> String {
     let mark = if field.severity == Severity::Warning { "**warning**: " } else { "" };
     format!("{mark}{}", field.says)
@@ -228,4 +303,51 @@ fn no_field_of_a_policy_is_left_out() {
     check("AuthorizationPolicy", "{rules: [{when: [{zzzzzzzz: 1}]}]}");
     check("PeerAuthentication", "{zzzzzzzz: 1}");
     check("PeerAuthentication", "{mtls: {zzzzzzzz: 1}}");
+}
+
+/// The same of Kubernetes' kinds: what their shapes have, and the keys that their converters know.
+#[test]
+fn no_field_of_kubernetes_kinds_is_left_out() {
+    fn check<T: serde::de::DeserializeOwned>(kind: &str, near: &str) {
+        let documents = yaml::documents(near.as_bytes()).unwrap();
+        let tree = documents[0].tree.clone().unwrap().unwrap();
+        let (_, slips) = yaml::with_slips::<T>(&tree).unwrap();
+        let keys = near.matches(": ").count() - near.matches(": {").count() - near.matches(": [").count();
+        assert_eq!(slips.len(), keys, "{kind}: one misspelled key in each mapping: {slips:?}");
+        let tables = SERVED.iter().filter(|(k, _, _)| [kind, "Every kind"].contains(k));
+        let told: Vec<&str> =
+            tables.flat_map(|(_, _, rows)| *rows).flat_map(|(f, _)| f.split(|c: char| !c.is_alphanumeric())).collect();
+        for field in slips.iter().flat_map(|s| s.known) {
+            let is_of_pod = matches!(*field, "uid" | "deletionTimestamp" | "ownerReferences") && kind != "Pod";
+            assert!(told.contains(field) || is_of_pod || *field == "creationTimestamp", "{kind}: {field}");
+        }
+    }
+    check::<shapes::Namespace>("Namespace", "{meta-data: , metadata: {nam: }}");
+    check::<shapes::Node>("Node", "{metadat: , metadata: {nam: }, status: {address: , addresses: [{typ: }]}}");
+    check::<shapes::Pod>(
+        "Pod",
+        "{spe: , metadata: {nam: , ownerReferences: [{kin: }]}, spec: {nodename: , containers: [{nam: , ports: [{nam: }]}]}, \
+         status: {phas: , podIPs: [{i: }], conditions: [{typ: }]}}",
+    );
+    check::<shapes::Service>("Service", "{spe: , metadata: {nam: }, spec: {typ: , ports: [{nam: }]}}");
+    check::<shapes::EndpointSlice>(
+        "EndpointSlice",
+        "{port: , metadata: {nam: }, ports: [{nam: }], endpoints: [{zon: , conditions: {read: }, hints: {forZone: , \
+         forZones: [{nam: }], forNodes: [{nam: }]}}]}",
+    );
+    let page = markdown();
+    let sources = [
+        include_str!("../convert/meta.rs"),
+        include_str!("../convert/pod.rs"),
+        include_str!("../convert/service.rs"),
+        include_str!("../convert/endpoint_slice.rs"),
+        include_str!("../convert/policy.rs"),
+    ];
+    let lines =
+        sources.iter().flat_map(|s| s.lines()).filter_map(|l| l.split_once("const ")?.1.split_once(": &str = \""));
+    let keys: Vec<_> = lines.filter_map(|(_, l)| l.strip_suffix("\";")).filter(|k| k.contains('/')).collect();
+    assert!(keys.len() >= 7, "{keys:?}");
+    for key in keys {
+        assert!(page.contains(&format!("[{key}]")), "{key}");
+    }
 }
