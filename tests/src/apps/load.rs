@@ -254,8 +254,11 @@ fn keep(load: Load, io: &mut Io) -> Result<()> {
         match order {
             Order::Ask => thread::scope(|scope| {
                 let asking: Vec<_> = parts.iter_mut().map(|streams| scope.spawn(|| ask_all(streams))).collect();
-                asking.into_iter().flat_map(|thread| thread.join()).for_each(|outcome| all.add(outcome));
-            }),
+                asking.into_iter().try_for_each(|thread| {
+                    all.add(thread.join().map_err(|_| anyhow!("panicked"))?);
+                    Ok::<_, anyhow::Error>(())
+                })
+            })?,
             Order::End => drop(parts.iter_mut().find_map(Vec::pop)),
         }
         io.send(&all)?;
