@@ -23,8 +23,11 @@ const CAPABILITIES: &[(u32, &str)] = &[
 ];
 
 /// Programs that the testbed starts.
-pub(crate) const PROGRAMS: &[Program] =
-    &[Program { name: "ip", package: "iproute2" }, Program { name: "ss", package: "iproute2" }];
+pub(crate) const PROGRAMS: &[Program] = &[
+    Program { name: "ip", package: "iproute2" },
+    Program { name: "ss", package: "iproute2" },
+    Program { name: "prlimit", package: "util-linux" },
+];
 
 /// What the machine says of itself.
 #[derive(Clone, Debug, Default)]
