@@ -20,7 +20,7 @@ use underpass_config::Door;
 use underpass_core::{Identity, ObjectName, World, world::Workload};
 use underpass_telemetry::{
     access_log::AccessLog,
-    admin::{AdminError, Gate, Limits, Readiness, Router},
+    admin::{AdminError, Gate, Readiness, Router},
     log::Levels,
     metrics::{Registry, routes},
 };
@@ -160,7 +160,7 @@ pub async fn run_in<D: DataPath + 'static>(
         drain: config.release_drain,
     };
     let mut pods = Pods::adopt(of_node, path, Instant::now(), sink)?;
-    pods.inherit(inherited);
+    pods.inherit(inherited, follow.until());
     let pods =
         Arc::new(pods::spawn(pods, pods::Meter::new(&registry)).map_err(failed("start the thread of the pods"))?);
 
@@ -181,13 +181,13 @@ pub async fn run_in<D: DataPath + 'static>(
     };
     follow.serves(
         vec![
-            servers.admin_socket.serve(admin::routes(&view, levels), Limits::default())?,
-            servers.admin.serve(admin::routes(&view, levels), Limits::default())?,
-            servers.readiness.serve(ready.routes(Router::new()), Limits::default())?,
-            servers.metrics.serve(routes(Router::new(), &registry), Limits::default())?,
+            (servers.admin_socket, admin::routes(&view, levels)),
+            (servers.admin, admin::routes(&view, levels)),
+            (servers.readiness, ready.routes(Router::new())),
+            (servers.metrics, routes(Router::new(), &registry)),
         ],
         servers.unpublished,
-    );
+    )?;
     follow.listen(handover::Place::new(&config.state, &kernel))?;
     let world = keeper.world();
     let mut keeping = Kept::spawn("the keeper of the World", keeper.run());
@@ -299,11 +299,11 @@ impl Node {
             }
             Event::Applied(version) => {
                 tracing::info!(%version, "applied");
-                if !self.follow.is_over() {
+                if self.follow.is_serving() {
                     self.enrolling.open();
                     self.notify.ready();
+                    self.follow.applied();
                 }
-                self.follow.applied();
             }
         }
     }

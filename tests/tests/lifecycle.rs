@@ -317,16 +317,49 @@ fn a_second_agent_is_refused(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// A successor that dies before it serves leaves everything as it was; the next one takes over.
+/// A pod comes, is served, and is judged by what holds now; then it goes.
+fn ensure_whole(mesh: &mut Mesh, round: usize) -> Result<()> {
+    let listeners = |mesh: &Mesh| -> Result<usize> { Ok(tables(mesh, "node-1")?.listeners()?.len()) };
+    let before = listeners(mesh)?;
+    ensure!(before == 4, "{before} listeners of a and a2");
+    let (spec, text) = passing_pod(round, 0, "ambient")?;
+    mesh.bed.add_pods(std::slice::from_ref(&spec))?;
+    mesh.write("passing.yaml", Some(&text))?;
+    wait_until("the pod to be enrolled", || Ok(listeners(mesh)? == before + 2))?;
+    let name = spec.full_name();
+    for way in Way::ALL {
+        let dial = || Ok::<_, anyhow::Error>(Dial::to(way.to(mesh.bed.pod("mesh/b")?, PORT)?).say("PASSING"));
+        mesh.call(&name, dial()?)?.answered()?;
+        for pod in ["mesh/a", "mesh/a2"] {
+            mesh.call(pod, dial()?)?.answered()?;
+        }
+    }
+    mesh.write("deny.yaml", Some(&DENY_A2_AT_A.replace("/a2]", "/p0]")))?;
+    let to_a = || Ok::<_, anyhow::Error>(Dial::to(Way::V6.to(mesh.bed.pod("mesh/a")?, PORT)?).say("DENIED"));
+    wait_until("the new policy to hold", || Ok(mesh.call(&name, to_a()?)?.answered().is_err()))?;
+    mesh.call("mesh/a2", to_a()?)?.answered()?;
+    mesh.write("deny.yaml", None)?;
+    wait_until("no policy to hold", || Ok(mesh.call(&name, to_a()?)?.answered().is_ok()))?;
+    mesh.bed.remove_pod(&name)?;
+    mesh.write("passing.yaml", None)?;
+    wait_until("the pod to be purged", || Ok(listeners(mesh)? == before))
+}
+
+/// A successor that dies, or is asked to end, before it serves leaves everything as it was; the next one takes over.
 fn successors_that_die(lab: &Lab) -> Result<()> {
     let mut mesh = up(lab, &[])?;
     let mut load = Load::begin(&mesh, lab)?;
     let mut died_in_time = 0;
-    for said in ["taking over from", "agent started", "pod enrolled", "taking over from"] {
+    let stages = ["taking over from", "agent started", "pod enrolled"];
+    let rounds = [Signal::SIGKILL, Signal::SIGTERM].into_iter().flat_map(|signal| stages.map(|said| (said, signal)));
+    for (round, (said, signal)) in rounds.enumerate() {
         load.goes_on()?;
         let mut before = mesh.begin_taking_over("node-1")?;
         mesh.agent("node-1")?.wait_for_log(said)?;
-        mesh.kill("node-1")?;
+        match signal {
+            Signal::SIGTERM => mesh.terminate("node-1")?,
+            _ => mesh.kill("node-1")?,
+        };
         let outcome = |log: &str| log.contains("this one goes on") || log.contains("another agent has taken over");
         wait_until("the agent before to notice", || Ok(outcome(&before.log()?) || before.ended()?.is_some()))?;
         if before.log()?.contains("another agent has taken over") {
@@ -339,6 +372,7 @@ fn successors_that_die(lab: &Lab) -> Result<()> {
             // Where it always was: nobody else's socket is in its place.
             mesh.underpass("node-1", &["status"]).context("the admin socket of the agent before")?;
         }
+        ensure_whole(&mut mesh, round).with_context(|| format!("after {signal} at {said:?}"))?;
     }
     ensure!(died_in_time > 0, "every one was quicker");
     load.goes_on()?;

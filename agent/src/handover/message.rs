@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Of every message here.
-pub(super) const PROTOCOL: u32 = 1;
+pub(super) const PROTOCOL: u32 = 2;
 
 /// One message; which descriptors come with it stands beside each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,10 +19,12 @@ pub(super) enum Message {
         /// Why.
         why: String,
     },
-    /// The agent that runs: yes. With the lock of the node.
+    /// The agent that runs: yes. With the lock of the node, and of each earlier agent its process.
     Offer {
         /// Its cgroup, by which the kernel knows its sockets until it has left.
         cgroup: u64,
+        /// Those of earlier agents that drain still.
+        earlier: Vec<u64>,
         /// So many pods follow.
         pods: usize,
         /// So many servers follow.
@@ -87,17 +89,20 @@ mod tests {
     use super::*;
 
     fn hello() -> Hello {
-        Hello { protocol: 1, abi: 1, node: "n".into(), version: "0.1.0".into() }
+        Hello { protocol: 2, abi: 1, node: "n".into(), version: "0.1.0".into() }
     }
 
     /// As they are on the wire: whoever changes a line here changes [`PROTOCOL`].
     #[test]
     fn golden() {
-        assert_eq!(PROTOCOL, 1);
+        assert_eq!(PROTOCOL, 2);
         for (message, text) in [
-            (Message::Hello(hello()), r#"{"hello":{"protocol":1,"abi":1,"node":"n","version":"0.1.0"}}"#),
+            (Message::Hello(hello()), r#"{"hello":{"protocol":2,"abi":1,"node":"n","version":"0.1.0"}}"#),
             (Message::Refuse { why: "no".into() }, r#"{"refuse":{"why":"no"}}"#),
-            (Message::Offer { cgroup: 7, pods: 2, servers: 3 }, r#"{"offer":{"cgroup":7,"pods":2,"servers":3}}"#),
+            (
+                Message::Offer { cgroup: 7, earlier: vec![5], pods: 2, servers: 3 },
+                r#"{"offer":{"cgroup":7,"earlier":[5],"pods":2,"servers":3}}"#,
+            ),
             (Message::Pods(vec![1, u64::MAX]), r#"{"pods":[1,18446744073709551615]}"#),
             (Message::Servers, r#""servers""#),
             (Message::Taken, r#""taken""#),
@@ -106,7 +111,9 @@ mod tests {
             assert_eq!(String::from_utf8(message.encode()).unwrap(), text);
             assert_eq!(Message::decode(text.as_bytes()), Some(message));
         }
-        for text in ["", "{}", "taken", r#""gone""#, r#"{"offer":{"cgroup":7,"pods":2,"servers":3,"more":1}}"#] {
+        for text in
+            ["", "{}", "taken", r#""gone""#, r#"{"offer":{"cgroup":7,"earlier":[],"pods":2,"servers":3,"more":1}}"#]
+        {
             assert_eq!(Message::decode(text.as_bytes()), None, "{text}");
         }
     }
@@ -120,7 +127,7 @@ mod tests {
         };
         check(|_| {}, None);
         check(|other| other.version = "9.9.9".into(), None);
-        check(|other| other.protocol = 2, Some("it speaks hand-over protocol 2, not 1"));
+        check(|other| other.protocol = 3, Some("it speaks hand-over protocol 3, not 2"));
         check(|other| other.abi = 2, Some("its kernel tables are of version 2, not 1"));
         check(|other| other.node = "m".into(), Some("it runs for node m, not n"));
     }

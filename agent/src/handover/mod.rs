@@ -11,9 +11,12 @@
 //! its cgroup counts no more <------- end of file ------ ended
 //! ```
 //! Who dies, or does not answer in time:
-//! - the successor before `taken`: the other one reads the tables again and goes on (STILL is over);
-//! - the agent that runs before `leaving`: the successor is the owner at once, if that process is really gone; if it lives,
-//!   it has changed its mind, and the successor ends without having taken anything away;
+//! - the successor before `taken`: the other one reads the tables again, puts right what the successor may have changed
+//!   about its pods, and goes on (STILL is over);
+//! - the successor has not applied everything in time ([`GIVE_UP`]): it changes nothing from then on and ends, well before the
+//!   other one goes on ([`APPLY`]);
+//! - the agent that runs before `leaving`: the successor is the owner at once, if that process is really gone; if it lives
+//!   and hangs up, it has changed its mind, and the successor ends without having taken anything away;
 //! - both: connects wait and what arrives is refused, as whenever no agent runs; the next one finds the pins.
 //!
 //! What must hold: the lock is one open file, whose owner is who holds a descriptor of it: it passes with the offer, and
@@ -30,7 +33,7 @@ use std::{
     net::TcpListener,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use underpass_abi::{CgroupId, Cookie};
@@ -43,6 +46,13 @@ pub use self::predecessor::{Ask, Lending, listen};
 
 /// How long the agent that runs may take for each answer.
 const ANSWER: Duration = Duration::from_secs(20);
+/// How long a successor may take until everything is applied, from the end of the offer. After that the agent that runs goes
+/// on.
+const APPLY: Duration = Duration::from_secs(60);
+/// When the successor gives up, from before it asks: earlier than the other one goes on, whatever the offer took, by the time
+/// that a change of the kernel's tables that is under way may need to end.
+const GIVE_UP: Duration = Duration::from_secs(50);
+const _: () = assert!(GIVE_UP.as_secs() + 10 <= APPLY.as_secs() && 2 * ANSWER.as_secs() < GIVE_UP.as_secs());
 /// How long a process takes to be gone after its sockets are.
 const GONE: Duration = Duration::from_secs(2);
 
@@ -92,6 +102,9 @@ pub enum Error {
     /// The agent that runs changed its mind.
     #[error("the agent that runs goes on: it has not heard in time that everything was applied")]
     Withdrawn,
+    /// We were too slow: the agent that runs goes on.
+    #[error("not everything was applied within {} s: the agent that runs goes on", GIVE_UP.as_secs())]
+    Late,
 }
 
 /// The files of a node's agent.
@@ -173,12 +186,39 @@ pub struct Successor {
 pub struct Inherited {
     /// The agent of the node is this process from now on, or the other one still.
     pub lock: Lock,
-    /// The cgroup of the one that ran.
-    pub cgroup: CgroupId,
+    /// The one that ran, then those before it that drain still.
+    pub before: Vec<Earlier>,
+    /// The kernel's tables may be changed until then, or until [`Successor::taken`] has said that this process alone is the
+    /// agent.
+    pub until: Instant,
     /// By pod: outbound, inbound.
     pub listeners: BTreeMap<Cookie, (TcpListener, TcpListener)>,
     /// Of the admin API, readiness, metrics, in any order.
     pub servers: Vec<TcpListener>,
+}
+
+/// An agent before this one.
+#[derive(Debug)]
+pub struct Earlier {
+    /// By which the kernel knows its sockets.
+    pub cgroup: CgroupId,
+    /// Readable when it is gone.
+    pub process: OwnedFd,
+}
+
+impl Earlier {
+    /// The same, for another process.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn again(&self) -> io::Result<Self> {
+        Ok(Self { cgroup: self.cgroup, process: self.process.try_clone()? })
+    }
+
+    /// Waits until it is gone, however long it drains.
+    pub fn wait(&self) {
+        while !underpass_net::passing::is_readable(&self.process, Duration::from_secs(60)) {}
+    }
 }
 
 impl Successor {
@@ -197,17 +237,22 @@ impl Successor {
     /// # Errors
     /// Where it refuses, or does not answer.
     pub fn ask(&self) -> Result<Inherited, Error> {
+        let until = Instant::now() + GIVE_UP;
         self.say(&Message::Hello(Hello::new(&self.node)))?;
-        let (cgroup, pods, servers, lock) = match self.hear()? {
-            (Message::Offer { cgroup, pods, servers }, mut with) if with.len() == 1 => {
-                let lock = with.pop().map(Lock::from);
-                (cgroup, pods, servers, lock.ok_or_else(|| strange(&Message::Servers))?)
+        let (offer, with) = self.hear()?;
+        let (cgroup, earlier, pods, servers) = match &offer {
+            Message::Offer { cgroup, earlier, pods, servers } if with.len() == 1 + earlier.len() => {
+                (*cgroup, earlier, *pods, *servers)
             }
-            (Message::Refuse { why }, _) => return Err(Error::Refused { why }),
-            (other, _) => return Err(strange(&other)),
+            Message::Refuse { why } => return Err(Error::Refused { why: why.clone() }),
+            other => return Err(strange(other)),
         };
-        let mut inherited =
-            Inherited { lock, cgroup: CgroupId(cgroup), listeners: BTreeMap::new(), servers: Vec::new() };
+        let mut with = with.into_iter();
+        let lock = Lock::from(with.next().ok_or_else(|| strange(&offer))?);
+        let process = self.process.try_clone().map_err(wired("watch the process behind"))?;
+        let earlier = earlier.iter().zip(with).map(|(cgroup, process)| Earlier { cgroup: CgroupId(*cgroup), process });
+        let before = std::iter::once(Earlier { cgroup: CgroupId(cgroup), process }).chain(earlier).collect();
+        let mut inherited = Inherited { lock, before, until, listeners: BTreeMap::new(), servers: Vec::new() };
         while inherited.listeners.len() < pods || inherited.servers.len() < servers {
             match self.hear()? {
                 (Message::Pods(cookies), with) if with.len() == 2 * cookies.len() && !cookies.is_empty() => {
@@ -232,7 +277,9 @@ impl Successor {
     /// # Errors
     /// [`Error::Withdrawn`] where the other one lives and goes on; then this one must not.
     pub fn taken(&self) -> Result<(), Error> {
-        let said = self.say(&Message::Taken).and_then(|()| self.hear());
+        // However long it takes to leave: it does, it hangs up, or it dies. To stop waiting would leave nobody.
+        let for_ever = || self.wire.patience(Duration::ZERO).map_err(wired("set up"));
+        let said = self.say(&Message::Taken).and_then(|()| for_ever()).and_then(|()| self.hear());
         match said {
             Ok((Message::Leaving, _)) => Ok(()),
             _ if self.is_gone(GONE) => Ok(()),
@@ -240,10 +287,12 @@ impl Successor {
         }
     }
 
-    /// Waits until the other one is gone.
-    pub fn wait(&self) {
-        // The end of its process, however long it drains. What it would say meanwhile nobody needs.
-        while !self.is_gone(Duration::from_secs(60)) {}
+    /// Not everything is applied, and time is up.
+    ///
+    /// # Errors
+    /// [`Error::Late`], unless the other one is gone: then this process is the agent all the same.
+    pub fn late(&self) -> Result<(), Error> {
+        if self.is_gone(Duration::ZERO) { Ok(()) } else { Err(Error::Late) }
     }
 
     fn is_gone(&self, patience: Duration) -> bool {

@@ -15,10 +15,8 @@ use tokio::sync::{mpsc, oneshot};
 use underpass_net::passing::{Door, MOST_DESCRIPTORS, Wire};
 use underpass_ztunnel::Lent;
 
-use super::{Error, Hello, Message, Place, hear, wired};
+use super::{APPLY, Earlier, Error, Hello, Message, Place, hear, wired};
 
-/// How long a successor may take until everything is applied. After that the agent that runs goes on.
-const APPLY: Duration = Duration::from_secs(60);
 /// How long it may take to say who it is.
 const INTRODUCE: Duration = Duration::from_secs(5);
 /// Pods of one message: each has two listeners.
@@ -29,6 +27,8 @@ const PODS_PER_MESSAGE: usize = MOST_DESCRIPTORS / 2;
 pub struct Lending {
     /// The cgroup of this process.
     pub cgroup: u64,
+    /// The agents before it that drain still.
+    pub earlier: Vec<Earlier>,
     /// Who has it is the agent of the node.
     pub lock: File,
     /// The listeners of the pods.
@@ -40,8 +40,8 @@ pub struct Lending {
 /// What the node is asked.
 #[derive(Debug)]
 pub enum Ask {
-    /// Stand still and lend.
-    Lend(oneshot::Sender<Lending>),
+    /// Stand still and lend, or say why not.
+    Lend(oneshot::Sender<Result<Lending, String>>),
     /// The successor failed: go on.
     GoOn,
     /// The successor serves: accept no more, and leave.
@@ -84,15 +84,21 @@ fn serve(wire: &Wire, own: &Hello, asks: &mpsc::UnboundedSender<Ask>) -> Result<
     let (user, pid) = wire.peer().map_err(wired("look at"))?;
     let (Message::Hello(hello), _) = hear(wire)? else { return Err(Error::Answer { found: "no hello".into() }) };
     let misfit = hello.misfit(own).or_else(|| (user != 0).then(|| format!("it belongs to user {user}")));
-    if let Some(why) = misfit {
+    let refuse = |why: String| {
         tracing::warn!(pid, version = hello.version, why, "another agent is refused");
-        let refuse = Message::Refuse { why };
-        return wire.send(&refuse.encode(), &[]).map(|()| false).map_err(wired("write to"));
+        wire.send(&Message::Refuse { why }.encode(), &[]).map(|()| false).map_err(wired("write to"))
+    };
+    if let Some(why) = misfit {
+        return refuse(why);
     }
     tracing::info!(pid, version = hello.version, "another agent takes over");
     let (answer, lent) = oneshot::channel();
     let _ = asks.send(Ask::Lend(answer)); // fails only while the process ends
-    let Ok(lending) = lent.blocking_recv() else { return Ok(false) };
+    let lending = match lent.blocking_recv() {
+        Ok(Ok(lending)) => lending,
+        Ok(Err(why)) => return refuse(why),
+        Err(_) => return Ok(false), // the process ends
+    };
     let taken = lend(wire, &lending).and_then(|()| {
         wire.patience(APPLY).map_err(wired("set up"))?;
         hear(wire)
@@ -113,8 +119,14 @@ fn serve(wire: &Wire, own: &Hello, asks: &mpsc::UnboundedSender<Ask>) -> Result<
 fn lend(wire: &Wire, lending: &Lending) -> Result<(), Error> {
     let say =
         |message: &Message, with: &[BorrowedFd<'_>]| wire.send(&message.encode(), with).map_err(wired("write to"));
-    let offer = Message::Offer { cgroup: lending.cgroup, pods: lending.pods.len(), servers: lending.servers.len() };
-    say(&offer, &[lending.lock.as_fd()])?;
+    let offer = Message::Offer {
+        cgroup: lending.cgroup,
+        earlier: lending.earlier.iter().map(|agent| agent.cgroup.0).collect(),
+        pods: lending.pods.len(),
+        servers: lending.servers.len(),
+    };
+    let processes = lending.earlier.iter().map(|agent| agent.process.as_fd());
+    say(&offer, &std::iter::once(lending.lock.as_fd()).chain(processes).collect::<Vec<_>>())?;
     for pods in lending.pods.chunks(PODS_PER_MESSAGE) {
         let cookies = pods.iter().map(|pod| pod.cookie).collect();
         let with: Vec<_> = pods.iter().flat_map(|pod| [pod.outbound.as_fd(), pod.inbound.as_fd()]).collect();

@@ -53,7 +53,15 @@ fn running(place: &Place, pods: usize) -> (Lock, mpsc::UnboundedReceiver<Ask>, V
 
 fn lending(lock: &Lock, pods: usize) -> Lending {
     let pods = (0..pods).map(|n| Lent { cookie: n as u64, outbound: bound(), inbound: bound() });
-    Lending { cgroup: 7, lock: lock.again().unwrap(), pods: pods.collect(), servers: vec![bound(), bound(), bound()] }
+    let process = underpass_net::passing::process(i32::try_from(std::process::id()).unwrap()).unwrap();
+    let earlier = vec![Earlier { cgroup: CgroupId(5), process }];
+    Lending {
+        cgroup: 7,
+        earlier,
+        lock: lock.again().unwrap(),
+        pods: pods.collect(),
+        servers: vec![bound(), bound(), bound()],
+    }
 }
 
 #[test]
@@ -85,7 +93,7 @@ fn everything_passes_and_the_lock_with_it() {
         let pods: BTreeMap<_, _> =
             lent.pods.iter().map(|p| (Cookie(p.cookie), (names(&p.outbound), names(&p.inbound)))).collect();
         let servers: Vec<_> = lent.servers.iter().map(names).collect();
-        answer.send(lent).unwrap();
+        answer.send(Ok(lent)).unwrap();
         let Some(Ask::Leave(answer)) = asked.blocking_recv() else { panic!("not asked to leave") };
         drop(lock);
         answer.send(()).unwrap();
@@ -98,7 +106,10 @@ fn everything_passes_and_the_lock_with_it() {
     let got = inherited.listeners.iter().map(|(cookie, (out, inb))| (*cookie, (names(out), names(inb))));
     assert_eq!(got.collect::<BTreeMap<_, _>>(), pods);
     assert_eq!(inherited.servers.iter().map(names).collect::<Vec<_>>(), servers);
-    assert_eq!(inherited.cgroup, CgroupId(7));
+    // Everybody whose connections are not to be captured, and how to know when that is over.
+    let before: Vec<_> = inherited.before.iter().map(|agent| agent.cgroup).collect();
+    assert_eq!(before, [CgroupId(7), CgroupId(5)]);
+    assert!(inherited.until < Instant::now() + APPLY - Duration::from_secs(5));
     // The one that lent it is gone; the lock is not.
     assert!(matches!(place.claim(false), Err(Error::Runs { .. })));
     drop(inherited);
@@ -128,7 +139,7 @@ fn a_successor_that_fails_lets_the_other_go_on() {
             drop((successor, inherited));
         });
         let Some(Ask::Lend(answer)) = asked.blocking_recv() else { panic!("not asked to lend") };
-        answer.send(lending(&lock, 1)).unwrap();
+        answer.send(Ok(lending(&lock, 1))).unwrap();
         assert!(matches!(asked.blocking_recv(), Some(Ask::GoOn)));
         asking.join().unwrap();
     }
@@ -159,7 +170,43 @@ fn an_agent_that_lives_and_hangs_up_goes_on() {
     let successor = Successor { wire: near, node: "n".into(), process };
     drop(far);
     successor.taken().unwrap();
-    successor.wait();
+    successor.late().unwrap();
+}
+
+#[test]
+fn time_is_up_for_a_successor_only_while_the_other_one_lives() {
+    let (near, _far) = pair();
+    let process = underpass_net::passing::process(i32::try_from(std::process::id()).unwrap()).unwrap();
+    let successor = Successor { wire: near, node: "n".into(), process };
+    assert!(matches!(successor.late(), Err(Error::Late)));
+}
+
+#[test]
+fn an_agent_may_take_its_time_to_leave() {
+    const PATIENCE: Duration = Duration::from_millis(20);
+    let (near, far) = pair();
+    near.patience(PATIENCE).unwrap();
+    let process = underpass_net::passing::process(i32::try_from(std::process::id()).unwrap()).unwrap();
+    let successor = Successor { wire: near, node: "n".into(), process };
+    let leaving = std::thread::spawn(move || {
+        assert!(matches!(hear(&far), Ok((Message::Taken, _))));
+        std::thread::sleep(5 * PATIENCE); // so slow it is
+        far.send(&Message::Leaving.encode(), &[]).unwrap();
+    });
+    successor.taken().unwrap();
+    leaving.join().unwrap();
+}
+
+#[test]
+fn an_agent_that_cannot_lend_says_why_and_is_asked_nothing_more() {
+    let place = place();
+    let (_lock, mut asked, _) = running(&place, 0);
+    let successor = successor(&place);
+    let asking = std::thread::spawn(move || successor.ask().unwrap_err().to_string());
+    let Some(Ask::Lend(answer)) = asked.blocking_recv() else { panic!("not asked to lend") };
+    answer.send(Err("no descriptor".into())).unwrap();
+    assert_eq!(asking.join().unwrap(), "the agent that runs refuses: no descriptor");
+    assert!(asked.try_recv().is_err());
 }
 
 #[test]

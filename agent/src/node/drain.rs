@@ -27,9 +27,17 @@ pub(super) enum Drained {
 impl Node {
     /// Nothing new arrives from now on: a captured connect() waits for the next agent, or another one accepts it already.
     pub(super) async fn hold(&mut self) -> Accepting {
+        self.follow.ends();
         self.enrolling.close("the agent ends");
-        if self.follow.is_lent() || self.follow.is_following() {
-            return Accepting::Elsewhere; // what stands in the kernel is the successor's, or still the predecessor's
+        if self.follow.is_lent() {
+            return Accepting::Elsewhere; // what stands in the kernel is the successor's
+        }
+        if self.follow.is_following() {
+            // It is the predecessor's, which goes on once nobody else changes it.
+            let _ = self.pods.stand_still().await;
+            self.take_in();
+            self.follow.renounce();
+            return Accepting::Elsewhere;
         }
         let held = self.pods.hold();
         let _ = held.await; // a thread that is gone has ended the process
@@ -51,7 +59,6 @@ impl Node {
         patience: Duration,
         stop: &mut Signals,
     ) -> Result<Drained, Error> {
-        self.follow.ends();
         let open = self.ztunnel.connections().len();
         tracing::info!(open, patience_s = patience.as_secs(), "agent drains: what is captured stays captured");
         let (drained, deadline) = (self.ztunnel.drain(accepting), tokio::time::sleep(patience));

@@ -1,16 +1,22 @@
 //! One agent after the other, as the node sees it: what it took over, and what it lends. The steps are
 //! [`crate::handover`]'s; here is what they change.
 
-use std::{collections::BTreeMap, net::TcpListener, sync::mpsc as blocking};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::TcpListener,
+    sync::{Arc, mpsc as blocking},
+    time::Instant,
+};
 
 use tokio::sync::mpsc;
 use underpass_abi::{CgroupId, Cookie};
-use underpass_telemetry::admin::{Server, Unpublished};
+use underpass_telemetry::admin::{AdminError, Limits, Listener, Router, Server, Unpublished};
 use underpass_ztunnel::Accepting;
 
 use super::{Error, Node};
 use crate::{
-    handover::{self, Ask, Lending, Lock, Place, Successor},
+    handover::{self, Ask, Earlier, Lending, Lock, Place, Successor},
     preflight::Claimed,
 };
 
@@ -19,8 +25,8 @@ use crate::{
 pub(super) enum Heard {
     /// The one that ran accepts no more: this process is the agent. Or it does not let us.
     Left(Result<(), handover::Error>),
-    /// The one that ran is gone.
-    Gone,
+    /// An earlier one is gone.
+    Gone(CgroupId),
     /// Another one wants to follow us.
     Asked(Ask),
 }
@@ -42,7 +48,9 @@ enum Stage {
 #[derive(Debug)]
 pub(super) struct Follow {
     own: CgroupId,
-    before: Option<CgroupId>,
+    before: Vec<Arc<Earlier>>,
+    /// Nothing may be changed after that while the other one counts as the agent.
+    until: Option<Instant>,
     lock: Option<Lock>,
     stage: Stage,
     /// It has been asked to end.
@@ -52,6 +60,8 @@ pub(super) struct Follow {
     place: Option<Place>,
     sockets: Vec<TcpListener>,
     servers: Vec<Server>,
+    /// Served once nobody else answers there.
+    waiting: Vec<(Listener, Router)>,
     /// The name of the admin socket, which the one that ran has still.
     unpublished: Option<Unpublished>,
     sender: mpsc::UnboundedSender<Heard>,
@@ -65,29 +75,86 @@ impl Follow {
     /// `sockets`: of the servers, for whoever follows.
     pub(super) fn new(claim: Claimed, own: CgroupId, sockets: Vec<TcpListener>) -> (Self, Listeners) {
         let (sender, heard) = mpsc::unbounded_channel();
-        let (lock, before, listeners, applied, stage) = match claim {
-            Claimed::Alone(lock) => (lock, None, BTreeMap::new(), None, Stage::Owner),
+        let mut listeners = BTreeMap::new();
+        let (mut before, mut until, mut applied, mut stage) = (Vec::new(), None, None, Stage::Owner);
+        let lock = match claim {
+            Claimed::Alone(lock) => lock,
             Claimed::From(successor, inherited) => {
                 tracing::info!(pods = inherited.listeners.len(), "taking over from the agent that runs");
-                let applied = watch(successor, sender.clone());
-                (inherited.lock, Some(inherited.cgroup), inherited.listeners, Some(applied), Stage::Following)
+                applied = Some(watch(successor, inherited.until, sender.clone()));
+                before = inherited.before.into_iter().map(Arc::new).collect();
+                (until, stage, listeners) = (Some(inherited.until), Stage::Following, inherited.listeners);
+                inherited.lock
             }
         };
-        let (lock, ending, place, servers, unpublished) = (Some(lock), false, None, Vec::new(), None);
-        let follow =
-            Self { own, before, lock, stage, ending, applied, place, sockets, servers, unpublished, sender, heard };
+        let follow = Self {
+            own,
+            before,
+            until,
+            lock: Some(lock),
+            stage,
+            ending: false,
+            applied,
+            place: None,
+            sockets,
+            servers: Vec::new(),
+            waiting: Vec::new(),
+            unpublished: None,
+            sender,
+            heard,
+        };
         (follow, listeners)
+    }
+
+    /// Until when the kernel's tables may be changed; nothing: for good.
+    pub(super) fn until(&self) -> Option<Instant> {
+        self.until
     }
 
     /// The cgroups that count as the agent.
     pub(super) fn agents(&self) -> Vec<CgroupId> {
-        std::iter::once(self.own).chain(self.before).collect()
+        std::iter::once(self.own).chain(self.before.iter().map(|agent| agent.cgroup)).collect()
     }
 
-    /// These answer until another agent does; one of them is found at its place when nobody else is the agent.
-    pub(super) fn serves(&mut self, servers: Vec<Server>, unpublished: Option<Unpublished>) {
-        self.servers = servers;
-        self.unpublished = unpublished;
+    /// These answer until another agent does, and not while another one does; one of them is found at its place then.
+    ///
+    /// # Errors
+    /// Where the runtime cannot take a socket.
+    pub(super) fn serves(
+        &mut self,
+        servers: Vec<(Listener, Router)>,
+        unpublished: Option<Unpublished>,
+    ) -> Result<(), AdminError> {
+        (self.waiting, self.unpublished) = (servers, unpublished);
+        if self.stage == Stage::Owner { self.serve() } else { Ok(()) }
+    }
+
+    fn serve(&mut self) -> Result<(), AdminError> {
+        for (listener, router) in self.waiting.drain(..) {
+            self.servers.push(listener.serve(router, Limits::default())?);
+        }
+        if let Some(Err(error)) = self.unpublished.take().map(Unpublished::publish) {
+            tracing::error!(%error, "the admin socket is not at its place");
+        }
+        Ok(())
+    }
+
+    /// What a successor gets, but for the pods.
+    fn lending(&self) -> io::Result<Lending> {
+        let lock = self.lock.as_ref().ok_or(io::ErrorKind::NotFound)?.again()?;
+        let servers = self.sockets.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
+        let earlier = self.before.iter().map(|agent| agent.again()).collect::<io::Result<_>>()?;
+        Ok(Lending { cgroup: self.own.0, earlier, lock, pods: Vec::new(), servers })
+    }
+
+    /// A World that is applied makes this process ready: not where another one is the agent, nor once it ends.
+    pub(super) fn is_serving(&self) -> bool {
+        !self.ending && self.stage != Stage::Over
+    }
+
+    /// Says to the other one that this one will not be the agent, unless it has said already that it is.
+    pub(super) fn renounce(&mut self) {
+        self.applied = None;
     }
 
     /// From now on, or from when nobody else is the agent any more, others may follow.
@@ -140,22 +207,26 @@ impl Follow {
     }
 }
 
-/// Tells the other agent when everything is applied, and waits for its end, on a thread of its own.
-fn watch(successor: Successor, sender: mpsc::UnboundedSender<Heard>) -> blocking::Sender<()> {
+/// Tells the other agent when everything is applied, or gives up in time, on a thread of its own.
+fn watch(successor: Successor, until: Instant, sender: mpsc::UnboundedSender<Heard>) -> blocking::Sender<()> {
     let (applied, is_applied) = blocking::channel();
     std::thread::spawn(move || {
-        if is_applied.recv().is_err() {
-            return; // this process ends; the other one goes on
-        }
-        let left = successor.taken();
-        let over = left.is_err();
+        let left = match is_applied.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(()) => successor.taken(),
+            Err(blocking::RecvTimeoutError::Timeout) => successor.late(),
+            Err(blocking::RecvTimeoutError::Disconnected) => return, // this process ends; the other one goes on
+        };
         let _ = sender.send(Heard::Left(left)); // fails only while the process ends
-        if !over {
-            successor.wait();
-            let _ = sender.send(Heard::Gone);
-        }
     });
     applied
+}
+
+/// Waits for the end of an earlier agent, on a thread of its own.
+fn wait_for(agent: Arc<Earlier>, sender: mpsc::UnboundedSender<Heard>) {
+    std::thread::spawn(move || {
+        agent.wait();
+        let _ = sender.send(Heard::Gone(agent.cgroup)); // fails only while the process ends
+    });
 }
 
 impl Node {
@@ -164,34 +235,37 @@ impl Node {
         match heard {
             Heard::Left(left) => {
                 left?;
-                if let Some(Err(error)) = self.follow.unpublished.take().map(Unpublished::publish) {
-                    tracing::error!(%error, "the admin socket is not at its place");
-                }
-                tracing::info!("took over: the other agent accepts no more");
                 self.follow.stage = Stage::Owner;
+                if self.follow.ending {
+                    drop(self.pods.hold()); // nobody accepts any more: connects wait for the next agent
+                } else {
+                    self.pods.own();
+                }
+                self.follow.serve()?;
+                tracing::info!("took over: the other agent accepts no more");
+                for agent in &self.follow.before {
+                    wait_for(Arc::clone(agent), self.follow.sender.clone());
+                }
                 if let Some(place) = self.follow.place.take() {
                     self.follow.listen(place)?;
                 }
             }
-            Heard::Gone => {
-                tracing::info!("the agent before this one is gone");
-                self.follow.before = None;
+            Heard::Gone(cgroup) => {
+                tracing::info!(cgroup = cgroup.0, "an agent before this one is gone");
+                self.follow.before.retain(|agent| agent.cgroup != cgroup);
                 self.pods.set_agents(self.follow.agents());
             }
             Heard::Asked(Ask::Lend(answer)) => {
-                let still = self.pods.stand_still();
-                let _ = still.await; // a thread that is gone has ended the process
-                self.take_in();
-                let pods = self.ztunnel.lend().await;
-                let Some(Ok(lock)) = self.follow.lock.as_ref().map(Lock::again) else { return Ok(()) };
-                let servers = self.follow.sockets.iter().filter_map(|socket| socket.try_clone().ok()).collect();
-                self.follow.stage = Stage::Lent;
-                if let Err(lending) = answer.send(Lending { cgroup: self.follow.own.0, lock, pods, servers }) {
-                    drop(lending);
-                    self.go_on();
+                // All that can fail comes before anything stands still.
+                let lent = match self.follow.lending() {
+                    Ok(lending) => Ok(self.lend(lending).await),
+                    Err(error) => Err(format!("its lock and sockets cannot be copied: {error}")),
+                };
+                if answer.send(lent).is_err() {
+                    self.go_on().await;
                 }
             }
-            Heard::Asked(Ask::GoOn) => self.go_on(),
+            Heard::Asked(Ask::GoOn) => self.go_on().await,
             Heard::Asked(Ask::Leave(answer)) => {
                 tracing::info!("another agent has taken over");
                 self.enrolling.close("another agent has taken over");
@@ -207,16 +281,28 @@ impl Node {
         Ok(())
     }
 
+    /// Stands still, with the listeners of every pod for the successor.
+    async fn lend(&mut self, mut lending: Lending) -> Lending {
+        let still = self.pods.stand_still();
+        let _ = still.await; // a thread that is gone has ended the process
+        self.take_in();
+        self.follow.stage = Stage::Lent;
+        lending.pods = self.ztunnel.lend().await;
+        lending
+    }
+
     /// Whoever was to follow has not.
-    fn go_on(&mut self) {
+    async fn go_on(&mut self) {
         if self.follow.stage != Stage::Lent {
             return;
         }
         self.follow.stage = Stage::Owner;
-        // Asked to end meanwhile, it has stopped accepting, and the kernel is left as it is.
-        if !self.follow.ending {
+        if self.follow.ending {
+            drop(self.pods.hold()); // it has stopped accepting: what the other one put back is taken out again
+        } else {
             tracing::warn!("the other agent has not taken over: this one goes on");
-            self.pods.go_on();
+            let lent = self.ztunnel.lend().await.into_iter();
+            self.pods.go_on(lent.map(|pod| (Cookie(pod.cookie), (pod.outbound, pod.inbound))).collect());
         }
     }
 }

@@ -8,9 +8,17 @@ use super::{Pods, Result, State};
 use crate::{datapath::DataPath, tables::Tables};
 
 impl<D: DataPath> Pods<D> {
-    /// The listeners of pods that an earlier agent still serves: whoever claims the pod goes on with them.
-    pub fn inherit(&mut self, listeners: BTreeMap<Cookie, (TcpListener, TcpListener)>) {
+    /// The listeners of pods that an earlier agent still serves: whoever claims the pod goes on with them. Nothing is changed
+    /// after `until`, unless [`Self::own`] came before.
+    pub fn inherit(&mut self, listeners: BTreeMap<Cookie, (TcpListener, TcpListener)>, until: Option<Instant>) {
         self.inherited = listeners;
+        self.until = until;
+    }
+
+    /// The earlier agent changes nothing any more, now and later.
+    pub(super) fn own(&mut self) {
+        self.until = None;
+        self.look_again = Instant::now();
     }
 
     /// What an earlier agent left in the data path and nobody has claimed.
@@ -19,11 +27,13 @@ impl<D: DataPath> Pods<D> {
         self.orphans.iter().copied().collect()
     }
 
-    /// From the next turn on these cgroups count as the agent, and no others. Listeners that nobody has claimed are closed:
-    /// the earlier agent has gone.
+    /// From the next turn on these cgroups count as the agent, and no others. Where there is one alone, listeners that nobody
+    /// has claimed are closed: the earlier agents have gone.
     pub(super) fn set_agents(&mut self, agents: Vec<CgroupId>) {
+        if agents.len() <= 1 {
+            self.inherited.clear();
+        }
         self.settings.agents = agents;
-        self.inherited.clear();
         self.stale = true;
     }
 
@@ -36,11 +46,41 @@ impl<D: DataPath> Pods<D> {
         }
     }
 
-    /// After standing still: somebody else may have changed the data path.
-    pub(super) fn go_on(&mut self) -> Result<()> {
+    /// After standing still: somebody else may have changed the data path, and pods. `serving`: the listeners of the tunnel.
+    /// What is found of pods that came meanwhile is an earlier agent's, like any other.
+    pub(super) fn go_on(&mut self, mut serving: BTreeMap<Cookie, (TcpListener, TcpListener)>) -> Result<()> {
         self.there = Tables::from_ops(&self.path.contents()?);
+        let members = self.pods.values().filter_map(State::member).map(|member| member.local.cookie);
+        self.unsure = members.map(|cookie| (cookie, serving.remove(&cookie))).collect();
+        let found = self.there.mentioned().chain(self.path.pods()?);
+        self.orphans.extend(found.filter(|cookie| !self.unsure.contains_key(cookie)));
         self.stale = true;
         self.look_again = Instant::now();
         Ok(())
+    }
+
+    /// Sets up again what a successor that failed may have taken down; what fails is tried again.
+    pub(super) fn put_right(&mut self) {
+        for (cookie, serving) in std::mem::take(&mut self.unsure) {
+            if let Err(error) = self.put_one_right(cookie, serving.as_ref()) {
+                tracing::warn!(cookie = cookie.0, %error, "a pod is not as it was before the other agent");
+                self.unsure.insert(cookie, serving);
+            }
+        }
+    }
+
+    fn put_one_right(&mut self, cookie: Cookie, serving: Option<&(TcpListener, TcpListener)>) -> Result<()> {
+        let member = self.pods.values_mut().find_map(|state| match state {
+            State::Enrolled(member) | State::Releasing { member, torn: false, .. } => {
+                (member.local.cookie == cookie && member.is_alive()).then_some(member)
+            }
+            _ => None,
+        });
+        let Some(member) = member else { return Ok(()) };
+        // Before the pod is steered, as when it was enrolled.
+        let locals: Vec<_> = member.locals().collect();
+        self.path.apply(&locals)?;
+        locals.iter().for_each(|op| self.there.apply(op));
+        member.put_right(&mut self.path, self.settings.marks, serving)
     }
 }

@@ -93,15 +93,42 @@ impl Member {
             Some(inherited) => inherited,
             None => setup::listen(&self.netns, &self.device)?,
         };
-        let before = setup::prepare(&self.netns, &self.local.addresses, marks)?;
-        if !adopted {
-            self.before = before;
-        }
-        path.insert_listener(self.key(Direction::OUTBOUND), listeners.outbound.as_fd())?;
-        path.insert_listener(self.key(Direction::INBOUND), listeners.inbound.as_fd())?;
-        path.attach_pod(self.local.cookie, self.netns.as_fd())?;
+        let done = setup::prepare(&self.netns, &self.local.addresses, marks).map_err(Into::into).and_then(|before| {
+            if !adopted {
+                self.before = before;
+            }
+            self.steer(path, &listeners.outbound, &listeners.inbound)
+        });
         self.listeners = Some(listeners);
-        Ok(())
+        done
+    }
+
+    /// The same once more, where somebody else may have taken some of it away; `serving`: the listeners of the tunnel.
+    pub(super) fn put_right(
+        &mut self,
+        path: &mut impl DataPath,
+        marks: Marks,
+        serving: Option<&(TcpListener, TcpListener)>,
+    ) -> Result<()> {
+        if !self.is_announced() {
+            return self.set_up(path, marks, true);
+        }
+        setup::prepare(&self.netns, &self.local.addresses, marks)?;
+        match serving {
+            Some((outbound, inbound)) => self.steer(path, outbound, inbound),
+            None => Ok(path.attach_pod(self.local.cookie, self.netns.as_fd())?),
+        }
+    }
+
+    fn steer(&self, path: &mut impl DataPath, outbound: &TcpListener, inbound: &TcpListener) -> Result<()> {
+        path.insert_listener(self.key(Direction::OUTBOUND), outbound.as_fd())?;
+        path.insert_listener(self.key(Direction::INBOUND), inbound.as_fd())?;
+        Ok(path.attach_pod(self.local.cookie, self.netns.as_fd())?)
+    }
+
+    /// What was not announced yet, for another try.
+    pub(super) fn into_listeners(self) -> Option<(TcpListener, TcpListener)> {
+        self.listeners.map(|Listeners { outbound, inbound }| (outbound, inbound))
     }
 
     /// For the tunnel, once.

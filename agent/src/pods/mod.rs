@@ -145,6 +145,10 @@ pub struct Pods<D> {
     orphans: BTreeSet<Cookie>,
     /// Listeners that an earlier agent still serves, of pods that nobody has claimed yet.
     inherited: BTreeMap<Cookie, (TcpListener, TcpListener)>,
+    /// Nothing is changed from then on: the earlier agent may go on.
+    until: Option<Instant>,
+    /// Members that a successor which failed may have set up or taken down, with the listeners that the tunnel serves.
+    unsure: BTreeMap<Cookie, Option<(TcpListener, TcpListener)>>,
     own: Netns,
     finder: cgroup::Finder,
     sink: Sink,
@@ -178,6 +182,8 @@ impl<D: DataPath> Pods<D> {
             pods: BTreeMap::new(),
             orphans,
             inherited: BTreeMap::new(),
+            until: None,
+            unsure: BTreeMap::new(),
             sink,
             applied: None,
             problem: None,
@@ -214,10 +220,16 @@ impl<D: DataPath> Pods<D> {
 
     /// Does what is due, and says when there is more to do if nothing happens before.
     pub fn turn(&mut self, now: Instant) -> Instant {
+        if self.until.is_some_and(|until| until <= now) {
+            return now + LOOK_AGAIN;
+        }
         let looking = self.look_again <= now && (self.world.is_some() || self.leaving);
         if looking {
             self.look_again = now + LOOK_AGAIN;
             self.look_for_orphans();
+        }
+        if looking {
+            self.put_right();
         }
         let Some(world) = self.world.clone() else { return now + LOOK_AGAIN };
         let wanted = self.wanted(&world);
@@ -343,8 +355,12 @@ impl<D: DataPath> Pods<D> {
         member.inherit(self.inherited.remove(&member.local.cookie));
         match member.set_up(&mut self.path, marks, adopted) {
             Ok(()) => Ok(member),
-            // What an earlier agent set up goes on refusing what it cannot carry.
-            Err(e) if adopted => Err(e),
+            // What an earlier agent set up goes on refusing what it cannot carry; the next try has the same listeners.
+            Err(e) if adopted => {
+                let cookie = member.local.cookie;
+                self.inherited.extend(member.into_listeners().map(|listeners| (cookie, listeners)));
+                Err(e)
+            }
             Err(e) => {
                 if let Err(error) = member.take_down(&mut self.path, marks) {
                     tracing::warn!(pod = %member.name, %error, "what was set up could not be taken back");

@@ -2,7 +2,9 @@
 //! told something, a pod's addresses change, a pod's cgroup becomes empty, or something is due.
 
 use std::{
+    collections::BTreeMap,
     io::{self, Read, Write},
+    net::TcpListener,
     os::{fd::AsFd, unix::net::UnixStream},
     sync::{Arc, mpsc},
     thread::JoinHandle,
@@ -11,11 +13,14 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::oneshot;
-use underpass_abi::CgroupId;
+use underpass_abi::{CgroupId, Cookie};
 use underpass_core::World;
 
 use super::{LOOK_AGAIN, Meter, PodStatus, Pods, State};
 use crate::datapath::DataPath;
+
+/// By pod: outbound, inbound.
+type Listeners = BTreeMap<Cookie, (TcpListener, TcpListener)>;
 
 #[derive(Debug)]
 enum Command {
@@ -25,7 +30,8 @@ enum Command {
     ReleaseAll(mpsc::Sender<bool>, Instant),
     Hold(oneshot::Sender<()>),
     Still(oneshot::Sender<()>),
-    GoOn,
+    GoOn(Listeners),
+    Own,
     Agents(Vec<CgroupId>),
 }
 
@@ -104,9 +110,14 @@ impl Handle {
         still
     }
 
-    /// Whoever was to take over has not.
-    pub fn go_on(&self) {
-        self.send(Command::GoOn);
+    /// Whoever was to take over has not; these listeners the tunnel serves.
+    pub fn go_on(&self, serving: Listeners) {
+        self.send(Command::GoOn(serving));
+    }
+
+    /// The earlier agent changes nothing any more.
+    pub fn own(&self) {
+        self.send(Command::Own);
     }
 
     /// From now on these cgroups count as the agent, and no others.
@@ -156,11 +167,12 @@ impl<D: DataPath> Pods<D> {
                         still = true;
                         let _ = done.send(());
                     }
-                    Ok(Command::GoOn) => match self.go_on() {
+                    Ok(Command::GoOn(serving)) => match self.go_on(serving) {
                         Ok(()) => still = false,
                         // The next one finds everything pinned.
                         Err(error) => panic!("the data path cannot be read again: {error}"),
                     },
+                    Ok(Command::Own) => self.own(),
                     Ok(Command::Agents(agents)) => self.set_agents(agents),
                     Err(mpsc::TryRecvError::Empty) => break,
                     Err(mpsc::TryRecvError::Disconnected) => return,

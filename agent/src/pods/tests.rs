@@ -117,6 +117,38 @@ fn what_the_world_says_about_this_node() {
     assert_eq!(says, expected.map(|(uid, wanted)| (Uid::from(uid), wanted)).into());
 }
 
+#[test]
+fn a_successor_changes_nothing_once_its_time_is_up() {
+    let now = Instant::now();
+    let mut bench = bench(InMemory::new(Marks::DEFAULT), now);
+    bench.pods.inherit(BTreeMap::new(), Some(now + Duration::from_secs(1)));
+    bench.pods.set_world(objects([ambient("default/a", "10.0.0.1", "")]));
+    bench.pods.turn(now);
+    assert_eq!(sizes(&bench.path), [1, 0, 1]);
+    bench.pods.set_world(objects([]));
+    bench.pods.turn(now + Duration::from_secs(1));
+    assert_eq!(sizes(&bench.path), [1, 0, 1]);
+    // The other one has left: there is no limit any more.
+    bench.pods.own();
+    bench.pods.turn(now + Duration::from_secs(2));
+    assert_eq!(sizes(&bench.path), [0, 0, 1]);
+}
+
+#[test]
+fn what_a_failed_successor_left_is_found_after_standing_still() {
+    let now = Instant::now();
+    let mut bench = bench(InMemory::new(Marks::DEFAULT), now);
+    bench.pods.set_world(objects([]));
+    bench.pods.turn(now);
+    assert!(bench.pods.is_empty());
+    leftover(&mut bench.path, Cookie(u64::MAX));
+    bench.path.apply(&[Op::SetAgent(CgroupId(99))]).expect("room");
+    bench.pods.go_on(BTreeMap::new()).expect("read");
+    assert_eq!(bench.pods.unclaimed(), [Cookie(u64::MAX)]);
+    bench.pods.turn(Instant::now());
+    assert_eq!(sizes(&bench.path), [0, 0, 1], "the dead pod and the successor's cgroup");
+}
+
 /// What an agent that was killed leaves of a pod: here, of a namespace in which nothing lives.
 fn leftover(path: &mut InMemory, cookie: Cookie) {
     let pod = Pod { v4: Address::UNSPECIFIED, v6: Address::UNSPECIFIED, phase: Phase::ENROLLED };
