@@ -386,7 +386,8 @@ fn successors_that_die(lab: &Lab) -> Result<()> {
 
 /// Cut short by the end of an agent, or, from elsewhere, refused while there is none.
 fn is_cut(what: &str) -> bool {
-    let cut = ["ECONNRESET", "EPIPE", "end of file", "ECONNREFUSED"];
+    // ENOTCONN: reset between the answer and the question who gave it.
+    let cut = ["ECONNRESET", "EPIPE", "end of file", "ECONNREFUSED", "ENOTCONN"];
     cut.iter().any(|allowed| what.contains(allowed))
 }
 
