@@ -21,6 +21,7 @@ mod plan;
 mod run;
 mod setup;
 mod state;
+mod status;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -42,6 +43,7 @@ pub use error::{Error, Result};
 pub use meter::{FAMILIES, Meter};
 pub use plan::{Action, Actual, Uid, Wanted, plan};
 pub use run::{Handle, spawn};
+pub use status::PodStatus;
 
 use crate::{
     datapath::{self, DataPath},
@@ -111,21 +113,6 @@ pub enum Event {
     },
     /// The data path decides by this World now.
     Applied(Version),
-}
-
-/// How a pod stands, for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PodStatus {
-    /// namespace/name; the uid where the World knows it no longer.
-    pub name: String,
-    /// metadata.uid.
-    pub uid: Uid,
-    /// Its network namespace, once it was found.
-    pub cookie: Option<Cookie>,
-    /// `waiting`, `enrolled` or `releasing`.
-    pub state: &'static str,
-    /// Why it does not get on.
-    pub problem: Option<String>,
 }
 
 /// Who is told.
@@ -251,37 +238,6 @@ impl<D: DataPath> Pods<D> {
             }
         }
         now + FIRST_PAUSE
-    }
-
-    /// Every pod that there is something to say about.
-    #[must_use]
-    pub fn status(&self) -> Vec<PodStatus> {
-        let of = |(uid, state): (&Uid, &State)| {
-            let (text, problem) = match state {
-                State::Waiting { problem, .. } => ("waiting", Some(problem.clone())),
-                State::Enrolled(member) if member.is_announced() => ("enrolled", None),
-                State::Enrolled(_) => ("enrolled", self.problem.clone()),
-                State::Releasing { problem, .. } => ("releasing", problem.clone()),
-            };
-            let member = state.member();
-            let name = member.map(|member| member.name.to_string());
-            let name = name.or_else(|| self.workload(uid).map(|w| w.name.to_string()));
-            let cookie = member.map(|member| member.local.cookie);
-            PodStatus {
-                name: name.unwrap_or_else(|| uid.to_string()),
-                uid: Arc::clone(uid),
-                cookie,
-                state: text,
-                problem,
-            }
-        };
-        self.pods.iter().map(of).collect()
-    }
-
-    /// Why the data path is not as the World wants it.
-    #[must_use]
-    pub fn problem(&self) -> Option<&str> {
-        self.problem.as_deref()
     }
 
     fn workload(&self, uid: &str) -> Option<&Arc<Workload>> {
