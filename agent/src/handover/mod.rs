@@ -13,8 +13,8 @@
 //! Who dies, or does not answer in time:
 //! - the successor before `taken`: the other one reads the tables again, puts right what the successor may have changed
 //!   about its pods, and goes on (STILL is over);
-//! - the successor has not applied everything in time ([`GIVE_UP`]): it changes nothing from then on and ends, well before the
-//!   other one goes on ([`APPLY`]);
+//! - the successor has not applied everything in time (`GIVE_UP`): it changes nothing from then on and ends, well before the
+//!   other one goes on (`APPLY`);
 //! - the agent that runs before `leaving`: the successor is the owner at once, if that process is really gone; if it lives
 //!   and hangs up, it has changed its mind, and the successor ends without having taken anything away;
 //! - both: connects wait and what arrives is refused, as whenever no agent runs; the next one finds the pins.

@@ -9,7 +9,7 @@ use crate::{datapath::DataPath, tables::Tables};
 
 impl<D: DataPath> Pods<D> {
     /// The listeners of pods that an earlier agent still serves: whoever claims the pod goes on with them. Nothing is changed
-    /// after `until`, unless [`Self::own`] came before.
+    /// after `until`, unless `own` came before.
     pub fn inherit(&mut self, listeners: BTreeMap<Cookie, (TcpListener, TcpListener)>, until: Option<Instant>) {
         self.inherited = listeners;
         self.until = until;
