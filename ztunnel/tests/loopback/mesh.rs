@@ -169,16 +169,26 @@ impl Mesh {
 
     /// Lines of the log that have these fields, once there are `n`.
     pub(crate) async fn lines(&self, n: usize, fields: &[(&str, &str)]) -> Vec<Value> {
+        let found = self.at_least(n, fields).await;
+        assert_eq!(found.len(), n, "{fields:?}: {found:?}");
+        found
+    }
+
+    async fn at_least(&self, n: usize, fields: &[(&str, &str)]) -> Vec<Value> {
         loop {
             let text = std::fs::read_to_string(&self.log).unwrap_or_default();
             let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
             let found: Vec<_> = lines.filter(|line| fields.iter().all(|(k, v)| line[*k] == **v)).collect();
             if found.len() >= n {
-                assert_eq!(found.len(), n, "{fields:?}: {text}");
                 return found;
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
+    }
+
+    /// The first line that has these fields, of however many.
+    pub(crate) async fn first(&self, fields: &[(&str, &str)]) -> Value {
+        self.at_least(1, fields).await.remove(0)
     }
 
     /// The one line that has these fields.
