@@ -74,14 +74,14 @@ const fn is_refusal(counter: Counter) -> bool {
     use Counter::{
         AcceptBound, AcceptNotBound, ConnectAgent, ConnectBoundDevice, ConnectCaptured, ConnectLeave, ConnectLocal,
         ConnectNoMark, ConnectNoStorage, ConnectRefused, CreateMptcp, CreateNoStorage, GuardDenied, GuardDevice,
-        GuardNoListener, GuardRaw, GuardUndecided, RetransmitUnanswered, SteerAttested, SteerInbound, SteerNoListener,
-        SteerOutbound, SteerStranger, SynAttested, SynNoConnect, SynNotAttested, SynRewritten, SynSource,
+        GuardNoListener, GuardRaw, GuardUndecided, SteerAttested, SteerInbound, SteerNoListener, SteerOutbound,
+        SteerStranger, SynAttested, SynNoConnect, SynNotAttested, SynRewritten, SynSource,
     };
     match counter {
         ConnectLocal | ConnectLeave | ConnectCaptured | ConnectAgent | SynAttested | AcceptBound | AcceptNotBound
         | SteerAttested | SteerOutbound | SteerInbound => false,
         CreateMptcp | CreateNoStorage | ConnectRefused | ConnectBoundDevice | ConnectNoStorage | ConnectNoMark
         | SynRewritten | SynSource | SynNoConnect | SynNotAttested | SteerStranger | SteerNoListener | GuardDevice
-        | GuardDenied | GuardNoListener | GuardUndecided | GuardRaw | RetransmitUnanswered => true,
+        | GuardDenied | GuardNoListener | GuardUndecided | GuardRaw => true,
     }
 }

@@ -15,7 +15,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use underpass_abi::Op;
 use underpass_tests::{
@@ -26,14 +26,13 @@ use underpass_tests::{
         socket::{self, Dial, Dialed, Opt, Who},
     },
     mesh::Mesh,
-    testbed::{Actor, Capture, Exit, Lab, Program, netns, wait::wait_until},
+    testbed::{Actor, Capture, Exit, Lab, Program, wait::wait_until},
 };
 
 use support::{BRIEFLY, Counts, PORT, WORLD, Way, any, counted, ensure_hidden, ensure_tunnelled, mesh, tables};
 
 underpass_tests::scenarios! {
     killed,
-    killed_long_ago,
     asked_to_end,
     an_agent_that_cannot_start_changes_nothing,
     restarts_under_load,
@@ -129,18 +128,19 @@ fn without_an_agent(lab: &Lab, end: fn(&mut Mesh) -> Result<()>) -> Result<()> {
     let wire = mesh.bed.capture_wire("node-1")?;
     let outgoing = open_all(&mesh, "mesh/a", "mesh/b", &mut far, far_listener, 9000)?;
     let incoming = open_all(&mesh, "mesh/b", "mesh/a", &mut near, near_listener, 9000)?;
+    let foreign = open_all(&mesh, "out/o1", "mesh/a", &mut near, near_listener, 9000)?;
     let (before, counts) = (kept(&mesh, "node-1")?, Counts::read(&mesh, "node-1")?);
 
     end(&mut mesh)?;
     ensure!(kept(&mesh, "node-1")? == before, "an agent that ends takes away what it made");
     // What was open has an end, at both ends, and what is still written to it goes nowhere.
     for Open { mut client, out, accepted } in outgoing {
-        ended(&mut client, out).context("outgoing, here")?;
-        ended(&mut far, accepted).context("outgoing, there")?;
+        reset(&mut client, out).context("outgoing, here")?;
+        reset(&mut far, accepted).context("outgoing, there")?;
     }
-    for Open { mut client, out, accepted } in incoming {
-        ended(&mut near, accepted).context("incoming, here")?;
-        ended(&mut client, out).context("incoming, there")?;
+    for Open { mut client, out, accepted } in incoming.into_iter().chain(foreign) {
+        reset(&mut near, accepted).context("incoming, here")?;
+        reset(&mut client, out).context("incoming, there")?;
     }
     // New connections wait, without an error and without a packet.
     let waiting = begin_all(&mesh, "mesh/a", "mesh/b", "WAITED")?;
@@ -184,46 +184,14 @@ fn without_an_agent(lab: &Lab, end: fn(&mut Mesh) -> Result<()>) -> Result<()> {
     Ok(())
 }
 
-/// A connection that is written to when nothing in the kernel remembers its tunnel: what says no then belongs to no socket, and
-/// to IPv4 may not come from another pod's address. The application learns of it all the same, while no agent runs.
-fn killed_long_ago(lab: &Lab) -> Result<()> {
-    let mut mesh = mesh(lab)?;
-    let (mut far, mut near) = (Sockets::start(&mesh.bed.app("mesh/b")?)?, Sockets::start(&mesh.bed.app("mesh/a")?)?);
-    let (far_listener, near_listener) = (far.listen(any(9000))?, near.listen(any(9000))?);
-    let wire = mesh.bed.capture_wire("node-1")?;
-    let outgoing = open_all(&mesh, "mesh/a", "mesh/b", &mut far, far_listener, 9000)?;
-    let incoming = open_all(&mesh, "mesh/b", "mesh/a", &mut near, near_listener, 9000)?;
-    let counts = Counts::read(&mesh, "node-1")?;
-    // A minute, where nobody changed it.
-    mesh.bed.app("mesh/a")?.act(|(): ()| netns::set("ipv4/tcp_fin_timeout", "1"), ())?;
-    mesh.kill("node-1")?;
-    wait_until("the kernel to forget the tunnel's ends", || mesh.bed.app("mesh/a")?.act(has_forgotten, ()))?;
-    for Open { mut client, out, .. } in outgoing {
-        ended(&mut client, out).context("outgoing")?;
-    }
-    for Open { accepted, .. } in incoming {
-        ended(&mut near, accepted).context("incoming")?;
-    }
-    // Two of the three ways, there and back, are IPv4.
-    let seen = counts.since(&mesh, "node-1")?;
-    ensure!(seen.of("retransmit:unanswered") >= 4, "{seen:?}");
-    ensure_hidden(&mesh, &wire, "mesh/a", "mesh/b", "OPEN-AFTER")
-}
-
-/// Nobody is left in this namespace who waits for the other side's end (FIN_WAIT1, FIN_WAIT2: net/tcp_states.h).
-fn has_forgotten((): ()) -> Result<bool> {
-    let state = |line: &str| line.split_ascii_whitespace().nth(3).map(str::to_owned);
-    let waits = |text: String| text.lines().any(|line| matches!(state(line).as_deref(), Some("04" | "05")));
-    Ok(!waits(fs::read_to_string("/proc/self/net/tcp")?) && !waits(fs::read_to_string("/proc/self/net/tcp6")?))
-}
-
-/// A connection whose tunnel is gone: reading gives its end or an error, writing gives an error sooner or later.
-fn ended(sockets: &mut Sockets, id: Id) -> Result<()> {
+/// A connection whose tunnel is gone is reset: an end of stream would tell its application that it has heard everything.
+fn reset(sockets: &mut Sockets, id: Id) -> Result<()> {
     match sockets.receive(id, 1)? {
-        Ok(bytes) => ensure!(bytes.is_empty(), "{bytes:?}"),
+        Ok(bytes) => bail!("it came to an end, with {bytes:?}"),
         Err(failure) => ensure!(failure.errno == libc::ECONNRESET, "{failure}"),
     }
-    wait_until("an error when writing", || Ok(sockets.send(id, b"OPEN-AFTER")?.is_err()))
+    ensure!(sockets.send(id, b"OPEN-AFTER")?.is_err(), "it takes what is written");
+    Ok(())
 }
 
 /// What is pinned goes on holding, and an agent that finds that it cannot start leaves it as it is.
@@ -535,6 +503,11 @@ fn a_sandbox_ends(lab: &Lab) -> Result<()> {
     wait_until("the kernel to know it no longer", || Ok(mentions(&mesh, "node-1", gone)?.is_empty()))?;
     wait_until("the namespace to end", || Ok(!devices()?.contains(&format!(" {device}@"))))?;
     ensure!(mentions(&mesh, "node-1", stays)? == other, "the neighbour's: {:?}", mentions(&mesh, "node-1", stays)?);
+    // By whoever was first: the application, which was killed and whose kernel then says FIN, or the tunnel.
+    let ended = |sockets: &mut Sockets, id| match sockets.receive(id, 1)? {
+        Ok(bytes) => Ok(ensure!(bytes.is_empty(), "{bytes:?}")),
+        Err(failure) => Ok(ensure!(failure.errno == libc::ECONNRESET, "{failure}")),
+    };
     for Open { accepted, .. } in outgoing {
         ended(&mut far, accepted)?;
     }

@@ -241,7 +241,7 @@ fn measure(netns: &Netns, to: SocketAddr) -> Result<[f64; 2]> {
         let begin = Instant::now();
         let opened = socket::to_application(netns, [192, 0, 2, 7].into(), to, Marks::DEFAULT.inbound())?;
         let took = begin.elapsed().as_secs_f64() * 1e6;
-        socket::reset_on_close(&opened);
+        socket::reset_on_close(&opened, true);
         Ok(took)
     });
     Ok([enter, median(connect.collect::<Result<_>>()?)])

@@ -1,7 +1,6 @@
 //! Connections made inside a pod: to its application, with the client's address as source, and to others as the pod.
 
 use std::{
-    cell::Cell,
     io,
     net::{IpAddr, SocketAddr, TcpStream as Opening},
     ops::Deref,
@@ -20,24 +19,26 @@ use crate::{
     worker::{Served, Worker},
 };
 
-/// A connection that is reset when it is dropped, unless it has come to its end in order: whatever ends the task that
-/// carries it, the other end must not take it for an orderly end of stream.
+/// A connection that is reset when it is closed, unless it has come to its end in order: whatever closes it, the end of the
+/// process among them, the other end must not take it for an orderly end of stream.
 #[derive(Debug)]
 pub(crate) struct Carried {
     socket: Rc<TcpStream>,
-    in_order: Cell<bool>,
     /// What it counts for.
     _place: Held,
 }
 
 impl Carried {
     pub(crate) fn new(Accepted { socket, place }: Accepted) -> Self {
-        Self { socket: Rc::new(socket), in_order: Cell::new(false), _place: place }
+        socket::reset_on_close(&socket, true);
+        Self { socket: Rc::new(socket), _place: place }
     }
 
     /// It ended for this reason.
     pub(crate) fn ended(&self, reason: &Reason) {
-        self.in_order.set(*reason == Reason::Finished);
+        if *reason == Reason::Finished {
+            socket::reset_on_close(&*self.socket, false);
+        }
     }
 }
 
@@ -45,14 +46,6 @@ impl Deref for Carried {
     type Target = Rc<TcpStream>;
     fn deref(&self) -> &Rc<TcpStream> {
         &self.socket
-    }
-}
-
-impl Drop for Carried {
-    fn drop(&mut self) {
-        if !self.in_order.get() {
-            socket::reset_on_close(&*self.socket);
-        }
     }
 }
 

@@ -29,6 +29,3 @@ pub const EXTENSION_HEADERS: u32 = 6;
 /// In the instructions of the program that steers one pod, in the place of the pod's cookie. No half of it occurs in the
 /// program otherwise, which the loader checks.
 pub const TEMPLATE: u64 = 0x5eed_c0de_1e55_f00d;
-/// Retransmissions in a row that nobody answers, over lo: about three seconds, the first after 200 ms and each after twice the
-/// time of the one before.
-pub const RETRANSMISSIONS: u32 = 3;

@@ -17,7 +17,7 @@ macro_rules! counters {
             /// Every counter, in the order of its slots.
             pub const ALL: &[Self] = &[$(Self::$name,)+];
 
-            /// Where it is counted: `create`, `connect`, `syn`, `accept`, `steer`, `guard` or `retransmit`.
+            /// Where it is counted: `create`, `connect`, `syn`, `accept`, `steer` or `guard`.
             #[must_use]
             pub const fn hook(self) -> &'static str {
                 match self { $(Self::$name => $hook,)+ }
@@ -93,8 +93,6 @@ counters! {
     GuardUndecided = "guard", "undecided";
     /// Dropped: a raw packet of a pod that could open a TCP connection.
     GuardRaw = "guard", "raw";
-    /// A captured connection is about to end: nobody answers at its other end, which the tunnel's death has left.
-    RetransmitUnanswered = "retransmit", "unanswered";
 }
 
 impl Counter {

@@ -15,8 +15,8 @@ use crate::maps::{Kernel, count, field, flow, marks, set_option, words};
 
 const REFUSE: i32 = 0; // EPERM
 const GO_ON: i32 = 1;
-/// SO_MARK of SOL_SOCKET (asm-generic/socket.h).
-const SO_MARK: (i32, i32) = (1, 36);
+/// SO_MARK (asm-generic/socket.h).
+const SO_MARK: i32 = 36;
 
 /// Stamps what could send a SYN without connect(). With the stamp, `guard` knows the pod whatever cgroup sends.
 #[cgroup_sock(sock_create)]

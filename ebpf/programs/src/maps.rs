@@ -143,14 +143,15 @@ pub(crate) unsafe fn flow(sk: *mut c_void, create: bool) -> Option<&'static mut 
     }
 }
 
-/// Sets an option on the socket of a context.
+/// Sets an option of level SOL_SOCKET on the socket of a context.
 ///
 /// # Safety
 /// `context` is that of a program that may set socket options.
 #[inline(always)]
-pub(crate) unsafe fn set_option(context: *mut c_void, (level, name): (i32, i32), mut value: u32) -> bool {
+pub(crate) unsafe fn set_option(context: *mut c_void, name: i32, mut value: u32) -> bool {
+    const SOL_SOCKET: i32 = 1;
     // SAFETY: as the caller says; the value lives for the call and has the size that is named.
-    unsafe { bpf_setsockopt(context, level, name, (&raw mut value).cast(), 4) == 0 }
+    unsafe { bpf_setsockopt(context, SOL_SOCKET, name, (&raw mut value).cast(), 4) == 0 }
 }
 
 /// Counts.

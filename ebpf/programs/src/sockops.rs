@@ -1,17 +1,17 @@
-//! sock_ops: just before the SYN, at accept, at retransmissions and at close.
+//! sock_ops: just before the SYN, at accept and at close.
 
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTO_CB, BPF_SOCK_OPS_RTO_CB_FLAG, BPF_SOCK_OPS_STATE_CB,
-        BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+        BPF_SOCK_OPS_TCP_CONNECT_CB,
     },
     helpers::bpf_get_netns_cookie,
     macros::sock_ops,
     programs::SockOpsContext,
 };
 use underpass_abi::{
-    Cookie, Counter, Kind, Port, Tuple,
+    Cookie, Counter, Port, Tuple,
     addr::Ends,
     decide::tcp::{self, BeforeSyn, Opening},
     flow::{LOOPBACK_INTERFACE, STATE_CLOSE},
@@ -19,10 +19,8 @@ use underpass_abi::{
 
 use crate::maps::{Kernel, attest, count, field, flow, forget, marks, set_option, words};
 
-/// SO_BINDTOIFINDEX of SOL_SOCKET (asm-generic/socket.h).
-const SO_BINDTOIFINDEX: (i32, i32) = (1, 62);
-/// TCP_USER_TIMEOUT of IPPROTO_TCP (linux/tcp.h), in milliseconds.
-const TCP_USER_TIMEOUT: (i32, i32) = (6, 18);
+/// SO_BINDTOIFINDEX (asm-generic/socket.h).
+const SO_BINDTOIFINDEX: i32 = 62;
 
 /// What TCP does with a socket.
 #[sock_ops]
@@ -30,7 +28,6 @@ pub(crate) fn on_tcp(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => before_syn(&ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(&ctx),
-        BPF_SOCK_OPS_RTO_CB => retransmits(&ctx),
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == STATE_CLOSE => closed(&ctx),
         _ => {}
     }
@@ -78,10 +75,6 @@ fn before_syn(ctx: &SockOpsContext) {
         (sk, flow(sk.cast(), false).map(|flow| *flow))
     };
     match tcp::before_syn(&Kernel, &Opening { pod: pod(ctx), tuple: tuple(ctx), flow: known }) {
-        // Without the flag the kernel's own patience holds.
-        BeforeSyn::Go if known.is_some_and(|flow| flow.kind == Kind::CAPTURED) => {
-            tell(ctx, BPF_SOCK_OPS_RTO_CB_FLAG);
-        }
         BeforeSyn::Go => {}
         BeforeSyn::Deny(denied, counter) => {
             count(counter);
@@ -92,32 +85,10 @@ fn before_syn(ctx: &SockOpsContext) {
         }
         BeforeSyn::Attest(tuple, attestation) => {
             // Without the flag its end would not be seen, and the attestation would stay.
-            let attested = tell(ctx, BPF_SOCK_OPS_STATE_CB_FLAG) && attest(&tuple, &attestation);
+            let told = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32).is_ok();
+            let attested = told && attest(&tuple, &attestation);
             count(if attested { Counter::SynAttested } else { Counter::SynNotAttested });
         }
-    }
-}
-
-/// From now on this is called for the socket; false where it is not.
-#[inline(always)]
-fn tell(ctx: &SockOpsContext, flag: u32) -> bool {
-    ctx.set_cb_flags((ctx.cb_flags() | flag) as i32).is_ok()
-}
-
-/// An ETIMEDOUT for the application at the next retransmission, which follows at once.
-#[inline(always)]
-fn retransmits(ctx: &SockOpsContext) {
-    // SAFETY: the context's socket, null or valid while the program runs, and a field of the context.
-    let (known, state) = unsafe { (flow((*ctx.ops).__bindgen_anon_2.sk.cast(), false), field!(ctx.ops, state)) };
-    let Some(known) = known else {
-        return;
-    };
-    let Some(counter) = tcp::retransmits(known.kind, state, ctx.arg(0)) else {
-        return;
-    };
-    // SAFETY: sock_ops may set options.
-    if unsafe { set_option(ctx.as_ptr(), TCP_USER_TIMEOUT, 1) } {
-        count(counter);
     }
 }
 
@@ -151,6 +122,5 @@ fn accepted(ctx: &SockOpsContext) {
         }
         set_option(ctx.as_ptr(), SO_BINDTOIFINDEX, LOOPBACK_INTERFACE)
     };
-    tell(ctx, BPF_SOCK_OPS_RTO_CB_FLAG);
     count(if done { Counter::AcceptBound } else { Counter::AcceptNotBound });
 }

@@ -6,7 +6,7 @@
 
 use std::{
     io::{self, ErrorKind},
-    net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -212,20 +212,11 @@ pub fn shutdown_write(socket: &impl AsFd) -> io::Result<()> {
     Ok(nix::sys::socket::shutdown(socket.as_fd().as_raw_fd(), nix::sys::socket::Shutdown::Write)?)
 }
 
-/// From now on closing this socket sends RST, and what is queued is dropped.
-pub fn reset_on_close(socket: &impl AsFd) {
+/// Whether closing this socket sends RST, and drops what is queued; the kernel closes those of a process that was killed.
+/// Otherwise, as at first, it sends FIN.
+pub fn reset_on_close(socket: &impl AsFd, reset: bool) {
     // SO_LINGER with a timeout of zero (socket(7)). It fails for what is no TCP socket, and then nobody waits for a RST.
-    let _ = setsockopt(socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
-}
-
-/// shutdown(2): `Write` sends FIN.
-pub fn shutdown(socket: &impl AsFd, how: Shutdown) -> io::Result<()> {
-    let how = match how {
-        Shutdown::Read => nix::sys::socket::Shutdown::Read,
-        Shutdown::Write => nix::sys::socket::Shutdown::Write,
-        Shutdown::Both => nix::sys::socket::Shutdown::Both,
-    };
-    Ok(nix::sys::socket::shutdown(socket.as_fd().as_raw_fd(), how)?)
+    let _ = setsockopt(socket, sockopt::Linger, &libc::linger { l_onoff: reset.into(), l_linger: 0 });
 }
 
 /// The error that waits on a socket, which it forgets.
@@ -313,11 +304,8 @@ mod tests {
             let (mut accepted, from) = server.accept().expect("accepted");
             assert_eq!(peer(&accepted).expect("peer"), from);
             assert_eq!(original_destination(&accepted).expect("name"), target);
-            if reset {
-                reset_on_close(&client);
-            } else {
-                shutdown(&client, Shutdown::Write).expect("FIN");
-            }
+            reset_on_close(&client, true);
+            reset_on_close(&client, reset);
             drop(client);
             let read = accepted.read(&mut [0; 1]);
             assert_eq!(read.as_ref().is_err_and(|e| e.kind() == ErrorKind::ConnectionReset), reset, "{read:?}");
@@ -331,7 +319,7 @@ mod tests {
         let client = from_pod(&netns, target.ip(), target).expect("begun");
         let (accepted, _) = server.accept().expect("accepted");
         (&client).write_all(b"x").expect("sent");
-        reset_on_close(&accepted);
+        reset_on_close(&accepted, true);
         drop(accepted);
         let e = pending_error(&client).expect("asked").expect("reset");
         assert_eq!(e.kind(), ErrorKind::ConnectionReset);

@@ -262,7 +262,7 @@ fn plaintext_ends_as_it_ends() {
             }
             let reason = if client_resets { "client_reset" } else { "server_reset" };
             let (resets, mut other) = if client_resets { (client, server) } else { (server, client) };
-            reset_on_close(&resets);
+            reset_on_close(&resets, true);
             drop(resets);
             mesh.line(&[IN, ("reason", reason)]).await;
             if stalled || !client_resets {

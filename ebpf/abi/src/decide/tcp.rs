@@ -1,4 +1,4 @@
-//! Just before the SYN, at accept, at retransmissions and at close: the decision meets the addresses that the connection really has.
+//! Just before the SYN, at accept and at close: the decision meets the addresses that the connection really has.
 //!
 //! At TCP_CONNECT_CB source, destination and both ports are final. The return value of that hook is ignored by the kernel,
 //! so a connection that is found wrong here is marked as denied and [`super::egress`] drops its packets; its connect()
@@ -6,8 +6,7 @@
 
 use super::{Tables, is_local, is_pod_address};
 use crate::addr::Cookie;
-use crate::flow::{Flow, Kind, Marks, STATE_SYN_SENT};
-use crate::limits::RETRANSMISSIONS;
+use crate::flow::{Flow, Kind, Marks};
 use crate::maps::{Attestation, Phase, Tuple};
 use crate::report::Counter;
 
@@ -118,17 +117,4 @@ pub fn closed(kind: Kind, tuple: &Tuple) -> Option<Tuple> {
 #[inline(always)]
 pub fn accepted(tables: &impl Tables, marks: Marks, pod: Cookie, mark: u32) -> Option<Flow> {
     (mark & marks.inbound() != 0 && tables.phase(pod).is_some()).then_some(Flow::bare(pod, Kind::CAPTURED))
-}
-
-/// Is this connection about to end, because its retransmissions are not answered? A captured connection has both of its ends in
-/// the pod, joined by lo, where nothing is lost and the kernel answers whatever the tunnel does. Who does not answer there died
-/// with the agent: a packet for it belongs to no socket, and the kernel sends no RST over IPv4 from an address that is
-/// another's. A SYN is none of these: it waits for the next agent.
-///
-/// `unanswered`: how many were sent in a row before this one.
-#[inline(always)]
-#[must_use]
-pub fn retransmits(kind: Kind, state: u32, unanswered: u32) -> Option<Counter> {
-    (kind == Kind::CAPTURED && state != STATE_SYN_SENT && unanswered >= RETRANSMISSIONS)
-        .then_some(Counter::RetransmitUnanswered)
 }

@@ -337,25 +337,6 @@ mod before_syn {
         assert_eq!(tables.accepted(POD, 0), None);
         assert_eq!(tables.accepted(STRANGER, 0x0200_0000), None);
     }
-
-    #[test]
-    fn what_is_captured_and_not_answered_ends() {
-        let check = |kind, state, unanswered, ends: bool| {
-            let expected = ends.then_some(Counter::RetransmitUnanswered);
-            assert_eq!(
-                super::super::tcp::retransmits(kind, state, unanswered),
-                expected,
-                "{kind:?} {state} {unanswered}"
-            );
-        };
-        check(Kind::CAPTURED, STATE_ESTABLISHED, crate::limits::RETRANSMISSIONS, true);
-        check(Kind::CAPTURED, STATE_ESTABLISHED, u32::MAX, true);
-        check(Kind::CAPTURED, STATE_ESTABLISHED, crate::limits::RETRANSMISSIONS - 1, false);
-        check(Kind::CAPTURED, STATE_SYN_SENT, u32::MAX, false);
-        for kind in [Kind::NONE, Kind::LOCAL, Kind::LEAVE, Kind::AGENT, Kind::DENIED] {
-            check(kind, STATE_ESTABLISHED, u32::MAX, false);
-        }
-    }
 }
 
 mod lookup {

@@ -276,7 +276,7 @@ pub(crate) async fn carry(stream: &Stream, socket: TcpStream) -> Ended {
 
 fn close(socket: &TcpStream, ended: &Ended) {
     if *ended != Ended::Finished {
-        reset_on_close(socket);
+        reset_on_close(socket, true);
     }
 }
 
@@ -380,7 +380,7 @@ pub(crate) async fn last_word(app: &mut TcpStream) -> Option<io::ErrorKind> {
 
 /// Closes with RST.
 pub(crate) fn reset(app: TcpStream) {
-    reset_on_close(&app);
+    reset_on_close(&app, true);
 }
 
 /// A plain connection to somebody, from nobody.
