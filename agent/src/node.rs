@@ -125,7 +125,8 @@ pub async fn run_in<D: DataPath + 'static>(
     let Checked { authority, servers, access_log, own_cgroup, claim, kernel } = checked;
     let Place { path, counters, mut tunnel, cgroup_root, marks, events: (sender, events) } = place;
     let config = &*Arc::clone(&running.borrow().config);
-    let (mut follow, inherited) = Follow::new(claim, own_cgroup, servers.sockets());
+    let sockets = servers.sockets().map_err(failed("copy the sockets of the admin API, readiness and metrics"))?;
+    let (mut follow, inherited) = Follow::new(claim, own_cgroup, sockets);
     let registry = Registry::default();
     let access_log = Arc::new(access_log);
 

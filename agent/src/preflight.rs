@@ -2,7 +2,7 @@
 //! mends a list once, not one line per restart. What is checked by opening it is kept open and handed to the agent.
 
 use std::{
-    fmt,
+    fmt, io,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     time::SystemTime,
@@ -105,10 +105,15 @@ impl Bound {
 }
 
 impl Servers {
-    /// Their sockets, again: for a successor. One that cannot be copied is left out: it is bound anew.
-    #[must_use]
-    pub fn sockets(&self) -> Vec<TcpListener> {
-        [&self.admin, &self.readiness, &self.metrics].into_iter().filter_map(|server| server.socket()).collect()
+    /// Their sockets, again: for a successor.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn sockets(&self) -> io::Result<Vec<TcpListener>> {
+        [&self.admin, &self.readiness, &self.metrics]
+            .into_iter()
+            .filter_map(|server| server.socket().transpose())
+            .collect()
     }
 }
 

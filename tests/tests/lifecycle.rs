@@ -387,7 +387,7 @@ fn successors_that_die(lab: &Lab) -> Result<()> {
 /// Cut short by the end of an agent, or, from elsewhere, refused while there is none.
 fn is_cut(what: &str) -> bool {
     // ENOTCONN: reset between the answer and the question who gave it.
-    let cut = ["ECONNRESET", "EPIPE", "end of file", "ECONNREFUSED", "ENOTCONN"];
+    let cut = ["ECONNRESET", "EPIPE", "ECONNREFUSED", "ENOTCONN"];
     cut.iter().any(|allowed| what.contains(allowed))
 }
 

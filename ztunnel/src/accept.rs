@@ -23,11 +23,16 @@ const SAID_EVERY: Duration = Duration::from_secs(60);
 /// Every so many pauses of a pod one is logged.
 const LOGGED_PAUSES: u64 = 1_000;
 
+/// What an accepted connection may come to: itself, and a socket of its own that it leads on to.
+const PLACES: usize = 2;
+
 /// An accepted socket, and what it counts for.
 #[derive(Debug)]
 pub(crate) struct Accepted {
     pub(crate) socket: TcpStream,
     pub(crate) place: Held,
+    /// For where it leads, unless that has its place already: whoever was accepted is not refused for want of it.
+    pub(crate) next: Held,
 }
 
 /// Accepts until aborted, and lets `serve` run by itself. Non-blocking listeners: another process may accept from the
@@ -40,15 +45,20 @@ pub(crate) async fn accept<F: Future<Output = ()> + 'static>(
 ) {
     let mut in_turn = 0;
     loop {
-        if !pod.budget.sockets.has_room() {
+        let sockets = &pod.budget.sockets;
+        if !sockets.has_room(PLACES) {
+            // Those that were just accepted give back what they do not need.
+            tokio::task::yield_now().await;
+        }
+        if !sockets.has_room(PLACES) {
             paused(&pod);
-            pod.budget.sockets.room().await;
+            sockets.room(PLACES, || worker.pool.drain_idle(|key| key.netns == pod.cookie)).await;
         }
         match listener.accept().await {
             Ok((socket, _)) => {
-                let place = pod.budget.sockets.hold(1);
+                let [place, next] = [pod.budget.sockets.hold(1), pod.budget.sockets.hold(1)];
                 let begins = worker.begins(&pod);
-                let serving = serve(Rc::clone(&worker), Rc::clone(&pod), Accepted { socket, place });
+                let serving = serve(Rc::clone(&worker), Rc::clone(&pod), Accepted { socket, place, next });
                 tokio::task::spawn_local(async move {
                     serving.await;
                     drop(begins);
@@ -57,6 +67,7 @@ pub(crate) async fn accept<F: Future<Output = ()> + 'static>(
             }
             Err(error) if is_exhausted(&error) => {
                 pod.budget.pauses();
+                worker.pool.drain_idle(|_| true);
                 if let Some(times) = worker.exhausted.happens(Instant::now()) {
                     tracing::warn!(pod = %pod.name, %error, times, "accepting pauses");
                 }

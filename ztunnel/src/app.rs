@@ -15,7 +15,7 @@ use underpass_net::{
 };
 
 use crate::{
-    accept::{Accepted, is_exhausted},
+    accept::is_exhausted,
     worker::{Served, Worker},
 };
 
@@ -29,7 +29,7 @@ pub(crate) struct Carried {
 }
 
 impl Carried {
-    pub(crate) fn new(Accepted { socket, place }: Accepted) -> Self {
+    pub(crate) fn new(socket: TcpStream, place: Held) -> Self {
         socket::reset_on_close(&socket, true);
         Self { socket: Rc::new(socket), _place: place }
     }
@@ -53,33 +53,34 @@ impl Deref for Carried {
 pub(crate) async fn connect(
     worker: &Worker,
     pod: &Served,
+    place: Held,
     client: IpAddr,
     target: SocketAddr,
 ) -> Result<Carried, Reason> {
-    open(worker, pod, || worker.settings.sockets.to_application(&pod.netns, client, target)).await
+    open(worker, place, || worker.settings.sockets.to_application(&pod.netns, client, target)).await
 }
 
 /// A plain connection from inside the pod, and its address `from`, to somebody outside the mesh.
 pub(crate) async fn connect_plain(
     worker: &Worker,
     pod: &Served,
+    place: Held,
     from: IpAddr,
     target: SocketAddr,
 ) -> Result<Carried, Reason> {
-    open(worker, pod, || worker.settings.sockets.to_outside(&pod.netns, from, target)).await
+    open(worker, place, || worker.settings.sockets.to_outside(&pod.netns, from, target)).await
 }
 
-async fn open(worker: &Worker, pod: &Served, begin: impl FnOnce() -> io::Result<Opening>) -> Result<Carried, Reason> {
+async fn open(worker: &Worker, place: Held, begin: impl FnOnce() -> io::Result<Opening>) -> Result<Carried, Reason> {
     let failed = |error: &io::Error| {
         tracing::debug!(%error, "connect");
         failure(error, Reason::ConnectFailed)
     };
-    let place = pod.budget.sockets.take().ok_or(Reason::Limit)?;
     let opening = begin().map_err(|error| failed(&error))?;
     match tokio::time::timeout(worker.settings.tunnel.handshake, established(opening)).await {
         Err(_) => Err(Reason::Timeout),
         Ok(Err(error)) => Err(failed(&error)),
-        Ok(Ok(socket)) => Ok(Carried::new(Accepted { socket, place })),
+        Ok(Ok(socket)) => Ok(Carried::new(socket, place)),
     }
 }
 

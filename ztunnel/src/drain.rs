@@ -8,7 +8,7 @@
 //! ```
 //! What must hold: a connection that was accepted is served; one that was not stays with its listener.
 
-use std::{net::TcpListener, os::fd::AsFd as _, rc::Rc};
+use std::{io, net::TcpListener, os::fd::AsFd as _, rc::Rc};
 
 use tokio::{sync::oneshot, task::JoinHandle};
 use underpass_net::tunnel::Tunnel;
@@ -60,14 +60,14 @@ impl Worker {
         }
     }
 
-    /// Every listener, again. A pod whose descriptors cannot be copied is left out: its next owner makes new ones.
-    pub(crate) fn lend(&self) -> Vec<Lent> {
-        let copy =
-            |listener: &tokio::net::TcpListener| listener.as_fd().try_clone_to_owned().ok().map(TcpListener::from);
+    /// Every listener, again.
+    pub(crate) fn lend(&self) -> Vec<io::Result<Lent>> {
+        let copy = |listener: &tokio::net::TcpListener| listener.as_fd().try_clone_to_owned().map(TcpListener::from);
         let homes = self.homes.borrow();
         let lent = homes.iter().filter_map(|(cookie, home)| {
             let [outbound, inbound] = home.listeners.as_ref()?;
-            Some(Lent { cookie: *cookie, outbound: copy(outbound)?, inbound: copy(inbound)? })
+            let lend = || Ok(Lent { cookie: *cookie, outbound: copy(outbound)?, inbound: copy(inbound)? });
+            Some(lend())
         });
         lent.collect()
     }

@@ -13,7 +13,7 @@ use underpass_core::{
 };
 use underpass_hbone::{ErrorCode, Headers};
 use underpass_net::{
-    socket::tune_tunnel,
+    socket::{reset_on_close, tune_tunnel},
     tunnel::{Accepted, Charge, Early, Ended, Tunnel, TunnelEnd},
 };
 
@@ -32,12 +32,12 @@ pub(crate) async fn serve(worker: Rc<Worker>, pod: Rc<Served>, accepted: accept:
     let world = worker.world();
     let served = world.workload(&pod.name).is_some_and(|w| w.addresses.contains(&to.ip()));
     if !served {
-        drop(Carried::new(accepted)); // resets it
+        drop(Carried::new(accepted.socket, accepted.place)); // resets it
         Track::begin(&worker, &pod, Direction::Inbound, from, to).finish(Reason::NotServedHere);
     } else if to.port() == HBONE_PORT {
         tunnel(&worker, &pod, accepted, from, to).await;
     } else {
-        plaintext::serve(&worker, &pod, Carried::new(accepted), from, to).await;
+        plaintext::serve(&worker, &pod, accepted, from, to).await;
     }
 }
 
@@ -92,7 +92,7 @@ fn begin(
     })?;
     let slot = pod.strangers.enter(from.ip());
     let number = slot.number();
-    let accept::Accepted { socket, place } = accepted;
+    let accept::Accepted { socket, place, .. } = accepted;
     let charge = Charge { memory: pod.memory.clone(), place };
     let asked = Rc::new(Cell::new(false));
     let acceptor = {
@@ -108,6 +108,8 @@ fn begin(
         })
     };
     let settings = &worker.settings.tunnel;
+    // It has an end of its own, in TLS, and what was said last is to be heard.
+    reset_on_close(&socket, false);
     // Only speed depends on it.
     let _ = tune_tunnel(&socket);
     let begun = Tunnel::server(socket, &config, settings, &worker.buffers, charge, Box::new(slot), acceptor);
@@ -182,8 +184,9 @@ async fn carry(
     track.open(Judged { pod: pod.name.clone(), way, judged_at: world.version() });
     let (tally, cancel) = (Arc::clone(&track.tally), Rc::clone(&track.cancel));
     let carried = async {
+        let Some(place) = pod.budget.sockets.take() else { return answer(accepted, 503, Reason::Limit) };
         let app = tokio::select! {
-            app = app::connect(worker, pod, from.ip(), target) => app,
+            app = app::connect(worker, pod, place, from.ip(), target) => app,
             () = accepted.stream.gone() => return gone(accepted),
         };
         let app = match app {

@@ -226,7 +226,9 @@ impl Ztunnel {
     }
 
     /// Every listener, again: for a process that is to accept from them beside this one.
-    pub fn lend(&self) -> impl Future<Output = Vec<Lent>> + use<> {
+    ///
+    /// An error is that of one pod: no descriptor is left.
+    pub fn lend(&self) -> impl Future<Output = Vec<io::Result<Lent>>> + use<> {
         let lent = self.ask(Message::Lend);
         async {
             let mut all = Vec::new();

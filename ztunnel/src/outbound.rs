@@ -14,6 +14,7 @@ use underpass_core::{
 };
 use underpass_hbone::{Connect, ErrorCode, Headers};
 use underpass_net::{
+    budget::Held,
     pool::Key,
     tls::Expected,
     tunnel::{Early, Ended, Stream, Tunnel},
@@ -32,8 +33,9 @@ use crate::{
 pub(crate) async fn serve(worker: Rc<Worker>, pod: Rc<Served>, accepted: Accepted) {
     let Ok(Ends { from, to }) = worker.settings.sockets.ends(&accepted.socket) else { return };
     let mut track = Track::begin(&worker, &pod, Direction::Outbound, from, to);
-    let socket = Carried::new(accepted);
-    let reason = carry(&worker, &pod, &socket, from, to, &mut track).await;
+    let Accepted { socket, place, next } = accepted;
+    let socket = Carried::new(socket, place);
+    let reason = carry(&worker, &pod, (&socket, next), from, to, &mut track).await;
     socket.ended(&reason);
     drop(socket);
     track.finish(reason);
@@ -42,7 +44,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, pod: Rc<Served>, accepted: Accepte
 async fn carry(
     worker: &Rc<Worker>,
     pod: &Served,
-    socket: &Carried,
+    (socket, place): (&Carried, Held),
     from: SocketAddr,
     to: SocketAddr,
     track: &mut Track,
@@ -70,9 +72,10 @@ async fn carry(
             track.destination(&world, hop.target);
             track.service(&world, hop.service, to);
             track.open(judged);
-            plain(worker, pod, socket, from, hop.target, track).await
+            plain(worker, pod, (socket, place), from, hop.target, track).await
         }
         Plan::Hbone { hop, next, identity } => {
+            drop(place); // a tunnel has its own
             track.path(Path::Hbone);
             track.destination(&world, hop.target);
             track.service(&world, hop.service.clone(), to);
@@ -94,14 +97,14 @@ fn source(world: &World, pod: &Served, from: SocketAddr, to: SocketAddr) -> Resu
 async fn plain(
     worker: &Rc<Worker>,
     pod: &Served,
-    socket: &Carried,
+    (socket, place): (&Carried, Held),
     from: SocketAddr,
     target: SocketAddr,
     track: &mut Track,
 ) -> Reason {
     let (tally, cancel) = (Arc::clone(&track.tally), Rc::clone(&track.cancel));
     let carried = async {
-        let server = match app::connect_plain(worker, pod, from.ip(), target).await {
+        let server = match app::connect_plain(worker, pod, place, from.ip(), target).await {
             Ok(server) => server,
             Err(reason) => return reason,
         };

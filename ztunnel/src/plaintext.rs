@@ -9,8 +9,10 @@ use underpass_core::{
     connection::{Direction, Path},
     rejudge::{Judged, Way},
 };
+use underpass_net::budget::Held;
 
 use crate::{
+    accept::Accepted,
     app::{self, Carried},
     copy, inbound,
     track::Track,
@@ -18,10 +20,12 @@ use crate::{
 };
 
 /// Serves one accepted socket whose destination is an application's port.
-pub(crate) async fn serve(worker: &Rc<Worker>, pod: &Served, client: Carried, from: SocketAddr, to: SocketAddr) {
+pub(crate) async fn serve(worker: &Rc<Worker>, pod: &Served, accepted: Accepted, from: SocketAddr, to: SocketAddr) {
     let mut track = Track::begin(worker, pod, Direction::Inbound, from, to);
     track.path(Path::Plaintext);
-    let reason = carry(worker, pod, &client, from, to, &mut track).await;
+    let Accepted { socket, place, next } = accepted;
+    let client = Carried::new(socket, place);
+    let reason = carry(worker, pod, (&client, next), from, to, &mut track).await;
     client.ended(&reason);
     drop(client);
     track.finish(reason);
@@ -30,7 +34,7 @@ pub(crate) async fn serve(worker: &Rc<Worker>, pod: &Served, client: Carried, fr
 async fn carry(
     worker: &Rc<Worker>,
     pod: &Served,
-    client: &TcpStream,
+    (client, place): (&TcpStream, Held),
     from: SocketAddr,
     to: SocketAddr,
     track: &mut Track,
@@ -50,7 +54,7 @@ async fn carry(
     track.open(Judged { pod: pod.name.clone(), way, judged_at: world.version() });
     let (tally, cancel) = (Arc::clone(&track.tally), Rc::clone(&track.cancel));
     let carried = async {
-        let server = match app::connect(worker, pod, from.ip(), to).await {
+        let server = match app::connect(worker, pod, place, from.ip(), to).await {
             Ok(server) => server,
             Err(reason) => return reason,
         };

@@ -20,8 +20,9 @@ use crate::sockets::{Ends, Sockets};
 pub struct Switch {
     /// Where what listens at a pod's address really listens.
     listeners: Mutex<HashMap<SocketAddr, SocketAddr>>,
-    /// What is meant by a connection, by the loopback address of the end that opened it.
-    meant: Mutex<HashMap<SocketAddr, Ends>>,
+    /// What is meant by a connection, by its loopback addresses: of the end that opened it, and of the other. One alone
+    /// may have several connections.
+    meant: Mutex<HashMap<[SocketAddr; 2], Ends>>,
 }
 
 impl Switch {
@@ -44,7 +45,7 @@ impl Switch {
         let mut meant = self.meant.lock().expect("not poisoned");
         let socket = Opening::connect(really)?;
         socket.set_nonblocking(true)?;
-        meant.insert(socket.local_addr()?, ends);
+        meant.insert([socket.local_addr()?, really], ends);
         Ok(socket)
     }
 
@@ -57,8 +58,8 @@ impl Switch {
 
 impl Sockets for Switch {
     fn ends(&self, accepted: &TcpStream) -> io::Result<Ends> {
-        let peer = accepted.peer_addr()?;
-        self.meant.lock().expect("not poisoned").remove(&peer).ok_or(io::ErrorKind::NotFound.into())
+        let really = [accepted.peer_addr()?, accepted.local_addr()?];
+        self.meant.lock().expect("not poisoned").remove(&really).ok_or(io::ErrorKind::NotFound.into())
     }
 
     fn to_application(&self, _: &Netns, client: IpAddr, target: SocketAddr) -> io::Result<Opening> {

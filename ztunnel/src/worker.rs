@@ -8,6 +8,7 @@ use std::{
     collections::HashMap,
     fmt,
     hash::{BuildHasher as _, RandomState},
+    io,
     rc::Rc,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -57,7 +58,7 @@ pub(crate) enum Message {
         closed: oneshot::Sender<bool>,
     },
     Drain(Accepting, oneshot::Sender<()>),
-    Lend(oneshot::Sender<Vec<Lent>>),
+    Lend(oneshot::Sender<Vec<io::Result<Lent>>>),
 }
 
 /// How often ended tunnels are dropped from the pool.

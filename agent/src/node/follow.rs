@@ -256,12 +256,13 @@ impl Node {
                 self.pods.set_agents(self.follow.agents());
             }
             Heard::Asked(Ask::Lend(answer)) => {
-                // All that can fail comes before anything stands still.
                 let lent = match self.follow.lending() {
-                    Ok(lending) => Ok(self.lend(lending).await),
-                    Err(error) => Err(format!("its lock and sockets cannot be copied: {error}")),
+                    Ok(lending) => self.lend(lending).await,
+                    Err(error) => Err(error),
                 };
-                if answer.send(lent).is_err() {
+                let refused = lent.is_err();
+                let lent = lent.map_err(|error| format!("its lock and sockets cannot be copied: {error}"));
+                if answer.send(lent).is_err() || refused {
                     self.go_on().await;
                 }
             }
@@ -282,13 +283,14 @@ impl Node {
     }
 
     /// Stands still, with the listeners of every pod for the successor.
-    async fn lend(&mut self, mut lending: Lending) -> Lending {
+    async fn lend(&mut self, mut lending: Lending) -> io::Result<Lending> {
         let still = self.pods.stand_still();
         let _ = still.await; // a thread that is gone has ended the process
         self.take_in();
         self.follow.stage = Stage::Lent;
-        lending.pods = self.ztunnel.lend().await;
-        lending
+        // All of them or none: what waits in a listener that is left out would be reset.
+        lending.pods = self.ztunnel.lend().await.into_iter().collect::<io::Result<_>>()?;
+        Ok(lending)
     }
 
     /// Whoever was to follow has not.
@@ -301,7 +303,10 @@ impl Node {
             drop(self.pods.hold()); // it has stopped accepting: what the other one put back is taken out again
         } else {
             tracing::warn!("the other agent has not taken over: this one goes on");
-            let lent = self.ztunnel.lend().await.into_iter();
+            let lent = self.ztunnel.lend().await.into_iter().filter_map(|lent| {
+                let missing = |error| tracing::warn!(%error, "the listeners of a pod cannot be put back");
+                lent.map_err(missing).ok()
+            });
             self.pods.go_on(lent.map(|pod| (Cookie(pod.cookie), (pod.outbound, pod.inbound))).collect());
         }
     }

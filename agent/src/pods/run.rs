@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use underpass_abi::{CgroupId, Cookie};
 use underpass_core::World;
 
-use super::{LOOK_AGAIN, Meter, PodStatus, Pods, State};
+use super::{FIRST_PAUSE, LOOK_AGAIN, Meter, PodStatus, Pods, State};
 use crate::datapath::DataPath;
 
 /// By pod: outbound, inbound.
@@ -204,8 +204,10 @@ impl<D: DataPath> Pods<D> {
         }
         let pause = due.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(pause.as_millis().saturating_add(1)).unwrap_or(PollTimeout::MAX);
-        // An error is a signal, or a lack of memory: the next turn looks at everything anyway.
-        let _ = poll(&mut fds, timeout);
+        if poll(&mut fds, timeout).is_err() {
+            // A signal, a lack of memory, or fewer descriptors allowed than are open: the next turn looks at everything anyway.
+            std::thread::sleep(pause.min(FIRST_PAUSE));
+        }
         let mut buffer = [0; 256];
         while matches!((&*woken).read(&mut buffer), Ok(n) if n > 0) {}
     }

@@ -170,16 +170,16 @@ impl Share {
         }
     }
 
-    /// It may take one more.
+    /// It may take so many more.
     #[must_use]
-    pub fn has_room(&self) -> bool {
-        self.used() < self.allowed()
+    pub fn has_room(&self, amount: usize) -> bool {
+        self.used().saturating_add(amount) <= self.allowed()
     }
 
     /// Takes one, where there is room.
     #[must_use]
     pub fn take(self: &Arc<Self>) -> Option<Held> {
-        self.has_room().then(|| self.hold(1))
+        self.has_room(1).then(|| self.hold(1))
     }
 
     /// Takes without asking: for what is there already, and has to be counted.
@@ -190,17 +190,19 @@ impl Share {
         held
     }
 
-    /// Completes when there is room, because somebody gave something back or there was some.
-    pub async fn room(&self) {
+    /// Completes when there is room for so much, because somebody gave something back or there was some. Each time that
+    /// there is none `full` is called, which may see to it that something is given back.
+    pub async fn room(&self, amount: usize, full: impl Fn()) {
         loop {
             let ((_own_waits, own), (_node_waits, node)) = (self.freed.wait(), self.stock.freed.wait());
             tokio::pin!(own, node);
             // Before the look: what is given back after it is heard of.
             own.as_mut().enable();
             node.as_mut().enable();
-            if self.has_room() {
+            if self.has_room(amount) {
                 return;
             }
+            full();
             tokio::select! {
                 () = own => {}
                 () = node => {}
@@ -349,7 +351,7 @@ mod tests {
                     while begun.load(SeqCst) < round {
                         std::hint::spin_loop();
                     }
-                    runtime.block_on(share.room());
+                    runtime.block_on(share.room(1, || ()));
                     told.store(round, SeqCst);
                 }
             })
@@ -377,12 +379,14 @@ mod tests {
         let (mut own, mut others) = (mine.hold(10), other.hold(0));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         for by_own in [true, false] {
-            own.set(if by_own { 10 } else { 9 });
+            own.set(if by_own { 10 } else { 8 });
             others.set(if by_own { 0 } else { 20 });
-            let mut room = pin!(mine.room());
+            let mut room = pin!(mine.room(2, || ()));
             assert_eq!(room.as_mut().poll(&mut context), Poll::Pending);
             if by_own {
-                own.set(9)
+                own.set(9);
+                assert_eq!(room.as_mut().poll(&mut context), Poll::Pending, "room for one");
+                own.set(8)
             } else {
                 others.set(0)
             }

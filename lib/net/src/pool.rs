@@ -128,6 +128,13 @@ impl Pool {
         self.each(Tunnel::drain);
     }
 
+    /// The tunnels of these keys that carry nothing take no new streams, and end.
+    pub fn drain_idle(&self, of: impl Fn(&Key) -> bool) {
+        let shared = self.shared.borrow();
+        let tunnels = shared.iter().filter(|(key, _)| of(key)).flat_map(|(_, mine)| &mine.tunnels);
+        tunnels.filter(|tunnel| tunnel.open_streams() == 0).for_each(Tunnel::drain);
+    }
+
     /// Ends the tunnels of these keys at once, and answers which they are.
     pub fn end(&self, of: impl Fn(&Key) -> bool, end: &TunnelEnd) -> Vec<Tunnel> {
         let mut shared = self.shared.borrow_mut();

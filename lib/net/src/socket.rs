@@ -65,8 +65,10 @@ fn listener(
         set_option(&fd, libc::SOL_TCP, libc::TCP_FASTOPEN, FAST_OPEN_QUEUE)?;
         bind(fd.as_raw_fd(), &storage(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))))?;
         listen(&fd, Backlog::new(BACKLOG)?)?;
-        // What it accepts has it as well: the port of a captured connection stays free for an application that listens
-        // there. Set now, nobody could have shared its own port before.
+        // What it accepts has both of these as well. What is closed before anybody has looked at it is reset.
+        reset_on_close(&fd, true);
+        // The port of a captured connection stays free for an application that listens there. Set now, nobody could have
+        // shared its own port before.
         setsockopt(&fd, sockopt::ReuseAddr, &true)?;
         Ok(fd.into())
     })();

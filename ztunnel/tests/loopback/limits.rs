@@ -41,8 +41,8 @@ async fn until(what: impl Fn() -> bool) {
 #[test]
 fn a_pod_that_has_all_it_may_have_waits_for_its_own_to_end() {
     run(async {
-        // Its eight, three connections, and one tunnel for them.
-        let mesh = Mesh::with([], |settings| settings.limits.pod_sockets = 8 + 3 + 1);
+        // Its eight, three connections, one tunnel for them, and one less than two more.
+        let mesh = Mesh::with([], |settings| settings.limits.pod_sockets = 8 + 3 + 1 + 1);
         served(&mesh).await;
         for application in ["b", "c", "z"] {
             mesh.echo(at(application, 80)).await;
@@ -61,7 +61,7 @@ fn a_pod_that_has_all_it_may_have_waits_for_its_own_to_end() {
         assert_eq!(converse(&mut mesh.arrived(at("z", 9), "c", at("c", 80)), b"hello").await, b"hello");
         talk(&mut open[0]).await;
         is_open(&waits);
-        assert_eq!(pod(&mesh, "a").sockets, (12, 12));
+        assert_eq!(pod(&mesh, "a").sockets, (12, 13));
         // One that ends is the place of the one that waits.
         drop(open.pop());
         assert_eq!(waits.read_u8().await.expect("answered"), 7);
@@ -69,7 +69,50 @@ fn a_pod_that_has_all_it_may_have_waits_for_its_own_to_end() {
         drop((open, waits));
         mesh.open(0).await;
         until(|| pod(&mesh, "a").sockets.0 == 8 + 1).await;
-        assert_eq!((pod(&mesh, "a").refused, pod(&mesh, "c").pauses), (0, 0));
+        assert_eq!((pod(&mesh, "a").refused, pod(&mesh, "c").refused), (0, 0));
+    });
+}
+
+#[test]
+fn whoever_is_accepted_has_a_place_for_where_it_leads() {
+    run(async {
+        let mesh = Mesh::with([], |settings| settings.limits.pod_sockets = 8 + 2 + 2 + 1);
+        served(&mesh).await;
+        mesh.echo(at("c", 80)).await;
+        let arrived = |n: u16| mesh.arrived(at("z", 1000 + n), "c", at("c", 80));
+        let mut open: Vec<_> = (0..2).map(arrived).collect();
+        for app in &mut open {
+            talk(app).await;
+        }
+        // There is room for itself, but not for the connection to the application.
+        let mut waits = arrived(2);
+        waits.write_u8(7).await.expect("taken by the kernel");
+        until(|| pod(&mesh, "c").pauses == 1).await;
+        assert_eq!(pod(&mesh, "c").sockets, (12, 13));
+        is_open(&waits);
+        drop(open.pop());
+        assert_eq!(waits.read_u8().await.expect("answered"), 7);
+        assert_eq!(pod(&mesh, "c").refused, 0);
+    });
+}
+
+#[test]
+fn an_idle_tunnel_makes_room() {
+    run(async {
+        let mesh = Mesh::with([], |settings| settings.limits.pod_sockets = 8 + 2 + 2);
+        served(&mesh).await;
+        for application in ["b", "z"] {
+            mesh.echo(at(application, 80)).await;
+        }
+        assert_eq!(converse(&mut mesh.captured("a", at("b", 80)), b"hello").await, b"hello");
+        mesh.open(0).await;
+        until(|| pod(&mesh, "a").sockets == (8 + 1, 12)).await;
+        // A plain one has two; for the second of them there is room without the tunnel.
+        let mut open = [mesh.captured("a", at("z", 80)), mesh.captured("a", at("z", 80))];
+        for app in &mut open {
+            talk(app).await;
+        }
+        assert_eq!((pod(&mesh, "a").sockets, pod(&mesh, "a").refused), ((12, 12), 0));
     });
 }
 
@@ -101,11 +144,11 @@ fn greedy_pods_leave_something_to_the_others() {
 #[test]
 fn a_destination_that_has_all_it_may_have_says_so() {
     run(LocalSet::new().run_until(async {
-        let mesh = Mesh::with([], |settings| settings.limits.pod_sockets = 8 + 1 + 3);
+        let mesh = Mesh::with([], |settings| settings.limits.pod_sockets = 8 + 2 + 3);
         served(&mesh).await;
         mesh.echo(at("b", 80)).await;
         let mut open = Vec::new();
-        // One tunnel, and three applications' sockets.
+        // One tunnel, and three applications' sockets; another tunnel in the place of one of them.
         for _ in 0..3 {
             let mut app = mesh.captured("a", at("b", 80));
             talk(&mut app).await;
@@ -113,13 +156,16 @@ fn a_destination_that_has_all_it_may_have_says_so() {
         }
         let other = tunnel(&mesh, "c");
         drop(open.pop());
-        until(|| pod(&mesh, "b").sockets.0 == 12 - 1 + 1).await;
+        until(|| pod(&mesh, "b").sockets.0 == 8 + 2 + 2).await;
+        let mut app = mesh.captured("a", at("b", 80));
+        talk(&mut app).await;
+        open.push(app);
         assert_eq!(ask(&other, "10.0.0.2:80").await, Ended::Refused(503));
         check(&mesh.line(&[IN, ("source_workload", "c")]).await, &[("reason", "limit"), ("path", "hbone")]);
         assert_eq!(pod(&mesh, "b").refused, 1);
         talk(&mut open[0]).await;
         drop(open.pop());
-        until(|| pod(&mesh, "b").sockets.0 < 12).await;
+        until(|| pod(&mesh, "b").sockets.0 < 13).await;
         assert_eq!(ask(&other, "10.0.0.2:80").await, Ended::Finished);
         other.end(TunnelEnd::Closed);
     }));

@@ -194,11 +194,13 @@ impl Listener {
     }
 
     /// Its socket, again, where it is one of TCP: for a process that is to go on with it.
-    #[must_use]
-    pub fn socket(&self) -> Option<TcpListener> {
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn socket(&self) -> io::Result<Option<TcpListener>> {
         match &self.bound {
-            Bound::Tcp(socket, _) => socket.try_clone().ok(),
-            Bound::Unix(..) => None,
+            Bound::Tcp(socket, _) => socket.try_clone().map(Some),
+            Bound::Unix(..) => Ok(None),
         }
     }
 
