@@ -12,7 +12,7 @@ use crate::connect::{Connect, Headers, Request};
 use crate::error::{Error, ErrorCode, Violation};
 use crate::frame::{Kind, MAX_31_BITS, PREFACE, flag};
 use crate::hpack::{Decoder, Encoder};
-use crate::limits::Budgets;
+use crate::limits::{Budgets, CREDITED_SMALL_FRAMES};
 use crate::output::Output;
 use crate::receive::Parser;
 use crate::settings::{Config, DEFAULT_WINDOW, PeerSettings, Role};
@@ -394,7 +394,10 @@ impl Connection {
     pub fn consumed(&mut self, stream: StreamId, n: usize) {
         let (growth, most) = (self.growth, self.config.stream_window_max);
         let Some(state) = self.streams.get(stream.0) else { return };
-        let credit = state.recv_window.consume(n, growth, most);
+        let credit = state.recv_window.consume(n, state.small_received >= CREDITED_SMALL_FRAMES, growth, most);
+        if credit.is_some() {
+            state.small_received = 0;
+        }
         // Who has said that nothing more comes needs no credit.
         if let Some(credit) = credit.filter(|_| state.recv != Receiving::Ended && state.reset_due.is_none()) {
             self.output.frame(Kind::WINDOW_UPDATE, 0, stream.0, &credit.to_be_bytes());

@@ -40,6 +40,9 @@ pub(crate) const BLOCK_SLACK: usize = 1 << 10;
 pub(crate) const MOST_UNREAD_CONTROL: usize = 64 << 10;
 /// RST_STREAM for streams that were not answered yet, in flight at once: peers count these as an attack, some from 20 on.
 pub(crate) const MOST_RESETS_IN_FLIGHT: u32 = 10;
+/// After so many small DATA frames that were consumed credit is given, however little it is: a sender that waits before it sends
+/// many of them sees that they are read.
+pub(crate) const CREDITED_SMALL_FRAMES: u32 = 32;
 /// Streams that are closed and whose end is remembered, so that what was on its way is not taken for an error.
 pub(crate) const REMEMBERED_STREAMS: usize = 1_024;
 

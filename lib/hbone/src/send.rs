@@ -141,8 +141,8 @@ impl Connection {
         Ok(Room { connection: self, stream: stream.0, len: room })
     }
 
-    /// How many DATA frames of less than [`SMALL_FRAME`] bytes were sent on a stream since the peer last gave it credit. Where
-    /// many are, its reader may have stalled, and enough of them end the whole connection: the owner then waits a while for more
+    /// How many DATA frames of less than [`SMALL_FRAME`] bytes were sent on a stream since the peer last gave it credit, or sent
+    /// payload of its own. Where many are, its reader may have stalled, and enough of them end the whole connection: the owner then waits a while for more
     /// bytes to send at once.
     pub fn uncredited_small_frames(&mut self, stream: StreamId) -> u32 {
         self.streams.get(stream.0).map_or(0, |stream| stream.small_frames)
@@ -247,6 +247,7 @@ impl Connection {
             recv_window: RecvWindow::new(self.config.stream_window.max(least)),
             waits_for: 0,
             small_frames: 0,
+            small_received: 0,
             reset_due: None,
             content_left,
         });

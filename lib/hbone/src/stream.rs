@@ -43,8 +43,10 @@ pub(crate) struct Stream {
     pub(crate) recv_window: RecvWindow,
     /// Somebody waits for this much room; 0: nobody does.
     pub(crate) waits_for: usize,
-    /// Small DATA frames sent since the peer last gave credit.
+    /// Small DATA frames sent since the peer last gave credit, or sent payload.
     pub(crate) small_frames: u32,
+    /// Small DATA frames received since credit was last given.
+    pub(crate) small_received: u32,
     /// The stream was given up; its RST_STREAM waits for those before it to arrive.
     pub(crate) reset_due: Option<ErrorCode>,
     /// Bytes of content that content-length still promises.

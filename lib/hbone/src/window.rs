@@ -78,15 +78,16 @@ impl RecvWindow {
     }
 
     /// Bytes were consumed; more than are outstanding count as those. Answers the credit to send to the peer, once a quarter
-    /// of the window is due: earlier costs a frame per read, later stalls a sender that is far away.
+    /// of the window is due: earlier costs a frame per read, later stalls a sender that is far away. `early`: whatever is due.
     ///
     /// A reader keeps up if it has consumed a whole window and has next to nothing left of what was delivered. Then, where
     /// `growth` allows, the window doubles, up to `most`: the sender's distance may be what holds it back.
-    pub(crate) fn consume(&mut self, bytes: usize, growth: bool, most: u32) -> Option<u32> {
+    pub(crate) fn consume(&mut self, bytes: usize, early: bool, growth: bool, most: u32) -> Option<u32> {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.outstanding());
         self.unreturned = self.unreturned.saturating_add(bytes);
         self.consumed_at_size = self.consumed_at_size.saturating_add(bytes);
-        if bytes == 0 || self.unreturned < (self.size / 4).max(1) {
+        let due = if early { 1 } else { (self.size / 4).max(1) };
+        if bytes == 0 || self.unreturned < due {
             return None;
         }
         let mut credit = self.unreturned;
@@ -150,17 +151,17 @@ mod tests {
             // The slow one always has half a window waiting.
             slow.receive(250).unwrap();
             if slow.outstanding() > 500 {
-                slow.consume(250, true, 4000);
+                slow.consume(250, false, true, 4000);
             }
             quick.receive(250).unwrap();
-            quick.consume(250, true, 4000);
+            quick.consume(250, false, true, 4000);
         }
         assert_eq!(slow.size(), 1000);
         assert_eq!(quick.size(), 4000);
         let mut held = RecvWindow::new(1000);
         for _ in 0..40 {
             held.receive(250).unwrap();
-            held.consume(250, false, 4000);
+            held.consume(250, false, false, 4000);
         }
         assert_eq!(held.size(), 1000);
     }
@@ -184,7 +185,7 @@ mod tests {
                     }
                     2 => {
                         outstanding -= i64::from(n).min(outstanding);
-                        peer_may += i64::from(window.consume(n as usize, n % 2 == 0, 8000).unwrap_or(0));
+                        peer_may += i64::from(window.consume(n as usize, n % 3 == 0, n % 2 == 0, 8000).unwrap_or(0));
                     }
                     _ => peer_may += i64::from(window.grow(n).unwrap_or(0)),
                 }

@@ -444,6 +444,28 @@ fn small_frames_are_counted_until_credit_comes() {
 }
 
 #[test]
+fn small_frames_that_are_read_are_credited_early() {
+    let mut pair = Pair::new(Config::default(), Config::default());
+    pair.run();
+    let stream = pair.client.connection.open(&connect("a:1")).unwrap();
+    let mut most = 0;
+    for _ in 0..1_000 {
+        pair.client.send(stream, b"x", false);
+        pair.run();
+        most = most.max(pair.client.connection.uncredited_small_frames(stream));
+    }
+    assert_eq!(most, 32 - 1);
+    // Whoever answers, reads.
+    let asked = pair.server.asked()[0];
+    pair.server.connection.respond(asked, 200, &Headers::new(), false).unwrap();
+    pair.client.send(stream, b"x", false);
+    assert_ne!(pair.client.connection.uncredited_small_frames(stream), 0);
+    pair.server.send(asked, b"y", false);
+    pair.run();
+    assert_eq!(pair.client.connection.uncredited_small_frames(stream), 0);
+}
+
+#[test]
 fn a_connection_may_move_between_threads() {
     fn moves<T: Send + 'static>() {}
     moves::<underpass_hbone::Connection>();

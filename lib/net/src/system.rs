@@ -86,6 +86,16 @@ pub(crate) fn set_option(socket: &impl AsFd, level: c_int, name: c_int, value: c
     }
 }
 
+/// Bytes that have arrived on a connection and were not read (FIONREAD, tcp(7)); 0 at the end of the stream as well.
+pub(crate) fn unread(socket: &impl AsFd) -> io::Result<usize> {
+    let mut bytes: c_int = 0;
+    // SAFETY: the pointer is to a local, of the type that the kernel writes.
+    match unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::FIONREAD, &raw mut bytes) } {
+        0 => Ok(usize::try_from(bytes).unwrap_or(0)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// SO_NETNS_COOKIE: the name of the namespace that the socket was made in, never reused while the machine runs.
 pub(crate) fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
     let mut cookie = 0_u64;

@@ -5,6 +5,7 @@ use crate::connection::{Connection, Event, StreamId};
 use crate::error::Violation;
 use crate::frame::{Header, Kind, flag};
 use crate::limits::Cost;
+use crate::send::SMALL_FRAME;
 use crate::settings::Role;
 use crate::stream::{Gone, Receiving};
 
@@ -20,7 +21,7 @@ impl Connection {
             return Err(Violation::FrameSize.into());
         }
         self.recv_window.receive(header.length)?;
-        if let Some(credit) = self.recv_window.consume(header.length as usize, false, 0) {
+        if let Some(credit) = self.recv_window.consume(header.length as usize, false, false, 0) {
             self.output.frame(Kind::WINDOW_UPDATE, 0, 0, &credit.to_be_bytes());
         }
         if !self.accepts_data(header)? {
@@ -85,6 +86,10 @@ impl Connection {
             self.budgets.spend(Cost::EmptyData)?;
         } else if left > 0 {
             self.budgets.payload();
+            if let Some(stream) = self.streams.get(id) {
+                stream.small_frames = 0; // whoever answers, reads
+                stream.small_received = stream.small_received.saturating_add(u32::from((left as usize) < SMALL_FRAME));
+            }
         }
         if let Some(content_left) = self.streams.get(id).and_then(|stream| stream.content_left.as_mut()) {
             let Some(after) = content_left.checked_sub(u64::from(left)).filter(|&after| !end || after == 0) else {

@@ -8,10 +8,14 @@
 //!     +-- the peer resets, refuses, or the tunnel ends       -> PeerReset, Refused, Tunnel ... : the caller resets the application
 //! ```
 
-use std::{fmt, io, rc::Rc, sync::Arc};
+use std::{fmt, io, rc::Rc, sync::Arc, time::Duration};
 
-use tokio::{io::Interest, net::TcpStream};
-use underpass_hbone::{ErrorCode, Headers};
+use tokio::{
+    io::Interest,
+    net::TcpStream,
+    time::{Instant, sleep_until},
+};
+use underpass_hbone::{ErrorCode, Headers, SMALL_FRAME};
 use underpass_telemetry::metrics;
 
 use super::{
@@ -21,12 +25,19 @@ use super::{
 use crate::{
     budget::{Held, Level},
     socket,
+    system::unread,
 };
 
 /// One DATA frame per stream and turn.
 const TURN_BYTES: usize = 64 << 10;
 /// What may follow a CONNECT before it is answered, kept so that it can be sent again.
 const EARLY_BYTES: usize = 64 << 10;
+
+/// Small frames that nobody has shown to have read, from which on more bytes are waited for before the next one: each costs a
+/// peer more than its window says, and peers end the whole tunnel where too many are unread.
+const MANY_SMALL_FRAMES: u32 = 64;
+/// How long that is at most.
+const GATHER: Duration = Duration::from_millis(10);
 
 /// What the application said before the CONNECT was answered.
 #[derive(Debug, Default)]
@@ -104,6 +115,8 @@ enum Pumped {
     Idle,
     /// There is no room: somebody will wake this stream.
     Blocked,
+    /// There is little, and more is waited for, until then.
+    Gathers(Instant),
     /// The application ended its half.
     Eof,
     /// The application's connection broke.
@@ -169,6 +182,7 @@ impl Stream {
     pub async fn run(&self, app: &Rc<TcpStream>, tally: &Arc<Tally>, early: &mut Early) -> Ended {
         self.lane.attach(Rc::clone(app), Arc::clone(tally));
         let (mut sending, mut receiving) = (true, true);
+        let mut gathering = None;
         loop {
             if let Some(ended) = self.end(&mut sending) {
                 if ended == Ended::Memory {
@@ -181,7 +195,10 @@ impl Stream {
                 *early = Early::default(); // answered: nobody asks for it again
             }
             let pumped = match (sending, self.lane.app_failed.get()) {
-                (true, failed) => self.pump(app, tally, early, failed),
+                (true, failed) => match self.gathers(app, early, &mut gathering) {
+                    Some(until) => Pumped::Gathers(until),
+                    None => self.pump(app, tally, early, failed),
+                },
                 (false, true) => Pumped::AppReset,
                 (false, false) => Pumped::Blocked,
             };
@@ -200,6 +217,10 @@ impl Stream {
                         return self.app_reset();
                     }
                 }
+                Pumped::Gathers(until) => tokio::select! {
+                    broke = self.wait(app, false) => if broke { return self.app_reset() },
+                    () = sleep_until(until) => {}
+                },
             }
         }
     }
@@ -218,6 +239,23 @@ impl Stream {
             _ = app.writable(), if self.lane.has_queue() => false,
             () = self.lane.wake.notified() => false,
         }
+    }
+
+    /// The next frame would be one small one too many: until when more is waited for.
+    fn gathers(&self, app: &TcpStream, early: &Early, since: &mut Option<Instant>) -> Option<Instant> {
+        let many = self.tunnel.state.borrow_mut().hbone.uncredited_small_frames(self.lane.id) >= MANY_SMALL_FRAMES;
+        let little = || unread(app).is_ok_and(|n| (1..SMALL_FRAME).contains(&n));
+        if !many || !early.unsent().is_empty() || !little() {
+            *since = None;
+            return None;
+        }
+        let now = Instant::now();
+        let until = *since.get_or_insert(now) + GATHER;
+        if now < until {
+            return Some(until);
+        }
+        *since = None;
+        None
     }
 
     /// How the stream ended, if it did and nothing is left to be done. What has come to its own end is delivered,
@@ -290,7 +328,7 @@ impl Stream {
         };
         match pumped {
             Pumped::Sent | Pumped::Eof => self.tunnel.wake.notify_one(),
-            Pumped::Idle | Pumped::Blocked | Pumped::AppReset => self.tunnel.reclaim_output(state),
+            Pumped::Idle | Pumped::Blocked | Pumped::Gathers(_) | Pumped::AppReset => self.tunnel.reclaim_output(state),
         }
         pumped
     }

@@ -1,16 +1,27 @@
 //! Tunnels with peers made of the h2 crate, in both roles: as the field sets it, and as few do.
 
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
 use bytes::Bytes;
 use h2::{RecvStream, SendStream, client, server};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use tokio::{io::AsyncReadExt, net::TcpListener, task::spawn_local};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::spawn_local,
+};
 use underpass_hbone::ErrorCode;
 use underpass_identity::testing::Leaf;
-use underpass_net::tunnel::{Ended, TunnelEnd};
+use underpass_net::tunnel::{Ended, Tally, TunnelEnd};
 
 use crate::{
     peer::Tls,
-    support::{ALICE, BOB, Mesh, call, converse, echo, last_word, pattern, raw, run, until},
+    support::{
+        ALICE, BOB, Mesh, call, carry_counted, converse, echo, last_word, pattern, raw, request, run, tcp_pair, until,
+    },
 };
 
 /// How a peer sets HTTP/2.
@@ -100,6 +111,11 @@ async fn answer(
             let mut body = respond.send_response(Response::new(()), false).expect("sent");
             body.send_data(Bytes::from_static(b"whole"), true).expect("sent");
         }
+        // Nobody reads.
+        Some(9) => {
+            let _body = respond.send_response(Response::new(()), false).expect("sent");
+            std::future::pending().await
+        }
         _ => {
             let body = respond.send_response(Response::new(()), false).expect("sent");
             // Fails where our side has reset it.
@@ -166,6 +182,40 @@ fn their_server_needs_no_more() {
         call.app.read_to_end(&mut read).await.expect("all of it, and the end");
         assert_eq!(read, b"whole");
         assert_eq!(call.ended().await, Ended::Finished);
+    });
+}
+
+/// A peer counts small frames that nobody reads, and ends the whole tunnel where there are too many of them.
+#[test]
+fn small_writes_that_nobody_reads_are_gathered() {
+    run(async {
+        let mesh = Mesh::new();
+        let tunnel = mesh.tunnel(serve(&mesh, FIELD).await);
+        let open = async |port: u16| {
+            let (app, socket) = tcp_pair().await;
+            app.set_nodelay(true).expect("option");
+            let (stream, tally) = (tunnel.open(&request(format!("10.0.0.1:{port}"))).expect("opened"), Arc::default());
+            let counted = Arc::clone(&tally);
+            spawn_local(async move { carry_counted(&stream, socket, &counted).await });
+            (app, tally)
+        };
+        let (mut unread, mut answered) = (open(9).await, open(80).await);
+        // How long it takes until what is written is taken.
+        let taken = async |(app, tally): &mut (TcpStream, Arc<Tally>)| {
+            let (begun, before) = (Instant::now(), tally.from_app());
+            app.write_u8(7).await.expect("sent");
+            until("it is taken", || tally.from_app() > before).await;
+            begun.elapsed()
+        };
+        for _ in 0..64 {
+            taken(&mut unread).await;
+        }
+        assert!(taken(&mut unread).await >= Duration::from_millis(10));
+        // Where answers come, nobody waits, however many there were.
+        for _ in 0..200 {
+            taken(&mut answered).await;
+            assert_eq!(answered.0.read_u8().await.expect("answered"), 7);
+        }
     });
 }
 

@@ -267,9 +267,14 @@ pub(crate) async fn connect(accepted: Accepted) -> Ended {
 
 /// Carries an application's connection, and closes it the way that it ended.
 pub(crate) async fn carry(stream: &Stream, socket: TcpStream) -> Ended {
+    carry_counted(stream, socket, &Arc::default()).await
+}
+
+/// The same, by this count.
+pub(crate) async fn carry_counted(stream: &Stream, socket: TcpStream, tally: &Arc<Tally>) -> Ended {
     socket.set_nodelay(true).expect("option");
     let socket = Rc::new(socket);
-    let ended = stream.run(&socket, &Arc::<Tally>::default(), &mut Early::default()).await;
+    let ended = stream.run(&socket, tally, &mut Early::default()).await;
     close(&socket, &ended);
     ended
 }
