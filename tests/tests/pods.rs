@@ -53,6 +53,7 @@ underpass_tests::scenarios! {
     an_impostor_is_not_the_sandbox,
     secondary_addresses_are_kept_current,
     an_agent_that_comes_back_finds_everything,
+    what_a_failed_successor_took_down_is_put_right,
     pods_that_left_while_no_agent_ran_are_released,
     cleanup_needs_no_world,
     sandboxes_are_waited_for,
@@ -87,6 +88,8 @@ enum Order {
     Status,
     Look,
     ReleaseAll,
+    StandStill,
+    GoOn,
     Remove,
     Measure(String, SocketAddr),
 }
@@ -178,24 +181,34 @@ fn agent(start: Start, io: &mut Io) -> Result<()> {
             Order::Status => {
                 let of = |s: pods::PodStatus| (s.name, s.state.to_owned(), s.problem);
                 let status: Status = handle.status().into_iter().map(of).collect();
-                tunnel.take(); // what it says has been announced
+                tunnel.take()?; // what it says has been announced
                 io.send(&status)?;
             }
             Order::Look => {
-                tunnel.take();
+                tunnel.take()?;
                 io.send(&look(&Kernel::open(&settings)?, tunnel.sight.clone())?)?;
             }
             Order::ReleaseAll => {
                 let done = handle.release_all(Instant::now() + Duration::from_secs(20));
-                tunnel.take();
+                tunnel.take()?;
                 io.send(&done)?;
+            }
+            Order::StandStill => {
+                handle.stand_still().blocking_recv()?;
+                io.send(&())?;
+            }
+            Order::GoOn => {
+                tunnel.take()?;
+                let serving = |(cookie, served): (&Cookie, &Served)| Ok((*cookie, served.listeners()?));
+                handle.go_on(tunnel.served.iter().map(serving).collect::<Result<_>>()?);
+                io.send(&())?;
             }
             Order::Remove => {
                 Kernel::open(&settings)?.remove()?;
                 io.send(&())?;
             }
             Order::Measure(pod, to) => {
-                tunnel.take();
+                tunnel.take()?;
                 let served = tunnel.served.values().find(|s| s.name == pod).context("not served")?;
                 io.send(&measure(&served.netns, to)?)?;
             }
@@ -261,23 +274,32 @@ struct Served {
     netns: Arc<Netns>,
     stop: Arc<AtomicBool>,
     open: Arc<Mutex<Vec<TcpStream>>>,
+    /// Outbound, inbound.
+    listeners: (TcpListener, TcpListener),
     threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Served {
+    /// The listeners, again.
+    fn listeners(&self) -> Result<(TcpListener, TcpListener)> {
+        Ok((self.listeners.0.try_clone()?, self.listeners.1.try_clone()?))
+    }
 }
 
 impl Tunnel {
     fn wait(&mut self) -> Result<()> {
         let event = self.events.recv_timeout(Duration::from_secs(60))?;
-        self.handle(event);
+        self.handle(event)
+    }
+
+    fn take(&mut self) -> Result<()> {
+        while let Ok(event) = self.events.try_recv() {
+            self.handle(event)?;
+        }
         Ok(())
     }
 
-    fn take(&mut self) {
-        while let Ok(event) = self.events.try_recv() {
-            self.handle(event);
-        }
-    }
-
-    fn handle(&mut self, event: Event) {
+    fn handle(&mut self, event: Event) -> Result<()> {
         match event {
             Event::Applied(version) => self.applied = version.0,
             Event::Added(pod) => {
@@ -298,8 +320,10 @@ impl Tunnel {
                         })
                     })
                 };
+                let listeners = (pod.outbound.try_clone()?, pod.inbound.try_clone()?);
                 let threads = vec![serve(pod.outbound, true), serve(pod.inbound, false)];
-                self.served.insert(pod.cookie, Served { name: pod.name.to_string(), netns, stop, open, threads });
+                let name = pod.name.to_string();
+                self.served.insert(pod.cookie, Served { name, netns, stop, open, listeners, threads });
             }
             Event::Removed { name, cookie } => {
                 self.sight.removed.push(name.to_string());
@@ -312,6 +336,7 @@ impl Tunnel {
                 }
             }
         }
+        Ok(())
     }
 }
 
@@ -385,6 +410,10 @@ impl Agent {
     }
 
     fn start_on(bed: &Testbed, node: &str, drain: Duration) -> Result<Self> {
+        Self::start_as("underpass-agent", bed, node, drain)
+    }
+
+    fn start_as(service: &str, bed: &Testbed, node: &str, drain: Duration) -> Result<Self> {
         let node = bed.node(node)?;
         let start = Start {
             node: node.spec().name.clone(),
@@ -392,7 +421,7 @@ impl Agent {
             bpffs: bed.lab().bpffs().to_owned(),
             drain,
         };
-        let mut actor = node.service("underpass-agent")?.spawn(agent, start)?;
+        let mut actor = node.service(service)?.spawn(agent, start)?;
         actor.event::<()>()?;
         Ok(Self(actor))
     }
@@ -718,6 +747,38 @@ fn an_agent_that_comes_back_finds_everything(lab: &Lab) -> Result<()> {
     let sight = agent.look()?;
     let left = Sight { pods: 1, locals: 3, cgroups: 1, agents: 1, steered: 1, listeners: 2, ..sight.clone() };
     ensure!(sight == left, "{sight:?}");
+    Ok(())
+}
+
+/// A successor changes what it likes while the agent before it stands still; where it dies, that one puts its pods right: the
+/// listeners in the kernel are its own again, and a pod that was released is in the mesh.
+fn what_a_failed_successor_took_down_is_put_right(lab: &Lab) -> Result<()> {
+    let (bed, mut agent, facts) = enrolled(lab, Duration::ZERO)?;
+    let _apps = [
+        servers::echo(&bed.app("default/a1")?, "[::]:8080".parse()?)?,
+        servers::echo(&bed.app("default/b1")?, "[::]:8080".parse()?)?,
+    ];
+    let before = agent.look()?;
+    agent.0.tell(&Order::StandStill)?;
+    agent.0.event::<()>()?;
+    let mut successor = Agent::start_as("successor", &bed, "node-1", Duration::ZERO)?;
+    successor.world(&without(&facts, "default/a1"))?;
+    successor.wait_for("default/a2", "enrolled")?;
+    wait_until("a1 is released", || Ok(successor.look()?.pods == 1))?;
+    ensure!(who(&bed, "default/a1", (bed.pod("default/b1")?.v4()?, 8080))?.app == "echo", "it is in the mesh");
+    successor.0.kill()?;
+
+    agent.0.tell(&Order::GoOn)?;
+    agent.0.event::<()>()?;
+    wait_until("everything is as before", || Ok(agent.look()? == before))?;
+    for pod in ["default/a1", "default/a2"] {
+        for to in both(&bed, "default/b1")? {
+            ensure!(who(&bed, pod, (to, 8080))?.app == "tunnel", "{pod} to {to} leaves in the clear");
+        }
+    }
+    for (own, client) in both(&bed, "default/a1")?.into_iter().zip(both(&bed, "default/b2")?) {
+        ensure!(who(&bed, "default/b2", (own, 8080))?.peer.ip() == client);
+    }
     Ok(())
 }
 

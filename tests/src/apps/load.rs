@@ -283,14 +283,14 @@ fn ask_all(streams: &mut [TcpStream]) -> Outcome {
     outcome
 }
 
-/// Opens connections to somebody who does not read, and writes until none of them has taken anything for a while, or
-/// until all that are left take nothing; how many were reset. For [`Place::begin`].
+/// Opens connections to somebody who does not read, and writes until one was reset and those that are left have taken
+/// nothing for a while; how many were reset. For [`Place::begin`].
 pub fn stall(load: Load) -> Result<usize> {
     const QUIET: Duration = Duration::from_millis(1500);
     raise_files()?;
     let block = vec![ECHO; 64 << 10];
     let (mut streams, mut reset, mut moved) = (Vec::new(), 0, Instant::now());
-    while streams.len() + reset < load.count || moved.elapsed() < QUIET {
+    while streams.len() + reset < load.count || reset == 0 || moved.elapsed() < QUIET {
         if streams.len() + reset < load.count {
             let stream = connect(*load.to.first().context("a destination")?)?;
             stream.set_nonblocking(true)?;
