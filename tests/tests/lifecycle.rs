@@ -28,6 +28,7 @@ underpass_tests::scenarios! {
     the_deadline_of_a_drain,
     asked_twice_it_ends,
     taken_over_under_load,
+    several_agents_drain_at_once,
     a_second_agent_is_refused,
     successors_that_die,
     an_agent_that_dies_while_it_is_followed,
@@ -286,6 +287,36 @@ fn taken_over_under_load(lab: &Lab) -> Result<()> {
     for secret in ["HAMMERED", "OPEN", "THERE", "BACK"] {
         ensure_hidden(&mesh, &wire, "mesh/a", "mesh/b", secret)?;
     }
+    Ok(())
+}
+
+/// Each keeps what was opened through it until that ends, in whatever order; the kernel knows all of them meanwhile.
+fn several_agents_drain_at_once(lab: &Lab) -> Result<()> {
+    let mut mesh = up(lab, &["--drain", "3600"])?;
+    let mut load = Load::begin(&mesh, lab)?;
+    let mut draining = Vec::new();
+    for (round, port) in (9000..9003).enumerate() {
+        load.goes_on()?;
+        let open = [
+            Open::new(&mesh, "mesh/a", "mesh/b", Way::V4, port)?,
+            Open::new(&mesh, "mesh/b", "mesh/a", Way::V6, port)?,
+        ];
+        draining.push((mesh.take_over("node-1").with_context(|| format!("round {round}"))?, open));
+        ensure!(agents(&mesh)? == round + 2, "{} agents in round {round}", agents(&mesh)?);
+    }
+    load.goes_on()?;
+    for (last, left) in [1, 0, 0].into_iter().zip([3, 2, 1]) {
+        for (_, open) in &mut draining {
+            open.iter_mut().try_for_each(Open::goes_on)?;
+        }
+        let (mut agent, open) = draining.remove(last);
+        open.into_iter().try_for_each(Open::ends_in_order)?;
+        ensure!(agent.wait()? == Exit::Code(0), "{}", agent.log()?);
+        wait_until("the kernel to forget it", || Ok(agents(&mesh)? == left))?;
+        load.goes_on()?;
+    }
+    let (answered, failed) = load.end()?;
+    ensure!(answered > 60 && failed.is_empty(), "{answered} answered, {failed:?}");
     Ok(())
 }
 
