@@ -504,9 +504,11 @@ fn a_sandbox_ends(lab: &Lab) -> Result<()> {
     wait_until("the namespace to end", || Ok(!devices()?.contains(&format!(" {device}@"))))?;
     ensure!(mentions(&mesh, "node-1", stays)? == other, "the neighbour's: {:?}", mentions(&mesh, "node-1", stays)?);
     // By whoever was first: the application, which was killed and whose kernel then says FIN, or the tunnel.
-    let ended = |sockets: &mut Sockets, id| match sockets.receive(id, 1)? {
-        Ok(bytes) => Ok(ensure!(bytes.is_empty(), "{bytes:?}")),
-        Err(failure) => Ok(ensure!(failure.errno == libc::ECONNRESET, "{failure}")),
+    let ended = |sockets: &mut Sockets, id| -> Result<()> {
+        let end = sockets.receive(id, 1)?;
+        let is_end = end.as_ref().map_or_else(|failure| failure.errno == libc::ECONNRESET, Vec::is_empty);
+        ensure!(is_end, "{end:?}");
+        Ok(())
     };
     for Open { accepted, .. } in outgoing {
         ended(&mut far, accepted)?;

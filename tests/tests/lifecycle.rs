@@ -305,6 +305,15 @@ fn several_agents_drain_at_once(lab: &Lab) -> Result<()> {
         ensure!(agents(&mesh)? == round + 2, "{} agents in round {round}", agents(&mesh)?);
     }
     load.goes_on()?;
+    // As many as the kernel knows.
+    let serving = mesh.begin_taking_over("node-1")?;
+    let mut refused = mesh.release("node-1")?;
+    ensure!(
+        refused.wait()? == Exit::Code(1) && refused.log()?.contains("3 agents before it drain"),
+        "{}",
+        refused.log()?
+    );
+    mesh.adopt("node-1", serving);
     for (last, left) in [1, 0, 0].into_iter().zip([3, 2, 1]) {
         for (_, open) in &mut draining {
             open.iter_mut().try_for_each(Open::goes_on)?;

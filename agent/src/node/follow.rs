@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::sync::mpsc;
-use underpass_abi::{CgroupId, Cookie};
+use underpass_abi::{CgroupId, Cookie, limits::AGENTS};
 use underpass_telemetry::admin::{AdminError, Limits, Listener, Router, Server, Unpublished};
 use underpass_ztunnel::Accepting;
 
@@ -139,12 +139,18 @@ impl Follow {
         Ok(())
     }
 
-    /// What a successor gets, but for the pods.
-    fn lending(&self) -> io::Result<Lending> {
-        let lock = self.lock.as_ref().ok_or(io::ErrorKind::NotFound)?.again()?;
-        let servers = self.sockets.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
-        let earlier = self.before.iter().map(|agent| agent.again()).collect::<io::Result<_>>()?;
-        Ok(Lending { cgroup: self.own.0, earlier, lock, pods: Vec::new(), servers })
+    /// What a successor gets, but for the pods; or why it gets nothing.
+    fn lending(&self) -> Result<Lending, String> {
+        if self.before.len() + 2 > AGENTS as usize {
+            return Err(format!("{} agents before it drain still, and the kernel knows no more", self.before.len()));
+        }
+        let copy = || {
+            let lock = self.lock.as_ref().ok_or(io::ErrorKind::NotFound)?.again()?;
+            let servers = self.sockets.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
+            let earlier = self.before.iter().map(|agent| agent.again()).collect::<io::Result<_>>()?;
+            Ok(Lending { cgroup: self.own.0, earlier, lock, pods: Vec::new(), servers })
+        };
+        copy().map_err(uncopied)
     }
 
     /// A World that is applied makes this process ready: not where another one is the agent, nor once it ends.
@@ -221,6 +227,11 @@ fn watch(successor: Successor, until: Instant, sender: mpsc::UnboundedSender<Hea
     applied
 }
 
+/// Why a successor gets nothing.
+fn uncopied(error: io::Error) -> String {
+    format!("its lock and sockets cannot be copied: {error}")
+}
+
 /// Waits for the end of an earlier agent, on a thread of its own.
 fn wait_for(agent: Arc<Earlier>, sender: mpsc::UnboundedSender<Heard>) {
     std::thread::spawn(move || {
@@ -257,11 +268,10 @@ impl Node {
             }
             Heard::Asked(Ask::Lend(answer)) => {
                 let lent = match self.follow.lending() {
-                    Ok(lending) => self.lend(lending).await,
-                    Err(error) => Err(error),
+                    Ok(lending) => self.lend(lending).await.map_err(uncopied),
+                    Err(why) => Err(why),
                 };
                 let refused = lent.is_err();
-                let lent = lent.map_err(|error| format!("its lock and sockets cannot be copied: {error}"));
                 if answer.send(lent).is_err() || refused {
                     self.go_on().await;
                 }
