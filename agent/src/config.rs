@@ -18,6 +18,7 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 use clap::Parser;
 use underpass_core::{TrustDomain, world::MeshSettings};
 use underpass_telemetry::{Format, log::Filter};
+use underpass_ztunnel::{SOCKETS_PER_CONNECTION, SOCKETS_PER_POD};
 
 use crate::certs::{self, CaPlace};
 
@@ -156,9 +157,9 @@ pub struct Config {
     #[arg(long, env = "UNDERPASS_WORKERS", value_name = "N")]
     pub workers: Option<NonZeroUsize>,
 
-    /// How many sockets one pod may hold: a connection is one, a plain one and one that it receives two. Where it is not given,
-    /// and whatever it says, at most two thirds of what the limit of open files leaves.
-    #[arg(long, env = "UNDERPASS_POD_SOCKETS", value_name = "N")]
+    /// How many sockets one pod may hold, at least 10: a connection is one, a plain one and one that it receives two. Where it is
+    /// not given, and whatever it says, at most two thirds of what the limit of open files leaves.
+    #[arg(long, env = "UNDERPASS_POD_SOCKETS", value_name = "N", value_parser = pod_sockets)]
     pub pod_sockets: Option<NonZeroUsize>,
 
     /// How much may wait in all tunnels of the node for applications and peers that do not take it, in MiB.
@@ -175,6 +176,14 @@ const LIFETIME_MIN_S: u64 = 4;
 
 pub(crate) fn lifetime(text: &str) -> Result<Duration, units::DurationError> {
     units::at_least(text, LIFETIME_MIN_S)
+}
+
+/// With fewer a pod has room for no connection.
+const POD_SOCKETS_MIN: usize = SOCKETS_PER_POD + SOCKETS_PER_CONNECTION;
+
+fn pod_sockets(text: &str) -> Result<NonZeroUsize, String> {
+    let sockets: NonZeroUsize = text.parse().map_err(|e| format!("{e}"))?;
+    if sockets.get() < POD_SOCKETS_MIN { Err(format!("write at least {POD_SOCKETS_MIN}")) } else { Ok(sockets) }
 }
 
 impl Config {

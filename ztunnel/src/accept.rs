@@ -12,7 +12,10 @@ use std::{
 use tokio::net::{TcpListener, TcpStream};
 use underpass_net::budget::Held;
 
-use crate::worker::{Served, Worker};
+use crate::{
+    SOCKETS_PER_CONNECTION,
+    worker::{Served, Worker},
+};
 
 /// Connections of one pod and direction that are accepted before others have their turn.
 const MOST_PER_TURN: usize = 16;
@@ -22,9 +25,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const SAID_EVERY: Duration = Duration::from_secs(60);
 /// Every so many pauses of a pod one is logged.
 const LOGGED_PAUSES: u64 = 1_000;
-
-/// What an accepted connection may come to: itself, and a socket of its own that it leads on to.
-const PLACES: usize = 2;
 
 /// An accepted socket, and what it counts for.
 #[derive(Debug)]
@@ -46,13 +46,14 @@ pub(crate) async fn accept<F: Future<Output = ()> + 'static>(
     let mut in_turn = 0;
     loop {
         let sockets = &pod.budget.sockets;
-        if !sockets.has_room(PLACES) {
+        if !sockets.has_room(SOCKETS_PER_CONNECTION) {
             // Those that were just accepted give back what they do not need.
             tokio::task::yield_now().await;
         }
-        if !sockets.has_room(PLACES) {
+        if !sockets.has_room(SOCKETS_PER_CONNECTION) {
             paused(&pod);
-            sockets.room(PLACES, || worker.pool.drain_idle(|key| key.netns == pod.cookie)).await;
+            let _waits = pod.waiting.enter(());
+            sockets.room(SOCKETS_PER_CONNECTION, || worker.pool.drain_idle(|key| key.netns == pod.cookie)).await;
         }
         match listener.accept().await {
             Ok((socket, _)) => {

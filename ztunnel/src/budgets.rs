@@ -58,6 +58,9 @@ impl Default for Limits {
 /// Sockets that a pod in the mesh costs before it has a connection: its listeners, its namespace, what steers for it.
 pub const SOCKETS_PER_POD: usize = 8;
 
+/// What an accepted connection may come to: itself, and a socket of its own that it leads on to.
+pub const SOCKETS_PER_CONNECTION: usize = 2;
+
 /// Bytes that may wait for a pod whatever others hold: what one connection sends before it is answered.
 const QUIET_BYTES: usize = 64 << 10;
 

@@ -184,7 +184,7 @@ async fn carry(
     track.open(Judged { pod: pod.name.clone(), way, judged_at: world.version() });
     let (tally, cancel) = (Arc::clone(&track.tally), Rc::clone(&track.cancel));
     let carried = async {
-        let Some(place) = pod.budget.sockets.take() else { return answer(accepted, 503, Reason::Limit) };
+        let Some(place) = pod.place() else { return answer(accepted, 503, Reason::Limit) };
         let app = tokio::select! {
             app = app::connect(worker, pod, place, from.ip(), target) => app,
             () = accepted.stream.gone() => return gone(accepted),

@@ -36,7 +36,9 @@ use underpass_identity::{Credential, Roots};
 use underpass_telemetry::{access_log::AccessLog, metrics::Registry};
 
 pub use self::{
-    budgets::{Budgets, FAMILIES as BUDGET_FAMILIES, Limits, PodBudget, PodUse, SOCKETS_PER_POD},
+    budgets::{
+        Budgets, FAMILIES as BUDGET_FAMILIES, Limits, PodBudget, PodUse, SOCKETS_PER_CONNECTION, SOCKETS_PER_POD,
+    },
     connections::Connections,
     drain::{Accepting, Lent},
     pod::Pod,

@@ -41,6 +41,11 @@ impl<T> List<T> {
         Entry { list: Rc::clone(&self.0), number }
     }
 
+    /// Nobody is here.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.entries.borrow().is_empty()
+    }
+
     /// Those who are here; none of them may leave meanwhile.
     pub(crate) fn each(&self, f: impl FnMut(&T)) {
         self.0.entries.borrow().values().for_each(f);

@@ -32,7 +32,8 @@ use underpass_net::{
 use underpass_telemetry::access_log::Writer;
 
 use crate::{
-    Accepting, Budgets, Connections, Credentials, Inputs, Lent, Pod, PodBudget, SOCKETS_PER_POD, Settings, StartError,
+    Accepting, Budgets, Connections, Credentials, Inputs, Lent, Pod, PodBudget, SOCKETS_PER_CONNECTION,
+    SOCKETS_PER_POD, Settings, StartError,
     accept::{Seldom, accept},
     inbound,
     list::{Entry, List},
@@ -80,6 +81,8 @@ pub(crate) struct Served {
     pub(crate) tunnels: List<Tunnel>,
     /// What was accepted for it, until it has ended.
     serving: List<()>,
+    /// Its listeners, while they wait for room to accept.
+    pub(crate) waiting: List<()>,
     /// It is not served any more, and why.
     pub(crate) closed: RefCell<Option<Reason>>,
 }
@@ -108,8 +111,16 @@ impl Served {
             budget,
             tunnels: List::default(),
             serving: List::default(),
+            waiting: List::default(),
             closed: RefCell::default(),
         }
+    }
+
+    /// For where a stream of another node leads, which takes one place; nothing where there is none. A listener that waits
+    /// for two is before it: otherwise streams would take each that becomes free.
+    pub(crate) fn place(&self) -> Option<Held> {
+        let before = if self.waiting.is_empty() { 0 } else { SOCKETS_PER_CONNECTION };
+        self.budget.sockets.take(before)
     }
 
     /// For one more tunnel of this pod, whose socket is there already.

@@ -53,6 +53,7 @@ fn bad_values_are_named() {
         ("--admin-address", "localhost", "admin-address"),
         ("--workers", "0", "workers"),
         ("--pod-sockets", "0", "pod-sockets"),
+        ("--pod-sockets", "9", "at least 10"),
         ("--node-memory", "256M", "node-memory"),
         ("--pod-memory", "-1", "pod-memory"),
         ("--access-log-format", "xml", "write text or json"),

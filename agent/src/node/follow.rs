@@ -273,10 +273,10 @@ impl Node {
                 };
                 let refused = lent.is_err();
                 if answer.send(lent).is_err() || refused {
-                    self.go_on().await;
+                    self.go_on(!refused).await;
                 }
             }
-            Heard::Asked(Ask::GoOn) => self.go_on().await,
+            Heard::Asked(Ask::GoOn) => self.go_on(true).await,
             Heard::Asked(Ask::Leave(answer)) => {
                 tracing::info!("another agent has taken over");
                 self.enrolling.close("another agent has taken over");
@@ -303,14 +303,16 @@ impl Node {
         Ok(lending)
     }
 
-    /// Whoever was to follow has not.
-    async fn go_on(&mut self) {
+    /// Whoever was to follow has not. `touched`: it may have changed something.
+    async fn go_on(&mut self, touched: bool) {
         if self.follow.stage != Stage::Lent {
             return;
         }
         self.follow.stage = Stage::Owner;
         if self.follow.ending {
             drop(self.pods.hold()); // it has stopped accepting: what the other one put back is taken out again
+        } else if !touched {
+            self.pods.stir();
         } else {
             tracing::warn!("the other agent has not taken over: this one goes on");
             let lent = self.ztunnel.lend().await.into_iter().filter_map(|lent| {

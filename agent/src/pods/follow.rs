@@ -48,11 +48,15 @@ impl<D: DataPath> Pods<D> {
 
     /// After standing still: somebody else may have changed the data path, and pods. `serving`: the listeners of the tunnel.
     /// What is found of pods that came meanwhile is an earlier agent's, like any other.
-    pub(super) fn go_on(&mut self, mut serving: BTreeMap<Cookie, (TcpListener, TcpListener)>) -> Result<()> {
-        self.there = Tables::from_ops(&self.path.contents()?);
+    ///
+    /// # Errors
+    /// The data path cannot be read; nothing has changed then.
+    pub(super) fn go_on(&mut self, serving: &mut BTreeMap<Cookie, (TcpListener, TcpListener)>) -> Result<()> {
+        let (contents, steered) = (self.path.contents()?, self.path.pods()?);
+        self.there = Tables::from_ops(&contents);
         let members = self.pods.values().filter_map(State::member).map(|member| member.local.cookie);
         self.unsure = members.map(|cookie| (cookie, serving.remove(&cookie))).collect();
-        let found = self.there.mentioned().chain(self.path.pods()?);
+        let found = self.there.mentioned().chain(steered);
         self.orphans.extend(found.filter(|cookie| !self.unsure.contains_key(cookie)));
         self.stale = true;
         self.look_again = Instant::now();

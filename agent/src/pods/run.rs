@@ -31,6 +31,7 @@ enum Command {
     Hold(oneshot::Sender<()>),
     Still(oneshot::Sender<()>),
     GoOn(Listeners),
+    Stir,
     Own,
     Agents(Vec<CgroupId>),
 }
@@ -115,6 +116,11 @@ impl Handle {
         self.send(Command::GoOn(serving));
     }
 
+    /// Nobody was to take over: what stood still has not been touched.
+    pub fn stir(&self) {
+        self.send(Command::Stir);
+    }
+
     /// The earlier agent changes nothing any more.
     pub fn own(&self) {
         self.send(Command::Own);
@@ -145,7 +151,7 @@ impl Drop for Handle {
 
 impl<D: DataPath> Pods<D> {
     fn run(mut self, commands: &mpsc::Receiver<Command>, woken: &UnixStream, meter: &Meter) {
-        let mut still = false;
+        let (mut still, mut going_on) = (false, None);
         let mut releasing: Option<(mpsc::Sender<bool>, Instant)> = None;
         loop {
             let mut asked = Vec::new();
@@ -167,15 +173,21 @@ impl<D: DataPath> Pods<D> {
                         still = true;
                         let _ = done.send(());
                     }
-                    Ok(Command::GoOn(serving)) => match self.go_on(serving) {
-                        Ok(()) => still = false,
-                        // The next one finds everything pinned.
-                        Err(error) => panic!("the data path cannot be read again: {error}"),
-                    },
+                    Ok(Command::GoOn(serving)) => going_on = Some(serving),
+                    Ok(Command::Stir) => still = false,
                     Ok(Command::Own) => self.own(),
                     Ok(Command::Agents(agents)) => self.set_agents(agents),
                     Err(mpsc::TryRecvError::Empty) => break,
                     Err(mpsc::TryRecvError::Disconnected) => return,
+                }
+            }
+            if let Some(mut serving) = going_on.take() {
+                match self.go_on(&mut serving) {
+                    Ok(()) => still = false,
+                    Err(error) => {
+                        tracing::error!(%error, "the data path cannot be read again: pods are not looked after");
+                        going_on = Some(serving);
+                    }
                 }
             }
             let now = Instant::now();

@@ -143,7 +143,7 @@ fn what_a_failed_successor_left_is_found_after_standing_still() {
     assert!(bench.pods.is_empty());
     leftover(&mut bench.path, Cookie(u64::MAX));
     bench.path.apply(&[Op::SetAgent(CgroupId(99))]).expect("room");
-    bench.pods.go_on(BTreeMap::new()).expect("read");
+    bench.pods.go_on(&mut BTreeMap::new()).expect("read");
     assert_eq!(bench.pods.unclaimed(), [Cookie(u64::MAX)]);
     bench.pods.turn(Instant::now());
     assert_eq!(sizes(&bench.path), [0, 0, 1], "the dead pod and the successor's cgroup");

@@ -176,10 +176,10 @@ impl Share {
         self.used().saturating_add(amount) <= self.allowed()
     }
 
-    /// Takes one, where there is room.
+    /// Takes one, where there is room for it and for so many more.
     #[must_use]
-    pub fn take(self: &Arc<Self>) -> Option<Held> {
-        self.has_room(1).then(|| self.hold(1))
+    pub fn take(self: &Arc<Self>, more: usize) -> Option<Held> {
+        self.has_room(more.saturating_add(1)).then(|| self.hold(1))
     }
 
     /// Takes without asking: for what is there already, and has to be counted.
@@ -253,7 +253,7 @@ mod tests {
 
     /// Takes until there is no room.
     fn fill(share: &Arc<Share>) -> Vec<Held> {
-        std::iter::from_fn(|| share.take()).collect()
+        std::iter::from_fn(|| share.take(0)).collect()
     }
 
     #[test]
@@ -263,7 +263,7 @@ mod tests {
             let shares: Vec<_> = (0..greedy).map(|_| Share::new(&stock, usize::MAX)).collect();
             // In turn, as they would.
             let mut all = Vec::new();
-            while let Some(held) = shares.iter().map(Share::take).collect::<Option<Vec<_>>>() {
+            while let Some(held) = shares.iter().map(|share| share.take(0)).collect::<Option<Vec<_>>>() {
                 all.extend(held);
             }
             assert!(stock.left().abs_diff(left) <= greedy, "{greedy} greedy pods leave {}", stock.left());
@@ -280,8 +280,8 @@ mod tests {
         let share = Share::new(&stock, 10);
         assert_eq!(fill(&share).len(), 10);
         let none = Share::new(&stock, 0);
-        assert!(none.take().is_none());
-        assert!(Share::new(&Stock::new(0), 10).take().is_none());
+        assert!(none.take(0).is_none());
+        assert!(Share::new(&Stock::new(0), 10).take(0).is_none());
     }
 
     #[test]

@@ -150,6 +150,7 @@ fn open_as(fd: &OwnedFd, source: SocketAddr, target: SocketAddr, mark: u32) -> i
     setsockopt(fd, sockopt::BindToDevice, &"lo".into())?;
     setsockopt(fd, sockopt::ReuseAddr, &true)?;
     setsockopt(fd, sockopt::TcpNoDelay, &true)?;
+    reset_on_close(fd, true);
     bind(fd.as_raw_fd(), &storage(source))?;
     begin(fd, target)
 }
@@ -159,6 +160,7 @@ fn open_as(fd: &OwnedFd, source: SocketAddr, target: SocketAddr, mark: u32) -> i
 pub fn from_pod(netns: &Netns, from: IpAddr, target: SocketAddr) -> io::Result<TcpStream> {
     let fd = tcp_socket(netns, target.is_ipv6())?;
     setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
+    reset_on_close(&fd, true);
     open_from(&fd, from, target)?;
     Ok(fd.into())
 }

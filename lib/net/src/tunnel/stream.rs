@@ -182,7 +182,7 @@ impl Stream {
     pub async fn run(&self, app: &Rc<TcpStream>, tally: &Arc<Tally>, early: &mut Early) -> Ended {
         self.lane.attach(Rc::clone(app), Arc::clone(tally));
         let (mut sending, mut receiving) = (true, true);
-        let mut gathering = None;
+        let (mut gathering, mut broke) = (None, false);
         loop {
             if let Some(ended) = self.end(&mut sending) {
                 if ended == Ended::Memory {
@@ -196,8 +196,8 @@ impl Stream {
             }
             let pumped = match (sending, self.lane.app_failed.get()) {
                 (true, failed) => match self.gathers(app, early, &mut gathering) {
-                    Some(until) => Pumped::Gathers(until),
-                    None => self.pump(app, tally, early, failed),
+                    Some(until) if !failed && !broke => Pumped::Gathers(until),
+                    _ => self.pump(app, tally, early, failed),
                 },
                 (false, true) => Pumped::AppReset,
                 (false, false) => Pumped::Blocked,
@@ -210,7 +210,10 @@ impl Stream {
                 return Ended::Finished;
             }
             match pumped {
-                Pumped::Sent => tokio::task::yield_now().await, // the others' turn
+                Pumped::Sent => {
+                    gathering = None;
+                    tokio::task::yield_now().await; // the others' turn
+                }
                 Pumped::Eof | Pumped::AppReset => {}
                 Pumped::Idle | Pumped::Blocked => {
                     if self.wait(app, pumped == Pumped::Idle).await {
@@ -218,7 +221,8 @@ impl Stream {
                     }
                 }
                 Pumped::Gathers(until) => tokio::select! {
-                    broke = self.wait(app, false) => if broke { return self.app_reset() },
+                    // What it said before its reset is passed on.
+                    reset = self.wait(app, false) => broke |= reset,
                     () = sleep_until(until) => {}
                 },
             }
@@ -241,21 +245,16 @@ impl Stream {
         }
     }
 
-    /// The next frame would be one small one too many: until when more is waited for.
+    /// The next frame would be one small one too many: until when more is waited for. `since`: when that began, until
+    /// something is sent.
     fn gathers(&self, app: &TcpStream, early: &Early, since: &mut Option<Instant>) -> Option<Instant> {
         let many = self.tunnel.state.borrow_mut().hbone.uncredited_small_frames(self.lane.id) >= MANY_SMALL_FRAMES;
         let little = || unread(app).is_ok_and(|n| (1..SMALL_FRAME).contains(&n));
         if !many || !early.unsent().is_empty() || !little() {
-            *since = None;
             return None;
         }
         let now = Instant::now();
-        let until = *since.get_or_insert(now) + GATHER;
-        if now < until {
-            return Some(until);
-        }
-        *since = None;
-        None
+        Some(*since.get_or_insert(now) + GATHER).filter(|until| now < *until)
     }
 
     /// How the stream ended, if it did and nothing is left to be done. What has come to its own end is delivered,
