@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use underpass_abi::{Cookie, Direction, ListenerKey, LocalKey, Locality, Marks, Op, Phase};
+use underpass_abi::{Cookie, Direction, ListenerKey, Marks, Op, Phase};
 use underpass_core::{ObjectName, world::Workload};
 use underpass_net::{
     netns::{AddressWatch, Netns},
@@ -73,10 +73,7 @@ impl Member {
 
     /// What is local to the pod, for the table that must know it before the pod is steered.
     pub(super) fn locals(&self) -> impl Iterator<Item = Op> + '_ {
-        let key = |ip: &IpAddr| LocalKey { pod: self.local.cookie, address: (*ip).into() };
-        let held = self.local.held.iter().filter(|ip| !ip.is_loopback());
-        let held = held.map(move |ip| Op::SetLocal(key(ip), Locality::OTHER));
-        held.chain(self.local.addresses.iter().map(move |ip| Op::SetLocal(key(ip), Locality::POD)))
+        self.local.localities().map(|(key, locality)| Op::SetLocal(key, locality))
     }
 
     /// Goes on with these listeners instead of making new ones.

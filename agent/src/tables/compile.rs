@@ -30,6 +30,17 @@ pub struct LocalPod {
     pub phase: Phase,
 }
 
+impl LocalPod {
+    /// What is local to it, each address once: one that is both counts for identity. Of an address that was said to be another
+    /// one first, connections that begin just then would be refused.
+    pub fn localities(&self) -> impl Iterator<Item = (LocalKey, Locality)> + '_ {
+        let key = |ip: &IpAddr| LocalKey { pod: self.cookie, address: (*ip).into() };
+        let others = self.held.iter().filter(|ip| !is_loopback(**ip) && !self.addresses.contains(ip));
+        let others = others.map(move |ip| (key(ip), Locality::OTHER));
+        others.chain(self.addresses.iter().map(move |ip| (key(ip), Locality::POD)))
+    }
+}
+
 /// The tables that make the kernel decide as core does.
 #[must_use]
 pub fn compile(world: &World, pods: &[LocalPod], agents: &[CgroupId]) -> Tables {
@@ -56,11 +67,8 @@ fn destination(world: &World, ip: IpAddr) -> Option<Destination> {
 }
 
 fn add(tables: &mut Tables, pod: &LocalPod) {
-    let LocalPod { cookie, addresses, held, cgroup, phase } = pod;
-    let key = |ip: &IpAddr| LocalKey { pod: *cookie, address: (*ip).into() };
-    // In this order: an address that is both counts for identity.
-    tables.locals.extend(held.iter().filter(|ip| !is_loopback(**ip)).map(|ip| (key(ip), Locality::OTHER)));
-    tables.locals.extend(addresses.iter().map(|ip| (key(ip), Locality::POD)));
+    tables.locals.extend(pod.localities());
+    let LocalPod { cookie, addresses, cgroup, phase, .. } = pod;
     tables.pod_cgroups.insert(*cgroup, *cookie);
     let of = |v4: bool| {
         let first = addresses.iter().copied().find(|ip| ip.is_ipv4() == v4);
@@ -191,10 +199,12 @@ pub(super) mod tests {
             phase: Phase::ENROLLED,
         };
         let tables = compile(&world, std::slice::from_ref(&local), &[]);
-        let mut locals: Vec<_> = tables.locals.iter().map(|(k, v)| (k.address.ip(), *v)).collect();
+        // None is said to be something else first: the kernel may be asked in between.
+        let mut locals: Vec<_> = local.localities().map(|(k, v)| (k.address.ip(), v)).collect();
         locals.sort_by_key(|(ip, _)| *ip);
         let expected = [("10.0.0.1", Locality::POD), ("10.0.0.2", Locality::OTHER), ("fe80::1", Locality::OTHER)];
         assert_eq!(locals, expected.map(|(text, locality)| (ip(text), locality)));
+        assert_eq!(tables.locals.len(), 3);
         assert_eq!(
             tables.pods[&Cookie(5)],
             Pod { v4: ip("10.0.0.1").into(), v6: Address::UNSPECIFIED, phase: Phase::ENROLLED }
