@@ -1,7 +1,7 @@
 //! `underpass-agent cleanup`: everything that agents left on this node is taken away, without one. For nodes that leave the
 //! mesh for good: as long as anything is pinned, captured connections wait for the next agent.
 //!
-//! What must hold: DESIGN's order. Nothing new is captured; captured sockets are destroyed, and looked at again; then rules
+//! What must hold: the order. Nothing new is captured; captured sockets are destroyed, and looked at again; then rules
 //! and routes; `guard` last. A step that fails stops the rest, and it can be run again. Not while an agent runs.
 
 use std::{

@@ -9,7 +9,7 @@ use underpass_telemetry::{admin::Target, log::Filter};
 
 /// Underpass: a service mesh without sidecars.
 ///
-/// Most commands ask the agent of this node; with -f they answer from a directory of manifests, without agent and root.
+/// Commands ask the agent of this node; those with -f answer from a directory of manifests as well, without agent and root.
 #[derive(Debug, Parser)]
 #[command(name = "underpass", version, propagate_version = true)]
 pub(crate) struct Args {

@@ -145,7 +145,7 @@ const SERVED: &[Served] = &[
         "AuthorizationPolicy",
         "security.istio.io/v1, v1beta1",
         &[
-            ("metadata.annotations[istio.io/dry-run]", "logged and counted, never enforced"),
+            ("metadata.annotations[istio.io/dry-run]", "logged, never enforced"),
             ("spec.action", "ALLOW and DENY; CUSTOM and AUDIT are rejected"),
             ("spec.selector", L4),
             ("spec.targetRef, targetRefs", "judged at the waypoint, which there is not yet: no effect at L4"),
@@ -260,7 +260,8 @@ fn files() -> String {
          in place (`> policies.yaml`) may be read half-written; cut between two documents it looks like a shorter one.\n\
          - A broken AuthorizationPolicy or PeerAuthentication without a last good version, after a restart for instance, closes \
          what it selects; its namespace, where that cannot be read. So does one that cannot be parsed and one with a slip in \
-         `apiVersion` or `kind`, as long as its kind and name can be made out.\n\
+         `apiVersion` or `kind`, as long as its kind and name can be made out. One that would decide nothing (CUSTOM, AUDIT, a \
+         dry run, one for a waypoint) closes nothing.\n\
          - An object that stands twice is served from the first file by path.\n\
          - Limits: {MAX_FILES} files, {MAX_FOLDER_DEPTH} folders deep, {} MiB and {MAX_DOCUMENTS} documents a file. Beyond the \
          first, new files are not read and what is gone stays until there are fewer.\n",

@@ -111,7 +111,7 @@ pub(crate) const KNOWN: &[Known] = &[
         instead: "delete it; what can be set stands in the agent's settings",
         below: &[],
         fields: &[
-            note("spec.concurrency", "the agent has one worker per core of the node"),
+            note("spec.concurrency", "the agent has a worker per core of the node, four at most, or `workers`"),
             note("spec.environmentVariables", "there is no proxy to hand them to"),
             note("spec.image", "there is no proxy image"),
         ],

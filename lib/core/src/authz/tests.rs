@@ -1,4 +1,4 @@
-//! The rows of DESIGN's policy section, as data: policies in a small notation, requests, expected verdicts.
+//! The semantics of policies, as data: policies in a small notation, requests, expected verdicts.
 
 use std::sync::Arc;
 

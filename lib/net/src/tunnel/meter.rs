@@ -14,7 +14,7 @@ const HANDSHAKE_BOUNDS_US: &[u64] = &[
 
 static OPENED: Family = Family::counter(
     "underpass_tunnels_opened_total",
-    "Tunnels that were begun; outbound ones lead to another node.",
+    "Tunnels that were begun; outbound ones lead to another pod.",
     &["direction"],
 );
 static OPEN: Family =
