@@ -1,9 +1,12 @@
 //! The one task that owns the World: a door's changes go in, the next World is built aside, given a version and
 //! published. Whoever reads has a whole World and never waits.
 
+mod published;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use serde::Serialize;
@@ -11,6 +14,11 @@ use tokio::sync::{mpsc, watch};
 use underpass_config::{Problem, Update};
 use underpass_core::{Kind, World, world::MeshSettings};
 use underpass_telemetry::metrics::{Counter, Family, Gauge, Registry};
+
+use self::published::Published;
+
+/// How often Worlds that followers may have let go are looked at.
+const FREE_EVERY: Duration = Duration::from_secs(1);
 
 static VERSION: Family =
     Family::gauge("underpass_world_version", "The version of the newest World; it restarts with the agent.", &[]);
@@ -50,6 +58,7 @@ pub struct Reports {
 pub struct Keeper {
     updates: mpsc::UnboundedReceiver<Update>,
     world: watch::Sender<Arc<World>>,
+    published: Published,
     reports: watch::Sender<Arc<Reports>>,
     changes: Counter,
     waiting: Gauge,
@@ -63,7 +72,7 @@ impl Keeper {
         let (reports, _) = watch::channel(Arc::default());
         measure(registry, world.subscribe(), reports.subscribe());
         let (changes, waiting) = (registry.counter(&CHANGES).with(&[]), registry.gauge(&QUEUE).with(&[]));
-        Self { updates, world, reports, changes, waiting }
+        Self { updates, world, published: Published::default(), reports, changes, waiting }
     }
 
     /// The World, newest.
@@ -80,13 +89,21 @@ impl Keeper {
 
     /// Keeps until the door is gone.
     pub async fn run(mut self) {
-        while let Some(update) = self.updates.recv().await {
-            self.waiting.set(i64::try_from(self.updates.len()).unwrap_or(i64::MAX));
-            self.take(update);
+        loop {
+            // The newest is the channel's as well.
+            let is_read = self.published.free() > 1;
+            tokio::select! {
+                update = self.updates.recv() => {
+                    let Some(update) = update else { return };
+                    self.waiting.set(i64::try_from(self.updates.len()).unwrap_or(i64::MAX));
+                    self.take(update);
+                }
+                () = tokio::time::sleep(FREE_EVERY), if is_read => {}
+            }
         }
     }
 
-    fn take(&self, update: Update) {
+    fn take(&mut self, update: Update) {
         for problem in &update.problems {
             if !self.reports.borrow().problems.contains(problem) {
                 tracing::warn!("{problem}");
@@ -115,7 +132,9 @@ impl Keeper {
                 tracing::warn!(object = %finding.object, field = %finding.field, "{}", finding.says);
             }
         }
-        self.world.send_replace(Arc::new(next));
+        let next = Arc::new(next);
+        self.published.push(Arc::clone(&next));
+        self.world.send_replace(next);
     }
 }
 

@@ -6,7 +6,7 @@ use std::{cell::Cell, net::SocketAddr, pin::Pin, rc::Rc, sync::Arc};
 use underpass_core::{
     Identity, Reason, World,
     addr::{HBONE_PORT, canonical},
-    admit::admit,
+    admit,
     authz::{self, Peer, Request, Verdict},
     connection::{Direction, Path},
     rejudge::{Judged, Way},
@@ -29,8 +29,7 @@ use crate::{
 /// Serves one accepted socket.
 pub(crate) async fn serve(worker: Rc<Worker>, pod: Rc<Served>, accepted: accept::Accepted) {
     let Ok(Ends { from, to }) = worker.settings.sockets.ends(&accepted.socket) else { return };
-    let world = worker.world();
-    let served = world.workload(&pod.name).is_some_and(|w| w.addresses.contains(&to.ip()));
+    let served = worker.world().workload(&pod.name).is_some_and(|w| w.addresses.contains(&to.ip()));
     if !served {
         drop(Carried::new(accepted.socket, accepted.place)); // resets it
         Track::begin(&worker, &pod, Direction::Inbound, from, to).finish(Reason::NotServedHere);
@@ -81,8 +80,7 @@ fn begin(
     from: SocketAddr,
     to: SocketAddr,
 ) -> Result<Begun, Reason> {
-    let world = worker.world();
-    let own = world.workload(&pod.name).ok_or(Reason::PodGone)?.identity(&world.settings().trust_domain);
+    let own = own_identity(worker, pod).ok_or(Reason::PodGone)?;
     let credential = worker.credential(&own).ok_or(Reason::NoCertificate)?;
     let roots = Arc::clone(&worker.credentials().roots);
     let config = worker.configs.borrow_mut().server(&credential, &worker.trust_domains, &roots);
@@ -118,6 +116,11 @@ fn begin(
     Ok((tunnel, Box::pin(driving), asked))
 }
 
+fn own_identity(worker: &Worker, pod: &Served) -> Option<Identity> {
+    let world = worker.world();
+    Some(world.workload(&pod.name)?.identity(&world.settings().trust_domain))
+}
+
 /// Answers one CONNECT and carries its connection.
 async fn connect(worker: Rc<Worker>, pod: Rc<Served>, accepted: Accepted, from: SocketAddr, to: SocketAddr) {
     let target = target(&accepted.request.authority, to);
@@ -150,7 +153,7 @@ pub(crate) fn judge(world: &World, request: &Request<'_>) -> Verdict {
         let identity = peer.identity.map(Identity::uri);
         tracing::info!(%policy, source = %peer.address, identity, destination = %workload.name, port, "dry run: denied");
     }
-    admit(world, request, &mut ())
+    admit::admit(world, request, &mut ())
 }
 
 fn answer(accepted: &Accepted, status: u16, reason: Reason) -> Reason {
@@ -166,22 +169,10 @@ async fn carry(
     target: SocketAddr,
     track: &mut Track,
 ) -> Reason {
-    let world = worker.world();
-    let Some(workload) = world.workload(&pod.name) else { return answer(accepted, 503, Reason::PodGone) };
-    track.destination_identity(workload.identity(&world.settings().trust_domain));
-    let identity = &accepted.peer.identity;
-    let peer = Peer { address: from.ip(), identity: Some(identity) };
-    let request = Request { peer, workload, address: target.ip(), port: target.port() };
-    match judge(&world, &request) {
-        Verdict::Allow { policy } => track.policy(policy),
-        Verdict::Deny { policy, reason } => {
-            track.policy(policy);
-            return answer(accepted, 401, reason);
-        }
-    }
-    let (address, port) = (target.ip(), target.port());
-    let way = Way::Inbound { address, port, peer: from.ip(), identity: Some(identity.clone()) };
-    track.open(Judged { pod: pod.name.clone(), way, judged_at: world.version() });
+    let baggage = match admit(worker, pod, &accepted.peer.identity, from, target, track) {
+        Ok(baggage) => baggage,
+        Err((status, reason)) => return answer(accepted, status, reason),
+    };
     let (tally, cancel) = (Arc::clone(&track.tally), Rc::clone(&track.cancel));
     let carried = async {
         let Some(place) = pod.place() else { return answer(accepted, 503, Reason::Limit) };
@@ -194,7 +185,7 @@ async fn carry(
             Err(reason) => return answer(accepted, 503, reason),
         };
         let mut headers = Headers::new();
-        headers.push("baggage", outbound::baggage(workload));
+        headers.push("baggage", baggage);
         accepted.stream.respond(200, &headers);
         let ended = accepted.stream.run(&app, &tally, &mut Early::default()).await;
         let reason = reason(&ended);
@@ -212,6 +203,35 @@ async fn carry(
         }
         reason = carried => reason,
     }
+}
+
+/// Judges by the World of this turn, and registers what is allowed: with what the peer is told of the workload.
+///
+/// # Errors
+/// The status of the answer, and why.
+fn admit(
+    worker: &Worker,
+    pod: &Served,
+    identity: &Identity,
+    from: SocketAddr,
+    target: SocketAddr,
+    track: &mut Track,
+) -> Result<String, (u16, Reason)> {
+    let world = worker.world();
+    let workload = world.workload(&pod.name).ok_or((503, Reason::PodGone))?;
+    track.destination_identity(workload.identity(&world.settings().trust_domain));
+    let peer = Peer { address: from.ip(), identity: Some(identity) };
+    let (address, port) = (target.ip(), target.port());
+    match judge(&world, &Request { peer, workload, address, port }) {
+        Verdict::Allow { policy } => track.policy(policy),
+        Verdict::Deny { policy, reason } => {
+            track.policy(policy);
+            return Err((401, reason));
+        }
+    }
+    let way = Way::Inbound { address, port, peer: from.ip(), identity: Some(identity.clone()) };
+    track.open(Judged { pod: pod.name.clone(), way, judged_at: world.version() });
+    Ok(outbound::baggage(workload))
 }
 
 /// Nobody waits for the answer any more.

@@ -83,7 +83,12 @@ mod tests {
     fn change(worker: &Worker, object: impl Into<Object>) {
         let mut batch = Batch::default();
         batch.put(object);
-        worker.exchange_world(Arc::new(worker.world().apply(&batch)));
+        exchange(worker, &batch);
+    }
+
+    fn exchange(worker: &Worker, batch: &Batch) {
+        let next = Arc::new(worker.world().apply(batch));
+        worker.exchange_world(next);
     }
 
     /// Why a connection was told to end, in plain words.
@@ -109,7 +114,7 @@ mod tests {
         // One that is registered is told by the exchange, and keeps the first reason.
         let mut batch = Batch::default();
         batch.remove(Object::from(peer_authentication("default/strict - STRICT")).key());
-        worker.exchange_world(Arc::new(worker.world().apply(&batch)));
+        exchange(&worker, &batch);
         let track = begin(&worker);
         track.open(judged(&worker));
         change(&worker, policy("other/p", Action::Deny, vec![Rule::default()]));

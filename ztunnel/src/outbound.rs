@@ -5,7 +5,7 @@ use std::{net::SocketAddr, rc::Rc, sync::Arc, time::SystemTime};
 
 use tokio::net::TcpStream;
 use underpass_core::{
-    Identity, Reason, World,
+    Reason, World,
     addr::is_loopback,
     connection::{Direction, Path},
     rejudge::{self, Judged, Over, Way},
@@ -41,6 +41,20 @@ pub(crate) async fn serve(worker: Rc<Worker>, pod: Rc<Served>, accepted: Accepte
     track.finish(reason);
 }
 
+/// What a connection needs to be carried, owned: the World that it was planned by is let go before anything is waited for.
+enum Opening {
+    /// Through a tunnel.
+    Hbone(Call),
+    /// As it came, to this endpoint.
+    Plain(SocketAddr),
+}
+
+/// A stream to open: on which tunnel, and the CONNECT.
+struct Call {
+    key: Key,
+    request: Connect,
+}
+
 async fn carry(
     worker: &Rc<Worker>,
     pod: &Served,
@@ -49,11 +63,20 @@ async fn carry(
     to: SocketAddr,
     track: &mut Track,
 ) -> Reason {
+    match plan(worker, pod, from, to, track) {
+        Ok(Opening::Hbone(call)) => {
+            drop(place); // a tunnel has its own
+            hbone(worker, pod, socket, &call, track).await
+        }
+        Ok(Opening::Plain(target)) => plain(worker, pod, (socket, place), from, target, track).await,
+        Err(reason) => reason,
+    }
+}
+
+/// Plans by the World of this turn, and registers what is planned.
+fn plan(worker: &Worker, pod: &Served, from: SocketAddr, to: SocketAddr, track: &mut Track) -> Result<Opening, Reason> {
     let world = worker.world();
-    let source = match source(&world, pod, from, to) {
-        Ok(source) => source,
-        Err(reason) => return reason,
-    };
+    let source = source(&world, pod, from, to)?;
     let own = source.identity(&world.settings().trust_domain);
     track.source_identity(Some(own.clone()));
     let judged = |hop: &Hop, over| Judged {
@@ -61,37 +84,39 @@ async fn carry(
         way: Way::Outbound { from: from.ip(), service: hop.service.clone(), target: hop.target, over },
         judged_at: world.version(),
     };
-    match route::plan(&world, &source, to, worker.roll(), &mut ()) {
+    match route::plan(&world, source, to, worker.roll(), &mut ()) {
         Plan::Refuse { service, reason } => {
             track.service(&world, service, to);
-            reason
+            Err(reason)
         }
         Plan::Plain { hop } => {
             track.path(Path::Passthrough);
-            let judged = judged(&hop, Over::Plain);
             track.destination(&world, hop.target);
-            track.service(&world, hop.service, to);
-            track.open(judged);
-            plain(worker, pod, (socket, place), from, hop.target, track).await
+            track.service(&world, hop.service.clone(), to);
+            track.open(judged(&hop, Over::Plain));
+            Ok(Opening::Plain(hop.target))
         }
         Plan::Hbone { hop, next, identity } => {
-            drop(place); // a tunnel has its own
             track.path(Path::Hbone);
             track.destination(&world, hop.target);
             track.service(&world, hop.service.clone(), to);
             track.destination_identity(identity.clone());
-            track.open(judged(&hop, Over::Tunnel { own, peer: identity.clone() }));
-            let call = Call { world: &world, source: &source, from, hop: &hop, next, identity };
-            hbone(worker, pod, socket, &call, track).await
+            track.open(judged(&hop, Over::Tunnel { own: own.clone(), peer: identity.clone() }));
+            let request = request(&world, source, from, &hop);
+            let expected = Expected::new([identity]);
+            Ok(Opening::Hbone(Call {
+                key: Key { source: own, expected, next, from: from.ip(), netns: pod.cookie },
+                request,
+            }))
         }
     }
 }
 
-fn source(world: &World, pod: &Served, from: SocketAddr, to: SocketAddr) -> Result<Arc<Workload>, Reason> {
+fn source<'a>(world: &'a World, pod: &Served, from: SocketAddr, to: SocketAddr) -> Result<&'a Workload, Reason> {
     let source = rejudge::source(world, &pod.name, from.ip())?;
     // The listener's own port can be reached from inside the pod: that is no captured connection.
     let itself = source.addresses.contains(&to.ip()) || is_loopback(to.ip());
-    if itself { Err(Reason::BadSource) } else { Ok(Arc::clone(source)) }
+    if itself { Err(Reason::BadSource) } else { Ok(source) }
 }
 
 async fn plain(
@@ -123,16 +148,7 @@ async fn plain(
     }
 }
 
-struct Call<'a> {
-    world: &'a World,
-    source: &'a Workload,
-    from: SocketAddr,
-    hop: &'a Hop,
-    next: SocketAddr,
-    identity: Identity,
-}
-
-async fn hbone(worker: &Rc<Worker>, pod: &Served, socket: &Carried, call: &Call<'_>, track: &mut Track) -> Reason {
+async fn hbone(worker: &Rc<Worker>, pod: &Served, socket: &Carried, call: &Call, track: &mut Track) -> Reason {
     let (tally, cancel) = (Arc::clone(&track.tally), Rc::clone(&track.cancel));
     let carried = async {
         let mut early = Early::of(&pod.memory);
@@ -162,40 +178,37 @@ async fn hbone(worker: &Rc<Worker>, pod: &Served, socket: &Carried, call: &Call<
 }
 
 /// A stream to the destination, on a tunnel that may be shared or on a new one.
-fn open(worker: &Rc<Worker>, pod: &Served, call: &Call<'_>, not: Option<&Stream>) -> Result<Stream, Reason> {
-    let source = call.source.identity(&call.world.settings().trust_domain);
-    let credential = worker.credential(&source).ok_or(Reason::NoCertificate)?;
-    let expected = Expected::new([call.identity.clone()]);
-    let (next, from, netns) = (call.next, call.from.ip(), pod.cookie);
-    let key = Key { source, expected: expected.clone(), next, from, netns };
+fn open(worker: &Rc<Worker>, pod: &Served, call: &Call, not: Option<&Stream>) -> Result<Stream, Reason> {
+    let Call { key, request } = call;
+    let credential = worker.credential(&key.source).ok_or(Reason::NoCertificate)?;
     let connect = || {
         let roots = Arc::clone(&worker.credentials().roots);
-        let config = worker.configs.borrow_mut().client(&credential, &expected, &roots).map_err(|error| {
+        let config = worker.configs.borrow_mut().client(&credential, &key.expected, &roots).map_err(|error| {
             tracing::warn!(%error, identity = %credential.identity(), "no TLS configuration");
             Reason::NoCertificate
         })?;
-        let socket = worker.settings.sockets.to_next_hop(&pod.netns, call.from.ip(), call.next);
+        let socket = worker.settings.sockets.to_next_hop(&pod.netns, key.from, key.next);
         let socket = socket.map_err(|error| {
-            tracing::debug!(%error, next = %call.next, "no connection to the next hop");
+            tracing::debug!(%error, next = %key.next, "no connection to the next hop");
             app::failure(&error, Reason::Unreachable)
         })?;
         let socket = TcpStream::from_std(socket).map_err(|_| Reason::Limit)?;
         let settings = &worker.settings.tunnel;
         Tunnel::client(socket, &config, settings, &worker.buffers, pod.charge()).map_err(|_| Reason::Tls)
     };
-    let opened = worker.pool.open(&key, &request(call), SystemTime::now(), not, connect)?;
+    let opened = worker.pool.open(key, request, SystemTime::now(), not, connect)?;
     opened.map_err(|_| Reason::TunnelClosed)
 }
 
 /// CONNECT with the headers of the wire contract.
-fn request(call: &Call<'_>) -> Connect {
+fn request(world: &World, source: &Workload, from: SocketAddr, hop: &Hop) -> Connect {
     let mut headers = Headers::new();
-    let host = call.hop.service.as_ref().map(|service| call.world.hostname(service));
+    let host = hop.service.as_ref().map(|service| world.hostname(service));
     // RFC 7239, section 6: an address with a port or a colon is quoted.
     let host = host.map_or_else(String::new, |host| format!(";host={host}"));
-    headers.push("forwarded", format!("for=\"{}\"{host}", call.from));
-    headers.push("baggage", baggage(call.source));
-    Connect { authority: call.hop.target.to_string().into_bytes(), headers }
+    headers.push("forwarded", format!("for=\"{from}\"{host}"));
+    headers.push("baggage", baggage(source));
+    Connect { authority: hop.target.to_string().into_bytes(), headers }
 }
 
 /// Who is behind a connection, for the other end's logs (W3C Baggage). Never input to a verdict.

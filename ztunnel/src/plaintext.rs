@@ -39,19 +39,9 @@ async fn carry(
     to: SocketAddr,
     track: &mut Track,
 ) -> Reason {
-    let world = worker.world();
-    let Some(workload) = world.workload(&pod.name) else { return Reason::PodGone };
-    let peer = Peer { address: from.ip(), identity: None };
-    let request = Request { peer, workload, address: to.ip(), port: to.port() };
-    match inbound::judge(&world, &request) {
-        Verdict::Allow { policy } => track.policy(policy),
-        Verdict::Deny { policy, reason } => {
-            track.policy(policy);
-            return reason;
-        }
+    if let Err(reason) = admit(worker, pod, from, to, track) {
+        return reason;
     }
-    let way = Way::Inbound { address: to.ip(), port: to.port(), peer: from.ip(), identity: None };
-    track.open(Judged { pod: pod.name.clone(), way, judged_at: world.version() });
     let (tally, cancel) = (Arc::clone(&track.tally), Rc::clone(&track.cancel));
     let carried = async {
         let server = match app::connect(worker, pod, place, from.ip(), to).await {
@@ -71,4 +61,22 @@ async fn carry(
         }
         reason = carried => reason,
     }
+}
+
+/// Judges by the World of this turn, and registers what is allowed.
+fn admit(worker: &Worker, pod: &Served, from: SocketAddr, to: SocketAddr, track: &mut Track) -> Result<(), Reason> {
+    let world = worker.world();
+    let workload = world.workload(&pod.name).ok_or(Reason::PodGone)?;
+    let peer = Peer { address: from.ip(), identity: None };
+    let request = Request { peer, workload, address: to.ip(), port: to.port() };
+    match inbound::judge(&world, &request) {
+        Verdict::Allow { policy } => track.policy(policy),
+        Verdict::Deny { policy, reason } => {
+            track.policy(policy);
+            return Err(reason);
+        }
+    }
+    let way = Way::Inbound { address: to.ip(), port: to.port(), peer: from.ip(), identity: None };
+    track.open(Judged { pod: pod.name.clone(), way, judged_at: world.version() });
+    Ok(())
 }

@@ -4,7 +4,7 @@
 //! A panic in the task of a connection or tunnel ends that one. A panic of the worker's own loop ends the process.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, Ref, RefCell},
     collections::HashMap,
     fmt,
     hash::{BuildHasher as _, RandomState},
@@ -268,9 +268,9 @@ impl Worker {
         }
     }
 
-    /// The World of this turn.
-    pub(crate) fn world(&self) -> Arc<World> {
-        Arc::clone(&self.world.borrow())
+    /// The World of this turn. A borrow, so that no connection keeps it: what is needed after an await is copied out before.
+    pub(crate) fn world(&self) -> Ref<'_, World> {
+        Ref::map(self.world.borrow(), |world| &**world)
     }
 
     /// The certificates of this turn.

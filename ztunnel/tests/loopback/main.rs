@@ -5,6 +5,7 @@ mod homes;
 mod limits;
 mod mesh;
 mod rejudge;
+mod worlds;
 
 use std::{
     collections::BTreeMap,

@@ -6,7 +6,7 @@ use std::{
     io::ErrorKind,
     net::{IpAddr, SocketAddr, TcpListener as Listener},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, SystemTime},
 };
 
@@ -128,6 +128,11 @@ impl Mesh {
         let version = next.version();
         self.world.send_replace(next);
         version
+    }
+
+    /// The newest World, for whoever waits until it is freed.
+    pub(crate) fn newest(&self) -> Weak<World> {
+        Arc::downgrade(&self.world.borrow())
     }
 
     /// An application that sends back what it gets.
