@@ -2,11 +2,12 @@
 //! function, because the inbound path, the re-judging of open connections and `explain` must never disagree.
 
 use crate::{
-    Kind, ObjectKey, Reason, World,
+    Reason, World,
     addr::may_be_remote,
     authz::{self, Request, Verdict},
-    peer_auth::{self, Takes},
+    peer_auth,
     trace::{Stage, Trace},
+    world::Takes,
 };
 
 /// May this connection reach the application?
@@ -14,7 +15,7 @@ use crate::{
 pub fn admit(world: &World, request: &Request<'_>, trace: &mut impl Trace) -> Verdict {
     let from = request.peer.address;
     if !may_be_remote(from) || request.workload.addresses.contains(&from) {
-        let key = ObjectKey::new(Kind::Pod, request.workload.name.clone());
+        let key = request.workload.object();
         trace.say(Stage::PeerAuthentication, Some(&key), || format!("{from} cannot be the address of another pod"));
         return Verdict::Deny { policy: None, reason: Reason::BadSource };
     }
@@ -30,17 +31,16 @@ mod tests {
     use super::*;
     use crate::{
         authz::Peer,
-        testing::{peer_authentication, pod, world},
-        world::Workload,
+        testing::{name, peer_authentication, pod, world},
     };
 
     fn ask(mode: &str, from: &str, identity: bool) -> Verdict {
-        let a: Workload = pod("default/a", "10.0.0.1 fd00::1");
-        let client = pod("default/client", "10.0.0.2");
-        let world = world([peer_authentication(&format!("default/p - {mode}")).into(), a.clone().into()]);
-        let id = client.identity(&world.settings().trust_domain);
-        let peer = Peer { address: from.parse().unwrap(), identity: identity.then_some(&id) };
-        admit(&world, &Request { peer, workload: &a, address: "10.0.0.1".parse().unwrap(), port: 80 }, &mut ())
+        let [a, client] = [pod("default/a", "10.0.0.1 fd00::1"), pod("default/client", "10.0.0.2")];
+        let world = world([peer_authentication(&format!("default/p - {mode}")).into(), a.into(), client.into()]);
+        let [a, client] = ["default/a", "default/client"].map(|pod| world.pod(&name(pod)).unwrap());
+        let id = world.identity(client).unwrap();
+        let peer = Peer { address: from.parse().unwrap(), identity: identity.then_some(id) };
+        admit(&world, &Request { peer, workload: a, address: "10.0.0.1".parse().unwrap(), port: 80 }, &mut ())
     }
 
     #[test]

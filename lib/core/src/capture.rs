@@ -10,9 +10,8 @@ use serde::Serialize;
 use crate::{
     Kind, ObjectKey, Reason, World,
     addr::is_loopback,
-    route::waypoint,
     trace::{Stage, Trace},
-    world::{Addressed, Endpoint, Service, Workload},
+    world::{Addressed, Workload},
 };
 
 /// Why the kernel leaves a connection alone.
@@ -41,9 +40,8 @@ pub enum Capture {
 /// What happens when a process of `source` connects to `to` (canonical)?
 #[must_use]
 pub fn decide(world: &World, source: &Workload, to: IpAddr, trace: &mut impl Trace) -> Capture {
-    let enrolment = world.enrolment(source);
-    enrolment.trace(source, trace);
-    let capture = if !enrolment.is_enrolled() {
+    source.enrolment.trace(source, trace);
+    let capture = if !source.is_enrolled() {
         Capture::Leave(Left::SourceNotEnrolled)
     } else if is_loopback(to) || source.addresses.contains(&to) {
         Capture::Leave(Left::Itself)
@@ -67,11 +65,10 @@ pub fn destination(world: &World, to: IpAddr, trace: &mut impl Trace) -> Capture
     match world.addressed(to) {
         Addressed::Unknown => leave,
         Addressed::Workload(w) => {
-            let enrolment = world.enrolment(w);
-            enrolment.trace(w, trace);
-            if enrolment.is_enrolled() { Capture::Tunnel } else { leave }
+            w.enrolment.trace(w, trace);
+            if w.is_enrolled() { Capture::Tunnel } else { leave }
         }
-        Addressed::Service(s) if service_in_mesh(world, s) => Capture::Tunnel,
+        Addressed::Service(s) if world.is_in_mesh(s) => Capture::Tunnel,
         Addressed::Service(s) => {
             let key = ObjectKey::new(Kind::Service, s.name.clone());
             trace.say(Stage::Enrolment, Some(&key), || "none of its endpoints is in the mesh".to_owned());
@@ -80,18 +77,6 @@ pub fn destination(world: &World, to: IpAddr, trace: &mut impl Trace) -> Capture
         // Even where none of the claimants is in the mesh: one of them may be, as soon as the others are gone.
         Addressed::Ambiguous(_) => Capture::Refuse(Reason::AmbiguousAddress),
     }
-}
-
-/// Calls of a service's VIP go through the tunnel. One endpoint in the mesh is enough, whether it can be called now or not:
-/// it may be as soon as it is ready.
-#[must_use]
-pub fn service_in_mesh(world: &World, service: &Service) -> bool {
-    let is_enrolled = |e: &Endpoint| {
-        let own = e.workload.iter();
-        // A slice may give a backend addresses that are not all of one pod.
-        own.chain(e.addresses.iter().filter_map(|a| world.workload_at(*a))).any(|w| world.is_enrolled(w))
-    };
-    waypoint::of_service(world, service).is_some() || world.endpoints(&service.name).iter().any(is_enrolled)
 }
 
 #[cfg(test)]
@@ -103,8 +88,8 @@ mod tests {
     use super::*;
     use crate::{
         route::{Plan, plans},
-        testing::{ambient, pod, service, slice_endpoint, some_world, world},
-        world::{EndpointSlice, SlicePort},
+        objects::{EndpointSlice, SlicePort},
+        testing::{ambient, name, pod, service, slice_endpoint, some_world, workload, world},
     };
 
     proptest! {
@@ -113,14 +98,13 @@ mod tests {
         fn a_vip_is_captured_for_who_is_behind_it(world in some_world(), ip in proptest::sample::select(vec!["10.96.0.1", "10.96.0.2", "fd96::3"])) {
             let ip: IpAddr = ip.parse().unwrap();
             let Addressed::Service(s) = world.addressed(ip) else { return Ok(()) };
-            let caller = pod("default/caller", "10.0.0.77 fd00::77");
+            let caller = workload(&pod("default/caller", "10.0.0.77 fd00::77"));
             let met = s.ports.iter().flat_map(|p| plans(&world, &caller, SocketAddr::new(ip, p.port)));
             let in_mesh = met.filter(|p| matches!(p, Plan::Hbone { .. })).count();
             match destination(&world, ip, &mut ()) {
                 Capture::Leave(_) => prop_assert_eq!(in_mesh, 0),
                 Capture::Tunnel => {
-                    let of_mesh = |e: &Endpoint| e.addresses.iter().any(|a| world.workloads().any(|w| w.addresses.contains(a) && world.is_enrolled(w)));
-                    prop_assert!(waypoint::of_service(&world, s).is_some() || world.endpoints(&s.name).iter().any(of_mesh));
+                    prop_assert!(s.waypoint.is_some() || world.endpoints(&s.name).any(|(w, _)| w.is_enrolled()));
                 }
                 Capture::Refuse(reason) => prop_assert!(false, "{reason}"),
             }
@@ -131,7 +115,7 @@ mod tests {
     fn any_endpoint_in_the_mesh_captures_the_vip() {
         let check = |endpoints: &str, expect: &Capture| {
             let endpoints = endpoints.split(',').filter(|e| !e.is_empty()).map(slice_endpoint).collect();
-            let name = crate::testing::name("default/s");
+            let name = name("default/s");
             let slice = EndpointSlice {
                 name: name.clone(),
                 service: name,
@@ -148,7 +132,9 @@ mod tests {
         };
         let left = Capture::Leave(Left::DestinationNotEnrolled);
         check("10.0.0.3,10.0.0.2", &Capture::Tunnel);
-        check("10.0.0.3 10.0.0.2", &Capture::Tunnel);
+        check("10.0.0.2 10.0.0.3", &Capture::Tunnel);
+        // the API gives no meaning to more than the first
+        check("10.0.0.3 10.0.0.2", &left);
         check("10.0.0.3,192.0.2.1", &left);
         check("", &left);
     }
@@ -170,7 +156,7 @@ mod tests {
             outside.into(),
             nobody.into(),
         ]);
-        let source = |name: &str| w.workload(&crate::ObjectName::new("default", name)).unwrap().clone();
+        let source = |name: &str| w.pod(&crate::ObjectName::new("default", name)).unwrap().clone();
         for (from, to, expect) in [
             ("a", "10.0.0.2", &tunnel),
             ("a", "10.96.0.1", &tunnel),

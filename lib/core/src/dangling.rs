@@ -1,5 +1,5 @@
 //! What refers to something that is not there, and what can never match: for the one who checks files before they are
-//! applied. Not part of [`World::findings`], because while a mesh runs pods come and go and all of this is ordinary.
+//! applied. Not part of [`Sources::findings`], because while a mesh runs pods come and go and all of this is ordinary.
 //!
 //! What must hold: no false alarm. A namespace of which nothing is known (no pod, no template of pods) is another
 //! directory's business, and nothing is said about it.
@@ -7,10 +7,13 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
-    ObjectKey, World,
+    ObjectKey,
     authz::{Condition, Match, Rule, StringMatch},
+    labels::{Labels, selects},
+    objects::{Object, PeerAuthentication, Service},
+    resolve::{Finding, Sources},
     spiffe::Identity,
-    world::{Action, AuthorizationPolicy, Finding, Labels, Object, PeerAuthentication, Scope, Service, selects},
+    world::{Action, AuthorizationPolicy, MeshSettings, Scope},
 };
 
 /// Pods that are not there yet, but will be.
@@ -26,16 +29,20 @@ pub struct Planned {
 
 /// Every reference that dangles, by object and field.
 #[must_use]
-pub fn dangling(world: &World, planned: impl IntoIterator<Item = Planned>) -> Vec<Finding> {
-    let pods = world.workloads().map(|w| Planned {
-        namespace: w.name.namespace().into(),
-        service_account: Arc::clone(&w.service_account),
-        labels: w.labels.clone(),
+pub fn dangling(
+    sources: &Sources,
+    settings: &MeshSettings,
+    planned: impl IntoIterator<Item = Planned>,
+) -> Vec<Finding> {
+    let pods = sources.pods().map(|pod| Planned {
+        namespace: pod.name.namespace().into(),
+        service_account: Arc::clone(&pod.service_account),
+        labels: pod.labels.clone(),
     });
     let pods: Vec<Planned> = pods.chain(planned).collect();
-    let known = Known { world, namespaces: pods.iter().map(|p| Arc::clone(&p.namespace)).collect(), pods };
+    let known = Known { sources, settings, namespaces: pods.iter().map(|p| Arc::clone(&p.namespace)).collect(), pods };
     let mut all = Vec::new();
-    for (key, object) in world.objects() {
+    for (key, object) in sources.objects() {
         let mut say = |field: &str, says: String| {
             all.push(Finding { object: ObjectKey::clone(key), field: field.to_owned(), says });
         };
@@ -51,7 +58,8 @@ pub fn dangling(world: &World, planned: impl IntoIterator<Item = Planned>) -> Ve
 }
 
 struct Known<'w> {
-    world: &'w World,
+    sources: &'w Sources,
+    settings: &'w MeshSettings,
     pods: Vec<Planned>,
     namespaces: BTreeSet<Arc<str>>,
 }
@@ -60,7 +68,7 @@ type Say<'a> = &'a mut dyn FnMut(&str, String);
 
 impl Known<'_> {
     fn root(&self) -> &str {
-        &self.world.settings().root_namespace
+        &self.settings.root_namespace
     }
 
     /// A selector that none of the pods fits that it could be about.
@@ -86,11 +94,7 @@ impl Known<'_> {
         }
         // The oldest wins; among those of one age, the first by name.
         let beats = |o: &PeerAuthentication| (o.created, &o.name) < (p.created, &p.name);
-        let others = self.world.objects().values().filter_map(|o| match o {
-            Object::PeerAuthentication(o) => Some(o),
-            _ => None,
-        });
-        let winner = others
+        let winner = (self.sources.peer_authentications())
             .filter(|o| o.name.namespace() == namespace && o.selector == p.selector && beats(o))
             .min_by_key(|o| (o.created, &o.name));
         if let Some(winner) = winner.filter(|_| !(is_root && p.selector.is_some())) {
@@ -140,7 +144,7 @@ impl Known<'_> {
             let why = match format!("spiffe://{text}").parse::<Identity>() {
                 Err(_) => Some("is no identity: write TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT".to_owned()),
                 Ok(id) => {
-                    let settings = self.world.settings();
+                    let settings = self.settings;
                     let ours = std::iter::once(&settings.trust_domain).chain(&settings.trust_domain_aliases);
                     let domains: Vec<_> = ours.map(ToString::to_string).collect();
                     if domains.contains(&id.trust_domain().to_string()) {
@@ -160,7 +164,7 @@ impl Known<'_> {
         for (i, value) in m.values.iter().enumerate() {
             let StringMatch::Exact(namespace) = value else { continue };
             // A namespace that stands in the files, and no pod of it; others may be in other files.
-            if self.world.namespace(namespace).is_none() && self.is_a_slip(namespace) {
+            if self.sources.namespace(namespace).is_none() && self.is_a_slip(namespace) {
                 say(&format!("{at}[{i}]"), format!("no namespace `{namespace}` is known: {effect}"));
             }
         }
@@ -168,13 +172,13 @@ impl Known<'_> {
 
     /// The files know every namespace of each pod they have, but not this one.
     fn is_a_slip(&self, namespace: &str) -> bool {
-        let declared = |n: &Arc<str>| self.world.namespace(n).is_some();
+        let declared = |n: &Arc<str>| self.sources.namespace(n).is_some();
         !self.namespaces.contains(namespace) && !self.namespaces.is_empty() && self.namespaces.iter().all(declared)
     }
 
     /// Nobody of a namespace whose pods are known has this service account.
     fn no_account(&self, namespace: &str, name: &str) -> Option<String> {
-        if self.world.namespace(namespace).is_none() && self.is_a_slip(namespace) {
+        if self.sources.namespace(namespace).is_none() && self.is_a_slip(namespace) {
             return Some(format!("no namespace `{namespace}` is known"));
         }
         let mut pods = self.pods.iter().filter(|p| &*p.namespace == namespace).peekable();
@@ -189,8 +193,8 @@ mod tests {
     use super::*;
     use crate::{
         authz::Source,
-        testing::{labels, name, peer_authentication, pod, policy, service, world},
-        world::Namespace,
+        objects::Namespace,
+        testing::{labels, model, name, peer_authentication, pod, policy, service},
     };
 
     fn said(objects: Vec<Object>, planned: &[(&str, &str, &str)]) -> String {
@@ -199,7 +203,8 @@ mod tests {
             service_account: (*account).into(),
             labels: labels(&format!("app={app}")),
         });
-        let lines = dangling(&world(objects), planned).into_iter();
+        let model = model(objects);
+        let lines = dangling(model.sources(), model.world().settings(), planned).into_iter();
         lines.map(|f| format!("{} {}: {}\n", f.object.name, f.field, f.says)).collect()
     }
 

@@ -12,9 +12,10 @@
 use serde::Serialize;
 
 use crate::{
-    Kind, ObjectKey,
+    labels::Labels,
+    objects::{Namespace, Phase, Pod},
     trace::{Stage, Trace},
-    world::{Labels, MeshSettings, Namespace, Phase, Workload},
+    world::{MeshSettings, Workload},
 };
 
 /// The label that turns ambient mode on (`ambient`) and off (`none`).
@@ -46,6 +47,8 @@ pub enum Because {
     Sidecar,
     /// `status.podIPs` is empty (yet).
     NoAddress,
+    /// An address of a slice, and of no pod.
+    NoPod,
     /// No key says anything.
     NoKey,
 }
@@ -64,6 +67,7 @@ impl Because {
             Self::Ended => "it has ended",
             Self::Sidecar => "it carries a sidecar",
             Self::NoAddress => "it has no address yet",
+            Self::NoPod => "no pod has this address",
             Self::NoKey => "no label of the pod or its namespace enrols it",
         }
     }
@@ -77,6 +81,12 @@ pub struct Enrolment {
 }
 
 impl Enrolment {
+    /// Not in the mesh, for this reason.
+    #[must_use]
+    pub const fn outside(because: Because) -> Self {
+        Self { enrolled: false, because }
+    }
+
     /// In the mesh.
     #[must_use]
     pub const fn is_enrolled(&self) -> bool {
@@ -91,7 +101,7 @@ impl Enrolment {
 
     /// Tells a trace about `workload`'s enrolment.
     pub fn trace(&self, workload: &Workload, trace: &mut impl Trace) {
-        let key = ObjectKey::new(Kind::Pod, workload.name.clone());
+        let key = workload.object();
         trace.say(Stage::Enrolment, Some(&key), || {
             format!("{} the mesh: {}", if self.enrolled { "in" } else { "not in" }, self.because.as_str())
         });
@@ -100,11 +110,11 @@ impl Enrolment {
 
 /// Decides for one pod. `namespace` is its namespace, where that was declared.
 #[must_use]
-pub fn decide(workload: &Workload, namespace: Option<&Namespace>, settings: &MeshSettings) -> Enrolment {
+pub fn decide(pod: &Pod, namespace: Option<&Namespace>, settings: &MeshSettings) -> Enrolment {
     let never = [
-        (workload.host_network, Because::HostNetwork),
-        (workload.phase == Phase::Terminal, Because::Ended),
-        (workload.has_sidecar, Because::Sidecar),
+        (pod.host_network, Because::HostNetwork),
+        (pod.phase == Phase::Terminal, Because::Ended),
+        (pod.has_sidecar, Because::Sidecar),
     ];
     if let Some((_, because)) = never.into_iter().find(|(is, _)| *is) {
         return Enrolment { enrolled: false, because };
@@ -112,14 +122,14 @@ pub fn decide(workload: &Workload, namespace: Option<&Namespace>, settings: &Mes
     let none = Labels::new();
     let of_namespace = namespace.map_or(&none, |n| &n.labels);
     let keys = [
-        (mode(&workload.labels), Because::PodMode),
-        (sidecar(settings, &workload.labels, SIDECAR_INJECT, ["true", "false"]), Because::PodInjectLabel),
-        (sidecar(settings, &workload.annotations, SIDECAR_INJECT, ["true", "false"]), Because::PodInjectAnnotation),
+        (mode(&pod.labels), Because::PodMode),
+        (sidecar(settings, &pod.labels, SIDECAR_INJECT, ["true", "false"]), Because::PodInjectLabel),
+        (sidecar(settings, &pod.annotations, SIDECAR_INJECT, ["true", "false"]), Because::PodInjectAnnotation),
         (mode(of_namespace), Because::NamespaceMode),
         (sidecar(settings, of_namespace, ISTIO_INJECTION, ["enabled", "disabled"]), Because::NamespaceInjection),
     ];
     match keys.into_iter().find_map(|(says, because)| says.map(|enrolled| (enrolled, because))) {
-        Some((true, _)) if workload.addresses.is_empty() => Enrolment { enrolled: false, because: Because::NoAddress },
+        Some((true, _)) if pod.addresses.is_empty() => Enrolment { enrolled: false, because: Because::NoAddress },
         Some((enrolled, because)) => Enrolment { enrolled, because },
         None => Enrolment { enrolled: false, because: Because::NoKey },
     }
@@ -177,7 +187,7 @@ mod tests {
 
     #[test]
     fn some_pods_never_are() {
-        let check = |change: fn(&mut Workload), expect| {
+        let check = |change: fn(&mut Pod), expect| {
             let mut w = pod("default/a", "10.0.0.1");
             w.labels = labels("istio.io/dataplane-mode=ambient");
             change(&mut w);

@@ -119,9 +119,9 @@ fn through_tunnel(
             (Way::Passthrough, Verdict::Allow { policy: None }, says)
         }
         Plan::Hbone { hop, .. } => {
-            let identity = source.identity(&world.settings().trust_domain);
-            note_differences(world, from, source, &identity, to, steps);
-            arrive(world, Way::Hbone, from, Some(&identity), &hop, steps)
+            let identity = world.identity(source);
+            note_differences(world, from, source, identity, to, steps);
+            arrive(world, Way::Hbone, from, identity, &hop, steps)
         }
     }
 }
@@ -131,14 +131,14 @@ fn from_outside(world: &World, from: &Source, to: SocketAddr, steps: &mut Vec<St
     let neither = || (Way::Untouched, Verdict::Allow { policy: None }, "neither end is in the mesh".to_owned());
     let caller = match &from.workload {
         Some(w) => Caller::of(w, to.ip()),
-        None => Caller { address: from.address, node: None },
+        None => Caller { address: from.address, node: None, locality: None },
     };
     let hop = match route::resolve(world, &caller, to, 0, steps) {
         Ok(hop) => hop,
         Err(Reason::UnknownDestination) => return neither(),
         Err(reason) => return refused(None, reason),
     };
-    if !hop.workload.as_ref().is_some_and(|w| world.is_enrolled(w)) {
+    if !hop.workload.as_ref().is_some_and(|w| w.is_enrolled()) {
         return neither();
     }
     if hop.target != to {
@@ -190,14 +190,14 @@ fn note_differences(
     world: &World,
     from: &Source,
     source: &Workload,
-    identity: &Identity,
+    identity: Option<&Identity>,
     to: SocketAddr,
     steps: &mut Vec<Step>,
 ) {
     let verdicts: Vec<_> = (route::plans(world, source, to).into_iter())
         .map(|plan| match plan {
             Plan::Hbone { hop, .. } => {
-                let allowed = judge(world, from, Some(identity), &hop, &mut Vec::new()).is_allow();
+                let allowed = judge(world, from, identity, &hop, &mut Vec::new()).is_allow();
                 (hop.target, if allowed { "allow" } else { "deny" })
             }
             Plan::Plain { hop } => (hop.target, "plaintext"),

@@ -1,7 +1,8 @@
 //! The brain of the mesh: every decision about a connection, as pure functions over one immutable [`World`].
 //!
 //! No IO, no clock, no randomness: addresses, times and dice are arguments, so every decision can be replayed and
-//! tested as data. The doors (manifests, Kubernetes, xDS) build [`world::Batch`]es; everything above asks questions:
+//! tested as data. Three layers: [`objects`] are what users write, [`resolve`] says which facts follow from them, and the
+//! facts are the [`world`]. Everything above asks it questions:
 //!
 //! * [`enrol`]: is this pod part of the mesh, and which label says so?
 //! * [`capture`]: may the kernel leave this connect() alone? The reference answer that the kernel tables must equal.
@@ -18,10 +19,13 @@ pub mod connection;
 pub mod dangling;
 pub mod enrol;
 pub mod explain;
+pub mod labels;
 pub mod name;
+pub mod objects;
 pub mod peer_auth;
 pub mod reason;
 pub mod rejudge;
+pub mod resolve;
 pub mod route;
 pub mod spiffe;
 #[cfg(any(test, feature = "testing"))]

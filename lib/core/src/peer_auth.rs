@@ -1,75 +1,42 @@
-//! PeerAuthentication: does this port of this workload take plaintext? Most specific first: workload, namespace, mesh;
-//! the oldest among equals; UNSET inherits. With nothing said, plaintext is taken (PERMISSIVE), as in Istio.
+//! Does this port of this workload take plaintext? The most specific of what PeerAuthentications come to
+//! ([`World::mtls`]); with nothing said, plaintext is taken (PERMISSIVE), as in Istio.
 
 use crate::{
     Kind, ObjectKey, ObjectName, World,
     trace::{Stage, Trace},
-    world::{MtlsMode, PeerAuthentication, Workload, selects},
+    world::{Takes, Workload},
 };
-
-/// What a port takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Takes {
-    /// Mutual TLS only.
-    MutualTls,
-    /// Mutual TLS and plaintext.
-    Plaintext,
-}
 
 /// What target port `port` of `workload` takes, and the policy that says so.
 #[must_use]
 pub fn takes<'a>(
     world: &'a World,
-    workload: &Workload,
+    workload: &'a Workload,
     port: u16,
     trace: &mut impl Trace,
 ) -> (Takes, Option<&'a ObjectName>) {
-    let of = |namespace: &str| world.peer_authentications(namespace).iter().filter(|p| applies(world, p, workload));
-    let (own, root) = (workload.name.namespace(), &*world.settings().root_namespace);
-    let workload_level = of(own).filter(|p| p.selector.is_some()).map(|p| (&**p, port_mode(p, port)));
-    let namespace_level = of(own).filter(|p| p.selector.is_none()).map(|p| (&**p, p.mode));
-    let mesh_level = of(root).filter(|p| p.selector.is_none()).map(|p| (&**p, p.mode));
-
-    for (policy, mode) in workload_level.chain(namespace_level).chain(mesh_level) {
-        let takes = match mode {
-            MtlsMode::Unset => continue,
-            MtlsMode::Strict => Takes::MutualTls,
-            MtlsMode::Permissive | MtlsMode::Disable => Takes::Plaintext,
-        };
-        trace.step(|| crate::trace::Step {
-            stage: Stage::PeerAuthentication,
-            object: Some(ObjectKey::new(Kind::PeerAuthentication, policy.name.clone())),
-            says: says(takes, port),
-        });
-        return (takes, Some(&policy.name));
-    }
-    trace
-        .say(Stage::PeerAuthentication, None, || format!("no policy says otherwise: {}", says(Takes::Plaintext, port)));
-    (Takes::Plaintext, None)
-}
-
-/// Is this policy about this workload? One of the root namespace with a selector is ignored (a finding says so).
-#[must_use]
-pub fn applies(world: &World, policy: &PeerAuthentication, workload: &Workload) -> bool {
-    let (of, root) = (policy.name.namespace(), &*world.settings().root_namespace);
-    let in_own = of == workload.name.namespace();
-    match &policy.selector {
-        Some(selector) => in_own && of != root && selects(selector, &workload.labels),
-        None => in_own || of == root,
+    match world.mtls(workload, port) {
+        Some(says) => {
+            let step = || crate::trace::Step {
+                stage: Stage::PeerAuthentication,
+                object: Some(ObjectKey::new(Kind::PeerAuthentication, says.by.clone())),
+                says: sentence(says.takes, port),
+            };
+            trace.step(step);
+            (says.takes, Some(&says.by))
+        }
+        None => {
+            let says = || format!("no policy says otherwise: {}", sentence(Takes::Plaintext, port));
+            trace.say(Stage::PeerAuthentication, None, says);
+            (Takes::Plaintext, None)
+        }
     }
 }
 
-fn says(takes: Takes, port: u16) -> String {
+fn sentence(takes: Takes, port: u16) -> String {
     match takes {
         Takes::MutualTls => format!("port {port} takes mutual TLS only"),
         Takes::Plaintext => format!("port {port} takes mutual TLS and plaintext"),
-    }
-}
-
-fn port_mode(policy: &PeerAuthentication, port: u16) -> MtlsMode {
-    match policy.ports.get(&port) {
-        None | Some(MtlsMode::Unset) => policy.mode,
-        Some(mode) => *mode,
     }
 }
 
@@ -77,8 +44,8 @@ fn port_mode(policy: &PeerAuthentication, port: u16) -> MtlsMode {
 mod tests {
     use super::*;
     use crate::{
-        testing::{labels, peer_authentication, pod, world},
-        world::{Created, Object},
+        objects::{Created, Object},
+        testing::{labels, name, peer_authentication, pod, world},
     };
 
     /// Each policy: `namespace/name selector mode [port=mode] [@created]`; the pod is default/a with app=a.
@@ -86,8 +53,10 @@ mod tests {
         let mut a = pod("default/a", "10.0.0.1");
         a.labels = labels("app=a");
         let objects: Vec<Object> =
-            policies.iter().map(|p| peer_authentication(p).into()).chain([a.clone().into()]).collect();
-        assert_eq!(takes(&world(objects), &a, port, &mut ()).0, expect, "{policies:?}");
+            policies.iter().map(|p| peer_authentication(p).into()).chain([a.into()]).collect();
+        let world = world(objects);
+        let a = world.pod(&name("default/a")).unwrap();
+        assert_eq!(takes(&world, a, port, &mut ()).0, expect, "{policies:?}");
     }
 
     #[test]

@@ -11,10 +11,15 @@ use crate::{
     ObjectName, World,
     authz::{Condition, Match, Operation, Rule, Source, StringMatch},
     enrol::DATAPLANE_MODE,
+    labels::Labels,
+    objects::{
+        Batch, Created, DEFAULT_WEIGHT, EndpointSlice, MtlsMode, Namespace, Node, Object, PeerAuthentication, Phase, Pod,
+        Service, SliceEndpoint, SlicePort,
+    },
+    resolve::Model,
     world::{
-        Action, Affinity, AuthorizationPolicy, Batch, Created, DEFAULT_WEIGHT, Distribution, EndpointSlice, Hints,
-        InternalTraffic, Labels, Locality, MeshSettings, MtlsMode, Namespace, Node, Object, PeerAuthentication, Phase,
-        Scope, Service, ServicePort, SliceEndpoint, SlicePort, TargetPort, Workload,
+        Action, Affinity, AuthorizationPolicy, Distribution, Hints, InternalTraffic, Locality, MeshSettings, Scope,
+        ServicePort, TargetPort, Workload,
     },
 };
 
@@ -70,9 +75,9 @@ pub fn slice_endpoint(addresses: &str) -> SliceEndpoint {
 
 /// A running, ready pod that nobody enrolled, with these addresses and its own name as `app` label.
 #[must_use]
-pub fn pod(full_name: &str, addresses: &str) -> Workload {
+pub fn pod(full_name: &str, addresses: &str) -> Pod {
     let name = name(full_name);
-    Workload {
+    Pod {
         uid: format!("uid-{}-{}", name.namespace(), name.name()).into(),
         addresses: addresses.split_whitespace().map(|a| a.parse().expect("address")).collect(),
         node: Some("node-1".into()),
@@ -93,7 +98,7 @@ pub fn pod(full_name: &str, addresses: &str) -> Workload {
 
 /// A pod that its own label enrols.
 #[must_use]
-pub fn ambient(full_name: &str, addresses: &str, more: &str) -> Workload {
+pub fn ambient(full_name: &str, addresses: &str, more: &str) -> Pod {
     let mut w = pod(full_name, addresses);
     w.labels.extend(labels(more));
     w.labels.insert(DATAPLANE_MODE.into(), "ambient".into());
@@ -159,10 +164,24 @@ pub fn policy(full_name: &str, action: Action, rules: Vec<Rule>) -> Authorizatio
     AuthorizationPolicy { name: name(full_name), scope: Scope::Namespace, action, rules, dry_run: false }
 }
 
-/// A World with default settings and these objects.
+/// These objects under default settings, and what follows from them.
+#[must_use]
+pub fn model(objects: impl IntoIterator<Item = Object>) -> Model {
+    let mut model = Model::empty(MeshSettings::default());
+    model.apply(&objects.into_iter().collect());
+    model
+}
+
+/// The World that follows from these objects under default settings.
 #[must_use]
 pub fn world(objects: impl IntoIterator<Item = Object>) -> World {
-    World::empty(MeshSettings::default()).apply(&objects.into_iter().collect())
+    model(objects).world().clone()
+}
+
+/// A pod as a fact, where no other object is.
+#[must_use]
+pub fn workload(pod: &Pod) -> Arc<Workload> {
+    Arc::clone(world([pod.clone().into()]).pod(&pod.name).expect("a pod that has not ended"))
 }
 
 const NAMESPACES: [&str; 3] = ["istio-system", "default", "other"];
@@ -192,7 +211,7 @@ fn some_labels() -> impl Strategy<Value = Labels> {
     (app, mode, waypoint).prop_map(|(a, m, w)| labels(&(a + m + w)))
 }
 
-fn some_workload() -> impl Strategy<Value = Workload> {
+fn some_pod() -> impl Strategy<Value = Pod> {
     let addresses = (any::<bool>(), 1u8..12, any::<bool>(), 1u16..12);
     let state = (select(vec![Phase::Running, Phase::Running, Phase::Pending, Phase::Terminal]), any::<bool>());
     let odd = (prop::bool::weighted(0.1), prop::bool::weighted(0.1), prop::bool::weighted(0.2), some_weight());
@@ -204,7 +223,7 @@ fn some_workload() -> impl Strategy<Value = Workload> {
             w.labels = labels;
             w.node = Some(node.into());
             let (ready, draining) = (ready && !draining, ready && draining);
-            Workload { phase, ready, draining, weight, host_network, has_sidecar, ..w }
+            Pod { phase, ready, draining, weight, host_network, has_sidecar, ..w }
         },
     )
 }
@@ -327,7 +346,7 @@ fn some_namespace() -> impl Strategy<Value = Namespace> {
 /// Any object. Names are few, so that objects replace each other.
 pub fn some_object() -> impl Strategy<Value = Object> {
     prop_oneof![
-        6 => some_workload().prop_map(Object::from),
+        6 => some_pod().prop_map(Object::from),
         3 => some_service().prop_map(Object::from),
         1 => some_slice().prop_map(Object::from),
         1 => some_node().prop_map(Object::from),
@@ -337,9 +356,14 @@ pub fn some_object() -> impl Strategy<Value = Object> {
     ]
 }
 
+/// Any objects, up to 24, and what follows from them.
+pub fn some_model() -> impl Strategy<Value = Model> {
+    vec(some_object(), 0..24).prop_map(model)
+}
+
 /// Any World of up to 24 objects.
 pub fn some_world() -> impl Strategy<Value = World> {
-    vec(some_object(), 0..24).prop_map(world)
+    some_model().prop_map(|model| model.world().clone())
 }
 
 /// Any changes to such Worlds.

@@ -6,8 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    testing::{labels, name, pod, policy, some_world, world},
-    world::{Object, Scope},
+    objects::{Batch, Object},
+    testing::{labels, name, pod, policy, some_model, world},
+    world::Scope,
 };
 
 /// `field=value,value` words; `from`, `to` and `when` start a new entry. `source:`-less: `from principals=a,b notNamespaces=c`.
@@ -85,10 +86,11 @@ fn condition(key: &str, values: &str) -> Condition {
 /// The pod is default/a (app=a) at 10.0.0.1:80; the caller is `identity` (`-`: none) at 10.0.0.2.
 fn ask(policies: Vec<AuthorizationPolicy>, identity: &str) -> Verdict {
     let a = pod("default/a", "10.0.0.1");
-    let world = world(policies.into_iter().map(Object::from).chain([a.clone().into()]));
+    let world = world(policies.into_iter().map(Object::from).chain([a.into()]));
+    let a = world.pod(&name("default/a")).unwrap();
     let id: Option<Identity> = (identity != "-").then(|| format!("spiffe://{identity}").parse().unwrap());
     let peer = Peer { address: "10.0.0.2".parse().unwrap(), identity: id.as_ref() };
-    judge(&world, &Request { peer, workload: &a, address: "10.0.0.1".parse().unwrap(), port: 80 }, &mut ())
+    judge(&world, &Request { peer, workload: a, address: "10.0.0.1".parse().unwrap(), port: 80 }, &mut ())
 }
 
 const B: &str = "cluster.local/ns/default/sa/b";
@@ -229,9 +231,10 @@ fn dry_run_is_judged_aside() {
     let mut deny = policy("default/d", Action::Deny, vec![rule("to ports=80")]);
     let mut allow = policy("default/e", Action::Allow, vec![rule("to ports=81")]);
     (deny.dry_run, allow.dry_run) = (true, true);
-    let world = world([deny.into(), allow.into(), a.clone().into()]);
+    let world = world([deny.into(), allow.into(), a.into()]);
+    let a = world.pod(&name("default/a")).unwrap();
     let peer = Peer { address: "10.0.0.2".parse().unwrap(), identity: None };
-    let request = Request { peer, workload: &a, address: "10.0.0.1".parse().unwrap(), port: 80 };
+    let request = Request { peer, workload: a, address: "10.0.0.1".parse().unwrap(), port: 80 };
     assert!(judge(&world, &request, &mut ()).is_allow());
     assert_eq!(dry_run(&world, &request), [name("default/d"), name("default/e")]);
 }
@@ -239,23 +242,24 @@ fn dry_run_is_judged_aside() {
 proptest! {
     /// Taking a DENY away or adding a rule to an ALLOW never denies more; adding L7 fields never allows more.
     #[test]
-    fn l7_fields_only_narrow(world in some_world(), port in proptest::sample::select(vec![80u16, 8080])) {
+    fn l7_fields_only_narrow(model in some_model(), port in proptest::sample::select(vec![80u16, 8080])) {
         let stricter = |rule: &Rule| Rule {
             to: if rule.to.is_empty() { vec![Operation { l7: vec!["methods".into()], ..Operation::default() }] }
                 else { rule.to.iter().map(|o| Operation { l7: vec!["methods".into()], ..o.clone() }).collect() },
             ..rule.clone()
         };
-        let mut batch = crate::world::Batch::default();
-        for o in world.objects().values() {
-            if let Object::AuthorizationPolicy(p) = o {
-                batch.put(AuthorizationPolicy { rules: p.rules.iter().map(stricter).collect(), ..(**p).clone() });
-            }
+        let world = model.world();
+        let mut batch = Batch::default();
+        for p in world.policies() {
+            batch.put(AuthorizationPolicy { rules: p.rules.iter().map(stricter).collect(), ..(**p).clone() });
         }
-        let narrowed = world.apply(&batch);
+        let mut narrowed = model.clone();
+        narrowed.apply(&batch);
+        let narrowed = narrowed.world();
         for w in world.workloads() {
             let peer = Peer { address: "10.0.0.200".parse().unwrap(), identity: None };
             let request = Request { peer, workload: w, address: "10.0.0.1".parse().unwrap(), port };
-            let (before, after) = (judge(&world, &request, &mut ()), judge(&narrowed, &request, &mut ()));
+            let (before, after) = (judge(world, &request, &mut ()), judge(narrowed, &request, &mut ()));
             prop_assert!(before.is_allow() || !after.is_allow(), "{before:?} -> {after:?}");
         }
     }

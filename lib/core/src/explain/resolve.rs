@@ -108,7 +108,7 @@ pub(super) fn find_source(world: &World, text: &str) -> Result<Source, Unknown> 
     }
     let name = text.split_once('/').map(|(ns, name)| ObjectName::new(ns, name));
     let unknown = || Unknown::Source { text: text.to_owned(), near: Near::of(pods_like(world, text)) };
-    let workload = name.and_then(|n| world.workload(&n)).ok_or_else(unknown)?;
+    let workload = name.and_then(|n| world.pod(&n)).ok_or_else(unknown)?;
     let no_address = || Unknown::NoAddress(ObjectKey::new(Kind::Pod, workload.name.clone()));
     let address = *workload.addresses.first().ok_or_else(no_address)?;
     Ok(Source { address, workload: Some(Arc::clone(workload)) })
@@ -126,7 +126,7 @@ pub(super) fn find_destination(world: &World, text: &str, namespace: &str, from:
     let service = match text.split_once('/') {
         Some((ns, name)) => {
             let name = ObjectName::new(ns, name);
-            if let Some(w) = world.workload(&name) {
+            if let Some(w) = world.pod(&name) {
                 let no_address = || Unknown::NoAddress(ObjectKey::new(Kind::Pod, name.clone()));
                 return like(&w.addresses, from).ok_or_else(no_address);
             }
@@ -138,7 +138,7 @@ pub(super) fn find_destination(world: &World, text: &str, namespace: &str, from:
 }
 
 fn pods_like<'a>(world: &'a World, text: &'a str) -> impl Iterator<Item = &'a ObjectName> {
-    world.workloads().map(|w| &w.name).filter(|name| is_like(name, text))
+    world.workloads().filter(|w| w.is_pod()).map(|w| &w.name).filter(|name| is_like(name, text))
 }
 
 /// Has the name that was asked for, in whatever namespace; or is one of many that were made by what has it.
@@ -154,7 +154,7 @@ fn like(all: &[IpAddr], other: IpAddr) -> Option<IpAddr> {
 }
 
 fn vip(world: &World, service: &Service, from: IpAddr) -> Result<IpAddr, Unknown> {
-    let pods = || Near::of(world.endpoints(&service.name).iter().filter_map(|e| e.workload.as_ref().map(|w| &w.name)));
+    let pods = || Near::of(world.endpoints(&service.name).map(|(w, _)| w).filter(|w| w.is_pod()).map(|w| &w.name));
     let key = || ObjectKey::new(Kind::Service, service.name.clone());
     match &service.external_name {
         Some(name) => Err(Unknown::ExternalName { service: key(), name: Arc::clone(name) }),
@@ -178,7 +178,7 @@ fn service_name(world: &World, host: &str, namespace: &str) -> Option<ObjectName
 pub(super) fn name_of(world: &World, ip: IpAddr) -> String {
     match world.addressed(ip) {
         Addressed::Workload(w) => format!("pod {} ({ip})", w.name),
-        Addressed::Service(s) => format!("service {} ({ip})", world.hostname(&s.name)),
+        Addressed::Service(s) => format!("service {} ({ip})", s.hostname),
         Addressed::Ambiguous(_) => format!("{ip} (claimed more than once)"),
         Addressed::Unknown => format!("{ip}"),
     }

@@ -7,7 +7,8 @@ use super::*;
 use crate::{
     authz::{Operation, Rule},
     testing::{ambient, labels, node, peer_authentication, pod, policy, service, some_address, some_world, world},
-    world::{Action, Affinity, AuthorizationPolicy, Distribution, InternalTraffic, Object, Scope, Service},
+    objects::{Object, Pod, Service},
+    world::{Action, Affinity, AuthorizationPolicy, Distribution, InternalTraffic, Scope},
 };
 
 fn mesh() -> World {
@@ -231,7 +232,7 @@ fn reasons_are_those_of_the_log() {
         service("default/b app=b 10.96.0.1 80").into(),
         Service { labels: labels("istio.io/use-waypoint=w"), ..service("default/w app=b 10.96.0.3 80") }.into(),
         Service { internal_traffic: InternalTraffic::Local, ..service("default/local app=far 10.96.0.4 80") }.into(),
-        Workload { node: Some("node-2".into()), ..ambient("default/far", "10.0.0.6", "app=far") }.into(),
+        Pod { node: Some("node-2".into()), ..ambient("default/far", "10.0.0.6", "app=far") }.into(),
         peer_authentication("default/strict app=shut STRICT").into(),
         about("app=shut", policy("default/nobody", Action::Allow, Vec::new())),
         about("app=b", policy("default/no", Action::Deny, vec![Rule::default()])),
@@ -257,7 +258,7 @@ fn reasons_are_those_of_the_log() {
 /// Several endpoints, and all that can be said about choosing one of them.
 #[test]
 fn why_this_endpoint() {
-    let pod = |n: u8, on: &str, change: fn(&mut Workload)| {
+    let pod = |n: u8, on: &str, change: fn(&mut Pod)| {
         let mut pod = ambient(&format!("default/s{n}"), &format!("10.0.1.{n}"), "app=s");
         pod.node = Some(on.into());
         change(&mut pod);
@@ -370,8 +371,8 @@ proptest! {
                 Plan::Refuse { .. } => false,
                 Plan::Plain { .. } => true,
                 Plan::Hbone { hop, .. } => {
-                    let id = source.identity(&world.settings().trust_domain);
-                    let peer = Peer { address: from, identity: Some(&id) };
+                    let id = world.identity(&source).cloned();
+                    let peer = Peer { address: from, identity: id.as_ref() };
                     let w = hop.workload.unwrap();
                     let request = Request { peer, workload: &w, address: hop.target.ip(), port: hop.target.port() };
                     admit(&world, &request, &mut ()).is_allow()

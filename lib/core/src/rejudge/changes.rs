@@ -1,96 +1,123 @@
-//! What a change cannot concern. A node has many open connections, few pods and few destinations, and most changes are about
-//! others: what verdicts rest on is compared once, and only connections whose verdict may differ are judged again.
+//! What a change may concern. A node has many open connections, few pods and few destinations, and most changes are about
+//! others: the way from one World to the next names the few pods, addresses, services and policies on which another verdict
+//! may rest, and only their connections are judged again.
 //!
-//! Objects are shared between Worlds, so that the same object at the same place is the same pointer. What must hold: where
-//! [`Changes::may_concern`] says no, [`check`](super::check) answers as before.
+//! What must hold: where [`Changes::may_concern`] says no, [`check`](super::check) answers as before. And what an index of
+//! connections finds by the lists here is all that it says yes to.
 
-use std::{collections::HashMap, hash::Hash, net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr};
 
-use super::{Judged, Way};
-use crate::{ObjectName, World, world::Version};
+use super::{Judged, Over, Way};
+use crate::{
+    ObjectName, World,
+    world::{Delta, Scope, Uid, Version, Workload},
+};
 
-/// From one World to another. Remembers what it has compared.
+/// From one World to another.
 #[derive(Debug)]
 pub struct Changes<'a> {
-    old: &'a World,
     new: &'a World,
+    from: Version,
     settings: bool,
-    /// Pods, as somebody whose address calls.
-    callers: HashMap<ObjectName, bool>,
-    /// Pods, as somebody who is called: they, and every policy that could be about them.
-    called: HashMap<ObjectName, bool>,
-    services: HashMap<ObjectName, bool>,
-    targets: HashMap<IpAddr, bool>,
+    pods: BTreeSet<&'a Uid>,
+    addresses: BTreeSet<IpAddr>,
+    services: BTreeSet<&'a ObjectName>,
+    /// Namespaces all of whose workloads other policies apply to, or other modes of mutual TLS.
+    namespaces: BTreeSet<&'a str>,
+    /// Policies that apply to those who name them.
+    selecting: BTreeSet<&'a ObjectName>,
 }
 
 impl<'a> Changes<'a> {
     /// From `old` to `new`.
     #[must_use]
     pub fn new(old: &'a World, new: &'a World) -> Self {
-        let settings = old.settings() != new.settings();
-        let (callers, called, services, targets) = Default::default();
-        Self { old, new, settings, callers, called, services, targets }
+        let delta = Delta::between(old, new);
+        let workloads = || delta.workloads.iter().flat_map(|w| w.both());
+        let services = || delta.services.iter().flat_map(|s| s.both());
+        let policies = || delta.policies.iter().flat_map(|p| p.both());
+        let mtls = delta.mtls.iter().flat_map(|m| m.both()).map(|m| &*m.namespace);
+        let owned = workloads().filter(|w| w.owns_addresses()).flat_map(|w| w.addresses.iter().copied());
+        let wide = policies().filter(|p| p.scope == Scope::Namespace).map(|p| p.name.namespace());
+        Self {
+            new,
+            from: old.version(),
+            settings: delta.settings.is_some(),
+            pods: workloads().map(|w| &w.uid).collect(),
+            addresses: owned.chain(services().flat_map(|s| s.vips.iter().copied())).collect(),
+            services: services().map(|s| &s.name).collect(),
+            namespaces: mtls.chain(wide).collect(),
+            selecting: policies().filter(|p| p.scope != Scope::Namespace).map(|p| &p.name).collect(),
+        }
     }
 
-    /// May the verdict about a connection that `old` allowed be another one now?
-    pub fn may_concern(&mut self, judged: &Judged) -> bool {
-        self.settings || self.is_behind(judged.judged_at) || self.differs(&judged.pod, &judged.way)
+    /// Settings differ, or what holds for the whole mesh: everything is concerned.
+    #[must_use]
+    pub fn is_everywhere(&self) -> bool {
+        self.settings || self.namespaces.contains(&*self.new.settings().root_namespace)
     }
 
-    /// It was not judged by `old`, so that nothing is known about it.
-    fn is_behind(&self, judged_at: Version) -> bool {
-        judged_at != self.old.version()
+    /// Nothing differs.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        !self.settings
+            && self.pods.is_empty()
+            && self.services.is_empty()
+            && self.namespaces.is_empty()
+            && self.selecting.is_empty()
     }
 
-    fn differs(&mut self, pod: &ObjectName, way: &Way) -> bool {
-        let (old, new) = (self.old, self.new);
-        match way {
-            Way::Inbound { .. } => once(&mut self.called, pod, || called(old, new, pod)),
-            Way::Outbound { service, target, .. } => {
-                let service = service.as_ref();
-                once(&mut self.callers, pod, || caller(old, new, pod))
-                    || service.is_some_and(|name| once(&mut self.services, name, || served(old, new, name)))
-                    || once(&mut self.targets, &target.ip(), || owner(old, new, target.ip()))
+    /// The workloads that differ.
+    pub fn pods(&self) -> impl Iterator<Item = &'a Uid> + '_ {
+        self.pods.iter().copied()
+    }
+
+    /// The addresses that may have another owner, or whose owner differs.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.addresses.iter().copied()
+    }
+
+    /// The services that differ.
+    pub fn services(&self) -> impl Iterator<Item = &'a ObjectName> + '_ {
+        self.services.iter().copied()
+    }
+
+    /// Some policy or mode of mutual TLS differs: [`Self::judges_otherwise`] says about whom.
+    #[must_use]
+    pub fn has_policies(&self) -> bool {
+        !self.namespaces.is_empty() || !self.selecting.is_empty()
+    }
+
+    /// Another policy, or another mode of mutual TLS, applies to this workload of the new World.
+    #[must_use]
+    pub fn judges_otherwise(&self, workload: &Workload) -> bool {
+        self.is_everywhere()
+            || self.namespaces.contains(workload.name.namespace())
+            || workload.policies.iter().any(|name| self.selecting.contains(name))
+    }
+
+    /// May the verdict about a connection that the old World allowed be another one now?
+    #[must_use]
+    pub fn may_concern(&self, judged: &Judged) -> bool {
+        // One that the old World has not judged: nothing is known about it.
+        judged.judged_at != self.from || self.settings || self.pods.contains(&judged.pod) || self.differs(judged)
+    }
+
+    fn differs(&self, judged: &Judged) -> bool {
+        let otherwise = |workload: Option<&Workload>| workload.is_none_or(|w| self.judges_otherwise(w));
+        match &judged.way {
+            Way::Inbound { .. } => self.has_policies() && otherwise(self.new.workload(&judged.pod).map(|w| &**w)),
+            Way::Outbound { service, target, over, .. } => {
+                service.as_ref().is_some_and(|name| self.services.contains(name))
+                    || self.addresses.contains(&target.ip())
+                    || (*over == Over::Plain && self.has_policies() && self.owner_judges_otherwise(target.ip()))
             }
         }
     }
-}
 
-fn once<K: Clone + Eq + Hash>(known: &mut HashMap<K, bool>, key: &K, compare: impl FnOnce() -> bool) -> bool {
-    match known.get(key) {
-        Some(differs) => *differs,
-        None => *known.entry(key.clone()).or_insert_with(compare),
+    /// Of a plain connection: whoever has the target's address may be in the mesh now, and judged for.
+    #[must_use]
+    pub fn owner_judges_otherwise(&self, target: IpAddr) -> bool {
+        self.new.workload_at(target).is_some_and(|owner| self.judges_otherwise(owner))
     }
-}
-
-/// Another object, or none where there was one.
-fn other<T>(old: Option<&Arc<T>>, new: Option<&Arc<T>>) -> bool {
-    match (old, new) {
-        (Some(old), Some(new)) => !Arc::ptr_eq(old, new),
-        (old, new) => old.is_some() != new.is_some(),
-    }
-}
-
-fn caller(old: &World, new: &World, pod: &ObjectName) -> bool {
-    other(old.workload(pod), new.workload(pod))
-}
-
-fn called(old: &World, new: &World, pod: &ObjectName) -> bool {
-    let namespaces = [pod.namespace(), &new.settings().root_namespace];
-    caller(old, new, pod) || namespaces.iter().any(|ns| !old.has_policies_of(new, ns))
-}
-
-/// A service and its namespace, which may both name a waypoint.
-fn served(old: &World, new: &World, service: &ObjectName) -> bool {
-    let ns = service.namespace();
-    other(old.service(service), new.service(service)) || other(old.namespace(ns), new.namespace(ns))
-}
-
-/// Who has an address, whether it is in the mesh, and what it takes.
-fn owner(old: &World, new: &World, ip: IpAddr) -> bool {
-    let (before, after) = (old.workload_at(ip), new.workload_at(ip));
-    let enrolled = |world: &World| before.is_some_and(|w| world.is_enrolled(w));
-    other(before, after)
-        || enrolled(old) != enrolled(new)
-        || before.is_some_and(|w| enrolled(new) && called(old, new, &w.name))
 }

@@ -25,15 +25,14 @@ pub use self::changes::Changes;
 use crate::{
     Identity, ObjectName, Reason, World, admit,
     authz::{Peer, Request, Verdict},
-    route::waypoint,
-    world::{Version, Workload},
+    world::{Uid, Version, Workload},
 };
 
 /// What was judged, and when.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judged {
     /// The pod of this node: whom it was opened to, or by.
-    pub pod: ObjectName,
+    pub pod: Uid,
     /// What it was judged by.
     pub way: Way,
     /// The World that admitted it.
@@ -113,13 +112,13 @@ fn outbound(world: &World, source: &Workload, from: IpAddr, target: SocketAddr, 
     let destination = world.workload_at(target.ip());
     match over {
         Over::Tunnel { own, peer } => {
-            let is = |w: &Workload, identity: &Identity| w.identity(&world.settings().trust_domain) == *identity;
+            let is = |w: &Workload, identity: &Identity| world.identity(w) == Some(identity);
             let same = is(source, own) && destination.is_none_or(|w| is(w, peer));
             if same { ALLOW } else { deny(Reason::Identity) }
         }
         Over::Plain => match destination {
             // It began before the other end was in the mesh, whose node has never seen it: judged for it, as it would.
-            Some(workload) if world.is_enrolled(workload) && workload.name != source.name => {
+            Some(workload) if workload.is_enrolled() && workload.uid != source.uid => {
                 let peer = Peer { address: from, identity: None };
                 let request = Request { peer, workload, address: target.ip(), port: target.port() };
                 admit::admit(world, &request, &mut ())
@@ -133,7 +132,7 @@ fn outbound(world: &World, source: &Workload, from: IpAddr, target: SocketAddr, 
 ///
 /// # Errors
 /// Why it may open none.
-pub fn source<'a>(world: &'a World, pod: &ObjectName, from: IpAddr) -> Result<&'a Arc<Workload>, Reason> {
+pub fn source<'a>(world: &'a World, pod: &Uid, from: IpAddr) -> Result<&'a Arc<Workload>, Reason> {
     let source = world.workload(pod).ok_or(Reason::PodGone)?;
     if source.addresses.contains(&from) { Ok(source) } else { Err(Reason::BadSource) }
 }
@@ -142,10 +141,9 @@ pub fn source<'a>(world: &'a World, pod: &ObjectName, from: IpAddr) -> Result<&'
 fn wants_waypoint(world: &World, service: Option<&ObjectName>, target: IpAddr) -> bool {
     match service {
         Some(service) => {
-            let service = world.service(service).filter(|s| !s.waypoint_optional);
-            service.is_some_and(|s| waypoint::of_service(world, s).is_some())
+            world.service(service).is_some_and(|s| s.waypoint.is_some() && !s.waypoint_optional)
         }
-        None => world.workload_at(target).is_some_and(|w| waypoint::of_workload(w).is_some()),
+        None => world.workload_at(target).is_some_and(|w| w.waypoint.is_some()),
     }
 }
 

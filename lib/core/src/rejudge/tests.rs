@@ -8,10 +8,12 @@ use crate::{
     authz::{Match, Rule, Source, StringMatch},
     route::{self, Plan},
     testing::{
-        ambient, labels, name, namespace, peer_authentication, pod, policy, service, some_address, some_batch,
-        some_world, world,
+        ambient, labels, model, name, namespace, peer_authentication, pod, policy, service, some_address, some_batch,
+        some_model,
     },
-    world::{Action, Addressed, AuthorizationPolicy, Batch, Change, MeshSettings, Object, Scope, Service},
+    objects::{Batch, Change, Object, Phase, Pod, Service},
+    resolve::Model,
+    world::{Action, Addressed, AuthorizationPolicy, MeshSettings, Scope},
 };
 
 /// Pods a and b in the mesh, z outside; services `b` (of b), `z` (of z), and `other` (of nobody).
@@ -31,17 +33,21 @@ const A: &str = "10.0.0.1 fd00::1";
 const B: &str = "10.0.0.2 fd00::2";
 const Z: &str = "10.0.0.9 fd00::9";
 
-fn a() -> Workload {
+fn a() -> Pod {
     ambient("default/a", A, "app=a")
 }
 
-fn b() -> Workload {
+fn b() -> Pod {
     ambient("default/b", B, "app=b")
 }
 
 /// The addresses of both ends of one family.
 fn ip(addresses: &str, v4: bool) -> IpAddr {
     addresses.split(' ').map(|a| a.parse().unwrap()).find(|ip: &IpAddr| ip.is_ipv4() == v4).unwrap()
+}
+
+fn uid(pod: &str) -> Uid {
+    Uid::of_pod(&MeshSettings::default().cluster, &name(pod))
 }
 
 fn identity(account: &str) -> Identity {
@@ -65,26 +71,28 @@ fn open(v4: bool) -> [(&'static str, Judged); 5] {
         ("service", from_a(b, Some("default/b"), hbone())),
         ("plain", from_a(z, Some("default/z"), Over::Plain)),
     ];
-    all.map(|(what, (pod, way))| (what, Judged { pod: name(pod), way, judged_at: Version(1) }))
+    all.map(|(what, (pod, way))| (what, Judged { pod: uid(pod), way, judged_at: Version(1) }))
 }
 
 /// After `changes` exactly these end: name, reason, policy.
-fn check_world(what: &str, next: impl Fn(&World) -> World, ends: &[(&str, Reason, &str)]) {
-    let before = world(objects());
-    let after = next(&before);
+fn check_world(what: &str, change: impl Fn(&mut Model), ends: &[(&str, Reason, &str)]) {
+    let before = model(objects());
+    let mut after = before.clone();
+    change(&mut after);
+    let (before, after) = (before.world(), after.world());
     for v4 in [true, false] {
         for (connection, judged) in open(v4) {
-            assert!(check(&before, &judged).is_allow(), "{connection} is open");
+            assert!(check(before, &judged).is_allow(), "{connection} is open");
             let expected = ends.iter().find(|(c, ..)| *c == connection).map(|(_, reason, policy)| Verdict::Deny {
                 policy: (!policy.is_empty()).then(|| name(policy)),
                 reason: reason.clone(),
             });
-            let got = check(&after, &judged);
+            let got = check(after, &judged);
             match expected {
                 Some(expected) => assert_eq!(got, expected, "{what}: {connection}, IPv4 {v4}"),
                 None => assert!(got.is_allow(), "{what}: {connection} stays, IPv4 {v4}: {got:?}"),
             }
-            let concerned = Changes::new(&before, &after).may_concern(&judged);
+            let concerned = Changes::new(before, after).may_concern(&judged);
             assert!(concerned || got.is_allow(), "{what}: {connection} is looked at");
         }
     }
@@ -92,14 +100,14 @@ fn check_world(what: &str, next: impl Fn(&World) -> World, ends: &[(&str, Reason
 
 fn ends(what: &str, changes: impl IntoIterator<Item = Object>, expected: &[(&str, Reason, &str)]) {
     let batch: Batch = changes.into_iter().collect();
-    check_world(what, |before| before.apply(&batch), expected);
+    check_world(what, |model| drop(model.apply(&batch)), expected);
 }
 
 fn goes(what: &str, kind: Kind, full_name: &str, expected: &[(&str, Reason, &str)]) {
     let of_namespace = full_name.contains('/').then(|| name(full_name));
     let key = ObjectKey::new(kind, of_namespace.unwrap_or_else(|| ObjectName::cluster(full_name)));
     let batch = Batch { changes: vec![Change::Remove(key)] };
-    check_world(what, |before| before.apply(&batch), expected);
+    check_world(what, |model| drop(model.apply(&batch)), expected);
 }
 
 /// A rule about an identity.
@@ -147,10 +155,14 @@ fn edits_and_removals_of_policies() {
     let only_a = selecting("b", policy("default/p", Action::Allow, vec![from(OF_A)]));
     let mut with = objects();
     with.push(only_a.clone().into());
-    let before = world(with);
+    let before = model(with);
     let inbound = || open(true)[0].1.clone();
-    let after = |change: Change| check(&before.apply(&Batch { changes: vec![change] }), &inbound());
-    assert!(check(&before, &inbound()).is_allow());
+    let after = |change: Change| {
+        let mut after = before.clone();
+        after.apply(&Batch { changes: vec![change] });
+        check(after.world(), &inbound())
+    };
+    assert!(check(before.world(), &inbound()).is_allow());
     let edited = AuthorizationPolicy { rules: vec![from(OF_X)], ..only_a.clone() };
     let denied = Verdict::Deny { policy: Some(name("default/p")), reason: Reason::NotAllowed };
     assert_eq!(after(Change::Put(edited.into())), denied, "edited");
@@ -161,11 +173,12 @@ fn edits_and_removals_of_policies() {
     assert!(after(Change::Remove(key.clone())).is_allow(), "the only one is removed");
     // One of two ALLOWs goes: what it alone allowed is denied by the other.
     let other = policy("default/q", Action::Allow, vec![from(OF_X)]);
-    let both = before.apply(&[other.into()].into_iter().collect());
-    assert!(check(&both, &inbound()).is_allow());
-    let left = both.apply(&Batch { changes: vec![Change::Remove(key)] });
+    let mut both = before.clone();
+    both.apply(&[other.into()].into_iter().collect());
+    assert!(check(both.world(), &inbound()).is_allow());
+    both.apply(&Batch { changes: vec![Change::Remove(key)] });
     let by_other = Verdict::Deny { policy: Some(name("default/q")), reason: Reason::NotAllowed };
-    assert_eq!(check(&left, &inbound()), by_other);
+    assert_eq!(check(both.world(), &inbound()), by_other);
 }
 
 #[test]
@@ -201,7 +214,7 @@ fn labels_of_pods_and_namespaces() {
     ends("b leaves by its label", [ambient("default/b", B, "app=b istio.io/dataplane-mode=none").into()], &[]);
     ends("b leaves by losing its label", [pod("default/b", B).into()], &[]);
     ends("a leaves", [pod("default/a", A).into()], &[]);
-    let ns = |text: &str| Object::from(crate::world::Namespace { labels: labels(text), ..namespace("default") });
+    let ns = |text: &str| Object::from(crate::objects::Namespace { labels: labels(text), ..namespace("default") });
     ends("the namespace says no", [ns("istio.io/dataplane-mode=none")], &[]);
     ends("the namespace takes z in", [ns("istio.io/dataplane-mode=ambient")], &[]);
     // Where z takes no plaintext, and its node has never seen the connection.
@@ -220,7 +233,7 @@ fn labels_of_pods_and_namespaces() {
 
 #[test]
 fn identities() {
-    let with = |mut w: Workload, account: &str| {
+    let with = |mut w: Pod, account: &str| {
         w.service_account = account.into();
         Object::from(w)
     };
@@ -234,7 +247,7 @@ fn identities() {
         trust_domain_aliases: alias.into_iter().map(|a| a.parse().unwrap()).collect(),
         ..MeshSettings::default()
     };
-    let under = |s: MeshSettings| move |_: &World| World::empty(s.clone()).apply(&objects().into_iter().collect());
+    let under = |s: MeshSettings| move |model: &mut Model| drop(model.set_settings(s.clone()));
     check_world("trust domain", under(settings("td.example", None)), &somebody_else);
     check_world("alias", under(settings("cluster.local", Some("td.example"))), &[]);
 }
@@ -259,7 +272,7 @@ fn addresses_and_objects() {
     let moved = [ambient("default/b", "10.0.0.7 fd00::7", "app=b").into(), ambient("default/c", B, "").into()];
     let identity = ["direct", "service"].map(|what| (what, Reason::Identity, ""));
     ends("b's address is c's", moved, &[&at_b[..], &identity].concat());
-    ends("b has ended", [Workload { phase: crate::world::Phase::Terminal, ..b() }.into()], &[]);
+    ends("b has ended", [Pod { phase: Phase::Terminal, ..b() }.into()], &at_b);
     goes("the namespace's object", Kind::Namespace, "default", &[]);
 }
 
@@ -275,7 +288,7 @@ fn services_and_waypoints() {
     ends("another port", change(|s| s.ports.clear()), &[]);
     ends("another VIP", change(|s| s.vips.clear()), &[]);
     ends("a name elsewhere", change(|s| s.external_name = Some("example.org".into())), &[]);
-    ends("b is not ready", [Workload { ready: false, ..b() }.into()], &[]);
+    ends("b is not ready", [Pod { ready: false, ..b() }.into()], &[]);
     let missing = |what| [(what, Reason::WaypointMissing, "")];
     ends("a waypoint", change(|s| s.labels = labels("istio.io/use-waypoint=w")), &missing("service"));
     ends("none", change(|s| s.labels = labels("istio.io/use-waypoint=none")), &[]);
@@ -284,7 +297,7 @@ fn services_and_waypoints() {
         s.waypoint_optional = true;
     };
     ends("a waypoint that may be missing", change(optional), &[]);
-    let ns = crate::world::Namespace { labels: labels("istio.io/use-waypoint=w"), ..namespace("default") };
+    let ns = crate::objects::Namespace { labels: labels("istio.io/use-waypoint=w"), ..namespace("default") };
     ends("the namespace's", [ns.into()], &[missing("service"), missing("plain")].concat());
     ends("the pod's", [ambient("default/b", B, "app=b istio.io/use-waypoint=w").into()], &missing("direct"));
     let z = Service { labels: labels("istio.io/use-waypoint=w"), ..service("default/z app=z 10.96.0.2,fd96::2 80") };
@@ -295,42 +308,44 @@ proptest! {
     /// What is not looked at would have stayed; what was just opened is open.
     #[test]
     fn nothing_is_overlooked(
-        before in some_world(),
+        start in some_model(),
         batch in some_batch(),
         from in some_address(),
         to in some_address(),
         plaintext in any::<bool>(),
     ) {
-        let after = before.apply(&batch);
-        let mut changes = Changes::new(&before, &after);
+        let mut next = start.clone();
+        next.apply(&batch);
+        let (before, after) = (start.world(), next.world());
+        let changes = Changes::new(before, after);
         let mut open = Vec::new();
         for w in before.workloads() {
-            for address in &w.addresses {
+            for address in w.addresses.iter().filter(|_| w.is_pod()) {
                 let identity = (!plaintext).then(|| identity("x1"));
                 let way = Way::Inbound { address: *address, port: 80, peer: from, identity };
-                open.push(Judged { pod: w.name.clone(), way, judged_at: before.version() });
+                open.push(Judged { pod: w.uid.clone(), way, judged_at: before.version() });
             }
-            let Some(from) = w.addresses.first().copied() else { continue };
+            let Some(from) = w.addresses.first().copied().filter(|_| w.is_pod()) else { continue };
             let to = SocketAddr::new(to, 80);
             let service = match before.addressed(to.ip()) {
                 Addressed::Service(s) => Some(s.name.clone()),
                 _ => None,
             };
-            let (target, over) = match route::plan(&before, w, to, 0, &mut ()) {
+            let (target, over) = match route::plan(before, w, to, 0, &mut ()) {
                 Plan::Hbone { hop, identity: peer, .. } => {
-                    (hop.target, Over::Tunnel { own: w.identity(&before.settings().trust_domain), peer })
+                    (hop.target, Over::Tunnel { own: before.identity(w).expect("a pod").clone(), peer })
                 }
                 Plan::Plain { hop } => (hop.target, Over::Plain),
                 Plan::Refuse { .. } => continue,
             };
             let way = Way::Outbound { from, service, target, over };
-            let judged = Judged { pod: w.name.clone(), way, judged_at: before.version() };
-            prop_assert!(check(&before, &judged).is_allow(), "just opened: {judged:?}");
+            let judged = Judged { pod: w.uid.clone(), way, judged_at: before.version() };
+            prop_assert!(check(before, &judged).is_allow(), "just opened: {judged:?}");
             open.push(judged);
         }
         for judged in open {
             if !changes.may_concern(&judged) {
-                prop_assert_eq!(check(&before, &judged), check(&after, &judged), "{:?}", judged);
+                prop_assert_eq!(check(before, &judged), check(after, &judged), "{:?}", judged);
             }
         }
     }

@@ -2,18 +2,22 @@
 //! (port, address family, `internalTrafficPolicy`), then what is preferred (ready, with a weight, meant for the caller,
 //! near). A preference never leaves nobody: where no endpoint fits it, it does not count.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use super::Caller;
 use crate::{
     Kind, ObjectKey, Reason, World,
     trace::{Stage, Trace},
-    world::{Distribution, Endpoint, InternalTraffic, Locality, Nearness, Service, ServicePort},
+    world::{Distribution, Endpoint, InternalTraffic, Locality, Nearness, Service, Workload},
 };
 
 /// An endpoint, and where exactly it would be called.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate<'a> {
+    pub(super) workload: &'a Arc<Workload>,
     pub(super) endpoint: &'a Endpoint,
     pub(super) target: SocketAddr,
 }
@@ -24,7 +28,7 @@ pub(super) struct Candidate<'a> {
 /// Why there is none.
 pub(super) fn candidates<'a>(
     world: &'a World,
-    service: &Service,
+    service: &'a Service,
     caller: &Caller<'_>,
     to: SocketAddr,
     trace: &mut impl Trace,
@@ -32,8 +36,10 @@ pub(super) fn candidates<'a>(
     if service.external_name.is_some() {
         return Err(Reason::ExternalName);
     }
-    let port = service.ports.iter().find(|p| p.port == to.port()).ok_or(Reason::UnknownPort)?;
-    let mut all = usable(world.endpoints(&service.name), port, to.ip());
+    if !service.ports.iter().any(|p| p.port == to.port()) {
+        return Err(Reason::UnknownPort);
+    }
+    let mut all = usable(world.endpoints(&service.name), to);
     let mut narrowing = Narrowing { key: ObjectKey::new(Kind::Service, service.name.clone()), trace };
     if all.is_empty() {
         return Err(Reason::NoEndpoint);
@@ -53,23 +59,27 @@ pub(super) fn candidates<'a>(
     }
     narrowing.prefer(&mut all, |c| c.endpoint.ready, || "ready before terminating".into());
     narrowing.prefer(&mut all, |c| c.endpoint.weight > 0, || "weight 0 gets nothing while others are there".into());
-    let place = caller.node.and_then(|node| world.locality(node));
-    hinted(&mut narrowing, &mut all, caller.node, place);
-    let distribution = world.distribution(service);
-    nearest(&mut narrowing, &mut all, distribution, caller, place);
+    hinted(&mut narrowing, &mut all, caller.node, caller.locality);
+    nearest(&mut narrowing, &mut all, service.distribution, caller);
     Ok(all)
 }
 
-/// Endpoints that listen on `port` and have an address of the family of `vip`: ready ones, and those that are draining.
+/// Endpoints that listen for the called port and have an address of the family of the VIP: ready ones, and those that are draining.
 /// Only the same family can carry the client's address to the application.
-fn usable<'a>(endpoints: &'a [Endpoint], port: &ServicePort, vip: IpAddr) -> Vec<Candidate<'a>> {
-    (endpoints.iter().filter(|e| e.ready || e.draining))
-        .filter_map(|e| Some(Candidate { endpoint: e, target: SocketAddr::new(e.address_like(vip)?, e.port(port)?) }))
+fn usable<'a>(
+    endpoints: impl Iterator<Item = (&'a Arc<Workload>, &'a Endpoint)>,
+    to: SocketAddr,
+) -> Vec<Candidate<'a>> {
+    (endpoints.filter(|(_, e)| (e.ready || e.draining) && e.address.is_ipv4() == to.is_ipv4()))
+        .filter_map(|(workload, endpoint)| {
+            let target = SocketAddr::new(endpoint.address, endpoint.target_port(to.port())?);
+            Some(Candidate { workload, endpoint, target })
+        })
         .collect()
 }
 
 fn is_on(caller: &Caller<'_>, candidate: &Candidate<'_>) -> bool {
-    caller.node.is_some() && caller.node == candidate.endpoint.node.as_deref()
+    caller.node.is_some() && caller.node == candidate.workload.node.as_deref()
 }
 
 /// As kube-proxy reads hints: they count where every endpoint has them and one of them names the caller.
@@ -79,7 +89,7 @@ fn hinted<T: Trace>(
     node: Option<&str>,
     place: Option<&Locality>,
 ) {
-    let names = |hints: &[std::sync::Arc<str>], name: &str| hints.iter().any(|h| &**h == name);
+    let names = |hints: &[Arc<str>], name: &str| hints.iter().any(|h| &**h == name);
     if let Some(node) = node.filter(|_| all.iter().all(|c| !c.endpoint.hints.nodes.is_empty())) {
         let fits = |c: &Candidate<'_>| names(&c.endpoint.hints.nodes, node);
         if all.iter().any(fits) {
@@ -98,15 +108,13 @@ fn nearest<T: Trace>(
     all: &mut Vec<Candidate<'_>>,
     distribution: Distribution,
     caller: &Caller<'_>,
-    place: Option<&Locality>,
 ) {
     if distribution == Distribution::Any {
         return;
     }
-    let nearness = |c: &Candidate<'_>| match place {
+    let nearness = |c: &Candidate<'_>| match caller.locality {
         _ if distribution == Distribution::SameNode && is_on(caller, c) => Nearness::Node,
-        Some(place) => place.nearness(&c.endpoint.locality),
-        None => Nearness::Elsewhere,
+        place => place.map_or(Nearness::Elsewhere, |place| place.nearness(&c.workload.locality)),
     };
     let best = all.iter().map(nearness).max().unwrap_or(Nearness::Elsewhere);
     narrowing.prefer(all, |c| nearness(c) == best, || format!("{}: {}", distribution.as_str(), best.as_str()));

@@ -3,14 +3,12 @@
 mod balance;
 mod endpoint;
 mod service;
-pub(crate) mod waypoint;
+mod waypoint;
 
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
-
-pub use waypoint::of_service as waypoint_of;
 
 use serde::Serialize;
 
@@ -18,7 +16,7 @@ use crate::{
     Identity, Kind, ObjectKey, ObjectName, Reason, World,
     addr::HBONE_PORT,
     trace::{Stage, Trace},
-    world::{Addressed, Service, Workload},
+    world::{Addressed, Locality, Service, Workload},
 };
 
 /// Where the application listens, and how it came to be chosen.
@@ -68,8 +66,10 @@ pub enum Plan {
 pub struct Caller<'a> {
     /// Its address, of the family of the call: what `sessionAffinity: ClientIP` goes by.
     pub address: IpAddr,
-    /// Its node, where that is known: what is local and what is near to it.
+    /// Its node, where that is known: what is local to it.
     pub node: Option<&'a str>,
+    /// Where that is, as far as it is known: what is near to it.
+    pub locality: Option<&'a Locality>,
 }
 
 impl<'a> Caller<'a> {
@@ -78,7 +78,7 @@ impl<'a> Caller<'a> {
     pub fn of(source: &'a Workload, to: IpAddr) -> Self {
         // Without an address of this family it cannot call; any will do.
         let address = source.addresses.iter().copied().find(|a| a.is_ipv4() == to.is_ipv4()).unwrap_or(to);
-        Self { address, node: source.node.as_deref() }
+        Self { address, node: source.node.as_deref(), locality: Some(&source.locality) }
     }
 }
 
@@ -155,13 +155,13 @@ pub fn plans(world: &World, source: &Workload, to: SocketAddr) -> Vec<Plan> {
 fn to_hop(world: &World, source: &Workload, hop: Hop, trace: &mut impl Trace) -> Plan {
     match &hop.workload {
         // A service that led back to its caller: no tunnel can be opened from a pod to itself, and none is needed.
-        Some(w) if w.name == source.name => {
+        Some(w) if w.uid == source.uid => {
             trace.say(Stage::Route, None, || format!("plain to {}: it is the pod itself", hop.target));
             Plan::Plain { hop }
         }
-        Some(w) if world.is_enrolled(w) => {
+        Some(w) if let Some(identity) = world.identity(w).filter(|_| w.is_enrolled()) => {
             let next = SocketAddr::new(hop.target.ip(), HBONE_PORT);
-            let identity = w.identity(&world.settings().trust_domain);
+            let identity = identity.clone();
             trace.say(Stage::Route, None, || format!("HBONE to {next} for {}, expecting {identity}", describe(&hop)));
             Plan::Hbone { hop, next, identity }
         }

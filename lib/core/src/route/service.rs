@@ -33,7 +33,7 @@ pub(super) fn choose(
         Affinity::None => balance::by_dice(&all, weight, roll),
         Affinity::ClientIp => of_client(&all, caller),
     };
-    chosen.map(|c| hop(world, service, c)).ok_or(Reason::NoEndpoint)
+    chosen.map(|c| hop(service, c)).ok_or(Reason::NoEndpoint)
 }
 
 /// Every endpoint that some roll of the dice chooses, in order.
@@ -45,8 +45,8 @@ pub(super) fn outcomes(
 ) -> Result<Vec<Hop>, Reason> {
     let all = candidates(world, service, caller, to, &mut ())?;
     Ok(match service.affinity {
-        Affinity::None => all.iter().map(|c| hop(world, service, c)).collect(),
-        Affinity::ClientIp => of_client(&all, caller).map(|c| hop(world, service, c)).into_iter().collect(),
+        Affinity::None => all.iter().map(|c| hop(service, c)).collect(),
+        Affinity::ClientIp => of_client(&all, caller).map(|c| hop(service, c)).into_iter().collect(),
     })
 }
 
@@ -58,12 +58,9 @@ fn weight(candidate: &Candidate<'_>) -> u16 {
     candidate.endpoint.weight
 }
 
-fn hop(world: &World, service: &Service, candidate: &Candidate<'_>) -> Hop {
-    let Candidate { endpoint, target } = candidate;
-    // A slice may give a backend addresses that are not all of one pod.
-    let own = endpoint.workload.as_ref().filter(|w| w.addresses.contains(&target.ip()));
-    let workload = own.or_else(|| world.workload_at(target.ip())).map(Arc::clone);
-    Hop { target: *target, workload, service: Some(service.name.clone()) }
+fn hop(service: &Service, candidate: &Candidate<'_>) -> Hop {
+    let workload = Some(candidate.workload).filter(|w| w.is_pod()).map(Arc::clone);
+    Hop { target: candidate.target, workload, service: Some(service.name.clone()) }
 }
 
 fn list(service: &Service, caller: &Caller<'_>, all: &[Candidate<'_>]) -> String {
@@ -74,7 +71,7 @@ fn list(service: &Service, caller: &Caller<'_>, all: &[Candidate<'_>]) -> String
         Affinity::None => "one of".into(),
     };
     let one = |c: &Candidate<'_>| {
-        let pod = c.endpoint.workload.as_ref().map(|w| w.name.to_string());
+        let pod = c.workload.is_pod().then(|| c.workload.name.to_string());
         let weight = is_weighted.then(|| format!("weight {}", weight(c)));
         let more: Vec<_> = pod.into_iter().chain(weight).collect();
         if more.is_empty() { c.target.to_string() } else { format!("{} ({})", c.target, more.join(", ")) }

@@ -6,8 +6,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    testing::{ambient, labels, name, namespace, pod, service, slice_endpoint, some_address, some_world, world},
-    world::{ContainerPort, EndpointSlice, Object, Service, SliceEndpoint, SlicePort},
+    objects::{ContainerPort, EndpointSlice, Object, Service, SliceEndpoint, SlicePort},
+    testing::{
+        ambient, labels, name, namespace, pod, service, slice_endpoint, some_address, some_world, workload, world,
+    },
 };
 
 fn objects() -> Vec<Object> {
@@ -60,7 +62,7 @@ fn check(to: &str, expect: &[&str]) {
         Plan::Refuse { reason, .. } => format!("refuse {reason}"),
     };
     let got: Vec<_> =
-        plans(&world, &pod("default/caller", "10.0.0.77"), to.parse().unwrap()).into_iter().map(line).collect();
+        plans(&world, &workload(&pod("default/caller", "10.0.0.77")), to.parse().unwrap()).into_iter().map(line).collect();
     assert_eq!(got, expect, "{to}");
 }
 
@@ -89,7 +91,7 @@ fn where_calls_go() {
 #[test]
 fn a_service_may_lead_back_to_its_caller() {
     let world = world(objects());
-    let r1 = world.workload(&name("default/r1")).unwrap();
+    let r1 = world.pod(&name("default/r1")).unwrap();
     let plans = plans(&world, r1, "10.96.0.1:81".parse().unwrap());
     assert!(matches!(&plans[..], [Plan::Plain { .. }, Plan::Hbone { .. }]), "{plans:?}");
 }
@@ -101,7 +103,7 @@ fn a_namespace_may_want_a_waypoint_for_its_services() {
     ns.labels = labels("istio.io/use-waypoint=w");
     all.push(ns.into());
     let world = world(all);
-    let caller = pod("default/caller", "10.0.0.77");
+    let caller = workload(&pod("default/caller", "10.0.0.77"));
     let ask = |to: &str| plan(&world, &caller, to.parse().unwrap(), 0, &mut ());
     let refused = |service| Plan::Refuse { service, reason: Reason::WaypointMissing };
     assert_eq!(ask("10.96.0.1:80"), refused(Some(name("default/reviews"))));
@@ -112,15 +114,15 @@ proptest! {
     /// HBONE only to enrolled pods that own the address; a plain connection never to one of them.
     #[test]
     fn plans_are_safe(world in some_world(), ip in some_address(), port in proptest::sample::select(vec![80u16, 443]), roll in any::<u64>()) {
-        let caller = pod("default/caller", "10.0.0.77");
+        let caller = workload(&pod("default/caller", "10.0.0.77"));
         match plan(&world, &caller, SocketAddr::new(ip, port), roll, &mut ()) {
             Plan::Hbone { hop, next, identity } => {
                 let w = hop.workload.expect("a workload");
-                prop_assert!(world.is_enrolled(&w) && w.addresses.contains(&hop.target.ip()));
+                prop_assert!(w.is_enrolled() && w.addresses.contains(&hop.target.ip()));
                 prop_assert_eq!(next, SocketAddr::new(hop.target.ip(), 15008));
-                prop_assert_eq!(identity, w.identity(&world.settings().trust_domain));
+                prop_assert_eq!(Some(&identity), world.identity(&w));
             }
-            Plan::Plain { hop } => prop_assert!(!world.workload_at(hop.target.ip()).is_some_and(|w| world.is_enrolled(w))),
+            Plan::Plain { hop } => prop_assert!(!world.workload_at(hop.target.ip()).is_some_and(|w| w.is_enrolled())),
             Plan::Refuse { .. } => {}
         }
     }

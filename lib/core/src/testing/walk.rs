@@ -7,14 +7,17 @@ use std::{net::IpAddr, sync::Arc};
 use proptest::{prelude::*, sample::select};
 
 use super::{
-    NAMESPACES, some_labels, some_namespace, some_node, some_peer_authentication, some_policy, some_service,
-    some_slice, some_weight, some_workload,
+    NAMESPACES, some_labels, some_namespace, some_node, some_peer_authentication, some_pod, some_policy, some_service,
+    some_slice, some_weight,
 };
 use crate::{
-    ObjectName, World,
+    ObjectName,
     authz::Rule,
     enrol::DATAPLANE_MODE,
-    world::{Action, AuthorizationPolicy, Batch, Labels, Object, Phase, Workload},
+    labels::Labels,
+    objects::{Batch, Object, Phase, Pod},
+    resolve::{Model, Sources},
+    world::{Action, AuthorizationPolicy},
 };
 
 /// One change. Numbers name what is there, modulo how many there are: a walk can be cut anywhere, and still makes sense.
@@ -41,14 +44,14 @@ pub enum Step {
 }
 
 impl Step {
-    /// The change that this step makes of `world`.
+    /// The change that this step makes of these objects.
     #[must_use]
-    pub fn batch(&self, world: &World) -> Batch {
+    pub fn batch(&self, sources: &Sources) -> Batch {
         let mut batch = Batch::default();
-        let mut edit = |n: &usize, change: &mut dyn FnMut(&mut Workload)| {
-            let count = world.workloads().count();
-            if let Some(pod) = world.workloads().nth(n % count.max(1)) {
-                let mut pod = Workload::clone(pod);
+        let mut edit = |n: &usize, change: &mut dyn FnMut(&mut Pod)| {
+            let count = sources.pods().count();
+            if let Some(pod) = sources.pods().nth(n % count.max(1)) {
+                let mut pod = Pod::clone(pod);
                 change(&mut pod);
                 batch.put(pod);
             }
@@ -64,8 +67,8 @@ impl Step {
             }),
             Self::Put(object) => batch.put(object.clone()),
             Self::Remove(n) => {
-                let count = world.objects().len();
-                world.objects().keys().nth(n % count.max(1)).cloned().into_iter().for_each(|key| batch.remove(key));
+                let object = sources.objects().nth(n % sources.len().max(1));
+                object.into_iter().for_each(|(key, _)| batch.remove(key.clone()));
             }
             Self::Nothing => {}
         }
@@ -85,9 +88,9 @@ fn some_addresses() -> impl Strategy<Value = Vec<IpAddr>> {
 }
 
 /// Mostly in the mesh, mostly running, and mostly with addresses that no other pod has.
-fn some_pod() -> impl Strategy<Value = Workload> {
+fn some_usual_pod() -> impl Strategy<Value = Pod> {
     let odd = || prop::bool::weighted(0.1);
-    (some_workload(), odd(), odd(), odd()).prop_map(|(mut w, odd_address, odd_phase, odd_mode)| {
+    (some_pod(), odd(), odd(), odd()).prop_map(|(mut w, odd_address, odd_phase, odd_mode)| {
         let namespace = NAMESPACES.iter().position(|n| *n == w.name.namespace()).unwrap_or(0);
         let number = w.name.name().trim_start_matches('x').parse::<usize>().unwrap_or(0);
         let own = namespace * 4 + number;
@@ -98,7 +101,7 @@ fn some_pod() -> impl Strategy<Value = Workload> {
             ];
         }
         if !odd_phase {
-            w = Workload {
+            w = Pod {
                 phase: Phase::Running,
                 ready: true,
                 draining: false,
@@ -128,7 +131,7 @@ fn one_policy() -> impl Strategy<Value = AuthorizationPolicy> {
 /// Any step of a walk.
 pub fn some_step() -> impl Strategy<Value = Step> {
     let object = prop_oneof![
-        6 => some_pod().prop_map(Object::from),
+        6 => some_usual_pod().prop_map(Object::from),
         3 => some_service().prop_map(Object::from),
         1 => some_slice().prop_map(Object::from),
         1 => some_node().prop_map(Object::from),
@@ -168,23 +171,26 @@ pub fn some_call() -> impl Strategy<Value = Call> {
     parts.prop_map(|(from, to, port, roll)| Call { from, to, port, roll })
 }
 
-/// Everything that a World derives from its objects, as text: Worlds that answer alike have equal ones.
+/// Everything that a World derives from its facts, and what was found about its objects, as text: models that answer alike
+/// have equal ones.
 #[must_use]
-pub fn answers(world: &World) -> String {
-    let mut text = format!("{:?}\n", world.findings());
+pub fn answers(model: &Model) -> String {
+    let world = model.world();
+    let mut text = format!("{:?}\n", model.sources().findings().collect::<Vec<_>>());
     for ip in world.addresses() {
         text += &format!("{ip} {:?}\n", world.addressed(ip));
     }
     for w in world.workloads() {
         let policies: Vec<_> = world.authorization_policies(w).map(|p| &p.name).collect();
-        text += &format!("{} {:?} {policies:?}\n", w.name, world.enrolment(w));
+        let mtls: Vec<_> = [80, 443, 8080].iter().map(|port| world.mtls(w, *port)).collect();
+        text += &format!("{w:?} {:?} {policies:?} {mtls:?}\n", world.identity(w));
     }
     for s in world.services() {
-        text += &format!("{} {:?}\n", s.name, world.endpoints(&s.name));
+        let endpoints: Vec<_> = world.endpoints(&s.name).map(|(w, e)| (&w.uid, e)).collect();
+        text += &format!("{s:?} {} {endpoints:?}\n", world.is_in_mesh(s));
     }
-    for ns in NAMESPACES {
-        let modes: Vec<_> = world.peer_authentications(ns).iter().map(|p| (&p.name, p.mode)).collect();
-        text += &format!("{ns} {modes:?}\n");
+    for node in super::NODES {
+        text += &format!("{node} {:?}\n", model.local_pods(node));
     }
     text
 }

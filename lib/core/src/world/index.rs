@@ -1,79 +1,239 @@
-//! What a World looks up often, computed once when it is built. Everything here follows from the objects; nothing is
-//! kept from the World before, so that no order of changes can make two Worlds differ.
+//! What a World looks up often, kept beside its facts and changed with them: a change costs what it touches. Everything here
+//! follows from the facts and the trust domain alone.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
+
+use imbl::OrdMap;
 
 use crate::{
-    ObjectKey, ObjectName,
-    enrol::{self, Enrolment},
-    world::{
-        AuthorizationPolicy, Endpoint, EndpointSlice, Finding, Locality, MeshSettings, Namespace, Object,
-        PeerAuthentication, Service, Workload, endpoint::Sources, findings,
-    },
+    Identity, ObjectName, TrustDomain,
+    world::{Account, AuthorizationPolicy, Endpoint, Scope, Service, Uid, Workload},
 };
+
+/// What claims an address.
+#[derive(Clone, Debug)]
+pub(super) enum Claimant {
+    /// A pod's own address.
+    Workload(Arc<Workload>),
+    /// A VIP.
+    Service(Arc<Service>),
+}
+
+/// Everything that claims one address: one claimant in all but mistakes.
+#[derive(Clone, Debug)]
+pub(super) enum Claims {
+    One(Claimant),
+    Many(Arc<[Claimant]>),
+}
+
+impl Claims {
+    pub(super) fn all(&self) -> &[Claimant] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(many) => many,
+        }
+    }
+}
+
+impl Claimant {
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Workload(a), Self::Workload(b)) => a.uid == b.uid,
+            (Self::Service(a), Self::Service(b)) => a.name == b.name,
+            _ => false,
+        }
+    }
+
+    /// An order that no change leaves a trace in.
+    fn key(&self) -> (Option<&Uid>, Option<&ObjectName>) {
+        match self {
+            Self::Workload(w) => (Some(&w.uid), None),
+            Self::Service(s) => (None, Some(&s.name)),
+        }
+    }
+}
+
+/// One endpoint of a service, in the order in which they are told: by address.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct EndpointKey {
+    service: ObjectName,
+    address: IpAddr,
+    uid: Uid,
+    /// Its place among the workload's endpoints.
+    at: usize,
+}
+
+/// An identity, and how many workloads have it.
+#[derive(Clone, Debug)]
+struct Identified {
+    identity: Identity,
+    workloads: usize,
+}
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Index {
-    pub(super) workloads: BTreeMap<IpAddr, Vec<Arc<Workload>>>,
-    pub(super) vips: BTreeMap<IpAddr, Vec<Arc<Service>>>,
-    pub(super) enrolments: BTreeMap<ObjectName, Enrolment>,
-    pub(super) endpoints: BTreeMap<ObjectName, Vec<Endpoint>>,
-    /// By pod and target port, the first service by name.
-    pub(super) services_at: BTreeMap<ObjectName, BTreeMap<u16, ObjectName>>,
-    pub(super) localities: BTreeMap<Arc<str>, Locality>,
-    pub(super) authorization: BTreeMap<Arc<str>, Vec<Arc<AuthorizationPolicy>>>,
-    pub(super) peer_authentication: BTreeMap<Arc<str>, Vec<Arc<PeerAuthentication>>>,
-    pub(super) findings: Vec<Finding>,
+    claims: OrdMap<IpAddr, Claims>,
+    endpoints: OrdMap<EndpointKey, Arc<Workload>>,
+    /// By service: its endpoints that are in the mesh.
+    enrolled: OrdMap<ObjectName, usize>,
+    identities: OrdMap<Account, Identified>,
+    /// By namespace: the policies about all of it, by name.
+    wide: OrdMap<Arc<str>, Arc<[Arc<AuthorizationPolicy>]>>,
 }
 
 impl Index {
-    pub(super) fn build(settings: &MeshSettings, objects: &BTreeMap<ObjectKey, Object>) -> Self {
-        let mut index = Self::default();
-        let mut namespaces: BTreeMap<&str, &Arc<Namespace>> = BTreeMap::new();
-        let mut slices: BTreeMap<&ObjectName, Vec<&Arc<EndpointSlice>>> = BTreeMap::new();
-        let mut pods: BTreeMap<&str, Vec<&Arc<Workload>>> = BTreeMap::new();
-        let mut services = Vec::new();
-        for object in objects.values() {
-            match object {
-                Object::Namespace(n) => drop(namespaces.insert(n.name.name(), n)),
-                Object::Node(n) => drop(index.localities.insert(n.name.name().into(), Locality::of(&n.labels))),
-                Object::Workload(w) => pods.entry(w.name.namespace()).or_default().push(w),
-                Object::Service(s) => services.push(s),
-                Object::EndpointSlice(s) => slices.entry(&s.service).or_default().push(s),
-                Object::AuthorizationPolicy(p) => {
-                    index.authorization.entry(p.name.namespace().into()).or_default().push(Arc::clone(p));
-                }
-                Object::PeerAuthentication(p) => {
-                    index.peer_authentication.entry(p.name.namespace().into()).or_default().push(Arc::clone(p));
-                }
-            }
-        }
-        for list in index.peer_authentication.values_mut() {
-            list.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
-        }
-        for w in pods.values().flatten() {
-            let ns = namespaces.get(w.name.namespace()).map(|n| &***n);
-            index.enrolments.insert(w.name.clone(), enrol::decide(w, ns, settings));
-            for ip in w.addresses.iter().filter(|_| w.has_own_addresses()) {
-                index.workloads.entry(*ip).or_default().push(Arc::clone(w));
-            }
-        }
-        let sources = Sources { owners: &index.workloads, localities: &index.localities, slices, pods };
-        for s in services {
-            for vip in &s.vips {
-                index.vips.entry(*vip).or_default().push(Arc::clone(s));
-            }
-            let endpoints = sources.endpoints(s);
-            for (pod, port) in endpoints
-                .iter()
-                .filter_map(|e| Some((e.workload.as_ref()?, e)))
-                .flat_map(|(pod, e)| s.ports.iter().filter_map(|port| e.port(port)).map(move |port| (&pod.name, port)))
-            {
-                index.services_at.entry(pod.clone()).or_default().entry(port).or_insert_with(|| s.name.clone());
-            }
-            index.endpoints.insert(s.name.clone(), endpoints);
-        }
-        index.findings = findings::find(settings, objects, &index);
-        index
+    pub(super) fn claims(&self, ip: IpAddr) -> &[Claimant] {
+        self.claims.get(&ip).map_or(&[], Claims::all)
     }
+
+    pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.claims.keys().copied()
+    }
+
+    pub(super) fn identity(&self, account: &Account) -> Option<&Identity> {
+        self.identities.get(account).map(|known| &known.identity)
+    }
+
+    pub(super) fn identities(&self) -> impl Iterator<Item = &Identity> {
+        self.identities.values().map(|known| &known.identity)
+    }
+
+    pub(super) fn enrolled(&self, service: &ObjectName) -> usize {
+        self.enrolled.get(service).copied().unwrap_or_default()
+    }
+
+    pub(super) fn wide(&self, namespace: &str) -> &[Arc<AuthorizationPolicy>] {
+        self.wide.get(namespace).map_or(&[], |all| all)
+    }
+
+    /// The endpoints of a service, by address.
+    pub(super) fn endpoints<'a>(
+        &'a self,
+        service: &'a ObjectName,
+    ) -> impl Iterator<Item = (&'a Arc<Workload>, &'a Endpoint)> + 'a {
+        // No address is before this one.
+        let address = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let first = EndpointKey { service: service.clone(), address, uid: Uid::new(""), at: 0 };
+        let all = self.endpoints.range(first..).take_while(move |(key, _)| key.service == *service);
+        all.filter_map(|(key, workload)| Some((workload, workload.endpoints.get(key.at)?)))
+    }
+
+    pub(super) fn add_workload(&mut self, workload: &Arc<Workload>, trust_domain: &TrustDomain) {
+        if workload.owns_addresses() {
+            workload.addresses.iter().for_each(|ip| self.claim(*ip, Claimant::Workload(Arc::clone(workload))));
+        }
+        for (at, endpoint) in workload.endpoints.iter().enumerate() {
+            self.endpoints.insert(endpoint_key(workload, endpoint, at), Arc::clone(workload));
+            if workload.is_enrolled() {
+                *self.enrolled.entry(endpoint.service.clone()).or_default() += 1;
+            }
+        }
+        if let Some(account) = &workload.account {
+            let known = self.identities.entry(account.clone()).or_insert_with(|| identified(trust_domain, account, 0));
+            known.workloads += 1;
+        }
+    }
+
+    pub(super) fn remove_workload(&mut self, workload: &Arc<Workload>) {
+        if workload.owns_addresses() {
+            workload.addresses.iter().for_each(|ip| self.disclaim(*ip, &Claimant::Workload(Arc::clone(workload))));
+        }
+        for (at, endpoint) in workload.endpoints.iter().enumerate() {
+            self.endpoints.remove(&endpoint_key(workload, endpoint, at));
+            if workload.is_enrolled()
+                && let Some(count) = self.enrolled.get_mut(&endpoint.service)
+            {
+                *count -= 1;
+                if *count == 0 {
+                    self.enrolled.remove(&endpoint.service);
+                }
+            }
+        }
+        if let Some(account) = &workload.account
+            && let Some(known) = self.identities.get_mut(account)
+        {
+            known.workloads -= 1;
+            if known.workloads == 0 {
+                self.identities.remove(account);
+            }
+        }
+    }
+
+    pub(super) fn add_service(&mut self, service: &Arc<Service>) {
+        service.vips.iter().for_each(|ip| self.claim(*ip, Claimant::Service(Arc::clone(service))));
+    }
+
+    pub(super) fn remove_service(&mut self, service: &Arc<Service>) {
+        service.vips.iter().for_each(|ip| self.disclaim(*ip, &Claimant::Service(Arc::clone(service))));
+    }
+
+    pub(super) fn add_policy(&mut self, policy: &Arc<AuthorizationPolicy>) {
+        if policy.scope == Scope::Namespace {
+            self.rewrite_wide(policy, |all| {
+                let at = all.partition_point(|other| other.name < policy.name);
+                all.insert(at, Arc::clone(policy));
+            });
+        }
+    }
+
+    pub(super) fn remove_policy(&mut self, policy: &AuthorizationPolicy) {
+        if policy.scope == Scope::Namespace {
+            self.rewrite_wide(policy, |all| all.retain(|other| other.name != policy.name));
+        }
+    }
+
+    /// Other identities for the same accounts.
+    pub(super) fn rename(&mut self, trust_domain: &TrustDomain) {
+        let renamed = |(account, known): (&Account, &Identified)| {
+            (account.clone(), identified(trust_domain, account, known.workloads))
+        };
+        self.identities = self.identities.iter().map(renamed).collect();
+    }
+
+    fn rewrite_wide(&mut self, policy: &AuthorizationPolicy, change: impl FnOnce(&mut Vec<Arc<AuthorizationPolicy>>)) {
+        let namespace = policy.name.namespace();
+        let mut all = self.wide(namespace).to_vec();
+        change(&mut all);
+        match all.is_empty() {
+            true => drop(self.wide.remove(namespace)),
+            false => drop(self.wide.insert(namespace.into(), all.into())),
+        }
+    }
+
+    fn claim(&mut self, ip: IpAddr, claimant: Claimant) {
+        let claims = match self.claims.get(&ip) {
+            None => Claims::One(claimant),
+            Some(claims) => {
+                let mut all = claims.all().to_vec();
+                let at = all.partition_point(|other| other.key() < claimant.key());
+                all.insert(at, claimant);
+                Claims::Many(all.into())
+            }
+        };
+        self.claims.insert(ip, claims);
+    }
+
+    fn disclaim(&mut self, ip: IpAddr, claimant: &Claimant) {
+        let Some(claims) = self.claims.get(&ip) else { return };
+        let mut rest: Vec<_> = claims.all().iter().filter(|other| !other.is(claimant)).cloned().collect();
+        match (rest.pop(), rest.is_empty()) {
+            (None, _) => drop(self.claims.remove(&ip)),
+            (Some(one), true) => drop(self.claims.insert(ip, Claims::One(one))),
+            (Some(last), false) => {
+                rest.push(last);
+                self.claims.insert(ip, Claims::Many(rest.into()));
+            }
+        }
+    }
+}
+
+fn endpoint_key(workload: &Workload, endpoint: &Endpoint, at: usize) -> EndpointKey {
+    EndpointKey { service: endpoint.service.clone(), address: endpoint.address, uid: workload.uid.clone(), at }
+}
+
+fn identified(trust_domain: &TrustDomain, account: &Account, workloads: usize) -> Identified {
+    Identified { identity: Identity::new(trust_domain, &account.namespace, &account.name), workloads }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::world::Labels;
+use crate::labels::Labels;
 
 /// The label of nodes that names their region.
 const REGION: &str = "topology.kubernetes.io/region";

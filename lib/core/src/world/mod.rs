@@ -1,45 +1,37 @@
-//! The World: everything the mesh knows, as one immutable value with a version. Doors never change it; they hand a
-//! [`Batch`] to the keeper, which builds the next World beside the old one and publishes it. Readers never wait.
+//! The World: everything that decides about connections, as one immutable value with a version. It is made of *facts*
+//! ([`Workload`], [`Service`], [`AuthorizationPolicy`], [`NamespaceMtls`]) in persistent ordered maps: the next World shares
+//! with the one before what did not change, and costs what changed. Facts are a superset of Istio's workload API; where they
+//! come from, objects ([`crate::resolve`]) or a control plane, leaves no trace.
 //!
-//! Invariant: a World is a function of its objects and settings alone. The order in which changes arrived, and through
-//! which door, leaves no trace (but the version).
+//! Invariant: a World is a function of its facts and settings alone. The order in which changes arrived leaves no trace (but
+//! the version). Readers never wait.
 
-mod batch;
-mod endpoint;
-mod findings;
+mod delta;
+mod fact;
 mod index;
 mod locality;
-mod node;
+mod mtls;
 mod policy;
 mod service;
+mod settings;
 mod workload;
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
+use imbl::OrdMap;
 use serde::Serialize;
 
-pub use batch::{Batch, Change, Object};
-pub use endpoint::{DEFAULT_WEIGHT, Endpoint};
-pub use findings::Finding;
+pub use delta::{Delta, Differs};
+pub use fact::{Fact, FactChange, FactKey, Facts};
 pub use locality::{Locality, Nearness};
-pub use node::Node;
-pub use policy::{Action, AuthorizationPolicy, Created, MtlsMode, PeerAuthentication, Scope, WaypointField};
-pub use service::{
-    Affinity, Distribution, EndpointSlice, Hints, InternalTraffic, Service, ServicePort, SliceEndpoint, SlicePort,
-    TargetPort,
-};
-pub use workload::{ContainerPort, Namespace, Owner, OwnerKind, Phase, Workload};
+pub use mtls::{Mtls, NamespaceMtls, Says, Takes};
+pub use policy::{Action, AuthorizationPolicy, Scope, WaypointField};
+pub use service::{Affinity, Distribution, InternalTraffic, Service, ServicePort, TargetPort};
+pub use settings::MeshSettings;
+pub use workload::{Account, Endpoint, Hints, Owner, OwnerKind, Uid, Workload};
 
-use crate::{Kind, ObjectKey, ObjectName, TrustDomain, enrol::Enrolment, world::index::Index};
-
-/// Labels or annotations, ordered.
-pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
-
-/// Every pair of `selector` stands in `labels`. An empty selector selects everything.
-#[must_use]
-pub fn selects(selector: &Labels, labels: &Labels) -> bool {
-    selector.iter().all(|(k, v)| labels.get(k) == Some(v))
-}
+use self::index::{Claimant, Index};
+use crate::{Identity, Kind, ObjectKey, ObjectName};
 
 /// Counts the Worlds that one keeper published. Only equal or later within one process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -48,33 +40,6 @@ pub struct Version(pub u64);
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
-    }
-}
-
-/// What holds for the whole mesh and is not an object.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct MeshSettings {
-    /// Where mesh-wide policy stands. Default `istio-system`.
-    pub root_namespace: Arc<str>,
-    /// The trust domain of this mesh. Default `cluster.local`.
-    pub trust_domain: TrustDomain,
-    /// Trust domains whose identities are accepted as our own.
-    pub trust_domain_aliases: Vec<TrustDomain>,
-    /// The DNS suffix of services. Default `cluster.local`.
-    pub cluster_domain: Arc<str>,
-    /// `istio-injection` and `sidecar.istio.io/inject` enrol too. Default true.
-    pub sidecar_keys: bool,
-}
-
-impl Default for MeshSettings {
-    fn default() -> Self {
-        Self {
-            root_namespace: "istio-system".into(),
-            trust_domain: TrustDomain::default(),
-            trust_domain_aliases: Vec::new(),
-            cluster_domain: "cluster.local".into(),
-            sidecar_keys: true,
-        }
     }
 }
 
@@ -91,38 +56,94 @@ pub enum Addressed<'a> {
     Unknown,
 }
 
-/// One immutable picture of the mesh.
+/// One immutable picture of the mesh. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct World {
     version: Version,
     settings: Arc<MeshSettings>,
-    objects: BTreeMap<ObjectKey, Object>,
+    workloads: OrdMap<Uid, Arc<Workload>>,
+    services: OrdMap<ObjectName, Arc<Service>>,
+    policies: OrdMap<ObjectName, Arc<AuthorizationPolicy>>,
+    mtls: OrdMap<Arc<str>, Arc<NamespaceMtls>>,
     index: Index,
 }
 
 impl World {
-    /// A World without objects, version 0.
+    /// A World without facts, version 0.
     #[must_use]
     pub fn empty(settings: MeshSettings) -> Self {
-        Self::build(Version(0), Arc::new(settings), BTreeMap::new())
+        Self {
+            version: Version(0),
+            settings: Arc::new(settings),
+            workloads: OrdMap::new(),
+            services: OrdMap::new(),
+            policies: OrdMap::new(),
+            mtls: OrdMap::new(),
+            index: Index::default(),
+        }
     }
 
-    /// The next World: this one after `batch`. Costs the size of the World, not of the batch: changes are batched.
+    /// The next World: this one after `facts`.
     #[must_use]
-    pub fn apply(&self, batch: &Batch) -> Self {
-        let mut objects = self.objects.clone();
-        for change in &batch.changes {
+    pub fn apply(&self, facts: Facts) -> Self {
+        let mut next = self.clone();
+        next.version = self.version.next();
+        for change in facts.changes {
             match change {
-                Change::Put(object) => drop(objects.insert(object.key(), object.clone())),
-                Change::Remove(key) => drop(objects.remove(key)),
+                FactChange::Put(fact) => next.put(fact),
+                FactChange::Remove(key) => next.remove(&key),
             }
         }
-        Self::build(Version(self.version.0.saturating_add(1)), Arc::clone(&self.settings), objects)
+        next
     }
 
-    fn build(version: Version, settings: Arc<MeshSettings>, objects: BTreeMap<ObjectKey, Object>) -> Self {
-        let index = Index::build(&settings, &objects);
-        Self { version, settings, objects, index }
+    /// The next World: this one with other settings.
+    #[must_use]
+    pub fn with_settings(&self, settings: Arc<MeshSettings>) -> Self {
+        let mut next = self.clone();
+        next.version = self.version.next();
+        if settings.trust_domain != self.settings.trust_domain {
+            next.index.rename(&settings.trust_domain);
+        }
+        next.settings = settings;
+        next
+    }
+
+    fn put(&mut self, fact: Fact) {
+        match fact {
+            Fact::Workload(new) => {
+                if let Some(old) = put(&mut self.workloads, new.uid.clone(), &new) {
+                    old.iter().for_each(|old| self.index.remove_workload(old));
+                    self.index.add_workload(&new, &self.settings.trust_domain);
+                }
+            }
+            Fact::Service(new) => {
+                if let Some(old) = put(&mut self.services, new.name.clone(), &new) {
+                    old.iter().for_each(|old| self.index.remove_service(old));
+                    self.index.add_service(&new);
+                }
+            }
+            Fact::Policy(new) => {
+                if let Some(old) = put(&mut self.policies, new.name.clone(), &new) {
+                    old.iter().for_each(|old| self.index.remove_policy(old));
+                    self.index.add_policy(&new);
+                }
+            }
+            Fact::Mtls(new) => drop(put(&mut self.mtls, Arc::clone(&new.namespace), &new)),
+        }
+    }
+
+    fn remove(&mut self, key: &FactKey) {
+        match key {
+            FactKey::Workload(uid) => {
+                self.workloads.remove(uid).iter().for_each(|old| self.index.remove_workload(old));
+            }
+            FactKey::Service(name) => {
+                self.services.remove(name).iter().for_each(|old| self.index.remove_service(old));
+            }
+            FactKey::Policy(name) => self.policies.remove(name).iter().for_each(|old| self.index.remove_policy(old)),
+            FactKey::Mtls(namespace) => drop(self.mtls.remove(namespace)),
+        }
     }
 
     /// Which World this is.
@@ -137,218 +158,177 @@ impl World {
         &self.settings
     }
 
-    /// All objects, by kind and name.
-    #[must_use]
-    pub fn objects(&self) -> &BTreeMap<ObjectKey, Object> {
-        &self.objects
-    }
-
-    /// What is wrong or surprising about objects that are served all the same.
-    #[must_use]
-    pub fn findings(&self) -> &[Finding] {
-        &self.index.findings
-    }
-
-    /// What of that is about one object.
-    #[must_use]
-    pub fn findings_of(&self, object: &ObjectKey) -> &[Finding] {
-        let first = self.index.findings.partition_point(|f| f.object < *object);
-        let rest = self.index.findings.get(first..).unwrap_or_default();
-        let count = rest.partition_point(|f| f.object == *object);
-        rest.get(..count).unwrap_or_default()
-    }
-
     /// Whom does this address belong to? `ip` is canonical.
     #[must_use]
     pub fn addressed(&self, ip: IpAddr) -> Addressed<'_> {
-        let workloads = self.index.workloads.get(&ip).map_or(&[][..], |v| v);
-        let services = self.index.vips.get(&ip).map_or(&[][..], |v| v);
-        match (workloads, services) {
-            ([], []) => Addressed::Unknown,
-            ([w], []) => Addressed::Workload(w),
-            ([], [s]) => Addressed::Service(s),
-            _ => Addressed::Ambiguous(
-                (workloads.iter().map(|w| ObjectKey::new(Kind::Pod, w.name.clone())))
-                    .chain(services.iter().map(|s| ObjectKey::new(Kind::Service, s.name.clone())))
-                    .collect(),
-            ),
+        match self.index.claims(ip) {
+            [] => Addressed::Unknown,
+            [Claimant::Workload(w)] => Addressed::Workload(w),
+            [Claimant::Service(s)] => Addressed::Service(s),
+            many => Addressed::Ambiguous(many.iter().map(claimant).collect()),
         }
     }
 
     /// The one pod with this address, or nothing where there is none or more than one.
     #[must_use]
     pub fn workload_at(&self, ip: IpAddr) -> Option<&Arc<Workload>> {
-        match self.addressed(ip) {
-            Addressed::Workload(w) => Some(w),
+        match self.index.claims(ip) {
+            [Claimant::Workload(w)] => Some(w),
             _ => None,
         }
     }
 
     /// Every address that belongs to some pod or service, in order.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        let mut all: Vec<_> = self.index.workloads.keys().chain(self.index.vips.keys()).copied().collect();
-        all.sort_unstable();
-        all.dedup();
-        all.into_iter()
+        self.index.addresses()
     }
 
-    /// The pod of this name.
+    /// The workload with this uid.
     #[must_use]
-    pub fn workload(&self, name: &ObjectName) -> Option<&Arc<Workload>> {
-        match self.objects.get(&ObjectKey::new(Kind::Pod, name.clone())) {
-            Some(Object::Workload(w)) => Some(w),
-            _ => None,
-        }
+    pub fn workload(&self, uid: &Uid) -> Option<&Arc<Workload>> {
+        self.workloads.get(uid)
+    }
+
+    /// The pod of this name, in this cluster.
+    #[must_use]
+    pub fn pod(&self, name: &ObjectName) -> Option<&Arc<Workload>> {
+        self.workload(&Uid::of_pod(&self.settings.cluster, name))
     }
 
     /// The service of this name.
     #[must_use]
     pub fn service(&self, name: &ObjectName) -> Option<&Arc<Service>> {
-        match self.objects.get(&ObjectKey::new(Kind::Service, name.clone())) {
-            Some(Object::Service(s)) => Some(s),
-            _ => None,
-        }
+        self.services.get(name)
     }
 
-    /// The namespace of this name, where it was declared.
+    /// The AuthorizationPolicy of this name.
     #[must_use]
-    pub fn namespace(&self, name: &str) -> Option<&Arc<Namespace>> {
-        match self.objects.get(&ObjectKey::new(Kind::Namespace, ObjectName::cluster(name))) {
-            Some(Object::Namespace(n)) => Some(n),
-            _ => None,
-        }
+    pub fn policy(&self, name: &ObjectName) -> Option<&Arc<AuthorizationPolicy>> {
+        self.policies.get(name)
     }
 
-    /// The node of this name.
-    #[must_use]
-    pub fn node(&self, name: &str) -> Option<&Arc<Node>> {
-        match self.objects.get(&ObjectKey::new(Kind::Node, ObjectName::cluster(name))) {
-            Some(Object::Node(n)) => Some(n),
-            _ => None,
-        }
-    }
-
-    /// Where a node is, as far as it is known.
-    #[must_use]
-    pub fn locality(&self, node: &str) -> Option<&Locality> {
-        self.index.localities.get(node)
-    }
-
-    /// How near connections to a service prefer to stay: what it says itself, else its namespace.
-    #[must_use]
-    pub fn distribution(&self, service: &Service) -> Distribution {
-        let of_namespace = || self.namespace(service.name.namespace()).and_then(|n| n.distribution);
-        service.distribution.or_else(of_namespace).unwrap_or_default()
-    }
-
-    /// All pods, by name.
+    /// All workloads, by uid.
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
-        self.of_kind(Kind::Pod).filter_map(|o| match o {
-            Object::Workload(w) => Some(w),
-            _ => None,
-        })
+        self.workloads.values()
     }
 
     /// All services, by name.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.of_kind(Kind::Service).filter_map(|o| match o {
-            Object::Service(s) => Some(s),
-            _ => None,
-        })
+        self.services.values()
     }
 
-    fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Object> {
-        let first = ObjectKey::new(kind, ObjectName::cluster(""));
-        self.objects.range(first..).take_while(move |(k, _)| k.kind == kind).map(|(_, o)| o)
+    /// All AuthorizationPolicies, by name.
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<AuthorizationPolicy>> {
+        self.policies.values()
     }
 
-    /// Is this pod in the mesh, and why (not)?
+    /// How many facts there are: workloads, services, policies.
     #[must_use]
-    pub fn enrolment(&self, workload: &Workload) -> Enrolment {
-        self.index.enrolments.get(&workload.name).cloned().unwrap_or_else(|| {
-            crate::enrol::decide(workload, self.namespace(workload.name.namespace()).map(|n| &**n), &self.settings)
-        })
+    pub fn counts(&self) -> [usize; 3] {
+        [self.workloads.len(), self.services.len(), self.policies.len()]
     }
 
-    /// Is this pod in the mesh?
+    /// Whom a workload proves to be; none: it has no identity, or is none of this World's.
     #[must_use]
-    pub fn is_enrolled(&self, workload: &Workload) -> bool {
-        self.enrolment(workload).is_enrolled()
+    pub fn identity(&self, workload: &Workload) -> Option<&Identity> {
+        self.index.identity(workload.account.as_ref()?)
     }
 
-    /// The endpoints behind a service, ready or not, by slice and position or by pod name.
+    /// Every identity that some workload has.
+    pub fn identities(&self) -> impl Iterator<Item = &Identity> {
+        self.index.identities()
+    }
+
+    /// The endpoints of a service, ready or not, by address: each with the workload that it is of.
+    pub fn endpoints<'a>(
+        &'a self,
+        service: &'a ObjectName,
+    ) -> impl Iterator<Item = (&'a Arc<Workload>, &'a Endpoint)> + 'a {
+        self.index.endpoints(service)
+    }
+
+    /// Calls of a service's VIP go through the tunnel. One endpoint in the mesh is enough, whether it can be called now or
+    /// not: it may be as soon as it is ready.
     #[must_use]
-    pub fn endpoints(&self, service: &ObjectName) -> &[Endpoint] {
-        self.index.endpoints.get(service).map_or(&[], |v| v)
+    pub fn is_in_mesh(&self, service: &Service) -> bool {
+        service.waypoint.is_some() || self.index.enrolled(&service.name) > 0
     }
 
-    /// A service that leads to this port of this pod: the first by name.
-    #[must_use]
-    pub fn service_at(&self, pod: &ObjectName, port: u16) -> Option<&ObjectName> {
-        self.index.services_at.get(pod)?.get(&port)
-    }
-
-    /// The AuthorizationPolicies that apply to this workload at L4, mesh-wide ones first, then by name.
+    /// The AuthorizationPolicies that apply to this workload at L4: of the mesh, of its namespace, its own; by name each.
     pub fn authorization_policies<'a>(
         &'a self,
         workload: &'a Workload,
     ) -> impl Iterator<Item = &'a Arc<AuthorizationPolicy>> {
-        let root = self.settings.root_namespace.as_ref();
-        let own = workload.name.namespace();
-        let of = |ns: &str| self.index.authorization.get(ns).map_or(&[][..], |v| v).iter();
-        of(root).chain((own != root).then(|| of(own)).into_iter().flatten()).filter(|p| self.applies(p, workload))
+        let (root, own) = (&*self.settings.root_namespace, workload.name.namespace());
+        let of_namespace = if own == root { &[] } else { self.index.wide(own) };
+        let of_workload = workload.policies.iter().filter_map(|name| self.policies.get(name));
+        self.index.wide(root).iter().chain(of_namespace).chain(of_workload)
     }
 
     /// Is this workload judged by this policy at L4?
     #[must_use]
     pub fn applies(&self, policy: &AuthorizationPolicy, workload: &Workload) -> bool {
         let of = policy.name.namespace();
-        let selected = match &policy.scope {
-            Scope::Namespace => true,
-            Scope::Selector(labels) => selects(labels, &workload.labels),
+        match &policy.scope {
+            Scope::Namespace => of == workload.name.namespace() || of == &*self.settings.root_namespace,
+            Scope::Selector(_) => workload.policies.contains(&policy.name),
             Scope::Targets(_) => false,
-        };
-        selected && (of == workload.name.namespace() || of == &*self.settings.root_namespace)
+        }
     }
 
-    /// The PeerAuthentications of a namespace, oldest first.
-    pub(crate) fn peer_authentications(&self, namespace: &str) -> &[Arc<PeerAuthentication>] {
-        self.index.peer_authentication.get(namespace).map_or(&[], |v| v)
-    }
-
-    /// Both Worlds have the same policies of both kinds in this namespace: the very same objects.
-    pub(crate) fn has_policies_of(&self, other: &Self, namespace: &str) -> bool {
-        let (mine, others) = (self.index.authorization.get(namespace), other.index.authorization.get(namespace));
-        same(mine.map_or(&[], |v| v), others.map_or(&[], |v| v))
-            && same(self.peer_authentications(namespace), other.peer_authentications(namespace))
-    }
-
-    /// The host name of a service: `reviews.default.svc.cluster.local`.
+    /// What PeerAuthentications say about a target port of a workload: its own, else its namespace's, else the mesh's. None:
+    /// nothing is said.
     #[must_use]
-    pub fn hostname(&self, service: &ObjectName) -> String {
-        format!("{}.{}.svc.{}", service.name(), service.namespace(), self.settings.cluster_domain)
+    pub fn mtls<'a>(&'a self, workload: &'a Workload, port: u16) -> Option<&'a Says> {
+        let of = |namespace: &str| self.mtls.get(namespace).map(|of| &of.says);
+        (workload.mtls.of(port))
+            .or_else(|| of(workload.name.namespace()))
+            .or_else(|| of(&self.settings.root_namespace))
     }
 }
 
-fn same<T>(a: &[Arc<T>], b: &[Arc<T>]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b))
+impl Version {
+    const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+/// What was there before, where that is another value.
+fn put<K: Ord + Clone, T: Eq>(map: &mut OrdMap<K, Arc<T>>, key: K, new: &Arc<T>) -> Option<Option<Arc<T>>> {
+    if map.get(&key) == Some(new) {
+        return None;
+    }
+    Some(map.insert(key, Arc::clone(new)))
+}
+
+fn claimant(claimant: &Claimant) -> ObjectKey {
+    match claimant {
+        Claimant::Workload(w) => w.object(),
+        Claimant::Service(s) => ObjectKey::new(Kind::Service, s.name.clone()),
+    }
 }
 
 /// Worlds are equal when they know the same, whatever their version.
 impl PartialEq for World {
     fn eq(&self, other: &Self) -> bool {
-        self.settings == other.settings && self.objects == other.objects
+        self.settings == other.settings
+            && self.workloads == other.workloads
+            && self.services == other.services
+            && self.policies == other.policies
+            && self.mtls == other.mtls
     }
 }
 
 impl Serialize for World {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         use serde::ser::SerializeStruct as _;
-        let mut out = s.serialize_struct("World", 4)?;
+        let mut out = s.serialize_struct("World", 6)?;
         out.serialize_field("version", &self.version)?;
         out.serialize_field("settings", &self.settings)?;
-        out.serialize_field("objects", &self.objects)?;
-        out.serialize_field("findings", &self.index.findings)?;
+        out.serialize_field("workloads", &self.workloads.values().collect::<Vec<_>>())?;
+        out.serialize_field("services", &self.services.values().collect::<Vec<_>>())?;
+        out.serialize_field("policies", &self.policies.values().collect::<Vec<_>>())?;
+        out.serialize_field("mtls", &self.mtls.values().collect::<Vec<_>>())?;
         out.end()
     }
 }

@@ -1,52 +1,79 @@
-//! A World is a function of its objects: not of the order of changes, nor of the way there.
+//! Deltas: what differs between any two Worlds, at the cost of what differs.
+
+use std::cell::Cell;
 
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::testing::{some_batch, some_object, some_world, walk::answers, world};
+use crate::{
+    objects::{Batch, Object},
+    testing::{model, pod, some_batch, some_model},
+};
 
-proptest! {
-    #[test]
-    fn any_order_gives_the_same_world(objects in vec(some_object(), 0..16), seed in any::<u64>()) {
-        // one object per name: of two changes to one object, the later counts
-        let unique: BTreeMap<_, _> = objects.into_iter().map(|o| (o.key(), o)).collect();
-        let forward = world(unique.values().cloned());
-        let mut shuffled: Vec<_> = unique.into_values().collect();
-        let mut state = seed;
-        for i in (1..shuffled.len()).rev() {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            shuffled.swap(i, (state >> 33) as usize % (i + 1));
-        }
-        let one_by_one = shuffled.into_iter().fold(World::empty(MeshSettings::default()), |w, o| w.apply(&[o].into_iter().collect()));
-        prop_assert_eq!(&forward, &one_by_one);
-        prop_assert_eq!(answers(&forward), answers(&one_by_one));
-    }
+thread_local! {
+    /// How often keys of workloads were compared on this thread.
+    static COMPARED: Cell<usize> = const { Cell::new(0) };
+}
 
-    #[test]
-    fn what_is_found_about_one_object_is_found_again(world in some_world()) {
-        for key in world.objects().keys() {
-            let all: Vec<_> = world.findings().iter().filter(|f| f.object == *key).collect();
-            prop_assert_eq!(world.findings_of(key).iter().collect::<Vec<_>>(), all);
-        }
-    }
+/// Called where two uids are compared.
+pub(super) fn compared() {
+    COMPARED.set(COMPARED.get() + 1);
+}
 
-    /// Two ways to ask the same: the policies of a pod, and the pods of a policy.
-    #[test]
-    fn a_policy_applies_to_the_pods_that_it_judges(world in some_world()) {
-        let all = world.objects().values().filter_map(|o| match o { Object::AuthorizationPolicy(p) => Some(p), _ => None });
-        for policy in all {
-            for w in world.workloads() {
-                let judged = world.authorization_policies(w).any(|p| p.name == policy.name);
-                prop_assert_eq!(world.applies(policy, w), judged, "{} {}", policy.name, w.name);
+/// What a delta says, put into the older World.
+fn follow(old: &World, delta: &Delta<'_>) -> World {
+    let mut facts = Facts::default();
+    fn each<T>(facts: &mut Facts, all: &[Differs<'_, T>], fact: impl Fn(Arc<T>) -> Fact) {
+        for Differs { old, new } in all {
+            match (old, new) {
+                (_, Some(new)) => facts.put(fact(Arc::clone(new))),
+                (Some(old), None) => facts.remove(fact(Arc::clone(old)).key()),
+                (None, None) => panic!("neither before nor after"),
             }
         }
     }
+    each(&mut facts, &delta.workloads, Fact::Workload);
+    each(&mut facts, &delta.services, Fact::Service);
+    each(&mut facts, &delta.policies, Fact::Policy);
+    each(&mut facts, &delta.mtls, Fact::Mtls);
+    old.apply(facts)
+}
 
+proptest! {
     #[test]
-    fn changes_leave_no_trace(start in some_world(), batch in some_batch()) {
-        let changed = start.apply(&batch);
-        let fresh = world(changed.objects().values().cloned());
-        prop_assert_eq!(&changed, &fresh);
-        prop_assert_eq!(answers(&changed), answers(&fresh));
+    fn a_delta_leads_from_any_world_to_any_later_one(start in some_model(), batches in vec(some_batch(), 1..6), skip in any::<prop::sample::Index>()) {
+        let (mut now, mut worlds) = (start.clone(), vec![start.world().clone()]);
+        for batch in &batches {
+            now.apply(batch);
+            worlds.push(now.world().clone());
+        }
+        let at = skip.index(worlds.len());
+        let (old, new) = (&worlds[at], now.world());
+        let delta = Delta::between(old, new);
+        prop_assert_eq!(&follow(old, &delta), new);
+        prop_assert_eq!(delta.is_empty(), old == new);
+        prop_assert!(delta.workloads.iter().all(|w| w.old.map(|w| &**w) != w.new.map(|w| &**w)), "an equal fact is no change");
+        // And between Worlds that share nothing.
+        let other = model(now.sources().objects().map(|(_, object)| object.clone()));
+        prop_assert!(Delta::between(new, other.world()).is_empty());
     }
+}
+
+#[test]
+fn a_delta_costs_what_differs() {
+    let some = |n: u32| pod(&format!("default/pod-{n}"), &std::net::Ipv4Addr::from(0x0a00_0000 + n).to_string());
+    let compared = |pods: u32| {
+        let mut now = model((0..pods).map(|n| Object::from(some(n))));
+        let before = now.world().clone();
+        let changed = [7, pods / 2, pods - 1].map(some).map(|mut pod| {
+            pod.ready = false;
+            Object::from(pod)
+        });
+        now.apply(&changed.into_iter().collect::<Batch>());
+        COMPARED.set(0);
+        assert_eq!(Delta::between(&before, now.world()).workloads.len(), 3);
+        COMPARED.get()
+    };
+    let (small, large) = (compared(100), compared(10_000));
+    assert!((1..=small * 4).contains(&large), "{small} comparisons among 100 pods, {large} among 10,000");
 }

@@ -1,44 +1,101 @@
-//! Pods and the namespaces they live in, as far as the mesh cares.
+//! A workload: a pod, or an address of a slice that belongs to no pod, with everything about it that decides about connections.
+//!
+//! | field | workload API (`istio.workload.Workload`) |
+//! |---|---|
+//! | `uid`, `name`, `addresses`, `node`, `locality` | `uid`, `namespace` and `name`, `addresses`, `node`, `locality` |
+//! | `account` | `namespace`, `service_account`; none: no identity |
+//! | `enrolment` | `tunnel_protocol`: HBONE is in the mesh; why is not on the wire |
+//! | `host_network` | `network_mode` |
+//! | `waypoint` | `waypoint` |
+//! | `policies` | `authorization_policies` |
+//! | `mtls` | the two names of converted policies among `authorization_policies` |
+//! | `endpoints` | `services` (ports); readiness, weight and hints per endpoint travel in `extensions` |
+//! | `owner`, `canonical_service`, `canonical_revision` | `workload_type` and `workload_name`, `canonical_name`, `canonical_revision` |
+//! | `app`, `version` | `extensions`; without it as the canonical ones |
+//! | `ready`, `draining` | `status`; draining in `extensions` |
+//! | not served | `trust_domain`, `network`, `network_gateway`, `application_tunnel`, `cluster_id`, `capacity`, `hostname` |
 
-use std::{net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use serde::Serialize;
 
 use crate::{
-    Identity, ObjectName, TrustDomain,
-    world::{Distribution, Labels},
+    Kind, ObjectKey, ObjectName,
+    enrol::Enrolment,
+    world::{Locality, Mtls},
 };
 
-/// A namespace: what its pods inherit.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Namespace {
-    /// Its name; cluster-scoped.
-    pub name: ObjectName,
-    /// Its labels: enrolment, waypoint.
-    pub labels: Labels,
-    /// The annotation `networking.istio.io/traffic-distribution`, for its services that say nothing themselves.
-    pub distribution: Option<Distribution>,
+/// What identifies a workload: `cluster//Pod/namespace/name`, as Istio writes it. It may be used again for another pod of
+/// the same name. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Uid(Arc<str>);
+
+impl Ord for Uid {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        #[cfg(test)]
+        super::tests::compared();
+        self.0.cmp(&other.0)
+    }
 }
 
-/// `status.phase` of a pod, as far as it matters here.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub enum Phase {
-    /// Accepted, not all containers started.
-    Pending,
-    /// The usual state.
-    #[default]
-    Running,
-    /// `Succeeded` or `Failed`: its address may already belong to somebody else.
-    Terminal,
+impl PartialOrd for Uid {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
-/// A named port of a container, the target of a Service's `targetPort: name`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ContainerPort {
-    /// `ports[].name`.
+impl Uid {
+    /// As it stands in a fact.
+    #[must_use]
+    pub fn new(text: impl Into<Arc<str>>) -> Self {
+        Self(text.into())
+    }
+
+    /// Of a pod of this cluster.
+    #[must_use]
+    pub fn of_pod(cluster: &str, pod: &ObjectName) -> Self {
+        Self(format!("{cluster}//Pod/{}/{}", pod.namespace(), pod.name()).into())
+    }
+
+    /// Of an address of a slice that belongs to no pod.
+    #[must_use]
+    pub fn of_slice(cluster: &str, slice: &ObjectName, address: IpAddr) -> Self {
+        let (namespace, name) = (slice.namespace(), slice.name());
+        Self(format!("{cluster}/discovery.k8s.io/EndpointSlice/{namespace}/{name}/{address}").into())
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Uid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Uid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for Uid {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&self.0)
+    }
+}
+
+/// Whom a workload is: an identity without its trust domain, which is the mesh's.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Account {
+    /// The namespace.
+    pub namespace: Arc<str>,
+    /// The service account.
     pub name: Arc<str>,
-    /// `ports[].containerPort`.
-    pub port: u16,
 }
 
 /// What kind of object made a pod, as far as it is told apart.
@@ -63,58 +120,109 @@ pub struct Owner {
     pub name: Arc<str>,
 }
 
-/// A pod.
+/// For whom an endpoint is meant, as the controller that wrote the slice has worked out. Empty: for everybody.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Hints {
+    /// `hints.forZones[].name`.
+    pub zones: Vec<Arc<str>>,
+    /// `hints.forNodes[].name`.
+    pub nodes: Vec<Arc<str>>,
+}
+
+/// A workload as one backend of a service: one address of it, with the port that it listens on for each of the service's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Endpoint {
+    /// The service.
+    pub service: ObjectName,
+    /// The address, canonical.
+    pub address: IpAddr,
+    /// By service port: the target port.
+    pub ports: Arc<[(u16, u16)]>,
+    /// It may take new connections.
+    pub ready: bool,
+    /// It is on its way out and still serves: it takes new connections where none is ready.
+    pub draining: bool,
+    /// Its share of new connections, relative to the others'. 0: none, while others are there.
+    pub weight: u16,
+    /// For which callers its slice says that it is meant.
+    pub hints: Hints,
+}
+
+impl Endpoint {
+    /// The port that it listens on for a service port.
+    #[must_use]
+    pub fn target_port(&self, port: u16) -> Option<u16> {
+        self.ports.iter().find(|(service, _)| *service == port).map(|(_, target)| *target)
+    }
+}
+
+/// A workload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Workload {
-    /// namespace/name of the pod.
+    /// What identifies it.
+    pub uid: Uid,
+    /// namespace/name: of the pod; of a slice's address the slice's name and the address.
     pub name: ObjectName,
-    /// `metadata.uid`: finds its cgroup.
-    pub uid: Arc<str>,
-    /// `status.podIPs`, canonical, without duplicates.
+    /// Its addresses, canonical, without duplicates.
     pub addresses: Vec<IpAddr>,
-    /// `spec.nodeName`.
-    pub node: Option<Arc<str>>,
-    /// `spec.hostNetwork`: it has the node's addresses, not its own.
+    /// Its identity without the trust domain; none: an address of a slice, which proves nothing.
+    pub account: Option<Account>,
+    /// Is it in the mesh, and why (not)?
+    pub enrolment: Enrolment,
+    /// It has the node's addresses, not its own.
     pub host_network: bool,
-    /// `status.phase`.
-    pub phase: Phase,
+    /// The waypoint that calls of its own addresses pass.
+    pub waypoint: Option<Arc<str>>,
+    /// The AuthorizationPolicies that select it by labels: mesh-wide ones and those of its namespace are not among them.
+    pub policies: Vec<ObjectName>,
+    /// What PeerAuthentications that select it by labels say.
+    pub mtls: Mtls,
+    /// The services that it is a backend of, in order.
+    pub endpoints: Vec<Endpoint>,
+    /// The node that it runs on.
+    pub node: Option<Arc<str>>,
+    /// Where that is.
+    pub locality: Locality,
     /// The `Ready` condition, unless it is being deleted.
     pub ready: bool,
     /// It is being deleted, and its `Ready` condition still holds.
     pub draining: bool,
-    /// `underpass.dev/weight`: its share of a service's new connections, relative to the other endpoints'.
-    pub weight: u16,
-    /// Labels.
-    pub labels: Labels,
-    /// Annotations that the mesh reads; others are not kept.
-    pub annotations: Labels,
-    /// `spec.serviceAccountName`, `default` where it is missing.
-    pub service_account: Arc<str>,
     /// What made it; none: it was made by hand.
     pub owner: Option<Owner>,
-    /// Named TCP ports of its containers.
-    pub ports: Vec<ContainerPort>,
-    /// It runs an `istio-proxy` container or was injected.
-    pub has_sidecar: bool,
+    /// What Istio's metrics call the canonical service.
+    pub canonical_service: Arc<str>,
+    /// What Istio's metrics call the canonical revision.
+    pub canonical_revision: Arc<str>,
+    /// The label `app`, else the canonical service.
+    pub app: Arc<str>,
+    /// The label `version`, else the canonical revision.
+    pub version: Arc<str>,
 }
 
 impl Workload {
-    /// The pod owns addresses that traffic can be sent to and that tell who sent it.
+    /// The object that the fact follows from.
     #[must_use]
-    pub fn has_own_addresses(&self) -> bool {
-        !self.host_network && self.phase != Phase::Terminal && !self.addresses.is_empty()
+    pub fn object(&self) -> ObjectKey {
+        let kind = if self.is_pod() { Kind::Pod } else { Kind::EndpointSlice };
+        ObjectKey::new(kind, self.name.clone())
     }
 
-    /// The identity that a certificate for this pod names.
+    /// A pod, as against an address of a slice.
     #[must_use]
-    pub fn identity(&self, trust_domain: &TrustDomain) -> Identity {
-        Identity::new(trust_domain, self.name.namespace(), &self.service_account)
+    pub const fn is_pod(&self) -> bool {
+        self.account.is_some()
     }
 
-    /// The number of the container port called `name`.
+    /// In the mesh.
     #[must_use]
-    pub fn port_named(&self, name: &str) -> Option<u16> {
-        self.ports.iter().find(|p| &*p.name == name).map(|p| p.port)
+    pub const fn is_enrolled(&self) -> bool {
+        self.enrolment.is_enrolled()
+    }
+
+    /// Traffic to one of its addresses is traffic to it. Not so for pods of the host's network, nor for addresses of slices.
+    #[must_use]
+    pub const fn owns_addresses(&self) -> bool {
+        self.is_pod() && !self.host_network
     }
 
     /// What Istio's metrics call the workload: the object that made the pod, else the pod.
@@ -123,48 +231,9 @@ impl Workload {
         self.owner.as_ref().map_or(self.name.name(), |owner| &owner.name)
     }
 
-    /// What Istio's metrics call the canonical service: the first of three labels, else the workload's name.
+    /// A service that leads to this port of it: the first by name.
     #[must_use]
-    pub fn canonical_service(&self) -> &str {
-        self.label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"])
-            .unwrap_or(self.workload_name())
-    }
-
-    /// What Istio's metrics call the canonical revision: the first of three labels, else `latest`.
-    #[must_use]
-    pub fn canonical_revision(&self) -> &str {
-        self.label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]).unwrap_or("latest")
-    }
-
-    fn label(&self, keys: &[&str]) -> Option<&str> {
-        keys.iter().find_map(|key| self.labels.get(*key)).map(|value| &**value)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::{labels, pod};
-
-    #[test]
-    fn names_in_metrics() {
-        let check = |with: &str, owner: Option<&str>, want: [&str; 3]| {
-            let owner = owner.map(|name| Owner { kind: OwnerKind::Deployment, name: name.into() });
-            let w = Workload { labels: labels(with), owner, ..pod("default/web-5fd8-x", "10.0.0.1") };
-            assert_eq!([w.workload_name(), w.canonical_service(), w.canonical_revision()], want, "{with}");
-        };
-        check("", None, ["web-5fd8-x", "web-5fd8-x", "latest"]);
-        check("", Some("web"), ["web", "web", "latest"]);
-        check("app=shop version=v2", Some("web"), ["web", "shop", "v2"]);
-        check(
-            "app=shop app.kubernetes.io/name=store app.kubernetes.io/version=v3 version=v2",
-            None,
-            ["web-5fd8-x", "store", "v3"],
-        );
-        check(
-            "app.kubernetes.io/name=store service.istio.io/canonical-name=mall service.istio.io/canonical-revision=v4",
-            None,
-            ["web-5fd8-x", "mall", "v4"],
-        );
+    pub fn service_at(&self, port: u16) -> Option<&ObjectName> {
+        self.endpoints.iter().find(|e| e.ports.iter().any(|(_, target)| *target == port)).map(|e| &e.service)
     }
 }

@@ -4,21 +4,23 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::{
-    testing::node,
-    world::{Affinity, Distribution, Hints, InternalTraffic, Workload},
+    objects::Pod,
+    resolve::Model,
+    testing::{self, some_model},
+    world::{Affinity, Distribution, Endpoint, Hints, InternalTraffic},
 };
 
 /// One service with one endpoint on every node, and what changes about it.
 struct Case {
     service: Service,
-    pods: Vec<Workload>,
+    pods: Vec<Pod>,
     slices: Vec<EndpointSlice>,
     namespace: Option<Distribution>,
 }
 
 impl Case {
     fn new() -> Self {
-        let pod = |n: usize| Workload {
+        let pod = |n: usize| Pod {
             node: Some(format!("n{n}").into()),
             ..ambient(&format!("default/p{n}"), &format!("10.0.0.{n} fd00::{n}"), "app=s")
         };
@@ -46,7 +48,7 @@ impl Case {
     }
 
     /// Changes the pod of this number.
-    fn pod(mut self, n: usize, change: impl FnOnce(&mut Workload)) -> Self {
+    fn pod(mut self, n: usize, change: impl FnOnce(&mut Pod)) -> Self {
         change(&mut self.pods[n - 1]);
         self
     }
@@ -61,23 +63,32 @@ impl Case {
         self
     }
 
-    /// A slice with these endpoints.
+    /// A slice of each family with these endpoints.
     fn slice(mut self, endpoints: Vec<SliceEndpoint>) -> Self {
-        self.slices.push(EndpointSlice {
-            name: name(&format!("default/s-{}", self.slices.len())),
-            service: name("default/s"),
-            ports: vec![SlicePort { name: "p80".into(), port: 80 }],
-            endpoints,
-        });
+        let of_family = |v4: bool| {
+            let of = |e: &SliceEndpoint| e.addresses.iter().copied().filter(|ip| ip.is_ipv4() == v4).collect::<Vec<_>>();
+            let all = endpoints.iter().map(|e| SliceEndpoint { addresses: of(e), ..e.clone() });
+            all.filter(|e| !e.addresses.is_empty()).collect::<Vec<_>>()
+        };
+        for endpoints in [of_family(true), of_family(false)] {
+            self.slices.push(EndpointSlice {
+                name: name(&format!("default/s-{}", self.slices.len())),
+                service: name("default/s"),
+                ports: vec![SlicePort { name: "p80".into(), port: 80 }],
+                endpoints,
+            });
+        }
         self
     }
 
-    fn world(&self) -> World {
+    /// With a caller on `node`.
+    fn world(&self, node: &str) -> World {
         let places = [("n1", "r1/z1/s1"), ("n2", "r1/z1/s2"), ("n3", "r1/z2"), ("n4", "r2/z3"), ("n5", "")];
         let mut ns = namespace("default");
         ns.distribution = self.namespace;
-        let mut objects: Vec<Object> = places.map(|(name, place)| node(name, place).into()).into();
-        objects.extend([ns.into(), self.service.clone().into()]);
+        let mut objects: Vec<Object> = places.map(|(name, place)| testing::node(name, place).into()).into();
+        let caller = Pod { node: Some(node.into()), ..pod("default/caller", "10.0.0.77 fd00::77") };
+        objects.extend([ns.into(), self.service.clone().into(), caller.into()]);
         objects.extend(self.pods.iter().cloned().map(Object::from));
         objects.extend(self.slices.iter().cloned().map(Object::from));
         world(objects)
@@ -85,8 +96,8 @@ impl Case {
 
     /// Who may be chosen for a caller on `node`, by the last part of their addresses; the same in both families.
     fn check(&self, node: &str, expect: &str) {
-        let world = self.world();
-        let caller = Workload { node: Some(node.into()), ..pod("default/caller", "10.0.0.77 fd00::77") };
+        let world = self.world(node);
+        let caller = world.pod(&name("default/caller")).unwrap();
         for to in ["10.96.0.1:80", "[fd96::1]:80"] {
             let one = |plan: Plan| match plan {
                 Plan::Hbone { hop, .. } | Plan::Plain { hop } => {
@@ -94,7 +105,7 @@ impl Case {
                 }
                 Plan::Refuse { reason, .. } => reason.to_string(),
             };
-            let got: Vec<_> = plans(&world, &caller, to.parse().unwrap()).into_iter().map(one).collect();
+            let got: Vec<_> = plans(&world, caller, to.parse().unwrap()).into_iter().map(one).collect();
             assert_eq!(got.join(" "), expect, "{to} from {node}");
         }
     }
@@ -138,7 +149,7 @@ fn the_nearest_are_those_that_can() {
     let case = || Case::new().distribution(Distribution::SameZone);
     case().pod(1, |p| p.ready = false).check("n1", "2");
     // one that is on its way out is no reason to stay near
-    let going = |p: &mut Workload| (p.ready, p.draining) = (false, true);
+    let going = |p: &mut Pod| (p.ready, p.draining) = (false, true);
     case().pod(1, going).check("n1", "2");
     case().pod(1, |p| p.weight = 0).check("n1", "2");
     case().pod(1, |p| p.addresses.clear()).check("n1", "2");
@@ -152,20 +163,20 @@ fn local_is_local() {
     Case::new().local().pod(2, |p| p.ready = false).check("n2", "no_local_endpoint");
     Case::new().local().only(&[]).check("n2", "no_endpoint");
     // one that is on its way out before none
-    let going = |p: &mut Workload| (p.ready, p.draining) = (false, true);
+    let going = |p: &mut Pod| (p.ready, p.draining) = (false, true);
     Case::new().local().pod(2, going).check("n2", "2");
     Case::new().local().pod(2, |p| p.weight = 0).check("n2", "2");
     // where a caller is that no node is known of, nothing is local
-    let world = Case::new().local().world();
-    let caller = Workload { node: None, ..pod("default/caller", "10.0.0.77") };
+    let world = Case::new().local().world("n2");
+    let caller = workload(&Pod { node: None, ..pod("default/caller", "10.0.0.77") });
     let refused = Plan::Refuse { service: Some(name("default/s")), reason: Reason::NoLocalEndpoint };
     assert_eq!(plan(&world, &caller, "10.96.0.1:80".parse().unwrap(), 0, &mut ()), refused);
 }
 
 #[test]
 fn ready_before_terminating_before_none() {
-    let going = |p: &mut Workload| (p.ready, p.draining) = (false, true);
-    let down = |p: &mut Workload| p.ready = false;
+    let going = |p: &mut Pod| (p.ready, p.draining) = (false, true);
+    let down = |p: &mut Pod| p.ready = false;
     Case::new().only(&[1, 2]).pod(1, going).check("n1", "2");
     Case::new().only(&[1, 2]).pod(1, going).pod(2, down).check("n1", "1");
     Case::new().only(&[1, 2]).pod(1, down).pod(2, down).check("n1", "no_endpoint");
@@ -178,15 +189,15 @@ fn ready_before_terminating_before_none() {
 fn weight_0_gets_nothing_while_others_are_there() {
     Case::new().pod(3, |p| p.weight = 0).check("n1", "1 2 4 5");
     Case::new().only(&[3]).pod(1, |p| p.weight = 0).check("n1", "3");
-    let down = |p: &mut Workload| p.ready = false;
+    let down = |p: &mut Pod| p.ready = false;
     Case::new().only(&[1, 3]).pod(1, down).pod(2, |p| p.weight = 0).check("n1", "3");
 }
 
 #[test]
 fn weights_are_shares() {
     let case = Case::new().only(&[1, 2, 3]).pod(1, |p| p.weight = 3).pod(2, |p| p.weight = 0).pod(3, |p| p.weight = 2);
-    let world = case.world();
-    let caller = pod("default/caller", "10.0.0.77");
+    let world = case.world("n1");
+    let caller = workload(&pod("default/caller", "10.0.0.77"));
     let target = |roll| match plan(&world, &caller, "10.96.0.1:80".parse().unwrap(), roll, &mut ()) {
         Plan::Hbone { hop, .. } => hop.target.ip().to_string(),
         other => panic!("{other:?}"),
@@ -260,7 +271,7 @@ fn hints_count_where_everybody_has_them() {
 
 /// Which endpoint the client of this number has, whatever the dice say.
 fn of_client(world: &World, client: u8) -> IpAddr {
-    let caller = pod("default/caller", &format!("10.1.0.{client} fd01::{client}"));
+    let caller = workload(&pod("default/caller", &format!("10.1.0.{client} fd01::{client}")));
     let mut all: Vec<_> = (0..8)
         .map(|roll| match plan(world, &caller, "10.96.0.1:80".parse().unwrap(), roll, &mut ()) {
             Plan::Hbone { hop, .. } => hop.target.ip(),
@@ -274,8 +285,8 @@ fn of_client(world: &World, client: u8) -> IpAddr {
 
 #[test]
 fn a_client_keeps_its_endpoint() {
-    let before = Case::new().affine().world();
-    let after = Case::new().affine().pod(2, |p| p.ready = false).world();
+    let before = Case::new().affine().world("n1");
+    let after = Case::new().affine().pod(2, |p| p.ready = false).world("n1");
     let gone: IpAddr = "10.0.0.2".parse().unwrap();
     let mut used = BTreeSet::new();
     for client in 0..100 {
@@ -296,13 +307,13 @@ fn affinity_is_among_the_nearest() {
 
 #[test]
 fn a_pod_of_the_hosts_network_is_an_endpoint() {
-    let host = |p: &mut Workload| {
+    let host = |p: &mut Pod| {
         p.host_network = true;
         p.addresses = vec!["172.18.0.2".parse().unwrap(), "fd18::2".parse().unwrap()];
     };
     Case::new().only(&[1]).pod(1, host).check("n1", "2");
-    let world = Case::new().only(&[1]).pod(1, host).world();
-    let caller = pod("default/caller", "10.0.0.77");
+    let world = Case::new().only(&[1]).pod(1, host).world("n1");
+    let caller = workload(&pod("default/caller", "10.0.0.77"));
     let plan = plan(&world, &caller, "10.96.0.1:80".parse().unwrap(), 0, &mut ());
     assert!(matches!(plan, Plan::Plain { .. }), "{plan:?}");
 }
@@ -311,26 +322,33 @@ fn a_pod_of_the_hosts_network_is_an_endpoint() {
 fn an_external_name_has_no_endpoints() {
     let mut case = Case::new();
     case.service.external_name = Some("example.org".into());
-    assert!(case.world().endpoints(&case.service.name).is_empty());
+    assert_eq!(case.world("n1").endpoints(&case.service.name).count(), 0);
     case.check("n1", "external_name");
+}
+
+/// With a caller on `node`.
+fn with_caller(mut model: Model, node: &str) -> (World, Arc<Workload>) {
+    let caller = Pod { node: Some(node.into()), ..pod("default/caller", "10.0.0.77 fd00::77") };
+    model.apply(&[caller.into()].into_iter().collect());
+    let caller = Arc::clone(model.world().pod(&name("default/caller")).expect("just put"));
+    (model.world().clone(), caller)
 }
 
 proptest! {
     /// Whatever is preferred, somebody is called where somebody can be; and only who may.
     #[test]
-    fn preferences_leave_nobody_out(world in some_world(), roll in any::<u64>(), n in 1u8..4, node in proptest::sample::select(vec!["node-1", "node-2", "node-3"])) {
-        let caller = Workload { node: Some(node.into()), ..pod("default/caller", "10.0.0.77") };
+    fn preferences_leave_nobody_out(model in some_model(), roll in any::<u64>(), n in 1u8..4, node in proptest::sample::select(vec!["node-1", "node-2", "node-3"])) {
+        let (world, caller) = with_caller(model, node);
         let to = SocketAddr::new(IpAddr::from([10, 96, 0, n]), 80);
         let Some(service) = service_at(&world, to.ip()) else { return Ok(()) };
         prop_assume!(!wants_waypoint(&world, to));
-        let port = &service.ports[0];
-        let can = |e: &&crate::world::Endpoint| (e.ready || e.draining) && e.address_like(to.ip()).is_some() && e.port(port).is_some();
-        let able: Vec<_> = world.endpoints(&service.name).iter().filter(can).collect();
+        let can = |e: &Endpoint| (e.ready || e.draining) && e.address.is_ipv4() && e.target_port(80).is_some();
+        let able: Vec<_> = world.endpoints(&service.name).filter(|(_, e)| can(e)).collect();
         let is_local = service.internal_traffic == InternalTraffic::Local;
-        let near: Vec<_> = able.iter().filter(|e| !is_local || e.node.as_deref() == Some(node)).collect();
+        let near: Vec<_> = able.iter().filter(|(w, _)| !is_local || w.node.as_deref() == Some(node)).map(|(_, e)| e).collect();
         match resolve(&world, &Caller::of(&caller, to.ip()), to, roll, &mut ()) {
             Ok(hop) => {
-                let chosen: Vec<_> = near.iter().filter(|e| e.addresses.contains(&hop.target.ip())).collect();
+                let chosen: Vec<_> = near.iter().filter(|e| e.address == hop.target.ip()).collect();
                 prop_assert!(!chosen.is_empty(), "{:?} may not be called", hop);
                 if near.iter().any(|e| e.ready) {
                     prop_assert!(chosen.iter().any(|e| e.ready), "{:?} is not ready", hop);
@@ -344,8 +362,8 @@ proptest! {
 
     /// `plans` lists exactly what the dice give.
     #[test]
-    fn plans_are_what_the_dice_give(world in some_world(), to in some_address(), node in proptest::sample::select(vec!["node-1", "node-2"])) {
-        let caller = Workload { node: Some(node.into()), ..pod("default/caller", "10.0.0.77 fd00::77") };
+    fn plans_are_what_the_dice_give(model in some_model(), to in some_address(), node in proptest::sample::select(vec!["node-1", "node-2"])) {
+        let (world, caller) = with_caller(model, node);
         let to = SocketAddr::new(to, 80);
         let listed = plans(&world, &caller, to);
         // as many rolls as the weights of any service of these Worlds sum up to

@@ -1,5 +1,5 @@
-//! Changes to a World. A door turns what it saw (a file, a watch event, an xDS push) into a [`Batch`]; the keeper is
-//! the only one that applies it. Changes to different objects commute; of two changes to one object the later counts.
+//! Changes to objects. A door turns what it saw (a file, a watch event) into a [`Batch`]; the keeper is the only one that
+//! resolves it. Changes to different objects commute; of two changes to one object the later counts.
 
 use std::sync::Arc;
 
@@ -7,10 +7,11 @@ use serde::Serialize;
 
 use crate::{
     Kind, ObjectKey, ObjectName,
-    world::{AuthorizationPolicy, EndpointSlice, Namespace, Node, PeerAuthentication, Service, Workload},
+    objects::{EndpointSlice, Namespace, Node, PeerAuthentication, Pod, Service},
+    world::AuthorizationPolicy,
 };
 
-/// Any object of a World, shared by all versions that contain it.
+/// Any object, shared by whoever keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Object {
@@ -19,7 +20,7 @@ pub enum Object {
     /// A node.
     Node(Arc<Node>),
     /// A pod.
-    Workload(Arc<Workload>),
+    Pod(Arc<Pod>),
     /// A service.
     Service(Arc<Service>),
     /// A slice of endpoints.
@@ -37,7 +38,7 @@ impl Object {
         let (kind, name): (Kind, &ObjectName) = match self {
             Self::Namespace(o) => (Kind::Namespace, &o.name),
             Self::Node(o) => (Kind::Node, &o.name),
-            Self::Workload(o) => (Kind::Pod, &o.name),
+            Self::Pod(o) => (Kind::Pod, &o.name),
             Self::Service(o) => (Kind::Service, &o.name),
             Self::EndpointSlice(o) => (Kind::EndpointSlice, &o.name),
             Self::AuthorizationPolicy(o) => (Kind::AuthorizationPolicy, &o.name),
@@ -50,7 +51,7 @@ impl Object {
 macro_rules! from {
     ($($t:ident),*) => { $(impl From<$t> for Object { fn from(o: $t) -> Self { Self::$t(Arc::new(o)) } })* };
 }
-from!(Namespace, Node, Workload, Service, EndpointSlice, AuthorizationPolicy, PeerAuthentication);
+from!(Namespace, Node, Pod, Service, EndpointSlice, AuthorizationPolicy, PeerAuthentication);
 
 /// One object that appeared, changed or went away.
 #[derive(Clone, Debug, PartialEq, Eq)]

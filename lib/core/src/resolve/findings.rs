@@ -1,15 +1,15 @@
 //! What is surprising about objects that are valid: said loudly, on the object, because its author expects something
 //! else than what happens. What is invalid never gets here; the door reports that.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::net::IpAddr;
 
 use serde::Serialize;
 
+use super::Resolver;
 use crate::{
     Kind, ObjectKey,
-    world::{
-        Action, AuthorizationPolicy, MeshSettings, MtlsMode, Object, PeerAuthentication, Scope, Service, index::Index,
-    },
+    objects::{MtlsMode, Object, PeerAuthentication, Service},
+    world::{Action, AuthorizationPolicy, MeshSettings, Scope},
 };
 
 /// One thing to know about an object.
@@ -23,37 +23,37 @@ pub struct Finding {
     pub says: String,
 }
 
-pub(super) fn find(settings: &MeshSettings, objects: &BTreeMap<ObjectKey, Object>, index: &Index) -> Vec<Finding> {
-    let mut all = Vec::new();
-    for (key, object) in objects {
+impl Resolver {
+    /// Everything about one object, by field and words.
+    pub(super) fn find(&self, key: &ObjectKey) -> Vec<Finding> {
+        let mut all = Vec::new();
         let mut say = |field: String, says: String| all.push(Finding { object: key.clone(), field, says });
-        match object {
-            Object::AuthorizationPolicy(p) => authorization(p, &mut say),
-            Object::PeerAuthentication(p) => peer_authentication(p, settings, &mut say),
-            Object::Service(s) => service(s, &mut say),
+        match self.sources.get(key) {
+            Some(Object::AuthorizationPolicy(p)) => authorization(p, &mut say),
+            Some(Object::PeerAuthentication(p)) => peer_authentication(p, &self.settings, &mut say),
+            Some(Object::Service(s)) => {
+                service(s, &mut say);
+                self.claims(key, &s.vips, &mut say);
+            }
+            Some(Object::Pod(pod)) if pod.has_own_addresses() => self.claims(key, &pod.addresses, &mut say),
             _ => {}
         }
+        all.sort_by(|a, b| (&a.field, &a.says).cmp(&(&b.field, &b.says)));
+        all
     }
-    for (ip, owners) in claims(index).into_iter().filter(|(_, owners)| owners.len() > 1) {
-        for owner in &owners {
-            let others: Vec<_> = owners.iter().filter(|o| *o != owner).map(ToString::to_string).collect();
-            let says = format!("{ip} is claimed by {} too: connections to it are refused", others.join(" and "));
-            all.push(Finding { object: owner.clone(), field: String::new(), says });
+
+    /// What else claims an object's addresses.
+    fn claims(&self, key: &ObjectKey, addresses: &[IpAddr], say: &mut impl FnMut(String, String)) {
+        for ip in addresses {
+            let pods = self.index.owners.get(ip).iter().map(|name| ObjectKey::new(Kind::Pod, name.clone()));
+            let services = self.index.vips.get(ip).iter().map(|name| ObjectKey::new(Kind::Service, name.clone()));
+            let others: Vec<_> = pods.chain(services).filter(|other| other != key).map(|o| o.to_string()).collect();
+            if !others.is_empty() {
+                let others = others.join(" and ");
+                say(String::new(), format!("{ip} is claimed by {others} too: connections to it are refused"));
+            }
         }
     }
-    all.sort_by(|a, b| (&a.object, &a.field, &a.says).cmp(&(&b.object, &b.field, &b.says)));
-    all
-}
-
-fn claims(index: &Index) -> BTreeMap<IpAddr, Vec<ObjectKey>> {
-    let mut claims: BTreeMap<IpAddr, Vec<ObjectKey>> = BTreeMap::new();
-    for (ip, owners) in &index.workloads {
-        claims.entry(*ip).or_default().extend(owners.iter().map(|w| ObjectKey::new(Kind::Pod, w.name.clone())));
-    }
-    for (ip, owners) in &index.vips {
-        claims.entry(*ip).or_default().extend(owners.iter().map(|s| ObjectKey::new(Kind::Service, s.name.clone())));
-    }
-    claims
 }
 
 fn service(s: &Service, say: &mut impl FnMut(String, String)) {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use crate::{ObjectName, world::Labels};
+use crate::{ObjectName, labels::Labels};
 
 /// A node of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

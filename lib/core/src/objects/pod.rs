@@ -1,0 +1,134 @@
+//! Pods as written, as far as the mesh reads them.
+
+use std::{net::IpAddr, sync::Arc};
+
+use serde::Serialize;
+
+use crate::{ObjectName, labels::Labels, world::Owner};
+
+/// The weight of an endpoint that says nothing about it.
+pub const DEFAULT_WEIGHT: u16 = 1;
+
+/// `status.phase` of a pod, as far as it matters here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum Phase {
+    /// Accepted, not all containers started.
+    Pending,
+    /// The usual state.
+    #[default]
+    Running,
+    /// `Succeeded` or `Failed`: its address may already belong to somebody else.
+    Terminal,
+}
+
+/// A named port of a container, the target of a Service's `targetPort: name`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ContainerPort {
+    /// `ports[].name`.
+    pub name: Arc<str>,
+    /// `ports[].containerPort`.
+    pub port: u16,
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Pod {
+    /// namespace/name of the pod.
+    pub name: ObjectName,
+    /// `metadata.uid`: finds its cgroup.
+    pub uid: Arc<str>,
+    /// `status.podIPs`, canonical, without duplicates.
+    pub addresses: Vec<IpAddr>,
+    /// `spec.nodeName`.
+    pub node: Option<Arc<str>>,
+    /// `spec.hostNetwork`: it has the node's addresses, not its own.
+    pub host_network: bool,
+    /// `status.phase`.
+    pub phase: Phase,
+    /// The `Ready` condition, unless it is being deleted.
+    pub ready: bool,
+    /// It is being deleted, and its `Ready` condition still holds.
+    pub draining: bool,
+    /// `underpass.dev/weight`: its share of a service's new connections, relative to the other endpoints'.
+    pub weight: u16,
+    /// Labels.
+    pub labels: Labels,
+    /// Annotations that the mesh reads; others are not kept.
+    pub annotations: Labels,
+    /// `spec.serviceAccountName`, `default` where it is missing.
+    pub service_account: Arc<str>,
+    /// What made it; none: it was made by hand.
+    pub owner: Option<Owner>,
+    /// Named TCP ports of its containers.
+    pub ports: Vec<ContainerPort>,
+    /// It runs an `istio-proxy` container or was injected.
+    pub has_sidecar: bool,
+}
+
+impl Pod {
+    /// The pod owns addresses that traffic can be sent to and that tell who sent it.
+    #[must_use]
+    pub fn has_own_addresses(&self) -> bool {
+        !self.host_network && self.phase != Phase::Terminal && !self.addresses.is_empty()
+    }
+
+    /// The number of the container port called `name`.
+    #[must_use]
+    pub fn port_named(&self, name: &str) -> Option<u16> {
+        self.ports.iter().find(|p| &*p.name == name).map(|p| p.port)
+    }
+
+    /// What Istio's metrics call the workload: the object that made the pod, else the pod.
+    #[must_use]
+    pub fn workload_name(&self) -> &str {
+        self.owner.as_ref().map_or(self.name.name(), |owner| &owner.name)
+    }
+
+    /// What Istio's metrics call the canonical service: the first of three labels, else the workload's name.
+    #[must_use]
+    pub fn canonical_service(&self) -> &str {
+        self.label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"])
+            .unwrap_or(self.workload_name())
+    }
+
+    /// What Istio's metrics call the canonical revision: the first of three labels, else `latest`.
+    #[must_use]
+    pub fn canonical_revision(&self) -> &str {
+        self.label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]).unwrap_or("latest")
+    }
+
+    fn label(&self, keys: &[&str]) -> Option<&str> {
+        keys.iter().find_map(|key| self.labels.get(*key)).map(|value| &**value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        testing::{labels, pod},
+        world::OwnerKind,
+    };
+
+    #[test]
+    fn names_in_metrics() {
+        let check = |with: &str, owner: Option<&str>, want: [&str; 3]| {
+            let owner = owner.map(|name| Owner { kind: OwnerKind::Deployment, name: name.into() });
+            let w = Pod { labels: labels(with), owner, ..pod("default/web-5fd8-x", "10.0.0.1") };
+            assert_eq!([w.workload_name(), w.canonical_service(), w.canonical_revision()], want, "{with}");
+        };
+        check("", None, ["web-5fd8-x", "web-5fd8-x", "latest"]);
+        check("", Some("web"), ["web", "web", "latest"]);
+        check("app=shop version=v2", Some("web"), ["web", "shop", "v2"]);
+        check(
+            "app=shop app.kubernetes.io/name=store app.kubernetes.io/version=v3 version=v2",
+            None,
+            ["web-5fd8-x", "store", "v3"],
+        );
+        check(
+            "app.kubernetes.io/name=store service.istio.io/canonical-name=mall service.istio.io/canonical-revision=v4",
+            None,
+            ["web-5fd8-x", "mall", "v4"],
+        );
+    }
+}

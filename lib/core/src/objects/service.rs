@@ -1,0 +1,86 @@
+//! Services and the slices of endpoints behind them, as written.
+
+use std::{net::IpAddr, sync::Arc};
+
+use serde::Serialize;
+
+use crate::{
+    ObjectName,
+    labels::Labels,
+    world::{Affinity, Distribution, Hints, InternalTraffic, ServicePort},
+};
+
+/// A service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Service {
+    /// namespace/name.
+    pub name: ObjectName,
+    /// `spec.clusterIPs` without `None`, canonical. Empty: headless or ExternalName.
+    pub vips: Vec<IpAddr>,
+    /// TCP ports; others are not the mesh's.
+    pub ports: Vec<ServicePort>,
+    /// `spec.selector`; without one only EndpointSlices name endpoints.
+    pub selector: Option<Labels>,
+    /// `spec.externalName` of an ExternalName service.
+    pub external_name: Option<Arc<str>>,
+    /// `spec.publishNotReadyAddresses`: pods that are not ready are endpoints too.
+    pub publish_not_ready: bool,
+    /// `spec.internalTrafficPolicy`.
+    pub internal_traffic: InternalTraffic,
+    /// `spec.trafficDistribution`, else the annotation `networking.istio.io/traffic-distribution`; none: as the
+    /// namespace says.
+    pub distribution: Option<Distribution>,
+    /// `spec.sessionAffinity`.
+    pub affinity: Affinity,
+    /// Labels; `istio.io/use-waypoint` among them.
+    pub labels: Labels,
+    /// `underpass.dev/waypoint-failure: allow`: a missing waypoint is passed over.
+    pub waypoint_optional: bool,
+}
+
+/// A port of a slice: the number that the endpoints listen on, under the service port's name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct SlicePort {
+    /// `ports[].name`, equal to the service port's.
+    pub name: Arc<str>,
+    /// `ports[].port`: a target port.
+    pub port: u16,
+}
+
+/// One endpoint of a slice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SliceEndpoint {
+    /// `addresses`, canonical. They stand for one backend; only the first one counts, as for kube-proxy.
+    pub addresses: Vec<IpAddr>,
+    /// `conditions.ready`; true where it is missing, as the API says.
+    pub ready: bool,
+    /// `conditions.terminating` and `conditions.serving`: it goes, and still takes what nobody else can.
+    pub draining: bool,
+    /// `nodeName`.
+    pub node: Option<Arc<str>>,
+    /// `zone`.
+    pub zone: Option<Arc<str>>,
+    /// `hints`.
+    pub hints: Hints,
+}
+
+impl SliceEndpoint {
+    /// Where it is reached. The API gives further addresses no meaning.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        self.addresses.first().copied()
+    }
+}
+
+/// A `discovery.k8s.io/v1 EndpointSlice`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EndpointSlice {
+    /// namespace/name of the slice.
+    pub name: ObjectName,
+    /// The service it belongs to, by label `kubernetes.io/service-name`.
+    pub service: ObjectName,
+    /// TCP ports.
+    pub ports: Vec<SlicePort>,
+    /// Endpoints, ready or not.
+    pub endpoints: Vec<SliceEndpoint>,
+}

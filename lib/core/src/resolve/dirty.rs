@@ -1,0 +1,323 @@
+//! What a changed object takes part in, and therefore has to be computed anew. The reverse indexes are changed here as well,
+//! so that whatever stops taking part is found before, and what begins to after.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use super::Resolver;
+use crate::{
+    Kind, ObjectKey, ObjectName,
+    labels::{Labels, selects},
+    objects::{EndpointSlice, Namespace, Node, Object, PeerAuthentication, Pod, Service, SliceEndpoint},
+    world::{AuthorizationPolicy, Locality, Scope, Uid},
+};
+
+/// What has to be computed anew.
+#[derive(Debug, Default)]
+pub(super) struct Dirty {
+    /// Pods.
+    pub(super) pods: BTreeSet<ObjectName>,
+    /// Addresses of slices that belong, or belonged, to no pod.
+    pub(super) lone: BTreeSet<(ObjectName, IpAddr)>,
+    /// Services.
+    pub(super) services: BTreeSet<ObjectName>,
+    /// AuthorizationPolicies.
+    pub(super) policies: BTreeSet<ObjectName>,
+    /// Namespaces.
+    pub(super) mtls: BTreeSet<Arc<str>>,
+    /// Objects about which something else may be found.
+    pub(super) findings: BTreeSet<ObjectKey>,
+    /// Workloads that are called something else now.
+    pub(super) gone: Vec<Uid>,
+}
+
+impl Resolver {
+    /// An object was `old` and is `new`; the sources have it already, the indexes not yet.
+    pub(super) fn mark(&mut self, key: &ObjectKey, old: Option<&Object>, new: Option<&Object>, dirty: &mut Dirty) {
+        dirty.findings.insert(key.clone());
+        match key.kind {
+            Kind::Namespace => self.mark_namespace(key.name.name(), namespace(old), namespace(new), dirty),
+            Kind::Node => self.mark_node(key.name.name(), node(old), node(new), dirty),
+            Kind::Pod => self.mark_pod(&key.name, pod(old), pod(new), dirty),
+            Kind::Service => self.mark_service(&key.name, service(old), service(new), dirty),
+            Kind::EndpointSlice => self.mark_slice(&key.name, slice(old), slice(new), dirty),
+            Kind::AuthorizationPolicy => self.mark_policy(&key.name, policy(old), policy(new), dirty),
+            Kind::PeerAuthentication => {
+                self.mark_peer_authentication(&key.name, peer_authentication(old), peer_authentication(new), dirty);
+            }
+        }
+    }
+
+    /// Everything.
+    pub(super) fn mark_all(&mut self, dirty: &mut Dirty) {
+        for (key, object) in self.sources.objects() {
+            dirty.findings.insert(key.clone());
+            match object {
+                Object::Pod(pod) => drop(dirty.pods.insert(pod.name.clone())),
+                Object::Service(service) => drop(dirty.services.insert(service.name.clone())),
+                Object::AuthorizationPolicy(policy) => drop(dirty.policies.insert(policy.name.clone())),
+                Object::PeerAuthentication(policy) => drop(dirty.mtls.insert(policy.name.namespace().into())),
+                Object::EndpointSlice(slice) => {
+                    dirty.lone.extend(slice.endpoints.iter().filter_map(|e| Some((slice.name.clone(), e.address()?))));
+                }
+                Object::Namespace(_) | Object::Node(_) => {}
+            }
+        }
+    }
+
+    /// Every address of a slice, with the slice.
+    pub(super) fn lone(&self) -> impl Iterator<Item = (&ObjectName, IpAddr)> {
+        let slices = self.sources.of_kind(Kind::EndpointSlice, None).filter_map(|object| slice(Some(object)));
+        slices.flat_map(|slice| slice.endpoints.iter().filter_map(move |e| Some((&slice.name, e.address()?))))
+    }
+
+    fn mark_namespace(&self, name: &str, old: Option<&Namespace>, new: Option<&Namespace>, dirty: &mut Dirty) {
+        if old.map(|n| &n.labels) != new.map(|n| &n.labels) {
+            dirty.pods.extend(self.pods_of(name).map(|pod| pod.name.clone()));
+        }
+        let services = self.sources.of_kind(Kind::Service, Some(name)).filter_map(|object| service(Some(object)));
+        dirty.services.extend(services.map(|s| s.name.clone()));
+    }
+
+    fn mark_node(&self, name: &str, old: Option<&Node>, new: Option<&Node>, dirty: &mut Dirty) {
+        let locality = |node: Option<&Node>| node.map(|node| Locality::of(&node.labels));
+        if locality(old) == locality(new) {
+            return;
+        }
+        dirty.pods.extend(self.index.pods_on.get(name).cloned());
+        for slice in self.index.slices_on.get(name) {
+            let Some(slice) = self.slice(slice) else { continue };
+            let here = slice.endpoints.iter().filter(|e| e.node.as_deref() == Some(name));
+            dirty.lone.extend(here.filter_map(|e| Some((slice.name.clone(), e.address()?))));
+        }
+    }
+
+    fn mark_pod(&mut self, name: &ObjectName, old: Option<&Pod>, new: Option<&Pod>, dirty: &mut Dirty) {
+        dirty.pods.insert(name.clone());
+        let on = |pod: Option<&Pod>| pod.and_then(|pod| pod.node.clone());
+        if on(old) != on(new) {
+            on(old).iter().for_each(|node| self.index.pods_on.remove(&**node, name));
+            on(new).into_iter().for_each(|node| self.index.pods_on.insert(node, name.clone()));
+        }
+        let (before, after) = (owned(old), owned(new));
+        for ip in before.iter().filter(|ip| !after.contains(ip)) {
+            self.mark_address(*ip, dirty);
+            self.index.owners.remove(ip, name);
+        }
+        for ip in after.iter().filter(|ip| !before.contains(ip)) {
+            self.index.owners.insert(*ip, name.clone());
+            self.mark_address(*ip, dirty);
+        }
+    }
+
+    /// Another pod has this address, or has it no longer.
+    fn mark_address(&self, ip: IpAddr, dirty: &mut Dirty) {
+        dirty.pods.extend(self.index.owners.get(&ip).iter().cloned());
+        dirty.lone.extend(self.index.listed_by.get(&ip).iter().map(|slice| (slice.clone(), ip)));
+        self.mark_claims(ip, dirty);
+    }
+
+    fn mark_claims(&self, ip: IpAddr, dirty: &mut Dirty) {
+        let key = |kind| move |name: &ObjectName| ObjectKey::new(kind, name.clone());
+        dirty.findings.extend(self.index.owners.get(&ip).iter().map(key(Kind::Pod)));
+        dirty.findings.extend(self.index.vips.get(&ip).iter().map(key(Kind::Service)));
+    }
+
+    fn mark_service(&mut self, name: &ObjectName, old: Option<&Service>, new: Option<&Service>, dirty: &mut Dirty) {
+        dirty.services.insert(name.clone());
+        let vips = |s: Option<&Service>| s.map_or_else(Vec::new, |s| s.vips.clone());
+        let (before, after) = (vips(old), vips(new));
+        for ip in before.iter().filter(|ip| !after.contains(ip)) {
+            self.mark_claims(*ip, dirty);
+            self.index.vips.remove(ip, name);
+        }
+        for ip in after.iter().filter(|ip| !before.contains(ip)) {
+            self.index.vips.insert(*ip, name.clone());
+            self.mark_claims(*ip, dirty);
+        }
+        // What its endpoints are made from.
+        let of_endpoints = |s: Option<&Service>| {
+            s.map(|s| (s.ports.clone(), s.selector.clone(), s.publish_not_ready, s.external_name.is_some()))
+        };
+        if of_endpoints(old) == of_endpoints(new) {
+            return;
+        }
+        let selector = |s: Option<&Service>| s.and_then(|s| s.selector.clone()).filter(|s| !s.is_empty());
+        if selector(old) != selector(new) {
+            selector(old).iter().for_each(|selector| self.index.services.remove(name, selector));
+            selector(new).iter().for_each(|selector| self.index.services.insert(name, selector));
+        }
+        if self.index.slices_of.has(name) {
+            for slice in self.index.slices_of.get(name).filter_map(|slice| self.slice(slice)) {
+                slice.endpoints.iter().filter_map(SliceEndpoint::address).for_each(|ip| {
+                    self.mark_endpoint(&slice.name, ip, dirty);
+                });
+            }
+        } else {
+            self.mark_selected_by(name, selector(old).as_ref(), dirty);
+            self.mark_selected_by(name, selector(new).as_ref(), dirty);
+        }
+    }
+
+    /// The pods that a service, or a policy of one namespace, selects.
+    fn mark_selected_by(&self, name: &ObjectName, selector: Option<&Labels>, dirty: &mut Dirty) {
+        let Some(selector) = selector else { return };
+        let selected = self.pods_of(name.namespace()).filter(|pod| selects(selector, &pod.labels));
+        dirty.pods.extend(selected.map(|pod| pod.name.clone()));
+    }
+
+    fn mark_slice(
+        &mut self,
+        name: &ObjectName,
+        old: Option<&EndpointSlice>,
+        new: Option<&EndpointSlice>,
+        dirty: &mut Dirty,
+    ) {
+        let of = |slice: Option<&EndpointSlice>| slice.map(|s| s.service.clone());
+        if of(old) != of(new) {
+            if let Some(service) = of(old) {
+                self.index.slices_of.remove(&service, name);
+                self.mark_unless_sliced(&service, dirty);
+            }
+            if let Some(service) = of(new) {
+                self.mark_unless_sliced(&service, dirty);
+                self.index.slices_of.insert(service, name.clone());
+            }
+        }
+        let head = |slice: Option<&EndpointSlice>| slice.map(|s| (s.service.clone(), s.ports.clone()));
+        let same_head = head(old) == head(new);
+        let (before, after) = (listed(old), listed(new));
+        for ip in after.keys().filter(|ip| !before.contains_key(ip)) {
+            self.index.listed_by.insert(*ip, name.clone());
+        }
+        // Of endpoints that stay as they are, nothing follows.
+        let differs = |other: &Listed<'_>, ip, all: &Vec<&SliceEndpoint>| !same_head || other.get(ip) != Some(all);
+        for (ip, _) in before.iter().filter(|(ip, all)| differs(&after, ip, all)) {
+            self.mark_endpoint(name, *ip, dirty);
+        }
+        for (ip, _) in after.iter().filter(|(ip, all)| differs(&before, ip, all)) {
+            self.mark_endpoint(name, *ip, dirty);
+        }
+        for ip in before.keys().filter(|ip| !after.contains_key(ip)) {
+            self.index.listed_by.remove(ip, name);
+        }
+        let (before, after) = (nodes(old), nodes(new));
+        before.difference(&after).for_each(|node| self.index.slices_on.remove(&**node, name));
+        after.difference(&before).for_each(|node| self.index.slices_on.insert(Arc::clone(node), name.clone()));
+    }
+
+    /// Where a service has no slices its selector counts, which ends with the first of them.
+    fn mark_unless_sliced(&self, service: &ObjectName, dirty: &mut Dirty) {
+        if !self.index.slices_of.has(service) {
+            let selector = self.sources.service(service).and_then(|s| s.selector.as_ref());
+            self.mark_selected_by(service, selector.filter(|s| !s.is_empty()), dirty);
+        }
+    }
+
+    /// An address of a slice.
+    fn mark_endpoint(&self, slice: &ObjectName, ip: IpAddr, dirty: &mut Dirty) {
+        dirty.pods.extend(self.index.owners.get(&ip).iter().cloned());
+        dirty.lone.insert((slice.clone(), ip));
+    }
+
+    fn mark_policy(
+        &mut self,
+        name: &ObjectName,
+        old: Option<&AuthorizationPolicy>,
+        new: Option<&AuthorizationPolicy>,
+        dirty: &mut Dirty,
+    ) {
+        dirty.policies.insert(name.clone());
+        let selector = |p: Option<&AuthorizationPolicy>| match p.map(|p| &p.scope) {
+            Some(Scope::Selector(selector)) => Some(selector.clone()),
+            _ => None,
+        };
+        let (before, after) = (selector(old), selector(new));
+        if before == after {
+            return;
+        }
+        before.iter().for_each(|selector| self.index.policies.remove(name, selector));
+        after.iter().for_each(|selector| self.index.policies.insert(name, selector));
+        for selector in before.iter().chain(&after) {
+            if name.namespace() == &*self.settings.root_namespace {
+                let selected = self.sources.pods().filter(|pod| selects(selector, &pod.labels));
+                dirty.pods.extend(selected.map(|pod| pod.name.clone()));
+            } else {
+                self.mark_selected_by(name, Some(selector), dirty);
+            }
+        }
+    }
+
+    fn mark_peer_authentication(
+        &mut self,
+        name: &ObjectName,
+        old: Option<&PeerAuthentication>,
+        new: Option<&PeerAuthentication>,
+        dirty: &mut Dirty,
+    ) {
+        let selector = |p: Option<&PeerAuthentication>| p.and_then(|p| p.selector.clone());
+        for (policy, selector) in [(old, selector(old)), (new, selector(new))] {
+            match (policy, &selector) {
+                (Some(_), Some(selector)) => self.mark_selected_by(name, Some(selector), dirty),
+                (Some(_), None) => drop(dirty.mtls.insert(name.namespace().into())),
+                (None, _) => {}
+            }
+        }
+        selector(old).iter().for_each(|selector| self.index.peer_authentications.remove(name, selector));
+        selector(new).iter().for_each(|selector| self.index.peer_authentications.insert(name, selector));
+    }
+
+    pub(super) fn pods_of<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<Pod>> {
+        self.sources.of_kind(Kind::Pod, Some(namespace)).filter_map(|object| match object {
+            Object::Pod(pod) => Some(pod),
+            _ => None,
+        })
+    }
+
+    pub(super) fn slice(&self, name: &ObjectName) -> Option<&EndpointSlice> {
+        slice(self.sources.get(&ObjectKey::new(Kind::EndpointSlice, name.clone())))
+    }
+}
+
+/// The addresses that a pod has for itself.
+fn owned(pod: Option<&Pod>) -> &[IpAddr] {
+    pod.filter(|pod| pod.has_own_addresses()).map_or(&[], |pod| &pod.addresses)
+}
+
+/// The endpoints of a slice by their address.
+type Listed<'a> = BTreeMap<IpAddr, Vec<&'a SliceEndpoint>>;
+
+fn listed(slice: Option<&EndpointSlice>) -> Listed<'_> {
+    let mut listed = Listed::new();
+    for endpoint in slice.into_iter().flat_map(|slice| &slice.endpoints) {
+        endpoint.address().into_iter().for_each(|ip| listed.entry(ip).or_default().push(endpoint));
+    }
+    listed
+}
+
+fn nodes(slice: Option<&EndpointSlice>) -> BTreeSet<Arc<str>> {
+    slice.into_iter().flat_map(|slice| slice.endpoints.iter().filter_map(|e| e.node.clone())).collect()
+}
+
+macro_rules! of_kind {
+    ($($function:ident: $variant:ident -> $type:ty),* $(,)?) => {
+        $(fn $function(object: Option<&Object>) -> Option<&$type> {
+            match object {
+                Some(Object::$variant(object)) => Some(object),
+                _ => None,
+            }
+        })*
+    };
+}
+of_kind!(
+    namespace: Namespace -> Namespace,
+    node: Node -> Node,
+    pod: Pod -> Pod,
+    service: Service -> Service,
+    slice: EndpointSlice -> EndpointSlice,
+    policy: AuthorizationPolicy -> AuthorizationPolicy,
+    peer_authentication: PeerAuthentication -> PeerAuthentication,
+);

@@ -1,0 +1,156 @@
+//! The endpoints of services, as facts of the workloads that they are: from EndpointSlices, or from a service's selector.
+//!
+//! In Kubernetes slices are the only truth, and a controller makes them from the selector. So slices count alone where
+//! a service has any; without one (manifests that nobody has run) its selector does what the controller would do. An address
+//! that more than one pod claims is no endpoint by a slice: which of them is meant, nobody can tell.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use super::Resolver;
+use crate::{
+    ObjectName,
+    enrol::{Because, Enrolment},
+    labels::selects,
+    objects::{DEFAULT_WEIGHT, EndpointSlice, Pod, Service, SliceEndpoint},
+    world::{Endpoint, Hints, Locality, Mtls, ServicePort, TargetPort, Uid, Workload},
+};
+
+impl Resolver {
+    /// Of a pod, in order.
+    pub(super) fn endpoints_of(&self, pod: &Pod) -> Vec<Endpoint> {
+        let mut all = Merged::default();
+        for (slice, endpoint) in self.listings(pod) {
+            if let Some(service) = self.sources.service(&slice.service) {
+                all.add(of_slice(service, slice, endpoint, pod.weight));
+            }
+        }
+        for service in self.selecting_services(pod) {
+            self.of_selector(service, pod).for_each(|endpoint| all.add(Some(endpoint)));
+        }
+        all.in_order()
+    }
+
+    /// Where slices list the pod.
+    pub(super) fn listings<'a>(
+        &'a self,
+        pod: &'a Pod,
+    ) -> impl Iterator<Item = (&'a EndpointSlice, &'a SliceEndpoint)> + 'a {
+        let own = pod.addresses.iter().filter(|ip| matches!(self.index.owners.get(*ip), [one] if *one == pod.name));
+        own.flat_map(|ip| self.listed(*ip))
+    }
+
+    /// Where slices list an address.
+    fn listed(&self, ip: IpAddr) -> impl Iterator<Item = (&EndpointSlice, &SliceEndpoint)> {
+        let slices = self.index.listed_by.get(&ip).iter().filter_map(|slice| self.slice(slice));
+        slices.flat_map(move |slice| {
+            slice.endpoints.iter().filter(move |e| e.address() == Some(ip)).map(move |endpoint| (slice, endpoint))
+        })
+    }
+
+    fn selecting_services<'a>(&'a self, pod: &'a Pod) -> impl Iterator<Item = &'a Arc<Service>> + 'a {
+        let candidates = self.index.services.candidates(pod.name.namespace(), &pod.labels);
+        let unsliced = candidates.filter(|service| !self.index.slices_of.has(*service));
+        let services = unsliced.filter_map(|service| self.sources.service(service));
+        services.filter(|service| service.selector.as_ref().is_some_and(|s| selects(s, &pod.labels)))
+    }
+
+    /// As the controller would have it: one slice of each family, with the pod's first address of that family.
+    fn of_selector<'a>(&self, service: &'a Service, pod: &'a Pod) -> impl Iterator<Item = Endpoint> + use<'a> {
+        let target = |port: &ServicePort| match &port.target {
+            TargetPort::Number(n) => Some(*n),
+            TargetPort::Name(name) => pod.port_named(name),
+        };
+        let ports: Arc<[_]> = service.ports.iter().filter_map(|p| Some((p.port, target(p)?))).collect();
+        let of_family = |v4: bool| pod.addresses.iter().copied().find(|ip| ip.is_ipv4() == v4);
+        let addresses = [of_family(true), of_family(false)];
+        // It has none, whatever it selects.
+        let addresses = addresses.into_iter().flatten().filter(|_| service.external_name.is_none());
+        addresses.map(move |address| Endpoint {
+            service: service.name.clone(),
+            address,
+            ports: Arc::clone(&ports),
+            ready: pod.ready || service.publish_not_ready,
+            draining: pod.draining,
+            weight: pod.weight,
+            hints: Hints::default(),
+        })
+    }
+
+    /// An address of a slice that belongs to no pod.
+    pub(super) fn lone_workload(&self, slice: &ObjectName, address: IpAddr) -> Option<Workload> {
+        if !self.index.owners.get(&address).is_empty() {
+            return None;
+        }
+        let slice = self.slice(slice)?;
+        let service = self.sources.service(&slice.service)?;
+        let mut endpoints = Merged::default();
+        let listed = || slice.endpoints.iter().filter(|e| e.address() == Some(address));
+        listed().for_each(|endpoint| endpoints.add(of_slice(service, slice, endpoint, DEFAULT_WEIGHT)));
+        let first = listed().next()?;
+        let of_zone = || Locality { zone: first.zone.clone(), ..Locality::default() };
+        let name = ObjectName::new(slice.name.namespace(), format!("{}/{address}", slice.name.name()));
+        Some(Workload {
+            uid: Uid::of_slice(&self.settings.cluster, &slice.name, address),
+            addresses: vec![address],
+            account: None,
+            enrolment: Enrolment::outside(Because::NoPod),
+            host_network: false,
+            waypoint: None,
+            policies: Vec::new(),
+            mtls: Mtls::default(),
+            endpoints: endpoints.in_order(),
+            locality: first.node.as_deref().and_then(|node| self.locality(node)).unwrap_or_else(of_zone),
+            node: first.node.clone(),
+            ready: first.ready,
+            draining: first.draining,
+            owner: None,
+            canonical_service: name.name().into(),
+            canonical_revision: "latest".into(),
+            app: name.name().into(),
+            version: "latest".into(),
+            name,
+        })
+    }
+}
+
+fn of_slice(service: &Service, slice: &EndpointSlice, endpoint: &SliceEndpoint, weight: u16) -> Option<Endpoint> {
+    if service.external_name.is_some() {
+        return None;
+    }
+    let target = |port: &ServicePort| slice.ports.iter().find(|p| p.name == port.name).map(|p| p.port);
+    Some(Endpoint {
+        service: service.name.clone(),
+        address: endpoint.address()?,
+        ports: service.ports.iter().filter_map(|p| Some((p.port, target(p)?))).collect(),
+        ready: endpoint.ready || service.publish_not_ready,
+        draining: endpoint.draining,
+        weight,
+        hints: endpoint.hints.clone(),
+    })
+}
+
+/// What tells the endpoints of a workload apart.
+type EndpointKey = (ObjectName, IpAddr, Arc<[(u16, u16)]>);
+
+/// The endpoints of one workload. While a controller moves one from one slice to another it stands in both: it is one all
+/// the same.
+#[derive(Default)]
+struct Merged(BTreeMap<EndpointKey, Endpoint>);
+
+impl Merged {
+    fn add(&mut self, endpoint: Option<Endpoint>) {
+        let Some(endpoint) = endpoint else { return };
+        let key = (endpoint.service.clone(), endpoint.address, Arc::clone(&endpoint.ports));
+        match self.0.get_mut(&key) {
+            Some(known) => {
+                known.ready |= endpoint.ready;
+                known.draining |= endpoint.draining;
+            }
+            None => drop(self.0.insert(key, endpoint)),
+        }
+    }
+
+    fn in_order(self) -> Vec<Endpoint> {
+        self.0.into_values().collect()
+    }
+}

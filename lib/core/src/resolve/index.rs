@@ -1,0 +1,239 @@
+//! Which objects take part in which, the other way round: asked when one changes. Kept, not rebuilt: a change costs what it
+//! touches.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use crate::{ObjectName, labels::Labels};
+
+/// A set that has one element in all but rare cases, and then no allocation.
+#[derive(Clone, Debug)]
+enum Few<T> {
+    One(T),
+    /// Two or more, ordered.
+    Many(Vec<T>),
+}
+
+impl<T> Few<T> {
+    fn all(&self) -> &[T] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(many) => many,
+        }
+    }
+}
+
+/// From keys to sets of values.
+#[derive(Clone, Debug)]
+pub(super) struct Multi<K, V>(BTreeMap<K, Few<V>>);
+
+impl<K, V> Default for Multi<K, V> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<K: Ord, V: Ord + Clone> Multi<K, V> {
+    pub(super) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> &[V]
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        self.0.get(key).map_or(&[], Few::all)
+    }
+
+    pub(super) fn insert(&mut self, key: K, value: V) {
+        match self.0.get_mut(&key) {
+            None => drop(self.0.insert(key, Few::One(value))),
+            Some(few) => {
+                let mut all = few.all().to_vec();
+                if let Err(at) = all.binary_search(&value) {
+                    all.insert(at, value);
+                    *few = Few::Many(all);
+                }
+            }
+        }
+    }
+
+    pub(super) fn remove<Q: Ord + ?Sized>(&mut self, key: &Q, value: &V)
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        let Some(few) = self.0.get_mut(key) else { return };
+        let mut rest: Vec<V> = few.all().iter().filter(|other| *other != value).cloned().collect();
+        match (rest.pop(), rest.is_empty()) {
+            (None, _) => drop(self.0.remove(key)),
+            (Some(one), true) => *few = Few::One(one),
+            (Some(last), false) => {
+                rest.push(last);
+                *few = Few::Many(rest);
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Sets that may be large and change by one element: pods of a node, slices of a service.
+#[derive(Clone, Debug)]
+pub(super) struct Groups<K>(BTreeMap<K, std::collections::BTreeSet<ObjectName>>);
+
+impl<K> Default for Groups<K> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<K: Ord> Groups<K> {
+    pub(super) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> impl Iterator<Item = &ObjectName>
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        self.0.get(key).into_iter().flatten()
+    }
+
+    pub(super) fn has<Q: Ord + ?Sized>(&self, key: &Q) -> bool
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        self.0.contains_key(key)
+    }
+
+    pub(super) fn insert(&mut self, key: K, member: ObjectName) {
+        self.0.entry(key).or_default().insert(member);
+    }
+
+    pub(super) fn remove<Q: Ord + ?Sized>(&mut self, key: &Q, member: &ObjectName)
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        if let Some(group) = self.0.get_mut(key) {
+            group.remove(member);
+            if group.is_empty() {
+                self.0.remove(key);
+            }
+        }
+    }
+}
+
+/// Objects with a selector, by namespace and by one pair of it: a pod asks with its labels which of them may select it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Selectors(BTreeMap<Arc<str>, OfNamespace>);
+
+#[derive(Clone, Debug, Default)]
+struct OfNamespace {
+    /// By key, then value, of the selector's first pair.
+    by_pair: BTreeMap<Arc<str>, Multi<Arc<str>, ObjectName>>,
+    /// Those with an empty selector.
+    everything: Multi<(), ObjectName>,
+}
+
+impl Selectors {
+    pub(super) fn insert(&mut self, object: &ObjectName, selector: &Labels) {
+        let of = self.0.entry(object.namespace().into()).or_default();
+        match selector.first_key_value() {
+            Some((key, value)) => {
+                of.by_pair.entry(Arc::clone(key)).or_default().insert(Arc::clone(value), object.clone());
+            }
+            None => of.everything.insert((), object.clone()),
+        }
+    }
+
+    pub(super) fn remove(&mut self, object: &ObjectName, selector: &Labels) {
+        let Some(of) = self.0.get_mut(object.namespace()) else { return };
+        match selector.first_key_value() {
+            Some((key, value)) => {
+                if let Some(values) = of.by_pair.get_mut(key) {
+                    values.remove(&**value, object);
+                    if values.is_empty() {
+                        of.by_pair.remove(key);
+                    }
+                }
+            }
+            None => of.everything.remove(&(), object),
+        }
+        if of.by_pair.is_empty() && of.everything.is_empty() {
+            self.0.remove(object.namespace());
+        }
+    }
+
+    /// Every object of the namespace whose selector may select these labels, in no order: look at the whole selector.
+    pub(super) fn candidates<'a>(
+        &'a self,
+        namespace: &str,
+        labels: &'a Labels,
+    ) -> impl Iterator<Item = &'a ObjectName> + use<'a> {
+        let of = self.0.get(namespace).into_iter();
+        of.flat_map(move |of| {
+            let by_pair = labels.iter().filter_map(|(key, value)| Some(of.by_pair.get(key)?.get(&**value))).flatten();
+            by_pair.chain(of.everything.get(&()))
+        })
+    }
+}
+
+/// All of them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Index {
+    /// By node: its pods.
+    pub(super) pods_on: Groups<Arc<str>>,
+    /// By node: slices with an endpoint there.
+    pub(super) slices_on: Groups<Arc<str>>,
+    /// By address: the pods that have it for themselves.
+    pub(super) owners: Multi<IpAddr, ObjectName>,
+    /// By address: the services that have it as VIP.
+    pub(super) vips: Multi<IpAddr, ObjectName>,
+    /// By address: the slices that list it.
+    pub(super) listed_by: Multi<IpAddr, ObjectName>,
+    /// By service: its slices.
+    pub(super) slices_of: Groups<ObjectName>,
+    /// Services with a selector.
+    pub(super) services: Selectors,
+    /// AuthorizationPolicies with a selector.
+    pub(super) policies: Selectors,
+    /// PeerAuthentications with a selector that counts.
+    pub(super) peer_authentications: Selectors,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{labels, name};
+
+    #[test]
+    fn sets_of_few() {
+        let mut multi = Multi::<u8, u8>::default();
+        for value in [3, 1, 2, 1] {
+            multi.insert(7, value);
+        }
+        assert_eq!(multi.get(&7), [1, 2, 3]);
+        for (value, left) in [(9, &[1, 2, 3][..]), (2, &[1, 3]), (1, &[3]), (3, &[]), (3, &[])] {
+            multi.remove(&7, &value);
+            assert_eq!(multi.get(&7), left);
+        }
+        assert!(multi.is_empty());
+    }
+
+    #[test]
+    fn selectors_that_may_select() {
+        let mut selectors = Selectors::default();
+        for (object, selector) in [("a/one", "app=x"), ("a/two", "app=x tier=y"), ("a/all", ""), ("b/one", "app=x")] {
+            selectors.insert(&name(object), &labels(selector));
+        }
+        let check = |selectors: &Selectors, namespace, asked: &str, expect: &[&str]| {
+            let asked = labels(asked);
+            let mut found: Vec<_> = selectors.candidates(namespace, &asked).map(ToString::to_string).collect();
+            found.sort();
+            assert_eq!(found, expect, "{namespace} {asked:?}");
+        };
+        check(&selectors, "a", "app=x", &["a/all", "a/one", "a/two"]);
+        check(&selectors, "a", "app=z other=x", &["a/all"]);
+        check(&selectors, "b", "app=x", &["b/one"]);
+        check(&selectors, "c", "app=x", &[]);
+        for (object, selector) in [("a/one", "app=x"), ("a/all", ""), ("b/one", "app=x")] {
+            selectors.remove(&name(object), &labels(selector));
+        }
+        check(&selectors, "a", "app=x", &["a/two"]);
+        check(&selectors, "b", "app=x", &[]);
+        assert_eq!(selectors.0.len(), 1, "nothing of what is gone stays");
+    }
+}

@@ -1,0 +1,65 @@
+//! The pods of one node, as the node itself is to know them: what only it can use, and what no fact has. In a cluster the
+//! node's own API server watch says the same.
+
+use std::{net::IpAddr, sync::Arc};
+
+use super::Resolver;
+use crate::{
+    ObjectName,
+    objects::Pod,
+    world::{Account, Uid},
+};
+
+/// What a node is to do about one of its pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Local {
+    /// It is in the mesh.
+    Enrolled,
+    /// It is not.
+    Released,
+    /// It has ended, or has not begun: what still runs stays as it is.
+    Unknown,
+}
+
+/// A pod of this node. It belongs together with the fact of its name only while addresses and account agree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalPod {
+    /// `metadata.uid`: finds its cgroup. Kubernetes', never used again.
+    pub pod_uid: Arc<str>,
+    /// namespace/name.
+    pub name: ObjectName,
+    /// The fact's.
+    pub uid: Uid,
+    /// `status.podIPs`, canonical.
+    pub addresses: Vec<IpAddr>,
+    /// Its identity without the trust domain.
+    pub account: Account,
+    /// What is to be done about it.
+    pub local: Local,
+}
+
+impl Resolver {
+    /// The pods of a node, by name.
+    #[must_use]
+    pub fn local_pods(&self, node: &str) -> Vec<LocalPod> {
+        self.index.pods_on.get(node).filter_map(|name| self.sources.pod(name)).map(|pod| self.local(pod)).collect()
+    }
+
+    fn local(&self, pod: &Pod) -> LocalPod {
+        let local = if self.enrolment(pod).is_enrolled() {
+            Local::Enrolled
+        } else if pod.has_own_addresses() {
+            Local::Released
+        } else {
+            Local::Unknown
+        };
+        LocalPod {
+            pod_uid: Arc::clone(&pod.uid),
+            name: pod.name.clone(),
+            uid: Uid::of_pod(&self.settings.cluster, &pod.name),
+            addresses: pod.addresses.clone(),
+            account: Account { namespace: pod.name.namespace().into(), name: Arc::clone(&pod.service_account) },
+            local,
+        }
+    }
+}

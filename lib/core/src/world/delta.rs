@@ -1,0 +1,75 @@
+//! What differs between any two Worlds. Followers (kernel tables, open connections, metrics) keep the World that they last
+//! finished and ask for the way to the newest: there is no list of changes that one could fall behind of.
+//!
+//! Worlds share what did not change, and comparing two of them walks past what they share: it costs what differs.
+
+use std::sync::Arc;
+
+use imbl::{OrdMap, ordmap::DiffItem};
+
+use crate::world::{AuthorizationPolicy, MeshSettings, NamespaceMtls, Service, Workload, World};
+
+/// A fact before and after. One of the two at least is there.
+#[derive(Debug)]
+pub struct Differs<'a, T> {
+    /// None: it has appeared.
+    pub old: Option<&'a Arc<T>>,
+    /// None: it is gone.
+    pub new: Option<&'a Arc<T>>,
+}
+
+impl<'a, T> Differs<'a, T> {
+    /// It before and after, as far as it is there.
+    pub fn both(&self) -> impl Iterator<Item = &'a Arc<T>> + use<'a, T> {
+        self.old.into_iter().chain(self.new)
+    }
+}
+
+/// Everything that differs between two Worlds, by key.
+#[derive(Debug)]
+pub struct Delta<'a> {
+    /// The settings before and after, where they differ.
+    pub settings: Option<(&'a MeshSettings, &'a MeshSettings)>,
+    /// Workloads.
+    pub workloads: Vec<Differs<'a, Workload>>,
+    /// Services. The endpoints of one are its workloads'.
+    pub services: Vec<Differs<'a, Service>>,
+    /// AuthorizationPolicies.
+    pub policies: Vec<Differs<'a, AuthorizationPolicy>>,
+    /// What namespaces' ports take.
+    pub mtls: Vec<Differs<'a, NamespaceMtls>>,
+}
+
+impl<'a> Delta<'a> {
+    /// From `old` to `new`.
+    #[must_use]
+    pub fn between(old: &'a World, new: &'a World) -> Self {
+        let differ = !Arc::ptr_eq(&old.settings, &new.settings) && old.settings != new.settings;
+        Self {
+            settings: differ.then_some((&*old.settings, &*new.settings)),
+            workloads: differs(&old.workloads, &new.workloads),
+            services: differs(&old.services, &new.services),
+            policies: differs(&old.policies, &new.policies),
+            mtls: differs(&old.mtls, &new.mtls),
+        }
+    }
+
+    /// Nothing differs.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.settings.is_none()
+            && self.workloads.is_empty()
+            && self.services.is_empty()
+            && self.policies.is_empty()
+            && self.mtls.is_empty()
+    }
+}
+
+fn differs<'a, K: Ord, T: Eq>(old: &'a OrdMap<K, Arc<T>>, new: &'a OrdMap<K, Arc<T>>) -> Vec<Differs<'a, T>> {
+    let each = |item| match item {
+        DiffItem::Add(_, new) => Differs { old: None, new: Some(new) },
+        DiffItem::Update { old: (_, old), new: (_, new) } => Differs { old: Some(old), new: Some(new) },
+        DiffItem::Remove(_, old) => Differs { old: Some(old), new: None },
+    };
+    old.diff(new).map(each).collect()
+}

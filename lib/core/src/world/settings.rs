@@ -1,0 +1,38 @@
+//! What holds for the whole mesh and is said by nobody's object. It stands beside the facts, so that another trust domain or
+//! root namespace rewrites none of them.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::TrustDomain;
+
+/// What holds for the whole mesh and is not an object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MeshSettings {
+    /// The name of this cluster, in the uids of its workloads. Default `Kubernetes`.
+    pub cluster: Arc<str>,
+    /// Where mesh-wide policy stands. Default `istio-system`.
+    pub root_namespace: Arc<str>,
+    /// The trust domain of this mesh. Default `cluster.local`.
+    pub trust_domain: TrustDomain,
+    /// Trust domains whose identities are accepted as our own.
+    pub trust_domain_aliases: Vec<TrustDomain>,
+    /// The DNS suffix of services. Default `cluster.local`.
+    pub cluster_domain: Arc<str>,
+    /// `istio-injection` and `sidecar.istio.io/inject` enrol too. Default true.
+    pub sidecar_keys: bool,
+}
+
+impl Default for MeshSettings {
+    fn default() -> Self {
+        Self {
+            cluster: "Kubernetes".into(),
+            root_namespace: "istio-system".into(),
+            trust_domain: TrustDomain::default(),
+            trust_domain_aliases: Vec::new(),
+            cluster_domain: "cluster.local".into(),
+            sidecar_keys: true,
+        }
+    }
+}
