@@ -4,7 +4,7 @@
 //! * [`shapes`]: what Kubernetes and Istio objects look like, as far as the mesh reads them.
 //! * [`convert`]: shapes to the types of core. Everything is validated here, once; what comes out is canonical.
 //! * [`manifest`]: one file to objects and [`Problem`]s.
-//! * [`door`]: a directory of files to [`Batch`](underpass_core::world::Batch)es, once or watched.
+//! * [`door`]: a directory of files to [`Batch`](underpass_core::objects::Batch)es, once or watched.
 //!
 //! What must hold: nothing that is read can panic or cost more than its limits; one mistake never loses its
 //! neighbours; every problem names file, document, object, field and reason; and nothing that cannot be understood

@@ -3,10 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use underpass_core::{
-    Kind, ObjectKey, ObjectName,
-    world::{Labels, Object},
-};
+use underpass_core::{Kind, ObjectKey, ObjectName, labels::Labels, objects::Object};
 
 use crate::{
     Fault, ObjectId, Path, Problem, Segment, Severity,

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use underpass_core::{Kind, world::Labels};
+use underpass_core::{Kind, labels::Labels};
 
 use crate::{
     Fault, ObjectId, Path, Segment,

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use underpass_core::{
     Kind, ObjectName,
-    world::{EndpointSlice, Hints, SliceEndpoint, SlicePort},
+    objects::{EndpointSlice, SliceEndpoint, SlicePort},
+    world::Hints,
 };
 
 use super::{

@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use underpass_core::{
-    Kind, ObjectName,
-    world::{Distribution, Labels},
-};
+use underpass_core::{Kind, ObjectName, labels::Labels, world::Distribution};
 
 use super::{Faults, syntax};
 use crate::{Fault, path::At, shapes::ObjectMeta};

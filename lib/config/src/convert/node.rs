@@ -2,7 +2,7 @@
 
 use underpass_core::{
     Kind,
-    world::{Namespace, Node},
+    objects::{Namespace, Node},
 };
 
 use super::{Converted, Faults, Rejected, meta, value::Addresses};

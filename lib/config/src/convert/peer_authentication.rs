@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use underpass_core::{
     Kind,
-    world::{Created, MtlsMode, PeerAuthentication},
+    objects::{Created, MtlsMode, PeerAuthentication},
 };
 
 use super::{Converted, Faults, Rejected, meta, syntax};

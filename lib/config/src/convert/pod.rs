@@ -6,7 +6,7 @@ use std::{net::IpAddr, sync::Arc};
 use underpass_core::{
     Kind,
     enrol::SIDECAR_INJECT,
-    world::{ContainerPort, DEFAULT_WEIGHT, Phase, Workload},
+    objects::{ContainerPort, DEFAULT_WEIGHT, Phase, Pod},
 };
 
 use super::{
@@ -30,7 +30,7 @@ const PHASES: &[&str] = &["Pending", "Running", "Succeeded", "Failed", "Unknown"
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub fn pod(shape: &shapes::Pod) -> Result<Converted<Workload>, Rejected> {
+pub fn pod(shape: &shapes::Pod) -> Result<Converted<Pod>, Rejected> {
     let mut faults = Faults::default();
     let meta = &shape.metadata;
     let (spec, status, metadata) = (At::ROOT.field("spec"), At::ROOT.field("status"), At::ROOT.field("metadata"));
@@ -48,7 +48,7 @@ pub fn pod(shape: &shapes::Pod) -> Result<Converted<Workload>, Rejected> {
     let containers = || shape.spec.containers.iter().chain(&shape.spec.init_containers);
     let is_deleted = meta.deletion_timestamp.is_some();
     let workload = || {
-        Some(Workload {
+        Some(Pod {
             name: name?,
             uid: uid?,
             addresses,

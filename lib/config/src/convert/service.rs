@@ -4,7 +4,8 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use underpass_core::{
     Kind,
-    world::{Affinity, Distribution, InternalTraffic, Service, ServicePort, TargetPort},
+    objects::Service,
+    world::{Affinity, Distribution, InternalTraffic, ServicePort, TargetPort},
 };
 
 use super::{

@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 use underpass_core::{
     Kind, ObjectName,
     authz::Rule,
-    world::{Action, AuthorizationPolicy, Created, Labels, MtlsMode, Object, PeerAuthentication, Scope},
+    labels::Labels,
+    objects::{Created, MtlsMode, Object, PeerAuthentication},
+    world::{Action, AuthorizationPolicy, Scope},
 };
 
 use super::{Faults, meta, policy::DRY_RUN};

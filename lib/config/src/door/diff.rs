@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use underpass_core::{
     ObjectKey,
-    world::{Batch, Object},
+    objects::{Batch, Object},
 };
 
 use super::Update;

@@ -15,7 +15,7 @@ mod watch;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use underpass_core::world::Batch;
+use underpass_core::objects::Batch;
 
 use self::directory::Directory;
 pub use self::{

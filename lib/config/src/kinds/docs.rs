@@ -232,7 +232,7 @@ fn markdown() -> String {
         let value = if key.value.is_empty() { "any other" } else { key.value };
         row(&mut out, &[&format!("`{}`", key.key), value, &of.join(", "), &said(&key.means)]);
     }
-    out += "\n## Ignored\n\nEvery other kind is not the mesh's: it is counted and ignored. Workload kinds (Deployment, StatefulSet, \
+    out += "\n## Ignored\n\nEvery other kind is not the mesh's: it is counted and ignored. Pod kinds (Deployment, StatefulSet, \
             DaemonSet, ReplicaSet, Job, CronJob) are not read, because pods are; what the keys of their templates will mean is \
             said. Files without any of apiVersion, kind, metadata and spec are no objects. Values of Istio's chart among them:\n";
     table(&mut out, "", &["value", "meanwhile"]);

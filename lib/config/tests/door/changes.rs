@@ -3,8 +3,8 @@
 use expect_test::{Expect, expect};
 use underpass_config::{Fault, Update, door::Content, door::State};
 use underpass_core::{
+    objects::{Change, Object},
     testing::name,
-    world::{Change, Object},
 };
 
 use crate::{Shelf, lines};

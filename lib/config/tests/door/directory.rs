@@ -50,7 +50,7 @@ pub(crate) fn namespace(name: &str) -> String {
 
 /// What the batch does: `+a -b`.
 pub(crate) fn changes(update: &underpass_config::Update) -> String {
-    use underpass_core::world::Change;
+    use underpass_core::objects::Change;
     let say = |c: &Change| match c {
         Change::Put(o) => format!("+{}", o.key().name),
         Change::Remove(k) => format!("-{}", k.name),

@@ -7,11 +7,9 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use underpass_core::{
     ObjectName,
     authz::{Condition, Match, Operation, Rule, ServiceAccount, Source, StringMatch},
+    objects::{ContainerPort, EndpointSlice, Node, Object, Pod, Service, SliceEndpoint, SlicePort},
     testing::some_object,
-    world::{
-        Action, AuthorizationPolicy, ContainerPort, EndpointSlice, Node, Object, Scope, Service, ServicePort,
-        SliceEndpoint, SlicePort, TargetPort, Workload,
-    },
+    world::{Action, AuthorizationPolicy, Scope, ServicePort, TargetPort},
 };
 
 fn some_name() -> impl Strategy<Value = ObjectName> {
@@ -106,7 +104,7 @@ fn some_policy() -> impl Strategy<Value = AuthorizationPolicy> {
     )
 }
 
-fn some_pod() -> impl Strategy<Value = Workload> {
+fn some_pod() -> impl Strategy<Value = Pod> {
     let port = ("[a-z]{1,8}", port()).prop_map(|(name, port)| ContainerPort { name: name.into(), port });
     (some_name(), some_addresses(), vec(port, 0..3), word(), any::<bool>()).prop_map(
         |(name, addresses, ports, w, has)| {
@@ -114,7 +112,7 @@ fn some_pod() -> impl Strategy<Value = Workload> {
             pod.labels.insert("app.kubernetes.io/name".into(), w);
             pod.annotations.extend(has.then(|| ("sidecar.istio.io/inject".into(), "false".into())));
             pod.node = has.then(|| "node-1.example.com".into());
-            Workload { addresses, ports, ..pod }
+            Pod { addresses, ports, ..pod }
         },
     )
 }

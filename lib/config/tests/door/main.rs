@@ -17,10 +17,7 @@ use underpass_config::{
     Update,
     door::{Content, State},
 };
-use underpass_core::{
-    World,
-    world::{Batch, MeshSettings},
-};
+use underpass_core::{World, objects::Batch, world::MeshSettings};
 
 /// A directory in memory, and the World that it made.
 #[derive(Clone, Debug)]

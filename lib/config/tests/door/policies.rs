@@ -3,8 +3,9 @@
 use underpass_core::{
     Kind, ObjectKey,
     authz::{Condition, Match, Operation, Rule, ServiceAccount, Source, StringMatch},
+    objects::{Created, MtlsMode, Object, PeerAuthentication},
     testing::name,
-    world::{Action, AuthorizationPolicy, Created, MtlsMode, Object, PeerAuthentication, Scope},
+    world::{Action, AuthorizationPolicy, Scope},
 };
 
 use crate::{Shelf, lines};

@@ -6,10 +6,12 @@ use serde_json::{Map, Value, json};
 use underpass_core::{
     ObjectName,
     authz::{Condition, Match, Operation, Rule, ServiceAccount, Source},
-    world::{
-        Action, Affinity, AuthorizationPolicy, Created, DEFAULT_WEIGHT, Distribution, EndpointSlice, InternalTraffic,
-        Labels, MtlsMode, Object, PeerAuthentication, Phase, Scope, Service, SliceEndpoint, TargetPort, Workload,
+    labels::Labels,
+    objects::{
+        Created, DEFAULT_WEIGHT, EndpointSlice, MtlsMode, Object, PeerAuthentication, Phase, Pod, Service,
+        SliceEndpoint,
     },
+    world::{Action, Affinity, AuthorizationPolicy, Distribution, InternalTraffic, Scope, TargetPort},
 };
 
 /// One object as one YAML document in block style.
@@ -34,7 +36,7 @@ pub(crate) fn to_json(object: &Object) -> Value {
             let addresses: Vec<_> = n.addresses.iter().map(|a| json!({"type": "InternalIP", "address": a})).collect();
             document("v1", "Node", &n.name, &n.labels, json!({"status": {"addresses": addresses}}))
         }
-        Object::Workload(w) => workload(w),
+        Object::Pod(w) => workload(w),
         Object::Service(s) => service(s),
         Object::EndpointSlice(s) => slice(s),
         Object::AuthorizationPolicy(p) => authorization_policy(p),
@@ -51,7 +53,7 @@ fn document(api_version: &str, kind: &str, name: &ObjectName, labels: &Labels, r
     all
 }
 
-fn workload(w: &Workload) -> Value {
+fn workload(w: &Pod) -> Value {
     let ports: Vec<_> = w.ports.iter().map(|p| json!({"name": &*p.name, "containerPort": p.port})).collect();
     let mut containers = vec![json!({"name": "app", "image": "app", "ports": ports})];
     if w.has_sidecar {

@@ -2,7 +2,7 @@
 
 use proptest::{prelude::*, sample::Index};
 use underpass_config::Update;
-use underpass_core::{World, testing::world, world::Object};
+use underpass_core::{World, objects::Object, testing::world};
 
 use crate::{
     Shelf,

@@ -3,8 +3,9 @@
 use expect_test::{Expect, expect};
 use underpass_core::{
     Kind, ObjectKey,
+    objects::Object,
     testing::{locality, name},
-    world::{Affinity, Distribution, InternalTraffic, Object},
+    world::{Affinity, Distribution, InternalTraffic},
 };
 
 use crate::{Shelf, lines};
