@@ -6,9 +6,10 @@ use std::{hint::black_box, net::SocketAddr, time::Instant};
 use underpass_core::{
     Identity, TrustDomain, World,
     authz::{Match, Rule, Source, StringMatch},
+    objects::{Batch, Object},
     rejudge::{self, Changes, Judged, Over, Way},
     testing::{ambient, name, policy, service, world},
-    world::{Action, Batch, Object},
+    world::Action,
 };
 
 const CONNECTIONS: usize = 10_000;

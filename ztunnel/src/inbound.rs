@@ -29,7 +29,7 @@ use crate::{
 /// Serves one accepted socket.
 pub(crate) async fn serve(worker: Rc<Worker>, pod: Rc<Served>, accepted: accept::Accepted) {
     let Ok(Ends { from, to }) = worker.settings.sockets.ends(&accepted.socket) else { return };
-    let served = worker.world().workload(&pod.name).is_some_and(|w| w.addresses.contains(&to.ip()));
+    let served = worker.world().workload(&pod.uid).is_some_and(|w| w.addresses.contains(&to.ip()));
     if !served {
         drop(Carried::new(accepted.socket, accepted.place)); // resets it
         Track::begin(&worker, &pod, Direction::Inbound, from, to).finish(Reason::NotServedHere);
@@ -118,7 +118,7 @@ fn begin(
 
 fn own_identity(worker: &Worker, pod: &Served) -> Option<Identity> {
     let world = worker.world();
-    Some(world.workload(&pod.name)?.identity(&world.settings().trust_domain))
+    world.identity(world.workload(&pod.uid)?).cloned()
 }
 
 /// Answers one CONNECT and carries its connection.
@@ -218,8 +218,8 @@ fn admit(
     track: &mut Track,
 ) -> Result<String, (u16, Reason)> {
     let world = worker.world();
-    let workload = world.workload(&pod.name).ok_or((503, Reason::PodGone))?;
-    track.destination_identity(workload.identity(&world.settings().trust_domain));
+    let workload = world.workload(&pod.uid).ok_or((503, Reason::PodGone))?;
+    track.destination_identity(world.identity(workload).cloned());
     let peer = Peer { address: from.ip(), identity: Some(identity) };
     let (address, port) = (target.ip(), target.port());
     match judge(&world, &Request { peer, workload, address, port }) {
@@ -230,7 +230,7 @@ fn admit(
         }
     }
     let way = Way::Inbound { address, port, peer: from.ip(), identity: Some(identity.clone()) };
-    track.open(Judged { pod: pod.name.clone(), way, judged_at: world.version() });
+    track.open(Judged { pod: pod.uid.clone(), way, judged_at: world.version() });
     Ok(outbound::baggage(workload))
 }
 

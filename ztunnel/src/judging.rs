@@ -19,7 +19,7 @@ impl Worker {
     /// From here on this worker goes by `world`.
     pub(crate) fn exchange_world(&self, world: Arc<World>) {
         let old = self.world.replace(Arc::clone(&world));
-        let mut changes = Changes::new(&old, &world);
+        let changes = Changes::new(&old, &world);
         for live in self.live.borrow_mut().values_mut() {
             match &mut live.judged {
                 Some(judged) if changes.may_concern(judged) => judge(&world, live),
@@ -55,9 +55,10 @@ mod tests {
         Reason,
         authz::Rule,
         connection::Direction,
+        objects::{Batch, Object},
         rejudge::{Judged, Way},
         testing::{ambient, name, peer_authentication, policy, world},
-        world::{Action, Batch, Object},
+        world::Action,
     };
 
     use super::*;
@@ -73,7 +74,8 @@ mod tests {
     fn judged(worker: &Worker) -> Judged {
         let (peer, to): (SocketAddr, SocketAddr) = (Z.parse().unwrap(), B.parse().unwrap());
         let way = Way::Inbound { address: to.ip(), port: to.port(), peer: peer.ip(), identity: None };
-        Judged { pod: name("default/b"), way, judged_at: worker.world().version() }
+        let pod = worker.world().pod(&name("default/b")).unwrap().uid.clone();
+        Judged { pod, way, judged_at: worker.world().version() }
     }
 
     fn begin(worker: &Rc<Worker>) -> Track {

@@ -77,10 +77,10 @@ async fn carry(
 fn plan(worker: &Worker, pod: &Served, from: SocketAddr, to: SocketAddr, track: &mut Track) -> Result<Opening, Reason> {
     let world = worker.world();
     let source = source(&world, pod, from, to)?;
-    let own = source.identity(&world.settings().trust_domain);
+    let own = world.identity(source).ok_or(Reason::NoCertificate)?.clone();
     track.source_identity(Some(own.clone()));
     let judged = |hop: &Hop, over| Judged {
-        pod: pod.name.clone(),
+        pod: pod.uid.clone(),
         way: Way::Outbound { from: from.ip(), service: hop.service.clone(), target: hop.target, over },
         judged_at: world.version(),
     };
@@ -100,7 +100,7 @@ fn plan(worker: &Worker, pod: &Served, from: SocketAddr, to: SocketAddr, track: 
             track.path(Path::Hbone);
             track.destination(&world, hop.target);
             track.service(&world, hop.service.clone(), to);
-            track.destination_identity(identity.clone());
+            track.destination_identity(Some(identity.clone()));
             track.open(judged(&hop, Over::Tunnel { own: own.clone(), peer: identity.clone() }));
             let request = request(&world, source, from, &hop);
             let expected = Expected::new([identity]);
@@ -113,7 +113,7 @@ fn plan(worker: &Worker, pod: &Served, from: SocketAddr, to: SocketAddr, track: 
 }
 
 fn source<'a>(world: &'a World, pod: &Served, from: SocketAddr, to: SocketAddr) -> Result<&'a Workload, Reason> {
-    let source = rejudge::source(world, &pod.name, from.ip())?;
+    let source = rejudge::source(world, &pod.uid, from.ip())?;
     // The listener's own port can be reached from inside the pod: that is no captured connection.
     let itself = source.addresses.contains(&to.ip()) || is_loopback(to.ip());
     if itself { Err(Reason::BadSource) } else { Ok(source) }
@@ -203,7 +203,7 @@ fn open(worker: &Rc<Worker>, pod: &Served, call: &Call, not: Option<&Stream>) ->
 /// CONNECT with the headers of the wire contract.
 fn request(world: &World, source: &Workload, from: SocketAddr, hop: &Hop) -> Connect {
     let mut headers = Headers::new();
-    let host = hop.service.as_ref().map(|service| world.hostname(service));
+    let host = hop.service.as_ref().and_then(|service| world.service(service)).map(|service| &service.hostname);
     // RFC 7239, section 6: an address with a port or a colon is quoted.
     let host = host.map_or_else(String::new, |host| format!(";host={host}"));
     headers.push("forwarded", format!("for=\"{from}\"{host}"));
@@ -223,8 +223,8 @@ pub(crate) fn baggage(workload: &Workload) -> String {
     format!(
         "k8s.namespace.name={},k8s.{kind}.name={name},service.name={},service.version={}",
         workload.name.namespace(),
-        workload.canonical_service(),
-        workload.canonical_revision(),
+        workload.canonical_service,
+        workload.canonical_revision,
     )
 }
 

@@ -66,7 +66,7 @@ async fn carry(
 /// Judges by the World of this turn, and registers what is allowed.
 fn admit(worker: &Worker, pod: &Served, from: SocketAddr, to: SocketAddr, track: &mut Track) -> Result<(), Reason> {
     let world = worker.world();
-    let workload = world.workload(&pod.name).ok_or(Reason::PodGone)?;
+    let workload = world.workload(&pod.uid).ok_or(Reason::PodGone)?;
     let peer = Peer { address: from.ip(), identity: None };
     let request = Request { peer, workload, address: to.ip(), port: to.port() };
     match inbound::judge(&world, &request) {
@@ -77,6 +77,6 @@ fn admit(worker: &Worker, pod: &Served, from: SocketAddr, to: SocketAddr, track:
         }
     }
     let way = Way::Inbound { address: to.ip(), port: to.port(), peer: from.ip(), identity: None };
-    track.open(Judged { pod: pod.name.clone(), way, judged_at: world.version() });
+    track.open(Judged { pod: pod.uid.clone(), way, judged_at: world.version() });
     Ok(())
 }

@@ -2,13 +2,15 @@
 
 use std::{fmt, net::TcpListener, sync::Arc};
 
-use underpass_core::ObjectName;
+use underpass_core::{ObjectName, world::Uid};
 use underpass_net::netns::Netns;
 
 /// A pod to serve. Its addresses, labels and identity are the World's.
 pub struct Pod {
     /// namespace/name.
     pub name: ObjectName,
+    /// What identifies it in the World.
+    pub uid: Uid,
     /// The cookie of its network namespace.
     pub cookie: u64,
     /// Its network namespace.

@@ -142,8 +142,8 @@ impl Track {
         self.record.source.identity = identity;
     }
 
-    pub(crate) fn destination_identity(&mut self, identity: Identity) {
-        self.record.destination.identity = Some(identity);
+    pub(crate) fn destination_identity(&mut self, identity: Option<Identity>) {
+        self.record.destination.identity = identity;
     }
 
     /// The application's address, as chosen.
@@ -154,7 +154,8 @@ impl Track {
 
     /// The service that was called, at its `vip`.
     pub(crate) fn service(&mut self, world: &World, service: Option<ObjectName>, vip: SocketAddr) {
-        self.record.service_host = service.as_ref().map(|name| world.hostname(name).into());
+        let known = service.as_ref().and_then(|name| world.service(name));
+        self.record.service_host = known.map(|service| Arc::clone(&service.hostname));
         self.record.vip = service.as_ref().map(|_| vip);
         self.record.service = service;
     }

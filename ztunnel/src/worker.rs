@@ -19,7 +19,10 @@ use tokio::{
     sync::{Notify, mpsc, oneshot},
     task::{JoinHandle, LocalSet},
 };
-use underpass_core::{Connection, Identity, ObjectName, Reason, World, world::Version};
+use underpass_core::{
+    Connection, Identity, ObjectName, Reason, World,
+    world::{Uid, Version},
+};
 use underpass_identity::{Credential, Serial};
 use underpass_net::{
     budget::Held,
@@ -68,6 +71,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(30);
 /// A pod that is being served.
 pub(crate) struct Served {
     pub(crate) name: ObjectName,
+    pub(crate) uid: Uid,
     pub(crate) cookie: u64,
     pub(crate) netns: Arc<Netns>,
     pub(crate) budget: Arc<PodBudget>,
@@ -95,7 +99,7 @@ impl fmt::Debug for Served {
 
 impl Served {
     pub(crate) fn new(
-        name: ObjectName,
+        (name, uid): (ObjectName, Uid),
         cookie: u64,
         netns: Arc<Netns>,
         budget: Arc<PodBudget>,
@@ -103,6 +107,7 @@ impl Served {
     ) -> Self {
         Self {
             name,
+            uid,
             cookie,
             netns,
             memory: Memory::new(Arc::clone(&budget.memory)),
@@ -340,7 +345,7 @@ impl Worker {
             drop(self.close_home(pod.cookie, Reason::PodGone, &TunnelEnd::Closed)); // nobody waits for its end
         }
         let budget = self.budgets.add(pod.cookie, &pod.name);
-        let served = Rc::new(Served::new(pod.name, pod.cookie, pod.netns, budget, &self.settings));
+        let served = Rc::new(Served::new((pod.name, pod.uid), pod.cookie, pod.netns, budget, &self.settings));
         let listeners = (TcpListener::from_std(pod.outbound), TcpListener::from_std(pod.inbound));
         let (Ok(outbound), Ok(inbound)) = listeners else {
             // Out of descriptors. The pod's listeners are closed by this, and its connections refused, not let past.
@@ -452,7 +457,8 @@ pub(crate) mod testing {
     pub(crate) fn served(worker: &Worker) -> Rc<Served> {
         let name = name("default/b");
         let budget = worker.budgets.add(1, &name);
-        Rc::new(Served::new(name, 1, Arc::new(Netns::own().expect("own namespace")), budget, &worker.settings))
+        let uid = Uid::of_pod(&worker.world().settings().cluster, &name);
+        Rc::new(Served::new((name, uid), 1, Arc::new(Netns::own().expect("own namespace")), budget, &worker.settings))
     }
 }
 

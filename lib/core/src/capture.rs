@@ -87,8 +87,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        route::{Plan, plans},
         objects::{EndpointSlice, SlicePort},
+        route::{Plan, plans},
         testing::{ambient, name, pod, service, slice_endpoint, some_world, workload, world},
     };
 

@@ -52,8 +52,7 @@ mod tests {
     fn check(policies: &[&str], port: u16, expect: Takes) {
         let mut a = pod("default/a", "10.0.0.1");
         a.labels = labels("app=a");
-        let objects: Vec<Object> =
-            policies.iter().map(|p| peer_authentication(p).into()).chain([a.into()]).collect();
+        let objects: Vec<Object> = policies.iter().map(|p| peer_authentication(p).into()).chain([a.into()]).collect();
         let world = world(objects);
         let a = world.pod(&name("default/a")).unwrap();
         assert_eq!(takes(&world, a, port, &mut ()).0, expect, "{policies:?}");

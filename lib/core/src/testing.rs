@@ -13,8 +13,8 @@ use crate::{
     enrol::DATAPLANE_MODE,
     labels::Labels,
     objects::{
-        Batch, Created, DEFAULT_WEIGHT, EndpointSlice, MtlsMode, Namespace, Node, Object, PeerAuthentication, Phase, Pod,
-        Service, SliceEndpoint, SlicePort,
+        Batch, Created, DEFAULT_WEIGHT, EndpointSlice, MtlsMode, Namespace, Node, Object, PeerAuthentication, Phase,
+        Pod, Service, SliceEndpoint, SlicePort,
     },
     resolve::Model,
     world::{

@@ -104,21 +104,27 @@ impl Known {
         };
         Key {
             direction: record.direction,
-            source: self.side(world, &record.source),
-            destination: self.side(world, &record.destination),
-            service: service.map(|name| (name.clone(), world.hostname(&name).into())),
+            source: self.side(&record.source),
+            destination: self.side(&record.destination),
+            service: service.map(|name| (name.clone(), hostname(world, &name))),
             security: Security::of(record.direction, record.path),
         }
     }
 
-    fn side(&mut self, world: &World, party: &Party) -> Arc<Side> {
+    fn side(&mut self, party: &Party) -> Arc<Side> {
         let address = party.workload.as_ref().map_or(0, |w| Arc::as_ptr(w).addr());
-        let make = || KnownSide { _workload: party.workload.clone(), side: Arc::new(Side::new(world, party)) };
+        let make = || KnownSide { _workload: party.workload.clone(), side: Arc::new(Side::new(party)) };
         Arc::clone(&self.sides.entry((address, party.identity.clone())).or_insert_with(make).side)
     }
 }
 
+fn hostname(world: &World, service: &ObjectName) -> Arc<str> {
+    let known = world.service(service).map(|service| Arc::clone(&service.hostname));
+    known.unwrap_or_else(|| service.name().into())
+}
+
 /// The wire does not say which service was called: one that leads to this port of this pod, as Istio guesses.
 fn service(world: &World, destination: &Party) -> Option<ObjectName> {
-    world.service_at(&destination.workload.as_ref()?.name, destination.address.port()).cloned()
+    let workload = world.workload(&destination.workload.as_ref()?.uid)?;
+    workload.service_at(destination.address.port()).cloned()
 }

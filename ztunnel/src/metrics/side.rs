@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use underpass_core::{Identity, World, connection::Party, world::Workload};
+use underpass_core::{Identity, connection::Party, world::Workload};
 
 /// What Istio writes where it does not know.
 pub(super) const UNKNOWN: &str = "unknown";
@@ -21,18 +21,15 @@ pub(super) struct Place {
 }
 
 impl Place {
-    pub(super) fn new(world: &World, workload: &Workload) -> Self {
-        let locality = workload.node.as_deref().and_then(|name| world.locality(name));
-        let (region, zone) = locality.map_or((None, None), |of| (of.region.as_deref(), of.zone.as_deref()));
-        let label = |key: &str, other: &str| workload.labels.get(key).map_or(other, |value| value).into();
-        let (service, revision) = (workload.canonical_service(), workload.canonical_revision());
+    pub(super) fn new(workload: &Workload) -> Self {
+        let (region, zone) = (workload.locality.region.as_deref(), workload.locality.zone.as_deref());
         Self {
             workload: workload.workload_name().into(),
             namespace: workload.name.namespace().into(),
-            canonical_service: service.into(),
-            canonical_revision: revision.into(),
-            app: label("app", service),
-            version: label("version", revision),
+            canonical_service: (*workload.canonical_service).into(),
+            canonical_revision: (*workload.canonical_revision).into(),
+            app: (*workload.app).into(),
+            version: (*workload.version).into(),
             region: region.unwrap_or(UNKNOWN).into(),
             zone: zone.unwrap_or(UNKNOWN).into(),
         }
@@ -51,13 +48,15 @@ pub(super) struct Side {
 impl Side {
     /// A workload has the address, but what counts is who the peer proved to be: where both disagree, somebody else
     /// speaks from there.
-    pub(super) fn new(world: &World, party: &Party) -> Self {
+    pub(super) fn new(party: &Party) -> Self {
         // The trust domain may be an alias of ours.
         let is_itself = |w: &&Arc<Workload>| match &party.identity {
-            Some(proved) => (proved.namespace(), proved.service_account()) == (w.name.namespace(), &*w.service_account),
+            Some(proved) => w.account.as_ref().is_some_and(|account| {
+                (proved.namespace(), proved.service_account()) == (&*account.namespace, &*account.name)
+            }),
             None => true,
         };
-        let place = party.workload.as_ref().filter(is_itself).map(|w| Place::new(world, w));
+        let place = party.workload.as_ref().filter(is_itself).map(|w| Place::new(w));
         Self { place, principal: party.identity.clone() }
     }
 

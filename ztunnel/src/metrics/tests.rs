@@ -7,8 +7,9 @@ use proptest::prelude::*;
 use underpass_core::{
     Connection, Identity, ObjectName, Reason,
     connection::{Direction, Party, Path},
+    objects::{Node, Object, Pod},
     testing::{self, labels, name, pod, service},
-    world::{Node, Object, Owner, OwnerKind, Workload},
+    world::{Owner, OwnerKind},
 };
 use underpass_net::tunnel::Tally;
 use underpass_telemetry::metrics::Exposition;
@@ -102,7 +103,7 @@ impl Rig {
 
     /// From now on there is no pod of this name.
     fn remove(&mut self, pod: &str) {
-        let mut batch = underpass_core::world::Batch::default();
+        let mut batch = underpass_core::objects::Batch::default();
         batch.remove(underpass_core::ObjectKey::new(underpass_core::Kind::Pod, name(pod)));
         self.world = self.world.apply(&batch);
     }

@@ -230,11 +230,10 @@ pub(super) struct Alive {
 
 impl Alive {
     pub(super) fn new(world: &World) -> Self {
-        let domain = &world.settings().trust_domain;
         Self {
             version: world.version(),
-            places: world.workloads().map(|w| Place::new(world, w)).collect(),
-            identities: world.workloads().map(|w| w.identity(domain)).collect(),
+            places: world.workloads().map(|w| Place::new(w)).collect(),
+            identities: world.identities().cloned().collect(),
             services: world.services().map(|s| s.name.clone()).collect(),
         }
     }

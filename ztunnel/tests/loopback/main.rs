@@ -26,8 +26,9 @@ use tokio::{
 use underpass_core::{
     addr::HBONE_PORT,
     authz::{Match, Rule, Source, StringMatch},
+    objects::Object,
     testing::{name, peer_authentication, policy, service},
-    world::{Action, Object},
+    world::Action,
 };
 use underpass_hbone::{Connect, Headers};
 use underpass_net::{

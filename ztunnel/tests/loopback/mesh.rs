@@ -19,8 +19,9 @@ use tokio::{
 use underpass_core::{
     Identity, TrustDomain, World,
     addr::HBONE_PORT,
+    objects::{Batch, Object, Pod},
     testing::{self, ambient, name, pod},
-    world::{Batch, Object, Version, Workload},
+    world::Version,
 };
 use underpass_identity::Authority;
 use underpass_net::netns::Netns;

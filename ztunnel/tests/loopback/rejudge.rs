@@ -22,8 +22,9 @@ use tokio::{
 use underpass_core::{
     ObjectKey, ObjectName,
     addr::HBONE_PORT,
+    objects::{Object, Service},
     testing::{ambient, labels, name, peer_authentication, policy, service},
-    world::{Action, Object, Service},
+    world::Action,
 };
 use underpass_net::{
     netns::Netns,

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     authz::{Operation, Rule},
-    testing::{ambient, labels, node, peer_authentication, pod, policy, service, some_address, some_world, world},
     objects::{Object, Pod, Service},
+    testing::{ambient, labels, node, peer_authentication, pod, policy, service, some_address, some_world, world},
     world::{Action, Affinity, AuthorizationPolicy, Distribution, InternalTraffic, Scope},
 };
 

@@ -140,9 +140,7 @@ pub fn source<'a>(world: &'a World, pod: &Uid, from: IpAddr) -> Result<&'a Arc<W
 /// What was called wants a waypoint that is not there: what only it could judge must not go on unjudged.
 fn wants_waypoint(world: &World, service: Option<&ObjectName>, target: IpAddr) -> bool {
     match service {
-        Some(service) => {
-            world.service(service).is_some_and(|s| s.waypoint.is_some() && !s.waypoint_optional)
-        }
+        Some(service) => world.service(service).is_some_and(|s| s.waypoint.is_some() && !s.waypoint_optional),
         None => world.workload_at(target).is_some_and(|w| w.waypoint.is_some()),
     }
 }

@@ -6,13 +6,13 @@ use super::*;
 use crate::{
     Kind, ObjectKey, TrustDomain,
     authz::{Match, Rule, Source, StringMatch},
+    objects::{Batch, Change, Object, Phase, Pod, Service},
+    resolve::Model,
     route::{self, Plan},
     testing::{
         ambient, labels, model, name, namespace, peer_authentication, pod, policy, service, some_address, some_batch,
         some_model,
     },
-    objects::{Batch, Change, Object, Phase, Pod, Service},
-    resolve::Model,
     world::{Action, Addressed, AuthorizationPolicy, MeshSettings, Scope},
 };
 

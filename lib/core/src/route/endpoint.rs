@@ -2,10 +2,7 @@
 //! (port, address family, `internalTrafficPolicy`), then what is preferred (ready, with a weight, meant for the caller,
 //! near). A preference never leaves nobody: where no endpoint fits it, it does not count.
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use super::Caller;
 use crate::{

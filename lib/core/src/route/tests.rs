@@ -61,8 +61,10 @@ fn check(to: &str, expect: &[&str]) {
         Plan::Plain { hop } => format!("plain {}", hop.target),
         Plan::Refuse { reason, .. } => format!("refuse {reason}"),
     };
-    let got: Vec<_> =
-        plans(&world, &workload(&pod("default/caller", "10.0.0.77")), to.parse().unwrap()).into_iter().map(line).collect();
+    let got: Vec<_> = plans(&world, &workload(&pod("default/caller", "10.0.0.77")), to.parse().unwrap())
+        .into_iter()
+        .map(line)
+        .collect();
     assert_eq!(got, expect, "{to}");
 }
 

@@ -281,9 +281,7 @@ impl World {
     #[must_use]
     pub fn mtls<'a>(&'a self, workload: &'a Workload, port: u16) -> Option<&'a Says> {
         let of = |namespace: &str| self.mtls.get(namespace).map(|of| &of.says);
-        (workload.mtls.of(port))
-            .or_else(|| of(workload.name.namespace()))
-            .or_else(|| of(&self.settings.root_namespace))
+        (workload.mtls.of(port)).or_else(|| of(workload.name.namespace())).or_else(|| of(&self.settings.root_namespace))
     }
 }
 

@@ -156,15 +156,15 @@ mod tests {
     use underpass_core::{
         ObjectName,
         connection::{Direction, Path},
-        testing::{ambient, name},
+        testing::{ambient, name, workload},
         world::Version,
     };
 
     use super::*;
 
     fn connection() -> Connection {
-        let source = Arc::new(ambient("default/productpage-1", "10.0.1.2", ""));
-        let destination = Arc::new(ambient("default/reviews-1", "10.0.2.3", ""));
+        let source = workload(&ambient("default/productpage-1", "10.0.1.2", ""));
+        let destination = workload(&ambient("default/reviews-1", "10.0.2.3", ""));
         let party = |w: &Arc<_>, address: &str, identity: &str| Party {
             address: address.parse().unwrap(),
             workload: Some(Arc::clone(w)),

@@ -66,7 +66,8 @@ impl Case {
     /// A slice of each family with these endpoints.
     fn slice(mut self, endpoints: Vec<SliceEndpoint>) -> Self {
         let of_family = |v4: bool| {
-            let of = |e: &SliceEndpoint| e.addresses.iter().copied().filter(|ip| ip.is_ipv4() == v4).collect::<Vec<_>>();
+            let of =
+                |e: &SliceEndpoint| e.addresses.iter().copied().filter(|ip| ip.is_ipv4() == v4).collect::<Vec<_>>();
             let all = endpoints.iter().map(|e| SliceEndpoint { addresses: of(e), ..e.clone() });
             all.filter(|e| !e.addresses.is_empty()).collect::<Vec<_>>()
         };

@@ -11,7 +11,7 @@ mod service;
 mod settings;
 mod workload;
 
-use underpass_core::World;
+use underpass_core::{World, resolve::Sources};
 
 pub use agent::{Certificate, Connection, Gate, Party, PodCount, ProblemCount, Status};
 pub use policy::Policy;
@@ -22,7 +22,7 @@ pub use workload::{PodState, Workload};
 /// Every pod, by name.
 #[must_use]
 pub fn workloads(world: &World) -> Vec<Workload> {
-    world.workloads().map(|w| Workload::of(world, w)).collect()
+    world.workloads().filter(|w| w.is_pod()).map(|w| Workload::of(world, w)).collect()
 }
 
 /// Every service, by name.
@@ -31,14 +31,14 @@ pub fn services(world: &World) -> Vec<Service> {
     world.services().map(|s| Service::of(world, s)).collect()
 }
 
-/// Every policy: AuthorizationPolicies by name, then PeerAuthentications.
+/// Every policy: AuthorizationPolicies by name, then PeerAuthentications, which only their objects tell of.
 #[must_use]
-pub fn policies(world: &World) -> Vec<Policy> {
-    Policy::all(world)
+pub fn policies(world: &World, sources: &Sources) -> Vec<Policy> {
+    Policy::all(world, sources)
 }
 
 /// `app=a,version=v1`; `-` for none.
-fn labels(labels: &underpass_core::world::Labels) -> String {
+fn labels(labels: &underpass_core::labels::Labels) -> String {
     if labels.is_empty() {
         return "-".to_owned();
     }

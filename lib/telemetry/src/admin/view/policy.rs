@@ -2,8 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 use underpass_core::{
-    Kind, ObjectKey, ObjectName, World, peer_auth,
-    world::{Action, AuthorizationPolicy, Finding, MtlsMode, Object, PeerAuthentication, Scope, Workload},
+    Kind, ObjectKey, ObjectName, World,
+    labels::selects,
+    objects::{MtlsMode, PeerAuthentication},
+    resolve::{Finding, Sources},
+    world::{Action, AuthorizationPolicy, Scope, Workload},
 };
 
 use super::labels;
@@ -34,18 +37,13 @@ pub struct Policy {
 }
 
 impl Policy {
-    pub(super) fn all(world: &World) -> Vec<Self> {
-        let objects = world.objects().values();
-        objects
-            .filter_map(|object| match object {
-                Object::AuthorizationPolicy(p) => Some(Self::of_authorization(world, p)),
-                Object::PeerAuthentication(p) => Some(Self::of_peer_authentication(world, p)),
-                _ => None,
-            })
-            .collect()
+    pub(super) fn all(world: &World, sources: &Sources) -> Vec<Self> {
+        let authorization = world.policies().map(|p| Self::of_authorization(world, sources, p));
+        let mutual_tls = sources.peer_authentications().map(|p| Self::of_peer_authentication(world, sources, p));
+        authorization.chain(mutual_tls).collect()
     }
 
-    fn of_authorization(world: &World, p: &AuthorizationPolicy) -> Self {
+    fn of_authorization(world: &World, sources: &Sources, p: &AuthorizationPolicy) -> Self {
         let mut needs_waypoint: Vec<String> = Vec::new();
         for field in p.waypoint_fields() {
             if !needs_waypoint.iter().any(|known| **known == *field.name) {
@@ -65,29 +63,32 @@ impl Policy {
             rules: p.rules.len(),
             dry_run: p.dry_run,
             needs_waypoint,
-            ..Self::new(world, Kind::AuthorizationPolicy, &p.name, scope, action.to_owned(), |w| world.applies(p, w))
+            selects: count(world, |w| world.applies(p, w)),
+            ..Self::new(sources, Kind::AuthorizationPolicy, &p.name, scope, action.to_owned())
         }
     }
 
-    fn of_peer_authentication(world: &World, p: &PeerAuthentication) -> Self {
+    fn of_peer_authentication(world: &World, sources: &Sources, p: &PeerAuthentication) -> Self {
         let scope = match &p.selector {
             None => wide(world, &p.name),
             Some(selector) => format!("selector {}", labels(selector)),
         };
         let ports = p.ports.iter().map(|(port, mode)| format!(" {port}={}", mode_name(*mode)));
         let action = format!("{}{}", mode_name(p.mode), ports.collect::<String>());
-        Self::new(world, Kind::PeerAuthentication, &p.name, scope, action, |w| peer_auth::applies(world, p, w))
+        let (of, root) = (p.name.namespace(), &*world.settings().root_namespace);
+        let applies = |w: &Workload| match &p.selector {
+            None => of == root || of == w.name.namespace(),
+            // One of the root namespace with a selector is ignored (a finding says so).
+            Some(selector) => {
+                let own = of == w.name.namespace() && of != root;
+                own && sources.pod(&w.name).is_some_and(|pod| selects(selector, &pod.labels))
+            }
+        };
+        Self { selects: count(world, applies), ..Self::new(sources, Kind::PeerAuthentication, &p.name, scope, action) }
     }
 
-    fn new(
-        world: &World,
-        kind: Kind,
-        name: &ObjectName,
-        scope: String,
-        action: String,
-        applies: impl Fn(&Workload) -> bool,
-    ) -> Self {
-        let about_it = world.findings_of(&ObjectKey::new(kind, name.clone()));
+    fn new(sources: &Sources, kind: Kind, name: &ObjectName, scope: String, action: String) -> Self {
+        let about_it = sources.findings_of(&ObjectKey::new(kind, name.clone()));
         let note = |finding: &Finding| match &*finding.field {
             "" => finding.says.clone(),
             field => format!("{field}: {}", finding.says),
@@ -100,11 +101,16 @@ impl Policy {
             action,
             rules: 0,
             dry_run: false,
-            selects: world.workloads().filter(|w| world.is_enrolled(w) && applies(w)).count(),
+            selects: 0,
             needs_waypoint: Vec::new(),
             notes: about_it.iter().map(note).collect(),
         }
     }
+}
+
+/// How many pods of the mesh a policy is about.
+fn count(world: &World, applies: impl Fn(&Workload) -> bool) -> usize {
+    world.workloads().filter(|w| w.is_enrolled() && applies(w)).count()
 }
 
 /// Without a selector: the mesh, where it stands in the root namespace, else its namespace.

@@ -5,9 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use underpass_core::{
     World,
-    capture::service_in_mesh,
-    route::waypoint_of,
-    world::{self, Affinity, Distribution, InternalTraffic, TargetPort},
+    world::{self, Affinity, Distribution, InternalTraffic, TargetPort, Uid},
 };
 
 /// One service.
@@ -71,8 +69,8 @@ pub struct Endpoint {
 
 impl Service {
     pub(super) fn of(world: &World, s: &world::Service) -> Self {
-        let endpoints: Vec<_> = world.endpoints(&s.name).iter().map(|e| Endpoint::of(world, e)).collect();
-        let waypoint = waypoint_of(world, s).map(str::to_owned);
+        let endpoints = Endpoint::all(world, s);
+        let waypoint = s.waypoint.as_deref().map(str::to_owned);
         let kind = match (&s.external_name, s.vips.is_empty()) {
             (Some(_), _) => "ExternalName",
             (None, true) => "Headless",
@@ -81,22 +79,22 @@ impl Service {
         Self {
             namespace: s.name.namespace().to_owned(),
             name: s.name.name().to_owned(),
-            host: world.hostname(&s.name),
+            host: s.hostname.to_string(),
             r#type: kind.to_owned(),
             vips: s.vips.clone(),
             ports: s.ports.iter().map(Port::of).collect(),
-            in_mesh: service_in_mesh(world, s),
+            in_mesh: world.is_in_mesh(s),
             endpoints,
             waypoint,
             waypoint_optional: s.waypoint_optional,
-            traffic: traffic(world, s),
+            traffic: traffic(s),
         }
     }
 }
 
 /// What is not the default, by whomever it is said.
-fn traffic(world: &World, s: &world::Service) -> Vec<String> {
-    let distribution = Some(world.distribution(s)).filter(|d| *d != Distribution::Any).map(Distribution::as_str);
+fn traffic(s: &world::Service) -> Vec<String> {
+    let distribution = Some(s.distribution).filter(|d| *d != Distribution::Any).map(Distribution::as_str);
     let local = (s.internal_traffic == InternalTraffic::Local).then_some("Local");
     let affinity = (s.affinity == Affinity::ClientIp).then_some("ClientIP");
     [distribution, local, affinity].into_iter().flatten().map(str::to_owned).collect()
@@ -113,16 +111,33 @@ impl Port {
 }
 
 impl Endpoint {
-    fn of(world: &World, e: &world::Endpoint) -> Self {
+    /// A workload that takes connections of both families alike is shown once.
+    fn all(world: &World, s: &world::Service) -> Vec<Self> {
+        let mut all: Vec<(&Uid, Self)> = Vec::new();
+        for (w, e) in world.endpoints(&s.name) {
+            let one = Self::of(w, e);
+            let alike = |(uid, other): &&mut (&Uid, Self)| {
+                let addresses = other.addresses.clone();
+                **uid == w.uid && *other == Self { addresses, ..one.clone() }
+            };
+            match all.iter_mut().find(alike) {
+                Some((_, known)) => known.addresses.push(e.address),
+                None => all.push((&w.uid, one)),
+            }
+        }
+        all.into_iter().map(|(_, endpoint)| endpoint).collect()
+    }
+
+    fn of(w: &world::Workload, e: &world::Endpoint) -> Self {
         Self {
-            addresses: e.addresses.clone(),
-            workload: e.workload.as_ref().map(|w| w.name.to_string()),
+            addresses: vec![e.address],
+            workload: w.is_pod().then(|| w.name.to_string()),
             ready: e.ready,
             draining: e.draining,
             weight: e.weight,
-            node: e.node.as_deref().map(str::to_owned),
-            zone: e.locality.zone.as_deref().map(str::to_owned),
-            in_mesh: e.workload.as_ref().is_some_and(|w| world.is_enrolled(w)),
+            node: w.node.as_deref().map(str::to_owned),
+            zone: w.locality.zone.as_deref().map(str::to_owned),
+            in_mesh: w.is_enrolled(),
         }
     }
 }

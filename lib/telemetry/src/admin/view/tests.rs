@@ -5,10 +5,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use underpass_core::{
     ObjectName,
     authz::{Operation, Rule},
-    testing::{ambient, labels, peer_authentication, pod, policy, service, world},
-    world::{
-        Action, Affinity, AuthorizationPolicy, Distribution, Labels, Namespace, Object, Scope, Service as CoreService,
-    },
+    labels::Labels,
+    objects::{Namespace, Object, Service as CoreService},
+    testing::{self, ambient, labels, model, peer_authentication, pod, policy, service, world},
+    world::{Action, Affinity, AuthorizationPolicy, Distribution, Scope},
 };
 
 use super::*;
@@ -101,7 +101,7 @@ fn services_and_their_endpoints() {
 #[test]
 fn policies_and_what_needs_a_waypoint() {
     check(
-        &policies(&world(objects())),
+        &policies(model(objects()).world(), model(objects()).sources()),
         &expect![[r#"
             {"kind":"AuthorizationPolicy","namespace":"istio-system","name":"everywhere","scope":"selector app=cart","action":"ALLOW","rules":1,"dry_run":false,"selects":2,"needs_waypoint":[],"notes":[]}
             {"kind":"AuthorizationPolicy","namespace":"istio-system","name":"nobody","scope":"mesh","action":"DENY","rules":0,"dry_run":false,"selects":2,"needs_waypoint":[],"notes":["spec.rules: no rules: this policy denies nothing"]}
@@ -125,7 +125,7 @@ fn a_connection_is_read_as_core_writes_it() {
     };
     let party = |address: &str, workload: Option<&str>| CoreParty {
         address: address.parse().unwrap(),
-        workload: workload.map(|name| Arc::new(pod(name, "10.0.0.1"))),
+        workload: workload.map(|name| testing::workload(&pod(name, "10.0.0.1"))),
         identity: workload.map(|_| "spiffe://cluster.local/ns/a/sa/b".parse().unwrap()),
     };
     let record = CoreConnection {

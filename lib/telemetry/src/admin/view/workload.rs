@@ -39,16 +39,15 @@ pub struct PodState {
 
 impl Workload {
     pub(super) fn of(world: &World, w: &world::Workload) -> Self {
-        let enrolment = world.enrolment(w);
-        let in_mesh = enrolment.is_enrolled();
+        let in_mesh = w.is_enrolled();
         Self {
             namespace: w.name.namespace().to_owned(),
             name: w.name.name().to_owned(),
             node: w.node.as_deref().map(str::to_owned),
             addresses: w.addresses.clone(),
             in_mesh,
-            because: enrolment.because().as_str().to_owned(),
-            identity: in_mesh.then(|| w.identity(&world.settings().trust_domain).to_string()),
+            because: w.enrolment.because().as_str().to_owned(),
+            identity: world.identity(w).filter(|_| in_mesh).map(ToString::to_string),
             ready: w.ready,
             state: None,
         }
