@@ -1,6 +1,9 @@
 //! Choosing one of several by weight: by dice, or always the same for the same client.
+//!
+//! What must hold: every node gives the same answer, whatever its processor and compiler. So there is no floating point
+//! here; the logarithms come from a table that is computed at compile time.
 
-use std::net::IpAddr;
+use std::{cmp::Ordering, net::IpAddr};
 
 /// One of `all`, as likely as its weight where `roll` is uniform over `u64`. Exact: of any run of as many rolls as the
 /// weights sum up to, each gets its weight. Where nothing has a weight all are alike.
@@ -26,8 +29,8 @@ pub(super) fn by_client<T>(
     client: IpAddr,
 ) -> Option<&T> {
     let weight = or_alike(all, weight);
-    let bid = |one: &T| bid(client, address(one), weight(one));
-    all.iter().max_by(|a, b| bid(a).total_cmp(&bid(b)).then_with(|| address(a).cmp(&address(b))))
+    let bid = |one: &T| Bid { weight: weight(one), cost: cost(hash(client, address(one))) };
+    all.iter().max_by(|a, b| bid(a).compare(bid(b)).then_with(|| address(a).cmp(&address(b))))
 }
 
 /// 1 for everybody where all weights are 0.
@@ -36,15 +39,77 @@ fn or_alike<T>(all: &[T], weight: impl Fn(&T) -> u16) -> impl Fn(&T) -> u16 {
     move |one| if alike { 1 } else { weight(one) }
 }
 
-/// `weight / -ln(u)` for a `u` between 0 and 1 that the two addresses determine: the highest of such bids is each
+/// `weight / -log2(u)` for a `u` between 0 and 1 that the two addresses determine: the highest of such bids is each
 /// bidder's with the probability of its share of the weights (Schindelhauer, Schomaker: "Weighted distributed hash
-/// tables", SPAA 2005, the logarithmic method).
-fn bid(client: IpAddr, endpoint: IpAddr, weight: u16) -> f64 {
-    /// 2^52: numbers below it are exact halves.
-    const RANGE: f64 = 4_503_599_627_370_496.0;
-    let hash = [client, endpoint].into_iter().flat_map(words).fold(0, |hash, word| mix(hash ^ word));
-    let u = ((hash >> 12) as f64 + 0.5) / RANGE;
-    f64::from(weight) / -u.ln()
+/// tables", SPAA 2005, the logarithmic method; the base of the logarithm is a factor that all bids share).
+#[derive(Clone, Copy)]
+struct Bid {
+    weight: u16,
+    /// `-log2(u)`, [`LOG2_BITS`] of them behind the point.
+    cost: u64,
+}
+
+impl Bid {
+    /// By cross-multiplication, so that nothing is rounded. A cost is at most 64, so the products fit.
+    fn compare(self, other: Self) -> Ordering {
+        let product = |weight: u16, cost: u64| u64::from(weight).saturating_mul(cost);
+        product(self.weight, other.cost).cmp(&product(other.weight, self.cost))
+    }
+}
+
+/// Binary digits behind the point of a logarithm.
+const LOG2_BITS: u32 = 40;
+/// How many digits of a number choose the table's entry; between two entries logarithms are interpolated, which errs by
+/// less than 2^-22.
+const TABLE_BITS: u32 = 10;
+const TABLE_LEN: usize = (1 << TABLE_BITS) + 1;
+
+/// `log2(1 + i / 2^TABLE_BITS)`.
+static LOG2: [u64; TABLE_LEN] = table();
+
+const fn table() -> [u64; TABLE_LEN] {
+    let mut table = [0; TABLE_LEN];
+    let mut at = 0;
+    while at < TABLE_LEN {
+        table[at] = log2_of((1 << 62) + ((at as u64) << (62 - TABLE_BITS)));
+        at += 1;
+    }
+    table
+}
+
+/// The logarithm of `x / 2^62`, which is 1 to 2, digit by digit: squaring a number doubles its logarithm, and a square of
+/// 2 and more has a 1 there.
+const fn log2_of(mut x: u64) -> u64 {
+    if x == 1 << 63 {
+        return 1 << LOG2_BITS;
+    }
+    let (mut log, mut digit) = (0, LOG2_BITS);
+    while digit > 0 {
+        digit -= 1;
+        let square = (x as u128 * x as u128) >> 62;
+        let carries = square >> 63 != 0;
+        log |= (carries as u64) << digit;
+        x = if carries { square >> 1 } else { square } as u64;
+    }
+    log
+}
+
+/// `-log2(u)` for the `u` in the middle of what `hash` says of 2^63 equal parts: never 0.
+fn cost(hash: u64) -> u64 {
+    let odd = hash | 1;
+    let zeros = odd.leading_zeros();
+    // Behind the leading 1 stand the digits that choose the entry, then those between it and the next.
+    let digits = odd << zeros << 1;
+    let entry = (digits >> (64 - TABLE_BITS)) as usize;
+    let between = digits << TABLE_BITS >> 32;
+    let at = |entry: usize| LOG2.get(entry).copied().unwrap_or(1 << LOG2_BITS);
+    let (low, high) = (at(entry), at(entry.saturating_add(1)));
+    let log = low + ((high.saturating_sub(low) * between) >> 32);
+    (u64::from(zeros.saturating_add(1)) << LOG2_BITS).saturating_sub(log)
+}
+
+fn hash(client: IpAddr, endpoint: IpAddr) -> u64 {
+    [client, endpoint].into_iter().flat_map(words).fold(0, |hash, word| mix(hash ^ word))
 }
 
 fn words(ip: IpAddr) -> [u64; 2] {
@@ -111,7 +176,33 @@ mod tests {
         check(&[u16::MAX, u16::MAX, 1]);
     }
 
+    /// Pinned: another answer on another processor, or of another version, would move clients.
+    #[test]
+    fn who_belongs_to_whom() {
+        let all = endpoints(&[1, 2, 5, 1]);
+        let chosen: Vec<u8> = (0..16)
+            .map(|n| match of_client(&all, n) {
+                Some(IpAddr::V4(v4)) => v4.octets()[3],
+                _ => 0,
+            })
+            .collect();
+        assert_eq!(chosen, [3, 2, 2, 3, 3, 2, 4, 2, 3, 3, 2, 3, 3, 1, 3, 3]);
+        let whole = |n: u64| n << LOG2_BITS;
+        assert_eq!([0, 1, 1 << 63].map(cost), [whole(64), whole(64), whole(1)]);
+        assert_eq!([u64::MAX, 0x0123_4567_89ab_cdef].map(cost), [1, 8_591_343_321_794]);
+    }
+
     proptest! {
+        #[test]
+        fn a_cost_is_a_logarithm(hash in any::<u64>(), shift in 0u32..64) {
+            let hash = hash >> shift;
+            let exact = 64.0 - ((hash | 1) as f64).log2();
+            let got = cost(hash) as f64 / (1u64 << LOG2_BITS) as f64;
+            prop_assert!((got - exact).abs() < 2f64.powi(-21), "{hash}: {got} is not {exact}");
+            prop_assert!(cost(hash) > 0 && cost(hash) <= 64 << LOG2_BITS);
+            prop_assert!(cost(hash) >= cost(hash.saturating_add(2)), "{hash}");
+        }
+
         #[test]
         fn dice_follow_the_weights_exactly(weights in vec(0u16..20, 1..12), first in any::<u32>()) {
             let all = endpoints(&weights);
