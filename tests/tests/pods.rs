@@ -125,6 +125,7 @@ fn world(facts: &[Fact], version: u64) -> World {
             phase: if fact.ended { Phase::Terminal } else { Phase::Running },
             ready: true,
             draining: false,
+            deleted: false,
             weight: DEFAULT_WEIGHT,
             labels,
             annotations: Labels::new(),

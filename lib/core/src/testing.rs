@@ -65,6 +65,7 @@ pub fn node(name: &str, place: &str) -> Node {
 pub fn slice_endpoint(addresses: &str) -> SliceEndpoint {
     SliceEndpoint {
         addresses: addresses.split_whitespace().map(|a| a.parse().expect("address")).collect(),
+        target: None,
         ready: true,
         draining: false,
         node: None,
@@ -85,6 +86,7 @@ pub fn pod(full_name: &str, addresses: &str) -> Pod {
         phase: Phase::Running,
         ready: true,
         draining: false,
+        deleted: false,
         weight: DEFAULT_WEIGHT,
         labels: labels(&format!("app={}", name.name())),
         annotations: Labels::new(),
@@ -216,14 +218,14 @@ fn some_pod() -> impl Strategy<Value = Pod> {
     let state = (select(vec![Phase::Running, Phase::Running, Phase::Pending, Phase::Terminal]), any::<bool>());
     let odd = (prop::bool::weighted(0.1), prop::bool::weighted(0.1), prop::bool::weighted(0.2), some_weight());
     (some_name(), addresses, some_labels(), state, odd, select(&NODES[..])).prop_map(
-        |(name, (has4, n4, has6, n6), labels, (phase, ready), (host_network, has_sidecar, draining, weight), node)| {
+        |(name, (has4, n4, has6, n6), labels, (phase, ready), (host_network, has_sidecar, deleted, weight), node)| {
             let mut w = pod(&name.to_string(), "");
             w.addresses.extend(has4.then(|| IpAddr::from([10, 0, 0, n4])));
             w.addresses.extend(has6.then(|| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n6])));
             w.labels = labels;
             w.node = Some(node.into());
-            let (ready, draining) = (ready && !draining, ready && draining);
-            Pod { phase, ready, draining, weight, host_network, has_sidecar, ..w }
+            let (ready, draining) = (ready && !deleted, ready && deleted);
+            Pod { phase, ready, draining, deleted, weight, host_network, has_sidecar, ..w }
         },
     )
 }
@@ -270,13 +272,14 @@ fn some_slice() -> impl Strategy<Value = EndpointSlice> {
         |all: &'static [&'static str]| vec(select(all), 0..2).prop_map(|n| n.into_iter().map(Arc::from).collect());
     let hints = (names(&["z1", "z2"]), names(&NODES)).prop_map(|(zones, nodes)| Hints { zones, nodes });
     let place = (select(vec![None, Some("z1"), Some("z2")]), select(vec![None, Some(NODES[0]), Some(NODES[1])]));
-    let endpoint = (1u8..12, any::<bool>(), any::<bool>(), place, hints);
+    let endpoint = (1u8..12, any::<bool>(), any::<bool>(), place, hints, prop::option::weighted(0.3, some_name()));
     (some_name(), any::<bool>(), vec(endpoint, 0..4), proptest::sample::subsequence(vec!["p80", "p443"], 1..=2))
         .prop_map(|(service, v4, all, ports)| {
             let address =
                 |n: u8| if v4 { [10, 0, 0, n].into() } else { IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n.into()]) };
-            let endpoints = all.into_iter().map(|(n, ready, draining, (zone, node), hints)| SliceEndpoint {
+            let endpoints = all.into_iter().map(|(n, ready, draining, (zone, node), hints, target)| SliceEndpoint {
                 addresses: vec![address(n)],
+                target,
                 ready,
                 draining,
                 node: node.map(Arc::from),

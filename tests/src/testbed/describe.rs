@@ -363,6 +363,7 @@ mod tests {
             phase: Phase::Running,
             ready: true,
             draining: false,
+            deleted: false,
             weight: DEFAULT_WEIGHT,
             labels: Labels::from([("app".into(), name.into())]),
             annotations: Labels::new(),

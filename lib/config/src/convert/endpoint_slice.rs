@@ -38,7 +38,11 @@ pub fn endpoint_slice(shape: &shapes::EndpointSlice) -> Result<Converted<Endpoin
         "" => faults.push(&at, Fault::Missing),
         found => faults.push(&at, Fault::Value { found: found.into(), known: ADDRESS_TYPES }),
     }
-    let endpoints = if family == "FQDN" { Vec::new() } else { endpoints(shape, &mut faults) };
+    let endpoints = if family == "FQDN" {
+        Vec::new()
+    } else {
+        endpoints(shape, name.as_ref().map_or("", |n| n.namespace()), &mut faults)
+    };
     let ports = ports(shape, &mut faults);
     let slice = || {
         let name = name?;
@@ -49,12 +53,14 @@ pub fn endpoint_slice(shape: &shapes::EndpointSlice) -> Result<Converted<Endpoin
     faults.finish(slice)
 }
 
-fn endpoints(shape: &shapes::EndpointSlice, faults: &mut Faults) -> Vec<SliceEndpoint> {
+fn endpoints(shape: &shapes::EndpointSlice, namespace: &str, faults: &mut Faults) -> Vec<SliceEndpoint> {
     let at = At::ROOT.field("endpoints");
-    (shape.endpoints.iter().enumerate()).map(|(i, endpoint)| self::endpoint(endpoint, &at.index(i), faults)).collect()
+    (shape.endpoints.iter().enumerate())
+        .map(|(i, endpoint)| self::endpoint(endpoint, namespace, &at.index(i), faults))
+        .collect()
 }
 
-fn endpoint(endpoint: &shapes::Endpoint, at: &At<'_>, faults: &mut Faults) -> SliceEndpoint {
+fn endpoint(endpoint: &shapes::Endpoint, namespace: &str, at: &At<'_>, faults: &mut Faults) -> SliceEndpoint {
     let list = at.field("addresses");
     if endpoint.addresses.is_empty() {
         faults.push(&list, Fault::EmptyList);
@@ -71,12 +77,24 @@ fn endpoint(endpoint: &shapes::Endpoint, at: &At<'_>, faults: &mut Faults) -> Sl
     let (serving, terminating) = (conditions.serving.unwrap_or(true), conditions.terminating.unwrap_or(false));
     SliceEndpoint {
         addresses: addresses.into_vec(),
+        target: endpoint.target_ref.as_ref().and_then(|t| target(t, namespace, &at.field("targetRef"), faults)),
         ready: conditions.ready.unwrap_or(true),
         draining: serving && terminating,
         node: node.and_then(|n| faults.check(&at.field("nodeName"), syntax::dns_subdomain(&n))),
         zone: zone.and_then(|z| faults.check(&at.field("zone"), syntax::label_value(&z))),
         hints: hints(&endpoint.hints, &at.field("hints"), faults),
     }
+}
+
+/// The pod that is meant, `namespace` being the slice's; other kinds, and none by name, say nothing.
+fn target(target: &shapes::ObjectReference, namespace: &str, at: &At<'_>, faults: &mut Faults) -> Option<ObjectName> {
+    if target.kind != Kind::Pod.as_str() || target.name.is_empty() {
+        return None;
+    }
+    let name = faults.check(&at.field("name"), syntax::dns_subdomain(&target.name));
+    let namespace = target.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or(namespace);
+    let namespace = faults.check(&at.field("namespace"), syntax::dns_label(namespace));
+    Some(ObjectName::new(namespace?, name?))
 }
 
 fn hints(hints: &shapes::EndpointHints, at: &At<'_>, faults: &mut Faults) -> Hints {

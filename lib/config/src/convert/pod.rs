@@ -60,6 +60,7 @@ pub fn pod(shape: &shapes::Pod) -> Result<Converted<Pod>, Rejected> {
             phase: phase?,
             ready: is_ready(shape, phase?) && !is_deleted,
             draining: is_ready(shape, phase?) && is_deleted,
+            deleted: is_deleted,
             weight,
             labels: labels?,
             annotations: meta::annotations(meta, &ANNOTATIONS),

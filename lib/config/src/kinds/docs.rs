@@ -82,7 +82,8 @@ const SERVED: &[Served] = &[
             ("metadata.uid", "finds its cgroup on the node"),
             (
                 "metadata.deletionTimestamp",
-                "it is on its way out: nothing new goes there while another endpoint of the Service is ready",
+                "it is on its way out: nothing new goes there while another endpoint of the Service is ready, and its \
+                 address is another pod's as soon as that has it",
             ),
             (
                 "metadata.ownerReferences[].kind, name, controller",
@@ -134,6 +135,10 @@ const SERVED: &[Served] = &[
             ("metadata.labels[kubernetes.io/service-name]", "whose endpoints these are"),
             ("addressType", "IPv4 and IPv6; FQDN is not served"),
             ("endpoints[].addresses", L4),
+            (
+                "endpoints[].targetRef.kind, namespace, name",
+                "of a Pod, the one that is meant: where the address is another pod's by now, the endpoint is not called",
+            ),
             ("endpoints[].conditions.ready, serving, terminating", "whether it takes new connections"),
             ("endpoints[].nodeName", "where it is: for `internalTrafficPolicy`, and how near it is"),
             ("endpoints[].zone", "where it is, where no node says so"),
@@ -333,7 +338,7 @@ fn no_field_of_kubernetes_kinds_is_left_out() {
     check::<shapes::Service>("Service", "{spe: , metadata: {nam: }, spec: {typ: , ports: [{nam: }]}}");
     check::<shapes::EndpointSlice>(
         "EndpointSlice",
-        "{port: , metadata: {nam: }, ports: [{nam: }], endpoints: [{zon: , conditions: {read: }, hints: {forZone: , \
+        "{port: , metadata: {nam: }, ports: [{nam: }], endpoints: [{zon: , conditions: {read: }, targetRef: {nam: }, hints: {forZone: , \
          forZones: [{nam: }], forNodes: [{nam: }]}}]}",
     );
     let page = markdown();

@@ -203,6 +203,8 @@ pub struct EndpointSlice {
 pub struct Endpoint {
     /// `addresses`.
     pub addresses: Vec<String>,
+    /// `targetRef`.
+    pub target_ref: Option<ObjectReference>,
     /// `conditions`.
     pub conditions: EndpointConditions,
     /// `nodeName`.
@@ -211,6 +213,18 @@ pub struct Endpoint {
     pub zone: Option<String>,
     /// `hints`.
     pub hints: EndpointHints,
+}
+
+/// Another object.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ObjectReference {
+    /// `kind`.
+    pub kind: String,
+    /// `namespace`; missing: that of the object that refers.
+    pub namespace: Option<String>,
+    /// `name`.
+    pub name: String,
 }
 
 /// `hints` of an endpoint.

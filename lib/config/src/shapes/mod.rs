@@ -18,8 +18,8 @@ use serde::{
 pub use self::{
     core::{
         Container, ContainerPort, Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, Named,
-        Namespace, Node, NodeAddress, NodeStatus, Pod, PodCondition, PodIp, PodSpec, PodStatus, Service, ServicePort,
-        ServiceSpec,
+        Namespace, Node, NodeAddress, NodeStatus, ObjectReference, Pod, PodCondition, PodIp, PodSpec, PodStatus,
+        Service, ServicePort, ServiceSpec,
     },
     istio::{
         AuthorizationPolicy, AuthorizationPolicySpec, Condition, From, MutualTls, Operation, PeerAuthentication,

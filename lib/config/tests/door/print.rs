@@ -81,7 +81,7 @@ fn workload(w: &Pod) -> Value {
     if w.weight != DEFAULT_WEIGHT {
         all["metadata"]["annotations"]["underpass.dev/weight"] = json!(w.weight.to_string());
     }
-    if w.draining {
+    if w.deleted {
         all["metadata"]["deletionTimestamp"] = json!("2026-01-31T12:00:00Z");
     }
     if let Some(node) = &w.node {
@@ -146,6 +146,9 @@ fn slice_endpoint(e: &SliceEndpoint) -> Value {
         "conditions": {"ready": e.ready, "serving": e.ready || e.draining, "terminating": e.draining},
         "hints": {"forZones": named(&e.hints.zones), "forNodes": named(&e.hints.nodes)},
     });
+    if let Some(target) = &e.target {
+        all["targetRef"] = json!({"kind": "Pod", "name": target.name(), "namespace": target.namespace()});
+    }
     if let Some(node) = &e.node {
         all["nodeName"] = json!(&**node);
     }

@@ -227,7 +227,7 @@ fn endpoints_as_a_controller_writes_them() {
     let shelf = check(
         "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: a-1\n  labels: {kubernetes.io/service-name: a}\n\
          addressType: IPv4\nports: [{name: http, port: 8080}]\nendpoints:\n\
-         - {addresses: [10.0.0.1], nodeName: node-1, zone: z1, hints: {forZones: [{name: z1}, {name: z2}], forNodes: [{name: node-1}]}}\n\
+         - {addresses: [10.0.0.1], targetRef: {kind: Pod, name: a-0, namespace: default}, nodeName: node-1, zone: z1, hints: {forZones: [{name: z1}, {name: z2}], forNodes: [{name: node-1}]}}\n\
          - {addresses: [10.0.0.2], conditions: {ready: true, serving: true, terminating: false}}\n\
          - {addresses: [10.0.0.3], conditions: {ready: false, serving: true, terminating: true}}\n\
          - {addresses: [10.0.0.4], conditions: {ready: false, serving: false, terminating: true}}\n\
@@ -301,7 +301,7 @@ fn pods_as_an_api_server_has_them() {
     assert_eq!(ports, [("http", 80), ("yes", 2)]);
     assert_eq!(pod.addresses.len(), 1, "the same address twice");
     assert_eq!(&*pod.labels["app"], "");
-    assert!(!pod.ready && pod.draining, "it is being deleted");
+    assert!(!pod.ready && pod.draining && pod.deleted, "it is being deleted");
     assert_eq!(pod.node, None);
 }
 

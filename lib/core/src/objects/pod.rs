@@ -49,6 +49,8 @@ pub struct Pod {
     pub ready: bool,
     /// It is being deleted, and its `Ready` condition still holds.
     pub draining: bool,
+    /// `metadata.deletionTimestamp`: it is being deleted, and another pod may have its addresses already.
+    pub deleted: bool,
     /// `underpass.dev/weight`: its share of a service's new connections, relative to the other endpoints'.
     pub weight: u16,
     /// Labels.

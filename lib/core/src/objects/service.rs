@@ -52,6 +52,8 @@ pub struct SlicePort {
 pub struct SliceEndpoint {
     /// `addresses`, canonical. They stand for one backend; only the first one counts, as for kube-proxy.
     pub addresses: Vec<IpAddr>,
+    /// `targetRef`, where that is a pod: the one that is meant, whichever pod has the address by now.
+    pub target: Option<ObjectName>,
     /// `conditions.ready`; true where it is missing, as the API says.
     pub ready: bool,
     /// `conditions.terminating` and `conditions.serving`: it goes, and still takes what nobody else can.

@@ -83,6 +83,9 @@ impl Resolver {
     }
 
     fn mark_node(&self, name: &str, old: Option<&Node>, new: Option<&Node>, dirty: &mut Dirty) {
+        if old.is_some() != new.is_some() {
+            self.mark_contested(name, dirty);
+        }
         let locality = |node: Option<&Node>| node.map(|node| Locality::of(&node.labels));
         if locality(old) == locality(new) {
             return;
@@ -92,6 +95,20 @@ impl Resolver {
             let Some(slice) = self.slice(slice) else { continue };
             let here = slice.endpoints.iter().filter(|e| e.node.as_deref() == Some(name));
             dirty.lone.extend(here.filter_map(|e| Some((slice.name.clone(), e.address()?))));
+        }
+    }
+
+    /// A pod whose node is not there leaves: who has an address that several name may depend on it.
+    fn mark_contested(&self, node: &str, dirty: &mut Dirty) {
+        let nodes = self.sources.of_kind(Kind::Node, None).count();
+        if nodes <= 1 {
+            // From now on something is known about nodes, or nothing any more.
+            self.index.owners.shared().for_each(|ip| self.mark_address(ip, dirty));
+            return;
+        }
+        for pod in self.index.pods_on.get(node).filter_map(|pod| self.sources.pod(pod)) {
+            let contested = pod.addresses.iter().filter(|ip| self.index.owners.get(*ip).len() > 1);
+            contested.for_each(|ip| self.mark_address(*ip, dirty));
         }
     }
 
@@ -110,6 +127,10 @@ impl Resolver {
         for ip in after.iter().filter(|ip| !before.contains(ip)) {
             self.index.owners.insert(*ip, name.clone());
             self.mark_address(*ip, dirty);
+        }
+        let leaving = |pod: Option<&Pod>| pod.map(|pod| (pod.deleted, pod.node.clone()));
+        if leaving(old) != leaving(new) {
+            after.iter().for_each(|ip| self.mark_address(*ip, dirty));
         }
     }
 

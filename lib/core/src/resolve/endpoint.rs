@@ -1,12 +1,11 @@
 //! The endpoints of services, as facts of the workloads that they are: from EndpointSlices, or from a service's selector.
 //!
 //! In Kubernetes slices are the only truth, and a controller makes them from the selector. So slices count alone where
-//! a service has any; without one (manifests that nobody has run) its selector does what the controller would do. An address
-//! that more than one pod claims is no endpoint by a slice: which of them is meant, nobody can tell.
+//! a service has any; without one (manifests that no cluster has run) its selector does what the controller would do.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use super::Resolver;
+use super::{Resolver, claim::Meant};
 use crate::{
     ObjectName,
     enrol::{Because, Enrolment},
@@ -20,9 +19,13 @@ impl Resolver {
     pub(super) fn endpoints_of(&self, pod: &Pod) -> Vec<Endpoint> {
         let mut all = Merged::default();
         for (slice, endpoint) in self.listings(pod) {
-            if let Some(service) = self.sources.service(&slice.service) {
-                all.add(of_slice(service, slice, endpoint, pod.weight));
-            }
+            let Some((service, ip)) = self.sources.service(&slice.service).zip(endpoint.address()) else { continue };
+            let listed = of_slice(service, slice, endpoint, pod.weight);
+            all.add(match self.meant(pod, ip, endpoint) {
+                Meant::It => listed,
+                Meant::Outdated => listed.map(outdated),
+                Meant::Another => None,
+            });
         }
         for service in self.selecting_services(pod) {
             self.of_selector(service, pod).for_each(|endpoint| all.add(Some(endpoint)));
@@ -30,12 +33,12 @@ impl Resolver {
         all.in_order()
     }
 
-    /// Where slices list the pod.
+    /// Where slices list an address that the pod has.
     pub(super) fn listings<'a>(
         &'a self,
         pod: &'a Pod,
     ) -> impl Iterator<Item = (&'a EndpointSlice, &'a SliceEndpoint)> + 'a {
-        let own = pod.addresses.iter().filter(|ip| matches!(self.index.owners.get(*ip), [one] if *one == pod.name));
+        let own = pod.addresses.iter().filter(|ip| pod.has_own_addresses() && self.holds(pod, **ip));
         own.flat_map(|ip| self.listed(*ip))
     }
 
@@ -55,7 +58,7 @@ impl Resolver {
     }
 
     /// As the controller would have it: one slice of each family, with the pod's first address of that family.
-    fn of_selector<'a>(&self, service: &'a Service, pod: &'a Pod) -> impl Iterator<Item = Endpoint> + use<'a> {
+    fn of_selector<'a>(&'a self, service: &'a Service, pod: &'a Pod) -> impl Iterator<Item = Endpoint> + 'a {
         let target = |port: &ServicePort| match &port.target {
             TargetPort::Number(n) => Some(*n),
             TargetPort::Name(name) => pod.port_named(name),
@@ -65,14 +68,19 @@ impl Resolver {
         let addresses = [of_family(true), of_family(false)];
         // It has none, whatever it selects.
         let addresses = addresses.into_iter().flatten().filter(|_| service.external_name.is_none());
-        addresses.map(move |address| Endpoint {
-            service: service.name.clone(),
-            address,
-            ports: Arc::clone(&ports),
-            ready: pod.ready || service.publish_not_ready,
-            draining: pod.draining,
-            weight: pod.weight,
-            hints: Hints::default(),
+        addresses.map(move |address| {
+            let endpoint = Endpoint {
+                service: service.name.clone(),
+                address,
+                ports: Arc::clone(&ports),
+                ready: pod.ready || service.publish_not_ready,
+                draining: pod.draining,
+                weight: pod.weight,
+                hints: Hints::default(),
+                outdated: false,
+            };
+            let is_former = pod.has_own_addresses() && !self.holds(pod, address);
+            if is_former { outdated(endpoint) } else { endpoint }
         })
     }
 
@@ -126,11 +134,17 @@ fn of_slice(service: &Service, slice: &EndpointSlice, endpoint: &SliceEndpoint, 
         draining: endpoint.draining,
         weight,
         hints: endpoint.hints.clone(),
+        outdated: false,
     })
 }
 
+/// It takes no connections, whatever is said about its readiness.
+fn outdated(endpoint: Endpoint) -> Endpoint {
+    Endpoint { ready: false, draining: false, outdated: true, ..endpoint }
+}
+
 /// What tells the endpoints of a workload apart.
-type EndpointKey = (ObjectName, IpAddr, Arc<[(u16, u16)]>);
+type EndpointKey = (ObjectName, IpAddr, Arc<[(u16, u16)]>, bool);
 
 /// The endpoints of one workload. While a controller moves one from one slice to another it stands in both: it is one all
 /// the same.
@@ -140,7 +154,7 @@ struct Merged(BTreeMap<EndpointKey, Endpoint>);
 impl Merged {
     fn add(&mut self, endpoint: Option<Endpoint>) {
         let Some(endpoint) = endpoint else { return };
-        let key = (endpoint.service.clone(), endpoint.address, Arc::clone(&endpoint.ports));
+        let key = (endpoint.service.clone(), endpoint.address, Arc::clone(&endpoint.ports), endpoint.outdated);
         match self.0.get_mut(&key) {
             Some(known) => {
                 known.ready |= endpoint.ready;

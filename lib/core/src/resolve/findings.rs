@@ -35,7 +35,16 @@ impl Resolver {
                 service(s, &mut say);
                 self.claims(key, &s.vips, &mut say);
             }
-            Some(Object::Pod(pod)) if pod.has_own_addresses() => self.claims(key, &pod.addresses, &mut say),
+            Some(Object::Pod(pod)) if pod.has_own_addresses() => {
+                let (held, former): (Vec<_>, Vec<_>) = pod.addresses.iter().partition(|ip| self.holds(pod, **ip));
+                self.claims(key, &held, &mut say);
+                for ip in former {
+                    let holders: Vec<_> = self.holders(ip).iter().map(ToString::to_string).collect();
+                    let holders = holders.join(" and ");
+                    let says = format!("{ip} is {holders}'s now: this pod is on its way out and is not reached there");
+                    say("status.podIPs".into(), says);
+                }
+            }
             _ => {}
         }
         all.sort_by(|a, b| (&a.field, &a.says).cmp(&(&b.field, &b.says)));
@@ -45,7 +54,7 @@ impl Resolver {
     /// What else claims an object's addresses.
     fn claims(&self, key: &ObjectKey, addresses: &[IpAddr], say: &mut impl FnMut(String, String)) {
         for ip in addresses {
-            let pods = self.index.owners.get(ip).iter().map(|name| ObjectKey::new(Kind::Pod, name.clone()));
+            let pods = self.holders(*ip).into_iter().map(|name| ObjectKey::new(Kind::Pod, name.clone()));
             let services = self.index.vips.get(ip).iter().map(|name| ObjectKey::new(Kind::Service, name.clone()));
             let others: Vec<_> = pods.chain(services).filter(|other| other != key).map(|o| o.to_string()).collect();
             if !others.is_empty() {

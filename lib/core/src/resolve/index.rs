@@ -69,6 +69,14 @@ impl<K: Ord, V: Ord + Clone> Multi<K, V> {
         }
     }
 
+    /// The keys with more than one value.
+    pub(super) fn shared(&self) -> impl Iterator<Item = K> + '_
+    where
+        K: Copy,
+    {
+        self.0.iter().filter(|(_, few)| few.all().len() > 1).map(|(key, _)| *key)
+    }
+
     fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -6,6 +6,7 @@
 //! What must hold: a fact is a function of the objects and settings alone, and whatever an object takes part in is marked
 //! dirty when it changes. A property compares every step of a random walk with a resolver that is built from nothing.
 
+mod claim;
 mod dirty;
 mod endpoint;
 mod findings;

@@ -26,11 +26,12 @@ impl Resolver {
         }
         let namespace: Arc<str> = pod.name.namespace().into();
         let label = |key: &str, other: &str| pod.labels.get(key).cloned().unwrap_or_else(|| other.into());
+        let owns = pod.has_own_addresses();
         let (service, revision) = (pod.canonical_service(), pod.canonical_revision());
         Some(Workload {
             uid: Uid::of_pod(&self.settings.cluster, &pod.name),
             name: pod.name.clone(),
-            addresses: pod.addresses.clone(),
+            addresses: pod.addresses.iter().copied().filter(|ip| !owns || self.holds(pod, *ip)).collect(),
             account: Some(Account { namespace, name: Arc::clone(&pod.service_account) }),
             enrolment: self.enrolment(pod),
             host_network: pod.host_network,

@@ -105,6 +105,7 @@ fn some_usual_pod() -> impl Strategy<Value = Pod> {
                 phase: Phase::Running,
                 ready: true,
                 draining: false,
+                deleted: false,
                 host_network: false,
                 has_sidecar: false,
                 ..w

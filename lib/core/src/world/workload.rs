@@ -146,6 +146,9 @@ pub struct Endpoint {
     pub weight: u16,
     /// For which callers its slice says that it is meant.
     pub hints: Hints,
+    /// Its slice, or its own object, names an address that another pod has by now: it takes no connections. It stays all the
+    /// same, so that calls of the service are refused instead of going past the mesh.
+    pub outdated: bool,
 }
 
 impl Endpoint {
@@ -163,7 +166,7 @@ pub struct Workload {
     pub uid: Uid,
     /// namespace/name: of the pod; of a slice's address the slice's name and the address.
     pub name: ObjectName,
-    /// Its addresses, canonical, without duplicates.
+    /// The addresses that it has, canonical, without duplicates: not those that its object still names and another pod has.
     pub addresses: Vec<IpAddr>,
     /// Its identity without the trust domain; none: an address of a slice, which proves nothing.
     pub account: Option<Account>,
@@ -234,6 +237,7 @@ impl Workload {
     /// A service that leads to this port of it: the first by name.
     #[must_use]
     pub fn service_at(&self, port: u16) -> Option<&ObjectName> {
-        self.endpoints.iter().find(|e| e.ports.iter().any(|(_, target)| *target == port)).map(|e| &e.service)
+        let mut current = self.endpoints.iter().filter(|e| !e.outdated);
+        current.find(|e| e.ports.iter().any(|(_, target)| *target == port)).map(|e| &e.service)
     }
 }

@@ -227,6 +227,43 @@ fn slices_speak_for_themselves() {
 }
 
 #[test]
+fn a_slice_means_the_pod_that_it_names() {
+    let at = |n: u8, target: &str| SliceEndpoint {
+        target: Some(name(target)),
+        ..slice_endpoint(&format!("10.0.0.{n} fd00::{n}"))
+    };
+    Case::new().slice(vec![at(1, "default/p1"), at(3, "default/p3")]).check("n1", "1 3");
+    // p1's address was another pod's when the slice was written
+    Case::new().slice(vec![at(1, "default/gone"), at(3, "default/p3")]).check("n1", "3");
+    // what refuses stays the mesh's: nothing is carried to p1, nor past the mesh
+    let outdated = || Case::new().slice(vec![at(1, "default/gone")]);
+    outdated().check("n1", "no_endpoint");
+    let mut eager = outdated();
+    eager.service.publish_not_ready = true;
+    eager.check("n1", "no_endpoint");
+    // of two that have one address it is the one that is meant, and without a name neither
+    let twins = |case: Case| case.pod(3, |p| p.addresses = ["10.0.0.1", "fd00::1"].map(|a| a.parse().unwrap()).into());
+    twins(Case::new().slice(vec![at(1, "default/p3")])).check("n1", "1");
+    twins(Case::new().slice(vec![slice_endpoint("10.0.0.1 fd00::1")])).check("n1", "no_endpoint");
+    // an address that no pod has leads where it always led
+    Case::new()
+        .slice(vec![SliceEndpoint { target: Some(name("default/gone")), ..slice_endpoint("192.0.2.1 2001:db8::1") }])
+        .check("n1", "1");
+}
+
+#[test]
+fn who_leaves_is_no_endpoint_at_what_another_has() {
+    let leaves = |p: &mut Pod| (p.ready, p.draining, p.deleted) = (false, true, true);
+    let alone = |second: fn(&mut Pod)| Case::new().pod(1, leaves).pod(2, second).only(&[1, 2]);
+    alone(|p| p.labels = labels("app=other")).check("n1", "1");
+    let taken = |p: &mut Pod| {
+        p.labels = labels("app=other");
+        p.addresses = ["10.0.0.1", "fd00::1"].map(|a| a.parse().unwrap()).into();
+    };
+    alone(taken).check("n1", "no_endpoint");
+}
+
+#[test]
 fn a_slice_says_where_endpoints_are_that_no_pod_has() {
     let at = |n: u8, node: Option<&str>, zone: Option<&str>| SliceEndpoint {
         node: node.map(Arc::from),

@@ -1,0 +1,111 @@
+//! Which pod has an address, of all whose objects name it. Objects come and go later than the pods that they describe:
+//! one that is being deleted, or whose node is gone, may name an address that the network gave to another pod long ago.
+//!
+//! What must hold: a pod that leaves never takes an address away from a pod that stays, and two pods that stay never
+//! share one. Only where all that name an address leave does it stay theirs.
+
+use std::net::IpAddr;
+
+use super::Resolver;
+use crate::{
+    Kind, ObjectName,
+    objects::{Pod, SliceEndpoint},
+};
+
+/// Whom an endpoint of a slice means, seen from a pod that has its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meant {
+    /// This pod.
+    It,
+    /// A pod that has the address no longer, or one of several, and the slice does not say which.
+    Outdated,
+    /// Another one of several.
+    Another,
+}
+
+impl Resolver {
+    /// The pods that have an address: more than one only by a mistake or an attack.
+    pub(super) fn holders(&self, ip: IpAddr) -> Vec<&ObjectName> {
+        let named = self.index.owners.get(&ip);
+        if let [one] = named {
+            return vec![one];
+        }
+        let staying: Vec<_> = named.iter().filter(|name| !self.leaves(name)).collect();
+        if staying.is_empty() { named.iter().collect() } else { staying }
+    }
+
+    /// Does the pod have this address of its, or another one by now?
+    pub(super) fn holds(&self, pod: &Pod, ip: IpAddr) -> bool {
+        match self.index.owners.get(&ip) {
+            [one] => *one == pod.name,
+            _ => self.holders(ip).contains(&&pod.name),
+        }
+    }
+
+    /// It is being deleted, or nodes are known and its own is not among them.
+    fn leaves(&self, name: &ObjectName) -> bool {
+        let Some(pod) = self.sources.pod(name) else { return true };
+        let is_gone = |node: &std::sync::Arc<str>| self.knows_nodes() && self.sources.node(node).is_none();
+        pod.deleted || pod.node.as_ref().is_some_and(is_gone)
+    }
+
+    /// Some node is declared: who is on another one is nowhere.
+    pub(super) fn knows_nodes(&self) -> bool {
+        self.sources.of_kind(Kind::Node, None).next().is_some()
+    }
+
+    /// Whom an endpoint means that lists an address of `pod`.
+    pub(super) fn meant(&self, pod: &Pod, ip: IpAddr, endpoint: &SliceEndpoint) -> Meant {
+        let holders = self.holders(ip);
+        match &endpoint.target {
+            Some(target) if *target == pod.name => Meant::It,
+            Some(target) if holders.contains(&target) => Meant::Another,
+            None if holders.len() == 1 => Meant::It,
+            _ => Meant::Outdated,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        objects::{Object, Phase},
+        testing::{ambient, model, node},
+        world::Addressed,
+    };
+
+    /// Which pod has 10.0.0.1: old and new, changed by these.
+    fn check(old: fn(&mut Pod), new: fn(&mut Pod), nodes: &[&str], expect: Option<&str>) {
+        let pod = |name: &str, change: fn(&mut Pod)| {
+            let mut pod = ambient(name, "10.0.0.1", "");
+            change(&mut pod);
+            Object::from(pod)
+        };
+        let nodes = nodes.iter().map(|n| Object::from(node(n, "")));
+        let model = model(nodes.chain([pod("default/old", old), pod("default/new", new)]));
+        let addressed = model.world().addressed("10.0.0.1".parse().unwrap());
+        let got = match &addressed {
+            Addressed::Workload(w) => Some(w.name.name()),
+            _ => None,
+        };
+        assert_eq!(got, expect, "{addressed:?}");
+        let findings: Vec<_> = model.sources().findings().collect();
+        let told = findings.iter().any(|f| f.says.contains("10.0.0.1"));
+        assert_eq!(told, model.sources().pods().all(|pod| pod.has_own_addresses()), "{findings:?}");
+    }
+
+    #[test]
+    fn who_leaves_takes_no_address_along() {
+        check(|_| {}, |_| {}, &[], None);
+        check(|w| w.deleted = true, |_| {}, &[], Some("new"));
+        check(|w| w.deleted = true, |w| w.deleted = true, &[], None);
+        check(|w| w.phase = Phase::Terminal, |_| {}, &[], Some("new"));
+        check(|w| w.phase = Phase::Terminal, |w| w.deleted = true, &[], Some("new"));
+        check(|w| w.node = Some("gone".into()), |_| {}, &["node-1"], Some("new"));
+        check(|w| w.node = Some("gone".into()), |w| w.deleted = true, &["node-1"], None);
+        // nothing is known about nodes, or it has none yet
+        check(|w| w.node = Some("gone".into()), |_| {}, &[], None);
+        check(|w| w.node = None, |_| {}, &["node-1"], None);
+    }
+}
