@@ -5,7 +5,7 @@ use std::{hint::black_box, net::SocketAddr, time::Instant};
 
 use underpass_core::{
     Identity, TrustDomain, World,
-    authz::{Match, Rule, Source, StringMatch},
+    authz::{Match, PrincipalMatch, Rule, Source},
     objects::{Batch, Object},
     rejudge::{self, Changes, Judged, Over, Way},
     testing::{ambient, name, policy, service, world},
@@ -19,7 +19,7 @@ const POLICIES: usize = 20;
 
 /// A policy that names somebody, but nobody who calls.
 fn of_somebody(full_name: &str, action: Action) -> Object {
-    let principals = Match { values: vec![StringMatch::parse("cluster.local/ns/x/sa/y")], not_values: Vec::new() };
+    let principals = Match { values: vec![PrincipalMatch::parse("cluster.local/ns/x/sa/y")], not_values: Vec::new() };
     let rule = Rule { from: vec![Source { principals, ..Source::default() }], ..Rule::default() };
     policy(full_name, action, vec![rule]).into()
 }

@@ -7,8 +7,8 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
-    ObjectKey,
-    authz::{Condition, Match, Rule, StringMatch},
+    ObjectKey, TrustDomain,
+    authz::{Condition, Match, PrincipalMatch, Rule, StringMatch},
     labels::{Labels, selects},
     objects::{Object, PeerAuthentication, Service},
     resolve::{Finding, Sources},
@@ -138,19 +138,18 @@ impl Known<'_> {
         }
     }
 
-    fn principals(&self, m: &Match<StringMatch>, at: &str, effect: &str, say: Say<'_>) {
+    fn principals(&self, m: &Match<PrincipalMatch>, at: &str, effect: &str, say: Say<'_>) {
         for (i, value) in m.values.iter().enumerate() {
-            let StringMatch::Exact(text) = value else { continue };
+            let StringMatch::Exact(text) = value.text() else { continue };
             let why = match format!("spiffe://{text}").parse::<Identity>() {
                 Err(_) => Some("is no identity: write TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT".to_owned()),
                 Ok(id) => {
                     let settings = self.settings;
-                    let ours = std::iter::once(&settings.trust_domain).chain(&settings.trust_domain_aliases);
-                    let domains: Vec<_> = ours.map(ToString::to_string).collect();
-                    if domains.contains(&id.trust_domain().to_string()) {
+                    if settings.is_own(id.trust_domain()) || id.trust_domain().as_str() == TrustDomain::LOCAL {
                         self.no_account(id.namespace(), id.service_account())
                     } else {
-                        Some(format!("is of another trust domain than {}", domains.join(", ")))
+                        let own: Vec<_> = settings.own_trust_domains().map(TrustDomain::as_str).collect();
+                        Some(format!("is of another trust domain than {}", own.join(", ")))
                     }
                 }
             };
@@ -213,11 +212,13 @@ mod tests {
     }
 
     fn from(principals: &[&str], namespaces: &[&str]) -> Rule {
+        let principals =
+            Match { values: principals.iter().map(|t| PrincipalMatch::parse(t)).collect(), not_values: Vec::new() };
         let list = |texts: &[&str]| Match {
             values: texts.iter().map(|t| StringMatch::parse(t)).collect(),
             not_values: Vec::new(),
         };
-        let source = Source { principals: list(principals), namespaces: list(namespaces), ..Source::default() };
+        let source = Source { principals, namespaces: list(namespaces), ..Source::default() };
         Rule { from: vec![source], to: Vec::new(), when: Vec::new() }
     }
 

@@ -52,6 +52,9 @@ const fn is_segment_byte(b: u8) -> bool {
 pub struct TrustDomain(Arc<str>);
 
 impl TrustDomain {
+    /// What Istio's documents call the trust domain of any mesh: the default, and in a policy the mesh's own.
+    pub const LOCAL: &str = "cluster.local";
+
     /// The trust domain's name.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -62,7 +65,7 @@ impl TrustDomain {
 impl Default for TrustDomain {
     /// `cluster.local`, as in Istio's mesh configuration.
     fn default() -> Self {
-        Self(Arc::from("cluster.local"))
+        Self(Arc::from(Self::LOCAL))
     }
 }
 
@@ -154,6 +157,12 @@ impl Identity {
     #[must_use]
     pub fn principal(&self) -> &str {
         self.uri.get(SCHEME.len()..).unwrap_or_default()
+    }
+
+    /// The principal behind its trust domain: `ns/<namespace>/sa/<service account>`.
+    #[must_use]
+    pub(crate) fn path(&self) -> &str {
+        self.principal().get(self.trust_domain.as_str().len().saturating_add(1)..).unwrap_or_default()
     }
 
     /// A certificate can carry this identity: [`Identity::from_str`] accepts its URI.

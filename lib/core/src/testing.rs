@@ -9,7 +9,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 
 use crate::{
     ObjectName, World,
-    authz::{Condition, Match, Operation, Rule, Source, StringMatch},
+    authz::{Condition, Match, Operation, PrincipalMatch, Rule, Source},
     enrol::DATAPLANE_MODE,
     labels::Labels,
     objects::{
@@ -298,7 +298,7 @@ fn some_slice() -> impl Strategy<Value = EndpointSlice> {
 fn some_rule() -> impl Strategy<Value = Rule> {
     let principal = select(vec!["*", "cluster.local/ns/default/sa/*", "*/sa/x1", "cluster.local/ns/other/sa/x2"]);
     let source = (principal, any::<bool>(), prop::bool::weighted(0.2)).prop_map(|(p, not, l7)| {
-        let (mut principals, value) = (Match::default(), StringMatch::parse(p));
+        let (mut principals, value) = (Match::default(), PrincipalMatch::parse(p));
         if not {
             principals.not_values.push(value)
         } else {

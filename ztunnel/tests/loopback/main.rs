@@ -25,7 +25,7 @@ use tokio::{
 };
 use underpass_core::{
     addr::HBONE_PORT,
-    authz::{Match, Rule, Source, StringMatch},
+    authz::{Match, PrincipalMatch, Rule, Source},
     objects::Object,
     testing::{name, peer_authentication, policy, service},
     world::Action,
@@ -45,7 +45,7 @@ const OUT: (&str, &str) = ("direction", "outbound");
 
 /// A policy about what `pod` may not, or alone may, do.
 fn about(full_name: &str, action: Action, pod: &str) -> Object {
-    let principal = StringMatch::parse(&format!("cluster.local/ns/default/sa/{pod}"));
+    let principal = PrincipalMatch::parse(&format!("cluster.local/ns/default/sa/{pod}"));
     let principals = Match { values: vec![principal], not_values: Vec::new() };
     let from = vec![Source { principals, ..Source::default() }];
     policy(full_name, action, vec![Rule { from, ..Rule::default() }]).into()

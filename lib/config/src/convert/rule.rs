@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use underpass_core::{
-    authz::{Condition, Operation, Rule, ServiceAccount, Source, StringMatch},
+    authz::{Condition, Operation, PrincipalMatch, Rule, ServiceAccount, Source, StringMatch},
     spiffe,
 };
 
@@ -198,12 +198,12 @@ fn pattern(text: &str, _at: &At<'_>, _faults: &mut Faults) -> Option<StringMatch
     Some(StringMatch::parse(text))
 }
 
-fn principal(text: &str, at: &At<'_>, faults: &mut Faults) -> Option<StringMatch> {
+fn principal(text: &str, at: &At<'_>, faults: &mut Faults) -> Option<PrincipalMatch> {
     if let Some(bare) = text.strip_prefix("spiffe://") {
         faults.push(at, Fault::SpiffePrefix { bare: bare.into() });
         return None;
     }
-    Some(StringMatch::parse(text))
+    Some(PrincipalMatch::parse(text))
 }
 
 /// `ns/sa`, or `sa` of the policy's namespace; no patterns.

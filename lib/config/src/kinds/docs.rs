@@ -157,7 +157,8 @@ const SERVED: &[Served] = &[
             ("spec.provider", "only of CUSTOM, which is rejected"),
             (
                 "spec.rules[].from[].source",
-                "principals, namespaces, serviceAccounts, ipBlocks, trustDomains and their `not`",
+                "principals, namespaces, serviceAccounts, ipBlocks, trustDomains and their `not`. The mesh's trust domain, its \
+                 aliases and `cluster.local` are one, here and in conditions",
             ),
             ("spec.rules[].from[].source.requestPrincipals, notRequestPrincipals", L7),
             ("spec.rules[].from[].source.remoteIpBlocks, notRemoteIpBlocks", L7),

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use proptest::{collection::vec, prelude::*, sample::select};
 use underpass_core::{
     ObjectName,
-    authz::{Condition, Match, Operation, Rule, ServiceAccount, Source, StringMatch},
+    authz::{Condition, Match, Operation, PrincipalMatch, Rule, ServiceAccount, Source, StringMatch},
     objects::{ContainerPort, EndpointSlice, Node, Object, Pod, Service, SliceEndpoint, SlicePort},
     testing::some_object,
     world::{Action, AuthorizationPolicy, Scope, ServicePort, TargetPort},
@@ -44,6 +44,10 @@ fn pattern() -> impl Strategy<Value = StringMatch> + Clone {
     select(vec!["*", "a*", "*b", "cluster.local/ns/a/sa/b", "yes", "7"]).prop_map(StringMatch::parse)
 }
 
+fn principal() -> impl Strategy<Value = PrincipalMatch> + Clone {
+    select(vec!["*", "a*", "*b", "cluster.local/ns/a/sa/b", "*/ns/a/sa/b", "a.b/ns/*"]).prop_map(PrincipalMatch::parse)
+}
+
 fn account() -> impl Strategy<Value = ServiceAccount> + Clone {
     select(vec!["a", "b"]).prop_map(|n| ServiceAccount { namespace: "default".into(), name: n.into() })
 }
@@ -64,7 +68,8 @@ const SOURCE_L7: &[&str] = &["requestPrincipals", "notRequestPrincipals", "remot
 const OPERATION_L7: &[&str] = &["hosts", "notHosts", "methods", "notMethods", "paths", "notPaths"];
 
 fn some_source() -> impl Strategy<Value = Source> {
-    let l4 = (some_match(pattern()), some_match(pattern()), some_match(account()), some_match(net()), full(pattern()));
+    let l4 =
+        (some_match(principal()), some_match(pattern()), some_match(account()), some_match(net()), full(pattern()));
     (l4, names(SOURCE_L7)).prop_map(|((principals, namespaces, service_accounts, ip_blocks, trust_domains), l7)| {
         Source { principals, namespaces, service_accounts, ip_blocks, trust_domains, l7 }
     })
@@ -74,7 +79,7 @@ fn some_condition() -> impl Strategy<Value = Condition> {
     prop_oneof![
         full(net()).prop_map(Condition::SourceIp),
         full(pattern()).prop_map(Condition::SourceNamespace),
-        full(pattern()).prop_map(Condition::SourcePrincipal),
+        full(principal()).prop_map(Condition::SourcePrincipal),
         full(account()).prop_map(Condition::SourceServiceAccount),
         full(pattern()).prop_map(Condition::SourceTrustDomain),
         full(net()).prop_map(Condition::DestinationIp),

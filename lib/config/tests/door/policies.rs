@@ -2,7 +2,7 @@
 
 use underpass_core::{
     Kind, ObjectKey,
-    authz::{Condition, Match, Operation, Rule, ServiceAccount, Source, StringMatch},
+    authz::{Condition, Match, Operation, PrincipalMatch, Rule, ServiceAccount, Source, StringMatch},
     objects::{Created, MtlsMode, Object, PeerAuthentication},
     testing::name,
     world::{Action, AuthorizationPolicy, Scope},
@@ -29,6 +29,10 @@ fn rules(spec: &str, expect: &[Rule]) {
 
 fn any<T>(values: Vec<T>) -> Match<T> {
     Match { values, not_values: Vec::new() }
+}
+
+fn principal(t: &str) -> PrincipalMatch {
+    PrincipalMatch::parse(t)
 }
 
 fn text(t: &str) -> StringMatch {
@@ -70,7 +74,7 @@ fn actions_and_scopes() {
 #[test]
 fn sources() {
     let source = Source {
-        principals: Match { values: vec![text("*"), text("a*")], not_values: vec![text("*b")] },
+        principals: Match { values: vec![principal("*"), principal("a*")], not_values: vec![principal("*b")] },
         namespaces: any(vec![text("prod")]),
         service_accounts: any(vec![
             ServiceAccount { namespace: "other".into(), name: "a".into() },
@@ -119,7 +123,7 @@ fn conditions() {
     for (key, value, expect) in [
         ("source.ip", "10.0.0.1", Condition::SourceIp(any(vec![net("10.0.0.1/32")]))),
         ("source.namespace", "a*", Condition::SourceNamespace(any(vec![text("a*")]))),
-        ("source.principal", "*", Condition::SourcePrincipal(any(vec![text("*")]))),
+        ("source.principal", "*", Condition::SourcePrincipal(any(vec![principal("*")]))),
         ("source.serviceAccount", "a", Condition::SourceServiceAccount(any(vec![account("a")]))),
         ("source.trustDomain", "td", Condition::SourceTrustDomain(any(vec![text("td")]))),
         ("destination.ip", "fd00::/64", Condition::DestinationIp(any(vec![net("fd00::/64")]))),

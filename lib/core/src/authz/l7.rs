@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::{Request, Rule};
-use crate::world::Action;
+use crate::world::{Action, MeshSettings};
 
 /// What a rule of a policy with `action` says about a request at L4.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +21,8 @@ pub(super) enum Matched {
     Stricter(Vec<Arc<str>>),
 }
 
-pub(super) fn match_rule(action: Action, rule: &Rule, request: &Request<'_>) -> Matched {
-    if !rule.l4_matches(request) {
+pub(super) fn match_rule(settings: &MeshSettings, action: Action, rule: &Rule, request: &Request<'_>) -> Matched {
+    if !rule.l4_matches(settings, request) {
         return Matched::No;
     }
     match (rule.l7_fields(), action) {

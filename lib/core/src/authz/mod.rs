@@ -3,6 +3,7 @@
 //! judged aside and never decide. Judged at the destination, and again for open connections after every change.
 
 mod l7;
+mod principal;
 mod rule;
 mod value;
 
@@ -10,6 +11,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
+pub use principal::PrincipalMatch;
 pub use rule::{Condition, Operation, Rule, ServiceAccount, Source};
 pub use value::{Match, StringMatch};
 
@@ -80,7 +82,7 @@ impl Verdict {
 pub fn judge(world: &World, request: &Request<'_>, trace: &mut impl Trace) -> Verdict {
     let enforced = || world.authorization_policies(request.workload).filter(|p| !p.dry_run);
     for policy in enforced().filter(|p| p.action == Action::Deny) {
-        if let Some(reason) = denies(policy, request) {
+        if let Some(reason) = denies(world, policy, request) {
             say(trace, policy, || format!("DENY matches: {reason}"));
             return Verdict::Deny { policy: Some(policy.name.clone()), reason };
         }
@@ -88,7 +90,7 @@ pub fn judge(world: &World, request: &Request<'_>, trace: &mut impl Trace) -> Ve
     }
     let mut refusal: Option<(u8, &AuthorizationPolicy, Reason)> = None;
     for policy in enforced().filter(|p| p.action == Action::Allow) {
-        let reason = match allows(policy, request) {
+        let reason = match allows(world, policy, request) {
             Allows::Yes => {
                 say(trace, policy, || "ALLOW matches".to_owned());
                 return Verdict::Allow { policy: Some(policy.name.clone()) };
@@ -115,16 +117,17 @@ pub fn judge(world: &World, request: &Request<'_>, trace: &mut impl Trace) -> Ve
 #[must_use]
 pub fn dry_run(world: &World, request: &Request<'_>) -> Vec<ObjectName> {
     let mine = || world.authorization_policies(request.workload).filter(|p| p.dry_run);
-    let denied = mine().filter(|p| p.action == Action::Deny && denies(p, request).is_some());
-    let allows_all = mine().filter(|p| p.action == Action::Allow).all(|p| !matches!(allows(p, request), Allows::Yes));
+    let denied = mine().filter(|p| p.action == Action::Deny && denies(world, p, request).is_some());
+    let allows_all =
+        mine().filter(|p| p.action == Action::Allow).all(|p| !matches!(allows(world, p, request), Allows::Yes));
     let refused = mine().filter(move |p| p.action == Action::Allow && allows_all);
     denied.chain(refused).map(|p| p.name.clone()).collect()
 }
 
-fn denies(policy: &AuthorizationPolicy, request: &Request<'_>) -> Option<Reason> {
+fn denies(world: &World, policy: &AuthorizationPolicy, request: &Request<'_>) -> Option<Reason> {
     let mut stricter = None;
     for rule in &policy.rules {
-        match l7::match_rule(policy.action, rule, request) {
+        match l7::match_rule(world.settings(), policy.action, rule, request) {
             Matched::Yes => return Some(Reason::Denied),
             Matched::Stricter(fields) => stricter = stricter.or(Some(Reason::NeedsWaypoint(fields))),
             Matched::No | Matched::NotWithout(_) => {}
@@ -146,10 +149,10 @@ enum Allows {
     NotWithout(Reason),
 }
 
-fn allows(policy: &AuthorizationPolicy, request: &Request<'_>) -> Allows {
+fn allows(world: &World, policy: &AuthorizationPolicy, request: &Request<'_>) -> Allows {
     let mut answer = Allows::No;
     for rule in &policy.rules {
-        match l7::match_rule(policy.action, rule, request) {
+        match l7::match_rule(world.settings(), policy.action, rule, request) {
             Matched::Yes => return Allows::Yes,
             Matched::NotWithout(fields) => answer = Allows::NotWithout(Reason::NeedsWaypoint(fields)),
             Matched::No | Matched::Stricter(_) => {}

@@ -11,9 +11,10 @@ use serde::Serialize;
 
 use super::{
     Request,
+    principal::{self, PrincipalMatch},
     value::{Match, StringMatch},
 };
-use crate::Identity;
+use crate::{Identity, world::MeshSettings};
 
 /// A service account of a namespace. Compared exactly.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -27,8 +28,8 @@ pub struct ServiceAccount {
 /// `from[].source`. One that asks for nothing matches nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Source {
-    /// `trust domain/ns/namespace/sa/account`, without `spiffe://`.
-    pub principals: Match<StringMatch>,
+    /// `trust domain/ns/namespace/sa/account`, without `spiffe://`, under any name of the trust domain.
+    pub principals: Match<PrincipalMatch>,
     /// The namespace of the identity.
     pub namespaces: Match<StringMatch>,
     /// The service account of the identity.
@@ -58,7 +59,7 @@ pub enum Condition {
     /// `source.namespace`.
     SourceNamespace(Match<StringMatch>),
     /// `source.principal`.
-    SourcePrincipal(Match<StringMatch>),
+    SourcePrincipal(Match<PrincipalMatch>),
     /// `source.serviceAccount`.
     SourceServiceAccount(Match<ServiceAccount>),
     /// `source.trustDomain`.
@@ -85,10 +86,10 @@ pub struct Rule {
 impl Rule {
     /// Does the part that L4 can judge match? Entries whose only fields are L7 ones count as matching here.
     #[must_use]
-    pub fn l4_matches(&self, request: &Request<'_>) -> bool {
-        (self.from.is_empty() || self.from.iter().any(|s| s.l4_matches(request)))
+    pub fn l4_matches(&self, settings: &MeshSettings, request: &Request<'_>) -> bool {
+        (self.from.is_empty() || self.from.iter().any(|s| s.l4_matches(settings, request)))
             && (self.to.is_empty() || self.to.iter().any(|o| o.l4_matches(request)))
-            && self.when.iter().all(|c| c.l4_matches(request))
+            && self.when.iter().all(|c| c.l4_matches(settings, request))
     }
 
     /// The fields that need a waypoint, as written, each once.
@@ -119,16 +120,16 @@ impl Source {
             && self.trust_domains.is_empty()
     }
 
-    fn l4_matches(&self, r: &Request<'_>) -> bool {
+    fn l4_matches(&self, settings: &MeshSettings, r: &Request<'_>) -> bool {
         if self.is_l4_empty() && self.l7.is_empty() {
             return false;
         }
         let id = r.peer.identity;
-        principal(&self.principals, id)
+        principal(&self.principals, settings, id)
             && namespace(&self.namespaces, id)
             && service_account(&self.service_accounts, id)
             && self.ip_blocks.matches(|net| net.contains(&r.peer.address))
-            && trust_domain(&self.trust_domains, id)
+            && trust_domain(&self.trust_domains, settings, id)
     }
 }
 
@@ -140,14 +141,14 @@ impl Operation {
 }
 
 impl Condition {
-    fn l4_matches(&self, r: &Request<'_>) -> bool {
+    fn l4_matches(&self, settings: &MeshSettings, r: &Request<'_>) -> bool {
         let id = r.peer.identity;
         match self {
             Self::SourceIp(m) => !m.is_empty() && m.matches(|net| net.contains(&r.peer.address)),
             Self::SourceNamespace(m) => !m.is_empty() && namespace(m, id),
-            Self::SourcePrincipal(m) => !m.is_empty() && principal(m, id),
+            Self::SourcePrincipal(m) => !m.is_empty() && principal(m, settings, id),
             Self::SourceServiceAccount(m) => !m.is_empty() && service_account(m, id),
-            Self::SourceTrustDomain(m) => !m.is_empty() && trust_domain(m, id),
+            Self::SourceTrustDomain(m) => !m.is_empty() && trust_domain(m, settings, id),
             Self::DestinationIp(m) => !m.is_empty() && m.matches(|net| net.contains(&r.address)),
             Self::DestinationPort(m) => !m.is_empty() && m.matches(|p| *p == r.port),
             Self::L7(_) => true,
@@ -155,16 +156,16 @@ impl Condition {
     }
 }
 
-fn principal(m: &Match<StringMatch>, id: Option<&Identity>) -> bool {
-    m.matches(|t| id.is_some_and(|i| t.matches(i.principal())))
+fn principal(m: &Match<PrincipalMatch>, settings: &MeshSettings, id: Option<&Identity>) -> bool {
+    m.matches(|t| id.is_some_and(|i| t.matches(settings, i)))
 }
 
 fn namespace(m: &Match<StringMatch>, id: Option<&Identity>) -> bool {
     m.matches(|t| id.is_some_and(|i| t.matches(i.namespace())))
 }
 
-fn trust_domain(m: &Match<StringMatch>, id: Option<&Identity>) -> bool {
-    m.matches(|t| id.is_some_and(|i| t.matches(i.trust_domain().as_str())))
+fn trust_domain(m: &Match<StringMatch>, settings: &MeshSettings, id: Option<&Identity>) -> bool {
+    m.matches(|t| id.is_some_and(|i| principal::trust_domain(t, settings, i.trust_domain())))
 }
 
 fn service_account(m: &Match<ServiceAccount>, id: Option<&Identity>) -> bool {

@@ -7,8 +7,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     objects::{Batch, Object},
+    resolve::Model,
     testing::{labels, name, pod, policy, some_model, world},
-    world::Scope,
+    world::{MeshSettings, Scope},
 };
 
 /// `field=value,value` words; `from`, `to` and `when` start a new entry. `source:`-less: `from principals=a,b notNamespaces=c`.
@@ -48,7 +49,7 @@ fn account(text: &str) -> ServiceAccount {
 fn from_field(s: &mut Source, key: &str, values: &str) {
     let not = key.starts_with("not");
     match key.trim_start_matches("not").to_lowercase().as_str() {
-        "principals" => list(&mut s.principals, not, values, StringMatch::parse),
+        "principals" => list(&mut s.principals, not, values, PrincipalMatch::parse),
         "namespaces" => list(&mut s.namespaces, not, values, StringMatch::parse),
         "serviceaccounts" => list(&mut s.service_accounts, not, values, account),
         "ipblocks" => list(&mut s.ip_blocks, not, values, |v| v.parse().unwrap()),
@@ -74,7 +75,7 @@ fn condition(key: &str, values: &str) -> Condition {
     match key {
         "source.ip" => Condition::SourceIp(m(not, values, |v| v.parse().unwrap())),
         "source.namespace" => Condition::SourceNamespace(m(not, values, StringMatch::parse)),
-        "source.principal" => Condition::SourcePrincipal(m(not, values, StringMatch::parse)),
+        "source.principal" => Condition::SourcePrincipal(m(not, values, PrincipalMatch::parse)),
         "source.serviceAccount" => Condition::SourceServiceAccount(m(not, values, account)),
         "source.trustDomain" => Condition::SourceTrustDomain(m(not, values, StringMatch::parse)),
         "destination.ip" => Condition::DestinationIp(m(not, values, |v| v.parse().unwrap())),
@@ -222,6 +223,38 @@ fn l7_fields_never_widen() {
         (Action::Deny, "to methods=GET ports=81", Verdict::Allow { policy: None }),
     ] {
         assert_eq!(ask1(action, text), expect, "{action:?} {text}");
+    }
+}
+
+/// The trust domain of a mesh that was renamed: each field of each kind of policy knows all of its names.
+#[test]
+fn every_field_knows_all_names_of_a_trust_domain() {
+    let settings = MeshSettings {
+        trust_domain: "acme.example".parse().unwrap(),
+        trust_domain_aliases: vec!["old.example".parse().unwrap()],
+        ..MeshSettings::default()
+    };
+    let a = pod("default/a", "10.0.0.1");
+    for domain in ["acme.example", "old.example", "cluster.local", "other.example"] {
+        for field in [
+            format!("from principals={domain}/ns/default/sa/b"),
+            format!("from trustDomains={domain}"),
+            format!("when source.principal={domain}/ns/default/sa/b"),
+            format!("when source.trustDomain={domain}"),
+        ] {
+            let deny = policy("default/d", Action::Deny, vec![rule(&field)]);
+            let mut model = Model::empty(settings.clone());
+            model.apply(&[deny.into(), a.clone().into()].into_iter().collect());
+            let world = model.world();
+            let a = world.pod(&a.name).unwrap();
+            for (of, is_own) in [("acme.example", true), ("old.example", true), ("other.example", false)] {
+                let id = Identity::new(&of.parse().unwrap(), "default", "b");
+                let peer = Peer { address: "10.0.0.2".parse().unwrap(), identity: Some(&id) };
+                let request = Request { peer, workload: a, address: "10.0.0.1".parse().unwrap(), port: 80 };
+                let denied = !judge(world, &request, &mut ()).is_allow();
+                assert_eq!(denied, is_own == (domain != "other.example"), "{field} by {id}");
+            }
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     Kind, ObjectKey, TrustDomain,
-    authz::{Match, Rule, Source, StringMatch},
+    authz::{Match, PrincipalMatch, Rule, Source},
     objects::{Batch, Change, Object, Phase, Pod, Service},
     resolve::Model,
     route::{self, Plan},
@@ -112,7 +112,7 @@ fn goes(what: &str, kind: Kind, full_name: &str, expected: &[(&str, Reason, &str
 
 /// A rule about an identity.
 fn from(principal: &str) -> Rule {
-    let principals = Match { values: vec![StringMatch::parse(principal)], not_values: Vec::new() };
+    let principals = Match { values: vec![PrincipalMatch::parse(principal)], not_values: Vec::new() };
     Rule { from: vec![Source { principals, ..Source::default() }], ..Rule::default() }
 }
 

@@ -16,7 +16,7 @@ pub struct MeshSettings {
     pub root_namespace: Arc<str>,
     /// The trust domain of this mesh. Default `cluster.local`.
     pub trust_domain: TrustDomain,
-    /// Trust domains whose identities are accepted as our own.
+    /// Trust domains whose identities are accepted as our own, and that policies may write for it.
     pub trust_domain_aliases: Vec<TrustDomain>,
     /// The DNS suffix of services. Default `cluster.local`.
     pub cluster_domain: Arc<str>,
@@ -34,5 +34,18 @@ impl Default for MeshSettings {
             cluster_domain: "cluster.local".into(),
             sidecar_keys: true,
         }
+    }
+}
+
+impl MeshSettings {
+    /// The trust domain and its aliases.
+    pub fn own_trust_domains(&self) -> impl Iterator<Item = &TrustDomain> {
+        std::iter::once(&self.trust_domain).chain(&self.trust_domain_aliases)
+    }
+
+    /// Identities of this trust domain are of this mesh.
+    #[must_use]
+    pub fn is_own(&self, trust_domain: &TrustDomain) -> bool {
+        self.own_trust_domains().any(|own| own == trust_domain)
     }
 }

@@ -1,0 +1,146 @@
+//! Patterns of identities and of trust domains. Their own file because a trust domain is not compared as text: all names
+//! of the mesh's own (its trust domain, the aliases, and `cluster.local`, which in a policy stands for whatever the mesh
+//! is called) are one, in policies as in TLS. Else a policy that was written before a mesh was renamed would say nothing
+//! about it, and a DENY by an alias would deny no connection.
+
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+
+use super::value::StringMatch;
+use crate::{Identity, TrustDomain, world::MeshSettings};
+
+/// A pattern of `TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT`, taken apart once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrincipalMatch {
+    text: StringMatch,
+    trust_domain: StringMatch,
+    path: StringMatch,
+}
+
+impl PrincipalMatch {
+    /// From its form in a policy, without `spiffe://`. Every text is a pattern.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let text = StringMatch::parse(text);
+        let part = |t: &str| Arc::from(t);
+        let (trust_domain, path) = match &text {
+            StringMatch::Present => (StringMatch::Present, StringMatch::Present),
+            StringMatch::Exact(t) => {
+                let (domain, path) = t.split_once('/').unwrap_or((t, ""));
+                (StringMatch::Exact(part(domain)), StringMatch::Exact(part(path)))
+            }
+            StringMatch::Prefix(t) => match t.split_once('/') {
+                Some((domain, path)) => (StringMatch::Exact(part(domain)), StringMatch::Prefix(part(path))),
+                None => (StringMatch::Prefix(Arc::clone(t)), StringMatch::Present),
+            },
+            // What is before a whole path is the end of a trust domain.
+            StringMatch::Suffix(t) => match t.split_once('/').filter(|(_, path)| path.matches('/').count() >= 3) {
+                Some((domain, path)) => (StringMatch::Suffix(part(domain)), StringMatch::Exact(part(path))),
+                None => (StringMatch::Present, StringMatch::Suffix(Arc::clone(t))),
+            },
+        };
+        Self { text, trust_domain, path }
+    }
+
+    /// As written.
+    #[must_use]
+    pub const fn text(&self) -> &StringMatch {
+        &self.text
+    }
+
+    /// What it asks of the trust domain.
+    #[must_use]
+    pub const fn trust_domain(&self) -> &StringMatch {
+        &self.trust_domain
+    }
+
+    /// What it asks of `ns/NAMESPACE/sa/SERVICE-ACCOUNT`.
+    #[must_use]
+    pub const fn path(&self) -> &StringMatch {
+        &self.path
+    }
+
+    /// Does `identity` match, in this mesh?
+    #[must_use]
+    pub fn matches(&self, settings: &MeshSettings, identity: &Identity) -> bool {
+        self.path.matches(identity.path()) && trust_domain(&self.trust_domain, settings, identity.trust_domain())
+    }
+}
+
+impl Serialize for PrincipalMatch {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        self.text.serialize(s)
+    }
+}
+
+/// Does a trust domain match, under any name that it has in this mesh?
+pub(super) fn trust_domain(pattern: &StringMatch, settings: &MeshSettings, trust_domain: &TrustDomain) -> bool {
+    if settings.is_own(trust_domain) {
+        let names = settings.own_trust_domains().map(TrustDomain::as_str);
+        return names.chain([TrustDomain::LOCAL]).any(|name| pattern.matches(name));
+    }
+    let means_own = matches!(pattern, StringMatch::Exact(name) if &**name == TrustDomain::LOCAL);
+    !means_own && pattern.matches(trust_domain.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{prelude::*, sample::select};
+
+    use super::*;
+
+    fn mesh(own: &str, aliases: &[&str]) -> MeshSettings {
+        MeshSettings {
+            trust_domain: own.parse().unwrap(),
+            trust_domain_aliases: aliases.iter().map(|a| a.parse().unwrap()).collect(),
+            ..MeshSettings::default()
+        }
+    }
+
+    fn id(text: &str) -> Identity {
+        format!("spiffe://{text}").parse().unwrap()
+    }
+
+    #[test]
+    fn all_names_of_a_mesh_are_one() {
+        let renamed = mesh("acme.example", &["old.example"]);
+        let check = |pattern: &str, identity: &str, expect: bool| {
+            let got = PrincipalMatch::parse(pattern).matches(&renamed, &id(identity));
+            assert_eq!(got, expect, "{pattern} {identity}");
+        };
+        for identity in ["acme.example/ns/a/sa/b", "old.example/ns/a/sa/b"] {
+            for name in ["acme.example", "old.example", "cluster.local"] {
+                check(&format!("{name}/ns/a/sa/b"), identity, true);
+                check(&format!("{name}/ns/a/*"), identity, true);
+                check(&format!("{name}/*"), identity, true);
+                check(&format!("*{}/ns/a/sa/b", &name[3..]), identity, true);
+                check(&format!("{name}/ns/a/sa/c"), identity, false);
+            }
+            for pattern in ["*", "acme*", "*/sa/b", "*/ns/a/sa/b", "*b"] {
+                check(pattern, identity, true);
+            }
+            for pattern in ["other.example/ns/a/sa/b", "other*", "acme.example", "*/ns/sa/b", "*x/ns/a/sa/b", "x/*"] {
+                check(pattern, identity, false);
+            }
+        }
+        // A stranger is called what it is called, and never what stands for the mesh.
+        check("other.example/ns/a/sa/b", "other.example/ns/a/sa/b", true);
+        check("*/ns/a/sa/b", "cluster.local/ns/a/sa/b", true);
+        check("cluster.local/ns/a/sa/b", "cluster.local/ns/a/sa/b", false);
+        check("acme.example/ns/a/sa/b", "other.example/ns/a/sa/b", false);
+    }
+
+    proptest! {
+        /// In a mesh of one name a pattern is compared with the whole principal.
+        #[test]
+        fn taking_apart_changes_nothing(
+            pattern in "[*]?[a-c./]{0,6}(ns/[ab]/sa/[ab])?[*]?",
+            identity in (select(vec!["a", "b.c", "cluster.local"]), "[ab]{1,2}", "[ab]{1,2}"),
+        ) {
+            let identity = id(&format!("{}/ns/{}/sa/{}", identity.0, identity.1, identity.2));
+            let whole = StringMatch::parse(&pattern).matches(identity.principal());
+            prop_assert_eq!(PrincipalMatch::parse(&pattern).matches(&mesh("cluster.local", &[]), &identity), whole);
+        }
+    }
+}
