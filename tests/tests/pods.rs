@@ -132,7 +132,7 @@ fn world(facts: &[Fact], version: u64) -> World {
             service_account: "default".into(),
             ports: Vec::new(),
             owner: None,
-            has_sidecar: false,
+            proxy: None,
         })
     });
     let batch: Batch = objects.collect();

@@ -5,15 +5,17 @@
 //! 3. namespace label `istio.io/dataplane-mode`
 //! 4. namespace label `istio-injection`
 //!
-//! The two sidecar keys are there because users' guides enrol that way; a setting turns them off. A key with a value
-//! that nobody defined decides nothing. Host-network pods, pods that have ended and pods with a sidecar of their own
-//! are never in the mesh.
+//! The two sidecar keys are there because users' guides enrol that way; a setting turns them off. A key with an undefined
+//! value decides nothing. Host-network pods, pods that have ended, pods with a sidecar and waypoints of Istio's are never in
+//! the mesh. A gateway of Istio's is an application like any other, but has a proxy that may speak the mesh's protocols
+//! itself: only its own label `istio.io/dataplane-mode` enrols it. What `sidecar.istio.io/inject` asks for there is the
+//! gateway, and a namespace means its applications.
 
 use serde::Serialize;
 
 use crate::{
     labels::Labels,
-    objects::{Namespace, Phase, Pod},
+    objects::{Namespace, OwnProxy, Phase, Pod},
     trace::{Stage, Trace},
     world::{MeshSettings, Workload},
 };
@@ -43,8 +45,12 @@ pub enum Because {
     HostNetwork,
     /// `status.phase` is `Succeeded` or `Failed`.
     Ended,
-    /// An `istio-proxy` container runs in it.
+    /// An `istio-proxy` container runs beside its application.
     Sidecar,
+    /// It is a gateway of Istio's that its own label does not enrol.
+    Gateway,
+    /// It is a waypoint of Istio's.
+    Waypoint,
     /// `status.podIPs` is empty (yet).
     NoAddress,
     /// An address of a slice, and of no pod.
@@ -66,6 +72,8 @@ impl Because {
             Self::HostNetwork => "it uses the host's network",
             Self::Ended => "it has ended",
             Self::Sidecar => "it carries a sidecar",
+            Self::Gateway => "it is a gateway of Istio's, which only its own label istio.io/dataplane-mode enrols",
+            Self::Waypoint => "it is a waypoint of Istio's",
             Self::NoAddress => "it has no address yet",
             Self::NoPod => "no pod has this address",
             Self::NoKey => "no label of the pod or its namespace enrols it",
@@ -114,7 +122,9 @@ pub fn decide(pod: &Pod, namespace: Option<&Namespace>, settings: &MeshSettings)
     let never = [
         (pod.host_network, Because::HostNetwork),
         (pod.phase == Phase::Terminal, Because::Ended),
-        (pod.has_sidecar, Because::Sidecar),
+        (pod.proxy == Some(OwnProxy::Sidecar), Because::Sidecar),
+        (pod.proxy == Some(OwnProxy::Waypoint), Because::Waypoint),
+        (pod.proxy == Some(OwnProxy::Gateway) && mode(&pod.labels).is_none(), Because::Gateway),
     ];
     if let Some((_, because)) = never.into_iter().find(|(is, _)| *is) {
         return Enrolment { enrolled: false, because };
@@ -198,8 +208,26 @@ mod tests {
         check(|w| w.host_network = true, Because::HostNetwork);
         check(|w| w.phase = Phase::Terminal, Because::Ended);
         check(|w| w.phase = Phase::Pending, Because::PodMode);
-        check(|w| w.has_sidecar = true, Because::Sidecar);
+        check(|w| w.proxy = Some(OwnProxy::Sidecar), Because::Sidecar);
+        check(|w| w.proxy = Some(OwnProxy::Waypoint), Because::Waypoint);
+        check(|w| w.proxy = Some(OwnProxy::Gateway), Because::PodMode);
         check(|w| w.addresses.clear(), Because::NoAddress);
+    }
+
+    #[test]
+    fn a_gateway_is_enrolled_by_its_own_label_alone() {
+        let check = |labels_of_pod: &str, expect| {
+            let mut w = pod("default/a", "10.0.0.1");
+            (w.proxy, w.labels) = (Some(OwnProxy::Gateway), labels(labels_of_pod));
+            let mut ns = namespace("default");
+            ns.labels = labels("istio.io/dataplane-mode=ambient istio-injection=enabled");
+            let got = decide(&w, Some(&ns), &MeshSettings::default());
+            assert_eq!((got.is_enrolled(), got.because()), expect, "{labels_of_pod}");
+        };
+        check("", (false, Because::Gateway));
+        check("sidecar.istio.io/inject=true", (false, Because::Gateway));
+        check("istio.io/dataplane-mode=ambient", (true, Because::PodMode));
+        check("istio.io/dataplane-mode=none", (false, Because::PodMode));
     }
 
     #[test]

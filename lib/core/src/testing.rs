@@ -13,8 +13,8 @@ use crate::{
     enrol::DATAPLANE_MODE,
     labels::Labels,
     objects::{
-        Batch, Created, DEFAULT_WEIGHT, EndpointSlice, MtlsMode, Namespace, Node, Object, PeerAuthentication, Phase,
-        Pod, Service, SliceEndpoint, SlicePort,
+        Batch, Created, DEFAULT_WEIGHT, EndpointSlice, MtlsMode, Namespace, Node, Object, OwnProxy, PeerAuthentication,
+        Phase, Pod, Service, SliceEndpoint, SlicePort,
     },
     resolve::Model,
     world::{
@@ -93,7 +93,7 @@ pub fn pod(full_name: &str, addresses: &str) -> Pod {
         service_account: name.name().into(),
         ports: Vec::new(),
         owner: None,
-        has_sidecar: false,
+        proxy: None,
         name,
     }
 }
@@ -216,16 +216,17 @@ fn some_labels() -> impl Strategy<Value = Labels> {
 fn some_pod() -> impl Strategy<Value = Pod> {
     let addresses = (any::<bool>(), 1u8..12, any::<bool>(), 1u16..12);
     let state = (select(vec![Phase::Running, Phase::Running, Phase::Pending, Phase::Terminal]), any::<bool>());
-    let odd = (prop::bool::weighted(0.1), prop::bool::weighted(0.1), prop::bool::weighted(0.2), some_weight());
+    let proxy = prop::option::weighted(0.15, select(vec![OwnProxy::Sidecar, OwnProxy::Gateway, OwnProxy::Waypoint]));
+    let odd = (prop::bool::weighted(0.1), proxy, prop::bool::weighted(0.2), some_weight());
     (some_name(), addresses, some_labels(), state, odd, select(&NODES[..])).prop_map(
-        |(name, (has4, n4, has6, n6), labels, (phase, ready), (host_network, has_sidecar, deleted, weight), node)| {
+        |(name, (has4, n4, has6, n6), labels, (phase, ready), (host_network, proxy, deleted, weight), node)| {
             let mut w = pod(&name.to_string(), "");
             w.addresses.extend(has4.then(|| IpAddr::from([10, 0, 0, n4])));
             w.addresses.extend(has6.then(|| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n6])));
             w.labels = labels;
             w.node = Some(node.into());
             let (ready, draining) = (ready && !deleted, ready && deleted);
-            Pod { phase, ready, draining, deleted, weight, host_network, has_sidecar, ..w }
+            Pod { phase, ready, draining, deleted, weight, host_network, proxy, ..w }
         },
     )
 }

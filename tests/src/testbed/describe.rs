@@ -370,7 +370,7 @@ mod tests {
             service_account: "default".into(),
             ports: Vec::new(),
             owner: None,
-            has_sidecar: false,
+            proxy: None,
         }
     }
 

@@ -7,6 +7,7 @@
 mod endpoint_slice;
 mod meta;
 mod node;
+mod own_proxy;
 mod owner;
 mod peer_authentication;
 mod pod;

@@ -1,4 +1,4 @@
-//! Pods: addresses, labels and identity as the mesh needs them, and whether a sidecar is inside. Everything else of a pod
+//! Pods: addresses, labels and identity as the mesh needs them, and whether a proxy of Istio's is inside ([`super::own_proxy`]). Everything else of a pod
 //! is left unread.
 
 use std::{net::IpAddr, sync::Arc};
@@ -10,15 +10,11 @@ use underpass_core::{
 };
 
 use super::{
-    Converted, Faults, Rejected, meta, owner, syntax,
+    Converted, Faults, Rejected, meta, own_proxy, owner, syntax,
     value::{self, Addresses},
 };
 use crate::{Fault, path::At, shapes};
 
-/// The container that Istio injects.
-const SIDECAR: &str = "istio-proxy";
-/// What its injector leaves behind.
-const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
 /// Its share of the new connections of a service, relative to the other endpoints'.
 const WEIGHT: &str = "underpass.dev/weight";
 /// The annotations that core asks for.
@@ -45,7 +41,6 @@ pub fn pod(shape: &shapes::Pod) -> Result<Converted<Pod>, Rejected> {
     let addresses = addresses(&shape.status, &status, &mut faults);
     let ports = ports(&shape.spec, &spec, &mut faults);
     let weight = weight(meta, &metadata, &mut faults);
-    let containers = || shape.spec.containers.iter().chain(&shape.spec.init_containers);
     let is_deleted = meta.deletion_timestamp.is_some();
     let workload = || {
         Some(Pod {
@@ -67,7 +62,7 @@ pub fn pod(shape: &shapes::Pod) -> Result<Converted<Pod>, Rejected> {
             service_account: account?,
             owner: owner::owner(meta),
             ports,
-            has_sidecar: containers().any(|c| c.name == SIDECAR) || meta.annotations.contains_key(SIDECAR_STATUS),
+            proxy: own_proxy::of(shape),
         })
     };
     let workload = workload();

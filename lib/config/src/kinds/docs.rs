@@ -78,6 +78,12 @@ const SERVED: &[Served] = &[
                 "`true` and `false`: in the mesh or not, without a sidecar",
             ),
             ("metadata.annotations[sidecar.istio.io/status]", "a sidecar was injected: the pod is left to it"),
+            ("metadata.annotations[inject.istio.io/templates]", "with `gateway`, its proxy is no sidecar"),
+            (
+                "metadata.labels[gateway.networking.k8s.io/gateway-name]",
+                "its proxy is no sidecar, unless it is told to be one",
+            ),
+            ("metadata.labels[istio.io/gateway-name]", "the same"),
             ("metadata.annotations[underpass.dev/weight]", "its weight among the endpoints of a Service"),
             ("metadata.uid", "finds its cgroup on the node"),
             (
@@ -92,7 +98,11 @@ const SERVED: &[Served] = &[
             ("spec.serviceAccountName", "its identity"),
             ("spec.nodeName", L4),
             ("spec.hostNetwork", "such a pod is never in the mesh"),
-            ("spec.containers[].name", "`istio-proxy` is a sidecar: the pod is left to it"),
+            (
+                "spec.containers[].name, args",
+                "`istio-proxy` is a sidecar, and the pod is left to it; alone in the pod, told `router` or marked as a gateway \
+                 it is none, and the pod's own label `istio.io/dataplane-mode: ambient` enrols it",
+            ),
             ("spec.containers[].ports[].name, containerPort, protocol", "named target ports of Services"),
             ("spec.initContainers[].restartPolicy", "with `Always` its ports count as well"),
             ("status.podIP, podIPs[].ip", "its addresses, of both families"),
@@ -238,7 +248,7 @@ fn markdown() -> String {
         let value = if key.value.is_empty() { "any other" } else { key.value };
         row(&mut out, &[&format!("`{}`", key.key), value, &of.join(", "), &said(&key.means)]);
     }
-    out += "\n## Ignored\n\nEvery other kind is not the mesh's: it is counted and ignored. Pod kinds (Deployment, StatefulSet, \
+    out += "\n## Ignored\n\nEvery other kind is not the mesh's: it is counted and ignored. Workload kinds (Deployment, StatefulSet, \
             DaemonSet, ReplicaSet, Job, CronJob) are not read, because pods are; what the keys of their templates will mean is \
             said. Files without any of apiVersion, kind, metadata and spec are no objects. Values of Istio's chart among them:\n";
     table(&mut out, "", &["value", "meanwhile"]);
@@ -346,6 +356,7 @@ fn no_field_of_kubernetes_kinds_is_left_out() {
     let sources = [
         include_str!("../convert/meta.rs"),
         include_str!("../convert/pod.rs"),
+        include_str!("../convert/own_proxy.rs"),
         include_str!("../convert/service.rs"),
         include_str!("../convert/endpoint_slice.rs"),
         include_str!("../convert/policy.rs"),
@@ -353,7 +364,7 @@ fn no_field_of_kubernetes_kinds_is_left_out() {
     let lines =
         sources.iter().flat_map(|s| s.lines()).filter_map(|l| l.split_once("const ")?.1.split_once(": &str = \""));
     let keys: Vec<_> = lines.filter_map(|(_, l)| l.strip_suffix("\";")).filter(|k| k.contains('/')).collect();
-    assert!(keys.len() >= 7, "{keys:?}");
+    assert!(keys.len() >= 10, "{keys:?}");
     for key in keys {
         assert!(page.contains(&format!("[{key}]")), "{key}");
     }

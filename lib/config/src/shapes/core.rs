@@ -76,6 +76,8 @@ pub struct PodSpec {
 pub struct Container {
     /// `name`.
     pub name: String,
+    /// `args`: what a proxy of Istio's is told to be.
+    pub args: Vec<String>,
     /// `ports`.
     pub ports: Vec<ContainerPort>,
     /// `restartPolicy`: `Always` makes an init container one that stays.

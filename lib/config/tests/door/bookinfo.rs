@@ -4,25 +4,29 @@ use std::path::Path;
 
 use underpass_config::door;
 use underpass_core::{
-    Kind, World,
+    Kind,
     authz::{Peer, Request},
+    resolve::Model,
     testing::name,
     world::MeshSettings,
 };
 
-fn sample() -> World {
+fn sample() -> Model {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/samples/bookinfo");
     let update = door::read(path);
     assert_eq!(crate::lines(&update), "");
     assert!(update.ignored.is_empty(), "{:?}", update.ignored);
-    World::empty(MeshSettings::default()).apply(&update.batch)
+    let mut model = Model::empty(MeshSettings::default());
+    model.apply(&update.batch);
+    model
 }
 
 #[test]
 fn it_is_complete() {
-    let world = sample();
-    assert_eq!(world.findings(), []);
-    let count = |kind| world.objects().keys().filter(|k| k.kind == kind).count();
+    let sample = sample();
+    let (world, sources) = (sample.world(), sample.sources());
+    assert_eq!(sources.findings().next(), None);
+    let count = |kind| sources.objects().filter(|(key, _)| key.kind == kind).count();
     let counts: Vec<_> = Kind::ALL.into_iter().map(|k| (k.as_str(), count(k))).collect();
     assert_eq!(
         counts,
@@ -37,27 +41,28 @@ fn it_is_complete() {
         ]
     );
     for pod in world.workloads() {
-        assert_eq!(world.is_enrolled(pod), pod.name.namespace() != "legacy", "{}", pod.name);
+        assert_eq!(pod.is_enrolled(), pod.name.namespace() != "legacy", "{}", pod.name);
         assert_eq!(pod.addresses.len(), 2, "{}", pod.name);
-        assert!(pod.ready && world.node(pod.node.as_ref().unwrap()).is_some(), "{}", pod.name);
+        assert!(pod.ready && sources.node(pod.node.as_ref().unwrap()).is_some(), "{}", pod.name);
     }
     for service in world.services() {
-        let endpoints = world.endpoints(&service.name);
+        let endpoints: Vec<_> = world.endpoints(&service.name).map(|(_, e)| e).collect();
         let expect = if service.name.name() == "reviews" { 3 } else { 1 };
-        assert_eq!(endpoints.len(), expect, "{}", service.name);
-        assert!(endpoints.iter().all(|e| e.port(&service.ports[0]) == Some(9080)), "{}", service.name);
+        assert_eq!(endpoints.len(), expect * 2, "{}", service.name);
+        assert!(endpoints.iter().all(|e| e.target_port(9080) == Some(9080)), "{}", service.name);
     }
 }
 
 #[test]
 fn who_may_call_whom() {
-    let world = sample();
+    let sample = sample();
+    let world = sample.world();
     let check = |from: &str, to: &str, with_identity: bool, expect: bool| {
-        let (from, to) = (world.workload(&name(from)).unwrap(), world.workload(&name(to)).unwrap());
-        let identity = from.identity(&world.settings().trust_domain);
-        let peer = Peer { address: from.addresses[0], identity: with_identity.then_some(&identity) };
+        let (from, to) = (world.pod(&name(from)).unwrap(), world.pod(&name(to)).unwrap());
+        let identity = world.identity(from).filter(|_| with_identity);
+        let peer = Peer { address: from.addresses[0], identity };
         let request = Request { peer, workload: to, address: to.addresses[0], port: 9080 };
-        let verdict = underpass_core::admit::admit(&world, &request, &mut ());
+        let verdict = underpass_core::admit::admit(world, &request, &mut ());
         assert_eq!(verdict.is_allow(), expect, "{} to {}: {verdict:?}", from.name, to.name);
     };
     check("client/sleep", "bookinfo/productpage-v1", true, true);

@@ -46,7 +46,7 @@ fn only_what_changed_is_in_the_batch() {
     check(&shelf.put(&[("renamed.yaml", &a), ("dir/2.yaml", &c)]), &[], none);
     check(&shelf.put(&[("renamed.yaml", &a)]), &["-Namespace c"], none);
     check(&shelf.put(&[]), &["-Namespace a"], none);
-    assert!(shelf.world.objects().is_empty());
+    assert!(shelf.sources().is_empty());
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn what_is_no_object_any_more_keeps_what_stood_there() {
         error: deny.yaml:1: document 1: apiVersion: is missing (the last good version keeps serving)
     "#]],
     );
-    assert!(shelf.world.objects().len() == 1);
+    assert!(shelf.sources().len() == 1);
     // The same in a file that never gave an object is a file of another kind.
     let update = shelf.put(&[("deny.yaml", deny), ("values.yaml", "action: DENY\nrules: [{}]\n")]);
     check(
@@ -144,7 +144,7 @@ fn a_broken_object_keeps_its_last_good_version() {
         error: 1.yaml:3: document 1: Namespace a: metadata.labels.is: YAML reads this as the number 1; text is expected: write it in quotes (the last good version keeps serving)
     "#]],
     );
-    assert_eq!(&*shelf.world.namespace("a").unwrap().labels["is"], "x");
+    assert_eq!(&*shelf.sources().namespace("a").unwrap().labels["is"], "x");
     // also when the broken one moves to another file
     let update = shelf.put(&[("0.yaml", &namespace("a", "1")), ("1.yaml", &b)]);
     check(
@@ -179,7 +179,7 @@ fn a_document_that_cannot_be_parsed_keeps_what_its_file_gave() {
         error: 1.yaml:5: document 2: is no valid YAML: unclosed bracket '[' (the last good version keeps serving)
     "#]],
     );
-    assert!(shelf.world.namespace("b").is_some());
+    assert!(shelf.sources().namespace("b").is_some());
     check(&shelf.put(&[("1.yaml", &a)]), &["-Namespace b"], &expect![[""]]);
     // a line that is lost is no deletion
     let update = shelf.put(&[("1.yaml", &a.replace("kind: Namespace\n", ""))]);
@@ -190,7 +190,7 @@ fn a_document_that_cannot_be_parsed_keeps_what_its_file_gave() {
         error: 1.yaml:1: document 1: kind: is missing (the last good version keeps serving)
     "#]],
     );
-    assert!(shelf.world.namespace("a").is_some());
+    assert!(shelf.sources().namespace("a").is_some());
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn of_two_manifests_for_one_object_the_first_by_path_counts() {
         error: 2.yaml:1: document 1: Namespace a: stands in 1.yaml:2 already; that one counts
     "#]],
     );
-    assert_eq!(&*shelf.world.namespace("a").unwrap().labels["is"], "x");
+    assert_eq!(&*shelf.sources().namespace("a").unwrap().labels["is"], "x");
     check(&shelf.put(&[("2.yaml", &y)]), &["+Namespace a"], &expect![[""]]);
     check(
         &shelf.put(&[("2.yaml", &(y.clone() + &x))]),
@@ -268,7 +268,7 @@ fn a_policy_that_never_was_good_refuses() {
         pod.labels = underpass_core::testing::labels("app=x");
         pod
     };
-    let selects = |shelf: &Shelf| shelf.world.authorization_policies(&pod).count();
+    let selects = |shelf: &Shelf| shelf.judging(pod.clone());
     let put = &["+AuthorizationPolicy a/p"];
     let authz = |rest| policy("AuthorizationPolicy", rest);
     assert_eq!(selects(&deny(&authz("{selector: {matchLabels: {app: x}}, rules: [{from: []}]}"), put)), 1);
@@ -290,9 +290,9 @@ fn a_policy_that_never_was_good_refuses() {
         error: 1.yaml:4: document 1: AuthorizationPolicy a/p: spec.rules[0].from: the list is empty: it would match nothing or anything; leave the field out or name values (the last good version keeps serving)
     "#]],
     );
-    let Some(Object::AuthorizationPolicy(p)) = shelf.world.objects().values().next() else { panic!() };
+    let Some(Object::AuthorizationPolicy(p)) = shelf.object() else { panic!() };
     assert_eq!(p.action, underpass_core::world::Action::Allow);
-    assert!(shelf.world.workload(&name("a/x")).is_none());
+    assert!(shelf.sources().pod(&name("a/x")).is_none());
 }
 
 /// The same of one that cannot even be read as a policy: what closed something is closed after a restart as well.
@@ -308,7 +308,7 @@ fn a_policy_that_cannot_be_read_refuses() {
         assert_eq!(closed, !expect.is_empty(), "{}", lines(&update));
         let mut pod = underpass_core::testing::pod("a/x", "10.0.0.1");
         pod.labels = underpass_core::testing::labels(app);
-        shelf.world.authorization_policies(&pod).count()
+        shelf.judging(pod)
     };
     let authz = &["+AuthorizationPolicy a/p"][..];
     let peer = &["+PeerAuthentication a/p"][..];

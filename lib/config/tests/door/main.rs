@@ -17,18 +17,23 @@ use underpass_config::{
     Update,
     door::{Content, State},
 };
-use underpass_core::{World, objects::Batch, world::MeshSettings};
+use underpass_core::{
+    World,
+    objects::{Object, Pod},
+    resolve::{Model, Sources},
+    world::MeshSettings,
+};
 
-/// A directory in memory, and the World that it made.
+/// A directory in memory, the objects that it gave, and what follows from them.
 #[derive(Clone, Debug)]
 pub(crate) struct Shelf {
     state: State,
-    pub(crate) world: World,
+    model: Model,
 }
 
 impl Shelf {
     pub(crate) fn new() -> Self {
-        Self { state: State::default(), world: World::empty(MeshSettings::default()) }
+        Self { state: State::default(), model: Model::empty(MeshSettings::default()) }
     }
 
     /// The directory has these files now.
@@ -36,12 +41,29 @@ impl Shelf {
         let files: Vec<_> = files.iter().map(|(p, t)| (Arc::from(*p), Content::Bytes(t.as_bytes()))).collect();
         let (state, update) = self.state.next(&files);
         self.state = state;
-        self.apply(&update.batch);
+        self.model.apply(&update.batch);
         update
     }
 
-    fn apply(&mut self, batch: &Batch) {
-        self.world = self.world.apply(batch);
+    pub(crate) fn sources(&self) -> &Sources {
+        self.model.sources()
+    }
+
+    pub(crate) fn world(&self) -> &World {
+        self.model.world()
+    }
+
+    /// How many AuthorizationPolicies would judge this pod.
+    pub(crate) fn judging(&self, pod: Pod) -> usize {
+        let (name, mut with) = (pod.name.clone(), self.model.clone());
+        with.apply(&[pod.into()].into_iter().collect());
+        let pod = with.world().pod(&name).expect("a pod");
+        with.world().authorization_policies(pod).count()
+    }
+
+    /// The first object.
+    pub(crate) fn object(&self) -> Option<&Object> {
+        self.sources().objects().map(|(_, object)| object).next()
     }
 }
 

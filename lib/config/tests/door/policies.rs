@@ -16,7 +16,7 @@ fn policy(spec: &str) -> AuthorizationPolicy {
     let mut shelf = Shelf::new();
     let update = shelf.put(&[("a.yaml", &format!("{head}spec:\n{spec}"))]);
     assert_eq!(update.errors().count(), 0, "{}", lines(&update));
-    match &shelf.world.objects()[&ObjectKey::new(Kind::AuthorizationPolicy, name("prod/p"))] {
+    match shelf.sources().get(&ObjectKey::new(Kind::AuthorizationPolicy, name("prod/p"))).unwrap() {
         Object::AuthorizationPolicy(p) => (**p).clone(),
         other => panic!("{other:?}"),
     }
@@ -156,7 +156,7 @@ fn dry_runs() {
             ),
         )]);
         assert_eq!(lines(&update), "", "{value}");
-        let Some(Object::AuthorizationPolicy(p)) = shelf.world.objects().values().next() else { panic!() };
+        let Some(Object::AuthorizationPolicy(p)) = shelf.object() else { panic!() };
         assert_eq!(p.dry_run, expect, "{value}");
     }
 }
@@ -166,7 +166,7 @@ fn peer_authentication(rest: &str) -> PeerAuthentication {
     let update =
         shelf.put(&[("a.yaml", &format!("apiVersion: security.istio.io/v1beta1\nkind: PeerAuthentication\n{rest}\n"))]);
     assert_eq!(lines(&update), "", "{rest}");
-    match shelf.world.objects().values().next() {
+    match shelf.object() {
         Some(Object::PeerAuthentication(p)) => (**p).clone(),
         other => panic!("{other:?}"),
     }

@@ -8,7 +8,7 @@ use underpass_core::{
     authz::{Condition, Match, Operation, Rule, ServiceAccount, Source},
     labels::Labels,
     objects::{
-        Created, DEFAULT_WEIGHT, EndpointSlice, MtlsMode, Object, PeerAuthentication, Phase, Pod, Service,
+        Created, DEFAULT_WEIGHT, EndpointSlice, MtlsMode, Object, OwnProxy, PeerAuthentication, Phase, Pod, Service,
         SliceEndpoint,
     },
     world::{Action, Affinity, AuthorizationPolicy, Distribution, InternalTraffic, Scope, TargetPort},
@@ -56,8 +56,13 @@ fn document(api_version: &str, kind: &str, name: &ObjectName, labels: &Labels, r
 fn workload(w: &Pod) -> Value {
     let ports: Vec<_> = w.ports.iter().map(|p| json!({"name": &*p.name, "containerPort": p.port})).collect();
     let mut containers = vec![json!({"name": "app", "image": "app", "ports": ports})];
-    if w.has_sidecar {
-        containers.push(json!({"name": "istio-proxy"}));
+    if let Some(proxy) = w.proxy {
+        let role = match proxy {
+            OwnProxy::Sidecar => "sidecar",
+            OwnProxy::Gateway => "router",
+            OwnProxy::Waypoint => "waypoint",
+        };
+        containers.push(json!({"name": "istio-proxy", "args": ["proxy", role]}));
     }
     let phase = match w.phase {
         Phase::Pending => "Pending",

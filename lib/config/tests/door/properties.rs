@@ -2,7 +2,7 @@
 
 use proptest::{prelude::*, sample::Index};
 use underpass_config::Update;
-use underpass_core::{World, objects::Object, testing::world};
+use underpass_core::{objects::Object, resolve::Model, testing::model};
 
 use crate::{
     Shelf,
@@ -43,7 +43,8 @@ fn homes() -> impl Strategy<Value = Vec<Index>> {
     proptest::collection::vec(any::<Index>(), 12)
 }
 
-fn check_same(got: &World, expect: &World) -> Result<(), TestCaseError> {
+fn check_same(got: &Shelf, expect: &Model) -> Result<(), TestCaseError> {
+    let (got, expect): (Vec<_>, Vec<_>) = (got.sources().objects().collect(), expect.sources().objects().collect());
     prop_assert!(got == expect, "got {got:#?}\nexpected {expect:#?}");
     Ok(())
 }
@@ -57,7 +58,7 @@ proptest! {
             let mut shelf = Shelf::new();
             let update = shelf.put(&[(file, &text)]);
             prop_assert_eq!(errors(&update), "", "{}", text);
-            check_same(&shelf.world, &world([object.clone()]))?;
+            check_same(&shelf, &model([object.clone()]))?;
         }
     }
 
@@ -69,7 +70,7 @@ proptest! {
     ) {
         let (shelf, said) = read(&files(&objects, &homes, 3));
         prop_assert_eq!(said, "");
-        check_same(&shelf.world, &world(objects.clone()))?;
+        check_same(&shelf, &model(objects.clone()))?;
         let mut rng = shuffled;
         let mut mixed = objects;
         for i in (1..mixed.len()).rev() {
@@ -77,7 +78,7 @@ proptest! {
         }
         let mut files = files(&mixed, &homes, 4);
         files.reverse();
-        check_same(&read(&files).0.world, &shelf.world)?;
+        check_same(&read(&files).0, &shelf.model)?;
     }
 
     #[test]
@@ -88,7 +89,7 @@ proptest! {
     ) {
         let (mut shelf, _) = read(&files(&before, &homes, 3));
         put(&mut shelf, &files(&after, &homes, 2));
-        check_same(&shelf.world, &world(after))?;
+        check_same(&shelf, &model(after))?;
     }
 
     #[test]
@@ -123,18 +124,18 @@ proptest! {
         let said = put(&mut shelf, &broken);
         prop_assert!(said.contains("error: "), "{said}");
         prop_assert!(said.contains(&format!("{}.yaml", homes[which].index(3))), "{said}");
-        check_same(&shelf.world, &world(objects.clone()))?;
+        check_same(&shelf, &model(objects.clone()))?;
 
         // and at start all others are there
         let (fresh, _) = read(&broken);
         for object in objects.iter().enumerate().filter(|(i, _)| *i != which).map(|(_, o)| o) {
-            let fresh: Vec<&Object> = fresh.world.objects().get(&object.key()).into_iter().collect();
+            let fresh: Vec<&Object> = fresh.sources().get(&object.key()).into_iter().collect();
             prop_assert_eq!(fresh, vec![object], "{}", said);
         }
 
         // mended, it is as if nothing had been
         put(&mut shelf, &files(&objects, &homes, 3));
-        check_same(&shelf.world, &world(objects))?;
+        check_same(&shelf, &model(objects))?;
     }
 }
 

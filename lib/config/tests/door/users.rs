@@ -3,9 +3,9 @@
 use expect_test::{Expect, expect};
 use underpass_core::{
     Kind, ObjectKey,
-    objects::Object,
+    objects::{Object, OwnProxy},
     testing::{locality, name},
-    world::{Affinity, Distribution, InternalTraffic},
+    world::{Affinity, Distribution, InternalTraffic, Locality},
 };
 
 use crate::{Shelf, lines};
@@ -14,7 +14,7 @@ fn check(text: &str, expect: &Expect) -> Shelf {
     let mut shelf = Shelf::new();
     let update = shelf.put(&[("a.yaml", text)]);
     let ignored = update.ignored.iter().map(|(kind, n)| format!("ignored: {n} {kind}\n")).collect::<String>();
-    let findings = shelf.world.findings().iter().map(|f| format!("finding: {}: {}: {}\n", f.object, f.field, f.says));
+    let findings = shelf.sources().findings().map(|f| format!("finding: {}: {}: {}\n", f.object, f.field, f.says));
     expect.assert_eq(&(lines(&update) + &ignored + &findings.collect::<String>()));
     shelf
 }
@@ -45,7 +45,7 @@ fn peer_authentication_with_a_port() {
         "#]],
     );
     let key = ObjectKey::new(Kind::PeerAuthentication, name("production/database-mtls"));
-    let Object::PeerAuthentication(p) = &shelf.world.objects()[&key] else { panic!("{:?}", shelf.world) };
+    let Object::PeerAuthentication(p) = shelf.sources().get(&key).unwrap() else { panic!("{:?}", shelf.world()) };
     assert_eq!(p.ports.keys().collect::<Vec<_>>(), [&9090]);
 }
 
@@ -57,8 +57,8 @@ fn a_pod_without_namespace_uid_and_status() {
          command: [\"sleep\", \"3600\"]\n",
         &expect![[""]],
     );
-    let pod = shelf.world.workload(&name("default/no-sidecar-pod")).unwrap();
-    assert!(!shelf.world.is_enrolled(pod));
+    assert!(!shelf.world().pod(&name("default/no-sidecar-pod")).unwrap().is_enrolled());
+    let pod = shelf.sources().pod(&name("default/no-sidecar-pod")).unwrap();
     assert_eq!(&*pod.service_account, "default");
     assert_eq!(pod.annotations.len(), 1);
 }
@@ -97,7 +97,7 @@ fn what_a_service_says_about_traffic() {
             warning: a.yaml:11: document 1: Service default/a: spec.externalIPs: known, not yet served: connections to these addresses are not the mesh's
         "#]],
     );
-    let service = shelf.world.service(&name("default/a")).unwrap();
+    let service = shelf.sources().service(&name("default/a")).unwrap();
     assert_eq!(service.ports.len(), 1, "UDP is not the mesh's");
     assert_eq!(service.vips.len(), 1);
     assert_eq!(service.affinity, Affinity::ClientIp);
@@ -117,10 +117,10 @@ fn distribution(annotation: &str, field: &str, expect: Option<Distribution>, say
          ---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: default{annotations}}}\n"
     );
     let update = shelf.put(&[("a.yaml", &text)]);
-    assert_eq!(shelf.world.service(&name("default/a")).unwrap().distribution, expect, "{text}");
+    assert_eq!(shelf.sources().service(&name("default/a")).unwrap().distribution, expect, "{text}");
     says.assert_eq(&lines(&update));
     if field.is_empty() {
-        assert_eq!(shelf.world.namespace("default").unwrap().distribution, expect, "{text}");
+        assert_eq!(shelf.sources().namespace("default").unwrap().distribution, expect, "{text}");
     }
 }
 
@@ -179,7 +179,7 @@ fn the_weight_of_a_pod() {
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: a, annotations: {{underpass.dev/weight: \"{value}\"}}}}\n"
         );
         let update = shelf.put(&[("a.yaml", &text)]);
-        assert_eq!(shelf.world.workload(&name("default/a")).unwrap().weight, expect, "{value:?}");
+        assert_eq!(shelf.sources().pod(&name("default/a")).unwrap().weight, expect, "{value:?}");
         says.assert_eq(&lines(&update));
     };
     check("0", 0, &expect![]);
@@ -236,12 +236,13 @@ fn endpoints_as_a_controller_writes_them() {
          ---\napiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {clusterIP: 10.96.0.1, ports: [{name: http, port: 80}]}\n",
         &expect![],
     );
-    let endpoints = shelf.world.endpoints(&name("default/a"));
-    let states: Vec<_> = endpoints.iter().map(|e| (e.ready, e.draining)).collect();
+    let service = name("default/a");
+    let endpoints: Vec<_> = shelf.world().endpoints(&service).collect();
+    let states: Vec<_> = endpoints.iter().map(|(_, e)| (e.ready, e.draining)).collect();
     let (ready, going, down) = ((true, false), (false, true), (false, false));
     assert_eq!(states, [ready, ready, going, down, down, going]);
-    let first = &endpoints[0];
-    assert_eq!((first.node.as_deref(), first.locality.zone.as_deref()), (Some("node-1"), Some("z1")));
+    let (workload, first) = endpoints[0];
+    assert_eq!((workload.node.as_deref(), workload.locality.zone.as_deref()), (Some("node-1"), Some("z1")));
     let texts = |all: &[std::sync::Arc<str>]| all.join(" ");
     assert_eq!((texts(&first.hints.zones), texts(&first.hints.nodes)), ("z1 z2".into(), "node-1".into()));
 }
@@ -255,7 +256,7 @@ fn an_external_name_is_named() {
             finding: Service default/db: spec.externalName: an ExternalName has no address of its own: callers get db.example.com's, which this service says nothing about
         "#]],
     );
-    assert!(shelf.world.service(&name("default/db")).unwrap().vips.is_empty());
+    assert!(shelf.sources().service(&name("default/db")).unwrap().vips.is_empty());
 }
 
 #[test]
@@ -265,8 +266,8 @@ fn where_a_node_is() {
          topology.kubernetes.io/zone: z\n    topology.istio.io/subzone: s\n",
         &expect![],
     );
-    assert_eq!(shelf.world.locality("node-1"), Some(&locality("r/z/s")));
-    assert_eq!(shelf.world.locality("node-2"), None);
+    let of = |node: &str| shelf.sources().node(node).map(|node| Locality::of(&node.labels));
+    assert_eq!((of("node-1"), of("node-2")), (Some(locality("r/z/s")), None));
 }
 
 #[test]
@@ -280,7 +281,7 @@ fn lists_as_kubectl_prints_them() {
             error: a.yaml:10: document 1: Namespace B: items[1].metadata.name: `B` is no valid name: up to 63 of a-z 0-9 -, with a letter or digit at both ends (not served)
         "#]],
     );
-    assert_eq!(shelf.world.objects().len(), 3);
+    assert_eq!(shelf.sources().len(), 3);
 }
 
 #[test]
@@ -296,7 +297,7 @@ fn pods_as_an_api_server_has_them() {
          \"conditions\":[{\"type\":\"Ready\",\"status\":\"True\"}]}}",
         &expect![[""]],
     );
-    let pod = shelf.world.workload(&name("x/a")).unwrap();
+    let pod = shelf.sources().pod(&name("x/a")).unwrap();
     let ports: Vec<_> = pod.ports.iter().map(|p| (&*p.name, p.port)).collect();
     assert_eq!(ports, [("http", 80), ("yes", 2)]);
     assert_eq!(pod.addresses.len(), 1, "the same address twice");
@@ -306,20 +307,33 @@ fn pods_as_an_api_server_has_them() {
 }
 
 #[test]
-fn a_sidecar_is_seen() {
-    for (text, expect) in [
-        ("spec: {containers: [{name: istio-proxy}]}", true),
-        ("spec: {initContainers: [{name: istio-proxy, restartPolicy: Always}]}", true),
-        ("spec: {containers: [{name: app}]}", false),
-    ] {
+fn a_proxy_of_istio_is_seen_for_what_it_is() {
+    let check = |metadata: &str, spec: &str, expect: Option<OwnProxy>| {
         let mut shelf = Shelf::new();
-        shelf.put(&[("a.yaml", &format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\n{text}\n"))]);
-        assert_eq!(shelf.world.workload(&name("default/a")).unwrap().has_sidecar, expect, "{text}");
-    }
-    let mut shelf = Shelf::new();
-    let annotated = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, annotations: {sidecar.istio.io/status: \"{}\"}}\n";
-    shelf.put(&[("a.yaml", annotated)]);
-    assert!(shelf.world.workload(&name("default/a")).unwrap().has_sidecar);
+        let pod = format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: a{metadata}}}\nspec: {{{spec}}}\n");
+        shelf.put(&[("a.yaml", &pod)]);
+        assert_eq!(shelf.sources().pod(&name("default/a")).unwrap().proxy, expect, "{pod}");
+    };
+    use OwnProxy::{Gateway, Sidecar, Waypoint};
+    let told =
+        |role: &str| format!("containers: [{{name: app}}, {{name: istio-proxy, args: [proxy, {role}, --domain, x]}}]");
+    let beside = "containers: [{name: app}, {name: istio-proxy}]";
+    check("", "containers: [{name: app}]", None);
+    check("", beside, Some(Sidecar));
+    check("", "containers: [{name: app}], initContainers: [{name: istio-proxy, restartPolicy: Always}]", Some(Sidecar));
+    check(", annotations: {sidecar.istio.io/status: '{}'}", "containers: [{name: app}]", Some(Sidecar));
+    // a selector that any pod may have
+    check(", labels: {istio: ingressgateway}", beside, Some(Sidecar));
+    check("", &told("sidecar"), Some(Sidecar));
+    check("", &told("router"), Some(Gateway));
+    check("", &told("waypoint"), Some(Waypoint));
+    check("", "containers: [{name: istio-proxy}]", Some(Gateway));
+    check(", annotations: {sidecar.istio.io/status: '{}'}", "containers: [{name: istio-proxy}]", Some(Gateway));
+    check(", annotations: {inject.istio.io/templates: 'x, gateway'}", beside, Some(Gateway));
+    check(", labels: {gateway.networking.k8s.io/gateway-name: g}", beside, Some(Gateway));
+    check(", labels: {istio.io/gateway-name: g}", beside, Some(Gateway));
+    check(", labels: {istio.io/gateway-name: g}", &told("sidecar"), Some(Sidecar));
+    check(", labels: {gateway.networking.k8s.io/gateway-name: w}", &told("waypoint"), Some(Waypoint));
 }
 
 /// What Kubernetes defines and the mesh does not read is no misspelling of what it does.
@@ -369,5 +383,5 @@ fn the_other_fields_of_kubernetes_kinds() {
          targetRef: , deprecatedTopology: }}]\n"
     );
     let shelf = check(&text, &expect![[""]]);
-    assert_eq!(shelf.world.objects().len(), 5);
+    assert_eq!(shelf.sources().len(), 5);
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use underpass_config::{Door, Update, Watch};
-use underpass_core::{World, world::MeshSettings};
+use underpass_core::{resolve::Model, world::MeshSettings};
 
 use crate::directory::{Temp, namespace};
 
@@ -16,7 +16,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 struct Watched {
     updates: Receiver<Update>,
-    world: World,
+    model: Model,
     problems: usize,
     _watch: Watch,
 }
@@ -25,7 +25,7 @@ impl Watched {
     fn new(dir: &Temp) -> Self {
         let (send, updates) = mpsc::channel();
         let watch = Door::new(dir.path()).watch(move |u| drop(send.send(u))).unwrap();
-        Self { updates, world: World::empty(MeshSettings::default()), problems: 0, _watch: watch }
+        Self { updates, model: Model::empty(MeshSettings::default()), problems: 0, _watch: watch }
     }
 
     /// Until the World has exactly these namespaces and this many problems.
@@ -33,14 +33,14 @@ impl Watched {
     fn wait(&mut self, namespaces: &[&str], problems: usize) {
         let end = Instant::now() + DEADLINE;
         loop {
-            let have: Vec<_> = self.world.objects().keys().map(|k| k.name.name()).collect();
+            let have: Vec<_> = self.model.sources().objects().map(|(key, _)| key.name.name().to_owned()).collect();
             if have == namespaces && self.problems == problems {
                 return;
             }
             let left = end.saturating_duration_since(Instant::now());
             let update = self.updates.recv_timeout(left);
             let update = update.unwrap_or_else(|e| panic!("{e}: {have:?}, {} problems", self.problems));
-            self.world = self.world.apply(&update.batch);
+            self.model.apply(&update.batch);
             self.problems = update.problems.len();
         }
     }
@@ -87,8 +87,8 @@ fn a_directory_that_comes_later_is_found() {
     let dir = Temp::new();
     let (send, updates) = mpsc::channel();
     let watch = Door::new(dir.path().join("later")).watch(move |u| drop(send.send(u))).unwrap();
-    let world = World::empty(MeshSettings::default());
-    let mut watched = Watched { updates, world, problems: 0, _watch: watch };
+    let model = Model::empty(MeshSettings::default());
+    let mut watched = Watched { updates, model, problems: 0, _watch: watch };
     watched.wait(&[], 1);
     dir.write("later/a.yaml", &namespace("a"));
     watched.wait(&["a"], 0);

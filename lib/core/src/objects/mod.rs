@@ -12,5 +12,5 @@ pub use batch::{Batch, Change, Object};
 pub use namespace::Namespace;
 pub use node::Node;
 pub use peer_authentication::{Created, MtlsMode, PeerAuthentication};
-pub use pod::{ContainerPort, DEFAULT_WEIGHT, Phase, Pod};
+pub use pod::{ContainerPort, DEFAULT_WEIGHT, OwnProxy, Phase, Pod};
 pub use service::{EndpointSlice, Service, SliceEndpoint, SlicePort};

@@ -30,6 +30,17 @@ pub struct ContainerPort {
     pub port: u16,
 }
 
+/// What a proxy of Istio's does in a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum OwnProxy {
+    /// It carries the connections of the application beside it: the pod has a mesh already.
+    Sidecar,
+    /// It is the application: what comes from outside goes into the mesh from here.
+    Gateway,
+    /// It is a waypoint, and ends HBONE itself.
+    Waypoint,
+}
+
 /// A pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Pod {
@@ -63,8 +74,8 @@ pub struct Pod {
     pub owner: Option<Owner>,
     /// Named TCP ports of its containers.
     pub ports: Vec<ContainerPort>,
-    /// It runs an `istio-proxy` container or was injected.
-    pub has_sidecar: bool,
+    /// The proxy of Istio's that runs in it.
+    pub proxy: Option<OwnProxy>,
 }
 
 impl Pod {

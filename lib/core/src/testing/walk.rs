@@ -107,7 +107,7 @@ fn some_usual_pod() -> impl Strategy<Value = Pod> {
                 draining: false,
                 deleted: false,
                 host_network: false,
-                has_sidecar: false,
+                proxy: None,
                 ..w
             };
         }

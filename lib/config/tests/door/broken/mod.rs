@@ -20,7 +20,7 @@ fn check(text: &str, expect: &Expect) {
     let mut shelf = Shelf::new();
     let update = shelf.put(&[("dir/a.yaml", &format!("{BEFORE}{text}{AFTER}"))]);
     for name in ["before", "after"] {
-        assert!(shelf.world.namespace(name).is_some(), "{name} is lost: {text}\n{}", lines(&update));
+        assert!(shelf.sources().namespace(name).is_some(), "{name} is lost: {text}\n{}", lines(&update));
     }
     expect.assert_eq(&lines(&update));
 }
