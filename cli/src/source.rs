@@ -6,8 +6,8 @@ use std::{fs, io, path::Path};
 use serde::de::DeserializeOwned;
 use underpass_config::door::{self, Files, State};
 use underpass_core::{
-    World,
     explain::{Explanation, explain},
+    resolve::Model,
 };
 use underpass_telemetry::admin::{
     Client, encode_query,
@@ -50,10 +50,10 @@ impl Asked {
     }
 }
 
-/// An agent, or a World made of manifests.
+/// An agent, or the objects of manifests and what follows from them.
 pub(crate) enum Source {
     Agent(Asked),
-    Manifests(Box<World>),
+    Manifests(Box<Model>),
 }
 
 impl Source {
@@ -68,21 +68,21 @@ impl Source {
     pub(crate) fn workloads(&self) -> Result<Vec<Workload>, CliError> {
         match self {
             Self::Agent(agent) => agent.get("/workloads"),
-            Self::Manifests(world) => Ok(view::workloads(world)),
+            Self::Manifests(model) => Ok(view::workloads(model.world())),
         }
     }
 
     pub(crate) fn services(&self) -> Result<Vec<Service>, CliError> {
         match self {
             Self::Agent(agent) => agent.get("/services"),
-            Self::Manifests(world) => Ok(view::services(world)),
+            Self::Manifests(model) => Ok(view::services(model.world())),
         }
     }
 
     pub(crate) fn policies(&self) -> Result<Vec<Policy>, CliError> {
         match self {
             Self::Agent(agent) => agent.get("/policies"),
-            Self::Manifests(world) => Ok(view::policies(world)),
+            Self::Manifests(model) => Ok(view::policies(model.world(), model.sources())),
         }
     }
 
@@ -92,26 +92,27 @@ impl Source {
                 let (source, destination) = (encode_query(source), encode_query(destination));
                 agent.get(&format!("/explain?source={source}&destination={destination}"))
             }
-            Self::Manifests(world) => {
-                explain(world, source, destination).map_err(|source| CliError::Explain { source })
+            Self::Manifests(model) => {
+                explain(model.world(), source, destination).map_err(|source| CliError::Explain { source })
             }
         }
     }
 }
 
-/// The World of a directory of manifests. Problems go to standard error, one per line.
-fn read(path: &Path, mesh: &Mesh) -> Result<World, CliError> {
+/// The objects of a directory of manifests, and what follows from them. Problems go to standard error, one per line.
+fn read(path: &Path, mesh: &Mesh) -> Result<Model, CliError> {
     let files = files(path)?;
     let (_, update) = State::default().next(&files.contents());
-    let world = World::empty(mesh.settings()).apply(&update.batch);
+    let mut model = Model::empty(mesh.settings());
+    model.apply(&update.batch);
     for problem in update.problems.iter().chain(&update.notices) {
         output::complain(&problem.to_string());
     }
-    for finding in world.findings() {
+    for finding in model.sources().findings() {
         let field = if finding.field.is_empty() { String::new() } else { format!(": {}", finding.field) };
         output::complain(&format!("warning: {}{field}: {}", finding.object, finding.says));
     }
-    Ok(world)
+    Ok(model)
 }
 
 /// The manifests of a directory, or one file. The door serves what it can read, and nothing is a valid directory: here,

@@ -166,8 +166,8 @@ fn settings_of_the_mesh_count() {
     explain(
         &["--trust-domain", "prod.example.org", "shop/web", "cart:80"],
         &expect![[r#"
-            exit 2
-            denied: not_allowed (path hbone, policy shop/cart-callers)
+            exit 0
+            allowed: allowed by shop/cart-callers (path hbone, policy shop/cart-callers)
 
               resolve                                                     source is pod shop/web (10.0.1.2)
                                                                           destination is service cart.shop.svc.cluster.local (10.96.0.10), port 80
@@ -176,7 +176,7 @@ fn settings_of_the_mesh_count() {
               route                Service shop/cart                      10.96.0.10:80 -> endpoint 10.0.2.2:8080 (shop/cart)
                                                                           HBONE to 10.0.2.2:15008 for 10.0.2.2:8080 (shop/cart), expecting spiffe://prod.example.org/ns/shop/sa/cart
               peer-authentication  PeerAuthentication shop/strict         port 8080 takes mutual TLS only
-              authorization        AuthorizationPolicy shop/cart-callers  ALLOW does not match: not_allowed
+              authorization        AuthorizationPolicy shop/cart-callers  ALLOW matches
         "#]],
     );
     let code = |args: &[&str]| underpass(&[&["explain", "-f", "mesh"], args].concat()).status.code();

@@ -2,8 +2,8 @@
 
 use expect_test::expect;
 use underpass_core::{
-    testing::{ambient, labels, pod, service, world},
-    world::{Object, Service},
+    objects::{Object, Service},
+    testing::{ambient, labels, model, pod, service},
 };
 use underpass_telemetry::admin::{
     Method, Request, Response, Router, StatusCode,
@@ -29,18 +29,19 @@ fn waypoint(text: &str, waypoint_optional: bool) -> Service {
 }
 
 fn of_world() -> Agent {
-    let world = world(objects());
-    let mut workloads = view::workloads(&world);
+    let model = model(objects());
+    let world = model.world();
+    let mut workloads = view::workloads(world);
     for w in workloads.iter_mut().filter(|w| w.namespace == "shop") {
         let problem = (w.name == "web").then(|| "its address is not there".to_owned());
         w.state = Some(PodState { state: if problem.is_some() { "waiting" } else { "enrolled" }.into(), problem });
     }
     let router = answers(Router::new(), "/workloads", serde_json::to_value(workloads).unwrap());
-    let router = answers(router, "/services", serde_json::to_value(view::services(&world)).unwrap());
-    let router = answers(router, "/policies", serde_json::to_value(view::policies(&world)).unwrap());
+    let router = answers(router, "/services", serde_json::to_value(view::services(world)).unwrap());
+    let router = answers(router, "/policies", serde_json::to_value(view::policies(world, model.sources())).unwrap());
     Agent::start(router.route(Method::GET, "/explain", move |request: Request| {
         let asked = |key| request.query(key).unwrap_or_default().to_owned();
-        let explained = underpass_core::explain::explain(&world, &asked("source"), &asked("destination"));
+        let explained = underpass_core::explain::explain(model.world(), &asked("source"), &asked("destination"));
         std::future::ready(match explained {
             Ok(explanation) => Response::json(&explanation),
             Err(unknown) => Response::error(StatusCode::NOT_FOUND, unknown),

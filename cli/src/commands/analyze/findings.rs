@@ -9,9 +9,8 @@ use underpass_config::{
     yaml::{self, Document},
 };
 use underpass_core::{
-    World,
     dangling::{Planned, dangling},
-    world,
+    resolve::{self, Model},
 };
 
 use super::{input::Inputs, snippet};
@@ -39,16 +38,16 @@ pub(super) struct Finding {
     pub(super) mark: snippet::Mark,
 }
 
-pub(super) fn collect(inputs: &Inputs, state: &State, update: &Update, world: &World) -> Vec<Finding> {
+pub(super) fn collect(inputs: &Inputs, state: &State, update: &Update, model: &Model) -> Vec<Finding> {
     let mut all: Vec<Finding> = update.problems.iter().chain(&update.notices).map(of_problem).collect();
     let planned = state.templates().map(|t| Planned {
         namespace: Arc::clone(&t.namespace),
         service_account: Arc::clone(&t.service_account),
         labels: t.labels.clone(),
     });
-    let dangling = dangling(world, planned);
+    let dangling = dangling(model.sources(), model.world().settings(), planned);
     let mut lines = Lines { inputs, state, parsed: BTreeMap::new() };
-    all.extend(world.findings().iter().chain(&dangling).map(|f| lines.finding(f)));
+    all.extend(model.sources().findings().chain(&dangling).map(|f| lines.finding(f)));
     let mut texts: BTreeMap<Arc<str>, Vec<String>> = BTreeMap::new();
     for finding in &mut all {
         let lines = texts.entry(Arc::clone(&finding.file)).or_insert_with(|| inputs.lines(&finding.file));
@@ -90,7 +89,7 @@ struct Lines<'a> {
 }
 
 impl Lines<'_> {
-    fn finding(&mut self, f: &world::Finding) -> Finding {
+    fn finding(&mut self, f: &resolve::Finding) -> Finding {
         let path = Path::parse(&f.field);
         let claim = self.state.claim(&f.object);
         let line = claim.map(|(file, claim)| {

@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use clap::ValueEnum;
 use serde::Serialize;
 use underpass_config::{Severity, door::State};
-use underpass_core::World;
+use underpass_core::resolve::Model;
 
 use self::{findings::Finding, input::Inputs};
 use crate::{
@@ -97,8 +97,9 @@ pub(crate) fn run(args: &Analyze) -> Result<Output, CliError> {
 
 fn analyze(inputs: &Inputs, args: &Analyze) -> Report {
     let (state, update) = State::default().next(&inputs.found.contents());
-    let world = World::empty(args.mesh.settings()).apply(&update.batch);
-    let findings = findings::collect(inputs, &state, &update, &world);
+    let mut model = Model::empty(args.mesh.settings());
+    model.apply(&update.batch);
+    let findings = findings::collect(inputs, &state, &update, &model);
     let count = |severity| findings.iter().filter(|f| f.severity == severity).count();
     Report {
         errors: count(Severity::Error),

@@ -117,7 +117,6 @@ fn policies_and_what_needs_a_waypoint() {
 
 #[test]
 fn a_connection_is_read_as_core_writes_it() {
-    use std::sync::Arc;
     use underpass_core::{
         Connection as CoreConnection,
         connection::{Direction, Party as CoreParty, Path},
