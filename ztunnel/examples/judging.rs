@@ -8,8 +8,8 @@ use underpass_core::{
     authz::{Match, PrincipalMatch, Rule, Source},
     objects::{Batch, Object},
     rejudge::{self, Changes, Judged, Over, Way},
-    testing::{ambient, name, policy, service, world},
-    world::Action,
+    testing::{ambient, model, name, policy, service},
+    world::{Action, Uid},
 };
 
 const CONNECTIONS: usize = 10_000;
@@ -42,14 +42,16 @@ fn connection(world: &World, n: usize) -> Judged {
             over: Over::Tunnel { own: identity(local), peer: identity(remote) },
         }
     };
-    Judged { pod: name(&format!("default/p{local}")), way, judged_at: world.version() }
+    let pod = Uid::of_pod(&world.settings().cluster, &name(&format!("default/p{local}")));
+    Judged { pod, way, judged_at: world.version() }
 }
 
 fn main() {
     let pods = (0..PODS).map(|n| Object::from(ambient(&format!("default/p{n}"), &address(n), "")));
     let policies = (0..POLICIES).map(|n| of_somebody(&format!("default/d{n}"), Action::Deny));
-    let before = world(pods.chain(policies).chain([service("default/s app=s 10.96.0.1 80").into()]));
-    let open: Vec<Judged> = (0..CONNECTIONS).map(|n| connection(&before, n)).collect();
+    let model = model(pods.chain(policies).chain([service("default/s app=s 10.96.0.1 80").into()]));
+    let before = model.world();
+    let open: Vec<Judged> = (0..CONNECTIONS).map(|n| connection(before, n)).collect();
     for (what, object) in [
         ("a pod elsewhere", Object::from(ambient("other/new", "10.9.0.1", ""))),
         ("one of this node's pods", ambient("default/p1", &address(1), "changed=yes").into()),
@@ -59,16 +61,18 @@ fn main() {
     ] {
         let mut batch = Batch::default();
         batch.put(object);
+        let mut next = model.clone();
         let at = Instant::now();
-        let after = before.apply(&batch);
+        next.apply(&batch);
+        let after = next.world();
         let applied = at.elapsed();
         let at = Instant::now();
-        let mut changes = Changes::new(&before, &after);
+        let changes = Changes::new(before, after);
         let judged = open.iter().filter(|judged| changes.may_concern(judged));
-        let denied = judged.map(|judged| black_box(rejudge::check(&after, judged))).filter(|v| !v.is_allow()).count();
+        let denied = judged.map(|judged| black_box(rejudge::check(after, judged))).filter(|v| !v.is_allow()).count();
         let passed = at.elapsed();
         let at = Instant::now();
-        let all = open.iter().map(|judged| black_box(rejudge::check(&after, judged))).filter(|v| !v.is_allow()).count();
+        let all = open.iter().map(|judged| black_box(rejudge::check(after, judged))).filter(|v| !v.is_allow()).count();
         println!("{what}: World {applied:?}; judged again {passed:?}, all of them {:?} ({denied} {all})", at.elapsed());
     }
 }

@@ -57,7 +57,8 @@ mod tests {
         connection::Direction,
         objects::{Batch, Object},
         rejudge::{Judged, Way},
-        testing::{ambient, name, peer_authentication, policy, world},
+        resolve::Model,
+        testing::{ambient, model, name, peer_authentication, policy},
         world::Action,
     };
 
@@ -82,15 +83,15 @@ mod tests {
         Track::begin(worker, &served(worker), Direction::Inbound, Z.parse().unwrap(), B.parse().unwrap())
     }
 
-    fn change(worker: &Worker, object: impl Into<Object>) {
+    fn change(worker: &Worker, model: &mut Model, object: impl Into<Object>) {
         let mut batch = Batch::default();
         batch.put(object);
-        exchange(worker, &batch);
+        exchange(worker, model, &batch);
     }
 
-    fn exchange(worker: &Worker, batch: &Batch) {
-        let next = Arc::new(worker.world().apply(batch));
-        worker.exchange_world(next);
+    fn exchange(worker: &Worker, model: &mut Model, batch: &Batch) {
+        model.apply(batch);
+        worker.exchange_world(Arc::new(model.world().clone()));
     }
 
     /// Why a connection was told to end, in plain words.
@@ -100,14 +101,15 @@ mod tests {
 
     #[test]
     fn a_change_between_verdict_and_registration_is_not_missed() {
-        let worker = worker(world([ambient("default/b", "10.0.0.2", "").into()]));
+        let mut model = model([ambient("default/b", "10.0.0.2", "").into()]);
+        let worker = worker(model.world().clone());
         let refused = Some((Reason::PlaintextRefused, "default/strict".to_owned()));
         for (object, expect) in [
             (Object::from(peer_authentication("default/other app=other STRICT")), None),
             (peer_authentication("default/strict - STRICT").into(), refused.clone()),
         ] {
             let (track, judged) = (begin(&worker), judged(&worker));
-            change(&worker, object);
+            change(&worker, &mut model, object);
             assert_eq!(told(&track), None, "nobody knows of it yet");
             track.open(judged);
             assert_eq!(told(&track), expect);
@@ -116,14 +118,14 @@ mod tests {
         // One that is registered is told by the exchange, and keeps the first reason.
         let mut batch = Batch::default();
         batch.remove(Object::from(peer_authentication("default/strict - STRICT")).key());
-        exchange(&worker, &batch);
+        exchange(&worker, &mut model, &batch);
         let track = begin(&worker);
         track.open(judged(&worker));
-        change(&worker, policy("other/p", Action::Deny, vec![Rule::default()]));
+        change(&worker, &mut model, policy("other/p", Action::Deny, vec![Rule::default()]));
         assert_eq!(told(&track), None);
-        change(&worker, peer_authentication("default/strict - STRICT"));
+        change(&worker, &mut model, peer_authentication("default/strict - STRICT"));
         assert_eq!(told(&track), refused);
-        change(&worker, policy("default/p", Action::Deny, vec![Rule::default()]));
+        change(&worker, &mut model, policy("default/p", Action::Deny, vec![Rule::default()]));
         assert_eq!(told(&track), refused);
         track.finish(Reason::PlaintextRefused);
         assert!(worker.live.borrow().is_empty());

@@ -8,7 +8,8 @@ use underpass_core::{
     Connection, Identity, ObjectName, Reason,
     connection::{Direction, Party, Path},
     objects::{Node, Object, Pod},
-    testing::{self, labels, name, pod, service},
+    resolve::Model,
+    testing::{labels, model, name, pod, service},
     world::{Owner, OwnerKind},
 };
 use underpass_net::tunnel::Tally;
@@ -25,9 +26,8 @@ fn objects() -> Vec<Object> {
         Object::from(Node { name: ObjectName::cluster(name), addresses: Vec::new(), labels: labels(with) })
     };
     let owner = Some(Owner { kind: OwnerKind::Deployment, name: "shop".into() });
-    let client =
-        Workload { owner, labels: labels("app=store version=v2"), ..pod("default/shop-1", "10.0.0.1 fd00::1") };
-    let server = Workload { node: Some("node-2".into()), ..pod("back/db-0", "10.0.0.2 fd00::2") };
+    let client = Pod { owner, labels: labels("app=store version=v2"), ..pod("default/shop-1", "10.0.0.1 fd00::1") };
+    let server = Pod { node: Some("node-2".into()), ..pod("back/db-0", "10.0.0.2 fd00::2") };
     vec![
         node("node-1", "topology.kubernetes.io/region=north topology.kubernetes.io/zone=n1"),
         // What is empty says nothing.
@@ -40,7 +40,7 @@ fn objects() -> Vec<Object> {
 }
 
 struct Rig {
-    world: World,
+    model: Model,
     metrics: Arc<Metrics>,
     recorder: Recorder,
     registry: Registry,
@@ -50,22 +50,22 @@ struct Rig {
 
 impl Rig {
     fn new(settings: Settings) -> Self {
-        let world = testing::world(objects());
+        let model = model(objects());
         let registry = Registry::default();
-        let (_, receiver) = watch::channel(Arc::new(world.clone()));
+        let (_, receiver) = watch::channel(Arc::new(model.world().clone()));
         let metrics = Metrics::new(&settings, &Registry::default(), receiver);
         let recorder = Recorder::new(&metrics, &registry);
-        Self { world, metrics, recorder, registry, began: Instant::now(), next: 0 }
+        Self { model, metrics, recorder, registry, began: Instant::now(), next: 0 }
     }
 
     /// A record as the tunnel makes it, with the workloads that have the addresses.
     fn record(&mut self, direction: Direction, path: Path, from: &str, to: &str) -> Connection {
         self.next += 1;
-        let identity = |w: &Workload| w.identity(&self.world.settings().trust_domain);
+        let world = self.model.world();
         let party = |address: &str| {
             let address: SocketAddr = address.parse().unwrap();
-            let workload = self.world.workload_at(address.ip()).cloned();
-            let identity = workload.as_deref().map(identity).filter(|_| path == Path::Hbone);
+            let workload = world.workload_at(address.ip()).cloned();
+            let identity = workload.as_deref().filter(|_| path == Path::Hbone).and_then(|w| world.identity(w)).cloned();
             Party { address, workload, identity }
         };
         Connection {
@@ -83,7 +83,7 @@ impl Rig {
             duration_us: 0,
             policy: None,
             reason: None,
-            world: self.world.version(),
+            world: world.version(),
         }
     }
 
@@ -93,25 +93,25 @@ impl Rig {
 
     fn open(&self, record: &Connection) -> Arc<Tally> {
         let tally = Arc::default();
-        self.recorder.opened(&self.world, record, &tally);
+        self.recorder.opened(self.model.world(), record, &tally);
         tally
     }
 
     fn end(&self, record: &Connection, reason: Reason) {
-        self.recorder.ended(&self.world, &Connection { reason: Some(reason), ..record.clone() });
+        self.recorder.ended(self.model.world(), &Connection { reason: Some(reason), ..record.clone() });
     }
 
     /// From now on there is no pod of this name.
     fn remove(&mut self, pod: &str) {
         let mut batch = underpass_core::objects::Batch::default();
         batch.remove(underpass_core::ObjectKey::new(underpass_core::Kind::Pod, name(pod)));
-        self.world = self.world.apply(&batch);
+        self.model.apply(&batch);
     }
 
     /// A scrape `after_s` seconds after the begin.
     fn scrape(&self, after_s: u64) -> String {
         let mut samples = self.registry.gather();
-        self.metrics.show(&self.world, self.began + Duration::from_secs(after_s), &mut samples);
+        self.metrics.show(self.model.world(), self.began + Duration::from_secs(after_s), &mut samples);
         Exposition::Text.write(&samples)
     }
 }

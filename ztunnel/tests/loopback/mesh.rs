@@ -2,6 +2,7 @@
 //! as it is written.
 
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     io::ErrorKind,
     net::{IpAddr, SocketAddr, TcpListener as Listener},
@@ -19,9 +20,10 @@ use tokio::{
 use underpass_core::{
     Identity, TrustDomain, World,
     addr::HBONE_PORT,
-    objects::{Batch, Object, Pod},
-    testing::{self, ambient, name, pod},
-    world::Version,
+    objects::{self, Batch, Object},
+    resolve::Model,
+    testing::{ambient, model, name, pod},
+    world::{MeshSettings, Uid, Version},
 };
 use underpass_identity::Authority;
 use underpass_net::netns::Netns;
@@ -53,7 +55,7 @@ pub(crate) fn at(pod: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip(pod), port)
 }
 
-fn workload(name: &str, address: &str) -> Workload {
+fn object(name: &str, address: &str) -> objects::Pod {
     let full = format!("default/{name}");
     if name == "z" { pod(&full, address) } else { ambient(&full, address, "") }
 }
@@ -71,6 +73,7 @@ pub(crate) struct Mesh {
     pub(crate) ztunnel: Ztunnel,
     pub(crate) homes: BTreeMap<&'static str, Home>,
     pub(crate) authority: Authority,
+    model: RefCell<Model>,
     world: watch::Sender<Arc<World>>,
     pub(crate) credentials: watch::Sender<Arc<Credentials>>,
     access_log: Arc<AccessLog>,
@@ -86,8 +89,9 @@ impl Mesh {
     pub(crate) fn with(objects: impl IntoIterator<Item = Object>, set: impl FnOnce(&mut Settings)) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let authority = authority(&folder.path().join("ca"));
-        let pods = PODS.map(|(name, address)| Object::from(workload(name, address)));
-        let (world, worlds) = watch::channel(Arc::new(testing::world(pods.into_iter().chain(objects))));
+        let pods = PODS.map(|(name, address)| Object::from(object(name, address)));
+        let model = model(pods.into_iter().chain(objects));
+        let (world, worlds) = watch::channel(Arc::new(model.world().clone()));
         let (credentials, all_credentials) = watch::channel(Arc::new(issue(&authority, 1)));
         let log = folder.path().join("access.log");
         let to_file =
@@ -106,7 +110,8 @@ impl Mesh {
         let ztunnel = Ztunnel::start(&settings, &inputs).expect("started");
         let homes = PODS.iter().filter(|(name, _)| *name != "z");
         let homes = homes.map(|(name, _)| (*name, add(&ztunnel, &switch, name))).collect();
-        Self { switch, ztunnel, homes, authority, world, credentials, access_log, log, _folder: folder }
+        let model = RefCell::new(model);
+        Self { switch, ztunnel, homes, authority, model, world, credentials, access_log, log, _folder: folder }
     }
 
     /// The pod is served anew, from listeners of its own; those that it had go on as they may.
@@ -125,7 +130,9 @@ impl Mesh {
     pub(crate) fn publish(&self, change: impl FnOnce(&mut Batch)) -> Version {
         let mut batch = Batch::default();
         change(&mut batch);
-        let next = Arc::new(self.world.borrow().apply(&batch));
+        let mut model = self.model.borrow_mut();
+        model.apply(&batch);
+        let next = Arc::new(model.world().clone());
         let version = next.version();
         self.world.send_replace(next);
         version
@@ -265,7 +272,9 @@ fn add(ztunnel: &Ztunnel, switch: &Switch, pod: &str) -> Home {
     let ((outbound_at, outbound), (inbound_at, inbound)) = (listener(), listener());
     switch.listen(at(pod, HBONE_PORT), inbound_at);
     let netns = Arc::new(Netns::own().expect("own namespace"));
-    ztunnel.add(Pod { name: name(&format!("default/{pod}")), cookie: cookie(pod), netns, outbound, inbound });
+    let name = name(&format!("default/{pod}"));
+    let uid = Uid::of_pod(&MeshSettings::default().cluster, &name);
+    ztunnel.add(Pod { name, uid, cookie: cookie(pod), netns, outbound, inbound });
     Home { outbound: outbound_at, inbound: inbound_at }
 }
 
