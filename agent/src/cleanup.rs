@@ -12,6 +12,7 @@ use std::{
 
 use clap::{Arg, CommandFactory as _, error::ErrorKind};
 use underpass_loader::Kernel;
+use underpass_net::socket::options::Keepalive;
 
 use crate::{
     config::{self, Config, Sources, Stop},
@@ -137,6 +138,7 @@ fn release(settings: &underpass_loader::Settings, report: &mut Report) -> Result
         agents: Vec::new(),
         marks: settings.marks,
         drain: Duration::ZERO,
+        keepalive: Keepalive::default(),
     };
     let mut pods = Pods::adopt(of_node, kernel, Instant::now(), Box::new(drop))?;
     let before = pods.unclaimed();

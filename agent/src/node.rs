@@ -159,6 +159,7 @@ pub async fn run_in<D: DataPath + 'static>(
         agents: follow.agents(),
         marks,
         drain: config.release_drain,
+        keepalive: tunnel.keepalive,
     };
     let mut pods = Pods::adopt(of_node, path, Instant::now(), sink)?;
     pods.inherit(inherited, follow.until());

@@ -29,7 +29,13 @@ use underpass_core::{
     world::{Batch, DEFAULT_WEIGHT, Labels, MeshSettings, Object, Phase, Workload},
 };
 use underpass_loader::Kernel;
-use underpass_net::{netns::Netns, socket};
+use underpass_net::{
+    netns::Netns,
+    socket::{
+        self,
+        options::{Keepalive, Options, Role},
+    },
+};
 use underpass_tests::{
     apps::{
         attacks::{self, Impostor},
@@ -161,6 +167,7 @@ fn agent(start: Start, io: &mut Io) -> Result<()> {
         agents: vec![own],
         marks: Marks::DEFAULT,
         drain: start.drain,
+        keepalive: Keepalive::default(),
     };
     let handle = pods::spawn(
         Pods::adopt(settings_of_pods, kernel, Instant::now(), sink)?,
@@ -251,9 +258,10 @@ fn measure(netns: &Netns, to: SocketAddr) -> Result<[f64; 2]> {
     let unwound = std::panic::catch_unwind(|| netns.enter_here(|| std::panic::resume_unwind(Box::new(())))).is_err();
     ensure!(nested && unwound && Netns::own()?.cookie() == own, "still inside");
     ensure!(netns.enter(|| Netns::own().map(|inside| inside.cookie()))?? == netns.cookie());
+    let options = Options::of(Role::ToApplication, Keepalive::default());
     let connect = (0..500).map(|_| {
         let begin = Instant::now();
-        let opened = socket::to_application(netns, [192, 0, 2, 7].into(), to, Marks::DEFAULT.inbound())?;
+        let opened = socket::to_application(netns, [192, 0, 2, 7].into(), to, Marks::DEFAULT.inbound(), &options)?;
         let took = begin.elapsed().as_secs_f64() * 1e6;
         socket::reset_on_close(&opened, true);
         Ok(took)
@@ -375,7 +383,13 @@ fn incoming(client: &TcpStream, netns: &Netns, addresses: &[IpAddr]) {
     if !addresses.contains(&to.ip()) || addresses.contains(&from.ip()) {
         return;
     }
-    let opened = socket::to_application(netns, from.ip(), to, Marks::DEFAULT.inbound());
+    let opened = socket::to_application(
+        netns,
+        from.ip(),
+        to,
+        Marks::DEFAULT.inbound(),
+        &Options::of(Role::ToApplication, Keepalive::default()),
+    );
     let Ok(server) = opened.inspect_err(|e| eprintln!("to {to} as {from}: {e}")) else { return };
     let _ = poll(&mut [PollFd::new(server.as_fd(), PollFlags::POLLOUT)], PollTimeout::from(5000_u16));
     if !matches!(socket::pending_error(&server), Ok(None)) || server.set_nonblocking(false).is_err() {

@@ -11,7 +11,10 @@ use tokio::net::TcpStream;
 use underpass_core::Reason;
 use underpass_net::{
     budget::Held,
-    socket::{self, established},
+    socket::{
+        self, established,
+        options::{Options, Role},
+    },
 };
 
 use crate::{
@@ -19,8 +22,8 @@ use crate::{
     worker::{Served, Worker},
 };
 
-/// A connection that is reset when it is closed, unless it has come to its end in order: whatever closes it, the end of the
-/// process among them, the other end must not take it for an orderly end of stream.
+/// A connection that is reset when it is closed, by its socket's options, unless it has come to its end in order: whatever
+/// closes it, the end of the process among them, the other end must not take it for an orderly end of stream.
 #[derive(Debug)]
 pub(crate) struct Carried {
     socket: Rc<TcpStream>,
@@ -30,7 +33,6 @@ pub(crate) struct Carried {
 
 impl Carried {
     pub(crate) fn new(socket: TcpStream, place: Held) -> Self {
-        socket::reset_on_close(&socket, true);
         Self { socket: Rc::new(socket), _place: place }
     }
 
@@ -57,7 +59,8 @@ pub(crate) async fn connect(
     client: IpAddr,
     target: SocketAddr,
 ) -> Result<Carried, Reason> {
-    open(worker, place, || worker.settings.sockets.to_application(&pod.netns, client, target)).await
+    let open_with = |options: &Options| worker.settings.sockets.to_application(&pod.netns, client, target, options);
+    open(worker, place, Role::ToApplication, open_with).await
 }
 
 /// A plain connection from inside the pod, and its address `from`, to somebody outside the mesh.
@@ -68,15 +71,21 @@ pub(crate) async fn connect_plain(
     from: IpAddr,
     target: SocketAddr,
 ) -> Result<Carried, Reason> {
-    open(worker, place, || worker.settings.sockets.to_outside(&pod.netns, from, target)).await
+    let open_with = |options: &Options| worker.settings.sockets.to_outside(&pod.netns, from, target, options);
+    open(worker, place, Role::ToOutside, open_with).await
 }
 
-async fn open(worker: &Worker, place: Held, begin: impl FnOnce() -> io::Result<Opening>) -> Result<Carried, Reason> {
+async fn open(
+    worker: &Worker,
+    place: Held,
+    role: Role,
+    begin: impl FnOnce(&Options) -> io::Result<Opening>,
+) -> Result<Carried, Reason> {
     let failed = |error: &io::Error| {
         tracing::debug!(%error, "connect");
         failure(error, Reason::ConnectFailed)
     };
-    let opening = begin().map_err(|error| failed(&error))?;
+    let opening = begin(&worker.settings.options(role)).map_err(|error| failed(&error))?;
     match tokio::time::timeout(worker.settings.tunnel.handshake, established(opening)).await {
         Err(_) => Err(Reason::Timeout),
         Ok(Err(error)) => Err(failed(&error)),

@@ -13,7 +13,7 @@ use underpass_core::{
 };
 use underpass_hbone::{ErrorCode, Headers};
 use underpass_net::{
-    socket::{reset_on_close, tune_tunnel},
+    socket::options::Role,
     tunnel::{Accepted, Charge, Early, Ended, Tunnel, TunnelEnd},
 };
 
@@ -31,6 +31,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, pod: Rc<Served>, accepted: accept:
     let Ok(Ends { from, to }) = worker.settings.sockets.ends(&accepted.socket) else { return };
     let served = worker.world().workload(&pod.uid).is_some_and(|w| w.addresses.contains(&to.ip()));
     if !served {
+        worker.settings.accepted(Role::FromPeer, &accepted.socket);
         drop(Carried::new(accepted.socket, accepted.place)); // resets it
         Track::begin(&worker, &pod, Direction::Inbound, from, to).finish(Reason::NotServedHere);
     } else if to.port() == HBONE_PORT {
@@ -106,10 +107,8 @@ fn begin(
         })
     };
     let settings = &worker.settings.tunnel;
-    // It has an end of its own, in TLS, and what was said last is to be heard.
-    reset_on_close(&socket, false);
-    // Only speed depends on it.
-    let _ = tune_tunnel(&socket);
+    // Fails only where the connection is gone, and that is found by its first use.
+    let _ = worker.settings.options(Role::FromTunnel).set(&socket);
     let begun = Tunnel::server(socket, &config, settings, &worker.buffers, charge, Box::new(slot), acceptor);
     let (tunnel, driving) = begun.map_err(|_| Reason::Tls)?;
     pod.strangers.is(number, &tunnel);

@@ -30,9 +30,13 @@ mod worker;
 
 use std::{collections::BTreeMap, io, num::NonZeroUsize, sync::Arc, thread::JoinHandle};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    net::TcpStream,
+    sync::{mpsc, oneshot, watch},
+};
 use underpass_core::{Identity, ObjectName, World, world::Version};
 use underpass_identity::{Credential, Roots};
+use underpass_net::socket::options::{Keepalive, Options, Role};
 use underpass_telemetry::{access_log::AccessLog, metrics::Registry};
 
 pub use self::{
@@ -82,6 +86,8 @@ pub struct Settings {
     pub tls: underpass_net::tls::Settings,
     /// How sockets are opened.
     pub sockets: Arc<dyn Sockets>,
+    /// When a silent peer or application is taken for gone.
+    pub keepalive: Keepalive,
     /// Sockets on 15008 of one pod whose peers have not proved who they are.
     pub most_unauthenticated: usize,
     /// What the node has for its pods.
@@ -100,10 +106,21 @@ impl Settings {
             tunnel: underpass_net::tunnel::Settings::default(),
             tls: underpass_net::tls::Settings::default(),
             sockets: Arc::new(InPods { inbound_mark }),
+            keepalive: Keepalive::default(),
             most_unauthenticated: 256,
             limits: Limits::default(),
             metrics: metrics::Settings::default(),
         }
+    }
+
+    fn options(&self, role: Role) -> Options {
+        Options::of(role, self.keepalive)
+    }
+
+    /// An accepted socket that its listener has left as its `role` wants it, as a rule.
+    fn accepted(&self, role: Role, socket: &TcpStream) {
+        // Fails only where the connection is gone, and that is found by its first use.
+        let _ = self.options(role).set_accepted(socket);
     }
 }
 

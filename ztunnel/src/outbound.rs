@@ -16,6 +16,7 @@ use underpass_hbone::{Connect, ErrorCode, Headers};
 use underpass_net::{
     budget::Held,
     pool::Key,
+    socket::options::Role,
     tls::Expected,
     tunnel::{Early, Ended, Stream, Tunnel},
 };
@@ -34,6 +35,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, pod: Rc<Served>, accepted: Accepte
     let Ok(Ends { from, to }) = worker.settings.sockets.ends(&accepted.socket) else { return };
     let mut track = Track::begin(&worker, &pod, Direction::Outbound, from, to);
     let Accepted { socket, place, next } = accepted;
+    worker.settings.accepted(Role::FromApplication, &socket);
     let socket = Carried::new(socket, place);
     let reason = carry(&worker, &pod, (&socket, next), from, to, &mut track).await;
     socket.ended(&reason);
@@ -187,7 +189,8 @@ fn open(worker: &Rc<Worker>, pod: &Served, call: &Call, not: Option<&Stream>) ->
             tracing::warn!(%error, identity = %credential.identity(), "no TLS configuration");
             Reason::NoCertificate
         })?;
-        let socket = worker.settings.sockets.to_next_hop(&pod.netns, key.from, key.next);
+        let options = worker.settings.options(Role::ToNextHop);
+        let socket = worker.settings.sockets.to_next_hop(&pod.netns, key.from, key.next, &options);
         let socket = socket.map_err(|error| {
             tracing::debug!(%error, next = %key.next, "no connection to the next hop");
             app::failure(&error, Reason::Unreachable)

@@ -9,7 +9,7 @@ use underpass_core::{
     connection::{Direction, Path},
     rejudge::{Judged, Way},
 };
-use underpass_net::budget::Held;
+use underpass_net::{budget::Held, socket::options::Role};
 
 use crate::{
     accept::Accepted,
@@ -24,6 +24,7 @@ pub(crate) async fn serve(worker: &Rc<Worker>, pod: &Served, accepted: Accepted,
     let mut track = Track::begin(worker, pod, Direction::Inbound, from, to);
     track.path(Path::Plaintext);
     let Accepted { socket, place, next } = accepted;
+    worker.settings.accepted(Role::FromPeer, &socket);
     let client = Carried::new(socket, place);
     let reason = carry(worker, pod, (&client, next), from, to, &mut track).await;
     client.ended(&reason);

@@ -9,7 +9,10 @@ use std::{
 
 use tokio::net::TcpStream;
 use underpass_core::addr::canonical;
-use underpass_net::{netns::Netns, socket};
+use underpass_net::{
+    netns::Netns,
+    socket::{self, options::Options},
+};
 
 /// The ends of a connection as its applications see them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +23,7 @@ pub struct Ends {
     pub to: SocketAddr,
 }
 
-/// How a node's sockets are opened. What is opened is non-blocking, and its connect() begun.
+/// How a node's sockets are opened. What is opened is non-blocking, has the options that are named, and its connect() begun.
 pub trait Sockets: fmt::Debug + Send + Sync {
     /// The ends of an accepted connection, canonical.
     ///
@@ -32,19 +35,20 @@ pub trait Sockets: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// The kernel's.
-    fn to_application(&self, pod: &Netns, client: IpAddr, target: SocketAddr) -> io::Result<Opening>;
+    fn to_application(&self, pod: &Netns, client: IpAddr, target: SocketAddr, options: &Options)
+    -> io::Result<Opening>;
 
     /// From `pod`, and its address `from`, to somebody outside the mesh.
     ///
     /// # Errors
     /// The kernel's.
-    fn to_outside(&self, pod: &Netns, from: IpAddr, target: SocketAddr) -> io::Result<Opening>;
+    fn to_outside(&self, pod: &Netns, from: IpAddr, target: SocketAddr, options: &Options) -> io::Result<Opening>;
 
     /// From `pod`, and its address `from`, to the other end of a tunnel.
     ///
     /// # Errors
     /// The kernel's.
-    fn to_next_hop(&self, pod: &Netns, from: IpAddr, next: SocketAddr) -> io::Result<Opening>;
+    fn to_next_hop(&self, pod: &Netns, from: IpAddr, next: SocketAddr, options: &Options) -> io::Result<Opening>;
 }
 
 /// Sockets inside the network namespaces of pods, whose connections the kernel programs hand over.
@@ -60,15 +64,21 @@ impl Sockets for InPods {
         Ok(Ends { from: canonical(accepted.peer_addr()?), to: canonical(accepted.local_addr()?) })
     }
 
-    fn to_application(&self, pod: &Netns, client: IpAddr, target: SocketAddr) -> io::Result<Opening> {
-        socket::to_application(pod, client, target, self.inbound_mark)
+    fn to_application(
+        &self,
+        pod: &Netns,
+        client: IpAddr,
+        target: SocketAddr,
+        options: &Options,
+    ) -> io::Result<Opening> {
+        socket::to_application(pod, client, target, self.inbound_mark, options)
     }
 
-    fn to_outside(&self, pod: &Netns, from: IpAddr, target: SocketAddr) -> io::Result<Opening> {
-        socket::from_pod(pod, from, target)
+    fn to_outside(&self, pod: &Netns, from: IpAddr, target: SocketAddr, options: &Options) -> io::Result<Opening> {
+        socket::from_pod(pod, from, target, options)
     }
 
-    fn to_next_hop(&self, pod: &Netns, from: IpAddr, next: SocketAddr) -> io::Result<Opening> {
-        socket::to_next_hop(pod, from, next)
+    fn to_next_hop(&self, pod: &Netns, from: IpAddr, next: SocketAddr, options: &Options) -> io::Result<Opening> {
+        socket::from_pod(pod, from, next, options)
     }
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::net::TcpStream;
-use underpass_net::netns::Netns;
+use underpass_net::{netns::Netns, socket::options::Options};
 
 use crate::sockets::{Ends, Sockets};
 
@@ -49,10 +49,12 @@ impl Switch {
         Ok(socket)
     }
 
-    fn open(&self, from: IpAddr, to: SocketAddr) -> io::Result<Opening> {
+    fn open(&self, from: IpAddr, to: SocketAddr, options: &Options) -> io::Result<Opening> {
         let really = self.listeners.lock().expect("not poisoned").get(&to).copied();
         let really = really.ok_or(io::ErrorKind::ConnectionRefused)?;
-        self.connect(really, Ends { from: SocketAddr::new(from, 40_000), to })
+        let socket = self.connect(really, Ends { from: SocketAddr::new(from, 40_000), to })?;
+        options.set(&socket)?;
+        Ok(socket)
     }
 }
 
@@ -62,15 +64,15 @@ impl Sockets for Switch {
         self.meant.lock().expect("not poisoned").remove(&really).ok_or(io::ErrorKind::NotFound.into())
     }
 
-    fn to_application(&self, _: &Netns, client: IpAddr, target: SocketAddr) -> io::Result<Opening> {
-        self.open(client, target)
+    fn to_application(&self, _: &Netns, client: IpAddr, target: SocketAddr, options: &Options) -> io::Result<Opening> {
+        self.open(client, target, options)
     }
 
-    fn to_outside(&self, _: &Netns, from: IpAddr, target: SocketAddr) -> io::Result<Opening> {
-        self.open(from, target)
+    fn to_outside(&self, _: &Netns, from: IpAddr, target: SocketAddr, options: &Options) -> io::Result<Opening> {
+        self.open(from, target, options)
     }
 
-    fn to_next_hop(&self, _: &Netns, from: IpAddr, next: SocketAddr) -> io::Result<Opening> {
-        self.open(from, next)
+    fn to_next_hop(&self, _: &Netns, from: IpAddr, next: SocketAddr, options: &Options) -> io::Result<Opening> {
+        self.open(from, next, options)
     }
 }

@@ -85,6 +85,6 @@ impl<D: DataPath> Pods<D> {
         let locals: Vec<_> = member.locals().collect();
         self.path.apply(&locals)?;
         locals.iter().for_each(|op| self.there.apply(op));
-        member.put_right(&mut self.path, self.settings.marks, serving)
+        member.put_right(&mut self.path, &self.settings, serving)
     }
 }

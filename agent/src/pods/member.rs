@@ -19,7 +19,7 @@ use underpass_net::{
 };
 
 use super::{
-    EnrolledPod, Result, cgroup,
+    EnrolledPod, Result, Settings, cgroup,
     netns::{self, Process},
     setup::{self, Before, Listeners},
 };
@@ -85,12 +85,15 @@ impl Member {
 
     /// Listeners, rules and routes, and last the program that steers to the listeners.
     /// `adopted`: an earlier agent did the same, and what was before is not known.
-    pub(super) fn set_up(&mut self, path: &mut impl DataPath, marks: Marks, adopted: bool) -> Result<()> {
+    pub(super) fn set_up(&mut self, path: &mut impl DataPath, settings: &Settings, adopted: bool) -> Result<()> {
         let listeners = match self.listeners.take() {
             Some(inherited) => inherited,
             None => setup::listen(&self.netns, &self.device)?,
         };
-        let done = setup::prepare(&self.netns, &self.local.addresses, marks).map_err(Into::into).and_then(|before| {
+        let prepared = listeners
+            .set_options(settings.keepalive)
+            .and_then(|()| setup::prepare(&self.netns, &self.local.addresses, settings.marks));
+        let done = prepared.map_err(Into::into).and_then(|before| {
             if !adopted {
                 self.before = before;
             }
@@ -104,13 +107,13 @@ impl Member {
     pub(super) fn put_right(
         &mut self,
         path: &mut impl DataPath,
-        marks: Marks,
+        settings: &Settings,
         serving: Option<&(TcpListener, TcpListener)>,
     ) -> Result<()> {
         if !self.is_announced() {
-            return self.set_up(path, marks, true);
+            return self.set_up(path, settings, true);
         }
-        setup::prepare(&self.netns, &self.local.addresses, marks)?;
+        setup::prepare(&self.netns, &self.local.addresses, settings.marks)?;
         match serving {
             Some((outbound, inbound)) => self.steer(path, outbound, inbound),
             None => Ok(path.attach_pod(self.local.cookie, self.netns.as_fd())?),

@@ -36,7 +36,7 @@ use underpass_core::{
     ObjectName, World,
     world::{Version, Workload},
 };
-use underpass_net::netns::Netns;
+use underpass_net::{netns::Netns, socket::options::Keepalive};
 
 pub use cgroup::{id as cgroup_id, mount_point, own as own_cgroup, own_alone, see_processes};
 pub use error::{Error, Result};
@@ -78,6 +78,8 @@ pub struct Settings {
     pub marks: Marks,
     /// How long captured connections of a pod that leaves the mesh may go on before they are ended.
     pub drain: Duration,
+    /// When the listeners' connections are asked whether their other ends are there.
+    pub keepalive: Keepalive,
 }
 
 /// A pod that the tunnel is to serve.
@@ -309,7 +311,7 @@ impl<D: DataPath> Pods<D> {
         let locals: Vec<_> = member.locals().collect();
         self.change(&locals)?;
         member.inherit(self.inherited.remove(&member.local.cookie));
-        match member.set_up(&mut self.path, marks, adopted) {
+        match member.set_up(&mut self.path, &self.settings, adopted) {
             Ok(()) => Ok(member),
             // What an earlier agent set up goes on refusing what it cannot carry; the next try has the same listeners.
             Err(e) if adopted => {

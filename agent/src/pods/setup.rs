@@ -11,7 +11,10 @@ use underpass_abi::Marks;
 use underpass_net::{
     destroy::{self, State, TcpSocket},
     netns::{Family, Netns, Rule},
-    socket,
+    socket::{
+        self,
+        options::{Keepalive, Options, Role},
+    },
     system::SystemError,
 };
 
@@ -31,6 +34,18 @@ pub(super) struct Listeners {
     pub(super) outbound: TcpListener,
     /// For what arrives.
     pub(super) inbound: TcpListener,
+}
+
+impl Listeners {
+    /// Sets what they have and what is accepted from them inherits: also where an agent of another build made them.
+    pub(super) fn set_options(&self, keepalive: Keepalive) -> Result<(), SystemError> {
+        for (role, listener) in [(Role::OutboundListener, &self.outbound), (Role::InboundListener, &self.inbound)] {
+            let failed =
+                |source| SystemError::Socket { operation: "set options of", object: role.as_str().into(), source };
+            Options::of(role, keepalive).set(listener).map_err(failed)?;
+        }
+        Ok(())
+    }
 }
 
 /// What the sysctls were before.

@@ -28,6 +28,7 @@ fn bench(path: InMemory, now: Instant) -> Bench {
         agents: vec![CgroupId(7)],
         marks: Marks::DEFAULT,
         drain: Duration::ZERO,
+        keepalive: Keepalive::default(),
     };
     let sink = Box::new(move |event| drop(sender.send(event)));
     let pods = Pods::adopt(settings, path.clone(), now, sink).expect("adopted");

@@ -1,14 +1,19 @@
 //! Every socket that the tunnel has in a pod: the two listeners, the connection to the application that wears the client's
 //! address, the connections that leave. All of them are made inside the pod's namespace and come back non-blocking.
 //!
+//! * [`options`]: how each of them behaves once it is there, by one table.
+//! * `ports`: the ports that are used towards applications.
+//!
 //! Only socket(2) itself happens inside: options, addresses and connect() look at the namespace that the socket was made
 //! in. What must hold: no SO_REUSEPORT, because a root process of the pod could join the group and take connections.
+
+pub mod options;
+mod ports;
 
 use std::{
     io::{self, ErrorKind},
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd, AsRawFd, OwnedFd},
-    sync::atomic::{AtomicU32, Ordering},
 };
 
 use nix::{
@@ -20,6 +25,8 @@ use nix::{
 };
 use underpass_core::addr::canonical;
 
+use self::options::Options;
+pub use self::{options::reset_on_close, ports::PortPool};
 use crate::{
     netns::Netns,
     system::{SystemError, set_option},
@@ -29,13 +36,8 @@ use crate::{
 const BACKLOG: i32 = 4096;
 /// Fast-open SYNs that wait for their handshake (tcp(7), TCP_FASTOPEN).
 const FAST_OPEN_QUEUE: i32 = 64;
-/// Bytes of a tunnel that the kernel takes before they can be sent: what is beyond is encrypted later, so that a bulk
-/// stream does not delay a request beside it.
-const NOT_SENT_BYTES: i32 = 128 * 1024;
 /// How many ports are tried towards one application before the attempt is given up.
 const PORTS_TRIED: u32 = 256;
-/// Ports below this one are left alone: services listen there.
-const FIRST_PORT: u16 = 10_000;
 
 /// The listener for what the pod's applications open. It is transparent, because its answers have the original
 /// destination as their source.
@@ -52,7 +54,8 @@ pub fn inbound_listener(netns: &Netns, device: &str) -> Result<TcpListener, Syst
     listener(netns, "inbound listener", |fd| Ok(setsockopt(fd, sockopt::BindToDevice, &device.into())?))
 }
 
-/// Dual-stack, on a port that nobody needs to know: the kernel programs choose the socket itself.
+/// Dual-stack, on a port that nobody needs to know: the kernel programs choose the socket itself. Its [`options`] are its
+/// owner's to set, as those of a listener that was handed over.
 fn listener(
     netns: &Netns,
     object: &str,
@@ -65,61 +68,9 @@ fn listener(
         set_option(&fd, libc::SOL_TCP, libc::TCP_FASTOPEN, FAST_OPEN_QUEUE)?;
         bind(fd.as_raw_fd(), &storage(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))))?;
         listen(&fd, Backlog::new(BACKLOG)?)?;
-        // What it accepts has both of these as well. What is closed before anybody has looked at it is reset.
-        reset_on_close(&fd, true);
-        // The port of a captured connection stays free for an application that listens there. Set now, nobody could have
-        // shared its own port before.
-        setsockopt(&fd, sockopt::ReuseAddr, &true)?;
         Ok(fd.into())
     })();
     made.map_err(|source| SystemError::Socket { operation: "make", object: object.into(), source })
-}
-
-/// Which ports the tunnel uses towards applications, in turn. They are outside of the range from which kernels choose for
-/// those who do not ask: the client's own kernel then hardly ever has the same one in use, and so the application's
-/// half-open connection does not meet packets of the client itself.
-#[derive(Debug)]
-pub struct PortPool {
-    first: u16,
-    count: u32,
-    turn: AtomicU32,
-}
-
-impl PortPool {
-    /// For one pod, by the settings of its namespace.
-    pub fn of(netns: &Netns) -> Result<Self, SystemError> {
-        let name = "net.ipv4.ip_local_port_range";
-        let text = netns.sysctl(name)?;
-        let mut bounds = text.split_ascii_whitespace().map(str::parse);
-        match (bounds.next(), bounds.next()) {
-            (Some(Ok(low)), Some(Ok(high))) => Ok(Self::outside(low, high)),
-            _ => Err(SystemError::Sysctl {
-                operation: "parse",
-                object: format!("{name} = {text}"),
-                source: ErrorKind::InvalidData.into(),
-            }),
-        }
-    }
-
-    /// The wider range beside the ephemeral ports `low..=high`; everything from 10000 on where they leave none.
-    #[must_use]
-    pub fn outside(low: u16, high: u16) -> Self {
-        let below = u32::from(low.saturating_sub(FIRST_PORT));
-        let above = u32::from(u16::MAX - high);
-        let (first, count) = match (below, above) {
-            (0, 0) => (FIRST_PORT, u32::from(u16::MAX - FIRST_PORT) + 1),
-            _ if below >= above => (FIRST_PORT, below),
-            _ => (high + 1, above),
-        };
-        Self { first, count, turn: AtomicU32::new(0) }
-    }
-
-    /// The next one.
-    #[must_use]
-    pub fn take(&self) -> u16 {
-        let offset = self.turn.fetch_add(1, Ordering::Relaxed) % self.count;
-        self.first.saturating_add(u16::try_from(offset).unwrap_or(0))
-    }
 }
 
 /// Connects to the application as the client: from its address, over lo both ways. `mark` is the bit that the rules of the
@@ -127,10 +78,17 @@ impl PortPool {
 ///
 /// # Errors
 /// `AddrInUse` where every port that was tried is taken; otherwise the kernel's.
-pub fn to_application(netns: &Netns, client: IpAddr, target: SocketAddr, mark: u32) -> io::Result<TcpStream> {
+pub fn to_application(
+    netns: &Netns,
+    client: IpAddr,
+    target: SocketAddr,
+    mark: u32,
+    options: &Options,
+) -> io::Result<TcpStream> {
     let ports = netns.ports()?;
     for _ in 0..PORTS_TRIED.min(ports.count) {
         let fd = tcp_socket(netns, target.is_ipv6())?;
+        options.set(&fd)?;
         match open_as(&fd, SocketAddr::new(client, ports.take()), target, mark) {
             Ok(()) => return Ok(fd.into()),
             Err(e) if matches!(e.kind(), ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable) => {}
@@ -148,42 +106,20 @@ fn open_as(fd: &OwnedFd, source: SocketAddr, target: SocketAddr, mark: u32) -> i
     setsockopt(fd, sockopt::Mark, &mark)?;
     // Otherwise the SYN would match the pod's address on its device first, and look as if it came from outside.
     setsockopt(fd, sockopt::BindToDevice, &"lo".into())?;
-    setsockopt(fd, sockopt::ReuseAddr, &true)?;
-    setsockopt(fd, sockopt::TcpNoDelay, &true)?;
-    reset_on_close(fd, true);
     bind(fd.as_raw_fd(), &storage(source))?;
     begin(fd, target)
 }
 
-/// Connects from inside the pod to somebody outside the mesh, from the pod's own address `from`. The connection is being
-/// opened.
-pub fn from_pod(netns: &Netns, from: IpAddr, target: SocketAddr) -> io::Result<TcpStream> {
+/// Connects from inside the pod, and its own address `from`, to a peer outside the mesh or to the other end of a tunnel. The
+/// connection is being opened.
+pub fn from_pod(netns: &Netns, from: IpAddr, target: SocketAddr, options: &Options) -> io::Result<TcpStream> {
     let fd = tcp_socket(netns, target.is_ipv6())?;
-    setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
-    reset_on_close(&fd, true);
-    open_from(&fd, from, target)?;
-    Ok(fd.into())
-}
-
-/// Connects for a tunnel, from the pod's own address `from`. The connection is being opened.
-pub fn to_next_hop(netns: &Netns, from: IpAddr, next: SocketAddr) -> io::Result<TcpStream> {
-    let fd = tcp_socket(netns, next.is_ipv6())?;
-    tune_tunnel(&fd)?;
-    open_from(&fd, from, next)?;
-    Ok(fd.into())
-}
-
-fn open_from(fd: &OwnedFd, from: IpAddr, target: SocketAddr) -> io::Result<()> {
+    options.set(&fd)?;
     // The port is chosen by connect(), so that every destination has its own port space.
-    setsockopt(fd, sockopt::IpBindAddressNoPort, &true)?;
+    setsockopt(&fd, sockopt::IpBindAddressNoPort, &true)?;
     bind(fd.as_raw_fd(), &storage(SocketAddr::new(from, 0)))?;
-    begin(fd, target)
-}
-
-/// The options of every socket that carries a tunnel: the accepted ones too.
-pub fn tune_tunnel(socket: &impl AsFd) -> io::Result<()> {
-    setsockopt(socket, sockopt::TcpNoDelay, &true)?;
-    set_option(socket, libc::SOL_TCP, libc::TCP_NOTSENT_LOWAT, NOT_SENT_BYTES)
+    begin(&fd, target)?;
+    Ok(fd.into())
 }
 
 /// Waits until a connection that is being opened is open, or why it failed. Within the tokio runtime.
@@ -216,13 +152,6 @@ pub fn shutdown_write(socket: &impl AsFd) -> io::Result<()> {
     Ok(nix::sys::socket::shutdown(socket.as_fd().as_raw_fd(), nix::sys::socket::Shutdown::Write)?)
 }
 
-/// Whether closing this socket sends RST, and drops what is queued; the kernel closes those of a process that was killed.
-/// Otherwise, as at first, it sends FIN.
-pub fn reset_on_close(socket: &impl AsFd, reset: bool) {
-    // SO_LINGER with a timeout of zero (socket(7)). It fails for what is no TCP socket, and then nobody waits for a RST.
-    let _ = setsockopt(socket, sockopt::Linger, &libc::linger { l_onoff: reset.into(), l_linger: 0 });
-}
-
 /// The error that waits on a socket, which it forgets.
 pub fn pending_error(socket: &impl AsFd) -> io::Result<Option<io::Error>> {
     let code = nix::sys::socket::getsockopt(socket, sockopt::SocketError)?;
@@ -251,30 +180,21 @@ fn storage(address: SocketAddr) -> SockaddrStorage {
 mod tests {
     use std::io::{Read, Write};
 
-    use super::*;
+    use super::{
+        options::{Keepalive, Role},
+        *,
+    };
 
     fn local(text: &str) -> (Netns, TcpListener) {
         (Netns::own().expect("own namespace"), TcpListener::bind(text).expect("bound"))
     }
 
-    fn runtime() -> tokio::runtime::Runtime {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime")
+    fn plain() -> Options {
+        Options::of(Role::ToOutside, Keepalive::default())
     }
 
-    #[test]
-    fn ports_are_beside_the_ephemeral_ones() {
-        let check = |low, high, first, last| {
-            let pool = PortPool::outside(low, high);
-            let taken: Vec<_> = (0..pool.count).map(|_| pool.take()).collect();
-            assert_eq!((taken.iter().min(), taken.iter().max()), (Some(&first), Some(&last)), "{low}-{high}");
-            assert_eq!(pool.take(), first, "{low}-{high}: round again");
-        };
-        check(32_768, 60_999, 10_000, 32_767);
-        check(10_000, 50_000, 50_001, 65_535);
-        check(1024, 65_535, 10_000, 65_535);
-        check(1024, 65_534, 65_535, 65_535);
-        let own = PortPool::of(&Netns::own().expect("own namespace")).expect("sysctl");
-        assert!(own.take() >= FIRST_PORT);
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime")
     }
 
     #[test]
@@ -283,16 +203,18 @@ mod tests {
             let (netns, server) = local(address);
             let target = server.local_addr().expect("name");
             runtime().block_on(async {
-                let plain = established(from_pod(&netns, target.ip(), target).expect("begun")).await.expect("open");
-                let tunnel = to_next_hop(&netns, target.ip(), target).expect("begun");
+                let first =
+                    established(from_pod(&netns, target.ip(), target, &plain()).expect("begun")).await.expect("open");
+                let options = Options::of(Role::ToNextHop, Keepalive::default());
+                let tunnel = from_pod(&netns, target.ip(), target, &options).expect("begun");
                 let tunnel = established(tunnel).await.expect("open");
                 assert_eq!(tunnel.local_addr().expect("name").ip(), target.ip());
-                assert_ne!(plain.local_addr().expect("name"), tunnel.local_addr().expect("name"));
-                assert!(tunnel.nodelay().expect("option"));
+                assert_ne!(first.local_addr().expect("name"), tunnel.local_addr().expect("name"));
+                assert_eq!(Options::ask(&tunnel).expect("asked"), options);
             });
             drop(server);
             runtime().block_on(async {
-                let refused = from_pod(&netns, target.ip(), target).expect("begun");
+                let refused = from_pod(&netns, target.ip(), target, &plain()).expect("begun");
                 let e = established(refused).await.expect_err("nobody listens");
                 assert_eq!(e.kind(), ErrorKind::ConnectionRefused);
             });
@@ -304,7 +226,7 @@ mod tests {
         let (netns, server) = local("127.0.0.1:0");
         let target = server.local_addr().expect("name");
         for reset in [true, false] {
-            let client = from_pod(&netns, target.ip(), target).expect("begun");
+            let client = from_pod(&netns, target.ip(), target, &plain()).expect("begun");
             let (mut accepted, from) = server.accept().expect("accepted");
             assert_eq!(peer(&accepted).expect("peer"), from);
             assert_eq!(original_destination(&accepted).expect("name"), target);
@@ -320,7 +242,7 @@ mod tests {
     fn an_error_waits_until_it_is_asked_for() {
         let (netns, server) = local("127.0.0.1:0");
         let target = server.local_addr().expect("name");
-        let client = from_pod(&netns, target.ip(), target).expect("begun");
+        let client = from_pod(&netns, target.ip(), target, &plain()).expect("begun");
         let (accepted, _) = server.accept().expect("accepted");
         (&client).write_all(b"x").expect("sent");
         reset_on_close(&accepted, true);
@@ -334,7 +256,7 @@ mod tests {
     fn an_address_that_is_not_local_is_refused() {
         let (netns, server) = local("127.0.0.1:0");
         let target = server.local_addr().expect("name");
-        let e = to_next_hop(&netns, IpAddr::from([192, 0, 2, 1]), target).expect_err("not local");
+        let e = from_pod(&netns, IpAddr::from([192, 0, 2, 1]), target, &plain()).expect_err("not local");
         assert_eq!(e.kind(), ErrorKind::AddrNotAvailable);
     }
 }

@@ -1,4 +1,4 @@
-//! The two system calls that no safe wrapper offers, and the error of everything in this crate that talks to the kernel.
+//! The system calls that no safe wrapper offers, and the error of everything in this crate that talks to the kernel.
 //!
 //! It is its own file because it is the only one of [`crate::socket`], [`crate::netns`], netlink and
 //! [`crate::destroy`] with `unsafe` in it. What must hold: every pointer handed to the kernel comes with the size of what
@@ -82,6 +82,18 @@ pub(crate) fn set_option(socket: &impl AsFd, level: c_int, name: c_int, value: c
     // SAFETY: the pointer is to `value`, which is as long as said and lives to the end of this function.
     match unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, pointer, length) } {
         0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// getsockopt(2) for an option whose value is one `int`.
+pub(crate) fn option(socket: &impl AsFd, level: c_int, name: c_int) -> io::Result<c_int> {
+    let mut value: c_int = 0;
+    let mut length = size_of::<c_int>() as libc::socklen_t;
+    let (fd, pointer) = (socket.as_fd().as_raw_fd(), (&raw mut value).cast());
+    // SAFETY: both pointers are to locals; the kernel writes at most the bytes of an int, which `length` names.
+    match unsafe { libc::getsockopt(fd, level, name, pointer, &raw mut length) } {
+        0 => Ok(value),
         _ => Err(io::Error::last_os_error()),
     }
 }

@@ -147,6 +147,14 @@ pub(super) unsafe fn function_at<F: Copy>(address: u64) -> F {
     unsafe { std::mem::transmute_copy::<usize, F>(&address) }
 }
 
+/// A descriptor of another process, by its number there: what it names is shared from then on.
+pub fn descriptor_of(process: BorrowedFd<'_>, number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: takes numbers alone.
+    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })?;
+    // SAFETY: the kernel made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
 /// setsockopt with bytes as they are.
 pub fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
     // SAFETY: pointer and length describe `value`, which the kernel only reads.

@@ -28,6 +28,7 @@ use underpass_core::{
 };
 use underpass_net::{
     netns::Netns,
+    socket::options::Options,
     tunnel::{Ended, Tunnel, TunnelEnd},
 };
 use underpass_ztunnel::sockets::{Ends, Sockets};
@@ -264,16 +265,16 @@ impl Sockets for Slow {
         self.inner.ends(accepted)
     }
 
-    fn to_application(&self, _: &Netns, _: IpAddr, _: SocketAddr) -> std::io::Result<Opening> {
+    fn to_application(&self, _: &Netns, _: IpAddr, _: SocketAddr, _: &Options) -> std::io::Result<Opening> {
         begin(self.application)
     }
 
-    fn to_outside(&self, _: &Netns, _: IpAddr, _: SocketAddr) -> std::io::Result<Opening> {
+    fn to_outside(&self, _: &Netns, _: IpAddr, _: SocketAddr, _: &Options) -> std::io::Result<Opening> {
         begin(self.application)
     }
 
-    fn to_next_hop(&self, pod: &Netns, from: IpAddr, next: SocketAddr) -> std::io::Result<Opening> {
-        self.inner.to_next_hop(pod, from, next)
+    fn to_next_hop(&self, pod: &Netns, from: IpAddr, next: SocketAddr, options: &Options) -> std::io::Result<Opening> {
+        self.inner.to_next_hop(pod, from, next, options)
     }
 }
 

@@ -28,7 +28,11 @@ use underpass_net::{
     budget::{Share, Stock},
     buffer::Buffers,
     pool::{Key, Pool},
-    socket::{established, reset_on_close, tune_tunnel},
+    socket::{
+        established, from_pod,
+        options::{Keepalive, Options, Role},
+        reset_on_close,
+    },
     tls::{
         self, ClientConfig, Configs, Expected, ServerConfig, TrustDomains,
         testing::{ManualTime, short_lived_keys},
@@ -196,10 +200,14 @@ pub(crate) fn charge(memory: &Memory) -> Charge {
     Charge { memory: memory.clone(), place: Share::new(&Stock::new(1), 1).hold(1) }
 }
 
+fn options(role: Role) -> Options {
+    Options::of(role, Keepalive::default())
+}
+
 /// A socket whose connect() was begun.
 fn connecting(to: SocketAddr) -> TcpStream {
     let netns = underpass_net::netns::Netns::own().expect("own namespace");
-    let socket = underpass_net::socket::to_next_hop(&netns, to.ip(), to).expect("begun");
+    let socket = from_pod(&netns, to.ip(), to, &options(Role::ToNextHop)).expect("begun");
     TcpStream::from_std(socket).expect("registered")
 }
 
@@ -224,7 +232,7 @@ impl Server {
         spawn_local(async move {
             loop {
                 let (socket, _) = listener.accept().await.expect("accepted");
-                tune_tunnel(&socket).expect("options");
+                options(Role::FromTunnel).set(&socket).expect("options");
                 let accept = Rc::clone(&accept);
                 let acceptor = Box::new(move |accepted: Accepted| accept(accepted));
                 let slot: Box<dyn Any> = Box::new(Rc::clone(&slots));

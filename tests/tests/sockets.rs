@@ -1,0 +1,163 @@
+//! End to end: the tunnel's own sockets, as the kernel knows them. Level kernel, because only a socket that an agent holds
+//! can be asked what it has, and only a kernel answers keepalive probes.
+
+use std::{
+    collections::BTreeSet,
+    fmt, fs,
+    net::{SocketAddr, TcpStream},
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use anyhow::{Context, Result, ensure};
+use underpass_net::{
+    netns::Netns,
+    socket::options::{Keepalive, Options, Role},
+};
+use underpass_tests::{
+    apps::remote::Sockets,
+    mesh::Mesh,
+    testbed::{Lab, sys},
+};
+
+underpass_tests::scenarios! {
+    every_socket_has_its_options,
+}
+
+/// Two nodes: mesh/a and mesh/a2 on the first, mesh/b and mesh/b2 on the second are in the mesh; out/o1 and out/o2 are not.
+const WORLD: &str = include_str!("manifests/two-nodes.yaml");
+const SERVICES: &str = include_str!("manifests/services.yaml");
+/// Of a service that leads to mesh/b or out/o2, by chance; so many connections leave out one of them once in a billion times.
+const MIXED: [&str; 2] = ["10.96.0.5:80", "[fd00:10:96::5]:80"];
+const MANY: usize = 30;
+const NODES: [&str; 2] = ["node-1", "node-2"];
+/// Where applications listen.
+const PORT: u16 = 8080;
+const HBONE: u16 = 15008;
+
+/// A TCP socket of an agent in the namespace of a pod.
+struct Held {
+    socket: OwnedFd,
+    role: Role,
+    ipv4: bool,
+    ends: (SocketAddr, Option<SocketAddr>),
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?}", self.role.as_str(), self.ends)
+    }
+}
+
+impl Held {
+    /// What it is for, by what the kernel says of it.
+    fn of(socket: OwnedFd) -> Result<Self> {
+        let int = |level, name| sys::option_bytes::<4>(socket.as_fd(), level, name).map(i32::from_ne_bytes);
+        let device: [u8; 16] = sys::option_bytes(socket.as_fd(), libc::SOL_SOCKET, libc::SO_BINDTODEVICE)?;
+        let (is_bound, is_on_lo) = (device[0] != 0, device.starts_with(b"lo\0"));
+        let is_transparent = int(libc::SOL_IP, libc::IP_TRANSPARENT)? != 0;
+        let listens = int(libc::SOL_SOCKET, libc::SO_ACCEPTCONN)? != 0;
+        let stream = TcpStream::from(socket);
+        let canonical = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
+        let (local, remote) = (canonical(stream.local_addr()?), stream.peer_addr().ok().map(canonical));
+        let role = match remote {
+            _ if listens && is_bound => Role::InboundListener,
+            _ if listens => Role::OutboundListener,
+            Some(remote) if remote.port() == HBONE => Role::ToNextHop,
+            _ if local.port() == HBONE => Role::FromTunnel,
+            _ if is_on_lo => Role::ToApplication,
+            _ if is_bound => Role::FromPeer,
+            _ if is_transparent => Role::FromApplication,
+            _ => Role::ToOutside,
+        };
+        Ok(Self { socket: stream.into(), role, ipv4: local.is_ipv4(), ends: (local, remote) })
+    }
+}
+
+/// Every TCP socket that the agent of a node has in the namespaces of its pods.
+fn held(mesh: &mut Mesh, node: &str) -> Result<Vec<Held>> {
+    let own = Netns::open(&mesh.bed.node(node)?.network_namespace())?.cookie();
+    let pid = mesh.agent(node)?.pid();
+    let process = underpass_net::passing::process(pid)?;
+    let mut all = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let entry = entry?;
+        // Those that were closed meanwhile are no sockets any more.
+        let is_socket =
+            fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str().as_encoded_bytes().starts_with(b"socket:"));
+        let number = entry.file_name().to_string_lossy().parse()?;
+        let Some(socket) = is_socket.then(|| sys::descriptor_of(process.as_fd(), number).ok()).flatten() else {
+            continue;
+        };
+        let protocol =
+            sys::option_bytes(socket.as_fd(), libc::SOL_SOCKET, libc::SO_PROTOCOL).map(i32::from_ne_bytes)?;
+        if protocol != libc::IPPROTO_TCP {
+            continue;
+        }
+        let cookie =
+            sys::option_bytes(socket.as_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE).map(u64::from_ne_bytes)?;
+        if cookie != own {
+            all.push(Held::of(socket)?);
+        }
+    }
+    Ok(all)
+}
+
+/// Connections of every kind in both families, open and answered once. The processes are their applications.
+fn open(mesh: &Mesh) -> Result<Vec<Sockets>> {
+    let mut clients = Vec::new();
+    let mixed = MIXED.into_iter().map(str::parse).collect::<Result<Vec<SocketAddr>, _>>()?;
+    for (client, more) in [("mesh/a", mixed.repeat(MANY)), ("out/o1", Vec::new())] {
+        let mut sockets = Sockets::start(&mesh.bed.app(client)?)?;
+        for to in [mesh.at("mesh/b", true, PORT)?, mesh.at("mesh/b", false, PORT)?].into_iter().chain(more) {
+            let id = sockets.connect(to).with_context(|| client.to_owned())?;
+            sockets.send(id, b"hello")??;
+            sockets.receive(id, 1)??;
+        }
+        clients.push(sockets);
+    }
+    Ok(clients)
+}
+
+/// Asks every socket of both agents, and finds each role in both families.
+fn ask_all(mesh: &mut Mesh) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    for node in NODES {
+        for held in held(mesh, node)? {
+            let (wanted, found) = (Options::of(held.role, Keepalive::default()), Options::ask(&held.socket)?);
+            ensure!(found == wanted, "{node}: {held:?} has {found:?}, not {wanted:?}");
+            seen.insert((held.role, held.ipv4));
+        }
+    }
+    for role in Role::ALL {
+        let listens = matches!(role, Role::OutboundListener | Role::InboundListener);
+        for ipv4 in [true, false].into_iter().filter(|ipv4| !listens || !ipv4) {
+            ensure!(seen.contains(&(role, ipv4)), "no {} socket, ipv4: {ipv4}; there are {seen:?}", role.as_str());
+        }
+    }
+    Ok(())
+}
+
+/// Whatever an agent made, accepted or took over has what the table says: also from an agent whose listeners had none of it.
+fn every_socket_has_its_options(lab: &Lab) -> Result<()> {
+    let mut mesh = Mesh::up(lab, &[("world.yaml", WORLD), ("services.yaml", SERVICES)])?;
+    mesh.start()?;
+    let _servers = mesh.echo(&["mesh/b", "out/o2"], PORT)?;
+    let _clients = open(&mesh)?;
+    ask_all(&mut mesh)?;
+
+    for node in NODES {
+        for listener in held(&mut mesh, node)? {
+            let socket = listener.socket.as_fd();
+            sys::set_option(socket, libc::SOL_TCP, libc::TCP_NODELAY, &0_i32.to_ne_bytes())?;
+            sys::set_option(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, &0_i32.to_ne_bytes())?;
+        }
+    }
+    let error = ask_all(&mut mesh).err().context("sockets without options were taken for good")?.to_string();
+    ensure!(error.contains("no_delay: false"), "{error}");
+    let mut before = Vec::new();
+    for node in NODES {
+        before.push(mesh.take_over(node)?);
+    }
+    let _clients = open(&mesh)?;
+    ask_all(&mut mesh).context("after a take-over")
+}
