@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::net::{TcpListener, TcpStream};
-use underpass_net::budget::Held;
+use underpass_net::{budget::Held, system::errno};
 
 use crate::{
     SOCKETS_PER_CONNECTION,
@@ -123,7 +123,7 @@ pub(crate) fn is_exhausted(error: &io::Error) -> bool {
     const EMFILE: i32 = 24;
     const ENOSPC: i32 = 28;
     const ENOBUFS: i32 = 105;
-    matches!(error.raw_os_error(), Some(ENOMEM | ENFILE | EMFILE | ENOSPC | ENOBUFS))
+    matches!(errno(error), Some(ENOMEM | ENFILE | EMFILE | ENOSPC | ENOBUFS))
 }
 
 #[cfg(test)]

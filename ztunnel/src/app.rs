@@ -97,3 +97,22 @@ async fn open(
 pub(crate) fn failure(error: &io::Error, other: Reason) -> Reason {
     if is_exhausted(error) { Reason::Limit } else { other }
 }
+
+#[cfg(test)]
+mod tests {
+    use underpass_net::system::SystemError;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_whose_ports_cannot_be_read_for_want_of_descriptors_is_at_its_limit() {
+        const EMFILE: i32 = 24;
+        const EACCES: i32 = 13;
+        for (number, reason) in [(EMFILE, Reason::Limit), (EACCES, Reason::ConnectFailed)] {
+            let source = io::Error::from_raw_os_error(number);
+            let ports =
+                SystemError::Sysctl { operation: "read", object: "net.ipv4.ip_local_port_range".into(), source };
+            assert_eq!(failure(&ports.into(), Reason::ConnectFailed), reason);
+        }
+    }
+}

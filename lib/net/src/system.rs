@@ -69,11 +69,17 @@ impl SystemError {
     }
 }
 
-/// For the sockets of the data path, whose callers know what they asked for.
+/// For the sockets of the data path, whose callers know what they asked for. The kernel's errno stays: see [`errno`].
 impl From<SystemError> for io::Error {
     fn from(error: SystemError) -> Self {
         Self::new(error.answer().kind(), error)
     }
+}
+
+/// The kernel's number behind an error, whichever of this crate's errors it has become on the way.
+#[must_use]
+pub fn errno(error: &io::Error) -> Option<i32> {
+    error.raw_os_error().or_else(|| errno(error.get_ref()?.downcast_ref::<SystemError>()?.answer()))
 }
 
 /// setsockopt(2) for an option whose value is one `int`.
@@ -117,5 +123,22 @@ pub(crate) fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
     match unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, pointer, &raw mut length) } {
         0 => Ok(cookie),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_keeps_its_number() {
+        let full = || io::Error::from_raw_os_error(libc::EMFILE);
+        let socket = |source| SystemError::Socket { operation: "make", object: "socket".into(), source };
+        let once: io::Error = SystemError::Sysctl { operation: "read", object: "range".into(), source: full() }.into();
+        assert_eq!((once.raw_os_error(), errno(&once)), (None, Some(libc::EMFILE)));
+        assert_eq!(errno(&socket(once).into()), Some(libc::EMFILE));
+        assert_eq!(errno(&full()), Some(libc::EMFILE));
+        assert_eq!(errno(&socket(io::ErrorKind::InvalidData.into()).into()), None);
+        assert_eq!(errno(&io::Error::other("in words")), None);
     }
 }
