@@ -15,8 +15,9 @@ pub mod units;
 
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
-use clap::Parser;
+use clap::{Parser, value_parser};
 use underpass_core::{TrustDomain, world::MeshSettings};
+use underpass_net::socket::options::Keepalive;
 use underpass_telemetry::{Format, log::Filter};
 use underpass_ztunnel::{SOCKETS_PER_CONNECTION, SOCKETS_PER_POD};
 
@@ -153,6 +154,20 @@ pub struct Config {
     #[arg(long, env = "UNDERPASS_TAKE_OVER")]
     pub take_over: bool,
 
+    /// How long a connection may be silent before the kernel asks the other end of each of its sockets whether it is there: an
+    /// application, a peer, the tunnel's other node. In whole seconds.
+    #[arg(long, env = "UNDERPASS_KEEPALIVE_IDLE", value_name = "DURATION", default_value = "90s", value_parser = whole_seconds)]
+    pub keepalive_idle: Duration,
+
+    /// How long it then waits between probes. In whole seconds.
+    #[arg(long, env = "UNDERPASS_KEEPALIVE_INTERVAL", value_name = "DURATION", default_value = "15s", value_parser = whole_seconds)]
+    pub keepalive_interval: Duration,
+
+    /// How many probes may stay unanswered: after the last one that end is gone, and the connection is reset at the other. A
+    /// tunnel ends as well where what was sent is not acknowledged for as long as all of this takes: 165s by default.
+    #[arg(long, env = "UNDERPASS_KEEPALIVE_PROBES", value_name = "N", default_value = "5", value_parser = value_parser!(u8).range(i64::from(Keepalive::PROBES[0])..=i64::from(Keepalive::PROBES[1])))]
+    pub keepalive_probes: u8,
+
     /// Threads of the tunnel; as many as cores, at most 4, where it is not given.
     #[arg(long, env = "UNDERPASS_WORKERS", value_name = "N")]
     pub workers: Option<NonZeroUsize>,
@@ -178,6 +193,14 @@ pub(crate) fn lifetime(text: &str) -> Result<Duration, units::DurationError> {
     units::at_least(text, LIFETIME_MIN_S)
 }
 
+/// As tcp(7) takes them.
+fn whole_seconds(text: &str) -> Result<Duration, String> {
+    let [least, most] = Keepalive::SECONDS;
+    let time = units::duration(text).map_err(|e| e.to_string())?;
+    let fits = time.subsec_nanos() == 0 && (least..=most).contains(&time.as_secs());
+    if fits { Ok(time) } else { Err(format!("whole seconds, {least} to {most}")) }
+}
+
 /// With fewer a pod has room for no connection.
 const POD_SOCKETS_MIN: usize = SOCKETS_PER_POD + SOCKETS_PER_CONNECTION;
 
@@ -191,6 +214,12 @@ impl Config {
     #[must_use]
     pub fn ca(&self) -> CaPlace {
         CaPlace { directory: certs::directory(&self.state), trust_domain: self.trust_domain.clone() }
+    }
+
+    /// When a silent end of a connection is taken for gone.
+    #[must_use]
+    pub const fn keepalive(&self) -> Keepalive {
+        Keepalive { idle: self.keepalive_idle, interval: self.keepalive_interval, probes: self.keepalive_probes }
     }
 
     /// What holds for the whole mesh.

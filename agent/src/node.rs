@@ -148,6 +148,7 @@ pub async fn run_in<D: DataPath + 'static>(
         metrics: registry.clone(),
     };
     tunnel.workers = config.workers.unwrap_or(tunnel.workers);
+    tunnel.keepalive = config.keepalive();
     tunnel.limits = limits::of(config);
     tunnel.metrics = metrics::traffic(config);
     let ztunnel = Ztunnel::start(&tunnel, &inputs)?;

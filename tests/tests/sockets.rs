@@ -6,21 +6,29 @@ use std::{
     fmt, fs,
     net::{SocketAddr, TcpStream},
     os::fd::{AsFd as _, OwnedFd},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use underpass_net::{
+    destroy::{self, State},
     netns::Netns,
     socket::options::{Keepalive, Options, Role},
 };
 use underpass_tests::{
-    apps::remote::Sockets,
+    apps::{
+        pair::Pair,
+        remote::{Id, Sockets},
+        socket::Opt,
+    },
     mesh::Mesh,
-    testbed::{Lab, sys},
+    testbed::{Lab, sys, wait::wait_until},
 };
 
 underpass_tests::scenarios! {
     every_socket_has_its_options,
+    a_half_lasts_as_long_as_both_ends,
+    a_node_that_is_gone_is_found,
 }
 
 /// Two nodes: mesh/a and mesh/a2 on the first, mesh/b and mesh/b2 on the second are in the mesh; out/o1 and out/o2 are not.
@@ -30,6 +38,13 @@ const SERVICES: &str = include_str!("manifests/services.yaml");
 const MIXED: [&str; 2] = ["10.96.0.5:80", "[fd00:10:96::5]:80"];
 const MANY: usize = 30;
 const NODES: [&str; 2] = ["node-1", "node-2"];
+/// Across nodes and within one through the tunnel, and in plaintext.
+const ROUTES: [[&str; 2]; 3] = [["mesh/a", "mesh/b"], ["mesh/a", "mesh/a2"], ["out/o1", "mesh/b"]];
+/// Within it an end that is gone is found.
+const SHORT: Keepalive = Keepalive { idle: Duration::from_secs(1), interval: Duration::from_secs(1), probes: 3 };
+const SHORTLY: [&str; 6] = ["--keepalive-idle", "1s", "--keepalive-interval", "1s", "--keepalive-probes", "3"];
+/// Longer than that takes.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Where applications listen.
 const PORT: u16 = 8080;
 const HBONE: u16 = 15008;
@@ -160,4 +175,116 @@ fn every_socket_has_its_options(lab: &Lab) -> Result<()> {
     }
     let _clients = open(&mesh)?;
     ask_all(&mut mesh).context("after a take-over")
+}
+
+fn netns(mesh: &Mesh, pod: &str) -> Result<Netns> {
+    Ok(Netns::of_process(mesh.bed.pod(pod)?.sandbox_pid().cast_unsigned())?)
+}
+
+/// What a careful application asks for.
+fn probes(sockets: &mut Sockets, id: Id) -> Result<()> {
+    let int = |level, name, value: i32| Opt::Raw { level, name, value: value.to_ne_bytes().to_vec() };
+    for (name, value) in [(libc::TCP_KEEPIDLE, 1), (libc::TCP_KEEPINTVL, 1), (libc::TCP_KEEPCNT, 3)] {
+        sockets.set(id, int(libc::SOL_TCP, name, value))??;
+    }
+    Ok(sockets.set(id, int(libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1))??)
+}
+
+/// Connections between the pods of each route in both families, of which one end has ended its half: the client or the server.
+/// It closes (`gone`), or goes on listening.
+fn halves(mesh: &Mesh, gone: bool) -> Result<Vec<(&'static str, bool, Pair)>> {
+    let mut halves = Vec::new();
+    for [client, server] in ROUTES {
+        for (ipv4, by_client) in [(true, true), (true, false), (false, true), (false, false)] {
+            let mut pair = mesh.pair(client, server, ipv4)?;
+            probes(&mut pair.client, pair.out)?;
+            probes(&mut pair.server, pair.inn)?;
+            let Pair { client: a, server: b, out, inn, .. } = &mut pair;
+            let (ends, id, stays, other) = if by_client { (a, *out, b, *inn) } else { (b, *inn, a, *out) };
+            ends.send(id, b"x")??;
+            if gone {
+                ends.close(id)??
+            } else {
+                ends.shutdown_write(id)??
+            }
+            ensure!(stays.read_to_end(other)?? == b"x");
+            halves.push((if by_client { server } else { client }, by_client, pair));
+        }
+    }
+    Ok(halves)
+}
+
+/// One end closes and is forgotten by its kernel; the other one never closes, and asks whether it is there.
+fn all_end(mesh: &Mesh) -> Result<()> {
+    let gone = halves(mesh, true)?;
+    wait_until("the other ends to be told", || {
+        for (stays, _, pair) in &gone {
+            let is_open = |s: &destroy::TcpSocket| s.state != State::LISTEN && s.state != State::TIME_WAIT;
+            let of_pair = |s: &destroy::TcpSocket| [s.local, s.remote].iter().any(|end| end.port() == pair.to.port());
+            if destroy::list(&netns(mesh, stays)?)?.iter().any(|socket| is_open(socket) && of_pair(socket)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    })
+}
+
+/// A half-closed connection has no limit of time while both applications are there, and ends with either of them, as it does
+/// without a mesh.
+fn a_half_lasts_as_long_as_both_ends(lab: &Lab) -> Result<()> {
+    let mut mesh = Mesh::up(lab, &[("world.yaml", WORLD)])?;
+    for pod in ROUTES.as_flattened() {
+        // Its kernel forgets a socket that was closed and heard no more.
+        netns(&mesh, pod)?.set_sysctl("net.ipv4.tcp_fin_timeout", "1")?;
+    }
+    all_end(&mesh).context("without a mesh")?;
+    mesh.options(&SHORTLY);
+    mesh.start()?;
+    let mut silent = halves(&mesh, false)?;
+    let since = Instant::now();
+    all_end(&mesh)?;
+    for (node, direction) in [("node-1", "outbound"), ("node-2", "inbound")] {
+        for reason in ["client_reset", "server_reset"] {
+            mesh.logged(node, &[("direction", direction), ("reason", reason)])?;
+        }
+    }
+    wait_until("twice the time of the probes", || Ok(since.elapsed() > 2 * SHORT.limit()))?;
+    for (_, by_client, pair) in &mut silent {
+        let Pair { client, server, out, inn, .. } = pair;
+        let (ended, id, stays, other) =
+            if *by_client { (client, *out, server, *inn) } else { (server, *inn, client, *out) };
+        stays.send(other, b"the rest")??;
+        stays.close(other)??;
+        ensure!(ended.read_to_end(id)?? == b"the rest");
+    }
+    Ok(())
+}
+
+/// Nothing is said, and one of the nodes is gone: whoever is left is told.
+fn a_node_that_is_gone_is_found(lab: &Lab) -> Result<()> {
+    let mut mesh = Mesh::up(lab, &[("world.yaml", WORLD)])?;
+    mesh.options(&SHORTLY);
+    mesh.start()?;
+    let mut pairs = Vec::new();
+    for [client, server] in [["mesh/a", "mesh/b"], ["out/o1", "mesh/b"]] {
+        for ipv4 in [true, false] {
+            let mut pair = mesh.pair(client, server, ipv4)?;
+            pair.exchange()?;
+            pair.patience(PATIENCE)?;
+            probes(&mut pair.client, pair.out)?;
+            pairs.push(pair);
+        }
+    }
+    mesh.bed.fabric().cut()?;
+    for pair in &mut pairs {
+        let read = pair.client_reads()?;
+        ensure!(read.is_err(), "the client of {}: {read:?}", pair.to);
+        let read = pair.server_reads()?;
+        ensure!(
+            read.as_ref().is_err_and(|failure| failure.errno == libc::ECONNRESET),
+            "the server of {}: {read:?}",
+            pair.to
+        );
+    }
+    Ok(())
 }

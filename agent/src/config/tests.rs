@@ -38,6 +38,7 @@ fn defaults_are_the_documented_ones() {
     let config = parse(&[]).unwrap();
     assert_eq!(config.mesh(), MeshSettings::default());
     assert_eq!(config.certificate_lifetime, Duration::from_secs(86_400));
+    assert_eq!(config.keepalive(), underpass_net::socket::options::Keepalive::default());
     assert_eq!(config.release_drain, Duration::from_secs(30));
     assert_eq!(config.admin_address, "127.0.0.1:15000".parse().unwrap());
 }
@@ -48,6 +49,10 @@ fn bad_values_are_named() {
         ("--trust-domain", "a b", "trust-domain"),
         ("--certificate-lifetime", "1", "at least 4s"),
         ("--certificate-lifetime", "soon", "a number of seconds"),
+        ("--keepalive-idle", "0", "whole seconds, 1 to 32767"),
+        ("--keepalive-idle", "10h", "whole seconds, 1 to 32767"),
+        ("--keepalive-interval", "1500ms", "whole seconds, 1 to 32767"),
+        ("--keepalive-probes", "0", "0 is not in 1..=127"),
         ("--release-drain", "-1", "release-drain"),
         ("--release-drain", "1.5", "a number of seconds"),
         ("--admin-address", "localhost", "admin-address"),
