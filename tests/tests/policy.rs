@@ -646,11 +646,11 @@ fn strangers_at_the_tunnel_port(lab: &Lab) -> Result<()> {
     let noise: Vec<u8> = (0..20_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
     let table: [(&str, Vec<u8>, bool, &[&str]); 6] = [
-        ("garbage", noise, false, &["tls"]),
-        ("plain HTTP/1.1", b"GET / HTTP/1.1\r\nhost: b\r\n\r\n".to_vec(), false, &["tls"]),
-        ("plain HTTP/2", preface, false, &["tls"]),
-        ("a truncated record", hello.clone(), true, &["tunnel_closed", "tls"]),
-        ("a handshake that ends", hello, true, &["tunnel_closed", "tls"]),
+        ("garbage", noise, false, &["tls_protocol"]),
+        ("plain HTTP/1.1", b"GET / HTTP/1.1\r\nhost: b\r\n\r\n".to_vec(), false, &["tls_protocol"]),
+        ("plain HTTP/2", preface, false, &["tls_protocol"]),
+        ("a truncated record", hello.clone(), true, &["tunnel_closed", "tls_protocol"]),
+        ("a handshake that ends", hello, true, &["tunnel_closed", "tls_protocol"]),
         ("nothing", Vec::new(), true, &["tunnel_closed"]),
     ];
     for (what, bytes, then_end, reasons) in table {
@@ -677,7 +677,7 @@ fn strangers_at_the_tunnel_port(lab: &Lab) -> Result<()> {
         mesh.logged_after(
             "node-2",
             lines,
-            &[("source_workload", "o1"), ("reason", "identity"), ("source_identity", "-")],
+            &[("source_workload", "o1"), ("reason", "tls_no_certificate"), ("source_identity", "-")],
         )?;
         passes(&mesh, "mesh/a2", "mesh/b", ipv4)?;
     }

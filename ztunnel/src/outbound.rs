@@ -197,7 +197,8 @@ fn open(worker: &Rc<Worker>, pod: &Served, call: &Call, not: Option<&Stream>) ->
         })?;
         let socket = TcpStream::from_std(socket).map_err(|_| Reason::Limit)?;
         let settings = &worker.settings.tunnel;
-        Tunnel::client(socket, &config, settings, &worker.buffers, pod.charge()).map_err(|_| Reason::Tls)
+        let begun = Tunnel::client(socket, &config, settings, &worker.buffers, pod.charge());
+        begun.map_err(|e| Reason::Tls(e.failure(None)))
     };
     let opened = worker.pool.open(key, request, SystemTime::now(), not, connect)?;
     opened.map_err(|_| Reason::TunnelClosed)

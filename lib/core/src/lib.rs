@@ -8,6 +8,7 @@
 //! * [`capture`]: may the kernel leave this connect() alone? The reference answer that the kernel tables must equal.
 //! * [`route`]: where does a captured connection go, and whom may it meet there?
 //! * [`authz`] and [`peer_auth`]: may this peer reach this workload? [`admit`] asks both, in that order.
+//! * [`reason`] and [`tls`]: why a connection ended, in closed lists.
 //! * [`dangling`]: what refers to something that is not there.
 //! * [`explain`]: the same functions with a recorder.
 
@@ -30,6 +31,7 @@ pub mod route;
 pub mod spiffe;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod tls;
 pub mod trace;
 pub mod world;
 

@@ -5,6 +5,8 @@ use std::{fmt, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
+use crate::tls::TlsFailure;
+
 /// Why a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -48,9 +50,9 @@ pub enum Reason {
     ConnectFailed,
     /// The next hop could not be reached.
     Unreachable,
-    /// The mutual TLS handshake failed, but not because of who the peer is.
-    Tls,
-    /// The peer proved to be somebody else, or its certificate does not count (any more).
+    /// Mutual TLS with the peer was refused by one of both ends, or broke.
+    Tls(TlsFailure),
+    /// One of both ends is another workload now, or the peer's certificate hangs on a root that is not trusted any more.
     Identity,
     /// No certificate of our own to show.
     NoCertificate,
@@ -99,7 +101,7 @@ impl Reason {
             Self::NotServedHere => "not_served_here",
             Self::ConnectFailed => "connect_failed",
             Self::Unreachable => "unreachable",
-            Self::Tls => "tls",
+            Self::Tls(failure) => failure.refusal().as_str(),
             Self::Identity => "identity",
             Self::NoCertificate => "no_certificate",
             Self::Refused(_) => "refused",
@@ -118,25 +120,36 @@ impl Reason {
     /// A policy, a mutual TLS mode or an identity said no: HBONE answers 401.
     #[must_use]
     pub const fn is_denial(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::Denied
-                | Self::NotAllowed
-                | Self::NeedsWaypoint(_)
-                | Self::PlaintextRefused
-                | Self::BadSource
-                | Self::Identity
-        )
+            | Self::NotAllowed
+            | Self::NeedsWaypoint(_)
+            | Self::PlaintextRefused
+            | Self::BadSource
+            | Self::Identity => true,
+            Self::Tls(failure) => failure.refusal().is_about_the_peer(),
+            _ => false,
+        }
+    }
+
+    /// What the word does not say: the access log's `reason_detail`.
+    #[must_use]
+    pub fn detail(&self) -> Option<String> {
+        match self {
+            Self::NeedsWaypoint(fields) => Some(format!("needs a waypoint: {}", fields.join(", "))),
+            Self::Refused(status) => Some(format!("refused with status {status}")),
+            Self::Tls(failure) => Some(failure.to_string()),
+            _ => None,
+        }
     }
 }
 
 /// The stable word, or what the access log says as `reason_detail` where there is one: people look for it there.
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NeedsWaypoint(fields) => write!(f, "needs a waypoint: {}", fields.join(", ")),
-            Self::Refused(status) => write!(f, "refused with status {status}"),
-            other => f.write_str(other.as_str()),
+        match self.detail() {
+            Some(detail) => f.write_str(&detail),
+            None => f.write_str(self.as_str()),
         }
     }
 }

@@ -27,6 +27,14 @@ impl Flag {
         }
     }
 
+    /// The peer was refused for who it is.
+    const fn of_peer(direction: Direction) -> Self {
+        match direction {
+            Direction::Inbound => Self::Deny,
+            Direction::Outbound => Self::Connect,
+        }
+    }
+
     pub(super) const fn of(direction: Direction, reason: &Reason) -> Self {
         match reason {
             Reason::Denied
@@ -37,10 +45,8 @@ impl Flag {
             // The answer to a CONNECT that a policy at the other end denies.
             | Reason::Refused(401) => Self::Deny,
             // Who called was not who may call; who was called was not who is meant to answer.
-            Reason::Identity => match direction {
-                Direction::Inbound => Self::Deny,
-                Direction::Outbound => Self::Connect,
-            },
+            Reason::Identity => Self::of_peer(direction),
+            Reason::Tls(failure) if failure.refusal().is_about_the_peer() => Self::of_peer(direction),
             Reason::UnknownDestination
             | Reason::AmbiguousAddress
             | Reason::UnknownPort
@@ -51,7 +57,7 @@ impl Flag {
             | Reason::NotServedHere
             | Reason::ConnectFailed
             | Reason::Unreachable
-            | Reason::Tls
+            | Reason::Tls(_)
             | Reason::NoCertificate
             | Reason::Refused(_)
             | Reason::Timeout

@@ -10,6 +10,7 @@ use underpass_core::{
     objects::{Node, Object, Pod},
     resolve::Model,
     testing::{labels, model, name, pod, service},
+    tls::{Alert, Refusal, TlsFailure},
     world::{Owner, OwnerKind},
 };
 use underpass_net::tunnel::Tally;
@@ -205,6 +206,10 @@ fn bytes_of_open_connections_are_shown_once() {
     assert_eq!(sum(&text, "underpass_connections_open", &[]), Some(0));
 }
 
+fn tls(refusal: Refusal) -> Reason {
+    Reason::Tls(TlsFailure::new(refusal, String::new(), None, None))
+}
+
 #[test]
 fn refused_connections_say_how() {
     let check = |direction, reason: Reason, want: &str| {
@@ -223,6 +228,10 @@ fn refused_connections_say_how() {
     check(Direction::Inbound, Reason::PlaintextRefused, "DENY");
     check(Direction::Inbound, Reason::Identity, "DENY");
     check(Direction::Outbound, Reason::Identity, "CONNECT");
+    check(Direction::Inbound, tls(Refusal::Expired), "DENY");
+    check(Direction::Outbound, tls(Refusal::Expired), "CONNECT");
+    check(Direction::Inbound, tls(Refusal::Protocol), "CONNECT");
+    check(Direction::Inbound, tls(Refusal::Alert(Alert(48))), "CONNECT");
     check(Direction::Outbound, Reason::Refused(401), "DENY");
     check(Direction::Outbound, Reason::Refused(503), "CONNECT");
     check(Direction::Outbound, Reason::NoEndpoint, "CONNECT");
@@ -233,10 +242,13 @@ fn refused_connections_say_how() {
 
     let mut rig = Rig::new(Settings::default());
     let record = rig.record(Direction::Inbound, Path::Hbone, "10.0.0.1:4000", "10.0.0.2:15008");
-    rig.end(&record, Reason::Tls);
+    rig.end(&record, tls(Refusal::Protocol));
+    rig.end(&record, tls(Refusal::Alert(Alert(48))));
     let text = rig.scrape(0);
     assert_eq!(counts(&text, &[]), [None; 4], "a tunnel is nobody's connection");
-    assert_eq!(sum(&text, "underpass_connection_ends_total", &["\"tls\""]), Some(1));
+    for word in ["\"tls_protocol\"", "\"tls_alert_unknown_ca\""] {
+        assert_eq!(sum(&text, "underpass_connection_ends_total", &[word]), Some(1));
+    }
 }
 
 #[test]

@@ -31,11 +31,15 @@ use underpass_core::{
     world::Action,
 };
 use underpass_hbone::{Connect, Headers};
+use underpass_identity::{
+    Roots,
+    testing::{Leaf, TestCa},
+};
 use underpass_net::{
     budget::{Share, Stock},
     buffer::Buffers,
     socket::reset_on_close,
-    tls::{Configs, Expected, Refusal},
+    tls::{Configs, Expected},
     tunnel::{Charge, Early, Ended, Memory, Settings, Tunnel, TunnelEnd},
 };
 use underpass_ztunnel::{Credentials, sockets::Ends};
@@ -189,10 +193,66 @@ fn who_proves_to_be_nobody_is_written_down() {
         let mut forged = issue(&authority(folder.path()), 1);
         forged.roots = Arc::clone(&mesh.credentials.borrow().roots);
         let ended = ask(&tunnel_with(&mesh, "a", &forged), "10.0.0.2:80").await;
-        assert_eq!(ended, Ended::Tunnel(TunnelEnd::Tls(Refusal::PeerRefused)));
+        let Ended::Tunnel(TunnelEnd::Tls(failure)) = ended else { panic!("{ended:?}") };
+        assert_eq!(failure.to_string(), "peer refused: unknown_ca");
         let line = mesh.line(&[IN]).await;
-        check(&line, &[("reason", "identity"), ("path", "hbone"), ("destination_address", "10.0.0.2:15008")]);
-        assert!(line.get("source_identity").is_none());
+        check(&line, &[("reason", "tls_unknown_issuer"), ("refused_by", "us"), ("path", "hbone")]);
+        check(&line, &[("destination_address", "10.0.0.2:15008"), ("identity_expected", "trust domain cluster.local")]);
+        assert!(line.get("source_identity").is_none() && line.get("identity_found").is_none(), "{line}");
+    }));
+}
+
+#[test]
+fn a_refused_handshake_is_told_at_both_ends() {
+    run(async {
+        let mesh = Mesh::new([]);
+        mesh.echo(at("b", 80)).await;
+        // c answers at b's address.
+        let Credentials { roots, mut own } = issue(&mesh.authority, 1);
+        let of_c = Arc::clone(&own[&identity("c")]);
+        own.insert(identity("b"), of_c);
+        mesh.credentials.send_replace(Arc::new(Credentials { roots, own }));
+        mesh.ztunnel.caught_up().await;
+        is_reset(&mut mesh.captured("a", at("b", 80))).await;
+        let (b, c) = (identity("b").to_string(), identity("c").to_string());
+        let line = mesh.line(&[OUT, ("reason", "tls_unexpected_identity")]).await;
+        check(&line, &[("refused_by", "us"), ("identity_found", &c), ("identity_expected", &b)]);
+        let detail = format!("the peer's certificate was refused: expected {b}, found {c}");
+        check(&line, &[("reason_detail", &detail), ("source_workload", "a"), ("destination_workload", "b")]);
+        // The other end is told by an alert, and no more.
+        let line = mesh.line(&[IN, ("reason", "tls_alert_certificate_unknown")]).await;
+        check(&line, &[("refused_by", "peer"), ("reason_detail", "peer refused: certificate_unknown")]);
+        check(&line, &[("source_workload", "a"), ("destination_workload", "b")]);
+        assert!(line.get("identity_found").is_none() && line.get("identity_expected").is_none(), "{line}");
+        // The twin: b itself.
+        mesh.credentials.send_replace(Arc::new(issue(&mesh.authority, 1)));
+        mesh.ztunnel.caught_up().await;
+        assert_eq!(converse(&mut mesh.captured("a", at("b", 80)), b"hello").await, b"hello");
+        check(&mesh.line(&[OUT, ("reason", "finished")]).await, &[("destination_identity", &b)]);
+        mesh.lines(1, &[("refused_by", "us")]).await;
+    });
+}
+
+#[test]
+fn a_workload_of_another_mesh_is_named() {
+    run(LocalSet::new().run_until(async {
+        let mesh = Mesh::new([]);
+        // The same CA, another trust domain: what a client shows that follows other settings.
+        let uri = "spiffe://elsewhere.org/ns/default/sa/a";
+        let foreign = Leaf { not_after: SystemTime::now() + Duration::from_secs(60), ..Leaf::of(uri) };
+        let ca = TestCa::new("root");
+        let own = issue(&mesh.authority, 2);
+        let both = [own.roots.certificates(), ca.roots(2).certificates()].concat();
+        let roots = Arc::new(Roots::new(2, both).expect("bundle"));
+        mesh.credentials.send_replace(Arc::new(Credentials { roots: Arc::clone(&roots), own: own.own }));
+        mesh.ztunnel.caught_up().await;
+        let shown = BTreeMap::from([(identity("a"), Arc::new(ca.credential(&foreign)))]);
+        let ended = ask(&tunnel_with(&mesh, "a", &Credentials { roots, own: shown }), "10.0.0.2:80").await;
+        assert!(matches!(ended, Ended::Tunnel(TunnelEnd::Tls(_))), "{ended:?}");
+        let line = mesh.line(&[IN]).await;
+        check(&line, &[("reason", "tls_other_trust_domain"), ("refused_by", "us"), ("identity_found", uri)]);
+        check(&line, &[("identity_expected", "trust domain cluster.local"), ("source_workload", "a")]);
+        assert!(line.get("source_identity").is_none(), "it has not proved to be that: {line}");
     }));
 }
 

@@ -102,6 +102,7 @@ pub enum ConfigError {
 pub struct ClientConfig {
     pub(crate) tls: Arc<rustls::ClientConfig>,
     pub(crate) not_after: SystemTime,
+    pub(crate) accept: Accept,
 }
 
 /// How a server accepts. Cheap to clone.
@@ -109,6 +110,7 @@ pub struct ClientConfig {
 pub struct ServerConfig {
     pub(crate) tls: Arc<rustls::ServerConfig>,
     pub(crate) not_after: SystemTime,
+    pub(crate) accept: Accept,
 }
 
 impl fmt::Debug for ClientConfig {
@@ -261,7 +263,8 @@ impl Configs {
         roots: &Roots,
     ) -> Result<ClientConfig, ConfigError> {
         let refused = |source| ConfigError::Refused { serial: credential.serial().clone(), source };
-        let verifier = self.verifier(roots, Accept::Servers(expected.clone()))?;
+        let accept = Accept::Servers(expected.clone());
+        let verifier = self.verifier(roots, accept.clone())?;
         let mut tls = rustls::ClientConfig::builder_with_details(Arc::clone(&self.provider), Arc::clone(&self.time))
             .with_protocol_versions(&[&TLS13])
             .map_err(refused)?
@@ -272,7 +275,7 @@ impl Configs {
         tls.resumption = Resumption::disabled();
         tls.enable_sni = false;
         tls.enable_early_data = false;
-        Ok(ClientConfig { tls: Arc::new(tls), not_after: credential.not_after() })
+        Ok(ClientConfig { tls: Arc::new(tls), not_after: credential.not_after(), accept })
     }
 
     fn make_server(
@@ -282,7 +285,8 @@ impl Configs {
         roots: &Roots,
     ) -> Result<ServerConfig, ConfigError> {
         let refused = |source| ConfigError::Refused { serial: credential.serial().clone(), source };
-        let verifier = self.verifier(roots, Accept::Clients(accepted.clone()))?;
+        let accept = Accept::Clients(accepted.clone());
+        let verifier = self.verifier(roots, accept.clone())?;
         let mut tls = rustls::ServerConfig::builder_with_details(Arc::clone(&self.provider), Arc::clone(&self.time))
             .with_protocol_versions(&[&TLS13])
             .map_err(refused)?
@@ -293,7 +297,7 @@ impl Configs {
         tls.send_tls13_tickets = 0;
         tls.max_early_data_size = 0;
         tls.ignore_client_order = true;
-        Ok(ServerConfig { tls: Arc::new(tls), not_after: credential.not_after() })
+        Ok(ServerConfig { tls: Arc::new(tls), not_after: credential.not_after(), accept })
     }
 }
 

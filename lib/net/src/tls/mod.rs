@@ -21,4 +21,4 @@ mod tests;
 pub use config::{Cipher, ClientConfig, ConfigError, Configs, ServerConfig, Settings};
 pub use rustls::{pki_types::UnixTime, time_provider::TimeProvider};
 pub use session::{Event, Outgoing, Session, SessionError};
-pub use verify::{Expected, PeerInfo, Refusal, TrustDomains, VerifyError};
+pub use verify::{Expected, PeerInfo, TrustDomains, VerifyError};

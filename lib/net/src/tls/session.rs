@@ -36,7 +36,7 @@ use rustls::{
 
 use crate::tls::{
     config::{ALPN, Cipher, ClientConfig, ServerConfig, no_server_name},
-    verify::{End, PeerInfo, system_time},
+    verify::{Accept, End, PeerInfo, system_time},
 };
 
 pub use error::SessionError;
@@ -100,6 +100,7 @@ pub struct Session {
     stage: Stage,
     time: Arc<dyn TimeProvider>,
     own_not_after: SystemTime,
+    accept: Accept,
     peer: Option<Arc<PeerInfo>>,
     closed: bool,
     peer_closed: bool,
@@ -130,7 +131,7 @@ impl Session {
         let connection =
             UnbufferedClientConnection::new(Arc::clone(&config.tls), no_server_name()).map_err(SessionError::Local)?;
         let time = Arc::clone(&config.tls.time_provider);
-        let mut session = Self::new(Role::Client(connection), time, config.not_after);
+        let mut session = Self::new(Role::Client(connection), time, config.not_after, config.accept.clone());
         session.feed(&mut [], out, &mut |_| {})?;
         Ok(session)
     }
@@ -142,15 +143,16 @@ impl Session {
     pub fn server(config: &ServerConfig) -> Result<Self, SessionError> {
         let connection = UnbufferedServerConnection::new(Arc::clone(&config.tls)).map_err(SessionError::Local)?;
         let time = Arc::clone(&config.tls.time_provider);
-        Ok(Self::new(Role::Server(connection), time, config.not_after))
+        Ok(Self::new(Role::Server(connection), time, config.not_after, config.accept.clone()))
     }
 
-    fn new(role: Role, time: Arc<dyn TimeProvider>, own_not_after: SystemTime) -> Self {
+    fn new(role: Role, time: Arc<dyn TimeProvider>, own_not_after: SystemTime, accept: Accept) -> Self {
         Self {
             role,
             stage: Stage::Handshaking,
             time,
             own_not_after,
+            accept,
             peer: None,
             closed: false,
             peer_closed: false,

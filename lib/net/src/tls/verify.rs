@@ -19,7 +19,7 @@ use underpass_core::{Identity, TrustDomain};
 use underpass_identity::{Certificate, Roots};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
-pub use reason::{Refusal, VerifyError};
+pub use reason::VerifyError;
 pub(crate) use reason::{system_time, unix_time};
 
 /// The identities that may answer at an address: sorted, none twice. Cheap to clone; what a pool of tunnels shares by.
@@ -204,6 +204,15 @@ impl PeerInfo {
 pub(crate) enum Accept {
     Servers(Expected),
     Clients(TrustDomains),
+}
+
+impl fmt::Display for Accept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Servers(expected) => write!(f, "{expected}"),
+            Self::Clients(expected) => write!(f, "trust domain {expected}"),
+        }
+    }
 }
 
 /// The check of one configuration, in the form in which rustls asks for it.

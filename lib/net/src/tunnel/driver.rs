@@ -182,7 +182,7 @@ impl Driver {
             }
             *out = self.inner.buffers.take_outgoing();
             if let Err(e) = tls.encrypt(hbone.poll_transmit(), out) {
-                ending.get_or_insert(TunnelEnd::Tls(e.reason()));
+                ending.get_or_insert(TunnelEnd::Tls(tls.failure(&e)));
                 break;
             }
             hbone.transmitted(hbone.queued());
@@ -386,7 +386,7 @@ fn receive(state: &mut State, bytes: &mut [u8], memory: &Memory, opened: &mut Ve
         tls::Event::Connected(_) => connected = true,
         tls::Event::PeerClosed => closed = true,
     });
-    decrypted.map_err(|e| TunnelEnd::Tls(e.reason()))?;
+    decrypted.map_err(|e| TunnelEnd::Tls(tls.failure(&e)))?;
     if connected && let Err(end) = state.peer_is_known() {
         opened.clear();
         return Err(end);

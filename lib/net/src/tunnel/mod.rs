@@ -31,7 +31,7 @@ use std::{
 };
 
 use tokio::{net::TcpStream, sync::Notify, time::Instant};
-use underpass_core::Reason;
+use underpass_core::{Reason, tls::TlsFailure};
 use underpass_hbone::{Config, Connect, Connection, ErrorCode, OpenError, StreamId};
 use underpass_identity::Roots;
 
@@ -49,7 +49,7 @@ pub use self::{
 use crate::{
     budget::Held,
     buffer::Buffers,
-    tls::{ClientConfig, Outgoing, PeerInfo, Refusal, ServerConfig, Session, SessionError},
+    tls::{ClientConfig, Outgoing, PeerInfo, ServerConfig, Session, SessionError},
 };
 
 /// What a tunnel's owner chooses.
@@ -88,7 +88,7 @@ pub enum TunnelEnd {
     /// Nobody answered in time.
     Timeout,
     /// TLS, or what the certificates say.
-    Tls(Refusal),
+    Tls(TlsFailure),
     /// The peer broke HTTP/2.
     Protocol(ErrorCode),
     /// The peer's certificate does not count any more.
@@ -109,18 +109,7 @@ impl TunnelEnd {
             Self::Closed | Self::Broken(_) => Reason::TunnelClosed,
             Self::Unreachable(_) => Reason::Unreachable,
             Self::Timeout => Reason::Timeout,
-            Self::Tls(
-                Refusal::Expired
-                | Refusal::NotYetValid
-                | Refusal::Untrusted
-                | Refusal::WrongPurpose
-                | Refusal::WrongIdentity
-                | Refusal::NotOneIdentity
-                | Refusal::ForeignTrustDomain
-                | Refusal::NoCertificate
-                | Refusal::MalformedCertificate,
-            ) => Reason::Identity,
-            Self::Tls(_) => Reason::Tls,
+            Self::Tls(failure) => Reason::Tls(failure.clone()),
             Self::Protocol(_) => Reason::Protocol,
             Self::Distrusted => Reason::Identity,
             Self::Crowded => Reason::Limit,
@@ -137,7 +126,7 @@ impl fmt::Display for TunnelEnd {
             Self::Unreachable(kind) => write!(f, "connect: {kind}"),
             Self::Broken(kind) => write!(f, "connection broken: {kind}"),
             Self::Timeout => f.write_str("nobody answered in time"),
-            Self::Tls(refusal) => write!(f, "tls: {}", refusal.as_str()),
+            Self::Tls(failure) => write!(f, "{}: {failure}", failure.refusal().as_str()),
             Self::Protocol(code) => write!(f, "http/2: {}", code.name().unwrap_or("unknown error")),
             Self::Distrusted => f.write_str("the peer's certificate is no longer trusted"),
             Self::Crowded => f.write_str("too many peers that have not proved who they are"),

@@ -9,10 +9,7 @@ use tokio::{
 use underpass_core::Reason;
 use underpass_hbone::ErrorCode;
 use underpass_identity::testing::{Leaf, now};
-use underpass_net::{
-    tls::Refusal,
-    tunnel::{Ended, TunnelEnd},
-};
+use underpass_net::tunnel::{Ended, TunnelEnd};
 
 use crate::{
     peer::Tls,
@@ -111,11 +108,11 @@ fn a_client_that_proved_who_it_is_needs_no_slot() {
 fn nonsense_instead_of_tls() {
     let hello = [22, 3, 1, 0, 40, 1, 0, 0, 36, 3, 3];
     for (what, bytes, expect) in [
-        ("nothing", &[][..], TunnelEnd::Broken(ErrorKind::UnexpectedEof)),
-        ("a truncated hello", &hello, TunnelEnd::Broken(ErrorKind::UnexpectedEof)),
-        ("plain HTTP", b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", TunnelEnd::Tls(Refusal::Protocol)),
-        ("plain HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", TunnelEnd::Tls(Refusal::Protocol)),
-        ("zeros", &[0; 100], TunnelEnd::Tls(Refusal::Protocol)),
+        ("nothing", &[][..], "tunnel_closed"),
+        ("a truncated hello", &hello, "tunnel_closed"),
+        ("plain HTTP", b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", "tls_protocol"),
+        ("plain HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "tls_protocol"),
+        ("zeros", &[0; 100], "tls_protocol"),
     ] {
         run(async {
             let mesh = Mesh::new();
@@ -123,7 +120,7 @@ fn nonsense_instead_of_tls() {
             let mut socket = raw(server.address).await;
             socket.write_all(bytes).await.expect("sent");
             socket.shutdown().await.expect("ended");
-            assert_eq!(server.ended().await, expect, "{what}");
+            assert_eq!(server.ended().await.reason().as_str(), expect, "{what}");
             assert_eq!(server.unauthenticated(), 0, "{what}");
             last_word(&mut socket).await;
         });
@@ -175,7 +172,8 @@ fn a_client_without_h2_is_refused() {
         let mut tls = Tls::new(&mesh.ca, &Leaf::of(ALICE));
         tls.alpn = b"http/1.1".to_vec();
         assert!(tls.connect(raw(server.address).await).await.is_err());
-        assert_eq!(server.ended().await, TunnelEnd::Tls(Refusal::Alpn));
+        let end = server.ended().await;
+        assert_eq!(end.to_string(), "tls_no_common_protocol: the peer did not agree to speak h2");
     });
 }
 

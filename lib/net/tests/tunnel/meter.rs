@@ -78,7 +78,9 @@ fn a_handshake_that_fails_is_none_that_took_time() {
             let labels = format!("{{direction=\"{direction}\",reason=\"{reason}\"}}");
             value(&registry, &format!("underpass_handshakes_failed_total{labels}"))
         };
-        until("both ends know", || failed("outbound", "identity") == Some(1)).await;
+        until("the client says whom it refused", || failed("outbound", "tls_unexpected_identity") == Some(1)).await;
+        let told = || failed("inbound", "tls_alert_certificate_unknown") == Some(1);
+        until("the server says that it was refused", told).await;
         assert_eq!(value(&registry, "underpass_handshake_duration_seconds_count{direction=\"outbound\"}"), Some(0));
     });
 }

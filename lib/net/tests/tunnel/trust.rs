@@ -7,14 +7,16 @@ use tokio::{
     net::TcpStream,
     task::spawn_local,
 };
-use underpass_core::Reason;
+use underpass_core::{
+    Reason,
+    tls::{RefusedBy, TlsFailure},
+};
 use underpass_identity::{
     Roots,
     testing::{Leaf, TestCa, now},
 };
 use underpass_net::{
     pool::Pool,
-    tls::Refusal,
     tunnel::{Ended, Stream, Tunnel, TunnelEnd},
 };
 
@@ -35,17 +37,27 @@ fn dated(uri: &str, from_s: i64, until_s: i64) -> Leaf {
     Leaf { not_before: at(from_s), not_after: at(until_s), ..Leaf::of(uri) }
 }
 
+/// Why TLS failed, whose word must be `expect`.
+fn refused(ended: &Ended, expect: &str) -> TlsFailure {
+    let Ended::Tunnel(TunnelEnd::Tls(failure)) = ended else { panic!("{expect}: {ended:?}") };
+    let reason = Reason::Tls(failure.clone());
+    assert_eq!(reason.as_str(), expect, "{failure}");
+    failure.clone()
+}
+
 #[test]
 fn a_server_that_is_somebody_else_gets_nothing() {
     let two = Leaf { uris: vec![BOB.to_owned(), CAROL.to_owned()], ..Leaf::of(BOB) };
     let none = Leaf { uris: Vec::new(), ..Leaf::of(BOB) };
-    for (what, leaf, expect) in [
-        ("another identity", Leaf::of(CAROL), Refusal::WrongIdentity),
-        ("expired", dated(BOB, -100, -10), Refusal::Expired),
-        ("not valid yet", dated(BOB, 10, 100), Refusal::NotYetValid),
-        ("two identities", two, Refusal::NotOneIdentity),
-        ("no identity", none, Refusal::NotOneIdentity),
-        ("for clients only", Leaf { server_auth: false, ..Leaf::of(BOB) }, Refusal::WrongPurpose),
+    let nameless = "spiffe:///ns/default/sa/bob";
+    for (leaf, expect, found) in [
+        (Leaf::of(CAROL), "tls_unexpected_identity", Some(CAROL)),
+        (dated(BOB, -100, -10), "tls_certificate_expired", None),
+        (dated(BOB, 10, 100), "tls_certificate_not_yet_valid", None),
+        (two, "tls_several_uri_sans", None),
+        (none, "tls_no_uri_san", None),
+        (Leaf::of(nameless), "tls_not_an_identity", Some(nameless)),
+        (Leaf { server_auth: false, ..Leaf::of(BOB) }, "tls_wrong_purpose", None),
     ] {
         run(async {
             let mesh = Mesh::new();
@@ -53,10 +65,10 @@ fn a_server_that_is_somebody_else_gets_nothing() {
             let tunnel = mesh.tunnel(server);
             let mut call = call(&tunnel, "10.0.0.1:80").await;
             call.app.write_all(b"secret").await.expect("sent");
-            assert!(last_word(&mut call.app).await.is_some(), "{what}: reset");
-            let end = TunnelEnd::Tls(expect);
-            assert_eq!(end.reason(), Reason::Identity, "{what}");
-            assert_eq!(call.ended().await, Ended::Tunnel(end), "{what}");
+            assert!(last_word(&mut call.app).await.is_some(), "{expect}: reset");
+            let failure = refused(&call.ended().await, expect);
+            assert_eq!((failure.refusal().by(), failure.found()), (RefusedBy::Us, found), "{expect}");
+            assert_eq!(failure.expected(), Some(BOB), "{expect}");
             assert!(tunnel.has_ended() && !tunnel.can_open(now()));
         });
     }
@@ -68,7 +80,7 @@ fn a_server_of_another_root_gets_nothing() {
         let mesh = Mesh::new();
         let tunnel = mesh.tunnel(forged(&mesh, &TestCa::new("root"), &Leaf::of(BOB)).await);
         let ended = call(&tunnel, "10.0.0.1:80").await.ended().await;
-        assert_eq!(ended, Ended::Tunnel(TunnelEnd::Tls(Refusal::Untrusted)));
+        assert_eq!(refused(&ended, "tls_unknown_issuer").found(), None, "what anybody can write");
     });
 }
 
@@ -87,11 +99,13 @@ async fn forged(mesh: &Mesh, ca: &TestCa, leaf: &Leaf) -> std::net::SocketAddr {
 
 #[test]
 fn a_client_that_is_nobody_here_is_not_served() {
-    for (what, ca, leaf, expect) in [
-        ("another root", Some("root"), Leaf::of(ALICE), Refusal::Untrusted),
-        ("a foreign trust domain", None, Leaf::of(FOREIGN), Refusal::ForeignTrustDomain),
-        ("expired", None, dated(ALICE, -100, -10), Refusal::Expired),
-        ("for servers only", None, Leaf { client_auth: false, ..Leaf::of(ALICE) }, Refusal::WrongPurpose),
+    let for_servers = Leaf { client_auth: false, ..Leaf::of(ALICE) };
+    for (ca, leaf, expect, told, found) in [
+        (Some("root"), Leaf::of(ALICE), "tls_unknown_issuer", "tls_alert_unknown_ca", None),
+        (None, Leaf::of(FOREIGN), "tls_other_trust_domain", "tls_alert_certificate_unknown", Some(FOREIGN)),
+        (None, dated(ALICE, -100, -10), "tls_certificate_expired", "tls_alert_certificate_expired", None),
+        (None, dated(ALICE, 10, 100), "tls_certificate_not_yet_valid", "tls_alert_certificate_expired", None),
+        (None, for_servers, "tls_wrong_purpose", "tls_alert_certificate_unknown", None),
     ] {
         run(async {
             let mesh = Mesh::new();
@@ -103,9 +117,13 @@ fn a_client_that_is_nobody_here_is_not_served() {
             call.app.write_all(b"?").await.expect("sent");
             assert!(last_word(&mut call.app).await.is_some());
             // The client is told why by an alert, also where it had sent more than the server read.
-            assert_eq!(call.ended().await, Ended::Tunnel(TunnelEnd::Tls(Refusal::PeerRefused)), "{what}");
-            assert_eq!(server.ended().await, TunnelEnd::Tls(expect), "{what}");
-            assert_eq!(server.unauthenticated(), 0, "{what}: its slot is free");
+            let at_client = refused(&call.ended().await, told);
+            assert_eq!(at_client.to_string(), format!("peer refused: {}", &told["tls_alert_".len()..]), "{expect}");
+            assert_eq!((at_client.refusal().by(), at_client.expected()), (RefusedBy::Peer, None), "{expect}");
+            let at_server = refused(&Ended::Tunnel(server.ended().await), expect);
+            assert_eq!((at_server.refusal().by(), at_server.found()), (RefusedBy::Us, found), "{expect}");
+            assert_eq!(at_server.expected(), Some("trust domain cluster.local"), "{expect}");
+            assert_eq!(server.unauthenticated(), 0, "{expect}: its slot is free");
         });
     }
 }

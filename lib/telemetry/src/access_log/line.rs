@@ -32,8 +32,11 @@ fn fields(line: &mut Line<'_>, c: &Connection) {
     line.bare("bytes_sent", c.bytes_sent);
     line.bare("duration_ms", format_args!("{}.{:03}", c.duration_us / 1000, c.duration_us % 1000));
     line.optional("reason", c.reason.as_ref().map(Reason::as_str));
-    if let Some(reason @ (Reason::NeedsWaypoint(_) | Reason::Refused(_))) = &c.reason {
-        line.text("reason_detail", reason);
+    line.optional("reason_detail", c.reason.as_ref().and_then(Reason::detail));
+    if let Some(Reason::Tls(failure)) = &c.reason {
+        line.text("refused_by", failure.refusal().by().as_str());
+        line.optional("identity_found", failure.found());
+        line.optional("identity_expected", failure.expected());
     }
     line.optional("policy", c.policy.as_ref());
     line.bare("world", c.world);
@@ -157,6 +160,7 @@ mod tests {
         ObjectName,
         connection::{Direction, Path},
         testing::{ambient, name, workload},
+        tls::{Alert, Refusal, TlsFailure},
         world::Version,
     };
 
@@ -256,6 +260,34 @@ mod tests {
             &expect![[r#"
             {"time":"2026-01-31T11:59:59.990Z","connection":7,"direction":"outbound","path":"none","source_address":"[fd00::1]:40000","destination_address":"10.0.2.3:9080","bytes_received":120,"bytes_sent":4096,"duration_ms":0.000,"reason":"needs_waypoint","reason_detail":"needs a waypoint: to.operation.methods, when[request.headers[x y]]","world":3}
         "#]],
+        );
+    }
+
+    #[test]
+    fn a_refused_handshake_says_who_refused_whom() {
+        let (found, expected) = ("spiffe:///ns/a/sa/b", "spiffe://cluster.local/ns/a/sa/b");
+        let of = |refusal, says: &str, found: Option<&str>, expected: Option<&str>| {
+            let owned = |text: Option<&str>| text.map(str::to_owned);
+            let failure = TlsFailure::new(refusal, says.to_owned(), owned(found), owned(expected));
+            Connection { reason: Some(Reason::Tls(failure)), ..stranger() }
+        };
+        check(
+            &of(Refusal::NotAnIdentity, "its certificate names none", Some(found), Some(expected)),
+            &expect![[r#"
+                time=2026-01-31T11:59:59.990Z connection=7 direction=outbound path=none source_address=[fd00::1]:40000 destination_address=10.0.2.3:9080 bytes_received=120 bytes_sent=4096 duration_ms=0.000 reason=tls_not_an_identity reason_detail="its certificate names none" refused_by=us identity_found=spiffe:///ns/a/sa/b identity_expected=spiffe://cluster.local/ns/a/sa/b world=3
+            "#]],
+            &expect![[r#"
+                {"time":"2026-01-31T11:59:59.990Z","connection":7,"direction":"outbound","path":"none","source_address":"[fd00::1]:40000","destination_address":"10.0.2.3:9080","bytes_received":120,"bytes_sent":4096,"duration_ms":0.000,"reason":"tls_not_an_identity","reason_detail":"its certificate names none","refused_by":"us","identity_found":"spiffe:///ns/a/sa/b","identity_expected":"spiffe://cluster.local/ns/a/sa/b","world":3}
+            "#]],
+        );
+        check(
+            &of(Refusal::Alert(Alert(48)), "peer refused: unknown_ca", None, None),
+            &expect![[r#"
+                time=2026-01-31T11:59:59.990Z connection=7 direction=outbound path=none source_address=[fd00::1]:40000 destination_address=10.0.2.3:9080 bytes_received=120 bytes_sent=4096 duration_ms=0.000 reason=tls_alert_unknown_ca reason_detail="peer refused: unknown_ca" refused_by=peer world=3
+            "#]],
+            &expect![[r#"
+                {"time":"2026-01-31T11:59:59.990Z","connection":7,"direction":"outbound","path":"none","source_address":"[fd00::1]:40000","destination_address":"10.0.2.3:9080","bytes_received":120,"bytes_sent":4096,"duration_ms":0.000,"reason":"tls_alert_unknown_ca","reason_detail":"peer refused: unknown_ca","refused_by":"peer","world":3}
+            "#]],
         );
     }
 

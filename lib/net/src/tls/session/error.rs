@@ -1,8 +1,12 @@
 //! Why a session is over, and what the library's errors mean to us.
 
-use rustls::{AlertDescription, Error as RustlsError};
+use std::error::Error;
 
-use crate::tls::verify::{Refusal, VerifyError};
+use rustls::{Error as RustlsError, PeerIncompatible};
+use underpass_core::tls::{Alert, Refusal, TlsFailure};
+
+use super::Session;
+use crate::tls::verify::VerifyError;
 
 /// Why a session is over.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -18,10 +22,10 @@ pub enum SessionError {
     Alpn,
     /// No version, cipher, key exchange or signature scheme in common.
     #[error("nothing in common with the peer: {0:?}")]
-    Incompatible(rustls::PeerIncompatible),
+    Incompatible(PeerIncompatible),
     /// It refused us.
-    #[error("the peer ended the session with alert {0:?}")]
-    PeerAlert(AlertDescription),
+    #[error("peer refused: {}", .0.name())]
+    PeerAlert(Alert),
     /// A record that the peer's key did not make.
     #[error("a record was forged or damaged")]
     Tampered,
@@ -55,15 +59,42 @@ impl SessionError {
         match self {
             Self::Peer(e) => e.refusal(),
             Self::NoCertificate => Refusal::NoCertificate,
-            Self::Alpn => Refusal::Alpn,
+            Self::Alpn => Refusal::NoCommonProtocol,
+            Self::Incompatible(
+                PeerIncompatible::ServerDoesNotSupportTls12Or13
+                | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
+                | PeerIncompatible::SupportedVersionsExtensionRequired
+                | PeerIncompatible::Tls12NotOffered
+                | PeerIncompatible::Tls12NotOfferedOrEnabled,
+            ) => Refusal::NoCommonVersion,
+            Self::Incompatible(PeerIncompatible::NoCipherSuitesInCommon) => Refusal::NoCommonCipher,
             Self::Incompatible(_) => Refusal::Incompatible,
-            Self::PeerAlert(_) => Refusal::PeerRefused,
+            Self::PeerAlert(alert) => Refusal::Alert(*alert),
             Self::Tampered => Refusal::Tampered,
             Self::Truncated => Refusal::Truncated,
             Self::Protocol(_) | Self::MessageTooLong { .. } => Refusal::Protocol,
             Self::NotConnected | Self::Local(_) => Refusal::Local,
             Self::Closed => Refusal::Closed,
         }
+    }
+
+    /// What a connection that needed this session ended for. `expected` is whom the peer should have been, told where the
+    /// peer was refused for who it is.
+    #[must_use]
+    pub fn failure(&self, expected: Option<String>) -> TlsFailure {
+        let refusal = self.reason();
+        let causes = std::iter::successors(self.source(), |e| (*e).source());
+        let says = causes.fold(self.to_string(), |text, cause| format!("{text}: {cause}"));
+        let found = if let Self::Peer(refused) = self { refused.found() } else { None };
+        TlsFailure::new(refusal, says, found, expected.filter(|_| refusal.is_about_the_peer()))
+    }
+}
+
+impl Session {
+    /// What the connections of this session end for, where it ended by `error`.
+    #[must_use]
+    pub fn failure(&self, error: &SessionError) -> TlsFailure {
+        error.failure(Some(self.accept.to_string()))
     }
 }
 
@@ -75,9 +106,7 @@ impl From<RustlsError> for SessionError {
             }
             RustlsError::NoCertificatesPresented => Self::NoCertificate,
             RustlsError::NoApplicationProtocol => Self::Alpn,
-            // What a server answers where its ALPN has no `h2` (RFC 7301, 3.2).
-            RustlsError::AlertReceived(AlertDescription::NoApplicationProtocol) => Self::Alpn,
-            RustlsError::AlertReceived(alert) => Self::PeerAlert(alert),
+            RustlsError::AlertReceived(alert) => Self::PeerAlert(Alert(alert.into())),
             RustlsError::PeerIncompatible(e) => Self::Incompatible(e),
             RustlsError::DecryptError => Self::Tampered,
             RustlsError::FailedToGetCurrentTime | RustlsError::FailedToGetRandomBytes | RustlsError::EncryptError => {

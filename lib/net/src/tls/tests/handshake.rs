@@ -156,7 +156,7 @@ fn ciphers_in_the_order_of_the_setting() {
     assert_eq!(suite(&[small, big], &[big, small]).unwrap(), big, "the server's preference");
     assert_eq!(suite(&[small], &[big, small]).unwrap(), small);
     let (end, error) = suite(&[small], &[big]).unwrap_err();
-    assert_eq!((end, error.reason()), ("server", Refusal::Incompatible));
+    assert_eq!((end, error.reason()), ("server", Refusal::NoCommonCipher));
     assert!(matches!(Configs::new(Settings { ciphers: vec![], ..Settings::default() }), Err(ConfigError::NoCipher)));
 }
 

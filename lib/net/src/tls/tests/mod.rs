@@ -23,7 +23,10 @@ use rustls::{
         },
     },
 };
-use underpass_core::{Identity, TrustDomain};
+use underpass_core::{
+    Identity, TrustDomain,
+    tls::{Alert, Refusal},
+};
 use underpass_identity::{
     Credential,
     testing::{Leaf, TestCa, now},

@@ -1,4 +1,4 @@
-//! The reasons for which a peer is refused: with all details as an error, and in one word for logs and metrics.
+//! The reasons for which a peer's certificate is refused, with all details, and their way through the library.
 
 use std::{
     sync::Arc,
@@ -6,7 +6,7 @@ use std::{
 };
 
 use rustls::{CertificateError, Error as RustlsError, OtherError, pki_types::UnixTime};
-use underpass_core::Identity;
+use underpass_core::{Identity, tls::Refusal};
 use underpass_identity::SanError;
 
 use super::{Expected, TrustDomains};
@@ -64,71 +64,6 @@ fn unix(time: &SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// Why a session ended or never began, in one word: for logs and metric labels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Refusal {
-    /// The peer's certificate is over.
-    Expired,
-    /// The peer's certificate begins later.
-    NotYetValid,
-    /// The peer's chain leads to no root of ours.
-    Untrusted,
-    /// The peer's certificate is for other uses.
-    WrongPurpose,
-    /// Another workload than expected.
-    WrongIdentity,
-    /// No workload, or several, in the peer's certificate.
-    NotOneIdentity,
-    /// A workload of another mesh.
-    ForeignTrustDomain,
-    /// The peer showed no certificate.
-    NoCertificate,
-    /// The peer's certificate cannot be read.
-    MalformedCertificate,
-    /// The peer does not speak `h2`.
-    Alpn,
-    /// No version, cipher or key exchange in common.
-    Incompatible,
-    /// The peer refused us, by an alert.
-    PeerRefused,
-    /// Bytes that the peer's key did not make.
-    Tampered,
-    /// The stream ended without close_notify.
-    Truncated,
-    /// The peer broke the protocol.
-    Protocol,
-    /// The session is over.
-    Closed,
-    /// Our own fault: no randomness, no clock.
-    Local,
-}
-
-impl Refusal {
-    /// The word.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Expired => "expired",
-            Self::NotYetValid => "not_yet_valid",
-            Self::Untrusted => "untrusted",
-            Self::WrongPurpose => "wrong_purpose",
-            Self::WrongIdentity => "wrong_identity",
-            Self::NotOneIdentity => "not_one_identity",
-            Self::ForeignTrustDomain => "foreign_trust_domain",
-            Self::NoCertificate => "no_certificate",
-            Self::MalformedCertificate => "malformed_certificate",
-            Self::Alpn => "alpn",
-            Self::Incompatible => "incompatible",
-            Self::PeerRefused => "peer_refused",
-            Self::Tampered => "tampered",
-            Self::Truncated => "truncated",
-            Self::Protocol => "protocol",
-            Self::Closed => "closed",
-            Self::Local => "local",
-        }
-    }
-}
-
 impl VerifyError {
     /// The reason in one word.
     #[must_use]
@@ -136,12 +71,24 @@ impl VerifyError {
         match self {
             Self::Expired { .. } => Refusal::Expired,
             Self::NotYetValid { .. } => Refusal::NotYetValid,
-            Self::Untrusted(_) => Refusal::Untrusted,
+            Self::Untrusted(_) => Refusal::UnknownIssuer,
             Self::Malformed(_) => Refusal::MalformedCertificate,
             Self::Purpose(_) => Refusal::WrongPurpose,
-            Self::Names(_) => Refusal::NotOneIdentity,
-            Self::Unexpected { .. } => Refusal::WrongIdentity,
-            Self::ForeignTrustDomain { .. } => Refusal::ForeignTrustDomain,
+            Self::Names(SanError::None) => Refusal::NoUriSan,
+            Self::Names(SanError::Several { .. }) => Refusal::SeveralUriSans,
+            Self::Names(SanError::NotAnIdentity { .. }) => Refusal::NotAnIdentity,
+            Self::Names(SanError::Malformed) => Refusal::MalformedCertificate,
+            Self::Unexpected { .. } => Refusal::UnexpectedIdentity,
+            Self::ForeignTrustDomain { .. } => Refusal::OtherTrustDomain,
+        }
+    }
+
+    /// The one URI that the certificate names. None of a chain that leads to no root of ours: anybody can write one.
+    pub(crate) fn found(&self) -> Option<String> {
+        match self {
+            Self::Unexpected { found, .. } | Self::ForeignTrustDomain { found, .. } => Some(found.to_string()),
+            Self::Names(SanError::NotAnIdentity { uri, .. }) => Some(uri.clone()),
+            _ => None,
         }
     }
 
@@ -170,7 +117,10 @@ impl VerifyError {
             Self::NotYetValid { not_before, now } => {
                 CertificateError::NotValidYetContext { time: unix_time(now), not_before: unix_time(not_before) }
             }
-            Self::Untrusted(webpki::Error::UnknownIssuer) => CertificateError::UnknownIssuer,
+            // The latter is what a root of the same name comes to: to the peer it is the same, an unknown CA.
+            Self::Untrusted(webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey) => {
+                CertificateError::UnknownIssuer
+            }
             other => CertificateError::Other(OtherError(Arc::new(other))),
         })
     }
