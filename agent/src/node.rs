@@ -134,7 +134,7 @@ pub async fn run_in<D: DataPath + 'static>(
     let keeper = Keeper::new(config.mesh(), received, &registry);
     let ready = Readiness::new();
     let certified = ready.gate("certificates", "the certificate authority is not open yet");
-    let certs = Certs::start(config.ca(), config.certificate_lifetime, &authority, certified, SystemTime::now())?;
+    let certs = Certs::start(config.ca(), config.certificate_lifetime, &authority, certified)?;
     drop(authority); // and its key
     metrics::measure(&registry);
     counters.measure(&registry);
@@ -323,7 +323,7 @@ impl Node {
         let here = |w: &&Arc<Workload>| w.node.as_deref() == Some(&*self.name) && world.is_enrolled(w);
         let enrolled = world.workloads().filter(here).map(|w| identity(w));
         let wanted = enrolled.chain(self.serving.values().map(|(_, identity)| identity.clone())).collect();
-        self.certs.want(&wanted, SystemTime::now());
+        self.certs.want(&wanted);
     }
 
     async fn end(self, access_log: Arc<AccessLog>) {

@@ -15,7 +15,11 @@ use underpass_telemetry::admin::{
 };
 
 use super::View;
-use crate::{certs::CertificateStatus, keeper::Reports, pods::PodStatus};
+use crate::{
+    certs::{self, CertificateStatus},
+    keeper::Reports,
+    pods::PodStatus,
+};
 
 /// Adds `GET /status`, `/workloads`, `/services`, `/policies`, `/config`, `/certificates` and `/explain?source=&destination=`.
 pub(super) fn routes(router: Router, view: &View) -> Router {
@@ -60,6 +64,7 @@ fn status(view: &View) -> Status {
         connections: view.connections.len(),
         certificates: there.len(),
         certificates_missing: missing.len(),
+        certificates_not_yet_valid: there.iter().filter(|c| c.state == certs::NOT_YET_VALID).count(),
         first_expiry_unix_s: there.iter().filter_map(|c| c.not_after_unix_s).min(),
         authority_error: view.certificates.borrow().authority.error.clone(),
         problems: problems(&reports),

@@ -8,6 +8,10 @@
 //! ```
 //! What must hold: a certificate serves until it expires, whatever the CA does; one that has expired stays in the book until
 //! its identity leaves, because connections that were opened under it go on.
+//!
+//! One that begins later (the clock was set back, or the CA's is ahead) is not yet valid: another one is asked for, and it
+//! takes the place of none that is valid. Where there is no other it serves: it may be this clock that is wrong, and peers
+//! judge by theirs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,6 +29,11 @@ use super::ca::{Answer, Trust};
 pub(super) const FIRST_WAIT: Duration = Duration::from_secs(3);
 /// How long until what was asked for, and neither came nor failed, is asked for again.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
+/// Set back by less the clock is only corrected.
+const WORTH_TELLING: Duration = Duration::from_secs(1);
+
+/// The word for a certificate that begins later.
+pub const NOT_YET_VALID: &str = "not_yet_valid";
 
 /// Where an identity's certificate stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,13 +46,16 @@ pub(super) enum State {
     Failing,
     /// There never was one, and it was asked for in vain.
     Missing,
+    /// It begins later, and there is no other: peers whose clocks say so refuse it.
+    NotYetValid,
     /// It does not serve any more.
     Expired,
 }
 
 impl State {
     /// All of them.
-    pub(super) const ALL: [Self; 5] = [Self::Pending, Self::Valid, Self::Failing, Self::Missing, Self::Expired];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Pending, Self::Valid, Self::Failing, Self::Missing, Self::NotYetValid, Self::Expired];
 
     /// A word: `valid`.
     #[must_use]
@@ -53,6 +65,7 @@ impl State {
             Self::Valid => "valid",
             Self::Failing => "failing",
             Self::Missing => "missing",
+            Self::NotYetValid => NOT_YET_VALID,
             Self::Expired => "expired",
         }
     }
@@ -82,15 +95,72 @@ impl Entry {
         Self { credential: None, issuer: None, renewal: Renewal::first(now), failing: None, wanted: now, asked: false }
     }
 
+    /// The clock was set back to `now`. What was to be done soon would be done that much later; and what begins only now
+    /// may be refused by peers.
+    fn set_back(&mut self, now: SystemTime) {
+        self.wanted = self.wanted.min(now);
+        self.failing.iter_mut().for_each(|(since, _)| *since = now.min(*since));
+        if self.failing.is_some() || self.credential.as_ref().is_none_or(|own| now < own.not_before()) {
+            self.renewal = self.renewal.at_once(now);
+        }
+    }
+
+    /// Writes the CA's answer down. True: it has another certificate now.
+    fn answer(
+        &mut self,
+        identity: &Identity,
+        answer: Result<Credential, String>,
+        (now, random): (SystemTime, u64),
+        signer: &Serial,
+    ) -> bool {
+        let has_valid = matches!(self.state(now), State::Valid | State::Failing);
+        let (own, problem) = match answer {
+            Ok(own) => {
+                let problem = begins_later(&own, now);
+                if let Some(error) = problem.as_ref().filter(|_| self.failing.is_none()) {
+                    tracing::warn!(%identity, %error, "certificate not yet valid");
+                }
+                (Some(own), problem)
+            }
+            Err(error) => (None, Some(error)),
+        };
+        let own = own.filter(|_| problem.is_none() || !has_valid);
+        match problem {
+            None => {
+                let not_after = own.as_ref().map_or(now, Credential::not_after);
+                self.renewal = Renewal::issued(now, not_after, random);
+                self.failing = None;
+            }
+            Some(error) => {
+                tracing::debug!(%identity, %error, "no certificate, or none that is valid");
+                self.renewal = self.renewal.failed(now, random);
+                let since = self.failing.as_ref().map_or(now, |(since, _)| *since);
+                self.failing = Some((since, error));
+            }
+        }
+        let Some(own) = own else { return false };
+        tracing::debug!(%identity, serial = %own.serial(), "certificate issued");
+        self.credential = Some(Arc::new(own));
+        self.issuer = Some(signer.clone());
+        true
+    }
+
     pub(super) fn state(&self, now: SystemTime) -> State {
         match (&self.credential, &self.failing) {
             (Some(own), _) if now > own.not_after() => State::Expired,
+            (Some(own), _) if now < own.not_before() => State::NotYetValid,
             (Some(_), None) => State::Valid,
             (Some(_), Some(_)) => State::Failing,
             (None, None) => State::Pending,
             (None, Some(_)) => State::Missing,
         }
     }
+}
+
+/// What is wrong with a certificate that is not valid yet.
+fn begins_later(own: &Credential, now: SystemTime) -> Option<String> {
+    let by = own.not_before().duration_since(now).ok().filter(|by| !by.is_zero())?;
+    Some(format!("its certificate begins in {} s: the CA's clock is ahead of this node's", by.as_secs_f64().ceil()))
 }
 
 /// Is the CA there?
@@ -113,13 +183,15 @@ pub(super) struct Book {
     /// Certificates that came since the start, and requests that failed.
     pub(super) issued: u64,
     pub(super) failed: u64,
+    /// What time it was when it was looked at last.
+    seen: SystemTime,
 }
 
 impl Book {
     pub(super) fn new(trust: Trust, now: SystemTime) -> Result<Self, Error> {
         let roots = Arc::new(Roots::new(0, trust.roots)?);
         let ca = Reachable { since: now, error: None };
-        Ok(Self { entries: BTreeMap::new(), roots, signer: trust.signer, ca, issued: 0, failed: 0 })
+        Ok(Self { entries: BTreeMap::new(), roots, signer: trust.signer, ca, issued: 0, failed: 0, seen: now })
     }
 
     /// From now on exactly these identities have certificates. True: one that was known has left.
@@ -135,6 +207,7 @@ impl Book {
 
     /// What is to be asked for now. It is not due again until it is answered.
     pub(super) fn ask(&mut self, now: SystemTime) -> BTreeSet<Identity> {
+        self.follow_clock(now);
         let due = self.entries.iter_mut().filter(|(_, entry)| !entry.asked && entry.renewal.due() <= now);
         due.map(|(identity, entry)| {
             entry.asked = true;
@@ -143,13 +216,30 @@ impl Book {
         .collect()
     }
 
-    /// When there is something to do without an answer: to ask, or to see that a certificate has expired.
+    /// Forwards nothing is to be done: whatever is due by the new time is done.
+    fn follow_clock(&mut self, now: SystemTime) {
+        if let Ok(by) = self.seen.duration_since(now)
+            && !by.is_zero()
+        {
+            self.ca.since = self.ca.since.min(now);
+            self.entries.values_mut().for_each(|entry| entry.set_back(now));
+            if by >= WORTH_TELLING {
+                let early = self.entries.values().filter(|entry| entry.state(now) == State::NotYetValid).count();
+                tracing::warn!(by_s = by.as_secs(), not_yet_valid = early, "clock set back");
+            }
+        }
+        self.seen = now;
+    }
+
+    /// When there is something to do without an answer: to ask, or to see that a certificate begins or has expired.
     pub(super) fn next(&self, now: SystemTime) -> Option<SystemTime> {
         let of = |entry: &Entry| {
             let due = Some(entry.renewal.due()).filter(|_| !entry.asked);
+            let begins = entry.credential.as_ref().map(|own| own.not_before());
             let expires = entry.credential.as_ref().map(|own| own.not_after() + Duration::from_secs(1));
             let pending = (entry.state(now) == State::Pending).then_some(entry.wanted + FIRST_WAIT);
-            [due, expires.filter(|at| *at > now), pending.filter(|at| *at > now)].into_iter().flatten().min()
+            let later = [begins, expires, pending].into_iter().flatten().filter(|at| *at > now).min();
+            due.into_iter().chain(later).min()
         };
         self.entries.values().filter_map(of).min()
     }
@@ -176,23 +266,10 @@ impl Book {
             let random = dice(&identity);
             // Its pods may have left meanwhile: what came is dropped, key and all.
             let Some(entry) = self.entries.get_mut(&identity) else { continue };
-            match issued {
-                Ok(credential) => {
-                    tracing::debug!(%identity, serial = %credential.serial(), "certificate issued");
-                    self.issued += 1;
-                    entry.renewal = Renewal::issued(now, credential.not_after(), random);
-                    entry.credential = Some(Arc::new(credential));
-                    entry.issuer = Some(self.signer.clone());
-                    entry.failing = None;
-                    changed = true;
-                }
-                Err(error) => {
-                    tracing::debug!(%identity, %error, "no certificate");
-                    self.failed += 1;
-                    entry.renewal = entry.renewal.failed(now, random);
-                    let since = entry.failing.as_ref().map_or(now, |(since, _)| *since);
-                    entry.failing = Some((since, error));
-                }
+            changed |= entry.answer(&identity, issued, (now, random), &self.signer);
+            match &entry.failing {
+                None => self.issued += 1,
+                Some(_) => self.failed += 1,
             }
         }
         changed

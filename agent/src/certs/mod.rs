@@ -1,11 +1,13 @@
 //! The certificates of the pods on this node: asked for before a pod is enrolled, renewed at half-life, kept while they
 //! are valid if renewal fails, dropped with the last pod of their identity. Keys are made here and never written.
 //!
-//! `book` decides, `ca` asks the embedded CA on a thread of its own, `status` is what can be told. What must hold: the tunnel
+//! `book` decides, `clock` is the time and waits for it, `ca` asks the embedded CA on a thread of its own, `status` is what
+//! can be told. What must hold: the tunnel
 //! trusts a root before anything is signed with it.
 
 mod book;
 mod ca;
+mod clock;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -24,16 +26,18 @@ use underpass_identity::{Authority, Roots};
 use underpass_telemetry::admin::Gate;
 use underpass_ztunnel::Credentials;
 
-use self::{
-    book::{Book, State},
-    ca::{Answer, Order, Trust},
-};
 pub use self::{
+    book::NOT_YET_VALID,
     ca::{CaPlace, directory},
     status::{AuthorityStatus, CertificateStatus, FAMILIES, RootStatus, Status},
 };
+use self::{
+    book::{Book, State},
+    ca::{Answer, Order, Trust},
+    clock::Clock,
+};
 
-/// How long to sleep where nothing is due: something is looked at again at least this often.
+/// How long to wait where nothing is due: something is looked at again at least this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 
 /// How long a World waits for first certificates, counted from the oldest change in it.
@@ -48,11 +52,15 @@ pub enum StartError {
     /// The thread.
     #[error("start the thread of the certificates")]
     Thread(#[source] io::Error),
+    /// The timer on the wall clock.
+    #[error("watch the clock for the certificates")]
+    Clock(#[source] io::Error),
 }
 
 /// Keeps the certificates of this node.
 pub struct Certs {
     book: Book,
+    clock: Clock,
     lifetime: Duration,
     /// What every worker of the tunnel trusts.
     applied: Arc<Roots>,
@@ -74,17 +82,22 @@ impl std::fmt::Debug for Certs {
 
 impl Certs {
     /// With the CA at `place`, which was found to be `authority`, and no identity yet. `ready` is closed while somebody here
-    /// has no certificate.
+    /// has no certificate. To be called on a runtime.
     ///
     /// # Errors
-    /// Where the CA has no usable roots, or the thread cannot be started.
-    pub fn start(
+    /// Where the CA has no usable roots, or the thread or the timer cannot be had.
+    pub fn start(place: CaPlace, lifetime: Duration, authority: &Authority, ready: Gate) -> Result<Self, StartError> {
+        Self::by(Clock::wall().map_err(StartError::Clock)?, place, lifetime, authority, ready)
+    }
+
+    fn by(
+        clock: Clock,
         place: CaPlace,
         lifetime: Duration,
         authority: &Authority,
         ready: Gate,
-        now: SystemTime,
     ) -> Result<Self, StartError> {
+        let now = clock.now();
         let book = Book::new(Trust::from(authority), now).map_err(StartError::Roots)?;
         let (sender, answers) = async_mpsc::unbounded_channel();
         let orders = ca::spawn(place, sender).map_err(StartError::Thread)?;
@@ -93,7 +106,7 @@ impl Certs {
         let applied = Arc::clone(&book.roots);
         ready.open();
         let (out, random) = (BTreeSet::new(), RandomState::new());
-        Ok(Self { book, lifetime, applied, orders, answers, published, status, ready, out, random })
+        Ok(Self { book, clock, lifetime, applied, orders, answers, published, status, ready, out, random })
     }
 
     /// What the tunnel uses, newest.
@@ -114,7 +127,8 @@ impl Certs {
     }
 
     /// From now on exactly these identities have certificates: new ones are asked for, others are dropped.
-    pub fn want(&mut self, identities: &BTreeSet<Identity>, now: SystemTime) {
+    pub fn want(&mut self, identities: &BTreeSet<Identity>) {
+        let now = self.clock.now();
         let left = self.book.want(identities, now);
         self.ask(now);
         if left {
@@ -126,27 +140,27 @@ impl Certs {
     /// A first certificate is on its way, and worth waiting for.
     #[must_use]
     pub fn is_pending(&self) -> bool {
-        self.book.is_pending(SystemTime::now())
+        self.book.is_pending(self.clock.now())
     }
 
-    /// Waits until something is due or was answered, and does it. True: something else is published, and when the tunnel has
+    /// Waits until something is due or was answered, or the clock is set, and does what there is to do. True: something else is published, and when the tunnel has
     /// caught up with it, [`Certs::applied`] is to be told so. May be dropped and called again at any time.
     pub async fn turn(&mut self) -> bool {
-        let now = SystemTime::now();
+        let now = self.clock.now();
         self.ask(now);
         let next = self.book.next(now).unwrap_or(now + LOOK_AGAIN).min(now + LOOK_AGAIN);
         let changed = tokio::select! {
             Some(answer) = self.answers.recv() => {
-                let now = SystemTime::now();
+                let now = self.clock.now();
                 let random = &self.random;
                 self.book.take(answer, now, |identity| random.hash_one((identity.uri(), now)))
             }
-            () = tokio::time::sleep(next.duration_since(now).unwrap_or_default()) => false,
+            () = self.clock.reached(next) => false,
         };
         if changed {
             self.publish();
         }
-        self.tell(SystemTime::now());
+        self.tell(self.clock.now());
         changed
     }
 

@@ -28,7 +28,7 @@ pub struct Status {
 pub struct CertificateStatus {
     /// Whose.
     pub identity: String,
-    /// `pending`, `valid`, `failing`, `missing` or `expired`.
+    /// `pending`, `valid`, `failing`, `missing`, `not_yet_valid` or `expired`.
     pub state: &'static str,
     /// Hexadecimal.
     pub serial: Option<String>,
@@ -122,7 +122,7 @@ fn unix_s(time: SystemTime) -> u64 {
 
 static CERTIFICATES: Family = Family::gauge(
     "underpass_certificates",
-    "Identities of this node by the state of their certificates; missing and expired ones have their connections refused.",
+    "Identities of this node by the state of their certificates; missing and expired ones have their connections refused, those that are not yet valid by peers whose clocks say so.",
     &["state"],
 );
 static EXPIRY: Family = Family::gauge(

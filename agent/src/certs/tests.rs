@@ -9,6 +9,7 @@ use underpass_telemetry::admin::Readiness;
 use super::{ca::Ca, *};
 
 const LIFETIME: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 fn identity(name: &str) -> Identity {
     format!("spiffe://cluster.local/ns/default/sa/{name}").parse().unwrap()
@@ -58,7 +59,11 @@ impl Desk {
     }
 
     fn state(&self, name: &str) -> State {
-        self.book.entries[&identity(name)].state(self.now)
+        self.state_at(name, self.now)
+    }
+
+    fn state_at(&self, name: &str, now: SystemTime) -> State {
+        self.book.entries[&identity(name)].state(now)
     }
 
     fn serial(&self, name: &str) -> String {
@@ -279,6 +284,148 @@ fn mode(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
+#[test]
+fn a_clock_that_is_set_forward_finds_what_is_due() {
+    for (ahead_s, state, renewed) in [(20, State::Valid, false), (40, State::Valid, true), (90, State::Expired, true)] {
+        let mut desk = Desk::new();
+        desk.book.want(&[identity("a")].into(), desk.now);
+        assert!(desk.answer(true));
+        let first = desk.serial("a");
+        desk.now += Duration::from_secs(ahead_s);
+        assert_eq!(desk.state("a"), state, "{ahead_s}");
+        assert_eq!((desk.answer(true), desk.serial("a") != first), (renewed, renewed), "{ahead_s}");
+        assert_eq!(desk.state("a"), State::Valid, "{ahead_s}");
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_back_renews_what_begins_later() {
+    // A minute back leaves it valid: certificates begin two minutes before they are made.
+    for (back, state, renewed) in [(Duration::from_secs(60), State::Valid, false), (DAY, State::NotYetValid, true)] {
+        let mut desk = Desk::new();
+        desk.now += 2 * DAY;
+        desk.book.want(&[identity("a")].into(), desk.now);
+        assert!(desk.answer(true));
+        let first = desk.serial("a");
+        desk.now -= back;
+        assert_eq!(desk.state("a"), state, "{back:?}");
+        assert!(!state.is_out(), "it serves while there is no other");
+        assert_eq!((desk.answer(true), desk.serial("a") != first), (renewed, renewed), "{back:?}");
+        assert_eq!(desk.state("a"), State::Valid, "{back:?}");
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_back_makes_nobody_wait_longer() {
+    let mut desk = Desk::new();
+    // One that never was answered, one that was refused.
+    desk.book.want(&[identity("a"), identity("b")].into(), desk.now);
+    let asked = desk.book.ask(desk.now);
+    let trust = Ok(Trust::from(&desk.authority));
+    let issued = vec![(identity("b"), Err("no".to_owned()))];
+    desk.book.take(Answer { trust, asked: [identity("b")].into(), issued }, desk.now, |_| u64::MAX);
+    assert_eq!((asked.len(), desk.state("a"), desk.state("b")), (2, State::Pending, State::Missing));
+    desk.now -= DAY;
+    assert_eq!(desk.book.ask(desk.now), [identity("b")].into(), "its pause is over");
+    assert!(desk.book.is_pending(desk.now));
+    assert_eq!(desk.wait(), Duration::from_secs(3), "from now, not in a day");
+    assert!(!desk.book.is_pending(desk.now));
+    let status = Status::of(&desk.book, desk.now);
+    let since = status.certificates[1].failing_since_unix_s.unwrap();
+    let now_s = desk.now.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    assert!(since <= now_s && status.authority.since_unix_s <= now_s, "nothing is said to have been in the future");
+}
+
+#[test]
+fn a_certificate_that_begins_later_replaces_none_that_is_valid() {
+    let hour = Duration::from_secs(3600);
+    let mut desk = Desk::new();
+    desk.book.want(&[identity("a")].into(), desk.now);
+    // The CA's clock is an hour ahead. With nothing else there, what it signs serves, and is told.
+    let early = |desk: &mut Desk| {
+        let asked = desk.book.ask(desk.now);
+        let issue =
+            |own: &Identity| (own.clone(), Ok(desk.authority.credential(own, 2 * hour, desk.now + hour).unwrap()));
+        let issued = asked.iter().map(issue).collect();
+        let answer = Answer { trust: Ok(Trust::from(&desk.authority)), asked, issued };
+        desk.book.take(answer, desk.now, |_| u64::MAX)
+    };
+    assert!(early(&mut desk));
+    assert_eq!(desk.state("a"), State::NotYetValid);
+    let status = Status::of(&desk.book, desk.now);
+    assert_eq!((status.certificates[0].state, status.certificates[0].failures), ("not_yet_valid", 1));
+    let error = status.certificates[0].error.clone().unwrap();
+    assert!(error.starts_with("its certificate begins in 34"), "two minutes are in hand: {error}");
+    // Asked for again after a pause that grows, not at once and not in half a life.
+    assert!(desk.book.ask(desk.now).is_empty());
+    assert_eq!(desk.wait(), Duration::from_secs(1));
+    assert!(early(&mut desk), "the newer one is as good");
+    assert_eq!(desk.wait(), Duration::from_secs(2));
+    // The CA's clock is right again.
+    assert!(desk.answer(true));
+    assert_eq!(desk.state("a"), State::Valid);
+    let valid = desk.serial("a");
+    // And ahead once more: the one that is valid stays.
+    desk.wait();
+    assert!(!early(&mut desk));
+    assert_eq!((desk.state("a"), desk.serial("a")), (State::Failing, valid));
+}
+
+#[test]
+fn one_that_begins_later_begins_without_anybody_asking() {
+    let mut desk = Desk::new();
+    desk.book.want(&[identity("a")].into(), desk.now);
+    let asked = desk.book.ask(desk.now);
+    let ahead = desk.now + Duration::from_secs(130);
+    let issued = vec![(identity("a"), Ok(desk.authority.credential(&identity("a"), LIFETIME, ahead).unwrap()))];
+    desk.book.take(Answer { trust: Ok(Trust::from(&desk.authority)), asked, issued }, desk.now, |_| u64::MAX);
+    desk.book.ask(desk.now + Duration::from_secs(1)); // and nobody answers
+    let begins = desk.book.entries[&identity("a")].credential.as_ref().unwrap().not_before();
+    assert_eq!(desk.book.next(desk.now), Some(begins));
+    assert_eq!(desk.state_at("a", begins), State::Failing, "it serves");
+}
+
+/// The follower with a clock of its own. The CA's is the machine's.
+#[test]
+fn a_step_of_the_clock_is_noticed_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = place(&folder);
+    let authority = authority(&place.directory);
+    let ready = Readiness::new();
+    let gate = ready.gate("certificates", "not open yet");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (hour, start) = (Duration::from_secs(3600), SystemTime::now());
+        let (time, clock) = watch::channel(start);
+        let mut certs = Certs::by(Clock::manual(clock), place, 24 * hour, &authority, gate).unwrap();
+        let (published, status) = (certs.subscribe(), certs.status());
+        let a = identity("a");
+        let serial = || published.borrow().own.get(&a).map(|own| own.serial().clone());
+        let state = || status.borrow().certificates[0].state;
+        certs.want(&[a.clone()].into());
+        until(&mut certs, "issued", || serial().is_some()).await;
+        let first = serial();
+        // While it waits: without the step it would wait for half a day.
+        let step = |to: SystemTime| {
+            let time = time.clone();
+            tokio::spawn(async move { time.send_replace(to) })
+        };
+        let stepped = step(start + 14 * hour);
+        until(&mut certs, "renewed", || serial() != first).await;
+        stepped.await.unwrap();
+        assert_eq!((state(), ready.waiting()), ("valid", vec![]));
+        // Back: what the CA signs by its own clock begins later by this one, and is told; it serves all the same.
+        let stepped = step(start - 14 * hour);
+        until(&mut certs, "told", || state() == "not_yet_valid").await;
+        stepped.await.unwrap();
+        until(&mut certs, "asked for again", || status.borrow().certificates[0].failures > 0).await;
+        assert!(serial().is_some() && ready.waiting().is_empty());
+        // And where it belongs.
+        time.send_replace(start + hour);
+        until(&mut certs, "valid", || state() == "valid").await;
+    });
+}
+
 /// The whole of it with its thread, in real time: certificates of two seconds.
 #[test]
 fn a_ca_that_goes_and_comes_back_is_told_by_readiness_and_status() {
@@ -290,10 +437,10 @@ fn a_ca_that_goes_and_comes_back_is_told_by_readiness_and_status() {
     let gate = ready.gate("certificates", "not open yet");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let mut certs = Certs::start(place, Duration::from_secs(2), &authority, gate, SystemTime::now()).unwrap();
+        let mut certs = Certs::start(place, Duration::from_secs(2), &authority, gate).unwrap();
         let (published, status) = (certs.subscribe(), certs.status());
         let a = identity("a");
-        certs.want(&[a.clone()].into(), SystemTime::now());
+        certs.want(&[a.clone()].into());
         let own = |name: &Identity| published.borrow().own.get(name).cloned();
         until(&mut certs, "issued", || own(&a).is_some()).await;
         let first = own(&a).unwrap();
@@ -315,7 +462,7 @@ fn a_ca_that_goes_and_comes_back_is_told_by_readiness_and_status() {
         fs::rename(&away, &directory).unwrap();
         until(&mut certs, "valid again", || own(&a).unwrap().serial() != last.serial()).await;
         assert_eq!(ready.waiting(), []);
-        certs.want(&[].into(), SystemTime::now());
+        certs.want(&[].into());
         assert!(own(&a).is_none());
         assert!(status.borrow().certificates.is_empty());
     });

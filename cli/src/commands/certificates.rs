@@ -31,10 +31,10 @@ pub(super) fn text(all: &[Certificate], now: u64, wide: bool, colour: Colour) ->
             "pending" => Tone::Plain,
             _ => Tone::Bad,
         };
-        let mut row = vec![Cell::from(&c.identity), Cell::new(&c.state, tone), Cell::from(expiry(c, now))];
+        let mut row =
+            vec![Cell::from(&c.identity), Cell::new(&c.state, tone), Cell::from(when(c.not_after_unix_s, now))];
         if wide {
-            let issued = c.not_before_unix_s.map(|at| format!("{} ago", measure::duration(now.saturating_sub(at))));
-            row.push(Cell::from(issued.unwrap_or_default()));
+            row.push(Cell::from(when(c.not_before_unix_s, now)));
             row.push(Cell::from(c.serial.as_deref().unwrap_or_default()));
             row.push(Cell::from(c.issuer.as_deref().unwrap_or_default()));
             row.push(Cell::new(c.error.as_deref().unwrap_or_default(), Tone::Bad));
@@ -45,8 +45,8 @@ pub(super) fn text(all: &[Certificate], now: u64, wide: bool, colour: Colour) ->
 }
 
 /// In words; nothing where there is no certificate.
-fn expiry(c: &Certificate, now: u64) -> String {
-    match c.not_after_unix_s {
+fn when(unix_s: Option<u64>, now: u64) -> String {
+    match unix_s {
         None => String::new(),
         Some(at) if at <= now => format!("{} ago", measure::duration(now - at)),
         Some(at) => format!("in {}", measure::duration(at - now)),

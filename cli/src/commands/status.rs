@@ -24,13 +24,14 @@ pub(crate) fn run(args: &args::Status) -> Result<Output, CliError> {
     })
 }
 
-/// Ready, every pod gets on, every manifest is served as it is written, no certificate has expired, and
+/// Ready, every pod gets on, every manifest is served as it is written, no certificate has expired or begins later, and
 /// the authority that renews them is there.
 pub(super) fn is_well(status: &Status, now: u64) -> bool {
     status.waiting.is_empty()
         && status.pods.problems.is_empty()
         && status.problems.errors == 0
         && status.authority_error.is_none()
+        && status.certificates_not_yet_valid == 0
         && status.first_expiry_unix_s.is_none_or(|expiry| now < expiry)
 }
 
@@ -74,7 +75,11 @@ fn certificates(status: &Status, now: u64) -> (Tone, String) {
     if status.certificates_missing > 0 {
         says += &format!(", {} missing", status.certificates_missing);
     }
-    (if is_late || status.certificates_missing > 0 { Tone::Bad } else { Tone::Plain }, says)
+    if status.certificates_not_yet_valid > 0 {
+        says += &format!(", {} not yet valid", status.certificates_not_yet_valid);
+    }
+    let is_bad = is_late || status.certificates_missing > 0 || status.certificates_not_yet_valid > 0;
+    (if is_bad { Tone::Bad } else { Tone::Plain }, says)
 }
 
 fn or_none(text: String) -> String {

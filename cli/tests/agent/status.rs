@@ -22,6 +22,7 @@ fn healthy() -> Status {
         connections: 4,
         certificates: 2,
         certificates_missing: 0,
+        certificates_not_yet_valid: 0,
         first_expiry_unix_s: Some(now() + 5 * HOUR + 30),
         authority_error: None,
         problems: ProblemCount { warnings: 1, ..ProblemCount::default() },
@@ -59,6 +60,7 @@ fn what_is_not_well_is_said() {
         s.pods.problems.insert("shop/cart".into(), "no sandbox\u{1b}[2J".into());
         s.first_expiry_unix_s = Some(now() - 70);
         s.certificates_missing = 1;
+        s.certificates_not_yet_valid = 1;
         s.problems.errors = 1;
         s.problems.first = vec!["error: a.yaml:3: Pod shop/x: spec: broken".into()];
     });
@@ -72,18 +74,19 @@ fn what_is_not_well_is_said() {
             World         version 12: 3 Pod, 1 Service
             pods          2 enrolled, 1 waiting
                           shop/cart: no sandbox\u{1b}[2J
-            certificates  2, one of them has expired, 1 missing
+            certificates  2, one of them has expired, 1 missing, 1 not yet valid
             connections   4 open
             manifests     1 error, 1 warning, 0 not served yet
                           error: a.yaml:3: Pod shop/x: spec: broken
         "#]],
     );
     // each alone is enough
-    let unwell: [fn(&mut Status); 5] = [
+    let unwell: [fn(&mut Status); 6] = [
         |s| s.authority_error = Some("the authority is locked".into()),
         |s| s.waiting = vec![Gate { part: "pods".into(), reason: "later".into() }],
         |s| drop(s.pods.problems.insert("shop/cart".into(), "no sandbox".into())),
         |s| s.first_expiry_unix_s = Some(1),
+        |s| s.certificates_not_yet_valid = 1,
         |s| s.problems.errors = 1,
     ];
     for change in unwell {

@@ -5,6 +5,8 @@
 //!                          ^   \--failure--> failed(now)  due after a pause that doubles, 1 s to 5 min, half of it random
 //!                          '-----due-----------'
 //! ```
+//! All of it is wall time, because certificates are: who waits for it has to notice when the clock is set.
+//!
 //! A failure never makes a certificate unusable: it serves until it expires, and the nearer that is, the shorter the
 //! pauses. Where there is a reason to hope (`at_once`), it is due now.
 
@@ -53,7 +55,8 @@ impl Renewal {
         Self { due, not_after: self.not_after, failures: self.failures.saturating_add(1) }
     }
 
-    /// There is a reason to ask at once: the CA answers again, or signs with another key. What was counted stays.
+    /// There is a reason to ask at once: the CA answers again, or signs with another key, or the clock was set back, so that
+    /// `due` is further away than it was meant to be. What was counted stays.
     #[must_use]
     pub const fn at_once(&self, now: SystemTime) -> Self {
         Self { due: now, ..*self }

@@ -27,6 +27,9 @@ pub struct Status {
     pub certificates: usize,
     /// Identities of its pods that have none.
     pub certificates_missing: usize,
+    /// Of the certificates that there are, those that begin later.
+    #[serde(default)]
+    pub certificates_not_yet_valid: usize,
     /// When the first of them expires, seconds since the epoch.
     pub first_expiry_unix_s: Option<u64>,
     /// Why the certificate authority cannot be used.
@@ -76,7 +79,8 @@ impl ProblemCount {
 pub struct Certificate {
     /// The SPIFFE URI that it proves.
     pub identity: String,
-    /// `pending`, `valid`, `failing` (still valid), `missing` or `expired`: connections of the last two are refused.
+    /// `pending`, `valid`, `failing` (still valid), `missing` or `expired`: connections of the last two are refused. Or
+    /// `not_yet_valid`: it serves for want of another, and peers refuse it whose clocks say the same.
     pub state: String,
     /// Its serial number, hexadecimal; none before there is one, as are the next two.
     pub serial: Option<String>,
