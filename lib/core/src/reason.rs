@@ -72,6 +72,8 @@ pub enum Reason {
     Drain,
     /// The pod left the mesh or the node.
     PodGone,
+    /// The mesh does not know the pod yet, or under other addresses or another account than its node does.
+    UnknownPod,
     /// An operator closed it.
     Operator,
     /// A defect of the proxy, contained in this connection.
@@ -112,6 +114,7 @@ impl Reason {
             Self::Limit => "limit",
             Self::Drain => "drain",
             Self::PodGone => "pod_gone",
+            Self::UnknownPod => "unknown_pod",
             Self::Operator => "operator",
             Self::Internal => "internal",
         }

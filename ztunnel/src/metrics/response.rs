@@ -59,6 +59,7 @@ impl Flag {
             | Reason::Unreachable
             | Reason::Tls(_)
             | Reason::NoCertificate
+            | Reason::UnknownPod
             | Reason::Refused(_)
             | Reason::Timeout
             | Reason::Limit => Self::Connect,
