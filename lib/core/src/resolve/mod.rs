@@ -139,6 +139,8 @@ pub struct Resolved {
     pub facts: Facts,
     /// The pods that the batch may have changed something about: what their own nodes go by.
     pub pods: BTreeSet<ObjectName>,
+    /// The objects about which something else may be found.
+    pub findings: BTreeSet<ObjectKey>,
 }
 
 /// Keeps the objects, and says what follows from changes of them.
@@ -250,14 +252,14 @@ impl Resolver {
                 None => facts.remove(FactKey::Mtls(Arc::clone(namespace))),
             }
         }
-        for key in dirty.findings {
-            let found = self.find(&key);
+        for key in &dirty.findings {
+            let found = self.find(key);
             match found.is_empty() {
-                true => drop(self.sources.findings.remove(&key)),
-                false => drop(self.sources.findings.insert(key, found.into())),
+                true => drop(self.sources.findings.remove(key)),
+                false => drop(self.sources.findings.insert(key.clone(), found.into())),
             }
         }
-        Resolved { facts, pods: dirty.pods }
+        Resolved { facts, pods: dirty.pods, findings: dirty.findings }
     }
 
     fn service(&self, service: &Service) -> world::Service {
