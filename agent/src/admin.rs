@@ -11,7 +11,11 @@ use std::{
 use http::{Method, StatusCode};
 use serde::Serialize;
 use tokio::sync::watch;
-use underpass_core::World;
+use underpass_core::{
+    World,
+    objects::Object,
+    resolve::{Finding, Sources},
+};
 use underpass_telemetry::{
     admin::{Readiness, Request, Response, Router, healthz, logging},
     log::Levels,
@@ -33,7 +37,9 @@ pub struct View {
     pub readiness: Readiness,
     /// The newest World.
     pub world: watch::Receiver<Arc<World>>,
-    /// What the doors had to say about it.
+    /// The objects behind it, and what was found about them.
+    pub sources: watch::Receiver<Sources>,
+    /// What the doors had to say.
     pub reports: watch::Receiver<Arc<Reports>>,
     /// What can be told about certificates.
     pub certificates: watch::Receiver<Arc<certs::Status>>,
@@ -54,6 +60,11 @@ impl View {
     fn world(&self) -> Arc<World> {
         Arc::clone(&self.world.borrow())
     }
+
+    /// The newest objects, by themselves.
+    fn sources(&self) -> Sources {
+        self.sources.borrow().clone()
+    }
 }
 
 /// The routes.
@@ -61,7 +72,7 @@ impl View {
 pub fn routes(view: &View, levels: &Levels) -> Router {
     let router = views::routes(logging(healthz(Router::new()), levels), view);
     let router = limits::routes(router, &view.budgets);
-    let router = views::shown(router, "/config_dump", view, |view, _| Response::json(&config_dump(view)));
+    let router = views::shown(router, "/config_dump", view, |view, _| config_dump(view));
     let router =
         views::shown(router, "/connections", view, |view, _| Response::json(&view.connections.list(Instant::now())));
     let closer = view.closer.clone();
@@ -86,12 +97,15 @@ async fn close(closer: Closer, request: Request) -> Response {
 }
 
 #[derive(Serialize)]
-struct ConfigDump {
-    world: Arc<World>,
-    reports: Arc<Reports>,
+struct ConfigDump<'a> {
+    world: &'a World,
+    objects: Vec<&'a Object>,
+    findings: Vec<&'a Finding>,
+    /// By door.
+    reports: &'a Reports,
     /// `certificates`, `roots`, `roots_generation`, `authority`: never a key.
     #[serde(flatten)]
-    certificates: Arc<certs::Status>,
+    certificates: &'a certs::Status,
     pods: Vec<PodView>,
     kernel: std::collections::BTreeMap<String, u64>,
 }
@@ -113,12 +127,16 @@ impl From<pods::PodStatus> for PodView {
     }
 }
 
-fn config_dump(view: &View) -> ConfigDump {
-    ConfigDump {
-        world: view.world(),
-        reports: Arc::clone(&view.reports.borrow()),
-        certificates: Arc::clone(&view.certificates.borrow()),
+fn config_dump(view: &View) -> Response {
+    let (world, sources) = (view.world(), view.sources());
+    let (reports, certificates) = (Arc::clone(&view.reports.borrow()), Arc::clone(&view.certificates.borrow()));
+    Response::json(&ConfigDump {
+        world: &world,
+        objects: sources.objects().map(|(_, object)| object).collect(),
+        findings: sources.findings().collect(),
+        reports: &reports,
+        certificates: &certificates,
         pods: view.pods.status().into_iter().map(PodView::from).collect(),
         kernel: view.counters.read(),
-    }
+    })
 }

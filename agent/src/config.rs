@@ -226,6 +226,7 @@ impl Config {
     #[must_use]
     pub fn mesh(&self) -> MeshSettings {
         MeshSettings {
+            cluster: self.cluster.as_str().into(),
             root_namespace: self.root_namespace.as_str().into(),
             trust_domain: self.trust_domain.clone(),
             trust_domain_aliases: self.trust_domain_aliases.clone(),

@@ -1,184 +1,157 @@
-//! The one task that owns the World: a door's changes go in, the next World is built aside, given a version and
-//! published. Whoever reads has a whole World and never waits.
+//! The keeper: owns the objects and the World on a thread of its own. Doors hand their changes over and go on; what waits is
+//! merged, the next World is built aside, given a version and published. Readers have a whole World and never wait.
+//!
+//! ```text
+//! doors, settings --> queue --> resolve --> facts --> World, objects, local pods, reports: published
+//! ```
+//! What must hold: nothing here costs a thread that serves, and what one door says together becomes visible together. No World
+//! is published before every door has answered once: half of what there is would open what the other half closes. One in
+//! which nothing differs is not published.
 
+mod meter;
 mod published;
+mod queue;
+mod reports;
+mod run;
+#[cfg(test)]
+mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
+use std::{io, sync::Arc};
+
+use tokio::sync::{oneshot, watch};
+use underpass_config::Update;
+use underpass_core::{
+    World,
+    resolve::{LocalPod, Sources},
+    world::MeshSettings,
 };
+use underpass_telemetry::{admin::Gate, metrics::Registry};
 
-use serde::Serialize;
-use tokio::sync::{mpsc, watch};
-use underpass_config::{Problem, Update};
-use underpass_core::{Kind, World, world::MeshSettings};
-use underpass_telemetry::metrics::{Counter, Family, Gauge, Registry};
+pub use self::{
+    meter::FAMILIES,
+    reports::{Report, Reports},
+};
+use self::{meter::Meter, queue::Queue, run::Thread};
 
-use self::published::Published;
-
-/// How often Worlds that followers may have let go are looked at.
-const FREE_EVERY: Duration = Duration::from_secs(1);
-
-static VERSION: Family =
-    Family::gauge("underpass_world_version", "The version of the newest World; it restarts with the agent.", &[]);
-static OBJECTS: Family = Family::gauge("underpass_world_objects", "Objects of the newest World.", &["kind"]);
-static FINDINGS: Family = Family::gauge(
-    "underpass_world_findings",
-    "What is surprising about objects of the newest World that are served all the same.",
-    &[],
-);
-static CHANGES: Family =
-    Family::counter("underpass_world_changes_total", "Objects that were put into the World or taken out of it.", &[]);
-static QUEUE: Family =
-    Family::gauge("underpass_world_updates_waiting", "Updates that the keeper of the World has not taken yet.", &[]);
-static PROBLEMS: Family = Family::gauge(
-    "underpass_config_problems",
-    "What the newest configuration has to say: problem is an error or a warning, notice an object that is known and not \
-     served yet.",
-    &["kind"],
-);
-
-/// The families of this room.
-pub const FAMILIES: &[&Family] = &[&VERSION, &OBJECTS, &FINDINGS, &CHANGES, &QUEUE, &PROBLEMS];
-
-/// What a door had to say beside its changes: newest state, not history.
-#[derive(Debug, Default, Serialize)]
-pub struct Reports {
-    /// Errors and warnings, on file, object and field.
-    pub problems: Vec<Problem>,
-    /// Objects that are known and not served yet.
-    pub notices: Vec<Problem>,
-    /// Kinds that are none of the mesh's business, and how many objects of them there are.
-    pub ignored: BTreeMap<String, usize>,
-}
-
-/// Owns the World.
+/// The keeper before its thread runs: doors are made here.
 #[derive(Debug)]
 pub struct Keeper {
-    updates: mpsc::UnboundedReceiver<Update>,
-    world: watch::Sender<Arc<World>>,
-    published: Published,
-    reports: watch::Sender<Arc<Reports>>,
-    changes: Counter,
-    waiting: Gauge,
+    queue: Arc<Queue>,
+    node: Arc<str>,
+    mesh: MeshSettings,
+    doors: Vec<(&'static str, Gate)>,
+    published: Senders,
+    meter: Meter,
 }
+
+/// What is published, newest each.
+#[derive(Debug)]
+struct Senders {
+    world: watch::Sender<Arc<World>>,
+    sources: watch::Sender<Sources>,
+    local: watch::Sender<Arc<[LocalPod]>>,
+    reports: watch::Sender<Arc<Reports>>,
+}
+
+/// Where one door hands its updates over. Dropped, the door is gone; without any door the keeper ends.
+#[derive(Debug)]
+pub struct Feed {
+    queue: Arc<Queue>,
+    door: usize,
+}
+
+/// Where what holds for the whole mesh is changed.
+#[derive(Clone, Debug)]
+pub struct Mesh(Arc<Queue>);
 
 impl Keeper {
-    /// With a World that has no objects yet, fed by `updates`, measured in `registry`.
+    /// With a World that has no objects yet, for the pods of `node`, measured in `registry`.
     #[must_use]
-    pub fn new(settings: MeshSettings, updates: mpsc::UnboundedReceiver<Update>, registry: &Registry) -> Self {
-        let (world, _) = watch::channel(Arc::new(World::empty(settings)));
-        let (reports, _) = watch::channel(Arc::default());
-        measure(registry, world.subscribe(), reports.subscribe());
-        let (changes, waiting) = (registry.counter(&CHANGES).with(&[]), registry.gauge(&QUEUE).with(&[]));
-        Self { updates, world, published: Published::default(), reports, changes, waiting }
+    pub fn new(mesh: MeshSettings, node: &str, registry: &Registry) -> Self {
+        let published = Senders {
+            world: watch::Sender::new(Arc::new(World::empty(mesh.clone()))),
+            sources: watch::Sender::default(),
+            local: watch::Sender::default(),
+            reports: watch::Sender::default(),
+        };
+        let (queue, meter) = (Arc::default(), Meter::new(registry));
+        Self { queue, node: node.into(), mesh, doors: Vec::new(), published, meter }
     }
 
-    /// The World, newest.
+    /// One more door. What waits of an earlier one is taken first; `gate` opens with this one's first answer.
+    #[must_use]
+    pub fn door(&mut self, name: &'static str, gate: Gate) -> Feed {
+        let door = self.queue.add(self.meter.waiting(name));
+        self.doors.push((name, gate));
+        Feed { queue: Arc::clone(&self.queue), door }
+    }
+
+    /// The settings of the whole mesh.
+    #[must_use]
+    pub fn mesh(&self) -> Mesh {
+        Mesh(Arc::clone(&self.queue))
+    }
+
+    /// The World.
     #[must_use]
     pub fn world(&self) -> watch::Receiver<Arc<World>> {
-        self.world.subscribe()
+        self.published.world.subscribe()
     }
 
-    /// The reports, newest.
+    /// The objects behind it: as new as the World, or newer.
+    #[must_use]
+    pub fn sources(&self) -> watch::Receiver<Sources> {
+        self.published.sources.subscribe()
+    }
+
+    /// The pods of this node, by name: as new as the World, or newer.
+    #[must_use]
+    pub fn local_pods(&self) -> watch::Receiver<Arc<[LocalPod]>> {
+        self.published.local.subscribe()
+    }
+
+    /// What the doors have to say.
     #[must_use]
     pub fn reports(&self) -> watch::Receiver<Arc<Reports>> {
-        self.reports.subscribe()
+        self.published.reports.subscribe()
     }
 
-    /// Keeps until the door is gone.
-    pub async fn run(mut self) {
-        loop {
-            // The newest is the channel's as well.
-            let is_read = self.published.free() > 1;
-            tokio::select! {
-                update = self.updates.recv() => {
-                    let Some(update) = update else { return };
-                    self.waiting.set(i64::try_from(self.updates.len()).unwrap_or(i64::MAX));
-                    self.take(update);
-                }
-                () = tokio::time::sleep(FREE_EVERY), if is_read => {}
+    /// Starts the thread. The answer completes when it has ended, and panics where it has.
+    ///
+    /// # Errors
+    /// Where no thread can be started.
+    pub fn start(self) -> io::Result<impl Future<Output = ()> + Send + use<>> {
+        let (done, ended) = oneshot::channel();
+        std::thread::Builder::new().name("keeper".into()).spawn(move || {
+            let run = std::panic::AssertUnwindSafe(|| Thread::new(self).run());
+            // Fails only while the process ends.
+            let _ = done.send(std::panic::catch_unwind(run));
+        })?;
+        Ok(async move {
+            if let Ok(Err(panic)) = ended.await {
+                std::panic::resume_unwind(panic);
             }
-        }
+        })
     }
+}
 
-    fn take(&mut self, update: Update) {
-        for problem in &update.problems {
-            if !self.reports.borrow().problems.contains(problem) {
-                tracing::warn!("{problem}");
-            }
-        }
-        // One line per object that is new: its fields are in the reports, and in what `underpass analyze` says.
-        if self.reports.borrow().notices != update.notices {
-            let told: BTreeSet<String> = self.reports.borrow().notices.iter().map(ToString::to_string).collect();
-            let objects = update.notices.iter().filter(|n| n.field.is_empty() && n.object.is_some());
-            for notice in objects.map(ToString::to_string).filter(|n| !told.contains(n)) {
-                tracing::info!("{notice}");
-            }
-        }
+impl Feed {
+    /// Hands an update over. Blocks while more waits of this door than may; at once where the keeper has ended.
+    pub fn send(&self, update: Update) {
         let Update { batch, problems, notices, ignored } = update;
-        self.reports.send_replace(Arc::new(Reports { problems, notices, ignored }));
-        // The first answer of a door counts even where it is empty: now it is known that there is nothing.
-        let first = self.world.borrow().version().0 == 0;
-        if batch.is_empty() && !first {
-            return;
-        }
-        self.changes.add(batch.changes.len() as u64);
-        let next = self.world.borrow().apply(&batch);
-        tracing::info!(version = %next.version(), changes = batch.changes.len(), "world");
-        for finding in next.findings() {
-            if !self.world.borrow().findings().contains(finding) {
-                tracing::warn!(object = %finding.object, field = %finding.field, "{}", finding.says);
-            }
-        }
-        let next = Arc::new(next);
-        self.published.push(Arc::clone(&next));
-        self.world.send_replace(next);
+        self.queue.push(self.door, batch, Report { problems, notices, ignored });
     }
 }
 
-/// What the newest World and its reports tell by themselves.
-fn measure(registry: &Registry, world: watch::Receiver<Arc<World>>, reports: watch::Receiver<Arc<Reports>>) {
-    registry.collect(move |samples| {
-        let (world, reports) = (Arc::clone(&world.borrow()), Arc::clone(&reports.borrow()));
-        samples.add(&VERSION, &[], world.version().0);
-        Kind::ALL.iter().for_each(|kind| samples.add(&OBJECTS, &[kind.as_str()], 0_u64));
-        world.objects().keys().for_each(|key| samples.add(&OBJECTS, &[key.kind.as_str()], 1_u64));
-        samples.add(&FINDINGS, &[], world.findings().len());
-        samples.add(&PROBLEMS, &["problem"], reports.problems.len());
-        samples.add(&PROBLEMS, &["notice"], reports.notices.len());
-    });
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.queue.leave(self.door);
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use underpass_core::{testing::pod, world::Batch};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn worlds_are_published_in_order_and_empty_changes_are_not() {
-        let (sender, updates) = mpsc::unbounded_channel();
-        let keeper = Keeper::new(MeshSettings::default(), updates, &Registry::default());
-        let (mut world, reports) = (keeper.world(), keeper.reports());
-        let task = tokio::spawn(keeper.run());
-        let update = |batch| Update { batch, ..Update::default() };
-        let version = |w: &watch::Receiver<Arc<World>>| w.borrow().version().0;
-
-        sender.send(update(Batch::default())).unwrap();
-        world.changed().await.unwrap();
-        assert_eq!(version(&world), 1, "nothing is something to know");
-
-        let mut batch = Batch::default();
-        batch.put(pod("default/a", "10.0.0.1"));
-        sender.send(update(Batch::default())).unwrap();
-        sender.send(update(batch)).unwrap();
-        world.changed().await.unwrap();
-        assert_eq!((version(&world), world.borrow_and_update().workloads().count()), (2, 1));
-        assert!(reports.borrow().problems.is_empty());
-
-        drop(sender);
-        task.await.unwrap();
+impl Mesh {
+    /// From the next World on these hold.
+    pub fn set(&self, settings: MeshSettings) {
+        self.0.set_mesh(settings);
     }
 }

@@ -39,6 +39,8 @@ impl Drop for Kept {
 
 #[cfg(test)]
 mod tests {
+    use underpass_telemetry::admin::Readiness;
+
     use super::*;
     use crate::keeper::Keeper;
 
@@ -52,13 +54,13 @@ mod tests {
         let said = says(panics.gone().await);
         assert!(said.contains("the task has ended") && said.contains("on purpose"), "{said}");
 
-        // Nobody can tell the keeper anything any more.
-        let (updates, received) = tokio::sync::mpsc::unbounded_channel();
-        let keeper = Keeper::new(Default::default(), received, &Default::default());
-        let mut keeping = Kept::spawn("the keeper", keeper.run());
+        // Nothing can tell the keeper anything any more.
+        let mut keeper = Keeper::new(Default::default(), "node-1", &Default::default());
+        let door = keeper.door("manifests", Readiness::new().gate("manifests", "nothing is known"));
+        let mut keeping = Kept::spawn("the keeper", keeper.start().unwrap());
         let lives = tokio::time::timeout(std::time::Duration::ZERO, keeping.gone()).await;
         assert!(lives.is_err(), "it keeps while it is fed");
-        drop(updates);
+        drop(door);
         assert_eq!(says(keeping.gone().await), "the keeper has ended");
     }
 

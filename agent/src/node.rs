@@ -7,7 +7,7 @@ mod follow;
 mod waiting;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::Path,
     sync::Arc,
@@ -17,7 +17,11 @@ use std::{
 use tokio::sync::{mpsc, watch};
 use underpass_abi::Cookie;
 use underpass_config::Door;
-use underpass_core::{Identity, ObjectName, World, world::Workload};
+use underpass_core::{
+    Identity, ObjectName, World,
+    resolve::{Local, LocalPod},
+    world::Account,
+};
 use underpass_telemetry::{
     access_log::AccessLog,
     admin::{AdminError, Gate, Readiness, Router},
@@ -33,12 +37,12 @@ use crate::{
     config::Running,
     datapath::DataPath,
     handover,
-    keeper::Keeper,
+    keeper::{Feed, Keeper, Mesh},
     kept::{Gone, Kept},
     limits, metrics,
     notify::Notify,
     place::Place,
-    pods::{self, Event, Pods},
+    pods::{self, EnrolledPod, Event, Pods},
     preflight::Checked,
     signals::Signals,
 };
@@ -82,17 +86,21 @@ pub enum Error {
 
 /// A running node.
 struct Node {
-    name: Arc<str>,
     settings: watch::Receiver<Arc<Running>>,
+    mesh: Mesh,
     world: watch::Receiver<Arc<World>>,
+    /// The pods of this node.
+    local: watch::Receiver<Arc<[LocalPod]>>,
     certs: Certs,
     pods: Arc<pods::Handle>,
     events: mpsc::UnboundedReceiver<Event>,
     ztunnel: Ztunnel,
     /// The pods that the tunnel serves, by cookie: those that leave the mesh keep their identity until they are gone.
-    serving: BTreeMap<Cookie, (ObjectName, Identity)>,
-    applying: Waiting<Arc<World>>,
+    serving: BTreeMap<Cookie, Account>,
+    applying: Waiting<(Arc<World>, Arc<[LocalPod]>)>,
     enrolling: Gate,
+    /// Open while the World knows every enrolled pod of this node as the node does.
+    known: Gate,
     follow: Follow,
     notify: Notify,
 }
@@ -130,9 +138,9 @@ pub async fn run_in<D: DataPath + 'static>(
     let registry = Registry::default();
     let access_log = Arc::new(access_log);
 
-    let (updates, received) = mpsc::unbounded_channel();
-    let keeper = Keeper::new(config.mesh(), received, &registry);
     let ready = Readiness::new();
+    let mut keeper = Keeper::new(config.mesh(), &config.node, &registry);
+    let manifests = keeper.door("manifests", ready.gate("manifests", "the manifests are not read yet"));
     let certified = ready.gate("certificates", "the certificate authority is not open yet");
     let certs = Certs::start(config.ca(), config.certificate_lifetime, &authority, certified)?;
     drop(authority); // and its key
@@ -167,13 +175,15 @@ pub async fn run_in<D: DataPath + 'static>(
     let pods =
         Arc::new(pods::spawn(pods, pods::Meter::new(&registry)).map_err(failed("start the thread of the pods"))?);
 
-    let enrolling = ready.gate("pods", "the manifests are not read and applied yet");
+    let enrolling = ready.gate("pods", "no World is applied yet");
+    let known = ready.gate("local pods", "no World is known yet");
     let view = admin::View {
         node: config.node.as_str().into(),
         started: SystemTime::now(),
         settings: running.clone(),
         readiness: ready.clone(),
         world: keeper.world(),
+        sources: keeper.sources(),
         reports: keeper.reports(),
         certificates: certs.status(),
         connections: Arc::clone(ztunnel.connections()),
@@ -192,14 +202,16 @@ pub async fn run_in<D: DataPath + 'static>(
         servers.unpublished,
     )?;
     follow.listen(handover::Place::new(&config.state, &kernel))?;
-    let world = keeper.world();
-    let mut keeping = Kept::spawn("the keeper of the World", keeper.run());
-    let watching = watch_manifests(&config.manifests, updates)?;
+    let (world, local, mesh) = (keeper.world(), keeper.local_pods(), keeper.mesh());
+    let keeper = keeper.start().map_err(failed("start the keeper's thread"))?;
+    let mut keeping = Kept::spawn("the keeper of the World", keeper);
+    let watching = watch_manifests(&config.manifests, manifests)?;
 
     let mut node = Node {
-        name: config.node.as_str().into(),
         settings: running.clone(),
+        mesh,
         world,
+        local,
         certs,
         pods,
         events,
@@ -207,6 +219,7 @@ pub async fn run_in<D: DataPath + 'static>(
         serving: BTreeMap::new(),
         applying: Waiting::default(),
         enrolling,
+        known,
         follow,
         notify: Notify::new(std::env::var_os("NOTIFY_SOCKET").as_deref()),
     };
@@ -239,12 +252,8 @@ async fn sleep_until(until: Option<Instant>) {
     }
 }
 
-fn watch_manifests(
-    directory: &Path,
-    updates: mpsc::UnboundedSender<underpass_config::Update>,
-) -> Result<underpass_config::Watch, Error> {
-    // The keeper is gone only when the process ends.
-    let watching = Door::new(directory).watch(move |update| drop(updates.send(update)));
+fn watch_manifests(directory: &Path, feed: Feed) -> Result<underpass_config::Watch, Error> {
+    let watching = Door::new(directory).watch(move |update| feed.send(update));
     watching.map_err(failed("watch the manifests"))
 }
 
@@ -252,20 +261,30 @@ fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Io { operation, source }
 }
 
+/// The first enrolled pod of this node that the World does not know, or not with the addresses and the account that it has here;
+/// and how many there are.
+fn unknown<'a>(world: &World, local: &'a [LocalPod]) -> (Option<&'a ObjectName>, usize) {
+    let is_known = |pod: &LocalPod| {
+        let fact = world.workload(&pod.uid);
+        fact.is_some_and(|fact| fact.addresses == pod.addresses && fact.account.as_ref() == Some(&pod.account))
+    };
+    let mut unknown = local.iter().filter(|pod| pod.local == Local::Enrolled && !is_known(pod)).map(|pod| &pod.name);
+    let first = unknown.next();
+    (first, unknown.count() + usize::from(first.is_some()))
+}
+
 impl Node {
     /// Does one thing that is due.
     async fn turn(&mut self) -> Result<(), Error> {
         tokio::select! {
-            Ok(()) = self.world.changed() => {
-                let world = Arc::clone(&self.world.borrow_and_update());
-                self.want(&world);
-                self.applying.put(world, Instant::now());
-            }
+            Ok(()) = self.world.changed() => self.apply_soon(),
+            Ok(()) = self.local.changed() => self.apply_soon(),
             Some(event) = self.events.recv() => self.pod(event),
             Ok(()) = self.settings.changed() => {
                 let now = Arc::clone(&self.settings.borrow_and_update().config);
                 self.certs.set_lifetime(now.certificate_lifetime);
                 self.pods.set_drain(now.release_drain);
+                self.mesh.set(now.mesh());
             }
             Some(heard) = self.follow.hear() => self.follow(heard).await?,
             () = sleep_until(self.applying.until()) => {}
@@ -274,31 +293,46 @@ impl Node {
                 self.certs.applied();
             }
         }
-        if let Some(world) = self.applying.take(self.certs.is_pending(), Instant::now()) {
+        if let Some((world, local)) = self.applying.take(self.certs.is_pending(), Instant::now()) {
             self.ztunnel.caught_up().await;
-            self.pods.set_world(world);
+            self.pods.set_world(world, local);
         }
         Ok(())
+    }
+
+    /// The newest World and the pods of this node are applied once their identities have certificates.
+    fn apply_soon(&mut self) {
+        // The World first: the pods are as new, or newer.
+        let world = Arc::clone(&self.world.borrow_and_update());
+        let local = Arc::clone(&self.local.borrow_and_update());
+        if world.version().0 == 0 {
+            return;
+        }
+        self.want(&world, &local);
+        match unknown(&world, &local) {
+            (None, _) => self.known.open(),
+            (Some(first), n) => {
+                self.known.close(format!("the mesh does not know {first} as this node does ({n} in all)"))
+            }
+        }
+        self.applying.put((world, local), Instant::now());
     }
 
     fn pod(&mut self, event: Event) {
         match event {
             Event::Added(pod) => {
-                let identity = pod.workload.identity(&self.world.borrow().settings().trust_domain);
-                self.serving.insert(pod.cookie, (pod.name.clone(), identity));
-                self.ztunnel.add(underpass_ztunnel::Pod {
-                    name: pod.name,
-                    cookie: pod.cookie.0,
-                    netns: pod.netns,
-                    outbound: pod.outbound,
-                    inbound: pod.inbound,
-                });
+                let EnrolledPod { pod, cookie, netns, outbound, inbound } = *pod;
+                self.serving.insert(cookie, pod.account);
+                let LocalPod { name, uid, .. } = pod;
+                self.ztunnel.add(underpass_ztunnel::Pod { name, uid, cookie: cookie.0, netns, outbound, inbound });
             }
+            Event::Renamed { cookie, account } => drop(self.serving.insert(cookie, account)),
             Event::Removed { name, cookie } => {
                 self.serving.remove(&cookie);
                 drop(self.ztunnel.remove(&name, cookie.0));
                 let world = Arc::clone(&self.world.borrow());
-                self.want(&world);
+                let local = Arc::clone(&self.local.borrow());
+                self.want(&world, &local);
             }
             Event::Applied(version) => {
                 tracing::info!(%version, "applied");
@@ -313,16 +347,11 @@ impl Node {
 
     /// Certificates for the pods that are in the mesh, and for those that are leaving it: their open connections go on
     /// until the release has ended them.
-    fn want(&mut self, world: &World) {
-        let identity = |w: &Workload| w.identity(&world.settings().trust_domain);
-        for (name, known) in self.serving.values_mut() {
-            if let Some(w) = world.workload(name).filter(|w| world.is_enrolled(w)) {
-                *known = identity(w);
-            }
-        }
-        let here = |w: &&Arc<Workload>| w.node.as_deref() == Some(&*self.name) && world.is_enrolled(w);
-        let enrolled = world.workloads().filter(here).map(|w| identity(w));
-        let wanted = enrolled.chain(self.serving.values().map(|(_, identity)| identity.clone())).collect();
+    fn want(&mut self, world: &World, local: &[LocalPod]) {
+        let enrolled = local.iter().filter(|pod| pod.local == Local::Enrolled).map(|pod| &pod.account);
+        let trust_domain = &world.settings().trust_domain;
+        let identity = |of: &Account| Identity::new(trust_domain, &of.namespace, &of.name);
+        let wanted: BTreeSet<Identity> = enrolled.chain(self.serving.values()).map(identity).collect();
         self.certs.want(&wanted);
     }
 

@@ -29,7 +29,7 @@ use underpass_agent::{
 use underpass_core::{
     TrustDomain,
     addr::HBONE_PORT,
-    testing::{ambient, name},
+    testing::{ambient, model},
 };
 use underpass_identity::Authority;
 use underpass_net::netns::Netns;
@@ -164,11 +164,9 @@ impl Agent {
         let ((captured, outbound), (at, inbound)) = (listen(), listen());
         self.switch.listen(SocketAddr::new(ip(address), HBONE_PORT), at);
         let pod = EnrolledPod {
-            name: name(&format!("default/{pod}")),
-            workload: Arc::new(ambient(&format!("default/{pod}"), address, "")),
+            pod: model([ambient(&format!("default/{pod}"), address, "").into()]).local_pods("node-1").remove(0),
             cookie: Cookie(cookie),
             netns: Arc::new(Netns::own().expect("own namespace")),
-            addresses: vec![ip(address)],
             outbound,
             inbound,
         };
@@ -319,7 +317,7 @@ fn from_a_manifest_to_an_open_connection() {
     // One that cannot be understood changes nothing but what is reported.
     agent.edit("policy.yaml", Some(&DENY_A.replace("principals", "principles")));
     wait_until("the problem", || {
-        let problems = agent.ask("/config_dump")["reports"]["problems"].to_string();
+        let problems = agent.ask("/config_dump")["reports"]["manifests"]["problems"].to_string();
         problems.contains("not-a").then_some(())
     });
     is_reset(&mut agent.captured(of_a, A, B));

@@ -8,7 +8,7 @@ use std::{
 
 use http::{Method, StatusCode};
 use underpass_config::Severity;
-use underpass_core::{World, explain};
+use underpass_core::{World, explain, resolve::Sources};
 use underpass_telemetry::admin::{
     Request, Response, Router,
     view::{self, Certificate, Gate, PodCount, PodState, ProblemCount, Status},
@@ -26,7 +26,7 @@ pub(super) fn routes(router: Router, view: &View) -> Router {
     let router = shown(router, "/status", view, |view, _| Response::json(&status(view)));
     let router = shown(router, "/workloads", view, |view, _| Response::json(&workloads(view)));
     let router = shown(router, "/services", view, |view, _| Response::json(&view::services(&view.world())));
-    let router = shown(router, "/policies", view, |view, _| Response::json(&view::policies(&view.world())));
+    let router = shown(router, "/policies", view, |view, _| Response::json(&policies(view)));
     let router = shown(router, "/config", view, |view, _| Response::json(&view.settings.borrow().view()));
     let router = shown(router, "/certificates", view, |view, _| Response::json(&certificates(view)));
     shown(router, "/explain", view, |view, request| explained(&view.world(), request))
@@ -58,7 +58,7 @@ fn status(view: &View) -> Status {
         node: view.node.to_string(),
         started_unix_s: unix_s(view.started),
         world: world.version().0,
-        objects: objects(&world),
+        objects: objects(&view.sources()),
         waiting: waiting.map(|(part, reason)| Gate { part: part.to_owned(), reason }).collect(),
         pods: pods(&view.pods.status()),
         connections: view.connections.len(),
@@ -71,9 +71,9 @@ fn status(view: &View) -> Status {
     }
 }
 
-fn objects(world: &World) -> BTreeMap<String, usize> {
+fn objects(sources: &Sources) -> BTreeMap<String, usize> {
     let mut count = BTreeMap::new();
-    for key in world.objects().keys() {
+    for (key, _) in sources.objects() {
         *count.entry(key.kind.to_string()).or_default() += 1;
     }
     count
@@ -91,11 +91,11 @@ fn pods(all: &[PodStatus]) -> PodCount {
 }
 
 fn problems(reports: &Reports) -> ProblemCount {
-    let of = |severity| reports.problems.iter().filter(move |p| p.severity() == severity);
+    let of = |severity| reports.values().flat_map(|r| &r.problems).filter(move |p| p.severity() == severity);
     ProblemCount {
         errors: of(Severity::Error).count(),
         warnings: of(Severity::Warning).count(),
-        notices: reports.notices.len(),
+        notices: reports.values().map(|report| report.notices.len()).sum(),
         first: of(Severity::Error).take(ProblemCount::SHOWN).map(ToString::to_string).collect(),
     }
 }
@@ -110,6 +110,10 @@ fn workloads(view: &View) -> Vec<view::Workload> {
     let mut all = view::workloads(&view.world());
     all.iter_mut().for_each(|w| w.state = state(&format!("{}/{}", w.namespace, w.name)));
     all
+}
+
+fn policies(view: &View) -> Vec<view::Policy> {
+    view::policies(&view.world(), &view.sources())
 }
 
 fn certificates(view: &View) -> Vec<Certificate> {

@@ -41,7 +41,7 @@ impl<D: DataPath> Pods<D> {
     pub(super) fn withdraw(&mut self) {
         for member in self.pods.values().filter_map(State::member) {
             if let Err(error) = member.remove_listeners(&mut self.path) {
-                tracing::warn!(pod = %member.name, %error, "the kernel still steers to its listeners");
+                tracing::warn!(pod = %member.pod.name, %error, "the kernel still steers to its listeners");
             }
         }
     }
@@ -53,8 +53,8 @@ impl<D: DataPath> Pods<D> {
     /// The data path cannot be read; nothing has changed then.
     pub(super) fn go_on(&mut self, serving: &mut BTreeMap<Cookie, (TcpListener, TcpListener)>) -> Result<()> {
         let (contents, steered) = (self.path.contents()?, self.path.pods()?);
-        self.there = Tables::from_ops(&contents);
-        let members = self.pods.values().filter_map(State::member).map(|member| member.local.cookie);
+        (self.there, self.finished) = (Tables::from_ops(&contents), None);
+        let members = self.pods.values().filter_map(State::member).map(|member| member.kernel.cookie);
         self.unsure = members.map(|cookie| (cookie, serving.remove(&cookie))).collect();
         let found = self.there.mentioned().chain(steered);
         self.orphans.extend(found.filter(|cookie| !self.unsure.contains_key(cookie)));
@@ -76,7 +76,7 @@ impl<D: DataPath> Pods<D> {
     fn put_one_right(&mut self, cookie: Cookie, serving: Option<&(TcpListener, TcpListener)>) -> Result<()> {
         let member = self.pods.values_mut().find_map(|state| match state {
             State::Enrolled(member) | State::Releasing { member, torn: false, .. } => {
-                (member.local.cookie == cookie && member.is_alive()).then_some(member)
+                (member.kernel.cookie == cookie && member.is_alive()).then_some(member)
             }
             _ => None,
         });

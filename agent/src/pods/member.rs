@@ -12,7 +12,7 @@ use std::{
 };
 
 use underpass_abi::{Cookie, Direction, ListenerKey, Marks, Op, Phase};
-use underpass_core::{ObjectName, world::Workload};
+use underpass_core::{resolve::LocalPod, world::Account};
 use underpass_net::{
     netns::{AddressWatch, Netns},
     system::SystemError,
@@ -23,13 +23,14 @@ use super::{
     netns::{self, Process},
     setup::{self, Before, Listeners},
 };
-use crate::{datapath::DataPath, tables::LocalPod};
+use crate::{datapath::DataPath, tables::KernelPod};
 
 #[derive(Debug)]
 pub(super) struct Member {
-    pub(super) name: ObjectName,
-    pub(super) local: LocalPod,
-    workload: Arc<Workload>,
+    /// As its node knows it.
+    pub(super) pod: LocalPod,
+    /// As the kernel is to know it.
+    pub(super) kernel: KernelPod,
     netns: Arc<Netns>,
     device: String,
     sandbox: Process,
@@ -43,23 +44,22 @@ pub(super) struct Member {
 
 impl Member {
     /// Looks at the sandbox in this cgroup; changes nothing.
-    pub(super) fn find(workload: &Arc<Workload>, cgroup: PathBuf, own: &Netns) -> Result<Self> {
+    pub(super) fn find(pod: &LocalPod, cgroup: PathBuf, own: &Netns) -> Result<Self> {
         let events = cgroup::events(&cgroup)?;
-        let sandbox = netns::find(&cgroup, &workload.addresses, own)?;
+        let sandbox = netns::find(&cgroup, &pod.addresses, own)?;
         // Watched before they are listed once more: nothing is missed in between.
         let watch = AddressWatch::new(&sandbox.netns)?;
         let held = addresses(&sandbox.netns)?;
-        let local = LocalPod {
+        let kernel = KernelPod {
             cookie: Cookie(sandbox.netns.cookie()),
-            addresses: workload.addresses.clone(),
+            addresses: pod.addresses.clone(),
             held,
             cgroup: cgroup::id(&cgroup)?,
             phase: Phase::ENROLLED,
         };
         Ok(Self {
-            name: workload.name.clone(),
-            local,
-            workload: Arc::clone(workload),
+            pod: pod.clone(),
+            kernel,
             netns: sandbox.netns,
             device: sandbox.device,
             sandbox: sandbox.process,
@@ -73,7 +73,7 @@ impl Member {
 
     /// What is local to the pod, for the table that must know it before the pod is steered.
     pub(super) fn locals(&self) -> impl Iterator<Item = Op> + '_ {
-        self.local.localities().map(|(key, locality)| Op::SetLocal(key, locality))
+        self.kernel.localities().map(|(key, locality)| Op::SetLocal(key, locality))
     }
 
     /// Goes on with these listeners instead of making new ones.
@@ -92,7 +92,7 @@ impl Member {
         };
         let prepared = listeners
             .set_options(settings.keepalive)
-            .and_then(|()| setup::prepare(&self.netns, &self.local.addresses, settings.marks));
+            .and_then(|()| setup::prepare(&self.netns, &self.kernel.addresses, settings.marks));
         let done = prepared.map_err(Into::into).and_then(|before| {
             if !adopted {
                 self.before = before;
@@ -113,17 +113,17 @@ impl Member {
         if !self.is_announced() {
             return self.set_up(path, settings, true);
         }
-        setup::prepare(&self.netns, &self.local.addresses, settings.marks)?;
+        setup::prepare(&self.netns, &self.kernel.addresses, settings.marks)?;
         match serving {
             Some((outbound, inbound)) => self.steer(path, outbound, inbound),
-            None => Ok(path.attach_pod(self.local.cookie, self.netns.as_fd())?),
+            None => Ok(path.attach_pod(self.kernel.cookie, self.netns.as_fd())?),
         }
     }
 
     fn steer(&self, path: &mut impl DataPath, outbound: &TcpListener, inbound: &TcpListener) -> Result<()> {
         path.insert_listener(self.key(Direction::OUTBOUND), outbound.as_fd())?;
         path.insert_listener(self.key(Direction::INBOUND), inbound.as_fd())?;
-        Ok(path.attach_pod(self.local.cookie, self.netns.as_fd())?)
+        Ok(path.attach_pod(self.kernel.cookie, self.netns.as_fd())?)
     }
 
     /// What was not announced yet, for another try.
@@ -135,14 +135,21 @@ impl Member {
     pub(super) fn announce(&mut self) -> Option<EnrolledPod> {
         let Listeners { outbound, inbound } = self.listeners.take()?;
         Some(EnrolledPod {
-            name: self.name.clone(),
-            workload: Arc::clone(&self.workload),
-            cookie: self.local.cookie,
+            pod: self.pod.clone(),
+            cookie: self.kernel.cookie,
             netns: Arc::clone(&self.netns),
-            addresses: self.local.addresses.clone(),
             outbound,
             inbound,
         })
+    }
+
+    /// Goes by this account from now on. True: it is another one, and the tunnel is to be told.
+    pub(super) fn rename(&mut self, account: &Account) -> bool {
+        if self.pod.account == *account {
+            return false;
+        }
+        self.pod.account = account.clone();
+        self.is_announced()
     }
 
     /// The tunnel serves it.
@@ -151,7 +158,7 @@ impl Member {
     }
 
     pub(super) fn take_down(&self, path: &mut impl DataPath, marks: Marks) -> Result<()> {
-        take_down(self.local.cookie, &self.netns, &self.before, path, marks)
+        take_down(self.kernel.cookie, &self.netns, &self.before, path, marks)
     }
 
     pub(super) fn remove_listeners(&self, path: &mut impl DataPath) -> Result<()> {
@@ -180,9 +187,9 @@ impl Member {
             return false;
         }
         match addresses(&self.netns) {
-            Ok(held) => std::mem::replace(&mut self.local.held, held) != self.local.held,
+            Ok(held) => std::mem::replace(&mut self.kernel.held, held) != self.kernel.held,
             Err(e) => {
-                tracing::warn!(pod = %self.name, error = %e, "cannot list addresses");
+                tracing::warn!(pod = %self.pod.name, error = %e, "cannot list addresses");
                 false
             }
         }
@@ -194,7 +201,7 @@ impl Member {
     }
 
     const fn key(&self, direction: Direction) -> ListenerKey {
-        ListenerKey { pod: self.local.cookie, direction }
+        ListenerKey { pod: self.kernel.cookie, direction }
     }
 }
 

@@ -1,11 +1,12 @@
 //! The pods of this node: found, set up, announced to the tunnel, released, purged; and the data path's tables, which
-//! follow the World and them. [`plan`] decides; [`Pods`] does, on one thread of its own ([`spawn`]), because everything
+//! follow the World and them. What is to be done about a pod is said by a [`LocalPod`], never by the World, which knows the
+//! mesh alone. [`plan`] decides; [`Pods`] does, on one thread of its own ([`spawn`]), because everything
 //! here is a system call.
 //!
 //! ```text
-//! World --> wanted --\                      /--> cgroup, sandbox, rules, listeners   (cgroup netns setup)
+//! local --> wanted --\                      /--> cgroup, sandbox, rules, listeners   (cgroup netns setup)
 //!                     >-- plan --> actions <
-//! pods  --> actual --/                      \--> tables: compile, diff --> DataPath  (tables datapath)
+//! pods  --> actual --/                      \--> tables: follow, diff --> DataPath  (tables datapath)
 //! ```
 //! What must hold: `Pods::there` is what stands in the data path; everything in it that belongs to a pod was put there
 //! by this agent or by one before it, and goes only when the pod is released or its sandbox has ended.
@@ -22,33 +23,32 @@ mod run;
 mod setup;
 mod state;
 mod status;
+mod sync;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, TcpListener},
+    net::TcpListener,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use underpass_abi::{CgroupId, Cookie, Marks, Op, Phase};
+use underpass_abi::{CgroupId, Cookie, Marks, Phase};
 use underpass_core::{
     ObjectName, World,
-    world::{Version, Workload},
+    resolve::{Local, LocalPod},
+    world::{Account, Version},
 };
 use underpass_net::{netns::Netns, socket::options::Keepalive};
 
 pub use cgroup::{id as cgroup_id, mount_point, own as own_cgroup, own_alone, see_processes};
 pub use error::{Error, Result};
 pub use meter::{FAMILIES, Meter};
-pub use plan::{Action, Actual, Uid, Wanted, plan};
+pub use plan::{Action, Actual, PodUid, Wanted, plan};
 pub use run::{Handle, spawn};
 pub use status::PodStatus;
 
-use crate::{
-    datapath::{self, DataPath},
-    tables::{LocalPod, Tables, compile, diff},
-};
+use crate::{datapath::DataPath, tables::Tables};
 use member::Member;
 use state::State;
 
@@ -85,16 +85,12 @@ pub struct Settings {
 /// A pod that the tunnel is to serve.
 #[derive(Debug)]
 pub struct EnrolledPod {
-    /// namespace/name.
-    pub name: ObjectName,
-    /// The pod as the World knew it then.
-    pub workload: Arc<Workload>,
+    /// As its node knows it: the tunnel serves it while the World's fact of its uid has these addresses and this account.
+    pub pod: LocalPod,
     /// Its network namespace, by name.
     pub cookie: Cookie,
     /// Its network namespace. Whoever keeps it keeps the namespace alive: drop it with the pod.
     pub netns: Arc<Netns>,
-    /// status.podIPs.
-    pub addresses: Vec<IpAddr>,
     /// Gets captured connections; their local address is the original destination. Non-blocking.
     pub outbound: TcpListener,
     /// Gets everything that arrives at the pod. Non-blocking.
@@ -106,6 +102,13 @@ pub struct EnrolledPod {
 pub enum Event {
     /// Serve this pod: from now on its connections arrive at the listeners.
     Added(Box<EnrolledPod>),
+    /// A pod that is served has another account now.
+    Renamed {
+        /// Its network namespace.
+        cookie: Cookie,
+        /// The account.
+        account: Account,
+    },
     /// Serve it no longer: it left the mesh, or its sandbox ended. Close everything.
     Removed {
         /// namespace/name.
@@ -126,10 +129,14 @@ pub struct Pods<D> {
     path: D,
     /// What stands in the data path.
     there: Tables,
+    /// The World whose destinations stand there; none: it is not known.
+    finished: Option<Arc<World>>,
     world: Option<Arc<World>>,
-    /// Every pod is to be released, whatever the World says.
+    /// The pods of this node.
+    local: Arc<[LocalPod]>,
+    /// Every pod is to be released, whatever is said about it.
     leaving: bool,
-    pods: BTreeMap<Uid, State>,
+    pods: BTreeMap<PodUid, State>,
     /// What an earlier agent left in the data path and nobody has claimed yet.
     orphans: BTreeSet<Cookie>,
     /// Listeners that an earlier agent still serves, of pods that nobody has claimed yet.
@@ -166,7 +173,9 @@ impl<D: DataPath> Pods<D> {
             settings,
             path,
             there,
+            finished: None,
             world: None,
+            local: Arc::default(),
             leaving: false,
             pods: BTreeMap::new(),
             orphans,
@@ -181,9 +190,9 @@ impl<D: DataPath> Pods<D> {
         })
     }
 
-    /// From the next turn on this World holds.
-    pub fn set_world(&mut self, world: Arc<World>) {
-        self.world = Some(world);
+    /// From the next turn on this World holds, and these are the pods of this node.
+    pub fn set_world(&mut self, world: Arc<World>, local: Arc<[LocalPod]>) {
+        (self.world, self.local) = (Some(world), local);
         self.stale = true;
     }
 
@@ -221,7 +230,8 @@ impl<D: DataPath> Pods<D> {
             self.put_right();
         }
         let Some(world) = self.world.clone() else { return now + LOOK_AGAIN };
-        let wanted = self.wanted(&world);
+        let wanted = self.wanted();
+        self.follow_accounts();
         for member in self.pods.values_mut().filter_map(State::member_mut) {
             self.stale |= member.look_at_addresses();
         }
@@ -231,7 +241,7 @@ impl<D: DataPath> Pods<D> {
             let actions = plan(&wanted, &actual, looking && !self.orphans.is_empty(), now);
             self.stale |= !actions.is_empty();
             let (due, done) = (plan::next_due(&actual), actions.is_empty());
-            actions.into_iter().for_each(|action| self.act(action, &world, now));
+            actions.into_iter().for_each(|action| self.act(action, now));
             if self.stale || (looking && self.problem.is_some()) {
                 self.sync(&world);
             }
@@ -242,24 +252,36 @@ impl<D: DataPath> Pods<D> {
         now + FIRST_PAUSE
     }
 
-    fn workload(&self, uid: &str) -> Option<&Arc<Workload>> {
-        self.world.as_ref()?.workloads().find(|w| &*w.uid == uid)
+    /// The pod of this node that has this uid.
+    fn local(&self, uid: &PodUid) -> Option<LocalPod> {
+        self.local.iter().find(|pod| pod.pod_uid == *uid).cloned()
     }
 
-    /// What the World says about the pods of this node. A uid that two objects claim is nobody's, and its pod stays as it is.
-    fn wanted(&self, world: &World) -> BTreeMap<Uid, Wanted> {
+    /// What is to be done about the pods of this node.
+    fn wanted(&self) -> BTreeMap<PodUid, Wanted> {
         if self.leaving {
-            let known = self.pods.keys().map(|uid| (Arc::clone(uid), Wanted::Released));
-            let objects = local(world, &self.settings.node).map(|w| (Arc::clone(&w.uid), Wanted::Released));
-            return known.chain(objects).collect();
+            let all = self.pods.keys().chain(self.local.iter().map(|pod| &pod.pod_uid));
+            return all.map(|uid| (Arc::clone(uid), Wanted::Released)).collect();
         }
-        wanted(world, &self.settings.node)
+        wanted(&self.local)
     }
 
-    fn act(&mut self, action: Action, world: &World, now: Instant) {
+    /// An account is no part of what was set up: its pod goes on under another one.
+    fn follow_accounts(&mut self) {
+        for pod in self.local.iter().filter(|pod| pod.local == Local::Enrolled) {
+            let member = self.pods.get_mut(&pod.pod_uid).and_then(State::member_mut);
+            if let Some(member) = member.filter(|member| member.pod.name == pod.name)
+                && member.rename(&pod.account)
+            {
+                (self.sink)(Event::Renamed { cookie: member.kernel.cookie, account: pod.account.clone() });
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action, now: Instant) {
         match action {
-            Action::Enrol(uid) => self.enrol(uid, world, now),
-            Action::Adopt(uid) => self.adopt_orphan(uid, world),
+            Action::Enrol(uid) => self.enrol(uid, now),
+            Action::Adopt(uid) => self.adopt_orphan(uid),
             Action::Release(uid) => self.release(&uid, now),
             Action::Resume(uid) => self.resume(&uid),
             Action::Continue(uid) => self.go_on_releasing(&uid, now),
@@ -268,23 +290,23 @@ impl<D: DataPath> Pods<D> {
         }
     }
 
-    fn enrol(&mut self, uid: Uid, world: &World, now: Instant) {
+    fn enrol(&mut self, uid: PodUid, now: Instant) {
         let failures = match self.pods.get(&uid) {
             Some(State::Waiting { failures, .. }) => *failures,
             _ => 0,
         };
-        let Some(workload) = world.workloads().find(|w| w.uid == uid) else { return };
-        match self.find(workload).and_then(|member| self.set_up(member)) {
+        let Some(pod) = self.local(&uid) else { return };
+        match self.find(&pod).and_then(|member| self.set_up(member)) {
             Ok(member) => {
-                tracing::info!(pod = %member.name, cookie = member.local.cookie.0, "pod enrolled");
-                self.orphans.remove(&member.local.cookie);
+                tracing::info!(pod = %member.pod.name, cookie = member.kernel.cookie.0, "pod enrolled");
+                self.orphans.remove(&member.kernel.cookie);
                 self.pods.insert(uid, State::Enrolled(Box::new(member)));
             }
             Err(e) => {
                 let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures)).min(LONGEST_PAUSE);
                 let problem = e.to_string();
                 if failures == FAILURES_TO_WARN {
-                    tracing::warn!(pod = %workload.name, problem, "pod cannot be enrolled");
+                    tracing::warn!(pod = %pod.name, problem, "pod cannot be enrolled");
                 }
                 let failures = failures.saturating_add(1);
                 self.pods.insert(uid, State::Waiting { again: now + pause, failures, problem });
@@ -293,11 +315,11 @@ impl<D: DataPath> Pods<D> {
     }
 
     /// Finds the pod's cgroup and sandbox.
-    fn find(&mut self, workload: &Arc<Workload>) -> Result<Member> {
-        let cgroup = self.finder.find(&workload.uid)?;
-        let member = Member::find(workload, cgroup, &self.own)?;
-        let cookie = member.local.cookie;
-        let holder = self.pods.iter().find(|(_, state)| state.member().is_some_and(|m| m.local.cookie == cookie));
+    fn find(&mut self, pod: &LocalPod) -> Result<Member> {
+        let cgroup = self.finder.find(&pod.pod_uid)?;
+        let member = Member::find(pod, cgroup, &self.own)?;
+        let cookie = member.kernel.cookie;
+        let holder = self.pods.iter().find(|(_, state)| state.member().is_some_and(|m| m.kernel.cookie == cookie));
         match holder {
             Some((other, _)) => Err(Error::Shared { other: other.to_string() }),
             None => Ok(member),
@@ -307,52 +329,52 @@ impl<D: DataPath> Pods<D> {
     /// Everything up to the tables: what is local, listeners, rules, routes, and last the program that steers.
     fn set_up(&mut self, mut member: Member) -> Result<Member> {
         let marks = self.settings.marks;
-        let adopted = self.orphans.contains(&member.local.cookie);
+        let adopted = self.orphans.contains(&member.kernel.cookie);
         let locals: Vec<_> = member.locals().collect();
         self.change(&locals)?;
-        member.inherit(self.inherited.remove(&member.local.cookie));
+        member.inherit(self.inherited.remove(&member.kernel.cookie));
         match member.set_up(&mut self.path, &self.settings, adopted) {
             Ok(()) => Ok(member),
             // What an earlier agent set up goes on refusing what it cannot carry; the next try has the same listeners.
             Err(e) if adopted => {
-                let cookie = member.local.cookie;
+                let cookie = member.kernel.cookie;
                 self.inherited.extend(member.into_listeners().map(|listeners| (cookie, listeners)));
                 Err(e)
             }
             Err(e) => {
                 if let Err(error) = member.take_down(&mut self.path, marks) {
-                    tracing::warn!(pod = %member.name, %error, "what was set up could not be taken back");
+                    tracing::warn!(pod = %member.pod.name, %error, "what was set up could not be taken back");
                 }
                 Err(e)
             }
         }
     }
 
-    fn release(&mut self, uid: &Uid, now: Instant) {
+    fn release(&mut self, uid: &PodUid, now: Instant) {
         if let Some(State::Enrolled(mut member)) = self.pods.remove(uid) {
-            tracing::info!(pod = %member.name, cookie = member.local.cookie.0, "pod leaves the mesh");
-            member.local.phase = Phase::RELEASING;
+            tracing::info!(pod = %member.pod.name, cookie = member.kernel.cookie.0, "pod leaves the mesh");
+            member.kernel.phase = Phase::RELEASING;
             let deadline = now + self.settings.drain;
             let state = State::Releasing { member, deadline, torn: false, again: now, problem: None };
             self.pods.insert(Arc::clone(uid), state);
         }
     }
 
-    fn resume(&mut self, uid: &Uid) {
+    fn resume(&mut self, uid: &PodUid) {
         if let Some(State::Releasing { mut member, .. }) = self.pods.remove(uid) {
-            tracing::info!(pod = %member.name, "pod stays in the mesh");
-            member.local.phase = Phase::ENROLLED;
+            tracing::info!(pod = %member.pod.name, "pod stays in the mesh");
+            member.kernel.phase = Phase::ENROLLED;
             self.pods.insert(Arc::clone(uid), State::Enrolled(member));
         }
     }
 
     /// Waits for captured connections until the deadline; then takes everything away, in an order in which nothing goes on
     /// in the clear: sockets, rules and routes, program, tables.
-    fn go_on_releasing(&mut self, uid: &Uid, now: Instant) {
+    fn go_on_releasing(&mut self, uid: &PodUid, now: Instant) {
         let Some(State::Releasing { member, deadline, torn, again, problem }) = self.pods.get_mut(uid) else { return };
         *again = now + RELEASE_PAUSE;
         let marks = self.settings.marks;
-        if self.there.pod(member.local.cookie).is_some_and(|pod| pod.phase == Phase::ENROLLED) {
+        if self.there.pod(member.kernel.cookie).is_some_and(|pod| pod.phase == Phase::ENROLLED) {
             *problem = self.problem.clone(); // connections are still being captured
             return;
         }
@@ -364,7 +386,7 @@ impl<D: DataPath> Pods<D> {
             }
         }
         *torn = true;
-        let ops = self.there.without_pod(member.local.cookie);
+        let ops = self.there.without_pod(member.kernel.cookie);
         let outcome = (|| -> Result<usize> {
             member.take_down(&mut self.path, marks)?;
             self.path.apply(&ops)?;
@@ -375,22 +397,22 @@ impl<D: DataPath> Pods<D> {
         })();
         match outcome {
             Ok(ended) => {
-                tracing::info!(pod = %member.name, ended, "pod released");
-                let (name, cookie) = (member.name.clone(), member.local.cookie);
+                tracing::info!(pod = %member.pod.name, ended, "pod released");
+                let (name, cookie) = (member.pod.name.clone(), member.kernel.cookie);
                 self.pods.remove(uid);
                 (self.sink)(Event::Removed { name, cookie });
             }
             Err(e) => {
-                tracing::warn!(pod = %member.name, error = %e, "pod cannot be released");
+                tracing::warn!(pod = %member.pod.name, error = %e, "pod cannot be released");
                 (*again, *problem) = (now + LOOK_AGAIN, Some(e.to_string()));
             }
         }
     }
 
     /// The sandbox is gone. The tunnel closes what keeps its namespace alive.
-    fn purge(&mut self, uid: &Uid) {
+    fn purge(&mut self, uid: &PodUid) {
         let Some(member) = self.pods.get(uid).and_then(State::member) else { return };
-        let (name, cookie) = (member.name.clone(), member.local.cookie);
+        let (name, cookie) = (member.pod.name.clone(), member.kernel.cookie);
         match self.path.purge(cookie) {
             Ok(()) => {
                 tracing::info!(pod = %name, cookie = cookie.0, "sandbox ended");
@@ -404,66 +426,18 @@ impl<D: DataPath> Pods<D> {
             }
         }
     }
-
-    fn forget(&mut self, cookie: Cookie) {
-        self.there.without_pod(cookie).iter().for_each(|op| self.there.apply(op));
-    }
-
-    /// Makes the tables what World and pods want, and tells the tunnel about pods that they announce.
-    fn sync(&mut self, world: &World) {
-        let members = || self.pods.values().filter_map(State::member);
-        let local: Vec<LocalPod> = members().map(|member| member.local.clone()).collect();
-        let mut wanted = compile(world, &local, &self.settings.agents);
-        self.orphans.iter().for_each(|cookie| wanted.keep_pod(&self.there, *cookie));
-        let ops = diff(&self.there, &wanted);
-        self.problem = self.change(&ops).err().map(|e| e.to_string());
-        self.stale = self.problem.is_some();
-        if let Some(problem) = &self.problem {
-            tracing::warn!(problem, "the data path is not as the World wants it");
-            return;
-        }
-        for state in self.pods.values_mut() {
-            if let State::Enrolled(member) = state
-                && let Some(pod) = member.announce()
-            {
-                (self.sink)(Event::Added(Box::new(pod)));
-            }
-        }
-        if self.applied != Some(world.version()) {
-            self.applied = Some(world.version());
-            (self.sink)(Event::Applied(world.version()));
-        }
-    }
-
-    /// Changes the data path's tables. After a failure they are read back: some operations were applied.
-    fn change(&mut self, ops: &[Op]) -> datapath::Result<()> {
-        match self.path.apply(ops) {
-            Ok(()) => ops.iter().for_each(|op| self.there.apply(op)),
-            Err(e) => {
-                self.there = Tables::from_ops(&self.path.contents()?);
-                return Err(e);
-            }
-        }
-        Ok(())
-    }
 }
 
-fn local<'a>(world: &'a World, node: &'a str) -> impl Iterator<Item = &'a Arc<Workload>> {
-    world.workloads().filter(move |w| w.node.as_deref() == Some(node))
-}
-
-/// What the World says about the pods of a node.
-pub(crate) fn wanted(world: &World, node: &str) -> BTreeMap<Uid, Wanted> {
-    let mut wanted: BTreeMap<Uid, Option<Wanted>> = BTreeMap::new();
-    for w in local(world, node) {
-        let says = if world.is_enrolled(w) {
-            Some(Wanted::Enrolled { addresses: w.addresses.clone() })
-        } else if w.has_own_addresses() {
-            Some(Wanted::Released)
-        } else {
-            None // it has ended, or has not begun: what still runs stays as it is
+/// What is said about these pods. A uid that two of them claim is no pod's, and what it names stays as it is.
+pub(crate) fn wanted(pods: &[LocalPod]) -> BTreeMap<PodUid, Wanted> {
+    let mut wanted: BTreeMap<PodUid, Option<Wanted>> = BTreeMap::new();
+    for pod in pods {
+        let says = match pod.local {
+            Local::Enrolled => Some(Wanted::Enrolled { addresses: pod.addresses.clone() }),
+            Local::Released => Some(Wanted::Released),
+            Local::Unknown => None,
         };
-        wanted.entry(Arc::clone(&w.uid)).and_modify(|other| *other = None).or_insert(says);
+        wanted.entry(Arc::clone(&pod.pod_uid)).and_modify(|other| *other = None).or_insert(says);
     }
     wanted.into_iter().filter_map(|(uid, says)| Some((uid, says?))).collect()
 }

@@ -1,27 +1,26 @@
-//! What an earlier agent left in the data path: pods that nobody has claimed yet. The World claims most of them by enrolling
-//! them again; this is about the others.
+//! What an earlier agent left in the data path: pods that nobody has claimed yet. Most of them are claimed by being enrolled
+//! again; this is about the others.
 //!
-//! What must hold: an orphan in whose namespace something lives stays captured until the World says that its pod is not in
+//! What must hold: an orphan in whose namespace something lives stays captured until its pod is said to be outside
 //! the mesh, or everything is to be released.
 
 use underpass_abi::{Cookie, Op, Phase, Pod};
-use underpass_core::World;
 use underpass_net::netns::Netns;
 
-use super::{Error, Pods, Result, Uid, member, netns, setup, state::State};
+use super::{Error, PodUid, Pods, Result, member, netns, setup, state::State};
 use crate::datapath::DataPath;
 
 impl<D: DataPath> Pods<D> {
     /// Where an earlier agent enrolled a pod that is not wanted now, it is taken over as it is, to be released.
-    pub(super) fn adopt_orphan(&mut self, uid: Uid, world: &World) {
-        let Some(workload) = world.workloads().find(|w| w.uid == uid) else { return };
-        match self.find(workload) {
-            Ok(mut member) if self.orphans.remove(&member.local.cookie) => {
-                member.inherit(self.inherited.remove(&member.local.cookie));
+    pub(super) fn adopt_orphan(&mut self, uid: PodUid) {
+        let Some(pod) = self.local(&uid) else { return };
+        match self.find(&pod) {
+            Ok(mut member) if self.orphans.remove(&member.kernel.cookie) => {
+                member.inherit(self.inherited.remove(&member.kernel.cookie));
                 self.pods.insert(uid, State::Enrolled(Box::new(member)));
             }
             Ok(_) => {}
-            Err(e) => tracing::debug!(pod = %workload.name, error = %e, "not left by an earlier agent"),
+            Err(e) => tracing::debug!(pod = %pod.name, error = %e, "not left by an earlier agent"),
         }
     }
 

@@ -1,4 +1,4 @@
-//! What to do next about each pod of this node, as a pure function: what the World wants, what there is, what time it is.
+//! What to do next about each pod of this node, as a pure function: what is wanted, what there is, what time it is.
 //!
 //! ```text
 //!              Enrol fails             Enrol succeeds
@@ -16,9 +16,9 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
 
 /// `metadata.uid` of a pod.
-pub type Uid = Arc<str>;
+pub type PodUid = Arc<str>;
 
-/// What the World says about a pod of this node. Absent: nothing.
+/// What is to be done about a pod of this node. Absent: nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wanted {
     /// It is in the mesh, with these addresses.
@@ -62,26 +62,26 @@ pub enum Actual {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Find its sandbox and set everything up.
-    Enrol(Uid),
+    Enrol(PodUid),
     /// Find its sandbox; where an earlier agent enrolled it, it counts as enrolled.
-    Adopt(Uid),
+    Adopt(PodUid),
     /// Stop capturing.
-    Release(Uid),
+    Release(PodUid),
     /// Capture again.
-    Resume(Uid),
+    Resume(PodUid),
     /// Tear down where nothing captured is left, or the deadline is over.
-    Continue(Uid),
+    Continue(PodUid),
     /// Its sandbox is gone: so is everything else.
-    Purge(Uid),
+    Purge(PodUid),
     /// Wait for it no longer.
-    Forget(Uid),
+    Forget(PodUid),
 }
 
 /// The steps that are due, at most one for each pod. `orphans`: an earlier agent left pods that nobody has claimed yet.
 #[must_use]
 pub fn plan(
-    wanted: &BTreeMap<Uid, Wanted>,
-    actual: &BTreeMap<Uid, Actual>,
+    wanted: &BTreeMap<PodUid, Wanted>,
+    actual: &BTreeMap<PodUid, Actual>,
     orphans: bool,
     now: Instant,
 ) -> Vec<Action> {
@@ -97,7 +97,7 @@ pub fn plan(
     fresh.chain(known).collect()
 }
 
-fn step(wanted: Option<&Wanted>, actual: &Actual, now: Instant) -> Option<fn(Uid) -> Action> {
+fn step(wanted: Option<&Wanted>, actual: &Actual, now: Instant) -> Option<fn(PodUid) -> Action> {
     let enrolled_with =
         |held: &Vec<IpAddr>| matches!(wanted, Some(Wanted::Enrolled { addresses }) if addresses == held);
     match actual {
@@ -118,7 +118,7 @@ fn step(wanted: Option<&Wanted>, actual: &Actual, now: Instant) -> Option<fn(Uid
 
 /// When something is due next, if nothing happens before.
 #[must_use]
-pub(super) fn next_due(actual: &BTreeMap<Uid, Actual>) -> Option<Instant> {
+pub(super) fn next_due(actual: &BTreeMap<PodUid, Actual>) -> Option<Instant> {
     let due = actual.values().filter_map(|actual| match actual {
         Actual::Waiting { again } | Actual::Releasing { again, .. } => Some(*again),
         Actual::Enrolled { .. } => None,
@@ -147,8 +147,8 @@ mod tests {
         let out = |ended, torn, again| Some(Actual::Releasing { addresses: vec![A.into()], ended, torn, again });
         let waits = |again| Some(Actual::Waiting { again });
         let released = || Some(Wanted::Released);
-        let check = |wanted: Option<Wanted>, actual: Option<Actual>, expected: Option<fn(Uid) -> Action>| {
-            let uid: Uid = "u".into();
+        let check = |wanted: Option<Wanted>, actual: Option<Actual>, expected: Option<fn(PodUid) -> Action>| {
+            let uid: PodUid = "u".into();
             let map = |v: Option<Wanted>| v.into_iter().map(|v| (Arc::clone(&uid), v)).collect();
             let there: BTreeMap<_, _> = actual.clone().into_iter().map(|v| (Arc::clone(&uid), v)).collect();
             let expected: Vec<_> = expected.into_iter().map(|step| step(Arc::clone(&uid))).collect();
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn what_an_earlier_agent_left_is_looked_for() {
         let now = Instant::now();
-        let uid: Uid = "u".into();
+        let uid: PodUid = "u".into();
         let wanted = BTreeMap::from([(Arc::clone(&uid), Wanted::Released)]);
         assert_eq!(plan(&wanted, &BTreeMap::new(), true, now), [Action::Adopt(Arc::clone(&uid))]);
         let waiting = BTreeMap::from([(uid, Actual::Waiting { again: now })]);

@@ -14,7 +14,7 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::oneshot;
 use underpass_abi::{CgroupId, Cookie};
-use underpass_core::World;
+use underpass_core::{World, resolve::LocalPod};
 
 use super::{FIRST_PAUSE, LOOK_AGAIN, Meter, PodStatus, Pods, State};
 use crate::datapath::DataPath;
@@ -24,7 +24,7 @@ type Listeners = BTreeMap<Cookie, (TcpListener, TcpListener)>;
 
 #[derive(Debug)]
 enum Command {
-    World(Arc<World>),
+    World(Arc<World>, Arc<[LocalPod]>),
     Drain(Duration),
     Status(mpsc::Sender<Vec<PodStatus>>),
     ReleaseAll(mpsc::Sender<bool>, Instant),
@@ -69,9 +69,9 @@ pub fn spawn<D: DataPath + 'static>(pods: Pods<D>, meter: Meter) -> io::Result<H
 }
 
 impl Handle {
-    /// A new World. Applied when [`super::Event::Applied`] names its version.
-    pub fn set_world(&self, world: Arc<World>) {
-        self.send(Command::World(world));
+    /// A new World, and the pods of this node. Applied when [`super::Event::Applied`] names its version.
+    pub fn set_world(&self, world: Arc<World>, local: Arc<[LocalPod]>) {
+        self.send(Command::World(world, local));
     }
 
     /// How long connections of pods that leave the mesh may go on from now on.
@@ -157,7 +157,7 @@ impl<D: DataPath> Pods<D> {
             let mut asked = Vec::new();
             loop {
                 match commands.try_recv() {
-                    Ok(Command::World(world)) => self.set_world(world),
+                    Ok(Command::World(world, local)) => self.set_world(world, local),
                     Ok(Command::Drain(drain)) => self.set_drain(drain),
                     Ok(Command::Status(answer)) => asked.push(answer),
                     Ok(Command::ReleaseAll(answer, deadline)) => {

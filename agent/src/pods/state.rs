@@ -29,7 +29,7 @@ impl State {
     }
 
     pub(super) fn actual(&self) -> Actual {
-        let of = |member: &Member| (member.local.addresses.clone(), !member.is_alive());
+        let of = |member: &Member| (member.kernel.addresses.clone(), !member.is_alive());
         match self {
             Self::Waiting { again, .. } => Actual::Waiting { again: *again },
             Self::Enrolled(member) => {

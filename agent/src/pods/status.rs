@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use underpass_abi::Cookie;
 
-use super::{Pods, Uid, state::State};
+use super::{PodUid, Pods, state::State};
 use crate::datapath::DataPath;
 
 /// How a pod stands, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodStatus {
-    /// namespace/name; the uid where the World knows it no longer.
+    /// namespace/name; the uid where nothing says its name any more.
     pub name: String,
     /// metadata.uid.
-    pub uid: Uid,
+    pub uid: PodUid,
     /// Its network namespace, once it was found.
     pub cookie: Option<Cookie>,
     /// `waiting`, `enrolled` or `releasing`.
@@ -26,7 +26,7 @@ impl<D: DataPath> Pods<D> {
     /// Every pod that there is something to say about.
     #[must_use]
     pub fn status(&self) -> Vec<PodStatus> {
-        let of = |(uid, state): (&Uid, &State)| {
+        let of = |(uid, state): (&PodUid, &State)| {
             let (text, problem) = match state {
                 State::Waiting { problem, .. } => ("waiting", Some(problem.clone())),
                 State::Enrolled(member) if member.is_announced() => ("enrolled", None),
@@ -34,9 +34,9 @@ impl<D: DataPath> Pods<D> {
                 State::Releasing { problem, .. } => ("releasing", problem.clone()),
             };
             let member = state.member();
-            let name = member.map(|member| member.name.to_string());
-            let name = name.or_else(|| self.workload(uid).map(|w| w.name.to_string()));
-            let cookie = member.map(|member| member.local.cookie);
+            let name = member.map(|member| member.pod.name.to_string());
+            let name = name.or_else(|| self.local(uid).map(|pod| pod.name.to_string()));
+            let cookie = member.map(|member| member.kernel.cookie);
             PodStatus {
                 name: name.unwrap_or_else(|| uid.to_string()),
                 uid: Arc::clone(uid),

@@ -3,10 +3,11 @@
 
 use std::sync::mpsc;
 
-use underpass_abi::{Address, Map, Pod};
+use underpass_abi::{Address, Map, Op, Pod};
 use underpass_core::{
-    testing::{ambient, pod, world},
-    world::{Batch, Object},
+    objects::{self, Batch},
+    resolve::Model,
+    testing::{ambient, model, pod},
 };
 
 use underpass_telemetry::metrics::Registry;
@@ -39,8 +40,15 @@ fn sizes(path: &InMemory) -> [usize; 3] {
     path.with(|tables| [Map::Mesh, Map::Pods, Map::Agents].map(|map| tables.len(map)))
 }
 
-fn objects(workloads: impl IntoIterator<Item = Workload>) -> Arc<World> {
-    Arc::new(world(workloads.into_iter().map(Object::from)))
+fn of(pods: impl IntoIterator<Item = objects::Pod>) -> Model {
+    model(pods.into_iter().map(Into::into))
+}
+
+impl Bench {
+    fn set(&mut self, model: &Model) -> Version {
+        self.pods.set_world(Arc::new(model.world().clone()), model.local_pods("node-1").into());
+        model.world().version()
+    }
 }
 
 #[test]
@@ -50,19 +58,19 @@ fn the_tables_follow_the_world() {
     bench.pods.turn(now);
     assert_eq!(sizes(&bench.path), [0, 0, 0], "nothing before the first World");
     assert!(bench.events.try_recv().is_err());
-    let first = objects([ambient("default/a", "10.0.0.1 fd00::1", ""), pod("default/b", "10.0.0.2")]);
-    bench.pods.set_world(Arc::clone(&first));
+    let mut known = of([ambient("default/a", "10.0.0.1 fd00::1", ""), pod("default/b", "10.0.0.2")]);
+    let first = bench.set(&known);
     bench.pods.turn(now);
     assert_eq!(sizes(&bench.path), [2, 0, 1]);
-    assert!(matches!(bench.events.try_recv(), Ok(Event::Applied(version)) if version == first.version()));
+    assert!(matches!(bench.events.try_recv(), Ok(Event::Applied(version)) if version == first));
     // A version without a difference is applied as well; the same one is announced once.
-    let second = Arc::new(first.apply(&Batch::default()));
-    bench.pods.set_world(Arc::clone(&second));
+    known.apply(&Batch::default());
+    let second = bench.set(&known);
     bench.pods.turn(now);
     bench.pods.turn(now);
     let told: Vec<_> = bench.events.try_iter().collect();
-    assert!(matches!(told[..], [Event::Applied(version)] if version == second.version()), "{told:?}");
-    bench.pods.set_world(objects([]));
+    assert!(matches!(told[..], [Event::Applied(version)] if version == second), "{told:?}");
+    bench.set(&of([]));
     bench.pods.turn(now);
     assert_eq!(sizes(&bench.path), [0, 0, 1]);
 }
@@ -71,7 +79,7 @@ fn the_tables_follow_the_world() {
 fn a_pod_without_a_sandbox_is_waited_for_and_forgotten() {
     let now = Instant::now();
     let mut bench = bench(InMemory::new(Marks::DEFAULT), now);
-    bench.pods.set_world(objects([ambient("default/a", "10.0.0.1", "")]));
+    bench.set(&of([ambient("default/a", "10.0.0.1", "")]));
     let mut pauses = Vec::new();
     let mut at = now;
     for _ in 0..10 {
@@ -85,23 +93,23 @@ fn a_pod_without_a_sandbox_is_waited_for_and_forgotten() {
     let [waiting] = &status[..] else { panic!("{status:?}") };
     assert_eq!((waiting.name.as_str(), waiting.state, waiting.cookie), ("default/a", "waiting", None));
     assert!(waiting.problem.as_deref().is_some_and(|p| p.contains("/nonexistent/underpass")), "{status:?}");
-    bench.pods.set_world(objects([pod("default/a", "10.0.0.1")]));
+    bench.set(&of([pod("default/a", "10.0.0.1")]));
     bench.pods.turn(at);
     assert_eq!(bench.pods.status(), []);
     assert!(bench.pods.is_empty());
 }
 
 #[test]
-fn what_the_world_says_about_this_node() {
+fn what_is_said_about_the_pods_of_this_node() {
     let mut elsewhere = ambient("default/b", "10.0.0.2", "");
     elsewhere.node = Some("node-2".into());
     let mut ended = ambient("default/c", "10.0.0.3", "");
-    ended.phase = underpass_core::world::Phase::Terminal;
+    ended.phase = objects::Phase::Terminal;
     let mut twin = pod("other/a", "10.0.0.4");
     twin.uid = "twin".into();
     let mut other_twin = ambient("other/b", "10.0.0.5", "");
     other_twin.uid = "twin".into();
-    let world = objects([
+    let model = of([
         ambient("default/a", "10.0.0.1", ""),
         elsewhere,
         ended,
@@ -110,12 +118,12 @@ fn what_the_world_says_about_this_node() {
         pod("default/d", "10.0.0.6"),
         pod("default/e", ""),
     ]);
-    let says = wanted(&world, "node-1");
+    let says = wanted(&model.local_pods("node-1"));
     let expected = [
         ("uid-default-a", Wanted::Enrolled { addresses: vec![[10, 0, 0, 1].into()] }),
         ("uid-default-d", Wanted::Released),
     ];
-    assert_eq!(says, expected.map(|(uid, wanted)| (Uid::from(uid), wanted)).into());
+    assert_eq!(says, expected.map(|(uid, wanted)| (PodUid::from(uid), wanted)).into());
 }
 
 #[test]
@@ -123,10 +131,10 @@ fn a_successor_changes_nothing_once_its_time_is_up() {
     let now = Instant::now();
     let mut bench = bench(InMemory::new(Marks::DEFAULT), now);
     bench.pods.inherit(BTreeMap::new(), Some(now + Duration::from_secs(1)));
-    bench.pods.set_world(objects([ambient("default/a", "10.0.0.1", "")]));
+    bench.set(&of([ambient("default/a", "10.0.0.1", "")]));
     bench.pods.turn(now);
     assert_eq!(sizes(&bench.path), [1, 0, 1]);
-    bench.pods.set_world(objects([]));
+    bench.set(&of([]));
     bench.pods.turn(now + Duration::from_secs(1));
     assert_eq!(sizes(&bench.path), [1, 0, 1]);
     // The other one has left: there is no limit any more.
@@ -139,7 +147,7 @@ fn a_successor_changes_nothing_once_its_time_is_up() {
 fn what_a_failed_successor_left_is_found_after_standing_still() {
     let now = Instant::now();
     let mut bench = bench(InMemory::new(Marks::DEFAULT), now);
-    bench.pods.set_world(objects([]));
+    bench.set(&of([]));
     bench.pods.turn(now);
     assert!(bench.pods.is_empty());
     leftover(&mut bench.path, Cookie(u64::MAX));
@@ -165,7 +173,7 @@ fn what_a_dead_agent_left_of_a_dead_pod_is_purged_once_the_world_is_known() {
     let mut bench = bench(path, now);
     bench.pods.turn(now);
     assert_eq!(sizes(&bench.path), [0, 1, 1]);
-    bench.pods.set_world(objects([]));
+    bench.set(&of([]));
     bench.pods.turn(now);
     assert_eq!(sizes(&bench.path), [0, 0, 1], "the dead agent's cgroup is replaced by the living one's");
     assert_eq!(bench.path.with(|tables| tables.len(Map::PodCgroups)), 0);
@@ -179,7 +187,7 @@ fn what_a_dead_agent_left_of_a_living_pod_stays() {
     // This process's own namespace is one in which something lives.
     leftover(&mut path, Cookie(Netns::own().expect("own namespace").cookie()));
     let mut bench = bench(path, now);
-    bench.pods.set_world(objects([ambient("default/a", "10.0.0.1", "")]));
+    bench.set(&of([ambient("default/a", "10.0.0.1", "")]));
     bench.pods.turn(now);
     assert_eq!(sizes(&bench.path), [1, 1, 1]);
     assert!(!bench.pods.is_empty());
@@ -193,7 +201,7 @@ fn a_full_table_is_reported_and_tried_again() {
         (100..100 + u64::from(underpass_abi::limits::AGENTS)).map(|n| Op::SetAgent(CgroupId(n))).collect();
     path.apply(&agents).expect("room");
     let mut bench = bench(path, now);
-    bench.pods.set_world(objects([]));
+    bench.set(&of([]));
     bench.pods.turn(now);
     let problem = bench.pods.problem().expect("reported").to_owned();
     assert!(problem.contains("AGENTS is full"), "{problem}");
@@ -210,8 +218,9 @@ fn the_thread_answers_and_ends() {
     let Bench { pods, events, .. } = bench(path, Instant::now());
     let handle = spawn(pods, Meter::new(&Registry::default())).expect("thread");
     assert_eq!(handle.status(), []);
-    let world = objects([ambient("default/a", "10.0.0.1", "")]);
-    handle.set_world(Arc::clone(&world));
+    let model = of([ambient("default/a", "10.0.0.1", "")]);
+    let world = Arc::new(model.world().clone());
+    handle.set_world(Arc::clone(&world), model.local_pods("node-1").into());
     let told = events.recv_timeout(Duration::from_secs(30)).expect("told");
     assert!(matches!(told, Event::Applied(version) if version == world.version()), "{told:?}");
     assert_eq!(handle.status().len(), 1);

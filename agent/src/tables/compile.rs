@@ -17,7 +17,7 @@ use super::Tables;
 
 /// A pod of this node, as the kernel is to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LocalPod {
+pub struct KernelPod {
     /// Its namespace.
     pub cookie: Cookie,
     /// status.podIPs: they count for identity.
@@ -30,7 +30,7 @@ pub struct LocalPod {
     pub phase: Phase,
 }
 
-impl LocalPod {
+impl KernelPod {
     /// What is local to it, each address once: one that is both counts for identity. Of an address that was said to be another
     /// one first, connections that begin just then would be refused.
     pub fn localities(&self) -> impl Iterator<Item = (LocalKey, Locality)> + '_ {
@@ -43,19 +43,26 @@ impl LocalPod {
 
 /// The tables that make the kernel decide as core does.
 #[must_use]
-pub fn compile(world: &World, pods: &[LocalPod], agents: &[CgroupId]) -> Tables {
-    let mut tables = Tables { agents: agents.iter().copied().collect(), ..Tables::default() };
+pub fn compile(world: &World, pods: &[KernelPod], agents: &[CgroupId]) -> Tables {
+    let mut tables = local(pods, agents);
     for ip in world.addresses() {
         if let Some(destination) = destination(world, ip) {
             tables.mesh.insert(ip.into(), destination);
         }
     }
+    tables
+}
+
+/// The same without destinations: what this node's pods alone make of the tables.
+#[must_use]
+pub fn local(pods: &[KernelPod], agents: &[CgroupId]) -> Tables {
+    let mut tables = Tables { agents: agents.iter().copied().collect(), ..Tables::default() };
     pods.iter().for_each(|pod| add(&mut tables, pod));
     tables
 }
 
 /// What becomes of connections to an address. Loopback never gets as far as the table, and is not in it.
-fn destination(world: &World, ip: IpAddr) -> Option<Destination> {
+pub(super) fn destination(world: &World, ip: IpAddr) -> Option<Destination> {
     if is_loopback(ip) {
         return None;
     }
@@ -66,9 +73,9 @@ fn destination(world: &World, ip: IpAddr) -> Option<Destination> {
     }
 }
 
-fn add(tables: &mut Tables, pod: &LocalPod) {
+fn add(tables: &mut Tables, pod: &KernelPod) {
     tables.locals.extend(pod.localities());
-    let LocalPod { cookie, addresses, cgroup, phase, .. } = pod;
+    let KernelPod { cookie, addresses, cgroup, phase, .. } = pod;
     tables.pod_cgroups.insert(*cgroup, *cookie);
     let of = |v4: bool| {
         let first = addresses.iter().copied().find(|ip| ip.is_ipv4() == v4);
@@ -151,19 +158,19 @@ pub(super) mod tests {
     }
 
     /// Every enrolled pod of a World, as if all of them were on this node.
-    pub(crate) fn local_pods(world: &World) -> Vec<LocalPod> {
-        let enrolled = world.workloads().filter(|w| world.is_enrolled(w));
-        let local = |(n, w): (usize, &std::sync::Arc<Workload>)| LocalPod {
+    pub(crate) fn kernel_pods(world: &World) -> Vec<KernelPod> {
+        let enrolled = world.workloads().filter(|w| w.is_enrolled());
+        let each = |(n, w): (usize, &std::sync::Arc<Workload>)| KernelPod {
             cookie: Cookie(n as u64 + 1),
             addresses: w.addresses.clone(),
             held: w.addresses.clone(),
             cgroup: CgroupId(n as u64 + 1000),
             phase: Phase::ENROLLED,
         };
-        enrolled.enumerate().map(local).collect()
+        enrolled.enumerate().map(each).collect()
     }
 
-    fn tables_of(world: &World, pods: &[LocalPod]) -> Memory {
+    fn tables_of(world: &World, pods: &[KernelPod]) -> Memory {
         memory(&super::super::diff(&Tables::default(), &compile(world, pods, &[CgroupId(7)])))
     }
 
@@ -172,11 +179,11 @@ pub(super) mod tests {
 
         #[test]
         fn the_kernel_answers_as_core_does(world in some_world(), to in proptest::collection::vec(some_address(), 1..24)) {
-            let pods = local_pods(&world);
+            let pods = kernel_pods(&world);
             let tables = tables_of(&world, &pods);
             let mut enrolled = pods.iter();
             for source in world.workloads() {
-                let cookie = match world.is_enrolled(source) {
+                let cookie = match source.is_enrolled() {
                     true => enrolled.next().expect("one for each").cookie,
                     false => Cookie(9999), // the kernel has never heard of it
                 };
@@ -191,7 +198,7 @@ pub(super) mod tests {
     fn what_else_is_local_stays_inside_and_counts_for_nothing() {
         let world = world([ambient("default/a", "10.0.0.1", "").into(), ambient("default/b", "10.0.0.2", "").into()]);
         let ip = |text: &str| text.parse::<IpAddr>().expect("address");
-        let local = LocalPod {
+        let local = KernelPod {
             cookie: Cookie(5),
             addresses: vec![ip("10.0.0.1")],
             held: ["127.0.0.1", "::1", "10.0.0.1", "10.0.0.2", "fe80::1"].map(ip).to_vec(),
@@ -217,7 +224,7 @@ pub(super) mod tests {
     #[test]
     fn a_pod_that_is_being_released_is_captured_no_longer() {
         let world = world([ambient("default/a", "10.0.0.1", "").into(), ambient("default/b", "10.0.0.2", "").into()]);
-        let mut pods = local_pods(&world);
+        let mut pods = kernel_pods(&world);
         let to = IpAddr::from([10, 0, 0, 2]);
         assert_eq!(kernel(&tables_of(&world, &pods), Cookie(1), to), Answer::Captured);
         pods.iter_mut().for_each(|pod| pod.phase = Phase::RELEASING);

@@ -27,12 +27,22 @@ use super::Tables;
 #[must_use]
 pub fn diff(there: &Tables, wanted: &Tables) -> Vec<Op> {
     let mut ops = Vec::new();
+    changes(&mut ops, &there.mesh, &wanted.mesh, Op::SetDestination, Op::RemoveDestination);
+    local(&mut ops, there, wanted);
+    ordered(ops, wanted)
+}
+
+/// All but destinations.
+pub(super) fn local(ops: &mut Vec<Op>, there: &Tables, wanted: &Tables) {
     ops.extend(wanted.agents.difference(&there.agents).copied().map(Op::SetAgent));
     ops.extend(there.agents.difference(&wanted.agents).copied().map(Op::RemoveAgent));
-    changes(&mut ops, &there.locals, &wanted.locals, Op::SetLocal, Op::RemoveLocal);
-    changes(&mut ops, &there.pod_cgroups, &wanted.pod_cgroups, Op::SetPodCgroup, Op::RemovePodCgroup);
-    changes(&mut ops, &there.mesh, &wanted.mesh, Op::SetDestination, Op::RemoveDestination);
-    changes(&mut ops, &there.pods, &wanted.pods, Op::SetPod, Op::RemovePod);
+    changes(ops, &there.locals, &wanted.locals, Op::SetLocal, Op::RemoveLocal);
+    changes(ops, &there.pod_cgroups, &wanted.pod_cgroups, Op::SetPodCgroup, Op::RemovePodCgroup);
+    changes(ops, &there.pods, &wanted.pods, Op::SetPod, Op::RemovePod);
+}
+
+/// In the order above.
+pub(super) fn ordered(mut ops: Vec<Op>, wanted: &Tables) -> Vec<Op> {
     // The addresses of a pod that stays go as early as others come.
     let rank = |op: &Op| match op {
         Op::RemoveLocal(key) if wanted.pods.contains_key(&key.pod) => 1,
@@ -62,20 +72,20 @@ mod tests {
     use underpass_abi::{CgroupId, Cookie, Phase};
     use underpass_core::{
         World,
-        testing::{ambient, some_address, some_batch, some_world, world},
+        testing::{ambient, some_address, some_batch, some_model, world},
         world::MeshSettings,
     };
 
     use super::super::{
-        LocalPod, compile,
-        compile::tests::{Answer, captured, kernel, local_pods, memory},
+        KernelPod, compile,
+        compile::tests::{Answer, captured, kernel, kernel_pods, memory},
     };
     use super::*;
 
     #[test]
     fn an_address_that_is_local_no_longer_is_looked_up_before_anything_else_opens() {
         let world = world([ambient("default/a", "10.0.0.1", "").into(), ambient("default/b", "10.0.0.2", "").into()]);
-        let pods = local_pods(&world);
+        let pods = kernel_pods(&world);
         let mut more = pods.clone();
         more.iter_mut().for_each(|pod| pod.held.push([10, 9, 9, 9].into()));
         let nobody = World::empty(MeshSettings::default());
@@ -90,8 +100,8 @@ mod tests {
     }
 
     /// Pods as a node may know them: some are being released, some are not there, some hold more than their own addresses.
-    fn some_pods(world: &World) -> impl Strategy<Value = Vec<LocalPod>> + use<> {
-        let each = local_pods(world).into_iter().map(|pod| {
+    fn some_pods(world: &World) -> impl Strategy<Value = Vec<KernelPod>> + use<> {
+        let each = kernel_pods(world).into_iter().map(|pod| {
             let changes = (0u8..4, prop::bool::weighted(0.2), proptest::collection::vec(some_address(), 0..3), 0u64..3);
             changes.prop_map(move |(state, other_sandbox, more, cgroup)| {
                 let mut pod = pod.clone();
@@ -106,9 +116,10 @@ mod tests {
     }
 
     fn some_tables() -> impl Strategy<Value = (Tables, Tables)> {
-        let worlds = (some_world(), some_batch()).prop_map(|(world, batch)| {
-            let next = world.apply(&batch);
-            (world, next)
+        let worlds = (some_model(), some_batch()).prop_map(|(mut model, batch)| {
+            let world = model.world().clone();
+            model.apply(&batch);
+            (world, model.world().clone())
         });
         let agents = || proptest::collection::vec((7u64..10).prop_map(CgroupId), 0..3);
         worlds.prop_flat_map(move |(before, after)| {

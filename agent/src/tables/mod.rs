@@ -1,10 +1,13 @@
-//! The kernel's tables as values: compiled from the World and this node's pods ([`compile()`]), compared with what is there
-//! ([`diff()`]). Pure; the reference answer is `underpass_core::capture`, and a property test holds the two together.
+//! The kernel's tables as values: compiled from the World and this node's pods ([`compile()`]) and compared with what is there
+//! ([`diff()`]), or followed from one World to the next ([`follow()`]), which costs what differs. Pure; the reference answer is
+//! `underpass_core::capture`, and a property test holds the two together.
 //!
-//! What must hold: [`Tables`] is everything that decides, so that equal tables decide equally.
+//! What must hold: [`Tables`] is everything that decides, so that equal tables decide equally; and following ends where
+//! compiling does.
 
 mod compile;
 mod diff;
+mod follow;
 #[cfg(test)]
 mod walk;
 
@@ -12,8 +15,9 @@ use std::collections::{HashMap, HashSet};
 
 use underpass_abi::{Address, CgroupId, Cookie, Destination, LocalKey, Locality, Op, Pod};
 
-pub use compile::{LocalPod, compile};
+pub use compile::{KernelPod, compile, local};
 pub use diff::diff;
+pub use follow::follow;
 
 /// What stands in the tables that user space fills.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

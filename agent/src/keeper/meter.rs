@@ -1,0 +1,107 @@
+//! What the keeper measures. Its own thread sets every number as it changes: a scrape walks through no World.
+
+use std::collections::BTreeMap;
+
+use underpass_core::{
+    Kind, ObjectKey,
+    objects::{Batch, Change},
+    resolve::{Resolved, Sources},
+    world::Version,
+};
+use underpass_telemetry::metrics::{Counter, Family, Gauge, Registry};
+
+use super::Report;
+
+static VERSION: Family =
+    Family::gauge("underpass_world_version", "The version of the newest World; it restarts with the agent.", &[]);
+static OBJECTS: Family = Family::gauge("underpass_world_objects", "Objects behind the newest World.", &["kind"]);
+static FINDINGS: Family = Family::gauge(
+    "underpass_world_findings",
+    "What is surprising about objects behind the newest World that are served all the same.",
+    &[],
+);
+static CHANGES: Family =
+    Family::counter("underpass_world_changes_total", "Objects that the keeper of the World put or took out.", &[]);
+static QUEUE: Family = Family::gauge(
+    "underpass_world_updates_waiting",
+    "Changed objects that the keeper of the World has not taken yet; a door with 10,000 of them waits.",
+    &["door"],
+);
+static PROBLEMS: Family = Family::gauge(
+    "underpass_config_problems",
+    "What the newest configuration has to say: problem is an error or a warning, notice an object that is known and not \
+     served yet.",
+    &["door", "kind"],
+);
+
+/// The families of this room.
+pub const FAMILIES: &[&Family] = &[&VERSION, &OBJECTS, &FINDINGS, &CHANGES, &QUEUE, &PROBLEMS];
+
+/// Where the keeper's numbers are shown.
+#[derive(Debug)]
+pub(super) struct Meter {
+    registry: Registry,
+    version: Gauge,
+    objects: BTreeMap<Kind, Gauge>,
+    findings: Gauge,
+    changes: Counter,
+}
+
+impl Meter {
+    pub(super) fn new(registry: &Registry) -> Self {
+        let of_kind = registry.gauge(&OBJECTS);
+        Self {
+            registry: registry.clone(),
+            version: registry.gauge(&VERSION).with(&[]),
+            objects: Kind::ALL.iter().map(|kind| (*kind, of_kind.with(&[kind.as_str()]))).collect(),
+            findings: registry.gauge(&FINDINGS).with(&[]),
+            changes: registry.counter(&CHANGES).with(&[]),
+        }
+    }
+
+    /// How many changes of a door wait.
+    pub(super) fn waiting(&self, door: &str) -> Gauge {
+        self.registry.gauge(&QUEUE).with(&[door])
+    }
+
+    pub(super) fn published(&self, version: Version) {
+        self.version.set(i64::try_from(version.0).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn reported(&self, door: &str, report: &Report) {
+        let problems = self.registry.gauge(&PROBLEMS);
+        for (kind, all) in [("problem", &report.problems), ("notice", &report.notices)] {
+            problems.with(&[door, kind]).set(i64::try_from(all.len()).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// What a batch, each of whose changes is about another object, has made of the objects.
+    pub(super) fn changed(&self, batch: &Batch, before: &Sources, after: &Sources) {
+        self.changes.add(batch.changes.len() as u64);
+        for change in &batch.changes {
+            let key = match change {
+                Change::Put(object) => object.key(),
+                Change::Remove(key) => key.clone(),
+            };
+            let is_there = |sources: &Sources| i64::from(sources.get(&key).is_some());
+            if let Some(objects) = self.objects.get(&key.kind) {
+                objects.add(is_there(after) - is_there(before));
+            }
+        }
+    }
+
+    /// What was found about the objects that were looked at; what is new of it goes to the log.
+    pub(super) fn found(&self, resolved: &Resolved, before: &Sources, after: &Sources) {
+        for object in &resolved.findings {
+            self.findings.add(count(after, object) - count(before, object));
+            let known = before.findings_of(object);
+            for finding in after.findings_of(object).iter().filter(|finding| !known.contains(finding)) {
+                tracing::warn!(object = %finding.object, field = %finding.field, "{}", finding.says);
+            }
+        }
+    }
+}
+
+fn count(sources: &Sources, object: &ObjectKey) -> i64 {
+    i64::try_from(sources.findings_of(object).len()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,170 @@
+//! What waits for the keeper: of each door one pending batch, coalesced by key, and the newest report. Its own file because it
+//! is what two threads share, and all that bounds it.
+//!
+//! What must hold: a door with [`MOST_KEYS`] pending keys waits, and makes no other wait. An update is taken whole: what a door says
+//! together becomes visible together. One that is larger by itself is let in where nothing else of its door waits.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use underpass_core::{
+    ObjectKey,
+    objects::{Batch, Change},
+    world::MeshSettings,
+};
+use underpass_telemetry::metrics::Gauge;
+
+use super::Report;
+
+/// So many keys of one door may wait.
+pub(super) const MOST_KEYS: usize = 10_000;
+
+/// What the keeper is to take next.
+#[derive(Debug)]
+pub(super) enum Taken {
+    /// Settings.
+    Mesh(MeshSettings),
+    /// What one door has said since it was last asked.
+    Said { door: usize, batch: Batch, report: Report },
+    /// A door is gone, and nothing of it waits.
+    Gone(usize),
+}
+
+/// Shared by the keeper and the doors.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    state: Mutex<State>,
+    /// Something waits, or a door is gone.
+    work: Condvar,
+    /// Something was taken.
+    room: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    doors: Vec<Door>,
+    mesh: Option<MeshSettings>,
+    /// Nothing is taken any more.
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct Door {
+    changes: BTreeMap<ObjectKey, Change>,
+    report: Option<Report>,
+    waiting: Gauge,
+    gone: Gone,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gone {
+    No,
+    /// The keeper has not been told.
+    Untold,
+    Told,
+}
+
+impl State {
+    fn next(&mut self, passed: &BTreeSet<usize>) -> Option<Taken> {
+        if let Some(mesh) = self.mesh.take() {
+            return Some(Taken::Mesh(mesh));
+        }
+        for (n, door) in self.doors.iter_mut().enumerate().filter(|(n, _)| !passed.contains(n)) {
+            if let Some(report) = door.report.take() {
+                let changes = std::mem::take(&mut door.changes).into_values().collect();
+                door.waiting.set(0);
+                return Some(Taken::Said { door: n, batch: Batch { changes }, report });
+            }
+            if door.gone == Gone::Untold {
+                door.gone = Gone::Told;
+                return Some(Taken::Gone(n));
+            }
+        }
+        None
+    }
+}
+
+impl Queue {
+    /// One more door: its number.
+    pub(super) fn add(&self, waiting: Gauge) -> usize {
+        let mut state = self.lock();
+        state.doors.push(Door { changes: BTreeMap::new(), report: None, waiting, gone: Gone::No });
+        state.doors.len() - 1
+    }
+
+    /// Waits for room, and hands over: of two changes of one object the later counts.
+    pub(super) fn push(&self, door: usize, batch: Batch, report: Report) {
+        let full = |state: &mut State| {
+            let waits = state.doors.get(door).map_or(0, |door| door.changes.len());
+            !state.ended && waits > 0 && waits + batch.changes.len() > MOST_KEYS
+        };
+        let mut state = self.room.wait_while(self.lock(), full).unwrap_or_else(PoisonError::into_inner);
+        if let Some(door) = state.doors.get_mut(door) {
+            let key = |change: &Change| match change {
+                Change::Put(object) => object.key(),
+                Change::Remove(key) => key.clone(),
+            };
+            door.changes.extend(batch.changes.into_iter().map(|change| (key(&change), change)));
+            door.report = Some(report);
+            door.waiting.set(i64::try_from(door.changes.len()).unwrap_or(i64::MAX));
+        }
+        self.work.notify_one();
+    }
+
+    /// From the next World on these hold.
+    pub(super) fn set_mesh(&self, mesh: MeshSettings) {
+        self.lock().mesh = Some(mesh);
+        self.work.notify_one();
+    }
+
+    /// This door says nothing any more.
+    pub(super) fn leave(&self, door: usize) {
+        if let Some(door) = self.lock().doors.get_mut(door) {
+            door.gone = Gone::Untold;
+        }
+        self.work.notify_one();
+    }
+
+    /// The keeper has ended: no door waits for it.
+    pub(super) fn end(&self) {
+        self.lock().ended = true;
+        self.room.notify_all();
+    }
+
+    /// What waits: settings first, then the doors in their order, but for those that were `passed`. Nothing: not within `patience`.
+    pub(super) fn take(&self, passed: &BTreeSet<usize>, patience: Option<Duration>) -> Option<Taken> {
+        let mut state = self.lock();
+        let mut taken = state.next(passed);
+        while taken.is_none() {
+            state = match patience {
+                Some(Duration::ZERO) => return None,
+                Some(patience) => {
+                    let waited = self.work.wait_timeout(state, patience);
+                    let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+                    if timeout.timed_out() {
+                        return None;
+                    }
+                    state
+                }
+                None => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+            taken = state.next(passed);
+        }
+        self.room.notify_all();
+        taken
+    }
+
+    /// How many keys of a door wait.
+    #[cfg(test)]
+    pub(super) fn waiting(&self, door: usize) -> usize {
+        self.lock().doors.get(door).map_or(0, |door| door.changes.len())
+    }
+
+    /// Nothing is left half-done where a holder panics: every change of the state is one step.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,207 @@
+//! The keeper's thread: takes what waits, resolves it, publishes the next World.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use underpass_core::{
+    World,
+    objects::Batch,
+    resolve::{Resolved, Resolver},
+    world::{Delta, Facts},
+};
+use underpass_telemetry::admin::Gate;
+
+use super::{
+    Keeper, Meter, Report, Reports, Senders,
+    published::Published,
+    queue::{Queue, Taken},
+};
+
+/// How often Worlds that followers may have let go are looked at.
+const FREE_EVERY: Duration = Duration::from_secs(1);
+/// For so long what waits is merged before a World is published.
+const MERGE_AT_MOST: Duration = Duration::from_millis(10);
+/// And so many keys of it.
+const MERGE_KEYS: usize = 4096;
+
+/// A door as the keeper knows it.
+#[derive(Debug)]
+struct Door {
+    name: &'static str,
+    /// None: it is gone.
+    gate: Option<Gate>,
+    answered: bool,
+}
+
+/// What is merged into one World.
+#[derive(Debug, Default)]
+struct Merged {
+    changes: usize,
+    /// A pod of this node may be another one.
+    local: bool,
+    reported: bool,
+    /// Doors that were asked once.
+    passed: BTreeSet<usize>,
+}
+
+/// What lives on the thread.
+pub(super) struct Thread {
+    queue: Arc<Queue>,
+    node: Arc<str>,
+    doors: Vec<Door>,
+    resolver: Resolver,
+    world: Arc<World>,
+    /// What the World does not have yet.
+    facts: Facts,
+    reports: Reports,
+    senders: Senders,
+    published: Published,
+    meter: Meter,
+}
+
+/// However the thread ends, no door waits for it.
+impl Drop for Thread {
+    fn drop(&mut self) {
+        self.queue.end();
+    }
+}
+
+impl Thread {
+    pub(super) fn new(keeper: Keeper) -> Self {
+        let Keeper { queue, node, mesh, doors, published: senders, meter } = keeper;
+        let door = |(name, gate)| Door { name, gate: Some(gate), answered: false };
+        let world = Arc::clone(&senders.world.borrow());
+        Self {
+            queue,
+            node,
+            doors: doors.into_iter().map(door).collect(),
+            resolver: Resolver::new(Arc::new(mesh)),
+            world,
+            facts: Facts::default(),
+            reports: BTreeMap::new(),
+            senders,
+            published: Published::default(),
+            meter,
+        }
+    }
+
+    /// Keeps until every door is gone.
+    pub(super) fn run(mut self) {
+        while self.turn().is_continue() {}
+    }
+
+    /// Waits for something, and merges what else waits.
+    fn turn(&mut self) -> ControlFlow<()> {
+        // The newest is this thread's and the channel's as well.
+        let is_read = self.published.free() > 1;
+        let Some(first) = self.queue.take(&BTreeSet::new(), is_read.then_some(FREE_EVERY)) else {
+            return ControlFlow::Continue(());
+        };
+        let began = Instant::now();
+        let mut merged = Merged::default();
+        let mut next = Some(first);
+        while let Some(taken) = next {
+            self.take(taken, &mut merged);
+            let is_enough = merged.changes >= MERGE_KEYS || began.elapsed() >= MERGE_AT_MOST;
+            next = if is_enough { None } else { self.queue.take(&merged.passed, Some(Duration::ZERO)) };
+        }
+        self.publish(merged);
+        if self.doors.iter().any(|door| door.gate.is_some()) {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
+    }
+
+    fn take(&mut self, taken: Taken, merged: &mut Merged) {
+        match taken {
+            Taken::Mesh(mesh) => self.resolve(merged, |resolver| resolver.set_settings(Arc::new(mesh))),
+            Taken::Said { door, batch, report } => {
+                merged.passed.insert(door);
+                self.report(door, report, merged);
+                self.change(&batch, merged);
+            }
+            Taken::Gone(door) => {
+                if let Some(door) = self.doors.get_mut(door) {
+                    door.gate = None;
+                }
+            }
+        }
+    }
+
+    fn change(&mut self, batch: &Batch, merged: &mut Merged) {
+        let before = self.resolver.sources().clone();
+        self.resolve(merged, |resolver| resolver.apply(batch));
+        self.meter.changed(batch, &before, self.resolver.sources());
+        merged.changes += batch.changes.len();
+    }
+
+    fn resolve(&mut self, merged: &mut Merged, step: impl FnOnce(&mut Resolver) -> Resolved) {
+        let before = self.resolver.sources().clone();
+        let resolved = step(&mut self.resolver);
+        let after = self.resolver.sources();
+        self.meter.found(&resolved, &before, after);
+        let is_here = |name| {
+            let of = [before.pod(name), after.pod(name)];
+            of.into_iter().flatten().any(|pod| pod.node.as_deref() == Some(&*self.node))
+        };
+        merged.local |= resolved.pods.iter().any(is_here);
+        self.facts.changes.extend(resolved.facts.changes);
+    }
+
+    fn report(&mut self, door: usize, report: Report, merged: &mut Merged) {
+        let Some(door) = self.doors.get_mut(door) else { return };
+        door.answered = true;
+        let before = self.reports.get(door.name);
+        merged.reported |= before != Some(&report);
+        report.log(door.name, before.unwrap_or(&Report::default()));
+        self.meter.reported(door.name, &report);
+        self.reports.insert(door.name, report);
+    }
+
+    /// Pods, objects and reports first: they are as new as the World that a reader sees, or newer.
+    fn publish(&mut self, merged: Merged) {
+        let sources = self.resolver.sources();
+        if merged.local {
+            let local = self.resolver.local_pods(&self.node);
+            self.senders.local.send_if_modified(|known| {
+                let differs = **known != *local;
+                if differs {
+                    *known = local.into();
+                }
+                differs
+            });
+        }
+        self.senders.sources.send_replace(sources.clone());
+        if merged.reported {
+            self.senders.reports.send_replace(Arc::new(self.reports.clone()));
+        }
+        self.doors.iter().filter(|door| door.answered).filter_map(|door| door.gate.as_ref()).for_each(Gate::open);
+        self.publish_world(merged.changes);
+    }
+
+    fn publish_world(&mut self, changes: usize) {
+        let is_first = self.world.version().0 == 0;
+        if is_first && !self.doors.iter().all(|door| door.answered) {
+            return;
+        }
+        let (settings, facts) = (self.resolver.settings(), std::mem::take(&mut self.facts));
+        let next = match self.world.settings() == &**settings {
+            true => self.world.apply(facts),
+            false => self.world.with_settings(Arc::clone(settings)).apply(facts),
+        };
+        // The first one counts even where it is empty: now it is known that there is nothing.
+        if !is_first && Delta::between(&self.world, &next).is_empty() {
+            return;
+        }
+        tracing::info!(version = %next.version(), changes, "world");
+        self.meter.published(next.version());
+        self.world = Arc::new(next);
+        self.published.push(Arc::clone(&self.world));
+        self.senders.world.send_replace(Arc::clone(&self.world));
+    }
+}
