@@ -71,7 +71,10 @@ struct Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.worker.live.borrow_mut().remove(&self.id);
+        let live = self.worker.live.borrow_mut().remove(&self.id);
+        if let Some(judged) = live.and_then(|live| live.judged) {
+            self.worker.judging.borrow_mut().index.remove(self.id, &judged);
+        }
         self.worker.connections.remove(self.id);
     }
 }
@@ -169,6 +172,7 @@ impl Track {
         let worker = &self.registered.worker;
         worker.connections.insert(self.record.clone(), Arc::clone(&self.tally), self.began);
         if let Some(live) = worker.live.borrow_mut().get_mut(&self.record.id) {
+            worker.judging.borrow_mut().index.add(&worker.world(), self.record.id, &judged);
             live.judged = Some(judged);
         }
         worker.recorder.opened(&worker.world(), &self.record, &self.tally);

@@ -39,6 +39,7 @@ use crate::{
     SOCKETS_PER_POD, Settings, StartError,
     accept::{Seldom, accept},
     inbound,
+    judging::Judging,
     list::{Entry, List},
     metrics::{Metrics, Recorder},
     outbound,
@@ -163,6 +164,8 @@ pub(crate) struct Worker {
     pub(crate) recorder: Recorder,
     /// Its own open and opening connections, by number.
     pub(crate) live: RefCell<HashMap<u64, Live>>,
+    /// Which of them are judged again after a change.
+    pub(crate) judging: RefCell<Judging>,
     pub(crate) configs: RefCell<Configs>,
     pub(crate) trust_domains: TrustDomains,
     pub(crate) world: RefCell<Arc<World>>,
@@ -228,6 +231,7 @@ impl Worker {
             budgets,
             recorder: Recorder::new(&metrics, &inputs.metrics),
             live: RefCell::default(),
+            judging: RefCell::default(),
             configs: RefCell::new(configs),
             trust_domains: TrustDomains::new(mesh.trust_domain.clone(), mesh.trust_domain_aliases.iter().cloned()),
             credentials: RefCell::new(Arc::clone(&inputs.credentials.borrow())),
@@ -253,10 +257,10 @@ impl Worker {
                     Some(Message::Remove { name, cookie, done }) => self.remove(name, cookie, done),
                     Some(Message::CatchUp(done)) => {
                         self.exchange(&mut inputs);
-                        let _ = done.send(self.world().version()); // whoever asked may have stopped waiting
+                        self.caught_up(done);
                     }
                     Some(Message::Close { id, closed }) => {
-                        let _ = closed.send(self.close(id)); // as above
+                        let _ = closed.send(self.close(id)); // whoever asked may have stopped waiting
                     }
                     Some(Message::Drain(accepting, done)) => self.drain(accepting, done),
                     Some(Message::Lend(answer)) => drop(answer.send(self.lend())),
@@ -264,6 +268,7 @@ impl Worker {
                 },
                 Ok(()) = inputs.world.changed() => self.exchange(&mut inputs),
                 Ok(()) = inputs.credentials.changed() => self.exchange(&mut inputs),
+                () = tokio::task::yield_now(), if self.is_judging() => self.judge_slice(),
                 () = self.logged.notified() => {
                     tokio::task::yield_now().await;
                     self.log.borrow_mut().flush();

@@ -57,6 +57,12 @@ impl<'a> Changes<'a> {
         self.settings || self.namespaces.contains(&*self.new.settings().root_namespace)
     }
 
+    /// Settings differ: nothing that was judged by them stands.
+    #[must_use]
+    pub const fn has_settings(&self) -> bool {
+        self.settings
+    }
+
     /// Nothing differs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -86,6 +92,16 @@ impl<'a> Changes<'a> {
     #[must_use]
     pub fn has_policies(&self) -> bool {
         !self.namespaces.is_empty() || !self.selecting.is_empty()
+    }
+
+    /// The namespaces of all workloads of which [`Self::judges_otherwise`] says yes; none: they may be in any. A policy selects
+    /// in its own namespace, one of the root namespace in all.
+    #[must_use]
+    pub fn scopes(&self) -> Option<BTreeSet<&'a str>> {
+        let root = &*self.new.settings().root_namespace;
+        let selecting = || self.selecting.iter().map(|name| name.namespace());
+        let are_known = !self.is_everywhere() && selecting().all(|namespace| namespace != root);
+        are_known.then(|| self.namespaces.iter().copied().chain(selecting()).collect())
     }
 
     /// Another policy, or another mode of mutual TLS, applies to this workload of the new World.

@@ -1,0 +1,284 @@
+//! The open connections of one worker, by what their verdicts rest on, so that a change finds those that it may concern
+//! without looking at the others.
+//!
+//! What must hold: the connections of the groups that [`Index::concerned`] answers are those that
+//! [`Changes::may_concern`] says yes to, of all that the World before allowed. What it costs follows from what differs and from
+//! how many groups that finds, not from how many connections are open.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet, hash_map::Entry},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use underpass_core::{
+    ObjectName, World,
+    rejudge::{Changes, Judged, Over, Way},
+    world::{Uid, Workload},
+};
+
+/// Connections that are judged again together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Group {
+    /// To this pod.
+    Inbound(Uid),
+    /// From this pod.
+    Outbound(Uid),
+    /// From a pod, to this service.
+    Service(ObjectName),
+    /// From a pod, through a tunnel to the application at this address.
+    Tunnel(IpAddr),
+    /// From a pod, plain to the application at this address.
+    Plain(IpAddr),
+}
+
+impl Group {
+    /// The groups of one connection.
+    fn of(judged: &Judged) -> impl Iterator<Item = Self> + use<> {
+        let pod = judged.pod.clone();
+        let groups = match &judged.way {
+            Way::Inbound { .. } => [Some(Self::Inbound(pod)), None, None],
+            Way::Outbound { service, target, over, .. } => {
+                let target = match over {
+                    Over::Tunnel { .. } => Self::Tunnel(target.ip()),
+                    Over::Plain => Self::Plain(target.ip()),
+                };
+                [Some(Self::Outbound(pod)), Some(target), service.clone().map(Self::Service)]
+            }
+        };
+        groups.into_iter().flatten()
+    }
+
+    /// The workload by whose namespace a change of policies finds the group: the pod, or the owner of a plain target.
+    fn workload<'a>(&self, world: &'a World) -> Option<&'a Arc<Workload>> {
+        match self {
+            Self::Inbound(pod) | Self::Outbound(pod) => world.workload(pod),
+            Self::Plain(target) => world.workload_at(*target),
+            Self::Service(_) | Self::Tunnel(_) => None,
+        }
+    }
+
+    /// Policies have a say in what becomes of it.
+    const fn is_judged_by_policies(&self) -> bool {
+        matches!(self, Self::Inbound(_) | Self::Plain(_))
+    }
+}
+
+/// The connections of one group.
+#[derive(Debug, Default)]
+struct Members {
+    ids: BTreeSet<u64>,
+    /// The namespace under which the group is found.
+    scope: Option<Arc<str>>,
+}
+
+/// Open connections by group, and groups by namespace.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    groups: HashMap<Group, Members>,
+    scopes: HashMap<Arc<str>, HashSet<Group>>,
+}
+
+impl Index {
+    /// There is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// The connection `id` is open.
+    pub(crate) fn add(&mut self, world: &World, id: u64, judged: &Judged) {
+        for group in Group::of(judged) {
+            match self.groups.entry(group) {
+                Entry::Occupied(mut known) => drop(known.get_mut().ids.insert(id)),
+                Entry::Vacant(unknown) => {
+                    let group = unknown.key().clone();
+                    unknown.insert(Members::default()).ids.insert(id);
+                    self.file(world, &group);
+                }
+            }
+        }
+    }
+
+    /// It is not any more.
+    pub(crate) fn remove(&mut self, id: u64, judged: &Judged) {
+        for group in Group::of(judged) {
+            let Entry::Occupied(mut known) = self.groups.entry(group) else { continue };
+            known.get_mut().ids.remove(&id);
+            if known.get().ids.is_empty() {
+                let (group, members) = known.remove_entry();
+                self.unfile(&group, members.scope.as_deref());
+            }
+        }
+    }
+
+    /// The connections of a group from this number on, in order.
+    pub(crate) fn members(&self, group: &Group, from: u64) -> impl Iterator<Item = u64> {
+        self.groups.get(group).into_iter().flat_map(move |members| members.ids.range(from..).copied())
+    }
+
+    /// The groups that a change of Worlds may concern. `world` is the new one; from here on groups are found by what it says.
+    pub(crate) fn concerned(&mut self, world: &World, changes: &Changes<'_>) -> Vec<Group> {
+        let pods = changes.pods().flat_map(|pod| [Group::Inbound(pod.clone()), Group::Outbound(pod.clone())]);
+        let services = changes.services().map(|service| Group::Service(service.clone()));
+        let targets = changes.addresses().flat_map(|target| [Group::Tunnel(target), Group::Plain(target)]);
+        let named = pods.chain(services).chain(targets).filter(|group| self.groups.contains_key(group));
+        let mut found: Vec<Group> = named.collect();
+        // An address that has another owner is found by that one's namespace.
+        found.iter().for_each(|group| self.file(world, group));
+        if changes.has_settings() {
+            found.extend(self.scopes.values().flatten().cloned()); // each connection is one of a pod
+        } else if changes.has_policies() {
+            found.extend(self.judged_otherwise(world, changes));
+        }
+        found
+    }
+
+    fn judged_otherwise(&self, world: &World, changes: &Changes<'_>) -> Vec<Group> {
+        let is_judged = |group: &&Group| {
+            let workload = group.workload(world).filter(|_| group.is_judged_by_policies());
+            workload.is_some_and(|workload| changes.judges_otherwise(workload))
+        };
+        match changes.scopes() {
+            Some(scopes) => {
+                let groups = scopes.into_iter().filter_map(|namespace| self.scopes.get(namespace));
+                groups.flatten().filter(is_judged).cloned().collect()
+            }
+            None => self.scopes.values().flatten().filter(is_judged).cloned().collect(),
+        }
+    }
+
+    /// The group is found by the namespace that its workload has in this World.
+    fn file(&mut self, world: &World, group: &Group) {
+        let Some(members) = self.groups.get_mut(group) else { return };
+        let namespace = group.workload(world).map(|workload| workload.name.namespace());
+        if members.scope.as_deref() == namespace {
+            return;
+        }
+        let scope = namespace.map(Arc::from);
+        let before = std::mem::replace(&mut members.scope, scope.clone());
+        self.unfile(group, before.as_deref());
+        if let Some(scope) = scope {
+            self.scopes.entry(scope).or_default().insert(group.clone());
+        }
+    }
+
+    fn unfile(&mut self, group: &Group, scope: Option<&str>) {
+        let Some(scope) = scope else { return };
+        let Some(groups) = self.scopes.get_mut(scope) else { return };
+        groups.remove(group);
+        if groups.is_empty() {
+            self.scopes.remove(scope);
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::net::SocketAddr;
+
+    use underpass_core::{
+        route::{self, Plan},
+        world::Addressed,
+    };
+
+    use super::*;
+
+    /// What this World lets happen: each pod is called by `from`, with and without an identity, and calls `to`.
+    pub(crate) fn connections(world: &World, from: IpAddr, to: SocketAddr) -> Vec<Judged> {
+        let judged_at = world.version();
+        let mut open = Vec::new();
+        for pod in world.workloads().filter(|w| w.is_pod()) {
+            for address in &pod.addresses {
+                for identity in [None, world.identity(pod).cloned()] {
+                    let way = Way::Inbound { address: *address, port: to.port(), peer: from, identity };
+                    open.push(Judged { pod: pod.uid.clone(), way, judged_at });
+                }
+            }
+            let Some(from) = pod.addresses.iter().copied().find(|ip| ip.is_ipv4() == to.is_ipv4()) else { continue };
+            let service = match world.addressed(to.ip()) {
+                Addressed::Service(service) => Some(service.name.clone()),
+                _ => None,
+            };
+            let (target, over) = match route::plan(world, pod, to, 0, &mut ()) {
+                Plan::Hbone { hop, identity: peer, .. } => {
+                    (hop.target, Over::Tunnel { own: world.identity(pod).cloned().expect("a pod's"), peer })
+                }
+                Plan::Plain { hop } => (hop.target, Over::Plain),
+                Plan::Refuse { .. } => continue,
+            };
+            let way = Way::Outbound { from, service, target, over };
+            open.push(Judged { pod: pod.uid.clone(), way, judged_at });
+        }
+        open.retain(|judged| underpass_core::rejudge::check(world, judged).is_allow());
+        open
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, net::SocketAddr};
+
+    use proptest::{collection::vec, prelude::*};
+    use underpass_core::{
+        rejudge::check,
+        testing::{some_address, some_batch, some_model},
+        world::MeshSettings,
+    };
+
+    use super::{testing::connections, *};
+
+    fn found(index: &Index, groups: &[Group]) -> BTreeSet<u64> {
+        groups.iter().flat_map(|group| index.members(group, 0)).collect()
+    }
+
+    proptest! {
+        /// Also where Worlds are skipped; connections come and go meanwhile.
+        #[test]
+        fn the_index_finds_exactly_what_a_change_may_concern(
+            start in some_model(),
+            changes in vec((some_batch(), prop::bool::weighted(0.1), any::<bool>()), 1..8),
+            calls in vec((some_address(), some_address()), 1..4),
+        ) {
+            let mut model = start;
+            let mut index = Index::default();
+            let (mut open, mut next) = (BTreeMap::new(), 0);
+            let mut followed = model.world().clone();
+            for (batch, settings, skips) in changes {
+                for (from, to) in &calls {
+                    for judged in connections(&followed, *from, SocketAddr::new(*to, 8080)) {
+                        next += 1;
+                        index.add(&followed, next, &judged);
+                        open.insert(next, judged);
+                    }
+                }
+                model.apply(&batch);
+                if settings {
+                    let trust_domain = format!("td{next}.example").parse().unwrap();
+                    model.set_settings(MeshSettings { trust_domain, ..MeshSettings::default() });
+                }
+                if skips {
+                    continue;
+                }
+                let world = model.world().clone();
+                let changes = Changes::new(&followed, &world);
+                let groups = index.concerned(&world, &changes);
+                let may = |judged: &Judged| {
+                    changes.may_concern(&Judged { judged_at: followed.version(), ..judged.clone() })
+                };
+                let expected: BTreeSet<u64> = open.iter().filter(|(_, judged)| may(judged)).map(|(id, _)| *id).collect();
+                prop_assert_eq!(found(&index, &groups), expected, "{:?} of {:?}", changes, open);
+                // What is denied ends; and some others, for reasons of their own.
+                open.retain(|id, judged| {
+                    let stays = check(&world, judged).is_allow() && id % 5 != 0;
+                    if !stays {
+                        index.remove(*id, judged);
+                    }
+                    stays
+                });
+                followed = world;
+            }
+            open.iter().for_each(|(id, judged)| index.remove(*id, judged));
+            prop_assert!(index.is_empty() && index.scopes.is_empty(), "{:?}", index);
+        }
+    }
+}
