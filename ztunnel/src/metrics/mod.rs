@@ -126,8 +126,8 @@ pub(crate) struct Metrics {
     traffic: Mutex<Traffic>,
     /// The open connections of each worker.
     flows: Mutex<Vec<Arc<Mutex<Flows>>>>,
-    /// Which workloads there are, as of one World.
-    alive: Mutex<Option<Arc<Alive>>>,
+    /// Which workloads there are, as of the last scrape.
+    alive: Mutex<Option<Alive>>,
 }
 
 impl Metrics {
@@ -153,32 +153,22 @@ impl Metrics {
         own
     }
 
-    fn show(&self, world: &World, now: Instant, samples: &mut Samples) {
+    fn show(&self, world: &Arc<World>, now: Instant, samples: &mut Samples) {
         let workers = lock(&self.flows).clone();
         let mut open = flow::Open::default();
         workers.iter().for_each(|flows| open.add(lock(flows).fold()));
         open.show(samples);
-        let alive = self.alive(world);
+        let mut alive = lock(&self.alive);
+        let alive = alive.get_or_insert_with(|| Alive::new(world));
+        alive.follow(world);
         let mut traffic = lock(&self.traffic);
-        traffic.sweep(&alive, now);
+        traffic.sweep(alive, now);
         let (series, folded) = (traffic.list(), traffic.folded());
         drop(traffic);
         samples.add(&SERIES, &[], series.len());
         samples.add(&FOLDED, &[], folded);
         [&OPENED, &CLOSED, &RECEIVED, &SENT].into_iter().for_each(|family| samples.declare(family));
         series.iter().for_each(|series| series.show(samples));
-    }
-
-    fn alive(&self, world: &World) -> Arc<Alive> {
-        let mut kept = lock(&self.alive);
-        match &*kept {
-            Some(alive) if alive.version() == world.version() => Arc::clone(alive),
-            _ => {
-                let alive = Arc::new(Alive::new(world));
-                *kept = Some(Arc::clone(&alive));
-                alive
-            }
-        }
     }
 }
 

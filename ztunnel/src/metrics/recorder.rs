@@ -1,5 +1,4 @@
-//! A worker's own end of the metrics: it finds the series of a connection, and remembers what the World says until the
-//! World changes.
+//! A worker's own end of the metrics: it finds the series of a connection, and remembers what facts come to as labels.
 
 use std::{
     cell::RefCell,
@@ -12,7 +11,7 @@ use underpass_core::{
     Connection, Identity, ObjectName, World,
     addr::HBONE_PORT,
     connection::{Direction, Party},
-    world::{Version, Workload},
+    world::Workload,
 };
 use underpass_net::tunnel::Tally;
 use underpass_telemetry::metrics::{Counter, Registry, Table};
@@ -26,6 +25,9 @@ use super::{
     traffic::Key,
 };
 
+/// So many sides are kept whether they are used or not.
+const FEW: usize = 64;
+
 /// Counts the connections of one worker.
 pub(crate) struct Recorder {
     metrics: Arc<Metrics>,
@@ -38,15 +40,24 @@ pub(crate) struct Recorder {
 
 /// A side, found by its workload's address in memory, which stays its own while it is kept here, and its identity.
 struct KnownSide {
-    _workload: Option<Arc<Workload>>,
+    workload: Option<Arc<Workload>>,
     side: Arc<Side>,
 }
 
-/// What one World says, as far as it was asked.
+impl KnownSide {
+    /// The World has this very fact.
+    fn is_current(&self, world: &World) -> bool {
+        let is_it = |w: &Arc<Workload>| world.workload(&w.uid).is_some_and(|current| Arc::ptr_eq(current, w));
+        self.workload.as_ref().is_some_and(is_it)
+    }
+}
+
+/// What facts say as labels, as far as it was asked. A fact does not change, so that a World which has it as well changes
+/// nothing here; what the World does not have any more goes when there would be twice as much as was left before.
 #[derive(Default)]
 struct Known {
-    version: Option<Version>,
     sides: HashMap<(usize, Option<Identity>), KnownSide>,
+    most: usize,
 }
 
 impl fmt::Debug for Recorder {
@@ -95,25 +106,26 @@ impl Recorder {
 
 impl Known {
     fn key(&mut self, world: &World, record: &Connection) -> Key {
-        if self.version != Some(world.version()) {
-            *self = Self { version: Some(world.version()), ..Self::default() };
-        }
         let service = match record.direction {
             Direction::Outbound => record.service.clone(),
             Direction::Inbound => service(world, &record.destination),
         };
         Key {
             direction: record.direction,
-            source: self.side(&record.source),
-            destination: self.side(&record.destination),
+            source: self.side(world, &record.source),
+            destination: self.side(world, &record.destination),
             service: service.map(|name| (name.clone(), hostname(world, &name))),
             security: Security::of(record.direction, record.path),
         }
     }
 
-    fn side(&mut self, party: &Party) -> Arc<Side> {
+    fn side(&mut self, world: &World, party: &Party) -> Arc<Side> {
+        if self.sides.len() > self.most {
+            self.sides.retain(|_, known| known.is_current(world));
+            self.most = (2 * self.sides.len()).max(FEW);
+        }
         let address = party.workload.as_ref().map_or(0, |w| Arc::as_ptr(w).addr());
-        let make = || KnownSide { _workload: party.workload.clone(), side: Arc::new(Side::new(party)) };
+        let make = || KnownSide { workload: party.workload.clone(), side: Arc::new(Side::new(party)) };
         Arc::clone(&self.sides.entry((address, party.identity.clone())).or_insert_with(make).side)
     }
 }
@@ -127,4 +139,44 @@ fn hostname(world: &World, service: &ObjectName) -> Arc<str> {
 fn service(world: &World, destination: &Party) -> Option<ObjectName> {
     let workload = world.workload(&destination.workload.as_ref()?.uid)?;
     workload.service_at(destination.address.port()).cloned()
+}
+
+#[cfg(test)]
+mod tests {
+    use underpass_core::{
+        objects::{Batch, Object},
+        testing::{model, pod},
+    };
+
+    use super::*;
+
+    #[test]
+    fn what_a_fact_comes_to_is_kept_while_the_world_has_it() {
+        let mut model = model([pod("default/stays", "10.0.0.1").into()]);
+        let mut known = Known::default();
+        let mut side = |world: &World, address: &str| {
+            let address: std::net::SocketAddr = address.parse().unwrap();
+            let workload = world.workload_at(address.ip()).cloned();
+            assert!(workload.is_some());
+            let side = known.side(world, &Party { address, workload, identity: None });
+            (side, known.sides.len())
+        };
+        let (first, _) = side(model.world(), "10.0.0.1:1");
+        let mut most = 0;
+        for n in 0..FEW * 4 {
+            let mut batch = Batch::default();
+            batch.put(pod(&format!("default/p{n}"), "10.0.0.2"));
+            model.apply(&batch);
+            most = most.max(side(model.world(), "10.0.0.2:1").1);
+            let mut batch = Batch::default();
+            batch.remove(Object::from(pod(&format!("default/p{n}"), "10.0.0.2")).key());
+            model.apply(&batch);
+            assert!(Arc::ptr_eq(&first, &side(model.world(), "10.0.0.1:1").0), "made once");
+        }
+        assert!(most <= FEW + 1, "{most}");
+        let mut batch = Batch::default();
+        batch.put(pod("default/stays", "10.0.0.1"));
+        model.apply(&batch);
+        assert!(Arc::ptr_eq(&first, &side(model.world(), "10.0.0.1:1").0), "an equal put is no change");
+    }
 }

@@ -112,7 +112,11 @@ impl Rig {
     /// A scrape `after_s` seconds after the begin.
     fn scrape(&self, after_s: u64) -> String {
         let mut samples = self.registry.gather();
-        self.metrics.show(self.model.world(), self.began + Duration::from_secs(after_s), &mut samples);
+        self.metrics.show(
+            &Arc::new(self.model.world().clone()),
+            self.began + Duration::from_secs(after_s),
+            &mut samples,
+        );
         Exposition::Text.write(&samples)
     }
 }

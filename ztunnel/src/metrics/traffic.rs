@@ -2,9 +2,10 @@
 
 use std::{
     collections::{
-        HashMap, HashSet,
+        HashMap,
         hash_map::Entry::{Occupied, Vacant},
     },
+    hash::Hash,
     sync::{
         Arc,
         atomic::{
@@ -15,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use underpass_core::{Identity, ObjectName, World, connection::Direction, world::Version};
+use underpass_core::{Identity, ObjectName, World, connection::Direction, world::Delta};
 use underpass_telemetry::metrics::{Labels, Samples};
 
 use super::{
@@ -53,7 +54,7 @@ impl Key {
     fn is_alive(&self, alive: &Alive) -> bool {
         alive.has(&self.source)
             && alive.has(&self.destination)
-            && self.service.as_ref().is_none_or(|(name, _)| alive.services.contains(name))
+            && self.service.as_ref().is_none_or(|(name, _)| alive.world.service(name).is_some())
     }
 }
 
@@ -219,31 +220,94 @@ impl Traffic {
     }
 }
 
-/// What there is in one World.
+/// What there is in the World of a scrape: from one to the next it follows what differs.
 #[derive(Debug)]
 pub(super) struct Alive {
-    version: Version,
-    places: HashSet<Place>,
-    identities: HashSet<Identity>,
-    services: HashSet<ObjectName>,
+    world: Arc<World>,
+    places: HashMap<Place, usize>,
+    identities: HashMap<Identity, usize>,
 }
 
 impl Alive {
-    pub(super) fn new(world: &World) -> Self {
-        Self {
-            version: world.version(),
-            places: world.workloads().map(|w| Place::new(w)).collect(),
-            identities: world.identities().cloned().collect(),
-            services: world.services().map(|s| s.name.clone()).collect(),
-        }
+    pub(super) fn new(world: &Arc<World>) -> Self {
+        let nothing = Arc::new(World::empty(world.settings().clone()));
+        let mut alive = Self { world: nothing, places: HashMap::new(), identities: HashMap::new() };
+        alive.follow(world);
+        alive
     }
 
-    pub(super) const fn version(&self) -> Version {
-        self.version
+    /// From here on it is what there is in `world`.
+    pub(super) fn follow(&mut self, world: &Arc<World>) {
+        let old = Arc::clone(&self.world);
+        if old.settings().trust_domain != world.settings().trust_domain {
+            *self = Self::new(world); // every identity is another one
+            return;
+        }
+        for workload in Delta::between(&old, world).workloads {
+            if let Some(new) = workload.new {
+                *self.places.entry(Place::new(new)).or_default() += 1;
+                world.identity(new).into_iter().for_each(|id| *self.identities.entry(id.clone()).or_default() += 1);
+            }
+            if let Some(gone) = workload.old {
+                remove(&mut self.places, &Place::new(gone));
+                old.identity(gone).into_iter().for_each(|identity| remove(&mut self.identities, identity));
+            }
+        }
+        self.world = Arc::clone(world);
     }
 
     fn has(&self, side: &Side) -> bool {
-        side.place.as_ref().is_none_or(|place| self.places.contains(place))
-            && side.principal.as_ref().is_none_or(|principal| self.identities.contains(principal))
+        side.place.as_ref().is_none_or(|place| self.places.contains_key(place))
+            && side.principal.as_ref().is_none_or(|principal| self.identities.contains_key(principal))
+    }
+}
+
+/// There is one less.
+fn remove<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+    use underpass_core::{
+        testing::{some_batch, some_model},
+        world::MeshSettings,
+    };
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_followed_is_what_there_is(
+            start in some_model(),
+            changes in vec((some_batch(), prop::bool::weighted(0.2), any::<bool>()), 0..6),
+        ) {
+            let mut model = start;
+            let mut followed = Alive::new(&Arc::new(model.world().clone()));
+            for (n, (batch, settings, skips)) in changes.into_iter().enumerate() {
+                model.apply(&batch);
+                if settings {
+                    let trust_domain = format!("td{n}.example").parse().unwrap();
+                    model.set_settings(MeshSettings { trust_domain, ..MeshSettings::default() });
+                }
+                if skips {
+                    continue;
+                }
+                let world = Arc::new(model.world().clone());
+                followed.follow(&world);
+                let counts = |alive: &Alive| (alive.places.clone(), alive.identities.clone());
+                prop_assert_eq!(counts(&followed), counts(&Alive::new(&world)));
+                let all: usize = followed.places.values().sum();
+                prop_assert_eq!(all, world.workloads().count());
+                prop_assert!(world.identities().all(|identity| followed.identities.contains_key(identity)));
+                prop_assert_eq!(followed.identities.len(), world.identities().count());
+            }
+        }
     }
 }
