@@ -3,13 +3,14 @@
 
 use std::{
     fmt, io,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     path::PathBuf,
     time::SystemTime,
 };
 
 use underpass_abi::{CgroupId, Marks};
 use underpass_identity::Authority;
+use underpass_net::socket::has_ipv6;
 use underpass_telemetry::{
     access_log,
     admin::{AdminError, Listener, Unpublished},
@@ -79,7 +80,9 @@ impl Bound {
     /// Each at its address: on the one of these sockets that listens there already, or on a new one.
     fn new(config: &Config, mut sockets: Vec<TcpListener>) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
+        let ipv6 = has_ipv6();
         let mut bind = |what: &str, flag: &str, address: SocketAddr, on: On| {
+            let address = every(address, ipv6);
             let here = |socket: &TcpListener| socket.local_addr().is_ok_and(|is| is == address);
             let socket = sockets.iter().position(here).map(|i| sockets.swap_remove(i));
             on(address, socket)
@@ -115,6 +118,12 @@ impl Servers {
             .filter_map(|server| server.socket().transpose())
             .collect()
     }
+}
+
+/// `[::]` is every address of the host: those of IPv4 alone where there is no IPv6.
+fn every(address: SocketAddr, ipv6: bool) -> SocketAddr {
+    let is_every = address.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED);
+    if is_every && !ipv6 { SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())) } else { address }
 }
 
 type On = fn(SocketAddr, Option<TcpListener>) -> Result<Listener, AdminError>;
@@ -243,6 +252,18 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
+
+    #[test]
+    fn every_address_is_of_the_families_that_are_there() {
+        for (address, ipv6, expect) in [
+            ("[::]:15020", true, "[::]:15020"),
+            ("[::]:15020", false, "0.0.0.0:15020"),
+            ("[::1]:15020", false, "[::1]:15020"),
+            ("0.0.0.0:15020", true, "0.0.0.0:15020"),
+        ] {
+            assert_eq!(every(address.parse().unwrap(), ipv6), expect.parse().unwrap(), "{address} {ipv6}");
+        }
+    }
 
     #[test]
     fn everything_that_is_wrong_is_said_at_once() {

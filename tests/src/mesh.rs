@@ -45,6 +45,7 @@ pub struct Mesh {
     started: usize,
     options: Vec<String>,
     files: Option<u64>,
+    ipv6: bool,
 }
 
 impl Mesh {
@@ -61,7 +62,7 @@ impl Mesh {
         }
         let world = World::empty(MeshSettings::default()).apply(&update.batch);
         let bed = Testbed::up(lab, &Description::from_world(&world)?)?;
-        Ok(Self { bed, manifests, agents: BTreeMap::new(), started: 0, options: Vec::new(), files: None })
+        Ok(Self { bed, manifests, agents: BTreeMap::new(), started: 0, options: Vec::new(), files: None, ipv6: true })
     }
 
     /// Options that every agent is started with from now on.
@@ -72,6 +73,11 @@ impl Mesh {
     /// How many files every agent that is started from now on may have open.
     pub fn files(&mut self, most: u64) {
         self.files = Some(most);
+    }
+
+    /// Every agent that is started from now on finds a kernel without IPv6.
+    pub fn without_ipv6(&mut self) {
+        self.ipv6 = false;
     }
 
     /// Starts an agent on every node, and waits until all of them have applied the manifests.
@@ -134,6 +140,7 @@ impl Mesh {
             .args(&self.options)
             .args(more)
             .files(self.files)
+            .ipv6(self.ipv6)
             .named(&format!("agent-{name}-{}", self.started));
         let running = node.service("underpass-agent")?.start(&program)?;
         self.agents.insert(name.to_owned(), running);

@@ -17,6 +17,7 @@ use underpass_net::{
 };
 use underpass_tests::{
     apps::{
+        http,
         pair::Pair,
         remote::{Id, Sockets},
         socket::Opt,
@@ -29,6 +30,7 @@ underpass_tests::scenarios! {
     every_socket_has_its_options,
     a_half_lasts_as_long_as_both_ends,
     a_node_that_is_gone_is_found,
+    a_host_without_ipv6,
 }
 
 /// Two nodes: mesh/a and mesh/a2 on the first, mesh/b and mesh/b2 on the second are in the mesh; out/o1 and out/o2 are not.
@@ -285,6 +287,37 @@ fn a_node_that_is_gone_is_found(lab: &Lab) -> Result<()> {
             "the server of {}: {read:?}",
             pair.to
         );
+    }
+    Ok(())
+}
+
+/// Where the kernel knows no IPv6, listeners are for IPv4, and all of it works as it does elsewhere, also when it is taken over.
+fn a_host_without_ipv6(lab: &Lab) -> Result<()> {
+    let mut mesh = Mesh::up(lab, &[("world.yaml", WORLD)])?;
+    mesh.without_ipv6();
+    mesh.start()?;
+    let mut before = Vec::new();
+    for round in 0..2 {
+        let listeners: Vec<_> = held(&mut mesh, "node-2")?
+            .into_iter()
+            .filter(|held| held.ends.1.is_none())
+            .map(|held| held.ends.0)
+            .collect();
+        ensure!(listeners.len() == 4 && listeners.iter().all(SocketAddr::is_ipv4), "{listeners:?}");
+        for [client, server] in ROUTES {
+            let mut pair = mesh.pair(client, server, true).with_context(|| format!("round {round}"))?;
+            pair.exchange()?;
+            pair.close()?;
+            mesh.logged(
+                mesh.node_of(server)?,
+                &[("destination_address", &pair.to.to_string()), ("reason", "finished")],
+            )?;
+        }
+        for port in [15020, 15021] {
+            let url = format!("http://127.0.0.1:{port}{}", if port == 15021 { "/healthz/ready" } else { "/metrics" });
+            mesh.bed.node("node-2")?.shell()?.act(http::fetch, url)?;
+        }
+        before.push(mesh.take_over("node-2")?);
     }
     Ok(())
 }

@@ -38,7 +38,7 @@ fn defaults_are_the_documented_ones() {
     let config = parse(&[]).unwrap();
     assert_eq!(config.mesh(), MeshSettings::default());
     assert_eq!(config.certificate_lifetime, Duration::from_secs(86_400));
-    assert_eq!(config.keepalive(), underpass_net::socket::options::Keepalive::default());
+    assert_eq!(config.keepalive(), Keepalive::default());
     assert_eq!(config.release_drain, Duration::from_secs(30));
     assert_eq!(config.admin_address, "127.0.0.1:15000".parse().unwrap());
 }

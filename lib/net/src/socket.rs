@@ -12,7 +12,7 @@ mod ports;
 
 use std::{
     io::{self, ErrorKind},
-    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
@@ -29,7 +29,7 @@ use self::options::Options;
 pub use self::{options::reset_on_close, ports::PortPool};
 use crate::{
     netns::Netns,
-    system::{SystemError, set_option},
+    system::{SystemError, errno, set_option},
 };
 
 /// Connections that wait to be accepted. The kernel lowers it to the namespace's net.core.somaxconn, 4096 by default.
@@ -42,8 +42,10 @@ const PORTS_TRIED: u32 = 256;
 /// The listener for what the pod's applications open. It is transparent, because its answers have the original
 /// destination as their source.
 pub fn outbound_listener(netns: &Netns) -> Result<TcpListener, SystemError> {
-    listener(netns, "outbound listener", |fd| {
-        set_option(fd, libc::SOL_IPV6, libc::IPV6_TRANSPARENT, 1)?;
+    listener(netns, "outbound listener", |fd, v6| {
+        if v6 {
+            set_option(fd, libc::SOL_IPV6, libc::IPV6_TRANSPARENT, 1)?;
+        }
         set_option(fd, libc::SOL_IP, libc::IP_TRANSPARENT, 1)
     })
 }
@@ -51,22 +53,25 @@ pub fn outbound_listener(netns: &Netns) -> Result<TcpListener, SystemError> {
 /// The listener for what comes from outside. It is bound to the pod's device, and so is what it accepts: packets that the
 /// tunnel exchanges with the application over lo never match it.
 pub fn inbound_listener(netns: &Netns, device: &str) -> Result<TcpListener, SystemError> {
-    listener(netns, "inbound listener", |fd| Ok(setsockopt(fd, sockopt::BindToDevice, &device.into())?))
+    listener(netns, "inbound listener", |fd, _| Ok(setsockopt(fd, sockopt::BindToDevice, &device.into())?))
 }
 
-/// Dual-stack, on a port that nobody needs to know: the kernel programs choose the socket itself. Its [`options`] are its
-/// owner's to set, as those of a listener that was handed over.
+/// Dual-stack, or for IPv4 where the kernel has no IPv6, on a port that nobody needs to know: the kernel programs choose the
+/// socket itself. Its [`options`] are its owner's to set, as those of a listener that was handed over.
 fn listener(
     netns: &Netns,
     object: &str,
-    prepare: impl FnOnce(&OwnedFd) -> io::Result<()>,
+    prepare: impl FnOnce(&OwnedFd, bool) -> io::Result<()>,
 ) -> Result<TcpListener, SystemError> {
     let made = (|| {
-        let fd = tcp_socket(netns, true)?;
-        set_option(&fd, libc::SOL_IPV6, libc::IPV6_V6ONLY, 0)?;
-        prepare(&fd)?;
+        let (fd, v6) = dual_or_v4(|v6| tcp_socket(netns, v6))?;
+        if v6 {
+            set_option(&fd, libc::SOL_IPV6, libc::IPV6_V6ONLY, 0)?;
+        }
+        prepare(&fd, v6)?;
         set_option(&fd, libc::SOL_TCP, libc::TCP_FASTOPEN, FAST_OPEN_QUEUE)?;
-        bind(fd.as_raw_fd(), &storage(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))))?;
+        let any = if v6 { IpAddr::from(Ipv6Addr::UNSPECIFIED) } else { Ipv4Addr::UNSPECIFIED.into() };
+        bind(fd.as_raw_fd(), &storage(SocketAddr::new(any, 0)))?;
         listen(&fd, Backlog::new(BACKLOG)?)?;
         Ok(fd.into())
     })();
@@ -158,6 +163,21 @@ pub fn pending_error(socket: &impl AsFd) -> io::Result<Option<io::Error>> {
     Ok((code != 0).then(|| io::Error::from_raw_os_error(code)))
 }
 
+/// Does this machine's kernel have IPv6? Not where it was started with `ipv6.disable=1`.
+#[must_use]
+pub fn has_ipv6() -> bool {
+    let made = socket(AddressFamily::Inet6, SockType::Stream, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp);
+    !matches!(made, Err(Errno::EAFNOSUPPORT))
+}
+
+/// A socket for both families, and whether it is: it is one for IPv4 where there is no IPv6. Any other failure is one.
+fn dual_or_v4<T>(make: impl Fn(bool) -> io::Result<T>) -> io::Result<(T, bool)> {
+    match make(true) {
+        Err(e) if errno(&e) == Some(libc::EAFNOSUPPORT) => Ok((make(false)?, false)),
+        made => Ok((made?, true)),
+    }
+}
+
 fn tcp_socket(netns: &Netns, v6: bool) -> io::Result<OwnedFd> {
     let family = if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -236,6 +256,20 @@ mod tests {
             let read = accepted.read(&mut [0; 1]);
             assert_eq!(read.as_ref().is_err_and(|e| e.kind() == ErrorKind::ConnectionReset), reset, "{read:?}");
         }
+    }
+
+    #[test]
+    fn without_ipv6_a_listener_is_for_ipv4() {
+        let check = |v6: Result<(), i32>, v4: Result<(), i32>, expect: Result<bool, i32>| {
+            let answer = |answer: Result<(), i32>| answer.map_err(io::Error::from_raw_os_error);
+            let made = dual_or_v4(|wants_v6| answer(if wants_v6 { v6 } else { v4 }));
+            assert_eq!(made.map(|((), is_dual)| is_dual).map_err(|e| errno(&e).unwrap_or(0)), expect, "{v6:?} {v4:?}");
+        };
+        check(Ok(()), Ok(()), Ok(true));
+        check(Err(libc::EAFNOSUPPORT), Ok(()), Ok(false));
+        check(Err(libc::EAFNOSUPPORT), Err(libc::EMFILE), Err(libc::EMFILE));
+        check(Err(libc::EMFILE), Ok(()), Err(libc::EMFILE));
+        check(Err(libc::EACCES), Ok(()), Err(libc::EACCES));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     actor::{Actor, Exit, Io, Process},
     lab::Place,
-    wait,
+    sys, wait,
 };
 
 /// A program to start.
@@ -30,6 +30,7 @@ pub struct Program {
     name: String,
     log: Option<PathBuf>,
     files: Option<u64>,
+    ipv6: bool,
 }
 
 impl Program {
@@ -37,7 +38,7 @@ impl Program {
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Self { path, arguments: Vec::new(), environment: Vec::new(), name, log: None, files: None }
+        Self { path, arguments: Vec::new(), environment: Vec::new(), name, log: None, files: None, ipv6: true }
     }
 
     /// One more argument.
@@ -67,6 +68,13 @@ impl Program {
     #[must_use]
     pub fn files(mut self, most: Option<u64>) -> Self {
         self.files = most;
+        self
+    }
+
+    /// Whether it finds a kernel with IPv6, or one that was started with `ipv6.disable=1`: no such socket is made then.
+    #[must_use]
+    pub fn ipv6(mut self, ipv6: bool) -> Self {
+        self.ipv6 = ipv6;
         self
     }
 
@@ -108,6 +116,9 @@ fn replace_by(program: Program, io: &mut Io) -> Result<()> {
     let output = File::options().append(true).open(&log).with_context(|| format!("open {}", log.display()))?;
     if let Some(most) = program.files {
         setrlimit(Resource::RLIMIT_NOFILE, most, most).context("limit of open files")?;
+    }
+    if !program.ipv6 {
+        sys::forget_ipv6().context("a filter of system calls")?;
     }
     io.send(&())?;
     let mut command = Command::new(&program.path);

@@ -103,6 +103,30 @@ pub(super) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// From now on this process, and the program that it becomes, is told EAFNOSUPPORT where it wants an IPv6 socket. Only for a
+/// process with the rights of root.
+pub(super) fn forget_ipv6() -> io::Result<()> {
+    // Of struct seccomp_data (linux/seccomp.h): the call's number, and the low half of its first argument.
+    const NUMBER: u32 = 0;
+    const FIRST: u32 = 16;
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const JUMP: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let step = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
+    let mut filter = [
+        step(LOAD, NUMBER, 0, 0),
+        step(JUMP, libc::SYS_socket as u32, 0, 3),
+        step(LOAD, FIRST, 0, 0),
+        step(JUMP, libc::AF_INET6 as u32, 0, 1),
+        step(RETURN, libc::SECCOMP_RET_ERRNO | libc::EAFNOSUPPORT as u32, 0, 0),
+        step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: the kernel copies the instructions, whose number is named, from memory that lives until the call is over.
+    let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+    check(i64::from(set)).map(drop)
+}
+
 /// Closes every descriptor from `first` on.
 pub(super) fn close_from(first: RawFd) {
     // SAFETY: called by a fresh fork right after it took its own descriptor below `first`; none of the ones closed
