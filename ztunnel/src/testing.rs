@@ -1,5 +1,5 @@
 //! Pods that are addresses in one process: their listeners and applications are on loopback, and a table says who is
-//! meant. Behind the feature `testing`.
+//! meant ([`Switch`]). And open connections without sockets, for a benchmark of many ([`Idle`]). Behind the feature `testing`.
 
 #![allow(clippy::missing_panics_doc, reason = "tests alone use it, and want to panic")]
 
@@ -7,13 +7,25 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, SocketAddr, TcpStream as Opening},
-    sync::Mutex,
+    rc::Rc,
+    sync::{Arc, Mutex},
 };
 
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::oneshot};
+use underpass_core::{
+    ObjectName,
+    connection::Direction,
+    rejudge::{Judged, Way},
+    world::Uid,
+};
 use underpass_net::{netns::Netns, socket::options::Options};
 
-use crate::sockets::{Ends, Sockets};
+use crate::{
+    Ztunnel,
+    sockets::{Ends, Sockets},
+    track::Track,
+    worker::{Message, Served, Worker},
+};
 
 /// Connects pods of one process.
 #[derive(Debug, Default)]
@@ -74,5 +86,98 @@ impl Sockets for Switch {
 
     fn to_next_hop(&self, _: &Netns, from: IpAddr, next: SocketAddr, options: &Options) -> io::Result<Opening> {
         self.open(from, next, options)
+    }
+}
+
+/// Open connections of one pod that have no sockets and carry nothing: registered, listed, counted and judged again like any
+/// other, until a change or an operator ends them.
+#[derive(Debug)]
+pub struct Idle {
+    /// The pod of this node.
+    pub pod: ObjectName,
+    /// Its network namespace, by name: decides whose worker has them.
+    pub cookie: u64,
+    /// Source, destination, and what the verdict rests on.
+    pub connections: Vec<(SocketAddr, SocketAddr, Way)>,
+}
+
+impl Idle {
+    /// In the worker whose they are.
+    pub(crate) fn open(self, worker: &Rc<Worker>) {
+        let netns = Arc::new(Netns::own().expect("own namespace"));
+        let budget = worker.budgets.add(self.cookie, &self.pod);
+        let uid = Uid::of_pod(&worker.world().settings().cluster, &self.pod);
+        let pod = Rc::new(Served::new((self.pod, uid), self.cookie, netns, budget, &worker.settings));
+        for (source, destination, way) in self.connections {
+            let direction = match way {
+                Way::Inbound { .. } => Direction::Inbound,
+                Way::Outbound { .. } => Direction::Outbound,
+            };
+            let (track, serving) = (Track::begin(worker, &pod, direction, source, destination), worker.begins(&pod));
+            track.open(Judged { pod: pod.uid.clone(), way, judged_at: worker.world().version() });
+            tokio::task::spawn_local(async move {
+                let mut track = track;
+                let (reason, policy) = track.cancel.cancelled().await;
+                track.policy(policy);
+                track.finish(reason);
+                drop(serving);
+            });
+        }
+    }
+}
+
+impl Ztunnel {
+    /// Opens connections that have no sockets. Completes when they are registered and allowed by the worker's World, or told
+    /// to end.
+    pub fn open_idle(&self, idle: Idle) -> impl Future<Output = ()> + use<> {
+        let (opened, done) = oneshot::channel();
+        self.send(idle.cookie, Message::Idle(Box::new(idle), opened));
+        async {
+            // A worker that is gone has none.
+            let _ = done.await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::{LocalSet, yield_now};
+    use underpass_core::{
+        authz::Rule,
+        objects::Batch,
+        testing::{ambient, model, name, policy},
+        world::Action,
+    };
+
+    use super::*;
+    use crate::worker::testing::worker;
+
+    #[tokio::test]
+    async fn idle_connections_are_open_until_a_change_denies_them() {
+        let opened = |peer: &str| {
+            let (source, destination): (SocketAddr, SocketAddr) =
+                (SocketAddr::new(peer.parse().unwrap(), 9), "10.0.0.2:80".parse().unwrap());
+            let (address, port) = (destination.ip(), destination.port());
+            (source, destination, Way::Inbound { address, port, peer: source.ip(), identity: None })
+        };
+        let local = LocalSet::new();
+        let ended = local.run_until(async {
+            let mut model = model([ambient("default/b", "10.0.0.2", "").into()]);
+            let worker = worker(model.world().clone());
+            let idle =
+                Idle { pod: name("default/b"), cookie: 1, connections: ["10.0.0.8", "10.0.0.9"].map(opened).to_vec() };
+            idle.open(&worker);
+            for (policy, open) in [("other/p", 2), ("default/p", 0)] {
+                let mut batch = Batch::default();
+                batch.put(self::policy(policy, Action::Deny, vec![Rule::default()]));
+                model.apply(&batch);
+                worker.exchange_world(Arc::new(model.world().clone()));
+                for _ in 0..10 {
+                    yield_now().await;
+                }
+                assert_eq!((worker.live.borrow().len(), worker.connections.len()), (open, open), "{policy}");
+            }
+        });
+        ended.await;
     }
 }

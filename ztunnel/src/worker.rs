@@ -64,6 +64,8 @@ pub(crate) enum Message {
     },
     Drain(Accepting, oneshot::Sender<()>),
     Lend(oneshot::Sender<Vec<io::Result<Lent>>>),
+    #[cfg(any(test, feature = "testing"))]
+    Idle(Box<crate::testing::Idle>, oneshot::Sender<()>),
 }
 
 /// How often ended tunnels are dropped from the pool.
@@ -160,7 +162,7 @@ pub(crate) struct Worker {
     pub(crate) buffers: Buffers,
     pub(crate) pool: Pool,
     pub(crate) connections: Arc<Connections>,
-    budgets: Arc<Budgets>,
+    pub(crate) budgets: Arc<Budgets>,
     pub(crate) recorder: Recorder,
     /// Its own open and opening connections, by number.
     pub(crate) live: RefCell<HashMap<u64, Live>>,
@@ -264,6 +266,11 @@ impl Worker {
                     }
                     Some(Message::Drain(accepting, done)) => self.drain(accepting, done),
                     Some(Message::Lend(answer)) => drop(answer.send(self.lend())),
+                    #[cfg(any(test, feature = "testing"))]
+                    Some(Message::Idle(idle, opened)) => {
+                        idle.open(&self);
+                        let _ = opened.send(()); // as above
+                    }
                     None => return self.shut_down().await,
                 },
                 Ok(()) = inputs.world.changed() => self.exchange(&mut inputs),
