@@ -4,6 +4,7 @@
 //! compiles in seconds and still runs when they do not compile. What a command needs and can install, it installs; what it
 //! cannot, it names together with the exact command to run.
 
+mod bench;
 mod build;
 mod demo;
 mod ebpf;
@@ -42,6 +43,8 @@ enum Task {
     Boot(vm::Options),
     /// Build everything and start two nodes with a sample application on this machine
     Demo(demo::Options),
+    /// Measure, with the targets beside the numbers
+    Bench(bench::Options),
 }
 
 fn run(task: Task) -> Result<bool> {
@@ -52,6 +55,7 @@ fn run(task: Task) -> Result<bool> {
         Task::Test(options) => test::run(&workspace, &options),
         Task::Boot(options) => vm::run(&workspace, &options),
         Task::Demo(options) => demo::run(&workspace, &options).map(|()| true),
+        Task::Bench(options) => bench::run(&workspace, &options).map(|()| true),
     }
 }
 

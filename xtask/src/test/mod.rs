@@ -38,7 +38,7 @@ pub(crate) struct Options {
 enum Level {
     /// Nothing: tidy, unit tests, doc tests.
     Pure,
-    /// The loopback device: integration tests of the default members.
+    /// The loopback device: integration tests of the default members, and the quick form of the benchmarks.
     Loopback,
     /// Root and a kernel: the tests of tests/.
     Kernel,
@@ -56,8 +56,10 @@ impl fmt::Display for Level {
 
 const LEVELS: [Level; 3] = [Level::Pure, Level::Loopback, Level::Kernel];
 
-/// Left out everywhere but on the kernel level.
-const TESTBED: &str = "underpass-tests";
+/// Left out everywhere but on the kernel level, except for what needs no kernel.
+pub(crate) const TESTBED: &str = "underpass-tests";
+/// That: the quick form of the benchmarks, which judges counts.
+pub(crate) const QUICK_BENCH: &str = "bench";
 
 /// In a machine without hardware virtualisation a program runs 5 to 20 times slower, most of it not in what tests wait for.
 const SLOW_FACTOR: &str = "4";
@@ -147,7 +149,8 @@ impl Runner<'_> {
     fn loopback(&mut self) -> Result<()> {
         let h2spec = h2spec::ensure(self.workspace)?;
         let tests = self.user_space().args(["--test", "*", "--features", "underpass-net/h2spec"]);
-        self.tests(tests.env("H2SPEC", h2spec))
+        self.tests(tests.env("H2SPEC", h2spec))?;
+        self.tests(self.cargo_test().args(["-p", TESTBED, "--test", QUICK_BENCH]))
     }
 
     fn kernel(&mut self) -> Result<()> {

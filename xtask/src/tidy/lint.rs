@@ -6,6 +6,7 @@ use super::Finding;
 use super::sources::Source;
 use crate::ebpf;
 use crate::process::Cmd;
+use crate::test::{QUICK_BENCH, TESTBED};
 use crate::workspace::Workspace;
 
 pub(crate) fn format(workspace: &Workspace, sources: &[Source]) -> Vec<Finding> {
@@ -16,11 +17,16 @@ pub(crate) fn format(workspace: &Workspace, sources: &[Source]) -> Vec<Finding> 
 }
 
 pub(crate) fn clippy(workspace: &Workspace) -> Vec<Finding> {
-    let user_space =
-        workspace.cargo().args(["clippy", "--workspace", "--all-targets", "--keep-going", "--", "-D", "warnings"]);
+    let user_space = ["--workspace", "--all-targets"];
+    // A test that runs by name alone is none of all targets.
+    let by_name = ["-p", TESTBED, "--test", QUICK_BENCH];
+    let user_space = [&user_space[..], &by_name[..]].into_iter().map(|targets| {
+        let command = workspace.cargo().args(["clippy", "--keep-going"]).args(targets);
+        command.args(["--", "-D", "warnings"])
+    });
     let programs = ebpf::host_clippy(workspace).map(|command| command.args(["--", "-D", "warnings"]));
     let programs = programs.map_or_else(|error| Some(format!("{error:#}")), failed);
-    failed(user_space).into_iter().chain(programs).collect()
+    user_space.filter_map(failed).chain(programs).collect()
 }
 
 pub(crate) fn docs(workspace: &Workspace) -> Vec<Finding> {

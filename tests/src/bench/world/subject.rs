@@ -1,0 +1,464 @@
+//! What is measured: the parts of an agent that a change of the World passes through, wired as `agent::node` wires them, with
+//! tables in memory. The seam of this benchmark: whatever of the product it touches, it touches here, in the terms that
+//! [`Subject`] offers; scenarios, counting and tables know nothing else.
+//!
+//! ```text
+//! hand -> keeper -> World -> certificates wanted -> workers -> pods: wanted, plan, compile, diff -> tables in memory
+//! ```
+//! No pod of the cluster is on this node: a pod of its own needs a network namespace, and enrolment is measured elsewhere.
+
+use std::{
+    collections::BTreeSet,
+    hint::black_box,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::fd::BorrowedFd,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context, Result, ensure};
+use tokio::sync::{mpsc, oneshot, watch};
+use underpass_abi::{CgroupId, Cookie, ListenerKey, Marks, Op};
+use underpass_agent::{
+    datapath::{self, DataPath, InMemory},
+    keeper::Keeper,
+    pods::{self, Event, Handle, Meter, Pods},
+};
+use underpass_config::Update;
+use underpass_core::{
+    Identity, ObjectName, TrustDomain, World,
+    authz::{Match, Rule, Source, StringMatch},
+    enrol::DATAPLANE_MODE,
+    rejudge::{Over, Way},
+    world::{
+        Action, Affinity, AuthorizationPolicy, Created, DEFAULT_WEIGHT, EndpointSlice, Hints, InternalTraffic, Labels,
+        MeshSettings, MtlsMode, Namespace, Node, Object, PeerAuthentication, Phase, Scope, Service, ServicePort,
+        SliceEndpoint, SlicePort, TargetPort, Workload,
+    },
+};
+use underpass_identity::Authority;
+use underpass_telemetry::{
+    access_log::{self, AccessLog, Target},
+    admin::{Limits, Listener, Readiness, Router},
+    metrics::Registry,
+};
+use underpass_ztunnel::{Credentials, Inputs, Ztunnel, testing::Idle};
+
+use super::layout::{Change, Connection, Name, Thing};
+
+/// The name of the thread that keeps the World.
+pub const KEEPER: &str = "agent";
+/// How a worker's thread is called, with its number.
+pub const WORKER: &str = "worker-";
+/// The node that this is. No pod of the cluster is on it.
+const NODE: &str = "here";
+/// Within this, or never.
+const DEADLINE: Duration = Duration::from_secs(600);
+
+/// Changes, ready to be handed to the keeper.
+#[derive(Debug)]
+pub struct Batch(underpass_core::world::Batch);
+
+/// What cannot be changed while an agent runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotServed;
+
+/// Translates changes into the product's.
+///
+/// # Errors
+/// One of them is not served.
+pub fn batch(changes: impl IntoIterator<Item = Change>) -> Result<Batch, NotServed> {
+    let mut batch = underpass_core::world::Batch::default();
+    for change in changes {
+        match change {
+            Change::Put(thing) => batch.put(object(thing)),
+            Change::Remove(thing) => batch.remove(object(thing).key()),
+            Change::Alias(_) => return Err(NotServed),
+        }
+    }
+    Ok(Batch(batch))
+}
+
+/// A running agent, as far as the World goes.
+#[derive(Debug)]
+pub struct Subject {
+    updates: Option<mpsc::UnboundedSender<Update>>,
+    handed: AtomicU64,
+    world: watch::Receiver<Arc<World>>,
+    progress: Arc<Progress>,
+    ztunnel: Arc<Ztunnel>,
+    readiness: SocketAddr,
+    /// Dropped, the thread ends.
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    _credentials: watch::Sender<Arc<Credentials>>,
+    _access_log: Arc<AccessLog>,
+}
+
+/// How far the tables are.
+#[derive(Debug, Default)]
+struct Progress {
+    /// The newest World that is applied.
+    applied: Mutex<u64>,
+    changed: Condvar,
+    operations: AtomicU64,
+}
+
+impl Progress {
+    fn lock(&self) -> MutexGuard<'_, u64> {
+        self.applied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Subject {
+    /// An agent that has heard of nothing yet, with so many workers.
+    ///
+    /// # Errors
+    /// What could not be started.
+    pub fn start(workers: usize) -> Result<Self> {
+        let registry = Registry::default();
+        let (updates, received) = mpsc::unbounded_channel();
+        let keeper = Keeper::new(MeshSettings::default(), received, &registry);
+        let world = keeper.world();
+        let log = access_log::Settings { target: Target::File("/dev/null".into()), ..access_log::Settings::default() };
+        let access_log = Arc::new(AccessLog::start(&log)?);
+        let (credentials, newest) = watch::channel(Arc::new(credentials()?));
+        let mut settings = underpass_ztunnel::Settings::new(Marks::DEFAULT.inbound());
+        settings.workers = workers.try_into().context("at least one worker")?;
+        let (access, metrics) = (Arc::clone(&access_log), registry.clone());
+        let inputs = Inputs { world: keeper.world(), credentials: newest, access_log: access, metrics };
+        let ztunnel = Arc::new(Ztunnel::start(&settings, &inputs)?);
+
+        let (progress, ready) = (Arc::new(Progress::default()), Readiness::new());
+        let pods = pods(&progress, &ready, &registry)?;
+        let listener = Listener::any(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+        let readiness = listener.target().address().context("no address")?;
+        let (stop, stopped) = oneshot::channel();
+        let agent = Agent { keeper, world: world.clone(), ztunnel: Arc::clone(&ztunnel), pods };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new()
+            .name(KEEPER.into())
+            .spawn(move || runtime.block_on(agent.run(listener, ready, stopped)))?;
+        Ok(Self {
+            updates: Some(updates),
+            handed: AtomicU64::new(0),
+            world,
+            progress,
+            ztunnel,
+            readiness,
+            stop: Some(stop),
+            thread: Some(thread),
+            _credentials: credentials,
+            _access_log: access_log,
+        })
+    }
+
+    /// Hands changes to the keeper. They become visible together.
+    ///
+    /// # Errors
+    /// Where the keeper is gone.
+    pub fn hand(&self, Batch(batch): Batch) -> Result<()> {
+        ensure!(!batch.is_empty(), "a batch without changes is no World");
+        let update = Update { batch, ..Update::default() };
+        self.updates.as_ref().context("ended")?.send(update).ok().context("the keeper is gone")?;
+        self.handed.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    /// Waits until the tables are as everything that was handed over wants them.
+    ///
+    /// # Errors
+    /// Where they never are.
+    pub fn wait(&self) -> Result<()> {
+        let (wanted, began) = (self.handed.load(Relaxed), Instant::now());
+        let mut applied = self.progress.lock();
+        while *applied < wanted {
+            let left = DEADLINE.checked_sub(began.elapsed()).context("a World that is never applied")?;
+            let waited = self.progress.changed.wait_timeout(applied, left);
+            applied = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(())
+    }
+
+    /// Changes that were handed over and are in no World yet.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        self.handed.load(Relaxed).saturating_sub(self.world.borrow().version().0)
+    }
+
+    /// Operations on the tables so far.
+    #[must_use]
+    pub fn operations(&self) -> u64 {
+        self.progress.operations.load(Relaxed)
+    }
+
+    /// Where `GET /healthz/ready` is answered.
+    #[must_use]
+    pub const fn readiness(&self) -> SocketAddr {
+        self.readiness
+    }
+
+    /// Opens these connections, and waits until they are registered.
+    pub fn open(&self, connections: impl IntoIterator<Item = Connection>) {
+        let mut of_pods = std::collections::BTreeMap::<Name, Vec<_>>::new();
+        for connection in connections {
+            let pod = connection.pod.clone();
+            of_pods.entry(pod).or_default().push(ends(&connection));
+        }
+        for (cookie, (pod, connections)) in (1..).zip(of_pods) {
+            let opened = self.ztunnel.open_idle(Idle { pod: object_name(&pod), cookie, connections });
+            block_on(opened);
+        }
+    }
+
+    /// Connections that are open.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.ztunnel.connections().len()
+    }
+}
+
+impl Drop for Subject {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        drop(self.updates.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // a panic was printed
+        }
+    }
+}
+
+/// What runs on the agent's own thread.
+struct Agent {
+    keeper: Keeper,
+    world: watch::Receiver<Arc<World>>,
+    ztunnel: Arc<Ztunnel>,
+    pods: Handle,
+}
+
+impl Agent {
+    /// As `agent::node` turns: certificates, then the workers, then the pods.
+    async fn run(self, listener: Listener, ready: Readiness, mut stopped: oneshot::Receiver<()>) {
+        let Self { keeper, mut world, ztunnel, pods } = self;
+        let _answers = listener.serve(ready.routes(Router::new()), Limits::default()).expect("served");
+        tokio::spawn(keeper.run());
+        loop {
+            tokio::select! {
+                Ok(()) = world.changed() => {
+                    let newest = Arc::clone(&world.borrow_and_update());
+                    black_box(identities(&newest));
+                    ztunnel.caught_up().await;
+                    pods.set_world(newest);
+                }
+                _ = &mut stopped => return,
+            }
+        }
+    }
+}
+
+/// Whose certificates this node wants.
+fn identities(world: &World) -> BTreeSet<Identity> {
+    let here = |w: &&Arc<Workload>| w.node.as_deref() == Some(NODE) && world.is_enrolled(w);
+    world.workloads().filter(here).map(|w| w.identity(&world.settings().trust_domain)).collect()
+}
+
+/// The thread of the pods, above counted tables.
+fn pods(progress: &Arc<Progress>, ready: &Readiness, registry: &Registry) -> Result<Handle> {
+    let settings = pods::Settings {
+        node: NODE.into(),
+        cgroup_root: "/nonexistent/underpass".into(),
+        agents: vec![CgroupId(7)],
+        marks: Marks::DEFAULT,
+        drain: Duration::ZERO,
+    };
+    let gate = ready.gate("pods", "nothing is applied yet");
+    let told = Arc::clone(progress);
+    let sink = move |event| {
+        if let Event::Applied(version) = event {
+            gate.open();
+            *told.lock() = version.0;
+            told.changed.notify_all();
+        }
+    };
+    let path = Counted { path: InMemory::new(Marks::DEFAULT), progress: Arc::clone(progress) };
+    let pods = Pods::adopt(settings, path, Instant::now(), Box::new(sink))?;
+    Ok(pods::spawn(pods, Meter::new(registry))?)
+}
+
+/// Roots that nothing is verified by, and no certificate.
+fn credentials() -> Result<Credentials> {
+    let folder = std::env::temp_dir().join(format!("underpass-bench-{}", std::process::id()));
+    let roots = Authority::open(&folder, &TrustDomain::default(), SystemTime::now()).and_then(|ca| ca.roots(1));
+    let removed = std::fs::remove_dir_all(&folder);
+    let roots = Arc::new(roots.context("make a CA")?);
+    removed.with_context(|| format!("remove {}", folder.display()))?;
+    Ok(Credentials { roots, own: Default::default() })
+}
+
+fn block_on(future: impl Future) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    runtime.expect("a runtime").block_on(future);
+}
+
+/// Counts what it passes on.
+#[derive(Debug)]
+struct Counted {
+    path: InMemory,
+    progress: Arc<Progress>,
+}
+
+impl DataPath for Counted {
+    fn apply(&mut self, ops: &[Op]) -> datapath::Result<()> {
+        self.path.apply(ops)?;
+        self.progress.operations.fetch_add(ops.len() as u64, Relaxed);
+        Ok(())
+    }
+
+    fn contents(&self) -> datapath::Result<Vec<Op>> {
+        self.path.contents()
+    }
+
+    fn attach_pod(&mut self, pod: Cookie, netns: BorrowedFd<'_>) -> datapath::Result<()> {
+        self.path.attach_pod(pod, netns)
+    }
+
+    fn detach_pod(&mut self, pod: Cookie) -> datapath::Result<()> {
+        self.path.detach_pod(pod)
+    }
+
+    fn pods(&self) -> datapath::Result<Vec<Cookie>> {
+        self.path.pods()
+    }
+
+    fn insert_listener(&mut self, key: ListenerKey, listener: BorrowedFd<'_>) -> datapath::Result<()> {
+        self.path.insert_listener(key, listener)
+    }
+
+    fn remove_listener(&mut self, key: &ListenerKey) -> datapath::Result<()> {
+        self.path.remove_listener(key)
+    }
+
+    fn purge(&mut self, pod: Cookie) -> datapath::Result<()> {
+        self.path.purge(pod)
+    }
+}
+
+fn object_name(Name { namespace, name }: &Name) -> ObjectName {
+    ObjectName::new(namespace.as_str(), name.as_str())
+}
+
+fn labels(pairs: &[(&str, &str)]) -> Labels {
+    pairs.iter().map(|(key, value)| (Arc::from(*key), Arc::from(*value))).collect()
+}
+
+/// The product's object.
+fn object(thing: Thing) -> Object {
+    match thing {
+        Thing::Namespace { name, enrolled } => {
+            let labels = if enrolled { labels(&[(DATAPLANE_MODE, "ambient")]) } else { Labels::new() };
+            Namespace { name: ObjectName::cluster(name), labels, distribution: None }.into()
+        }
+        Thing::Node { name, zone } => {
+            let labels = labels(&[("topology.kubernetes.io/region", "r"), ("topology.kubernetes.io/zone", &zone)]);
+            Node { name: ObjectName::cluster(name), addresses: Vec::new(), labels }.into()
+        }
+        Thing::Pod { name, addresses, node, app, turn } => pod(&name, addresses, &node, &app, turn).into(),
+        Thing::Service { name, vips, app } => service(&name, vips, &app).into(),
+        Thing::Slice { name, service, endpoints } => slice(&name, &service, endpoints).into(),
+        Thing::Policy { name, app, allow, principals } => {
+            let principals = Match {
+                values: principals.iter().map(|text| StringMatch::parse(text)).collect(),
+                not_values: Vec::new(),
+            };
+            let from = vec![Source { principals, ..Source::default() }];
+            AuthorizationPolicy {
+                name: object_name(&name),
+                scope: app.map_or(Scope::Namespace, |app| Scope::Selector(labels(&[("app", &app)]))),
+                action: if allow { Action::Allow } else { Action::Deny },
+                rules: vec![Rule { from, ..Rule::default() }],
+                dry_run: false,
+            }
+            .into()
+        }
+        Thing::PeerAuthentication { name, strict } => PeerAuthentication {
+            name: object_name(&name),
+            selector: None,
+            mode: if strict { MtlsMode::Strict } else { MtlsMode::Permissive },
+            ports: Default::default(),
+            created: Created(0),
+        }
+        .into(),
+    }
+}
+
+fn pod(name: &Name, addresses: Vec<IpAddr>, node: &str, app: &str, turn: usize) -> Workload {
+    let turn = turn.to_string();
+    Workload {
+        name: object_name(name),
+        uid: format!("uid-{}-{}", name.namespace, name.name).into(),
+        addresses,
+        node: Some(node.into()),
+        host_network: false,
+        phase: Phase::Running,
+        ready: true,
+        draining: false,
+        weight: DEFAULT_WEIGHT,
+        labels: labels(&[("app", app), ("version", "v1"), ("pod-template-hash", "6c8f7d9b54"), ("turn", &turn)]),
+        annotations: Labels::new(),
+        service_account: app.into(),
+        owner: None,
+        ports: Vec::new(),
+        has_sidecar: false,
+    }
+}
+
+fn service(name: &Name, vips: Vec<IpAddr>, app: &str) -> Service {
+    Service {
+        name: object_name(name),
+        vips,
+        ports: vec![ServicePort { name: "http".into(), port: 80, target: TargetPort::Number(8080) }],
+        selector: Some(labels(&[("app", app)])),
+        external_name: None,
+        publish_not_ready: false,
+        internal_traffic: InternalTraffic::Cluster,
+        distribution: None,
+        affinity: Affinity::None,
+        labels: labels(&[("app", app)]),
+        waypoint_optional: false,
+    }
+}
+
+fn slice(name: &Name, service: &Name, endpoints: Vec<(IpAddr, String, bool)>) -> EndpointSlice {
+    let endpoint = |(address, node, ready): (IpAddr, String, bool)| SliceEndpoint {
+        addresses: vec![address],
+        ready,
+        draining: false,
+        node: Some(node.into()),
+        zone: None,
+        hints: Hints::default(),
+    };
+    EndpointSlice {
+        name: object_name(name),
+        service: object_name(service),
+        ports: vec![SlicePort { name: "http".into(), port: 8080 }],
+        endpoints: endpoints.into_iter().map(endpoint).collect(),
+    }
+}
+
+/// Source, destination, and what the verdict about it rests on.
+fn ends(connection: &Connection) -> (SocketAddr, SocketAddr, Way) {
+    let Connection { pod, address, account, peer, peer_account, inbound } = connection;
+    let identity = |account: &str| Identity::new(&TrustDomain::default(), &pod.namespace, account);
+    let (own, other) = (SocketAddr::new(*address, 8080), SocketAddr::new(*peer, 8080));
+    if *inbound {
+        let identity = Some(identity(peer_account));
+        (SocketAddr::new(*peer, 40_000), own, Way::Inbound { address: *address, port: 8080, peer: *peer, identity })
+    } else {
+        let over = Over::Tunnel { own: identity(account), peer: identity(peer_account) };
+        let way = Way::Outbound { from: *address, service: None, target: other, over };
+        (SocketAddr::new(*address, 40_000), other, way)
+    }
+}

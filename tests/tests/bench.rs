@@ -1,0 +1,94 @@
+//! The quick form of `cargo xtask bench world`: counts, never times. Loopback level; `cargo xtask test loopback` runs it by name.
+//!
+//! One process, one test, because allocations of all threads are counted. The table says what each change may cost; an entry
+//! that says `GROWS` is to become a bound with the step that earns it, and fails when it does not grow any more.
+
+use std::collections::BTreeMap;
+
+use underpass_tests::bench::{
+    allocations::{self, Counting},
+    world::{
+        layout::{LATER, Layout, Stack},
+        measure::{self, Cost},
+        works::{WORKS, Work},
+    },
+};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const SMALL: usize = 1000;
+const LARGE: usize = 4000;
+/// How often each change is made.
+const TIMES: usize = 3;
+
+/// No bound on allocations yet: they follow the World.
+const GROWS: Option<f64> = None;
+
+/// Per change: operations with one address family, twice as many with both (nothing: not served); allocations in a cluster four
+/// times as large, at most times those in the small one.
+const BOUNDS: &[(&str, Option<u64>, Option<f64>)] = &[
+    ("a pod's label", Some(0), GROWS),
+    ("a pod's addresses", Some(2), GROWS),
+    ("an endpoint of a large service", Some(0), GROWS),
+    ("a pod in a large namespace", Some(1), GROWS),
+    ("a label of a node", Some(0), GROWS),
+    ("a namespace comes into the mesh", Some((LATER + LATER / 10) as u64), GROWS),
+    ("a root policy", Some(0), GROWS),
+    ("root STRICT", Some(0), GROWS),
+    // A setting of the mesh, which no running agent changes.
+    ("a trust-domain alias", None, GROWS),
+];
+
+/// What does not even grow by this has earned a bound.
+const NOISE: f64 = 1.5;
+
+type Costs = BTreeMap<&'static str, Option<Vec<Cost>>>;
+
+fn costs(layout: Layout) -> Costs {
+    let (subject, load) = measure::load(layout).expect("loaded");
+    let agents = 1;
+    assert_eq!(load.operations, layout.destinations() as u64 + agents, "{layout:?}");
+    let cost = |work: &'static Work| {
+        let costs = measure::repeat(&subject, layout, work, TIMES).unwrap_or_else(|e| panic!("{}: {e:#}", work.name));
+        (work.name, costs)
+    };
+    WORKS.iter().map(cost).collect()
+}
+
+/// Every time as many operations.
+fn check_operations(costs: &Costs, families: usize) {
+    for (work, operations, _) in BOUNDS {
+        let counted = costs[work].as_ref().map(|costs| costs.iter().map(|cost| cost.operations).collect::<Vec<_>>());
+        let expected = operations.map(|operations| vec![operations * families as u64; TIMES]);
+        assert_eq!(counted, expected, "{work}, with {families} address families");
+    }
+}
+
+fn check_allocations(small: &Costs, large: &Costs) {
+    for (work, _, allocations) in BOUNDS {
+        let count = |costs: &Costs| costs[work].as_deref().map(|costs| measure::counts(costs).0.count.max(1));
+        let (Some(few), Some(many)) = (count(small), count(large)) else { continue };
+        let grown = many as f64 / few as f64;
+        println!("{work}: {few} and {many} allocations, {grown:.2} times");
+        match allocations {
+            Some(most) => assert!(grown <= *most, "{work}: {grown:.2} times as many allocations, at most {most}"),
+            None => assert!(grown > NOISE, "{work}: {grown:.2} times as many allocations: give it a bound"),
+        }
+    }
+}
+
+#[test]
+fn a_change_costs_what_it_may() {
+    allocations::apart();
+    let works: Vec<_> = WORKS.iter().map(|work| work.name).collect();
+    assert_eq!(works, BOUNDS.iter().map(|(work, ..)| *work).collect::<Vec<_>>(), "each work has its bound");
+    let small = costs(Layout::new(SMALL, Stack::Single));
+    check_operations(&small, 1);
+    check_operations(&costs(Layout::new(SMALL, Stack::Dual)), 2);
+    let large = costs(Layout::new(LARGE, Stack::Single));
+    check_operations(&large, 1);
+    check_allocations(&small, &large);
+    // The counter counts: a change that costs the whole World cannot do with nothing.
+    assert!(small.values().flatten().flatten().all(|cost| cost.allocations.count > 0));
+}
