@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 use underpass_config::door;
-use underpass_core::{World, world::MeshSettings};
+use underpass_core::{resolve::Model, world::MeshSettings};
 
 use crate::{
     apps::{
@@ -60,8 +60,9 @@ impl Mesh {
         if let Some(problem) = update.errors().next() {
             bail!("{problem}");
         }
-        let world = World::empty(MeshSettings::default()).apply(&update.batch);
-        let bed = Testbed::up(lab, &Description::from_world(&world)?)?;
+        let mut model = Model::empty(MeshSettings::default());
+        model.apply(&update.batch);
+        let bed = Testbed::up(lab, &Description::from_model(&model)?)?;
         Ok(Self { bed, manifests, agents: BTreeMap::new(), started: 0, options: Vec::new(), files: None, ipv6: true })
     }
 

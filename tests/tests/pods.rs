@@ -26,7 +26,10 @@ use underpass_agent::pods::{self, Event, Pods};
 use underpass_core::{
     ObjectName, World,
     enrol::DATAPLANE_MODE,
-    world::{Batch, DEFAULT_WEIGHT, Labels, MeshSettings, Object, Phase, Workload},
+    labels::Labels,
+    objects::{Batch, DEFAULT_WEIGHT, Object, Phase, Pod},
+    resolve::{LocalPod, Model},
+    world::MeshSettings,
 };
 use underpass_loader::Kernel;
 use underpass_net::{
@@ -117,12 +120,13 @@ struct Sight {
     removed: Vec<String>,
 }
 
-fn world(facts: &[Fact], version: u64) -> World {
+/// The World of this version, and the pods of a node.
+fn world(facts: &[Fact], node: &str, version: u64) -> (Arc<World>, Arc<[LocalPod]>) {
     let objects = facts.iter().map(|fact| {
         let (namespace, name) = fact.name.split_once('/').unwrap_or(("", &fact.name));
         let mut labels = Labels::new();
         labels.insert(DATAPLANE_MODE.into(), if fact.enrolled { "ambient" } else { "none" }.into());
-        Object::from(Workload {
+        Object::from(Pod {
             name: ObjectName::new(namespace, name),
             uid: fact.uid.as_str().into(),
             addresses: fact.addresses.clone(),
@@ -142,11 +146,12 @@ fn world(facts: &[Fact], version: u64) -> World {
         })
     });
     let batch: Batch = objects.collect();
-    let mut world = World::empty(MeshSettings::default());
+    let mut model = Model::empty(MeshSettings::default());
     for _ in 1..version {
-        world = world.apply(&Batch::default());
+        model.apply(&Batch::default());
     }
-    world.apply(&batch)
+    model.apply(&batch);
+    (Arc::new(model.world().clone()), model.local_pods(node).into())
 }
 
 /// The process: takes orders until the test lets go, or kills it.
@@ -180,7 +185,8 @@ fn agent(start: Start, io: &mut Io) -> Result<()> {
         match order {
             Order::World(facts) => {
                 version += 1;
-                handle.set_world(Arc::new(world(&facts, version)));
+                let (world, local) = world(&facts, &start.node, version);
+                handle.set_world(world, local);
                 while tunnel.applied < version {
                     tunnel.wait()?;
                 }
@@ -311,10 +317,12 @@ impl Tunnel {
     fn handle(&mut self, event: Event) -> Result<()> {
         match event {
             Event::Applied(version) => self.applied = version.0,
+            // It asks for no certificates.
+            Event::Renamed { .. } => {}
             Event::Added(pod) => {
-                self.sight.added.push(pod.name.to_string());
+                self.sight.added.push(pod.pod.name.to_string());
                 let (stop, open) = (Arc::default(), Arc::default());
-                let addresses: Arc<[IpAddr]> = pod.addresses.into();
+                let addresses: Arc<[IpAddr]> = pod.pod.addresses.clone().into();
                 let netns = pod.netns;
                 let serve = |listener: TcpListener, outbound: bool| {
                     let (stop, open) = (Arc::clone(&stop), Arc::clone(&open));
@@ -331,7 +339,7 @@ impl Tunnel {
                 };
                 let listeners = (pod.outbound.try_clone()?, pod.inbound.try_clone()?);
                 let threads = vec![serve(pod.outbound, true), serve(pod.inbound, false)];
-                let name = pod.name.to_string();
+                let name = pod.pod.name.to_string();
                 self.served.insert(pod.cookie, Served { name, netns, stop, open, listeners, threads });
             }
             Event::Removed { name, cookie } => {

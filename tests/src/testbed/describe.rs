@@ -14,7 +14,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use underpass_core::{
     World,
-    world::{Object, Phase},
+    objects::{Object, Phase},
+    resolve::Model,
+    world::Endpoint,
 };
 
 use super::cgroup::{Driver, Qos};
@@ -154,17 +156,18 @@ impl Description {
         Ok(it)
     }
 
-    /// What a World describes. Pods that have no node or no address yet, or have ended, are left out; the QoS class is
-    /// no part of a World and stays the default.
-    pub fn from_world(world: &World) -> Result<Self> {
+    /// What objects describe. Pods that have no node or no address yet, or have ended, are left out; the QoS class is
+    /// no part of them and stays the default.
+    pub fn from_model(model: &Model) -> Result<Self> {
+        let (world, sources) = (model.world(), model.sources());
         let mut it = Self::default();
-        for object in world.objects().values() {
+        for (_, object) in sources.objects() {
             if let Object::Node(node) = object {
                 let name = node.name.name().to_owned();
                 it.nodes.push(NodeSpec { name, addresses: node.addresses.clone(), driver: Driver::default() });
             }
         }
-        for pod in world.workloads().filter(|p| p.phase != Phase::Terminal && !p.addresses.is_empty()) {
+        for pod in sources.pods().filter(|p| p.phase != Phase::Terminal && !p.addresses.is_empty()) {
             let Some(node) = &pod.node else { continue };
             it.pods.push(PodSpec {
                 namespace: pod.name.namespace().into(),
@@ -277,18 +280,15 @@ fn enclosing(addresses: &[IpAddr]) -> Option<IpNet> {
 }
 
 fn service(world: &World, service: &underpass_core::world::Service) -> Option<ServiceSpec> {
-    let endpoints: Vec<_> = world.endpoints(&service.name).iter().filter(|e| e.ready).collect();
+    let endpoints: Vec<_> = world.endpoints(&service.name).map(|(_, e)| e).filter(|e| e.ready).collect();
     let has_vips = !service.vips.is_empty();
     let addresses: Vec<IpAddr> = match has_vips {
         true => service.vips.clone(),
-        false => endpoints.iter().flat_map(|e| e.addresses.clone()).collect(),
+        false => endpoints.iter().map(|e| e.address).collect(),
     };
     let backends = |port: &underpass_core::world::ServicePort| {
-        let of = |e: &&underpass_core::world::Endpoint| {
-            let number = e.port(port)?;
-            Some(e.addresses.iter().map(move |a| SocketAddr::new(*a, number)).collect::<Vec<_>>())
-        };
-        endpoints.iter().filter_map(of).flatten().collect()
+        let of = |e: &&Endpoint| Some(SocketAddr::new(e.address, e.target_port(port.port)?));
+        endpoints.iter().filter_map(of).collect()
     };
     let ports = service.ports.iter().map(|p| ServicePort { port: p.port, backends: backends(p) }).collect();
     let (namespace, name) = (service.name.namespace().into(), service.name.name().into());
@@ -310,9 +310,9 @@ fn uid(namespace: &str, name: &str) -> String {
 mod tests {
     use underpass_core::{
         ObjectName,
-        world::{
-            Affinity, Batch, DEFAULT_WEIGHT, InternalTraffic, Labels, MeshSettings, Node, Service, TargetPort, Workload,
-        },
+        labels::Labels,
+        objects::{Batch, DEFAULT_WEIGHT, Node, Pod, Service},
+        world::{Affinity, InternalTraffic, MeshSettings, TargetPort},
     };
 
     use super::*;
@@ -353,8 +353,8 @@ mod tests {
         check(&[("x/a", "n1", "172.30.0.2")], "172.30.0.2 is taken");
     }
 
-    fn workload(name: &str, node: Option<&str>, addresses: &[&str]) -> Workload {
-        Workload {
+    fn workload(name: &str, node: Option<&str>, addresses: &[&str]) -> Pod {
+        Pod {
             name: ObjectName::new("shop", name),
             uid: format!("uid-{name}").into(),
             addresses: parse(addresses).expect("addresses"),
@@ -384,7 +384,7 @@ mod tests {
         batch.put(workload("db", Some("n2"), &["10.1.2.5", "fd01:2::5"]));
         batch.put(workload("web", Some("n1"), &["10.1.1.5"]));
         batch.put(workload("unscheduled", None, &["10.1.1.6"]));
-        batch.put(Workload { phase: Phase::Terminal, ..workload("done", Some("n1"), &["10.1.1.5"]) });
+        batch.put(Pod { phase: Phase::Terminal, ..workload("done", Some("n1"), &["10.1.1.5"]) });
         batch.put(Service {
             name: ObjectName::new("shop", "db"),
             vips: parse(&["10.96.0.1"]).expect("addresses"),
@@ -402,8 +402,9 @@ mod tests {
             labels: Labels::new(),
             waypoint_optional: false,
         });
-        let world = World::empty(MeshSettings::default()).apply(&batch);
-        let description = Description::from_world(&world).expect("can be built");
+        let mut model = Model::empty(MeshSettings::default());
+        model.apply(&batch);
+        let description = Description::from_model(&model).expect("can be built");
         let names: Vec<_> = description.pods.iter().map(|p| (p.full_name(), p.node.clone(), p.uid.clone())).collect();
         let pod = |name: &str, node: &str| (format!("shop/{name}"), node.to_owned(), format!("uid-{name}"));
         assert_eq!(names, [pod("db", "n2"), pod("web", "n1")]);

@@ -81,28 +81,27 @@ pub fn measure(subject: &Subject, batch: Batch) -> Result<Cost> {
 /// Where it is not applied.
 pub fn load(layout: Layout) -> Result<(Subject, Cost)> {
     let subject = Subject::start(WORKERS)?;
-    let batch = subject::batch(layout.objects().map(Change::Put)).expect("objects are served");
+    let batch = subject::batch(layout.objects().map(Change::Put));
     let cost = measure(&subject, batch)?;
     Ok((subject, cost))
 }
 
-/// A change again and again; nothing: not served. The first time is not counted, because it makes what later ones find.
+/// A change again and again. The first time is not counted, because it makes what later ones find.
 ///
 /// # Errors
 /// Where it is not applied.
-pub fn repeat(subject: &Subject, layout: Layout, work: &Work, times: usize) -> Result<Option<Vec<Cost>>> {
+pub fn repeat(subject: &Subject, layout: Layout, work: &Work, times: usize) -> Result<Vec<Cost>> {
     let mut costs = Vec::new();
     for n in 0..=times {
-        let Ok(batch) = subject::batch((work.change)(layout, n + 1)) else { return Ok(None) };
-        costs.push(measure(subject, batch)?);
+        costs.push(measure(subject, subject::batch((work.change)(layout, n + 1)))?);
         let undo = (work.undo)(layout, n + 1);
-        if let (false, Ok(batch)) = (undo.is_empty(), subject::batch(undo)) {
-            subject.hand(batch)?;
+        if !undo.is_empty() {
+            subject.hand(subject::batch(undo))?;
             subject.wait()?;
         }
     }
     costs.remove(0);
-    Ok(Some(costs))
+    Ok(costs)
 }
 
 /// In milliseconds.
@@ -113,18 +112,14 @@ pub fn ms(time: Duration) -> f64 {
 
 /// What is told about a change.
 #[must_use]
-pub fn entries(layout: Layout, work: &Work, costs: Option<&[Cost]>) -> Vec<Entry> {
+pub fn entries(layout: Layout, work: &Work, costs: &[Cost]) -> Vec<Entry> {
     let Layout { pods, stack } = layout;
     let entry = |unit| new(work.name, pods, stack, unit);
-    let of = |unit, time: fn(&Cost) -> Duration| match costs {
-        Some(costs) => entry(unit).values(&costs.iter().map(|cost| ms(time(cost))).collect::<Vec<_>>()),
-        None => entry(unit),
+    let of = |unit, time: fn(&Cost) -> Duration| {
+        entry(unit).values(&costs.iter().map(|cost| ms(time(cost))).collect::<Vec<_>>())
     };
-    let total = of(CPU, |cost| cost.cpu);
-    let total = match costs.map(counts) {
-        Some((allocations, operations)) => total.counts(allocations, operations),
-        None => total,
-    };
+    let (allocations, operations) = counts(costs);
+    let total = of(CPU, |cost| cost.cpu).counts(allocations, operations);
     let mut entries = match work.target {
         Target::Change { cpu_ms, .. } | Target::Cpu(cpu_ms) => vec![total.target(cpu_ms)],
         Target::Mesh { keeper_ms, other_ms } => vec![
@@ -134,10 +129,6 @@ pub fn entries(layout: Layout, work: &Work, costs: Option<&[Cost]>) -> Vec<Entry
         ],
     };
     entries.push(of(WALL, |cost| cost.wall));
-    if costs.is_none() {
-        // Once is enough to say that it is not served.
-        entries.retain(|entry| entry.target.is_some());
-    }
     entries
 }
 

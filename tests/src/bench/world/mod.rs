@@ -201,7 +201,7 @@ fn changes(layout: Layout, effort: Effort, tell: &mut impl FnMut(Vec<Entry>) -> 
     for work in WORKS {
         progress(layout, work.name);
         let costs = measure::repeat(&subject, layout, work, effort.times)?;
-        tell(measure::entries(layout, work, costs.as_deref()))?;
+        tell(measure::entries(layout, work, &costs))?;
     }
     let peak = resident()?.peak;
     let mut loads = vec![first];

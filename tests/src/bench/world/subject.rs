@@ -3,12 +3,12 @@
 //! [`Subject`] offers; scenarios, counting and tables know nothing else.
 //!
 //! ```text
-//! hand -> keeper -> World -> certificates wanted -> workers -> pods: wanted, plan, compile, diff -> tables in memory
+//! hand -> keeper: resolve, World -> certificates wanted -> workers -> pods: plan, follow what differs -> tables in memory
 //! ```
 //! No pod of the cluster is on this node: a pod of its own needs a network namespace, and enrolment is measured elsewhere.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     hint::black_box,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::BorrowedFd,
@@ -19,27 +19,33 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context, Result, ensure};
-use tokio::sync::{mpsc, oneshot, watch};
+use anyhow::{Context, Result};
+use tokio::sync::{oneshot, watch};
 use underpass_abi::{CgroupId, Cookie, ListenerKey, Marks, Op};
 use underpass_agent::{
     datapath::{self, DataPath, InMemory},
-    keeper::Keeper,
+    keeper::{Feed, Keeper, Mesh},
     pods::{self, Event, Handle, Meter, Pods},
 };
 use underpass_config::Update;
 use underpass_core::{
     Identity, ObjectName, TrustDomain, World,
-    authz::{Match, Rule, Source, StringMatch},
+    authz::{Match, PrincipalMatch, Rule, Source},
     enrol::DATAPLANE_MODE,
+    labels::Labels,
+    objects::{
+        Created, DEFAULT_WEIGHT, EndpointSlice, MtlsMode, Namespace, Node, Object, PeerAuthentication, Phase, Pod,
+        Service, SliceEndpoint, SlicePort,
+    },
     rejudge::{Over, Way},
+    resolve::LocalPod,
     world::{
-        Action, Affinity, AuthorizationPolicy, Created, DEFAULT_WEIGHT, EndpointSlice, Hints, InternalTraffic, Labels,
-        MeshSettings, MtlsMode, Namespace, Node, Object, PeerAuthentication, Phase, Scope, Service, ServicePort,
-        SliceEndpoint, SlicePort, TargetPort, Workload,
+        Action, Affinity, AuthorizationPolicy, Hints, InternalTraffic, MeshSettings, Scope, ServicePort, TargetPort,
+        Version,
     },
 };
 use underpass_identity::Authority;
+use underpass_net::socket::options::Keepalive;
 use underpass_telemetry::{
     access_log::{self, AccessLog, Target},
     admin::{Limits, Listener, Readiness, Router},
@@ -50,7 +56,7 @@ use underpass_ztunnel::{Credentials, Inputs, Ztunnel, testing::Idle};
 use super::layout::{Change, Connection, Name, Thing};
 
 /// The name of the thread that keeps the World.
-pub const KEEPER: &str = "agent";
+pub const KEEPER: &str = "keeper";
 /// How a worker's thread is called, with its number.
 pub const WORKER: &str = "worker-";
 /// The node that this is. No pod of the cluster is on it.
@@ -58,34 +64,61 @@ const NODE: &str = "here";
 /// Within this, or never.
 const DEADLINE: Duration = Duration::from_secs(600);
 
+/// The policy by whose target the newest World tells what was handed over. It judges nothing: its target is a waypoint.
+const MARK: (&str, &str) = ("bench-mark", "mark");
+
 /// Changes, ready to be handed to the keeper.
 #[derive(Debug)]
-pub struct Batch(underpass_core::world::Batch);
-
-/// What cannot be changed while an agent runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotServed;
+pub struct Batch {
+    objects: underpass_core::objects::Batch,
+    settings: Option<MeshSettings>,
+}
 
 /// Translates changes into the product's.
 ///
-/// # Errors
-/// One of them is not served.
-pub fn batch(changes: impl IntoIterator<Item = Change>) -> Result<Batch, NotServed> {
-    let mut batch = underpass_core::world::Batch::default();
+/// # Panics
+/// Where an alias is no trust domain.
+#[must_use]
+pub fn batch(changes: impl IntoIterator<Item = Change>) -> Batch {
+    let (mut objects, mut settings) = (underpass_core::objects::Batch::default(), None);
     for change in changes {
         match change {
-            Change::Put(thing) => batch.put(object(thing)),
-            Change::Remove(thing) => batch.remove(object(thing).key()),
-            Change::Alias(_) => return Err(NotServed),
+            Change::Put(thing) => objects.put(object(thing)),
+            Change::Remove(thing) => objects.remove(object(thing).key()),
+            Change::Alias(alias) => {
+                let trust_domain_aliases = vec![alias.parse().expect("a trust domain")];
+                settings = Some(MeshSettings { trust_domain_aliases, ..MeshSettings::default() });
+            }
         }
     }
-    Ok(Batch(batch))
+    Batch { objects, settings }
+}
+
+/// Says in a World that everything up to this batch is in it.
+fn mark(turn: u64) -> AuthorizationPolicy {
+    AuthorizationPolicy {
+        name: ObjectName::new(MARK.0, MARK.1),
+        scope: Scope::Targets(vec![turn.to_string()]),
+        action: Action::Allow,
+        rules: Vec::new(),
+        dry_run: false,
+    }
+}
+
+/// Up to which batch a World has everything.
+fn marked(world: &World) -> u64 {
+    let mark = world.policy(&ObjectName::new(MARK.0, MARK.1));
+    match mark.map(|mark| &mark.scope) {
+        Some(Scope::Targets(turn)) => turn.first().and_then(|turn| turn.parse().ok()).unwrap_or(0),
+        _ => 0,
+    }
 }
 
 /// A running agent, as far as the World goes.
 #[derive(Debug)]
 pub struct Subject {
-    updates: Option<mpsc::UnboundedSender<Update>>,
+    manifests: Option<Feed>,
+    mesh: Mesh,
     handed: AtomicU64,
     world: watch::Receiver<Arc<World>>,
     progress: Arc<Progress>,
@@ -101,15 +134,37 @@ pub struct Subject {
 /// How far the tables are.
 #[derive(Debug, Default)]
 struct Progress {
-    /// The newest World that is applied.
-    applied: Mutex<u64>,
+    turns: Mutex<Turns>,
     changed: Condvar,
     operations: AtomicU64,
 }
 
+/// How far what was handed over is.
+#[derive(Debug, Default)]
+struct Turns {
+    /// Worlds that are on their way to the tables, each with the batch up to which it has everything.
+    handed_on: BTreeMap<Version, u64>,
+    /// The batch up to which everything is applied.
+    applied: u64,
+}
+
 impl Progress {
-    fn lock(&self) -> MutexGuard<'_, u64> {
-        self.applied.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Turns> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This World is about to be applied.
+    fn hands_on(&self, world: &World) {
+        self.lock().handed_on.insert(world.version(), marked(world));
+    }
+
+    fn applied(&self, version: Version) {
+        let mut turns = self.lock();
+        let later = turns.handed_on.split_off(&version);
+        let applied = later.first_key_value().filter(|(first, _)| **first == version).map_or(0, |(_, turn)| *turn);
+        turns.applied = turns.applied.max(applied);
+        turns.handed_on = later;
+        self.changed.notify_all();
     }
 }
 
@@ -120,9 +175,10 @@ impl Subject {
     /// What could not be started.
     pub fn start(workers: usize) -> Result<Self> {
         let registry = Registry::default();
-        let (updates, received) = mpsc::unbounded_channel();
-        let keeper = Keeper::new(MeshSettings::default(), received, &registry);
-        let world = keeper.world();
+        let (progress, ready) = (Arc::new(Progress::default()), Readiness::new());
+        let mut keeper = Keeper::new(MeshSettings::default(), NODE, &registry);
+        let manifests = keeper.door("manifests", ready.gate("manifests", "nothing is handed over yet"));
+        let (world, mesh) = (keeper.world(), keeper.mesh());
         let log = access_log::Settings { target: Target::File("/dev/null".into()), ..access_log::Settings::default() };
         let access_log = Arc::new(AccessLog::start(&log)?);
         let (credentials, newest) = watch::channel(Arc::new(credentials()?));
@@ -132,18 +188,19 @@ impl Subject {
         let inputs = Inputs { world: keeper.world(), credentials: newest, access_log: access, metrics };
         let ztunnel = Arc::new(Ztunnel::start(&settings, &inputs)?);
 
-        let (progress, ready) = (Arc::new(Progress::default()), Readiness::new());
         let pods = pods(&progress, &ready, &registry)?;
         let listener = Listener::any(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
         let readiness = listener.target().address().context("no address")?;
         let (stop, stopped) = oneshot::channel();
-        let agent = Agent { keeper, world: world.clone(), ztunnel: Arc::clone(&ztunnel), pods };
+        let (ztunnel_too, progress_too) = (Arc::clone(&ztunnel), Arc::clone(&progress));
+        let agent = Agent { keeper, ztunnel: ztunnel_too, pods, progress: progress_too };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new()
-            .name(KEEPER.into())
+            .name("agent".into())
             .spawn(move || runtime.block_on(agent.run(listener, ready, stopped)))?;
         Ok(Self {
-            updates: Some(updates),
+            manifests: Some(manifests),
+            mesh,
             handed: AtomicU64::new(0),
             world,
             progress,
@@ -160,11 +217,13 @@ impl Subject {
     ///
     /// # Errors
     /// Where the keeper is gone.
-    pub fn hand(&self, Batch(batch): Batch) -> Result<()> {
-        ensure!(!batch.is_empty(), "a batch without changes is no World");
-        let update = Update { batch, ..Update::default() };
-        self.updates.as_ref().context("ended")?.send(update).ok().context("the keeper is gone")?;
-        self.handed.fetch_add(1, Relaxed);
+    pub fn hand(&self, Batch { mut objects, settings }: Batch) -> Result<()> {
+        if let Some(settings) = settings {
+            self.mesh.set(settings);
+        }
+        objects.put(mark(self.handed.fetch_add(1, Relaxed) + 1));
+        let update = Update { batch: objects, ..Update::default() };
+        self.manifests.as_ref().context("ended")?.send(update);
         Ok(())
     }
 
@@ -174,11 +233,11 @@ impl Subject {
     /// Where they never are.
     pub fn wait(&self) -> Result<()> {
         let (wanted, began) = (self.handed.load(Relaxed), Instant::now());
-        let mut applied = self.progress.lock();
-        while *applied < wanted {
+        let mut turns = self.progress.lock();
+        while turns.applied < wanted {
             let left = DEADLINE.checked_sub(began.elapsed()).context("a World that is never applied")?;
-            let waited = self.progress.changed.wait_timeout(applied, left);
-            applied = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let waited = self.progress.changed.wait_timeout(turns, left);
+            turns = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         Ok(())
     }
@@ -186,7 +245,7 @@ impl Subject {
     /// Changes that were handed over and are in no World yet.
     #[must_use]
     pub fn waiting(&self) -> u64 {
-        self.handed.load(Relaxed).saturating_sub(self.world.borrow().version().0)
+        self.handed.load(Relaxed).saturating_sub(marked(&self.world.borrow()))
     }
 
     /// Operations on the tables so far.
@@ -203,7 +262,7 @@ impl Subject {
 
     /// Opens these connections, and waits until they are registered.
     pub fn open(&self, connections: impl IntoIterator<Item = Connection>) {
-        let mut of_pods = std::collections::BTreeMap::<Name, Vec<_>>::new();
+        let mut of_pods = BTreeMap::<Name, Vec<_>>::new();
         for connection in connections {
             let pod = connection.pod.clone();
             of_pods.entry(pod).or_default().push(ends(&connection));
@@ -224,7 +283,7 @@ impl Subject {
 impl Drop for Subject {
     fn drop(&mut self) {
         drop(self.stop.take());
-        drop(self.updates.take());
+        drop(self.manifests.take());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join(); // a panic was printed
         }
@@ -234,25 +293,30 @@ impl Drop for Subject {
 /// What runs on the agent's own thread.
 struct Agent {
     keeper: Keeper,
-    world: watch::Receiver<Arc<World>>,
     ztunnel: Arc<Ztunnel>,
     pods: Handle,
+    progress: Arc<Progress>,
 }
 
 impl Agent {
     /// As `agent::node` turns: certificates, then the workers, then the pods.
     async fn run(self, listener: Listener, ready: Readiness, mut stopped: oneshot::Receiver<()>) {
-        let Self { keeper, mut world, ztunnel, pods } = self;
+        let Self { keeper, ztunnel, pods, progress } = self;
+        let (mut world, local) = (keeper.world(), keeper.local_pods());
         let _answers = listener.serve(ready.routes(Router::new()), Limits::default()).expect("served");
-        tokio::spawn(keeper.run());
+        let keeping = keeper.start().expect("a thread");
+        tokio::pin!(keeping);
         loop {
             tokio::select! {
                 Ok(()) = world.changed() => {
                     let newest = Arc::clone(&world.borrow_and_update());
-                    black_box(identities(&newest));
+                    let local = Arc::clone(&local.borrow());
+                    black_box(identities(&newest, &local));
                     ztunnel.caught_up().await;
-                    pods.set_world(newest);
+                    progress.hands_on(&newest);
+                    pods.set_world(newest, local);
                 }
+                () = &mut keeping => return,
                 _ = &mut stopped => return,
             }
         }
@@ -260,9 +324,9 @@ impl Agent {
 }
 
 /// Whose certificates this node wants.
-fn identities(world: &World) -> BTreeSet<Identity> {
-    let here = |w: &&Arc<Workload>| w.node.as_deref() == Some(NODE) && world.is_enrolled(w);
-    world.workloads().filter(here).map(|w| w.identity(&world.settings().trust_domain)).collect()
+fn identities(world: &World, local: &[LocalPod]) -> BTreeSet<Identity> {
+    let trust_domain = &world.settings().trust_domain;
+    local.iter().map(|pod| Identity::new(trust_domain, &pod.account.namespace, &pod.account.name)).collect()
 }
 
 /// The thread of the pods, above counted tables.
@@ -273,14 +337,14 @@ fn pods(progress: &Arc<Progress>, ready: &Readiness, registry: &Registry) -> Res
         agents: vec![CgroupId(7)],
         marks: Marks::DEFAULT,
         drain: Duration::ZERO,
+        keepalive: Keepalive::default(),
     };
     let gate = ready.gate("pods", "nothing is applied yet");
     let told = Arc::clone(progress);
     let sink = move |event| {
         if let Event::Applied(version) = event {
             gate.open();
-            *told.lock() = version.0;
-            told.changed.notify_all();
+            told.applied(version);
         }
     };
     let path = Counted { path: InMemory::new(Marks::DEFAULT), progress: Arc::clone(progress) };
@@ -370,7 +434,7 @@ fn object(thing: Thing) -> Object {
         Thing::Slice { name, service, endpoints } => slice(&name, &service, endpoints).into(),
         Thing::Policy { name, app, allow, principals } => {
             let principals = Match {
-                values: principals.iter().map(|text| StringMatch::parse(text)).collect(),
+                values: principals.iter().map(|text| PrincipalMatch::parse(text)).collect(),
                 not_values: Vec::new(),
             };
             let from = vec![Source { principals, ..Source::default() }];
@@ -394,9 +458,9 @@ fn object(thing: Thing) -> Object {
     }
 }
 
-fn pod(name: &Name, addresses: Vec<IpAddr>, node: &str, app: &str, turn: usize) -> Workload {
+fn pod(name: &Name, addresses: Vec<IpAddr>, node: &str, app: &str, turn: usize) -> Pod {
     let turn = turn.to_string();
-    Workload {
+    Pod {
         name: object_name(name),
         uid: format!("uid-{}-{}", name.namespace, name.name).into(),
         addresses,
@@ -405,13 +469,14 @@ fn pod(name: &Name, addresses: Vec<IpAddr>, node: &str, app: &str, turn: usize) 
         phase: Phase::Running,
         ready: true,
         draining: false,
+        deleted: false,
         weight: DEFAULT_WEIGHT,
         labels: labels(&[("app", app), ("version", "v1"), ("pod-template-hash", "6c8f7d9b54"), ("turn", &turn)]),
         annotations: Labels::new(),
         service_account: app.into(),
         owner: None,
         ports: Vec::new(),
-        has_sidecar: false,
+        proxy: None,
     }
 }
 
@@ -434,6 +499,7 @@ fn service(name: &Name, vips: Vec<IpAddr>, app: &str) -> Service {
 fn slice(name: &Name, service: &Name, endpoints: Vec<(IpAddr, String, bool)>) -> EndpointSlice {
     let endpoint = |(address, node, ready): (IpAddr, String, bool)| SliceEndpoint {
         addresses: vec![address],
+        target: None,
         ready,
         draining: false,
         node: Some(node.into()),
