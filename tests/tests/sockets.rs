@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use underpass_net::{
     destroy::{self, State},
     netns::Netns,
@@ -17,10 +17,11 @@ use underpass_net::{
 };
 use underpass_tests::{
     apps::{
+        crowd::Caller,
         http,
         pair::Pair,
         remote::{Id, Sockets},
-        socket::Opt,
+        socket::{Dial, Opt},
     },
     mesh::Mesh,
     testbed::{Lab, sys, wait::wait_until},
@@ -31,6 +32,7 @@ underpass_tests::scenarios! {
     a_half_lasts_as_long_as_both_ends,
     a_node_that_is_gone_is_found,
     a_host_without_ipv6,
+    a_port_is_the_applications,
 }
 
 /// Two nodes: mesh/a and mesh/a2 on the first, mesh/b and mesh/b2 on the second are in the mesh; out/o1 and out/o2 are not.
@@ -320,4 +322,52 @@ fn a_host_without_ipv6(lab: &Lab) -> Result<()> {
         before.push(mesh.take_over("node-2")?);
     }
     Ok(())
+}
+
+/// Listens without SO_REUSEADDR; the errno where that is refused.
+fn listens(sockets: &mut Sockets, address: &str) -> Result<Result<Id, i32>> {
+    let no_reuse = Opt::Raw { level: libc::SOL_SOCKET, name: libc::SO_REUSEADDR, value: 0_i32.to_ne_bytes().to_vec() };
+    Ok(sockets.try_listen(address.parse()?, &[no_reuse])?.map_err(|failure| failure.errno))
+}
+
+/// What an application is told that binds without SO_REUSEADDR, in every state in which the port can be. `fresh`: two ports that
+/// nobody has used.
+fn as_the_application_expects(mesh: &Mesh, fresh: [u16; 2]) -> Result<()> {
+    for (ipv4, any, fresh) in [(true, "0.0.0.0", fresh[0]), (false, "[::]", fresh[1])] {
+        // The pod has connections to this port of another one, and in plaintext somebody tries it here.
+        let mut client = Sockets::start(&mesh.bed.app("mesh/a")?)?;
+        client.connect(mesh.at("mesh/b", ipv4, PORT)?)?;
+        let used = format!("{any}:{PORT}");
+        let mut own = Sockets::start(&mesh.bed.app("mesh/a")?)?;
+        let mut tries = Caller::start(&mesh.bed.app("out/o1")?, Dial::to(mesh.at("mesh/a", ipv4, PORT)?).silent())?;
+        for round in 0..300 {
+            let id = listens(&mut own, &used)?.map_err(|errno| anyhow!("{used}: {errno} in round {round}"))?;
+            own.close(id)??;
+        }
+        tries.stop()?;
+        // One that listens is in the way of another, and so is what it has accepted, open and in TIME_WAIT.
+        let used = format!("{any}:{fresh}");
+        let mut first = Sockets::start(&mesh.bed.app("mesh/b")?)?;
+        let mut second = Sockets::start(&mesh.bed.app("mesh/b")?)?;
+        let listener = listens(&mut first, &used)?.map_err(|errno| anyhow!("{used}: {errno}"))?;
+        ensure!(listens(&mut second, &used)? == Err(libc::EADDRINUSE), "two listen");
+        let mut peer = Sockets::start(&mesh.bed.app("out/o1")?)?;
+        peer.connect(mesh.at("mesh/b", ipv4, fresh)?)?;
+        first.accept(listener)?;
+        first.close(listener)??;
+        ensure!(listens(&mut second, &used)? == Err(libc::EADDRINUSE), "beside an open connection");
+        first.kill()?;
+        peer.kill()?;
+        ensure!(listens(&mut second, &used)? == Err(libc::EADDRINUSE), "beside a connection that has just ended");
+    }
+    Ok(())
+}
+
+/// A port is refused to an application where it would be without a mesh, and nowhere else: not because of the tunnel's sockets.
+fn a_port_is_the_applications(lab: &Lab) -> Result<()> {
+    let mut mesh = Mesh::up(lab, &[("world.yaml", WORLD)])?;
+    let _server = mesh.echo(&["mesh/b"], PORT)?;
+    as_the_application_expects(&mesh, [9090, 9091]).context("without a mesh")?;
+    mesh.start()?;
+    as_the_application_expects(&mesh, [9092, 9093])
 }

@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! socket()   create    stamps sockets of enrolled pods
+//! bind()     bind      lends what keeps the tunnel's sockets out of the way of the application's
 //! connect()  connect   decides: local, leave, captured, agent, denied; keeps it in the socket's storage
 //! SYN        tcp       compares the decision with the addresses that the SYN really gets; attests hand-offs
 //! packets    egress    lets nothing of a captured or denied socket out, nor a SYN without a decision
@@ -15,6 +16,7 @@
 //!
 //! What must hold: no loop without a constant bound, no allocation, no panic; everything is inlined into the programs.
 
+pub mod bind;
 pub mod connect;
 pub mod egress;
 pub mod lookup;

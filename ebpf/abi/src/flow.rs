@@ -48,7 +48,8 @@ pub struct Flow {
     pub pod: Cookie,
     /// Where connect() wanted to go.
     pub destination: Address,
-    /// Where connect() wanted to go.
+    /// Where connect() wanted to go. Where nothing is decided: the port for which SO_REUSEADDR is lent to the socket (see
+    /// `decide::bind`), or 0.
     pub port: Port,
     /// What was decided.
     pub kind: Kind,

@@ -1,8 +1,8 @@
 //! The node's kernel data path: loaded, attached, adopted, taken away.
 //!
 //! ```text
-//! attach   load everything -> each pod's steer -> stamp -> on_tcp -> guard -> connect4 -> connect6
-//! remove   connect6 -> connect4 -> stamp -> each pod's steer -> on_tcp -> guard -> maps
+//! attach   load everything -> each pod's steer -> stamp -> on_tcp -> bind4 -> bind6 -> guard -> connect4 -> connect6
+//! remove   connect6 -> connect4 -> bind6 -> bind4 -> stamp -> each pod's steer -> on_tcp -> guard -> maps
 //! ```
 //! What must hold: nothing is attached or replaced before all of it has passed the verifier; what captures comes last and
 //! goes first, or packets would be marked that nobody takes; `guard` goes last, or open connections would continue in the
@@ -37,9 +37,11 @@ struct NodeProgram {
 }
 
 /// In the order in which they are attached.
-const NODE_PROGRAMS: [NodeProgram; 5] = [
+const NODE_PROGRAMS: [NodeProgram; 7] = [
     NodeProgram { name: "stamp", attach_type: bpf_attach_type::BPF_CGROUP_INET_SOCK_CREATE, load: load::<CgroupSock> },
     NodeProgram { name: "on_tcp", attach_type: bpf_attach_type::BPF_CGROUP_SOCK_OPS, load: load::<SockOps> },
+    NodeProgram { name: BIND4, attach_type: bpf_attach_type::BPF_CGROUP_INET4_BIND, load: load::<CgroupSockAddr> },
+    NodeProgram { name: BIND6, attach_type: bpf_attach_type::BPF_CGROUP_INET6_BIND, load: load::<CgroupSockAddr> },
     NodeProgram { name: GUARD, attach_type: bpf_attach_type::BPF_CGROUP_INET_EGRESS, load: load::<CgroupSkb> },
     NodeProgram {
         name: CONNECT4,
@@ -52,11 +54,13 @@ const NODE_PROGRAMS: [NodeProgram; 5] = [
         load: load::<CgroupSockAddr>,
     },
 ];
+const BIND4: &str = "bind4";
+const BIND6: &str = "bind6";
 const CONNECT4: &str = "connect4";
 const CONNECT6: &str = "connect6";
 const GUARD: &str = "guard";
 /// In the order in which they are taken away; between the two halves go the programs of the pods.
-const FIRST_TO_GO: [&str; 3] = [CONNECT6, CONNECT4, "stamp"];
+const FIRST_TO_GO: [&str; 5] = [CONNECT6, CONNECT4, BIND6, BIND4, "stamp"];
 const LAST_TO_GO: [&str; 2] = ["on_tcp", GUARD];
 
 /// aya's program types, each with a `load` of its own.

@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(others, [".rodata"]);
         let mut programs: Vec<_> = object.programs.keys().map(String::as_str).collect();
         programs.sort_unstable();
-        assert_eq!(programs, ["connect4", "connect6", "guard", "on_tcp", "stamp", STEER]);
+        assert_eq!(programs, ["bind4", "bind6", "connect4", "connect6", "guard", "on_tcp", "stamp", STEER]);
         let steer = &object.programs[STEER];
         let function = &object.functions[&(steer.section_index, steer.address)];
         assert!(places(&function.instructions).is_some());

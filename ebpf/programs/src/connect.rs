@@ -11,6 +11,7 @@ use underpass_abi::{
     decide::connect::{self, Connecting, Created, Creating, Decision},
 };
 
+use crate::bind::take_back;
 use crate::maps::{Kernel, count, field, flow, marks, set_option, words};
 
 const REFUSE: i32 = 0; // EPERM
@@ -72,6 +73,8 @@ fn decide(ctx: &SockAddrContext, destination: Address) -> i32 {
     if sk.is_null() {
         return REFUSE;
     }
+    // SAFETY: the context of a connect hook, which may set options, and its socket.
+    unsafe { take_back(ctx.as_ptr(), sk.cast()) };
     // SAFETY: fields of that socket.
     let (mark, device) = unsafe { (field!(sk, mark), field!(sk, bound_dev_if)) };
     let socket = Connecting {

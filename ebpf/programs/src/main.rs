@@ -1,13 +1,14 @@
 //! The kernel programs: thin entry points around `underpass_abi::decide`.
 //!
-//! Once per node, on the cgroup root: `stamp`, `connect4`, `connect6`, `on_tcp`, `guard`. Once per pod, on its network
-//! namespace: `steer`. A program reads its context, asks `decide`, and does what the answer says; a branch that means
+//! Once per node, on the cgroup root: `stamp`, `bind4`, `bind6`, `connect4`, `connect6`, `on_tcp`, `guard`. Once per pod, on
+//! its network namespace: `steer`. A program reads its context, asks `decide`, and does what the answer says; a branch that means
 //! something belongs there, where the host can test it.
 //!
 //! It is a crate and a workspace of its own because another compiler builds it, for another target.
 #![no_std]
 #![no_main]
 
+mod bind;
 mod connect;
 mod guard;
 mod maps;

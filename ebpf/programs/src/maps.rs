@@ -8,7 +8,7 @@ use core::{ffi::c_void, ptr};
 use aya_ebpf::{
     bindings::BPF_SK_STORAGE_GET_F_CREATE,
     btf_maps::SkStorage,
-    helpers::generated::{bpf_map_lookup_elem, bpf_setsockopt, bpf_sk_release, bpf_sk_storage_get},
+    helpers::generated::{bpf_getsockopt, bpf_map_lookup_elem, bpf_setsockopt, bpf_sk_release, bpf_sk_storage_get},
     macros::{btf_map, map},
     maps::{HashMap, LruHashMap, PerCpuArray, SockHash},
 };
@@ -17,6 +17,8 @@ use underpass_abi::{
     Pod, Tuple, decide::Tables, limits,
 };
 
+/// The level of options that every socket has (asm-generic/socket.h).
+const SOL_SOCKET: i32 = 1;
 /// BPF_F_NO_PREALLOC (linux/bpf.h): memory for the entries that are there.
 const NO_PREALLOC: u32 = 1;
 
@@ -149,9 +151,19 @@ pub(crate) unsafe fn flow(sk: *mut c_void, create: bool) -> Option<&'static mut 
 /// `context` is that of a program that may set socket options.
 #[inline(always)]
 pub(crate) unsafe fn set_option(context: *mut c_void, name: i32, mut value: u32) -> bool {
-    const SOL_SOCKET: i32 = 1;
     // SAFETY: as the caller says; the value lives for the call and has the size that is named.
     unsafe { bpf_setsockopt(context, SOL_SOCKET, name, (&raw mut value).cast(), 4) == 0 }
+}
+
+/// An option of level SOL_SOCKET of the socket of a context.
+///
+/// # Safety
+/// `context` is that of a program that may ask for socket options.
+#[inline(always)]
+pub(crate) unsafe fn option(context: *mut c_void, name: i32) -> Option<u32> {
+    let mut value = 0_u32;
+    // SAFETY: as the caller says; the value lives for the call and has the size that is named.
+    (unsafe { bpf_getsockopt(context, SOL_SOCKET, name, (&raw mut value).cast(), 4) } == 0).then_some(value)
 }
 
 /// Counts.

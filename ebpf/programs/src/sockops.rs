@@ -1,10 +1,10 @@
-//! sock_ops: just before the SYN, at accept and at close.
+//! sock_ops: just before the SYN, at listen, at accept and at close.
 
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-        BPF_SOCK_OPS_TCP_CONNECT_CB,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
     },
     helpers::bpf_get_netns_cookie,
     macros::sock_ops,
@@ -17,6 +17,7 @@ use underpass_abi::{
     flow::{LOOPBACK_INTERFACE, STATE_CLOSE},
 };
 
+use crate::bind::take_back;
 use crate::maps::{Kernel, attest, count, field, flow, forget, marks, set_option, words};
 
 /// SO_BINDTOIFINDEX (asm-generic/socket.h).
@@ -28,6 +29,8 @@ pub(crate) fn on_tcp(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => before_syn(&ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(&ctx),
+        // SAFETY: the context of this program, which may set options, and its socket or null.
+        BPF_SOCK_OPS_TCP_LISTEN_CB => unsafe { take_back(ctx.as_ptr(), (*ctx.ops).__bindgen_anon_2.sk.cast()) },
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == STATE_CLOSE => closed(&ctx),
         _ => {}
     }
