@@ -36,7 +36,7 @@ use underpass_net::netns::Netns;
 use underpass_telemetry::{
     Format,
     access_log::{self, AccessLog, Target},
-    admin::Listener,
+    admin::{Listener, view::RefusedHandshake},
     log,
 };
 use underpass_ztunnel::{sockets::Ends, testing::Switch};
@@ -185,8 +185,12 @@ impl Agent {
 
     /// An application at `address` that sends back what it gets.
     fn echo(&self, address: &str) {
+        self.echo_at(SocketAddr::new(ip(address), 80));
+    }
+
+    fn echo_at(&self, address: SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
-        self.switch.listen(SocketAddr::new(ip(address), 80), listener.local_addr().expect("name"));
+        self.switch.listen(address, listener.local_addr().expect("name"));
         std::thread::spawn(move || {
             for socket in listener.incoming() {
                 let socket = socket.expect("accepted");
@@ -285,6 +289,20 @@ fn is_reset(socket: &mut TcpStream) {
     assert_eq!(read.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
+/// What answers at the port of the tunnel at `to` says what it hears.
+fn refused_handshakes_are_shown(agent: &Agent, of_a: SocketAddr, to: &str) {
+    assert_eq!(agent.ask("/connections/refused"), Value::Array(Vec::new()));
+    agent.echo_at(SocketAddr::new(ip(to), HBONE_PORT));
+    is_reset(&mut agent.captured(of_a, A, to));
+    agent.line(&[("reason", "tls_protocol"), ("refused_by", "us"), ("source_workload", "a")]);
+    let shown: Vec<RefusedHandshake> =
+        serde_json::from_value(agent.ask("/connections/refused")).expect("as the command reads it");
+    let [one] = &shown[..] else { panic!("{shown:?}") };
+    assert_eq!((one.times, &*one.reason, &*one.refused_by, &*one.direction), (1, "tls_protocol", "us", "outbound"));
+    assert_eq!((one.source.workload.as_deref(), one.destination.address.ip()), (Some("default/a"), ip(to)));
+    assert!(one.detail.starts_with("the peer broke the protocol"), "{}", one.detail);
+}
+
 #[test]
 fn from_a_manifest_to_an_open_connection() {
     let manifests = [("a.yaml", pod("a", A, AMBIENT)), ("b.yaml", pod("b", B, AMBIENT)), ("z.yaml", pod("z", Z, ""))];
@@ -304,6 +322,7 @@ fn from_a_manifest_to_an_open_connection() {
     // A pod comes into the mesh: the kernel would capture connections to it from now on.
     agent.edit("z.yaml", Some(&pod("z", Z, AMBIENT)));
     wait_until("z in the tables", || (agent.destinations() == 3).then_some(()));
+    refused_handshakes_are_shown(&agent, of_a, Z);
     agent.edit("z.yaml", Some(&pod("z", Z, "")));
     wait_until("z out of the tables", || (agent.destinations() == 2).then_some(()));
     talk(&mut open);

@@ -75,12 +75,15 @@ pub(crate) struct Certificates {
 /// Open connections of this node, with what they carry now.
 ///
 /// Rates are between two looks: they need --watch. `close` ends one: both of its ends are reset, and the access log says
-/// that an operator did it.
+/// that an operator did it. `refused` shows TLS handshakes that came to nothing, and why.
 #[derive(Debug, clap::Args)]
-#[command(args_conflicts_with_subcommands = true, after_help = "Example:\n  underpass connections close 42")]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  underpass connections close 42\n  underpass connections refused"
+)]
 pub(crate) struct Connections {
     #[command(subcommand)]
-    pub(crate) close: Option<Close>,
+    pub(crate) other: Option<OtherThanOpen>,
     #[command(flatten)]
     pub(crate) agent: Agent,
     /// Only those with this pod at either end.
@@ -89,6 +92,15 @@ pub(crate) struct Connections {
     /// Only calls of this service.
     #[arg(long, value_name = "NAMESPACE/SERVICE")]
     pub(crate) service: Option<String>,
+    #[command(flatten)]
+    pub(crate) shown: Shown,
+}
+
+/// Refused handshakes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Refused {
+    #[command(flatten)]
+    pub(crate) agent: Agent,
     #[command(flatten)]
     pub(crate) shown: Shown,
 }
@@ -110,9 +122,9 @@ pub(crate) struct Config {
     pub(crate) shown: Shown,
 }
 
-/// What is done to one.
+/// What is done to one, and those that never were.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Close {
+pub(crate) enum OtherThanOpen {
     /// Reset both ends of an open connection.
     Close {
         /// Its ID, as listed.
@@ -120,6 +132,11 @@ pub(crate) enum Close {
         #[command(flatten)]
         agent: Agent,
     },
+    /// The last TLS handshakes that one of both ends refused: who, why, and which identity was found and expected.
+    ///
+    /// One line for each peer and reason, the latest first; the agent keeps a hundred. What each reason means stands in
+    /// docs/certificates.md.
+    Refused(Refused),
 }
 
 /// What the agent's own log contains; with LEVEL, changes it while it runs.

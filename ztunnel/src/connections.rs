@@ -12,6 +12,8 @@ use std::{
 use underpass_core::{Connection, connection::Direction};
 use underpass_net::tunnel::Tally;
 
+use crate::refusals::Refusals;
+
 /// One open connection.
 #[derive(Debug)]
 struct Open {
@@ -25,6 +27,7 @@ struct Open {
 pub struct Connections {
     open: Mutex<BTreeMap<u64, Open>>,
     next: AtomicU64,
+    refusals: Refusals,
 }
 
 impl Connections {
@@ -39,6 +42,12 @@ impl Connections {
 
     pub(crate) fn remove(&self, id: u64) {
         self.locked().remove(&id);
+    }
+
+    /// The handshakes that came to nothing.
+    #[must_use]
+    pub const fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// How many there are.

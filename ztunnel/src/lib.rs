@@ -23,6 +23,7 @@ mod outbound;
 mod pending;
 mod plaintext;
 mod pod;
+mod refusals;
 pub mod sockets;
 mod strangers;
 #[cfg(any(test, feature = "testing"))]
@@ -48,6 +49,7 @@ pub use self::{
     connections::Connections,
     drain::{Accepting, Lent},
     pod::Pod,
+    refusals::{Refusals, RefusedHandshake},
 };
 use self::{
     metrics::Metrics,

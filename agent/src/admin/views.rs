@@ -8,10 +8,10 @@ use std::{
 
 use http::{Method, StatusCode};
 use underpass_config::Severity;
-use underpass_core::{World, explain, resolve::Sources};
+use underpass_core::{Reason, World, connection, explain, resolve::Sources};
 use underpass_telemetry::admin::{
     Request, Response, Router,
-    view::{self, Certificate, Gate, PodCount, PodState, ProblemCount, Status},
+    view::{self, Certificate, Gate, Party, PodCount, PodState, ProblemCount, RefusedHandshake, Status},
 };
 
 use super::View;
@@ -21,7 +21,8 @@ use crate::{
     pods::PodStatus,
 };
 
-/// Adds `GET /status`, `/workloads`, `/services`, `/policies`, `/config`, `/certificates` and `/explain?source=&destination=`.
+/// Adds `GET /status`, `/workloads`, `/services`, `/policies`, `/config`, `/certificates`, `/connections/refused` and
+/// `/explain?source=&destination=`.
 pub(super) fn routes(router: Router, view: &View) -> Router {
     let router = shown(router, "/status", view, |view, _| Response::json(&status(view)));
     let router = shown(router, "/workloads", view, |view, _| Response::json(&workloads(view)));
@@ -29,6 +30,7 @@ pub(super) fn routes(router: Router, view: &View) -> Router {
     let router = shown(router, "/policies", view, |view, _| Response::json(&policies(view)));
     let router = shown(router, "/config", view, |view, _| Response::json(&view.settings.borrow().view()));
     let router = shown(router, "/certificates", view, |view, _| Response::json(&certificates(view)));
+    let router = shown(router, "/connections/refused", view, |view, _| Response::json(&refused(view)));
     shown(router, "/explain", view, |view, request| explained(&view.world(), request))
 }
 
@@ -127,6 +129,33 @@ fn certificates(view: &View) -> Vec<Certificate> {
         error: own.error.clone(),
     };
     view.certificates.borrow().certificates.iter().map(certificate).collect()
+}
+
+/// The handshakes that were refused last, the latest first.
+fn refused(view: &View) -> Vec<RefusedHandshake> {
+    view.connections.refusals().list().iter().filter_map(refused_handshake).collect()
+}
+
+fn refused_handshake(one: &underpass_ztunnel::RefusedHandshake) -> Option<RefusedHandshake> {
+    let underpass_ztunnel::RefusedHandshake { last, times } = one;
+    let Some(Reason::Tls(failure)) = &last.reason else { return None };
+    let party = |party: &connection::Party| Party {
+        address: party.address,
+        workload: party.workload.as_ref().map(|w| w.name.to_string()),
+        identity: party.identity.as_ref().map(ToString::to_string),
+    };
+    Some(RefusedHandshake {
+        times: *times,
+        last_unix_s: last.opened_unix_ms.saturating_add(last.duration_us / 1000) / 1000,
+        direction: last.direction.as_str().to_owned(),
+        source: party(&last.source),
+        destination: party(&last.destination),
+        reason: failure.refusal().as_str().to_owned(),
+        detail: failure.to_string(),
+        refused_by: failure.refusal().by().as_str().to_owned(),
+        identity_found: failure.found().map(str::to_owned),
+        identity_expected: failure.expected().map(str::to_owned),
+    })
 }
 
 fn explained(world: &World, request: &Request) -> Response {

@@ -1,12 +1,12 @@
-//! `underpass connections`: what is open now, and between two looks how fast it moves.
+//! `underpass connections`: what is open now, and between two looks how fast it moves; and the handshakes that were refused.
 
 use std::{cell::RefCell, cmp::Reverse, collections::HashMap};
 
 use serde::Serialize;
-use underpass_telemetry::admin::view::{Connection, Party};
+use underpass_telemetry::admin::view::{Connection, Party, RefusedHandshake};
 
 use crate::{
-    args::{Close, Connections},
+    args::{Connections, OtherThanOpen, Refused},
     error::CliError,
     measure,
     output::{Colour, Output},
@@ -16,9 +16,13 @@ use crate::{
 };
 
 pub(crate) fn run(args: &Connections) -> Result<Output, CliError> {
-    if let Some(Close::Close { id, agent }) = &args.close {
-        Asked::new(agent)?.post(&format!("/connections/close?id={id}"))?;
-        return Ok(Output::ok(format!("connection {id} is closed\n")));
+    match &args.other {
+        Some(OtherThanOpen::Close { id, agent }) => {
+            Asked::new(agent)?.post(&format!("/connections/close?id={id}"))?;
+            return Ok(Output::ok(format!("connection {id} is closed\n")));
+        }
+        Some(OtherThanOpen::Refused(args)) => return refused(args),
+        None => {}
     }
     let agent = Asked::new(&args.agent)?;
     let before = RefCell::new(HashMap::new());
@@ -105,6 +109,40 @@ pub(super) fn text(all: &[Moving], rates: bool, wide: bool, colour: Colour) -> S
         table.row(row);
     }
     table.text(colour, "no open connections")
+}
+
+fn refused(args: &Refused) -> Result<Output, CliError> {
+    let agent = Asked::new(&args.agent)?;
+    show::run(args.shown, |look| {
+        let all: Vec<RefusedHandshake> = agent.get("/connections/refused")?;
+        let now = show::unix_s();
+        look.render(&all, |wide, colour| refused_text(&all, now, wide, colour))
+    })
+}
+
+fn refused_text(all: &[RefusedHandshake], now: u64, wide: bool, colour: Colour) -> String {
+    let mut head =
+        vec!["LAST", "TIMES", "DIRECTION", "SOURCE", "DESTINATION", "REFUSED BY", "REASON", "FOUND", "EXPECTED"];
+    head.extend(wide.then_some("DETAIL"));
+    let mut table = Table::new(&head);
+    for one in all {
+        let mut row = vec![
+            Cell::from(format!("{} ago", measure::duration(now.saturating_sub(one.last_unix_s)))),
+            Cell::from(one.times.to_string()),
+            Cell::from(&one.direction),
+            Cell::from(end(&one.source)),
+            Cell::from(end(&one.destination)),
+            Cell::from(&one.refused_by),
+            Cell::new(&one.reason, Tone::Bad),
+            Cell::from(one.identity_found.as_deref().unwrap_or_default()),
+            Cell::from(one.identity_expected.as_deref().unwrap_or_default()),
+        ];
+        if wide {
+            row.push(Cell::from(&one.detail));
+        }
+        table.row(row);
+    }
+    table.text(colour, "no handshake was refused")
 }
 
 /// The pod and its port, or the address.

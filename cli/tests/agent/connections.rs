@@ -13,7 +13,7 @@ use expect_test::expect;
 use serde_json::{Value, json};
 use underpass_telemetry::admin::{Limits, Listener, Method, Request, Response, Router, StatusCode};
 
-use super::{Agent, answers, command, get, shown};
+use super::{Agent, answers, command, get, now, shown};
 
 /// Number 3 is passed through, and calls no service.
 fn connection(id: u64, micros: u64, received: u64, sent: u64) -> Value {
@@ -83,6 +83,44 @@ fn connections_and_which_of_them() {
         &expect![[r#"
         exit 0
         no open connections
+    "#]],
+    );
+}
+
+#[test]
+fn refused_handshakes_and_why() {
+    let party =
+        |address: &str, workload: Option<&str>| json!({ "address": address, "workload": workload, "identity": null });
+    let expected = "spiffe://cluster.local/ns/shop/sa/cart";
+    let ours = json!({
+        "times": 12, "last_unix_s": now() - 9_030, "direction": "outbound", "source": party("10.0.1.2:40000", Some("shop/web")),
+        "destination": party("[fd00::2]:8080", Some("shop/cart-1")), "reason": "tls_not_an_identity",
+        "detail": "it names none", "refused_by": "us", "identity_found": "spiffe:///ns/a\u{1b}[2J", "identity_expected": expected,
+    });
+    let theirs = json!({
+        "times": 1, "last_unix_s": now() - 7_830, "direction": "inbound", "source": party("10.0.1.9:40001", None),
+        "destination": party("10.0.2.2:15008", Some("shop/cart-1")), "reason": "tls_alert_unknown_ca",
+        "detail": "peer refused: unknown_ca", "refused_by": "peer", "identity_found": null, "identity_expected": null,
+    });
+    let agent = Agent::start(answers(Router::new(), "/connections/refused", json!([ours, theirs])));
+    agent.check(&["connections", "refused"], &expect![[r#"
+        exit 0
+        LAST            TIMES  DIRECTION  SOURCE          DESTINATION        REFUSED BY  REASON                FOUND                    EXPECTED
+        2 h 30 min ago  12     outbound   shop/web:40000  shop/cart-1:8080   us          tls_not_an_identity   spiffe:///ns/a\u{1b}[2J  spiffe://cluster.local/ns/shop/sa/cart
+        2 h 10 min ago  1      inbound    10.0.1.9:40001  shop/cart-1:15008  peer        tls_alert_unknown_ca  -                        -
+    "#]]);
+    agent.check(&["connections", "refused", "-o", "wide"], &expect![[r#"
+        exit 0
+        LAST            TIMES  DIRECTION  SOURCE          DESTINATION        REFUSED BY  REASON                FOUND                    EXPECTED                                DETAIL
+        2 h 30 min ago  12     outbound   shop/web:40000  shop/cart-1:8080   us          tls_not_an_identity   spiffe:///ns/a\u{1b}[2J  spiffe://cluster.local/ns/shop/sa/cart  it names none
+        2 h 10 min ago  1      inbound    10.0.1.9:40001  shop/cart-1:15008  peer        tls_alert_unknown_ca  -                        -                                       peer refused: unknown_ca
+    "#]]);
+    let agent = Agent::start(answers(Router::new(), "/connections/refused", json!([])));
+    agent.check(
+        &["connections", "refused"],
+        &expect![[r#"
+        exit 0
+        no handshake was refused
     "#]],
     );
 }

@@ -230,6 +230,12 @@ fn a_refused_handshake_is_told_at_both_ends() {
         assert_eq!(converse(&mut mesh.captured("a", at("b", 80)), b"hello").await, b"hello");
         check(&mesh.line(&[OUT, ("reason", "finished")]).await, &[("destination_identity", &b)]);
         mesh.lines(1, &[("refused_by", "us")]).await;
+        // And without a log.
+        let known = mesh.ztunnel.connections().refusals().list();
+        let mut words: Vec<_> =
+            known.iter().filter_map(|one| Some((one.last.reason.as_ref()?.as_str(), one.times))).collect();
+        words.sort_unstable();
+        assert_eq!(words, [("tls_alert_certificate_unknown", 1), ("tls_unexpected_identity", 1)]);
     });
 }
 

@@ -105,6 +105,31 @@ pub struct Party {
     pub identity: Option<String>,
 }
 
+/// A peer whose handshakes came to nothing, for one reason: the last of them, and how many there were.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedHandshake {
+    /// How often.
+    pub times: u64,
+    /// When last, seconds since the epoch.
+    pub last_unix_s: u64,
+    /// `outbound` or `inbound`.
+    pub direction: String,
+    /// Who connected.
+    pub source: Party,
+    /// To where.
+    pub destination: Party,
+    /// The word of the access log.
+    pub reason: String,
+    /// In a sentence.
+    pub detail: String,
+    /// `us` or `peer`.
+    pub refused_by: String,
+    /// The URI in the peer's certificate.
+    pub identity_found: Option<String>,
+    /// Who would have been taken.
+    pub identity_expected: Option<String>,
+}
+
 /// One open connection: [`underpass_core::Connection`] as it is read again. Fields that a later agent adds are passed over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connection {

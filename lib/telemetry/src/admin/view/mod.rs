@@ -13,7 +13,7 @@ mod workload;
 
 use underpass_core::{World, resolve::Sources};
 
-pub use agent::{Certificate, Connection, Gate, Party, PodCount, ProblemCount, Status};
+pub use agent::{Certificate, Connection, Gate, Party, PodCount, ProblemCount, RefusedHandshake, Status};
 pub use policy::Policy;
 pub use service::{Endpoint, Port, Service};
 pub use settings::{PendingSetting, Setting, Settings};
