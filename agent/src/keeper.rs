@@ -18,7 +18,7 @@ mod tests;
 
 use std::{io, sync::Arc};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use underpass_config::Update;
 use underpass_core::{
     World,
@@ -32,6 +32,7 @@ pub use self::{
     reports::{Report, Reports},
 };
 use self::{meter::Meter, queue::Queue, run::Thread};
+use crate::kept::on_thread;
 
 /// The keeper before its thread runs: doors are made here.
 #[derive(Debug)]
@@ -121,17 +122,7 @@ impl Keeper {
     /// # Errors
     /// Where no thread can be started.
     pub fn start(self) -> io::Result<impl Future<Output = ()> + Send + use<>> {
-        let (done, ended) = oneshot::channel();
-        std::thread::Builder::new().name("keeper".into()).spawn(move || {
-            let run = std::panic::AssertUnwindSafe(|| Thread::new(self).run());
-            // Fails only while the process ends.
-            let _ = done.send(std::panic::catch_unwind(run));
-        })?;
-        Ok(async move {
-            if let Ok(Err(panic)) = ended.await {
-                std::panic::resume_unwind(panic);
-            }
-        })
+        on_thread("keeper", move || Thread::new(self).run())
     }
 }
 

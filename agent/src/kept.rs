@@ -2,7 +2,12 @@
 //! leave an agent that serves what was true then, and looks well: so its end is the end of the process, and what is
 //! captured waits for the next one.
 
-use tokio::task::{JoinError, JoinHandle};
+use std::io;
+
+use tokio::{
+    sync::oneshot,
+    task::{JoinError, JoinHandle},
+};
 
 /// A task ended that does not end by itself.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +22,27 @@ pub struct Gone {
 pub struct Kept {
     what: &'static str,
     task: JoinHandle<()>,
+}
+
+/// Runs something on a thread of its own, for what may take longer than a thread that serves has. The answer completes when it
+/// has ended, and panics where it has.
+///
+/// # Errors
+/// Where no thread can be started.
+pub fn on_thread<F: FnOnce() + Send + 'static>(
+    name: &str,
+    run: F,
+) -> io::Result<impl Future<Output = ()> + Send + use<F>> {
+    let (done, ended) = oneshot::channel();
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+        let _ = done.send(run); // fails only where it is not waited for
+    })?;
+    Ok(async move {
+        if let Ok(Err(panic)) = ended.await {
+            std::panic::resume_unwind(panic);
+        }
+    })
 }
 
 impl Kept {
@@ -54,6 +80,10 @@ mod tests {
         let said = says(panics.gone().await);
         assert!(said.contains("the task has ended") && said.contains("on purpose"), "{said}");
 
+        let thread = on_thread("test", || panic!("on a thread")).expect("a thread");
+        let said = says(Kept::spawn("the thread", thread).gone().await);
+        assert!(said.contains("the thread has ended") && said.contains("on a thread"), "{said}");
+
         // Nothing can tell the keeper anything any more.
         let mut keeper = Keeper::new(Default::default(), "node-1", &Default::default());
         let door = keeper.door("manifests", Readiness::new().gate("manifests", "nothing is known"));
@@ -66,7 +96,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_is_dropped_ends() {
-        let (sender, gone) = tokio::sync::oneshot::channel::<()>();
+        let (sender, gone) = oneshot::channel::<()>();
         drop(Kept::spawn("the task", async move {
             let _held = sender;
             std::future::pending().await

@@ -168,3 +168,86 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use underpass_core::testing::pod;
+    use underpass_telemetry::metrics::Registry;
+
+    use super::{super::meter::Meter, *};
+
+    fn queue(doors: &[&'static str]) -> Queue {
+        let (queue, meter) = (Queue::default(), Meter::new(&Registry::default()));
+        for door in doors {
+            let _ = queue.add(meter.waiting(door));
+        }
+        queue
+    }
+
+    fn pods(names: impl IntoIterator<Item = usize>, address: &str) -> Batch {
+        names.into_iter().map(|n| pod(&format!("default/p{n}"), address).into()).collect()
+    }
+
+    fn taken(queue: &Queue, passed: &[usize]) -> String {
+        match queue.take(&passed.iter().copied().collect(), Some(Duration::ZERO)) {
+            None => "nothing".to_owned(),
+            Some(Taken::Mesh(mesh)) => format!("settings {}", mesh.root_namespace),
+            Some(Taken::Said { door, batch, .. }) => format!("{} of {door}", batch.changes.len()),
+            Some(Taken::Gone(door)) => format!("{door} is gone"),
+        }
+    }
+
+    #[test]
+    fn what_is_taken_next() {
+        let queue = queue(&["pods", "manifests"]);
+        assert_eq!(taken(&queue, &[]), "nothing");
+        queue.push(1, pods(0..3, "10.0.0.1"), Report::default());
+        queue.push(1, pods(2..5, "10.0.0.2"), Report::default());
+        queue.push(0, Batch::default(), Report::default());
+        for namespace in ["a", "b"] {
+            queue.set_mesh(MeshSettings { root_namespace: namespace.into(), ..MeshSettings::default() });
+        }
+        assert_eq!(taken(&queue, &[]), "settings b", "the last ones");
+        assert_eq!(taken(&queue, &[]), "0 of 0", "an answer, though nothing changes");
+        queue.push(0, pods(0..1, "10.0.0.3"), Report::default());
+        assert_eq!(taken(&queue, &[0]), "5 of 1", "each door once, and each object once");
+        queue.leave(0);
+        assert_eq!(taken(&queue, &[]), "1 of 0", "what a door has said before it went");
+        assert_eq!([taken(&queue, &[]), taken(&queue, &[])], ["0 is gone", "nothing"]);
+    }
+
+    #[test]
+    fn of_two_changes_of_an_object_the_later_counts() {
+        let queue = queue(&["manifests"]);
+        let (mut batch, last) = (pods(0..1, "10.0.0.1"), pods(0..1, "10.0.0.2"));
+        batch.remove(underpass_core::objects::Object::from(pod("default/p1", "")).key());
+        queue.push(0, batch, Report::default());
+        queue.push(0, last.clone(), Report::default());
+        let Some(Taken::Said { batch, .. }) = queue.take(&BTreeSet::new(), None) else { panic!("nothing") };
+        assert_eq!(batch.changes[..1], last.changes[..]);
+        assert!(matches!(batch.changes[1..], [Change::Remove(_)]));
+    }
+
+    #[test]
+    fn a_door_that_is_full_waits_and_makes_no_other_wait() {
+        let queue = queue(&["pods", "manifests"]);
+        let half = MOST_KEYS / 2;
+        std::thread::scope(|scope| {
+            let sender = scope.spawn(|| {
+                (0..3).for_each(|n| queue.push(1, pods(n * half..(n + 1) * half, "10.0.0.1"), Report::default()));
+            });
+            while queue.waiting(1) < MOST_KEYS {
+                std::thread::yield_now();
+            }
+            queue.push(0, pods(0..1, "10.0.0.1"), Report::default());
+            assert!(!sender.is_finished());
+            assert_eq!([taken(&queue, &[]), taken(&queue, &[])], ["1 of 0".to_owned(), format!("{MOST_KEYS} of 1")]);
+        });
+        assert_eq!(taken(&queue, &[]), format!("{half} of 1"));
+        // One that is larger by itself is taken whole, and once nothing is taken any more no door waits.
+        queue.push(1, pods(0..2 * MOST_KEYS, "10.0.0.1"), Report::default());
+        assert_eq!(queue.waiting(1), 2 * MOST_KEYS);
+        queue.end();
+        queue.push(1, pods(0..1, "10.0.0.1"), Report::default());
+    }
+}

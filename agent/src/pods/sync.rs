@@ -9,7 +9,7 @@ use underpass_core::World;
 use super::{Event, Pods, State};
 use crate::{
     datapath::{self, DataPath},
-    tables::{KernelPod, Tables, compile, diff, follow, local},
+    tables::{KernelPod, Tables, compile, compile_pods, diff, follow},
 };
 
 impl<D: DataPath> Pods<D> {
@@ -50,7 +50,7 @@ impl<D: DataPath> Pods<D> {
         };
         let agents = &self.settings.agents;
         match &self.finished {
-            Some(finished) => follow(&self.there, finished, world, &keep_orphans(local(&pods, agents))),
+            Some(finished) => follow(&self.there, finished, world, &keep_orphans(compile_pods(&pods, agents))),
             None => diff(&self.there, &keep_orphans(compile(world, &pods, agents))),
         }
     }

@@ -44,7 +44,7 @@ impl KernelPod {
 /// The tables that make the kernel decide as core does.
 #[must_use]
 pub fn compile(world: &World, pods: &[KernelPod], agents: &[CgroupId]) -> Tables {
-    let mut tables = local(pods, agents);
+    let mut tables = compile_pods(pods, agents);
     for ip in world.addresses() {
         if let Some(destination) = destination(world, ip) {
             tables.mesh.insert(ip.into(), destination);
@@ -55,7 +55,7 @@ pub fn compile(world: &World, pods: &[KernelPod], agents: &[CgroupId]) -> Tables
 
 /// The same without destinations: what this node's pods alone make of the tables.
 #[must_use]
-pub fn local(pods: &[KernelPod], agents: &[CgroupId]) -> Tables {
+pub fn compile_pods(pods: &[KernelPod], agents: &[CgroupId]) -> Tables {
     let mut tables = Tables { agents: agents.iter().copied().collect(), ..Tables::default() };
     pods.iter().for_each(|pod| add(&mut tables, pod));
     tables

@@ -28,12 +28,12 @@ use super::Tables;
 pub fn diff(there: &Tables, wanted: &Tables) -> Vec<Op> {
     let mut ops = Vec::new();
     changes(&mut ops, &there.mesh, &wanted.mesh, Op::SetDestination, Op::RemoveDestination);
-    local(&mut ops, there, wanted);
+    pods(&mut ops, there, wanted);
     ordered(ops, wanted)
 }
 
 /// All but destinations.
-pub(super) fn local(ops: &mut Vec<Op>, there: &Tables, wanted: &Tables) {
+pub(super) fn pods(ops: &mut Vec<Op>, there: &Tables, wanted: &Tables) {
     ops.extend(wanted.agents.difference(&there.agents).copied().map(Op::SetAgent));
     ops.extend(there.agents.difference(&wanted.agents).copied().map(Op::RemoveAgent));
     changes(ops, &there.locals, &wanted.locals, Op::SetLocal, Op::RemoveLocal);
@@ -79,6 +79,7 @@ mod tests {
     use super::super::{
         KernelPod, compile,
         compile::tests::{Answer, captured, kernel, kernel_pods, memory},
+        compile_pods, follow,
     };
     use super::*;
 
@@ -115,17 +116,42 @@ mod tests {
         each.collect::<Vec<_>>().prop_map(|pods| pods.into_iter().flatten().collect())
     }
 
-    fn some_tables() -> impl Strategy<Value = (Tables, Tables)> {
-        let worlds = (some_model(), some_batch()).prop_map(|(mut model, batch)| {
+    /// From one World and its pods to another.
+    #[derive(Clone, Debug)]
+    struct Turn {
+        old: World,
+        new: World,
+        there: Tables,
+        wanted: Tables,
+        /// All of that but destinations.
+        wanted_pods: Tables,
+    }
+
+    impl Turn {
+        /// Both ways to the operations: from what is there, and from the World that it is of.
+        fn ways(&self) -> [Vec<Op>; 2] {
+            let Self { old, new, there, wanted, wanted_pods } = self;
+            [diff(there, wanted), follow(there, old, new, wanted_pods)]
+        }
+    }
+
+    fn some_turn() -> impl Strategy<Value = Turn> {
+        let batches = proptest::collection::vec(some_batch(), 1..4);
+        let worlds = (some_model(), batches).prop_map(|(mut model, batches)| {
             let world = model.world().clone();
-            model.apply(&batch);
+            // The follower has not seen those between.
+            batches.iter().for_each(|batch| drop(model.apply(batch)));
             (world, model.world().clone())
         });
         let agents = || proptest::collection::vec((7u64..10).prop_map(CgroupId), 0..3);
         worlds.prop_flat_map(move |(before, after)| {
             let pods = (some_pods(&before), some_pods(&after), agents(), agents());
-            pods.prop_map(move |(before_pods, after_pods, old, new)| {
-                (compile(&before, &before_pods, &old), compile(&after, &after_pods, &new))
+            pods.prop_map(move |(before_pods, after_pods, before_agents, after_agents)| Turn {
+                there: compile(&before, &before_pods, &before_agents),
+                wanted: compile(&after, &after_pods, &after_agents),
+                wanted_pods: compile_pods(&after_pods, &after_agents),
+                old: before.clone(),
+                new: after.clone(),
             })
         })
     }
@@ -134,47 +160,55 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(256))]
 
         #[test]
-        fn applied_it_gives_what_is_wanted((there, wanted) in some_tables()) {
-            let ops = diff(&there, &wanted);
-            let mut now = there.clone();
-            ops.iter().for_each(|op| now.apply(op));
-            prop_assert_eq!(&now, &wanted);
-            prop_assert_eq!(diff(&wanted, &wanted), vec![]);
-            // and the data path in memory agrees about what operations mean
-            let mut ops_in_all = diff(&Tables::default(), &there);
-            ops_in_all.extend(&ops);
-            prop_assert_eq!(Tables::from_ops(&memory(&ops_in_all).contents()), wanted);
+        fn applied_it_gives_what_is_wanted(turn in some_turn()) {
+            let Turn { there, wanted, .. } = &turn;
+            for ops in turn.ways() {
+                let mut now = there.clone();
+                ops.iter().for_each(|op| now.apply(op));
+                prop_assert_eq!(&now, wanted);
+                // and the data path in memory agrees about what operations mean
+                let mut ops_in_all = diff(&Tables::default(), there);
+                ops_in_all.extend(&ops);
+                prop_assert_eq!(&Tables::from_ops(&memory(&ops_in_all).contents()), wanted);
+            }
+            prop_assert_eq!(diff(wanted, wanted), vec![]);
+            prop_assert_eq!(follow(wanted, &turn.new, &turn.new, &turn.wanted_pods), vec![]);
+            // Tables that have it already are not told again.
+            prop_assert_eq!(follow(wanted, &turn.old, &turn.new, &turn.wanted_pods), vec![]);
         }
 
         #[test]
-        fn nothing_opens_on_the_way((there, wanted) in some_tables(), to in proptest::collection::vec(some_address(), 1..12)) {
-            let (before, after) = (memory(&diff(&Tables::default(), &there)), memory(&diff(&Tables::default(), &wanted)));
+        fn nothing_opens_on_the_way(turn in some_turn(), to in proptest::collection::vec(some_address(), 1..12)) {
+            let Turn { there, wanted, .. } = &turn;
+            let (before, after) = (memory(&diff(&Tables::default(), there)), memory(&diff(&Tables::default(), wanted)));
             let pods: std::collections::HashSet<Cookie> = there.cookies().chain(wanted.cookies()).collect();
             let addresses: Vec<IpAddr> = to.into_iter().chain(wanted.mesh.keys().map(|a| a.ip())).collect();
-            let mut now = before.clone();
-            let ops = diff(&there, &wanted);
-            for (done, op) in ops.iter().enumerate() {
-                now.apply(&[*op]).expect("room");
-                for (&pod, &to) in pods.iter().flat_map(|pod| addresses.iter().map(move |to| (pod, to))) {
-                    let (was, is, will) = (kernel(&before, pod, to), kernel(&now, pod, to), kernel(&after, pod, to));
-                    let context = || format!("{pod:?} -> {to}: {was:?}, {is:?}, {will:?} after {:?}", &ops[..=done]);
-                    if captured(was) && captured(will) {
-                        prop_assert!(captured(is), "{}", context());
-                    }
-                    // A pod that is announced is captured as it shall be from the first moment.
-                    if was == Answer::Unknown && is != Answer::Unknown && captured(will) {
-                        prop_assert!(captured(is), "{}", context());
-                    }
-                    // Its own addresses stay its own.
-                    if was == Answer::Local && will == Answer::Local {
-                        prop_assert_eq!(is, Answer::Local, "{}", context());
+            for ops in turn.ways() {
+                let mut now = before.clone();
+                for (done, op) in ops.iter().enumerate() {
+                    now.apply(&[*op]).expect("room");
+                    for (&pod, &to) in pods.iter().flat_map(|pod| addresses.iter().map(move |to| (pod, to))) {
+                        let [was, is, will] = [&before, &now, &after].map(|tables| kernel(tables, pod, to));
+                        let context = || format!("{pod:?} -> {to}: {was:?}, {is:?}, {will:?} after {:?}", &ops[..=done]);
+                        if captured(was) && captured(will) {
+                            prop_assert!(captured(is), "{}", context());
+                        }
+                        // A pod that is announced is captured as it shall be from the first moment.
+                        if was == Answer::Unknown && is != Answer::Unknown && captured(will) {
+                            prop_assert!(captured(is), "{}", context());
+                        }
+                        // Its own addresses stay its own.
+                        if was == Answer::Local && will == Answer::Local {
+                            prop_assert_eq!(is, Answer::Local, "{}", context());
+                        }
                     }
                 }
             }
         }
 
         #[test]
-        fn a_pod_is_forgotten_or_kept_whole((there, _) in some_tables()) {
+        fn a_pod_is_forgotten_or_kept_whole(turn in some_turn()) {
+            let there = &turn.there;
             for pod in there.cookies() {
                 let ops = there.without_pod(pod);
                 prop_assert!(ops.is_sorted_by_key(Op::rank), "{ops:?}");
@@ -182,8 +216,8 @@ mod tests {
                 ops.iter().for_each(|op| without.apply(op));
                 prop_assert!(without.mentioned().all(|other| other != pod));
                 let mut again = without.clone();
-                again.keep_pod(&there, pod);
-                prop_assert_eq!(&again, &there);
+                again.keep_pod(there, pod);
+                prop_assert_eq!(&again, there);
             }
         }
     }

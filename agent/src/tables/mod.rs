@@ -15,7 +15,7 @@ use std::collections::{HashMap, HashSet};
 
 use underpass_abi::{Address, CgroupId, Cookie, Destination, LocalKey, Locality, Op, Pod};
 
-pub use compile::{KernelPod, compile, local};
+pub use compile::{KernelPod, compile, compile_pods};
 pub use diff::diff;
 pub use follow::follow;
 

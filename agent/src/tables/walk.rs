@@ -35,7 +35,7 @@ use underpass_core::{
 use super::{
     KernelPod, Tables, compile,
     compile::tests::{Answer, captured, kernel, reference},
-    diff, follow, local,
+    compile_pods, diff, follow,
 };
 use crate::pods::{Action, Actual, PodUid, Wanted, plan, wanted};
 
@@ -276,7 +276,7 @@ impl Walk {
         let fresh = model.world();
         let pods: Vec<KernelPod> = self.pods.values().cloned().collect();
         let wanted = compile(fresh, &pods, &AGENTS);
-        let mut ops = follow(&self.there, &self.finished, self.model.world(), &local(&pods, &AGENTS));
+        let mut ops = follow(&self.there, &self.finished, self.model.world(), &compile_pods(&pods, &AGENTS));
         self.seen.operations += ops.len();
         let mut after = Memory::new(Marks::DEFAULT);
         after.apply(&diff(&Tables::default(), &wanted)).map_err(|e| e.to_string())?;
