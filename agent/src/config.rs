@@ -126,15 +126,15 @@ pub struct Config {
     pub trust_domain_aliases: Vec<TrustDomain>,
 
     /// The namespace whose policies hold for the whole mesh.
-    #[arg(long, env = "UNDERPASS_ROOT_NAMESPACE", value_name = "NAME", default_value = "istio-system")]
+    #[arg(long, env = "UNDERPASS_ROOT_NAMESPACE", value_name = "NAME", default_value = "istio-system", help_heading = LIVE)]
     pub root_namespace: String,
 
     /// The DNS suffix of services.
-    #[arg(long, env = "UNDERPASS_CLUSTER_DOMAIN", value_name = "NAME", default_value = "cluster.local")]
+    #[arg(long, env = "UNDERPASS_CLUSTER_DOMAIN", value_name = "NAME", default_value = "cluster.local", help_heading = LIVE)]
     pub cluster_domain: String,
 
     /// Do `istio-injection` and `sidecar.istio.io/inject` enrol a pod, as `istio.io/dataplane-mode` does?
-    #[arg(long, env = "UNDERPASS_SIDECAR_KEYS", value_name = "true|false", default_value_t = true, action = clap::ArgAction::Set)]
+    #[arg(long, env = "UNDERPASS_SIDECAR_KEYS", value_name = "true|false", default_value_t = true, action = clap::ArgAction::Set, help_heading = LIVE)]
     pub sidecar_keys: bool,
 
     /// How long a workload's certificate is valid, such as 24h. Renewed at half of it; a change counts from the next

@@ -7,7 +7,7 @@ use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     path::Path,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     thread::JoinHandle,
     time::{Duration, Instant, SystemTime},
 };
@@ -43,6 +43,8 @@ use underpass_ztunnel::{sockets::Ends, testing::Switch};
 
 /// Within this, or never.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// Of the log, which a process has one of.
+static LEVELS: OnceLock<log::Levels> = OnceLock::new();
 const A: &str = "10.0.0.1";
 const B: &str = "10.0.0.2";
 const Z: &str = "10.0.0.9";
@@ -89,6 +91,7 @@ struct Agent {
     tables: InMemory,
     events: mpsc::UnboundedSender<Event>,
     admin: SocketAddr,
+    settings: watch::Sender<Arc<Running>>,
     stop: mpsc::UnboundedSender<()>,
     thread: JoinHandle<()>,
 }
@@ -125,13 +128,13 @@ impl Agent {
         let (admin, readiness) = (address(&checked.servers.admin), address(&checked.servers.readiness));
         let (stop, asks) = mpsc::unbounded_channel();
         let thread = std::thread::spawn(move || {
-            let levels = log::init(Format::Text, "info".parse().expect("a filter")).expect("levels");
+            let levels =
+                LEVELS.get_or_init(|| log::init(Format::Text, "info".parse().expect("a filter")).expect("levels"));
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
             let mut stop = Signals::of(asks);
-            runtime.block_on(node::run_in(place, &follow, checked, &levels, &mut stop)).expect("it ran");
-            drop(settings);
+            runtime.block_on(node::run_in(place, &follow, checked, levels, &mut stop)).expect("it ran");
         });
-        let agent = Self { folder, switch, tables, events, admin, stop, thread };
+        let agent = Self { folder, switch, tables, events, admin, settings, stop, thread };
         wait_until("readiness", || get(readiness, "/healthz/ready").filter(|(status, _)| *status == 200));
         agent
     }
@@ -364,4 +367,31 @@ fn from_a_manifest_to_an_open_connection() {
     is_reset(&mut agent.captured(of_a, A, B));
     let lines = agent.end();
     assert!(lines.iter().all(|line| line["reason"] != "internal"), "{lines:#?}");
+}
+
+#[test]
+fn settings_of_the_mesh_are_followed_while_it_runs() {
+    let manifests = [("a.yaml", pod("a", A, "sidecar.istio.io/inject: 'true'")), ("b.yaml", pod("b", B, AMBIENT))];
+    let agent = Agent::start(&manifests);
+    assert_eq!(agent.destinations(), 2);
+    let set = |change: &dyn Fn(&mut config::Config)| {
+        agent.settings.send_modify(|running| {
+            let mut config = config::Config::clone(&running.config);
+            change(&mut config);
+            *running = Arc::new(Running { config: Arc::new(config), ..Running::clone(running) });
+        });
+    };
+    set(&|config| config.sidecar_keys = false);
+    wait_until("a out of the tables", || (agent.destinations() == 1).then_some(()));
+    let version = agent.ask("/config_dump")["world"]["version"].as_u64();
+    // One that nothing of the mesh follows from makes no World.
+    set(&|config| config.release_drain = Duration::from_secs(7));
+    set(&|config| (config.sidecar_keys, config.root_namespace) = (true, "default".to_owned()));
+    wait_until("a in the tables", || (agent.destinations() == 2).then_some(()));
+    let dump = agent.ask("/config_dump");
+    assert_eq!(dump["world"]["settings"]["root_namespace"], "default");
+    assert!(
+        dump["world"]["version"].as_u64() > version && dump["objects"].as_array().is_some_and(|all| all.len() == 2)
+    );
+    agent.end();
 }
