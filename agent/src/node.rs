@@ -20,7 +20,7 @@ use underpass_config::Door;
 use underpass_core::{
     Identity, ObjectName, World,
     resolve::{Local, LocalPod},
-    world::Account,
+    world::{Account, Uid},
 };
 use underpass_telemetry::{
     access_log::AccessLog,
@@ -95,8 +95,10 @@ struct Node {
     pods: Arc<pods::Handle>,
     events: mpsc::UnboundedReceiver<Event>,
     ztunnel: Ztunnel,
-    /// The pods that the tunnel serves, by cookie: those that leave the mesh keep their identity until they are gone.
-    serving: BTreeMap<Cookie, Account>,
+    /// The pods that the tunnel serves, by cookie: those that leave the mesh keep their account until they are gone.
+    serving: BTreeMap<Cookie, (Uid, Account)>,
+    /// The identities that certificates are kept for.
+    wanted: BTreeSet<Identity>,
     applying: Waiting<(Arc<World>, Arc<[LocalPod]>)>,
     enrolling: Gate,
     /// Open while the World knows every enrolled pod of this node as the node does.
@@ -217,6 +219,7 @@ pub async fn run_in<D: DataPath + 'static>(
         events,
         ztunnel,
         serving: BTreeMap::new(),
+        wanted: BTreeSet::new(),
         applying: Waiting::default(),
         enrolling,
         known,
@@ -308,7 +311,7 @@ impl Node {
         if world.version().0 == 0 {
             return;
         }
-        self.want(&world, &local);
+        self.want();
         match unknown(&world, &local) {
             (None, _) => self.known.open(),
             (Some(first), n) => {
@@ -322,17 +325,15 @@ impl Node {
         match event {
             Event::Added(pod) => {
                 let EnrolledPod { pod, cookie, netns, outbound, inbound } = *pod;
-                self.serving.insert(cookie, pod.account);
-                let LocalPod { name, uid, .. } = pod;
+                let LocalPod { name, uid, account, .. } = pod;
+                self.serving.insert(cookie, (uid.clone(), account));
+                self.want();
                 self.ztunnel.add(underpass_ztunnel::Pod { name, uid, cookie: cookie.0, netns, outbound, inbound });
             }
-            Event::Renamed { cookie, account } => drop(self.serving.insert(cookie, account)),
             Event::Removed { name, cookie } => {
                 self.serving.remove(&cookie);
                 drop(self.ztunnel.remove(&name, cookie.0));
-                let world = Arc::clone(&self.world.borrow());
-                let local = Arc::clone(&self.local.borrow());
-                self.want(&world, &local);
+                self.want();
             }
             Event::Applied(version) => {
                 tracing::info!(%version, "applied");
@@ -347,12 +348,23 @@ impl Node {
 
     /// Certificates for the pods that are in the mesh, and for those that are leaving it: their open connections go on
     /// until the release has ended them.
-    fn want(&mut self, world: &World, local: &[LocalPod]) {
-        let enrolled = local.iter().filter(|pod| pod.local == Local::Enrolled).map(|pod| &pod.account);
+    fn want(&mut self) {
+        let (world, local) = (Arc::clone(&self.world.borrow()), Arc::clone(&self.local.borrow()));
+        let enrolled = local.iter().filter(|pod| pod.local == Local::Enrolled);
+        let enrolled: BTreeMap<&Uid, &Account> = enrolled.map(|pod| (&pod.uid, &pod.account)).collect();
+        for (uid, account) in self.serving.values_mut() {
+            if let Some(newest) = enrolled.get(uid) {
+                account.clone_from(newest);
+            }
+        }
         let trust_domain = &world.settings().trust_domain;
         let identity = |of: &Account| Identity::new(trust_domain, &of.namespace, &of.name);
-        let wanted: BTreeSet<Identity> = enrolled.chain(self.serving.values()).map(identity).collect();
-        self.certs.want(&wanted);
+        let served = self.serving.values().map(|(_, account)| account);
+        let wanted: BTreeSet<Identity> = enrolled.into_values().chain(served).map(identity).collect();
+        if self.wanted != wanted {
+            self.certs.want(&wanted);
+            self.wanted = wanted;
+        }
     }
 
     async fn end(self, access_log: Arc<AccessLog>) {

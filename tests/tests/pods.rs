@@ -318,7 +318,6 @@ impl Tunnel {
         match event {
             Event::Applied(version) => self.applied = version.0,
             // It asks for no certificates.
-            Event::Renamed { .. } => {}
             Event::Added(pod) => {
                 self.sight.added.push(pod.pod.name.to_string());
                 let (stop, open) = (Arc::default(), Arc::default());

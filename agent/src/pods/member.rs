@@ -12,7 +12,7 @@ use std::{
 };
 
 use underpass_abi::{Cookie, Direction, ListenerKey, Marks, Op, Phase};
-use underpass_core::{resolve::LocalPod, world::Account};
+use underpass_core::resolve::LocalPod;
 use underpass_net::{
     netns::{AddressWatch, Netns},
     system::SystemError,
@@ -141,15 +141,6 @@ impl Member {
             outbound,
             inbound,
         })
-    }
-
-    /// Goes by this account from now on. True: it is another one, and the tunnel is to be told.
-    pub(super) fn rename(&mut self, account: &Account) -> bool {
-        if self.pod.account == *account {
-            return false;
-        }
-        self.pod.account = account.clone();
-        self.is_announced()
     }
 
     /// The tunnel serves it.

@@ -37,7 +37,7 @@ use underpass_abi::{CgroupId, Cookie, Marks, Phase};
 use underpass_core::{
     ObjectName, World,
     resolve::{Local, LocalPod},
-    world::{Account, Version},
+    world::Version,
 };
 use underpass_net::{netns::Netns, socket::options::Keepalive};
 
@@ -102,13 +102,6 @@ pub struct EnrolledPod {
 pub enum Event {
     /// Serve this pod: from now on its connections arrive at the listeners.
     Added(Box<EnrolledPod>),
-    /// A pod that is served has another account now.
-    Renamed {
-        /// Its network namespace.
-        cookie: Cookie,
-        /// The account.
-        account: Account,
-    },
     /// Serve it no longer: it left the mesh, or its sandbox ended. Close everything.
     Removed {
         /// namespace/name.
@@ -231,7 +224,6 @@ impl<D: DataPath> Pods<D> {
         }
         let Some(world) = self.world.clone() else { return now + LOOK_AGAIN };
         let wanted = self.wanted();
-        self.follow_accounts();
         for member in self.pods.values_mut().filter_map(State::member_mut) {
             self.stale |= member.look_at_addresses();
         }
@@ -264,18 +256,6 @@ impl<D: DataPath> Pods<D> {
             return all.map(|uid| (Arc::clone(uid), Wanted::Released)).collect();
         }
         wanted(&self.local)
-    }
-
-    /// An account is no part of what was set up: its pod goes on under another one.
-    fn follow_accounts(&mut self) {
-        for pod in self.local.iter().filter(|pod| pod.local == Local::Enrolled) {
-            let member = self.pods.get_mut(&pod.pod_uid).and_then(State::member_mut);
-            if let Some(member) = member.filter(|member| member.pod.name == pod.name)
-                && member.rename(&pod.account)
-            {
-                (self.sink)(Event::Renamed { cookie: member.kernel.cookie, account: pod.account.clone() });
-            }
-        }
     }
 
     fn act(&mut self, action: Action, now: Instant) {
