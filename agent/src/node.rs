@@ -269,7 +269,7 @@ fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> Error {
 fn unknown<'a>(world: &World, local: &'a [LocalPod]) -> (Option<&'a ObjectName>, usize) {
     let is_known = |pod: &LocalPod| {
         let fact = world.workload(&pod.uid);
-        fact.is_some_and(|fact| fact.addresses == pod.addresses && fact.account.as_ref() == Some(&pod.account))
+        fact.is_some_and(|fact| fact.is_of(&pod.addresses, &pod.account))
     };
     let mut unknown = local.iter().filter(|pod| pod.local == Local::Enrolled && !is_known(pod)).map(|pod| &pod.name);
     let first = unknown.next();
@@ -325,10 +325,12 @@ impl Node {
         match event {
             Event::Added(pod) => {
                 let EnrolledPod { pod, cookie, netns, outbound, inbound } = *pod;
-                let LocalPod { name, uid, account, .. } = pod;
-                self.serving.insert(cookie, (uid.clone(), account));
-                self.want();
-                self.ztunnel.add(underpass_ztunnel::Pod { name, uid, cookie: cookie.0, netns, outbound, inbound });
+                let LocalPod { name, uid, addresses, account, .. } = pod;
+                self.serving.insert(cookie, (uid.clone(), account.clone()));
+                let cookie = cookie.0;
+                let pod = underpass_ztunnel::Pod { name, uid, addresses, account, cookie, netns, outbound, inbound };
+                self.ztunnel.add(pod);
+                self.want(); // its account may be another one by now
             }
             Event::Removed { name, cookie } => {
                 self.serving.remove(&cookie);
@@ -352,9 +354,10 @@ impl Node {
         let (world, local) = (Arc::clone(&self.world.borrow()), Arc::clone(&self.local.borrow()));
         let enrolled = local.iter().filter(|pod| pod.local == Local::Enrolled);
         let enrolled: BTreeMap<&Uid, &Account> = enrolled.map(|pod| (&pod.uid, &pod.account)).collect();
-        for (uid, account) in self.serving.values_mut() {
-            if let Some(newest) = enrolled.get(uid) {
+        for (cookie, (uid, account)) in &mut self.serving {
+            if let Some(newest) = enrolled.get(uid).filter(|newest| **newest != account) {
                 account.clone_from(newest);
+                self.ztunnel.rename(cookie.0, account.clone());
             }
         }
         let trust_domain = &world.settings().trust_domain;

@@ -29,16 +29,21 @@ use crate::{
 /// Serves one accepted socket.
 pub(crate) async fn serve(worker: Rc<Worker>, pod: Rc<Served>, accepted: accept::Accepted) {
     let Ok(Ends { from, to }) = worker.settings.sockets.ends(&accepted.socket) else { return };
-    let served = worker.world().workload(&pod.uid).is_some_and(|w| w.addresses.contains(&to.ip()));
-    if !served {
+    if let Err(reason) = is_served(&worker, &pod, to) {
         worker.settings.accepted(Role::FromPeer, &accepted.socket);
         drop(Carried::new(accepted.socket, accepted.place)); // resets it
-        Track::begin(&worker, &pod, Direction::Inbound, from, to).finish(Reason::NotServedHere);
+        Track::begin(&worker, &pod, Direction::Inbound, from, to).finish(reason);
     } else if to.port() == HBONE_PORT {
         tunnel(&worker, &pod, accepted, from, to).await;
     } else {
         plaintext::serve(&worker, &pod, accepted, from, to).await;
     }
+}
+
+/// The address is the pod's, and the pod the one that the World knows.
+fn is_served(worker: &Worker, pod: &Served, to: SocketAddr) -> Result<(), Reason> {
+    let world = worker.world();
+    pod.workload(&world)?.addresses.contains(&to.ip()).then_some(()).ok_or(Reason::NotServedHere)
 }
 
 /// Serves the tunnel of another node until it ends. One that ended before it carried anything is written down.
@@ -81,7 +86,7 @@ fn begin(
     from: SocketAddr,
     to: SocketAddr,
 ) -> Result<Begun, Reason> {
-    let own = own_identity(worker, pod).ok_or(Reason::PodGone)?;
+    let own = own_identity(worker, pod)?;
     let credential = worker.credential(&own).ok_or(Reason::NoCertificate)?;
     let roots = Arc::clone(&worker.credentials().roots);
     let config = worker.configs.borrow_mut().server(&credential, &worker.trust_domains, &roots);
@@ -115,9 +120,9 @@ fn begin(
     Ok((tunnel, Box::pin(driving), asked))
 }
 
-fn own_identity(worker: &Worker, pod: &Served) -> Option<Identity> {
+fn own_identity(worker: &Worker, pod: &Served) -> Result<Identity, Reason> {
     let world = worker.world();
-    world.identity(world.workload(&pod.uid)?).cloned()
+    world.identity(pod.workload(&world)?).cloned().ok_or(Reason::NoCertificate)
 }
 
 /// Answers one CONNECT and carries its connection.
@@ -217,7 +222,7 @@ fn admit(
     track: &mut Track,
 ) -> Result<String, (u16, Reason)> {
     let world = worker.world();
-    let workload = world.workload(&pod.uid).ok_or((503, Reason::PodGone))?;
+    let workload = pod.workload(&world).map_err(|reason| (503, reason))?;
     track.destination_identity(world.identity(workload).cloned());
     let peer = Peer { address: from.ip(), identity: Some(identity) };
     let (address, port) = (target.ip(), target.port());

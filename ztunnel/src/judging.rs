@@ -16,13 +16,18 @@ use std::{
 
 use tokio::sync::oneshot;
 use underpass_core::{
-    World,
+    Reason, World,
     authz::Verdict,
     rejudge::{self, Changes},
-    world::Version,
+    world::{Uid, Version},
 };
 
-use crate::{index::Index, pending::Pending, track::Live, worker::Worker};
+use crate::{
+    index::{Group, Index},
+    pending::Pending,
+    track::Live,
+    worker::Worker,
+};
 
 /// How long connections are judged again in one turn of a worker, before others have theirs.
 const SLICE: Duration = Duration::from_millis(1);
@@ -58,6 +63,13 @@ impl Worker {
     pub(crate) fn exchange_world(&self, world: Arc<World>) {
         let old = self.world.replace(Arc::clone(&world));
         self.judging.borrow_mut().changed(&old, &world);
+        self.judge_slice();
+    }
+
+    /// All open connections of this pod, whatever the World says of it.
+    pub(crate) fn judge_pod(&self, pod: &Uid) {
+        let of_pod = [Group::Inbound(pod.clone()), Group::Outbound(pod.clone())];
+        of_pod.into_iter().for_each(|group| self.judging.borrow_mut().pending.add(group));
         self.judge_slice();
     }
 
@@ -117,6 +129,7 @@ impl Worker {
 fn judge(world: &World, live: &mut Live) {
     let Some(judged) = &mut live.judged else { return };
     match rejudge::check(world, judged) {
+        Verdict::Allow { .. } if live.pod.is_replaced(world) => live.cancel.cancel(Reason::Identity, None),
         Verdict::Allow { .. } => judged.judged_at = world.version(),
         Verdict::Deny { policy, reason } => live.cancel.cancel(reason, policy),
     }
@@ -127,7 +140,6 @@ mod tests {
     use std::{collections::BTreeSet, net::SocketAddr, rc::Rc};
 
     use underpass_core::{
-        Reason,
         authz::Rule,
         connection::Direction,
         objects::{Batch, Object, Service},

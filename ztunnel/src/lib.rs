@@ -37,7 +37,10 @@ use tokio::{
     net::TcpStream,
     sync::{mpsc, oneshot, watch},
 };
-use underpass_core::{Identity, ObjectName, World, world::Version};
+use underpass_core::{
+    Identity, ObjectName, World,
+    world::{Account, Version},
+};
 use underpass_identity::{Credential, Roots};
 use underpass_net::socket::options::{Keepalive, Options, Role};
 use underpass_telemetry::{access_log::AccessLog, metrics::Registry};
@@ -208,6 +211,12 @@ impl Ztunnel {
     /// Serves a pod: its listeners are accepted from, until [`Ztunnel::remove`].
     pub fn add(&self, pod: Pod) {
         self.send(pod.cookie, Message::Add(Box::new(pod)));
+    }
+
+    /// A pod that is served has another account now, as its node knows it. Its open connections end where the World's is another
+    /// one.
+    pub fn rename(&self, cookie: u64, account: Account) {
+        self.send(cookie, Message::Rename { cookie, account });
     }
 
     /// Stops serving a pod: its listeners and all of its connections are closed. Returns at once; what it returns

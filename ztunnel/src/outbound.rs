@@ -115,6 +115,7 @@ fn plan(worker: &Worker, pod: &Served, from: SocketAddr, to: SocketAddr, track: 
 }
 
 fn source<'a>(world: &'a World, pod: &Served, from: SocketAddr, to: SocketAddr) -> Result<&'a Workload, Reason> {
+    pod.workload(world)?;
     let source = rejudge::source(world, &pod.uid, from.ip())?;
     // The listener's own port can be reached from inside the pod: that is no captured connection.
     let itself = source.addresses.contains(&to.ip()) || is_loopback(to.ip());

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Serves one accepted socket whose destination is an application's port.
-pub(crate) async fn serve(worker: &Rc<Worker>, pod: &Served, accepted: Accepted, from: SocketAddr, to: SocketAddr) {
+pub(crate) async fn serve(worker: &Rc<Worker>, pod: &Rc<Served>, accepted: Accepted, from: SocketAddr, to: SocketAddr) {
     let mut track = Track::begin(worker, pod, Direction::Inbound, from, to);
     track.path(Path::Plaintext);
     let Accepted { socket, place, next } = accepted;
@@ -67,7 +67,7 @@ async fn carry(
 /// Judges by the World of this turn, and registers what is allowed.
 fn admit(worker: &Worker, pod: &Served, from: SocketAddr, to: SocketAddr, track: &mut Track) -> Result<(), Reason> {
     let world = worker.world();
-    let workload = world.workload(&pod.uid).ok_or(Reason::PodGone)?;
+    let workload = pod.workload(&world)?;
     let peer = Peer { address: from.ip(), identity: None };
     let request = Request { peer, workload, address: to.ip(), port: to.port() };
     match inbound::judge(&world, &request) {

@@ -1,16 +1,28 @@
 //! A pod as the tunnel sees it: two listeners inside its network namespace.
 
-use std::{fmt, net::TcpListener, sync::Arc};
+use std::{
+    fmt,
+    net::{IpAddr, TcpListener},
+    sync::Arc,
+};
 
-use underpass_core::{ObjectName, world::Uid};
+use underpass_core::{
+    ObjectName,
+    world::{Account, Uid},
+};
 use underpass_net::netns::Netns;
 
-/// A pod to serve. Its addresses, labels and identity are the World's.
+/// A pod to serve, as its node knows it. Connections from it and to it are refused while the World says nothing of its uid, or
+/// something about a pod with other addresses or another account.
 pub struct Pod {
     /// namespace/name.
     pub name: ObjectName,
     /// What identifies it in the World.
     pub uid: Uid,
+    /// Its addresses, canonical.
+    pub addresses: Vec<IpAddr>,
+    /// Its identity without the trust domain.
+    pub account: Account,
     /// The cookie of its network namespace.
     pub cookie: u64,
     /// Its network namespace.

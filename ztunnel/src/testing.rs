@@ -16,7 +16,6 @@ use underpass_core::{
     ObjectName,
     connection::Direction,
     rejudge::{Judged, Way},
-    world::Uid,
 };
 use underpass_net::{netns::Netns, socket::options::Options};
 
@@ -106,8 +105,10 @@ impl Idle {
     pub(crate) fn open(self, worker: &Rc<Worker>) {
         let netns = Arc::new(Netns::own().expect("own namespace"));
         let budget = worker.budgets.add(self.cookie, &self.pod);
-        let uid = Uid::of_pod(&worker.world().settings().cluster, &self.pod);
-        let pod = Rc::new(Served::new((self.pod, uid), self.cookie, netns, budget, &worker.settings));
+        let fact = Arc::clone(worker.world().pod(&self.pod).expect("a pod of the World"));
+        let local = (fact.addresses.clone(), fact.account.clone().expect("a pod's"));
+        let pod =
+            Rc::new(Served::new((self.pod, fact.uid.clone()), local, self.cookie, netns, budget, &worker.settings));
         for (source, destination, way) in self.connections {
             let direction = match way {
                 Way::Inbound { .. } => Direction::Inbound,

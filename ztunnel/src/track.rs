@@ -55,7 +55,7 @@ impl Cancel {
 /// What a worker keeps about a connection of its own while it is open.
 #[derive(Debug)]
 pub(crate) struct Live {
-    pub(crate) cookie: u64,
+    pub(crate) pod: Rc<Served>,
     /// Once it is open: what it is judged again by after a change.
     pub(crate) judged: Option<Judged>,
     pub(crate) cancel: Rc<Cancel>,
@@ -94,7 +94,7 @@ pub(crate) struct Track {
 impl Track {
     pub(crate) fn begin(
         worker: &Rc<Worker>,
-        pod: &Served,
+        pod: &Rc<Served>,
         direction: Direction,
         source: SocketAddr,
         destination: SocketAddr,
@@ -120,7 +120,7 @@ impl Track {
             reason: None,
             world: world.version(),
         };
-        let live = Live { cookie: pod.cookie, judged: None, cancel: Rc::default() };
+        let live = Live { pod: Rc::clone(pod), judged: None, cancel: Rc::default() };
         let cancel = Rc::clone(&live.cancel);
         if let Some(reason) = &*pod.closed.borrow() {
             cancel.cancel(reason.clone(), None); // accepted before, begun after

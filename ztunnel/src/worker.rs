@@ -9,6 +9,7 @@ use std::{
     fmt,
     hash::{BuildHasher as _, RandomState},
     io,
+    net::IpAddr,
     rc::Rc,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -21,7 +22,7 @@ use tokio::{
 };
 use underpass_core::{
     Connection, Identity, ObjectName, Reason, World,
-    world::{Uid, Version},
+    world::{Account, Uid, Version, Workload},
 };
 use underpass_identity::{Credential, Serial};
 use underpass_net::{
@@ -51,6 +52,10 @@ use crate::{
 #[derive(Debug)]
 pub(crate) enum Message {
     Add(Box<Pod>),
+    Rename {
+        cookie: u64,
+        account: Account,
+    },
     Remove {
         name: ObjectName,
         cookie: u64,
@@ -75,6 +80,9 @@ const SWEEP_EVERY: Duration = Duration::from_secs(30);
 pub(crate) struct Served {
     pub(crate) name: ObjectName,
     pub(crate) uid: Uid,
+    /// As its node knows them, as is its account.
+    addresses: Vec<IpAddr>,
+    account: RefCell<Account>,
     pub(crate) cookie: u64,
     pub(crate) netns: Arc<Netns>,
     pub(crate) budget: Arc<PodBudget>,
@@ -103,6 +111,7 @@ impl fmt::Debug for Served {
 impl Served {
     pub(crate) fn new(
         (name, uid): (ObjectName, Uid),
+        (addresses, account): (Vec<IpAddr>, Account),
         cookie: u64,
         netns: Arc<Netns>,
         budget: Arc<PodBudget>,
@@ -111,6 +120,8 @@ impl Served {
         Self {
             name,
             uid,
+            addresses,
+            account: RefCell::new(account),
             cookie,
             netns,
             memory: Memory::new(Arc::clone(&budget.memory)),
@@ -122,6 +133,20 @@ impl Served {
             waiting: List::default(),
             closed: RefCell::default(),
         }
+    }
+
+    /// What the World says of it.
+    ///
+    /// # Errors
+    /// What it says is about another pod, or nothing: then nothing is to be judged by it.
+    pub(crate) fn workload<'a>(&self, world: &'a World) -> Result<&'a Arc<Workload>, Reason> {
+        let is_it = |workload: &&Arc<Workload>| workload.is_of(&self.addresses, &self.account.borrow());
+        world.workload(&self.uid).filter(is_it).ok_or(Reason::UnknownPod)
+    }
+
+    /// The World knows another account by its name.
+    pub(crate) fn is_replaced(&self, world: &World) -> bool {
+        world.workload(&self.uid).is_some_and(|workload| workload.account.as_ref() != Some(&*self.account.borrow()))
     }
 
     /// For where a stream of another node leads, which takes one place; nothing where there is none. A listener that waits
@@ -256,6 +281,7 @@ impl Worker {
             tokio::select! {
                 message = messages.recv() => match message {
                     Some(Message::Add(pod)) => self.add(*pod),
+                    Some(Message::Rename { cookie, account }) => self.rename(cookie, account),
                     Some(Message::Remove { name, cookie, done }) => self.remove(name, cookie, done),
                     Some(Message::CatchUp(done)) => {
                         self.exchange(&mut inputs);
@@ -357,7 +383,8 @@ impl Worker {
             drop(self.close_home(pod.cookie, Reason::PodGone, &TunnelEnd::Closed)); // nobody waits for its end
         }
         let budget = self.budgets.add(pod.cookie, &pod.name);
-        let served = Rc::new(Served::new((pod.name, pod.uid), pod.cookie, pod.netns, budget, &self.settings));
+        let (names, local) = ((pod.name, pod.uid), (pod.addresses, pod.account));
+        let served = Rc::new(Served::new(names, local, pod.cookie, pod.netns, budget, &self.settings));
         let listeners = (TcpListener::from_std(pod.outbound), TcpListener::from_std(pod.inbound));
         let (Ok(outbound), Ok(inbound)) = listeners else {
             // Out of descriptors. The pod's listeners are closed by this, and its connections refused, not let past.
@@ -372,6 +399,13 @@ impl Worker {
             tokio::task::spawn_local(accept(Rc::clone(self), Rc::clone(&served), inbound, inbound::serve)),
         ];
         self.homes.borrow_mut().insert(served.cookie, Home { served, listeners: Some(listeners), accepting });
+    }
+
+    fn rename(&self, cookie: u64, account: Account) {
+        let served = self.homes.borrow().get(&cookie).map(|home| Rc::clone(&home.served));
+        let Some(served) = served else { return };
+        *served.account.borrow_mut() = account;
+        self.judge_pod(&served.uid);
     }
 
     fn remove(self: &Rc<Self>, name: ObjectName, cookie: u64, done: oneshot::Sender<()>) {
@@ -397,7 +431,7 @@ impl Worker {
                 tunnels.push(tunnel.clone());
             });
         }
-        for live in self.live.borrow().values().filter(|live| live.cookie == cookie) {
+        for live in self.live.borrow().values().filter(|live| live.pod.cookie == cookie) {
             live.cancel.cancel(reason.clone(), None);
         }
         async move {
@@ -470,7 +504,10 @@ pub(crate) mod testing {
         let name = name("default/b");
         let budget = worker.budgets.add(1, &name);
         let uid = Uid::of_pod(&worker.world().settings().cluster, &name);
-        Rc::new(Served::new((name, uid), 1, Arc::new(Netns::own().expect("own namespace")), budget, &worker.settings))
+        let local =
+            (vec!["10.0.0.2".parse().expect("address")], Account { namespace: "default".into(), name: "b".into() });
+        let netns = Arc::new(Netns::own().expect("own namespace"));
+        Rc::new(Served::new((name, uid), local, 1, netns, budget, &worker.settings))
     }
 }
 

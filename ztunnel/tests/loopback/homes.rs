@@ -1,6 +1,9 @@
 //! Pods that leave, come back, or are there twice: what ends with them, and what does not; and the end of one connection.
 
+use underpass_core::{objects::Pod, testing::ambient};
+
 use super::*;
+use crate::mesh::account;
 
 #[test]
 fn a_pod_that_leaves_takes_everything_along() {
@@ -96,4 +99,87 @@ fn an_operator_closes_what_is_listed_and_nothing_else() {
         assert_eq!(ask(&tunnel, "10.0.0.2:80").await, Ended::Finished, "the tunnel is still there");
         tunnel.end(TunnelEnd::Closed);
     }));
+}
+
+/// `b` as it is, but for one thing.
+fn other_b(change: impl FnOnce(&mut Pod)) -> Option<Object> {
+    let mut pod = ambient("default/b", &ip("b").to_string(), "");
+    change(&mut pod);
+    Some(pod.into())
+}
+
+#[test]
+fn a_pod_is_refused_while_the_world_knows_another_one_by_its_name() {
+    let other_address = |pod: &mut Pod| pod.addresses.push("10.0.0.77".parse().expect("address"));
+    let other_account = |pod: &mut Pod| pod.service_account = "x".into();
+    // What the World says, and what becomes of what is open: the plain one, and the one that b itself opened.
+    for (object, inbound, outbound) in [
+        (None, Some("pod_gone"), Some("pod_gone")),
+        (other_b(other_account), Some("identity"), Some("identity")),
+        (
+            other_b(|pod| pod.addresses = vec!["10.0.0.77".parse().expect("address")]),
+            Some("pod_gone"),
+            Some("bad_source"),
+        ),
+        // The address that they use is still its own.
+        (other_b(other_address), None, None),
+    ] {
+        run(LocalSet::new().run_until(async {
+            let mesh = Mesh::new([]);
+            mesh.echo(at("b", 80)).await;
+            mesh.echo(at("c", 80)).await;
+            let tunnel = tunnel(&mesh, "a");
+            assert_eq!(ask(&tunnel, "10.0.0.2:80").await, Ended::Finished);
+            let (mut plain, mut own) = (mesh.arrived(at("z", 9), "b", at("b", 80)), mesh.captured("b", at("c", 80)));
+            talk(&mut plain).await;
+            talk(&mut own).await;
+            mesh.clear();
+            let as_it_was = other_b(|_| {}).expect("an object");
+            mesh.change(|batch| match &object {
+                Some(object) => batch.put(object.clone()),
+                None => batch.remove(as_it_was.key()),
+            })
+            .await;
+            for (app, direction, reason) in [(&mut plain, IN, inbound), (&mut own, OUT, outbound)] {
+                match reason {
+                    Some(reason) => {
+                        is_reset(app).await;
+                        mesh.line(&[direction, ("reason", reason)]).await;
+                    }
+                    None => talk(app).await,
+                }
+            }
+            // Nothing new, either way: from it, to it in plaintext, by a tunnel that is there and by a new one.
+            is_reset(&mut mesh.captured("b", at("c", 80))).await;
+            mesh.line(&[OUT, ("reason", "unknown_pod"), ("destination_address", "10.0.0.3:80")]).await;
+            is_reset(&mut mesh.arrived(at("z", 9), "b", at("b", 80))).await;
+            assert_eq!(ask(&tunnel, "10.0.0.2:80").await, Ended::Refused(503));
+            is_reset(&mut mesh.arrived(at("c", 9), "b", at("b", HBONE_PORT))).await;
+            mesh.lines(3, &[IN, ("reason", "unknown_pod")]).await;
+            // The twin: as soon as both say the same.
+            mesh.change(|batch| batch.put(as_it_was)).await;
+            assert_eq!(ask(&tunnel, "10.0.0.2:80").await, Ended::Finished);
+            talk(&mut mesh.captured("b", at("c", 80))).await;
+            talk(&mut mesh.arrived(at("z", 9), "b", at("b", 80))).await;
+            tunnel.end(TunnelEnd::Closed);
+        }));
+    }
+}
+
+#[test]
+fn an_account_that_its_node_learns_counts_at_once() {
+    run(async {
+        let mesh = Mesh::new([]);
+        mesh.echo(at("c", 80)).await;
+        let mut open = mesh.captured("b", at("c", 80));
+        talk(&mut open).await;
+        mesh.ztunnel.rename(cookie("b"), account("x"));
+        is_reset(&mut open).await;
+        mesh.line(&[OUT, ("reason", "identity")]).await;
+        is_reset(&mut mesh.captured("b", at("c", 80))).await;
+        mesh.line(&[OUT, ("reason", "unknown_pod")]).await;
+        mesh.ztunnel.rename(cookie("b"), account("b"));
+        mesh.ztunnel.caught_up().await;
+        talk(&mut mesh.captured("b", at("c", 80))).await;
+    });
 }

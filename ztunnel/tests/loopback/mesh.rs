@@ -23,7 +23,7 @@ use underpass_core::{
     objects::{self, Batch, Object},
     resolve::Model,
     testing::{ambient, model, name, pod},
-    world::{MeshSettings, Uid, Version},
+    world::{Account, MeshSettings, Uid, Version},
 };
 use underpass_identity::Authority;
 use underpass_net::netns::Netns;
@@ -259,6 +259,10 @@ pub(crate) fn identity(pod: &str) -> Identity {
     Identity::new(&TrustDomain::default(), "default", pod)
 }
 
+pub(crate) fn account(name: &str) -> Account {
+    Account { namespace: "default".into(), name: name.into() }
+}
+
 pub(crate) fn cookie(pod: &str) -> u64 {
     PODS.iter().position(|(name, _)| *name == pod).expect("a pod") as u64 + 1
 }
@@ -274,7 +278,8 @@ fn add(ztunnel: &Ztunnel, switch: &Switch, pod: &str) -> Home {
     let netns = Arc::new(Netns::own().expect("own namespace"));
     let name = name(&format!("default/{pod}"));
     let uid = Uid::of_pod(&MeshSettings::default().cluster, &name);
-    ztunnel.add(Pod { name, uid, cookie: cookie(pod), netns, outbound, inbound });
+    let addresses = vec![ip(pod)];
+    ztunnel.add(Pod { name, uid, addresses, account: account(pod), cookie: cookie(pod), netns, outbound, inbound });
     Home { outbound: outbound_at, inbound: inbound_at }
 }
 

@@ -34,8 +34,8 @@ use underpass_net::{
 use underpass_ztunnel::sockets::{Ends, Sockets};
 
 use crate::{
-    IN, OUT, about, ask, check,
-    mesh::{Mesh, at, ip, is_reset, run, talk},
+    IN, OUT, about, ask, check, cookie,
+    mesh::{Mesh, account, at, ip, is_reset, run, talk},
     tunnel_over,
 };
 
@@ -144,8 +144,12 @@ fn every_change_ends_what_it_denies_and_nothing_else() {
         mesh.change(|batch| batch.put(renamed("c", "x"))).await;
         is_reset(&mut c).await;
         mesh.line(&[&direct("identity")[..], &[("source_workload", "c")]].concat()).await;
-        let mut c = mesh.captured("c", at("b", 80));
-        is_reset(&mut c).await;
+        // Its node knows it as the first still; and then not any more.
+        is_reset(&mut mesh.captured("c", at("b", 80))).await;
+        mesh.line(&direct("unknown_pod")).await;
+        mesh.ztunnel.rename(cookie("c"), account("x"));
+        mesh.ztunnel.caught_up().await;
+        is_reset(&mut mesh.captured("c", at("b", 80))).await;
         mesh.line(&direct("no_certificate")).await;
     });
     run(async {

@@ -216,6 +216,16 @@ impl Workload {
         self.account.is_some()
     }
 
+    /// It is about the pod that its node knows by these addresses and this account. Until it is, neither says anything about
+    /// the other: a name may be used again.
+    #[must_use]
+    pub fn is_of(&self, addresses: &[IpAddr], account: &Account) -> bool {
+        let within = |some: &[IpAddr], all: &[IpAddr]| some.iter().all(|ip| all.contains(ip));
+        self.account.as_ref() == Some(account)
+            && within(&self.addresses, addresses)
+            && within(addresses, &self.addresses)
+    }
+
     /// In the mesh.
     #[must_use]
     pub const fn is_enrolled(&self) -> bool {
@@ -239,5 +249,30 @@ impl Workload {
     pub fn service_at(&self, port: u16) -> Option<&ObjectName> {
         let mut current = self.endpoints.iter().filter(|e| !e.outdated);
         current.find(|e| e.ports.iter().any(|(_, target)| *target == port)).map(|e| &e.service)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{ambient, workload};
+
+    #[test]
+    fn a_fact_is_of_the_pod_whose_addresses_and_account_it_has() {
+        let fact = workload(&ambient("default/b", "10.0.0.2 fd00::2", ""));
+        let check = |addresses: &str, (namespace, account): (&str, &str), expect| {
+            let addresses: Vec<IpAddr> = addresses.split_whitespace().map(|a| a.parse().unwrap()).collect();
+            let account = Account { namespace: namespace.into(), name: account.into() };
+            assert_eq!(fact.is_of(&addresses, &account), expect, "{addresses:?} {account:?}");
+        };
+        let own = ("default", "b");
+        check("10.0.0.2 fd00::2", own, true);
+        check("fd00::2 10.0.0.2", own, true);
+        check("10.0.0.2", own, false);
+        check("10.0.0.2 fd00::2 fd00::3", own, false);
+        check("10.0.0.3 fd00::2", own, false);
+        check("", own, false);
+        check("10.0.0.2 fd00::2", ("default", "x"), false);
+        check("10.0.0.2 fd00::2", ("other", "b"), false);
     }
 }
