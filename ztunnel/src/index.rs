@@ -220,9 +220,13 @@ mod tests {
 
     use proptest::{collection::vec, prelude::*};
     use underpass_core::{
+        objects::{Batch, Object},
         rejudge::check,
-        testing::{some_address, some_batch, some_model},
-        world::MeshSettings,
+        testing::{
+            ambient, model, name, namespace, pod, policy,
+            walk::{some_call, some_step},
+        },
+        world::{Action, MeshSettings},
     };
 
     use super::{testing::connections, *};
@@ -231,27 +235,47 @@ mod tests {
         groups.iter().flat_map(|group| index.members(group, 0)).collect()
     }
 
+    #[test]
+    fn a_plain_target_is_found_by_the_namespace_of_its_present_owner() {
+        let z = |name: &str| Object::from(pod(name, "10.0.0.9"));
+        let mut model = model([ambient("default/a", "10.0.0.1", "").into(), z("out/z")]);
+        let mut index = Index::default();
+        let (from, target) = (IpAddr::from([10, 0, 0, 1]), SocketAddr::from(([10, 0, 0, 9], 80)));
+        let way = Way::Outbound { from, service: None, target, over: Over::Plain };
+        let pod = model.world().pod(&name("default/a")).expect("a pod").uid.clone();
+        index.add(model.world(), 1, &Judged { pod, way, judged_at: model.world().version() });
+        let mut changed = |change: &dyn Fn(&mut Batch)| {
+            let before = model.world().clone();
+            let mut batch = Batch::default();
+            change(&mut batch);
+            model.apply(&batch);
+            let groups = index.concerned(model.world(), &Changes::new(&before, model.world()));
+            found(&index, &groups).len()
+        };
+        let deny = |name: &str| policy(name, Action::Deny, Vec::new());
+        assert_eq!(changed(&|batch| batch.put(deny("out/p"))), 1);
+        assert_eq!(changed(&|batch| batch.put(deny("back/p"))), 0);
+        let moves = |batch: &mut Batch| {
+            batch.remove(z("out/z").key());
+            batch.put(z("back/z"));
+        };
+        assert_eq!(changed(&moves), 1);
+        assert_eq!(changed(&|batch| batch.put(deny("out/q"))), 0);
+        assert_eq!(changed(&|batch| batch.put(deny("back/q"))), 1);
+    }
+
     proptest! {
         /// Also where Worlds are skipped; connections come and go meanwhile.
         #[test]
         fn the_index_finds_exactly_what_a_change_may_concern(
-            start in some_model(),
-            changes in vec((some_batch(), prop::bool::weighted(0.1), any::<bool>()), 1..8),
-            calls in vec((some_address(), some_address()), 1..4),
+            steps in vec((some_step(), prop::bool::weighted(0.05), any::<bool>(), some_call()), 20..50),
         ) {
-            let mut model = start;
+            let mut model = model([namespace("default").into()]);
             let mut index = Index::default();
             let (mut open, mut next) = (BTreeMap::new(), 0);
             let mut followed = model.world().clone();
-            for (batch, settings, skips) in changes {
-                for (from, to) in &calls {
-                    for judged in connections(&followed, *from, SocketAddr::new(*to, 8080)) {
-                        next += 1;
-                        index.add(&followed, next, &judged);
-                        open.insert(next, judged);
-                    }
-                }
-                model.apply(&batch);
+            for (step, settings, skips, call) in steps {
+                model.apply(&step.batch(model.sources()));
                 if settings {
                     let trust_domain = format!("td{next}.example").parse().unwrap();
                     model.set_settings(MeshSettings { trust_domain, ..MeshSettings::default() });
@@ -269,12 +293,24 @@ mod tests {
                 prop_assert_eq!(found(&index, &groups), expected, "{:?} of {:?}", changes, open);
                 // What is denied ends; and some others, for reasons of their own.
                 open.retain(|id, judged| {
-                    let stays = check(&world, judged).is_allow() && id % 5 != 0;
+                    let stays = check(&world, judged).is_allow() && id % 7 != 0;
                     if !stays {
                         index.remove(*id, judged);
                     }
                     stays
                 });
+                // Every other call is one of a service.
+                let addresses: Vec<IpAddr> = world.addresses().collect();
+                let vips: Vec<IpAddr> = world.services().flat_map(|service| service.vips.iter().copied()).collect();
+                let nth = |of: &[IpAddr], n: usize| of.get(n % of.len().max(1)).copied();
+                let called = if call.roll % 2 == 0 { &vips } else { &addresses };
+                if let (Some(from), Some(to)) = (nth(&addresses, call.from), nth(called, call.to)) {
+                    for judged in connections(&world, from, SocketAddr::new(to, call.port)) {
+                        next += 1;
+                        index.add(&world, next, &judged);
+                        open.insert(next, judged);
+                    }
+                }
                 followed = world;
             }
             open.iter().for_each(|(id, judged)| index.remove(*id, judged));
