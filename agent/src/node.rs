@@ -265,11 +265,13 @@ fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> Error {
 }
 
 /// The first enrolled pod of this node that the World does not know, or not with the addresses and the account that it has here;
-/// and how many there are.
+/// and how many there are. One whose address has gone to another pod is on its way out: the node is ready all the same.
 fn unknown<'a>(world: &World, local: &'a [LocalPod]) -> (Option<&'a ObjectName>, usize) {
     let is_known = |pod: &LocalPod| {
         let fact = world.workload(&pod.uid);
-        fact.is_some_and(|fact| fact.is_of(&pod.addresses, &pod.account))
+        fact.is_some_and(|fact| {
+            fact.account.as_ref() == Some(&pod.account) && fact.addresses.iter().all(|ip| pod.addresses.contains(ip))
+        })
     };
     let mut unknown = local.iter().filter(|pod| pod.local == Local::Enrolled && !is_known(pod)).map(|pod| &pod.name);
     let first = unknown.next();
