@@ -128,8 +128,9 @@ impl From<pods::PodStatus> for PodView {
 }
 
 fn config_dump(view: &View) -> Response {
-    let (world, sources) = (view.world(), view.sources());
+    // In this order what is shown next is as new as what was shown before.
     let (reports, certificates) = (Arc::clone(&view.reports.borrow()), Arc::clone(&view.certificates.borrow()));
+    let (world, sources) = (view.world(), view.sources());
     Response::json(&ConfigDump {
         world: &world,
         objects: sources.objects().map(|(_, object)| object).collect(),

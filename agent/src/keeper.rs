@@ -111,7 +111,7 @@ impl Keeper {
         self.published.local.subscribe()
     }
 
-    /// What the doors have to say.
+    /// What the doors have to say: as new as the World, or older.
     #[must_use]
     pub fn reports(&self) -> watch::Receiver<Arc<Reports>> {
         self.published.reports.subscribe()
@@ -130,7 +130,7 @@ impl Feed {
     /// Hands an update over. Blocks while more waits of this door than may; at once where the keeper has ended.
     pub fn send(&self, update: Update) {
         let Update { batch, problems, notices, ignored } = update;
-        self.queue.push(self.door, batch, Report { problems, notices, ignored });
+        self.queue.push(self.door, batch, Report { taken: 0, problems, notices, ignored });
     }
 }
 

@@ -212,7 +212,7 @@ impl Mesh {
     /// Writes a manifest (nothing: removes it) and waits until every agent has applied it.
     pub fn edit(&mut self, file: &str, text: Option<&str>) -> Result<()> {
         let nodes: Vec<String> = self.agents.keys().cloned().collect();
-        let before = nodes.iter().map(|node| self.version(node)).collect::<Result<Vec<_>>>()?;
+        let before = nodes.iter().map(|node| self.taken(node)).collect::<Result<Vec<_>>>()?;
         self.write(file, text)?;
         nodes.iter().zip(before).try_for_each(|(node, before)| self.settled(node, before + 1))
     }
@@ -250,18 +250,18 @@ impl Mesh {
         self.edit(file, Some(&text.replace(old, new)))
     }
 
-    /// Waits until a node's agent has applied a World that is at least `version`, and the newest that it has.
-    fn settled(&mut self, node: &str, version: u64) -> Result<()> {
+    /// Waits until a node's agent has taken so many updates of the manifests, and has applied the newest World that it has.
+    fn settled(&mut self, node: &str, taken: u64) -> Result<()> {
         let running = self.agent(node)?;
         let log = running.log_path().to_owned();
         let mut ended = None;
-        wait_until(&format!("the agent of {node} to apply World {version}"), || {
+        wait_until(&format!("the agent of {node} to apply update {taken} of the manifests"), || {
             if let Some(exit) = self.agent(node)?.ended()? {
                 ended = Some(exit);
                 return Ok(true);
             }
             let Some(applied) = last_applied(&log)? else { return Ok(false) };
-            Ok(applied >= version.max(1) && applied == self.version(node)?)
+            Ok(self.taken(node)? >= taken.max(1) && applied == self.version(node)?)
         })?;
         match ended {
             Some(exit) => bail!("the agent of {node} ended: {exit:?}"),
@@ -275,11 +275,19 @@ impl Mesh {
         dump["world"]["version"].as_u64().context("a version in /config_dump")
     }
 
+    /// How many updates of the manifests a node's agent has taken: its World is as new.
+    fn taken(&self, node: &str) -> Result<u64> {
+        let dump = self.admin(node, "/config_dump")?;
+        Ok(dump["reports"]["manifests"]["taken"].as_u64().unwrap_or(0))
+    }
+
     /// Waits for something that a node's agent has to say about the manifests, and returns it.
     pub fn problem(&self, node: &str, want: &[(&str, &str)]) -> Result<Value> {
         wait_for(&format!("a problem with {want:?} on {node}"), || {
             let dump = self.admin(node, "/config_dump")?;
-            Ok(dump["reports"]["problems"].as_array().and_then(|all| all.iter().find(|p| fits(p, want)).cloned()))
+            Ok(dump["reports"]["manifests"]["problems"]
+                .as_array()
+                .and_then(|all| all.iter().find(|p| fits(p, want)).cloned()))
         })
     }
 

@@ -788,7 +788,7 @@ fn ready_when_the_manifests_are_applied(lab: &Lab) -> Result<()> {
         let answer = ready(&mesh).unwrap_or_else(|e| format!("{e:#}"));
         Ok(Some(answer).filter(|answer| !answer.contains("refused")))
     })?;
-    ensure!(answer.contains("status 503") && answer.contains("the manifests are not read and applied yet"), "{answer}");
+    ensure!(answer.contains("status 503") && answer.contains("the manifests are not read yet"), "{answer}");
     drop(held);
     wait_until("readiness", || Ok(ready(&mesh).is_ok()))?;
     let _servers = mesh.echo(&["mesh/a2"], PORT)?;

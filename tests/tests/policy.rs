@@ -387,7 +387,7 @@ fn what_needs_a_waypoint_is_denied_and_said(lab: &Lab) -> Result<()> {
         exactly(&mesh, passing, &why).context(rules)?;
         // And loudly: on the object.
         let dump = mesh.admin("node-2", "/config_dump")?;
-        let findings = dump["world"]["findings"].as_array().context("findings")?;
+        let findings = dump["findings"].as_array().context("findings")?;
         let said = findings.iter().any(|finding| {
             finding["object"].to_string().contains("by-http")
                 && finding["says"].as_str().is_some_and(|says| says.contains("can only be judged by a waypoint"))
@@ -457,7 +457,7 @@ fn no_problems(mesh: &Mesh) -> Result<()> {
     for node in ["node-1", "node-2"] {
         wait_until("no problems", || {
             let dump = mesh.admin(node, "/config_dump")?;
-            Ok(dump["reports"]["problems"].as_array().is_some_and(Vec::is_empty))
+            Ok(dump["reports"]["manifests"]["problems"].as_array().is_some_and(Vec::is_empty))
         })?;
     }
     Ok(())

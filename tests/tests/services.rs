@@ -310,7 +310,7 @@ fn what_cannot_be_reached_is_refused_with_a_reason(lab: &Lab) -> Result<()> {
 fn external_names_are_named(lab: &Lab) -> Result<()> {
     let mesh = mesh(lab)?;
     let dump = mesh.admin("node-1", "/config_dump")?;
-    let findings = dump["world"]["findings"].as_array().context("findings")?;
+    let findings = dump["findings"].as_array().context("findings")?;
     let found = findings.iter().find(|f| f["object"] == "Service mesh/external").context("about the service")?;
     ensure!(found["field"] == "spec.externalName", "{found}");
     ensure!(found["says"].as_str().is_some_and(|says| says.contains("db.example.com")), "{found}");

@@ -11,6 +11,8 @@ pub type Reports = BTreeMap<&'static str, Report>;
 /// Of one door.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Report {
+    /// How often the keeper has taken what the door had to say: the World is as new.
+    pub taken: u64,
     /// Errors and warnings, on file, object and field.
     pub problems: Vec<Problem>,
     /// Objects that are known and not served yet.

@@ -43,7 +43,6 @@ struct Merged {
     changes: usize,
     /// A pod of this node may be another one.
     local: bool,
-    reported: bool,
     /// Doors that were asked once.
     passed: BTreeSet<usize>,
 }
@@ -122,7 +121,7 @@ impl Thread {
             Taken::Mesh(mesh) => self.resolve(merged, |resolver| resolver.set_settings(Arc::new(mesh))),
             Taken::Said { door, batch, report } => {
                 merged.passed.insert(door);
-                self.report(door, report, merged);
+                self.report(door, report);
                 self.change(&batch, merged);
             }
             Taken::Gone(door) => {
@@ -153,17 +152,17 @@ impl Thread {
         self.facts.changes.extend(resolved.facts.changes);
     }
 
-    fn report(&mut self, door: usize, report: Report, merged: &mut Merged) {
+    fn report(&mut self, door: usize, mut report: Report) {
         let Some(door) = self.doors.get_mut(door) else { return };
         door.answered = true;
-        let before = self.reports.get(door.name);
-        merged.reported |= before != Some(&report);
-        report.log(door.name, before.unwrap_or(&Report::default()));
+        let before = self.reports.entry(door.name).or_default();
+        report.taken = before.taken.saturating_add(1);
+        report.log(door.name, before);
         self.meter.reported(door.name, &report);
-        self.reports.insert(door.name, report);
+        *before = report;
     }
 
-    /// Pods, objects and reports first: they are as new as the World that a reader sees, or newer.
+    /// Pods and objects first: they are as new as the World that a reader sees, or newer. Reports last: the World is as new as they.
     fn publish(&mut self, merged: Merged) {
         let sources = self.resolver.sources();
         if merged.local {
@@ -177,11 +176,9 @@ impl Thread {
             });
         }
         self.senders.sources.send_replace(sources.clone());
-        if merged.reported {
-            self.senders.reports.send_replace(Arc::new(self.reports.clone()));
-        }
         self.doors.iter().filter(|door| door.answered).filter_map(|door| door.gate.as_ref()).for_each(Gate::open);
         self.publish_world(merged.changes);
+        self.senders.reports.send_replace(Arc::new(self.reports.clone()));
     }
 
     fn publish_world(&mut self, changes: usize) {
