@@ -45,12 +45,21 @@ pub struct Keeper {
     meter: Meter,
 }
 
+/// What a node goes by: a World and the pods of this node, of the same objects.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The World. Version 0: none is known yet.
+    pub world: Arc<World>,
+    /// The pods of this node, by name.
+    pub local: Arc<[LocalPod]>,
+}
+
 /// What is published, newest each.
 #[derive(Debug)]
 struct Senders {
     world: watch::Sender<Arc<World>>,
     sources: watch::Sender<Sources>,
-    local: watch::Sender<Arc<[LocalPod]>>,
+    snapshot: watch::Sender<Snapshot>,
     reports: watch::Sender<Arc<Reports>>,
 }
 
@@ -69,10 +78,11 @@ impl Keeper {
     /// With a World that has no objects yet, for the pods of `node`, measured in `registry`.
     #[must_use]
     pub fn new(mesh: MeshSettings, node: &str, registry: &Registry) -> Self {
+        let world = Arc::new(World::empty(mesh.clone()));
         let published = Senders {
-            world: watch::Sender::new(Arc::new(World::empty(mesh.clone()))),
+            world: watch::Sender::new(Arc::clone(&world)),
             sources: watch::Sender::default(),
-            local: watch::Sender::default(),
+            snapshot: watch::Sender::new(Snapshot { world, local: Arc::default() }),
             reports: watch::Sender::default(),
         };
         let (queue, meter) = (Arc::default(), Meter::new(registry));
@@ -105,10 +115,10 @@ impl Keeper {
         self.published.sources.subscribe()
     }
 
-    /// The pods of this node, by name: as new as the World, or newer.
+    /// The World with the pods of this node. It changes after [`Self::world`] does.
     #[must_use]
-    pub fn local_pods(&self) -> watch::Receiver<Arc<[LocalPod]>> {
-        self.published.local.subscribe()
+    pub fn snapshot(&self) -> watch::Receiver<Snapshot> {
+        self.published.snapshot.subscribe()
     }
 
     /// What the doors have to say: as new as the World, or older.

@@ -4,6 +4,7 @@
 
 mod drain;
 mod follow;
+mod known;
 mod waiting;
 
 use std::{
@@ -18,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use underpass_abi::Cookie;
 use underpass_config::Door;
 use underpass_core::{
-    Identity, ObjectName, World,
+    Identity,
     resolve::{Local, LocalPod},
     world::{Account, Uid},
 };
@@ -30,14 +31,14 @@ use underpass_telemetry::{
 };
 use underpass_ztunnel::{Inputs, Ztunnel};
 
-use self::{follow::Follow, waiting::Waiting};
+use self::{follow::Follow, known::Known, waiting::Waiting};
 use crate::{
     admin,
     certs::{self, Certs},
     config::Running,
     datapath::DataPath,
     handover,
-    keeper::{Feed, Keeper, Mesh},
+    keeper::{Feed, Keeper, Mesh, Snapshot},
     kept::{Gone, Kept},
     limits, metrics,
     notify::Notify,
@@ -88,9 +89,8 @@ pub enum Error {
 struct Node {
     settings: watch::Receiver<Arc<Running>>,
     mesh: Mesh,
-    world: watch::Receiver<Arc<World>>,
-    /// The pods of this node.
-    local: watch::Receiver<Arc<[LocalPod]>>,
+    /// The World, and the pods of this node.
+    snapshot: watch::Receiver<Snapshot>,
     certs: Certs,
     pods: Arc<pods::Handle>,
     events: mpsc::UnboundedReceiver<Event>,
@@ -99,10 +99,9 @@ struct Node {
     serving: BTreeMap<Cookie, (Uid, Account)>,
     /// The identities that certificates are kept for.
     wanted: BTreeSet<Identity>,
-    applying: Waiting<(Arc<World>, Arc<[LocalPod]>)>,
+    applying: Waiting<Snapshot>,
     enrolling: Gate,
-    /// Open while the World knows every enrolled pod of this node as the node does.
-    known: Gate,
+    known: Known,
     follow: Follow,
     notify: Notify,
 }
@@ -178,7 +177,7 @@ pub async fn run_in<D: DataPath + 'static>(
         Arc::new(pods::spawn(pods, pods::Meter::new(&registry)).map_err(failed("start the thread of the pods"))?);
 
     let enrolling = ready.gate("pods", "no World is applied yet");
-    let known = ready.gate("local pods", "no World is known yet");
+    let known = Known::new(&ready);
     let view = admin::View {
         node: config.node.as_str().into(),
         started: SystemTime::now(),
@@ -204,7 +203,7 @@ pub async fn run_in<D: DataPath + 'static>(
         servers.unpublished,
     )?;
     follow.listen(handover::Place::new(&config.state, &kernel))?;
-    let (world, local, mesh) = (keeper.world(), keeper.local_pods(), keeper.mesh());
+    let (snapshot, mesh) = (keeper.snapshot(), keeper.mesh());
     let keeper = keeper.start().map_err(failed("start the keeper's thread"))?;
     let mut keeping = Kept::spawn("the keeper of the World", keeper);
     let watching = watch_manifests(&config.manifests, manifests)?;
@@ -212,8 +211,7 @@ pub async fn run_in<D: DataPath + 'static>(
     let mut node = Node {
         settings: running.clone(),
         mesh,
-        world,
-        local,
+        snapshot,
         certs,
         pods,
         events,
@@ -264,26 +262,11 @@ fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Io { operation, source }
 }
 
-/// The first enrolled pod of this node that the World does not know, or not with the addresses and the account that it has here;
-/// and how many there are. One whose address has gone to another pod is on its way out: the node is ready all the same.
-fn unknown<'a>(world: &World, local: &'a [LocalPod]) -> (Option<&'a ObjectName>, usize) {
-    let is_known = |pod: &LocalPod| {
-        let fact = world.workload(&pod.uid);
-        fact.is_some_and(|fact| {
-            fact.account.as_ref() == Some(&pod.account) && fact.addresses.iter().all(|ip| pod.addresses.contains(ip))
-        })
-    };
-    let mut unknown = local.iter().filter(|pod| pod.local == Local::Enrolled && !is_known(pod)).map(|pod| &pod.name);
-    let first = unknown.next();
-    (first, unknown.count() + usize::from(first.is_some()))
-}
-
 impl Node {
     /// Does one thing that is due.
     async fn turn(&mut self) -> Result<(), Error> {
         tokio::select! {
-            Ok(()) = self.world.changed() => self.apply_soon(),
-            Ok(()) = self.local.changed() => self.apply_soon(),
+            Ok(()) = self.snapshot.changed() => self.apply_soon(),
             Some(event) = self.events.recv() => self.pod(event),
             Ok(()) = self.settings.changed() => {
                 let now = Arc::clone(&self.settings.borrow_and_update().config);
@@ -298,7 +281,7 @@ impl Node {
                 self.certs.applied();
             }
         }
-        if let Some((world, local)) = self.applying.take(self.certs.is_pending(), Instant::now()) {
+        if let Some(Snapshot { world, local }) = self.applying.take(self.certs.is_pending(), Instant::now()) {
             self.ztunnel.caught_up().await;
             self.pods.set_world(world, local);
         }
@@ -307,20 +290,13 @@ impl Node {
 
     /// The newest World and the pods of this node are applied once their identities have certificates.
     fn apply_soon(&mut self) {
-        // The World first: the pods are as new, or newer.
-        let world = Arc::clone(&self.world.borrow_and_update());
-        let local = Arc::clone(&self.local.borrow_and_update());
-        if world.version().0 == 0 {
+        let snapshot = self.snapshot.borrow_and_update().clone();
+        if snapshot.world.version().0 == 0 {
             return;
         }
         self.want();
-        match unknown(&world, &local) {
-            (None, _) => self.known.open(),
-            (Some(first), n) => {
-                self.known.close(format!("the mesh does not know {first} as this node does ({n} in all)"))
-            }
-        }
-        self.applying.put((world, local), Instant::now());
+        self.known.set(&snapshot);
+        self.applying.put(snapshot, Instant::now());
     }
 
     fn pod(&mut self, event: Event) {
@@ -353,7 +329,7 @@ impl Node {
     /// Certificates for the pods that are in the mesh, and for those that are leaving it: their open connections go on
     /// until the release has ended them.
     fn want(&mut self) {
-        let (world, local) = (Arc::clone(&self.world.borrow()), Arc::clone(&self.local.borrow()));
+        let Snapshot { world, local } = self.snapshot.borrow().clone();
         let enrolled = local.iter().filter(|pod| pod.local == Local::Enrolled);
         let enrolled: BTreeMap<&Uid, &Account> = enrolled.map(|pod| (&pod.uid, &pod.account)).collect();
         for (cookie, (uid, account)) in &mut self.serving {

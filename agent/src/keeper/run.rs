@@ -162,22 +162,20 @@ impl Thread {
         *before = report;
     }
 
-    /// Pods and objects first: they are as new as the World that a reader sees, or newer. Reports last: the World is as new as they.
+    /// Objects first: they are as new as the World that a reader sees, or newer. Reports last: the World is as new as they.
     fn publish(&mut self, merged: Merged) {
-        let sources = self.resolver.sources();
-        if merged.local {
-            let local = self.resolver.local_pods(&self.node);
-            self.senders.local.send_if_modified(|known| {
-                let differs = **known != *local;
-                if differs {
-                    *known = local.into();
-                }
-                differs
-            });
-        }
-        self.senders.sources.send_replace(sources.clone());
+        self.senders.sources.send_replace(self.resolver.sources().clone());
         self.doors.iter().filter(|door| door.answered).filter_map(|door| door.gate.as_ref()).for_each(Gate::open);
         self.publish_world(merged.changes);
+        let local = merged.local.then(|| self.resolver.local_pods(&self.node));
+        let world = &self.world;
+        self.senders.snapshot.send_if_modified(|known| {
+            let local = local.filter(|local| *known.local != **local);
+            let differs = local.is_some() || known.world.version() != world.version();
+            known.world = Arc::clone(world);
+            known.local = local.map_or_else(|| Arc::clone(&known.local), Arc::from);
+            differs
+        });
         self.senders.reports.send_replace(Arc::new(self.reports.clone()));
     }
 

@@ -71,7 +71,7 @@ struct Rig {
     ready: Readiness,
     registry: Registry,
     world: watch::Receiver<Arc<World>>,
-    local: watch::Receiver<Arc<[LocalPod]>>,
+    snapshot: watch::Receiver<Snapshot>,
     sources: watch::Receiver<Sources>,
     mesh: Mesh,
 }
@@ -80,9 +80,9 @@ fn rig(doors: &[&'static str]) -> Rig {
     let (ready, registry) = (Readiness::new(), Registry::default());
     let mut keeper = Keeper::new(MeshSettings::default(), "node-1", &registry);
     let feeds = doors.iter().map(|door| keeper.door(door, ready.gate(door, "not read yet"))).collect();
-    let (world, local, sources, mesh) = (keeper.world(), keeper.local_pods(), keeper.sources(), keeper.mesh());
+    let (world, snapshot, sources, mesh) = (keeper.world(), keeper.snapshot(), keeper.sources(), keeper.mesh());
     drop(keeper.start().expect("a thread"));
-    Rig { feeds, ready, registry, world, local, sources, mesh }
+    Rig { feeds, ready, registry, world, snapshot, sources, mesh }
 }
 
 impl Rig {
@@ -91,12 +91,12 @@ impl Rig {
     }
 
     async fn until(&mut self, what: impl Fn(&World) -> bool) {
-        let seen = tokio::time::timeout(DEADLINE, self.world.wait_for(|world| what(world))).await;
+        let seen = tokio::time::timeout(DEADLINE, self.snapshot.wait_for(|seen| what(&seen.world))).await;
         drop(seen.expect("in time").expect("the keeper runs"));
     }
 
     fn local(&self) -> Vec<(String, Local)> {
-        self.local.borrow().iter().map(|pod| (pod.name.to_string(), pod.local)).collect()
+        self.snapshot.borrow().local.iter().map(|pod| (pod.name.to_string(), pod.local)).collect()
     }
 }
 
@@ -115,7 +115,7 @@ async fn nothing_is_published_before_every_door_has_answered() {
 }
 
 #[tokio::test]
-async fn the_pods_of_the_node_are_as_new_as_the_world() {
+async fn the_pods_of_the_node_are_of_the_same_objects_as_the_world() {
     let mut rig = rig(&["manifests"]);
     let enrols = || objects::Namespace {
         labels: [("istio.io/dataplane-mode".into(), "ambient".into())].into(),
@@ -125,19 +125,25 @@ async fn the_pods_of_the_node_are_as_new_as_the_world() {
     rig.say(0, [pod("default/a", "10.0.0.1").into(), elsewhere.into(), service("default/s app=a 10.96.0.1 80").into()]);
     rig.until(|world| world.version().0 == 1).await;
     assert_eq!(rig.local(), [("default/a".to_owned(), Local::Released)]);
-    rig.local.borrow_and_update();
+    let before = Arc::clone(&rig.snapshot.borrow().local);
     rig.say(0, [enrols().into()]);
     rig.until(|world| world.workloads().all(|w| w.is_enrolled())).await;
     assert_eq!(rig.local(), [("default/a".to_owned(), Local::Enrolled)]);
-    assert!(rig.local.has_changed().expect("the keeper runs"));
-    rig.local.borrow_and_update();
+    let enrolled = Arc::clone(&rig.snapshot.borrow().local);
+    assert!(!Arc::ptr_eq(&before, &enrolled));
     // Another node's pod is none of ours, and one that comes here is.
     rig.say(0, [objects::Pod { node: Some("node-2".into()), ..pod("default/z", "10.0.0.8") }.into()]);
     rig.until(|world| world.workload_at([10, 0, 0, 8].into()).is_some()).await;
-    assert!(!rig.local.has_changed().expect("the keeper runs"));
+    assert!(Arc::ptr_eq(&enrolled, &rig.snapshot.borrow().local));
     rig.say(0, [pod("default/z", "10.0.0.7").into()]);
     rig.until(|world| world.workload_at([10, 0, 0, 7].into()).is_some()).await;
     assert_eq!(rig.local().len(), 2);
+    // What the node alone knows is no World, and told all the same.
+    let version = rig.world.borrow().version();
+    rig.say(0, [objects::Pod { uid: "another".into(), ..pod("default/z", "10.0.0.7") }.into()]);
+    let told = rig.snapshot.wait_for(|seen| seen.local.iter().any(|pod| &*pod.pod_uid == "another"));
+    drop(tokio::time::timeout(DEADLINE, told).await.expect("in time").expect("the keeper runs"));
+    assert_eq!((rig.world.borrow().version(), rig.snapshot.borrow().world.version()), (version, version));
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ use tokio::sync::{oneshot, watch};
 use underpass_abi::{CgroupId, Cookie, ListenerKey, Marks, Op};
 use underpass_agent::{
     datapath::{self, DataPath, InMemory},
-    keeper::{Feed, Keeper, Mesh},
+    keeper::{Feed, Keeper, Mesh, Snapshot},
     pods::{self, Event, Handle, Meter, Pods},
 };
 use underpass_config::Update;
@@ -302,19 +302,18 @@ impl Agent {
     /// As `agent::node` turns: certificates, then the workers, then the pods.
     async fn run(self, listener: Listener, ready: Readiness, mut stopped: oneshot::Receiver<()>) {
         let Self { keeper, ztunnel, pods, progress } = self;
-        let (mut world, local) = (keeper.world(), keeper.local_pods());
+        let mut snapshot = keeper.snapshot();
         let _answers = listener.serve(ready.routes(Router::new()), Limits::default()).expect("served");
         let keeping = keeper.start().expect("a thread");
         tokio::pin!(keeping);
         loop {
             tokio::select! {
-                Ok(()) = world.changed() => {
-                    let newest = Arc::clone(&world.borrow_and_update());
-                    let local = Arc::clone(&local.borrow());
-                    black_box(identities(&newest, &local));
+                Ok(()) = snapshot.changed() => {
+                    let Snapshot { world, local } = snapshot.borrow_and_update().clone();
+                    black_box(identities(&world, &local));
                     ztunnel.caught_up().await;
-                    progress.hands_on(&newest);
-                    pods.set_world(newest, local);
+                    progress.hands_on(&world);
+                    pods.set_world(world, local);
                 }
                 () = &mut keeping => return,
                 _ = &mut stopped => return,
