@@ -122,7 +122,7 @@ pub struct Config {
     pub trust_domain: TrustDomain,
 
     /// Trust domains that mean the same as our own.
-    #[arg(long, env = "UNDERPASS_TRUST_DOMAIN_ALIASES", value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, env = "UNDERPASS_TRUST_DOMAIN_ALIASES", value_name = "NAME", value_delimiter = ',', help_heading = LIVE)]
     pub trust_domain_aliases: Vec<TrustDomain>,
 
     /// The namespace whose policies hold for the whole mesh.

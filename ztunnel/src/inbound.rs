@@ -89,7 +89,7 @@ fn begin(
     let own = own_identity(worker, pod)?;
     let credential = worker.credential(&own).ok_or(Reason::NoCertificate)?;
     let roots = Arc::clone(&worker.credentials().roots);
-    let config = worker.configs.borrow_mut().server(&credential, &worker.trust_domains, &roots);
+    let config = worker.configs.borrow_mut().server(&credential, &worker.trust_domains.borrow(), &roots);
     let config = config.map_err(|error| {
         tracing::warn!(%error, identity = %own, "no TLS configuration");
         Reason::NoCertificate

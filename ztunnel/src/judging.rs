@@ -26,7 +26,7 @@ use crate::{
     index::{Group, Index},
     pending::Pending,
     track::Live,
-    worker::Worker,
+    worker::{Worker, trust_domains},
 };
 
 /// How long connections are judged again in one turn of a worker, before others have theirs.
@@ -62,6 +62,9 @@ impl Worker {
     /// From here on this worker goes by `world`.
     pub(crate) fn exchange_world(&self, world: Arc<World>) {
         let old = self.world.replace(Arc::clone(&world));
+        if old.settings() != world.settings() {
+            self.trust_domains.replace(trust_domains(world.settings()));
+        }
         self.judging.borrow_mut().changed(&old, &world);
         self.judge_slice();
     }

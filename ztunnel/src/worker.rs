@@ -22,7 +22,7 @@ use tokio::{
 };
 use underpass_core::{
     Connection, Identity, ObjectName, Reason, World,
-    world::{Account, Uid, Version, Workload},
+    world::{Account, MeshSettings, Uid, Version, Workload},
 };
 use underpass_identity::{Credential, Serial};
 use underpass_net::{
@@ -194,7 +194,8 @@ pub(crate) struct Worker {
     /// Which of them are judged again after a change.
     pub(crate) judging: RefCell<Judging>,
     pub(crate) configs: RefCell<Configs>,
-    pub(crate) trust_domains: TrustDomains,
+    /// Whose identities are accepted: the mesh's.
+    pub(crate) trust_domains: RefCell<TrustDomains>,
     pub(crate) world: RefCell<Arc<World>>,
     credentials: RefCell<Arc<Credentials>>,
     log: RefCell<Writer>,
@@ -260,7 +261,7 @@ impl Worker {
             live: RefCell::default(),
             judging: RefCell::default(),
             configs: RefCell::new(configs),
-            trust_domains: TrustDomains::new(mesh.trust_domain.clone(), mesh.trust_domain_aliases.iter().cloned()),
+            trust_domains: RefCell::new(trust_domains(mesh)),
             credentials: RefCell::new(Arc::clone(&inputs.credentials.borrow())),
             log: RefCell::new(log),
             logged: Notify::new(),
@@ -466,6 +467,11 @@ impl Worker {
         }
         self.all_closed().await;
     }
+}
+
+/// Of whom certificates are accepted.
+pub(crate) fn trust_domains(mesh: &MeshSettings) -> TrustDomains {
+    TrustDomains::new(mesh.trust_domain.clone(), mesh.trust_domain_aliases.iter().cloned())
 }
 
 #[cfg(test)]

@@ -24,11 +24,12 @@ use tokio::{
     task::LocalSet,
 };
 use underpass_core::{
+    TrustDomain,
     addr::HBONE_PORT,
     authz::{Match, PrincipalMatch, Rule, Source},
     objects::Object,
     testing::{name, peer_authentication, policy, service},
-    world::Action,
+    world::{Action, MeshSettings},
 };
 use underpass_hbone::{Connect, Headers};
 use underpass_identity::{
@@ -245,21 +246,26 @@ fn a_workload_of_another_mesh_is_named() {
         let mesh = Mesh::new([]);
         // The same CA, another trust domain: what a client shows that follows other settings.
         let uri = "spiffe://elsewhere.org/ns/default/sa/a";
-        let foreign = Leaf { not_after: SystemTime::now() + Duration::from_secs(60), ..Leaf::of(uri) };
-        let ca = TestCa::new("root");
-        let own = issue(&mesh.authority, 2);
-        let both = [own.roots.certificates(), ca.roots(2).certificates()].concat();
-        let roots = Arc::new(Roots::new(2, both).expect("bundle"));
-        mesh.credentials.send_replace(Arc::new(Credentials { roots: Arc::clone(&roots), own: own.own }));
-        mesh.ztunnel.caught_up().await;
-        let shown = BTreeMap::from([(identity("a"), Arc::new(ca.credential(&foreign)))]);
-        let ended = ask(&tunnel_with(&mesh, "a", &Credentials { roots, own: shown }), "10.0.0.2:80").await;
+        let shown = shown_as(&mesh, uri).await;
+        let ended = ask(&tunnel_with(&mesh, "a", &shown), "10.0.0.2:80").await;
         assert!(matches!(ended, Ended::Tunnel(TunnelEnd::Tls(_))), "{ended:?}");
         let line = mesh.line(&[IN]).await;
         check(&line, &[("reason", "tls_other_trust_domain"), ("refused_by", "us"), ("identity_found", uri)]);
         check(&line, &[("identity_expected", "trust domain cluster.local"), ("source_workload", "a")]);
         assert!(line.get("source_identity").is_none(), "it has not proved to be that: {line}");
     }));
+}
+
+/// What a peer shows at a's address that is `uri`, by a CA that the mesh trusts from now on as well.
+async fn shown_as(mesh: &Mesh, uri: &str) -> Credentials {
+    let foreign = Leaf { not_after: SystemTime::now() + Duration::from_secs(60), ..Leaf::of(uri) };
+    let ca = TestCa::new("root");
+    let own = issue(&mesh.authority, 2);
+    let both = [own.roots.certificates(), ca.roots(2).certificates()].concat();
+    let roots = Arc::new(Roots::new(2, both).expect("bundle"));
+    mesh.credentials.send_replace(Arc::new(Credentials { roots: Arc::clone(&roots), own: own.own }));
+    mesh.ztunnel.caught_up().await;
+    Credentials { roots, own: BTreeMap::from([(identity("a"), Arc::new(ca.credential(&foreign)))]) }
 }
 
 #[test]
@@ -485,4 +491,22 @@ fn at_the_end_everything_is_written_down() {
             is_reset(app).await;
         }
     });
+}
+
+#[test]
+fn an_alias_of_the_trust_domain_counts_from_the_world_that_has_it() {
+    run(LocalSet::new().run_until(async {
+        let mesh = Mesh::new([]);
+        mesh.echo(at("b", 80)).await;
+        let shown = shown_as(&mesh, "spiffe://old.example/ns/default/sa/a").await;
+        let old: TrustDomain = "old.example".parse().expect("a trust domain");
+        let asks = async || ask(&tunnel_with(&mesh, "a", &shown), "10.0.0.2:80").await;
+        assert!(matches!(asks().await, Ended::Tunnel(TunnelEnd::Tls(_))), "a stranger");
+        mesh.line(&[IN, ("reason", "tls_other_trust_domain")]).await;
+        let aliased = MeshSettings { trust_domain_aliases: vec![old], ..MeshSettings::default() };
+        mesh.settings(aliased).await;
+        assert_eq!(asks().await, Ended::Finished);
+        mesh.settings(MeshSettings::default()).await;
+        assert!(matches!(asks().await, Ended::Tunnel(TunnelEnd::Tls(_))), "a stranger again");
+    }));
 }

@@ -138,6 +138,13 @@ impl Mesh {
         version
     }
 
+    /// The World under other settings, once every worker goes by it.
+    pub(crate) async fn settings(&self, settings: MeshSettings) {
+        self.model.borrow_mut().set_settings(settings);
+        self.world.send_replace(Arc::new(self.model.borrow().world().clone()));
+        self.ztunnel.caught_up().await;
+    }
+
     /// The newest World, for whoever waits until it is freed.
     pub(crate) fn newest(&self) -> Weak<World> {
         Arc::downgrade(&self.world.borrow())
