@@ -131,6 +131,7 @@ fn world(facts: &[Fact], node: &str, version: u64) -> (Arc<World>, Arc<[LocalPod
             uid: fact.uid.as_str().into(),
             addresses: fact.addresses.clone(),
             node: Some(fact.node.as_str().into()),
+            hostname: None,
             host_network: false,
             phase: if fact.ended { Phase::Terminal } else { Phase::Running },
             ready: true,

@@ -37,11 +37,11 @@ pub fn follow(there: &Tables, old: &World, new: &World, wanted: &Tables) -> Vec<
 /// are, and of services of which an endpoint differs, which may be in the mesh by it.
 fn concerned(delta: &Delta<'_>, new: &World) -> BTreeSet<IpAddr> {
     let workloads = || delta.workloads.iter().flat_map(|workload| workload.both());
-    let own = workloads().filter(|w| w.owns_addresses()).flat_map(|w| &w.addresses);
-    let vips = delta.services.iter().flat_map(|service| service.both()).flat_map(|service| &service.vips);
+    let own = workloads().filter(|w| w.owns_addresses()).flat_map(|w| w.addresses.iter().copied());
+    let theirs = delta.services.iter().flat_map(|service| service.both()).flat_map(|service| service.addresses());
     let behind: BTreeSet<_> = workloads().flat_map(|w| &w.endpoints).map(|endpoint| &endpoint.service).collect();
-    let of_those = behind.into_iter().filter_map(|name| new.service(name)).flat_map(|service| &service.vips);
-    own.chain(vips).chain(of_those).copied().collect()
+    let of_those = behind.into_iter().filter_map(|name| new.service(name)).flat_map(|service| service.addresses());
+    own.chain(theirs).chain(of_those).collect()
 }
 
 #[cfg(test)]

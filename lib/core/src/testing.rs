@@ -3,7 +3,7 @@
 
 pub mod walk;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use proptest::{collection::vec, prelude::*, sample::select};
 
@@ -82,6 +82,7 @@ pub fn pod(full_name: &str, addresses: &str) -> Pod {
         uid: format!("uid-{}-{}", name.namespace(), name.name()).into(),
         addresses: addresses.split_whitespace().map(|a| a.parse().expect("address")).collect(),
         node: Some("node-1".into()),
+        hostname: None,
         host_network: false,
         phase: Phase::Running,
         ready: true,
@@ -126,6 +127,8 @@ pub fn service(text: &str) -> Service {
         ports: ports.collect(),
         name,
         vips,
+        external: Vec::new(),
+        node_ports: BTreeMap::new(),
         selector,
         external_name: None,
         publish_not_ready: false,
@@ -242,14 +245,18 @@ fn some_distribution() -> impl Strategy<Value = Option<Distribution>> {
 
 fn some_node() -> impl Strategy<Value = Node> {
     let places = ["", "r1", "r1/z1", "r1/z1/s1", "r1/z1/s2", "r1/z2", "r2/z1", "/z1"];
-    (select(&NODES[..]), select(places.to_vec())).prop_map(|(name, place)| node(name, place))
+    let addresses = prop::option::of((1u8..4).prop_map(|n| IpAddr::from([198, 51, 100, n])));
+    (select(&NODES[..]), select(places.to_vec()), addresses)
+        .prop_map(|(name, place, ip)| Node { addresses: ip.into_iter().collect(), ..node(name, place) })
 }
 
 fn some_service() -> impl Strategy<Value = Service> {
     let flags = (any::<bool>(), any::<bool>(), prop::bool::weighted(0.1));
     let traffic = (prop::bool::weighted(0.2), some_distribution(), any::<bool>());
-    (some_name(), select(&APPS[..]), 1u8..4, flags, some_labels(), traffic).prop_map(
-        |(name, app, vip, (not_ready, optional, external), labels, (local, distribution, affine))| Service {
+    let external = prop_oneof![3 => Just(Vec::new()), 1 => some_external().prop_map(|ip| vec![ip])];
+    (some_name(), select(&APPS[..]), 1u8..4, flags, some_labels(), traffic, external).prop_map(
+        |(name, app, vip, (not_ready, optional, external), labels, (local, distribution, affine), addresses)| Service {
+            external: if external { Vec::new() } else { addresses },
             publish_not_ready: not_ready,
             waypoint_optional: optional,
             external_name: external.then(|| "example.com".into()),
@@ -261,6 +268,15 @@ fn some_service() -> impl Strategy<Value = Service> {
             ..service(&format!("{name} app={app} - 80=8080 443=https"))
         },
     )
+}
+
+/// Of its own, or one that a pod or a service may have.
+fn some_external() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        2 => (1u8..4).prop_map(|n| IpAddr::from([198, 51, 100, n])),
+        1 => (1u16..12).prop_map(|n| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n])),
+        1 => (1u8..4).prop_map(|n| IpAddr::from([10, 96, 0, n])),
+    ]
 }
 
 fn vips(n: u8) -> Vec<IpAddr> {

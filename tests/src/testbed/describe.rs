@@ -359,6 +359,7 @@ mod tests {
             uid: format!("uid-{name}").into(),
             addresses: parse(addresses).expect("addresses"),
             node: node.map(Into::into),
+            hostname: None,
             host_network: false,
             phase: Phase::Running,
             ready: true,
@@ -388,11 +389,13 @@ mod tests {
         batch.put(Service {
             name: ObjectName::new("shop", "db"),
             vips: parse(&["10.96.0.1"]).expect("addresses"),
+            external: Vec::new(),
             ports: vec![underpass_core::world::ServicePort {
                 name: "".into(),
                 port: 80,
                 target: TargetPort::Number(5432),
             }],
+            node_ports: BTreeMap::new(),
             selector: Some(Labels::from([("app".into(), "db".into())])),
             external_name: None,
             publish_not_ready: false,

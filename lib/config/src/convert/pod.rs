@@ -42,6 +42,7 @@ pub fn pod(shape: &shapes::Pod) -> Result<Converted<Pod>, Rejected> {
     let ports = ports(&shape.spec, &spec, &mut faults);
     let weight = weight(meta, &metadata, &mut faults);
     let is_deleted = meta.deletion_timestamp.is_some();
+    let hostname = hostname(&shape.spec, &spec, &mut faults);
     let workload = || {
         Some(Pod {
             name: name?,
@@ -51,6 +52,7 @@ pub fn pod(shape: &shapes::Pod) -> Result<Converted<Pod>, Rejected> {
                 Some(node) => Some(node?),
                 None => None,
             },
+            hostname,
             host_network: shape.spec.host_network,
             phase: phase?,
             ready: is_ready(shape, phase?) && !is_deleted,
@@ -67,6 +69,15 @@ pub fn pod(shape: &shapes::Pod) -> Result<Converted<Pod>, Rejected> {
     };
     let workload = workload();
     faults.finish(workload)
+}
+
+/// Both names, or none: either alone gives a pod no name in DNS.
+fn hostname(shape: &shapes::PodSpec, at: &At<'_>, faults: &mut Faults) -> Option<(Arc<str>, Arc<str>)> {
+    let mut label = |text: &Option<String>, field: &str| {
+        let text = text.as_deref().filter(|t| !t.is_empty())?;
+        faults.check(&at.field(field), syntax::dns_label(text))
+    };
+    label(&shape.hostname, "hostname").zip(label(&shape.subdomain, "subdomain"))
 }
 
 fn phase(status: &shapes::PodStatus, at: &At<'_>, faults: &mut Faults) -> Option<Phase> {

@@ -1,6 +1,10 @@
 //! Services: VIPs, TCP ports and where they lead. What is not served yet is named on the object.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use underpass_core::{
     Kind,
@@ -41,19 +45,22 @@ pub fn service(shape: &shapes::Service) -> Result<Converted<Service>, Rejected> 
     let is_external = kind == "ExternalName";
     let external_name = is_external.then(|| external_name(spec, &at, &mut faults)).flatten();
     let vips = vips(spec, &at, &mut faults);
-    let ports = ports(spec, &at, &mut faults);
+    let external = external(shape, &mut faults);
+    let (ports, node_ports) = ports(spec, &at, &mut faults);
     let selector = spec.selector.as_ref().map(|s| meta::label_map(s, &at.field("selector"), &mut faults));
     let waypoint_optional =
         meta::switch(&shape.metadata, WAYPOINT_FAILURE, (&["refuse"], &["allow"]), &["allow", "refuse"], &mut faults);
     let internal = internal_traffic(spec, &at, &mut faults);
     let affinity = affinity(spec, &at, &mut faults);
     let distribution = distribution(shape, &at, &mut faults);
-    not_yet(shape, &at, &mut faults);
+    not_yet(shape, &mut faults);
     let service = || {
         Some(Service {
             name: name?,
             vips: if is_external { Vec::new() } else { vips },
+            external: if is_external { Vec::new() } else { external },
             ports,
+            node_ports,
             selector: match selector {
                 Some(selector) => Some(selector?),
                 None => None,
@@ -96,15 +103,41 @@ fn vips(spec: &shapes::ServiceSpec, at: &At<'_>, faults: &mut Faults) -> Vec<IpA
     vips.into_vec()
 }
 
-fn ports(spec: &shapes::ServiceSpec, at: &At<'_>, faults: &mut Faults) -> Vec<ServicePort> {
+/// `externalIPs`, and what a load balancer leaves to the nodes. One that is a proxy of its own is no address of the
+/// Service's, and one that lets only some callers in is left alone: nodes enforce that, and the mesh would pass it by.
+fn external(shape: &shapes::Service, faults: &mut Faults) -> Vec<IpAddr> {
+    let (spec, status) = (At::ROOT.field("spec"), At::ROOT.field("status"));
+    let mut addresses = Addresses::default();
+    let list = spec.field("externalIPs");
+    for (i, text) in shape.spec.external_ips.iter().enumerate() {
+        addresses.add(text, &list.index(i), faults);
+    }
+    let balancer = status.field("loadBalancer");
+    let list = balancer.field("ingress");
+    let is_open = shape.spec.load_balancer_source_ranges.is_empty();
+    for (i, ingress) in shape.status.load_balancer.ingress.iter().enumerate() {
+        let ip = ingress.ip.as_deref().filter(|ip| !ip.is_empty());
+        let of_nodes = ingress.ip_mode.as_deref().is_none_or(|mode| mode == "VIP");
+        if let Some(ip) = ip.filter(|_| of_nodes && is_open) {
+            addresses.add(ip, &list.index(i).field("ip"), faults);
+        }
+    }
+    addresses.into_vec()
+}
+
+/// The TCP ports, and by port the node ports.
+fn ports(spec: &shapes::ServiceSpec, at: &At<'_>, faults: &mut Faults) -> (Vec<ServicePort>, BTreeMap<u16, u16>) {
     let at = at.field("ports");
-    let mut ports = Vec::new();
+    let (mut ports, mut node_ports) = (Vec::new(), BTreeMap::new());
     let mut numbers = BTreeSet::new();
     for (i, port) in spec.ports.iter().enumerate() {
         let at = at.index(i);
         let number = faults.check(&at.field("port"), syntax::port(port.port));
         let target = faults.check(&at.field("targetPort"), target(port));
         let is_tcp = faults.check(&at.field("protocol"), value::is_tcp(port.protocol.as_deref()));
+        // 0 is how Go writes a missing one.
+        let node_port = port.node_port.filter(|n| *n != 0);
+        let node_port = node_port.map(|n| faults.check(&at.field("nodePort"), syntax::port(n)));
         let name = port.name.as_deref().unwrap_or_default();
         let name = match name {
             "" if spec.ports.len() > 1 => {
@@ -120,9 +153,10 @@ fn ports(spec: &shapes::ServiceSpec, at: &At<'_>, faults: &mut Faults) -> Vec<Se
                 faults.push(&at.field("port"), Fault::DuplicatePort { port });
             }
             ports.push(ServicePort { name, port, target });
+            node_ports.extend(node_port.flatten().map(|node_port| (port, node_port)));
         }
     }
-    ports
+    (ports, node_ports)
 }
 
 fn target(port: &shapes::ServicePort) -> Result<TargetPort, Fault> {
@@ -172,11 +206,7 @@ fn distribution(shape: &shapes::Service, at: &At<'_>, faults: &mut Faults) -> Op
 }
 
 /// What changes where traffic goes, and does not here.
-fn not_yet(shape: &shapes::Service, at: &At<'_>, faults: &mut Faults) {
-    if !shape.spec.external_ips.is_empty() {
-        let instead = "connections to these addresses are not the mesh's";
-        faults.push(&at.field("externalIPs"), Fault::FieldNotServed { instead });
-    }
+fn not_yet(shape: &shapes::Service, faults: &mut Faults) {
     let metadata = At::ROOT.field("metadata");
     if shape.metadata.annotations.contains_key(TOPOLOGY_MODE) {
         let instead = "only hints that EndpointSlices already have count";

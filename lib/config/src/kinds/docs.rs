@@ -98,6 +98,7 @@ const SERVED: &[Served] = &[
             ("spec.serviceAccountName", "its identity"),
             ("spec.nodeName", L4),
             ("spec.hostNetwork", "such a pod is never in the mesh"),
+            ("spec.hostname, subdomain", "its name below a headless Service, for `explain`"),
             (
                 "spec.containers[].name, args",
                 "`istio-proxy` is a sidecar, and the pod is left to it; alone in the pod, told `router` or marked as a gateway \
@@ -130,7 +131,19 @@ const SERVED: &[Served] = &[
                 "metadata.annotations[networking.istio.io/traffic-distribution]",
                 "the same, where the field is missing; `Any` as well",
             ),
-            ("spec.externalIPs", "known, not yet served"),
+            (
+                "spec.externalIPs",
+                "addresses of the Service like its cluster IP, unless they are another's: of a pod, a node, another Service",
+            ),
+            (
+                "status.loadBalancer.ingress[].ip, ipMode",
+                "the same; not those of a load balancer that is a proxy of its own",
+            ),
+            (
+                "spec.loadBalancerSourceRanges",
+                "with it the addresses of its load balancer are left to the nodes, which enforce it",
+            ),
+            ("spec.ports[].nodePort", "left alone, so that it leads to endpoints in plaintext; shown by `explain`"),
             (
                 "metadata.annotations[service.kubernetes.io/topology-mode]",
                 "known, not yet served: only hints that EndpointSlices already have count",
@@ -346,7 +359,10 @@ fn no_field_of_kubernetes_kinds_is_left_out() {
         "{spe: , metadata: {nam: , ownerReferences: [{kin: }]}, spec: {nodename: , containers: [{nam: , ports: [{nam: }]}]}, \
          status: {phas: , podIPs: [{i: }], conditions: [{typ: }]}}",
     );
-    check::<shapes::Service>("Service", "{spe: , metadata: {nam: }, spec: {typ: , ports: [{nam: }]}}");
+    check::<shapes::Service>(
+        "Service",
+        "{spe: , metadata: {nam: }, spec: {typ: , ports: [{nam: }]}, status: {loadbalancer: , loadBalancer: {ingres: , ingress: [{i: }]}}}",
+    );
     check::<shapes::EndpointSlice>(
         "EndpointSlice",
         "{port: , metadata: {nam: }, ports: [{nam: }], endpoints: [{zon: , conditions: {read: }, targetRef: {nam: }, hints: {forZone: , \

@@ -62,6 +62,10 @@ pub struct PodSpec {
     pub node_name: Option<String>,
     /// `hostNetwork`.
     pub host_network: bool,
+    /// `hostname`.
+    pub hostname: Option<String>,
+    /// `subdomain`.
+    pub subdomain: Option<String>,
     /// `serviceAccountName`.
     pub service_account_name: Option<String>,
     /// `containers`.
@@ -138,6 +142,34 @@ pub struct Service {
     pub metadata: ObjectMeta,
     /// `spec`.
     pub spec: ServiceSpec,
+    /// `status`.
+    pub status: ServiceStatus,
+}
+
+/// `status` of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceStatus {
+    /// `loadBalancer`.
+    pub load_balancer: LoadBalancerStatus,
+}
+
+/// `status.loadBalancer`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LoadBalancerStatus {
+    /// `ingress`.
+    pub ingress: Vec<LoadBalancerIngress>,
+}
+
+/// Where a load balancer is reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LoadBalancerIngress {
+    /// `ip`; a load balancer with a name has none.
+    pub ip: Option<String>,
+    /// `ipMode`: `VIP` or `Proxy`.
+    pub ip_mode: Option<String>,
 }
 
 /// `spec` of a service.
@@ -169,6 +201,8 @@ pub struct ServiceSpec {
     /// `externalIPs`.
     #[serde(rename = "externalIPs")]
     pub external_ips: Vec<String>,
+    /// `loadBalancerSourceRanges`.
+    pub load_balancer_source_ranges: Vec<String>,
 }
 
 /// A port of a service.
@@ -183,6 +217,8 @@ pub struct ServicePort {
     pub port: i64,
     /// `targetPort`.
     pub target_port: Option<IntOrString>,
+    /// `nodePort`.
+    pub node_port: Option<i64>,
 }
 
 /// `discovery.k8s.io/v1 EndpointSlice`.

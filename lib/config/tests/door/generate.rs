@@ -117,6 +117,7 @@ fn some_pod() -> impl Strategy<Value = Pod> {
             pod.labels.insert("app.kubernetes.io/name".into(), w);
             pod.annotations.extend(has.then(|| ("sidecar.istio.io/inject".into(), "false".into())));
             pod.node = has.then(|| "node-1.example.com".into());
+            pod.hostname = has.then(|| ("h-0".into(), "sub".into()));
             Pod { addresses, ports, ..pod }
         },
     )
@@ -131,6 +132,7 @@ fn some_service() -> impl Strategy<Value = Service> {
             true => TargetPort::Name(format!("p{n}").into()),
             false => TargetPort::Number(n + 1),
         };
+        s.node_ports = ports.keys().filter(|n| *n % 2 == 0).map(|n| (*n, *n)).collect();
         s.ports = (ports.into_iter())
             .map(|(port, t)| ServicePort { name: format!("p{port}").into(), port, target: target(t) })
             .collect();

@@ -89,6 +89,9 @@ fn workload(w: &Pod) -> Value {
     if w.deleted {
         all["metadata"]["deletionTimestamp"] = json!("2026-01-31T12:00:00Z");
     }
+    if let Some((hostname, subdomain)) = &w.hostname {
+        (all["spec"]["hostname"], all["spec"]["subdomain"]) = (json!(&**hostname), json!(&**subdomain));
+    }
     if let Some(node) = &w.node {
         all["spec"]["nodeName"] = json!(&**node);
     }
@@ -102,10 +105,11 @@ fn service(s: &Service) -> Value {
                 TargetPort::Number(n) => json!(n),
                 TargetPort::Name(name) => json!(&**name),
             };
-            json!({"name": &*p.name, "port": p.port, "protocol": "TCP", "targetPort": target})
+            let node_port = s.node_ports.get(&p.port);
+            json!({"name": &*p.name, "port": p.port, "protocol": "TCP", "targetPort": target, "nodePort": node_port})
         })
         .collect();
-    let mut spec = json!({"ports": ports, "clusterIPs": s.vips, "publishNotReadyAddresses": s.publish_not_ready});
+    let mut spec = json!({"ports": ports, "clusterIPs": s.vips, "externalIPs": s.external, "publishNotReadyAddresses": s.publish_not_ready});
     if let Some(selector) = &s.selector {
         spec["selector"] = json!(selector);
     }

@@ -93,16 +93,35 @@ fn what_a_service_says_about_traffic() {
          networking.istio.io/traffic-distribution: PreferClose\nspec:\n  sessionAffinity: ClientIP\n  \
          internalTrafficPolicy: Local\n  trafficDistribution: PreferClose\n  externalIPs: [192.0.2.1]\n  clusterIP: 10.96.0.1\n  \
          ports:\n    - {name: http, port: 80, targetPort: http}\n    - {name: dns, port: 53, protocol: UDP}\n",
-        &expect![[r#"
-            warning: a.yaml:11: document 1: Service default/a: spec.externalIPs: known, not yet served: connections to these addresses are not the mesh's
-        "#]],
+        &expect![""],
     );
     let service = shelf.sources().service(&name("default/a")).unwrap();
     assert_eq!(service.ports.len(), 1, "UDP is not the mesh's");
     assert_eq!(service.vips.len(), 1);
+    assert_eq!(service.external, ["192.0.2.1".parse::<std::net::IpAddr>().unwrap()]);
     assert_eq!(service.affinity, Affinity::ClientIp);
     assert_eq!(service.internal_traffic, InternalTraffic::Local);
     assert_eq!(service.distribution, Some(Distribution::SameZone));
+}
+
+#[test]
+fn addresses_of_load_balancers() {
+    let check = |spec: &str, ingress: &str, expect: &str| {
+        let text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{type: LoadBalancer, clusterIP: 10.96.0.1, \
+             ports: [{{port: 80, nodePort: 30080}}]{spec}}}\nstatus: {{loadBalancer: {{ingress: [{ingress}]}}}}\n"
+        );
+        let mut shelf = Shelf::new();
+        shelf.put(&[("a.yaml", &text)]);
+        let service = shelf.sources().service(&name("default/a")).unwrap();
+        let all: Vec<_> = service.external.iter().map(ToString::to_string).collect();
+        assert_eq!(all.join(" "), expect, "{text}");
+        assert_eq!(service.node_ports[&80], 30080);
+    };
+    check("", "{ip: 192.0.2.1}", "192.0.2.1");
+    check("", "{ip: 192.0.2.1, ipMode: VIP}, {ip: 192.0.2.2, ipMode: Proxy}, {hostname: lb.example}", "192.0.2.1");
+    check(", externalIPs: [192.0.2.3]", "{ip: 192.0.2.1}", "192.0.2.3 192.0.2.1");
+    check(", externalIPs: [192.0.2.3], loadBalancerSourceRanges: [10.0.0.0/8]", "{ip: 192.0.2.1}", "192.0.2.3");
 }
 
 /// What a service with this annotation and field says about distribution, and what is said about it.

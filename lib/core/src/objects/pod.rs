@@ -52,6 +52,8 @@ pub struct Pod {
     pub addresses: Vec<IpAddr>,
     /// `spec.nodeName`.
     pub node: Option<Arc<str>>,
+    /// `spec.hostname` and `spec.subdomain`: its name below a headless Service of the second name.
+    pub hostname: Option<(Arc<str>, Arc<str>)>,
     /// `spec.hostNetwork`: it has the node's addresses, not its own.
     pub host_network: bool,
     /// `status.phase`.

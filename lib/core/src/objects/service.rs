@@ -1,6 +1,6 @@
 //! Services and the slices of endpoints behind them, as written.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use serde::Serialize;
 
@@ -17,8 +17,13 @@ pub struct Service {
     pub name: ObjectName,
     /// `spec.clusterIPs` without `None`, canonical. Empty: headless or ExternalName.
     pub vips: Vec<IpAddr>,
+    /// `spec.externalIPs`, and those of `status.loadBalancer.ingress` that nodes deliver themselves, canonical: its own as
+    /// well, unless they are another's.
+    pub external: Vec<IpAddr>,
     /// TCP ports; others are not the mesh's.
     pub ports: Vec<ServicePort>,
+    /// By port: `ports[].nodePort`, where every node leads there as well.
+    pub node_ports: BTreeMap<u16, u16>,
     /// `spec.selector`; without one only EndpointSlices name endpoints.
     pub selector: Option<Labels>,
     /// `spec.externalName` of an ExternalName service.
@@ -36,6 +41,13 @@ pub struct Service {
     pub labels: Labels,
     /// `underpass.dev/waypoint-failure: allow`: a missing waypoint is passed over.
     pub waypoint_optional: bool,
+}
+
+impl Service {
+    /// The addresses that it says are its own and that are none of its VIPs.
+    pub fn external(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.external.iter().copied().filter(|ip| !self.vips.contains(ip))
+    }
 }
 
 /// A port of a slice: the number that the endpoints listen on, under the service port's name.

@@ -44,7 +44,7 @@ impl<'a> Changes<'a> {
             from: old.version(),
             settings: delta.settings.is_some(),
             pods: workloads().map(|w| &w.uid).collect(),
-            addresses: owned.chain(services().flat_map(|s| s.vips.iter().copied())).collect(),
+            addresses: owned.chain(services().flat_map(|s| s.addresses())).collect(),
             services: services().map(|s| &s.name).collect(),
             namespaces: mtls.chain(wide).collect(),
             selecting: policies().filter(|p| p.scope != Scope::Namespace).map(|p| &p.name).collect(),

@@ -40,7 +40,7 @@ impl Resolver {
         dirty.findings.insert(key.clone());
         match key.kind {
             Kind::Namespace => self.mark_namespace(key.name.name(), namespace(old), namespace(new), dirty),
-            Kind::Node => self.mark_node(key.name.name(), node(old), node(new), dirty),
+            Kind::Node => self.mark_node(key, node(old), node(new), dirty),
             Kind::Pod => self.mark_pod(&key.name, pod(old), pod(new), dirty),
             Kind::Service => self.mark_service(&key.name, service(old), service(new), dirty),
             Kind::EndpointSlice => self.mark_slice(&key.name, slice(old), slice(new), dirty),
@@ -82,7 +82,10 @@ impl Resolver {
         dirty.services.extend(services.map(|s| s.name.clone()));
     }
 
-    fn mark_node(&self, name: &str, old: Option<&Node>, new: Option<&Node>, dirty: &mut Dirty) {
+    fn mark_node(&mut self, key: &ObjectKey, old: Option<&Node>, new: Option<&Node>, dirty: &mut Dirty) {
+        let name = key.name.name();
+        let addresses = |node: Option<&Node>| node.map_or_else(Vec::new, |node| node.addresses.clone());
+        self.mark_host(key, &addresses(old), &addresses(new), dirty);
         if old.is_some() != new.is_some() {
             self.mark_contested(name, dirty);
         }
@@ -119,6 +122,7 @@ impl Resolver {
             on(old).iter().for_each(|node| self.index.pods_on.remove(&**node, name));
             on(new).into_iter().for_each(|node| self.index.pods_on.insert(node, name.clone()));
         }
+        self.mark_host(&ObjectKey::new(Kind::Pod, name.clone()), hosted(old), hosted(new), dirty);
         let (before, after) = (owned(old), owned(new));
         for ip in before.iter().filter(|ip| !after.contains(ip)) {
             self.mark_address(*ip, dirty);
@@ -141,7 +145,28 @@ impl Resolver {
         self.mark_claims(ip, dirty);
     }
 
+    /// A node, or a pod of the host's network, had the addresses `before` and has `after`.
+    fn mark_host(&mut self, key: &ObjectKey, before: &[IpAddr], after: &[IpAddr], dirty: &mut Dirty) {
+        for ip in before.iter().filter(|ip| !after.contains(ip)) {
+            self.index.hosts.remove(ip, key);
+            self.mark_named(*ip, dirty);
+        }
+        for ip in after.iter().filter(|ip| !before.contains(ip)) {
+            self.index.hosts.insert(*ip, key.clone());
+            self.mark_named(*ip, dirty);
+        }
+    }
+
+    /// Something has this address, or has it no longer: it may be a service's that says so, or be none any more.
+    fn mark_named(&self, ip: IpAddr, dirty: &mut Dirty) {
+        for service in self.index.external.get(&ip) {
+            dirty.services.insert(service.clone());
+            dirty.findings.insert(ObjectKey::new(Kind::Service, service.clone()));
+        }
+    }
+
     fn mark_claims(&self, ip: IpAddr, dirty: &mut Dirty) {
+        self.mark_named(ip, dirty);
         let key = |kind| move |name: &ObjectName| ObjectKey::new(kind, name.clone());
         dirty.findings.extend(self.index.owners.get(&ip).iter().map(key(Kind::Pod)));
         dirty.findings.extend(self.index.vips.get(&ip).iter().map(key(Kind::Service)));
@@ -159,6 +184,7 @@ impl Resolver {
             self.index.vips.insert(*ip, name.clone());
             self.mark_claims(*ip, dirty);
         }
+        self.mark_external(name, old, new, dirty);
         // What its endpoints are made from.
         let of_endpoints = |s: Option<&Service>| {
             s.map(|s| (s.ports.clone(), s.selector.clone(), s.publish_not_ready, s.external_name.is_some()))
@@ -180,6 +206,19 @@ impl Resolver {
         } else {
             self.mark_selected_by(name, selector(old).as_ref(), dirty);
             self.mark_selected_by(name, selector(new).as_ref(), dirty);
+        }
+    }
+
+    fn mark_external(&mut self, name: &ObjectName, old: Option<&Service>, new: Option<&Service>, dirty: &mut Dirty) {
+        let external = |s: Option<&Service>| s.map_or_else(Vec::new, |s| s.external().collect());
+        let (before, after) = (external(old), external(new));
+        for ip in before.iter().filter(|ip| !after.contains(ip)) {
+            self.index.external.remove(ip, name);
+            self.mark_named(*ip, dirty);
+        }
+        for ip in after.iter().filter(|ip| !before.contains(ip)) {
+            self.index.external.insert(*ip, name.clone());
+            self.mark_named(*ip, dirty);
         }
     }
 
@@ -306,6 +345,11 @@ impl Resolver {
 /// The addresses that a pod has for itself.
 fn owned(pod: Option<&Pod>) -> &[IpAddr] {
     pod.filter(|pod| pod.has_own_addresses()).map_or(&[], |pod| &pod.addresses)
+}
+
+/// The addresses of its node that a pod names as its own.
+fn hosted(pod: Option<&Pod>) -> &[IpAddr] {
+    pod.filter(|pod| pod.host_network).map_or(&[], |pod| &pod.addresses)
 }
 
 /// The endpoints of a slice by their address.

@@ -34,6 +34,7 @@ impl Resolver {
             Some(Object::Service(s)) => {
                 service(s, &mut say);
                 self.claims(key, &s.vips, &mut say);
+                s.external().for_each(|ip| self.taken(s, ip, &mut say));
             }
             Some(Object::Pod(pod)) if pod.has_own_addresses() => {
                 let (held, former): (Vec<_>, Vec<_>) = pod.addresses.iter().partition(|ip| self.holds(pod, **ip));
@@ -49,6 +50,19 @@ impl Resolver {
         }
         all.sort_by(|a, b| (&a.field, &a.says).cmp(&(&b.field, &b.says)));
         all
+    }
+
+    /// Who has an address that a service says is its own.
+    fn taken(&self, service: &Service, ip: IpAddr, say: &mut impl FnMut(String, String)) {
+        if self.is_external(service, ip) {
+            return;
+        }
+        let by: Vec<_> = self.others(service, ip).map(|other| other.to_string()).collect();
+        let whose = if by.is_empty() { "a node".to_owned() } else { by.join(" and ") };
+        let says = format!(
+            "{ip} is {whose}'s: calls of this Service there are not carried by the mesh, and arrive in plaintext"
+        );
+        say("spec.externalIPs".into(), says);
     }
 
     /// What else claims an object's addresses.

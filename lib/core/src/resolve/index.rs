@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use crate::{ObjectName, labels::Labels};
+use crate::{ObjectKey, ObjectName, labels::Labels};
 
 /// A set that has one element in all but rare cases, and then no allocation.
 #[derive(Clone, Debug)]
@@ -190,6 +190,10 @@ pub(super) struct Index {
     pub(super) owners: Multi<IpAddr, ObjectName>,
     /// By address: the services that have it as VIP.
     pub(super) vips: Multi<IpAddr, ObjectName>,
+    /// By address: the services that say it is theirs, and have it not as VIP.
+    pub(super) external: Multi<IpAddr, ObjectName>,
+    /// By address: the nodes, and the pods of the host's network, that have it.
+    pub(super) hosts: Multi<IpAddr, ObjectKey>,
     /// By address: the slices that list it.
     pub(super) listed_by: Multi<IpAddr, ObjectName>,
     /// By service: its slices.

@@ -9,6 +9,7 @@
 mod claim;
 mod dirty;
 mod endpoint;
+mod external;
 mod findings;
 mod index;
 mod local;
@@ -270,6 +271,7 @@ impl Resolver {
             name: service.name.clone(),
             hostname: format!("{name}.{of}.svc.{}", self.settings.cluster_domain).into(),
             vips: service.vips.clone(),
+            external: service.external().filter(|ip| self.is_external(service, *ip)).collect(),
             ports: service.ports.clone(),
             external_name: service.external_name.clone(),
             internal_traffic: service.internal_traffic,

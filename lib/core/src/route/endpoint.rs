@@ -33,7 +33,7 @@ pub(super) fn candidates<'a>(
     if service.external_name.is_some() {
         return Err(Reason::ExternalName);
     }
-    if !service.ports.iter().any(|p| p.port == to.port()) {
+    if service.port(to.port()).is_none() {
         return Err(Reason::UnknownPort);
     }
     let mut all = usable(world.endpoints(&service.name), to);

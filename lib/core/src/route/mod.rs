@@ -96,6 +96,10 @@ pub fn resolve(
 ) -> Result<Hop, Reason> {
     match world.addressed(to.ip()) {
         Addressed::Workload(w) => Ok(Hop { target: to, workload: Some(Arc::clone(w)), service: None }),
+        // Where a Service shares an address with the rest of the world, its ports are all that is its own there.
+        Addressed::Service(s) if s.is_external(to.ip()) && s.port(to.port()).is_none() => {
+            Ok(Hop { target: to, workload: None, service: None })
+        }
         Addressed::Service(s) => service::choose(world, s, caller, to, roll, trace),
         Addressed::Ambiguous(_) => Err(Reason::AmbiguousAddress),
         Addressed::Unknown => Err(Reason::UnknownDestination),

@@ -49,6 +49,11 @@ fn objects() -> Vec<Object> {
             ],
         }
         .into(),
+        Service {
+            external: vec!["198.51.100.7".parse().unwrap()],
+            ..service("default/ex app=reviews 10.96.0.9 80=http")
+        }
+        .into(),
         ambient("default/wpod", "10.0.0.5", "istio.io/use-waypoint=w").into(),
     ]
 }
@@ -75,6 +80,10 @@ fn where_calls_go() {
     check("10.0.0.4:80", &["plain 10.0.0.4:80"]);
     check("10.0.0.5:80", &["refuse waypoint_missing"]);
     check("192.0.2.1:80", &["refuse unknown_destination"]);
+    // an external address is the service's, but only at the service's ports
+    check("198.51.100.7:80", &["10.0.0.1:9080 via 10.0.0.1:15008 as r1", "10.0.0.2:9081 via 10.0.0.2:15008 as r2"]);
+    check("198.51.100.7:22", &["plain 198.51.100.7:22"]);
+    check("10.96.0.9:22", &["refuse unknown_port"]);
     // a named target port is another number on every pod
     check("10.96.0.1:80", &["10.0.0.1:9080 via 10.0.0.1:15008 as r1", "10.0.0.2:9081 via 10.0.0.2:15008 as r2"]);
     check("10.96.0.1:81", &["10.0.0.1:9090 via 10.0.0.1:15008 as r1", "10.0.0.2:9090 via 10.0.0.2:15008 as r2"]);

@@ -20,9 +20,11 @@ pub(super) enum Claimant {
     Workload(Arc<Workload>),
     /// A VIP.
     Service(Arc<Service>),
+    /// An address that a service says is its own. By naming one it takes nothing away: what else claims it has it.
+    External(Arc<Service>),
 }
 
-/// Everything that claims one address: one claimant in all but mistakes.
+/// Everything that claims one address, in order: one claimant in all but mistakes.
 #[derive(Clone, Debug)]
 pub(super) enum Claims {
     One(Claimant),
@@ -36,22 +38,35 @@ impl Claims {
             Self::Many(many) => many,
         }
     }
+
+    /// Those that count: an external address is a service's while nothing else claims it, no other service either.
+    fn counting(&self) -> &[Claimant] {
+        match self.all() {
+            [one] => std::slice::from_ref(one),
+            all => all.get(..all.partition_point(|claimant| !claimant.is_external())).unwrap_or_default(),
+        }
+    }
 }
 
 impl Claimant {
     fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Workload(a), Self::Workload(b)) => a.uid == b.uid,
-            (Self::Service(a), Self::Service(b)) => a.name == b.name,
+            (Self::Service(a), Self::Service(b)) | (Self::External(a), Self::External(b)) => a.name == b.name,
             _ => false,
         }
     }
 
-    /// An order that no change leaves a trace in.
-    fn key(&self) -> (Option<&Uid>, Option<&ObjectName>) {
+    const fn is_external(&self) -> bool {
+        matches!(self, Self::External(_))
+    }
+
+    /// An order that no change leaves a trace in, external addresses last.
+    fn key(&self) -> (bool, Option<&Uid>, Option<&ObjectName>) {
         match self {
-            Self::Workload(w) => (Some(&w.uid), None),
-            Self::Service(s) => (None, Some(&s.name)),
+            Self::Workload(w) => (false, Some(&w.uid), None),
+            Self::Service(s) => (false, None, Some(&s.name)),
+            Self::External(s) => (true, None, Some(&s.name)),
         }
     }
 }
@@ -86,11 +101,11 @@ pub(super) struct Index {
 
 impl Index {
     pub(super) fn claims(&self, ip: IpAddr) -> &[Claimant] {
-        self.claims.get(&ip).map_or(&[], Claims::all)
+        self.claims.get(&ip).map_or(&[], Claims::counting)
     }
 
     pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.claims.keys().copied()
+        self.claims.iter().filter(|(_, claims)| !claims.counting().is_empty()).map(|(ip, _)| *ip)
     }
 
     pub(super) fn identity(&self, account: &Account) -> Option<&Identity> {
@@ -164,10 +179,12 @@ impl Index {
 
     pub(super) fn add_service(&mut self, service: &Arc<Service>) {
         service.vips.iter().for_each(|ip| self.claim(*ip, Claimant::Service(Arc::clone(service))));
+        service.external.iter().for_each(|ip| self.claim(*ip, Claimant::External(Arc::clone(service))));
     }
 
     pub(super) fn remove_service(&mut self, service: &Arc<Service>) {
         service.vips.iter().for_each(|ip| self.disclaim(*ip, &Claimant::Service(Arc::clone(service))));
+        service.external.iter().for_each(|ip| self.disclaim(*ip, &Claimant::External(Arc::clone(service))));
     }
 
     pub(super) fn add_policy(&mut self, policy: &Arc<AuthorizationPolicy>) {

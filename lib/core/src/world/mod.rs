@@ -48,7 +48,7 @@ impl fmt::Display for Version {
 pub enum Addressed<'a> {
     /// One pod.
     Workload(&'a Arc<Workload>),
-    /// One service's VIP.
+    /// One service's: a VIP, or an external address that nothing else has.
     Service(&'a Arc<Service>),
     /// More than one object claims it, which only a mistake or an attack can cause. Nobody gets it.
     Ambiguous(Vec<ObjectKey>),
@@ -164,7 +164,7 @@ impl World {
         match self.index.claims(ip) {
             [] => Addressed::Unknown,
             [Claimant::Workload(w)] => Addressed::Workload(w),
-            [Claimant::Service(s)] => Addressed::Service(s),
+            [Claimant::Service(s) | Claimant::External(s)] => Addressed::Service(s),
             many => Addressed::Ambiguous(many.iter().map(claimant).collect()),
         }
     }
@@ -302,7 +302,7 @@ fn put<K: Ord + Clone, T: Eq>(map: &mut OrdMap<K, Arc<T>>, key: K, new: &Arc<T>)
 fn claimant(claimant: &Claimant) -> ObjectKey {
     match claimant {
         Claimant::Workload(w) => w.object(),
-        Claimant::Service(s) => ObjectKey::new(Kind::Service, s.name.clone()),
+        Claimant::Service(s) | Claimant::External(s) => ObjectKey::new(Kind::Service, s.name.clone()),
     }
 }
 

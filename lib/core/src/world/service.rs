@@ -15,6 +15,9 @@ pub struct Service {
     pub hostname: Arc<str>,
     /// Its VIPs, canonical. Empty: headless or ExternalName.
     pub vips: Vec<IpAddr>,
+    /// The addresses that it says are its own as well, and that nothing else has; canonical, none of them a VIP of it. They are
+    /// the service's at its ports only.
+    pub external: Vec<IpAddr>,
     /// TCP ports; others are not the mesh's.
     pub ports: Vec<ServicePort>,
     /// What an ExternalName service is another name for.
@@ -29,6 +32,25 @@ pub struct Service {
     pub waypoint: Option<Arc<str>>,
     /// `underpass.dev/waypoint-failure: allow`: a missing waypoint is passed over.
     pub waypoint_optional: bool,
+}
+
+impl Service {
+    /// Its port of this number.
+    #[must_use]
+    pub fn port(&self, number: u16) -> Option<&ServicePort> {
+        self.ports.iter().find(|p| p.port == number)
+    }
+
+    /// This address, which is none of its VIPs, is its own.
+    #[must_use]
+    pub fn is_external(&self, ip: IpAddr) -> bool {
+        self.external.contains(&ip) && !self.vips.contains(&ip)
+    }
+
+    /// Every address of it.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.vips.iter().chain(&self.external).copied()
+    }
 }
 
 /// Where traffic for a service port goes on a pod.

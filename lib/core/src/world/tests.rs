@@ -1,4 +1,4 @@
-//! Deltas: what differs between any two Worlds, at the cost of what differs.
+//! Who has an address; and deltas: what differs between any two Worlds, at the cost of what differs.
 
 use std::cell::Cell;
 
@@ -7,7 +7,7 @@ use proptest::{collection::vec, prelude::*};
 use super::*;
 use crate::{
     objects::{Batch, Object},
-    testing::{model, pod, some_batch, some_model},
+    testing::{model, name, pod, service, some_batch, some_model, workload},
 };
 
 thread_local! {
@@ -57,6 +57,47 @@ proptest! {
         let other = model(now.sources().objects().map(|(_, object)| object.clone()));
         prop_assert!(Delta::between(new, other.world()).is_empty());
     }
+}
+
+/// Facts may come from elsewhere than objects: no fact takes an address away by naming it as external.
+#[test]
+fn an_external_address_is_claimed_after_everything_else() {
+    let ip: IpAddr = "198.51.100.7".parse().unwrap();
+    let external = |text: &str| {
+        let model = model([service(text).into()]);
+        let fact = model.world().services().next().map(|s| Service { external: vec![ip], ..Service::clone(s) });
+        Fact::Service(Arc::new(fact.unwrap()))
+    };
+    let check = |facts: &[Fact], expect: &str| {
+        let (mut forward, mut back) = (Facts::default(), Facts::default());
+        facts.iter().for_each(|fact| forward.put(fact.clone()));
+        facts.iter().rev().for_each(|fact| back.put(fact.clone()));
+        for facts in [forward, back] {
+            let world = World::empty(MeshSettings::default()).apply(facts);
+            let got = match world.addressed(ip) {
+                Addressed::Workload(w) => w.name.to_string(),
+                Addressed::Service(s) => s.name.to_string(),
+                other => format!("{other:?}"),
+            };
+            assert_eq!(got, expect);
+            assert_eq!(world.addresses().any(|one| one == ip), expect != "Unknown");
+            let none =
+                world.services().map(|s| FactKey::Service(s.name.clone())).fold(Facts::default(), |mut all, key| {
+                    all.remove(key);
+                    all
+                });
+            assert!(!matches!(world.apply(none).addressed(ip), Addressed::Service(_)));
+        }
+    };
+    let (a, b) = (external("default/a - 10.96.0.1 80"), external("default/b - 10.96.0.2 80"));
+    let there = Fact::Workload(workload(&pod("default/p", "198.51.100.7")));
+    let vip = model([service("default/v - 198.51.100.7 80").into()]);
+    let vip = Fact::Service(Arc::clone(vip.world().service(&name("default/v")).unwrap()));
+    check(&[a.clone()], "default/a");
+    check(&[a.clone(), b.clone()], "Unknown");
+    check(&[a.clone(), there.clone()], "default/p");
+    check(&[a.clone(), vip.clone()], "default/v");
+    check(&[a, b, vip, there], "Ambiguous([Service default/v, Pod default/p])");
 }
 
 #[test]
