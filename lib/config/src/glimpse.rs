@@ -1,10 +1,12 @@
 //! What a document that cannot be parsed is probably about. Its name makes the message clear, and a security policy
-//! must close what it selects also while nobody can read it.
+//! must close what it selects also while it cannot be read, unless it is tried out only.
 
 use underpass_core::ObjectKey;
 
 use crate::{
-    ObjectId, kinds,
+    ObjectId,
+    convert::is_dry_run,
+    kinds,
     manifest::{id, named},
 };
 
@@ -16,15 +18,19 @@ pub(crate) struct Glimpse<'t> {
     kind: &'t str,
     namespace: Option<&'t str>,
     name: &'t str,
+    /// It is tried out: it closes nothing.
+    is_dry_run: bool,
 }
 
 impl<'t> Glimpse<'t> {
     pub(crate) fn of(text: &'t str) -> Option<Self> {
         let (mut api_version, mut kind) = (None, None);
         let (mut name, mut namespace) = (None, None);
+        let mut dry_run = false;
         let mut outer = None; // how far the object's fields are indented
         let mut inside: Option<Option<usize>> = None; // in metadata, and how far its fields are
         for line in text.lines() {
+            dry_run |= inside.is_some() && is_dry_run(line);
             let Some((key, value)) = pair(line) else { continue };
             let indent = line.len().saturating_sub(line.trim_start_matches(' ').len());
             let note = |first: &mut Option<&'t str>, of: &str, key: &str, value: &'t str| {
@@ -35,6 +41,7 @@ impl<'t> Glimpse<'t> {
                 if value.is_empty() || value.starts_with(['{', '[', '|', '>']) {
                     inside = (key == "metadata").then_some(None);
                 }
+                dry_run |= key == "metadata" && is_dry_run(value);
                 note(&mut api_version, "apiVersion", key, value);
                 note(&mut kind, "kind", key, value);
                 for (key, value) in flow(value).filter(|_| key == "metadata") {
@@ -51,15 +58,18 @@ impl<'t> Glimpse<'t> {
         let (kind, name) = kind.zip(name)?;
         // Of a kind that was probably meant everything is said under its own name.
         let kind = kinds::meant(api_version, kind).map_or(kind, |meant| meant.as_str());
-        Some(Self { api_version, kind, namespace, name })
+        Some(Self { api_version, kind, namespace, name, is_dry_run: dry_run })
     }
 
     pub(crate) fn id(&self) -> ObjectId {
         id(self.kind, self.namespace, self.name)
     }
 
-    /// Of a kind that is served.
+    /// Of a kind that is served, where it decides something.
     pub(crate) fn key(&self) -> Option<ObjectKey> {
+        if self.is_dry_run {
+            return None;
+        }
         named(kinds::meant(self.api_version, self.kind)?, self.namespace, self.name)
     }
 }
@@ -91,6 +101,26 @@ fn flow(text: &str) -> impl Iterator<Item = (&str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_dry_run_is_seen() {
+        let check = |rest: &str, expect: bool| {
+            let text = format!("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n{rest}\n");
+            assert_eq!(Glimpse::of(&text).map(|g| g.key().is_none()), Some(expect), "{text}");
+        };
+        let block = |value: &str| format!("metadata:\n  name: a\n  annotations:\n    {value}\nspec: [");
+        check(&block("istio.io/dry-run: \"true\""), true);
+        check(&block("'istio.io/dry-run': true # for now"), true);
+        check(&block("istio.io/dry-run: T"), true);
+        check(&block("\"istio.io/dry-run\": \"1\","), true);
+        check(&block("istio.io/dry-run: \"false\""), false);
+        check(&block("istio.io/dry-run: truely"), false);
+        check(&block("note: istio.io/dry-run true"), false);
+        check(&block("# istio.io/dry-run: true"), false);
+        check("metadata: {name: a, annotations: {x: y, istio.io/dry-run: 'true'}}\nspec: [", true);
+        // not where annotations stand
+        check("metadata: {name: a}\nspec: [\n  istio.io/dry-run: 'true'", false);
+    }
 
     #[test]
     fn what_is_seen() {

@@ -26,7 +26,10 @@ pub use self::{
     policy::authorization_policy,
     service::service,
 };
-pub(crate) use self::{meta::object_name, stand_in::stand_in};
+pub(crate) use self::{
+    meta::object_name,
+    stand_in::{is_dry_run, stand_in},
+};
 use crate::{Fault, Path, Severity, path::At};
 
 /// A fault and where it is.

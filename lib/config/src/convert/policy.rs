@@ -15,7 +15,7 @@ use crate::{Fault, path::At, shapes};
 pub(super) const DRY_RUN: &str = "istio.io/dry-run";
 /// As Go's `strconv.ParseBool`, which Istio reads it with.
 const FALSE: [&str; 6] = ["false", "False", "FALSE", "0", "f", "F"];
-const TRUE: [&str; 6] = ["true", "True", "TRUE", "1", "t", "T"];
+pub(super) const TRUE: [&str; 6] = ["true", "True", "TRUE", "1", "t", "T"];
 
 const ACTIONS: &[&str] = &["ALLOW", "DENY"];
 

@@ -15,11 +15,14 @@ use underpass_core::{
     world::{Action, AuthorizationPolicy, Scope},
 };
 
-use super::{Faults, meta, policy::DRY_RUN};
+use super::{
+    Faults, meta,
+    policy::{DRY_RUN, TRUE},
+};
 use crate::{
     path::At,
     shapes::WorkloadSelector,
-    yaml::{Tree, from_tree},
+    yaml::{Tree, Value, from_tree},
 };
 
 /// The replacement for the object of this kind and name, where there is one.
@@ -45,7 +48,31 @@ fn decides(tree: &Tree) -> bool {
     let dry_run = tree.field("metadata").and_then(|m| m.field("annotations")).and_then(|a| a.field(DRY_RUN));
     !matches!(spec("action").and_then(Tree::text), Some("CUSTOM" | "AUDIT"))
         && (spec("selector").is_some() || (spec("targetRef").is_none() && spec("targetRefs").is_none()))
-        && dry_run.and_then(Tree::text) != Some("true")
+        && !dry_run.is_some_and(|value| says_yes(&value.value))
+}
+
+/// What its author meant by `istio.io/dry-run: true` without quotes, which no annotation can be, is no secret.
+fn says_yes(value: &Value) -> bool {
+    match value {
+        Value::Text(text) => TRUE.contains(&text.as_str()),
+        Value::Bool(yes) => *yes,
+        Value::Int(n) => *n == 1,
+        Value::Null | Value::Float(_) | Value::List(_) | Value::Map(_) => false,
+    }
+}
+
+/// A line of an object that cannot be parsed has the annotation of a dry run.
+pub(crate) fn is_dry_run(line: &str) -> bool {
+    let line = line.split(" #").next().unwrap_or_default();
+    let mut after = line.split(DRY_RUN);
+    let is_comment = after.next().is_some_and(|before| before.contains('#'));
+    let value = |rest: &str| {
+        let (_, value) =
+            rest.trim_start_matches(['"', '\'']).trim_start().split_at_checked(1).filter(|(c, _)| *c == ":")?;
+        let value = value.split([',', '}']).next().unwrap_or_default();
+        Some(TRUE.contains(&value.trim().trim_matches(['"', '\''])))
+    };
+    !is_comment && after.any(|rest| value(rest).unwrap_or(false))
 }
 
 fn selector(tree: &Tree) -> Option<Labels> {

@@ -145,6 +145,35 @@ fn conditions() {
     rules("rules: [{when: [{key: destination.port, notValues: ['80']}]}]", &expect);
 }
 
+/// A dry run closes nothing, also while something about it is wrong, in whatever word it says so.
+#[test]
+fn broken_dry_runs_are_dry_runs() {
+    let check = |annotation: &str, rest: &str, closes: bool| {
+        let mut shelf = Shelf::new();
+        let text = format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata:\n  name: p\n  annotations:\n    \
+             istio.io/dry-run: {annotation}\n{rest}\n"
+        );
+        let update = shelf.put(&[("a.yaml", &text)]);
+        assert!(!update.problems.is_empty(), "{text}");
+        let key = ObjectKey::new(Kind::AuthorizationPolicy, name("default/p"));
+        assert_eq!(shelf.sources().get(&key).is_some(), closes, "{text}");
+    };
+    for broken in ["rulez: []", "spec: {rulez: []}", "spec: [", "spec: {rules: [{from: []}]}"] {
+        for yes in ["\"true\"", "True", "'TRUE'", "'1'", "'t'", "true", "yes", "1"] {
+            // `yes` is a boolean to a YAML parser alone
+            if broken != "spec: [" || yes != "yes" {
+                check(yes, broken, false);
+            }
+        }
+        for no in ["\"false\"", "'0'", "maybe", "false", "0"] {
+            check(no, broken, true);
+        }
+    }
+    check("true", "spec: {action: DENY, rules: [{}]}", false);
+    check("false", "spec: {action: DENY, rules: [{}]}", true);
+}
+
 #[test]
 fn dry_runs() {
     for (value, expect) in [("'true'", true), ("'false'", false), ("'1'", true), ("\"F\"", false)] {
