@@ -338,6 +338,19 @@ pub enum Fault {
         bare: Arc<str>,
     },
 
+    /// Nothing has a star in its name: it would never match.
+    #[error(
+        "`{}` has a `*` that is not at one of its ends, where it is read as it is and never matches: write `*`, `start*` or `*end`{}",
+        cut(.found),
+        if *.both { ", or one value for each" } else { "" }
+    )]
+    Star {
+        /// As written.
+        found: Arc<str>,
+        /// It has one at both ends.
+        both: bool,
+    },
+
     // ---- warnings
     /// A wish that nobody can read: it is passed over.
     #[error("`{}` is none of {}: {instead}", cut(.found), list(.known))]

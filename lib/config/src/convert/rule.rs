@@ -193,9 +193,8 @@ impl Lists<'_> {
     }
 }
 
-#[allow(clippy::unnecessary_wraps, reason = "one of the functions that read a value of a list")]
-fn pattern(text: &str, _at: &At<'_>, _faults: &mut Faults) -> Option<StringMatch> {
-    Some(StringMatch::parse(text))
+fn pattern(text: &str, at: &At<'_>, faults: &mut Faults) -> Option<StringMatch> {
+    faults.check(at, one_star(text)).map(|()| StringMatch::parse(text))
 }
 
 fn principal(text: &str, at: &At<'_>, faults: &mut Faults) -> Option<PrincipalMatch> {
@@ -203,7 +202,16 @@ fn principal(text: &str, at: &At<'_>, faults: &mut Faults) -> Option<PrincipalMa
         faults.push(at, Fault::SpiffePrefix { bare: bare.into() });
         return None;
     }
-    Some(PrincipalMatch::parse(text))
+    faults.check(at, one_star(text)).map(|()| PrincipalMatch::parse(text))
+}
+
+/// A star stands for something at one end of a pattern, and nowhere else.
+fn one_star(text: &str) -> Result<(), Fault> {
+    let rest = text.strip_prefix('*').unwrap_or_else(|| text.strip_suffix('*').unwrap_or(text));
+    match rest.contains('*') {
+        true => Err(Fault::Star { found: text.into(), both: text.starts_with('*') && text.ends_with('*') }),
+        false => Ok(()),
+    }
 }
 
 /// `ns/sa`, or `sa` of the policy's namespace; no patterns.

@@ -181,7 +181,7 @@ const SERVED: &[Served] = &[
             (
                 "spec.rules[].from[].source",
                 "principals, namespaces, serviceAccounts, ipBlocks, trustDomains and their `not`. The mesh's trust domain, its \
-                 aliases and `cluster.local` are one, here and in conditions",
+                 aliases and `cluster.local` are one, here and in conditions. A `*` stands at one end of a value; elsewhere it is an error",
             ),
             ("spec.rules[].from[].source.requestPrincipals, notRequestPrincipals", L7),
             ("spec.rules[].from[].source.remoteIpBlocks, notRemoteIpBlocks", L7),

@@ -18,7 +18,7 @@ pub enum StringMatch {
 }
 
 impl StringMatch {
-    /// From its form in a policy. Every text is a pattern; a star in the middle is an ordinary character.
+    /// From its form in a policy. Every text is a pattern; a further star is an ordinary character, which the doors refuse.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         if text == "*" {

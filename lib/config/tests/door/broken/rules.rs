@@ -3,10 +3,36 @@
 use expect_test::{Expect, expect};
 
 use super::policy;
+use crate::{Shelf, lines};
 
 #[track_caller]
 fn rule(rule: &str, expect: &Expect) {
     policy(&format!("rules:\n- {}", rule.replace('\n', "\n  ")), expect);
+}
+
+/// A star that is not at one end can never match: a DENY with it would deny no connection.
+#[test]
+fn stars() {
+    let check = |field: &str, value: &str, refused: bool| {
+        let spec = match field.split_once('.') {
+            Some(_) => format!("  - when: [{{key: '{field}', values: ['{value}']}}]"),
+            None => format!("  - from: [{{source: {{{field}: ['{value}']}}}}]"),
+        };
+        let head = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\n";
+        let told = lines(&Shelf::new().put(&[("a.yaml", &format!("{head}spec:\n  action: DENY\n  rules:\n{spec}\n"))]));
+        assert_eq!(told.contains("not at one of its ends"), refused, "{field} {value}: {told}");
+        assert_eq!(told.is_empty(), !refused, "{field} {value}: {told}");
+    };
+    for field in ["principals", "notPrincipals", "namespaces", "trustDomains", "source.principal", "source.namespace"] {
+        for fits in ["*", "a*", "*a", "a"] {
+            check(field, fits, false);
+        }
+        for never in ["*a*", "a*b", "**", "a**", "*a*b"] {
+            check(field, never, true);
+        }
+    }
+    // what only a waypoint judges is the waypoint's to read
+    check("request.headers[x]", "*a*", false);
 }
 
 #[test]
