@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use underpass_core::{Kind, ObjectKey, ObjectName, labels::Labels, objects::Object};
+use underpass_core::{
+    Kind, ObjectKey, ObjectName,
+    objects::{Object, Pod},
+};
 
 use crate::{
     Fault, ObjectId, Path, Problem, Segment, Severity,
@@ -50,18 +53,6 @@ pub enum Says {
     },
 }
 
-/// Pods that a workload kind will make. Nothing is served because of it; it keeps `underpass analyze` from missing
-/// pods that are only not there yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Template {
-    /// Their namespace.
-    pub namespace: Arc<str>,
-    /// Their service account.
-    pub service_account: Arc<str>,
-    /// Their labels.
-    pub labels: Labels,
-}
-
 /// What was read from one file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Manifest {
@@ -71,8 +62,11 @@ pub struct Manifest {
     pub problems: Vec<Problem>,
     /// How many objects of kinds that are not the mesh's, by `apiVersion kind`.
     pub ignored: BTreeMap<String, usize>,
-    /// What its workload kinds make pods of.
-    pub templates: Vec<Template>,
+    /// Pods that its workload kinds will make, as far as they are known, under the names of these. None of them is served;
+    /// they keep `underpass analyze` from missing pods that are only not there yet.
+    pub templates: Vec<Pod>,
+    /// Service accounts, which are not the mesh's: whose pods may come later, or from elsewhere.
+    pub accounts: Vec<ObjectName>,
     /// Something in it could not even be attributed to an object.
     pub has_unreadable: bool,
 }
@@ -200,7 +194,13 @@ impl Reader<'_> {
                 self.template(c, id.as_ref(), at);
             }
             Class::Foreign(fault) => self.say(c, id, At::ROOT.field("kind").path(), fault),
-            Class::Other => self.ignore(api_version, kind),
+            Class::Other => {
+                if (api_version, kind) == ("v1", "ServiceAccount") {
+                    // They are named as pods are.
+                    self.out.accounts.extend(key(Kind::Pod, c.tree).map(|key| key.name));
+                }
+                self.ignore(api_version, kind);
+            }
             Class::Mistake(field, fault, meant) => self.mistake(c, id, meant, field, fault),
         }
     }

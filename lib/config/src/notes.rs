@@ -1,20 +1,19 @@
 //! What is said about objects that are not served, and about what has no effect on objects that are: the tables of
 //! [`crate::kinds`] applied to a tree. Nothing here changes what is served.
 
-use std::sync::Arc;
-
-use underpass_core::{Kind, labels::Labels};
+use underpass_core::Kind;
 
 use crate::{
-    Fault, ObjectId, Path, Segment,
+    Fault, ObjectId, Path, Segment, convert,
     kinds::{
         CHART_VALUES,
         metadata::{self, On},
         series,
         words::{Field, Known, places},
     },
-    manifest::{Candidate, Reader, Template},
-    yaml::{Document, Tree, Value},
+    manifest::{Candidate, Reader},
+    shapes,
+    yaml::{Document, Tree, Value, from_tree},
 };
 
 /// The most places of one field that are looked for.
@@ -52,15 +51,22 @@ impl Reader<'_> {
         let Some(place) = places(c.tree, at, "metadata", 1).pop() else { return };
         let Some(meta) = c.tree.at(&place) else { return };
         self.keys(c, id, &place, meta, On::Template);
-        let labels = meta.field("labels").map(texts).unwrap_or_default();
         let spec = places(c.tree, at, "spec", 1).pop().and_then(|p| c.tree.at(&p));
-        let account = spec.and_then(|s| s.field("serviceAccountName")).and_then(Tree::text);
-        let namespace = c.tree.field("metadata").and_then(|m| m.field("namespace")).and_then(Tree::text);
-        self.out.templates.push(Template {
-            namespace: namespace.filter(|n| !n.is_empty()).unwrap_or("default").into(),
-            service_account: account.filter(|a| !a.is_empty()).unwrap_or("default").into(),
-            labels,
-        });
+        let text =
+            |tree: Option<&Tree>, name: &str| tree.and_then(|t| t.field(name)).and_then(Tree::text).map(str::to_owned);
+        let own = c.tree.field("metadata");
+        let metadata = shapes::ObjectMeta {
+            name: text(own, "name").unwrap_or_default(),
+            namespace: text(own, "namespace"),
+            ..from_tree(meta).unwrap_or_default()
+        };
+        // Of one that is broken all the same: what selects it, and who its pods will be.
+        let rest =
+            || shapes::PodSpec { service_account_name: text(spec, "serviceAccountName"), ..shapes::PodSpec::default() };
+        let spec = spec.and_then(|s| from_tree(s).ok()).unwrap_or_else(rest);
+        let shape = shapes::Pod { metadata, spec, status: shapes::PodStatus::default() };
+        let bare = || convert::pod(&shapes::Pod { spec: rest(), ..shape.clone() });
+        self.out.templates.extend(convert::pod(&shape).or_else(|_| bare()).ok().map(|pod| pod.object));
     }
 
     /// Labels and annotations of an object that is served.
@@ -117,13 +123,4 @@ impl Reader<'_> {
             self.say_at(c, id.clone(), line, Path::default(), Fault::Series { found: name.into(), says });
         }
     }
-}
-
-/// The pairs of texts of a mapping.
-fn texts(tree: &Tree) -> Labels {
-    let Value::Map(entries) = &tree.value else { return Labels::new() };
-    let pair = |(key, value): &(crate::yaml::Key, Tree)| -> Option<(Arc<str>, Arc<str>)> {
-        Some((key.name.as_str().into(), value.text()?.into()))
-    };
-    entries.iter().filter_map(pair).collect()
 }

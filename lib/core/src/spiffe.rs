@@ -43,7 +43,7 @@ pub fn is_segment(text: &str) -> bool {
     !matches!(text, "" | "." | "..") && text.bytes().all(is_segment_byte)
 }
 
-const fn is_segment_byte(b: u8) -> bool {
+pub(crate) const fn is_segment_byte(b: u8) -> bool {
     b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')
 }
 

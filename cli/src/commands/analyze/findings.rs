@@ -6,10 +6,12 @@ use serde::Serialize;
 use underpass_config::{
     Fault, Path, Problem, Severity, Update,
     door::State,
+    manifest::Says,
     yaml::{self, Document},
 };
 use underpass_core::{
-    dangling::{Planned, dangling},
+    ObjectKey,
+    dangling::{Level, dangling},
     resolve::{self, Model},
 };
 
@@ -40,14 +42,13 @@ pub(super) struct Finding {
 
 pub(super) fn collect(inputs: &Inputs, state: &State, update: &Update, model: &Model) -> Vec<Finding> {
     let mut all: Vec<Finding> = update.problems.iter().chain(&update.notices).map(of_problem).collect();
-    let planned = state.templates().map(|t| Planned {
-        namespace: Arc::clone(&t.namespace),
-        service_account: Arc::clone(&t.service_account),
-        labels: t.labels.clone(),
-    });
-    let dangling = dangling(model.sources(), model.world().settings(), planned);
+    let mut dangling = dangling(model, state.templates().cloned(), state.accounts().cloned());
+    // What stands in for a broken policy is not what its author wrote.
+    let is_written = |key: &ObjectKey| state.claim(key).is_none_or(|(_, claim)| matches!(claim.says, Says::Good(_)));
+    dangling.retain(|r| is_written(&r.finding.object));
     let mut lines = Lines { inputs, state, parsed: BTreeMap::new() };
-    all.extend(model.sources().findings().chain(&dangling).map(|f| lines.finding(f)));
+    all.extend(model.sources().findings().map(|f| lines.finding(f, Severity::Warning)));
+    all.extend(dangling.iter().map(|r| lines.finding(&r.finding, severity(r.level))));
     let mut texts: BTreeMap<Arc<str>, Vec<String>> = BTreeMap::new();
     for finding in &mut all {
         let lines = texts.entry(Arc::clone(&finding.file)).or_insert_with(|| inputs.lines(&finding.file));
@@ -59,6 +60,13 @@ pub(super) fn collect(inputs: &Inputs, state: &State, update: &Update, model: &M
     all.sort_by_cached_key(key);
     all.dedup_by_key(|f| key(f));
     all
+}
+
+const fn severity(level: Level) -> Severity {
+    match level {
+        Level::Notice => Severity::Notice,
+        Level::Warning => Severity::Warning,
+    }
 }
 
 fn of_problem(p: &Problem) -> Finding {
@@ -89,7 +97,7 @@ struct Lines<'a> {
 }
 
 impl Lines<'_> {
-    fn finding(&mut self, f: &resolve::Finding) -> Finding {
+    fn finding(&mut self, f: &resolve::Finding, severity: Severity) -> Finding {
         let path = Path::parse(&f.field);
         let claim = self.state.claim(&f.object);
         let line = claim.map(|(file, claim)| {
@@ -105,7 +113,7 @@ impl Lines<'_> {
             }
         });
         Finding {
-            severity: Severity::Warning,
+            severity,
             file: claim.map_or_else(|| "".into(), |(file, _)| Arc::clone(file)),
             line: line.filter(|l| *l > 0),
             column: None,

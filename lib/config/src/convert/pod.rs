@@ -127,7 +127,7 @@ fn addresses(status: &shapes::PodStatus, at: &At<'_>, faults: &mut Faults) -> Ve
     addresses.into_vec()
 }
 
-/// Ports with a name, of the containers that stay: the ones a service can ask for by name.
+/// Ports of the containers that stay: the ones a service can ask for by name, and those without one.
 fn ports(spec: &shapes::PodSpec, at: &At<'_>, faults: &mut Faults) -> Vec<ContainerPort> {
     let (containers, init) = (at.field("containers"), at.field("initContainers"));
     let stays = |c: &&shapes::Container| c.restart_policy.as_deref() == Some("Always");
@@ -140,8 +140,10 @@ fn ports(spec: &shapes::PodSpec, at: &At<'_>, faults: &mut Faults) -> Vec<Contai
             let at = at.index(i);
             let number = faults.check(&at.field("containerPort"), syntax::port(port.container_port));
             let is_tcp = faults.check(&at.field("protocol"), value::is_tcp(port.protocol.as_deref()));
-            let Some(name) = port.name.as_deref().filter(|n| !n.is_empty()) else { continue };
-            let name = faults.check(&at.field("name"), syntax::port_name(name));
+            let name = match port.name.as_deref().filter(|n| !n.is_empty()) {
+                Some(name) => faults.check(&at.field("name"), syntax::port_name(name)),
+                None => Some("".into()),
+            };
             if let (Some(name), Some(port), Some(true)) = (name, number, is_tcp) {
                 let name: Arc<str> = name;
                 found.push(ContainerPort { name, port });

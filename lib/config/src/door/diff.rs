@@ -7,14 +7,14 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use underpass_core::{
-    ObjectKey,
-    objects::{Batch, Object},
+    ObjectKey, ObjectName,
+    objects::{Batch, Object, Pod},
 };
 
 use super::Update;
 use crate::{
     Effect, Fault, ObjectId, Path, Problem, Segment, Severity,
-    manifest::{self, Claim, Manifest, Says, Template},
+    manifest::{self, Claim, Manifest, Says},
 };
 
 /// What the directory has to say about a file.
@@ -74,9 +74,14 @@ impl State {
         self.files.iter().find_map(|(file, m)| m.claims.iter().find(|c| c.key == *key).map(|c| (file, c)))
     }
 
-    /// What workload kinds of all files make pods of.
-    pub fn templates(&self) -> impl Iterator<Item = &Template> {
+    /// Pods that workload kinds of all files will make.
+    pub fn templates(&self) -> impl Iterator<Item = &Pod> {
         self.files.values().flat_map(|m| &m.templates)
+    }
+
+    /// Service accounts of all files.
+    pub fn accounts(&self) -> impl Iterator<Item = &ObjectName> {
+        self.files.values().flat_map(|m| &m.accounts)
     }
 
     /// How many objects are served.

@@ -318,7 +318,7 @@ fn pods_as_an_api_server_has_them() {
     );
     let pod = shelf.sources().pod(&name("x/a")).unwrap();
     let ports: Vec<_> = pod.ports.iter().map(|p| (&*p.name, p.port)).collect();
-    assert_eq!(ports, [("http", 80), ("yes", 2)]);
+    assert_eq!(ports, [("http", 80), ("", 81), ("yes", 2)]);
     assert_eq!(pod.addresses.len(), 1, "the same address twice");
     assert_eq!(&*pod.labels["app"], "");
     assert!(!pod.ready && pod.draining && pod.deleted, "it is being deleted");

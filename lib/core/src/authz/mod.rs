@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 pub use principal::PrincipalMatch;
+pub(crate) use principal::trust_domain_is_possible;
 pub use rule::{Condition, Operation, Rule, ServiceAccount, Source};
 pub use value::{Match, StringMatch};
 

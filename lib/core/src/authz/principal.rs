@@ -8,7 +8,11 @@ use std::sync::Arc;
 use serde::{Serialize, Serializer};
 
 use super::value::StringMatch;
-use crate::{Identity, TrustDomain, world::MeshSettings};
+use crate::{
+    Identity, TrustDomain,
+    spiffe::{is_segment, is_segment_byte},
+    world::MeshSettings,
+};
 
 /// A pattern of `TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT`, taken apart once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +65,12 @@ impl PrincipalMatch {
         &self.path
     }
 
+    /// Some identity can match.
+    #[must_use]
+    pub fn is_possible(&self) -> bool {
+        path_is_possible(&self.path) && trust_domain_is_possible(&self.trust_domain)
+    }
+
     /// Does `identity` match, in this mesh?
     #[must_use]
     pub fn matches(&self, settings: &MeshSettings, identity: &Identity) -> bool {
@@ -82,6 +92,41 @@ pub(super) fn trust_domain(pattern: &StringMatch, settings: &MeshSettings, trust
     }
     let means_own = matches!(pattern, StringMatch::Exact(name) if &**name == TrustDomain::LOCAL);
     !means_own && pattern.matches(trust_domain.as_str())
+}
+
+/// Some trust domain can match.
+pub(crate) fn trust_domain_is_possible(pattern: &StringMatch) -> bool {
+    match pattern {
+        StringMatch::Present => true,
+        StringMatch::Exact(t) => t.parse::<TrustDomain>().is_ok(),
+        StringMatch::Prefix(t) | StringMatch::Suffix(t) => t.is_empty() || t.parse::<TrustDomain>().is_ok(),
+    }
+}
+
+/// `ns/NAMESPACE/sa/SERVICE-ACCOUNT`, whole or one end of it.
+fn path_is_possible(pattern: &StringMatch) -> bool {
+    const NAMES: [&str; 4] = ["ns", "", "sa", ""];
+    const BACKWARDS: [&str; 4] = ["", "sa", "", "ns"];
+    let fits = |name: &str, part: &str| if name.is_empty() { is_segment(part) } else { name == part };
+    let (text, names) = match pattern {
+        StringMatch::Present => return true,
+        StringMatch::Exact(t) => {
+            let parts: Vec<_> = t.split('/').collect();
+            return parts.len() == NAMES.len() && NAMES.into_iter().zip(parts).all(|(name, part)| fits(name, part));
+        }
+        StringMatch::Prefix(t) => (t, NAMES),
+        StringMatch::Suffix(t) => (t, BACKWARDS),
+    };
+    let is_start = matches!(pattern, StringMatch::Prefix(_));
+    let parts: Vec<_> = if is_start { text.split('/').collect() } else { text.rsplit('/').collect() };
+    let Some((cut, whole)) = parts.split_last() else { return true };
+    let name = names.get(whole.len());
+    let cut_fits = name.is_some_and(|name| match (name.is_empty(), is_start) {
+        (true, _) => cut.bytes().all(is_segment_byte),
+        (false, true) => name.starts_with(cut),
+        (false, false) => name.ends_with(cut),
+    });
+    cut_fits && names.into_iter().zip(whole).all(|(name, part)| fits(name, part))
 }
 
 #[cfg(test)]
@@ -131,6 +176,59 @@ mod tests {
         check("acme.example/ns/a/sa/b", "other.example/ns/a/sa/b", false);
     }
 
+    #[test]
+    fn what_no_identity_can_be() {
+        let check =
+            |pattern: &str, expect: bool| assert_eq!(PrincipalMatch::parse(pattern).is_possible(), expect, "{pattern}");
+        for possible in [
+            "*",
+            "a/ns/b/sa/c",
+            "a*",
+            "a.b/*",
+            "a/n*",
+            "a/ns/*",
+            "a/ns/b*",
+            "a/ns/b/*",
+            "a/ns/b/s*",
+            "a/ns/b/sa/*",
+            "a/ns/b/sa/c*",
+            "*c",
+            "*/c",
+            "*a/c",
+            "*/sa/c",
+            "*b/sa/c",
+            "*/b/sa/c",
+            "*s/b/sa/c",
+            "*/ns/b/sa/c",
+            "*a/ns/b/sa/c",
+        ] {
+            check(possible, true);
+        }
+        for never in [
+            "",
+            "a",
+            "a/b",
+            "a/b/*",
+            "a/nsx*",
+            "a/ns/b/c*",
+            "a/ns//sa/c",
+            "a/ns/b/sa/c/",
+            "a/ns/b/sa/c/*",
+            "A/ns/b/sa/c",
+            "A*",
+            "*/ns/b",
+            "*/x/c",
+            "*x/b/sa/c",
+            "*c/d/b/sa/c",
+            "*/",
+            "*a b",
+            "a/ns/b/sa/c d*",
+            "*A/ns/b/sa/c",
+        ] {
+            check(never, false);
+        }
+    }
+
     proptest! {
         /// In a mesh of one name a pattern is compared with the whole principal.
         #[test]
@@ -140,7 +238,9 @@ mod tests {
         ) {
             let identity = id(&format!("{}/ns/{}/sa/{}", identity.0, identity.1, identity.2));
             let whole = StringMatch::parse(&pattern).matches(identity.principal());
-            prop_assert_eq!(PrincipalMatch::parse(&pattern).matches(&mesh("cluster.local", &[]), &identity), whole);
+            let pattern = PrincipalMatch::parse(&pattern);
+            prop_assert_eq!(pattern.matches(&mesh("cluster.local", &[]), &identity), whole);
+            prop_assert!(pattern.is_possible() || !whole);
         }
     }
 }

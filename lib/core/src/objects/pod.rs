@@ -21,10 +21,10 @@ pub enum Phase {
     Terminal,
 }
 
-/// A named port of a container, the target of a Service's `targetPort: name`.
+/// A port that a container declares; with a name it is the target of a Service's `targetPort: name`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ContainerPort {
-    /// `ports[].name`.
+    /// `ports[].name`; empty where it has none.
     pub name: Arc<str>,
     /// `ports[].containerPort`.
     pub port: u16,
@@ -74,7 +74,7 @@ pub struct Pod {
     pub service_account: Arc<str>,
     /// What made it; none: it was made by hand.
     pub owner: Option<Owner>,
-    /// Named TCP ports of its containers.
+    /// TCP ports that its containers declare. They may listen on others.
     pub ports: Vec<ContainerPort>,
     /// The proxy of Istio's that runs in it.
     pub proxy: Option<OwnProxy>,
@@ -90,7 +90,7 @@ impl Pod {
     /// The number of the container port called `name`.
     #[must_use]
     pub fn port_named(&self, name: &str) -> Option<u16> {
-        self.ports.iter().find(|p| &*p.name == name).map(|p| p.port)
+        self.ports.iter().find(|p| &*p.name == name && !name.is_empty()).map(|p| p.port)
     }
 
     /// What Istio's metrics call the workload: the object that made the pod, else the pod.

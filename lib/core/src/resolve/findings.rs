@@ -98,6 +98,10 @@ fn authorization(p: &AuthorizationPolicy, say: &mut impl FnMut(String, String)) 
         Action::Allow => "this rule allows nothing",
         Action::Deny => "this rule denies every connection that its other fields match",
     };
+    for asked in p.asks().into_iter().filter(|asked| !asked.value.is_possible()) {
+        let effect = p.action.with_nothing(asked.is_not);
+        say(asked.field, format!("{}: {effect}", asked.value.must_be()));
+    }
     for f in p.waypoint_fields() {
         say(f.field, format!("{} can only be judged by a waypoint: {effect}", f.name));
     }

@@ -27,7 +27,7 @@ use self::{dirty::Dirty, index::Index};
 use crate::{
     Kind, ObjectKey, ObjectName, World,
     objects::{Batch, Change, Namespace, Node, Object, PeerAuthentication, Pod, Service},
-    world::{self, Fact, FactKey, Facts, MeshSettings, Uid},
+    world::{self, Fact, FactKey, Facts, MeshSettings, Uid, Workload},
 };
 
 /// The objects behind a World, and what is surprising about those that are served all the same. Cheap to clone: the agent's
@@ -113,6 +113,14 @@ impl Sources {
     pub fn pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
         self.of_kind(Kind::Pod, None).filter_map(|object| match object {
             Object::Pod(pod) => Some(pod),
+            _ => None,
+        })
+    }
+
+    /// All services, by name.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.of_kind(Kind::Service, None).filter_map(|object| match object {
+            Object::Service(service) => Some(service),
             _ => None,
         })
     }
@@ -327,6 +335,12 @@ impl Model {
     #[must_use]
     pub const fn sources(&self) -> &Sources {
         self.resolver.sources()
+    }
+
+    /// The fact that would follow from this pod beside the objects that are there; none: it has ended.
+    #[must_use]
+    pub fn workload_of(&self, pod: &Pod) -> Option<Workload> {
+        self.resolver.workload(pod)
     }
 
     /// The pods of a node, as the node itself is to know them.

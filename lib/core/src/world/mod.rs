@@ -6,6 +6,7 @@
 //! Invariant: a World is a function of its facts and settings alone. The order in which changes arrived leaves no trace (but
 //! the version). Readers never wait.
 
+mod asked;
 mod delta;
 mod fact;
 mod index;
@@ -21,6 +22,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use imbl::OrdMap;
 use serde::Serialize;
 
+pub use asked::{Asked, Value};
 pub use delta::{Delta, Differs};
 pub use fact::{Fact, FactChange, FactKey, Facts};
 pub use locality::{Locality, Nearness};

@@ -30,6 +30,18 @@ pub enum Action {
     Deny,
 }
 
+impl Action {
+    /// What a value that never matches does to a policy; `is_not`: where it stands among those that must not match.
+    pub(crate) const fn with_nothing(self, is_not: bool) -> &'static str {
+        match (self, is_not) {
+            (Self::Allow, false) => "it allows no connection",
+            (Self::Deny, false) => "it denies no connection, and what it should stop passes",
+            (Self::Allow, true) => "it keeps no connection out",
+            (Self::Deny, true) => "it exempts no connection",
+        }
+    }
+}
+
 /// `security.istio.io AuthorizationPolicy` with action ALLOW or DENY.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AuthorizationPolicy {
