@@ -259,6 +259,9 @@ pub(crate) struct Mesh {
     /// The trust domain of its identities.
     #[arg(long, value_name = "DOMAIN", default_value_t)]
     trust_domain: TrustDomain,
+    /// Trust domains that mean the same as its own.
+    #[arg(long, value_name = "DOMAIN", value_delimiter = ',')]
+    trust_domain_aliases: Vec<TrustDomain>,
     /// The DNS suffix of its services.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", value_parser = domain)]
     cluster_domain: String,
@@ -269,6 +272,7 @@ impl Mesh {
         MeshSettings {
             root_namespace: self.root_namespace.as_str().into(),
             trust_domain: self.trust_domain.clone(),
+            trust_domain_aliases: self.trust_domain_aliases.clone(),
             cluster_domain: self.cluster_domain.as_str().into(),
             ..MeshSettings::default()
         }

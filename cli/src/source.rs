@@ -92,9 +92,8 @@ impl Source {
                 let (source, destination) = (encode_query(source), encode_query(destination));
                 agent.get(&format!("/explain?source={source}&destination={destination}"))
             }
-            Self::Manifests(model) => {
-                explain(model.world(), source, destination).map_err(|source| CliError::Explain { source })
-            }
+            Self::Manifests(model) => explain(model.world(), Some(model.sources()), source, destination)
+                .map_err(|source| CliError::Explain { source }),
         }
     }
 }

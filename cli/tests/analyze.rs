@@ -55,6 +55,11 @@ fn slips() {
 }
 
 #[test]
+fn traps() {
+    expect_file!["analyze/traps.txt"].assert_eq(&shown(&analyze(&["traps", "--trust-domain", "acme.example"])));
+}
+
+#[test]
 fn the_sample_is_clean() {
     let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/samples/bookinfo");
     let output = analyze(&[sample, "--deny", "notices"]);

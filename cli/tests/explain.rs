@@ -317,6 +317,9 @@ fn help_tells_the_exit_status() {
 
                       [default: cluster.local]
 
+                  --trust-domain-aliases <DOMAIN>
+                      Trust domains that mean the same as its own
+
                   --cluster-domain <DOMAIN>
                       The DNS suffix of its services
 

@@ -8,7 +8,7 @@ use std::{
 
 use http::{Method, StatusCode};
 use underpass_config::Severity;
-use underpass_core::{Reason, World, connection, explain, resolve::Sources};
+use underpass_core::{Reason, connection, explain, resolve::Sources};
 use underpass_telemetry::admin::{
     Request, Response, Router,
     view::{self, Certificate, Gate, Party, PodCount, PodState, ProblemCount, RefusedHandshake, Status},
@@ -31,7 +31,7 @@ pub(super) fn routes(router: Router, view: &View) -> Router {
     let router = shown(router, "/config", view, |view, _| Response::json(&view.settings.borrow().view()));
     let router = shown(router, "/certificates", view, |view, _| Response::json(&certificates(view)));
     let router = shown(router, "/connections/refused", view, |view, _| Response::json(&refused(view)));
-    shown(router, "/explain", view, |view, request| explained(&view.world(), request))
+    shown(router, "/explain", view, explained)
 }
 
 /// On a thread that may take its time: a large World is much to show, and asking the pods' thread waits for it.
@@ -158,12 +158,12 @@ fn refused_handshake(one: &underpass_ztunnel::RefusedHandshake) -> Option<Refuse
     })
 }
 
-fn explained(world: &World, request: &Request) -> Response {
+fn explained(view: &View, request: &Request) -> Response {
     let (Some(source), Some(destination)) = (request.query("source"), request.query("destination")) else {
         let says = "from where to where? GET /explain?source=NAMESPACE/POD&destination=SERVICE:PORT";
         return Response::error(StatusCode::BAD_REQUEST, says);
     };
-    match explain::explain(world, source, destination) {
+    match explain::explain(&view.world(), Some(&view.sources()), source, destination) {
         Ok(explanation) => Response::json(&explanation),
         Err(unknown) => Response::error(StatusCode::NOT_FOUND, unknown),
     }

@@ -41,7 +41,8 @@ fn of_world() -> Agent {
     let router = answers(router, "/policies", serde_json::to_value(view::policies(world, model.sources())).unwrap());
     Agent::start(router.route(Method::GET, "/explain", move |request: Request| {
         let asked = |key| request.query(key).unwrap_or_default().to_owned();
-        let explained = underpass_core::explain::explain(model.world(), &asked("source"), &asked("destination"));
+        let (source, destination) = (asked("source"), asked("destination"));
+        let explained = underpass_core::explain::explain(model.world(), Some(model.sources()), &source, &destination);
         std::future::ready(match explained {
             Ok(explanation) => Response::json(&explanation),
             Err(unknown) => Response::error(StatusCode::NOT_FOUND, unknown),

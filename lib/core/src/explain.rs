@@ -1,9 +1,10 @@
 //! `underpass explain SOURCE DESTINATION:PORT`: what would happen to this connection, step by step, and which object
 //! decides. It runs the functions that connections run, with a recorder; it decides nothing itself.
 
+mod beyond;
 mod resolve;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,13 +13,14 @@ use crate::{
     admit::admit,
     authz::{self, Peer, Request, Verdict},
     capture::{self, Capture},
+    resolve::Sources,
     route::{self, Caller, Hop, Plan},
     trace::{Stage, Step, Trace as _},
-    world::Workload,
+    world::{TargetPort, Workload},
 };
 
+use self::resolve::{Destination, Source, find_destination, find_source, name_of, split_port};
 pub use self::resolve::{Near, Unknown};
-use self::resolve::{Source, find_destination, find_source, name_of, split_port};
 
 /// How the connection travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,22 +67,46 @@ pub struct Explanation {
     pub steps: Vec<Step>,
 }
 
+/// What is known: the facts, and the objects behind them where they are there. Only objects tell what other than the mesh
+/// decides by: node ports, addresses of nodes, names of pods below a service.
+#[derive(Clone, Copy)]
+struct Known<'w> {
+    world: &'w World,
+    sources: Option<&'w Sources>,
+}
+
 /// Explains the connection from `source` (namespace/pod or an address) to `destination` (namespace/pod, a service's
-/// name or host, or an address, each with `:port`).
+/// name or host, or an address, each with `:port`). Without `sources` it is answered from the facts alone: node ports are not
+/// known then, nor names of pods below a service.
 ///
 /// # Errors
 /// Where one of the two names nothing.
-pub fn explain(world: &World, source: &str, destination: &str) -> Result<Explanation, Unknown> {
+pub fn explain(
+    world: &World,
+    sources: Option<&Sources>,
+    source: &str,
+    destination: &str,
+) -> Result<Explanation, Unknown> {
+    let known = Known { world, sources };
     let mut steps = Vec::new();
     let (host, port) = split_port(destination)?;
     let from = find_source(world, source)?;
     let namespace = from.workload.as_ref().map_or("default", |w| w.name.namespace());
-    let to = SocketAddr::new(find_destination(world, host, namespace, from.address)?, port);
-    steps.say(Stage::Resolve, None, || format!("source is {}", name_of(world, from.address)));
+    let destination = find_destination(known, host, namespace, from.address)?;
+    let to = SocketAddr::new(destination.address, port);
+    let toward = from.toward(to.ip());
+    let from = toward.as_ref().unwrap_or(&from);
+    steps.say(Stage::Resolve, None, || format!("source is {}", from.name(world)));
     steps.say(Stage::Resolve, None, || format!("destination is {}, port {port}", name_of(world, to.ip())));
-    let (path, verdict, reason) = follow(world, &from, to, &mut steps);
+    let (path, verdict, reason) = match &toward {
+        Some(from) => {
+            note_endpoints(known, from, &destination, port, &mut steps);
+            follow(known, from, to, &mut steps)
+        }
+        None => no_family(to, &mut steps),
+    };
     Ok(Explanation {
-        source: name_of(world, from.address),
+        source: from.name(world),
         destination: format!("{} port {port}", name_of(world, to.ip())),
         path,
         verdict: if verdict.is_allow() { Answer::Allow } else { Answer::Deny },
@@ -90,31 +116,72 @@ pub fn explain(world: &World, source: &str, destination: &str) -> Result<Explana
     })
 }
 
-fn follow(world: &World, from: &Source, to: SocketAddr, steps: &mut Vec<Step>) -> (Way, Verdict, String) {
+/// How it travels, whether it arrives, and why.
+type Answered = (Way, Verdict, String);
+
+fn follow(known: Known<'_>, from: &Source, to: SocketAddr, steps: &mut Vec<Step>) -> Answered {
+    let world = known.world;
     let Some(source) = &from.workload else {
         steps.say(Stage::Capture, None, || format!("{} is no pod of this mesh: it connects as it is", from.address));
-        return from_outside(world, from, to, steps);
+        return from_outside(known, from, to, steps);
     };
     match capture::decide(world, source, to.ip(), steps) {
         Capture::Refuse(reason) => refused(None, reason),
         Capture::Tunnel => through_tunnel(world, from, source, to, steps),
-        Capture::Leave(capture::Left::SourceNotEnrolled) => from_outside(world, from, to, steps),
-        Capture::Leave(_) => {
-            (Way::Untouched, Verdict::Allow { policy: None }, "the mesh does not touch this connection".into())
+        Capture::Leave(capture::Left::SourceNotEnrolled) => from_outside(known, from, to, steps),
+        Capture::Leave(capture::Left::DestinationNotEnrolled) => {
+            beyond::left_alone(known, from, &Caller::of(source, to.ip()), to, steps).unwrap_or_else(untouched)
         }
+        Capture::Leave(capture::Left::Itself) => untouched(),
     }
 }
 
-fn through_tunnel(
-    world: &World,
-    from: &Source,
-    source: &Workload,
-    to: SocketAddr,
-    steps: &mut Vec<Step>,
-) -> (Way, Verdict, String) {
+fn untouched() -> Answered {
+    (Way::Untouched, Verdict::Allow { policy: None }, "the mesh does not touch this connection".into())
+}
+
+/// A socket of one family reaches nothing of the other.
+fn no_family(to: SocketAddr, steps: &mut Vec<Step>) -> Answered {
+    let family = if to.is_ipv4() { "IPv4" } else { "IPv6" };
+    steps.say(Stage::Resolve, None, || format!("the source has no {family} address: it cannot connect to {to}"));
+    refused(None, Reason::Unreachable)
+}
+
+/// A headless service has no address: its callers get those of all its endpoints, and choose one themselves.
+fn note_endpoints(known: Known<'_>, from: &Source, destination: &Destination, port: u16, steps: &mut Vec<Step>) {
+    let Some((service, others)) = &destination.headless else { return };
+    let key = ObjectKey::new(Kind::Service, service.name.clone());
+    let first = destination.address;
+    steps.say(Stage::Resolve, Some(&key), || match others.len() {
+        0 => format!("headless: its callers connect to its endpoint, {first}"),
+        n => format!("headless: its callers connect to one of its {} endpoints; {first} is explained", n + 1),
+    });
+    if service.port(port).is_some_and(|p| p.target != TargetPort::Number(port)) {
+        steps.say(Stage::Resolve, Some(&key), || {
+            format!("nothing translates its ports: port {port} of the pod is called")
+        });
+    }
+    let verdict = |ip: &IpAddr| {
+        let to = SocketAddr::new(*ip, port);
+        let (.., verdict, _) = from
+            .toward(*ip)
+            .map_or_else(|| no_family(to, &mut Vec::new()), |from| follow(known, &from, to, &mut Vec::new()));
+        if verdict.is_allow() { "allow" } else { "deny" }
+    };
+    let all: Vec<_> = std::iter::once(&first).chain(others).map(|ip| (ip, verdict(ip))).collect();
+    if all.windows(2).any(|w| matches!(w, [a, b] if a.1 != b.1)) {
+        let list: Vec<_> = all.iter().map(|(ip, verdict)| format!("{ip}: {verdict}")).collect();
+        steps.say(Stage::Resolve, Some(&key), || format!("the endpoints differ ({})", list.join(", ")));
+    }
+}
+
+fn through_tunnel(world: &World, from: &Source, source: &Workload, to: SocketAddr, steps: &mut Vec<Step>) -> Answered {
     match route::plan(world, source, to, 0, steps) {
         Plan::Refuse { reason, .. } => refused(None, reason),
         Plan::Plain { hop } => {
+            if let Some(denied) = beyond::sidecar_refuses(world, from, Way::Passthrough, &hop, steps) {
+                return denied;
+            }
             let says = format!("{} is reached in plaintext: no policy is asked", hop.target);
             (Way::Passthrough, Verdict::Allow { policy: None }, says)
         }
@@ -127,7 +194,8 @@ fn through_tunnel(
 }
 
 /// From a pod or host outside the mesh: kube-proxy or nobody translates a VIP, then the destination's node judges.
-fn from_outside(world: &World, from: &Source, to: SocketAddr, steps: &mut Vec<Step>) -> (Way, Verdict, String) {
+fn from_outside(known: Known<'_>, from: &Source, to: SocketAddr, steps: &mut Vec<Step>) -> Answered {
+    let world = known.world;
     let neither = || (Way::Untouched, Verdict::Allow { policy: None }, "neither end is in the mesh".to_owned());
     let caller = match &from.workload {
         Some(w) => Caller::of(w, to.ip()),
@@ -135,11 +203,13 @@ fn from_outside(world: &World, from: &Source, to: SocketAddr, steps: &mut Vec<St
     };
     let hop = match route::resolve(world, &caller, to, 0, steps) {
         Ok(hop) => hop,
-        Err(Reason::UnknownDestination) => return neither(),
+        Err(Reason::UnknownDestination) => {
+            return beyond::left_alone(known, from, &caller, to, steps).unwrap_or_else(neither);
+        }
         Err(reason) => return refused(None, reason),
     };
     if !hop.workload.as_ref().is_some_and(|w| w.is_enrolled()) {
-        return neither();
+        return beyond::left_alone(known, from, &caller, to, steps).unwrap_or_else(neither);
     }
     if hop.target != to {
         steps.say(Stage::Route, None, || format!("{to} is {}", hop.target));
@@ -157,7 +227,7 @@ fn arrive(
     identity: Option<&Identity>,
     hop: &Hop,
     steps: &mut Vec<Step>,
-) -> (Way, Verdict, String) {
+) -> Answered {
     match judge(world, from, identity, hop, steps) {
         Verdict::Deny { policy, reason } => (way, Verdict::Deny { policy, reason: reason.clone() }, reason.to_string()),
         Verdict::Allow { policy } => {
@@ -210,7 +280,7 @@ fn note_differences(
     }
 }
 
-fn refused(policy: Option<ObjectName>, reason: Reason) -> (Way, Verdict, String) {
+fn refused(policy: Option<ObjectName>, reason: Reason) -> Answered {
     let says = reason.to_string();
     (Way::Refused, Verdict::Deny { policy, reason }, says)
 }

@@ -1,6 +1,6 @@
 //! What refers to something that is not there, what can never match, and what has another effect than it seems to have:
-//! for the one who checks files before they are applied. Not part of [`Sources::findings`](crate::resolve::Sources::findings), because while a mesh runs pods
-//! come and go and all of this is ordinary.
+//! for the one who checks files before they are applied. Not part of the [findings](crate::resolve::Sources::findings),
+//! because while a mesh runs pods come and go and all of this is ordinary.
 //!
 //! What must hold: no false alarm. A namespace of which nothing is known (no pod, no template of pods) is another
 //! directory's business, and nothing is said about it.

@@ -2,8 +2,11 @@
 
 use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
 
+use super::Known;
 use crate::{
     Kind, ObjectKey, ObjectName, World,
+    addr::is_loopback,
+    objects::Pod,
     world::{Addressed, Service, Workload},
 };
 
@@ -44,14 +47,9 @@ pub enum Unknown {
         /// What it is another name for.
         name: Arc<str>,
     },
-    /// The service has no VIP.
-    #[error("{service} is headless: its callers connect to its pods; ask for one of them{pods}")]
-    Headless {
-        /// The service.
-        service: ObjectKey,
-        /// Its pods.
-        pods: Near,
-    },
+    /// The service has no VIP, and nothing that could be called instead.
+    #[error("{0} is headless and has no endpoint to connect to")]
+    Headless(ObjectKey),
 }
 
 /// What may be meant instead: a few names, of all.
@@ -84,9 +82,46 @@ impl fmt::Display for Near {
 }
 
 /// Who connects.
+#[derive(Clone)]
 pub(super) struct Source {
     pub(super) address: IpAddr,
     pub(super) workload: Option<Arc<Workload>>,
+}
+
+impl Source {
+    /// As it connects to `to`: from its own address of that family. None: a pod that has no such address.
+    pub(super) fn toward(&self, to: IpAddr) -> Option<Self> {
+        let same = |ip: &IpAddr| ip.is_ipv4() == to.is_ipv4();
+        let address = match &self.workload {
+            Some(w) if !same(&self.address) => {
+                // Loopback is there in both families.
+                w.addresses.iter().copied().find(same).or(is_loopback(to).then_some(self.address))?
+            }
+            _ => self.address,
+        };
+        Some(Self { address, workload: self.workload.clone() })
+    }
+
+    /// For people. A pod is called by its name, whoever else has its address.
+    pub(super) fn name(&self, world: &World) -> String {
+        match &self.workload {
+            Some(w) => format!("pod {} ({})", w.name, self.address),
+            None => name_of(world, self.address),
+        }
+    }
+}
+
+/// Where a connection goes.
+pub(super) struct Destination {
+    pub(super) address: IpAddr,
+    /// The headless service whose endpoint that is, and its other endpoints, which may be called as well.
+    pub(super) headless: Option<(Arc<Service>, Vec<IpAddr>)>,
+}
+
+impl From<IpAddr> for Destination {
+    fn from(address: IpAddr) -> Self {
+        Self { address, headless: None }
+    }
 }
 
 pub(super) fn split_port(text: &str) -> Result<(&str, u16), Unknown> {
@@ -115,10 +150,20 @@ pub(super) fn find_source(world: &World, text: &str) -> Result<Source, Unknown> 
 }
 
 /// The address to connect to, of the family that the source has where there is a choice.
-pub(super) fn find_destination(world: &World, text: &str, namespace: &str, from: IpAddr) -> Result<IpAddr, Unknown> {
+pub(super) fn find_destination(
+    known: Known<'_>,
+    text: &str,
+    namespace: &str,
+    from: IpAddr,
+) -> Result<Destination, Unknown> {
     if let Ok(address) = text.parse::<IpAddr>() {
-        return Ok(address.to_canonical());
+        return Ok(address.to_canonical().into());
     }
+    let world = known.world;
+    let of_pod = |w: &Workload| {
+        let no_address = || Unknown::NoAddress(ObjectKey::new(Kind::Pod, w.name.clone()));
+        like(&w.addresses, from).map(Destination::from).ok_or_else(no_address)
+    };
     let unknown = || {
         let services = world.services().map(|s| &s.name).filter(|s| is_like(s, text));
         Unknown::Destination { text: text.to_owned(), near: Near::of(services.chain(pods_like(world, text))) }
@@ -127,14 +172,19 @@ pub(super) fn find_destination(world: &World, text: &str, namespace: &str, from:
         Some((ns, name)) => {
             let name = ObjectName::new(ns, name);
             if let Some(w) = world.pod(&name) {
-                let no_address = || Unknown::NoAddress(ObjectKey::new(Kind::Pod, name.clone()));
-                return like(&w.addresses, from).ok_or_else(no_address);
+                return of_pod(w);
             }
             world.service(&name)
         }
-        None => service_name(world, text, namespace).and_then(|name| world.service(&name)),
+        None => {
+            let service = service_name(world, text, namespace).and_then(|name| world.service(&name));
+            if let Some(w) = pod_host(known, text, namespace).filter(|_| service.is_none()) {
+                return of_pod(w);
+            }
+            service
+        }
     };
-    vip(world, service.ok_or_else(unknown)?, from)
+    of_service(world, service.ok_or_else(unknown)?, from)
 }
 
 fn pods_like<'a>(world: &'a World, text: &'a str) -> impl Iterator<Item = &'a ObjectName> {
@@ -153,20 +203,51 @@ fn like(all: &[IpAddr], other: IpAddr) -> Option<IpAddr> {
     all.iter().find(|a| a.is_ipv4() == other.is_ipv4()).or(all.first()).copied()
 }
 
-fn vip(world: &World, service: &Service, from: IpAddr) -> Result<IpAddr, Unknown> {
-    let pods = || Near::of(world.endpoints(&service.name).map(|(w, _)| w).filter(|w| w.is_pod()).map(|w| &w.name));
+fn of_service(world: &World, service: &Arc<Service>, from: IpAddr) -> Result<Destination, Unknown> {
     let key = || ObjectKey::new(Kind::Service, service.name.clone());
-    match &service.external_name {
-        Some(name) => Err(Unknown::ExternalName { service: key(), name: Arc::clone(name) }),
-        None => like(&service.vips, from).ok_or_else(|| Unknown::Headless { service: key(), pods: pods() }),
+    if let Some(name) = &service.external_name {
+        return Err(Unknown::ExternalName { service: key(), name: Arc::clone(name) });
     }
+    if let Some(vip) = like(&service.vips, from) {
+        return Ok(vip.into());
+    }
+    // DNS answers with what is ready; each of them is called once, by an address of this family where it has one.
+    let ready: Vec<_> = world.endpoints(&service.name).filter(|(_, e)| e.ready).collect();
+    let is_like = |address: IpAddr| address.is_ipv4() == from.is_ipv4();
+    let (same, other): (Vec<_>, Vec<_>) = ready.into_iter().partition(|(_, e)| is_like(e.address));
+    let mut called = BTreeSet::new();
+    let mut all = same.into_iter().chain(other).filter(|(w, _)| called.insert(&w.uid)).map(|(_, e)| e.address);
+    let address = all.next().ok_or_else(|| Unknown::Headless(key()))?;
+    Ok(Destination { address, headless: Some((Arc::clone(service), all.collect())) })
+}
+
+/// `db-0.db`, `db-0.db.default`, `db-0.db.default.svc`, `db-0.db.default.svc.cluster.local`: a pod of a StatefulSet, or
+/// another that has a name below its Service.
+fn pod_host<'w>(Known { world, sources }: Known<'w>, host: &str, namespace: &str) -> Option<&'w Arc<Workload>> {
+    let short = without_domain(world, host);
+    let parts: Vec<_> = short.split('.').collect();
+    let (name, subdomain, namespace) = match parts[..] {
+        [name, subdomain] if short == host => (name, subdomain, namespace),
+        [name, subdomain, namespace] => (name, subdomain, namespace),
+        _ => return None,
+    };
+    world.service(&ObjectName::new(namespace, subdomain))?;
+    let has_name = |pod: &Pod| pod.hostname.as_ref().is_some_and(|(h, s)| (&**h, &**s) == (name, subdomain));
+    let mut pods = sources?.pods().filter(|pod| pod.name.namespace() == namespace && has_name(pod));
+    pods.find_map(|pod| world.pod(&pod.name))
+}
+
+/// Without the domain of the cluster, as far as that is written.
+fn without_domain<'h>(world: &World, host: &'h str) -> &'h str {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let suffix = format!(".svc.{}", world.settings().cluster_domain);
+    host.strip_suffix(&suffix).or_else(|| host.strip_suffix(".svc")).unwrap_or(host)
 }
 
 /// `reviews`, `reviews.default`, `reviews.default.svc`, `reviews.default.svc.cluster.local`.
 fn service_name(world: &World, host: &str, namespace: &str) -> Option<ObjectName> {
     let host = host.strip_suffix('.').unwrap_or(host);
-    let suffix = format!(".svc.{}", world.settings().cluster_domain);
-    let short = host.strip_suffix(&suffix).or_else(|| host.strip_suffix(".svc")).unwrap_or(host);
+    let short = without_domain(world, host);
     match short.split_once('.') {
         None if short == host => Some(ObjectName::new(namespace, short)),
         None => None,

@@ -6,13 +6,14 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     authz::{Operation, Rule},
-    objects::{Object, Pod, Service},
-    testing::{ambient, labels, node, peer_authentication, pod, policy, service, some_address, some_world, world},
+    objects::{Node, Object, OwnProxy, Pod, Service},
+    resolve::Model,
+    testing::{ambient, labels, model, node, peer_authentication, pod, policy, service, some_address, some_model},
     world::{Action, Affinity, AuthorizationPolicy, Distribution, InternalTraffic, Scope},
 };
 
-fn mesh() -> World {
-    world([
+fn mesh() -> Model {
+    model([
         ambient("default/a", "10.0.0.1 fd00::1", "app=a").into(),
         ambient("default/b", "10.0.0.2 fd00::2", "app=b").into(),
         pod("legacy/old", "10.0.0.3").into(),
@@ -22,6 +23,10 @@ fn mesh() -> World {
         peer_authentication("default/strict - STRICT").into(),
         policy("istio-system/all", Action::Allow, vec![Rule::default()]).into(),
     ])
+}
+
+fn explain(model: &Model, source: &str, destination: &str) -> Result<Explanation, Unknown> {
+    super::explain(model.world(), Some(model.sources()), source, destination)
 }
 
 fn check(source: &str, destination: &str, expect: &Expect) {
@@ -121,12 +126,12 @@ fn left_alone() {
         "default/a",
         "[::1]:80",
         &expect![[r#"
-        Untouched Allow None: the mesh does not touch this connection
-          resolve              source is pod default/a (10.0.0.1)
-          resolve              destination is ::1, port 80
-          enrolment            Pod default/a: in the mesh: pod label istio.io/dataplane-mode
-          capture              left alone: ::1 is the pod itself
-    "#]],
+            Untouched Allow None: the mesh does not touch this connection
+              resolve              source is pod default/a (fd00::1)
+              resolve              destination is ::1, port 80
+              enrolment            Pod default/a: in the mesh: pod label istio.io/dataplane-mode
+              capture              left alone: ::1 is the pod itself
+        "#]],
     );
     check(
         "192.0.2.1",
@@ -152,9 +157,19 @@ fn services_without_an_address() {
     check(
         "default/a",
         "default/pods:80",
-        &expect![
-            "Service default/pods is headless: its callers connect to its pods; ask for one of them, such as default/b"
-        ],
+        &expect![[r#"
+            Hbone Allow Some(istio-system/all): allowed by istio-system/all
+              resolve              source is pod default/a (10.0.0.1)
+              resolve              destination is pod default/b (10.0.0.2), port 80
+              resolve              Service default/pods: headless: its callers connect to its endpoint, 10.0.0.2
+              resolve              Service default/pods: nothing translates its ports: port 80 of the pod is called
+              enrolment            Pod default/a: in the mesh: pod label istio.io/dataplane-mode
+              enrolment            Pod default/b: in the mesh: pod label istio.io/dataplane-mode
+              capture              the kernel hands the connection to the tunnel
+              route                HBONE to 10.0.0.2:15008 for 10.0.0.2:80 (default/b), expecting spiffe://cluster.local/ns/default/sa/b
+              peer-authentication  PeerAuthentication default/strict: port 80 takes mutual TLS only
+              authorization        AuthorizationPolicy istio-system/all: ALLOW matches
+        "#]],
     );
 }
 
@@ -162,7 +177,7 @@ fn services_without_an_address() {
 fn a_waypoint_that_is_missing() {
     let all = |waypoint_optional| {
         let labels = labels("istio.io/use-waypoint=w");
-        world([
+        model([
             ambient("default/a", "10.0.0.1", "").into(),
             ambient("default/b", "10.0.0.2", "app=b").into(),
             Service { labels, waypoint_optional, ..service("default/b app=b 10.96.0.1 80") }.into(),
@@ -194,7 +209,7 @@ fn a_waypoint_that_is_missing() {
 
 #[test]
 fn a_policy_that_is_tried_out() {
-    let all = world([
+    let all = model([
         ambient("default/a", "10.0.0.1", "").into(),
         ambient("default/b", "10.0.0.2", "").into(),
         AuthorizationPolicy { dry_run: true, ..policy("default/nobody", Action::Allow, Vec::new()) }.into(),
@@ -221,7 +236,7 @@ fn reasons_are_those_of_the_log() {
     };
     let to = Operation { l7: vec!["methods".into()], ..Operation::default() };
     let by_method = Rule { to: vec![to], ..Rule::default() };
-    let all = world([
+    let all = model([
         ambient("default/a", "10.0.0.1", "").into(),
         ambient("default/b", "10.0.0.2", "app=b").into(),
         ambient("default/shut", "10.0.0.3", "app=shut").into(),
@@ -265,7 +280,7 @@ fn why_this_endpoint() {
         Object::from(pod)
     };
     let all = |service: Service| {
-        world([
+        model([
             ambient("default/a", "10.0.0.1", "").into(),
             node("node-1", "r/z1").into(),
             node("node-2", "r/z2").into(),
@@ -328,7 +343,7 @@ fn what_may_be_meant() {
             service("b/web app=web 10.96.0.2 80").into(),
         ];
         objects.extend((0..6).map(|n| ambient(&format!("many/m-{n}"), &format!("10.0.1.{n}"), "").into()));
-        let says = explain(&world(objects), source, destination).unwrap_err().to_string();
+        let says = explain(&model(objects), source, destination).unwrap_err().to_string();
         assert!(says.ends_with(want), "{says}");
     };
     check("web", "b/web:80", "write namespace/pod or an IP address, such as a/web-7d9f-x, b/web");
@@ -359,26 +374,241 @@ fn nothing_to_explain() {
 proptest! {
     /// The explained verdict is the one that the connection itself would get.
     #[test]
-    fn explains_what_happens(world in some_world(), from in some_address(), to in some_address(), port in proptest::sample::select(vec![80u16, 8080])) {
+    fn explains_what_happens(model in some_model(), from in some_address(), to in some_address(), port in proptest::sample::select(vec![80u16, 8080])) {
+        let world = model.world();
         let Some(source) = world.workload_at(from).cloned() else { return Ok(()) };
         let to = SocketAddr::new(to, port);
-        let said = explain(&world, &from.to_string(), &to.to_string()).unwrap();
-        let allowed = match capture::decide(&world, &source, to.ip(), &mut ()) {
+        let said = explain(&model, &from.to_string(), &to.to_string()).unwrap();
+        // What a sidecar or a node's own rules do is no decision of the mesh's.
+        let others = said.steps.iter().any(|s| s.says.contains("its sidecar") || s.says.contains("the node leads it"));
+        let address = source.addresses.iter().copied().find(|a| a.is_ipv4() == to.is_ipv4());
+        let allowed = match capture::decide(world, &source, to.ip(), &mut ()) {
             Capture::Refuse(_) => false,
             Capture::Leave(capture::Left::SourceNotEnrolled) => return Ok(()),
-            Capture::Leave(_) => true,
-            Capture::Tunnel => match route::plan(&world, &source, to, 0, &mut ()) {
+            Capture::Leave(capture::Left::DestinationNotEnrolled) if others => return Ok(()),
+            Capture::Leave(capture::Left::Itself) => true,
+            Capture::Leave(_) => address.is_some(),
+            Capture::Tunnel if address.is_none() => false,
+            Capture::Tunnel => match route::plan(world, &source, to, 0, &mut ()) {
                 Plan::Refuse { .. } => false,
+                Plan::Plain { .. } if others => return Ok(()),
                 Plan::Plain { .. } => true,
                 Plan::Hbone { hop, .. } => {
                     let id = world.identity(&source).cloned();
-                    let peer = Peer { address: from, identity: id.as_ref() };
+                    let peer = Peer { address: address.unwrap_or(from), identity: id.as_ref() };
                     let w = hop.workload.unwrap();
                     let request = Request { peer, workload: &w, address: hop.target.ip(), port: hop.target.port() };
-                    admit(&world, &request, &mut ()).is_allow()
+                    admit(world, &request, &mut ()).is_allow()
                 }
             },
         };
         prop_assert_eq!(said.verdict == Answer::Allow, allowed, "{:?}", said);
     }
+}
+
+/// Path, verdict and reason, or why there is no answer; and what the steps contain.
+fn answer(model: &Model, source: &str, destination: &str) -> String {
+    match explain(model, source, destination) {
+        Ok(e) => format!("{:?} {:?} {}", e.path, e.verdict, e.reason).to_lowercase(),
+        Err(e) => e.to_string(),
+    }
+}
+
+fn from_block(block: &str) -> Rule {
+    let ip_blocks = authz::Match { values: vec![block.parse().unwrap()], not_values: Vec::new() };
+    Rule { from: vec![authz::Source { ip_blocks, ..Default::default() }], ..Rule::default() }
+}
+
+#[test]
+fn the_source_has_an_address_of_each_family() {
+    let about = |name: &str, app: &str, action, rule| AuthorizationPolicy {
+        scope: Scope::Selector(labels(app)),
+        ..policy(name, action, vec![rule])
+    };
+    let mesh = model([
+        ambient("ring/alpha", "10.0.0.4 fd00::4", "").into(),
+        ambient("ring/beta", "10.0.0.5 fd00::5", "").into(),
+        ambient("ring/gamma", "10.0.0.6 fd00::6", "").into(),
+        ambient("ring/four", "10.0.0.7", "").into(),
+        service("ring/beta6 app=beta fd96::1 80").into(),
+        about("ring/beta", "app=beta", Action::Allow, from_block("fd00::/64")).into(),
+        about("ring/gamma", "app=gamma", Action::Deny, from_block("fd00::4/128")).into(),
+    ]);
+    let check = |source: &str, destination: &str, expect: &str| {
+        let got = answer(&mesh, source, destination);
+        assert!(got.starts_with(expect), "{source} {destination}: {got}");
+    };
+    for source in ["ring/alpha", "10.0.0.4", "fd00::4"] {
+        check(source, "[fd00::5]:80", "hbone allow");
+        check(source, "beta6.ring:80", "hbone allow");
+        check(source, "10.0.0.5:80", "hbone deny");
+        check(source, "[fd00::6]:80", "hbone deny");
+        check(source, "10.0.0.6:80", "hbone allow");
+    }
+    check("ring/four", "[fd00::6]:80", "refused deny unreachable");
+    check("ring/four", "10.0.0.6:80", "hbone allow");
+    check("ring/four", "[::1]:80", "untouched allow");
+    // who is no pod has the address that was written
+    check("192.0.2.1", "[fd00::6]:80", "plaintext allow");
+}
+
+#[test]
+fn node_ports_and_addresses_of_nodes() {
+    let at = |ip: &str| Node { addresses: vec![ip.parse().unwrap()], ..node("node-1", "") };
+    let mut api = service("shop/api app=api 10.96.0.1 80=8080");
+    api.node_ports = [(80, 30080)].into();
+    api.external = vec!["172.28.0.1".parse().unwrap()];
+    let mesh = |more: Object| {
+        model([
+            at("172.28.0.1").into(),
+            ambient("shop/web", "10.0.0.1", "").into(),
+            ambient("shop/api", "10.0.0.2", "").into(),
+            api.clone().into(),
+            more,
+        ])
+    };
+    let strict = mesh(peer_authentication("shop/s - STRICT").into());
+    // by port, by an external address that is a node's, and from outside
+    for source in ["shop/web", "192.0.2.1"] {
+        for destination in ["172.28.0.1:30080", "172.28.0.1:80"] {
+            assert_eq!(
+                answer(&strict, source, destination),
+                "plaintext deny plaintext_refused",
+                "{source} {destination}"
+            );
+        }
+    }
+    assert_eq!(answer(&strict, "shop/web", "api:80"), "hbone allow no policy forbids it");
+    assert_eq!(answer(&strict, "shop/web", "172.28.0.1:22"), "untouched allow the mesh does not touch this connection");
+    // the node's address is what is judged
+    let by_address = mesh(policy("shop/p", Action::Allow, vec![from_block("172.28.0.0/16")]).into());
+    assert_eq!(answer(&by_address, "shop/web", "172.28.0.1:30080"), "plaintext allow allowed by shop/p");
+}
+
+/// What an agent answers that is given facts and no objects.
+#[test]
+fn facts_alone() {
+    let member = Pod { hostname: Some(("db-0".into(), "db".into())), ..ambient("shop/db-0", "10.0.0.2", "app=db") };
+    let mut api = service("shop/api app=db 10.96.0.1 80=5432");
+    api.node_ports = [(80, 30080)].into();
+    let node = Node { addresses: vec!["172.28.0.1".parse().unwrap()], ..node("node-1", "") };
+    let mesh = model([
+        node.into(),
+        ambient("shop/web", "10.0.0.1", "").into(),
+        member.into(),
+        service("shop/db app=db - 5432").into(),
+        api.into(),
+        peer_authentication("shop/s - STRICT").into(),
+    ]);
+    let facts = |destination: &str| super::explain(mesh.world(), None, "shop/web", destination);
+    let objects = |destination: &str| explain(&mesh, "shop/web", destination);
+    for destination in ["db:5432", "api:80", "shop/db-0:5432", "172.28.0.1:22"] {
+        assert!(objects(destination).is_ok(), "{destination}");
+        assert_eq!(facts(destination), objects(destination));
+    }
+    assert_eq!(objects("172.28.0.1:30080").map(|e| e.path), Ok(Way::Plaintext));
+    assert_eq!(facts("172.28.0.1:30080").map(|e| e.path), Ok(Way::Untouched));
+    assert!(objects("db-0.db:5432").is_ok());
+    assert!(matches!(facts("db-0.db:5432"), Err(Unknown::Destination { .. })));
+}
+
+#[test]
+fn headless_endpoints_of_two_families() {
+    let both = |n: u8| ambient(&format!("data/both-{n}"), &format!("10.0.0.{n} fd00::{n}"), "app=db").into();
+    let mesh = model([
+        both(1),
+        both(2),
+        ambient("data/six", "fd00::3", "app=db").into(),
+        ambient("data/app", "10.0.0.9 fd00::9", "").into(),
+        ambient("data/app6", "fd00::8", "").into(),
+        service("data/db app=db - 5432").into(),
+    ]);
+    let check = |source: &str, first: &str| {
+        let said = explain(&mesh, source, "db:5432").unwrap();
+        assert!(said.destination.contains(first), "{}", said.destination);
+        let step = format!("headless: its callers connect to one of its 3 endpoints; {first} is explained");
+        assert!(said.steps.iter().any(|s| s.says == step), "{:?}", said.steps);
+    };
+    check("data/app", "10.0.0.1");
+    check("data/app6", "fd00::1");
+}
+
+#[test]
+fn sidecars_judge_for_themselves() {
+    let with_sidecar = |name: &str, ip: &str| Pod { proxy: Some(OwnProxy::Sidecar), ..pod(name, ip) };
+    let mesh = |mode: &str| {
+        model([
+            ambient("new/web", "10.0.0.1", "").into(),
+            ambient("new/db", "10.0.0.4", "").into(),
+            pod("new/plain", "10.0.0.5").into(),
+            with_sidecar("old/api", "10.0.0.2").into(),
+            with_sidecar("old/other", "10.0.0.3").into(),
+            service("old/api app=api 10.96.0.1 80=8080").into(),
+            peer_authentication(&format!("old/s - {mode}")).into(),
+            peer_authentication("new/s - STRICT").into(),
+        ])
+    };
+    let refused = "untouched deny plaintext_refused: by the sidecar of old/api";
+    for destination in ["old/api:8080", "api.old:80"] {
+        assert_eq!(answer(&mesh("STRICT"), "new/web", destination), refused);
+        assert_eq!(answer(&mesh("STRICT"), "new/plain", destination), refused);
+        assert!(answer(&mesh("PERMISSIVE"), "new/web", destination).starts_with("untouched allow"));
+        assert!(answer(&mesh("STRICT"), "old/other", destination).starts_with("untouched allow"));
+    }
+    // its mutual TLS is plaintext to the mesh
+    assert_eq!(answer(&mesh("STRICT"), "old/api", "new/db:5432"), "plaintext deny plaintext_refused");
+}
+
+#[test]
+fn names_below_a_headless_service() {
+    let member = |n: u8| Pod {
+        hostname: Some((format!("ledger-{n}").into(), "ledger".into())),
+        ..ambient(&format!("data/ledger-{n}"), &format!("10.0.0.{n}"), "app=ledger")
+    };
+    let only_second = AuthorizationPolicy {
+        scope: Scope::Selector(labels("second=yes")),
+        ..policy("data/p", Action::Deny, vec![Rule::default()])
+    };
+    let mut second = member(2);
+    let mesh = |second: &Pod| {
+        model([
+            member(1).into(),
+            second.clone().into(),
+            ambient("data/app", "10.0.0.9", "").into(),
+            ambient("far/app", "10.0.0.8", "").into(),
+            service("data/ledger app=ledger - 5432").into(),
+            service("data/none app=none - 5432").into(),
+            only_second.clone().into(),
+        ])
+    };
+    let all = mesh(&second);
+    for destination in [
+        "ledger-1.ledger:5432",
+        "ledger-1.ledger.data:5432",
+        "ledger-1.ledger.data.svc:5432",
+        "ledger-1.ledger.data.svc.cluster.local:5432",
+        "ledger-1.ledger.data.svc.cluster.local.:5432",
+        "ledger:5432",
+        "ledger.data:5432",
+        "data/ledger:5432",
+    ] {
+        let e = explain(&all, "data/app", destination).unwrap();
+        assert_eq!(
+            (e.verdict, e.destination.as_str()),
+            (Answer::Allow, "pod data/ledger-1 (10.0.0.1) port 5432"),
+            "{destination}"
+        );
+        assert!(!e.steps.iter().any(|s| s.says.contains("differ")), "{destination}");
+    }
+    assert!(answer(&all, "far/app", "ledger-1.ledger:5432").contains("no pod or service of that name"));
+    assert!(answer(&all, "data/app", "ledger-3.ledger:5432").contains("no pod or service of that name"));
+    assert!(answer(&all, "data/app", "ledger-1.ledger.svc:5432").contains("no pod or service of that name"));
+    assert!(answer(&all, "data/app", "none:5432").contains("is headless and has no endpoint"));
+    second.labels.extend(labels("second=yes"));
+    let e = explain(&mesh(&second), "data/app", "ledger:5432").unwrap();
+    assert!(
+        e.steps.iter().any(|s| s.says == "the endpoints differ (10.0.0.1: allow, 10.0.0.2: deny)"),
+        "{:?}",
+        e.steps
+    );
 }

@@ -91,6 +91,14 @@ impl Sources {
         }
     }
 
+    /// All nodes, by name.
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.of_kind(Kind::Node, None).filter_map(|object| match object {
+            Object::Node(node) => Some(node),
+            _ => None,
+        })
+    }
+
     /// The pod of this name.
     #[must_use]
     pub fn pod(&self, name: &ObjectName) -> Option<&Arc<Pod>> {
