@@ -8,6 +8,7 @@
 pub mod connections;
 pub mod layout;
 pub mod measure;
+pub mod objects;
 pub mod storm;
 pub mod subject;
 pub mod works;
