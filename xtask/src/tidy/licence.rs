@@ -44,7 +44,8 @@ fn one(words: &mut Words<'_, '_>, allow: &dyn Fn(&str) -> bool) -> Result<bool, 
         // An exception is part of the licence's name: allowing the licence does not allow what the exception changes.
         Some(licence) => match words.next_if(|word| **word == "WITH").and_then(|_| words.next()) {
             Some(exception) => Ok(allow(&format!("{licence} WITH {exception}"))),
-            None => Ok(allow(licence)),
+            // `+` is "or any later version": the version that is named is one of those.
+            None => Ok(allow(licence) || licence.strip_suffix('+').is_some_and(allow)),
         },
         None => Err("a licence is missing".to_owned()),
     }
@@ -72,6 +73,8 @@ mod tests {
         check("(GPL-2.0-only OR MIT) AND ISC", Some(true));
         check("Apache-2.0 WITH LLVM-exception", Some(true));
         check("MIT WITH LLVM-exception", Some(false));
+        check("Apache-2.0+", Some(true));
+        check("GPL-2.0+", Some(false));
     }
 
     #[test]

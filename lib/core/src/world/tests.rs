@@ -93,7 +93,7 @@ fn an_external_address_is_claimed_after_everything_else() {
     let there = Fact::Workload(workload(&pod("default/p", "198.51.100.7")));
     let vip = model([service("default/v - 198.51.100.7 80").into()]);
     let vip = Fact::Service(Arc::clone(vip.world().service(&name("default/v")).unwrap()));
-    check(&[a.clone()], "default/a");
+    check(std::slice::from_ref(&a), "default/a");
     check(&[a.clone(), b.clone()], "Unknown");
     check(&[a.clone(), there.clone()], "default/p");
     check(&[a.clone(), vip.clone()], "default/v");
