@@ -7,8 +7,8 @@ use std::{
 };
 
 use http::{Method, StatusCode};
-use underpass_config::Severity;
 use underpass_core::{Reason, connection, explain, resolve::Sources};
+use underpass_door::Severity;
 use underpass_telemetry::admin::{
     Request, Response, Router,
     view::{self, Certificate, Gate, Party, PodCount, PodState, ProblemCount, RefusedHandshake, Status},

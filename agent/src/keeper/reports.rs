@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
-use underpass_config::Problem;
+use underpass_door::Problem;
 
 /// By door.
 pub type Reports = BTreeMap<&'static str, Report>;

@@ -14,7 +14,6 @@
 
 pub mod convert;
 pub mod door;
-mod fault;
 #[cfg(any(test, feature = "testing"))]
 pub mod fuzz;
 mod glimpse;
@@ -22,14 +21,10 @@ mod hint;
 mod kinds;
 pub mod manifest;
 mod notes;
-mod path;
-mod problem;
 pub mod shapes;
 pub mod yaml;
 
 pub use door::{Door, Update, Watch};
-pub use fault::{Fault, Lines};
 pub use hint::nearest;
-pub use kinds::words::{Field, Future, Known};
-pub use path::{Path, Segment};
-pub use problem::{Effect, ObjectId, Problem, Severity};
+// What is wrong, in the words that every door has.
+use underpass_door::{Effect, Fault, ObjectId, Path, Problem, Segment, Severity, path};

@@ -7,6 +7,7 @@ use underpass_core::{
     Kind, ObjectKey, ObjectName,
     objects::{Object, Pod},
 };
+use underpass_door::Source;
 
 use crate::{
     Fault, ObjectId, Path, Problem, Segment, Severity,
@@ -77,13 +78,13 @@ pub fn read(file: &Arc<str>, bytes: &[u8]) -> Manifest {
     let mut reader = Reader { file, out: Manifest::default() };
     match yaml::documents(bytes) {
         Err(fault) => {
-            reader.out.problems.push(Problem::of_file(file, fault.clone()));
+            reader.out.problems.push(Problem::new(Source::file(file), fault.clone()));
             reader.out.has_unreadable = true;
             reader.policies_of(&String::from_utf8_lossy(bytes), &fault);
         }
         // Nothing is what a file says while it is written in place, and no wish to delete.
         Ok(documents) if documents.iter().all(|d| matches!(d.tree, Ok(None))) => {
-            reader.out.problems.push(Problem::of_file(file, Fault::Empty { gave: false }));
+            reader.out.problems.push(Problem::new(Source::file(file), Fault::Empty { gave: false }));
             reader.out.has_unreadable = true;
         }
         Ok(documents) => documents.iter().for_each(|d| reader.document(d)),
@@ -94,7 +95,7 @@ pub fn read(file: &Arc<str>, bytes: &[u8]) -> Manifest {
 /// A file that could not be read at all.
 #[must_use]
 pub fn unreadable(file: &Arc<str>, fault: Fault) -> Manifest {
-    Manifest { problems: vec![Problem::of_file(file, fault)], has_unreadable: true, ..Manifest::default() }
+    Manifest { problems: vec![Problem::new(Source::file(file), fault)], has_unreadable: true, ..Manifest::default() }
 }
 
 pub(crate) struct Reader<'a> {
@@ -130,15 +131,10 @@ impl Reader<'_> {
             Err(e) => {
                 self.out.has_unreadable = true;
                 let seen = Glimpse::of(document.text);
-                self.out.problems.push(Problem {
-                    file: Arc::clone(self.file),
-                    document: Some(document.number),
-                    line: e.line.or(Some(document.line)),
-                    object: seen.as_ref().map(Glimpse::id),
-                    field: Path::default(),
-                    reason: if document.text.contains("{{") { Fault::Template } else { e.clone().into() },
-                    effect: None,
-                });
+                let source = self.source(document.number, e.line.or(Some(document.line)));
+                let reason = if document.text.contains("{{") { Fault::Template } else { e.clone().into() };
+                let object = seen.as_ref().map(Glimpse::id);
+                self.out.problems.push(Problem { object, ..Problem::new(source, reason) });
                 self.refuse(document.number, document.line, Path::default(), seen.and_then(|s| s.key()), &Tree::NULL);
             }
         }
@@ -149,9 +145,8 @@ impl Reader<'_> {
         for (number, line, text) in yaml::texts(text) {
             let Some(seen) = Glimpse::of(text) else { continue };
             if self.refuse(number, line, Path::default(), seen.key(), &Tree::NULL) {
-                let mut problem = Problem::of_file(self.file, fault.clone());
-                (problem.document, problem.line, problem.object) = (Some(number), Some(line), Some(seen.id()));
-                self.out.problems.push(problem);
+                let source = self.source(number, Some(line));
+                self.out.problems.push(Problem { object: Some(seen.id()), ..Problem::new(source, fault.clone()) });
             }
         }
     }
@@ -291,15 +286,12 @@ impl Reader<'_> {
         field: Path,
         reason: Fault,
     ) {
-        self.out.problems.push(Problem {
-            file: Arc::clone(self.file),
-            document: Some(c.document),
-            line,
-            object,
-            field: field.inside(&c.outer),
-            reason,
-            effect: None,
-        });
+        let (source, field) = (self.source(c.document, line), field.inside(&c.outer));
+        self.out.problems.push(Problem { source, object, field, reason, effect: None });
+    }
+
+    fn source(&self, document: u32, line: Option<u32>) -> Source {
+        Source::File { file: Arc::clone(self.file), document: Some(document), line }
     }
 }
 

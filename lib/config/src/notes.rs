@@ -2,6 +2,7 @@
 //! [`crate::kinds`] applied to a tree. Nothing here changes what is served.
 
 use underpass_core::Kind;
+use underpass_door::{Field, Known};
 
 use crate::{
     Fault, ObjectId, Path, Segment, convert,
@@ -9,7 +10,7 @@ use crate::{
         CHART_VALUES,
         metadata::{self, On},
         series,
-        words::{Field, Known, places},
+        words::places,
     },
     manifest::{Candidate, Reader},
     shapes,

@@ -27,6 +27,7 @@ const HOUSE: &[Place] = &[
     place("underpass-config", "lib/config", 2),
     place("underpass-identity", "lib/identity", 1),
     place("underpass-telemetry", "lib/telemetry", 1),
+    place("underpass-door", "lib/door", 1),
     place("underpass-core", "lib/core", 0),
     place("underpass-hbone", "lib/hbone", 0),
     place("underpass-abi", "ebpf/abi", 0),

@@ -4,7 +4,7 @@ use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
 use underpass_config::{
-    Fault, Path, Problem, Severity, Update,
+    Update,
     door::State,
     manifest::Says,
     yaml::{self, Document},
@@ -14,6 +14,7 @@ use underpass_core::{
     dangling::{Level, dangling},
     resolve::{self, Model},
 };
+use underpass_door::{Fault, Path, Problem, Severity, Source};
 
 use super::{input::Inputs, snippet};
 
@@ -74,10 +75,14 @@ fn of_problem(p: &Problem) -> Finding {
         Fault::Series { found, .. } => snippet::Mark::Text(Arc::clone(found)),
         _ => snippet::Mark::Field(p.field.clone()),
     };
+    let (file, line) = match &p.source {
+        Source::File { file, line, .. } => (Arc::clone(file), *line),
+        other => (other.to_string().into(), None),
+    };
     Finding {
         severity: p.severity(),
-        file: Arc::clone(&p.file),
-        line: p.line,
+        file,
+        line,
         column: None,
         object: p.object.as_ref().map(ToString::to_string),
         field: p.field.to_string(),

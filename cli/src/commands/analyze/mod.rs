@@ -10,8 +10,9 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::ValueEnum;
 use serde::Serialize;
-use underpass_config::{Severity, door::State};
+use underpass_config::door::State;
 use underpass_core::resolve::Model;
+use underpass_door::Severity;
 
 use self::{findings::Finding, input::Inputs};
 use crate::{

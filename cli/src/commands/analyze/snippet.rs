@@ -3,7 +3,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use underpass_config::{Path, Segment};
+use underpass_door::{Path, Segment};
 
 /// What of a line is meant.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use underpass_config::Severity;
+use underpass_door::Severity;
 
 use super::{Report, findings::Finding, input::Inputs};
 use crate::output::{Colour, one_line};

@@ -10,10 +10,11 @@ use underpass_core::{
     ObjectKey, ObjectName,
     objects::{Batch, Object, Pod},
 };
+use underpass_door::Source;
 
 use super::Update;
 use crate::{
-    Effect, Fault, ObjectId, Path, Problem, Segment, Severity,
+    Effect, Fault, ObjectId, Problem, Segment, Severity,
     manifest::{self, Claim, Manifest, Says},
 };
 
@@ -170,7 +171,7 @@ impl State {
                     _ => {}
                 }
                 if problem.severity() == Severity::Error {
-                    let place = problem.document.zip(problem.object.clone());
+                    let place = document(&problem.source).zip(problem.object.clone());
                     let served = place.and_then(|place| bad.get(&place)).map(|key| serving.get(*key));
                     problem.effect = Some(match served {
                         Some(Some(s)) if s.was_good => Effect::LastGood,
@@ -186,6 +187,14 @@ impl State {
     }
 }
 
+/// In which document of its file something was found.
+const fn document(source: &Source) -> Option<u32> {
+    match source {
+        Source::File { document, .. } => *document,
+        Source::ApiServer { .. } | Source::ControlPlane { .. } => None,
+    }
+}
+
 /// The first claim of every object, by path, document and position; every other one is a problem.
 fn winners<'m>(files: &'m BTreeMap<Arc<str>, Arc<Manifest>>, problems: &mut Vec<Problem>) -> Winners<'m> {
     let mut winners = Winners::new();
@@ -195,18 +204,10 @@ fn winners<'m>(files: &'m BTreeMap<Arc<str>, Arc<Manifest>>, problems: &mut Vec<
                 winners.insert(&claim.key, (file, claim));
                 continue;
             };
-            problems.push(Problem {
-                file: Arc::clone(file),
-                document: Some(claim.document),
-                line: Some(claim.line).filter(|l| *l > 0),
-                object: Some(ObjectId::from(&claim.key)),
-                field: Path::default(),
-                reason: Fault::DuplicateObject {
-                    file: Arc::clone(first_file),
-                    line: Some(first.line).filter(|l| *l > 0),
-                },
-                effect: None,
-            });
+            let line = |claim: &Claim| Some(claim.line).filter(|l| *l > 0);
+            let source = Source::File { file: Arc::clone(file), document: Some(claim.document), line: line(claim) };
+            let reason = Fault::DuplicateObject { file: Arc::clone(first_file), line: line(first) };
+            problems.push(Problem { object: Some(ObjectId::from(&claim.key)), ..Problem::new(source, reason) });
         }
     }
     winners

@@ -3,12 +3,12 @@
 use std::fmt::Write as _;
 
 use expect_test::expect_file;
+use underpass_door::{Field, Future};
 
 use super::{
     known::{CHART_VALUES, KNOWN},
     metadata::{KEYS, On},
     series::ABSENT,
-    words::{Field, Future},
 };
 use crate::{
     Fault, Severity,

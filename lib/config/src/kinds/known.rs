@@ -1,7 +1,9 @@
 //! Kinds that configure a mesh and are not served: what happens to traffic meanwhile, field by field, and what to do.
 //! A table, so that the words of `underpass analyze`, of the agent's reports and of docs/resources.md are one.
 
-use super::words::{Field, Future, Known, note, warn};
+use underpass_door::{Field, Future, Known};
+
+use super::words::{note, warn};
 
 const V1: &[&str] = &["v1", "v1beta1", "v1alpha3"];
 const NETWORKING: &str = "networking.istio.io";

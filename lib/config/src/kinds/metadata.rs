@@ -3,7 +3,9 @@
 
 use underpass_core::enrol::{DATAPLANE_MODE, ISTIO_INJECTION, SIDECAR_INJECT};
 
-use super::words::{Field, note, warn};
+use underpass_door::Field;
+
+use super::words::{note, warn};
 
 /// Kinds whose pod template is looked at, and where it stands. The pods themselves are what is read.
 pub(crate) const TEMPLATES: &[(&str, &str, &str)] = &[

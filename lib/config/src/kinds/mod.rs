@@ -11,12 +11,10 @@ pub(crate) mod series;
 pub(crate) mod words;
 
 use underpass_core::Kind;
+use underpass_door::Known;
 
 pub(crate) use self::known::CHART_VALUES;
-use self::{
-    known::{GATEWAY_API, GATEWAY_API_OTHER, KNOWN, SECURITY},
-    words::Known,
-};
+use self::known::{GATEWAY_API, GATEWAY_API_OTHER, KNOWN, SECURITY};
 use crate::{Fault, hint::nearest};
 
 /// What an `apiVersion` and `kind` are to the mesh.

@@ -1,12 +1,9 @@
-//! Everything that can be wrong with a manifest, as one enum: what is wrong is decided where it is known, and every
+//! Everything that can be wrong with what a door reads, as one enum: what is wrong is decided where it is known, and every
 //! text that a user reads stands here.
 
 use std::{io, sync::Arc};
 
-use crate::{
-    Severity,
-    kinds::words::{Field, Future, Known},
-};
+use crate::{Field, Future, Known, Severity};
 
 /// Lines of a file.
 pub type Lines = Vec<u32>;
@@ -28,7 +25,7 @@ pub enum Fault {
         /// It gave objects before, which are still served.
         gave: bool,
     },
-    /// [`crate::yaml::MAX_FILE_BYTES`].
+    /// A file has a limit.
     #[error("is larger than {max} bytes")]
     FileTooLarge {
         /// The limit.
@@ -40,13 +37,13 @@ pub enum Fault {
         /// The first byte that is not.
         at: usize,
     },
-    /// [`crate::yaml::MAX_DOCUMENTS`].
+    /// Documents of a file have a limit.
     #[error("has more than {max} documents; the others are not read")]
     TooManyDocuments {
         /// The limit.
         max: usize,
     },
-    /// [`crate::door::MAX_FILES`].
+    /// Manifests of a directory have a limit.
     #[error(
         "the directory has more than {max} manifests: further ones are not read, and what is gone stays until there are fewer"
     )]
@@ -54,7 +51,7 @@ pub enum Fault {
         /// The limit.
         max: usize,
     },
-    /// [`crate::door::MAX_FOLDER_DEPTH`].
+    /// The depth of folders has a limit.
     #[error("folders are nested deeper than {max}; what is inside is not read")]
     FoldersTooDeep {
         /// The limit.

@@ -48,7 +48,7 @@ impl Path {
     }
 
     /// This place, seen from one step further out.
-    pub(crate) fn prefix(&mut self, segment: Segment) {
+    pub fn prefix(&mut self, segment: Segment) {
         self.0.insert(0, segment);
     }
 
@@ -84,7 +84,7 @@ impl fmt::Display for Path {
 
 /// A place on the way down, without allocating: only an error makes a [`Path`] of it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct At<'a> {
+pub struct At<'a> {
     outer: Option<&'a At<'a>>,
     step: Step<'a>,
 }
@@ -97,17 +97,24 @@ enum Step<'a> {
 }
 
 impl<'a> At<'a> {
-    pub(crate) const ROOT: At<'static> = At { outer: None, step: Step::Root };
+    /// The object as a whole.
+    pub const ROOT: At<'static> = At { outer: None, step: Step::Root };
 
-    pub(crate) fn field(&'a self, name: &'a str) -> Self {
+    /// A key of the mapping that is here.
+    #[must_use]
+    pub fn field(&'a self, name: &'a str) -> Self {
         At { outer: Some(self), step: Step::Field(name) }
     }
 
-    pub(crate) fn index(&'a self, index: usize) -> Self {
+    /// A position in the list that is here, from 0.
+    #[must_use]
+    pub fn index(&'a self, index: usize) -> Self {
         At { outer: Some(self), step: Step::Index(index) }
     }
 
-    pub(crate) fn path(&self) -> Path {
+    /// The same place, for one who keeps it.
+    #[must_use]
+    pub fn path(&self) -> Path {
         let mut path = self.outer.map_or_else(Path::default, Self::path);
         match self.step {
             Step::Root => {}
