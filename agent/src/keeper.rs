@@ -19,12 +19,12 @@ mod tests;
 use std::{io, sync::Arc};
 
 use tokio::sync::watch;
-use underpass_config::Update;
 use underpass_core::{
     World,
     resolve::{LocalPod, Sources},
     world::MeshSettings,
 };
+use underpass_door::Update;
 use underpass_telemetry::{admin::Gate, metrics::Registry};
 
 pub use self::{

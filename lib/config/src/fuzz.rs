@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use underpass_door::Says;
+
 use crate::{
     door::{Content, State},
-    manifest::{self, Says},
+    manifest,
 };
 
 /// Where the corpus of a target is stored.

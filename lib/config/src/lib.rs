@@ -4,7 +4,7 @@
 //! * [`shapes`]: what Kubernetes and Istio objects look like, as far as the mesh reads them.
 //! * [`convert`]: shapes to the types of core. Everything is validated here, once; what comes out is canonical.
 //! * [`manifest`]: one file to objects and [`Problem`]s.
-//! * [`door`]: a directory of files to [`Batch`](underpass_core::objects::Batch)es, once or watched.
+//! * [`door`]: a directory of files to [`Update`](underpass_door::Update)s, once or watched.
 //!
 //! What must hold: nothing that is read can panic or cost more than its limits; one mistake never loses its
 //! neighbours; every problem names file, document, object, field and reason; and nothing that cannot be understood
@@ -24,7 +24,7 @@ mod notes;
 pub mod shapes;
 pub mod yaml;
 
-pub use door::{Door, Update, Watch};
+pub use door::{Door, Watch};
 pub use hint::nearest;
 // What is wrong, in the words that every door has.
 use underpass_door::{Effect, Fault, ObjectId, Path, Problem, Segment, Severity, path};

@@ -7,7 +7,7 @@ use underpass_core::{
     Kind, ObjectKey, ObjectName,
     objects::{Object, Pod},
 };
-use underpass_door::Source;
+use underpass_door::{Says, Source};
 
 use crate::{
     Fault, ObjectId, Path, Problem, Segment, Severity,
@@ -38,20 +38,8 @@ pub struct Claim {
     pub line: u32,
     /// Where in the document; empty, but in a list.
     pub place: Path,
-    /// What it says.
+    /// What it says: this object, or that it cannot be served; a problem says why.
     pub says: Says,
-}
-
-/// What a claim says.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Says {
-    /// This object.
-    Good(Object),
-    /// Nothing that can be understood; a problem says why.
-    Bad {
-        /// What serves where nothing better is known.
-        stand_in: Option<Object>,
-    },
 }
 
 /// What was read from one file.

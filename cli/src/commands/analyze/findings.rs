@@ -4,7 +4,6 @@ use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
 use underpass_config::{
-    Update,
     door::State,
     manifest::Says,
     yaml::{self, Document},
@@ -14,7 +13,7 @@ use underpass_core::{
     dangling::{Level, dangling},
     resolve::{self, Model},
 };
-use underpass_door::{Fault, Path, Problem, Severity, Source};
+use underpass_door::{Fault, Path, Problem, Severity, Source, Update};
 
 use super::{input::Inputs, snippet};
 

@@ -1,21 +1,20 @@
-//! What changed between two states of a directory. Pure: files in, a [`Batch`] and problems out.
+//! From one state of a directory to the next. Pure: files in, an [`Update`] out.
 //!
-//! An object is served from the first file, by path, that claims it. Is what that file says about it broken, then its
-//! last good version goes on; is there none, a policy is replaced by one that refuses ([`crate::convert`]) and
-//! anything else is absent. The whole state is compared, so that moving an object between files is no change.
+//! An object is claimed by the first file, by path, in which it stands. What is served because of a claim is the
+//! [`Ledger`]'s business; here is decided which claim counts, and which objects a file that cannot be read may be about:
+//! those that it claimed last. The whole state is compared, so that moving an object between files is no change.
 
-use std::{collections::BTreeMap, sync::Arc};
-
-use underpass_core::{
-    ObjectKey, ObjectName,
-    objects::{Batch, Object, Pod},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
-use underpass_door::Source;
 
-use super::Update;
+use underpass_core::{ObjectKey, ObjectName, objects::Pod};
+use underpass_door::{Ledger, Says, Source, Update};
+
 use crate::{
     Effect, Fault, ObjectId, Problem, Segment, Severity,
-    manifest::{self, Claim, Manifest, Says},
+    manifest::{self, Claim, Manifest},
 };
 
 /// What the directory has to say about a file.
@@ -33,16 +32,9 @@ pub enum Content<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct State {
     files: BTreeMap<Arc<str>, Arc<Manifest>>,
-    serving: BTreeMap<ObjectKey, Served>,
-}
-
-#[derive(Clone, Debug)]
-struct Served {
-    object: Object,
-    /// Where it was last claimed.
-    file: Arc<str>,
-    /// It was good once; otherwise it stands in for one that never was.
-    was_good: bool,
+    /// Where each object that is served was last claimed.
+    homes: BTreeMap<ObjectKey, Arc<str>>,
+    ledger: Ledger,
 }
 
 /// The claim that counts for an object, and where it stands.
@@ -56,17 +48,18 @@ impl State {
             files.iter().map(|(path, content)| (Arc::clone(path), self.manifest(path, content))).collect();
         let mut problems = Vec::new();
         let winners = winners(&files, &mut problems);
-        let serving = self.serve(&files, &winners);
-        let batch = self.changes(&serving);
-        problems.extend(self.explain(&files, &winners, &serving));
-        problems.sort_by(Problem::order);
-        let (notices, problems) = problems.into_iter().partition(|p| p.severity() == Severity::Notice);
-        let mut ignored: BTreeMap<String, usize> = BTreeMap::new();
-        for (kind, count) in files.values().flat_map(|m| &m.ignored) {
-            let all = ignored.entry(kind.clone()).or_default();
-            *all = all.saturating_add(*count);
-        }
-        (Self { files, serving }, Update { batch, problems, notices, ignored })
+        let kept = self.kept(&files, &winners);
+        let claimed = winners.iter().map(|(key, (_, claim))| ((*key).clone(), claim.says.clone()));
+        let unknown = kept.keys().map(|key| ((*key).clone(), Says::Unknown));
+        let mut ledger = self.ledger.clone();
+        let batch = ledger.replace(claimed.chain(unknown).collect());
+        let claimed = winners.iter().map(|(key, (file, _))| (*key, *file));
+        let homes = claimed.chain(kept.iter().map(|(key, file)| (*key, *file)));
+        let homes = homes.filter(|(key, _)| ledger.get(key).is_some());
+        let homes = homes.map(|(key, file)| (key.clone(), Arc::clone(file))).collect();
+        problems.extend(explain(&files, &kept.into_values().collect(), &ledger));
+        let update = Update::new(batch, problems, ignored(&files));
+        (Self { files, homes, ledger }, update)
     }
 
     /// The claim that counts for an object, and its file.
@@ -88,13 +81,13 @@ impl State {
     /// How many objects are served.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.serving.len()
+        self.ledger.len()
     }
 
     /// Nothing is served.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.serving.is_empty()
+        self.ledger.is_empty()
     }
 
     fn manifest(&self, path: &Arc<str>, content: &Content<'_>) -> Arc<Manifest> {
@@ -109,82 +102,57 @@ impl State {
         }
     }
 
-    fn serve(&self, files: &BTreeMap<Arc<str>, Arc<Manifest>>, winners: &Winners<'_>) -> BTreeMap<ObjectKey, Served> {
-        let mut serving = BTreeMap::new();
-        for (key, (file, claim)) in winners {
-            let last_good = self.serving.get(*key).filter(|s| s.was_good);
-            let (object, was_good) = match (&claim.says, last_good) {
-                (Says::Good(object), _) => (object.clone(), true),
-                (Says::Bad { .. }, Some(last)) => (last.object.clone(), true),
-                (Says::Bad { stand_in: Some(object) }, None) => (object.clone(), false),
-                (Says::Bad { stand_in: None }, None) => continue,
-            };
-            serving.insert((*key).clone(), Served { object, file: Arc::clone(file), was_good });
-        }
-        // What cannot be read may be about any object that the file gave before.
-        for (key, last) in &self.serving {
-            let is_unreadable = files.get(&last.file).is_some_and(|m| m.has_unreadable);
-            if is_unreadable && !winners.contains_key(key) {
-                serving.insert(key.clone(), last.clone());
-            }
-        }
-        serving
-    }
-
-    fn changes(&self, serving: &BTreeMap<ObjectKey, Served>) -> Batch {
-        let mut batch = Batch::default();
-        for key in self.serving.keys().filter(|k| !serving.contains_key(*k)) {
-            batch.remove(key.clone());
-        }
-        for (key, served) in serving {
-            if self.serving.get(key).is_none_or(|last| last.object != served.object) {
-                batch.put(served.object.clone());
-            }
-        }
-        batch
-    }
-
-    /// The problems of the files, each error with what it leads to.
-    fn explain(
-        &self,
+    /// The objects that no file claims and that one which cannot be read may be about: what it gave before.
+    fn kept<'s>(
+        &'s self,
         files: &BTreeMap<Arc<str>, Arc<Manifest>>,
         winners: &Winners<'_>,
-        serving: &BTreeMap<ObjectKey, Served>,
-    ) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        for (file, manifest) in files {
-            let bad: BTreeMap<(u32, ObjectId), &ObjectKey> = (manifest.claims.iter())
-                .filter(|c| matches!(c.says, Says::Bad { .. }))
-                .map(|c| ((c.document, ObjectId::from(&c.key)), &c.key))
-                .collect();
-            // what an unreadable part of the file keeps alive
-            let keeps = serving.iter().any(|(key, s)| s.file == *file && !winners.contains_key(key));
-            for problem in &manifest.problems {
-                let mut problem = problem.clone();
-                // It stands where objects stood: not a file of another kind, but a mistake.
-                match problem.reason {
-                    Fault::NoObject { .. } if keeps => {
-                        problem.field = ["apiVersion"].into_iter().map(|f| Segment::Field(f.into())).collect();
-                        problem.reason = Fault::Missing;
-                    }
-                    Fault::Empty { .. } => problem.reason = Fault::Empty { gave: keeps },
-                    _ => {}
-                }
-                if problem.severity() == Severity::Error {
-                    let place = document(&problem.source).zip(problem.object.clone());
-                    let served = place.and_then(|place| bad.get(&place)).map(|key| serving.get(*key));
-                    problem.effect = Some(match served {
-                        Some(Some(s)) if s.was_good => Effect::LastGood,
-                        Some(Some(_)) => Effect::Closed,
-                        None if keeps => Effect::LastGood,
-                        Some(None) | None => Effect::Absent,
-                    });
-                }
-                problems.push(problem);
-            }
-        }
-        problems
+    ) -> BTreeMap<&'s ObjectKey, &'s Arc<str>> {
+        let is_unreadable = |file: &Arc<str>| files.get(file).is_some_and(|m| m.has_unreadable);
+        self.homes.iter().filter(|(key, file)| !winners.contains_key(key) && is_unreadable(file)).collect()
     }
+}
+
+/// How many objects of other kinds there are in all files.
+fn ignored(files: &BTreeMap<Arc<str>, Arc<Manifest>>) -> BTreeMap<String, usize> {
+    let mut ignored: BTreeMap<String, usize> = BTreeMap::new();
+    for (kind, count) in files.values().flat_map(|m| &m.ignored) {
+        let all = ignored.entry(kind.clone()).or_default();
+        *all = all.saturating_add(*count);
+    }
+    ignored
+}
+
+/// The problems of the files, each error with what it leads to. `keeping` are the files that keep what they gave before.
+fn explain(files: &BTreeMap<Arc<str>, Arc<Manifest>>, keeping: &BTreeSet<&Arc<str>>, ledger: &Ledger) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (file, manifest) in files {
+        let bad: BTreeMap<(u32, ObjectId), &ObjectKey> = (manifest.claims.iter())
+            .filter(|c| matches!(c.says, Says::Bad { .. }))
+            .map(|c| ((c.document, ObjectId::from(&c.key)), &c.key))
+            .collect();
+        let keeps = keeping.contains(file);
+        for problem in &manifest.problems {
+            let mut problem = problem.clone();
+            // It stands where objects stood: not a file of another kind, but a mistake.
+            match problem.reason {
+                Fault::NoObject { .. } if keeps => {
+                    problem.field = ["apiVersion"].into_iter().map(|f| Segment::Field(f.into())).collect();
+                    problem.reason = Fault::Missing;
+                }
+                Fault::Empty { .. } => problem.reason = Fault::Empty { gave: keeps },
+                _ => {}
+            }
+            if problem.severity() == Severity::Error {
+                let place = document(&problem.source).zip(problem.object.clone());
+                let key = place.and_then(|place| bad.get(&place));
+                let of_file = if keeps { Effect::LastGood } else { Effect::Absent };
+                problem.effect = Some(key.map_or(of_file, |key| ledger.effect(key)));
+            }
+            problems.push(problem);
+        }
+    }
+    problems
 }
 
 /// In which document of its file something was found.

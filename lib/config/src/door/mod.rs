@@ -1,4 +1,4 @@
-//! The manifests door: a directory of YAML and JSON files becomes [`Batch`]es. [`read`] looks once; a [`Door`] looks
+//! The manifests door: a directory of YAML and JSON files becomes [`Update`]s. [`read`] looks once; a [`Door`] looks
 //! again and again and says what changed; [`Door::watch`] does so whenever something changes.
 //!
 //! ```text
@@ -13,9 +13,9 @@ mod diff;
 mod directory;
 mod watch;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
-use underpass_core::objects::Batch;
+use underpass_door::Update;
 
 use self::directory::Directory;
 pub use self::{
@@ -23,27 +23,7 @@ pub use self::{
     directory::{MAX_FILES, MAX_FOLDER_DEPTH},
     watch::Watch,
 };
-use crate::{Fault, Problem, Severity};
-
-/// What a look at the directory brought.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Update {
-    /// From the World before to the World now; empty where nothing changed.
-    pub batch: Batch,
-    /// Every error and warning there is now, by file and line, whether new or not.
-    pub problems: Vec<Problem>,
-    /// Every object that is known and not yet served.
-    pub notices: Vec<Problem>,
-    /// How many objects of other kinds there are, by `apiVersion kind`.
-    pub ignored: BTreeMap<String, usize>,
-}
-
-impl Update {
-    /// Errors only.
-    pub fn errors(&self) -> impl Iterator<Item = &Problem> {
-        self.problems.iter().filter(|p| p.severity() == Severity::Error)
-    }
-}
+use crate::Fault;
 
 /// Looks at a directory (or a single file) once: everything that it says, as one batch.
 #[must_use]

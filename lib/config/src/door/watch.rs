@@ -11,8 +11,9 @@ use std::{
 };
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use underpass_door::Update;
 
-use super::{Door, Update};
+use super::Door;
 
 /// Changes that come closer together than this are one batch: an editor and `kubectl` write in several steps.
 const SETTLE: Duration = Duration::from_millis(20);

@@ -1,12 +1,12 @@
 //! From one state of a directory to the next: what changes, what stays, and what a mistake does not do.
 
 use expect_test::{Expect, expect};
-use underpass_config::{Update, door::Content, door::State};
+use underpass_config::{door::Content, door::State};
 use underpass_core::{
     objects::{Change, Object},
     testing::name,
 };
-use underpass_door::Fault;
+use underpass_door::{Fault, Update};
 
 use crate::{Shelf, lines};
 

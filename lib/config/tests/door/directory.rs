@@ -49,7 +49,7 @@ pub(crate) fn namespace(name: &str) -> String {
 }
 
 /// What the batch does: `+a -b`.
-pub(crate) fn changes(update: &underpass_config::Update) -> String {
+pub(crate) fn changes(update: &underpass_door::Update) -> String {
     use underpass_core::objects::Change;
     let say = |c: &Change| match c {
         Change::Put(o) => format!("+{}", o.key().name),

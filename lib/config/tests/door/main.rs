@@ -13,16 +13,14 @@ mod watch;
 
 use std::sync::Arc;
 
-use underpass_config::{
-    Update,
-    door::{Content, State},
-};
+use underpass_config::door::{Content, State};
 use underpass_core::{
     World,
     objects::{Object, Pod},
     resolve::{Model, Sources},
     world::MeshSettings,
 };
+use underpass_door::Update;
 
 /// A directory in memory, the objects that it gave, and what follows from them.
 #[derive(Clone, Debug)]

@@ -1,8 +1,8 @@
 //! What must hold for every directory.
 
 use proptest::{prelude::*, sample::Index};
-use underpass_config::Update;
 use underpass_core::{objects::Object, resolve::Model, testing::model};
+use underpass_door::Update;
 
 use crate::{
     Shelf,

@@ -6,8 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use underpass_config::{Door, Update, Watch};
+use underpass_config::{Door, Watch};
 use underpass_core::{resolve::Model, world::MeshSettings};
+use underpass_door::Update;
 
 use crate::directory::{Temp, namespace};
 

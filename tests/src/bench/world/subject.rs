@@ -27,13 +27,13 @@ use underpass_agent::{
     keeper::{Feed, Keeper, Mesh, Snapshot},
     pods::{self, Event, Handle, Meter, Pods},
 };
-use underpass_config::Update;
 use underpass_core::{
     Identity, ObjectName, TrustDomain, World,
     rejudge::{Over, Way},
     resolve::LocalPod,
     world::{Action, AuthorizationPolicy, MeshSettings, Scope, Version},
 };
+use underpass_door::Update;
 use underpass_identity::Authority;
 use underpass_net::socket::options::Keepalive;
 use underpass_telemetry::{

@@ -1,0 +1,57 @@
+//! What a door hands on: changes, and what is wrong now.
+
+use std::collections::BTreeMap;
+
+use underpass_core::objects::Batch;
+
+use crate::{Problem, Severity};
+
+/// What a look brought.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Update {
+    /// From what the door said before to what it says now; empty where nothing changed.
+    pub batch: Batch,
+    /// Every error and warning there is now, by source, whether new or not.
+    pub problems: Vec<Problem>,
+    /// Every object that is known and not yet served.
+    pub notices: Vec<Problem>,
+    /// How many objects of other kinds there are, by `apiVersion kind`.
+    pub ignored: BTreeMap<String, usize>,
+}
+
+impl Update {
+    /// `told` is all that there is to tell now, in any order.
+    #[must_use]
+    pub fn new(batch: Batch, mut told: Vec<Problem>, ignored: BTreeMap<String, usize>) -> Self {
+        told.sort_by(Problem::order);
+        let (notices, problems) = told.into_iter().partition(|p| p.severity() == Severity::Notice);
+        Self { batch, problems, notices, ignored }
+    }
+
+    /// Errors only.
+    pub fn errors(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.iter().filter(|p| p.severity() == Severity::Error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use underpass_core::testing::pod;
+
+    use super::*;
+    use crate::{Fault, Source};
+
+    #[test]
+    fn what_is_told_is_sorted() {
+        let told = |file: &str, reason| Problem::new(Source::file(&file.into()), reason);
+        let (error, warning, notice) =
+            (Fault::Missing, Fault::PassedOver { meant: "spec" }, Fault::NoObject { looks: None });
+        let batch: Batch = [pod("a/x", "10.0.0.1").into()].into_iter().collect();
+        let all = vec![told("c", error.clone()), told("b", notice.clone()), told("a", warning.clone())];
+        let update = Update::new(batch.clone(), all, BTreeMap::new());
+        assert_eq!(update.batch, batch);
+        assert_eq!(update.problems, [told("a", warning), told("c", error.clone())]);
+        assert_eq!(update.notices, [told("b", notice)]);
+        assert_eq!(update.errors().collect::<Vec<_>>(), [&told("c", error)]);
+    }
+}
