@@ -3,21 +3,18 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use underpass_core::{
-    Kind, ObjectKey, ObjectName,
-    objects::{Object, Pod},
-};
-use underpass_door::{Says, Source};
+use underpass_core::{Kind, ObjectKey, ObjectName, objects::Pod};
+use underpass_door::{Says, Source, Strictness};
 
 use crate::{
     Fault, ObjectId, Path, Problem, Segment, Severity,
-    convert::{self, Converted, FieldFault, Rejected, stand_in},
+    convert::{self, Converted, Rejected, stand_in},
     glimpse::Glimpse,
     hint::nearest,
     kinds::{self, Class},
     path::At,
     shapes,
-    yaml::{self, Document, Tree, Value, with_slips},
+    yaml::{self, Document, Tree, Value},
 };
 
 /// The longest name that Kubernetes knows: a DNS name.
@@ -227,7 +224,7 @@ impl Reader<'_> {
     }
 
     fn served(&mut self, c: &Candidate<'_>, kind: Kind, id: Option<ObjectId>) {
-        let converted = object(kind, c.tree);
+        let converted = convert::object(kind, c.tree, Strictness::File);
         let key = key(kind, c.tree);
         let (says, faults) = match converted {
             Ok(Converted { object, warnings }) => (Says::Good(object), warnings),
@@ -280,68 +277,6 @@ impl Reader<'_> {
 
     fn source(&self, document: u32, line: Option<u32>) -> Source {
         Source::File { file: Arc::clone(self.file), document: Some(document), line }
-    }
-}
-
-/// The object of a kind that a tree says.
-fn object(kind: Kind, tree: &Tree) -> Result<Converted<Object>, Rejected> {
-    let is_strict = matches!(kind, Kind::AuthorizationPolicy | Kind::PeerAuthentication);
-    let mut faults: Vec<FieldFault> = tree
-        .duplicates()
-        .into_iter()
-        .map(|d| FieldFault { field: d.path, fault: Fault::DuplicateKey { line: d.line, first_line: d.first_line } })
-        .collect();
-    if is_strict {
-        // The API server refuses these too: `from:` with nothing behind it would read as "from anywhere".
-        let is_spec = |p: &Path| matches!(p.segments().first(), Some(Segment::Field(f)) if **f == *"spec");
-        let nulls = tree.nulls().into_iter().filter(is_spec);
-        faults.extend(nulls.map(|field| FieldFault { field, fault: Fault::Null }));
-    }
-    if !faults.is_empty() {
-        return Err(Rejected(faults));
-    }
-    match kind {
-        Kind::Namespace => one(tree, is_strict, convert::namespace),
-        Kind::Node => one(tree, is_strict, convert::node),
-        Kind::Pod => one(tree, is_strict, convert::pod),
-        Kind::Service => one(tree, is_strict, convert::service),
-        Kind::EndpointSlice => one(tree, is_strict, convert::endpoint_slice),
-        Kind::AuthorizationPolicy => one(tree, is_strict, convert::authorization_policy),
-        Kind::PeerAuthentication => one(tree, is_strict, convert::peer_authentication),
-    }
-}
-
-/// A policy is strict: what its author misspelled would be missing in it.
-fn one<S, T>(
-    tree: &Tree,
-    is_strict: bool,
-    convert: impl FnOnce(&S) -> Result<Converted<T>, Rejected>,
-) -> Result<Converted<Object>, Rejected>
-where
-    S: for<'de> serde::Deserialize<'de>,
-    Object: From<T>,
-{
-    let (shape, slips): (S, _) =
-        with_slips(tree).map_err(|e| Rejected(vec![FieldFault { field: e.path, fault: e.fault }]))?;
-    let slips = slips.into_iter().map(|s| {
-        // Passed over it would make another object of this one, in another namespace.
-        let fault = match is_strict || s.meant == NAMESPACE {
-            true => Fault::UnknownField { meant: Some(s.meant), known: s.known },
-            false => Fault::PassedOver { meant: s.meant },
-        };
-        FieldFault { field: s.path, fault }
-    });
-    let slips: Vec<FieldFault> = slips.collect();
-    let is_bad = slips.iter().any(|f| f.fault.severity() == Severity::Error);
-    match convert(&shape) {
-        Ok(Converted { object, mut warnings }) if !is_bad => {
-            warnings.extend(slips);
-            Ok(Converted { object: object.into(), warnings })
-        }
-        Ok(Converted { mut warnings, .. }) | Err(Rejected(mut warnings)) => {
-            warnings.extend(slips);
-            Err(Rejected(warnings))
-        }
     }
 }
 

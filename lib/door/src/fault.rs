@@ -177,6 +177,12 @@ pub enum Fault {
         /// All that are.
         known: &'static [&'static str],
     },
+    /// A field that a newer version of the API defines; the object is served without it.
+    #[error("unknown field, probably of a newer version of its API: passed over")]
+    NewerField,
+    /// The same in a policy, which is not.
+    #[error("unknown field, probably of a newer version of its API: without it the policy might allow more")]
+    NewerPolicyField,
     /// A plain scalar that YAML reads as something else than text.
     #[error("YAML reads this as {found}; text is expected: write it in quotes")]
     Unquoted {
@@ -396,6 +402,7 @@ impl Fault {
             | Self::KnownVersion { .. }
             | Self::ValueIgnored { .. }
             | Self::PassedOver { .. }
+            | Self::NewerField
             | Self::Weight { .. } => Severity::Warning,
             _ => Severity::Error,
         }

@@ -3,6 +3,7 @@
 //!
 //! * [`Update`]: what a door hands on.
 //! * [`ledger`]: what is served of each object, whatever the door says about it.
+//! * [`Strictness`]: what an unknown field means.
 //! * [`problem`]: what is wrong, where it was found, and what happens because of it; every reason is a [`Fault`].
 //! * [`path`]: where in an object something is.
 //!
@@ -14,6 +15,7 @@ mod fault;
 pub mod ledger;
 pub mod path;
 pub mod problem;
+mod strictness;
 mod update;
 mod words;
 
@@ -21,5 +23,6 @@ pub use fault::{Fault, Lines};
 pub use ledger::{Ledger, Says};
 pub use path::{Path, Segment};
 pub use problem::{Effect, ObjectId, Problem, Severity, Source};
+pub use strictness::Strictness;
 pub use update::Update;
 pub use words::{Field, Future, Known};

@@ -7,6 +7,7 @@
 mod endpoint_slice;
 mod meta;
 mod node;
+mod object;
 mod own_proxy;
 mod owner;
 mod peer_authentication;
@@ -21,6 +22,7 @@ mod value;
 pub use self::{
     endpoint_slice::endpoint_slice,
     node::{namespace, node},
+    object::object,
     peer_authentication::peer_authentication,
     pod::pod,
     policy::authorization_policy,

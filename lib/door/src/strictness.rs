@@ -1,0 +1,110 @@
+//! What it means that an object has a field which the mesh does not know. In a file it is a typo, and what its author
+//! wanted would be missing without a word. An API server has compared the object with a schema: the schema is newer than
+//! the mesh, and an upgrade of it must not take away objects that were served.
+//!
+//! What must hold: a policy is never served without a part that might narrow it. Which parts those are cannot be known, so
+//! it is all but `metadata` and `status`. Nothing that other objects may have one day says who may talk to whom.
+
+use underpass_core::Kind;
+
+use crate::{Fault, Path, Segment};
+
+/// The key of `metadata` that tells one object of a name from another.
+const NAMESPACE: &str = "namespace";
+
+/// How a door takes unknown fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strictness {
+    /// Of files, which nobody has checked: typos.
+    File,
+    /// Of an API server, which has: fields of a newer schema.
+    ApiServer,
+}
+
+impl Strictness {
+    /// What is wrong with an unknown field of an object: an error, where the object is not served as it is, or a warning,
+    /// where it is served by what is known. Nothing, where it is only one of the many fields that the mesh does not read.
+    ///
+    /// `meant` is the field that its name is near to, of those that are `known` where it stands.
+    #[must_use]
+    pub fn unknown_field(
+        self,
+        kind: Kind,
+        field: &Path,
+        meant: Option<&'static str>,
+        known: &'static [&'static str],
+    ) -> Option<Fault> {
+        let is_policy = is_policy(kind);
+        match (self, meant) {
+            (Self::File, _) if is_policy && may_narrow(field) => Some(Fault::UnknownField { meant, known }),
+            (Self::ApiServer, _) if is_policy && may_narrow(field) => Some(Fault::NewerPolicyField),
+            (_, None) => None,
+            // Passed over, a misspelled namespace would make another object of this one.
+            (Self::File, Some(name)) if is_policy || name == NAMESPACE => Some(Fault::UnknownField { meant, known }),
+            (Self::File, Some(meant)) => Some(Fault::PassedOver { meant }),
+            (Self::ApiServer, Some(_)) => Some(Fault::NewerField),
+        }
+    }
+}
+
+/// Objects of this kind say who may talk to whom.
+const fn is_policy(kind: Kind) -> bool {
+    match kind {
+        Kind::AuthorizationPolicy | Kind::PeerAuthentication => true,
+        Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service | Kind::EndpointSlice => false,
+    }
+}
+
+/// Without this part a policy might allow more.
+fn may_narrow(field: &Path) -> bool {
+    !matches!(field.segments().first(), Some(Segment::Field(name)) if matches!(&**name, "metadata" | "status"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Severity::{self, Error, Warning};
+
+    const KNOWN: &[&str] = &["namespace", "labels", "from"];
+
+    /// How bad an unknown field is, in a file and from an API server; nothing: no word is said.
+    #[track_caller]
+    fn check(kind: Kind, field: &str, meant: Option<&'static str>, file: Option<Severity>, server: Option<Severity>) {
+        let says = |strictness: Strictness| strictness.unknown_field(kind, &Path::parse(field), meant, KNOWN);
+        let got = [Strictness::File, Strictness::ApiServer].map(|s| says(s).map(|fault| fault.severity()));
+        assert_eq!(got, [file, server], "{kind} {field} {meant:?}");
+        // An API server's is nobody's typo.
+        assert!(!says(Strictness::ApiServer).is_some_and(|fault| fault.to_string().contains("did you mean")));
+    }
+
+    #[test]
+    fn what_could_widen_a_policy_is_an_error_of_every_door() {
+        for kind in [Kind::AuthorizationPolicy, Kind::PeerAuthentication] {
+            for field in ["spec.rules[0].form", "spec.form", "spec.selector.form", "form", ""] {
+                check(kind, field, Some("from"), Some(Error), Some(Error));
+                check(kind, field, None, Some(Error), Some(Error));
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_widen_it_is_an_error_as_a_typo_alone() {
+        for kind in [Kind::AuthorizationPolicy, Kind::PeerAuthentication] {
+            for field in ["metadata.lables", "status.lables"] {
+                check(kind, field, Some("labels"), Some(Error), Some(Warning));
+                check(kind, field, None, None, None);
+            }
+        }
+    }
+
+    #[test]
+    fn other_kinds_are_served_by_what_is_known() {
+        for kind in Kind::ALL.into_iter().filter(|kind| !is_policy(*kind)) {
+            for field in ["spec.form", "metadata.lables", "form"] {
+                check(kind, field, Some("labels"), Some(Warning), Some(Warning));
+                check(kind, field, None, None, None);
+            }
+            check(kind, "metadata.namespce", Some("namespace"), Some(Error), Some(Warning));
+        }
+    }
+}
