@@ -5,7 +5,6 @@ use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 use serde::Serialize;
 use underpass_config::{
     door::State,
-    manifest::Says,
     yaml::{self, Document},
 };
 use underpass_core::{
@@ -13,7 +12,7 @@ use underpass_core::{
     dangling::{Level, dangling},
     resolve::{self, Model},
 };
-use underpass_door::{Fault, Path, Problem, Severity, Source, Update};
+use underpass_door::{Fault, Path, Problem, Says, Severity, Source, Update};
 
 use super::{input::Inputs, snippet};
 
