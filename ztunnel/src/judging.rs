@@ -16,14 +16,14 @@ use std::{
 
 use tokio::sync::oneshot;
 use underpass_core::{
-    Reason, World,
+    World,
     authz::Verdict,
     rejudge::{self, Changes},
-    world::{Uid, Version},
+    world::Version,
 };
 
 use crate::{
-    index::{Group, Index},
+    index::Index,
     pending::Pending,
     track::Live,
     worker::{Worker, trust_domains},
@@ -66,13 +66,6 @@ impl Worker {
             self.trust_domains.replace(trust_domains(world.settings()));
         }
         self.judging.borrow_mut().changed(&old, &world);
-        self.judge_slice();
-    }
-
-    /// All open connections of this pod, whatever the World says of it.
-    pub(crate) fn judge_pod(&self, pod: &Uid) {
-        let of_pod = [Group::Inbound(pod.clone()), Group::Outbound(pod.clone())];
-        of_pod.into_iter().for_each(|group| self.judging.borrow_mut().pending.add(group));
         self.judge_slice();
     }
 
@@ -132,7 +125,6 @@ impl Worker {
 fn judge(world: &World, live: &mut Live) {
     let Some(judged) = &mut live.judged else { return };
     match rejudge::check(world, judged) {
-        Verdict::Allow { .. } if live.pod.is_replaced(world) => live.cancel.cancel(Reason::Identity, None),
         Verdict::Allow { .. } => judged.judged_at = world.version(),
         Verdict::Deny { policy, reason } => live.cancel.cancel(reason, policy),
     }
@@ -143,6 +135,7 @@ mod tests {
     use std::{collections::BTreeSet, net::SocketAddr, rc::Rc};
 
     use underpass_core::{
+        Reason,
         authz::Rule,
         connection::Direction,
         objects::{Batch, Object, Service},

@@ -213,8 +213,7 @@ impl Ztunnel {
         self.send(pod.cookie, Message::Add(Box::new(pod)));
     }
 
-    /// A pod that is served has another account now, as its node knows it. Its open connections end where the World's is another
-    /// one.
+    /// A pod that is served has another account now, as its node knows it: until the World says the same, what is new is refused.
     pub fn rename(&self, cookie: u64, account: Account) {
         self.send(cookie, Message::Rename { cookie, account });
     }

@@ -144,11 +144,6 @@ impl Served {
         world.workload(&self.uid).filter(is_it).ok_or(Reason::UnknownPod)
     }
 
-    /// The World knows another account by its name.
-    pub(crate) fn is_replaced(&self, world: &World) -> bool {
-        world.workload(&self.uid).is_some_and(|workload| workload.account.as_ref() != Some(&*self.account.borrow()))
-    }
-
     /// For where a stream of another node leads, which takes one place; nothing where there is none. A listener that waits
     /// for two is before it: otherwise streams would take each that becomes free.
     pub(crate) fn place(&self) -> Option<Held> {
@@ -406,7 +401,6 @@ impl Worker {
         let served = self.homes.borrow().get(&cookie).map(|home| Rc::clone(&home.served));
         let Some(served) = served else { return };
         *served.account.borrow_mut() = account;
-        self.judge_pod(&served.uid);
     }
 
     fn remove(self: &Rc<Self>, name: ObjectName, cookie: u64, done: oneshot::Sender<()>) {
