@@ -66,7 +66,7 @@ pub enum Way {
     },
 }
 
-/// What an outbound connection is over over.
+/// What carries an outbound connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Over {
     /// A tunnel between these two.
