@@ -23,7 +23,7 @@ enum Bench {
 
 #[derive(clap::Args)]
 struct World {
-    /// Small clusters and few repetitions: a minute instead of half an hour
+    /// Small clusters and few repetitions: a minute instead of ten
     #[arg(long)]
     quick: bool,
     /// Where every number goes, as JSON

@@ -277,7 +277,7 @@ fn page(machine: &Machine, mut entries: Vec<Entry>) -> String {
     entries.sort_by_key(|entry| (place(&entry.work), entry.stack == "dual"));
     format!(
         "# What a change of the World costs\n\n\
-         Written by `cargo xtask bench world --publish`, which takes about half an hour and wants a machine that does nothing\n\
+         Written by `cargo xtask bench world --publish`, which takes about ten minutes and wants a machine that does nothing\n\
          else; `--quick` is a short look. From the batch handed to the keeper to the last operation on the tables, which are in\n\
          memory, and on until nothing of it is left to do; without YAML, without enrolment, no new identity. Times are medians\n\
          with their range, counts are exact, of all threads. What the works are: `tests/src/bench/world/works.rs`.\n\n\
