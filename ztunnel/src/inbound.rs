@@ -114,7 +114,7 @@ fn begin(
     let settings = &worker.settings.tunnel;
     // Fails only where the connection is gone, and that is found by its first use.
     let _ = worker.settings.options(Role::FromTunnel).set(&socket);
-    let begun = Tunnel::server(socket, &config, settings, &worker.buffers, charge, Box::new(slot), acceptor);
+    let begun = Tunnel::server(socket.into(), &config, settings, &worker.buffers, charge, Box::new(slot), acceptor);
     let (tunnel, driving) = begun.map_err(|e| Reason::Tls(e.failure(None)))?;
     pod.strangers.is(number, &tunnel);
     Ok((tunnel, Box::pin(driving), asked))

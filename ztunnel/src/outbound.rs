@@ -198,7 +198,7 @@ fn open(worker: &Rc<Worker>, pod: &Served, call: &Call, not: Option<&Stream>) ->
         })?;
         let socket = TcpStream::from_std(socket).map_err(|_| Reason::Limit)?;
         let settings = &worker.settings.tunnel;
-        let begun = Tunnel::client(socket, &config, settings, &worker.buffers, pod.charge());
+        let begun = Tunnel::client(socket.into(), &config, settings, &worker.buffers, pod.charge());
         begun.map_err(|e| Reason::Tls(e.failure(None)))
     };
     let opened = worker.pool.open(key, request, SystemTime::now(), not, connect)?;

@@ -166,7 +166,7 @@ fn tunnel_over(from: &str, socket: TcpStream, credentials: &Credentials) -> Tunn
     let mut configs = Configs::new(underpass_net::tls::Settings::default()).expect("configs");
     let expected = Expected::new([identity("b")]);
     let config = configs.client(&credentials.own[&identity(from)], &expected, &credentials.roots).expect("config");
-    Tunnel::client(socket, &config, &Settings::default(), &Buffers::default(), charge()).expect("begun")
+    Tunnel::client(socket.into(), &config, &Settings::default(), &Buffers::default(), charge()).expect("begun")
 }
 
 /// For a tunnel that nobody counts.

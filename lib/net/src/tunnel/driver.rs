@@ -6,20 +6,17 @@
 
 use std::{any::Any, collections::HashMap, io, mem, rc::Rc, time::Duration};
 
-use tokio::{
-    net::TcpStream,
-    time::{Instant, sleep_until, timeout, timeout_at},
-};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use underpass_hbone::{Connect, Connection, Error, ErrorCode, Event, Headers, ResetCause, StreamId};
 
 use super::{
     Accepted, Acceptor, Inner, MOST_QUEUED_BYTES, Memory, State, TunnelEnd,
     lane::{Lane, StreamEnd},
     stream::Stream,
+    transport::{self, Transport},
 };
 use crate::{
     budget::{Held, Level},
-    socket::shutdown_write,
     tls,
 };
 
@@ -42,7 +39,7 @@ pub(super) struct Serving {
 
 /// Drives one tunnel. Dropped, it tells every stream that the tunnel ended.
 pub(super) struct Driver {
-    socket: TcpStream,
+    transport: Transport,
     inner: Rc<Inner>,
     /// What the socket counts for.
     _place: Held,
@@ -58,9 +55,9 @@ pub(super) struct Driver {
 type Opened = (Rc<Lane>, Connect);
 
 impl Driver {
-    pub(super) fn new(socket: TcpStream, place: Held, inner: Rc<Inner>, serving: Option<Serving>) -> Self {
+    pub(super) fn new(transport: Transport, place: Held, inner: Rc<Inner>, serving: Option<Serving>) -> Self {
         let begun_by = Instant::now() + inner.settings.handshake;
-        Self { socket, _place: place, inner, serving, begun_by, idle_since: None }
+        Self { transport, _place: place, inner, serving, begun_by, idle_since: None }
     }
 
     /// Drives the tunnel until it ends, then tells every stream why.
@@ -95,8 +92,8 @@ impl Driver {
                 timer.as_mut().reset(due);
             }
             let looked = tokio::select! {
-                ready = self.socket.readable(), if self.reads() => ready.and_then(|()| self.read()),
-                ready = self.socket.writable(), if self.writes() => ready,
+                ready = self.transport.readable(), if self.reads() => ready.and_then(|()| self.read()),
+                ready = self.transport.writable(), if self.writes() => ready,
                 () = self.inner.wake.notified() => Ok(()),
                 () = &mut timer => { self.timeout(); Ok(()) }
             };
@@ -115,10 +112,6 @@ impl Driver {
 
     /// Waits until connect() is done, or somebody ends the tunnel before.
     async fn connected(&self) -> Result<(), TunnelEnd> {
-        let connected = async {
-            self.socket.writable().await?;
-            self.socket.take_error()?.map_or(Ok(()), Err)
-        };
         let ended = async {
             loop {
                 if let Some(end) = self.inner.state.borrow().ending.clone() {
@@ -128,10 +121,9 @@ impl Driver {
             }
         };
         tokio::select! {
-            connected = timeout_at(self.begun_by, connected) => match connected {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(error)) if self.serving.is_some() => Err(TunnelEnd::Broken(error.kind())),
-                Ok(Err(error)) => Err(TunnelEnd::Unreachable(error.kind())),
+            connected = timeout_at(self.begun_by, self.transport.connected()) => match connected {
+                Ok(Err(TunnelEnd::Unreachable(kind))) if self.serving.is_some() => Err(TunnelEnd::Broken(kind)),
+                Ok(connected) => connected,
                 Err(_) => Err(TunnelEnd::Timeout),
             },
             end = ended => Err(end),
@@ -168,7 +160,7 @@ impl Driver {
         }
         loop {
             while !out.is_empty() {
-                match self.socket.try_write(out.pending()) {
+                match self.transport.try_write(out.pending()) {
                     Ok(n) => out.advance(n),
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                     Err(e) => return Err(e),
@@ -195,18 +187,18 @@ impl Driver {
         if hbone.queued() < MOST_QUEUED_BYTES {
             for lane in waiting.drain(..) {
                 lane.waits.set(false);
-                lane.wake.notify_one();
+                lane.notify();
             }
         }
         self.inner.reclaim_output(state);
         Ok(())
     }
 
-    /// The socket failed. What the peer said before that may tell why, and which streams it never looked at.
+    /// The transport failed. What the peer said before that may tell why, and which streams it never looked at.
     fn broken(&mut self, error: &io::Error) -> TunnelEnd {
         let _ = self.read();
         let ending = self.inner.state.borrow_mut().ending.take();
-        ending.unwrap_or(TunnelEnd::Broken(error.kind()))
+        ending.unwrap_or_else(|| transport::broken(error))
     }
 
     /// The tunnel's end, where one was decided, or both sides are done.
@@ -225,7 +217,8 @@ impl Driver {
         if !tls.is_handshaking() && tls.encrypt(hbone.poll_transmit(), out).is_ok() {
             let _ = tls.close(out);
         }
-        self.socket.try_write(out.pending()).is_ok_and(|n| n == out.len()) && shutdown_write(&self.socket).is_ok()
+        self.transport.try_write(out.pending()).is_ok_and(|n| n == out.len())
+            && self.transport.shut_down_write().is_ok()
     }
 
     /// Reads on for a moment. A socket that is closed before everything was read sends RST, and a peer that is still
@@ -233,8 +226,8 @@ impl Driver {
     async fn linger(&self) {
         let closed = async {
             loop {
-                self.socket.readable().await?;
-                match self.socket.try_read(&mut self.inner.buffers.lend()) {
+                self.transport.readable().await?;
+                match self.transport.try_read(&mut self.inner.buffers.lend()) {
                     Ok(0) => return Ok(()),
                     Ok(_) => {}
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
@@ -331,7 +324,7 @@ impl Driver {
             if !self.reads() {
                 break;
             }
-            let n = match self.socket.try_read(&mut buffer) {
+            let n = match self.transport.try_read(&mut buffer) {
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) => return Err(e),
@@ -420,13 +413,13 @@ fn dispatch(
         }
         Event::Writable { stream } => {
             if let Some(lane) = lanes.get(&stream) {
-                lane.wake.notify_one();
+                lane.notify();
             }
         }
-        Event::Response { stream, status, end, .. } => {
+        Event::Response { stream, status, headers, end } => {
             if let Some(lane) = lanes.get(&stream) {
-                lane.status.set(Some(status));
-                if end { lane.finish() } else { lane.wake.notify_one() }
+                lane.answered(status, headers);
+                if end { lane.finish() } else { lane.notify() }
             }
         }
         Event::Trailers { stream, .. } => match lanes.get(&stream) {

@@ -10,10 +10,11 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    task::Waker,
 };
 
 use tokio::{net::TcpStream, sync::Notify, time::Instant};
-use underpass_hbone::{ErrorCode, StreamId};
+use underpass_hbone::{ErrorCode, Headers, StreamId};
 
 use super::{Memory, TunnelEnd};
 use crate::budget::Held;
@@ -84,6 +85,8 @@ pub(super) struct Lane {
     pub(super) finished: Cell<bool>,
     /// The answer's status. A stream that the peer opened needs none, and has 200 from the beginning.
     pub(super) status: Cell<Option<u16>>,
+    /// What the answer said beside it, until it is asked for.
+    pub(super) headers: RefCell<Option<Headers>>,
     pub(super) end: RefCell<Option<StreamEnd>>,
     /// When it ended.
     pub(super) ended_at: Cell<Option<Instant>>,
@@ -91,8 +94,13 @@ pub(super) struct Lane {
     pub(super) app_failed: Cell<bool>,
     /// It is among those who wait for the tunnel's output to be written.
     pub(super) waits: Cell<bool>,
-    /// One of the above has changed, or there may be room to send.
-    pub(super) wake: Notify,
+    /// One of the above has changed, or there may be room to send: for the task that awaits it.
+    wake: Notify,
+    /// How often that was.
+    changes: Cell<u32>,
+    /// The same, for those who are polled.
+    pub(super) reader: RefCell<Option<Waker>>,
+    pub(super) writer: RefCell<Option<Waker>>,
 }
 
 impl Lane {
@@ -106,11 +114,15 @@ impl Lane {
             stalled: Cell::new(None),
             finished: Cell::new(finished),
             status: Cell::new(status),
+            headers: RefCell::default(),
             end: RefCell::default(),
             ended_at: Cell::new(None),
             app_failed: Cell::new(false),
             waits: Cell::new(false),
             wake: Notify::new(),
+            changes: Cell::new(0),
+            reader: RefCell::default(),
+            writer: RefCell::default(),
         }
     }
 
@@ -122,6 +134,23 @@ impl Lane {
     /// Of a stream that the peer opened, and whose half may have ended with that.
     pub(super) fn accepted(id: StreamId, finished: bool, memory: &Memory) -> Self {
         Self::new(id, Some(200), finished, memory)
+    }
+
+    /// Something about it has changed.
+    pub(super) fn notify(&self) {
+        self.changes.set(self.changes().wrapping_add(1));
+        self.wake.notify_one();
+        [&self.reader, &self.writer].into_iter().filter_map(RefCell::take).for_each(Waker::wake);
+    }
+
+    /// Another number after every change.
+    pub(super) fn changes(&self) -> u32 {
+        self.changes.get()
+    }
+
+    /// Completes when something has changed since it completed before.
+    pub(super) async fn changed(&self) {
+        self.wake.notified().await;
     }
 
     pub(super) fn attach(&self, socket: Rc<TcpStream>, tally: Arc<Tally>) {
@@ -179,22 +208,28 @@ impl Lane {
         self.queue.borrow().capacity()
     }
 
+    /// The peer has answered.
+    pub(super) fn answered(&self, status: u16, headers: Headers) {
+        self.status.set(Some(status));
+        *self.headers.borrow_mut() = Some(headers);
+    }
+
     pub(super) fn finish(&self) {
         self.finished.set(true);
-        self.wake.notify_one();
+        self.notify();
     }
 
     pub(super) fn end_with(&self, end: StreamEnd) {
         self.end.borrow_mut().get_or_insert(end);
         self.ended_at.set(self.ended_at.get().or_else(|| Some(Instant::now())));
-        self.wake.notify_one();
+        self.notify();
     }
 
     /// From the driver: payload for the application. Returns how much of it is done with; the rest is kept.
     pub(super) fn deliver(self: &Rc<Self>, data: &[u8]) -> usize {
         let taken = if self.has_queue() { 0 } else { self.write(data) };
         if self.app_failed.get() {
-            self.wake.notify_one();
+            self.notify();
             return data.len();
         }
         if self.end.borrow().is_some() {
@@ -204,9 +239,28 @@ impl Lane {
             self.queue.borrow_mut().extend(rest);
             self.charge(false);
             self.memory.make_room();
-            self.wake.notify_one();
+            self.notify();
         }
         taken
+    }
+
+    /// Hands what is kept to `take`, at most so many bytes. Returns how many those were.
+    pub(super) fn take(self: &Rc<Self>, most: usize, mut take: impl FnMut(&[u8])) -> usize {
+        let mut queue = self.queue.borrow_mut();
+        let n = most.min(queue.len());
+        let (front, back) = queue.as_slices();
+        let of_front = n.min(front.len());
+        take(front.get(..of_front).unwrap_or_default());
+        take(back.get(..n - of_front).unwrap_or_default());
+        queue.drain(..n);
+        if queue.is_empty() {
+            *queue = VecDeque::new(); // as below
+        }
+        drop(queue);
+        if n > 0 {
+            self.charge(true);
+        }
+        n
     }
 
     /// Writes what is kept. Returns how many bytes left.

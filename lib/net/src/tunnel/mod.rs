@@ -1,4 +1,5 @@
-//! One tunnel: a TCP socket, mutual TLS on it, HBONE in that, and the streams that share it. Worker-local.
+//! One tunnel: a TCP socket (or a stream of another tunnel), mutual TLS on it, HBONE in that, and the streams that share it.
+//! Worker-local.
 //!
 //! ```text
 //!  application socket --read straight into--> hbone output --encrypt once--> tls out --write once--> tunnel socket
@@ -13,11 +14,13 @@
 //!
 //! Invariant: the tunnel's state is borrowed only between awaits, never across one.
 
+mod bytes;
 mod driver;
 mod lane;
 mod memory;
 mod meter;
 mod stream;
+mod transport;
 
 use std::{
     any::Any,
@@ -30,21 +33,23 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::{net::TcpStream, sync::Notify, time::Instant};
+use tokio::{sync::Notify, time::Instant};
 use underpass_core::{Reason, tls::TlsFailure};
 use underpass_hbone::{Config, Connect, Connection, ErrorCode, OpenError, StreamId};
 use underpass_identity::Roots;
 
+pub use self::{
+    bytes::ByteStream,
+    lane::Tally,
+    memory::{Charge, Memory},
+    meter::{FAMILIES, Meter},
+    stream::{Early, Ended, Response, Stream},
+    transport::Transport,
+};
 use self::{
     driver::{Driver, Serving},
     lane::Lane,
     meter::Metered,
-};
-pub use self::{
-    lane::Tally,
-    memory::{Charge, Memory},
-    meter::{FAMILIES, Meter},
-    stream::{Early, Ended, Stream},
 };
 use crate::{
     budget::Held,
@@ -97,6 +102,8 @@ pub enum TunnelEnd {
     Crowded,
     /// We are going away.
     Drained,
+    /// It ran in a stream of another tunnel, which ended so.
+    Carrier(Box<Ended>),
     /// The task that drove it panicked.
     Defect,
 }
@@ -114,6 +121,12 @@ impl TunnelEnd {
             Self::Distrusted => Reason::Identity,
             Self::Crowded => Reason::Limit,
             Self::Drained => Reason::Drain,
+            Self::Carrier(ended) => match &**ended {
+                Ended::Refused(status) => Reason::Refused(*status),
+                Ended::Memory => Reason::Memory,
+                Ended::Tunnel(end) => end.reason(),
+                Ended::Finished | Ended::AppReset | Ended::PeerReset(_) | Ended::Unprocessed => Reason::TunnelClosed,
+            },
             Self::Defect => Reason::Internal,
         }
     }
@@ -131,6 +144,7 @@ impl fmt::Display for TunnelEnd {
             Self::Distrusted => f.write_str("the peer's certificate is no longer trusted"),
             Self::Crowded => f.write_str("too many peers that have not proved who they are"),
             Self::Drained => f.write_str("drained"),
+            Self::Carrier(ended) => write!(f, "carrier: {ended}"),
             Self::Defect => f.write_str("a defect of the proxy"),
         }
     }
@@ -162,7 +176,7 @@ impl fmt::Debug for Tunnel {
 
 /// What the driver and the streams share. The socket is the driver's alone, and closes with it.
 struct Inner {
-    /// Who is at the other end; none if it was gone before we looked.
+    /// Who is at the other end; none if it was gone before we looked, or if the tunnel runs in another one.
     to: Option<SocketAddr>,
     state: RefCell<State>,
     /// Something waits to be encrypted and written, or the tunnel was told to end.
@@ -239,12 +253,13 @@ const MOST_QUEUED_BYTES: usize = 256 << 10;
 const STARVED_AFTER: Duration = Duration::from_millis(100);
 
 impl Tunnel {
-    /// The client's end, on a socket whose connect() was begun. Spawns the driver on the current `LocalSet`.
+    /// The client's end, on a socket whose connect() was begun or a stream that was opened. Spawns the driver on the current
+    /// `LocalSet`.
     ///
     /// # Errors
     /// Where TLS cannot begin; nothing was sent then.
     pub fn client(
-        socket: TcpStream,
+        transport: Transport,
         tls: &ClientConfig,
         settings: &Settings,
         buffers: &Buffers,
@@ -255,18 +270,18 @@ impl Tunnel {
         let hbone = Connection::client(settings.hbone.clone(), Instant::now().into_std());
         let Charge { memory, place } = charge;
         let counted = (memory, settings.meter.outbound().begin());
-        let tunnel = Self::new(&socket, session, out, hbone, settings, buffers, counted);
-        tokio::task::spawn_local(Driver::new(socket, place, Rc::clone(&tunnel.0), None).drive());
+        let tunnel = Self::new(transport.peer(), session, out, hbone, settings, buffers, counted);
+        tokio::task::spawn_local(Driver::new(transport, place, Rc::clone(&tunnel.0), None).drive());
         Ok(tunnel)
     }
 
-    /// The server's end, on an accepted socket. Drives it until it ends. `admission` is dropped as soon as the peer has
+    /// The server's end, on an accepted socket or stream. Drives it until it ends. `admission` is dropped as soon as the peer has
     /// proved who it is.
     ///
     /// # Errors
     /// Where TLS cannot begin.
     pub fn server(
-        socket: TcpStream,
+        transport: Transport,
         tls: &ServerConfig,
         settings: &Settings,
         buffers: &Buffers,
@@ -278,14 +293,14 @@ impl Tunnel {
         let hbone = Connection::server(settings.hbone.clone(), Instant::now().into_std());
         let Charge { memory, place } = charge;
         let counted = (memory, settings.meter.inbound().begin());
-        let tunnel = Self::new(&socket, session, Outgoing::new(), hbone, settings, buffers, counted);
+        let tunnel = Self::new(transport.peer(), session, Outgoing::new(), hbone, settings, buffers, counted);
         let serving = Serving { acceptor, admission: Some(admission) };
-        let driving = Driver::new(socket, place, Rc::clone(&tunnel.0), Some(serving)).drive();
+        let driving = Driver::new(transport, place, Rc::clone(&tunnel.0), Some(serving)).drive();
         Ok((tunnel, driving))
     }
 
     fn new(
-        socket: &TcpStream,
+        to: Option<SocketAddr>,
         tls: Session,
         out: Outgoing,
         hbone: Connection,
@@ -307,7 +322,7 @@ impl Tunnel {
             ending: None,
         };
         Self(Rc::new(Inner {
-            to: socket.peer_addr().ok(),
+            to,
             state: RefCell::new(state),
             wake: Notify::new(),
             begun: Instant::now(),

@@ -29,15 +29,15 @@ use crate::{
 };
 
 /// One DATA frame per stream and turn.
-const TURN_BYTES: usize = 64 << 10;
+pub(super) const TURN_BYTES: usize = 64 << 10;
 /// What may follow a CONNECT before it is answered, kept so that it can be sent again.
-const EARLY_BYTES: usize = 64 << 10;
+pub(super) const EARLY_BYTES: usize = 64 << 10;
 
 /// Small frames that nobody has shown to have read, from which on more bytes are waited for before the next one: each costs a
 /// peer more than its window says, and peers end the whole tunnel where too many are unread.
 const MANY_SMALL_FRAMES: u32 = 64;
 /// How long that is at most.
-const GATHER: Duration = Duration::from_millis(10);
+pub(super) const GATHER: Duration = Duration::from_millis(10);
 
 /// What the application said before the CONNECT was answered.
 #[derive(Debug, Default)]
@@ -93,10 +93,47 @@ pub enum Ended {
     Tunnel(TunnelEnd),
 }
 
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Finished => f.write_str("both halves finished"),
+            Self::AppReset => f.write_str("the application reset its connection"),
+            Self::PeerReset(code) => write!(f, "stream reset by the peer: {code}"),
+            Self::Refused(status) => write!(f, "CONNECT refused with status {status}"),
+            Self::Unprocessed => f.write_str("stream not processed by the peer"),
+            Self::Memory => f.write_str("stream given up: the pod's budget of memory is used up"),
+            Self::Tunnel(end) => write!(f, "tunnel ended: {end}"),
+        }
+    }
+}
+
+impl std::error::Error for Ended {}
+
+impl From<Ended> for io::Error {
+    fn from(ended: Ended) -> Self {
+        let kind = match &ended {
+            Ended::Refused(_) => io::ErrorKind::ConnectionRefused,
+            Ended::Memory => io::ErrorKind::OutOfMemory,
+            Ended::Finished | Ended::Unprocessed | Ended::Tunnel(_) => io::ErrorKind::ConnectionAborted,
+            Ended::AppReset | Ended::PeerReset(_) => io::ErrorKind::ConnectionReset,
+        };
+        Self::new(kind, ended)
+    }
+}
+
+/// The answer to a CONNECT.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Response {
+    /// 200, or the stream is refused.
+    pub status: u16,
+    /// What else was said.
+    pub headers: Headers,
+}
+
 /// One stream. Dropped before it ended, it is reset.
 pub struct Stream {
-    tunnel: Rc<Inner>,
-    lane: Rc<Lane>,
+    pub(super) tunnel: Rc<Inner>,
+    pub(super) lane: Rc<Lane>,
     _counted: metrics::Held,
 }
 
@@ -155,7 +192,26 @@ impl Stream {
             state.hbone.reset(self.lane.id, ErrorCode::NO_ERROR); // stops what the client still sends
         }
         drop(state);
+        self.lane.notify(); // from now on there is room to write
         self.tunnel.wake.notify_one();
+    }
+
+    /// The answer to our CONNECT, refusals among them. Of a stream that the peer opened, and when it was asked for before,
+    /// without headers.
+    ///
+    /// # Errors
+    /// How the stream ended without one.
+    pub async fn response(&self) -> Result<Response, Ended> {
+        loop {
+            if let Some(status) = self.lane.status.get() {
+                let headers = self.lane.headers.take().unwrap_or_default();
+                return Ok(Response { status, headers });
+            }
+            if let Some(ended) = self.failure() {
+                return Err(ended);
+            }
+            self.lane.changed().await;
+        }
     }
 
     /// Ends the stream with RST_STREAM.
@@ -167,7 +223,7 @@ impl Stream {
     /// Completes when the peer gave the stream up: for an answer that takes its time.
     pub async fn gone(&self) {
         while self.lane.end.borrow().is_none() {
-            self.lane.wake.notified().await;
+            self.lane.changed().await;
         }
     }
 
@@ -193,9 +249,10 @@ impl Stream {
             self.receive_half(app, &mut receiving);
             if self.lane.status.get().is_some() && early.unsent().is_empty() {
                 *early = Early::default(); // answered: nobody asks for it again
+                self.lane.headers.take();
             }
             let pumped = match (sending, self.lane.app_failed.get()) {
-                (true, failed) => match self.gathers(app, early, &mut gathering) {
+                (true, failed) => match self.gathers_of(app, early, &mut gathering) {
                     Some(until) if !failed && !broke => Pumped::Gathers(until),
                     _ => self.pump(app, tally, early, failed),
                 },
@@ -241,16 +298,21 @@ impl Stream {
             // A reset is noticed also while nothing is read.
             _ = app.ready(Interest::ERROR), if !reads => true,
             _ = app.writable(), if self.lane.has_queue() => false,
-            () = self.lane.wake.notified() => false,
+            () = self.lane.changed() => false,
         }
     }
 
     /// The next frame would be one small one too many: until when more is waited for. `since`: when that began, until
     /// something is sent.
-    fn gathers(&self, app: &TcpStream, early: &Early, since: &mut Option<Instant>) -> Option<Instant> {
+    fn gathers_of(&self, app: &TcpStream, early: &Early, since: &mut Option<Instant>) -> Option<Instant> {
+        let is_small = || early.unsent().is_empty() && unread(app).is_ok_and(|n| (1..SMALL_FRAME).contains(&n));
+        self.gathers(is_small, since)
+    }
+
+    /// The same, of a frame that would be small if `is_small`.
+    pub(super) fn gathers(&self, is_small: impl FnOnce() -> bool, since: &mut Option<Instant>) -> Option<Instant> {
         let many = self.tunnel.state.borrow_mut().hbone.uncredited_small_frames(self.lane.id) >= MANY_SMALL_FRAMES;
-        let little = || unread(app).is_ok_and(|n| (1..SMALL_FRAME).contains(&n));
-        if !many || !early.unsent().is_empty() || !little() {
+        if !many || !is_small() {
             return None;
         }
         let now = Instant::now();
@@ -280,6 +342,11 @@ impl Stream {
         }
     }
 
+    /// How the stream ended, where that is what stands in the way of reading or writing it: not by both halves finishing.
+    pub(super) fn failure(&self) -> Option<Ended> {
+        self.end(&mut true)
+    }
+
     /// Delivers what was kept, gives its credit back, and passes the peer's end on.
     fn receive_half(&self, app: &TcpStream, receiving: &mut bool) {
         if self.lane.has_queue() {
@@ -296,17 +363,33 @@ impl Stream {
         }
     }
 
+    /// Too much is queued already: when it has left, this stream is told. Where memory is short no stream queues for a socket that
+    /// does not take what is there.
+    pub(super) fn waits_for_output(&self, state: &mut State) -> bool {
+        let is_short = self.tunnel.memory.level() != Level::Plenty;
+        let waits = state.hbone.queued() >= MOST_QUEUED_BYTES || (is_short && !state.out.is_empty());
+        if waits {
+            state.wait_for_output(&self.lane);
+        }
+        waits
+    }
+
+    /// Memory for a frame, where nothing waits that has some.
+    pub(super) fn lend_output(&self, state: &mut State) {
+        if state.hbone.queued() == 0 {
+            state.hbone.lend(self.tunnel.buffers.take());
+        }
+    }
+
     /// One frame from the application, read straight into its place. Of an application that takes no more (`failed`) what
     /// it said before is passed on, and then its reset.
     fn pump(&self, app: &TcpStream, tally: &Tally, early: &mut Early, failed: bool) -> Pumped {
         let mut state = self.tunnel.state.borrow_mut();
         let state = &mut *state;
-        let level = self.tunnel.memory.level();
-        // Where memory is short no stream queues for a socket that does not take what is there.
-        if state.hbone.queued() >= MOST_QUEUED_BYTES || (level != Level::Plenty && !state.out.is_empty()) {
-            state.wait_for_output(&self.lane);
+        if self.waits_for_output(state) {
             return Pumped::Blocked;
         }
+        let level = self.tunnel.memory.level();
         let unanswered = self.lane.status.get().is_none();
         let again = early.unsent().len();
         let most = match (again, unanswered) {
@@ -318,9 +401,7 @@ impl Stream {
         if most == 0 {
             return Pumped::Blocked; // the answer wakes it
         }
-        if state.hbone.queued() == 0 {
-            state.hbone.lend(self.tunnel.buffers.take());
-        }
+        self.lend_output(state);
         let pumped = match self.read(state, most, app, tally, early) {
             Pumped::Idle if failed => Pumped::AppReset,
             pumped => pumped,

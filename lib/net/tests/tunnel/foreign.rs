@@ -26,9 +26,9 @@ use crate::{
 
 /// How a peer sets HTTP/2.
 #[derive(Clone, Copy, Debug)]
-struct Manner {
-    name: &'static str,
-    window: u32,
+pub(crate) struct Manner {
+    pub(crate) name: &'static str,
+    pub(crate) window: u32,
     connection_window: u32,
     frame: u32,
     streams: u32,
@@ -36,7 +36,7 @@ struct Manner {
     trailers: bool,
 }
 
-const FIELD: Manner = Manner {
+pub(crate) const FIELD: Manner = Manner {
     name: "field",
     window: 4 << 20,
     connection_window: 16 << 20,
@@ -46,7 +46,7 @@ const FIELD: Manner = Manner {
     trailers: false,
 };
 
-const MANNERS: [Manner; 5] = [
+pub(crate) const MANNERS: [Manner; 5] = [
     FIELD,
     Manner { name: "the protocol's defaults", window: 65_535, connection_window: 65_535, frame: 16_384, ..FIELD },
     Manner { name: "one stream", streams: 1, window: 65_535, connection_window: 65_535, frame: 16_384, ..FIELD },
@@ -55,7 +55,7 @@ const MANNERS: [Manner; 5] = [
 ];
 
 /// A server that sends back what comes, or does what the authority's port says.
-async fn serve(mesh: &Mesh, manner: Manner) -> std::net::SocketAddr {
+pub(crate) async fn serve(mesh: &Mesh, manner: Manner) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = listener.local_addr().expect("name");
     let tls = Tls::new(&mesh.ca, &Leaf::of(BOB));

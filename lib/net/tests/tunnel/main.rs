@@ -1,5 +1,6 @@
 //! Tunnels on loopback: applications at both ends, peers of ours and of others, and what may go wrong between them.
 
+mod bytes;
 mod carry;
 mod foreign;
 #[cfg(feature = "h2spec")]
@@ -7,6 +8,7 @@ mod h2spec;
 mod hostile;
 mod memory;
 mod meter;
+mod nested;
 mod peer;
 mod share;
 mod support;

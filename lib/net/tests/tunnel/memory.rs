@@ -18,7 +18,7 @@ use crate::support::{Application, Call, Mesh, call, carry, converse, echo, patte
 /// A stream's window at first.
 const WINDOW: u32 = 256 << 10;
 
-fn mesh(pod_memory: usize) -> Mesh {
+pub(crate) fn mesh(pod_memory: usize) -> Mesh {
     let mut mesh = Mesh::new();
     mesh.share = Share::new(&Stock::new(1 << 30), pod_memory);
     mesh.memory = Memory::new(Arc::clone(&mesh.share));

@@ -121,6 +121,11 @@ impl Mesh {
         self.client_of(&self.alice, &self.ca.roots(1))
     }
 
+    /// Alice expects one of these.
+    pub(crate) fn client_to(&self, expected: &Expected) -> ClientConfig {
+        self.configs.borrow_mut().client(&self.alice, expected, &self.ca.roots(1)).expect("config")
+    }
+
     pub(crate) fn client_of(&self, credential: &Credential, roots: &Roots) -> ClientConfig {
         self.configs.borrow_mut().client(credential, &Expected::new([id(BOB)]), roots).expect("config")
     }
@@ -151,7 +156,8 @@ impl Mesh {
     }
 
     pub(crate) fn tunnel_with(&self, to: SocketAddr, config: &ClientConfig) -> Tunnel {
-        Tunnel::client(connecting(to), config, &self.settings, &self.buffers, charge(&self.memory)).expect("begun")
+        Tunnel::client(connecting(to).into(), config, &self.settings, &self.buffers, charge(&self.memory))
+            .expect("begun")
     }
 
     /// Both ends of a tunnel, between applications.
@@ -236,7 +242,7 @@ impl Server {
                 let accept = Rc::clone(&accept);
                 let acceptor = Box::new(move |accepted: Accepted| accept(accepted));
                 let slot: Box<dyn Any> = Box::new(Rc::clone(&slots));
-                let begun = Tunnel::server(socket, &tls, &settings, &buffers, charge(&memory), slot, acceptor);
+                let begun = Tunnel::server(socket.into(), &tls, &settings, &buffers, charge(&memory), slot, acceptor);
                 let (tunnel, driving) = begun.expect("begun");
                 all.borrow_mut().push(tunnel);
                 let ends = ends.clone();

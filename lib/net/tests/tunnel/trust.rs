@@ -263,7 +263,8 @@ fn who_is_being_verified_while_the_roots_change_is_judged_by_the_new_ones() {
             let both = Roots::new(2, vec![mesh.ca.root(), next.root()]).expect("bundle");
             server.tunnel().check_again(if removed { &removed_root } else { &both }, now());
             let charge = charge(&mesh.memory);
-            let tunnel = Tunnel::client(socket, &mesh.client(), &mesh.settings, &mesh.buffers, charge).expect("begun");
+            let tunnel =
+                Tunnel::client(socket.into(), &mesh.client(), &mesh.settings, &mesh.buffers, charge).expect("begun");
             let mut call = call(&tunnel, echo("127.0.0.1:0").await).await;
             if removed {
                 assert_eq!(server.ended().await, TunnelEnd::Distrusted);
