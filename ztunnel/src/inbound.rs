@@ -1,7 +1,7 @@
 //! From another node's tunnel to the application: mutual TLS, CONNECT, core's verdict, the application's connection.
 //! What arrives at any other port than 15008 is [`crate::plaintext`]'s.
 
-use std::{cell::Cell, net::SocketAddr, pin::Pin, rc::Rc, sync::Arc};
+use std::{cell::Cell, net::SocketAddr, pin::Pin, rc::Rc, sync::Arc, time::SystemTime};
 
 use underpass_core::{
     Identity, Reason, World,
@@ -87,15 +87,10 @@ fn begin(
     to: SocketAddr,
 ) -> Result<Begun, Reason> {
     let own = own_identity(worker, pod)?;
-    let credential = worker.credential(&own).ok_or(Reason::NoCertificate)?;
-    let roots = Arc::clone(&worker.credentials().roots);
-    let config = worker.configs.borrow_mut().server(&credential, &worker.trust_domains.borrow(), &roots);
-    let config = config.map_err(|error| {
-        tracing::warn!(%error, identity = %own, "no TLS configuration");
-        Reason::NoCertificate
-    })?;
-    let slot = pod.strangers.enter(from.ip());
-    let number = slot.number();
+    let credential = worker.credentials.credential(&own, SystemTime::now()).ok_or(Reason::NoCertificate)?;
+    let config = worker.credentials.server(&credential)?;
+    let permit = pod.unauthenticated.permit(from.ip());
+    let number = permit.number();
     let accept::Accepted { socket, place, .. } = accepted;
     let charge = Charge { memory: pod.memory.clone(), place };
     let asked = Rc::new(Cell::new(false));
@@ -114,9 +109,9 @@ fn begin(
     let settings = &worker.settings.tunnel;
     // Fails only where the connection is gone, and that is found by its first use.
     let _ = worker.settings.options(Role::FromTunnel).set(&socket);
-    let begun = Tunnel::server(socket.into(), &config, settings, &worker.buffers, charge, Box::new(slot), acceptor);
+    let begun = Tunnel::server(socket.into(), &config, settings, &worker.buffers, charge, Box::new(permit), acceptor);
     let (tunnel, driving) = begun.map_err(|e| Reason::Tls(e.failure(None)))?;
-    pod.strangers.is(number, &tunnel);
+    pod.unauthenticated.is(number, &tunnel);
     Ok((tunnel, Box::pin(driving), asked))
 }
 

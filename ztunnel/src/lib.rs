@@ -5,6 +5,8 @@
 //!   application.
 //! * `plaintext`: from outside the mesh, judged the same way.
 //!
+//! What it has in common with other proxies (credentials, pool, judging) is `lib/proxy`'s.
+//!
 //! Nothing is shared on the data path: every pod has a home `worker`, which owns its listeners, its tunnels and its
 //! buffers. Decisions are core's; this crate opens, copies, closes and writes down.
 
@@ -15,34 +17,29 @@ mod connections;
 mod copy;
 mod drain;
 mod inbound;
-mod index;
-mod judging;
-mod list;
 pub mod metrics;
 mod outbound;
-mod pending;
 mod plaintext;
 mod pod;
 mod refusals;
 pub mod sockets;
-mod strangers;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod track;
 mod worker;
 
-use std::{collections::BTreeMap, io, num::NonZeroUsize, sync::Arc, thread::JoinHandle};
+use std::{io, num::NonZeroUsize, sync::Arc, thread::JoinHandle};
 
 use tokio::{
     net::TcpStream,
     sync::{mpsc, oneshot, watch},
 };
 use underpass_core::{
-    Identity, ObjectName, World,
+    ObjectName, World,
     world::{Account, Version},
 };
-use underpass_identity::{Credential, Roots};
 use underpass_net::socket::options::{Keepalive, Options, Role};
+use underpass_proxy::credentials::Credentials;
 use underpass_telemetry::{access_log::AccessLog, metrics::Registry};
 
 pub use self::{
@@ -59,15 +56,6 @@ use self::{
     sockets::{InPods, Sockets},
     worker::{Message, Shared, Worker},
 };
-
-/// The certificates of the identities on this node, and whom they trust. Replaced as a whole.
-#[derive(Debug)]
-pub struct Credentials {
-    /// The roots of the mesh.
-    pub roots: Arc<Roots>,
-    /// By identity.
-    pub own: BTreeMap<Identity, Arc<Credential>>,
-}
 
 /// What the tunnel is given and only reads.
 #[derive(Clone, Debug)]

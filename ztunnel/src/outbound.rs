@@ -15,11 +15,11 @@ use underpass_core::{
 use underpass_hbone::{Connect, ErrorCode, Headers};
 use underpass_net::{
     budget::Held,
-    pool::Key,
     socket::options::Role,
     tls::Expected,
     tunnel::{Early, Ended, Stream, Tunnel},
 };
+use underpass_proxy::pool::Key;
 
 use crate::{
     accept::Accepted,
@@ -183,13 +183,10 @@ async fn hbone(worker: &Rc<Worker>, pod: &Served, socket: &Carried, call: &Call,
 /// A stream to the destination, on a tunnel that may be shared or on a new one.
 fn open(worker: &Rc<Worker>, pod: &Served, call: &Call, not: Option<&Stream>) -> Result<Stream, Reason> {
     let Call { key, request } = call;
-    let credential = worker.credential(&key.source).ok_or(Reason::NoCertificate)?;
+    let now = SystemTime::now();
+    let credential = worker.credentials.credential(&key.source, now).ok_or(Reason::NoCertificate)?;
     let connect = || {
-        let roots = Arc::clone(&worker.credentials().roots);
-        let config = worker.configs.borrow_mut().client(&credential, &key.expected, &roots).map_err(|error| {
-            tracing::warn!(%error, identity = %credential.identity(), "no TLS configuration");
-            Reason::NoCertificate
-        })?;
+        let config = worker.credentials.client(&credential, &key.expected)?;
         let options = worker.settings.options(Role::ToNextHop);
         let socket = worker.settings.sockets.to_next_hop(&pod.netns, key.from, key.next, &options);
         let socket = socket.map_err(|error| {
@@ -201,7 +198,7 @@ fn open(worker: &Rc<Worker>, pod: &Served, call: &Call, not: Option<&Stream>) ->
         let begun = Tunnel::client(socket.into(), &config, settings, &worker.buffers, pod.charge());
         begun.map_err(|e| Reason::Tls(e.failure(None)))
     };
-    let opened = worker.pool.open(key, request, SystemTime::now(), not, connect)?;
+    let opened = worker.pool.open(key, request, now, not, connect)?;
     opened.map_err(|_| Reason::TunnelClosed)
 }
 

@@ -176,7 +176,7 @@ mod tests {
                 for _ in 0..10 {
                     yield_now().await;
                 }
-                assert_eq!((worker.live.borrow().len(), worker.connections.len()), (open, open), "{policy}");
+                assert_eq!((worker.judging.len(), worker.connections.len()), (open, open), "{policy}");
             }
         });
         ended.await;

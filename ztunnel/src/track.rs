@@ -2,20 +2,19 @@
 //! it ends. A guard: a task that panics or is dropped is logged as well, with the reason `internal`.
 
 use std::{
-    cell::RefCell,
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::sync::Notify;
 use underpass_core::{
     Connection, Identity, ObjectName, Reason, World,
     connection::{Direction, Party, Path},
     rejudge::Judged,
 };
 use underpass_net::tunnel::Tally;
+use underpass_proxy::{drain::Guard, judging::Cancel};
 
 use crate::{
     PodBudget,
@@ -23,58 +22,18 @@ use crate::{
     worker::{Served, Worker},
 };
 
-/// The end that somebody else decided for a connection: a change of policy, a pod that left.
-#[derive(Debug, Default)]
-pub(crate) struct Cancel {
-    why: RefCell<Option<(Reason, Option<ObjectName>)>>,
-    notify: Notify,
-}
-
-impl Cancel {
-    pub(crate) fn cancel(&self, reason: Reason, policy: Option<ObjectName>) {
-        self.why.borrow_mut().get_or_insert((reason, policy));
-        self.notify.notify_one();
-    }
-
-    /// Why it is to end, once somebody has said so.
-    pub(crate) fn told(&self) -> Option<(Reason, Option<ObjectName>)> {
-        self.why.borrow().clone()
-    }
-
-    /// Completes when the connection is to end.
-    pub(crate) async fn cancelled(&self) -> (Reason, Option<ObjectName>) {
-        loop {
-            if let Some(why) = self.told() {
-                return why;
-            }
-            self.notify.notified().await;
-        }
-    }
-}
-
-/// What a worker keeps about a connection of its own while it is open.
-#[derive(Debug)]
-pub(crate) struct Live {
-    pub(crate) pod: Rc<Served>,
-    /// Once it is open: what it is judged again by after a change.
-    pub(crate) judged: Option<Judged>,
-    pub(crate) cancel: Rc<Cancel>,
-}
-
-/// A connection's place among those of its worker. A guard of its own: what goes wrong while the record is written must
-/// not leave the connection among the open ones.
+/// A connection's membership among those of its worker and pod. A guard of its own: what goes wrong while the record is written
+/// must not leave the connection among the open ones.
 #[derive(Debug)]
 struct Registered {
     worker: Rc<Worker>,
     id: u64,
+    _of_pod: Guard<Rc<Cancel>>,
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        let live = self.worker.live.borrow_mut().remove(&self.id);
-        if let Some(judged) = live.and_then(|live| live.judged) {
-            self.worker.judging.borrow_mut().index.remove(self.id, &judged);
-        }
+        self.worker.judging.remove(self.id);
         self.worker.connections.remove(self.id);
     }
 }
@@ -120,14 +79,13 @@ impl Track {
             reason: None,
             world: world.version(),
         };
-        let live = Live { pod: Rc::clone(pod), judged: None, cancel: Rc::default() };
-        let cancel = Rc::clone(&live.cancel);
+        let cancel = Rc::<Cancel>::default();
         if let Some(reason) = &*pod.closed.borrow() {
             cancel.cancel(reason.clone(), None); // accepted before, begun after
         }
-        worker.live.borrow_mut().insert(record.id, live);
+        let of_pod = pod.connections.enter(Rc::clone(&cancel));
         Self {
-            registered: Registered { worker: Rc::clone(worker), id: record.id },
+            registered: Registered { worker: Rc::clone(worker), id: record.id, _of_pod: of_pod },
             budget: Arc::clone(&pod.budget),
             record,
             began: Instant::now(),
@@ -171,13 +129,8 @@ impl Track {
     pub(crate) fn open(&self, judged: Judged) {
         let worker = &self.registered.worker;
         worker.connections.insert(self.record.clone(), Arc::clone(&self.tally), self.began);
-        if let Some(live) = worker.live.borrow_mut().get_mut(&self.record.id) {
-            worker.judging.borrow_mut().index.add(&worker.world(), self.record.id, &judged);
-            live.judged = Some(judged);
-        }
         worker.recorder.opened(&worker.world(), &self.record, &self.tally);
-        // A World that came between the verdict and the registration has not seen this connection.
-        worker.judge_again(self.record.id);
+        worker.judging.register(self.record.id, judged, Rc::clone(&self.cancel));
     }
 
     /// It ended for `reason`.

@@ -21,31 +21,32 @@ use tokio::{
     task::{JoinHandle, LocalSet},
 };
 use underpass_core::{
-    Connection, Identity, ObjectName, Reason, World,
-    world::{Account, MeshSettings, Uid, Version, Workload},
+    Connection, ObjectName, Reason, World,
+    world::{Account, Uid, Version, Workload},
 };
-use underpass_identity::{Credential, Serial};
 use underpass_net::{
     budget::Held,
     buffer::Buffers,
     netns::Netns,
-    pool::Pool,
-    tls::{Configs, TrustDomains},
+    tls::Configs,
     tunnel::{Charge, Memory, Meter, Tunnel, TunnelEnd},
+};
+use underpass_proxy::{
+    credentials::{CredentialStore, Credentials},
+    drain::{Group, Guard},
+    judging::{Cancel, Judging},
+    peers::UnauthenticatedPeers,
+    pool::Pool,
 };
 use underpass_telemetry::access_log::Writer;
 
 use crate::{
-    Accepting, Budgets, Connections, Credentials, Inputs, Lent, Pod, PodBudget, SOCKETS_PER_CONNECTION,
-    SOCKETS_PER_POD, Settings, StartError,
+    Accepting, Budgets, Connections, Inputs, Lent, Pod, PodBudget, SOCKETS_PER_CONNECTION, SOCKETS_PER_POD, Settings,
+    StartError,
     accept::{Seldom, accept},
     inbound,
-    judging::Judging,
-    list::{Entry, List},
     metrics::{Metrics, Recorder},
     outbound,
-    strangers::Strangers,
-    track::Live,
 };
 
 /// What a worker is told.
@@ -89,15 +90,17 @@ pub(crate) struct Served {
     /// What waits in its tunnels.
     pub(crate) memory: Memory,
     /// Sockets on 15008 whose peers have not proved who they are.
-    pub(crate) strangers: Strangers,
+    pub(crate) unauthenticated: UnauthenticatedPeers,
     /// What the pod itself counts for.
     _place: Held,
     /// Tunnels of other nodes that end here.
-    pub(crate) tunnels: List<Tunnel>,
+    pub(crate) tunnels: Group<Tunnel>,
+    /// Its connections, open or about to be.
+    pub(crate) connections: Group<Rc<Cancel>>,
     /// What was accepted for it, until it has ended.
-    serving: List<()>,
+    serving: Group<()>,
     /// Its listeners, while they wait for room to accept.
-    pub(crate) waiting: List<()>,
+    pub(crate) waiting: Group<()>,
     /// It is not served any more, and why.
     pub(crate) closed: RefCell<Option<Reason>>,
 }
@@ -125,12 +128,13 @@ impl Served {
             cookie,
             netns,
             memory: Memory::new(Arc::clone(&budget.memory)),
-            strangers: Strangers::new(settings.most_unauthenticated),
+            unauthenticated: UnauthenticatedPeers::new(settings.most_unauthenticated),
             _place: budget.sockets.hold(SOCKETS_PER_POD),
             budget,
-            tunnels: List::default(),
-            serving: List::default(),
-            waiting: List::default(),
+            tunnels: Group::default(),
+            connections: Group::default(),
+            serving: Group::default(),
+            waiting: Group::default(),
             closed: RefCell::default(),
         }
     }
@@ -159,7 +163,7 @@ impl Served {
 
 /// A connection or tunnel that is being served.
 #[derive(Debug)]
-pub(crate) struct Serving(#[allow(dead_code, reason = "guards")] [Entry<()>; 2]);
+pub(crate) struct Serving(#[allow(dead_code, reason = "guards")] [Guard<()>; 2]);
 
 pub(crate) struct Home {
     pub(crate) served: Rc<Served>,
@@ -184,15 +188,9 @@ pub(crate) struct Worker {
     pub(crate) connections: Arc<Connections>,
     pub(crate) budgets: Arc<Budgets>,
     pub(crate) recorder: Recorder,
-    /// Its own open and opening connections, by number.
-    pub(crate) live: RefCell<HashMap<u64, Live>>,
-    /// Which of them are judged again after a change.
-    pub(crate) judging: RefCell<Judging>,
-    pub(crate) configs: RefCell<Configs>,
-    /// Whose identities are accepted: the mesh's.
-    pub(crate) trust_domains: RefCell<TrustDomains>,
-    pub(crate) world: RefCell<Arc<World>>,
-    credentials: RefCell<Arc<Credentials>>,
+    /// Its World, and its open connections, which are judged by it.
+    pub(crate) judging: Judging,
+    pub(crate) credentials: CredentialStore,
     log: RefCell<Writer>,
     logged: Notify,
     pub(crate) homes: RefCell<HashMap<u64, Home>>,
@@ -201,7 +199,7 @@ pub(crate) struct Worker {
     /// Accepting paused for want of descriptors or memory of the process.
     pub(crate) exhausted: Seldom,
     /// What was accepted for its pods, those that are gone among them, until it has ended.
-    serving: List<()>,
+    serving: Group<()>,
     random: RandomState,
     rolls: Cell<u64>,
 }
@@ -245,7 +243,7 @@ impl Worker {
         log: Writer,
     ) -> Self {
         let world = Arc::clone(&inputs.world.borrow());
-        let mesh = world.settings();
+        let credentials = CredentialStore::new(Arc::clone(&inputs.credentials.borrow()), configs, world.settings());
         settings.tunnel.meter = Meter::new(&inputs.metrics);
         Self {
             buffers: Buffers::default(),
@@ -253,20 +251,16 @@ impl Worker {
             connections,
             budgets,
             recorder: Recorder::new(&metrics, &inputs.metrics),
-            live: RefCell::default(),
-            judging: RefCell::default(),
-            configs: RefCell::new(configs),
-            trust_domains: RefCell::new(trust_domains(mesh)),
-            credentials: RefCell::new(Arc::clone(&inputs.credentials.borrow())),
+            judging: Judging::new(world),
+            credentials,
             log: RefCell::new(log),
             logged: Notify::new(),
             homes: RefCell::default(),
             draining: Cell::new(false),
             exhausted: Seldom::default(),
-            serving: List::default(),
+            serving: Group::default(),
             random: RandomState::new(),
             rolls: Cell::new(0),
-            world: RefCell::new(world),
             settings,
         }
     }
@@ -281,10 +275,10 @@ impl Worker {
                     Some(Message::Remove { name, cookie, done }) => self.remove(name, cookie, done),
                     Some(Message::CatchUp(done)) => {
                         self.exchange(&mut inputs);
-                        self.caught_up(done);
+                        self.judging.caught_up(done);
                     }
                     Some(Message::Close { id, closed }) => {
-                        let _ = closed.send(self.close(id)); // whoever asked may have stopped waiting
+                        let _ = closed.send(self.judging.cancel(id, Reason::Operator)); // whoever asked may have stopped waiting
                     }
                     Some(Message::Drain(accepting, done)) => self.drain(accepting, done),
                     Some(Message::Lend(answer)) => drop(answer.send(self.lend())),
@@ -297,7 +291,7 @@ impl Worker {
                 },
                 Ok(()) = inputs.world.changed() => self.exchange(&mut inputs),
                 Ok(()) = inputs.credentials.changed() => self.exchange(&mut inputs),
-                () = tokio::task::yield_now(), if self.is_judging() => self.judge_slice(),
+                () = tokio::task::yield_now(), if self.judging.is_pending() => self.judging.slice(),
                 () = self.logged.notified() => {
                     tokio::task::yield_now().await;
                     self.log.borrow_mut().flush();
@@ -307,20 +301,9 @@ impl Worker {
         }
     }
 
-    /// The World of this turn. A borrow, so that no connection keeps it: what is needed after an await is copied out before.
+    /// The World of this turn.
     pub(crate) fn world(&self) -> Ref<'_, World> {
-        Ref::map(self.world.borrow(), |world| &**world)
-    }
-
-    /// The certificates of this turn.
-    pub(crate) fn credentials(&self) -> Arc<Credentials> {
-        Arc::clone(&self.credentials.borrow())
-    }
-
-    /// The certificate of an identity of this node; none where it has expired: nothing new begins under it.
-    pub(crate) fn credential(&self, identity: &Identity) -> Option<Arc<Credential>> {
-        let credentials = self.credentials.borrow();
-        credentials.own.get(identity).filter(|own| SystemTime::now() <= own.not_after()).cloned()
+        self.judging.world()
     }
 
     /// A random number, for choices among equals. Not for secrets.
@@ -345,29 +328,32 @@ impl Worker {
     /// From here on this worker goes by what is published now.
     fn exchange(&self, inputs: &mut Inputs) {
         let credentials = Arc::clone(&inputs.credentials.borrow_and_update());
-        if !Arc::ptr_eq(&credentials, &self.credentials.borrow()) {
-            self.exchange_credentials(credentials);
+        if !self.credentials.is(&credentials) {
+            self.exchange_credentials(&credentials);
         }
         let world = Arc::clone(&inputs.world.borrow_and_update());
-        if !Arc::ptr_eq(&world, &self.world.borrow()) {
+        if !self.judging.is_by(&world) {
             self.exchange_world(world);
         }
     }
 
-    fn exchange_credentials(&self, credentials: Arc<Credentials>) {
-        let old = std::mem::replace(&mut *self.credentials.borrow_mut(), Arc::clone(&credentials));
-        for gone in old.own.keys().filter(|identity| !credentials.own.contains_key(*identity)) {
+    pub(crate) fn exchange_world(&self, world: Arc<World>) {
+        let old = self.judging.exchange(world);
+        if old.settings() != self.world().settings() {
+            self.credentials.accept(self.world().settings());
+        }
+    }
+
+    fn exchange_credentials(&self, credentials: &Arc<Credentials>) {
+        let change = self.credentials.exchange(credentials);
+        for gone in &change.gone {
             self.pool.end(|key| key.source == *gone, &TunnelEnd::Closed);
         }
-        // A configuration keeps its key alive: it goes with the certificate.
-        let current = |serial: &Serial| credentials.own.values().any(|credential| credential.serial() == serial);
-        let replaced = old.own.values().map(|credential| credential.serial()).filter(|serial| !current(serial));
-        replaced.for_each(|serial| self.configs.borrow_mut().forget(serial));
-        if old.roots.generation() != credentials.roots.generation() {
+        if let Some(roots) = change.roots {
             let now = SystemTime::now();
-            self.pool.check_again(&credentials.roots, now);
+            self.pool.check_again(&roots, now);
             for home in self.homes.borrow().values() {
-                home.served.tunnels.each(|tunnel| tunnel.check_again(&credentials.roots, now));
+                home.served.tunnels.each(|tunnel| tunnel.check_again(&roots, now));
             }
         }
     }
@@ -425,9 +411,7 @@ impl Worker {
                 tunnel.end(end.clone());
                 tunnels.push(tunnel.clone());
             });
-        }
-        for live in self.live.borrow().values().filter(|live| live.pod.cookie == cookie) {
-            live.cancel.cancel(reason.clone(), None);
+            served.connections.each(|connection| connection.cancel(reason.clone(), None));
         }
         async move {
             for tunnel in tunnels {
@@ -437,20 +421,13 @@ impl Worker {
             for accepting in accepting {
                 let _ = accepting.await; // aborted: the listener is closed
             }
-            served.serving.is_left().await;
+            served.serving.emptied().await;
         }
-    }
-
-    /// Ends a connection because an operator says so. False: it is not one of this worker's, or not open.
-    fn close(&self, id: u64) -> bool {
-        let live = self.live.borrow();
-        let found = live.get(&id).filter(|live| live.judged.is_some());
-        found.inspect(|live| live.cancel.cancel(Reason::Operator, None)).is_some()
     }
 
     /// Completes when nothing is open, nor accepted and about to be.
     pub(crate) async fn all_closed(&self) {
-        self.serving.is_left().await;
+        self.serving.emptied().await;
     }
 
     async fn shut_down(&self) {
@@ -461,11 +438,6 @@ impl Worker {
         }
         self.all_closed().await;
     }
-}
-
-/// Of whom certificates are accepted.
-pub(crate) fn trust_domains(mesh: &MeshSettings) -> TrustDomains {
-    TrustDomains::new(mesh.trust_domain.clone(), mesh.trust_domain_aliases.iter().cloned())
 }
 
 #[cfg(test)]
@@ -533,7 +505,7 @@ mod tests {
         let worker = worker(world([]));
         let (pod, same_cookie) = (served(&worker), served(&worker));
         let mut context = Context::from_waker(Waker::noop());
-        let (mut drained, mut removed) = (pin!(worker.all_closed()), pin!(pod.serving.is_left()));
+        let (mut drained, mut removed) = (pin!(worker.all_closed()), pin!(pod.serving.emptied()));
         let (of_another, accepted) = (worker.begins(&same_cookie), worker.begins(&pod));
         assert_eq!(removed.as_mut().poll(&mut context), Poll::Pending);
         drop(accepted);
@@ -547,11 +519,12 @@ mod tests {
     fn a_panic_while_the_end_is_written_down_leaves_nothing_open() {
         let worker = worker(world([]));
         let [from, to] = ["10.0.0.9:9", "10.0.0.2:80"].map(|address| address.parse::<SocketAddr>().unwrap());
-        let track = Track::begin(&worker, &served(&worker), Direction::Inbound, from, to);
-        assert_eq!(worker.live.borrow().len(), 1);
-        let nobody_else = worker.world.borrow_mut();
-        assert!(catch_unwind(AssertUnwindSafe(|| track.finish(Reason::Finished))).is_err(), "the World is in use");
-        drop(nobody_else);
-        assert!(worker.live.borrow().is_empty());
+        let pod = served(&worker);
+        let track = Track::begin(&worker, &pod, Direction::Inbound, from, to);
+        assert!(!pod.connections.is_empty());
+        let in_use = worker.log.borrow_mut();
+        assert!(catch_unwind(AssertUnwindSafe(|| track.finish(Reason::Finished))).is_err(), "the log is in use");
+        drop(in_use);
+        assert!(pod.connections.is_empty() && worker.connections.is_empty());
     }
 }

@@ -23,8 +23,8 @@ use std::{
 use tokio::sync::{mpsc as async_mpsc, watch};
 use underpass_core::Identity;
 use underpass_identity::{Authority, Roots};
+use underpass_proxy::credentials::Credentials;
 use underpass_telemetry::admin::Gate;
-use underpass_ztunnel::Credentials;
 
 pub use self::{
     book::NOT_YET_VALID,

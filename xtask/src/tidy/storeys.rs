@@ -19,9 +19,10 @@ const ROOF: u8 = 5;
 const HOUSE: &[Place] = &[
     place("underpass-tests", "tests", ROOF),
     place(XTASK, "xtask", ROOF),
-    place("underpass-agent", "agent", 4),
-    place("underpass-cli", "cli", 4),
-    place("underpass-ztunnel", "ztunnel", 3),
+    place("underpass-agent", "agent", 5),
+    place("underpass-cli", "cli", 5),
+    place("underpass-ztunnel", "ztunnel", 4),
+    place("underpass-proxy", "lib/proxy", 3),
     place("underpass-loader", "ebpf/loader", 3),
     place("underpass-net", "lib/net", 2),
     place("underpass-config", "lib/config", 2),

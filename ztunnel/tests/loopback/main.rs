@@ -43,7 +43,8 @@ use underpass_net::{
     tls::{Configs, Expected},
     tunnel::{Charge, Early, Ended, Memory, Settings, Tunnel, TunnelEnd},
 };
-use underpass_ztunnel::{Credentials, sockets::Ends};
+use underpass_proxy::credentials::Credentials;
+use underpass_ztunnel::sockets::Ends;
 
 const IN: (&str, &str) = ("direction", "inbound");
 const OUT: (&str, &str) = ("direction", "outbound");

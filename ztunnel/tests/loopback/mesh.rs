@@ -27,12 +27,13 @@ use underpass_core::{
 };
 use underpass_identity::Authority;
 use underpass_net::netns::Netns;
+use underpass_proxy::credentials::Credentials;
 use underpass_telemetry::{
     Format,
     access_log::{self, AccessLog, Target},
     metrics::Registry,
 };
-use underpass_ztunnel::{Credentials, Inputs, Pod, SOCKETS_PER_POD, Settings, Ztunnel, sockets::Ends, testing::Switch};
+use underpass_ztunnel::{Inputs, Pod, SOCKETS_PER_POD, Settings, Ztunnel, sockets::Ends, testing::Switch};
 
 /// Within this, or never.
 const DEADLINE: Duration = Duration::from_secs(30);

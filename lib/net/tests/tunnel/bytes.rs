@@ -19,8 +19,8 @@ use underpass_net::tunnel::{Accepted, ByteStream, Ended, Response, Tunnel, Tunne
 use crate::{
     foreign::{FIELD, MANNERS, serve},
     memory,
-    support::{Application, Mesh, Server, echo, last_word, pattern, request, reset, run, until},
 };
+use underpass_net::testing::{Application, Mesh, Server, echo, last_word, pattern, request, reset, run, until};
 
 /// A tunnel, and its server's end, which hands out what it is asked for.
 async fn asked(mesh: &Mesh) -> (Tunnel, Server, mpsc::UnboundedReceiver<Accepted>) {

@@ -13,7 +13,7 @@ use tokio::{
 use underpass_hbone::{ErrorCode, Headers};
 use underpass_net::tunnel::{Ended, Tunnel, TunnelEnd};
 
-use crate::support::{
+use underpass_net::testing::{
     Application, Call, Mesh, Server, call, connect, converse, echo, last_word, pattern, reset, run, until,
 };
 

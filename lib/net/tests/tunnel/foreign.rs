@@ -17,11 +17,9 @@ use underpass_hbone::ErrorCode;
 use underpass_identity::testing::Leaf;
 use underpass_net::tunnel::{Ended, Tally, TunnelEnd};
 
-use crate::{
-    peer::Tls,
-    support::{
-        ALICE, BOB, Mesh, call, carry_counted, converse, echo, last_word, pattern, raw, request, run, tcp_pair, until,
-    },
+use crate::peer::Tls;
+use underpass_net::testing::{
+    ALICE, BOB, Mesh, call, carry_counted, converse, echo, last_word, pattern, raw, request, run, tcp_pair, until,
 };
 
 /// How a peer sets HTTP/2.
@@ -225,7 +223,7 @@ fn their_server_leaves() {
         let mesh = Mesh::new();
         let tunnel = mesh.tunnel(serve(&mesh, FIELD).await);
         let mut last = call(&tunnel, "10.0.0.1:7").await;
-        until("we know", || !tunnel.can_open(crate::support::clock())).await;
+        until("we know", || !tunnel.can_open(underpass_net::testing::clock())).await;
         assert_eq!(converse(&mut last.app, b"still").await.expect("answered"), b"still");
         until("it is over", || tunnel.has_ended()).await;
     });
@@ -314,7 +312,7 @@ fn their_client_resets() {
     run(async {
         let mesh = Mesh::new();
         let server = mesh.serve_applications().await;
-        let application = crate::support::Application::new("127.0.0.1:0").await;
+        let application = underpass_net::testing::Application::new("127.0.0.1:0").await;
         let socket = Tls::new(&mesh.ca, &Leaf::of(ALICE)).connect(raw(server.address).await).await.expect("tls");
         let (mut requests, connection) = client::handshake(socket).await.expect("preface");
         spawn_local(connection);

@@ -17,10 +17,8 @@ use tokio::{
 };
 use underpass_identity::testing::Leaf;
 
-use crate::{
-    peer::Tls,
-    support::{ALICE, Mesh, raw, run},
-};
+use crate::peer::Tls;
+use underpass_net::testing::{ALICE, Mesh, raw, run};
 
 /// How many cases there are: a suite that runs fewer shows nothing.
 const CASES: usize = 146;

@@ -11,10 +11,8 @@ use underpass_hbone::ErrorCode;
 use underpass_identity::testing::{Leaf, now};
 use underpass_net::tunnel::{Ended, TunnelEnd};
 
-use crate::{
-    peer::Tls,
-    support::{ALICE, Application, BOB, Mesh, call, converse, echo, last_word, raw, reset, run, until},
-};
+use crate::peer::Tls;
+use underpass_net::testing::{ALICE, Application, BOB, Mesh, call, converse, echo, last_word, raw, reset, run, until};
 
 #[test]
 fn nobody_listens() {

@@ -11,5 +11,4 @@ mod meter;
 mod nested;
 mod peer;
 mod share;
-mod support;
 mod trust;

@@ -13,7 +13,7 @@ use underpass_net::{
     tunnel::{Ended, Memory},
 };
 
-use crate::support::{Application, Call, Mesh, call, carry, converse, echo, pattern, run, until};
+use underpass_net::testing::{Application, Call, Mesh, call, carry, converse, echo, pattern, run, until};
 
 /// A stream's window at first.
 const WINDOW: u32 = 256 << 10;
@@ -122,8 +122,11 @@ fn windows_grow_only_while_there_is_plenty() {
             if grows {
                 until("a window that has grown", || far.queued().input > 2 * window).await;
             } else {
-                fill(&Call { app: crate::support::tcp_pair().await.0, ended: spawn_local(async { Ended::Finished }) })
-                    .await;
+                fill(&Call {
+                    app: underpass_net::testing::tcp_pair().await.0,
+                    ended: spawn_local(async { Ended::Finished }),
+                })
+                .await;
                 assert!(far.queued().input <= window, "{:?}", far.queued());
             }
             drop(reads);
@@ -141,8 +144,8 @@ fn early_data_waits_where_there_is_no_room_for_it() {
             let server = mesh.serve(move |accepted| drop(asked.send(accepted))).await;
             let tunnel = mesh.tunnel(server.address);
             let others = mesh.share.hold(held);
-            let (mut app, socket) = crate::support::tcp_pair().await;
-            let stream = tunnel.open(&crate::support::request("unanswered")).expect("opened");
+            let (mut app, socket) = underpass_net::testing::tcp_pair().await;
+            let stream = tunnel.open(&underpass_net::testing::request("unanswered")).expect("opened");
             let memory = mesh.memory.clone();
             let ended = spawn_local(async move {
                 let mut early = underpass_net::tunnel::Early::of(&memory);
@@ -155,13 +158,13 @@ fn early_data_waits_where_there_is_no_room_for_it() {
                 // Kept here, and held at the other end, whose application is not there yet.
                 until("it is kept", || mesh.share.used() >= 2 * early).await;
             } else {
-                let _asked = tunnel.open(&crate::support::request("a round trip")).expect("opened");
+                let _asked = tunnel.open(&underpass_net::testing::request("a round trip")).expect("opened");
                 answers.recv().await.expect("asked");
                 assert_eq!(mesh.share.used(), held);
             }
             drop(others);
             accepted.stream.respond(200, &Headers::new());
-            let (far, application) = crate::support::tcp_pair().await;
+            let (far, application) = underpass_net::testing::tcp_pair().await;
             let carried = spawn_local(async move { carry(&accepted.stream, application).await });
             let (mut from, mut to) = far.into_split();
             let mut read = vec![0; payload.len()];

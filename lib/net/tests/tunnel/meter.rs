@@ -4,7 +4,7 @@ use underpass_identity::testing::Leaf;
 use underpass_net::tunnel::{Ended, Meter, TunnelEnd};
 use underpass_telemetry::metrics::{Exposition, Registry};
 
-use crate::support::{Mesh, Server, call, connect, converse, echo, run, until};
+use underpass_net::testing::{Mesh, Server, call, connect, converse, echo, run, until};
 
 /// A mesh whose tunnels are counted, of both ends in one place.
 fn metered() -> (Mesh, Registry) {

@@ -15,7 +15,7 @@ use underpass_net::{
     tunnel::{Accepted, ByteStream, Ended, Tunnel, TunnelEnd},
 };
 
-use crate::support::{
+use underpass_net::testing::{
     Application, Call, Mesh, Server, call, charge, converse, echo, id, last_word, pattern, request, reset, run, until,
 };
 
@@ -70,7 +70,7 @@ fn the_inner_end_is_the_one_that_proves_who_it_is() {
                 assert_eq!(call.ended().await, Ended::Finished);
             }
             let peers = [&outer, &inner].map(|tunnel| tunnel.peer().expect("known").identity.uri().to_owned());
-            assert_eq!(peers, [GATEWAY, crate::support::BOB]);
+            assert_eq!(peers, [GATEWAY, underpass_net::testing::BOB]);
             assert_eq!(outer.open_streams(), 1);
             // Its end is the end of the stream, not of the outer tunnel.
             inner.drain();

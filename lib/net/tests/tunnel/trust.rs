@@ -1,12 +1,8 @@
 //! Whom a tunnel talks to, and for how long.
 
-use std::{rc::Rc, time::Duration};
+use std::time::Duration;
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    task::spawn_local,
-};
+use tokio::{io::AsyncWriteExt, task::spawn_local};
 use underpass_core::{
     Reason,
     tls::{RefusedBy, TlsFailure},
@@ -16,26 +12,15 @@ use underpass_identity::{
     testing::{Leaf, TestCa, now},
 };
 use underpass_net::{
-    pool::Pool,
-    tunnel::{Ended, Stream, Tunnel, TunnelEnd},
-};
-
-use crate::support::{
-    ALICE, Application, BOB, Mesh, Server, call, carry, charge, connect, converse, echo, id, last_word, raw, request,
-    run, tcp_pair, until,
+    testing::{
+        ALICE, Application, BOB, Mesh, call, carried, charge, connect, converse, dated, echo, last_word, raw, request,
+        run, talk, until,
+    },
+    tunnel::{Ended, Tunnel, TunnelEnd},
 };
 
 const CAROL: &str = "spiffe://cluster.local/ns/default/sa/carol";
 const FOREIGN: &str = "spiffe://elsewhere.org/ns/default/sa/alice";
-
-/// A leaf that is not valid any more, or not yet.
-fn dated(uri: &str, from_s: i64, until_s: i64) -> Leaf {
-    let at = |s: i64| {
-        let by = Duration::from_secs(s.unsigned_abs());
-        if s < 0 { now() - by } else { now() + by }
-    };
-    Leaf { not_before: at(from_s), not_after: at(until_s), ..Leaf::of(uri) }
-}
 
 /// Why TLS failed, whose word must be `expect`.
 fn refused(ended: &Ended, expect: &str) -> TlsFailure {
@@ -129,90 +114,6 @@ fn a_client_that_is_nobody_here_is_not_served() {
 }
 
 #[test]
-fn no_stream_begins_after_a_certificate_has_expired() {
-    for (client_s, server_s) in [(600, 3_600), (3_600, 600)] {
-        run(async {
-            let mut mesh = Mesh::new();
-            mesh.alice = mesh.ca.credential(&dated(ALICE, -10, client_s));
-            mesh.bob = mesh.ca.credential(&dated(BOB, -10, server_s));
-            let mesh = Rc::new(mesh);
-            let server = mesh.serve_applications().await;
-            let (pool, target) = (Rc::<Pool>::default(), echo("127.0.0.1:0").await);
-            let mut old = mesh.pooled(&pool, server.address, target).await;
-            old.app.write_u8(1).await.expect("sent");
-            assert_eq!(old.app.read_u8().await.expect("heard"), 1);
-            let tunnel = server.tunnel();
-            let (before, after) = (now() + Duration::from_secs(599), now() + Duration::from_secs(600));
-            assert_eq!(pool.with_room(before), 1);
-            assert_eq!(pool.with_room(after), 0);
-            // What is open goes on, and the tunnel is still known to those who check trust.
-            pool.sweep();
-            assert_eq!(pool.len(), 1);
-            old.app.write_u8(2).await.expect("sent");
-            assert_eq!(old.app.read_u8().await.expect("heard"), 2);
-            assert!(!tunnel.has_ended());
-        });
-    }
-}
-
-/// What an application gets back through this stream.
-async fn through(stream: &Stream, payload: &[u8]) -> (Ended, Vec<u8>) {
-    let (mut app, socket) = tcp_pair().await;
-    let (ended, answer) = tokio::join!(carry(stream, socket), converse(&mut app, payload));
-    (ended, answer.unwrap_or_default())
-}
-
-/// An application that is carried for as long as it wants.
-async fn carried(stream: Stream) -> TcpStream {
-    let (app, socket) = tcp_pair().await;
-    spawn_local(async move { carry(&stream, socket).await });
-    app
-}
-
-async fn talk(app: &mut TcpStream) {
-    app.write_u8(7).await.expect("sent");
-    assert_eq!(app.read_u8().await.expect("heard"), 7);
-}
-
-#[test]
-fn a_stream_that_comes_just_at_the_expiry_is_carried_elsewhere() {
-    run(async {
-        let mut mesh = Mesh::new();
-        mesh.alice = mesh.ca.credential(&dated(ALICE, -10, 600));
-        let mesh = Rc::new(mesh);
-        let renewed = mesh.client_of(&mesh.ca.credential(&dated(ALICE, -10, 3_600)), &mesh.ca.roots(1));
-        let server = mesh.serve_applications().await;
-        let (pool, target) = (Pool::default(), echo("127.0.0.1:0").await);
-        let open = |not: Option<&Stream>| mesh.open(&pool, server.address, target, not, &renewed);
-        // Two tunnels of one certificate, each with a connection that stays.
-        let one = mesh.open(&pool, server.address, target, None, &mesh.client());
-        let other = mesh.open(&pool, server.address, target, Some(&one), &mesh.client());
-        let mut lasting = [carried(one).await, carried(other).await];
-        for app in &mut lasting {
-            talk(app).await;
-        }
-        assert_eq!(pool.len(), 2);
-        // It has expired where it ends; where it begins, nobody has looked at the clock again.
-        mesh.clock.set(now() + Duration::from_secs(600));
-        assert_eq!(pool.with_room(now()), 2);
-        let first = open(None);
-        let (_app, socket) = tcp_pair().await;
-        assert_eq!(carry(&first, socket).await, Ended::Unprocessed, "refused before anybody looked at it");
-        assert_eq!(pool.with_room(now()), 1, "one of them goes away, the other one has not heard yet");
-        let second = open(Some(&first));
-        assert_eq!(through(&second, b"hello").await, (Ended::Finished, b"hello".to_vec()));
-        assert_eq!(pool.len(), 3, "a new one");
-        // Others that come back go there as well.
-        let third = open(Some(&first));
-        assert_eq!(through(&third, b"again").await, (Ended::Finished, b"again".to_vec()));
-        assert_eq!(pool.len(), 3);
-        for app in &mut lasting {
-            talk(app).await;
-        }
-    });
-}
-
-#[test]
 fn a_tunnel_goes_away_when_a_certificate_expires_and_ends_with_its_streams() {
     for (client_s, server_s) in [(1, 3_600), (3_600, 1)] {
         run(async {
@@ -274,82 +175,4 @@ fn who_is_being_verified_while_the_roots_change_is_judged_by_the_new_ones() {
             }
         });
     }
-}
-
-#[test]
-fn a_root_that_is_removed_takes_its_tunnels_along() {
-    for client in [true, false] {
-        run(async {
-            let mesh = Rc::new(Mesh::new());
-            let server = mesh.serve_applications().await;
-            let (pool, target) = (Rc::<Pool>::default(), echo("127.0.0.1:0").await);
-            let mut call = mesh.pooled(&pool, server.address, target).await;
-            call.app.write_u8(1).await.expect("sent");
-            assert_eq!(call.app.read_u8().await.expect("heard"), 1);
-            let both = |generation| {
-                let certificates = vec![mesh.ca.root(), TestCa::new("next").root()];
-                Roots::new(generation, certificates).expect("bundle")
-            };
-            // Another root beside it changes nothing, nor does the expiry of the leaf.
-            let later = now() + Duration::from_secs(48 * 3600);
-            check(&pool, &server, client, &both(2), later);
-            call.app.write_u8(2).await.expect("sent");
-            assert_eq!(call.app.read_u8().await.expect("heard"), 2);
-            check(&pool, &server, client, &TestCa::new("next").roots(3), now());
-            assert!(last_word(&mut call.app).await.is_some(), "reset");
-            let (near, far) = (call.ended().await, server.ended().await);
-            if client {
-                assert_eq!((near, far), (Ended::Tunnel(TunnelEnd::Distrusted), TunnelEnd::Closed));
-            } else {
-                assert_eq!((near, far), (Ended::Tunnel(TunnelEnd::Closed), TunnelEnd::Distrusted));
-            }
-            assert_eq!(TunnelEnd::Distrusted.reason(), Reason::Identity);
-            pool.sweep();
-            assert!(pool.is_empty());
-        });
-    }
-}
-
-fn check(pool: &Pool, server: &Server, client: bool, roots: &Roots, at: std::time::SystemTime) {
-    if client { pool.check_again(roots, at) } else { server.tunnel().check_again(roots, at) }
-}
-
-#[test]
-fn what_has_left_the_pool_is_still_checked() {
-    run(async {
-        let mesh = Rc::new(Mesh::new());
-        let server = mesh.serve_applications().await;
-        let (pool, target) = (Rc::<Pool>::default(), echo("127.0.0.1:0").await);
-        let mut call = mesh.pooled(&pool, server.address, target).await;
-        call.app.write_u8(1).await.expect("sent");
-        assert_eq!(call.app.read_u8().await.expect("heard"), 1);
-        server.tunnel().drain();
-        until("the client knows", || pool.with_room(now()) == 0).await;
-        let mut next = mesh.pooled(&pool, server.address, target).await;
-        assert_eq!(converse(&mut next.app, b"hello").await.expect("answered"), b"hello");
-        assert_eq!(pool.len(), 2);
-        pool.check_again(&TestCa::new("next").roots(2), now());
-        assert!(last_word(&mut call.app).await.is_some(), "the stream of the tunnel that went away is reset");
-        assert_eq!(call.ended().await, Ended::Tunnel(TunnelEnd::Distrusted));
-    });
-}
-
-#[test]
-fn the_tunnels_of_an_identity_end_with_it() {
-    run(async {
-        let mesh = Rc::new(Mesh::new());
-        let server = mesh.serve_applications().await;
-        let (pool, target) = (Rc::<Pool>::default(), echo("127.0.0.1:0").await);
-        let mut call = mesh.pooled(&pool, server.address, target).await;
-        call.app.write_u8(1).await.expect("sent");
-        assert_eq!(call.app.read_u8().await.expect("heard"), 1);
-        let end = |uri: &str| pool.end(|key| key.source == id(uri), &TunnelEnd::Closed);
-        assert!(end(CAROL).is_empty());
-        assert_eq!(pool.len(), 1);
-        let ended = end(ALICE);
-        assert_eq!((ended.len(), pool.len()), (1, 0));
-        assert_eq!(call.ended().await, Ended::Tunnel(TunnelEnd::Closed));
-        ended[0].closed().await;
-        ended[0].closed().await; // asked again, it still is
-    });
 }

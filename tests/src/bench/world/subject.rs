@@ -36,12 +36,13 @@ use underpass_core::{
 use underpass_door::Update;
 use underpass_identity::Authority;
 use underpass_net::socket::options::Keepalive;
+use underpass_proxy::credentials::Credentials;
 use underpass_telemetry::{
     access_log::{self, AccessLog, Target},
     admin::{Limits, Listener, Readiness, Router},
     metrics::Registry,
 };
-use underpass_ztunnel::{Credentials, Inputs, Ztunnel, testing::Idle};
+use underpass_ztunnel::{Inputs, Ztunnel, testing::Idle};
 
 use super::{
     layout::{Change, Connection, Name},

@@ -19,7 +19,7 @@ use underpass_core::{
 
 /// Connections that are judged again together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Group {
+pub(super) enum Group {
     /// To this pod.
     Inbound(Uid),
     /// From this pod.
@@ -74,19 +74,19 @@ struct Members {
 
 /// Open connections by group, and groups by namespace.
 #[derive(Debug, Default)]
-pub(crate) struct Index {
+pub(super) struct Index {
     groups: HashMap<Group, Members>,
     scopes: HashMap<Arc<str>, HashSet<Group>>,
 }
 
 impl Index {
     /// There is none.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.groups.is_empty()
     }
 
     /// The connection `id` is open.
-    pub(crate) fn add(&mut self, world: &World, id: u64, judged: &Judged) {
+    pub(super) fn add(&mut self, world: &World, id: u64, judged: &Judged) {
         for group in Group::of(judged) {
             match self.groups.entry(group) {
                 Entry::Occupied(mut known) => drop(known.get_mut().ids.insert(id)),
@@ -100,7 +100,7 @@ impl Index {
     }
 
     /// It is not any more.
-    pub(crate) fn remove(&mut self, id: u64, judged: &Judged) {
+    pub(super) fn remove(&mut self, id: u64, judged: &Judged) {
         for group in Group::of(judged) {
             let Entry::Occupied(mut known) = self.groups.entry(group) else { continue };
             known.get_mut().ids.remove(&id);
@@ -112,12 +112,12 @@ impl Index {
     }
 
     /// The connections of a group from this number on, in order.
-    pub(crate) fn members(&self, group: &Group, from: u64) -> impl Iterator<Item = u64> {
+    pub(super) fn members(&self, group: &Group, from: u64) -> impl Iterator<Item = u64> {
         self.groups.get(group).into_iter().flat_map(move |members| members.ids.range(from..).copied())
     }
 
     /// The groups that a change of Worlds may concern. `world` is the new one; from here on groups are found by what it says.
-    pub(crate) fn concerned(&mut self, world: &World, changes: &Changes<'_>) -> Vec<Group> {
+    pub(super) fn concerned(&mut self, world: &World, changes: &Changes<'_>) -> Vec<Group> {
         let pods = changes.pods().flat_map(|pod| [Group::Inbound(pod.clone()), Group::Outbound(pod.clone())]);
         let services = changes.services().map(|service| Group::Service(service.clone()));
         let targets = changes.addresses().flat_map(|target| [Group::Tunnel(target), Group::Plain(target)]);
@@ -173,7 +173,7 @@ impl Index {
 }
 
 #[cfg(test)]
-pub(crate) mod testing {
+pub(super) mod testing {
     use std::net::SocketAddr;
 
     use underpass_core::{
@@ -184,7 +184,7 @@ pub(crate) mod testing {
     use super::*;
 
     /// What this World lets happen: each pod is called by `from`, with and without an identity, and calls `to`.
-    pub(crate) fn connections(world: &World, from: IpAddr, to: SocketAddr) -> Vec<Judged> {
+    pub(in crate::judging) fn connections(world: &World, from: IpAddr, to: SocketAddr) -> Vec<Judged> {
         let judged_at = world.version();
         let mut open = Vec::new();
         for pod in world.workloads().filter(|w| w.is_pod()) {

@@ -16,8 +16,7 @@ use std::{
 use underpass_core::Identity;
 use underpass_hbone::{Connect, OpenError};
 use underpass_identity::Roots;
-
-use crate::{
+use underpass_net::{
     tls::Expected,
     tunnel::{Stream, Tunnel, TunnelEnd},
 };

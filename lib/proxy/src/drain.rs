@@ -1,58 +1,61 @@
-//! Who is here now: whoever enters gets a guard, and leaves with it, whatever ends the task that holds it. Worker-local.
+//! What is open, and when nothing is any more: each connection or tunnel holds a guard, and leaves with it, whatever ends the
+//! task that holds it. A drain ends when the last guard has been dropped. Worker-local.
 
 use std::{cell::RefCell, collections::BTreeMap, fmt, rc::Rc};
 
 use tokio::sync::Notify;
 
-/// Those who are here.
-pub(crate) struct List<T>(Rc<Inner<T>>);
+/// Members, each with a value, until their guards are dropped.
+pub struct Group<T>(Rc<Inner<T>>);
 
 struct Inner<T> {
-    /// In the order in which they came.
+    /// In the order in which they entered.
     entries: RefCell<BTreeMap<u64, T>>,
-    /// Somebody has left.
+    /// A member has left.
     left: Notify,
 }
 
-/// A place in a [`List`].
-pub(crate) struct Entry<T> {
-    list: Rc<Inner<T>>,
+/// Membership of a [`Group`].
+#[must_use = "dropped, it leaves the group"]
+pub struct Guard<T> {
+    group: Rc<Inner<T>>,
     number: u64,
 }
 
-impl<T> Default for List<T> {
+impl<T> Default for Group<T> {
     fn default() -> Self {
         Self(Rc::new(Inner { entries: RefCell::default(), left: Notify::new() }))
     }
 }
 
-impl<T> fmt::Debug for Entry<T> {
+impl<T> fmt::Debug for Guard<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Entry").field("number", &self.number).finish_non_exhaustive()
+        f.debug_struct("Guard").field("number", &self.number).finish_non_exhaustive()
     }
 }
 
-impl<T> List<T> {
+impl<T> Group<T> {
     /// One more, until what is returned is dropped.
-    pub(crate) fn enter(&self, value: T) -> Entry<T> {
+    pub fn enter(&self, value: T) -> Guard<T> {
         let mut entries = self.0.entries.borrow_mut();
         let number = entries.last_key_value().map_or(0, |(last, _)| last.wrapping_add(1));
         entries.insert(number, value);
-        Entry { list: Rc::clone(&self.0), number }
+        Guard { group: Rc::clone(&self.0), number }
     }
 
-    /// Nobody is here.
-    pub(crate) fn is_empty(&self) -> bool {
+    /// It has no member.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.0.entries.borrow().is_empty()
     }
 
-    /// Those who are here; none of them may leave meanwhile.
-    pub(crate) fn each(&self, f: impl FnMut(&T)) {
+    /// Every member; none of them may leave meanwhile.
+    pub fn each(&self, f: impl FnMut(&T)) {
         self.0.entries.borrow().values().for_each(f);
     }
 
-    /// Completes when nobody is here.
-    pub(crate) async fn is_left(&self) {
+    /// Completes when it has no member.
+    pub async fn emptied(&self) {
         loop {
             let left = self.0.left.notified();
             tokio::pin!(left);
@@ -65,10 +68,10 @@ impl<T> List<T> {
     }
 }
 
-impl<T> Drop for Entry<T> {
+impl<T> Drop for Guard<T> {
     fn drop(&mut self) {
-        let gone = self.list.entries.borrow_mut().remove(&self.number);
-        self.list.left.notify_waiters();
+        let gone = self.group.entries.borrow_mut().remove(&self.number);
+        self.group.left.notify_waiters();
         drop(gone);
     }
 }
@@ -80,19 +83,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_is_gone_has_left() {
-        let list = List::default();
-        let here = || {
-            let mut here = Vec::new();
-            list.each(|name: &&str| here.push(*name));
-            here
+    fn what_is_gone_has_left() {
+        let group = Group::default();
+        let members = || {
+            let mut members = Vec::new();
+            group.each(|name: &&str| members.push(*name));
+            members
         };
-        let (first, second) = (list.enter("a"), list.enter("b"));
+        let (first, second) = (group.enter("a"), group.enter("b"));
         drop(first);
-        let third = list.enter("c");
-        assert_eq!(here(), ["b", "c"]);
+        let third = group.enter("c");
+        assert_eq!(members(), ["b", "c"]);
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        let mut left = pin!(list.is_left());
+        let mut left = pin!(group.emptied());
         assert_eq!(left.as_mut().poll(&mut context), Poll::Pending);
         drop(third);
         assert_eq!(left.as_mut().poll(&mut context), Poll::Pending);
@@ -103,6 +106,6 @@ mod tests {
         });
         assert!(std::panic::catch_unwind(panics).is_err());
         assert_eq!(left.as_mut().poll(&mut context), Poll::Ready(()));
-        assert!(here().is_empty());
+        assert!(members().is_empty());
     }
 }

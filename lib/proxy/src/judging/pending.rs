@@ -1,5 +1,5 @@
 //! Which open connections are still to be judged after a change. Its own file because it is pure: how many are judged in one
-//! turn of the worker is [`crate::judging`]'s.
+//! turn of the worker is [`super`]'s.
 //!
 //! ```text
 //! add --> waiting, in order, each group once --first--> begun: connections by number, a few at a time --last--> done
@@ -9,11 +9,11 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use crate::index::{Group, Index};
+use super::index::{Group, Index};
 
 /// Groups that wait, and one that has been begun.
 #[derive(Debug, Default)]
-pub(crate) struct Pending {
+pub(super) struct Pending {
     waiting: VecDeque<Group>,
     /// What waits, to find it there.
     waits: HashSet<Group>,
@@ -24,29 +24,29 @@ pub(crate) struct Pending {
 
 impl Pending {
     /// Nothing is to be judged.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.begun.is_none() && self.waiting.is_empty()
     }
 
     /// All connections of this group are to be judged.
-    pub(crate) fn add(&mut self, group: Group) {
+    pub(super) fn add(&mut self, group: Group) {
         if self.waits.insert(group.clone()) {
             self.waiting.push_back(group);
         }
     }
 
     /// The last place in line now, for [`Self::is_done`].
-    pub(crate) fn last(&self) -> u64 {
+    pub(super) fn last(&self) -> u64 {
         self.done + self.waiting.len() as u64 + u64::from(self.begun.is_some())
     }
 
     /// Everything up to this place has been judged.
-    pub(crate) const fn is_done(&self, place: u64) -> bool {
+    pub(super) const fn is_done(&self, place: u64) -> bool {
         self.done >= place
     }
 
     /// The connections to judge next, not more than `most`. One may be among them more than once.
-    pub(crate) fn next(&mut self, index: &Index, most: usize) -> Vec<u64> {
+    pub(super) fn next(&mut self, index: &Index, most: usize) -> Vec<u64> {
         let mut found = Vec::new();
         while found.len() < most {
             let Some((group, from)) = self.begun.take().or_else(|| self.begin()) else { break };

@@ -1,9 +1,12 @@
-//! What the tests of tunnels share: a small mesh with a clock of its own, both ends of a tunnel on loopback, and
-//! applications at both ends of that.
+//! A small mesh with a clock of its own, both ends of a tunnel on loopback, and applications at both ends of that. Behind the
+//! feature `testing`.
+
+#![allow(clippy::missing_panics_doc, reason = "tests alone use it, and want to panic")]
 
 use std::{
     any::Any,
     cell::RefCell,
+    fmt,
     future::Future,
     io,
     net::SocketAddr,
@@ -12,6 +15,20 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use crate::{
+    budget::{Share, Stock},
+    buffer::Buffers,
+    socket::{
+        established, from_pod,
+        options::{Keepalive, Options, Role},
+        reset_on_close,
+    },
+    tls::{
+        self, ClientConfig, Configs, Expected, ServerConfig, TrustDomains,
+        testing::{ManualTime, short_lived_keys},
+    },
+    tunnel::{Accepted, Charge, Early, Ended, Memory, Settings, Stream, Tally, Tunnel, TunnelEnd},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -24,37 +41,25 @@ use underpass_identity::{
     Credential, Roots,
     testing::{Leaf, TestCa, now},
 };
-use underpass_net::{
-    budget::{Share, Stock},
-    buffer::Buffers,
-    pool::{Key, Pool},
-    socket::{
-        established, from_pod,
-        options::{Keepalive, Options, Role},
-        reset_on_close,
-    },
-    tls::{
-        self, ClientConfig, Configs, Expected, ServerConfig, TrustDomains,
-        testing::{ManualTime, short_lived_keys},
-    },
-    tunnel::{Accepted, Charge, Early, Ended, Memory, Settings, Stream, Tally, Tunnel, TunnelEnd},
-};
 
-pub(crate) const ALICE: &str = "spiffe://cluster.local/ns/default/sa/alice";
-pub(crate) const BOB: &str = "spiffe://cluster.local/ns/default/sa/bob";
+/// Who connects.
+pub const ALICE: &str = "spiffe://cluster.local/ns/default/sa/alice";
+/// Who accepts.
+pub const BOB: &str = "spiffe://cluster.local/ns/default/sa/bob";
 
 /// Within this, or never: everything here takes milliseconds.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-pub(crate) fn run(test: impl Future<Output = ()>) {
+/// Runs a test on a `LocalSet`, until a deadline.
+pub fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
     LocalSet::new().block_on(&runtime, async {
         tokio::time::timeout(DEADLINE, test).await.expect("the test ends in time");
     });
 }
 
-/// Waits until something holds that nobody is told about.
-pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
+/// Waits until something holds that no event tells.
+pub async fn until(what: &str, holds: impl Fn() -> bool) {
     let waited = tokio::time::timeout(DEADLINE, async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -63,39 +68,59 @@ pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
     waited.await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
-pub(crate) fn id(uri: &str) -> Identity {
+/// An identity by its SPIFFE id.
+pub fn id(uri: &str) -> Identity {
     uri.parse().expect("identity")
 }
 
 /// `len` bytes that show where they belong.
-pub(crate) fn pattern(len: usize) -> Vec<u8> {
+pub fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at * 7 % 251) as u8).collect()
 }
 
 /// A CA, a clock, alice who connects and bob who accepts.
-pub(crate) struct Mesh {
-    pub(crate) ca: TestCa,
-    pub(crate) alice: Credential,
-    pub(crate) bob: Credential,
-    pub(crate) settings: Settings,
-    pub(crate) buffers: Buffers,
+pub struct Mesh {
+    /// Whom everybody trusts.
+    pub ca: TestCa,
+    /// The certificate of [`ALICE`].
+    pub alice: Credential,
+    /// The certificate of [`BOB`].
+    pub bob: Credential,
+    /// Of the tunnels of either end.
+    pub settings: Settings,
+    /// Of the one worker that both ends have.
+    pub buffers: Buffers,
     /// Shows [`now`] until it is set.
-    pub(crate) clock: Arc<ManualTime>,
+    pub clock: Arc<ManualTime>,
     /// What tunnels of either end are charged to.
-    pub(crate) memory: Memory,
-    pub(crate) share: Arc<Share>,
+    pub memory: Memory,
+    /// The budget of bytes behind [`Self::memory`].
+    pub share: Arc<Share>,
     configs: RefCell<Configs>,
 }
 
+impl fmt::Debug for Mesh {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mesh").finish_non_exhaustive()
+    }
+}
+
+impl Default for Mesh {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Mesh {
-    pub(crate) fn new() -> Self {
+    /// One with plenty of memory.
+    pub fn new() -> Self {
         let clock = ManualTime::new(now());
         let settings = tls::Settings { time: Arc::<ManualTime>::clone(&clock), ..tls::Settings::default() };
         Self::with(Configs::new(settings).expect("configs"), clock)
     }
 
     /// One whose keys are good for few records.
-    pub(crate) fn with_short_lived_keys() -> Self {
+    pub fn with_short_lived_keys() -> Self {
         let clock = ManualTime::new(now());
         Self::with(short_lived_keys(64, Arc::clone(&clock)), clock)
     }
@@ -117,92 +142,61 @@ impl Mesh {
     }
 
     /// Alice expects bob.
-    pub(crate) fn client(&self) -> ClientConfig {
+    pub fn client(&self) -> ClientConfig {
         self.client_of(&self.alice, &self.ca.roots(1))
     }
 
     /// Alice expects one of these.
-    pub(crate) fn client_to(&self, expected: &Expected) -> ClientConfig {
+    pub fn client_to(&self, expected: &Expected) -> ClientConfig {
         self.configs.borrow_mut().client(&self.alice, expected, &self.ca.roots(1)).expect("config")
     }
 
-    pub(crate) fn client_of(&self, credential: &Credential, roots: &Roots) -> ClientConfig {
+    /// The owner of this certificate expects bob.
+    pub fn client_of(&self, credential: &Credential, roots: &Roots) -> ClientConfig {
         self.configs.borrow_mut().client(credential, &Expected::new([id(BOB)]), roots).expect("config")
     }
 
     /// Bob accepts the mesh.
-    pub(crate) fn server(&self) -> ServerConfig {
+    pub fn server(&self) -> ServerConfig {
         self.server_of(&self.bob, &self.ca.roots(1))
     }
 
-    pub(crate) fn server_of(&self, credential: &Credential, roots: &Roots) -> ServerConfig {
+    /// The owner of this certificate accepts the mesh.
+    pub fn server_of(&self, credential: &Credential, roots: &Roots) -> ServerConfig {
         let own = TrustDomains::new(TrustDomain::default(), []);
         self.configs.borrow_mut().server(credential, &own, roots).expect("config")
     }
 
     /// Bob, who does with CONNECTs what `accept` says.
-    pub(crate) async fn serve(&self, accept: impl Fn(Accepted) + 'static) -> Server {
+    pub async fn serve(&self, accept: impl Fn(Accepted) + 'static) -> Server {
         Server::new(self, self.server(), "127.0.0.1:0", Rc::new(accept)).await
     }
 
     /// Bob, whose applications are where CONNECT says.
-    pub(crate) async fn serve_applications(&self) -> Server {
+    pub async fn serve_applications(&self) -> Server {
         self.serve(|accepted| drop(spawn_local(connect(accepted)))).await
     }
 
     /// Alice's tunnel to bob.
-    pub(crate) fn tunnel(&self, to: SocketAddr) -> Tunnel {
+    pub fn tunnel(&self, to: SocketAddr) -> Tunnel {
         self.tunnel_with(to, &self.client())
     }
 
-    pub(crate) fn tunnel_with(&self, to: SocketAddr, config: &ClientConfig) -> Tunnel {
+    /// A client's tunnel by this configuration.
+    pub fn tunnel_with(&self, to: SocketAddr, config: &ClientConfig) -> Tunnel {
         Tunnel::client(connecting(to).into(), config, &self.settings, &self.buffers, charge(&self.memory))
             .expect("begun")
     }
 
     /// Both ends of a tunnel, between applications.
-    pub(crate) async fn pair(&self) -> (Tunnel, Server) {
+    pub async fn pair(&self) -> (Tunnel, Server) {
         let server = self.serve_applications().await;
         (self.tunnel(server.address), server)
     }
-
-    /// A connection through a tunnel of the pool, opened once more where the first tunnel did not look at it.
-    pub(crate) async fn pooled(self: &Rc<Self>, pool: &Rc<Pool>, next: SocketAddr, target: SocketAddr) -> Call {
-        let (app, socket) = tcp_pair().await;
-        let (mesh, pool) = (Rc::clone(self), Rc::clone(pool));
-        let ended = spawn_local(async move {
-            let (socket, tally, mut early) = (Rc::new(socket), Arc::default(), Early::default());
-            let mut first = mesh.open(&pool, next, target, None, &mesh.client());
-            let mut ended = first.run(&socket, &tally, &mut early).await;
-            if ended == Ended::Unprocessed {
-                early.rewind();
-                first = mesh.open(&pool, next, target, Some(&first), &mesh.client());
-                ended = first.run(&socket, &tally, &mut early).await;
-            }
-            close(&socket, &ended);
-            ended
-        });
-        Call { app, ended }
-    }
-
-    /// A stream of a tunnel in the pool, or of a new one with this configuration.
-    pub(crate) fn open(
-        &self,
-        pool: &Pool,
-        next: SocketAddr,
-        target: SocketAddr,
-        not: Option<&Stream>,
-        config: &ClientConfig,
-    ) -> Stream {
-        let expected = Expected::new([id(BOB)]);
-        let key = Key { source: id(ALICE), expected, next, from: next.ip(), netns: 1 };
-        let connect = || Ok::<_, ()>(self.tunnel_with(next, config));
-        pool.open(&key, &request(target), now(), not, connect).expect("connected").expect("opened")
-    }
 }
 
-/// For a socket that nobody counts.
-pub(crate) fn charge(memory: &Memory) -> Charge {
+/// For a socket that no budget counts.
+pub fn charge(memory: &Memory) -> Charge {
     Charge { memory: memory.clone(), place: Share::new(&Stock::new(1), 1).hold(1) }
 }
 
@@ -212,23 +206,26 @@ fn options(role: Role) -> Options {
 
 /// A socket whose connect() was begun.
 fn connecting(to: SocketAddr) -> TcpStream {
-    let netns = underpass_net::netns::Netns::own().expect("own namespace");
+    let netns = crate::netns::Netns::own().expect("own namespace");
     let socket = from_pod(&netns, to.ip(), to, &options(Role::ToNextHop)).expect("begun");
     TcpStream::from_std(socket).expect("registered")
 }
 
 /// Tunnels that end here.
-pub(crate) struct Server {
-    pub(crate) address: SocketAddr,
+#[derive(Debug)]
+pub struct Server {
+    /// Where it accepts.
+    pub address: SocketAddr,
     /// All that were accepted, in order.
-    pub(crate) tunnels: Rc<RefCell<Vec<Tunnel>>>,
+    pub tunnels: Rc<RefCell<Vec<Tunnel>>>,
     ended: RefCell<mpsc::UnboundedReceiver<TunnelEnd>>,
     /// One more reference for each socket whose peer is not known.
-    pub(crate) admission: Rc<()>,
+    pub admission: Rc<()>,
 }
 
 impl Server {
-    pub(crate) async fn new(mesh: &Mesh, tls: ServerConfig, at: &str, accept: Rc<dyn Fn(Accepted)>) -> Self {
+    /// Accepts at this address, and does with CONNECTs what `accept` says.
+    pub async fn new(mesh: &Mesh, tls: ServerConfig, at: &str, accept: Rc<dyn Fn(Accepted)>) -> Self {
         let listener = TcpListener::bind(at).await.expect("bound");
         let address = listener.local_addr().expect("name");
         let (ends, ended) = mpsc::unbounded_channel();
@@ -254,25 +251,25 @@ impl Server {
 
     /// How the next tunnel ended.
     #[allow(clippy::await_holding_refcell_ref, reason = "one test waits at a time")]
-    pub(crate) async fn ended(&self) -> TunnelEnd {
+    pub async fn ended(&self) -> TunnelEnd {
         self.ended.borrow_mut().recv().await.expect("a tunnel ended")
     }
 
     /// The only tunnel.
-    pub(crate) fn tunnel(&self) -> Tunnel {
+    pub fn tunnel(&self) -> Tunnel {
         let tunnels = self.tunnels.borrow();
         let [tunnel] = &tunnels[..] else { panic!("{} tunnels", tunnels.len()) };
         tunnel.clone()
     }
 
     /// Sockets whose peers are not known yet.
-    pub(crate) fn unauthenticated(&self) -> usize {
+    pub fn unauthenticated(&self) -> usize {
         Rc::strong_count(&self.admission) - 2 // ours, and the acceptor's
     }
 }
 
 /// What the server's end does with a CONNECT: the application is where it says.
-pub(crate) async fn connect(accepted: Accepted) -> Ended {
+pub async fn connect(accepted: Accepted) -> Ended {
     let target: SocketAddr = String::from_utf8_lossy(&accepted.request.authority).parse().expect("address");
     let socket = TcpStream::connect(target).await.expect("application");
     accepted.stream.respond(200, &Headers::new());
@@ -280,12 +277,12 @@ pub(crate) async fn connect(accepted: Accepted) -> Ended {
 }
 
 /// Carries an application's connection, and closes it the way that it ended.
-pub(crate) async fn carry(stream: &Stream, socket: TcpStream) -> Ended {
+pub async fn carry(stream: &Stream, socket: TcpStream) -> Ended {
     carry_counted(stream, socket, &Arc::default()).await
 }
 
 /// The same, by this count.
-pub(crate) async fn carry_counted(stream: &Stream, socket: TcpStream, tally: &Arc<Tally>) -> Ended {
+pub async fn carry_counted(stream: &Stream, socket: TcpStream, tally: &Arc<Tally>) -> Ended {
     socket.set_nodelay(true).expect("option");
     let socket = Rc::new(socket);
     let ended = stream.run(&socket, tally, &mut Early::default()).await;
@@ -293,38 +290,44 @@ pub(crate) async fn carry_counted(stream: &Stream, socket: TcpStream, tally: &Ar
     ended
 }
 
-fn close(socket: &TcpStream, ended: &Ended) {
+/// Closes an application's connection the way that its stream ended.
+pub fn close(socket: &TcpStream, ended: &Ended) {
     if *ended != Ended::Finished {
         reset_on_close(socket, true);
     }
 }
 
-pub(crate) fn request(target: impl ToString) -> Connect {
+/// A CONNECT to this authority.
+pub fn request(target: impl ToString) -> Connect {
     let headers = Headers::from_iter([("baggage", "a=b")]);
     Connect { authority: target.to_string().into_bytes(), headers }
 }
 
 /// A client's application and how its connection ends.
-pub(crate) struct Call {
-    pub(crate) app: TcpStream,
-    pub(crate) ended: JoinHandle<Ended>,
+#[derive(Debug)]
+pub struct Call {
+    /// The application's end.
+    pub app: TcpStream,
+    /// How its stream ended.
+    pub ended: JoinHandle<Ended>,
 }
 
 impl Call {
-    pub(crate) async fn ended(self) -> Ended {
+    /// Waits for its end.
+    pub async fn ended(self) -> Ended {
         self.ended.await.expect("no panic")
     }
 }
 
 /// An application's connection through this tunnel.
-pub(crate) async fn call(tunnel: &Tunnel, target: impl ToString) -> Call {
+pub async fn call(tunnel: &Tunnel, target: impl ToString) -> Call {
     let (app, socket) = tcp_pair().await;
     let stream = tunnel.open(&request(target)).expect("opened");
     Call { app, ended: spawn_local(async move { carry(&stream, socket).await }) }
 }
 
 /// A connection and its other end.
-pub(crate) async fn tcp_pair() -> (TcpStream, TcpStream) {
+pub async fn tcp_pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let near = TcpStream::connect(listener.local_addr().expect("name"));
     let (near, far) = tokio::join!(near, listener.accept());
@@ -336,18 +339,22 @@ pub(crate) async fn tcp_pair() -> (TcpStream, TcpStream) {
 }
 
 /// An application that hands out its connections.
-pub(crate) struct Application {
-    pub(crate) address: SocketAddr,
+#[derive(Debug)]
+pub struct Application {
+    /// Where it listens.
+    pub address: SocketAddr,
     listener: TcpListener,
 }
 
 impl Application {
-    pub(crate) async fn new(at: &str) -> Self {
+    /// Listens at this address.
+    pub async fn new(at: &str) -> Self {
         let listener = TcpListener::bind(at).await.expect("bound");
         Self { address: listener.local_addr().expect("name"), listener }
     }
 
-    pub(crate) async fn accept(&self) -> TcpStream {
+    /// Its next connection.
+    pub async fn accept(&self) -> TcpStream {
         let (socket, _) = self.listener.accept().await.expect("accepted");
         socket.set_nodelay(true).expect("option");
         socket
@@ -355,7 +362,7 @@ impl Application {
 }
 
 /// An application that sends back what it gets.
-pub(crate) async fn echo(at: &str) -> SocketAddr {
+pub async fn echo(at: &str) -> SocketAddr {
     let application = Application::new(at).await;
     let address = application.address;
     spawn_local(async move {
@@ -373,7 +380,7 @@ pub(crate) async fn echo(at: &str) -> SocketAddr {
 }
 
 /// Sends, ends its half, reads the answer to its end.
-pub(crate) async fn converse(app: &mut TcpStream, payload: &[u8]) -> io::Result<Vec<u8>> {
+pub async fn converse(app: &mut TcpStream, payload: &[u8]) -> io::Result<Vec<u8>> {
     let (mut from, mut to) = app.split();
     let mut answer = Vec::new();
     let sent = async {
@@ -386,7 +393,7 @@ pub(crate) async fn converse(app: &mut TcpStream, payload: &[u8]) -> io::Result<
 }
 
 /// The kind of error that ends reading; `None`: the end of the stream.
-pub(crate) async fn last_word(app: &mut TcpStream) -> Option<io::ErrorKind> {
+pub async fn last_word(app: &mut TcpStream) -> Option<io::ErrorKind> {
     let mut buffer = vec![0; 64 << 10];
     loop {
         match app.read(&mut buffer).await {
@@ -398,18 +405,40 @@ pub(crate) async fn last_word(app: &mut TcpStream) -> Option<io::ErrorKind> {
 }
 
 /// Closes with RST.
-pub(crate) fn reset(app: TcpStream) {
+pub fn reset(app: TcpStream) {
     reset_on_close(&app, true);
 }
 
-/// A plain connection to somebody, from nobody.
-pub(crate) async fn raw(to: SocketAddr) -> TcpStream {
+/// A plain connection.
+pub async fn raw(to: SocketAddr) -> TcpStream {
     let socket = std::net::TcpStream::connect(to).expect("connected");
     socket.set_nonblocking(true).expect("option");
     established(socket).await.expect("open")
 }
 
 /// The clock that the certificates of [`Mesh`] are valid on.
-pub(crate) fn clock() -> SystemTime {
+pub fn clock() -> SystemTime {
     now()
+}
+
+/// A leaf that is not valid any more, or not yet.
+pub fn dated(uri: &str, from_s: i64, until_s: i64) -> Leaf {
+    let at = |s: i64| {
+        let by = Duration::from_secs(s.unsigned_abs());
+        if s < 0 { now() - by } else { now() + by }
+    };
+    Leaf { not_before: at(from_s), not_after: at(until_s), ..Leaf::of(uri) }
+}
+
+/// An application that is carried for as long as it wants.
+pub async fn carried(stream: Stream) -> TcpStream {
+    let (app, socket) = tcp_pair().await;
+    spawn_local(async move { carry(&stream, socket).await });
+    app
+}
+
+/// One byte to an application that echoes, and back.
+pub async fn talk(app: &mut TcpStream) {
+    app.write_u8(7).await.expect("sent");
+    assert_eq!(app.read_u8().await.expect("heard"), 7);
 }

@@ -1,0 +1,130 @@
+//! The sockets at one address's port 15008 whose peers have not proved who they are. There is a limit of them; one more takes the
+//! permit of another: of the oldest from the address that has most. A peer that opens connections and says nothing is in its
+//! own way then, and not in that of others.
+
+use std::{cell::RefCell, collections::BTreeMap, net::IpAddr, rc::Rc};
+
+use underpass_net::tunnel::{Tunnel, TunnelEnd};
+
+/// The unauthenticated peers of one pod or proxy. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct UnauthenticatedPeers(Rc<RefCell<Sockets>>);
+
+#[derive(Debug)]
+struct Sockets {
+    most: usize,
+    /// The oldest first.
+    sockets: BTreeMap<u64, (IpAddr, Option<Tunnel>)>,
+    next: u64,
+}
+
+/// For one socket; dropped when the peer has proved who it is, or when its tunnel ends.
+#[derive(Debug)]
+pub struct Permit {
+    peers: UnauthenticatedPeers,
+    number: u64,
+}
+
+impl UnauthenticatedPeers {
+    /// At most so many, and at least one.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
+        Self(Rc::new(RefCell::new(Sockets { most: most.max(1), sockets: BTreeMap::new(), next: 0 })))
+    }
+
+    /// For one more peer, from this address. Where there is no room it takes another one's, whose tunnel ends.
+    pub fn permit(&self, from: IpAddr) -> Permit {
+        let mut known = self.0.borrow_mut();
+        while known.sockets.len() >= known.most {
+            let Some(number) = longest_of_most(known.sockets.iter().map(|(number, (from, _))| (*number, *from))) else {
+                break;
+            };
+            if let Some((_, Some(tunnel))) = known.sockets.remove(&number) {
+                tunnel.end(TunnelEnd::Crowded);
+            }
+        }
+        let number = known.next;
+        known.next += 1;
+        known.sockets.insert(number, (from, None));
+        Permit { peers: self.clone(), number }
+    }
+
+    /// How many there are.
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.0.borrow().sockets.len()
+    }
+
+    /// The tunnel that ends where the permit of this number is taken; it has not begun to run yet.
+    pub fn is(&self, number: u64, tunnel: &Tunnel) {
+        match self.0.borrow_mut().sockets.get_mut(&number) {
+            Some((_, theirs)) => *theirs = Some(tunnel.clone()),
+            None => tunnel.end(TunnelEnd::Crowded),
+        }
+    }
+}
+
+impl Permit {
+    /// For [`UnauthenticatedPeers::is`].
+    #[must_use]
+    pub const fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.peers.0.borrow_mut().sockets.remove(&self.number);
+    }
+}
+
+/// The oldest of the address that has most sockets; of addresses that have as many, the one with the oldest.
+fn longest_of_most(sockets: impl Iterator<Item = (u64, IpAddr)>) -> Option<u64> {
+    let mut of = BTreeMap::<IpAddr, (usize, u64)>::new();
+    for (number, from) in sockets {
+        of.entry(from).or_insert((0, number)).0 += 1;
+    }
+    let (_, oldest) = of.into_values().max_by_key(|(count, oldest)| (*count, std::cmp::Reverse(*oldest)))?;
+    Some(oldest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
+    }
+
+    #[test]
+    fn who_has_most_makes_room() {
+        let check = |sockets: &[u8], expect| {
+            let numbered = sockets.iter().enumerate().map(|(number, last)| (number as u64, ip(*last)));
+            assert_eq!(longest_of_most(numbered), expect, "{sockets:?}");
+        };
+        check(&[], None);
+        check(&[1], Some(0));
+        check(&[1, 2, 2], Some(1));
+        check(&[1, 2, 2, 1, 1], Some(0));
+        check(&[1, 2, 3], Some(0));
+        check(&[1, 2, 2, 1], Some(0));
+        check(&[3, 1, 2, 2, 1], Some(1));
+    }
+
+    #[test]
+    fn a_permit_is_free_when_it_is_dropped_or_taken() {
+        let peers = UnauthenticatedPeers::new(2);
+        let (quiet, first) = (peers.permit(ip(1)), peers.permit(ip(2)));
+        drop(first);
+        assert_eq!(peers.len(), 1);
+        let taken = peers.permit(ip(2));
+        let _third = peers.permit(ip(2));
+        assert_eq!(peers.len(), 2, "never more");
+        let left = |permit: &Permit| peers.0.borrow().sockets.contains_key(&permit.number());
+        // Of two with one each it was the older one's permit; from then on there is only one address.
+        assert!(!left(&quiet) && left(&taken));
+        drop(taken);
+        drop(quiet);
+        assert_eq!(peers.len(), 1, "whose permit was taken has none to give back");
+    }
+}
