@@ -9,6 +9,7 @@ use underpass_core::{
     authz::{Match, PrincipalMatch, Rule, Source},
     objects::{Batch, Object},
     rejudge::{self, Changes, Judged, Over, Way},
+    route::HopKind,
     testing::{ambient, model, name, policy, service},
     world::{Action, Uid},
 };
@@ -40,7 +41,7 @@ fn connection(world: &World, n: usize) -> Judged {
             from: ip(local),
             service: Some(name("default/s")),
             target: SocketAddr::new(ip(remote), 80),
-            over: Over::Tunnel { own: identity(local), peer: identity(remote) },
+            over: Over::Tunnel { own: identity(local), hop: HopKind::Workload, identities: identity(remote).into() },
         }
     };
     let pod = Uid::of_pod(&world.settings().cluster, &name(&format!("default/p{local}")));

@@ -5,18 +5,17 @@ use std::{net::SocketAddr, rc::Rc, sync::Arc, time::SystemTime};
 
 use tokio::net::TcpStream;
 use underpass_core::{
-    Reason, World,
+    ObjectName, Reason, World,
     addr::is_loopback,
     connection::{Direction, Path},
     rejudge::{self, Judged, Over, Way},
-    route::{self, Hop, Plan},
+    route::{self, Destination, Hop, Plan},
     world::{OwnerKind, Workload},
 };
 use underpass_hbone::{Connect, ErrorCode, Headers};
 use underpass_net::{
     budget::Held,
     socket::options::Role,
-    tls::Expected,
     tunnel::{Early, Ended, Stream, Tunnel},
 };
 use underpass_proxy::pool::Key;
@@ -81,9 +80,9 @@ fn plan(worker: &Worker, pod: &Served, from: SocketAddr, to: SocketAddr, track: 
     let source = source(&world, pod, from, to)?;
     let own = world.identity(source).ok_or(Reason::NoCertificate)?.clone();
     track.source_identity(Some(own.clone()));
-    let judged = |hop: &Hop, over| Judged {
+    let judged = |to: &Destination, over| Judged {
         pod: pod.uid.clone(),
-        way: Way::Outbound { from: from.ip(), service: hop.service.clone(), target: hop.target, over },
+        way: Way::Outbound { from: from.ip(), service: to.service.clone(), target: to.target, over },
         judged_at: world.version(),
     };
     match route::plan(&world, source, to, worker.roll(), &mut ()) {
@@ -91,25 +90,24 @@ fn plan(worker: &Worker, pod: &Served, from: SocketAddr, to: SocketAddr, track: 
             track.service(&world, service, to);
             Err(reason)
         }
-        Plan::Plain { hop } => {
+        Plan::Plain { destination } => {
             track.path(Path::Passthrough);
-            track.destination(&world, hop.target);
-            track.service(&world, hop.service.clone(), to);
-            track.open(judged(&hop, Over::Plain));
-            Ok(Opening::Plain(hop.target))
+            track.destination(&world, destination.target);
+            track.service(&world, destination.service.clone(), to);
+            track.open(judged(&destination, Over::Plain));
+            Ok(Opening::Plain(destination.target))
         }
-        Plan::Hbone { hop, next, identity } => {
+        Plan::Hbone { destination, hop } => {
             track.path(Path::Hbone);
-            track.destination(&world, hop.target);
-            track.service(&world, hop.service.clone(), to);
-            track.destination_identity(Some(identity.clone()));
-            track.open(judged(&hop, Over::Tunnel { own: own.clone(), peer: identity.clone() }));
-            let request = request(&world, source, from, &hop);
-            let expected = Expected::new([identity]);
-            Ok(Opening::Hbone(Call {
-                key: Key { source: own, expected, next, from: from.ip(), netns: pod.cookie },
-                request,
-            }))
+            track.destination(&world, destination.target);
+            track.service(&world, destination.service.clone(), to);
+            track.destination_identity(hop.identities.only().cloned());
+            track.open(judged(&destination, Over::tunnel(own.clone(), &hop)));
+            let headers = headers(&world, source, from, destination.service.as_ref());
+            let request = Connect { authority: hop.authority.to_string().into_bytes(), headers };
+            let Hop { address, identities, .. } = hop;
+            let key = Key { source: own, identities, next: address, from: from.ip(), netns: pod.cookie };
+            Ok(Opening::Hbone(Call { key, request }))
         }
     }
 }
@@ -186,7 +184,7 @@ fn open(worker: &Rc<Worker>, pod: &Served, call: &Call, not: Option<&Stream>) ->
     let now = SystemTime::now();
     let credential = worker.credentials.credential(&key.source, now).ok_or(Reason::NoCertificate)?;
     let connect = || {
-        let config = worker.credentials.client(&credential, &key.expected)?;
+        let config = worker.credentials.client(&credential, &key.identities)?;
         let options = worker.settings.options(Role::ToNextHop);
         let socket = worker.settings.sockets.to_next_hop(&pod.netns, key.from, key.next, &options);
         let socket = socket.map_err(|error| {
@@ -202,15 +200,15 @@ fn open(worker: &Rc<Worker>, pod: &Served, call: &Call, not: Option<&Stream>) ->
     opened.map_err(|_| Reason::TunnelClosed)
 }
 
-/// CONNECT with the headers of the wire contract.
-fn request(world: &World, source: &Workload, from: SocketAddr, hop: &Hop) -> Connect {
+/// The headers of a CONNECT, by the wire contract.
+fn headers(world: &World, source: &Workload, from: SocketAddr, service: Option<&ObjectName>) -> Headers {
     let mut headers = Headers::new();
-    let host = hop.service.as_ref().and_then(|service| world.service(service)).map(|service| &service.hostname);
+    let host = service.and_then(|service| world.service(service)).map(|service| &service.hostname);
     // RFC 7239, section 6: an address with a port or a colon is quoted.
     let host = host.map_or_else(String::new, |host| format!(";host={host}"));
     headers.push("forwarded", format!("for=\"{from}\"{host}"));
     headers.push("baggage", baggage(source));
-    Connect { authority: hop.target.to_string().into_bytes(), headers }
+    headers
 }
 
 /// Who is behind a connection, for the other end's logs (W3C Baggage). Never input to a verdict.

@@ -342,12 +342,12 @@ impl Walk {
             let own = world.identity(source).ok_or("a caller without identity")?.clone();
             let leaves = |target, over| judged(source, Way::Outbound { from, service: service.clone(), target, over });
             match route::plan(world, source, to, call.roll, &mut ()) {
-                Plan::Hbone { hop, identity, .. } => {
-                    let at = hop.workload.as_ref().ok_or("a tunnel to nobody")?;
-                    opened.push(leaves(hop.target, Over::Tunnel { own: own.clone(), peer: identity }));
-                    opened.push(arrives(at, hop.target, Some(own)));
+                Plan::Hbone { destination, hop } => {
+                    let at = destination.workload.as_ref().ok_or("a tunnel to nobody")?;
+                    opened.push(leaves(destination.target, Over::tunnel(own.clone(), &hop)));
+                    opened.push(arrives(at, destination.target, Some(own)));
                 }
-                Plan::Plain { hop } => opened.push(leaves(hop.target, Over::Plain)),
+                Plan::Plain { destination } => opened.push(leaves(destination.target, Over::Plain)),
                 Plan::Refuse { .. } => {}
             }
         }
@@ -383,11 +383,13 @@ fn stands(world: &World, judged: &Judged) -> bool {
                 None => world.workload_at(target.ip()).and_then(|w| w.waypoint.as_ref()),
             };
             let there = world.workload_at(target.ip());
-            let is = |w: &Workload, identity: &Identity| world.identity(w) == Some(identity);
             pod.addresses.contains(from)
                 && wanted.is_none()
                 && match (over, there) {
-                    (Over::Tunnel { own, peer }, there) => is(pod, own) && there.is_none_or(|w| is(w, peer)),
+                    (Over::Tunnel { own, identities, .. }, there) => {
+                        let may_answer = |w: &Workload| identities.iter().any(|i| world.identity(w) == Some(i));
+                        world.identity(pod) == Some(own) && there.is_none_or(|w| may_answer(w))
+                    }
                     (Over::Plain, Some(w)) if w.is_enrolled() && w.uid != pod.uid => {
                         admitted(w, target.ip(), target.port(), *from, None)
                     }

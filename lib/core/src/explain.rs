@@ -14,12 +14,12 @@ use crate::{
     authz::{self, Peer, Request, Verdict},
     capture::{self, Capture},
     resolve::Sources,
-    route::{self, Caller, Hop, Plan},
+    route::{self, Caller, Destination, Plan},
     trace::{Stage, Step, Trace as _},
     world::{TargetPort, Workload},
 };
 
-use self::resolve::{Destination, Source, find_destination, find_source, name_of, split_port};
+use self::resolve::{CalledAddress, Source, find_called, find_source, name_of, split_port};
 pub use self::resolve::{Near, Unknown};
 
 /// How the connection travels.
@@ -92,15 +92,15 @@ pub fn explain(
     let (host, port) = split_port(destination)?;
     let from = find_source(world, source)?;
     let namespace = from.workload.as_ref().map_or("default", |w| w.name.namespace());
-    let destination = find_destination(known, host, namespace, from.address)?;
-    let to = SocketAddr::new(destination.address, port);
+    let called = find_called(known, host, namespace, from.address)?;
+    let to = SocketAddr::new(called.address, port);
     let toward = from.toward(to.ip());
     let from = toward.as_ref().unwrap_or(&from);
     steps.say(Stage::Resolve, None, || format!("source is {}", from.name(world)));
     steps.say(Stage::Resolve, None, || format!("destination is {}, port {port}", name_of(world, to.ip())));
     let (path, verdict, reason) = match &toward {
         Some(from) => {
-            note_endpoints(known, from, &destination, port, &mut steps);
+            note_endpoints(known, from, &called, port, &mut steps);
             follow(known, from, to, &mut steps)
         }
         None => no_family(to, &mut steps),
@@ -148,10 +148,10 @@ fn no_family(to: SocketAddr, steps: &mut Vec<Step>) -> Answered {
 }
 
 /// A headless service has no address: its callers get those of all its endpoints, and choose one themselves.
-fn note_endpoints(known: Known<'_>, from: &Source, destination: &Destination, port: u16, steps: &mut Vec<Step>) {
-    let Some((service, others)) = &destination.headless else { return };
+fn note_endpoints(known: Known<'_>, from: &Source, called: &CalledAddress, port: u16, steps: &mut Vec<Step>) {
+    let Some((service, others)) = &called.headless else { return };
     let key = ObjectKey::new(Kind::Service, service.name.clone());
-    let first = destination.address;
+    let first = called.address;
     steps.say(Stage::Resolve, Some(&key), || match others.len() {
         0 => format!("headless: its callers connect to its endpoint, {first}"),
         n => format!("headless: its callers connect to one of its {} endpoints; {first} is explained", n + 1),
@@ -178,17 +178,17 @@ fn note_endpoints(known: Known<'_>, from: &Source, destination: &Destination, po
 fn through_tunnel(world: &World, from: &Source, source: &Workload, to: SocketAddr, steps: &mut Vec<Step>) -> Answered {
     match route::plan(world, source, to, 0, steps) {
         Plan::Refuse { reason, .. } => refused(None, reason),
-        Plan::Plain { hop } => {
-            if let Some(denied) = beyond::sidecar_refuses(world, from, Way::Passthrough, &hop, steps) {
+        Plan::Plain { destination } => {
+            if let Some(denied) = beyond::sidecar_refuses(world, from, Way::Passthrough, &destination, steps) {
                 return denied;
             }
-            let says = format!("{} is reached in plaintext: no policy is asked", hop.target);
+            let says = format!("{} is reached in plaintext: no policy is asked", destination.target);
             (Way::Passthrough, Verdict::Allow { policy: None }, says)
         }
-        Plan::Hbone { hop, .. } => {
+        Plan::Hbone { destination, .. } => {
             let identity = world.identity(source);
             note_differences(world, from, source, identity, to, steps);
-            arrive(world, Way::Hbone, from, identity, &hop, steps)
+            arrive(world, Way::Hbone, from, identity, &destination, steps)
         }
     }
 }
@@ -201,23 +201,23 @@ fn from_outside(known: Known<'_>, from: &Source, to: SocketAddr, steps: &mut Vec
         Some(w) => Caller::of(w, to.ip()),
         None => Caller { address: from.address, node: None, locality: None },
     };
-    let hop = match route::resolve(world, &caller, to, 0, steps) {
-        Ok(hop) => hop,
+    let destination = match route::resolve(world, &caller, to, 0, steps) {
+        Ok(destination) => destination,
         Err(Reason::UnknownDestination) => {
             return beyond::left_alone(known, from, &caller, to, steps).unwrap_or_else(neither);
         }
         Err(reason) => return refused(None, reason),
     };
-    if !hop.workload.as_ref().is_some_and(|w| w.is_enrolled()) {
+    if !destination.workload.as_ref().is_some_and(|w| w.is_enrolled()) {
         return beyond::left_alone(known, from, &caller, to, steps).unwrap_or_else(neither);
     }
-    if hop.target != to {
-        steps.say(Stage::Route, None, || format!("{to} is {}", hop.target));
+    if destination.target != to {
+        steps.say(Stage::Route, None, || format!("{to} is {}", destination.target));
     }
     steps.say(Stage::Capture, None, || {
         "it arrives in plaintext and the destination's node hands it to the tunnel".into()
     });
-    arrive(world, Way::Plaintext, from, None, &hop, steps)
+    arrive(world, Way::Plaintext, from, None, &destination, steps)
 }
 
 fn arrive(
@@ -225,10 +225,10 @@ fn arrive(
     way: Way,
     from: &Source,
     identity: Option<&Identity>,
-    hop: &Hop,
+    destination: &Destination,
     steps: &mut Vec<Step>,
 ) -> Answered {
-    match judge(world, from, identity, hop, steps) {
+    match judge(world, from, identity, destination, steps) {
         Verdict::Deny { policy, reason } => (way, Verdict::Deny { policy, reason: reason.clone() }, reason.to_string()),
         Verdict::Allow { policy } => {
             let reason = match &policy {
@@ -240,13 +240,19 @@ fn arrive(
     }
 }
 
-fn judge(world: &World, from: &Source, identity: Option<&Identity>, hop: &Hop, steps: &mut Vec<Step>) -> Verdict {
+fn judge(
+    world: &World,
+    from: &Source,
+    identity: Option<&Identity>,
+    destination: &Destination,
+    steps: &mut Vec<Step>,
+) -> Verdict {
     // A plan without a workload is never HBONE, so nobody judges it.
-    let Some(workload) = &hop.workload else {
+    let Some(workload) = &destination.workload else {
         return Verdict::Allow { policy: None };
     };
     let peer = Peer { address: from.address, identity };
-    let request = Request { peer, workload, address: hop.target.ip(), port: hop.target.port() };
+    let request = Request { peer, workload, address: destination.target.ip(), port: destination.target.port() };
     let verdict = admit(world, &request, steps);
     for policy in authz::dry_run(world, &request) {
         let key = ObjectKey::new(Kind::AuthorizationPolicy, policy);
@@ -266,11 +272,11 @@ fn note_differences(
 ) {
     let verdicts: Vec<_> = (route::plans(world, source, to).into_iter())
         .map(|plan| match plan {
-            Plan::Hbone { hop, .. } => {
-                let allowed = judge(world, from, identity, &hop, &mut Vec::new()).is_allow();
-                (hop.target, if allowed { "allow" } else { "deny" })
+            Plan::Hbone { destination, .. } => {
+                let allowed = judge(world, from, identity, &destination, &mut Vec::new()).is_allow();
+                (destination.target, if allowed { "allow" } else { "deny" })
             }
-            Plan::Plain { hop } => (hop.target, "plaintext"),
+            Plan::Plain { destination } => (destination.target, "plaintext"),
             Plan::Refuse { .. } => (to, "refused"),
         })
         .collect();

@@ -20,6 +20,7 @@ pub mod connection;
 pub mod dangling;
 pub mod enrol;
 pub mod explain;
+pub mod identities;
 pub mod labels;
 pub mod name;
 pub mod objects;
@@ -36,6 +37,7 @@ pub mod trace;
 pub mod world;
 
 pub use connection::Connection;
+pub use identities::Identities;
 pub use name::{Kind, ObjectKey, ObjectName};
 pub use reason::Reason;
 pub use spiffe::{Identity, TrustDomain};

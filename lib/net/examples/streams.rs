@@ -11,13 +11,13 @@ use tokio::{
     task::{LocalSet, spawn_local},
     time::Instant,
 };
-use underpass_core::TrustDomain;
+use underpass_core::{Identities, TrustDomain};
 use underpass_hbone::{Connect, Headers};
 use underpass_identity::testing::{Leaf, TestCa, now};
 use underpass_net::{
     budget::{Share, Stock},
     buffer::Buffers,
-    tls::{self, Configs, Expected, TrustDomains, testing::ManualTime},
+    tls::{self, Configs, TrustDomains, testing::ManualTime},
     tunnel::{Accepted, ByteStream, Charge, Early, Memory, Settings, Stream, Tunnel},
 };
 
@@ -93,7 +93,7 @@ impl End {
     }
 
     async fn connect(mut self, ca: &TestCa, to: SocketAddr, ends: Ends) -> Tunnel {
-        let expected = Expected::new([BOB.parse().expect("identity")]);
+        let expected = Identities::new([BOB.parse().expect("identity")]);
         let config = self.configs.client(&ca.credential(&Leaf::of(ALICE)), &expected, &ca.roots(1)).expect("config");
         let socket = TcpStream::connect(to).await.expect("connected");
         socket.set_nodelay(true).expect("option");

@@ -24,7 +24,7 @@ use crate::{
         reset_on_close,
     },
     tls::{
-        self, ClientConfig, Configs, Expected, ServerConfig, TrustDomains,
+        self, ClientConfig, Configs, ServerConfig, TrustDomains,
         testing::{ManualTime, short_lived_keys},
     },
     tunnel::{Accepted, Charge, Early, Ended, Memory, Settings, Stream, Tally, Tunnel, TunnelEnd},
@@ -35,7 +35,7 @@ use tokio::{
     sync::mpsc,
     task::{JoinHandle, LocalSet, spawn_local},
 };
-use underpass_core::{Identity, TrustDomain};
+use underpass_core::{Identities, Identity, TrustDomain};
 use underpass_hbone::{Connect, Headers};
 use underpass_identity::{
     Credential, Roots,
@@ -147,13 +147,13 @@ impl Mesh {
     }
 
     /// Alice expects one of these.
-    pub fn client_to(&self, expected: &Expected) -> ClientConfig {
+    pub fn client_to(&self, expected: &Identities) -> ClientConfig {
         self.configs.borrow_mut().client(&self.alice, expected, &self.ca.roots(1)).expect("config")
     }
 
     /// The owner of this certificate expects bob.
     pub fn client_of(&self, credential: &Credential, roots: &Roots) -> ClientConfig {
-        self.configs.borrow_mut().client(credential, &Expected::new([id(BOB)]), roots).expect("config")
+        self.configs.borrow_mut().client(credential, &Identities::from(id(BOB)), roots).expect("config")
     }
 
     /// Bob accepts the mesh.

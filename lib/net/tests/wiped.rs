@@ -8,12 +8,12 @@ use std::{
     os::unix::fs::FileExt as _,
 };
 
-use underpass_core::TrustDomain;
+use underpass_core::{Identities, Identity, TrustDomain};
 use underpass_identity::{
     PrivateKey,
     testing::{Leaf, TestCa},
 };
-use underpass_net::tls::{Configs, Expected, Settings, TrustDomains};
+use underpass_net::tls::{Configs, Settings, TrustDomains};
 
 const ALICE: &str = "spiffe://cluster.local/ns/default/sa/alice";
 /// What is looked for is kept in this disguise, so that it is not found here.
@@ -67,7 +67,7 @@ fn a_key_is_wiped_with_the_last_that_uses_it() {
     let (credential, roots) = (ca.credential(&Leaf::of(ALICE)), ca.roots(1));
     let secret = secret(credential.key());
     let mut configs = Configs::new(Settings::default()).expect("configs");
-    let expected = Expected::new([ALICE.parse().expect("identity")]);
+    let expected = Identities::from(ALICE.parse::<Identity>().expect("identity"));
     let client = configs.client(&credential, &expected, &roots).expect("config");
     let own = TrustDomains::new(TrustDomain::default(), []);
     let server = configs.server(&credential, &own, &roots).expect("config");

@@ -3,9 +3,9 @@
 
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc, time::SystemTime};
 
-use underpass_core::{Identity, Reason, world::MeshSettings};
+use underpass_core::{Identities, Identity, Reason, world::MeshSettings};
 use underpass_identity::{Credential, Roots, Serial};
-use underpass_net::tls::{ClientConfig, ConfigError, Configs, Expected, ServerConfig, TrustDomains};
+use underpass_net::tls::{ClientConfig, ConfigError, Configs, ServerConfig, TrustDomains};
 
 /// The certificates of the identities of one process, and whom they trust. Replaced as a whole.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl CredentialStore {
     ///
     /// # Errors
     /// [`Reason::NoCertificate`] where certificate or roots are unusable.
-    pub fn client(&self, credential: &Credential, expected: &Expected) -> Result<ClientConfig, Reason> {
+    pub fn client(&self, credential: &Credential, expected: &Identities) -> Result<ClientConfig, Reason> {
         let config = self.configs.borrow_mut().client(credential, expected, &self.current.borrow().roots);
         config.map_err(|error| unusable(credential, &error))
     }
@@ -162,7 +162,7 @@ mod tests {
         let ca = TestCa::new("root");
         let first = credentials(&ca, 1, &[A, B]);
         let store = store(&first);
-        let expected = Expected::new([id(B)]);
+        let expected = Identities::from(id(B));
         for identity in [A, B] {
             let own = store.credential(&id(identity), now()).expect("valid");
             store.client(&own, &expected).expect("usable");

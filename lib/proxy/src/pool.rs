@@ -13,21 +13,18 @@ use std::{
     time::SystemTime,
 };
 
-use underpass_core::Identity;
+use underpass_core::{Identities, Identity};
 use underpass_hbone::{Connect, OpenError};
 use underpass_identity::Roots;
-use underpass_net::{
-    tls::Expected,
-    tunnel::{Stream, Tunnel, TunnelEnd},
-};
+use underpass_net::tunnel::{Stream, Tunnel, TunnelEnd};
 
 /// Who may share a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
     /// Whose certificate is shown.
     pub source: Identity,
-    /// Who must answer.
-    pub expected: Expected,
+    /// Who may answer.
+    pub identities: Identities,
     /// Where the tunnel goes to.
     pub next: SocketAddr,
     /// Where it comes from.

@@ -24,7 +24,7 @@ use tokio::{
     task::LocalSet,
 };
 use underpass_core::{
-    TrustDomain,
+    Identities, TrustDomain,
     addr::HBONE_PORT,
     authz::{Match, PrincipalMatch, Rule, Source},
     objects::Object,
@@ -40,7 +40,7 @@ use underpass_net::{
     budget::{Share, Stock},
     buffer::Buffers,
     socket::reset_on_close,
-    tls::{Configs, Expected},
+    tls::Configs,
     tunnel::{Charge, Early, Ended, Memory, Settings, Tunnel, TunnelEnd},
 };
 use underpass_proxy::credentials::Credentials;
@@ -165,7 +165,7 @@ fn tunnel_with(mesh: &Mesh, from: &str, credentials: &Credentials) -> Tunnel {
 
 fn tunnel_over(from: &str, socket: TcpStream, credentials: &Credentials) -> Tunnel {
     let mut configs = Configs::new(underpass_net::tls::Settings::default()).expect("configs");
-    let expected = Expected::new([identity("b")]);
+    let expected = Identities::from(identity("b"));
     let config = configs.client(&credentials.own[&identity(from)], &expected, &credentials.roots).expect("config");
     Tunnel::client(socket.into(), &config, &Settings::default(), &Buffers::default(), charge()).expect("begun")
 }

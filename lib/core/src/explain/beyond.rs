@@ -12,7 +12,7 @@ use crate::{
     authz::Verdict,
     enrol::Because,
     peer_auth,
-    route::{self, Caller, Hop},
+    route::{self, Caller, Destination},
     trace::{Stage, Step, Trace as _},
     world::{Service, Takes, Workload},
 };
@@ -29,8 +29,8 @@ pub(super) fn left_alone(
     if let Some(entry) = Entry::at(known, to) {
         return entry.follow(world, from, to, steps);
     }
-    let hop = route::resolve(world, caller, to, 0, &mut ()).ok()?;
-    sidecar_refuses(world, from, Way::Untouched, &hop, steps)
+    let destination = route::resolve(world, caller, to, 0, &mut ()).ok()?;
+    sidecar_refuses(world, from, Way::Untouched, &destination, steps)
 }
 
 /// A pod with a sidecar takes mutual TLS of other sidecars. What comes from the mesh, or from neither, is plaintext to it.
@@ -38,16 +38,16 @@ pub(super) fn sidecar_refuses(
     world: &World,
     from: &Source,
     way: Way,
-    hop: &Hop,
+    destination: &Destination,
     steps: &mut Vec<Step>,
 ) -> Option<Answered> {
     let has_sidecar = |w: &Arc<Workload>| w.enrolment.because() == Because::Sidecar;
-    let workload = hop.workload.as_ref().filter(|w| has_sidecar(w))?;
+    let workload = destination.workload.as_ref().filter(|w| has_sidecar(w))?;
     if from.workload.as_ref().is_some_and(has_sidecar) {
         return None;
     }
     let mut judged = Vec::new();
-    let (takes, policy) = peer_auth::takes(world, workload, hop.target.port(), &mut judged);
+    let (takes, policy) = peer_auth::takes(world, workload, destination.target.port(), &mut judged);
     if takes != Takes::MutualTls {
         return None;
     }
@@ -98,12 +98,12 @@ impl<'w> Entry<'w> {
             false => Source { address: from.address, workload: None },
         };
         let caller = Caller { address: from.address, node: None, locality: None };
-        let hop = route::resolve(world, &caller, SocketAddr::new(*vip, self.port), 0, steps).ok()?;
-        steps.say(Stage::Route, None, || format!("{to} is {}", hop.target));
-        if hop.workload.as_ref().is_some_and(|w| w.is_enrolled()) {
-            return Some(arrive(world, Way::Plaintext, &from, None, &hop, steps));
+        let destination = route::resolve(world, &caller, SocketAddr::new(*vip, self.port), 0, steps).ok()?;
+        steps.say(Stage::Route, None, || format!("{to} is {}", destination.target));
+        if destination.workload.as_ref().is_some_and(|w| w.is_enrolled()) {
+            return Some(arrive(world, Way::Plaintext, &from, None, &destination, steps));
         }
-        sidecar_refuses(world, &from, Way::Untouched, &hop, steps)
+        sidecar_refuses(world, &from, Way::Untouched, &destination, steps)
     }
 }
 

@@ -111,14 +111,14 @@ impl Source {
     }
 }
 
-/// Where a connection goes.
-pub(super) struct Destination {
+/// The address that is called.
+pub(super) struct CalledAddress {
     pub(super) address: IpAddr,
     /// The headless service whose endpoint that is, and its other endpoints, which may be called as well.
     pub(super) headless: Option<(Arc<Service>, Vec<IpAddr>)>,
 }
 
-impl From<IpAddr> for Destination {
+impl From<IpAddr> for CalledAddress {
     fn from(address: IpAddr) -> Self {
         Self { address, headless: None }
     }
@@ -150,19 +150,19 @@ pub(super) fn find_source(world: &World, text: &str) -> Result<Source, Unknown> 
 }
 
 /// The address to connect to, of the family that the source has where there is a choice.
-pub(super) fn find_destination(
+pub(super) fn find_called(
     known: Known<'_>,
     text: &str,
     namespace: &str,
     from: IpAddr,
-) -> Result<Destination, Unknown> {
+) -> Result<CalledAddress, Unknown> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(address.to_canonical().into());
     }
     let world = known.world;
     let of_pod = |w: &Workload| {
         let no_address = || Unknown::NoAddress(ObjectKey::new(Kind::Pod, w.name.clone()));
-        like(&w.addresses, from).map(Destination::from).ok_or_else(no_address)
+        like(&w.addresses, from).map(CalledAddress::from).ok_or_else(no_address)
     };
     let unknown = || {
         let services = world.services().map(|s| &s.name).filter(|s| is_like(s, text));
@@ -203,7 +203,7 @@ fn like(all: &[IpAddr], other: IpAddr) -> Option<IpAddr> {
     all.iter().find(|a| a.is_ipv4() == other.is_ipv4()).or(all.first()).copied()
 }
 
-fn of_service(world: &World, service: &Arc<Service>, from: IpAddr) -> Result<Destination, Unknown> {
+fn of_service(world: &World, service: &Arc<Service>, from: IpAddr) -> Result<CalledAddress, Unknown> {
     let key = || ObjectKey::new(Kind::Service, service.name.clone());
     if let Some(name) = &service.external_name {
         return Err(Unknown::ExternalName { service: key(), name: Arc::clone(name) });
@@ -218,7 +218,7 @@ fn of_service(world: &World, service: &Arc<Service>, from: IpAddr) -> Result<Des
     let mut called = BTreeSet::new();
     let mut all = same.into_iter().chain(other).filter(|(w, _)| called.insert(&w.uid)).map(|(_, e)| e.address);
     let address = all.next().ok_or_else(|| Unknown::Headless(key()))?;
-    Ok(Destination { address, headless: Some((Arc::clone(service), all.collect())) })
+    Ok(CalledAddress { address, headless: Some((Arc::clone(service), all.collect())) })
 }
 
 /// `db-0.db`, `db-0.db.default`, `db-0.db.default.svc`, `db-0.db.default.svc.cluster.local`: a pod of a StatefulSet, or

@@ -393,11 +393,11 @@ proptest! {
                 Plan::Refuse { .. } => false,
                 Plan::Plain { .. } if others => return Ok(()),
                 Plan::Plain { .. } => true,
-                Plan::Hbone { hop, .. } => {
+                Plan::Hbone { destination, .. } => {
                     let id = world.identity(&source).cloned();
                     let peer = Peer { address: address.unwrap_or(from), identity: id.as_ref() };
-                    let w = hop.workload.unwrap();
-                    let request = Request { peer, workload: &w, address: hop.target.ip(), port: hop.target.port() };
+                    let (w, target) = (destination.workload.unwrap(), destination.target);
+                    let request = Request { peer, workload: &w, address: target.ip(), port: target.port() };
                     admit(world, &request, &mut ()).is_allow()
                 }
             },

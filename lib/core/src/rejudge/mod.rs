@@ -4,12 +4,15 @@
 //! | it was opened | it ends where the World now says that |
 //! |---|---|
 //! | towards a pod of this node | the pod, or its address, is gone; [`admit`](mod@crate::admit) denies it |
-//! | by one, through a tunnel | the pod or its address is gone; it, or whoever has the target's address, is somebody else; a waypoint is wanted |
+//! | by one, through a tunnel to the target's node | the pod or its address is gone; it, or whoever has the target's address, is somebody else; a waypoint is wanted |
+//! | by one, through a tunnel to a gateway | the pod or its address is gone; it is somebody else; a waypoint is wanted |
+//! | by one, through a tunnel to a waypoint | the pod or its address is gone; it is somebody else |
 //! | by one, plain | the pod or its address is gone; a waypoint is wanted; the target is in the mesh now and would not take it as plaintext |
 //!
 //! What was chosen once stays chosen: a connection does not end because its endpoint left the service, is not ready, or the
 //! service is gone; nor because one of its ends leaves the mesh, whose release ends it, nor because its address is claimed
-//! twice, which changes nothing about who holds the other end.
+//! twice, which changes nothing about who holds the other end. A waypoint or a gateway chooses where a connection ends:
+//! who has the target's address says nothing about who answered, and the hop's own end judges it.
 //!
 //! The race of a change with a connection being opened: register first, then compare `judged_at` with the current
 //! version and check again if it differs. Between the two no change can be missed.
@@ -23,8 +26,9 @@ use std::{
 
 pub use self::changes::Changes;
 use crate::{
-    Identity, ObjectName, Reason, World, admit,
+    Identities, Identity, ObjectName, Reason, World, admit,
     authz::{Peer, Request, Verdict},
+    route::{Hop, HopKind},
     world::{Uid, Version, Workload},
 };
 
@@ -69,15 +73,29 @@ pub enum Way {
 /// What carries an outbound connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Over {
-    /// A tunnel between these two.
+    /// A tunnel to the next hop.
     Tunnel {
         /// Whom the pod showed itself as.
         own: Identity,
-        /// Who had to answer.
-        peer: Identity,
+        /// What it goes to.
+        hop: HopKind,
+        /// Who could answer there.
+        identities: Identities,
     },
     /// Nothing: it goes on as it came.
     Plain,
+}
+
+impl Over {
+    /// A tunnel from `own` to `hop`.
+    #[must_use]
+    pub fn tunnel(own: Identity, hop: &Hop) -> Self {
+        Self::Tunnel { own, hop: hop.kind, identities: hop.identities.clone() }
+    }
+
+    const fn is_waypoint(&self) -> bool {
+        matches!(self, Self::Tunnel { hop: HopKind::Waypoint, .. })
+    }
 }
 
 const ALLOW: Verdict = Verdict::Allow { policy: None };
@@ -101,7 +119,9 @@ pub fn check(world: &World, judged: &Judged) -> Verdict {
         }
         Way::Outbound { from, service, target, over } => match source(world, pod, *from) {
             Err(reason) => deny(reason),
-            Ok(_) if wants_waypoint(world, service.as_ref(), target.ip()) => deny(Reason::WaypointMissing),
+            Ok(_) if !over.is_waypoint() && wants_waypoint(world, service.as_ref(), target.ip()) => {
+                deny(Reason::WaypointMissing)
+            }
             Ok(source) => outbound(world, source, *from, *target, over),
         },
     }
@@ -111,10 +131,13 @@ fn outbound(world: &World, source: &Workload, from: IpAddr, target: SocketAddr, 
     // Nobody known, or more than one: that says nothing about who was there when it was opened.
     let destination = world.workload_at(target.ip());
     match over {
-        Over::Tunnel { own, peer } => {
-            let is = |w: &Workload, identity: &Identity| world.identity(w) == Some(identity);
-            let same = is(source, own) && destination.is_none_or(|w| is(w, peer));
-            if same { ALLOW } else { deny(Reason::Identity) }
+        Over::Tunnel { own, hop, identities } => {
+            let may_answer = |w: &Arc<Workload>| world.identity(w).is_some_and(|found| identities.contains(found));
+            let is_same_end = match hop {
+                HopKind::Workload => destination.is_none_or(may_answer),
+                HopKind::Waypoint | HopKind::Gateway => true,
+            };
+            if world.identity(source) == Some(own) && is_same_end { ALLOW } else { deny(Reason::Identity) }
         }
         Over::Plain => match destination {
             // It began before the other end was in the mesh, whose node has never seen it: judged for it, as it would.

@@ -54,12 +54,18 @@ fn identity(account: &str) -> Identity {
     Identity::new(&TrustDomain::default(), "default", account)
 }
 
+/// A's tunnel to what may answer as one of these.
+fn through(hop: HopKind, accounts: &[&str]) -> Over {
+    let identities = Identities::new(accounts.iter().map(|account| identity(account)));
+    Over::Tunnel { own: identity("a"), hop, identities }
+}
+
 /// The open connections, by name: a's to b at b's node, z's to b, and at a's node those to b, to b and to z by their
 /// services, and to z by nobody's.
 fn open(v4: bool) -> [(&'static str, Judged); 5] {
     let (from, b, z) = (ip(A, v4), ip(B, v4), ip(Z, v4));
     let to_b = |peer, identity| ("default/b", Way::Inbound { address: b, port: 80, peer, identity });
-    let hbone = || Over::Tunnel { own: identity("a"), peer: identity("b") };
+    let hbone = || through(HopKind::Workload, &["b"]);
     let from_a = |target, service: Option<&str>, over| {
         let (service, target) = (service.map(name), SocketAddr::new(target, 80));
         ("default/a", Way::Outbound { from, service, target, over })
@@ -252,6 +258,53 @@ fn identities() {
     check_world("alias", under(settings("cluster.local", Some("td.example"))), &[]);
 }
 
+/// Whether a's connection to b stays over each kind of hop where `change` happens: to the target's node, a waypoint, a gateway.
+fn stay_over(accounts: &[&str], service: Option<&str>, change: impl Fn(&mut Model)) -> [bool; 3] {
+    let before = model(objects());
+    let mut after = before.clone();
+    change(&mut after);
+    [HopKind::Workload, HopKind::Waypoint, HopKind::Gateway].map(|kind| {
+        let stays = [true, false].map(|v4| {
+            let (from, target) = (ip(A, v4), SocketAddr::new(ip(B, v4), 80));
+            let way = Way::Outbound { from, service: service.map(name), target, over: through(kind, accounts) };
+            let judged = Judged { pod: uid("default/a"), way, judged_at: before.world().version() };
+            let verdict = check(after.world(), &judged);
+            let concerned = Changes::new(before.world(), after.world()).may_concern(&judged);
+            assert!(concerned || verdict.is_allow(), "{kind:?} is looked at");
+            verdict.is_allow()
+        });
+        assert_eq!(stays[0], stays[1], "both families, {kind:?}");
+        stays[0]
+    })
+}
+
+#[test]
+fn kinds_of_hops() {
+    let put = |objects: Vec<Object>| move |model: &mut Model| drop(model.apply(&objects.iter().cloned().collect()));
+    let account = |mut w: Pod, account: &str| {
+        w.service_account = account.into();
+        Object::from(w)
+    };
+    let moved = || vec![ambient("default/b", "10.0.0.7 fd00::7", "app=b").into(), ambient("default/c", B, "").into()];
+    let (all, via_proxy, none) = ([true; 3], [false, true, true], [false; 3]);
+    assert_eq!(stay_over(&["b"], None, |_| {}), all);
+    // Who has the target's address is the end of a tunnel to its node alone.
+    assert_eq!(stay_over(&["b"], None, put(vec![account(b(), "x")])), via_proxy);
+    assert_eq!(stay_over(&["b"], None, put(moved())), via_proxy);
+    // Any of the set will do.
+    assert_eq!(stay_over(&["b", "x"], None, put(vec![account(b(), "x")])), all);
+    assert_eq!(stay_over(&["b", "c"], None, put(moved())), all);
+    // The pod itself counts over all of them.
+    assert_eq!(stay_over(&["b"], None, put(vec![account(a(), "x")])), none);
+    assert_eq!(stay_over(&["b"], None, put(vec![ambient("default/a", "10.0.0.7 fd00::7", "app=a").into()])), none);
+    // A waypoint that is wanted is passed by over all but one.
+    let wants = |s: Service| Object::from(Service { labels: labels("istio.io/use-waypoint=w"), ..s });
+    let by_service = put(vec![wants(service("default/b app=b 10.96.0.1,fd96::1 80"))]);
+    assert_eq!(stay_over(&["b"], Some("default/b"), by_service), [false, true, false]);
+    let by_pod = put(vec![ambient("default/b", B, "app=b istio.io/use-waypoint=w").into()]);
+    assert_eq!(stay_over(&["b"], None, by_pod), [false, true, false]);
+}
+
 #[test]
 fn addresses_and_objects() {
     let at_b = ["inbound", "plaintext"].map(|what| (what, Reason::PodGone, ""));
@@ -332,10 +385,10 @@ proptest! {
                 _ => None,
             };
             let (target, over) = match route::plan(before, w, to, 0, &mut ()) {
-                Plan::Hbone { hop, identity: peer, .. } => {
-                    (hop.target, Over::Tunnel { own: before.identity(w).expect("a pod").clone(), peer })
+                Plan::Hbone { destination, hop } => {
+                    (destination.target, Over::tunnel(before.identity(w).expect("a pod").clone(), &hop))
                 }
-                Plan::Plain { hop } => (hop.target, Over::Plain),
+                Plan::Plain { destination } => (destination.target, Over::Plain),
                 Plan::Refuse { .. } => continue,
             };
             let way = Way::Outbound { from, service, target, over };

@@ -2,6 +2,7 @@
 
 mod balance;
 mod endpoint;
+mod hop;
 mod service;
 mod waypoint;
 
@@ -12,45 +13,28 @@ use std::{
 
 use serde::Serialize;
 
+pub use self::hop::{Authority, Destination, Hop, HopKind};
 use crate::{
-    Identity, Kind, ObjectKey, ObjectName, Reason, World,
+    Identities, Kind, ObjectKey, ObjectName, Reason, World,
     addr::HBONE_PORT,
     trace::{Stage, Trace},
     world::{Addressed, Locality, Service, Workload},
 };
 
-/// Where the application listens, and how it came to be chosen.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Hop {
-    /// The application's address and target port.
-    pub target: SocketAddr,
-    /// The pod that has this address, where it is one of ours.
-    #[serde(serialize_with = "name_only")]
-    pub workload: Option<Arc<Workload>>,
-    /// The service whose VIP was called.
-    pub service: Option<ObjectName>,
-}
-
-fn name_only<S: serde::Serializer>(w: &Option<Arc<Workload>>, s: S) -> Result<S::Ok, S::Error> {
-    w.as_ref().map(|w| &w.name).serialize(s)
-}
-
 /// What the tunnel does with a captured connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Plan {
-    /// CONNECT to `hop.target` inside mutual TLS with `next`, which must prove to be `identity`.
+    /// A stream of a tunnel to the next hop.
     Hbone {
-        /// The destination.
+        /// Where it ends.
+        destination: Destination,
+        /// What carries it there.
         hop: Hop,
-        /// Where the tunnel is opened to.
-        next: SocketAddr,
-        /// Who must answer there.
-        identity: Identity,
     },
     /// A plain connection: the chosen endpoint of a service is not in the mesh, or is the calling pod itself.
     Plain {
-        /// The destination.
-        hop: Hop,
+        /// Where it ends.
+        destination: Destination,
     },
     /// The application's socket is reset.
     Refuse {
@@ -93,12 +77,12 @@ pub fn resolve(
     to: SocketAddr,
     roll: u64,
     trace: &mut impl Trace,
-) -> Result<Hop, Reason> {
+) -> Result<Destination, Reason> {
     match world.addressed(to.ip()) {
-        Addressed::Workload(w) => Ok(Hop { target: to, workload: Some(Arc::clone(w)), service: None }),
+        Addressed::Workload(w) => Ok(Destination { target: to, workload: Some(Arc::clone(w)), service: None }),
         // Where a Service shares an address with the rest of the world, its ports are all that is its own there.
         Addressed::Service(s) if s.is_external(to.ip()) && s.port(to.port()).is_none() => {
-            Ok(Hop { target: to, workload: None, service: None })
+            Ok(Destination { target: to, workload: None, service: None })
         }
         Addressed::Service(s) => service::choose(world, s, caller, to, roll, trace),
         Addressed::Ambiguous(_) => Err(Reason::AmbiguousAddress),
@@ -114,16 +98,16 @@ pub fn plan(world: &World, source: &Workload, to: SocketAddr, roll: u64, trace: 
     if let Some(missing) = waypoint::missing(world, to.ip()) {
         trace.say(Stage::Route, key.as_ref(), || missing.says());
     }
-    let hop = match wants_waypoint(world, to) {
+    let destination = match wants_waypoint(world, to) {
         true => Err(Reason::WaypointMissing),
         false => resolve(world, &Caller::of(source, to.ip()), to, roll, trace),
     };
-    match hop {
-        Ok(hop) => {
-            if hop.service.is_some() {
-                trace.say(Stage::Route, key.as_ref(), || format!("{to} -> endpoint {}", describe(&hop)));
+    match destination {
+        Ok(destination) => {
+            if destination.service.is_some() {
+                trace.say(Stage::Route, key.as_ref(), || format!("{to} -> endpoint {}", describe(&destination)));
             }
-            to_hop(world, source, hop, trace)
+            carried(world, source, destination, trace)
         }
         Err(reason) => {
             trace.say(Stage::Route, key.as_ref(), || format!("{to} is refused: {reason}"));
@@ -151,35 +135,49 @@ pub fn plans(world: &World, source: &Workload, to: SocketAddr) -> Vec<Plan> {
         _ => None,
     };
     match outcomes {
-        Some(hops) => hops.into_iter().map(|hop| to_hop(world, source, hop, &mut ())).collect(),
+        Some(destinations) => destinations.into_iter().map(|d| carried(world, source, d, &mut ())).collect(),
         None => vec![plan(world, source, to, 0, &mut ())],
     }
 }
 
-fn to_hop(world: &World, source: &Workload, hop: Hop, trace: &mut impl Trace) -> Plan {
-    match &hop.workload {
+/// How a connection gets to its destination.
+fn carried(world: &World, source: &Workload, destination: Destination, trace: &mut impl Trace) -> Plan {
+    let target = destination.target;
+    match &destination.workload {
         // A service that led back to its caller: no tunnel can be opened from a pod to itself, and none is needed.
         Some(w) if w.uid == source.uid => {
-            trace.say(Stage::Route, None, || format!("plain to {}: it is the pod itself", hop.target));
-            Plan::Plain { hop }
+            trace.say(Stage::Route, None, || format!("plain to {target}: it is the pod itself"));
+            Plan::Plain { destination }
         }
-        Some(w) if let Some(identity) = world.identity(w).filter(|_| w.is_enrolled()) => {
-            let next = SocketAddr::new(hop.target.ip(), HBONE_PORT);
-            let identity = identity.clone();
-            trace.say(Stage::Route, None, || format!("HBONE to {next} for {}, expecting {identity}", describe(&hop)));
-            Plan::Hbone { hop, next, identity }
+        Some(w) if let Some(hop) = to_workload(world, w, target) => {
+            let Hop { address, identities, .. } = &hop;
+            trace.say(Stage::Route, None, || {
+                format!("HBONE to {address} for {}, expecting {identities}", describe(&destination))
+            });
+            Plan::Hbone { destination, hop }
         }
         _ => {
-            trace.say(Stage::Route, None, || format!("plain to {}: it is not in the mesh", hop.target));
-            Plan::Plain { hop }
+            trace.say(Stage::Route, None, || format!("plain to {target}: it is not in the mesh"));
+            Plan::Plain { destination }
         }
     }
 }
 
-fn describe(hop: &Hop) -> String {
-    match &hop.workload {
-        Some(w) => format!("{} ({})", hop.target, w.name),
-        None => hop.target.to_string(),
+/// The workload's own node, where it is in the mesh.
+fn to_workload(world: &World, workload: &Workload, target: SocketAddr) -> Option<Hop> {
+    let identity = world.identity(workload).filter(|_| workload.is_enrolled())?;
+    Some(Hop {
+        kind: HopKind::Workload,
+        address: SocketAddr::new(target.ip(), HBONE_PORT),
+        identities: Identities::from(identity.clone()),
+        authority: Authority::Address(target),
+    })
+}
+
+fn describe(destination: &Destination) -> String {
+    match &destination.workload {
+        Some(w) => format!("{} ({})", destination.target, w.name),
+        None => destination.target.to_string(),
     }
 }
 

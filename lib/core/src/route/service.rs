@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use super::{
-    Caller, Hop, balance,
+    Caller, Destination, balance,
     endpoint::{Candidate, candidates},
 };
 use crate::{
@@ -23,7 +23,7 @@ pub(super) fn choose(
     to: SocketAddr,
     roll: u64,
     trace: &mut impl Trace,
-) -> Result<Hop, Reason> {
+) -> Result<Destination, Reason> {
     let all = candidates(world, service, caller, to, trace)?;
     if all.len() > 1 {
         let key = ObjectKey::new(Kind::Service, service.name.clone());
@@ -33,7 +33,7 @@ pub(super) fn choose(
         Affinity::None => balance::by_dice(&all, weight, roll),
         Affinity::ClientIp => of_client(&all, caller),
     };
-    chosen.map(|c| hop(service, c)).ok_or(Reason::NoEndpoint)
+    chosen.map(|c| destination(service, c)).ok_or(Reason::NoEndpoint)
 }
 
 /// Every endpoint that some roll of the dice chooses, in order.
@@ -42,11 +42,11 @@ pub(super) fn outcomes(
     service: &Service,
     caller: &Caller<'_>,
     to: SocketAddr,
-) -> Result<Vec<Hop>, Reason> {
+) -> Result<Vec<Destination>, Reason> {
     let all = candidates(world, service, caller, to, &mut ())?;
     Ok(match service.affinity {
-        Affinity::None => all.iter().map(|c| hop(service, c)).collect(),
-        Affinity::ClientIp => of_client(&all, caller).map(|c| hop(service, c)).into_iter().collect(),
+        Affinity::None => all.iter().map(|c| destination(service, c)).collect(),
+        Affinity::ClientIp => of_client(&all, caller).map(|c| destination(service, c)).into_iter().collect(),
     })
 }
 
@@ -58,9 +58,9 @@ fn weight(candidate: &Candidate<'_>) -> u16 {
     candidate.endpoint.weight
 }
 
-fn hop(service: &Service, candidate: &Candidate<'_>) -> Hop {
+fn destination(service: &Service, candidate: &Candidate<'_>) -> Destination {
     let workload = Some(candidate.workload).filter(|w| w.is_pod()).map(Arc::clone);
-    Hop { target: candidate.target, workload, service: Some(service.name.clone()) }
+    Destination { target: candidate.target, workload, service: Some(service.name.clone()) }
 }
 
 fn list(service: &Service, caller: &Caller<'_>, all: &[Candidate<'_>]) -> String {

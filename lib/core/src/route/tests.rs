@@ -62,8 +62,12 @@ fn objects() -> Vec<Object> {
 fn check(to: &str, expect: &[&str]) {
     let world = world(objects());
     let line = |plan: Plan| match plan {
-        Plan::Hbone { hop, next, identity } => format!("{} via {next} as {}", hop.target, identity.service_account()),
-        Plan::Plain { hop } => format!("plain {}", hop.target),
+        Plan::Hbone { destination, hop } => {
+            assert_eq!((hop.kind, &hop.authority), (HopKind::Workload, &Authority::Address(destination.target)));
+            let account = hop.identities.only().expect("one identity").service_account();
+            format!("{} via {} as {account}", destination.target, hop.address)
+        }
+        Plan::Plain { destination } => format!("plain {}", destination.target),
         Plan::Refuse { reason, .. } => format!("refuse {reason}"),
     };
     let got: Vec<_> = plans(&world, &workload(&pod("default/caller", "10.0.0.77")), to.parse().unwrap())
@@ -127,13 +131,16 @@ proptest! {
     fn plans_are_safe(world in some_world(), ip in some_address(), port in proptest::sample::select(vec![80u16, 443]), roll in any::<u64>()) {
         let caller = workload(&pod("default/caller", "10.0.0.77"));
         match plan(&world, &caller, SocketAddr::new(ip, port), roll, &mut ()) {
-            Plan::Hbone { hop, next, identity } => {
-                let w = hop.workload.expect("a workload");
-                prop_assert!(w.is_enrolled() && w.addresses.contains(&hop.target.ip()));
-                prop_assert_eq!(next, SocketAddr::new(hop.target.ip(), 15008));
-                prop_assert_eq!(Some(&identity), world.identity(&w));
+            Plan::Hbone { destination: Destination { target, workload, .. }, hop } => {
+                let w = workload.expect("a workload");
+                prop_assert!(w.is_enrolled() && w.addresses.contains(&target.ip()));
+                prop_assert_eq!(hop.address, SocketAddr::new(target.ip(), 15008));
+                prop_assert_eq!(hop.identities.only(), world.identity(&w));
+                prop_assert_eq!(hop.authority.to_string(), target.to_string());
             }
-            Plan::Plain { hop } => prop_assert!(!world.workload_at(hop.target.ip()).is_some_and(|w| w.is_enrolled())),
+            Plan::Plain { destination: Destination { target, .. } } => {
+                prop_assert!(!world.workload_at(target.ip()).is_some_and(|w| w.is_enrolled()));
+            }
             Plan::Refuse { .. } => {}
         }
     }

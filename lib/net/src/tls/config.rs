@@ -22,9 +22,10 @@ use rustls::{
     time_provider::{DefaultTimeProvider, TimeProvider},
     version::TLS13,
 };
+use underpass_core::Identities;
 use underpass_identity::{Credential, Roots, Serial};
 
-use crate::tls::verify::{Accept, Expected, TrustDomains, Verifier, VerifyError};
+use crate::tls::verify::{Accept, TrustDomains, Verifier, VerifyError};
 
 /// The one application protocol: HTTP/2 (RFC 9113, 3.2).
 pub const ALPN: &[u8] = b"h2";
@@ -137,7 +138,7 @@ pub struct Configs {
     time: Arc<dyn TimeProvider>,
     /// Entries of older bundles are dropped when a newer one is first seen.
     generation: u64,
-    clients: HashMap<(Serial, Expected), ClientConfig>,
+    clients: HashMap<(Serial, Identities), ClientConfig>,
     servers: HashMap<(Serial, TrustDomains), ServerConfig>,
 }
 
@@ -179,7 +180,7 @@ impl Configs {
     pub fn client(
         &mut self,
         credential: &Credential,
-        expected: &Expected,
+        expected: &Identities,
         roots: &Roots,
     ) -> Result<ClientConfig, ConfigError> {
         let is_current = self.enter(roots.generation());
@@ -259,7 +260,7 @@ impl Configs {
     fn make_client(
         &self,
         credential: &Credential,
-        expected: &Expected,
+        expected: &Identities,
         roots: &Roots,
     ) -> Result<ClientConfig, ConfigError> {
         let refused = |source| ConfigError::Refused { serial: credential.serial().clone(), source };

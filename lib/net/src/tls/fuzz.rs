@@ -5,15 +5,14 @@
 
 use std::sync::{Arc, OnceLock};
 
-use underpass_core::TrustDomain;
+use underpass_core::{Identities, TrustDomain};
 use underpass_identity::{
     Certificate, CertificateDer,
     testing::{Leaf, TestCa, now},
 };
 
 use crate::tls::{
-    ClientConfig, Configs, Event, Expected, Outgoing, ServerConfig, Session, Settings, TrustDomains,
-    testing::ManualTime,
+    ClientConfig, Configs, Event, Outgoing, ServerConfig, Session, Settings, TrustDomains, testing::ManualTime,
 };
 
 /// Keys are made once: they are the slow part.
@@ -33,7 +32,7 @@ fn mesh() -> &'static Mesh {
         let roots = ca.roots(1);
         let accepted = TrustDomains::new(TrustDomain::default(), []);
         Mesh {
-            client: configs.client(&alice, &Expected::new([bob.identity().clone()]), &roots).unwrap(),
+            client: configs.client(&alice, &Identities::from(bob.identity().clone()), &roots).unwrap(),
             server: configs.server(&bob, &accepted, &roots).unwrap(),
         }
     })

@@ -4,8 +4,8 @@
 //! * [`verify`]: whom we take the other end for, and why not.
 //! * [`session`]: one connection as a sans-IO state machine.
 //!
-//! What must hold: a session is connected only with a peer whose chain leads to our roots, is valid now and names the
-//! one identity that was expected; with ALPN `h2`; never resumed, because resumption would skip all of that.
+//! What must hold: a session is connected only with a peer whose chain leads to our roots, is valid now and names one
+//! of the identities that may answer; with ALPN `h2`; never resumed, because resumption would skip all of that.
 
 pub mod config;
 pub mod session;
@@ -21,4 +21,4 @@ mod tests;
 pub use config::{Cipher, ClientConfig, ConfigError, Configs, ServerConfig, Settings};
 pub use rustls::{pki_types::UnixTime, time_provider::TimeProvider};
 pub use session::{Event, Outgoing, Session, SessionError};
-pub use verify::{Expected, PeerInfo, TrustDomains, VerifyError};
+pub use verify::{PeerInfo, TrustDomains, VerifyError};

@@ -15,53 +15,12 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime},
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
-use underpass_core::{Identity, TrustDomain};
+use underpass_core::{Identities, Identity, TrustDomain};
 use underpass_identity::{Certificate, Roots};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 pub use reason::VerifyError;
 pub(crate) use reason::{system_time, unix_time};
-
-/// The identities that may answer at an address: sorted, none twice. Cheap to clone; what a pool of tunnels shares by.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Expected(Arc<[Identity]>);
-
-impl Expected {
-    /// Any of `identities`. An empty set accepts nobody.
-    pub fn new(identities: impl IntoIterator<Item = Identity>) -> Self {
-        Self(identities.into_iter().collect::<BTreeSet<_>>().into_iter().collect())
-    }
-
-    /// `identity` is one of them.
-    #[must_use]
-    pub fn contains(&self, identity: &Identity) -> bool {
-        self.0.binary_search(identity).is_ok()
-    }
-
-    /// The identities, sorted.
-    #[must_use]
-    pub fn identities(&self) -> &[Identity] {
-        &self.0
-    }
-}
-
-impl fmt::Display for Expected {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &*self.0 {
-            [] => f.write_str("nobody"),
-            [first, rest @ ..] => {
-                write!(f, "{first}")?;
-                rest.iter().try_for_each(|identity| write!(f, " or {identity}"))
-            }
-        }
-    }
-}
-
-impl fmt::Debug for Expected {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
-    }
-}
 
 /// The trust domains whose workloads may connect: our own and its aliases. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -202,7 +161,7 @@ impl PeerInfo {
 /// Whom a verifier accepts.
 #[derive(Clone, Debug)]
 pub(crate) enum Accept {
-    Servers(Expected),
+    Servers(Identities),
     Clients(TrustDomains),
 }
 

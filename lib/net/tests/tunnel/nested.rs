@@ -7,13 +7,10 @@ use tokio::{
     net::TcpStream,
     task::spawn_local,
 };
-use underpass_core::Reason;
+use underpass_core::{Identities, Reason};
 use underpass_hbone::{ErrorCode, Headers};
 use underpass_identity::testing::Leaf;
-use underpass_net::{
-    tls::Expected,
-    tunnel::{Accepted, ByteStream, Ended, Tunnel, TunnelEnd},
-};
+use underpass_net::tunnel::{Accepted, ByteStream, Ended, Tunnel, TunnelEnd};
 
 use underpass_net::testing::{
     Application, Call, Mesh, Server, call, charge, converse, echo, id, last_word, pattern, request, reset, run, until,
@@ -50,7 +47,7 @@ fn nested(mesh: &Mesh, outer: &Tunnel, name: &str) -> Tunnel {
 
 /// Alice's tunnel to the gateway.
 fn outer(mesh: &Mesh, to: SocketAddr) -> Tunnel {
-    mesh.tunnel_with(to, &mesh.client_to(&Expected::new([id(GATEWAY)])))
+    mesh.tunnel_with(to, &mesh.client_to(&Identities::from(id(GATEWAY))))
 }
 
 #[test]

@@ -200,10 +200,10 @@ pub(super) mod testing {
                 _ => None,
             };
             let (target, over) = match route::plan(world, pod, to, 0, &mut ()) {
-                Plan::Hbone { hop, identity: peer, .. } => {
-                    (hop.target, Over::Tunnel { own: world.identity(pod).cloned().expect("a pod's"), peer })
+                Plan::Hbone { destination, hop } => {
+                    (destination.target, Over::tunnel(world.identity(pod).cloned().expect("a pod's"), &hop))
                 }
-                Plan::Plain { hop } => (hop.target, Over::Plain),
+                Plan::Plain { destination } => (destination.target, Over::Plain),
                 Plan::Refuse { .. } => continue,
             };
             let way = Way::Outbound { from, service, target, over };

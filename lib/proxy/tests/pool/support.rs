@@ -3,10 +3,11 @@
 use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
 use tokio::task::spawn_local;
+use underpass_core::Identities;
 use underpass_identity::testing::now;
 use underpass_net::{
     testing::{ALICE, BOB, Call, Mesh, close, id, request, tcp_pair},
-    tls::{ClientConfig, Expected},
+    tls::ClientConfig,
     tunnel::{Early, Ended, Stream},
 };
 use underpass_proxy::pool::{Key, Pool};
@@ -39,8 +40,8 @@ pub(crate) fn open(
     not: Option<&Stream>,
     config: &ClientConfig,
 ) -> Stream {
-    let expected = Expected::new([id(BOB)]);
-    let key = Key { source: id(ALICE), expected, next, from: next.ip(), netns: 1 };
+    let identities = Identities::from(id(BOB));
+    let key = Key { source: id(ALICE), identities, next, from: next.ip(), netns: 1 };
     let connect = || Ok::<_, ()>(mesh.tunnel_with(next, config));
     pool.open(&key, &request(target), now(), not, connect).expect("connected").expect("opened")
 }

@@ -31,6 +31,7 @@ use underpass_core::{
     Identity, ObjectName, TrustDomain, World,
     rejudge::{Over, Way},
     resolve::LocalPod,
+    route::HopKind,
     world::{Action, AuthorizationPolicy, MeshSettings, Scope, Version},
 };
 use underpass_door::Update;
@@ -412,7 +413,8 @@ fn ends(connection: &Connection) -> (SocketAddr, SocketAddr, Way) {
         let identity = Some(identity(peer_account));
         (SocketAddr::new(*peer, 40_000), own, Way::Inbound { address: *address, port: 8080, peer: *peer, identity })
     } else {
-        let over = Over::Tunnel { own: identity(account), peer: identity(peer_account) };
+        let (hop, identities) = (HopKind::Workload, identity(peer_account).into());
+        let over = Over::Tunnel { own: identity(account), hop, identities };
         let way = Way::Outbound { from: *address, service: None, target: other, over };
         (SocketAddr::new(*address, 40_000), other, way)
     }

@@ -101,8 +101,8 @@ impl Case {
         let caller = world.pod(&name("default/caller")).unwrap();
         for to in ["10.96.0.1:80", "[fd96::1]:80"] {
             let one = |plan: Plan| match plan {
-                Plan::Hbone { hop, .. } | Plan::Plain { hop } => {
-                    hop.target.ip().to_string().rsplit(['.', ':']).next().unwrap().to_owned()
+                Plan::Hbone { destination, .. } | Plan::Plain { destination } => {
+                    destination.target.ip().to_string().rsplit(['.', ':']).next().unwrap().to_owned()
                 }
                 Plan::Refuse { reason, .. } => reason.to_string(),
             };
@@ -200,7 +200,7 @@ fn weights_are_shares() {
     let world = case.world("n1");
     let caller = workload(&pod("default/caller", "10.0.0.77"));
     let target = |roll| match plan(&world, &caller, "10.96.0.1:80".parse().unwrap(), roll, &mut ()) {
-        Plan::Hbone { hop, .. } => hop.target.ip().to_string(),
+        Plan::Hbone { destination, .. } => destination.target.ip().to_string(),
         other => panic!("{other:?}"),
     };
     let rolled: Vec<_> = (0..10).map(target).collect();
@@ -312,7 +312,7 @@ fn of_client(world: &World, client: u8) -> IpAddr {
     let caller = workload(&pod("default/caller", &format!("10.1.0.{client} fd01::{client}")));
     let mut all: Vec<_> = (0..8)
         .map(|roll| match plan(world, &caller, "10.96.0.1:80".parse().unwrap(), roll, &mut ()) {
-            Plan::Hbone { hop, .. } => hop.target.ip(),
+            Plan::Hbone { destination, .. } => destination.target.ip(),
             other => panic!("{other:?}"),
         })
         .collect();
@@ -385,11 +385,11 @@ proptest! {
         let is_local = service.internal_traffic == InternalTraffic::Local;
         let near: Vec<_> = able.iter().filter(|(w, _)| !is_local || w.node.as_deref() == Some(node)).map(|(_, e)| e).collect();
         match resolve(&world, &Caller::of(&caller, to.ip()), to, roll, &mut ()) {
-            Ok(hop) => {
-                let chosen: Vec<_> = near.iter().filter(|e| e.address == hop.target.ip()).collect();
-                prop_assert!(!chosen.is_empty(), "{:?} may not be called", hop);
+            Ok(destination) => {
+                let chosen: Vec<_> = near.iter().filter(|e| e.address == destination.target.ip()).collect();
+                prop_assert!(!chosen.is_empty(), "{:?} may not be called", destination);
                 if near.iter().any(|e| e.ready) {
-                    prop_assert!(chosen.iter().any(|e| e.ready), "{:?} is not ready", hop);
+                    prop_assert!(chosen.iter().any(|e| e.ready), "{:?} is not ready", destination);
                 }
             }
             Err(Reason::NoEndpoint) => prop_assert!(able.is_empty()),

@@ -139,7 +139,7 @@ fn ciphers_in_the_order_of_the_setting() {
         let configs = |ciphers: &[Cipher]| {
             Configs::new(Settings { ciphers: ciphers.to_vec(), time: Arc::<ManualTime>::clone(&mesh.time) }).unwrap()
         };
-        let client = configs(offer).client(&mesh.alice, &Expected::new([id(BOB)]), &mesh.ca.roots(1)).unwrap();
+        let client = configs(offer).client(&mesh.alice, &Identities::from(id(BOB)), &mesh.ca.roots(1)).unwrap();
         let accepted = TrustDomains::new(TrustDomain::default(), []);
         let server = configs(accept).server(&mesh.bob, &accepted, &mesh.ca.roots(1)).unwrap();
         let mut pair = Pair::new(&client, &server);
@@ -207,15 +207,15 @@ fn a_handshake_message_does_not_grow_for_ever() {
 fn the_cache_is_keyed_by_what_matters() {
     let mesh = Mesh::new();
     let mut configs = mesh.configs();
-    let (bob, both) = (Expected::new([id(BOB)]), Expected::new([id(ALICE), id(BOB), id(BOB)]));
-    assert_eq!(both.identities().len(), 2);
+    let (bob, both) = (Identities::from(id(BOB)), Identities::new([id(ALICE), id(BOB), id(BOB)]));
+    assert_eq!(both.iter().len(), 2);
     let (old, new) = (mesh.ca.roots(1), mesh.ca.roots(2));
-    let mut client = |credential: &Credential, expected: &Expected, roots| {
+    let mut client = |credential: &Credential, expected: &Identities, roots| {
         let config = configs.client(credential, expected, roots).unwrap();
         (Arc::as_ptr(&config.tls), configs.len())
     };
     let first = client(&mesh.alice, &bob, &old);
-    assert_eq!(client(&mesh.alice, &Expected::new([id(BOB)]), &old), first);
+    assert_eq!(client(&mesh.alice, &Identities::from(id(BOB)), &old), first);
     let others = [client(&mesh.alice, &both, &old), client(&mesh.bob, &bob, &old)];
     assert_eq!(others.map(|o| o.1), [2, 3]);
     let renewed = mesh.ca.credential(&Leaf::of(ALICE));

@@ -24,7 +24,7 @@ use rustls::{
     },
 };
 use underpass_core::{
-    Identity, TrustDomain,
+    Identities, Identity, TrustDomain,
     tls::{Alert, Refusal},
 };
 use underpass_identity::{
@@ -65,7 +65,7 @@ impl Mesh {
 
     /// Alice expects bob.
     pub(super) fn client(&self) -> ClientConfig {
-        self.configs().client(&self.alice, &Expected::new([id(BOB)]), &self.ca.roots(1)).unwrap()
+        self.configs().client(&self.alice, &Identities::from(id(BOB)), &self.ca.roots(1)).unwrap()
     }
 
     /// Bob accepts the mesh.

@@ -93,7 +93,7 @@ fn an_unexpected_server_is_named() {
     let mesh = Mesh::new();
     let error = refused_server(&mesh, &mesh.ca, &Leaf::of(EVE)).unwrap();
     let SessionError::Peer(VerifyError::Unexpected { expected, found }) = &error else { panic!("{error:?}") };
-    assert_eq!((expected.identities(), found), (&[id(BOB)][..], &id(EVE)));
+    assert_eq!((expected.only(), found), (Some(&id(BOB)), &id(EVE)));
     let text = std::error::Error::source(&error).unwrap().to_string();
     assert_eq!(text, format!("expected {BOB}, found {EVE}"));
     assert_eq!(error.reason(), Refusal::UnexpectedIdentity);
@@ -102,17 +102,17 @@ fn an_unexpected_server_is_named() {
 #[test]
 fn a_server_may_be_any_of_the_expected() {
     let mesh = Mesh::new();
-    let connect = |expected: Expected| {
+    let connect = |expected: Identities| {
         let client = mesh.configs().client(&mesh.alice, &expected, &mesh.ca.roots(1)).unwrap();
         Pair::new(&client, &mesh.server()).run().map_err(|(end, e)| (end, e.reason()))
     };
-    assert_eq!(connect(Expected::new([id(EVE), id(BOB)])), Ok(()));
-    assert_eq!(connect(Expected::new([id(EVE), id(ALICE)])), Err(("client", Refusal::UnexpectedIdentity)));
-    assert_eq!(connect(Expected::new([])), Err(("client", Refusal::UnexpectedIdentity)));
+    assert_eq!(connect(Identities::new([id(EVE), id(BOB)])), Ok(()));
+    assert_eq!(connect(Identities::new([id(EVE), id(ALICE)])), Err(("client", Refusal::UnexpectedIdentity)));
+    assert_eq!(connect(Identities::new([])), Err(("client", Refusal::UnexpectedIdentity)));
     let near = ["spiffe://cluster.local/ns/default/sa/bo", "spiffe://cluster.local/ns/default/sa/bobb"];
-    assert_eq!(connect(Expected::new(near.map(id))), Err(("client", Refusal::UnexpectedIdentity)));
+    assert_eq!(connect(Identities::new(near.map(id))), Err(("client", Refusal::UnexpectedIdentity)));
     assert_eq!(
-        connect(Expected::new([id("spiffe://other/ns/default/sa/bob")])),
+        connect(Identities::new([id("spiffe://other/ns/default/sa/bob")])),
         Err(("client", Refusal::UnexpectedIdentity))
     );
 }
@@ -128,7 +128,7 @@ fn a_client_is_of_our_trust_domain_or_an_alias() {
     let accepted = TrustDomains::new(TrustDomain::default(), ["old.example".parse().unwrap()]);
     let server = mesh.configs().server(&mesh.bob, &accepted, &mesh.ca.roots(1)).unwrap();
     let old = mesh.ca.credential(&Leaf::of(uri));
-    let client = mesh.configs().client(&old, &Expected::new([id(BOB)]), &mesh.ca.roots(1)).unwrap();
+    let client = mesh.configs().client(&old, &Identities::from(id(BOB)), &mesh.ca.roots(1)).unwrap();
     let mut pair = Pair::new(&client, &server);
     pair.run().unwrap();
     assert_eq!(pair.server.session.peer().unwrap().identity, id(uri));
@@ -192,7 +192,7 @@ fn the_refused_end_learns_it_by_alert() {
         let mut leaf = Leaf::of(ALICE);
         change(&mut leaf);
         let alice = ca.credential(&leaf);
-        let client = mesh.configs().client(&alice, &Expected::new([id(BOB)]), &mesh.ca.roots(1)).unwrap();
+        let client = mesh.configs().client(&alice, &Identities::from(id(BOB)), &mesh.ca.roots(1)).unwrap();
         let mut pair = Pair::new(&client, &mesh.server());
         assert_eq!(pair.run().unwrap_err().0, "server");
         let alert = pair.server.take();
@@ -245,7 +245,7 @@ fn roots_are_rotated_without_a_refused_tunnel() {
     let mesh = Mesh::new();
     let step = |client_ca: &TestCa, server_ca: &TestCa, roots: &Roots| {
         let (alice, bob) = (client_ca.credential(&Leaf::of(ALICE)), server_ca.credential(&Leaf::of(BOB)));
-        let client = mesh.configs().client(&alice, &Expected::new([id(BOB)]), roots).unwrap();
+        let client = mesh.configs().client(&alice, &Identities::from(id(BOB)), roots).unwrap();
         let server = mesh.configs().server(&bob, &TrustDomains::new(TrustDomain::default(), []), roots).unwrap();
         Pair::new(&client, &server).run().map_err(|(_, e)| e.reason())
     };

@@ -6,10 +6,10 @@ use std::{
 };
 
 use rustls::{CertificateError, Error as RustlsError, OtherError, pki_types::UnixTime};
-use underpass_core::{Identity, tls::Refusal};
+use underpass_core::{Identities, Identity, tls::Refusal};
 use underpass_identity::SanError;
 
-use super::{Expected, TrustDomains};
+use super::TrustDomains;
 
 /// Why a peer's certificate was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,7 +46,7 @@ pub enum VerifyError {
     #[error("expected {expected}, found {found}")]
     Unexpected {
         /// Who may answer.
-        expected: Expected,
+        expected: Identities,
         /// Who did.
         found: Identity,
     },
