@@ -97,7 +97,7 @@ pub struct Config {
     #[arg(long, env = "UNDERPASS_METRICS_MOST_SERIES", value_name = "N", default_value = "10000")]
     pub metrics_most_series: usize,
 
-    /// How long metrics still show a workload that is gone: several times the interval of scrapes.
+    /// How long metrics still show a workload or a dry run that is gone: several times the interval of scrapes.
     #[arg(long, env = "UNDERPASS_METRICS_KEEP_GONE", value_name = "DURATION", default_value = "5m", value_parser = units::duration)]
     pub metrics_keep_gone: Duration,
 

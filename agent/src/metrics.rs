@@ -63,7 +63,7 @@ mod tests {
         that a connection\nwithin the mesh is counted once by each. Received bytes go from the source to the destination, \
         sent bytes come back. What is not\nknown is `unknown`: a workload is known by its address, a principal by its \
         certificate alone, and the service of an inbound connection\nis the first by name that leads to its port. Series of \
-        workloads that are gone are dropped after `--metrics-keep-gone`; above\n`--metrics-most-series` traffic is counted \
+        workloads and dry runs that are gone are dropped after `--metrics-keep-gone`; above\n`--metrics-most-series` traffic is counted \
         under `overflow`.\n";
 
     #[test]

@@ -351,9 +351,13 @@ fn a_dry_run_never_denies(lab: &Lab) -> Result<()> {
         let real = policy("tried", "b", action, rules);
         mesh.edit(FILE, Some(&dry(&real)))?;
         let mut open = mesh.pair("mesh/a", "mesh/b", true)?;
+        let lines = mesh.log("node-2")?.len();
         exactly(&mesh, &CALLERS, &[])?;
         open.exchange()?;
-        mesh.agent("node-2")?.wait_for_log("dry run: denied")?;
+        let would_be_denied = [("reason", "finished"), ("dry_run_denied_by", "mesh/tried")];
+        for path in ["hbone", "plaintext"] {
+            mesh.logged_after("node-2", lines, &[&would_be_denied[..], &[("path", path)]].concat())?;
+        }
         // The twin: the same in earnest.
         mesh.edit(FILE, Some(&real))?;
         open.is_reset()?;

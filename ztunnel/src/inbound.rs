@@ -4,10 +4,9 @@
 use std::{cell::Cell, net::SocketAddr, pin::Pin, rc::Rc, sync::Arc, time::SystemTime};
 
 use underpass_core::{
-    Identity, Reason, World,
+    Identity, Reason,
     addr::{HBONE_PORT, canonical},
-    admit,
-    authz::{self, Peer, Request, Verdict},
+    authz::{Peer, Request},
     connection::{Direction, Path},
     rejudge::{Judged, Way},
 };
@@ -145,16 +144,6 @@ fn target(authority: &[u8], to: SocketAddr) -> Result<SocketAddr, (u16, Reason)>
     }
 }
 
-/// Core's verdict. Policies that are only tried out are logged, and decide nothing.
-pub(crate) fn judge(world: &World, request: &Request<'_>) -> Verdict {
-    for policy in authz::dry_run(world, request) {
-        let Request { peer, workload, port, .. } = request;
-        let identity = peer.identity.map(Identity::uri);
-        tracing::info!(%policy, source = %peer.address, identity, destination = %workload.name, port, "dry run: denied");
-    }
-    admit::admit(world, request, &mut ())
-}
-
 fn answer(accepted: &Accepted, status: u16, reason: Reason) -> Reason {
     accepted.stream.respond(status, &Headers::new());
     reason
@@ -221,13 +210,7 @@ fn admit(
     track.destination_identity(world.identity(workload).cloned());
     let peer = Peer { address: from.ip(), identity: Some(identity) };
     let (address, port) = (target.ip(), target.port());
-    match judge(&world, &Request { peer, workload, address, port }) {
-        Verdict::Allow { policy } => track.policy(policy),
-        Verdict::Deny { policy, reason } => {
-            track.policy(policy);
-            return Err((401, reason));
-        }
-    }
+    track.judge(&world, &Request { peer, workload, address, port }).map_err(|reason| (401, reason))?;
     let way = Way::Inbound { address, port, peer: from.ip(), identity: Some(identity.clone()) };
     track.open(Judged { pod: pod.uid.clone(), way, judged_at: world.version() });
     Ok(outbound::baggage(workload))

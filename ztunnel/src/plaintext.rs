@@ -5,7 +5,7 @@ use std::{net::SocketAddr, rc::Rc, sync::Arc};
 use tokio::net::TcpStream;
 use underpass_core::{
     Reason,
-    authz::{Peer, Request, Verdict},
+    authz::{Peer, Request},
     connection::{Direction, Path},
     rejudge::{Judged, Way},
 };
@@ -14,7 +14,7 @@ use underpass_net::{budget::Held, socket::options::Role};
 use crate::{
     accept::Accepted,
     app::{self, Carried},
-    copy, inbound,
+    copy,
     track::Track,
     worker::{Served, Worker},
 };
@@ -69,14 +69,7 @@ fn admit(worker: &Worker, pod: &Served, from: SocketAddr, to: SocketAddr, track:
     let world = worker.world();
     let workload = pod.workload(&world)?;
     let peer = Peer { address: from.ip(), identity: None };
-    let request = Request { peer, workload, address: to.ip(), port: to.port() };
-    match inbound::judge(&world, &request) {
-        Verdict::Allow { policy } => track.policy(policy),
-        Verdict::Deny { policy, reason } => {
-            track.policy(policy);
-            return Err(reason);
-        }
-    }
+    track.judge(&world, &Request { peer, workload, address: to.ip(), port: to.port() })?;
     let way = Way::Inbound { address: to.ip(), port: to.port(), peer: from.ip(), identity: None };
     track.open(Judged { pod: pod.uid.clone(), way, judged_at: world.version() });
     Ok(())

@@ -66,32 +66,14 @@ impl Refusals {
 #[cfg(test)]
 mod tests {
     use underpass_core::{
-        connection::{Party, Path},
+        testing::connection,
         tls::{Alert, TlsFailure},
-        world::Version,
     };
 
     use super::*;
 
     fn ended(source: &str, reason: Reason) -> Connection {
-        let party = |address: &str| Party { address: address.parse().unwrap(), workload: None, identity: None };
-        Connection {
-            id: 1,
-            direction: Direction::Inbound,
-            path: Path::Hbone,
-            source: party(source),
-            destination: party("10.0.0.2:15008"),
-            service: None,
-            service_host: None,
-            vip: None,
-            bytes_received: 0,
-            bytes_sent: 0,
-            opened_unix_ms: 0,
-            duration_us: 0,
-            policy: None,
-            reason: Some(reason),
-            world: Version(1),
-        }
+        Connection { reason: Some(reason), ..connection(source, "10.0.0.2:15008") }
     }
 
     fn tls(refusal: Refusal) -> Reason {

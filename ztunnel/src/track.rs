@@ -9,7 +9,8 @@ use std::{
 };
 
 use underpass_core::{
-    Connection, Identity, ObjectName, Reason, World,
+    Connection, Identity, ObjectName, Reason, World, admit, authz,
+    authz::{Request, Verdict},
     connection::{Direction, Party, Path},
     rejudge::Judged,
 };
@@ -76,6 +77,7 @@ impl Track {
             opened_unix_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
             duration_us: 0,
             policy: None,
+            dry_run_denied_by: Vec::new(),
             reason: None,
             world: world.version(),
         };
@@ -119,6 +121,20 @@ impl Track {
         self.record.service_host = known.map(|service| Arc::clone(&service.hostname));
         self.record.vip = service.as_ref().map(|_| vip);
         self.record.service = service;
+    }
+
+    /// Core's verdict, and what dry-run policies would have said.
+    ///
+    /// # Errors
+    /// Why it is denied.
+    pub(crate) fn judge(&mut self, world: &World, request: &Request<'_>) -> Result<(), Reason> {
+        self.record.dry_run_denied_by = authz::dry_run_denials(world, request);
+        let (policy, verdict) = match admit::admit(world, request, &mut ()) {
+            Verdict::Allow { policy } => (policy, Ok(())),
+            Verdict::Deny { policy, reason } => (policy, Err(reason)),
+        };
+        self.record.policy = policy;
+        verdict
     }
 
     pub(crate) fn policy(&mut self, policy: Option<ObjectName>) {

@@ -78,7 +78,7 @@ pub(super) fn text(all: &[Moving], rates: bool, wide: bool, colour: Colour) -> S
         head.extend(["RECEIVED/S", "SENT/S"]);
     }
     if wide {
-        head.extend(["HOST", "VIP", "SOURCE IDENTITY", "POLICY"]);
+        head.extend(["HOST", "VIP", "SOURCE IDENTITY", "POLICY", "DRY RUN DENIED BY"]);
     }
     let mut table = Table::new(&head);
     for Moving { connection: c, received_per_s, sent_per_s } in all {
@@ -105,6 +105,7 @@ pub(super) fn text(all: &[Moving], rates: bool, wide: bool, colour: Colour) -> S
             row.push(Cell::from(c.vip.map(|vip| vip.to_string()).unwrap_or_default()));
             row.push(Cell::from(c.source.identity.as_deref().unwrap_or_default()));
             row.push(Cell::from(c.policy.as_deref().unwrap_or_default()));
+            row.push(Cell::from(c.dry_run_denied_by.join(", ")));
         }
         table.row(row);
     }

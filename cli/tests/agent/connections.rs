@@ -24,7 +24,8 @@ fn connection(id: u64, micros: u64, received: u64, sent: u64) -> Value {
         "service": if id == 3 { Value::Null } else { json!("shop/cart") },
         "service_host": if id == 3 { Value::Null } else { json!("cart.shop.svc.cluster.local") },
         "vip": if id == 3 { Value::Null } else { json!("10.96.0.10:80") }, "bytes_received": received, "bytes_sent": sent,
-        "opened_unix_ms": 0, "duration_us": micros, "policy": "shop/cart-viewer", "reason": null, "world": 3, "later": true,
+        "opened_unix_ms": 0, "duration_us": micros, "policy": "shop/cart-viewer", "dry_run_denied_by": if id == 3 { json!([]) } else { json!(["shop/tried", "shop/tried-too"]) },
+        "reason": null, "world": 3, "later": true,
     })
 }
 
@@ -43,8 +44,8 @@ fn connections_and_which_of_them() {
     );
     agent.check(&["connections", "--service", "shop/cart", "-o", "wide"], &expect![[r#"
         exit 0
-        ID  DIRECTION  PATH   SOURCE          DESTINATION       SERVICE    OPEN  RECEIVED  SENT     HOST                         VIP            SOURCE IDENTITY                        POLICY
-        1   outbound   hbone  shop/web:40000  shop/cart-1:8080  shop/cart  4 s   100 B     2.0 KiB  cart.shop.svc.cluster.local  10.96.0.10:80  spiffe://cluster.local/ns/shop/sa/web  shop/cart-viewer
+        ID  DIRECTION  PATH   SOURCE          DESTINATION       SERVICE    OPEN  RECEIVED  SENT     HOST                         VIP            SOURCE IDENTITY                        POLICY            DRY RUN DENIED BY
+        1   outbound   hbone  shop/web:40000  shop/cart-1:8080  shop/cart  4 s   100 B     2.0 KiB  cart.shop.svc.cluster.local  10.96.0.10:80  spiffe://cluster.local/ns/shop/sa/web  shop/cart-viewer  shop/tried, shop/tried-too
     "#]]);
     agent.check(
         &["connections", "--pod", "shop/cart-1", "-o", "json"],
@@ -72,6 +73,10 @@ fn connections_and_which_of_them() {
                 "bytes_sent": 2048,
                 "duration_us": 4000000,
                 "policy": "shop/cart-viewer",
+                "dry_run_denied_by": [
+                  "shop/tried",
+                  "shop/tried-too"
+                ],
                 "received_per_s": null,
                 "sent_per_s": null
               }

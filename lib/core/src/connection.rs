@@ -103,6 +103,8 @@ pub struct Connection {
     pub duration_us: u64,
     /// The policy that allowed or denied it, if one did.
     pub policy: Option<ObjectName>,
+    /// The dry-run policies that would have denied it when it was opened; none as a rule.
+    pub dry_run_denied_by: Vec<ObjectName>,
     /// Why it ended; none while it is open.
     pub reason: Option<Reason>,
     /// The World of the turn in which it began, and was judged.

@@ -254,9 +254,9 @@ fn judge(
     let peer = Peer { address: from.address, identity };
     let request = Request { peer, workload, address: destination.target.ip(), port: destination.target.port() };
     let verdict = admit(world, &request, steps);
-    for policy in authz::dry_run(world, &request) {
+    for policy in authz::dry_run_denials(world, &request) {
         let key = ObjectKey::new(Kind::AuthorizationPolicy, policy);
-        steps.say(Stage::Authorization, Some(&key), || "dry run: it would be denied, and is logged".to_owned());
+        steps.say(Stage::Authorization, Some(&key), || "dry run: it would be denied".to_owned());
     }
     verdict
 }

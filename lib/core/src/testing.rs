@@ -8,8 +8,9 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use crate::{
-    ObjectName, World,
+    Connection, ObjectName, Reason, World,
     authz::{Condition, Match, Operation, PrincipalMatch, Rule, Source},
+    connection::{Direction, Party, Path},
     enrol::DATAPLANE_MODE,
     labels::Labels,
     objects::{
@@ -19,7 +20,7 @@ use crate::{
     resolve::Model,
     world::{
         Action, Affinity, AuthorizationPolicy, Distribution, Hints, InternalTraffic, Locality, MeshSettings, Scope,
-        ServicePort, TargetPort, Workload,
+        ServicePort, TargetPort, Version, Workload,
     },
 };
 
@@ -187,6 +188,30 @@ pub fn world(objects: impl IntoIterator<Item = Object>) -> World {
 #[must_use]
 pub fn workload(pod: &Pod) -> Arc<Workload> {
     Arc::clone(world([pod.clone().into()]).pod(&pod.name).expect("a pod that has not ended"))
+}
+
+/// An inbound connection over HBONE that has finished, between addresses that no workload has.
+#[must_use]
+pub fn connection(source: &str, destination: &str) -> Connection {
+    let party = |address: &str| Party { address: address.parse().expect("address"), workload: None, identity: None };
+    Connection {
+        id: 1,
+        direction: Direction::Inbound,
+        path: Path::Hbone,
+        source: party(source),
+        destination: party(destination),
+        service: None,
+        service_host: None,
+        vip: None,
+        bytes_received: 0,
+        bytes_sent: 0,
+        opened_unix_ms: 0,
+        duration_us: 0,
+        policy: None,
+        dry_run_denied_by: Vec::new(),
+        reason: Some(Reason::Finished),
+        world: Version(1),
+    }
 }
 
 const NAMESPACES: [&str; 3] = ["istio-system", "default", "other"];

@@ -1,16 +1,18 @@
 //! Traffic by who speaks to whom, under the names that Istio's dashboards and alerts use, and why connections end.
 //!
 //! ```text
-//! Track: opened, ended -> Recorder (a worker's own) -> series, by value of their labels (Traffic)
+//! Track: opened, ended -> Recorder (a worker's own) -> series, by value of their labels (Traffic), denials of dry runs
 //! scrape: running tallies are folded into their series, series of workloads that are gone are dropped, the rest is shown
 //! ```
 //! Touched when a connection opens, ends and is scraped, never per byte. What a peer says of itself in a header is in no
 //! label: a workload is known by its address, a principal by its certificate, a service by the World.
 //!
-//! What must hold: no increment is lost. A series whose workloads are gone goes only after it has been shown unchanged
+//! What must hold: no increment is lost. A series whose workloads or policy are gone goes only after it has been shown unchanged
 //! for the whole of [`Settings::keep_gone`], and beyond [`Settings::most_series`] traffic is counted together.
 
+mod dry_run;
 mod flow;
+mod gone;
 mod recorder;
 mod response;
 mod side;
@@ -29,6 +31,7 @@ use underpass_core::World;
 use underpass_telemetry::metrics::{Family, Registry, Samples};
 
 use self::{
+    dry_run::{DENIALS, DryRuns},
     flow::Flows,
     traffic::{Alive, Traffic},
 };
@@ -42,7 +45,7 @@ pub struct Settings {
     pub cluster: Arc<str>,
     /// Series of traffic: combinations of labels. Beyond it, traffic is counted under `overflow`.
     pub most_series: usize,
-    /// How long the series of a workload that is gone are still shown.
+    /// How long the series of a workload or policy that is gone are still shown.
     pub keep_gone: Duration,
 }
 
@@ -51,6 +54,9 @@ impl Default for Settings {
         Self { cluster: "Kubernetes".into(), most_series: 10_000, keep_gone: Duration::from_secs(300) }
     }
 }
+
+/// The value of every label that would tell too much.
+const OVERFLOW: &str = "overflow";
 
 /// The labels of traffic, as Istio's ztunnel has them.
 const TRAFFIC_LABELS: &[&str] = &[
@@ -118,12 +124,13 @@ static FOLDED: Family = Family::counter(
 );
 
 /// The families of this room.
-pub const FAMILIES: &[&Family] = &[&OPENED, &CLOSED, &RECEIVED, &SENT, &ENDS, &OPEN, &SERIES, &FOLDED];
+pub const FAMILIES: &[&Family] = &[&OPENED, &CLOSED, &RECEIVED, &SENT, &ENDS, &OPEN, &DENIALS, &SERIES, &FOLDED];
 
 /// What the workers count into, and a scrape reads.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     traffic: Mutex<Traffic>,
+    dry_runs: Mutex<DryRuns>,
     /// The open connections of each worker.
     flows: Mutex<Vec<Arc<Mutex<Flows>>>>,
     /// Which workloads there are, as of the last scrape.
@@ -135,6 +142,7 @@ impl Metrics {
     pub(crate) fn new(settings: &Settings, registry: &Registry, world: watch::Receiver<Arc<World>>) -> Arc<Self> {
         let metrics = Arc::new(Self {
             traffic: Mutex::new(Traffic::new(settings)),
+            dry_runs: Mutex::new(DryRuns::new(settings)),
             flows: Mutex::default(),
             alive: Mutex::default(),
         });
@@ -158,6 +166,10 @@ impl Metrics {
         let mut open = flow::Open::default();
         workers.iter().for_each(|flows| open.add(lock(flows).fold()));
         open.show(samples);
+        let mut dry_runs = lock(&self.dry_runs);
+        dry_runs.sweep(world, now);
+        dry_runs.show(samples);
+        drop(dry_runs);
         let mut alive = lock(&self.alive);
         let alive = alive.get_or_insert_with(|| Alive::new(world));
         alive.follow(world);

@@ -79,6 +79,7 @@ impl Recorder {
 
     /// A connection is open: its tally counts from now on.
     pub(crate) fn opened(&self, world: &World, record: &Connection, tally: &Arc<Tally>) {
+        self.dry_runs(record);
         let key = self.known.borrow_mut().key(world, record);
         let series = lock(&self.metrics.traffic).open(key);
         lock(&self.flows).begin(record.id, record.direction, Arc::clone(tally), series);
@@ -99,8 +100,15 @@ impl Recorder {
         if direction == Direction::Inbound && record.destination.address.port() == HBONE_PORT {
             return;
         }
+        self.dry_runs(record);
         let key = self.known.borrow_mut().key(world, record);
         lock(&self.metrics.traffic).open(key).close(flag);
+    }
+
+    fn dry_runs(&self, record: &Connection) {
+        if !record.dry_run_denied_by.is_empty() {
+            lock(&self.metrics.dry_runs).deny(&record.dry_run_denied_by);
+        }
     }
 }
 

@@ -6,12 +6,13 @@ use expect_test::expect;
 use proptest::prelude::*;
 use underpass_core::{
     Connection, Identity, ObjectName, Reason,
+    authz::Rule,
     connection::{Direction, Party, Path},
     objects::{Node, Object, Pod},
     resolve::Model,
-    testing::{labels, model, name, pod, service},
+    testing::{connection, labels, model, name, pod, policy, service},
     tls::{Alert, Refusal, TlsFailure},
-    world::{Owner, OwnerKind},
+    world::{Action, AuthorizationPolicy, Owner, OwnerKind},
 };
 use underpass_net::tunnel::Tally;
 use underpass_telemetry::metrics::Exposition;
@@ -75,16 +76,8 @@ impl Rig {
             path,
             source: party(from),
             destination: party(to),
-            service: None,
-            service_host: None,
-            vip: None,
-            bytes_received: 0,
-            bytes_sent: 0,
-            opened_unix_ms: 0,
-            duration_us: 0,
-            policy: None,
             reason: None,
-            world: world.version(),
+            ..connection(from, to)
         }
     }
 
@@ -100,6 +93,13 @@ impl Rig {
 
     fn end(&self, record: &Connection, reason: Reason) {
         self.recorder.ended(self.model.world(), &Connection { reason: Some(reason), ..record.clone() });
+    }
+
+    /// From now on there is this object.
+    fn put(&mut self, object: impl Into<Object>) {
+        let mut batch = underpass_core::objects::Batch::default();
+        batch.put(object);
+        self.model.apply(&batch);
     }
 
     /// From now on there is no pod of this name.
@@ -341,6 +341,28 @@ fn series_of_those_who_are_there_stay() {
     rig.remove("default/shop-1");
     assert_eq!(counts(&rig.scrape(1_000_001), &[])[0], Some(1), "shown once more");
     assert_eq!(counts(&rig.scrape(1_000_002), &[])[0], None);
+}
+
+#[test]
+fn denials_of_dry_runs_are_counted_once_and_go_with_the_policy() {
+    let keep_gone = Duration::from_secs(100);
+    let mut rig = Rig::new(Settings { keep_gone, ..Settings::default() });
+    let tried = |dry_run| AuthorizationPolicy { dry_run, ..policy("back/tried", Action::Deny, vec![Rule::default()]) };
+    rig.put(tried(true));
+    let mut record = rig.hbone(Direction::Inbound);
+    record.dry_run_denied_by = vec![name("back/tried")];
+    let denials =
+        |text: &str| sum(text, "underpass_dry_run_denials_total", &["namespace=\"back\"", "policy=\"tried\""]);
+    rig.open(&record);
+    assert_eq!(denials(&rig.scrape(0)), Some(1), "while it is open");
+    rig.end(&record, Reason::Finished);
+    assert_eq!(denials(&rig.scrape(1)), Some(1), "it has been counted");
+    rig.end(&record, Reason::PlaintextRefused);
+    assert_eq!(denials(&rig.scrape(2)), Some(2), "one that never was open");
+    rig.put(tried(false));
+    assert_eq!(denials(&rig.scrape(3)), Some(2));
+    assert_eq!(denials(&rig.scrape(102)), Some(2));
+    assert_eq!(denials(&rig.scrape(103)), None, "it is no dry run any more");
 }
 
 #[test]

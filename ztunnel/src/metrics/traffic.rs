@@ -20,13 +20,11 @@ use underpass_core::{Identity, ObjectName, World, connection::Direction, world::
 use underpass_telemetry::metrics::{Labels, Samples};
 
 use super::{
-    CLOSED, OPENED, RECEIVED, SENT, Settings,
+    CLOSED, OPENED, OVERFLOW, RECEIVED, SENT, Settings,
+    gone::Gone,
     response::{Flag, Security},
     side::{Place, Side, UNKNOWN},
 };
-
-/// The value of every label that would tell too much.
-const OVERFLOW: &str = "overflow";
 
 /// What tells series apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -143,8 +141,7 @@ impl Names {
 #[derive(Debug)]
 struct Entry {
     series: Arc<Series>,
-    /// Since when it has been shown, unchanged, with nobody left to count in it.
-    gone_since: Option<Instant>,
+    gone: Gone,
 }
 
 /// All series.
@@ -176,7 +173,7 @@ impl Traffic {
         let full = self.series.len() >= self.most;
         let series = match self.series.entry(key) {
             Occupied(mut known) => {
-                known.get_mut().gone_since = None;
+                known.get_mut().gone.end();
                 Arc::clone(&known.get().series)
             }
             Vacant(unknown) if full => {
@@ -187,7 +184,7 @@ impl Traffic {
             }
             Vacant(unknown) => {
                 let series = Series::new(Names::Own(unknown.key().clone(), Arc::clone(&self.cluster)));
-                Arc::clone(&unknown.insert(Entry { series, gone_since: None }).series)
+                Arc::clone(&unknown.insert(Entry { series, gone: Gone::default() }).series)
             }
         };
         series.opened.fetch_add(1, Relaxed);
@@ -195,18 +192,12 @@ impl Traffic {
         series
     }
 
-    /// Drops what names something that is gone, once it has been shown for long enough. Called by every scrape, before
-    /// it shows: whatever was counted before is in the first scrape that finds the series gone, and in those of the
-    /// time after it.
+    /// Drops what names something that is gone, once it has been shown for long enough.
     pub(super) fn sweep(&mut self, alive: &Alive, now: Instant) {
         let keep = self.keep_gone;
         self.series.retain(|key, entry| {
-            if entry.series.flows.load(Acquire) > 0 || key.is_alive(alive) {
-                entry.gone_since = None;
-                return true;
-            }
-            let since = *entry.gone_since.get_or_insert(now);
-            now.saturating_duration_since(since) < keep || since == now
+            let is_alive = entry.series.flows.load(Acquire) > 0 || key.is_alive(alive);
+            entry.gone.stays(is_alive, keep, now)
         });
     }
 

@@ -173,7 +173,12 @@ const SERVED: &[Served] = &[
         "AuthorizationPolicy",
         "security.istio.io/v1, v1beta1",
         &[
-            ("metadata.annotations[istio.io/dry-run]", "logged, never enforced"),
+            (
+                "metadata.annotations[istio.io/dry-run]",
+                "never enforced. A connection that it would have denied when it was opened has its name in `dry_run_denied_by` \
+                 (access log, `underpass connections -o wide`) and counts in `underpass_dry_run_denials_total`; what was open \
+                 before is not tried",
+            ),
             ("spec.action", "ALLOW and DENY; CUSTOM and AUDIT are rejected"),
             ("spec.selector", L4),
             ("spec.targetRef, targetRefs", "judged at the waypoint, which there is not yet: no effect at L4"),

@@ -114,15 +114,15 @@ pub fn judge(world: &World, request: &Request<'_>, trace: &mut impl Trace) -> Ve
     }
 }
 
-/// What the dry-run policies would have said: the names of those whose verdict differs from letting it pass.
+/// The dry-run policies that would deny it. Allocates nothing where there is none.
 #[must_use]
-pub fn dry_run(world: &World, request: &Request<'_>) -> Vec<ObjectName> {
-    let mine = || world.authorization_policies(request.workload).filter(|p| p.dry_run);
-    let denied = mine().filter(|p| p.action == Action::Deny && denies(world, p, request).is_some());
-    let allows_all =
-        mine().filter(|p| p.action == Action::Allow).all(|p| !matches!(allows(world, p, request), Allows::Yes));
-    let refused = mine().filter(move |p| p.action == Action::Allow && allows_all);
-    denied.chain(refused).map(|p| p.name.clone()).collect()
+pub fn dry_run_denials(world: &World, request: &Request<'_>) -> Vec<ObjectName> {
+    let tried =
+        |action| world.authorization_policies(request.workload).filter(move |p| p.dry_run && p.action == action);
+    let denying = tried(Action::Deny).filter(|p| denies(world, p, request).is_some());
+    let is_allowed = tried(Action::Allow).any(|p| matches!(allows(world, p, request), Allows::Yes));
+    let not_allowing = tried(Action::Allow).filter(|_| !is_allowed);
+    denying.chain(not_allowing).map(|p| p.name.clone()).collect()
 }
 
 fn denies(world: &World, policy: &AuthorizationPolicy, request: &Request<'_>) -> Option<Reason> {

@@ -269,7 +269,7 @@ fn dry_run_is_judged_aside() {
     let peer = Peer { address: "10.0.0.2".parse().unwrap(), identity: None };
     let request = Request { peer, workload: a, address: "10.0.0.1".parse().unwrap(), port: 80 };
     assert!(judge(&world, &request, &mut ()).is_allow());
-    assert_eq!(dry_run(&world, &request), [name("default/d"), name("default/e")]);
+    assert_eq!(dry_run_denials(&world, &request), [name("default/d"), name("default/e")]);
 }
 
 proptest! {

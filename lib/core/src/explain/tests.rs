@@ -222,8 +222,8 @@ fn a_policy_that_is_tried_out() {
     let steps: String = steps.map(|s| format!("{:?} {}\n", s.object, s.says)).collect();
     expect![[r#"
         None no ALLOW policy applies: allowed
-        Some(AuthorizationPolicy default/no-one) dry run: it would be denied, and is logged
-        Some(AuthorizationPolicy default/nobody) dry run: it would be denied, and is logged
+        Some(AuthorizationPolicy default/no-one) dry run: it would be denied
+        Some(AuthorizationPolicy default/nobody) dry run: it would be denied
     "#]]
     .assert_eq(&steps);
 }

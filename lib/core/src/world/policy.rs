@@ -53,7 +53,7 @@ pub struct AuthorizationPolicy {
     pub action: Action,
     /// Any rule that matches is a match; none (`spec: {}`) never matches.
     pub rules: Vec<Rule>,
-    /// `istio.io/dry-run: "true"`: logged and counted, never enforced.
+    /// `istio.io/dry-run: "true"`: what it would deny is recorded and counted, never refused.
     pub dry_run: bool,
 }
 

@@ -3,7 +3,7 @@
 
 use std::fmt::{Display, Write as _};
 
-use underpass_core::{Connection, Reason, connection::Party};
+use underpass_core::{Connection, ObjectName, Reason, connection::Party};
 
 use super::escape;
 use crate::Format;
@@ -39,7 +39,20 @@ fn fields(line: &mut Line<'_>, c: &Connection) {
         line.optional("identity_expected", failure.expected());
     }
     line.optional("policy", c.policy.as_ref());
+    line.optional("dry_run_denied_by", joined(&c.dry_run_denied_by));
     line.bare("world", c.world);
+}
+
+/// Names with commas between them, which none of them has; one value in either format.
+fn joined(names: &[ObjectName]) -> Option<impl Display> {
+    let all = std::fmt::from_fn(move |f| {
+        for (n, name) in names.iter().enumerate() {
+            f.write_str(if n == 0 { "" } else { "," })?;
+            name.fmt(f)?;
+        }
+        Ok(())
+    });
+    (!names.is_empty()).then_some(all)
 }
 
 struct PartyKeys {
@@ -157,9 +170,8 @@ mod tests {
 
     use expect_test::{Expect, expect};
     use underpass_core::{
-        ObjectName,
         connection::{Direction, Path},
-        testing::{ambient, name, workload},
+        testing::{self, ambient, name, workload},
         tls::{Alert, Refusal, TlsFailure},
         world::Version,
     };
@@ -176,8 +188,6 @@ mod tests {
         };
         Connection {
             id: 7,
-            direction: Direction::Inbound,
-            path: Path::Hbone,
             source: party(&source, "10.0.1.2:40000", "spiffe://cluster.local/ns/default/sa/productpage"),
             destination: party(&destination, "10.0.2.3:9080", "spiffe://cluster.local/ns/default/sa/reviews"),
             service: Some(name("default/reviews")),
@@ -188,8 +198,8 @@ mod tests {
             opened_unix_ms: 1_769_860_799_990,
             duration_us: 12_034,
             policy: Some(name("default/reviews-viewer")),
-            reason: Some(Reason::Finished),
             world: Version(3),
+            ..testing::connection("10.0.1.2:40000", "10.0.2.3:9080")
         }
     }
 
@@ -197,15 +207,13 @@ mod tests {
         Connection {
             direction: Direction::Outbound,
             path: Path::None,
-            source: Party { address: "[fd00::1]:40000".parse().unwrap(), workload: None, identity: None },
-            destination: Party { address: "10.0.2.3:9080".parse().unwrap(), workload: None, identity: None },
-            service: None,
-            service_host: None,
-            vip: None,
-            duration_us: 0,
-            policy: None,
+            id: 7,
+            bytes_received: 120,
+            bytes_sent: 4096,
+            opened_unix_ms: 1_769_860_799_990,
             reason: Some(Reason::Refused(503)),
-            ..connection()
+            world: Version(3),
+            ..testing::connection("[fd00::1]:40000", "10.0.2.3:9080")
         }
     }
 
@@ -289,6 +297,16 @@ mod tests {
                 {"time":"2026-01-31T11:59:59.990Z","connection":7,"direction":"outbound","path":"none","source_address":"[fd00::1]:40000","destination_address":"10.0.2.3:9080","bytes_received":120,"bytes_sent":4096,"duration_ms":0.000,"reason":"tls_alert_unknown_ca","reason_detail":"peer refused: unknown_ca","refused_by":"peer","world":3}
             "#]],
         );
+    }
+
+    #[test]
+    fn what_dry_runs_would_have_denied() {
+        let tried = vec![name("default/tried"), name("istio-system/all")];
+        let c = Connection { dry_run_denied_by: tried, ..stranger() };
+        let text = line(Format::Text, &c);
+        assert!(text.contains(" dry_run_denied_by=default/tried,istio-system/all world=3"), "{text}");
+        let json: serde_json::Value = serde_json::from_str(&line(Format::Json, &c)).unwrap();
+        assert_eq!(json["dry_run_denied_by"], "default/tried,istio-system/all");
     }
 
     #[test]

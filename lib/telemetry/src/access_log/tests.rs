@@ -5,11 +5,7 @@ use std::{
     sync::{Arc, Mutex, mpsc},
 };
 
-use underpass_core::{
-    Reason,
-    connection::{Direction, Party, Path},
-    world::Version,
-};
+use underpass_core::testing;
 
 use super::*;
 
@@ -17,24 +13,7 @@ use super::*;
 const DEADLINE: Duration = Duration::from_secs(30);
 
 fn connection(id: u64) -> Connection {
-    let party = |address: &str| Party { address: address.parse().unwrap(), workload: None, identity: None };
-    Connection {
-        id,
-        direction: Direction::Outbound,
-        path: Path::Hbone,
-        source: party("10.0.0.1:1"),
-        destination: party("10.0.0.2:2"),
-        service: None,
-        service_host: None,
-        vip: None,
-        bytes_received: 0,
-        bytes_sent: 0,
-        opened_unix_ms: 0,
-        duration_us: 0,
-        policy: None,
-        reason: Some(Reason::Finished),
-        world: Version(1),
-    }
+    Connection { id, ..testing::connection("10.0.0.1:1", "10.0.0.2:2") }
 }
 
 /// A reader that reads one write per permit; each write is announced before it waits.

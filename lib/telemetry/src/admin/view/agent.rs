@@ -157,4 +157,7 @@ pub struct Connection {
     pub duration_us: u64,
     /// The policy that allowed it.
     pub policy: Option<String>,
+    /// The dry-run policies that would have denied it; absent from earlier agents.
+    #[serde(default)]
+    pub dry_run_denied_by: Vec<String>,
 }

@@ -117,11 +117,7 @@ fn policies_and_what_needs_a_waypoint() {
 
 #[test]
 fn a_connection_is_read_as_core_writes_it() {
-    use underpass_core::{
-        Connection as CoreConnection,
-        connection::{Direction, Party as CoreParty, Path},
-        world::Version,
-    };
+    use underpass_core::{Connection as CoreConnection, connection::Party as CoreParty};
     let party = |address: &str, workload: Option<&str>| CoreParty {
         address: address.parse().unwrap(),
         workload: workload.map(|name| testing::workload(&pod(name, "10.0.0.1"))),
@@ -129,20 +125,17 @@ fn a_connection_is_read_as_core_writes_it() {
     };
     let record = CoreConnection {
         id: 7,
-        direction: Direction::Inbound,
-        path: Path::Hbone,
         source: party("10.0.0.1:4000", Some("shop/web")),
         destination: party("[fd00::2]:80", None),
         service: Some(ObjectName::new("shop", "cart")),
         service_host: Some("cart.shop.svc.cluster.local".into()),
-        vip: None,
         bytes_received: 1,
         bytes_sent: 2,
-        opened_unix_ms: 3,
         duration_us: 4,
         policy: Some(ObjectName::new("shop", "readers")),
+        dry_run_denied_by: vec![ObjectName::new("shop", "tried")],
         reason: None,
-        world: Version(5),
+        ..testing::connection("10.0.0.1:4000", "[fd00::2]:80")
     };
     let view: Connection = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
     expect![[r#"
@@ -177,6 +170,9 @@ fn a_connection_is_read_as_core_writes_it() {
             policy: Some(
                 "shop/readers",
             ),
+            dry_run_denied_by: [
+                "shop/tried",
+            ],
         }
     "#]]
     .assert_debug_eq(&view);
