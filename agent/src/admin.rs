@@ -3,10 +3,7 @@
 
 mod views;
 
-use std::{
-    sync::Arc,
-    time::{Instant, SystemTime},
-};
+use std::{sync::Arc, time::SystemTime};
 
 use http::{Method, StatusCode};
 use serde::Serialize;
@@ -20,7 +17,7 @@ use underpass_telemetry::{
     admin::{Readiness, Request, Response, Router, healthz, logging},
     log::Levels,
 };
-use underpass_ztunnel::{Budgets, Closer, Connections};
+use underpass_ztunnel::{Budgets, Connections};
 
 use crate::{certs, config::Running, keeper::Reports, limits, pods, reports::Counters};
 
@@ -44,9 +41,8 @@ pub struct View {
     /// What can be told about certificates.
     pub certificates: watch::Receiver<Arc<certs::Status>>,
     /// Open connections.
-    pub connections: Arc<Connections>,
+    pub connections: Connections,
     /// By which they are closed.
-    pub closer: Closer,
     /// What pods may hold, and do.
     pub budgets: Arc<Budgets>,
     /// The kernel tables' counters, as far as there is a kernel data path.
@@ -73,10 +69,12 @@ pub fn routes(view: &View, levels: &Levels) -> Router {
     let router = views::routes(logging(healthz(Router::new()), levels), view);
     let router = limits::routes(router, &view.budgets);
     let router = views::shown(router, "/config_dump", view, |view, _| config_dump(view));
-    let router =
-        views::shown(router, "/connections", view, |view, _| Response::json(&view.connections.list(Instant::now())));
-    let closer = view.closer.clone();
-    router.route(Method::POST, "/connections/close", move |request| close(closer.clone(), request))
+    let (listed, closed) = (view.connections.clone(), view.connections.clone());
+    router.route(Method::GET, "/connections", move |_| list(listed.clone())).route(
+        Method::POST,
+        "/connections/close",
+        move |request| close(closed.clone(), request),
+    )
 }
 
 #[derive(Serialize)]
@@ -84,12 +82,19 @@ struct Closed {
     closed: u64,
 }
 
+/// `GET /connections`. Written on a thread that may take its time: there may be very many.
+async fn list(connections: Connections) -> Response {
+    let all = connections.list().await;
+    let written = tokio::task::spawn_blocking(move || Response::json(&all)).await;
+    written.unwrap_or_else(|e| Response::error(StatusCode::INTERNAL_SERVER_ERROR, e))
+}
+
 /// `POST /connections/close?id=7`.
-async fn close(closer: Closer, request: Request) -> Response {
+async fn close(connections: Connections, request: Request) -> Response {
     let Some(id) = request.query("id").and_then(|id| id.parse().ok()) else {
         return Response::error(StatusCode::BAD_REQUEST, "which connection? POST /connections/close?id=NUMBER");
     };
-    if closer.close(id).await {
+    if connections.close(id).await {
         tracing::info!(connection = id, "closed by an operator");
         return Response::json(&Closed { closed: id });
     }

@@ -1,18 +1,25 @@
-//! The open connections of a node, for whoever lists them. Touched when a connection opens and ends, never per byte.
+//! The open connections of a node, for an operator who lists or closes them. Each worker keeps its own, which no other thread
+//! touches: it is asked by message, and answers a few at a time, so that no turn is longer for it, however many are open.
 
 use std::{
+    cell::{Cell, RefCell},
     collections::BTreeMap,
+    ops::Bound::{Excluded, Unbounded},
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Instant,
 };
 
+use tokio::sync::{mpsc, oneshot};
 use underpass_core::{Connection, connection::Direction};
 use underpass_net::tunnel::Tally;
 
-use crate::refusals::Refusals;
+use crate::{refusals::Refusals, worker::Message};
+
+/// Connections that a worker answers at once.
+pub(crate) const PAGE: usize = 256;
 
 /// One open connection.
 #[derive(Debug)]
@@ -22,55 +29,144 @@ struct Open {
     began: Instant,
 }
 
-/// All open connections.
-#[derive(Debug, Default)]
-pub struct Connections {
-    open: Mutex<BTreeMap<u64, Open>>,
-    next: AtomicU64,
-    refusals: Refusals,
+/// The numbers that one worker gives its connections, and how many of them are open. No two workers give the same number, and
+/// a number tells whose it is.
+#[derive(Debug)]
+pub(crate) struct Numbers {
+    /// From 1 on.
+    next: Cell<u64>,
+    workers: u64,
+    open: Arc<AtomicUsize>,
 }
 
-impl Connections {
+impl Numbers {
+    /// Of the worker `index` among so many.
+    pub(crate) fn new(index: usize, workers: usize) -> Self {
+        Self { next: Cell::new(index as u64 + 1), workers: workers as u64, open: Arc::default() }
+    }
+
+    /// How many of its connections are open, for other threads.
+    pub(crate) fn open(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.open)
+    }
+}
+
+/// The worker that gave this number.
+fn giver(id: u64, workers: usize) -> Option<usize> {
+    usize::try_from(id.checked_sub(1)? % workers.max(1) as u64).ok()
+}
+
+/// The open connections of one worker.
+#[derive(Debug)]
+pub(crate) struct OpenConnections {
+    open: RefCell<BTreeMap<u64, Open>>,
+    numbers: Numbers,
+}
+
+impl OpenConnections {
+    pub(crate) fn new(numbers: Numbers) -> Self {
+        Self { open: RefCell::default(), numbers }
+    }
+
     /// A number that no other connection of this process has.
     pub(crate) fn number(&self) -> u64 {
-        self.next.fetch_add(1, Relaxed).wrapping_add(1)
+        let next = self.numbers.next.get();
+        self.numbers.next.replace(next.wrapping_add(self.numbers.workers))
     }
 
     pub(crate) fn insert(&self, record: Connection, tally: Arc<Tally>, began: Instant) {
-        self.locked().insert(record.id, Open { record, tally, began });
+        self.open.borrow_mut().insert(record.id, Open { record, tally, began });
+        self.count();
     }
 
     pub(crate) fn remove(&self, id: u64) {
-        self.locked().remove(&id);
+        self.open.borrow_mut().remove(&id);
+        self.count();
     }
 
+    fn count(&self) {
+        self.numbers.open.store(self.open.borrow().len(), Relaxed);
+    }
+
+    /// The next ones after this number, [`PAGE`] at most, as of `now`.
+    pub(crate) fn page(&self, after: u64, now: Instant) -> Vec<Connection> {
+        let open = self.open.borrow();
+        let page = open.range((Excluded(after), Unbounded)).take(PAGE);
+        page.map(|(_, open)| filled(&open.record, &open.tally, open.began, now)).collect()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.open.borrow().len()
+    }
+}
+
+/// A worker, as it is asked about its connections.
+#[derive(Clone, Debug)]
+pub(crate) struct OfWorker {
+    pub(crate) messages: mpsc::WeakUnboundedSender<Message>,
+    pub(crate) open: Arc<AtomicUsize>,
+}
+
+impl OfWorker {
+    /// Nothing where the worker has ended, and its connections with it.
+    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Message) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        self.messages.upgrade()?.send(question(answer)).ok()?;
+        answered.await.ok()
+    }
+}
+
+/// All open connections. Does not keep the tunnel alive. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Connections {
+    pub(crate) workers: Arc<[OfWorker]>,
+    pub(crate) refusals: Arc<Refusals>,
+}
+
+impl Connections {
     /// The handshakes that came to nothing.
     #[must_use]
-    pub const fn refusals(&self) -> &Refusals {
+    pub fn refusals(&self) -> &Refusals {
         &self.refusals
     }
 
-    /// How many there are.
+    /// How many are open.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.locked().len()
+        self.workers.iter().map(|worker| worker.open.load(Relaxed)).sum()
     }
 
-    /// There is none.
+    /// None is open.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// All of them, in the order they were opened, as of `now`.
-    #[must_use]
-    pub fn list(&self, now: Instant) -> Vec<Connection> {
-        self.locked().values().map(|open| filled(&open.record, &open.tally, open.began, now)).collect()
+    /// All of them, in the order in which they were opened. One that begins or ends meanwhile may be left out.
+    pub async fn list(&self) -> Vec<Connection> {
+        let mut all = Vec::with_capacity(self.len());
+        for worker in &*self.workers {
+            let mut after = 0;
+            while let Some(page) = worker.ask(|answer| Message::Page { after, answer }).await
+                && let Some(last) = page.last()
+            {
+                after = last.id;
+                all.extend(page);
+            }
+        }
+        all.sort_by_key(|connection| (connection.opened_unix_ms, connection.id));
+        all
     }
 
-    fn locked(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Open>> {
-        // A panic elsewhere leaves the map whole: every change is one insert or remove.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Ends the open connection of this number, with the reason `operator`: both of its ends are reset. False where
+    /// there is none.
+    pub async fn close(&self, id: u64) -> bool {
+        let giver = giver(id, self.workers.len()).and_then(|giver| self.workers.get(giver));
+        match giver {
+            Some(worker) => worker.ask(|closed| Message::Close { id, closed }).await.unwrap_or(false),
+            None => false,
+        }
     }
 }
 
@@ -88,4 +184,49 @@ pub(crate) fn filled(record: &Connection, tally: &Tally, began: Instant, now: In
     let (bytes_received, bytes_sent) = carried(record.direction, tally);
     let duration_us = u64::try_from(now.saturating_duration_since(began).as_micros()).unwrap_or(u64::MAX);
     Connection { bytes_received, bytes_sent, duration_us, ..record.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use underpass_core::testing::connection;
+
+    use super::*;
+
+    #[test]
+    fn a_number_is_given_once_and_tells_by_whom() {
+        for workers in 1..=4 {
+            let all: Vec<_> = (0..workers).map(|index| OpenConnections::new(Numbers::new(index, workers))).collect();
+            let mut given = std::collections::BTreeSet::new();
+            for n in 0..20 * workers {
+                let index = n * 7 % workers;
+                let id = all[index].number();
+                assert!(given.insert(id), "{id} twice");
+                assert_eq!(giver(id, workers), Some(index), "{id} of {workers}");
+            }
+        }
+        assert_eq!(giver(0, 2), None);
+    }
+
+    #[test]
+    fn pages_are_all_of_it_once() {
+        for many in [0, 1, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE] {
+            let open = OpenConnections::new(Numbers::new(0, 3));
+            for _ in 0..many {
+                let record = Connection { id: open.number(), ..connection("10.0.0.1:9", "10.0.0.2:80") };
+                open.insert(record, Arc::default(), Instant::now());
+            }
+            let (mut after, mut all) = (0, Vec::new());
+            loop {
+                let page = open.page(after, Instant::now());
+                assert!(page.len() <= PAGE);
+                let Some(last) = page.last() else { break };
+                after = last.id;
+                all.extend(page.into_iter().map(|connection| connection.id));
+            }
+            assert!(all.is_sorted(), "{all:?}");
+            assert_eq!((all.len(), open.numbers.open().load(Relaxed)), (many, many));
+            all.into_iter().for_each(|id| open.remove(id));
+            assert_eq!(open.numbers.open().load(Relaxed), 0);
+        }
+    }
 }

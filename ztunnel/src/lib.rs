@@ -52,6 +52,7 @@ pub use self::{
     refusals::{Refusals, RefusedHandshake},
 };
 use self::{
+    connections::{Numbers, OfWorker},
     metrics::Metrics,
     sockets::{InPods, Sockets},
     worker::{Message, Shared, Worker},
@@ -130,31 +131,11 @@ pub enum StartError {
     Tls(#[source] underpass_net::tls::ConfigError),
 }
 
-/// Closes connections of a tunnel for an operator. Does not keep the tunnel alive.
-#[derive(Clone, Debug)]
-pub struct Closer(Vec<mpsc::WeakUnboundedSender<Message>>);
-
-impl Closer {
-    /// Ends the open connection of this number, with the reason `operator`: both of its ends are reset. False where
-    /// there is none.
-    pub async fn close(&self, id: u64) -> bool {
-        for worker in self.0.iter().filter_map(mpsc::WeakUnboundedSender::upgrade) {
-            let (done, closed) = oneshot::channel();
-            // Fails only where the worker ended, and its connections with it.
-            let _ = worker.send(Message::Close { id, closed: done });
-            if closed.await.unwrap_or(false) {
-                return true;
-            }
-        }
-        false
-    }
-}
-
 /// The tunnel of a node. Dropping it stops accepting and ends its connections.
 #[derive(Debug)]
 pub struct Ztunnel {
     workers: Vec<(mpsc::UnboundedSender<Message>, JoinHandle<()>)>,
-    connections: Arc<Connections>,
+    connections: Connections,
     budgets: Arc<Budgets>,
 }
 
@@ -164,17 +145,22 @@ impl Ztunnel {
     /// # Errors
     /// Where a worker's thread or its runtime cannot be made, or TLS cannot be configured.
     pub fn start(settings: &Settings, inputs: &Inputs) -> Result<Self, StartError> {
-        let connections = Arc::new(Connections::default());
         let shared = Shared {
-            connections: Arc::clone(&connections),
+            refusals: Arc::default(),
             budgets: Budgets::new(settings.limits),
             metrics: Metrics::new(&settings.metrics, &inputs.metrics, inputs.world.clone()),
         };
         let budgets = Arc::clone(&shared.budgets);
         budgets.measure(&inputs.metrics);
-        let workers = (0..settings.workers.get())
-            .map(|i| Worker::spawn(i, settings.clone(), inputs.clone(), shared.clone()))
-            .collect::<Result<_, _>>()?;
+        let (mut workers, mut connections) = (Vec::new(), Vec::new());
+        for index in 0..settings.workers.get() {
+            let numbers = Numbers::new(index, settings.workers.get());
+            let open = numbers.open();
+            let worker = Worker::spawn(index, numbers, settings.clone(), inputs.clone(), shared.clone())?;
+            connections.push(OfWorker { messages: worker.0.downgrade(), open });
+            workers.push(worker);
+        }
+        let connections = Connections { workers: connections.into(), refusals: shared.refusals };
         Ok(Self { workers, connections, budgets })
     }
 
@@ -186,14 +172,8 @@ impl Ztunnel {
 
     /// The open connections.
     #[must_use]
-    pub fn connections(&self) -> &Arc<Connections> {
+    pub const fn connections(&self) -> &Connections {
         &self.connections
-    }
-
-    /// By which single connections are closed.
-    #[must_use]
-    pub fn closer(&self) -> Closer {
-        Closer(self.workers.iter().map(|(worker, _)| worker.downgrade()).collect())
     }
 
     /// Serves a pod: its listeners are accepted from, until [`Ztunnel::remove`].

@@ -168,7 +168,7 @@ impl Track {
         let record = filled(&self.record, &self.tally, self.began, Instant::now());
         let worker = &self.registered.worker;
         worker.recorder.ended(&worker.world(), &record);
-        worker.connections.refusals().add(&record);
+        worker.refusals.add(&record);
         worker.log(&record);
     }
 }

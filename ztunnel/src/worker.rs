@@ -12,7 +12,7 @@ use std::{
     net::IpAddr,
     rc::Rc,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::{
@@ -41,12 +41,13 @@ use underpass_proxy::{
 use underpass_telemetry::access_log::Writer;
 
 use crate::{
-    Accepting, Budgets, Connections, Inputs, Lent, Pod, PodBudget, SOCKETS_PER_CONNECTION, SOCKETS_PER_POD, Settings,
-    StartError,
+    Accepting, Budgets, Inputs, Lent, Pod, PodBudget, SOCKETS_PER_CONNECTION, SOCKETS_PER_POD, Settings, StartError,
     accept::{Seldom, accept},
+    connections::{Numbers, OpenConnections},
     inbound,
     metrics::{Metrics, Recorder},
     outbound,
+    refusals::Refusals,
 };
 
 /// What a worker is told.
@@ -63,7 +64,12 @@ pub(crate) enum Message {
         done: oneshot::Sender<()>,
     },
     CatchUp(oneshot::Sender<Version>),
-    /// Answered with true by the worker whose connection it is.
+    /// The open connections after this number, a few.
+    Page {
+        after: u64,
+        answer: oneshot::Sender<Vec<Connection>>,
+    },
+    /// Answered with true where the connection is open.
     Close {
         id: u64,
         closed: oneshot::Sender<bool>,
@@ -175,7 +181,7 @@ pub(crate) struct Home {
 /// What the workers of a node have in common.
 #[derive(Clone, Debug)]
 pub(crate) struct Shared {
-    pub(crate) connections: Arc<Connections>,
+    pub(crate) refusals: Arc<Refusals>,
     pub(crate) budgets: Arc<Budgets>,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -185,7 +191,8 @@ pub(crate) struct Worker {
     pub(crate) settings: Settings,
     pub(crate) buffers: Buffers,
     pub(crate) pool: Pool,
-    pub(crate) connections: Arc<Connections>,
+    pub(crate) connections: OpenConnections,
+    pub(crate) refusals: Arc<Refusals>,
     pub(crate) budgets: Arc<Budgets>,
     pub(crate) recorder: Recorder,
     /// Its World, and its open connections, which are judged by it.
@@ -213,7 +220,8 @@ impl fmt::Debug for Worker {
 impl Worker {
     /// Starts a worker's thread.
     pub(crate) fn spawn(
-        number: usize,
+        index: usize,
+        numbers: Numbers,
         settings: Settings,
         inputs: Inputs,
         shared: Shared,
@@ -222,9 +230,9 @@ impl Worker {
         let log = inputs.access_log.handle();
         let (sender, messages) = mpsc::unbounded_channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
-        let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             let run = std::panic::AssertUnwindSafe(|| {
-                let worker = Rc::new(Self::new(settings, &inputs, shared, configs, log));
+                let worker = Rc::new(Self::new(settings, numbers, &inputs, shared, configs, log));
                 LocalSet::new().block_on(&runtime, worker.run(messages, inputs));
             });
             if std::panic::catch_unwind(run).is_err() {
@@ -237,8 +245,9 @@ impl Worker {
 
     pub(crate) fn new(
         mut settings: Settings,
+        numbers: Numbers,
         inputs: &Inputs,
-        Shared { connections, budgets, metrics }: Shared,
+        Shared { refusals, budgets, metrics }: Shared,
         configs: Configs,
         log: Writer,
     ) -> Self {
@@ -248,7 +257,8 @@ impl Worker {
         Self {
             buffers: Buffers::default(),
             pool: Pool::default(),
-            connections,
+            connections: OpenConnections::new(numbers),
+            refusals,
             budgets,
             recorder: Recorder::new(&metrics, &inputs.metrics),
             judging: Judging::new(world),
@@ -276,6 +286,9 @@ impl Worker {
                     Some(Message::CatchUp(done)) => {
                         self.exchange(&mut inputs);
                         self.judging.caught_up(done);
+                    }
+                    Some(Message::Page { after, answer }) => {
+                        let _ = answer.send(self.connections.page(after, Instant::now())); // as below
                     }
                     Some(Message::Close { id, closed }) => {
                         let _ = closed.send(self.judging.cancel(id, Reason::Operator)); // whoever asked may have stopped waiting
@@ -467,8 +480,8 @@ pub(crate) mod testing {
         let configs = Configs::new(settings.tls.clone()).expect("configs");
         let log = inputs.access_log.handle();
         let metrics = Metrics::new(&settings.metrics, &inputs.metrics, inputs.world.clone());
-        let shared = Shared { connections: Arc::default(), budgets: Budgets::new(settings.limits), metrics };
-        Rc::new(Worker::new(settings, &inputs, shared, configs, log))
+        let shared = Shared { refusals: Arc::default(), budgets: Budgets::new(settings.limits), metrics };
+        Rc::new(Worker::new(settings, Numbers::new(0, 1), &inputs, shared, configs, log))
     }
 
     /// The pod `default/b`, whose cookie is 1.
@@ -525,6 +538,6 @@ mod tests {
         let in_use = worker.log.borrow_mut();
         assert!(catch_unwind(AssertUnwindSafe(|| track.finish(Reason::Finished))).is_err(), "the log is in use");
         drop(in_use);
-        assert!(pod.connections.is_empty() && worker.connections.is_empty());
+        assert_eq!((pod.connections.is_empty(), worker.connections.len()), (true, 0));
     }
 }

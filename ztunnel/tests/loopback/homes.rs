@@ -88,11 +88,11 @@ fn an_operator_closes_what_is_listed_and_nothing_else() {
         let mut plain = mesh.arrived(at("z", 9), "b", at("b", 80));
         talk(&mut plain).await;
         mesh.open(1).await;
-        let listed = mesh.ztunnel.connections().list(std::time::Instant::now())[0].id;
-        let closer = mesh.ztunnel.closer();
+        let listed = mesh.ztunnel.connections().list().await[0].id;
+        let connections = mesh.ztunnel.connections().clone();
         // The tunnel has a number too, and those that have ended had one.
         for id in 0..listed + 2 {
-            assert_eq!(closer.close(id).await, id == listed, "{id} of {listed}");
+            assert_eq!(connections.close(id).await, id == listed, "{id} of {listed}");
         }
         is_reset(&mut plain).await;
         check(&mesh.line(&[IN, ("path", "plaintext")]).await, &[("reason", "operator")]);

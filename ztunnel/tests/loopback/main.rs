@@ -482,7 +482,7 @@ fn at_the_end_everything_is_written_down() {
             talk(&mut app).await;
             apps.push(app);
         }
-        let open = mesh.ztunnel.connections().list(std::time::Instant::now());
+        let open = mesh.ztunnel.connections().list().await;
         assert_eq!(open.len(), 40);
         assert!(open.iter().all(|c| c.reason.is_none() && c.bytes_received == 1), "{open:?}");
         let lines = tokio::task::spawn_blocking(|| mesh.stop()).await.expect("no panic");

@@ -414,7 +414,7 @@ fn a_policy_that_flips_under_load_leaves_nothing_open_and_cuts_nothing_else() {
                     }
                     mesh.change(|batch| batch.put(about("default/flips", Action::Deny, "a"))).await;
                     // What the change found open is told to end before anybody is told that it holds; and none comes.
-                    while open_of(&mesh, "default/a") > 0 {
+                    while open_of(&mesh, "default/a").await > 0 {
                         tokio::task::yield_now().await;
                     }
                     mesh.change(|batch| batch.remove(key.clone())).await;
@@ -427,7 +427,7 @@ fn a_policy_that_flips_under_load_leaves_nothing_open_and_cuts_nothing_else() {
         for app in &mut always {
             talk(app).await;
         }
-        assert_eq!(open_of(&mesh, "default/a"), 0);
+        assert_eq!(open_of(&mesh, "default/a").await, 0);
         drop(always);
         let mesh = Rc::into_inner(mesh).expect("nobody else's");
         let lines = tokio::task::spawn_blocking(|| mesh.stop()).await.expect("no panic");
@@ -451,8 +451,8 @@ fn a_policy_that_flips_under_load_leaves_nothing_open_and_cuts_nothing_else() {
 }
 
 /// Inbound connections of a pod that are open.
-fn open_of(mesh: &Mesh, pod: &str) -> usize {
-    let open = mesh.ztunnel.connections().list(std::time::Instant::now());
+async fn open_of(mesh: &Mesh, pod: &str) -> usize {
+    let open = mesh.ztunnel.connections().list().await;
     let of = |name: &ObjectName| {
         open.iter()
             .filter(|c| {
