@@ -3,7 +3,6 @@
 //! accepted wait in the kernel's backlog, where their connect() has succeeded; where that is full, SYNs are sent again.
 
 use std::{
-    cell::Cell,
     io,
     rc::Rc,
     time::{Duration, Instant},
@@ -12,17 +11,12 @@ use std::{
 use tokio::net::{TcpListener, TcpStream};
 use underpass_net::{budget::Held, system::errno};
 
-use crate::{
-    SOCKETS_PER_CONNECTION,
-    worker::{Served, Worker},
-};
+use crate::{SOCKETS_PER_CONNECTION, served::Served, worker::Worker};
 
 /// Connections of one pod and direction that are accepted before others have their turn.
 const MOST_PER_TURN: usize = 16;
 /// How long accepting pauses at most where the process or the machine is out of something: others may give it back.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// A worker says so rarely that the process or the machine is out of something.
-const SAID_EVERY: Duration = Duration::from_secs(60);
 /// Every so many pauses of a pod one is logged.
 const LOGGED_PAUSES: u64 = 1_000;
 
@@ -69,7 +63,7 @@ pub(crate) async fn accept<F: Future<Output = ()> + 'static>(
             Err(error) if is_exhausted(&error) => {
                 pod.budget.pauses();
                 worker.pool.drain_idle(|_| true);
-                if let Some(times) = worker.exhausted.happens(Instant::now()) {
+                if let Some(times) = worker.exhausted.due(Instant::now()) {
                     tracing::warn!(pod = %pod.name, %error, times, "accepting pauses");
                 }
                 // Ours is the first to be free, as a rule; then nothing is waited for.
@@ -85,25 +79,6 @@ pub(crate) async fn accept<F: Future<Output = ()> + 'static>(
             in_turn = 0;
             tokio::task::yield_now().await;
         }
-    }
-}
-
-/// Something that may happen often, and is said once a minute.
-#[derive(Debug, Default)]
-pub(crate) struct Seldom {
-    said: Cell<Option<Instant>>,
-    times: Cell<u64>,
-}
-
-impl Seldom {
-    /// It happens. Where it is to be said: how often it has since it was said before.
-    fn happens(&self, now: Instant) -> Option<u64> {
-        self.times.set(self.times.get() + 1);
-        if self.said.get().is_some_and(|said| now.saturating_duration_since(said) < SAID_EVERY) {
-            return None;
-        }
-        self.said.set(Some(now));
-        Some(self.times.take())
     }
 }
 
@@ -124,19 +99,4 @@ pub(crate) fn is_exhausted(error: &io::Error) -> bool {
     const ENOSPC: i32 = 28;
     const ENOBUFS: i32 = 105;
     matches!(errno(error), Some(ENOMEM | ENFILE | EMFILE | ENOSPC | ENOBUFS))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_happens_often_is_said_once_a_minute() {
-        let (seldom, start) = (Seldom::default(), Instant::now());
-        for (after_ms, said) in
-            [(0, Some(1)), (1, None), (59_999, None), (60_000, Some(3)), (60_001, None), (200_000, Some(2))]
-        {
-            assert_eq!(seldom.happens(start + Duration::from_millis(after_ms)), said, "after {after_ms} ms");
-        }
-    }
 }

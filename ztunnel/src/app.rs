@@ -17,10 +17,7 @@ use underpass_net::{
     },
 };
 
-use crate::{
-    accept::is_exhausted,
-    worker::{Served, Worker},
-};
+use crate::{accept::is_exhausted, served::Served, worker::Worker};
 
 /// A connection that is reset when it is closed, by its socket's options, unless it has come to its end in order: whatever
 /// closes it, the end of the process among them, the other end must not take it for an orderly end of stream.

@@ -13,27 +13,10 @@ use std::{io, net::TcpListener, os::fd::AsFd as _, rc::Rc};
 use tokio::{sync::oneshot, task::JoinHandle};
 use underpass_net::tunnel::Tunnel;
 
-use crate::worker::Worker;
-
-/// What becomes of the listeners while open connections are waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Accepting {
-    /// Nothing new is steered to them; what is on its way is still accepted and served.
-    Ends,
-    /// Another process accepts from them: ours are closed, and what waits in them is its.
-    Elsewhere,
-}
-
-/// The listeners of one pod, for another process.
-#[derive(Debug)]
-pub struct Lent {
-    /// The cookie of its network namespace.
-    pub cookie: u64,
-    /// Gets captured connections.
-    pub outbound: TcpListener,
-    /// Gets everything that arrives at the pod.
-    pub inbound: TcpListener,
-}
+use crate::{
+    message::{Accepting, Lent},
+    worker::Worker,
+};
 
 impl Worker {
     /// Says goodbye everywhere; `done` is told when nothing is open any more.

@@ -20,9 +20,10 @@ use crate::{
     accept,
     app::{self, Carried},
     outbound, plaintext,
+    served::Served,
     sockets::Ends,
     track::Track,
-    worker::{Served, Worker},
+    worker::Worker,
 };
 
 /// Serves one accepted socket.

@@ -17,15 +17,20 @@ mod connections;
 mod copy;
 mod drain;
 mod inbound;
+mod message;
 pub mod metrics;
+mod open;
 mod outbound;
 mod plaintext;
 mod pod;
 mod refusals;
+mod run;
+mod served;
 pub mod sockets;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod track;
+mod warning;
 mod worker;
 
 use std::{io, num::NonZeroUsize, sync::Arc, thread::JoinHandle};
@@ -47,15 +52,17 @@ pub use self::{
         Budgets, FAMILIES as BUDGET_FAMILIES, Limits, PodBudget, PodUse, SOCKETS_PER_CONNECTION, SOCKETS_PER_POD,
     },
     connections::Connections,
-    drain::{Accepting, Lent},
+    message::{Accepting, Lent},
     pod::Pod,
     refusals::{Refusals, RefusedHandshake},
 };
 use self::{
-    connections::{Numbers, OfWorker},
+    connections::OfWorker,
+    message::Message,
     metrics::Metrics,
+    open::Numbers,
     sockets::{InPods, Sockets},
-    worker::{Message, Shared, Worker},
+    worker::{Shared, Worker},
 };
 
 /// What the tunnel is given and only reads.

@@ -24,9 +24,10 @@ use crate::{
     accept::Accepted,
     app::{self, Carried},
     copy,
+    served::Served,
     sockets::Ends,
     track::Track,
-    worker::{Served, Worker},
+    worker::Worker,
 };
 
 /// Serves one accepted socket.

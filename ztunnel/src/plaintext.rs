@@ -15,8 +15,9 @@ use crate::{
     accept::Accepted,
     app::{self, Carried},
     copy,
+    served::Served,
     track::Track,
-    worker::{Served, Worker},
+    worker::Worker,
 };
 
 /// Serves one accepted socket whose destination is an application's port.

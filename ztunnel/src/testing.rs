@@ -21,9 +21,11 @@ use underpass_net::{netns::Netns, socket::options::Options};
 
 use crate::{
     Ztunnel,
+    message::Message,
+    served::Served,
     sockets::{Ends, Sockets},
     track::Track,
-    worker::{Message, Served, Worker},
+    worker::Worker,
 };
 
 /// Connects pods of one process.
@@ -131,8 +133,13 @@ impl Ztunnel {
     /// Opens connections that have no sockets. Completes when they are registered and allowed by the worker's World, or told
     /// to end.
     pub fn open_idle(&self, idle: Idle) -> impl Future<Output = ()> + use<> {
+        let cookie = idle.cookie;
         let (opened, done) = oneshot::channel();
-        self.send(idle.cookie, Message::Idle(Box::new(idle), opened));
+        let open = move |worker: &Rc<Worker>| {
+            idle.open(worker);
+            let _ = opened.send(()); // whoever asked may have stopped waiting
+        };
+        self.send(cookie, Message::Run(Box::new(open)));
         async {
             // A worker that is gone has none.
             let _ = done.await;

@@ -17,11 +17,7 @@ use underpass_core::{
 use underpass_net::tunnel::Tally;
 use underpass_proxy::{drain::Guard, judging::Cancel};
 
-use crate::{
-    PodBudget,
-    connections::filled,
-    worker::{Served, Worker},
-};
+use crate::{PodBudget, open::filled, served::Served, worker::Worker};
 
 /// A connection's membership among those of its worker and pod. A guard of its own: what goes wrong while the record is written
 /// must not leave the connection among the open ones.

@@ -8,7 +8,7 @@ use underpass_net::tunnel::Tally;
 use underpass_telemetry::metrics::Samples;
 
 use super::{OPEN, response::Flag, traffic::Series};
-use crate::connections::carried;
+use crate::open::carried;
 
 /// One open connection.
 #[derive(Debug)]

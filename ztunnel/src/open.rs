@@ -1,0 +1,159 @@
+//! The open connections of one worker, which no other thread touches: what the list of connections is read from.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    ops::Bound::{Excluded, Unbounded},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use underpass_core::{Connection, connection::Direction};
+use underpass_net::tunnel::Tally;
+
+/// Connections that a worker answers at once.
+const PAGE: usize = 256;
+
+/// One open connection.
+#[derive(Debug)]
+struct Open {
+    record: Connection,
+    tally: Arc<Tally>,
+    began: Instant,
+}
+
+/// The numbers that one worker gives its connections, and how many of them are open. No two workers give the same number, and
+/// a number tells whose it is.
+#[derive(Debug)]
+pub(crate) struct Numbers {
+    /// From 1 on.
+    next: Cell<u64>,
+    workers: u64,
+    open: Arc<AtomicUsize>,
+}
+
+impl Numbers {
+    /// Of the worker `index` among so many.
+    pub(crate) fn new(index: usize, workers: usize) -> Self {
+        Self { next: Cell::new(index as u64 + 1), workers: workers as u64, open: Arc::default() }
+    }
+
+    /// How many of its connections are open, for other threads.
+    pub(crate) fn open(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.open)
+    }
+}
+
+/// The worker that gave this number.
+pub(crate) fn giver(id: u64, workers: usize) -> Option<usize> {
+    usize::try_from(id.checked_sub(1)? % workers.max(1) as u64).ok()
+}
+
+/// The open connections of one worker.
+#[derive(Debug)]
+pub(crate) struct OpenConnections {
+    open: RefCell<BTreeMap<u64, Open>>,
+    numbers: Numbers,
+}
+
+impl OpenConnections {
+    pub(crate) fn new(numbers: Numbers) -> Self {
+        Self { open: RefCell::default(), numbers }
+    }
+
+    /// A number that no other connection of this process has.
+    pub(crate) fn number(&self) -> u64 {
+        let next = self.numbers.next.get();
+        self.numbers.next.replace(next.wrapping_add(self.numbers.workers))
+    }
+
+    pub(crate) fn insert(&self, record: Connection, tally: Arc<Tally>, began: Instant) {
+        self.open.borrow_mut().insert(record.id, Open { record, tally, began });
+        self.count();
+    }
+
+    pub(crate) fn remove(&self, id: u64) {
+        self.open.borrow_mut().remove(&id);
+        self.count();
+    }
+
+    fn count(&self) {
+        self.numbers.open.store(self.open.borrow().len(), Relaxed);
+    }
+
+    /// The next ones after this number, [`PAGE`] at most, as of `now`.
+    pub(crate) fn page(&self, after: u64, now: Instant) -> Vec<Connection> {
+        let open = self.open.borrow();
+        let page = open.range((Excluded(after), Unbounded)).take(PAGE);
+        page.map(|(_, open)| filled(&open.record, &open.tally, open.began, now)).collect()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.open.borrow().len()
+    }
+}
+
+/// Bytes from the source to the destination, and back: the application is the source of outbound, the destination of
+/// inbound connections.
+pub(crate) fn carried(direction: Direction, tally: &Tally) -> (u64, u64) {
+    match direction {
+        Direction::Outbound => (tally.from_app(), tally.to_app()),
+        Direction::Inbound => (tally.to_app(), tally.from_app()),
+    }
+}
+
+/// The record with what is counted.
+pub(crate) fn filled(record: &Connection, tally: &Tally, began: Instant, now: Instant) -> Connection {
+    let (bytes_received, bytes_sent) = carried(record.direction, tally);
+    let duration_us = u64::try_from(now.saturating_duration_since(began).as_micros()).unwrap_or(u64::MAX);
+    Connection { bytes_received, bytes_sent, duration_us, ..record.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use underpass_core::testing::connection;
+
+    use super::*;
+
+    #[test]
+    fn a_number_is_given_once_and_tells_by_whom() {
+        for workers in 1..=4 {
+            let all: Vec<_> = (0..workers).map(|index| OpenConnections::new(Numbers::new(index, workers))).collect();
+            let mut given = std::collections::BTreeSet::new();
+            for n in 0..20 * workers {
+                let index = n * 7 % workers;
+                let id = all[index].number();
+                assert!(given.insert(id), "{id} twice");
+                assert_eq!(giver(id, workers), Some(index), "{id} of {workers}");
+            }
+        }
+        assert_eq!(giver(0, 2), None);
+    }
+
+    #[test]
+    fn pages_are_all_of_it_once() {
+        for many in [0, 1, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE] {
+            let open = OpenConnections::new(Numbers::new(0, 3));
+            for _ in 0..many {
+                let record = Connection { id: open.number(), ..connection("10.0.0.1:9", "10.0.0.2:80") };
+                open.insert(record, Arc::default(), Instant::now());
+            }
+            let (mut after, mut all) = (0, Vec::new());
+            loop {
+                let page = open.page(after, Instant::now());
+                assert!(page.len() <= PAGE);
+                let Some(last) = page.last() else { break };
+                after = last.id;
+                all.extend(page.into_iter().map(|connection| connection.id));
+            }
+            assert!(all.is_sorted(), "{all:?}");
+            assert_eq!((all.len(), open.numbers.open().load(Relaxed)), (many, many));
+            all.into_iter().for_each(|id| open.remove(id));
+            assert_eq!(open.numbers.open().load(Relaxed), 0);
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! A warning that is logged once a minute, however often there is reason for it.
+
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
+
+/// How often it is logged at most.
+const EVERY: Duration = Duration::from_secs(60);
+
+/// When it was logged last, and how often there was reason since.
+#[derive(Debug, Default)]
+pub(crate) struct RateLimitedWarning {
+    logged: Cell<Option<Instant>>,
+    times: Cell<u64>,
+}
+
+impl RateLimitedWarning {
+    /// There is reason for it. Where it is to be logged: how often there was since it was logged before.
+    pub(crate) fn due(&self, now: Instant) -> Option<u64> {
+        self.times.set(self.times.get() + 1);
+        if self.logged.get().is_some_and(|logged| now.saturating_duration_since(logged) < EVERY) {
+            return None;
+        }
+        self.logged.set(Some(now));
+        Some(self.times.take())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happens_often_is_logged_once_a_minute() {
+        let (warning, start) = (RateLimitedWarning::default(), Instant::now());
+        for (after_ms, logged) in
+            [(0, Some(1)), (1, None), (59_999, None), (60_000, Some(3)), (60_001, None), (200_000, Some(2))]
+        {
+            assert_eq!(warning.due(start + Duration::from_millis(after_ms)), logged, "after {after_ms} ms");
+        }
+    }
+}
