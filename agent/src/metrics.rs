@@ -34,7 +34,7 @@ pub fn groups() -> Vec<(&'static str, &'static [&'static Family])> {
 
 /// Measures the process.
 pub fn measure(registry: &Registry) {
-    registry.gauge(&BUILD).with(&[env!("CARGO_PKG_VERSION")]).set(1);
+    registry.gauge(&BUILD).with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
     process::measure(registry);
 }
 
@@ -51,14 +51,14 @@ pub fn traffic(config: &Config) -> Settings {
 #[cfg(test)]
 mod tests {
     use expect_test::expect_file;
-    use underpass_telemetry::metrics;
+    use underpass_telemetry::metrics::{self, Kind};
 
     use super::*;
 
     const HEAD: &str = "# Metrics\n\n\
         Generated from the code: `UPDATE_EXPECT=1 cargo test -p underpass-agent --lib metrics`.\n\n\
         The agent serves them at `http://NODE:15020/metrics` (`--metrics-address`), and under `/stats/prometheus`, as \
-        Prometheus' text\nor as OpenMetrics, whichever is asked for. Counters start at 0 with the process.\n\n\
+        Prometheus' text\nformat 0.0.4. Counters start at 0 with the process.\n\n\
         Traffic is told from both ends: `reporter` is `source` at the caller's node and `destination` at the called one's, so \
         that a connection\nwithin the mesh is counted once by each. Received bytes go from the source to the destination, \
         sent bytes come back. What is not\nknown is `unknown`: a workload is known by its address, a principal by its \
@@ -69,6 +69,25 @@ mod tests {
     #[test]
     fn the_reference_is_current() {
         expect_file!["../../docs/metrics.md"].assert_eq(&format!("{HEAD}{}", metrics::markdown(&groups())));
+    }
+
+    #[test]
+    fn every_family_is_named_as_prometheus_wants_it() {
+        for family in groups().iter().flat_map(|(_, all)| *all) {
+            let (registry, name) = (Registry::default(), family.name());
+            // Panics where a name or a label would not be taken, or bounds do not grow.
+            match family.kind() {
+                Kind::Counter => drop(registry.counter(family)),
+                Kind::Gauge => drop(registry.gauge(family)),
+                Kind::Histogram(_) => drop(registry.histogram(family)),
+            }
+            assert_eq!(name.ends_with("_total"), family.kind() == Kind::Counter, "{name}");
+            assert_eq!(name.ends_with("_duration_seconds"), matches!(family.kind(), Kind::Histogram(_)), "{name}");
+            let names = family.labels().iter().chain([&name]);
+            let is_plain = |name: &str| name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+            assert!(names.copied().all(is_plain), "{name}");
+            assert!(family.help().ends_with('.') && !family.help().contains('\n'), "{name}");
+        }
     }
 
     #[test]

@@ -149,7 +149,7 @@ pub async fn run_in<D: DataPath + 'static>(
     counters.measure(&registry);
     access_log.measure(&registry);
     let certificates = certs.status();
-    registry.collect(move |samples| certificates.borrow().measure(samples));
+    registry.collect(certs::FAMILIES, move |samples| certificates.borrow().measure(samples));
     let inputs = Inputs {
         world: keeper.world(),
         credentials: certs.subscribe(),

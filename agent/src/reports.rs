@@ -47,8 +47,7 @@ impl Counters {
     /// Measures them in `registry`.
     pub fn measure(&self, registry: &Registry) {
         let counters = self.clone();
-        registry.collect(move |samples| {
-            samples.declare(&EVENTS);
+        registry.collect(FAMILIES, move |samples| {
             for (counter, n) in counters.counts() {
                 let verdict = if is_refusal(counter) { "refused" } else { "passed" };
                 samples.add(&EVENTS, &[counter.hook(), counter.event(), verdict], n);

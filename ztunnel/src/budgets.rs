@@ -113,16 +113,15 @@ impl Budgets {
     /// Measures them.
     pub(crate) fn measure(self: &Arc<Self>, registry: &Registry) {
         let budgets = Arc::clone(self);
-        let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        registry.collect(move |samples| {
+        registry.collect(FAMILIES, move |samples| {
             for (budget, (used, most)) in [("sockets", budgets.sockets()), ("memory", budgets.memory())] {
-                samples.add(&USED, &[budget], gauge(used));
-                samples.add(&LIMIT, &[budget], gauge(most));
+                samples.add(&USED, &[budget], used);
+                samples.add(&LIMIT, &[budget], most);
             }
             for pod in budgets.pods() {
                 let (namespace, name) = (pod.name.namespace(), pod.name.name());
-                samples.add(&POD_USED, &["sockets", namespace, name], gauge(pod.sockets.0));
-                samples.add(&POD_USED, &["memory", namespace, name], gauge(pod.memory.0));
+                samples.add(&POD_USED, &["sockets", namespace, name], pod.sockets.0);
+                samples.add(&POD_USED, &["memory", namespace, name], pod.memory.0);
                 samples.add(&PAUSES, &[namespace, name], pod.pauses);
                 samples.add(&GIVEN_UP, &[namespace, name, Reason::Limit.as_str()], pod.refused);
                 samples.add(&GIVEN_UP, &[namespace, name, Reason::Memory.as_str()], pod.given_up);

@@ -8,7 +8,7 @@ use underpass_core::{
     resolve::{Resolved, Sources},
     world::Version,
 };
-use underpass_telemetry::metrics::{Counter, Family, Gauge, Registry};
+use underpass_telemetry::metrics::{Family, IntCounter, IntGauge, IntGaugeVec, Registry};
 
 use super::Report;
 
@@ -37,31 +37,36 @@ static PROBLEMS: Family = Family::gauge(
 /// The families of this room.
 pub const FAMILIES: &[&Family] = &[&VERSION, &OBJECTS, &FINDINGS, &CHANGES, &QUEUE, &PROBLEMS];
 
+/// Of a family that has no labels.
+const NONE: &[&str] = &[];
+
 /// Where the keeper's numbers are shown.
 #[derive(Debug)]
 pub(super) struct Meter {
-    registry: Registry,
-    version: Gauge,
-    objects: BTreeMap<Kind, Gauge>,
-    findings: Gauge,
-    changes: Counter,
+    version: IntGauge,
+    objects: BTreeMap<Kind, IntGauge>,
+    findings: IntGauge,
+    changes: IntCounter,
+    waiting: IntGaugeVec,
+    problems: IntGaugeVec,
 }
 
 impl Meter {
     pub(super) fn new(registry: &Registry) -> Self {
         let of_kind = registry.gauge(&OBJECTS);
         Self {
-            registry: registry.clone(),
-            version: registry.gauge(&VERSION).with(&[]),
-            objects: Kind::ALL.iter().map(|kind| (*kind, of_kind.with(&[kind.as_str()]))).collect(),
-            findings: registry.gauge(&FINDINGS).with(&[]),
-            changes: registry.counter(&CHANGES).with(&[]),
+            version: registry.gauge(&VERSION).with_label_values(NONE),
+            objects: Kind::ALL.iter().map(|kind| (*kind, of_kind.with_label_values(&[kind.as_str()]))).collect(),
+            findings: registry.gauge(&FINDINGS).with_label_values(NONE),
+            changes: registry.counter(&CHANGES).with_label_values(NONE),
+            waiting: registry.gauge(&QUEUE),
+            problems: registry.gauge(&PROBLEMS),
         }
     }
 
     /// How many changes of a door wait.
-    pub(super) fn waiting(&self, door: &str) -> Gauge {
-        self.registry.gauge(&QUEUE).with(&[door])
+    pub(super) fn waiting(&self, door: &str) -> IntGauge {
+        self.waiting.with_label_values(&[door])
     }
 
     pub(super) fn published(&self, version: Version) {
@@ -69,15 +74,14 @@ impl Meter {
     }
 
     pub(super) fn reported(&self, door: &str, report: &Report) {
-        let problems = self.registry.gauge(&PROBLEMS);
         for (kind, all) in [("problem", &report.problems), ("notice", &report.notices)] {
-            problems.with(&[door, kind]).set(i64::try_from(all.len()).unwrap_or(i64::MAX));
+            self.problems.with_label_values(&[door, kind]).set(i64::try_from(all.len()).unwrap_or(i64::MAX));
         }
     }
 
     /// What a batch, each of whose changes is about another object, has made of the objects.
     pub(super) fn changed(&self, batch: &Batch, before: &Sources, after: &Sources) {
-        self.changes.add(batch.changes.len() as u64);
+        self.changes.inc_by(batch.changes.len() as u64);
         for change in &batch.changes {
             let key = match change {
                 Change::Put(object) => object.key(),
@@ -104,4 +108,30 @@ impl Meter {
 
 fn count(sources: &Sources, object: &ObjectKey) -> i64 {
     i64::try_from(sources.findings_of(object).len()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use underpass_door::{Fault, Problem, Source};
+
+    use super::*;
+
+    #[test]
+    fn the_newest_report_of_a_door_counts_alone() {
+        let registry = Registry::default();
+        let meter = Meter::new(&registry);
+        let source = Source::ApiServer { resource_version: "1".into() };
+        let problem = Problem::new(source, Fault::Empty { gave: false });
+        for (doors, problems) in
+            [(["manifests", "pods"], vec![problem.clone(), problem.clone()]), (["pods"; 2], vec![problem])]
+        {
+            let report = Report { problems, ..Report::default() };
+            doors.into_iter().for_each(|door| meter.reported(door, &report));
+        }
+        let text = registry.text();
+        for (door, count) in [("manifests", 2), ("pods", 1)] {
+            let line = format!("underpass_config_problems{{door=\"{door}\",kind=\"problem\"}} {count}\n");
+            assert!(text.contains(&line), "{text}");
+        }
+    }
 }

@@ -15,7 +15,7 @@ use underpass_core::{
     objects::{Batch, Change},
     world::MeshSettings,
 };
-use underpass_telemetry::metrics::Gauge;
+use underpass_telemetry::metrics::IntGauge;
 
 use super::Report;
 
@@ -55,7 +55,7 @@ struct State {
 struct Door {
     changes: BTreeMap<ObjectKey, Change>,
     report: Option<Report>,
-    waiting: Gauge,
+    waiting: IntGauge,
     gone: Gone,
 }
 
@@ -89,7 +89,7 @@ impl State {
 
 impl Queue {
     /// One more door: its number.
-    pub(super) fn add(&self, waiting: Gauge) -> usize {
+    pub(super) fn add(&self, waiting: IntGauge) -> usize {
         let mut state = self.lock();
         state.doors.push(Door { changes: BTreeMap::new(), report: None, waiting, gone: Gone::No });
         state.doors.len() - 1

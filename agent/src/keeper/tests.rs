@@ -13,10 +13,7 @@ use underpass_core::{
     resolve::Local,
     testing::{ambient, model, namespace, pod, service},
 };
-use underpass_telemetry::{
-    admin::{Limits, Listener, Readiness, Router},
-    metrics::Exposition,
-};
+use underpass_telemetry::admin::{Limits, Listener, Readiness, Router};
 
 use super::{queue::MOST_KEYS, *};
 
@@ -179,7 +176,7 @@ async fn numbers_are_kept_as_objects_come_and_go() {
     rig.say(0, [pod("default/a", "10.0.0.1").into(), pod("default/b", "10.0.0.1").into(), external().into()]);
     rig.until(|world| world.version().0 == 1).await;
     let lines = |registry: &Registry| {
-        let text = Exposition::Text.write(&registry.gather());
+        let text = registry.text();
         let of = |name: &str| text.lines().filter(|line| line.starts_with(name)).map(str::to_owned).collect::<Vec<_>>();
         let shown = |line: &String| !line.ends_with(" 0");
         [of("underpass_world_objects"), of("underpass_world_findings")]

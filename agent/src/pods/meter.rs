@@ -1,6 +1,6 @@
 //! How many pods stand how: set by the pods' own thread after every turn, so that a scrape never waits for it.
 
-use underpass_telemetry::metrics::{Family, Gauge, Registry};
+use underpass_telemetry::metrics::{Family, IntGauge, Registry};
 
 use super::State;
 
@@ -16,9 +16,9 @@ pub const FAMILIES: &[&Family] = &[&PODS];
 /// Where pods are counted.
 #[derive(Debug)]
 pub struct Meter {
-    waiting: Gauge,
-    enrolled: Gauge,
-    releasing: Gauge,
+    waiting: IntGauge,
+    enrolled: IntGauge,
+    releasing: IntGauge,
 }
 
 impl Meter {
@@ -26,7 +26,8 @@ impl Meter {
     #[must_use]
     pub fn new(registry: &Registry) -> Self {
         let pods = registry.gauge(&PODS);
-        let [waiting, enrolled, releasing] = ["waiting", "enrolled", "releasing"].map(|state| pods.with(&[state]));
+        let [waiting, enrolled, releasing] =
+            ["waiting", "enrolled", "releasing"].map(|state| pods.with_label_values(&[state]));
         Self { waiting, enrolled, releasing }
     }
 

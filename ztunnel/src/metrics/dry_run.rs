@@ -55,7 +55,6 @@ impl DryRuns {
     }
 
     pub(super) fn show(&self, samples: &mut Samples) {
-        samples.declare(&DENIALS);
         for (policy, denials) in &self.policies {
             samples.add(&DENIALS, &[policy.namespace(), policy.name()], denials.count);
         }

@@ -125,6 +125,8 @@ static FOLDED: Family = Family::counter(
 
 /// The families of this room.
 pub const FAMILIES: &[&Family] = &[&OPENED, &CLOSED, &RECEIVED, &SENT, &ENDS, &OPEN, &DENIALS, &SERIES, &FOLDED];
+/// Those of them that are collected at a scrape; workers count the others.
+const COLLECTED: &[&Family] = &[&OPENED, &CLOSED, &RECEIVED, &SENT, &OPEN, &DENIALS, &SERIES, &FOLDED];
 
 /// What the workers count into, and a scrape reads.
 #[derive(Debug)]
@@ -147,7 +149,7 @@ impl Metrics {
             alive: Mutex::default(),
         });
         let shown = Arc::clone(&metrics);
-        registry.collect(move |samples| {
+        registry.collect(COLLECTED, move |samples| {
             let world = Arc::clone(&world.borrow());
             shown.show(&world, Instant::now(), samples);
         });
@@ -179,7 +181,6 @@ impl Metrics {
         drop(traffic);
         samples.add(&SERIES, &[], series.len());
         samples.add(&FOLDED, &[], folded);
-        [&OPENED, &CLOSED, &RECEIVED, &SENT].into_iter().for_each(|family| samples.declare(family));
         series.iter().for_each(|series| series.show(samples));
     }
 }

@@ -14,7 +14,7 @@ use underpass_core::{
     world::Workload,
 };
 use underpass_net::tunnel::Tally;
-use underpass_telemetry::metrics::{Counter, Registry, Table};
+use underpass_telemetry::metrics::{IntCounter, IntCounterVec, Registry};
 
 use super::{
     ENDS, Metrics,
@@ -32,9 +32,9 @@ const FEW: usize = 64;
 pub(crate) struct Recorder {
     metrics: Arc<Metrics>,
     flows: Arc<Mutex<Flows>>,
-    ends: Table<Counter>,
+    ends: IntCounterVec,
     /// Handles of `ends`, by direction and reason.
-    ended: RefCell<HashMap<(Direction, &'static str), Counter>>,
+    ended: RefCell<HashMap<(Direction, &'static str), IntCounter>>,
     known: RefCell<Known>,
 }
 
@@ -91,7 +91,10 @@ impl Recorder {
         let word = reason.as_str();
         let direction = record.direction;
         let mut ended = self.ended.borrow_mut();
-        ended.entry((direction, word)).or_insert_with(|| self.ends.with(&[direction.as_str(), word])).inc();
+        ended
+            .entry((direction, word))
+            .or_insert_with(|| self.ends.with_label_values(&[direction.as_str(), word]))
+            .inc();
         let flag = Flag::of(direction, reason);
         if lock(&self.flows).end(record.id, flag) {
             return;

@@ -15,7 +15,6 @@ use underpass_core::{
     world::{Action, AuthorizationPolicy, Owner, OwnerKind},
 };
 use underpass_net::tunnel::Tally;
-use underpass_telemetry::metrics::Exposition;
 
 use super::{
     response::{Flag, Security},
@@ -43,9 +42,10 @@ fn objects() -> Vec<Object> {
 
 struct Rig {
     model: Model,
-    metrics: Arc<Metrics>,
     recorder: Recorder,
     registry: Registry,
+    /// What there is at a scrape, and when that is.
+    scraped: Arc<Mutex<(Arc<World>, Instant)>>,
     began: Instant,
     next: u64,
 }
@@ -54,10 +54,17 @@ impl Rig {
     fn new(settings: Settings) -> Self {
         let model = model(objects());
         let registry = Registry::default();
-        let (_, receiver) = watch::channel(Arc::new(model.world().clone()));
+        let (world, began) = (Arc::new(model.world().clone()), Instant::now());
+        let (_, receiver) = watch::channel(Arc::clone(&world));
         let metrics = Metrics::new(&settings, &Registry::default(), receiver);
         let recorder = Recorder::new(&metrics, &registry);
-        Self { model, metrics, recorder, registry, began: Instant::now(), next: 0 }
+        let scraped = Arc::new(Mutex::new((world, began)));
+        let at = Arc::clone(&scraped);
+        registry.collect(COLLECTED, move |samples| {
+            let (world, now) = &*lock(&at);
+            metrics.show(world, *now, samples);
+        });
+        Self { model, recorder, registry, scraped, began, next: 0 }
     }
 
     /// A record as the tunnel makes it, with the workloads that have the addresses.
@@ -111,13 +118,8 @@ impl Rig {
 
     /// A scrape `after_s` seconds after the begin.
     fn scrape(&self, after_s: u64) -> String {
-        let mut samples = self.registry.gather();
-        self.metrics.show(
-            &Arc::new(self.model.world().clone()),
-            self.began + Duration::from_secs(after_s),
-            &mut samples,
-        );
-        Exposition::Text.write(&samples)
+        *lock(&self.scraped) = (Arc::new(self.model.world().clone()), self.began + Duration::from_secs(after_s));
+        self.registry.text()
     }
 }
 

@@ -17,7 +17,7 @@ use std::{
 };
 
 use underpass_core::{Identity, ObjectName, World, connection::Direction, world::Delta};
-use underpass_telemetry::metrics::{Labels, Samples};
+use underpass_telemetry::metrics::Samples;
 
 use super::{
     CLOSED, OPENED, OVERFLOW, RECEIVED, SENT, Settings,
@@ -38,14 +38,14 @@ pub(super) struct Key {
 }
 
 impl Key {
-    fn labels(&self, cluster: &str, flag: Flag) -> Labels {
+    fn labels<'a>(&'a self, cluster: &'a str, flag: Flag) -> Vec<&'a str> {
         let (name, hostname) = self.service.as_ref().map_or((None, UNKNOWN), |(name, host)| (Some(name), &**host));
         let mut values = vec![reporter(self.direction)];
         values.extend(self.source.labels(cluster));
         values.extend([hostname, name.map_or(UNKNOWN, ObjectName::namespace), name.map_or(UNKNOWN, ObjectName::name)]);
         values.extend(self.destination.labels(cluster));
         values.extend(["tcp", flag.as_str(), self.security.as_str()]);
-        Labels::new(&OPENED, &values)
+        values
     }
 
     /// Everything that it names is still there.
@@ -67,8 +67,6 @@ const fn reporter(direction: Direction) -> &'static str {
 #[derive(Debug)]
 pub(super) struct Series {
     names: Names,
-    /// With [`Flag::None`], which most have.
-    carried: Labels,
     opened: AtomicU64,
     closed: [AtomicU64; 3],
     received: AtomicU64,
@@ -80,7 +78,6 @@ pub(super) struct Series {
 impl Series {
     fn new(names: Names) -> Arc<Self> {
         Arc::new(Self {
-            carried: names.labels(Flag::None),
             names,
             opened: AtomicU64::new(0),
             closed: Default::default(),
@@ -102,14 +99,15 @@ impl Series {
     }
 
     pub(super) fn show(&self, samples: &mut Samples) {
-        samples.add_to(&OPENED, &self.carried, self.opened.load(Relaxed));
-        samples.add_to(&RECEIVED, &self.carried, self.received.load(Relaxed));
-        samples.add_to(&SENT, &self.carried, self.sent.load(Relaxed));
+        let carried = self.names.labels(Flag::None);
+        samples.add(&OPENED, &carried, self.opened.load(Relaxed));
+        samples.add(&RECEIVED, &carried, self.received.load(Relaxed));
+        samples.add(&SENT, &carried, self.sent.load(Relaxed));
         for (flag, closed) in Flag::ALL.into_iter().zip(&self.closed) {
             match (flag, closed.load(Relaxed)) {
-                (Flag::None, n) => samples.add_to(&CLOSED, &self.carried, n),
+                (Flag::None, n) => samples.add(&CLOSED, &carried, n),
                 (_, 0) => {}
-                (flag, n) => samples.add_to(&CLOSED, &self.names.labels(flag), n),
+                (flag, n) => samples.add(&CLOSED, &self.names.labels(flag), n),
             }
         }
     }
@@ -125,14 +123,14 @@ enum Names {
 }
 
 impl Names {
-    fn labels(&self, flag: Flag) -> Labels {
+    fn labels(&self, flag: Flag) -> Vec<&str> {
         match self {
             Self::Own(key, cluster) => key.labels(cluster, flag),
             Self::Overflow(direction) => {
-                let mut values = [OVERFLOW; super::TRAFFIC_LABELS.len()];
+                let mut values = vec![OVERFLOW; super::TRAFFIC_LABELS.len()];
                 let last = values.len();
                 (values[0], values[last - 3], values[last - 2]) = (reporter(*direction), "tcp", flag.as_str());
-                Labels::new(&OPENED, &values)
+                values
             }
         }
     }

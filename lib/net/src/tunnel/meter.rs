@@ -3,14 +3,12 @@
 use std::cell::Cell;
 
 use tokio::time::Instant;
-use underpass_telemetry::metrics::{Counter, Family, Gauge, Held, Histogram, Registry, Table};
+use underpass_telemetry::metrics::{Family, Held, Histogram, IntCounter, IntCounterVec, IntGauge, Registry};
 
 use super::TunnelEnd;
 
-/// Microseconds: from a neighbour's to the limit of ten seconds.
-const HANDSHAKE_BOUNDS_US: &[u64] = &[
-    1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000,
-];
+/// From a neighbour's to the limit of ten seconds.
+const HANDSHAKE_BOUNDS_S: &[f64] = &[0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 static OPENED: Family = Family::counter(
     "underpass_tunnels_opened_total",
@@ -28,7 +26,7 @@ static HANDSHAKE: Family = Family::histogram(
     "underpass_handshake_duration_seconds",
     "From the begin of a tunnel until mutual TLS was done; for outbound tunnels with the time to connect.",
     &["direction"],
-    HANDSHAKE_BOUNDS_US,
+    HANDSHAKE_BOUNDS_S,
 );
 static FAILED: Family = Family::counter(
     "underpass_handshakes_failed_total",
@@ -79,13 +77,13 @@ impl Default for Meter {
 #[derive(Clone, Debug)]
 pub(super) struct Role {
     direction: &'static str,
-    opened: Counter,
-    open: Gauge,
-    ends: Table<Counter>,
+    opened: IntCounter,
+    open: IntGauge,
+    ends: IntCounterVec,
     handshake: Histogram,
-    failed: Table<Counter>,
-    streams: Counter,
-    streams_open: Gauge,
+    failed: IntCounterVec,
+    streams: IntCounter,
+    streams_open: IntGauge,
 }
 
 impl Role {
@@ -93,20 +91,20 @@ impl Role {
         let own = &[direction];
         Self {
             direction,
-            opened: registry.counter(&OPENED).with(own),
-            open: registry.gauge(&OPEN).with(own),
+            opened: registry.counter(&OPENED).with_label_values(own),
+            open: registry.gauge(&OPEN).with_label_values(own),
             ends: registry.counter(&ENDS),
-            handshake: registry.histogram(&HANDSHAKE).with(own),
+            handshake: registry.histogram(&HANDSHAKE).with_label_values(own),
             failed: registry.counter(&FAILED),
-            streams: registry.counter(&STREAMS).with(own),
-            streams_open: registry.gauge(&STREAMS_OPEN).with(own),
+            streams: registry.counter(&STREAMS).with_label_values(own),
+            streams_open: registry.gauge(&STREAMS_OPEN).with_label_values(own),
         }
     }
 
     /// A tunnel begins.
     pub(super) fn begin(&self) -> Metered {
         self.opened.inc();
-        let open = Cell::new(Some(self.open.hold()));
+        let open = Cell::new(Some(Held::of(&self.open)));
         Metered { role: self.clone(), began: Instant::now(), proved: Cell::new(false), open }
     }
 }
@@ -124,14 +122,14 @@ impl Metered {
     /// Mutual TLS is done. Said as often as it is true.
     pub(super) fn proved(&self) {
         if !self.proved.replace(true) {
-            self.role.handshake.observe(self.began.elapsed());
+            self.role.handshake.observe(self.began.elapsed().as_secs_f64());
         }
     }
 
     /// A stream, counted as open until the guard is dropped.
     pub(super) fn stream(&self) -> Held {
         self.role.streams.inc();
-        self.role.streams_open.hold()
+        Held::of(&self.role.streams_open)
     }
 
     /// It ended. Only the first reason counts.
@@ -141,9 +139,9 @@ impl Metered {
         }
         let reason = end.reason();
         let labels = [self.role.direction, reason.as_str()];
-        self.role.ends.with(&labels).inc();
+        self.role.ends.with_label_values(&labels).inc();
         if !self.proved.get() {
-            self.role.failed.with(&labels).inc();
+            self.role.failed.with_label_values(&labels).inc();
         }
     }
 }

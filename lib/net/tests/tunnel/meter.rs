@@ -2,7 +2,7 @@
 
 use underpass_identity::testing::Leaf;
 use underpass_net::tunnel::{Ended, Meter, TunnelEnd};
-use underpass_telemetry::metrics::{Exposition, Registry};
+use underpass_telemetry::metrics::Registry;
 
 use underpass_net::testing::{Mesh, Server, call, connect, converse, echo, run, until};
 
@@ -16,7 +16,7 @@ fn metered() -> (Mesh, Registry) {
 
 /// The value of `name{labels}`; nothing where there is none.
 fn value(registry: &Registry, series: &str) -> Option<i64> {
-    let text = Exposition::Text.write(&registry.gather());
+    let text = registry.text();
     let line = text.lines().find_map(|line| line.strip_prefix(series).and_then(|rest| rest.strip_prefix(' ')))?;
     Some(line.parse().expect("a number"))
 }
@@ -52,7 +52,7 @@ fn tunnels_and_streams_are_counted_while_they_last() {
             value(&registry, &format!("underpass_tunnels_closed_total{labels}"))
         };
         assert_eq!((ended("outbound", "drain"), ended("inbound", "tunnel_closed")), (Some(1), Some(1)));
-        assert!(!Exposition::Text.write(&registry.gather()).contains("handshakes_failed"));
+        assert!(!registry.text().contains("handshakes_failed"));
     });
 }
 

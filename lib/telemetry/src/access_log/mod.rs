@@ -146,7 +146,7 @@ impl AccessLog {
     /// Measures it in `registry`, for as long as that lasts.
     pub fn measure(&self, registry: &Registry) {
         let queue = Arc::clone(&self.queue);
-        registry.collect(move |samples| {
+        registry.collect(FAMILIES, move |samples| {
             samples.add(&LINES, &["written"], queue.written.load(Relaxed));
             samples.add(&LINES, &["dropped"], queue.dropped.load(Relaxed));
         });

@@ -15,7 +15,6 @@ pub const NO_ROUTE: &str = "GET / lists what there is";
 #[derive(Clone, Debug)]
 pub struct Request {
     pub(super) query: Query,
-    pub(super) accept: Option<String>,
     pub(super) body: Bytes,
 }
 
@@ -24,12 +23,6 @@ impl Request {
     #[must_use]
     pub fn query(&self, key: &str) -> Option<&str> {
         self.query.find(key)
-    }
-
-    /// The `Accept` header, where there is exactly one.
-    #[must_use]
-    pub fn accept(&self) -> Option<&str> {
-        self.accept.as_deref()
     }
 
     /// The body, whole and within the limit.

@@ -11,7 +11,7 @@
 use std::{collections::VecDeque, convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -177,11 +177,7 @@ async fn answer(site: &Site, request: hyper::Request<Incoming>) -> Response {
         Ok(body) => body,
         Err(response) => return response,
     };
-    let answered = timeout(
-        site.limits.request_time,
-        handler(Request { query, accept: only(&head.headers, &header::ACCEPT), body }),
-    )
-    .await;
+    let answered = timeout(site.limits.request_time, handler(Request { query, body })).await;
     answered.unwrap_or_else(|_| Response::error(StatusCode::SERVICE_UNAVAILABLE, "no answer in time"))
 }
 
@@ -195,15 +191,6 @@ async fn read(body: Incoming, limits: &Limits) -> Result<Bytes, Response> {
         Ok(Err(e)) if e.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(e)) => Err(Response::error(StatusCode::BAD_REQUEST, format_args!("cannot read the body: {e}"))),
         Err(_) => Err(Response::error(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
-    }
-}
-
-/// The text of a header that is there once.
-fn only(headers: &HeaderMap, name: &header::HeaderName) -> Option<String> {
-    let mut all = headers.get_all(name).iter();
-    match (all.next(), all.next()) {
-        (Some(one), None) => one.to_str().ok().map(str::to_owned),
-        _ => None,
     }
 }
 

@@ -1,15 +1,23 @@
-//! What a metric is called and what it means. Families are `static`s: a name that Prometheus would not take, a counter
-//! that does not end in `_total` or an empty help does not compile.
+//! What a metric is called and what it means. Families are `static`s; a test registers each of them, so that none has a
+//! name or a label that Prometheus would not take.
+
+use std::collections::HashMap;
+
+use prometheus::{
+    Opts,
+    core::Desc,
+    proto::{Metric, MetricFamily, MetricType},
+};
 
 /// What the values of a family do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
     /// Only grows, from 0 at the start of the process.
     Counter,
     /// Goes up and down.
     Gauge,
-    /// Counts observations up to each of these bounds, in microseconds; the family is in seconds.
-    Histogram(&'static [u64]),
+    /// Counts observations up to each of these bounds, which grow.
+    Histogram(&'static [f64]),
 }
 
 impl Kind {
@@ -22,10 +30,18 @@ impl Kind {
             Self::Histogram(_) => "histogram",
         }
     }
+
+    pub(super) const fn metric_type(self) -> MetricType {
+        match self {
+            Self::Counter => MetricType::COUNTER,
+            Self::Gauge => MetricType::GAUGE,
+            Self::Histogram(_) => MetricType::HISTOGRAM,
+        }
+    }
 }
 
 /// One metric with all of its series.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Family {
     name: &'static str,
     help: &'static str,
@@ -37,43 +53,24 @@ impl Family {
     /// A counter; `name` ends in `_total`.
     #[must_use]
     pub const fn counter(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Self {
-        assert!(ends_with(name, "_total"), "the name of a counter ends in _total");
-        Self::new(name, help, Kind::Counter, labels)
+        Self { name, help, kind: Kind::Counter, labels }
     }
 
     /// A gauge.
     #[must_use]
     pub const fn gauge(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Self {
-        assert!(!ends_with(name, "_total"), "the name of a gauge does not end in _total");
-        Self::new(name, help, Kind::Gauge, labels)
+        Self { name, help, kind: Kind::Gauge, labels }
     }
 
-    /// A histogram of durations; `name` ends in `_seconds`, the bounds are microseconds and grow.
+    /// A histogram of durations in seconds, as its bounds are; `name` ends in `_seconds`.
     #[must_use]
     pub const fn histogram(
         name: &'static str,
         help: &'static str,
         labels: &'static [&'static str],
-        bounds_us: &'static [u64],
+        bounds_s: &'static [f64],
     ) -> Self {
-        assert!(ends_with(name, "_seconds"), "the name of a histogram of durations ends in _seconds");
-        let mut i = 1;
-        while i < bounds_us.len() {
-            assert!(bounds_us[i - 1] < bounds_us[i], "the bounds of a histogram grow");
-            i += 1;
-        }
-        Self::new(name, help, Kind::Histogram(bounds_us), labels)
-    }
-
-    const fn new(name: &'static str, help: &'static str, kind: Kind, labels: &'static [&'static str]) -> Self {
-        assert!(is_name(name), "a metric's name is lower case letters, digits and _");
-        assert!(is_plain(help), "a metric's help is one line without quotes and backslashes");
-        let mut i = 0;
-        while i < labels.len() {
-            assert!(is_name(labels[i]), "a label's name is lower case letters, digits and _");
-            i += 1;
-        }
-        Self { name, help, kind, labels }
+        Self { name, help, kind: Kind::Histogram(bounds_s), labels }
     }
 
     /// Its whole name: `underpass_tunnels_opened_total`.
@@ -100,61 +97,31 @@ impl Family {
         self.labels
     }
 
-    /// Its unit, which its name ends with (before `_total`).
-    #[must_use]
-    pub fn unit(&self) -> Option<&'static str> {
-        let stem = self.stem();
-        ["seconds", "bytes"].into_iter().find(|unit| stem.strip_suffix(unit).is_some_and(|rest| rest.ends_with('_')))
+    pub(super) fn opts(&self) -> Opts {
+        Opts::new(self.name, self.help)
     }
 
-    /// Its name as OpenMetrics describes it: without a counter's `_total`.
-    pub(super) fn stem(&self) -> &'static str {
-        match self.kind {
-            Kind::Counter => self.name.strip_suffix("_total").unwrap_or(self.name),
-            _ => self.name,
-        }
+    /// # Panics
+    /// Where Prometheus would not take a name of it.
+    pub(super) fn desc(&self) -> Desc {
+        let labels = self.labels.iter().map(|label| (*label).to_owned()).collect();
+        self.taken(Desc::new(self.name.to_owned(), self.help.to_owned(), labels, HashMap::new()))
     }
-}
 
-/// `[a-z_][a-z0-9_]*`: what Prometheus takes, without what it takes for others' sake.
-const fn is_name(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    let mut i = 0;
-    while i < bytes.len() {
-        match bytes[i] {
-            b'a'..=b'z' | b'_' => {}
-            b'0'..=b'9' if i > 0 => {}
-            _ => return false,
-        }
-        i += 1;
+    /// What was made of it.
+    ///
+    /// # Panics
+    /// Where that failed: families are constants, and a test makes all of them.
+    pub(super) fn taken<T>(&self, made: prometheus::Result<T>) -> T {
+        made.unwrap_or_else(|error| panic!("metric {}: {error}", self.name))
     }
-    !bytes.is_empty()
-}
 
-/// Needs no escape in either format.
-const fn is_plain(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    let mut i = 0;
-    while i < bytes.len() {
-        if matches!(bytes[i], b'\n' | b'"' | b'\\') {
-            return false;
-        }
-        i += 1;
+    pub(super) fn with(&self, series: Vec<Metric>) -> MetricFamily {
+        let mut family = MetricFamily::default();
+        family.set_name(self.name.to_owned());
+        family.set_help(self.help.to_owned());
+        family.set_field_type(self.kind.metric_type());
+        family.set_metric(series);
+        family
     }
-    !bytes.is_empty()
-}
-
-const fn ends_with(text: &str, end: &str) -> bool {
-    let (text, end) = (text.as_bytes(), end.as_bytes());
-    if text.len() <= end.len() {
-        return false;
-    }
-    let mut i = 0;
-    while i < end.len() {
-        if text[text.len() - end.len() + i] != end[i] {
-            return false;
-        }
-        i += 1;
-    }
-    true
 }

@@ -1,35 +1,32 @@
-//! Numbers about the process and its traffic, in the text formats that Prometheus reads.
+//! Numbers about the process and its traffic, in the text format that Prometheus reads.
 //!
-//! A family (name, help, labels) is a `static` beside what it measures; its names are checked when it is compiled.
-//! Values come in two ways:
+//! A family (name, help, labels) is a `static` beside what it measures. Values come in two ways:
 //!
 //! ```text
-//! Registry::counter(&FAMILY).with(&["inbound"]) -> Counter      owned by whoever counts: inc() is one atomic add
-//! Registry::collect(|samples| samples.add(&FAMILY, ..))         asked at scrape, for what is known elsewhere
-//!                                  \--> Samples: equal labels are summed --> text 0.0.4 or OpenMetrics 1.0
+//! Registry::counter(&FAMILY).with_label_values(&["inbound"])      owned by whoever counts: inc() is one atomic add
+//! Registry::collect(FAMILIES, |samples| samples.add(&FAMILY, ..)) asked at scrape, for what is known elsewhere
+//!                                      \--> equal labels are summed --> text 0.0.4
 //! ```
-//! Nothing is shared by those who count: a worker declares a table of its own for a family that others declare too, and
-//! a scrape adds them up. Nothing here is touched per byte.
+//! Nothing is shared by those who count: a worker has a table of its own for a family that others count as well, and a
+//! scrape adds them up. Nothing here is touched per byte. Instruments, gathering and writing are the crate `prometheus`'s.
 
 mod doc;
 mod family;
-mod instrument;
-mod labels;
+mod held;
 pub mod process;
 mod registry;
 mod route;
 mod samples;
-mod write;
+
+pub use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 pub use self::{
     doc::markdown,
     family::{Family, Kind},
-    instrument::{Counter, Gauge, Held, Histogram, Instrument, Table},
-    labels::Labels,
+    held::Held,
     registry::Registry,
     route::{FRESH, routes},
-    samples::{Distribution, Samples, Value},
-    write::Exposition,
+    samples::{Number, Samples},
 };
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Measures this process.
 pub fn measure(registry: &Registry) {
-    registry.collect(|samples| {
+    registry.collect(FAMILIES, |samples| {
         let text = |path| fs::read_to_string(path).unwrap_or_default();
         read(
             samples,
@@ -66,40 +66,47 @@ fn read(samples: &mut Samples, stat: &str, system: &str, status: &str, limits: &
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::{Exposition, Value},
-        *,
-    };
+    use prometheus::TextEncoder;
+
+    use super::*;
+
+    fn text(samples: Samples) -> Vec<String> {
+        let families: Vec<_> =
+            samples.families().into_iter().filter(|family| !family.get_metric().is_empty()).collect();
+        let text = TextEncoder::new().encode_to_string(&families).unwrap();
+        text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+    }
 
     #[test]
     fn what_proc_says() {
-        let mut samples = Samples::default();
+        let mut samples = Samples::new(FAMILIES);
         let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 5 0 12345 1 2 3";
         let limits = "Limit     Soft Limit   Hard Limit   Units\nMax open files    1024    4096    files\n";
         read(&mut samples, stat, "cpu 1 2\nbtime 1700000000\n", "VmRSS:\t  12 kB\nThreads:\t5\n", limits);
-        for (family, want) in [
-            (&CPU, Value::Real(2.0)),
-            (&STARTED, Value::Real(1_700_000_123.45)),
-            (&RESIDENT, Value::Count(12 * 1024)),
-            (&MOST, Value::Count(1024)),
-            (&THREADS, Value::Count(5)),
-        ] {
-            assert_eq!(samples.value(family, &[]), Some(&want), "{}", family.name());
-        }
+        assert_eq!(
+            text(samples),
+            [
+                "process_cpu_seconds_total 2",
+                "process_start_time_seconds 1700000123.45",
+                "process_resident_memory_bytes 12288",
+                "process_max_fds 1024",
+                "process_threads 5",
+            ]
+        );
     }
 
     #[test]
     fn what_cannot_be_read_is_left_out() {
-        let mut samples = Samples::default();
+        let mut samples = Samples::new(FAMILIES);
         read(&mut samples, "7 (short) S 1", "", "VmRSS: many", "Max open files unlimited unlimited files");
-        assert_eq!(Exposition::Text.write(&samples), "");
+        assert_eq!(text(samples), [""; 0]);
     }
 
     #[test]
     fn this_process_is_there() {
         let registry = Registry::default();
         measure(&registry);
-        let text = Exposition::Text.write(&registry.gather());
+        let text = registry.text();
         let missing = FAMILIES.iter().find(|family| !text.contains(&format!("\n{} ", family.name())));
         assert_eq!(missing.map(|family| family.name()), None, "{text}");
     }

@@ -1,17 +1,27 @@
-//! Who is asked at a scrape.
+//! Who is asked at a scrape, and what their answers come to. Equal labels are added up, so that nobody who counts has to
+//! know the others.
 
 use std::{
+    collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{Counter, Family, Gauge, Histogram, Samples, Table, instrument::Instrument};
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, TextEncoder,
+    core::{Collector, Desc},
+    proto::{Bucket, Counter, Gauge, Histogram, Metric, MetricFamily, MetricType},
+};
 
-type Collector = Arc<dyn Fn(&mut Samples) + Send + Sync>;
+use super::{Family, Kind, Samples, samples::Asked};
 
 /// All metrics of a process. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Registry(Arc<Mutex<Vec<Collector>>>);
+pub struct Registry {
+    registered: prometheus::Registry,
+    /// Who counts a family, by its name.
+    owners: Arc<Mutex<HashMap<&'static str, Owners>>>,
+}
 
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -20,42 +30,139 @@ impl fmt::Debug for Registry {
 }
 
 impl Registry {
-    /// A table of counters of this family, for one owner: another table of the same family is added to it at scrape.
+    /// A table of counters of this family, for one owner: what another table of the same family has counted is added at a
+    /// scrape. The handle of a series takes a lock: ask once and keep it, where it counts often. The values of labels are
+    /// few and known; what comes from peers, or from objects that come and go, is collected at scrape instead.
+    ///
+    /// # Panics
+    /// Where Prometheus would not take the family: it is a constant.
     #[must_use]
-    pub fn counter(&self, family: &'static Family) -> Table<Counter> {
-        self.table(family)
+    pub fn counter(&self, family: &'static Family) -> IntCounterVec {
+        debug_assert_eq!(family.kind(), Kind::Counter, "{}", family.name());
+        self.owned(family, IntCounterVec::new(family.opts(), family.labels()))
     }
 
     /// A table of gauges; see [`Registry::counter`].
+    ///
+    /// # Panics
+    /// As [`Registry::counter`] does.
     #[must_use]
-    pub fn gauge(&self, family: &'static Family) -> Table<Gauge> {
-        self.table(family)
+    pub fn gauge(&self, family: &'static Family) -> IntGaugeVec {
+        debug_assert_eq!(family.kind(), Kind::Gauge, "{}", family.name());
+        self.owned(family, IntGaugeVec::new(family.opts(), family.labels()))
     }
 
     /// A table of histograms; see [`Registry::counter`].
+    ///
+    /// # Panics
+    /// As [`Registry::counter`] does.
     #[must_use]
-    pub fn histogram(&self, family: &'static Family) -> Table<Histogram> {
-        self.table(family)
+    pub fn histogram(&self, family: &'static Family) -> HistogramVec {
+        let bounds = match family.kind() {
+            Kind::Histogram(bounds) => bounds,
+            _ => &[],
+        };
+        debug_assert!(!bounds.is_empty(), "{}", family.name());
+        let opts = HistogramOpts { common_opts: family.opts(), buckets: bounds.to_vec() };
+        self.owned(family, HistogramVec::new(opts, family.labels()))
     }
 
-    /// Asks `collector` at every scrape. It may take locks, and must not wait for anything else.
-    pub fn collect(&self, collector: impl Fn(&mut Samples) + Send + Sync + 'static) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(collector));
+    /// Asks `collector` about these families at every scrape. It may take locks, and must not wait for anything else.
+    ///
+    /// # Panics
+    /// Where Prometheus would not take one of the families, or somebody else measures it already.
+    pub fn collect(&self, families: &[&'static Family], collector: impl Fn(&mut Samples) + Send + Sync + 'static) {
+        if let Some(first) = families.first() {
+            first.taken(self.registered.register(Box::new(Asked::new(families, collector))));
+        }
     }
 
-    /// What there is now.
+    /// What there is now, as Prometheus' text.
     #[must_use]
-    pub fn gather(&self) -> Samples {
-        let collectors = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut samples = Samples::default();
-        collectors.iter().for_each(|collect| collect(&mut samples));
-        samples
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for mut family in self.registered.gather() {
+            add_up(&mut family);
+            // Fails for a family without a name or without series, and none of these is gathered.
+            let _ = TextEncoder::new().encode_utf8(&[family], &mut text);
+        }
+        text
     }
 
-    fn table<I: Instrument>(&self, family: &'static Family) -> Table<I> {
-        let table = Table::new(family);
-        let read = table.clone();
-        self.collect(move |samples| read.read(samples));
+    fn owned<T: Collector + Clone + 'static>(&self, family: &'static Family, made: prometheus::Result<T>) -> T {
+        let table = family.taken(made);
+        let mut owners = lock(&self.owners);
+        let owners = owners.entry(family.name()).or_insert_with(|| {
+            let owners = Owners { desc: family.desc(), tables: Arc::default() };
+            family.taken(self.registered.register(Box::new(owners.clone())));
+            owners
+        });
+        lock(&owners.tables).push(Box::new(table.clone()));
         table
     }
+}
+
+/// The tables of one family.
+#[derive(Clone)]
+struct Owners {
+    desc: Desc,
+    tables: Arc<Mutex<Vec<Box<dyn Collector>>>>,
+}
+
+impl Collector for Owners {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![&self.desc]
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        lock(&self.tables).iter().flat_map(|table| table.collect()).collect()
+    }
+}
+
+/// Makes one of those with equal labels, which stand together once they are gathered.
+fn add_up(family: &mut MetricFamily) {
+    let kind = family.get_field_type();
+    family.mut_metric().dedup_by(|more, sum| {
+        let is_same = more.get_label() == sum.get_label();
+        if is_same {
+            add(kind, sum, more);
+        }
+        is_same
+    });
+}
+
+fn add(kind: MetricType, sum: &mut Metric, more: &Metric) {
+    match kind {
+        MetricType::COUNTER => {
+            let mut counter = Counter::default();
+            counter.set_value(sum.get_counter().get_value() + more.get_counter().get_value());
+            sum.set_counter(counter);
+        }
+        MetricType::HISTOGRAM => sum.set_histogram(both(sum.get_histogram(), more.get_histogram())),
+        _ => {
+            let mut gauge = Gauge::default();
+            gauge.set_value(sum.get_gauge().get_value() + more.get_gauge().get_value());
+            sum.set_gauge(gauge);
+        }
+    }
+}
+
+/// Of one family, and so with the same bounds.
+fn both(a: &Histogram, b: &Histogram) -> Histogram {
+    let bucket = |(a, b): (&Bucket, &Bucket)| {
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(a.upper_bound());
+        bucket.set_cumulative_count(a.cumulative_count() + b.cumulative_count());
+        bucket
+    };
+    let mut sum = Histogram::default();
+    sum.set_sample_count(a.get_sample_count() + b.get_sample_count());
+    sum.set_sample_sum(a.get_sample_sum() + b.get_sample_sum());
+    sum.set_bucket(a.get_bucket().iter().zip(b.get_bucket()).map(bucket).collect());
+    sum
+}
+
+/// Every critical section leaves a list whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

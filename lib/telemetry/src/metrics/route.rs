@@ -8,51 +8,43 @@ use std::{
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
+use prometheus::TEXT_FORMAT;
 
-use super::{Exposition, Registry};
-use crate::admin::{Request, Response, Router};
+use super::Registry;
+use crate::admin::{Response, Router};
 
 /// How old an answer may be.
 pub const FRESH: Duration = Duration::from_secs(1);
 
-/// One answer of each format.
-#[derive(Debug, Default)]
-struct Page {
-    text: Option<(Instant, Bytes)>,
-    open_metrics: Option<(Instant, Bytes)>,
-}
+/// The last answer.
+type Page = Mutex<Option<(Instant, Bytes)>>;
 
 /// `GET /metrics`, and `/stats/prometheus`, where scrape annotations for Istio's proxies look.
 #[must_use]
 pub fn routes(router: Router, registry: &Registry) -> Router {
-    let page: Arc<Mutex<Page>> = Arc::default();
+    let page: Arc<Page> = Arc::default();
     ["/metrics", "/stats/prometheus"].into_iter().fold(router, |router, path| {
         let (registry, page) = (registry.clone(), Arc::clone(&page));
-        router.route(Method::GET, path, move |request: Request| {
-            let exposition = request.accept().map_or(Exposition::Text, Exposition::accepted);
+        router.route(Method::GET, path, move |_| {
             let (registry, page) = (registry.clone(), Arc::clone(&page));
             async move {
                 // Collectors take locks that others hold for a while.
-                let written = tokio::task::spawn_blocking(move || answer(&registry, &page, exposition)).await;
+                let written = tokio::task::spawn_blocking(move || answer(&registry, &page)).await;
                 let failed = |e| Response::error(StatusCode::INTERNAL_SERVER_ERROR, e);
-                written.map_or_else(failed, |body| Response::page(exposition.content_type(), body))
+                written.map_or_else(failed, |body| Response::page(TEXT_FORMAT, body))
             }
         })
     })
 }
 
 /// Under the lock: who asks at the same time gets the same answer.
-fn answer(registry: &Registry, page: &Mutex<Page>, exposition: Exposition) -> Bytes {
+fn answer(registry: &Registry, page: &Page) -> Bytes {
     let mut page = page.lock().unwrap_or_else(PoisonError::into_inner);
-    let kept = match exposition {
-        Exposition::Text => &mut page.text,
-        Exposition::OpenMetrics => &mut page.open_metrics,
-    };
-    match kept {
+    match &*page {
         Some((at, body)) if at.elapsed() < FRESH => body.clone(),
         _ => {
-            let body = Bytes::from(exposition.write(&registry.gather()));
-            *kept = Some((Instant::now(), body.clone()));
+            let body = Bytes::from(registry.text());
+            *page = Some((Instant::now(), body.clone()));
             body
         }
     }

@@ -1,124 +1,101 @@
-//! What one scrape has gathered. Equal labels are added up, so that nobody who counts has to know the others.
+//! What is asked at a scrape: numbers that are kept elsewhere, and series that come and go.
 
-use std::collections::BTreeMap;
+use prometheus::{
+    core::{Collector, Desc},
+    proto::{Counter, Gauge, LabelPair, Metric, MetricFamily},
+};
 
-use super::{Family, Labels};
+use super::{Family, Kind};
 
-/// One value.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Value {
-    /// A count, exact.
-    Count(u64),
-    /// A level, exact.
-    Level(i64),
-    /// Anything that is not whole: seconds.
-    Real(f64),
-    /// A histogram.
-    Distribution(Distribution),
+/// A value. Prometheus knows floats alone: counts are exact up to 2^53.
+pub trait Number {
+    /// As Prometheus knows it.
+    fn float(self) -> f64;
 }
 
-/// Observations by size.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Distribution {
-    /// Observations of each bucket alone; the last has no bound.
-    pub buckets: Vec<u64>,
-    /// All observations added up, microseconds.
-    pub sum_us: u64,
+macro_rules! numbers {
+    ($($number:ty)*) => {
+        $(impl Number for $number {
+            fn float(self) -> f64 {
+                self as f64
+            }
+        })*
+    };
 }
 
-impl Distribution {
-    fn add(&mut self, other: &Self) {
-        if self.buckets.len() < other.buckets.len() {
-            self.buckets.resize(other.buckets.len(), 0);
-        }
-        self.buckets.iter_mut().zip(&other.buckets).for_each(|(a, b)| *a = a.saturating_add(*b));
-        self.sum_us = self.sum_us.saturating_add(other.sum_us);
-    }
-}
+numbers! { u64 i64 usize f64 }
 
-impl Value {
-    fn add(&mut self, other: Self) {
-        match (&mut *self, other) {
-            (Self::Count(a), Self::Count(b)) => *a = a.saturating_add(b),
-            (Self::Level(a), Self::Level(b)) => *a = a.saturating_add(b),
-            (Self::Distribution(a), Self::Distribution(b)) => a.add(&b),
-            (a, b) => *a = Self::Real(a.real() + b.real()),
-        }
-    }
-
-    #[expect(clippy::cast_precision_loss, reason = "only where counts and reals meet in one series")]
-    fn real(&self) -> f64 {
-        match self {
-            Self::Count(n) => *n as f64,
-            Self::Level(n) => *n as f64,
-            Self::Real(n) => *n,
-            Self::Distribution(d) => d.buckets.iter().sum::<u64>() as f64,
-        }
-    }
-}
-
-impl From<u64> for Value {
-    fn from(n: u64) -> Self {
-        Self::Count(n)
-    }
-}
-
-impl From<usize> for Value {
-    fn from(n: usize) -> Self {
-        Self::Count(n as u64)
-    }
-}
-
-impl From<i64> for Value {
-    fn from(n: i64) -> Self {
-        Self::Level(n)
-    }
-}
-
-impl From<f64> for Value {
-    fn from(n: f64) -> Self {
-        Self::Real(n)
-    }
-}
-
-/// All values of one scrape, in the order of their names and labels.
-#[derive(Debug, Default)]
-pub struct Samples {
-    pub(super) families: BTreeMap<&'static str, (&'static Family, BTreeMap<Labels, Value>)>,
-}
+/// What one collector shows at one scrape.
+#[derive(Debug)]
+pub struct Samples(Vec<(&'static Family, Vec<Metric>)>);
 
 impl Samples {
-    /// The family exists, with or without series.
-    pub fn declare(&mut self, family: &'static Family) {
-        self.of(family);
+    pub(super) fn new(families: &[&'static Family]) -> Self {
+        Self(families.iter().map(|family| (*family, Vec::new())).collect())
     }
 
-    /// Adds `value` to the series of these label values.
-    pub fn add(&mut self, family: &'static Family, labels: &[&str], value: impl Into<Value>) {
-        self.add_to(family, &Labels::new(family, labels), value);
+    /// Adds `value` to the series of these label values, in the order of the family's labels. The family is one of those
+    /// that the collector was registered with.
+    pub fn add(&mut self, family: &'static Family, labels: &[&str], value: impl Number) {
+        debug_assert_eq!(family.labels().len(), labels.len(), "{}: a value for each label", family.name());
+        let series = self.0.iter_mut().find(|(known, _)| std::ptr::eq(*known, family));
+        debug_assert!(series.is_some(), "{} is not registered", family.name());
+        let Some((_, series)) = series else { return };
+        series.push(metric(family, labels, value.float()));
     }
 
-    /// The same with labels that were written before.
-    pub fn add_to(&mut self, family: &'static Family, labels: &Labels, value: impl Into<Value>) {
-        let (series, value) = (self.of(family), value.into());
-        match series.get_mut(labels) {
-            Some(sum) => sum.add(value),
-            None => drop(series.insert(labels.clone(), value)),
-        }
+    pub(super) fn families(self) -> Vec<MetricFamily> {
+        self.0.into_iter().map(|(family, series)| family.with(series)).collect()
+    }
+}
+
+fn metric(family: &Family, labels: &[&str], value: f64) -> Metric {
+    let pair = |(name, value): (&&str, &&str)| {
+        let mut pair = LabelPair::default();
+        pair.set_name((*name).to_owned());
+        pair.set_value((*value).to_owned());
+        pair
+    };
+    let mut metric = Metric::from_label(family.labels().iter().zip(labels).map(pair).collect());
+    set(&mut metric, family.kind(), value);
+    metric
+}
+
+/// A histogram has no single value: those are counted by instruments alone.
+fn set(metric: &mut Metric, kind: Kind, value: f64) {
+    debug_assert!(!matches!(kind, Kind::Histogram(_)), "a histogram is not collected");
+    if kind == Kind::Counter {
+        let mut counter = Counter::default();
+        counter.set_value(value);
+        metric.set_counter(counter);
+    } else {
+        let mut gauge = Gauge::default();
+        gauge.set_value(value);
+        metric.set_gauge(gauge);
+    }
+}
+
+/// Who is asked.
+pub(super) struct Asked<F> {
+    families: Box<[&'static Family]>,
+    descs: Vec<Desc>,
+    show: F,
+}
+
+impl<F> Asked<F> {
+    pub(super) fn new(families: &[&'static Family], show: F) -> Self {
+        Self { families: families.into(), descs: families.iter().map(|family| family.desc()).collect(), show }
+    }
+}
+
+impl<F: Fn(&mut Samples) + Send + Sync> Collector for Asked<F> {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descs.iter().collect()
     }
 
-    /// The sum of one series; nothing where there is none.
-    #[must_use]
-    pub fn value(&self, family: &'static Family, labels: &[&str]) -> Option<&Value> {
-        self.families.get(family.name())?.1.get(&Labels::new(family, labels))
-    }
-
-    /// Every family that was declared.
-    pub fn families(&self) -> impl Iterator<Item = &'static Family> {
-        self.families.values().map(|(family, _)| *family)
-    }
-
-    fn of(&mut self, family: &'static Family) -> &mut BTreeMap<Labels, Value> {
-        &mut self.families.entry(family.name()).or_insert_with(|| (family, BTreeMap::new())).1
+    fn collect(&self) -> Vec<MetricFamily> {
+        let mut samples = Samples::new(&self.families);
+        (self.show)(&mut samples);
+        samples.families()
     }
 }
