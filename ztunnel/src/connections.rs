@@ -9,7 +9,12 @@ use std::sync::{
 use tokio::sync::{mpsc, oneshot};
 use underpass_core::Connection;
 
-use crate::{message::Message, open::giver, refusals::Refusals};
+use crate::{
+    message::Message,
+    metrics::{Folded, Open},
+    open::giver,
+    refusals::Refusals,
+};
 
 /// A worker, as it is asked about its connections.
 #[derive(Clone, Debug)]
@@ -24,6 +29,13 @@ impl OfWorker {
         let (answer, answered) = oneshot::channel();
         self.messages.upgrade()?.send(question(answer)).ok()?;
         answered.await.ok()
+    }
+
+    /// Waits for the worker, on a thread that may.
+    fn fold(&self, after: u64) -> Option<Folded> {
+        let (answer, answered) = std::sync::mpsc::channel();
+        self.messages.upgrade()?.send(Message::Fold { after, answer }).ok()?;
+        answered.recv().ok()
     }
 }
 
@@ -67,6 +79,21 @@ impl Connections {
         }
         all.sort_by_key(|connection| (connection.opened_unix_ms, connection.id));
         all
+    }
+
+    /// Has the workers fold what open connections have carried into their series, and answers how many are open. Waits for the
+    /// workers: not to be asked by one of them.
+    pub(crate) fn fold(&self) -> Open {
+        let mut open = Open::default();
+        for worker in &*self.workers {
+            let mut after = 0;
+            while let Some(folded) = worker.fold(after) {
+                open.add(folded.open);
+                let Some(last) = folded.last else { break };
+                after = last;
+            }
+        }
+        open
     }
 
     /// Ends the open connection of this number, with the reason `operator`: both of its ends are reset. False where

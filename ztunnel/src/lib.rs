@@ -155,7 +155,7 @@ impl Ztunnel {
         let shared = Shared {
             refusals: Arc::default(),
             budgets: Budgets::new(settings.limits),
-            metrics: Metrics::new(&settings.metrics, &inputs.metrics, inputs.world.clone()),
+            metrics: Metrics::new(&settings.metrics),
         };
         let budgets = Arc::clone(&shared.budgets);
         budgets.measure(&inputs.metrics);
@@ -168,6 +168,8 @@ impl Ztunnel {
             workers.push(worker);
         }
         let connections = Connections { workers: connections.into(), refusals: shared.refusals };
+        let folded = connections.clone();
+        shared.metrics.collect(&inputs.metrics, inputs.world.clone(), move || folded.fold());
         Ok(Self { workers, connections, budgets })
     }
 

@@ -10,7 +10,7 @@ use underpass_core::{
 #[cfg(any(test, feature = "testing"))]
 use {crate::worker::Worker, std::rc::Rc};
 
-use crate::Pod;
+use crate::{Pod, metrics::Folded};
 
 /// What becomes of the listeners while open connections are waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +53,11 @@ pub(crate) enum Message {
     Page {
         after: u64,
         answer: oneshot::Sender<Vec<Connection>>,
+    },
+    /// Folds what open connections after this number have carried into their series, a few.
+    Fold {
+        after: u64,
+        answer: std::sync::mpsc::Sender<Folded>,
     },
     /// Answered with true where the connection is open.
     Close {

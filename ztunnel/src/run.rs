@@ -73,6 +73,9 @@ impl Worker {
                     Some(Message::Page { after, answer }) => {
                         let _ = answer.send(self.connections.page(after, Instant::now())); // as below
                     }
+                    Some(Message::Fold { after, answer }) => {
+                        let _ = answer.send(self.recorder.fold(after)); // as below
+                    }
                     Some(Message::Close { id, closed }) => {
                         let _ = closed.send(self.judging.cancel(id, Reason::Operator)); // whoever asked may have stopped waiting
                     }

@@ -185,7 +185,7 @@ pub(crate) mod testing {
         let settings = Settings::new(0);
         let configs = Configs::new(settings.tls.clone()).expect("configs");
         let log = inputs.access_log.handle();
-        let metrics = Metrics::new(&settings.metrics, &inputs.metrics, inputs.world.clone());
+        let metrics = Metrics::new(&settings.metrics);
         let shared = Shared { refusals: Arc::default(), budgets: Budgets::new(settings.limits), metrics };
         Rc::new(Worker::new(settings, Numbers::new(0, 1), &inputs, shared, configs, log))
     }

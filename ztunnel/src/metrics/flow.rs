@@ -1,7 +1,11 @@
-//! Open connections, whose bytes are counted by their tallies: a scrape folds what was carried since the last one into
-//! their series, and the end what is left.
+//! The open connections of one worker, whose bytes are counted by their tallies: a scrape folds what was carried since the last
+//! one into their series, a few connections at a time, and the end what is left.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    ops::Bound::{Excluded, Unbounded},
+    sync::Arc,
+};
 
 use underpass_core::connection::Direction;
 use underpass_net::tunnel::Tally;
@@ -28,15 +32,18 @@ impl Flow {
     }
 }
 
+/// Connections that are folded at once.
+const PAGE: usize = 1024;
+
 /// How many connections are open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Open {
+pub(crate) struct Open {
     outbound: i64,
     inbound: i64,
 }
 
 impl Open {
-    pub(super) const fn add(&mut self, other: Self) {
+    pub(crate) const fn add(&mut self, other: Self) {
         self.outbound += other.outbound;
         self.inbound += other.inbound;
     }
@@ -47,9 +54,18 @@ impl Open {
     }
 }
 
+/// Some connections have been folded into their series.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Folded {
+    /// How many they were.
+    pub(crate) open: Open,
+    /// The number of the last of them; none: there were no more.
+    pub(crate) last: Option<u64>,
+}
+
 /// The open connections of one worker, by their numbers.
 #[derive(Debug, Default)]
-pub(super) struct Flows(HashMap<u64, Flow>);
+pub(super) struct Flows(BTreeMap<u64, Flow>);
 
 impl Flows {
     pub(super) fn begin(&mut self, id: u64, direction: Direction, tally: Arc<Tally>, series: Arc<Series>) {
@@ -64,15 +80,17 @@ impl Flows {
         true
     }
 
-    pub(super) fn fold(&mut self) -> Open {
-        let mut open = Open::default();
-        for flow in self.0.values_mut() {
+    /// Folds the next ones after this number, a page at most.
+    pub(super) fn fold(&mut self, after: u64) -> Folded {
+        let mut folded = Folded::default();
+        for (id, flow) in self.0.range_mut((Excluded(after), Unbounded)).take(PAGE) {
             flow.fold();
             match flow.direction {
-                Direction::Outbound => open.outbound += 1,
-                Direction::Inbound => open.inbound += 1,
+                Direction::Outbound => folded.open.outbound += 1,
+                Direction::Inbound => folded.open.inbound += 1,
             }
+            folded.last = Some(*id);
         }
-        open
+        folded
     }
 }

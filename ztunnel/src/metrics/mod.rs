@@ -1,9 +1,10 @@
 //! Traffic by who speaks to whom, under the names that Istio's dashboards and alerts use, and why connections end.
 //!
 //! ```text
-//! Track: opened, ended -> Recorder (a worker's own) -> series, by value of their labels (Traffic), denials of dry runs
-//! scrape: running tallies are folded into their series, series of workloads that are gone are dropped, the rest is shown
+//! Track: opened, ended -> Recorder (a worker's own, which knows the series it has met) -> series (Traffic), denials of dry runs
+//! scrape: each worker folds its running tallies into their series, series of workloads that are gone are dropped, the rest is shown
 //! ```
+//! No lock on a connection's way but where its worker meets a series for the first time. A scrape asks the workers by message.
 //! Touched when a connection opens, ends and is scraped, never per byte. What a peer says of itself in a header is in no
 //! label: a workload is known by its address, a principal by its certificate, a service by the World.
 //!
@@ -32,11 +33,13 @@ use underpass_telemetry::metrics::{Family, Registry, Samples};
 
 use self::{
     dry_run::{DENIALS, DryRuns},
-    flow::Flows,
     traffic::{Alive, Traffic},
 };
 
-pub(crate) use self::recorder::Recorder;
+pub(crate) use self::{
+    flow::{Folded, Open},
+    recorder::Recorder,
+};
 
 /// What its owner chooses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,40 +136,35 @@ const COLLECTED: &[&Family] = &[&OPENED, &CLOSED, &RECEIVED, &SENT, &OPEN, &DENI
 pub(crate) struct Metrics {
     traffic: Mutex<Traffic>,
     dry_runs: Mutex<DryRuns>,
-    /// The open connections of each worker.
-    flows: Mutex<Vec<Arc<Mutex<Flows>>>>,
     /// Which workloads there are, as of the last scrape.
     alive: Mutex<Option<Alive>>,
 }
 
 impl Metrics {
-    /// Shown in `registry`.
-    pub(crate) fn new(settings: &Settings, registry: &Registry, world: watch::Receiver<Arc<World>>) -> Arc<Self> {
-        let metrics = Arc::new(Self {
+    pub(crate) fn new(settings: &Settings) -> Arc<Self> {
+        Arc::new(Self {
             traffic: Mutex::new(Traffic::new(settings)),
             dry_runs: Mutex::new(DryRuns::new(settings)),
-            flows: Mutex::default(),
             alive: Mutex::default(),
-        });
-        let shown = Arc::clone(&metrics);
+        })
+    }
+
+    /// Shown in `registry`. `fold` has the workers fold their open connections, and answers how many those are.
+    pub(crate) fn collect(
+        self: &Arc<Self>,
+        registry: &Registry,
+        world: watch::Receiver<Arc<World>>,
+        fold: impl Fn() -> Open + Send + Sync + 'static,
+    ) {
+        let shown = Arc::clone(self);
         registry.collect(COLLECTED, move |samples| {
+            let open = fold();
             let world = Arc::clone(&world.borrow());
-            shown.show(&world, Instant::now(), samples);
+            shown.show(&world, Instant::now(), open, samples);
         });
-        metrics
     }
 
-    /// Another worker's list of open connections.
-    fn add_flows(&self) -> Arc<Mutex<Flows>> {
-        let own = Arc::default();
-        lock(&self.flows).push(Arc::clone(&own));
-        own
-    }
-
-    fn show(&self, world: &Arc<World>, now: Instant, samples: &mut Samples) {
-        let workers = lock(&self.flows).clone();
-        let mut open = flow::Open::default();
-        workers.iter().for_each(|flows| open.add(lock(flows).fold()));
+    fn show(&self, world: &Arc<World>, now: Instant, open: Open, samples: &mut Samples) {
         open.show(samples);
         let mut dry_runs = lock(&self.dry_runs);
         dry_runs.sweep(world, now);

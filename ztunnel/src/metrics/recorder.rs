@@ -1,11 +1,6 @@
 //! A worker's own end of the metrics: it finds the series of a connection, and remembers what facts come to as labels.
 
-use std::{
-    cell::RefCell,
-    collections::HashMap,
-    fmt,
-    sync::{Arc, Mutex},
-};
+use std::{cell::RefCell, collections::HashMap, fmt, sync::Arc};
 
 use underpass_core::{
     Connection, Identity, ObjectName, World,
@@ -18,11 +13,11 @@ use underpass_telemetry::metrics::{IntCounter, IntCounterVec, Registry};
 
 use super::{
     ENDS, Metrics,
-    flow::Flows,
+    flow::{Flows, Folded},
     lock,
     response::{Flag, Security},
     side::Side,
-    traffic::Key,
+    traffic::{Key, Series},
 };
 
 /// So many sides are kept whether they are used or not.
@@ -31,7 +26,8 @@ const FEW: usize = 64;
 /// Counts the connections of one worker.
 pub(crate) struct Recorder {
     metrics: Arc<Metrics>,
-    flows: Arc<Mutex<Flows>>,
+    flows: RefCell<Flows>,
+    met: RefCell<Met>,
     ends: IntCounterVec,
     /// Handles of `ends`, by direction and reason.
     ended: RefCell<HashMap<(Direction, &'static str), IntCounter>>,
@@ -70,7 +66,8 @@ impl Recorder {
     pub(crate) fn new(metrics: &Arc<Metrics>, registry: &Registry) -> Self {
         Self {
             metrics: Arc::clone(metrics),
-            flows: metrics.add_flows(),
+            flows: RefCell::default(),
+            met: RefCell::default(),
             ends: registry.counter(&ENDS),
             ended: RefCell::default(),
             known: RefCell::default(),
@@ -80,9 +77,8 @@ impl Recorder {
     /// A connection is open: its tally counts from now on.
     pub(crate) fn opened(&self, world: &World, record: &Connection, tally: &Arc<Tally>) {
         self.dry_runs(record);
-        let key = self.known.borrow_mut().key(world, record);
-        let series = lock(&self.metrics.traffic).open(key);
-        lock(&self.flows).begin(record.id, record.direction, Arc::clone(tally), series);
+        let series = self.series(world, record);
+        self.flows.borrow_mut().begin(record.id, record.direction, Arc::clone(tally), series);
     }
 
     /// A connection ended, or was refused before it was open.
@@ -96,7 +92,7 @@ impl Recorder {
             .or_insert_with(|| self.ends.with_label_values(&[direction.as_str(), word]))
             .inc();
         let flag = Flag::of(direction, reason);
-        if lock(&self.flows).end(record.id, flag) {
+        if self.flows.borrow_mut().end(record.id, flag) {
             return;
         }
         // A tunnel that ended before it carried anything is nobody's connection.
@@ -104,14 +100,65 @@ impl Recorder {
             return;
         }
         self.dry_runs(record);
+        self.series(world, record).close(flag);
+    }
+
+    /// Folds what open connections have carried into their series: those after this number, a page at most.
+    pub(crate) fn fold(&self, after: u64) -> Folded {
+        self.flows.borrow_mut().fold(after)
+    }
+
+    /// The series that a connection counts in, which counts it as opened.
+    fn series(&self, world: &World, record: &Connection) -> Arc<Series> {
         let key = self.known.borrow_mut().key(world, record);
-        lock(&self.metrics.traffic).open(key).close(flag);
+        let mut met = self.met.borrow_mut();
+        if let Some(series) = met.find(&key).filter(|series| series.open()) {
+            return Arc::clone(series);
+        }
+        let (series, is_own) = lock(&self.metrics.traffic).open(&key);
+        if is_own {
+            met.remember(key, &series);
+        }
+        series
     }
 
     fn dry_runs(&self, record: &Connection) {
         if !record.dry_run_denied_by.is_empty() {
             lock(&self.metrics.dry_runs).deny(&record.dry_run_denied_by);
         }
+    }
+}
+
+/// What tells series apart for one worker, which makes each side once: by address in memory.
+type MetKey = (Direction, usize, usize, Option<ObjectName>, Security);
+
+/// The series that a worker has met, so that it takes no lock for them again. One that was dropped meanwhile is met anew.
+#[derive(Default)]
+struct Met {
+    /// With the key, which keeps the sides where they are.
+    series: HashMap<MetKey, (Key, Arc<Series>)>,
+    most: usize,
+}
+
+impl Met {
+    fn key(key: &Key) -> MetKey {
+        let side = |side: &Arc<Side>| Arc::as_ptr(side).addr();
+        let service = key.service.as_ref().map(|(name, _)| name.clone());
+        (key.direction, side(&key.source), side(&key.destination), service, key.security)
+    }
+
+    fn find(&self, key: &Key) -> Option<&Arc<Series>> {
+        // What a service is called in DNS may change.
+        let known = self.series.get(&Self::key(key)).filter(|(known, _)| known.service == key.service);
+        known.map(|(_, series)| series)
+    }
+
+    fn remember(&mut self, key: Key, series: &Arc<Series>) {
+        if self.series.len() > self.most {
+            self.series.retain(|_, (_, series)| !series.is_retired());
+            self.most = (2 * self.series.len()).max(FEW);
+        }
+        self.series.insert(Self::key(&key), (key, Arc::clone(series)));
     }
 }
 

@@ -44,8 +44,8 @@ struct Rig {
     model: Model,
     recorder: Recorder,
     registry: Registry,
-    /// What there is at a scrape, and when that is.
-    scraped: Arc<Mutex<(Arc<World>, Instant)>>,
+    /// What there is at a scrape, when that is, and how many connections are open.
+    scraped: Arc<Mutex<(Arc<World>, Instant, Open)>>,
     began: Instant,
     next: u64,
 }
@@ -55,14 +55,13 @@ impl Rig {
         let model = model(objects());
         let registry = Registry::default();
         let (world, began) = (Arc::new(model.world().clone()), Instant::now());
-        let (_, receiver) = watch::channel(Arc::clone(&world));
-        let metrics = Metrics::new(&settings, &Registry::default(), receiver);
+        let metrics = Metrics::new(&settings);
         let recorder = Recorder::new(&metrics, &registry);
-        let scraped = Arc::new(Mutex::new((world, began)));
+        let scraped = Arc::new(Mutex::new((world, began, Open::default())));
         let at = Arc::clone(&scraped);
         registry.collect(COLLECTED, move |samples| {
-            let (world, now) = &*lock(&at);
-            metrics.show(world, *now, samples);
+            let (world, now, open) = &*lock(&at);
+            metrics.show(world, *now, *open, samples);
         });
         Self { model, recorder, registry, scraped, began, next: 0 }
     }
@@ -118,7 +117,13 @@ impl Rig {
 
     /// A scrape `after_s` seconds after the begin.
     fn scrape(&self, after_s: u64) -> String {
-        *lock(&self.scraped) = (Arc::new(self.model.world().clone()), self.began + Duration::from_secs(after_s));
+        let (mut open, mut after) = (Open::default(), Some(0));
+        while let Some(id) = after {
+            let folded = self.recorder.fold(id);
+            open.add(folded.open);
+            after = folded.last;
+        }
+        *lock(&self.scraped) = (Arc::new(self.model.world().clone()), self.began + Duration::from_secs(after_s), open);
         self.registry.text()
     }
 }

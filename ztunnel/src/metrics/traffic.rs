@@ -10,7 +10,7 @@ use std::{
         Arc,
         atomic::{
             AtomicU64, AtomicUsize,
-            Ordering::{Acquire, Relaxed, Release},
+            Ordering::{AcqRel, Acquire, Relaxed, Release},
         },
     },
     time::{Duration, Instant},
@@ -71,9 +71,12 @@ pub(super) struct Series {
     closed: [AtomicU64; 3],
     received: AtomicU64,
     sent: AtomicU64,
-    /// Open connections that will still count here.
+    /// Open connections that will still count here; [`RETIRED`] once it is not shown any more.
     flows: AtomicUsize,
 }
+
+/// It counts no connection again: the next one of its key has a series of its own.
+const RETIRED: usize = usize::MAX;
 
 impl Series {
     fn new(names: Names) -> Arc<Self> {
@@ -85,6 +88,26 @@ impl Series {
             sent: AtomicU64::new(0),
             flows: AtomicUsize::new(0),
         })
+    }
+
+    /// A connection opens that counts here until [`Self::close`]. False: it is retired.
+    pub(super) fn open(&self) -> bool {
+        let one_more = |flows: usize| (flows != RETIRED).then_some(flows + 1);
+        let opens = self.flows.fetch_update(AcqRel, Relaxed, one_more).is_ok();
+        if opens {
+            self.opened.fetch_add(1, Relaxed);
+        }
+        opens
+    }
+
+    /// It is not shown any more.
+    pub(super) fn is_retired(&self) -> bool {
+        self.flows.load(Acquire) == RETIRED
+    }
+
+    /// Retires it, unless a connection is open that counts here.
+    fn retire(&self) -> bool {
+        self.flows.compare_exchange(0, RETIRED, AcqRel, Relaxed).is_ok()
     }
 
     pub(super) fn add_bytes(&self, received: u64, sent: u64) {
@@ -139,6 +162,8 @@ impl Names {
 #[derive(Debug)]
 struct Entry {
     series: Arc<Series>,
+    /// How many connections had been opened at the last scrape.
+    opened: u64,
     gone: Gone,
 }
 
@@ -166,28 +191,25 @@ impl Traffic {
         }
     }
 
-    /// A connection opens: the series that it counts in, until [`Series::close`].
-    pub(super) fn open(&mut self, key: Key) -> Arc<Series> {
+    /// A connection opens: the series that it counts in, until [`Series::close`], and whether that is its key's own.
+    pub(super) fn open(&mut self, key: &Key) -> (Arc<Series>, bool) {
         let full = self.series.len() >= self.most;
-        let series = match self.series.entry(key) {
-            Occupied(mut known) => {
-                known.get_mut().gone.end();
-                Arc::clone(&known.get().series)
-            }
-            Vacant(unknown) if full => {
+        let (series, is_own) = match self.series.entry(key.clone()) {
+            Occupied(known) => (Arc::clone(&known.get().series), true),
+            Vacant(_) if full => {
                 self.folded += 1;
-                let direction = unknown.key().direction;
-                let overflow = &mut self.overflow[direction as usize];
-                Arc::clone(overflow.get_or_insert_with(|| Series::new(Names::Overflow(direction))))
+                let overflow = &mut self.overflow[key.direction as usize];
+                (Arc::clone(overflow.get_or_insert_with(|| Series::new(Names::Overflow(key.direction)))), false)
             }
             Vacant(unknown) => {
-                let series = Series::new(Names::Own(unknown.key().clone(), Arc::clone(&self.cluster)));
-                Arc::clone(&unknown.insert(Entry { series, gone: Gone::default() }).series)
+                let series = Series::new(Names::Own(key.clone(), Arc::clone(&self.cluster)));
+                let entry = unknown.insert(Entry { series, opened: 0, gone: Gone::default() });
+                (Arc::clone(&entry.series), true)
             }
         };
-        series.opened.fetch_add(1, Relaxed);
-        series.flows.fetch_add(1, Relaxed);
-        series
+        // A series that is retired is none of these.
+        series.open();
+        (series, is_own)
     }
 
     /// Drops what names something that is gone, once it has been shown for long enough.
@@ -195,7 +217,11 @@ impl Traffic {
         let keep = self.keep_gone;
         self.series.retain(|key, entry| {
             let is_alive = entry.series.flows.load(Acquire) > 0 || key.is_alive(alive);
-            entry.gone.stays(is_alive, keep, now)
+            let opened = entry.series.opened.load(Relaxed);
+            if std::mem::replace(&mut entry.opened, opened) != opened {
+                entry.gone.end(); // opened and ended since: that is still to be shown
+            }
+            entry.gone.stays(is_alive, keep, now) || !entry.series.retire()
         });
     }
 
