@@ -9,7 +9,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 
 use crate::{
     Connection, ObjectName, Reason, World,
-    authz::{Condition, Match, Operation, PrincipalMatch, Rule, Source},
+    authz::{Condition, Match, Operation, OperationL7, PrincipalMatch, Rule, Source, SourceL7, StringMatch},
     connection::{Direction, Party, Path},
     enrol::DATAPLANE_MODE,
     labels::Labels,
@@ -168,6 +168,19 @@ pub fn peer_authentication(text: &str) -> PeerAuthentication {
 #[must_use]
 pub fn policy(full_name: &str, action: Action, rules: Vec<Rule>) -> AuthorizationPolicy {
     AuthorizationPolicy { name: name(full_name), scope: Scope::Namespace, action, rules, dry_run: false }
+}
+
+/// Any of these, and nothing that must not match.
+#[must_use]
+pub fn any_of<T>(values: impl IntoIterator<Item = T>) -> Match<T> {
+    Match { values: values.into_iter().collect(), not_values: Vec::new() }
+}
+
+/// An operation that only a waypoint can judge.
+#[must_use]
+pub fn by_method(method: &str) -> Operation {
+    let l7 = OperationL7 { methods: any_of([StringMatch::parse(method)]), ..OperationL7::default() };
+    Operation { l7: l7.boxed(), ..Operation::default() }
 }
 
 /// These objects under default settings, and what follows from them.
@@ -339,17 +352,17 @@ fn some_slice() -> impl Strategy<Value = EndpointSlice> {
 
 fn some_rule() -> impl Strategy<Value = Rule> {
     let principal = select(vec!["*", "cluster.local/ns/default/sa/*", "*/sa/x1", "cluster.local/ns/other/sa/x2"]);
-    let source = (principal, any::<bool>(), prop::bool::weighted(0.2)).prop_map(|(p, not, l7)| {
+    let source = (principal, any::<bool>(), prop::bool::weighted(0.2)).prop_map(|(p, not, needs_token)| {
         let (mut principals, value) = (Match::default(), PrincipalMatch::parse(p));
         if not {
             principals.not_values.push(value)
         } else {
             principals.values.push(value)
         }
-        Source { principals, l7: if l7 { vec!["requestPrincipals".into()] } else { Vec::new() }, ..Source::default() }
+        let l7 = SourceL7 { request_principals: any_of([StringMatch::parse("*")]), ..SourceL7::default() };
+        Source { principals, l7: l7.boxed().filter(|_| needs_token), ..Source::default() }
     });
-    let operation = select(vec![80u16, 8080, 9000])
-        .prop_map(|p| Operation { ports: Match { values: vec![p], not_values: Vec::new() }, l7: Vec::new() });
+    let operation = select(vec![80u16, 8080, 9000]).prop_map(|p| Operation { ports: any_of([p]), l7: None });
     let condition = some_address()
         .prop_map(|a| Condition::SourceIp(Match { values: Vec::new(), not_values: vec![ipnet::IpNet::from(a)] }));
     (vec(source, 0..2), vec(operation, 0..2), vec(condition, 0..2)).prop_map(|(from, to, when)| Rule { from, to, when })

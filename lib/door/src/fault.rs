@@ -3,6 +3,8 @@
 
 use std::{io, sync::Arc};
 
+use underpass_core::authz::{ParseHeaderNameError, ParsePathError};
+
 use crate::{Field, Future, Known, Severity};
 
 /// Lines of a file.
@@ -311,6 +313,22 @@ pub enum Fault {
         found: Arc<str>,
         /// The nearest one.
         meant: Option<&'static str>,
+    },
+    /// `request.headers[NAME]`.
+    #[error("`{}` names no header: {reason}", cut(.found))]
+    HeaderName {
+        /// As written.
+        found: Arc<str>,
+        /// Why.
+        reason: ParseHeaderNameError,
+    },
+    /// Of `paths`.
+    #[error("`{}` is no template of a path: {reason}", cut(.found))]
+    PathTemplate {
+        /// As written.
+        found: Arc<str>,
+        /// Why.
+        reason: ParsePathError,
     },
     /// `CUSTOM` and `AUDIT`.
     #[error("{action} is not served at L4: use ALLOW or DENY")]

@@ -5,6 +5,7 @@
 //! widen a policy); and everything that comes out is canonical, so that equal objects compare equal.
 
 mod endpoint_slice;
+mod l7;
 mod meta;
 mod node;
 mod object;

@@ -1,33 +1,12 @@
 //! Rules of an AuthorizationPolicy: who, what, under which conditions.
 
-use std::sync::Arc;
-
 use underpass_core::{
     authz::{Condition, Operation, PrincipalMatch, Rule, ServiceAccount, Source, StringMatch},
     spiffe,
 };
 
-use super::{Faults, syntax, value::Lists};
-use crate::{Fault, hint::nearest, path::At, shapes};
-
-/// The keys of `when` that L4 judges, and those that only a waypoint can. A key with `[` takes a name in brackets.
-const WHEN_KEYS: &[&str] = &[
-    "source.ip",
-    "source.namespace",
-    "source.principal",
-    "source.serviceAccount",
-    "source.trustDomain",
-    "destination.ip",
-    "destination.port",
-    "remote.ip",
-    "connection.sni",
-    "request.headers[",
-    "request.auth.principal",
-    "request.auth.audiences",
-    "request.auth.presenter",
-    "request.auth.claims[",
-    "experimental.envoy.filters.",
-];
+use super::{Faults, l7, syntax, value::Lists};
+use crate::{Fault, path::At, shapes};
 
 /// One rule; `namespace` is the policy's.
 pub(super) fn rule(shape: &shapes::Rule, namespace: &str, at: &At<'_>, faults: &mut Faults) -> Rule {
@@ -63,19 +42,6 @@ fn source(shape: Option<&shapes::Source>, namespace: &str, at: &At<'_>, faults: 
         faults.push(at, Fault::EmptyMatch { what: "source" });
         return None;
     };
-    let mut l7 = Vec::new();
-    let requests = Lists {
-        names: ("requestPrincipals", "notRequestPrincipals"),
-        values: s.request_principals.as_ref(),
-        not_values: s.not_request_principals.as_ref(),
-    };
-    requests.needs_waypoint(at, faults, &mut l7, |_| Ok(()));
-    let remote = Lists {
-        names: ("remoteIpBlocks", "notRemoteIpBlocks"),
-        values: s.remote_ip_blocks.as_ref(),
-        not_values: s.not_remote_ip_blocks.as_ref(),
-    };
-    remote.needs_waypoint(at, faults, &mut l7, |text| syntax::cidr(text).map(drop));
     Some(Source {
         principals: Lists {
             names: ("principals", "notPrincipals"),
@@ -107,7 +73,7 @@ fn source(shape: Option<&shapes::Source>, namespace: &str, at: &At<'_>, faults: 
             not_values: s.not_trust_domains.as_ref(),
         }
         .read(at, faults, pattern),
-        l7,
+        l7: l7::source(s, at, faults),
     })
 }
 
@@ -117,16 +83,9 @@ fn operation(shape: Option<&shapes::Operation>, at: &At<'_>, faults: &mut Faults
         faults.push(at, Fault::EmptyMatch { what: "operation" });
         return None;
     };
-    let mut l7 = Vec::new();
-    for lists in [
-        Lists { names: ("hosts", "notHosts"), values: o.hosts.as_ref(), not_values: o.not_hosts.as_ref() },
-        Lists { names: ("methods", "notMethods"), values: o.methods.as_ref(), not_values: o.not_methods.as_ref() },
-        Lists { names: ("paths", "notPaths"), values: o.paths.as_ref(), not_values: o.not_paths.as_ref() },
-    ] {
-        lists.needs_waypoint(at, faults, &mut l7, |_| Ok(()));
-    }
     let ports = Lists { names: ("ports", "notPorts"), values: o.ports.as_ref(), not_values: o.not_ports.as_ref() };
-    Some(Operation { ports: ports.read(at, faults, |text, at, f| f.check(at, syntax::port_text(text))), l7 })
+    let ports = ports.read(at, faults, |text, at, f| f.check(at, syntax::port_text(text)));
+    Some(Operation { ports, l7: l7::operation(o, at, faults) })
 }
 
 fn condition(shape: &shapes::Condition, namespace: &str, at: &At<'_>, faults: &mut Faults) -> Option<Condition> {
@@ -148,49 +107,15 @@ fn condition(shape: &shapes::Condition, namespace: &str, at: &At<'_>, faults: &m
         "destination.port" => Condition::DestinationPort(
             lists.read(at, faults, |text, at, faults| faults.check(at, syntax::port_text(text))),
         ),
-        key if needs_waypoint(key) => {
-            lists.needs_waypoint(at, faults, &mut Vec::new(), |text| match key {
-                "remote.ip" => syntax::cidr(text).map(drop),
-                _ => Ok(()),
-            });
-            Condition::L7(key.into())
-        }
         "" => {
             faults.push(&at.field("key"), Fault::Missing);
             return None;
         }
         key => {
-            let meant = nearest(key, WHEN_KEYS.iter().copied());
-            faults.push(&at.field("key"), Fault::WhenKey { found: key.into(), meant });
-            return None;
+            let condition = l7::condition(key, &lists, at, faults);
+            Condition::L7(Box::new(faults.check(&at.field("key"), condition)?))
         }
     })
-}
-
-fn needs_waypoint(key: &str) -> bool {
-    let named = |prefix: &str| {
-        key.strip_prefix(prefix).and_then(|k| k.strip_suffix(']')).is_some_and(|name| !matches!(name, "" | "[" | "]"))
-    };
-    matches!(key, "remote.ip" | "connection.sni")
-        || matches!(key, "request.auth.principal" | "request.auth.audiences" | "request.auth.presenter")
-        || named("request.headers[")
-        || named("request.auth.claims[")
-        || key.strip_prefix("experimental.envoy.filters.").is_some_and(|name| !name.is_empty())
-}
-
-impl Lists<'_> {
-    /// Checks fields that L4 cannot judge, and notes the names of those that are there.
-    fn needs_waypoint(
-        &self,
-        at: &At<'_>,
-        faults: &mut Faults,
-        l7: &mut Vec<Arc<str>>,
-        check: impl Fn(&str) -> Result<(), Fault>,
-    ) {
-        self.read(at, faults, |text, at, faults| faults.check(at, check(text)));
-        l7.extend(self.values.map(|_| Arc::from(self.names.0)));
-        l7.extend(self.not_values.map(|_| Arc::from(self.names.1)));
-    }
 }
 
 fn pattern(text: &str, at: &At<'_>, faults: &mut Faults) -> Option<StringMatch> {

@@ -6,7 +6,10 @@ use ipnet::IpNet;
 use proptest::{collection::vec, prelude::*, sample::select};
 use underpass_core::{
     ObjectName,
-    authz::{Condition, Match, Operation, PrincipalMatch, Rule, ServiceAccount, Source, StringMatch},
+    authz::{
+        ClaimPath, Condition, L7Condition, Match, Operation, OperationL7, PathMatch, PrincipalMatch, Rule,
+        ServiceAccount, Source, SourceL7, StringMatch,
+    },
     objects::{ContainerPort, EndpointSlice, Node, Object, Pod, Service, SliceEndpoint, SlicePort},
     testing::some_object,
     world::{Action, AuthorizationPolicy, Scope, ServicePort, TargetPort},
@@ -60,37 +63,71 @@ fn port() -> impl Strategy<Value = u16> + Clone {
     1u16..
 }
 
-fn names(all: &'static [&'static str]) -> impl Strategy<Value = Vec<Arc<str>>> {
-    proptest::sample::subsequence(all, 0..=all.len()).prop_map(|l| l.into_iter().map(Arc::from).collect())
+fn path() -> impl Strategy<Value = PathMatch> + Clone {
+    let texts = vec!["*", "/a", "/a/*", "*.txt", "/a*b", "/{*}", "/a/{*}/b/{**}", "/{**}/c/"];
+    select(texts).prop_map(|text| text.parse().unwrap())
 }
 
-const SOURCE_L7: &[&str] = &["requestPrincipals", "notRequestPrincipals", "remoteIpBlocks", "notRemoteIpBlocks"];
-const OPERATION_L7: &[&str] = &["hosts", "notHosts", "methods", "notMethods", "paths", "notPaths"];
+fn host() -> impl Strategy<Value = StringMatch> + Clone {
+    select(vec!["*", "example.org", "*.example.org", "a:8080", "a*"]).prop_map(StringMatch::parse)
+}
+
+fn source_l7() -> impl Strategy<Value = Option<Box<SourceL7>>> {
+    (some_match(pattern()), some_match(net()))
+        .prop_map(|(request_principals, remote_ip_blocks)| SourceL7 { request_principals, remote_ip_blocks }.boxed())
+}
+
+fn operation_l7() -> impl Strategy<Value = Option<Box<OperationL7>>> {
+    (some_match(host()), some_match(pattern()), some_match(path()))
+        .prop_map(|(hosts, methods, paths)| OperationL7 { hosts, methods, paths }.boxed())
+}
 
 fn some_source() -> impl Strategy<Value = Source> {
     let l4 =
         (some_match(principal()), some_match(pattern()), some_match(account()), some_match(net()), full(pattern()));
-    (l4, names(SOURCE_L7)).prop_map(|((principals, namespaces, service_accounts, ip_blocks, trust_domains), l7)| {
-        Source { principals, namespaces, service_accounts, ip_blocks, trust_domains, l7 }
+    (l4, source_l7()).prop_map(|((principals, namespaces, service_accounts, ip_blocks, trust_domains), l7)| Source {
+        principals,
+        namespaces,
+        service_accounts,
+        ip_blocks,
+        trust_domains,
+        l7,
     })
+}
+
+fn l7_condition() -> impl Strategy<Value = L7Condition> {
+    let header = select(vec!["x-a", "User-Agent", ":path"]).prop_map(|name| name.parse().unwrap());
+    let claim = select(vec!["iss", "a][b", "https://example.org/a", "a]b"])
+        .prop_map(|path| ClaimPath::parse(path).expect("a path"));
+    let filter = select(vec!["experimental.envoy.filters.a.b[c]", "experimental.envoy.filters.x"]);
+    let value = select(vec!["[v]", "v*", "*"]).prop_map(Arc::from);
+    prop_oneof![
+        full(net()).prop_map(L7Condition::RemoteIp),
+        full(host()).prop_map(L7Condition::ConnectionSni),
+        (header, full(pattern())).prop_map(|(name, values)| L7Condition::RequestHeader(name, values)),
+        full(pattern()).prop_map(L7Condition::RequestPrincipal),
+        full(pattern()).prop_map(L7Condition::RequestAudiences),
+        full(pattern()).prop_map(L7Condition::RequestPresenter),
+        (claim, full(pattern())).prop_map(|(path, values)| L7Condition::RequestClaim(path, values)),
+        (filter, full(value)).prop_map(|(key, values)| L7Condition::EnvoyFilter { key: key.into(), values }),
+    ]
 }
 
 fn some_condition() -> impl Strategy<Value = Condition> {
     prop_oneof![
-        full(net()).prop_map(Condition::SourceIp),
-        full(pattern()).prop_map(Condition::SourceNamespace),
-        full(principal()).prop_map(Condition::SourcePrincipal),
-        full(account()).prop_map(Condition::SourceServiceAccount),
-        full(pattern()).prop_map(Condition::SourceTrustDomain),
-        full(net()).prop_map(Condition::DestinationIp),
-        full(port()).prop_map(Condition::DestinationPort),
-        select(vec!["remote.ip", "connection.sni", "request.headers[x-a]", "request.auth.claims[a][b]"])
-            .prop_map(|k| Condition::L7(k.into())),
+        1 => full(net()).prop_map(Condition::SourceIp),
+        1 => full(pattern()).prop_map(Condition::SourceNamespace),
+        1 => full(principal()).prop_map(Condition::SourcePrincipal),
+        1 => full(account()).prop_map(Condition::SourceServiceAccount),
+        1 => full(pattern()).prop_map(Condition::SourceTrustDomain),
+        1 => full(net()).prop_map(Condition::DestinationIp),
+        1 => full(port()).prop_map(Condition::DestinationPort),
+        4 => l7_condition().prop_map(|condition| Condition::L7(condition.into())),
     ]
 }
 
 fn some_policy() -> impl Strategy<Value = AuthorizationPolicy> {
-    let operation = (full(port()), names(OPERATION_L7)).prop_map(|(ports, l7)| Operation { ports, l7 });
+    let operation = (full(port()), operation_l7()).prop_map(|(ports, l7)| Operation { ports, l7 });
     let rule = (vec(some_source(), 0..3), vec(operation, 0..2), vec(some_condition(), 0..3))
         .prop_map(|(from, to, when)| Rule { from, to, when });
     let scope = prop_oneof![

@@ -2,7 +2,10 @@
 
 use underpass_core::{
     Kind, ObjectKey,
-    authz::{Condition, Match, Operation, PrincipalMatch, Rule, ServiceAccount, Source, StringMatch},
+    authz::{
+        ClaimPath, Condition, L7Condition, Match, Operation, OperationL7, PrincipalMatch, Rule, ServiceAccount, Source,
+        SourceL7, StringMatch,
+    },
     objects::{Created, MtlsMode, Object, PeerAuthentication},
     testing::name,
     world::{Action, AuthorizationPolicy, Scope},
@@ -85,7 +88,7 @@ fn sources() {
             not_values: vec!["fd00::1/128".parse().unwrap()],
         },
         trust_domains: any(vec![text("cluster.local")]),
-        l7: Vec::new(),
+        l7: None,
     };
     rules(
         "rules:\n- from:\n  - source:\n      principals: ['*', a*]\n      notPrincipals: ['*b']\n      namespaces: [prod]\n      \
@@ -93,27 +96,39 @@ fn sources() {
          trustDomains: [cluster.local]",
         &[Rule { from: vec![source], ..Rule::default() }],
     );
-    let l7 = ["requestPrincipals", "notRequestPrincipals", "remoteIpBlocks", "notRemoteIpBlocks"];
-    for field in l7 {
-        let value = if field.ends_with("pBlocks") { "10.0.0.0/8" } else { "x" };
-        let from = vec![Source { l7: vec![field.into()], ..Source::default() }];
-        let expect = [Rule { from, ..Rule::default() }];
-        rules(&format!("rules: [{{from: [{{source: {{{field}: [{value}]}}}}]}}]"), &expect);
-    }
+    let l7 = SourceL7 {
+        request_principals: Match { values: vec![text("*"), text("i/*")], not_values: vec![text("*/s")] },
+        remote_ip_blocks: Match {
+            values: vec!["10.0.0.0/8".parse().unwrap()],
+            not_values: vec!["10.1.2.3/32".parse().unwrap()],
+        },
+    };
+    rules(
+        "rules:\n- from:\n  - source:\n      requestPrincipals: ['*', i/*]\n      notRequestPrincipals: ['*/s']\n      \
+         remoteIpBlocks: [10.9.9.9/8]\n      notRemoteIpBlocks: ['::ffff:10.1.2.3']",
+        &[Rule { from: vec![Source { l7: Some(l7.into()), ..Source::default() }], ..Rule::default() }],
+    );
 }
 
 #[test]
 fn operations() {
-    let operation = Operation { ports: Match { values: vec![80, 8080], not_values: vec![9090] }, l7: Vec::new() };
+    let operation = Operation { ports: Match { values: vec![80, 8080], not_values: vec![9090] }, l7: None };
     rules(
         "rules: [{to: [{operation: {ports: ['80', '8080'], notPorts: ['9090']}}]}]",
         &[Rule { to: vec![operation], ..Rule::default() }],
     );
-    for field in ["hosts", "notHosts", "methods", "notMethods", "paths", "notPaths"] {
-        let to = vec![Operation { l7: vec![field.into()], ..Operation::default() }];
-        let expect = [Rule { to, ..Rule::default() }];
-        rules(&format!("rules: [{{to: [{{operation: {{{field}: [x]}}}}]}}]"), &expect);
-    }
+    let path = |t: &str| t.parse().unwrap();
+    let l7 = OperationL7 {
+        hosts: Match { values: vec![text("*.example.org")], not_values: vec![text("b.example.org:8080")] },
+        methods: Match { values: vec![text("GET")], not_values: vec![text("P*")] },
+        paths: Match { values: vec![path("/A/*"), path("/{*}/b/{**}")], not_values: vec![path("*.txt")] },
+    };
+    // hosts alone are compared without regard to case
+    rules(
+        "rules:\n- to:\n  - operation:\n      hosts: ['*.Example.org']\n      notHosts: ['B.example.org:8080']\n      \
+         methods: [GET]\n      notMethods: [P*]\n      paths: [/A/*, '/{*}/b/{**}']\n      notPaths: ['*.txt']",
+        &[Rule { to: vec![Operation { l7: Some(l7.into()), ..Operation::default() }], ..Rule::default() }],
+    );
 }
 
 #[test]
@@ -128,14 +143,6 @@ fn conditions() {
         ("source.trustDomain", "td", Condition::SourceTrustDomain(any(vec![text("td")]))),
         ("destination.ip", "fd00::/64", Condition::DestinationIp(any(vec![net("fd00::/64")]))),
         ("destination.port", "80", Condition::DestinationPort(any(vec![80]))),
-        ("remote.ip", "10.0.0.1", Condition::L7("remote.ip".into())),
-        ("connection.sni", "x", Condition::L7("connection.sni".into())),
-        ("request.headers[User-Agent]", "x", Condition::L7("request.headers[User-Agent]".into())),
-        ("request.auth.principal", "x", Condition::L7("request.auth.principal".into())),
-        ("request.auth.audiences", "x", Condition::L7("request.auth.audiences".into())),
-        ("request.auth.presenter", "x", Condition::L7("request.auth.presenter".into())),
-        ("request.auth.claims[a][b]", "x", Condition::L7("request.auth.claims[a][b]".into())),
-        ("experimental.envoy.filters.a.b[c]", "x", Condition::L7("experimental.envoy.filters.a.b[c]".into())),
     ] {
         let expect = [Rule { when: vec![expect], ..Rule::default() }];
         rules(&format!("rules: [{{when: [{{key: '{key}', values: ['{value}']}}]}}]"), &expect);
@@ -143,6 +150,42 @@ fn conditions() {
     let not = Match { values: Vec::new(), not_values: vec![80] };
     let expect = [Rule { when: vec![Condition::DestinationPort(not)], ..Rule::default() }];
     rules("rules: [{when: [{key: destination.port, notValues: ['80']}]}]", &expect);
+}
+
+#[test]
+fn conditions_of_waypoints() {
+    let texts = || Match { values: vec![text("x*")], not_values: vec![text("xy")] };
+    let header = |name: &str| L7Condition::RequestHeader(name.parse().unwrap(), texts());
+    let claim = |path| L7Condition::RequestClaim(ClaimPath::parse(path).unwrap(), texts());
+    for (key, expect) in [
+        ("connection.sni", L7Condition::ConnectionSni(texts())),
+        ("request.headers[User-Agent]", header("User-Agent")),
+        ("request.headers[:authority]", header(":authority")),
+        ("request.auth.principal", L7Condition::RequestPrincipal(texts())),
+        ("request.auth.audiences", L7Condition::RequestAudiences(texts())),
+        ("request.auth.presenter", L7Condition::RequestPresenter(texts())),
+        ("request.auth.claims[iss]", claim("iss")),
+        ("request.auth.claims[a][b]", claim("a][b")),
+    ] {
+        let expect = [Rule { when: vec![Condition::L7(expect.into())], ..Rule::default() }];
+        rules(&format!("rules: [{{when: [{{key: '{key}', values: ['x*'], notValues: ['xy']}}]}}]"), &expect);
+    }
+    let net = |t: &str| t.parse::<ipnet::IpNet>().unwrap();
+    let remote = Match { values: vec![net("10.0.0.1/32")], not_values: vec![net("fd00::/64")] };
+    let filter = "experimental.envoy.filters.a.b[c]";
+    let values = Match { values: vec!["[v*]".into()], not_values: Vec::new() };
+    let expect = [Rule {
+        when: [L7Condition::RemoteIp(remote), L7Condition::EnvoyFilter { key: filter.into(), values }]
+            .map(|condition| Condition::L7(condition.into()))
+            .into(),
+        ..Rule::default()
+    }];
+    rules(
+        &format!(
+            "rules:\n- when:\n  - {{key: remote.ip, values: [10.0.0.1], notValues: ['fd00::/64']}}\n  - {{key: '{filter}', values: ['[v*]']}}"
+        ),
+        &expect,
+    );
 }
 
 /// A dry run closes nothing, also while something about it is wrong, in whatever word it says so.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value, json};
 use underpass_core::{
     ObjectName,
-    authz::{Condition, Match, Operation, Rule, ServiceAccount, Source},
+    authz::{Condition, L7Condition, Match, Operation, Rule, ServiceAccount, Source},
     labels::Labels,
     objects::{
         Created, DEFAULT_WEIGHT, EndpointSlice, MtlsMode, Object, OwnProxy, PeerAuthentication, Phase, Pod, Service,
@@ -212,13 +212,6 @@ fn put<T>(out: &mut Map<String, Value>, names: (&str, &str), m: &Match<T>, text:
     }
 }
 
-fn l7(out: &mut Map<String, Value>, fields: &[std::sync::Arc<str>]) {
-    for field in fields {
-        let value = if field.ends_with("pBlocks") { "192.0.2.0/24" } else { "x" };
-        out.insert(field.to_string(), json!([value]));
-    }
-}
-
 fn as_is<T: serde::Serialize>(value: &T) -> Value {
     json!(value)
 }
@@ -234,7 +227,10 @@ fn source(s: &Source) -> Value {
     put(&mut out, ("serviceAccounts", "notServiceAccounts"), &s.service_accounts, account);
     put(&mut out, ("ipBlocks", "notIpBlocks"), &s.ip_blocks, as_is);
     put(&mut out, ("trustDomains", "notTrustDomains"), &s.trust_domains, as_is);
-    l7(&mut out, &s.l7);
+    if let Some(l7) = &s.l7 {
+        put(&mut out, ("requestPrincipals", "notRequestPrincipals"), &l7.request_principals, as_is);
+        put(&mut out, ("remoteIpBlocks", "notRemoteIpBlocks"), &l7.remote_ip_blocks, as_is);
+    }
     out.into()
 }
 
@@ -245,7 +241,11 @@ fn port(p: &u16) -> Value {
 fn operation(o: &Operation) -> Value {
     let mut out = Map::new();
     put(&mut out, ("ports", "notPorts"), &o.ports, port);
-    l7(&mut out, &o.l7);
+    if let Some(l7) = &o.l7 {
+        put(&mut out, ("hosts", "notHosts"), &l7.hosts, as_is);
+        put(&mut out, ("methods", "notMethods"), &l7.methods, as_is);
+        put(&mut out, ("paths", "notPaths"), &l7.paths, as_is);
+    }
     out.into()
 }
 
@@ -260,9 +260,18 @@ fn condition(c: &Condition) -> Value {
         Condition::SourceTrustDomain(m) => (put(&mut out, names, m, as_is), "source.trustDomain").1,
         Condition::DestinationIp(m) => (put(&mut out, names, m, as_is), "destination.ip").1,
         Condition::DestinationPort(m) => (put(&mut out, names, m, port), "destination.port").1,
-        Condition::L7(key) => {
-            out.insert("values".into(), json!([if &**key == "remote.ip" { "192.0.2.1" } else { "x" }]));
-            key
+        Condition::L7(l7) => {
+            match &**l7 {
+                L7Condition::RemoteIp(m) => put(&mut out, names, m, as_is),
+                L7Condition::ConnectionSni(m)
+                | L7Condition::RequestHeader(_, m)
+                | L7Condition::RequestPrincipal(m)
+                | L7Condition::RequestAudiences(m)
+                | L7Condition::RequestPresenter(m)
+                | L7Condition::RequestClaim(_, m) => put(&mut out, names, m, as_is),
+                L7Condition::EnvoyFilter { values, .. } => put(&mut out, names, values, |v| json!(&**v)),
+            }
+            &l7.key()
         }
     };
     out.insert("key".into(), json!(key));

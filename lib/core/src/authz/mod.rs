@@ -3,18 +3,22 @@
 //! judged aside and never decide. Judged at the destination, and again for open connections after every change.
 
 mod l7;
+mod path;
 mod principal;
 mod rule;
 mod value;
+mod waypoint;
 
 use std::net::IpAddr;
 
 use serde::Serialize;
 
+pub use path::{ParsePathError, PathMatch, PathSegment, PathTemplate};
 pub use principal::PrincipalMatch;
 pub(crate) use principal::trust_domain_is_possible;
 pub use rule::{Condition, Operation, Rule, ServiceAccount, Source};
 pub use value::{Match, StringMatch};
+pub use waypoint::{ClaimPath, HeaderName, L7Condition, OperationL7, ParseHeaderNameError, SourceL7};
 
 use self::l7::Matched;
 use crate::{

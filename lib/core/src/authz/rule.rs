@@ -1,10 +1,10 @@
 //! One rule of an AuthorizationPolicy and what it matches. Rules are OR-ed by the policy; from, to and when are AND-ed;
 //! entries of a list OR-ed; fields of an entry AND-ed.
 //!
-//! Fields that need HTTP (methods, paths, JWT claims ...) are kept by name: nothing at L4 can judge them, and
+//! Fields that need HTTP (methods, paths, JWT claims ...) are kept for a waypoint: nothing at L4 can judge them, and
 //! [`super::l7`] says what happens then.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use ipnet::IpNet;
 use serde::Serialize;
@@ -13,6 +13,7 @@ use super::{
     Request,
     principal::{self, PrincipalMatch},
     value::{Match, StringMatch},
+    waypoint::{L7Condition, OperationL7, SourceL7},
 };
 use crate::{Identity, world::MeshSettings};
 
@@ -38,8 +39,8 @@ pub struct Source {
     pub ip_blocks: Match<IpNet>,
     /// The trust domain of the identity.
     pub trust_domains: Match<StringMatch>,
-    /// Names of fields that need a waypoint.
-    pub l7: Vec<Arc<str>>,
+    /// What only a waypoint can judge.
+    pub l7: Option<Box<SourceL7>>,
 }
 
 /// `to[].operation`. One that asks for nothing matches nothing.
@@ -47,8 +48,8 @@ pub struct Source {
 pub struct Operation {
     /// Target ports.
     pub ports: Match<u16>,
-    /// Names of fields that need a waypoint.
-    pub l7: Vec<Arc<str>>,
+    /// What only a waypoint can judge.
+    pub l7: Option<Box<OperationL7>>,
 }
 
 /// `when[]`.
@@ -68,8 +69,8 @@ pub enum Condition {
     DestinationIp(Match<IpNet>),
     /// `destination.port`, a target port.
     DestinationPort(Match<u16>),
-    /// A key that needs a waypoint.
-    L7(Arc<str>),
+    /// A key that only a waypoint can judge.
+    L7(Box<L7Condition>),
 }
 
 /// One of a policy's rules. A rule without any of the three matches everything.
@@ -83,6 +84,12 @@ pub struct Rule {
     pub when: Vec<Condition>,
 }
 
+// What only a waypoint judges costs a policy without it a pointer, or nothing.
+const _: () = {
+    assert!(size_of::<Condition>() == size_of::<Match<u16>>() + size_of::<usize>());
+    assert!(size_of::<Operation>() == size_of::<Match<u16>>() + size_of::<usize>());
+};
+
 impl Rule {
     /// Does the part that L4 can judge match? Entries whose only fields are L7 ones count as matching here.
     #[must_use]
@@ -95,14 +102,13 @@ impl Rule {
     /// The fields that need a waypoint, as written, each once.
     #[must_use]
     pub fn l7_fields(&self) -> Vec<Arc<str>> {
-        let when = self.when.iter().filter_map(|c| match c {
-            Condition::L7(key) => Some(key),
-            _ => None,
-        });
-        let mut fields = Vec::new();
-        for f in self.from.iter().flat_map(|s| &s.l7).chain(self.to.iter().flat_map(|o| &o.l7)).chain(when) {
-            if !fields.contains(f) {
-                fields.push(Arc::clone(f));
+        let from = self.from.iter().flat_map(Source::l7_fields);
+        let to = self.to.iter().flat_map(Operation::l7_fields);
+        let when = self.when.iter().filter_map(Condition::l7_key);
+        let mut fields: Vec<Arc<str>> = Vec::new();
+        for field in from.chain(to).map(Arc::from).chain(when.map(Arc::from)) {
+            if !fields.contains(&field) {
+                fields.push(field);
             }
         }
         fields
@@ -120,8 +126,13 @@ impl Source {
             && self.trust_domains.is_empty()
     }
 
+    /// The names of its fields that need a waypoint.
+    pub fn l7_fields(&self) -> impl Iterator<Item = &'static str> {
+        self.l7.iter().flat_map(|l7| l7.fields())
+    }
+
     fn l4_matches(&self, settings: &MeshSettings, r: &Request<'_>) -> bool {
-        if self.is_l4_empty() && self.l7.is_empty() {
+        if self.is_l4_empty() && self.l7_fields().next().is_none() {
             return false;
         }
         let id = r.peer.identity;
@@ -134,13 +145,27 @@ impl Source {
 }
 
 impl Operation {
+    /// The names of its fields that need a waypoint.
+    pub fn l7_fields(&self) -> impl Iterator<Item = &'static str> {
+        self.l7.iter().flat_map(|l7| l7.fields())
+    }
+
     fn l4_matches(&self, r: &Request<'_>) -> bool {
-        let asks = !self.ports.is_empty() || !self.l7.is_empty();
+        let asks = !self.ports.is_empty() || self.l7_fields().next().is_some();
         asks && self.ports.matches(|p| *p == r.port)
     }
 }
 
 impl Condition {
+    /// Its key, where that needs a waypoint.
+    #[must_use]
+    pub fn l7_key(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::L7(condition) => Some(condition.key()),
+            _ => None,
+        }
+    }
+
     fn l4_matches(&self, settings: &MeshSettings, r: &Request<'_>) -> bool {
         let id = r.peer.identity;
         match self {

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     objects::{Batch, Object},
     resolve::Model,
-    testing::{labels, name, pod, policy, some_model, world},
+    testing::{by_method, labels, name, pod, policy, some_model, world},
     world::{MeshSettings, Scope},
 };
 
@@ -54,14 +54,24 @@ fn from_field(s: &mut Source, key: &str, values: &str) {
         "serviceaccounts" => list(&mut s.service_accounts, not, values, account),
         "ipblocks" => list(&mut s.ip_blocks, not, values, |v| v.parse().unwrap()),
         "trustdomains" => list(&mut s.trust_domains, not, values, StringMatch::parse),
-        _ => s.l7.push(key.into()),
+        "requestprincipals" => {
+            let l7 = s.l7.get_or_insert_default();
+            list(&mut l7.request_principals, not, values, StringMatch::parse);
+        }
+        "remoteipblocks" => {
+            let l7 = s.l7.get_or_insert_default();
+            list(&mut l7.remote_ip_blocks, not, values, |v| v.parse().unwrap());
+        }
+        other => panic!("no field of a source: {other}"),
     }
 }
 
 fn to_field(o: &mut Operation, key: &str, values: &str) {
     match key {
         "ports" | "notPorts" => list(&mut o.ports, key == "notPorts", values, |v| v.parse().unwrap()),
-        _ => o.l7.push(key.into()),
+        "methods" => list(&mut o.l7.get_or_insert_default().methods, false, values, StringMatch::parse),
+        "paths" => list(&mut o.l7.get_or_insert_default().paths, false, values, |v| v.parse().unwrap()),
+        other => panic!("no field of an operation: {other}"),
     }
 }
 
@@ -80,7 +90,11 @@ fn condition(key: &str, values: &str) -> Condition {
         "source.trustDomain" => Condition::SourceTrustDomain(m(not, values, StringMatch::parse)),
         "destination.ip" => Condition::DestinationIp(m(not, values, |v| v.parse().unwrap())),
         "destination.port" => Condition::DestinationPort(m(not, values, |v| v.parse().unwrap())),
-        other => Condition::L7(other.into()),
+        other => {
+            let header = other.strip_prefix("request.headers[").and_then(|rest| rest.strip_suffix(']'));
+            let name = header.expect("a key").parse().unwrap();
+            Condition::L7(L7Condition::RequestHeader(name, m(not, values, StringMatch::parse)).into())
+        }
     }
 }
 
@@ -277,8 +291,8 @@ proptest! {
     #[test]
     fn l7_fields_only_narrow(model in some_model(), port in proptest::sample::select(vec![80u16, 8080])) {
         let stricter = |rule: &Rule| Rule {
-            to: if rule.to.is_empty() { vec![Operation { l7: vec!["methods".into()], ..Operation::default() }] }
-                else { rule.to.iter().map(|o| Operation { l7: vec!["methods".into()], ..o.clone() }).collect() },
+            to: if rule.to.is_empty() { vec![by_method("GET")] }
+                else { rule.to.iter().map(|o| Operation { ports: o.ports.clone(), ..by_method("GET") }).collect() },
             ..rule.clone()
         };
         let world = model.world();

@@ -48,7 +48,7 @@ fn namespaces(texts: &[&str]) -> Rule {
 
 fn to(ports: &[u16]) -> Rule {
     let ports = Match { values: ports.to_vec(), not_values: Vec::new() };
-    Rule { to: vec![Operation { ports, l7: Vec::new() }], ..Rule::default() }
+    Rule { to: vec![Operation { ports, l7: None }], ..Rule::default() }
 }
 
 /// About pods with this label.

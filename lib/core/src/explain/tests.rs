@@ -5,10 +5,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    authz::{Operation, Rule},
+    authz::Rule,
     objects::{Node, Object, OwnProxy, Pod, Service},
     resolve::Model,
-    testing::{ambient, labels, model, node, peer_authentication, pod, policy, service, some_address, some_model},
+    testing::{
+        ambient, by_method, labels, model, node, peer_authentication, pod, policy, service, some_address, some_model,
+    },
     world::{Action, Affinity, AuthorizationPolicy, Distribution, InternalTraffic, Scope},
 };
 
@@ -234,8 +236,7 @@ fn reasons_are_those_of_the_log() {
     let about = |app: &str, p: AuthorizationPolicy| {
         Object::from(AuthorizationPolicy { scope: Scope::Selector(labels(app)), ..p })
     };
-    let to = Operation { l7: vec!["methods".into()], ..Operation::default() };
-    let by_method = Rule { to: vec![to], ..Rule::default() };
+    let by_method = Rule { to: vec![by_method("GET")], ..Rule::default() };
     let all = model([
         ambient("default/a", "10.0.0.1", "").into(),
         ambient("default/b", "10.0.0.2", "app=b").into(),

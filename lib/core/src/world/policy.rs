@@ -4,11 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::{
-    ObjectName,
-    authz::{Condition, Rule},
-    labels::Labels,
-};
+use crate::{ObjectName, authz::Rule, labels::Labels};
 
 /// Which workloads a policy is about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -85,17 +81,15 @@ impl Rule {
     /// The fields of this rule, which stands at `at`, that need a waypoint.
     fn waypoint_fields(&self, at: &str) -> Vec<WaypointField> {
         let mut fields = Vec::new();
-        let mut push = |field: String, name: &Arc<str>| fields.push(WaypointField { field, name: Arc::clone(name) });
+        let mut push = |field: String, name: &str| fields.push(WaypointField { field, name: name.into() });
         for (i, source) in self.from.iter().enumerate() {
-            source.l7.iter().for_each(|name| push(format!("{at}.from[{i}].source.{name}"), name));
+            source.l7_fields().for_each(|name| push(format!("{at}.from[{i}].source.{name}"), name));
         }
         for (i, operation) in self.to.iter().enumerate() {
-            operation.l7.iter().for_each(|name| push(format!("{at}.to[{i}].operation.{name}"), name));
+            operation.l7_fields().for_each(|name| push(format!("{at}.to[{i}].operation.{name}"), name));
         }
         for (i, condition) in self.when.iter().enumerate() {
-            if let Condition::L7(name) = condition {
-                push(format!("{at}.when[{i}].key"), name);
-            }
+            condition.l7_key().iter().for_each(|key| push(format!("{at}.when[{i}].key"), key));
         }
         fields
     }
@@ -104,7 +98,7 @@ impl Rule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::authz::{Operation, Source};
+    use crate::authz::{Condition, L7Condition, Match, Operation, OperationL7, Source, SourceL7, StringMatch};
 
     fn fields(scope: Scope, rules: Vec<Rule>) -> Vec<String> {
         let (name, action) = (ObjectName::new("a", "b"), Action::Allow);
@@ -116,20 +110,28 @@ mod tests {
     fn each_field_is_where_it_stands() {
         let l4 = Rule { from: vec![Source::default()], to: Vec::new(), when: Vec::new() };
         assert_eq!(fields(Scope::Namespace, vec![l4.clone()]), [""; 0]);
-        let source = Source { l7: vec!["requestPrincipals".into()], ..Source::default() };
-        let operation = Operation { l7: vec!["methods".into(), "paths".into()], ..Operation::default() };
+        let text = StringMatch::parse;
+        let lists = |not: bool| match not {
+            false => Match { values: vec![text("x")], not_values: Vec::new() },
+            true => Match { values: Vec::new(), not_values: vec![text("x")] },
+        };
+        let source = SourceL7 { request_principals: lists(false), ..SourceL7::default() };
+        let source = Source { l7: source.boxed(), ..Source::default() };
+        let operation = OperationL7 { methods: lists(false), hosts: lists(true), ..OperationL7::default() };
+        let operation = Operation { l7: operation.boxed(), ..Operation::default() };
+        let header = L7Condition::RequestHeader("X-a".parse().unwrap(), lists(false));
         let rule = Rule {
             from: vec![Source::default(), source],
             to: vec![operation],
-            when: vec![Condition::L7("request.headers[x]".into())],
+            when: vec![Condition::L7(header.into())],
         };
         assert_eq!(
             fields(Scope::Namespace, vec![l4.clone(), rule.clone()]),
             [
                 "spec.rules[1].from[1].source.requestPrincipals requestPrincipals",
+                "spec.rules[1].to[0].operation.notHosts notHosts",
                 "spec.rules[1].to[0].operation.methods methods",
-                "spec.rules[1].to[0].operation.paths paths",
-                "spec.rules[1].when[0].key request.headers[x]",
+                "spec.rules[1].when[0].key request.headers[X-a]",
             ]
         );
         assert_eq!(fields(Scope::Targets(vec!["Gateway w".into()]), vec![rule]), ["spec.targetRefs targetRefs"]);

@@ -236,3 +236,47 @@ fn operations_and_conditions() {
         "#]],
     );
 }
+
+#[test]
+fn paths_and_names_that_nothing_has() {
+    rule(
+        "to:\n- operation:\n    paths: ['/a/{id}', '/{**}/b/{*}', /ok/*, '']\n    notPaths: ['/{*}/b*', 'a/{*}']",
+        &expect![[r#"
+            error: dir/a.yaml:14: document 2: AuthorizationPolicy prod/p: spec.rules[0].to[0].operation.paths[0]: `/a/{id}` is no template of a path: braces are read as `{*}` and `{**}` alone, each a whole segment between two `/` (until it is mended, what it selects is refused)
+            error: dir/a.yaml:14: document 2: AuthorizationPolicy prod/p: spec.rules[0].to[0].operation.paths[1]: `/{**}/b/{*}` is no template of a path: neither `{*}` nor another `{**}` can follow `{**}` (until it is mended, what it selects is refused)
+            error: dir/a.yaml:14: document 2: AuthorizationPolicy prod/p: spec.rules[0].to[0].operation.paths[3]: is empty (until it is mended, what it selects is refused)
+            error: dir/a.yaml:15: document 2: AuthorizationPolicy prod/p: spec.rules[0].to[0].operation.notPaths[0]: `/{*}/b*` is no template of a path: a segment of a template has at least one character, of A-Z, a-z, 0-9 and -._~%!$&'()+,;:@= (until it is mended, what it selects is refused)
+            error: dir/a.yaml:15: document 2: AuthorizationPolicy prod/p: spec.rules[0].to[0].operation.notPaths[1]: `a/{*}` is no template of a path: a template starts with `/` (until it is mended, what it selects is refused)
+        "#]],
+    );
+    rule(
+        "when: [{key: 'request.headers[x y]', values: [x]}]",
+        &expect![[r#"
+        error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].when[0].key: `x y` names no header: a name of a header consists of A-Z, a-z, 0-9 and !#$%&'*+-.^_`|~, or is :authority, :method, :path or :scheme (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "when: [{key: 'request.headers[:host]', values: ['']}]",
+        &expect![[r#"
+        error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].when[0].key: `:host` names no header: a name of a header consists of A-Z, a-z, 0-9 and !#$%&'*+-.^_`|~, or is :authority, :method, :path or :scheme (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "when: [{key: 'request.auth.claims[a][]', values: [x]}]",
+        &expect![[r#"
+        error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].when[0].key: `request.auth.claims[a][]` is no attribute that a condition can ask for (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "when: [{key: remote.ip, values: [x]}]",
+        &expect![[r#"
+        error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].when[0].values[0]: `x` is no IP address and no CIDR (until it is mended, what it selects is refused)
+    "#]],
+    );
+    rule(
+        "when: [{key: connection.sni, values: ['']}]",
+        &expect![[r#"
+        error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].when[0].values[0]: is empty (until it is mended, what it selects is refused)
+    "#]],
+    );
+}

@@ -4,10 +4,10 @@ use expect_test::{Expect, expect};
 use serde::{Serialize, de::DeserializeOwned};
 use underpass_core::{
     ObjectName,
-    authz::{Operation, Rule},
+    authz::Rule,
     labels::Labels,
     objects::{Namespace, Object, Service as CoreService},
-    testing::{self, ambient, labels, model, peer_authentication, pod, policy, service, world},
+    testing::{self, ambient, by_method, labels, model, peer_authentication, pod, policy, service, world},
     world::{Action, Affinity, AuthorizationPolicy, Distribution, Scope},
 };
 
@@ -16,8 +16,7 @@ use super::*;
 fn objects() -> Vec<Object> {
     let mut slow = ambient("shop/cart-2", "10.0.2.3", "app=cart");
     slow.ready = false;
-    let to = Operation { l7: vec!["methods".into()], ..Operation::default() };
-    let by_method = Rule { to: vec![to], ..Rule::default() };
+    let by_method = Rule { to: vec![by_method("GET")], ..Rule::default() };
     vec![
         ambient("shop/cart-1", "10.0.2.2 fd00::2", "app=cart").into(),
         slow.into(),
