@@ -117,6 +117,11 @@ pub struct Config {
     #[arg(long, env = "UNDERPASS_LOG", value_name = "FILTER", default_value_t = Filter::default(), help_heading = LIVE)]
     pub log: Filter,
 
+    /// Write every decision of the kernel programs into the agent's own log: whose connection, and whether it was captured,
+    /// left alone or refused. For debugging: another build of the programs is loaded, and every new connection costs more.
+    #[arg(long, env = "UNDERPASS_KERNEL_LOG")]
+    pub kernel_log: bool,
+
     /// The trust domain of the mesh.
     #[arg(long, env = "UNDERPASS_TRUST_DOMAIN", value_name = "NAME", default_value = "cluster.local")]
     pub trust_domain: TrustDomain,

@@ -9,7 +9,7 @@
 //! * [`handover`]: one agent serves a node, and another one takes over from it.
 //! * [`cleanup`]: everything that agents left on a node, taken away.
 //! * [`signals`], [`notify`]: who ends it, and who is told how it stands.
-//! * [`config`], [`admin`], [`reports`], [`metrics`]: settings in, answers and numbers out. [`authority`]: the operator's command
+//! * [`config`], [`admin`], [`reports`], [`metrics`], [`kernel_log`]: settings in, answers and numbers out. [`authority`]: the operator's command
 //!   about the embedded CA.
 
 pub mod admin;
@@ -21,6 +21,7 @@ pub mod datapath;
 pub mod handover;
 pub mod keeper;
 pub mod kept;
+pub mod kernel_log;
 pub mod limits;
 pub mod metrics;
 pub mod node;

@@ -40,7 +40,7 @@ use crate::{
     handover,
     keeper::{Feed, Keeper, Mesh, Snapshot},
     kept::{Gone, Kept},
-    limits, metrics,
+    kernel_log, limits, metrics,
     notify::Notify,
     place::Place,
     pods::{self, EnrolledPod, Event, Pods},
@@ -132,7 +132,8 @@ pub async fn run_in<D: DataPath + 'static>(
     stop: &mut Signals,
 ) -> Result<(), Error> {
     let Checked { authority, servers, access_log, own_cgroup, claim, kernel } = checked;
-    let Place { path, counters, mut tunnel, cgroup_root, marks, events: (sender, events) } = place;
+    let Place { path, counters, kernel_log: decisions, mut tunnel, cgroup_root, marks, events: (sender, events) } =
+        place;
     let config = &*Arc::clone(&running.borrow().config);
     let sockets = servers.sockets().map_err(failed("copy the sockets of the admin API, readiness and metrics"))?;
     let (mut follow, inherited) = Follow::new(claim, own_cgroup, sockets);
@@ -205,6 +206,7 @@ pub async fn run_in<D: DataPath + 'static>(
     let (snapshot, mesh) = (keeper.snapshot(), keeper.mesh());
     let keeper = keeper.start().map_err(failed("start the keeper's thread"))?;
     let mut keeping = Kept::spawn("the keeper of the World", keeper);
+    decisions.map(kernel_log::follow).transpose().map_err(failed("start the thread of the kernel log"))?;
     let watching = watch_manifests(&config.manifests, manifests)?;
 
     let mut node = Node {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use tokio::sync::mpsc;
 use underpass_abi::Marks;
-use underpass_loader::Kernel;
+use underpass_loader::{Kernel, KernelLog};
 
 use crate::{pods::Event, reports::Counters};
 
@@ -17,6 +17,8 @@ pub struct Place<D> {
     pub path: D,
     /// What it counts.
     pub counters: Counters,
+    /// What it says of each decision, where it says it.
+    pub kernel_log: Option<KernelLog>,
     /// The tunnel, with the sockets that it opens.
     pub tunnel: underpass_ztunnel::Settings,
     /// The cgroup2 directory below which the kubelet keeps this node's pods.
@@ -33,8 +35,10 @@ impl Place<Kernel> {
     /// # Errors
     /// Where the programs cannot be attached.
     pub fn kernel(settings: &underpass_loader::Settings) -> Result<Self, underpass_loader::Error> {
+        let mut path = Kernel::attach(settings)?;
         Ok(Self {
-            path: Kernel::attach(settings)?,
+            kernel_log: path.log(),
+            path,
             counters: Counters::open(settings)?,
             tunnel: underpass_ztunnel::Settings::new(settings.marks.inbound()),
             cgroup_root: settings.cgroup_root.clone(),

@@ -49,8 +49,7 @@ impl Counters {
         let counters = self.clone();
         registry.collect(FAMILIES, move |samples| {
             for (counter, n) in counters.counts() {
-                let verdict = if is_refusal(counter) { "refused" } else { "passed" };
-                samples.add(&EVENTS, &[counter.hook(), counter.event(), verdict], n);
+                samples.add(&EVENTS, &[counter.hook(), counter.event(), verdict(counter)], n);
             }
         });
     }
@@ -66,6 +65,11 @@ impl Counters {
         let kernel = kernel.lock().unwrap_or_else(PoisonError::into_inner);
         kernel.counts().unwrap_or_default()
     }
+}
+
+/// What a decision came to, in metrics and in the log.
+pub(crate) const fn verdict(counter: Counter) -> &'static str {
+    if is_refusal(counter) { "refused" } else { "passed" }
 }
 
 /// What is counted there was refused, dropped or held back.

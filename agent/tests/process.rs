@@ -119,6 +119,7 @@ impl Agent {
         let place = Place {
             path: tables.clone(),
             counters: Counters::none(),
+            kernel_log: None,
             tunnel,
             cgroup_root: "/nonexistent/underpass".into(),
             marks: Marks::DEFAULT,
@@ -259,6 +260,7 @@ fn checked(folder: &Path) -> Checked {
         instance: "node-1".into(),
         cgroup_root: "/nonexistent".into(),
         marks: Marks::DEFAULT,
+        log: false,
     };
     let log = access_log::Settings { format: Format::Json, target, ..access_log::Settings::default() };
     Checked {

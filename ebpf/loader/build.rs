@@ -1,31 +1,56 @@
-//! Finds the built kernel programs, which are embedded: `$UNDERPASS_EBPF`, else what `cargo xtask build-ebpf` leaves in
-//! the workspace's `target`. Without them user space still builds, and says at start which command is missing.
+//! Finds the built kernel programs, which are embedded: those that a variable names, else what `cargo xtask build-ebpf` leaves
+//! in the workspace's `target`. Without them user space still builds, and says at start which command is missing.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-fn main() {
-    println!("cargo::rustc-check-cfg=cfg(underpass_object)");
-    println!("cargo::rerun-if-env-changed=UNDERPASS_EBPF");
-    if let Some(path) = env::var_os("UNDERPASS_EBPF").map(PathBuf::from) {
-        assert!(path.is_file(), "UNDERPASS_EBPF names {}, which is not a file", path.display());
-        return embed(&path);
-    }
-    let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
-    let folder = manifest.join("../../target/ebpf");
-    let object = folder.join("underpass-programs");
-    if object.is_file() {
-        return embed(&object);
-    }
-    // A file that is missing would count as changed at every build; a folder that is there does not. Where it cannot be
-    // made (a read-only tree) that is all that is lost.
-    let _ = fs::create_dir_all(&folder);
-    println!("cargo::rerun-if-changed={}", folder.display());
+/// One build of the kernel programs.
+struct Build {
+    /// Names its object.
+    variable: &'static str,
+    /// Where the object is otherwise, below `target/ebpf`.
+    file: &'static str,
+    /// Set where it is embedded.
+    cfg: &'static str,
+    /// Names to the compiler what is embedded.
+    path: &'static str,
 }
 
-fn embed(object: &Path) {
+const BUILDS: [Build; 2] = [
+    Build { variable: "UNDERPASS_EBPF", file: "underpass-programs", cfg: "underpass_object", path: "UNDERPASS_OBJECT" },
+    Build {
+        variable: "UNDERPASS_EBPF_LOG",
+        file: "underpass-programs-log",
+        cfg: "underpass_log_object",
+        path: "UNDERPASS_LOG_OBJECT",
+    },
+];
+
+fn main() {
+    let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
+    let folder = manifest.join("../../target/ebpf");
+    for build in BUILDS {
+        println!("cargo::rustc-check-cfg=cfg({})", build.cfg);
+        println!("cargo::rerun-if-env-changed={}", build.variable);
+        let named = env::var_os(build.variable).map(PathBuf::from);
+        if let Some(path) = &named {
+            assert!(path.is_file(), "{} names {}, which is not a file", build.variable, path.display());
+        }
+        let object = named.unwrap_or_else(|| folder.join(build.file));
+        if object.is_file() {
+            embed(&build, &object);
+        } else {
+            // A file that is missing would count as changed at every build; a folder that is there does not. Where it
+            // cannot be made (a read-only tree) that is all that is lost.
+            let _ = fs::create_dir_all(&folder);
+            println!("cargo::rerun-if-changed={}", folder.display());
+        }
+    }
+}
+
+fn embed(build: &Build, object: &Path) {
     let object = object.canonicalize().expect("the object is there");
     println!("cargo::rerun-if-changed={}", object.display());
-    println!("cargo::rustc-env=UNDERPASS_OBJECT={}", object.display());
-    println!("cargo::rustc-cfg=underpass_object");
+    println!("cargo::rustc-env={}={}", build.path, object.display());
+    println!("cargo::rustc-cfg={}", build.cfg);
 }

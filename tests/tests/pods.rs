@@ -162,6 +162,7 @@ fn agent(start: Start, io: &mut Io) -> Result<()> {
         instance: start.node.clone(),
         cgroup_root: start.cgroup_root.clone(),
         marks: Marks::DEFAULT,
+        log: false,
     };
     let own = pods::cgroup_id(&pods::own_alone("underpass-agent")?)?;
     let kernel = Kernel::attach(&settings)?;

@@ -33,12 +33,30 @@ enum Compiler {
     Packaged,
 }
 
-/// Builds the kernel programs and returns where the object is.
-pub(crate) fn build(workspace: &Workspace) -> Result<PathBuf> {
+/// A build of the kernel programs: the file name of its object, and the cargo features that make it.
+struct Build {
+    object: &'static str,
+    features: &'static [&'static str],
+}
+
+/// The one that an agent loads, and the one that `--kernel-log` loads.
+const BUILDS: [Build; 2] = [
+    Build { object: "underpass-programs", features: &[] },
+    Build { object: "underpass-programs-log", features: &[LOG] },
+];
+/// The cargo feature by which the programs say what they decide.
+const LOG: &str = "log";
+
+/// Builds the kernel programs, both builds of them.
+pub(crate) fn build(workspace: &Workspace) -> Result<()> {
     let compiler = choose()?;
     let linker = bpf_linker::ensure(workspace, &compiler.llvm()?)?;
-    let target = workspace.root().join("target/ebpf/build");
-    let command = match &compiler {
+    BUILDS.iter().try_for_each(|build| build_one(workspace, &compiler, &linker, build))
+}
+
+fn build_one(workspace: &Workspace, compiler: &Compiler, linker: &Path, build: &Build) -> Result<()> {
+    let target = workspace.objects().join("build");
+    let command = match compiler {
         Compiler::Nightly(toolchain) => nested(toolchain.join("bin/cargo"))
             .env("RUSTC", toolchain.join("bin/rustc"))
             .args(["build", "-Zbuild-std=core"]),
@@ -46,18 +64,17 @@ pub(crate) fn build(workspace: &Workspace) -> Result<PathBuf> {
     };
     command
         .current_dir(&workspace.programs())
-        .env("PATH", first_on_path(&linker)?)
-        .args(["--release", "--locked", "--target", TARGET, "--target-dir"])
+        .env("PATH", first_on_path(linker)?)
+        .args(["--release", "--locked", "--target", TARGET])
+        .args(["--features", &build.features.join(",")])
+        .arg("--target-dir")
         .arg(&target)
         .run()?;
     let built = target.join(TARGET).join("release/underpass-programs");
-    let object = workspace.programs_object();
-    if copy_if_different(&built, &object)? {
-        eprintln!("kernel programs: {} (new)", object.display());
-    } else {
-        eprintln!("kernel programs: {} (unchanged)", object.display());
-    }
-    Ok(object)
+    let object = workspace.objects().join(build.object);
+    let state = if copy_if_different(&built, &object)? { "new" } else { "unchanged" };
+    eprintln!("kernel programs: {} ({state})", object.display());
+    Ok(())
 }
 
 fn choose() -> Result<Compiler> {
@@ -147,12 +164,16 @@ pub(crate) fn host_cargo(workspace: &Workspace) -> Result<Cmd> {
     Ok(workspace.nested_cargo(&workspace.programs()).env("RUSTC", Path::new(rustc.trim()).join("bin/rustc")))
 }
 
-/// Host clippy for the kernel programs: `core` for BPF has no clippy of its own, the lints are the same.
-pub(crate) fn host_clippy(workspace: &Workspace) -> Result<Cmd> {
+/// Host clippy for the kernel programs, both builds of them: `core` for BPF has no clippy of its own, the lints are the same.
+pub(crate) fn host_clippy(workspace: &Workspace) -> Result<Vec<Cmd>> {
     let host = nested("rustc").args(["--print", "host-tuple"]).read()?;
-    Ok(host_cargo(workspace)?
-        .args(["clippy", "--quiet", "--locked", "--target", host.trim(), "--target-dir"])
-        .arg(workspace.root().join("target/ebpf/clippy")))
+    let of_build = |build: &Build| {
+        let command = host_cargo(workspace)?
+            .args(["clippy", "--quiet", "--locked", "--target", host.trim()])
+            .args(["--features", &build.features.join(",")]);
+        Ok(command.arg("--target-dir").arg(workspace.objects().join("clippy")))
+    };
+    BUILDS.iter().map(of_build).collect()
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Build the kernel programs into target/ebpf/underpass-programs
+    /// Build the kernel programs into target/ebpf: those of every agent, and those of `--kernel-log`
     BuildEbpf,
     /// Check what a machine can check: headers, lengths, storeys, licences, bans, format, lints, docs
     Tidy(tidy::Options),
@@ -50,7 +50,7 @@ enum Task {
 fn run(task: Task) -> Result<bool> {
     let workspace = Workspace::find()?;
     match task {
-        Task::BuildEbpf => ebpf::build(&workspace).map(|_| true),
+        Task::BuildEbpf => ebpf::build(&workspace).map(|()| true),
         Task::Tidy(options) => tidy::run(&workspace, &options).map(|tally| tally.failed == 0),
         Task::Test(options) => test::run(&workspace, &options),
         Task::Boot(options) => vm::run(&workspace, &options),

@@ -76,7 +76,7 @@ pub(crate) struct Edge<'a> {
 impl Metadata {
     /// Runs `cargo metadata` (`command` is cargo in the right folder), for one platform where one is named.
     pub(crate) fn load(command: Cmd, platform: Option<&str>) -> Result<Self> {
-        let mut command = command.args(["metadata", "--format-version", "1", "--locked"]);
+        let mut command = command.args(["metadata", "--format-version", "1", "--locked", "--all-features"]);
         if let Some(platform) = platform {
             command = command.args(["--filter-platform", platform]);
         }

@@ -66,8 +66,8 @@ impl Workspace {
     }
 
     /// The one place where `ebpf/loader` looks for the built kernel programs.
-    pub(crate) fn programs_object(&self) -> PathBuf {
-        self.root.join("target/ebpf/underpass-programs")
+    pub(crate) fn objects(&self) -> PathBuf {
+        self.root.join("target/ebpf")
     }
 
     /// cargo on the workspace of user space.

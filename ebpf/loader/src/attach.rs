@@ -21,6 +21,7 @@ use underpass_abi::{Cookie, Counter, ListenerKey, Map, Op};
 
 use crate::Settings;
 use crate::error::{Error, ObjectError, Result};
+use crate::kernel_log::KernelLog;
 use crate::link::{self, Target};
 use crate::listeners::Listeners;
 use crate::object::{Template, object};
@@ -95,6 +96,7 @@ where
 pub struct Kernel {
     pins: Pins,
     template: Option<Template>,
+    log: Option<KernelLog>,
     tables: Tables,
     listeners: Listeners,
     counts: Counts,
@@ -107,23 +109,30 @@ impl Kernel {
     /// # Errors
     /// Nothing is attached or replaced when a program or map is refused. Pins of another version are refused.
     pub fn attach(settings: &Settings) -> Result<Self> {
-        let object = object()?;
+        let object = object(settings.log)?;
         let pins = Pins::new(settings);
         if let Some(path) = pins.of_other_version()? {
             return Err(Error::OtherVersion { path });
         }
         pins.create()?;
         check_layouts(&pins)?;
-        let ebpf = load_node(object, settings, &pins)?;
-        let template = Template::new(object, &pins)?;
+        let mut ebpf = load_node(object, settings, &pins)?;
+        let template = Template::new(object, &pins, &ebpf)?;
+        let log = if settings.log { Some(KernelLog::open(&mut ebpf)?) } else { None };
         // The verifier has seen it before anything is attached; no pod has this cookie.
         template.load(Cookie(0))?;
-        let mut kernel = Self { template: Some(template), ..Self::from_pins(pins)? };
+        let mut kernel = Self { template: Some(template), log, ..Self::from_pins(pins)? };
         for pod in kernel.pods()? {
             kernel.update_pod(pod)?;
         }
         attach_node(&ebpf, settings, &kernel.pins)?;
         Ok(kernel)
+    }
+
+    /// What the programs say, once; none where they are those that say nothing. Where nobody reads it, what does not fit
+    /// any more is lost.
+    pub fn log(&mut self) -> Option<KernelLog> {
+        self.log.take()
     }
 
     /// Opens what is pinned, to read and to take away: programs are not loaded, pods cannot be attached.
@@ -160,6 +169,7 @@ impl Kernel {
     fn from_pins(pins: Pins) -> Result<Self> {
         Ok(Self {
             template: None,
+            log: None,
             tables: Tables::open(&pins)?,
             listeners: Listeners::open(&pins)?,
             counts: Counts::open(&pins)?,

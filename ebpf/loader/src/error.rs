@@ -14,6 +14,9 @@ pub enum Error {
     /// User space was built without the kernel programs.
     #[error("this build has no kernel programs: run `cargo xtask build-ebpf` and build again")]
     NoObject,
+    /// User space was built without those that say what they decide.
+    #[error("this build has no kernel programs that log: run `cargo xtask build-ebpf` and build again")]
+    NoLogObject,
     /// The object is not what this build expects.
     #[error("kernel programs: {0}")]
     Object(#[from] ObjectError),
@@ -57,6 +60,9 @@ pub enum Error {
         /// Why not.
         source: aya::maps::MapError,
     },
+    /// What the programs say cannot be read.
+    #[error("cannot open the kernel log: {0}")]
+    Log(#[from] aya_log::Error),
     /// A table has no room.
     #[error(transparent)]
     Full(#[from] Full),
@@ -106,6 +112,9 @@ pub enum ObjectError {
     /// A program is missing.
     #[error("program {0} is missing")]
     NoProgram(&'static str),
+    /// A map is missing.
+    #[error("map {0} is missing")]
+    NoMap(String),
     /// A program has another type than its name says.
     #[error("program {0} has another type")]
     OtherType(&'static str),

@@ -9,6 +9,7 @@
 
 mod attach;
 mod error;
+mod kernel_log;
 mod link;
 mod listeners;
 mod object;
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 
 pub use attach::{Foreign, Kernel, foreign_connect_programs};
 pub use error::{Error, Result};
+pub use kernel_log::{Decision, KernelLog, Said, Unreadable};
 pub use object::object;
 pub use probe::{Missing, Need, probe};
 use underpass_abi::Marks;
@@ -37,4 +39,6 @@ pub struct Settings {
     pub cgroup_root: PathBuf,
     /// The bits of the firewall mark.
     pub marks: Marks,
+    /// Load the programs that say what they decide: [`Kernel::log`].
+    pub log: bool,
 }

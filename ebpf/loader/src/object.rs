@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::ffi::CString;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
-use aya::maps::MapData;
+use aya::Ebpf;
+use aya::maps::{Map as AyaMap, MapData};
 use aya_obj::Object;
 use aya_obj::generated::bpf_insn;
 use underpass_abi::limits::TEMPLATE;
@@ -17,15 +18,26 @@ use crate::sys;
 /// The program of which every pod has its own copy.
 pub(crate) const STEER: &str = "steer";
 
-/// The kernel programs as they were built.
+/// The kernel programs as they were built: with `log` those that say what they decide.
 ///
 /// # Errors
-/// [`Error::NoObject`] where user space was built without them.
-pub fn object() -> Result<&'static [u8]> {
+/// [`Error::NoObject`] or [`Error::NoLogObject`] where user space was built without them.
+pub fn object(log: bool) -> Result<&'static [u8]> {
+    if log { log_object() } else { silent_object() }
+}
+
+fn silent_object() -> Result<&'static [u8]> {
     #[cfg(underpass_object)]
     return Ok(aya::include_bytes_aligned!(env!("UNDERPASS_OBJECT")));
     #[cfg(not(underpass_object))]
     return Err(Error::NoObject);
+}
+
+fn log_object() -> Result<&'static [u8]> {
+    #[cfg(underpass_log_object)]
+    return Ok(aya::include_bytes_aligned!(env!("UNDERPASS_LOG_OBJECT")));
+    #[cfg(not(underpass_log_object))]
+    return Err(Error::NoLogObject);
 }
 
 /// `ld_imm64` (linux/bpf.h: BPF_LD | BPF_DW | BPF_IMM): two instructions that hold the halves of a constant.
@@ -36,12 +48,13 @@ pub(crate) struct Template {
     instructions: Vec<bpf_insn>,
     places: Vec<usize>,
     /// The instructions name their descriptors.
-    _maps: Vec<MapData>,
+    _maps: Vec<OwnedFd>,
 }
 
 impl Template {
-    /// Resolves the pinned maps.
-    pub(crate) fn new(object: &[u8], pins: &Pins) -> Result<Self> {
+    /// Resolves the pinned maps, and those that `node`, the programs of the node, were loaded with and nobody pins: the log
+    /// and the texts of a build that has one.
+    pub(crate) fn new(object: &[u8], pins: &Pins, node: &Ebpf) -> Result<Self> {
         let mut object = Object::parse(object).map_err(ObjectError::from)?;
         let steer = object.programs.get(STEER).ok_or(ObjectError::NoProgram(STEER))?;
         let key = (steer.section_index, steer.address);
@@ -55,17 +68,25 @@ impl Template {
         let mut open = Vec::new();
         for map in Map::ALL {
             let data = MapData::from_pin(pins.map(map)).map_err(Error::map("open", map.name()))?;
-            let definition = object.maps.get(map.name()).ok_or(ObjectError::NoProgram(map.name()))?.clone();
-            open.push((map.name(), data, definition));
+            open.push((map.name(), descriptor(&data, map.name())?));
         }
-        let descriptors =
-            open.iter().map(|(name, data, definition)| (*name, data.fd().as_fd().as_raw_fd(), definition));
-        object.relocate_maps(descriptors, &sections).map_err(ObjectError::from)?;
+        for (name, map) in node.maps() {
+            if let AyaMap::Array(data) | AyaMap::RingBuf(data) = map {
+                open.push((name, descriptor(data, "map of the log")?));
+            }
+        }
+        let mut resolved = Vec::new();
+        for (name, descriptor) in &open {
+            let definition = object.maps.get(*name).ok_or_else(|| ObjectError::NoMap((*name).to_owned()))?.clone();
+            resolved.push((*name, descriptor.as_raw_fd(), definition));
+        }
+        let resolved = resolved.iter().map(|(name, descriptor, definition)| (*name, *descriptor, definition));
+        object.relocate_maps(resolved, &sections).map_err(ObjectError::from)?;
         object.relocate_calls(&sections).map_err(ObjectError::from)?;
         let function = object.functions.get(&key).ok_or(ObjectError::NoProgram(STEER))?;
         let instructions = function.instructions.clone();
         let places = places(&instructions).ok_or(ObjectError::NoPlace)?;
-        Ok(Self { instructions, places, _maps: open.into_iter().map(|(_, data, _)| data).collect() })
+        Ok(Self { instructions, places, _maps: open.into_iter().map(|(_, descriptor)| descriptor).collect() })
     }
 
     /// Loads the program of one pod.
@@ -81,6 +102,10 @@ impl Template {
         let name = CString::new(format!("{STEER}_{:x}", pod.0 as u32)).unwrap_or_default();
         sys::load_sk_lookup(&name, &instructions).map_err(Error::system("load", format!("program {STEER} of {pod:?}")))
     }
+}
+
+fn descriptor(map: &MapData, name: &'static str) -> Result<OwnedFd> {
+    map.fd().as_fd().try_clone_to_owned().map_err(Error::system("copy the descriptor of", name))
 }
 
 /// The halves of a 64-bit constant, as instructions hold them.
@@ -133,24 +158,70 @@ mod tests {
     #[cfg(not(underpass_object))]
     #[test]
     fn a_build_without_programs_says_what_to_run() {
-        let error = object().expect_err("no object was embedded");
+        let error = object(false).expect_err("no object was embedded");
         assert!(matches!(error, Error::NoObject) && error.to_string().contains("cargo xtask build-ebpf"));
     }
 
-    /// The embedded object is the one that this build's abi describes.
+    /// The same of those that log: they are not what is loaded instead.
+    #[cfg(not(underpass_log_object))]
+    #[test]
+    fn a_build_without_programs_that_log_says_what_to_run() {
+        let error = object(true).expect_err("no object was embedded");
+        assert!(matches!(error, Error::NoLogObject) && error.to_string().contains("cargo xtask build-ebpf"));
+    }
+
+    /// The embedded object is the one that this build's abi describes. Besides the maps of the abi there is only the data
+    /// that the loader writes before it loads: the bits of the mark. Of a log it has no map, no code and no word.
     #[cfg(underpass_object)]
     #[test]
-    fn the_embedded_programs_have_the_maps_of_the_abi() {
-        let object = Object::parse(object().expect("it was embedded")).expect("an object");
+    fn the_embedded_programs_have_the_maps_of_the_abi_and_no_log() {
+        let bytes = object(false).expect("it was embedded");
+        check_object(bytes, &[".rodata"]);
+        assert_eq!(functions(bytes), ["memcpy", "memmove", "memset"]);
+        assert!(!mentions_log(bytes));
+    }
+
+    /// The other one is the same with a log.
+    #[cfg(underpass_log_object)]
+    #[test]
+    fn the_programs_that_log_have_a_log_besides() {
+        let bytes = object(true).expect("it was embedded");
+        check_object(bytes, &[".rodata", "AYA_LOGS"]);
+        let functions = functions(bytes);
+        assert!(functions.len() == 4 && functions.iter().any(|name| name.contains("log")), "{functions:?}");
+        assert!(mentions_log(bytes));
+    }
+
+    /// Do symbols, texts or debug information name the library of the log?
+    #[cfg(any(underpass_object, underpass_log_object))]
+    fn mentions_log(object: &[u8]) -> bool {
+        let lower = object.to_ascii_lowercase();
+        lower.windows(7).any(|window| window == b"aya_log" || window == b"aya-log")
+    }
+
+    /// What the programs may call: everything in `.text`.
+    #[cfg(any(underpass_object, underpass_log_object))]
+    fn functions(object: &[u8]) -> Vec<String> {
+        let object = Object::parse(object).expect("an object");
+        let programs: HashSet<_> = object.programs.values().map(|program| program.section_index).collect();
+        let functions = object.functions.into_iter().filter(|((section, _), _)| !programs.contains(section));
+        let mut names: Vec<_> = functions.map(|(_, function)| function.name).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[cfg(any(underpass_object, underpass_log_object))]
+    fn check_object(object: &[u8], others_expected: &[&str]) {
+        let object = Object::parse(object).expect("an object");
         for map in Map::ALL {
             let found = object.maps.get(map.name()).unwrap_or_else(|| panic!("no map {}", map.name()));
             let sizes = (found.key_size() as usize, found.value_size() as usize);
             assert_eq!((sizes, found.max_entries()), (map.sizes(), map.limit()), "{}", map.name());
         }
-        // Besides these there is only the data that the loader writes before it loads: the bits of the mark.
-        let others: Vec<_> =
+        let mut others: Vec<_> =
             object.maps.keys().filter(|name| Map::ALL.iter().all(|map| map.name() != **name)).collect();
-        assert_eq!(others, [".rodata"]);
+        others.sort_unstable();
+        assert_eq!(others, others_expected);
         let mut programs: Vec<_> = object.programs.keys().map(String::as_str).collect();
         programs.sort_unstable();
         assert_eq!(programs, ["bind4", "bind6", "connect4", "connect6", "guard", "on_tcp", "stamp", STEER]);

@@ -32,6 +32,8 @@ const CAPABILITIES: [(u32, &str); 2] = [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADM
 pub enum Need {
     /// The embedded kernel programs.
     Object,
+    /// Those of them that say what they decide.
+    LogObject,
     /// A kernel that is new enough.
     KernelVersion,
     /// The kernel's type information.
@@ -55,7 +57,7 @@ impl Need {
     #[must_use]
     pub const fn remedy(self) -> &'static str {
         match self {
-            Self::Object => "run `cargo xtask build-ebpf` and build again",
+            Self::Object | Self::LogObject => "run `cargo xtask build-ebpf` and build again",
             Self::KernelVersion => "run Linux 6.1 or later",
             Self::Btf => "run a kernel with CONFIG_DEBUG_INFO_BTF=y",
             Self::Capability(_) => "run as root, or grant the capability to the container",
@@ -73,6 +75,7 @@ impl fmt::Display for Need {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Object => write!(f, "kernel programs in this build"),
+            Self::LogObject => write!(f, "kernel programs that log in this build"),
             Self::KernelVersion => write!(f, "Linux {}.{} or later", OLDEST.0, OLDEST.1),
             Self::Btf => write!(f, "{BTF}"),
             Self::Capability(name) => write!(f, "{name}"),
@@ -109,7 +112,8 @@ pub fn probe(settings: &Settings) -> Vec<Missing> {
             missing.push(Missing { need, found });
         }
     };
-    need(Need::Object, object().map(drop).map_err(|error| error.to_string()));
+    let built = if settings.log { Need::LogObject } else { Need::Object };
+    need(built, object(settings.log).map(drop).map_err(|error| error.to_string()));
     need(Need::KernelVersion, kernel_version());
     need(Need::Btf, fs::metadata(BTF).map(drop).map_err(|error| error.to_string()));
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -203,6 +207,7 @@ mod tests {
             instance: "node".to_owned(),
             cgroup_root: "/does/not/exist".into(),
             marks: underpass_abi::Marks::DEFAULT,
+            log: false,
         };
         let missing = probe(&settings);
         let text = |need| {

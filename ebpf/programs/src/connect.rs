@@ -7,12 +7,13 @@ use aya_ebpf::{
     programs::{SockAddrContext, SockContext},
 };
 use underpass_abi::{
-    Address, CgroupId, Cookie, Counter, Port,
+    Address, CgroupId, Cookie, Counter, Port, Tuple,
     decide::connect::{self, Connecting, Created, Creating, Decision},
 };
 
 use crate::bind::take_back;
-use crate::maps::{Kernel, count, field, flow, marks, set_option, words};
+use crate::log::report;
+use crate::maps::{Kernel, field, flow, marks, set_option, words};
 
 const REFUSE: i32 = 0; // EPERM
 const GO_ON: i32 = 1;
@@ -30,7 +31,7 @@ pub(crate) fn stamp(ctx: SockContext) -> i32 {
     match connect::create(&Kernel, &Creating { pod, kind, protocol }) {
         Created::Leave => GO_ON,
         Created::Refuse(counter) => {
-            count(counter);
+            report(counter, pod, || without_source(Address::UNSPECIFIED, Port::from_host(0)));
             REFUSE
         }
         // SAFETY: the socket that the context is.
@@ -40,7 +41,7 @@ pub(crate) fn stamp(ctx: SockContext) -> i32 {
                 GO_ON
             }
             None => {
-                count(Counter::CreateNoStorage);
+                report(Counter::CreateNoStorage, pod, || without_source(Address::UNSPECIFIED, Port::from_host(0)));
                 REFUSE
             }
         },
@@ -94,10 +95,11 @@ fn decide(ctx: &SockAddrContext, destination: Address) -> i32 {
     let Decision::Write(written) = connect::connect(&Kernel, marks(), &socket) else {
         return GO_ON;
     };
-    count(written.counter);
+    let tell = |counter| report(counter, socket.pod, || without_source(socket.destination, socket.port));
+    tell(written.counter);
     // SAFETY: that socket. Created here for sockets that are older than the enrolment.
     let Some(storage) = (unsafe { flow(sk.cast(), true) }) else {
-        count(Counter::ConnectNoStorage);
+        tell(Counter::ConnectNoStorage);
         return REFUSE;
     };
     *storage = written.flow;
@@ -107,8 +109,14 @@ fn decide(ctx: &SockAddrContext, destination: Address) -> i32 {
     // SAFETY: connect hooks may set SO_MARK.
     if written.mark != mark && !unsafe { set_option(ctx.as_ptr(), SO_MARK, written.mark) } {
         storage.kind = underpass_abi::Kind::DENIED;
-        count(Counter::ConnectNoMark);
+        tell(Counter::ConnectNoMark);
         return REFUSE;
     }
     GO_ON
+}
+
+/// A connection whose source the kernel has not chosen yet.
+#[inline(always)]
+fn without_source(destination: Address, destination_port: Port) -> Tuple {
+    Tuple { source: Address::UNSPECIFIED, destination, source_port: Port::from_host(0), destination_port, over_lo: 0 }
 }

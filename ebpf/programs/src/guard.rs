@@ -1,17 +1,19 @@
 //! cgroup_skb/egress: the way out, for every packet that a socket sends.
 
 use aya_ebpf::{
-    bindings::__sk_buff,
+    bindings::{__sk_buff, bpf_sock},
     helpers::generated::{bpf_sk_fullsock, bpf_skb_ancestor_cgroup_id},
     macros::cgroup_skb,
     programs::SkBuffContext,
 };
 use underpass_abi::{
-    CgroupId,
+    CgroupId, Cookie, Port, Tuple,
+    addr::Ends,
     decide::egress::{self, Leaving, Sender},
 };
 
-use crate::maps::{Kernel, count, field, flow};
+use crate::log::report;
+use crate::maps::{Kernel, field, flow, words};
 
 const DROP: i32 = 0;
 const PASS: i32 = 1;
@@ -65,9 +67,38 @@ pub(crate) fn guard(ctx: SkBuffContext) -> i32 {
     };
     match egress::egress(&Kernel, &sender, &packet) {
         Some(counter) => {
-            count(counter);
+            let pod = sender.flow.map_or(Cookie(0), |flow| flow.pod);
+            // SAFETY: that socket.
+            report(counter, pod, || unsafe { connection(sk) });
             DROP
         }
         None => PASS,
+    }
+}
+
+/// The connection as its socket has it, for the log alone.
+///
+/// # Safety
+/// `sk` is a full socket that the context of the running program gave.
+#[inline(always)]
+unsafe fn connection(sk: *const bpf_sock) -> Tuple {
+    // SAFETY: fields of that socket.
+    let (ends, source_port, destination_port) = unsafe {
+        let ends = Ends {
+            family: field!(sk, family),
+            local_v4: field!(sk, src_ip4),
+            remote_v4: field!(sk, dst_ip4),
+            local_v6: words!(sk, src_ip6),
+            remote_v6: words!(sk, dst_ip6),
+        };
+        (ends, field!(sk, src_port), field!(sk, dst_port))
+    };
+    let (source, destination) = ends.addresses();
+    Tuple {
+        source,
+        destination,
+        source_port: Port::from_host(source_port),
+        destination_port: Port::from_network(u32::from(destination_port)),
+        over_lo: 0,
     }
 }

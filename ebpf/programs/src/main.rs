@@ -11,6 +11,7 @@
 mod bind;
 mod connect;
 mod guard;
+mod log;
 mod maps;
 mod sockops;
 mod steer;

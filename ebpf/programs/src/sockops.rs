@@ -18,6 +18,7 @@ use underpass_abi::{
 };
 
 use crate::bind::take_back;
+use crate::log::report;
 use crate::maps::{Kernel, attest, count, field, flow, forget, marks, set_option, words};
 
 /// SO_BINDTOIFINDEX (asm-generic/socket.h).
@@ -77,10 +78,11 @@ fn before_syn(ctx: &SockOpsContext) {
         let sk = (*ctx.ops).__bindgen_anon_2.sk;
         (sk, flow(sk.cast(), false).map(|flow| *flow))
     };
-    match tcp::before_syn(&Kernel, &Opening { pod: pod(ctx), tuple: tuple(ctx), flow: known }) {
+    let socket = Opening { pod: pod(ctx), tuple: tuple(ctx), flow: known };
+    match tcp::before_syn(&Kernel, &socket) {
         BeforeSyn::Go => {}
         BeforeSyn::Deny(denied, counter) => {
-            count(counter);
+            report(counter, socket.pod, || socket.tuple);
             // SAFETY: that socket.
             if let Some(storage) = unsafe { flow(sk.cast(), true) } {
                 *storage = denied;
@@ -90,7 +92,11 @@ fn before_syn(ctx: &SockOpsContext) {
             // Without the flag its end would not be seen, and the attestation would stay.
             let told = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32).is_ok();
             let attested = told && attest(&tuple, &attestation);
-            count(if attested { Counter::SynAttested } else { Counter::SynNotAttested });
+            if attested {
+                count(Counter::SynAttested);
+            } else {
+                report(Counter::SynNotAttested, socket.pod, || tuple);
+            }
         }
     }
 }
@@ -125,5 +131,9 @@ fn accepted(ctx: &SockOpsContext) {
         }
         set_option(ctx.as_ptr(), SO_BINDTOIFINDEX, LOOPBACK_INTERFACE)
     };
-    count(if done { Counter::AcceptBound } else { Counter::AcceptNotBound });
+    if done {
+        count(Counter::AcceptBound);
+    } else {
+        report(Counter::AcceptNotBound, bound.pod, || tuple(ctx));
+    }
 }

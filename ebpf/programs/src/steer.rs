@@ -2,17 +2,18 @@
 //!
 //! The hook can ask neither for its namespace nor for a cgroup, so the pod's cookie is a constant in its instructions: the
 //! loader relocates this program once and puts each pod's cookie where [`TEMPLATE`] stands. It must therefore use pinned
-//! maps alone, and no static data.
+//! maps alone, and no static data; what the log adds is there before the first pod, and the loader knows it.
 
 use aya_ebpf::{macros::sk_lookup, programs::SkLookupContext};
 use underpass_abi::{
-    Cookie, ListenerKey, Port,
+    Cookie, ListenerKey, Port, Tuple,
     addr::Ends,
     decide::lookup::{self, Arriving, Steer},
     limits::TEMPLATE,
 };
 
-use crate::maps::{Kernel, count, field, listeners, words};
+use crate::log::report;
+use crate::maps::{Kernel, field, listeners, words};
 
 const SK_DROP: u32 = 0;
 const SK_PASS: u32 = 1;
@@ -29,7 +30,13 @@ pub(crate) fn steer(ctx: SkLookupContext) -> u32 {
     };
     let (passes, counter) = steer.outcome(assigned);
     if let Some(counter) = counter {
-        count(counter);
+        report(counter, pod, || Tuple {
+            source: packet.source,
+            destination: packet.destination,
+            source_port: packet.source_port,
+            destination_port: packet.destination_port,
+            over_lo: 0,
+        });
     }
     if passes { SK_PASS } else { SK_DROP }
 }

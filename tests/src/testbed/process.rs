@@ -158,12 +158,17 @@ impl Running {
     /// Waits until a line of its log has `text`; returns the first such line. An error at once when it has ended
     /// without writing it.
     pub fn wait_for_log(&mut self, text: &str) -> Result<String> {
-        let what = format!("{text:?} in the log of {}", self.name);
+        self.wait_for_line(&[text])
+    }
+
+    /// The same of a line that has all of these texts.
+    pub fn wait_for_line(&mut self, texts: &[&str]) -> Result<String> {
+        let what = format!("{texts:?} in the log of {}", self.name);
         wait::wait_for(&what, || {
             let ended = self.process.ended()?; // asked first: what it wrote before its end is then in the log
             let log = self.log()?;
             let whole_lines = log.rsplit_once('\n').map_or("", |(lines, _)| lines);
-            match (whole_lines.lines().find(|l| l.contains(text)), ended) {
+            match (whole_lines.lines().find(|line| texts.iter().all(|text| line.contains(text))), ended) {
                 (Some(line), _) => Ok(Some(line.to_owned())),
                 (None, Some(exit)) => bail!("{} ended ({exit}) without {what}:\n{log}", self.name),
                 (None, None) => Ok(None),

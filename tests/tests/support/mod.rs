@@ -112,6 +112,7 @@ pub(crate) fn tables(mesh: &Mesh, node: &str) -> Result<Kernel> {
         instance: node.into(),
         cgroup_root: mesh.bed.node(node)?.cgroup().into(),
         marks: Marks::DEFAULT,
+        log: false,
     };
     Ok(Kernel::open(&settings)?)
 }

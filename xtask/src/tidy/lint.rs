@@ -24,8 +24,10 @@ pub(crate) fn clippy(workspace: &Workspace) -> Vec<Finding> {
         let command = workspace.cargo().args(["clippy", "--keep-going"]).args(targets);
         command.args(["--", "-D", "warnings"])
     });
-    let programs = ebpf::host_clippy(workspace).map(|command| command.args(["--", "-D", "warnings"]));
-    let programs = programs.map_or_else(|error| Some(format!("{error:#}")), failed);
+    let programs = match ebpf::host_clippy(workspace) {
+        Ok(builds) => builds.into_iter().map(|build| build.args(["--", "-D", "warnings"])).filter_map(failed).collect(),
+        Err(error) => vec![format!("{error:#}")],
+    };
     user_space.filter_map(failed).chain(programs).collect()
 }
 

@@ -1,0 +1,131 @@
+//! What the kernel programs say of what they decide, where they are the build that does: read from the ring that aya-log's
+//! macros write.
+//!
+//! Its own file so that nothing else knows of that library. What must hold: the order of the numbers is that in which
+//! `underpass_programs::log` writes them.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use aya::Ebpf;
+use aya_log::EbpfLogger;
+use log::{Log, Metadata, Record};
+use underpass_abi::{Cookie, Counter};
+
+use crate::error::Result;
+
+/// One decision, and whose connection it was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Where it was decided, and what.
+    pub counter: Counter,
+    /// In whose namespace; 0 where a packet does not say.
+    pub pod: Cookie,
+    /// Who opens the connection; none where the kernel has not chosen it yet.
+    pub source: Option<SocketAddr>,
+    /// To whom; none where nothing was said about it yet.
+    pub destination: Option<SocketAddr>,
+}
+
+/// A record that no program of this build writes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cannot read {0:?} of the kernel log: another build wrote it")]
+pub struct Unreadable(String);
+
+/// What was said: a decision, where it can be read.
+pub type Said = std::result::Result<Decision, Unreadable>;
+
+/// The decisions, as they come. Readable when there are some.
+pub struct KernelLog(EbpfLogger<Queue>, Queue);
+
+impl fmt::Debug for KernelLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("KernelLog").field(&self.1).finish_non_exhaustive()
+    }
+}
+
+impl AsFd for KernelLog {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl KernelLog {
+    pub(crate) fn open(programs: &mut Ebpf) -> Result<Self> {
+        let queue = Queue::default();
+        Ok(Self(EbpfLogger::init_with_logger(programs, queue.clone())?, queue))
+    }
+
+    /// Everything that was said since it was read last.
+    pub fn read(&mut self) -> Vec<Said> {
+        self.0.flush();
+        std::mem::take(&mut *self.1.lock())
+    }
+}
+
+/// Takes the place of a program's logger: aya-log knows no other way to hand records on.
+#[derive(Clone, Debug, Default)]
+struct Queue(Arc<Mutex<Vec<Said>>>);
+
+impl Queue {
+    /// Nothing is left half-done where a holder of the lock panics.
+    fn lock(&self) -> MutexGuard<'_, Vec<Said>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Log for Queue {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        let text = record.args().to_string();
+        self.lock().push(decision(&text).ok_or(Unreadable(text)));
+    }
+
+    fn flush(&self) {}
+}
+
+/// Slot, cookie, source, its port, destination, its port.
+fn decision(text: &str) -> Option<Decision> {
+    let mut fields = text.split(' ');
+    let slot: usize = fields.next()?.parse().ok()?;
+    let pod = Cookie(fields.next()?.parse().ok()?);
+    let mut end = || {
+        let ip: IpAddr = fields.next()?.parse().ok()?;
+        let port: u16 = fields.next()?.parse().ok()?;
+        let known = !ip.is_unspecified() || port != 0;
+        Some(known.then_some(SocketAddr::new(ip.to_canonical(), port)))
+    };
+    let (source, destination) = (end()?, end()?);
+    let counter = *Counter::ALL.get(slot)?;
+    fields.next().is_none().then_some(Decision { counter, pod, source, destination })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_a_decision() {
+        let check = |text: &str, expected: Option<Decision>| assert_eq!(decision(text), expected, "{text}");
+        let address = |text: &str| Some(text.parse().expect("an address"));
+        let captured = Counter::ConnectCaptured.slot();
+        let decided = |source, destination| {
+            Some(Decision { counter: Counter::ConnectCaptured, pod: Cookie(7), source, destination })
+        };
+        let v4 = format!("{captured} 7 :: 0 ::ffff:10.0.0.2 80");
+        check(&v4, decided(None, address("10.0.0.2:80")));
+        let v6 = format!("{captured} 7 fd00::1 40000 fd00::2 80");
+        check(&v6, decided(address("[fd00::1]:40000"), address("[fd00::2]:80")));
+        check(&format!("{captured} 7 :: 0 :: 0"), decided(None, None));
+        check(&format!("{v6} 1"), None);
+        check("9999 7 :: 0 :: 0", None);
+        check("", None);
+        check("2 7 :: 0 ::", None);
+        check("2 7 :: 0 10.0.0.2.3 80", None);
+    }
+}
