@@ -6,7 +6,7 @@ use std::{
 };
 
 use underpass_core::{ObjectName, World};
-use underpass_telemetry::metrics::{Family, Samples};
+use underpass_telemetry::metrics::{Family, Lines};
 
 use super::{OVERFLOW, Settings, gone::Gone};
 
@@ -54,9 +54,10 @@ impl DryRuns {
         });
     }
 
-    pub(super) fn show(&self, samples: &mut Samples) {
+    pub(super) fn show(&self, lines: &mut Lines) {
+        lines.family(&DENIALS);
         for (policy, denials) in &self.policies {
-            samples.add(&DENIALS, &[policy.namespace(), policy.name()], denials.count);
+            lines.sample(&DENIALS, &[policy.namespace(), policy.name()], denials.count);
         }
     }
 }

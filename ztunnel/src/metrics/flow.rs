@@ -9,7 +9,7 @@ use std::{
 
 use underpass_core::connection::Direction;
 use underpass_net::tunnel::Tally;
-use underpass_telemetry::metrics::Samples;
+use underpass_telemetry::metrics::Lines;
 
 use super::{OPEN, response::Flag, traffic::Series};
 use crate::open::carried;
@@ -48,9 +48,10 @@ impl Open {
         self.inbound += other.inbound;
     }
 
-    pub(super) fn show(self, samples: &mut Samples) {
-        samples.add(&OPEN, &[Direction::Outbound.as_str()], self.outbound);
-        samples.add(&OPEN, &[Direction::Inbound.as_str()], self.inbound);
+    pub(super) fn show(self, lines: &mut Lines) {
+        lines.family(&OPEN);
+        lines.sample(&OPEN, &[Direction::Outbound.as_str()], self.outbound);
+        lines.sample(&OPEN, &[Direction::Inbound.as_str()], self.inbound);
     }
 }
 

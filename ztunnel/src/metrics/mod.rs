@@ -29,7 +29,7 @@ use std::{
 
 use tokio::sync::watch;
 use underpass_core::World;
-use underpass_telemetry::metrics::{Family, Registry, Samples};
+use underpass_telemetry::metrics::{Family, Lines, Registry};
 
 use self::{
     dry_run::{DENIALS, DryRuns},
@@ -128,8 +128,8 @@ static FOLDED: Family = Family::counter(
 
 /// The families of this room.
 pub const FAMILIES: &[&Family] = &[&OPENED, &CLOSED, &RECEIVED, &SENT, &ENDS, &OPEN, &DENIALS, &SERIES, &FOLDED];
-/// Those of them that are collected at a scrape; workers count the others.
-const COLLECTED: &[&Family] = &[&OPENED, &CLOSED, &RECEIVED, &SENT, &OPEN, &DENIALS, &SERIES, &FOLDED];
+/// Those of them that are written at a scrape; workers count the others.
+const WRITTEN: &[&Family] = &[&OPENED, &CLOSED, &RECEIVED, &SENT, &OPEN, &DENIALS, &SERIES, &FOLDED];
 
 /// What the workers count into, and a scrape reads.
 #[derive(Debug)]
@@ -157,18 +157,18 @@ impl Metrics {
         fold: impl Fn() -> Open + Send + Sync + 'static,
     ) {
         let shown = Arc::clone(self);
-        registry.collect(COLLECTED, move |samples| {
+        registry.write(WRITTEN, move |lines| {
             let open = fold();
             let world = Arc::clone(&world.borrow());
-            shown.show(&world, Instant::now(), open, samples);
+            shown.show(&world, Instant::now(), open, lines);
         });
     }
 
-    fn show(&self, world: &Arc<World>, now: Instant, open: Open, samples: &mut Samples) {
-        open.show(samples);
+    fn show(&self, world: &Arc<World>, now: Instant, open: Open, lines: &mut Lines) {
+        open.show(lines);
         let mut dry_runs = lock(&self.dry_runs);
         dry_runs.sweep(world, now);
-        dry_runs.show(samples);
+        dry_runs.show(lines);
         drop(dry_runs);
         let mut alive = lock(&self.alive);
         let alive = alive.get_or_insert_with(|| Alive::new(world));
@@ -177,9 +177,11 @@ impl Metrics {
         traffic.sweep(alive, now);
         let (series, folded) = (traffic.list(), traffic.folded());
         drop(traffic);
-        samples.add(&SERIES, &[], series.len());
-        samples.add(&FOLDED, &[], folded);
-        series.iter().for_each(|series| series.show(samples));
+        lines.family(&SERIES);
+        lines.sample(&SERIES, &[], series.len());
+        lines.family(&FOLDED);
+        lines.sample(&FOLDED, &[], folded);
+        traffic::show(&series, lines);
     }
 }
 

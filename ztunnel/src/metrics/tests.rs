@@ -59,9 +59,9 @@ impl Rig {
         let recorder = Recorder::new(&metrics, &registry);
         let scraped = Arc::new(Mutex::new((world, began, Open::default())));
         let at = Arc::clone(&scraped);
-        registry.collect(COLLECTED, move |samples| {
+        registry.write(WRITTEN, move |lines| {
             let (world, now, open) = &*lock(&at);
-            metrics.show(world, *now, *open, samples);
+            metrics.show(world, *now, *open, lines);
         });
         Self { model, recorder, registry, scraped, began, next: 0 }
     }

@@ -17,7 +17,7 @@ use std::{
 };
 
 use underpass_core::{Identity, ObjectName, World, connection::Direction, world::Delta};
-use underpass_telemetry::metrics::Samples;
+use underpass_telemetry::metrics::Lines;
 
 use super::{
     CLOSED, OPENED, OVERFLOW, RECEIVED, SENT, Settings,
@@ -121,18 +121,24 @@ impl Series {
         self.flows.fetch_sub(1, Release);
     }
 
-    pub(super) fn show(&self, samples: &mut Samples) {
-        let carried = self.names.labels(Flag::None);
-        samples.add(&OPENED, &carried, self.opened.load(Relaxed));
-        samples.add(&RECEIVED, &carried, self.received.load(Relaxed));
-        samples.add(&SENT, &carried, self.sent.load(Relaxed));
-        for (flag, closed) in Flag::ALL.into_iter().zip(&self.closed) {
-            match (flag, closed.load(Relaxed)) {
-                (Flag::None, n) => samples.add(&CLOSED, &carried, n),
-                (_, 0) => {}
-                (flag, n) => samples.add(&CLOSED, &self.names.labels(flag), n),
-            }
-        }
+    /// How many were closed, by flag; most are by none.
+    fn closed(&self) -> impl Iterator<Item = (Flag, u64)> {
+        let all = Flag::ALL.into_iter().zip(&self.closed).map(|(flag, closed)| (flag, closed.load(Relaxed)));
+        all.filter(|(flag, closed)| *flag == Flag::None || *closed > 0)
+    }
+}
+
+pub(super) fn show(all: &[Arc<Series>], lines: &mut Lines) {
+    let mut counts = |family, count: fn(&Series) -> &AtomicU64| {
+        lines.family(family);
+        all.iter().for_each(|s| lines.sample(family, &s.names.labels(Flag::None), count(s).load(Relaxed)));
+    };
+    counts(&OPENED, |series| &series.opened);
+    counts(&RECEIVED, |series| &series.received);
+    counts(&SENT, |series| &series.sent);
+    lines.family(&CLOSED);
+    for series in all {
+        series.closed().for_each(|(flag, n)| lines.sample(&CLOSED, &series.names.labels(flag), n));
     }
 }
 

@@ -13,7 +13,9 @@ use prometheus::{
     proto::{Bucket, Counter, Gauge, Histogram, Metric, MetricFamily, MetricType},
 };
 
-use super::{Family, Kind, Samples, samples::Asked};
+use super::{Family, Kind, Lines, Samples, samples::Asked};
+
+type Writer = Arc<dyn Fn(&mut Lines) + Send + Sync>;
 
 /// All metrics of a process. Cheap to clone.
 #[derive(Clone, Default)]
@@ -21,6 +23,7 @@ pub struct Registry {
     registered: prometheus::Registry,
     /// Who counts a family, by its name.
     owners: Arc<Mutex<HashMap<&'static str, Owners>>>,
+    writers: Arc<Mutex<Vec<Writer>>>,
 }
 
 impl fmt::Debug for Registry {
@@ -77,6 +80,15 @@ impl Registry {
         }
     }
 
+    /// Has `writer` write these families at every scrape, each once and each of their series once; see [`Lines`].
+    ///
+    /// # Panics
+    /// As [`Registry::collect`] does.
+    pub fn write(&self, families: &[&'static Family], writer: impl Fn(&mut Lines) + Send + Sync + 'static) {
+        self.collect(families, |_| ()); // nobody else has them
+        lock(&self.writers).push(Arc::new(writer));
+    }
+
     /// What there is now, as Prometheus' text.
     #[must_use]
     pub fn text(&self) -> String {
@@ -86,7 +98,9 @@ impl Registry {
             // Fails for a family without a name or without series, and none of these is gathered.
             let _ = TextEncoder::new().encode_utf8(&[family], &mut text);
         }
-        text
+        let (writers, mut lines) = (lock(&self.writers).clone(), Lines(text));
+        writers.iter().for_each(|write| write(&mut lines));
+        lines.0
     }
 
     fn owned<T: Collector + Clone + 'static>(&self, family: &'static Family, made: prometheus::Result<T>) -> T {

@@ -141,6 +141,28 @@ fn values_are_escaped_and_cannot_make_lines_or_labels() {
 }
 
 #[test]
+fn what_is_written_straight_is_the_same_text() {
+    let values: [[&str; 2]; 4] = [["a\"} 1\nevil 2", "back\\slash"], ["", "x"], ["\\\"\n\n", "\\"], ["ü", "y z"]];
+    let (collected, written) = (Registry::default(), Registry::default());
+    collected.collect(&[&CALLS, &OPEN], move |samples| {
+        samples.add(&OPEN, &[], -7_i64);
+        values.iter().for_each(|labels| samples.add(&CALLS, labels, 1_u64));
+    });
+    written.write(&[&CALLS, &OPEN], move |lines| {
+        lines.family(&CALLS);
+        values.iter().for_each(|labels| lines.sample(&CALLS, labels, 1));
+        lines.family(&OPEN);
+        lines.sample(&OPEN, &[], -7);
+    });
+    let sorted = |registry: &Registry| {
+        let mut lines: Vec<_> = registry.text().lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(sorted(&written), sorted(&collected));
+}
+
+#[test]
 fn reference() {
     expect![[r#"
 
