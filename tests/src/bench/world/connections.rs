@@ -14,6 +14,8 @@ use crate::bench::report::Entry;
 
 /// Changes of one second.
 const RATE: u32 = 100;
+/// How often connections are read.
+const READS: usize = 7;
 /// What a turn may take longer.
 const LONGER_MS: f64 = 1.0;
 
@@ -32,9 +34,28 @@ pub fn connections(subject: &Subject, layout: Layout, open: usize, changes: u32)
     let longest = |turns: &[f64]| turns.iter().copied().fold(0.0, f64::max);
     let work = format!("a change beside {} connections", crate::bench::table::count(open as u64));
     let entry = |unit| new(&work, layout.pods, layout.stack, unit);
-    Ok(vec![
+    let mut entries = vec![
         entry("ms CPU, a worker's turn").values(&with).counts(counted.0, counted.1),
         entry("ms CPU, longest turn longer").value((longest(&with) - longest(&alone)).max(0.0)).target(LONGER_MS),
+    ];
+    entries.extend(readers(subject, layout, open)?);
+    Ok(entries)
+}
+
+/// How long workers take to answer while their connections are read: they answer readers a few connections at a time.
+fn readers(subject: &Subject, layout: Layout, open: usize) -> Result<Vec<Entry>> {
+    ensure!(subject.list() == open, "{} of {open} are listed", subject.list());
+    let answers =
+        |read: &(dyn Fn() + Sync)| -> Vec<f64> { (0..READS).map(|_| ms(subject.longest_answer(read))).collect() };
+    let of = crate::bench::table::count(open as u64);
+    let entry = |work: &str, read: &(dyn Fn() + Sync)| {
+        let work = format!("{work} {of} connections");
+        new(&work, layout.pods, layout.stack, "ms, a worker's longest answer").values(&answers(read))
+    };
+    Ok(vec![
+        entry("no reader of", &|| std::thread::sleep(Duration::from_millis(200))),
+        entry("a list of", &|| assert_eq!(subject.list(), open)),
+        entry("a scrape of", &|| assert!(subject.scrape() > 0)),
     ])
 }
 

@@ -118,6 +118,7 @@ pub struct Subject {
     world: watch::Receiver<Arc<World>>,
     progress: Arc<Progress>,
     ztunnel: Arc<Ztunnel>,
+    registry: Registry,
     readiness: SocketAddr,
     /// Dropped, the thread ends.
     stop: Option<oneshot::Sender<()>>,
@@ -200,6 +201,7 @@ impl Subject {
             world,
             progress,
             ztunnel,
+            registry,
             readiness,
             stop: Some(stop),
             thread: Some(thread),
@@ -272,6 +274,40 @@ impl Subject {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.ztunnel.connections().len()
+    }
+
+    /// All metrics, as a scrape has them. Answers how many bytes they are.
+    #[must_use]
+    pub fn scrape(&self) -> usize {
+        self.registry.text().len()
+    }
+
+    /// The open connections, as an operator lists them. Answers how many they are.
+    #[must_use]
+    pub fn list(&self) -> usize {
+        block_on(self.ztunnel.connections().list()).len()
+    }
+
+    /// Asks every worker for an answer, again and again, while `meanwhile` runs on a thread of its own: the longest that one took.
+    ///
+    /// # Panics
+    /// Where `meanwhile` does.
+    #[must_use]
+    pub fn longest_answer(&self, meanwhile: impl FnOnce() + Send) -> Duration {
+        std::thread::scope(|scope| {
+            let running = scope.spawn(meanwhile);
+            let mut longest = Duration::ZERO;
+            while !running.is_finished() {
+                let answered = async {
+                    let asked = Instant::now();
+                    self.ztunnel.caught_up().await;
+                    asked.elapsed()
+                };
+                longest = longest.max(block_on(answered));
+            }
+            running.join().expect("no panic");
+            longest
+        })
     }
 }
 
@@ -356,9 +392,9 @@ fn credentials() -> Result<Credentials> {
     Ok(Credentials { roots, own: Default::default() })
 }
 
-fn block_on(future: impl Future) {
+fn block_on<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
-    runtime.expect("a runtime").block_on(future);
+    runtime.expect("a runtime").block_on(future)
 }
 
 /// Counts what it passes on.
