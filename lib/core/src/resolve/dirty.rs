@@ -32,6 +32,28 @@ pub(super) struct Dirty {
     pub(super) findings: BTreeSet<ObjectKey>,
     /// Workloads that are called something else now.
     pub(super) gone: Vec<Uid>,
+    /// Pods that these select: by namespace; none: in all of them.
+    selected_by: BTreeMap<Option<Arc<str>>, AnyOf>,
+}
+
+/// Selectors that came with one batch, by the first pair of each: however many they are, each pod is looked at once.
+#[derive(Debug, Default)]
+struct AnyOf(BTreeMap<FirstPair, Vec<Labels>>);
+
+/// Of a selector, the label and value that are first; none: it is empty.
+type FirstPair = Option<(Arc<str>, Arc<str>)>;
+
+impl AnyOf {
+    fn add(&mut self, selector: &Labels) {
+        let first = selector.first_key_value().map(|(key, value)| (Arc::clone(key), Arc::clone(value)));
+        self.0.entry(first).or_default().push(selector.clone());
+    }
+
+    fn selects(&self, labels: &Labels) -> bool {
+        let pairs = labels.iter().map(|(key, value)| Some((Arc::clone(key), Arc::clone(value))));
+        let mut candidates = pairs.chain([None]).filter_map(|pair| self.0.get(&pair)).flatten();
+        candidates.any(|selector| selects(selector, labels))
+    }
 }
 
 impl Resolver {
@@ -222,11 +244,20 @@ impl Resolver {
         }
     }
 
-    /// The pods that a service, or a policy of one namespace, selects.
+    /// The pods that a service, or a policy of one namespace, selects: looked for when the whole batch is known.
     fn mark_selected_by(&self, name: &ObjectName, selector: Option<&Labels>, dirty: &mut Dirty) {
         let Some(selector) = selector else { return };
-        let selected = self.pods_of(name.namespace()).filter(|pod| selects(selector, &pod.labels));
-        dirty.pods.extend(selected.map(|pod| pod.name.clone()));
+        dirty.selected_by.entry(Some(name.namespace().into())).or_default().add(selector);
+    }
+
+    /// The pods that selectors of this batch select. Those that differ themselves are known already.
+    pub(super) fn mark_selected(&self, dirty: &mut Dirty) {
+        for (namespace, any) in std::mem::take(&mut dirty.selected_by) {
+            let pods = self.sources.of_kind(Kind::Pod, namespace.as_deref()).filter_map(|object| pod(Some(object)));
+            let selected = pods.filter(|pod| !dirty.pods.contains(&pod.name) && any.selects(&pod.labels));
+            let selected: Vec<_> = selected.map(|pod| pod.name.clone()).collect();
+            dirty.pods.extend(selected);
+        }
     }
 
     fn mark_slice(
@@ -303,8 +334,7 @@ impl Resolver {
         after.iter().for_each(|selector| self.index.policies.insert(name, selector));
         for selector in before.iter().chain(&after) {
             if name.namespace() == &*self.settings.root_namespace {
-                let selected = self.sources.pods().filter(|pod| selects(selector, &pod.labels));
-                dirty.pods.extend(selected.map(|pod| pod.name.clone()));
+                dirty.selected_by.entry(None).or_default().add(selector);
             } else {
                 self.mark_selected_by(name, Some(selector), dirty);
             }

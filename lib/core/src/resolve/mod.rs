@@ -236,7 +236,8 @@ impl Resolver {
     }
 
     /// The facts about everything that is dirty.
-    fn resolve(&mut self, dirty: Dirty) -> Resolved {
+    fn resolve(&mut self, mut dirty: Dirty) -> Resolved {
+        self.mark_selected(&mut dirty);
         let mut facts = Facts::default();
         dirty.gone.into_iter().for_each(|uid| facts.remove(FactKey::Workload(uid)));
         for name in &dirty.pods {
