@@ -335,6 +335,10 @@ fn series_of_the_gone_are_shown_for_a_while_and_dropped() {
     assert_eq!(counts(&rig.scrape(1201), &[])[0], Some(2));
     assert_eq!(counts(&rig.scrape(1202), &[])[0], None, "dropped");
     assert_eq!(sum(&rig.scrape(1203), "underpass_metrics_series", &[]), Some(0));
+    // The worker has met the series that was dropped, and counts in a new one.
+    rig.open(&other);
+    rig.end(&other, Reason::Finished);
+    assert_eq!(counts(&rig.scrape(1204), &[])[..2], [Some(1), Some(1)]);
 }
 
 #[test]

@@ -92,7 +92,7 @@ impl Series {
 
     /// A connection opens that counts here until [`Self::close`]. False: it is retired.
     pub(super) fn open(&self) -> bool {
-        let one_more = |flows: usize| (flows != RETIRED).then_some(flows + 1);
+        let one_more = |flows: usize| (flows != RETIRED).then(|| flows + 1);
         let opens = self.flows.fetch_update(AcqRel, Relaxed, one_more).is_ok();
         if opens {
             self.opened.fetch_add(1, Relaxed);
@@ -105,9 +105,15 @@ impl Series {
         self.flows.load(Acquire) == RETIRED
     }
 
-    /// Retires it, unless a connection is open that counts here.
-    fn retire(&self) -> bool {
-        self.flows.compare_exchange(0, RETIRED, AcqRel, Relaxed).is_ok()
+    /// Retires it, unless a connection is open that counts here, or more than `opened` have been.
+    fn retire(&self, opened: u64) -> bool {
+        let is_unused = self.flows.compare_exchange(0, RETIRED, AcqRel, Relaxed).is_ok();
+        // From here on none opens. One that came and went just before has not been shown.
+        if is_unused && self.opened.load(Relaxed) != opened {
+            self.flows.store(0, Release);
+            return false;
+        }
+        is_unused
     }
 
     pub(super) fn add_bytes(&self, received: u64, sent: u64) {
@@ -227,7 +233,7 @@ impl Traffic {
             if std::mem::replace(&mut entry.opened, opened) != opened {
                 entry.gone.end(); // opened and ended since: that is still to be shown
             }
-            entry.gone.stays(is_alive, keep, now) || !entry.series.retire()
+            entry.gone.stays(is_alive, keep, now) || !entry.series.retire(opened)
         });
     }
 
@@ -302,6 +308,20 @@ mod tests {
     };
 
     use super::*;
+
+    #[test]
+    fn a_series_is_retired_when_all_that_it_counted_was_shown() {
+        let series = Series::new(Names::Overflow(Direction::Outbound));
+        assert!(series.open());
+        assert!(!series.retire(1), "a connection is open");
+        series.close(Flag::None);
+        assert!(!series.retire(0), "one came and went since it was shown");
+        assert!(series.open());
+        series.close(Flag::None);
+        assert!(series.retire(2) && series.is_retired());
+        assert!(!series.open(), "the next one has a series of its own");
+        assert_eq!(series.opened.load(Relaxed), 2);
+    }
 
     proptest! {
         #[test]
