@@ -39,6 +39,30 @@ impl OfWorker {
     }
 }
 
+/// Where a reader of one worker's connections is. It is done with those that were open when it began, however many begin
+/// meanwhile.
+#[derive(Debug, Default)]
+struct Pages {
+    after: u64,
+    /// The highest number when it began.
+    until: Option<u64>,
+    is_done: bool,
+}
+
+impl Pages {
+    /// The number after which it goes on; none: it is done.
+    fn next(&self) -> Option<u64> {
+        (!self.is_done).then_some(self.after)
+    }
+
+    /// It has read up to `last`; none: there was nothing. `newest`: the highest number then.
+    fn read(&mut self, last: Option<u64>, newest: u64) {
+        let until = *self.until.get_or_insert(newest);
+        self.is_done = last.is_none_or(|last| last >= until);
+        self.after = last.unwrap_or(self.after);
+    }
+}
+
 /// All open connections. Does not keep the tunnel alive. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Connections {
@@ -65,16 +89,16 @@ impl Connections {
         self.len() == 0
     }
 
-    /// All of them, in the order in which they were opened. One that begins or ends meanwhile may be left out.
+    /// All of them, in the order in which they were opened. One that ends meanwhile may be left out; of those that begin
+    /// meanwhile a few may be there, and a worker is not asked for more of them.
     pub async fn list(&self) -> Vec<Connection> {
         let mut all = Vec::with_capacity(self.len());
         for worker in &*self.workers {
-            let mut after = 0;
-            while let Some(page) = worker.ask(|answer| Message::Page { after, answer }).await
-                && let Some(last) = page.last()
-            {
-                after = last.id;
-                all.extend(page);
+            let mut pages = Pages::default();
+            while let Some(after) = pages.next() {
+                let Some(page) = worker.ask(|answer| Message::Page { after, answer }).await else { break };
+                pages.read(page.connections.last().map(|last| last.id), page.newest);
+                all.extend(page.connections);
             }
         }
         all.sort_by_key(|connection| (connection.opened_unix_ms, connection.id));
@@ -86,11 +110,11 @@ impl Connections {
     pub(crate) fn fold(&self) -> Open {
         let mut open = Open::default();
         for worker in &*self.workers {
-            let mut after = 0;
-            while let Some(folded) = worker.fold(after) {
+            let mut pages = Pages::default();
+            while let Some(after) = pages.next() {
+                let Some(folded) = worker.fold(after) else { break };
+                pages.read(folded.last, folded.newest);
                 open.add(folded.open);
-                let Some(last) = folded.last else { break };
-                after = last;
             }
         }
         open
@@ -104,5 +128,29 @@ impl Connections {
             Some(worker) => worker.ask(|closed| Message::Close { id, closed }).await.unwrap_or(false),
             None => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_is_done_however_many_connections_begin_meanwhile() {
+        let read = |steps: &[(Option<u64>, u64)]| {
+            let (mut pages, mut after) = (Pages::default(), Vec::new());
+            for (last, newest) in steps {
+                after.push(pages.next().expect("not done yet"));
+                pages.read(*last, *newest);
+            }
+            (after, pages.next())
+        };
+        assert_eq!(read(&[(None, 0)]), (vec![0], None));
+        assert_eq!(read(&[(Some(7), 7)]), (vec![0], None));
+        // As many begin as are read.
+        assert_eq!(read(&[(Some(256), 400), (Some(512), 700)]), (vec![0, 256], None));
+        // All of them end.
+        assert_eq!(read(&[(Some(256), 400), (None, 0)]), (vec![0, 256], None));
+        assert_eq!(read(&[(Some(256), 700), (Some(512), 900)]), (vec![0, 256], Some(512)));
     }
 }

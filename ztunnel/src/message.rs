@@ -4,13 +4,13 @@ use std::{fmt, io, net::TcpListener};
 
 use tokio::sync::oneshot;
 use underpass_core::{
-    Connection, ObjectName,
+    ObjectName,
     world::{Account, Version},
 };
 #[cfg(any(test, feature = "testing"))]
 use {crate::worker::Worker, std::rc::Rc};
 
-use crate::{Pod, metrics::Folded};
+use crate::{Pod, metrics::Folded, open::Page};
 
 /// What becomes of the listeners while open connections are waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub(crate) enum Message {
     /// The open connections after this number, a few.
     Page {
         after: u64,
-        answer: oneshot::Sender<Vec<Connection>>,
+        answer: oneshot::Sender<Page>,
     },
     /// Folds what open connections after this number have carried into their series, a few.
     Fold {

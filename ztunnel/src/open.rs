@@ -52,6 +52,14 @@ pub(crate) fn giver(id: u64, workers: usize) -> Option<usize> {
     usize::try_from(id.checked_sub(1)? % workers.max(1) as u64).ok()
 }
 
+/// Some open connections of one worker, in the order of their numbers.
+#[derive(Debug)]
+pub(crate) struct Page {
+    pub(crate) connections: Vec<Connection>,
+    /// The highest number of all that are open now: a reader that began now is done with it.
+    pub(crate) newest: u64,
+}
+
 /// The open connections of one worker.
 #[derive(Debug)]
 pub(crate) struct OpenConnections {
@@ -85,10 +93,13 @@ impl OpenConnections {
     }
 
     /// The next ones after this number, [`PAGE`] at most, as of `now`.
-    pub(crate) fn page(&self, after: u64, now: Instant) -> Vec<Connection> {
+    pub(crate) fn page(&self, after: u64, now: Instant) -> Page {
         let open = self.open.borrow();
         let page = open.range((Excluded(after), Unbounded)).take(PAGE);
-        page.map(|(_, open)| filled(&open.record, &open.tally, open.began, now)).collect()
+        Page {
+            connections: page.map(|(_, open)| filled(&open.record, &open.tally, open.began, now)).collect(),
+            newest: open.last_key_value().map_or(0, |(id, _)| *id),
+        }
     }
 
     #[cfg(test)]
@@ -145,10 +156,11 @@ mod tests {
             let (mut after, mut all) = (0, Vec::new());
             loop {
                 let page = open.page(after, Instant::now());
-                assert!(page.len() <= PAGE);
-                let Some(last) = page.last() else { break };
+                assert!(page.connections.len() <= PAGE);
+                let Some(last) = page.connections.last() else { break };
                 after = last.id;
-                all.extend(page.into_iter().map(|connection| connection.id));
+                assert!(after <= page.newest);
+                all.extend(page.connections.into_iter().map(|connection| connection.id));
             }
             assert!(all.is_sorted(), "{all:?}");
             assert_eq!((all.len(), open.numbers.open().load(Relaxed)), (many, many));

@@ -54,10 +54,14 @@ impl DryRuns {
         });
     }
 
-    pub(super) fn show(&self, lines: &mut Lines) {
-        lines.family(&DENIALS);
-        for (policy, denials) in &self.policies {
-            lines.sample(&DENIALS, &[policy.namespace(), policy.name()], denials.count);
-        }
+    pub(super) fn list(&self) -> Vec<(ObjectName, u64)> {
+        self.policies.iter().map(|(policy, denials)| (policy.clone(), denials.count)).collect()
+    }
+}
+
+pub(super) fn show(denials: &[(ObjectName, u64)], lines: &mut Lines) {
+    lines.family(&DENIALS);
+    for (policy, count) in denials {
+        lines.sample(&DENIALS, &[policy.namespace(), policy.name()], count);
     }
 }

@@ -62,6 +62,8 @@ pub(crate) struct Folded {
     pub(crate) open: Open,
     /// The number of the last of them; none: there were no more.
     pub(crate) last: Option<u64>,
+    /// The highest number of all that are open.
+    pub(crate) newest: u64,
 }
 
 /// The open connections of one worker, by their numbers.
@@ -83,7 +85,8 @@ impl Flows {
 
     /// Folds the next ones after this number, a page at most.
     pub(super) fn fold(&mut self, after: u64) -> Folded {
-        let mut folded = Folded::default();
+        let newest = self.0.last_key_value().map_or(0, |(id, _)| *id);
+        let mut folded = Folded { newest, ..Folded::default() };
         for (id, flow) in self.0.range_mut((Excluded(after), Unbounded)).take(PAGE) {
             flow.fold();
             match flow.direction {

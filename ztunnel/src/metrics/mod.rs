@@ -4,7 +4,8 @@
 //! Track: opened, ended -> Recorder (a worker's own, which knows the series it has met) -> series (Traffic), denials of dry runs
 //! scrape: each worker folds its running tallies into their series, series of workloads that are gone are dropped, the rest is shown
 //! ```
-//! No lock on a connection's way but where its worker meets a series for the first time. A scrape asks the workers by message.
+//! A connection takes a lock where its worker meets a series for the first time, and where a dry run would have denied it: none
+//! that is held while much is done. A scrape asks the workers by message.
 //! Touched when a connection opens, ends and is scraped, never per byte. What a peer says of itself in a header is in no
 //! label: a workload is known by its address, a principal by its certificate, a service by the World.
 //!
@@ -23,7 +24,10 @@ mod traffic;
 mod tests;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -138,6 +142,8 @@ pub(crate) struct Metrics {
     dry_runs: Mutex<DryRuns>,
     /// Which workloads there are, as of the last scrape.
     alive: Mutex<Option<Alive>>,
+    /// How often series were dropped.
+    dropped: AtomicU64,
 }
 
 impl Metrics {
@@ -146,6 +152,7 @@ impl Metrics {
             traffic: Mutex::new(Traffic::new(settings)),
             dry_runs: Mutex::new(DryRuns::new(settings)),
             alive: Mutex::default(),
+            dropped: AtomicU64::new(0),
         })
     }
 
@@ -164,17 +171,25 @@ impl Metrics {
         });
     }
 
+    /// How often series were dropped.
+    fn dropped(&self) -> u64 {
+        self.dropped.load(Relaxed)
+    }
+
     fn show(&self, world: &Arc<World>, now: Instant, open: Open, lines: &mut Lines) {
         open.show(lines);
         let mut dry_runs = lock(&self.dry_runs);
         dry_runs.sweep(world, now);
-        dry_runs.show(lines);
+        let denials = dry_runs.list();
         drop(dry_runs);
+        dry_run::show(&denials, lines);
         let mut alive = lock(&self.alive);
         let alive = alive.get_or_insert_with(|| Alive::new(world));
         alive.follow(world);
         let mut traffic = lock(&self.traffic);
-        traffic.sweep(alive, now);
+        if traffic.sweep(alive, now) {
+            self.dropped.fetch_add(1, Relaxed);
+        }
         let (series, folded) = (traffic.list(), traffic.folded());
         drop(traffic);
         lines.family(&SERIES);

@@ -54,6 +54,8 @@ impl KnownSide {
 struct Known {
     sides: HashMap<(usize, Option<Identity>), KnownSide>,
     most: usize,
+    /// How often sides were dropped.
+    swept: u64,
 }
 
 impl fmt::Debug for Recorder {
@@ -110,15 +112,15 @@ impl Recorder {
 
     /// The series that a connection counts in, which counts it as opened.
     fn series(&self, world: &World, record: &Connection) -> Arc<Series> {
-        let key = self.known.borrow_mut().key(world, record);
+        let mut known = self.known.borrow_mut();
+        let key = known.key(world, record);
         let mut met = self.met.borrow_mut();
+        met.follow(self.metrics.dropped(), known.swept);
         if let Some(series) = met.find(&key).filter(|series| series.open()) {
             return Arc::clone(series);
         }
-        let (series, is_own) = lock(&self.metrics.traffic).open(&key);
-        if is_own {
-            met.remember(key, &series);
-        }
+        let series = lock(&self.metrics.traffic).open(&key);
+        met.remember(key, &series);
         series
     }
 
@@ -132,12 +134,15 @@ impl Recorder {
 /// What tells series apart for one worker, which makes each side once: by address in memory.
 type MetKey = (Direction, usize, usize, Option<ObjectName>, Security);
 
-/// The series that a worker has met, so that it takes no lock for them again. One that was dropped meanwhile is met anew.
+/// The series that a worker has met, so that it takes no lock for them again. It begins anew when series were dropped, after
+/// which there may be room for one that counts under overflow, and when sides were, which it would keep.
 #[derive(Default)]
 struct Met {
     /// With the key, which keeps the sides where they are.
     series: HashMap<MetKey, (Key, Arc<Series>)>,
-    most: usize,
+    /// How often series, and sides, had been dropped.
+    dropped: u64,
+    swept: u64,
 }
 
 impl Met {
@@ -153,11 +158,14 @@ impl Met {
         known.map(|(_, series)| series)
     }
 
-    fn remember(&mut self, key: Key, series: &Arc<Series>) {
-        if self.series.len() > self.most {
-            self.series.retain(|_, (_, series)| !series.is_retired());
-            self.most = (2 * self.series.len()).max(FEW);
+    fn follow(&mut self, dropped: u64, swept: u64) {
+        if (self.dropped, self.swept) != (dropped, swept) {
+            (self.dropped, self.swept) = (dropped, swept);
+            self.series.clear();
         }
+    }
+
+    fn remember(&mut self, key: Key, series: &Arc<Series>) {
         self.series.insert(Self::key(&key), (key, Arc::clone(series)));
     }
 }
@@ -181,6 +189,7 @@ impl Known {
         if self.sides.len() > self.most {
             self.sides.retain(|_, known| known.is_current(world));
             self.most = (2 * self.sides.len()).max(FEW);
+            self.swept += 1;
         }
         let address = party.workload.as_ref().map_or(0, |w| Arc::as_ptr(w).addr());
         let make = || KnownSide { workload: party.workload.clone(), side: Arc::new(Side::new(party)) };

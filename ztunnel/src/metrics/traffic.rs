@@ -100,11 +100,6 @@ impl Series {
         opens
     }
 
-    /// It is not shown any more.
-    pub(super) fn is_retired(&self) -> bool {
-        self.flows.load(Acquire) == RETIRED
-    }
-
     /// Retires it, unless a connection is open that counts here, or more than `opened` have been.
     fn retire(&self, opened: u64) -> bool {
         let is_unused = self.flows.compare_exchange(0, RETIRED, AcqRel, Relaxed).is_ok();
@@ -188,7 +183,6 @@ pub(super) struct Traffic {
     series: HashMap<Key, Entry>,
     /// What is beyond the limit, by direction.
     overflow: [Option<Arc<Series>>; 2],
-    folded: u64,
 }
 
 impl Traffic {
@@ -199,34 +193,33 @@ impl Traffic {
             keep_gone: settings.keep_gone,
             series: HashMap::new(),
             overflow: [None, None],
-            folded: 0,
         }
     }
 
-    /// A connection opens: the series that it counts in, until [`Series::close`], and whether that is its key's own.
-    pub(super) fn open(&mut self, key: &Key) -> (Arc<Series>, bool) {
+    /// A connection opens: the series that it counts in, until [`Series::close`].
+    pub(super) fn open(&mut self, key: &Key) -> Arc<Series> {
         let full = self.series.len() >= self.most;
-        let (series, is_own) = match self.series.entry(key.clone()) {
-            Occupied(known) => (Arc::clone(&known.get().series), true),
+        let series = match self.series.entry(key.clone()) {
+            Occupied(known) => Arc::clone(&known.get().series),
             Vacant(_) if full => {
-                self.folded += 1;
                 let overflow = &mut self.overflow[key.direction as usize];
-                (Arc::clone(overflow.get_or_insert_with(|| Series::new(Names::Overflow(key.direction)))), false)
+                Arc::clone(overflow.get_or_insert_with(|| Series::new(Names::Overflow(key.direction))))
             }
             Vacant(unknown) => {
                 let series = Series::new(Names::Own(key.clone(), Arc::clone(&self.cluster)));
-                let entry = unknown.insert(Entry { series, opened: 0, gone: Gone::default() });
-                (Arc::clone(&entry.series), true)
+                Arc::clone(&unknown.insert(Entry { series, opened: 0, gone: Gone::default() }).series)
             }
         };
         // A series that is retired is none of these.
         series.open();
-        (series, is_own)
+        series
     }
 
     /// Drops what names something that is gone, once it has been shown for long enough.
-    pub(super) fn sweep(&mut self, alive: &Alive, now: Instant) {
-        let keep = self.keep_gone;
+    ///
+    /// True: some were dropped.
+    pub(super) fn sweep(&mut self, alive: &Alive, now: Instant) -> bool {
+        let (keep, before) = (self.keep_gone, self.series.len());
         self.series.retain(|key, entry| {
             let is_alive = entry.series.flows.load(Acquire) > 0 || key.is_alive(alive);
             let opened = entry.series.opened.load(Relaxed);
@@ -235,6 +228,7 @@ impl Traffic {
             }
             entry.gone.stays(is_alive, keep, now) || !entry.series.retire(opened)
         });
+        self.series.len() < before
     }
 
     pub(super) fn list(&self) -> Vec<Arc<Series>> {
@@ -242,8 +236,9 @@ impl Traffic {
         series.chain(self.overflow.iter().flatten()).cloned().collect()
     }
 
-    pub(super) const fn folded(&self) -> u64 {
-        self.folded
+    /// Connections that were counted under overflow.
+    pub(super) fn folded(&self) -> u64 {
+        self.overflow.iter().flatten().map(|series| series.opened.load(Relaxed)).sum()
     }
 }
 
@@ -318,7 +313,7 @@ mod tests {
         assert!(!series.retire(0), "one came and went since it was shown");
         assert!(series.open());
         series.close(Flag::None);
-        assert!(series.retire(2) && series.is_retired());
+        assert!(series.retire(2));
         assert!(!series.open(), "the next one has a series of its own");
         assert_eq!(series.opened.load(Relaxed), 2);
     }

@@ -5,12 +5,13 @@
 //! |---|---|
 //! | END_STREAM of the peer | the end of what is read, once everything before it was read |
 //! | our END_STREAM | `shutdown`; the peer's half goes on |
-//! | RST_STREAM, a refusal, the end of the tunnel | an error of reading and writing, with the [`Ended`] inside |
+//! | RST_STREAM, a refusal, the end of the tunnel | an error of reading, unless the peer's half has ended before, and of writing, with the [`Ended`] inside |
+//! | RST_STREAM(NO_ERROR) after the peer's END_STREAM: it needs no more of ours (RFC 9113, 8.1) | `BrokenPipe` for a writer |
 //! | an empty window, a tunnel whose socket takes no more | a write that waits |
 //! | what is not read | charged to the pod; its credit is not returned, so that the peer waits |
 //!
-//! Dropped before both halves ended, the stream is reset: with NO_ERROR where our half has ended (the rest of the peer's is
-//! not needed), else with CANCEL.
+//! Dropped before both halves ended, the stream is reset with CANCEL; with NO_ERROR where we have accepted it and ended our half,
+//! because the answer is complete and the rest of the request not needed.
 
 use std::{
     cell::{Cell, RefCell},
@@ -38,6 +39,8 @@ pub struct ByteStream {
     is_shut: Cell<bool>,
     /// The state of the lane for which the last write found no room.
     blocked_at: Cell<Option<u32>>,
+    /// Little more will be written, and nothing is waited for.
+    is_last: Cell<bool>,
     /// Since then a small write waits for more.
     gathering: Cell<Option<Instant>>,
     timer: RefCell<Option<Pin<Box<Sleep>>>>,
@@ -56,6 +59,7 @@ impl From<Stream> for ByteStream {
             early: Cell::new(0),
             is_shut: Cell::new(false),
             blocked_at: Cell::new(None),
+            is_last: Cell::new(false),
             gathering: Cell::new(None),
             timer: RefCell::default(),
         }
@@ -92,7 +96,8 @@ impl ByteStream {
     /// Writes what there is room for, at most one frame.
     ///
     /// # Errors
-    /// `WouldBlock` where there is no room; `BrokenPipe` after our half ended; else the end of the stream, an [`Ended`] inside.
+    /// `WouldBlock` where there is no room, or where one more small frame would be one too many: for 10 ms, unless more bytes are
+    /// offered. `BrokenPipe` after our half ended; else the end of the stream, an [`Ended`] inside.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         self.write(&[IoSlice::new(bytes)])
     }
@@ -110,6 +115,11 @@ impl ByteStream {
             if is_blocked { self.poll_room(cx) } else { Poll::Ready(()) }
         })
         .await;
+    }
+
+    /// What is written from now on leaves at once, however small.
+    pub(super) fn last_words(&self) {
+        self.is_last.set(true);
     }
 
     /// Ends our half.
@@ -139,7 +149,8 @@ impl ByteStream {
         let Stream { lane, tunnel, .. } = &self.stream;
         let finished = lane.finished.get();
         match self.stream.failure() {
-            Some(ended) if !finished || matches!(ended, Ended::Refused(_)) => return Err(ended.into()),
+            // What was kept of a stream that was given up is gone: it never comes to its own end.
+            Some(ended) if !finished || matches!(ended, Ended::Refused(_) | Ended::Memory) => return Err(ended.into()),
             _ => {}
         }
         let n = lane.take(most, take);
@@ -176,7 +187,10 @@ impl ByteStream {
                 self.blocked_at.set(Some(self.stream.lane.changes()));
                 Err(io::ErrorKind::WouldBlock.into())
             }
-            n => Ok(n),
+            n => {
+                self.blocked_at.set(None);
+                Ok(n)
+            }
         }
     }
 
@@ -186,7 +200,7 @@ impl ByteStream {
         let is_unanswered = lane.status.get().is_none();
         let most = if is_unanswered { EARLY_BYTES.saturating_sub(self.early.get()) } else { TURN_BYTES }.min(len);
         let mut since = self.gathering.get();
-        let gathers = self.stream.gathers(|| len < SMALL_FRAME, &mut since).is_some();
+        let gathers = self.stream.gathers(|| len < SMALL_FRAME && !self.is_last.get(), &mut since).is_some();
         self.gathering.set(since.filter(|_| gathers));
         if most == 0 || gathers {
             return 0;
@@ -281,7 +295,7 @@ impl AsyncWrite for ByteStream {
 
 impl Drop for ByteStream {
     fn drop(&mut self) {
-        if self.is_shut.get() {
+        if self.is_shut.get() && self.stream.lane.is_accepted {
             self.stream.reset(ErrorCode::NO_ERROR);
         }
     }

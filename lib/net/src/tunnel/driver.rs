@@ -217,8 +217,12 @@ impl Driver {
         if !tls.is_handshaking() && tls.encrypt(hbone.poll_transmit(), out).is_ok() {
             let _ = tls.close(out);
         }
-        self.transport.try_write(out.pending()).is_ok_and(|n| n == out.len())
-            && self.transport.shut_down_write().is_ok()
+        self.transport.last_words();
+        while !out.is_empty() {
+            let Ok(n) = self.transport.try_write(out.pending()) else { return false };
+            out.advance(n);
+        }
+        self.transport.shut_down_write().is_ok() && self.transport.shut_down_write().is_ok()
     }
 
     /// Reads on for a moment. A socket that is closed before everything was read sends RST, and a peer that is still

@@ -74,6 +74,8 @@ struct App {
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) id: StreamId,
+    /// The peer has opened it.
+    pub(super) is_accepted: bool,
     app: RefCell<Option<App>>,
     /// What the application did not take yet.
     queue: RefCell<VecDeque<u8>>,
@@ -107,6 +109,7 @@ impl Lane {
     fn new(id: StreamId, status: Option<u16>, finished: bool, memory: &Memory) -> Self {
         Self {
             id,
+            is_accepted: status.is_some(),
             app: RefCell::default(),
             queue: RefCell::default(),
             held: RefCell::new(memory.held()),

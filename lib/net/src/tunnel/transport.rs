@@ -13,7 +13,8 @@ use crate::socket;
 pub enum Transport {
     /// A socket that was accepted, or whose connect() was begun.
     Socket(TcpStream),
-    /// A stream of another tunnel of the same worker; its CONNECT may still be unanswered.
+    /// A stream of another tunnel of the same worker. The CONNECT of one that was opened may still be unanswered; one that was
+    /// accepted has to be answered before.
     Stream(Box<ByteStream>),
 }
 
@@ -85,6 +86,14 @@ impl Transport {
         match self {
             Self::Socket(socket) => socket.try_write(bytes),
             Self::Stream(stream) => stream.try_write(bytes),
+        }
+    }
+
+    /// What is written from now on leaves at once, however small.
+    pub(super) fn last_words(&self) {
+        match self {
+            Self::Socket(_) => {}
+            Self::Stream(stream) => stream.last_words(),
         }
     }
 

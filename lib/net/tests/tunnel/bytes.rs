@@ -20,7 +20,9 @@ use crate::{
     foreign::{FIELD, MANNERS, serve},
     memory,
 };
-use underpass_net::testing::{Application, Mesh, Server, echo, last_word, pattern, request, reset, run, until};
+use underpass_net::testing::{
+    Application, Mesh, Server, carry, echo, last_word, pattern, request, reset, run, tcp_pair, until,
+};
 
 /// A tunnel, and its server's end, which hands out what it is asked for.
 async fn asked(mesh: &Mesh) -> (Tunnel, Server, mpsc::UnboundedReceiver<Accepted>) {
@@ -197,15 +199,53 @@ fn a_reset_is_an_error_and_never_an_end() {
         near.response().await.expect("answered");
         drop(near);
         assert_eq!(last_word(&mut app).await, Some(ErrorKind::ConnectionReset));
-        // Of the whole tunnel, while somebody writes, reads, and waits for the answer.
-        let (mut near, unanswered) = (open(&tunnel, application.address), open(&tunnel, application.address));
+        // Of the whole tunnel, for a reader.
+        let mut near = open(&tunnel, application.address);
         let _app = application.accept().await;
         near.response().await.expect("answered");
         server.tunnel().end(TunnelEnd::Drained);
         let error = read_error(&mut near).await;
         assert_eq!((error.kind(), ended(&error)), (ErrorKind::ConnectionAborted, Ended::Tunnel(TunnelEnd::Closed)));
-        let answer = unanswered.response().await;
-        assert!(matches!(answer, Ok(Response { status: 200, .. }) | Err(Ended::Tunnel(_))), "{answer:?}");
+    });
+}
+
+#[test]
+fn a_tunnel_that_ends_is_told_to_those_who_wait_for_an_answer_or_for_room() {
+    run(async {
+        let mesh = Mesh::new();
+        let (tunnel, server, mut asked) = asked(&mesh).await;
+        let unanswered = open(&tunnel, "10.0.0.1:80");
+        let _held_back = asked.recv().await.expect("asked");
+        let mut writer = open(&tunnel, "10.0.0.1:80");
+        let ends = async {
+            let held_back = asked.recv().await.expect("asked");
+            server.tunnel().end(TunnelEnd::Drained);
+            held_back
+        };
+        let payload = pattern(200_000);
+        let (answer, written, _held_back_too) = tokio::join!(unanswered.response(), writer.write_all(&payload), ends);
+        assert_eq!(answer, Err(Ended::Tunnel(TunnelEnd::Closed)));
+        assert_eq!(ended(&written.expect_err("nobody has read it")), Ended::Tunnel(TunnelEnd::Closed));
+    });
+}
+
+#[test]
+fn a_client_that_leaves_early_is_a_reset_for_the_other_end() {
+    run(async {
+        let mesh = Mesh::new();
+        let (tunnel, _server, mut asked) = asked(&mesh).await;
+        let mut near = open(&tunnel, "10.0.0.1:80");
+        let accepted = asked.recv().await.expect("asked");
+        accepted.stream.respond(200, &Headers::new());
+        let (mut app, socket) = tcp_pair().await;
+        let carried = spawn_local(async move { carry(&accepted.stream, socket).await });
+        near.shutdown().await.expect("ended");
+        app.read_to_end(&mut Vec::new()).await.expect("the end of the question");
+        app.write_all(b"half of the answer").await.expect("sent");
+        let mut half = [0; 18];
+        near.read_exact(&mut half).await.expect("heard");
+        drop(near);
+        assert_eq!(carried.await.expect("no panic"), Ended::PeerReset(ErrorCode::CANCEL));
     });
 }
 
@@ -298,12 +338,24 @@ fn where_memory_is_used_up_the_longest_stalled_is_given_up() {
         let mut first = [0; 1];
         far.read_exact(&mut first).await.expect("heard");
         until("it waits", || mesh.share.used() >= 99_999).await;
-        let _others = mesh.share.hold(3 << 20);
+        let others = mesh.share.hold(3 << 20);
         let (other, _far) = pair(&tunnel, &mut asked).await;
         other.try_write(b"what makes room").expect("sent");
         until("it is given up", || mesh.share.used() < (3 << 20) + 99_999).await;
         let error = read_error(&mut far).await;
         assert_eq!((error.kind(), ended(&error)), (ErrorKind::OutOfMemory, Ended::Memory));
+        // Also where all of it had arrived, with its end: cut, it is no whole answer.
+        let (mut near, mut far) = pair(&tunnel, &mut asked).await;
+        drop(others);
+        near.write_all(&pattern(100_000)).await.expect("sent");
+        near.shutdown().await.expect("ended");
+        far.read_exact(&mut first).await.expect("heard");
+        until("it waits", || mesh.share.used() >= 99_999).await;
+        let _others = mesh.share.hold(3 << 20);
+        let (other, _far) = pair(&tunnel, &mut asked).await;
+        other.try_write(b"what makes room").expect("sent");
+        until("it is given up", || mesh.share.used() < (3 << 20) + 99_999).await;
+        assert_eq!(ended(&read_error(&mut far).await), Ended::Memory);
     });
 }
 
@@ -324,6 +376,7 @@ fn small_writes_that_nobody_reads_are_gathered() {
         // One that is not small waits for nothing.
         assert_eq!(unread.try_write(&[7; 256]).expect("at once"), 256);
         unread.write_all(b"!").await.expect("sent");
+        unread.writable().await; // after a write that found room there is more, as far as is known
         assert!(begun.elapsed() >= Duration::from_millis(10));
         // Where answers come, nobody waits, however many there were.
         for _ in 0..200 {
