@@ -238,6 +238,7 @@ pub(crate) fn kernel_settings(config: &Config, cgroup_root: PathBuf) -> underpas
         instance: config.node.clone(),
         cgroup_root,
         marks: Marks::DEFAULT,
+        mesh_entries: underpass_abi::limits::MESH,
         log: config.kernel_log,
     }
 }

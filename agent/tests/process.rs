@@ -260,6 +260,7 @@ fn checked(folder: &Path) -> Checked {
         instance: "node-1".into(),
         cgroup_root: "/nonexistent".into(),
         marks: Marks::DEFAULT,
+        mesh_entries: underpass_abi::limits::MESH,
         log: false,
     };
     let log = access_log::Settings { format: Format::Json, target, ..access_log::Settings::default() };

@@ -21,7 +21,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
-use underpass_abi::{Cookie, Marks, Op};
+use underpass_abi::{Cookie, Marks, Op, limits};
 use underpass_agent::pods::{self, Event, Pods};
 use underpass_core::{
     ObjectName, World,
@@ -56,6 +56,7 @@ use underpass_tests::{
 underpass_tests::scenarios! {
     what_leaves_an_enrolled_pod,
     what_reaches_an_enrolled_pod,
+    a_mesh_that_does_not_fit_into_the_kernel,
     a_released_pod_is_as_it_was,
     release_waits_for_open_connections,
     a_sandbox_that_ends_leaves_nothing,
@@ -89,6 +90,8 @@ struct Start {
     cgroup_root: PathBuf,
     bpffs: PathBuf,
     drain: Duration,
+    /// Room of the table of the mesh.
+    mesh_entries: u32,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -162,6 +165,7 @@ fn agent(start: Start, io: &mut Io) -> Result<()> {
         instance: start.node.clone(),
         cgroup_root: start.cgroup_root.clone(),
         marks: Marks::DEFAULT,
+        mesh_entries: start.mesh_entries,
         log: false,
     };
     let own = pods::cgroup_id(&pods::own_alone("underpass-agent")?)?;
@@ -438,12 +442,17 @@ impl Agent {
     }
 
     fn start_as(service: &str, bed: &Testbed, node: &str, drain: Duration) -> Result<Self> {
+        Self::launch(service, bed, node, drain, limits::MESH)
+    }
+
+    fn launch(service: &str, bed: &Testbed, node: &str, drain: Duration, mesh_entries: u32) -> Result<Self> {
         let node = bed.node(node)?;
         let start = Start {
             node: node.spec().name.clone(),
             cgroup_root: node.cgroup().to_owned(),
             bpffs: bed.lab().bpffs().to_owned(),
             drain,
+            mesh_entries,
         };
         let mut actor = node.service(service)?.spawn(agent, start)?;
         actor.event::<()>()?;
@@ -576,6 +585,31 @@ fn what_leaves_an_enrolled_pod(lab: &Lab) -> Result<()> {
     let expected =
         Sight { pods: 2, locals: 6, cgroups: 2, destinations: 6, agents: 1, steered: 2, listeners: 4, ..sight.clone() };
     ensure!(sight == expected, "{sight:?}");
+    Ok(())
+}
+
+/// Three of the mesh's six addresses have an entry: nobody is left alone, who is in the mesh or not, until there is room again.
+fn a_mesh_that_does_not_fit_into_the_kernel(lab: &Lab) -> Result<()> {
+    let bed = Testbed::up(lab, &Description::two_nodes(2)?)?;
+    let mut agent = Agent::launch("underpass-agent", &bed, "node-1", Duration::ZERO, 4)?;
+    let facts = facts(&bed);
+    let _outside = servers::echo(&bed.app("default/b2")?, "[::]:8080".parse()?)?;
+    let _itself = servers::echo(&bed.app("default/a1")?, "[::]:8080".parse()?)?;
+    let answers = |pod: &str| -> Result<Vec<String>> {
+        both(&bed, pod)?.into_iter().map(|to| Ok(who(&bed, "default/a1", (to, 8080))?.app)).collect()
+    };
+    agent.world(&facts)?;
+    agent.wait_for("default/a1", "enrolled")?;
+    for (pod, expected) in [("b1", "tunnel"), ("a2", "tunnel"), ("b2", "tunnel"), ("a1", "echo")] {
+        let found = answers(&format!("default/{pod}"))?;
+        ensure!(found.iter().all(|app| app == expected), "{pod}: {found:?}");
+    }
+    ensure!(agent.look()?.destinations == 4, "{:?}", agent.look()?);
+
+    agent.world(&without(&without(&facts, "default/b1"), "default/a2"))?;
+    let found = answers("default/b2")?;
+    ensure!(found.iter().all(|app| app == "echo"), "{found:?}");
+    ensure!(agent.look()?.destinations == 2, "{:?}", agent.look()?);
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use underpass_abi::{Cookie, ListenerKey, Op};
+use underpass_abi::{Cookie, ListenerKey, Map, Op};
 use underpass_loader::Kernel;
 
 use super::{DataPath, Result};
@@ -11,6 +11,10 @@ use super::{DataPath, Result};
 impl DataPath for Kernel {
     fn apply(&mut self, ops: &[Op]) -> Result<()> {
         Ok(self.apply(ops)?)
+    }
+
+    fn capacity(&self, map: Map) -> u32 {
+        self.capacity(map)
     }
 
     fn contents(&self) -> Result<Vec<Op>> {

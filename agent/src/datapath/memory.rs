@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use underpass_abi::{Cookie, Direction, ListenerKey, Marks, Op, memory::Memory};
+use underpass_abi::{Cookie, Direction, ListenerKey, Map, Marks, Op, memory::Memory};
 
 use super::{DataPath, Result};
 use crate::tables::Tables;
@@ -31,6 +31,13 @@ impl InMemory {
         Self { inner: Arc::new(Mutex::new(Inner { tables: Memory::new(marks), steered: BTreeSet::new() })) }
     }
 
+    /// The same, with room for so many entries in this table.
+    #[must_use]
+    pub fn with_capacity(self, map: Map, entries: u32) -> Self {
+        self.with(|tables| *tables = std::mem::take(tables).with_capacity(map, entries));
+        self
+    }
+
     /// Asks or changes the tables, as the kernel's hooks do.
     pub fn with<T>(&self, f: impl FnOnce(&mut Memory) -> T) -> T {
         f(&mut self.lock().tables)
@@ -45,6 +52,10 @@ impl InMemory {
 impl DataPath for InMemory {
     fn apply(&mut self, ops: &[Op]) -> Result<()> {
         Ok(self.lock().tables.apply(ops)?)
+    }
+
+    fn capacity(&self, map: Map) -> u32 {
+        self.lock().tables.capacity(map)
     }
 
     fn contents(&self) -> Result<Vec<Op>> {
@@ -90,7 +101,7 @@ impl DataPath for InMemory {
 mod tests {
     use std::os::fd::AsFd;
 
-    use underpass_abi::{Address, CgroupId, Map, Phase, Pod};
+    use underpass_abi::{Address, CgroupId, Phase, Pod};
 
     use super::*;
 

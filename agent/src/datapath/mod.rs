@@ -7,7 +7,7 @@ mod memory;
 
 use std::os::fd::BorrowedFd;
 
-use underpass_abi::{Cookie, Full, ListenerKey, Op};
+use underpass_abi::{Cookie, Full, ListenerKey, Map, Op};
 
 pub use memory::InMemory;
 pub use underpass_loader::Kernel;
@@ -39,6 +39,11 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub trait DataPath: Send {
     /// Changes the tables, in the given order; stops at the first failure.
     fn apply(&mut self, ops: &[Op]) -> Result<()>;
+
+    /// How many entries fit into a table.
+    fn capacity(&self, map: Map) -> u32 {
+        map.limit()
+    }
 
     /// What stands in the tables, as the operations that would make it.
     fn contents(&self) -> Result<Vec<Op>>;

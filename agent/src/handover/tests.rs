@@ -22,7 +22,14 @@ fn place() -> Place {
 
 fn kernel(bpffs: &Path) -> underpass_loader::Settings {
     let (bpffs, marks) = (bpffs.to_owned(), underpass_abi::Marks::DEFAULT);
-    underpass_loader::Settings { bpffs, instance: "n/1".into(), cgroup_root: PathBuf::new(), marks, log: false }
+    underpass_loader::Settings {
+        bpffs,
+        instance: "n/1".into(),
+        cgroup_root: PathBuf::new(),
+        marks,
+        mesh_entries: 1,
+        log: false,
+    }
 }
 
 fn bound() -> TcpListener {

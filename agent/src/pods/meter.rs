@@ -1,8 +1,13 @@
-//! How many pods stand how: set by the pods' own thread after every turn, so that a scrape never waits for it.
+//! How many pods stand how, and how full the kernel's tables are: set by the pods' own thread after every turn, so that a
+//! scrape never waits for it.
 
+use std::collections::BTreeMap;
+
+use underpass_abi::Map;
 use underpass_telemetry::metrics::{Family, IntGauge, Registry};
 
 use super::State;
+use crate::{datapath::DataPath, tables::Tables};
 
 static PODS: Family = Family::gauge(
     "underpass_pods",
@@ -10,8 +15,20 @@ static PODS: Family = Family::gauge(
     &["state"],
 );
 
+static ENTRIES: Family = Family::gauge(
+    "underpass_kernel_table_entries",
+    "Entries of a table that the agent fills for the kernel programs.",
+    &["table"],
+);
+static CAPACITY: Family = Family::gauge(
+    "underpass_kernel_table_capacity",
+    "Entries that fit. A table of the mesh that is full captures what it does not know: such connections are the event \
+     `unlisted` of `underpass_kernel_events_total`.",
+    &["table"],
+);
+
 /// The families of this room.
-pub const FAMILIES: &[&Family] = &[&PODS];
+pub const FAMILIES: &[&Family] = &[&PODS, &ENTRIES, &CAPACITY];
 
 /// Where pods are counted.
 #[derive(Debug)]
@@ -19,6 +36,8 @@ pub struct Meter {
     waiting: IntGauge,
     enrolled: IntGauge,
     releasing: IntGauge,
+    entries: BTreeMap<Map, IntGauge>,
+    capacity: BTreeMap<Map, IntGauge>,
 }
 
 impl Meter {
@@ -26,9 +45,24 @@ impl Meter {
     #[must_use]
     pub fn new(registry: &Registry) -> Self {
         let pods = registry.gauge(&PODS);
-        let [waiting, enrolled, releasing] =
-            ["waiting", "enrolled", "releasing"].map(|state| pods.with_label_values(&[state]));
-        Self { waiting, enrolled, releasing }
+        let [waiting, enrolled, releasing] = ["waiting", "enrolled", "releasing"].map(|state| pods.with_label_values(&[state]));
+        let by_table = |family| {
+            let gauges = registry.gauge(family);
+            Tables::default().sizes().map(|(map, _)| (map, gauges.with_label_values(&[map.name()]))).into()
+        };
+        Self { waiting, enrolled, releasing, entries: by_table(&ENTRIES), capacity: by_table(&CAPACITY) }
+    }
+
+    pub(super) fn fill(&self, tables: &Tables, path: &impl DataPath) {
+        let set = |gauges: &BTreeMap<Map, IntGauge>, map, to: usize| {
+            if let Some(gauge) = gauges.get(&map) {
+                gauge.set(i64::try_from(to).unwrap_or(i64::MAX));
+            }
+        };
+        for (map, entries) in tables.sizes() {
+            set(&self.entries, map, entries);
+            set(&self.capacity, map, path.capacity(map) as usize);
+        }
     }
 
     pub(super) fn count<'a>(&self, pods: impl Iterator<Item = &'a State>) {
@@ -43,5 +77,24 @@ impl Meter {
         self.waiting.set(waiting);
         self.enrolled.set(enrolled);
         self.releasing.set(releasing);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use underpass_abi::{Address, Destination, Marks, Op};
+
+    use super::*;
+    use crate::datapath::InMemory;
+
+    #[test]
+    fn the_fill_of_the_tables_is_measured() {
+        let path = InMemory::new(Marks::DEFAULT).with_capacity(Map::Mesh, 4);
+        let tables = Tables::from_ops(&[Op::SetDestination(Address::UNSPECIFIED, Destination::TUNNEL)]);
+        let meter = Meter::new(&Registry::default());
+        meter.fill(&tables, &path);
+        let of = |map| [&meter.entries, &meter.capacity].map(|gauges| gauges[&map].get());
+        assert_eq!(of(Map::Mesh), [1, 4]);
+        assert_eq!(of(Map::Pods), [0, i64::from(underpass_abi::limits::PODS)]);
     }
 }

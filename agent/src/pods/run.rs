@@ -193,6 +193,7 @@ impl<D: DataPath> Pods<D> {
             let now = Instant::now();
             let due = if still { now + LOOK_AGAIN } else { self.turn(now) };
             meter.count(self.pods.values());
+            meter.fill(&self.there, &self.path);
             for answer in asked {
                 let _ = answer.send(self.status());
             }

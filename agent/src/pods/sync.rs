@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use underpass_abi::{Cookie, Op};
+use underpass_abi::{Cookie, Map, Op};
 use underpass_core::World;
 
 use super::{Event, Pods, State};
 use crate::{
     datapath::{self, DataPath},
-    tables::{KernelPod, Tables, compile, compile_pods, diff, follow},
+    tables::{KernelPod, Tables, compile, compile_pods, diff, follow, ordered_for_room},
 };
 
 impl<D: DataPath> Pods<D> {
@@ -20,6 +20,7 @@ impl<D: DataPath> Pods<D> {
     /// Makes the tables what World and pods want, and tells the tunnel about pods that they announce.
     pub(super) fn sync(&mut self, world: &Arc<World>) {
         let ops = self.missing(world);
+        let was_cut = self.there.is_cut();
         self.problem = self.change(&ops).err().map(|e| e.to_string());
         self.stale = self.problem.is_some();
         if let Some(problem) = &self.problem {
@@ -27,6 +28,15 @@ impl<D: DataPath> Pods<D> {
             return;
         }
         self.finished = Some(Arc::clone(world));
+        if self.there.is_cut() != was_cut {
+            let capacity = self.path.capacity(Map::Mesh);
+            match was_cut {
+                false => tracing::warn!(capacity, "mesh table full: destinations that it does not know are captured"),
+                true => {
+                    tracing::info!(capacity, "mesh table has room again: destinations out of the mesh are left alone")
+                }
+            }
+        }
         for state in self.pods.values_mut() {
             if let State::Enrolled(member) = state
                 && let Some(pod) = member.announce()
@@ -49,10 +59,16 @@ impl<D: DataPath> Pods<D> {
             wanted
         };
         let agents = &self.settings.agents;
-        match &self.finished {
-            Some(finished) => follow(&self.there, finished, world, &keep_orphans(compile_pods(&pods, agents))),
-            None => diff(&self.there, &keep_orphans(compile(world, &pods, agents))),
-        }
+        let room = self.path.capacity(Map::Mesh) as usize;
+        let followed = self
+            .finished
+            .as_ref()
+            .map(|finished| follow(&self.there, finished, world, &keep_orphans(compile_pods(&pods, agents))));
+        // Of a table that does not hold every address it takes the whole World to say which are missing.
+        let ops = followed.filter(|ops| self.there.has_room(ops, room)).unwrap_or_else(|| {
+            diff(&self.there, &keep_orphans(compile(world, &pods, agents)).within(&self.there, room))
+        });
+        ordered_for_room(ops, &self.there, room)
     }
 
     /// Changes the data path's tables. After a failure they are read back: some operations were applied.

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 
 use underpass_abi::{Address, Map, Op, Pod};
 use underpass_core::{
-    objects::{self, Batch},
+    objects::{self, Batch, Change},
     resolve::Model,
     testing::{ambient, model, pod},
 };
@@ -210,6 +210,34 @@ fn a_full_table_is_reported_and_tried_again() {
     bench.pods.turn(now + LOOK_AGAIN);
     assert_eq!(bench.pods.problem(), None);
     assert!(matches!(bench.events.try_recv(), Ok(Event::Applied(_))));
+}
+
+#[test]
+fn a_mesh_that_does_not_fit_is_applied_cut_and_heals_by_itself() {
+    let now = Instant::now();
+    let mut bench = bench(InMemory::new(Marks::DEFAULT).with_capacity(Map::Mesh, 4), now);
+    let destination = |path: &InMemory, ip: [u8; 4]| {
+        let address = Address::from(std::net::IpAddr::from(ip));
+        path.with(|tables| underpass_abi::decide::destination(tables, &address))
+    };
+    let object = |n: u8| objects::Object::from(ambient(&format!("default/p{n}"), &format!("10.0.0.{n}"), ""));
+    let mut known = of([]);
+    for (many, entries, outside) in [
+        (3, 3, None),
+        (9, 4, Some(underpass_abi::Destination::TUNNEL)),
+        (7, 4, Some(underpass_abi::Destination::TUNNEL)),
+        (2, 2, None),
+    ] {
+        let change = |n| if n <= many { Change::Put(object(n)) } else { Change::Remove(object(n).key()) };
+        known.apply(&Batch { changes: (1..10).map(change).collect() });
+        let version = bench.set(&known);
+        bench.pods.turn(now);
+        assert_eq!(bench.pods.problem(), None);
+        assert!(matches!(bench.events.try_recv(), Ok(Event::Applied(applied)) if applied == version));
+        assert_eq!(bench.path.with(|tables| tables.len(Map::Mesh)), entries, "{many}");
+        assert!((1..=many).all(|n| destination(&bench.path, [10, 0, 0, n]).is_some()), "{many}");
+        assert_eq!(destination(&bench.path, [192, 0, 2, 1]), outside, "{many}");
+    }
 }
 
 #[test]

@@ -147,8 +147,12 @@ pub(super) mod tests {
 
     /// What core says about it.
     pub(crate) fn reference(world: &World, source: &Workload, to: IpAddr) -> Answer {
+        answer_of(capture::decide(world, source, to, &mut ()))
+    }
+
+    fn answer_of(capture: Capture) -> Answer {
         use capture::Left::{DestinationNotEnrolled, Itself, SourceNotEnrolled};
-        match capture::decide(world, source, to, &mut ()) {
+        match capture {
             Capture::Leave(SourceNotEnrolled) => Answer::Unknown,
             Capture::Leave(Itself) => Answer::Local,
             Capture::Leave(DestinationNotEnrolled) => Answer::Leave,
@@ -189,6 +193,39 @@ pub(super) mod tests {
                 };
                 for to in to.iter().copied().chain(world.addresses()) {
                     prop_assert_eq!(kernel(&tables, cookie, to), reference(&world, source, to), "{} -> {}", &source.name, to);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        /// Of any size the kernel answers as core says of a table of that size: nothing of the mesh is left alone.
+        #[test]
+        fn a_table_that_is_too_small_captures_what_it_does_not_know(
+            world in some_world(), room in 1usize..12, to in proptest::collection::vec(some_address(), 1..24)
+        ) {
+            let pods = kernel_pods(&world);
+            let whole = compile(&world, &pods, &[CgroupId(7)]);
+            let cut = whole.clone().within(&Tables::default(), room);
+            prop_assert_eq!(cut.is_cut(), whole.mesh.len() >= room);
+            prop_assert!(cut.mesh.len() <= room);
+            let mut tables = Memory::new(Marks::DEFAULT).with_capacity(underpass_abi::Map::Mesh, room as u32);
+            tables.apply(&super::super::diff(&Tables::default(), &cut)).expect("room");
+            for (pod, source) in pods.iter().zip(world.workloads().filter(|w| w.is_enrolled())) {
+                for to in to.iter().copied().chain(world.addresses()) {
+                    let answer = kernel(&tables, pod.cookie, to);
+                    let mut says = capture::decide(&world, source, to, &mut ());
+                    if cut.is_cut() {
+                        says = capture::of_full_table(says);
+                    }
+                    let expected = match says {
+                        // Refused by the kernel, or by the tunnel, which asks the World.
+                        Capture::Refuse(_) if !cut.mesh.contains_key(&to.into()) => Answer::Captured,
+                        says => answer_of(says),
+                    };
+                    prop_assert_eq!(answer, expected, "{} -> {}, {} entries", &source.name, to, room);
                 }
             }
         }

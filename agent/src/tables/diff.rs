@@ -69,7 +69,7 @@ mod tests {
     use std::net::IpAddr;
 
     use proptest::prelude::*;
-    use underpass_abi::{CgroupId, Cookie, Phase};
+    use underpass_abi::{CgroupId, Cookie, Map, Marks, Phase, memory::Memory};
     use underpass_core::{
         World,
         testing::{ambient, some_address, some_batch, some_model, world},
@@ -79,7 +79,7 @@ mod tests {
     use super::super::{
         KernelPod, compile,
         compile::tests::{Answer, captured, kernel, kernel_pods, memory},
-        compile_pods, follow,
+        compile_pods, follow, ordered_for_room,
     };
     use super::*;
 
@@ -204,6 +204,37 @@ mod tests {
                     }
                 }
             }
+        }
+
+        /// The same with tables of any size: they are never full, and nothing opens while some of the mesh is not in them.
+        #[test]
+        fn nothing_opens_for_want_of_room(
+            turn in some_turn(), room in 1usize..10, to in proptest::collection::vec(some_address(), 1..12)
+        ) {
+            let there = turn.there.clone().within(&Tables::default(), room);
+            let wanted = turn.wanted.clone().within(&there, room);
+            let ops = ordered_for_room(diff(&there, &wanted), &there, room);
+            let small = || Memory::new(Marks::DEFAULT).with_capacity(Map::Mesh, room as u32);
+            let (mut now, mut after) = (small(), small());
+            now.apply(&diff(&Tables::default(), &there)).expect("room");
+            after.apply(&diff(&Tables::default(), &wanted)).expect("room");
+            let before = now.clone();
+            let pods: std::collections::HashSet<Cookie> = there.cookies().chain(wanted.cookies()).collect();
+            let mesh = turn.there.mesh.keys().chain(turn.wanted.mesh.keys()).map(|a| a.ip());
+            let addresses: Vec<IpAddr> = to.into_iter().chain(mesh).collect();
+            for (done, op) in ops.iter().enumerate() {
+                now.apply(&[*op]).expect("room");
+                for (&pod, &to) in pods.iter().flat_map(|pod| addresses.iter().map(move |to| (pod, to))) {
+                    let [was, is, will] = [&before, &now, &after].map(|tables| kernel(tables, pod, to));
+                    if (captured(was) || was == Answer::Unknown) && captured(will) && is != Answer::Unknown {
+                        prop_assert!(captured(is), "{:?} -> {}: {:?} after {:?}", pod, to, is, &ops[..=done]);
+                    }
+                    if was == Answer::Local && will == Answer::Local {
+                        prop_assert_eq!(is, Answer::Local, "{:?} -> {} after {:?}", pod, to, &ops[..=done]);
+                    }
+                }
+            }
+            prop_assert_eq!(Tables::from_ops(&now.contents()), wanted);
         }
 
         #[test]

@@ -3,21 +3,23 @@
 //! `underpass_core::capture`, and a property test holds the two together.
 //!
 //! What must hold: [`Tables`] is everything that decides, so that equal tables decide equally; and following ends where
-//! compiling does.
+//! compiling does. A table that is too small for the mesh captures what it does not know (`room`).
 
 mod compile;
 mod diff;
 mod follow;
+mod room;
 #[cfg(test)]
 mod walk;
 
 use std::collections::{HashMap, HashSet};
 
-use underpass_abi::{Address, CgroupId, Cookie, Destination, LocalKey, Locality, Op, Pod};
+use underpass_abi::{Address, CgroupId, Cookie, Destination, LocalKey, Locality, Map, Op, Pod};
 
 pub use compile::{KernelPod, compile, compile_pods};
 pub use diff::diff;
 pub use follow::follow;
+pub use room::ordered_for_room;
 
 /// What stands in the tables that user space fills.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,6 +54,17 @@ impl Tables {
             Op::RemoveLocal(key) => drop(self.locals.remove(&key)),
             Op::RemoveAgent(cgroup) => drop(self.agents.remove(&cgroup)),
         }
+    }
+
+    /// How many entries each table has.
+    pub(crate) fn sizes(&self) -> [(Map, usize); 5] {
+        [
+            (Map::Agents, self.agents.len()),
+            (Map::Locals, self.locals.len()),
+            (Map::PodCgroups, self.pod_cgroups.len()),
+            (Map::Mesh, self.mesh.len()),
+            (Map::Pods, self.pods.len()),
+        ]
     }
 
     /// The pods that the kernel knows.

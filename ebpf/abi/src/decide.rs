@@ -23,7 +23,7 @@ pub mod lookup;
 pub mod tcp;
 
 use crate::addr::{Address, CgroupId, Cookie};
-use crate::maps::{Attestation, Destination, ListenerKey, LocalKey, Locality, Phase, Tuple};
+use crate::maps::{ANY_OTHER, Attestation, Destination, ListenerKey, LocalKey, Locality, Phase, Tuple};
 
 /// The lookups that decisions need: kernel maps, or hash maps in memory.
 pub trait Tables {
@@ -31,7 +31,7 @@ pub trait Tables {
     fn phase(&self, pod: Cookie) -> Option<Phase>;
     /// Is this address local to a pod's namespace?
     fn locality(&self, key: &LocalKey) -> Option<Locality>;
-    /// Is this address in the mesh?
+    /// Is there an entry for this address?
     fn destination(&self, address: &Address) -> Option<Destination>;
     /// Is this the cgroup of an agent?
     fn is_agent(&self, cgroup: CgroupId) -> bool;
@@ -47,6 +47,12 @@ pub trait Tables {
 #[inline(always)]
 pub fn is_local(tables: &impl Tables, pod: Cookie, address: &Address) -> bool {
     address.is_loopback() || tables.locality(&LocalKey { pod, address: *address }).is_some()
+}
+
+/// In the mesh, or not known to be outside it: a table that has no room for every address says so by [`ANY_OTHER`].
+#[inline(always)]
+pub fn destination(tables: &impl Tables, address: &Address) -> Option<Destination> {
+    tables.destination(address).or_else(|| tables.destination(&ANY_OTHER))
 }
 
 /// One of the pod's own addresses, those that count for identity.

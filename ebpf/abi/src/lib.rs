@@ -23,9 +23,9 @@ pub mod report;
 pub use addr::{Address, CgroupId, Cookie, Port};
 pub use flow::{Flow, Kind, Marks};
 pub use maps::{
-    Attestation, Destination, Direction, Full, ListenerKey, LocalKey, Locality, Map, Op, Phase, Pod, Tuple,
+    ANY_OTHER, Attestation, Destination, Direction, Full, ListenerKey, LocalKey, Locality, Map, Op, Phase, Pod, Tuple,
 };
 pub use report::Counter;
 
 /// Of every layout, map and meaning in this crate; part of the path under which maps and links are pinned.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;

@@ -4,19 +4,21 @@
 //! typed error. A table that is full is never silently cut.
 
 /// Pods of one node. The kubelet's own default is 110; large nodes are run with up to 500.
-pub const PODS: u32 = 1024;
-/// Addresses that are local to the pods of one node, link-local and secondary ones among them.
-pub const LOCALS: u32 = 16_384;
-/// Addresses in the mesh: of pods and of services, of the whole cluster.
-pub const MESH: u32 = 262_144;
+pub const PODS: u32 = 4_096;
+/// Addresses that are local to one pod, link-local and secondary ones among them. A pod can add addresses as it likes.
+pub const POD_ADDRESSES: u32 = 256;
+/// Addresses that are local to the pods of one node: room for all that each may have, so that none takes another's.
+pub const LOCALS: u32 = PODS * POD_ADDRESSES;
+/// Addresses in the mesh, of pods and of services, of the whole cluster; and one entry for all that do not fit.
+pub const MESH: u32 = 1_048_576;
 /// Attested connections that are not closed yet. The oldest give way: such a connection's SYN is then refused.
 pub const ATTESTED: u32 = 65_536;
 /// One per pod and direction.
 pub const LISTENERS: u32 = 2 * PODS;
 /// The agent, and during a hand-over two of them; twice that, so that the dead can be taken out after the living came.
 pub const AGENTS: u32 = 4;
-/// Cgroups of pods: one each, and one more while a pod's sandbox is replaced.
-pub const POD_CGROUPS: u32 = 2 * PODS;
+/// Cgroups of pods: one each.
+pub const POD_CGROUPS: u32 = PODS;
 /// Slots of the counters; more than there are, so that a new counter does not change the map.
 pub const COUNTS: u32 = 64;
 

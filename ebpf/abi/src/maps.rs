@@ -56,7 +56,8 @@ impl Locality {
     pub const OTHER: Self = Self(2);
 }
 
-/// Value of `MESH`, keyed by [`Address`]: what becomes of a connection to it. An address that is not there is left alone.
+/// Value of `MESH`, keyed by [`Address`]: what becomes of a connection to it. An address that is not
+/// there is left alone, unless [`ANY_OTHER`] is there.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Destination(u32);
@@ -67,6 +68,10 @@ impl Destination {
     /// connect() gets EPERM.
     pub const REFUSE: Self = Self(2);
 }
+
+/// Key of `MESH` for every address that has no entry of its own: it is there while the table has no room for all. To connect()
+/// it means loopback, so that it is no destination itself.
+pub const ANY_OTHER: Address = Address::UNSPECIFIED;
 
 /// Which of a pod's two listeners.
 #[repr(transparent)]

@@ -20,6 +20,8 @@ use crate::report::Counter;
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     marks: Marks,
+    /// Of tables that are smaller than the kernel's.
+    capacities: HashMap<Map, u32>,
     pods: HashMap<Cookie, Pod>,
     locals: HashMap<LocalKey, Locality>,
     mesh: HashMap<Address, Destination>,
@@ -69,6 +71,19 @@ impl Memory {
         Self { marks, ..Self::default() }
     }
 
+    /// The same, with room for so many entries in this table.
+    #[must_use]
+    pub fn with_capacity(mut self, map: Map, entries: u32) -> Self {
+        self.capacities.insert(map, entries);
+        self
+    }
+
+    /// How many entries fit into a table.
+    #[must_use]
+    pub fn capacity(&self, map: Map) -> u32 {
+        self.capacities.get(&map).copied().unwrap_or_else(|| map.limit())
+    }
+
     /// Applies operations in the given order; stops at the first table that is full.
     ///
     /// # Errors
@@ -78,15 +93,16 @@ impl Memory {
     }
 
     fn apply_one(&mut self, op: &Op) -> Result<(), Full> {
+        let full = Full { map: op.map(), limit: self.capacity(op.map()) };
         match *op {
             Op::SetAgent(cgroup) => {
-                room(Map::Agents, self.agents.len(), self.agents.contains(&cgroup))?;
+                room(full, self.agents.len(), self.agents.contains(&cgroup))?;
                 self.agents.insert(cgroup);
             }
-            Op::SetLocal(key, locality) => set(Map::Locals, &mut self.locals, key, locality)?,
-            Op::SetPodCgroup(cgroup, pod) => set(Map::PodCgroups, &mut self.pod_cgroups, cgroup, pod)?,
-            Op::SetDestination(address, destination) => set(Map::Mesh, &mut self.mesh, address, destination)?,
-            Op::SetPod(cookie, pod) => set(Map::Pods, &mut self.pods, cookie, pod)?,
+            Op::SetLocal(key, locality) => set(full, &mut self.locals, key, locality)?,
+            Op::SetPodCgroup(cgroup, pod) => set(full, &mut self.pod_cgroups, cgroup, pod)?,
+            Op::SetDestination(address, destination) => set(full, &mut self.mesh, address, destination)?,
+            Op::SetPod(cookie, pod) => set(full, &mut self.pods, cookie, pod)?,
             Op::RemovePod(cookie) => drop(self.pods.remove(&cookie)),
             Op::RemoveDestination(address) => drop(self.mesh.remove(&address)),
             Op::RemovePodCgroup(cgroup) => drop(self.pod_cgroups.remove(&cgroup)),
@@ -101,7 +117,8 @@ impl Memory {
     /// # Errors
     /// [`Full`].
     pub fn insert_listener(&mut self, key: ListenerKey) -> Result<(), Full> {
-        room(Map::Listeners, self.listeners.len(), self.listeners.contains(&key))?;
+        let full = Full { map: Map::Listeners, limit: self.capacity(Map::Listeners) };
+        room(full, self.listeners.len(), self.listeners.contains(&key))?;
         self.listeners.insert(key);
         Ok(())
     }
@@ -229,13 +246,12 @@ impl Memory {
     }
 }
 
-fn room(map: Map, entries: usize, present: bool) -> Result<(), Full> {
-    let limit = map.limit();
-    if present || entries < limit as usize { Ok(()) } else { Err(Full { map, limit }) }
+fn room(full: Full, entries: usize, present: bool) -> Result<(), Full> {
+    if present || entries < full.limit as usize { Ok(()) } else { Err(full) }
 }
 
-fn set<K: Eq + std::hash::Hash, V>(map: Map, table: &mut HashMap<K, V>, key: K, value: V) -> Result<(), Full> {
-    room(map, table.len(), table.contains_key(&key))?;
+fn set<K: Eq + std::hash::Hash, V>(full: Full, table: &mut HashMap<K, V>, key: K, value: V) -> Result<(), Full> {
+    room(full, table.len(), table.contains_key(&key))?;
     table.insert(key, value);
     Ok(())
 }
@@ -273,7 +289,16 @@ mod tests {
         assert_eq!(memory.apply(&[Op::SetPod(Cookie(0), pod(Phase::RELEASING))]), Ok(()));
         assert_eq!(memory.phase(Cookie(0)), Some(Phase::RELEASING));
         let full = Full { map: Map::Pods, limit: limits::PODS };
-        assert_eq!(full.to_string(), "table PODS is full: 1024 entries");
+        assert_eq!(full.to_string(), "table PODS is full: 4096 entries");
+    }
+
+    #[test]
+    fn a_table_may_be_smaller_than_the_kernels() {
+        let mut memory = Memory::default().with_capacity(Map::Mesh, 1);
+        let set = |number| Op::SetDestination(address(number), Destination::TUNNEL);
+        assert_eq!(memory.apply(&[set(1), set(1)]), Ok(()));
+        assert_eq!(memory.apply(&[set(2)]), Err(Full { map: Map::Mesh, limit: 1 }));
+        assert_eq!([memory.capacity(Map::Mesh), memory.capacity(Map::Pods)], [1, limits::PODS]);
     }
 
     #[test]

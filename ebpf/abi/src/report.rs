@@ -49,6 +49,8 @@ counters! {
     ConnectLeave = "connect", "leave";
     /// A connection that was handed to the tunnel.
     ConnectCaptured = "connect", "captured";
+    /// A connection that was handed to the tunnel because the table of the mesh, which is full, does not know its destination.
+    ConnectUnlisted = "connect", "unlisted";
     /// A connection of the agent inside a pod.
     ConnectAgent = "connect", "agent";
     /// Refused with EPERM: the table says so.

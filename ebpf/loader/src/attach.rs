@@ -97,6 +97,7 @@ pub struct Kernel {
     pins: Pins,
     template: Option<Template>,
     log: Option<KernelLog>,
+    mesh_entries: u32,
     tables: Tables,
     listeners: Listeners,
     counts: Counts,
@@ -115,13 +116,13 @@ impl Kernel {
             return Err(Error::OtherVersion { path });
         }
         pins.create()?;
-        check_layouts(&pins)?;
+        check_layouts(settings, &pins)?;
         let mut ebpf = load_node(object, settings, &pins)?;
         let template = Template::new(object, &pins, &ebpf)?;
         let log = if settings.log { Some(KernelLog::open(&mut ebpf)?) } else { None };
         // The verifier has seen it before anything is attached; no pod has this cookie.
         template.load(Cookie(0))?;
-        let mut kernel = Self { template: Some(template), log, ..Self::from_pins(pins)? };
+        let mut kernel = Self { template: Some(template), log, ..Self::from_pins(settings, pins)? };
         for pod in kernel.pods()? {
             kernel.update_pod(pod)?;
         }
@@ -141,8 +142,8 @@ impl Kernel {
     /// Where nothing is pinned.
     pub fn open(settings: &Settings) -> Result<Self> {
         let pins = Pins::new(settings);
-        check_layouts(&pins)?;
-        Self::from_pins(pins)
+        check_layouts(settings, &pins)?;
+        Self::from_pins(settings, pins)
     }
 
     /// The directory on the bpf file system that is locked by whoever may change what is pinned for this node, in whatever
@@ -166,15 +167,25 @@ impl Kernel {
         Pins::new(settings).of_other_version()
     }
 
-    fn from_pins(pins: Pins) -> Result<Self> {
+    fn from_pins(settings: &Settings, pins: Pins) -> Result<Self> {
         Ok(Self {
             template: None,
             log: None,
+            mesh_entries: settings.mesh_entries,
             tables: Tables::open(&pins)?,
             listeners: Listeners::open(&pins)?,
             counts: Counts::open(&pins)?,
             pins,
         })
+    }
+
+    /// How many entries fit into a table.
+    #[must_use]
+    pub const fn capacity(&self, map: Map) -> u32 {
+        match map {
+            Map::Mesh => self.mesh_entries,
+            other => other.limit(),
+        }
     }
 
     /// Applies operations in the given order. Applying them again changes nothing more.
@@ -304,7 +315,7 @@ impl Kernel {
 }
 
 /// A pinned map is adopted only where it is what the programs expect: aya takes any.
-fn check_layouts(pins: &Pins) -> Result<()> {
+fn check_layouts(settings: &Settings, pins: &Pins) -> Result<()> {
     for map in Map::ALL {
         let path = pins.map(map);
         if !path.exists() {
@@ -312,11 +323,19 @@ fn check_layouts(pins: &Pins) -> Result<()> {
         }
         let info = MapInfo::from_pin(&path).map_err(Error::map("open", map.name()))?;
         let found = (info.key_size() as usize, info.value_size() as usize);
-        if found != map.sizes() || info.max_entries() != map.limit() {
+        if found != map.sizes() || info.max_entries() != capacity(settings, map) {
             return Err(Error::OtherLayout { path });
         }
     }
     Ok(())
+}
+
+/// How many entries a map is made with.
+const fn capacity(settings: &Settings, map: Map) -> u32 {
+    match map {
+        Map::Mesh => settings.mesh_entries,
+        other => other.limit(),
+    }
 }
 
 /// Loads the programs of the node, with their maps made or adopted. Nothing is attached.
@@ -324,6 +343,7 @@ fn load_node(object: &[u8], settings: &Settings, pins: &Pins) -> Result<Ebpf> {
     let marks = Wire(settings.marks);
     let mut loader = EbpfLoader::new();
     loader.default_map_pin_directory(pins.maps()).override_global("MARKS", &marks, true);
+    loader.map_max_entries(Map::Mesh.name(), capacity(settings, Map::Mesh));
     for map in Map::ALL {
         // Also for the map of socket storage, whose definition cannot ask for it.
         loader.map_pin_path(map.name(), pins.map(map));

@@ -39,6 +39,8 @@ pub struct Settings {
     pub cgroup_root: PathBuf,
     /// The bits of the firewall mark.
     pub marks: Marks,
+    /// Entries of the table of the mesh: [`underpass_abi::limits::MESH`], and fewer in a test. A pinned one must have as many.
+    pub mesh_entries: u32,
     /// Load the programs that say what they decide: [`Kernel::log`].
     pub log: bool,
 }

@@ -154,6 +154,7 @@ mod tests {
             instance: instance.to_owned(),
             cgroup_root: PathBuf::from("/cgroup"),
             marks: underpass_abi::Marks::DEFAULT,
+            mesh_entries: underpass_abi::limits::MESH,
             log: false,
         }
     }

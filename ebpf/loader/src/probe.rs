@@ -207,6 +207,7 @@ mod tests {
             instance: "node".to_owned(),
             cgroup_root: "/does/not/exist".into(),
             marks: underpass_abi::Marks::DEFAULT,
+            mesh_entries: underpass_abi::limits::MESH,
             log: false,
         };
         let missing = probe(&settings);

@@ -58,6 +58,16 @@ pub fn decide(world: &World, source: &Workload, to: IpAddr, trace: &mut impl Tra
     capture
 }
 
+/// The same where the kernel's table has no room for every address of the mesh: what it does not know is captured as well, and the
+/// tunnel asks the World. It passes on in plaintext what is not in the mesh, and refuses what is to be refused.
+#[must_use]
+pub fn of_full_table(capture: Capture) -> Capture {
+    match capture {
+        Capture::Leave(Left::DestinationNotEnrolled) => Capture::Tunnel,
+        same => same,
+    }
+}
+
 /// What happens to connections of enrolled pods to `to`, whoever they are (but `to` itself).
 #[must_use]
 pub fn destination(world: &World, to: IpAddr, trace: &mut impl Trace) -> Capture {

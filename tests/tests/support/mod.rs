@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use underpass_abi::Marks;
+use underpass_abi::{Marks, limits};
 use underpass_loader::Kernel;
 use underpass_tests::{
     apps::socket::Talk,
@@ -112,6 +112,7 @@ pub(crate) fn tables(mesh: &Mesh, node: &str) -> Result<Kernel> {
         instance: node.into(),
         cgroup_root: mesh.bed.node(node)?.cgroup().into(),
         marks: Marks::DEFAULT,
+        mesh_entries: limits::MESH,
         log: false,
     };
     Ok(Kernel::open(&settings)?)

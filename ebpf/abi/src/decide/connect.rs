@@ -6,7 +6,7 @@
 use super::{Tables, is_local};
 use crate::addr::{Address, CgroupId, Cookie, Port};
 use crate::flow::{Flow, Kind, Marks, PROTOCOL_MPTCP, PROTOCOL_TCP, TYPE_DGRAM, TYPE_STREAM};
-use crate::maps::{Destination, Phase};
+use crate::maps::{ANY_OTHER, Destination, Phase};
 use crate::report::Counter;
 
 /// A socket that is being created.
@@ -126,11 +126,13 @@ fn of_pod(tables: &impl Tables, phase: Phase, socket: &Connecting) -> (Kind, Cou
     if is_local(tables, socket.pod, &socket.destination) {
         return (Kind::LOCAL, Counter::ConnectLocal);
     }
-    match tables.destination(&socket.destination) {
+    let own = tables.destination(&socket.destination);
+    match own.or_else(|| tables.destination(&ANY_OTHER)) {
         None => (Kind::LEAVE, Counter::ConnectLeave),
         Some(Destination::REFUSE) => (Kind::DENIED, Counter::ConnectRefused),
         // It would not match the route on lo.
         Some(_) if socket.device != 0 => (Kind::DENIED, Counter::ConnectBoundDevice),
+        Some(_) if own.is_none() => (Kind::CAPTURED, Counter::ConnectUnlisted),
         // A value of another build is captured too: the tunnel decides.
         Some(_) => (Kind::CAPTURED, Counter::ConnectCaptured),
     }

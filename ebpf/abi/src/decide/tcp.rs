@@ -4,7 +4,7 @@
 //! so a connection that is found wrong here is marked as denied and [`super::egress`] drops its packets; its connect()
 //! hangs until the application's timeout.
 
-use super::{Tables, is_local, is_pod_address};
+use super::{Tables, destination, is_local, is_pod_address};
 use crate::addr::Cookie;
 use crate::flow::{Flow, Kind, Marks};
 use crate::maps::{Attestation, Phase, Tuple};
@@ -74,7 +74,7 @@ fn hand_off(tables: &impl Tables, pod: Cookie, tuple: &Tuple) -> BeforeSyn {
 #[inline(always)]
 fn captured(tables: &impl Tables, flow: &Flow, tuple: &Tuple) -> Option<Counter> {
     let as_decided = tuple.destination == flow.destination && tuple.destination_port == flow.port;
-    if !as_decided && tables.destination(&tuple.destination).is_some() {
+    if !as_decided && destination(tables, &tuple.destination).is_some() {
         return Some(Counter::SynRewritten);
     }
     if !is_pod_address(tables, flow.pod, &tuple.source) {
@@ -87,14 +87,14 @@ fn captured(tables: &impl Tables, flow: &Flow, tuple: &Tuple) -> Option<Counter>
 /// been released, the mesh is nothing to it.
 #[inline(always)]
 fn leaving(tables: &impl Tables, flow: &Flow, tuple: &Tuple) -> Option<Counter> {
-    let in_mesh = tables.destination(&tuple.destination).is_some();
+    let in_mesh = destination(tables, &tuple.destination).is_some();
     (in_mesh && tables.phase(flow.pod) == Some(Phase::ENROLLED)).then_some(Counter::SynRewritten)
 }
 
 /// It was to stay inside the pod. A source that is not the pod's would be taken for a client from outside.
 #[inline(always)]
 fn local(tables: &impl Tables, flow: &Flow, tuple: &Tuple) -> Option<Counter> {
-    if !is_local(tables, flow.pod, &tuple.destination) && tables.destination(&tuple.destination).is_some() {
+    if !is_local(tables, flow.pod, &tuple.destination) && destination(tables, &tuple.destination).is_some() {
         return Some(Counter::SynRewritten);
     }
     if !is_local(tables, flow.pod, &tuple.source) {
