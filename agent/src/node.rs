@@ -101,6 +101,7 @@ struct Node {
     wanted: BTreeSet<Identity>,
     applying: Waiting<Snapshot>,
     enrolling: Gate,
+    room: Gate,
     known: Known,
     follow: Follow,
     notify: Notify,
@@ -178,6 +179,8 @@ pub async fn run_in<D: DataPath + 'static>(
         Arc::new(pods::spawn(pods, pods::Meter::new(&registry)).map_err(failed("start the thread of the pods"))?);
 
     let enrolling = ready.gate("pods", "no World is applied yet");
+    let room = ready.gate("room for pods", "no pod is known yet");
+    room.open();
     let known = Known::new(&ready);
     let view = admin::View {
         node: config.node.as_str().into(),
@@ -221,6 +224,7 @@ pub async fn run_in<D: DataPath + 'static>(
         wanted: BTreeSet::new(),
         applying: Waiting::default(),
         enrolling,
+        room,
         known,
         follow,
         notify: Notify::new(std::env::var_os("NOTIFY_SOCKET").as_deref()),
@@ -316,6 +320,14 @@ impl Node {
                 drop(self.ztunnel.remove(&name, cookie.0));
                 self.want();
             }
+            Event::NoRoom(pods) => match pods.first() {
+                None => self.room.open(),
+                Some(first) => {
+                    let n = pods.len();
+                    self.room
+                        .close(format!("pod {first} is not in the mesh: the kernel's tables are full ({n} in all)"));
+                }
+            },
             Event::Applied(version) => {
                 tracing::info!(%version, "applied");
                 if self.follow.is_serving() {

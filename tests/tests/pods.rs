@@ -323,6 +323,7 @@ impl Tunnel {
     fn handle(&mut self, event: Event) -> Result<()> {
         match event {
             Event::Applied(version) => self.applied = version.0,
+            Event::NoRoom(pods) => bail!("no room for {pods:?}"),
             // It asks for no certificates.
             Event::Added(pod) => {
                 self.sight.added.push(pod.pod.name.to_string());

@@ -92,6 +92,12 @@ pub enum Error {
         /// The other's uid.
         other: String,
     },
+    /// The kernel's tables hold no more pods.
+    #[error("no room for another pod: the kernel's tables hold {limit}")]
+    NoRoom {
+        /// How many.
+        limit: u32,
+    },
     /// A socket, rule or namespace.
     #[error(transparent)]
     System(#[from] SystemError),

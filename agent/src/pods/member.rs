@@ -178,7 +178,14 @@ impl Member {
             return false;
         }
         match addresses(&self.netns) {
-            Ok(held) => std::mem::replace(&mut self.kernel.held, held) != self.kernel.held,
+            Ok(held) => {
+                let before = self.kernel.too_many();
+                let changed = std::mem::replace(&mut self.kernel.held, held) != self.kernel.held;
+                if let Some(addresses) = self.kernel.too_many().filter(|_| before.is_none()) {
+                    tracing::warn!(pod = %self.pod.name, addresses, "pod has more addresses than the kernel is told of");
+                }
+                changed
+            }
             Err(e) => {
                 tracing::warn!(pod = %self.pod.name, error = %e, "cannot list addresses");
                 false

@@ -33,7 +33,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use underpass_abi::{CgroupId, Cookie, Marks, Phase};
+use underpass_abi::{CgroupId, Cookie, Map, Marks, Phase};
 use underpass_core::{
     ObjectName, World,
     resolve::{Local, LocalPod},
@@ -111,6 +111,8 @@ pub enum Event {
     },
     /// The data path decides by this World now.
     Applied(Version),
+    /// These pods are not enrolled, because the kernel's tables hold no more; none: all are that can be.
+    NoRoom(Vec<ObjectName>),
 }
 
 /// Who is told.
@@ -142,7 +144,12 @@ pub struct Pods<D> {
     finder: cgroup::Finder,
     sink: Sink,
     applied: Option<Version>,
-    problem: Option<String>,
+    /// What was told last of pods for which there is no room.
+    no_room: Vec<ObjectName>,
+    /// What of the data path is not as it should be.
+    failures: sync::Failures,
+    /// After a failure: when what stands in the data path is read back, and the pause before.
+    reading: Option<(Instant, Duration)>,
     /// The data path may not be as World and pods want it.
     stale: bool,
     /// When to try again what failed about the data path, and to look for orphans.
@@ -177,7 +184,9 @@ impl<D: DataPath> Pods<D> {
             unsure: BTreeMap::new(),
             sink,
             applied: None,
-            problem: None,
+            no_room: Vec::new(),
+            failures: sync::Failures::new(),
+            reading: None,
             stale: true,
             look_again: now,
         })
@@ -234,8 +243,8 @@ impl<D: DataPath> Pods<D> {
             self.stale |= !actions.is_empty();
             let (due, done) = (plan::next_due(&actual), actions.is_empty());
             actions.into_iter().for_each(|action| self.act(action, now));
-            if self.stale || (looking && self.problem.is_some()) {
-                self.sync(&world);
+            if self.stale || (looking && !self.failures.is_empty()) {
+                self.sync(&world, now);
             }
             if done {
                 return due.map_or(self.look_again, |due| due.min(self.look_again));
@@ -284,12 +293,12 @@ impl<D: DataPath> Pods<D> {
             }
             Err(e) => {
                 let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures)).min(LONGEST_PAUSE);
-                let problem = e.to_string();
+                let (problem, no_room) = (e.to_string(), matches!(e, Error::NoRoom { .. }));
                 if failures == FAILURES_TO_WARN {
                     tracing::warn!(pod = %pod.name, problem, "pod cannot be enrolled");
                 }
                 let failures = failures.saturating_add(1);
-                self.pods.insert(uid, State::Waiting { again: now + pause, failures, problem });
+                self.pods.insert(uid, State::Waiting { again: now + pause, failures, problem, no_room });
             }
         }
     }
@@ -302,8 +311,16 @@ impl<D: DataPath> Pods<D> {
         let holder = self.pods.iter().find(|(_, state)| state.member().is_some_and(|m| m.kernel.cookie == cookie));
         match holder {
             Some((other, _)) => Err(Error::Shared { other: other.to_string() }),
-            None => Ok(member),
+            None => self.room_for(cookie).map(|()| member),
         }
+    }
+
+    /// A pod that did not fit would be let out uncaptured, or stop those behind it.
+    fn room_for(&self, pod: Cookie) -> Result<()> {
+        let members = self.pods.values().filter_map(State::member).map(|member| member.kernel.cookie);
+        let known: BTreeSet<Cookie> = self.there.cookies().chain(members).collect();
+        let limit = self.path.capacity(Map::Pods).min(self.path.capacity(Map::PodCgroups));
+        if known.contains(&pod) || known.len() < limit as usize { Ok(()) } else { Err(Error::NoRoom { limit }) }
     }
 
     /// Everything up to the tables: what is local, listeners, rules, routes, and last the program that steers.
@@ -355,7 +372,7 @@ impl<D: DataPath> Pods<D> {
         *again = now + RELEASE_PAUSE;
         let marks = self.settings.marks;
         if self.there.pod(member.kernel.cookie).is_some_and(|pod| pod.phase == Phase::ENROLLED) {
-            *problem = self.problem.clone(); // connections are still being captured
+            *problem = self.failures.get(&Some(member.kernel.cookie)).cloned(); // connections are still being captured
             return;
         }
         if now < *deadline && !*torn {
@@ -400,10 +417,7 @@ impl<D: DataPath> Pods<D> {
                 self.pods.remove(uid);
                 (self.sink)(Event::Removed { name, cookie });
             }
-            Err(e) => {
-                tracing::warn!(pod = %name, error = %e, "cannot purge");
-                self.problem = Some(e.to_string());
-            }
+            Err(e) => tracing::warn!(pod = %name, error = %e, "cannot purge"),
         }
     }
 }

@@ -192,6 +192,7 @@ impl<D: DataPath> Pods<D> {
             }
             let now = Instant::now();
             let due = if still { now + LOOK_AGAIN } else { self.turn(now) };
+            self.tell_no_room();
             meter.count(self.pods.values());
             meter.fill(&self.there, &self.path);
             for answer in asked {

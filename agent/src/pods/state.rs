@@ -8,7 +8,7 @@ use super::{member::Member, plan::Actual};
 /// Of one pod that something was done about.
 #[derive(Debug)]
 pub(super) enum State {
-    Waiting { again: Instant, failures: u32, problem: String },
+    Waiting { again: Instant, failures: u32, problem: String, no_room: bool },
     Enrolled(Box<Member>),
     Releasing { member: Box<Member>, deadline: Instant, torn: bool, again: Instant, problem: Option<String> },
 }

@@ -1,52 +1,90 @@
 //! The data path's tables, made what the World and this node's pods want. Its own file because [`super`] is about pods, and this
 //! about what stands in the tables, and of which World it is.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use underpass_abi::{Cookie, Map, Op};
+use underpass_abi::{ANY_OTHER, Cookie, Destination, Map, Op, Phase};
 use underpass_core::World;
 
-use super::{Event, Pods, State};
+use super::{Event, LOOK_AGAIN, Pods, State};
 use crate::{
     datapath::{self, DataPath},
     tables::{KernelPod, Tables, compile, compile_pods, diff, follow, ordered_for_room},
 };
+
+/// The longest pause between two looks at what stands in the data path while something fails.
+const LONGEST_READING: Duration = Duration::from_secs(60);
+
+/// What could not be done, by pod; under none, what is everybody's.
+pub(super) type Failures = BTreeMap<Option<Cookie>, String>;
 
 impl<D: DataPath> Pods<D> {
     pub(super) fn forget(&mut self, cookie: Cookie) {
         self.there.without_pod(cookie).iter().for_each(|op| self.there.apply(op));
     }
 
-    /// Makes the tables what World and pods want, and tells the tunnel about pods that they announce.
-    pub(super) fn sync(&mut self, world: &Arc<World>) {
+    /// Makes the tables what World and pods want, and tells the tunnel about pods that they announce. What fails about one pod
+    /// concerns that pod alone; it is tried again with the next look.
+    pub(super) fn sync(&mut self, world: &Arc<World>, now: Instant) {
+        self.read_back(now);
         let ops = self.missing(world);
         let was_cut = self.there.is_cut();
-        self.problem = self.change(&ops).err().map(|e| e.to_string());
-        self.stale = self.problem.is_some();
-        if let Some(problem) = &self.problem {
-            tracing::warn!(problem, "the data path is not as the World wants it");
-            return;
+        self.failures = self.apply_apart(&ops);
+        self.stale = false;
+        if self.failures.is_empty() {
+            self.reading = None;
+        } else {
+            self.reading.get_or_insert((now + LOOK_AGAIN, LOOK_AGAIN));
         }
-        self.finished = Some(Arc::clone(world));
-        if self.there.is_cut() != was_cut {
-            let capacity = self.path.capacity(Map::Mesh);
-            match was_cut {
-                false => tracing::warn!(capacity, "mesh table full: destinations that it does not know are captured"),
-                true => {
-                    tracing::info!(capacity, "mesh table has room again: destinations out of the mesh are left alone")
-                }
-            }
+        for (pod, problem) in &self.failures {
+            tracing::warn!(cookie = pod.map(|pod| pod.0), problem, "data path not as the World wants it");
         }
+        self.tell_of_room(was_cut);
         for state in self.pods.values_mut() {
             if let State::Enrolled(member) = state
+                && self.there.pod(member.kernel.cookie).is_some_and(|pod| pod.phase == Phase::ENROLLED)
                 && let Some(pod) = member.announce()
             {
                 (self.sink)(Event::Added(Box::new(pod)));
             }
         }
+        // Addresses of the mesh and agents are everybody's.
+        if self.failures.contains_key(&None) {
+            self.finished = None;
+            return;
+        }
+        self.finished = Some(Arc::clone(world));
         if self.applied != Some(world.version()) {
             self.applied = Some(world.version());
             (self.sink)(Event::Applied(world.version()));
+        }
+    }
+
+    fn tell_of_room(&self, was_cut: bool) {
+        let capacity = self.path.capacity(Map::Mesh);
+        match (was_cut, self.there.is_cut()) {
+            (false, true) => {
+                tracing::warn!(capacity, "mesh table full: destinations that it does not know are captured");
+            }
+            (true, false) => {
+                tracing::info!(capacity, "mesh table has room again: destinations out of the mesh are left alone");
+            }
+            _ => {}
+        }
+    }
+
+    /// After a failure, and ever more seldom: that what is thought to stand in the data path stands there.
+    fn read_back(&mut self, now: Instant) {
+        let Some((_, pause)) = self.reading.filter(|(at, _)| *at <= now) else { return };
+        let pause = pause.saturating_mul(2).min(LONGEST_READING);
+        self.reading = Some((now + pause, pause));
+        match self.path.contents() {
+            Ok(contents) => (self.there, self.finished) = (Tables::from_ops(&contents), None),
+            Err(error) => tracing::warn!(%error, "data path cannot be read back"),
         }
     }
 
@@ -71,16 +109,53 @@ impl<D: DataPath> Pods<D> {
         ordered_for_room(ops, &self.there, room)
     }
 
-    /// Changes the data path's tables. After a failure they are read back: some operations were applied.
+    /// Changes the data path's tables for one pod; stops at the first failure.
     pub(super) fn change(&mut self, ops: &[Op]) -> datapath::Result<()> {
-        match self.path.apply(ops) {
-            Ok(()) => ops.iter().for_each(|op| self.there.apply(op)),
-            Err(e) => {
-                self.finished = None;
-                self.there = Tables::from_ops(&self.path.contents()?);
-                return Err(e);
-            }
+        for op in ops {
+            self.path.apply(std::slice::from_ref(op))?;
+            self.there.apply(op);
         }
         Ok(())
+    }
+
+    /// Changes them for everybody: what fails stops nothing but what must not come before it. Tried once more at the end, when
+    /// what goes has made room.
+    pub(super) fn apply_apart(&mut self, ops: &[Op]) -> Failures {
+        if self.path.apply(ops).is_ok() {
+            ops.iter().for_each(|op| self.there.apply(op));
+            return Failures::new();
+        }
+        let left: Vec<Op> = self.try_each(ops).into_iter().map(|(op, _)| op).collect();
+        let left = self.try_each(&left).into_iter().rev();
+        left.filter_map(|(op, error)| Some((self.there.concerned(&op), error?.to_string()))).collect()
+    }
+
+    /// The operations that failed, with why, and those that had to wait for one of them.
+    fn try_each(&mut self, ops: &[Op]) -> Vec<(Op, Option<datapath::Error>)> {
+        let mut left: Vec<(Op, Option<datapath::Error>)> = Vec::new();
+        for op in ops {
+            if left.iter().any(|(other, _)| self.there.must_wait(op, other)) {
+                left.push((*op, None));
+                continue;
+            }
+            match self.path.apply(std::slice::from_ref(op)) {
+                Ok(()) => self.there.apply(op),
+                Err(error) => {
+                    left.push((*op, Some(error)));
+                    if matches!(op, Op::SetDestination(..)) {
+                        self.capture_all();
+                    }
+                }
+            }
+        }
+        left
+    }
+
+    /// An address of the mesh is missing. Where not even this can be done, it is tried again with the address.
+    fn capture_all(&mut self) {
+        let op = Op::SetDestination(ANY_OTHER, Destination::TUNNEL);
+        if !self.there.is_cut() && self.path.apply(&[op]).is_ok() {
+            self.there.apply(&op);
+        }
     }
 }

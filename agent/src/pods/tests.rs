@@ -1,9 +1,9 @@
 //! The shell without a kernel: what the World makes of the tables, and of pods that are not there (yet). Pods that are
 //! there need namespaces: the kernel level of tests/ has them.
 
-use std::sync::mpsc;
+use std::{net::IpAddr, os::fd::BorrowedFd, sync::mpsc};
 
-use underpass_abi::{Address, Map, Op, Pod};
+use underpass_abi::{Address, Destination, Full, ListenerKey, LocalKey, Locality, Map, Op, Pod};
 use underpass_core::{
     objects::{self, Batch, Change},
     resolve::Model,
@@ -13,7 +13,7 @@ use underpass_core::{
 use underpass_telemetry::metrics::Registry;
 
 use super::*;
-use crate::datapath::InMemory;
+use crate::datapath::{self, InMemory};
 
 struct Bench {
     pods: Pods<InMemory>,
@@ -21,18 +21,21 @@ struct Bench {
     events: mpsc::Receiver<Event>,
 }
 
-fn bench(path: InMemory, now: Instant) -> Bench {
-    let (sender, events) = mpsc::channel();
-    let settings = Settings {
+fn settings() -> Settings {
+    Settings {
         node: "node-1".into(),
         cgroup_root: "/nonexistent/underpass".into(),
         agents: vec![CgroupId(7)],
         marks: Marks::DEFAULT,
         drain: Duration::ZERO,
         keepalive: Keepalive::default(),
-    };
+    }
+}
+
+fn bench(path: InMemory, now: Instant) -> Bench {
+    let (sender, events) = mpsc::channel();
     let sink = Box::new(move |event| drop(sender.send(event)));
-    let pods = Pods::adopt(settings, path.clone(), now, sink).expect("adopted");
+    let pods = Pods::adopt(settings(), path.clone(), now, sink).expect("adopted");
     Bench { pods, path, events }
 }
 
@@ -194,22 +197,133 @@ fn what_a_dead_agent_left_of_a_living_pod_stays() {
 }
 
 #[test]
-fn a_full_table_is_reported_and_tried_again() {
+fn what_goes_makes_room_and_a_full_table_is_reported_and_tried_again() {
     let now = Instant::now();
-    let mut path = InMemory::new(Marks::DEFAULT);
-    let agents: Vec<_> =
-        (100..100 + u64::from(underpass_abi::limits::AGENTS)).map(|n| Op::SetAgent(CgroupId(n))).collect();
-    path.apply(&agents).expect("room");
+    let mut path = InMemory::new(Marks::DEFAULT).with_capacity(Map::Agents, 1);
+    path.apply(&[Op::SetAgent(CgroupId(100))]).expect("room");
     let mut bench = bench(path, now);
     bench.set(&of([]));
+    bench.pods.turn(now);
+    assert_eq!(bench.pods.problem(), None, "the agent before gave way");
+    assert!(matches!(bench.events.try_recv(), Ok(Event::Applied(_))));
+
+    let mut known = of([]);
+    known.apply(&Batch::default());
+    bench.set(&known);
+    bench.pods.set_agents(vec![CgroupId(7), CgroupId(8)]);
     bench.pods.turn(now);
     let problem = bench.pods.problem().expect("reported").to_owned();
     assert!(problem.contains("AGENTS is full"), "{problem}");
     assert!(bench.events.try_recv().is_err(), "not applied");
-    bench.path.clone().apply(&[Op::RemoveAgent(CgroupId(100))]).expect("removed");
+    bench.path.clone().apply(&[Op::RemoveAgent(CgroupId(7))]).expect("removed");
+    // It is read back that there is room again, and that one is missing.
+    bench.pods.set_agents(vec![CgroupId(8)]);
     bench.pods.turn(now + LOOK_AGAIN);
-    assert_eq!(bench.pods.problem(), None);
+    assert_eq!((bench.pods.problem(), sizes(&bench.path)), (None, [0, 0, 1]));
     assert!(matches!(bench.events.try_recv(), Ok(Event::Applied(_))));
+}
+
+/// One pod's operations fail: those of others are done, before and behind it, and so are its own that close.
+#[test]
+fn a_failure_of_one_pod_stops_no_other() {
+    let path = InMemory::new(Marks::DEFAULT).with_capacity(Map::Locals, 2).with_capacity(Map::Mesh, 1);
+    let mut bench = bench(path, Instant::now());
+    let ip = |n: u32| Address::from(std::net::Ipv4Addr::from(n));
+    let local = |pod, n| Op::SetLocal(LocalKey { pod: Cookie(pod), address: ip(n) }, Locality::POD);
+    let pod = |cookie| {
+        let pod = Pod { v4: ip(1), v6: Address::UNSPECIFIED, phase: Phase::ENROLLED };
+        Op::SetPod(Cookie(cookie), pod)
+    };
+    let ops = [local(1, 1), local(2, 2), local(2, 3), local(3, 4), pod(1), pod(2), pod(3)];
+    let failures = bench.pods.apply_apart(&ops);
+    assert_eq!(failures.keys().collect::<Vec<_>>(), [&Some(Cookie(2)), &Some(Cookie(3))], "{failures:?}");
+    assert_eq!(sizes(&bench.path)[1], 3);
+    // What goes makes room for what comes before it; a mesh that is missing an address is captured whole.
+    let key = LocalKey { pod: Cookie(1), address: ip(1) };
+    assert!(bench.pods.apply_apart(&[local(3, 4), Op::RemoveLocal(key)]).is_empty());
+    assert_eq!(Tables::from_ops(&bench.path.contents().expect("read")), bench.pods.there);
+}
+
+/// A data path that has no room for one address, whatever it holds.
+struct Refuses(InMemory, Address);
+
+impl DataPath for Refuses {
+    fn apply(&mut self, ops: &[Op]) -> datapath::Result<()> {
+        let refused = |op: &Op| matches!(op, Op::SetDestination(address, _) if *address == self.1);
+        let allowed = ops.split(refused).next().unwrap_or_default();
+        self.0.apply(allowed)?;
+        if allowed.len() == ops.len() { Ok(()) } else { Err(Full { map: Map::Mesh, limit: 0 }.into()) }
+    }
+
+    fn contents(&self) -> datapath::Result<Vec<Op>> {
+        self.0.contents()
+    }
+
+    fn attach_pod(&mut self, pod: Cookie, netns: BorrowedFd<'_>) -> datapath::Result<()> {
+        self.0.attach_pod(pod, netns)
+    }
+
+    fn detach_pod(&mut self, pod: Cookie) -> datapath::Result<()> {
+        self.0.detach_pod(pod)
+    }
+
+    fn pods(&self) -> datapath::Result<Vec<Cookie>> {
+        self.0.pods()
+    }
+
+    fn insert_listener(&mut self, key: ListenerKey, listener: BorrowedFd<'_>) -> datapath::Result<()> {
+        self.0.insert_listener(key, listener)
+    }
+
+    fn remove_listener(&mut self, key: &ListenerKey) -> datapath::Result<()> {
+        self.0.remove_listener(key)
+    }
+
+    fn purge(&mut self, pod: Cookie) -> datapath::Result<()> {
+        self.0.purge(pod)
+    }
+}
+
+#[test]
+fn an_address_that_cannot_be_set_is_captured_all_the_same() {
+    let address = |n: u8| Address::from(IpAddr::from([10, 0, 0, n]));
+    let path = InMemory::new(Marks::DEFAULT);
+    let now = Instant::now();
+    let mut pods = Pods::adopt(settings(), Refuses(path.clone(), address(2)), now, Box::new(drop)).expect("adopted");
+    let model = of([ambient("default/a", "10.0.0.1", ""), ambient("default/b", "10.0.0.2", "")]);
+    pods.set_world(Arc::new(model.world().clone()), model.local_pods("node-1").into());
+    let destination = |n: u8| {
+        path.with(|tables| underpass_abi::decide::destination(tables, &address(n)) == Some(Destination::TUNNEL))
+    };
+    pods.turn(now);
+    assert!(pods.problem().is_some() && (1..9).all(destination), "captured, as everything is");
+    pods.path.1 = address(99);
+    pods.turn(now + LOOK_AGAIN);
+    assert_eq!(pods.problem(), None);
+    assert!((1..3).all(destination) && !destination(3), "there is room again");
+}
+
+#[test]
+fn a_pod_beyond_what_the_tables_hold_is_not_enrolled_and_named() {
+    let path = InMemory::new(Marks::DEFAULT).with_capacity(Map::Pods, 1);
+    let mut bench = bench(path, Instant::now());
+    assert!(bench.pods.room_for(Cookie(1)).is_ok());
+    leftover(&mut bench.path.clone(), Cookie(1));
+    bench.pods.there = Tables::from_ops(&bench.path.contents().expect("read"));
+    assert!(bench.pods.room_for(Cookie(1)).is_ok(), "it has its room");
+    let error = bench.pods.room_for(Cookie(2)).expect_err("no room");
+    assert_eq!(error.to_string(), "no room for another pod: the kernel's tables hold 1");
+
+    bench.set(&of([ambient("default/a", "10.0.0.1", "")]));
+    let waiting = |no_room| State::Waiting { again: Instant::now(), failures: 1, problem: error.to_string(), no_room };
+    bench.pods.pods.insert("uid-default-a".into(), waiting(true));
+    bench.pods.tell_no_room();
+    bench.pods.tell_no_room();
+    let told: Vec<_> = bench.events.try_iter().collect();
+    assert!(matches!(&told[..], [Event::NoRoom(pods)] if pods[0].to_string() == "default/a"), "{told:?}");
+    bench.pods.pods.insert("uid-default-a".into(), waiting(false));
+    bench.pods.tell_no_room();
+    assert!(matches!(bench.events.try_recv(), Ok(Event::NoRoom(pods)) if pods.is_empty()));
 }
 
 #[test]
@@ -217,17 +331,14 @@ fn a_mesh_that_does_not_fit_is_applied_cut_and_heals_by_itself() {
     let now = Instant::now();
     let mut bench = bench(InMemory::new(Marks::DEFAULT).with_capacity(Map::Mesh, 4), now);
     let destination = |path: &InMemory, ip: [u8; 4]| {
-        let address = Address::from(std::net::IpAddr::from(ip));
+        let address = Address::from(IpAddr::from(ip));
         path.with(|tables| underpass_abi::decide::destination(tables, &address))
     };
     let object = |n: u8| objects::Object::from(ambient(&format!("default/p{n}"), &format!("10.0.0.{n}"), ""));
     let mut known = of([]);
-    for (many, entries, outside) in [
-        (3, 3, None),
-        (9, 4, Some(underpass_abi::Destination::TUNNEL)),
-        (7, 4, Some(underpass_abi::Destination::TUNNEL)),
-        (2, 2, None),
-    ] {
+    for (many, entries, outside) in
+        [(3, 3, None), (9, 4, Some(Destination::TUNNEL)), (7, 4, Some(Destination::TUNNEL)), (2, 2, None)]
+    {
         let change = |n| if n <= many { Change::Put(object(n)) } else { Change::Remove(object(n).key()) };
         known.apply(&Batch { changes: (1..10).map(change).collect() });
         let version = bench.set(&known);

@@ -4,9 +4,9 @@
 //! says who is in the mesh; which of this node's pods the kernel knows, and in which phase, is said by `crate::pods`, which
 //! has looked at their namespaces.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
-use underpass_abi::{Address, CgroupId, Cookie, Destination, LocalKey, Locality, Phase, Pod};
+use underpass_abi::{Address, CgroupId, Cookie, Destination, LocalKey, Locality, Phase, Pod, limits::POD_ADDRESSES};
 use underpass_core::{
     World,
     addr::is_loopback,
@@ -35,9 +35,21 @@ impl KernelPod {
     /// one first, connections that begin just then would be refused.
     pub fn localities(&self) -> impl Iterator<Item = (LocalKey, Locality)> + '_ {
         let key = |ip: &IpAddr| LocalKey { pod: self.cookie, address: (*ip).into() };
-        let others = self.held.iter().filter(|ip| !is_loopback(**ip) && !self.addresses.contains(ip));
-        let others = others.map(move |ip| (key(ip), Locality::OTHER));
+        let others: BTreeSet<&IpAddr> = self.others().collect();
+        let room = (POD_ADDRESSES as usize).saturating_sub(self.addresses.len());
+        let others = others.into_iter().take(room).map(move |ip| (key(ip), Locality::OTHER));
         others.chain(self.addresses.iter().map(move |ip| (key(ip), Locality::POD)))
+    }
+
+    fn others(&self) -> impl Iterator<Item = &IpAddr> {
+        self.held.iter().filter(|ip| !is_loopback(**ip) && !self.addresses.contains(ip))
+    }
+
+    /// How many addresses it has, where the kernel is not told of all of them: its own come first.
+    #[must_use]
+    pub fn too_many(&self) -> Option<usize> {
+        let all = self.addresses.len() + self.others().count();
+        (all > POD_ADDRESSES as usize).then_some(all)
     }
 }
 
@@ -256,6 +268,24 @@ pub(super) mod tests {
         let memory = tables_of(&world, &[local]);
         assert_eq!(kernel(&memory, Cookie(5), ip("10.0.0.2")), Answer::Local);
         assert_eq!(kernel(&memory, Cookie(5), ip("fe80::1")), Answer::Local);
+    }
+
+    #[test]
+    fn a_pod_may_add_what_it_likes_and_takes_no_other_pods_room() {
+        let own = vec![IpAddr::from([10, 0, 0, 1])];
+        let pod = |others: u32| KernelPod {
+            cookie: Cookie(5),
+            addresses: own.clone(),
+            held: (1..=others).map(|n| IpAddr::V4(n.saturating_add(0xc000_0000).into())).chain(own.clone()).collect(),
+            cgroup: CgroupId(50),
+            phase: Phase::ENROLLED,
+        };
+        for (others, entries, too_many) in [(255, 256, None), (256, 256, Some(257)), (70_000, 256, Some(70_001))] {
+            let pod = pod(others);
+            let localities: Vec<_> = pod.localities().collect();
+            assert_eq!((localities.len(), pod.too_many()), (entries, too_many));
+            assert_eq!(localities.iter().filter(|(_, locality)| *locality == Locality::POD).count(), 1);
+        }
     }
 
     #[test]

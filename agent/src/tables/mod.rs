@@ -5,6 +5,7 @@
 //! What must hold: [`Tables`] is everything that decides, so that equal tables decide equally; and following ends where
 //! compiling does. A table that is too small for the mesh captures what it does not know (`room`).
 
+mod apart;
 mod compile;
 mod diff;
 mod follow;

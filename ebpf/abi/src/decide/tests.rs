@@ -174,7 +174,7 @@ mod full {
             over_lo: 0,
         };
         let left = Flow { destination: tuple.destination, port: Port::from(80), ..Flow::bare(POD, Kind::LEAVE) };
-        let opening = super::super::tcp::Opening { pod: POD, tuple, flow: Some(left) };
+        let opening = Opening { pod: POD, tuple, flow: Some(left) };
         assert_eq!(tables.before_syn(&opening), BeforeSyn::Go);
         tables.apply(&[Op::SetDestination(ANY_OTHER, Destination::TUNNEL)]).expect("room");
         assert!(matches!(tables.before_syn(&opening), BeforeSyn::Deny(_, Counter::SynRewritten)));

@@ -1,0 +1,64 @@
+//! What an operation that failed means for the others: whose it is, and which must wait for it. Its own file because the rest of
+//! the room is about operations that succeed.
+//!
+//! What must hold: one that fails leaves more closed than it was to be, never less.
+
+use underpass_abi::{ANY_OTHER, Cookie, Op};
+
+use super::Tables;
+
+impl Tables {
+    /// The pod that an operation is about; none: it is everybody's.
+    #[must_use]
+    pub fn concerned(&self, op: &Op) -> Option<Cookie> {
+        match op {
+            Op::SetLocal(key, _) | Op::RemoveLocal(key) => Some(key.pod),
+            Op::SetPodCgroup(_, pod) | Op::SetPod(pod, _) | Op::RemovePod(pod) => Some(*pod),
+            Op::RemovePodCgroup(cgroup) => self.pod_cgroups.get(cgroup).copied(),
+            Op::SetAgent(_) | Op::RemoveAgent(_) | Op::SetDestination(..) | Op::RemoveDestination(_) => None,
+        }
+    }
+
+    /// Must `op` wait because `failed` has not come about? What decides about a pod goes after the pod, and what stands for
+    /// addresses that are missing goes when none is. Everything else closes, or makes room.
+    #[must_use]
+    pub fn must_wait(&self, op: &Op, failed: &Op) -> bool {
+        match (op, failed) {
+            (Op::RemoveLocal(_) | Op::RemovePodCgroup(_), Op::RemovePod(pod)) => self.concerned(op) == Some(*pod),
+            (Op::RemoveDestination(address), Op::SetDestination(..)) => *address == ANY_OTHER,
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use underpass_abi::{Address, CgroupId, Destination, LocalKey, Locality};
+
+    use super::*;
+
+    #[test]
+    fn who_waits_for_whom() {
+        let ip = |n: u32| Address::from(Ipv4Addr::from(n));
+        let key = |pod| LocalKey { pod: Cookie(pod), address: ip(1) };
+        let tables = Tables::from_ops(&[
+            Op::SetPodCgroup(CgroupId(10), Cookie(1)),
+            Op::SetPodCgroup(CgroupId(20), Cookie(2)),
+            Op::SetLocal(key(1), Locality::POD),
+        ]);
+        let check =
+            |op: Op, failed: Op, waits: bool| assert_eq!(tables.must_wait(&op, &failed), waits, "{op:?} {failed:?}");
+        let (gone, came) = (Op::RemovePod(Cookie(1)), Op::SetDestination(ip(9), Destination::TUNNEL));
+        check(Op::RemoveLocal(key(1)), gone, true);
+        check(Op::RemoveLocal(key(2)), gone, false);
+        check(Op::RemovePodCgroup(CgroupId(10)), gone, true);
+        check(Op::RemovePodCgroup(CgroupId(20)), gone, false);
+        check(Op::RemovePodCgroup(CgroupId(10)), came, false);
+        check(Op::RemoveDestination(ANY_OTHER), came, true);
+        check(Op::RemoveDestination(ip(1)), came, false);
+        check(Op::RemoveAgent(CgroupId(1)), Op::SetAgent(CgroupId(2)), false);
+        assert_eq!([gone, came].map(|op| tables.concerned(&op)), [Some(Cookie(1)), None]);
+    }
+}
