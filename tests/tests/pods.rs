@@ -62,6 +62,7 @@ underpass_tests::scenarios! {
     a_sandbox_that_ends_leaves_nothing,
     an_impostor_is_not_the_sandbox,
     secondary_addresses_are_kept_current,
+    addresses_without_end_concern_one_pod,
     an_agent_that_comes_back_finds_everything,
     what_a_failed_successor_took_down_is_put_right,
     pods_that_left_while_no_agent_ran_are_released,
@@ -774,6 +775,26 @@ fn secondary_addresses_are_kept_current(lab: &Lab) -> Result<()> {
     wait_until("new addresses are known", || Ok(agent.look()?.locals == before + 2))?;
     bed.app("default/a1")?.run("ip", &["addr", "del", "10.244.1.77/24", "dev", "eth0"])?;
     wait_until("an address that went is forgotten", || Ok(agent.look()?.locals == before + 1))
+}
+
+/// Root in a pod adds what it likes: it takes no room of others, who come and go as before, and is captured as before itself.
+fn addresses_without_end_concern_one_pod(lab: &Lab) -> Result<()> {
+    let (bed, mut agent, facts) = enrolled(lab, Duration::ZERO)?;
+    let others = agent.look()?.locals / 2;
+    let add = "for n in $(seq 1 250); do echo addr add 10.77.1.$n/32 dev lo; echo addr add fd77::$n/128 dev lo; done | ip -batch -";
+    bed.app("default/a1")?.run("/bin/sh", &["-c", add])?;
+    wait_until("as many as are known of one pod", || {
+        Ok(agent.look()?.locals == others + limits::POD_ADDRESSES as usize)
+    })?;
+    let problem = agent.status()?.into_iter().find_map(|(pod, _, problem)| (pod == "default/a1").then_some(problem));
+    ensure!(problem.flatten().is_some_and(|problem| problem.contains("addresses in its namespace")), "not named");
+    for to in both(&bed, "default/b1")? {
+        ensure!(who(&bed, "default/a1", (to, 8080))?.app == "tunnel", "{to}");
+    }
+    agent.world(&without(&facts, "default/a2"))?;
+    agent.wait_for("default/a2", "")?;
+    agent.world(&facts)?;
+    agent.wait_for("default/a2", "enrolled")
 }
 
 fn an_agent_that_comes_back_finds_everything(lab: &Lab) -> Result<()> {
