@@ -8,34 +8,42 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 use tracing::field::display;
-use underpass_loader::{Decision, KernelLog};
+use underpass_loader::{KernelLog, LogRecord};
 
 use crate::reports::verdict;
 
-/// Starts a thread that writes down what the programs say, until the process ends: it waits for them alone, and nothing waits
-/// for it.
+/// Starts a thread that writes the decisions down until the process ends. It waits for them alone, and nothing waits for it.
 ///
 /// # Errors
 /// Where no thread can be started.
-pub fn follow(mut log: KernelLog) -> io::Result<()> {
+pub fn follow(log: KernelLog) -> io::Result<()> {
+    let mut log = log.writing(write);
     let run = move || {
+        let _ends = Ends;
         loop {
             match poll(&mut [PollFd::new(log.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(error) => return tracing::error!(%error, "kernel log cannot be waited for: it ends here"),
-            }
-            for record in log.read() {
-                match record {
-                    Ok(decision) => write(&decision),
-                    Err(error) => tracing::warn!(%error, "kernel log cannot be read"),
-                }
+                Ok(_) | Err(Errno::EINTR) => log.read(),
+                Err(error) => return tracing::error!(%error, "kernel log cannot be waited for"),
             }
         }
     };
     std::thread::Builder::new().name("kernel-log".into()).spawn(run).map(drop)
 }
 
-fn write(decision: &Decision) {
+/// The thread ends, whatever ends it: a record that the library cannot read is a panic of its own.
+struct Ends;
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        tracing::error!("kernel log ends: decisions are no longer written down");
+    }
+}
+
+fn write(record: LogRecord) {
+    let decision = match record {
+        Ok(decision) => decision,
+        Err(error) => return tracing::warn!(%error, "kernel log cannot be read"),
+    };
     let address = |of: Option<SocketAddr>| of.map(display);
     tracing::info!(
         hook = decision.counter.hook(),

@@ -36,8 +36,10 @@ fn main() {
         if let Some(path) = &named {
             assert!(path.is_file(), "{} names {}, which is not a file", build.variable, path.display());
         }
+        // Beside an object that is named, one that was left by another build would decide otherwise.
+        let is_left_out = named.is_none() && BUILDS.iter().any(|other| env::var_os(other.variable).is_some());
         let object = named.unwrap_or_else(|| folder.join(build.file));
-        if object.is_file() {
+        if object.is_file() && !is_left_out {
             embed(&build, &object);
         } else {
             // A file that is missing would count as changed at every build; a folder that is there does not. Where it

@@ -45,7 +45,8 @@ impl Meter {
     #[must_use]
     pub fn new(registry: &Registry) -> Self {
         let pods = registry.gauge(&PODS);
-        let [waiting, enrolled, releasing] = ["waiting", "enrolled", "releasing"].map(|state| pods.with_label_values(&[state]));
+        let [waiting, enrolled, releasing] =
+            ["waiting", "enrolled", "releasing"].map(|state| pods.with_label_values(&[state]));
         let by_table = |family| {
             let gauges = registry.gauge(family);
             Tables::default().sizes().map(|(map, _)| (map, gauges.with_label_values(&[map.name()]))).into()

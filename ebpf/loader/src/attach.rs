@@ -118,7 +118,7 @@ impl Kernel {
         pins.create()?;
         check_layouts(settings, &pins)?;
         let mut ebpf = load_node(object, settings, &pins)?;
-        let template = Template::new(object, &pins, &ebpf)?;
+        let template = Template::new(object, &pins, settings.log.then_some(&ebpf))?;
         let log = if settings.log { Some(KernelLog::open(&mut ebpf)?) } else { None };
         // The verifier has seen it before anything is attached; no pod has this cookie.
         template.load(Cookie(0))?;

@@ -1,5 +1,5 @@
-//! What the kernel programs say of what they decide, where they are the build that does: read from the ring that aya-log's
-//! macros write.
+//! What the kernel programs write about their decisions, where they are the build that does: read from the ring that aya-log's
+//! macros fill.
 //!
 //! Its own file so that nothing else knows of that library. What must hold: the order of the numbers is that in which
 //! `underpass_programs::log` writes them.
@@ -7,7 +7,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use aya::Ebpf;
 use aya_log::EbpfLogger;
@@ -34,56 +34,60 @@ pub struct Decision {
 #[error("cannot read {0:?} of the kernel log: another build wrote it")]
 pub struct Unreadable(String);
 
-/// What was said: a decision, where it can be read.
-pub type Said = std::result::Result<Decision, Unreadable>;
+/// What a program has written: a decision, where it can be read.
+pub type LogRecord = std::result::Result<Decision, Unreadable>;
 
 /// The decisions, as they come. Readable when there are some.
-pub struct KernelLog(EbpfLogger<Queue>, Queue);
+pub struct KernelLog {
+    ring: EbpfLogger<Handler>,
+    handler: Handler,
+}
 
 impl fmt::Debug for KernelLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("KernelLog").field(&self.1).finish_non_exhaustive()
+        f.debug_struct("KernelLog").finish_non_exhaustive()
     }
 }
 
 impl AsFd for KernelLog {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.ring.as_fd()
     }
 }
 
 impl KernelLog {
     pub(crate) fn open(programs: &mut Ebpf) -> Result<Self> {
-        let queue = Queue::default();
-        Ok(Self(EbpfLogger::init_with_logger(programs, queue.clone())?, queue))
+        let handler = Handler::default();
+        Ok(Self { ring: EbpfLogger::init_with_logger(programs, handler.clone())?, handler })
     }
 
-    /// Everything that was said since it was read last.
-    pub fn read(&mut self) -> Vec<Said> {
-        self.0.flush();
-        std::mem::take(&mut *self.1.lock())
+    /// Each record goes to `write`, the first that is given here, as soon as it is read: nothing is kept, however fast they come.
+    #[must_use]
+    pub fn writing(self, write: fn(LogRecord)) -> Self {
+        self.handler.0.get_or_init(|| write);
+        self
+    }
+
+    /// Reads until there is no more.
+    pub fn read(&mut self) {
+        self.ring.flush();
     }
 }
 
 /// Takes the place of a program's logger: aya-log knows no other way to hand records on.
 #[derive(Clone, Debug, Default)]
-struct Queue(Arc<Mutex<Vec<Said>>>);
+struct Handler(Arc<OnceLock<fn(LogRecord)>>);
 
-impl Queue {
-    /// Nothing is left half-done where a holder of the lock panics.
-    fn lock(&self) -> MutexGuard<'_, Vec<Said>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Log for Queue {
+impl Log for Handler {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
         true
     }
 
     fn log(&self, record: &Record<'_>) {
         let text = record.args().to_string();
-        self.lock().push(decision(&text).ok_or(Unreadable(text)));
+        if let Some(write) = self.0.get() {
+            write(decision(&text).ok_or(Unreadable(text)));
+        }
     }
 
     fn flush(&self) {}

@@ -23,7 +23,7 @@ use std::path::PathBuf;
 
 pub use attach::{Foreign, Kernel, foreign_connect_programs};
 pub use error::{Error, Result};
-pub use kernel_log::{Decision, KernelLog, Said, Unreadable};
+pub use kernel_log::{Decision, KernelLog, LogRecord, Unreadable};
 pub use object::object;
 pub use probe::{Missing, Need, probe};
 use underpass_abi::Marks;

@@ -52,9 +52,9 @@ pub(crate) struct Template {
 }
 
 impl Template {
-    /// Resolves the pinned maps, and those that `node`, the programs of the node, were loaded with and nobody pins: the log
-    /// and the texts of a build that has one.
-    pub(crate) fn new(object: &[u8], pins: &Pins, node: &Ebpf) -> Result<Self> {
+    /// Resolves the pinned maps. Of a build with a log also those of `logging`, the programs of the node, that are not pinned: the
+    /// log and its texts. Any other build has no static data here.
+    pub(crate) fn new(object: &[u8], pins: &Pins, logging: Option<&Ebpf>) -> Result<Self> {
         let mut object = Object::parse(object).map_err(ObjectError::from)?;
         let steer = object.programs.get(STEER).ok_or(ObjectError::NoProgram(STEER))?;
         let key = (steer.section_index, steer.address);
@@ -70,7 +70,7 @@ impl Template {
             let data = MapData::from_pin(pins.map(map)).map_err(Error::map("open", map.name()))?;
             open.push((map.name(), descriptor(&data, map.name())?));
         }
-        for (name, map) in node.maps() {
+        for (name, map) in logging.into_iter().flat_map(Ebpf::maps) {
             if let AyaMap::Array(data) | AyaMap::RingBuf(data) = map {
                 open.push((name, descriptor(data, "map of the log")?));
             }

@@ -26,6 +26,7 @@ pub struct CredentialStore {
 }
 
 /// What differs between one set of credentials and the next.
+#[must_use = "tunnels of identities that are gone have to end, and peers to be verified again"]
 #[derive(Debug)]
 pub struct Change {
     /// Identities that have no certificate any more: their tunnels end.
@@ -172,7 +173,8 @@ mod tests {
         let (kept, roots) = (Arc::clone(&first.own[&id(B)]), Arc::clone(&first.roots));
         let renewed = Arc::new(ca.credential(&Leaf::of(A)));
         let own = BTreeMap::from([(id(A), renewed), (id(B), kept)]);
-        store.exchange(&Arc::new(Credentials { roots, own }));
+        let change = store.exchange(&Arc::new(Credentials { roots, own }));
+        assert!(change.gone.is_empty());
         assert_eq!(store.configs.borrow().len(), 2, "those of b");
     }
 }

@@ -18,7 +18,8 @@ pub enum StringMatch {
 }
 
 impl StringMatch {
-    /// From its form in a policy. Every text is a pattern; a further star is an ordinary character, which the doors refuse.
+    /// From its form in a policy. Every text is a pattern; a further star is an ordinary character, which the
+    /// doors refuse in what L4 judges.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         if text == "*" {

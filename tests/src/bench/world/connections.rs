@@ -55,7 +55,7 @@ fn readers(subject: &Subject, layout: Layout, open: usize) -> Result<Vec<Entry>>
     Ok(vec![
         entry("no reader of", &|| std::thread::sleep(Duration::from_millis(200))),
         entry("a list of", &|| assert_eq!(subject.list(), open)),
-        entry("a scrape of", &|| assert!(subject.scrape() > 0)),
+        entry("a scrape of", &|| assert_eq!(subject.scrape(), open)),
     ])
 }
 

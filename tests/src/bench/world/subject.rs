@@ -276,10 +276,12 @@ impl Subject {
         self.ztunnel.connections().len()
     }
 
-    /// All metrics, as a scrape has them. Answers how many bytes they are.
+    /// All metrics, as a scrape has them. Answers how many connections they say are open.
     #[must_use]
     pub fn scrape(&self) -> usize {
-        self.registry.text().len()
+        let text = self.registry.text();
+        let open = text.lines().filter(|line| line.starts_with("underpass_connections_open{"));
+        open.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).sum()
     }
 
     /// The open connections, as an operator lists them. Answers how many they are.
