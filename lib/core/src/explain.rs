@@ -203,9 +203,6 @@ fn from_outside(known: Known<'_>, from: &Source, to: SocketAddr, steps: &mut Vec
     };
     let destination = match route::resolve(world, &caller, to, 0, steps) {
         Ok(destination) => destination,
-        Err(Reason::UnknownDestination) => {
-            return beyond::left_alone(known, from, &caller, to, steps).unwrap_or_else(neither);
-        }
         Err(reason) => return refused(None, reason),
     };
     if !destination.workload.as_ref().is_some_and(|w| w.is_enrolled()) {

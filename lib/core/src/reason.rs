@@ -28,8 +28,6 @@ pub enum Reason {
     /// The source address cannot be that of a remote client, or is the destination's own.
     BadSource,
 
-    /// No object has the destination's address any more.
-    UnknownDestination,
     /// More than one object claims the destination's address.
     AmbiguousAddress,
     /// The service has no such port.
@@ -93,7 +91,6 @@ impl Reason {
             Self::NeedsWaypoint(_) => "needs_waypoint",
             Self::PlaintextRefused => "plaintext_refused",
             Self::BadSource => "bad_source",
-            Self::UnknownDestination => "unknown_destination",
             Self::AmbiguousAddress => "ambiguous_address",
             Self::UnknownPort => "unknown_port",
             Self::NoEndpoint => "no_endpoint",

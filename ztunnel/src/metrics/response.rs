@@ -47,8 +47,7 @@ impl Flag {
             // Who called was not who may call; who was called was not who is meant to answer.
             Reason::Identity => Self::of_peer(direction),
             Reason::Tls(failure) if failure.refusal().is_about_the_peer() => Self::of_peer(direction),
-            Reason::UnknownDestination
-            | Reason::AmbiguousAddress
+            Reason::AmbiguousAddress
             | Reason::UnknownPort
             | Reason::NoEndpoint
             | Reason::NoLocalEndpoint

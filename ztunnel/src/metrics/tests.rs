@@ -399,7 +399,7 @@ fn a_pod_cannot_make_series_by_calling_around() {
     for n in 0..200 {
         let to = format!("198.51.100.{n}:{}", 1000 + n);
         let record = rig.record(Direction::Outbound, Path::None, "10.0.0.1:4000", &to);
-        rig.end(&record, Reason::UnknownDestination);
+        rig.end(&record, Reason::AmbiguousAddress);
         let from = format!("203.0.113.{n}:4000");
         let record = rig.record(Direction::Inbound, Path::Plaintext, &from, &format!("10.0.0.2:{}", 2000 + n));
         rig.end(&record, Reason::PlaintextRefused);

@@ -389,8 +389,12 @@ fn services_lead_to_endpoints_inside_and_outside_the_mesh() {
         is_reset(&mut mesh.captured("a", vip(3))).await;
         let refused = [("reason", "no_endpoint"), ("vip", "10.96.0.3:8080"), ("destination_address", "10.96.0.3:8080")];
         check(&mesh.line(&[("service", "default/nobody")]).await, &refused);
-        is_reset(&mut mesh.captured("a", "10.5.5.5:80".parse().unwrap())).await;
-        let line = mesh.line(&[("reason", "unknown_destination")]).await;
+        // What the World does not know is outside the mesh: it was captured because the kernel's table has no room for it.
+        let outside = "10.5.5.5:80".parse().unwrap();
+        mesh.echo(outside).await;
+        assert_eq!(converse(&mut mesh.captured("a", outside), b"hello").await, b"hello");
+        let line = mesh.line(&[OUT, ("path", "passthrough"), ("destination_address", "10.5.5.5:80")]).await;
+        check(&line, &[("reason", "finished")]);
         assert!(["service", "service_host", "vip"].iter().all(|key| line.get(*key).is_none()), "{line}");
         // Nor has a call of a pod's own address any of them.
         mesh.clear();

@@ -83,7 +83,7 @@ fn where_calls_go() {
     check("[fd00::2]:80", &["[fd00::2]:80 via [fd00::2]:15008 as r2"]);
     check("10.0.0.4:80", &["plain 10.0.0.4:80"]);
     check("10.0.0.5:80", &["refuse waypoint_missing"]);
-    check("192.0.2.1:80", &["refuse unknown_destination"]);
+    check("192.0.2.1:80", &["plain 192.0.2.1:80"]);
     // an external address is the service's, but only at the service's ports
     check("198.51.100.7:80", &["10.0.0.1:9080 via 10.0.0.1:15008 as r1", "10.0.0.2:9081 via 10.0.0.2:15008 as r2"]);
     check("198.51.100.7:22", &["plain 198.51.100.7:22"]);
