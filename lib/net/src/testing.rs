@@ -30,7 +30,7 @@ use crate::{
     tunnel::{Accepted, Charge, Early, Ended, Memory, Settings, Stream, Tally, Tunnel, TunnelEnd},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
     net::{TcpListener, TcpStream},
     sync::mpsc,
     task::{JoinHandle, LocalSet, spawn_local},
@@ -380,8 +380,8 @@ pub async fn echo(at: &str) -> SocketAddr {
 }
 
 /// Sends, ends its half, reads the answer to its end.
-pub async fn converse(app: &mut TcpStream, payload: &[u8]) -> io::Result<Vec<u8>> {
-    let (mut from, mut to) = app.split();
+pub async fn converse(app: &mut (impl AsyncRead + AsyncWrite + Unpin), payload: &[u8]) -> io::Result<Vec<u8>> {
+    let (mut from, mut to) = split(app);
     let mut answer = Vec::new();
     let sent = async {
         to.write_all(payload).await?;

@@ -21,7 +21,7 @@ use crate::{
     memory,
 };
 use underpass_net::testing::{
-    Application, Mesh, Server, carry, echo, last_word, pattern, request, reset, run, tcp_pair, until,
+    Application, Mesh, Server, carry, converse, echo, last_word, pattern, request, reset, run, tcp_pair, until,
 };
 
 /// A tunnel, and its server's end, which hands out what it is asked for.
@@ -42,19 +42,6 @@ async fn pair(tunnel: &Tunnel, asked: &mut mpsc::UnboundedReceiver<Accepted>) ->
     accepted.stream.respond(200, &Headers::new());
     near.response().await.expect("answered");
     (near, accepted.stream.into())
-}
-
-/// Sends, ends its half, reads the answer to its end.
-async fn converse(stream: ByteStream, payload: &[u8]) -> io::Result<Vec<u8>> {
-    let (mut from, mut to) = split(stream);
-    let mut answer = Vec::new();
-    let sent = async {
-        to.write_all(payload).await?;
-        to.shutdown().await
-    };
-    let (sent, read) = tokio::join!(sent, from.read_to_end(&mut answer));
-    sent.and(read)?;
-    Ok(answer)
 }
 
 /// What is inside an error.
@@ -81,7 +68,7 @@ fn what_is_sent_comes_back_from_an_application() {
         let (tunnel, server) = mesh.pair().await;
         let target = echo("127.0.0.1:0").await;
         for size in [0, 1, 255, 16_384, 65_535, 65_536, 65_537, 1_000_000, 5_000_000] {
-            let answer = converse(open(&tunnel, target), &pattern(size)).await.expect("answered");
+            let answer = converse(&mut open(&tunnel, target), &pattern(size)).await.expect("answered");
             assert!(answer == pattern(size), "{size} bytes");
         }
         until("no stream is left", || tunnel.open_streams() + server.tunnel().open_streams() == 0).await;
@@ -96,13 +83,13 @@ fn what_is_sent_comes_back_from_a_program() {
             let mesh = if short_lived_keys { Mesh::with_short_lived_keys() } else { Mesh::new() };
             let (tunnel, _server, mut asked) = asked(&mesh).await;
             for size in [0, 1, 65_537, 3_000_000] {
-                let (near, far) = pair(&tunnel, &mut asked).await;
+                let (mut near, far) = pair(&tunnel, &mut asked).await;
                 let answering = spawn_local(async move {
                     let (mut from, mut to) = split(far);
                     copy(&mut from, &mut to).await.expect("all of it");
                     to.shutdown().await.expect("ended");
                 });
-                assert!(converse(near, &pattern(size)).await.expect("answered") == pattern(size), "{size} bytes");
+                assert!(converse(&mut near, &pattern(size)).await.expect("answered") == pattern(size), "{size} bytes");
                 answering.await.expect("no panic");
             }
             until("nothing is held", || mesh.share.used() == 0).await;
@@ -118,7 +105,7 @@ fn with_a_server_of_the_h2_crate() {
             let tunnel = mesh.tunnel(serve(&mesh, manner).await);
             for size in [0, 1, 255, 65_535, 400_000] {
                 let payload = pattern(if manner.window < 1000 { size.min(5_000) } else { size });
-                let answer = converse(open(&tunnel, "10.0.0.1:9080"), &payload).await.expect("answered");
+                let answer = converse(&mut open(&tunnel, "10.0.0.1:9080"), &payload).await.expect("answered");
                 assert!(answer == payload, "{}: {size} bytes", manner.name);
                 until("the stream is gone", || tunnel.open_streams() == 0).await;
             }
