@@ -81,7 +81,7 @@ fn dial(mesh: &Mesh, client: &str, server: &str, way: Way, say: &str) -> Result<
 /// one finds.
 fn kept(mesh: &Mesh, node: &str) -> Result<(BTreeMap<PathBuf, u64>, Vec<String>)> {
     let mut pins = BTreeMap::new();
-    list(&mesh.bed.lab().bpffs().join("underpass/v1").join(node), &mut pins)?;
+    list(&mesh.bed.lab().pins(node), &mut pins)?;
     ensure!(!pins.is_empty(), "nothing is pinned");
     let contents = tables(mesh, node)?.contents()?;
     let mut contents: Vec<_> =
@@ -468,7 +468,7 @@ fn mentions(mesh: &Mesh, node: &str, cookie: u64) -> Result<Vec<String>> {
     let contents = tables.contents()?.into_iter().filter(of).map(|op| format!("{op:?}"));
     let listeners = tables.listeners()?.into_iter().filter(|key| key.pod.0 == cookie).map(|key| format!("{key:?}"));
     let programs = tables.pods()?.into_iter().filter(|pod| pod.0 == cookie).map(|pod| format!("program of {pod:?}"));
-    let pin = mesh.bed.lab().bpffs().join("underpass/v1").join(node).join(format!("pods/{cookie:016x}"));
+    let pin = mesh.bed.lab().pins(node).join(format!("pods/{cookie:016x}"));
     let pin = pin.exists().then(|| pin.display().to_string());
     Ok(contents.chain(listeners).chain(programs).chain(pin).collect())
 }

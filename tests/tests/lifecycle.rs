@@ -514,8 +514,8 @@ fn cleaned_up(lab: &Lab) -> Result<()> {
     for pod in ["mesh/a", "mesh/a2"] {
         ensure!(traces(&mesh, pod)?.is_empty(), "{pod}: {}", traces(&mesh, pod)?);
     }
-    for left in ["underpass/v1/node-1", "underpass/locks/node-1"] {
-        ensure!(!lab.bpffs().join(left).exists(), "{left} is left");
+    for left in [lab.pins("node-1"), lab.bpffs().join("underpass/locks/node-1")] {
+        ensure!(!left.exists(), "{} is left", left.display());
     }
     // What was captured has ended, and what is still written to it goes nowhere.
     for waited in waiting {

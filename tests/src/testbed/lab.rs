@@ -55,6 +55,12 @@ impl Lab {
         Path::new(BPFFS)
     }
 
+    /// Where an agent of this build pins what it has of a node.
+    #[must_use]
+    pub fn pins(&self, node: &str) -> PathBuf {
+        self.bpffs().join(format!("underpass/v{}", underpass_abi::VERSION)).join(node)
+    }
+
     /// The scenario's cgroup; nodes are below it.
     #[must_use]
     pub fn cgroup(&self) -> &Path {
