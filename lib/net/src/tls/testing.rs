@@ -46,6 +46,7 @@ impl TimeProvider for ManualTime {
 /// Configurations whose keys are good for `records` records: they change in bulk.
 #[must_use]
 pub fn short_lived_keys(records: u64, time: Arc<ManualTime>) -> Configs {
+    #[allow(irrefutable_let_patterns, reason = "TLS 1.2 is there only where tests of this crate are built")]
     let SupportedCipherSuite::Tls13(original) = cipher_suite::TLS13_AES_128_GCM_SHA256 else {
         panic!("a TLS 1.3 suite");
     };

@@ -2,7 +2,6 @@
 
 use std::{rc::Rc, time::Duration};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use underpass_core::Reason;
 use underpass_identity::{
     Roots,
@@ -31,8 +30,7 @@ fn no_stream_begins_after_a_certificate_has_expired() {
             let server = mesh.serve_applications().await;
             let (pool, target) = (Rc::<Pool>::default(), echo("127.0.0.1:0").await);
             let mut old = pooled(&mesh, &pool, server.address, target).await;
-            old.app.write_u8(1).await.expect("sent");
-            assert_eq!(old.app.read_u8().await.expect("heard"), 1);
+            talk(&mut old.app).await;
             let tunnel = server.tunnel();
             let (before, after) = (now() + Duration::from_secs(599), now() + Duration::from_secs(600));
             assert_eq!(pool.with_room(before), 1);
@@ -40,8 +38,7 @@ fn no_stream_begins_after_a_certificate_has_expired() {
             // What is open goes on, and the tunnel is still known to those who check trust.
             pool.sweep();
             assert_eq!(pool.len(), 1);
-            old.app.write_u8(2).await.expect("sent");
-            assert_eq!(old.app.read_u8().await.expect("heard"), 2);
+            talk(&mut old.app).await;
             assert!(!tunnel.has_ended());
         });
     }
@@ -100,8 +97,7 @@ fn a_root_that_is_removed_takes_its_tunnels_along() {
             let server = mesh.serve_applications().await;
             let (pool, target) = (Rc::<Pool>::default(), echo("127.0.0.1:0").await);
             let mut call = pooled(&mesh, &pool, server.address, target).await;
-            call.app.write_u8(1).await.expect("sent");
-            assert_eq!(call.app.read_u8().await.expect("heard"), 1);
+            talk(&mut call.app).await;
             let both = |generation| {
                 let certificates = vec![mesh.ca.root(), TestCa::new("next").root()];
                 Roots::new(generation, certificates).expect("bundle")
@@ -109,8 +105,7 @@ fn a_root_that_is_removed_takes_its_tunnels_along() {
             // Another root beside it changes nothing, nor does the expiry of the leaf.
             let later = now() + Duration::from_secs(48 * 3600);
             check(&pool, &server, client, &both(2), later);
-            call.app.write_u8(2).await.expect("sent");
-            assert_eq!(call.app.read_u8().await.expect("heard"), 2);
+            talk(&mut call.app).await;
             check(&pool, &server, client, &TestCa::new("next").roots(3), now());
             assert!(last_word(&mut call.app).await.is_some(), "reset");
             let (near, far) = (call.ended().await, server.ended().await);
@@ -137,8 +132,7 @@ fn what_has_left_the_pool_is_still_checked() {
         let server = mesh.serve_applications().await;
         let (pool, target) = (Rc::<Pool>::default(), echo("127.0.0.1:0").await);
         let mut call = pooled(&mesh, &pool, server.address, target).await;
-        call.app.write_u8(1).await.expect("sent");
-        assert_eq!(call.app.read_u8().await.expect("heard"), 1);
+        talk(&mut call.app).await;
         server.tunnel().drain();
         until("the client knows", || pool.with_room(now()) == 0).await;
         let mut next = pooled(&mesh, &pool, server.address, target).await;
@@ -157,8 +151,7 @@ fn the_tunnels_of_an_identity_end_with_it() {
         let server = mesh.serve_applications().await;
         let (pool, target) = (Rc::<Pool>::default(), echo("127.0.0.1:0").await);
         let mut call = pooled(&mesh, &pool, server.address, target).await;
-        call.app.write_u8(1).await.expect("sent");
-        assert_eq!(call.app.read_u8().await.expect("heard"), 1);
+        talk(&mut call.app).await;
         let end = |uri: &str| pool.end(|key| key.source == id(uri), &TunnelEnd::Closed);
         assert!(end(CAROL).is_empty());
         assert_eq!(pool.len(), 1);
