@@ -116,13 +116,16 @@ pub fn run(config: &Config) -> Result<Report, Error> {
     };
     let mut report = Report::default();
     if Kernel::is_pinned(&settings) {
-        release(&settings, &mut report)?;
+        // Before there are tables no pod was enrolled.
+        if Kernel::has_tables(&settings)? {
+            release(&settings, &mut report)?;
+        }
         if report.left.is_empty() {
-            Kernel::open(&settings)?.remove()?;
+            Kernel::remove(&settings)?;
             report.removed = true;
         }
     }
-    if let Some(path) = Kernel::of_other_version(&settings)? {
+    if let Some(path) = Kernel::too_old(&settings)? {
         report.left.push(format!("{}: of another version; run the cleanup of the agent that made it", path.display()));
     }
     place.leave(lock);

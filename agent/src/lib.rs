@@ -8,7 +8,7 @@
 //! * [`node`]: all of these wired together, at some [`place`]. [`preflight`]: everything that can be wrong, before anything is changed.
 //! * [`handover`]: one agent serves a node, and another one takes over from it.
 //! * [`cleanup`]: everything that agents left on a node, taken away.
-//! * [`signals`], [`notify`]: who ends it, and who is told how it stands.
+//! * [`process`]: from the command line to the exit status. [`signals`], [`notify`]: who ends it, and who is told how it stands.
 //! * [`config`], [`admin`], [`reports`], [`metrics`], [`kernel_log`]: settings in, answers and numbers out. [`authority`]: the operator's command
 //!   about the embedded CA.
 
@@ -29,6 +29,7 @@ pub mod notify;
 pub mod place;
 pub mod pods;
 pub mod preflight;
+pub mod process;
 pub mod reports;
 pub mod signals;
 pub mod tables;

@@ -117,7 +117,7 @@ pub async fn run(
     levels: &Levels,
     stop: &mut Signals,
 ) -> Result<(), Error> {
-    let place = Place::kernel(&checked.kernel)?;
+    let place = Place::kernel(&checked.kernel, &checked.claim)?;
     run_in(place, running, checked, levels, stop).await
 }
 

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use underpass_abi::Marks;
 use underpass_loader::{Kernel, KernelLog};
 
-use crate::{pods::Event, reports::Counters};
+use crate::{pods::Event, preflight::Claimed, reports::Counters};
 
 /// Where a node stands.
 #[derive(Debug)]
@@ -30,12 +30,15 @@ pub struct Place<D> {
 }
 
 impl Place<Kernel> {
-    /// On this machine's kernel. From here on what is captured stays captured.
+    /// On this machine's kernel. From here on what is captured stays captured, and reaches the listeners that are taken over.
     ///
     /// # Errors
     /// Where the programs cannot be attached.
-    pub fn kernel(settings: &underpass_loader::Settings) -> Result<Self, underpass_loader::Error> {
-        let mut path = Kernel::attach(settings)?;
+    pub fn kernel(settings: &underpass_loader::Settings, claim: &Claimed) -> Result<Self, underpass_loader::Error> {
+        let mut path = match claim {
+            Claimed::Alone(_) => Kernel::attach(settings)?,
+            Claimed::From(_, inherited) => Kernel::follow(settings, inherited.tables, &inherited.keys())?,
+        };
         Ok(Self {
             kernel_log: path.log(),
             path,

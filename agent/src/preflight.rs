@@ -177,6 +177,15 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
     }
     // The lock is beside the pins.
     let kernel = kernel.filter(|_| missing.is_empty());
+    // An agent that runs and knows both versions can go back to this one.
+    match kernel.as_ref().map(underpass_loader::Kernel::unknown_version) {
+        Some(Ok(Some(version))) if !config.take_over => {
+            let found = chain(&underpass_loader::Error::UnknownVersion { version });
+            fault(found, "start the agent of that version, then this one with --take-over");
+        }
+        Some(Err(e)) => fault(chain(&e), "remove what is pinned there with `underpass-agent cleanup`"),
+        _ => {}
+    }
     if let Some(Err(e)) = kernel.as_ref().map(|kernel| pods::see_processes(&kernel.cgroup_root)) {
         fault(chain(&e), "run the agent in the host's PID namespace (hostPID: true)");
     }

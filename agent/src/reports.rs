@@ -7,7 +7,7 @@ use std::{
 };
 
 use underpass_abi::Counter;
-use underpass_loader::{Error, Kernel, Settings};
+use underpass_loader::{Counts, Error, Settings};
 use underpass_telemetry::metrics::{Family, Registry};
 
 static EVENTS: Family = Family::counter(
@@ -21,7 +21,7 @@ pub const FAMILIES: &[&Family] = &[&EVENTS];
 
 /// The kernel programs' counters.
 #[derive(Clone)]
-pub struct Counters(Option<Arc<Mutex<Kernel>>>);
+pub struct Counters(Option<Arc<Mutex<Counts>>>);
 
 impl fmt::Debug for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -35,7 +35,7 @@ impl Counters {
     /// # Errors
     /// Where nothing is attached.
     pub fn open(settings: &Settings) -> Result<Self, Error> {
-        Ok(Self(Some(Arc::new(Mutex::new(Kernel::open(settings)?)))))
+        Ok(Self(Some(Arc::new(Mutex::new(Counts::open(settings)?)))))
     }
 
     /// Of a data path that no kernel carries out.
@@ -61,9 +61,9 @@ impl Counters {
     }
 
     fn counts(&self) -> Vec<(Counter, u64)> {
-        let Some(kernel) = &self.0 else { return Vec::new() };
-        let kernel = kernel.lock().unwrap_or_else(PoisonError::into_inner);
-        kernel.counts().unwrap_or_default()
+        let Some(counts) = &self.0 else { return Vec::new() };
+        let counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.read().unwrap_or_default()
     }
 }
 

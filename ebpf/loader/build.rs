@@ -16,6 +16,7 @@ struct Build {
     path: &'static str,
 }
 
+/// What is embedded.
 const BUILDS: [Build; 2] = [
     Build { variable: "UNDERPASS_EBPF", file: "underpass-programs", cfg: "underpass_object", path: "UNDERPASS_OBJECT" },
     Build {
@@ -26,21 +27,30 @@ const BUILDS: [Build; 2] = [
     },
 ];
 
+/// What a build of the version after this one embeds.
+const NEXT: [Build; 1] = [Build {
+    variable: "UNDERPASS_EBPF_NEXT",
+    file: "underpass-programs-next",
+    cfg: "underpass_object",
+    path: "UNDERPASS_OBJECT",
+}];
+
 fn main() {
+    let builds: &[Build] = if env::var_os("CARGO_FEATURE_NEXT").is_some() { &NEXT } else { &BUILDS };
+    println!("cargo::rustc-check-cfg=cfg(underpass_object, underpass_log_object)");
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
     let folder = manifest.join("../../target/ebpf");
-    for build in BUILDS {
-        println!("cargo::rustc-check-cfg=cfg({})", build.cfg);
+    for build in builds {
         println!("cargo::rerun-if-env-changed={}", build.variable);
         let named = env::var_os(build.variable).map(PathBuf::from);
         if let Some(path) = &named {
             assert!(path.is_file(), "{} names {}, which is not a file", build.variable, path.display());
         }
         // Beside an object that is named, one that was left by another build would decide otherwise.
-        let is_left_out = named.is_none() && BUILDS.iter().any(|other| env::var_os(other.variable).is_some());
+        let is_left_out = named.is_none() && builds.iter().any(|other| env::var_os(other.variable).is_some());
         let object = named.unwrap_or_else(|| folder.join(build.file));
         if object.is_file() && !is_left_out {
-            embed(&build, &object);
+            embed(build, &object);
         } else {
             // A file that is missing would count as changed at every build; a folder that is there does not. Where it
             // cannot be made (a read-only tree) that is all that is lost.

@@ -225,7 +225,7 @@ fn agent(start: Start, io: &mut Io) -> Result<()> {
                 io.send(&())?;
             }
             Order::Remove => {
-                Kernel::open(&settings)?.remove()?;
+                Kernel::remove(&settings)?;
                 io.send(&())?;
             }
             Order::Measure(pod, to) => {

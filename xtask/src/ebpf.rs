@@ -39,15 +39,18 @@ struct Build {
     features: &'static [&'static str],
 }
 
-/// The one that an agent loads, and the one that `--kernel-log` loads.
-const BUILDS: [Build; 2] = [
+/// The one that an agent loads, the one that `--kernel-log` loads, and the one that tests upgrade to.
+const BUILDS: [Build; 3] = [
     Build { object: "underpass-programs", features: &[] },
     Build { object: "underpass-programs-log", features: &[LOG] },
+    Build { object: "underpass-programs-next", features: &[NEXT] },
 ];
 /// The cargo feature by which the programs say what they decide.
 const LOG: &str = "log";
+/// The cargo feature by which programs and agent are of the version after this one.
+pub(crate) const NEXT: &str = "next";
 
-/// Builds the kernel programs, both builds of them.
+/// Builds the kernel programs, every build of them.
 pub(crate) fn build(workspace: &Workspace) -> Result<()> {
     let compiler = choose()?;
     let linker = bpf_linker::ensure(workspace, &compiler.llvm()?)?;
@@ -164,7 +167,7 @@ pub(crate) fn host_cargo(workspace: &Workspace) -> Result<Cmd> {
     Ok(workspace.nested_cargo(&workspace.programs()).env("RUSTC", Path::new(rustc.trim()).join("bin/rustc")))
 }
 
-/// Host clippy for the kernel programs, both builds of them: `core` for BPF has no clippy of its own, the lints are the same.
+/// Host clippy for the kernel programs, every build of them: `core` for BPF has no clippy of its own, the lints are the same.
 pub(crate) fn host_clippy(workspace: &Workspace) -> Result<Vec<Cmd>> {
     let host = nested("rustc").args(["--print", "host-tuple"]).read()?;
     let of_build = |build: &Build| {

@@ -44,4 +44,16 @@ impl DataPath for Kernel {
     fn purge(&mut self, pod: Cookie) -> Result<()> {
         Ok(self.purge(pod)?)
     }
+
+    fn commit(&mut self) -> Result<()> {
+        Ok(self.commit()?)
+    }
+
+    fn restore(&mut self) -> Result<()> {
+        Ok(self.restore()?)
+    }
+
+    fn write_tables(&mut self, version: u32) -> Result<()> {
+        Ok(Kernel::write_tables(self, version)?)
+    }
 }

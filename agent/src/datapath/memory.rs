@@ -109,7 +109,7 @@ mod tests {
     fn purging_leaves_nothing_of_the_pod_and_everything_of_others() {
         let mut path = InMemory::new(Marks::DEFAULT);
         let file = std::fs::File::open("/proc/self/ns/net").expect("own namespace");
-        let pod = Pod { v4: Address::UNSPECIFIED, v6: Address::UNSPECIFIED, phase: Phase::ENROLLED };
+        let pod = Pod::new(Address::UNSPECIFIED, Address::UNSPECIFIED, Phase::ENROLLED);
         for cookie in [Cookie(1), Cookie(2)] {
             let key = ListenerKey { pod: cookie, direction: Direction::OUTBOUND };
             path.insert_listener(key, file.as_fd()).expect("room");

@@ -1,4 +1,4 @@
-//! What carries out decisions: the kernel, or the same decisions over hash maps in memory. Above it nobody knows which.
+//! What carries out decisions: the kernel, or the same decisions over hash maps in memory. Above it no code knows which.
 //!
 //! What must hold: every operation can be given again after a failure.
 
@@ -7,7 +7,7 @@ mod memory;
 
 use std::os::fd::BorrowedFd;
 
-use underpass_abi::{Cookie, Full, ListenerKey, Map, Op};
+use underpass_abi::{Cookie, Full, ListenerKey, Map, Op, VERSION};
 
 pub use memory::InMemory;
 pub use underpass_loader::Kernel;
@@ -65,4 +65,23 @@ pub trait DataPath: Send {
 
     /// Forgets everything of a sandbox that is gone.
     fn purge(&mut self, pod: Cookie) -> Result<()>;
+
+    /// This process alone is the agent: its version of the tables counts.
+    fn commit(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// A successor has not come to its end: this process decides again, by what stands in the tables of both.
+    fn restore(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Writes everything in the tables of this version, for a successor.
+    ///
+    /// # Errors
+    /// Where it knows this version alone, as in memory.
+    fn write_tables(&mut self, version: u32) -> Result<()> {
+        let error = underpass_loader::Error::UnknownVersion { version };
+        if version == VERSION { Ok(()) } else { Err(error.into()) }
+    }
 }

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Of every message here.
-pub(super) const PROTOCOL: u32 = 2;
+pub(super) const PROTOCOL: u32 = 3;
 
 /// One message; which descriptors come with it stands beside each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,8 @@ pub(super) enum Message {
         pods: usize,
         /// So many servers follow.
         servers: usize,
+        /// The version of the kernel tables in which everything stands: of the successor, or one that it knows.
+        tables: u32,
     },
     /// Of each of these network namespaces two listeners: outbound, inbound.
     Pods(Vec<u64>),
@@ -46,7 +48,7 @@ pub(super) enum Message {
 pub(super) struct Hello {
     /// [`PROTOCOL`].
     pub(super) protocol: u32,
-    /// [`underpass_abi::VERSION`]: of the tables that are pinned.
+    /// [`underpass_abi::VERSION`]: of the kernel tables by which it decides.
     pub(super) abi: u32,
     /// Whose pods.
     pub(super) node: String,
@@ -61,13 +63,17 @@ impl Hello {
         Self { protocol: PROTOCOL, abi: underpass_abi::VERSION, node: node.to_owned(), version }
     }
 
-    /// Why they cannot follow each other; nothing where they can.
-    pub(super) fn misfit(&self, other: &Self) -> Option<String> {
+    /// Why this one cannot follow `other`; nothing where it can. An earlier version's tables are read by the later agent, and
+    /// written by it on the way back, so only that one must know both: `is_known` says which `other` knows.
+    pub(super) fn misfit(&self, other: &Self, is_known: fn(u32) -> bool) -> Option<String> {
         if self.protocol != other.protocol {
             return Some(format!("it speaks hand-over protocol {}, not {}", self.protocol, other.protocol));
         }
-        if self.abi != other.abi {
-            return Some(format!("its kernel tables are of version {}, not {}", self.abi, other.abi));
+        if self.abi < other.abi && !is_known(self.abi) {
+            return Some(format!(
+                "its kernel tables are of version {}, which version {} does not know",
+                self.abi, other.abi
+            ));
         }
         (self.node != other.node).then(|| format!("it runs for node {}, not {}", self.node, other.node))
     }
@@ -89,19 +95,19 @@ mod tests {
     use super::*;
 
     fn hello() -> Hello {
-        Hello { protocol: 2, abi: 1, node: "n".into(), version: "0.1.0".into() }
+        Hello { protocol: 3, abi: 4, node: "n".into(), version: "0.1.0".into() }
     }
 
     /// As they are on the wire: whoever changes a line here changes [`PROTOCOL`].
     #[test]
     fn golden() {
-        assert_eq!(PROTOCOL, 2);
+        assert_eq!(PROTOCOL, 3);
         for (message, text) in [
-            (Message::Hello(hello()), r#"{"hello":{"protocol":2,"abi":1,"node":"n","version":"0.1.0"}}"#),
+            (Message::Hello(hello()), r#"{"hello":{"protocol":3,"abi":4,"node":"n","version":"0.1.0"}}"#),
             (Message::Refuse { why: "no".into() }, r#"{"refuse":{"why":"no"}}"#),
             (
-                Message::Offer { cgroup: 7, earlier: vec![5], pods: 2, servers: 3 },
-                r#"{"offer":{"cgroup":7,"earlier":[5],"pods":2,"servers":3}}"#,
+                Message::Offer { cgroup: 7, earlier: vec![5], pods: 2, servers: 3, tables: 4 },
+                r#"{"offer":{"cgroup":7,"earlier":[5],"pods":2,"servers":3,"tables":4}}"#,
             ),
             (Message::Pods(vec![1, u64::MAX]), r#"{"pods":[1,18446744073709551615]}"#),
             (Message::Servers, r#""servers""#),
@@ -111,9 +117,13 @@ mod tests {
             assert_eq!(String::from_utf8(message.encode()).unwrap(), text);
             assert_eq!(Message::decode(text.as_bytes()), Some(message));
         }
-        for text in
-            ["", "{}", "taken", r#""gone""#, r#"{"offer":{"cgroup":7,"earlier":[],"pods":2,"servers":3,"more":1}}"#]
-        {
+        for text in [
+            "",
+            "{}",
+            "taken",
+            r#""gone""#,
+            r#"{"offer":{"cgroup":7,"earlier":[],"pods":2,"servers":3,"tables":4,"more":1}}"#,
+        ] {
             assert_eq!(Message::decode(text.as_bytes()), None, "{text}");
         }
     }
@@ -123,12 +133,14 @@ mod tests {
         let check = |change: fn(&mut Hello), says: Option<&str>| {
             let mut other = hello();
             change(&mut other);
-            assert_eq!(other.misfit(&hello()).as_deref(), says);
+            assert_eq!(other.misfit(&hello(), |version| version >= 3).as_deref(), says);
         };
         check(|_| {}, None);
         check(|other| other.version = "9.9.9".into(), None);
-        check(|other| other.protocol = 3, Some("it speaks hand-over protocol 3, not 2"));
-        check(|other| other.abi = 2, Some("its kernel tables are of version 2, not 1"));
+        check(|other| other.protocol = 4, Some("it speaks hand-over protocol 4, not 3"));
+        check(|other| other.abi = 5, None);
+        check(|other| other.abi = 3, None);
+        check(|other| other.abi = 2, Some("its kernel tables are of version 2, which version 4 does not know"));
         check(|other| other.node = "m".into(), Some("it runs for node m, not n"));
     }
 }

@@ -2,17 +2,20 @@
 //!
 //! ```text
 //! successor                                            the agent that runs
-//! lock is taken: connect ---------- hello -----------> node, protocol, version of the tables alike? else refuse
+//! lock is taken: connect ---------- hello -----------> node and protocol alike, versions of tables known? else refuse
 //!                                                      STILL: it changes nothing in the kernel any more; it serves
+//!                                                      for an earlier version: writes that one's tables
 //! adopt what is pinned  <---- offer, lock, listeners --
+//! own tables, programs: [`underpass_loader::Kernel::follow`]
 //! both cgroups count as the agent
 //! first World applied ------------- taken -----------> it accepts no more, says GOAWAY, drains, judges, renews
 //! OWNER                 <---------- leaving -----------
+//! its version of the tables counts
 //! its cgroup counts no more <------- end of file ------ ended
 //! ```
 //! Who dies, or does not answer in time:
-//! - the successor before `taken`: the other one reads the tables again, puts right what the successor may have changed
-//!   about its pods, and goes on (STILL is over);
+//! - the successor before `taken`: the other one puts its programs back, reads the tables again, puts right what the successor may
+//!   have changed about its pods, and goes on (STILL is over);
 //! - the successor has not applied everything in time (`GIVE_UP`): it changes nothing from then on and ends, well before the
 //!   other one goes on (`APPLY`);
 //! - the agent that runs before `leaving`: the successor is the owner at once, if that process is really gone; if it lives
@@ -31,12 +34,12 @@ use std::{
     collections::BTreeMap,
     io,
     net::TcpListener,
-    os::fd::OwnedFd,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use underpass_abi::{CgroupId, Cookie};
+use underpass_abi::{CgroupId, Cookie, Direction, ListenerKey};
 use underpass_loader::Kernel;
 use underpass_net::passing::Wire;
 
@@ -195,6 +198,22 @@ pub struct Inherited {
     pub listeners: BTreeMap<Cookie, (TcpListener, TcpListener)>,
     /// Of the admin API, readiness, metrics, in any order.
     pub servers: Vec<TcpListener>,
+    /// The version of the kernel tables in which everything stands.
+    pub tables: u32,
+}
+
+impl Inherited {
+    /// The listeners, as the kernel is given them.
+    #[must_use]
+    pub fn keys(&self) -> Vec<(ListenerKey, BorrowedFd<'_>)> {
+        let mut keys = Vec::with_capacity(2 * self.listeners.len());
+        for (pod, (outbound, inbound)) in &self.listeners {
+            let key = |direction| ListenerKey { pod: *pod, direction };
+            keys.push((key(Direction::OUTBOUND), outbound.as_fd()));
+            keys.push((key(Direction::INBOUND), inbound.as_fd()));
+        }
+        keys
+    }
 }
 
 /// An agent before this one.
@@ -240,9 +259,9 @@ impl Successor {
         let until = Instant::now() + GIVE_UP;
         self.say(&Message::Hello(Hello::new(&self.node)))?;
         let (offer, with) = self.hear()?;
-        let (cgroup, earlier, pods, servers) = match &offer {
-            Message::Offer { cgroup, earlier, pods, servers } if with.len() == 1 + earlier.len() => {
-                (*cgroup, earlier, *pods, *servers)
+        let (cgroup, earlier, pods, servers, tables) = match &offer {
+            Message::Offer { cgroup, earlier, pods, servers, tables } if with.len() == 1 + earlier.len() => {
+                (*cgroup, earlier, *pods, *servers, *tables)
             }
             Message::Refuse { why } => return Err(Error::Refused { why: why.clone() }),
             other => return Err(strange(other)),
@@ -252,7 +271,7 @@ impl Successor {
         let process = self.process.try_clone().map_err(wired("watch the process behind"))?;
         let earlier = earlier.iter().zip(with).map(|(cgroup, process)| Earlier { cgroup: CgroupId(*cgroup), process });
         let before = std::iter::once(Earlier { cgroup: CgroupId(cgroup), process }).chain(earlier).collect();
-        let mut inherited = Inherited { lock, before, until, listeners: BTreeMap::new(), servers: Vec::new() };
+        let mut inherited = Inherited { lock, before, until, listeners: BTreeMap::new(), servers: Vec::new(), tables };
         while inherited.listeners.len() < pods || inherited.servers.len() < servers {
             match self.hear()? {
                 (Message::Pods(cookies), with) if with.len() == 2 * cookies.len() && !cookies.is_empty() => {

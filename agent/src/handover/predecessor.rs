@@ -35,13 +35,20 @@ pub struct Lending {
     pub pods: Vec<Lent>,
     /// The listeners of the admin API, readiness and metrics.
     pub servers: Vec<TcpListener>,
+    /// The version of the kernel tables in which everything stands.
+    pub tables: u32,
 }
 
 /// What the node is asked.
 #[derive(Debug)]
 pub enum Ask {
     /// Stand still and lend, or say why not.
-    Lend(oneshot::Sender<Result<Lending, String>>),
+    Lend {
+        /// The version of the successor's kernel tables.
+        tables: u32,
+        /// Takes what is lent.
+        answer: oneshot::Sender<Result<Lending, String>>,
+    },
     /// The successor failed: go on.
     GoOn,
     /// The successor serves: accept no more, and leave.
@@ -83,7 +90,9 @@ fn serve(wire: &Wire, own: &Hello, asks: &mpsc::UnboundedSender<Ask>) -> Result<
     wire.patience(INTRODUCE).map_err(wired("set up"))?;
     let (user, pid) = wire.peer().map_err(wired("look at"))?;
     let (Message::Hello(hello), _) = hear(wire)? else { return Err(Error::Answer { found: "no hello".into() }) };
-    let misfit = hello.misfit(own).or_else(|| (user != 0).then(|| format!("it belongs to user {user}")));
+    let misfit = hello
+        .misfit(own, underpass_loader::is_known)
+        .or_else(|| (user != 0).then(|| format!("it belongs to user {user}")));
     let refuse = |why: String| {
         tracing::warn!(pid, version = hello.version, why, "another agent is refused");
         wire.send(&Message::Refuse { why }.encode(), &[]).map(|()| false).map_err(wired("write to"))
@@ -93,7 +102,7 @@ fn serve(wire: &Wire, own: &Hello, asks: &mpsc::UnboundedSender<Ask>) -> Result<
     }
     tracing::info!(pid, version = hello.version, "another agent takes over");
     let (answer, lent) = oneshot::channel();
-    let _ = asks.send(Ask::Lend(answer)); // fails only while the process ends
+    let _ = asks.send(Ask::Lend { tables: hello.abi, answer }); // fails only while the process ends
     let lending = match lent.blocking_recv() {
         Ok(Ok(lending)) => lending,
         Ok(Err(why)) => return refuse(why),
@@ -124,6 +133,7 @@ fn lend(wire: &Wire, lending: &Lending) -> Result<(), Error> {
         earlier: lending.earlier.iter().map(|agent| agent.cgroup.0).collect(),
         pods: lending.pods.len(),
         servers: lending.servers.len(),
+        tables: lending.tables,
     };
     let processes = lending.earlier.iter().map(|agent| agent.process.as_fd());
     say(&offer, &std::iter::once(lending.lock.as_fd()).chain(processes).collect::<Vec<_>>())?;

@@ -68,6 +68,7 @@ fn lending(lock: &Lock, pods: usize) -> Lending {
         lock: lock.again().unwrap(),
         pods: pods.collect(),
         servers: vec![bound(), bound(), bound()],
+        tables: underpass_abi::VERSION,
     }
 }
 
@@ -95,7 +96,7 @@ fn everything_passes_and_the_lock_with_it() {
     let (lock, mut asked, _) = running(&place, 0);
     let names = |l: &TcpListener| l.local_addr().unwrap();
     let node = std::thread::spawn(move || {
-        let Some(Ask::Lend(answer)) = asked.blocking_recv() else { panic!("not asked to lend") };
+        let Some(Ask::Lend { answer, .. }) = asked.blocking_recv() else { panic!("not asked to lend") };
         let lent = lending(&lock, PODS);
         let pods: BTreeMap<_, _> =
             lent.pods.iter().map(|p| (Cookie(p.cookie), (names(&p.outbound), names(&p.inbound)))).collect();
@@ -145,7 +146,7 @@ fn a_successor_that_fails_lets_the_other_go_on() {
             }
             drop((successor, inherited));
         });
-        let Some(Ask::Lend(answer)) = asked.blocking_recv() else { panic!("not asked to lend") };
+        let Some(Ask::Lend { answer, .. }) = asked.blocking_recv() else { panic!("not asked to lend") };
         answer.send(Ok(lending(&lock, 1))).unwrap();
         assert!(matches!(asked.blocking_recv(), Some(Ask::GoOn)));
         asking.join().unwrap();
@@ -210,7 +211,7 @@ fn an_agent_that_cannot_lend_says_why_and_is_asked_nothing_more() {
     let (_lock, mut asked, _) = running(&place, 0);
     let successor = successor(&place);
     let asking = std::thread::spawn(move || successor.ask().unwrap_err().to_string());
-    let Some(Ask::Lend(answer)) = asked.blocking_recv() else { panic!("not asked to lend") };
+    let Some(Ask::Lend { answer, .. }) = asked.blocking_recv() else { panic!("not asked to lend") };
     answer.send(Err("no descriptor".into())).unwrap();
     assert_eq!(asking.join().unwrap(), "the agent that runs refuses: no descriptor");
     assert!(asked.try_recv().is_err());

@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::sync::mpsc;
-use underpass_abi::{CgroupId, Cookie, limits::AGENTS};
+use underpass_abi::{CgroupId, Cookie, VERSION, limits::AGENTS};
 use underpass_telemetry::admin::{AdminError, Limits, Listener, Router, Server, Unpublished};
 use underpass_ztunnel::Accepting;
 
@@ -139,8 +139,8 @@ impl Follow {
         Ok(())
     }
 
-    /// What a successor gets, but for the pods; or why it gets nothing.
-    fn lending(&self) -> Result<Lending, String> {
+    /// What a successor gets, with everything in this version of the kernel tables, but for the pods; or why it gets nothing.
+    fn lending(&self, tables: u32) -> Result<Lending, String> {
         if self.before.len() + 2 > AGENTS as usize {
             return Err(format!("{} agents before it drain still, and the kernel knows no more", self.before.len()));
         }
@@ -148,7 +148,7 @@ impl Follow {
             let lock = self.lock.as_ref().ok_or(io::ErrorKind::NotFound)?.again()?;
             let servers = self.sockets.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
             let earlier = self.before.iter().map(|agent| agent.again()).collect::<io::Result<_>>()?;
-            Ok(Lending { cgroup: self.own.0, earlier, lock, pods: Vec::new(), servers })
+            Ok(Lending { cgroup: self.own.0, earlier, lock, pods: Vec::new(), servers, tables })
         };
         copy().map_err(uncopied)
     }
@@ -266,9 +266,10 @@ impl Node {
                 self.follow.before.retain(|agent| agent.cgroup != cgroup);
                 self.pods.set_agents(self.follow.agents());
             }
-            Heard::Asked(Ask::Lend(answer)) => {
-                let lent = match self.follow.lending() {
-                    Ok(lending) => self.lend(lending).await.map_err(uncopied),
+            Heard::Asked(Ask::Lend { tables, answer }) => {
+                // A later version reads ours; for an earlier one we write its own.
+                let lent = match self.follow.lending(tables.min(VERSION)) {
+                    Ok(lending) => self.lend(lending).await,
                     Err(why) => Err(why),
                 };
                 let refused = lent.is_err();
@@ -293,13 +294,14 @@ impl Node {
     }
 
     /// Stands still, with the listeners of every pod for the successor.
-    async fn lend(&mut self, mut lending: Lending) -> io::Result<Lending> {
-        let still = self.pods.stand_still();
-        let _ = still.await; // a thread that is gone has ended the process
+    async fn lend(&mut self, mut lending: Lending) -> Result<Lending, String> {
+        let still = self.pods.stand_still_for(lending.tables).await;
         self.take_in();
         self.follow.stage = Stage::Lent;
+        // A thread that is gone has ended the process.
+        still.unwrap_or(Ok(())).map_err(|error| format!("its kernel tables cannot be written: {error}"))?;
         // All of them or none: what waits in a listener that is left out would be reset.
-        lending.pods = self.ztunnel.lend().await.into_iter().collect::<io::Result<_>>()?;
+        lending.pods = self.ztunnel.lend().await.into_iter().collect::<io::Result<_>>().map_err(uncopied)?;
         Ok(lending)
     }
 

@@ -19,6 +19,16 @@ impl<D: DataPath> Pods<D> {
     pub(super) fn own(&mut self) {
         self.until = None;
         self.look_again = Instant::now();
+        self.commit();
+    }
+
+    /// The tables of this agent's version count. What fails is tried again.
+    pub(super) fn commit(&mut self) {
+        let outcome = self.path.commit();
+        self.committed = outcome.is_ok();
+        if let Err(error) = outcome {
+            tracing::warn!(%error, "kernel tables of the earlier agent's version still count");
+        }
     }
 
     /// What an earlier agent left in the data path and nobody has claimed.
@@ -46,12 +56,13 @@ impl<D: DataPath> Pods<D> {
         }
     }
 
-    /// After standing still: somebody else may have changed the data path, and pods. `serving`: the listeners of the tunnel.
+    /// After standing still: a successor may have changed the data path, and pods. `serving`: the listeners of the tunnel.
     /// What is found of pods that came meanwhile is an earlier agent's, like any other.
     ///
     /// # Errors
-    /// The data path cannot be read; nothing has changed then.
+    /// The data path cannot be restored or read; it can be tried again.
     pub(super) fn go_on(&mut self, serving: &mut BTreeMap<Cookie, (TcpListener, TcpListener)>) -> Result<()> {
+        self.path.restore()?;
         let (contents, steered) = (self.path.contents()?, self.path.pods()?);
         (self.there, self.finished) = (Tables::from_ops(&contents), None);
         let members = self.pods.values().filter_map(State::member).map(|member| member.kernel.cookie);

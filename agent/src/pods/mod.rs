@@ -138,6 +138,8 @@ pub struct Pods<D> {
     inherited: BTreeMap<Cookie, (TcpListener, TcpListener)>,
     /// Nothing is changed from then on: the earlier agent may go on.
     until: Option<Instant>,
+    /// This agent's version of the tables counts, or it is not to yet.
+    committed: bool,
     /// Members that a successor which failed may have set up or taken down, with the listeners that the tunnel serves.
     unsure: BTreeMap<Cookie, Option<(TcpListener, TcpListener)>>,
     own: Netns,
@@ -181,6 +183,7 @@ impl<D: DataPath> Pods<D> {
             orphans,
             inherited: BTreeMap::new(),
             until: None,
+            committed: true,
             unsure: BTreeMap::new(),
             sink,
             applied: None,
@@ -230,6 +233,9 @@ impl<D: DataPath> Pods<D> {
         }
         if looking {
             self.put_right();
+        }
+        if looking && !self.committed {
+            self.commit();
         }
         let Some(world) = self.world.clone() else { return now + LOOK_AGAIN };
         let wanted = self.wanted();

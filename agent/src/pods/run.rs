@@ -17,7 +17,7 @@ use underpass_abi::{CgroupId, Cookie};
 use underpass_core::{World, resolve::LocalPod};
 
 use super::{FIRST_PAUSE, LOOK_AGAIN, Meter, PodStatus, Pods, State};
-use crate::datapath::DataPath;
+use crate::datapath::{self, DataPath};
 
 /// By pod: outbound, inbound.
 type Listeners = BTreeMap<Cookie, (TcpListener, TcpListener)>;
@@ -30,6 +30,7 @@ enum Command {
     ReleaseAll(mpsc::Sender<bool>, Instant),
     Hold(oneshot::Sender<()>),
     Still(oneshot::Sender<()>),
+    StillFor(u32, oneshot::Sender<datapath::Result<()>>),
     GoOn(Listeners),
     Stir,
     Own,
@@ -111,7 +112,14 @@ impl Handle {
         still
     }
 
-    /// Whoever was to take over has not; these listeners the tunnel serves.
+    /// The same, with everything in this version of the data path's tables.
+    pub fn stand_still_for(&self, tables: u32) -> oneshot::Receiver<datapath::Result<()>> {
+        let (done, still) = oneshot::channel();
+        self.send(Command::StillFor(tables, done));
+        still
+    }
+
+    /// The successor has not taken over; these listeners the tunnel serves.
     pub fn go_on(&self, serving: Listeners) {
         self.send(Command::GoOn(serving));
     }
@@ -172,6 +180,10 @@ impl<D: DataPath> Pods<D> {
                     Ok(Command::Still(done)) => {
                         still = true;
                         let _ = done.send(());
+                    }
+                    Ok(Command::StillFor(tables, done)) => {
+                        still = true;
+                        let _ = done.send(self.path.write_tables(tables));
                     }
                     Ok(Command::GoOn(serving)) => going_on = Some(serving),
                     Ok(Command::Stir) => still = false,

@@ -163,7 +163,7 @@ fn what_a_failed_successor_left_is_found_after_standing_still() {
 
 /// What an agent that was killed leaves of a pod: here, of a namespace in which nothing lives.
 fn leftover(path: &mut InMemory, cookie: Cookie) {
-    let pod = Pod { v4: Address::UNSPECIFIED, v6: Address::UNSPECIFIED, phase: Phase::ENROLLED };
+    let pod = Pod::new(Address::UNSPECIFIED, Address::UNSPECIFIED, Phase::ENROLLED);
     path.apply(&[Op::SetPodCgroup(CgroupId(50), cookie), Op::SetPod(cookie, pod)]).expect("room");
 }
 
@@ -231,7 +231,7 @@ fn a_failure_of_one_pod_stops_no_other() {
     let ip = |n: u32| Address::from(std::net::Ipv4Addr::from(n));
     let local = |pod, n| Op::SetLocal(LocalKey { pod: Cookie(pod), address: ip(n) }, Locality::POD);
     let pod = |cookie| {
-        let pod = Pod { v4: ip(1), v6: Address::UNSPECIFIED, phase: Phase::ENROLLED };
+        let pod = Pod::new(ip(1), Address::UNSPECIFIED, Phase::ENROLLED);
         Op::SetPod(Cookie(cookie), pod)
     };
     let ops = [local(1, 1), local(2, 2), local(2, 3), local(3, 4), pod(1), pod(2), pod(3)];

@@ -93,7 +93,7 @@ fn add(tables: &mut Tables, pod: &KernelPod) {
         let first = addresses.iter().copied().find(|ip| ip.is_ipv4() == v4);
         first.map_or(Address::UNSPECIFIED, Address::from)
     };
-    tables.pods.insert(*cookie, Pod { v4: of(true), v6: of(false), phase: *phase });
+    tables.pods.insert(*cookie, Pod::new(of(true), of(false), *phase));
 }
 
 #[cfg(test)]
@@ -261,10 +261,7 @@ pub(super) mod tests {
         let expected = [("10.0.0.1", Locality::POD), ("10.0.0.2", Locality::OTHER), ("fe80::1", Locality::OTHER)];
         assert_eq!(locals, expected.map(|(text, locality)| (ip(text), locality)));
         assert_eq!(tables.locals.len(), 3);
-        assert_eq!(
-            tables.pods[&Cookie(5)],
-            Pod { v4: ip("10.0.0.1").into(), v6: Address::UNSPECIFIED, phase: Phase::ENROLLED }
-        );
+        assert_eq!(tables.pods[&Cookie(5)], Pod::new(ip("10.0.0.1").into(), Address::UNSPECIFIED, Phase::ENROLLED));
         let memory = tables_of(&world, &[local]);
         assert_eq!(kernel(&memory, Cookie(5), ip("10.0.0.2")), Answer::Local);
         assert_eq!(kernel(&memory, Cookie(5), ip("fe80::1")), Answer::Local);

@@ -4,7 +4,8 @@
 //! run [`decide`] over maps, user space runs the same functions over hash maps ([`memory`]) and tests them there.
 //!
 //! What must hold: no layout has implicit padding, its size is asserted at compile time, its byte order is in its type;
-//! any change of a layout, a map or a meaning is a new [`VERSION`]. Pins of another version are refused, never migrated.
+//! any change of a layout, a map or a meaning is a new [`VERSION`]. A layout is what has a file in [`layout`]; there the reader of
+//! each earlier version stays.
 #![cfg_attr(not(any(test, feature = "std")), no_std)]
 #![cfg_attr(
     not(test),
@@ -14,6 +15,7 @@
 pub mod addr;
 pub mod decide;
 pub mod flow;
+pub mod layout;
 pub mod limits;
 pub mod maps;
 #[cfg(any(test, feature = "std"))]
@@ -27,5 +29,5 @@ pub use maps::{
 };
 pub use report::Counter;
 
-/// Of every layout, map and meaning in this crate; part of the path under which maps and links are pinned.
-pub const VERSION: u32 = 2;
+/// Of every layout, map and meaning in this crate; part of the path under which the tables are pinned.
+pub const VERSION: u32 = layout::current::VERSION;

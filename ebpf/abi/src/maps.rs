@@ -10,6 +10,8 @@ use crate::addr::{Address, CgroupId, Cookie, Port};
 use crate::flow::Flow;
 use crate::limits;
 
+pub use crate::layout::current::{Destination, Pod};
+
 /// Where a pod stands between enrolment and release.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,18 +22,6 @@ impl Phase {
     pub const ENROLLED: Self = Self(1);
     /// No new connection is captured; those that are stay, and what comes in still passes the tunnel.
     pub const RELEASING: Self = Self(2);
-}
-
-/// Value of `PODS`, keyed by the pod's [`Cookie`]: the pod is known to the kernel.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Pod {
-    /// The pod's IPv4 address in status.podIPs, else unspecified. For whoever reads the table; the kernel asks `LOCALS`.
-    pub v4: Address,
-    /// The pod's IPv6 address in status.podIPs, else unspecified.
-    pub v6: Address,
-    /// Enrolled or being released.
-    pub phase: Phase,
 }
 
 /// Key of `LOCALS`: an address that is local to a pod's namespace.
@@ -54,19 +44,6 @@ impl Locality {
     pub const POD: Self = Self(1);
     /// Secondary, link-local: it only ever makes traffic refused or local.
     pub const OTHER: Self = Self(2);
-}
-
-/// Value of `MESH`, keyed by [`Address`]: what becomes of a connection to it. An address that is not
-/// there is left alone, unless [`ANY_OTHER`] is there.
-#[repr(transparent)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Destination(u32);
-
-impl Destination {
-    /// Captured.
-    pub const TUNNEL: Self = Self(1);
-    /// connect() gets EPERM.
-    pub const REFUSE: Self = Self(2);
 }
 
 /// Key of `MESH` for every address that has no entry of its own: it is there while the table has no room for all. To connect()
@@ -120,12 +97,13 @@ pub struct Attestation {
     pub pod: Cookie,
 }
 
-const _: () = assert!(size_of::<Pod>() == 40 && align_of::<Pod>() == 8);
 const _: () = assert!(size_of::<LocalKey>() == 24 && size_of::<Locality>() == 4);
-const _: () = assert!(size_of::<Destination>() == 4 && size_of::<Attestation>() == 8);
+const _: () = assert!(size_of::<Attestation>() == 8);
 const _: () = assert!(size_of::<ListenerKey>() == 16 && size_of::<Tuple>() == 48);
 
 /// The maps that the kernel programs and user space share. All of them are pinned.
+///
+/// A later version that must remember more of a socket has a map of socket storage besides: [`Map::Flows`] stays as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Map {
     /// [`Cookie`] to [`Pod`].
@@ -192,6 +170,28 @@ impl Map {
             Self::Counts => limits::COUNTS,
             Self::Flows => 0,
         }
+    }
+
+    /// The version of the layout of a map that every version of the tables shares: open connections are in it, which go on
+    /// under the programs of another version. Nothing for a table that each version has for itself.
+    #[must_use]
+    pub const fn shared(self) -> Option<u32> {
+        match self {
+            Self::Attested | Self::Flows => Some(1),
+            _ => None,
+        }
+    }
+
+    /// User space fills it: what it holds follows from the World and from the pods of the node.
+    #[must_use]
+    pub const fn is_filled(self) -> bool {
+        matches!(self, Self::Pods | Self::Locals | Self::Mesh | Self::Agents | Self::PodCgroups)
+    }
+
+    /// Memory is taken for every entry that fits, not for those that are there.
+    #[must_use]
+    pub const fn is_preallocated(self) -> bool {
+        !matches!(self, Self::Locals | Self::Mesh)
     }
 
     /// Size of a key and of a value, in bytes: what a pinned map must have to be taken over.
@@ -270,6 +270,19 @@ impl Op {
             Self::RemovePodCgroup(_) => 7,
             Self::RemoveLocal(_) => 8,
             Self::RemoveAgent(_) => 9,
+        }
+    }
+
+    /// What takes out the entry that it sets or removes.
+    #[must_use]
+    pub const fn removal(&self) -> Self {
+        match *self {
+            Self::SetAgent(cgroup) => Self::RemoveAgent(cgroup),
+            Self::SetLocal(key, _) => Self::RemoveLocal(key),
+            Self::SetPodCgroup(cgroup, _) => Self::RemovePodCgroup(cgroup),
+            Self::SetDestination(address, _) => Self::RemoveDestination(address),
+            Self::SetPod(pod, _) => Self::RemovePod(pod),
+            removal => removal,
         }
     }
 

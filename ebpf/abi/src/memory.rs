@@ -268,7 +268,7 @@ mod tests {
     }
 
     fn pod(phase: Phase) -> Pod {
-        Pod { v4: address(1), v6: Address::UNSPECIFIED, phase }
+        Pod::new(address(1), Address::UNSPECIFIED, phase)
     }
 
     #[test]

@@ -72,11 +72,22 @@ pub enum Error {
         /// Which.
         path: PathBuf,
     },
-    /// Pins of another version are there.
-    #[error("{path} was pinned by another version of Underpass: run that version's `cleanup` first")]
-    OtherVersion {
-        /// Which.
+    /// What was pinned before versions could follow each other.
+    #[error(
+        "{path} was pinned by a version of Underpass that no other one can follow: run that version's `cleanup` first"
+    )]
+    TooOld {
+        /// Which directory.
         path: PathBuf,
+    },
+    /// Tables of a later version, or of one so early that its layout is forgotten.
+    #[error(
+        "the kernel tables are of version {version}, and this agent, which has version {}, does not know it",
+        underpass_abi::VERSION
+    )]
+    UnknownVersion {
+        /// Theirs.
+        version: u32,
     },
     /// The pinned programs are attached to another cgroup than the settings say.
     #[error("{path} is attached to another cgroup (id {found}): run `cleanup` first, or restore the setting")]

@@ -4,29 +4,35 @@
 //! verifiers. What it does not know: which pods there are and what may be reached; that comes as [`underpass_abi::Op`]s.
 //!
 //! What must hold: a program is attached only when all have been loaded; what captures is attached last and taken away
-//! first; what guards is taken away last; everything is pinned, under a path that carries [`underpass_abi::VERSION`], so
-//! that nothing opens when this process ends.
+//! first; what guards is taken away last; everything is pinned, so that nothing opens when this process ends; the tables of one
+//! version count, and another takes its place in one step.
 
-mod attach;
 mod error;
+mod foreign;
+mod kernel;
 mod kernel_log;
 mod link;
 mod listeners;
 mod object;
 mod pin;
 mod probe;
+mod programs;
 mod reports;
 mod sys;
 mod tables;
+mod version;
 
 use std::path::PathBuf;
 
-pub use attach::{Foreign, Kernel, foreign_connect_programs};
 pub use error::{Error, Result};
+pub use foreign::{Foreign, foreign_connect_programs};
+pub use kernel::Kernel;
 pub use kernel_log::{Decision, KernelLog, LogRecord, Unreadable};
 pub use object::object;
 pub use probe::{Missing, Need, probe};
-use underpass_abi::Marks;
+pub use reports::Counts;
+pub use tables::is_known;
+use underpass_abi::{Map, Marks};
 
 /// Where a node's kernel data path lives.
 #[derive(Clone, Debug)]
@@ -43,4 +49,14 @@ pub struct Settings {
     pub mesh_entries: u32,
     /// Load the programs that say what they decide: [`Kernel::log`].
     pub log: bool,
+}
+
+impl Settings {
+    /// How many entries a table is made with.
+    pub(crate) const fn capacity(&self, map: Map) -> u32 {
+        match map {
+            Map::Mesh => self.mesh_entries,
+            other => other.limit(),
+        }
+    }
 }

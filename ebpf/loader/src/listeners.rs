@@ -16,8 +16,9 @@ use crate::tables::{Wire, absent_is_removed, failed, open};
 pub(crate) struct Listeners(SockHash<MapData, Wire<ListenerKey>>);
 
 impl Listeners {
-    pub(crate) fn open(pins: &Pins) -> Result<Self> {
-        open(pins, Map::Listeners).map(Self)
+    /// Of one version's tables.
+    pub(crate) fn open(pins: &Pins, version: u32) -> Result<Self> {
+        open(&pins.map(version, Map::Listeners), Map::Listeners).map(Self)
     }
 
     /// Replaces the one that was there.

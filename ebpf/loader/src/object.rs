@@ -9,7 +9,7 @@ use aya::maps::{Map as AyaMap, MapData};
 use aya_obj::Object;
 use aya_obj::generated::bpf_insn;
 use underpass_abi::limits::TEMPLATE;
-use underpass_abi::{Cookie, Map};
+use underpass_abi::{Cookie, Map, VERSION};
 
 use crate::error::{Error, ObjectError, Result};
 use crate::pin::Pins;
@@ -18,7 +18,8 @@ use crate::sys;
 /// The program of which every pod has its own copy.
 pub(crate) const STEER: &str = "steer";
 
-/// The kernel programs as they were built: with `log` those that say what they decide.
+/// The kernel programs as they were built: with `log` those that say what they decide. A build of the version after this one has
+/// programs of its own, and none that log.
 ///
 /// # Errors
 /// [`Error::NoObject`] or [`Error::NoLogObject`] where user space was built without them.
@@ -67,7 +68,7 @@ impl Template {
 
         let mut open = Vec::new();
         for map in Map::ALL {
-            let data = MapData::from_pin(pins.map(map)).map_err(Error::map("open", map.name()))?;
+            let data = MapData::from_pin(pins.map(VERSION, map)).map_err(Error::map("open", map.name()))?;
             open.push((map.name(), descriptor(&data, map.name())?));
         }
         for (name, map) in logging.into_iter().flat_map(Ebpf::maps) {

@@ -1,13 +1,18 @@
-//! The tables in the kernel: operations are applied, contents are read back.
+//! The tables in the kernel: operations are applied, contents are read back; those of this build's version, and of each earlier
+//! one that it knows.
 //!
 //! What must hold: nothing is decided here; an operation that was applied can be applied again.
 #![allow(unsafe_code, reason = "values are handed to the kernel byte by byte")]
 
 use std::borrow::Borrow;
 use std::io;
+use std::os::fd::AsFd as _;
+use std::path::Path;
 
-use aya::maps::{HashMap, Map as AyaMap, MapData, MapError};
-use underpass_abi::{Address, CgroupId, Cookie, Destination, Full, LocalKey, Locality, Map, Marks, Op, Pod, Tuple};
+use aya::maps::{HashMap, Map as AyaMap, MapData, MapError, MapInfo};
+use aya_obj::generated::bpf_map_type;
+use underpass_abi::layout::{self, Layout};
+use underpass_abi::{Address, CgroupId, Cookie, Full, LocalKey, Locality, Map, Marks, Op, Tuple};
 
 use crate::error::{Error, Result};
 use crate::pin::Pins;
@@ -29,59 +34,133 @@ plain!(
     Address,
     CgroupId,
     Cookie,
-    Destination,
     LocalKey,
     Locality,
     Marks,
-    Pod,
     Tuple,
     underpass_abi::Attestation,
-    underpass_abi::ListenerKey
+    underpass_abi::ListenerKey,
+    layout::v3::Pod,
+    layout::v3::Destination
 );
+#[cfg(feature = "next")]
+plain!(layout::next::Pod, layout::next::Destination);
+
+/// The tables of one version that user space fills.
+pub(crate) trait Tables: Send {
+    /// Applies one operation; applied again it changes nothing.
+    fn apply(&mut self, op: &Op) -> Result<()>;
+
+    /// What is there, as the operations that would make it, by their rank.
+    fn contents(&self) -> Result<Vec<Op>>;
+
+    /// What takes a pod's cgroups and addresses out.
+    fn of_pod(&self, pod: Cookie) -> Result<Vec<Op>>;
+
+    /// How many addresses of the mesh fit.
+    fn mesh_entries(&self) -> u32;
+}
+
+/// What user space has to know of a version to read and write its tables.
+struct Known {
+    version: u32,
+    open: fn(&Pins) -> Result<Box<dyn Tables>>,
+    create: fn(&Pins, mesh_entries: u32) -> Result<()>,
+}
+
+const fn known<L: Layout + 'static>() -> Known
+where
+    Wire<L::Pod>: aya::Pod,
+    Wire<L::Destination>: aya::Pod,
+    L::Pod: Send,
+    L::Destination: Send,
+{
+    Known { version: L::VERSION, open: |pins| Ok(Box::new(Pinned::<L>::open(pins)?)), create: create::<L> }
+}
+
+/// This build's version, and each earlier one.
+const VERSIONS: &[Known] = &[
+    known::<layout::V3>(),
+    #[cfg(feature = "next")]
+    known::<layout::Next>(),
+];
+
+fn find(version: u32) -> Result<&'static Known> {
+    VERSIONS.iter().find(|known| known.version == version).ok_or(Error::UnknownVersion { version })
+}
+
+/// Can this build read and write the tables of this version?
+#[must_use]
+pub fn is_known(version: u32) -> bool {
+    find(version).is_ok()
+}
+
+/// Opens the pinned tables of a version.
+///
+/// # Errors
+/// [`Error::UnknownVersion`], or they cannot be opened.
+pub(crate) fn open_version(pins: &Pins, version: u32) -> Result<Box<dyn Tables>> {
+    (find(version)?.open)(pins)
+}
+
+/// Makes and pins the tables of a version, empty. Those that its programs alone need, it makes itself.
+///
+/// # Errors
+/// [`Error::UnknownVersion`], or a table cannot be made.
+pub(crate) fn create_version(pins: &Pins, version: u32, mesh_entries: u32) -> Result<()> {
+    (find(version)?.create)(pins, mesh_entries)
+}
 
 type Table<K, V> = HashMap<MapData, Wire<K>, V>;
 
-/// The tables that user space fills.
-pub(crate) struct Tables {
-    pods: Table<Cookie, Wire<Pod>>,
+/// Tables that are pinned.
+struct Pinned<L: Layout>
+where
+    Wire<L::Pod>: aya::Pod,
+    Wire<L::Destination>: aya::Pod,
+{
+    pods: Table<Cookie, Wire<L::Pod>>,
     locals: Table<LocalKey, Wire<Locality>>,
-    mesh: Table<Address, Wire<Destination>>,
+    mesh: Table<Address, Wire<L::Destination>>,
     agents: Table<CgroupId, u32>,
     pod_cgroups: Table<CgroupId, Wire<Cookie>>,
-    attested: Table<Tuple, Wire<underpass_abi::Attestation>>,
+    mesh_entries: u32,
 }
 
-/// Opens a pinned map as what aya knows about its kind.
-pub(crate) fn open<T>(pins: &Pins, map: Map) -> Result<T>
+impl<L: Layout> Pinned<L>
 where
-    T: TryFrom<AyaMap, Error = MapError>,
+    Wire<L::Pod>: aya::Pod,
+    Wire<L::Destination>: aya::Pod,
 {
-    MapData::from_pin(pins.map(map))
-        .and_then(AyaMap::from_map_data)
-        .and_then(T::try_from)
-        .map_err(Error::map("open", map.name()))
-}
-
-impl Tables {
-    pub(crate) fn open(pins: &Pins) -> Result<Self> {
+    fn open(pins: &Pins) -> Result<Self> {
+        let path = |map| pins.map(L::VERSION, map);
+        let mesh = MapInfo::from_pin(path(Map::Mesh)).map_err(Error::map("open", Map::Mesh.name()))?;
         Ok(Self {
-            pods: open(pins, Map::Pods)?,
-            locals: open(pins, Map::Locals)?,
-            mesh: open(pins, Map::Mesh)?,
-            agents: open(pins, Map::Agents)?,
-            pod_cgroups: open(pins, Map::PodCgroups)?,
-            attested: open(pins, Map::Attested)?,
+            pods: open(&path(Map::Pods), Map::Pods)?,
+            locals: open(&path(Map::Locals), Map::Locals)?,
+            mesh: open(&path(Map::Mesh), Map::Mesh)?,
+            agents: open(&path(Map::Agents), Map::Agents)?,
+            pod_cgroups: open(&path(Map::PodCgroups), Map::PodCgroups)?,
+            mesh_entries: mesh.max_entries(),
         })
     }
+}
 
-    pub(crate) fn apply(&mut self, op: &Op) -> Result<()> {
+impl<L: Layout> Tables for Pinned<L>
+where
+    Wire<L::Pod>: aya::Pod + Send,
+    Wire<L::Destination>: aya::Pod + Send,
+{
+    fn apply(&mut self, op: &Op) -> Result<()> {
         let map = op.map();
         match *op {
             Op::SetAgent(cgroup) => set(&mut self.agents, map, Wire(cgroup), 1),
             Op::SetLocal(key, locality) => set(&mut self.locals, map, Wire(key), Wire(locality)),
             Op::SetPodCgroup(cgroup, pod) => set(&mut self.pod_cgroups, map, Wire(cgroup), Wire(pod)),
-            Op::SetDestination(address, destination) => set(&mut self.mesh, map, Wire(address), Wire(destination)),
-            Op::SetPod(cookie, pod) => set(&mut self.pods, map, Wire(cookie), Wire(pod)),
+            Op::SetDestination(address, destination) => {
+                set(&mut self.mesh, map, Wire(address), Wire(destination.into()))
+            }
+            Op::SetPod(cookie, pod) => set(&mut self.pods, map, Wire(cookie), Wire(pod.into())),
             Op::RemovePod(cookie) => remove(&mut self.pods, map, Wire(cookie)),
             Op::RemoveDestination(address) => remove(&mut self.mesh, map, Wire(address)),
             Op::RemovePodCgroup(cgroup) => remove(&mut self.pod_cgroups, map, Wire(cgroup)),
@@ -90,38 +169,19 @@ impl Tables {
         }
     }
 
-    /// What is there, as the operations that would make it, by their rank.
-    pub(crate) fn contents(&self) -> Result<Vec<Op>> {
+    fn contents(&self) -> Result<Vec<Op>> {
         let mut ops = Vec::new();
         for key in self.agents.keys() {
             ops.push(Op::SetAgent(key.map_err(Error::map("read", Map::Agents.name()))?.0));
         }
         read(&self.locals, Map::Locals, |key, value| ops.push(Op::SetLocal(key, value.0)))?;
         read(&self.pod_cgroups, Map::PodCgroups, |key, value| ops.push(Op::SetPodCgroup(key, value.0)))?;
-        read(&self.mesh, Map::Mesh, |key, value| ops.push(Op::SetDestination(key, value.0)))?;
-        read(&self.pods, Map::Pods, |key, value| ops.push(Op::SetPod(key, value.0)))?;
+        read(&self.mesh, Map::Mesh, |key, value| ops.push(Op::SetDestination(key, value.0.into())))?;
+        read(&self.pods, Map::Pods, |key, value| ops.push(Op::SetPod(key, value.0.into())))?;
         Ok(ops)
     }
 
-    pub(crate) fn pods(&self) -> Result<usize> {
-        let keys: std::result::Result<Vec<_>, _> = self.pods.keys().collect();
-        Ok(keys.map_err(Error::map("read", Map::Pods.name()))?.len())
-    }
-
-    /// How many connections are attested.
-    pub(crate) fn attested(&self) -> Result<usize> {
-        let keys: std::result::Result<Vec<_>, _> = self.attested.keys().collect();
-        Ok(keys.map_err(Error::map("read", Map::Attested.name()))?.len())
-    }
-
-    /// Takes out what is left of a pod: its attestations, its cgroups, its addresses.
-    pub(crate) fn forget(&mut self, pod: Cookie) -> Result<()> {
-        let mut attested = Vec::new();
-        read(&self.attested, Map::Attested, |key, value: Wire<underpass_abi::Attestation>| {
-            if value.0.pod == pod {
-                attested.push(key);
-            }
-        })?;
+    fn of_pod(&self, pod: Cookie) -> Result<Vec<Op>> {
         let mut ops = Vec::new();
         read(&self.pod_cgroups, Map::PodCgroups, |key, value: Wire<Cookie>| {
             if value.0 == pod {
@@ -133,9 +193,73 @@ impl Tables {
                 ops.push(Op::RemoveLocal(key));
             }
         })?;
-        attested.into_iter().try_for_each(|key| remove(&mut self.attested, Map::Attested, Wire(key)))?;
-        ops.iter().try_for_each(|op| self.apply(op))
+        Ok(ops)
     }
+
+    fn mesh_entries(&self) -> u32 {
+        self.mesh_entries
+    }
+}
+
+/// The connections that are attested, whatever version's programs did it.
+pub(crate) struct Attested(Table<Tuple, Wire<underpass_abi::Attestation>>);
+
+impl Attested {
+    pub(crate) fn open(pins: &Pins) -> Result<Self> {
+        open(&pins.map(underpass_abi::VERSION, Map::Attested), Map::Attested).map(Self)
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> Result<usize> {
+        let keys: std::result::Result<Vec<_>, _> = self.0.keys().collect();
+        Ok(keys.map_err(Error::map("read", Map::Attested.name()))?.len())
+    }
+
+    /// Takes out those of a pod.
+    pub(crate) fn forget(&mut self, pod: Cookie) -> Result<()> {
+        let mut of_pod = Vec::new();
+        read(&self.0, Map::Attested, |key, value: Wire<underpass_abi::Attestation>| {
+            if value.0.pod == pod {
+                of_pod.push(key);
+            }
+        })?;
+        of_pod.into_iter().try_for_each(|key| remove(&mut self.0, Map::Attested, Wire(key)))
+    }
+}
+
+/// Opens a pinned map as what aya knows about its kind.
+pub(crate) fn open<T>(path: &Path, map: Map) -> Result<T>
+where
+    T: TryFrom<AyaMap, Error = MapError>,
+{
+    MapData::from_pin(path)
+        .and_then(AyaMap::from_map_data)
+        .and_then(T::try_from)
+        .map_err(Error::map("open", map.name()))
+}
+
+/// BPF_F_NO_PREALLOC (linux/bpf.h).
+const NO_PREALLOC: u32 = 1;
+
+/// Makes the tables of a version as its programs declare them.
+fn create<L: Layout>(pins: &Pins, mesh_entries: u32) -> Result<()> {
+    let sizes = [
+        (Map::Agents, size_of::<CgroupId>(), size_of::<u32>()),
+        (Map::Locals, size_of::<LocalKey>(), size_of::<Locality>()),
+        (Map::PodCgroups, size_of::<CgroupId>(), size_of::<Cookie>()),
+        (Map::Mesh, size_of::<Address>(), size_of::<L::Destination>()),
+        (Map::Pods, size_of::<Cookie>(), size_of::<L::Pod>()),
+    ];
+    for (map, key, value) in sizes {
+        let entries = if map == Map::Mesh { mesh_entries } else { map.limit() };
+        let flags = if map.is_preallocated() { 0 } else { NO_PREALLOC };
+        let kind = bpf_map_type::BPF_MAP_TYPE_HASH as u32;
+        let definition = aya_obj::Map::new_from_params(kind, key as u32, value as u32, entries, flags);
+        let made = MapData::create(definition, map.name(), None).map_err(Error::map("create", map.name()))?;
+        let path = pins.map(L::VERSION, map);
+        crate::sys::pin(made.fd().as_fd(), &path).map_err(Error::system("pin", path.display()))?;
+    }
+    Ok(())
 }
 
 fn set<K, V>(table: &mut Table<K, V>, map: Map, key: Wire<K>, value: V) -> Result<()>

@@ -55,10 +55,10 @@ impl Lab {
         Path::new(BPFFS)
     }
 
-    /// Where an agent of this build pins what it has of a node.
+    /// Where agents pin what they have of a node.
     #[must_use]
     pub fn pins(&self, node: &str) -> PathBuf {
-        self.bpffs().join(format!("underpass/v{}", underpass_abi::VERSION)).join(node)
+        self.bpffs().join("underpass/nodes").join(node)
     }
 
     /// The scenario's cgroup; nodes are below it.

@@ -37,7 +37,7 @@ fn ip(text: &str) -> Address {
 
 /// Two pods, one that is being released, one that was; a service, a refused address.
 fn tables() -> Memory {
-    let pod = |v4: &str, v6: &str, phase| Pod { v4: ip(v4), v6: ip(v6), phase };
+    let pod = |v4: &str, v6: &str, phase| Pod::new(ip(v4), ip(v6), phase);
     let local = |pod, address: &str, locality| Op::SetLocal(LocalKey { pod, address: ip(address) }, locality);
     let mut ops = vec![
         Op::SetAgent(AGENT),

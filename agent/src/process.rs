@@ -1,0 +1,97 @@
+//! The agent's process, from its command line to its end: settings, checks, one runtime, signals.
+
+use std::{process::ExitCode, time::SystemTime};
+
+use crate::{
+    authority, cleanup,
+    config::{self, Config, Loaded, Reloader, Sources, Stop},
+    kept::Kept,
+    limits, node, preflight,
+    signals::Signals,
+};
+
+/// The agent, or the command that was asked for.
+#[must_use]
+pub fn main() -> ExitCode {
+    // Keys live in this process, also for the CA's commands: no core file may hold them, nobody may read them from outside.
+    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+        eprintln!("underpass-agent: cannot keep keys out of core files: {error}");
+        return ExitCode::FAILURE;
+    }
+    if let Some(asked) = authority::Command::asked(std::env::args_os()) {
+        return match asked {
+            Ok(command) => command.run(SystemTime::now()),
+            Err(error) => error.exit(),
+        };
+    }
+    if std::env::args_os().nth(1).is_some_and(|first| first == "cleanup") {
+        let mut sources = Sources::of_process();
+        sources.args.remove(1);
+        return match cleanup::load(sources, |file| std::fs::read(file)) {
+            Ok(config) => clean_up(&config),
+            Err(stop) => not_loaded("underpass-agent cleanup", stop),
+        };
+    }
+    let sources = Sources::of_process();
+    let loaded = match config::load(&sources, |file| std::fs::read(file)) {
+        Ok(loaded) => loaded,
+        Err(stop) => return not_loaded("underpass-agent", stop),
+    };
+    if loaded.config.print_config {
+        print!("{}", config::yaml(&loaded.settings));
+        return ExitCode::SUCCESS;
+    }
+    match run(sources, loaded) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("underpass-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn not_loaded(program: &str, stop: Stop) -> ExitCode {
+    match stop {
+        Stop::Answer(answer) => answer.exit(),
+        Stop::Problems(problems) => {
+            eprintln!("{program}: {problems}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn clean_up(config: &Config) -> ExitCode {
+    match cleanup::run(config).map_err(anyhow::Error::from) {
+        Ok(report) => {
+            print!("{report}");
+            if report.left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("underpass-agent cleanup: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(sources: Sources, loaded: Loaded) -> anyhow::Result<()> {
+    let config = &loaded.config.clone();
+    let levels = underpass_telemetry::log::init(config.log_format, config.log.clone())?;
+    loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    limits::raise_descriptors();
+    let checked = preflight::check(config, SystemTime::now()).map_err(|faults| {
+        let lines: String = faults.iter().map(|fault| format!("\n  - {fault}")).collect();
+        anyhow::anyhow!("cannot start:{lines}")
+    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ran = runtime.block_on(async {
+        let mut stop = Signals::watch()?;
+        let (reloader, settings) = Reloader::new(sources, loaded);
+        let mut reloading = Kept::spawn("the look at the settings", reloader.run(levels.clone())?);
+        tokio::select! {
+            ran = node::run(&settings, checked, &levels, &mut stop) => Ok(ran?),
+            gone = reloading.gone() => Err(anyhow::Error::from(gone)),
+        }
+    });
+    runtime.shutdown_background();
+    ran
+}
