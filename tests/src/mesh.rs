@@ -29,7 +29,6 @@ use crate::{
 };
 
 /// Where `cargo xtask` says that the agent is.
-const AGENT: &str = "UNDERPASS_AGENT_BIN";
 /// Where `cargo xtask` says that the command is.
 const COMMAND: &str = "UNDERPASS_CLI_BIN";
 /// How many lines of an access log are shown where the one that is looked for does not come.
@@ -46,6 +45,44 @@ pub struct Mesh {
     options: Vec<String>,
     files: Option<u64>,
     ipv6: bool,
+    version: AgentVersion,
+    gated: bool,
+}
+
+/// A build of the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AgentVersion {
+    /// The one that is released.
+    This,
+    /// The one after it, whose kernel tables have other layouts.
+    Next,
+}
+
+impl AgentVersion {
+    /// The other one.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::This => Self::Next,
+            Self::Next => Self::This,
+        }
+    }
+
+    /// Of its kernel tables.
+    #[must_use]
+    pub const fn tables(self) -> u32 {
+        match self {
+            Self::This => underpass_abi::VERSION,
+            Self::Next => underpass_abi::VERSION + 1,
+        }
+    }
+
+    const fn variable(self) -> &'static str {
+        match self {
+            Self::This => "UNDERPASS_AGENT_BIN",
+            Self::Next => "UNDERPASS_NEXT_AGENT_BIN",
+        }
+    }
 }
 
 impl Mesh {
@@ -63,7 +100,17 @@ impl Mesh {
         let mut model = Model::empty(MeshSettings::default());
         model.apply(&update.batch);
         let bed = Testbed::up(lab, &Description::from_model(&model)?)?;
-        Ok(Self { bed, manifests, agents: BTreeMap::new(), started: 0, options: Vec::new(), files: None, ipv6: true })
+        Ok(Self {
+            bed,
+            manifests,
+            agents: BTreeMap::new(),
+            started: 0,
+            options: Vec::new(),
+            files: None,
+            ipv6: true,
+            version: AgentVersion::This,
+            gated: false,
+        })
     }
 
     /// Options that every agent is started with from now on.
@@ -79,6 +126,16 @@ impl Mesh {
     /// Every agent that is started from now on finds a kernel without IPv6.
     pub fn without_ipv6(&mut self) {
         self.ipv6 = false;
+    }
+
+    /// Every agent that is started from now on is of this version.
+    pub fn agent_version(&mut self, version: AgentVersion) {
+        self.version = version;
+    }
+
+    /// Whether the calls of agents that are started from now on wait at a gate.
+    pub fn gated(&mut self, gated: bool) {
+        self.gated = gated;
     }
 
     /// Starts an agent on every node, and waits until all of them have applied the manifests.
@@ -121,8 +178,9 @@ impl Mesh {
         let node = self.bed.node(name)?;
         let lab = self.bed.lab();
         self.started += 1;
-        let path = std::env::var_os(AGENT)
-            .with_context(|| format!("{AGENT} names the agent: run `cargo xtask test kernel`"))?;
+        let variable = self.version.variable();
+        let path = std::env::var_os(variable)
+            .with_context(|| format!("{variable} names the agent: run `cargo xtask test kernel`"))?;
         let program = Program::new(path)
             .args(["--node", name])
             .arg("--manifests")
@@ -142,6 +200,7 @@ impl Mesh {
             .args(more)
             .files(self.files)
             .ipv6(self.ipv6)
+            .gated(self.gated)
             .named(&format!("agent-{name}-{}", self.started));
         let running = node.service("underpass-agent")?.start(&program)?;
         self.agents.insert(name.to_owned(), running);

@@ -29,7 +29,9 @@ use underpass_tests::{
     testbed::{Actor, Capture, Exit, Lab, Program, wait::wait_until},
 };
 
-use support::{BRIEFLY, Counts, PORT, WORLD, Way, any, counted, ensure_hidden, ensure_tunnelled, mesh, tables};
+use support::{
+    BRIEFLY, Counts, PORT, WORLD, Way, any, counted, ensure_hidden, ensure_tunnelled, mesh, pod_state, tables,
+};
 
 underpass_tests::scenarios! {
     killed,
@@ -239,7 +241,7 @@ fn restarts_under_load(lab: &Lab) -> Result<()> {
     let b = mesh.bed.pod("mesh/b")?;
     let all: Vec<SocketAddr> = Way::ALL.into_iter().map(|way| way.to(b, PORT)).collect::<Result<_>>()?;
     let stop = lab.run_directory().join("stop");
-    let order = |say: &str| Hammer { to: all.clone(), say: say.into(), until: stop.clone() };
+    let order = |say: &str| Hammer::new(all.clone(), say, &stop);
     let wire = mesh.bed.capture_wire("node-1")?;
     let counts = Counts::read(&mesh, "node-1")?;
     let mut hammers = [
@@ -287,13 +289,6 @@ fn restarts_under_load(lab: &Lab) -> Result<()> {
     twin.join()?;
     ensure!(wire.contains(b"HAMMERED")?, "the capture sees nothing");
     Ok(())
-}
-
-/// The state of a pod in its agent's eyes; nothing where it is not one of its.
-fn state(mesh: &Mesh, node: &str, pod: &str) -> Result<Option<String>> {
-    let dump = mesh.admin(node, "/config_dump")?;
-    let pods = dump["pods"].as_array().context("pods")?;
-    Ok(pods.iter().find(|p| p["name"] == pod).map(|p| p["state"].as_str().unwrap_or_default().to_owned()))
 }
 
 /// Takes pod a out of the mesh, alone.
@@ -366,7 +361,7 @@ fn a_pod_leaves_with_open_connections(lab: &Lab) -> Result<()> {
     let mut incoming = open_all(&mesh, "mesh/b", "mesh/a", &mut near, near_listener, 9000)?;
     let mut carried = open_carried(&mesh)?;
     mesh.replace("world.yaml", STAY, LEAVE)?;
-    ensure!(state(&mesh, "node-1", "mesh/a")?.as_deref() == Some("releasing"), "with open connections");
+    ensure!(pod_state(&mesh, "node-1", "mesh/a")?.as_deref() == Some("releasing"), "with open connections");
     for way in Way::ALL {
         let (talk, counts) = counted(&mesh, "node-1", || dial(&mesh, "mesh/a", "mesh/b", way, "NEW")?.answered())?;
         ensure!(talk.mark == 0 && counts.of("connect:captured") == 0, "{way:?}: {talk:?} {counts:?}");
@@ -392,14 +387,14 @@ fn a_pod_leaves_with_open_connections(lab: &Lab) -> Result<()> {
         client.set(*out, Opt::Mark(0x0100_0000))??;
         ensure!(client.receive(*out, 8)?? == b"and now?", "it was lost");
     }
-    ensure!(state(&mesh, "node-1", "mesh/a")?.as_deref() == Some("releasing"), "before everything was over");
+    ensure!(pod_state(&mesh, "node-1", "mesh/a")?.as_deref() == Some("releasing"), "before everything was over");
     drop((tunnelled, incoming, carried, far, near));
-    wait_until("the pod to be gone", || Ok(state(&mesh, "node-1", "mesh/a")?.is_none()))?;
+    wait_until("the pod to be gone", || Ok(pod_state(&mesh, "node-1", "mesh/a")?.is_none()))?;
     ensure_only_new(&wire)?;
     nothing_of(&mesh, "mesh/a")?;
     // And back again.
     mesh.replace("world.yaml", LEAVE, STAY)?;
-    wait_until("the pod to be back", || Ok(state(&mesh, "node-1", "mesh/a")?.as_deref() == Some("enrolled")))?;
+    wait_until("the pod to be back", || Ok(pod_state(&mesh, "node-1", "mesh/a")?.as_deref() == Some("enrolled")))?;
     let talk = dial(&mesh, "mesh/a", "mesh/b", Way::V4, "BACK")?.answered()?;
     ensure_tunnelled(&mesh, &talk, "a")
 }
@@ -426,7 +421,7 @@ fn a_pod_is_made_to_leave(lab: &Lab) -> Result<()> {
         }
         Ok(living == 0)
     })?;
-    wait_until("the pod to be gone", || Ok(state(&mesh, "node-1", "mesh/a")?.is_none()))?;
+    wait_until("the pod to be gone", || Ok(pod_state(&mesh, "node-1", "mesh/a")?.is_none()))?;
     ensure!(before.since(&mesh, "node-1")?.of("guard:device") > 0, "the unmarked ones were not even tried");
     nothing_of(&mesh, "mesh/a")?;
     for way in Way::ALL {
@@ -499,7 +494,7 @@ fn a_sandbox_ends(lab: &Lab) -> Result<()> {
 
     mesh.bed.remove_pod("mesh/a")?;
     wait_until("the agent to know it no longer", || {
-        Ok(state(&mesh, "node-1", "mesh/a")?.as_deref() != Some("enrolled"))
+        Ok(pod_state(&mesh, "node-1", "mesh/a")?.as_deref() != Some("enrolled"))
     })?;
     wait_until("the kernel to know it no longer", || Ok(mentions(&mesh, "node-1", gone)?.is_empty()))?;
     wait_until("the namespace to end", || Ok(!devices()?.contains(&format!(" {device}@"))))?;
@@ -521,7 +516,7 @@ fn a_sandbox_ends(lab: &Lab) -> Result<()> {
     let text = mesh.manifest("world.yaml")?;
     let without: Vec<&str> = text.split("---\n").filter(|object| !object.contains("  name: a\n")).collect();
     mesh.edit("world.yaml", Some(&without.join("---\n")))?;
-    ensure!(state(&mesh, "node-1", "mesh/a")?.is_none() && state(&mesh, "node-1", "mesh/a2")?.is_some());
+    ensure!(pod_state(&mesh, "node-1", "mesh/a")?.is_none() && pod_state(&mesh, "node-1", "mesh/a2")?.is_some());
     Ok(())
 }
 

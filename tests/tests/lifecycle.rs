@@ -5,23 +5,25 @@
 
 mod support;
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use underpass_abi::Op;
 use underpass_tests::{
     apps::{
-        hammer::{self, Hammer, PATIENT, Struck},
-        http,
-        remote::{Id, Sockets},
-        servers,
+        hammer::PATIENT,
+        http, servers,
         socket::{self, Dial},
     },
     mesh::Mesh,
-    testbed::{Actor, Exit, Lab, Program, Signal, describe::PodSpec, wait::wait_until},
+    testbed::{Exit, Lab, Program, Signal, describe::PodSpec, wait::wait_until},
 };
 
-use support::{Counts, PORT, WORLD, Way, any, ensure_hidden, ensure_tunnelled, tables};
+use support::{
+    Counts, PORT, WORLD, Way, any, ensure_hidden, ensure_tunnelled,
+    load::{Load, Open, is_cut},
+    passing_pod, tables,
+};
 
 underpass_tests::scenarios! {
     asked_to_end_it_drains,
@@ -42,54 +44,6 @@ fn up(lab: &Lab, options: &[&str]) -> Result<Mesh> {
     mesh.options(options);
     mesh.start()?;
     Ok(mesh)
-}
-
-/// An open connection and both of its ends.
-struct Open {
-    client: Sockets,
-    out: Id,
-    server: Sockets,
-    accepted: Id,
-}
-
-impl Open {
-    /// From `client` to a server of its own in `server`.
-    fn new(mesh: &Mesh, client: &str, server: &str, way: Way, port: u16) -> Result<Self> {
-        let mut far = Sockets::start(&mesh.bed.app(server)?)?;
-        let listener = far.listen(any(port))?;
-        let mut near = Sockets::start(&mesh.bed.app(client)?)?;
-        let out = near.connect(way.to(mesh.bed.pod(server)?, port)?)?;
-        near.send(out, b"OPEN")??;
-        let (accepted, _) = far.accept(listener)?;
-        ensure!(far.receive(accepted, 4)?? == b"OPEN");
-        far.close(listener)??;
-        Ok(Self { client: near, out, server: far, accepted })
-    }
-
-    /// Bytes go both ways.
-    fn goes_on(&mut self) -> Result<()> {
-        self.client.send(self.out, b"THERE")??;
-        ensure!(self.server.receive(self.accepted, 5)?? == b"THERE", "not there");
-        self.server.send(self.accepted, b"BACK")??;
-        ensure!(self.client.receive(self.out, 4)?? == b"BACK", "not back");
-        Ok(())
-    }
-
-    /// Both ends close it in order.
-    fn ends_in_order(mut self) -> Result<()> {
-        self.client.shutdown_write(self.out)??;
-        ensure!(self.server.read_to_end(self.accepted)??.is_empty());
-        self.server.close(self.accepted)??;
-        ensure!(self.client.read_to_end(self.out)??.is_empty());
-        Ok(())
-    }
-
-    /// The client's end is reset.
-    fn ends_in_a_reset(mut self) -> Result<()> {
-        let failure = self.client.receive(self.out, 1)?.err().context("it is not reset")?;
-        ensure!(failure.errno == libc::ECONNRESET, "{failure}");
-        Ok(())
-    }
 }
 
 /// The status of readiness of a node.
@@ -190,52 +144,6 @@ fn asked_twice_it_ends(lab: &Lab) -> Result<()> {
         mesh.start_on("node-1")?;
     }
     Ok(())
-}
-
-/// Connections without a pause, in every direction that there is.
-struct Load {
-    hammers: Vec<(&'static str, Actor<Struck>)>,
-    until: PathBuf,
-    _servers: Vec<Actor<()>>,
-}
-
-impl Load {
-    fn begin(mesh: &Mesh, lab: &Lab) -> Result<Self> {
-        let until = lab.run_directory().join("stop");
-        let _ = fs::remove_file(&until);
-        let servers = ["mesh/a", "mesh/b"].map(|pod| servers::echo(&mesh.bed.app(pod)?, any(PORT)));
-        let servers = servers.into_iter().collect::<Result<Vec<_>>>()?;
-        let mut hammers = Vec::new();
-        for (client, server) in
-            [("mesh/a", "mesh/b"), ("mesh/a2", "mesh/b"), ("mesh/b", "mesh/a"), ("out/o2", "mesh/a")]
-        {
-            let to = Way::ALL.into_iter().map(|way| way.to(mesh.bed.pod(server)?, PORT)).collect::<Result<Vec<_>>>()?;
-            // From outside of the mesh it is in the clear, as it is without one.
-            let say = if client.starts_with("out/") { "OUTSIDE" } else { "HAMMERED" };
-            let order = Hammer { to, say: say.into(), until: until.clone() };
-            hammers.push((client, hammer::start(&mesh.bed.app(client)?, order)?));
-        }
-        Ok(Self { hammers, until, _servers: servers })
-    }
-
-    /// Each of them is answered some more times.
-    fn goes_on(&mut self) -> Result<()> {
-        const TIMES: usize = 5;
-        self.hammers.iter_mut().try_for_each(|(client, hammer)| hammer::answers(hammer, TIMES).context(*client))
-    }
-
-    /// Stops; how many were answered, and what became of the others.
-    fn end(self) -> Result<Struck> {
-        fs::write(&self.until, "")?;
-        let (mut answered, mut failed) = (0, BTreeMap::new());
-        for (client, hammer) in self.hammers {
-            let (some, others) = hammer.join()?;
-            answered += some;
-            others.into_iter().for_each(|(what, n)| *failed.entry(format!("{client} {what}")).or_default() += n);
-        }
-        println!("{answered} answered, {failed:?}");
-        Ok((answered, failed))
-    }
 }
 
 /// The cgroups that count as the agent.
@@ -422,13 +330,6 @@ fn successors_that_die(lab: &Lab) -> Result<()> {
     // Those that the dead ones had accepted are cut; nobody is refused or left waiting.
     ensure!(failed.keys().all(|what| is_cut(what)), "{failed:?}");
     wait_until("one cgroup to count as the agent", || Ok(agents(&mesh)? == 1))
-}
-
-/// Cut short by the end of an agent, or, from elsewhere, refused while there is none.
-fn is_cut(what: &str) -> bool {
-    // ENOTCONN: reset between the answer and the question who gave it.
-    let cut = ["ECONNRESET", "EPIPE", "ECONNREFUSED", "ENOTCONN"];
-    cut.iter().any(|allowed| what.contains(allowed))
 }
 
 /// Its successor is the agent at once.
@@ -642,19 +543,6 @@ fn tunnels(mesh: &Mesh, node: &str) -> Result<usize> {
     let text = mesh.bed.node(node)?.shell()?.act(http::fetch, "http://127.0.0.1:15020/metrics".to_owned())?;
     let open = text.lines().filter(|line| line.starts_with("underpass_tunnels_open{"));
     open.map(|line| Ok(line.rsplit(' ').next().unwrap_or_default().parse::<usize>()?)).sum()
-}
-
-/// A pod of a round.
-fn passing_pod(round: usize, i: usize, mode: &str) -> Result<(PodSpec, String)> {
-    let (v4, v6) = (format!("10.244.1.{}", 100 + i), format!("fd00:10:244:1::{}", 100 + i));
-    let spec = PodSpec::new("mesh", &format!("p{round}-{i}"), "node-1", &[&v4, &v6])?;
-    let text = format!(
-        "apiVersion: v1\nkind: Pod\nmetadata:\n  {{name: {}, namespace: mesh, uid: {}, labels: {{istio.io/dataplane-mode: {mode}}}}}\n\
-         spec: {{nodeName: node-1, serviceAccountName: p{i}, containers: [{{name: app, image: app}}]}}\n\
-         status: {{phase: Running, podIP: {v4}, podIPs: [{{ip: {v4}}}, {{ip: \"{v6}\"}}]}}\n---\n",
-        spec.name, spec.uid
-    );
-    Ok((spec, text))
 }
 
 /// By the hundred, with connections: by the end of their sandboxes, and by leaving the mesh first. Nothing is left of them.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
+use crate::ebpf;
 use crate::process::Cmd;
 use crate::workspace::Workspace;
 
@@ -64,6 +65,10 @@ fn executable(line: &str) -> Option<Executable> {
     })
 }
 
+const PACKAGES: [&str; 6] = ["-p", "underpass-agent", "-p", "underpass-cli", "-p", "underpass-tests"];
+/// The agent of the version after this one.
+const NEXT_AGENT: &str = "underpass-agent-next";
+
 /// The programs that the demo and the kernel tests start.
 pub(crate) struct Programs {
     by_name: BTreeMap<String, PathBuf>,
@@ -72,9 +77,18 @@ pub(crate) struct Programs {
 impl Programs {
     /// Builds the agent, the command line tool and the testbed's own binaries.
     pub(crate) fn build(workspace: &Workspace) -> Result<Self> {
-        let packages = ["-p", "underpass-agent", "-p", "underpass-cli", "-p", "underpass-tests"];
-        let found = executables(workspace.cargo().args(["build", "--bins"]).args(packages))?;
+        let found = executables(workspace.cargo().args(["build", "--bins"]).args(PACKAGES))?;
         Ok(Self { by_name: found.into_iter().map(|executable| (executable.name, executable.path)).collect() })
+    }
+
+    /// Builds the agent of the version after this one as well, which tests upgrade to.
+    pub(crate) fn with_next(mut self, workspace: &Workspace) -> Result<Self> {
+        // The same packages, so that what they depend on is built with the same features, once.
+        let feature = format!("underpass-agent/{}", ebpf::NEXT);
+        let build = workspace.cargo().args(["build", "--bin", NEXT_AGENT, "--features", &feature]).args(PACKAGES);
+        let found = executables(build)?;
+        self.by_name.extend(found.into_iter().map(|executable| (executable.name, executable.path)));
+        Ok(self)
     }
 
     pub(crate) fn path(&self, name: &str) -> Result<&Path> {
@@ -87,12 +101,15 @@ impl Programs {
         self.by_name.values().map(PathBuf::as_path)
     }
 
-    /// What a child is told: `UNDERPASS_AGENT_BIN` and `UNDERPASS_CLI_BIN`, the paths of the agent and of `underpass`.
-    pub(crate) fn environment(&self) -> Result<[(&'static str, PathBuf); 2]> {
-        Ok([
+    /// What a child is told: `UNDERPASS_AGENT_BIN` and `UNDERPASS_CLI_BIN`, the paths of the agent and of `underpass`, and where it
+    /// was built `UNDERPASS_NEXT_AGENT_BIN`.
+    pub(crate) fn environment(&self) -> Result<Vec<(&'static str, PathBuf)>> {
+        let mut environment = vec![
             ("UNDERPASS_AGENT_BIN", self.path("underpass-agent")?.to_path_buf()),
             ("UNDERPASS_CLI_BIN", self.path("underpass")?.to_path_buf()),
-        ])
+        ];
+        environment.extend(self.by_name.get(NEXT_AGENT).map(|path| ("UNDERPASS_NEXT_AGENT_BIN", path.clone())));
+        Ok(environment)
     }
 }
 

@@ -1,6 +1,11 @@
 //! Connections without a pause, counted: what became of each while something happened to the mesh.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -15,11 +20,26 @@ pub const PATIENT: Duration = Duration::from_secs(100);
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Hammer {
     /// Echo servers.
-    pub to: Vec<SocketAddr>,
+    to: Vec<SocketAddr>,
     /// What each is told.
-    pub say: String,
+    say: String,
     /// The file.
-    pub until: PathBuf,
+    until: PathBuf,
+    /// How long each connection is waited for.
+    patience: Duration,
+}
+
+impl Hammer {
+    /// At these echo servers, which are told this, until the file is there; each connection waits for an agent.
+    pub fn new(to: Vec<SocketAddr>, say: &str, until: &Path) -> Self {
+        Self { to, say: say.into(), until: until.to_owned(), patience: PATIENT }
+    }
+
+    /// Each connection is waited for so long.
+    #[must_use]
+    pub fn patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
 }
 
 /// How many were answered, and what came of the others.
@@ -48,7 +68,7 @@ fn run(hammer: Hammer, io: &mut Io) -> Result<Struck> {
         if hammer.until.exists() {
             break;
         }
-        match socket::dial(Dial::to(*to).say(&hammer.say).patience(PATIENT))? {
+        match socket::dial(Dial::to(*to).say(&hammer.say).patience(hammer.patience))? {
             Dialed::Answered(talk) if !talk.reply.is_empty() => {
                 answered += 1;
                 io.send(&answered)?;

@@ -120,7 +120,7 @@ pub(crate) fn an_agent_takes_over(stage: &mut Stage) -> Result<()> {
     let node = stage.mesh.node_of(RATINGS)?.to_owned();
     stage.screen.does(&format!("{CALLER} opens connections to ratings without a pause, and counts"));
     let until = stage.mesh.bed.lab().directory().join("enough");
-    let order = Hammer { to: vec![echo_address(stage)?], say: "HELLO".to_owned(), until: until.clone() };
+    let order = Hammer::new(vec![echo_address(stage)?], "HELLO", &until);
     let mut calls = hammer::start(&stage.mesh.bed.app(CALLER)?, order)?;
     hammer::answers(&mut calls, CALLS)?;
     stage.screen.does(&format!("{node}: another underpass-agent, with --take-over"));

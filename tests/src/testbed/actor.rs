@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::{
+    errno::Errno,
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -137,7 +138,10 @@ impl Process {
     pub(super) fn signal(&mut self, signal: Signal) -> Result<()> {
         match self.exit {
             Some(_) => Ok(()),
-            None => kill(self.pid, signal).with_context(|| format!("send {signal} to {}", self.pid)),
+            None => match kill(self.pid, signal) {
+                Err(Errno::ESRCH) => Ok(()), // it has ended by now
+                sent => sent.with_context(|| format!("send {signal} to {}", self.pid)),
+            },
         }
     }
 

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     actor::{Actor, Exit, Io, Process},
+    gate::{self, Gate},
     lab::Place,
     sys, wait,
 };
@@ -31,6 +32,7 @@ pub struct Program {
     log: Option<PathBuf>,
     files: Option<u64>,
     ipv6: bool,
+    gated: bool,
 }
 
 impl Program {
@@ -38,7 +40,16 @@ impl Program {
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Self { path, arguments: Vec::new(), environment: Vec::new(), name, log: None, files: None, ipv6: true }
+        Self {
+            path,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            name,
+            log: None,
+            files: None,
+            ipv6: true,
+            gated: false,
+        }
     }
 
     /// One more argument.
@@ -75,6 +86,13 @@ impl Program {
     #[must_use]
     pub fn ipv6(mut self, ipv6: bool) -> Self {
         self.ipv6 = ipv6;
+        self
+    }
+
+    /// Whether its calls that change names, pins or links wait for a test: [`Running::gate`].
+    #[must_use]
+    pub fn gated(mut self, gated: bool) -> Self {
+        self.gated = gated;
         self
     }
 
@@ -120,6 +138,9 @@ fn replace_by(program: Program, io: &mut Io) -> Result<()> {
     if !program.ipv6 {
         sys::forget_ipv6().context("a filter of system calls")?;
     }
+    if program.gated {
+        sys::set_gate(gate::NUMBER).context("a filter of system calls")?;
+    }
     io.send(&())?;
     let mut command = Command::new(&program.path);
     command.args(&program.arguments).envs(program.environment);
@@ -141,6 +162,11 @@ impl Running {
     #[must_use]
     pub fn pid(&self) -> i32 {
         self.process.pid()
+    }
+
+    /// Its gate. Taken once, of a program that was started with one.
+    pub fn gate(&self) -> Result<Gate> {
+        Gate::of(self.pid())
     }
 
     /// The file with its stdout and stderr.

@@ -127,6 +127,118 @@ pub(super) fn forget_ipv6() -> io::Result<()> {
     check(i64::from(set)).map(drop)
 }
 
+/// A system call that waits for its gate.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) id: u64,
+    number: i64,
+    arguments: [u64; 6],
+}
+
+/// What a gated call is about.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Gated {
+    /// A command of bpf(2).
+    Bpf(&'static str),
+    /// A call about the path at this address of its process.
+    Path(&'static str, u64),
+}
+
+/// Commands of bpf(2) that change what outlives a process (linux/bpf.h).
+const GATED_COMMANDS: [(u32, &str); 4] = [(6, "pin"), (28, "create link"), (29, "update link"), (34, "detach link")];
+
+/// Calls that change names, and which argument is the one.
+const GATED_CALLS: &[(i64, &str, usize)] = &[
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_rename, "rename to", 1),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_unlink, "remove", 0),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_rmdir, "remove directory", 0),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_mkdir, "create directory", 0),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_symlink, "create link to a name", 1),
+    (libc::SYS_renameat2, "rename to", 3),
+    (libc::SYS_unlinkat, "remove", 1),
+    (libc::SYS_mkdirat, "create directory", 1),
+    (libc::SYS_symlinkat, "create link to a name", 2),
+];
+
+/// What waits at the gate.
+pub(super) fn gated_call(asked: &Asked) -> Gated {
+    let [command, ..] = asked.arguments;
+    match GATED_CALLS.iter().find(|(number, ..)| *number == asked.number) {
+        Some((_, name, argument)) => Gated::Path(name, asked.arguments[*argument]),
+        None => {
+            let known = GATED_COMMANDS.iter().find(|(number, _)| u64::from(*number) == command);
+            Gated::Bpf(known.map_or("bpf", |(_, name)| name))
+        }
+    }
+}
+
+/// From now on every call of this process, and of the program that it becomes, that changes names, pins or links waits at a gate,
+/// which is this descriptor: it stays open in the program.
+pub(super) fn set_gate(number: RawFd) -> io::Result<()> {
+    const NUMBER: u32 = 0;
+    const FIRST: u32 = 16;
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const JUMP: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let step = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
+    let ask = || step(RETURN, libc::SECCOMP_RET_USER_NOTIF, 0, 0);
+    let mut filter = vec![step(LOAD, NUMBER, 0, 0)];
+    for (number, ..) in GATED_CALLS {
+        filter.extend([step(JUMP, *number as u32, 0, 1), ask()]);
+    }
+    filter.push(step(JUMP, libc::SYS_bpf as u32, 0, 1 + 2 * GATED_COMMANDS.len() as u8));
+    filter.push(step(LOAD, FIRST, 0, 0));
+    for (command, _) in GATED_COMMANDS {
+        filter.extend([step(JUMP, command, 0, 1), ask()]);
+    }
+    filter.push(step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0));
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    let (set, listen) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER);
+    // SAFETY: the kernel copies the instructions, whose number is named, from memory that lives until the call is over.
+    let listener = check(unsafe { libc::syscall(libc::SYS_seccomp, set, listen, &raw const program) })?;
+    // Not close-on-exec, as the one that the kernel made is.
+    // SAFETY: plain dup2; nothing has that number in a process that is about to become a program.
+    check(i64::from(unsafe { libc::dup2(listener as RawFd, number) })).map(drop)
+}
+
+/// The next call that waits; none where its process has been killed meanwhile.
+pub(super) fn next_call(listener: BorrowedFd<'_>) -> io::Result<Option<Asked>> {
+    // SAFETY: a plain structure of integers, which the kernel wants zeroed.
+    let mut asked: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one such structure.
+    let result = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut asked) };
+    match check(i64::from(result)) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR)) => Ok(None),
+        Err(error) => Err(error),
+        Ok(_) => Ok(Some(Asked { id: asked.id, number: i64::from(asked.data.nr), arguments: asked.data.args })),
+    }
+}
+
+/// A call that waits is made; one whose process is gone is none any more.
+pub(super) fn let_call_go(listener: BorrowedFd<'_>, id: u64) -> io::Result<()> {
+    let go = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
+    let answer = libc::seccomp_notif_resp { id, val: 0, error: 0, flags: go };
+    // SAFETY: the kernel reads one such structure.
+    let result = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw const answer) };
+    match check(i64::from(result)) {
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// A process, by a descriptor.
+pub(super) fn process(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes numbers alone.
+    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    // SAFETY: the kernel made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
 /// Closes every descriptor from `first` on.
 pub(super) fn close_from(first: RawFd) {
     // SAFETY: called by a fresh fork right after it took its own descriptor below `first`; none of the ones closed

@@ -6,6 +6,8 @@
 
 #![allow(dead_code, reason = "each test target uses its part of it")]
 
+pub(crate) mod load;
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -19,7 +21,7 @@ use underpass_loader::Kernel;
 use underpass_tests::{
     apps::socket::Talk,
     mesh::Mesh,
-    testbed::{Capture, Lab, Pod, packet::Segment},
+    testbed::{Capture, Lab, Pod, describe::PodSpec, packet::Segment},
 };
 
 /// Two nodes; a and a2 on the first, b and b2 on the second, in namespace `mesh`, which is in the mesh; o1 and o2 of `out`
@@ -103,6 +105,26 @@ impl fmt::Debug for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.0.iter().filter(|(_, count)| **count > 0)).finish()
     }
+}
+
+/// The state of a pod as its agent sees it; nothing where it is not one of its.
+pub(crate) fn pod_state(mesh: &Mesh, node: &str, pod: &str) -> Result<Option<String>> {
+    let dump = mesh.admin(node, "/config_dump")?;
+    let pods = dump["pods"].as_array().context("pods")?;
+    Ok(pods.iter().find(|p| p["name"] == pod).map(|p| p["state"].as_str().unwrap_or_default().to_owned()))
+}
+
+/// A pod of node-1 that comes and goes, and its manifest.
+pub(crate) fn passing_pod(round: usize, i: usize, mode: &str) -> Result<(PodSpec, String)> {
+    let (v4, v6) = (format!("10.244.1.{}", 100 + i), format!("fd00:10:244:1::{}", 100 + i));
+    let spec = PodSpec::new("mesh", &format!("p{round}-{i}"), "node-1", &[&v4, &v6])?;
+    let text = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  {{name: {}, namespace: mesh, uid: {}, labels: {{istio.io/dataplane-mode: {mode}}}}}\n\
+         spec: {{nodeName: node-1, serviceAccountName: p{i}, containers: [{{name: app, image: app}}]}}\n\
+         status: {{phase: Running, podIP: {v4}, podIPs: [{{ip: {v4}}}, {{ip: \"{v6}\"}}]}}\n---\n",
+        spec.name, spec.uid
+    );
+    Ok((spec, text))
 }
 
 /// The kernel tables of a node.

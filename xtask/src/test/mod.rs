@@ -156,7 +156,7 @@ impl Runner<'_> {
     fn kernel(&mut self) -> Result<()> {
         means::ensure()?;
         ebpf::build(self.workspace)?;
-        let programs = Programs::build(self.workspace)?;
+        let programs = Programs::build(self.workspace)?.with_next(self.workspace)?;
         let prometheus = prometheus::ensure(self.workspace)?;
         let tests = self.cargo_test().args(["-p", TESTBED]);
         let tests = prometheus.environment().into_iter().fold(tests, |tests, (name, path)| tests.env(name, path));
@@ -171,7 +171,7 @@ impl Runner<'_> {
     fn kernel_in_vm(&mut self, version: vm::Version) -> Result<()> {
         let machine = vm::Machine::prepare(self.workspace, version)?;
         ebpf::build(self.workspace)?;
-        let programs = Programs::build(self.workspace)?;
+        let programs = Programs::build(self.workspace)?.with_next(self.workspace)?;
         let tests = build::executables(self.cargo_test().args(["-p", TESTBED, "--no-run"]))?;
         let tests: Vec<_> = tests.into_iter().filter(|executable| executable.is_test).collect();
         let mut job = vm::Job::default();

@@ -1,0 +1,472 @@
+//! End to end: agents whose kernel tables have other layouts follow each other on a node, forwards and back, under load; and
+//! processes that are killed between any two steps of it. Level kernel.
+//!
+//! What must hold: no connection of the mesh is refused, none is on the wire in the clear, and none reaches in plaintext what is
+//! STRICT. Connections that a killed process carried are cut.
+
+mod support;
+
+use std::{collections::BTreeSet, fs, time::Duration};
+
+use anyhow::{Context, Result, bail, ensure};
+use underpass_tests::{
+    apps::{
+        hammer::{self, Hammer, Struck},
+        socket::Dial,
+    },
+    mesh::{AgentVersion, Mesh},
+    testbed::{Actor, Call, Capture, Exit, Gate, Lab, Running, Step, wait::wait_until},
+};
+
+use support::{
+    PORT, WORLD, Way, ensure_hidden, ensure_tunnelled,
+    load::{Load, Open, is_cut},
+    passing_pod, pod_state,
+};
+
+underpass_tests::scenarios! {
+    forwards_and_back_under_load,
+    what_no_world_knows_goes_with_it,
+    an_earlier_agent_alone_refuses,
+    a_pod_that_a_later_successor_enrolled,
+    a_pod_that_an_earlier_successor_enrolled,
+    a_later_successor_is_killed_at_every_step,
+    an_earlier_successor_is_killed_at_every_step,
+    an_earlier_predecessor_is_killed_at_every_step,
+    a_later_predecessor_is_killed_at_every_step,
+    a_later_predecessor_is_killed_while_it_writes,
+    both_are_killed_at_every_step_forwards,
+    both_are_killed_at_every_step_back,
+}
+
+const NODE: &str = "node-1";
+
+/// a2 takes nothing in plaintext.
+const STRICT: &str = "
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: a2, namespace: mesh}
+spec:
+  selector: {matchLabels: {app: a2}}
+  mtls: {mode: STRICT}
+";
+
+/// A mesh under load, and what must not come about meanwhile.
+struct Scene {
+    mesh: Mesh,
+    wire: Capture,
+    load: Load,
+    stranger: Actor<Struck>,
+}
+
+impl Scene {
+    /// With an agent of this version on node-1.
+    fn new(lab: &Lab, version: AgentVersion, options: &[&str]) -> Result<Self> {
+        let mut mesh = Mesh::up(lab, &[("world.yaml", WORLD), ("strict.yaml", STRICT)])?;
+        mesh.options(options);
+        mesh.start_on("node-2")?;
+        mesh.agent_version(version);
+        mesh.start_on(NODE)?;
+        let wire = mesh.bed.capture_wire(NODE)?;
+        let load = Load::begin(&mesh, lab)?;
+        let to = Way::ALL.into_iter().map(|way| way.to(mesh.bed.pod("mesh/a2")?, PORT)).collect::<Result<Vec<_>>>()?;
+        let order = Hammer::new(to, "PLAINTEXT", load.until());
+        let stranger = hammer::start(&mesh.bed.app("out/o1")?, order)?;
+        let mut scene = Self { mesh, wire, load, stranger };
+        scene.load.goes_on()?;
+        Ok(scene)
+    }
+
+    /// The version whose tables count, by the marker; and those that have tables.
+    fn versions(&self) -> Result<(u32, BTreeSet<u32>)> {
+        let pins = self.mesh.bed.lab().pins(NODE);
+        let version = |name: &str| name.strip_prefix('v').and_then(|number| number.parse().ok());
+        let marker = fs::read_link(pins.join("current"))?;
+        let marker = marker.to_str().and_then(version).with_context(|| format!("marker {}", marker.display()))?;
+        let mut tables = BTreeSet::new();
+        for entry in fs::read_dir(&pins)? {
+            tables.extend(version(&entry?.file_name().to_string_lossy()));
+        }
+        Ok((marker, tables))
+    }
+
+    /// This version's tables count, and there are no others.
+    fn is_of(&self, version: AgentVersion) -> Result<bool> {
+        let version = version.tables();
+        Ok(self.versions()? == (version, BTreeSet::from([version])))
+    }
+
+    /// An agent of this version takes over, undisturbed.
+    fn take_over(&mut self, version: AgentVersion) -> Result<()> {
+        self.mesh.agent_version(version);
+        let mut before = self.mesh.take_over(NODE)?;
+        wait_until("its version alone to have tables", || self.is_of(version))?;
+        ensure!(before.wait()? == Exit::Code(0), "{}", before.log()?);
+        Ok(())
+    }
+
+    /// An agent starts where none runs.
+    fn start(&mut self, version: AgentVersion) -> Result<()> {
+        self.mesh.agent_version(version);
+        self.mesh.start_on(NODE)?;
+        ensure!(self.is_of(version)?, "{:?}", self.versions()?);
+        Ok(())
+    }
+
+    /// Every connection that failed was one that `allowed` allows; nothing was in the clear.
+    fn end(self, allowed: impl Fn(&str) -> bool) -> Result<()> {
+        let Self { mesh, wire, load, stranger } = self;
+        let (answered, failed) = load.end()?;
+        ensure!(answered > 60 && failed.keys().all(|what| allowed(what)), "{answered} answered, {failed:?}");
+        let (answered, refused) = stranger.join()?;
+        ensure!(answered == 0 && !refused.is_empty(), "{answered} plaintext connections reached a2: {refused:?}");
+        ensure!(wire.contains(b"OUTSIDE")?, "the capture sees nothing");
+        for secret in ["HAMMERED", "OPEN", "THERE", "BACK"] {
+            ensure_hidden(&mesh, &wire, "mesh/a", "mesh/b", secret)?;
+        }
+        Ok(())
+    }
+}
+
+/// No connection fails; what is open goes on at the agent that opened it, under the programs of the other version.
+fn forwards_and_back_under_load(lab: &Lab) -> Result<()> {
+    let mut scene = Scene::new(lab, AgentVersion::This, &["--drain", "3600"])?;
+    ensure!(scene.is_of(AgentVersion::This)?);
+    for (round, version) in [AgentVersion::Next, AgentVersion::This, AgentVersion::Next].into_iter().enumerate() {
+        let mut open = Vec::new();
+        for (port, way) in (9000..).zip(Way::ALL) {
+            open.push(Open::new(&scene.mesh, "mesh/a", "mesh/b", way, port)?);
+            open.push(Open::new(&scene.mesh, "mesh/b", "mesh/a", way, port)?);
+        }
+        scene.mesh.agent_version(version);
+        let mut before = scene.mesh.take_over(NODE).with_context(|| format!("round {round}"))?;
+        wait_until("its version alone to have tables", || scene.is_of(version))?;
+        scene.load.goes_on()?;
+        open.iter_mut().try_for_each(Open::goes_on)?;
+        open.into_iter().try_for_each(Open::ends_in_order)?;
+        ensure!(before.wait()? == Exit::Code(0), "{}", before.log()?);
+        let to_b = Dial::to(Way::V6.to(scene.mesh.bed.pod("mesh/b")?, PORT)?).say("AGAIN");
+        let talk = scene.mesh.call("mesh/a", to_b)?.answered()?;
+        ensure_tunnelled(&scene.mesh, &talk, "a")?;
+    }
+    scene.end(|_| false)
+}
+
+/// The pod that leaves the mesh while its connections may go on.
+const LEAVES: (&str, &str) = ("labels: {app: a2}", "labels: {app: a2, istio.io/dataplane-mode: none}");
+
+/// A release in progress is one after the upgrade as well, and after the way back; a policy that came meanwhile holds.
+fn what_no_world_knows_goes_with_it(lab: &Lab) -> Result<()> {
+    let options = ["--drain", "3600", "--release-drain", "3600"];
+    let mut scene = Scene::new(lab, AgentVersion::This, &options)?;
+    let mut open = Open::new(&scene.mesh, "mesh/a2", "mesh/b", Way::V4, 9000)?;
+    let world = scene.mesh.manifest("world.yaml")?;
+    ensure!(world.matches(LEAVES.0).count() == 1);
+    scene.mesh.edit("world.yaml", Some(&world.replace(LEAVES.0, LEAVES.1)))?;
+    scene.mesh.agent(NODE)?.wait_for_log("pod leaves the mesh")?;
+    let mut draining = Vec::new();
+    for version in [AgentVersion::Next, AgentVersion::This] {
+        scene.mesh.agent_version(version);
+        draining.push(scene.mesh.take_over(NODE)?);
+        wait_until("its version alone to have tables", || scene.is_of(version))?;
+        open.goes_on()?;
+        let state = || pod_state(&scene.mesh, NODE, "mesh/a2");
+        wait_until("the release to go on", || Ok(state()?.as_deref() == Some("releasing")))?;
+    }
+    open.ends_in_order()?;
+    wait_until("the release to end", || Ok(pod_state(&scene.mesh, NODE, "mesh/a2")?.is_none()))?;
+    for mut agent in draining {
+        ensure!(agent.wait()? == Exit::Code(0), "{}", agent.log()?);
+    }
+    Ok(())
+}
+
+/// Only the later one knows both; without it the earlier one says which version there is, and changes nothing.
+fn an_earlier_agent_alone_refuses(lab: &Lab) -> Result<()> {
+    let mut scene = Scene::new(lab, AgentVersion::Next, &["--drain", "1"])?;
+    ensure!(scene.mesh.kill(NODE)? == Exit::Signal(9));
+    scene.mesh.agent_version(AgentVersion::This);
+    scene.mesh.launch(NODE)?;
+    let mut refused = scene.mesh.release(NODE)?;
+    ensure!(refused.wait()? == Exit::Code(1));
+    let said = refused.log()?;
+    let theirs = format!("kernel tables are of version {}", AgentVersion::Next.tables());
+    ensure!(said.contains(&theirs) && said.contains("--take-over"), "{said}");
+    ensure!(scene.is_of(AgentVersion::Next)?, "{:?}", scene.versions()?);
+    scene.start(AgentVersion::Next)?;
+    scene.load.goes_on()?;
+    scene.take_over(AgentVersion::This)?;
+    scene.load.goes_on()?;
+    scene.end(|what| is_cut(what) || what.starts_with("out/"))
+}
+
+fn a_pod_that_a_later_successor_enrolled(lab: &Lab) -> Result<()> {
+    the_successor_enrolled_it(lab, AgentVersion::This)
+}
+
+fn a_pod_that_an_earlier_successor_enrolled(lab: &Lab) -> Result<()> {
+    the_successor_enrolled_it(lab, AgentVersion::Next)
+}
+
+/// A pod that comes while one agent follows the other is in the successor's tables. They do not count when that one is killed;
+/// the pod stays captured all the same.
+fn the_successor_enrolled_it(lab: &Lab, from: AgentVersion) -> Result<()> {
+    const BRIEF: Duration = Duration::from_millis(20);
+    let mut scene = Scene::new(lab, from, &["--drain", "1"])?;
+    let (mut before, gate) = gated(&mut scene, from)?;
+    let call = wait_for_step(
+        &mut scene,
+        &gate,
+        |scene| takes_over(scene, from.other()),
+        |step| *step == Step::Bpf("update link"),
+    )?;
+    let call = call.context("it has not stopped")?;
+    let (spec, text) = passing_pod(0, 0, "ambient")?;
+    scene.mesh.bed.add_pods(std::slice::from_ref(&spec))?;
+    scene.mesh.write("passing.yaml", Some(&text))?;
+    gate.let_go(&call)?;
+    let next = lab.pins(NODE).join("next");
+    let commits = |step: &Step| *step == Step::Name("remove", next.clone());
+    wait_for_step(&mut scene, &gate, |scene| takes_over(scene, from.other()), commits)?
+        .context("it has not stopped")?;
+
+    let pod = spec.full_name();
+    let to = Way::ALL.into_iter().map(|way| way.to(scene.mesh.bed.pod("mesh/b")?, PORT)).collect::<Result<Vec<_>>>()?;
+    let order = Hammer::new(to, "PASSED", scene.load.until()).patience(BRIEF);
+    let mut passing = hammer::start(&scene.mesh.bed.app(&pod)?, order)?;
+    hammer::answers(&mut passing, 3)?;
+    ensure!(scene.mesh.kill(NODE)? == Exit::Signal(9));
+    before.wait()?;
+    scene.start(from)?;
+    hammer::answers(&mut passing, 3)?;
+    scene.load.goes_on()?;
+    fs::write(scene.load.until(), "")?;
+    passing.join()?;
+    ensure_hidden(&scene.mesh, &scene.wire, &pod, "mesh/b", "PASSED")?;
+    scene.end(|what| is_cut(what) && (what.starts_with("out/") || !what.contains("ECONNREFUSED")))
+}
+
+/// Who is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Victim {
+    Successor,
+    Predecessor,
+    Both,
+}
+
+fn a_later_successor_is_killed_at_every_step(lab: &Lab) -> Result<()> {
+    at_every_step(lab, AgentVersion::This, Victim::Successor)
+}
+
+fn an_earlier_successor_is_killed_at_every_step(lab: &Lab) -> Result<()> {
+    at_every_step(lab, AgentVersion::Next, Victim::Successor)
+}
+
+fn an_earlier_predecessor_is_killed_at_every_step(lab: &Lab) -> Result<()> {
+    at_every_step(lab, AgentVersion::This, Victim::Predecessor)
+}
+
+fn a_later_predecessor_is_killed_at_every_step(lab: &Lab) -> Result<()> {
+    at_every_step(lab, AgentVersion::Next, Victim::Predecessor)
+}
+
+fn both_are_killed_at_every_step_forwards(lab: &Lab) -> Result<()> {
+    at_every_step(lab, AgentVersion::This, Victim::Both)
+}
+
+fn both_are_killed_at_every_step_back(lab: &Lab) -> Result<()> {
+    at_every_step(lab, AgentVersion::Next, Victim::Both)
+}
+
+/// From an agent of version `from` to one of the other, once for every step of it: kill -9 before it is done. Then either the other agent goes on, or the next one that starts completes or undoes what is begun.
+fn at_every_step(lab: &Lab, from: AgentVersion, victim: Victim) -> Result<()> {
+    let mut scene = Scene::new(lab, from, &["--drain", "1"])?;
+    let mut steps = Vec::new();
+    for n in 0.. {
+        let Some((call, before, gate)) = begin(&mut scene, from, n)? else { break };
+        let what = format!("step {n}: {}", call.step);
+        println!("{what}");
+        match victim {
+            Victim::Successor => successor_is_killed(&mut scene, before),
+            Victim::Predecessor => {
+                before.kill()?;
+                gate.let_go(&call)?;
+                gate.open();
+                is_completed(&mut scene, from.other())
+            }
+            Victim::Both => both_are_killed(&mut scene, from, n, before),
+        }
+        .with_context(|| what.clone())?;
+        steps.push(call.step);
+        scene.load.goes_on().with_context(|| what.clone())?;
+        let running = running_version(&scene)?;
+        ensure!(scene.is_of(running)?, "{what}: {:?}", scene.versions()?);
+        if running != from {
+            scene.take_over(from).with_context(|| what.clone())?;
+        }
+    }
+    let has = |step: &Step| steps.contains(step);
+    let moves = steps.iter().filter(|step| **step == Step::Bpf("update link")).count();
+    let marker = Step::Name("rename to", lab.pins(NODE).join("current"));
+    ensure!(moves >= 9 && has(&marker), "{moves} links, of two pods and the node, and the marker: {steps:?}");
+    scene.end(|what| is_cut(what) && (what.starts_with("out/") || !what.contains("ECONNREFUSED")))
+}
+
+/// On the way back the later agent writes the tables first: killed before any step of that, it leaves the earlier one without
+/// them, which ends. The next one that starts undoes it.
+fn a_later_predecessor_is_killed_while_it_writes(lab: &Lab) -> Result<()> {
+    let mut scene = Scene::new(lab, AgentVersion::Next, &["--drain", "1"])?;
+    let mut steps = 0;
+    loop {
+        scene.mesh.kill(NODE)?;
+        scene.mesh.gated(true);
+        scene.mesh.agent_version(AgentVersion::Next);
+        scene.mesh.launch(NODE)?;
+        scene.mesh.gated(false);
+        let gate = scene.mesh.agent(NODE)?.gate()?;
+        let serves = |scene: &mut Scene| Ok(scene.mesh.agent(NODE)?.log()?.contains("applied version"));
+        wait_for_step(&mut scene, &gate, serves, |_| false)?;
+        scene.mesh.agent_version(AgentVersion::This);
+        let mut before = scene.mesh.begin_taking_over(NODE)?;
+        let mut passed = 0;
+        let is_back = |scene: &mut Scene| takes_over(scene, AgentVersion::This);
+        let call = wait_for_step(&mut scene, &gate, is_back, |_| {
+            passed += 1;
+            passed > steps
+        })?;
+        let Some(call) = call else {
+            gate.open();
+            before.wait()?;
+            break;
+        };
+        println!("step {steps}: {}", call.step);
+        steps += 1;
+        before.kill()?;
+        let mut alone = scene.mesh.release(NODE)?;
+        ensure!(alone.wait()? == Exit::Code(1), "{}", alone.log()?);
+        scene.start(AgentVersion::Next).with_context(|| format!("step {steps}: {}", call.step))?;
+        scene.load.goes_on()?;
+    }
+    ensure!(steps >= 6, "a directory and five tables: {steps} steps");
+    scene.end(|what| is_cut(what) && (what.starts_with("out/") || !what.contains("ECONNREFUSED")))
+}
+
+/// The successor has taken over, and its version's tables count.
+fn takes_over(scene: &mut Scene, to: AgentVersion) -> Result<bool> {
+    Ok(scene.mesh.agent(NODE)?.log()?.contains("took over") && scene.is_of(to)?)
+}
+
+/// Starts the take-over from an agent of this version; the predecessor, and the successor's gate.
+fn gated(scene: &mut Scene, from: AgentVersion) -> Result<(Running, Gate)> {
+    scene.mesh.agent_version(from.other());
+    scene.mesh.gated(true);
+    let before = scene.mesh.begin_taking_over(NODE)?;
+    scene.mesh.gated(false);
+    Ok((before, scene.mesh.agent(NODE)?.gate()?))
+}
+
+/// Starts the take-over and stops the successor before step `n`; the step's call, the predecessor, and the successor's gate.
+/// Nothing when it has come to its end without so many steps. Of pins and names that are made or removed one after the other,
+/// the first is a step.
+fn begin(scene: &mut Scene, from: AgentVersion, n: usize) -> Result<Option<(Call, Running, Gate)>> {
+    let (before, gate) = gated(scene, from)?;
+    let (mut passed, mut last) = (0, None);
+    let found = wait_for_step(
+        scene,
+        &gate,
+        |scene| takes_over(scene, from.other()),
+        |step| {
+            let kind = match step {
+                Step::Bpf("update link") => None,
+                Step::Bpf(command) => Some(*command),
+                Step::Name(call, _) => Some(*call),
+                Step::Other => return false,
+            };
+            let is_one_more = kind.is_some() && last == kind;
+            last = kind;
+            passed += usize::from(!is_one_more);
+            !is_one_more && passed > n
+        },
+    )?;
+    match found {
+        Some(call) => Ok(Some((call, before, gate))),
+        None => {
+            gate.open();
+            Ok(None)
+        }
+    }
+}
+
+/// Lets calls go until one that `stops` names; none when it is `done`.
+fn wait_for_step(
+    scene: &mut Scene,
+    gate: &Gate,
+    done: impl Fn(&mut Scene) -> Result<bool>,
+    mut stops: impl FnMut(&Step) -> bool,
+) -> Result<Option<Call>> {
+    let locks = scene.mesh.bed.lab().bpffs().join("underpass/locks");
+    let counts = |step: &Step| match step {
+        Step::Bpf(_) => true,
+        Step::Name(_, path) => !path.starts_with(&locks), // before it has found the agent that runs
+        Step::Other => false,
+    };
+    let mut found = None;
+    wait_until("the next step", || match gate.waiting() {
+        Ok(Some(call)) if counts(&call.step) && stops(&call.step) => {
+            found = Some(call);
+            Ok(true)
+        }
+        Ok(Some(call)) => gate.let_go(&call).map(|()| false),
+        Ok(None) => done(scene),
+        Err(_) if done(scene)? => Ok(true), // one that has drained
+        Err(error) => bail!("{error:#}:\n{}", scene.mesh.agent(NODE)?.log()?),
+    })?;
+    Ok(found)
+}
+
+/// The predecessor goes on, or has left already: then the next agent that starts finds what is begun.
+fn successor_is_killed(scene: &mut Scene, mut before: Running) -> Result<()> {
+    let goes_on = "this one goes on";
+    let undone = before.log()?.matches(goes_on).count();
+    ensure!(scene.mesh.kill(NODE)? == Exit::Signal(9));
+    wait_until("the predecessor to notice", || {
+        Ok(before.log()?.matches(goes_on).count() > undone || before.ended()?.is_some())
+    })?;
+    if before.ended()?.is_some() {
+        return start_next(scene);
+    }
+    scene.mesh.adopt(NODE, before);
+    let running = running_version(scene)?;
+    wait_until("its programs and tables to be back", || scene.is_of(running))
+}
+
+/// The successor, whose predecessor is gone, completes it.
+fn is_completed(scene: &mut Scene, to: AgentVersion) -> Result<()> {
+    scene.mesh.agent(NODE)?.wait_for_log("took over")?;
+    wait_until("its version alone to have tables", || scene.is_of(to))
+}
+
+/// The next agent is one that knows what is begun: it completes, or undoes it.
+fn both_are_killed(scene: &mut Scene, from: AgentVersion, n: usize, before: Running) -> Result<()> {
+    before.kill()?;
+    ensure!(scene.mesh.kill(NODE)? == Exit::Signal(9));
+    let (marker, _) = scene.versions()?;
+    let this = marker == AgentVersion::This.tables() && n.is_multiple_of(2);
+    let next = if this { AgentVersion::This } else { AgentVersion::Next };
+    println!("from {from:?}: {next:?} starts, version {marker} counts");
+    scene.start(next)
+}
+
+/// An agent that knows the tables that count.
+fn start_next(scene: &mut Scene) -> Result<()> {
+    let (marker, _) = scene.versions()?;
+    let this = marker == AgentVersion::This.tables();
+    scene.start(if this { AgentVersion::This } else { AgentVersion::Next })
+}
+
+/// Of the agent that runs.
+fn running_version(scene: &Scene) -> Result<AgentVersion> {
+    let (marker, _) = scene.versions()?;
+    let known = [AgentVersion::This, AgentVersion::Next].into_iter().find(|version| version.tables() == marker);
+    known.with_context(|| format!("version {marker} counts"))
+}
