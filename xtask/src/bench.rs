@@ -1,11 +1,11 @@
-//! `cargo xtask bench`: builds the benchmarks for speed and becomes them; they are a program of tests/.
+//! `cargo xtask bench`: builds the benchmarks, a program of tests/, in the release profile and replaces itself by them.
 
 use anyhow::{Context, Result};
 
 use crate::build;
 use crate::workspace::Workspace;
 
-/// The program.
+/// The program of the benchmarks.
 const PROGRAM: &str = "underpass-bench";
 
 /// Arguments of `bench`.
@@ -17,7 +17,7 @@ pub(crate) struct Options {
 
 #[derive(clap::Subcommand)]
 enum Bench {
-    /// What a change of the World costs, by the size of the cluster: time, allocations, table operations, memory
+    /// The cost of a change of the World, by the size of the cluster: time, allocations, table operations, memory
     World(World),
 }
 
@@ -26,7 +26,7 @@ struct World {
     /// Small clusters and few repetitions: a minute instead of ten
     #[arg(long)]
     quick: bool,
-    /// Where every number goes, as JSON
+    /// The file that gets every number, as JSON
     #[arg(long, value_name = "FILE", default_value = "target/bench/world.json")]
     json: String,
     /// Write docs/bench/world.md

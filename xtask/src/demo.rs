@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: builds everything and becomes the demo, which is a program of tests/.
+//! `cargo xtask demo`: builds everything and replaces itself by the demo, a program of tests/.
 //!
 //! The development profile is what the tests have built already; the demo shows behaviour, not speed.
 
@@ -29,7 +29,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     Err(command(workspace, &programs, prometheus.as_ref())?.args(&options.arguments).exec())
 }
 
-/// The demo, told where the other programs are.
+/// The demo's command, with the paths of the other programs in its environment.
 pub(crate) fn command(workspace: &Workspace, programs: &Programs, prometheus: Option<&Prometheus>) -> Result<Cmd> {
     let demo = Cmd::new(programs.path("underpass-demo")?).current_dir(workspace.root());
     let demo = programs.environment()?.iter().fold(demo, |demo, (name, path)| demo.env(name, path));

@@ -143,7 +143,7 @@ fn first_on_path(folder: &Path) -> Result<OsString> {
         .with_context(|| format!("{} cannot be on PATH", folder.display()))
 }
 
-/// True if the content was new. The copy is renamed into place, so that nobody ever embeds half an object.
+/// True if the content was new. The copy is renamed into place, so that no build ever embeds half an object.
 fn copy_if_different(from: &Path, to: &Path) -> Result<bool> {
     let content = fs::read(from).with_context(|| format!("the build left no {}", from.display()))?;
     match fs::read(to) {

@@ -1,4 +1,4 @@
-//! The little of `cargo metadata` that xtask reads: packages, where they come from, who depends on whom and how.
+//! The part of `cargo metadata` that xtask reads: packages, their sources, and their dependencies with kinds.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};

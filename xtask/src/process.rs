@@ -76,7 +76,7 @@ impl Cmd {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// True if the command starts and succeeds; its output is nobody's business.
+    /// True if the command starts and succeeds; its output is dropped.
     pub(crate) fn succeeds(mut self) -> bool {
         self.inner.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.inner.status().is_ok_and(|status| status.success())

@@ -1,7 +1,7 @@
 //! Where things are: the checkout and the folders that xtask itself fills.
 //!
 //! Paths under `target/` that other crates look for (the kernel programs, the tools) are always below the workspace's own
-//! `target`, whatever `CARGO_TARGET_DIR` says: two target folders still share one set of kernel programs.
+//! `target`, not below `CARGO_TARGET_DIR`: two target folders still share one set of kernel programs.
 
 use std::env;
 use std::ffi::OsString;

@@ -1,4 +1,4 @@
-//! Getting what a command needs: installed where xtask can, otherwise refused with the exact command to run.
+//! Installation of what a command needs: by xtask where it can, otherwise refused with the exact command to run.
 //!
 //! xtask can install where it runs as root and apt-get exists. It never asks for a password, so that CI and a script see
 //! an error instead of a prompt.

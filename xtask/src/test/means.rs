@@ -1,4 +1,4 @@
-//! What the kernel level and the demo need of a machine.
+//! The machine's means for the kernel level and the demo: root, capabilities, kernel features, programs.
 //!
 //! A privileged test must not pass by not running: asked for without the means, the level fails and names all that is
 //! missing at once, each with what to do.
@@ -29,7 +29,7 @@ pub(crate) const PROGRAMS: &[Program] = &[
     Program { name: "prlimit", package: "util-linux" },
 ];
 
-/// What the machine says of itself.
+/// The machine as its files under /proc describe it.
 #[derive(Clone, Debug, Default)]
 struct Facts {
     is_root: bool,

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: the test levels, cheapest first, stopping at the first red one.
 //!
-//! The last line is always `N passed, M failed`, over all levels that ran. Whatever makes a level red without a failed test
-//! of its own (a compiler error, missing means) counts as one failure, so that red never reads `0 failed`.
+//! The last line is always `N passed, M failed`, over all levels that ran. A level that is red without a failed test of its own
+//! (a compiler error, missing means) counts as one failure, so that red never reads `0 failed`.
 
 pub(crate) mod means;
 pub(crate) mod summary;
@@ -33,7 +33,7 @@ pub(crate) struct Options {
     arguments: Vec<String>,
 }
 
-/// What a test may need; in the order of their cost.
+/// A test level, by what its tests need; in the order of their cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Level {
     /// Nothing: tidy, unit tests, doc tests.
@@ -56,9 +56,9 @@ impl fmt::Display for Level {
 
 const LEVELS: [Level; 3] = [Level::Pure, Level::Loopback, Level::Kernel];
 
-/// Left out everywhere but on the kernel level, except for what needs no kernel.
+/// The crate of the kernel tests, left out of the other levels except for [`QUICK_BENCH`], which needs no kernel.
 pub(crate) const TESTBED: &str = "underpass-tests";
-/// That: the quick form of the benchmarks, which judges counts.
+/// The quick form of the benchmarks, which judges counts.
 pub(crate) const QUICK_BENCH: &str = "bench";
 
 /// In a machine without hardware virtualisation a program runs 5 to 20 times slower, most of it not in what tests wait for.

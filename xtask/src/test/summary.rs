@@ -1,8 +1,8 @@
-//! Counting: what the children's test harnesses say, added up over all levels.
+//! The count of passed and failed tests over all levels, from the summary lines of the test binaries.
 
 use std::fmt;
 
-/// What passed and what failed.
+/// Passed and failed tests and checks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) passed: u64,

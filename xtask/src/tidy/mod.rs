@@ -38,7 +38,7 @@ enum Check {
     Headers,
     /// No Rust file is longer than 500 lines before its tests
     Length,
-    /// Nothing is left undone, and no test is switched off
+    /// Nothing is left undone, no test is switched off, and no pronoun stands where a noun belongs
     Words,
     /// No path of one machine
     Paths,
@@ -94,7 +94,7 @@ impl<'a> Subject<'a> {
         Ok(match check {
             Check::Headers => rust().filter_map(header::check).collect(),
             Check::Length => rust().filter_map(length::check).collect(),
-            Check::Words => rust().flat_map(words::check).collect(),
+            Check::Words => self.sources.iter().flat_map(words::check).collect(),
             Check::Paths => {
                 let own = self.workspace.root().to_string_lossy();
                 self.sources.iter().flat_map(|source| path::check(source, &own)).collect()
@@ -125,7 +125,7 @@ impl<'a> Subject<'a> {
         for platform in rules.platforms() {
             findings.extend(rules.check(&self.user_space(Some(platform))?));
         }
-        // Kernel programs are one platform, whatever the node's: the packages are the same.
+        // Kernel programs are one platform, the same on every node: so are their packages.
         let programs = ebpf::host_cargo(self.workspace)?;
         findings.extend(rules.check(&Metadata::load(programs, None)?));
         findings.sort();

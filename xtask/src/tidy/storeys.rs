@@ -7,8 +7,8 @@ use std::path::Path;
 use super::Finding;
 use crate::metadata::{Edge, Metadata};
 
-/// A crate's place. ARCHITECTURE.md draws the same house.
-struct Place {
+/// A crate's storey and folder. ARCHITECTURE.md draws the same house.
+struct Row {
     package: &'static str,
     folder: &'static str,
     storey: u8,
@@ -16,45 +16,44 @@ struct Place {
 
 const ROOF: u8 = 6;
 
-const HOUSE: &[Place] = &[
-    place("underpass-tests", "tests", ROOF),
-    place(XTASK, "xtask", ROOF),
-    place("underpass-agent", "agent", 5),
-    place("underpass-cli", "cli", 5),
-    place("underpass-ztunnel", "ztunnel", 4),
-    place("underpass-proxy", "lib/proxy", 3),
-    place("underpass-loader", "ebpf/loader", 3),
-    place("underpass-net", "lib/net", 2),
-    place("underpass-config", "lib/config", 2),
-    place("underpass-identity", "lib/identity", 1),
-    place("underpass-telemetry", "lib/telemetry", 1),
-    place("underpass-door", "lib/door", 1),
-    place("underpass-core", "lib/core", 0),
-    place("underpass-hbone", "lib/hbone", 0),
-    place("underpass-abi", "ebpf/abi", 0),
+const HOUSE: &[Row] = &[
+    row("underpass-tests", "tests", ROOF),
+    row(XTASK, "xtask", ROOF),
+    row("underpass-agent", "agent", 5),
+    row("underpass-cli", "cli", 5),
+    row("underpass-ztunnel", "ztunnel", 4),
+    row("underpass-proxy", "lib/proxy", 3),
+    row("underpass-loader", "ebpf/loader", 3),
+    row("underpass-net", "lib/net", 2),
+    row("underpass-config", "lib/config", 2),
+    row("underpass-identity", "lib/identity", 1),
+    row("underpass-telemetry", "lib/telemetry", 1),
+    row("underpass-door", "lib/door", 1),
+    row("underpass-core", "lib/core", 0),
+    row("underpass-hbone", "lib/hbone", 0),
+    row("underpass-abi", "ebpf/abi", 0),
 ];
 
 /// On the roof, but it builds the house: it uses none of our crates.
 const XTASK: &str = "xtask";
 
-const fn place(package: &'static str, folder: &'static str, storey: u8) -> Place {
-    Place { package, folder, storey }
+const fn row(package: &'static str, folder: &'static str, storey: u8) -> Row {
+    Row { package, folder, storey }
 }
 
 pub(crate) fn check(metadata: &Metadata, root: &Path) -> Vec<Finding> {
-    let places = metadata.members().filter_map(|member| check_place(&member.name, member.folder(), root));
-    let absent = HOUSE.iter().filter(|place| metadata.members().all(|member| member.name != place.package));
-    let absent = absent
-        .map(|place| format!("{} has a place in the table of storeys, but there is no such crate", place.package));
+    let members = metadata.members().filter_map(|member| check_member(&member.name, member.folder(), root));
+    let absent = HOUSE.iter().filter(|row| metadata.members().all(|member| member.name != row.package));
+    let absent = absent.map(|row| format!("{} is in the table of storeys, but there is no such crate", row.package));
     let edges = metadata.edges();
     let edges = edges.iter().filter(|edge| metadata.is_member(edge.from) && metadata.is_member(edge.to));
-    places.chain(absent).chain(edges.filter_map(check_edge)).collect()
+    members.chain(absent).chain(edges.filter_map(check_edge)).collect()
 }
 
-fn check_place(package: &str, folder: &Path, root: &Path) -> Option<Finding> {
+fn check_member(package: &str, folder: &Path, root: &Path) -> Option<Finding> {
     match find(package) {
-        None => Some(format!("{package} has no place in the table of storeys (xtask, tidy/storeys.rs)")),
-        Some(place) if root.join(place.folder) != folder => Some(format!("{package} belongs in {}/", place.folder)),
+        None => Some(format!("{package} is missing in the table of storeys (xtask, tidy/storeys.rs)")),
+        Some(row) if root.join(row.folder) != folder => Some(format!("{package} belongs in {}/", row.folder)),
         Some(_) => None,
     }
 }
@@ -77,8 +76,8 @@ fn check_edge(edge: &Edge<'_>) -> Option<Finding> {
     })
 }
 
-fn find(package: &str) -> Option<&'static Place> {
-    HOUSE.iter().find(|place| place.package == package)
+fn find(package: &str) -> Option<&'static Row> {
+    HOUSE.iter().find(|row| row.package == package)
 }
 
 #[cfg(test)]
@@ -132,14 +131,14 @@ mod tests {
     }
 
     #[test]
-    fn every_crate_has_its_place() {
+    fn every_crate_has_its_storey() {
         let root = Path::new("/checkout");
-        assert_eq!(check_place("underpass-core", Path::new("/checkout/lib/core"), root), None);
+        assert_eq!(check_member("underpass-core", Path::new("/checkout/lib/core"), root), None);
         assert!(
-            check_place("underpass-core", Path::new("/checkout/core"), root)
+            check_member("underpass-core", Path::new("/checkout/core"), root)
                 .is_some_and(|finding| finding.contains("lib/core/"))
         );
-        assert!(check_place("underpass-attic", Path::new("/checkout/attic"), root).is_some());
+        assert!(check_member("underpass-attic", Path::new("/checkout/attic"), root).is_some());
         let findings = check(&fixture::metadata(&[("underpass-attic", "", "")], &[]), root);
         assert_eq!(findings.len(), 1 + HOUSE.len(), "{findings:?}");
     }

@@ -22,7 +22,7 @@ echo
 echo "@@begin"
 /bin/sh /job 2>&1
 code=$?
-# On a line of its own, whatever the job printed last.
+# On a line of its own, also where the job's last line has no newline.
 echo
 echo "@@end $code"
 poweroff -f
