@@ -96,7 +96,7 @@ impl Held {
 fn held(mesh: &mut Mesh, node: &str) -> Result<Vec<Held>> {
     let own = Netns::open(&mesh.bed.node(node)?.network_namespace())?.cookie();
     let pid = mesh.agent(node)?.pid();
-    let process = underpass_net::passing::process(pid)?;
+    let process = underpass_net::passing::pidfd(pid)?;
     let mut all = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
         let entry = entry?;
@@ -142,7 +142,7 @@ fn ask_all(mesh: &mut Mesh) -> Result<()> {
     let mut seen = BTreeSet::new();
     for node in NODES {
         for held in held(mesh, node)? {
-            let (wanted, found) = (Options::of(held.role, Keepalive::default()), Options::ask(&held.socket)?);
+            let (wanted, found) = (Options::of(held.role, Keepalive::default()), Options::read(&held.socket)?);
             ensure!(found == wanted, "{node}: {held:?} has {found:?}, not {wanted:?}");
             seen.insert((held.role, held.ipv4));
         }

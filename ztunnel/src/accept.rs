@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::net::{TcpListener, TcpStream};
-use underpass_net::{budget::Held, system::errno};
+use underpass_net::{budget::Permit, system::errno};
 
 use crate::{SOCKETS_PER_CONNECTION, served::Served, worker::Worker};
 
@@ -24,9 +24,9 @@ const LOGGED_PAUSES: u64 = 1_000;
 #[derive(Debug)]
 pub(crate) struct Accepted {
     pub(crate) socket: TcpStream,
-    pub(crate) place: Held,
-    /// For where it leads, unless that has its place already: whoever was accepted is not refused for want of it.
-    pub(crate) next: Held,
+    pub(crate) permit: Permit,
+    /// For where it leads, unless that has its permit already: whoever was accepted is not refused for want of it.
+    pub(crate) next: Permit,
 }
 
 /// Accepts until aborted, and lets `serve` run by itself. Non-blocking listeners: another process may accept from the
@@ -51,9 +51,9 @@ pub(crate) async fn accept<F: Future<Output = ()> + 'static>(
         }
         match listener.accept().await {
             Ok((socket, _)) => {
-                let [place, next] = [pod.budget.sockets.hold(1), pod.budget.sockets.hold(1)];
+                let [permit, next] = [pod.budget.sockets.permit(), pod.budget.sockets.permit()];
                 let begins = worker.begins(&pod);
-                let serving = serve(Rc::clone(&worker), Rc::clone(&pod), Accepted { socket, place, next });
+                let serving = serve(Rc::clone(&worker), Rc::clone(&pod), Accepted { socket, permit, next });
                 tokio::task::spawn_local(async move {
                     serving.await;
                     drop(begins);

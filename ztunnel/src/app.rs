@@ -10,7 +10,7 @@ use std::{
 use tokio::net::TcpStream;
 use underpass_core::Reason;
 use underpass_net::{
-    budget::Held,
+    budget::Permit,
     socket::{
         self, established,
         options::{Options, Role},
@@ -25,12 +25,12 @@ use crate::{accept::is_exhausted, served::Served, worker::Worker};
 pub(crate) struct Carried {
     socket: Rc<TcpStream>,
     /// What it counts for.
-    _place: Held,
+    _permit: Permit,
 }
 
 impl Carried {
-    pub(crate) fn new(socket: TcpStream, place: Held) -> Self {
-        Self { socket: Rc::new(socket), _place: place }
+    pub(crate) fn new(socket: TcpStream, permit: Permit) -> Self {
+        Self { socket: Rc::new(socket), _permit: permit }
     }
 
     /// It ended for this reason.
@@ -52,29 +52,29 @@ impl Deref for Carried {
 pub(crate) async fn connect(
     worker: &Worker,
     pod: &Served,
-    place: Held,
+    permit: Permit,
     client: IpAddr,
     target: SocketAddr,
 ) -> Result<Carried, Reason> {
     let open_with = |options: &Options| worker.settings.sockets.to_application(&pod.netns, client, target, options);
-    open(worker, place, Role::ToApplication, open_with).await
+    open(worker, permit, Role::ToApplication, open_with).await
 }
 
 /// A plain connection from inside the pod, and its address `from`, to somebody outside the mesh.
 pub(crate) async fn connect_plain(
     worker: &Worker,
     pod: &Served,
-    place: Held,
+    permit: Permit,
     from: IpAddr,
     target: SocketAddr,
 ) -> Result<Carried, Reason> {
     let open_with = |options: &Options| worker.settings.sockets.to_outside(&pod.netns, from, target, options);
-    open(worker, place, Role::ToOutside, open_with).await
+    open(worker, permit, Role::ToOutside, open_with).await
 }
 
 async fn open(
     worker: &Worker,
-    place: Held,
+    permit: Permit,
     role: Role,
     begin: impl FnOnce(&Options) -> io::Result<Opening>,
 ) -> Result<Carried, Reason> {
@@ -86,7 +86,7 @@ async fn open(
     match tokio::time::timeout(worker.settings.tunnel.handshake, established(opening)).await {
         Err(_) => Err(Reason::Timeout),
         Ok(Err(error)) => Err(failed(&error)),
-        Ok(Ok(socket)) => Ok(Carried::new(socket, place)),
+        Ok(Ok(socket)) => Ok(Carried::new(socket, permit)),
     }
 }
 

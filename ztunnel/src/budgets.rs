@@ -10,7 +10,7 @@ use std::{
 };
 
 use underpass_core::{ObjectName, Reason};
-use underpass_net::budget::{Share, Stock};
+use underpass_net::budget::{Budget, Share};
 use underpass_telemetry::metrics::{Family, Registry};
 
 static USED: Family = Family::gauge(
@@ -68,8 +68,8 @@ const QUIET_BYTES: usize = 64 << 10;
 #[derive(Debug)]
 pub struct Budgets {
     limits: Limits,
-    sockets: Arc<Stock>,
-    memory: Arc<Stock>,
+    sockets: Arc<Budget>,
+    memory: Arc<Budget>,
     pods: Mutex<BTreeMap<u64, Arc<PodBudget>>>,
 }
 
@@ -106,7 +106,7 @@ pub struct PodUse {
 
 impl Budgets {
     pub(crate) fn new(limits: Limits) -> Arc<Self> {
-        let (sockets, memory) = (Stock::new(limits.sockets), Stock::with_floor(limits.memory, QUIET_BYTES));
+        let (sockets, memory) = (Budget::new(limits.sockets), Budget::with_floor(limits.memory, QUIET_BYTES));
         Arc::new(Self { limits, sockets, memory, pods: Mutex::default() })
     }
 
@@ -151,13 +151,13 @@ impl Budgets {
     /// Sockets of the node that are held, and how many there are for connections.
     #[must_use]
     pub fn sockets(&self) -> (usize, usize) {
-        (self.sockets.used(), self.sockets.most())
+        (self.sockets.used(), self.sockets.total())
     }
 
     /// Bytes of the node that wait, and how many may.
     #[must_use]
     pub fn memory(&self) -> (usize, usize) {
-        (self.memory.used(), self.memory.most())
+        (self.memory.used(), self.memory.total())
     }
 
     /// Every pod that is served.

@@ -78,7 +78,7 @@ async fn one_way(
     (buffers, memory): (&Buffers, &Memory),
     count: impl Fn(usize),
 ) -> Half {
-    let mut held = memory.held();
+    let mut held = memory.reservation();
     loop {
         if from.readable().await.is_err() {
             return Half::Broken;
@@ -192,7 +192,7 @@ mod tests {
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpListener,
     };
-    use underpass_net::budget::{Share, Stock};
+    use underpass_net::budget::{Budget, Share};
 
     use super::*;
 
@@ -213,8 +213,8 @@ mod tests {
 
     /// A sender whose receiver reads nothing, in a pod of 1 MiB in which `others` hold so much already.
     async fn check(address: &str, others: usize, waits: bool) {
-        let share = Share::new(&Stock::new(1 << 30), 1 << 20);
-        let (memory, buffers, others) = (Memory::new(Arc::clone(&share)), Buffers::default(), share.hold(others));
+        let share = Share::new(&Budget::new(1 << 30), 1 << 20);
+        let (memory, buffers, others) = (Memory::new(Arc::clone(&share)), Buffers::default(), share.reserve(others));
         let ((mut sender, client), (server, mut receiver)) = (pair(address).await, pair(address).await);
         let passed = Cell::new(0);
         let copying = async {

@@ -13,7 +13,7 @@ use underpass_core::{
 use underpass_hbone::{ErrorCode, Headers};
 use underpass_net::{
     socket::options::Role,
-    tunnel::{Accepted, Charge, Early, Ended, Tunnel, TunnelEnd},
+    tunnel::{Accepted, Charge, EarlyData, Ended, Tunnel, TunnelEnd},
 };
 
 use crate::{
@@ -31,7 +31,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, pod: Rc<Served>, accepted: accept:
     let Ok(Ends { from, to }) = worker.settings.sockets.ends(&accepted.socket) else { return };
     if let Err(reason) = is_served(&worker, &pod, to) {
         worker.settings.accepted(Role::FromPeer, &accepted.socket);
-        drop(Carried::new(accepted.socket, accepted.place)); // resets it
+        drop(Carried::new(accepted.socket, accepted.permit)); // resets it
         Track::begin(&worker, &pod, Direction::Inbound, from, to).finish(reason);
     } else if to.port() == HBONE_PORT {
         tunnel(&worker, &pod, accepted, from, to).await;
@@ -89,10 +89,10 @@ fn begin(
     let own = own_identity(worker, pod)?;
     let credential = worker.credentials.credential(&own, SystemTime::now()).ok_or(Reason::NoCertificate)?;
     let config = worker.credentials.server(&credential)?;
-    let permit = pod.unauthenticated.permit(from.ip());
-    let number = permit.number();
-    let accept::Accepted { socket, place, .. } = accepted;
-    let charge = Charge { memory: pod.memory.clone(), place };
+    let slot = pod.unauthenticated.slot(from.ip());
+    let number = slot.number();
+    let accept::Accepted { socket, permit, .. } = accepted;
+    let charge = Charge { memory: pod.memory.clone(), permit };
     let asked = Rc::new(Cell::new(false));
     let acceptor = {
         let (worker, pod, asked) = (Rc::clone(worker), Rc::clone(pod), Rc::clone(&asked));
@@ -109,9 +109,9 @@ fn begin(
     let settings = &worker.settings.tunnel;
     // Fails only where the connection is gone, and that is found by its first use.
     let _ = worker.settings.options(Role::FromTunnel).set(&socket);
-    let begun = Tunnel::server(socket.into(), &config, settings, &worker.buffers, charge, Box::new(permit), acceptor);
+    let begun = Tunnel::server(socket.into(), &config, settings, &worker.buffers, charge, Box::new(slot), acceptor);
     let (tunnel, driving) = begun.map_err(|e| Reason::Tls(e.failure(None)))?;
-    pod.unauthenticated.is(number, &tunnel);
+    pod.unauthenticated.set_tunnel(number, &tunnel);
     Ok((tunnel, Box::pin(driving), asked))
 }
 
@@ -164,9 +164,9 @@ async fn carry(
     };
     let (tally, cancel) = (Arc::clone(&track.tally), Rc::clone(&track.cancel));
     let carried = async {
-        let Some(place) = pod.place() else { return answer(accepted, 503, Reason::Limit) };
+        let Some(permit) = pod.permit() else { return answer(accepted, 503, Reason::Limit) };
         let app = tokio::select! {
-            app = app::connect(worker, pod, place, from.ip(), target) => app,
+            app = app::connect(worker, pod, permit, from.ip(), target) => app,
             () = accepted.stream.gone() => return gone(accepted),
         };
         let app = match app {
@@ -176,7 +176,7 @@ async fn carry(
         let mut headers = Headers::new();
         headers.push("baggage", baggage);
         accepted.stream.respond(200, &headers);
-        let ended = accepted.stream.run(&app, &tally, &mut Early::default()).await;
+        let ended = accepted.stream.run(&app, &tally, &mut EarlyData::default()).await;
         let reason = reason(&ended);
         app.ended(&reason);
         reason

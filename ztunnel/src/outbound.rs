@@ -14,9 +14,9 @@ use underpass_core::{
 };
 use underpass_hbone::{Connect, ErrorCode, Headers};
 use underpass_net::{
-    budget::Held,
+    budget::Permit,
     socket::options::Role,
-    tunnel::{Early, Ended, Stream, Tunnel},
+    tunnel::{EarlyData, Ended, Stream, Tunnel},
 };
 use underpass_proxy::pool::Key;
 
@@ -34,9 +34,9 @@ use crate::{
 pub(crate) async fn serve(worker: Rc<Worker>, pod: Rc<Served>, accepted: Accepted) {
     let Ok(Ends { from, to }) = worker.settings.sockets.ends(&accepted.socket) else { return };
     let mut track = Track::begin(&worker, &pod, Direction::Outbound, from, to);
-    let Accepted { socket, place, next } = accepted;
+    let Accepted { socket, permit, next } = accepted;
     worker.settings.accepted(Role::FromApplication, &socket);
-    let socket = Carried::new(socket, place);
+    let socket = Carried::new(socket, permit);
     let reason = carry(&worker, &pod, (&socket, next), from, to, &mut track).await;
     socket.ended(&reason);
     drop(socket);
@@ -60,17 +60,17 @@ struct Call {
 async fn carry(
     worker: &Rc<Worker>,
     pod: &Served,
-    (socket, place): (&Carried, Held),
+    (socket, permit): (&Carried, Permit),
     from: SocketAddr,
     to: SocketAddr,
     track: &mut Track,
 ) -> Reason {
     match plan(worker, pod, from, to, track) {
         Ok(Opening::Hbone(call)) => {
-            drop(place); // a tunnel has its own
+            drop(permit); // a tunnel has its own
             hbone(worker, pod, socket, &call, track).await
         }
-        Ok(Opening::Plain(target)) => plain(worker, pod, (socket, place), from, target, track).await,
+        Ok(Opening::Plain(target)) => plain(worker, pod, (socket, permit), from, target, track).await,
         Err(reason) => reason,
     }
 }
@@ -124,14 +124,14 @@ fn source<'a>(world: &'a World, pod: &Served, from: SocketAddr, to: SocketAddr) 
 async fn plain(
     worker: &Rc<Worker>,
     pod: &Served,
-    (socket, place): (&Carried, Held),
+    (socket, permit): (&Carried, Permit),
     from: SocketAddr,
     target: SocketAddr,
     track: &mut Track,
 ) -> Reason {
     let (tally, cancel) = (Arc::clone(&track.tally), Rc::clone(&track.cancel));
     let carried = async {
-        let server = match app::connect_plain(worker, pod, place, from.ip(), target).await {
+        let server = match app::connect_plain(worker, pod, permit, from.ip(), target).await {
             Ok(server) => server,
             Err(reason) => return reason,
         };
@@ -153,7 +153,7 @@ async fn plain(
 async fn hbone(worker: &Rc<Worker>, pod: &Served, socket: &Carried, call: &Call, track: &mut Track) -> Reason {
     let (tally, cancel) = (Arc::clone(&track.tally), Rc::clone(&track.cancel));
     let carried = async {
-        let mut early = Early::of(&pod.memory);
+        let mut early = EarlyData::of(&pod.memory);
         let mut refused_by: Option<Stream> = None;
         loop {
             let stream = match open(worker, pod, call, refused_by.as_ref()) {

@@ -9,7 +9,7 @@ use underpass_core::{
     connection::{Direction, Path},
     rejudge::{Judged, Way},
 };
-use underpass_net::{budget::Held, socket::options::Role};
+use underpass_net::{budget::Permit, socket::options::Role};
 
 use crate::{
     accept::Accepted,
@@ -24,9 +24,9 @@ use crate::{
 pub(crate) async fn serve(worker: &Rc<Worker>, pod: &Rc<Served>, accepted: Accepted, from: SocketAddr, to: SocketAddr) {
     let mut track = Track::begin(worker, pod, Direction::Inbound, from, to);
     track.path(Path::Plaintext);
-    let Accepted { socket, place, next } = accepted;
+    let Accepted { socket, permit, next } = accepted;
     worker.settings.accepted(Role::FromPeer, &socket);
-    let client = Carried::new(socket, place);
+    let client = Carried::new(socket, permit);
     let reason = carry(worker, pod, (&client, next), from, to, &mut track).await;
     client.ended(&reason);
     drop(client);
@@ -36,7 +36,7 @@ pub(crate) async fn serve(worker: &Rc<Worker>, pod: &Rc<Served>, accepted: Accep
 async fn carry(
     worker: &Rc<Worker>,
     pod: &Served,
-    (client, place): (&TcpStream, Held),
+    (client, permit): (&TcpStream, Permit),
     from: SocketAddr,
     to: SocketAddr,
     track: &mut Track,
@@ -46,7 +46,7 @@ async fn carry(
     }
     let (tally, cancel) = (Arc::clone(&track.tally), Rc::clone(&track.cancel));
     let carried = async {
-        let server = match app::connect(worker, pod, place, from.ip(), to).await {
+        let server = match app::connect(worker, pod, permit, from.ip(), to).await {
             Ok(server) => server,
             Err(reason) => return reason,
         };

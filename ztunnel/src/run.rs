@@ -123,9 +123,9 @@ impl Worker {
         }
         if let Some(roots) = change.roots {
             let now = SystemTime::now();
-            self.pool.check_again(&roots, now);
+            self.pool.verify_again(&roots, now);
             for home in self.homes.borrow().values() {
-                home.served.tunnels.each(|tunnel| tunnel.check_again(&roots, now));
+                home.served.tunnels.each(|tunnel| tunnel.verify_again(&roots, now));
             }
         }
     }

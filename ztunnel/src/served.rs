@@ -7,7 +7,7 @@ use underpass_core::{
     world::{Account, Uid, Workload},
 };
 use underpass_net::{
-    budget::Held,
+    budget::{Permit, Reservation},
     netns::Netns,
     tunnel::{Charge, Memory, Tunnel},
 };
@@ -30,7 +30,7 @@ pub(crate) struct Served {
     /// Sockets on 15008 whose peers have not proved who they are.
     pub(crate) unauthenticated: UnauthenticatedPeers,
     /// What the pod itself counts for.
-    _place: Held,
+    _reservation: Reservation,
     /// Tunnels of other nodes that end here.
     pub(crate) tunnels: Group<Tunnel>,
     /// Its connections, open or about to be.
@@ -67,7 +67,7 @@ impl Served {
             netns,
             memory: Memory::new(Arc::clone(&budget.memory)),
             unauthenticated: UnauthenticatedPeers::new(settings.most_unauthenticated),
-            _place: budget.sockets.hold(SOCKETS_PER_POD),
+            _reservation: budget.sockets.reserve(SOCKETS_PER_POD),
             budget,
             tunnels: Group::default(),
             connections: Group::default(),
@@ -86,15 +86,15 @@ impl Served {
         world.workload(&self.uid).filter(is_it).ok_or(Reason::UnknownPod)
     }
 
-    /// For where a stream of another node leads, which takes one place; nothing where there is none. A listener that waits
+    /// For where a stream of another node leads, which takes one permit; nothing where there is none. A listener that waits
     /// for two is before it: otherwise streams would take each that becomes free.
-    pub(crate) fn place(&self) -> Option<Held> {
+    pub(crate) fn permit(&self) -> Option<Permit> {
         let before = if self.waiting.is_empty() { 0 } else { SOCKETS_PER_CONNECTION };
-        self.budget.sockets.take(before)
+        self.budget.sockets.try_permit(before)
     }
 
     /// For one more tunnel of this pod, whose socket is there already.
     pub(crate) fn charge(&self) -> Charge {
-        Charge { memory: self.memory.clone(), place: self.budget.sockets.hold(1) }
+        Charge { memory: self.memory.clone(), permit: self.budget.sockets.permit() }
     }
 }

@@ -41,7 +41,7 @@ use std::{
 
 use underpass_abi::{CgroupId, Cookie, Direction, ListenerKey};
 use underpass_loader::Kernel;
-use underpass_net::passing::Wire;
+use underpass_net::passing::DescriptorConnection;
 
 pub use self::lock::Lock;
 use self::message::{Hello, Message};
@@ -167,7 +167,7 @@ impl Place {
             None if take_over => {
                 let socket = self.socket.display().to_string();
                 let unheard = |source| Error::Unheard { node, socket, source };
-                let wire = Wire::connect(&self.socket).map_err(unheard)?;
+                let wire = DescriptorConnection::connect(&self.socket).map_err(unheard)?;
                 Successor::new(wire, &self.node).map(Claim::Successor)
             }
             None => Err(Error::Runs { node, lock: self.lock.display().to_string() }),
@@ -178,7 +178,7 @@ impl Place {
 /// The successor's end of a hand-over.
 #[derive(Debug)]
 pub struct Successor {
-    wire: Wire,
+    wire: DescriptorConnection,
     node: String,
     /// The agent that runs: readable when it is gone.
     process: OwnedFd,
@@ -241,13 +241,13 @@ impl Earlier {
 }
 
 impl Successor {
-    fn new(wire: Wire, node: &str) -> Result<Self, Error> {
+    fn new(wire: DescriptorConnection, node: &str) -> Result<Self, Error> {
         let (user, pid) = wire.peer().map_err(wired("look at"))?;
         if user != 0 {
             return Err(Error::Answer { found: format!("it belongs to user {user}") });
         }
-        wire.patience(ANSWER).map_err(wired("set up"))?;
-        let process = underpass_net::passing::process(pid).map_err(wired("watch the process behind"))?;
+        wire.set_timeout(ANSWER).map_err(wired("set up"))?;
+        let process = underpass_net::passing::pidfd(pid).map_err(wired("watch the process behind"))?;
         Ok(Self { wire, node: node.to_owned(), process })
     }
 
@@ -297,7 +297,7 @@ impl Successor {
     /// [`Error::Withdrawn`] where the other one lives and goes on; then this one must not.
     pub fn taken(&self) -> Result<(), Error> {
         // However long it takes to leave: it does, it hangs up, or it dies. To stop waiting would leave nobody.
-        let for_ever = || self.wire.patience(Duration::ZERO).map_err(wired("set up"));
+        let for_ever = || self.wire.set_timeout(Duration::ZERO).map_err(wired("set up"));
         let said = self.say(&Message::Taken).and_then(|()| for_ever()).and_then(|()| self.hear());
         match said {
             Ok((Message::Leaving, _)) => Ok(()),
@@ -327,7 +327,7 @@ impl Successor {
     }
 }
 
-fn hear(wire: &Wire) -> Result<(Message, Vec<OwnedFd>), Error> {
+fn hear(wire: &DescriptorConnection) -> Result<(Message, Vec<OwnedFd>), Error> {
     let (bytes, with) = wire.receive().map_err(wired("read from"))?;
     let found =
         || if bytes.is_empty() { "it hung up".to_owned() } else { String::from_utf8_lossy(&bytes).into_owned() };

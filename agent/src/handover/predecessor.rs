@@ -12,7 +12,7 @@ use std::{
 };
 
 use tokio::sync::{mpsc, oneshot};
-use underpass_net::passing::{Door, MOST_DESCRIPTORS, Wire};
+use underpass_net::passing::{DescriptorConnection, DescriptorListener, MOST_DESCRIPTORS};
 use underpass_ztunnel::Lent;
 
 use super::{APPLY, Earlier, Error, Hello, Message, Place, hear, wired};
@@ -64,7 +64,7 @@ pub fn listen(place: &Place, asks: mpsc::UnboundedSender<Ask>) -> Result<(), Err
         let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
         made.map_err(Place::failed("create", directory))?;
     }
-    let door = Door::open(place.socket()).map_err(Place::failed("listen at", place.socket()))?;
+    let door = DescriptorListener::open(place.socket()).map_err(Place::failed("listen at", place.socket()))?;
     let own = Hello::new(&place.node);
     let thread = std::thread::Builder::new().name("handover".into()).spawn(move || {
         loop {
@@ -86,8 +86,8 @@ pub fn listen(place: &Place, asks: mpsc::UnboundedSender<Ask>) -> Result<(), Err
 }
 
 /// Serves one successor; true where it has taken over.
-fn serve(wire: &Wire, own: &Hello, asks: &mpsc::UnboundedSender<Ask>) -> Result<bool, Error> {
-    wire.patience(INTRODUCE).map_err(wired("set up"))?;
+fn serve(wire: &DescriptorConnection, own: &Hello, asks: &mpsc::UnboundedSender<Ask>) -> Result<bool, Error> {
+    wire.set_timeout(INTRODUCE).map_err(wired("set up"))?;
     let (user, pid) = wire.peer().map_err(wired("look at"))?;
     let (Message::Hello(hello), _) = hear(wire)? else { return Err(Error::Answer { found: "no hello".into() }) };
     let misfit = hello
@@ -109,7 +109,7 @@ fn serve(wire: &Wire, own: &Hello, asks: &mpsc::UnboundedSender<Ask>) -> Result<
         Err(_) => return Ok(false), // the process ends
     };
     let taken = lend(wire, &lending).and_then(|()| {
-        wire.patience(APPLY).map_err(wired("set up"))?;
+        wire.set_timeout(APPLY).map_err(wired("set up"))?;
         hear(wire)
     });
     drop(lending);
@@ -125,7 +125,7 @@ fn serve(wire: &Wire, own: &Hello, asks: &mpsc::UnboundedSender<Ask>) -> Result<
     taken.map(|_| false)
 }
 
-fn lend(wire: &Wire, lending: &Lending) -> Result<(), Error> {
+fn lend(wire: &DescriptorConnection, lending: &Lending) -> Result<(), Error> {
     let say =
         |message: &Message, with: &[BorrowedFd<'_>]| wire.send(&message.encode(), with).map_err(wired("write to"));
     let offer = Message::Offer {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::sync::mpsc;
-use underpass_net::passing::Door;
+use underpass_net::passing::DescriptorListener;
 use underpass_ztunnel::Lent;
 
 use super::*;
@@ -60,7 +60,7 @@ fn running(place: &Place, pods: usize) -> (Lock, mpsc::UnboundedReceiver<Ask>, V
 
 fn lending(lock: &Lock, pods: usize) -> Lending {
     let pods = (0..pods).map(|n| Lent { cookie: n as u64, outbound: bound(), inbound: bound() });
-    let process = underpass_net::passing::process(i32::try_from(std::process::id()).unwrap()).unwrap();
+    let process = underpass_net::passing::pidfd(i32::try_from(std::process::id()).unwrap()).unwrap();
     let earlier = vec![Earlier { cgroup: CgroupId(5), process }];
     Lending {
         cgroup: 7,
@@ -155,25 +155,25 @@ fn a_successor_that_fails_lets_the_other_go_on() {
 }
 
 /// Both ends of a connection.
-fn pair() -> (Wire, Wire) {
+fn pair() -> (DescriptorConnection, DescriptorConnection) {
     let place = place();
     fs::create_dir_all(place.socket().parent().unwrap()).unwrap();
-    let door = Door::open(place.socket()).unwrap();
-    (Wire::connect(place.socket()).unwrap(), door.accept().unwrap())
+    let door = DescriptorListener::open(place.socket()).unwrap();
+    (DescriptorConnection::connect(place.socket()).unwrap(), door.accept().unwrap())
 }
 
 #[test]
 fn an_agent_that_lives_and_hangs_up_goes_on() {
     let (near, far) = pair();
     let own = i32::try_from(std::process::id()).unwrap();
-    let process = underpass_net::passing::process(own).unwrap();
+    let process = underpass_net::passing::pidfd(own).unwrap();
     let successor = Successor { wire: near, node: "n".into(), process };
     drop(far);
     assert!(matches!(successor.taken(), Err(Error::Withdrawn)));
     // The twin: its process is gone.
     let (near, far) = pair();
     let mut child = std::process::Command::new("true").spawn().unwrap();
-    let process = underpass_net::passing::process(i32::try_from(child.id()).unwrap()).unwrap();
+    let process = underpass_net::passing::pidfd(i32::try_from(child.id()).unwrap()).unwrap();
     child.wait().unwrap();
     let successor = Successor { wire: near, node: "n".into(), process };
     drop(far);
@@ -184,7 +184,7 @@ fn an_agent_that_lives_and_hangs_up_goes_on() {
 #[test]
 fn time_is_up_for_a_successor_only_while_the_other_one_lives() {
     let (near, _far) = pair();
-    let process = underpass_net::passing::process(i32::try_from(std::process::id()).unwrap()).unwrap();
+    let process = underpass_net::passing::pidfd(i32::try_from(std::process::id()).unwrap()).unwrap();
     let successor = Successor { wire: near, node: "n".into(), process };
     assert!(matches!(successor.late(), Err(Error::Late)));
 }
@@ -193,8 +193,8 @@ fn time_is_up_for_a_successor_only_while_the_other_one_lives() {
 fn an_agent_may_take_its_time_to_leave() {
     const PATIENCE: Duration = Duration::from_millis(20);
     let (near, far) = pair();
-    near.patience(PATIENCE).unwrap();
-    let process = underpass_net::passing::process(i32::try_from(std::process::id()).unwrap()).unwrap();
+    near.set_timeout(PATIENCE).unwrap();
+    let process = underpass_net::passing::pidfd(i32::try_from(std::process::id()).unwrap()).unwrap();
     let successor = Successor { wire: near, node: "n".into(), process };
     let leaving = std::thread::spawn(move || {
         assert!(matches!(hear(&far), Ok((Message::Taken, _))));

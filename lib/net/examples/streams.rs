@@ -15,10 +15,10 @@ use underpass_core::{Identities, TrustDomain};
 use underpass_hbone::{Connect, Headers};
 use underpass_identity::testing::{Leaf, TestCa, now};
 use underpass_net::{
-    budget::{Share, Stock},
+    budget::{Budget, Share},
     buffer::Buffers,
     tls::{self, Configs, TrustDomains, testing::ManualTime},
-    tunnel::{Accepted, ByteStream, Charge, Early, Memory, Settings, Stream, Tunnel},
+    tunnel::{Accepted, ByteStream, Charge, EarlyData, Memory, Settings, Stream, Tunnel},
 };
 
 const CONNECTIONS: usize = 16;
@@ -84,12 +84,12 @@ impl End {
     fn new() -> Self {
         let tls = tls::Settings { time: ManualTime::new(now()), ..tls::Settings::default() };
         let configs = Configs::new(tls).expect("configs");
-        let memory = Memory::new(Share::new(&Stock::new(1 << 30), usize::MAX));
+        let memory = Memory::new(Share::new(&Budget::new(1 << 30), usize::MAX));
         Self { settings: Settings::default(), buffers: Buffers::default(), memory, configs }
     }
 
     fn charge(&self) -> Charge {
-        Charge { memory: self.memory.clone(), place: Share::new(&Stock::new(1), 1).hold(1) }
+        Charge { memory: self.memory.clone(), permit: Share::new(&Budget::new(1), 1).permit() }
     }
 
     async fn connect(mut self, ca: &TestCa, to: SocketAddr, ends: Ends) -> Tunnel {
@@ -142,7 +142,9 @@ fn drive(end: &Rc<End>, config: &Rc<tls::ServerConfig>, transport: underpass_net
 async fn application(stream: Stream, echoes: bool, ends: Ends) {
     let Ends::Bytes = ends else {
         let (app, socket) = pair().await;
-        spawn_local(async move { drop(stream.run(&Rc::new(socket), &Arc::default(), &mut Early::default()).await) });
+        spawn_local(
+            async move { drop(stream.run(&Rc::new(socket), &Arc::default(), &mut EarlyData::default()).await) },
+        );
         return answer(app, echoes).await;
     };
     answer(ByteStream::from(stream), echoes).await;
@@ -158,7 +160,7 @@ async fn answer(mut app: impl Client, echoes: bool) {
         }
     }
     if !echoes {
-        // Fails where nobody waits any more.
+        // Fails where the client is gone.
         let _ = app.write_u64(taken).await;
         let _ = app.shutdown().await;
     }
@@ -184,7 +186,7 @@ async fn client(tunnel: &Tunnel, service: &str, ends: Ends) -> Box<dyn Client> {
         return Box::new(ByteStream::from(stream));
     }
     let (app, socket) = pair().await;
-    spawn_local(async move { drop(stream.run(&Rc::new(socket), &Arc::default(), &mut Early::default()).await) });
+    spawn_local(async move { drop(stream.run(&Rc::new(socket), &Arc::default(), &mut EarlyData::default()).await) });
     Box::new(app)
 }
 

@@ -1,17 +1,18 @@
-//! How much of what is scarce one pod may hold: sockets, and bytes that wait for somebody. Its own room because both go by
-//! one rule, and because it is the only thing that the workers of a node share.
+//! Per-pod limits on sockets and queued bytes. One module for both, because both go by one rule, and because it is the only
+//! thing that the workers of a node share.
 //!
 //! A pod holds at most its own limit, and never more than twice as much as is left on the node. One greedy
 //! pod therefore ends at two thirds of the node, two at two fifths each: something is always left for a pod that holds
-//! little, and nobody has to look at other pods to judge one.
+//! little, and no pod has to be looked at to judge another.
 //!
 //! ```text
-//!   Stock (the node's)   most = used + left
-//!     Share (a pod's)    used <= allowed = min(most, max(floor, 2 * left))    Plenty | Short: half of that is used | Over
-//!       Held (a guard)   what one socket, or one buffer, counts for
+//!   Budget (the node's)       total = used + left
+//!     Share (a pod's)         used <= allowed = min(limit, max(floor, 2 * left))  Plenty | Short: half of that is used | Over
+//!       Permit (a guard)      one socket
+//!       Reservation (a guard) the bytes of one buffer
 //! ```
-//! Where what is given out is not asked for first, as waiting bytes are not, others may have used up all of it: a floor
-//! then leaves every pod enough to begin with. Sockets have none, because the kernel has no more of them.
+//! A reservation is not asked for first: the bytes are there already, and other pods may have used up all of the budget. A
+//! floor then leaves every pod enough to begin with. Sockets have none, because the kernel has no more of them.
 //!
 //! Counting is not a lock: workers that take at the same time may go over a limit by one each.
 
@@ -26,65 +27,65 @@ use std::sync::{
 
 use tokio::sync::{Notify, futures::Notified};
 
-/// A pod may hold so many times what is left on the node.
+/// A pod's allowance, as a multiple of what is left on the node.
 const TIMES_WHAT_IS_LEFT: usize = 2;
 
-/// What a pod may hold in all, of a stock that has `left`, where its own limit is `most`: never less than `floor` for
-/// want of what others hold.
+/// The allowance of a pod whose own limit is `limit`, of a budget that has `left`: what other pods use never lowers it
+/// below `floor`.
 #[must_use]
-pub fn allowed(most: usize, left: usize, floor: usize) -> usize {
-    most.min(left.saturating_mul(TIMES_WHAT_IS_LEFT).max(floor))
+pub fn allowed(limit: usize, left: usize, floor: usize) -> usize {
+    limit.min(left.saturating_mul(TIMES_WHAT_IS_LEFT).max(floor))
 }
 
-/// What a node has.
+/// The budget of a node.
 #[derive(Debug)]
-pub struct Stock {
-    most: usize,
+pub struct Budget {
+    total: usize,
     floor: usize,
     used: AtomicUsize,
     freed: Freed,
 }
 
-impl Stock {
-    /// So much.
+impl Budget {
+    /// A budget of `total`.
     #[must_use]
-    pub fn new(most: usize) -> Arc<Self> {
-        Self::with_floor(most, 0)
+    pub fn new(total: usize) -> Arc<Self> {
+        Self::with_floor(total, 0)
     }
 
-    /// So much, of which a pod may hold its `floor` whatever others hold.
+    /// A budget of `total`, of which every pod may use its `floor` even where the others have used up all of it.
     #[must_use]
-    pub fn with_floor(most: usize, floor: usize) -> Arc<Self> {
-        Arc::new(Self { most, floor, used: AtomicUsize::new(0), freed: Freed::default() })
+    pub fn with_floor(total: usize, floor: usize) -> Arc<Self> {
+        Arc::new(Self { total, floor, used: AtomicUsize::new(0), freed: Freed::default() })
     }
 
-    /// All that there is.
+    /// Its size.
     #[must_use]
-    pub fn most(&self) -> usize {
-        self.most
+    pub fn total(&self) -> usize {
+        self.total
     }
 
-    /// What is held, by whomever.
+    /// The part that pods use.
     #[must_use]
     pub fn used(&self) -> usize {
         self.used.load(Relaxed)
     }
 
-    /// What nobody holds.
+    /// The part that is free.
     #[must_use]
     pub fn left(&self) -> usize {
-        self.most.saturating_sub(self.used())
+        self.total.saturating_sub(self.used())
     }
 
-    /// Completes when somebody gives something back after the call.
+    /// Completes when a part is given back after the call.
     pub async fn freed(&self) {
         let (_waits, notified) = self.freed.wait();
         notified.await;
     }
 }
 
-/// Tells those who wait that something was given back. Bytes are given back all the time, and nobody waits for them: then
-/// it is a fence and a load, not a lock.
+/// The wake-up of tasks that wait until a part is given back. Bytes are given back all the time, and no task waits for
+/// them: then it is a fence and a load, not a lock.
 #[derive(Debug, Default)]
 struct Freed {
     waiting: AtomicUsize,
@@ -92,17 +93,17 @@ struct Freed {
 }
 
 impl Freed {
-    /// Counts as waiting until the guard is dropped. The look at what is used comes after this, as the look at who waits
-    /// comes after giving back; of two such looks one sees what the other side did, by the fences between.
+    /// Counts the caller as waiting until the guard is dropped. A waiter reads what is used after this, as a giver reads the
+    /// number of waiters after giving back; of two such reads one sees what the other side did, by the fences between.
     fn wait(&self) -> (Waits<'_>, Notified<'_>) {
-        // Before it is counted: whoever sees the count reaches this future, polled or not.
+        // Before it is counted: a giver that sees the count reaches this future, polled or not.
         let notified = self.notify.notified();
         self.waiting.fetch_add(1, Relaxed);
         fence(SeqCst);
         (Waits(self), notified)
     }
 
-    fn tell(&self) {
+    fn wake(&self) {
         fence(SeqCst);
         if self.waiting.load(Relaxed) > 0 {
             self.notify.notify_waiters();
@@ -110,7 +111,7 @@ impl Freed {
     }
 }
 
-/// See [`Freed::wait`].
+/// The guard of one waiter: see [`Freed::wait`].
 struct Waits<'a>(&'a Freed);
 
 impl Drop for Waits<'_> {
@@ -119,46 +120,46 @@ impl Drop for Waits<'_> {
     }
 }
 
-/// How a pod stands with its budget.
+/// How much of its allowance a pod has used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// It may take more.
+    /// Less than half.
     Plenty,
-    /// It has used half of what it may.
+    /// Half or more.
     Short,
-    /// It holds more than it may: others have come, or it was not asked.
+    /// More than all of it: other pods have come, or the part was taken without being asked for.
     Over,
 }
 
-/// What one pod may have of a [`Stock`].
+/// The share of one pod in a [`Budget`].
 #[derive(Debug)]
 pub struct Share {
-    stock: Arc<Stock>,
-    most: usize,
+    budget: Arc<Budget>,
+    limit: usize,
     used: AtomicUsize,
     freed: Freed,
 }
 
 impl Share {
-    /// Of `stock`, at most `most`.
+    /// A share of `budget` that is at most `limit`.
     #[must_use]
-    pub fn new(stock: &Arc<Stock>, most: usize) -> Arc<Self> {
-        Arc::new(Self { stock: Arc::clone(stock), most, used: AtomicUsize::new(0), freed: Freed::default() })
+    pub fn new(budget: &Arc<Budget>, limit: usize) -> Arc<Self> {
+        Arc::new(Self { budget: Arc::clone(budget), limit, used: AtomicUsize::new(0), freed: Freed::default() })
     }
 
-    /// What the pod holds.
+    /// What the pod uses.
     #[must_use]
     pub fn used(&self) -> usize {
         self.used.load(Relaxed)
     }
 
-    /// What it may hold now.
+    /// Its allowance now.
     #[must_use]
     pub fn allowed(&self) -> usize {
-        allowed(self.most, self.stock.left(), self.stock.floor)
+        allowed(self.limit, self.budget.left(), self.budget.floor)
     }
 
-    /// How it stands.
+    /// How much of the allowance is used.
     #[must_use]
     pub fn level(&self) -> Level {
         let (used, allowed) = (self.used(), self.allowed());
@@ -170,33 +171,39 @@ impl Share {
         }
     }
 
-    /// It may take so many more.
+    /// There is room for `amount` more.
     #[must_use]
     pub fn has_room(&self, amount: usize) -> bool {
         self.used().saturating_add(amount) <= self.allowed()
     }
 
-    /// Takes one, where there is room for it and for so many more.
+    /// A permit, where there is room for it and for `spare` more.
     #[must_use]
-    pub fn take(self: &Arc<Self>, more: usize) -> Option<Held> {
-        self.has_room(more.saturating_add(1)).then(|| self.hold(1))
+    pub fn try_permit(self: &Arc<Self>, spare: usize) -> Option<Permit> {
+        self.has_room(spare.saturating_add(1)).then(|| self.permit())
     }
 
-    /// Takes without asking: for what is there already, and has to be counted.
+    /// A permit without asking: the caller has asked for room already.
     #[must_use]
-    pub fn hold(self: &Arc<Self>, amount: usize) -> Held {
-        let mut held = Held { share: Arc::clone(self), amount: 0 };
-        held.set(amount);
-        held
+    pub fn permit(self: &Arc<Self>) -> Permit {
+        Permit { _reservation: self.reserve(1) }
     }
 
-    /// Completes when there is room for so much, because somebody gave something back or there was some. Each time that
-    /// there is none `full` is called, which may see to it that something is given back.
+    /// A reservation without asking, for what is there already and has to be counted.
+    #[must_use]
+    pub fn reserve(self: &Arc<Self>, amount: usize) -> Reservation {
+        let mut reservation = Reservation { share: Arc::clone(self), amount: 0 };
+        reservation.set(amount);
+        reservation
+    }
+
+    /// Completes when there is room for `amount`. Each time that there is none `full` is called, which may see to it that
+    /// a part is given back.
     pub async fn room(&self, amount: usize, full: impl Fn()) {
         loop {
-            let ((_own_waits, own), (_node_waits, node)) = (self.freed.wait(), self.stock.freed.wait());
+            let ((_own_waits, own), (_node_waits, node)) = (self.freed.wait(), self.budget.freed.wait());
             tokio::pin!(own, node);
-            // Before the look: what is given back after it is heard of.
+            // Before the check: what is given back after it wakes this task.
             own.as_mut().enable();
             node.as_mut().enable();
             if self.has_room(amount) {
@@ -210,36 +217,42 @@ impl Share {
         }
     }
 
-    /// Completes when the node got something back after the call.
+    /// Completes when the node got a part back after the call.
     pub async fn freed(&self) {
-        self.stock.freed().await;
+        self.budget.freed().await;
     }
 }
 
-/// What is held. Dropped, it is given back.
+/// One socket's part of a budget. Dropped, it is given back.
 #[derive(Debug)]
-pub struct Held {
+pub struct Permit {
+    _reservation: Reservation,
+}
+
+/// An amount of a budget that is used. Dropped, it is given back.
+#[derive(Debug)]
+pub struct Reservation {
     share: Arc<Share>,
     amount: usize,
 }
 
-impl Held {
-    /// From now on it is so much.
+impl Reservation {
+    /// Makes it `amount`.
     pub fn set(&mut self, amount: usize) {
         let before = std::mem::replace(&mut self.amount, amount);
         if let Some(more) = amount.checked_sub(before).filter(|&more| more > 0) {
             self.share.used.fetch_add(more, Relaxed);
-            self.share.stock.used.fetch_add(more, Relaxed);
+            self.share.budget.used.fetch_add(more, Relaxed);
         } else if let Some(less) = before.checked_sub(amount).filter(|&less| less > 0) {
             self.share.used.fetch_sub(less, Relaxed);
-            self.share.stock.used.fetch_sub(less, Relaxed);
-            self.share.freed.tell();
-            self.share.stock.freed.tell();
+            self.share.budget.used.fetch_sub(less, Relaxed);
+            self.share.freed.wake();
+            self.share.budget.freed.wake();
         }
     }
 }
 
-impl Drop for Held {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.set(0);
     }
@@ -251,67 +264,67 @@ mod tests {
 
     use super::*;
 
-    /// Takes until there is no room.
-    fn fill(share: &Arc<Share>) -> Vec<Held> {
-        std::iter::from_fn(|| share.take(0)).collect()
+    /// All permits that there is room for.
+    fn fill(share: &Arc<Share>) -> Vec<Permit> {
+        std::iter::from_fn(|| share.try_permit(0)).collect()
     }
 
     #[test]
     fn greedy_pods_leave_a_part_to_every_other() {
         for (greedy, left) in [(1, 300), (2, 180), (3, 129), (10, 43)] {
-            let stock = Stock::new(900);
-            let shares: Vec<_> = (0..greedy).map(|_| Share::new(&stock, usize::MAX)).collect();
+            let budget = Budget::new(900);
+            let shares: Vec<_> = (0..greedy).map(|_| Share::new(&budget, usize::MAX)).collect();
             // In turn, as they would.
             let mut all = Vec::new();
-            while let Some(held) = shares.iter().map(|share| share.take(0)).collect::<Option<Vec<_>>>() {
-                all.extend(held);
+            while let Some(permits) = shares.iter().map(|share| share.try_permit(0)).collect::<Option<Vec<_>>>() {
+                all.extend(permits);
             }
-            assert!(stock.left().abs_diff(left) <= greedy, "{greedy} greedy pods leave {}", stock.left());
-            let modest = Share::new(&stock, usize::MAX);
+            assert!(budget.left().abs_diff(left) <= greedy, "{greedy} greedy pods leave {}", budget.left());
+            let modest = Share::new(&budget, usize::MAX);
             assert!(fill(&modest).len() >= left / 2, "{greedy}");
             drop(all);
-            assert_eq!(stock.used(), 0);
+            assert_eq!(budget.used(), 0);
         }
     }
 
     #[test]
     fn a_limit_of_its_own_holds_before_that() {
-        let stock = Stock::new(900);
-        let share = Share::new(&stock, 10);
+        let budget = Budget::new(900);
+        let share = Share::new(&budget, 10);
         assert_eq!(fill(&share).len(), 10);
-        let none = Share::new(&stock, 0);
-        assert!(none.take(0).is_none());
-        assert!(Share::new(&Stock::new(0), 10).take(0).is_none());
+        let none = Share::new(&budget, 0);
+        assert!(none.try_permit(0).is_none());
+        assert!(Share::new(&Budget::new(0), 10).try_permit(0).is_none());
     }
 
     #[test]
     fn levels() {
         let check = |most, all, others, own, expect| {
-            let stock = Stock::new(all);
-            let _others = Share::new(&stock, usize::MAX).hold(others);
-            let share = Share::new(&stock, most);
-            let _held = share.hold(own);
+            let budget = Budget::new(all);
+            let _others = Share::new(&budget, usize::MAX).reserve(others);
+            let share = Share::new(&budget, most);
+            let _own = share.reserve(own);
             assert_eq!(share.level(), expect, "{own} of {most}, {others} beside, in {all}");
         };
         check(100, 1000, 0, 50, Level::Plenty);
         check(100, 1000, 0, 51, Level::Short);
         check(100, 1000, 0, 100, Level::Short);
         check(100, 1000, 0, 101, Level::Over);
-        // What others hold counts: 2 * (1000 - 950 - 33) = 34.
+        // What others use counts: 2 * (1000 - 950 - 33) = 34.
         check(100, 1000, 950, 33, Level::Short);
         check(100, 1000, 950, 34, Level::Over);
-        // Who holds nothing has nothing to give back.
+        // A pod that uses nothing has nothing to give back.
         check(100, 1000, 1000, 0, Level::Plenty);
         check(0, 1000, 0, 1, Level::Over);
     }
 
     #[test]
-    fn a_quiet_pod_is_never_over_for_what_others_hold() {
+    fn a_quiet_pod_is_never_over_because_of_other_pods() {
         let check = |most, others, own, expect| {
-            let stock = Stock::with_floor(1000, 40);
-            let _greedy = Share::new(&stock, usize::MAX).hold(others);
-            let quiet = Share::new(&stock, most);
-            let _held = quiet.hold(own);
+            let budget = Budget::with_floor(1000, 40);
+            let _greedy = Share::new(&budget, usize::MAX).reserve(others);
+            let quiet = Share::new(&budget, most);
+            let _own = quiet.reserve(own);
             assert_eq!(quiet.level(), expect, "{own} of {most}, {others} beside");
         };
         check(100, 1000, 40, Level::Short);
@@ -323,16 +336,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_follows_its_amount() {
-        let stock = Stock::new(100);
-        let share = Share::new(&stock, 100);
-        let mut held = share.hold(0);
+    fn budget_and_share_follow_a_reservation() {
+        let budget = Budget::new(100);
+        let share = Share::new(&budget, 100);
+        let mut reservation = share.reserve(0);
         for amount in [10, 70, 30, 30, 0, 5] {
-            held.set(amount);
-            assert_eq!((share.used(), stock.used(), stock.left()), (amount, amount, 100 - amount));
+            reservation.set(amount);
+            assert_eq!((share.used(), budget.used(), budget.left()), (amount, amount, 100 - amount));
         }
-        drop(held);
-        assert_eq!((share.used(), stock.used()), (0, 0));
+        drop(reservation);
+        assert_eq!((share.used(), budget.used()), (0, 0));
     }
 
     /// One thread gives back while another begins to wait, a little later each round. A wake-up that is lost would leave
@@ -341,8 +354,8 @@ mod tests {
     fn no_wake_up_is_lost_between_threads() {
         const ROUNDS: usize = 2_000;
         const SHIFTS: usize = 100;
-        let (stock, begun, told) = (Stock::new(2), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let share = Share::new(&stock, 1);
+        let (budget, begun, told) = (Budget::new(2), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let share = Share::new(&budget, 1);
         let waiter = {
             let (share, begun, told) = (Arc::clone(&share), Arc::clone(&begun), Arc::clone(&told));
             std::thread::spawn(move || {
@@ -358,25 +371,25 @@ mod tests {
         };
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
         for round in 1..=ROUNDS {
-            let held = share.hold(1);
+            let permit = share.permit();
             begun.store(round, SeqCst);
             (0..round % SHIFTS).for_each(|_| std::hint::spin_loop());
-            drop(held);
+            drop(permit);
             while told.load(SeqCst) < round {
                 assert!(std::time::Instant::now() < deadline, "a wake-up was lost in round {round}: {share:?}");
                 std::thread::yield_now();
             }
         }
         waiter.join().expect("no panic");
-        assert_eq!((share.used(), stock.used()), (0, 0));
-        assert_eq!((share.freed.waiting.load(Relaxed), stock.freed.waiting.load(Relaxed)), (0, 0));
+        assert_eq!((share.used(), budget.used()), (0, 0));
+        assert_eq!((share.freed.waiting.load(Relaxed), budget.freed.waiting.load(Relaxed)), (0, 0));
     }
 
     #[test]
-    fn whoever_waits_for_room_is_told_by_its_own_and_by_others() {
-        let stock = Stock::new(30);
-        let (mine, other) = (Share::new(&stock, 10), Share::new(&stock, usize::MAX));
-        let (mut own, mut others) = (mine.hold(10), other.hold(0));
+    fn a_wait_for_room_ends_when_the_pod_or_another_gives_back() {
+        let budget = Budget::new(30);
+        let (mine, other) = (Share::new(&budget, 10), Share::new(&budget, usize::MAX));
+        let (mut own, mut others) = (mine.reserve(10), other.reserve(0));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         for by_own in [true, false] {
             own.set(if by_own { 10 } else { 8 });

@@ -1,7 +1,7 @@
-//! The TCP sockets of a namespace, as the kernel lists them, and their end: sock_diag and SOCK_DESTROY. For releasing a
-//! pod, where no captured socket may be left when the rules go.
+//! Listing and destroying the TCP sockets of a namespace: sock_diag and SOCK_DESTROY. For releasing a pod, where no captured
+//! socket may be left when the rules go.
 //!
-//! What must hold: what was destroyed is listed again before it counts as gone.
+//! What must hold: the sockets are listed again before destroyed ones count as gone.
 
 use std::{
     io,
@@ -43,7 +43,7 @@ impl State {
     pub const SYN_SENT: Self = Self(2);
     /// Both ends are closed; nothing is sent any more but an answer to what arrives late.
     pub const TIME_WAIT: Self = Self(6);
-    /// It waits for connections.
+    /// A listener.
     pub const LISTEN: Self = Self(10);
 }
 
@@ -54,7 +54,7 @@ pub struct TcpSocket {
     pub local: SocketAddr,
     /// The other end; unspecified where it listens.
     pub remote: SocketAddr,
-    /// Where it stands.
+    /// Its TCP state.
     pub state: State,
     /// SO_MARK; 0 where the kernel does not say.
     pub mark: u32,
@@ -134,7 +134,7 @@ pub fn destroy_all(netns: &Netns, choose: impl Fn(&[TcpSocket]) -> Vec<TcpSocket
         }
     }
     let object = last.map_or_else(String::new, |s| format!("{} -> {} ({:?})", s.local, s.remote, s.state));
-    let source = io::Error::new(io::ErrorKind::WouldBlock, "new ones appear as fast as they are destroyed");
+    let source = io::Error::new(io::ErrorKind::WouldBlock, "new sockets appear as fast as they are destroyed");
     Err(failed("destroy socket", object)(source))
 }
 
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_is_no_socket() {
+    fn a_truncated_message_is_no_socket() {
         let body = [0; MESSAGE_BYTES];
         assert!(TcpSocket::parse(Family::V4, &body).is_some());
         for end in 0..MESSAGE_BYTES {

@@ -1,10 +1,10 @@
-//! What touches the network: TLS sessions, tunnels, sockets, network namespaces. The only user of rustls.
+//! The network: TLS sessions, tunnels, sockets, network namespaces. The only user of rustls.
 //!
-//! * [`tls`]: mutual TLS as a sans-IO session, configurations, who the peer is.
-//! * [`tunnel`]: HBONE over TLS over TCP, shared by streams; worker-local. [`buffer`] lends its memory.
-//! * [`budget`]: how much of the node one pod may hold.
-//! * [`passing`]: descriptors to another process.
-//! * [`socket`], [`netns`], [`destroy`]: sockets inside pods and what is known about them.
+//! * [`tls`]: mutual TLS as a sans-IO session, configurations, verification of the peer.
+//! * [`tunnel`]: HBONE over TLS over TCP, shared by streams; worker-local. [`buffer`] is the pool of its buffers.
+//! * [`budget`]: per-pod limits on sockets and queued bytes.
+//! * [`passing`]: descriptors passed to another process.
+//! * [`socket`], [`netns`], [`destroy`]: sockets inside pods, their namespaces, listing and destroying sockets.
 
 pub mod budget;
 pub mod buffer;

@@ -1,5 +1,5 @@
-//! Just enough netlink: requests with attributes, acknowledgements, dumps and notifications. For [`crate::netns`]
-//! (rtnetlink) and [`crate::destroy`] (sock_diag), which are its only users.
+//! A minimal netlink client: requests with attributes, acknowledgements, dumps and notifications. For [`crate::netns`]
+//! (rtnetlink) and [`crate::destroy`] (sock_diag), its only users.
 //!
 //! What must hold: a request runs on a socket of its own, so that no answer of an earlier one can be taken for it; what
 //! the kernel sends is read with bounds, never by index.
@@ -35,7 +35,7 @@ const ANSWER_SECONDS: i64 = 5;
 /// How often a dump is repeated that changes interrupted.
 const DUMPS: usize = 16;
 
-/// Which part of the kernel is asked.
+/// A netlink protocol: the part of the kernel that answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
     /// rtnetlink(7).
@@ -108,7 +108,7 @@ pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = Attribute<'_>
     })
 }
 
-/// As an array, where it is as long as that.
+/// The bytes as an array, where their number is right.
 pub(crate) fn fixed<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
     bytes.try_into().ok()
 }
@@ -182,7 +182,7 @@ impl Socket {
                 return Ok(bodies);
             }
         }
-        Err(io::Error::new(io::ErrorKind::Interrupted, "it changes faster than it can be listed"))
+        Err(io::Error::new(io::ErrorKind::Interrupted, "the list changes faster than it can be read"))
     }
 
     fn dump_once(&self, request: Request) -> io::Result<Option<Vec<Vec<u8>>>> {
@@ -203,7 +203,7 @@ impl Socket {
         }
     }
 
-    /// Reads every notification that waits. Were there any, or did some get lost?
+    /// Reads every notification that waits. True if there were any, or some got lost.
     pub(crate) fn drain(&self) -> io::Result<bool> {
         let (mut buffer, mut any) = ([0; 8192], false);
         loop {
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_is_not_read() {
+    fn truncated_messages_are_not_read() {
         let whole = [message(24, 2, b"abcd"), message(DONE, 0, &[0; 4])].concat();
         for end in 0..whole.len() {
             assert!(answers(&whole[..end]).count() < 2, "{end}");
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_refuses_what_does_not_exist() {
+    fn the_kernel_refuses_an_unknown_request() {
         let socket = Socket::open(Protocol::Route, 0).expect("rtnetlink");
         let e = socket.acknowledged(Request::new(9999, 0, &[0; 4])).expect_err("no such request");
         assert_eq!(e.raw_os_error(), Some(libc::EOPNOTSUPP), "{e}");

@@ -1,7 +1,7 @@
-//! Network namespaces: naming, entering, and asking them. A pod is its namespace, and a [`Netns`] holds one open.
+//! Network namespaces: opening, entering and reading them. A pod is its namespace, and a [`Netns`] holds one open.
 //!
 //! What must hold: nothing runs on a thread that is inside a namespace but the closure it was entered for. A thread that
-//! cannot leave again ends the process, because whatever it did next would happen in the pod.
+//! cannot leave again ends the process, because its next system call would happen in the pod.
 
 mod route;
 mod watch;
@@ -30,7 +30,7 @@ use crate::{
 pub use route::{Family, Rule};
 pub use watch::AddressWatch;
 
-/// An open network namespace. It lives as long as this does: whoever keeps one keeps the pod's devices alive.
+/// An open network namespace. It lives as long as this handle does, and with it the pod's devices.
 #[derive(Debug)]
 pub struct Netns {
     file: OwnedFd,
@@ -38,7 +38,7 @@ pub struct Netns {
     ports: OnceLock<PortPool>,
 }
 
-/// An address that a namespace holds.
+/// An address of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LocalAddress {
     /// The address; never a v4-mapped one.
@@ -78,7 +78,7 @@ impl Netns {
     pub fn from_fd(file: OwnedFd) -> Result<Self, SystemError> {
         let cookie = on_thread(file.as_fd(), cookie_here)
             .and_then(|asked| asked)
-            .map_err(|source| failed("ask for the cookie of", "", source))?;
+            .map_err(|source| failed("read the cookie of", "behind a descriptor", source))?;
         Ok(Self { file, cookie, ports: OnceLock::new() })
     }
 
@@ -108,7 +108,7 @@ impl Netns {
     /// Only for what does not block. Entering one namespace from within another is refused.
     pub fn enter_here<T>(&self, f: impl FnOnce() -> T) -> Result<T, SystemError> {
         if INSIDE.get() {
-            let source = io::Error::other("this thread is inside another one");
+            let source = io::Error::other("this thread is inside another namespace");
             return Err(failed("enter", self.cookie, source));
         }
         HOME.with(|home| {
@@ -128,21 +128,21 @@ impl Netns {
         })
     }
 
-    /// Every address that the namespace holds, on whatever device, tentative ones included; sorted.
+    /// The addresses of the namespace, of every device, tentative ones included; sorted.
     pub fn addresses(&self) -> Result<Vec<LocalAddress>, SystemError> {
         let listed = self.enter_here(|| -> io::Result<Vec<LocalAddress>> {
-            let held = getifaddrs()?.filter_map(|interface| {
+            let addresses = getifaddrs()?.filter_map(|interface| {
                 let address = ip_of(&interface.address?)?;
                 // An IPv4 address may have a label of its own, which begins with the device's name.
                 let device = interface.interface_name.split(':').next().unwrap_or_default().to_owned();
                 Some(LocalAddress { address, device })
             });
-            Ok(held.collect())
+            Ok(addresses.collect())
         })?;
-        let mut held = listed.map_err(|source| failed("list the addresses of", self.cookie, source))?;
-        held.sort();
-        held.dedup();
-        Ok(held)
+        let mut addresses = listed.map_err(|source| failed("list the addresses of", self.cookie, source))?;
+        addresses.sort();
+        addresses.dedup();
+        Ok(addresses)
     }
 
     /// Reads a setting of the namespace: `net.ipv4.tcp_fwmark_accept`. Names are paths below /proc/sys with dots.
@@ -170,7 +170,7 @@ impl AsFd for Netns {
     }
 }
 
-/// Inside: dropped, the thread is back home.
+/// The guard of a thread inside a namespace: dropped, the thread is back in its own.
 struct Leave<'a>(&'a Netns);
 
 impl<'a> Leave<'a> {
@@ -237,18 +237,18 @@ mod tests {
         assert_ne!(own.cookie(), 0);
         assert_eq!(own.enter_here(|| 7).expect("entered"), 7);
         assert_eq!(Netns::own().expect("again").cookie(), own.cookie());
-        let held = own.addresses().expect("addresses");
-        assert!(held.iter().any(|a| a.address.is_loopback() && a.device == "lo"), "{held:?}");
+        let addresses = own.addresses().expect("addresses");
+        assert!(addresses.iter().any(|a| a.address.is_loopback() && a.device == "lo"), "{addresses:?}");
         assert!(own.has_sysctl("net.ipv4.ip_local_port_range").expect("asked"));
-        assert!(!own.has_sysctl("net.ipv4.nobody_knows").expect("asked"));
+        assert!(!own.has_sysctl("net.ipv4.no_such_setting").expect("asked"));
     }
 
     #[test]
     fn an_error_names_operation_and_object() {
         let e = Netns::open(Path::new("/proc/0/ns/net")).expect_err("no such process");
         assert!(e.to_string().starts_with("open network namespace /proc/0/ns/net: "), "{e}");
-        assert_eq!(e.answer().kind(), io::ErrorKind::NotFound);
-        let e = Netns::own().expect("own").sysctl("net.ipv4.nobody_knows").expect_err("no such setting");
-        assert!(e.to_string().starts_with("read sysctl net.ipv4.nobody_knows: "), "{e}");
+        assert_eq!(e.kernel_error().kind(), io::ErrorKind::NotFound);
+        let e = Netns::own().expect("own").sysctl("net.ipv4.no_such_setting").expect_err("no such setting");
+        assert!(e.to_string().starts_with("read sysctl net.ipv4.no_such_setting: "), "{e}");
     }
 }

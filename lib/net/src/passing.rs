@@ -1,5 +1,6 @@
-//! Descriptors from one process to another, over a Unix socket that keeps messages apart (SOCK_SEQPACKET): what a successor
-//! takes over. Its own file because of its `unsafe`: a descriptor that arrives is a number until somebody owns it.
+//! Descriptor passing between two processes (SCM_RIGHTS), over a Unix socket that keeps messages apart (SOCK_SEQPACKET): how a
+//! successor gets the listeners of its predecessor. Its own file because of its `unsafe`: a descriptor that arrives is a number
+//! until it has an owner.
 #![allow(unsafe_code, reason = "owning descriptors that arrived")]
 
 use std::{
@@ -24,20 +25,20 @@ pub const MOST_DESCRIPTORS: usize = 250;
 /// The longest message, in bytes.
 pub const MOST_BYTES: usize = 64 << 10;
 
-/// Where others are waited for.
+/// The listener of descriptor connections.
 #[derive(Debug)]
-pub struct Door(OwnedFd);
+pub struct DescriptorListener(OwnedFd);
 
-/// One end of a connection.
+/// One end of a connection that passes descriptors.
 #[derive(Debug)]
-pub struct Wire(OwnedFd);
+pub struct DescriptorConnection(OwnedFd);
 
 fn seqpacket() -> nix::Result<OwnedFd> {
     socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
 }
 
-impl Door {
-    /// Listens at `path`, whoever listened there before.
+impl DescriptorListener {
+    /// Listens at `path`, in the place of an earlier listener.
     ///
     /// # Errors
     /// Where the path is too long for a Unix socket, or cannot be written.
@@ -46,34 +47,34 @@ impl Door {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let door = seqpacket()?;
-        bind(door.as_raw_fd(), &UnixAddr::new(path)?)?;
-        // The owner alone may connect, and nobody does before listen().
+        let listener = seqpacket()?;
+        bind(listener.as_raw_fd(), &UnixAddr::new(path)?)?;
+        // The owner alone may connect, and no process can before listen().
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        listen(&door, Backlog::new(4)?)?;
-        Ok(Self(door))
+        listen(&listener, Backlog::new(4)?)?;
+        Ok(Self(listener))
     }
 
-    /// Waits for somebody.
+    /// Waits for the next connection.
     ///
     /// # Errors
     /// What accept4(2) says.
-    pub fn accept(&self) -> io::Result<Wire> {
+    pub fn accept(&self) -> io::Result<DescriptorConnection> {
         let fd = accept4(self.0.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
         // SAFETY: a descriptor that was just made for us.
-        Ok(Wire(unsafe { OwnedFd::from_raw_fd(fd) }))
+        Ok(DescriptorConnection(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 }
 
-impl Wire {
-    /// Connects to whoever listens at `path`.
+impl DescriptorConnection {
+    /// Connects to the listener at `path`.
     ///
     /// # Errors
-    /// Where nobody does.
+    /// Where there is none.
     pub fn connect(path: &Path) -> io::Result<Self> {
-        let wire = seqpacket()?;
-        connect(wire.as_raw_fd(), &UnixAddr::new(path)?)?;
-        Ok(Self(wire))
+        let connection = seqpacket()?;
+        connect(connection.as_raw_fd(), &UnixAddr::new(path)?)?;
+        Ok(Self(connection))
     }
 
     /// Two connected ends: for tests.
@@ -87,7 +88,7 @@ impl Wire {
         Ok((Self(a), Self(b)))
     }
 
-    /// The user and the process at the other end, when it connected.
+    /// The peer's user and process ids, as of its connect().
     ///
     /// # Errors
     /// What getsockopt(2) says.
@@ -96,12 +97,12 @@ impl Wire {
         Ok((credentials.uid(), credentials.pid()))
     }
 
-    /// Sending and receiving take so long at most; for ever where it is zero.
+    /// Sets the timeout of sending and receiving; none where it is zero.
     ///
     /// # Errors
     /// What setsockopt(2) says.
-    pub fn patience(&self, patience: Duration) -> io::Result<()> {
-        let time = TimeVal::milliseconds(i64::try_from(patience.as_millis()).unwrap_or(i64::MAX));
+    pub fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
+        let time = TimeVal::milliseconds(i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX));
         setsockopt(&self.0, sockopt::ReceiveTimeout, &time)?;
         Ok(setsockopt(&self.0, sockopt::SendTimeout, &time)?)
     }
@@ -125,7 +126,7 @@ impl Wire {
     /// Waits for one message; empty where the other end is gone.
     ///
     /// # Errors
-    /// What recvmsg(2) says; `WouldBlock` where patience ended, `InvalidData` where a message was cut.
+    /// What recvmsg(2) says; `WouldBlock` after the timeout, `InvalidData` where a message was truncated.
     pub fn receive(&self) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
         let mut bytes = vec![0; MOST_BYTES];
         let mut room = nix::cmsg_space!([RawFd; MOST_DESCRIPTORS]);
@@ -135,7 +136,7 @@ impl Wire {
         let mut descriptors = Vec::new();
         for control in message.cmsgs()? {
             if let ControlMessageOwned::ScmRights(raw) = control {
-                // SAFETY: the kernel has just made them for us, and nobody else knows their numbers.
+                // SAFETY: the kernel has just made them for us, and no other code knows their numbers.
                 descriptors.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
             }
         }
@@ -152,7 +153,7 @@ impl Wire {
 ///
 /// # Errors
 /// Where there is no such process, as this one sees them.
-pub fn process(pid: i32) -> io::Result<OwnedFd> {
+pub fn pidfd(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: two numbers; the answer is a descriptor or -1.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     let fd = RawFd::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
@@ -160,15 +161,15 @@ pub fn process(pid: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Waits until a descriptor is readable, so long at most. Is it?
+/// Waits until a descriptor is readable; false after the timeout.
 #[must_use]
-pub fn is_readable(descriptor: &impl AsFd, patience: Duration) -> bool {
+pub fn is_readable(descriptor: &impl AsFd, timeout: Duration) -> bool {
     let mut fds = [PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)];
-    let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
-    poll(&mut fds, patience).is_ok_and(|n| n > 0)
+    let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+    poll(&mut fds, timeout).is_ok_and(|n| n > 0)
 }
 
-impl AsFd for Wire {
+impl AsFd for DescriptorConnection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -182,7 +183,7 @@ mod tests {
 
     #[test]
     fn descriptors_arrive_in_their_order() {
-        let (a, b) = Wire::pair().expect("pair");
+        let (a, b) = DescriptorConnection::pair().expect("pair");
         let sent: Vec<TcpListener> =
             (0..MOST_DESCRIPTORS).map(|_| TcpListener::bind("127.0.0.1:0").expect("bound")).collect();
         let borrowed: Vec<_> = sent.iter().map(AsFd::as_fd).collect();
@@ -199,8 +200,8 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
-        let (a, b) = Wire::pair().expect("pair");
+    fn a_message_beyond_the_limits_is_refused() {
+        let (a, b) = DescriptorConnection::pair().expect("pair");
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         let check = |bytes: &[u8], descriptors: usize| {
             let error = a.send(bytes, &vec![listener.as_fd(); descriptors]).expect_err("refused");
@@ -209,25 +210,25 @@ mod tests {
         check(b"x", MOST_DESCRIPTORS + 1);
         check(&vec![0; MOST_BYTES + 1], 0);
         check(b"", 0); // it would be the end
-        b.patience(Duration::from_millis(10)).expect("set");
+        b.set_timeout(Duration::from_millis(10)).expect("set");
         assert_eq!(b.receive().expect_err("nothing comes").kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]
-    fn only_its_owner_comes_in() {
-        let path = std::env::temp_dir().join(format!("underpass-door-{}", std::process::id()));
-        assert_eq!(Wire::connect(&path).expect_err("nobody").kind(), io::ErrorKind::NotFound);
-        let first = Door::open(&path).expect("opened");
+    fn only_its_owner_may_connect() {
+        let path = std::env::temp_dir().join(format!("underpass-listener-{}", std::process::id()));
+        assert_eq!(DescriptorConnection::connect(&path).expect_err("no listener").kind(), io::ErrorKind::NotFound);
+        let first = DescriptorListener::open(&path).expect("opened");
         let mode = std::fs::metadata(&path).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        let (near, far) = (Wire::connect(&path).expect("connected"), first.accept().expect("accepted"));
+        let (near, far) = (DescriptorConnection::connect(&path).expect("connected"), first.accept().expect("accepted"));
         let own = i32::try_from(std::process::id()).expect("a pid");
         assert_eq!(far.peer().expect("asked"), (nix::unistd::geteuid().as_raw(), own));
         near.send(b"hello", &[]).expect("sent");
         assert_eq!(far.receive().expect("received").0, b"hello");
         // The next owner of the path takes over from the first.
-        let second = Door::open(&path).expect("opened");
-        let _near = Wire::connect(&path).expect("connected");
+        let second = DescriptorListener::open(&path).expect("opened");
+        let _near = DescriptorConnection::connect(&path).expect("connected");
         second.accept().expect("accepted");
         std::fs::remove_file(&path).expect("removed");
     }

@@ -1,8 +1,8 @@
-//! Every socket that the tunnel has in a pod: the two listeners, the connection to the application that wears the client's
-//! address, the connections that leave. All of them are made inside the pod's namespace and come back non-blocking.
+//! The tunnel's sockets in a pod: the two listeners, connections to the application with the client's address as source,
+//! connections that leave the pod. All of them are made inside the pod's namespace and come back non-blocking.
 //!
-//! * [`options`]: how each of them behaves once it is there, by one table.
-//! * `ports`: the ports that are used towards applications.
+//! * [`options`]: the options of each of them, one table.
+//! * `ports`: the source ports towards applications.
 //!
 //! Only socket(2) itself happens inside: options, addresses and connect() look at the namespace that the socket was made
 //! in. What must hold: no SO_REUSEPORT, because a root process of the pod could join the group and take connections.
@@ -32,14 +32,14 @@ use crate::{
     system::{SystemError, errno, set_option},
 };
 
-/// Connections that wait to be accepted. The kernel lowers it to the namespace's net.core.somaxconn, 4096 by default.
+/// Backlog: connections that wait to be accepted. The kernel lowers it to the namespace's net.core.somaxconn, 4096 by default.
 const BACKLOG: i32 = 4096;
 /// Fast-open SYNs that wait for their handshake (tcp(7), TCP_FASTOPEN).
 const FAST_OPEN_QUEUE: i32 = 64;
 /// How many ports are tried towards one application before the attempt is given up.
 const PORTS_TRIED: u32 = 256;
 
-/// The listener for what the pod's applications open. It is transparent, because its answers have the original
+/// The listener for connections that the pod's applications open. It is transparent, because its answers have the original
 /// destination as their source.
 pub fn outbound_listener(netns: &Netns) -> Result<TcpListener, SystemError> {
     listener(netns, "outbound listener", |fd, v6| {
@@ -50,14 +50,14 @@ pub fn outbound_listener(netns: &Netns) -> Result<TcpListener, SystemError> {
     })
 }
 
-/// The listener for what comes from outside. It is bound to the pod's device, and so is what it accepts: packets that the
-/// tunnel exchanges with the application over lo never match it.
+/// The listener for connections from outside the pod. It is bound to the pod's device, and so is what it accepts: packets
+/// that the tunnel exchanges with the application over lo never match it.
 pub fn inbound_listener(netns: &Netns, device: &str) -> Result<TcpListener, SystemError> {
     listener(netns, "inbound listener", |fd, _| Ok(setsockopt(fd, sockopt::BindToDevice, &device.into())?))
 }
 
-/// Dual-stack, or for IPv4 where the kernel has no IPv6, on a port that nobody needs to know: the kernel programs choose the
-/// socket itself. Its [`options`] are its owner's to set, as those of a listener that was handed over.
+/// A dual-stack listener, or one for IPv4 where the kernel has no IPv6, on any free port: the kernel programs choose the socket
+/// itself. Its [`options`] are its owner's to set, as those of a listener that was handed over.
 fn listener(
     netns: &Netns,
     object: &str,
@@ -127,7 +127,7 @@ pub fn from_pod(netns: &Netns, from: IpAddr, target: SocketAddr, options: &Optio
     Ok(fd.into())
 }
 
-/// Waits until a connection that is being opened is open, or why it failed. Within the tokio runtime.
+/// Waits until a connection that is being opened is open, or has failed. Within the tokio runtime.
 pub async fn established(opening: TcpStream) -> io::Result<tokio::net::TcpStream> {
     let stream = tokio::net::TcpStream::from_std(opening)?;
     stream.writable().await?;
@@ -137,12 +137,12 @@ pub async fn established(opening: TcpStream) -> io::Result<tokio::net::TcpStream
     }
 }
 
-/// Where the application wanted to go: no address was translated, so an accepted socket has it as its own.
+/// The original destination of a captured connection: no address was translated, so it is the accepted socket's own.
 pub fn original_destination(accepted: &TcpStream) -> io::Result<SocketAddr> {
     accepted.local_addr().map(canonical)
 }
 
-/// Who opened an accepted connection.
+/// The address of the peer of an accepted connection.
 pub fn peer(accepted: &TcpStream) -> io::Result<SocketAddr> {
     accepted.peer_addr().map(canonical)
 }
@@ -157,13 +157,13 @@ pub fn shutdown_write(socket: &impl AsFd) -> io::Result<()> {
     Ok(nix::sys::socket::shutdown(socket.as_fd().as_raw_fd(), nix::sys::socket::Shutdown::Write)?)
 }
 
-/// The error that waits on a socket, which it forgets.
+/// The pending error of a socket (SO_ERROR), which reading clears.
 pub fn pending_error(socket: &impl AsFd) -> io::Result<Option<io::Error>> {
     let code = nix::sys::socket::getsockopt(socket, sockopt::SocketError)?;
     Ok((code != 0).then(|| io::Error::from_raw_os_error(code)))
 }
 
-/// Does this machine's kernel have IPv6? Not where it was started with `ipv6.disable=1`.
+/// True if this machine's kernel has IPv6; not where it was started with `ipv6.disable=1`.
 #[must_use]
 pub fn has_ipv6() -> bool {
     let made = socket(AddressFamily::Inet6, SockType::Stream, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp);
@@ -230,12 +230,12 @@ mod tests {
                 let tunnel = established(tunnel).await.expect("open");
                 assert_eq!(tunnel.local_addr().expect("name").ip(), target.ip());
                 assert_ne!(first.local_addr().expect("name"), tunnel.local_addr().expect("name"));
-                assert_eq!(Options::ask(&tunnel).expect("asked"), options);
+                assert_eq!(Options::read(&tunnel).expect("asked"), options);
             });
             drop(server);
             runtime().block_on(async {
                 let refused = from_pod(&netns, target.ip(), target, &plain()).expect("begun");
-                let e = established(refused).await.expect_err("nobody listens");
+                let e = established(refused).await.expect_err("no listener");
                 assert_eq!(e.kind(), ErrorKind::ConnectionRefused);
             });
         }

@@ -1,4 +1,4 @@
-//! The system calls that no safe wrapper offers, and the error of everything in this crate that talks to the kernel.
+//! System calls without a safe wrapper, and the error type of this crate's modules that talk to the kernel.
 //!
 //! It is its own file because it is the only one of [`crate::socket`], [`crate::netns`], netlink and
 //! [`crate::destroy`] with `unsafe` in it. What must hold: every pointer handed to the kernel comes with the size of what
@@ -11,10 +11,10 @@ use std::{
     os::fd::{AsFd, AsRawFd},
 };
 
-/// What the kernel refused: which operation, on what, and why.
+/// An operation that the kernel refused, its object, and the kernel's error.
 #[derive(Debug, thiserror::Error)]
 pub enum SystemError {
-    /// A namespace could not be opened, asked or entered.
+    /// A namespace could not be opened, read or entered.
     #[error("{operation} network namespace {object}: {source}")]
     Namespace {
         /// What was tried.
@@ -29,7 +29,7 @@ pub enum SystemError {
     Socket {
         /// What was tried.
         operation: &'static str,
-        /// Towards whom, or which socket.
+        /// The socket, or its peer.
         object: String,
         /// The kernel's answer.
         source: io::Error,
@@ -57,9 +57,9 @@ pub enum SystemError {
 }
 
 impl SystemError {
-    /// The kernel's answer, for those who decide by it.
+    /// The kernel's error, for callers that decide by it.
     #[must_use]
-    pub const fn answer(&self) -> &io::Error {
+    pub const fn kernel_error(&self) -> &io::Error {
         match self {
             Self::Namespace { source, .. }
             | Self::Socket { source, .. }
@@ -69,17 +69,17 @@ impl SystemError {
     }
 }
 
-/// For the sockets of the data path, whose callers know what they asked for. The kernel's errno stays: see [`errno`].
+/// For the sockets of the data path, whose callers know operation and object. The kernel's errno stays: see [`errno`].
 impl From<SystemError> for io::Error {
     fn from(error: SystemError) -> Self {
-        Self::new(error.answer().kind(), error)
+        Self::new(error.kernel_error().kind(), error)
     }
 }
 
-/// The kernel's number behind an error, whichever of this crate's errors it has become on the way.
+/// The kernel's errno behind an error, also where it has been wrapped in [`SystemError`].
 #[must_use]
 pub fn errno(error: &io::Error) -> Option<i32> {
-    error.raw_os_error().or_else(|| errno(error.get_ref()?.downcast_ref::<SystemError>()?.answer()))
+    error.raw_os_error().or_else(|| errno(error.get_ref()?.downcast_ref::<SystemError>()?.kernel_error()))
 }
 
 /// setsockopt(2) for an option whose value is one `int`.

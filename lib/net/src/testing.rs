@@ -1,5 +1,4 @@
-//! A small mesh with a clock of its own, both ends of a tunnel on loopback, and applications at both ends of that. Behind the
-//! feature `testing`.
+//! A test mesh: a CA, a clock, both ends of a tunnel on loopback, and applications behind each. Behind the feature `testing`.
 
 #![allow(clippy::missing_panics_doc, reason = "tests alone use it, and want to panic")]
 
@@ -16,7 +15,7 @@ use std::{
 };
 
 use crate::{
-    budget::{Share, Stock},
+    budget::{Budget, Share},
     buffer::Buffers,
     socket::{
         established, from_pod,
@@ -27,7 +26,7 @@ use crate::{
         self, ClientConfig, Configs, ServerConfig, TrustDomains,
         testing::{ManualTime, short_lived_keys},
     },
-    tunnel::{Accepted, Charge, Early, Ended, Memory, Settings, Stream, Tally, Tunnel, TunnelEnd},
+    tunnel::{Accepted, Charge, EarlyData, Ended, Memory, Settings, Stream, Tally, Tunnel, TunnelEnd},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
@@ -42,12 +41,12 @@ use underpass_identity::{
     testing::{Leaf, TestCa, now},
 };
 
-/// Who connects.
+/// The client's identity.
 pub const ALICE: &str = "spiffe://cluster.local/ns/default/sa/alice";
-/// Who accepts.
+/// The server's identity.
 pub const BOB: &str = "spiffe://cluster.local/ns/default/sa/bob";
 
-/// Within this, or never: everything here takes milliseconds.
+/// The deadline of every wait: what is waited for takes milliseconds.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Runs a test on a `LocalSet`, until a deadline.
@@ -58,7 +57,7 @@ pub fn run(test: impl Future<Output = ()>) {
     });
 }
 
-/// Waits until something holds that no event tells.
+/// Waits until a condition holds that has no event, by polling.
 pub async fn until(what: &str, holds: impl Fn() -> bool) {
     let waited = tokio::time::timeout(DEADLINE, async {
         while !holds() {
@@ -80,7 +79,7 @@ pub fn pattern(len: usize) -> Vec<u8> {
 
 /// A CA, a clock, alice who connects and bob who accepts.
 pub struct Mesh {
-    /// Whom everybody trusts.
+    /// The CA that both ends trust.
     pub ca: TestCa,
     /// The certificate of [`ALICE`].
     pub alice: Credential,
@@ -92,7 +91,7 @@ pub struct Mesh {
     pub buffers: Buffers,
     /// Shows [`now`] until it is set.
     pub clock: Arc<ManualTime>,
-    /// What tunnels of either end are charged to.
+    /// The memory that tunnels of either end are charged to.
     pub memory: Memory,
     /// The budget of bytes behind [`Self::memory`].
     pub share: Arc<Share>,
@@ -127,7 +126,7 @@ impl Mesh {
 
     fn with(configs: Configs, clock: Arc<ManualTime>) -> Self {
         let ca = TestCa::new("root");
-        let share = Share::new(&Stock::new(1 << 30), usize::MAX);
+        let share = Share::new(&Budget::new(1 << 30), usize::MAX);
         Self {
             memory: Memory::new(Arc::clone(&share)),
             share,
@@ -197,7 +196,7 @@ impl Mesh {
 
 /// For a socket that no budget counts.
 pub fn charge(memory: &Memory) -> Charge {
-    Charge { memory: memory.clone(), place: Share::new(&Stock::new(1), 1).hold(1) }
+    Charge { memory: memory.clone(), permit: Share::new(&Budget::new(1), 1).permit() }
 }
 
 fn options(role: Role) -> Options {
@@ -268,7 +267,7 @@ impl Server {
     }
 }
 
-/// What the server's end does with a CONNECT: the application is where it says.
+/// Connects a CONNECT at the server's end to the application at its authority, and carries the connection.
 pub async fn connect(accepted: Accepted) -> Ended {
     let target: SocketAddr = String::from_utf8_lossy(&accepted.request.authority).parse().expect("address");
     let socket = TcpStream::connect(target).await.expect("application");
@@ -281,11 +280,11 @@ pub async fn carry(stream: &Stream, socket: TcpStream) -> Ended {
     carry_counted(stream, socket, &Arc::default()).await
 }
 
-/// The same, by this count.
+/// The same, with bytes counted by `tally`.
 pub async fn carry_counted(stream: &Stream, socket: TcpStream, tally: &Arc<Tally>) -> Ended {
     socket.set_nodelay(true).expect("option");
     let socket = Rc::new(socket);
-    let ended = stream.run(&socket, tally, &mut Early::default()).await;
+    let ended = stream.run(&socket, tally, &mut EarlyData::default()).await;
     close(&socket, &ended);
     ended
 }
@@ -303,7 +302,7 @@ pub fn request(target: impl ToString) -> Connect {
     Connect { authority: target.to_string().into_bytes(), headers }
 }
 
-/// A client's application and how its connection ends.
+/// A client's application and the end of its connection.
 #[derive(Debug)]
 pub struct Call {
     /// The application's end.
@@ -430,7 +429,7 @@ pub fn dated(uri: &str, from_s: i64, until_s: i64) -> Leaf {
     Leaf { not_before: at(from_s), not_after: at(until_s), ..Leaf::of(uri) }
 }
 
-/// An application that is carried for as long as it wants.
+/// An application whose connection is carried until it ends it.
 pub async fn carried(stream: Stream) -> TcpStream {
     let (app, socket) = tcp_pair().await;
     spawn_local(async move { carry(&stream, socket).await });

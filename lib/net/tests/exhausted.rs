@@ -1,4 +1,4 @@
-//! A process without descriptors: what opens a socket says so by the kernel's number, wherever on the way it ran out. Its own
+//! A process without descriptors: a socket that cannot be opened says so by the kernel's errno, from every step. Its own
 //! target, because the limit is the process's: nothing else runs beside it.
 
 use std::{

@@ -1,4 +1,4 @@
-//! Private keys leave nothing behind: all of this process' memory is searched for one, while it is in use and afterwards. A
+//! Wiping of private keys: all of this process' memory is searched for a key, while it is in use and afterwards. A
 //! target of its own, because what other tests do meanwhile is in the same memory.
 
 #![allow(missing_docs, reason = "tests")]

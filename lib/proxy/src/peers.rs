@@ -1,5 +1,5 @@
 //! The sockets at one address's port 15008 whose peers have not proved who they are. There is a limit of them; one more takes the
-//! permit of another: of the oldest from the address that has most. A peer that opens connections and says nothing is in its
+//! slot of another: of the oldest from the address that has most. A peer that opens connections and says nothing is in its
 //! own way then, and not in that of others.
 
 use std::{cell::RefCell, collections::BTreeMap, net::IpAddr, rc::Rc};
@@ -20,7 +20,7 @@ struct Sockets {
 
 /// For one socket; dropped when the peer has proved who it is, or when its tunnel ends.
 #[derive(Debug)]
-pub struct Permit {
+pub struct Slot {
     peers: UnauthenticatedPeers,
     number: u64,
 }
@@ -33,7 +33,7 @@ impl UnauthenticatedPeers {
     }
 
     /// For one more peer, from this address. Where there is no room it takes another one's, whose tunnel ends.
-    pub fn permit(&self, from: IpAddr) -> Permit {
+    pub fn slot(&self, from: IpAddr) -> Slot {
         let mut known = self.0.borrow_mut();
         while known.sockets.len() >= known.most {
             let Some(number) = longest_of_most(known.sockets.iter().map(|(number, (from, _))| (*number, *from))) else {
@@ -46,7 +46,7 @@ impl UnauthenticatedPeers {
         let number = known.next;
         known.next += 1;
         known.sockets.insert(number, (from, None));
-        Permit { peers: self.clone(), number }
+        Slot { peers: self.clone(), number }
     }
 
     /// How many there are.
@@ -55,8 +55,8 @@ impl UnauthenticatedPeers {
         self.0.borrow().sockets.len()
     }
 
-    /// The tunnel that ends where the permit of this number is taken; it has not begun to run yet.
-    pub fn is(&self, number: u64, tunnel: &Tunnel) {
+    /// The tunnel that ends where the slot of this number is taken; it has not begun to run yet.
+    pub fn set_tunnel(&self, number: u64, tunnel: &Tunnel) {
         match self.0.borrow_mut().sockets.get_mut(&number) {
             Some((_, theirs)) => *theirs = Some(tunnel.clone()),
             None => tunnel.end(TunnelEnd::Crowded),
@@ -64,15 +64,15 @@ impl UnauthenticatedPeers {
     }
 }
 
-impl Permit {
-    /// For [`UnauthenticatedPeers::is`].
+impl Slot {
+    /// For [`UnauthenticatedPeers::set_tunnel`].
     #[must_use]
     pub const fn number(&self) -> u64 {
         self.number
     }
 }
 
-impl Drop for Permit {
+impl Drop for Slot {
     fn drop(&mut self) {
         self.peers.0.borrow_mut().sockets.remove(&self.number);
     }
@@ -112,19 +112,19 @@ mod tests {
     }
 
     #[test]
-    fn a_permit_is_free_when_it_is_dropped_or_taken() {
+    fn a_slot_is_free_when_it_is_dropped_or_taken() {
         let peers = UnauthenticatedPeers::new(2);
-        let (quiet, first) = (peers.permit(ip(1)), peers.permit(ip(2)));
+        let (quiet, first) = (peers.slot(ip(1)), peers.slot(ip(2)));
         drop(first);
         assert_eq!(peers.len(), 1);
-        let taken = peers.permit(ip(2));
-        let _third = peers.permit(ip(2));
+        let taken = peers.slot(ip(2));
+        let _third = peers.slot(ip(2));
         assert_eq!(peers.len(), 2, "never more");
-        let left = |permit: &Permit| peers.0.borrow().sockets.contains_key(&permit.number());
-        // Of two with one each it was the older one's permit; from then on there is only one address.
+        let left = |slot: &Slot| peers.0.borrow().sockets.contains_key(&slot.number());
+        // Of two with one each it was the older one's slot; from then on there is only one address.
         assert!(!left(&quiet) && left(&taken));
         drop(taken);
         drop(quiet);
-        assert_eq!(peers.len(), 1, "whose permit was taken has none to give back");
+        assert_eq!(peers.len(), 1, "whose slot was taken has none to give back");
     }
 }

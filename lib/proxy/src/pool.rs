@@ -115,8 +115,8 @@ impl Pool {
     }
 
     /// Checks every peer's certificate against a changed bundle.
-    pub fn check_again(&self, roots: &Roots, now: SystemTime) {
-        self.each(|tunnel| tunnel.check_again(roots, now));
+    pub fn verify_again(&self, roots: &Roots, now: SystemTime) {
+        self.each(|tunnel| tunnel.verify_again(roots, now));
     }
 
     /// Takes no new streams anywhere; tunnels end when their streams have.

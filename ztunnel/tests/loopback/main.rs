@@ -37,11 +37,11 @@ use underpass_identity::{
     testing::{Leaf, TestCa},
 };
 use underpass_net::{
-    budget::{Share, Stock},
+    budget::{Budget, Share},
     buffer::Buffers,
     socket::reset_on_close,
     tls::Configs,
-    tunnel::{Charge, Early, Ended, Memory, Settings, Tunnel, TunnelEnd},
+    tunnel::{Charge, EarlyData, Ended, Memory, Settings, Tunnel, TunnelEnd},
 };
 use underpass_proxy::credentials::Credentials;
 use underpass_ztunnel::sockets::Ends;
@@ -172,8 +172,8 @@ fn tunnel_over(from: &str, socket: TcpStream, credentials: &Credentials) -> Tunn
 
 /// For a tunnel that nobody counts.
 fn charge() -> Charge {
-    let share = Share::new(&Stock::new(1 << 30), usize::MAX);
-    Charge { place: share.hold(1), memory: Memory::new(share) }
+    let share = Share::new(&Budget::new(1 << 30), usize::MAX);
+    Charge { permit: share.permit(), memory: Memory::new(share) }
 }
 
 /// Asks, and says nothing.
@@ -183,7 +183,7 @@ async fn ask(tunnel: &Tunnel, authority: &str) -> Ended {
     let (socket, _) = listener.accept().await.expect("accepted");
     app.shutdown().await.expect("ended");
     let stream = tunnel.open(&Connect { authority: authority.into(), headers: Headers::new() }).expect("opened");
-    stream.run(&Rc::new(socket), &Arc::default(), &mut Early::default()).await
+    stream.run(&Rc::new(socket), &Arc::default(), &mut EarlyData::default()).await
 }
 
 #[test]

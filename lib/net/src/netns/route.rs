@@ -1,7 +1,7 @@
-//! The policy routing that takes marked packets to lo: rules by mark bit, and a table whose only route says that
-//! everything is local. Its own file because these are the only things that change in a pod's namespace.
+//! Policy routing of marked packets to lo: rules by mark bit, and a table whose only route makes every address local. Its
+//! own file because these are the only changes of a pod's namespace.
 //!
-//! What must hold: setting what is set and removing what is absent succeed, so that a step can always be taken again.
+//! What must hold: every change is idempotent, so that a step can always be repeated.
 
 use std::{io, net::IpAddr};
 
@@ -68,11 +68,11 @@ impl Family {
 /// `ip rule pref PRIORITY fwmark MARK/MARK lookup TABLE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// Rules are asked in the order of this number.
+    /// Rules are evaluated in the order of this number.
     pub priority: u32,
     /// The bits of the packet's mark that must be set.
     pub mark: u32,
-    /// The table that is asked then.
+    /// The routing table that is looked up then.
     pub table: u32,
 }
 
@@ -110,7 +110,7 @@ impl Netns {
         self.route(request, &[libc::EEXIST]).map(drop).map_err(failed("add rule", rule))
     }
 
-    /// Removes a rule, however often it is there.
+    /// Removes a rule, and its duplicates.
     pub fn remove_rule(&self, family: Family, rule: Rule) -> Result<(), SystemError> {
         while self.rules(family)?.contains(&rule) {
             let request = rule.request(DELETE_RULE, 0, family);
@@ -119,7 +119,7 @@ impl Netns {
         Ok(())
     }
 
-    /// The rules that look at a mark bit.
+    /// The rules that match a mark bit.
     pub fn rules(&self, family: Family) -> Result<Vec<Rule>, SystemError> {
         let header = [family.number(), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         let messages = self.dump(Request::new(LIST_RULES, Request::DUMP, &header));

@@ -1,4 +1,4 @@
-//! Being told when the addresses of a namespace change. Its own file because it is the one thing about a namespace that
+//! Notifications about the addresses of a namespace. Its own file because it is the one thing about a namespace that
 //! happens by itself.
 
 use std::{
@@ -15,14 +15,14 @@ use crate::{
 /// RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR (linux/rtnetlink.h): devices come and go with their addresses.
 const GROUPS: u32 = 0x1 | 0x10 | 0x100;
 
-/// Tells when addresses or devices of a namespace may have changed. Its descriptor becomes readable then.
+/// A watch of the addresses and devices of a namespace. Its descriptor becomes readable when they may have changed.
 #[derive(Debug)]
 pub struct AddressWatch {
     socket: Socket,
 }
 
 impl AddressWatch {
-    /// From now on.
+    /// A watch of the changes from now on.
     pub fn new(netns: &Netns) -> Result<Self, SystemError> {
         let opened = netns.enter_here(|| Socket::open(Protocol::Route, GROUPS))?;
         let socket = opened.map_err(|source| SystemError::Netlink {
@@ -33,7 +33,7 @@ impl AddressWatch {
         Ok(Self { socket })
     }
 
-    /// Did anything change since the last call? Never blocks.
+    /// True if anything changed since the last call. Never blocks.
     pub fn changed(&self) -> io::Result<bool> {
         self.socket.drain()
     }

@@ -1,8 +1,8 @@
-//! Which options each socket of the tunnel has: one table, by what the socket is for ([`Role`]), and the only place that
-//! sets them. What makes a connection (its address, device, mark) is [`super`]'s; this is how it behaves once it is there.
+//! The options of the tunnel's sockets: one table, by the purpose of a socket ([`Role`]), and the only code that sets them.
+//! A connection's address, device and mark are [`super`]'s.
 //!
-//! What must hold: every socket that is made, accepted or handed over goes through here, and [`Options::ask`] reads back what
-//! [`Options::set`] wrote, so that a test can ask any open socket. ARCHITECTURE.md shows the table; a test compares.
+//! What must hold: every socket that is made, accepted or handed over goes through here, and [`Options::read`] reads back what
+//! [`Options::set`] wrote, so that a test can read any open socket. ARCHITECTURE.md shows the table; a test compares.
 
 use std::{io, os::fd::AsFd, time::Duration};
 
@@ -10,16 +10,16 @@ use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 
 use crate::system::{option, set_option};
 
-/// Bytes of a tunnel that the kernel takes before they can be sent: what is beyond is encrypted later, so that a bulk
-/// stream does not delay a request beside it.
+/// Unsent bytes of a tunnel that the kernel takes: the rest is encrypted later, so that a bulk stream does not delay a request
+/// beside it.
 const UNSENT_BYTES: u32 = 128 * 1024;
 
-/// What a socket of the tunnel is for.
+/// The purpose of a socket of the tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    /// Listens for what the pod's applications open.
+    /// Listens for connections that the pod's applications open.
     OutboundListener,
-    /// Listens for what comes from outside.
+    /// Listens for connections from outside the pod.
     InboundListener,
     /// Accepted from an application of the pod.
     FromApplication,
@@ -48,7 +48,7 @@ impl Role {
         Self::ToNextHop,
     ];
 
-    /// In words.
+    /// Its name in the table.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -64,8 +64,8 @@ impl Role {
     }
 }
 
-/// When the kernel asks a silent peer whether it is there, and when it takes it for gone (tcp(7)). Whole seconds: the kernel
-/// counts no others.
+/// TCP keepalive: when the kernel probes a silent peer, and when it takes it for gone (tcp(7)). Whole seconds: the kernel counts
+/// no others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keepalive {
     /// Silence before the first probe.
@@ -82,14 +82,14 @@ impl Keepalive {
     /// The fewest and the most probes that it takes (MAX_TCP_KEEPCNT).
     pub const PROBES: [u8; 2] = [1, 127];
 
-    /// How long a peer that is gone may go unnoticed.
+    /// The longest time until a peer that is gone is noticed.
     #[must_use]
     pub const fn limit(&self) -> Duration {
         self.idle.saturating_add(self.interval.saturating_mul(self.probes as u32))
     }
 }
 
-/// Less than three minutes until a peer is known to be gone.
+/// Less than three minutes until a peer that is gone is noticed.
 impl Default for Keepalive {
     fn default() -> Self {
         Self { idle: Duration::from_secs(90), interval: Duration::from_secs(15), probes: 5 }
@@ -116,7 +116,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// The table.
+    /// The row of the table for `role`.
     #[must_use]
     pub fn of(role: Role, keepalive: Keepalive) -> Self {
         let connection = Self {
@@ -130,7 +130,7 @@ impl Options {
         let tunnel = Self {
             user_timeout_ms: u32::try_from(keepalive.limit().as_millis()).unwrap_or(u32::MAX),
             unsent_bytes: UNSENT_BYTES,
-            // It has an end of its own, in TLS, and what was said last is to be heard.
+            // TLS has an end of its own, close_notify or an alert, which the peer is to read.
             reset_on_close: false,
             ..connection
         };
@@ -144,7 +144,7 @@ impl Options {
         }
     }
 
-    /// Sets them. What no role takes back is not touched where this one does not have it.
+    /// Sets them. An option that no role clears is left alone where this one does not have it.
     pub fn set(&self, socket: &impl AsFd) -> io::Result<()> {
         if let Some(Keepalive { idle, interval, probes }) = self.keepalive {
             set_option(socket, libc::SOL_TCP, libc::TCP_KEEPIDLE, seconds(idle))?;
@@ -166,14 +166,14 @@ impl Options {
         Ok(setsockopt(socket, sockopt::TcpNoDelay, &self.no_delay)?)
     }
 
-    /// Sets those of a socket that was accepted from a listener with the same ones: it has inherited them, unless the
-    /// listener is one that an agent of an earlier build made, and the connection came while it had it.
+    /// Sets the options of a socket that was accepted from a listener with the same ones: it has inherited them, unless an agent
+    /// of an earlier build made the listener and the connection arrived before it was handed over.
     pub fn set_accepted(&self, socket: &impl AsFd) -> io::Result<()> {
         if getsockopt(socket, sockopt::TcpNoDelay)? == self.no_delay { Ok(()) } else { self.set(socket) }
     }
 
-    /// Those that a socket has.
-    pub fn ask(socket: &impl AsFd) -> io::Result<Self> {
+    /// The options that a socket has.
+    pub fn read(socket: &impl AsFd) -> io::Result<Self> {
         let tcp = |name| option(socket, libc::SOL_TCP, name);
         let time = |name| tcp(name).map(|seconds| Duration::from_secs(seconds.unsigned_abs().into()));
         let linger = getsockopt(socket, sockopt::Linger)?;
@@ -196,10 +196,10 @@ impl Options {
     }
 }
 
-/// Whether closing this socket sends RST, and drops what is queued; the kernel closes those of a process that was killed.
-/// Otherwise, as at first, it sends FIN.
+/// Chooses whether closing this socket sends RST and drops what is queued, also where the kernel closes it because the process
+/// was killed. Otherwise, as at first, it sends FIN.
 pub fn reset_on_close(socket: &impl AsFd, reset: bool) {
-    // It fails for what is no TCP socket, and then nobody waits for a RST.
+    // It fails only for a socket that is not TCP, which has no RST.
     let _ = setsockopt(socket, sockopt::Linger, &linger(reset));
 }
 
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_has_what_the_table_says() {
+    fn a_socket_has_the_options_of_the_table() {
         for (role, address) in Role::ALL.into_iter().flat_map(|role| FAMILIES.map(|address| (role, address))) {
             let listener = TcpListener::bind(address).expect("bound");
             let (client, server) = accepted(&listener);
@@ -241,35 +241,35 @@ mod tests {
                 Role::FromApplication | Role::FromPeer | Role::FromTunnel => std::os::fd::OwnedFd::from(server),
                 Role::ToApplication | Role::ToOutside | Role::ToNextHop => client.into(),
             };
-            assert_ne!(Options::ask(&socket).expect("asked"), wanted, "{role:?}: without a word");
+            assert_ne!(Options::read(&socket).expect("asked"), wanted, "{role:?}: not set yet");
             wanted.set(&socket).expect("set");
-            assert_eq!(Options::ask(&socket).expect("asked"), wanted, "{role:?} at {address}");
+            assert_eq!(Options::read(&socket).expect("asked"), wanted, "{role:?} at {address}");
         }
     }
 
     #[test]
-    fn what_is_accepted_inherits_and_what_came_before_is_made_up_for() {
+    fn accepted_sockets_inherit_options_or_get_them() {
         for address in FAMILIES {
             let listener = TcpListener::bind(address).expect("bound");
             let wanted = Options::of(Role::FromApplication, SHORT);
             let (_before, early) = accepted(&listener);
             Options::of(Role::OutboundListener, SHORT).set(&listener).expect("set");
             let (_after, late) = accepted(&listener);
-            assert_eq!(Options::ask(&late).expect("asked"), wanted, "inherited");
-            assert_ne!(Options::ask(&early).expect("asked"), wanted);
+            assert_eq!(Options::read(&late).expect("asked"), wanted, "inherited");
+            assert_ne!(Options::read(&early).expect("asked"), wanted);
             for socket in [&early, &late] {
                 wanted.set_accepted(socket).expect("set");
-                assert_eq!(Options::ask(socket).expect("asked"), wanted, "{address}");
+                assert_eq!(Options::read(socket).expect("asked"), wanted, "{address}");
             }
             // A tunnel takes back what the listener gave it.
             let tunnel = Options::of(Role::FromTunnel, SHORT);
             tunnel.set(&late).expect("set");
-            assert_eq!(Options::ask(&late).expect("asked"), tunnel);
+            assert_eq!(Options::read(&late).expect("asked"), tunnel);
         }
     }
 
     #[test]
-    fn a_peer_that_is_gone_is_known_within_three_minutes() {
+    fn a_peer_that_is_gone_is_noticed_within_three_minutes() {
         assert!(Keepalive::default().limit() < Duration::from_secs(180));
         assert_eq!(SHORT.limit(), Duration::from_secs(5));
         assert_eq!(Options::of(Role::ToNextHop, SHORT).user_timeout_ms, 5000);

@@ -1,6 +1,6 @@
-//! The ports that the tunnel uses towards the applications of one pod, when it wears its client's address.
+//! The source ports of the tunnel's connections to the applications of one pod, whose source address is the client's.
 //!
-//! What must hold: they are none that the kernel gives to those who ask for any.
+//! What must hold: none of them is an ephemeral port.
 
 use std::{
     io::ErrorKind,
@@ -12,9 +12,8 @@ use crate::{netns::Netns, system::SystemError};
 /// Ports below this one are left alone: services listen there.
 const FIRST_PORT: u16 = 10_000;
 
-/// Which ports the tunnel uses towards applications, in turn. They are outside of the range from which kernels choose for
-/// those who do not ask: the client's own kernel then hardly ever has the same one in use, and so the application's
-/// half-open connection does not meet packets of the client itself.
+/// A pool of source ports, used in turn. They are outside of the range of ephemeral ports: the client's own kernel then hardly
+/// ever has the same one in use, and so the application's half-open connection does not meet packets of the client itself.
 #[derive(Debug)]
 pub struct PortPool {
     first: u16,
@@ -23,7 +22,7 @@ pub struct PortPool {
 }
 
 impl PortPool {
-    /// For one pod, by the settings of its namespace.
+    /// The pool of one pod, by the settings of its namespace.
     pub fn of(netns: &Netns) -> Result<Self, SystemError> {
         let name = "net.ipv4.ip_local_port_range";
         let text = netns.sysctl(name)?;
@@ -38,7 +37,7 @@ impl PortPool {
         }
     }
 
-    /// The wider range beside the ephemeral ports `low..=high`; everything from 10000 on where they leave none.
+    /// The pool of the wider range beside the ephemeral ports `low..=high`; everything from 10000 on where they leave none.
     #[must_use]
     pub fn outside(low: u16, high: u16) -> Self {
         let below = u32::from(low.saturating_sub(FIRST_PORT));
@@ -51,7 +50,7 @@ impl PortPool {
         Self { first, count, turn: AtomicU32::new(0) }
     }
 
-    /// The next one.
+    /// The next port.
     #[must_use]
     pub fn take(&self) -> u16 {
         let offset = self.turn.fetch_add(1, Ordering::Relaxed) % self.count;

@@ -1,4 +1,4 @@
-//! From a credential, roots and expectations to a TLS configuration, and a cache of them: building one parses keys and
+//! TLS configurations, made of a credential, roots and expected peers, and a cache of them: building one parses keys and
 //! roots, a tunnel needs one, and many tunnels need the same. A worker has its own cache, so nothing is shared.
 //!
 //! What never varies is decided here, once: TLS 1.3, AES-GCM, ALPN `h2`, no server name, client certificates required,
@@ -59,7 +59,7 @@ impl Cipher {
     }
 }
 
-/// What is the same for all connections of a node.
+/// The TLS settings of a node, the same for all of its connections.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Ciphers on offer, the preferred one first. A server follows its own preference.
@@ -74,7 +74,7 @@ impl Default for Settings {
     }
 }
 
-/// Why there is no configuration.
+/// The reason why a configuration cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The setting names no cipher.
@@ -98,7 +98,7 @@ pub enum ConfigError {
     },
 }
 
-/// How a client connects. Cheap to clone.
+/// A client's configuration. Cheap to clone.
 #[derive(Clone)]
 pub struct ClientConfig {
     pub(crate) tls: Arc<rustls::ClientConfig>,
@@ -106,7 +106,7 @@ pub struct ClientConfig {
     pub(crate) accept: Accept,
 }
 
-/// How a server accepts. Cheap to clone.
+/// A server's configuration. Cheap to clone.
 #[derive(Clone)]
 pub struct ServerConfig {
     pub(crate) tls: Arc<rustls::ServerConfig>,
@@ -132,7 +132,7 @@ pub(crate) fn no_server_name() -> ServerName<'static> {
     ServerName::IpAddress(IpAddr::V4(Ipv4Addr::UNSPECIFIED).into())
 }
 
-/// A cache of configurations, by our certificate, whom we accept, and the bundle's generation.
+/// A cache of configurations, by our certificate, the accepted peers, and the generation of the bundle of roots.
 pub struct Configs {
     provider: Arc<CryptoProvider>,
     time: Arc<dyn TimeProvider>,
@@ -173,7 +173,7 @@ impl Configs {
         Ok(Self { provider, time, generation: 0, clients: HashMap::new(), servers: HashMap::new() })
     }
 
-    /// How the owner of `credential` connects to one of `expected`.
+    /// The configuration with which the owner of `credential` connects to one of `expected`.
     ///
     /// # Errors
     /// The roots or the credential are unusable.
@@ -198,7 +198,7 @@ impl Configs {
         Ok(config)
     }
 
-    /// How the owner of `credential` accepts workloads of `accepted`.
+    /// The configuration with which the owner of `credential` accepts workloads of `accepted`.
     ///
     /// # Errors
     /// The roots or the credential are unusable.
@@ -223,7 +223,7 @@ impl Configs {
         Ok(config)
     }
 
-    /// Drops what was made with the certificate `serial`, and with it the last copies of its key here.
+    /// Drops the configurations of the certificate `serial`, and with them the last copies of its key here.
     pub fn forget(&mut self, serial: &Serial) {
         self.clients.retain(|(own, _), _| own != serial);
         self.servers.retain(|(own, _), _| own != serial);

@@ -1,5 +1,5 @@
-//! What a stranger can send to port 15008 before and after he has shown who he is. One function of bytes, called by
-//! the fuzz target and, over the stored corpus, by a test.
+//! The fuzz target of TLS sessions: bytes that an attacker can send to port 15008 before and after the handshake. One function
+//! of bytes, called by the fuzzer and, over the stored corpus, by a test.
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "panics are what is looked for")]
 
@@ -38,7 +38,7 @@ fn mesh() -> &'static Mesh {
     })
 }
 
-/// The first byte chooses what happens, the second how the rest is cut, the rest is what the stranger sends.
+/// Runs one input: the first byte chooses the case, the second how the rest is cut, the rest is what the attacker sends.
 pub fn run(data: &[u8]) {
     let [what, cut, rest @ ..] = data else { return };
     let piece = usize::from(*cut) + 1;

@@ -1,7 +1,7 @@
-//! Mutual TLS 1.3 between two workloads: who the peer is, and bytes in and out. The only place that knows rustls.
+//! Mutual TLS 1.3 between two workloads, without IO. The only module that knows rustls.
 //!
-//! * [`config`]: credentials, roots and expectations become configurations, cached.
-//! * [`verify`]: whom we take the other end for, and why not.
+//! * [`config`]: configurations, made of credentials, roots and expected peers, and their cache.
+//! * [`verify`]: verification of the peer's certificate, and the reasons to refuse it.
 //! * [`session`]: one connection as a sans-IO state machine.
 //!
 //! What must hold: a session is connected only with a peer whose chain leads to our roots, is valid now and names one

@@ -1,5 +1,5 @@
-//! One TLS connection, either role, without a socket: bytes of the peer in, plaintext out, and the other way round.
-//! Our own type because the library below changes its unbuffered API in its next version, which is then a change of
+//! A TLS session, client or server, without a socket: bytes of the peer in, plaintext out, and the other way round.
+//! A type of our own because the library below changes its unbuffered API in its next version, which is then a change of
 //! this file alone, and because that API has rules that must be kept in one place.
 //!
 //! ```text
@@ -51,7 +51,7 @@ const BATCH_EXTRA_BYTES: usize = 2 * (RECORD_OVERHEAD + 5);
 /// Bytes of an unfinished handshake message that are kept. A message is at most 64 KiB, a chain of ours is below 4.
 const FRAGMENTS_MAX: usize = 80 * 1024;
 
-/// What came from the peer.
+/// Something that the peer sent.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// The handshake is done: both ends have verified each other and speak `h2`. Once, before anything else. (A server
@@ -78,9 +78,9 @@ macro_rules! advance {
     };
 }
 
-/// What one state of the library asked for; it has been done.
+/// The next step after one state of the library was handled.
 enum Step {
-    /// Ask again.
+    /// Ask the library again.
     Again,
     /// Nothing to do until more bytes arrive.
     Idle,
@@ -215,8 +215,8 @@ impl Session {
         plain.chunks(BATCH_BYTES).try_for_each(|batch| self.write(Write::Data(batch), out))
     }
 
-    /// Says that nothing more will be sent, and stops listening: whoever closes has what he wanted (RFC 8446, 6.1), and
-    /// no alert may follow our close_notify, whatever the peer sends. Does nothing the second time.
+    /// Sends close_notify and stops reading: the end that closes has what it wanted (RFC 8446, 6.1), and no alert may follow
+    /// our close_notify, also where the peer sends nonsense. Does nothing the second time.
     ///
     /// # Errors
     /// [`SessionError::NotConnected`], or [`SessionError::Closed`] after an error.
@@ -229,7 +229,7 @@ impl Session {
         self.write(Write::CloseNotify, out)
     }
 
-    /// The stream of the peer has ended: was that all it wanted to say? Not asked after our own [`Session::close`].
+    /// Checks the end of the peer's bytes: it is in order after a close_notify, and after our own [`Session::close`].
     ///
     /// # Errors
     /// [`SessionError::Truncated`] where no close_notify came: the last bytes may be missing.
@@ -265,7 +265,7 @@ impl Session {
         self.peer.as_ref().map(|peer| peer.not_after.min(self.own_not_after))
     }
 
-    /// How long that is from now, by the clock that certificates are checked against; nothing where it is past.
+    /// The time left until [`Session::streams_until`], by the clock that certificates are checked against; zero where it is past.
     #[must_use]
     pub fn streams_left(&self) -> Option<Duration> {
         self.streams_until().map(|until| until.duration_since(self.now()).unwrap_or_default())

@@ -1,4 +1,4 @@
-//! A clock that tests set, and keys that wear out soon. Behind the feature `testing`.
+//! A manual clock, and configurations with short-lived keys. Behind the feature `testing`.
 
 #![allow(clippy::missing_panics_doc, reason = "tests alone use it, and want to panic")]
 

@@ -1,7 +1,7 @@
-//! Whom we take the other end of a tunnel for, and the reasons for which we do not. Separate from the session because
-//! the same questions are asked again of a connected peer when the bundle of roots changes.
+//! Verification of the peer of a tunnel. Separate from the session because a connected peer is verified again when the bundle
+//! of roots changes.
 //!
-//! A server must be one of the identities that the world expects behind its address; a client must be of our trust
+//! A server must be one of the identities that the World expects behind its address; a client must be of our trust
 //! domain or an alias of it. Either has exactly one URI SAN; other names in a certificate mean nothing.
 
 mod reason;
@@ -107,7 +107,7 @@ impl Anchors {
     }
 }
 
-/// Which end of the connection a certificate belongs to.
+/// The end of the connection that a certificate belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Client,
@@ -126,7 +126,7 @@ impl End {
 /// The peer of a connected session, kept so that it can be verified again.
 #[derive(Clone, Debug)]
 pub struct PeerInfo {
-    /// Who it is.
+    /// Its identity.
     pub identity: Identity,
     /// The last second of its leaf certificate.
     pub not_after: SystemTime,
@@ -158,7 +158,7 @@ impl PeerInfo {
     }
 }
 
-/// Whom a verifier accepts.
+/// The peers that a verifier accepts.
 #[derive(Clone, Debug)]
 pub(crate) enum Accept {
     Servers(Identities),
@@ -228,7 +228,7 @@ impl Verifier {
     }
 }
 
-/// TLS 1.2 is not offered; were it negotiated by a fault, nothing signed in it would count.
+/// The error of every TLS 1.2 signature: that version is not offered; were it negotiated by a fault, no signature would count.
 fn no_tls12() -> RustlsError {
     RustlsError::PeerIncompatible(rustls::PeerIncompatible::ServerDoesNotSupportTls12Or13)
 }

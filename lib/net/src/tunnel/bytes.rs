@@ -1,7 +1,7 @@
-//! A stream of a tunnel as bytes, for a program that has no socket to carry: an HTTP connection of a waypoint, or a tunnel
-//! inside the tunnel. [`Stream::run`] is the faster way where both ends are sockets: it copies nothing.
+//! A stream of a tunnel as an async reader and writer, for a program that has no socket to carry: an HTTP connection of a
+//! waypoint, or a tunnel inside the tunnel. [`Stream::run`] is faster where both ends are sockets: it copies nothing.
 //!
-//! | of the stream | is here |
+//! | of the stream | here |
 //! |---|---|
 //! | END_STREAM of the peer | the end of what is read, once everything before it was read |
 //! | our END_STREAM | `shutdown`; the peer's half goes on |
@@ -30,18 +30,18 @@ use underpass_hbone::{Blocked, ErrorCode, Headers, SMALL_FRAME};
 
 use super::stream::{EARLY_BYTES, Ended, GATHER, Response, Stream, TURN_BYTES};
 
-/// A stream as bytes. Of the worker that has its tunnel, like everything of a tunnel.
+/// A stream as an async reader and writer. Worker-local, like everything of a tunnel.
 pub struct ByteStream {
     stream: Stream,
-    /// What followed CONNECT before its answer. Nothing of it is kept: the owner sends it again, or does not.
+    /// Early data: the number of bytes that followed CONNECT before its answer. Not kept: the owner sends them again, or not.
     early: Cell<usize>,
     /// Our half has ended.
     is_shut: Cell<bool>,
-    /// The state of the lane for which the last write found no room.
+    /// [`SharedStream::changes`] when the last write found no room.
     blocked_at: Cell<Option<u32>>,
-    /// Little more will be written, and nothing is waited for.
-    is_last: Cell<bool>,
-    /// Since then a small write waits for more.
+    /// Small writes are sent at once.
+    sends_at_once: Cell<bool>,
+    /// When a small write began to wait for more bytes.
     gathering: Cell<Option<Instant>>,
     timer: RefCell<Option<Pin<Box<Sleep>>>>,
 }
@@ -59,7 +59,7 @@ impl From<Stream> for ByteStream {
             early: Cell::new(0),
             is_shut: Cell::new(false),
             blocked_at: Cell::new(None),
-            is_last: Cell::new(false),
+            sends_at_once: Cell::new(false),
             gathering: Cell::new(None),
             timer: RefCell::default(),
         }
@@ -110,16 +110,16 @@ impl ByteStream {
     /// Completes when there may be room again after a write that was `WouldBlock`.
     pub async fn writable(&self) {
         poll_fn(|cx| {
-            let lane = &self.stream.lane;
-            let is_blocked = self.blocked_at.get() == Some(lane.changes());
+            let shared = &self.stream.shared;
+            let is_blocked = self.blocked_at.get() == Some(shared.changes());
             if is_blocked { self.poll_room(cx) } else { Poll::Ready(()) }
         })
         .await;
     }
 
-    /// What is written from now on leaves at once, however small.
-    pub(super) fn last_words(&self) {
-        self.is_last.set(true);
+    /// Sends what is written from now on at once, however small.
+    pub(super) fn send_at_once(&self) {
+        self.sends_at_once.set(true);
     }
 
     /// Ends our half.
@@ -133,7 +133,7 @@ impl ByteStream {
         if let Some(ended) = self.stream.failure() {
             return Err(ended.into());
         }
-        let (tunnel, id) = (&self.stream.tunnel, self.stream.lane.id);
+        let (tunnel, id) = (&self.stream.tunnel, self.stream.shared.id);
         let hbone = &mut tunnel.state.borrow_mut().hbone;
         if hbone.reserve(id, 1).is_err_and(|blocked| blocked == Blocked::Unanswered) {
             return Err(io::ErrorKind::NotConnected.into());
@@ -144,18 +144,18 @@ impl ByteStream {
         Ok(())
     }
 
-    /// Hands what has arrived to `take`. What has come to its own end is read, whatever becomes of the stream afterwards.
+    /// Hands what has arrived to `take`. A half that has finished is read to its end, also where the stream is reset afterwards.
     fn read(&self, most: usize, take: impl FnMut(&[u8])) -> io::Result<usize> {
-        let Stream { lane, tunnel, .. } = &self.stream;
-        let finished = lane.finished.get();
+        let Stream { shared, tunnel, .. } = &self.stream;
+        let finished = shared.finished.get();
         match self.stream.failure() {
             // What was kept of a stream that was given up is gone: it never comes to its own end.
             Some(ended) if !finished || matches!(ended, Ended::Refused(_) | Ended::Memory) => return Err(ended.into()),
             _ => {}
         }
-        let n = lane.take(most, take);
+        let n = shared.take(most, take);
         if n > 0 {
-            tunnel.state.borrow_mut().hbone.consumed(lane.id, n);
+            tunnel.state.borrow_mut().hbone.consumed(shared.id, n);
             tunnel.wake.notify_one();
         } else if most > 0 && !finished {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -164,12 +164,12 @@ impl ByteStream {
     }
 
     fn is_readable(&self) -> bool {
-        let lane = &self.stream.lane;
-        lane.has_queue() || lane.finished.get() || self.stream.failure().is_some()
+        let shared = &self.stream.shared;
+        shared.has_queue() || shared.finished.get() || self.stream.failure().is_some()
     }
 
     fn wait_to_read(&self, cx: &Context<'_>) -> Poll<()> {
-        self.stream.lane.reader.replace(Some(cx.waker().clone()));
+        self.stream.shared.reader.replace(Some(cx.waker().clone()));
         Poll::Pending
     }
 
@@ -178,13 +178,13 @@ impl ByteStream {
             return Err(ended.into());
         }
         // The peer may need no more of ours (RFC 9113 8.1).
-        if self.is_shut.get() || self.stream.lane.end.borrow().is_some() {
+        if self.is_shut.get() || self.stream.shared.end.borrow().is_some() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         let len: usize = from.iter().map(|slice| slice.len()).sum();
         match self.frame(from, len) {
             0 if len > 0 => {
-                self.blocked_at.set(Some(self.stream.lane.changes()));
+                self.blocked_at.set(Some(self.stream.shared.changes()));
                 Err(io::ErrorKind::WouldBlock.into())
             }
             n => {
@@ -196,11 +196,11 @@ impl ByteStream {
 
     /// Makes a frame of what there is room for now. Answers how many bytes that were.
     fn frame(&self, from: &[IoSlice<'_>], len: usize) -> usize {
-        let Stream { tunnel, lane, .. } = &self.stream;
-        let is_unanswered = lane.status.get().is_none();
+        let Stream { tunnel, shared, .. } = &self.stream;
+        let is_unanswered = shared.status.get().is_none();
         let most = if is_unanswered { EARLY_BYTES.saturating_sub(self.early.get()) } else { TURN_BYTES }.min(len);
         let mut since = self.gathering.get();
-        let gathers = self.stream.gathers(|| len < SMALL_FRAME && !self.is_last.get(), &mut since).is_some();
+        let gathers = self.stream.gathers(|| len < SMALL_FRAME && !self.sends_at_once.get(), &mut since).is_some();
         self.gathering.set(since.filter(|_| gathers));
         if most == 0 || gathers {
             return 0;
@@ -210,7 +210,7 @@ impl ByteStream {
             return 0;
         }
         self.stream.lend_output(state);
-        let Ok(mut room) = state.hbone.reserve(lane.id, most) else {
+        let Ok(mut room) = state.hbone.reserve(shared.id, most) else {
             tunnel.reclaim_output(state);
             return 0;
         };
@@ -225,7 +225,7 @@ impl ByteStream {
 
     /// After a write that found no room: until it is worth another one.
     fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.stream.lane.writer.replace(Some(cx.waker().clone()));
+        self.stream.shared.writer.replace(Some(cx.waker().clone()));
         let mut timer = self.timer.borrow_mut();
         let Some(since) = self.gathering.get() else {
             *timer = None;
@@ -295,7 +295,7 @@ impl AsyncWrite for ByteStream {
 
 impl Drop for ByteStream {
     fn drop(&mut self) {
-        if self.is_shut.get() && self.stream.lane.is_accepted {
+        if self.is_shut.get() && self.stream.shared.is_accepted {
             self.stream.reset(ErrorCode::NO_ERROR);
         }
     }

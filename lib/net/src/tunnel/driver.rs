@@ -1,8 +1,8 @@
-//! The task that drives one tunnel. A turn: whatever the socket, the clock or the streams have, once more what became
-//! ready meanwhile, then everything that is queued is encrypted at once and written at once.
+//! The task that drives one tunnel. A turn: one event of the socket, the clock or the streams, once more what became ready
+//! meanwhile, then all queued output is encrypted at once and written at once.
 //!
-//! What must hold: whatever ends the task, a panic included, every stream is told why; and nothing that a peer does
-//! makes it hold more than its limits allow: who does not read our answers is not read either.
+//! What must hold: however the task ends, by a panic as well, every stream is told why; and nothing that a peer does makes it
+//! hold more than its limits allow: a peer that does not read our answers is not read either.
 
 use std::{any::Any, collections::HashMap, io, mem, rc::Rc, time::Duration};
 
@@ -11,64 +11,64 @@ use underpass_hbone::{Connect, Connection, Error, ErrorCode, Event, Headers, Res
 
 use super::{
     Accepted, Acceptor, Inner, MOST_QUEUED_BYTES, Memory, State, TunnelEnd,
-    lane::{Lane, StreamEnd},
+    shared::{SharedStream, StreamEnd},
     stream::Stream,
     transport::{self, Transport},
 };
 use crate::{
-    budget::{Held, Level},
+    budget::{Level, Permit},
     tls,
 };
 
-/// Reads of one turn, so that one tunnel does not starve the others of its worker.
+/// Reads in one turn, so that one tunnel does not starve the others of its worker.
 const READS_PER_TURN: usize = 4;
 /// Less than this is worth one more look for ready streams before it is encrypted.
 const WORTH_WAITING_BYTES: usize = 64 << 10;
-/// Output that a peer leaves unread, beyond which nothing of it is read: payload alone never comes to this.
+/// Output that a peer has left unread from which on the peer is not read either: payload alone never comes to this.
 const MOST_UNREAD_BYTES: usize = 4 * MOST_QUEUED_BYTES;
 
-/// A peer that was told goodbye has so long to close its end.
+/// The time that a peer has to close its end after GOAWAY and close_notify.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// What a server has beside a client.
-pub(super) struct Serving {
+/// What a server's end has in addition to a client's.
+pub(super) struct ServerEnd {
     pub(super) acceptor: Acceptor,
-    /// Held until the peer has proved who it is: the slot of an unauthenticated socket.
+    /// The slot of an unauthenticated socket, kept until the peer is authenticated.
     pub(super) admission: Option<Box<dyn Any>>,
 }
 
-/// Drives one tunnel. Dropped, it tells every stream that the tunnel ended.
+/// The driver of one tunnel. Dropped, it tells every stream that the tunnel ended.
 pub(super) struct Driver {
     transport: Transport,
     inner: Rc<Inner>,
-    /// What the socket counts for.
-    _place: Held,
-    serving: Option<Serving>,
-    /// Connecting and the handshake have to be done by then. From then on a tunnel without streams is idle, also one that
-    /// its client has opened before it is needed.
+    /// The socket's.
+    _permit: Permit,
+    server: Option<ServerEnd>,
+    /// The deadline of connecting and the handshake. From then on a tunnel without streams is idle, also one that its client
+    /// has opened before it is needed.
     begun_by: Instant,
-    /// Without a stream since then.
+    /// When the last stream ended.
     idle_since: Option<Instant>,
 }
 
 /// A stream that the peer opened in this turn.
-type Opened = (Rc<Lane>, Connect);
+type Opened = (Rc<SharedStream>, Connect);
 
 impl Driver {
-    pub(super) fn new(transport: Transport, place: Held, inner: Rc<Inner>, serving: Option<Serving>) -> Self {
+    pub(super) fn new(transport: Transport, permit: Permit, inner: Rc<Inner>, server: Option<ServerEnd>) -> Self {
         let begun_by = Instant::now() + inner.settings.handshake;
-        Self { transport, _place: place, inner, serving, begun_by, idle_since: None }
+        Self { transport, _permit: permit, inner, server, begun_by, idle_since: None }
     }
 
     /// Drives the tunnel until it ends, then tells every stream why.
     pub(super) async fn drive(mut self) -> TunnelEnd {
         let end = self.run().await;
-        self.inner.metered.ended(&end);
+        self.inner.meter.ended(&end);
         tracing::debug!(to = ?self.inner.to, %end, "tunnel ended");
-        let said = self.say_goodbye();
+        let is_sent = self.send_goaway();
         self.end_streams(&end);
-        self.serving = None;
-        if said && end != TunnelEnd::Crowded {
+        self.server = None;
+        if is_sent && end != TunnelEnd::Crowded {
             self.linger().await;
         }
         end
@@ -91,16 +91,16 @@ impl Driver {
             if timer.deadline() != due {
                 timer.as_mut().reset(due);
             }
-            let looked = tokio::select! {
+            let event = tokio::select! {
                 ready = self.transport.readable(), if self.reads() => ready.and_then(|()| self.read()),
                 ready = self.transport.writable(), if self.writes() => ready,
                 () = self.inner.wake.notified() => Ok(()),
                 () = &mut timer => { self.timeout(); Ok(()) }
             };
-            if let Err(error) = looked {
+            if let Err(error) = event {
                 return self.broken(&error);
             }
-            // One more look: what streams answer in this turn leaves in the same write.
+            // Once more: what streams answer in this turn leaves in the same write.
             if self.queued() < WORTH_WAITING_BYTES {
                 tokio::task::yield_now().await;
                 if let Err(error) = self.read() {
@@ -110,7 +110,7 @@ impl Driver {
         }
     }
 
-    /// Waits until connect() is done, or somebody ends the tunnel before.
+    /// Waits until connect() is done, or the tunnel is ended before.
     async fn connected(&self) -> Result<(), TunnelEnd> {
         let ended = async {
             loop {
@@ -122,7 +122,7 @@ impl Driver {
         };
         tokio::select! {
             connected = timeout_at(self.begun_by, self.transport.connected()) => match connected {
-                Ok(Err(TunnelEnd::Unreachable(kind))) if self.serving.is_some() => Err(TunnelEnd::Broken(kind)),
+                Ok(Err(TunnelEnd::Unreachable(kind))) if self.server.is_some() => Err(TunnelEnd::Broken(kind)),
                 Ok(connected) => connected,
                 Err(_) => Err(TunnelEnd::Timeout),
             },
@@ -148,15 +148,15 @@ impl Driver {
         state.hbone.allow_growth(self.inner.memory.level() == Level::Plenty);
         let written = self.write(&mut state);
         let left = state.hbone.queued() + state.out.len();
-        state.output_held.set(left);
+        state.output_reservation.set(left);
         written
     }
 
     fn write(&self, state: &mut State) -> io::Result<()> {
-        let State { tls, out, hbone, ending, lanes, waiting, starved_since, .. } = &mut *state;
-        // What calls of the streams have set free; there is no input, so nothing is accepted here.
+        let State { tls, out, hbone, ending, streams, waiting, starved_since, .. } = &mut *state;
+        // Events that calls of the streams have caused; there is no input, so no stream is accepted here.
         while let Ok(Some(event)) = hbone.receive(&mut &[][..]) {
-            dispatch(hbone, event, lanes, &self.inner.memory, &mut Vec::new());
+            dispatch(hbone, event, streams, &self.inner.memory, &mut Vec::new());
         }
         loop {
             while !out.is_empty() {
@@ -166,7 +166,7 @@ impl Driver {
                     Err(e) => return Err(e),
                 }
                 if out.is_empty() {
-                    self.inner.buffers.keep_outgoing(mem::take(out));
+                    self.inner.buffers.put_back_outgoing(mem::take(out));
                 }
             }
             if tls.is_handshaking() || hbone.queued() == 0 {
@@ -185,16 +185,16 @@ impl Driver {
             *starved_since = None;
         }
         if hbone.queued() < MOST_QUEUED_BYTES {
-            for lane in waiting.drain(..) {
-                lane.waits.set(false);
-                lane.notify();
+            for shared in waiting.drain(..) {
+                shared.waits.set(false);
+                shared.notify();
             }
         }
         self.inner.reclaim_output(state);
         Ok(())
     }
 
-    /// The transport failed. What the peer said before that may tell why, and which streams it never looked at.
+    /// The end of a tunnel whose transport failed. What the peer sent before may tell why, and which streams it did not process.
     fn broken(&mut self, error: &io::Error) -> TunnelEnd {
         let _ = self.read();
         let ending = self.inner.state.borrow_mut().ending.take();
@@ -208,16 +208,16 @@ impl Driver {
         state.ending.clone().or(drained.then_some(TunnelEnd::Closed))
     }
 
-    /// As far as the socket takes it now: what is queued, GOAWAY, close_notify (or the alert that is queued), FIN. True if
-    /// it took all of it.
-    fn say_goodbye(&self) -> bool {
+    /// Sends what is queued, GOAWAY, close_notify (or the alert that is queued) and FIN, as far as the socket takes it now. True
+    /// if it took all of it.
+    fn send_goaway(&self) -> bool {
         let mut state = self.inner.state.borrow_mut();
         let State { tls, out, hbone, .. } = &mut *state;
         hbone.close(ErrorCode::NO_ERROR);
         if !tls.is_handshaking() && tls.encrypt(hbone.poll_transmit(), out).is_ok() {
             let _ = tls.close(out);
         }
-        self.transport.last_words();
+        self.transport.send_at_once();
         while !out.is_empty() {
             let Ok(n) = self.transport.try_write(out.pending()) else { return false };
             out.advance(n);
@@ -226,7 +226,7 @@ impl Driver {
     }
 
     /// Reads on for a moment. A socket that is closed before everything was read sends RST, and a peer that is still
-    /// writing meets that before it reads our last words.
+    /// writing would get that before it has read our GOAWAY or alert.
     async fn linger(&self) {
         let closed = async {
             loop {
@@ -247,16 +247,16 @@ impl Driver {
         state.ending.get_or_insert_with(|| end.clone());
         state.waiting.clear();
         state.out = tls::Outgoing::new();
-        state.output_held.set(0);
-        let lanes = mem::take(&mut state.lanes);
+        state.output_reservation.set(0);
+        let streams = mem::take(&mut state.streams);
         drop(state);
-        lanes.into_values().for_each(|lane| lane.end_with(StreamEnd::Tunnel(end.clone())));
+        streams.into_values().for_each(|shared| shared.end_with(StreamEnd::Tunnel(end.clone())));
     }
 
-    /// When the clock has something to say.
+    /// The time of the next timer.
     fn due(&mut self) -> Instant {
         let state = self.inner.state.borrow();
-        let idle_since = state.lanes.is_empty().then(|| self.idle_since.unwrap_or_else(Instant::now));
+        let idle_since = state.streams.is_empty().then(|| self.idle_since.unwrap_or_else(Instant::now));
         self.idle_since = idle_since;
         let idle = idle_since.map(|since| since + self.inner.settings.idle);
         let begun = state.tls.is_handshaking().then_some(self.begun_by);
@@ -277,11 +277,11 @@ impl Driver {
         let idle = self.idle_since.is_some_and(|since| now >= since + self.inner.settings.idle);
         let dead = state.hbone.handle_timeout(now.into_std()).is_err();
         if state.expires.is_some_and(|at| now >= at) {
-            state.look_at_expiry();
+            state.check_expiry();
         }
         if late || dead {
             state.ending.get_or_insert(TunnelEnd::Timeout);
-        } else if idle && state.lanes.is_empty() {
+        } else if idle && state.streams.is_empty() {
             state.ending.get_or_insert(TunnelEnd::Closed);
         }
     }
@@ -290,27 +290,27 @@ impl Driver {
     fn read(&mut self) -> io::Result<()> {
         let mut opened = Vec::new();
         let result = self.read_some(&mut opened);
-        if let Some(serving) = &mut self.serving
+        if let Some(server) = &mut self.server
             && self.inner.state.borrow().tls.peer().is_some()
         {
-            serving.admission = None;
+            server.admission = None;
         }
-        for (lane, request) in opened {
-            let stream = Stream::new(Rc::clone(&self.inner), lane);
+        for (shared, request) in opened {
+            let stream = Stream::new(Rc::clone(&self.inner), shared);
             if self.is_too_late(&stream) {
                 continue;
             }
             let peer = self.inner.state.borrow().tls.peer().cloned();
-            // Only a server is asked, and only by a peer that has proved who it is.
-            if let (Some(serving), Some(peer)) = (&self.serving, peer) {
-                (serving.acceptor)(Accepted { stream, request, peer });
+            // Only a server gets CONNECTs, and only of an authenticated peer.
+            if let (Some(server), Some(peer)) = (&self.server, peer) {
+                (server.acceptor)(Accepted { stream, request, peer });
             }
         }
         result
     }
 
-    /// Refuses a stream that comes after the tunnel has expired, before anybody has looked at it: the peer may open it
-    /// elsewhere, and nothing is lost.
+    /// Refuses a stream that comes after the tunnel has expired, unprocessed: the peer may open it elsewhere, and nothing is
+    /// lost.
     fn is_too_late(&self, stream: &Stream) -> bool {
         let mut state = self.inner.state.borrow_mut();
         let expired = state.has_expired();
@@ -340,7 +340,7 @@ impl Driver {
                 _ => Err(TunnelEnd::Broken(io::ErrorKind::UnexpectedEof)),
             };
             if matches!(received, Ok(()) | Err(TunnelEnd::Closed)) && state.tls.peer().is_some() {
-                self.inner.metered.proved();
+                self.inner.meter.authenticated();
             }
             if let Err(end) = received {
                 state.ending.get_or_insert(end);
@@ -358,22 +358,22 @@ impl Drop for Driver {
     fn drop(&mut self) {
         self.inner.closed.set(true);
         self.inner.closing.notify_waiters();
-        // After drive() there is nobody left to be told.
+        // After drive() no stream is left.
         let end = if std::thread::panicking() { TunnelEnd::Defect } else { TunnelEnd::Closed };
-        self.inner.metered.ended(&end);
+        self.inner.meter.ended(&end);
         self.end_streams(&end);
     }
 }
 
 fn receive(state: &mut State, bytes: &mut [u8], memory: &Memory, opened: &mut Vec<Opened>) -> Result<(), TunnelEnd> {
-    let State { tls, out, hbone, lanes, is_known, .. } = state;
+    let State { tls, out, hbone, streams, is_known, .. } = state;
     let mut failed: Result<(), Error> = Ok(());
     let (mut connected, mut closed) = (false, false);
     let decrypted = tls.receive(bytes, out, |event| match event {
         tls::Event::Data(mut plain) => {
             while failed.is_ok() {
                 match hbone.receive(&mut plain) {
-                    Ok(Some(event)) => dispatch(hbone, event, lanes, memory, opened),
+                    Ok(Some(event)) => dispatch(hbone, event, streams, memory, opened),
                     Ok(None) => break,
                     Err(e) => failed = Err(e),
                 }
@@ -392,64 +392,64 @@ fn receive(state: &mut State, bytes: &mut [u8], memory: &Memory, opened: &mut Ve
     if closed { Err(TunnelEnd::Closed) } else { Ok(()) }
 }
 
-/// One event to the stream it is about.
+/// Hands one event to its stream.
 fn dispatch(
     hbone: &mut Connection,
     event: Event<'_>,
-    lanes: &mut HashMap<StreamId, Rc<Lane>>,
+    streams: &mut HashMap<StreamId, Rc<SharedStream>>,
     memory: &Memory,
     opened: &mut Vec<Opened>,
 ) {
     match event {
         Event::Data { stream, data, end } => {
-            let Some(lane) = lanes.get(&stream) else {
+            let Some(shared) = streams.get(&stream) else {
                 hbone.consumed(stream, data.len());
                 if end {
                     refuse(hbone, stream);
                 }
                 return;
             };
-            let done = lane.deliver(data);
+            let done = shared.deliver(data);
             hbone.consumed(stream, done);
             if end {
-                lane.finish();
+                shared.finish();
             }
         }
         Event::Writable { stream } => {
-            if let Some(lane) = lanes.get(&stream) {
-                lane.notify();
+            if let Some(shared) = streams.get(&stream) {
+                shared.notify();
             }
         }
         Event::Response { stream, status, headers, end } => {
-            if let Some(lane) = lanes.get(&stream) {
-                lane.answered(status, headers);
-                if end { lane.finish() } else { lane.notify() }
+            if let Some(shared) = streams.get(&stream) {
+                shared.answered(status, headers);
+                if end { shared.finish() } else { shared.notify() }
             }
         }
-        Event::Trailers { stream, .. } => match lanes.get(&stream) {
-            Some(lane) => lane.finish(),
+        Event::Trailers { stream, .. } => match streams.get(&stream) {
+            Some(shared) => shared.finish(),
             None => refuse(hbone, stream),
         },
         Event::Reset { stream, code, cause } => {
-            if let Some(lane) = lanes.remove(&stream) {
+            if let Some(shared) = streams.remove(&stream) {
                 let unprocessed = cause == ResetCause::Unprocessed;
-                lane.end_with(if unprocessed { StreamEnd::Unprocessed } else { StreamEnd::Reset(code) });
+                shared.end_with(if unprocessed { StreamEnd::Unprocessed } else { StreamEnd::Reset(code) });
             }
         }
         Event::Connect { stream, request, end } => {
-            let lane = Rc::new(Lane::accepted(stream, end, memory));
-            lanes.insert(stream, Rc::clone(&lane));
-            opened.push((lane, request));
+            let shared = Rc::new(SharedStream::accepted(stream, end, memory));
+            streams.insert(stream, Rc::clone(&shared));
+            opened.push((shared, request));
         }
-        // Answered when it has ended: until then its frames are checked like any others.
+        // Answered at its end: until then its frames are checked like any others.
         Event::Request { end: false, .. } => {}
         Event::Request { stream, .. } => refuse(hbone, stream),
-        // Streams that the peer has not looked at follow as resets; the others go on.
-        Event::GoAway { code, .. } => tracing::debug!(code = code.name(), "peer goes away"),
+        // Streams that the peer has not processed follow as resets; the others go on.
+        Event::GoAway { code, .. } => tracing::debug!(code = code.name(), "GOAWAY received"),
     }
 }
 
-/// HBONE knows CONNECT only. Does nothing to streams that are no requests, or gone.
+/// Refuses a request that is no CONNECT: HBONE has no other. Does nothing to streams that are no requests, or gone.
 fn refuse(hbone: &mut Connection, stream: StreamId) {
     let _ = hbone.respond(stream, 400, &Headers::new(), true);
 }

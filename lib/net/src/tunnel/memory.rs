@@ -1,10 +1,10 @@
-//! The bytes that wait in the tunnels of one pod: for its applications, for peers, for an answer to CONNECT. They count
+//! The memory of one pod's tunnels: bytes that wait for its applications, for peers, for an answer to CONNECT. They count
 //! against the pod's [`Share`]. Where that runs short windows do not grow any more, streams queue less for their tunnels,
 //! and early data waits for its answer; where it is used up the stream whose application has taken nothing for longest
 //! is ended, until the pod is within its budget again.
 //!
-//! Worker-local, like the tunnels. What must hold: a lane that waits for its application is in `stalled` exactly as long
-//! as it holds bytes.
+//! Worker-local, like the tunnels. What must hold: a stream is in `stalled` exactly as long as bytes of it wait for its
+//! application.
 
 use std::{
     cell::{Cell, RefCell},
@@ -13,8 +13,8 @@ use std::{
     sync::Arc,
 };
 
-use super::lane::Lane;
-use crate::budget::{Held, Level, Share};
+use super::shared::SharedStream;
+use crate::budget::{Level, Permit, Reservation, Share};
 
 /// The memory of one pod's tunnels. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -23,60 +23,61 @@ pub struct Memory(Rc<Inner>);
 #[derive(Debug)]
 struct Inner {
     share: Arc<Share>,
-    /// Lanes whose applications do not take what is there, in the order in which they last took something.
-    stalled: RefCell<BTreeMap<u64, Weak<Lane>>>,
+    /// Streams whose applications do not take what is there, in the order in which they last took something.
+    stalled: RefCell<BTreeMap<u64, Weak<SharedStream>>>,
     next: Cell<u64>,
 }
 
-/// What one tunnel is charged to.
+/// What one tunnel counts against: memory and a socket.
 #[derive(Debug)]
 pub struct Charge {
-    /// The bytes that wait in it.
+    /// For the bytes that wait in it.
     pub memory: Memory,
-    /// Its socket, given back when that is closed.
-    pub place: Held,
+    /// For its socket, given back when that is closed.
+    pub permit: Permit,
 }
 
 impl Memory {
-    /// Of a pod that may hold so much.
+    /// The memory of the pod that has this share.
     #[must_use]
     pub fn new(share: Arc<Share>) -> Self {
         Self(Rc::new(Inner { share, stalled: RefCell::default(), next: Cell::new(0) }))
     }
 
-    /// For bytes that wait somewhere; none at first.
+    /// A reservation for bytes that wait; of none at first.
     #[must_use]
-    pub fn held(&self) -> Held {
-        self.0.share.hold(0)
+    pub fn reservation(&self) -> Reservation {
+        self.0.share.reserve(0)
     }
 
-    /// How the pod stands.
+    /// How much of its allowance the pod has used.
     #[must_use]
     pub fn level(&self) -> Level {
         self.0.share.level()
     }
 
-    /// A lane's application took something, or the lane begins to wait. Its place in line, instead of the one that it had.
-    pub(super) fn stalls(&self, lane: &Rc<Lane>, before: Option<u64>) -> u64 {
+    /// Puts a stream at the end of the line: it begins to wait, or its application took something. Its position, in the place of
+    /// the one `before`.
+    pub(super) fn add_stalled(&self, shared: &Rc<SharedStream>, before: Option<u64>) -> u64 {
         let mut stalled = self.0.stalled.borrow_mut();
-        before.and_then(|place| stalled.remove(&place));
-        let place = self.0.next.get();
-        self.0.next.set(place.wrapping_add(1));
-        stalled.insert(place, Rc::downgrade(lane));
-        place
+        before.and_then(|position| stalled.remove(&position));
+        let position = self.0.next.get();
+        self.0.next.set(position.wrapping_add(1));
+        stalled.insert(position, Rc::downgrade(shared));
+        position
     }
 
-    /// A lane waits no more.
-    pub(super) fn moves(&self, place: u64) {
-        self.0.stalled.borrow_mut().remove(&place);
+    /// Takes a stream that waits no more out of the line.
+    pub(super) fn remove_stalled(&self, position: u64) {
+        self.0.stalled.borrow_mut().remove(&position);
     }
 
-    /// Ends the longest-stalled lanes until the pod holds no more than it may.
+    /// Ends the longest-stalled streams until the pod is within its allowance.
     pub(super) fn make_room(&self) {
         while self.level() == Level::Over {
             let Some((_, longest)) = self.0.stalled.borrow_mut().pop_first() else { return };
-            if let Some(lane) = longest.upgrade() {
-                lane.give_up();
+            if let Some(shared) = longest.upgrade() {
+                shared.give_up();
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What is counted about tunnels and their streams: how many, how the handshakes went, and why tunnels ended.
+//! Metrics of tunnels and their streams: numbers, handshakes, and the reasons for which tunnels ended.
 
 use std::cell::Cell;
 
@@ -7,67 +7,70 @@ use underpass_telemetry::metrics::{Family, Held, Histogram, IntCounter, IntCount
 
 use super::TunnelEnd;
 
-/// From a neighbour's to the limit of ten seconds.
+/// Bounds from a neighbour's handshake to the limit of ten seconds.
 const HANDSHAKE_BOUNDS_S: &[f64] = &[0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 static OPENED: Family = Family::counter(
     "underpass_tunnels_opened_total",
-    "Tunnels that were begun; outbound ones lead to another pod.",
+    "Tunnels that were begun: outbound ones to another pod, inbound ones from another pod.",
     &["direction"],
 );
 static OPEN: Family =
-    Family::gauge("underpass_tunnels_open", "Tunnels that are open, or in their handshake.", &["direction"]);
+    Family::gauge("underpass_tunnels_open", "Tunnels that are open or in their handshake.", &["direction"]);
 static ENDS: Family = Family::counter(
     "underpass_tunnels_closed_total",
-    "Tunnels that ended, by the reason that their connections would end for.",
+    "Tunnels that ended, by reason, as connections have it.",
     &["direction", "reason"],
 );
 static HANDSHAKE: Family = Family::histogram(
     "underpass_handshake_duration_seconds",
-    "From the begin of a tunnel until mutual TLS was done; for outbound tunnels with the time to connect.",
+    "Duration of the mutual TLS handshake of a tunnel; for outbound tunnels with the time to connect.",
     &["direction"],
     HANDSHAKE_BOUNDS_S,
 );
 static FAILED: Family = Family::counter(
     "underpass_handshakes_failed_total",
-    "Tunnels that ended before mutual TLS was done, by reason.",
+    "Tunnels that ended before the mutual TLS handshake was done, by reason.",
     &["direction", "reason"],
 );
-static STREAMS: Family =
-    Family::counter("underpass_streams_opened_total", "Connections that were put on a tunnel.", &["direction"]);
+static STREAMS: Family = Family::counter(
+    "underpass_streams_opened_total",
+    "Streams that were opened on tunnels: one for each connection that a tunnel carries.",
+    &["direction"],
+);
 static STREAMS_OPEN: Family =
-    Family::gauge("underpass_streams_open", "Streams that tunnels carry now.", &["direction"]);
+    Family::gauge("underpass_streams_open", "Streams that are open on tunnels.", &["direction"]);
 
-/// The families of this room.
+/// The metric families of this module.
 pub const FAMILIES: &[&Family] = &[&OPENED, &OPEN, &ENDS, &HANDSHAKE, &FAILED, &STREAMS, &STREAMS_OPEN];
 
-/// What one worker counts about its tunnels. Cheap to clone.
+/// The metrics of one worker's tunnels. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Meter {
-    outbound: Role,
-    inbound: Role,
+    outbound: Side,
+    inbound: Side,
 }
 
 impl Meter {
-    /// Shown in `registry`.
+    /// Metrics that `registry` shows.
     #[must_use]
     pub fn new(registry: &Registry) -> Self {
-        Self { outbound: Role::new(registry, "outbound"), inbound: Role::new(registry, "inbound") }
+        Self { outbound: Side::new(registry, "outbound"), inbound: Side::new(registry, "inbound") }
     }
 
     /// Of tunnels that we open.
-    pub(super) const fn outbound(&self) -> &Role {
+    pub(super) const fn outbound(&self) -> &Side {
         &self.outbound
     }
 
     /// Of tunnels that we accept.
-    pub(super) const fn inbound(&self) -> &Role {
+    pub(super) const fn inbound(&self) -> &Side {
         &self.inbound
     }
 }
 
 impl Default for Meter {
-    /// Counted and shown nowhere.
+    /// Metrics that no scrape shows.
     fn default() -> Self {
         Self::new(&Registry::default())
     }
@@ -75,7 +78,7 @@ impl Default for Meter {
 
 /// The tunnels of one direction.
 #[derive(Clone, Debug)]
-pub(super) struct Role {
+pub(super) struct Side {
     direction: &'static str,
     opened: IntCounter,
     open: IntGauge,
@@ -86,7 +89,7 @@ pub(super) struct Role {
     streams_open: IntGauge,
 }
 
-impl Role {
+impl Side {
     fn new(registry: &Registry, direction: &'static str) -> Self {
         let own = &[direction];
         Self {
@@ -101,47 +104,47 @@ impl Role {
         }
     }
 
-    /// A tunnel begins.
-    pub(super) fn begin(&self) -> Metered {
+    /// Counts a tunnel that begins.
+    pub(super) fn begin(&self) -> TunnelMeter {
         self.opened.inc();
         let open = Cell::new(Some(Held::of(&self.open)));
-        Metered { role: self.clone(), began: Instant::now(), proved: Cell::new(false), open }
+        TunnelMeter { side: self.clone(), began: Instant::now(), authenticated: Cell::new(false), open }
     }
 }
 
-/// One tunnel.
-pub(super) struct Metered {
-    role: Role,
+/// The metrics of one tunnel.
+pub(super) struct TunnelMeter {
+    side: Side,
     began: Instant,
-    proved: Cell<bool>,
+    authenticated: Cell<bool>,
     /// None: it has ended.
     open: Cell<Option<Held>>,
 }
 
-impl Metered {
-    /// Mutual TLS is done. Said as often as it is true.
-    pub(super) fn proved(&self) {
-        if !self.proved.replace(true) {
-            self.role.handshake.observe(self.began.elapsed().as_secs_f64());
+impl TunnelMeter {
+    /// Counts the handshake as done. Only the first call counts.
+    pub(super) fn authenticated(&self) {
+        if !self.authenticated.replace(true) {
+            self.side.handshake.observe(self.began.elapsed().as_secs_f64());
         }
     }
 
     /// A stream, counted as open until the guard is dropped.
     pub(super) fn stream(&self) -> Held {
-        self.role.streams.inc();
-        Held::of(&self.role.streams_open)
+        self.side.streams.inc();
+        Held::of(&self.side.streams_open)
     }
 
-    /// It ended. Only the first reason counts.
+    /// Counts the end. Only the first reason counts.
     pub(super) fn ended(&self, end: &TunnelEnd) {
         if self.open.take().is_none() {
             return;
         }
         let reason = end.reason();
-        let labels = [self.role.direction, reason.as_str()];
-        self.role.ends.with_label_values(&labels).inc();
-        if !self.proved.get() {
-            self.role.failed.with_label_values(&labels).inc();
+        let labels = [self.side.direction, reason.as_str()];
+        self.side.ends.with_label_values(&labels).inc();
+        if !self.authenticated.get() {
+            self.side.failed.with_label_values(&labels).inc();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One tunnel: a TCP socket (or a stream of another tunnel), mutual TLS on it, HBONE in that, and the streams that share it.
+//! Tunnels: a TCP socket (or a stream of another tunnel), mutual TLS on it, HBONE in that, and the streams that share it.
 //! Worker-local.
 //!
 //! ```text
@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A tunnel is driven by one task (`driver`); each stream by the task of its connection (`stream`), which sleeps
-//! unless its application or its window has something for it. What the two share about a stream is its `lane`.
+//! unless its application or its window has something for it. What the two share about a stream is in `shared`.
 //! A tunnel exists from the moment its connect() was begun: streams are opened on it at once, and CONNECT leaves as
 //! soon as the handshake is done.
 //!
@@ -16,9 +16,9 @@
 
 mod bytes;
 mod driver;
-mod lane;
 mod memory;
 mod meter;
+mod shared;
 mod stream;
 mod transport;
 
@@ -40,33 +40,33 @@ use underpass_identity::Roots;
 
 pub use self::{
     bytes::ByteStream,
-    lane::Tally,
     memory::{Charge, Memory},
     meter::{FAMILIES, Meter},
-    stream::{Early, Ended, Response, Stream},
+    shared::Tally,
+    stream::{EarlyData, Ended, Response, Stream},
     transport::Transport,
 };
 use self::{
-    driver::{Driver, Serving},
-    lane::Lane,
-    meter::Metered,
+    driver::{Driver, ServerEnd},
+    meter::TunnelMeter,
+    shared::SharedStream,
 };
 use crate::{
-    budget::Held,
+    budget::Reservation,
     buffer::Buffers,
     tls::{ClientConfig, Outgoing, PeerInfo, ServerConfig, Session, SessionError},
 };
 
-/// What a tunnel's owner chooses.
+/// The settings of a tunnel.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// HTTP/2 settings of both roles.
     pub hbone: Config,
-    /// Connecting and the handshake have to be done by then.
+    /// Timeout of connecting and the handshake.
     pub handshake: Duration,
-    /// A tunnel without streams is closed after this.
+    /// Time after which a tunnel without streams is closed.
     pub idle: Duration,
-    /// Where tunnels and streams are counted.
+    /// The metrics of tunnels and streams.
     pub meter: Meter,
 }
 
@@ -81,24 +81,24 @@ impl Default for Settings {
     }
 }
 
-/// Why a tunnel ended.
+/// The end of a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TunnelEnd {
-    /// Nobody wanted it any more, or its peer said goodbye.
+    /// It was idle, or its peer closed it in order.
     Closed,
     /// No connection to the next hop.
     Unreachable(io::ErrorKind),
     /// The connection broke.
     Broken(io::ErrorKind),
-    /// Nobody answered in time.
+    /// The peer did not answer in time.
     Timeout,
-    /// TLS, or what the certificates say.
+    /// The TLS handshake failed, or the session did.
     Tls(TlsFailure),
     /// The peer broke HTTP/2.
     Protocol(ErrorCode),
-    /// The peer's certificate does not count any more.
+    /// The peer's certificate is no longer trusted.
     Distrusted,
-    /// Its peer had not proved who it is, and others wait.
+    /// Its peer was not authenticated yet, and there are too many such peers.
     Crowded,
     /// We are going away.
     Drained,
@@ -109,7 +109,7 @@ pub enum TunnelEnd {
 }
 
 impl TunnelEnd {
-    /// The reason that its connections ended for.
+    /// The reason of its connections' end.
     #[must_use]
     pub fn reason(&self) -> Reason {
         match self {
@@ -136,16 +136,16 @@ impl fmt::Display for TunnelEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Closed => f.write_str("closed"),
-            Self::Unreachable(kind) => write!(f, "connect: {kind}"),
+            Self::Unreachable(kind) => write!(f, "connect failed: {kind}"),
             Self::Broken(kind) => write!(f, "connection broken: {kind}"),
-            Self::Timeout => f.write_str("nobody answered in time"),
+            Self::Timeout => f.write_str("the peer did not answer in time"),
             Self::Tls(failure) => write!(f, "{}: {failure}", failure.refusal().as_str()),
             Self::Protocol(code) => write!(f, "http/2: {}", code.name().unwrap_or("unknown error")),
             Self::Distrusted => f.write_str("the peer's certificate is no longer trusted"),
-            Self::Crowded => f.write_str("too many peers that have not proved who they are"),
+            Self::Crowded => f.write_str("too many unauthenticated peers"),
             Self::Drained => f.write_str("drained"),
             Self::Carrier(ended) => write!(f, "carrier: {ended}"),
-            Self::Defect => f.write_str("a defect of the proxy"),
+            Self::Defect => f.write_str("internal error: the tunnel's task panicked"),
         }
     }
 }
@@ -155,16 +155,16 @@ impl fmt::Display for TunnelEnd {
 pub struct Accepted {
     /// The stream, to be answered.
     pub stream: Stream,
-    /// What is asked for.
+    /// The request.
     pub request: Connect,
-    /// Who asks.
+    /// The client.
     pub peer: Arc<PeerInfo>,
 }
 
-/// Takes CONNECTs of a server's tunnel. Called between turns; must not block.
+/// The handler of CONNECTs of a server's tunnel. Called between turns; must not block.
 pub type Acceptor = Box<dyn Fn(Accepted)>;
 
-/// A tunnel. Cheap to clone; what remains after its end is a name.
+/// A handle of a tunnel. Cheap to clone; it may outlive the tunnel.
 #[derive(Clone)]
 pub struct Tunnel(Rc<Inner>);
 
@@ -174,12 +174,12 @@ impl fmt::Debug for Tunnel {
     }
 }
 
-/// What the driver and the streams share. The socket is the driver's alone, and closes with it.
+/// The part of a tunnel that the driver and the streams share. The socket is the driver's alone, and closes with it.
 struct Inner {
-    /// Who is at the other end; none if it was gone before we looked, or if the tunnel runs in another one.
+    /// The peer's address; none if it was gone already, or if the tunnel runs in another one.
     to: Option<SocketAddr>,
     state: RefCell<State>,
-    /// Something waits to be encrypted and written, or the tunnel was told to end.
+    /// Wakes the driver: output waits to be encrypted and written, or the tunnel was told to end.
     wake: Notify,
     /// When connect() was begun, or the socket accepted.
     begun: Instant,
@@ -189,67 +189,66 @@ struct Inner {
     buffers: Buffers,
     memory: Memory,
     settings: Settings,
-    /// Counts it.
-    metered: Metered,
+    meter: TunnelMeter,
 }
 
 struct State {
     tls: Session,
     out: Outgoing,
     hbone: Connection,
-    lanes: HashMap<StreamId, Rc<Lane>>,
-    /// Wait for the output to be written, in the order they came; each once.
-    waiting: VecDeque<Rc<Lane>>,
-    /// The peer has said something, and SETTINGS is what it says first: its limit of streams is known.
+    streams: HashMap<StreamId, Rc<SharedStream>>,
+    /// Streams that wait for the output to be written, in the order in which they came; each once.
+    waiting: VecDeque<Rc<SharedStream>>,
+    /// The peer has sent something, and SETTINGS comes first: its limit of streams is known.
     is_known: bool,
-    /// The connection's window has been empty since then.
+    /// When the connection's window became empty.
     starved_since: Option<Instant>,
-    /// One of the two certificates expires then, as far as the clock told when it was looked at last.
+    /// When one of the two certificates expires, by the clock at the last check.
     expires: Option<Instant>,
-    /// The bundle has changed while the peer proved who it is by the one before: it is judged again by this one.
-    judge_by: Option<Roots>,
-    /// What the socket did not take.
-    output_held: Held,
+    /// A bundle that came during the handshake, by which the peer is verified again after it.
+    verify_by: Option<Roots>,
+    /// For output that the socket did not take.
+    output_reservation: Reservation,
     ending: Option<TunnelEnd>,
 }
 
 impl State {
-    /// No stream can be opened any more, whatever becomes of those that are open.
+    /// No stream can be opened any more; open ones may go on.
     fn takes_no_more(&self) -> bool {
         self.ending.is_some() || self.hbone.is_going_away()
     }
 
-    /// From the expiry of one of the two certificates on nothing new begins here; what is open goes on.
+    /// One of the two certificates has expired: no new stream begins, open ones go on.
     fn has_expired(&self) -> bool {
         self.tls.streams_left().is_some_and(|left| left.is_zero())
     }
 
-    /// Goes away where it has expired; otherwise it is looked at again when the clock says that it has.
-    fn look_at_expiry(&mut self) {
+    /// Goes away where it has expired; otherwise sets the time of the next check.
+    fn check_expiry(&mut self) {
         if self.has_expired() {
             self.hbone.drain();
         }
         self.expires = self.tls.streams_left().filter(|left| !left.is_zero()).map(|left| Instant::now() + left);
     }
 
-    /// The peer has just proved who it is.
+    /// The handshake is done: the peer is authenticated.
     fn peer_is_known(&mut self) -> Result<(), TunnelEnd> {
-        self.look_at_expiry();
+        self.check_expiry();
         let peer = self.tls.peer();
-        let (Some(roots), Some(peer)) = (self.judge_by.take(), peer) else { return Ok(()) };
+        let (Some(roots), Some(peer)) = (self.verify_by.take(), peer) else { return Ok(()) };
         peer.verify_again(&roots, self.tls.now()).map_err(|_| TunnelEnd::Distrusted)
     }
 
-    fn wait_for_output(&mut self, lane: &Rc<Lane>) {
-        if !lane.waits.replace(true) {
-            self.waiting.push_back(Rc::clone(lane));
+    fn wait_for_output(&mut self, shared: &Rc<SharedStream>) {
+        if !shared.waits.replace(true) {
+            self.waiting.push_back(Rc::clone(shared));
         }
     }
 }
 
-/// Plaintext of all streams that may wait for the socket. Above it, streams do not read their applications.
+/// The most plaintext of all streams that waits for the socket. Above it, streams do not read their applications.
 const MOST_QUEUED_BYTES: usize = 256 << 10;
-/// A tunnel whose connection window is empty for so long takes no new stream: those it has wait for each other.
+/// The time after which a tunnel whose connection window is empty takes no new stream: those it has wait for each other.
 const STARVED_AFTER: Duration = Duration::from_millis(100);
 
 impl Tunnel {
@@ -268,15 +267,15 @@ impl Tunnel {
         let mut out = Outgoing::new();
         let session = Session::client(tls, &mut out)?;
         let hbone = Connection::client(settings.hbone.clone(), Instant::now().into_std());
-        let Charge { memory, place } = charge;
+        let Charge { memory, permit } = charge;
         let counted = (memory, settings.meter.outbound().begin());
         let tunnel = Self::new(transport.peer(), session, out, hbone, settings, buffers, counted);
-        tokio::task::spawn_local(Driver::new(transport, place, Rc::clone(&tunnel.0), None).drive());
+        tokio::task::spawn_local(Driver::new(transport, permit, Rc::clone(&tunnel.0), None).drive());
         Ok(tunnel)
     }
 
-    /// The server's end, on an accepted socket or stream. Drives it until it ends. `admission` is dropped as soon as the peer has
-    /// proved who it is.
+    /// The server's end, on an accepted socket or stream, and the future that drives it until it ends. `admission` is dropped as
+    /// soon as the peer is authenticated.
     ///
     /// # Errors
     /// Where TLS cannot begin.
@@ -291,11 +290,11 @@ impl Tunnel {
     ) -> Result<(Self, impl Future<Output = TunnelEnd> + use<>), SessionError> {
         let session = Session::server(tls)?;
         let hbone = Connection::server(settings.hbone.clone(), Instant::now().into_std());
-        let Charge { memory, place } = charge;
+        let Charge { memory, permit } = charge;
         let counted = (memory, settings.meter.inbound().begin());
         let tunnel = Self::new(transport.peer(), session, Outgoing::new(), hbone, settings, buffers, counted);
-        let serving = Serving { acceptor, admission: Some(admission) };
-        let driving = Driver::new(transport, place, Rc::clone(&tunnel.0), Some(serving)).drive();
+        let server = ServerEnd { acceptor, admission: Some(admission) };
+        let driving = Driver::new(transport, permit, Rc::clone(&tunnel.0), Some(server)).drive();
         Ok((tunnel, driving))
     }
 
@@ -306,19 +305,19 @@ impl Tunnel {
         hbone: Connection,
         settings: &Settings,
         buffers: &Buffers,
-        (memory, metered): (Memory, Metered),
+        (memory, meter): (Memory, TunnelMeter),
     ) -> Self {
         let state = State {
             tls,
             out,
             hbone,
-            lanes: HashMap::new(),
+            streams: HashMap::new(),
             waiting: VecDeque::new(),
             is_known: false,
             starved_since: None,
             expires: None,
-            judge_by: None,
-            output_held: memory.held(),
+            verify_by: None,
+            output_reservation: memory.reservation(),
             ending: None,
         };
         Self(Rc::new(Inner {
@@ -331,7 +330,7 @@ impl Tunnel {
             buffers: buffers.clone(),
             memory,
             settings: settings.clone(),
-            metered,
+            meter,
         }))
     }
 
@@ -345,15 +344,15 @@ impl Tunnel {
             return Err(OpenError::GoingAway);
         }
         let id = state.hbone.open(request)?;
-        let lane = Rc::new(Lane::opened(id, &self.0.memory));
-        state.lanes.insert(id, Rc::clone(&lane));
+        let shared = Rc::new(SharedStream::opened(id, &self.0.memory));
+        state.streams.insert(id, Rc::clone(&shared));
         drop(state);
         self.0.wake.notify_one();
-        Ok(Stream::new(Rc::clone(&self.0), lane))
+        Ok(Stream::new(Rc::clone(&self.0), shared))
     }
 
-    /// A stream can be opened now, as far as is known: neither full, nor going away, nor past the expiry of one of the
-    /// two certificates, nor out of credit for long.
+    /// A stream can be opened now, as far as is known: the tunnel is neither full, nor going away, nor past the expiry of one
+    /// of the two certificates, nor out of credit for long.
     #[must_use]
     pub fn can_open(&self, now: SystemTime) -> bool {
         let state = self.0.state.borrow();
@@ -381,17 +380,17 @@ impl Tunnel {
         self.0.state.borrow().hbone.open_streams()
     }
 
-    /// Who is at the other end, once the handshake is done.
+    /// The peer, once the handshake is done.
     #[must_use]
     pub fn peer(&self) -> Option<Arc<PeerInfo>> {
         self.0.state.borrow().tls.peer().cloned()
     }
 
-    /// Checks the peer's certificate against a changed bundle; where it does not count any more, the tunnel ends and
-    /// its streams with it. A peer that is still to prove who it is does so by the bundle before, and is checked then.
-    pub fn check_again(&self, roots: &Roots, now: SystemTime) {
+    /// Verifies the peer's certificate against a changed bundle; where it is no longer trusted, the tunnel ends and its streams
+    /// with it. A peer in its handshake is verified by the bundle before, and by this one after the handshake.
+    pub fn verify_again(&self, roots: &Roots, now: SystemTime) {
         match self.peer() {
-            None => self.0.state.borrow_mut().judge_by = Some(roots.clone()),
+            None => self.0.state.borrow_mut().verify_by = Some(roots.clone()),
             Some(peer) if peer.verify_again(roots, now).is_err() => self.end(TunnelEnd::Distrusted),
             Some(_) => {}
         }
@@ -430,7 +429,7 @@ impl Tunnel {
         let released = state.hbone.release();
         let output = released.as_ref().map_or(state.hbone.queued(), Vec::len);
         released.into_iter().for_each(|buffer| state.hbone.lend(buffer));
-        let input = state.lanes.values().map(|lane| lane.held_bytes()).sum::<usize>();
+        let input = state.streams.values().map(|shared| shared.held_bytes()).sum::<usize>();
         output + state.out.held_bytes() + input
     }
 
@@ -440,7 +439,7 @@ impl Tunnel {
     pub fn queued(&self) -> Queued {
         let state = self.0.state.borrow();
         let output = state.hbone.queued() + state.out.len();
-        Queued { output, input: state.lanes.values().map(|lane| lane.queued()).sum() }
+        Queued { output, input: state.streams.values().map(|shared| shared.queued()).sum() }
     }
 }
 
@@ -458,7 +457,7 @@ impl Inner {
     /// Takes the output's memory back for other tunnels, unless something waits in it.
     fn reclaim_output(&self, state: &mut State) {
         if let Some(buffer) = state.hbone.release() {
-            self.buffers.keep(buffer);
+            self.buffers.put_back(buffer);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One stream and the application's connection that it carries: the task of a connection runs [`Stream::run`].
+//! Streams of a tunnel, each with the application's connection that it carries: the task of a connection runs [`Stream::run`].
 //!
 //! ```text
 //!            application: EOF              peer: END_STREAM, everything delivered
@@ -20,43 +20,43 @@ use underpass_telemetry::metrics;
 
 use super::{
     Inner, MOST_QUEUED_BYTES, Memory, State, Tunnel, TunnelEnd,
-    lane::{Lane, StreamEnd, Tally},
+    shared::{SharedStream, StreamEnd, Tally},
 };
 use crate::{
-    budget::{Held, Level},
+    budget::{Level, Reservation},
     socket,
     system::unread,
 };
 
 /// One DATA frame per stream and turn.
 pub(super) const TURN_BYTES: usize = 64 << 10;
-/// What may follow a CONNECT before it is answered, kept so that it can be sent again.
+/// The most early data: bytes that follow a CONNECT before it is answered, kept so that they can be sent again.
 pub(super) const EARLY_BYTES: usize = 64 << 10;
 
-/// Small frames that nobody has shown to have read, from which on more bytes are waited for before the next one: each costs a
-/// peer more than its window says, and peers end the whole tunnel where too many are unread.
+/// Number of small frames without returned credit from which on the next one waits for more bytes: each costs a peer more than
+/// its window says, and peers end the whole tunnel where too many are unread.
 const MANY_SMALL_FRAMES: u32 = 64;
-/// How long that is at most.
+/// The longest such wait.
 pub(super) const GATHER: Duration = Duration::from_millis(10);
 
-/// What the application said before the CONNECT was answered.
+/// Early data: what the application sent before the CONNECT was answered.
 #[derive(Debug, Default)]
-pub struct Early {
+pub struct EarlyData {
     bytes: Vec<u8>,
     /// How much of it this stream has sent: less than all of it where it is sent again.
     sent: usize,
-    /// What it is charged to; nothing, where nothing is kept.
-    held: Option<Held>,
+    /// Its reservation; none where nothing is kept.
+    reservation: Option<Reservation>,
 }
 
-impl Early {
-    /// Of a connection of this pod.
+impl EarlyData {
+    /// The early data of a connection of this pod.
     #[must_use]
     pub fn of(memory: &Memory) -> Self {
-        Self { held: Some(memory.held()), ..Self::default() }
+        Self { reservation: Some(memory.reservation()), ..Self::default() }
     }
 
-    /// For another stream: all of it is to be sent again.
+    /// Prepares it for another stream, which sends all of it again.
     pub fn rewind(&mut self) {
         self.sent = 0;
     }
@@ -64,8 +64,8 @@ impl Early {
     fn keep(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
         self.sent = self.bytes.len();
-        if let Some(held) = &mut self.held {
-            held.set(self.bytes.capacity());
+        if let Some(reservation) = &mut self.reservation {
+            reservation.set(self.bytes.capacity());
         }
     }
 
@@ -74,7 +74,7 @@ impl Early {
     }
 }
 
-/// How a stream ended.
+/// The end of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// Both halves finished.
@@ -85,7 +85,7 @@ pub enum Ended {
     PeerReset(ErrorCode),
     /// The peer answered CONNECT with something else than 200.
     Refused(u16),
-    /// The peer has provably not looked at the stream: it may be opened again elsewhere.
+    /// The peer has provably not processed the stream: it may be opened again elsewhere.
     Unprocessed,
     /// We gave it up: its application did not take what was there, and the pod's budget of memory is used up.
     Memory,
@@ -126,33 +126,33 @@ impl From<Ended> for io::Error {
 pub struct Response {
     /// 200, or the stream is refused.
     pub status: u16,
-    /// What else was said.
+    /// Its headers.
     pub headers: Headers,
 }
 
 /// One stream. Dropped before it ended, it is reset.
 pub struct Stream {
     pub(super) tunnel: Rc<Inner>,
-    pub(super) lane: Rc<Lane>,
-    _counted: metrics::Held,
+    pub(super) shared: Rc<SharedStream>,
+    _open: metrics::Held,
 }
 
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.lane.id.fmt(f)
+        self.shared.id.fmt(f)
     }
 }
 
-/// What one attempt to send came to.
+/// The result of one attempt to send.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pumped {
     /// A frame is queued.
     Sent,
-    /// The application has nothing to say now.
+    /// The application has sent nothing.
     Idle,
-    /// There is no room: somebody will wake this stream.
+    /// There is no room: credit, the tunnel's output or the answer wakes this stream.
     Blocked,
-    /// There is little, and more is waited for, until then.
+    /// There is little, and it waits for more, until then.
     Gathers(Instant),
     /// The application ended its half.
     Eof,
@@ -161,12 +161,12 @@ enum Pumped {
 }
 
 impl Stream {
-    pub(super) fn new(tunnel: Rc<Inner>, lane: Rc<Lane>) -> Self {
-        let counted = tunnel.metered.stream();
-        Self { tunnel, lane, _counted: counted }
+    pub(super) fn new(tunnel: Rc<Inner>, shared: Rc<SharedStream>) -> Self {
+        let open = tunnel.meter.stream();
+        Self { tunnel, shared, _open: open }
     }
 
-    /// It is one of this tunnel's.
+    /// True for a stream of this tunnel.
     #[must_use]
     pub fn is_on(&self, tunnel: &Tunnel) -> bool {
         Rc::ptr_eq(&self.tunnel, &tunnel.0)
@@ -174,11 +174,11 @@ impl Stream {
 
     /// After this stream came back unprocessed, there is no point in trying that tunnel: it is this very one, or this one
     /// takes no more streams at all, and the other was there before. Tunnels to one peer go away together, when a
-    /// certificate expires or the peer ends, and one of them may only not have heard of it.
+    /// certificate expires or the peer ends, and GOAWAY may only not have reached one of them yet.
     #[must_use]
     pub fn rules_out(&self, tunnel: &Tunnel) -> bool {
         let left = self.tunnel.state.borrow().takes_no_more();
-        let ended_at = self.lane.ended_at.get().filter(|_| left);
+        let ended_at = self.shared.ended_at.get().filter(|_| left);
         self.is_on(tunnel) || ended_at.is_some_and(|at| tunnel.0.begun <= at)
     }
 
@@ -186,57 +186,57 @@ impl Stream {
     pub fn respond(&self, status: u16, headers: &Headers) {
         let mut state = self.tunnel.state.borrow_mut();
         let refused = status != 200;
-        // The stream may be gone already; then nobody waits for the answer.
-        let answered = state.hbone.respond(self.lane.id, status, headers, refused).is_ok();
+        // Fails where the stream is gone already, and its client with it.
+        let answered = state.hbone.respond(self.shared.id, status, headers, refused).is_ok();
         if answered && refused {
-            state.hbone.reset(self.lane.id, ErrorCode::NO_ERROR); // stops what the client still sends
+            state.hbone.reset(self.shared.id, ErrorCode::NO_ERROR); // stops what the client still sends
         }
         drop(state);
-        self.lane.notify(); // from now on there is room to write
+        self.shared.notify(); // from now on there is room to write
         self.tunnel.wake.notify_one();
     }
 
-    /// The answer to our CONNECT, refusals among them. Of a stream that the peer opened, and when it was asked for before,
-    /// without headers.
+    /// The answer to our CONNECT, refusals among them. Without headers for a stream that the peer opened, and after the first
+    /// call.
     ///
     /// # Errors
     /// How the stream ended without one.
     pub async fn response(&self) -> Result<Response, Ended> {
         loop {
-            if let Some(status) = self.lane.status.get() {
-                let headers = self.lane.headers.take().unwrap_or_default();
+            if let Some(status) = self.shared.status.get() {
+                let headers = self.shared.headers.take().unwrap_or_default();
                 return Ok(Response { status, headers });
             }
             if let Some(ended) = self.failure() {
                 return Err(ended);
             }
-            self.lane.changed().await;
+            self.shared.changed().await;
         }
     }
 
     /// Ends the stream with RST_STREAM.
     pub fn reset(&self, code: ErrorCode) {
-        self.tunnel.state.borrow_mut().hbone.reset(self.lane.id, code);
+        self.tunnel.state.borrow_mut().hbone.reset(self.shared.id, code);
         self.tunnel.wake.notify_one();
     }
 
-    /// Completes when the peer gave the stream up: for an answer that takes its time.
+    /// Completes when the stream has ended: for an answer that takes its time.
     pub async fn gone(&self) {
-        while self.lane.end.borrow().is_none() {
-            self.lane.changed().await;
+        while self.shared.end.borrow().is_none() {
+            self.shared.changed().await;
         }
     }
 
-    /// It ended because it held more than there was room for.
+    /// It was given up because the pod's budget of memory is used up.
     #[must_use]
     pub fn is_given_up(&self) -> bool {
-        *self.lane.end.borrow() == Some(StreamEnd::Memory)
+        *self.shared.end.borrow() == Some(StreamEnd::Memory)
     }
 
     /// Carries the application's connection until both halves ended. `early` is kept until the answer comes; a stream
     /// that we answered (or that needs no second try) gets an empty one.
-    pub async fn run(&self, app: &Rc<TcpStream>, tally: &Arc<Tally>, early: &mut Early) -> Ended {
-        self.lane.attach(Rc::clone(app), Arc::clone(tally));
+    pub async fn run(&self, app: &Rc<TcpStream>, tally: &Arc<Tally>, early: &mut EarlyData) -> Ended {
+        self.shared.attach(Rc::clone(app), Arc::clone(tally));
         let (mut sending, mut receiving) = (true, true);
         let (mut gathering, mut broke) = (None, false);
         loop {
@@ -247,11 +247,11 @@ impl Stream {
                 return ended;
             }
             self.receive_half(app, &mut receiving);
-            if self.lane.status.get().is_some() && early.unsent().is_empty() {
-                *early = Early::default(); // answered: nobody asks for it again
-                self.lane.headers.take();
+            if self.shared.status.get().is_some() && early.unsent().is_empty() {
+                *early = EarlyData::default(); // answered: it is not sent again
+                self.shared.headers.take();
             }
-            let pumped = match (sending, self.lane.app_failed.get()) {
+            let pumped = match (sending, self.shared.app_failed.get()) {
                 (true, failed) => match self.gathers_of(app, early, &mut gathering) {
                     Some(until) if !failed && !broke => Pumped::Gathers(until),
                     _ => self.pump(app, tally, early, failed),
@@ -278,7 +278,7 @@ impl Stream {
                     }
                 }
                 Pumped::Gathers(until) => tokio::select! {
-                    // What it said before its reset is passed on.
+                    // What it sent before its reset is passed on.
                     reset = self.wait(app, false) => broke |= reset,
                     () = sleep_until(until) => {}
                 },
@@ -291,27 +291,27 @@ impl Stream {
         Ended::AppReset
     }
 
-    /// Sleeps until something may have changed. True: the application's connection broke.
+    /// Sleeps until something may have changed. True if the application's connection broke.
     async fn wait(&self, app: &TcpStream, reads: bool) -> bool {
         tokio::select! {
             _ = app.readable(), if reads => false,
             // A reset is noticed also while nothing is read.
             _ = app.ready(Interest::ERROR), if !reads => true,
-            _ = app.writable(), if self.lane.has_queue() => false,
-            () = self.lane.changed() => false,
+            _ = app.writable(), if self.shared.has_queue() => false,
+            () = self.shared.changed() => false,
         }
     }
 
-    /// The next frame would be one small one too many: until when more is waited for. `since`: when that began, until
-    /// something is sent.
-    fn gathers_of(&self, app: &TcpStream, early: &Early, since: &mut Option<Instant>) -> Option<Instant> {
+    /// Where the next frame would be one small one too many: the time until which it waits for more bytes. `since`: when that
+    /// began, until something is sent.
+    fn gathers_of(&self, app: &TcpStream, early: &EarlyData, since: &mut Option<Instant>) -> Option<Instant> {
         let is_small = || early.unsent().is_empty() && unread(app).is_ok_and(|n| (1..SMALL_FRAME).contains(&n));
         self.gathers(is_small, since)
     }
 
     /// The same, of a frame that would be small if `is_small`.
     pub(super) fn gathers(&self, is_small: impl FnOnce() -> bool, since: &mut Option<Instant>) -> Option<Instant> {
-        let many = self.tunnel.state.borrow_mut().hbone.uncredited_small_frames(self.lane.id) >= MANY_SMALL_FRAMES;
+        let many = self.tunnel.state.borrow_mut().hbone.uncredited_small_frames(self.shared.id) >= MANY_SMALL_FRAMES;
         if !many || !is_small() {
             return None;
         }
@@ -319,16 +319,16 @@ impl Stream {
         Some(*since.get_or_insert(now) + GATHER).filter(|until| now < *until)
     }
 
-    /// How the stream ended, if it did and nothing is left to be done. What has come to its own end is delivered,
-    /// whatever happens to the tunnel afterwards.
+    /// The end of the stream, if it has ended and nothing is left to be done. A half that has finished is delivered, also where
+    /// the tunnel ends afterwards.
     fn end(&self, sending: &mut bool) -> Option<Ended> {
-        let status = self.lane.status.get();
+        let status = self.shared.status.get();
         if let Some(status) = status.filter(|&status| status != 200) {
             return Some(Ended::Refused(status));
         }
-        match (status, self.lane.end.borrow().clone()?) {
+        match (status, self.shared.end.borrow().clone()?) {
             // The peer finished, and needs no more of ours (RFC 9113 8.1).
-            (_, StreamEnd::Reset(ErrorCode::NO_ERROR)) if self.lane.finished.get() => {
+            (_, StreamEnd::Reset(ErrorCode::NO_ERROR)) if self.shared.finished.get() => {
                 *sending = false;
                 None
             }
@@ -337,60 +337,60 @@ impl Stream {
             // Unanswered, so all that was sent was kept.
             (None, StreamEnd::Unprocessed) => Some(Ended::Unprocessed),
             (Some(_), StreamEnd::Unprocessed) => Some(Ended::PeerReset(ErrorCode::REFUSED_STREAM)),
-            (_, StreamEnd::Tunnel(_)) if self.lane.finished.get() && !*sending => None,
+            (_, StreamEnd::Tunnel(_)) if self.shared.finished.get() && !*sending => None,
             (_, StreamEnd::Tunnel(end)) => Some(Ended::Tunnel(end)),
         }
     }
 
-    /// How the stream ended, where that is what stands in the way of reading or writing it: not by both halves finishing.
+    /// The end of the stream where it makes reading and writing fail: not by both halves finishing.
     pub(super) fn failure(&self) -> Option<Ended> {
         self.end(&mut true)
     }
 
-    /// Delivers what was kept, gives its credit back, and passes the peer's end on.
+    /// Delivers the queue, gives its credit back, and passes the peer's end on.
     fn receive_half(&self, app: &TcpStream, receiving: &mut bool) {
-        if self.lane.has_queue() {
-            let taken = self.lane.flush();
+        if self.shared.has_queue() {
+            let taken = self.shared.flush();
             if taken > 0 {
-                self.tunnel.state.borrow_mut().hbone.consumed(self.lane.id, taken);
+                self.tunnel.state.borrow_mut().hbone.consumed(self.shared.id, taken);
                 self.tunnel.wake.notify_one();
             }
         }
-        if *receiving && self.lane.finished.get() && !self.lane.has_queue() && !self.lane.app_failed.get() {
+        if *receiving && self.shared.finished.get() && !self.shared.has_queue() && !self.shared.app_failed.get() {
             *receiving = false;
             // Fails only where the connection is gone, which the next read tells as well.
             let _ = socket::shutdown_write(app);
         }
     }
 
-    /// Too much is queued already: when it has left, this stream is told. Where memory is short no stream queues for a socket that
-    /// does not take what is there.
+    /// True if too much is queued already: this stream is woken when it has left. Where memory is short no stream queues for a
+    /// socket that does not take what is there.
     pub(super) fn waits_for_output(&self, state: &mut State) -> bool {
         let is_short = self.tunnel.memory.level() != Level::Plenty;
         let waits = state.hbone.queued() >= MOST_QUEUED_BYTES || (is_short && !state.out.is_empty());
         if waits {
-            state.wait_for_output(&self.lane);
+            state.wait_for_output(&self.shared);
         }
         waits
     }
 
-    /// Memory for a frame, where nothing waits that has some.
+    /// Lends a buffer for output, unless queued output has one.
     pub(super) fn lend_output(&self, state: &mut State) {
         if state.hbone.queued() == 0 {
             state.hbone.lend(self.tunnel.buffers.take());
         }
     }
 
-    /// One frame from the application, read straight into its place. Of an application that takes no more (`failed`) what
-    /// it said before is passed on, and then its reset.
-    fn pump(&self, app: &TcpStream, tally: &Tally, early: &mut Early, failed: bool) -> Pumped {
+    /// Queues one frame from the application, read straight into the output. Of an application that takes no more (`failed`)
+    /// what it sent before is passed on, and then its reset.
+    fn pump(&self, app: &TcpStream, tally: &Tally, early: &mut EarlyData, failed: bool) -> Pumped {
         let mut state = self.tunnel.state.borrow_mut();
         let state = &mut *state;
         if self.waits_for_output(state) {
             return Pumped::Blocked;
         }
         let level = self.tunnel.memory.level();
-        let unanswered = self.lane.status.get().is_none();
+        let unanswered = self.shared.status.get().is_none();
         let again = early.unsent().len();
         let most = match (again, unanswered) {
             (1.., _) => again.min(TURN_BYTES),
@@ -413,10 +413,10 @@ impl Stream {
         pumped
     }
 
-    /// Makes a frame of at most `most` bytes: of those that are sent again, otherwise of new ones.
-    fn read(&self, state: &mut State, most: usize, app: &TcpStream, tally: &Tally, early: &mut Early) -> Pumped {
+    /// Makes a frame of at most `most` bytes: of early data that is sent again, otherwise of new bytes.
+    fn read(&self, state: &mut State, most: usize, app: &TcpStream, tally: &Tally, early: &mut EarlyData) -> Pumped {
         // Without room either credit, the answer or the stream's end wakes it.
-        let Ok(mut room) = state.hbone.reserve(self.lane.id, most) else { return Pumped::Blocked };
+        let Ok(mut room) = state.hbone.reserve(self.shared.id, most) else { return Pumped::Blocked };
         if !early.unsent().is_empty() {
             let n = copy(early.unsent(), room.bytes());
             early.sent += n;
@@ -424,14 +424,14 @@ impl Stream {
             return Pumped::Sent;
         }
         match app.try_read(room.bytes()) {
-            Ok(0) if self.lane.app_failed.get() => Pumped::AppReset,
+            Ok(0) if self.shared.app_failed.get() => Pumped::AppReset,
             Ok(0) => {
                 room.commit(0, true);
                 Pumped::Eof
             }
             Ok(n) => {
                 tally.add_from_app(n);
-                if self.lane.status.get().is_none() {
+                if self.shared.status.get().is_none() {
                     early.keep(room.bytes().get(..n).unwrap_or_default());
                 }
                 room.commit(n, false);
@@ -453,11 +453,11 @@ fn copy(from: &[u8], to: &mut [u8]) -> usize {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.lane.detach();
+        self.shared.detach();
         let mut state = self.tunnel.state.borrow_mut();
-        if state.lanes.remove(&self.lane.id).is_some() {
+        if state.streams.remove(&self.shared.id).is_some() {
             // Does nothing where both halves ended.
-            state.hbone.reset(self.lane.id, ErrorCode::CANCEL);
+            state.hbone.reset(self.shared.id, ErrorCode::CANCEL);
         }
         drop(state);
         self.tunnel.wake.notify_one();

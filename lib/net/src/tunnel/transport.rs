@@ -1,5 +1,5 @@
-//! What a tunnel runs on: a TCP socket, or a stream of another tunnel. The latter is double HBONE: the outer tunnel leads to
-//! a gateway, the inner one past it to the workload, which alone proves to be the one that was called.
+//! The transport of a tunnel: a TCP socket, or a stream of another tunnel. The latter is double HBONE: the outer tunnel leads
+//! to a gateway, the inner one past it to the workload, whose certificate alone proves that it is the one that was called.
 
 use std::{io, net::SocketAddr};
 
@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use super::{ByteStream, Ended, Stream, TunnelEnd};
 use crate::socket;
 
-/// What carries the ciphertext of a tunnel, non-blocking.
+/// The carrier of a tunnel's ciphertext, non-blocking.
 #[derive(Debug)]
 pub enum Transport {
     /// A socket that was accepted, or whose connect() was begun.
@@ -31,7 +31,7 @@ impl From<Stream> for Transport {
 }
 
 impl Transport {
-    /// Who is at the other end of the socket; none if it was gone before we looked, nor of a stream.
+    /// The address of the socket's peer; none if it is gone already, and for a stream.
     pub(super) fn peer(&self) -> Option<SocketAddr> {
         match self {
             Self::Socket(socket) => socket.peer_addr().ok(),
@@ -89,11 +89,11 @@ impl Transport {
         }
     }
 
-    /// What is written from now on leaves at once, however small.
-    pub(super) fn last_words(&self) {
+    /// Sends what is written from now on at once, however small.
+    pub(super) fn send_at_once(&self) {
         match self {
             Self::Socket(_) => {}
-            Self::Stream(stream) => stream.last_words(),
+            Self::Stream(stream) => stream.send_at_once(),
         }
     }
 
@@ -105,7 +105,7 @@ impl Transport {
     }
 }
 
-/// Why a tunnel ended whose transport failed with this.
+/// The end of a tunnel whose transport failed with `error`.
 pub(super) fn broken(error: &io::Error) -> TunnelEnd {
     let ended = error.get_ref().and_then(|inner| inner.downcast_ref::<Ended>());
     ended.map_or(TunnelEnd::Broken(error.kind()), |ended| end_of(ended.clone()))

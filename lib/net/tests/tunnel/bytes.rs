@@ -1,4 +1,4 @@
-//! Streams as bytes, without a socket at one end or at both: what a program may do to them, and what it is told.
+//! Streams as async readers and writers, without a socket at one end or at both.
 
 use std::{
     io::{self, ErrorKind},
@@ -153,7 +153,7 @@ fn a_half_ends_by_itself() {
             near.read_exact(&mut answer).await.expect("answered");
             assert_eq!(answer, word);
         }
-        // What was sent before the end is read after it, whatever becomes of the tunnel.
+        // What was sent before the end is read after it, also where the tunnel has ended.
         far.write_all(b"last").await.expect("sent");
         far.shutdown().await.expect("ended");
         drop(far);
@@ -212,7 +212,7 @@ fn a_tunnel_that_ends_is_told_to_those_who_wait_for_an_answer_or_for_room() {
         let payload = pattern(200_000);
         let (answer, written, _held_back_too) = tokio::join!(unanswered.response(), writer.write_all(&payload), ends);
         assert_eq!(answer, Err(Ended::Tunnel(TunnelEnd::Closed)));
-        assert_eq!(ended(&written.expect_err("nobody has read it")), Ended::Tunnel(TunnelEnd::Closed));
+        assert_eq!(ended(&written.expect_err("not read")), Ended::Tunnel(TunnelEnd::Closed));
     });
 }
 
@@ -237,7 +237,7 @@ fn a_client_that_leaves_early_is_a_reset_for_the_other_end() {
 }
 
 #[test]
-fn a_program_that_has_said_everything_cuts_nobody_off() {
+fn a_program_that_has_answered_does_not_cut_off_its_client() {
     run(async {
         let mesh = Mesh::new();
         let (tunnel, _server, mut asked) = asked(&mesh).await;
@@ -325,7 +325,7 @@ fn where_memory_is_used_up_the_longest_stalled_is_given_up() {
         let mut first = [0; 1];
         far.read_exact(&mut first).await.expect("heard");
         until("it waits", || mesh.share.used() >= 99_999).await;
-        let others = mesh.share.hold(3 << 20);
+        let others = mesh.share.reserve(3 << 20);
         let (other, _far) = pair(&tunnel, &mut asked).await;
         other.try_write(b"what makes room").expect("sent");
         until("it is given up", || mesh.share.used() < (3 << 20) + 99_999).await;
@@ -338,7 +338,7 @@ fn where_memory_is_used_up_the_longest_stalled_is_given_up() {
         near.shutdown().await.expect("ended");
         far.read_exact(&mut first).await.expect("heard");
         until("it waits", || mesh.share.used() >= 99_999).await;
-        let _others = mesh.share.hold(3 << 20);
+        let _others = mesh.share.reserve(3 << 20);
         let (other, _far) = pair(&tunnel, &mut asked).await;
         other.try_write(b"what makes room").expect("sent");
         until("it is given up", || mesh.share.used() < (3 << 20) + 99_999).await;
@@ -346,9 +346,9 @@ fn where_memory_is_used_up_the_longest_stalled_is_given_up() {
     });
 }
 
-/// A peer counts small frames that nobody reads, and ends the whole tunnel where there are too many of them.
+/// A peer counts unread small frames, and ends the whole tunnel where there are too many of them.
 #[test]
-fn small_writes_that_nobody_reads_are_gathered() {
+fn unread_small_writes_are_gathered() {
     run(async {
         let mesh = Mesh::new();
         let tunnel = mesh.tunnel(serve(&mesh, FIELD).await);
@@ -365,7 +365,7 @@ fn small_writes_that_nobody_reads_are_gathered() {
         unread.write_all(b"!").await.expect("sent");
         unread.writable().await; // after a write that found room there is more, as far as is known
         assert!(begun.elapsed() >= Duration::from_millis(10));
-        // Where answers come, nobody waits, however many there were.
+        // Where answers come, no write waits, however many there were.
         for _ in 0..200 {
             assert_eq!(answered.try_write(b"?").expect("at once"), 1);
             assert_eq!(answered.read_u8().await.expect("answered"), b'?');

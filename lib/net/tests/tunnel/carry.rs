@@ -118,7 +118,7 @@ fn single_bytes_go_back_and_forth() {
             app.write_u8(!byte).await.expect("sent");
             assert_eq!(call.app.read_u8().await.expect("heard"), !byte);
         }
-        // And many that nobody reads until the end.
+        // And many that are not read until the end.
         let write = async {
             for _ in 0..20_000 {
                 call.app.write_u8(7).await.expect("sent");
@@ -139,7 +139,7 @@ enum Doing {
     Ended,
     /// The other has ended its half before.
     OtherEnded,
-    /// Nobody reads, and the one who resets has sent until nothing more went.
+    /// Neither end reads, and the one that resets has sent until nothing more went.
     Sent,
     /// The same of both.
     Stalled,
@@ -203,7 +203,7 @@ fn fill(app: &TcpStream) -> io::Result<()> {
 }
 
 #[test]
-fn what_was_said_before_a_reset_is_heard() {
+fn bytes_sent_before_a_reset_arrive() {
     run(async {
         let mesh = Mesh::new();
         for (client, stalled) in [(true, false), (false, false), (true, true), (false, true)] {
@@ -298,7 +298,7 @@ fn the_end_of_a_tunnel_resets_what_it_carries() {
 }
 
 #[test]
-fn what_arrived_whole_is_delivered_whatever_happens_to_the_tunnel() {
+fn a_finished_half_is_delivered_also_after_the_tunnel_ended() {
     run(async {
         let mesh = Mesh::new();
         let (tunnel, server, mut call, mut app) = connected(&mesh).await;

@@ -1,4 +1,4 @@
-//! Tunnels with peers made of the h2 crate, in both roles: as the field sets it, and as few do.
+//! Tunnels with peers made of the h2 crate, in both roles: with common settings, and with unusual ones.
 
 use std::{
     sync::Arc,
@@ -109,7 +109,7 @@ async fn answer(
             let mut body = respond.send_response(Response::new(()), false).expect("sent");
             body.send_data(Bytes::from_static(b"whole"), true).expect("sent");
         }
-        // Nobody reads.
+        // The application does not read.
         Some(9) => {
             let _body = respond.send_response(Response::new(()), false).expect("sent");
             std::future::pending().await
@@ -183,9 +183,9 @@ fn their_server_needs_no_more() {
     });
 }
 
-/// A peer counts small frames that nobody reads, and ends the whole tunnel where there are too many of them.
+/// A peer counts unread small frames, and ends the whole tunnel where there are too many of them.
 #[test]
-fn small_writes_that_nobody_reads_are_gathered() {
+fn unread_small_writes_are_gathered() {
     run(async {
         let mesh = Mesh::new();
         let tunnel = mesh.tunnel(serve(&mesh, FIELD).await);
@@ -209,7 +209,7 @@ fn small_writes_that_nobody_reads_are_gathered() {
             taken(&mut unread).await;
         }
         assert!(taken(&mut unread).await >= Duration::from_millis(10));
-        // Where answers come, nobody waits, however many there were.
+        // Where answers come, no write waits, however many there were.
         for _ in 0..200 {
             taken(&mut answered).await;
             assert_eq!(answered.0.read_u8().await.expect("answered"), 7);

@@ -1,4 +1,4 @@
-//! What is no peer, or stops being one: nobody listens, nobody speaks, nonsense at every layer.
+//! Peers that are absent, silent, or send nonsense at every layer.
 
 use std::{io::ErrorKind, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::peer::Tls;
 use underpass_net::testing::{ALICE, Application, BOB, Mesh, call, converse, echo, last_word, raw, reset, run, until};
 
 #[test]
-fn nobody_listens() {
+fn a_peer_without_a_listener_is_unreachable() {
     run(async {
         let mesh = Mesh::new();
         let free = TcpListener::bind("127.0.0.1:0").await.expect("bound").local_addr().expect("name");
@@ -136,7 +136,7 @@ fn nonsense_instead_of_http2() {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let framed = |bytes: &[u8]| [PREFACE, &[0, 0, 0, 4, 0, 0, 0, 0, 0], bytes].concat();
     for (what, bytes, expect) in [
-        ("HTTP/1.1", b"GET / HTTP/1.1\r\nhost: somebody\r\n\r\n".to_vec(), ErrorCode::PROTOCOL_ERROR),
+        ("HTTP/1.1", b"GET / HTTP/1.1\r\nhost: example\r\n\r\n".to_vec(), ErrorCode::PROTOCOL_ERROR),
         (
             "no SETTINGS",
             [PREFACE, &[0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]].concat(),
@@ -224,7 +224,7 @@ fn a_peer_that_vanishes() {
 }
 
 #[test]
-fn last_words_are_heard_whatever_broke_first() {
+fn a_goaway_is_read_also_where_writing_failed_first() {
     run(async {
         let mesh = Mesh::new();
         // Reading and writing fail at once; which comes first is chance.
@@ -272,7 +272,7 @@ fn an_idle_tunnel_is_closed_and_a_busy_one_is_not() {
         let mut app = application.accept().await;
         app.write_u8(1).await.expect("sent");
         assert_eq!(first.app.read_u8().await.expect("heard"), 1);
-        // Somebody else's idle tunnel is closed meanwhile, twice.
+        // Another peer's idle tunnel is closed meanwhile, twice.
         for _ in 0..2 {
             let other = mesh.tunnel(server.address);
             until("the idle one is closed", || other.has_ended()).await;

@@ -1,4 +1,4 @@
-//! The budget of memory: what waits is counted, nothing grows where it is short, and where it is used up those who have
+//! The budget of memory: waiting bytes are counted, nothing grows where it is short, and where it is used up the streams that have
 //! stood still for longest make room for the others.
 
 use std::{rc::Rc, sync::Arc};
@@ -9,7 +9,7 @@ use tokio::{
 };
 use underpass_hbone::{ErrorCode, Headers};
 use underpass_net::{
-    budget::{Level, Share, Stock},
+    budget::{Budget, Level, Share},
     tunnel::{Ended, Memory},
 };
 
@@ -20,7 +20,7 @@ const WINDOW: u32 = 256 << 10;
 
 pub(crate) fn mesh(pod_memory: usize) -> Mesh {
     let mut mesh = Mesh::new();
-    mesh.share = Share::new(&Stock::new(1 << 30), pod_memory);
+    mesh.share = Share::new(&Budget::new(1 << 30), pod_memory);
     mesh.memory = Memory::new(Arc::clone(&mesh.share));
     mesh
 }
@@ -52,14 +52,14 @@ fn the_longest_stalled_make_room() {
                 assert!(mesh.share.used() <= pod_memory, "{} bytes wait", mesh.share.used());
             }
             if !all_stay {
-                until("somebody makes room", || calls.iter().any(|call| call.ended.is_finished())).await;
+                until("a stream is given up", || calls.iter().any(|call| call.ended.is_finished())).await;
             }
             let ended: Vec<bool> = calls.iter().map(|call| call.ended.is_finished()).collect();
             let gone = ended.iter().filter(|ended| **ended).count();
             assert_eq!(gone == 0, all_stay, "{ended:?}");
             assert!(ended.iter().skip(gone).all(|ended| !ended), "the first ones: {ended:?}");
             assert!(gone <= 16, "no more than it takes: {ended:?}");
-            // Whoever reads is served, however much.
+            // An application that reads gets everything, however much.
             let mut other = call(&tunnel, echo("127.0.0.1:0").await).await;
             let payload = pattern(4 << 20);
             assert!(converse(&mut other.app, &payload).await.expect("answered") == payload);
@@ -104,7 +104,7 @@ fn windows_grow_only_while_there_is_plenty() {
     for (held, grows) in [(0, true), (40 << 20, false)] {
         run(async {
             let mesh = mesh(64 << 20);
-            let _others = mesh.share.hold(held);
+            let _others = mesh.share.reserve(held);
             assert_eq!(mesh.share.level() == Level::Plenty, grows);
             let (tunnel, server) = mesh.pair().await;
             let application = Application::new("127.0.0.1:0").await;
@@ -143,12 +143,12 @@ fn early_data_waits_where_there_is_no_room_for_it() {
             let (asked, mut answers) = tokio::sync::mpsc::unbounded_channel();
             let server = mesh.serve(move |accepted| drop(asked.send(accepted))).await;
             let tunnel = mesh.tunnel(server.address);
-            let others = mesh.share.hold(held);
+            let others = mesh.share.reserve(held);
             let (mut app, socket) = underpass_net::testing::tcp_pair().await;
             let stream = tunnel.open(&underpass_net::testing::request("unanswered")).expect("opened");
             let memory = mesh.memory.clone();
             let ended = spawn_local(async move {
-                let mut early = underpass_net::tunnel::Early::of(&memory);
+                let mut early = underpass_net::tunnel::EarlyData::of(&memory);
                 stream.run(&Rc::new(socket), &Arc::default(), &mut early).await
             });
             let payload = pattern(64 << 10);

@@ -1,4 +1,4 @@
-//! What is counted about tunnels is what happened to them.
+//! Metrics of tunnels: each event is counted once.
 
 use underpass_identity::testing::Leaf;
 use underpass_net::tunnel::{Ended, Meter, TunnelEnd};

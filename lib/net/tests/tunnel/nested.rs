@@ -129,7 +129,7 @@ fn a_reset_passes_through() {
 }
 
 #[test]
-fn what_goes_wrong_outside_is_said_inside() {
+fn a_failure_of_the_carrier_is_the_reason_of_the_inner_tunnel() {
     run(async {
         let mesh = Mesh::new();
         let bob = mesh.serve_applications().await;
@@ -145,7 +145,7 @@ fn what_goes_wrong_outside_is_said_inside() {
         let outer = outer(&mesh, gateway.address);
         let called = call(&nested(&mesh, &outer, "eve.far.mesh:15008"), target).await;
         check(called, Ended::Refused(404), Reason::Refused(404)).await;
-        // The gateway is somebody else, and so is never asked.
+        // The gateway has another identity, and so gets no stream.
         let stranger = mesh.tunnel(gateway.address);
         let inner = nested(&mesh, &stranger, NAME);
         let mut called = call(&inner, target).await;

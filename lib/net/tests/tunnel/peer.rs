@@ -1,4 +1,4 @@
-//! Peers that are not ours: TLS by rustls' other API, which takes anybody, and HTTP/2 by the h2 crate on it.
+//! Foreign peers: TLS by rustls' other API, which accepts every certificate, and HTTP/2 by the h2 crate on it.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use underpass_identity::testing::{Leaf, TestCa};
 
-/// TLS of somebody else: shows a certificate, and takes any.
+/// Foreign TLS: shows a certificate, and accepts any.
 #[derive(Debug)]
 pub(crate) struct Tls {
     provider: Arc<CryptoProvider>,
@@ -30,11 +30,11 @@ impl Tls {
     }
 
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
-        let anybody = Arc::new(Anybody(Arc::clone(&self.provider)));
+        let accept_all = Arc::new(AcceptAll(Arc::clone(&self.provider)));
         let mut config = rustls::ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("versions")
-            .with_client_cert_verifier(anybody)
+            .with_client_cert_verifier(accept_all)
             .with_single_cert(self.chain.clone(), self.key.clone_key())
             .expect("certificate");
         config.alpn_protocols = vec![self.alpn.clone()];
@@ -46,12 +46,12 @@ impl Tls {
     }
 
     pub(crate) async fn connect(&self, socket: TcpStream) -> std::io::Result<client::TlsStream<TcpStream>> {
-        let anybody = Arc::new(Anybody(Arc::clone(&self.provider)));
+        let accept_all = Arc::new(AcceptAll(Arc::clone(&self.provider)));
         let mut config = rustls::ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("versions")
             .dangerous()
-            .with_custom_certificate_verifier(anybody)
+            .with_custom_certificate_verifier(accept_all)
             .with_client_auth_cert(self.chain.clone(), self.key.clone_key())
             .expect("certificate");
         config.alpn_protocols = vec![self.alpn.clone()];
@@ -62,9 +62,9 @@ impl Tls {
 
 /// Verifies that the peer has the key of its certificate, and nothing else.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct AcceptAll(Arc<CryptoProvider>);
 
-impl Anybody {
+impl AcceptAll {
     fn signed(
         &self,
         message: &[u8],
@@ -75,7 +75,7 @@ impl Anybody {
     }
 }
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AcceptAll {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -110,7 +110,7 @@ impl ServerCertVerifier for Anybody {
     }
 }
 
-impl ClientCertVerifier for Anybody {
+impl ClientCertVerifier for AcceptAll {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }

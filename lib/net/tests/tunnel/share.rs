@@ -53,7 +53,7 @@ fn bulk_to_a_slow_reader_in_bounded_memory() {
                 call.ended().await
             })
         };
-        // Nobody reads, until nothing moves any more: the stream's window is used up.
+        // The application does not read, until nothing moves any more: the stream's window is used up.
         until("the reader's end is full", || server.tunnels.borrow().first().is_some_and(|t| t.queued().input > 0))
             .await;
         let far = server.tunnel();

@@ -1,4 +1,4 @@
-//! Whom a tunnel talks to, and for how long.
+//! Trust: the peers that a tunnel accepts, expiry, and changed roots.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ fn refused(ended: &Ended, expect: &str) -> TlsFailure {
 }
 
 #[test]
-fn a_server_that_is_somebody_else_gets_nothing() {
+fn a_server_of_another_identity_gets_nothing() {
     let two = Leaf { uris: vec![BOB.to_owned(), CAROL.to_owned()], ..Leaf::of(BOB) };
     let none = Leaf { uris: Vec::new(), ..Leaf::of(BOB) };
     let nameless = "spiffe:///ns/default/sa/bob";
@@ -65,7 +65,7 @@ fn a_server_of_another_root_gets_nothing() {
         let mesh = Mesh::new();
         let tunnel = mesh.tunnel(forged(&mesh, &TestCa::new("root"), &Leaf::of(BOB)).await);
         let ended = call(&tunnel, "10.0.0.1:80").await.ended().await;
-        assert_eq!(refused(&ended, "tls_unknown_issuer").found(), None, "what anybody can write");
+        assert_eq!(refused(&ended, "tls_unknown_issuer").found(), None, "not proved by a root of ours");
     });
 }
 
@@ -83,7 +83,7 @@ async fn forged(mesh: &Mesh, ca: &TestCa, leaf: &Leaf) -> std::net::SocketAddr {
 }
 
 #[test]
-fn a_client_that_is_nobody_here_is_not_served() {
+fn a_client_of_another_mesh_is_not_served() {
     let for_servers = Leaf { client_auth: false, ..Leaf::of(ALICE) };
     for (ca, leaf, expect, told, found) in [
         (Some("root"), Leaf::of(ALICE), "tls_unknown_issuer", "tls_alert_unknown_ca", None),
@@ -138,7 +138,7 @@ fn a_tunnel_goes_away_when_a_certificate_expires_and_ends_with_its_streams() {
 }
 
 #[test]
-fn who_is_being_verified_while_the_roots_change_is_judged_by_the_new_ones() {
+fn a_peer_in_its_handshake_while_the_roots_change_is_verified_by_the_new_ones() {
     let next = TestCa::new("next");
     run(async {
         // At the client.
@@ -147,7 +147,7 @@ fn who_is_being_verified_while_the_roots_change_is_judged_by_the_new_ones() {
         let target = echo("127.0.0.1:0").await;
         let tunnel = mesh.tunnel(server.address);
         let call = call(&tunnel, target).await;
-        tunnel.check_again(&next.roots(2), now());
+        tunnel.verify_again(&next.roots(2), now());
         assert_eq!(call.ended().await, Ended::Tunnel(TunnelEnd::Distrusted));
     });
     for removed in [true, false] {
@@ -162,7 +162,7 @@ fn who_is_being_verified_while_the_roots_change_is_judged_by_the_new_ones() {
             let (removed_root, socket) = (next.roots(2), raw(server.address).await);
             until("the server has accepted it", || !server.tunnels.borrow().is_empty()).await;
             let both = Roots::new(2, vec![mesh.ca.root(), next.root()]).expect("bundle");
-            server.tunnel().check_again(if removed { &removed_root } else { &both }, now());
+            server.tunnel().verify_again(if removed { &removed_root } else { &both }, now());
             let charge = charge(&mesh.memory);
             let tunnel =
                 Tunnel::client(socket.into(), &mesh.client(), &mesh.settings, &mesh.buffers, charge).expect("begun");

@@ -8,7 +8,7 @@ use underpass_identity::testing::now;
 use underpass_net::{
     testing::{ALICE, BOB, Call, Mesh, close, id, request, tcp_pair},
     tls::ClientConfig,
-    tunnel::{Early, Ended, Stream},
+    tunnel::{EarlyData, Ended, Stream},
 };
 use underpass_proxy::pool::{Key, Pool};
 
@@ -17,7 +17,7 @@ pub(crate) async fn pooled(mesh: &Rc<Mesh>, pool: &Rc<Pool>, next: SocketAddr, t
     let (app, socket) = tcp_pair().await;
     let (mesh, pool) = (Rc::clone(mesh), Rc::clone(pool));
     let ended = spawn_local(async move {
-        let (socket, tally, mut early) = (Rc::new(socket), Arc::default(), Early::default());
+        let (socket, tally, mut early) = (Rc::new(socket), Arc::default(), EarlyData::default());
         let mut first = open(&mesh, &pool, next, target, None, &mesh.client());
         let mut ended = first.run(&socket, &tally, &mut early).await;
         if ended == Ended::Unprocessed {

@@ -122,7 +122,7 @@ fn a_root_that_is_removed_takes_its_tunnels_along() {
 }
 
 fn check(pool: &Pool, server: &Server, client: bool, roots: &Roots, at: std::time::SystemTime) {
-    if client { pool.check_again(roots, at) } else { server.tunnel().check_again(roots, at) }
+    if client { pool.verify_again(roots, at) } else { server.tunnel().verify_again(roots, at) }
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn what_has_left_the_pool_is_still_checked() {
         let mut next = pooled(&mesh, &pool, server.address, target).await;
         assert_eq!(converse(&mut next.app, b"hello").await.expect("answered"), b"hello");
         assert_eq!(pool.len(), 2);
-        pool.check_again(&TestCa::new("next").roots(2), now());
+        pool.verify_again(&TestCa::new("next").roots(2), now());
         assert!(last_word(&mut call.app).await.is_some(), "the stream of the tunnel that went away is reset");
         assert_eq!(call.ended().await, Ended::Tunnel(TunnelEnd::Distrusted));
     });

@@ -1,4 +1,4 @@
-//! Why a session is over, and what the library's errors mean to us.
+//! The errors of a session, and their mapping from the library's.
 
 use std::error::Error;
 
@@ -8,7 +8,7 @@ use underpass_core::tls::{Alert, Refusal, TlsFailure};
 use super::Session;
 use crate::tls::verify::VerifyError;
 
-/// Why a session is over.
+/// The error that ended a session.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SessionError {
     /// Its certificate.
@@ -21,22 +21,22 @@ pub enum SessionError {
     #[error("the peer did not agree to speak h2")]
     Alpn,
     /// No version, cipher, key exchange or signature scheme in common.
-    #[error("nothing in common with the peer: {0:?}")]
+    #[error("no TLS parameters in common with the peer: {0:?}")]
     Incompatible(PeerIncompatible),
     /// It refused us.
     #[error("peer refused: {}", .0.name())]
     PeerAlert(Alert),
     /// A record that the peer's key did not make.
-    #[error("a record was forged or damaged")]
+    #[error("a record of the peer was forged or damaged")]
     Tampered,
-    /// The stream ended, and the peer did not say that it would.
-    #[error("the stream ended without close_notify")]
+    /// The connection ended, and the peer had not announced it.
+    #[error("the connection ended without close_notify")]
     Truncated,
     /// The peer broke the protocol.
     #[error("the peer broke the protocol")]
     Protocol(#[source] RustlsError),
-    /// A handshake message that grows and grows.
-    #[error("a handshake message is longer than {limit} bytes")]
+    /// A handshake message that grows beyond the limit.
+    #[error("a handshake message of the peer is longer than {limit} bytes")]
     MessageTooLong {
         /// In bytes, record headers included.
         limit: usize,
@@ -45,10 +45,10 @@ pub enum SessionError {
     #[error("cannot encrypt before the handshake is done")]
     NotConnected,
     /// After [`Session::close`](super::Session::close), or after an error.
-    #[error("the session is over")]
+    #[error("the TLS session is over")]
     Closed,
-    /// We have no time, no randomness, no key.
-    #[error("this end cannot do TLS")]
+    /// This end has no time, no randomness or no key.
+    #[error("TLS failed on this end")]
     Local(#[source] RustlsError),
 }
 
@@ -78,8 +78,8 @@ impl SessionError {
         }
     }
 
-    /// What a connection that needed this session ended for. `expected` is whom the peer should have been, told where the
-    /// peer was refused for who it is.
+    /// The failure that the connections of this session end with. `expected` names the identities that may answer, told where
+    /// the peer's identity was the reason.
     #[must_use]
     pub fn failure(&self, expected: Option<String>) -> TlsFailure {
         let refusal = self.reason();
@@ -91,7 +91,7 @@ impl SessionError {
 }
 
 impl Session {
-    /// What the connections of this session end for, where it ended by `error`.
+    /// The failure that the connections of this session end with, where it ended by `error`.
     #[must_use]
     pub fn failure(&self, error: &SessionError) -> TlsFailure {
         error.failure(Some(self.accept.to_string()))

@@ -1,4 +1,4 @@
-//! Where a session puts what is to be sent. Its own file because workers keep and reuse it independently of sessions.
+//! The output buffer of a session. Its own file because workers pool it independently of sessions.
 
 use std::fmt;
 

@@ -1,5 +1,4 @@
-//! Where records begin and end in a stream of bytes (RFC 8446, 5.1): the little that we read ourselves, so that the
-//! library is given whole records only.
+//! Framing of TLS records in a stream of bytes (RFC 8446, 5.1): parsed here, so that the library is given whole records only.
 
 /// Content type, version, length (RFC 8446, 5.1).
 pub(super) const HEADER_BYTES: usize = 5;

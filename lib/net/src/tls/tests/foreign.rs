@@ -1,4 +1,4 @@
-//! Against a TLS stack with other habits: rustls' buffered API as it comes, with small fragments, tickets, TLS 1.2, no
+//! Interoperability with another TLS stack: rustls' buffered API with its defaults, with small fragments, tickets, TLS 1.2, no
 //! ALPN, and over a real socket.
 
 use std::{
@@ -349,7 +349,7 @@ fn exchange(session: Session, out: Outgoing, mut socket: TcpStream, plain: &[u8]
         if !bytes.is_empty() {
             let mut writer = socket.try_clone().unwrap();
             let before = sending.take();
-            // Both ends have more to say than the sockets hold: somebody must read meanwhile.
+            // Both ends have more to say than the sockets hold: one end must read meanwhile.
             sending = Some(thread::spawn(move || {
                 before.map(thread::JoinHandle::join).transpose().unwrap();
                 writer.write_all(&bytes).unwrap();

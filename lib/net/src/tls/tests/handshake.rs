@@ -1,4 +1,4 @@
-//! Connecting: whole, cut anywhere, with strangers' protocols, and what is known afterwards.
+//! Handshakes: whole, cut anywhere, with other protocols; and the state of the session afterwards.
 
 use underpass_identity::testing::{Leaf, now};
 
@@ -91,7 +91,7 @@ fn nothing_is_sent_or_encrypted_before_its_time() {
     assert_eq!(pair.client.session.close(&mut out), Err(SessionError::NotConnected));
     let hello = pair.client.take();
     pair.server.receive(&hello).unwrap();
-    // The server could technically send here, to somebody whom it does not know.
+    // The server could technically send here, to a client that is not authenticated.
     assert_eq!(pair.server.session.encrypt(b"secret", &mut out), Err(SessionError::NotConnected));
     assert!(out.is_empty() && !pair.server.connected && pair.server.session.peer().is_none());
 }

@@ -1,4 +1,4 @@
-//! What the tests of TLS share: a small mesh, two ends without sockets, and a peer that is not ours.
+//! Support of the TLS tests: a small mesh, two ends without sockets, and a foreign peer.
 
 mod foreign;
 mod handshake;

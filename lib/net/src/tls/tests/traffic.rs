@@ -197,7 +197,7 @@ fn outgoing_keeps_order_and_memory() {
 }
 
 #[test]
-fn whoever_closes_stops_listening() {
+fn an_end_that_closes_stops_reading() {
     let mesh = Mesh::new();
     let mut pair = mesh.connected();
     pair.server.session.close(&mut pair.server.out).unwrap();

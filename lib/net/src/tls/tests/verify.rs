@@ -1,4 +1,4 @@
-//! Whom we refuse, which end says so, and by which name. The bad peer is rustls as it comes, since our own end does
+//! Refused peers, the end that refuses, and the reason. The bad peer is plain rustls, since our own end does
 //! not even start with such certificates.
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The reasons for which a peer's certificate is refused, with all details, and their way through the library.
+//! The reasons to refuse a peer's certificate, with all details, and their conversion from and to the library's errors.
 
 use std::{
     sync::Arc,
@@ -11,7 +11,7 @@ use underpass_identity::SanError;
 
 use super::TrustDomains;
 
-/// Why a peer's certificate was refused.
+/// The reason to refuse a peer's certificate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
     /// The leaf, or a certificate above it, is over.
@@ -31,31 +31,31 @@ pub enum VerifyError {
         now: SystemTime,
     },
     /// No root of ours stands behind it.
-    #[error("its chain does not lead to a root of ours")]
+    #[error("its chain does not lead to a root of the bundle")]
     Untrusted(#[source] webpki::Error),
     /// It cannot be read.
-    #[error("it has a malformed certificate")]
+    #[error("its chain has a malformed certificate")]
     Malformed(#[source] webpki::Error),
-    /// It is good for something else.
-    #[error("its certificate may not be used for this")]
+    /// Its key usage is another one.
+    #[error("its certificate may not be used for this end of a TLS connection")]
     Purpose(#[source] webpki::Error),
     /// It names no workload, or several.
     #[error("its certificate does not name one workload")]
     Names(#[source] SanError),
-    /// Somebody else answers at this address.
+    /// Another workload answers at this address.
     #[error("expected {expected}, found {found}")]
     Unexpected {
-        /// Who may answer.
+        /// The identities that may answer.
         expected: Identities,
-        /// Who did.
+        /// The identity that did.
         found: Identity,
     },
     /// A workload of another mesh.
     #[error("expected an identity of trust domain {expected}, found {found}")]
     ForeignTrustDomain {
-        /// Whose workloads may connect.
+        /// The trust domains whose workloads may connect.
         expected: TrustDomains,
-        /// Who did.
+        /// The identity that did.
         found: Identity,
     },
 }
@@ -83,7 +83,7 @@ impl VerifyError {
         }
     }
 
-    /// The one URI that the certificate names. None of a chain that leads to no root of ours: anybody can write one.
+    /// The one URI that the certificate names. None of a chain that leads to no root of ours: it proves nothing.
     pub(crate) fn found(&self) -> Option<String> {
         match self {
             Self::Unexpected { found, .. } | Self::ForeignTrustDomain { found, .. } => Some(found.to_string()),
@@ -108,7 +108,7 @@ impl VerifyError {
         }
     }
 
-    /// What rustls is told: it chooses the alert by the variant, and hands the error back to the session.
+    /// The error for rustls, which chooses the alert by the variant and hands the error back to the session.
     pub(super) fn into_rustls(self) -> RustlsError {
         RustlsError::InvalidCertificate(match self {
             Self::Expired { not_after, now } => {
@@ -125,7 +125,7 @@ impl VerifyError {
         })
     }
 
-    /// The way back; `None` for what did not come from here.
+    /// The error out of rustls' one; `None` where it was not made by [`Self::into_rustls`].
     pub(crate) fn from_rustls(error: &CertificateError) -> Option<Self> {
         Some(match error {
             CertificateError::ExpiredContext { time, not_after } => {

@@ -1,5 +1,5 @@
-//! What the driver of a tunnel and the task of a connection share about one stream. The driver writes what it decrypted
-//! straight to the application; only what the application does not take is kept here, and its credit with it.
+//! The part of a stream that the driver of its tunnel and the task of its connection share. The driver writes decrypted
+//! payload straight to the application; only what the application does not take is queued here, and its credit with it.
 
 use std::{
     cell::{Cell, RefCell},
@@ -17,9 +17,9 @@ use tokio::{net::TcpStream, sync::Notify, time::Instant};
 use underpass_hbone::{ErrorCode, Headers, StreamId};
 
 use super::{Memory, TunnelEnd};
-use crate::budget::Held;
+use crate::budget::Reservation;
 
-/// Bytes of one connection, read by whoever lists connections. Written by one thread only.
+/// Byte counters of one connection. Written by one thread, read by others as well.
 #[derive(Debug, Default)]
 pub struct Tally {
     to_app: AtomicU64,
@@ -39,23 +39,23 @@ impl Tally {
         self.from_app.load(Relaxed)
     }
 
-    /// Counts. One writer: a load and a store, not a locked instruction.
+    /// Counts bytes that the application took. One writer: a load and a store, not a locked instruction.
     pub fn add_to_app(&self, n: usize) {
         self.to_app.store(self.to_app().wrapping_add(n as u64), Relaxed);
     }
 
-    /// Counts.
+    /// Counts bytes that the application gave.
     pub fn add_from_app(&self, n: usize) {
         self.from_app.store(self.from_app().wrapping_add(n as u64), Relaxed);
     }
 }
 
-/// How a stream ended that did not end by both halves finishing.
+/// The end of a stream whose halves did not both finish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum StreamEnd {
     /// RST_STREAM, by the peer or because the peer broke a rule.
     Reset(ErrorCode),
-    /// The peer has provably not looked at it.
+    /// The peer has provably not processed it.
     Unprocessed,
     /// The pod's budget of memory is used up, and this one's application has taken nothing for longest.
     Memory,
@@ -72,47 +72,47 @@ struct App {
 
 /// The shared part of a stream.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(super) struct SharedStream {
     pub(super) id: StreamId,
     /// The peer has opened it.
     pub(super) is_accepted: bool,
     app: RefCell<Option<App>>,
-    /// What the application did not take yet.
+    /// Payload that the application has not taken yet.
     queue: RefCell<VecDeque<u8>>,
-    /// Whom that is charged to, how much it is, and its place among those that wait.
+    /// What the queue is charged to, its reservation, and its position among the stalled streams.
     memory: Memory,
-    held: RefCell<Held>,
+    reservation: RefCell<Reservation>,
     stalled: Cell<Option<u64>>,
     /// The peer has ended its half.
     pub(super) finished: Cell<bool>,
     /// The answer's status. A stream that the peer opened needs none, and has 200 from the beginning.
     pub(super) status: Cell<Option<u16>>,
-    /// What the answer said beside it, until it is asked for.
+    /// The answer's headers, until they are asked for.
     pub(super) headers: RefCell<Option<Headers>>,
     pub(super) end: RefCell<Option<StreamEnd>>,
     /// When it ended.
     pub(super) ended_at: Cell<Option<Instant>>,
     /// The application's socket failed while it was written to.
     pub(super) app_failed: Cell<bool>,
-    /// It is among those who wait for the tunnel's output to be written.
+    /// It is among the streams that wait for the tunnel's output to be written.
     pub(super) waits: Cell<bool>,
-    /// One of the above has changed, or there may be room to send: for the task that awaits it.
+    /// Wakes the task that awaits a change: one of the above, or perhaps room to send.
     wake: Notify,
-    /// How often that was.
+    /// The number of changes.
     changes: Cell<u32>,
-    /// The same, for those who are polled.
+    /// Wakers of polled readers and writers, for the same.
     pub(super) reader: RefCell<Option<Waker>>,
     pub(super) writer: RefCell<Option<Waker>>,
 }
 
-impl Lane {
+impl SharedStream {
     fn new(id: StreamId, status: Option<u16>, finished: bool, memory: &Memory) -> Self {
         Self {
             id,
             is_accepted: status.is_some(),
             app: RefCell::default(),
             queue: RefCell::default(),
-            held: RefCell::new(memory.held()),
+            reservation: RefCell::new(memory.reservation()),
             memory: memory.clone(),
             stalled: Cell::new(None),
             finished: Cell::new(finished),
@@ -129,17 +129,17 @@ impl Lane {
         }
     }
 
-    /// Of a stream that we opened.
+    /// A stream that we opened.
     pub(super) fn opened(id: StreamId, memory: &Memory) -> Self {
         Self::new(id, None, false, memory)
     }
 
-    /// Of a stream that the peer opened, and whose half may have ended with that.
+    /// A stream that the peer opened, and whose half may have ended with that.
     pub(super) fn accepted(id: StreamId, finished: bool, memory: &Memory) -> Self {
         Self::new(id, Some(200), finished, memory)
     }
 
-    /// Something about it has changed.
+    /// Announces a change.
     pub(super) fn notify(&self) {
         self.changes.set(self.changes().wrapping_add(1));
         self.wake.notify_one();
@@ -160,37 +160,37 @@ impl Lane {
         *self.app.borrow_mut() = Some(App { socket, tally });
     }
 
-    /// Lets go of the application's socket, which others may want to close, and of what it has not taken.
+    /// Releases the application's socket, which others may want to close, and the queue.
     pub(super) fn detach(&self) {
         *self.app.borrow_mut() = None;
-        self.forget();
+        self.drop_queue();
     }
 
-    /// It holds more than there is room for, and its turn has come.
+    /// Ends it to make room for others: it has been stalled for longest.
     pub(super) fn give_up(&self) {
-        self.forget();
+        self.drop_queue();
         self.end_with(StreamEnd::Memory);
     }
 
-    fn forget(&self) {
+    fn drop_queue(&self) {
         *self.queue.borrow_mut() = VecDeque::new();
-        self.held.borrow_mut().set(0);
-        if let Some(place) = self.stalled.take() {
-            self.memory.moves(place);
+        self.reservation.borrow_mut().set(0);
+        if let Some(position) = self.stalled.take() {
+            self.memory.remove_stalled(position);
         }
     }
 
-    /// What is kept has changed; `took`: the application took something of it.
+    /// Charges a changed queue; `took`: the application took something of it.
     fn charge(self: &Rc<Self>, took: bool) {
         let (is_empty, memory) = (self.queue.borrow().is_empty(), self.queue.borrow().capacity());
-        self.held.borrow_mut().set(memory);
+        self.reservation.borrow_mut().set(memory);
         match (is_empty, self.stalled.get()) {
-            (true, Some(place)) => {
-                self.memory.moves(place);
+            (true, Some(position)) => {
+                self.memory.remove_stalled(position);
                 self.stalled.set(None);
             }
-            (false, None) => self.stalled.set(Some(self.memory.stalls(self, None))),
-            (false, place) if took => self.stalled.set(Some(self.memory.stalls(self, place))),
+            (false, None) => self.stalled.set(Some(self.memory.add_stalled(self, None))),
+            (false, before) if took => self.stalled.set(Some(self.memory.add_stalled(self, before))),
             _ => {}
         }
     }
@@ -199,7 +199,7 @@ impl Lane {
         !self.queue.borrow().is_empty()
     }
 
-    /// How many bytes are kept.
+    /// Bytes in the queue.
     #[cfg(any(test, feature = "testing"))]
     pub(super) fn queued(&self) -> usize {
         self.queue.borrow().len()
@@ -228,7 +228,7 @@ impl Lane {
         self.notify();
     }
 
-    /// From the driver: payload for the application. Returns how much of it is done with; the rest is kept.
+    /// From the driver: payload for the application. Returns how much of it is done with; the rest is queued.
     pub(super) fn deliver(self: &Rc<Self>, data: &[u8]) -> usize {
         let taken = if self.has_queue() { 0 } else { self.write(data) };
         if self.app_failed.get() {
@@ -236,7 +236,7 @@ impl Lane {
             return data.len();
         }
         if self.end.borrow().is_some() {
-            return data.len(); // given up: nobody will take it
+            return data.len(); // ended: dropped
         }
         if let Some(rest) = data.get(taken..).filter(|rest| !rest.is_empty()) {
             self.queue.borrow_mut().extend(rest);
@@ -247,7 +247,7 @@ impl Lane {
         taken
     }
 
-    /// Hands what is kept to `take`, at most so many bytes. Returns how many those were.
+    /// Hands at most `most` bytes of the queue to `take`. Returns how many those were.
     pub(super) fn take(self: &Rc<Self>, most: usize, mut take: impl FnMut(&[u8])) -> usize {
         let mut queue = self.queue.borrow_mut();
         let n = most.min(queue.len());
@@ -266,7 +266,7 @@ impl Lane {
         n
     }
 
-    /// Writes what is kept. Returns how many bytes left.
+    /// Writes the queue to the application. Returns how many bytes it took.
     pub(super) fn flush(self: &Rc<Self>) -> usize {
         let taken = self.write_queue();
         if taken > 0 {
