@@ -59,7 +59,7 @@ async fn worlds_are_published_in_order_and_empty_changes_are_not() {
     thread.await.unwrap();
     let report = &reports.borrow()["manifests"];
     assert!(report.problems.is_empty() && (3..=5).contains(&report.taken), "{report:?}");
-    assert_eq!(ready.waiting(), [("manifests", "it has ended".to_owned())]);
+    assert_eq!(ready.waiting(), [("manifests", "its task has ended".to_owned())]);
 }
 
 /// A keeper with these doors, and what it publishes.

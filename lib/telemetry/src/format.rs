@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-/// How lines are written.
+/// The format of lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
     /// For people, and for programs that read `key=value`.

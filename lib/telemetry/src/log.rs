@@ -1,5 +1,5 @@
-//! `tracing` for operations: events with fields to standard error, as text or JSON, with a level that the admin API can
-//! change while the program runs.
+//! The operational log, by `tracing`: events with fields to standard error, as text or JSON, with a level that the admin API
+//! can change while the program runs.
 //!
 //! A filter is a closed grammar of our own, `info` or `info,underpass_net=debug`: tracing's reads a misspelt level as
 //! the name of a target and turns everything else off.
@@ -18,10 +18,10 @@ use tracing_subscriber::{
 
 use crate::Format;
 
-/// More parts than anybody writes by hand.
+/// The most parts of a filter, more than are written by hand.
 const MAX_PARTS: usize = 64;
 
-/// Why the log is not as it was asked for.
+/// The reason why a log or its filter is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LogError {
     /// A part of a filter.
@@ -32,7 +32,7 @@ pub enum LogError {
     /// A filter that contradicts itself.
     #[error("log filter: {0:?} is set twice")]
     Twice(String),
-    /// A filter that is longer than anybody means.
+    /// A filter that is longer than any useful one.
     #[error("log filter: more than {MAX_PARTS} parts")]
     TooLong,
     /// Set up a second time.
@@ -43,7 +43,7 @@ pub enum LogError {
     Gone,
 }
 
-/// What is logged: a level for everything, and others for targets by prefix.
+/// A log filter: a level for everything, and others for targets by prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
     default: LevelFilter,
@@ -115,12 +115,12 @@ impl Filter {
     }
 }
 
-/// Changes the level of a running log. Cheap to clone.
+/// A handle that changes the level of a running log. Cheap to clone.
 #[derive(Clone)]
 pub struct Levels(Arc<Shared>);
 
 struct Shared {
-    /// What the handle holds, in the words it was given: tracing cannot tell.
+    /// The current filter as it was given: tracing's handle cannot tell.
     filter: Mutex<Filter>,
     handle: reload::Handle<Targets, Registry>,
 }
@@ -132,13 +132,13 @@ impl fmt::Debug for Levels {
 }
 
 impl Levels {
-    /// What is logged now.
+    /// The current filter.
     #[must_use]
     pub fn current(&self) -> Filter {
         self.0.filter.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Logs `filter` from now on.
+    /// Sets the filter.
     ///
     /// # Errors
     /// Where the log is gone.
@@ -151,7 +151,7 @@ impl Levels {
 }
 
 /// Sets up the log of this process: to standard error, coloured only on a terminal without `NO_COLOR` in its
-/// environment. What other libraries say through the `log` crate is included.
+/// environment. Records of other libraries through the `log` crate are included.
 ///
 /// # Errors
 /// Where the process has a log already.

@@ -40,7 +40,6 @@ const NOT_YET: &[&str] = &[
     "lib/identity/",
     "lib/hbone/",
     "lib/proxy/",
-    "lib/telemetry/",
     "ztunnel/",
     "cli/",
     "README.md",

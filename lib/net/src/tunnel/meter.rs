@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use tokio::time::Instant;
-use underpass_telemetry::metrics::{Family, Held, Histogram, IntCounter, IntCounterVec, IntGauge, Registry};
+use underpass_telemetry::metrics::{Family, GaugeGuard, Histogram, IntCounter, IntCounterVec, IntGauge, Registry};
 
 use super::TunnelEnd;
 
@@ -107,7 +107,7 @@ impl Side {
     /// Counts a tunnel that begins.
     pub(super) fn begin(&self) -> TunnelMeter {
         self.opened.inc();
-        let open = Cell::new(Some(Held::of(&self.open)));
+        let open = Cell::new(Some(GaugeGuard::of(&self.open)));
         TunnelMeter { side: self.clone(), began: Instant::now(), authenticated: Cell::new(false), open }
     }
 }
@@ -118,7 +118,7 @@ pub(super) struct TunnelMeter {
     began: Instant,
     authenticated: Cell<bool>,
     /// None: it has ended.
-    open: Cell<Option<Held>>,
+    open: Cell<Option<GaugeGuard>>,
 }
 
 impl TunnelMeter {
@@ -130,9 +130,9 @@ impl TunnelMeter {
     }
 
     /// A stream, counted as open until the guard is dropped.
-    pub(super) fn stream(&self) -> Held {
+    pub(super) fn stream(&self) -> GaugeGuard {
         self.side.streams.inc();
-        Held::of(&self.side.streams_open)
+        GaugeGuard::of(&self.side.streams_open)
     }
 
     /// Counts the end. Only the first reason counts.

@@ -134,7 +134,7 @@ pub struct Response {
 pub struct Stream {
     pub(super) tunnel: Rc<Inner>,
     pub(super) shared: Rc<SharedStream>,
-    _open: metrics::Held,
+    _open: metrics::GaugeGuard,
 }
 
 impl fmt::Debug for Stream {

@@ -1,8 +1,8 @@
-//! Makes a value of a line: bare, or quoted and escaped. Its own file because it is what stands between a name that an
-//! attacker chose and a forged line in the log.
+//! Escaping of the values of a line: bare, or quoted. Its own file because it protects the log from lines that are forged
+//! by a name that an attacker chose.
 //!
-//! What must hold: whatever a value contains, it adds no line, ends no quote, and shows nothing on a terminal that is
-//! not there. A quoted value is a JSON string in both formats, so one decoder reads both.
+//! What must hold: no value adds a line, ends a quote, or shows anything on a terminal that is not there. A quoted value is a
+//! JSON string in both formats, so one decoder reads both.
 
 use std::fmt::{Display, Write as _};
 

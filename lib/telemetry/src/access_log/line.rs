@@ -1,5 +1,5 @@
-//! One connection as one line. The fields and their order stand here once; text and JSON only differ in how they are
-//! written. A field that is unknown is absent, never empty.
+//! The line of one connection. Fields and their order are defined here once, for text and JSON. An unknown field is absent,
+//! never empty.
 
 use std::fmt::{Display, Write as _};
 
@@ -109,7 +109,7 @@ impl Line<'_> {
         }
     }
 
-    /// A value that may contain anything.
+    /// A field with a value that is escaped.
     fn text(&mut self, key: &str, value: impl Display) {
         self.key(key);
         match self.format {
@@ -124,7 +124,7 @@ impl Line<'_> {
         }
     }
 
-    /// A number.
+    /// A field with a number.
     fn bare(&mut self, key: &str, value: impl Display) {
         self.key(key);
         let _ = write!(self.out, "{value}"); // writing to a String cannot fail
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_is_absent() {
+    fn an_unknown_field_is_absent() {
         check(
             &stranger(),
             &expect![[r#"
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_waypoint_would_have_judged() {
+    fn a_refusal_names_the_fields_that_need_a_waypoint() {
         let fields = vec!["to.operation.methods".into(), "when[request.headers[x y]]".into()];
         let c = Connection { reason: Some(Reason::NeedsWaypoint(fields)), ..stranger() };
         check(
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_handshake_says_who_refused_whom() {
+    fn a_refused_handshake_names_both_identities() {
         let (found, expected) = ("spiffe:///ns/a/sa/b", "spiffe://cluster.local/ns/a/sa/b");
         let of = |refusal, says: &str, found: Option<&str>, expected: Option<&str>| {
             let owned = |text: Option<&str>| text.map(str::to_owned);
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_dry_runs_would_have_denied() {
+    fn dry_run_denials_are_named() {
         let tried = vec![name("default/tried"), name("istio-system/all")];
         let c = Connection { dry_run_denied_by: tried, ..stranger() };
         let text = line(Format::Text, &c);

@@ -1,8 +1,8 @@
-//! One line per connection, from [`underpass_core::Connection`].
+//! The access log: one line per connection, from [`underpass_core::Connection`].
 //!
 //! Not a tracing event: a worker formats lines into a buffer of its own, hands the buffer over at the end of a turn, and
-//! one thread writes. No lock is held while a line is formatted, nothing on the data path waits for a disk or a pipe,
-//! and what had to be dropped is counted.
+//! one thread writes. No lock is taken while a line is formatted, nothing on the data path waits for a disk or a pipe,
+//! and dropped lines are counted.
 //!
 //! ```text
 //! worker: Writer::record -> own buffer --flush--> [queue, bounded in bytes] -> thread -> stdout or file
@@ -33,19 +33,19 @@ use crate::{
 
 static LINES: Family = Family::counter(
     "underpass_access_log_lines_total",
-    "Lines of the access log, by what became of them: written, or dropped because they could not be written in time.",
+    "Lines of the access log, by result: written, or dropped because the queue was full or a write failed.",
     &["result"],
 );
 
-/// The families of this room.
+/// The metric families of this module.
 pub const FAMILIES: &[&Family] = &[&LINES];
 
-/// At most one warning about lost lines in this time.
+/// Shortest time between two warnings about dropped lines.
 const WARN_EVERY: Duration = Duration::from_secs(10);
-/// What dropping an [`AccessLog`] waits for a reader that has stopped reading.
+/// Longest time that dropping an [`AccessLog`] waits for a reader that has stopped reading.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
-/// Why there is no access log.
+/// The reason why the access log cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessLogError {
     /// The file.
@@ -70,12 +70,12 @@ pub enum AccessLogError {
     },
 }
 
-/// How the access log is written.
+/// The settings of the access log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Text or JSON.
     pub format: Format,
-    /// Where to.
+    /// Standard output or a file.
     pub target: Target,
     /// A worker's buffer; when it is full and the queue is too, lines are dropped. Default 64 KiB.
     pub buffer_bytes: usize,
@@ -89,12 +89,12 @@ impl Default for Settings {
     }
 }
 
-/// What became of the lines so far.
+/// The numbers of written and dropped lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Written.
     pub written: u64,
-    /// Lost: the queue was full, the write failed, or it came after the end.
+    /// Dropped: the queue was full, the write failed, or the line came after the end.
     pub dropped: u64,
 }
 
@@ -137,13 +137,13 @@ impl AccessLog {
         }
     }
 
-    /// What became of the lines so far.
+    /// The numbers of written and dropped lines so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
         Counts { written: self.queue.written.load(Relaxed), dropped: self.queue.dropped.load(Relaxed) }
     }
 
-    /// Measures it in `registry`, for as long as that lasts.
+    /// Shows its metrics in `registry`, for as long as that lasts.
     pub fn measure(&self, registry: &Registry) {
         let queue = Arc::clone(&self.queue);
         registry.collect(FAMILIES, move |samples| {
@@ -163,7 +163,7 @@ impl AccessLog {
         let Some(thread) = self.thread.take() else { return };
         self.queue.close();
         if self.queue.wait_finished(limit) {
-            // Its last words are said; a panic of the thread was printed by the panic hook.
+            // It has finished; a panic of the thread was printed by the panic hook.
             let _ = thread.join();
         }
     }
@@ -209,7 +209,7 @@ impl Drop for Writer {
     }
 }
 
-/// Says that the thread has ended, even if it ends by a panic: whoever stops it must not wait in vain.
+/// The guard that marks the thread as finished, also after a panic, so that [`AccessLog::stop`] does not wait in vain.
 struct Finish<'a>(&'a Queue);
 
 impl Drop for Finish<'_> {
@@ -233,7 +233,7 @@ fn run(queue: &Queue, mut sink: Sink<impl io::Write>) {
     }
 }
 
-/// Warns of lost lines, but not as often as they are lost.
+/// Rate-limited warnings about dropped lines.
 struct Losses {
     reported: u64,
     last: Option<Instant>,

@@ -1,8 +1,8 @@
-//! The bounded queue between the workers and the one writer. Its own file because the bound, the count of what was
-//! dropped and the order of shutdown are decided here and nowhere else.
+//! The bounded queue between the workers and the one writer. Its own file because the bound, the count of dropped lines and
+//! the order of shutdown are decided here and nowhere else.
 //!
 //! What must hold: a worker never waits for the writer, only for the few instructions under the lock; every line that
-//! was recorded is counted once, as written or as dropped; what was handed over before the end is written.
+//! was recorded is counted once, as written or as dropped; lines that were handed over before the end are written.
 
 use std::{
     collections::VecDeque,
@@ -26,7 +26,7 @@ pub(super) struct Batch {
 #[derive(Debug)]
 pub(super) struct Queue {
     state: Mutex<State>,
-    /// For the writer: there is something, or it is over. For who stops it: the writer has finished.
+    /// Wakes the writer: lines wait, or the queue is closed. Wakes the thread that stops it: the writer has finished.
     changed: Condvar,
     max_bytes: usize,
     pub(super) written: AtomicU64,
@@ -102,7 +102,7 @@ impl Queue {
         true
     }
 
-    /// Waits for batches; none: it is over and nothing is left.
+    /// Waits for batches; none after the end, when nothing is left.
     pub(super) fn take(&self) -> Option<VecDeque<Batch>> {
         let mut state = self.lock();
         loop {
@@ -138,13 +138,13 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// The writer's last word.
+    /// Marks the writer as finished.
     pub(super) fn finish(&self) {
         self.lock().phase = Phase::Finished;
         self.changed.notify_all();
     }
 
-    /// Waits until the writer has finished; false: it has not within `limit`, and what waits is dropped.
+    /// Waits until the writer has finished; false where it has not within `limit`: lines that wait are dropped.
     pub(super) fn wait_finished(&self, limit: Duration) -> bool {
         let (mut state, _) = self
             .changed

@@ -1,5 +1,5 @@
-//! Where the lines go, and what happens when that fails: a full disk or a closed pipe costs lines, never the process,
-//! and never glues half a line to the next one.
+//! The target of the lines, standard output or a file, and its failures: a full disk or a closed pipe costs lines, never the
+//! process, and never glues half a line to the next one.
 
 use std::{
     fs::{File, OpenOptions},
@@ -13,10 +13,10 @@ use super::AccessLogError;
 
 /// Owner and group: lines name workloads and addresses.
 const FILE_MODE: u32 = 0o640;
-/// A pipe that somebody else made non-blocking: wait this long for its reader.
+/// Pause before a full pipe is tried again, where another process has made it non-blocking.
 const FULL_PIPE_WAIT: Duration = Duration::from_millis(10);
 
-/// Where the lines go.
+/// The target of the lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Target {
     /// Standard output.
@@ -51,7 +51,7 @@ impl<W: Write> Sink<W> {
         Self { out, torn: false }
     }
 
-    /// Writes whole lines; says how many of them were written, and what stopped the rest.
+    /// Writes whole lines. The number of those that were written, and the error that stopped the rest.
     pub(super) fn write(&mut self, text: &str) -> (u64, io::Result<()>) {
         if self.torn {
             match self.write_some(b"\n") {
@@ -86,7 +86,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes what it is told to, then fails as it is told to.
+    /// A writer that takes and fails as scripted.
     struct Moody {
         moods: VecDeque<Result<usize, io::ErrorKind>>,
         took: Vec<u8>,

@@ -1,4 +1,4 @@
-//! The way of lines from a worker to their reader: order, loss, and the end.
+//! Lines from a worker to their reader: order, loss, and the end.
 
 use std::{
     io::Write,
@@ -216,7 +216,7 @@ fn a_target_that_panics_does_not_hold_up_the_end() {
 }
 
 #[test]
-fn losses_are_told_but_not_each() {
+fn warnings_about_losses_are_rate_limited() {
     let start = Instant::now();
     let mut losses = Losses { reported: 0, last: None };
     let mut told = |dropped, at: Duration| {

@@ -1,4 +1,4 @@
-//! Asks an admin API: one connection per question, everything bounded.
+//! The client of an admin API: one connection per request, everything bounded.
 
 use std::{future::Future, time::Duration};
 
@@ -16,18 +16,18 @@ use tokio::{
 
 use super::{Target, query};
 
-/// For a question and its answer. A dump of a large World is megabytes, on a loopback.
+/// Timeout of a request and its answer. A dump of a large World is megabytes, on a loopback.
 const TIME: Duration = Duration::from_secs(30);
 /// The largest answer that is read.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
 
-/// Why there is no answer.
+/// The reason why a request has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody listens.
+    /// There is no listener.
     #[error("cannot connect to {target}: {source}")]
     Connect {
-        /// Who was asked.
+        /// The API's address.
         target: Target,
         /// Why not.
         source: std::io::Error,
@@ -35,11 +35,11 @@ pub enum ClientError {
     /// Something listens, but not this API.
     #[error("{method} {path} on {target}: {source}")]
     Http {
-        /// Who was asked.
+        /// The API's address.
         target: Target,
-        /// How.
+        /// The request's method.
         method: Method,
-        /// What.
+        /// The request's path.
         path: String,
         /// Why not.
         source: hyper::Error,
@@ -47,41 +47,41 @@ pub enum ClientError {
     /// The path cannot stand in a request.
     #[error("{path:?} is no path: {source}")]
     Path {
-        /// What was to be asked.
+        /// The path.
         path: String,
         /// Why not.
         source: http::Error,
     },
-    /// It took longer than anybody waits.
+    /// The answer took too long.
     #[error("{method} {path} on {target}: no answer within {TIME:?}")]
     Timeout {
-        /// Who was asked.
+        /// The API's address.
         target: Target,
-        /// How.
+        /// The request's method.
         method: Method,
-        /// What.
+        /// The request's path.
         path: String,
     },
     /// The answer is larger than this client reads, or ended early.
     #[error("{method} {path} on {target}: cannot read the answer: {source}")]
     Answer {
-        /// Who was asked.
+        /// The API's address.
         target: Target,
-        /// How.
+        /// The request's method.
         method: Method,
-        /// What.
+        /// The request's path.
         path: String,
         /// Why not.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The API said no.
+    /// The API refused the request.
     #[error("{method} {path} on {target}: {status}: {says}")]
     Refused {
-        /// Who was asked.
+        /// The API's address.
         target: Target,
-        /// How.
+        /// The request's method.
         method: Method,
-        /// What.
+        /// The request's path.
         path: String,
         /// The answer's status.
         status: StatusCode,
@@ -91,23 +91,23 @@ pub enum ClientError {
     /// The answer is not what was expected.
     #[error("GET {path} on {target}: unexpected JSON: {source}")]
     Json {
-        /// Who was asked.
+        /// The API's address.
         target: Target,
-        /// What.
+        /// The request's path.
         path: String,
         /// Why not.
         source: serde_json::Error,
     },
 }
 
-/// Asks one admin API.
+/// A client of one admin API.
 #[derive(Clone, Debug)]
 pub struct Client {
     target: Target,
 }
 
 impl Client {
-    /// Asks there.
+    /// A client of the API at `target`.
     #[must_use]
     pub const fn new(target: Target) -> Self {
         Self { target }
@@ -131,7 +131,7 @@ impl Client {
         serde_json::from_slice(&body).map_err(unexpected)
     }
 
-    /// Asks for something to be done: `POST path`.
+    /// Requests a change: `POST path`.
     ///
     /// # Errors
     /// As [`Client::text`].
@@ -210,7 +210,7 @@ async fn beside<T>(connection: impl Future, answer: impl Future<Output = T>) -> 
         answer = answer.as_mut() => return answer,
         _ = connection => {}
     }
-    // The connection has ended: whatever it left for the answer is there now, or is an error.
+    // The connection has ended: the answer is complete now, or an error.
     answer.await
 }
 

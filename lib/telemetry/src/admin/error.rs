@@ -1,24 +1,24 @@
-//! Why there is no admin API.
+//! The error of an admin API that cannot be served.
 
 use std::{io, net::SocketAddr};
 
 use super::Target;
 
-/// Why there is no admin API.
+/// The reason why an admin API cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    /// It would be reachable from elsewhere.
+    /// It would be reachable from other machines.
     #[error(
-        "the admin API is not served on {address}: it answers everybody who can reach it, so it needs a loopback address such as 127.0.0.1"
+        "cannot serve the admin API on {address}: it has no authentication, so it needs a loopback address such as 127.0.0.1"
     )]
     NotLoopback {
-        /// What was asked for.
+        /// The address.
         address: SocketAddr,
     },
     /// The address is taken, or not ours.
     #[error("cannot listen on {target}: {source}")]
     Listen {
-        /// What was asked for.
+        /// The address.
         target: Target,
         /// Why not.
         source: io::Error,

@@ -1,7 +1,7 @@
-//! Where an API is reached, and by whom: a unix socket of its owner, loopback, or anywhere.
+//! Listeners of an API and their audience: a unix socket for its owner, loopback for this machine, any address for all.
 //!
-//! What must hold: what changes something is asked for over the unix socket alone. Loopback is shared with every pod of
-//! the node that uses the host's network.
+//! What must hold: changes are requested over the unix socket alone. Loopback is shared with every pod of the node that uses
+//! the host's network.
 
 use std::{
     fs, io,
@@ -17,24 +17,24 @@ use http::{HeaderMap, Method, header};
 
 use super::{AdminError, Target};
 
-/// Who may ask, and for what.
+/// The clients that a listener admits, and for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Audience {
-    /// Who runs this program, and root: the kernel says who a peer is. Anything.
+    /// The user of this program, and root, by the kernel's word on the peer. Everything.
     Owner {
-        /// The user who made the socket.
+        /// The user of this program.
         uid: u32,
     },
-    /// Programs of this machine, who know it as such: a browser that was led here by a name of somebody's DNS says
-    /// that name in `Host`, and is refused. Nothing that changes anything.
+    /// Programs of this machine that address it as such: a browser that a foreign DNS name has led here sends that name in
+    /// `Host`, and is refused (DNS rebinding). Reading alone.
     Local,
-    /// Anybody who can reach the address.
-    Anybody,
+    /// Every client that can reach the address.
+    Any,
 }
 
 impl Audience {
     /// # Errors
-    /// Why not.
+    /// The reason of the refusal.
     pub(super) fn admits(self, method: &Method, headers: &HeaderMap) -> Result<(), &'static str> {
         match self {
             Self::Local if !is_local_host(headers) => {
@@ -61,7 +61,7 @@ pub struct Listener {
     audience: Audience,
 }
 
-/// The names of a unix socket: where it is made, and then where it is found. Dropped, it is removed, unless somebody else
+/// The two paths of a unix socket: where it is made, and where it is published. Dropped, it is removed, unless another process
 /// has put another socket there.
 #[derive(Debug)]
 pub(super) struct SocketFile {
@@ -80,17 +80,17 @@ impl Drop for SocketFile {
     }
 }
 
-/// A unix socket that listens beside the place where it is to be found.
+/// A unix socket that listens at a temporary path, until it is published.
 #[derive(Debug)]
-#[must_use = "nobody finds it until it is published"]
+#[must_use = "no client finds it until it is published"]
 pub struct Unpublished {
     aside: PathBuf,
     path: PathBuf,
 }
 
 impl Unpublished {
-    /// Whoever connects from now on meets this socket. One that is there is replaced, in one step: whoever serves it goes on
-    /// with the connections that it has, and gets no more.
+    /// Publishes the socket: clients that connect from now on get this one. An older one is replaced, in one step: its server
+    /// goes on with the connections that it has, and gets no more.
     ///
     /// # Errors
     /// Where the directory cannot be written.
@@ -112,7 +112,7 @@ impl Listener {
         Ok(listener)
     }
 
-    /// The same beside `path`, where another program may still serve: as `NAME.PID.new` in the same directory.
+    /// The same at a temporary path, `NAME.PID.new` in the same directory, because another process may still serve at `path`.
     ///
     /// # Errors
     /// Where the directory or the socket cannot be made.
@@ -140,7 +140,7 @@ impl Listener {
         Ok((listener, unpublished))
     }
 
-    /// For the admin API, as far as it only looks.
+    /// For the reading part of the admin API.
     ///
     /// # Errors
     /// Where `address` is no loopback address, is taken or is not ours.
@@ -151,12 +151,12 @@ impl Listener {
         Self::bind(address, Audience::Local)
     }
 
-    /// For what anybody may ask: readiness, metrics.
+    /// For routes that every client may use: readiness, metrics.
     ///
     /// # Errors
     /// Where `address` is taken or not ours.
     pub fn any(address: SocketAddr) -> Result<Self, AdminError> {
-        Self::bind(address, Audience::Anybody)
+        Self::bind(address, Audience::Any)
     }
 
     fn bind(address: SocketAddr, audience: Audience) -> Result<Self, AdminError> {
@@ -167,8 +167,8 @@ impl Listener {
         Ok(Self { bound: Bound::Tcp(socket, address), audience })
     }
 
-    /// The same on a socket that listens already: another process's, which is taken over. It is bound anew where it
-    /// listens somewhere else.
+    /// The same on a listening socket that was taken over from another process. It is bound anew where that listens at another
+    /// address.
     ///
     /// # Errors
     /// As [`Listener::loopback`].
@@ -179,12 +179,12 @@ impl Listener {
         }
     }
 
-    /// As [`Listener::loopback_on`], for what anybody may ask.
+    /// As [`Listener::loopback_on`], for routes that every client may use.
     ///
     /// # Errors
     /// As [`Listener::any`].
     pub fn any_on(address: SocketAddr, socket: Option<TcpListener>) -> Result<Self, AdminError> {
-        Self::inherited(address, socket, Audience::Anybody).map_or_else(|| Self::any(address), Ok)
+        Self::inherited(address, socket, Audience::Any).map_or_else(|| Self::any(address), Ok)
     }
 
     fn inherited(address: SocketAddr, socket: Option<TcpListener>, audience: Audience) -> Option<Self> {
@@ -193,7 +193,7 @@ impl Listener {
         Some(Self { bound: Bound::Tcp(socket, address), audience })
     }
 
-    /// Its socket, again, where it is one of TCP: for a process that is to go on with it.
+    /// A duplicate of its socket, where it is one of TCP: for a process that takes over.
     ///
     /// # Errors
     /// No descriptor is left.
@@ -217,7 +217,7 @@ impl Listener {
         self.audience
     }
 
-    /// For the current runtime.
+    /// Registers it with the current runtime.
     pub(super) fn into_socket(self) -> io::Result<Socket> {
         Ok(match (self.bound, self.audience) {
             (Bound::Tcp(socket, _), _) => Socket::Tcp(tokio::net::TcpListener::from_std(socket)?),
@@ -242,14 +242,14 @@ pub(super) enum Stream {
 }
 
 impl Socket {
-    /// The next connection of somebody who may connect.
+    /// Accepts the next connection of a client that may connect.
     pub(super) async fn accept(&self) -> io::Result<Stream> {
         loop {
             match self {
                 Self::Tcp(socket) => return Ok(Stream::Tcp(socket.accept().await?.0)),
                 Self::Unix { socket, owner, .. } => {
                     let (stream, _) = socket.accept().await?;
-                    // The file's mode says the same; whoever was given the descriptor is asked all the same.
+                    // The file's mode has the same effect, but not for a process that was passed a descriptor.
                     let peer = stream.peer_cred()?.uid();
                     if peer == 0 || peer == *owner {
                         return Ok(Stream::Unix(stream));
@@ -261,7 +261,7 @@ impl Socket {
     }
 }
 
-/// Absent (HTTP/1.0) is local: every browser sends it.
+/// True for a `Host` that names this machine, and without one (HTTP/1.0): every browser sends it.
 fn is_local_host(headers: &HeaderMap) -> bool {
     let mut hosts = headers.get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {

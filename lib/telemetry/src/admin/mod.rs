@@ -1,9 +1,9 @@
 //! The admin API: HTTP/1.1 with JSON, on a loopback address, and readiness beside it on any.
 //!
-//! Each binary fills a [`Router`] with its routes and serves it; the command asks with a [`Client`]. What is asked and
-//! answered is plain values ([`Request`], [`Response`]), so that a route is tested by calling its handler.
+//! Each binary fills a [`Router`] with its routes and serves it; the command is a [`Client`]. Requests and answers are plain
+//! values ([`Request`], [`Response`]), so that a route is tested by calling its handler.
 //!
-//! What must hold: nobody outside the machine reaches a [`Listener::loopback`], not even through a browser on it; no
+//! What must hold: no client outside the machine reaches a [`Listener::loopback`], not even through a browser on it; no
 //! peer, however slow or rude, costs more than [`Limits`] says, or keeps others from being answered.
 
 mod client;

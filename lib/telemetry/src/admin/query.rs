@@ -1,6 +1,6 @@
-//! The query of a request, parsed once at the door (WHATWG URL, application/x-www-form-urlencoded).
+//! The query of a request, parsed once (WHATWG URL, application/x-www-form-urlencoded).
 
-/// Why a query is refused.
+/// The reason why a query is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum QueryError {
     #[error("query: {0:?} is not percent-encoded UTF-8")]
@@ -93,7 +93,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_encoded_is_decoded(value in ".{0,20}") {
+        fn an_encoded_value_is_decoded(value in ".{0,20}") {
             let text = format!("a=1&level={}", encode(&value));
             let query = Query::parse(&text).unwrap();
             prop_assert_eq!(query.find("level"), Some(value.as_str()));

@@ -1,7 +1,7 @@
-//! Is this program ready, and if not, what is missing? Each part that must come first holds a [`Gate`]; the program is
-//! ready while every gate is open.
+//! Readiness of a program, and what it waits for. Each part that must be ready has a [`Gate`]; the program is ready while
+//! every gate is open.
 //!
-//! What must hold: it is never ready by forgetting somebody. A gate starts closed, and the gate of a part that died
+//! What must hold: it is never ready because a part was forgotten. A gate starts closed, and the gate of a part that died
 //! stays closed.
 
 use std::{
@@ -24,7 +24,7 @@ struct Gates {
     gates: BTreeMap<u64, (&'static str, Option<String>)>,
 }
 
-/// One part's say. Dropped, it stays closed: the part is gone.
+/// The gate of one part. Dropped, it stays closed: the part is gone.
 #[derive(Debug)]
 pub struct Gate {
     readiness: Readiness,
@@ -32,13 +32,13 @@ pub struct Gate {
 }
 
 impl Readiness {
-    /// No gates: ready.
+    /// Readiness without gates: ready.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// One more part that must be ready; it waits for `reason`.
+    /// Adds the gate of a part, closed: it waits for `reason`.
     #[must_use]
     pub fn gate(&self, part: &'static str, reason: impl Into<String>) -> Gate {
         let mut gates = self.lock();
@@ -48,7 +48,7 @@ impl Readiness {
         Gate { readiness: self.clone(), number }
     }
 
-    /// Who waits for what, in the order in which they came; nobody: ready.
+    /// The parts that are not ready with what they wait for, in the order of their gates; none: ready.
     #[must_use]
     pub fn waiting(&self) -> Vec<(&'static str, String)> {
         let gates = self.lock();
@@ -79,31 +79,31 @@ impl Readiness {
 }
 
 impl Gate {
-    /// This part is ready.
+    /// Opens it: the part is ready.
     pub fn open(&self) {
         self.set(None);
     }
 
-    /// This part is not ready (any more), and waits for `reason`.
+    /// Closes it: the part is not ready (any more), and waits for `reason`.
     pub fn close(&self, reason: impl Into<String>) {
         self.set(Some(reason.into()));
     }
 
-    /// This part was needed once, is done and will not be missed.
+    /// Removes it: the part was needed once and is done.
     pub fn finish(self) {
         self.readiness.lock().gates.remove(&self.number);
     }
 
     fn set(&self, reason: Option<String>) {
-        if let Some((_, held)) = self.readiness.lock().gates.get_mut(&self.number) {
-            *held = reason;
+        if let Some((_, waits_for)) = self.readiness.lock().gates.get_mut(&self.number) {
+            *waits_for = reason;
         }
     }
 }
 
 impl Drop for Gate {
     fn drop(&mut self) {
-        self.close("it has ended");
+        self.close("its task has ended");
     }
 }
 
@@ -189,13 +189,16 @@ mod tests {
               "waiting": [
                 {
                   "part": "world",
-                  "reason": "it has ended"
+                  "reason": "its task has ended"
                 }
               ]
             }
         "#]],
         );
         second.close("expired");
-        assert_eq!(readiness.waiting(), [("world", "it has ended".to_owned()), ("certificate", "expired".to_owned())]);
+        assert_eq!(
+            readiness.waiting(),
+            [("world", "its task has ended".to_owned()), ("certificate", "expired".to_owned())]
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Which handler answers. Pure: no socket, so that routes are tested as functions.
+//! The router: the handler of a path and method. Pure: no socket, so that routes are tested as functions.
 
 use std::{collections::BTreeMap, fmt, future::Future, pin::Pin};
 
@@ -8,10 +8,10 @@ use serde::Serialize;
 
 use super::query::Query;
 
-/// How the answer ends that there is no such route, as told from a route that knows no such object.
+/// The end of the answer to an unknown route, by which clients tell it from an unknown object.
 pub const NO_ROUTE: &str = "GET / lists what there is";
 
-/// What was asked.
+/// A request.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub(super) query: Query,
@@ -32,10 +32,10 @@ impl Request {
     }
 }
 
-/// What almost everything is answered as.
+/// The content type of almost every answer.
 const JSON: &str = "application/json";
 
-/// What is answered.
+/// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
     pub(super) status: StatusCode,
@@ -71,7 +71,7 @@ impl Response {
         Self { status, content_type: JSON, body: format!("{body:#}\n").into(), allow: None }
     }
 
-    /// 200 with something else than JSON.
+    /// 200 with another content type than JSON.
     #[must_use]
     pub const fn page(content_type: &'static str, body: Bytes) -> Self {
         Self { status: StatusCode::OK, content_type, body, allow: None }
@@ -112,7 +112,7 @@ impl Router {
         Self::default()
     }
 
-    /// `handler` answers `method` on `path`. A second handler for the same replaces the first.
+    /// Adds `handler` for `method` on `path`. A second handler for the same replaces the first.
     #[must_use]
     pub fn route<F>(
         mut self,

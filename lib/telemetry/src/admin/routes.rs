@@ -28,7 +28,7 @@ fn show_level(levels: &Levels) -> Response {
 
 fn set_level(levels: &Levels, request: &Request) -> Response {
     let Some(level) = request.query("level") else {
-        return Response::error(StatusCode::BAD_REQUEST, "which level? PUT /logging?level=info");
+        return Response::error(StatusCode::BAD_REQUEST, "the query has no level: PUT /logging?level=info");
     };
     match level.parse::<Filter>() {
         Err(e) => Response::error(StatusCode::BAD_REQUEST, e),

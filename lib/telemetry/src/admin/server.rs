@@ -1,4 +1,4 @@
-//! The server: limits, and nothing about what is answered.
+//! The server of an API: connections and their limits. Answers are the router's.
 //!
 //! ```text
 //! Listener::{unix, loopback, any} -> serve -> accept -> connection -> answer
@@ -28,7 +28,7 @@ use super::{
     router::{Request, Response, Router},
 };
 
-/// What one peer, and all of them, may cost.
+/// Limits of one peer, and of all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Open at once. At one more, the oldest is closed. Default 64.
@@ -64,7 +64,7 @@ impl Default for Limits {
 
 /// hyper panics below it.
 const MIN_HEADER_BYTES: usize = 8192;
-/// What accepting pauses for when the process has no descriptor left.
+/// Pause of accepting when the process has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 impl Listener {
@@ -153,7 +153,7 @@ async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static
         .max_headers(limits.headers)
         .serve_connection(TokioIo::new(stream), service);
     let mut served = pin!(served);
-    // What a peer does wrong on its own connection is told to it by hyper, and is nothing to log.
+    // hyper answers a peer's errors on its own connection; they are not logged.
     if timeout(limits.connection_time, served.as_mut()).await.is_err() {
         served.as_mut().graceful_shutdown();
         let _ = timeout(limits.request_time, served).await;

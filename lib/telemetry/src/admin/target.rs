@@ -1,4 +1,4 @@
-//! Where an admin API is asked.
+//! The address of an admin API.
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 

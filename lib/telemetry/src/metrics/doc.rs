@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::Family;
 
-/// More labels than this are listed below the table, once for all families that have them.
+/// The most labels in a cell: more are listed below the table, once for all families that have them.
 const MOST_IN_A_CELL: usize = 8;
 
 /// One table per group: heading, families.
@@ -15,7 +15,7 @@ pub fn markdown(groups: &[(&str, &[&'static Family])]) -> String {
         let mut families = families.to_vec();
         families.sort_by_key(|family| family.name());
         // Writing to a String does not fail.
-        let _ = writeln!(out, "\n## {heading}\n\n| name | type | labels | what it tells |\n|---|---|---|---|");
+        let _ = writeln!(out, "\n## {heading}\n\n| name | type | labels | meaning |\n|---|---|---|---|");
         let mut long: Option<&[&str]> = None;
         for family in families {
             let labels = match family.labels() {

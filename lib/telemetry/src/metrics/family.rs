@@ -1,4 +1,4 @@
-//! What a metric is called and what it means. Families are `static`s; a test registers each of them, so that none has a
+//! Metric families: name, help, kind and labels. Families are `static`s; a test registers each of them, so that none has a
 //! name or a label that Prometheus would not take.
 
 use std::collections::HashMap;
@@ -9,7 +9,7 @@ use prometheus::{
     proto::{Metric, MetricFamily, MetricType},
 };
 
-/// What the values of a family do.
+/// The kind of a family.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
     /// Only grows, from 0 at the start of the process.
@@ -73,7 +73,7 @@ impl Family {
         Self { name, help, kind: Kind::Histogram(bounds_s), labels }
     }
 
-    /// Its whole name: `underpass_tunnels_opened_total`.
+    /// Its full name: `underpass_tunnels_opened_total`.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         self.name
@@ -85,7 +85,7 @@ impl Family {
         self.help
     }
 
-    /// What its values do.
+    /// Its kind.
     #[must_use]
     pub const fn kind(&self) -> Kind {
         self.kind
@@ -108,7 +108,7 @@ impl Family {
         self.taken(Desc::new(self.name.to_owned(), self.help.to_owned(), labels, HashMap::new()))
     }
 
-    /// What was made of it.
+    /// The instrument that was made of it.
     ///
     /// # Panics
     /// Where that failed: families are constants, and a test makes all of them.

@@ -6,12 +6,12 @@ use std::fmt::{Display, Write as _};
 
 use super::Family;
 
-/// Where they are written.
+/// The text that families are written to.
 #[derive(Debug)]
 pub struct Lines(pub(super) String);
 
 impl Lines {
-    /// The samples that follow are of this family.
+    /// Begins a family: the samples that follow are of it.
     pub fn family(&mut self, family: &Family) {
         let (name, help, kind) = (family.name(), family.help(), family.kind().as_str());
         // Writing to a String does not fail.

@@ -1,22 +1,23 @@
-//! The process as the kernel sees it, under the names that every program's metrics use. Read from /proc at scrape: what
-//! cannot be read is left out.
+//! Metrics of the process, under the names that Prometheus' own clients use. Read from /proc at a scrape: what cannot be read
+//! is left out.
 
 use std::fs;
 
 use super::{Family, Registry, Samples};
 
-static CPU: Family = Family::counter("process_cpu_seconds_total", "CPU time that the process has used.", &[]);
+static CPU: Family =
+    Family::counter("process_cpu_seconds_total", "CPU time used by the process, user and system, in seconds.", &[]);
 static STARTED: Family =
-    Family::gauge("process_start_time_seconds", "When the process was started, in seconds since the epoch.", &[]);
-static RESIDENT: Family = Family::gauge("process_resident_memory_bytes", "Memory that is resident.", &[]);
+    Family::gauge("process_start_time_seconds", "Start time of the process, in seconds since the epoch.", &[]);
+static RESIDENT: Family = Family::gauge("process_resident_memory_bytes", "Resident memory of the process.", &[]);
 static OPEN: Family = Family::gauge("process_open_fds", "Open file descriptors.", &[]);
-static MOST: Family = Family::gauge("process_max_fds", "File descriptors that may be open.", &[]);
-static THREADS: Family = Family::gauge("process_threads", "Threads.", &[]);
+static MOST: Family = Family::gauge("process_max_fds", "Limit of open file descriptors.", &[]);
+static THREADS: Family = Family::gauge("process_threads", "Threads of the process.", &[]);
 
-/// The families of this room.
+/// The metric families of this module.
 pub const FAMILIES: &[&Family] = &[&CPU, &STARTED, &RESIDENT, &OPEN, &MOST, &THREADS];
 
-/// The kernel counts in these, whatever its own clock does (time(7), USER_HZ).
+/// The kernel's unit of CPU time, independent of its own clock (time(7), USER_HZ).
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Measures this process.
@@ -78,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn what_proc_says() {
+    fn proc_files_are_read() {
         let mut samples = Samples::new(FAMILIES);
         let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 5 0 12345 1 2 3";
         let limits = "Limit     Soft Limit   Hard Limit   Units\nMax open files    1024    4096    files\n";
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_left_out() {
+    fn an_unreadable_value_is_left_out() {
         let mut samples = Samples::new(FAMILIES);
         read(&mut samples, "7 (short) S 1", "", "VmRSS: many", "Max open files unlimited unlimited files");
         assert_eq!(text(samples), [""; 0]);

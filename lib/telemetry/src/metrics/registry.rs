@@ -1,5 +1,5 @@
-//! Who is asked at a scrape, and what their answers come to. Equal labels are added up, so that nobody who counts has to
-//! know the others.
+//! The registry of collectors and owned tables that a scrape reads. Equal labels are added up, so that owners of a family need
+//! not know each other.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use prometheus::{
     proto::{Bucket, Counter, Gauge, Histogram, Metric, MetricFamily, MetricType},
 };
 
-use super::{Family, Kind, Lines, Samples, samples::Asked};
+use super::{Family, Kind, Lines, Samples, samples::ScrapeCollector};
 
 type Writer = Arc<dyn Fn(&mut Lines) + Send + Sync>;
 
@@ -21,7 +21,7 @@ type Writer = Arc<dyn Fn(&mut Lines) + Send + Sync>;
 #[derive(Clone, Default)]
 pub struct Registry {
     registered: prometheus::Registry,
-    /// Who counts a family, by its name.
+    /// The owners of each family, by its name.
     owners: Arc<Mutex<HashMap<&'static str, Owners>>>,
     writers: Arc<Mutex<Vec<Writer>>>,
 }
@@ -33,9 +33,8 @@ impl fmt::Debug for Registry {
 }
 
 impl Registry {
-    /// A table of counters of this family, for one owner: what another table of the same family has counted is added at a
-    /// scrape. The handle of a series takes a lock: ask once and keep it, where it counts often. The values of labels are
-    /// few and known; what comes from peers, or from objects that come and go, is collected at scrape instead.
+    /// A table of counters of this family, for one owner: other tables of the same family are added at a scrape. The handle of a series takes a lock: ask once and keep it, where it counts often. The values of labels are
+    /// few and known; values of peers, or of objects that come and go, are collected at a scrape instead.
     ///
     /// # Panics
     /// Where Prometheus would not take the family: it is a constant.
@@ -70,13 +69,13 @@ impl Registry {
         self.owned(family, HistogramVec::new(opts, family.labels()))
     }
 
-    /// Asks `collector` about these families at every scrape. It may take locks, and must not wait for anything else.
+    /// Calls `collector` for these families at every scrape. It may take locks, and must not wait for anything else.
     ///
     /// # Panics
-    /// Where Prometheus would not take one of the families, or somebody else measures it already.
+    /// Where Prometheus would not take one of the families, or it has another collector already.
     pub fn collect(&self, families: &[&'static Family], collector: impl Fn(&mut Samples) + Send + Sync + 'static) {
         if let Some(first) = families.first() {
-            first.taken(self.registered.register(Box::new(Asked::new(families, collector))));
+            first.taken(self.registered.register(Box::new(ScrapeCollector::new(families, collector))));
         }
     }
 
@@ -85,11 +84,11 @@ impl Registry {
     /// # Panics
     /// As [`Registry::collect`] does.
     pub fn write(&self, families: &[&'static Family], writer: impl Fn(&mut Lines) + Send + Sync + 'static) {
-        self.collect(families, |_| ()); // nobody else has them
+        self.collect(families, |_| ()); // reserves them
         lock(&self.writers).push(Arc::new(writer));
     }
 
-    /// What there is now, as Prometheus' text.
+    /// All metrics now, as Prometheus' text.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = String::new();
@@ -133,7 +132,7 @@ impl Collector for Owners {
     }
 }
 
-/// Makes one of those with equal labels, which stand together once they are gathered.
+/// Merges series with equal labels, which stand together once they are gathered.
 fn add_up(family: &mut MetricFamily) {
     let kind = family.get_field_type();
     family.mut_metric().dedup_by(|more, sum| {

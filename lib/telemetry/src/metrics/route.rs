@@ -1,5 +1,5 @@
-//! The page that a scraper asks for. Anybody who reaches the port may ask, so that an answer is kept for a moment: a
-//! crowd that asks costs what one asks.
+//! The routes of a scrape. Every client that reaches the port may scrape, so that an answer is cached for a moment: many
+//! scrapers cost what one costs.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -13,10 +13,10 @@ use prometheus::TEXT_FORMAT;
 use super::Registry;
 use crate::admin::{Response, Router};
 
-/// How old an answer may be.
+/// The age up to which a cached answer is served.
 pub const FRESH: Duration = Duration::from_secs(1);
 
-/// The last answer.
+/// The cached answer.
 type Page = Mutex<Option<(Instant, Bytes)>>;
 
 /// `GET /metrics`, and `/stats/prometheus`, where scrape annotations for Istio's proxies look.
@@ -37,7 +37,7 @@ pub fn routes(router: Router, registry: &Registry) -> Router {
     })
 }
 
-/// Under the lock: who asks at the same time gets the same answer.
+/// The answer, made under the lock: concurrent scrapes get the same one.
 fn answer(registry: &Registry, page: &Page) -> Bytes {
     let mut page = page.lock().unwrap_or_else(PoisonError::into_inner);
     match &*page {

@@ -1,4 +1,4 @@
-//! What is asked at a scrape: numbers that are kept elsewhere, and series that come and go.
+//! Collection at a scrape: of numbers that other modules keep, and of series that come and go.
 
 use prometheus::{
     core::{Collector, Desc},
@@ -25,7 +25,7 @@ macro_rules! numbers {
 
 numbers! { u64 i64 usize f64 }
 
-/// What one collector shows at one scrape.
+/// The samples of one collector at one scrape.
 #[derive(Debug)]
 pub struct Samples(Vec<(&'static Family, Vec<Metric>)>);
 
@@ -75,20 +75,20 @@ fn set(metric: &mut Metric, kind: Kind, value: f64) {
     }
 }
 
-/// Who is asked.
-pub(super) struct Asked<F> {
+/// A collector that is called at every scrape.
+pub(super) struct ScrapeCollector<F> {
     families: Box<[&'static Family]>,
     descs: Vec<Desc>,
     show: F,
 }
 
-impl<F> Asked<F> {
+impl<F> ScrapeCollector<F> {
     pub(super) fn new(families: &[&'static Family], show: F) -> Self {
         Self { families: families.into(), descs: families.iter().map(|family| family.desc()).collect(), show }
     }
 }
 
-impl<F: Fn(&mut Samples) + Send + Sync> Collector for Asked<F> {
+impl<F: Fn(&mut Samples) + Send + Sync> Collector for ScrapeCollector<F> {
     fn desc(&self) -> Vec<&Desc> {
         self.descs.iter().collect()
     }

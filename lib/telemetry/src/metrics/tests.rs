@@ -1,4 +1,4 @@
-//! The registry as a table of what goes in and what comes out; a scrape over a real socket is in `tests/metrics.rs`.
+//! Tests of the registry: values in, text out; a scrape over a real socket is in `tests/metrics.rs`.
 
 use std::sync::{Arc, Mutex};
 
@@ -87,19 +87,19 @@ fn owners_are_added_up_and_their_counts_outlive_them() {
 #[test]
 fn a_gauge_falls_with_its_guard() {
     let open = Registry::default().gauge(&OPEN).with_label_values::<&str>(&[]);
-    let held = (Held::of(&open), Held::of(&open));
+    let guards = (GaugeGuard::of(&open), GaugeGuard::of(&open));
     assert_eq!(open.get(), 2);
-    drop(held.0);
+    drop(guards.0);
     assert_eq!(open.get(), 1);
     let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
-        let _held = held.1;
+        let _guard = guards.1;
         panic!("by intention");
     }));
     assert_eq!(open.get(), 0);
 }
 
 #[test]
-fn what_is_collected_is_read_at_the_scrape_and_goes_with_its_source() {
+fn a_collector_is_read_at_the_scrape_and_its_series_go_with_their_source() {
     let registry = Registry::default();
     let parts = Arc::new(Mutex::new(vec!["a", "b", "a"]));
     let source = Arc::clone(&parts);
@@ -121,7 +121,7 @@ fn what_is_collected_is_read_at_the_scrape_and_goes_with_its_source() {
 
 #[test]
 #[should_panic(expected = "metric test_open: Duplicate metrics collector registration attempted")]
-fn two_that_would_be_asked_about_one_family_are_a_mistake() {
+fn two_collectors_of_one_family_are_a_mistake() {
     let registry = Registry::default();
     (0..2).for_each(|_| registry.collect(&[&OPEN], |_| ()));
 }
@@ -141,7 +141,7 @@ fn values_are_escaped_and_cannot_make_lines_or_labels() {
 }
 
 #[test]
-fn what_is_written_straight_is_the_same_text() {
+fn families_written_directly_are_the_same_text() {
     let values: [[&str; 2]; 4] = [["a\"} 1\nevil 2", "back\\slash"], ["", "x"], ["\\\"\n\n", "\\"], ["ü", "y z"]];
     let (collected, written) = (Registry::default(), Registry::default());
     collected.collect(&[&CALLS, &OPEN], move |samples| {
@@ -168,7 +168,7 @@ fn reference() {
 
         ## Calls
 
-        | name | type | labels | what it tells |
+        | name | type | labels | meaning |
         |---|---|---|---|
         | `test_calls_total` | counter | `reason` `side` | Calls. |
         | `test_open` | gauge | - | Open now. |

@@ -1,4 +1,4 @@
-//! What is answered, and how the client reads it.
+//! Answers of the API, and how the client reads them.
 
 use expect_test::expect;
 use tokio::{net::TcpStream, time::timeout};
@@ -144,7 +144,7 @@ async fn a_body_is_read_within_its_limit() {
 }
 
 #[tokio::test]
-async fn the_client_says_what_went_wrong() {
+async fn errors_of_the_client_name_request_and_cause() {
     let server = serve(Limits::default());
     let at = at(&server);
     let client = Client::new(Target::Tcp(at));
@@ -164,7 +164,7 @@ async fn the_client_says_what_went_wrong() {
 
     drop(server);
     let refused = async { while TcpStream::connect(at).await.is_ok() {} };
-    timeout(DEADLINE, refused).await.expect("nobody listens");
+    timeout(DEADLINE, refused).await.expect("no listener is left");
     assert_eq!(told("/healthz").await, "cannot connect to ADDRESS: Connection refused (os error 111)");
 }
 
@@ -216,7 +216,7 @@ async fn readiness_says_what_is_missing() {
           "waiting": [
             {
               "part": "world",
-              "reason": "it has ended"
+              "reason": "its task has ended"
             }
           ]
         }

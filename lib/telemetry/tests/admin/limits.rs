@@ -1,4 +1,4 @@
-//! It is not to be worn down: garbage, slow peers, handlers that fail.
+//! Resistance to garbage, slow peers, and handlers that fail.
 
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ async fn slow_peers_cannot_lock_out_a_quick_one() {
         stream.write_all(b"GET /healthz HTTP/1.1\r\nx-slow: ").await.unwrap();
         slow.push(stream);
     }
-    // They have all the time in the world, and still somebody else is answered.
+    // They have all the time in the world, and still another client is answered.
     timeout(DEADLINE, Client::new(Target::Tcp(at)).text("/healthz")).await.unwrap().unwrap();
     // 41 came, 8 may stay: the oldest were closed. (The last 7 slow ones are not read: they would wait for long.)
     for (n, stream) in slow.iter_mut().take(33).enumerate() {
@@ -138,5 +138,5 @@ async fn a_dropped_server_closes_everything() {
     drop(server);
     assert!(matches!(timeout(DEADLINE, ask).await.unwrap().unwrap(), Err(ClientError::Http { .. })));
     let refused = async { while TcpStream::connect(at).await.is_ok() {} };
-    timeout(DEADLINE, refused).await.expect("nobody listens");
+    timeout(DEADLINE, refused).await.expect("no listener is left");
 }

@@ -1,8 +1,8 @@
-//! The admin API over real sockets: answered as told, and not to be worn down.
+//! The admin API over real sockets.
 
 mod answers;
-mod doors;
 mod limits;
+mod listeners;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -62,7 +62,7 @@ fn status_line(answer: &str) -> &str {
     answer.lines().next().unwrap_or_default()
 }
 
-/// Through hyper's own client, so that somebody else says what HTTP is.
+/// Through hyper's own client, as an independent HTTP implementation.
 async fn hyper(address: SocketAddr, method: Method, path: &str, body: Vec<u8>) -> (u16, hyper::HeaderMap, String) {
     let stream = TcpStream::connect(address).await.unwrap();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();

@@ -1,25 +1,25 @@
-//! What only a running agent knows.
+//! The state of a running agent: status, pods, certificates, open connections, refused handshakes.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-/// How an agent stands.
+/// The status of an agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The agent's version.
     pub version: String,
     /// Its node.
     pub node: String,
-    /// When it started, seconds since the epoch.
+    /// Its start, in seconds since the epoch.
     pub started_unix_s: u64,
-    /// The World it goes by.
+    /// The version of its World.
     pub world: u64,
     /// Objects of that World, by kind.
     pub objects: BTreeMap<String, usize>,
     /// Parts that are not ready; none: the agent is ready.
     pub waiting: Vec<Gate>,
-    /// The pods of its node that it has to do with.
+    /// The pods of its node that are enrolled, or are to be, or are being released.
     pub pods: PodCount,
     /// Open connections.
     pub connections: usize,
@@ -32,31 +32,31 @@ pub struct Status {
     pub certificates_not_yet_valid: usize,
     /// When the first of them expires, seconds since the epoch.
     pub first_expiry_unix_s: Option<u64>,
-    /// Why the certificate authority cannot be used.
+    /// The error of a certificate authority that cannot be used.
     pub authority_error: Option<String>,
-    /// What is wrong with the manifests.
+    /// Problems of the manifests.
     pub problems: ProblemCount,
 }
 
 /// A part that is not ready.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gate {
-    /// Which.
+    /// Its name.
     pub part: String,
     /// What it waits for.
     pub reason: String,
 }
 
-/// The pods of a node by how they stand, and those that do not get on.
+/// The pods of a node by state, and those with a problem.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodCount {
     /// By state: `waiting`, `enrolled`, `releasing`.
     pub by_state: BTreeMap<String, usize>,
-    /// namespace/name and why.
+    /// The problem, by namespace/name.
     pub problems: BTreeMap<String, String>,
 }
 
-/// What was found in the manifests.
+/// Problems of the manifests, by severity.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProblemCount {
     /// Objects or files that are not served as written.
@@ -70,11 +70,11 @@ pub struct ProblemCount {
 }
 
 impl ProblemCount {
-    /// How many errors are told; the rest is a number.
+    /// The number of errors that are shown.
     pub const SHOWN: usize = 20;
 }
 
-/// Where one identity of a node stands with its certificate. Never a key.
+/// The certificate of one identity of a node, and its state. Never a key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Certificate {
     /// The SPIFFE URI that it proves.
@@ -90,7 +90,7 @@ pub struct Certificate {
     pub not_after_unix_s: Option<u64>,
     /// The serial number of the root that certifies it.
     pub issuer: Option<String>,
-    /// Why it is asked for in vain.
+    /// The error of the last attempt to get or renew it.
     pub error: Option<String>,
 }
 
@@ -101,36 +101,36 @@ pub struct Party {
     pub address: SocketAddr,
     /// The pod that has it, namespace/name.
     pub workload: Option<String>,
-    /// Who it proved to be; none: plaintext.
+    /// The identity that its certificate proved; none: plaintext.
     pub identity: Option<String>,
 }
 
-/// A peer whose handshakes came to nothing, for one reason: the last of them, and how many there were.
+/// The refused handshakes of one peer for one reason: the last of them, and their number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedHandshake {
-    /// How often.
+    /// Their number.
     pub times: u64,
-    /// When last, seconds since the epoch.
+    /// The time of the last one, in seconds since the epoch.
     pub last_unix_s: u64,
     /// `outbound` or `inbound`.
     pub direction: String,
-    /// Who connected.
+    /// The client.
     pub source: Party,
-    /// To where.
+    /// The server.
     pub destination: Party,
-    /// The word of the access log.
+    /// The reason, as in the access log.
     pub reason: String,
-    /// In a sentence.
+    /// The reason in a sentence.
     pub detail: String,
     /// `us` or `peer`.
     pub refused_by: String,
     /// The URI in the peer's certificate.
     pub identity_found: Option<String>,
-    /// Who would have been taken.
+    /// The identities that were expected.
     pub identity_expected: Option<String>,
 }
 
-/// One open connection: [`underpass_core::Connection`] as it is read again. Fields that a later agent adds are passed over.
+/// One open connection: [`underpass_core::Connection`] as the command reads it. Fields that a later agent adds are ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connection {
     /// Unique in the agent's process.
@@ -139,9 +139,9 @@ pub struct Connection {
     pub direction: String,
     /// `hbone`, `plaintext`, `passthrough` or `none`.
     pub path: String,
-    /// Who opened it.
+    /// The end that opened it.
     pub source: Party,
-    /// Who accepted it.
+    /// The end that accepted it.
     pub destination: Party,
     /// The service that was called, namespace/name.
     pub service: Option<String>,
@@ -153,7 +153,7 @@ pub struct Connection {
     pub bytes_received: u64,
     /// Bytes from destination to source.
     pub bytes_sent: u64,
-    /// How long it has been open, microseconds.
+    /// The time since it was opened, in microseconds.
     pub duration_us: u64,
     /// The policy that allowed it.
     pub policy: Option<String>,

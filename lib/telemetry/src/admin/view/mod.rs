@@ -1,9 +1,8 @@
-//! What people ask about a running mesh, as values: made by the agent from what it has, or by the command from a
-//! directory of manifests, sent as JSON, read by the command. One shape for both, so that `-f DIR` and a running agent
-//! can be compared.
+//! Views of a running mesh, as values: made by the agent from its state, or by the command from a directory of manifests,
+//! sent as JSON, read by the command. One shape for both, so that `-f DIR` and a running agent can be compared.
 //!
-//! Of what is the World's, everything is said; of what only an agent knows (how its own pods stand, certificates, open
-//! connections) nothing is said where nobody knows it.
+//! Facts of the World are always there; the state of an agent (its own pods, certificates, open connections) is absent from
+//! a view that is made of manifests.
 
 mod agent;
 mod policy;
@@ -31,7 +30,7 @@ pub fn services(world: &World) -> Vec<Service> {
     world.services().map(|s| Service::of(world, s)).collect()
 }
 
-/// Every policy: AuthorizationPolicies by name, then PeerAuthentications, which only their objects tell of.
+/// Every policy: AuthorizationPolicies by name, then PeerAuthentications, which are objects and no facts.
 #[must_use]
 pub fn policies(world: &World, sources: &Sources) -> Vec<Policy> {
     Policy::all(world, sources)

@@ -1,4 +1,4 @@
-//! AuthorizationPolicies and PeerAuthentications: what they say, about whom, and what of them nobody can judge yet.
+//! AuthorizationPolicies and PeerAuthentications: scope, action, the number of pods, and fields that need a waypoint.
 
 use serde::{Deserialize, Serialize};
 use underpass_core::{
@@ -24,15 +24,15 @@ pub struct Policy {
     pub scope: String,
     /// `ALLOW`, `DENY`, or the mode of mutual TLS with its ports.
     pub action: String,
-    /// How many rules it has.
+    /// The number of its rules.
     pub rules: usize,
-    /// It is only tried out.
+    /// It is a dry run.
     pub dry_run: bool,
-    /// How many pods of the mesh it is about.
+    /// The number of pods of the mesh that it selects.
     pub selects: usize,
     /// The fields that only a waypoint can judge, as written, each once.
     pub needs_waypoint: Vec<String>,
-    /// What happens otherwise than its author may think, one sentence each, with the field in front.
+    /// Findings: what its author may not expect, one sentence each, with the field in front.
     pub notes: Vec<String>,
 }
 
@@ -108,12 +108,12 @@ impl Policy {
     }
 }
 
-/// How many pods of the mesh a policy is about.
+/// The number of pods of the mesh that a policy selects.
 fn count(world: &World, applies: impl Fn(&Workload) -> bool) -> usize {
     world.workloads().filter(|w| w.is_enrolled() && applies(w)).count()
 }
 
-/// Without a selector: the mesh, where it stands in the root namespace, else its namespace.
+/// The scope of a policy without a selector: the mesh, where it stands in the root namespace, else its namespace.
 fn wide(world: &World, name: &ObjectName) -> String {
     let is_root = name.namespace() == &*world.settings().root_namespace;
     if is_root { "mesh".to_owned() } else { "namespace".to_owned() }

@@ -1,4 +1,4 @@
-//! Services and what is behind them.
+//! Services and their endpoints.
 
 use std::net::IpAddr;
 
@@ -23,15 +23,15 @@ pub struct Service {
     pub vips: Vec<IpAddr>,
     /// TCP ports.
     pub ports: Vec<Port>,
-    /// Who is behind it, ready or not.
+    /// Its endpoints, ready or not.
     pub endpoints: Vec<Endpoint>,
     /// Calls of it from the mesh go through the tunnel.
     pub in_mesh: bool,
-    /// The waypoint that it wants.
+    /// The waypoint that it names.
     pub waypoint: Option<String>,
     /// While that waypoint is missing, calls go past it (`underpass.dev/waypoint-failure: allow`) instead of being refused.
     pub waypoint_optional: bool,
-    /// What narrows down its endpoints, whether it says so or its namespace: `PreferSameZone`, `Local`, `ClientIP`.
+    /// What narrows down its endpoints, set by itself or by its namespace: `PreferSameZone`, `Local`, `ClientIP`.
     pub traffic: Vec<String>,
 }
 
@@ -55,7 +55,7 @@ pub struct Endpoint {
     pub workload: Option<String>,
     /// It takes new connections.
     pub ready: bool,
-    /// It is on its way out, and takes new connections only where nobody else does.
+    /// It is terminating, and takes new connections only where no other endpoint does.
     pub draining: bool,
     /// Its share of connections, among those that are as near.
     pub weight: u16,
@@ -92,7 +92,7 @@ impl Service {
     }
 }
 
-/// What is not the default, by whomever it is said.
+/// The traffic settings that differ from the default, of the service or its namespace.
 fn traffic(s: &world::Service) -> Vec<String> {
     let distribution = Some(s.distribution).filter(|d| *d != Distribution::Any).map(Distribution::as_str);
     let local = (s.internal_traffic == InternalTraffic::Local).then_some("Local");
@@ -111,7 +111,7 @@ impl Port {
 }
 
 impl Endpoint {
-    /// A workload that takes connections of both families alike is shown once.
+    /// The endpoints of a service. A workload whose addresses of both families are alike is shown once.
     fn all(world: &World, s: &world::Service) -> Vec<Self> {
         let mut all: Vec<(&Uid, Self)> = Vec::new();
         for (w, e) in world.endpoints(&s.name) {

@@ -1,4 +1,4 @@
-//! `GET /config`: the settings that hold.
+//! `GET /config`: the settings in force.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,9 +9,9 @@ pub struct Settings {
     pub file: Option<String>,
     /// All of them, in the order of docs/settings.md.
     pub settings: Vec<Setting>,
-    /// What the file says since the start and only a restart can bring.
+    /// Changes of the file that need a restart.
     pub needs_restart: Vec<PendingSetting>,
-    /// Why the file as it is now is not served; what held before holds on.
+    /// The problem of the file as it is now; the settings before it stay in force.
     pub problem: Option<String>,
 }
 
@@ -33,8 +33,8 @@ pub struct Setting {
 pub struct PendingSetting {
     /// The setting.
     pub name: String,
-    /// What the source says now.
+    /// Its values by the source now.
     pub values: Vec<String>,
-    /// Where.
+    /// The source.
     pub source: String,
 }

@@ -44,7 +44,7 @@ fn objects() -> Vec<Object> {
             ..policy("shop/readers", Action::Allow, vec![by_method.clone(), by_method.clone(), Rule::default()])
         }
         .into(),
-        policy("istio-system/nobody", Action::Deny, Vec::new()).into(),
+        policy("istio-system/no-rules", Action::Deny, Vec::new()).into(),
         AuthorizationPolicy {
             scope: Scope::Targets(vec!["Gateway w".into()]),
             ..policy("shop/at-waypoint", Action::Allow, vec![by_method])
@@ -62,7 +62,7 @@ fn objects() -> Vec<Object> {
     ]
 }
 
-/// One line each, and the same after a journey as JSON.
+/// One line each, and the same after a round trip as JSON.
 fn check<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(views: &[T], want: &Expect) {
     let lines: Vec<_> = views.iter().map(|view| serde_json::to_string(view).unwrap()).collect();
     want.assert_eq(&(lines.join("\n") + "\n"));
@@ -103,7 +103,7 @@ fn policies_and_what_needs_a_waypoint() {
         &policies(model(objects()).world(), model(objects()).sources()),
         &expect![[r#"
             {"kind":"AuthorizationPolicy","namespace":"istio-system","name":"everywhere","scope":"selector app=cart","action":"ALLOW","rules":1,"dry_run":false,"selects":2,"needs_waypoint":[],"notes":[]}
-            {"kind":"AuthorizationPolicy","namespace":"istio-system","name":"nobody","scope":"mesh","action":"DENY","rules":0,"dry_run":false,"selects":2,"needs_waypoint":[],"notes":["spec.rules: no rules: this policy denies nothing"]}
+            {"kind":"AuthorizationPolicy","namespace":"istio-system","name":"no-rules","scope":"mesh","action":"DENY","rules":0,"dry_run":false,"selects":2,"needs_waypoint":[],"notes":["spec.rules: no rules: this policy denies nothing"]}
             {"kind":"AuthorizationPolicy","namespace":"near","name":"others","scope":"namespace","action":"ALLOW","rules":1,"dry_run":false,"selects":0,"needs_waypoint":[],"notes":[]}
             {"kind":"AuthorizationPolicy","namespace":"shop","name":"at-waypoint","scope":"Gateway w","action":"ALLOW","rules":1,"dry_run":false,"selects":0,"needs_waypoint":["targetRefs"],"notes":["spec.targetRefs: applies at the waypoint of Gateway w and there is none: it has no effect"]}
             {"kind":"AuthorizationPolicy","namespace":"shop","name":"readers","scope":"selector app=cart","action":"ALLOW","rules":3,"dry_run":true,"selects":2,"needs_waypoint":["methods"],"notes":["spec.rules[0].to[0].operation.methods: methods can only be judged by a waypoint: this rule allows nothing","spec.rules[1].to[0].operation.methods: methods can only be judged by a waypoint: this rule allows nothing"]}

@@ -1,4 +1,4 @@
-//! Pods as people ask about them: in the mesh or not, and which label decides.
+//! Pods: in the mesh or not, the label that decides, and their state on the agent's node.
 
 use std::net::IpAddr;
 
@@ -20,20 +20,20 @@ pub struct Workload {
     pub in_mesh: bool,
     /// What decides that.
     pub because: String,
-    /// Who it proves to be: a SPIFFE URI. Only of a pod in the mesh.
+    /// Its identity, a SPIFFE URI. Only of a pod in the mesh.
     pub identity: Option<String>,
     /// The `Ready` condition.
     pub ready: bool,
-    /// How it stands on the node of the agent that was asked; none: it is elsewhere, or nobody knows.
+    /// Its state on the node of the agent that was asked; none for a pod of another node, and without an agent.
     pub state: Option<PodState>,
 }
 
-/// How a pod of the agent's own node stands.
+/// The state of a pod of the agent's own node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodState {
     /// `waiting`, `enrolled` or `releasing`.
     pub state: String,
-    /// Why it does not get on.
+    /// The problem that keeps it from the next state.
     pub problem: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Where it listens, and who may ask for what.
+//! Listeners and their audiences.
 
 use tokio::time::timeout;
 use underpass_telemetry::admin::{
@@ -31,7 +31,7 @@ async fn a_taken_port_is_named() {
 }
 
 #[tokio::test]
-async fn a_browser_that_a_name_led_here_is_refused() {
+async fn a_rebound_dns_name_is_refused() {
     let server = Listener::loopback(local()).unwrap().serve(router(), Limits::default()).unwrap();
     let open = serve(Limits::default());
     let ask = async |at, hosts: &str| {
@@ -52,7 +52,7 @@ fn unix() -> (tempfile::TempDir, Server) {
 }
 
 #[tokio::test]
-async fn loopback_only_looks_and_the_socket_does_everything() {
+async fn loopback_reads_and_the_unix_socket_changes() {
     let loopback = Listener::loopback(local()).unwrap().serve(router(), Limits::default()).unwrap();
     let (_directory, socket) = unix();
     for (server, may) in [(&loopback, false), (&socket, true)] {
@@ -90,7 +90,7 @@ async fn the_socket_is_its_owners_alone() {
         }
     })
     .await
-    .expect("a socket that nobody serves is no longer there");
+    .expect("a socket without a server is removed");
 }
 
 #[tokio::test]
