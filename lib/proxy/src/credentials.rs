@@ -1,5 +1,5 @@
-//! The certificates that a worker goes by, and the TLS configurations made of them. Its own thing because of two promises: under
-//! a certificate that has expired nothing new begins, and the key of one that was replaced is kept by nobody.
+//! The certificates of a worker, and the TLS configurations made of them. A module of its own because of two promises: under a
+//! certificate that has expired nothing new begins, and no configuration keeps the key of one that was replaced.
 
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc, time::SystemTime};
 
@@ -7,7 +7,7 @@ use underpass_core::{Identities, Identity, Reason, world::MeshSettings};
 use underpass_identity::{Credential, Roots, Serial};
 use underpass_net::tls::{ClientConfig, ConfigError, Configs, ServerConfig, TrustDomains};
 
-/// The certificates of the identities of one process, and whom they trust. Replaced as a whole.
+/// The certificates of the identities of one process, and the roots of the mesh. Replaced as a whole.
 #[derive(Debug)]
 pub struct Credentials {
     /// The roots of the mesh.
@@ -16,27 +16,27 @@ pub struct Credentials {
     pub own: BTreeMap<Identity, Arc<Credential>>,
 }
 
-/// What one worker goes by.
+/// The current credentials of one worker, with its cache of TLS configurations.
 #[derive(Debug)]
 pub struct CredentialStore {
     current: RefCell<Arc<Credentials>>,
     configs: RefCell<Configs>,
-    /// Whose identities are accepted: the mesh's.
+    /// The trust domains whose identities are accepted: the mesh's.
     accepted: RefCell<TrustDomains>,
 }
 
-/// What differs between one set of credentials and the next.
+/// The difference between one set of credentials and the next.
 #[must_use = "tunnels of identities that are gone have to end, and peers to be verified again"]
 #[derive(Debug)]
 pub struct Change {
     /// Identities that have no certificate any more: their tunnels end.
     pub gone: Vec<Identity>,
-    /// Another bundle of roots: peers are verified again.
+    /// The bundle of roots where it is another one: peers are verified again.
     pub roots: Option<Arc<Roots>>,
 }
 
 impl CredentialStore {
-    /// Goes by these, and accepts workloads of this mesh.
+    /// A store of these credentials that accepts workloads of this mesh.
     #[must_use]
     pub fn new(credentials: Arc<Credentials>, configs: Configs, mesh: &MeshSettings) -> Self {
         Self {
@@ -52,7 +52,7 @@ impl CredentialStore {
         self.current.borrow().own.get(identity).filter(|own| now <= own.not_after()).cloned()
     }
 
-    /// How the owner of `credential` connects to one of `expected`.
+    /// The configuration with which the owner of `credential` connects to one of `expected`.
     ///
     /// # Errors
     /// [`Reason::NoCertificate`] where certificate or roots are unusable.
@@ -61,7 +61,7 @@ impl CredentialStore {
         config.map_err(|error| unusable(credential, &error))
     }
 
-    /// How the owner of `credential` accepts workloads of the mesh.
+    /// The configuration with which the owner of `credential` accepts workloads of the mesh.
     ///
     /// # Errors
     /// [`Reason::NoCertificate`] where certificate or roots are unusable.
@@ -71,12 +71,12 @@ impl CredentialStore {
         config.map_err(|error| unusable(credential, &error))
     }
 
-    /// From here on workloads of this mesh are accepted.
+    /// Accepts workloads of this mesh from now on.
     pub fn accept(&self, mesh: &MeshSettings) {
         self.accepted.replace(trust_domains(mesh));
     }
 
-    /// Goes by these from here on. A configuration keeps its key alive: it goes with its certificate.
+    /// Replaces the credentials. A configuration keeps its key alive, so it is dropped with its certificate.
     pub fn exchange(&self, credentials: &Arc<Credentials>) -> Change {
         let old = self.current.replace(Arc::clone(credentials));
         let is_current = |serial: &Serial| credentials.own.values().any(|own| own.serial() == serial);
@@ -89,7 +89,7 @@ impl CredentialStore {
         }
     }
 
-    /// These are the ones that it goes by.
+    /// True if these are the current credentials.
     #[must_use]
     pub fn is(&self, credentials: &Arc<Credentials>) -> bool {
         Arc::ptr_eq(&self.current.borrow(), credentials)
@@ -101,7 +101,7 @@ fn trust_domains(mesh: &MeshSettings) -> TrustDomains {
 }
 
 fn unusable(credential: &Credential, error: &ConfigError) -> Reason {
-    tracing::warn!(%error, identity = %credential.identity(), "no TLS configuration");
+    tracing::warn!(%error, identity = %credential.identity(), "TLS configuration failed");
     Reason::NoCertificate
 }
 
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_says_who_is_gone_and_whether_the_roots_differ() {
+    fn a_change_names_identities_that_are_gone_and_other_roots() {
         let ca = TestCa::new("root");
         let first = credentials(&ca, 1, &[A, B]);
         let store = store(&first);

@@ -1,17 +1,17 @@
-//! What is open, and when nothing is any more: each connection or tunnel holds a guard, and leaves with it, whatever ends the
-//! task that holds it. A drain ends when the last guard has been dropped. Worker-local.
+//! Groups of open connections and tunnels, for draining: each member has a guard and leaves when it is dropped, however its task
+//! ends. A drain ends when the last guard has been dropped. Worker-local.
 
 use std::{cell::RefCell, collections::BTreeMap, fmt, rc::Rc};
 
 use tokio::sync::Notify;
 
-/// Members, each with a value, until their guards are dropped.
+/// A group of members, each with a value, until their guards are dropped.
 pub struct Group<T>(Rc<Inner<T>>);
 
 struct Inner<T> {
     /// In the order in which they entered.
     entries: RefCell<BTreeMap<u64, T>>,
-    /// A member has left.
+    /// Wakes drains when a member has left.
     left: Notify,
 }
 
@@ -35,7 +35,7 @@ impl<T> fmt::Debug for Guard<T> {
 }
 
 impl<T> Group<T> {
-    /// One more, until what is returned is dropped.
+    /// Adds a member, until its guard is dropped.
     pub fn enter(&self, value: T) -> Guard<T> {
         let mut entries = self.0.entries.borrow_mut();
         let number = entries.last_key_value().map_or(0, |(last, _)| last.wrapping_add(1));
@@ -43,18 +43,18 @@ impl<T> Group<T> {
         Guard { group: Rc::clone(&self.0), number }
     }
 
-    /// It has no member.
+    /// True without members.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.entries.borrow().is_empty()
     }
 
-    /// Every member; none of them may leave meanwhile.
+    /// Calls `f` for every member; none of them may leave meanwhile.
     pub fn each(&self, f: impl FnMut(&T)) {
         self.0.entries.borrow().values().for_each(f);
     }
 
-    /// Completes when it has no member.
+    /// Completes when no member is left.
     pub async fn emptied(&self) {
         loop {
             let left = self.0.left.notified();
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_gone_has_left() {
+    fn a_member_leaves_when_its_guard_is_dropped() {
         let group = Group::default();
         let members = || {
             let mut members = Vec::new();

@@ -1,6 +1,6 @@
-//! The sockets at one address's port 15008 whose peers have not proved who they are. There is a limit of them; one more takes the
-//! slot of another: of the oldest from the address that has most. A peer that opens connections and says nothing is in its
-//! own way then, and not in that of others.
+//! Unauthenticated peers: sockets on port 15008 of one address whose TLS handshake is not done. Their number is limited; one more
+//! takes the slot of another: of the oldest from the source address that has most. A peer that opens connections and sends
+//! nothing then competes with itself, and not with others.
 
 use std::{cell::RefCell, collections::BTreeMap, net::IpAddr, rc::Rc};
 
@@ -18,7 +18,7 @@ struct Sockets {
     next: u64,
 }
 
-/// For one socket; dropped when the peer has proved who it is, or when its tunnel ends.
+/// The slot of one socket; dropped when the peer is authenticated, or when its tunnel ends.
 #[derive(Debug)]
 pub struct Slot {
     peers: UnauthenticatedPeers,
@@ -26,13 +26,13 @@ pub struct Slot {
 }
 
 impl UnauthenticatedPeers {
-    /// At most so many, and at least one.
+    /// At most `most` slots, and at least one.
     #[must_use]
     pub fn new(most: usize) -> Self {
         Self(Rc::new(RefCell::new(Sockets { most: most.max(1), sockets: BTreeMap::new(), next: 0 })))
     }
 
-    /// For one more peer, from this address. Where there is no room it takes another one's, whose tunnel ends.
+    /// The slot of one more peer, from this address. Where none is free it takes another one's, whose tunnel ends.
     pub fn slot(&self, from: IpAddr) -> Slot {
         let mut known = self.0.borrow_mut();
         while known.sockets.len() >= known.most {
@@ -49,13 +49,13 @@ impl UnauthenticatedPeers {
         Slot { peers: self.clone(), number }
     }
 
-    /// How many there are.
+    /// The number of used slots.
     #[cfg(test)]
     fn len(&self) -> usize {
         self.0.borrow().sockets.len()
     }
 
-    /// The tunnel that ends where the slot of this number is taken; it has not begun to run yet.
+    /// Sets the tunnel that ends where the slot of this number is taken; it has not begun to run yet.
     pub fn set_tunnel(&self, number: u64, tunnel: &Tunnel) {
         match self.0.borrow_mut().sockets.get_mut(&number) {
             Some((_, theirs)) => *theirs = Some(tunnel.clone()),
@@ -65,7 +65,7 @@ impl UnauthenticatedPeers {
 }
 
 impl Slot {
-    /// For [`UnauthenticatedPeers::set_tunnel`].
+    /// Its number, for [`UnauthenticatedPeers::set_tunnel`].
     #[must_use]
     pub const fn number(&self) -> u64 {
         self.number
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_most_makes_room() {
+    fn the_address_with_most_sockets_makes_room() {
         let check = |sockets: &[u8], expect| {
             let numbered = sockets.iter().enumerate().map(|(number, last)| (number as u64, ip(*last)));
             assert_eq!(longest_of_most(numbered), expect, "{sockets:?}");

@@ -1,4 +1,4 @@
-//! The tunnels of one worker, shared by connections that may share one: same source identity, same identities expected
+//! The pool of one worker's tunnels, shared by connections that may share one: same source identity, same identities expected
 //! at the other end, same next hop, same source address. Anything less would show one pod's traffic under another's
 //! certificate or address.
 //!
@@ -18,40 +18,40 @@ use underpass_hbone::{Connect, OpenError};
 use underpass_identity::Roots;
 use underpass_net::tunnel::{Stream, Tunnel, TunnelEnd};
 
-/// Who may share a tunnel.
+/// The key of a tunnel: connections with the same one may share it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
-    /// Whose certificate is shown.
+    /// The identity whose certificate is shown.
     pub source: Identity,
-    /// Who may answer.
+    /// The identities that may answer.
     pub identities: Identities,
-    /// Where the tunnel goes to.
+    /// The address of the next hop.
     pub next: SocketAddr,
-    /// Where it comes from.
+    /// The source address.
     pub from: IpAddr,
     /// The cookie of the network namespace that its socket is in: an address may have another owner later.
     pub netns: u64,
 }
 
-/// The next tunnel is begun where less than this part of a tunnel's streams is left.
+/// The next tunnel is begun where less than one of so many parts of a tunnel's streams is left.
 const NEARLY_FULL: usize = 8;
 
 /// Tunnels to one peer.
 #[derive(Debug, Default)]
-struct Shared {
+struct PeerTunnels {
     tunnels: Vec<Tunnel>,
-    /// How many streams its last tunnel that knew took at once.
+    /// The limit of open streams of the last tunnel that knew it.
     cap: Option<usize>,
 }
 
-impl Shared {
-    /// Forgets tunnels that ended, and learns from the others.
-    fn look(&mut self) {
+impl PeerTunnels {
+    /// Drops tunnels that ended, and learns the limit of streams from the others.
+    fn refresh(&mut self) {
         self.tunnels.retain(|tunnel| !tunnel.has_ended());
         self.cap = self.tunnels.iter().rev().find_map(Tunnel::stream_cap).or(self.cap);
     }
 
-    /// The one with the most streams that still has room: few tunnels batch better than many.
+    /// The tunnel with the most streams that still has room: few tunnels batch better than many.
     fn fullest_with_room(&self, now: SystemTime, not: Option<&Stream>) -> Option<&Tunnel> {
         let cap = self.cap.unwrap_or(usize::MAX);
         let has_room = |tunnel: &&Tunnel| {
@@ -62,8 +62,8 @@ impl Shared {
         self.tunnels.iter().filter(has_room).max_by_key(|tunnel| tunnel.open_streams())
     }
 
-    /// So few streams more can be opened that the next tunnel is worth its handshake now. Never for peers that take only
-    /// a few per tunnel, nor before one has said how many it takes.
+    /// True where so few streams more can be opened that the next tunnel is worth its handshake now. Never for peers that take
+    /// only a few per tunnel, nor before one has announced its limit.
     fn is_nearly_full(&self, now: SystemTime) -> bool {
         let Some(cap) = self.cap else { return false };
         let open = self.tunnels.iter().filter(|tunnel| tunnel.can_open(now));
@@ -75,7 +75,7 @@ impl Shared {
 /// The tunnels of one worker.
 #[derive(Debug, Default)]
 pub struct Pool {
-    shared: RefCell<HashMap<Key, Shared>>,
+    peers: RefCell<HashMap<Key, PeerTunnels>>,
 }
 
 impl Pool {
@@ -83,7 +83,7 @@ impl Pool {
     /// came back unprocessed, and says which tunnels are not worth another one.
     ///
     /// # Errors
-    /// What `connect` says; inside, why the tunnel takes no stream.
+    /// The error of `connect`; inside, the reason why the tunnel takes no stream.
     pub fn open<E>(
         &self,
         key: &Key,
@@ -92,12 +92,12 @@ impl Pool {
         not: Option<&Stream>,
         connect: impl FnOnce() -> Result<Tunnel, E>,
     ) -> Result<Result<Stream, OpenError>, E> {
-        let mut shared = self.shared.borrow_mut();
-        let mine = shared.entry(key.clone()).or_default();
-        mine.look();
+        let mut peers = self.peers.borrow_mut();
+        let mine = peers.entry(key.clone()).or_default();
+        mine.refresh();
         if let Some(tunnel) = mine.fullest_with_room(now, not) {
             let stream = tunnel.open(request);
-            // Whoever needs it will say why there is none.
+            // A failure is reported by the connection that needs it.
             if mine.is_nearly_full(now)
                 && let Ok(next) = connect()
             {
@@ -114,7 +114,7 @@ impl Pool {
         Ok(stream)
     }
 
-    /// Checks every peer's certificate against a changed bundle.
+    /// Verifies every peer's certificate against a changed bundle.
     pub fn verify_again(&self, roots: &Roots, now: SystemTime) {
         self.each(|tunnel| tunnel.verify_again(roots, now));
     }
@@ -124,48 +124,48 @@ impl Pool {
         self.each(Tunnel::drain);
     }
 
-    /// The tunnels of these keys that carry nothing take no new streams, and end.
+    /// Drains the idle tunnels of these keys, which end at once.
     pub fn drain_idle(&self, of: impl Fn(&Key) -> bool) {
-        let shared = self.shared.borrow();
-        let tunnels = shared.iter().filter(|(key, _)| of(key)).flat_map(|(_, mine)| &mine.tunnels);
+        let peers = self.peers.borrow();
+        let tunnels = peers.iter().filter(|(key, _)| of(key)).flat_map(|(_, mine)| &mine.tunnels);
         tunnels.filter(|tunnel| tunnel.open_streams() == 0).for_each(Tunnel::drain);
     }
 
-    /// Ends the tunnels of these keys at once, and answers which they are.
+    /// Ends the tunnels of these keys at once, and returns them.
     pub fn end(&self, of: impl Fn(&Key) -> bool, end: &TunnelEnd) -> Vec<Tunnel> {
-        let mut shared = self.shared.borrow_mut();
-        let ended: Vec<_> = shared.extract_if(|key, _| of(key)).flat_map(|(_, old)| old.tunnels).collect();
+        let mut peers = self.peers.borrow_mut();
+        let ended: Vec<_> = peers.extract_if(|key, _| of(key)).flat_map(|(_, old)| old.tunnels).collect();
         ended.iter().for_each(|tunnel| tunnel.end(end.clone()));
         ended
     }
 
     /// Drops tunnels that ended, and keys without any.
     pub fn sweep(&self) {
-        self.shared.borrow_mut().retain(|_, mine| {
-            mine.look();
+        self.peers.borrow_mut().retain(|_, mine| {
+            mine.refresh();
             !mine.tunnels.is_empty()
         });
     }
 
-    /// How many tunnels there are.
+    /// The number of tunnels.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.shared.borrow().values().map(|mine| mine.tunnels.len()).sum()
+        self.peers.borrow().values().map(|mine| mine.tunnels.len()).sum()
     }
 
-    /// How many tunnels would take a stream now.
+    /// The number of tunnels that would take a stream now.
     #[must_use]
     pub fn with_room(&self, now: SystemTime) -> usize {
-        self.shared.borrow().values().flat_map(|mine| &mine.tunnels).filter(|tunnel| tunnel.can_open(now)).count()
+        self.peers.borrow().values().flat_map(|mine| &mine.tunnels).filter(|tunnel| tunnel.can_open(now)).count()
     }
 
-    /// There is none.
+    /// True without tunnels.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     fn each(&self, f: impl Fn(&Tunnel)) {
-        self.shared.borrow().values().flat_map(|mine| &mine.tunnels).for_each(f);
+        self.peers.borrow().values().flat_map(|mine| &mine.tunnels).for_each(f);
     }
 }

@@ -39,7 +39,6 @@ const NOT_YET: &[&str] = &[
     "lib/door/",
     "lib/identity/",
     "lib/hbone/",
-    "lib/proxy/",
     "ztunnel/",
     "cli/",
     "README.md",

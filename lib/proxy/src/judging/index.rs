@@ -1,9 +1,9 @@
-//! The open connections of one worker, by what their verdicts rest on, so that a change finds those that it may concern
-//! without looking at the others.
+//! The index of a worker's open connections by the dependencies of their verdicts, so that a change finds those that it may
+//! concern without a look at the others.
 //!
-//! What must hold: the connections of the groups that [`Index::concerned`] answers are those that
-//! [`Changes::may_concern`] says yes to, of all that the World before allowed. What it costs follows from what differs and from
-//! how many groups that finds, not from how many connections are open.
+//! What must hold: the connections of the dependencies that [`Index::concerned`] returns are those for which
+//! [`Changes::may_concern`] holds, of all that the World before allowed. The cost follows from the difference of the Worlds and
+//! from the number of dependencies found, not from the number of open connections.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, hash_map::Entry},
@@ -17,9 +17,9 @@ use underpass_core::{
     world::{Uid, Workload},
 };
 
-/// Connections that are judged again together.
+/// What a verdict depends on: the connections with one dependency are judged again together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Group {
+pub(super) enum Dependency {
     /// To this pod.
     Inbound(Uid),
     /// From this pod.
@@ -32,11 +32,11 @@ pub(super) enum Group {
     Plain(IpAddr),
 }
 
-impl Group {
-    /// The groups of one connection.
+impl Dependency {
+    /// The dependencies of one connection.
     fn of(judged: &Judged) -> impl Iterator<Item = Self> + use<> {
         let pod = judged.pod.clone();
-        let groups = match &judged.way {
+        let dependencies = match &judged.way {
             Way::Inbound { .. } => [Some(Self::Inbound(pod)), None, None],
             Way::Outbound { service, target, over, .. } => {
                 let target = match over {
@@ -46,10 +46,10 @@ impl Group {
                 [Some(Self::Outbound(pod)), Some(target), service.clone().map(Self::Service)]
             }
         };
-        groups.into_iter().flatten()
+        dependencies.into_iter().flatten()
     }
 
-    /// The workload by whose namespace a change of policies finds the group: the pod, or the owner of a plain target.
+    /// The workload by whose namespace a change of policies finds the dependency: the pod, or the owner of a plain target.
     fn workload<'a>(&self, world: &'a World) -> Option<&'a Arc<Workload>> {
         match self {
             Self::Inbound(pod) | Self::Outbound(pod) => world.workload(pod),
@@ -58,73 +58,73 @@ impl Group {
         }
     }
 
-    /// Policies have a say in what becomes of it.
+    /// True where policies decide.
     const fn is_judged_by_policies(&self) -> bool {
         matches!(self, Self::Inbound(_) | Self::Plain(_))
     }
 }
 
-/// The connections of one group.
+/// The connections with one dependency.
 #[derive(Debug, Default)]
 struct Members {
     ids: BTreeSet<u64>,
-    /// The namespace under which the group is found.
+    /// The namespace under which the dependency is found.
     scope: Option<Arc<str>>,
 }
 
-/// Open connections by group, and groups by namespace.
+/// Open connections by dependency, and dependencies by namespace.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    groups: HashMap<Group, Members>,
-    scopes: HashMap<Arc<str>, HashSet<Group>>,
+    dependencies: HashMap<Dependency, Members>,
+    scopes: HashMap<Arc<str>, HashSet<Dependency>>,
 }
 
 impl Index {
-    /// There is none.
+    /// True without connections.
     pub(super) fn is_empty(&self) -> bool {
-        self.groups.is_empty()
+        self.dependencies.is_empty()
     }
 
-    /// The connection `id` is open.
+    /// Adds the open connection `id`.
     pub(super) fn add(&mut self, world: &World, id: u64, judged: &Judged) {
-        for group in Group::of(judged) {
-            match self.groups.entry(group) {
+        for dependency in Dependency::of(judged) {
+            match self.dependencies.entry(dependency) {
                 Entry::Occupied(mut known) => drop(known.get_mut().ids.insert(id)),
                 Entry::Vacant(unknown) => {
-                    let group = unknown.key().clone();
+                    let dependency = unknown.key().clone();
                     unknown.insert(Members::default()).ids.insert(id);
-                    self.file(world, &group);
+                    self.file(world, &dependency);
                 }
             }
         }
     }
 
-    /// It is not any more.
+    /// Removes it.
     pub(super) fn remove(&mut self, id: u64, judged: &Judged) {
-        for group in Group::of(judged) {
-            let Entry::Occupied(mut known) = self.groups.entry(group) else { continue };
+        for dependency in Dependency::of(judged) {
+            let Entry::Occupied(mut known) = self.dependencies.entry(dependency) else { continue };
             known.get_mut().ids.remove(&id);
             if known.get().ids.is_empty() {
-                let (group, members) = known.remove_entry();
-                self.unfile(&group, members.scope.as_deref());
+                let (dependency, members) = known.remove_entry();
+                self.unfile(&dependency, members.scope.as_deref());
             }
         }
     }
 
-    /// The connections of a group from this number on, in order.
-    pub(super) fn members(&self, group: &Group, from: u64) -> impl Iterator<Item = u64> {
-        self.groups.get(group).into_iter().flat_map(move |members| members.ids.range(from..).copied())
+    /// The connections with a dependency from this number on, in order.
+    pub(super) fn members(&self, dependency: &Dependency, from: u64) -> impl Iterator<Item = u64> {
+        self.dependencies.get(dependency).into_iter().flat_map(move |members| members.ids.range(from..).copied())
     }
 
-    /// The groups that a change of Worlds may concern. `world` is the new one; from here on groups are found by what it says.
-    pub(super) fn concerned(&mut self, world: &World, changes: &Changes<'_>) -> Vec<Group> {
-        let pods = changes.pods().flat_map(|pod| [Group::Inbound(pod.clone()), Group::Outbound(pod.clone())]);
-        let services = changes.services().map(|service| Group::Service(service.clone()));
-        let targets = changes.addresses().flat_map(|target| [Group::Tunnel(target), Group::Plain(target)]);
-        let named = pods.chain(services).chain(targets).filter(|group| self.groups.contains_key(group));
-        let mut found: Vec<Group> = named.collect();
+    /// The dependencies that a change of Worlds may concern. `world` is the new one, by which dependencies are found from now on.
+    pub(super) fn concerned(&mut self, world: &World, changes: &Changes<'_>) -> Vec<Dependency> {
+        let pods = changes.pods().flat_map(|pod| [Dependency::Inbound(pod.clone()), Dependency::Outbound(pod.clone())]);
+        let services = changes.services().map(|service| Dependency::Service(service.clone()));
+        let targets = changes.addresses().flat_map(|target| [Dependency::Tunnel(target), Dependency::Plain(target)]);
+        let named = pods.chain(services).chain(targets).filter(|dependency| self.dependencies.contains_key(dependency));
+        let mut found: Vec<Dependency> = named.collect();
         // An address that has another owner is found by that one's namespace.
-        found.iter().for_each(|group| self.file(world, group));
+        found.iter().for_each(|dependency| self.file(world, dependency));
         if changes.has_settings() {
             found.extend(self.scopes.values().flatten().cloned()); // each connection is one of a pod
         } else if changes.has_policies() {
@@ -133,40 +133,40 @@ impl Index {
         found
     }
 
-    fn judged_otherwise(&self, world: &World, changes: &Changes<'_>) -> Vec<Group> {
-        let is_judged = |group: &&Group| {
-            let workload = group.workload(world).filter(|_| group.is_judged_by_policies());
+    fn judged_otherwise(&self, world: &World, changes: &Changes<'_>) -> Vec<Dependency> {
+        let is_judged = |dependency: &&Dependency| {
+            let workload = dependency.workload(world).filter(|_| dependency.is_judged_by_policies());
             workload.is_some_and(|workload| changes.judges_otherwise(workload))
         };
         match changes.scopes() {
             Some(scopes) => {
-                let groups = scopes.into_iter().filter_map(|namespace| self.scopes.get(namespace));
-                groups.flatten().filter(is_judged).cloned().collect()
+                let dependencies = scopes.into_iter().filter_map(|namespace| self.scopes.get(namespace));
+                dependencies.flatten().filter(is_judged).cloned().collect()
             }
             None => self.scopes.values().flatten().filter(is_judged).cloned().collect(),
         }
     }
 
-    /// The group is found by the namespace that its workload has in this World.
-    fn file(&mut self, world: &World, group: &Group) {
-        let Some(members) = self.groups.get_mut(group) else { return };
-        let namespace = group.workload(world).map(|workload| workload.name.namespace());
+    /// Files a dependency under the namespace that its workload has in this World.
+    fn file(&mut self, world: &World, dependency: &Dependency) {
+        let Some(members) = self.dependencies.get_mut(dependency) else { return };
+        let namespace = dependency.workload(world).map(|workload| workload.name.namespace());
         if members.scope.as_deref() == namespace {
             return;
         }
         let scope = namespace.map(Arc::from);
         let before = std::mem::replace(&mut members.scope, scope.clone());
-        self.unfile(group, before.as_deref());
+        self.unfile(dependency, before.as_deref());
         if let Some(scope) = scope {
-            self.scopes.entry(scope).or_default().insert(group.clone());
+            self.scopes.entry(scope).or_default().insert(dependency.clone());
         }
     }
 
-    fn unfile(&mut self, group: &Group, scope: Option<&str>) {
+    fn unfile(&mut self, dependency: &Dependency, scope: Option<&str>) {
         let Some(scope) = scope else { return };
-        let Some(groups) = self.scopes.get_mut(scope) else { return };
-        groups.remove(group);
-        if groups.is_empty() {
+        let Some(dependencies) = self.scopes.get_mut(scope) else { return };
+        dependencies.remove(dependency);
+        if dependencies.is_empty() {
             self.scopes.remove(scope);
         }
     }
@@ -183,7 +183,7 @@ pub(super) mod testing {
 
     use super::*;
 
-    /// What this World lets happen: each pod is called by `from`, with and without an identity, and calls `to`.
+    /// The connections that this World allows: each pod is called by `from`, with and without an identity, and calls `to`.
     pub(in crate::judging) fn connections(world: &World, from: IpAddr, to: SocketAddr) -> Vec<Judged> {
         let judged_at = world.version();
         let mut open = Vec::new();
@@ -231,8 +231,8 @@ mod tests {
 
     use super::{testing::connections, *};
 
-    fn found(index: &Index, groups: &[Group]) -> BTreeSet<u64> {
-        groups.iter().flat_map(|group| index.members(group, 0)).collect()
+    fn found(index: &Index, dependencies: &[Dependency]) -> BTreeSet<u64> {
+        dependencies.iter().flat_map(|dependency| index.members(dependency, 0)).collect()
     }
 
     #[test]
@@ -249,8 +249,8 @@ mod tests {
             let mut batch = Batch::default();
             change(&mut batch);
             model.apply(&batch);
-            let groups = index.concerned(model.world(), &Changes::new(&before, model.world()));
-            found(&index, &groups).len()
+            let dependencies = index.concerned(model.world(), &Changes::new(&before, model.world()));
+            found(&index, &dependencies).len()
         };
         let deny = |name: &str| policy(name, Action::Deny, Vec::new());
         assert_eq!(changed(&|batch| batch.put(deny("out/p"))), 1);
@@ -267,7 +267,7 @@ mod tests {
     proptest! {
         /// Also where Worlds are skipped; connections come and go meanwhile.
         #[test]
-        fn the_index_finds_exactly_what_a_change_may_concern(
+        fn the_index_finds_exactly_the_connections_that_a_change_may_concern(
             steps in vec((some_step(), prop::bool::weighted(0.05), any::<bool>(), some_call()), 20..50),
         ) {
             let mut model = model([namespace("default").into()]);
@@ -285,12 +285,12 @@ mod tests {
                 }
                 let world = model.world().clone();
                 let changes = Changes::new(&followed, &world);
-                let groups = index.concerned(&world, &changes);
+                let dependencies = index.concerned(&world, &changes);
                 let may = |judged: &Judged| {
                     changes.may_concern(&Judged { judged_at: followed.version(), ..judged.clone() })
                 };
                 let expected: BTreeSet<u64> = open.iter().filter(|(_, judged)| may(judged)).map(|(id, _)| *id).collect();
-                prop_assert_eq!(found(&index, &groups), expected, "{:?} of {:?}", changes, open);
+                prop_assert_eq!(found(&index, &dependencies), expected, "{:?} of {:?}", changes, open);
                 // What is denied ends; and some others, for reasons of their own.
                 open.retain(|id, judged| {
                     let stays = check(&world, judged).is_allow() && id % 7 != 0;

@@ -1,11 +1,11 @@
-//! The World that a worker goes by, and its open connections, which are judged again when the World changes: those that the
-//! change may concern, a few in each turn; where the new World denies one, it is told to end.
+//! Judging of a worker's open connections again when its World changes: those that the change may concern, a few in each turn;
+//! one that the new World denies is cancelled.
 //!
 //! ```text
-//! exchange --> what differs --> Index: the groups that it concerns --> Pending --slices of a worker's turn--> judged
+//! exchange --> Changes --> Index: the dependencies that they concern --> Pending --slices of a worker's turn--> judged
 //! ```
-//! What must hold: once nothing is pending, every connection that is registered is one that the worker's World allows, or has
-//! been told to end; one that is registered later is checked then. A caller that waits for the worker to catch up is answered
+//! What must hold: once nothing is pending, every registered connection is one that the worker's World allows, or has been
+//! cancelled; one that is registered later is checked then. A caller that waits for the worker to catch up is answered
 //! only when all that was pending has been judged.
 
 mod index;
@@ -29,12 +29,12 @@ use underpass_core::{
 
 use self::{index::Index, pending::Pending};
 
-/// How long connections are judged again in one turn of a worker, before others have theirs.
+/// The longest time of one turn of a worker that is spent on judging again.
 const SLICE: Duration = Duration::from_millis(1);
-/// So many are judged between two looks at the clock.
+/// The number of connections that are judged between two looks at the clock.
 const AT_ONCE: usize = 64;
 
-/// The end of a connection that is decided elsewhere than by its two ends: by a change of policy, a pod that left, an operator.
+/// The cancellation of a connection, for an end that neither peer decides: a change of policy, a pod that left, an operator.
 #[derive(Debug, Default)]
 pub struct Cancel {
     why: RefCell<Option<(Reason, Option<ObjectName>)>>,
@@ -42,19 +42,19 @@ pub struct Cancel {
 }
 
 impl Cancel {
-    /// Tells it to end; the first reason stays.
+    /// Cancels it; the first reason stays.
     pub fn cancel(&self, reason: Reason, policy: Option<ObjectName>) {
         self.why.borrow_mut().get_or_insert((reason, policy));
         self.notify.notify_one();
     }
 
-    /// Why it is to end, and the policy that decided it, once it was told.
+    /// The reason, and the policy that decided it, once it was cancelled.
     #[must_use]
     pub fn told(&self) -> Option<(Reason, Option<ObjectName>)> {
         self.why.borrow().clone()
     }
 
-    /// Completes when it is to end.
+    /// Completes when it is cancelled.
     pub async fn cancelled(&self) -> (Reason, Option<ObjectName>) {
         loop {
             if let Some(why) = self.told() {
@@ -65,14 +65,14 @@ impl Cancel {
     }
 }
 
-/// An open connection, as far as it is judged.
+/// An open connection: its verdict's inputs and its cancellation.
 #[derive(Debug)]
 struct Open {
     judged: Judged,
     cancel: Rc<Cancel>,
 }
 
-/// The World of one worker, and the connections that are judged by it.
+/// The World of one worker, and the open connections that are judged by it.
 #[derive(Debug)]
 pub struct Judging {
     world: RefCell<Arc<World>>,
@@ -81,28 +81,28 @@ pub struct Judging {
     queue: RefCell<Queue>,
 }
 
-/// What is to be judged again, and for whom.
+/// The connections that are to be judged again, and the callers that wait for it.
 #[derive(Debug, Default)]
 struct Queue {
     index: Index,
     pending: Pending,
-    /// Each is told once everything up to its place in line is done.
+    /// Each is answered once everything up to its position in line is done.
     waiting: Vec<(u64, oneshot::Sender<Version>)>,
 }
 
 impl Queue {
-    /// What this change may concern is to be judged again.
+    /// Queues the connections that this change may concern.
     fn changed(&mut self, old: &World, new: &World) {
         if self.index.is_empty() {
             return;
         }
         let changes = Changes::new(old, new);
-        self.index.concerned(new, &changes).into_iter().for_each(|group| self.pending.add(group));
+        self.index.concerned(new, &changes).into_iter().for_each(|dependency| self.pending.add(dependency));
     }
 }
 
 impl Judging {
-    /// By this World, with nothing open.
+    /// Judging by this World, with nothing open.
     #[must_use]
     pub fn new(world: Arc<World>) -> Self {
         Self { world: RefCell::new(world), open: RefCell::default(), queue: RefCell::default() }
@@ -114,13 +114,13 @@ impl Judging {
         Ref::map(self.world.borrow(), |world| &**world)
     }
 
-    /// This is the World that it goes by.
+    /// True if this is its World.
     #[must_use]
     pub fn is_by(&self, world: &Arc<World>) -> bool {
         Arc::ptr_eq(&self.world.borrow(), world)
     }
 
-    /// Goes by `world` from here on. Answers the one before.
+    /// Replaces the World. Returns the one before.
     pub fn exchange(&self, world: Arc<World>) -> Arc<World> {
         let old = self.world.replace(Arc::clone(&world));
         self.queue.borrow_mut().changed(&old, &world);
@@ -128,8 +128,8 @@ impl Judging {
         old
     }
 
-    /// A connection is open, and judged again from now on until it is removed. Where the World has changed since it was judged,
-    /// it is judged at once: a change between its verdict and this has not seen it.
+    /// Registers an open connection, which is judged again from now on until it is removed. Where the World has changed since its
+    /// verdict it is judged at once: a change in between has not seen it.
     pub fn register(&self, id: u64, judged: Judged, cancel: Rc<Cancel>) {
         let world = self.world();
         self.queue.borrow_mut().index.add(&world, id, &judged);
@@ -140,31 +140,31 @@ impl Judging {
         self.open.borrow_mut().insert(id, open);
     }
 
-    /// It has ended.
+    /// Removes a connection that has ended.
     pub fn remove(&self, id: u64) {
         if let Some(open) = self.open.borrow_mut().remove(&id) {
             self.queue.borrow_mut().index.remove(id, &open.judged);
         }
     }
 
-    /// Tells an open connection to end. False: none has this number.
+    /// Cancels an open connection. False where none has this number.
     pub fn cancel(&self, id: u64, reason: Reason) -> bool {
         self.open.borrow().get(&id).inspect(|open| open.cancel.cancel(reason, None)).is_some()
     }
 
-    /// How many are open.
+    /// The number of open connections.
     #[must_use]
     pub fn len(&self) -> usize {
         self.open.borrow().len()
     }
 
-    /// None is open.
+    /// True without open connections.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Some connections are still to be judged: [`Self::slice`] is to be called again.
+    /// True while connections are still to be judged: [`Self::slice`] is to be called again.
     #[must_use]
     pub fn is_pending(&self) -> bool {
         !self.queue.borrow().pending.is_empty()
@@ -182,7 +182,7 @@ impl Judging {
         self.answer();
     }
 
-    /// Tells `done` the World that this worker goes by, once no open connection is left that it denies.
+    /// Sends the version of this worker's World to `done`, once no open connection is left that it denies.
     pub fn caught_up(&self, done: oneshot::Sender<Version>) {
         self.wait(done);
         self.slice();
@@ -206,13 +206,13 @@ impl Judging {
     fn answer(&self) {
         let version = self.world().version();
         let Queue { pending, waiting, .. } = &mut *self.queue.borrow_mut();
-        for (_, done) in waiting.extract_if(.., |(place, _)| pending.is_done(*place)) {
-            let _ = done.send(version); // whoever asked may have stopped waiting
+        for (_, done) in waiting.extract_if(.., |(position, _)| pending.is_done(*position)) {
+            let _ = done.send(version); // the caller may have stopped waiting
         }
     }
 }
 
-/// One that is denied ends.
+/// Judges a connection, and cancels it where it is denied.
 fn judge(world: &World, open: &mut Open) {
     match rejudge::check(world, &open.judged) {
         Verdict::Allow { .. } => open.judged.judged_at = world.version(),
@@ -255,7 +255,7 @@ mod tests {
         judging.exchange(Arc::new(model.world().clone()));
     }
 
-    /// Why a connection was told to end, in plain words.
+    /// The reason for which a connection was cancelled, and the policy.
     fn told(cancel: &Cancel) -> Option<(Reason, String)> {
         cancel.told().map(|(reason, policy)| (reason, policy.map_or_else(String::new, |p| p.to_string())))
     }

@@ -1,68 +1,69 @@
-//! Which open connections are still to be judged after a change. Its own file because it is pure: how many are judged in one
-//! turn of the worker is [`super`]'s.
+//! The queue of dependencies whose open connections are still to be judged after a change. Its own file because it is pure: how
+//! many are judged in one turn of the worker is [`super`]'s.
 //!
 //! ```text
-//! add --> waiting, in order, each group once --first--> begun: connections by number, a few at a time --last--> done
+//! add --> waiting, in order, each dependency once --first--> begun: connections by number, a few at a time --last--> done
 //! ```
-//! What must hold: every connection that a group had when it was added, and still has, is answered by [`Pending::next`] before
-//! the place in line that [`Pending::last`] named then is done; also where the same groups are added again and again.
+//! What must hold: every connection that a dependency had when it was added, and still has, is returned by [`Pending::next`]
+//! before the position in line that [`Pending::last`] named then is done; also where the same dependencies are added again and
+//! again.
 
 use std::collections::{HashSet, VecDeque};
 
-use super::index::{Group, Index};
+use super::index::{Dependency, Index};
 
 /// Groups that wait, and one that has been begun.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    waiting: VecDeque<Group>,
+    waiting: VecDeque<Dependency>,
     /// What waits, to find it there.
-    waits: HashSet<Group>,
+    waits: HashSet<Dependency>,
     /// With the number of the connection to go on from. One that is added again meanwhile waits again.
-    begun: Option<(Group, u64)>,
+    begun: Option<(Dependency, u64)>,
     done: u64,
 }
 
 impl Pending {
-    /// Nothing is to be judged.
+    /// True where no connection is to be judged.
     pub(super) fn is_empty(&self) -> bool {
         self.begun.is_none() && self.waiting.is_empty()
     }
 
-    /// All connections of this group are to be judged.
-    pub(super) fn add(&mut self, group: Group) {
-        if self.waits.insert(group.clone()) {
-            self.waiting.push_back(group);
+    /// Adds a dependency: all of its connections are to be judged.
+    pub(super) fn add(&mut self, dependency: Dependency) {
+        if self.waits.insert(dependency.clone()) {
+            self.waiting.push_back(dependency);
         }
     }
 
-    /// The last place in line now, for [`Self::is_done`].
+    /// The last position in line now, for [`Self::is_done`].
     pub(super) fn last(&self) -> u64 {
         self.done + self.waiting.len() as u64 + u64::from(self.begun.is_some())
     }
 
-    /// Everything up to this place has been judged.
-    pub(super) const fn is_done(&self, place: u64) -> bool {
-        self.done >= place
+    /// True if everything up to this position has been judged.
+    pub(super) const fn is_done(&self, position: u64) -> bool {
+        self.done >= position
     }
 
-    /// The connections to judge next, not more than `most`. One may be among them more than once.
+    /// The connections to judge next, at most `most`. One may be among them more than once.
     pub(super) fn next(&mut self, index: &Index, most: usize) -> Vec<u64> {
         let mut found = Vec::new();
         while found.len() < most {
-            let Some((group, from)) = self.begun.take().or_else(|| self.begin()) else { break };
-            found.extend(index.members(&group, from).take(most - found.len()));
+            let Some((dependency, from)) = self.begun.take().or_else(|| self.begin()) else { break };
+            found.extend(index.members(&dependency, from).take(most - found.len()));
             match found.last() {
-                Some(last) if found.len() == most => self.begun = Some((group, last + 1)),
+                Some(last) if found.len() == most => self.begun = Some((dependency, last + 1)),
                 _ => self.done += 1,
             }
         }
         found
     }
 
-    fn begin(&mut self) -> Option<(Group, u64)> {
-        let group = self.waiting.pop_front()?;
-        self.waits.remove(&group);
-        Some((group, 0))
+    fn begin(&mut self) -> Option<(Dependency, u64)> {
+        let dependency = self.waiting.pop_front()?;
+        self.waits.remove(&dependency);
+        Some((dependency, 0))
     }
 }
 
@@ -90,8 +91,8 @@ mod tests {
         Judged { pod: Uid::new(pod.to_string()), way, judged_at: Version(1) }
     }
 
-    fn group(pod: u8) -> Group {
-        Group::Outbound(of_pod(pod).pod)
+    fn dependency(pod: u8) -> Dependency {
+        Dependency::Outbound(of_pod(pod).pod)
     }
 
     #[derive(Clone, Debug)]
@@ -113,14 +114,14 @@ mod tests {
         ]
     }
 
-    /// What was asked for, at its place: the connections that are still owed to it.
+    /// True if no position is done before the connections that it has to wait for.
     fn is_kept(pending: &Pending, asked: &[(u64, BTreeSet<u64>)]) -> bool {
-        asked.iter().all(|(place, owed)| !pending.is_done(*place) || owed.is_empty())
+        asked.iter().all(|(position, owed)| !pending.is_done(*position) || owed.is_empty())
     }
 
     proptest! {
         #[test]
-        fn what_is_done_has_been_judged(steps in vec(some_step(), 0..80)) {
+        fn a_position_is_done_after_its_connections_were_judged(steps in vec(some_step(), 0..80)) {
             let world = World::empty(MeshSettings::default());
             let (mut index, mut pending) = (Index::default(), Pending::default());
             let (mut open, mut id) = (BTreeMap::<u64, u8>::new(), 0);
@@ -142,7 +143,7 @@ mod tests {
                     }
                     Step::Add(pod) => {
                         owed.extend(open.iter().filter(|(_, of)| **of == pod).map(|(id, _)| *id));
-                        pending.add(group(pod));
+                        pending.add(dependency(pod));
                     }
                     Step::Next(most) => {
                         let answered = pending.next(&index, most);
@@ -161,27 +162,27 @@ mod tests {
                 let next: BTreeSet<u64> = pending.next(&index, 3).into_iter().collect();
                 asked.iter_mut().for_each(|(_, owed)| owed.retain(|id| !next.contains(id)));
             }
-            prop_assert!(asked.iter().all(|(place, _)| pending.is_done(*place)) && is_kept(&pending, &asked));
+            prop_assert!(asked.iter().all(|(position, _)| pending.is_done(*position)) && is_kept(&pending, &asked));
         }
     }
 
     #[test]
-    fn what_is_added_again_and_again_starves_nobody() {
+    fn a_dependency_that_is_added_again_and_again_is_judged() {
         let world = World::empty(MeshSettings::default());
         let (mut index, mut pending) = (Index::default(), Pending::default());
         for id in 0..100 {
             index.add(&world, id, &of_pod(1));
         }
-        pending.add(group(1));
-        let place = pending.last();
+        pending.add(dependency(1));
+        let position = pending.last();
         let mut judged = BTreeSet::new();
         // More is added than is judged meanwhile.
         for _ in 0..20 {
             judged.extend(pending.next(&index, 10));
-            pending.add(group(1));
-            pending.add(group(2));
+            pending.add(dependency(1));
+            pending.add(dependency(2));
         }
         assert_eq!(judged.len(), 100);
-        assert!(pending.is_done(place) && !pending.is_empty());
+        assert!(pending.is_done(position) && !pending.is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! Tunnels that connections share: when another one is opened, and whom they may lead to, on loopback.
+//! The pool of tunnels, on loopback: sharing, and trust in the peer.
 
 mod share;
 mod support;

@@ -1,4 +1,4 @@
-//! Many connections to one peer: what has no room on one tunnel finds it on another.
+//! Sharing: many connections to one peer, on as few tunnels as have room.
 
 use std::rc::Rc;
 
@@ -66,7 +66,7 @@ fn the_next_tunnel_is_there_before_it_is_needed() {
             if begun_at <= cap {
                 let next = || server.tunnels.borrow().get(1).cloned();
                 until("the next one is ready", || next().is_some_and(|tunnel| tunnel.peer().is_some())).await;
-                assert_eq!(next().expect("there").open_streams(), 0, "and nobody needs it yet");
+                assert_eq!(next().expect("there").open_streams(), 0, "not needed yet");
             }
             let mut call = pooled(&mesh, &pool, server.address, target).await;
             assert_eq!(converse(&mut call.app, b"more").await.expect("answered"), b"more");

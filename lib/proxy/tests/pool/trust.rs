@@ -1,4 +1,4 @@
-//! Whom the tunnels of a pool lead to, and for how long.
+//! Trust: the peers of a pool's tunnels, expiry, and changed roots.
 
 use std::{rc::Rc, time::Duration};
 
@@ -69,13 +69,13 @@ fn a_stream_that_comes_just_at_the_expiry_is_carried_elsewhere() {
             talk(app).await;
         }
         assert_eq!(pool.len(), 2);
-        // It has expired where it ends; where it begins, nobody has looked at the clock again.
+        // It has expired where it ends; where it begins, the clock is not read again.
         mesh.clock.set(now() + Duration::from_secs(600));
         assert_eq!(pool.with_room(now()), 2);
         let first = again(None);
         let (_app, socket) = tcp_pair().await;
-        assert_eq!(carry(&first, socket).await, Ended::Unprocessed, "refused before anybody looked at it");
-        assert_eq!(pool.with_room(now()), 1, "one of them goes away, the other one has not heard yet");
+        assert_eq!(carry(&first, socket).await, Ended::Unprocessed, "refused unprocessed");
+        assert_eq!(pool.with_room(now()), 1, "one of them goes away, the other one has no GOAWAY yet");
         let second = again(Some(&first));
         assert_eq!(through(&second, b"hello").await, (Ended::Finished, b"hello".to_vec()));
         assert_eq!(pool.len(), 3, "a new one");
@@ -126,7 +126,7 @@ fn check(pool: &Pool, server: &Server, client: bool, roots: &Roots, at: std::tim
 }
 
 #[test]
-fn what_has_left_the_pool_is_still_checked() {
+fn a_draining_tunnel_is_still_verified() {
     run(async {
         let mesh = Rc::new(Mesh::new());
         let server = mesh.serve_applications().await;
