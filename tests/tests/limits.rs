@@ -196,7 +196,7 @@ fn out_of_descriptors(lab: &Lab) -> Result<()> {
     // Their connects succeed in the backlog, and wait.
     let waiting = Load { to, count: 5, at_once: 5, server_ends: true };
     let waiting = mesh.bed.app("mesh/a2")?.begin(load::in_sequence, waiting)?;
-    let pauses = || Ok::<_, anyhow::Error>(fs::read_to_string(&log)?.matches("accepting pauses").count());
+    let pauses = || Ok::<_, anyhow::Error>(fs::read_to_string(&log)?.matches("accepting paused").count());
     wait_until("accepting to pause", || Ok(pauses()? > 0))?;
     none_failed("meanwhile", &held.ask()?, 20)?;
     // Neither the thread that accepts, nor the one that looks after the pods, spins meanwhile.

@@ -1,4 +1,4 @@
-//! What a change costs a worker with 10,000 open connections, by kind of change: to compare Worlds, and to judge again the
+//! The cost of a change for a worker with 10,000 open connections, by kind of change: comparing Worlds, and judging again the
 //! connections that it concerns.
 //! `cargo run --release -p underpass-ztunnel --example judging`
 
@@ -19,8 +19,8 @@ const PODS: usize = 1_000;
 const LOCAL: usize = 50;
 const POLICIES: usize = 20;
 
-/// A policy that names somebody, but nobody who calls.
-fn of_somebody(full_name: &str, action: Action) -> Object {
+/// A policy whose principal is none of the callers.
+fn unrelated(full_name: &str, action: Action) -> Object {
     let principals = Match { values: vec![PrincipalMatch::parse("cluster.local/ns/x/sa/y")], not_values: Vec::new() };
     let rule = Rule { from: vec![Source { principals, ..Source::default() }], ..Rule::default() };
     policy(full_name, action, vec![rule]).into()
@@ -50,16 +50,16 @@ fn connection(world: &World, n: usize) -> Judged {
 
 fn main() {
     let pods = (0..PODS).map(|n| Object::from(ambient(&format!("default/p{n}"), &address(n), "")));
-    let policies = (0..POLICIES).map(|n| of_somebody(&format!("default/d{n}"), Action::Deny));
+    let policies = (0..POLICIES).map(|n| unrelated(&format!("default/d{n}"), Action::Deny));
     let model = model(pods.chain(policies).chain([service("default/s app=s 10.96.0.1 80").into()]));
     let before = model.world();
     let open: Vec<Judged> = (0..CONNECTIONS).map(|n| connection(before, n)).collect();
     for (what, object) in [
         ("a pod elsewhere", Object::from(ambient("other/new", "10.9.0.1", ""))),
         ("one of this node's pods", ambient("default/p1", &address(1), "changed=yes").into()),
-        ("a policy of another namespace", of_somebody("other/p", Action::Deny)),
-        ("a policy of their namespace", of_somebody("default/p", Action::Deny)),
-        ("a policy of the mesh", of_somebody("istio-system/p", Action::Deny)),
+        ("a policy of another namespace", unrelated("other/p", Action::Deny)),
+        ("a policy of their namespace", unrelated("default/p", Action::Deny)),
+        ("a policy of the mesh", unrelated("istio-system/p", Action::Deny)),
     ] {
         let mut batch = Batch::default();
         batch.put(object);

@@ -1,6 +1,6 @@
-//! Accepting for one pod: only while the pod has room for one more connection and the process for one more descriptor,
-//! and a few at a time, so that a storm at one pod is one turn among those of the others. Connections that are not
-//! accepted wait in the kernel's backlog, where their connect() has succeeded; where that is full, SYNs are sent again.
+//! The accept loop of one pod: only while the pod has permits for one more connection and the process a descriptor, and a few
+//! at a time, so that a storm at one pod is one turn among those of the others. Connections that are not accepted wait in the
+//! kernel's backlog, where their connect() has succeeded; where that is full, SYNs are sent again.
 
 use std::{
     io,
@@ -11,31 +11,32 @@ use std::{
 use tokio::net::{TcpListener, TcpStream};
 use underpass_net::{budget::Permit, system::errno};
 
-use crate::{SOCKETS_PER_CONNECTION, served::Served, worker::Worker};
+use crate::{SOCKETS_PER_CONNECTION, worker::Worker, worker_pod::WorkerPod};
 
-/// Connections of one pod and direction that are accepted before others have their turn.
+/// Connections of one pod and direction that are accepted in one turn.
 const MOST_PER_TURN: usize = 16;
-/// How long accepting pauses at most where the process or the machine is out of something: others may give it back.
+/// Longest pause where the process or the machine is out of descriptors or memory: other processes may free some.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// Every so many pauses of a pod one is logged.
+/// One of so many pauses of a pod is logged.
 const LOGGED_PAUSES: u64 = 1_000;
 
-/// An accepted socket, and what it counts for.
+/// An accepted socket with its permits.
 #[derive(Debug)]
 pub(crate) struct Accepted {
     pub(crate) socket: TcpStream,
     pub(crate) permit: Permit,
-    /// For where it leads, unless that has its permit already: whoever was accepted is not refused for want of it.
+    /// The permit of the socket that it leads on to, unless a tunnel has one already: an accepted connection is never refused
+    /// for want of it.
     pub(crate) next: Permit,
 }
 
-/// Accepts until aborted, and lets `serve` run by itself. Non-blocking listeners: another process may accept from the
-/// same one.
+/// Accepts until aborted, and spawns `serve` for each connection. The listener is non-blocking: another process may accept
+/// from the same one.
 pub(crate) async fn accept<F: Future<Output = ()> + 'static>(
     worker: Rc<Worker>,
-    pod: Rc<Served>,
+    pod: Rc<WorkerPod>,
     listener: Rc<TcpListener>,
-    serve: impl Fn(Rc<Worker>, Rc<Served>, Accepted) -> F,
+    serve: impl Fn(Rc<Worker>, Rc<WorkerPod>, Accepted) -> F,
 ) {
     let mut in_turn = 0;
     loop {
@@ -52,7 +53,7 @@ pub(crate) async fn accept<F: Future<Output = ()> + 'static>(
         match listener.accept().await {
             Ok((socket, _)) => {
                 let [permit, next] = [pod.budget.sockets.permit(), pod.budget.sockets.permit()];
-                let begins = worker.begins(&pod);
+                let begins = worker.begin_serving(&pod);
                 let serving = serve(Rc::clone(&worker), Rc::clone(&pod), Accepted { socket, permit, next });
                 tokio::task::spawn_local(async move {
                     serving.await;
@@ -64,14 +65,14 @@ pub(crate) async fn accept<F: Future<Output = ()> + 'static>(
                 pod.budget.pauses();
                 worker.pool.drain_idle(|_| true);
                 if let Some(times) = worker.exhausted.due(Instant::now()) {
-                    tracing::warn!(pod = %pod.name, %error, times, "accepting pauses");
+                    tracing::warn!(pod = %pod.name, %error, times, "accepting paused: descriptors or memory exhausted");
                 }
-                // Ours is the first to be free, as a rule; then nothing is waited for.
+                // One of our own sockets is the first to be free, as a rule; then the pause is short.
                 let _ = tokio::time::timeout(LONGEST_PAUSE, pod.budget.sockets.freed()).await;
             }
-            // The connection is gone already, or the network said something about it (accept(2)).
+            // The connection is gone already, or has a pending network error (accept(2)).
             Err(error) => {
-                tracing::debug!(pod = %pod.name, %error, "accept");
+                tracing::debug!(pod = %pod.name, %error, "accept failed");
                 in_turn += 1;
             }
         }
@@ -82,15 +83,15 @@ pub(crate) async fn accept<F: Future<Output = ()> + 'static>(
     }
 }
 
-fn paused(pod: &Served) {
+fn paused(pod: &WorkerPod) {
     let sockets = &pod.budget.sockets;
     if pod.budget.pauses() % LOGGED_PAUSES == 1 {
         let (used, allowed) = (sockets.used(), sockets.allowed());
-        tracing::warn!(pod = %pod.name, used, allowed, "accepting pauses: the pod has all the sockets that it may have");
+        tracing::warn!(pod = %pod.name, used, allowed, "accepting paused: the pod's sockets are used up");
     }
 }
 
-/// The process or the machine is out of descriptors or memory: it is nothing about this connection.
+/// True where the process or the machine is out of descriptors or memory: the error is not of this connection.
 pub(crate) fn is_exhausted(error: &io::Error) -> bool {
     // Those of accept(2) and socket(2) that say so; the numbers are Linux's.
     const ENOMEM: i32 = 12;

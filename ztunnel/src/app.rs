@@ -1,4 +1,4 @@
-//! Connections made inside a pod: to its application, with the client's address as source, and to others as the pod.
+//! Connections made inside a pod: to its application, with the client's address as source, and to the outside as the pod.
 
 use std::{
     io,
@@ -17,23 +17,23 @@ use underpass_net::{
     },
 };
 
-use crate::{accept::is_exhausted, served::Served, worker::Worker};
+use crate::{accept::is_exhausted, worker::Worker, worker_pod::WorkerPod};
 
-/// A connection that is reset when it is closed, by its socket's options, unless it has come to its end in order: whatever
-/// closes it, the end of the process among them, the other end must not take it for an orderly end of stream.
+/// A socket that is reset when it is closed, by its options, unless the connection has ended in order: also where the process
+/// dies, the other end must not take that for an orderly end of stream.
 #[derive(Debug)]
-pub(crate) struct Carried {
+pub(crate) struct ResettingSocket {
     socket: Rc<TcpStream>,
-    /// What it counts for.
+    /// Its own.
     _permit: Permit,
 }
 
-impl Carried {
+impl ResettingSocket {
     pub(crate) fn new(socket: TcpStream, permit: Permit) -> Self {
         Self { socket: Rc::new(socket), _permit: permit }
     }
 
-    /// It ended for this reason.
+    /// Closes it in order where the connection finished.
     pub(crate) fn ended(&self, reason: &Reason) {
         if *reason == Reason::Finished {
             socket::reset_on_close(&*self.socket, false);
@@ -41,7 +41,7 @@ impl Carried {
     }
 }
 
-impl Deref for Carried {
+impl Deref for ResettingSocket {
     type Target = Rc<TcpStream>;
     fn deref(&self) -> &Rc<TcpStream> {
         &self.socket
@@ -51,46 +51,47 @@ impl Deref for Carried {
 /// Connects to the application of `pod` at `target` as `client`.
 pub(crate) async fn connect(
     worker: &Worker,
-    pod: &Served,
+    pod: &WorkerPod,
     permit: Permit,
     client: IpAddr,
     target: SocketAddr,
-) -> Result<Carried, Reason> {
+) -> Result<ResettingSocket, Reason> {
     let open_with = |options: &Options| worker.settings.sockets.to_application(&pod.netns, client, target, options);
-    open(worker, permit, Role::ToApplication, open_with).await
+    open(worker, pod, permit, Role::ToApplication, open_with).await
 }
 
-/// A plain connection from inside the pod, and its address `from`, to somebody outside the mesh.
+/// Opens a plain connection from inside the pod, and its address `from`, to a peer outside the mesh.
 pub(crate) async fn connect_plain(
     worker: &Worker,
-    pod: &Served,
+    pod: &WorkerPod,
     permit: Permit,
     from: IpAddr,
     target: SocketAddr,
-) -> Result<Carried, Reason> {
+) -> Result<ResettingSocket, Reason> {
     let open_with = |options: &Options| worker.settings.sockets.to_outside(&pod.netns, from, target, options);
-    open(worker, permit, Role::ToOutside, open_with).await
+    open(worker, pod, permit, Role::ToOutside, open_with).await
 }
 
 async fn open(
     worker: &Worker,
+    pod: &WorkerPod,
     permit: Permit,
     role: Role,
     begin: impl FnOnce(&Options) -> io::Result<Opening>,
-) -> Result<Carried, Reason> {
+) -> Result<ResettingSocket, Reason> {
     let failed = |error: &io::Error| {
-        tracing::debug!(%error, "connect");
+        tracing::debug!(pod = %pod.name, ?role, %error, "connect failed");
         failure(error, Reason::ConnectFailed)
     };
     let opening = begin(&worker.settings.options(role)).map_err(|error| failed(&error))?;
     match tokio::time::timeout(worker.settings.tunnel.handshake, established(opening)).await {
         Err(_) => Err(Reason::Timeout),
         Ok(Err(error)) => Err(failed(&error)),
-        Ok(Ok(socket)) => Ok(Carried::new(socket, permit)),
+        Ok(Ok(socket)) => Ok(ResettingSocket::new(socket, permit)),
     }
 }
 
-/// Why a socket did not come about: for want of descriptors, or for the `other` reason.
+/// The reason of a socket that was not opened: the limit where descriptors are used up, else `other`.
 pub(crate) fn failure(error: &io::Error, other: Reason) -> Reason {
     if is_exhausted(error) { Reason::Limit } else { other }
 }

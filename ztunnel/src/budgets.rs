@@ -1,5 +1,5 @@
-//! What the pods of a node may hold, and what became of those that wanted more. Shared by the workers and by whoever asks:
-//! numbers alone, each written by the worker whose pod it is about.
+//! Per-pod limits on sockets and queued bytes, their use, and their metrics. Shared by the workers and the admin API: numbers
+//! alone, each written by the worker of its pod.
 
 use std::{
     collections::BTreeMap,
@@ -13,39 +13,39 @@ use underpass_core::{ObjectName, Reason};
 use underpass_net::budget::{Budget, Share};
 use underpass_telemetry::metrics::{Family, Registry};
 
-static USED: Family = Family::gauge(
-    "underpass_budget_used",
-    "What of a budget of the node is held: sockets, or bytes that wait.",
-    &["budget"],
-);
+static USED: Family =
+    Family::gauge("underpass_budget_used", "Used part of a budget of the node: sockets, or queued bytes.", &["budget"]);
 static LIMIT: Family =
-    Family::gauge("underpass_budget_limit", "How much there is of a budget of the node.", &["budget"]);
-static POD_USED: Family =
-    Family::gauge("underpass_pod_budget_used", "What a pod holds of a budget.", &["budget", "namespace", "pod"]);
+    Family::gauge("underpass_budget_limit", "Size of a budget of the node: sockets, or queued bytes.", &["budget"]);
+static POD_USED: Family = Family::gauge(
+    "underpass_pod_budget_used",
+    "Part of a budget that a pod uses: sockets, or queued bytes.",
+    &["budget", "namespace", "pod"],
+);
 static PAUSES: Family = Family::counter(
     "underpass_pod_accept_pauses_total",
-    "How often accepting paused for a pod.",
+    "Pauses of accepting for a pod: its sockets, or the descriptors of the process, were used up.",
     &["namespace", "pod"],
 );
 static GIVEN_UP: Family = Family::counter(
     "underpass_pod_given_up_total",
-    "Connections of a pod that ended because a budget was used up: limit, or memory.",
+    "Connections of a pod that were refused or ended because a budget was used up, by reason: limit, or memory.",
     &["namespace", "pod", "reason"],
 );
 
-/// The families of this room.
+/// The metric families of this module.
 pub const FAMILIES: &[&Family] = &[&USED, &LIMIT, &POD_USED, &PAUSES, &GIVEN_UP];
 
-/// What a node has, and what one of its pods may have of it at most.
+/// The limits of a node, and of one of its pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Sockets of connections and tunnels.
     pub sockets: usize,
-    /// Of these for one pod; it never gets more than two thirds.
+    /// Sockets of one pod; it never gets more than two thirds of the node's.
     pub pod_sockets: usize,
-    /// Bytes that wait for applications and peers.
+    /// Queued bytes: they wait for applications and peers.
     pub memory: usize,
-    /// Of these for one pod.
+    /// Queued bytes of one pod.
     pub pod_memory: usize,
 }
 
@@ -55,13 +55,13 @@ impl Default for Limits {
     }
 }
 
-/// Sockets that a pod in the mesh costs before it has a connection: its listeners, its namespace, what steers for it.
+/// Descriptors of an enrolled pod without connections: its listeners, its namespace, its steering.
 pub const SOCKETS_PER_POD: usize = 8;
 
-/// What an accepted connection may come to: itself, and a socket of its own that it leads on to.
+/// Sockets of an accepted connection: itself, and one that it leads on to.
 pub const SOCKETS_PER_CONNECTION: usize = 2;
 
-/// Bytes that may wait for a pod whatever others hold: what one connection sends before it is answered.
+/// Queued bytes that every pod may have, even where others have used up the budget: the early data of one connection.
 const QUIET_BYTES: usize = 64 << 10;
 
 /// The budgets of a node's pods.
@@ -73,7 +73,7 @@ pub struct Budgets {
     pods: Mutex<BTreeMap<u64, Arc<PodBudget>>>,
 }
 
-/// One pod's.
+/// The budgets of one pod.
 #[derive(Debug)]
 pub struct PodBudget {
     /// namespace/name.
@@ -87,16 +87,16 @@ pub struct PodBudget {
     given_up: AtomicU64,
 }
 
-/// How a pod stands.
+/// The use of a pod's budgets.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PodUse {
+pub struct PodUsage {
     /// namespace/name.
     pub name: ObjectName,
-    /// Sockets that it holds, and how many it may hold now.
+    /// Sockets, used and allowed now.
     pub sockets: (usize, usize),
-    /// Bytes that wait for it, and how many may.
+    /// Queued bytes, used and allowed now.
     pub memory: (usize, usize),
-    /// How often accepting was paused.
+    /// Pauses of accepting.
     pub pauses: u64,
     /// Connections that ended for [`Reason::Limit`].
     pub refused: u64,
@@ -110,7 +110,7 @@ impl Budgets {
         Arc::new(Self { limits, sockets, memory, pods: Mutex::default() })
     }
 
-    /// Measures them.
+    /// Shows their metrics in `registry`.
     pub(crate) fn measure(self: &Arc<Self>, registry: &Registry) {
         let budgets = Arc::clone(self);
         registry.collect(FAMILIES, move |samples| {
@@ -129,7 +129,7 @@ impl Budgets {
         });
     }
 
-    /// For a pod that is served from now on.
+    /// Adds the budgets of a pod that is served from now on.
     pub(crate) fn add(&self, cookie: u64, name: &ObjectName) -> Arc<PodBudget> {
         let budget = Arc::new(PodBudget {
             name: name.clone(),
@@ -143,38 +143,38 @@ impl Budgets {
         budget
     }
 
-    /// The pod is not served any more.
+    /// Removes the budgets of a pod that is no longer served.
     pub(crate) fn remove(&self, cookie: u64) {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner).remove(&cookie);
     }
 
-    /// Sockets of the node that are held, and how many there are for connections.
+    /// Sockets of the node, used and in total.
     #[must_use]
     pub fn sockets(&self) -> (usize, usize) {
         (self.sockets.used(), self.sockets.total())
     }
 
-    /// Bytes of the node that wait, and how many may.
+    /// Queued bytes of the node, used and in total.
     #[must_use]
     pub fn memory(&self) -> (usize, usize) {
         (self.memory.used(), self.memory.total())
     }
 
-    /// Every pod that is served.
+    /// The use of every pod that is served.
     #[must_use]
-    pub fn pods(&self) -> Vec<PodUse> {
+    pub fn pods(&self) -> Vec<PodUsage> {
         let pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
-        pods.values().map(|pod| pod.look()).collect()
+        pods.values().map(|pod| pod.usage()).collect()
     }
 }
 
 impl PodBudget {
-    /// Accepting pauses. How often it has.
+    /// Counts a pause of accepting. Their number.
     pub(crate) fn pauses(&self) -> u64 {
         self.pauses.fetch_add(1, Relaxed) + 1
     }
 
-    /// A connection of the pod ended.
+    /// Counts a connection that ended.
     pub(crate) fn ended(&self, reason: &Reason) {
         match reason {
             Reason::Limit => self.refused.fetch_add(1, Relaxed),
@@ -183,8 +183,8 @@ impl PodBudget {
         };
     }
 
-    fn look(&self) -> PodUse {
-        PodUse {
+    fn usage(&self) -> PodUsage {
+        PodUsage {
             name: self.name.clone(),
             sockets: (self.sockets.used(), self.sockets.allowed()),
             memory: (self.memory.used(), self.memory.allowed()),

@@ -1,5 +1,5 @@
-//! The open connections of a node, for an operator who lists or closes them. Each worker keeps its own, which no other thread
-//! touches: it is asked by message, and answers a few at a time, so that no turn is longer for it, however many are open.
+//! Listing and closing of a node's open connections, for an operator. Each worker keeps its own, which no other thread touches:
+//! it is asked by message, and answers a page at a time, so that no turn is longer for it, however many are open.
 
 use std::sync::{
     Arc,
@@ -11,19 +11,19 @@ use underpass_core::Connection;
 
 use crate::{
     message::Message,
-    metrics::{Folded, Open},
-    open::giver,
+    metrics::{Folded, OpenCount},
+    open_connections::worker_of,
     refusals::Refusals,
 };
 
-/// A worker, as it is asked about its connections.
+/// A handle of a worker, to ask for its connections.
 #[derive(Clone, Debug)]
-pub(crate) struct OfWorker {
+pub(crate) struct WorkerHandle {
     pub(crate) messages: mpsc::WeakUnboundedSender<Message>,
     pub(crate) open: Arc<AtomicUsize>,
 }
 
-impl OfWorker {
+impl WorkerHandle {
     /// Nothing where the worker has ended, and its connections with it.
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Message) -> Option<T> {
         let (answer, answered) = oneshot::channel();
@@ -39,23 +39,23 @@ impl OfWorker {
     }
 }
 
-/// Where a reader of one worker's connections is. It is done with those that were open when it began, however many begin
+/// The cursor of a reader of one worker's connections. It ends with those that were open at its start, however many begin
 /// meanwhile.
 #[derive(Debug, Default)]
-struct Pages {
+struct PageCursor {
     after: u64,
     /// The highest number when it began.
     until: Option<u64>,
     is_done: bool,
 }
 
-impl Pages {
-    /// The number after which it goes on; none: it is done.
+impl PageCursor {
+    /// The number after which the next page begins; none at the end.
     fn next(&self) -> Option<u64> {
         (!self.is_done).then_some(self.after)
     }
 
-    /// It has read up to `last`; none: there was nothing. `newest`: the highest number then.
+    /// Advances to `last`; none: the page was empty. `newest`: the highest number then.
     fn read(&mut self, last: Option<u64>, newest: u64) {
         let until = *self.until.get_or_insert(newest);
         self.is_done = last.is_none_or(|last| last >= until);
@@ -66,24 +66,24 @@ impl Pages {
 /// All open connections. Does not keep the tunnel alive. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Connections {
-    pub(crate) workers: Arc<[OfWorker]>,
+    pub(crate) workers: Arc<[WorkerHandle]>,
     pub(crate) refusals: Arc<Refusals>,
 }
 
 impl Connections {
-    /// The handshakes that came to nothing.
+    /// The refused handshakes.
     #[must_use]
     pub fn refusals(&self) -> &Refusals {
         &self.refusals
     }
 
-    /// How many are open.
+    /// The number of open connections.
     #[must_use]
     pub fn len(&self) -> usize {
         self.workers.iter().map(|worker| worker.open.load(Relaxed)).sum()
     }
 
-    /// None is open.
+    /// True without open connections.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -94,7 +94,7 @@ impl Connections {
     pub async fn list(&self) -> Vec<Connection> {
         let mut all = Vec::with_capacity(self.len());
         for worker in &*self.workers {
-            let mut pages = Pages::default();
+            let mut pages = PageCursor::default();
             while let Some(after) = pages.next() {
                 let Some(page) = worker.ask(|answer| Message::Page { after, answer }).await else { break };
                 pages.read(page.connections.last().map(|last| last.id), page.newest);
@@ -105,12 +105,12 @@ impl Connections {
         all
     }
 
-    /// Has the workers fold what open connections have carried into their series, and answers how many are open. Waits for the
-    /// workers: not to be asked by one of them.
-    pub(crate) fn fold(&self) -> Open {
-        let mut open = Open::default();
+    /// Has the workers fold the bytes of open connections into their series. The number of open connections. Waits for the
+    /// workers: not to be called by one of them.
+    pub(crate) fn fold(&self) -> OpenCount {
+        let mut open = OpenCount::default();
         for worker in &*self.workers {
-            let mut pages = Pages::default();
+            let mut pages = PageCursor::default();
             while let Some(after) = pages.next() {
                 let Some(folded) = worker.fold(after) else { break };
                 pages.read(folded.last, folded.newest);
@@ -123,8 +123,8 @@ impl Connections {
     /// Ends the open connection of this number, with the reason `operator`: both of its ends are reset. False where
     /// there is none.
     pub async fn close(&self, id: u64) -> bool {
-        let giver = giver(id, self.workers.len()).and_then(|giver| self.workers.get(giver));
-        match giver {
+        let worker_of = worker_of(id, self.workers.len()).and_then(|worker_of| self.workers.get(worker_of));
+        match worker_of {
             Some(worker) => worker.ask(|closed| Message::Close { id, closed }).await.unwrap_or(false),
             None => false,
         }
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn a_reader_is_done_however_many_connections_begin_meanwhile() {
         let read = |steps: &[(Option<u64>, u64)]| {
-            let (mut pages, mut after) = (Pages::default(), Vec::new());
+            let (mut pages, mut after) = (PageCursor::default(), Vec::new());
             for (last, newest) in steps {
                 after.push(pages.next().expect("not done yet"));
                 pages.read(*last, *newest);

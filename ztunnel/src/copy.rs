@@ -1,5 +1,5 @@
-//! Bytes between two TCP connections, both ways: half-close and reset travel, an idle direction holds no buffer. Where the
-//! pod's memory is short nothing is taken from a sender that the receiver does not take at once.
+//! Copying between two TCP connections, both ways: half-close and reset are passed on, an idle direction has no buffer. Where the
+//! pod's memory is short nothing is read from a sender that the receiver does not take at once.
 
 use std::io;
 
@@ -12,16 +12,16 @@ use underpass_net::{
     tunnel::Memory,
 };
 
-/// What is looked at at once where the pod's memory is short: the other end may not take it.
+/// The bytes that are peeked at once where the pod's memory is short: the receiver may not take them.
 const SHORT_BYTES: usize = 16 << 10;
 
-/// How one direction ended.
+/// The end of one direction.
 enum Half {
     /// The sender ended it, and the receiver knows.
     Ended,
     /// The sender's connection broke.
     Broken,
-    /// The receiver takes no more. What it has said before is still to be read: that direction tells its reset.
+    /// The receiver takes no more. What it has sent before is still to be read: that direction tells its reset.
     Untaken,
 }
 
@@ -101,7 +101,7 @@ async fn one_way(
     }
 }
 
-/// What became of what there was to read.
+/// The result of one read and write.
 enum Moved {
     /// The receiver has it, or there was nothing.
     All,
@@ -109,7 +109,7 @@ enum Moved {
     Left(Vec<u8>),
 }
 
-/// Takes what there is, and writes what the receiver takes now.
+/// Reads what there is, and writes what the receiver takes now.
 fn take(from: &TcpStream, to: &TcpStream, buffers: &Buffers, count: &impl Fn(usize)) -> Result<Moved, Half> {
     let mut buffer = buffers.lend();
     let Some(n) = read(to, from.try_read(&mut buffer))? else { return Ok(Moved::All) };
@@ -120,8 +120,7 @@ fn take(from: &TcpStream, to: &TcpStream, buffers: &Buffers, count: &impl Fn(usi
     }
 }
 
-/// Takes no more than the receiver takes now: where memory is short, what waits does so in the kernel, where its sender
-/// waits with it.
+/// Reads no more than the receiver takes now: where memory is short, bytes wait in the kernel, and the sender with them.
 fn hand_on(from: &TcpStream, to: &TcpStream, buffers: &Buffers, count: &impl Fn(usize)) -> Result<Moved, Half> {
     let mut buffer = buffers.lend();
     let shown = buffer.get_mut(..SHORT_BYTES).unwrap_or_default();
@@ -137,7 +136,7 @@ fn hand_on(from: &TcpStream, to: &TcpStream, buffers: &Buffers, count: &impl Fn(
     Ok(if taken == n { Moved::All } else { Moved::Left(Vec::new()) })
 }
 
-/// How much was read; nothing where there was nothing. The sender's end is passed on.
+/// The number of bytes that were read; none where there was nothing. The sender's end is passed on.
 fn read(to: &TcpStream, read: io::Result<usize>) -> Result<Option<usize>, Half> {
     match read {
         Ok(0) => {
@@ -167,8 +166,8 @@ fn write(to: &TcpStream, data: &[u8], count: &impl Fn(usize)) -> Result<usize, H
     Ok(taken)
 }
 
-/// Writes all of it, and waits until the receiver takes more, unless the connection that it came from is reset meanwhile,
-/// which nobody reads.
+/// Writes all of it, and waits until the receiver takes more, unless the connection that it came from, which is not read
+/// meanwhile, is reset.
 async fn write_all(from: &TcpStream, to: &TcpStream, mut data: &[u8], count: &impl Fn(usize)) -> Result<(), Half> {
     loop {
         tokio::select! {
@@ -198,7 +197,7 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_secs(30);
 
-    /// A connection of somebody else, and our end of it.
+    /// A connection: the peer's end, and ours.
     async fn pair(address: &str) -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind(address).await.expect("bound");
         let far = TcpStream::connect(listener.local_addr().expect("name")).await.expect("connected");
@@ -248,7 +247,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_memory_is_short_a_sender_waits_with_its_receiver() {
+    async fn a_sender_waits_with_its_receiver_where_memory_is_short() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             for (others, waits) in [(0, true), (513 << 10, false), (2 << 20, false)] {
                 check(address, others, waits).await;

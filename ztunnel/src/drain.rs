@@ -1,6 +1,5 @@
-//! The end of a tunnel that has time: open connections go on until they end by themselves, and nothing new is asked for.
-//! Also how another process comes to accept from the same listeners. Its own file because [`crate::worker`] reads
-//! without it.
+//! Draining of a worker: open connections go on until they end by themselves, and peers are asked for no new ones. Also the
+//! hand-over of its listeners to another process. Its own file because [`crate::worker`] reads without it.
 //!
 //! ```text
 //! serving --drain--> GOAWAY on every tunnel; judged, renewed and logged as before --nothing open--> drained
@@ -14,23 +13,23 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use underpass_net::tunnel::Tunnel;
 
 use crate::{
-    message::{Accepting, Lent},
+    message::{Accepting, PodListeners},
     worker::Worker,
 };
 
 impl Worker {
-    /// Says goodbye everywhere; `done` is told when nothing is open any more.
+    /// Sends GOAWAY on every tunnel; `done` is answered when nothing is open any more.
     pub(crate) fn drain(self: &Rc<Self>, accepting: Accepting, done: oneshot::Sender<()>) {
         self.draining.set(true);
         if accepting == Accepting::Elsewhere {
             self.stop_accepting();
         }
         self.pool.drain();
-        self.homes.borrow().values().for_each(|home| home.served.tunnels.each(Tunnel::drain));
+        self.homes.borrow().values().for_each(|home| home.pod.tunnels.each(Tunnel::drain));
         let worker = Rc::clone(self);
         tokio::task::spawn_local(async move {
             worker.all_closed().await;
-            let _ = done.send(()); // whoever asked may have stopped waiting
+            let _ = done.send(()); // the caller may have stopped waiting
         });
     }
 
@@ -43,13 +42,13 @@ impl Worker {
         }
     }
 
-    /// Every listener, again.
-    pub(crate) fn lend(&self) -> Vec<io::Result<Lent>> {
+    /// Duplicates of every pod's listeners.
+    pub(crate) fn lend_listeners(&self) -> Vec<io::Result<PodListeners>> {
         let copy = |listener: &tokio::net::TcpListener| listener.as_fd().try_clone_to_owned().map(TcpListener::from);
         let homes = self.homes.borrow();
         let lent = homes.iter().filter_map(|(cookie, home)| {
             let [outbound, inbound] = home.listeners.as_ref()?;
-            let lend = || Ok(Lent { cookie: *cookie, outbound: copy(outbound)?, inbound: copy(inbound)? });
+            let lend = || Ok(PodListeners { cookie: *cookie, outbound: copy(outbound)?, inbound: copy(inbound)? });
             Some(lend())
         });
         lent.collect()

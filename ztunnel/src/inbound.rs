@@ -1,5 +1,5 @@
-//! From another node's tunnel to the application: mutual TLS, CONNECT, core's verdict, the application's connection.
-//! What arrives at any other port than 15008 is [`crate::plaintext`]'s.
+//! Inbound connections from another node's tunnel to the application: mutual TLS, CONNECT, core's verdict, the application's
+//! connection. Other ports than 15008 are [`crate::plaintext`]'s.
 
 use std::{cell::Cell, net::SocketAddr, pin::Pin, rc::Rc, sync::Arc, time::SystemTime};
 
@@ -18,21 +18,21 @@ use underpass_net::{
 
 use crate::{
     accept,
-    app::{self, Carried},
+    app::{self, ResettingSocket},
+    open_connection::OpenConnection,
     outbound, plaintext,
-    served::Served,
     sockets::Ends,
-    track::Track,
     worker::Worker,
+    worker_pod::WorkerPod,
 };
 
 /// Serves one accepted socket.
-pub(crate) async fn serve(worker: Rc<Worker>, pod: Rc<Served>, accepted: accept::Accepted) {
+pub(crate) async fn serve(worker: Rc<Worker>, pod: Rc<WorkerPod>, accepted: accept::Accepted) {
     let Ok(Ends { from, to }) = worker.settings.sockets.ends(&accepted.socket) else { return };
     if let Err(reason) = is_served(&worker, &pod, to) {
         worker.settings.accepted(Role::FromPeer, &accepted.socket);
-        drop(Carried::new(accepted.socket, accepted.permit)); // resets it
-        Track::begin(&worker, &pod, Direction::Inbound, from, to).finish(reason);
+        drop(ResettingSocket::new(accepted.socket, accepted.permit)); // resets it
+        OpenConnection::begin(&worker, &pod, Direction::Inbound, from, to).finish(reason);
     } else if to.port() == HBONE_PORT {
         tunnel(&worker, &pod, accepted, from, to).await;
     } else {
@@ -40,48 +40,54 @@ pub(crate) async fn serve(worker: Rc<Worker>, pod: Rc<Served>, accepted: accept:
     }
 }
 
-/// The address is the pod's, and the pod the one that the World knows.
-fn is_served(worker: &Worker, pod: &Served, to: SocketAddr) -> Result<(), Reason> {
+/// Checks that the address is the pod's, and the pod the one that the World knows.
+fn is_served(worker: &Worker, pod: &WorkerPod, to: SocketAddr) -> Result<(), Reason> {
     let world = worker.world();
     pod.workload(&world)?.addresses.contains(&to.ip()).then_some(()).ok_or(Reason::NotServedHere)
 }
 
-/// Serves the tunnel of another node until it ends. One that ended before it carried anything is written down.
-async fn tunnel(worker: &Rc<Worker>, pod: &Rc<Served>, accepted: accept::Accepted, from: SocketAddr, to: SocketAddr) {
-    let mut track = Track::begin(worker, pod, Direction::Inbound, from, to);
+/// Serves the tunnel of another node until it ends. One that ended before its first connection is recorded.
+async fn tunnel(
+    worker: &Rc<Worker>,
+    pod: &Rc<WorkerPod>,
+    accepted: accept::Accepted,
+    from: SocketAddr,
+    to: SocketAddr,
+) {
+    let mut connection = OpenConnection::begin(worker, pod, Direction::Inbound, from, to);
     let begun = begin(worker, pod, accepted, from, to);
     let (tunnel, driving, asked) = match begun {
         Ok(begun) => begun,
-        Err(reason) => return track.finish(reason),
+        Err(reason) => return connection.finish(reason),
     };
     let listed = pod.tunnels.enter(tunnel.clone());
     if pod.closed.borrow().is_some() {
         tunnel.end(TunnelEnd::Closed); // accepted before, begun after
     }
     if worker.draining.get() {
-        tunnel.drain(); // what its peer asks for in its first breath is served
+        tunnel.drain(); // streams that its peer opens before it reads GOAWAY are served
     }
     let end = driving.await;
     drop(listed);
-    track.path(Path::Hbone);
-    track.source_identity(tunnel.peer().map(|peer| peer.identity.clone()));
+    connection.path(Path::Hbone);
+    connection.source_identity(tunnel.peer().map(|peer| peer.identity.clone()));
     match end {
-        // Its streams have records of their own; the tunnel's is for what never became one.
-        _ if asked.get() => track.discard(),
-        TunnelEnd::Closed if tunnel.peer().is_some() => track.discard(),
+        // Its streams have records of their own; the tunnel's is for one without any.
+        _ if asked.get() => connection.discard(),
+        TunnelEnd::Closed if tunnel.peer().is_some() => connection.discard(),
         end => {
             tracing::debug!(%from, %to, %end, "tunnel ended before its first connection");
-            track.finish(end.reason());
+            connection.finish(end.reason());
         }
     }
 }
 
-/// The tunnel, what drives it, and whether anything was asked for.
+/// The tunnel, the future that drives it, and whether a CONNECT came.
 type Begun = (Tunnel, Pin<Box<dyn Future<Output = TunnelEnd>>>, Rc<Cell<bool>>);
 
 fn begin(
     worker: &Rc<Worker>,
-    pod: &Rc<Served>,
+    pod: &Rc<WorkerPod>,
     accepted: accept::Accepted,
     from: SocketAddr,
     to: SocketAddr,
@@ -98,7 +104,7 @@ fn begin(
         let (worker, pod, asked) = (Rc::clone(worker), Rc::clone(pod), Rc::clone(&asked));
         Box::new(move |accepted| {
             asked.set(true);
-            let serving = worker.begins(&pod);
+            let serving = worker.begin_serving(&pod);
             let connecting = connect(Rc::clone(&worker), Rc::clone(&pod), accepted, from, to);
             tokio::task::spawn_local(async move {
                 connecting.await;
@@ -115,26 +121,26 @@ fn begin(
     Ok((tunnel, Box::pin(driving), asked))
 }
 
-fn own_identity(worker: &Worker, pod: &Served) -> Result<Identity, Reason> {
+fn own_identity(worker: &Worker, pod: &WorkerPod) -> Result<Identity, Reason> {
     let world = worker.world();
     world.identity(pod.workload(&world)?).cloned().ok_or(Reason::NoCertificate)
 }
 
 /// Answers one CONNECT and carries its connection.
-async fn connect(worker: Rc<Worker>, pod: Rc<Served>, accepted: Accepted, from: SocketAddr, to: SocketAddr) {
+async fn connect(worker: Rc<Worker>, pod: Rc<WorkerPod>, accepted: Accepted, from: SocketAddr, to: SocketAddr) {
     let target = target(&accepted.request.authority, to);
     let shown = target.as_ref().map_or(to, |target| *target);
-    let mut track = Track::begin(&worker, &pod, Direction::Inbound, from, shown);
-    track.path(Path::Hbone);
-    track.source_identity(Some(accepted.peer.identity.clone()));
+    let mut connection = OpenConnection::begin(&worker, &pod, Direction::Inbound, from, shown);
+    connection.path(Path::Hbone);
+    connection.source_identity(Some(accepted.peer.identity.clone()));
     let reason = match target {
-        Ok(target) => carry(&worker, &pod, &accepted, from, target, &mut track).await,
+        Ok(target) => carry(&worker, &pod, &accepted, from, target, &mut connection).await,
         Err((status, reason)) => answer(&accepted, status, reason),
     };
-    track.finish(reason);
+    connection.finish(reason);
 }
 
-/// The application's address in a CONNECT: the address that the tunnel was opened to, and a port that is not ours.
+/// The application's address in a CONNECT: the address that the tunnel was opened to, and a port other than 15008.
 fn target(authority: &[u8], to: SocketAddr) -> Result<SocketAddr, (u16, Reason)> {
     let text = std::str::from_utf8(authority).ok();
     match text.and_then(|text| text.parse::<SocketAddr>().ok()).map(canonical) {
@@ -152,17 +158,17 @@ fn answer(accepted: &Accepted, status: u16, reason: Reason) -> Reason {
 
 async fn carry(
     worker: &Rc<Worker>,
-    pod: &Served,
+    pod: &WorkerPod,
     accepted: &Accepted,
     from: SocketAddr,
     target: SocketAddr,
-    track: &mut Track,
+    connection: &mut OpenConnection,
 ) -> Reason {
-    let baggage = match admit(worker, pod, &accepted.peer.identity, from, target, track) {
+    let baggage = match admit(worker, pod, &accepted.peer.identity, from, target, connection) {
         Ok(baggage) => baggage,
         Err((status, reason)) => return answer(accepted, status, reason),
     };
-    let (tally, cancel) = (Arc::clone(&track.tally), Rc::clone(&track.cancel));
+    let (tally, cancel) = (Arc::clone(&connection.tally), Rc::clone(&connection.cancel));
     let carried = async {
         let Some(permit) = pod.permit() else { return answer(accepted, 503, Reason::Limit) };
         let app = tokio::select! {
@@ -187,37 +193,37 @@ async fn carry(
             // Unanswered, the caller is told; answered, its connection breaks.
             accepted.stream.respond(if reason.is_denial() { 401 } else { 503 }, &Headers::new());
             accepted.stream.reset(ErrorCode::CONNECT_ERROR);
-            track.policy(policy);
+            connection.policy(policy);
             reason
         }
         reason = carried => reason,
     }
 }
 
-/// Judges by the World of this turn, and registers what is allowed: with what the peer is told of the workload.
+/// Judges by the World of this turn, and registers an allowed connection. The baggage of the answer.
 ///
 /// # Errors
-/// The status of the answer, and why.
+/// The status of the answer, and the reason.
 fn admit(
     worker: &Worker,
-    pod: &Served,
+    pod: &WorkerPod,
     identity: &Identity,
     from: SocketAddr,
     target: SocketAddr,
-    track: &mut Track,
+    connection: &mut OpenConnection,
 ) -> Result<String, (u16, Reason)> {
     let world = worker.world();
     let workload = pod.workload(&world).map_err(|reason| (503, reason))?;
-    track.destination_identity(world.identity(workload).cloned());
+    connection.destination_identity(world.identity(workload).cloned());
     let peer = Peer { address: from.ip(), identity: Some(identity) };
     let (address, port) = (target.ip(), target.port());
-    track.judge(&world, &Request { peer, workload, address, port }).map_err(|reason| (401, reason))?;
+    connection.judge(&world, &Request { peer, workload, address, port }).map_err(|reason| (401, reason))?;
     let way = Way::Inbound { address, port, peer: from.ip(), identity: Some(identity.clone()) };
-    track.open(Judged { pod: pod.uid.clone(), way, judged_at: world.version() });
+    connection.open(Judged { pod: pod.uid.clone(), way, judged_at: world.version() });
     Ok(outbound::baggage(workload))
 }
 
-/// Nobody waits for the answer any more.
+/// The reason of a CONNECT that ended before its answer.
 fn gone(accepted: &Accepted) -> Reason {
     if accepted.stream.is_given_up() { Reason::Memory } else { Reason::ClientReset }
 }

@@ -1,14 +1,14 @@
-//! The tunnel of a node: it takes the connections that the kernel hands over and carries them, judged and recorded.
+//! The tunnel of a node: it accepts captured connections, judges, carries and records them.
 //!
 //! * `outbound`: from a captured socket, by [`underpass_core::route`], over HBONE or plain.
 //! * `inbound`: HBONE from other nodes, judged by [`underpass_core::admit`](mod@underpass_core::admit), to the
 //!   application.
 //! * `plaintext`: from outside the mesh, judged the same way.
 //!
-//! What it has in common with other proxies (credentials, pool, judging) is `lib/proxy`'s.
+//! The common parts of all proxies (credentials, pool, judging) are `lib/proxy`'s.
 //!
 //! Nothing is shared on the data path: every pod has a home `worker`, which owns its listeners, its tunnels and its
-//! buffers. Decisions are core's; this crate opens, copies, closes and writes down.
+//! buffers. Decisions are core's; this crate opens, copies, closes and records.
 
 mod accept;
 mod app;
@@ -19,19 +19,19 @@ mod drain;
 mod inbound;
 mod message;
 pub mod metrics;
-mod open;
+mod open_connection;
+mod open_connections;
 mod outbound;
 mod plaintext;
 mod pod;
 mod refusals;
 mod run;
-mod served;
 pub mod sockets;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-mod track;
 mod warning;
 mod worker;
+mod worker_pod;
 
 use std::{io, num::NonZeroUsize, sync::Arc, thread::JoinHandle};
 
@@ -49,36 +49,36 @@ use underpass_telemetry::{access_log::AccessLog, metrics::Registry};
 
 pub use self::{
     budgets::{
-        Budgets, FAMILIES as BUDGET_FAMILIES, Limits, PodBudget, PodUse, SOCKETS_PER_CONNECTION, SOCKETS_PER_POD,
+        Budgets, FAMILIES as BUDGET_FAMILIES, Limits, PodBudget, PodUsage, SOCKETS_PER_CONNECTION, SOCKETS_PER_POD,
     },
     connections::Connections,
-    message::{Accepting, Lent},
+    message::{Accepting, PodListeners},
     pod::Pod,
     refusals::{Refusals, RefusedHandshake},
 };
 use self::{
-    connections::OfWorker,
+    connections::WorkerHandle,
     message::Message,
     metrics::Metrics,
-    open::Numbers,
+    open_connections::ConnectionIds,
     sockets::{InPods, Sockets},
     worker::{Shared, Worker},
 };
 
-/// What the tunnel is given and only reads.
+/// The inputs of the tunnel.
 #[derive(Clone, Debug)]
 pub struct Inputs {
     /// The World, newest.
     pub world: watch::Receiver<Arc<World>>,
     /// The certificates, newest.
     pub credentials: watch::Receiver<Arc<Credentials>>,
-    /// Where lines about connections go.
+    /// The access log.
     pub access_log: Arc<AccessLog>,
-    /// Where what is measured is shown.
+    /// The registry of its metrics.
     pub metrics: Registry,
 }
 
-/// What its owner chooses.
+/// The settings of the tunnel.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Threads. Each pod has a home among them.
@@ -91,11 +91,11 @@ pub struct Settings {
     pub sockets: Arc<dyn Sockets>,
     /// When a silent peer or application is taken for gone.
     pub keepalive: Keepalive,
-    /// Sockets on 15008 of one pod whose peers have not proved who they are.
+    /// Limit of unauthenticated peers of one pod: sockets on 15008 in their TLS handshake.
     pub most_unauthenticated: usize,
-    /// What the node has for its pods.
+    /// The limits of the node and its pods.
     pub limits: Limits,
-    /// How traffic is counted.
+    /// The metrics of traffic.
     pub metrics: metrics::Settings,
 }
 
@@ -120,21 +120,21 @@ impl Settings {
         Options::of(role, self.keepalive)
     }
 
-    /// An accepted socket that its listener has left as its `role` wants it, as a rule.
+    /// Sets the options of an accepted socket, which as a rule has inherited those of its `role`.
     fn accepted(&self, role: Role, socket: &TcpStream) {
         // Fails only where the connection is gone, and that is found by its first use.
         let _ = self.options(role).set_accepted(socket);
     }
 }
 
-/// Why the tunnel cannot start.
+/// The reason why the tunnel cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// No thread, or no runtime for it.
-    #[error("start a worker")]
+    #[error("cannot start the thread of a worker")]
     Thread(#[source] io::Error),
     /// The settings of TLS cannot be met.
-    #[error("configure TLS")]
+    #[error("cannot configure TLS")]
     Tls(#[source] underpass_net::tls::ConfigError),
 }
 
@@ -161,10 +161,10 @@ impl Ztunnel {
         budgets.measure(&inputs.metrics);
         let (mut workers, mut connections) = (Vec::new(), Vec::new());
         for index in 0..settings.workers.get() {
-            let numbers = Numbers::new(index, settings.workers.get());
+            let numbers = ConnectionIds::new(index, settings.workers.get());
             let open = numbers.open();
             let worker = Worker::spawn(index, numbers, settings.clone(), inputs.clone(), shared.clone())?;
-            connections.push(OfWorker { messages: worker.0.downgrade(), open });
+            connections.push(WorkerHandle { messages: worker.0.downgrade(), open });
             workers.push(worker);
         }
         let connections = Connections { workers: connections.into(), refusals: shared.refusals };
@@ -173,7 +173,7 @@ impl Ztunnel {
         Ok(Self { workers, connections, budgets })
     }
 
-    /// What the pods hold, and may hold.
+    /// The budgets of the pods.
     #[must_use]
     pub fn budgets(&self) -> &Arc<Budgets> {
         &self.budgets
@@ -190,7 +190,7 @@ impl Ztunnel {
         self.send(pod.cookie, Message::Add(Box::new(pod)));
     }
 
-    /// A pod that is served has another account now, as its node knows it: until the World says the same, what is new is refused.
+    /// Changes the service account of a served pod, as its node knows it: until the World has the same, new connections are refused.
     pub fn rename(&self, cookie: u64, account: Account) {
         self.send(cookie, Message::Rename { cookie, account });
     }
@@ -207,8 +207,8 @@ impl Ztunnel {
     }
 
     /// Completes when every worker goes by the World and the certificates that were published before the call: from
-    /// then on no connection is judged, nor routed, by what stood before, and none is open that it denies but those that are
-    /// being closed. Answers the oldest World that any worker goes by; nothing where there is no worker any more.
+    /// then on no connection is judged, nor routed, by an earlier one, and none is open that it denies but those that are
+    /// being closed. The oldest World that any worker goes by; none where no worker is left.
     pub fn caught_up(&self) -> impl Future<Output = Option<Version>> + use<> {
         let asked = self.ask(Message::CatchUp);
         async {
@@ -222,8 +222,7 @@ impl Ztunnel {
         }
     }
 
-    /// Begins to end: every tunnel says GOAWAY, and what is open goes on, judged as before. Completes when nothing is open
-    /// any more.
+    /// Drains: every tunnel sends GOAWAY, and open connections go on, judged as before. Completes when nothing is open any more.
     pub fn drain(&self, accepting: Accepting) -> impl Future<Output = ()> + use<> {
         let drained = self.ask(|done| Message::Drain(accepting, done));
         async {
@@ -233,11 +232,11 @@ impl Ztunnel {
         }
     }
 
-    /// Every listener, again: for a process that is to accept from them beside this one.
+    /// Duplicates of every pod's listeners: for a process that is to accept from them beside this one.
     ///
     /// An error is that of one pod: no descriptor is left.
-    pub fn lend(&self) -> impl Future<Output = Vec<io::Result<Lent>>> + use<> {
-        let lent = self.ask(Message::Lend);
+    pub fn lend_listeners(&self) -> impl Future<Output = Vec<io::Result<PodListeners>>> + use<> {
+        let lent = self.ask(Message::LendListeners);
         async {
             let mut all = Vec::new();
             for lent in lent {

@@ -1,4 +1,4 @@
-//! What a worker is told by other threads, and what it answers.
+//! The messages of other threads to a worker.
 
 use std::{fmt, io, net::TcpListener};
 
@@ -10,20 +10,20 @@ use underpass_core::{
 #[cfg(any(test, feature = "testing"))]
 use {crate::worker::Worker, std::rc::Rc};
 
-use crate::{Pod, metrics::Folded, open::Page};
+use crate::{Pod, metrics::Folded, open_connections::Page};
 
-/// What becomes of the listeners while open connections are waited for.
+/// The fate of the listeners while the tunnel drains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accepting {
-    /// Nothing new is steered to them; what is on its way is still accepted and served.
+    /// No new connection is steered to them; those on their way are still accepted and served.
     Ends,
-    /// Another process accepts from them: ours are closed, and what waits in them is its.
+    /// Another process accepts from them: ours are closed, and their backlog is the other's.
     Elsewhere,
 }
 
-/// The listeners of one pod, for another process.
+/// The hand-over listeners of one pod.
 #[derive(Debug)]
-pub struct Lent {
+pub struct PodListeners {
     /// The cookie of its network namespace.
     pub cookie: u64,
     /// Gets captured connections.
@@ -32,11 +32,11 @@ pub struct Lent {
     pub inbound: TcpListener,
 }
 
-/// What a test or a benchmark does with a worker.
+/// A test's or a benchmark's access to a worker.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) type Action = Box<dyn FnOnce(&Rc<Worker>) + Send>;
 
-/// What a worker is told.
+/// A message to a worker.
 pub(crate) enum Message {
     Add(Box<Pod>),
     Rename {
@@ -49,23 +49,23 @@ pub(crate) enum Message {
         done: oneshot::Sender<()>,
     },
     CatchUp(oneshot::Sender<Version>),
-    /// The open connections after this number, a few.
+    /// Asks for a page of the open connections after this number.
     Page {
         after: u64,
         answer: oneshot::Sender<Page>,
     },
-    /// Folds what open connections after this number have carried into their series, a few.
+    /// Folds the bytes of a page of open connections after this number into their series.
     Fold {
         after: u64,
         answer: std::sync::mpsc::Sender<Folded>,
     },
-    /// Answered with true where the connection is open.
+    /// Closes a connection; answered with true where it is open.
     Close {
         id: u64,
         closed: oneshot::Sender<bool>,
     },
     Drain(Accepting, oneshot::Sender<()>),
-    Lend(oneshot::Sender<Vec<io::Result<Lent>>>),
+    LendListeners(oneshot::Sender<Vec<io::Result<PodListeners>>>),
     #[cfg(any(test, feature = "testing"))]
     Run(Action),
 }

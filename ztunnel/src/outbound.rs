@@ -1,5 +1,5 @@
-//! From a captured socket to wherever core's plan says. The application has connected already, as far as it knows; a
-//! refusal therefore is a reset, never an end of stream.
+//! Outbound connections: from a captured socket to the next hop of core's plan. The application's connect() has succeeded
+//! already; a refusal therefore is a reset, never an end of stream.
 
 use std::{net::SocketAddr, rc::Rc, sync::Arc, time::SystemTime};
 
@@ -22,28 +22,28 @@ use underpass_proxy::pool::Key;
 
 use crate::{
     accept::Accepted,
-    app::{self, Carried},
+    app::{self, ResettingSocket},
     copy,
-    served::Served,
+    open_connection::OpenConnection,
     sockets::Ends,
-    track::Track,
     worker::Worker,
+    worker_pod::WorkerPod,
 };
 
 /// Serves one accepted socket.
-pub(crate) async fn serve(worker: Rc<Worker>, pod: Rc<Served>, accepted: Accepted) {
+pub(crate) async fn serve(worker: Rc<Worker>, pod: Rc<WorkerPod>, accepted: Accepted) {
     let Ok(Ends { from, to }) = worker.settings.sockets.ends(&accepted.socket) else { return };
-    let mut track = Track::begin(&worker, &pod, Direction::Outbound, from, to);
+    let mut connection = OpenConnection::begin(&worker, &pod, Direction::Outbound, from, to);
     let Accepted { socket, permit, next } = accepted;
     worker.settings.accepted(Role::FromApplication, &socket);
-    let socket = Carried::new(socket, permit);
-    let reason = carry(&worker, &pod, (&socket, next), from, to, &mut track).await;
+    let socket = ResettingSocket::new(socket, permit);
+    let reason = carry(&worker, &pod, (&socket, next), from, to, &mut connection).await;
     socket.ended(&reason);
     drop(socket);
-    track.finish(reason);
+    connection.finish(reason);
 }
 
-/// What a connection needs to be carried, owned: the World that it was planned by is let go before anything is waited for.
+/// A planned connection, owned: the World that it was planned by is released before anything is awaited.
 enum Opening {
     /// Through a tunnel.
     Hbone(Call),
@@ -59,28 +59,34 @@ struct Call {
 
 async fn carry(
     worker: &Rc<Worker>,
-    pod: &Served,
-    (socket, permit): (&Carried, Permit),
+    pod: &WorkerPod,
+    (socket, permit): (&ResettingSocket, Permit),
     from: SocketAddr,
     to: SocketAddr,
-    track: &mut Track,
+    connection: &mut OpenConnection,
 ) -> Reason {
-    match plan(worker, pod, from, to, track) {
+    match plan(worker, pod, from, to, connection) {
         Ok(Opening::Hbone(call)) => {
             drop(permit); // a tunnel has its own
-            hbone(worker, pod, socket, &call, track).await
+            hbone(worker, pod, socket, &call, connection).await
         }
-        Ok(Opening::Plain(target)) => plain(worker, pod, (socket, permit), from, target, track).await,
+        Ok(Opening::Plain(target)) => plain(worker, pod, (socket, permit), from, target, connection).await,
         Err(reason) => reason,
     }
 }
 
-/// Plans by the World of this turn, and registers what is planned.
-fn plan(worker: &Worker, pod: &Served, from: SocketAddr, to: SocketAddr, track: &mut Track) -> Result<Opening, Reason> {
+/// Plans by the World of this turn, and registers the planned connection.
+fn plan(
+    worker: &Worker,
+    pod: &WorkerPod,
+    from: SocketAddr,
+    to: SocketAddr,
+    connection: &mut OpenConnection,
+) -> Result<Opening, Reason> {
     let world = worker.world();
     let source = source(&world, pod, from, to)?;
     let own = world.identity(source).ok_or(Reason::NoCertificate)?.clone();
-    track.source_identity(Some(own.clone()));
+    connection.source_identity(Some(own.clone()));
     let judged = |to: &Destination, over| Judged {
         pod: pod.uid.clone(),
         way: Way::Outbound { from: from.ip(), service: to.service.clone(), target: to.target, over },
@@ -88,22 +94,22 @@ fn plan(worker: &Worker, pod: &Served, from: SocketAddr, to: SocketAddr, track: 
     };
     match route::plan(&world, source, to, worker.roll(), &mut ()) {
         Plan::Refuse { service, reason } => {
-            track.service(&world, service, to);
+            connection.service(&world, service, to);
             Err(reason)
         }
         Plan::Plain { destination } => {
-            track.path(Path::Passthrough);
-            track.destination(&world, destination.target);
-            track.service(&world, destination.service.clone(), to);
-            track.open(judged(&destination, Over::Plain));
+            connection.path(Path::Passthrough);
+            connection.destination(&world, destination.target);
+            connection.service(&world, destination.service.clone(), to);
+            connection.open(judged(&destination, Over::Plain));
             Ok(Opening::Plain(destination.target))
         }
         Plan::Hbone { destination, hop } => {
-            track.path(Path::Hbone);
-            track.destination(&world, destination.target);
-            track.service(&world, destination.service.clone(), to);
-            track.destination_identity(hop.identities.only().cloned());
-            track.open(judged(&destination, Over::tunnel(own.clone(), &hop)));
+            connection.path(Path::Hbone);
+            connection.destination(&world, destination.target);
+            connection.service(&world, destination.service.clone(), to);
+            connection.destination_identity(hop.identities.only().cloned());
+            connection.open(judged(&destination, Over::tunnel(own.clone(), &hop)));
             let headers = headers(&world, source, from, destination.service.as_ref());
             let request = Connect { authority: hop.authority.to_string().into_bytes(), headers };
             let Hop { address, identities, .. } = hop;
@@ -113,7 +119,7 @@ fn plan(worker: &Worker, pod: &Served, from: SocketAddr, to: SocketAddr, track: 
     }
 }
 
-fn source<'a>(world: &'a World, pod: &Served, from: SocketAddr, to: SocketAddr) -> Result<&'a Workload, Reason> {
+fn source<'a>(world: &'a World, pod: &WorkerPod, from: SocketAddr, to: SocketAddr) -> Result<&'a Workload, Reason> {
     pod.workload(world)?;
     let source = rejudge::source(world, &pod.uid, from.ip())?;
     // The listener's own port can be reached from inside the pod: that is no captured connection.
@@ -123,13 +129,13 @@ fn source<'a>(world: &'a World, pod: &Served, from: SocketAddr, to: SocketAddr) 
 
 async fn plain(
     worker: &Rc<Worker>,
-    pod: &Served,
-    (socket, permit): (&Carried, Permit),
+    pod: &WorkerPod,
+    (socket, permit): (&ResettingSocket, Permit),
     from: SocketAddr,
     target: SocketAddr,
-    track: &mut Track,
+    connection: &mut OpenConnection,
 ) -> Reason {
-    let (tally, cancel) = (Arc::clone(&track.tally), Rc::clone(&track.cancel));
+    let (tally, cancel) = (Arc::clone(&connection.tally), Rc::clone(&connection.cancel));
     let carried = async {
         let server = match app::connect_plain(worker, pod, permit, from.ip(), target).await {
             Ok(server) => server,
@@ -143,15 +149,21 @@ async fn plain(
     tokio::select! {
         biased;
         (reason, policy) = cancel.cancelled() => {
-            track.policy(policy);
+            connection.policy(policy);
             reason
         }
         reason = carried => reason,
     }
 }
 
-async fn hbone(worker: &Rc<Worker>, pod: &Served, socket: &Carried, call: &Call, track: &mut Track) -> Reason {
-    let (tally, cancel) = (Arc::clone(&track.tally), Rc::clone(&track.cancel));
+async fn hbone(
+    worker: &Rc<Worker>,
+    pod: &WorkerPod,
+    socket: &ResettingSocket,
+    call: &Call,
+    connection: &mut OpenConnection,
+) -> Reason {
+    let (tally, cancel) = (Arc::clone(&connection.tally), Rc::clone(&connection.cancel));
     let carried = async {
         let mut early = EarlyData::of(&pod.memory);
         let mut refused_by: Option<Stream> = None;
@@ -172,7 +184,7 @@ async fn hbone(worker: &Rc<Worker>, pod: &Served, socket: &Carried, call: &Call,
     tokio::select! {
         biased;
         (reason, policy) = cancel.cancelled() => {
-            track.policy(policy);
+            connection.policy(policy);
             reason
         }
         reason = carried => reason,
@@ -180,7 +192,7 @@ async fn hbone(worker: &Rc<Worker>, pod: &Served, socket: &Carried, call: &Call,
 }
 
 /// A stream to the destination, on a tunnel that may be shared or on a new one.
-fn open(worker: &Rc<Worker>, pod: &Served, call: &Call, not: Option<&Stream>) -> Result<Stream, Reason> {
+fn open(worker: &Rc<Worker>, pod: &WorkerPod, call: &Call, not: Option<&Stream>) -> Result<Stream, Reason> {
     let Call { key, request } = call;
     let now = SystemTime::now();
     let credential = worker.credentials.credential(&key.source, now).ok_or(Reason::NoCertificate)?;
@@ -189,7 +201,7 @@ fn open(worker: &Rc<Worker>, pod: &Served, call: &Call, not: Option<&Stream>) ->
         let options = worker.settings.options(Role::ToNextHop);
         let socket = worker.settings.sockets.to_next_hop(&pod.netns, key.from, key.next, &options);
         let socket = socket.map_err(|error| {
-            tracing::debug!(%error, next = %key.next, "no connection to the next hop");
+            tracing::debug!(pod = %pod.name, next = %key.next, %error, "connect to the next hop failed");
             app::failure(&error, Reason::Unreachable)
         })?;
         let socket = TcpStream::from_std(socket).map_err(|_| Reason::Limit)?;
@@ -212,7 +224,7 @@ fn headers(world: &World, source: &Workload, from: SocketAddr, service: Option<&
     headers
 }
 
-/// Who is behind a connection, for the other end's logs (W3C Baggage). Never input to a verdict.
+/// The baggage of a workload, for the other end's logs (W3C Baggage). Never input to a verdict.
 pub(crate) fn baggage(workload: &Workload) -> String {
     let kind = match workload.owner.as_ref().map(|owner| owner.kind) {
         Some(OwnerKind::Deployment) => "deployment",

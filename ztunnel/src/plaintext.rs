@@ -1,4 +1,4 @@
-//! From outside the mesh, as it came: judged like any other connection, but without an identity.
+//! Inbound plaintext connections from outside the mesh: judged like any other, but without an identity.
 
 use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
@@ -13,38 +13,44 @@ use underpass_net::{budget::Permit, socket::options::Role};
 
 use crate::{
     accept::Accepted,
-    app::{self, Carried},
+    app::{self, ResettingSocket},
     copy,
-    served::Served,
-    track::Track,
+    open_connection::OpenConnection,
     worker::Worker,
+    worker_pod::WorkerPod,
 };
 
 /// Serves one accepted socket whose destination is an application's port.
-pub(crate) async fn serve(worker: &Rc<Worker>, pod: &Rc<Served>, accepted: Accepted, from: SocketAddr, to: SocketAddr) {
-    let mut track = Track::begin(worker, pod, Direction::Inbound, from, to);
-    track.path(Path::Plaintext);
+pub(crate) async fn serve(
+    worker: &Rc<Worker>,
+    pod: &Rc<WorkerPod>,
+    accepted: Accepted,
+    from: SocketAddr,
+    to: SocketAddr,
+) {
+    let mut connection = OpenConnection::begin(worker, pod, Direction::Inbound, from, to);
+    connection.path(Path::Plaintext);
     let Accepted { socket, permit, next } = accepted;
     worker.settings.accepted(Role::FromPeer, &socket);
-    let client = Carried::new(socket, permit);
-    let reason = carry(worker, pod, (&client, next), from, to, &mut track).await;
+    let client = ResettingSocket::new(socket, permit);
+    let reason = carry(worker, pod, (&client, next), from, to, &mut connection).await;
     client.ended(&reason);
     drop(client);
-    track.finish(reason);
+    connection.finish(reason);
 }
 
 async fn carry(
     worker: &Rc<Worker>,
-    pod: &Served,
+    pod: &WorkerPod,
     (client, permit): (&TcpStream, Permit),
     from: SocketAddr,
     to: SocketAddr,
-    track: &mut Track,
+    connection: &mut OpenConnection,
 ) -> Reason {
-    if let Err(reason) = admit(worker, pod, from, to, track) {
+    if let Err(reason) = admit(worker, pod, from, to, connection) {
         return reason;
     }
-    let (tally, cancel) = (Arc::clone(&track.tally), Rc::clone(&track.cancel));
+    let (tally, cancel) = (Arc::clone(&connection.tally), Rc::clone(&connection.cancel));
     let carried = async {
         let server = match app::connect(worker, pod, permit, from.ip(), to).await {
             Ok(server) => server,
@@ -58,20 +64,26 @@ async fn carry(
     tokio::select! {
         biased;
         (reason, policy) = cancel.cancelled() => {
-            track.policy(policy);
+            connection.policy(policy);
             reason
         }
         reason = carried => reason,
     }
 }
 
-/// Judges by the World of this turn, and registers what is allowed.
-fn admit(worker: &Worker, pod: &Served, from: SocketAddr, to: SocketAddr, track: &mut Track) -> Result<(), Reason> {
+/// Judges by the World of this turn, and registers an allowed connection.
+fn admit(
+    worker: &Worker,
+    pod: &WorkerPod,
+    from: SocketAddr,
+    to: SocketAddr,
+    connection: &mut OpenConnection,
+) -> Result<(), Reason> {
     let world = worker.world();
     let workload = pod.workload(&world)?;
     let peer = Peer { address: from.ip(), identity: None };
-    track.judge(&world, &Request { peer, workload, address: to.ip(), port: to.port() })?;
+    connection.judge(&world, &Request { peer, workload, address: to.ip(), port: to.port() })?;
     let way = Way::Inbound { address: to.ip(), port: to.port(), peer: from.ip(), identity: None };
-    track.open(Judged { pod: pod.uid.clone(), way, judged_at: world.version() });
+    connection.open(Judged { pod: pod.uid.clone(), way, judged_at: world.version() });
     Ok(())
 }

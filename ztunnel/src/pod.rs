@@ -1,4 +1,4 @@
-//! A pod as the tunnel sees it: two listeners inside its network namespace.
+//! The description of a pod that the tunnel is to serve, with two listeners inside its network namespace.
 
 use std::{
     fmt,
@@ -12,8 +12,8 @@ use underpass_core::{
 };
 use underpass_net::netns::Netns;
 
-/// A pod to serve, as its node knows it. Connections from it and to it are refused while the World says nothing of its uid, or
-/// something about a pod with other addresses or another account.
+/// A pod to serve, as its node knows it. Connections from it and to it are refused while the World has no workload of its uid, or
+/// one with other addresses or another account.
 pub struct Pod {
     /// namespace/name.
     pub name: ObjectName,

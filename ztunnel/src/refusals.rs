@@ -1,8 +1,8 @@
-//! The TLS handshakes that were refused last: what an operator asks for who has no log at hand. Beside the open
-//! connections, because a refused one never is among them.
+//! The last refused TLS handshakes, for an operator without a log at hand. Beside the open connections, because a refused one
+//! never is among them.
 //!
 //! What must hold: a peer that is refused again and again is one entry, so that it pushes no other out; and the list is
-//! short, because workers and the one who reads it share a lock.
+//! short, because workers and its readers share a lock.
 
 use std::{
     collections::VecDeque,
@@ -12,19 +12,19 @@ use std::{
 
 use underpass_core::{Connection, Reason, connection::Direction, tls::Refusal};
 
-/// Entries that are kept.
+/// The most entries.
 const MOST: usize = 100;
 
-/// One peer, refused (or refusing) for one reason.
+/// The handshakes of one peer that were refused, by either end, for one reason.
 #[derive(Clone, Debug)]
 pub struct RefusedHandshake {
     /// The last time.
     pub last: Connection,
-    /// How often.
+    /// Their number.
     pub times: u64,
 }
 
-/// What makes two of them the same: all but the port that the source happened to have.
+/// The key of an entry: everything but the source port.
 #[derive(PartialEq, Eq)]
 struct Key(Direction, IpAddr, SocketAddr, Refusal);
 
@@ -36,12 +36,12 @@ impl Key {
     }
 }
 
-/// The last of a node, the latest first.
+/// The last refused handshakes of a node, the latest first.
 #[derive(Debug, Default)]
 pub struct Refusals(Mutex<VecDeque<RefusedHandshake>>);
 
 impl Refusals {
-    /// Remembers a connection that has ended, where that was for TLS.
+    /// Adds a connection that has ended, where TLS was the reason.
     pub(crate) fn add(&self, record: &Connection) {
         let Some(key) = Key::of(record) else { return };
         let mut known = self.locked();
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_refused_for_ever_pushes_nobody_out_and_many_do() {
+    fn a_peer_that_is_refused_for_ever_is_one_entry() {
         let refusals = Refusals::default();
         refusals.add(&ended("10.0.0.1:1", tls(Refusal::Expired)));
         (0..1_000).for_each(|n| refusals.add(&ended(&format!("10.0.0.2:{}", n + 1), tls(Refusal::Protocol))));

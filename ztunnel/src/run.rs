@@ -1,5 +1,5 @@
-//! A worker's thread: it is told what to do by messages, goes by the newest World and certificates, which it exchanges between
-//! turns, and serves pods, each with a task per listener and one per connection or tunnel.
+//! The thread of a worker: it handles messages, goes by the newest World and certificates, which it exchanges between turns, and
+//! serves pods, each with a task per listener and one per connection or tunnel.
 //!
 //! A panic in the task of a connection or tunnel ends that one. A panic of the worker's own loop ends the process.
 
@@ -23,10 +23,10 @@ use crate::{
     accept::accept,
     inbound,
     message::Message,
-    open::Numbers,
+    open_connections::ConnectionIds,
     outbound,
-    served::Served,
     worker::{Home, Shared, Worker},
+    worker_pod::WorkerPod,
 };
 
 /// How often ended tunnels are dropped from the pool.
@@ -36,7 +36,7 @@ impl Worker {
     /// Starts a worker's thread.
     pub(crate) fn spawn(
         index: usize,
-        numbers: Numbers,
+        numbers: ConnectionIds,
         settings: Settings,
         inputs: Inputs,
         shared: Shared,
@@ -51,7 +51,7 @@ impl Worker {
                 LocalSet::new().block_on(&runtime, worker.run(messages, inputs));
             });
             if std::panic::catch_unwind(run).is_err() {
-                // Half a worker serves nobody: the next process adopts what is pinned.
+                // A worker without its loop serves no pod: the next process adopts what is pinned.
                 std::process::abort();
             }
         });
@@ -77,10 +77,10 @@ impl Worker {
                         let _ = answer.send(self.recorder.fold(after)); // as below
                     }
                     Some(Message::Close { id, closed }) => {
-                        let _ = closed.send(self.judging.cancel(id, Reason::Operator)); // whoever asked may have stopped waiting
+                        let _ = closed.send(self.judging.cancel(id, Reason::Operator)); // the caller may have stopped waiting
                     }
                     Some(Message::Drain(accepting, done)) => self.drain(accepting, done),
-                    Some(Message::Lend(answer)) => drop(answer.send(self.lend())),
+                    Some(Message::LendListeners(answer)) => drop(answer.send(self.lend_listeners())),
                     #[cfg(any(test, feature = "testing"))]
                     Some(Message::Run(run)) => run(&self),
                     None => return self.shut_down().await,
@@ -97,7 +97,7 @@ impl Worker {
         }
     }
 
-    /// From here on this worker goes by what is published now.
+    /// Exchanges World and certificates for the published ones.
     fn exchange(&self, inputs: &mut Inputs) {
         let credentials = Arc::clone(&inputs.credentials.borrow_and_update());
         if !self.credentials.is(&credentials) {
@@ -125,7 +125,7 @@ impl Worker {
             let now = SystemTime::now();
             self.pool.verify_again(&roots, now);
             for home in self.homes.borrow().values() {
-                home.served.tunnels.each(|tunnel| tunnel.verify_again(&roots, now));
+                home.pod.tunnels.each(|tunnel| tunnel.verify_again(&roots, now));
             }
         }
     }
@@ -133,67 +133,70 @@ impl Worker {
     fn add(self: &Rc<Self>, pod: Pod) {
         if self.homes.borrow().contains_key(&pod.cookie) {
             // Its owner has listeners for one pod twice: the newer ones serve, and nothing of the others is left behind.
-            tracing::error!(pod = %pod.name, "served already: begins anew");
-            drop(self.close_home(pod.cookie, Reason::PodGone, &TunnelEnd::Closed)); // nobody waits for its end
+            tracing::error!(pod = %pod.name, cookie = pod.cookie, "pod is served already: its connections are closed");
+            drop(self.close_home(pod.cookie, Reason::PodGone, &TunnelEnd::Closed)); // its end is not waited for
         }
         let budget = self.budgets.add(pod.cookie, &pod.name);
         let (names, local) = ((pod.name, pod.uid), (pod.addresses, pod.account));
-        let served = Rc::new(Served::new(names, local, pod.cookie, pod.netns, budget, &self.settings));
+        let served = Rc::new(WorkerPod::new(names, local, pod.cookie, pod.netns, budget, &self.settings));
         let listeners = (TcpListener::from_std(pod.outbound), TcpListener::from_std(pod.inbound));
-        let (Ok(outbound), Ok(inbound)) = listeners else {
-            // Out of descriptors. The pod's listeners are closed by this, and its connections refused, not let past.
-            tracing::error!(pod = %served.name, "cannot serve: listeners not registered");
-            return;
+        let (outbound, inbound) = match listeners {
+            (Ok(outbound), Ok(inbound)) => (outbound, inbound),
+            (Err(error), _) | (_, Err(error)) => {
+                // Out of descriptors. The pod's listeners are closed by this, and its connections refused, not let past.
+                tracing::error!(pod = %served.name, %error, "pod is not served: its listeners cannot be registered");
+                return;
+            }
         };
-        tracing::debug!(pod = %served.name, "serving");
+        tracing::debug!(pod = %served.name, cookie = served.cookie, "pod served");
         let listeners = [Rc::new(outbound), Rc::new(inbound)];
         let [outbound, inbound] = listeners.clone();
         let accepting = [
             tokio::task::spawn_local(accept(Rc::clone(self), Rc::clone(&served), outbound, outbound::serve)),
             tokio::task::spawn_local(accept(Rc::clone(self), Rc::clone(&served), inbound, inbound::serve)),
         ];
-        self.homes.borrow_mut().insert(served.cookie, Home { served, listeners: Some(listeners), accepting });
+        self.homes.borrow_mut().insert(served.cookie, Home { pod: served, listeners: Some(listeners), accepting });
     }
 
     fn rename(&self, cookie: u64, account: Account) {
-        let served = self.homes.borrow().get(&cookie).map(|home| Rc::clone(&home.served));
-        let Some(served) = served else { return };
-        *served.account.borrow_mut() = account;
+        let pod = self.homes.borrow().get(&cookie).map(|home| Rc::clone(&home.pod));
+        let Some(pod) = pod else { return };
+        *pod.account.borrow_mut() = account;
     }
 
     fn remove(self: &Rc<Self>, name: ObjectName, cookie: u64, done: oneshot::Sender<()>) {
         let closing = self.close_home(cookie, Reason::PodGone, &TunnelEnd::Closed);
         tokio::task::spawn_local(async move {
             closing.await;
-            tracing::debug!(pod = %name, "no longer serving");
-            let _ = done.send(()); // whoever asked may have stopped waiting
+            tracing::debug!(pod = %name, cookie, "pod no longer served");
+            let _ = done.send(()); // the caller may have stopped waiting
         });
     }
 
-    /// Ends everything of a pod now. What it returns completes when nothing of it is open: not of another one that has the
-    /// same namespace later.
+    /// Ends everything of a pod now. The future completes when nothing of it is open; a later pod of the same namespace is not
+    /// waited for.
     fn close_home(&self, cookie: u64, reason: Reason, end: &TunnelEnd) -> impl Future<Output = ()> + use<> {
         let home = self.homes.borrow_mut().remove(&cookie);
         self.budgets.remove(cookie);
         let mut tunnels = self.pool.end(|key| key.netns == cookie, end);
-        if let Some(Home { served, accepting, .. }) = &home {
-            *served.closed.borrow_mut() = Some(reason.clone());
+        if let Some(Home { pod, accepting, .. }) = &home {
+            *pod.closed.borrow_mut() = Some(reason.clone());
             accepting.iter().for_each(JoinHandle::abort);
-            served.tunnels.each(|tunnel| {
+            pod.tunnels.each(|tunnel| {
                 tunnel.end(end.clone());
                 tunnels.push(tunnel.clone());
             });
-            served.connections.each(|connection| connection.cancel(reason.clone(), None));
+            pod.connections.each(|connection| connection.cancel(reason.clone(), None));
         }
         async move {
             for tunnel in tunnels {
                 tunnel.closed().await;
             }
-            let Some(Home { served, accepting, .. }) = home else { return };
+            let Some(Home { pod, accepting, .. }) = home else { return };
             for accepting in accepting {
                 let _ = accepting.await; // aborted: the listener is closed
             }
-            served.serving.emptied().await;
+            pod.serving.emptied().await;
         }
     }
 

@@ -1,6 +1,6 @@
-//! Where sockets lead: what an accepted one was meant for, and how one is opened that belongs to a pod. A seam, because
-//! the tunnel is the same where pods are network namespaces that the kernel programs watch ([`InPods`]), and where they
-//! are addresses in one process on loopback (`testing::Switch`).
+//! The sockets of a node: the ends of an accepted connection, and opening connections inside a pod. A trait, because the tunnel
+//! is the same where pods are network namespaces that the kernel programs watch ([`InPods`]), and where they are addresses in
+//! one process on loopback (`testing::Switch`).
 
 use std::{
     fmt, io,
@@ -17,34 +17,34 @@ use underpass_net::{
 /// The ends of a connection as its applications see them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ends {
-    /// Who opened it.
+    /// The source.
     pub from: SocketAddr,
-    /// Where it was opened to.
+    /// The destination.
     pub to: SocketAddr,
 }
 
-/// How a node's sockets are opened. What is opened is non-blocking, has the options that are named, and its connect() begun.
+/// The sockets of a node. An opened one is non-blocking, has the named options, and its connect() is begun.
 pub trait Sockets: fmt::Debug + Send + Sync {
     /// The ends of an accepted connection, canonical.
     ///
     /// # Errors
-    /// Where it is gone already.
+    /// Where the connection is gone already.
     fn ends(&self, accepted: &TcpStream) -> io::Result<Ends>;
 
-    /// To the application of `pod` at `target`, as `client`.
+    /// Opens a connection to the application of `pod` at `target`, as `client`.
     ///
     /// # Errors
     /// The kernel's.
     fn to_application(&self, pod: &Netns, client: IpAddr, target: SocketAddr, options: &Options)
     -> io::Result<Opening>;
 
-    /// From `pod`, and its address `from`, to somebody outside the mesh.
+    /// Opens a connection from `pod`, and its address `from`, to a peer outside the mesh.
     ///
     /// # Errors
     /// The kernel's.
     fn to_outside(&self, pod: &Netns, from: IpAddr, target: SocketAddr, options: &Options) -> io::Result<Opening>;
 
-    /// From `pod`, and its address `from`, to the other end of a tunnel.
+    /// Opens a connection from `pod`, and its address `from`, to the other end of a tunnel.
     ///
     /// # Errors
     /// The kernel's.

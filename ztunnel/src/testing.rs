@@ -1,5 +1,6 @@
-//! Pods that are addresses in one process: their listeners and applications are on loopback, and a table says who is
-//! meant ([`Switch`]). And open connections without sockets, for a benchmark of many ([`Idle`]). Behind the feature `testing`.
+//! Test pods that are addresses in one process: their listeners and applications are on loopback, and a table maps loopback
+//! addresses to theirs ([`Switch`]). And open connections without sockets, for a benchmark of many ([`Idle`]). Behind the
+//! feature `testing`.
 
 #![allow(clippy::missing_panics_doc, reason = "tests alone use it, and want to panic")]
 
@@ -22,39 +23,39 @@ use underpass_net::{netns::Netns, socket::options::Options};
 use crate::{
     Ztunnel,
     message::Message,
-    served::Served,
+    open_connection::OpenConnection,
     sockets::{Ends, Sockets},
-    track::Track,
     worker::Worker,
+    worker_pod::WorkerPod,
 };
 
-/// Connects pods of one process.
+/// A switch between the pods of one process.
 #[derive(Debug, Default)]
 pub struct Switch {
-    /// Where what listens at a pod's address really listens.
+    /// The loopback address of the listener at a pod's address.
     listeners: Mutex<HashMap<SocketAddr, SocketAddr>>,
-    /// What is meant by a connection, by its loopback addresses: of the end that opened it, and of the other. One alone
-    /// may have several connections.
+    /// The ends that a connection stands for, by its loopback addresses: of the end that opened it, and of the other. One
+    /// alone may have several connections.
     meant: Mutex<HashMap<[SocketAddr; 2], Ends>>,
 }
 
 impl Switch {
-    /// What listens at `address` of a pod is at `really`.
+    /// Maps the listener at `address` of a pod to the loopback address `really`.
     pub fn listen(&self, address: SocketAddr, really: SocketAddr) {
         self.listeners.lock().expect("not poisoned").insert(address, really);
     }
 
-    /// Nobody listens there any more.
+    /// Removes the listener at `address`.
     pub fn close(&self, address: SocketAddr) {
         self.listeners.lock().expect("not poisoned").remove(&address);
     }
 
-    /// A connection to `really` that means one of `ends`. It is open, and non-blocking.
+    /// A connection to `really` that stands for one of `ends`. It is open, and non-blocking.
     ///
     /// # Errors
-    /// Where nobody listens.
+    /// Where there is no listener.
     pub fn connect(&self, really: SocketAddr, ends: Ends) -> io::Result<Opening> {
-        // Locked until it is written down what is meant: whoever accepts it asks after that.
+        // Locked until its ends are in the table: the acceptor looks them up after that.
         let mut meant = self.meant.lock().expect("not poisoned");
         let socket = Opening::connect(really)?;
         socket.set_nonblocking(true)?;
@@ -96,33 +97,34 @@ impl Sockets for Switch {
 pub struct Idle {
     /// The pod of this node.
     pub pod: ObjectName,
-    /// Its network namespace, by name: decides whose worker has them.
+    /// The cookie of its network namespace: it decides which worker has them.
     pub cookie: u64,
     /// Source, destination, and what the verdict rests on.
     pub connections: Vec<(SocketAddr, SocketAddr, Way)>,
 }
 
 impl Idle {
-    /// In the worker whose they are.
+    /// Opens them in their worker.
     pub(crate) fn open(self, worker: &Rc<Worker>) {
         let netns = Arc::new(Netns::own().expect("own namespace"));
         let budget = worker.budgets.add(self.cookie, &self.pod);
         let fact = Arc::clone(worker.world().pod(&self.pod).expect("a pod of the World"));
         let local = (fact.addresses.clone(), fact.account.clone().expect("a pod's"));
         let pod =
-            Rc::new(Served::new((self.pod, fact.uid.clone()), local, self.cookie, netns, budget, &worker.settings));
+            Rc::new(WorkerPod::new((self.pod, fact.uid.clone()), local, self.cookie, netns, budget, &worker.settings));
         for (source, destination, way) in self.connections {
             let direction = match way {
                 Way::Inbound { .. } => Direction::Inbound,
                 Way::Outbound { .. } => Direction::Outbound,
             };
-            let (track, serving) = (Track::begin(worker, &pod, direction, source, destination), worker.begins(&pod));
-            track.open(Judged { pod: pod.uid.clone(), way, judged_at: worker.world().version() });
+            let (connection, serving) =
+                (OpenConnection::begin(worker, &pod, direction, source, destination), worker.begin_serving(&pod));
+            connection.open(Judged { pod: pod.uid.clone(), way, judged_at: worker.world().version() });
             tokio::task::spawn_local(async move {
-                let mut track = track;
-                let (reason, policy) = track.cancel.cancelled().await;
-                track.policy(policy);
-                track.finish(reason);
+                let mut connection = connection;
+                let (reason, policy) = connection.cancel.cancelled().await;
+                connection.policy(policy);
+                connection.finish(reason);
                 drop(serving);
             });
         }
@@ -137,7 +139,7 @@ impl Ztunnel {
         let (opened, done) = oneshot::channel();
         let open = move |worker: &Rc<Worker>| {
             idle.open(worker);
-            let _ = opened.send(()); // whoever asked may have stopped waiting
+            let _ = opened.send(()); // the caller may have stopped waiting
         };
         self.send(cookie, Message::Run(Box::new(open)));
         async {

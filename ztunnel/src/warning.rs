@@ -1,14 +1,14 @@
-//! A warning that is logged once a minute, however often there is reason for it.
+//! A rate-limited warning, logged once a minute at most.
 
 use std::{
     cell::Cell,
     time::{Duration, Instant},
 };
 
-/// How often it is logged at most.
+/// Shortest time between two warnings.
 const EVERY: Duration = Duration::from_secs(60);
 
-/// When it was logged last, and how often there was reason since.
+/// A rate-limited warning: the time of the last one, and the number of its causes since.
 #[derive(Debug, Default)]
 pub(crate) struct RateLimitedWarning {
     logged: Cell<Option<Instant>>,
@@ -16,7 +16,7 @@ pub(crate) struct RateLimitedWarning {
 }
 
 impl RateLimitedWarning {
-    /// There is reason for it. Where it is to be logged: how often there was since it was logged before.
+    /// Counts a cause. Where the warning is to be logged: the number of causes since the last one.
     pub(crate) fn due(&self, now: Instant) -> Option<u64> {
         self.times.set(self.times.get() + 1);
         if self.logged.get().is_some_and(|logged| now.saturating_duration_since(logged) < EVERY) {
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_happens_often_is_logged_once_a_minute() {
+    fn frequent_causes_are_logged_once_a_minute() {
         let (warning, start) = (RateLimitedWarning::default(), Instant::now());
         for (after_ms, logged) in
             [(0, Some(1)), (1, None), (59_999, None), (60_000, Some(3)), (60_001, None), (200_000, Some(2))]

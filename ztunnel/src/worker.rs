@@ -1,5 +1,4 @@
-//! What a worker has: everything that its pods' connections need, shared with no other thread. What it does with it is
-//! `run`'s.
+//! The state of a worker: everything that its pods' connections need, shared with no other thread. Its loop is `run`.
 
 use std::{
     cell::{Cell, Ref, RefCell},
@@ -24,24 +23,24 @@ use underpass_telemetry::access_log::Writer;
 use crate::{
     Budgets, Inputs, Settings,
     metrics::{Metrics, Recorder},
-    open::{Numbers, OpenConnections},
+    open_connections::{ConnectionIds, OpenConnections},
     refusals::Refusals,
-    served::Served,
     warning::RateLimitedWarning,
+    worker_pod::WorkerPod,
 };
 
-/// A connection or tunnel that is being served.
+/// The guard of a connection or tunnel that is being served.
 #[derive(Debug)]
-pub(crate) struct Serving(#[allow(dead_code, reason = "guards")] [Guard<()>; 2]);
+pub(crate) struct ServingGuard(#[allow(dead_code, reason = "guards")] [Guard<()>; 2]);
 
 pub(crate) struct Home {
-    pub(crate) served: Rc<Served>,
+    pub(crate) pod: Rc<WorkerPod>,
     /// Outbound, inbound; none once another process accepts.
     pub(crate) listeners: Option<[Rc<TcpListener>; 2]>,
     pub(crate) accepting: [JoinHandle<()>; 2],
 }
 
-/// What the workers of a node have in common.
+/// The state that the workers of a node share.
 #[derive(Clone, Debug)]
 pub(crate) struct Shared {
     pub(crate) refusals: Arc<Refusals>,
@@ -58,17 +57,17 @@ pub(crate) struct Worker {
     pub(crate) refusals: Arc<Refusals>,
     pub(crate) budgets: Arc<Budgets>,
     pub(crate) recorder: Recorder,
-    /// Its World, and its open connections, which are judged by it.
+    /// Its World, and the open connections that are judged by it.
     pub(crate) judging: Judging,
     pub(crate) credentials: CredentialStore,
     log: RefCell<Writer>,
     logged: Notify,
     pub(crate) homes: RefCell<HashMap<u64, Home>>,
-    /// It is about to end: what begins now ends as soon as it may.
+    /// It drains: a new tunnel is drained at once.
     pub(crate) draining: Cell<bool>,
-    /// Accepting paused for want of descriptors or memory of the process.
+    /// The warning that accepting paused because the process is out of descriptors or memory.
     pub(crate) exhausted: RateLimitedWarning,
-    /// What was accepted for its pods, those that are gone among them, until it has ended.
+    /// Accepted connections and tunnels of its pods, including pods that are gone, until they have ended.
     serving: Group<()>,
     random: RandomState,
     rolls: Cell<u64>,
@@ -83,7 +82,7 @@ impl fmt::Debug for Worker {
 impl Worker {
     pub(crate) fn new(
         mut settings: Settings,
-        numbers: Numbers,
+        numbers: ConnectionIds,
         inputs: &Inputs,
         Shared { refusals, budgets, metrics }: Shared,
         configs: Configs,
@@ -125,29 +124,29 @@ impl Worker {
         self.random.hash_one(n)
     }
 
-    /// Writes a connection down. Lines leave together, at the end of the turn.
+    /// Logs a connection's record. Lines leave together, at the end of the turn.
     pub(crate) fn log(&self, record: &Connection) {
         self.log.borrow_mut().record(record);
         self.logged.notify_one();
     }
 
-    /// Completes when lines have been written down since it completed before.
+    /// Completes when records have been logged since it completed before.
     pub(crate) async fn logged(&self) {
         self.logged.notified().await;
     }
 
-    /// Hands the lines on that were written down.
+    /// Hands the logged lines to the access log's thread.
     pub(crate) fn flush_log(&self) {
         self.log.borrow_mut().flush();
     }
 
-    /// A connection or tunnel of `pod` has been accepted. Held until it has ended: whoever waits for that waits for those
-    /// as well that nobody has looked at yet.
-    pub(crate) fn begins(&self, pod: &Served) -> Serving {
-        Serving([self.serving.enter(()), pod.serving.enter(())])
+    /// The guard of an accepted connection or tunnel of `pod`, taken before its task runs: a drain waits for it from the moment
+    /// that it is accepted.
+    pub(crate) fn begin_serving(&self, pod: &WorkerPod) -> ServingGuard {
+        ServingGuard([self.serving.enter(()), pod.serving.enter(())])
     }
 
-    /// Completes when nothing is open, nor accepted and about to be.
+    /// Completes when no accepted connection or tunnel is left.
     pub(crate) async fn all_closed(&self) {
         self.serving.emptied().await;
     }
@@ -170,7 +169,7 @@ pub(crate) mod testing {
 
     use super::*;
 
-    /// A worker that nobody runs, by this World.
+    /// A worker of this World, without a thread.
     pub(crate) fn worker(world: World) -> Rc<Worker> {
         let folder = tempfile::tempdir().expect("folder");
         let authority = Authority::open(&folder.path().join("ca"), &TrustDomain::default(), SystemTime::now());
@@ -187,18 +186,18 @@ pub(crate) mod testing {
         let log = inputs.access_log.handle();
         let metrics = Metrics::new(&settings.metrics);
         let shared = Shared { refusals: Arc::default(), budgets: Budgets::new(settings.limits), metrics };
-        Rc::new(Worker::new(settings, Numbers::new(0, 1), &inputs, shared, configs, log))
+        Rc::new(Worker::new(settings, ConnectionIds::new(0, 1), &inputs, shared, configs, log))
     }
 
     /// The pod `default/b`, whose cookie is 1.
-    pub(crate) fn served(worker: &Worker) -> Rc<Served> {
+    pub(crate) fn served(worker: &Worker) -> Rc<WorkerPod> {
         let name = name("default/b");
         let budget = worker.budgets.add(1, &name);
         let uid = Uid::of_pod(&worker.world().settings().cluster, &name);
         let local =
             (vec!["10.0.0.2".parse().expect("address")], Account { namespace: "default".into(), name: "b".into() });
         let netns = Arc::new(Netns::own().expect("own namespace"));
-        Rc::new(Served::new((name, uid), local, 1, netns, budget, &worker.settings))
+        Rc::new(WorkerPod::new((name, uid), local, 1, netns, budget, &worker.settings))
     }
 }
 
@@ -214,15 +213,15 @@ mod tests {
     use underpass_core::{Reason, connection::Direction, testing::world};
 
     use super::testing::{served, worker};
-    use crate::track::Track;
+    use crate::open_connection::OpenConnection;
 
     #[test]
-    fn what_was_accepted_is_waited_for_before_anybody_has_looked_at_it() {
+    fn an_accepted_connection_is_waited_for_before_its_task_runs() {
         let worker = worker(world([]));
         let (pod, same_cookie) = (served(&worker), served(&worker));
         let mut context = Context::from_waker(Waker::noop());
         let (mut drained, mut removed) = (pin!(worker.all_closed()), pin!(pod.serving.emptied()));
-        let (of_another, accepted) = (worker.begins(&same_cookie), worker.begins(&pod));
+        let (of_another, accepted) = (worker.begin_serving(&same_cookie), worker.begin_serving(&pod));
         assert_eq!(removed.as_mut().poll(&mut context), Poll::Pending);
         drop(accepted);
         assert_eq!(removed.as_mut().poll(&mut context), Poll::Ready(()));
@@ -232,14 +231,14 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_while_the_end_is_written_down_leaves_nothing_open() {
+    fn a_panic_while_the_end_is_logged_leaves_nothing_open() {
         let worker = worker(world([]));
         let [from, to] = ["10.0.0.9:9", "10.0.0.2:80"].map(|address| address.parse::<SocketAddr>().unwrap());
         let pod = served(&worker);
-        let track = Track::begin(&worker, &pod, Direction::Inbound, from, to);
+        let connection = OpenConnection::begin(&worker, &pod, Direction::Inbound, from, to);
         assert!(!pod.connections.is_empty());
         let in_use = worker.log.borrow_mut();
-        assert!(catch_unwind(AssertUnwindSafe(|| track.finish(Reason::Finished))).is_err(), "the log is in use");
+        assert!(catch_unwind(AssertUnwindSafe(|| connection.finish(Reason::Finished))).is_err(), "the log is in use");
         drop(in_use);
         assert_eq!((pod.connections.is_empty(), worker.connections.len()), (true, 0));
     }

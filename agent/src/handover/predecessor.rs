@@ -13,7 +13,7 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot};
 use underpass_net::passing::{DescriptorConnection, DescriptorListener, MOST_DESCRIPTORS};
-use underpass_ztunnel::Lent;
+use underpass_ztunnel::PodListeners;
 
 use super::{APPLY, Earlier, Error, Hello, Message, Place, hear, wired};
 
@@ -32,7 +32,7 @@ pub struct Lending {
     /// Who has it is the agent of the node.
     pub lock: File,
     /// The listeners of the pods.
-    pub pods: Vec<Lent>,
+    pub pods: Vec<PodListeners>,
     /// The listeners of the admin API, readiness and metrics.
     pub servers: Vec<TcpListener>,
     /// The version of the kernel tables in which everything stands.

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::mpsc;
 use underpass_net::passing::DescriptorListener;
-use underpass_ztunnel::Lent;
+use underpass_ztunnel::PodListeners;
 
 use super::*;
 
@@ -59,7 +59,7 @@ fn running(place: &Place, pods: usize) -> (Lock, mpsc::UnboundedReceiver<Ask>, V
 }
 
 fn lending(lock: &Lock, pods: usize) -> Lending {
-    let pods = (0..pods).map(|n| Lent { cookie: n as u64, outbound: bound(), inbound: bound() });
+    let pods = (0..pods).map(|n| PodListeners { cookie: n as u64, outbound: bound(), inbound: bound() });
     let process = underpass_net::passing::pidfd(i32::try_from(std::process::id()).unwrap()).unwrap();
     let earlier = vec![Earlier { cgroup: CgroupId(5), process }];
     Lending {

@@ -301,7 +301,7 @@ impl Node {
         // A thread that is gone has ended the process.
         still.unwrap_or(Ok(())).map_err(|error| format!("its kernel tables cannot be written: {error}"))?;
         // All of them or none: what waits in a listener that is left out would be reset.
-        lending.pods = self.ztunnel.lend().await.into_iter().collect::<io::Result<_>>().map_err(uncopied)?;
+        lending.pods = self.ztunnel.lend_listeners().await.into_iter().collect::<io::Result<_>>().map_err(uncopied)?;
         Ok(lending)
     }
 
@@ -317,7 +317,7 @@ impl Node {
             self.pods.stir();
         } else {
             tracing::warn!("the other agent has not taken over: this one goes on");
-            let lent = self.ztunnel.lend().await.into_iter().filter_map(|lent| {
+            let lent = self.ztunnel.lend_listeners().await.into_iter().filter_map(|lent| {
                 let missing = |error| tracing::warn!(%error, "the listeners of a pod cannot be put back");
                 lent.map_err(missing).ok()
             });

@@ -39,7 +39,6 @@ const NOT_YET: &[&str] = &[
     "lib/door/",
     "lib/identity/",
     "lib/hbone/",
-    "ztunnel/",
     "cli/",
     "README.md",
     "ARCHITECTURE.md",

@@ -1,4 +1,4 @@
-//! What dry-run policies would have denied, by policy. Touched where a connection was, which few are.
+//! Dry-run denials, by policy. Touched for denied connections alone, which are few.
 
 use std::{
     collections::HashMap,
@@ -35,7 +35,7 @@ impl DryRuns {
         Self { most: settings.most_series, keep_gone: settings.keep_gone, policies: HashMap::new() }
     }
 
-    /// One connection that these would have denied.
+    /// Counts one connection that these would have denied.
     pub(super) fn deny(&mut self, by: &[ObjectName]) {
         for policy in by {
             let has_room = self.policies.len() < self.most || self.policies.contains_key(policy);

@@ -1,5 +1,5 @@
-//! The open connections of one worker, whose bytes are counted by their tallies: a scrape folds what was carried since the last
-//! one into their series, a few connections at a time, and the end what is left.
+//! Byte counting of a worker's open connections, by their tallies: a scrape folds the bytes since the last one into their series,
+//! a page of connections at a time, and the end of a connection the rest.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use underpass_net::tunnel::Tally;
 use underpass_telemetry::metrics::Lines;
 
 use super::{OPEN, response::Flag, traffic::Series};
-use crate::open::carried;
+use crate::open_connections::carried;
 
 /// One open connection.
 #[derive(Debug)]
@@ -32,17 +32,17 @@ impl Flow {
     }
 }
 
-/// Connections that are folded at once.
+/// Connections that are folded in one page.
 const PAGE: usize = 1024;
 
-/// How many connections are open.
+/// The number of open connections, by direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Open {
+pub(crate) struct OpenCount {
     outbound: i64,
     inbound: i64,
 }
 
-impl Open {
+impl OpenCount {
     pub(crate) const fn add(&mut self, other: Self) {
         self.outbound += other.outbound;
         self.inbound += other.inbound;
@@ -55,11 +55,11 @@ impl Open {
     }
 }
 
-/// Some connections have been folded into their series.
+/// The result of folding a page of connections into their series.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Folded {
-    /// How many they were.
-    pub(crate) open: Open,
+    /// Their number.
+    pub(crate) open: OpenCount,
     /// The number of the last of them; none: there were no more.
     pub(crate) last: Option<u64>,
     /// The highest number of all that are open.
@@ -75,7 +75,7 @@ impl Flows {
         self.0.insert(id, Flow { series, tally, direction, counted: (0, 0) });
     }
 
-    /// False: there is no such connection.
+    /// Ends a connection. False where there is no such one.
     pub(super) fn end(&mut self, id: u64, flag: Flag) -> bool {
         let Some(mut flow) = self.0.remove(&id) else { return false };
         flow.fold();
@@ -83,7 +83,7 @@ impl Flows {
         true
     }
 
-    /// Folds the next ones after this number, a page at most.
+    /// Folds the next page of connections after this number.
     pub(super) fn fold(&mut self, after: u64) -> Folded {
         let newest = self.0.last_key_value().map_or(0, |(id, _)| *id);
         let mut folded = Folded { newest, ..Folded::default() };

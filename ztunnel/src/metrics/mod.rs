@@ -1,13 +1,14 @@
-//! Traffic by who speaks to whom, under the names that Istio's dashboards and alerts use, and why connections end.
+//! Metrics of traffic by source and destination, under the names that Istio's dashboards and alerts use, and of the reasons for
+//! which connections end.
 //!
 //! ```text
-//! Track: opened, ended -> Recorder (a worker's own, which knows the series it has met) -> series (Traffic), denials of dry runs
+//! OpenConnection: opened, ended -> Recorder (a worker's own, with a cache of series) -> series (Traffic), dry-run denials
 //! scrape: each worker folds its running tallies into their series, series of workloads that are gone are dropped, the rest is shown
 //! ```
 //! A connection takes a lock where its worker meets a series for the first time, and where a dry run would have denied it: none
-//! that is held while much is done. A scrape asks the workers by message.
-//! Touched when a connection opens, ends and is scraped, never per byte. What a peer says of itself in a header is in no
-//! label: a workload is known by its address, a principal by its certificate, a service by the World.
+//! that is held for long. A scrape asks the workers by message.
+//! Touched when a connection opens, ends and is scraped, never per byte. What a peer claims in a header is in no label: a
+//! workload is known by its address, a principal by its certificate, a service by the World.
 //!
 //! What must hold: no increment is lost. A series whose workloads or policy are gone goes only after it has been shown unchanged
 //! for the whole of [`Settings::keep_gone`], and beyond [`Settings::most_series`] traffic is counted together.
@@ -41,18 +42,18 @@ use self::{
 };
 
 pub(crate) use self::{
-    flow::{Folded, Open},
+    flow::{Folded, OpenCount},
     recorder::Recorder,
 };
 
-/// What its owner chooses.
+/// The settings of the metrics of traffic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The name of the cluster, in `source_cluster` and `destination_cluster`.
     pub cluster: Arc<str>,
     /// Series of traffic: combinations of labels. Beyond it, traffic is counted under `overflow`.
     pub most_series: usize,
-    /// How long the series of a workload or policy that is gone are still shown.
+    /// Time for which the series of a workload or policy that is gone are still shown.
     pub keep_gone: Duration,
 }
 
@@ -62,7 +63,7 @@ impl Default for Settings {
     }
 }
 
-/// The value of every label that would tell too much.
+/// The value of every label of traffic beyond the limit of series.
 const OVERFLOW: &str = "overflow";
 
 /// The labels of traffic, as Istio's ztunnel has them.
@@ -98,13 +99,13 @@ const TRAFFIC_LABELS: &[&str] = &[
 
 static OPENED: Family = Family::counter(
     "istio_tcp_connections_opened_total",
-    "Connections that were opened, refused ones among them.",
+    "Connections that were opened, refused ones included.",
     TRAFFIC_LABELS,
 );
 static CLOSED: Family = Family::counter(
     "istio_tcp_connections_closed_total",
-    "Connections that ended; response_flags is - for those that were carried, DENY where a policy or an identity said no, \
-     CONNECT where the destination was not reached.",
+    "Connections that ended; response_flags is - for those that were carried, DENY where a policy or the peer's identity \
+     refused it, CONNECT where the destination was not reached.",
     TRAFFIC_LABELS,
 );
 static RECEIVED: Family = Family::counter(
@@ -119,28 +120,28 @@ static SENT: Family = Family::counter(
 );
 static ENDS: Family = Family::counter(
     "underpass_connection_ends_total",
-    "Connections that ended or never began, by reason: the word of the access log.",
+    "Connections that ended or were refused, by reason, as in the access log.",
     &["direction", "reason"],
 );
 static OPEN: Family = Family::gauge("underpass_connections_open", "Connections that are open.", &["direction"]);
-static SERIES: Family = Family::gauge("underpass_metrics_series", "Series of traffic that are kept.", &[]);
+static SERIES: Family = Family::gauge("underpass_metrics_series", "Series of traffic in memory.", &[]);
 static FOLDED: Family = Family::counter(
     "underpass_metrics_folded_total",
     "Connections whose traffic is counted under overflow, because there were too many series.",
     &[],
 );
 
-/// The families of this room.
+/// The metric families of this module.
 pub const FAMILIES: &[&Family] = &[&OPENED, &CLOSED, &RECEIVED, &SENT, &ENDS, &OPEN, &DENIALS, &SERIES, &FOLDED];
 /// Those of them that are written at a scrape; workers count the others.
 const WRITTEN: &[&Family] = &[&OPENED, &CLOSED, &RECEIVED, &SENT, &OPEN, &DENIALS, &SERIES, &FOLDED];
 
-/// What the workers count into, and a scrape reads.
+/// The metrics that workers write and a scrape reads.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     traffic: Mutex<Traffic>,
     dry_runs: Mutex<DryRuns>,
-    /// Which workloads there are, as of the last scrape.
+    /// The workloads and identities of the World, as of the last scrape.
     alive: Mutex<Option<Alive>>,
     /// How often series were dropped.
     dropped: AtomicU64,
@@ -156,12 +157,12 @@ impl Metrics {
         })
     }
 
-    /// Shown in `registry`. `fold` has the workers fold their open connections, and answers how many those are.
+    /// Shows them in `registry`. `fold` has the workers fold their open connections, and returns the number of those.
     pub(crate) fn collect(
         self: &Arc<Self>,
         registry: &Registry,
         world: watch::Receiver<Arc<World>>,
-        fold: impl Fn() -> Open + Send + Sync + 'static,
+        fold: impl Fn() -> OpenCount + Send + Sync + 'static,
     ) {
         let shown = Arc::clone(self);
         registry.write(WRITTEN, move |lines| {
@@ -176,7 +177,7 @@ impl Metrics {
         self.dropped.load(Relaxed)
     }
 
-    fn show(&self, world: &Arc<World>, now: Instant, open: Open, lines: &mut Lines) {
+    fn show(&self, world: &Arc<World>, now: Instant, open: OpenCount, lines: &mut Lines) {
         open.show(lines);
         let mut dry_runs = lock(&self.dry_runs);
         dry_runs.sweep(world, now);

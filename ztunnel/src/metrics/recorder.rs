@@ -1,4 +1,4 @@
-//! A worker's own end of the metrics: it finds the series of a connection, and remembers what facts come to as labels.
+//! The recorder of one worker: it finds the series of a connection, by caches of series and of the labels of facts.
 
 use std::{cell::RefCell, collections::HashMap, fmt, sync::Arc};
 
@@ -20,39 +20,40 @@ use super::{
     traffic::{Key, Series},
 };
 
-/// So many sides are kept whether they are used or not.
+/// The size up to which the cache of sides is not swept.
 const FEW: usize = 64;
 
-/// Counts the connections of one worker.
+/// The recorder of one worker's connections.
 pub(crate) struct Recorder {
     metrics: Arc<Metrics>,
     flows: RefCell<Flows>,
-    met: RefCell<Met>,
+    cache: RefCell<SeriesCache>,
     ends: IntCounterVec,
     /// Handles of `ends`, by direction and reason.
     ended: RefCell<HashMap<(Direction, &'static str), IntCounter>>,
-    known: RefCell<Known>,
+    known: RefCell<SideCache>,
 }
 
-/// A side, found by its workload's address in memory, which stays its own while it is kept here, and its identity.
-struct KnownSide {
+/// A cached side. Its key is the workload's address in memory, which is not reused while the workload is kept here, and its
+/// identity.
+struct CachedSide {
     workload: Option<Arc<Workload>>,
     side: Arc<Side>,
 }
 
-impl KnownSide {
-    /// The World has this very fact.
+impl CachedSide {
+    /// True if the World has this very fact.
     fn is_current(&self, world: &World) -> bool {
         let is_it = |w: &Arc<Workload>| world.workload(&w.uid).is_some_and(|current| Arc::ptr_eq(current, w));
         self.workload.as_ref().is_some_and(is_it)
     }
 }
 
-/// What facts say as labels, as far as it was asked. A fact does not change, so that a World which has it as well changes
-/// nothing here; what the World does not have any more goes when there would be twice as much as was left before.
+/// A cache of the labels of facts. A fact does not change, so that the next World which has it as well changes nothing here;
+/// entries that the World does not have any more are swept when the cache has doubled since the last sweep.
 #[derive(Default)]
-struct Known {
-    sides: HashMap<(usize, Option<Identity>), KnownSide>,
+struct SideCache {
+    sides: HashMap<(usize, Option<Identity>), CachedSide>,
     most: usize,
     /// How often sides were dropped.
     swept: u64,
@@ -69,21 +70,21 @@ impl Recorder {
         Self {
             metrics: Arc::clone(metrics),
             flows: RefCell::default(),
-            met: RefCell::default(),
+            cache: RefCell::default(),
             ends: registry.counter(&ENDS),
             ended: RefCell::default(),
             known: RefCell::default(),
         }
     }
 
-    /// A connection is open: its tally counts from now on.
+    /// Records an open connection: its tally counts from now on.
     pub(crate) fn opened(&self, world: &World, record: &Connection, tally: &Arc<Tally>) {
         self.dry_runs(record);
         let series = self.series(world, record);
         self.flows.borrow_mut().begin(record.id, record.direction, Arc::clone(tally), series);
     }
 
-    /// A connection ended, or was refused before it was open.
+    /// Records the end of a connection, or a refusal before it was open.
     pub(crate) fn ended(&self, world: &World, record: &Connection) {
         let Some(reason) = &record.reason else { return };
         let word = reason.as_str();
@@ -97,7 +98,7 @@ impl Recorder {
         if self.flows.borrow_mut().end(record.id, flag) {
             return;
         }
-        // A tunnel that ended before it carried anything is nobody's connection.
+        // A tunnel that ended before it carried a connection is none.
         if direction == Direction::Inbound && record.destination.address.port() == HBONE_PORT {
             return;
         }
@@ -105,7 +106,7 @@ impl Recorder {
         self.series(world, record).close(flag);
     }
 
-    /// Folds what open connections have carried into their series: those after this number, a page at most.
+    /// Folds the bytes of the next page of open connections after this number into their series.
     pub(crate) fn fold(&self, after: u64) -> Folded {
         self.flows.borrow_mut().fold(after)
     }
@@ -114,13 +115,13 @@ impl Recorder {
     fn series(&self, world: &World, record: &Connection) -> Arc<Series> {
         let mut known = self.known.borrow_mut();
         let key = known.key(world, record);
-        let mut met = self.met.borrow_mut();
-        met.follow(self.metrics.dropped(), known.swept);
-        if let Some(series) = met.find(&key).filter(|series| series.open()) {
+        let mut cache = self.cache.borrow_mut();
+        cache.follow(self.metrics.dropped(), known.swept);
+        if let Some(series) = cache.find(&key).filter(|series| series.open()) {
             return Arc::clone(series);
         }
         let series = lock(&self.metrics.traffic).open(&key);
-        met.remember(key, &series);
+        cache.remember(key, &series);
         series
     }
 
@@ -131,29 +132,29 @@ impl Recorder {
     }
 }
 
-/// What tells series apart for one worker, which makes each side once: by address in memory.
-type MetKey = (Direction, usize, usize, Option<ObjectName>, Security);
+/// The key of a series for one worker, which makes each side once: sides by their address in memory.
+type SeriesKey = (Direction, usize, usize, Option<ObjectName>, Security);
 
-/// The series that a worker has met, so that it takes no lock for them again. It begins anew when series were dropped, after
-/// which there may be room for one that counts under overflow, and when sides were, which it would keep.
+/// A cache of series, so that a worker takes no lock for them again. It is cleared when series were dropped, after
+/// which there may be room for one that counts under overflow, and when sides were, which it would keep alive.
 #[derive(Default)]
-struct Met {
+struct SeriesCache {
     /// With the key, which keeps the sides where they are.
-    series: HashMap<MetKey, (Key, Arc<Series>)>,
-    /// How often series, and sides, had been dropped.
+    series: HashMap<SeriesKey, (Key, Arc<Series>)>,
+    /// The numbers of drops of series, and of sweeps of sides, when it was cleared.
     dropped: u64,
     swept: u64,
 }
 
-impl Met {
-    fn key(key: &Key) -> MetKey {
+impl SeriesCache {
+    fn key(key: &Key) -> SeriesKey {
         let side = |side: &Arc<Side>| Arc::as_ptr(side).addr();
         let service = key.service.as_ref().map(|(name, _)| name.clone());
         (key.direction, side(&key.source), side(&key.destination), service, key.security)
     }
 
     fn find(&self, key: &Key) -> Option<&Arc<Series>> {
-        // What a service is called in DNS may change.
+        // The DNS name of a service may change.
         let known = self.series.get(&Self::key(key)).filter(|(known, _)| known.service == key.service);
         known.map(|(_, series)| series)
     }
@@ -170,7 +171,7 @@ impl Met {
     }
 }
 
-impl Known {
+impl SideCache {
     fn key(&mut self, world: &World, record: &Connection) -> Key {
         let service = match record.direction {
             Direction::Outbound => record.service.clone(),
@@ -192,7 +193,7 @@ impl Known {
             self.swept += 1;
         }
         let address = party.workload.as_ref().map_or(0, |w| Arc::as_ptr(w).addr());
-        let make = || KnownSide { workload: party.workload.clone(), side: Arc::new(Side::new(party)) };
+        let make = || CachedSide { workload: party.workload.clone(), side: Arc::new(Side::new(party)) };
         Arc::clone(&self.sides.entry((address, party.identity.clone())).or_insert_with(make).side)
     }
 }
@@ -202,7 +203,7 @@ fn hostname(world: &World, service: &ObjectName) -> Arc<str> {
     known.unwrap_or_else(|| service.name().into())
 }
 
-/// The wire does not say which service was called: one that leads to this port of this pod, as Istio guesses.
+/// The service of an inbound connection, which HBONE does not carry: one that leads to this port of this pod, as Istio guesses.
 fn service(world: &World, destination: &Party) -> Option<ObjectName> {
     let workload = world.workload(&destination.workload.as_ref()?.uid)?;
     workload.service_at(destination.address.port()).cloned()
@@ -218,9 +219,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_fact_comes_to_is_kept_while_the_world_has_it() {
+    fn the_labels_of_a_fact_are_cached_while_the_world_has_it() {
         let mut model = model([pod("default/stays", "10.0.0.1").into()]);
-        let mut known = Known::default();
+        let mut known = SideCache::default();
         let mut side = |world: &World, address: &str| {
             let address: std::net::SocketAddr = address.parse().unwrap();
             let workload = world.workload_at(address.ip()).cloned();

@@ -1,16 +1,16 @@
-//! `response_flags` and `connection_security_policy`: two of Istio's labels, each from one table.
+//! The values of Istio's labels `response_flags` and `connection_security_policy`, each from one table.
 
 use underpass_core::{
     Reason,
     connection::{Direction, Path},
 };
 
-/// How a connection ended, in Istio's words.
+/// The end of a connection, in Istio's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flag {
     /// It was carried.
     None,
-    /// A policy, a mutual TLS mode or an identity said no.
+    /// A policy, a mutual TLS mode or the peer's identity refused it.
     Deny,
     /// The destination was not reached.
     Connect,
@@ -27,7 +27,7 @@ impl Flag {
         }
     }
 
-    /// The peer was refused for who it is.
+    /// The flag where the peer was refused for its identity.
     const fn of_peer(direction: Direction) -> Self {
         match direction {
             Direction::Inbound => Self::Deny,
@@ -44,7 +44,7 @@ impl Flag {
             | Reason::BadSource
             // The answer to a CONNECT that a policy at the other end denies.
             | Reason::Refused(401) => Self::Deny,
-            // Who called was not who may call; who was called was not who is meant to answer.
+            // Inbound the client has not an accepted identity; outbound the server has not an expected one.
             Reason::Identity => Self::of_peer(direction),
             Reason::Tls(failure) if failure.refusal().is_about_the_peer() => Self::of_peer(direction),
             Reason::AmbiguousAddress
@@ -75,7 +75,7 @@ impl Flag {
     }
 }
 
-/// How the bytes were secured. Istio's `none` is said by the destination alone; a source that sends in the clear says
+/// The security of a connection. Istio's `none` is reported by the destination alone; a source that sends in the clear reports
 /// `unknown`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Security {

@@ -1,15 +1,15 @@
-//! One end of a connection as labels: what the World says of its workload, and what its certificate proved.
+//! The labels of one end of a connection: of its workload, by the World, and of the identity that its certificate proved.
 
 use std::sync::Arc;
 
 use underpass_core::{Identity, connection::Party, world::Workload};
 
-/// What Istio writes where it does not know.
+/// Istio's value of an unknown label.
 pub(super) const UNKNOWN: &str = "unknown";
 
-/// What the World says of a workload.
+/// The labels of a workload, by the World.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Place {
+pub(super) struct WorkloadLabels {
     pub(super) workload: Box<str>,
     pub(super) namespace: Box<str>,
     pub(super) canonical_service: Box<str>,
@@ -20,7 +20,7 @@ pub(super) struct Place {
     pub(super) zone: Box<str>,
 }
 
-impl Place {
+impl WorkloadLabels {
     pub(super) fn new(workload: &Workload) -> Self {
         let (region, zone) = (workload.locality.region.as_deref(), workload.locality.zone.as_deref());
         Self {
@@ -40,14 +40,14 @@ impl Place {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Side {
     /// None: it is no workload of ours.
-    pub(super) place: Option<Place>,
+    pub(super) workload: Option<WorkloadLabels>,
     /// Proved by its certificate, or shown with ours.
     pub(super) principal: Option<Identity>,
 }
 
 impl Side {
-    /// A workload has the address, but what counts is who the peer proved to be: where both disagree, somebody else
-    /// speaks from there.
+    /// The labels of a party. A workload has the address, but the peer's identity counts: where both disagree, another workload
+    /// uses the address.
     pub(super) fn new(party: &Party) -> Self {
         // The trust domain may be an alias of ours.
         let is_itself = |w: &&Arc<Workload>| match &party.identity {
@@ -56,25 +56,25 @@ impl Side {
             }),
             None => true,
         };
-        let place = party.workload.as_ref().filter(is_itself).map(|w| Place::new(w));
-        Self { place, principal: party.identity.clone() }
+        let workload = party.workload.as_ref().filter(is_itself).map(|w| WorkloadLabels::new(w));
+        Self { workload, principal: party.identity.clone() }
     }
 
     /// Its labels: workload, canonical service and revision, namespace, principal, app, version, cluster, region, zone.
     pub(super) fn labels<'a>(&'a self, cluster: &'a str) -> [&'a str; 10] {
         let principal = self.principal.as_ref().map_or(UNKNOWN, Identity::uri);
-        match &self.place {
-            Some(place) => [
-                &place.workload,
-                &place.canonical_service,
-                &place.canonical_revision,
-                &place.namespace,
+        match &self.workload {
+            Some(workload) => [
+                &workload.workload,
+                &workload.canonical_service,
+                &workload.canonical_revision,
+                &workload.namespace,
                 principal,
-                &place.app,
-                &place.version,
+                &workload.app,
+                &workload.version,
                 cluster,
-                &place.region,
-                &place.zone,
+                &workload.region,
+                &workload.zone,
             ],
             None => {
                 let mut labels = [UNKNOWN; 10];

@@ -1,4 +1,4 @@
-//! Connections as records, Worlds and times go in; what a scrape would show comes out.
+//! Tests of the metrics: records, Worlds and times in, the text of a scrape out.
 
 use std::net::SocketAddr;
 
@@ -45,7 +45,7 @@ struct Rig {
     recorder: Recorder,
     registry: Registry,
     /// What there is at a scrape, when that is, and how many connections are open.
-    scraped: Arc<Mutex<(Arc<World>, Instant, Open)>>,
+    scraped: Arc<Mutex<(Arc<World>, Instant, OpenCount)>>,
     began: Instant,
     next: u64,
 }
@@ -57,7 +57,7 @@ impl Rig {
         let (world, began) = (Arc::new(model.world().clone()), Instant::now());
         let metrics = Metrics::new(&settings);
         let recorder = Recorder::new(&metrics, &registry);
-        let scraped = Arc::new(Mutex::new((world, began, Open::default())));
+        let scraped = Arc::new(Mutex::new((world, began, OpenCount::default())));
         let at = Arc::clone(&scraped);
         registry.write(WRITTEN, move |lines| {
             let (world, now, open) = &*lock(&at);
@@ -117,7 +117,7 @@ impl Rig {
 
     /// A scrape `after_s` seconds after the begin.
     fn scrape(&self, after_s: u64) -> String {
-        let (mut open, mut after) = (Open::default(), Some(0));
+        let (mut open, mut after) = (OpenCount::default(), Some(0));
         while let Some(id) = after {
             let folded = self.recorder.fold(id);
             open.add(folded.open);
@@ -256,7 +256,7 @@ fn refused_connections_say_how() {
     rig.end(&record, tls(Refusal::Protocol));
     rig.end(&record, tls(Refusal::Alert(Alert(48))));
     let text = rig.scrape(0);
-    assert_eq!(counts(&text, &[]), [None; 4], "a tunnel is nobody's connection");
+    assert_eq!(counts(&text, &[]), [None; 4], "a tunnel is no connection");
     for word in ["\"tls_protocol\"", "\"tls_alert_unknown_ca\""] {
         assert_eq!(sum(&text, "underpass_connection_ends_total", &[word]), Some(1));
     }
@@ -278,7 +278,7 @@ fn security_is_said_as_istio_says_it() {
 }
 
 #[test]
-fn who_it_was_is_proved_or_unknown() {
+fn labels_of_a_peer_are_proved_or_unknown() {
     let check = |from: &str, proved: Option<&str>, want: [&str; 2]| {
         let mut rig = Rig::new(Settings::default());
         let mut record = rig.record(Direction::Inbound, Path::Hbone, from, "10.0.0.2:5432");
@@ -293,7 +293,7 @@ fn who_it_was_is_proved_or_unknown() {
     check("10.0.0.1:4000", Some("shop-1"), ["shop", ""]);
     check("[fd00::1]:4000", Some("shop-1"), ["shop", ""]);
     check("10.0.0.1:4000", None, ["shop", "unknown"]);
-    // The address is the shop's, the certificate is somebody else's.
+    // The address is the shop's, the certificate is another workload's.
     check("10.0.0.1:4000", Some("thief"), ["unknown", ""]);
     check("203.0.113.7:4000", None, ["unknown", "unknown"]);
 }
@@ -342,7 +342,7 @@ fn series_of_the_gone_are_shown_for_a_while_and_dropped() {
 }
 
 #[test]
-fn series_of_those_who_are_there_stay() {
+fn series_of_present_workloads_stay() {
     let mut rig = Rig::new(Settings { keep_gone: Duration::ZERO, ..Settings::default() });
     let record = rig.hbone(Direction::Inbound);
     rig.open(&record);

@@ -1,4 +1,4 @@
-//! The series of traffic: which there are, how many there may be, and when one goes. No clock: a scrape brings the time.
+//! The series of traffic: their keys, their limit, and when one is dropped. No clock: a scrape brings the time.
 
 use std::{
     collections::{
@@ -23,16 +23,16 @@ use super::{
     CLOSED, OPENED, OVERFLOW, RECEIVED, SENT, Settings,
     gone::Gone,
     response::{Flag, Security},
-    side::{Place, Side, UNKNOWN},
+    side::{Side, UNKNOWN, WorkloadLabels},
 };
 
-/// What tells series apart.
+/// The key of a series.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) direction: Direction,
     pub(super) source: Arc<Side>,
     pub(super) destination: Arc<Side>,
-    /// Its name, and what it is called in DNS.
+    /// Its name, and its DNS name.
     pub(super) service: Option<(ObjectName, Arc<str>)>,
     pub(super) security: Security,
 }
@@ -48,7 +48,7 @@ impl Key {
         values
     }
 
-    /// Everything that it names is still there.
+    /// True if everything that it names is still there.
     fn is_alive(&self, alive: &Alive) -> bool {
         alive.has(&self.source)
             && alive.has(&self.destination)
@@ -75,7 +75,7 @@ pub(super) struct Series {
     flows: AtomicUsize,
 }
 
-/// It counts no connection again: the next one of its key has a series of its own.
+/// The number of flows of a retired series, which counts no connection again: the next one of its key has a new series.
 const RETIRED: usize = usize::MAX;
 
 impl Series {
@@ -90,7 +90,7 @@ impl Series {
         })
     }
 
-    /// A connection opens that counts here until [`Self::close`]. False: it is retired.
+    /// Counts a connection that is open until [`Self::close`]. False where the series is retired.
     pub(super) fn open(&self) -> bool {
         let one_more = |flows: usize| (flows != RETIRED).then(|| flows + 1);
         let opens = self.flows.fetch_update(AcqRel, Relaxed, one_more).is_ok();
@@ -116,13 +116,13 @@ impl Series {
         self.sent.fetch_add(sent, Relaxed);
     }
 
-    /// One of its connections ended; its bytes have been added.
+    /// Counts the end of a connection, whose bytes have been added.
     pub(super) fn close(&self, flag: Flag) {
         self.closed[flag as usize].fetch_add(1, Relaxed);
         self.flows.fetch_sub(1, Release);
     }
 
-    /// How many were closed, by flag; most are by none.
+    /// The numbers of closed connections, by flag; most have none.
     fn closed(&self) -> impl Iterator<Item = (Flag, u64)> {
         let all = Flag::ALL.into_iter().zip(&self.closed).map(|(flag, closed)| (flag, closed.load(Relaxed)));
         all.filter(|(flag, closed)| *flag == Flag::None || *closed > 0)
@@ -143,7 +143,7 @@ pub(super) fn show(all: &[Arc<Series>], lines: &mut Lines) {
     }
 }
 
-/// What a series is called.
+/// The labels of a series.
 #[derive(Debug)]
 enum Names {
     /// By its key, in this cluster.
@@ -196,7 +196,7 @@ impl Traffic {
         }
     }
 
-    /// A connection opens: the series that it counts in, until [`Series::close`].
+    /// Counts a connection in its series, until [`Series::close`].
     pub(super) fn open(&mut self, key: &Key) -> Arc<Series> {
         let full = self.series.len() >= self.most;
         let series = match self.series.entry(key.clone()) {
@@ -215,9 +215,9 @@ impl Traffic {
         series
     }
 
-    /// Drops what names something that is gone, once it has been shown for long enough.
+    /// Drops series of objects that are gone, once they have been shown for long enough.
     ///
-    /// True: some were dropped.
+    /// True if some were dropped.
     pub(super) fn sweep(&mut self, alive: &Alive, now: Instant) -> bool {
         let (keep, before) = (self.keep_gone, self.series.len());
         self.series.retain(|key, entry| {
@@ -242,23 +242,23 @@ impl Traffic {
     }
 }
 
-/// What there is in the World of a scrape: from one to the next it follows what differs.
+/// The workloads and identities of the World at a scrape: from one to the next it follows the delta.
 #[derive(Debug)]
 pub(super) struct Alive {
     world: Arc<World>,
-    places: HashMap<Place, usize>,
+    workloads: HashMap<WorkloadLabels, usize>,
     identities: HashMap<Identity, usize>,
 }
 
 impl Alive {
     pub(super) fn new(world: &Arc<World>) -> Self {
         let nothing = Arc::new(World::empty(world.settings().clone()));
-        let mut alive = Self { world: nothing, places: HashMap::new(), identities: HashMap::new() };
+        let mut alive = Self { world: nothing, workloads: HashMap::new(), identities: HashMap::new() };
         alive.follow(world);
         alive
     }
 
-    /// From here on it is what there is in `world`.
+    /// Follows the World to `world`.
     pub(super) fn follow(&mut self, world: &Arc<World>) {
         let old = Arc::clone(&self.world);
         if old.settings().trust_domain != world.settings().trust_domain {
@@ -267,11 +267,11 @@ impl Alive {
         }
         for workload in Delta::between(&old, world).workloads {
             if let Some(new) = workload.new {
-                *self.places.entry(Place::new(new)).or_default() += 1;
+                *self.workloads.entry(WorkloadLabels::new(new)).or_default() += 1;
                 world.identity(new).into_iter().for_each(|id| *self.identities.entry(id.clone()).or_default() += 1);
             }
             if let Some(gone) = workload.old {
-                remove(&mut self.places, &Place::new(gone));
+                remove(&mut self.workloads, &WorkloadLabels::new(gone));
                 old.identity(gone).into_iter().for_each(|identity| remove(&mut self.identities, identity));
             }
         }
@@ -279,12 +279,12 @@ impl Alive {
     }
 
     fn has(&self, side: &Side) -> bool {
-        side.place.as_ref().is_none_or(|place| self.places.contains_key(place))
+        side.workload.as_ref().is_none_or(|workload| self.workloads.contains_key(workload))
             && side.principal.as_ref().is_none_or(|principal| self.identities.contains_key(principal))
     }
 }
 
-/// There is one less.
+/// Counts one less.
 fn remove<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
     if let Some(count) = counts.get_mut(key) {
         *count -= 1;
@@ -320,7 +320,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_followed_is_what_there_is(
+        fn following_deltas_is_the_same_as_starting_anew(
             start in some_model(),
             changes in vec((some_batch(), prop::bool::weighted(0.2), any::<bool>()), 0..6),
         ) {
@@ -337,9 +337,9 @@ mod tests {
                 }
                 let world = Arc::new(model.world().clone());
                 followed.follow(&world);
-                let counts = |alive: &Alive| (alive.places.clone(), alive.identities.clone());
+                let counts = |alive: &Alive| (alive.workloads.clone(), alive.identities.clone());
                 prop_assert_eq!(counts(&followed), counts(&Alive::new(&world)));
-                let all: usize = followed.places.values().sum();
+                let all: usize = followed.workloads.values().sum();
                 prop_assert_eq!(all, world.workloads().count());
                 prop_assert!(world.identities().all(|identity| followed.identities.contains_key(identity)));
                 prop_assert_eq!(followed.identities.len(), world.identities().count());

@@ -1,4 +1,4 @@
-//! What has time to end: open connections go on, judged as before, until they end by themselves; and listeners that
+//! Draining: open connections go on, judged as before, until they end by themselves; and listeners that
 //! another process goes on with.
 
 use std::{
@@ -15,7 +15,7 @@ fn is_pending(future: Pin<&mut impl Future<Output = ()>>) -> bool {
 }
 
 #[test]
-fn what_is_open_ends_by_itself() {
+fn open_connections_end_by_themselves() {
     run(async {
         let mesh = Mesh::new([]);
         mesh.echo(at("b", 80)).await;
@@ -59,7 +59,7 @@ fn another_process_goes_on_with_the_listeners() {
     run(async {
         let mesh = Mesh::new([]);
         mesh.echo(at("b", 80)).await;
-        let lent = mesh.ztunnel.lend().await;
+        let lent = mesh.ztunnel.lend_listeners().await;
         let a = lent.into_iter().flatten().find(|lent| lent.cookie == cookie("a")).expect("lent");
         assert_eq!(a.outbound.local_addr().expect("name"), mesh.homes["a"].outbound);
         assert_eq!(a.inbound.local_addr().expect("name"), mesh.homes["a"].inbound);

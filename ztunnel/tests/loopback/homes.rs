@@ -1,4 +1,4 @@
-//! Pods that leave, come back, or are there twice: what ends with them, and what does not; and the end of one connection.
+//! Pods that leave, come back, or are served twice, and the connections that end with them; and closing one connection.
 
 use underpass_core::{objects::Pod, testing::ambient};
 
@@ -115,7 +115,7 @@ fn a_pod_is_refused_while_the_world_knows_another_one_by_its_name() {
     // What the World says, and what becomes of what is open: the plain one, and the one that b itself opened.
     for (object, inbound, outbound) in [
         (None, Some("pod_gone"), Some("pod_gone")),
-        // What is carried in a tunnel ends; nobody showed themselves on the plain one.
+        // Connections of a tunnel end; the plain one has no identity.
         (other_b(other_account), None, Some("identity")),
         (
             other_b(|pod| pod.addresses = vec!["10.0.0.77".parse().expect("address")]),

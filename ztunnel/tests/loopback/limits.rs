@@ -1,4 +1,4 @@
-//! What one pod may hold: whoever wants more waits, is refused, or ends, and nobody else is touched by it.
+//! Per-pod limits: beyond them connections wait, are refused or end, and other pods are not affected.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -9,7 +9,7 @@ use tokio::{
 };
 use underpass_core::addr::HBONE_PORT;
 use underpass_net::tunnel::{Ended, TunnelEnd};
-use underpass_ztunnel::PodUse;
+use underpass_ztunnel::PodUsage;
 
 use crate::{
     IN, OUT, ask, check,
@@ -18,11 +18,11 @@ use crate::{
 };
 
 /// How a pod stands.
-fn pod(mesh: &Mesh, name: &str) -> PodUse {
+fn pod(mesh: &Mesh, name: &str) -> PodUsage {
     find(mesh, name).expect("served")
 }
 
-fn find(mesh: &Mesh, name: &str) -> Option<PodUse> {
+fn find(mesh: &Mesh, name: &str) -> Option<PodUsage> {
     let pods = mesh.ztunnel.budgets().pods();
     pods.into_iter().find(|pod| pod.name.to_string() == format!("default/{name}"))
 }
@@ -74,7 +74,7 @@ fn a_pod_that_has_all_it_may_have_waits_for_its_own_to_end() {
 }
 
 #[test]
-fn whoever_is_accepted_has_a_place_for_where_it_leads() {
+fn an_accepted_connection_has_a_permit_for_its_next_socket() {
     run(async {
         let mesh = Mesh::with([], |settings| settings.limits.pod_sockets = 8 + 2 + 2 + 1);
         served(&mesh).await;
@@ -171,29 +171,29 @@ fn a_destination_that_has_all_it_may_have_says_so() {
 }
 
 #[test]
-fn who_proves_nothing_makes_room() {
+fn an_unauthenticated_peer_makes_room() {
     run(async {
         let mesh = Mesh::with([], |settings| settings.most_unauthenticated = 2);
         served(&mesh).await;
         mesh.echo(at("b", 80)).await;
-        let nobody = |port| mesh.arrived(SocketAddr::new(ip("z"), port), "b", at("b", HBONE_PORT));
-        let (mut first, _second) = (nobody(1), nobody(2));
+        let silent = |port| mesh.arrived(SocketAddr::new(ip("z"), port), "b", at("b", HBONE_PORT));
+        let (mut first, _second) = (silent(1), silent(2));
         // A TLS record that never ends is no proof.
         first.write_all(&[22, 3, 1, 0, 200, 1]).await.expect("sent");
-        let _third = nobody(3);
+        let _third = silent(3);
         assert_eq!(first.read(&mut [0]).await.expect("closed"), 0);
         check(&mesh.line(&[IN]).await, &[("reason", "limit"), ("source_address", "10.0.0.9:1")]);
         assert_eq!(pod(&mesh, "b").refused, 1);
-        // They are in their own way, and in nobody else's.
+        // They compete with each other, and with no other peer.
         assert_eq!(converse(&mut mesh.captured("a", at("b", 80)), b"hello").await, b"hello");
-        let _more: Vec<_> = (4..10).map(nobody).collect();
+        let _more: Vec<_> = (4..10).map(silent).collect();
         assert_eq!(converse(&mut mesh.captured("c", at("b", 80)), b"hello").await, b"hello");
         mesh.lines(2, &[OUT, ("reason", "finished")]).await;
     });
 }
 
 #[test]
-fn who_is_slow_to_prove_who_it_is_loses_its_place_in_time() {
+fn a_slow_handshake_loses_its_slot_in_time() {
     run(async {
         let mesh = Mesh::with([], |settings| settings.tunnel.handshake = Duration::from_millis(200));
         served(&mesh).await;
@@ -221,7 +221,7 @@ fn a_storm_at_one_pod_is_a_turn_among_others() {
         for application in ["b", "c"] {
             mesh.echo(at(application, 80)).await;
         }
-        // All of them are in the backlog before anybody looks.
+        // All of them are in the backlog before one is accepted.
         let storm: Vec<_> = (0..100).map(|_| mesh.captured("a", at("b", 80))).collect();
         let mut beside = mesh.arrived(at("z", 9), "c", at("c", 80));
         talk(&mut beside).await;
@@ -238,7 +238,7 @@ fn is_open(app: &TcpStream) {
 }
 
 #[test]
-fn what_stands_still_ends_for_want_of_memory() {
+fn a_stalled_connection_ends_where_memory_is_used_up() {
     run(async {
         let mesh = Mesh::with([], |settings| {
             settings.limits.pod_memory = 1 << 20;
@@ -269,7 +269,7 @@ fn what_stands_still_ends_for_want_of_memory() {
         is_reset(&mut apps[0]).await;
         is_reset(&mut sockets[0].0).await;
         is_open(apps.last().expect("one"));
-        let PodUse { memory: (used, allowed), .. } = pod(&mesh, "b");
+        let PodUsage { memory: (used, allowed), .. } = pod(&mesh, "b");
         assert!(used <= allowed, "{used} of {allowed}");
         assert_eq!(converse(&mut mesh.captured("a", at("c", 80)), b"hello").await, b"hello");
         assert_eq!(pod(&mesh, "a").given_up + pod(&mesh, "c").given_up, 0);

@@ -1,4 +1,4 @@
-//! The tunnel of a node, whole, on loopback: what is carried, refused, judged again and written down.
+//! The whole tunnel of a node on loopback: carried, refused, judged again and recorded connections.
 
 mod drain;
 mod homes;
@@ -116,7 +116,7 @@ fn a_change_of_policy_ends_exactly_what_it_denies() {
         let (mut a, mut c) = (mesh.captured("a", at("b", 80)), mesh.captured("c", at("b", 80)));
         talk(&mut a).await;
         talk(&mut c).await;
-        mesh.change(|batch| batch.put(about("default/unrelated", Action::Deny, "nobody"))).await;
+        mesh.change(|batch| batch.put(about("default/unrelated", Action::Deny, "other"))).await;
         talk(&mut a).await;
         mesh.change(|batch| batch.put(about("default/late", Action::Deny, "a"))).await;
         is_reset(&mut a).await;
@@ -129,7 +129,7 @@ fn a_change_of_policy_ends_exactly_what_it_denies() {
 }
 
 #[test]
-fn what_a_peer_asks_for_is_answered() {
+fn streams_of_a_peer_are_answered() {
     run(LocalSet::new().run_until(async {
         let mesh = Mesh::new([about("default/not-c", Action::Deny, "c")]);
         mesh.echo(at("b", 80)).await;
@@ -170,13 +170,13 @@ fn tunnel_over(from: &str, socket: TcpStream, credentials: &Credentials) -> Tunn
     Tunnel::client(socket.into(), &config, &Settings::default(), &Buffers::default(), charge()).expect("begun")
 }
 
-/// For a tunnel that nobody counts.
+/// The charge of a tunnel without limits.
 fn charge() -> Charge {
     let share = Share::new(&Budget::new(1 << 30), usize::MAX);
     Charge { permit: share.permit(), memory: Memory::new(share) }
 }
 
-/// Asks, and says nothing.
+/// Opens a stream, and sends nothing on it.
 async fn ask(tunnel: &Tunnel, authority: &str) -> Ended {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let mut app = TcpStream::connect(listener.local_addr().expect("name")).await.expect("connected");
@@ -187,7 +187,7 @@ async fn ask(tunnel: &Tunnel, authority: &str) -> Ended {
 }
 
 #[test]
-fn who_proves_to_be_nobody_is_written_down() {
+fn a_refused_certificate_is_recorded() {
     run(LocalSet::new().run_until(async {
         let mesh = Mesh::new([]);
         let folder = tempfile::tempdir().expect("folder");
@@ -275,7 +275,7 @@ fn no_source_is_believed_that_is_not_the_pods() {
         let mesh = Mesh::new([]);
         mesh.echo(at("b", 80)).await;
         let home = mesh.homes["a"];
-        // The listener's own address, which an application can reach from inside; a source that is somebody else's.
+        // The listener's own address, which an application can reach from inside; a source that is another pod's.
         for (from, to) in [
             (at("a", 50_000), SocketAddr::new(ip("a"), home.outbound.port())),
             (at("a", 50_000), "127.0.0.1:80".parse().unwrap()),
@@ -372,7 +372,7 @@ fn services_lead_to_endpoints_inside_and_outside_the_mesh() {
         let mesh = Mesh::new([
             service("default/inside app=b 10.96.0.1 8080=80").into(),
             service("default/outside app=z 10.96.0.2 8080=80").into(),
-            service("default/nobody app=none 10.96.0.3 8080=80").into(),
+            service("default/empty app=none 10.96.0.3 8080=80").into(),
         ]);
         mesh.echo(at("b", 80)).await;
         mesh.echo(at("z", 80)).await;
@@ -388,7 +388,7 @@ fn services_lead_to_endpoints_inside_and_outside_the_mesh() {
         }
         is_reset(&mut mesh.captured("a", vip(3))).await;
         let refused = [("reason", "no_endpoint"), ("vip", "10.96.0.3:8080"), ("destination_address", "10.96.0.3:8080")];
-        check(&mesh.line(&[("service", "default/nobody")]).await, &refused);
+        check(&mesh.line(&[("service", "default/empty")]).await, &refused);
         // What the World does not know is outside the mesh: it was captured because the kernel's table has no room for it.
         let outside = "10.5.5.5:80".parse().unwrap();
         mesh.echo(outside).await;
@@ -405,7 +405,7 @@ fn services_lead_to_endpoints_inside_and_outside_the_mesh() {
 }
 
 #[test]
-fn nobody_at_the_next_hop() {
+fn a_next_hop_without_a_listener() {
     run(async {
         let mesh = Mesh::new([]);
         mesh.switch.close(at("b", HBONE_PORT));

@@ -121,7 +121,7 @@ impl Mesh {
         self.homes.insert(pod, home).expect("it was served before")
     }
 
-    /// The next World, once everybody goes by it.
+    /// Publishes the next World, and waits until every worker goes by it.
     pub(crate) async fn change(&self, change: impl FnOnce(&mut Batch)) {
         self.publish(change);
         self.ztunnel.caught_up().await;
@@ -146,7 +146,7 @@ impl Mesh {
         self.ztunnel.caught_up().await;
     }
 
-    /// The newest World, for whoever waits until it is freed.
+    /// The newest World, to wait until it is freed.
     pub(crate) fn newest(&self) -> Weak<World> {
         Arc::downgrade(&self.world.borrow())
     }
@@ -242,7 +242,7 @@ impl Mesh {
     pub(crate) fn stop(self) -> Vec<Value> {
         let Self { ztunnel, access_log, log, .. } = self;
         ztunnel.shut_down();
-        let counts = Arc::into_inner(access_log).expect("nobody else's").stop(DEADLINE);
+        let counts = Arc::into_inner(access_log).expect("no other owner").stop(DEADLINE);
         let text = std::fs::read_to_string(log).expect("written");
         assert_eq!((counts.written, counts.dropped), (text.lines().count() as u64, 0));
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()

@@ -1,4 +1,4 @@
-//! A change meets connections: open ones of every sort, and those that are being opened, at every stage.
+//! Judging again: changes meet open connections of every sort, and connections that are being opened, at every stage.
 
 use std::{
     io::ErrorKind,
@@ -39,7 +39,7 @@ use crate::{
     tunnel_over,
 };
 
-/// The pod as it is, but somebody else.
+/// The pod as it is, with another account.
 fn renamed(pod: &str, account: &str) -> Object {
     let mut w = ambient(&format!("default/{pod}"), &ip(pod).to_string(), "");
     w.service_account = account.into();
@@ -111,11 +111,11 @@ fn every_change_ends_what_it_denies_and_nothing_else() {
     let direct = |reason: &'static str| [OUT, ("reason", reason), ("destination_address", &*to_b)];
     run(async {
         let deny = |who| vec![about("default/p", Action::Deny, who)];
-        ends("DENY of nobody", deny("nobody"), None, &[], &[]).await;
+        ends("DENY of another", deny("other"), None, &[], &[]).await;
         let mesh_wide = policy("istio-system/p", Action::Allow, vec![]).into();
         let all_in = ["a", "c", "a by service", "c by service", "z"];
         let by = [IN, ("source_workload", "z"), ("reason", "not_allowed"), ("policy", "istio-system/p")];
-        ends("ALLOW of nobody", vec![mesh_wide], None, &all_in, &[&by]).await;
+        ends("ALLOW without rules", vec![mesh_wide], None, &all_in, &[&by]).await;
         let strict = || Object::from(peer_authentication("default/s - STRICT"));
         let plaintext = [("reason", "plaintext_refused"), ("policy", "default/s")];
         ends("STRICT", vec![strict()], None, &["z"], &[&[&[IN], &plaintext[..]].concat()]).await;
@@ -140,7 +140,7 @@ fn every_change_ends_what_it_denies_and_nothing_else() {
         mesh.change(|batch| batch.put(about("default/p", Action::Deny, "a"))).await;
         is_reset(&mut a).await;
         mesh.line(denied).await;
-        // Whoever is another one now lets go of what it was as the first.
+        // A pod that has another identity now loses the connections of its first one.
         mesh.change(|batch| batch.put(renamed("c", "x"))).await;
         is_reset(&mut c).await;
         mesh.line(&[&direct("identity")[..], &[("source_workload", "c")]].concat()).await;
@@ -158,7 +158,7 @@ fn every_change_ends_what_it_denies_and_nothing_else() {
         let (mut a, mut c) = (mesh.captured("a", at("b", 80)), mesh.captured("c", at("b", 80)));
         talk(&mut a).await;
         talk(&mut c).await;
-        // a's object is gone: nobody knows what it may any more. Then b is somebody else.
+        // a's object is gone: nothing is known of it any more. Then b has another identity.
         let key = Object::from(ambient("default/a", "10.0.0.1", "")).key();
         mesh.change(|batch| batch.remove(key)).await;
         is_reset(&mut a).await;
@@ -257,7 +257,7 @@ fn a_change_meets_a_tunnel_at_every_stage_of_its_opening() {
     }));
 }
 
-/// Connections to applications do not open until they may: nobody accepts, and the backlog is full.
+/// Sockets whose connections to applications do not open until they are let: the backlog is full, and nothing accepts.
 #[derive(Debug)]
 struct Slow {
     inner: Arc<dyn Sockets>,
@@ -366,7 +366,7 @@ fn a_change_meets_a_tunnel_that_is_being_opened_by_its_source() {
 }
 
 #[test]
-fn who_waits_for_the_workers_waits_for_the_world() {
+fn catching_up_waits_for_the_world() {
     run(async {
         let mesh = Mesh::with([], |settings| settings.workers = 4.try_into().expect("not zero"));
         for n in 0..200 {
@@ -413,7 +413,7 @@ fn a_policy_that_flips_under_load_leaves_nothing_open_and_cuts_nothing_else() {
                         tokio::task::yield_now().await;
                     }
                     mesh.change(|batch| batch.put(about("default/flips", Action::Deny, "a"))).await;
-                    // What the change found open is told to end before anybody is told that it holds; and none comes.
+                    // Connections that the change denies are cancelled before callers are told that it holds; and none comes.
                     while open_of(&mesh, "default/a").await > 0 {
                         tokio::task::yield_now().await;
                     }
@@ -429,7 +429,7 @@ fn a_policy_that_flips_under_load_leaves_nothing_open_and_cuts_nothing_else() {
         }
         assert_eq!(open_of(&mesh, "default/a").await, 0);
         drop(always);
-        let mesh = Rc::into_inner(mesh).expect("nobody else's");
+        let mesh = Rc::into_inner(mesh).expect("no other owner");
         let lines = tokio::task::spawn_blocking(|| mesh.stop()).await.expect("no panic");
         let inbound = |of: &str| {
             lines.iter().filter(|l| l["direction"] == "inbound" && l["source_workload"] == of).collect::<Vec<_>>()

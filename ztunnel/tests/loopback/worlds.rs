@@ -1,5 +1,5 @@
-//! A connection keeps nothing alive but itself: the World that it was planned by goes when the next one has come, whatever
-//! the connection waits for.
+//! A connection keeps no World alive: the one that it was planned by is freed when the next one has come, in every state of the
+//! connection.
 
 use std::{net::SocketAddr, sync::Weak};
 

@@ -1,4 +1,4 @@
-//! The open connections of one worker, which no other thread touches: what the list of connections is read from.
+//! The list of one worker's open connections, which no other thread touches.
 
 use std::{
     cell::{Cell, RefCell},
@@ -14,7 +14,7 @@ use std::{
 use underpass_core::{Connection, connection::Direction};
 use underpass_net::tunnel::Tally;
 
-/// Connections that a worker answers at once.
+/// Connections of one page.
 const PAGE: usize = 256;
 
 /// One open connection.
@@ -25,38 +25,38 @@ struct Open {
     began: Instant,
 }
 
-/// The numbers that one worker gives its connections, and how many of them are open. No two workers give the same number, and
-/// a number tells whose it is.
+/// The ids of one worker's connections, and the number of open ones. No two workers give the same id, and an id tells the worker
+/// that gave it.
 #[derive(Debug)]
-pub(crate) struct Numbers {
+pub(crate) struct ConnectionIds {
     /// From 1 on.
     next: Cell<u64>,
     workers: u64,
     open: Arc<AtomicUsize>,
 }
 
-impl Numbers {
-    /// Of the worker `index` among so many.
+impl ConnectionIds {
+    /// The ids of the worker `index` of `workers`.
     pub(crate) fn new(index: usize, workers: usize) -> Self {
         Self { next: Cell::new(index as u64 + 1), workers: workers as u64, open: Arc::default() }
     }
 
-    /// How many of its connections are open, for other threads.
+    /// The number of its open connections, for other threads.
     pub(crate) fn open(&self) -> Arc<AtomicUsize> {
         Arc::clone(&self.open)
     }
 }
 
-/// The worker that gave this number.
-pub(crate) fn giver(id: u64, workers: usize) -> Option<usize> {
+/// The index of the worker that gave this id.
+pub(crate) fn worker_of(id: u64, workers: usize) -> Option<usize> {
     usize::try_from(id.checked_sub(1)? % workers.max(1) as u64).ok()
 }
 
-/// Some open connections of one worker, in the order of their numbers.
+/// A page of one worker's open connections, in the order of their ids.
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) connections: Vec<Connection>,
-    /// The highest number of all that are open now: a reader that began now is done with it.
+    /// The highest id of all that are open now: a reader that began now ends with it.
     pub(crate) newest: u64,
 }
 
@@ -64,16 +64,16 @@ pub(crate) struct Page {
 #[derive(Debug)]
 pub(crate) struct OpenConnections {
     open: RefCell<BTreeMap<u64, Open>>,
-    numbers: Numbers,
+    numbers: ConnectionIds,
 }
 
 impl OpenConnections {
-    pub(crate) fn new(numbers: Numbers) -> Self {
+    pub(crate) fn new(numbers: ConnectionIds) -> Self {
         Self { open: RefCell::default(), numbers }
     }
 
-    /// A number that no other connection of this process has.
-    pub(crate) fn number(&self) -> u64 {
+    /// An id that no other connection of this process has.
+    pub(crate) fn next_id(&self) -> u64 {
         let next = self.numbers.next.get();
         self.numbers.next.replace(next.wrapping_add(self.numbers.workers))
     }
@@ -92,7 +92,7 @@ impl OpenConnections {
         self.numbers.open.store(self.open.borrow().len(), Relaxed);
     }
 
-    /// The next ones after this number, [`PAGE`] at most, as of `now`.
+    /// The page after this id, [`PAGE`] connections at most, as of `now`.
     pub(crate) fn page(&self, after: u64, now: Instant) -> Page {
         let open = self.open.borrow();
         let page = open.range((Excluded(after), Unbounded)).take(PAGE);
@@ -117,7 +117,7 @@ pub(crate) fn carried(direction: Direction, tally: &Tally) -> (u64, u64) {
     }
 }
 
-/// The record with what is counted.
+/// The record, with its byte counts and duration.
 pub(crate) fn filled(record: &Connection, tally: &Tally, began: Instant, now: Instant) -> Connection {
     let (bytes_received, bytes_sent) = carried(record.direction, tally);
     let duration_us = u64::try_from(now.saturating_duration_since(began).as_micros()).unwrap_or(u64::MAX);
@@ -131,26 +131,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_is_given_once_and_tells_by_whom() {
+    fn an_id_is_given_once_and_tells_its_worker() {
         for workers in 1..=4 {
-            let all: Vec<_> = (0..workers).map(|index| OpenConnections::new(Numbers::new(index, workers))).collect();
+            let all: Vec<_> =
+                (0..workers).map(|index| OpenConnections::new(ConnectionIds::new(index, workers))).collect();
             let mut given = std::collections::BTreeSet::new();
             for n in 0..20 * workers {
                 let index = n * 7 % workers;
-                let id = all[index].number();
+                let id = all[index].next_id();
                 assert!(given.insert(id), "{id} twice");
-                assert_eq!(giver(id, workers), Some(index), "{id} of {workers}");
+                assert_eq!(worker_of(id, workers), Some(index), "{id} of {workers}");
             }
         }
-        assert_eq!(giver(0, 2), None);
+        assert_eq!(worker_of(0, 2), None);
     }
 
     #[test]
-    fn pages_are_all_of_it_once() {
+    fn pages_have_every_connection_once() {
         for many in [0, 1, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE] {
-            let open = OpenConnections::new(Numbers::new(0, 3));
+            let open = OpenConnections::new(ConnectionIds::new(0, 3));
             for _ in 0..many {
-                let record = Connection { id: open.number(), ..connection("10.0.0.1:9", "10.0.0.2:80") };
+                let record = Connection { id: open.next_id(), ..connection("10.0.0.1:9", "10.0.0.2:80") };
                 open.insert(record, Arc::default(), Instant::now());
             }
             let (mut after, mut all) = (0, Vec::new());

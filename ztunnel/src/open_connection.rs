@@ -1,5 +1,5 @@
-//! The life of one connection's record: begun when it is accepted, listed while it is open, logged exactly once when
-//! it ends. A guard: a task that panics or is dropped is logged as well, with the reason `internal`.
+//! One connection and its record: begun when it is accepted, listed while it is open, logged exactly once when it ends. A
+//! guard: a task that panics or is dropped is logged as well, with the reason `internal`.
 
 use std::{
     net::SocketAddr,
@@ -17,10 +17,10 @@ use underpass_core::{
 use underpass_net::tunnel::Tally;
 use underpass_proxy::{drain::Guard, judging::Cancel};
 
-use crate::{PodBudget, open::filled, served::Served, worker::Worker};
+use crate::{PodBudget, open_connections::filled, worker::Worker, worker_pod::WorkerPod};
 
-/// A connection's membership among those of its worker and pod. A guard of its own: what goes wrong while the record is written
-/// must not leave the connection among the open ones.
+/// The registration of a connection with its worker and pod. A guard of its own: a panic while the record is written must not
+/// leave the connection among the open ones.
 #[derive(Debug)]
 struct Registered {
     worker: Rc<Worker>,
@@ -35,9 +35,9 @@ impl Drop for Registered {
     }
 }
 
-/// One connection's record.
+/// A connection of a pod, open or about to be, with its record.
 #[derive(Debug)]
-pub(crate) struct Track {
+pub(crate) struct OpenConnection {
     registered: Registered,
     budget: Arc<PodBudget>,
     record: Connection,
@@ -47,10 +47,10 @@ pub(crate) struct Track {
     finished: bool,
 }
 
-impl Track {
+impl OpenConnection {
     pub(crate) fn begin(
         worker: &Rc<Worker>,
-        pod: &Rc<Served>,
+        pod: &Rc<WorkerPod>,
         direction: Direction,
         source: SocketAddr,
         destination: SocketAddr,
@@ -60,7 +60,7 @@ impl Track {
             |address: SocketAddr| Party { address, workload: world.workload_at(address.ip()).cloned(), identity: None };
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let record = Connection {
-            id: worker.connections.number(),
+            id: worker.connections.next_id(),
             direction,
             path: Path::None,
             source: party(source),
@@ -105,13 +105,13 @@ impl Track {
         self.record.destination.identity = identity;
     }
 
-    /// The application's address, as chosen.
+    /// Sets the application's address, as chosen.
     pub(crate) fn destination(&mut self, world: &World, address: SocketAddr) {
         self.record.destination.workload = world.workload_at(address.ip()).cloned();
         self.record.destination.address = address;
     }
 
-    /// The service that was called, at its `vip`.
+    /// Sets the service that was called, at its `vip`.
     pub(crate) fn service(&mut self, world: &World, service: Option<ObjectName>, vip: SocketAddr) {
         let known = service.as_ref().and_then(|name| world.service(name));
         self.record.service_host = known.map(|service| Arc::clone(&service.hostname));
@@ -119,10 +119,10 @@ impl Track {
         self.record.service = service;
     }
 
-    /// Core's verdict, and what dry-run policies would have said.
+    /// Judges it: core's verdict, and dry-run denials.
     ///
     /// # Errors
-    /// Why it is denied.
+    /// The reason of a denial.
     pub(crate) fn judge(&mut self, world: &World, request: &Request<'_>) -> Result<(), Reason> {
         self.record.dry_run_denied_by = authz::dry_run_denials(world, request);
         let (policy, verdict) = match admit::admit(world, request, &mut ()) {
@@ -137,7 +137,7 @@ impl Track {
         self.record.policy = policy;
     }
 
-    /// From now on it is listed, and judged again after every change.
+    /// Lists it from now on, and has it judged again after every change.
     pub(crate) fn open(&self, judged: Judged) {
         let worker = &self.registered.worker;
         worker.connections.insert(self.record.clone(), Arc::clone(&self.tally), self.began);
@@ -145,12 +145,12 @@ impl Track {
         worker.judging.register(self.record.id, judged, Rc::clone(&self.cancel));
     }
 
-    /// It ended for `reason`.
+    /// Ends it for `reason`.
     pub(crate) fn finish(mut self, reason: Reason) {
         self.end(reason);
     }
 
-    /// It turned out to be no connection: nothing is written down.
+    /// Drops it without a record: it turned out to be no connection.
     pub(crate) fn discard(mut self) {
         self.finished = true;
     }
@@ -169,7 +169,7 @@ impl Track {
     }
 }
 
-impl Drop for Track {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.end(Reason::Internal);
     }

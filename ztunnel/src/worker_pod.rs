@@ -1,4 +1,4 @@
-//! A pod that a worker serves: what it is known by, what it holds, and what is open for it.
+//! A pod of a worker: its names, its budgets, and its open connections and tunnels.
 
 use std::{cell::RefCell, fmt, net::IpAddr, rc::Rc, sync::Arc};
 
@@ -15,41 +15,41 @@ use underpass_proxy::{drain::Group, judging::Cancel, peers::UnauthenticatedPeers
 
 use crate::{PodBudget, SOCKETS_PER_CONNECTION, SOCKETS_PER_POD, Settings};
 
-/// A pod that is being served.
-pub(crate) struct Served {
+/// A pod that a worker serves.
+pub(crate) struct WorkerPod {
     pub(crate) name: ObjectName,
     pub(crate) uid: Uid,
-    /// As its node knows them, as is its account.
+    /// Its addresses as its node knows them, as is its account.
     addresses: Vec<IpAddr>,
     pub(crate) account: RefCell<Account>,
     pub(crate) cookie: u64,
     pub(crate) netns: Arc<Netns>,
     pub(crate) budget: Arc<PodBudget>,
-    /// What waits in its tunnels.
+    /// The queued bytes of its tunnels.
     pub(crate) memory: Memory,
-    /// Sockets on 15008 whose peers have not proved who they are.
+    /// Sockets on 15008 whose peers are in their TLS handshake.
     pub(crate) unauthenticated: UnauthenticatedPeers,
-    /// What the pod itself counts for.
+    /// For the pod itself: its listeners, its namespace, its steering.
     _reservation: Reservation,
     /// Tunnels of other nodes that end here.
     pub(crate) tunnels: Group<Tunnel>,
     /// Its connections, open or about to be.
     pub(crate) connections: Group<Rc<Cancel>>,
-    /// What was accepted for it, until it has ended.
+    /// Accepted connections and tunnels, until they have ended.
     pub(crate) serving: Group<()>,
-    /// Its listeners, while they wait for room to accept.
+    /// Its listeners, while they wait for permits to accept.
     pub(crate) waiting: Group<()>,
-    /// It is not served any more, and why.
+    /// The reason for which it is no longer served.
     pub(crate) closed: RefCell<Option<Reason>>,
 }
 
-impl fmt::Debug for Served {
+impl fmt::Debug for WorkerPod {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.name.fmt(f)
     }
 }
 
-impl Served {
+impl WorkerPod {
     pub(crate) fn new(
         (name, uid): (ObjectName, Uid),
         (addresses, account): (Vec<IpAddr>, Account),
@@ -77,23 +77,23 @@ impl Served {
         }
     }
 
-    /// What the World says of it.
+    /// The World's workload of this pod.
     ///
     /// # Errors
-    /// What it says is about another pod, or nothing: then nothing is to be judged by it.
+    /// Where the World has none, or that of another pod: then no connection is to be judged by it.
     pub(crate) fn workload<'a>(&self, world: &'a World) -> Result<&'a Arc<Workload>, Reason> {
         let is_it = |workload: &&Arc<Workload>| workload.is_of(&self.addresses, &self.account.borrow());
         world.workload(&self.uid).filter(is_it).ok_or(Reason::UnknownPod)
     }
 
-    /// For where a stream of another node leads, which takes one permit; nothing where there is none. A listener that waits
-    /// for two is before it: otherwise streams would take each that becomes free.
+    /// The permit of the socket that a stream of another node leads to; none where none is free. A listener that waits for two
+    /// comes first: otherwise streams would take each that becomes free.
     pub(crate) fn permit(&self) -> Option<Permit> {
         let before = if self.waiting.is_empty() { 0 } else { SOCKETS_PER_CONNECTION };
         self.budget.sockets.try_permit(before)
     }
 
-    /// For one more tunnel of this pod, whose socket is there already.
+    /// The charge of one more tunnel of this pod, whose socket is there already.
     pub(crate) fn charge(&self) -> Charge {
         Charge { memory: self.memory.clone(), permit: self.budget.sockets.permit() }
     }
