@@ -101,7 +101,7 @@ impl Programs {
         self.by_name.values().map(PathBuf::as_path)
     }
 
-    /// What a child is told: `UNDERPASS_AGENT_BIN` and `UNDERPASS_CLI_BIN`, the paths of the agent and of `underpass`, and where it
+    /// The environment of a child: `UNDERPASS_AGENT_BIN` and `UNDERPASS_CLI_BIN`, the paths of the agent and of `underpass`, and where it
     /// was built `UNDERPASS_NEXT_AGENT_BIN`.
     pub(crate) fn environment(&self) -> Result<Vec<(&'static str, PathBuf)>> {
         let mut environment = vec![

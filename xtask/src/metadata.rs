@@ -28,7 +28,7 @@ pub(crate) struct Package {
     pub(crate) manifest_path: PathBuf,
     #[serde(default)]
     dependencies: Vec<Declared>,
-    /// What each feature turns on.
+    /// The features and dependencies that each feature turns on.
     #[serde(default)]
     features: HashMap<String, Vec<String>>,
 }

@@ -1,4 +1,4 @@
-//! Where things are: the checkout and the folders that xtask itself fills.
+//! Paths: the checkout and the folders that xtask itself fills.
 //!
 //! Paths under `target/` that other crates look for (the kernel programs, the tools) are always below the workspace's own
 //! `target`, not below `CARGO_TARGET_DIR`: two target folders still share one set of kernel programs.

@@ -87,9 +87,9 @@ pub struct Settings {
     pub tunnel: underpass_net::tunnel::Settings,
     /// TLS.
     pub tls: underpass_net::tls::Settings,
-    /// How sockets are opened.
+    /// The sockets of the node.
     pub sockets: Arc<dyn Sockets>,
-    /// When a silent peer or application is taken for gone.
+    /// Keepalive of connections: when a silent peer or application is taken for gone.
     pub keepalive: Keepalive,
     /// Limit of unauthenticated peers of one pod: sockets on 15008 in their TLS handshake.
     pub most_unauthenticated: usize,

@@ -17,7 +17,7 @@ use underpass_net::netns::Netns;
 pub struct Pod {
     /// namespace/name.
     pub name: ObjectName,
-    /// What identifies it in the World.
+    /// Its uid in the World.
     pub uid: Uid,
     /// Its addresses, canonical.
     pub addresses: Vec<IpAddr>,

@@ -29,7 +29,7 @@ use crate::{
     worker_pod::WorkerPod,
 };
 
-/// How often ended tunnels are dropped from the pool.
+/// Interval at which ended tunnels are dropped from the pool.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
 impl Worker {

@@ -1,4 +1,4 @@
-//! What a stream costs, by what is at its ends: requests of 100 bytes one after the other on 16 connections, and bytes one way
+//! The cost of a stream, by its ends: requests of 100 bytes one after the other on 16 connections, and bytes one way
 //! on one of them. Client and server are a thread each, on loopback; CPU is of the whole process, applications included.
 //! `cargo run --release -p underpass-net --example streams [socket|bytes|nested]`
 
@@ -28,7 +28,7 @@ const BLOCK: usize = 256 << 10;
 const ALICE: &str = "spiffe://cluster.local/ns/default/sa/alice";
 const BOB: &str = "spiffe://cluster.local/ns/default/sa/bob";
 
-/// What is at the ends of a stream.
+/// The ends of a stream.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ends {
     /// Sockets of applications.

@@ -171,7 +171,7 @@ impl Share {
         }
     }
 
-    /// There is room for `amount` more.
+    /// True if there is room for `amount` more.
     #[must_use]
     pub fn has_room(&self, amount: usize) -> bool {
         self.used().saturating_add(amount) <= self.allowed()

@@ -29,7 +29,7 @@ const MESSAGE_BYTES: usize = 72;
 /// Bits of the states that are listed: all from TCP_ESTABLISHED (1) to TCP_NEW_SYN_RECV (12) but TCP_CLOSE (7). Beyond are
 /// sockets that are bound and neither listen nor are connected, such as those that were destroyed and not closed yet.
 const STATES: u32 = 0x1ffe & !(1 << 7);
-/// How often the sockets are listed and destroyed before it is given up: applications may open new ones meanwhile.
+/// Rounds of listing and destroying before it is given up: applications may open new sockets meanwhile.
 const ROUNDS: usize = 20;
 
 /// The state of a TCP socket (net/tcp_states.h).
@@ -65,7 +65,7 @@ pub struct TcpSocket {
 }
 
 impl TcpSocket {
-    /// The two ends of one connection within the namespace?
+    /// True for the two ends of one connection within the namespace.
     #[must_use]
     pub fn is_peer_of(&self, other: &Self) -> bool {
         self.local == other.remote && self.remote == other.local

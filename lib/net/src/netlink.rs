@@ -30,9 +30,9 @@ const DONE: u16 = 3;
 const INTERRUPTED: u16 = 0x10;
 /// The largest chunk of a dump (NLMSG_GOODSIZE is a page, the kernel fills up to 32 KiB).
 const CHUNK_BYTES: usize = 64 * 1024;
-/// How long the kernel may take to answer. It answers while the request is being sent; this is against a lost answer.
+/// Timeout of the kernel's answer. It answers while the request is being sent; this is against a lost answer.
 const ANSWER_SECONDS: i64 = 5;
-/// How often a dump is repeated that changes interrupted.
+/// Attempts of a dump that changes interrupt.
 const DUMPS: usize = 16;
 
 /// A netlink protocol: the part of the kernel that answers.
@@ -148,7 +148,7 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// In the calling thread's namespace; `groups` are the notifications it wants.
+    /// Opens one in the calling thread's namespace; `groups` are the notifications that it gets.
     pub(crate) fn open(protocol: Protocol, groups: u32) -> io::Result<Self> {
         let protocol = match protocol {
             Protocol::Route => SockProtocol::NetlinkRoute,

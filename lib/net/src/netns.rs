@@ -158,7 +158,7 @@ impl Netns {
         written.map_err(|source| SystemError::Sysctl { operation: "write", object: name.into(), source })
     }
 
-    /// Does the namespace have this setting? IPv6 may be absent from the kernel.
+    /// True if the namespace has this setting: IPv6 may be absent from the kernel.
     pub fn has_sysctl(&self, name: &str) -> Result<bool, SystemError> {
         self.enter_here(|| Path::new(&sysctl_path(name)).exists())
     }
@@ -209,7 +209,7 @@ fn on_thread<T: Send>(namespace: BorrowedFd<'_>, f: impl FnOnce() -> T + Send) -
     }
 }
 
-/// Of the calling thread's namespace.
+/// The cookie of the calling thread's namespace.
 fn cookie_here() -> io::Result<u64> {
     let socket = nix::sys::socket::socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     system::netns_cookie(&socket)

@@ -36,7 +36,7 @@ use crate::{
 const BACKLOG: i32 = 4096;
 /// Fast-open SYNs that wait for their handshake (tcp(7), TCP_FASTOPEN).
 const FAST_OPEN_QUEUE: i32 = 64;
-/// How many ports are tried towards one application before the attempt is given up.
+/// Ports that are tried towards one application before the attempt is given up.
 const PORTS_TRIED: u32 = 256;
 
 /// The listener for connections that the pod's applications open. It is transparent, because its answers have the original

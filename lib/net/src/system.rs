@@ -17,41 +17,41 @@ pub enum SystemError {
     /// A namespace could not be opened, read or entered.
     #[error("{operation} network namespace {object}: {source}")]
     Namespace {
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
-        /// Which namespace.
+        /// The namespace.
         object: String,
-        /// The kernel's answer.
+        /// The kernel's error.
         source: io::Error,
     },
     /// A socket could not be made, set up, bound or connected.
     #[error("{operation} {object}: {source}")]
     Socket {
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
         /// The socket, or its peer.
         object: String,
-        /// The kernel's answer.
+        /// The kernel's error.
         source: io::Error,
     },
     /// A netlink request failed.
     #[error("{operation} {object}: {source}")]
     Netlink {
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
-        /// Which rule, route or socket.
+        /// The rule, route or socket.
         object: String,
-        /// The kernel's answer.
+        /// The kernel's error.
         source: io::Error,
     },
     /// A setting under /proc/sys could not be read or written.
     #[error("{operation} sysctl {object}: {source}")]
     Sysctl {
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
-        /// Which setting.
+        /// The setting.
         object: String,
-        /// The kernel's answer.
+        /// The kernel's error.
         source: io::Error,
     },
 }

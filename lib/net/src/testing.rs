@@ -194,7 +194,7 @@ impl Mesh {
     }
 }
 
-/// For a socket that no budget counts.
+/// A charge without limits.
 pub fn charge(memory: &Memory) -> Charge {
     Charge { memory: memory.clone(), permit: Share::new(&Budget::new(1), 1).permit() }
 }
@@ -213,7 +213,7 @@ fn connecting(to: SocketAddr) -> TcpStream {
 /// Tunnels that end here.
 #[derive(Debug)]
 pub struct Server {
-    /// Where it accepts.
+    /// Its address.
     pub address: SocketAddr,
     /// All that were accepted, in order.
     pub tunnels: Rc<RefCell<Vec<Tunnel>>>,
@@ -248,7 +248,7 @@ impl Server {
         Self { address, tunnels, ended: RefCell::new(ended), admission }
     }
 
-    /// How the next tunnel ended.
+    /// The end of the next tunnel.
     #[allow(clippy::await_holding_refcell_ref, reason = "one test waits at a time")]
     pub async fn ended(&self) -> TunnelEnd {
         self.ended.borrow_mut().recv().await.expect("a tunnel ended")
@@ -307,7 +307,7 @@ pub fn request(target: impl ToString) -> Connect {
 pub struct Call {
     /// The application's end.
     pub app: TcpStream,
-    /// How its stream ended.
+    /// The end of its stream.
     pub ended: JoinHandle<Ended>,
 }
 
@@ -340,7 +340,7 @@ pub async fn tcp_pair() -> (TcpStream, TcpStream) {
 /// An application that hands out its connections.
 #[derive(Debug)]
 pub struct Application {
-    /// Where it listens.
+    /// Its address.
     pub address: SocketAddr,
     listener: TcpListener,
 }

@@ -16,7 +16,7 @@ use underpass_identity::{
 use underpass_net::tls::{Configs, Settings, TrustDomains};
 
 const ALICE: &str = "spiffe://cluster.local/ns/default/sa/alice";
-/// What is looked for is kept in this disguise, so that it is not found here.
+/// A pattern in disguise, so that it is not found here.
 const DISGUISE: u8 = 0xa5;
 const SCALAR_BYTES: usize = 32;
 const PIECE_BYTES: usize = 1 << 16;

@@ -21,7 +21,7 @@ pub(crate) struct Program {
     pub(crate) package: &'static str,
 }
 
-/// Where a program is: PATH, and the sbin folders that a user's PATH often lacks.
+/// The path of a program: in PATH, or in the sbin folders that a user's PATH often lacks.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from));

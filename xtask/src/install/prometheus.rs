@@ -13,7 +13,7 @@ const PACKAGE: &str = "prometheus";
 const HINT: &str =
     "Prometheus is missing. On Debian:\n  apt-get download prometheus && dpkg-deb -x prometheus_*.deb FOLDER";
 
-/// Where the two programs are.
+/// The paths of the two programs.
 #[derive(Debug)]
 pub(crate) struct Prometheus {
     pub(crate) server: PathBuf,
@@ -21,7 +21,7 @@ pub(crate) struct Prometheus {
 }
 
 impl Prometheus {
-    /// What tests and the demo are told.
+    /// The environment of the tests and the demo.
     pub(crate) fn environment(&self) -> [(&'static str, &PathBuf); 2] {
         [("UNDERPASS_PROMETHEUS", &self.server), ("UNDERPASS_PROMTOOL", &self.promtool)]
     }

@@ -27,7 +27,7 @@ impl Tally {
         self.failed += other.failed;
     }
 
-    /// How many tests ran.
+    /// The number of tests.
     pub(crate) fn total(self) -> u64 {
         self.passed + self.failed
     }

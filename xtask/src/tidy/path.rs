@@ -3,7 +3,7 @@
 use super::Finding;
 use super::sources::Source;
 
-/// Where people and build machines keep checkouts. Written in halves, so that this file does not break its own rule.
+/// Folders in which people and build machines keep checkouts. Written in halves, so that this file does not break its own rule.
 const HOMES: &[&str] = &[concat!("/ho", "me/"), concat!("/Us", "ers/"), concat!("/ro", "ot/"), concat!("/wo", "rk/")];
 
 /// `own` is this checkout's folder.

@@ -15,7 +15,7 @@ pub(crate) struct Source {
     pub(crate) text: String,
 }
 
-/// What programs made, not people.
+/// Names of files and folders that programs make.
 const SKIPPED: &[&str] = &["target", ".git", "corpus", "artifacts", "node_modules"];
 
 impl Source {

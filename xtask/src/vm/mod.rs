@@ -57,7 +57,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     Ok(machine.run(&job, |_| {})? == 0)
 }
 
-/// What to run in the machine, and what it needs there.
+/// A job for the machine: commands, and the files that they need.
 #[derive(Default)]
 pub(crate) struct Job {
     files: Vec<PathBuf>,
@@ -175,10 +175,10 @@ impl Drop for Temporary {
     }
 }
 
-/// How much of the boot is kept for the case that nothing else comes.
+/// Lines of the boot that are kept for the case that nothing else comes.
 const KEPT_LINES: usize = 40;
 
-/// What the guest's console says: the firmware and the kernel, `@@begin`, the job's output, `@@end CODE`.
+/// The output of the guest's console: the firmware and the kernel, `@@begin`, the job's output, `@@end CODE`.
 #[derive(Default)]
 struct Console {
     begun: bool,

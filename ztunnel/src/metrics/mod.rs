@@ -143,7 +143,7 @@ pub(crate) struct Metrics {
     dry_runs: Mutex<DryRuns>,
     /// The workloads and identities of the World, as of the last scrape.
     alive: Mutex<Option<Alive>>,
-    /// How often series were dropped.
+    /// The number of sweeps that dropped series.
     dropped: AtomicU64,
 }
 
@@ -172,7 +172,7 @@ impl Metrics {
         });
     }
 
-    /// How often series were dropped.
+    /// The number of sweeps that dropped series.
     fn dropped(&self) -> u64 {
         self.dropped.load(Relaxed)
     }

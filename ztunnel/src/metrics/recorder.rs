@@ -55,7 +55,7 @@ impl CachedSide {
 struct SideCache {
     sides: HashMap<(usize, Option<Identity>), CachedSide>,
     most: usize,
-    /// How often sides were dropped.
+    /// The number of sweeps.
     swept: u64,
 }
 

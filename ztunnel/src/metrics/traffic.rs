@@ -169,7 +169,7 @@ impl Names {
 #[derive(Debug)]
 struct Entry {
     series: Arc<Series>,
-    /// How many connections had been opened at the last scrape.
+    /// The number of opened connections at the last scrape.
     opened: u64,
     gone: Gone,
 }
@@ -181,7 +181,7 @@ pub(super) struct Traffic {
     most: usize,
     keep_gone: Duration,
     series: HashMap<Key, Entry>,
-    /// What is beyond the limit, by direction.
+    /// The series of traffic beyond the limit, by direction.
     overflow: [Option<Arc<Series>>; 2],
 }
 

@@ -17,7 +17,7 @@ use crate::{
     tunnel,
 };
 
-/// How a pod stands.
+/// The use of a pod's budgets.
 fn pod(mesh: &Mesh, name: &str) -> PodUsage {
     find(mesh, name).expect("served")
 }

@@ -61,7 +61,7 @@ fn object(name: &str, address: &str) -> objects::Pod {
     if name == "z" { pod(&full, address) } else { ambient(&full, address, "") }
 }
 
-/// Where a pod's listeners really are.
+/// The loopback addresses of a pod's listeners.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Home {
     pub(crate) outbound: SocketAddr,

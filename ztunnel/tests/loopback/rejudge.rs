@@ -172,9 +172,9 @@ fn every_change_ends_what_it_denies_and_nothing_else() {
 
 /// A wire towards b's 15008 on which bytes can be held back.
 struct Wire {
-    /// How many bytes may pass.
+    /// The number of bytes that may pass.
     limit: watch::Sender<usize>,
-    /// How many have.
+    /// The number of bytes that have passed.
     passed: watch::Receiver<usize>,
 }
 

@@ -48,7 +48,7 @@ impl Family {
     /// Both.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 
-    /// Of an address.
+    /// The family of an address.
     #[must_use]
     pub const fn of(address: IpAddr) -> Self {
         match address {

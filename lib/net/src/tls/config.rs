@@ -85,7 +85,7 @@ pub enum ConfigError {
     Roots {
         /// The bundle's.
         generation: u64,
-        /// What is wrong with it.
+        /// The problem of the root.
         source: VerifyError,
     },
     /// The library refuses the credential or the settings.
@@ -93,7 +93,7 @@ pub enum ConfigError {
     Refused {
         /// Our certificate's.
         serial: Serial,
-        /// What the library said.
+        /// The library's error.
         source: rustls::Error,
     },
 }
@@ -229,13 +229,13 @@ impl Configs {
         self.servers.retain(|(own, _), _| own != serial);
     }
 
-    /// How many configurations are cached.
+    /// The number of cached configurations.
     #[must_use]
     pub fn len(&self) -> usize {
         self.clients.len() + self.servers.len()
     }
 
-    /// Nothing is cached.
+    /// True without cached configurations.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -259,7 +259,7 @@ impl Session {
         common.negotiated_cipher_suite().and_then(|suite| Cipher::of(suite.suite()))
     }
 
-    /// No new stream after this: the earlier expiry of the two leaf certificates. `None` before it is known.
+    /// The time after which no stream may begin: the earlier expiry of the two leaf certificates. `None` before it is known.
     #[must_use]
     pub fn streams_until(&self) -> Option<SystemTime> {
         self.peer.as_ref().map(|peer| peer.not_after.min(self.own_not_after))

@@ -148,7 +148,7 @@ impl PeerInfo {
         Ok(Self { identity, not_after: leaf.not_after(), chain: chain.to_vec(), end, verified_at })
     }
 
-    /// Does its chain still lead to a root, now that the bundle is another? The expiry of its leaf does not count: a
+    /// Verifies its chain against a changed bundle. The expiry of its leaf does not count: a
     /// tunnel takes no new stream then, but those that are open go on.
     ///
     /// # Errors

@@ -70,7 +70,7 @@ impl ByteStream {
     /// The answer to our CONNECT. Bytes may be written before: 64 KiB of them leave at once.
     ///
     /// # Errors
-    /// How the stream ended without one.
+    /// The end of a stream without one.
     pub async fn response(&self) -> Result<Response, Ended> {
         self.stream.response().await
     }
@@ -283,7 +283,7 @@ impl AsyncWrite for ByteStream {
         true
     }
 
-    /// What was written leaves with this turn of the tunnel.
+    /// Nothing to do: written bytes leave with this turn of the tunnel.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

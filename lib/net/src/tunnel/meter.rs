@@ -58,12 +58,12 @@ impl Meter {
         Self { outbound: Side::new(registry, "outbound"), inbound: Side::new(registry, "inbound") }
     }
 
-    /// Of tunnels that we open.
+    /// The metrics of tunnels that we open.
     pub(super) const fn outbound(&self) -> &Side {
         &self.outbound
     }
 
-    /// Of tunnels that we accept.
+    /// The metrics of tunnels that we accept.
     pub(super) const fn inbound(&self) -> &Side {
         &self.inbound
     }

@@ -207,7 +207,7 @@ struct State {
     expires: Option<Instant>,
     /// A bundle that came during the handshake, by which the peer is verified again after it.
     verify_by: Option<Roots>,
-    /// For output that the socket did not take.
+    /// The reservation of output that the socket did not take.
     output_reservation: Reservation,
     ending: Option<TunnelEnd>,
 }
@@ -361,20 +361,20 @@ impl Tunnel {
         state.ending.is_none() && valid && state.hbone.can_open() && !starved
     }
 
-    /// It ended, or is about to. One that only takes no more streams has not.
+    /// True if it has ended, or is about to; not for one that only takes no more streams.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.0.state.borrow().ending.is_some()
     }
 
-    /// How many streams may be open at once, once the peer has said so.
+    /// The limit of open streams, once the peer has announced its own.
     #[must_use]
     pub fn stream_cap(&self) -> Option<usize> {
         let state = self.0.state.borrow();
         state.is_known.then(|| state.hbone.stream_cap())
     }
 
-    /// How many streams are open.
+    /// The number of open streams.
     #[must_use]
     pub fn open_streams(&self) -> usize {
         self.0.state.borrow().hbone.open_streams()
@@ -421,7 +421,7 @@ impl Tunnel {
         }
     }
 
-    /// Memory that its buffers hold, idle or not: for tests.
+    /// Memory of its buffers, idle or not: for tests.
     #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn held_bytes(&self) -> usize {

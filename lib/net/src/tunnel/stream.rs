@@ -200,7 +200,7 @@ impl Stream {
     /// call.
     ///
     /// # Errors
-    /// How the stream ended without one.
+    /// The end of a stream without one.
     pub async fn response(&self) -> Result<Response, Ended> {
         loop {
             if let Some(status) = self.shared.status.get() {
@@ -227,7 +227,7 @@ impl Stream {
         }
     }
 
-    /// It was given up because the pod's budget of memory is used up.
+    /// True if it was given up because the pod's budget of memory is used up.
     #[must_use]
     pub fn is_given_up(&self) -> bool {
         *self.shared.end.borrow() == Some(StreamEnd::Memory)

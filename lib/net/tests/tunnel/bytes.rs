@@ -44,7 +44,7 @@ async fn pair(tunnel: &Tunnel, asked: &mut mpsc::UnboundedReceiver<Accepted>) ->
     (near, accepted.stream.into())
 }
 
-/// What is inside an error.
+/// The end of a stream inside an error.
 fn ended(error: &io::Error) -> Ended {
     error.get_ref().and_then(|inner| inner.downcast_ref::<Ended>()).expect("says how the stream ended").clone()
 }
@@ -373,7 +373,7 @@ fn unread_small_writes_are_gathered() {
     });
 }
 
-/// What a waypoint does: HTTP of a library on both ends of a stream, many requests on one of them.
+/// As a waypoint: HTTP of a library on both ends of a stream, many requests on one of them.
 #[test]
 fn http_on_a_stream() {
     run(async {

@@ -131,7 +131,7 @@ fn single_bytes_go_back_and_forth() {
     });
 }
 
-/// What the two were doing when one of them reset its connection.
+/// The state of the two when one of them resets its connection.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Doing {
     Nothing,

@@ -22,7 +22,7 @@ use underpass_net::testing::{
     ALICE, BOB, Mesh, call, carry_counted, converse, echo, last_word, pattern, raw, request, run, tcp_pair, until,
 };
 
-/// How a peer sets HTTP/2.
+/// The HTTP/2 settings of a peer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Manner {
     pub(crate) name: &'static str,

@@ -76,7 +76,7 @@ struct Case {
     section: String,
     description: String,
     passed: bool,
-    /// What was expected and what came, where it did not pass; empty where it was left out.
+    /// The expected and the actual result, where it did not pass; empty where it was left out.
     #[expect(dead_code, reason = "read in the message of a failure")]
     said: String,
 }

@@ -309,7 +309,7 @@ mod tests {
         assert!(!judging.cancel(1, Reason::Operator));
     }
 
-    /// So many times every connection that this World lets happen, and how many those are.
+    /// A queue with `each` times every connection that this World allows, and their number.
     fn filed(world: &World, each: usize) -> (Queue, usize) {
         let mut queue = Queue::default();
         let mut id = 0;

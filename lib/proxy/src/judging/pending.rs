@@ -16,7 +16,7 @@ use super::index::{Dependency, Index};
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     waiting: VecDeque<Dependency>,
-    /// What waits, to find it there.
+    /// The waiting dependencies, to find them.
     waits: HashSet<Dependency>,
     /// With the number of the connection to go on from. One that is added again meanwhile waits again.
     begun: Option<(Dependency, u64)>,

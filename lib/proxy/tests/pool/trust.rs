@@ -44,7 +44,7 @@ fn no_stream_begins_after_a_certificate_has_expired() {
     }
 }
 
-/// What an application gets back through this stream.
+/// The answer that an application gets through this stream.
 async fn through(stream: &Stream, payload: &[u8]) -> (Ended, Vec<u8>) {
     let (mut app, socket) = tcp_pair().await;
     let (ended, answer) = tokio::join!(carry(stream, socket), converse(&mut app, payload));

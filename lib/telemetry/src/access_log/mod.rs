@@ -53,19 +53,19 @@ pub enum AccessLogError {
     Open {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
     /// Standard output.
     #[error("cannot write the access log to standard output: {source}")]
     Stdout {
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
     /// The thread that writes.
     #[error("cannot start the thread that writes the access log: {source}")]
     Thread {
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
 }

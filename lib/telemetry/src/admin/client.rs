@@ -29,7 +29,7 @@ pub enum ClientError {
     Connect {
         /// The API's address.
         target: Target,
-        /// Why not.
+        /// The cause.
         source: std::io::Error,
     },
     /// Something listens, but not this API.
@@ -41,7 +41,7 @@ pub enum ClientError {
         method: Method,
         /// The request's path.
         path: String,
-        /// Why not.
+        /// The cause.
         source: hyper::Error,
     },
     /// The path cannot stand in a request.
@@ -49,7 +49,7 @@ pub enum ClientError {
     Path {
         /// The path.
         path: String,
-        /// Why not.
+        /// The cause.
         source: http::Error,
     },
     /// The answer took too long.
@@ -71,7 +71,7 @@ pub enum ClientError {
         method: Method,
         /// The request's path.
         path: String,
-        /// Why not.
+        /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The API refused the request.
@@ -95,7 +95,7 @@ pub enum ClientError {
         target: Target,
         /// The request's path.
         path: String,
-        /// Why not.
+        /// The cause.
         source: serde_json::Error,
     },
 }

@@ -20,7 +20,7 @@ pub enum AdminError {
     Listen {
         /// The address.
         target: Target,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
 }

@@ -204,7 +204,7 @@ impl Listener {
         }
     }
 
-    /// Where it listens, with the port that was chosen if 0 was asked for.
+    /// Its address, with the port that was chosen if 0 was asked for.
     #[must_use]
     pub fn target(&self) -> Target {
         match &self.bound {

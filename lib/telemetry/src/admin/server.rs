@@ -41,9 +41,9 @@ pub struct Limits {
     pub body_bytes: usize,
     /// From the first byte of a request, or from being idle, to the end of its header. Default 5 s.
     pub header_time: Duration,
-    /// For the body, and again for the handler. Default 10 s.
+    /// Timeout of the body, and of the handler. Default 10 s.
     pub request_time: Duration,
-    /// For a connection with all its requests and answers, after which it has one `request_time` more to finish the
+    /// Timeout of a connection with all its requests and answers, after which it has one `request_time` more to finish the
     /// last. Default 60 s.
     pub connection_time: Duration,
 }
@@ -88,7 +88,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Where it listens.
+    /// Its address.
     #[must_use]
     pub const fn target(&self) -> &Target {
         &self.target

@@ -37,7 +37,7 @@ fn serve(limits: Limits) -> Server {
     Listener::any(local()).unwrap().serve(router(), limits).unwrap()
 }
 
-/// Where a server of TCP listens.
+/// The address of a server of TCP.
 fn at(server: &Server) -> SocketAddr {
     server.target().address().unwrap()
 }

@@ -13,13 +13,13 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// Nothing waits; no memory is held.
+    /// An empty buffer, without memory.
     #[must_use]
     pub const fn new() -> Self {
         Self { storage: Vec::new(), start: 0, end: 0 }
     }
 
-    /// What is to be sent.
+    /// The bytes to send.
     #[must_use]
     pub fn pending(&self) -> &[u8] {
         self.storage.get(self.start..self.end).unwrap_or_default()
@@ -33,7 +33,7 @@ impl Outgoing {
         }
     }
 
-    /// How many bytes wait.
+    /// The number of bytes to send.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.end - self.start
@@ -45,13 +45,13 @@ impl Outgoing {
         self.storage.len()
     }
 
-    /// Nothing waits.
+    /// True without bytes to send.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
-    /// Forgets what waits; keeps the memory.
+    /// Drops the bytes to send; keeps the memory.
     pub const fn clear(&mut self) {
         self.start = 0;
         self.end = 0;

@@ -137,7 +137,7 @@ pub(super) struct Pair {
     pub(super) server: Side,
 }
 
-/// Which end failed, and why.
+/// The end that failed, and its error.
 pub(super) type Failure = (&'static str, SessionError);
 
 impl Pair {
@@ -167,7 +167,7 @@ impl Pair {
     }
 }
 
-/// What happened to the keys of a [`limited`] suite.
+/// The events of the keys of a [`limited`] suite.
 #[derive(Debug, Default)]
 pub(super) struct KeyUse {
     /// Keys that encrypted, handshakes' included.

@@ -30,7 +30,7 @@ pub struct Status {
     /// Of the certificates that there are, those that begin later.
     #[serde(default)]
     pub certificates_not_yet_valid: usize,
-    /// When the first of them expires, seconds since the epoch.
+    /// The expiry of the first of them, in seconds since the epoch.
     pub first_expiry_unix_s: Option<u64>,
     /// The error of a certificate authority that cannot be used.
     pub authority_error: Option<String>,
@@ -43,7 +43,7 @@ pub struct Status {
 pub struct Gate {
     /// Its name.
     pub part: String,
-    /// What it waits for.
+    /// The reason for which it is closed.
     pub reason: String,
 }
 

@@ -18,7 +18,7 @@ pub struct Workload {
     pub addresses: Vec<IpAddr>,
     /// It is in the mesh.
     pub in_mesh: bool,
-    /// What decides that.
+    /// The label or rule that decides that.
     pub because: String,
     /// Its identity, a SPIFFE URI. Only of a pod in the mesh.
     pub identity: Option<String>,
