@@ -354,10 +354,10 @@ mod tests {
     fn no_wake_up_is_lost_between_threads() {
         const ROUNDS: usize = 2_000;
         const SHIFTS: usize = 100;
-        let (budget, begun, told) = (Budget::new(2), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (budget, begun, woken) = (Budget::new(2), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let share = Share::new(&budget, 1);
         let waiter = {
-            let (share, begun, told) = (Arc::clone(&share), Arc::clone(&begun), Arc::clone(&told));
+            let (share, begun, woken) = (Arc::clone(&share), Arc::clone(&begun), Arc::clone(&woken));
             std::thread::spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
                 for round in 1..=ROUNDS {
@@ -365,7 +365,7 @@ mod tests {
                         std::hint::spin_loop();
                     }
                     runtime.block_on(share.room(1, || ()));
-                    told.store(round, SeqCst);
+                    woken.store(round, SeqCst);
                 }
             })
         };
@@ -375,7 +375,7 @@ mod tests {
             begun.store(round, SeqCst);
             (0..round % SHIFTS).for_each(|_| std::hint::spin_loop());
             drop(permit);
-            while told.load(SeqCst) < round {
+            while woken.load(SeqCst) < round {
                 assert!(std::time::Instant::now() < deadline, "a wake-up was lost in round {round}: {share:?}");
                 std::thread::yield_now();
             }

@@ -166,12 +166,12 @@ impl Mesh {
         self.configs.borrow_mut().server(credential, &own, roots).expect("config")
     }
 
-    /// Bob, who does with CONNECTs what `accept` says.
+    /// Bob, whose CONNECTs `accept` handles.
     pub async fn serve(&self, accept: impl Fn(Accepted) + 'static) -> Server {
         Server::new(self, self.server(), "127.0.0.1:0", Rc::new(accept)).await
     }
 
-    /// Bob, whose applications are where CONNECT says.
+    /// Bob, whose applications are at the CONNECT's authority.
     pub async fn serve_applications(&self) -> Server {
         self.serve(|accepted| drop(spawn_local(connect(accepted)))).await
     }
@@ -223,7 +223,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Accepts at this address, and does with CONNECTs what `accept` says.
+    /// Accepts at this address; `accept` handles CONNECTs.
     pub async fn new(mesh: &Mesh, tls: ServerConfig, at: &str, accept: Rc<dyn Fn(Accepted)>) -> Self {
         let listener = TcpListener::bind(at).await.expect("bound");
         let address = listener.local_addr().expect("name");

@@ -37,28 +37,28 @@ const AT_ONCE: usize = 64;
 /// The cancellation of a connection, for an end that neither peer decides: a change of policy, a pod that left, an operator.
 #[derive(Debug, Default)]
 pub struct Cancel {
-    why: RefCell<Option<(Reason, Option<ObjectName>)>>,
+    reason: RefCell<Option<(Reason, Option<ObjectName>)>>,
     notify: Notify,
 }
 
 impl Cancel {
     /// Cancels it; the first reason stays.
     pub fn cancel(&self, reason: Reason, policy: Option<ObjectName>) {
-        self.why.borrow_mut().get_or_insert((reason, policy));
+        self.reason.borrow_mut().get_or_insert((reason, policy));
         self.notify.notify_one();
     }
 
     /// The reason, and the policy that decided it, once it was cancelled.
     #[must_use]
-    pub fn told(&self) -> Option<(Reason, Option<ObjectName>)> {
-        self.why.borrow().clone()
+    pub fn reason(&self) -> Option<(Reason, Option<ObjectName>)> {
+        self.reason.borrow().clone()
     }
 
     /// Completes when it is cancelled.
     pub async fn cancelled(&self) -> (Reason, Option<ObjectName>) {
         loop {
-            if let Some(why) = self.told() {
-                return why;
+            if let Some(reason) = self.reason() {
+                return reason;
             }
             self.notify.notified().await;
         }
@@ -256,8 +256,8 @@ mod tests {
     }
 
     /// The reason for which a connection was cancelled, and the policy.
-    fn told(cancel: &Cancel) -> Option<(Reason, String)> {
-        cancel.told().map(|(reason, policy)| (reason, policy.map_or_else(String::new, |p| p.to_string())))
+    fn cancelled(cancel: &Cancel) -> Option<(Reason, String)> {
+        cancel.reason().map(|(reason, policy)| (reason, policy.map_or_else(String::new, |p| p.to_string())))
     }
 
     fn of(model: &Model) -> Judging {
@@ -275,23 +275,23 @@ mod tests {
         ] {
             let (cancel, judged) = (Rc::<Cancel>::default(), judged(&judging));
             change(&judging, &mut model, object);
-            assert_eq!(told(&cancel), None, "it is not registered yet");
+            assert_eq!(cancelled(&cancel), None, "it is not registered yet");
             judging.register(1, judged, Rc::clone(&cancel));
-            assert_eq!(told(&cancel), expect);
+            assert_eq!(cancelled(&cancel), expect);
             judging.remove(1);
         }
-        // One that is registered is told by the exchange, and keeps the first reason.
+        // A registered one is cancelled by the exchange, and keeps the first reason.
         let mut batch = Batch::default();
         batch.remove(Object::from(peer_authentication("default/strict - STRICT")).key());
         exchange(&judging, &mut model, &batch);
         let cancel = Rc::<Cancel>::default();
         judging.register(2, judged(&judging), Rc::clone(&cancel));
         change(&judging, &mut model, policy("other/p", Action::Deny, vec![Rule::default()]));
-        assert_eq!(told(&cancel), None);
+        assert_eq!(cancelled(&cancel), None);
         change(&judging, &mut model, peer_authentication("default/strict - STRICT"));
-        assert_eq!(told(&cancel), refused);
+        assert_eq!(cancelled(&cancel), refused);
         change(&judging, &mut model, policy("default/p", Action::Deny, vec![Rule::default()]));
-        assert_eq!(told(&cancel), refused);
+        assert_eq!(cancelled(&cancel), refused);
         judging.remove(2);
         assert!(judging.is_empty());
     }
@@ -302,9 +302,9 @@ mod tests {
         let cancel = Rc::<Cancel>::default();
         judging.register(1, judged(&judging), Rc::clone(&cancel));
         assert!(!judging.cancel(2, Reason::Operator));
-        assert_eq!(told(&cancel), None);
+        assert_eq!(cancelled(&cancel), None);
         assert!(judging.cancel(1, Reason::Operator));
-        assert_eq!(told(&cancel), Some((Reason::Operator, String::new())));
+        assert_eq!(cancelled(&cancel), Some((Reason::Operator, String::new())));
         judging.remove(1);
         assert!(!judging.cancel(1, Reason::Operator));
     }
@@ -381,7 +381,7 @@ mod tests {
             cancel
         };
         let cancels: Vec<Rc<Cancel>> = (0..AT_ONCE as u64 * 3).map(open).collect();
-        let all_told = || cancels.iter().filter(|cancel| told(cancel).is_some()).count();
+        let all_cancelled = || cancels.iter().filter(|cancel| cancelled(cancel).is_some()).count();
         model.apply(&[peer_authentication("default/strict - STRICT").into()].into_iter().collect());
         let old = judging.world.replace(Arc::new(model.world().clone()));
         judging.queue.borrow_mut().changed(&old, model.world());
@@ -389,17 +389,17 @@ mod tests {
         judging.wait(done);
         for slice in 0..3 {
             judging.answer();
-            assert_eq!((all_told(), answered.try_recv().ok()), (AT_ONCE * slice, None));
+            assert_eq!((all_cancelled(), answered.try_recv().ok()), (AT_ONCE * slice, None));
             // One that begins meanwhile is judged by the newest, and one that ends is not missed.
             let begun = Rc::<Cancel>::default();
             let before = Judged { judged_at: old.version(), ..judged(&judging) };
             judging.register(u64::MAX, before, Rc::clone(&begun));
-            assert!(told(&begun).is_some());
+            assert!(cancelled(&begun).is_some());
             judging.remove(u64::MAX);
             judging.judge_some();
         }
         judging.slice();
-        assert_eq!((all_told(), answered.try_recv().ok()), (AT_ONCE * 3, Some(model.world().version())));
+        assert_eq!((all_cancelled(), answered.try_recv().ok()), (AT_ONCE * 3, Some(model.world().version())));
         (0..AT_ONCE as u64 * 3).for_each(|id| judging.remove(id));
         assert!(judging.is_empty() && judging.queue.borrow().index.is_empty());
     }

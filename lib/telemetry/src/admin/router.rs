@@ -64,10 +64,10 @@ impl Response {
         }
     }
 
-    /// `{"error": says}`.
+    /// `{"error": message}`.
     #[must_use]
-    pub fn error(status: StatusCode, says: impl fmt::Display) -> Self {
-        let body = serde_json::json!({ "error": says.to_string() });
+    pub fn error(status: StatusCode, message: impl fmt::Display) -> Self {
+        let body = serde_json::json!({ "error": message.to_string() });
         Self { status, content_type: JSON, body: format!("{body:#}\n").into(), allow: None }
     }
 
@@ -151,6 +151,6 @@ impl Router {
 
 fn not_allowed(method: &Method, path: &str, allowed: &[&str]) -> Response {
     let allow = allowed.join(", ");
-    let says = format!("no {method} on {path}: {allow}");
-    Response { allow: Some(allow), ..Response::error(StatusCode::METHOD_NOT_ALLOWED, says) }
+    let message = format!("no {method} on {path}: {allow}");
+    Response { allow: Some(allow), ..Response::error(StatusCode::METHOD_NOT_ALLOWED, message) }
 }

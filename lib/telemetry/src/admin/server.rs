@@ -162,8 +162,8 @@ async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static
 
 async fn answer(site: &Site, request: hyper::Request<Incoming>) -> Response {
     let (head, body) = request.into_parts();
-    if let Err(says) = site.audience.admits(&head.method, &head.headers) {
-        return Response::error(StatusCode::FORBIDDEN, says);
+    if let Err(message) = site.audience.admits(&head.method, &head.headers) {
+        return Response::error(StatusCode::FORBIDDEN, message);
     }
     let handler = match site.router.find(&head.method, head.uri.path()) {
         Ok(handler) => handler,
@@ -183,8 +183,8 @@ async fn answer(site: &Site, request: hyper::Request<Incoming>) -> Response {
 
 async fn read(body: Incoming, limits: &Limits) -> Result<Bytes, Response> {
     let too_large = || {
-        let says = format!("a body has at most {} bytes", limits.body_bytes);
-        Response::error(StatusCode::PAYLOAD_TOO_LARGE, says)
+        let message = format!("a body has at most {} bytes", limits.body_bytes);
+        Response::error(StatusCode::PAYLOAD_TOO_LARGE, message)
     };
     match timeout(limits.request_time, Limited::new(body, limits.body_bytes).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
