@@ -8,7 +8,7 @@ use underpass_core::{
     Identity, TrustDomain, World,
     authz::{Match, PrincipalMatch, Rule, Source},
     objects::{Batch, Object},
-    rejudge::{self, Changes, Judged, Over, Way},
+    rejudge::{self, Basis, Changes, Judged, OutboundPath},
     route::HopKind,
     testing::{ambient, model, name, policy, service},
     world::{Action, Uid},
@@ -34,18 +34,22 @@ fn connection(world: &World, n: usize) -> Judged {
     let (local, remote) = (n % LOCAL, LOCAL + n % (PODS - LOCAL));
     let identity = |n: usize| Identity::new(&TrustDomain::default(), "default", &format!("p{n}"));
     let ip = |n: usize| address(n).parse().expect("address");
-    let way = if n.is_multiple_of(2) {
-        Way::Inbound { address: ip(local), port: 80, peer: ip(remote), identity: Some(identity(remote)) }
+    let basis = if n.is_multiple_of(2) {
+        Basis::Inbound { address: ip(local), port: 80, peer: ip(remote), identity: Some(identity(remote)) }
     } else {
-        Way::Outbound {
+        Basis::Outbound {
             from: ip(local),
             service: Some(name("default/s")),
             target: SocketAddr::new(ip(remote), 80),
-            over: Over::Tunnel { own: identity(local), hop: HopKind::Workload, identities: identity(remote).into() },
+            path: OutboundPath::Tunnel {
+                own: identity(local),
+                hop: HopKind::Workload,
+                identities: identity(remote).into(),
+            },
         }
     };
     let pod = Uid::of_pod(&world.settings().cluster, &name(&format!("default/p{local}")));
-    Judged { pod, way, judged_at: world.version() }
+    Judged { pod, basis, judged_at: world.version() }
 }
 
 fn main() {

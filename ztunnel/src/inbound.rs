@@ -8,7 +8,7 @@ use underpass_core::{
     addr::{HBONE_PORT, canonical},
     authz::{Peer, Request},
     connection::{Direction, Path},
-    rejudge::{Judged, Way},
+    rejudge::{Basis, Judged},
 };
 use underpass_hbone::{ErrorCode, Headers};
 use underpass_net::{
@@ -218,8 +218,8 @@ fn admit(
     let peer = Peer { address: from.ip(), identity: Some(identity) };
     let (address, port) = (target.ip(), target.port());
     connection.judge(&world, &Request { peer, workload, address, port }).map_err(|reason| (401, reason))?;
-    let way = Way::Inbound { address, port, peer: from.ip(), identity: Some(identity.clone()) };
-    connection.open(Judged { pod: pod.uid.clone(), way, judged_at: world.version() });
+    let basis = Basis::Inbound { address, port, peer: from.ip(), identity: Some(identity.clone()) };
+    connection.open(Judged { pod: pod.uid.clone(), basis, judged_at: world.version() });
     Ok(outbound::baggage(workload))
 }
 

@@ -8,7 +8,7 @@ use underpass_core::{
     ObjectName, Reason, World,
     addr::is_loopback,
     connection::{Direction, Path},
-    rejudge::{self, Judged, Over, Way},
+    rejudge::{self, Basis, Judged, OutboundPath},
     route::{self, Destination, Hop, Plan},
     world::{OwnerKind, Workload},
 };
@@ -87,9 +87,9 @@ fn plan(
     let source = source(&world, pod, from, to)?;
     let own = world.identity(source).ok_or(Reason::NoCertificate)?.clone();
     connection.source_identity(Some(own.clone()));
-    let judged = |to: &Destination, over| Judged {
+    let judged = |to: &Destination, path| Judged {
         pod: pod.uid.clone(),
-        way: Way::Outbound { from: from.ip(), service: to.service.clone(), target: to.target, over },
+        basis: Basis::Outbound { from: from.ip(), service: to.service.clone(), target: to.target, path },
         judged_at: world.version(),
     };
     match route::plan(&world, source, to, worker.roll(), &mut ()) {
@@ -101,7 +101,7 @@ fn plan(
             connection.path(Path::Passthrough);
             connection.destination(&world, destination.target);
             connection.service(&world, destination.service.clone(), to);
-            connection.open(judged(&destination, Over::Plain));
+            connection.open(judged(&destination, OutboundPath::Plain));
             Ok(Opening::Plain(destination.target))
         }
         Plan::Hbone { destination, hop } => {
@@ -109,7 +109,7 @@ fn plan(
             connection.destination(&world, destination.target);
             connection.service(&world, destination.service.clone(), to);
             connection.destination_identity(hop.identities.only().cloned());
-            connection.open(judged(&destination, Over::tunnel(own.clone(), &hop)));
+            connection.open(judged(&destination, OutboundPath::tunnel(own.clone(), &hop)));
             let headers = headers(&world, source, from, destination.service.as_ref());
             let request = Connect { authority: hop.authority.to_string().into_bytes(), headers };
             let Hop { address, identities, .. } = hop;

@@ -7,7 +7,7 @@ use underpass_core::{
     Reason,
     authz::{Peer, Request},
     connection::{Direction, Path},
-    rejudge::{Judged, Way},
+    rejudge::{Basis, Judged},
 };
 use underpass_net::{budget::Permit, socket::options::Role};
 
@@ -83,7 +83,7 @@ fn admit(
     let workload = pod.workload(&world)?;
     let peer = Peer { address: from.ip(), identity: None };
     connection.judge(&world, &Request { peer, workload, address: to.ip(), port: to.port() })?;
-    let way = Way::Inbound { address: to.ip(), port: to.port(), peer: from.ip(), identity: None };
-    connection.open(Judged { pod: pod.uid.clone(), way, judged_at: world.version() });
+    let basis = Basis::Inbound { address: to.ip(), port: to.port(), peer: from.ip(), identity: None };
+    connection.open(Judged { pod: pod.uid.clone(), basis, judged_at: world.version() });
     Ok(())
 }

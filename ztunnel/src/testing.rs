@@ -16,7 +16,7 @@ use tokio::{net::TcpStream, sync::oneshot};
 use underpass_core::{
     ObjectName,
     connection::Direction,
-    rejudge::{Judged, Way},
+    rejudge::{Basis, Judged},
 };
 use underpass_net::{netns::Netns, socket::options::Options};
 
@@ -100,7 +100,7 @@ pub struct Idle {
     /// The cookie of its network namespace: it decides which worker has them.
     pub cookie: u64,
     /// Source, destination, and what the verdict rests on.
-    pub connections: Vec<(SocketAddr, SocketAddr, Way)>,
+    pub connections: Vec<(SocketAddr, SocketAddr, Basis)>,
 }
 
 impl Idle {
@@ -112,14 +112,14 @@ impl Idle {
         let local = (fact.addresses.clone(), fact.account.clone().expect("a pod's"));
         let pod =
             Rc::new(WorkerPod::new((self.pod, fact.uid.clone()), local, self.cookie, netns, budget, &worker.settings));
-        for (source, destination, way) in self.connections {
-            let direction = match way {
-                Way::Inbound { .. } => Direction::Inbound,
-                Way::Outbound { .. } => Direction::Outbound,
+        for (source, destination, basis) in self.connections {
+            let direction = match basis {
+                Basis::Inbound { .. } => Direction::Inbound,
+                Basis::Outbound { .. } => Direction::Outbound,
             };
             let (connection, serving) =
                 (OpenConnection::begin(worker, &pod, direction, source, destination), worker.begin_serving(&pod));
-            connection.open(Judged { pod: pod.uid.clone(), way, judged_at: worker.world().version() });
+            connection.open(Judged { pod: pod.uid.clone(), basis, judged_at: worker.world().version() });
             tokio::task::spawn_local(async move {
                 let mut connection = connection;
                 let (reason, policy) = connection.cancel.cancelled().await;
@@ -168,7 +168,7 @@ mod tests {
             let (source, destination): (SocketAddr, SocketAddr) =
                 (SocketAddr::new(peer.parse().unwrap(), 9), "10.0.0.2:80".parse().unwrap());
             let (address, port) = (destination.ip(), destination.port());
-            (source, destination, Way::Inbound { address, port, peer: source.ip(), identity: None })
+            (source, destination, Basis::Inbound { address, port, peer: source.ip(), identity: None })
         };
         let local = LocalSet::new();
         let ended = local.run_until(async {

@@ -25,7 +25,7 @@ use underpass_core::{
     admit::admit,
     authz::{Peer, Request, Verdict},
     objects::{Batch, Change, Object},
-    rejudge::{self, Changes, Judged, Over, Way},
+    rejudge::{self, Basis, Changes, Judged, OutboundPath},
     resolve::{LocalPod, Model},
     route::{self, Plan},
     testing::walk::{Call, Step, answers, some_call, some_step},
@@ -326,9 +326,9 @@ impl Walk {
         let from = source.addresses.iter().copied().find(|a| a.is_ipv4() == to.is_ipv4());
         let Some(from) = from.filter(|from| *from != to) else { return Ok(()) };
         let to = SocketAddr::new(to, call.port);
-        let judged = |pod: &Workload, way| Judged { pod: pod.uid.clone(), way, judged_at: world.version() };
+        let judged = |pod: &Workload, basis| Judged { pod: pod.uid.clone(), basis, judged_at: world.version() };
         let arrives = |at: &Workload, to: SocketAddr, identity: Option<Identity>| {
-            judged(at, Way::Inbound { address: to.ip(), port: to.port(), peer: from, identity })
+            judged(at, Basis::Inbound { address: to.ip(), port: to.port(), peer: from, identity })
         };
         let mut opened = Vec::new();
         if !source.is_enrolled() {
@@ -340,14 +340,15 @@ impl Walk {
                 _ => None,
             };
             let own = world.identity(source).ok_or("a caller without identity")?.clone();
-            let leaves = |target, over| judged(source, Way::Outbound { from, service: service.clone(), target, over });
+            let leaves =
+                |target, path| judged(source, Basis::Outbound { from, service: service.clone(), target, path });
             match route::plan(world, source, to, call.roll, &mut ()) {
                 Plan::Hbone { destination, hop } => {
                     let at = destination.workload.as_ref().ok_or("a tunnel to nobody")?;
-                    opened.push(leaves(destination.target, Over::tunnel(own.clone(), &hop)));
+                    opened.push(leaves(destination.target, OutboundPath::tunnel(own.clone(), &hop)));
                     opened.push(arrives(at, destination.target, Some(own)));
                 }
-                Plan::Plain { destination } => opened.push(leaves(destination.target, Over::Plain)),
+                Plan::Plain { destination } => opened.push(leaves(destination.target, OutboundPath::Plain)),
                 Plan::Refuse { .. } => {}
             }
         }
@@ -372,11 +373,11 @@ fn stands(world: &World, judged: &Judged) -> bool {
         let peer = Peer { address: peer, identity };
         admit(world, &Request { peer, workload: at, address, port }, &mut ()).is_allow()
     };
-    match &judged.way {
-        Way::Inbound { address, port, peer, identity } => {
+    match &judged.basis {
+        Basis::Inbound { address, port, peer, identity } => {
             pod.addresses.contains(address) && admitted(pod, *address, *port, *peer, identity.as_ref())
         }
-        Way::Outbound { from, service, target, over } => {
+        Basis::Outbound { from, service, target, path } => {
             let wanted = match service.as_ref().map(|name| world.service(name)) {
                 Some(Some(s)) if !s.waypoint_optional => s.waypoint.as_ref(),
                 Some(_) => None,
@@ -385,15 +386,15 @@ fn stands(world: &World, judged: &Judged) -> bool {
             let there = world.workload_at(target.ip());
             pod.addresses.contains(from)
                 && wanted.is_none()
-                && match (over, there) {
-                    (Over::Tunnel { own, identities, .. }, there) => {
+                && match (path, there) {
+                    (OutboundPath::Tunnel { own, identities, .. }, there) => {
                         let may_answer = |w: &Workload| identities.iter().any(|i| world.identity(w) == Some(i));
                         world.identity(pod) == Some(own) && there.is_none_or(|w| may_answer(w))
                     }
-                    (Over::Plain, Some(w)) if w.is_enrolled() && w.uid != pod.uid => {
+                    (OutboundPath::Plain, Some(w)) if w.is_enrolled() && w.uid != pod.uid => {
                         admitted(w, target.ip(), target.port(), *from, None)
                     }
-                    (Over::Plain, _) => true,
+                    (OutboundPath::Plain, _) => true,
                 }
         }
     }

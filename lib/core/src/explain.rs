@@ -25,7 +25,7 @@ pub use self::resolve::{Near, Unknown};
 /// How the connection travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Way {
+pub enum Path {
     /// As without a mesh.
     Untouched,
     /// Through the tunnel, mutual TLS between the nodes.
@@ -56,7 +56,7 @@ pub struct Explanation {
     /// Where to, as resolved.
     pub destination: String,
     /// How.
-    pub path: Way,
+    pub path: Path,
     /// Whether.
     pub verdict: Answer,
     /// The policy that decided, if one did.
@@ -117,7 +117,7 @@ pub fn explain(
 }
 
 /// How it travels, whether it arrives, and why.
-type Answered = (Way, Verdict, String);
+type Answered = (Path, Verdict, String);
 
 fn follow(known: Known<'_>, from: &Source, to: SocketAddr, steps: &mut Vec<Step>) -> Answered {
     let world = known.world;
@@ -137,7 +137,7 @@ fn follow(known: Known<'_>, from: &Source, to: SocketAddr, steps: &mut Vec<Step>
 }
 
 fn untouched() -> Answered {
-    (Way::Untouched, Verdict::Allow { policy: None }, "the mesh does not touch this connection".into())
+    (Path::Untouched, Verdict::Allow { policy: None }, "the mesh does not touch this connection".into())
 }
 
 /// A socket of one family reaches nothing of the other.
@@ -179,16 +179,16 @@ fn through_tunnel(world: &World, from: &Source, source: &Workload, to: SocketAdd
     match route::plan(world, source, to, 0, steps) {
         Plan::Refuse { reason, .. } => refused(None, reason),
         Plan::Plain { destination } => {
-            if let Some(denied) = beyond::sidecar_refuses(world, from, Way::Passthrough, &destination, steps) {
+            if let Some(denied) = beyond::sidecar_refuses(world, from, Path::Passthrough, &destination, steps) {
                 return denied;
             }
             let says = format!("{} is reached in plaintext: no policy is asked", destination.target);
-            (Way::Passthrough, Verdict::Allow { policy: None }, says)
+            (Path::Passthrough, Verdict::Allow { policy: None }, says)
         }
         Plan::Hbone { destination, .. } => {
             let identity = world.identity(source);
             note_differences(world, from, source, identity, to, steps);
-            arrive(world, Way::Hbone, from, identity, &destination, steps)
+            arrive(world, Path::Hbone, from, identity, &destination, steps)
         }
     }
 }
@@ -196,7 +196,7 @@ fn through_tunnel(world: &World, from: &Source, source: &Workload, to: SocketAdd
 /// From a pod or host outside the mesh: kube-proxy or nobody translates a VIP, then the destination's node judges.
 fn from_outside(known: Known<'_>, from: &Source, to: SocketAddr, steps: &mut Vec<Step>) -> Answered {
     let world = known.world;
-    let neither = || (Way::Untouched, Verdict::Allow { policy: None }, "neither end is in the mesh".to_owned());
+    let neither = || (Path::Untouched, Verdict::Allow { policy: None }, "neither end is in the mesh".to_owned());
     let caller = match &from.workload {
         Some(w) => Caller::of(w, to.ip()),
         None => Caller { address: from.address, node: None, locality: None },
@@ -214,25 +214,27 @@ fn from_outside(known: Known<'_>, from: &Source, to: SocketAddr, steps: &mut Vec
     steps.say(Stage::Capture, None, || {
         "it arrives in plaintext and the destination's node hands it to the tunnel".into()
     });
-    arrive(world, Way::Plaintext, from, None, &destination, steps)
+    arrive(world, Path::Plaintext, from, None, &destination, steps)
 }
 
 fn arrive(
     world: &World,
-    way: Way,
+    path: Path,
     from: &Source,
     identity: Option<&Identity>,
     destination: &Destination,
     steps: &mut Vec<Step>,
 ) -> Answered {
     match judge(world, from, identity, destination, steps) {
-        Verdict::Deny { policy, reason } => (way, Verdict::Deny { policy, reason: reason.clone() }, reason.to_string()),
+        Verdict::Deny { policy, reason } => {
+            (path, Verdict::Deny { policy, reason: reason.clone() }, reason.to_string())
+        }
         Verdict::Allow { policy } => {
             let reason = match &policy {
                 Some(p) => format!("allowed by {p}"),
                 None => "no policy forbids it".to_owned(),
             };
-            (way, Verdict::Allow { policy }, reason)
+            (path, Verdict::Allow { policy }, reason)
         }
     }
 }
@@ -285,7 +287,7 @@ fn note_differences(
 
 fn refused(policy: Option<ObjectName>, reason: Reason) -> Answered {
     let says = reason.to_string();
-    (Way::Refused, Verdict::Deny { policy, reason }, says)
+    (Path::Refused, Verdict::Deny { policy, reason }, says)
 }
 
 #[cfg(test)]

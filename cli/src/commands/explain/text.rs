@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use underpass_core::explain::{Answer, Explanation, Way};
+use underpass_core::explain::{Answer, Explanation, Path};
 
 use crate::output::{Colour, one_line};
 
@@ -32,18 +32,18 @@ fn headline(e: &Explanation, colour: Colour) -> String {
         Answer::Deny => colour.red("denied"),
     };
     let policy = e.policy.as_ref().map_or_else(String::new, |p| format!(", policy {p}"));
-    let line = format!(": {} (path {}{policy})", e.reason, path(e.path));
+    let line = format!(": {} (path {}{policy})", e.reason, path_word(e.path));
     format!("{word}{}\n", one_line(&line))
 }
 
 /// As in JSON.
-const fn path(way: Way) -> &'static str {
-    match way {
-        Way::Untouched => "untouched",
-        Way::Hbone => "hbone",
-        Way::Passthrough => "passthrough",
-        Way::Plaintext => "plaintext",
-        Way::Refused => "refused",
+const fn path_word(path: Path) -> &'static str {
+    match path {
+        Path::Untouched => "untouched",
+        Path::Hbone => "hbone",
+        Path::Passthrough => "passthrough",
+        Path::Plaintext => "plaintext",
+        Path::Refused => "refused",
     }
 }
 
@@ -58,8 +58,8 @@ mod tests {
 
     #[test]
     fn every_path_is_called_as_in_json() {
-        for way in [Way::Untouched, Way::Hbone, Way::Passthrough, Way::Plaintext, Way::Refused] {
-            assert_eq!(serde_json::to_value(way).unwrap(), path(way));
+        for path in [Path::Untouched, Path::Hbone, Path::Passthrough, Path::Plaintext, Path::Refused] {
+            assert_eq!(serde_json::to_value(path).unwrap(), path_word(path));
         }
     }
 
@@ -70,7 +70,7 @@ mod tests {
         let e = Explanation {
             source: String::new(),
             destination: String::new(),
-            path: Way::Hbone,
+            path: Path::Hbone,
             verdict: Answer::Deny,
             policy: Some(name.clone()),
             reason: "denied".into(),

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Answered, Known, Source, Way, arrive};
+use super::{Answered, Known, Path, Source, arrive};
 use crate::{
     Kind, ObjectKey, Reason, World,
     authz::Verdict,
@@ -30,14 +30,14 @@ pub(super) fn left_alone(
         return entry.follow(world, from, to, steps);
     }
     let destination = route::resolve(world, caller, to, 0, &mut ()).ok()?;
-    sidecar_refuses(world, from, Way::Untouched, &destination, steps)
+    sidecar_refuses(world, from, Path::Untouched, &destination, steps)
 }
 
 /// A pod with a sidecar takes mutual TLS of other sidecars. What comes from the mesh, or from neither, is plaintext to it.
 pub(super) fn sidecar_refuses(
     world: &World,
     from: &Source,
-    way: Way,
+    path: Path,
     destination: &Destination,
     steps: &mut Vec<Step>,
 ) -> Option<Answered> {
@@ -56,7 +56,7 @@ pub(super) fn sidecar_refuses(
     steps.append(&mut judged);
     let reason = Reason::PlaintextRefused;
     let says = format!("{reason}: by the sidecar of {}", workload.name);
-    Some((way, Verdict::Deny { policy: policy.cloned(), reason }, says))
+    Some((path, Verdict::Deny { policy: policy.cloned(), reason }, says))
 }
 
 /// A way into a service that nodes make, not the mesh: a node port, or an external address that is not the mesh's.
@@ -101,9 +101,9 @@ impl<'w> Entry<'w> {
         let destination = route::resolve(world, &caller, SocketAddr::new(*vip, self.port), 0, steps).ok()?;
         steps.say(Stage::Route, None, || format!("{to} is {}", destination.target));
         if destination.workload.as_ref().is_some_and(|w| w.is_enrolled()) {
-            return Some(arrive(world, Way::Plaintext, &from, None, &destination, steps));
+            return Some(arrive(world, Path::Plaintext, &from, None, &destination, steps));
         }
-        sidecar_refuses(world, &from, Way::Untouched, &destination, steps)
+        sidecar_refuses(world, &from, Path::Untouched, &destination, steps)
     }
 }
 

@@ -507,8 +507,8 @@ fn facts_alone() {
         assert!(objects(destination).is_ok(), "{destination}");
         assert_eq!(facts(destination), objects(destination));
     }
-    assert_eq!(objects("172.28.0.1:30080").map(|e| e.path), Ok(Way::Plaintext));
-    assert_eq!(facts("172.28.0.1:30080").map(|e| e.path), Ok(Way::Untouched));
+    assert_eq!(objects("172.28.0.1:30080").map(|e| e.path), Ok(Path::Plaintext));
+    assert_eq!(facts("172.28.0.1:30080").map(|e| e.path), Ok(Path::Untouched));
     assert!(objects("db-0.db:5432").is_ok());
     assert!(matches!(facts("db-0.db:5432"), Err(Unknown::Destination { .. })));
 }

@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use super::{Judged, Over, Way};
+use super::{Basis, Judged, OutboundPath};
 use crate::{
     ObjectName, World,
     world::{Delta, Scope, Uid, Version, Workload},
@@ -121,12 +121,12 @@ impl<'a> Changes<'a> {
 
     fn differs(&self, judged: &Judged) -> bool {
         let otherwise = |workload: Option<&Workload>| workload.is_none_or(|w| self.judges_otherwise(w));
-        match &judged.way {
-            Way::Inbound { .. } => self.has_policies() && otherwise(self.new.workload(&judged.pod).map(|w| &**w)),
-            Way::Outbound { service, target, over, .. } => {
+        match &judged.basis {
+            Basis::Inbound { .. } => self.has_policies() && otherwise(self.new.workload(&judged.pod).map(|w| &**w)),
+            Basis::Outbound { service, target, path, .. } => {
                 service.as_ref().is_some_and(|name| self.services.contains(name))
                     || self.addresses.contains(&target.ip())
-                    || (*over == Over::Plain && self.has_policies() && self.owner_judges_otherwise(target.ip()))
+                    || (*path == OutboundPath::Plain && self.has_policies() && self.owner_judges_otherwise(target.ip()))
             }
         }
     }

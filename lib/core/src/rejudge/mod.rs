@@ -38,14 +38,14 @@ pub struct Judged {
     /// The pod of this node: whom it was opened to, or by.
     pub pod: Uid,
     /// What it was judged by.
-    pub way: Way,
+    pub basis: Basis,
     /// The World that admitted it.
     pub judged_at: Version,
 }
 
 /// Which way a connection goes, and what its verdict rests on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Basis {
     /// To the pod.
     Inbound {
         /// Its address that was called.
@@ -66,13 +66,13 @@ pub enum Way {
         /// Where the application listens that was chosen.
         target: SocketAddr,
         /// How it is carried there.
-        over: Over,
+        path: OutboundPath,
     },
 }
 
 /// What carries an outbound connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Over {
+pub enum OutboundPath {
     /// A tunnel to the next hop.
     Tunnel {
         /// Whom the pod showed itself as.
@@ -86,7 +86,7 @@ pub enum Over {
     Plain,
 }
 
-impl Over {
+impl OutboundPath {
     /// A tunnel from `own` to `hop`.
     #[must_use]
     pub fn tunnel(own: Identity, hop: &Hop) -> Self {
@@ -108,8 +108,8 @@ const fn deny(reason: Reason) -> Verdict {
 #[must_use]
 pub fn check(world: &World, judged: &Judged) -> Verdict {
     let pod = &judged.pod;
-    match &judged.way {
-        Way::Inbound { address, port, peer, identity } => {
+    match &judged.basis {
+        Basis::Inbound { address, port, peer, identity } => {
             // One that leaves the mesh is judged as before: its open connections go on until its release ends them.
             let Some(workload) = world.workload(pod).filter(|w| w.addresses.contains(address)) else {
                 return deny(Reason::PodGone);
@@ -117,21 +117,21 @@ pub fn check(world: &World, judged: &Judged) -> Verdict {
             let peer = Peer { address: *peer, identity: identity.as_ref() };
             admit::admit(world, &Request { peer, workload, address: *address, port: *port }, &mut ())
         }
-        Way::Outbound { from, service, target, over } => match source(world, pod, *from) {
+        Basis::Outbound { from, service, target, path } => match source(world, pod, *from) {
             Err(reason) => deny(reason),
-            Ok(_) if !over.is_waypoint() && wants_waypoint(world, service.as_ref(), target.ip()) => {
+            Ok(_) if !path.is_waypoint() && wants_waypoint(world, service.as_ref(), target.ip()) => {
                 deny(Reason::WaypointMissing)
             }
-            Ok(source) => outbound(world, source, *from, *target, over),
+            Ok(source) => outbound(world, source, *from, *target, path),
         },
     }
 }
 
-fn outbound(world: &World, source: &Workload, from: IpAddr, target: SocketAddr, over: &Over) -> Verdict {
+fn outbound(world: &World, source: &Workload, from: IpAddr, target: SocketAddr, path: &OutboundPath) -> Verdict {
     // Nobody known, or more than one: that says nothing about who was there when it was opened.
     let destination = world.workload_at(target.ip());
-    match over {
-        Over::Tunnel { own, hop, identities } => {
+    match path {
+        OutboundPath::Tunnel { own, hop, identities } => {
             let may_answer = |w: &Arc<Workload>| world.identity(w).is_some_and(|found| identities.contains(found));
             let is_same_end = match hop {
                 HopKind::Workload => destination.is_none_or(may_answer),
@@ -139,7 +139,7 @@ fn outbound(world: &World, source: &Workload, from: IpAddr, target: SocketAddr, 
             };
             if world.identity(source) == Some(own) && is_same_end { ALLOW } else { deny(Reason::Identity) }
         }
-        Over::Plain => match destination {
+        OutboundPath::Plain => match destination {
             // It began before the other end was in the mesh, whose node has never seen it: judged for it, as it would.
             Some(workload) if workload.is_enrolled() && workload.uid != source.uid => {
                 let peer = Peer { address: from, identity: None };

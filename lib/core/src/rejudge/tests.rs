@@ -55,29 +55,29 @@ fn identity(account: &str) -> Identity {
 }
 
 /// A's tunnel to what may answer as one of these.
-fn through(hop: HopKind, accounts: &[&str]) -> Over {
+fn through(hop: HopKind, accounts: &[&str]) -> OutboundPath {
     let identities = Identities::new(accounts.iter().map(|account| identity(account)));
-    Over::Tunnel { own: identity("a"), hop, identities }
+    OutboundPath::Tunnel { own: identity("a"), hop, identities }
 }
 
 /// The open connections, by name: a's to b at b's node, z's to b, and at a's node those to b, to b and to z by their
 /// services, and to z by nobody's.
 fn open(v4: bool) -> [(&'static str, Judged); 5] {
     let (from, b, z) = (ip(A, v4), ip(B, v4), ip(Z, v4));
-    let to_b = |peer, identity| ("default/b", Way::Inbound { address: b, port: 80, peer, identity });
+    let to_b = |peer, identity| ("default/b", Basis::Inbound { address: b, port: 80, peer, identity });
     let hbone = || through(HopKind::Workload, &["b"]);
-    let from_a = |target, service: Option<&str>, over| {
+    let from_a = |target, service: Option<&str>, path| {
         let (service, target) = (service.map(name), SocketAddr::new(target, 80));
-        ("default/a", Way::Outbound { from, service, target, over })
+        ("default/a", Basis::Outbound { from, service, target, path })
     };
     let all = [
         ("inbound", to_b(from, Some(identity("a")))),
         ("plaintext", to_b(z, None)),
         ("direct", from_a(b, None, hbone())),
         ("service", from_a(b, Some("default/b"), hbone())),
-        ("plain", from_a(z, Some("default/z"), Over::Plain)),
+        ("plain", from_a(z, Some("default/z"), OutboundPath::Plain)),
     ];
-    all.map(|(what, (pod, way))| (what, Judged { pod: uid(pod), way, judged_at: Version(1) }))
+    all.map(|(what, (pod, basis))| (what, Judged { pod: uid(pod), basis, judged_at: Version(1) }))
 }
 
 /// After `changes` exactly these end: name, reason, policy.
@@ -266,8 +266,8 @@ fn stay_over(accounts: &[&str], service: Option<&str>, change: impl Fn(&mut Mode
     [HopKind::Workload, HopKind::Waypoint, HopKind::Gateway].map(|kind| {
         let stays = [true, false].map(|v4| {
             let (from, target) = (ip(A, v4), SocketAddr::new(ip(B, v4), 80));
-            let way = Way::Outbound { from, service: service.map(name), target, over: through(kind, accounts) };
-            let judged = Judged { pod: uid("default/a"), way, judged_at: before.world().version() };
+            let basis = Basis::Outbound { from, service: service.map(name), target, path: through(kind, accounts) };
+            let judged = Judged { pod: uid("default/a"), basis, judged_at: before.world().version() };
             let verdict = check(after.world(), &judged);
             let concerned = Changes::new(before.world(), after.world()).may_concern(&judged);
             assert!(concerned || verdict.is_allow(), "{kind:?} is looked at");
@@ -375,8 +375,8 @@ proptest! {
         for w in before.workloads() {
             for address in w.addresses.iter().filter(|_| w.is_pod()) {
                 let identity = (!plaintext).then(|| identity("x1"));
-                let way = Way::Inbound { address: *address, port: 80, peer: from, identity };
-                open.push(Judged { pod: w.uid.clone(), way, judged_at: before.version() });
+                let basis = Basis::Inbound { address: *address, port: 80, peer: from, identity };
+                open.push(Judged { pod: w.uid.clone(), basis, judged_at: before.version() });
             }
             let Some(from) = w.addresses.first().copied().filter(|_| w.is_pod()) else { continue };
             let to = SocketAddr::new(to, 80);
@@ -384,15 +384,15 @@ proptest! {
                 Addressed::Service(s) => Some(s.name.clone()),
                 _ => None,
             };
-            let (target, over) = match route::plan(before, w, to, 0, &mut ()) {
+            let (target, path) = match route::plan(before, w, to, 0, &mut ()) {
                 Plan::Hbone { destination, hop } => {
-                    (destination.target, Over::tunnel(before.identity(w).expect("a pod").clone(), &hop))
+                    (destination.target, OutboundPath::tunnel(before.identity(w).expect("a pod").clone(), &hop))
                 }
-                Plan::Plain { destination } => (destination.target, Over::Plain),
+                Plan::Plain { destination } => (destination.target, OutboundPath::Plain),
                 Plan::Refuse { .. } => continue,
             };
-            let way = Way::Outbound { from, service, target, over };
-            let judged = Judged { pod: w.uid.clone(), way, judged_at: before.version() };
+            let basis = Basis::Outbound { from, service, target, path };
+            let judged = Judged { pod: w.uid.clone(), basis, judged_at: before.version() };
             prop_assert!(check(before, &judged).is_allow(), "just opened: {judged:?}");
             open.push(judged);
         }

@@ -13,7 +13,7 @@ use std::{
 
 use underpass_core::{
     ObjectName, World,
-    rejudge::{Changes, Judged, Over, Way},
+    rejudge::{Basis, Changes, Judged, OutboundPath},
     world::{Uid, Workload},
 };
 
@@ -36,12 +36,12 @@ impl Dependency {
     /// The dependencies of one connection.
     fn of(judged: &Judged) -> impl Iterator<Item = Self> + use<> {
         let pod = judged.pod.clone();
-        let dependencies = match &judged.way {
-            Way::Inbound { .. } => [Some(Self::Inbound(pod)), None, None],
-            Way::Outbound { service, target, over, .. } => {
-                let target = match over {
-                    Over::Tunnel { .. } => Self::Tunnel(target.ip()),
-                    Over::Plain => Self::Plain(target.ip()),
+        let dependencies = match &judged.basis {
+            Basis::Inbound { .. } => [Some(Self::Inbound(pod)), None, None],
+            Basis::Outbound { service, target, path, .. } => {
+                let target = match path {
+                    OutboundPath::Tunnel { .. } => Self::Tunnel(target.ip()),
+                    OutboundPath::Plain => Self::Plain(target.ip()),
                 };
                 [Some(Self::Outbound(pod)), Some(target), service.clone().map(Self::Service)]
             }
@@ -190,8 +190,8 @@ pub(super) mod testing {
         for pod in world.workloads().filter(|w| w.is_pod()) {
             for address in &pod.addresses {
                 for identity in [None, world.identity(pod).cloned()] {
-                    let way = Way::Inbound { address: *address, port: to.port(), peer: from, identity };
-                    open.push(Judged { pod: pod.uid.clone(), way, judged_at });
+                    let basis = Basis::Inbound { address: *address, port: to.port(), peer: from, identity };
+                    open.push(Judged { pod: pod.uid.clone(), basis, judged_at });
                 }
             }
             let Some(from) = pod.addresses.iter().copied().find(|ip| ip.is_ipv4() == to.is_ipv4()) else { continue };
@@ -199,15 +199,15 @@ pub(super) mod testing {
                 Addressed::Service(service) => Some(service.name.clone()),
                 _ => None,
             };
-            let (target, over) = match route::plan(world, pod, to, 0, &mut ()) {
+            let (target, path) = match route::plan(world, pod, to, 0, &mut ()) {
                 Plan::Hbone { destination, hop } => {
-                    (destination.target, Over::tunnel(world.identity(pod).cloned().expect("a pod's"), &hop))
+                    (destination.target, OutboundPath::tunnel(world.identity(pod).cloned().expect("a pod's"), &hop))
                 }
-                Plan::Plain { destination } => (destination.target, Over::Plain),
+                Plan::Plain { destination } => (destination.target, OutboundPath::Plain),
                 Plan::Refuse { .. } => continue,
             };
-            let way = Way::Outbound { from, service, target, over };
-            open.push(Judged { pod: pod.uid.clone(), way, judged_at });
+            let basis = Basis::Outbound { from, service, target, path };
+            open.push(Judged { pod: pod.uid.clone(), basis, judged_at });
         }
         open.retain(|judged| underpass_core::rejudge::check(world, judged).is_allow());
         open
@@ -241,9 +241,9 @@ mod tests {
         let mut model = model([ambient("default/a", "10.0.0.1", "").into(), z("out/z")]);
         let mut index = Index::default();
         let (from, target) = (IpAddr::from([10, 0, 0, 1]), SocketAddr::from(([10, 0, 0, 9], 80)));
-        let way = Way::Outbound { from, service: None, target, over: Over::Plain };
+        let basis = Basis::Outbound { from, service: None, target, path: OutboundPath::Plain };
         let pod = model.world().pod(&name("default/a")).expect("a pod").uid.clone();
-        index.add(model.world(), 1, &Judged { pod, way, judged_at: model.world().version() });
+        index.add(model.world(), 1, &Judged { pod, basis, judged_at: model.world().version() });
         let mut changed = |change: &dyn Fn(&mut Batch)| {
             let before = model.world().clone();
             let mut batch = Batch::default();

@@ -227,7 +227,7 @@ mod tests {
     use underpass_core::{
         authz::Rule,
         objects::{Batch, Object, Service},
-        rejudge::Way,
+        rejudge::Basis,
         resolve::Model,
         testing::{ambient, labels, model, name, peer_authentication, policy, service},
         world::{Action, AuthorizationPolicy, Scope},
@@ -241,9 +241,9 @@ mod tests {
     /// A connection in plaintext that was judged by the World of this turn.
     fn judged(judging: &Judging) -> Judged {
         let (peer, to): (SocketAddr, SocketAddr) = (Z.parse().unwrap(), B.parse().unwrap());
-        let way = Way::Inbound { address: to.ip(), port: to.port(), peer: peer.ip(), identity: None };
+        let basis = Basis::Inbound { address: to.ip(), port: to.port(), peer: peer.ip(), identity: None };
         let pod = judging.world().pod(&name("default/b")).unwrap().uid.clone();
-        Judged { pod, way, judged_at: judging.world().version() }
+        Judged { pod, basis, judged_at: judging.world().version() }
     }
 
     fn change(judging: &Judging, model: &mut Model, object: impl Into<Object>) {

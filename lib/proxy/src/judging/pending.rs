@@ -77,7 +77,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
     use underpass_core::{
         World,
-        rejudge::{Judged, Over, Way},
+        rejudge::{Basis, Judged, OutboundPath},
         world::{MeshSettings, Uid, Version},
     };
 
@@ -87,8 +87,8 @@ mod tests {
     fn of_pod(pod: u8) -> Judged {
         let target = SocketAddr::from(([10, 0, 0, 9], 80));
         let from = IpAddr::from([10, 0, 0, pod]);
-        let way = Way::Outbound { from, service: None, target, over: Over::Plain };
-        Judged { pod: Uid::new(pod.to_string()), way, judged_at: Version(1) }
+        let basis = Basis::Outbound { from, service: None, target, path: OutboundPath::Plain };
+        Judged { pod: Uid::new(pod.to_string()), basis, judged_at: Version(1) }
     }
 
     fn dependency(pod: u8) -> Dependency {

@@ -29,7 +29,7 @@ use underpass_agent::{
 };
 use underpass_core::{
     Identity, ObjectName, TrustDomain, World,
-    rejudge::{Over, Way},
+    rejudge::{Basis, OutboundPath},
     resolve::LocalPod,
     route::HopKind,
     world::{Action, AuthorizationPolicy, MeshSettings, Scope, Version},
@@ -443,17 +443,17 @@ impl DataPath for Counted {
 }
 
 /// Source, destination, and what the verdict about it rests on.
-fn ends(connection: &Connection) -> (SocketAddr, SocketAddr, Way) {
+fn ends(connection: &Connection) -> (SocketAddr, SocketAddr, Basis) {
     let Connection { pod, address, account, peer, peer_account, inbound } = connection;
     let identity = |account: &str| Identity::new(&TrustDomain::default(), &pod.namespace, account);
     let (own, other) = (SocketAddr::new(*address, 8080), SocketAddr::new(*peer, 8080));
     if *inbound {
         let identity = Some(identity(peer_account));
-        (SocketAddr::new(*peer, 40_000), own, Way::Inbound { address: *address, port: 8080, peer: *peer, identity })
+        (SocketAddr::new(*peer, 40_000), own, Basis::Inbound { address: *address, port: 8080, peer: *peer, identity })
     } else {
         let (hop, identities) = (HopKind::Workload, identity(peer_account).into());
-        let over = Over::Tunnel { own: identity(account), hop, identities };
-        let way = Way::Outbound { from: *address, service: None, target: other, over };
-        (SocketAddr::new(*address, 40_000), other, way)
+        let path = OutboundPath::Tunnel { own: identity(account), hop, identities };
+        let basis = Basis::Outbound { from: *address, service: None, target: other, path };
+        (SocketAddr::new(*address, 40_000), other, basis)
     }
 }
