@@ -34,7 +34,7 @@ fn allowed_through_the_tunnel() {
           capture                                                     the kernel hands the connection to the tunnel
           route                Service shop/cart                      10.96.0.10:80 -> endpoint 10.0.2.2:8080 (shop/cart)
                                                                       HBONE to 10.0.2.2:15008 for 10.0.2.2:8080 (shop/cart), expecting spiffe://cluster.local/ns/shop/sa/cart
-          peer-authentication  PeerAuthentication shop/strict         port 8080 takes mutual TLS only
+          peer-authentication  PeerAuthentication shop/strict         port 8080 accepts mutual TLS only
           authorization        AuthorizationPolicy shop/cart-callers  ALLOW matches
     "#]],
     );
@@ -64,7 +64,7 @@ fn denied_by_a_policy() {
                                    Pod shop/cart                          in the mesh: namespace label istio.io/dataplane-mode
               capture                                                     the kernel hands the connection to the tunnel
               route                                                       HBONE to 10.0.2.2:15008 for 10.0.2.2:9090 (shop/cart), expecting spiffe://cluster.local/ns/shop/sa/cart
-              peer-authentication  PeerAuthentication shop/strict         port 9090 takes mutual TLS only
+              peer-authentication  PeerAuthentication shop/strict         port 9090 accepts mutual TLS only
               authorization        AuthorizationPolicy shop/cart-callers  ALLOW does not match: not_allowed
         "#]],
     );
@@ -82,9 +82,9 @@ fn denied_in_plaintext() {
                                                                    destination is service cart.shop.svc.cluster.local (10.96.0.10), port 80
               enrolment            Pod legacy/old                  not in the mesh: no label of the pod or its namespace enrols it
               capture                                              left alone: the source is not in the mesh
-              route                                                10.96.0.10:80 is 10.0.2.2:8080
-              capture                                              it arrives in plaintext and the destination's node hands it to the tunnel
-              peer-authentication  PeerAuthentication shop/strict  port 8080 takes mutual TLS only
+              route                                                10.96.0.10:80 leads to 10.0.2.2:8080
+              capture                                              the connection arrives in plaintext, and the destination's node hands it to the tunnel
+              peer-authentication  PeerAuthentication shop/strict  port 8080 accepts mutual TLS only
         "#]],
     );
 }
@@ -148,7 +148,7 @@ fn as_json() {
                 {
                   "stage": "peer-authentication",
                   "object": "PeerAuthentication shop/strict",
-                  "says": "port 9090 takes mutual TLS only"
+                  "says": "port 9090 accepts mutual TLS only"
                 },
                 {
                   "stage": "authorization",
@@ -175,7 +175,7 @@ fn settings_of_the_mesh_count() {
               capture                                                     the kernel hands the connection to the tunnel
               route                Service shop/cart                      10.96.0.10:80 -> endpoint 10.0.2.2:8080 (shop/cart)
                                                                           HBONE to 10.0.2.2:15008 for 10.0.2.2:8080 (shop/cart), expecting spiffe://prod.example.org/ns/shop/sa/cart
-              peer-authentication  PeerAuthentication shop/strict         port 8080 takes mutual TLS only
+              peer-authentication  PeerAuthentication shop/strict         port 8080 accepts mutual TLS only
               authorization        AuthorizationPolicy shop/cart-callers  ALLOW matches
         "#]],
     );

@@ -203,7 +203,7 @@ fn explain_by_the_world_of_the_agent() {
           capture                                 the kernel hands the connection to the tunnel
           route                Service shop/cart  10.96.0.10:80 -> endpoint 10.0.2.2:8080 (shop/cart-1)
                                                   HBONE to 10.0.2.2:15008 for 10.0.2.2:8080 (shop/cart-1), expecting spiffe://cluster.local/ns/shop/sa/cart-1
-          peer-authentication                     no policy says otherwise: port 8080 takes mutual TLS and plaintext
+          peer-authentication                     no PeerAuthentication applies: port 8080 accepts mutual TLS and plaintext
           authorization                           no ALLOW policy applies: allowed
     "#]]);
     agent.check(&["explain", "shop/nobody", "cart:80"], &expect![[r#"

@@ -1,4 +1,4 @@
-//! Questions about addresses that more than one room asks. An address inside core is always canonical: IPv4 is never
+//! Properties of addresses that more than one module needs. An address inside core is always canonical: IPv4 is never
 //! written as ::ffff:a.b.c.d. The doors and the sockets canonicalise; [`canonical`] is how.
 
 use std::net::{IpAddr, SocketAddr};

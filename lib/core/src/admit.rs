@@ -1,4 +1,4 @@
-//! What the destination decides about a connection: the source address first, then mutual TLS, then policy. One
+//! The destination's verdict about a connection: the source address first, then mutual TLS, then policy. One
 //! function, because the inbound path, the re-judging of open connections and `explain` must never disagree.
 
 use crate::{

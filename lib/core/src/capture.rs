@@ -1,7 +1,7 @@
-//! What happens to a connect() of a pod: the reference answer. `agent/tables` compiles it into kernel tables and
-//! `abi::decide` is the kernel's lookup; a property test holds the three together.
+//! The reference decision about a connect() of a pod: leave, capture or refuse. `agent/tables` compiles it into kernel
+//! tables and `abi::decide` is the kernel's lookup; a property test holds the three together.
 //!
-//! Everything that is not certain to be none of the mesh's business is carried by the tunnel or refused.
+//! A connection is left alone only if it certainly does not concern the mesh; all others are captured or refused.
 
 use std::net::IpAddr;
 
@@ -14,7 +14,7 @@ use crate::{
     world::{Addressed, Workload},
 };
 
-/// Why the kernel leaves a connection alone.
+/// The reason why the kernel leaves a connection alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Left {
@@ -26,7 +26,7 @@ pub enum Left {
     DestinationNotEnrolled,
 }
 
-/// What happens to a connect().
+/// The decision about a connect().
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Capture {
     /// Nothing: as without a mesh.
@@ -37,7 +37,7 @@ pub enum Capture {
     Refuse(Reason),
 }
 
-/// What happens when a process of `source` connects to `to` (canonical)?
+/// Decides about a connect() of a process of `source` to `to` (canonical).
 #[must_use]
 pub fn decide(world: &World, source: &Workload, to: IpAddr, trace: &mut impl Trace) -> Capture {
     source.enrolment.trace(source, trace);
@@ -58,8 +58,9 @@ pub fn decide(world: &World, source: &Workload, to: IpAddr, trace: &mut impl Tra
     capture
 }
 
-/// The same where the kernel's table has no room for every address of the mesh: what it does not know is captured as well, and the
-/// tunnel asks the World. It passes on in plaintext what is not in the mesh, and refuses what is to be refused.
+/// The same decision where the kernel's table has no room for every address of the mesh: unknown addresses are captured
+/// as well, and the tunnel asks the World. It passes on in plaintext what is not in the mesh, and refuses what is to be
+/// refused.
 #[must_use]
 pub fn of_full_table(capture: Capture) -> Capture {
     match capture {
@@ -68,7 +69,7 @@ pub fn of_full_table(capture: Capture) -> Capture {
     }
 }
 
-/// What happens to connections of enrolled pods to `to`, whoever they are (but `to` itself).
+/// Decides about connections of any enrolled pod to `to` (except `to` itself).
 #[must_use]
 pub fn destination(world: &World, to: IpAddr, trace: &mut impl Trace) -> Capture {
     let leave = Capture::Leave(Left::DestinationNotEnrolled);
@@ -103,7 +104,8 @@ mod tests {
     };
 
     proptest! {
-        /// Who is left alone could not have met a pod of the mesh; who is captured could, or wants a waypoint.
+        /// A connection that is left alone could not have reached a pod of the mesh; a captured one could, or requires
+        /// a waypoint.
         #[test]
         fn a_vip_is_captured_for_who_is_behind_it(world in some_world(), ip in proptest::sample::select(vec!["10.96.0.1", "10.96.0.2", "fd96::3"])) {
             let ip: IpAddr = ip.parse().unwrap();
@@ -150,12 +152,12 @@ mod tests {
     }
 
     #[test]
-    fn who_is_captured_where_to() {
+    fn captures_by_source_and_destination() {
         let tunnel = Capture::Tunnel;
         let left = Capture::Leave;
         let in_mesh = service("default/m app=m 10.96.0.1 80");
         let outside = service("default/o app=o 10.96.0.2 80");
-        let nobody = service("default/n app=n 10.96.0.3 80");
+        let empty = service("default/n app=n 10.96.0.3 80");
         let w = world([
             ambient("default/a", "10.0.0.1 fd00::1", "app=a").into(),
             ambient("default/m", "10.0.0.2", "app=m").into(),
@@ -164,7 +166,7 @@ mod tests {
             ambient("default/m2", "10.0.0.9", "app=m2").into(),
             in_mesh.into(),
             outside.into(),
-            nobody.into(),
+            empty.into(),
         ]);
         let source = |name: &str| w.pod(&crate::ObjectName::new("default", name)).unwrap().clone();
         for (from, to, expect) in [

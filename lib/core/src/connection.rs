@@ -1,4 +1,4 @@
-//! The record of a connection: who, where, bytes, path, reason, policy. One shape for the log line, the metrics, the
+//! The record of a connection: both ends, bytes, path, reason, policy. One shape for the log line, the metrics, the
 //! admin's list and the CLI, so that they can never tell different stories.
 
 use std::{net::SocketAddr, sync::Arc};
@@ -10,7 +10,7 @@ use crate::{
     world::{Version, Workload},
 };
 
-/// Which side of the connection this record was made on.
+/// The side of the connection on which a record was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
@@ -20,7 +20,7 @@ pub enum Direction {
     Inbound,
 }
 
-/// How the bytes travelled.
+/// The path of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Path {
@@ -81,11 +81,12 @@ pub struct Connection {
     pub id: u64,
     /// Where the record was made.
     pub direction: Direction,
-    /// How the bytes travelled.
+    /// How it is carried.
     pub path: Path,
-    /// Who opened it.
+    /// The end that opened it.
     pub source: Party,
-    /// Who accepted it: the application's address; the called address where it was refused before one was chosen.
+    /// The end that accepted it: the application's address; the called address where it was refused before one was
+    /// chosen.
     pub destination: Party,
     /// The service whose VIP was called; known on the source's side only, as are the next two.
     pub service: Option<ObjectName>,

@@ -1,15 +1,15 @@
-//! Is this pod in the mesh? The most specific key decides:
+//! The enrolment of pods: whether a pod is in the mesh. The most specific key decides:
 //!
 //! 1. pod label `istio.io/dataplane-mode`
 //! 2. pod label, then annotation `sidecar.istio.io/inject`
 //! 3. namespace label `istio.io/dataplane-mode`
 //! 4. namespace label `istio-injection`
 //!
-//! The two sidecar keys are there because users' guides enrol that way; a setting turns them off. A key with an undefined
-//! value decides nothing. Host-network pods, pods that have ended, pods with a sidecar and waypoints of Istio's are never in
-//! the mesh. A gateway of Istio's is an application like any other, but has a proxy that may speak the mesh's protocols
-//! itself: only its own label `istio.io/dataplane-mode` enrols it. What `sidecar.istio.io/inject` asks for there is the
-//! gateway, and a namespace means its applications.
+//! The two sidecar keys are there because users' guides enrol that way; a setting turns them off. A key with an
+//! undefined value decides nothing. Host-network pods, pods that have ended, pods with a sidecar and waypoints of
+//! Istio's are never in the mesh. A gateway of Istio's is an application like any other, but has a proxy that may speak
+//! the mesh's protocols itself: only its own label `istio.io/dataplane-mode` enrols it. What `sidecar.istio.io/inject`
+//! asks for there is the gateway, and a namespace means its applications.
 
 use serde::Serialize;
 
@@ -27,10 +27,10 @@ pub const SIDECAR_INJECT: &str = "sidecar.istio.io/inject";
 /// The sidecar key of namespaces: `enabled` or `disabled`.
 pub const ISTIO_INJECTION: &str = "istio-injection";
 
-/// What decided.
+/// What an enrolment was decided by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Because {
+pub enum EnrolmentReason {
     /// Pod label `istio.io/dataplane-mode`.
     PodMode,
     /// Pod label `sidecar.istio.io/inject`.
@@ -59,7 +59,7 @@ pub enum Because {
     NoKey,
 }
 
-impl Because {
+impl EnrolmentReason {
     /// For people.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -69,11 +69,11 @@ impl Because {
             Self::PodInjectAnnotation => "pod annotation sidecar.istio.io/inject",
             Self::NamespaceMode => "namespace label istio.io/dataplane-mode",
             Self::NamespaceInjection => "namespace label istio-injection",
-            Self::HostNetwork => "it uses the host's network",
+            Self::HostNetwork => "it uses the host network (spec.hostNetwork)",
             Self::Ended => "it has ended",
-            Self::Sidecar => "it carries a sidecar",
-            Self::Gateway => "it is a gateway of Istio's, which only its own label istio.io/dataplane-mode enrols",
-            Self::Waypoint => "it is a waypoint of Istio's",
+            Self::Sidecar => "it has an Istio sidecar",
+            Self::Gateway => "it is an Istio gateway, which only its own label istio.io/dataplane-mode enrols",
+            Self::Waypoint => "it is an Istio waypoint",
             Self::NoAddress => "it has no address yet",
             Self::NoPod => "no pod has this address",
             Self::NoKey => "no label of the pod or its namespace enrols it",
@@ -81,17 +81,17 @@ impl Because {
     }
 }
 
-/// The answer and what decided it.
+/// The decision and what it was decided by.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Enrolment {
     enrolled: bool,
-    because: Because,
+    because: EnrolmentReason,
 }
 
 impl Enrolment {
     /// Not in the mesh, for this reason.
     #[must_use]
-    pub const fn outside(because: Because) -> Self {
+    pub const fn outside(because: EnrolmentReason) -> Self {
         Self { enrolled: false, because }
     }
 
@@ -103,11 +103,11 @@ impl Enrolment {
 
     /// What decided.
     #[must_use]
-    pub const fn because(&self) -> Because {
+    pub const fn because(&self) -> EnrolmentReason {
         self.because
     }
 
-    /// Tells a trace about `workload`'s enrolment.
+    /// Records `workload`'s enrolment in a trace.
     pub fn trace(&self, workload: &Workload, trace: &mut impl Trace) {
         let key = workload.object();
         trace.say(Stage::Enrolment, Some(&key), || {
@@ -120,11 +120,11 @@ impl Enrolment {
 #[must_use]
 pub fn decide(pod: &Pod, namespace: Option<&Namespace>, settings: &MeshSettings) -> Enrolment {
     let never = [
-        (pod.host_network, Because::HostNetwork),
-        (pod.phase == Phase::Terminal, Because::Ended),
-        (pod.proxy == Some(OwnProxy::Sidecar), Because::Sidecar),
-        (pod.proxy == Some(OwnProxy::Waypoint), Because::Waypoint),
-        (pod.proxy == Some(OwnProxy::Gateway) && mode(&pod.labels).is_none(), Because::Gateway),
+        (pod.host_network, EnrolmentReason::HostNetwork),
+        (pod.phase == Phase::Terminal, EnrolmentReason::Ended),
+        (pod.proxy == Some(OwnProxy::Sidecar), EnrolmentReason::Sidecar),
+        (pod.proxy == Some(OwnProxy::Waypoint), EnrolmentReason::Waypoint),
+        (pod.proxy == Some(OwnProxy::Gateway) && mode(&pod.labels).is_none(), EnrolmentReason::Gateway),
     ];
     if let Some((_, because)) = never.into_iter().find(|(is, _)| *is) {
         return Enrolment { enrolled: false, because };
@@ -132,16 +132,21 @@ pub fn decide(pod: &Pod, namespace: Option<&Namespace>, settings: &MeshSettings)
     let none = Labels::new();
     let of_namespace = namespace.map_or(&none, |n| &n.labels);
     let keys = [
-        (mode(&pod.labels), Because::PodMode),
-        (sidecar(settings, &pod.labels, SIDECAR_INJECT, ["true", "false"]), Because::PodInjectLabel),
-        (sidecar(settings, &pod.annotations, SIDECAR_INJECT, ["true", "false"]), Because::PodInjectAnnotation),
-        (mode(of_namespace), Because::NamespaceMode),
-        (sidecar(settings, of_namespace, ISTIO_INJECTION, ["enabled", "disabled"]), Because::NamespaceInjection),
+        (mode(&pod.labels), EnrolmentReason::PodMode),
+        (sidecar(settings, &pod.labels, SIDECAR_INJECT, ["true", "false"]), EnrolmentReason::PodInjectLabel),
+        (sidecar(settings, &pod.annotations, SIDECAR_INJECT, ["true", "false"]), EnrolmentReason::PodInjectAnnotation),
+        (mode(of_namespace), EnrolmentReason::NamespaceMode),
+        (
+            sidecar(settings, of_namespace, ISTIO_INJECTION, ["enabled", "disabled"]),
+            EnrolmentReason::NamespaceInjection,
+        ),
     ];
     match keys.into_iter().find_map(|(says, because)| says.map(|enrolled| (enrolled, because))) {
-        Some((true, _)) if pod.addresses.is_empty() => Enrolment { enrolled: false, because: Because::NoAddress },
+        Some((true, _)) if pod.addresses.is_empty() => {
+            Enrolment { enrolled: false, because: EnrolmentReason::NoAddress }
+        }
         Some((enrolled, because)) => Enrolment { enrolled, because },
-        None => Enrolment { enrolled: false, because: Because::NoKey },
+        None => Enrolment { enrolled: false, because: EnrolmentReason::NoKey },
     }
 }
 
@@ -166,7 +171,7 @@ mod tests {
     use super::*;
     use crate::testing::{labels, namespace, pod};
 
-    fn check(pod_labels: &str, annotations: &str, namespace_labels: &str, expect: (bool, Because)) {
+    fn check(pod_labels: &str, annotations: &str, namespace_labels: &str, expect: (bool, EnrolmentReason)) {
         let mut w = pod("default/a", "10.0.0.1");
         w.labels = labels(pod_labels);
         w.annotations = labels(annotations);
@@ -178,7 +183,7 @@ mod tests {
 
     #[test]
     fn the_most_specific_key_decides() {
-        use Because::{NamespaceInjection, NamespaceMode, NoKey, PodInjectAnnotation, PodInjectLabel, PodMode};
+        use EnrolmentReason::{NamespaceInjection, NamespaceMode, NoKey, PodInjectAnnotation, PodInjectLabel, PodMode};
         let (mode, inject, injection) = (DATAPLANE_MODE, SIDECAR_INJECT, ISTIO_INJECTION);
         check("", "", "", (false, NoKey));
         check("", "", &format!("{injection}=enabled"), (true, NamespaceInjection));
@@ -190,7 +195,7 @@ mod tests {
         check(&format!("{inject}=true"), &format!("{inject}=false"), "", (true, PodInjectLabel));
         check(&format!("{mode}=none {inject}=true"), "", &format!("{mode}=ambient"), (false, PodMode));
         check(&format!("{mode}=ambient {inject}=false"), "", "", (true, PodMode));
-        // what nobody defined decides nothing
+        // an undefined value decides nothing
         check(&format!("{mode}=Ambient"), "", &format!("{mode}=ambient"), (true, NamespaceMode));
         check("", "", &format!("{injection}=true"), (false, NoKey));
     }
@@ -202,16 +207,16 @@ mod tests {
             w.labels = labels("istio.io/dataplane-mode=ambient");
             change(&mut w);
             let got = decide(&w, None, &MeshSettings::default());
-            assert_eq!((got.is_enrolled(), got.because()), (expect == Because::PodMode, expect));
+            assert_eq!((got.is_enrolled(), got.because()), (expect == EnrolmentReason::PodMode, expect));
         };
-        check(|_| {}, Because::PodMode);
-        check(|w| w.host_network = true, Because::HostNetwork);
-        check(|w| w.phase = Phase::Terminal, Because::Ended);
-        check(|w| w.phase = Phase::Pending, Because::PodMode);
-        check(|w| w.proxy = Some(OwnProxy::Sidecar), Because::Sidecar);
-        check(|w| w.proxy = Some(OwnProxy::Waypoint), Because::Waypoint);
-        check(|w| w.proxy = Some(OwnProxy::Gateway), Because::PodMode);
-        check(|w| w.addresses.clear(), Because::NoAddress);
+        check(|_| {}, EnrolmentReason::PodMode);
+        check(|w| w.host_network = true, EnrolmentReason::HostNetwork);
+        check(|w| w.phase = Phase::Terminal, EnrolmentReason::Ended);
+        check(|w| w.phase = Phase::Pending, EnrolmentReason::PodMode);
+        check(|w| w.proxy = Some(OwnProxy::Sidecar), EnrolmentReason::Sidecar);
+        check(|w| w.proxy = Some(OwnProxy::Waypoint), EnrolmentReason::Waypoint);
+        check(|w| w.proxy = Some(OwnProxy::Gateway), EnrolmentReason::PodMode);
+        check(|w| w.addresses.clear(), EnrolmentReason::NoAddress);
     }
 
     #[test]
@@ -224,10 +229,10 @@ mod tests {
             let got = decide(&w, Some(&ns), &MeshSettings::default());
             assert_eq!((got.is_enrolled(), got.because()), expect, "{labels_of_pod}");
         };
-        check("", (false, Because::Gateway));
-        check("sidecar.istio.io/inject=true", (false, Because::Gateway));
-        check("istio.io/dataplane-mode=ambient", (true, Because::PodMode));
-        check("istio.io/dataplane-mode=none", (false, Because::PodMode));
+        check("", (false, EnrolmentReason::Gateway));
+        check("sidecar.istio.io/inject=true", (false, EnrolmentReason::Gateway));
+        check("istio.io/dataplane-mode=ambient", (true, EnrolmentReason::PodMode));
+        check("istio.io/dataplane-mode=none", (false, EnrolmentReason::PodMode));
     }
 
     #[test]
@@ -235,6 +240,6 @@ mod tests {
         let settings = MeshSettings { sidecar_keys: false, ..MeshSettings::default() };
         let mut w = pod("default/a", "10.0.0.1");
         w.labels = labels("sidecar.istio.io/inject=true");
-        assert_eq!(decide(&w, None, &settings).because(), Because::NoKey);
+        assert_eq!(decide(&w, None, &settings).because(), EnrolmentReason::NoKey);
     }
 }

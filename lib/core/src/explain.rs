@@ -1,8 +1,8 @@
-//! `underpass explain SOURCE DESTINATION:PORT`: what would happen to this connection, step by step, and which object
-//! decides. It runs the functions that connections run, with a recorder; it decides nothing itself.
+//! `underpass explain SOURCE DESTINATION:PORT`: the fate of a connection, step by step, and the object that decides it.
+//! It runs the functions that connections run, with a recorder; it decides nothing itself.
 
-mod beyond;
 mod resolve;
+mod untouched;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -20,13 +20,13 @@ use crate::{
 };
 
 use self::resolve::{CalledAddress, Source, find_called, find_source, name_of, split_port};
-pub use self::resolve::{Near, Unknown};
+pub use self::resolve::{Suggestions, Unknown};
 
-/// How the connection travels.
+/// The path of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Path {
-    /// As without a mesh.
+    /// As without a mesh: not captured.
     Untouched,
     /// Through the tunnel, mutual TLS between the nodes.
     Hbone,
@@ -34,41 +34,41 @@ pub enum Path {
     Passthrough,
     /// Plain, into the destination's tunnel.
     Plaintext,
-    /// It gets nowhere.
+    /// None: it is refused.
     Refused,
 }
 
-/// One word of the answer.
+/// The verdict, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Answer {
     /// The connection reaches the application, as far as the mesh is concerned.
     Allow,
-    /// It does not.
+    /// It is refused.
     Deny,
 }
 
 /// The whole answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
-    /// Who, as resolved.
+    /// The source, as resolved.
     pub source: String,
-    /// Where to, as resolved.
+    /// The destination, as resolved.
     pub destination: String,
-    /// How.
+    /// How the connection is carried.
     pub path: Path,
-    /// Whether.
+    /// Whether it reaches the application.
     pub verdict: Answer,
     /// The policy that decided, if one did.
     pub policy: Option<ObjectName>,
-    /// Why not, or what allowed it.
+    /// The reason of a refusal, or what allowed it.
     pub reason: String,
-    /// Everything that was looked at.
+    /// The steps of the decision, in order.
     pub steps: Vec<Step>,
 }
 
-/// What is known: the facts, and the objects behind them where they are there. Only objects tell what other than the mesh
-/// decides by: node ports, addresses of nodes, names of pods below a service.
+/// The facts, and the objects behind them if available. Only objects have what nodes and DNS decide by: node ports,
+/// addresses of nodes, names of pods below a service.
 #[derive(Clone, Copy)]
 struct Known<'w> {
     world: &'w World,
@@ -76,11 +76,11 @@ struct Known<'w> {
 }
 
 /// Explains the connection from `source` (namespace/pod or an address) to `destination` (namespace/pod, a service's
-/// name or host, or an address, each with `:port`). Without `sources` it is answered from the facts alone: node ports are not
-/// known then, nor names of pods below a service.
+/// name or host, or an address, each with `:port`). Without `sources` it is answered from the facts alone: node ports
+/// are not known then, nor names of pods below a service.
 ///
 /// # Errors
-/// Where one of the two names nothing.
+/// If one of the two is unknown.
 pub fn explain(
     world: &World,
     sources: Option<&Sources>,
@@ -116,13 +116,15 @@ pub fn explain(
     })
 }
 
-/// How it travels, whether it arrives, and why.
+/// Path, verdict and reason.
 type Answered = (Path, Verdict, String);
 
 fn follow(known: Known<'_>, from: &Source, to: SocketAddr, steps: &mut Vec<Step>) -> Answered {
     let world = known.world;
     let Some(source) = &from.workload else {
-        steps.say(Stage::Capture, None, || format!("{} is no pod of this mesh: it connects as it is", from.address));
+        steps.say(Stage::Capture, None, || {
+            format!("{} is not a pod known to the mesh: its connections are not captured", from.address)
+        });
         return from_outside(known, from, to, steps);
     };
     match capture::decide(world, source, to.ip(), steps) {
@@ -130,13 +132,13 @@ fn follow(known: Known<'_>, from: &Source, to: SocketAddr, steps: &mut Vec<Step>
         Capture::Tunnel => through_tunnel(world, from, source, to, steps),
         Capture::Leave(capture::Left::SourceNotEnrolled) => from_outside(known, from, to, steps),
         Capture::Leave(capture::Left::DestinationNotEnrolled) => {
-            beyond::left_alone(known, from, &Caller::of(source, to.ip()), to, steps).unwrap_or_else(untouched)
+            untouched::left_alone(known, from, &Caller::of(source, to.ip()), to, steps).unwrap_or_else(not_touched)
         }
-        Capture::Leave(capture::Left::Itself) => untouched(),
+        Capture::Leave(capture::Left::Itself) => not_touched(),
     }
 }
 
-fn untouched() -> Answered {
+fn not_touched() -> Answered {
     (Path::Untouched, Verdict::Allow { policy: None }, "the mesh does not touch this connection".into())
 }
 
@@ -158,7 +160,7 @@ fn note_endpoints(known: Known<'_>, from: &Source, called: &CalledAddress, port:
     });
     if service.port(port).is_some_and(|p| p.target != TargetPort::Number(port)) {
         steps.say(Stage::Resolve, Some(&key), || {
-            format!("nothing translates its ports: port {port} of the pod is called")
+            format!("ports of a headless service are not translated: port {port} of the pod is called")
         });
     }
     let verdict = |ip: &IpAddr| {
@@ -171,7 +173,7 @@ fn note_endpoints(known: Known<'_>, from: &Source, called: &CalledAddress, port:
     let all: Vec<_> = std::iter::once(&first).chain(others).map(|ip| (ip, verdict(ip))).collect();
     if all.windows(2).any(|w| matches!(w, [a, b] if a.1 != b.1)) {
         let list: Vec<_> = all.iter().map(|(ip, verdict)| format!("{ip}: {verdict}")).collect();
-        steps.say(Stage::Resolve, Some(&key), || format!("the endpoints differ ({})", list.join(", ")));
+        steps.say(Stage::Resolve, Some(&key), || format!("the verdict depends on the endpoint ({})", list.join(", ")));
     }
 }
 
@@ -179,10 +181,10 @@ fn through_tunnel(world: &World, from: &Source, source: &Workload, to: SocketAdd
     match route::plan(world, source, to, 0, steps) {
         Plan::Refuse { reason, .. } => refused(None, reason),
         Plan::Plain { destination } => {
-            if let Some(denied) = beyond::sidecar_refuses(world, from, Path::Passthrough, &destination, steps) {
+            if let Some(denied) = untouched::sidecar_refuses(world, from, Path::Passthrough, &destination, steps) {
                 return denied;
             }
-            let says = format!("{} is reached in plaintext: no policy is asked", destination.target);
+            let says = format!("{} is reached in plaintext: no policy is evaluated", destination.target);
             (Path::Passthrough, Verdict::Allow { policy: None }, says)
         }
         Plan::Hbone { destination, .. } => {
@@ -193,7 +195,8 @@ fn through_tunnel(world: &World, from: &Source, source: &Workload, to: SocketAdd
     }
 }
 
-/// From a pod or host outside the mesh: kube-proxy or nobody translates a VIP, then the destination's node judges.
+/// From a pod or host outside the mesh: kube-proxy, where there is one, translates a VIP; then the destination's node
+/// judges.
 fn from_outside(known: Known<'_>, from: &Source, to: SocketAddr, steps: &mut Vec<Step>) -> Answered {
     let world = known.world;
     let neither = || (Path::Untouched, Verdict::Allow { policy: None }, "neither end is in the mesh".to_owned());
@@ -206,13 +209,13 @@ fn from_outside(known: Known<'_>, from: &Source, to: SocketAddr, steps: &mut Vec
         Err(reason) => return refused(None, reason),
     };
     if !destination.workload.as_ref().is_some_and(|w| w.is_enrolled()) {
-        return beyond::left_alone(known, from, &caller, to, steps).unwrap_or_else(neither);
+        return untouched::left_alone(known, from, &caller, to, steps).unwrap_or_else(neither);
     }
     if destination.target != to {
-        steps.say(Stage::Route, None, || format!("{to} is {}", destination.target));
+        steps.say(Stage::Route, None, || format!("{to} leads to {}", destination.target));
     }
     steps.say(Stage::Capture, None, || {
-        "it arrives in plaintext and the destination's node hands it to the tunnel".into()
+        "the connection arrives in plaintext, and the destination's node hands it to the tunnel".into()
     });
     arrive(world, Path::Plaintext, from, None, &destination, steps)
 }
@@ -246,7 +249,7 @@ fn judge(
     destination: &Destination,
     steps: &mut Vec<Step>,
 ) -> Verdict {
-    // A plan without a workload is never HBONE, so nobody judges it.
+    // A plan without a workload is never HBONE: no policy is evaluated.
     let Some(workload) = &destination.workload else {
         return Verdict::Allow { policy: None };
     };
@@ -260,7 +263,7 @@ fn judge(
     verdict
 }
 
-/// Which endpoint a connection meets is a matter of dice; where the answer depends on it, say so.
+/// The endpoint of a connection is chosen at random: a step says so where the verdict depends on it.
 fn note_differences(
     world: &World,
     from: &Source,
@@ -281,7 +284,9 @@ fn note_differences(
         .collect();
     if verdicts.windows(2).any(|w| matches!(w, [a, b] if a.1 != b.1)) {
         let list: Vec<_> = verdicts.iter().map(|(target, v)| format!("{target}: {v}")).collect();
-        steps.say(Stage::Route, None, || format!("the endpoints differ; the first is explained ({})", list.join(", ")));
+        steps.say(Stage::Route, None, || {
+            format!("the verdict depends on the endpoint; the first is explained ({})", list.join(", "))
+        });
     }
 }
 

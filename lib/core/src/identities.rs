@@ -1,5 +1,6 @@
-//! A set of identities any of which may answer at an address. Its own file because a plan names it, a tunnel's handshake
-//! asks it, a pool of tunnels shares by it, and an open connection is judged again by it: all must mean the same set.
+//! A set of identities, any of which may answer at an address. Its own file because a plan names it, a tunnel's
+//! handshake asks it, a pool of tunnels shares by it, and an open connection is judged again by it: all must mean the
+//! same set.
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
@@ -12,7 +13,7 @@ use crate::Identity;
 pub struct Identities(Arc<[Identity]>);
 
 impl Identities {
-    /// Any of `identities`. An empty set accepts nobody.
+    /// Any of `identities`. An empty set accepts none.
     pub fn new(identities: impl IntoIterator<Item = Identity>) -> Self {
         Self(identities.into_iter().collect::<BTreeSet<_>>().into_iter().collect())
     }
@@ -48,7 +49,7 @@ impl From<Identity> for Identities {
 impl fmt::Display for Identities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.0 {
-            [] => f.write_str("nobody"),
+            [] => f.write_str("no identity"),
             [first, rest @ ..] => {
                 write!(f, "{first}")?;
                 rest.iter().try_for_each(|identity| write!(f, " or {identity}"))
@@ -79,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_is_what_is_in_it() {
+    fn equality_order_and_text() {
         let both = Identities::new([of("b"), of("a"), of("b")]);
         assert_eq!(both, Identities::new([of("a"), of("b")]));
         assert!(both.iter().eq(&[of("a"), of("b")]));
@@ -95,7 +96,7 @@ mod tests {
         assert_eq!(
             written,
             [
-                "nobody",
+                "no identity",
                 "spiffe://cluster.local/ns/default/sa/b",
                 "spiffe://cluster.local/ns/default/sa/a or spiffe://cluster.local/ns/default/sa/b",
             ]

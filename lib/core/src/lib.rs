@@ -1,15 +1,15 @@
-//! The brain of the mesh: every decision about a connection, as pure functions over one immutable [`World`].
+//! Every decision about a connection, as pure functions over one immutable [`World`].
 //!
-//! No IO, no clock, no randomness: addresses, times and dice are arguments, so every decision can be replayed and
-//! tested as data. Three layers: [`objects`] are what users write, [`resolve`] says which facts follow from them, and the
-//! facts are the [`world`]. Everything above asks it questions:
+//! No IO, no clock, no randomness: addresses, times and random numbers are arguments, so every decision can be replayed
+//! and tested as data. Three layers: [`objects`] are what users write, [`resolve`] says which facts follow from them,
+//! and the facts are the [`world`]. Everything above asks it questions:
 //!
 //! * [`enrol`]: is this pod part of the mesh, and which label says so?
 //! * [`capture`]: may the kernel leave this connect() alone? The reference answer that the kernel tables must equal.
-//! * [`route`]: where does a captured connection go, and whom may it meet there?
+//! * [`route`]: where does a captured connection go, and which identities may answer there?
 //! * [`authz`] and [`peer_auth`]: may this peer reach this workload? [`admit`] asks both, in that order.
 //! * [`reason`] and [`tls`]: why a connection ended, in closed lists.
-//! * [`dangling`]: what refers to something that is not there.
+//! * [`dangling`]: references to objects that do not exist, and values that match nothing.
 //! * [`explain`]: the same functions with a recorder.
 
 pub mod addr;

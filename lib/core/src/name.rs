@@ -1,4 +1,4 @@
-//! How objects are called: the names that appear in logs, errors and verdicts. Its own file because every room uses
+//! Names of objects: those that appear in logs, errors and verdicts. Its own file because every module uses
 //! them and nothing else may decide how an object is printed.
 
 use std::{fmt, str::FromStr, sync::Arc};
@@ -135,9 +135,9 @@ impl<'de> Deserialize<'de> for ObjectName {
 /// Kind and name: what identifies an object. Prints as `AuthorizationPolicy default/reviews-viewer`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey {
-    /// What it is.
+    /// The kind.
     pub kind: Kind,
-    /// What it is called.
+    /// Its name, and namespace if it has one.
     pub name: ObjectName,
 }
 

@@ -1,5 +1,5 @@
-//! Does this port of this workload take plaintext? The most specific of what PeerAuthentications come to
-//! ([`World::mtls`]); with nothing said, plaintext is taken (PERMISSIVE), as in Istio.
+//! Whether a port of a workload accepts plaintext: the most specific PeerAuthentication decides ([`World::mtls`]);
+//! without one, plaintext is accepted (PERMISSIVE), as in Istio.
 
 use crate::{
     Kind, ObjectKey, ObjectName, World,
@@ -7,7 +7,7 @@ use crate::{
     world::{Takes, Workload},
 };
 
-/// What target port `port` of `workload` takes, and the policy that says so.
+/// The mutual TLS mode of target port `port` of `workload`, and the policy that sets it.
 #[must_use]
 pub fn takes<'a>(
     world: &'a World,
@@ -26,7 +26,7 @@ pub fn takes<'a>(
             (says.takes, Some(&says.by))
         }
         None => {
-            let says = || format!("no policy says otherwise: {}", sentence(Takes::Plaintext, port));
+            let says = || format!("no PeerAuthentication applies: {}", sentence(Takes::Plaintext, port));
             trace.say(Stage::PeerAuthentication, None, says);
             (Takes::Plaintext, None)
         }
@@ -35,8 +35,8 @@ pub fn takes<'a>(
 
 fn sentence(takes: Takes, port: u16) -> String {
     match takes {
-        Takes::MutualTls => format!("port {port} takes mutual TLS only"),
-        Takes::Plaintext => format!("port {port} takes mutual TLS and plaintext"),
+        Takes::MutualTls => format!("port {port} accepts mutual TLS only"),
+        Takes::Plaintext => format!("port {port} accepts mutual TLS and plaintext"),
     }
 }
 

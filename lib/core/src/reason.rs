@@ -1,5 +1,5 @@
-//! Why a connection ended, or never began: one closed list, set where it is known. It feeds the log line, the metric
-//! label, the CLI and the answer that the peer gets, so a new reason is added here and nowhere else.
+//! The reasons why connections end or are refused: one closed list, set where it is known. It feeds the log line, the
+//! metric label, the CLI and the answer that the peer gets, so a new reason is added here and nowhere else.
 
 use std::{fmt, sync::Arc};
 
@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use crate::tls::TlsFailure;
 
-/// Why a connection ended.
+/// The reason of a connection's end or refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// Both sides finished.
@@ -23,7 +23,7 @@ pub enum Reason {
     NotAllowed,
     /// Only a waypoint could judge these fields, so L4 judged the stricter way.
     NeedsWaypoint(Vec<Arc<str>>),
-    /// The destination takes mutual TLS only and this was plaintext.
+    /// The destination accepts mutual TLS only and this was plaintext.
     PlaintextRefused,
     /// The source address cannot be that of a remote client, or is the destination's own.
     BadSource,
@@ -37,9 +37,9 @@ pub enum Reason {
     /// The service is for callers of its endpoints' nodes only (`internalTrafficPolicy: Local`), and none of them is on
     /// the caller's.
     NoLocalEndpoint,
-    /// An ExternalName service has nothing to connect to.
+    /// An ExternalName service has no address to connect to.
     ExternalName,
-    /// The destination wants a waypoint and there is none.
+    /// The destination requires a waypoint that does not exist.
     WaypointMissing,
     /// The request was not for an address that this listener serves.
     NotServedHere,
@@ -50,9 +50,10 @@ pub enum Reason {
     Unreachable,
     /// Mutual TLS with the peer was refused by one of both ends, or broke.
     Tls(TlsFailure),
-    /// One of both ends is another workload now, or the peer's certificate hangs on a root that is not trusted any more.
+    /// One of both ends is another workload now, or the peer's certificate hangs on a root that is not trusted any
+    /// more.
     Identity,
-    /// No certificate of our own to show.
+    /// This end has no certificate to present.
     NoCertificate,
     /// The peer answered a CONNECT with this status.
     Refused(u16),
@@ -60,7 +61,7 @@ pub enum Reason {
     Protocol,
     /// The tunnel ended under the connection.
     TunnelClosed,
-    /// Nobody answered in time.
+    /// No answer in time.
     Timeout,
     /// A budget of memory was used up by stalled streams.
     Memory,
@@ -117,7 +118,7 @@ impl Reason {
         }
     }
 
-    /// A policy, a mutual TLS mode or an identity said no: HBONE answers 401.
+    /// A refusal by policy, mutual TLS mode or identity: HBONE answers 401.
     #[must_use]
     pub const fn is_denial(&self) -> bool {
         match self {
@@ -132,7 +133,7 @@ impl Reason {
         }
     }
 
-    /// What the word does not say: the access log's `reason_detail`.
+    /// Details beyond the word: the access log's `reason_detail`.
     #[must_use]
     pub fn detail(&self) -> Option<String> {
         match self {
@@ -144,7 +145,7 @@ impl Reason {
     }
 }
 
-/// The stable word, or what the access log says as `reason_detail` where there is one: people look for it there.
+/// The access log's `reason_detail` where there is one, else the stable word: the two can be searched for in the log.
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.detail() {

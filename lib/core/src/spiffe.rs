@@ -1,5 +1,5 @@
-//! Who a workload is: `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`, parsed once and never again.
-//! Its own file because certificates, policies, logs and metrics must mean the same thing by it.
+//! The identity of a workload: `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`, parsed once and never
+//! again. Its own file because certificates, policies, logs and metrics must mean the same thing by it.
 //!
 //! What must hold: two identities are equal if and only if they are the same URI, byte for byte, and no namespace or
 //! service account, however it is spelled, can make one workload's identity read as another's.
@@ -17,7 +17,7 @@ pub const TRUST_DOMAIN_MAX_BYTES: usize = 255;
 /// The longest SPIFFE id (SPIFFE-ID, 2.3).
 pub const ID_MAX_BYTES: usize = 2048;
 
-/// Why a text is no identity of a workload.
+/// The reason why a text is not the identity of a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseIdentityError {
     /// It is something else.
@@ -114,7 +114,7 @@ impl Identity {
     ///
     /// Total, so that every pod of a World has one. A byte that cannot stand in a SPIFFE id is written as `%XX`; the
     /// result is distinct from every other identity and refused by [`Identity::from_str`], so that no certificate
-    /// can carry it: such a pod is nobody's peer. The doors refuse such names before (see [`is_segment`]).
+    /// can carry it: such a pod has no peers. The doors refuse such names before (see [`is_segment`]).
     #[must_use]
     pub fn new(trust_domain: &TrustDomain, namespace: &str, service_account: &str) -> Self {
         let (namespace, service_account) = (escape(namespace), escape(service_account));
@@ -339,7 +339,7 @@ mod tests {
         }
 
         #[test]
-        fn what_parses_prints_the_same(text in "spiffe://[a-z./]{0,12}/ns/[a-z./%]{0,8}/sa/[a-z./%]{0,8}") {
+        fn parsed_identities_print_the_same(text in "spiffe://[a-z./]{0,12}/ns/[a-z./%]{0,8}/sa/[a-z./%]{0,8}") {
             if let Ok(id) = text.parse::<Identity>() {
                 prop_assert_eq!(id.uri(), text);
             }

@@ -1,5 +1,5 @@
 //! Objects for tests, from one-line descriptions, and a generator of Worlds. Behind the feature `testing`, for the
-//! crates above too: whoever compiles a World must be tested against the same generated ones.
+//! crates above too: what compiles a World must be tested against the same generated ones.
 
 pub mod walk;
 
@@ -75,7 +75,7 @@ pub fn slice_endpoint(addresses: &str) -> SliceEndpoint {
     }
 }
 
-/// A running, ready pod that nobody enrolled, with these addresses and its own name as `app` label.
+/// A running, ready pod that is not enrolled, with these addresses and its own name as `app` label.
 #[must_use]
 pub fn pod(full_name: &str, addresses: &str) -> Pod {
     let name = name(full_name);

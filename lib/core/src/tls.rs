@@ -1,13 +1,13 @@
-//! Why mutual TLS with a peer came to nothing: who refused whom, the word for it, and the identities. Beside
+//! Failures of mutual TLS with a peer: the refusing end, the word for the reason, and the identities. Beside
 //! [`crate::reason`] because it is a closed list of its own; here and not where TLS is spoken because the log line, the
 //! metric label and the CLI say it.
 //!
-//! What must hold: a word is one of a fixed list, whatever a peer sends, because it labels a metric. What a peer has
-//! chosen (names, dates) stands in the details alone.
+//! What must hold: a word is one of a fixed list, independent of the peer's bytes, because it labels a metric. What a
+//! peer has chosen (names, dates) stands in the details alone.
 
 use std::{fmt, sync::Arc};
 
-/// Which end refused the other.
+/// The end that refused the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusedBy {
     /// This end.
@@ -27,7 +27,7 @@ impl RefusedBy {
     }
 }
 
-/// Why a session was refused, or broke.
+/// The reason why a session was refused, or broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Refusal {
     /// The peer's certificate, or one above it, is over.
@@ -109,7 +109,7 @@ impl Refusal {
         if matches!(self, Self::Alert(_)) { RefusedBy::Peer } else { RefusedBy::Us }
     }
 
-    /// This end refused the peer for who it is, or for what its certificate says.
+    /// This end refused the peer for its identity or its certificate.
     #[must_use]
     pub const fn is_about_the_peer(self) -> bool {
         matches!(

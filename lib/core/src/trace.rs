@@ -1,25 +1,25 @@
-//! How a decision tells what it did. The deciding functions take a [`Trace`]; a connection passes `&mut ()`, which
+//! The recorder of a decision's steps. The deciding functions take a [`Trace`]; a connection passes `&mut ()`, which
 //! compiles to nothing, `explain` passes a `Vec<Step>`. There is no second implementation of any decision to explain.
 
 use serde::{Deserialize, Serialize};
 
 use crate::ObjectKey;
 
-/// Which question a step answers, in the order a connection meets them.
+/// The stage of a decision, in the order in which a connection passes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
-    /// Who are source and destination?
+    /// The names of source and destination.
     Resolve,
-    /// Is this pod in the mesh?
+    /// Whether a pod is in the mesh.
     Enrolment,
-    /// What does the kernel do with the connect()?
+    /// The kernel's decision about the connect().
     Capture,
-    /// Where does the tunnel carry it?
+    /// The route that the tunnel chooses.
     Route,
-    /// Does the destination insist on mutual TLS?
+    /// Whether the destination requires mutual TLS.
     PeerAuthentication,
-    /// Do the policies allow it?
+    /// The verdict of the policies.
     Authorization,
 }
 
@@ -38,21 +38,21 @@ impl Stage {
     }
 }
 
-/// One thing that was looked at and what came of it.
+/// One step of a decision: an object, and what follows from it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// The question.
+    /// The stage it belongs to.
     pub stage: Stage,
-    /// The object that was looked at, if one was.
+    /// The object that decided, if one did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub object: Option<ObjectKey>,
-    /// What it says, for people.
+    /// The outcome, for people.
     pub says: String,
 }
 
-/// Takes the steps of a decision.
+/// A recorder of the steps of a decision.
 pub trait Trace {
-    /// `step` is called only where somebody listens.
+    /// Takes one step. `step` is called only by a recorder that keeps it.
     fn step(&mut self, step: impl FnOnce() -> Step);
 
     /// A step, from its parts.

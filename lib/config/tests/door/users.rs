@@ -272,7 +272,7 @@ fn an_external_name_is_named() {
         "apiVersion: v1\nkind: Service\nmetadata: {name: db}\nspec:\n  type: ExternalName\n  externalName: DB.Example.com.\n  \
          clusterIP: 10.96.0.1\n  selector: {app: db}\n",
         &expect![[r#"
-            finding: Service default/db: spec.externalName: an ExternalName has no address of its own: callers get db.example.com's, which this service says nothing about
+            finding: Service default/db: spec.externalName: an ExternalName Service has no address of its own: callers connect to the addresses of db.example.com, and nothing set on this Service applies there
         "#]],
     );
     assert!(shelf.sources().service(&name("default/db")).unwrap().vips.is_empty());

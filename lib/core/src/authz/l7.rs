@@ -1,7 +1,7 @@
-//! What L4 makes of a rule with fields that only a waypoint can judge. Such a rule must never widen access:
+//! Rules with fields that only a waypoint can judge, as L4 evaluates them. Such a rule must never widen access:
 //!
 //! * an ALLOW rule with L7 fields does not match;
-//! * a DENY rule with L7 fields matches whatever its L4 part matches, also when that part is empty.
+//! * a DENY rule with L7 fields matches all that its L4 part matches, also when that part is empty.
 //!
 //! This is stricter than Istio, where such a DENY can become a no-op; hence the denial names the fields.
 
@@ -10,14 +10,14 @@ use std::sync::Arc;
 use super::{Request, Rule};
 use crate::world::{Action, MeshSettings};
 
-/// What a rule of a policy with `action` says about a request at L4.
+/// The result of a rule for a request at L4.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Matched {
     No,
     Yes,
     /// An ALLOW rule that could have matched, had a waypoint judged these fields.
     NotWithout(Vec<Arc<str>>),
-    /// A DENY rule that matched the stricter way, because nobody judged these fields.
+    /// A DENY rule that matched without these fields, which no waypoint judged.
     Stricter(Vec<Arc<str>>),
 }
 

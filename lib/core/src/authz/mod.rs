@@ -1,4 +1,4 @@
-//! L4 authorization: may this peer reach this port of this workload? Istio's order: DENY policies first; then, where no
+//! L4 authorization: whether a peer may reach a port of a workload. Istio's order: DENY policies first; then, where no
 //! ALLOW policy applies, allow; where one does, only what one of them matches. `istio.io/dry-run` policies are
 //! judged aside and never decide. Judged at the destination, and again for open connections after every change.
 
@@ -27,7 +27,7 @@ use crate::{
     world::{Action, AuthorizationPolicy, Scope, Workload},
 };
 
-/// Who calls: never taken from a header.
+/// The calling end: never taken from a header.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer<'a> {
     /// The address of the connection's other end, canonical.
@@ -39,7 +39,7 @@ pub struct Peer<'a> {
 /// One connection to be judged.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// Who calls.
+    /// The calling end.
     pub peer: Peer<'a>,
     /// The pod that is called.
     pub workload: &'a Workload,
@@ -49,7 +49,7 @@ pub struct Request<'a> {
     pub port: u16,
 }
 
-/// Yes or no, and which policy said so.
+/// Allow or deny, with the policy that decided.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Verdict {
     /// It may pass. No policy: none applies.
@@ -61,7 +61,7 @@ pub enum Verdict {
     Deny {
         /// The policy that decided: the DENY that matched, or the ALLOW that came closest.
         policy: Option<ObjectName>,
-        /// Why.
+        /// The reason.
         reason: Reason,
     },
 }
@@ -141,8 +141,8 @@ fn denies(world: &World, policy: &AuthorizationPolicy, request: &Request<'_>) ->
     stricter
 }
 
-/// How much an ALLOW policy that did not match explains: one that nearly matched more than one that did not, one about
-/// these workloads more than one about everything.
+/// The rank of an ALLOW policy that did not match, as the explanation of a denial: a near match before none, a policy
+/// with a selector before one about a whole namespace.
 fn explains(policy: &AuthorizationPolicy, reason: &Reason) -> u8 {
     let nearly = u8::from(*reason != Reason::NotAllowed) * 2;
     nearly + u8::from(matches!(policy.scope, Scope::Selector(_)))

@@ -1,8 +1,8 @@
-//! Patterns of request paths. Their own file because a path has two languages: the patterns of all other texts, and Istio's
-//! templates, in which `{*}` stands for one whole segment and `{**}` for any number of them.
+//! Patterns of request paths. Their own file because a path has two languages: the patterns of all other texts, and
+//! Istio's templates, in which `{*}` stands for one whole segment and `{**}` for any number of them.
 //!
-//! What must hold: whatever has a brace is a template or an error, never a text with a brace in it. Read as a text it would
-//! match no path, and a DENY with it would deny nothing.
+//! What must hold: a pattern with a brace is a template or an error, never a text with a brace in it. Read as a text it
+//! would match no path, and a DENY with it would deny nothing.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -37,16 +37,16 @@ pub enum PathSegment {
     Any,
 }
 
-/// Why a text with braces is no template.
+/// The reason why a text with braces is not a template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParsePathError {
     /// A name in braces, or something beside them.
     #[error("braces are read as `{{*}}` and `{{**}}` alone, each a whole segment between two `/`")]
     Brace,
-    /// Which segments it stands for could not be told apart from those before.
+    /// Its segments could not be told apart from those before.
     #[error("neither `{{*}}` nor another `{{**}}` can follow `{{**}}`")]
     BehindAny,
-    /// What no segment of a path has (RFC 3986, 3.3), or a star, which means something in braces alone.
+    /// Characters that no segment of a path has (RFC 3986, 3.3), or a star, which means something in braces alone.
     #[error("a segment of a template has at least one character, of A-Z, a-z, 0-9 and -._~%!$&'()+,;:@=")]
     Segment,
     /// No path begins so.
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_no_brace_is_a_text() {
+    fn patterns_without_braces_are_texts() {
         for text in ["*", "/a", "/a*", "*/a", "/a/*/b", "/a/**", "a", "/?x"] {
             assert_eq!(text.parse(), Ok(PathMatch::Text(StringMatch::parse(text))), "{text}");
         }
@@ -198,7 +198,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_parses_prints_the_same(text in "/?(([a-z*%?]{0,2}|\\{\\*\\}|\\{\\*\\*\\}|\\{[a*]\\})/?){0,4}") {
+        fn parsed_templates_print_the_same(text in "/?(([a-z*%?]{0,2}|\\{\\*\\}|\\{\\*\\*\\}|\\{[a*]\\})/?){0,4}") {
             if let Ok(template) = text.parse::<PathTemplate>() {
                 prop_assert_eq!(template.to_string(), text);
             }

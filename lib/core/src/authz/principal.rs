@@ -1,7 +1,7 @@
-//! Patterns of identities and of trust domains. Their own file because a trust domain is not compared as text: all names
-//! of the mesh's own (its trust domain, the aliases, and `cluster.local`, which in a policy stands for whatever the mesh
-//! is called) are one, in policies as in TLS. Else a policy that was written before a mesh was renamed would say nothing
-//! about it, and a DENY by an alias would deny no connection.
+//! Patterns of identities and of trust domains. Their own file because a trust domain is not compared as text: all
+//! names of the mesh's own (its trust domain, the aliases, and `cluster.local`, which in a policy stands for the mesh's
+//! trust domain) are one, in policies as in TLS. Else a policy that was written before a mesh was renamed would say
+//! nothing about it, and a DENY by an alias would deny no connection.
 
 use std::sync::Arc;
 
@@ -53,13 +53,13 @@ impl PrincipalMatch {
         &self.text
     }
 
-    /// What it asks of the trust domain.
+    /// The pattern of the trust domain.
     #[must_use]
     pub const fn trust_domain(&self) -> &StringMatch {
         &self.trust_domain
     }
 
-    /// What it asks of `ns/NAMESPACE/sa/SERVICE-ACCOUNT`.
+    /// The pattern of `ns/NAMESPACE/sa/SERVICE-ACCOUNT`.
     #[must_use]
     pub const fn path(&self) -> &StringMatch {
         &self.path
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_identity_can_be() {
+    fn patterns_that_match_no_identity() {
         let check =
             |pattern: &str, expect: bool| assert_eq!(PrincipalMatch::parse(pattern).is_possible(), expect, "{pattern}");
         for possible in [

@@ -1,4 +1,4 @@
-//! One rule of an AuthorizationPolicy and what it matches. Rules are OR-ed by the policy; from, to and when are AND-ed;
+//! The rules of AuthorizationPolicies, and how they match. Rules are OR-ed by the policy; from, to and when are AND-ed;
 //! entries of a list OR-ed; fields of an entry AND-ed.
 //!
 //! Fields that need HTTP (methods, paths, JWT claims ...) are kept for a waypoint: nothing at L4 can judge them, and
@@ -39,7 +39,7 @@ pub struct Source {
     pub ip_blocks: Match<IpNet>,
     /// The trust domain of the identity.
     pub trust_domains: Match<StringMatch>,
-    /// What only a waypoint can judge.
+    /// The fields that only a waypoint can judge.
     pub l7: Option<Box<SourceL7>>,
 }
 
@@ -48,7 +48,7 @@ pub struct Source {
 pub struct Operation {
     /// Target ports.
     pub ports: Match<u16>,
-    /// What only a waypoint can judge.
+    /// The fields that only a waypoint can judge.
     pub l7: Option<Box<OperationL7>>,
 }
 
@@ -76,9 +76,9 @@ pub enum Condition {
 /// One of a policy's rules. A rule without any of the three matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Rule {
-    /// Who; empty: anyone.
+    /// The callers; empty: any.
     pub from: Vec<Source>,
-    /// What; empty: anything.
+    /// The operations; empty: any.
     pub to: Vec<Operation>,
     /// On these conditions, all of them.
     pub when: Vec<Condition>,

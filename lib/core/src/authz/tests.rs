@@ -12,7 +12,8 @@ use crate::{
     world::{MeshSettings, Scope},
 };
 
-/// `field=value,value` words; `from`, `to` and `when` start a new entry. `source:`-less: `from principals=a,b notNamespaces=c`.
+/// `field=value,value` words; `from`, `to` and `when` start a new entry. `source:`-less: `from principals=a,b
+/// notNamespaces=c`.
 fn rule(text: &str) -> Rule {
     let mut rule = Rule::default();
     let mut part = "";
@@ -111,7 +112,7 @@ fn ask(policies: Vec<AuthorizationPolicy>, identity: &str) -> Verdict {
 const B: &str = "cluster.local/ns/default/sa/b";
 
 #[test]
-fn what_one_rule_matches() {
+fn matches_of_one_rule() {
     for (text, identity, matches) in [
         // rules: [{}] matches everything
         ("", B, true),
@@ -150,7 +151,7 @@ fn what_one_rule_matches() {
         ("from notIpBlocks=10.0.0.0/24", "-", false),
         // fields AND, values OR, entries OR
         ("from namespaces=x,default principals=*", B, true),
-        ("from namespaces=default principals=nobody", B, false),
+        ("from namespaces=default principals=no-one", B, false),
         ("from namespaces=x from namespaces=default", B, true),
         ("to ports=80", B, true),
         ("to ports=81", B, false),

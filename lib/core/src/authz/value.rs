@@ -1,4 +1,4 @@
-//! How one field of a policy matches one value: Istio's string patterns, and positive and negative lists.
+//! Matching of one field of a policy with one value: Istio's string patterns, and positive and negative lists.
 
 use std::sync::Arc;
 

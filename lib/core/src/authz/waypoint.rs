@@ -1,8 +1,9 @@
-//! What of a rule only a waypoint can judge: values of HTTP requests, of their tokens, of TLS. Its own file because nothing
-//! at L4 reads these values. There their names alone count: [`super::l7`] says what a rule that has them means.
+//! The parts of a rule that only a waypoint can judge: values of HTTP requests, of their tokens, of TLS. Its own file
+//! because nothing at L4 reads these values. There their names alone count: [`super::l7`] says what a rule that has
+//! them means.
 //!
-//! A source and an operation have them behind a pointer, and so has a condition: most policies have none, and what is in the
-//! World is there on every node.
+//! A source and an operation have them behind a pointer, and so has a condition: most policies have none, and what is
+//! in the World is there on every node.
 
 use std::{borrow::Cow, str::FromStr, sync::Arc};
 
@@ -64,14 +65,12 @@ pub struct HeaderName {
     written: Arc<str>,
 }
 
-/// Why a text names no header.
+/// The reason why a text is not the name of a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "a name of a header consists of A-Z, a-z, 0-9 and !#$%&'*+-.^_`|~, or is :authority, :method, :path or :scheme"
-)]
+#[error("a header name consists of A-Z, a-z, 0-9 and !#$%&'*+-.^_`|~, or is :authority, :method, :path or :scheme")]
 pub struct ParseHeaderNameError;
 
-/// Where a claim stands in a token: names from the outermost object to the innermost, at least one, none empty.
+/// The path of a claim in a token: names from the outermost object to the innermost, at least one, none empty.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ClaimPath(Arc<[Arc<str>]>);
 
@@ -157,8 +156,8 @@ impl Serialize for HeaderName {
 }
 
 impl ClaimPath {
-    /// From what is between the first bracket of a key and the last: `a][b` of `[a][b]`. Where brackets do not pair up, they
-    /// are part of one name. None: a name is empty, or nothing but brackets.
+    /// From what is between the first bracket of a key and the last: `a][b` of `[a][b]`. Where brackets do not pair up,
+    /// they are part of one name. None: a name is empty, or nothing but brackets.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut names: Vec<_> = text.split("][").collect();

@@ -1,10 +1,10 @@
-//! The callers that a policy names: trust domains, namespaces and service accounts that are not there.
+//! Callers in policies that do not exist: trust domains, namespaces and service accounts.
 
 use crate::{
     Kind, TrustDomain,
     authz::{PrincipalMatch, ServiceAccount, StringMatch},
     dangling::{Known, Level, Say},
-    world::{Asked, AuthorizationPolicy, Value},
+    world::{AuthorizationPolicy, RuleValue, Value},
 };
 
 /// What is known about a value.
@@ -17,9 +17,9 @@ enum Why {
 
 impl Known<'_> {
     pub(super) fn callers(&self, p: &AuthorizationPolicy, say: Say<'_>) {
-        for Asked { field, is_not, value, .. } in p.asks() {
+        for RuleValue { field, is_not, value, .. } in p.rule_values() {
             let why = match value {
-                // The World says so, on the object.
+                // The World has a finding about it, on the object.
                 value if !value.is_possible() => None,
                 Value::Principal(p) => self.principal(p),
                 Value::Namespace(n) => self.namespace(n).map(Why::Never),
@@ -58,7 +58,7 @@ impl Known<'_> {
             return Some(Why::Means(format!("`{}` stands for the mesh's own trust domain, {own}", TrustDomain::LOCAL)));
         }
         let own: Vec<_> = settings.own_trust_domains().map(TrustDomain::as_str).collect();
-        let says = format!("is of another trust domain than {}", own.join(", "));
+        let says = format!("names another trust domain than {}", own.join(", "));
         (!pattern.matches(TrustDomain::LOCAL)).then_some(Why::Never(says))
     }
 
@@ -83,13 +83,13 @@ impl Known<'_> {
                 let declared = self.model.sources().objects().filter(|(k, _)| k.kind == Kind::Namespace);
                 let mut all = declared.map(|(k, _)| k.name.name()).chain(self.accounts.iter().map(|a| a.namespace()));
                 let none = self.knows_namespaces() && !all.any(|n| pattern.matches(n));
-                none.then(|| "no namespace of such a name is known".to_owned())
+                none.then(|| "no known namespace has such a name".to_owned())
             }
         }
     }
 
     fn no_namespace(&self, name: &str) -> Option<String> {
-        self.is_a_slip(name).then(|| format!("no namespace `{name}` is known"))
+        self.is_a_typo(name).then(|| format!("no namespace `{name}` is known"))
     }
 
     /// None of a namespace whose pods are known has this service account.

@@ -1,5 +1,5 @@
-//! What refers to something that is not there, what can never match, and what has another effect than it seems to have:
-//! for the one who checks files before they are applied. Not part of the [findings](crate::resolve::Sources::findings),
+//! References to objects that do not exist, values that can never match, and fields with another effect than they seem
+//! to have: for checks of files before they are applied. Not part of the [findings](crate::resolve::Sources::findings),
 //! because while a mesh runs pods come and go and all of this is ordinary.
 //!
 //! What must hold: no false alarm. A namespace of which nothing is known (no pod, no template of pods) is another
@@ -13,7 +13,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
     ObjectKey, ObjectName,
-    enrol::Because,
+    enrol::EnrolmentReason,
     labels::{Labels, selects},
     objects::{Object, Pod, Service},
     peer_auth,
@@ -21,25 +21,25 @@ use crate::{
     world::{Takes, Workload},
 };
 
-/// How much it matters.
+/// The severity of a remark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// It is worth to be known, and may well be meant.
+    /// Worth knowing, and possibly intended.
     Notice,
-    /// It is hardly meant.
+    /// Probably a mistake.
     Warning,
 }
 
-/// One thing to know about an object.
+/// A finding about an object, with its severity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remark {
-    /// How much it matters.
+    /// Its severity.
     pub level: Level,
-    /// What it is.
+    /// The finding.
     pub finding: Finding,
 }
 
-/// Everything there is to say, by object and field. `planned` are pods that are not there yet, and will be; `accounts`
+/// All remarks, by object and field. `planned` are pods that are not there yet, and will be; `accounts`
 /// are service accounts whose pods may come later, or from elsewhere.
 #[must_use]
 pub fn dangling(
@@ -102,7 +102,7 @@ struct Known<'m> {
 type Say<'a> = &'a mut dyn FnMut(Level, &str, String);
 
 fn is_in_mesh(fact: &Workload) -> bool {
-    fact.is_enrolled() || fact.enrolment.because() == Because::NoAddress
+    fact.is_enrolled() || fact.enrolment.because() == EnrolmentReason::NoAddress
 }
 
 fn account_of(pod: &Pod) -> ObjectName {
@@ -127,7 +127,7 @@ impl Known<'_> {
     }
 
     /// The files know every namespace of each pod that they have, but not this one.
-    fn is_a_slip(&self, namespace: &str) -> bool {
+    fn is_a_typo(&self, namespace: &str) -> bool {
         self.knows_namespaces()
             && self.model.sources().namespace(namespace).is_none()
             && !self.namespaces.contains(namespace)

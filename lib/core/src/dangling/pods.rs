@@ -2,7 +2,7 @@
 
 use crate::{
     dangling::{Known, Level, Say, is_in_mesh},
-    enrol::{Because, DATAPLANE_MODE, SIDECAR_INJECT},
+    enrol::{DATAPLANE_MODE, EnrolmentReason, SIDECAR_INJECT},
     objects::{OwnProxy, Phase, Pod},
     world::Addressed,
 };
@@ -17,24 +17,31 @@ impl Known<'_> {
         let own = format!("metadata.labels[{DATAPLANE_MODE}]");
         let because = fact.enrolment.because();
         match because {
-            Because::PodInjectLabel | Because::PodInjectAnnotation if is_asked && !is_in_mesh(fact) => {
-                let map = if because == Because::PodInjectLabel { "labels" } else { "annotations" };
-                let says = format!("keeps the pod out of the mesh, into which {namespace} puts its pods");
+            EnrolmentReason::PodInjectLabel | EnrolmentReason::PodInjectAnnotation if is_asked && !is_in_mesh(fact) => {
+                let map = if because == EnrolmentReason::PodInjectLabel { "labels" } else { "annotations" };
+                let says = format!("keeps the pod out of the mesh, although namespace {namespace} enrols its pods");
                 say(Level::Warning, &format!("metadata.{map}[{SIDECAR_INJECT}]"), says);
             }
-            Because::HostNetwork | Because::Sidecar | Because::Waypoint if asks => {
-                say(Level::Warning, &own, format!("the pod is not in the mesh all the same: {}", because.as_str()));
+            EnrolmentReason::HostNetwork | EnrolmentReason::Sidecar | EnrolmentReason::Waypoint if asks => {
+                say(
+                    Level::Warning,
+                    &own,
+                    format!("the pod is not in the mesh despite this label: {}", because.as_str()),
+                );
             }
-            Because::Sidecar | Because::Gateway if is_asked => {
+            EnrolmentReason::Sidecar | EnrolmentReason::Gateway if is_asked => {
                 say(
                     Level::Notice,
                     "",
-                    format!("not in the mesh, into which {namespace} puts its pods: {}", because.as_str()),
+                    format!(
+                        "the pod is not in the mesh, although namespace {namespace} enrols its pods: {}",
+                        because.as_str()
+                    ),
                 );
             }
-            Because::PodMode if asks && pod.proxy == Some(OwnProxy::Gateway) => {
-                let says = "a gateway of Istio's in the mesh: what it sends there is carried under its identity; it must not \
-                            open mutual TLS of its own inside";
+            EnrolmentReason::PodMode if asks && pod.proxy == Some(OwnProxy::Gateway) => {
+                let says = "an Istio gateway in the mesh: its connections into the mesh are carried under its own identity; it must \
+                            not open mutual TLS of its own inside";
                 say(Level::Notice, &own, says.to_owned());
             }
             _ => {}
@@ -45,7 +52,7 @@ impl Known<'_> {
     fn ended(&self, pod: &Pod, say: Say<'_>) {
         for ip in pod.addresses.iter().filter(|_| pod.phase == Phase::Terminal && !pod.host_network) {
             if let Addressed::Workload(w) = self.model.world().addressed(*ip) {
-                say(Level::Notice, "status.podIPs", format!("{ip} is {}'s now: this pod has ended", w.name));
+                say(Level::Notice, "status.podIPs", format!("{ip} now belongs to {}: this pod has ended", w.name));
             }
         }
     }

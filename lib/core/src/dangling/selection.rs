@@ -1,5 +1,5 @@
-//! The pods that a policy is about: none, only ones that nothing is judged for, or ones without the port that it means;
-//! and who gets in although nothing that the policy asks for says so.
+//! Policies that select no pods, only pods outside the mesh, or pods without the port that they name; and ALLOW rules
+//! that plaintext passes, because they only exclude callers.
 
 use std::collections::BTreeSet;
 
@@ -10,15 +10,15 @@ use crate::{
     labels::selects,
     objects::{MtlsMode, OwnProxy, PeerAuthentication, Service},
     peer_auth,
-    world::{Action, Asked, AuthorizationPolicy, Scope, ServicePort, Takes, TargetPort, Value},
+    world::{Action, AuthorizationPolicy, RuleValue, Scope, ServicePort, Takes, TargetPort, Value},
 };
 
 impl Known<'_> {
     pub(super) fn authorization(&self, p: &AuthorizationPolicy, say: Say<'_>) {
         self.callers(p, say);
         let (namespace, effect) = (p.name.namespace(), without_pods(p.action));
-        if self.is_strange(namespace) {
-            return say(Level::Warning, "metadata.namespace", format!("{}: {effect}", strange(namespace)));
+        if self.is_undeclared(namespace) {
+            return say(Level::Warning, "metadata.namespace", format!("{}: {effect}", undeclared(namespace)));
         }
         if matches!(&p.scope, Scope::Selector(selector) if self.selects_nothing(namespace, selector)) {
             let of = if namespace == self.root() { "of the mesh".to_owned() } else { format!("of {namespace}") };
@@ -31,20 +31,20 @@ impl Known<'_> {
             self.ports(p, &judged, say);
             self.plaintext(p, &judged, say);
         } else if !selected.is_empty() && !is_mesh_wide && !selected.iter().any(|w| has_sidecar(w)) {
-            let says = format!("selects only pods {}, where nothing is judged: {effect}", outside(&selected));
+            let says = format!("selects only pods {}, where no policy is enforced: {effect}", outside(&selected));
             say(Level::Warning, field_of(&p.scope), says);
         }
     }
 
     pub(super) fn peer_authentication(&self, p: &PeerAuthentication, say: Say<'_>) {
         let (namespace, is_root) = (p.name.namespace(), p.name.namespace() == self.root());
-        if self.is_strange(namespace) {
-            return say(Level::Warning, "metadata.namespace", format!("{}: it has no effect", strange(namespace)));
+        if self.is_undeclared(namespace) {
+            return say(Level::Warning, "metadata.namespace", format!("{}: it has no effect", undeclared(namespace)));
         }
         if p.selector.as_ref().is_some_and(|s| !is_root && self.selects_nothing(namespace, s)) {
             say(Level::Warning, "spec.selector", format!("selects none of the pods of {namespace}: it has no effect"));
         }
-        self.beaten(p, is_root, say);
+        self.overridden(p, is_root, say);
         let is_strict = p.mode == MtlsMode::Strict || p.ports.values().any(|m| *m == MtlsMode::Strict);
         let selects = |w: &&Running| {
             let by_labels = p.selector.as_ref().is_none_or(|selector| selects(selector, &w.pod.labels));
@@ -66,50 +66,50 @@ impl Known<'_> {
     }
 
     /// The oldest wins; among those of one age, the first by name.
-    fn beaten(&self, p: &PeerAuthentication, is_root: bool, say: Say<'_>) {
-        let beats = |o: &PeerAuthentication| (o.created, &o.name) < (p.created, &p.name);
+    fn overridden(&self, p: &PeerAuthentication, is_root: bool, say: Say<'_>) {
+        let precedes = |o: &PeerAuthentication| (o.created, &o.name) < (p.created, &p.name);
         let winner = (self.model.sources().peer_authentications())
-            .filter(|o| o.name.namespace() == p.name.namespace() && o.selector == p.selector && beats(o))
+            .filter(|o| o.name.namespace() == p.name.namespace() && o.selector == p.selector && precedes(o))
             .min_by_key(|o| (o.created, &o.name));
         if let Some(winner) = winner.filter(|_| !(is_root && p.selector.is_some())) {
-            let says = format!("{} is about the same pods and wins: this one has no effect", winner.name);
+            let says = format!("{} selects the same pods and takes precedence: this one has no effect", winner.name);
             say(Level::Warning, "", says);
         }
     }
 
-    /// The root namespace is for policies alone: nobody has to declare it.
-    fn is_strange(&self, namespace: &str) -> bool {
-        namespace != self.root() && self.is_a_slip(namespace)
+    /// The root namespace is for policies alone: it need not be declared.
+    fn is_undeclared(&self, namespace: &str) -> bool {
+        namespace != self.root() && self.is_a_typo(namespace)
     }
 
-    /// A policy means ports of pods. A port of a Service that leads elsewhere is a mistake; another port that no pod has
-    /// probably is, but a container need not declare where it listens.
+    /// A policy means ports of pods. A port of a Service that leads elsewhere is a mistake; another port that no pod
+    /// has probably is, but a container need not declare where it listens.
     fn ports(&self, p: &AuthorizationPolicy, judged: &[&Running], say: Say<'_>) {
         let led: Vec<_> = judged.iter().flat_map(|w| self.services_of(w)).collect();
         let declared: BTreeSet<u16> = judged.iter().flat_map(|w| w.pod.ports.iter().map(|p| p.port)).collect();
         let is_known = judged.iter().all(|w| !w.pod.ports.is_empty()) && !led.is_empty();
-        for Asked { field, is_not, value, .. } in p.asks() {
+        for RuleValue { field, is_not, value, .. } in p.rule_values() {
             let Value::Port(port) = value else { continue };
             if declared.contains(&port) || led.iter().any(|l| l.target == port) {
                 continue;
             }
             let effect = p.action.with_nothing(is_not);
-            if let Some(Led { service, target, .. }) = led.iter().find(|l| l.port == port) {
+            if let Some(ServiceTarget { service, target, .. }) = led.iter().find(|l| l.port == port) {
                 let says = format!(
-                    "{port} is a port of Service {service}, which leads to port {target} of the pods: policies mean ports of \
-                     pods, and {effect}; write {target}"
+                    "{port} is a port of Service {service}, whose target port is {target}: policies match target ports, \
+                     and {effect}; write {target}"
                 );
                 say(Level::Warning, &field, says);
             } else if is_known {
                 let declared: Vec<_> = declared.iter().map(ToString::to_string).collect();
                 let says = format!("no selected pod declares port {port}; declared: {}", declared.join(", "));
-                say(Level::Notice, &field, format!("{says}. Where none listens there, {effect}"));
+                say(Level::Notice, &field, format!("{says}. If none listens there, {effect}"));
             }
         }
     }
 
     /// Where Services lead on a pod, by its labels or by slices.
-    fn services_of<'a>(&'a self, Running { pod, fact }: &'a Running) -> impl Iterator<Item = Led<'a>> {
+    fn services_of<'a>(&'a self, Running { pod, fact }: &'a Running) -> impl Iterator<Item = ServiceTarget<'a>> {
         let is_there = |s: &Service| {
             let by_selector = s.selector.as_ref().is_some_and(|sel| !sel.is_empty() && selects(sel, &pod.labels));
             s.name.namespace() == pod.name.namespace() && by_selector
@@ -119,12 +119,14 @@ impl Known<'_> {
                 TargetPort::Number(n) => Some(*n),
                 TargetPort::Name(name) => pod.port_named(name),
             };
-            let lead = move |p: &ServicePort| Some(Led { service: &s.name, port: p.port, target: target(&p.target)? });
+            let lead = move |p: &ServicePort| {
+                Some(ServiceTarget { service: &s.name, port: p.port, target: target(&p.target)? })
+            };
             s.ports.iter().filter_map(lead)
         });
         let current = fact.endpoints.iter().filter(|e| !e.outdated);
         let sliced = current.flat_map(|e| {
-            e.ports.iter().map(|(port, target)| Led { service: &e.service, port: *port, target: *target })
+            e.ports.iter().map(|(port, target)| ServiceTarget { service: &e.service, port: *port, target: *target })
         });
         selected.chain(sliced)
     }
@@ -145,8 +147,8 @@ impl Known<'_> {
             let Some(open) = judged.iter().find(|w| takes(w)) else { continue };
             for at in only_not(rule) {
                 let says = format!(
-                    "this rule says only who may not call, and plaintext, which has no identity, is none of them: it gets in, as \
-                     {} takes plaintext; add `principals: [\"*\"]`, or require mutual TLS (PeerAuthentication, STRICT)",
+                    "this rule only excludes callers, and plaintext, which has no identity, is not excluded: it is allowed, as \
+                     {} accepts plaintext; add `principals: [\"*\"]`, or require mutual TLS (PeerAuthentication, STRICT)",
                     open.pod.name
                 );
                 say(Level::Warning, &format!("spec.rules[{i}]{at}"), says);
@@ -155,16 +157,16 @@ impl Known<'_> {
     }
 }
 
-/// What a policy does that is about no pod.
+/// The effect of a policy that selects no pod.
 const fn without_pods(action: Action) -> &'static str {
     match action {
         Action::Allow => "it has no effect",
-        Action::Deny => "it denies no connection, and what it should stop passes",
+        Action::Deny => "it denies no connection, and the traffic that it should block is allowed",
     }
 }
 
 /// A port of a Service, and where it leads on one pod.
-struct Led<'a> {
+struct ServiceTarget<'a> {
     service: &'a ObjectName,
     port: u16,
     target: u16,
@@ -175,10 +177,10 @@ fn has_sidecar(w: &Running) -> bool {
 }
 
 fn outside(pods: &[&Running]) -> &'static str {
-    if pods.iter().all(|w| w.pod.host_network) { "of the host's network" } else { "outside the mesh" }
+    if pods.iter().all(|w| w.pod.host_network) { "of the host network" } else { "outside the mesh" }
 }
 
-fn strange(namespace: &str) -> String {
+fn undeclared(namespace: &str) -> String {
     format!("no namespace `{namespace}` is declared, and no pod is in it")
 }
 
@@ -207,7 +209,7 @@ fn only_not(rule: &Rule) -> Vec<String> {
     sources.map(|(j, _)| format!(".from[{j}].source")).collect()
 }
 
-/// What a condition asks of who calls: what it is, what it is not.
+/// Whether a condition lists callers that must match, and callers that must not.
 fn asked(condition: &Condition) -> Option<(bool, bool)> {
     match condition {
         Condition::SourceNamespace(m) | Condition::SourceTrustDomain(m) => Some(lists(m)),

@@ -1,4 +1,4 @@
-//! What is said, and above all what is not.
+//! Remarks, and above all objects without any.
 
 use super::*;
 use crate::{
@@ -76,7 +76,7 @@ fn selectors() {
     );
     assert_eq!(
         said(vec![scoped("default/p", Action::Deny), pod_a()]),
-        "default/p spec.selector: selects none of the pods of default: it denies no connection, and what it should stop passes\n"
+        "default/p spec.selector: selects none of the pods of default: it denies no connection, and the traffic that it should block is allowed\n"
     );
     let root = || scoped("istio-system/p", Action::Allow);
     assert!(said(vec![root(), pod_a()]).contains("of the mesh"));
@@ -88,7 +88,7 @@ fn peer_authentications_of_the_same_pods() {
     let p = |text: &str| Object::from(peer_authentication(text));
     assert_eq!(
         said(vec![p("default/a - STRICT"), p("default/b - PERMISSIVE @5")]),
-        "default/a : default/b is about the same pods and wins: this one has no effect\n"
+        "default/a : default/b selects the same pods and takes precedence: this one has no effect\n"
     );
     assert_eq!(said(vec![p("default/a - STRICT"), p("other/b - STRICT"), p("default/c app=a STRICT")]), "");
 }
@@ -101,7 +101,7 @@ fn about_caller(action: Action, rule: Rule) -> String {
 }
 
 #[test]
-fn callers_that_are_not_there() {
+fn unknown_callers() {
     let principal = |text: &str| about_caller(Action::Allow, principals(&[text]));
     for fits in [
         "cluster.local/ns/default/sa/a",
@@ -126,8 +126,8 @@ fn callers_that_are_not_there() {
         ("cluster.local/ns/defualt/*", "no namespace `defualt` is known"),
         ("cluster.local/ns/defualt/sa/a*", "no namespace `defualt` is known"),
         ("cluster.local/ns/default/sa/b*", "no pod of default has a service account `b*`"),
-        ("other.org/ns/default/sa/a", "is of another trust domain than cluster.local"),
-        ("other.org/*", "is of another trust domain than cluster.local"),
+        ("other.org/ns/default/sa/a", "names another trust domain than cluster.local"),
+        ("other.org/*", "names another trust domain than cluster.local"),
     ] {
         assert!(principal(text).contains(says), "{text}: {}", principal(text));
     }
@@ -136,20 +136,17 @@ fn callers_that_are_not_there() {
         assert_eq!(namespace(fits), "", "{fits}");
     }
     assert!(namespace("defualt").contains("no namespace `defualt` is known: it allows no connection"));
-    assert!(namespace("defu*").contains("no namespace of such a name is known: it allows no connection"));
+    assert!(namespace("defu*").contains("no known namespace has such a name: it allows no connection"));
 }
 
 #[test]
-fn what_it_does_to_the_policy() {
+fn effect_on_the_policy() {
     let not = |action| {
         let namespaces = is_not(&["defualt"], StringMatch::parse);
         let principals = is(&["*"], PrincipalMatch::parse);
         about_caller(action, from(Source { namespaces, principals, ..Source::default() }))
     };
-    assert!(
-        about_caller(Action::Deny, namespaces(&["defualt"]))
-            .contains("it denies no connection, and what it should stop")
-    );
+    assert!(about_caller(Action::Deny, namespaces(&["defualt"])).contains("it denies no connection, and the traffic"));
     assert!(
         not(Action::Allow)
             .contains("source.notNamespaces[0]: no namespace `defualt` is known: it keeps no connection out")
@@ -164,7 +161,7 @@ fn other_namespaces_may_be_in_other_files() {
 }
 
 #[test]
-fn what_stands_for_the_mesh() {
+fn cluster_local_stands_for_the_trust_domain() {
     let settings = MeshSettings { trust_domain: "acme.example".parse().unwrap(), ..MeshSettings::default() };
     let rule = principals(&["cluster.local/ns/default/sa/a", "acme.example/ns/default/sa/a"]);
     let objects = [ambient("default/a", "10.0.0.1", "").into(), policy("default/p", Action::Allow, vec![rule]).into()];
@@ -177,23 +174,23 @@ fn what_stands_for_the_mesh() {
 }
 
 #[test]
-fn policies_of_strange_namespaces() {
+fn policies_of_undeclared_namespaces() {
     let all = |more: Object| said(vec![namespace("shop", "ambient"), pod("shop/till", "10.0.0.1").into(), more]);
     let deny = |name| Object::from(policy(name, Action::Deny, vec![Rule::default()]));
     assert_eq!(
         all(deny("default/shut")),
         "default/shut metadata.namespace: no namespace `default` is declared, and no pod is in it: it denies no connection, \
-         and what it should stop passes\n"
+         and the traffic that it should block is allowed\n"
     );
     assert!(all(peer_authentication("default/s - STRICT").into()).contains("no namespace `default` is declared"));
     assert_eq!(all(deny("shop/shut")), "");
     assert_eq!(all(deny("istio-system/shut")), "", "the root namespace is for policies alone");
-    // somebody else's files declare namespaces
+    // another directory's files declare namespaces
     assert_eq!(said(vec![ambient("shop/till", "10.0.0.1", "").into(), deny("default/shut")]), "");
 }
 
 #[test]
-fn policies_about_pods_that_nothing_is_judged_for() {
+fn policies_about_pods_outside_the_mesh() {
     let deny = || about("app=x", policy("sys/shut", Action::Deny, vec![Rule::default()]));
     let check = |change: fn(&mut Pod), strict: &str, denies: &str| {
         let mut w = ambient("sys/x", "10.0.0.1", "");
@@ -211,7 +208,7 @@ fn policies_about_pods_that_nothing_is_judged_for() {
     check(
         |w| w.host_network = true,
         "no plaintext is refused",
-        "selects only pods of the host's network, where nothing is judged",
+        "selects only pods of the host network, where no policy is enforced",
     );
     check(
         |w| drop(w.labels.remove("istio.io/dataplane-mode")),
@@ -236,21 +233,21 @@ fn ports_of_services_are_no_ports_of_pods() {
     assert_eq!(about_ports(Action::Deny, &[8080, 9090, 7070], |_| {}), "");
     assert_eq!(
         about_ports(Action::Deny, &[8080, 80], |_| {}),
-        "default/p spec.rules[0].to[0].operation.ports[1]: 80 is a port of Service default/s, which leads to port 8080 of the \
-         pods: policies mean ports of pods, and it denies no connection, and what it should stop passes; write 8080\n"
+        "default/p spec.rules[0].to[0].operation.ports[1]: 80 is a port of Service default/s, whose target port is 8080: \
+         policies match target ports, and it denies no connection, and the traffic that it should block is allowed; write 8080\n"
     );
     assert!(about_ports(Action::Allow, &[81], |_| {}).contains("it allows no connection; write 7070"));
     // a pod may listen where it says nothing about
     assert_eq!(
         about_ports(Action::Deny, &[5432], |_| {}),
-        "~ default/p spec.rules[0].to[0].operation.ports[0]: no selected pod declares port 5432; declared: 8080, 9090. Where \
-         none listens there, it denies no connection, and what it should stop passes\n"
+        "~ default/p spec.rules[0].to[0].operation.ports[0]: no selected pod declares port 5432; declared: 8080, 9090. If \
+         none listens there, it denies no connection, and the traffic that it should block is allowed\n"
     );
     assert_eq!(about_ports(Action::Deny, &[5432], |w| w.ports.clear()), "");
 }
 
 #[test]
-fn plaintext_that_gets_in() {
+fn rules_that_allow_plaintext() {
     let check = |rule: Rule, mode: &str, expect: &str| {
         let objects = vec![
             ambient("default/a", "10.0.0.1", "").into(),
@@ -277,7 +274,7 @@ fn plaintext_that_gets_in() {
 }
 
 #[test]
-fn pods_that_are_out_of_the_mesh_or_in_it() {
+fn pods_in_and_out_of_the_mesh_for_odd_reasons() {
     let check = |mode: &str, change: fn(&mut Pod), expect: &str| {
         let mut w = pod("edge/w", "10.0.0.1");
         change(&mut w);
@@ -299,26 +296,28 @@ fn pods_that_are_out_of_the_mesh_or_in_it() {
     check(
         "",
         |w| *w = Pod { host_network: true, ..ambient("edge/w", "10.0.0.1", "") },
-        "all the same: it uses the host's",
+        "despite this label: it uses the host network",
     );
     check(
         "",
         |w| *w = Pod { proxy: Some(OwnProxy::Sidecar), ..ambient("edge/w", "10.0.0.1", "") },
-        "it carries a sidecar",
+        "it has an Istio sidecar",
     );
     check(
         "ambient",
         |w| w.proxy = Some(OwnProxy::Gateway),
-        "~ edge/w : not in the mesh, into which edge puts its pods: it is a gateway",
+        "~ edge/w : the pod is not in the mesh, although namespace edge enrols its pods: it is an Istio gateway",
     );
     check(
         "",
         |w| *w = Pod { proxy: Some(OwnProxy::Gateway), ..ambient("edge/w", "10.0.0.1", "") },
-        "~ edge/w metadata.labels[istio.io/dataplane-mode]: a gateway",
+        "~ edge/w metadata.labels[istio.io/dataplane-mode]: an Istio gateway",
     );
-    // its address is another's
+    // another pod has its address
     let ended = Pod { phase: Phase::Terminal, ..pod("edge/w", "10.0.0.1") };
-    assert!(said(vec![ended.clone().into(), pod("edge/x", "10.0.0.1").into()]).contains("10.0.0.1 is edge/x's now"));
+    assert!(
+        said(vec![ended.clone().into(), pod("edge/x", "10.0.0.1").into()]).contains("10.0.0.1 now belongs to edge/x")
+    );
     assert_eq!(said(vec![ended.into()]), "");
 }
 

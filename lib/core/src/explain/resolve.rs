@@ -1,4 +1,4 @@
-//! From what people write, a name or an address, to an address of the mesh; where it is none, what else may be meant.
+//! Names and addresses as users write them, resolved to addresses of the mesh; suggestions for those that are unknown.
 
 use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
 
@@ -10,28 +10,28 @@ use crate::{
     world::{Addressed, Service, Workload},
 };
 
-/// Why there is nothing to explain.
+/// A source or destination that cannot be resolved.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unknown {
-    /// The source names nothing.
+    /// The source is unknown.
     #[error(
         "source {text:?}: no pod of that name, and it is not an address; write namespace/pod or an IP address{near}"
     )]
     Source {
-        /// As asked.
+        /// The text, as given.
         text: String,
-        /// What may be meant.
-        near: Near,
+        /// Known names like it.
+        near: Suggestions,
     },
-    /// The destination names nothing.
+    /// The destination is unknown.
     #[error(
         "destination {text:?}: no pod or service of that name, and it is not an address; write namespace/pod, a service's name or host, or an IP address{near}"
     )]
     Destination {
-        /// As asked.
+        /// The text, as given.
         text: String,
-        /// What may be meant.
-        near: Near,
+        /// Known names like it.
+        near: Suggestions,
     },
     /// The destination has no port.
     #[error("destination {0:?}: write DESTINATION:PORT, with an IPv6 address in brackets")]
@@ -39,28 +39,28 @@ pub enum Unknown {
     /// The service or pod has no address to connect to.
     #[error("{0} has no address to connect to")]
     NoAddress(ObjectKey),
-    /// The service is another name for something.
+    /// The service is an ExternalName.
     #[error("{service} is an ExternalName and has no address: its callers connect to {name}; ask for that")]
     ExternalName {
         /// The service.
         service: ObjectKey,
-        /// What it is another name for.
+        /// The external name.
         name: Arc<str>,
     },
-    /// The service has no VIP, and nothing that could be called instead.
+    /// The service has neither a VIP nor an endpoint.
     #[error("{0} is headless and has no endpoint to connect to")]
     Headless(ObjectKey),
 }
 
-/// What may be meant instead: a few names, of all.
+/// Known names like one that is unknown: the first few, and the count of all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Near {
+pub struct Suggestions {
     first: Vec<ObjectName>,
     all: usize,
 }
 
-impl Near {
-    /// The most that are told.
+impl Suggestions {
+    /// The most that are shown.
     const SHOWN: usize = 4;
 
     fn of<'a>(names: impl Iterator<Item = &'a ObjectName>) -> Self {
@@ -69,7 +69,7 @@ impl Near {
     }
 }
 
-impl fmt::Display for Near {
+impl fmt::Display for Suggestions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, name) in self.first.iter().enumerate() {
             write!(f, "{}{name}", if at == 0 { ", such as " } else { ", " })?;
@@ -81,7 +81,7 @@ impl fmt::Display for Near {
     }
 }
 
-/// Who connects.
+/// The source of the connection.
 #[derive(Clone)]
 pub(super) struct Source {
     pub(super) address: IpAddr,
@@ -102,7 +102,7 @@ impl Source {
         Some(Self { address, workload: self.workload.clone() })
     }
 
-    /// For people. A pod is called by its name, whoever else has its address.
+    /// For people. A pod is shown by its name, also where another claims its address.
     pub(super) fn name(&self, world: &World) -> String {
         match &self.workload {
             Some(w) => format!("pod {} ({})", w.name, self.address),
@@ -111,7 +111,7 @@ impl Source {
     }
 }
 
-/// The address that is called.
+/// The called address.
 pub(super) struct CalledAddress {
     pub(super) address: IpAddr,
     /// The headless service whose endpoint that is, and its other endpoints, which may be called as well.
@@ -142,7 +142,7 @@ pub(super) fn find_source(world: &World, text: &str) -> Result<Source, Unknown> 
         return Ok(Source { address, workload: world.workload_at(address).cloned() });
     }
     let name = text.split_once('/').map(|(ns, name)| ObjectName::new(ns, name));
-    let unknown = || Unknown::Source { text: text.to_owned(), near: Near::of(pods_like(world, text)) };
+    let unknown = || Unknown::Source { text: text.to_owned(), near: Suggestions::of(pods_like(world, text)) };
     let workload = name.and_then(|n| world.pod(&n)).ok_or_else(unknown)?;
     let no_address = || Unknown::NoAddress(ObjectKey::new(Kind::Pod, workload.name.clone()));
     let address = *workload.addresses.first().ok_or_else(no_address)?;
@@ -166,7 +166,7 @@ pub(super) fn find_called(
     };
     let unknown = || {
         let services = world.services().map(|s| &s.name).filter(|s| is_like(s, text));
-        Unknown::Destination { text: text.to_owned(), near: Near::of(services.chain(pods_like(world, text))) }
+        Unknown::Destination { text: text.to_owned(), near: Suggestions::of(services.chain(pods_like(world, text))) }
     };
     let service = match text.split_once('/') {
         Some((ns, name)) => {
@@ -191,7 +191,7 @@ fn pods_like<'a>(world: &'a World, text: &'a str) -> impl Iterator<Item = &'a Ob
     world.workloads().filter(|w| w.is_pod()).map(|w| &w.name).filter(|name| is_like(name, text))
 }
 
-/// Has the name that was asked for, in whatever namespace; or is one of many that were made by what has it.
+/// Has the given name, in any namespace; or starts with it, as the pods of a Deployment do.
 fn is_like(name: &ObjectName, text: &str) -> bool {
     let asked = text.rsplit('/').next().and_then(|name| name.split('.').next()).unwrap_or_default();
     let rest = name.name().strip_prefix(asked).filter(|_| !asked.is_empty());

@@ -59,7 +59,7 @@ fn a_service_over_the_tunnel() {
               capture              the kernel hands the connection to the tunnel
               route                Service default/b: 10.96.0.1:80 -> endpoint 10.0.0.2:8080 (default/b)
               route                HBONE to 10.0.0.2:15008 for 10.0.0.2:8080 (default/b), expecting spiffe://cluster.local/ns/default/sa/b
-              peer-authentication  PeerAuthentication default/strict: port 8080 takes mutual TLS only
+              peer-authentication  PeerAuthentication default/strict: port 8080 accepts mutual TLS only
               authorization        AuthorizationPolicy istio-system/all: ALLOW matches
         "#]],
     );
@@ -74,7 +74,7 @@ fn a_service_over_the_tunnel() {
               capture              the kernel hands the connection to the tunnel
               route                Service default/b: 10.96.0.1:80 -> endpoint 10.0.0.2:8080 (default/b)
               route                HBONE to 10.0.0.2:15008 for 10.0.0.2:8080 (default/b), expecting spiffe://cluster.local/ns/default/sa/b
-              peer-authentication  PeerAuthentication default/strict: port 8080 takes mutual TLS only
+              peer-authentication  PeerAuthentication default/strict: port 8080 accepts mutual TLS only
               authorization        AuthorizationPolicy istio-system/all: ALLOW matches
         "#]],
     );
@@ -91,8 +91,8 @@ fn from_outside() {
               resolve              destination is pod default/b (10.0.0.2), port 8080
               enrolment            Pod legacy/old: not in the mesh: no label of the pod or its namespace enrols it
               capture              left alone: the source is not in the mesh
-              capture              it arrives in plaintext and the destination's node hands it to the tunnel
-              peer-authentication  PeerAuthentication default/strict: port 8080 takes mutual TLS only
+              capture              the connection arrives in plaintext, and the destination's node hands it to the tunnel
+              peer-authentication  PeerAuthentication default/strict: port 8080 accepts mutual TLS only
         "#]],
     );
     check(
@@ -102,10 +102,10 @@ fn from_outside() {
             Plaintext Deny Some(default/strict): plaintext_refused
               resolve              source is 192.0.2.1
               resolve              destination is service b.default.svc.cluster.local (10.96.0.1), port 80
-              capture              192.0.2.1 is no pod of this mesh: it connects as it is
-              route                10.96.0.1:80 is 10.0.0.2:8080
-              capture              it arrives in plaintext and the destination's node hands it to the tunnel
-              peer-authentication  PeerAuthentication default/strict: port 8080 takes mutual TLS only
+              capture              192.0.2.1 is not a pod known to the mesh: its connections are not captured
+              route                10.96.0.1:80 leads to 10.0.0.2:8080
+              capture              the connection arrives in plaintext, and the destination's node hands it to the tunnel
+              peer-authentication  PeerAuthentication default/strict: port 8080 accepts mutual TLS only
         "#]],
     );
 }
@@ -142,7 +142,7 @@ fn left_alone() {
             Untouched Allow None: neither end is in the mesh
               resolve              source is 192.0.2.1
               resolve              destination is pod legacy/old (10.0.0.3), port 80
-              capture              192.0.2.1 is no pod of this mesh: it connects as it is
+              capture              192.0.2.1 is not a pod known to the mesh: its connections are not captured
         "#]],
     );
 }
@@ -164,12 +164,12 @@ fn services_without_an_address() {
               resolve              source is pod default/a (10.0.0.1)
               resolve              destination is pod default/b (10.0.0.2), port 80
               resolve              Service default/pods: headless: its callers connect to its endpoint, 10.0.0.2
-              resolve              Service default/pods: nothing translates its ports: port 80 of the pod is called
+              resolve              Service default/pods: ports of a headless service are not translated: port 80 of the pod is called
               enrolment            Pod default/a: in the mesh: pod label istio.io/dataplane-mode
               enrolment            Pod default/b: in the mesh: pod label istio.io/dataplane-mode
               capture              the kernel hands the connection to the tunnel
               route                HBONE to 10.0.0.2:15008 for 10.0.0.2:80 (default/b), expecting spiffe://cluster.local/ns/default/sa/b
-              peer-authentication  PeerAuthentication default/strict: port 80 takes mutual TLS only
+              peer-authentication  PeerAuthentication default/strict: port 80 accepts mutual TLS only
               authorization        AuthorizationPolicy istio-system/all: ALLOW matches
         "#]],
     );
@@ -202,7 +202,7 @@ fn a_waypoint_that_is_missing() {
         true,
         &expect![[r#"
         no policy forbids it
-          waypoint w is missing: calls go past it, as the service says
+          waypoint w is missing: calls bypass it, as underpass.dev/waypoint-failure allows
           10.96.0.1:80 -> endpoint 10.0.0.2:80 (default/b)
           HBONE to 10.0.0.2:15008 for 10.0.0.2:80 (default/b), expecting spiffe://cluster.local/ns/default/sa/b
     "#]],
@@ -214,9 +214,9 @@ fn a_policy_that_is_tried_out() {
     let all = model([
         ambient("default/a", "10.0.0.1", "").into(),
         ambient("default/b", "10.0.0.2", "").into(),
-        AuthorizationPolicy { dry_run: true, ..policy("default/nobody", Action::Allow, Vec::new()) }.into(),
+        AuthorizationPolicy { dry_run: true, ..policy("default/no-callers", Action::Allow, Vec::new()) }.into(),
         AuthorizationPolicy { dry_run: true, ..policy("default/no-one", Action::Deny, vec![Rule::default()]) }.into(),
-        AuthorizationPolicy { dry_run: true, ..policy("other/nobody", Action::Allow, Vec::new()) }.into(),
+        AuthorizationPolicy { dry_run: true, ..policy("other/no-callers", Action::Allow, Vec::new()) }.into(),
     ]);
     let explained = explain(&all, "default/a", "default/b:80").unwrap();
     assert_eq!((explained.verdict, explained.policy), (Answer::Allow, None));
@@ -225,12 +225,12 @@ fn a_policy_that_is_tried_out() {
     expect![[r#"
         None no ALLOW policy applies: allowed
         Some(AuthorizationPolicy default/no-one) dry run: it would be denied
-        Some(AuthorizationPolicy default/nobody) dry run: it would be denied
+        Some(AuthorizationPolicy default/no-callers) dry run: it would be denied
     "#]]
     .assert_eq(&steps);
 }
 
-/// Whoever was told a reason finds it in the access log.
+/// A reason that explain gives can be searched for in the access log.
 #[test]
 fn reasons_are_those_of_the_log() {
     let about = |app: &str, p: AuthorizationPolicy| {
@@ -250,7 +250,7 @@ fn reasons_are_those_of_the_log() {
         Service { internal_traffic: InternalTraffic::Local, ..service("default/local app=far 10.96.0.4 80") }.into(),
         Pod { node: Some("node-2".into()), ..ambient("default/far", "10.0.0.6", "app=far") }.into(),
         peer_authentication("default/strict app=shut STRICT").into(),
-        about("app=shut", policy("default/nobody", Action::Allow, Vec::new())),
+        about("app=shut", policy("default/no-callers", Action::Allow, Vec::new())),
         about("app=b", policy("default/no", Action::Deny, vec![Rule::default()])),
         about("app=l7", policy("default/gets", Action::Deny, vec![by_method])),
     ]);
@@ -273,7 +273,7 @@ fn reasons_are_those_of_the_log() {
 
 /// Several endpoints, and all that can be said about choosing one of them.
 #[test]
-fn why_this_endpoint() {
+fn choice_of_an_endpoint() {
     let pod = |n: u8, on: &str, change: fn(&mut Pod)| {
         let mut pod = ambient(&format!("default/s{n}"), &format!("10.0.1.{n}"), "app=s");
         pod.node = Some(on.into());
@@ -302,8 +302,8 @@ fn why_this_endpoint() {
     check(
         s(),
         &expect![[r#"
-        ready before terminating: 4 of 5
-        weight 0 gets nothing while others are there: 3 of 4
+        ready endpoints before terminating ones: 4 of 5
+        endpoints of weight 0 left out: 3 of 4
         one by weight of 3 endpoints: 10.0.1.1:80 (default/s1, weight 1), 10.0.1.2:80 (default/s2, weight 3), 10.0.1.3:80 (default/s3, weight 1)
         10.96.0.2:80 -> endpoint 10.0.1.1:80 (default/s1)
         HBONE to 10.0.1.1:15008 for 10.0.1.1:80 (default/s1), expecting spiffe://cluster.local/ns/default/sa/s1
@@ -312,8 +312,8 @@ fn why_this_endpoint() {
     check(
         Service { distribution: Some(Distribution::SameZone), affinity: Affinity::ClientIp, ..s() },
         &expect![[r#"
-            ready before terminating: 4 of 5
-            weight 0 gets nothing while others are there: 3 of 4
+            ready endpoints before terminating ones: 4 of 5
+            endpoints of weight 0 left out: 3 of 4
             PreferSameZone: in the same zone: 2 of 3
             sessionAffinity ClientIP: 10.0.0.1 always goes to the same of 2 endpoints: 10.0.1.2:80 (default/s2, weight 3), 10.0.1.3:80 (default/s3, weight 1)
             10.96.0.2:80 -> endpoint 10.0.1.2:80 (default/s2)
@@ -324,8 +324,8 @@ fn why_this_endpoint() {
         Service { internal_traffic: InternalTraffic::Local, ..s() },
         &expect![[r#"
         internalTrafficPolicy Local: only endpoints on node-1: 4 of 5
-        ready before terminating: 3 of 4
-        weight 0 gets nothing while others are there: 2 of 3
+        ready endpoints before terminating ones: 3 of 4
+        endpoints of weight 0 left out: 2 of 3
         one by weight of 2 endpoints: 10.0.1.2:80 (default/s2, weight 3), 10.0.1.3:80 (default/s3, weight 1)
         10.96.0.2:80 -> endpoint 10.0.1.2:80 (default/s2)
         HBONE to 10.0.1.2:15008 for 10.0.1.2:80 (default/s2), expecting spiffe://cluster.local/ns/default/sa/s2
@@ -334,7 +334,7 @@ fn why_this_endpoint() {
 }
 
 #[test]
-fn what_may_be_meant() {
+fn suggestions() {
     let check = |source: &str, destination: &str, want: &str| {
         let mut objects: Vec<Object> = vec![
             ambient("a/web-7d9f-x", "10.0.0.1", "app=web").into(),
@@ -350,7 +350,7 @@ fn what_may_be_meant() {
     check("web", "b/web:80", "write namespace/pod or an IP address, such as a/web-7d9f-x, b/web");
     check("c/web", "b/web:80", "or an IP address, such as a/web-7d9f-x, b/web");
     check("m", "b/web:80", "or an IP address, such as many/m-0, many/m-1, many/m-2, many/m-3 and 2 more");
-    check("nobody", "b/web:80", "or an IP address");
+    check("unknown", "b/web:80", "or an IP address");
     check("", "b/web:80", "or an IP address");
     check("many/m-1", "web:80", "or an IP address, such as a/web, a/web-7d9f-x, b/web");
     check("many/m-1", "web.c.svc.cluster.local:80", "or an IP address, such as a/web, a/web-7d9f-x, b/web");
@@ -449,7 +449,7 @@ fn the_source_has_an_address_of_each_family() {
     check("ring/four", "[fd00::6]:80", "refused deny unreachable");
     check("ring/four", "10.0.0.6:80", "hbone allow");
     check("ring/four", "[::1]:80", "untouched allow");
-    // who is no pod has the address that was written
+    // the address of a source that is no pod is as written
     check("192.0.2.1", "[fd00::6]:80", "plaintext allow");
 }
 
@@ -608,7 +608,7 @@ fn names_below_a_headless_service() {
     second.labels.extend(labels("second=yes"));
     let e = explain(&mesh(&second), "data/app", "ledger:5432").unwrap();
     assert!(
-        e.steps.iter().any(|s| s.says == "the endpoints differ (10.0.0.1: allow, 10.0.0.2: deny)"),
+        e.steps.iter().any(|s| s.says == "the verdict depends on the endpoint (10.0.0.1: allow, 10.0.0.2: deny)"),
         "{:?}",
         e.steps
     );

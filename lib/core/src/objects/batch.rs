@@ -1,5 +1,5 @@
-//! Changes to objects. A door turns what it saw (a file, a watch event) into a [`Batch`]; the keeper is the only one that
-//! resolves it. Changes to different objects commute; of two changes to one object the later counts.
+//! Changes to objects. A door turns what it saw (a file, a watch event) into a [`Batch`]; the keeper is the only one
+//! that resolves it. Changes to different objects commute; of two changes to one object the later counts.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::{
     world::AuthorizationPolicy,
 };
 
-/// Any object, shared by whoever keeps it.
+/// Any object, in one shared copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Object {

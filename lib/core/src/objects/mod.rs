@@ -1,5 +1,6 @@
-//! What users write, validated: the objects of Kubernetes and Istio as far as the mesh reads them. Doors make them,
-//! [`crate::resolve`] turns them into the facts of a [`World`](crate::World); no decision about a connection looks at one.
+//! Objects: what users write, validated, of Kubernetes and Istio, as far as the mesh reads it. Doors make them,
+//! [`crate::resolve`] turns them into the facts of a [`World`](crate::World); no decision about a connection looks at
+//! one.
 
 mod batch;
 mod namespace;

@@ -17,7 +17,7 @@ pub enum Phase {
     /// The usual state.
     #[default]
     Running,
-    /// `Succeeded` or `Failed`: its address may already belong to somebody else.
+    /// `Succeeded` or `Failed`: its address may already belong to another pod.
     Terminal,
 }
 
@@ -30,7 +30,7 @@ pub struct ContainerPort {
     pub port: u16,
 }
 
-/// What a proxy of Istio's does in a pod.
+/// The role of an Istio proxy in a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum OwnProxy {
     /// It carries the connections of the application beside it: the pod has a mesh already.
@@ -72,7 +72,7 @@ pub struct Pod {
     pub annotations: Labels,
     /// `spec.serviceAccountName`, `default` where it is missing.
     pub service_account: Arc<str>,
-    /// What made it; none: it was made by hand.
+    /// Its owner; none: it was made by hand.
     pub owner: Option<Owner>,
     /// TCP ports that its containers declare. They may listen on others.
     pub ports: Vec<ContainerPort>,
@@ -81,7 +81,7 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// The pod owns addresses that traffic can be sent to and that tell who sent it.
+    /// The pod owns addresses: traffic can be sent to them, and as source they identify it.
     #[must_use]
     pub fn has_own_addresses(&self) -> bool {
         !self.host_network && self.phase != Phase::Terminal && !self.addresses.is_empty()
@@ -93,20 +93,20 @@ impl Pod {
         self.ports.iter().find(|p| &*p.name == name && !name.is_empty()).map(|p| p.port)
     }
 
-    /// What Istio's metrics call the workload: the object that made the pod, else the pod.
+    /// The workload name in Istio's metrics: the pod's owner, else the pod.
     #[must_use]
     pub fn workload_name(&self) -> &str {
         self.owner.as_ref().map_or(self.name.name(), |owner| &owner.name)
     }
 
-    /// What Istio's metrics call the canonical service: the first of three labels, else the workload's name.
+    /// The canonical service in Istio's metrics: the first of three labels, else the workload's name.
     #[must_use]
     pub fn canonical_service(&self) -> &str {
         self.label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"])
             .unwrap_or(self.workload_name())
     }
 
-    /// What Istio's metrics call the canonical revision: the first of three labels, else `latest`.
+    /// The canonical revision in Istio's metrics: the first of three labels, else `latest`.
     #[must_use]
     pub fn canonical_revision(&self) -> &str {
         self.label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]).unwrap_or("latest")

@@ -17,8 +17,8 @@ pub struct Service {
     pub name: ObjectName,
     /// `spec.clusterIPs` without `None`, canonical. Empty: headless or ExternalName.
     pub vips: Vec<IpAddr>,
-    /// `spec.externalIPs`, and those of `status.loadBalancer.ingress` that nodes deliver themselves, canonical: its own as
-    /// well, unless they are another's.
+    /// `spec.externalIPs`, and those of `status.loadBalancer.ingress` that nodes deliver themselves, canonical: its own
+    /// as well, unless they are another's.
     pub external: Vec<IpAddr>,
     /// TCP ports; others are not the mesh's.
     pub ports: Vec<ServicePort>,
@@ -68,7 +68,8 @@ pub struct SliceEndpoint {
     pub target: Option<ObjectName>,
     /// `conditions.ready`; true where it is missing, as the API says.
     pub ready: bool,
-    /// `conditions.terminating` and `conditions.serving`: it goes, and still takes what nobody else can.
+    /// `conditions.terminating` and `conditions.serving`: it is terminating, and takes connections where no endpoint is
+    /// ready.
     pub draining: bool,
     /// `nodeName`.
     pub node: Option<Arc<str>>,
@@ -79,7 +80,7 @@ pub struct SliceEndpoint {
 }
 
 impl SliceEndpoint {
-    /// Where it is reached. The API gives further addresses no meaning.
+    /// Its address. The API gives further ones no meaning.
     #[must_use]
     pub fn address(&self) -> Option<IpAddr> {
         self.addresses.first().copied()

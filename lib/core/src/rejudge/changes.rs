@@ -1,9 +1,9 @@
-//! What a change may concern. A node has many open connections, few pods and few destinations, and most changes are about
-//! others: the way from one World to the next names the few pods, addresses, services and policies on which another verdict
-//! may rest, and only their connections are judged again.
+//! The connections that a change may concern. A node has many open connections, few pods and few destinations, and most
+//! changes are about others: the difference from one World to the next names the few pods, addresses, services and
+//! policies on which another verdict may rest, and only their connections are judged again.
 //!
-//! What must hold: where [`Changes::may_concern`] says no, [`check`](super::check) answers as before. And what an index of
-//! connections finds by the lists here is all that it says yes to.
+//! What must hold: where [`Changes::may_concern`] says no, [`check`](super::check) answers as before. And what an index
+//! of connections finds by the lists here is all that it says yes to.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -13,7 +13,7 @@ use crate::{
     world::{Delta, Scope, Uid, Version, Workload},
 };
 
-/// From one World to another.
+/// What differs between two Worlds, as far as verdicts rest on it.
 #[derive(Debug)]
 pub struct Changes<'a> {
     new: &'a World,
@@ -24,7 +24,7 @@ pub struct Changes<'a> {
     services: BTreeSet<&'a ObjectName>,
     /// Namespaces all of whose workloads other policies apply to, or other modes of mutual TLS.
     namespaces: BTreeSet<&'a str>,
-    /// Policies that apply to those who name them.
+    /// Policies that apply to the workloads which name them.
     selecting: BTreeSet<&'a ObjectName>,
 }
 
@@ -88,14 +88,14 @@ impl<'a> Changes<'a> {
         self.services.iter().copied()
     }
 
-    /// Some policy or mode of mutual TLS differs: [`Self::judges_otherwise`] says about whom.
+    /// Some policy or mode of mutual TLS differs: [`Self::judges_otherwise`] says of which workloads.
     #[must_use]
     pub fn has_policies(&self) -> bool {
         !self.namespaces.is_empty() || !self.selecting.is_empty()
     }
 
-    /// The namespaces of all workloads of which [`Self::judges_otherwise`] says yes; none: they may be in any. A policy selects
-    /// in its own namespace, one of the root namespace in all.
+    /// The namespaces of all workloads of which [`Self::judges_otherwise`] says yes; none: they may be in any. A policy
+    /// selects in its own namespace, one of the root namespace in all.
     #[must_use]
     pub fn scopes(&self) -> Option<BTreeSet<&'a str>> {
         let root = &*self.new.settings().root_namespace;
@@ -131,7 +131,7 @@ impl<'a> Changes<'a> {
         }
     }
 
-    /// Of a plain connection: whoever has the target's address may be in the mesh now, and judged for.
+    /// Of a plain connection: the owner of the target's address may be in the mesh now, where policies apply to it.
     #[must_use]
     pub fn owner_judges_otherwise(&self, target: IpAddr) -> bool {
         self.new.workload_at(target).is_some_and(|owner| self.judges_otherwise(owner))

@@ -1,18 +1,19 @@
-//! Judging an open connection again after a change. Both ends keep a [`Judged`] for each of their connections, and check
-//! it against every new World, with the functions that admitted it.
+//! Judging an open connection again after a change. Both ends keep a [`Judged`] for each of their connections, and
+//! check it against every new World, with the functions that admitted it.
 //!
 //! | it was opened | it ends where the World now says that |
 //! |---|---|
 //! | towards a pod of this node | the pod, or its address, is gone; [`admit`](mod@crate::admit) denies it |
-//! | by one, through a tunnel to the target's node | the pod or its address is gone; it, or whoever has the target's address, is somebody else; a waypoint is wanted |
-//! | by one, through a tunnel to a gateway | the pod or its address is gone; it is somebody else; a waypoint is wanted |
-//! | by one, through a tunnel to a waypoint | the pod or its address is gone; it is somebody else |
+//! | by one, through a tunnel to the target's node | the pod or its address is gone; its identity, or that of the target address's owner, is another; a waypoint is wanted |
+//! | by one, through a tunnel to a gateway | the pod or its address is gone; its identity is another; a waypoint is wanted |
+//! | by one, through a tunnel to a waypoint | the pod or its address is gone; its identity is another |
 //! | by one, plain | the pod or its address is gone; a waypoint is wanted; the target is in the mesh now and would not take it as plaintext |
 //!
-//! What was chosen once stays chosen: a connection does not end because its endpoint left the service, is not ready, or the
-//! service is gone; nor because one of its ends leaves the mesh, whose release ends it, nor because its address is claimed
-//! twice, which changes nothing about who holds the other end. A waypoint or a gateway chooses where a connection ends:
-//! who has the target's address says nothing about who answered, and the hop's own end judges it.
+//! What was chosen once stays chosen: a connection does not end because its endpoint left the service, is not ready, or
+//! the service is gone; nor because one of its ends leaves the mesh, whose release ends it, nor because its address is
+//! claimed twice, which does not change the other end. A waypoint or a gateway chooses where a
+//! connection ends: the owner of the target's address says nothing about the peer that answered, and the hop's own end
+//! judges it.
 //!
 //! The race of a change with a connection being opened: register first, then compare `judged_at` with the current
 //! version and check again if it differs. Between the two no change can be missed.
@@ -32,18 +33,18 @@ use crate::{
     world::{Uid, Version, Workload},
 };
 
-/// What was judged, and when.
+/// An open connection as it was judged: by which pod, on what basis, in which World.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judged {
-    /// The pod of this node: whom it was opened to, or by.
+    /// The pod of this node that accepted or opened it.
     pub pod: Uid,
-    /// What it was judged by.
+    /// What the verdict rests on.
     pub basis: Basis,
     /// The World that admitted it.
     pub judged_at: Version,
 }
 
-/// Which way a connection goes, and what its verdict rests on.
+/// What the verdict about a connection rests on, by its direction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Basis {
     /// To the pod.
@@ -63,23 +64,23 @@ pub enum Basis {
         from: IpAddr,
         /// The service whose VIP was called.
         service: Option<ObjectName>,
-        /// Where the application listens that was chosen.
+        /// The chosen destination: the application's address and target port.
         target: SocketAddr,
         /// How it is carried there.
         path: OutboundPath,
     },
 }
 
-/// What carries an outbound connection.
+/// The path of an outbound connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OutboundPath {
     /// A tunnel to the next hop.
     Tunnel {
-        /// Whom the pod showed itself as.
+        /// The identity of the pod's certificate.
         own: Identity,
-        /// What it goes to.
+        /// The kind of the next hop.
         hop: HopKind,
-        /// Who could answer there.
+        /// The identities that may answer there.
         identities: Identities,
     },
     /// Nothing: it goes on as it came.
@@ -104,7 +105,7 @@ const fn deny(reason: Reason) -> Verdict {
     Verdict::Deny { policy: None, reason }
 }
 
-/// What `world` says about it now.
+/// The verdict of `world` about it.
 #[must_use]
 pub fn check(world: &World, judged: &Judged) -> Verdict {
     let pod = &judged.pod;
@@ -128,7 +129,7 @@ pub fn check(world: &World, judged: &Judged) -> Verdict {
 }
 
 fn outbound(world: &World, source: &Workload, from: IpAddr, target: SocketAddr, path: &OutboundPath) -> Verdict {
-    // Nobody known, or more than one: that says nothing about who was there when it was opened.
+    // No owner, or more than one: that says nothing about the owner at the time it was opened.
     let destination = world.workload_at(target.ip());
     match path {
         OutboundPath::Tunnel { own, hop, identities } => {
@@ -154,13 +155,13 @@ fn outbound(world: &World, source: &Workload, from: IpAddr, target: SocketAddr, 
 /// The pod that a connection of this node comes from: it is known, and `from` is its address.
 ///
 /// # Errors
-/// Why it may open none.
+/// The reason why it may open none.
 pub fn source<'a>(world: &'a World, pod: &Uid, from: IpAddr) -> Result<&'a Arc<Workload>, Reason> {
     let source = world.workload(pod).ok_or(Reason::PodGone)?;
     if source.addresses.contains(&from) { Ok(source) } else { Err(Reason::BadSource) }
 }
 
-/// What was called wants a waypoint that is not there: what only it could judge must not go on unjudged.
+/// The called service or pod requires a waypoint that does not exist: its L7 policy must not be bypassed.
 fn wants_waypoint(world: &World, service: Option<&ObjectName>, target: IpAddr) -> bool {
     match service {
         Some(service) => world.service(service).is_some_and(|s| s.waypoint.is_some() && !s.waypoint_optional),

@@ -16,7 +16,7 @@ use crate::{
     world::{Action, Addressed, AuthorizationPolicy, MeshSettings, Scope},
 };
 
-/// Pods a and b in the mesh, z outside; services `b` (of b), `z` (of z), and `other` (of nobody).
+/// Pods a and b in the mesh, z outside; services `b` (of b), `z` (of z), and `other` (of no pod).
 fn objects() -> Vec<Object> {
     vec![
         namespace("default").into(),
@@ -61,7 +61,7 @@ fn through(hop: HopKind, accounts: &[&str]) -> OutboundPath {
 }
 
 /// The open connections, by name: a's to b at b's node, z's to b, and at a's node those to b, to b and to z by their
-/// services, and to z by nobody's.
+/// services, and to z by that of none.
 fn open(v4: bool) -> [(&'static str, Judged); 5] {
     let (from, b, z) = (ip(A, v4), ip(B, v4), ip(Z, v4));
     let to_b = |peer, identity| ("default/b", Basis::Inbound { address: b, port: 80, peer, identity });
@@ -135,8 +135,8 @@ fn policies() {
     let denies = |rules| policy("default/p", Action::Deny, rules);
     let (not_allowed, denied) = (Reason::NotAllowed, Reason::Denied);
     let both = [("inbound", not_allowed.clone(), "default/p"), ("plaintext", not_allowed.clone(), "default/p")];
-    ends("ALLOW of nobody", [allow(vec![]).into()], &both);
-    ends("ALLOW of everybody", [allow(vec![Rule::default()]).into()], &[]);
+    ends("ALLOW of none", [allow(vec![]).into()], &both);
+    ends("ALLOW of all", [allow(vec![Rule::default()]).into()], &[]);
     ends("ALLOW of a", [allow(vec![from(OF_A)]).into()], &[("plaintext", not_allowed.clone(), "default/p")]);
     ends("ALLOW of x", [allow(vec![from(OF_X)]).into()], &both);
     ends("DENY of a", [denies(vec![from(OF_A)]).into()], &[("inbound", denied.clone(), "default/p")]);
@@ -243,9 +243,9 @@ fn identities() {
         w.service_account = account.into();
         Object::from(w)
     };
-    let somebody_else = [("direct", Reason::Identity, ""), ("service", Reason::Identity, "")];
-    ends("a is somebody else", [with(a(), "x")], &somebody_else);
-    ends("b is somebody else", [with(b(), "x")], &somebody_else);
+    let another_identity = [("direct", Reason::Identity, ""), ("service", Reason::Identity, "")];
+    ends("a has another identity", [with(a(), "x")], &another_identity);
+    ends("b has another identity", [with(b(), "x")], &another_identity);
     ends("z is", [with(pod("default/z", Z), "x")], &[]);
     // Another trust domain is another identity, an alias is not.
     let settings = |domain: &str, alias: Option<&str>| MeshSettings {
@@ -254,11 +254,12 @@ fn identities() {
         ..MeshSettings::default()
     };
     let under = |s: MeshSettings| move |model: &mut Model| drop(model.set_settings(s.clone()));
-    check_world("trust domain", under(settings("td.example", None)), &somebody_else);
+    check_world("trust domain", under(settings("td.example", None)), &another_identity);
     check_world("alias", under(settings("cluster.local", Some("td.example"))), &[]);
 }
 
-/// Whether a's connection to b stays over each kind of hop where `change` happens: to the target's node, a waypoint, a gateway.
+/// Whether a's connection to b stays over each kind of hop where `change` happens: to the target's node, a waypoint, a
+/// gateway.
 fn stay_over(accounts: &[&str], service: Option<&str>, change: impl Fn(&mut Model)) -> [bool; 3] {
     let before = model(objects());
     let mut after = before.clone();
@@ -316,7 +317,7 @@ fn addresses_and_objects() {
     ends("a's address", [ambient("default/a", "10.0.0.7 fd00::7", "app=a").into()], &of_a(Reason::BadSource));
     // One address of another family more or less is none of theirs.
     ends("b's other addresses", [ambient("default/b", &format!("{B} fd00::77"), "app=b").into()], &[]);
-    // Claimed twice: who holds the other end is as it was.
+    // Claimed twice: the other end is as it was.
     for addresses in [A, B, Z] {
         ends("claimed twice", [ambient("default/thief", addresses, "").into()], &[]);
     }

@@ -1,5 +1,6 @@
-//! Which pod has an address, of all whose objects name it. Objects come and go later than the pods that they describe:
-//! one that is being deleted, or whose node is gone, may name an address that the network gave to another pod long ago.
+//! The owner of an address among all pods whose objects name it. Objects come and go later than the pods that they
+//! describe: one that is being deleted, or whose node is gone, may name an address that the network gave to another pod
+//! long ago.
 //!
 //! What must hold: a pod that leaves never takes an address away from a pod that stays, and two pods that stay never
 //! share one. Only where all that name an address leave does it stay theirs.
@@ -12,15 +13,15 @@ use crate::{
     objects::{Pod, SliceEndpoint},
 };
 
-/// Whom an endpoint of a slice means, seen from a pod that has its address.
+/// The pod that an endpoint of a slice means, seen from a pod that has its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Meant {
+pub(super) enum EndpointTarget {
     /// This pod.
-    It,
+    ThisPod,
     /// A pod that has the address no longer, or one of several, and the slice does not say which.
     Outdated,
     /// Another one of several.
-    Another,
+    OtherPod,
 }
 
 impl Resolver {
@@ -34,7 +35,7 @@ impl Resolver {
         if staying.is_empty() { named.iter().collect() } else { staying }
     }
 
-    /// Does the pod have this address of its, or another one by now?
+    /// Whether the pod still owns this address of its.
     pub(super) fn holds(&self, pod: &Pod, ip: IpAddr) -> bool {
         match self.index.owners.get(&ip) {
             [one] => *one == pod.name,
@@ -49,19 +50,19 @@ impl Resolver {
         pod.deleted || pod.node.as_ref().is_some_and(is_gone)
     }
 
-    /// Some node is declared: who is on another one is nowhere.
+    /// Some node is declared: pods of undeclared nodes are gone.
     pub(super) fn knows_nodes(&self) -> bool {
         self.sources.of_kind(Kind::Node, None).next().is_some()
     }
 
-    /// Whom an endpoint means that lists an address of `pod`.
-    pub(super) fn meant(&self, pod: &Pod, ip: IpAddr, endpoint: &SliceEndpoint) -> Meant {
+    /// The pod that an endpoint means which lists an address of `pod`.
+    pub(super) fn meant(&self, pod: &Pod, ip: IpAddr, endpoint: &SliceEndpoint) -> EndpointTarget {
         let holders = self.holders(ip);
         match &endpoint.target {
-            Some(target) if *target == pod.name => Meant::It,
-            Some(target) if holders.contains(&target) => Meant::Another,
-            None if holders.len() == 1 => Meant::It,
-            _ => Meant::Outdated,
+            Some(target) if *target == pod.name => EndpointTarget::ThisPod,
+            Some(target) if holders.contains(&target) => EndpointTarget::OtherPod,
+            None if holders.len() == 1 => EndpointTarget::ThisPod,
+            _ => EndpointTarget::Outdated,
         }
     }
 }
@@ -75,7 +76,7 @@ mod tests {
         world::Addressed,
     };
 
-    /// Which pod has 10.0.0.1: old and new, changed by these.
+    /// Checks the owner of 10.0.0.1 among the pods old and new, changed by these.
     fn check(old: fn(&mut Pod), new: fn(&mut Pod), nodes: &[&str], expect: Option<&str>) {
         let pod = |name: &str, change: fn(&mut Pod)| {
             let mut pod = ambient(name, "10.0.0.1", "");
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_takes_no_address_along() {
+    fn a_leaving_pod_takes_no_address_along() {
         check(|_| {}, |_| {}, &[], None);
         check(|w| w.deleted = true, |_| {}, &[], Some("new"));
         check(|w| w.deleted = true, |w| w.deleted = true, &[], None);

@@ -1,5 +1,6 @@
-//! What a changed object takes part in, and therefore has to be computed anew. The reverse indexes are changed here as well,
-//! so that whatever stops taking part is found before, and what begins to after.
+//! The facts and findings that a changed object takes part in, and that therefore have to be computed anew. The reverse
+//! indexes are changed here as well, so that facts that stop depending on it are found before, and those that begin to
+//! after.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +16,7 @@ use crate::{
     world::{AuthorizationPolicy, Locality, Scope, Uid},
 };
 
-/// What has to be computed anew.
+/// The facts and findings that have to be computed anew.
 #[derive(Debug, Default)]
 pub(super) struct Dirty {
     /// Pods.
@@ -28,9 +29,9 @@ pub(super) struct Dirty {
     pub(super) policies: BTreeSet<ObjectName>,
     /// Namespaces.
     pub(super) mtls: BTreeSet<Arc<str>>,
-    /// Objects about which something else may be found.
+    /// Objects whose findings may differ.
     pub(super) findings: BTreeSet<ObjectKey>,
-    /// Workloads that are called something else now.
+    /// Workloads that have another uid now.
     pub(super) gone: Vec<Uid>,
     /// Pods that these select: by namespace; none: in all of them.
     selected_by: BTreeMap<Option<Arc<str>>, AnyOf>,
@@ -123,7 +124,7 @@ impl Resolver {
         }
     }
 
-    /// A pod whose node is not there leaves: who has an address that several name may depend on it.
+    /// A pod whose node does not exist leaves: the owner of an address that several pods name may depend on it.
     fn mark_contested(&self, node: &str, dirty: &mut Dirty) {
         let nodes = self.sources.of_kind(Kind::Node, None).count();
         if nodes <= 1 {

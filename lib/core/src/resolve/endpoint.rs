@@ -1,14 +1,15 @@
-//! The endpoints of services, as facts of the workloads that they are: from EndpointSlices, or from a service's selector.
+//! The endpoints of services, as part of the facts about their workloads: from EndpointSlices, or from a service's
+//! selector.
 //!
 //! In Kubernetes slices are the only truth, and a controller makes them from the selector. So slices count alone where
 //! a service has any; without one (manifests that no cluster has run) its selector does what the controller would do.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use super::{Resolver, claim::Meant};
+use super::{Resolver, claim::EndpointTarget};
 use crate::{
     ObjectName,
-    enrol::{Because, Enrolment},
+    enrol::{Enrolment, EnrolmentReason},
     labels::selects,
     objects::{DEFAULT_WEIGHT, EndpointSlice, Pod, Service, SliceEndpoint},
     world::{Endpoint, Hints, Locality, Mtls, ServicePort, TargetPort, Uid, Workload},
@@ -22,9 +23,9 @@ impl Resolver {
             let Some((service, ip)) = self.sources.service(&slice.service).zip(endpoint.address()) else { continue };
             let listed = of_slice(service, slice, endpoint, pod.weight);
             all.add(match self.meant(pod, ip, endpoint) {
-                Meant::It => listed,
-                Meant::Outdated => listed.map(outdated),
-                Meant::Another => None,
+                EndpointTarget::ThisPod => listed,
+                EndpointTarget::Outdated => listed.map(outdated),
+                EndpointTarget::OtherPod => None,
             });
         }
         for service in self.selecting_services(pod) {
@@ -33,7 +34,7 @@ impl Resolver {
         all.in_order()
     }
 
-    /// Where slices list an address that the pod has.
+    /// The entries of slices that list an address of the pod.
     pub(super) fn listings<'a>(
         &'a self,
         pod: &'a Pod,
@@ -42,7 +43,7 @@ impl Resolver {
         own.flat_map(|ip| self.listed(*ip))
     }
 
-    /// Where slices list an address.
+    /// The entries of slices that list an address.
     fn listed(&self, ip: IpAddr) -> impl Iterator<Item = (&EndpointSlice, &SliceEndpoint)> {
         let slices = self.index.listed_by.get(&ip).iter().filter_map(|slice| self.slice(slice));
         slices.flat_map(move |slice| {
@@ -66,7 +67,7 @@ impl Resolver {
         let ports: Arc<[_]> = service.ports.iter().filter_map(|p| Some((p.port, target(p)?))).collect();
         let of_family = |v4: bool| pod.addresses.iter().copied().find(|ip| ip.is_ipv4() == v4);
         let addresses = [of_family(true), of_family(false)];
-        // It has none, whatever it selects.
+        // It has none, even where it has a selector.
         let addresses = addresses.into_iter().flatten().filter(|_| service.external_name.is_none());
         addresses.map(move |address| {
             let endpoint = Endpoint {
@@ -101,7 +102,7 @@ impl Resolver {
             uid: Uid::of_slice(&self.settings.cluster, &slice.name, address),
             addresses: vec![address],
             account: None,
-            enrolment: Enrolment::outside(Because::NoPod),
+            enrolment: Enrolment::outside(EnrolmentReason::NoPod),
             host_network: false,
             waypoint: None,
             policies: Vec::new(),
@@ -138,16 +139,16 @@ fn of_slice(service: &Service, slice: &EndpointSlice, endpoint: &SliceEndpoint, 
     })
 }
 
-/// It takes no connections, whatever is said about its readiness.
+/// It takes no connections, ready or not.
 fn outdated(endpoint: Endpoint) -> Endpoint {
     Endpoint { ready: false, draining: false, outdated: true, ..endpoint }
 }
 
-/// What tells the endpoints of a workload apart.
+/// The key of an endpoint among those of its workload.
 type EndpointKey = (ObjectName, IpAddr, Arc<[(u16, u16)]>, bool);
 
-/// The endpoints of one workload. While a controller moves one from one slice to another it stands in both: it is one all
-/// the same.
+/// The endpoints of one workload. While a controller moves one from one slice to another it stands in both: it is one
+/// all the same.
 #[derive(Default)]
 struct Merged(BTreeMap<EndpointKey, Endpoint>);
 

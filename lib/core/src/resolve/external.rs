@@ -1,5 +1,5 @@
-//! Addresses that a Service says are its own: `externalIPs`, and those of its load balancer. No API server hands them out,
-//! so that a Service may name any address of the world, a pod's or a node's among them, and several Services may share
+//! External addresses of Services: `externalIPs`, and those of load balancers. No API server assigns them, so that a
+//! Service may name any address, a pod's or a node's among them, and several Services may share
 //! one.
 //!
 //! What must hold: by naming an address a Service takes away nothing that is another's. Such an address is the
@@ -16,8 +16,8 @@ impl Resolver {
         self.others(service, ip).next().is_none() && self.index.hosts.get(&ip).is_empty()
     }
 
-    /// Who else has an address that a service names: pods, Services by their VIPs, Services that name it as well. Nodes are not
-    /// among them.
+    /// The other owners of an address that a service names: pods, Services by their VIPs, Services that name it as
+    /// well. Nodes are not among them.
     pub(super) fn others<'a>(&'a self, service: &'a Service, ip: IpAddr) -> impl Iterator<Item = ObjectKey> + 'a {
         let key = |kind| move |name: &ObjectName| ObjectKey::new(kind, name.clone());
         let pods = self.holders(ip).into_iter().map(key(Kind::Pod));
@@ -35,7 +35,7 @@ mod tests {
         world::Addressed,
     };
 
-    /// Who has 198.51.100.7, which default/a names, beside these.
+    /// Checks the owner of 198.51.100.7, which default/a names, beside these objects.
     fn check(others: Vec<Object>, expect: &str, told: &str) {
         let external = |text: &str| Service { external: vec!["198.51.100.7".parse().unwrap()], ..service(text) };
         let all = others.into_iter().map(|o| match o {
@@ -55,15 +55,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_anothers_stays_anothers() {
+    fn an_address_with_another_owner_is_not_external() {
         check(vec![], "default/a", "");
         let pod_there = ambient("default/p", "198.51.100.7", "");
-        check(vec![pod_there.into()], "default/p", "198.51.100.7 is Pod default/p's");
-        check(vec![service("default/b - 198.51.100.7 80").into()], "default/b", "198.51.100.7 is Service default/b's");
-        check(vec![service("default/b - - 80").into()], "Unknown", "198.51.100.7 is Service default/b's");
+        check(vec![pod_there.into()], "default/p", "198.51.100.7 belongs to Pod default/p");
+        check(
+            vec![service("default/b - 198.51.100.7 80").into()],
+            "default/b",
+            "198.51.100.7 belongs to Service default/b",
+        );
+        check(vec![service("default/b - - 80").into()], "Unknown", "198.51.100.7 belongs to Service default/b");
         let of_node = Node { addresses: vec!["198.51.100.7".parse().unwrap()], ..node("node-1", "") };
-        check(vec![of_node.into()], "Unknown", "198.51.100.7 is a node's");
+        check(vec![of_node.into()], "Unknown", "198.51.100.7 belongs to a node");
         let on_host = Pod { host_network: true, ..pod("default/h", "198.51.100.7") };
-        check(vec![on_host.into()], "Unknown", "198.51.100.7 is a node's");
+        check(vec![on_host.into()], "Unknown", "198.51.100.7 belongs to a node");
     }
 }

@@ -1,5 +1,5 @@
-//! What is surprising about objects that are valid: said loudly, on the object, because its author expects something
-//! else than what happens. What is invalid never gets here; the door reports that.
+//! Findings: surprises about objects that are valid, reported on the object, because its author expects something else
+//! than what happens. What is invalid never gets here; the door reports that.
 
 use std::net::IpAddr;
 
@@ -12,19 +12,19 @@ use crate::{
     world::{Action, AuthorizationPolicy, MeshSettings, Scope},
 };
 
-/// One thing to know about an object.
+/// A surprise about a valid object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// The object.
     pub object: ObjectKey,
     /// The field, as a path in the manifest; empty for the object as a whole.
     pub field: String,
-    /// What happens, and what to write instead.
+    /// The effect, and what to write instead.
     pub says: String,
 }
 
 impl Resolver {
-    /// Everything about one object, by field and words.
+    /// All findings about one object, by field and text.
     pub(super) fn find(&self, key: &ObjectKey) -> Vec<Finding> {
         let mut all = Vec::new();
         let mut say = |field: String, says: String| all.push(Finding { object: key.clone(), field, says });
@@ -42,7 +42,9 @@ impl Resolver {
                 for ip in former {
                     let holders: Vec<_> = self.holders(ip).iter().map(ToString::to_string).collect();
                     let holders = holders.join(" and ");
-                    let says = format!("{ip} is {holders}'s now: this pod is on its way out and is not reached there");
+                    let says = format!(
+                        "{ip} now belongs to {holders}: this pod is terminating and is not reached at this address"
+                    );
                     say("status.podIPs".into(), says);
                 }
             }
@@ -52,7 +54,7 @@ impl Resolver {
         all
     }
 
-    /// Who has an address that a service says is its own.
+    /// Another owner of an external address of a service.
     fn taken(&self, service: &Service, ip: IpAddr, say: &mut impl FnMut(String, String)) {
         if self.is_external(service, ip) {
             return;
@@ -60,12 +62,12 @@ impl Resolver {
         let by: Vec<_> = self.others(service, ip).map(|other| other.to_string()).collect();
         let whose = if by.is_empty() { "a node".to_owned() } else { by.join(" and ") };
         let says = format!(
-            "{ip} is {whose}'s: calls of this Service there are not carried by the mesh, and arrive in plaintext"
+            "{ip} belongs to {whose}: connections to this Service at this address bypass the mesh and arrive in plaintext"
         );
         say("spec.externalIPs".into(), says);
     }
 
-    /// What else claims an object's addresses.
+    /// Other claimants of an object's addresses.
     fn claims(&self, key: &ObjectKey, addresses: &[IpAddr], say: &mut impl FnMut(String, String)) {
         for ip in addresses {
             let pods = self.holders(*ip).into_iter().map(|name| ObjectKey::new(Kind::Pod, name.clone()));
@@ -73,7 +75,7 @@ impl Resolver {
             let others: Vec<_> = pods.chain(services).filter(|other| other != key).map(|o| o.to_string()).collect();
             if !others.is_empty() {
                 let others = others.join(" and ");
-                say(String::new(), format!("{ip} is claimed by {others} too: connections to it are refused"));
+                say(String::new(), format!("{ip} is also claimed by {others}: connections to it are refused"));
             }
         }
     }
@@ -82,7 +84,7 @@ impl Resolver {
 fn service(s: &Service, say: &mut impl FnMut(String, String)) {
     if let Some(name) = &s.external_name {
         let says = format!(
-            "an ExternalName has no address of its own: callers get {name}'s, which this service says nothing about"
+            "an ExternalName Service has no address of its own: callers connect to the addresses of {name}, and nothing set on this Service applies there"
         );
         say("spec.externalName".into(), says);
     }
@@ -90,7 +92,10 @@ fn service(s: &Service, say: &mut impl FnMut(String, String)) {
 
 fn authorization(p: &AuthorizationPolicy, say: &mut impl FnMut(String, String)) {
     if let Scope::Targets(targets) = &p.scope {
-        let says = format!("applies at the waypoint of {} and there is none: it has no effect", targets.join(", "));
+        let says = format!(
+            "applies at the waypoint of {}, which does not exist: the policy has no effect",
+            targets.join(", ")
+        );
         say("spec.targetRefs".into(), says);
         return;
     }
@@ -98,7 +103,7 @@ fn authorization(p: &AuthorizationPolicy, say: &mut impl FnMut(String, String)) 
         Action::Allow => "this rule allows nothing",
         Action::Deny => "this rule denies every connection that its other fields match",
     };
-    for asked in p.asks().into_iter().filter(|asked| !asked.value.is_possible()) {
+    for asked in p.rule_values().into_iter().filter(|asked| !asked.value.is_possible()) {
         let effect = p.action.with_nothing(asked.is_not);
         say(asked.field, format!("{}: {effect}", asked.value.must_be()));
     }

@@ -1,5 +1,5 @@
-//! Which objects take part in which, the other way round: asked when one changes. Kept, not rebuilt: a change costs what it
-//! touches.
+//! Reverse indexes: from an object to those that depend on it, for when it changes. Updated, not rebuilt: a change
+//! costs what it touches.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
@@ -7,13 +7,13 @@ use crate::{ObjectKey, ObjectName, labels::Labels};
 
 /// A set that has one element in all but rare cases, and then no allocation.
 #[derive(Clone, Debug)]
-enum Few<T> {
+enum SmallSet<T> {
     One(T),
     /// Two or more, ordered.
     Many(Vec<T>),
 }
 
-impl<T> Few<T> {
+impl<T> SmallSet<T> {
     fn all(&self) -> &[T] {
         match self {
             Self::One(one) => std::slice::from_ref(one),
@@ -22,32 +22,32 @@ impl<T> Few<T> {
     }
 }
 
-/// From keys to sets of values.
+/// A multimap: from keys to sets of values.
 #[derive(Clone, Debug)]
-pub(super) struct Multi<K, V>(BTreeMap<K, Few<V>>);
+pub(super) struct MultiMap<K, V>(BTreeMap<K, SmallSet<V>>);
 
-impl<K, V> Default for Multi<K, V> {
+impl<K, V> Default for MultiMap<K, V> {
     fn default() -> Self {
         Self(BTreeMap::new())
     }
 }
 
-impl<K: Ord, V: Ord + Clone> Multi<K, V> {
+impl<K: Ord, V: Ord + Clone> MultiMap<K, V> {
     pub(super) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> &[V]
     where
         K: std::borrow::Borrow<Q>,
     {
-        self.0.get(key).map_or(&[], Few::all)
+        self.0.get(key).map_or(&[], SmallSet::all)
     }
 
     pub(super) fn insert(&mut self, key: K, value: V) {
         match self.0.get_mut(&key) {
-            None => drop(self.0.insert(key, Few::One(value))),
+            None => drop(self.0.insert(key, SmallSet::One(value))),
             Some(few) => {
                 let mut all = few.all().to_vec();
                 if let Err(at) = all.binary_search(&value) {
                     all.insert(at, value);
-                    *few = Few::Many(all);
+                    *few = SmallSet::Many(all);
                 }
             }
         }
@@ -61,10 +61,10 @@ impl<K: Ord, V: Ord + Clone> Multi<K, V> {
         let mut rest: Vec<V> = few.all().iter().filter(|other| *other != value).cloned().collect();
         match (rest.pop(), rest.is_empty()) {
             (None, _) => drop(self.0.remove(key)),
-            (Some(one), true) => *few = Few::One(one),
+            (Some(one), true) => *few = SmallSet::One(one),
             (Some(last), false) => {
                 rest.push(last);
-                *few = Few::Many(rest);
+                *few = SmallSet::Many(rest);
             }
         }
     }
@@ -84,15 +84,15 @@ impl<K: Ord, V: Ord + Clone> Multi<K, V> {
 
 /// Sets that may be large and change by one element: pods of a node, slices of a service.
 #[derive(Clone, Debug)]
-pub(super) struct Groups<K>(BTreeMap<K, std::collections::BTreeSet<ObjectName>>);
+pub(super) struct SetMap<K>(BTreeMap<K, std::collections::BTreeSet<ObjectName>>);
 
-impl<K> Default for Groups<K> {
+impl<K> Default for SetMap<K> {
     fn default() -> Self {
         Self(BTreeMap::new())
     }
 }
 
-impl<K: Ord> Groups<K> {
+impl<K: Ord> SetMap<K> {
     pub(super) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> impl Iterator<Item = &ObjectName>
     where
         K: std::borrow::Borrow<Q>,
@@ -131,9 +131,9 @@ pub(super) struct Selectors(BTreeMap<Arc<str>, OfNamespace>);
 #[derive(Clone, Debug, Default)]
 struct OfNamespace {
     /// By key, then value, of the selector's first pair.
-    by_pair: BTreeMap<Arc<str>, Multi<Arc<str>, ObjectName>>,
+    by_pair: BTreeMap<Arc<str>, MultiMap<Arc<str>, ObjectName>>,
     /// Those with an empty selector.
-    everything: Multi<(), ObjectName>,
+    everything: MultiMap<(), ObjectName>,
 }
 
 impl Selectors {
@@ -179,25 +179,25 @@ impl Selectors {
     }
 }
 
-/// All of them.
+/// All reverse indexes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Index {
     /// By node: its pods.
-    pub(super) pods_on: Groups<Arc<str>>,
+    pub(super) pods_on: SetMap<Arc<str>>,
     /// By node: slices with an endpoint there.
-    pub(super) slices_on: Groups<Arc<str>>,
+    pub(super) slices_on: SetMap<Arc<str>>,
     /// By address: the pods that have it for themselves.
-    pub(super) owners: Multi<IpAddr, ObjectName>,
+    pub(super) owners: MultiMap<IpAddr, ObjectName>,
     /// By address: the services that have it as VIP.
-    pub(super) vips: Multi<IpAddr, ObjectName>,
+    pub(super) vips: MultiMap<IpAddr, ObjectName>,
     /// By address: the services that say it is theirs, and have it not as VIP.
-    pub(super) external: Multi<IpAddr, ObjectName>,
+    pub(super) external: MultiMap<IpAddr, ObjectName>,
     /// By address: the nodes, and the pods of the host's network, that have it.
-    pub(super) hosts: Multi<IpAddr, ObjectKey>,
+    pub(super) hosts: MultiMap<IpAddr, ObjectKey>,
     /// By address: the slices that list it.
-    pub(super) listed_by: Multi<IpAddr, ObjectName>,
+    pub(super) listed_by: MultiMap<IpAddr, ObjectName>,
     /// By service: its slices.
-    pub(super) slices_of: Groups<ObjectName>,
+    pub(super) slices_of: SetMap<ObjectName>,
     /// Services with a selector.
     pub(super) services: Selectors,
     /// AuthorizationPolicies with a selector.
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn sets_of_few() {
-        let mut multi = Multi::<u8, u8>::default();
+        let mut multi = MultiMap::<u8, u8>::default();
         for value in [3, 1, 2, 1] {
             multi.insert(7, value);
         }

@@ -1,5 +1,5 @@
-//! The pods of one node, as the node itself is to know them: what only it can use, and what no fact has. In a cluster the
-//! node's own API server watch says the same.
+//! The pods of one node, as the node alone knows them: values that only it can use, and that no fact has. In a cluster
+//! the node's own API server watch says the same.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -10,7 +10,7 @@ use crate::{
     world::{Account, Uid},
 };
 
-/// What a node is to do about one of its pods.
+/// The desired enrolment of a pod on its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Local {
     /// It is in the mesh.
@@ -34,7 +34,7 @@ pub struct LocalPod {
     pub addresses: Vec<IpAddr>,
     /// Its identity without the trust domain.
     pub account: Account,
-    /// What is to be done about it.
+    /// Its desired enrolment.
     pub local: Local,
 }
 

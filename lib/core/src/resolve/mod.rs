@@ -1,10 +1,13 @@
-//! From objects to facts. Pure: a [`Batch`] of changed objects goes in, the facts that follow from what it touches come out.
+//! From objects to facts. Pure: a [`Batch`] of changed objects goes in, the facts that follow from what it touches come
+//! out.
 //!
 //! ```text
-//! Batch --> objects, reverse indexes --> what is dirty --> facts computed anew --> World::apply (an equal one is no change)
+//! Batch --> objects, reverse indexes --> what is dirty --> facts computed anew --> World::apply (an equal one is no
+//! change)
 //! ```
-//! What must hold: a fact is a function of the objects and settings alone, and whatever an object takes part in is marked
-//! dirty when it changes. A property compares every step of a random walk with a resolver that is built from nothing.
+//! What must hold: a fact is a function of the objects and settings alone, and all that an object takes part in is
+//! marked dirty when it changes. A property compares every step of a random walk with a resolver that is built from
+//! nothing.
 
 mod claim;
 mod dirty;
@@ -30,7 +33,7 @@ use crate::{
     world::{self, Fact, FactKey, Facts, MeshSettings, Uid, Workload},
 };
 
-/// The objects behind a World, and what is surprising about those that are served all the same. Cheap to clone: the agent's
+/// The objects behind a World, with their findings. Cheap to clone: the agent's
 /// answers and `underpass explain` look at one while the next is made.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
@@ -44,7 +47,7 @@ impl Sources {
         self.objects.iter()
     }
 
-    /// How many objects there are.
+    /// The count of objects.
     #[must_use]
     pub fn len(&self) -> usize {
         self.objects.len()
@@ -62,12 +65,12 @@ impl Sources {
         self.objects.get(key)
     }
 
-    /// Everything that was found, by object, field and words.
+    /// All findings, by object, field and text.
     pub fn findings(&self) -> impl Iterator<Item = &Finding> {
         self.findings.values().flat_map(|all| all.iter())
     }
 
-    /// What was found about one object.
+    /// The findings about one object.
     #[must_use]
     pub fn findings_of(&self, object: &ObjectKey) -> &[Finding] {
         self.findings.get(object).map_or(&[], |all| all)
@@ -156,11 +159,11 @@ pub struct Resolved {
     pub facts: Facts,
     /// The pods that the batch may have changed something about: what their own nodes go by.
     pub pods: BTreeSet<ObjectName>,
-    /// The objects about which something else may be found.
+    /// The objects whose findings may differ.
     pub findings: BTreeSet<ObjectKey>,
 }
 
-/// Keeps the objects, and says what follows from changes of them.
+/// The objects, and the pure step from their changes to facts.
 #[derive(Clone, Debug)]
 pub struct Resolver {
     settings: Arc<MeshSettings>,
@@ -181,7 +184,7 @@ impl Resolver {
         &self.sources
     }
 
-    /// What holds for the whole mesh.
+    /// The settings of the whole mesh.
     #[must_use]
     pub const fn settings(&self) -> &Arc<MeshSettings> {
         &self.settings
@@ -206,8 +209,7 @@ impl Resolver {
         self.resolve(dirty)
     }
 
-    /// Goes by other settings from now on. What holds for the whole mesh stands beside the facts; only where facts say
-    /// something else under it, they are computed anew.
+    /// Applies other settings. They stand beside the facts, which are computed anew only where they depend on them.
     pub fn set_settings(&mut self, settings: Arc<MeshSettings>) -> Resolved {
         let beside = |s: &MeshSettings| {
             let (trust_domain, trust_domain_aliases) = Default::default();
@@ -326,7 +328,7 @@ impl Model {
         resolved
     }
 
-    /// Goes by other settings from now on.
+    /// Applies other settings.
     pub fn set_settings(&mut self, settings: MeshSettings) -> Resolved {
         let settings = Arc::new(settings);
         let mut resolved = self.resolver.set_settings(Arc::clone(&settings));

@@ -1,4 +1,5 @@
-//! What PeerAuthentications come to. Most specific first: workload, namespace, mesh; the oldest among equals; UNSET inherits.
+//! PeerAuthentications, as the modes of ports. Most specific first: workload, namespace, mesh; the oldest among equals;
+//! UNSET inherits.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -6,23 +7,23 @@ use super::Resolver;
 use crate::{
     Kind,
     objects::{MtlsMode, Object, PeerAuthentication, Pod},
-    world::{Mtls, NamespaceMtls, Says, Takes},
+    world::{Mtls, NamespaceMtls, PortMode, Takes},
 };
 
 impl Resolver {
-    /// What those that select a pod say about its ports.
+    /// The modes of a pod's ports, by the policies that select it.
     pub(super) fn mtls_of(&self, pod: &Pod) -> Mtls {
         let policies = self.peer_authentications_of(pod);
         let first = |mode: &dyn Fn(&PeerAuthentication) -> MtlsMode| {
-            policies.iter().find_map(|policy| Some(Says { takes: takes(mode(policy))?, by: policy.name.clone() }))
+            policies.iter().find_map(|policy| Some(PortMode { takes: takes(mode(policy))?, by: policy.name.clone() }))
         };
         let named = policies.iter().flat_map(|policy| policy.ports.keys().copied());
-        let ports: BTreeMap<u16, Says> =
+        let ports: BTreeMap<u16, PortMode> =
             named.filter_map(|port| Some((port, first(&|policy| port_mode(policy, port))?))).collect();
         Mtls { default: first(&|policy| policy.mode), ports }
     }
 
-    /// What those without a selector say about all of a namespace.
+    /// The mode of a namespace, by its policies without a selector.
     pub(super) fn namespace_mtls(&self, namespace: &Arc<str>) -> Option<NamespaceMtls> {
         let policies = self.sources.of_kind(Kind::PeerAuthentication, Some(namespace));
         let wide = policies.filter_map(|object| match object {
@@ -30,7 +31,7 @@ impl Resolver {
             _ => None,
         });
         let (takes, policy) = wide.min_by_key(|(_, policy)| (policy.created, &policy.name))?;
-        Some(NamespaceMtls { namespace: Arc::clone(namespace), says: Says { takes, by: policy.name.clone() } })
+        Some(NamespaceMtls { namespace: Arc::clone(namespace), says: PortMode { takes, by: policy.name.clone() } })
     }
 }
 

@@ -98,7 +98,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_found_about_one_object_is_found_again(model in some_model()) {
+    fn findings_of_one_object_are_those_of_all(model in some_model()) {
         let sources = model.sources();
         for (key, _) in sources.objects() {
             let all: Vec<_> = sources.findings().filter(|f| f.object == *key).collect();

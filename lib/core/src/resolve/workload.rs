@@ -55,7 +55,7 @@ impl Resolver {
         enrol::decide(pod, self.sources.namespace(pod.name.namespace()).map(|n| &**n), &self.settings)
     }
 
-    /// Where its node is; else, where a slice says that it is.
+    /// The locality of its node, else the zone in a slice.
     fn locality_of(&self, pod: &Pod) -> Locality {
         let of_node = pod.node.as_deref().and_then(|node| self.locality(node));
         of_node.unwrap_or_else(|| {
@@ -64,7 +64,7 @@ impl Resolver {
         })
     }
 
-    /// Where a node is, as far as that is known.
+    /// The locality of a node, as far as it is known.
     pub(super) fn locality(&self, node: &str) -> Option<Locality> {
         self.sources.node(node).map(|node| Locality::of(&node.labels))
     }

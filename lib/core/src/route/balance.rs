@@ -1,7 +1,7 @@
-//! Choosing one of several by weight: by dice, or always the same for the same client.
+//! Weighted load balancing: at random, or by client address (session affinity).
 //!
-//! What must hold: every node gives the same answer, whatever its processor and compiler. So there is no floating point
-//! here; the logarithms come from a table that is computed at compile time.
+//! What must hold: every node gives the same answer, on every processor and with every compiler. So there is no
+//! floating point here; the logarithms come from a table that is computed at compile time.
 
 use std::{cmp::Ordering, net::IpAddr};
 
@@ -20,8 +20,8 @@ pub(super) fn by_dice<T>(all: &[T], weight: impl Fn(&T) -> u16, roll: u64) -> Op
 }
 
 /// The one of `all` that belongs to `client`, by weighted rendezvous hashing: each bids for each client by a hash of
-/// both addresses alone, and the highest bid wins. So who goes or comes takes along or attracts only its own clients,
-/// every node knows the same answer, and nothing is remembered. Each gets its weight's share of many clients.
+/// both addresses alone, and the highest bid wins. So an endpoint that goes or comes moves only its own clients,
+/// every node computes the same answer, and nothing is stored. Each gets its weight's share of many clients.
 pub(super) fn by_client<T>(
     all: &[T],
     weight: impl Fn(&T) -> u16,
@@ -33,7 +33,7 @@ pub(super) fn by_client<T>(
     all.iter().max_by(|a, b| bid(a).compare(bid(b)).then_with(|| address(a).cmp(&address(b))))
 }
 
-/// 1 for everybody where all weights are 0.
+/// The weights, or 1 for each where all are 0.
 fn or_alike<T>(all: &[T], weight: impl Fn(&T) -> u16) -> impl Fn(&T) -> u16 {
     let alike = all.iter().all(|one| weight(one) == 0);
     move |one| if alike { 1 } else { weight(one) }
@@ -59,8 +59,8 @@ impl Bid {
 
 /// Binary digits behind the point of a logarithm.
 const LOG2_BITS: u32 = 40;
-/// How many digits of a number choose the table's entry; between two entries logarithms are interpolated, which errs by
-/// less than 2^-22.
+/// The count of a number's digits that choose the table's entry; between two entries logarithms are interpolated, which
+/// errs by less than 2^-22.
 const TABLE_BITS: u32 = 10;
 const TABLE_LEN: usize = (1 << TABLE_BITS) + 1;
 
@@ -77,8 +77,8 @@ const fn table() -> [u64; TABLE_LEN] {
     table
 }
 
-/// The logarithm of `x / 2^62`, which is 1 to 2, digit by digit: squaring a number doubles its logarithm, and a square of
-/// 2 and more has a 1 there.
+/// The logarithm of `x / 2^62`, which is 1 to 2, digit by digit: squaring a number doubles its logarithm, and a square
+/// of 2 and more has a 1 there.
 const fn log2_of(mut x: u64) -> u64 {
     if x == 1 << 63 {
         return 1 << LOG2_BITS;
@@ -178,7 +178,7 @@ mod tests {
 
     /// Pinned: another answer on another processor, or of another version, would move clients.
     #[test]
-    fn who_belongs_to_whom() {
+    fn endpoints_of_clients() {
         let all = endpoints(&[1, 2, 5, 1]);
         let chosen: Vec<u8> = (0..16)
             .map(|n| match of_client(&all, n) {
@@ -225,7 +225,7 @@ mod tests {
             }
             let mut fewer = all.clone();
             let gone = fewer.remove(gone.index(all.len()));
-            // Where nobody that is left has a weight, who had none counts from now on.
+            // Where no remaining one has a weight, those of weight 0 count from now on.
             prop_assume!(fewer.iter().any(|e| e.1 > 0));
             for n in 0..200 {
                 let (before, after) = (of_client(&all, n).unwrap(), of_client(&fewer, n).unwrap());

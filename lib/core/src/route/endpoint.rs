@@ -1,6 +1,6 @@
-//! Which endpoints of a service can take a connection of a caller, narrowed down step by step: what is required first
-//! (port, address family, `internalTrafficPolicy`), then what is preferred (ready, with a weight, meant for the caller,
-//! near). A preference never leaves nobody: where no endpoint fits it, it does not count.
+//! The endpoints of a service that can take a connection of a caller, narrowed down step by step: what is required
+//! first (port, address family, `internalTrafficPolicy`), then what is preferred (ready, with a weight, meant for the
+//! caller, near). A preference never empties the set: where no endpoint fits it, it does not count.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -22,7 +22,7 @@ pub(super) struct Candidate<'a> {
 /// The endpoints among which chance or affinity decides for a call of `to`, the service's VIP and a port. Never empty.
 ///
 /// # Errors
-/// Why there is none.
+/// The reason why there is none.
 pub(super) fn candidates<'a>(
     world: &'a World,
     service: &'a Service,
@@ -52,17 +52,17 @@ pub(super) fn candidates<'a>(
         }
     }
     if all.iter().all(|c| !c.endpoint.ready) {
-        narrowing.say(|| "none is ready: those that are terminating and still serve count".into());
+        narrowing.say(|| "no endpoint is ready: terminating endpoints that still serve are used".into());
     }
-    narrowing.prefer(&mut all, |c| c.endpoint.ready, || "ready before terminating".into());
-    narrowing.prefer(&mut all, |c| c.endpoint.weight > 0, || "weight 0 gets nothing while others are there".into());
+    narrowing.prefer(&mut all, |c| c.endpoint.ready, || "ready endpoints before terminating ones".into());
+    narrowing.prefer(&mut all, |c| c.endpoint.weight > 0, || "endpoints of weight 0 left out".into());
     hinted(&mut narrowing, &mut all, caller.node, caller.locality);
     nearest(&mut narrowing, &mut all, service.distribution, caller);
     Ok(all)
 }
 
-/// Endpoints that listen for the called port and have an address of the family of the VIP: ready ones, and those that are draining.
-/// Only the same family can carry the client's address to the application.
+/// Endpoints that listen for the called port and have an address of the family of the VIP: ready ones, and those that
+/// are draining. Only the same family can carry the client's address to the application.
 fn usable<'a>(
     endpoints: impl Iterator<Item = (&'a Arc<Workload>, &'a Endpoint)>,
     to: SocketAddr,
@@ -84,19 +84,19 @@ fn hinted<T: Trace>(
     narrowing: &mut Narrowing<'_, T>,
     all: &mut Vec<Candidate<'_>>,
     node: Option<&str>,
-    place: Option<&Locality>,
+    locality: Option<&Locality>,
 ) {
     let names = |hints: &[Arc<str>], name: &str| hints.iter().any(|h| &**h == name);
     if let Some(node) = node.filter(|_| all.iter().all(|c| !c.endpoint.hints.nodes.is_empty())) {
         let fits = |c: &Candidate<'_>| names(&c.endpoint.hints.nodes, node);
         if all.iter().any(fits) {
-            return narrowing.prefer(all, fits, || format!("meant for node {node} by their slices"));
+            return narrowing.prefer(all, fits, || format!("topology hints for node {node}"));
         }
     }
-    let zone = place.and_then(|p| p.zone.as_deref());
+    let zone = locality.and_then(|l| l.zone.as_deref());
     if let Some(zone) = zone.filter(|_| all.iter().all(|c| !c.endpoint.hints.zones.is_empty())) {
         let fits = |c: &Candidate<'_>| names(&c.endpoint.hints.zones, zone);
-        narrowing.prefer(all, fits, || format!("meant for zone {zone} by their slices"));
+        narrowing.prefer(all, fits, || format!("topology hints for zone {zone}"));
     }
 }
 
@@ -111,20 +111,20 @@ fn nearest<T: Trace>(
     }
     let nearness = |c: &Candidate<'_>| match caller.locality {
         _ if distribution == Distribution::SameNode && is_on(caller, c) => Nearness::Node,
-        place => place.map_or(Nearness::Elsewhere, |place| place.nearness(&c.workload.locality)),
+        locality => locality.map_or(Nearness::Elsewhere, |locality| locality.nearness(&c.workload.locality)),
     };
     let best = all.iter().map(nearness).max().unwrap_or(Nearness::Elsewhere);
     narrowing.prefer(all, |c| nearness(c) == best, || format!("{}: {}", distribution.as_str(), best.as_str()));
 }
 
-/// Leaves out candidates, and tells about it.
+/// A filter of candidates that records what it leaves out.
 struct Narrowing<'t, T> {
     key: ObjectKey,
     trace: &'t mut T,
 }
 
 impl<T: Trace> Narrowing<'_, T> {
-    /// Keeps those that fit, even if nobody is left.
+    /// Keeps those that fit, even if none is left.
     fn require(
         &mut self,
         all: &mut Vec<Candidate<'_>>,

@@ -1,5 +1,5 @@
-//! Where a connection ends, and the next place that carries it there. Its own file because the two are told apart here:
-//! only towards a workload are they one.
+//! The destination of a connection, and the next hop towards it. Its own file because the two are told apart here: only
+//! towards a workload are they one.
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 
@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use crate::{Identities, ObjectName, world::Workload};
 
-/// Where the application listens, and how it came to be chosen.
+/// The destination of a connection: the application's address, and the called service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Destination {
     /// The application's address and target port.
@@ -23,7 +23,7 @@ fn name_only<S: Serializer>(w: &Option<Arc<Workload>>, s: S) -> Result<S::Ok, S:
     w.as_ref().map(|w| &w.name).serialize(s)
 }
 
-/// What stands at the other end of a tunnel.
+/// The kind of a next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum HopKind {
     /// The destination's own node, in the name of the destination.
@@ -34,20 +34,20 @@ pub enum HopKind {
     Gateway,
 }
 
-/// The next place that carries a connection: all that is needed to open a tunnel to it, and to ask it for a stream.
+/// A next hop: all that is needed to open a tunnel to it and a stream in that.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Hop {
-    /// What it is.
+    /// Its kind.
     pub kind: HopKind,
-    /// Where the tunnel is opened to.
+    /// The address that the tunnel is opened to.
     pub address: SocketAddr,
-    /// Who may answer there.
+    /// The identities that may answer there.
     pub identities: Identities,
-    /// What it is asked for.
+    /// The target of the CONNECT.
     pub authority: Authority,
 }
 
-/// What a CONNECT asks for. As text it is exactly the value of `:authority` (RFC 9113, 8.5).
+/// The target of a CONNECT. As text it is exactly the value of `:authority` (RFC 9113, 8.5).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Authority {
     /// An address and a port; IPv6 in brackets.

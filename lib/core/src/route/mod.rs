@@ -1,4 +1,5 @@
-//! Where a captured connection goes: service -> endpoint -> HBONE, plain, or refused. Pure: the dice are an argument.
+//! The route of a captured connection: service -> endpoint -> HBONE, plaintext, or refused. Pure: the random number is
+//! an argument.
 
 mod balance;
 mod endpoint;
@@ -21,19 +22,19 @@ use crate::{
     world::{Addressed, Locality, Service, Workload},
 };
 
-/// What the tunnel does with a captured connection.
+/// The plan for a captured connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Plan {
     /// A stream of a tunnel to the next hop.
     Hbone {
-        /// Where it ends.
+        /// Its destination.
         destination: Destination,
-        /// What carries it there.
+        /// The next hop.
         hop: Hop,
     },
     /// A plain connection: the chosen endpoint of a service is not in the mesh, or is the calling pod itself.
     Plain {
-        /// Where it ends.
+        /// Its destination.
         destination: Destination,
     },
     /// The application's socket is reset.
@@ -45,14 +46,14 @@ pub enum Plan {
     },
 }
 
-/// Who calls, as far as it matters for which endpoint of a service is called.
+/// The caller of a service, as far as the choice of an endpoint depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller<'a> {
     /// Its address, of the family of the call: what `sessionAffinity: ClientIP` goes by.
     pub address: IpAddr,
     /// Its node, where that is known: what is local to it.
     pub node: Option<&'a str>,
-    /// Where that is, as far as it is known: what is near to it.
+    /// The node's locality, as far as it is known: what is near to it.
     pub locality: Option<&'a Locality>,
 }
 
@@ -66,11 +67,11 @@ impl<'a> Caller<'a> {
     }
 }
 
-/// Where a call of `to` (canonical) arrives, whether a mesh carries it or not. `roll` is a random number: it chooses
-/// among equals.
+/// The destination of a call of `to` (canonical), in the mesh or not. `roll` is a random number: it chooses among
+/// equals.
 ///
 /// # Errors
-/// Why it arrives nowhere.
+/// The reason why there is none.
 pub fn resolve(
     world: &World,
     caller: &Caller<'_>,
@@ -86,7 +87,8 @@ pub fn resolve(
         }
         Addressed::Service(s) => service::choose(world, s, caller, to, roll, trace),
         Addressed::Ambiguous(_) => Err(Reason::AmbiguousAddress),
-        // Captured all the same where the kernel's table has no room for the whole mesh, or had the address a moment ago.
+        // Captured all the same where the kernel's table has no room for the whole mesh, or had the address a moment
+        // ago.
         Addressed::Unknown => Ok(Destination { target: to, workload: None, service: None }),
     }
 }
@@ -128,7 +130,7 @@ fn wants_waypoint(world: &World, to: SocketAddr) -> bool {
     waypoint::missing(world, to.ip()).is_some_and(|m| m.refuses)
 }
 
-/// Every plan that some roll of the dice gives, in the order of the endpoints.
+/// Every plan that some random number leads to, in the order of the endpoints.
 #[must_use]
 pub fn plans(world: &World, source: &Workload, to: SocketAddr) -> Vec<Plan> {
     let outcomes = match service_at(world, to.ip()) {
@@ -141,13 +143,13 @@ pub fn plans(world: &World, source: &Workload, to: SocketAddr) -> Vec<Plan> {
     }
 }
 
-/// How a connection gets to its destination.
+/// The plan of a connection whose destination is known.
 fn carried(world: &World, source: &Workload, destination: Destination, trace: &mut impl Trace) -> Plan {
     let target = destination.target;
     match &destination.workload {
         // A service that led back to its caller: no tunnel can be opened from a pod to itself, and none is needed.
         Some(w) if w.uid == source.uid => {
-            trace.say(Stage::Route, None, || format!("plain to {target}: it is the pod itself"));
+            trace.say(Stage::Route, None, || format!("plaintext to {target}: it is the pod itself"));
             Plan::Plain { destination }
         }
         Some(w) if let Some(hop) = to_workload(world, w, target) => {
@@ -158,7 +160,7 @@ fn carried(world: &World, source: &Workload, destination: Destination, trace: &m
             Plan::Hbone { destination, hop }
         }
         _ => {
-            trace.say(Stage::Route, None, || format!("plain to {target}: it is not in the mesh"));
+            trace.say(Stage::Route, None, || format!("plaintext to {target}: it is not in the mesh"));
             Plan::Plain { destination }
         }
     }

@@ -1,4 +1,4 @@
-//! From a service's VIP and port to one endpoint.
+//! The choice of one endpoint for a service's VIP and port.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -36,7 +36,7 @@ pub(super) fn choose(
     chosen.map(|c| destination(service, c)).ok_or(Reason::NoEndpoint)
 }
 
-/// Every endpoint that some roll of the dice chooses, in order.
+/// Every endpoint that some random number chooses, in order.
 pub(super) fn outcomes(
     world: &World,
     service: &Service,

@@ -78,7 +78,7 @@ fn check(to: &str, expect: &[&str]) {
 }
 
 #[test]
-fn where_calls_go() {
+fn plans_of_calls() {
     check("10.0.0.1:80", &["10.0.0.1:80 via 10.0.0.1:15008 as r1"]);
     check("[fd00::2]:80", &["[fd00::2]:80 via [fd00::2]:15008 as r2"]);
     check("10.0.0.4:80", &["plain 10.0.0.4:80"]);

@@ -1,6 +1,6 @@
-//! A walk through Worlds: small changes, one after the other, as a cluster makes them. Its own file because a walk keeps
-//! what is there and changes one thing about it, and most of its pods have addresses of their own and can talk; where
-//! [`some_object`](super::some_object) makes up the worst.
+//! A walk through Worlds: small changes, one after the other, as a cluster makes them. Its own file because a walk
+//! keeps what is there and changes one thing about it, and most of its pods have addresses of their own and can talk;
+//! where [`some_object`](super::some_object) makes up the worst.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -20,7 +20,8 @@ use crate::{
     world::{Action, AuthorizationPolicy},
 };
 
-/// One change. Numbers name what is there, modulo how many there are: a walk can be cut anywhere, and still makes sense.
+/// One change. Numbers name what is there, modulo how many there are: a walk can be cut anywhere, and still makes
+/// sense.
 #[derive(Clone, Debug)]
 pub enum Step {
     /// This object comes, or becomes this.
@@ -118,11 +119,11 @@ fn some_usual_pod() -> impl Strategy<Value = Pod> {
     })
 }
 
-/// One of each namespace, and most ALLOW policies allow somebody.
+/// One of each namespace, and most ALLOW policies allow all.
 fn one_policy() -> impl Strategy<Value = AuthorizationPolicy> {
-    (some_policy(), prop::bool::weighted(0.6)).prop_map(|(mut policy, somebody)| {
+    (some_policy(), prop::bool::weighted(0.6)).prop_map(|(mut policy, allows_all)| {
         policy.name = ObjectName::new(policy.name.namespace(), "x1");
-        if somebody && policy.action == Action::Allow {
+        if allows_all && policy.action == Action::Allow {
             policy.rules.push(Rule::default());
         }
         policy
@@ -153,7 +154,7 @@ pub fn some_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Somebody calls an address. Numbers are modulo how many there are.
+/// A call of an address. Numbers are modulo how many there are.
 #[derive(Clone, Debug)]
 pub struct Call {
     /// Which pod calls.
@@ -172,8 +173,8 @@ pub fn some_call() -> impl Strategy<Value = Call> {
     parts.prop_map(|(from, to, port, roll)| Call { from, to, port, roll })
 }
 
-/// Everything that a World derives from its facts, and what was found about its objects, as text: models that answer alike
-/// have equal ones.
+/// Everything that a World derives from its facts, and what was found about its objects, as text: models that answer
+/// alike have equal ones.
 #[must_use]
 pub fn answers(model: &Model) -> String {
     let world = model.world();

@@ -1,5 +1,5 @@
-//! What differs between any two Worlds. Followers (kernel tables, open connections, metrics) keep the World that they last
-//! finished and ask for the way to the newest: there is no list of changes that one could fall behind of.
+//! The difference of any two Worlds. Followers (kernel tables, open connections, metrics) keep the World that they last
+//! finished and ask for its difference to the newest: there is no list of changes that one could fall behind of.
 //!
 //! Worlds share what did not change, and comparing two of them walks past what they share: it costs what differs.
 
@@ -11,15 +11,15 @@ use crate::world::{AuthorizationPolicy, MeshSettings, NamespaceMtls, Service, Wo
 
 /// A fact before and after. One of the two at least is there.
 #[derive(Debug)]
-pub struct Differs<'a, T> {
+pub struct Difference<'a, T> {
     /// None: it has appeared.
     pub old: Option<&'a Arc<T>>,
     /// None: it is gone.
     pub new: Option<&'a Arc<T>>,
 }
 
-impl<'a, T> Differs<'a, T> {
-    /// It before and after, as far as it is there.
+impl<'a, T> Difference<'a, T> {
+    /// The fact before and after, where it exists.
     pub fn both(&self) -> impl Iterator<Item = &'a Arc<T>> + use<'a, T> {
         self.old.into_iter().chain(self.new)
     }
@@ -31,13 +31,13 @@ pub struct Delta<'a> {
     /// The settings before and after, where they differ.
     pub settings: Option<(&'a MeshSettings, &'a MeshSettings)>,
     /// Workloads.
-    pub workloads: Vec<Differs<'a, Workload>>,
+    pub workloads: Vec<Difference<'a, Workload>>,
     /// Services. The endpoints of one are its workloads'.
-    pub services: Vec<Differs<'a, Service>>,
+    pub services: Vec<Difference<'a, Service>>,
     /// AuthorizationPolicies.
-    pub policies: Vec<Differs<'a, AuthorizationPolicy>>,
-    /// What namespaces' ports take.
-    pub mtls: Vec<Differs<'a, NamespaceMtls>>,
+    pub policies: Vec<Difference<'a, AuthorizationPolicy>>,
+    /// Mutual TLS modes of namespaces.
+    pub mtls: Vec<Difference<'a, NamespaceMtls>>,
 }
 
 impl<'a> Delta<'a> {
@@ -65,11 +65,11 @@ impl<'a> Delta<'a> {
     }
 }
 
-fn differs<'a, K: Ord, T: Eq>(old: &'a OrdMap<K, Arc<T>>, new: &'a OrdMap<K, Arc<T>>) -> Vec<Differs<'a, T>> {
+fn differs<'a, K: Ord, T: Eq>(old: &'a OrdMap<K, Arc<T>>, new: &'a OrdMap<K, Arc<T>>) -> Vec<Difference<'a, T>> {
     let each = |item| match item {
-        DiffItem::Add(_, new) => Differs { old: None, new: Some(new) },
-        DiffItem::Update { old: (_, old), new: (_, new) } => Differs { old: Some(old), new: Some(new) },
-        DiffItem::Remove(_, old) => Differs { old: Some(old), new: None },
+        DiffItem::Add(_, new) => Difference { old: None, new: Some(new) },
+        DiffItem::Update { old: (_, old), new: (_, new) } => Difference { old: Some(old), new: Some(new) },
+        DiffItem::Remove(_, old) => Difference { old: Some(old), new: None },
     };
     old.diff(new).map(each).collect()
 }

@@ -1,5 +1,5 @@
-//! What a World is made of, and how it changes. Whoever makes facts (resolve, from objects; a control plane) hands over a
-//! [`Facts`]; a put of a fact that is there already, or a removal of one that is not, is no change.
+//! Facts, of which a World is made, and their changes. Their source (resolve, from objects; a control plane) hands over
+//! a [`Facts`]; a put of a fact that is there already, or a removal of one that is not, is no change.
 
 use std::sync::Arc;
 
@@ -20,11 +20,11 @@ pub enum Fact {
     Service(Arc<Service>),
     /// L4 policy.
     Policy(Arc<AuthorizationPolicy>),
-    /// What a namespace's ports take.
+    /// The mutual TLS mode of a namespace.
     Mtls(Arc<NamespaceMtls>),
 }
 
-/// What identifies a fact.
+/// The key of a fact.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FactKey {
     /// A workload.
@@ -33,12 +33,12 @@ pub enum FactKey {
     Service(ObjectName),
     /// L4 policy.
     Policy(ObjectName),
-    /// What a namespace's ports take.
+    /// The mutual TLS mode of a namespace.
     Mtls(Arc<str>),
 }
 
 impl Fact {
-    /// What identifies it.
+    /// Its key.
     #[must_use]
     pub fn key(&self) -> FactKey {
         match self {

@@ -1,4 +1,4 @@
-//! What a World looks up often, kept beside its facts and changed with them: a change costs what it touches. Everything here
+//! The indexes of a World, beside its facts and changed with them: a change costs what it touches. Everything here
 //! follows from the facts and the trust domain alone.
 
 use std::{
@@ -13,7 +13,7 @@ use crate::{
     world::{Account, AuthorizationPolicy, Endpoint, Scope, Service, Uid, Workload},
 };
 
-/// What claims an address.
+/// A claimant of an address.
 #[derive(Clone, Debug)]
 pub(super) enum Claimant {
     /// A pod's own address.
@@ -24,7 +24,7 @@ pub(super) enum Claimant {
     External(Arc<Service>),
 }
 
-/// Everything that claims one address, in order: one claimant in all but mistakes.
+/// All claimants of one address, in order: more than one only by mistake.
 #[derive(Clone, Debug)]
 pub(super) enum Claims {
     One(Claimant),

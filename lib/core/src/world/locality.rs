@@ -1,4 +1,4 @@
-//! Where a node or an endpoint is, and how near two of them are to each other.
+//! The locality of nodes and endpoints, and the nearness of two of them.
 //!
 //! What must hold: what is not known is near to nothing. Two nodes without labels are not in one zone, else a cluster
 //! without zones would send all traffic of a node to nowhere but itself.
@@ -16,7 +16,7 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 /// The label of nodes that names a part of their zone, such as a rack.
 const SUBZONE: &str = "topology.istio.io/subzone";
 
-/// A place: a region, a zone in it, a part of that.
+/// A locality: a region, a zone in it, a part of that.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Locality {
     /// `topology.kubernetes.io/region`.
@@ -27,11 +27,11 @@ pub struct Locality {
     pub subzone: Option<Arc<str>>,
 }
 
-/// How near an endpoint is, nearest last.
+/// The nearness of an endpoint, nearest last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Nearness {
-    /// Somewhere else, or nobody knows where.
+    /// In another region, or at an unknown locality.
     Elsewhere,
     /// In the same region.
     Region,
@@ -58,15 +58,15 @@ impl Nearness {
 }
 
 impl Locality {
-    /// What the labels of a node say; an empty value says nothing.
+    /// The locality in the labels of a node; an empty value counts as none.
     #[must_use]
     pub fn of(labels: &Labels) -> Self {
         let label = |key| labels.get(key).filter(|value| !value.is_empty()).cloned();
         Self { region: label(REGION), zone: label(ZONE), subzone: label(SUBZONE) }
     }
 
-    /// How near `other` is, by labels alone: never [`Nearness::Node`]. Zones of different regions may have one name; a
-    /// region that only one of the two knows does not part them.
+    /// The nearness of `other`, by labels alone: never [`Nearness::Node`]. Zones of different regions may have one
+    /// name; a region that only one of the two knows does not part them.
     #[must_use]
     pub fn nearness(&self, other: &Self) -> Nearness {
         let both = |a: &Option<Arc<str>>, b: &Option<Arc<str>>| a.as_ref().zip(b.as_ref()).map(|(a, b)| a == b);
@@ -87,7 +87,7 @@ mod tests {
     use crate::testing::locality;
 
     #[test]
-    fn how_near() {
+    fn nearness_by_labels() {
         let check = |a: &str, b: &str, expect| {
             assert_eq!(locality(a).nearness(&locality(b)), expect, "{a} to {b}");
             assert_eq!(locality(b).nearness(&locality(a)), expect, "{b} to {a}");

@@ -1,18 +1,18 @@
 //! The World: everything that decides about connections, as one immutable value with a version. It is made of *facts*
-//! ([`Workload`], [`Service`], [`AuthorizationPolicy`], [`NamespaceMtls`]) in persistent ordered maps: the next World shares
-//! with the one before what did not change, and costs what changed. Facts are a superset of Istio's workload API; where they
-//! come from, objects ([`crate::resolve`]) or a control plane, leaves no trace.
+//! ([`Workload`], [`Service`], [`AuthorizationPolicy`], [`NamespaceMtls`]) in persistent ordered maps: the next World
+//! shares with the one before what did not change, and costs what changed. Facts are a superset of Istio's workload
+//! API; where they come from, objects ([`crate::resolve`]) or a control plane, leaves no trace.
 //!
-//! Invariant: a World is a function of its facts and settings alone. The order in which changes arrived leaves no trace (but
-//! the version). Readers never wait.
+//! Invariant: a World is a function of its facts and settings alone. The order in which changes arrived leaves no trace
+//! (but the version). Readers never wait.
 
-mod asked;
 mod delta;
 mod fact;
 mod index;
 mod locality;
 mod mtls;
 mod policy;
+mod rule_values;
 mod service;
 mod settings;
 mod workload;
@@ -22,12 +22,12 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use imbl::OrdMap;
 use serde::Serialize;
 
-pub use asked::{Asked, Value};
-pub use delta::{Delta, Differs};
+pub use delta::{Delta, Difference};
 pub use fact::{Fact, FactChange, FactKey, Facts};
 pub use locality::{Locality, Nearness};
-pub use mtls::{Mtls, NamespaceMtls, Says, Takes};
+pub use mtls::{Mtls, NamespaceMtls, PortMode, Takes};
 pub use policy::{Action, AuthorizationPolicy, Scope, WaypointField};
+pub use rule_values::{RuleValue, Value};
 pub use service::{Affinity, Distribution, InternalTraffic, Service, ServicePort, TargetPort};
 pub use settings::MeshSettings;
 pub use workload::{Account, Endpoint, Hints, Owner, OwnerKind, Uid, Workload};
@@ -45,20 +45,20 @@ impl fmt::Display for Version {
     }
 }
 
-/// What an address stands for.
+/// The owner of an address.
 #[derive(Clone, Debug)]
 pub enum Addressed<'a> {
     /// One pod.
     Workload(&'a Arc<Workload>),
     /// One service's: a VIP, or an external address that nothing else has.
     Service(&'a Arc<Service>),
-    /// More than one object claims it, which only a mistake or an attack can cause. Nobody gets it.
+    /// More than one object claims it, which only a mistake or an attack can cause. It belongs to none of them.
     Ambiguous(Vec<ObjectKey>),
     /// Nothing that the mesh knows.
     Unknown,
 }
 
-/// One immutable picture of the mesh. Cheap to clone.
+/// One immutable state of the mesh. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct World {
     version: Version,
@@ -148,19 +148,19 @@ impl World {
         }
     }
 
-    /// Which World this is.
+    /// The version of this World.
     #[must_use]
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// What holds for the whole mesh.
+    /// The settings of the whole mesh.
     #[must_use]
     pub fn settings(&self) -> &MeshSettings {
         &self.settings
     }
 
-    /// Whom does this address belong to? `ip` is canonical.
+    /// The owner of an address. `ip` is canonical.
     #[must_use]
     pub fn addressed(&self, ip: IpAddr) -> Addressed<'_> {
         match self.index.claims(ip) {
@@ -224,13 +224,13 @@ impl World {
         self.policies.values()
     }
 
-    /// How many facts there are: workloads, services, policies.
+    /// The counts of facts: workloads, services, policies.
     #[must_use]
     pub fn counts(&self) -> [usize; 3] {
         [self.workloads.len(), self.services.len(), self.policies.len()]
     }
 
-    /// Whom a workload proves to be; none: it has no identity, or is none of this World's.
+    /// The identity of a workload; none: it has no identity, or is none of this World's.
     #[must_use]
     pub fn identity(&self, workload: &Workload) -> Option<&Identity> {
         self.index.identity(workload.account.as_ref()?)
@@ -249,14 +249,15 @@ impl World {
         self.index.endpoints(service)
     }
 
-    /// Calls of a service's VIP go through the tunnel. One endpoint in the mesh is enough, whether it can be called now or
-    /// not: it may be as soon as it is ready.
+    /// Calls of a service's VIP go through the tunnel. One endpoint in the mesh is enough, whether it can be called now
+    /// or not: it may be as soon as it is ready.
     #[must_use]
     pub fn is_in_mesh(&self, service: &Service) -> bool {
         service.waypoint.is_some() || self.index.enrolled(&service.name) > 0
     }
 
-    /// The AuthorizationPolicies that apply to this workload at L4: of the mesh, of its namespace, its own; by name each.
+    /// The AuthorizationPolicies that apply to this workload at L4: of the mesh, of its namespace, its own; by name
+    /// each.
     pub fn authorization_policies<'a>(
         &'a self,
         workload: &'a Workload,
@@ -267,7 +268,7 @@ impl World {
         self.index.wide(root).iter().chain(of_namespace).chain(of_workload)
     }
 
-    /// Is this workload judged by this policy at L4?
+    /// Whether this policy applies to this workload at L4.
     #[must_use]
     pub fn applies(&self, policy: &AuthorizationPolicy, workload: &Workload) -> bool {
         let of = policy.name.namespace();
@@ -278,10 +279,10 @@ impl World {
         }
     }
 
-    /// What PeerAuthentications say about a target port of a workload: its own, else its namespace's, else the mesh's. None:
-    /// nothing is said.
+    /// The mutual TLS mode of a target port of a workload: its own, else its namespace's, else the mesh's. None: none
+    /// is set.
     #[must_use]
-    pub fn mtls<'a>(&'a self, workload: &'a Workload, port: u16) -> Option<&'a Says> {
+    pub fn mtls<'a>(&'a self, workload: &'a Workload, port: u16) -> Option<&'a PortMode> {
         let of = |namespace: &str| self.mtls.get(namespace).map(|of| &of.says);
         (workload.mtls.of(port)).or_else(|| of(workload.name.namespace())).or_else(|| of(&self.settings.root_namespace))
     }
@@ -293,7 +294,7 @@ impl Version {
     }
 }
 
-/// What was there before, where that is another value.
+/// The value before, where it differs.
 fn put<K: Ord + Clone, T: Eq>(map: &mut OrdMap<K, Arc<T>>, key: K, new: &Arc<T>) -> Option<Option<Arc<T>>> {
     if map.get(&key) == Some(new) {
         return None;
@@ -308,7 +309,7 @@ fn claimant(claimant: &Claimant) -> ObjectKey {
     }
 }
 
-/// Worlds are equal when they know the same, whatever their version.
+/// Worlds are equal when their facts and settings are, also where their versions differ.
 impl PartialEq for World {
     fn eq(&self, other: &Self) -> bool {
         self.settings == other.settings

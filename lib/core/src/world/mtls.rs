@@ -1,5 +1,6 @@
-//! What PeerAuthentications come to: does a port take plaintext? Three layers, each beside the other so that a change of one
-//! rewrites no other: the workload's own, its namespace's, the mesh's. The most specific that says something decides.
+//! The effect of PeerAuthentications: whether a port accepts plaintext. Three layers, each beside the other so that a
+//! change of one rewrites no other: the workload's own, its namespace's, the mesh's. The most specific that says
+//! something decides.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -7,7 +8,7 @@ use serde::Serialize;
 
 use crate::ObjectName;
 
-/// What a port takes.
+/// What a port accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Takes {
     /// Mutual TLS only.
@@ -16,37 +17,37 @@ pub enum Takes {
     Plaintext,
 }
 
-/// What a port takes, and the PeerAuthentication that says so.
+/// The mutual TLS mode of a port, and the PeerAuthentication that sets it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Says {
-    /// What it takes.
+pub struct PortMode {
+    /// What it accepts.
     pub takes: Takes,
-    /// Who says so.
+    /// The PeerAuthentication.
     pub by: ObjectName,
 }
 
-/// What is said about one workload by labels.
+/// The modes that PeerAuthentications with a selector set for one workload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Mtls {
-    /// About every port that is not among `ports`; none: as its namespace says.
-    pub default: Option<Says>,
+    /// Of every port that is not among `ports`; none: its namespace's.
+    pub default: Option<PortMode>,
     /// By target port.
-    pub ports: BTreeMap<u16, Says>,
+    pub ports: BTreeMap<u16, PortMode>,
 }
 
 impl Mtls {
-    /// What is said about a port.
+    /// The mode of a port, if one is set.
     #[must_use]
-    pub fn of(&self, port: u16) -> Option<&Says> {
+    pub fn of(&self, port: u16) -> Option<&PortMode> {
         self.ports.get(&port).or(self.default.as_ref())
     }
 }
 
-/// What is said about every workload of a namespace; in the root namespace, of the mesh.
+/// The mode for every workload of a namespace; in the root namespace, of the mesh.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NamespaceMtls {
     /// The namespace.
     pub namespace: Arc<str>,
-    /// What its ports take.
-    pub says: Says,
+    /// What its ports accept.
+    pub says: PortMode,
 }

@@ -1,4 +1,5 @@
-//! AuthorizationPolicies: validated, every value parsed, and a fact as they are. How they are judged is [`crate::authz`].
+//! AuthorizationPolicies: validated, every value parsed, and a fact as they are. How they are judged is
+//! [`crate::authz`].
 
 use std::sync::Arc;
 
@@ -6,7 +7,7 @@ use serde::Serialize;
 
 use crate::{ObjectName, authz::Rule, labels::Labels};
 
-/// Which workloads a policy is about.
+/// The workloads that a policy applies to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Scope {
     /// All of its namespace; of the mesh, where it stands in the root namespace.
@@ -17,21 +18,21 @@ pub enum Scope {
     Targets(Vec<String>),
 }
 
-/// What a matching policy does.
+/// The action of a matching policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Action {
     /// What it matches may pass; where any ALLOW policy applies, nothing else may.
     Allow,
-    /// What it matches may not pass, whatever else says so.
+    /// What it matches may not pass, even where an ALLOW policy matches too.
     Deny,
 }
 
 impl Action {
-    /// What a value that never matches does to a policy; `is_not`: where it stands among those that must not match.
+    /// The effect of a value that never matches; `is_not`: it stands among those that must not match.
     pub(crate) const fn with_nothing(self, is_not: bool) -> &'static str {
         match (self, is_not) {
             (Self::Allow, false) => "it allows no connection",
-            (Self::Deny, false) => "it denies no connection, and what it should stop passes",
+            (Self::Deny, false) => "it denies no connection, and the traffic that it should block is allowed",
             (Self::Allow, true) => "it keeps no connection out",
             (Self::Deny, true) => "it exempts no connection",
         }
@@ -43,9 +44,9 @@ impl Action {
 pub struct AuthorizationPolicy {
     /// namespace/name.
     pub name: ObjectName,
-    /// Where it applies.
+    /// The workloads that it applies to.
     pub scope: Scope,
-    /// What it does.
+    /// Its action.
     pub action: Action,
     /// Any rule that matches is a match; none (`spec: {}`) never matches.
     pub rules: Vec<Rule>,
@@ -56,7 +57,7 @@ pub struct AuthorizationPolicy {
 /// A field that only a waypoint can judge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct WaypointField {
-    /// Where it stands: `spec.rules[0].to[0].operation.methods`.
+    /// Its path: `spec.rules[0].to[0].operation.methods`.
     pub field: String,
     /// Its name, or the attribute that a condition asks for.
     pub name: Arc<str>,

@@ -1,4 +1,4 @@
-//! A service, as connections to it are planned by. Which endpoints it has is said by its workloads.
+//! Services, as routing needs them. Their endpoints are part of the workloads.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -15,18 +15,18 @@ pub struct Service {
     pub hostname: Arc<str>,
     /// Its VIPs, canonical. Empty: headless or ExternalName.
     pub vips: Vec<IpAddr>,
-    /// The addresses that it says are its own as well, and that nothing else has; canonical, none of them a VIP of it. They are
-    /// the service's at its ports only.
+    /// The addresses that it says are its own as well, and that nothing else has; canonical, none of them a VIP of it.
+    /// They are the service's at its ports only.
     pub external: Vec<IpAddr>,
     /// TCP ports; others are not the mesh's.
     pub ports: Vec<ServicePort>,
-    /// What an ExternalName service is another name for.
+    /// `spec.externalName` of an ExternalName service.
     pub external_name: Option<Arc<str>>,
-    /// Which of its endpoints may be reached.
+    /// The endpoints that may be reached.
     pub internal_traffic: InternalTraffic,
-    /// How near connections prefer to stay: what the service says itself, else its namespace.
+    /// The preference for near endpoints: the service's own, else its namespace's.
     pub distribution: Distribution,
-    /// What the connections of one client have in common.
+    /// The session affinity of clients.
     pub affinity: Affinity,
     /// The waypoint that calls of it pass: its own, else its namespace's.
     pub waypoint: Option<Arc<str>>,
@@ -53,7 +53,7 @@ impl Service {
     }
 }
 
-/// Where traffic for a service port goes on a pod.
+/// The port of a pod that a service port leads to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum TargetPort {
     /// This number on every pod.
@@ -73,7 +73,7 @@ pub struct ServicePort {
     pub target: TargetPort,
 }
 
-/// Which of a service's endpoints calls from inside the cluster may reach.
+/// The endpoints of a service that calls from inside the cluster may reach.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum InternalTraffic {
     /// All of them.
@@ -83,7 +83,7 @@ pub enum InternalTraffic {
     Local,
 }
 
-/// How near connections prefer to stay. Never a reason to be refused: where nothing is near they go further.
+/// The preference for near endpoints. Never a reason of a refusal: where none is near, farther ones are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum Distribution {
     /// Anywhere.
@@ -107,7 +107,7 @@ impl Distribution {
     }
 }
 
-/// What the connections of one client have in common.
+/// The session affinity of clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum Affinity {
     /// Nothing.

@@ -1,4 +1,4 @@
-//! What holds for the whole mesh and is said by nobody's object. It stands beside the facts, so that another trust domain or
+//! Settings of the whole mesh, which no object has. They stand beside the facts, so that another trust domain or
 //! root namespace rewrites none of them.
 
 use std::sync::Arc;
@@ -7,12 +7,12 @@ use serde::Serialize;
 
 use crate::TrustDomain;
 
-/// What holds for the whole mesh and is not an object.
+/// Settings of the whole mesh.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MeshSettings {
     /// The name of this cluster, in the uids of its workloads. Default `Kubernetes`.
     pub cluster: Arc<str>,
-    /// Where mesh-wide policy stands. Default `istio-system`.
+    /// The namespace of mesh-wide policy. Default `istio-system`.
     pub root_namespace: Arc<str>,
     /// The trust domain of this mesh. Default `cluster.local`.
     pub trust_domain: TrustDomain,

@@ -1,4 +1,4 @@
-//! Who has an address; and deltas: what differs between any two Worlds, at the cost of what differs.
+//! Owners of addresses; and deltas of any two Worlds, which cost what differs.
 
 use std::cell::Cell;
 
@@ -11,7 +11,7 @@ use crate::{
 };
 
 thread_local! {
-    /// How often keys of workloads were compared on this thread.
+    /// The count of how often keys of workloads were compared on this thread.
     static COMPARED: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -20,11 +20,11 @@ pub(super) fn compared() {
     COMPARED.set(COMPARED.get() + 1);
 }
 
-/// What a delta says, put into the older World.
+/// The older World with the changes of a delta.
 fn follow(old: &World, delta: &Delta<'_>) -> World {
     let mut facts = Facts::default();
-    fn each<T>(facts: &mut Facts, all: &[Differs<'_, T>], fact: impl Fn(Arc<T>) -> Fact) {
-        for Differs { old, new } in all {
+    fn each<T>(facts: &mut Facts, all: &[Difference<'_, T>], fact: impl Fn(Arc<T>) -> Fact) {
+        for Difference { old, new } in all {
             match (old, new) {
                 (_, Some(new)) => facts.put(fact(Arc::clone(new))),
                 (Some(old), None) => facts.remove(fact(Arc::clone(old)).key()),

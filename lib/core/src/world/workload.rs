@@ -1,4 +1,5 @@
-//! A workload: a pod, or an address of a slice that belongs to no pod, with everything about it that decides about connections.
+//! A workload: a pod, or an address of a slice that belongs to no pod, with everything about it that decides about
+//! connections.
 //!
 //! | field | workload API (`istio.workload.Workload`) |
 //! |---|---|
@@ -25,8 +26,8 @@ use crate::{
     world::{Locality, Mtls},
 };
 
-/// What identifies a workload: `cluster//Pod/namespace/name`, as Istio writes it. It may be used again for another pod of
-/// the same name. Cheap to clone.
+/// The key of a workload: `cluster//Pod/namespace/name`, as Istio writes it. It may be used again for another pod
+/// of the same name. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Uid(Arc<str>);
 
@@ -89,7 +90,7 @@ impl Serialize for Uid {
     }
 }
 
-/// Whom a workload is: an identity without its trust domain, which is the mesh's.
+/// The identity of a workload without its trust domain, which is the mesh's.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Account {
     /// The namespace.
@@ -98,7 +99,7 @@ pub struct Account {
     pub name: Arc<str>,
 }
 
-/// What kind of object made a pod, as far as it is told apart.
+/// The kind of the object that made a pod, as far as it is told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum OwnerKind {
     /// `apps/v1 Deployment`, through one of its ReplicaSets.
@@ -120,7 +121,7 @@ pub struct Owner {
     pub name: Arc<str>,
 }
 
-/// For whom an endpoint is meant, as the controller that wrote the slice has worked out. Empty: for everybody.
+/// The callers for which an endpoint is meant, as the controller of its slice has worked out. Empty: all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Hints {
     /// `hints.forZones[].name`.
@@ -129,7 +130,8 @@ pub struct Hints {
     pub nodes: Vec<Arc<str>>,
 }
 
-/// A workload as one backend of a service: one address of it, with the port that it listens on for each of the service's.
+/// A workload as one backend of a service: one address of it, with the port that it listens on for each of the
+/// service's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Endpoint {
     /// The service.
@@ -146,8 +148,8 @@ pub struct Endpoint {
     pub weight: u16,
     /// For which callers its slice says that it is meant.
     pub hints: Hints,
-    /// Its slice, or its own object, names an address that another pod has by now: it takes no connections. It stays all the
-    /// same, so that calls of the service are refused instead of going past the mesh.
+    /// Its slice, or its own object, names an address that another pod has by now: it takes no connections. It stays
+    /// all the same, so that calls of the service are refused instead of going past the mesh.
     pub outdated: bool,
 }
 
@@ -162,39 +164,41 @@ impl Endpoint {
 /// A workload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Workload {
-    /// What identifies it.
+    /// Its key.
     pub uid: Uid,
     /// namespace/name: of the pod; of a slice's address the slice's name and the address.
     pub name: ObjectName,
-    /// The addresses that it has, canonical, without duplicates: not those that its object still names and another pod has.
+    /// The addresses that it has, canonical, without duplicates: not those that its object still names and another pod
+    /// has.
     pub addresses: Vec<IpAddr>,
     /// Its identity without the trust domain; none: an address of a slice, which proves nothing.
     pub account: Option<Account>,
-    /// Is it in the mesh, and why (not)?
+    /// Whether it is in the mesh, and the reason.
     pub enrolment: Enrolment,
     /// It has the node's addresses, not its own.
     pub host_network: bool,
     /// The waypoint that calls of its own addresses pass.
     pub waypoint: Option<Arc<str>>,
-    /// The AuthorizationPolicies that select it by labels: mesh-wide ones and those of its namespace are not among them.
+    /// The AuthorizationPolicies that select it by labels: mesh-wide ones and those of its namespace are not among
+    /// them.
     pub policies: Vec<ObjectName>,
-    /// What PeerAuthentications that select it by labels say.
+    /// The modes that PeerAuthentications with a selector set for it.
     pub mtls: Mtls,
     /// The services that it is a backend of, in order.
     pub endpoints: Vec<Endpoint>,
     /// The node that it runs on.
     pub node: Option<Arc<str>>,
-    /// Where that is.
+    /// The locality of its node.
     pub locality: Locality,
     /// The `Ready` condition, unless it is being deleted.
     pub ready: bool,
     /// It is being deleted, and its `Ready` condition still holds.
     pub draining: bool,
-    /// What made it; none: it was made by hand.
+    /// Its owner; none: it was made by hand.
     pub owner: Option<Owner>,
-    /// What Istio's metrics call the canonical service.
+    /// The canonical service in Istio's metrics.
     pub canonical_service: Arc<str>,
-    /// What Istio's metrics call the canonical revision.
+    /// The canonical revision in Istio's metrics.
     pub canonical_revision: Arc<str>,
     /// The label `app`, else the canonical service.
     pub app: Arc<str>,
@@ -216,8 +220,8 @@ impl Workload {
         self.account.is_some()
     }
 
-    /// It is about the pod that its node knows by these addresses and this account. Until it is, neither says anything about
-    /// the other: a name may be used again.
+    /// It is about the pod that its node knows by these addresses and this account. Until it is, neither says anything
+    /// about the other: a name may be used again.
     #[must_use]
     pub fn is_of(&self, addresses: &[IpAddr], account: &Account) -> bool {
         let within = |some: &[IpAddr], all: &[IpAddr]| some.iter().all(|ip| all.contains(ip));
@@ -232,13 +236,14 @@ impl Workload {
         self.enrolment.is_enrolled()
     }
 
-    /// Traffic to one of its addresses is traffic to it. Not so for pods of the host's network, nor for addresses of slices.
+    /// Traffic to one of its addresses is traffic to it. Not so for pods of the host's network, nor for addresses of
+    /// slices.
     #[must_use]
     pub const fn owns_addresses(&self) -> bool {
         self.is_pod() && !self.host_network
     }
 
-    /// What Istio's metrics call the workload: the object that made the pod, else the pod.
+    /// The workload name in Istio's metrics: the pod's owner, else the pod.
     #[must_use]
     pub fn workload_name(&self) -> &str {
         self.owner.as_ref().map_or(self.name.name(), |owner| &owner.name)

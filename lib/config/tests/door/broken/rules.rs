@@ -252,13 +252,13 @@ fn paths_and_names_that_nothing_has() {
     rule(
         "when: [{key: 'request.headers[x y]', values: [x]}]",
         &expect![[r#"
-        error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].when[0].key: `x y` names no header: a name of a header consists of A-Z, a-z, 0-9 and !#$%&'*+-.^_`|~, or is :authority, :method, :path or :scheme (until it is mended, what it selects is refused)
+        error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].when[0].key: `x y` names no header: a header name consists of A-Z, a-z, 0-9 and !#$%&'*+-.^_`|~, or is :authority, :method, :path or :scheme (until it is mended, what it selects is refused)
     "#]],
     );
     rule(
         "when: [{key: 'request.headers[:host]', values: ['']}]",
         &expect![[r#"
-        error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].when[0].key: `:host` names no header: a name of a header consists of A-Z, a-z, 0-9 and !#$%&'*+-.^_`|~, or is :authority, :method, :path or :scheme (until it is mended, what it selects is refused)
+        error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.rules[0].when[0].key: `:host` names no header: a header name consists of A-Z, a-z, 0-9 and !#$%&'*+-.^_`|~, or is :authority, :method, :path or :scheme (until it is mended, what it selects is refused)
     "#]],
     );
     rule(

@@ -1,4 +1,4 @@
-//! Which endpoints of a service take part: policy, readiness, weight, hints, nearness, affinity.
+//! The choice of endpoints of a service: policy, readiness, weight, hints, nearness, affinity.
 
 use std::collections::BTreeSet;
 
@@ -95,7 +95,8 @@ impl Case {
         world(objects)
     }
 
-    /// Who may be chosen for a caller on `node`, by the last part of their addresses; the same in both families.
+    /// The endpoints that may be chosen for a caller on `node`, by the last part of their addresses; the same in both
+    /// families.
     fn check(&self, node: &str, expect: &str) {
         let world = self.world(node);
         let caller = world.pod(&name("default/caller")).unwrap();
@@ -126,7 +127,7 @@ fn near_ones_first() {
     case().only(&[3, 4, 5]).check("n1", "3");
     case().only(&[4, 5]).check("n1", "4 5");
     case().check("n3", "3");
-    // a node that nobody knows anything about, and one that nobody knows: nothing is near
+    // a node of unknown locality, and an unknown node: nothing is near
     case().check("n5", "1 2 3 4 5");
     case().check("n9", "1 2 3 4 5");
     let case = || Case::new().distribution(Distribution::SameNode);
@@ -213,7 +214,7 @@ fn slices_speak_for_themselves() {
     let at = |n: u8| slice_endpoint(&format!("10.0.0.{n} fd00::{n}"));
     let going = |e: SliceEndpoint| SliceEndpoint { ready: false, draining: true, ..e };
     let down = |e: SliceEndpoint| SliceEndpoint { ready: false, ..e };
-    // who is in no slice is no endpoint, whatever the selector says
+    // a pod in no slice is no endpoint, even if the selector selects it
     Case::new().slice(vec![at(1), at(3)]).check("n1", "1 3");
     Case::new().slice(vec![]).check("n1", "no_endpoint");
     Case::new().slice(vec![down(at(1)), going(at(2)), at(3)]).check("n1", "3");
@@ -252,7 +253,7 @@ fn a_slice_means_the_pod_that_it_names() {
 }
 
 #[test]
-fn who_leaves_is_no_endpoint_at_what_another_has() {
+fn a_leaving_pod_is_no_endpoint_at_an_address_of_another() {
     let leaves = |p: &mut Pod| (p.ready, p.draining, p.deleted) = (false, true, true);
     let alone = |second: fn(&mut Pod)| Case::new().pod(1, leaves).pod(2, second).only(&[1, 2]);
     alone(|p| p.labels = labels("app=other")).check("n1", "1");
@@ -282,7 +283,7 @@ fn a_slice_says_where_endpoints_are_that_no_pod_has() {
 }
 
 #[test]
-fn hints_count_where_everybody_has_them() {
+fn hints_count_where_all_endpoints_have_them() {
     let names = |text: &str| text.split_whitespace().map(Arc::from).collect();
     let at = |n: u8, zones: &str, nodes: &str| SliceEndpoint {
         hints: Hints { zones: names(zones), nodes: names(nodes) },
@@ -307,7 +308,7 @@ fn hints_count_where_everybody_has_them() {
     zones().distribution(Distribution::SameZone).check("n1", "1");
 }
 
-/// Which endpoint the client of this number has, whatever the dice say.
+/// The endpoint of the client of this number, which no random number changes.
 fn of_client(world: &World, client: u8) -> IpAddr {
     let caller = workload(&pod("default/caller", &format!("10.1.0.{client} fd01::{client}")));
     let mut all: Vec<_> = (0..8)
@@ -373,9 +374,9 @@ fn with_caller(mut model: Model, node: &str) -> (World, Arc<Workload>) {
 }
 
 proptest! {
-    /// Whatever is preferred, somebody is called where somebody can be; and only who may.
+    /// With any preference an endpoint is called where one can be, and only one that may.
     #[test]
-    fn preferences_leave_nobody_out(model in some_model(), roll in any::<u64>(), n in 1u8..4, node in proptest::sample::select(vec!["node-1", "node-2", "node-3"])) {
+    fn preferences_never_empty_the_set(model in some_model(), roll in any::<u64>(), n in 1u8..4, node in proptest::sample::select(vec!["node-1", "node-2", "node-3"])) {
         let (world, caller) = with_caller(model, node);
         let to = SocketAddr::new(IpAddr::from([10, 96, 0, n]), 80);
         let Some(service) = service_at(&world, to.ip()) else { return Ok(()) };

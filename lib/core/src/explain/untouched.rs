@@ -1,5 +1,5 @@
-//! What happens to connections that the mesh leaves alone, where something else on their way decides about them: nodes,
-//! which lead node ports and external addresses to endpoints, and sidecars of Istio's, which judge for themselves.
+//! Connections outside the mesh about which something else decides: nodes, which forward node ports and external
+//! addresses to endpoints, and Istio's sidecars, which judge for themselves.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -10,14 +10,14 @@ use super::{Answered, Known, Path, Source, arrive};
 use crate::{
     Kind, ObjectKey, Reason, World,
     authz::Verdict,
-    enrol::Because,
+    enrol::EnrolmentReason,
     peer_auth,
     route::{self, Caller, Destination},
     trace::{Stage, Step, Trace as _},
     world::{Service, Takes, Workload},
 };
 
-/// The answer for a connection that the mesh does not touch, where there is more to say than that.
+/// The answer for a connection that the mesh does not capture; none: nothing else decides about it.
 pub(super) fn left_alone(
     known: Known<'_>,
     from: &Source,
@@ -26,14 +26,15 @@ pub(super) fn left_alone(
     steps: &mut Vec<Step>,
 ) -> Option<Answered> {
     let world = known.world;
-    if let Some(entry) = Entry::at(known, to) {
+    if let Some(entry) = NodeEntry::at(known, to) {
         return entry.follow(world, from, to, steps);
     }
     let destination = route::resolve(world, caller, to, 0, &mut ()).ok()?;
     sidecar_refuses(world, from, Path::Untouched, &destination, steps)
 }
 
-/// A pod with a sidecar takes mutual TLS of other sidecars. What comes from the mesh, or from neither, is plaintext to it.
+/// A pod with a sidecar accepts mutual TLS of other sidecars. What comes from the mesh, or from neither, is plaintext to
+/// it.
 pub(super) fn sidecar_refuses(
     world: &World,
     from: &Source,
@@ -41,7 +42,7 @@ pub(super) fn sidecar_refuses(
     destination: &Destination,
     steps: &mut Vec<Step>,
 ) -> Option<Answered> {
-    let has_sidecar = |w: &Arc<Workload>| w.enrolment.because() == Because::Sidecar;
+    let has_sidecar = |w: &Arc<Workload>| w.enrolment.because() == EnrolmentReason::Sidecar;
     let workload = destination.workload.as_ref().filter(|w| has_sidecar(w))?;
     if from.workload.as_ref().is_some_and(has_sidecar) {
         return None;
@@ -52,21 +53,24 @@ pub(super) fn sidecar_refuses(
         return None;
     }
     let key = ObjectKey::new(Kind::Pod, workload.name.clone());
-    steps.say(Stage::PeerAuthentication, Some(&key), || "its sidecar gets plaintext, and judges it itself".into());
+    steps.say(Stage::PeerAuthentication, Some(&key), || {
+        "the connection reaches its sidecar in plaintext, and the sidecar decides".into()
+    });
     steps.append(&mut judged);
     let reason = Reason::PlaintextRefused;
     let says = format!("{reason}: by the sidecar of {}", workload.name);
     Some((path, Verdict::Deny { policy: policy.cloned(), reason }, says))
 }
 
-/// A way into a service that nodes make, not the mesh: a node port, or an external address that is not the mesh's.
-struct Entry<'w> {
+/// An entry into a service that nodes provide, not the mesh: a node port, or an external address that is not the
+/// mesh's.
+struct NodeEntry<'w> {
     service: &'w Arc<Service>,
     port: u16,
     at_node: bool,
 }
 
-impl<'w> Entry<'w> {
+impl<'w> NodeEntry<'w> {
     fn at(known: Known<'w>, to: SocketAddr) -> Option<Self> {
         let at_node = is_node(known, to.ip());
         known.world.services().find_map(|service| {
@@ -89,17 +93,17 @@ impl<'w> Entry<'w> {
         let what = if self.at_node { "a node port" } else { "an external address" };
         steps.say(Stage::Route, Some(&key), || {
             format!(
-                "{to} is {what} of it: the node leads it to an endpoint, in plaintext and under an address of its own"
+                "{to} is {what} of this service: the node forwards it to an endpoint, in plaintext and from an address of its own"
             )
         });
-        // Nodes hide the source, lest the answer take another way.
+        // Nodes replace the source address, lest the answer be routed past them.
         let from = match self.at_node {
             true => Source { address: to.ip(), workload: None },
             false => Source { address: from.address, workload: None },
         };
         let caller = Caller { address: from.address, node: None, locality: None };
         let destination = route::resolve(world, &caller, SocketAddr::new(*vip, self.port), 0, steps).ok()?;
-        steps.say(Stage::Route, None, || format!("{to} is {}", destination.target));
+        steps.say(Stage::Route, None, || format!("{to} leads to {}", destination.target));
         if destination.workload.as_ref().is_some_and(|w| w.is_enrolled()) {
             return Some(arrive(world, Path::Plaintext, &from, None, &destination, steps));
         }

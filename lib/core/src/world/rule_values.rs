@@ -1,5 +1,5 @@
-//! The values that an AuthorizationPolicy asks for, each with its place: for those who say something about one of them.
-//! Its own file because findings and the check of references walk the same values, and must mean the same fields.
+//! The values of an AuthorizationPolicy's rules, each with its field, for findings about one of them. Its own file
+//! because findings and the check of references walk the same values, and must mean the same fields.
 
 use crate::{
     authz::{Condition, Match, PrincipalMatch, ServiceAccount, StringMatch, trust_domain_is_possible},
@@ -7,18 +7,18 @@ use crate::{
     world::AuthorizationPolicy,
 };
 
-/// One value.
+/// One value of a rule.
 #[derive(Clone, Debug)]
-pub struct Asked<'a> {
-    /// Where it stands: `spec.rules[0].from[0].source.principals[1]`.
+pub struct RuleValue<'a> {
+    /// Its field: `spec.rules[0].from[0].source.principals[1]`.
     pub field: String,
     /// It stands in the list of those that must not match.
     pub is_not: bool,
-    /// What it is.
+    /// The value.
     pub value: Value<'a>,
 }
 
-/// What is asked for.
+/// The value itself, by its kind.
 #[derive(Clone, Copy, Debug)]
 pub enum Value<'a> {
     /// Of `principals`.
@@ -46,17 +46,17 @@ impl Value<'_> {
         }
     }
 
-    /// What a value that is not possible should be.
+    /// The problem of a value that is not possible, and the form it should have.
     #[must_use]
     pub(crate) const fn must_be(&self) -> &'static str {
         match self {
             Self::Principal(_) => {
-                "is no identity: write TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT, or one end of it"
+                "is not an identity: write TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT, or its beginning or end with `*`"
             }
-            Self::Namespace(_) => "is no name of a namespace",
-            Self::TrustDomain(_) => "is no name of a trust domain",
-            Self::ServiceAccount(_) => "is no service account",
-            Self::Port(_) => "is no port",
+            Self::Namespace(_) => "is not a namespace name",
+            Self::TrustDomain(_) => "is not a trust domain",
+            Self::ServiceAccount(_) => "is not a service account",
+            Self::Port(_) => "is not a port",
         }
     }
 }
@@ -64,7 +64,7 @@ impl Value<'_> {
 impl AuthorizationPolicy {
     /// Every value of its rules that L4 judges, but addresses, in order.
     #[must_use]
-    pub fn asks(&self) -> Vec<Asked<'_>> {
+    pub fn rule_values(&self) -> Vec<RuleValue<'_>> {
         let mut all = Vec::new();
         for (i, rule) in self.rules.iter().enumerate() {
             for (j, s) in rule.from.iter().enumerate() {
@@ -96,14 +96,14 @@ impl AuthorizationPolicy {
 }
 
 fn list<'a, T>(
-    all: &mut Vec<Asked<'a>>,
+    all: &mut Vec<RuleValue<'a>>,
     at: &str,
     names: [&str; 2],
     m: &'a Match<T>,
     value: impl Fn(&'a T) -> Value<'a>,
 ) {
     for (name, is_not, values) in [(names[0], false, &m.values), (names[1], true, &m.not_values)] {
-        let one = |(i, v): (usize, &'a T)| Asked { field: format!("{at}.{name}[{i}]"), is_not, value: value(v) };
+        let one = |(i, v): (usize, &'a T)| RuleValue { field: format!("{at}.{name}[{i}]"), is_not, value: value(v) };
         all.extend(values.iter().enumerate().map(one));
     }
 }
