@@ -50,8 +50,8 @@ fn documents_as_guides_have_them() {
 }
 
 #[test]
-fn slips() {
-    expect_file!["analyze/slips.txt"].assert_eq(&shown(&analyze(&["slips/slips.yaml"])));
+fn typos() {
+    expect_file!["analyze/typos.txt"].assert_eq(&shown(&analyze(&["typos/typos.yaml"])));
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn what_fails() {
     assert_eq!(code(&["guide/values.yaml", "--deny", "notices"]), Some(1));
     assert_eq!(code(&["guide/mtls.yaml"]), Some(0), "a warning");
     assert_eq!(code(&["guide/mtls.yaml", "--deny", "warnings"]), Some(1));
-    assert_eq!(code(&["slips"]), Some(1), "errors");
+    assert_eq!(code(&["typos"]), Some(1), "errors");
     assert_eq!(code(&["nowhere"]), Some(1));
     assert_eq!(code(&[]), Some(1), "nothing to analyze");
 }
@@ -120,7 +120,7 @@ fn several_places_are_one_mesh() {
     fs::copy(data().join("guide/pod.yaml"), dir.path().join("other.yaml")).unwrap();
     let other = dir.path().to_str().unwrap();
     let output = shown(&analyze(&["guide/pod.yaml", other]));
-    assert!(output.starts_with("exit 1\n") && output.contains("already; that one counts"), "{output}");
+    assert!(output.starts_with("exit 1\n") && output.contains("duplicate object"), "{output}");
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn nothing_written_in_a_file_acts_on_the_terminal() {
 
 #[test]
 fn colours_are_for_terminals() {
-    assert!(!analyze(&["slips"]).stdout.contains(&0x1b));
+    assert!(!analyze(&["typos"]).stdout.contains(&0x1b));
 }
 
 #[test]

@@ -253,9 +253,9 @@ fn problems_are_told_and_the_answer_is_given() {
                                        destination is 10.0.2.2, port 80
               enrolment  Pod shop/web  not in the mesh: no label of the pod or its namespace enrols it
               capture                  left alone: the source is not in the mesh
-            ! error: broken.yaml:9: document 2: Pod shop/cart: status.podIPs[0].ip: `10.0.2.999` is no IP address (not served)
-            ! error: broken.yaml:15: document 3: AuthorizationPolicy shop/typo: spec.rulez: unknown field: did you mean `rules`? (until it is mended, what it selects is refused)
-            ! error: broken.yaml:17: document 4: is no valid YAML: unclosed bracket '[' (not served)
+            ! error: broken.yaml:9: document 2: Pod shop/cart: status.podIPs[0].ip: `10.0.2.999` is not an IP address (not served)
+            ! error: broken.yaml:15: document 3: AuthorizationPolicy shop/typo: spec.rulez: unknown field: did you mean `rules`? (connections to what it selects are refused until it is fixed)
+            ! error: broken.yaml:17: document 4: is not valid YAML: unclosed bracket '[' (not served)
             ! warning: PeerAuthentication istio-system/some: spec.selector: a PeerAuthentication of the root namespace with a selector is ignored
         "#]],
     );

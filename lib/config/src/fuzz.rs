@@ -1,15 +1,15 @@
-//! What the fuzz targets of this crate run, and the tests over their stored corpora: any bytes are a file.
+//! The fuzz targets of this crate, and the tests over their stored corpora: any bytes are a file.
 
 use std::sync::Arc;
 
-use underpass_door::Says;
+use underpass_door::Observation;
 
 use crate::{
     door::{Content, State},
     manifest,
 };
 
-/// Where the corpus of a target is stored.
+/// The folder of a target's corpus.
 #[cfg(test)]
 fn corpus(target: &str) -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target)
@@ -22,7 +22,7 @@ pub fn run(bytes: &[u8]) {
     for problem in &manifest.problems {
         assert!(!problem.to_string().contains('\n'), "one line: {problem}");
     }
-    let bad = manifest.claims.iter().filter(|c| matches!(c.says, Says::Bad { .. })).count();
+    let bad = manifest.claims.iter().filter(|c| matches!(c.observed, Observation::Bad { .. })).count();
     assert!(bad == 0 || manifest.errors().count() > 0, "nothing is lost silently: {manifest:?}");
     let (first, _) = State::default().next(&[(Arc::clone(&file), Content::Bytes(bytes))]);
     let (_, again) = first.next(&[(Arc::clone(&file), Content::Bytes(bytes))]);

@@ -1,4 +1,4 @@
-//! "Did you mean ...?" for names that nobody defined: the nearest of the known ones, where one is near enough.
+//! "Did you mean ...?" for unknown names: the nearest of the known ones, where one is near enough.
 
 /// The known name that `text` was probably meant to be.
 #[must_use]

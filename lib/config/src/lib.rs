@@ -1,14 +1,14 @@
-//! The shapes users write, their conversion to the World, and the manifests door.
+//! The manifests door: YAML files, their shapes, and the conversion to objects of core.
 //!
 //! * [`yaml`]: text to trees, read as kubectl reads it.
-//! * [`shapes`]: what Kubernetes and Istio objects look like, as far as the mesh reads them.
+//! * [`shapes`]: Kubernetes and Istio objects as written, as far as the mesh reads them.
 //! * [`convert`]: shapes to the types of core. Everything is validated here, once; what comes out is canonical.
 //! * [`manifest`]: one file to objects and [`Problem`]s.
 //! * [`door`]: a directory of files to [`Update`](underpass_door::Update)s, once or watched.
 //!
-//! What must hold: nothing that is read can panic or cost more than its limits; one mistake never loses its
-//! neighbours; every problem names file, document, object, field and reason; and nothing that cannot be understood
-//! ever widens access.
+//! What must hold: no input can cause a panic or cost more than its limits; one mistake never loses its neighbours;
+//! every problem names file, document, object, field and reason; and nothing that cannot be understood ever widens
+//! access.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
@@ -16,15 +16,15 @@ pub mod convert;
 pub mod door;
 #[cfg(any(test, feature = "testing"))]
 pub mod fuzz;
-mod glimpse;
+mod header;
 mod hint;
 mod kinds;
 pub mod manifest;
-mod notes;
+mod notices;
 pub mod shapes;
 pub mod yaml;
 
 pub use door::{Door, Watch};
 pub use hint::nearest;
-// What is wrong, in the words that every door has.
+// Problems, in the words that every door has.
 use underpass_door::{Effect, Fault, ObjectId, Path, Problem, Segment, Severity, path};

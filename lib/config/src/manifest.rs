@@ -1,15 +1,15 @@
-//! One file: which objects it claims, which of them are good, and what is wrong with it. A pure function of the file's
-//! bytes; what to do about an object that is not good is the door's business.
+//! One file: the objects that it claims, good or bad, and its problems. A pure function of the file's bytes; the
+//! treatment of bad objects is the ledger's business.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use underpass_core::{Kind, ObjectKey, ObjectName, objects::Pod};
-use underpass_door::{Says, Source, Strictness};
+use underpass_door::{Observation, Source, Strictness};
 
 use crate::{
     Fault, ObjectId, Path, Problem, Segment, Severity,
     convert::{self, Converted, Rejected, stand_in},
-    glimpse::Glimpse,
+    header::Header,
     hint::nearest,
     kinds::{self, Class},
     path::At,
@@ -27,37 +27,37 @@ const MAX_FAULTS: usize = 32;
 /// An object that stands in a file, good or not.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Claim {
-    /// Which object.
+    /// The object.
     pub key: ObjectKey,
-    /// In which document, from 1.
+    /// Its document, from 1.
     pub document: u32,
-    /// In which line, from 1.
+    /// Its line, from 1.
     pub line: u32,
-    /// Where in the document; empty, but in a list.
+    /// Its path in the document; empty, but in a list.
     pub place: Path,
-    /// What it says: this object, or that it cannot be served; a problem says why.
-    pub says: Says,
+    /// Its state: this object, or that it cannot be served; a problem has the reason.
+    pub observed: Observation,
 }
 
-/// What was read from one file.
+/// The content of one file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Manifest {
     /// The objects it is about, in order.
     pub claims: Vec<Claim>,
-    /// What is wrong or surprising, in order.
+    /// Its problems and notices, in order.
     pub problems: Vec<Problem>,
-    /// How many objects of kinds that are not the mesh's, by `apiVersion kind`.
+    /// The counts of objects of other kinds, by `apiVersion kind`.
     pub ignored: BTreeMap<String, usize>,
-    /// Pods that its workload kinds will make, as far as they are known, under the names of these. None of them is served;
-    /// they keep `underpass analyze` from missing pods that are only not there yet.
+    /// Pods that its workload kinds will make, as far as they are known, under the names of these. None of them is
+    /// served; they keep `underpass analyze` from missing pods that are only not there yet.
     pub templates: Vec<Pod>,
-    /// Service accounts, which are not the mesh's: whose pods may come later, or from elsewhere.
+    /// Service accounts, which are not served: their pods may come later, or from elsewhere.
     pub accounts: Vec<ObjectName>,
-    /// Something in it could not even be attributed to an object.
+    /// A part of it could not even be attributed to an object.
     pub has_unreadable: bool,
 }
 
-/// Reads a file. `file` is what problems call it.
+/// Reads a file. `file` is its name in problems.
 #[must_use]
 pub fn read(file: &Arc<str>, bytes: &[u8]) -> Manifest {
     let mut reader = Reader { file, out: Manifest::default() };
@@ -115,20 +115,20 @@ impl Reader<'_> {
             }
             Err(e) => {
                 self.out.has_unreadable = true;
-                let seen = Glimpse::of(document.text);
+                let seen = Header::of(document.text);
                 let source = self.source(document.number, e.line.or(Some(document.line)));
                 let reason = if document.text.contains("{{") { Fault::Template } else { e.clone().into() };
-                let object = seen.as_ref().map(Glimpse::id);
+                let object = seen.as_ref().map(Header::id);
                 self.out.problems.push(Problem { object, ..Problem::new(source, reason) });
                 self.refuse(document.number, document.line, Path::default(), seen.and_then(|s| s.key()), &Tree::NULL);
             }
         }
     }
 
-    /// The policies of a file of which nothing can be read, each with a word of its own.
+    /// The policies of a file that cannot be read, each with a problem of its own.
     fn policies_of(&mut self, text: &str, fault: &Fault) {
         for (number, line, text) in yaml::texts(text) {
-            let Some(seen) = Glimpse::of(text) else { continue };
+            let Some(seen) = Header::of(text) else { continue };
             if self.refuse(number, line, Path::default(), seen.key(), &Tree::NULL) {
                 let source = self.source(number, Some(line));
                 self.out.problems.push(Problem { object: Some(seen.id()), ..Problem::new(source, fault.clone()) });
@@ -136,13 +136,19 @@ impl Reader<'_> {
         }
     }
 
-    /// What cannot be read and is a security policy by its kind and name is claimed by one that refuses. So it is while
-    /// nothing better is known, as with a policy that can be read and is broken.
+    /// An unreadable security policy, known by its kind and name, is claimed by a stand-in that refuses, as is a policy
+    /// that can be read and is broken.
     fn refuse(&mut self, document: u32, line: u32, place: Path, key: Option<ObjectKey>, tree: &Tree) -> bool {
         let Some((key, object)) = key.and_then(|k| stand_in(k.kind, k.name.clone(), tree).map(|o| (k, o))) else {
             return false;
         };
-        self.out.claims.push(Claim { key, document, line, place, says: Says::Bad { stand_in: Some(object) } });
+        self.out.claims.push(Claim {
+            key,
+            document,
+            line,
+            place,
+            observed: Observation::Bad { stand_in: Some(object) },
+        });
         true
     }
 
@@ -185,7 +191,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A field without which nobody can tell what an object is, and the kind that was probably meant.
+    /// A field without which the kind of an object is unknown, and the kind that was probably meant.
     fn mistake(
         &mut self,
         c: &Candidate<'_>,
@@ -203,7 +209,7 @@ impl Reader<'_> {
 
     fn list(&mut self, c: &Candidate<'_>, item: Option<(&str, &str)>) {
         let Some(items) = c.tree.field("items") else {
-            // Cut short, or misspelled; who means an empty one writes it.
+            // Cut short, or misspelled: an empty list is written as one.
             self.out.has_unreadable = true;
             return self.say(c, None, At::ROOT.field("items").path(), Fault::Missing);
         };
@@ -226,11 +232,11 @@ impl Reader<'_> {
     fn served(&mut self, c: &Candidate<'_>, kind: Kind, id: Option<ObjectId>) {
         let converted = convert::object(kind, c.tree, Strictness::File);
         let key = key(kind, c.tree);
-        let (says, faults) = match converted {
-            Ok(Converted { object, warnings }) => (Says::Good(object), warnings),
+        let (observed, faults) = match converted {
+            Ok(Converted { object, warnings }) => (Observation::Good(object), warnings),
             Err(Rejected(faults)) => {
                 let stand_in = key.as_ref().and_then(|k| stand_in(kind, k.name.clone(), c.tree));
-                (Says::Bad { stand_in }, faults)
+                (Observation::Bad { stand_in }, faults)
             }
         };
         self.metadata(c, id.as_ref(), kind);
@@ -244,7 +250,7 @@ impl Reader<'_> {
         match key {
             Some(key) => {
                 let (document, line) = (c.document, c.tree.line);
-                self.out.claims.push(Claim { key, document, line, place: c.outer.clone(), says });
+                self.out.claims.push(Claim { key, document, line, place: c.outer.clone(), observed });
             }
             None => self.out.has_unreadable = true,
         }
@@ -294,7 +300,7 @@ fn namespace(tree: &Tree) -> Option<&str> {
     metadata(tree, NAMESPACE).or_else(misspelled)
 }
 
-/// The key, where the name is one; also of an object whose other fields are broken.
+/// The key, if the name is valid; also of an object with other broken fields.
 fn key(kind: Kind, tree: &Tree) -> Option<ObjectKey> {
     named(kind, namespace(tree), metadata(tree, "name")?)
 }

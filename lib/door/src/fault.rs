@@ -1,30 +1,29 @@
-//! Everything that can be wrong with what a door reads, as one enum: what is wrong is decided where it is known, and every
-//! text that a user reads stands here.
+//! The faults of objects that a door reads, as one enum: set where they are found, and worded for users here, once.
 
 use std::{io, sync::Arc};
 
 use underpass_core::authz::{ParseHeaderNameError, ParsePathError};
 
-use crate::{Field, Future, Known, Severity};
+use crate::{Field, KnownKind, Severity, Support};
 
 /// Lines of a file.
 pub type Lines = Vec<u32>;
 
-/// One reason. Texts from the manifest are printed as written, cut where they are long.
+/// The reason of a problem. Texts from the manifest are printed as written, cut where they are long.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
     // ---- files and documents
-    /// The operating system said no.
+    /// An error of the operating system.
     #[error("cannot be read: {kind}")]
     Io {
-        /// What it said.
+        /// Its kind.
         kind: io::ErrorKind,
     },
-    /// No document says anything: a file that was cut short, a placeholder.
-    #[error("{}", if *.gave { "is empty: what it gave is deleted only with the file (rm)" } else { "holds no object" })]
+    /// No document has content: a file that was cut short, a placeholder.
+    #[error("{}", if *.gave { "is empty: its objects stay served until the file is deleted (rm)" } else { "holds no object" })]
     Empty {
-        /// It gave objects before, which are still served.
+        /// It had objects before, which are still served.
         gave: bool,
     },
     /// A file has a limit.
@@ -34,7 +33,7 @@ pub enum Fault {
         max: u64,
     },
     /// Manifests are UTF-8.
-    #[error("is no UTF-8 text, from byte {at} on")]
+    #[error("is not UTF-8 text: invalid from byte {at} on")]
     NotUtf8 {
         /// The first byte that is not.
         at: usize,
@@ -47,36 +46,36 @@ pub enum Fault {
     },
     /// Manifests of a directory have a limit.
     #[error(
-        "the directory has more than {max} manifests: further ones are not read, and what is gone stays until there are fewer"
+        "the directory has more than {max} manifests: further ones are not read, and deleted objects stay served until there are fewer"
     )]
     TooManyFiles {
         /// The limit.
         max: usize,
     },
     /// The depth of folders has a limit.
-    #[error("folders are nested deeper than {max}; what is inside is not read")]
+    #[error("folders are nested deeper than {max}; files inside are not read")]
     FoldersTooDeep {
         /// The limit.
         max: usize,
     },
-    /// The YAML parser, or one of its budgets, said no.
+    /// An error of the YAML parser, or of one of its budgets.
     #[error("{message}")]
     Syntax {
-        /// What it said.
+        /// Its message.
         message: Arc<str>,
     },
     /// A key stands twice in one mapping.
-    #[error("this key stands twice, first in line {first_line}")]
+    #[error("duplicate key, first in line {first_line}")]
     DuplicateKey {
-        /// Where it stands again.
+        /// The line of the second one.
         line: u32,
-        /// Where it stands first.
+        /// The line of the first one.
         first_line: u32,
     },
     /// A list or a scalar.
     #[error("a manifest is a mapping with apiVersion, kind and metadata; this is {found}")]
     NotAMapping {
-        /// What it is.
+        /// Its type.
         found: &'static str,
     },
     /// `apiVersion`, `kind` or `metadata.name`.
@@ -87,7 +86,7 @@ pub enum Fault {
     UnknownVersion {
         /// As written.
         found: Arc<str>,
-        /// What is.
+        /// The version that is served.
         served: &'static str,
     },
     /// A kind of ours under a group that was probably meant to be its own.
@@ -97,11 +96,11 @@ pub enum Fault {
         kind: &'static str,
         /// The apiVersion as written.
         found: Arc<str>,
-        /// What is served.
+        /// The apiVersion that is served.
         served: &'static str,
     },
     /// A kind that its API group does not have.
-    #[error("`{}` is no kind of this API group{}", cut(.found), hint(*.meant).unwrap_or_default())]
+    #[error("`{}` is not a kind of this API group{}", cut(.found), hint(*.meant).unwrap_or_default())]
     UnknownKind {
         /// As written.
         found: Arc<str>,
@@ -117,37 +116,37 @@ pub enum Fault {
         found: Arc<str>,
     },
     /// Two manifests for one object.
-    #[error("stands in {file}{} already; that one counts", at_line(*.line))]
+    #[error("duplicate object: {file}{} has it too, and that one is served", at_line(*.line))]
     DuplicateObject {
-        /// Where the one stands that counts.
+        /// The file of the one that is served.
         file: Arc<str>,
         /// Its line.
         line: Option<u32>,
     },
-    /// More of them than are worth a line each.
+    /// Further faults beyond the limit of listed ones.
     #[error("and {count} more")]
     More {
-        /// How many are left out.
+        /// The count of those left out.
         count: usize,
     },
-    /// `apiVersion` of a known kind. A warning, because nothing is lost: an API server refuses it.
+    /// `apiVersion` of a known kind. A warning only: an API server refuses such an object.
     #[error("`{}` does not exist: a cluster refuses it; write {}", cut(.found), .known.api_version())]
     KnownVersion {
         /// As written.
         found: Arc<str>,
         /// The kind.
-        known: &'static Known,
+        known: &'static KnownKind,
     },
     /// An object that configures a mesh and is not served.
-    #[error("{}: {}", match .known.future { Future::Later => "known, not yet served", Future::Never => "known, will not be served" }, .known.meanwhile.says)]
+    #[error("{}: {}", match .known.future { Support::Later => "known, not yet served", Support::Never => "known, will not be served" }, .known.meanwhile.says)]
     KindNotServed {
-        /// What is known about it.
-        known: &'static Known,
+        /// Its row of the table.
+        known: &'static KnownKind,
     },
     /// A field, label or annotation without effect, or with another one than elsewhere.
     #[error("{}{}", .field.says, further(.also))]
     Field {
-        /// What is known about it.
+        /// Its row of the table.
         field: &'static Field,
         /// Further lines where it stands.
         also: Lines,
@@ -161,18 +160,18 @@ pub enum Fault {
         says: &'static str,
     },
     /// Values of a chart, a dashboard: a mapping that has nothing of an object.
-    #[error("is no Kubernetes object (no apiVersion, kind, metadata, spec): ignored{}", .looks.map(|l| format!("; it looks like {l}")).unwrap_or_default())]
+    #[error("is not a Kubernetes object (no apiVersion, kind, metadata, spec): ignored{}", .looks.map(|l| format!("; it looks like {l}")).unwrap_or_default())]
     NoObject {
-        /// What it looks like.
+        /// Its probable kind.
         looks: Option<&'static str>,
     },
-    /// A template of a chart, which is no YAML.
-    #[error("is no valid YAML, and looks like a template of a chart: render it first (helm template)")]
+    /// A chart template, which is not YAML.
+    #[error("is not valid YAML, and looks like a chart template: render it first (helm template)")]
     Template,
 
     // ---- shapes
-    /// A field of a policy that nobody defined.
-    #[error("unknown field{}", hint(*.meant).unwrap_or_else(|| format!("; known are {}", list(.known))))]
+    /// An unknown field of a policy.
+    #[error("unknown field{}", hint(*.meant).unwrap_or_else(|| format!("; known fields: {}", list(.known))))]
     UnknownField {
         /// The nearest one.
         meant: Option<&'static str>,
@@ -180,23 +179,23 @@ pub enum Fault {
         known: &'static [&'static str],
     },
     /// A field that a newer version of the API defines; the object is served without it.
-    #[error("unknown field, probably of a newer version of its API: passed over")]
+    #[error("unknown field, probably of a newer version of its API: ignored")]
     NewerField,
     /// The same in a policy, which is not.
     #[error("unknown field, probably of a newer version of its API: without it the policy might allow more")]
     NewerPolicyField,
-    /// A plain scalar that YAML reads as something else than text.
-    #[error("YAML reads this as {found}; text is expected: write it in quotes")]
+    /// A plain scalar that YAML reads as another type than text.
+    #[error("YAML reads this as {found}, expected text: write it in quotes")]
     Unquoted {
-        /// What YAML reads.
+        /// The type that YAML reads.
         found: Arc<str>,
     },
-    /// Something else than expected.
-    #[error("is {found}; expected is {expected}")]
+    /// A value of another type than expected.
+    #[error("is {found}, expected {expected}")]
     WrongType {
-        /// What it is.
+        /// Its type.
         found: Arc<str>,
-        /// What it must be.
+        /// The expected type.
         expected: Arc<str>,
     },
     /// A key without a value, where that could be read as "anything".
@@ -205,32 +204,32 @@ pub enum Fault {
 
     // ---- values
     /// A name of an object or a namespace.
-    #[error("`{}` is no valid name: {rule}", cut(.found))]
+    #[error("`{}` is not a valid name: {rule}", cut(.found))]
     Name {
         /// As written.
         found: Arc<str>,
-        /// What a valid one is.
+        /// The rule of valid ones.
         rule: &'static str,
     },
     /// The key of a label or an annotation.
     #[error(
-        "is no valid key: an optional DNS prefix and `/`, then up to 63 of A-Z a-z 0-9 - _ . (not at the ends - _ .)"
+        "is not a valid key: an optional DNS prefix and `/`, then up to 63 of A-Z a-z 0-9 - _ . (not at the ends - _ .)"
     )]
     LabelKey,
     /// The value of a label.
-    #[error("`{}` is no label value: up to 63 of A-Z a-z 0-9 - _ . (not at the ends - _ .)", cut(.found))]
+    #[error("`{}` is not a label value: up to 63 of A-Z a-z 0-9 - _ . (not at the ends - _ .)", cut(.found))]
     LabelValue {
         /// As written.
         found: Arc<str>,
     },
     /// `metadata.uid`.
-    #[error("`{}` is no uid: up to 128 of A-Z a-z 0-9 -", cut(.found))]
+    #[error("`{}` is not a uid: up to 128 of A-Z a-z 0-9 -", cut(.found))]
     Uid {
         /// As written.
         found: Arc<str>,
     },
     /// An IP address.
-    #[error("`{}` is no IP address", cut(.found))]
+    #[error("`{}` is not an IP address", cut(.found))]
     Address {
         /// As written.
         found: Arc<str>,
@@ -242,31 +241,31 @@ pub enum Fault {
         found: std::net::IpAddr,
     },
     /// `ipBlocks`.
-    #[error("`{}` is no IP address and no CIDR", cut(.found))]
+    #[error("`{}` is neither an IP address nor a CIDR", cut(.found))]
     Cidr {
         /// As written.
         found: Arc<str>,
     },
     /// A port number.
-    #[error("`{}` is no port: a number from 1 to 65535", cut(.found))]
+    #[error("`{}` is not a port: a number from 1 to 65535", cut(.found))]
     Port {
         /// As written.
         found: Arc<str>,
     },
     /// The name of a container's port.
-    #[error("`{}` is no port name: up to 15 of a-z 0-9 -, with a letter", cut(.found))]
+    #[error("`{}` is not a port name: up to 15 of a-z 0-9 -, with a letter", cut(.found))]
     PortName {
         /// As written.
         found: Arc<str>,
     },
     /// RFC 3339.
-    #[error("`{}` is no time like 2026-01-31T23:59:59Z", cut(.found))]
+    #[error("`{}` is not a time: write one like 2026-01-31T23:59:59Z", cut(.found))]
     Time {
         /// As written.
         found: Arc<str>,
     },
     /// One of a closed set.
-    #[error("`{}` is none of {}", cut(.found), list(.known))]
+    #[error("`{}` is not one of {}", cut(.found), list(.known))]
     Value {
         /// As written.
         found: Arc<str>,
@@ -274,7 +273,7 @@ pub enum Fault {
         known: &'static [&'static str],
     },
     /// A service account in a policy.
-    #[error("`{}` is no service account: write `namespace/name`, or `name` for the policy's namespace", cut(.found))]
+    #[error("`{}` is not a service account: write `namespace/name`, or `name` for the policy's namespace", cut(.found))]
     ServiceAccount {
         /// As written.
         found: Arc<str>,
@@ -287,27 +286,27 @@ pub enum Fault {
         max: usize,
     },
     /// Two ports of a service.
-    #[error("port {port} stands twice")]
+    #[error("duplicate port {port}")]
     DuplicatePort {
         /// The port.
         port: u16,
     },
 
     // ---- policies
-    /// A list that asks for nothing: read as "anything" it would widen access.
-    #[error("the list is empty: it would match nothing or anything; leave the field out or name values")]
+    /// An empty list: read as "anything" it would widen access.
+    #[error("the list is empty, which could mean nothing or anything: leave the field out, or list values")]
     EmptyList,
     /// An empty text in a list.
     #[error("is empty")]
     EmptyValue,
     /// `source: {}` and the like.
-    #[error("asks for nothing: name at least one field of {what}")]
+    #[error("matches nothing: set at least one field of {what}")]
     EmptyMatch {
-        /// What it is.
+        /// The fields to choose from.
         what: &'static str,
     },
     /// A `when` key that Istio does not define.
-    #[error("`{}` is no attribute that a condition can ask for{}", cut(.found), hint(*.meant).unwrap_or_default())]
+    #[error("`{}` is not a known attribute for conditions{}", cut(.found), hint(*.meant).unwrap_or_default())]
     WhenKey {
         /// As written.
         found: Arc<str>,
@@ -315,7 +314,7 @@ pub enum Fault {
         meant: Option<&'static str>,
     },
     /// `request.headers[NAME]`.
-    #[error("`{}` names no header: {reason}", cut(.found))]
+    #[error("`{}` is not an attribute of a header: {reason}", cut(.found))]
     HeaderName {
         /// As written.
         found: Arc<str>,
@@ -323,7 +322,7 @@ pub enum Fault {
         reason: ParseHeaderNameError,
     },
     /// Of `paths`.
-    #[error("`{}` is no template of a path: {reason}", cut(.found))]
+    #[error("`{}` is not a path template: {reason}", cut(.found))]
     PathTemplate {
         /// As written.
         found: Arc<str>,
@@ -340,28 +339,28 @@ pub enum Fault {
     #[error("only action CUSTOM has a provider")]
     Provider,
     /// Two fields that exclude each other.
-    #[error("stands beside `{other}`: only one of the two can be given")]
+    #[error("conflicts with `{other}`: set only one of the two")]
     Exclusive {
         /// The other one.
         other: &'static str,
     },
     /// `targetRefs` reach their own namespace only.
-    #[error("`{}` is another namespace: a policy is about targets of its own namespace", cut(.found))]
+    #[error("`{}` is another namespace: a policy applies to targets of its own namespace only", cut(.found))]
     OtherNamespace {
         /// As written.
         found: Arc<str>,
     },
 
-    /// It would never match: a `not` or a DENY with it would let everybody pass.
+    /// It would never match: a `not` or a DENY with it would let all callers pass.
     #[error("principals are written without `spiffe://`: write `{}`", cut(.bare))]
     SpiffePrefix {
-        /// What to write.
+        /// The text to write.
         bare: Arc<str>,
     },
 
-    /// Nothing has a star in its name: it would never match.
+    /// No name has a star: it would never match.
     #[error(
-        "`{}` has a `*` that is not at one of its ends, where it is read as it is and never matches: write `*`, `start*` or `*end`{}",
+        "`{}`: a `*` is a wildcard only once, at the beginning or the end; write `*`, `prefix*` or `*suffix`{}",
         cut(.found),
         if *.both { ", or one value for each" } else { "" }
     )]
@@ -373,42 +372,42 @@ pub enum Fault {
     },
 
     // ---- warnings
-    /// A wish that nobody can read: it is passed over.
-    #[error("`{}` is none of {}: {instead}", cut(.found), list(.known))]
+    /// A preference with an unknown value: it is ignored.
+    #[error("`{}` is not one of {}: {instead}", cut(.found), list(.known))]
     ValueIgnored {
         /// As written.
         found: Arc<str>,
         /// The set.
         known: &'static [&'static str],
-        /// What happens instead.
+        /// The effect instead.
         instead: &'static str,
     },
-    /// A field of Kubernetes' kinds that nobody defined, near one that is read.
-    #[error("unknown field, passed over: did you mean `{meant}`?")]
+    /// An unknown field of Kubernetes' kinds, near one that is read.
+    #[error("unknown field, ignored: did you mean `{meant}`?")]
     PassedOver {
         /// The nearest one.
         meant: &'static str,
     },
     /// `underpass.dev/weight`.
-    #[error("`{}` is no weight: a number from 0 to {max}; it counts as {instead}", cut(.found))]
+    #[error("`{}` is not a weight (a number from 0 to {max}): {instead} is used", cut(.found))]
     Weight {
         /// As written.
         found: Arc<str>,
         /// The greatest.
         max: u16,
-        /// What counts.
+        /// The weight that is used.
         instead: u16,
     },
     /// A field of a served object that is not served.
     #[error("known, not yet served: {instead}")]
     FieldNotServed {
-        /// What happens instead.
+        /// The effect instead.
         instead: &'static str,
     },
 }
 
 impl Fault {
-    /// How bad it is.
+    /// The severity of the problem.
     #[must_use]
     pub const fn severity(&self) -> Severity {
         match self {
@@ -428,12 +427,12 @@ impl Fault {
 }
 
 impl Fault {
-    /// What to do about it, where that is more than the text says.
+    /// Advice beyond the text.
     #[must_use]
     pub const fn help(&self) -> Option<&'static str> {
         match self {
             Self::KindNotServed { known } => Some(known.instead),
-            Self::Series { .. } => Some("docs/metrics.md lists what there is"),
+            Self::Series { .. } => Some("docs/metrics.md lists the metrics that exist"),
             _ => None,
         }
     }
@@ -462,7 +461,7 @@ fn list(known: &[&str]) -> String {
     known.join(", ")
 }
 
-/// Enough of a text to find it again; a manifest of megabytes makes no message of megabytes.
+/// The beginning of a text, enough to find it: a manifest of megabytes makes no message of megabytes.
 fn cut(text: &str) -> String {
     const MOST: usize = 80;
     let mut out: String = text.chars().take(MOST).collect();

@@ -1,4 +1,6 @@
-//! What is served of each object, whatever its door says about it. Pure: what the door says now in, the changes out.
+//! The served version of each object of a door. Pure: observations in, changes out.
+//!
+//! By row what the door observes, by column what was served before; the cells are what is served from then on:
 //!
 //! ```text
 //!                  nothing              a stand-in             a good version
@@ -9,8 +11,8 @@
 //! gone             nothing              nothing                nothing
 //! ```
 //!
-//! What must hold: a mistake takes away no version that was good; a stand-in never outlives what it stands in for and never
-//! takes the place of a good version; and nothing is left of the past but the version that is served.
+//! What must hold: a mistake takes away no version that was good; a stand-in never outlives what it stands in for and
+//! never takes the place of a good version; and nothing is left of the past but the version that is served.
 
 use std::collections::BTreeMap;
 
@@ -21,23 +23,23 @@ use underpass_core::{
 
 use crate::Effect;
 
-/// What a door says about an object.
+/// The state of an object, as its door observes it.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Says {
+pub enum Observation {
     /// It is this.
     Good(Object),
-    /// It is there, and cannot be served as it is; a problem says why.
+    /// It exists, and cannot be served as it is; a problem has the reason.
     Bad {
-        /// What serves where nothing better is known.
+        /// Served where there is no good version.
         stand_in: Option<Object>,
     },
-    /// It may be there: where it was cannot be read.
+    /// Unknown: the file that it was in cannot be read.
     Unknown,
-    /// It is not there.
+    /// It does not exist.
     Gone,
 }
 
-/// What is served of the objects of one door.
+/// The served versions of the objects of one door.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ledger {
     serving: BTreeMap<ObjectKey, Served>,
@@ -58,21 +60,21 @@ impl Served {
         }
     }
 
-    /// What is served after `last`, when the door says this.
-    fn next(last: Option<Self>, says: Says) -> Option<Self> {
+    /// The served version after `last`, given this observation.
+    fn next(last: Option<Self>, says: Observation) -> Option<Self> {
         match (says, last) {
-            (Says::Good(object), _) => Some(Self::Good(object)),
-            (Says::Bad { .. } | Says::Unknown, Some(Self::Good(last))) => Some(Self::Good(last)),
-            (Says::Bad { stand_in }, Some(Self::StandIn(_)) | None) => stand_in.map(Self::StandIn),
-            (Says::Unknown, last) => last,
-            (Says::Gone, _) => None,
+            (Observation::Good(object), _) => Some(Self::Good(object)),
+            (Observation::Bad { .. } | Observation::Unknown, Some(Self::Good(last))) => Some(Self::Good(last)),
+            (Observation::Bad { stand_in }, Some(Self::StandIn(_)) | None) => stand_in.map(Self::StandIn),
+            (Observation::Unknown, last) => last,
+            (Observation::Gone, _) => None,
         }
     }
 }
 
 impl Ledger {
-    /// The door says this about one object: what changes by it. An equal version is no change.
-    pub fn apply(&mut self, key: &ObjectKey, says: Says) -> Option<Change> {
+    /// Takes the observation of one object, and answers the change. An equal version is no change.
+    pub fn apply(&mut self, key: &ObjectKey, says: Observation) -> Option<Change> {
         let last = self.serving.remove(key);
         let before = last.as_ref().map(|served| served.object().clone());
         let Some(served) = Served::next(last, says) else {
@@ -83,11 +85,11 @@ impl Ledger {
         (before.as_ref() != Some(&object)).then_some(Change::Put(object))
     }
 
-    /// The door says this about all of its objects; others are gone. What goes is taken away first.
-    pub fn replace(&mut self, mut all: BTreeMap<ObjectKey, Says>) -> Batch {
+    /// Takes the observations of all objects of the door; others are gone. Removals come first.
+    pub fn replace(&mut self, mut all: BTreeMap<ObjectKey, Observation>) -> Batch {
         for key in self.serving.keys() {
             if !all.contains_key(key) {
-                all.insert(key.clone(), Says::Gone);
+                all.insert(key.clone(), Observation::Gone);
             }
         }
         let changes = all.into_iter().filter_map(|(key, says)| self.apply(&key, says));
@@ -96,7 +98,7 @@ impl Ledger {
         Batch { changes }
     }
 
-    /// What an error of this object leads to.
+    /// The effect of an error of this object.
     #[must_use]
     pub fn effect(&self, key: &ObjectKey) -> Effect {
         match self.serving.get(key) {
@@ -106,18 +108,18 @@ impl Ledger {
         }
     }
 
-    /// What is served of this object.
+    /// The served version of this object.
     #[must_use]
     pub fn get(&self, key: &ObjectKey) -> Option<&Object> {
         self.serving.get(key).map(Served::object)
     }
 
-    /// The objects of which something is served, in order.
+    /// The served objects, in order.
     pub fn keys(&self) -> impl Iterator<Item = &ObjectKey> {
         self.serving.keys()
     }
 
-    /// How many objects are served.
+    /// The count of served objects.
     #[must_use]
     pub fn len(&self) -> usize {
         self.serving.len()

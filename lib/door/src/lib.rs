@@ -1,28 +1,29 @@
-//! What every source of configuration has in common, whether it is a directory of manifests, an API server or a control
-//! plane.
+//! Doors, the sources of configuration: what a directory of manifests, an API server and a control plane have in
+//! common.
 //!
-//! * [`Update`]: what a door hands on.
-//! * [`ledger`]: what is served of each object, whatever the door says about it.
-//! * [`Strictness`]: what an unknown field means.
-//! * [`problem`]: what is wrong, where it was found, and what happens because of it; every reason is a [`Fault`].
-//! * [`path`]: where in an object something is.
+//! * [`Update`]: the changes and problems that a door hands on.
+//! * [`ledger`]: the served version of each object: the newest one, the last good one or a stand-in.
+//! * [`Strictness`]: the treatment of unknown fields.
+//! * [`problem`]: problems, each with its source, object, field, reason ([`Fault`]) and effect.
+//! * [`path`]: paths of fields in an object.
 //!
-//! What must hold: what cannot be understood never takes a good version away and never opens anything; and a problem names its source, object, field and reason in one line, whatever stands in the object.
+//! What must hold: what cannot be understood never takes a good version away and never opens anything; and a problem
+//! names its source, object, field and reason in one line, with control characters escaped.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 mod fault;
+mod known;
 pub mod ledger;
 pub mod path;
 pub mod problem;
 mod strictness;
 mod update;
-mod words;
 
 pub use fault::{Fault, Lines};
-pub use ledger::{Ledger, Says};
+pub use known::{Field, KnownKind, Support};
+pub use ledger::{Ledger, Observation};
 pub use path::{Path, Segment};
 pub use problem::{Effect, ObjectId, Problem, Severity, Source};
 pub use strictness::Strictness;
 pub use update::Update;
-pub use words::{Field, Future, Known};

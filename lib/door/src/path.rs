@@ -1,5 +1,5 @@
-//! Where in an object something is: `spec.rules[0].from[1].source.principals[2]`. Its own file because shapes,
-//! converters and trees must mean the same place by it.
+//! The path of a field in an object: `spec.rules[0].from[1].source.principals[2]`. Its own file because shapes,
+//! converters and trees must mean the same field by it.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ pub enum Segment {
     Index(usize),
 }
 
-/// A place in an object; empty for the object as a whole.
+/// The path of a field; empty for the object as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Path(Vec<Segment>);
 
@@ -29,7 +29,7 @@ impl Path {
         self.0.is_empty()
     }
 
-    /// The place that a path as printed names: `spec.rules[0].from`, `metadata.labels[app.kubernetes.io/name]`. What is
+    /// A path from its printed form: `spec.rules[0].from`, `metadata.labels[app.kubernetes.io/name]`. What is
     /// not well-formed is read as far as it is.
     #[must_use]
     pub fn parse(text: &str) -> Self {
@@ -47,12 +47,12 @@ impl Path {
         Self(segments)
     }
 
-    /// This place, seen from one step further out.
+    /// This path, seen from one step further out.
     pub fn prefix(&mut self, segment: Segment) {
         self.0.insert(0, segment);
     }
 
-    /// This place, seen from `outer`.
+    /// This path, seen from `outer`.
     #[must_use]
     pub fn inside(mut self, outer: &Self) -> Self {
         self.0.splice(0..0, outer.0.iter().cloned());
@@ -82,7 +82,7 @@ impl fmt::Display for Path {
     }
 }
 
-/// A place on the way down, without allocating: only an error makes a [`Path`] of it.
+/// A path while descending, without allocating: only an error makes a [`Path`] of it.
 #[derive(Clone, Copy, Debug)]
 pub struct At<'a> {
     outer: Option<&'a At<'a>>,
@@ -112,7 +112,7 @@ impl<'a> At<'a> {
         At { outer: Some(self), step: Step::Index(index) }
     }
 
-    /// The same place, for one who keeps it.
+    /// The same path, owned.
     #[must_use]
     pub fn path(&self) -> Path {
         let mut path = self.outer.map_or_else(Path::default, Self::path);

@@ -1,5 +1,5 @@
-//! What is wrong with an object, for its author: where it was found, which object, which field, why, and what happens
-//! because of it. One line for people, one object for programs.
+//! Problems of objects, for their authors: source, object, field, reason and effect. One line for people, one object
+//! for programs.
 
 use std::{fmt, sync::Arc};
 
@@ -8,11 +8,11 @@ use underpass_core::{ObjectKey, ObjectName};
 
 use crate::{Fault, Path};
 
-/// How bad it is.
+/// The severity of a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Known, and not yet served: nothing to mend.
+    /// Known, and not yet served: nothing to fix.
     Notice,
     /// Served, but not as its author may think.
     Warning,
@@ -51,15 +51,15 @@ impl From<&ObjectKey> for ObjectId {
     }
 }
 
-/// What an error leads to.
+/// The effect of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Effect {
-    /// The object is not there.
+    /// The object is not served.
     Absent,
-    /// What was there before goes on serving.
+    /// The last good version stays served.
     LastGood,
-    /// A security policy without a version that could serve: all that it selects is refused until it is mended.
+    /// A security policy without a good version: connections to all that it selects are refused until it is fixed.
     Closed,
 }
 
@@ -67,20 +67,20 @@ impl fmt::Display for Effect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Absent => "not served",
-            Self::LastGood => "the last good version keeps serving",
-            Self::Closed => "until it is mended, what it selects is refused",
+            Self::LastGood => "the last good version stays served",
+            Self::Closed => "connections to what it selects are refused until it is fixed",
         })
     }
 }
 
-/// Where a door found it. Ordered as problems are listed: by file, document and line.
+/// The source of a problem. Ordered as problems are listed: by file, document and line.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
     /// A manifest.
     File {
         /// The file, relative to the directory.
         file: Arc<str>,
-        /// Which of its documents, from 1; none: the file as a whole.
+        /// The document, from 1; none: the file as a whole.
         document: Option<u32>,
         /// The line in the file, from 1, as near as it is known.
         line: Option<u32>,
@@ -119,23 +119,23 @@ impl fmt::Display for Source {
     }
 }
 
-/// One thing to tell the author of an object. Prints as one line.
+/// A problem of an object. Prints as one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Where it was found.
+    /// The source.
     pub source: Source,
     /// The object, where that could be read.
     pub object: Option<ObjectId>,
     /// The field; empty for the object as a whole.
     pub field: Path,
-    /// Why.
+    /// The reason.
     pub reason: Fault,
-    /// What happens because of it, where it is an error.
+    /// The effect, if it is an error.
     pub effect: Option<Effect>,
 }
 
 impl Problem {
-    /// How bad it is: follows from the reason.
+    /// The severity: follows from the reason.
     #[must_use]
     pub const fn severity(&self) -> Severity {
         self.reason.severity()
@@ -236,28 +236,28 @@ mod tests {
         check(
             at("a.yaml", Some(2), Some(7)),
             expect![
-                "error: a.yaml:7: document 2: AuthorizationPolicy a/p: spec.rules[0].from: the list is empty: it would match nothing or anything; leave the field out or name values (until it is mended, what it selects is refused)"
+                "error: a.yaml:7: document 2: AuthorizationPolicy a/p: spec.rules[0].from: the list is empty, which could mean nothing or anything: leave the field out, or list values (connections to what it selects are refused until it is fixed)"
             ],
             expect![[
-                r#"{"severity":"error","file":"a.yaml","document":2,"line":7,"object":"AuthorizationPolicy a/p","field":"spec.rules[0].from","reason":"the list is empty: it would match nothing or anything; leave the field out or name values","effect":"closed","help":null}"#
+                r#"{"severity":"error","file":"a.yaml","document":2,"line":7,"object":"AuthorizationPolicy a/p","field":"spec.rules[0].from","reason":"the list is empty, which could mean nothing or anything: leave the field out, or list values","effect":"closed","help":null}"#
             ]],
         );
         check(
             Source::ApiServer { resource_version: "4711".into() },
             expect![
-                "error: API server: version 4711: AuthorizationPolicy a/p: spec.rules[0].from: the list is empty: it would match nothing or anything; leave the field out or name values (until it is mended, what it selects is refused)"
+                "error: API server: version 4711: AuthorizationPolicy a/p: spec.rules[0].from: the list is empty, which could mean nothing or anything: leave the field out, or list values (connections to what it selects are refused until it is fixed)"
             ],
             expect![[
-                r#"{"severity":"error","resource_version":"4711","object":"AuthorizationPolicy a/p","field":"spec.rules[0].from","reason":"the list is empty: it would match nothing or anything; leave the field out or name values","effect":"closed","help":null}"#
+                r#"{"severity":"error","resource_version":"4711","object":"AuthorizationPolicy a/p","field":"spec.rules[0].from","reason":"the list is empty, which could mean nothing or anything: leave the field out, or list values","effect":"closed","help":null}"#
             ]],
         );
         check(
             Source::ControlPlane { resource: "a/p".into() },
             expect![
-                "error: control plane: a/p: AuthorizationPolicy a/p: spec.rules[0].from: the list is empty: it would match nothing or anything; leave the field out or name values (until it is mended, what it selects is refused)"
+                "error: control plane: a/p: AuthorizationPolicy a/p: spec.rules[0].from: the list is empty, which could mean nothing or anything: leave the field out, or list values (connections to what it selects are refused until it is fixed)"
             ],
             expect![[
-                r#"{"severity":"error","resource":"a/p","object":"AuthorizationPolicy a/p","field":"spec.rules[0].from","reason":"the list is empty: it would match nothing or anything; leave the field out or name values","effect":"closed","help":null}"#
+                r#"{"severity":"error","resource":"a/p","object":"AuthorizationPolicy a/p","field":"spec.rules[0].from","reason":"the list is empty, which could mean nothing or anything: leave the field out, or list values","effect":"closed","help":null}"#
             ]],
         );
     }

@@ -1,9 +1,9 @@
-//! What it means that an object has a field which the mesh does not know. In a file it is a typo, and what its author
-//! wanted would be missing without a word. An API server has compared the object with a schema: the schema is newer than
+//! The treatment of fields that the mesh does not know. In a file such a field is a typo, and the intended one would be
+//! missing without a word. An API server has compared the object with a schema: the schema is newer than
 //! the mesh, and an upgrade of it must not take away objects that were served.
 //!
-//! What must hold: a policy is never served without a part that might narrow it. Which parts those are cannot be known, so
-//! it is all but `metadata` and `status`. Nothing that other objects may have one day says who may talk to whom.
+//! What must hold: a policy is never served without a part that might narrow it. Which parts those are cannot be known,
+//! so it is all but `metadata` and `status`. Fields that other objects may have one day grant no access.
 
 use underpass_core::Kind;
 
@@ -12,18 +12,19 @@ use crate::{Fault, Path, Segment};
 /// The key of `metadata` that tells one object of a name from another.
 const NAMESPACE: &str = "namespace";
 
-/// How a door takes unknown fields.
+/// The treatment of unknown fields, by door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strictness {
-    /// Of files, which nobody has checked: typos.
+    /// Of files, which no schema has checked: typos.
     File,
     /// Of an API server, which has: fields of a newer schema.
     ApiServer,
 }
 
 impl Strictness {
-    /// What is wrong with an unknown field of an object: an error, where the object is not served as it is, or a warning,
-    /// where it is served by what is known. Nothing, where it is only one of the many fields that the mesh does not read.
+    /// The fault of an unknown field of an object: an error, where the object is not served as it is, or a warning,
+    /// where it is served by what is known. Nothing, where it is only one of the many fields that the mesh does not
+    /// read.
     ///
     /// `meant` is the field that its name is near to, of those that are `known` where it stands.
     #[must_use]
@@ -47,7 +48,7 @@ impl Strictness {
     }
 }
 
-/// Objects of this kind say who may talk to whom.
+/// Objects of this kind grant or restrict access.
 const fn is_policy(kind: Kind) -> bool {
     match kind {
         Kind::AuthorizationPolicy | Kind::PeerAuthentication => true,
@@ -67,18 +68,18 @@ mod tests {
 
     const KNOWN: &[&str] = &["namespace", "labels", "from"];
 
-    /// How bad an unknown field is, in a file and from an API server; nothing: no word is said.
+    /// The severity of an unknown field, in a file and from an API server; empty: not reported.
     #[track_caller]
     fn check(kind: Kind, field: &str, meant: Option<&'static str>, file: Option<Severity>, server: Option<Severity>) {
         let says = |strictness: Strictness| strictness.unknown_field(kind, &Path::parse(field), meant, KNOWN);
         let got = [Strictness::File, Strictness::ApiServer].map(|s| says(s).map(|fault| fault.severity()));
         assert_eq!(got, [file, server], "{kind} {field} {meant:?}");
-        // An API server's is nobody's typo.
+        // One of an API server is no typo.
         assert!(!says(Strictness::ApiServer).is_some_and(|fault| fault.to_string().contains("did you mean")));
     }
 
     #[test]
-    fn what_could_widen_a_policy_is_an_error_of_every_door() {
+    fn fields_that_could_narrow_a_policy_are_errors_of_every_door() {
         for kind in [Kind::AuthorizationPolicy, Kind::PeerAuthentication] {
             for field in ["spec.rules[0].form", "spec.form", "spec.selector.form", "form", ""] {
                 check(kind, field, Some("from"), Some(Error), Some(Error));
@@ -88,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_widen_it_is_an_error_as_a_typo_alone() {
+    fn other_fields_are_errors_only_as_typos() {
         for kind in [Kind::AuthorizationPolicy, Kind::PeerAuthentication] {
             for field in ["metadata.lables", "status.lables"] {
                 check(kind, field, Some("labels"), Some(Error), Some(Warning));

@@ -1,4 +1,4 @@
-//! What a door hands on: changes, and what is wrong now.
+//! The updates that a door hands on: changes, and all current problems.
 
 use std::collections::BTreeMap;
 
@@ -6,21 +6,21 @@ use underpass_core::objects::Batch;
 
 use crate::{Problem, Severity};
 
-/// What a look brought.
+/// The result of one reading of a source.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Update {
-    /// From what the door said before to what it says now; empty where nothing changed.
+    /// The changes since the reading before; empty where there are none.
     pub batch: Batch,
-    /// Every error and warning there is now, by source, whether new or not.
+    /// All current errors and warnings, by source, whether new or not.
     pub problems: Vec<Problem>,
     /// Every object that is known and not yet served.
     pub notices: Vec<Problem>,
-    /// How many objects of other kinds there are, by `apiVersion kind`.
+    /// The counts of objects of other kinds, by `apiVersion kind`.
     pub ignored: BTreeMap<String, usize>,
 }
 
 impl Update {
-    /// `told` is all that there is to tell now, in any order.
+    /// `told` has all current problems and notices, in any order.
     #[must_use]
     pub fn new(batch: Batch, mut told: Vec<Problem>, ignored: BTreeMap<String, usize>) -> Self {
         told.sort_by(Problem::order);
@@ -42,7 +42,7 @@ mod tests {
     use crate::{Fault, Source};
 
     #[test]
-    fn what_is_told_is_sorted() {
+    fn problems_are_sorted() {
         let told = |file: &str, reason| Problem::new(Source::file(&file.into()), reason);
         let (error, warning, notice) =
             (Fault::Missing, Fault::PassedOver { meant: "spec" }, Fault::NoObject { looks: None });

@@ -12,7 +12,7 @@ use underpass_core::{
     dangling::{Level, dangling},
     resolve::{self, Model},
 };
-use underpass_door::{Fault, Path, Problem, Says, Severity, Source, Update};
+use underpass_door::{Fault, Observation, Path, Problem, Severity, Source, Update};
 
 use super::{input::Inputs, snippet};
 
@@ -43,7 +43,8 @@ pub(super) fn collect(inputs: &Inputs, state: &State, update: &Update, model: &M
     let mut all: Vec<Finding> = update.problems.iter().chain(&update.notices).map(of_problem).collect();
     let mut dangling = dangling(model, state.templates().cloned(), state.accounts().cloned());
     // What stands in for a broken policy is not what its author wrote.
-    let is_written = |key: &ObjectKey| state.claim(key).is_none_or(|(_, claim)| matches!(claim.says, Says::Good(_)));
+    let is_written =
+        |key: &ObjectKey| state.claim(key).is_none_or(|(_, claim)| matches!(claim.observed, Observation::Good(_)));
     dangling.retain(|r| is_written(&r.finding.object));
     let mut lines = Lines { inputs, state, parsed: BTreeMap::new() };
     all.extend(model.sources().findings().map(|f| lines.finding(f, Severity::Warning)));

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{Fault, path::At, shapes};
 
-/// The label that says whose endpoints these are.
+/// The label that names the service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 const ADDRESS_TYPES: &[&str] = &["IPv4", "IPv6", "FQDN"];
@@ -22,7 +22,7 @@ const ADDRESS_TYPES: &[&str] = &["IPv4", "IPv6", "FQDN"];
 /// `discovery.k8s.io/v1 EndpointSlice`.
 ///
 /// # Errors
-/// Everything that is wrong with it.
+/// All of its faults.
 pub fn endpoint_slice(shape: &shapes::EndpointSlice) -> Result<Converted<EndpointSlice>, Rejected> {
     let mut faults = Faults::default();
     let name = meta::object_name(Kind::EndpointSlice, &shape.metadata, &mut faults);
@@ -72,7 +72,7 @@ fn endpoint(endpoint: &shapes::Endpoint, namespace: &str, at: &At<'_>, faults: &
     let said = |text: &Option<String>| text.clone().filter(|t| !t.is_empty());
     let node = said(&endpoint.node_name);
     let zone = said(&endpoint.zone);
-    // What is missing counts as the API says, also while it is unknown.
+    // A missing condition has the value that the API defines.
     let conditions = endpoint.conditions;
     let (serving, terminating) = (conditions.serving.unwrap_or(true), conditions.terminating.unwrap_or(false));
     SliceEndpoint {
@@ -86,7 +86,7 @@ fn endpoint(endpoint: &shapes::Endpoint, namespace: &str, at: &At<'_>, faults: &
     }
 }
 
-/// The pod that is meant, `namespace` being the slice's; other kinds, and none by name, say nothing.
+/// The pod that is meant, `namespace` being the slice's; none for other kinds, and without a name.
 fn target(target: &shapes::ObjectReference, namespace: &str, at: &At<'_>, faults: &mut Faults) -> Option<ObjectName> {
     if target.kind != Kind::Pod.as_str() || target.name.is_empty() {
         return None;

@@ -1,5 +1,5 @@
-//! Fields of a rule that only a waypoint can judge. Their own file because their values are not names of the mesh: they are
-//! taken as Istio takes them, a star inside is a star, and what no request can have is refused.
+//! Fields of a rule that only a waypoint can judge. Their own file because their values are not names of the mesh: they
+//! are taken as Istio takes them, a star inside is a star, and what no request can have is refused.
 
 use std::sync::Arc;
 
@@ -62,10 +62,10 @@ pub(super) fn operation(o: &shapes::Operation, at: &At<'_>, faults: &mut Faults)
     l7.boxed()
 }
 
-/// A condition whose key is none that L4 judges.
+/// A condition with a key that L4 does not judge.
 ///
 /// # Errors
-/// What is wrong with the key.
+/// The fault of the key.
 pub(super) fn condition(key: &str, lists: &Lists<'_>, at: &At<'_>, faults: &mut Faults) -> Result<L7Condition, Fault> {
     Ok(match key {
         "remote.ip" => L7Condition::RemoteIp(lists.read(at, faults, syntax_of(syntax::cidr))),
@@ -77,7 +77,7 @@ pub(super) fn condition(key: &str, lists: &Lists<'_>, at: &At<'_>, faults: &mut 
     })
 }
 
-/// A condition whose key has a name inside.
+/// A condition with a name inside its key.
 fn named(key: &str, lists: &Lists<'_>, at: &At<'_>, faults: &mut Faults) -> Result<L7Condition, Fault> {
     if let Some(name) = in_brackets(key, "request.headers[") {
         let name = name.parse().map_err(|reason| Fault::HeaderName { found: name.into(), reason })?;

@@ -7,11 +7,11 @@ use underpass_core::{Kind, ObjectName, labels::Labels, world::Distribution};
 use super::{Faults, syntax};
 use crate::{Fault, path::At, shapes::ObjectMeta};
 
-/// What `spec.trafficDistribution` says where that cannot be written: of namespaces, and in older clusters.
+/// `spec.trafficDistribution`, where that field does not exist: on namespaces, and in older clusters.
 const DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
-/// What it can say.
+/// Its values.
 const DISTRIBUTIONS: &[&str] = &["PreferClose", "PreferSameZone", "PreferSameNode", "Any"];
-/// What the field can say.
+/// The values of the field.
 pub(super) const FIELD_DISTRIBUTIONS: &[&str] = &["PreferClose", "PreferSameZone", "PreferSameNode"];
 
 /// The namespace of an object that names none, as kubectl has it.

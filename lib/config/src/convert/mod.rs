@@ -40,7 +40,7 @@ use crate::{Fault, Path, Severity, path::At};
 pub struct FieldFault {
     /// The field.
     pub field: Path,
-    /// What is wrong with it.
+    /// Its fault.
     pub fault: Fault,
 }
 
@@ -57,7 +57,7 @@ pub struct Converted<T> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejected(pub Vec<FieldFault>);
 
-/// What a converter has found so far.
+/// The faults that a converter has found so far.
 #[derive(Debug, Default)]
 pub(crate) struct Faults(Vec<FieldFault>);
 

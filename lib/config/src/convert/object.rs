@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Fault, Path, Segment, Severity,
-    yaml::{ShapeError, Tree, with_slips},
+    yaml::{ShapeError, Tree, with_unknown_fields},
 };
 
 /// The object of a kind that a tree says.
@@ -60,8 +60,8 @@ impl Reader<'_> {
         S: for<'de> serde::Deserialize<'de>,
         Object: From<T>,
     {
-        let (shape, slips): (S, _) = with_slips(self.tree).map_err(|e| Rejected(vec![self.misshapen(e)]))?;
-        let unknown = slips.into_iter().filter_map(|s| {
+        let (shape, unknown): (S, _) = with_unknown_fields(self.tree).map_err(|e| Rejected(vec![self.misshapen(e)]))?;
+        let unknown = unknown.into_iter().filter_map(|s| {
             let fault = self.strictness.unknown_field(self.kind, &s.path, Some(s.meant), s.known)?;
             Some(FieldFault { field: s.path, fault })
         });
@@ -79,7 +79,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A shape that knows all of its fields refuses others; whose mistake that is depends on the door.
+    /// A shape that knows all of its fields refuses others; the fault depends on the door.
     fn misshapen(&self, ShapeError { path: field, fault }: ShapeError) -> FieldFault {
         let fault = match fault {
             Fault::UnknownField { meant, known } => (self.strictness)
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
     use crate::yaml;
 
-    /// What each door says of an object; `+` first where it is served.
+    /// The problems of an object at each door; `+` first where it is served.
     #[track_caller]
     fn check(kind: Kind, json: &str, file: &[&str], server: &[&str]) {
         let documents = yaml::documents(json.as_bytes()).unwrap();
@@ -113,8 +113,8 @@ mod tests {
     }
 
     #[test]
-    fn what_an_unknown_field_means_depends_on_the_door() {
-        let newer = "unknown field, probably of a newer version of its API: passed over";
+    fn unknown_fields_by_door() {
+        let newer = "unknown field, probably of a newer version of its API: ignored";
         let closed = "unknown field, probably of a newer version of its API: without it the policy might allow more";
         let policy = |metadata: &str, spec: &str| {
             format!(
@@ -130,7 +130,9 @@ mod tests {
         check(
             Kind::AuthorizationPolicy,
             &policy("", r#""unlessAsked": true"#),
-            &["spec.unlessAsked: unknown field; known are selector, targetRef, targetRefs, rules, action, provider"],
+            &[
+                "spec.unlessAsked: unknown field; known fields: selector, targetRef, targetRefs, rules, action, provider",
+            ],
             &[&format!("spec.unlessAsked: {closed}")],
         );
         check(
@@ -145,14 +147,14 @@ mod tests {
             pod,
             &[
                 "metadata.namespce: unknown field: did you mean `namespace`?",
-                "spec.hostNetworks: unknown field, passed over: did you mean `hostNetwork`?",
+                "spec.hostNetworks: unknown field, ignored: did you mean `hostNetwork`?",
             ],
             &["+", &format!("metadata.namespce: {newer}"), &format!("spec.hostNetworks: {newer}")],
         );
         // what the mesh does not read and what is broken are the same for both
         let both = &["+"][..];
         check(Kind::AuthorizationPolicy, &policy(r#", "managedFields": []"#, r#""rules": [{}]"#), both, both);
-        let both = &["spec.action: `x` is none of ALLOW, DENY"][..];
+        let both = &["spec.action: `x` is not one of ALLOW, DENY"][..];
         check(Kind::AuthorizationPolicy, &policy("", r#""action": "x""#), both, both);
     }
 }

@@ -1,10 +1,10 @@
-//! What a proxy of Istio's does in a pod. Its name says nothing: a sidecar, a gateway and a waypoint all run a container
+//! The role of an Istio proxy in a pod. Its name does not tell: a sidecar, a gateway and a waypoint all run a container
 //! `istio-proxy`, and the injector leaves its mark on gateways as well.
 //!
-//! What must hold: a pod with a sidecar is never taken for a gateway, because the agent would capture connections that the
-//! sidecar captures already. So a gateway has to be certain: by what its proxy is told to be (`proxy router`), by the
-//! labels of the Gateway API's controller, by the injector's template, or because there is no application beside it.
-//! Labels such as `istio: ingressgateway` are a selector that any pod may have, and count for nothing.
+//! What must hold: a pod with a sidecar is never taken for a gateway, because the agent would capture connections that
+//! the sidecar captures already. So a gateway has to be certain: by what its proxy is told to be (`proxy router`), by
+//! the labels of the Gateway API's controller, by the injector's template, or because there is no application beside
+//! it. Labels such as `istio: ingressgateway` are a selector that any pod may have, and count for nothing.
 
 use underpass_core::objects::OwnProxy;
 
@@ -12,9 +12,9 @@ use crate::shapes;
 
 /// The container that runs it.
 const PROXY: &str = "istio-proxy";
-/// What the injector leaves behind.
+/// The mark of the injector.
 const STATUS: &str = "sidecar.istio.io/status";
-/// What the injector is to make of a pod: names of templates, with commas.
+/// The templates that the injector is to apply: names, with commas.
 const TEMPLATES: &str = "inject.istio.io/templates";
 /// The Gateway that a pod was made for, and how that was written before.
 const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";

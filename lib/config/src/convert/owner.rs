@@ -1,5 +1,5 @@
-//! What made a pod: `metadata.ownerReferences`, led back to the object that people wrote. Only shown, in metrics and
-//! baggage, so that what cannot be understood is left out, and is no mistake of the pod's.
+//! The owner of a pod: `metadata.ownerReferences`, traced back to the object that people wrote. Only shown, in metrics
+//! and baggage, so that what cannot be understood is left out, and is no mistake of the pod's.
 
 use underpass_core::world::{Owner, OwnerKind};
 

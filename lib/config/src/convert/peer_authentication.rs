@@ -1,4 +1,4 @@
-//! PeerAuthentications: what a port takes. A mode that nobody knows is an error, because PERMISSIVE would be a guess.
+//! PeerAuthentications: the modes of ports. An unknown mode is an error, because PERMISSIVE would be a guess.
 
 use std::collections::BTreeMap;
 

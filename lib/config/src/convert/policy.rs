@@ -1,5 +1,5 @@
-//! AuthorizationPolicies: action, scope and rules ([`super::rule`]). What cannot be understood is an error, never a
-//! policy that says less than its author wrote.
+//! AuthorizationPolicies: action, scope and rules ([`super::rule`]). Anything that cannot be understood is an error,
+//! never a policy without it.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ const ACTIONS: &[&str] = &["ALLOW", "DENY"];
 /// `security.istio.io AuthorizationPolicy`.
 ///
 /// # Errors
-/// Everything that is wrong with it.
+/// All of its faults.
 pub fn authorization_policy(shape: &shapes::AuthorizationPolicy) -> Result<Converted<AuthorizationPolicy>, Rejected> {
     let mut faults = Faults::default();
     let at = At::ROOT.field("spec");

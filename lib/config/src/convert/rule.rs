@@ -1,4 +1,4 @@
-//! Rules of an AuthorizationPolicy: who, what, under which conditions.
+//! Rules of an AuthorizationPolicy: sources, operations and conditions.
 
 use underpass_core::{
     authz::{Condition, Operation, PrincipalMatch, Rule, ServiceAccount, Source, StringMatch},

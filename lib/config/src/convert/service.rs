@@ -1,4 +1,4 @@
-//! Services: VIPs, TCP ports and where they lead. What is not served yet is named on the object.
+//! Services: VIPs, TCP ports and their targets. Fields that are not served yet are reported on the object.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{Fault, path::At, shapes, shapes::IntOrString};
 
-/// `allow`: a missing waypoint is passed over.
+/// `allow`: a missing waypoint is bypassed.
 const WAYPOINT_FAILURE: &str = "underpass.dev/waypoint-failure";
 
 /// Asks the controller that writes EndpointSlices for hints.
@@ -31,7 +31,7 @@ const TYPES: &[&str] = &["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"
 /// `v1 Service`.
 ///
 /// # Errors
-/// Everything that is wrong with it.
+/// All of its faults.
 pub fn service(shape: &shapes::Service) -> Result<Converted<Service>, Rejected> {
     let mut faults = Faults::default();
     let at = At::ROOT.field("spec");
@@ -103,8 +103,8 @@ fn vips(spec: &shapes::ServiceSpec, at: &At<'_>, faults: &mut Faults) -> Vec<IpA
     vips.into_vec()
 }
 
-/// `externalIPs`, and what a load balancer leaves to the nodes. One that is a proxy of its own is no address of the
-/// Service's, and one that lets only some callers in is left alone: nodes enforce that, and the mesh would pass it by.
+/// `externalIPs`, and addresses of load balancers that nodes deliver themselves. The address of one that is a proxy is
+/// not the Service's, and one with source ranges is not captured: nodes enforce these, and the mesh would bypass them.
 fn external(shape: &shapes::Service, faults: &mut Faults) -> Vec<IpAddr> {
     let (spec, status) = (At::ROOT.field("spec"), At::ROOT.field("status"));
     let mut addresses = Addresses::default();
@@ -168,7 +168,7 @@ fn target(port: &shapes::ServicePort) -> Result<TargetPort, Fault> {
     }
 }
 
-/// It says where traffic may go: what cannot be understood is no wish to pass over.
+/// A requirement on the route of traffic: an unknown value is an error.
 fn internal_traffic(spec: &shapes::ServiceSpec, at: &At<'_>, faults: &mut Faults) -> Option<InternalTraffic> {
     match spec.internal_traffic_policy.as_deref().unwrap_or_default() {
         "" | "Cluster" => Some(InternalTraffic::Cluster),
@@ -181,7 +181,7 @@ fn internal_traffic(spec: &shapes::ServiceSpec, at: &At<'_>, faults: &mut Faults
     }
 }
 
-/// A wish, and no reason to be without the Service that has it.
+/// A preference: an unknown value does not cost the Service.
 fn affinity(spec: &shapes::ServiceSpec, at: &At<'_>, faults: &mut Faults) -> Affinity {
     match spec.session_affinity.as_deref().unwrap_or_default() {
         "" | "None" => Affinity::None,
@@ -205,11 +205,11 @@ fn distribution(shape: &shapes::Service, at: &At<'_>, faults: &mut Faults) -> Op
     of_field.or(of_annotation)
 }
 
-/// What changes where traffic goes, and does not here.
+/// Fields that change the route of traffic elsewhere, and not here.
 fn not_yet(shape: &shapes::Service, faults: &mut Faults) {
     let metadata = At::ROOT.field("metadata");
     if shape.metadata.annotations.contains_key(TOPOLOGY_MODE) {
-        let instead = "only hints that EndpointSlices already have count";
+        let instead = "only hints that EndpointSlices already have are used";
         faults.push(&metadata.field("annotations").field(TOPOLOGY_MODE), Fault::FieldNotServed { instead });
     }
 }

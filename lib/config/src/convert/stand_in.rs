@@ -1,5 +1,5 @@
-//! What serves in place of a security policy that cannot be understood and has no version that could: leaving it out
-//! would let pass what its author wanted to stop, and a restart would turn a mistake into an open door.
+//! Stand-ins for security policies that cannot be understood and have no good version: without one, traffic that the
+//! author wanted to block would pass, and a restart would turn a mistake into an open door.
 //!
 //! An AuthorizationPolicy is replaced by one that denies everything it selects, a PeerAuthentication by STRICT. Where
 //! the selector itself cannot be read, that is the whole namespace. Left out are policies that never decide anything
@@ -51,7 +51,7 @@ fn decides(tree: &Tree) -> bool {
         && !dry_run.is_some_and(|value| says_yes(&value.value))
 }
 
-/// What its author meant by `istio.io/dry-run: true` without quotes, which no annotation can be, is no secret.
+/// Also `istio.io/dry-run: true` without quotes, which is not a valid annotation, means a dry run.
 fn says_yes(value: &Value) -> bool {
     match value {
         Value::Text(text) => TRUE.contains(&text.as_str()),

@@ -1,8 +1,8 @@
-//! From one state of a directory to the next. Pure: files in, an [`Update`] out.
+//! The state of a directory, and its changes. Pure: files in, an [`Update`] out.
 //!
-//! An object is claimed by the first file, by path, in which it stands. What is served because of a claim is the
-//! [`Ledger`]'s business; here is decided which claim counts, and which objects a file that cannot be read may be about:
-//! those that it claimed last. The whole state is compared, so that moving an object between files is no change.
+//! An object is claimed by the first file, by path, in which it stands. The served version is
+//! the [`Ledger`]'s business; here is decided which claim counts, and which objects a file that cannot be read may
+//! have: those that it claimed last. The whole state is compared, so that moving an object between files is no change.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,38 +10,38 @@ use std::{
 };
 
 use underpass_core::{ObjectKey, ObjectName, objects::Pod};
-use underpass_door::{Ledger, Says, Source, Update};
+use underpass_door::{Ledger, Observation, Source, Update};
 
 use crate::{
     Effect, Fault, ObjectId, Problem, Segment, Severity,
     manifest::{self, Claim, Manifest},
 };
 
-/// What the directory has to say about a file.
+/// The content of a file, as a reading of the directory found it.
 #[derive(Clone, Debug)]
 pub enum Content<'a> {
-    /// It says this.
+    /// This.
     Bytes(&'a [u8]),
-    /// What it said last time.
+    /// The same as last time.
     Unchanged,
-    /// It is there and cannot be read.
+    /// Unreadable.
     Unreadable(Fault),
 }
 
-/// What a directory said, and what is served because of it.
+/// The files of a directory as last read, and the ledger of their objects.
 #[derive(Clone, Debug, Default)]
 pub struct State {
     files: BTreeMap<Arc<str>, Arc<Manifest>>,
-    /// Where each object that is served was last claimed.
+    /// The file that last claimed each served object.
     homes: BTreeMap<ObjectKey, Arc<str>>,
     ledger: Ledger,
 }
 
-/// The claim that counts for an object, and where it stands.
+/// The claim that counts for an object, and its file.
 type Winners<'m> = BTreeMap<&'m ObjectKey, (&'m Arc<str>, &'m Claim)>;
 
 impl State {
-    /// The next state, and how the World gets there. `files` is the whole directory, each path once, in any order.
+    /// The next state, and the update that leads there. `files` is the whole directory, each path once, in any order.
     #[must_use]
     pub fn next(&self, files: &[(Arc<str>, Content<'_>)]) -> (Self, Update) {
         let files: BTreeMap<Arc<str>, Arc<Manifest>> =
@@ -49,8 +49,8 @@ impl State {
         let mut problems = Vec::new();
         let winners = winners(&files, &mut problems);
         let kept = self.kept(&files, &winners);
-        let claimed = winners.iter().map(|(key, (_, claim))| ((*key).clone(), claim.says.clone()));
-        let unknown = kept.keys().map(|key| ((*key).clone(), Says::Unknown));
+        let claimed = winners.iter().map(|(key, (_, claim))| ((*key).clone(), claim.observed.clone()));
+        let unknown = kept.keys().map(|key| ((*key).clone(), Observation::Unknown));
         let mut ledger = self.ledger.clone();
         let batch = ledger.replace(claimed.chain(unknown).collect());
         let claimed = winners.iter().map(|(key, (file, _))| (*key, *file));
@@ -78,7 +78,7 @@ impl State {
         self.files.values().flat_map(|m| &m.accounts)
     }
 
-    /// How many objects are served.
+    /// The count of served objects.
     #[must_use]
     pub fn len(&self) -> usize {
         self.ledger.len()
@@ -96,13 +96,13 @@ impl State {
             Content::Unreadable(fault) => Arc::new(manifest::unreadable(path, fault.clone())),
             Content::Unchanged => match self.files.get(path) {
                 Some(manifest) => Arc::clone(manifest),
-                // a shell that says so without having read it: nothing is known about it
+                // a caller that says so without an earlier content: nothing is known about it
                 None => Arc::new(manifest::unreadable(path, Fault::Io { kind: std::io::ErrorKind::NotFound })),
             },
         }
     }
 
-    /// The objects that no file claims and that one which cannot be read may be about: what it gave before.
+    /// The objects that no file claims, and that an unreadable file had before.
     fn kept<'s>(
         &'s self,
         files: &BTreeMap<Arc<str>, Arc<Manifest>>,
@@ -113,7 +113,7 @@ impl State {
     }
 }
 
-/// How many objects of other kinds there are in all files.
+/// The counts of objects of other kinds in all files.
 fn ignored(files: &BTreeMap<Arc<str>, Arc<Manifest>>) -> BTreeMap<String, usize> {
     let mut ignored: BTreeMap<String, usize> = BTreeMap::new();
     for (kind, count) in files.values().flat_map(|m| &m.ignored) {
@@ -123,12 +123,12 @@ fn ignored(files: &BTreeMap<Arc<str>, Arc<Manifest>>) -> BTreeMap<String, usize>
     ignored
 }
 
-/// The problems of the files, each error with what it leads to. `keeping` are the files that keep what they gave before.
+/// The problems of the files, each error with its effect. `keeping` are the files whose former objects stay served.
 fn explain(files: &BTreeMap<Arc<str>, Arc<Manifest>>, keeping: &BTreeSet<&Arc<str>>, ledger: &Ledger) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (file, manifest) in files {
         let bad: BTreeMap<(u32, ObjectId), &ObjectKey> = (manifest.claims.iter())
-            .filter(|c| matches!(c.says, Says::Bad { .. }))
+            .filter(|c| matches!(c.observed, Observation::Bad { .. }))
             .map(|c| ((c.document, ObjectId::from(&c.key)), &c.key))
             .collect();
         let keeps = keeping.contains(file);
@@ -155,7 +155,7 @@ fn explain(files: &BTreeMap<Arc<str>, Arc<Manifest>>, keeping: &BTreeSet<&Arc<st
     problems
 }
 
-/// In which document of its file something was found.
+/// The document of a problem in its file.
 const fn document(source: &Source) -> Option<u32> {
     match source {
         Source::File { document, .. } => *document,

@@ -3,7 +3,7 @@
 //!
 //! Kubernetes mounts a ConfigMap as `file.yaml -> ..data/file.yaml` and `..data -> ..2026_01_31/`, and updates it by
 //! swapping `..data`. Names that start with a dot are therefore never entered by themselves, links are followed, and
-//! no directory or file is read twice, whatever links lead to it.
+//! no directory or file is read twice, however many links lead to it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +20,7 @@ use crate::{Fault, yaml::MAX_FILE_BYTES};
 
 /// The most manifests of one directory.
 pub const MAX_FILES: usize = 20_000;
-/// How deep folders may be nested.
+/// The most levels of nested folders.
 pub const MAX_FOLDER_DEPTH: usize = 32;
 
 /// A file that was written less than this before it was read may be written again without looking different: file
@@ -51,7 +51,7 @@ struct Seen {
     is_new: bool,
 }
 
-/// What changes when a file does.
+/// The properties of a file that change with its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Looks {
     id: (u64, u64),
@@ -80,11 +80,11 @@ impl Looks {
     }
 }
 
-/// What a walk through the folders found.
+/// The result of a walk through the folders.
 struct Walk<'a> {
     /// The files of the look before: new ones never push them out.
     seen: &'a BTreeMap<Arc<str>, Seen>,
-    /// How many new ones are kept.
+    /// The count of new ones that are kept.
     max_new: usize,
     files: BTreeMap<Arc<str>, PathBuf>,
     new: BTreeMap<Arc<str>, PathBuf>,
@@ -106,12 +106,12 @@ impl Directory {
         &self.root
     }
 
-    /// How many files of other types the last look passed by.
+    /// The count of files of other types, which the last reading ignored.
     pub(super) const fn others(&self) -> usize {
         self.others
     }
 
-    /// Every file, with what it says where that changed since the last look.
+    /// Every file, with its content where that changed since the last reading.
     pub(super) fn look(&mut self) -> Vec<Found<'_>> {
         let Walk { files, faults, has_too_many, others, .. } = walk(&self.root, &self.seen, self.max_files);
         self.others = others;
@@ -282,7 +282,7 @@ mod tests {
         ["a.yaml", "b.yaml", "c.yaml", "d.yaml"].into_iter().for_each(write);
         assert_eq!(look(), ("x y z".to_owned(), true), "those that were there first");
         assert_eq!(look(), ("x y z".to_owned(), true));
-        // What is not there may have another name now: it stays, until all can be looked at.
+        // A missing file may have another name now: its objects stay until all files are read.
         remove("y.yaml");
         fs::rename(dir.0.join("z.yaml"), dir.0.join("zz.yaml")).unwrap();
         assert_eq!(look(), ("x y z".to_owned(), true));

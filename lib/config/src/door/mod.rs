@@ -1,13 +1,13 @@
-//! The manifests door: a directory of YAML and JSON files becomes [`Update`]s. [`read`] looks once; a [`Door`] looks
-//! again and again and says what changed; [`Door::watch`] does so whenever something changes.
+//! The manifests door: a directory of YAML and JSON files becomes [`Update`]s. [`read`] reads it once; a
+//! [`Door`] reads it repeatedly and answers the changes; [`Door::watch`] does so whenever a file changes.
 //!
 //! ```text
 //! Directory (IO)  --files that changed-->  State::next (pure)  --Batch, problems-->  the keeper
 //! ```
 //!
-//! What must hold: a batch takes the World from what the directory said before to what it says now, in one step (a
-//! renamed file is no change); an object that is broken keeps its last good version; a file that is broken keeps
-//! everything it last gave; nothing depends on the order in which files are found.
+//! What must hold: a batch takes the World from the directory's former content to the present one, in one step (a
+//! renamed file is no change); an object that is broken keeps its last good version; of a file that is broken all
+//! former objects stay served; nothing depends on the order in which files are found.
 
 mod diff;
 mod directory;
@@ -25,21 +25,21 @@ pub use self::{
 };
 use crate::Fault;
 
-/// Looks at a directory (or a single file) once: everything that it says, as one batch.
+/// Reads a directory (or a single file) once: all of its objects, as one batch.
 #[must_use]
 pub fn read(path: impl Into<PathBuf>) -> Update {
     Door::new(path).look()
 }
 
-/// What a file holds, or why it could not be read.
+/// The bytes of a file, or the reason why it could not be read.
 pub type Bytes = Result<Vec<u8>, Fault>;
 
-/// The files of a directory, or a single file, in order: for who needs their text.
+/// The files of a directory, or a single file, in order: for callers that need their text.
 #[derive(Debug, Default)]
 pub struct Files {
-    /// Each by its path below the directory, with its bytes or why it could not be read.
+    /// Each by its path below the directory, with its content.
     pub files: Vec<(Arc<str>, Bytes)>,
-    /// How many files are neither YAML nor JSON.
+    /// The count of files that are neither YAML nor JSON.
     pub others: usize,
 }
 
@@ -68,7 +68,7 @@ pub fn files(path: impl Into<PathBuf>) -> Files {
     Files { files, others: directory.others() }
 }
 
-/// A directory, and what it said last.
+/// A directory with the state of its last reading.
 #[derive(Debug)]
 pub struct Door {
     directory: Directory,
@@ -82,7 +82,7 @@ impl Door {
         Self { directory: Directory::new(path.into()), state: State::default() }
     }
 
-    /// Looks again; the first look gives everything. Files that have not changed are not read again.
+    /// Reads it again; the first reading gives everything. Files that have not changed are not read again.
     pub fn look(&mut self) -> Update {
         let found = self.directory.look();
         let (state, update) = self.state.next(&found);

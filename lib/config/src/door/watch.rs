@@ -1,6 +1,6 @@
-//! Looks at a directory whenever something in it changes. Events only say *when* to look, never what changed: whatever
-//! is lost, merged or unknown to the kernel's notifications (network file systems, an overflow, no watches left) is
-//! found by the regular look at the latest.
+//! The watch of a directory: it is read whenever something in it changes. Notifications only trigger a reading, and
+//! never say what changed: changes that they lose, merge or do not know (network file systems, an overflow, no watches
+//! left) are found by the next regular reading.
 
 use std::{
     io,
@@ -17,11 +17,11 @@ use super::Door;
 
 /// Changes that come closer together than this are one batch: an editor and `kubectl` write in several steps.
 const SETTLE: Duration = Duration::from_millis(20);
-/// A directory that never comes to rest is looked at this often nevertheless.
+/// The longest time between readings of a directory that never comes to rest.
 const SETTLE_AT_MOST: Duration = Duration::from_millis(500);
-/// How often to look without being told.
+/// The interval of readings without notifications of changes.
 const REGULARLY: Duration = Duration::from_secs(5);
-/// The same, where nobody tells.
+/// The same, where there are no notifications at all.
 const REGULARLY_UNTOLD: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +56,8 @@ impl Drop for Watch {
 }
 
 impl Door {
-    /// Looks whenever something changes, and hands on every update that differs from the one before. The first look
-    /// happens at once, on the new thread, and is always handed on.
+    /// Reads the directory whenever something changes, and hands on every update that differs from the one before. The
+    /// first reading happens at once, on the new thread, and is always handed on.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -92,7 +92,7 @@ impl Door {
     }
 }
 
-/// Why a wait is over.
+/// The end of a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wake {
     Told,
@@ -100,7 +100,7 @@ enum Wake {
     Stop,
 }
 
-/// Waits until it is time to look.
+/// Waits until the next reading is due.
 fn wait(signals: &Receiver<Signal>, regularly: Duration) -> Wake {
     match signals.recv_timeout(regularly) {
         Ok(Signal::Changed) => {}
@@ -134,7 +134,7 @@ impl Notifier {
         };
         let watcher = notify::recommended_watcher(on_event);
         if let Err(e) = &watcher {
-            tracing::warn!(error = %e, "no file notifications: looking every second");
+            tracing::warn!(error = %e, "no file notifications, reading every second");
         }
         Self { watcher: watcher.ok(), is_attached: false }
     }
@@ -150,7 +150,7 @@ impl Notifier {
             Ok(()) => true,
             Err(e) => {
                 if was_attached {
-                    tracing::warn!(error = %e, path = %folder.display(), "no file notifications: looking every second");
+                    tracing::warn!(error = %e, path = %folder.display(), "no file notifications, reading every second");
                 }
                 false
             }

@@ -1,9 +1,9 @@
-//! docs/resources.md, made of the tables. What is served is written down here, and compared with the shapes.
+//! docs/resources.md, generated from the tables. The served fields are written down here, and compared with the shapes.
 
 use std::fmt::Write as _;
 
 use expect_test::expect_file;
-use underpass_door::{Field, Future};
+use underpass_door::{Field, Support};
 
 use super::{
     known::{CHART_VALUES, KNOWN},
@@ -17,8 +17,8 @@ use crate::{
     yaml::{self, MAX_DOCUMENTS, MAX_FILE_BYTES},
 };
 
-const HEAD: &str = "# Resources\n\nWhich objects and fields Underpass reads, what of Istio's and the Gateway API's it knows and does not serve yet, and \
-     what happens to traffic meanwhile. `underpass analyze DIR` says the same about your own files, line by line.\n\n\
+const HEAD: &str = "# Resources\n\nThe objects and fields that Underpass reads, those of Istio and the Gateway API that it knows and does not serve yet, and \
+     the effect on traffic until then. `underpass analyze DIR` reports the same about your own files, line by line.\n\n\
      Generated from the code: `UPDATE_EXPECT=1 cargo test -p underpass-config --lib docs`.\n";
 
 /// A kind that is served, and what of it is read: field, and what it does or why it does not.
@@ -77,7 +77,7 @@ const SERVED: &[Served] = &[
                 "metadata.annotations[sidecar.istio.io/inject]",
                 "`true` and `false`: in the mesh or not, without a sidecar",
             ),
-            ("metadata.annotations[sidecar.istio.io/status]", "a sidecar was injected: the pod is left to it"),
+            ("metadata.annotations[sidecar.istio.io/status]", "a sidecar was injected: the pod is not enrolled"),
             ("metadata.annotations[inject.istio.io/templates]", "with `gateway`, its proxy is no sidecar"),
             (
                 "metadata.labels[gateway.networking.k8s.io/gateway-name]",
@@ -88,12 +88,12 @@ const SERVED: &[Served] = &[
             ("metadata.uid", "finds its cgroup on the node"),
             (
                 "metadata.deletionTimestamp",
-                "it is on its way out: nothing new goes there while another endpoint of the Service is ready, and its \
-                 address is another pod's as soon as that has it",
+                "it is terminating: it gets no new connections while another endpoint of the Service is ready, and its \
+                 address belongs to another pod as soon as that has it",
             ),
             (
                 "metadata.ownerReferences[].kind, name, controller",
-                "what made it, led back to its Deployment or CronJob: in metrics and logs",
+                "its owner, traced back to its Deployment or CronJob: in metrics and logs",
             ),
             ("spec.serviceAccountName", "its identity"),
             ("spec.nodeName", L4),
@@ -101,8 +101,8 @@ const SERVED: &[Served] = &[
             ("spec.hostname, subdomain", "its name below a headless Service, for `explain`"),
             (
                 "spec.containers[].name, args",
-                "`istio-proxy` is a sidecar, and the pod is left to it; alone in the pod, told `router` or marked as a gateway \
-                 it is none, and the pod's own label `istio.io/dataplane-mode: ambient` enrols it",
+                "`istio-proxy` is a sidecar, and the pod is not enrolled; alone in the pod, with argument `router` or marked as a \
+                 gateway it is none, and the pod's own label `istio.io/dataplane-mode: ambient` enrols it",
             ),
             ("spec.containers[].ports[].name, containerPort, protocol", "named target ports of Services"),
             ("spec.initContainers[].restartPolicy", "with `Always` its ports count as well"),
@@ -118,13 +118,13 @@ const SERVED: &[Served] = &[
             ("spec.clusterIP, clusterIPs", "its addresses, of both families; `None` is headless"),
             (
                 "spec.ports[].name, port, targetPort, protocol",
-                "TCP; UDP and SCTP are left alone. A target is a number, or a port's name in each pod",
+                "TCP; UDP and SCTP are not captured. A target is a number, or a port's name in each pod",
             ),
             ("spec.selector", "its endpoints, where no EndpointSlice names them"),
             ("spec.type", "ExternalName has no address in the mesh: DNS leads to `externalName`; all others are one"),
             ("spec.externalName", "shown by `explain`; DNS alone leads there"),
             ("spec.publishNotReadyAddresses", L4),
-            ("spec.sessionAffinity", "`None` or `ClientIP`; what is neither is passed over"),
+            ("spec.sessionAffinity", "`None` or `ClientIP`; any other value is ignored"),
             ("spec.internalTrafficPolicy", L4),
             ("spec.trafficDistribution", L4),
             (
@@ -133,7 +133,7 @@ const SERVED: &[Served] = &[
             ),
             (
                 "spec.externalIPs",
-                "addresses of the Service like its cluster IP, unless they are another's: of a pod, a node, another Service",
+                "addresses of the Service like its cluster IP, unless they belong to a pod, a node or another Service",
             ),
             (
                 "status.loadBalancer.ingress[].ip, ipMode",
@@ -141,31 +141,31 @@ const SERVED: &[Served] = &[
             ),
             (
                 "spec.loadBalancerSourceRanges",
-                "with it the addresses of its load balancer are left to the nodes, which enforce it",
+                "with it connections to its load balancer's addresses are not captured: nodes enforce it",
             ),
-            ("spec.ports[].nodePort", "left alone, so that it leads to endpoints in plaintext; shown by `explain`"),
+            ("spec.ports[].nodePort", "not captured: connections reach endpoints in plaintext; shown by `explain`"),
             (
                 "metadata.annotations[service.kubernetes.io/topology-mode]",
                 "known, not yet served: only hints that EndpointSlices already have count",
             ),
-            ("metadata.annotations[underpass.dev/waypoint-failure]", "`allow`: a missing waypoint is passed over"),
+            ("metadata.annotations[underpass.dev/waypoint-failure]", "`allow`: a missing waypoint is bypassed"),
         ],
     ),
     (
         "EndpointSlice",
         "discovery.k8s.io/v1",
         &[
-            ("metadata.labels[kubernetes.io/service-name]", "whose endpoints these are"),
+            ("metadata.labels[kubernetes.io/service-name]", "the Service of these endpoints"),
             ("addressType", "IPv4 and IPv6; FQDN is not served"),
             ("endpoints[].addresses", L4),
             (
                 "endpoints[].targetRef.kind, namespace, name",
-                "of a Pod, the one that is meant: where the address is another pod's by now, the endpoint is not called",
+                "the pod of the endpoint: if the address belongs to another pod by now, the endpoint is not used",
             ),
             ("endpoints[].conditions.ready, serving, terminating", "whether it takes new connections"),
-            ("endpoints[].nodeName", "where it is: for `internalTrafficPolicy`, and how near it is"),
-            ("endpoints[].zone", "where it is, where no node says so"),
-            ("endpoints[].hints.forZones[].name, forNodes[].name", "for whom it is meant"),
+            ("endpoints[].nodeName", "its node: for `internalTrafficPolicy` and nearness"),
+            ("endpoints[].zone", "its zone, if its node's is unknown"),
+            ("endpoints[].hints.forZones[].name, forNodes[].name", "the callers it is meant for"),
             ("ports[].name, port, protocol", "TCP; without a number it serves nothing"),
         ],
     ),
@@ -176,12 +176,12 @@ const SERVED: &[Served] = &[
             (
                 "metadata.annotations[istio.io/dry-run]",
                 "never enforced. A connection that it would have denied when it was opened has its name in `dry_run_denied_by` \
-                 (access log, `underpass connections -o wide`) and counts in `underpass_dry_run_denials_total`; what was open \
-                 before is not tried",
+                 (access log, `underpass connections -o wide`) and counts in `underpass_dry_run_denials_total`; connections that were open \
+                 before are not evaluated",
             ),
             ("spec.action", "ALLOW and DENY; CUSTOM and AUDIT are rejected"),
             ("spec.selector", L4),
-            ("spec.targetRef, targetRefs", "judged at the waypoint, which there is not yet: no effect at L4"),
+            ("spec.targetRef, targetRefs", "judged at waypoints, which do not exist yet: no effect at L4"),
             ("spec.provider", "only of CUSTOM, which is rejected"),
             (
                 "spec.rules[].from[].source",
@@ -206,7 +206,7 @@ const SERVED: &[Served] = &[
             ("spec.selector", "in the root namespace a policy with a selector is ignored"),
             ("spec.mtls.mode", "UNSET, PERMISSIVE, STRICT; DISABLE is served as PERMISSIVE"),
             ("spec.portLevelMtls", "by target port; needs a selector"),
-            ("metadata.creationTimestamp", "of several for the same pods the oldest counts"),
+            ("metadata.creationTimestamp", "of several for the same pods the oldest takes precedence"),
         ],
     ),
 ];
@@ -223,10 +223,10 @@ fn markdown() -> String {
         row(out, &vec!["---"; names.len()]);
     };
     out += &files();
-    out += "\n## Served\n\nAn unknown field of a policy is an error; of Kubernetes' own kinds other fields are others' business, but for those that \
-            look like one of these misspelled: they are warnings.\n";
+    out += "\n## Served\n\nAn unknown field of a policy is an error; of Kubernetes' own kinds other fields are ignored, except those that \
+            look like a misspelling of one of these: they are warnings.\n";
     for (kind, versions, fields) in SERVED {
-        table(&mut out, &format!("### {kind}\n\n`{versions}`"), &["field", "what it does"]);
+        table(&mut out, &format!("### {kind}\n\n`{versions}`"), &["field", "effect"]);
         for (field, does) in *fields {
             row(&mut out, &[&format!("`{field}`"), does]);
         }
@@ -234,18 +234,15 @@ fn markdown() -> String {
     out += "\n## Known and not served\n";
     for known in KNOWN {
         let when = match known.future {
-            Future::Later => "Not yet served",
-            Future::Never => "Will not be served",
+            Support::Later => "Not yet served",
+            Support::Never => "Will not be served",
         };
         let versions = known.versions.join(", ");
         let (says, instead) = (known.meanwhile.says, known.instead);
-        let _ = writeln!(
-            out,
-            "\n### {} ({}/{versions})\n\n{when}: {says}. What to do: {instead}.",
-            known.kind, known.group
-        );
+        let _ =
+            writeln!(out, "\n### {} ({}/{versions})\n\n{when}: {says}. Advice: {instead}.", known.kind, known.group);
         if known.fields().next().is_some() {
-            table(&mut out, "", &["field", "meanwhile"]);
+            table(&mut out, "", &["field", "effect until then"]);
             out = out.replace("\n\n\n", "\n\n");
         }
         for (below, field) in known.fields() {
@@ -254,7 +251,7 @@ fn markdown() -> String {
         }
     }
     out += "\n## Labels and annotations\n";
-    table(&mut out, "On pods and their templates, namespaces and Services:", &["key", "value", "of", "what it means"]);
+    table(&mut out, "On pods and their templates, namespaces and Services:", &["key", "value", "of", "meaning"]);
     for key in KEYS.iter().filter(|k| !k.means.says.is_empty()) {
         let of = |on: &On| match on {
             On::Pod => "Pod",
@@ -266,15 +263,15 @@ fn markdown() -> String {
         let value = if key.value.is_empty() { "any other" } else { key.value };
         row(&mut out, &[&format!("`{}`", key.key), value, &of.join(", "), &said(&key.means)]);
     }
-    out += "\n## Ignored\n\nEvery other kind is not the mesh's: it is counted and ignored. Workload kinds (Deployment, StatefulSet, \
-            DaemonSet, ReplicaSet, Job, CronJob) are not read, because pods are; what the keys of their templates will mean is \
-            said. Files without any of apiVersion, kind, metadata and spec are no objects. Values of Istio's chart among them:\n";
-    table(&mut out, "", &["value", "meanwhile"]);
+    out += "\n## Ignored\n\nObjects of other kinds are counted and ignored. Workload kinds (Deployment, StatefulSet, \
+            DaemonSet, ReplicaSet, Job, CronJob) are not read, because their pods are; there are notices about the \
+            keys of their templates. Files without any of apiVersion, kind, metadata and spec are no objects. Values of Istio's chart among them:\n";
+    table(&mut out, "", &["value", "effect"]);
     out = out.replace("\n\n\n", "\n\n");
     for field in CHART_VALUES.iter().flat_map(|f| f.iter()) {
         row(&mut out, &[&format!("`{}`", field.path), &said(field)]);
     }
-    table(&mut out, "Metrics that rules and dashboards ask for and that there are not:", &["name starts with", "why"]);
+    table(&mut out, "Metrics in rules and dashboards that do not exist:", &["prefix", "reason"]);
     for (start, says) in ABSENT {
         row(&mut out, &[&format!("`{start}`"), says]);
     }
@@ -284,21 +281,21 @@ fn markdown() -> String {
 fn files() -> String {
     format!(
         "\n## Files\n\nEvery `.yaml`, `.yml` and `.json` file below the directory is read, names that start with a dot excepted, and \
-         read again when it changes. What holds whatever is written:\n\n\
-         - A broken object keeps its last good version. A file or a document that cannot be read keeps everything that its file \
-         gave.\n\
+         read again when it changes. In all cases:\n\n\
+         - A broken object keeps its last good version. Of a file or a document that cannot be read, all objects of \
+         its file stay served.\n\
          - A file is deleted with `rm`, a document by taking it out. A file that is empty, or holds only comments or documents \
-         without a word (`---`, `null`), deletes nothing: that is how a file looks while it is being written. Who wants a file that \
-         gives nothing writes `{{apiVersion: v1, kind: List, items: []}}`.\n\
+         without a word (`---`, `null`), deletes nothing: that is how a file looks while it is being written. An intentionally \
+         empty file is `{{apiVersion: v1, kind: List, items: []}}`.\n\
          - Write a file aside, then rename it: `kubectl get ... -o yaml > .new && mv .new policies.yaml`. A file that is written \
          in place (`> policies.yaml`) may be read half-written; cut between two documents it looks like a shorter one.\n\
          - A broken AuthorizationPolicy or PeerAuthentication without a last good version, after a restart for instance, closes \
-         what it selects; its namespace, where that cannot be read. So does one that cannot be parsed and one with a slip in \
+         what it selects; its namespace, where that cannot be read. So does one that cannot be parsed and one with a typo in \
          `apiVersion` or `kind`, as long as its kind and name can be made out. One that would decide nothing (CUSTOM, AUDIT, a \
          dry run, one for a waypoint) closes nothing.\n\
-         - An object that stands twice is served from the first file by path.\n\
+         - An object that is in two files is served from the first one by path.\n\
          - Limits: {MAX_FILES} files, {MAX_FOLDER_DEPTH} folders deep, {} MiB and {MAX_DOCUMENTS} documents a file. Beyond the \
-         first, new files are not read and what is gone stays until there are fewer.\n",
+         first, new files are not read and deleted objects stay served until there are fewer.\n",
         MAX_FILE_BYTES >> 20
     )
 }
@@ -313,9 +310,9 @@ fn the_page_is_current() {
     expect_file!["../../../../docs/resources.md"].assert_eq(&markdown());
 }
 
-/// What the shapes of Istio's kinds know stands in the table.
+/// The table has all fields of the shapes of Istio's kinds.
 #[test]
-fn no_field_of_a_policy_is_left_out() {
+fn every_field_of_a_policy_is_listed() {
     let check = |kind: &str, spec: &str| {
         let text = format!("apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {{name: a}}\nspec: {spec}\n");
         let problems = manifest::read(&"a.yaml".into(), text.as_bytes()).problems;
@@ -346,13 +343,13 @@ fn no_field_of_kubernetes_kinds_is_left_out() {
     fn check<T: serde::de::DeserializeOwned>(kind: &str, near: &str) {
         let documents = yaml::documents(near.as_bytes()).unwrap();
         let tree = documents[0].tree.clone().unwrap().unwrap();
-        let (_, slips) = yaml::with_slips::<T>(&tree).unwrap();
+        let (_, unknown) = yaml::with_unknown_fields::<T>(&tree).unwrap();
         let keys = near.matches(": ").count() - near.matches(": {").count() - near.matches(": [").count();
-        assert_eq!(slips.len(), keys, "{kind}: one misspelled key in each mapping: {slips:?}");
+        assert_eq!(unknown.len(), keys, "{kind}: one misspelled key in each mapping: {unknown:?}");
         let tables = SERVED.iter().filter(|(k, _, _)| [kind, "Every kind"].contains(k));
         let told: Vec<&str> =
             tables.flat_map(|(_, _, rows)| *rows).flat_map(|(f, _)| f.split(|c: char| !c.is_alphanumeric())).collect();
-        for field in slips.iter().flat_map(|s| s.known) {
+        for field in unknown.iter().flat_map(|s| s.known) {
             let is_of_pod = matches!(*field, "uid" | "deletionTimestamp" | "ownerReferences") && kind != "Pod";
             assert!(told.contains(field) || is_of_pod || *field == "creationTimestamp", "{kind}: {field}");
         }

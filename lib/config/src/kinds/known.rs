@@ -1,9 +1,9 @@
-//! Kinds that configure a mesh and are not served: what happens to traffic meanwhile, field by field, and what to do.
-//! A table, so that the words of `underpass analyze`, of the agent's reports and of docs/resources.md are one.
+//! Kinds that configure a mesh and are not served: the effect on traffic until then, field by field, and advice. A
+//! table, so that the words of `underpass analyze`, of the agent's reports and of docs/resources.md are one.
 
-use underpass_door::{Field, Future, Known};
+use underpass_door::{Field, KnownKind, Support};
 
-use super::words::{note, warn};
+use super::rows::{note, warn};
 
 const V1: &[&str] = &["v1", "v1beta1", "v1alpha3"];
 const NETWORKING: &str = "networking.istio.io";
@@ -14,103 +14,103 @@ const KEEP: &str = "keep it: it will take effect with waypoints, which are not b
 const SPLIT_MEANWHILE: &str = "keep it for waypoints, which are not built yet; until then split traffic by the number of \
                                pods behind the Service, and set timeouts and retries in the client";
 const NO_SPLIT: &str = "traffic is not split by weight";
-const NO_SUBSET: &str = "the subset is not looked at: every endpoint of the Service is meant";
-const NO_MATCH: &str = "requests are not told apart: all of them go the same way";
+const NO_SUBSET: &str = "the subset is ignored: all endpoints of the Service are used";
+const NO_MATCH: &str = "requests are not matched: all of them are routed alike";
 const NO_GATEWAY: &str = "no gateway runs: nothing listens for it";
 
 /// Every known kind, by group and kind.
-pub(crate) const KNOWN: &[Known] = &[
-    Known {
+pub(crate) const KNOWN: &[KnownKind] = &[
+    KnownKind {
         group: NETWORKING,
         kind: "VirtualService",
         versions: V1,
-        future: Future::Later,
+        future: Support::Later,
         meanwhile: note(
             "",
-            "connections to its hosts go to every ready endpoint of the Service, as if it were not there",
+            "connections to its hosts go to every ready endpoint of the Service, as if it did not exist",
         ),
         instead: SPLIT_MEANWHILE,
         below: &[],
         fields: VIRTUAL_SERVICE,
     },
-    Known {
+    KnownKind {
         group: NETWORKING,
         kind: "DestinationRule",
         versions: V1,
-        future: Future::Later,
-        meanwhile: note("", "connections to its host are balanced and limited as if it were not there"),
+        future: Support::Later,
+        meanwhile: note("", "connections to its host are balanced and limited as if it did not exist"),
         instead: KEEP,
         below: &[("spec", TRAFFIC_POLICY), ("spec.subsets[]", TRAFFIC_POLICY)],
         fields: DESTINATION_RULE,
     },
-    Known {
+    KnownKind {
         group: NETWORKING,
         kind: "Gateway",
         versions: V1,
-        future: Future::Later,
+        future: Support::Later,
         meanwhile: note("", NO_GATEWAY),
         instead: "keep the ingress that you have; its pods can be in the mesh",
         below: &[],
         fields: &[note("spec.servers", NO_GATEWAY)],
     },
-    Known {
+    KnownKind {
         group: NETWORKING,
         kind: "ServiceEntry",
         versions: V1,
-        future: Future::Later,
-        meanwhile: note("", "its hosts stay outside the mesh: connections to them are left alone"),
+        future: Support::Later,
+        meanwhile: note("", "its hosts stay outside the mesh: connections to them are not captured"),
         instead: "for pods of this cluster write a Service without selector and an EndpointSlice",
         below: &[],
         fields: SERVICE_ENTRY,
     },
-    Known {
+    KnownKind {
         group: NETWORKING,
         kind: "Sidecar",
         versions: V1,
-        future: Future::Never,
-        meanwhile: note("", "there are no sidecars whose view of the mesh it could narrow"),
-        instead: "delete it; who may call whom is said by an AuthorizationPolicy at the destination",
+        future: Support::Never,
+        meanwhile: note("", "there are no sidecars to configure"),
+        instead: "delete it; restrict callers by an AuthorizationPolicy at the destination",
         below: &[],
         fields: SIDECAR,
     },
-    Known {
+    KnownKind {
         group: NETWORKING,
         kind: "EnvoyFilter",
         versions: &["v1alpha3"],
-        future: Future::Never,
+        future: Support::Never,
         meanwhile: note("", "there is no Envoy: none of its patches is applied"),
-        instead: "say it with an API that does not depend on a proxy: AuthorizationPolicy for who may connect, \
+        instead: "use an API that does not depend on a proxy: AuthorizationPolicy for access, \
                   VirtualService or HTTPRoute for routing, Telemetry for tags of spans and labels of metrics",
         below: &[],
         fields: &[note("spec.configPatches", "not applied")],
     },
-    Known {
+    KnownKind {
         group: NETWORKING,
         kind: "WorkloadEntry",
         versions: V1,
-        future: Future::Later,
+        future: Support::Later,
         meanwhile: note("", "the machine that it names is outside the mesh: it has no identity"),
-        instead: "policy that asks for an identity refuses it; allow its address with ipBlocks where it must get in",
+        instead: "policies that require an identity refuse it; allow its address with ipBlocks where it needs access",
         below: &[],
         fields: WORKLOAD_ENTRY,
     },
-    Known {
+    KnownKind {
         group: NETWORKING,
         kind: "WorkloadGroup",
         versions: V1,
-        future: Future::Later,
-        meanwhile: note("", "machines cannot register themselves: it stands for none"),
-        instead: "run the workload as a pod, or allow its address with ipBlocks where it must get in",
+        future: Support::Later,
+        meanwhile: note("", "machines cannot register: it has no workloads"),
+        instead: "run the workload as a pod, or allow its address with ipBlocks where it needs access",
         below: &[],
-        fields: &[note("spec.template", "stands for no workload")],
+        fields: &[note("spec.template", "has no workloads")],
     },
-    Known {
+    KnownKind {
         group: NETWORKING,
         kind: "ProxyConfig",
         versions: &["v1beta1"],
-        future: Future::Never,
+        future: Support::Never,
         meanwhile: note("", "there is no proxy per pod to configure"),
-        instead: "delete it; what can be set stands in the agent's settings",
+        instead: "delete it; docs/settings.md lists the agent's settings",
         below: &[],
         fields: &[
             note("spec.concurrency", "the agent has a worker per core of the node, four at most, or `workers`"),
@@ -118,22 +118,22 @@ pub(crate) const KNOWN: &[Known] = &[
             note("spec.image", "there is no proxy image"),
         ],
     },
-    Known {
+    KnownKind {
         group: SECURITY,
         kind: "RequestAuthentication",
         versions: &["v1", "v1beta1"],
-        future: Future::Later,
+        future: Support::Later,
         meanwhile: warn("", "tokens are not validated: a request with a forged or expired one is not refused"),
-        instead: "validate tokens in the application until waypoints are served, and limit who may connect by principals",
+        instead: "validate tokens in the application until waypoints are served, and restrict callers by principals",
         below: &[],
         fields: &[warn("spec.jwtRules", "not validated")],
     },
-    Known {
+    KnownKind {
         group: "telemetry.istio.io",
         kind: "Telemetry",
         versions: &["v1", "v1alpha1"],
-        future: Future::Later,
-        meanwhile: note("", "metrics and access log are what the agent's settings say"),
+        future: Support::Later,
+        meanwhile: note("", "metrics and access log follow the agent's settings"),
         instead: "keep it, and set the agent's access log",
         below: &[],
         fields: &[
@@ -142,21 +142,21 @@ pub(crate) const KNOWN: &[Known] = &[
             note("spec.accessLogging", "the access log has one line per connection, as the agent is set to write it"),
         ],
     },
-    Known {
+    KnownKind {
         group: "extensions.istio.io",
         kind: "WasmPlugin",
         versions: &["v1alpha1"],
-        future: Future::Never,
-        meanwhile: warn("", "no module is loaded: what it would check or change is neither checked nor changed"),
+        future: Support::Never,
+        meanwhile: warn("", "no module is loaded: its checks and changes are missing"),
         instead: "do it in the application, or in a proxy in front of it",
         below: &[],
         fields: &[note("spec.url", "not loaded"), note("spec.pluginConfig", "not read")],
     },
-    Known {
+    KnownKind {
         group: "install.istio.io",
         kind: "IstioOperator",
         versions: &["v1alpha1"],
-        future: Future::Never,
+        future: Support::Never,
         meanwhile: note("", "it installs Istio; Underpass does not read its configuration from it"),
         instead: "write what you need of it as settings of the agent (underpass-agent --help)",
         below: &[("spec", MESH_CONFIG), ("spec.values", VALUES)],
@@ -168,35 +168,38 @@ pub(crate) const KNOWN: &[Known] = &[
         &["v1", "v1beta1"],
         "no gateway and no waypoint runs: nothing listens for it",
         &[
-            warn("spec.gatewayClassName", "no waypoint runs: what `istio.io/use-waypoint` leads here is refused"),
+            warn(
+                "spec.gatewayClassName",
+                "no waypoint runs: connections that `istio.io/use-waypoint` leads here are refused",
+            ),
             note("spec.listeners", NO_GATEWAY),
         ],
     ),
     gateway_api(
         "HTTPRoute",
         &["v1", "v1beta1", "v1alpha2"],
-        "connections go to every ready endpoint of the Service, as if it were not there",
+        "connections go to every ready endpoint of the Service, as if it did not exist",
         HTTP_ROUTE,
     ),
     gateway_api(
         "GRPCRoute",
         &["v1", "v1alpha2"],
-        "connections go to every ready endpoint of the Service, as if it were not there",
+        "connections go to every ready endpoint of the Service, as if it did not exist",
         HTTP_ROUTE,
     ),
     gateway_api(
         "TCPRoute",
         &["v1", "v1alpha2"],
-        "connections go to every ready endpoint of the Service, as if it were not there",
+        "connections go to every ready endpoint of the Service, as if it did not exist",
         L4_ROUTE,
     ),
     gateway_api(
         "TLSRoute",
         &["v1", "v1alpha3", "v1alpha2"],
-        "connections go to every ready endpoint of the Service, as if it were not there",
+        "connections go to every ready endpoint of the Service, as if it did not exist",
         L4_ROUTE,
     ),
-    gateway_api("UDPRoute", &["v1", "v1alpha2"], "UDP is not the mesh's: it is left alone", L4_ROUTE),
+    gateway_api("UDPRoute", &["v1", "v1alpha2"], "UDP is not carried by the mesh: it is not captured", L4_ROUTE),
     gateway_api(
         "ReferenceGrant",
         &["v1", "v1beta1", "v1alpha2"],
@@ -212,21 +215,25 @@ pub(crate) const KNOWN: &[Known] = &[
     gateway_api("ListenerSet", &["v1"], NO_GATEWAY, &[note("spec.listeners", NO_GATEWAY)]),
 ];
 
-/// Another kind of the Gateway API, which grows with every release.
-pub(crate) const GATEWAY_API_OTHER: Known =
-    gateway_api("", &["v1"], "nothing of the Gateway API is served yet: traffic goes as if it were not there", &[]);
+/// Any other kind of the Gateway API, which grows with every release.
+pub(crate) const GATEWAY_API_OTHER: KnownKind = gateway_api(
+    "",
+    &["v1"],
+    "this kind of the Gateway API is not served yet: traffic is routed as if it did not exist",
+    &[],
+);
 
 const fn gateway_api(
     kind: &'static str,
     versions: &'static [&'static str],
     meanwhile: &'static str,
     fields: &'static [Field],
-) -> Known {
-    Known {
+) -> KnownKind {
+    KnownKind {
         group: GATEWAY_API,
         kind,
         versions,
-        future: Future::Later,
+        future: Support::Later,
         meanwhile: note("", meanwhile),
         instead: KEEP,
         below: &[],
@@ -241,28 +248,28 @@ const VIRTUAL_SERVICE: &[Field] = &[
     note("spec.http[].route[].weight", NO_SPLIT),
     note("spec.http[].route[].destination.subset", NO_SUBSET),
     note("spec.http[].route[].headers", "headers are not changed"),
-    note("spec.http[].timeout", "requests have no timeout but the client's"),
-    note("spec.http[].retries", "nothing is retried but by the client"),
+    note("spec.http[].timeout", "requests have only the client's timeout"),
+    note("spec.http[].retries", "only the client retries"),
     note("spec.http[].fault", "no faults are injected"),
     note("spec.http[].mirror", "nothing is mirrored"),
     note("spec.http[].mirrors", "nothing is mirrored"),
     note("spec.http[].rewrite", "requests are not rewritten"),
     note("spec.http[].redirect", "nothing is redirected: requests reach the Service"),
-    note("spec.http[].directResponse", "nothing is answered: requests reach the Service"),
+    note("spec.http[].directResponse", "there are no direct responses: requests reach the Service"),
     note("spec.http[].headers", "headers are not changed"),
     note("spec.http[].corsPolicy", "CORS is the application's"),
     note("spec.http[].delegate", "not followed"),
-    note("spec.tcp[].match", "connections are not told apart: all of them go the same way"),
+    note("spec.tcp[].match", "connections are not matched: all of them are routed alike"),
     note("spec.tcp[].route[].weight", "connections are not split by weight"),
     note("spec.tcp[].route[].destination.subset", NO_SUBSET),
-    note("spec.tls[].match", "server names are not looked at"),
+    note("spec.tls[].match", "server names are ignored"),
     note("spec.tls[].route[].weight", "connections are not split by weight"),
     note("spec.tls[].route[].destination.subset", NO_SUBSET),
 ];
 
 const DESTINATION_RULE: &[Field] = &[
     note("spec.subsets", "the endpoints of the Service stay one set"),
-    note("spec.workloadSelector", "not looked at"),
+    note("spec.workloadSelector", "ignored"),
     note("spec.exportTo", "every namespace sees every Service"),
 ];
 
@@ -275,8 +282,8 @@ const TRAFFIC_POLICY: &[Field] = &[
         "trafficPolicy.tls",
         "between pods of the mesh mutual TLS is automatic; to other destinations nothing is encrypted",
     ),
-    note("trafficPolicy.portLevelSettings", "not looked at"),
-    note("trafficPolicy.tunnel", "not looked at"),
+    note("trafficPolicy.portLevelSettings", "ignored"),
+    note("trafficPolicy.tunnel", "ignored"),
     note("trafficPolicy.proxyProtocol", "no PROXY header is written"),
 ];
 
@@ -289,8 +296,8 @@ const SERVICE_ENTRY: &[Field] = &[
 ];
 
 const SIDECAR: &[Field] = &[
-    note("spec.egress", "pods reach every Service that policy lets them reach"),
-    note("spec.ingress", "not looked at"),
+    note("spec.egress", "pods can reach every Service that policies allow"),
+    note("spec.ingress", "ignored"),
     warn(
         "spec.outboundTrafficPolicy",
         "connections to destinations outside the mesh are not refused: use a NetworkPolicy",
@@ -309,8 +316,8 @@ const HTTP_ROUTE: &[Field] = &[
     note("spec.rules[].matches", NO_MATCH),
     note("spec.rules[].filters", "requests are not changed, mirrored or redirected"),
     note("spec.rules[].backendRefs[].weight", NO_SPLIT),
-    note("spec.rules[].timeouts", "requests have no timeout but the client's"),
-    note("spec.rules[].retry", "nothing is retried but by the client"),
+    note("spec.rules[].timeouts", "requests have only the client's timeout"),
+    note("spec.rules[].retry", "only the client retries"),
     note("spec.rules[].sessionPersistence", "requests of a session may go to different endpoints"),
 ];
 
@@ -335,8 +342,14 @@ const MESH_CONFIG: &[Field] = &[
         "meshConfig.outboundTrafficPolicy",
         "connections to destinations outside the mesh are not refused: use a NetworkPolicy",
     ),
-    warn("meshConfig.extensionProviders[].envoyExtAuthzHttp", "nobody is asked: CUSTOM policies are rejected"),
-    warn("meshConfig.extensionProviders[].envoyExtAuthzGrpc", "nobody is asked: CUSTOM policies are rejected"),
+    warn(
+        "meshConfig.extensionProviders[].envoyExtAuthzHttp",
+        "the provider is not called: CUSTOM policies are rejected",
+    ),
+    warn(
+        "meshConfig.extensionProviders[].envoyExtAuthzGrpc",
+        "the provider is not called: CUSTOM policies are rejected",
+    ),
 ];
 
 /// Values of Istio's charts, which are no Kubernetes objects.
@@ -349,5 +362,5 @@ const VALUES: &[Field] = &[
     note("sidecarInjectorWebhook", "nothing is injected"),
 ];
 
-/// What a file of a chart's values says, where it is one of Istio's.
+/// Fields of a chart's values, where it is one of Istio's.
 pub(crate) const CHART_VALUES: &[&[Field]] = &[MESH_CONFIG, VALUES];

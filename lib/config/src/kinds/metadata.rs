@@ -1,13 +1,13 @@
-//! Labels and annotations that users know from Istio, on pods, on the templates of workload kinds and on namespaces:
-//! what they mean here, and which of them mean nothing.
+//! Labels and annotations that users know from Istio, on pods, pod templates, namespaces and services, with their
+//! meaning here.
 
 use underpass_core::enrol::{DATAPLANE_MODE, ISTIO_INJECTION, SIDECAR_INJECT};
 
 use underpass_door::Field;
 
-use super::words::{note, warn};
+use super::rows::{note, warn};
 
-/// Kinds whose pod template is looked at, and where it stands. The pods themselves are what is read.
+/// Kinds with a pod template, and its path. Of these the keys alone are checked: the pods themselves are read.
 pub(crate) const TEMPLATES: &[(&str, &str, &str)] = &[
     ("apps", "Deployment", "spec.template"),
     ("apps", "StatefulSet", "spec.template"),
@@ -18,7 +18,7 @@ pub(crate) const TEMPLATES: &[(&str, &str, &str)] = &[
     ("argoproj.io", "Rollout", "spec.template"),
 ];
 
-/// Whose key it is.
+/// The kind of object that has a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum On {
     /// A pod, or a template of pods.
@@ -31,7 +31,7 @@ pub(crate) enum On {
     Target,
 }
 
-/// A key, and what a value of it means.
+/// A key and value, with their meaning.
 pub(crate) struct Key {
     pub(crate) on: &'static [On],
     /// The key; with `*` at its end, every key that starts so.
@@ -60,15 +60,15 @@ pub(crate) const KEYS: &[Key] = &[
         note("", "its pods will be in the mesh, without a container being added to them"),
     ),
     key(TEMPLATE, SIDECAR_INJECT, "false", note("", "its pods will not be in the mesh")),
-    key(POD, SIDECAR_INJECT, "", warn("", "this value decides nothing: write \"true\" or \"false\"")),
+    key(POD, SIDECAR_INJECT, "", warn("", "this value has no effect: write \"true\" or \"false\"")),
     key(TEMPLATE, DATAPLANE_MODE, "ambient", note("", "its pods will be in the mesh")),
     key(TEMPLATE, DATAPLANE_MODE, "none", note("", "its pods will not be in the mesh")),
     key(&[On::Pod, On::Namespace], DATAPLANE_MODE, "ambient", HERE),
     key(&[On::Pod, On::Namespace], DATAPLANE_MODE, "none", HERE),
-    key(EVERY, DATAPLANE_MODE, "", warn("", "this value decides nothing: write \"ambient\" or \"none\"")),
+    key(EVERY, DATAPLANE_MODE, "", warn("", "this value has no effect: write \"ambient\" or \"none\"")),
     key(NAMESPACE, ISTIO_INJECTION, "enabled", HERE),
     key(NAMESPACE, ISTIO_INJECTION, "disabled", HERE),
-    key(NAMESPACE, ISTIO_INJECTION, "", warn("", "this value decides nothing: write \"enabled\" or \"disabled\"")),
+    key(NAMESPACE, ISTIO_INJECTION, "", warn("", "this value has no effect: write \"enabled\" or \"disabled\"")),
     key(NAMESPACE, "istio.io/rev", "", warn("", "puts no pod into the mesh: write `istio.io/dataplane-mode: ambient`")),
     key(POD, "sidecar.istio.io/status", "", HERE),
     key(POD, "sidecar.istio.io/*", "", note("", NO_PROXY)),
@@ -84,7 +84,7 @@ pub(crate) const KEYS: &[Key] = &[
         POD,
         "ambient.istio.io/bypass-inbound-capture",
         "",
-        warn("", "has no effect: what reaches the pod is captured and judged"),
+        warn("", "has no effect: inbound connections of the pod are captured and judged"),
     ),
     key(&[On::Pod, On::Template, On::Namespace, On::Target], "istio.io/use-waypoint", "none", HERE),
     key(
@@ -93,7 +93,7 @@ pub(crate) const KEYS: &[Key] = &[
         "",
         warn(
             "",
-            "no waypoint runs: connections that should pass it are refused; remove the label until waypoints are served",
+            "no waypoint runs: connections that require it are refused; remove the label until waypoints are served",
         ),
     ),
     key(
@@ -104,10 +104,10 @@ pub(crate) const KEYS: &[Key] = &[
     ),
 ];
 
-/// It means what its author thinks.
+/// It has the meaning that its author expects.
 const HERE: Field = note("", "");
 
-/// What a key with a value means on something.
+/// The meaning of a key with a value, where it differs from what its author expects.
 pub(crate) fn meaning(on: On, name: &str, value: Option<&str>) -> Option<&'static Field> {
     let fits = |k: &&Key| {
         let named = match k.key.strip_suffix('*') {
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_keys_mean() {
+    fn meanings_of_keys() {
         let check = |on, name: &str, value: &str, expect: Option<&str>| {
             let says = meaning(on, name, Some(value)).map(|f| f.says);
             assert!(
@@ -138,17 +138,17 @@ mod tests {
         };
         check(On::Template, SIDECAR_INJECT, "true", Some("will be in the mesh"));
         check(On::Template, SIDECAR_INJECT, "false", Some("not be in the mesh"));
-        check(On::Template, SIDECAR_INJECT, "yes", Some("decides nothing"));
+        check(On::Template, SIDECAR_INJECT, "yes", Some("has no effect"));
         check(On::Pod, SIDECAR_INJECT, "true", None);
-        check(On::Pod, SIDECAR_INJECT, "True", Some("decides nothing"));
+        check(On::Pod, SIDECAR_INJECT, "True", Some("has no effect"));
         check(On::Pod, "sidecar.istio.io/proxyCPU", "100m", Some("no effect"));
         check(On::Pod, "sidecar.istio.io/status", "{}", None);
         check(On::Pod, "traffic.sidecar.istio.io/excludeInboundPorts", "80", Some("nothing is excluded"));
         check(On::Pod, "traffic.sidecar.istio.io/includeInboundPorts", "*", Some("no effect"));
         check(On::Namespace, DATAPLANE_MODE, "ambient", None);
-        check(On::Namespace, DATAPLANE_MODE, "Ambient", Some("decides nothing"));
+        check(On::Namespace, DATAPLANE_MODE, "Ambient", Some("has no effect"));
         check(On::Namespace, ISTIO_INJECTION, "enabled", None);
-        check(On::Namespace, ISTIO_INJECTION, "true", Some("decides nothing"));
+        check(On::Namespace, ISTIO_INJECTION, "true", Some("has no effect"));
         check(On::Namespace, "istio.io/rev", "stable", Some("dataplane-mode"));
         check(On::Target, "istio.io/use-waypoint", "w", Some("refused"));
         check(On::Target, "istio.io/use-waypoint", "none", None);

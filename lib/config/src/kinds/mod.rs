@@ -1,23 +1,23 @@
-//! Which kinds are served, which are known and not yet served, and which are somebody else's. A kind of an API group
-//! of ours that this group does not have is a mistake, never somebody else's.
+//! The classes of kinds: served, known and not yet served, foreign. A kind of an API group of the mesh that this group
+//! does not have is a mistake, never foreign.
 //!
-//! [`known`] and [`metadata`] are tables: the words for users stand there, once.
+//! [`known`] and [`metadata`] are tables: the texts for users stand there, once.
 
 #[cfg(test)]
 mod docs;
 mod known;
 pub(crate) mod metadata;
+pub(crate) mod rows;
 pub(crate) mod series;
-pub(crate) mod words;
 
 use underpass_core::Kind;
-use underpass_door::Known;
+use underpass_door::KnownKind;
 
 pub(crate) use self::known::CHART_VALUES;
 use self::known::{GATEWAY_API, GATEWAY_API_OTHER, KNOWN, SECURITY};
 use crate::{Fault, hint::nearest};
 
-/// What an `apiVersion` and `kind` are to the mesh.
+/// The class of an `apiVersion` and `kind`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
     /// Becomes part of the World.
@@ -25,18 +25,18 @@ pub(crate) enum Class {
     /// Has `items`; of this kind each, where they do not say themselves.
     List(Option<String>),
     /// Configures a mesh, and is not served.
-    Known(&'static Known),
+    Known(&'static KnownKind),
     /// Makes pods, from the template at this place.
     Template(&'static str),
-    /// A kind of the mesh's name, but not the mesh's.
+    /// A foreign kind with the name of one of the mesh.
     Foreign(Fault),
-    /// Nothing of ours.
+    /// Foreign.
     Other,
     /// A mistake in this field, and which of the served kinds was probably meant.
     Mistake(&'static str, Fault, Option<Kind>),
 }
 
-/// Where a kind of ours is defined: group, versions, and what to write.
+/// The definition of a served kind: group, versions, and the apiVersion to write.
 const fn home(kind: Kind) -> (&'static str, &'static [&'static str], &'static str) {
     match kind {
         Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service => ("", &["v1"], "v1"),
@@ -54,7 +54,7 @@ pub(crate) fn classify(api_version: &str, kind: &str) -> Class {
             _ if group == home => {
                 Class::Mistake("apiVersion", Fault::UnknownVersion { found: api_version.into(), served }, Some(ours))
             }
-            _ if is_slip(group, home) => {
+            _ if is_typo(group, home) => {
                 let found = api_version.into();
                 Class::Mistake("apiVersion", Fault::UnknownGroup { kind: ours.as_str(), found, served }, Some(ours))
             }
@@ -104,8 +104,8 @@ pub(crate) fn meant(api_version: Option<&str>, kind: &str) -> Option<Kind> {
 }
 
 /// The API group of a kind of ours was probably meant to be `home`. Groups without a dot are Kubernetes' own, and none
-/// of them has a kind of the same name; what has one, under a domain of its own, is somebody else's.
-fn is_slip(group: &str, home: &str) -> bool {
+/// of them has a kind of the same name; a group with one, under a domain of its own, is foreign.
+fn is_typo(group: &str, home: &str) -> bool {
     let istio = |group: &str| group == "istio.io" || group.ends_with(".istio.io");
     !group.contains('.') || (istio(home) && istio(group)) || nearest(group, [home]).is_some()
 }
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_owns_what() {
+    fn classes_of_kinds() {
         let check = |api_version: &str, kind: &str, expect: &str| {
             let got = match classify(api_version, kind) {
                 Class::Served(k) => format!("served {k}"),
@@ -150,12 +150,12 @@ mod tests {
         check("security.istio.io/v1", "AuthorizationPolicy", "served AuthorizationPolicy");
         check("security.istio.io/v1beta1", "PeerAuthentication", "served PeerAuthentication");
         check("policy.linkerd.io/v1alpha1", "AuthorizationPolicy", "foreign");
-        for slip in
+        for typo in
             ["v1", "apps/v1", "securty.istio.io/v1", "Security.istio.io/v1", "networking.istio.io/v1", "istio.io/v1"]
         {
             for kind in ["AuthorizationPolicy", "PeerAuthentication"] {
-                let says = format!("apiVersion `{slip}` has no {kind}: did you mean `security.istio.io/v1`? [{kind}]");
-                check(slip, kind, &says);
+                let says = format!("apiVersion `{typo}` has no {kind}: did you mean `security.istio.io/v1`? [{kind}]");
+                check(typo, kind, &says);
             }
         }
         check(
@@ -166,20 +166,20 @@ mod tests {
         check(
             "security.istio.io/v1",
             "AuthorisationPolicy",
-            "kind `AuthorisationPolicy` is no kind of this API group: did you mean `AuthorizationPolicy`? [AuthorizationPolicy]",
+            "kind `AuthorisationPolicy` is not a kind of this API group: did you mean `AuthorizationPolicy`? [AuthorizationPolicy]",
         );
-        check("security.istio.io/v1", "Thing", "kind `Thing` is no kind of this API group");
+        check("security.istio.io/v1", "Thing", "kind `Thing` is not a kind of this API group");
         check("security.istio.io/v1", "RequestAuthentication", "not yet");
         check("networking.istio.io/v1beta1", "VirtualService", "not yet");
         check(
             "networking.istio.io/v1",
             "VirtualServices",
-            "kind `VirtualServices` is no kind of this API group: did you mean `VirtualService`?",
+            "kind `VirtualServices` is not a kind of this API group: did you mean `VirtualService`?",
         );
         check("gateway.networking.k8s.io/v1", "HTTPRoute", "not yet");
         check("v1", "ConfigMap", "other");
         check("v1", "ServiceAccount", "other");
-        check("v1", "pod", "kind `pod` is no kind of this API group: did you mean `Pod`? [Pod]");
+        check("v1", "pod", "kind `pod` is not a kind of this API group: did you mean `Pod`? [Pod]");
         check("apps/v1", "Deployment", "template at spec.template");
         check("batch/v1", "CronJob", "template at spec.jobTemplate.spec.template");
         check("networking.istio.io/v1alpha3", "EnvoyFilter", "not yet");
@@ -187,7 +187,7 @@ mod tests {
         check(
             "gateway.networking.k8s.io/v1",
             "HTTPRoutes",
-            "kind `HTTPRoutes` is no kind of this API group: did you mean `HTTPRoute`?",
+            "kind `HTTPRoutes` is not a kind of this API group: did you mean `HTTPRoute`?",
         );
         check("v1", "List", "list of anything");
         check("v1", "PodList", "list of Pod");

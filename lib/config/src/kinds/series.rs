@@ -1,20 +1,20 @@
-//! Names of time series that dashboards and alerts ask for and that Underpass does not have. Found in the text of
-//! objects that are not the mesh's: the rule stays valid, and silently never fires.
+//! Metrics in dashboards and alerts that Underpass does not have. Found in the text of objects of other kinds: such a
+//! rule stays valid, and silently never fires.
 
-/// Names that start so, and what there is instead.
+/// Prefixes of names, and the replacement or reason.
 pub(crate) const ABSENT: &[(&str, &str)] = &[
-    ("envoy_", "there is no Envoy, so there is no such metric"),
+    ("envoy_", "does not exist here, as there is no Envoy"),
     ("istio_request", "counts HTTP requests, which need a waypoint; connections are in istio_tcp_*"),
     ("istio_response", "counts HTTP responses, which need a waypoint; bytes are in istio_tcp_*"),
-    ("istio_agent_", "is Istio's agent's; the agent's own metrics are underpass_*"),
-    ("istio_build", "is Istio's"),
-    ("istiod_", "is Istio's control plane's"),
-    ("pilot_", "is Istio's control plane's"),
-    ("galley_", "is Istio's control plane's"),
-    ("citadel_", "is Istio's control plane's"),
+    ("istio_agent_", "is a metric of Istio's agent; those of Underpass's agent are underpass_*"),
+    ("istio_build", "is a metric of Istio"),
+    ("istiod_", "is a metric of Istio's control plane"),
+    ("pilot_", "is a metric of Istio's control plane"),
+    ("galley_", "is a metric of Istio's control plane"),
+    ("citadel_", "is a metric of Istio's control plane"),
 ];
 
-/// What is said about a name.
+/// The text about a name, if there is no such metric.
 pub(crate) fn absent(name: &str) -> Option<&'static str> {
     ABSENT.iter().find(|(start, _)| name.starts_with(start) && name.len() > start.len()).map(|(_, says)| *says)
 }

@@ -80,7 +80,7 @@ pub struct PodSpec {
 pub struct Container {
     /// `name`.
     pub name: String,
-    /// `args`: what a proxy of Istio's is told to be.
+    /// `args`: they tell an Istio proxy its role.
     pub args: Vec<String>,
     /// `ports`.
     pub ports: Vec<ContainerPort>,
@@ -162,7 +162,7 @@ pub struct LoadBalancerStatus {
     pub ingress: Vec<LoadBalancerIngress>,
 }
 
-/// Where a load balancer is reached.
+/// An address of a load balancer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LoadBalancerIngress {

@@ -2,7 +2,7 @@
 //! validated. [`crate::convert`] does that. They can be read from a manifest ([`crate::yaml::from_tree`]) and from the
 //! JSON of an API server alike.
 //!
-//! Fields of Kubernetes' own kinds that are not here are ignored: others define them. In a policy an unknown field is
+//! Fields of Kubernetes' own kinds that are not here are ignored. In a policy an unknown field is
 //! an error, because a misspelled one would widen it.
 
 mod core;
@@ -43,7 +43,7 @@ pub struct ObjectMeta {
     pub annotations: BTreeMap<String, String>,
     /// `creationTimestamp`, RFC 3339.
     pub creation_timestamp: Option<String>,
-    /// `deletionTimestamp`, RFC 3339: the object is on its way out.
+    /// `deletionTimestamp`, RFC 3339: the object is terminating.
     pub deletion_timestamp: Option<String>,
     /// `ownerReferences`.
     pub owner_references: Vec<OwnerReference>,

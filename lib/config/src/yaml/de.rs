@@ -1,5 +1,5 @@
 //! Trees to shapes: a serde deserializer that is as strict as the API server. Text is text (a number or a boolean is
-//! not), a key without a value is a field left out, and an error says where in the object it is.
+//! not), a key without a value is a field left out, and an error has the path in the object.
 
 use std::{cell::RefCell, fmt, sync::Arc};
 
@@ -13,54 +13,54 @@ use serde::{
 use super::{Key, Tree, Value};
 use crate::{Fault, Path, Segment, hint::nearest, path::At};
 
-/// Why a tree does not have the shape.
+/// The reason why a tree does not have the shape.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {fault}")]
 pub struct ShapeError {
-    /// Where.
+    /// The path.
     pub path: Path,
-    /// Why.
+    /// The reason.
     pub fault: Fault,
 }
 
 /// A field that the shape does not have, near one that it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slip {
-    /// Where.
+pub struct UnknownField {
+    /// The path.
     pub path: Path,
-    /// Which one was probably meant.
+    /// The one that was probably meant.
     pub meant: &'static str,
-    /// All that the shape has there.
+    /// All fields that the shape has there.
     pub known: &'static [&'static str],
 }
 
-/// Fields of Kubernetes' that no shape has and that are near one: no slips.
+/// Fields of Kubernetes that no shape has and that are near one: no typos.
 const NAMESAKES: [&str; 2] = ["appProtocol", "externalTrafficPolicy"];
 
 /// Reads a shape.
 ///
 /// # Errors
-/// The first thing that does not fit, and where.
+/// The first fault, with its path.
 pub fn from_tree<'de, T: Deserialize<'de>>(tree: &'de Tree) -> Result<T, ShapeError> {
-    with_slips(tree).map(|(shape, _)| shape)
+    with_unknown_fields(tree).map(|(shape, _)| shape)
 }
 
-/// Reads a shape that leaves other fields to others, and says which of them are probably misspelled.
+/// Reads a shape that ignores other fields, and answers those of them that are probably misspelled.
 ///
 /// # Errors
-/// The first thing that does not fit, and where.
-pub fn with_slips<'de, T: Deserialize<'de>>(tree: &'de Tree) -> Result<(T, Vec<Slip>), ShapeError> {
-    let slips = RefCell::default();
-    let shape = T::deserialize(Reader { tree, at: &At::ROOT, slips: &slips })?;
-    Ok((shape, slips.into_inner()))
+/// The first fault, with its path.
+pub fn with_unknown_fields<'de, T: Deserialize<'de>>(tree: &'de Tree) -> Result<(T, Vec<UnknownField>), ShapeError> {
+    let unknown = RefCell::default();
+    let shape = T::deserialize(Reader { tree, at: &At::ROOT, unknown: &unknown })?;
+    Ok((shape, unknown.into_inner()))
 }
 
-/// A tree, where it stands, and what was found on the way.
+/// A tree with its path, and the unknown fields so far.
 #[derive(Clone, Copy)]
 struct Reader<'de, 'a> {
     tree: &'de Tree,
     at: &'a At<'a>,
-    slips: &'a RefCell<Vec<Slip>>,
+    unknown: &'a RefCell<Vec<UnknownField>>,
 }
 
 impl ShapeError {
@@ -138,14 +138,14 @@ impl<'de, 'a> Reader<'de, 'a> {
         Entries { rest: entries.iter(), current: None, skip_nulls, around: self }
     }
 
-    fn find_slips(self, entries: &[(Key, Tree)], known: &'static [&'static str]) {
+    fn find_unknown(self, entries: &[(Key, Tree)], known: &'static [&'static str]) {
         for (key, _) in entries {
             let name = key.name.as_str();
             if known.contains(&name) || NAMESAKES.contains(&name) {
                 continue;
             }
             if let Some(meant) = nearest(name, known.iter().copied()) {
-                self.slips.borrow_mut().push(Slip { path: self.at.field(name).path(), meant, known });
+                self.unknown.borrow_mut().push(UnknownField { path: self.at.field(name).path(), meant, known });
             }
         }
     }
@@ -216,7 +216,7 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
     ) -> Result<V::Value, ShapeError> {
         match &self.tree.value {
             Value::Map(entries) => {
-                self.find_slips(entries, fields);
+                self.find_unknown(entries, fields);
                 visitor.visit_map(self.entries(entries, true))
             }
             Value::Null => visitor.visit_map(self.entries(&[], true)),

@@ -11,13 +11,13 @@ mod tree;
 
 use std::sync::Arc;
 
-pub use de::{ShapeError, Slip, from_tree, with_slips};
+pub use de::{ShapeError, UnknownField, from_tree, with_unknown_fields};
 pub use tree::{Duplicate, Key, Tree, Value};
 
 use crate::Fault;
 
 /// The largest file that is read. A cluster's 10,000 pods are about 40 MiB as `kubectl get -o yaml` prints them, and
-/// nobody keeps them in one file by hand.
+/// are not kept in one file by hand.
 pub const MAX_FILE_BYTES: u64 = 16 << 20;
 /// The most documents of one file.
 pub const MAX_DOCUMENTS: usize = 10_000;
@@ -41,17 +41,17 @@ pub struct Document<'a> {
     pub text_line: u32,
     /// Its text.
     pub text: &'a str,
-    /// What it says; none: nothing (comments only).
+    /// Its tree; none: it is empty (comments only).
     pub tree: Result<Option<Tree>, SyntaxError>,
 }
 
-/// Why a document is no YAML.
+/// The reason why a document is not YAML.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct SyntaxError {
     /// The line in the file, where the parser knows.
     pub line: Option<u32>,
-    /// What the parser said.
+    /// The message of the parser.
     pub message: Arc<str>,
 }
 
@@ -75,7 +75,7 @@ pub fn documents(bytes: &[u8]) -> Result<Vec<Document<'_>>, Fault> {
     if pieces.len() > MAX_DOCUMENTS {
         return Err(Fault::TooManyDocuments { max: MAX_DOCUMENTS });
     }
-    // The parser recurses: its stack must not depend on whose thread this is.
+    // The parser recurses: its stack must not depend on the calling thread.
     std::thread::scope(|scope| {
         let parse_all = || pieces.into_iter().zip(1..).map(|(piece, number)| document(&piece, number)).collect();
         let thread = std::thread::Builder::new().name("yaml".into()).stack_size(STACK_BYTES);
@@ -116,8 +116,8 @@ fn describe(e: &serde_saphyr::Error) -> String {
     let text = text.split('\n').next().unwrap_or_default();
     let text = text.split(" at line ").next().unwrap_or_default();
     match text.trim() {
-        "" => "is no valid YAML".to_owned(),
-        said => format!("is no valid YAML: {said}"),
+        "" => "is not valid YAML".to_owned(),
+        said => format!("is not valid YAML: {said}"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Cuts a file into documents without parsing them, at lines that start with `---`. YAML allows no such line inside a
+//! The documents of a file, cut without parsing them, at lines that start with `---`. YAML allows no such line inside a
 //! document (1.2, 9.1.4: "c-forbidden"), so this cannot cut a valid one in two.
 
 /// The text of one document.
@@ -14,7 +14,7 @@ pub(super) struct Piece<'a> {
     pub(super) is_blank: bool,
 }
 
-/// The documents of `text`. What stands before the first `---` counts where it says something.
+/// The documents of `text`. Text before the first `---` is a document unless it is blank.
 pub(super) fn split(text: &str) -> Vec<Piece<'_>> {
     let mut pieces = Vec::new();
     let (mut start, mut start_line) = (0_usize, 1_u32);
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_separator() {
+    fn lines_that_are_no_separator() {
         for text in ["a: 1\n ---\n", "a: ---\n", "a: 1\n---b: 2\n", "----\n"] {
             assert_eq!(split(text).len(), 1, "{text:?}");
         }

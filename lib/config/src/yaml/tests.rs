@@ -1,4 +1,4 @@
-//! What kubectl would read from the same text.
+//! Texts, read as kubectl reads them.
 
 use super::*;
 

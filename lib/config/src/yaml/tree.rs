@@ -1,5 +1,5 @@
-//! A parsed document: values with the lines they stand in. Keys are text, whatever YAML would make of them, because
-//! kubectl turns every document into JSON.
+//! A parsed document: values with the lines they stand in. Keys are text, also those that YAML reads as other types,
+//! because kubectl turns every document into JSON.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -8,7 +8,7 @@ use serde_saphyr::Spanned;
 
 use crate::{Path, Segment};
 
-/// A value and where it stands.
+/// A value and its line.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tree {
     /// The line, from 1; 0 where the parser does not know.
@@ -17,7 +17,7 @@ pub struct Tree {
     pub value: Value,
 }
 
-/// What YAML can say, resolved as YAML 1.1 does.
+/// The values of YAML, resolved as in YAML 1.1.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// `null`, `~` or nothing.
@@ -45,14 +45,14 @@ pub struct Key {
     pub line: u32,
 }
 
-/// A key that stands twice.
+/// A duplicate key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Duplicate {
     /// The key.
     pub path: Path,
-    /// Where it stands again.
+    /// Its line.
     pub line: u32,
-    /// Where it stands first.
+    /// The line of the first one.
     pub first_line: u32,
 }
 
@@ -93,7 +93,7 @@ impl Tree {
         }
     }
 
-    /// What stands at a place.
+    /// The tree at a path.
     #[must_use]
     pub fn at(&self, path: &Path) -> Option<&Self> {
         path.segments().iter().try_fold(self, |tree, segment| match (segment, &tree.value) {

@@ -54,7 +54,7 @@ fn it_is_complete() {
 }
 
 #[test]
-fn who_may_call_whom() {
+fn verdicts() {
     let sample = sample();
     let world = sample.world();
     let check = |from: &str, to: &str, with_identity: bool, expect: bool| {

@@ -51,7 +51,7 @@ fn only_what_changed_is_in_the_batch() {
 }
 
 #[test]
-fn what_is_no_object_any_more_keeps_what_stood_there() {
+fn objects_of_a_document_that_became_no_object_stay() {
     let mut shelf = Shelf::new();
     let deny = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: deny, namespace: a}\nspec: {action: DENY, rules: [{}]}\n";
     shelf.put(&[("deny.yaml", deny)]);
@@ -61,7 +61,7 @@ fn what_is_no_object_any_more_keeps_what_stood_there() {
         &update,
         &[],
         &expect![[r#"
-        error: deny.yaml:1: document 1: apiVersion: is missing (the last good version keeps serving)
+        error: deny.yaml:1: document 1: apiVersion: is missing (the last good version stays served)
     "#]],
     );
     assert!(shelf.sources().len() == 1);
@@ -71,7 +71,7 @@ fn what_is_no_object_any_more_keeps_what_stood_there() {
         &update,
         &[],
         &expect![[r#"
-        notice: values.yaml:1: document 1: is no Kubernetes object (no apiVersion, kind, metadata, spec): ignored
+        notice: values.yaml:1: document 1: is not a Kubernetes object (no apiVersion, kind, metadata, spec): ignored
     "#]],
     );
     // A file that is gone gives nothing.
@@ -89,11 +89,11 @@ fn an_empty_file_takes_nothing_back() {
                 &shelf.put(&[("deny.yaml", nothing)]),
                 &[],
                 &expect![[r#"
-                    error: deny.yaml: is empty: what it gave is deleted only with the file (rm) (the last good version keeps serving)
+                    error: deny.yaml: is empty: its objects stay served until the file is deleted (rm) (the last good version stays served)
                 "#]],
             );
         }
-        // What stands elsewhere now is not kept here.
+        // An object that moved to another file is not kept here.
         let moved = shelf.put(&[("deny.yaml", nothing), ("moved.yaml", &deny)]);
         check(
             &moved,
@@ -111,7 +111,7 @@ fn an_empty_file_takes_nothing_back() {
         );
         check(&shelf.put(&[]), &[], &expect![[""]]);
     }
-    // Who writes an empty list, or another object, means it.
+    // An empty list, or another object, is intended.
     for said in [
         "{apiVersion: v1, kind: List, items: []}",
         "{apiVersion: v1, kind: List, items: }",
@@ -127,7 +127,7 @@ fn an_empty_file_takes_nothing_back() {
         &shelf.put(&[("deny.yaml", "apiVersion: v1\nkind: List\nitem: []\n")]),
         &[],
         &expect![[r#"
-        error: deny.yaml:1: document 1: items: is missing (the last good version keeps serving)
+        error: deny.yaml:1: document 1: items: is missing (the last good version stays served)
     "#]],
     );
 }
@@ -142,8 +142,8 @@ fn a_broken_object_keeps_its_last_good_version() {
         &update,
         &["+Namespace b"],
         &expect![[r#"
-        error: 1.yaml:3: document 1: Namespace a: metadata.labels.is: YAML reads this as the number 1; text is expected: write it in quotes (the last good version keeps serving)
-    "#]],
+            error: 1.yaml:3: document 1: Namespace a: metadata.labels.is: YAML reads this as the number 1, expected text: write it in quotes (the last good version stays served)
+        "#]],
     );
     assert_eq!(&*shelf.sources().namespace("a").unwrap().labels["is"], "x");
     // also when the broken one moves to another file
@@ -152,8 +152,8 @@ fn a_broken_object_keeps_its_last_good_version() {
         &update,
         &["+Namespace b"],
         &expect![[r#"
-        error: 0.yaml:3: document 1: Namespace a: metadata.labels.is: YAML reads this as the number 1; text is expected: write it in quotes (the last good version keeps serving)
-    "#]],
+            error: 0.yaml:3: document 1: Namespace a: metadata.labels.is: YAML reads this as the number 1, expected text: write it in quotes (the last good version stays served)
+        "#]],
     );
     // deleting the document deletes the object
     check(&shelf.put(&[("1.yaml", &b)]), &["-Namespace a"], &expect![[""]]);
@@ -162,8 +162,8 @@ fn a_broken_object_keeps_its_last_good_version() {
         &shelf.put(&[("1.yaml", &(namespace("a", "1") + &b))]),
         &[],
         &expect![[r#"
-        error: 1.yaml:3: document 1: Namespace a: metadata.labels.is: YAML reads this as the number 1; text is expected: write it in quotes (not served)
-    "#]],
+            error: 1.yaml:3: document 1: Namespace a: metadata.labels.is: YAML reads this as the number 1, expected text: write it in quotes (not served)
+        "#]],
     );
 }
 
@@ -177,7 +177,7 @@ fn a_document_that_cannot_be_parsed_keeps_what_its_file_gave() {
         &update,
         &["-Namespace c"],
         &expect![[r#"
-        error: 1.yaml:5: document 2: is no valid YAML: unclosed bracket '[' (the last good version keeps serving)
+        error: 1.yaml:5: document 2: is not valid YAML: unclosed bracket '[' (the last good version stays served)
     "#]],
     );
     assert!(shelf.sources().namespace("b").is_some());
@@ -188,7 +188,7 @@ fn a_document_that_cannot_be_parsed_keeps_what_its_file_gave() {
         &update,
         &[],
         &expect![[r#"
-        error: 1.yaml:1: document 1: kind: is missing (the last good version keeps serving)
+        error: 1.yaml:1: document 1: kind: is missing (the last good version stays served)
     "#]],
     );
     assert!(shelf.sources().namespace("a").is_some());
@@ -205,7 +205,7 @@ fn a_file_that_cannot_be_read_keeps_what_it_gave() {
         &update,
         &[],
         &expect![[r#"
-        error: 1.yaml: cannot be read: permission denied (the last good version keeps serving)
+        error: 1.yaml: cannot be read: permission denied (the last good version stays served)
     "#]],
     );
     let (state, update) = state.next(&[(file(), Content::Bytes(b"\xff"))]);
@@ -213,8 +213,8 @@ fn a_file_that_cannot_be_read_keeps_what_it_gave() {
         &update,
         &[],
         &expect![[r#"
-        error: 1.yaml: is no UTF-8 text, from byte 0 on (the last good version keeps serving)
-    "#]],
+            error: 1.yaml: is not UTF-8 text: invalid from byte 0 on (the last good version stays served)
+        "#]],
     );
     let (state, update) = state.next(&[(file(), Content::Unchanged)]);
     assert_eq!((changes(&update).len(), update.problems.len()), (0, 1), "it is still what it was");
@@ -231,8 +231,8 @@ fn of_two_manifests_for_one_object_the_first_by_path_counts() {
         &update,
         &["+Namespace a"],
         &expect![[r#"
-        error: 2.yaml:1: document 1: Namespace a: stands in 1.yaml:2 already; that one counts
-    "#]],
+            error: 2.yaml:1: document 1: Namespace a: duplicate object: 1.yaml:2 has it too, and that one is served
+        "#]],
     );
     assert_eq!(&*shelf.sources().namespace("a").unwrap().labels["is"], "x");
     check(&shelf.put(&[("2.yaml", &y)]), &["+Namespace a"], &expect![[""]]);
@@ -240,8 +240,8 @@ fn of_two_manifests_for_one_object_the_first_by_path_counts() {
         &shelf.put(&[("2.yaml", &(y.clone() + &x))]),
         &[],
         &expect![[r#"
-        error: 2.yaml:5: document 2: Namespace a: stands in 2.yaml:1 already; that one counts
-    "#]],
+            error: 2.yaml:5: document 2: Namespace a: duplicate object: 2.yaml:1 has it too, and that one is served
+        "#]],
     );
     // the same name of another kind or namespace is another object
     let pod = |ns: &str| format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: a, namespace: {ns}}}\n---\n");
@@ -250,8 +250,8 @@ fn of_two_manifests_for_one_object_the_first_by_path_counts() {
         &update,
         &["+Pod p/a", "+Pod q/a"],
         &expect![[r#"
-        error: 2.yaml:13: document 4: Pod p/a: stands in 2.yaml:5 already; that one counts
-    "#]],
+            error: 2.yaml:13: document 4: Pod p/a: duplicate object: 2.yaml:5 has it too, and that one is served
+        "#]],
     );
 }
 
@@ -288,8 +288,8 @@ fn a_policy_that_never_was_good_refuses() {
         &update,
         &[],
         &expect![[r#"
-        error: 1.yaml:4: document 1: AuthorizationPolicy a/p: spec.rules[0].from: the list is empty: it would match nothing or anything; leave the field out or name values (the last good version keeps serving)
-    "#]],
+            error: 1.yaml:4: document 1: AuthorizationPolicy a/p: spec.rules[0].from: the list is empty, which could mean nothing or anything: leave the field out, or list values (the last good version stays served)
+        "#]],
     );
     let Some(Object::AuthorizationPolicy(p)) = shelf.object() else { panic!() };
     assert_eq!(p.action, underpass_core::world::Action::Allow);
@@ -305,7 +305,7 @@ fn a_policy_that_cannot_be_read_refuses() {
         let update = shelf.put(&[("1.yaml", text)]);
         assert_eq!(changes(&update), expect, "{text}\n{}", lines(&update));
         assert!(update.errors().count() > 0, "{text}");
-        let closed = lines(&update).contains("(until it is mended, what it selects is refused)");
+        let closed = lines(&update).contains("(connections to what it selects are refused until it is fixed)");
         assert_eq!(closed, !expect.is_empty(), "{}", lines(&update));
         let mut pod = underpass_core::testing::pod("a/x", "10.0.0.1");
         pod.labels = underpass_core::testing::labels(app);
@@ -314,8 +314,8 @@ fn a_policy_that_cannot_be_read_refuses() {
     let authz = &["+AuthorizationPolicy a/p"][..];
     let peer = &["+PeerAuthentication a/p"][..];
     let spec = "spec: {selector: {matchLabels: {app: x}}, action: DENY, rules: [{}]}\n";
-    // Its apiVersion or kind is a slip, or missing: the selector counts.
-    for slip in [
+    // Its apiVersion or kind has a typo, or is missing: the selector counts.
+    for typo in [
         "apiVersion: v1\nkind: AuthorizationPolicy\n",
         "apiVersion: securty.istio.io/v1\nkind: AuthorizationPolicy\n",
         "apiVersion: security.istio.io/v2\nkind: AuthorizationPolicy\n",
@@ -323,14 +323,14 @@ fn a_policy_that_cannot_be_read_refuses() {
         "kind: AuthorizationPolicy\n",
         "kind: authorizationpolicy\n",
     ] {
-        assert_eq!(selects(&format!("{slip}{HEAD}{spec}"), authz, "app=x"), 1, "{slip}");
-        assert_eq!(selects(&format!("{slip}{HEAD}{spec}"), authz, "app=y"), 0, "{slip}");
-        assert_eq!(selects(&format!("{slip}{HEAD}spec: {{action: AUDIT}}\n"), &[], "app=x"), 0, "{slip}");
+        assert_eq!(selects(&format!("{typo}{HEAD}{spec}"), authz, "app=x"), 1, "{typo}");
+        assert_eq!(selects(&format!("{typo}{HEAD}{spec}"), authz, "app=y"), 0, "{typo}");
+        assert_eq!(selects(&format!("{typo}{HEAD}spec: {{action: AUDIT}}\n"), &[], "app=x"), 0, "{typo}");
     }
     selects(&format!("apiVersion: v1\nkind: PeerAuthentication\n{HEAD}spec: {{}}\n"), peer, "app=x");
     let list = format!("kind: AuthorizationPolicy\n{HEAD}").replace('\n', "\n  ");
     selects(&format!("apiVersion: v1\nkind: List\nitems:\n- {list}"), authz, "app=x");
-    // It is no YAML: nobody knows whom it selects.
+    // It is not YAML: its selector is unknown.
     for broken in ["spec: [\n", "\tspec: {}\n", "spec:\n  rules: *none\n", "spec: {{ toYaml .Values.spec }}\n"] {
         let head = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n";
         assert_eq!(selects(&format!("{head}{HEAD}{broken}"), authz, "app=y"), 1, "{broken}");
@@ -347,15 +347,15 @@ fn a_policy_that_cannot_be_read_refuses() {
         &update,
         authz,
         &expect![[r#"
-        error: 1.yaml: is no UTF-8 text, from byte 181 on (not served)
-        error: 1.yaml:5: document 2: AuthorizationPolicy a/p: is no UTF-8 text, from byte 181 on (until it is mended, what it selects is refused)
-    "#]],
+            error: 1.yaml: is not UTF-8 text: invalid from byte 181 on (not served)
+            error: 1.yaml:5: document 2: AuthorizationPolicy a/p: is not UTF-8 text: invalid from byte 181 on (connections to what it selects are refused until it is fixed)
+        "#]],
     );
     // The first good one takes its place, and stays when it cannot be read again.
     let mut shelf = Shelf::new();
     let good = policy("AuthorizationPolicy", "{action: ALLOW, rules: [{}]}");
-    let slip = good.replace("security", "securty");
-    for (text, expect) in [(&slip, authz), (&good, authz), (&slip, &[])] {
+    let typo = good.replace("security", "securty");
+    for (text, expect) in [(&typo, authz), (&good, authz), (&typo, &[])] {
         assert_eq!(changes(&shelf.put(&[("1.yaml", text)])), expect);
     }
 }
@@ -383,7 +383,7 @@ fn problems_are_data_too() {
             "line": 3,
             "object": "Namespace a",
             "field": "metadata.labels.is",
-            "reason": "YAML reads this as the number 1; text is expected: write it in quotes",
+            "reason": "YAML reads this as the number 1, expected text: write it in quotes",
             "effect": "absent",
             "help": null
           }

@@ -48,7 +48,7 @@ pub(crate) fn namespace(name: &str) -> String {
     format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n")
 }
 
-/// What the batch does: `+a -b`.
+/// The changes of a batch: `+a -b`.
 pub(crate) fn changes(update: &underpass_door::Update) -> String {
     use underpass_core::objects::Change;
     let say = |c: &Change| match c {
@@ -121,7 +121,7 @@ fn a_write_right_behind_a_look_is_seen() {
 }
 
 #[test]
-fn what_goes_away_and_what_only_hides() {
+fn deleted_and_hidden_files() {
     let dir = Temp::new();
     dir.write("x/a.yaml", &namespace("a"));
     dir.write("b.yaml", &namespace("b"));

@@ -51,7 +51,7 @@ impl Shelf {
         self.model.world()
     }
 
-    /// How many AuthorizationPolicies would judge this pod.
+    /// The count of AuthorizationPolicies that would judge this pod.
     pub(crate) fn judging(&self, pod: Pod) -> usize {
         let (name, mut with) = (pod.name.clone(), self.model.clone());
         with.apply(&[pod.into()].into_iter().collect());

@@ -1,4 +1,4 @@
-//! What a policy becomes in core, field by field.
+//! Policies, converted to core field by field.
 
 use underpass_core::{
     Kind, ObjectKey,
@@ -43,7 +43,7 @@ fn text(t: &str) -> StringMatch {
 }
 
 #[test]
-fn what_matches_nothing_and_what_matches_everything() {
+fn rules_that_match_nothing_and_rules_that_match_everything() {
     rules("{}", &[]);
     rules("rules: []", &[]);
     rules("action: ALLOW", &[]);
@@ -188,7 +188,7 @@ fn conditions_of_waypoints() {
     );
 }
 
-/// A dry run closes nothing, also while something about it is wrong, in whatever word it says so.
+/// A dry run closes nothing, also while it is broken, in each spelling of the annotation.
 #[test]
 fn broken_dry_runs_are_dry_runs() {
     let check = |annotation: &str, rest: &str, closes: bool| {

@@ -53,7 +53,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn what_is_printed_is_read_back(object in some_manifest()) {
+    fn printed_objects_are_read_back(object in some_manifest()) {
         for (file, text) in [("a.yaml", print(&object)), ("a.json", to_json(&object).to_string())] {
             let mut shelf = Shelf::new();
             let update = shelf.put(&[(file, &text)]);

@@ -1,4 +1,4 @@
-//! What users' guides have them write: it is read, or named as not yet served, and nothing is passed over in silence.
+//! Manifests from users' guides: they are served, or reported as not yet served, and nothing is ignored in silence.
 
 use expect_test::{Expect, expect};
 use underpass_core::{
@@ -64,7 +64,7 @@ fn a_pod_without_namespace_uid_and_status() {
 }
 
 #[test]
-fn what_is_not_yet_served_is_named() {
+fn fields_that_are_not_yet_served_are_reported() {
     check(
         "apiVersion: networking.istio.io/v1beta1\nkind: VirtualService\nmetadata:\n  name: reviews\nspec:\n  \
          hosts: [reviews]\n---\napiVersion: networking.istio.io/v1beta1\nkind: DestinationRule\nmetadata:\n  \
@@ -75,11 +75,11 @@ fn what_is_not_yet_served_is_named() {
          kind: AuthorizationPolicy\nmetadata: {name: x}\n---\n# values of a chart\nglobal:\n  proxy: {}\n",
         &expect![[r#"
             warning: a.yaml:34: document 8: AuthorizationPolicy default/x: kind: is ignored: only AuthorizationPolicy of security.istio.io is served, not of `policy.linkerd.io/v1alpha1`
-            notice: a.yaml:2: document 1: VirtualService default/reviews: known, not yet served: connections to its hosts go to every ready endpoint of the Service, as if it were not there
-            notice: a.yaml:9: document 2: DestinationRule prod/reviews: known, not yet served: connections to its host are balanced and limited as if it were not there
+            notice: a.yaml:2: document 1: VirtualService default/reviews: known, not yet served: connections to its hosts go to every ready endpoint of the Service, as if it did not exist
+            notice: a.yaml:9: document 2: DestinationRule prod/reviews: known, not yet served: connections to its host are balanced and limited as if it did not exist
             notice: a.yaml:14: document 3: IstioOperator default/tracing: known, will not be served: it installs Istio; Underpass does not read its configuration from it
             notice: a.yaml:19: document 4: GatewayClass x: known, not yet served: no controller of Underpass's takes it
-            notice: a.yaml:38: document 9: is no Kubernetes object (no apiVersion, kind, metadata, spec): ignored; it looks like values of Istio's chart
+            notice: a.yaml:38: document 9: is not a Kubernetes object (no apiVersion, kind, metadata, spec): ignored; it looks like values of Istio's chart
             ignored: 1 apps/v1 Deployment
             ignored: 2 v1 ConfigMap
         "#]],
@@ -87,7 +87,7 @@ fn what_is_not_yet_served_is_named() {
 }
 
 #[test]
-fn what_a_service_says_about_traffic() {
+fn traffic_fields_of_services() {
     let shelf = check(
         "apiVersion: v1\nkind: Service\nmetadata:\n  name: a\n  annotations:\n    \
          networking.istio.io/traffic-distribution: PreferClose\nspec:\n  sessionAffinity: ClientIP\n  \
@@ -124,7 +124,7 @@ fn addresses_of_load_balancers() {
     check(", externalIPs: [192.0.2.3], loadBalancerSourceRanges: [10.0.0.0/8]", "{ip: 192.0.2.1}", "192.0.2.3");
 }
 
-/// What a service with this annotation and field says about distribution, and what is said about it.
+/// The distribution of a service with this annotation and field, and its problems.
 fn distribution(annotation: &str, field: &str, expect: Option<Distribution>, says: &Expect) {
     let annotations = match annotation {
         "" => String::new(),
@@ -144,7 +144,7 @@ fn distribution(annotation: &str, field: &str, expect: Option<Distribution>, say
 }
 
 #[test]
-fn how_near_traffic_stays() {
+fn distribution_of_traffic() {
     let (zone, node) = (Some(Distribution::SameZone), Some(Distribution::SameNode));
     distribution("", "", None, &expect![]);
     distribution("", "PreferClose", zone, &expect![]);
@@ -154,13 +154,13 @@ fn how_near_traffic_stays() {
     distribution("prefersamenode", "", node, &expect![]);
     distribution("Any", "", Some(Distribution::Any), &expect![]);
     distribution("PreferSameNode", "PreferClose", zone, &expect![]);
-    // a wish that nobody understands costs neither the service nor the namespace
+    // an unknown preference costs neither the service nor the namespace
     distribution(
         "",
         "preferclose",
         None,
         &expect![[r#"
-        warning: a.yaml:4: document 1: Service default/a: spec.trafficDistribution: `preferclose` is none of PreferClose, PreferSameZone, PreferSameNode: connections go to endpoints anywhere
+        warning: a.yaml:4: document 1: Service default/a: spec.trafficDistribution: `preferclose` is not one of PreferClose, PreferSameZone, PreferSameNode: connections go to endpoints anywhere
     "#]],
     );
     distribution(
@@ -168,7 +168,7 @@ fn how_near_traffic_stays() {
         "Any",
         None,
         &expect![[r#"
-        warning: a.yaml:4: document 1: Service default/a: spec.trafficDistribution: `Any` is none of PreferClose, PreferSameZone, PreferSameNode: connections go to endpoints anywhere
+        warning: a.yaml:4: document 1: Service default/a: spec.trafficDistribution: `Any` is not one of PreferClose, PreferSameZone, PreferSameNode: connections go to endpoints anywhere
     "#]],
     );
     distribution(
@@ -176,8 +176,8 @@ fn how_near_traffic_stays() {
         "",
         None,
         &expect![[r#"
-        warning: a.yaml:3: document 1: Service default/a: metadata.annotations[networking.istio.io/traffic-distribution]: `Closest` is none of PreferClose, PreferSameZone, PreferSameNode, Any: connections go to endpoints anywhere
-        warning: a.yaml:8: document 2: Namespace default: metadata.annotations[networking.istio.io/traffic-distribution]: `Closest` is none of PreferClose, PreferSameZone, PreferSameNode, Any: connections go to endpoints anywhere
+        warning: a.yaml:3: document 1: Service default/a: metadata.annotations[networking.istio.io/traffic-distribution]: `Closest` is not one of PreferClose, PreferSameZone, PreferSameNode, Any: connections go to endpoints anywhere
+        warning: a.yaml:8: document 2: Namespace default: metadata.annotations[networking.istio.io/traffic-distribution]: `Closest` is not one of PreferClose, PreferSameZone, PreferSameNode, Any: connections go to endpoints anywhere
     "#]],
     );
     distribution(
@@ -185,7 +185,7 @@ fn how_near_traffic_stays() {
         "Closest",
         zone,
         &expect![[r#"
-        warning: a.yaml:4: document 1: Service default/a: spec.trafficDistribution: `Closest` is none of PreferClose, PreferSameZone, PreferSameNode: connections go to endpoints anywhere
+        warning: a.yaml:4: document 1: Service default/a: spec.trafficDistribution: `Closest` is not one of PreferClose, PreferSameZone, PreferSameNode: connections go to endpoints anywhere
     "#]],
     );
 }
@@ -208,36 +208,36 @@ fn the_weight_of_a_pod() {
         "65536",
         1,
         &expect![[r#"
-        warning: a.yaml:3: document 1: Pod default/a: metadata.annotations[underpass.dev/weight]: `65536` is no weight: a number from 0 to 65535; it counts as 1
-    "#]],
+            warning: a.yaml:3: document 1: Pod default/a: metadata.annotations[underpass.dev/weight]: `65536` is not a weight (a number from 0 to 65535): 1 is used
+        "#]],
     );
     check(
         "-1",
         1,
         &expect![[r#"
-        warning: a.yaml:3: document 1: Pod default/a: metadata.annotations[underpass.dev/weight]: `-1` is no weight: a number from 0 to 65535; it counts as 1
-    "#]],
+            warning: a.yaml:3: document 1: Pod default/a: metadata.annotations[underpass.dev/weight]: `-1` is not a weight (a number from 0 to 65535): 1 is used
+        "#]],
     );
     check(
         "+1",
         1,
         &expect![[r#"
-        warning: a.yaml:3: document 1: Pod default/a: metadata.annotations[underpass.dev/weight]: `+1` is no weight: a number from 0 to 65535; it counts as 1
-    "#]],
+            warning: a.yaml:3: document 1: Pod default/a: metadata.annotations[underpass.dev/weight]: `+1` is not a weight (a number from 0 to 65535): 1 is used
+        "#]],
     );
     check(
         "",
         1,
         &expect![[r#"
-        warning: a.yaml:3: document 1: Pod default/a: metadata.annotations[underpass.dev/weight]: `` is no weight: a number from 0 to 65535; it counts as 1
-    "#]],
+            warning: a.yaml:3: document 1: Pod default/a: metadata.annotations[underpass.dev/weight]: `` is not a weight (a number from 0 to 65535): 1 is used
+        "#]],
     );
     check(
         "50%",
         1,
         &expect![[r#"
-        warning: a.yaml:3: document 1: Pod default/a: metadata.annotations[underpass.dev/weight]: `50%` is no weight: a number from 0 to 65535; it counts as 1
-    "#]],
+            warning: a.yaml:3: document 1: Pod default/a: metadata.annotations[underpass.dev/weight]: `50%` is not a weight (a number from 0 to 65535): 1 is used
+        "#]],
     );
 }
 
@@ -279,7 +279,7 @@ fn an_external_name_is_named() {
 }
 
 #[test]
-fn where_a_node_is() {
+fn localities_of_nodes() {
     let shelf = check(
         "apiVersion: v1\nkind: Node\nmetadata:\n  name: node-1\n  labels:\n    topology.kubernetes.io/region: r\n    \
          topology.kubernetes.io/zone: z\n    topology.istio.io/subzone: s\n",
@@ -297,7 +297,7 @@ fn lists_as_kubectl_prints_them() {
          kind: Service\n  metadata: {name: s, namespace: a}\n  spec: {clusterIP: None, clusterIPs: [None]}\n---\n\
          apiVersion: v1\nkind: NamespaceList\nitems:\n- metadata: {name: c}\n---\napiVersion: v1\nkind: List\nitems:\n",
         &expect![[r#"
-            error: a.yaml:10: document 1: Namespace B: items[1].metadata.name: `B` is no valid name: up to 63 of a-z 0-9 -, with a letter or digit at both ends (not served)
+            error: a.yaml:10: document 1: Namespace B: items[1].metadata.name: `B` is not a valid name: up to 63 of a-z 0-9 -, with a letter or digit at both ends (not served)
         "#]],
     );
     assert_eq!(shelf.sources().len(), 3);
@@ -355,7 +355,7 @@ fn a_proxy_of_istio_is_seen_for_what_it_is() {
     check(", labels: {gateway.networking.k8s.io/gateway-name: w}", &told("waypoint"), Some(Waypoint));
 }
 
-/// What Kubernetes defines and the mesh does not read is no misspelling of what it does.
+/// Fields that Kubernetes defines and the mesh does not read are no misspellings of those that it reads.
 #[test]
 fn the_other_fields_of_kubernetes_kinds() {
     let other = |fields: &str| fields.split_whitespace().map(|f| format!("{f}: ")).collect::<Vec<_>>().join(", ");

@@ -1,4 +1,4 @@
-//! A directory that is watched: whatever is done to it, the World follows. Tests wait for a World, never for a time.
+//! A directory that is watched: the World follows each kind of change. Tests wait for a World, never for a time.
 
 use std::{
     fs,

@@ -15,19 +15,19 @@ fn version(action: Action, rules: usize) -> Object {
 }
 
 /// A door's words in these tests: `good N`, `bad`, `bad N` with stand-in N, `unknown`, `gone`.
-fn says(text: &str) -> Says {
+fn says(text: &str) -> Observation {
     let (word, version_of) = text.split_once(' ').unwrap_or((text, ""));
     let rules = version_of.parse().ok();
     match word {
-        "good" => Says::Good(version(Action::Allow, rules.expect("a version"))),
-        "bad" => Says::Bad { stand_in: rules.map(|rules| version(Action::Deny, rules)) },
-        "unknown" => Says::Unknown,
-        "gone" => Says::Gone,
+        "good" => Observation::Good(version(Action::Allow, rules.expect("a version"))),
+        "bad" => Observation::Bad { stand_in: rules.map(|rules| version(Action::Deny, rules)) },
+        "unknown" => Observation::Unknown,
+        "gone" => Observation::Gone,
         _ => panic!("{text}"),
     }
 }
 
-/// What is served: `good N`, `stand-in N` or `nothing`.
+/// The served version: `good N`, `stand-in N` or `nothing`.
 fn print(object: Option<&Object>) -> String {
     match object {
         None => "nothing".into(),
@@ -37,7 +37,8 @@ fn print(object: Option<&Object>) -> String {
     }
 }
 
-/// A door says one thing after another; what is served in the end, what the last word changed, and what an error leads to.
+/// A door says one thing after another; what is served in the end, what the last word changed, and what an error leads
+/// to.
 #[track_caller]
 fn check(words: &[&str], served: &str, changed: &str, effect: Effect) {
     let key = version(Action::Allow, 0).key();
@@ -55,7 +56,7 @@ fn check(words: &[&str], served: &str, changed: &str, effect: Effect) {
 }
 
 #[test]
-fn where_nothing_is_served() {
+fn cases_without_a_served_version() {
     use Effect::{Absent, Closed, LastGood};
     check(&["good 1"], "good 1", "put good 1", LastGood);
     check(&["bad 1"], "stand-in 1", "put stand-in 1", Closed);
@@ -100,7 +101,7 @@ fn a_stand_in_is_no_good_version() {
     let (key, closed) = (version(Action::Deny, 1).key(), version(Action::Deny, 1));
     let mut ledger = Ledger::default();
     ledger.apply(&key, says("bad 1"));
-    assert_eq!(ledger.apply(&key, Says::Good(closed.clone())), None, "nothing changes");
+    assert_eq!(ledger.apply(&key, Observation::Good(closed.clone())), None, "nothing changes");
     assert_eq!(ledger.effect(&key), Effect::LastGood);
     assert_eq!(ledger.apply(&key, says("bad 2")), None);
     assert_eq!(ledger.get(&key), Some(&closed));
@@ -109,45 +110,46 @@ fn a_stand_in_is_no_good_version() {
 #[test]
 fn all_that_is_not_named_is_gone() {
     let pods = [pod("a/x", "10.0.0.1"), pod("a/y", "10.0.0.2"), pod("a/z", "10.0.0.3")].map(Object::from);
-    let [x, y, z] = pods.clone().map(|object| (object.key(), Says::Good(object)));
+    let [x, y, z] = pods.clone().map(|object| (object.key(), Observation::Good(object)));
     let mut ledger = Ledger::default();
     let batch = ledger.replace([z.clone(), y.clone()].into());
     assert_eq!(batch.changes, [Change::Put(pods[1].clone()), Change::Put(pods[2].clone())]);
     // `y` may still be there, `z` is not: what goes is taken away before anything is put
-    let batch = ledger.replace([x.clone(), (y.0.clone(), Says::Unknown)].into());
+    let batch = ledger.replace([x.clone(), (y.0.clone(), Observation::Unknown)].into());
     assert_eq!(batch.changes, [Change::Remove(z.0.clone()), Change::Put(pods[0].clone())]);
     assert_eq!(ledger.keys().collect::<Vec<_>>(), [&x.0, &y.0]);
     // one word about one object is none about the others
-    assert_eq!(ledger.apply(&x.0, Says::Gone), Some(Change::Remove(x.0)));
+    assert_eq!(ledger.apply(&x.0, Observation::Gone), Some(Change::Remove(x.0)));
     assert_eq!(ledger.len(), 1);
     assert_eq!(ledger.replace(BTreeMap::new()).changes, [Change::Remove(y.0)]);
     assert!(ledger.is_empty());
 }
 
-/// What a door says at one time about each of a few policies.
-fn some_words() -> impl Strategy<Value = BTreeMap<ObjectKey, Says>> {
+/// One observation of each of a few policies.
+fn some_words() -> impl Strategy<Value = BTreeMap<ObjectKey, Observation>> {
     let word = (0..3_usize, 0..6_u8, 1..4_usize).prop_map(|(which, word, rules)| {
         let version = |action| Object::from(policy(&format!("a/p{which}"), action, vec![Rule::default(); rules]));
         let says = match word {
-            0 | 1 => Says::Good(version(Action::Allow)),
-            2 => Says::Bad { stand_in: Some(version(Action::Deny)) },
-            3 => Says::Bad { stand_in: None },
-            4 => Says::Unknown,
-            _ => Says::Gone,
+            0 | 1 => Observation::Good(version(Action::Allow)),
+            2 => Observation::Bad { stand_in: Some(version(Action::Deny)) },
+            3 => Observation::Bad { stand_in: None },
+            4 => Observation::Unknown,
+            _ => Observation::Gone,
         };
         (version(Action::Allow).key(), says)
     });
     vec(word, 0..4).prop_map(|words| words.into_iter().collect())
 }
 
-/// What must be served after all that was said about an object, from its end: the last good version since it was last
-/// gone, else the last stand-in.
-fn expected(history: &[Says]) -> Option<&Object> {
-    let since = history.iter().rposition(|says| *says == Says::Gone).map_or(0, |gone| gone + 1);
+/// The version that must be served after all observations of an object, from the last one back: the last good version
+/// since it was last gone, else the last stand-in.
+fn expected(history: &[Observation]) -> Option<&Object> {
+    let since = history.iter().rposition(|says| *says == Observation::Gone).map_or(0, |gone| gone + 1);
     let said = || history[since..].iter().rev();
-    let good = said().find_map(|says| if let Says::Good(object) = says { Some(object) } else { None });
-    let stand_in =
-        || said().find_map(|says| if let Says::Bad { stand_in } = says { Some(stand_in.as_ref()) } else { None });
+    let good = said().find_map(|says| if let Observation::Good(object) = says { Some(object) } else { None });
+    let stand_in = || {
+        said().find_map(|says| if let Observation::Bad { stand_in } = says { Some(stand_in.as_ref()) } else { None })
+    };
     good.or_else(|| stand_in().flatten())
 }
 
@@ -159,11 +161,11 @@ proptest! {
         let mut ledger = Ledger::default();
         let mut one_by_one = Ledger::default();
         let mut served: BTreeMap<ObjectKey, Object> = BTreeMap::new();
-        let mut histories: BTreeMap<ObjectKey, Vec<Says>> = BTreeMap::new();
+        let mut histories: BTreeMap<ObjectKey, Vec<Observation>> = BTreeMap::new();
         let keys: Vec<ObjectKey> = (0..3).map(|i| policy(&format!("a/p{i}"), Action::Deny, vec![])).map(|p| Object::from(p).key()).collect();
         for words in &times {
             for key in &keys {
-                let says = words.get(key).cloned().unwrap_or(Says::Gone);
+                let says = words.get(key).cloned().unwrap_or(Observation::Gone);
                 one_by_one.apply(key, says.clone());
                 histories.entry(key.clone()).or_default().push(says);
             }
@@ -183,8 +185,8 @@ proptest! {
         let mut fresh = Ledger::default();
         for (key, object) in served {
             let says = match ledger.effect(&key) {
-                Effect::LastGood => Says::Good(object),
-                Effect::Closed => Says::Bad { stand_in: Some(object) },
+                Effect::LastGood => Observation::Good(object),
+                Effect::Closed => Observation::Bad { stand_in: Some(object) },
                 Effect::Absent => panic!("{key} is served"),
             };
             fresh.apply(&key, says);

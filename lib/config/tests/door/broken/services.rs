@@ -10,32 +10,32 @@ fn services_and_slices() {
     check(
         &service("{clusterIPs: [10.96.0.1, none]}"),
         &expect![[r#"
-        error: dir/a.yaml:8: document 2: Service default/a: spec.clusterIPs[1]: `none` is no IP address (not served)
+        error: dir/a.yaml:8: document 2: Service default/a: spec.clusterIPs[1]: `none` is not an IP address (not served)
     "#]],
     );
     check(
         &service("{ports: [{port: 0}]}"),
         &expect![[r#"
-        error: dir/a.yaml:8: document 2: Service default/a: spec.ports[0].port: `0` is no port: a number from 1 to 65535 (not served)
-        error: dir/a.yaml:8: document 2: Service default/a: spec.ports[0].targetPort: `0` is no port: a number from 1 to 65535 (not served)
+        error: dir/a.yaml:8: document 2: Service default/a: spec.ports[0].port: `0` is not a port: a number from 1 to 65535 (not served)
+        error: dir/a.yaml:8: document 2: Service default/a: spec.ports[0].targetPort: `0` is not a port: a number from 1 to 65535 (not served)
     "#]],
     );
     check(
         &service("{ports: [{port: '80'}]}"),
         &expect![[r#"
-            error: dir/a.yaml:8: document 2: Service default/a: spec.ports[0].port: is text; expected is a whole number (not served)
+            error: dir/a.yaml:8: document 2: Service default/a: spec.ports[0].port: is text, expected a whole number (not served)
         "#]],
     );
     check(
         &service("{ports: [{port: 80, targetPort: '8080'}]}"),
         &expect![[r#"
-        error: dir/a.yaml:8: document 2: Service default/a: spec.ports[0].targetPort: `8080` is no port name: up to 15 of a-z 0-9 -, with a letter (not served)
+        error: dir/a.yaml:8: document 2: Service default/a: spec.ports[0].targetPort: `8080` is not a port name: up to 15 of a-z 0-9 -, with a letter (not served)
     "#]],
     );
     check(
         &service("{ports: [{port: 80, targetPort: true}]}"),
         &expect![[r#"
-        error: dir/a.yaml:8: document 2: Service default/a: spec.ports[0].targetPort: is the boolean true; expected is a number or text (not served)
+        error: dir/a.yaml:8: document 2: Service default/a: spec.ports[0].targetPort: is the boolean true, expected a number or text (not served)
     "#]],
     );
     check(
@@ -47,32 +47,32 @@ fn services_and_slices() {
     check(
         &service("{ports: [{name: a, port: 80}, {port: 80, name: b}]}"),
         &expect![[r#"
-            error: dir/a.yaml:8: document 2: Service default/a: spec.ports[1].port: port 80 stands twice (not served)
+            error: dir/a.yaml:8: document 2: Service default/a: spec.ports[1].port: duplicate port 80 (not served)
         "#]],
     );
     check(
         &service("{ports: [{port: 80, protocol: HTTP}]}"),
         &expect![[r#"
-        error: dir/a.yaml:8: document 2: Service default/a: spec.ports[0].protocol: `HTTP` is none of TCP, UDP, SCTP (not served)
+        error: dir/a.yaml:8: document 2: Service default/a: spec.ports[0].protocol: `HTTP` is not one of TCP, UDP, SCTP (not served)
     "#]],
     );
     check(
         &service("{selector: {app: 1}}"),
         &expect![[r#"
-        error: dir/a.yaml:8: document 2: Service default/a: spec.selector.app: YAML reads this as the number 1; text is expected: write it in quotes (not served)
-    "#]],
+            error: dir/a.yaml:8: document 2: Service default/a: spec.selector.app: YAML reads this as the number 1, expected text: write it in quotes (not served)
+        "#]],
     );
     check(
         &service("{internalTrafficPolicy: local, sessionAffinity: ClientIp}"),
         &expect![[r#"
-            error: dir/a.yaml:8: document 2: Service default/a: spec.internalTrafficPolicy: `local` is none of Cluster, Local (not served)
-            warning: dir/a.yaml:8: document 2: Service default/a: spec.sessionAffinity: `ClientIp` is none of None, ClientIP: a client's connections go to any endpoint
+            error: dir/a.yaml:8: document 2: Service default/a: spec.internalTrafficPolicy: `local` is not one of Cluster, Local (not served)
+            warning: dir/a.yaml:8: document 2: Service default/a: spec.sessionAffinity: `ClientIp` is not one of None, ClientIP: a client's connections go to any endpoint
         "#]],
     );
     check(
         &service("{type: Cluster}"),
         &expect![[r#"
-        error: dir/a.yaml:8: document 2: Service default/a: spec.type: `Cluster` is none of ClusterIP, NodePort, LoadBalancer, ExternalName (not served)
+        error: dir/a.yaml:8: document 2: Service default/a: spec.type: `Cluster` is not one of ClusterIP, NodePort, LoadBalancer, ExternalName (not served)
     "#]],
     );
     check(
@@ -86,13 +86,13 @@ fn services_and_slices() {
     check(
         odd,
         &expect![[r#"
-        error: dir/a.yaml:7: document 2: Service default/a: metadata.annotations[underpass.dev/waypoint-failure]: YAML reads this as the boolean true; text is expected: write it in quotes (not served)
-    "#]],
+            error: dir/a.yaml:7: document 2: Service default/a: metadata.annotations[underpass.dev/waypoint-failure]: YAML reads this as the boolean true, expected text: write it in quotes (not served)
+        "#]],
     );
     check(
         &odd.replace("yes", "open"),
         &expect![[r#"
-        error: dir/a.yaml:7: document 2: Service default/a: metadata.annotations[underpass.dev/waypoint-failure]: `open` is none of allow, refuse (not served)
+        error: dir/a.yaml:7: document 2: Service default/a: metadata.annotations[underpass.dev/waypoint-failure]: `open` is not one of allow, refuse (not served)
     "#]],
     );
     let slice = |label: &str, rest: &str| {
@@ -116,11 +116,11 @@ fn services_and_slices() {
     check(
         &slice(of_a, "addressType: IPV4\nendpoints: [{addresses: []}, {addresses: [::1]}]\nports: [{port: 0}]"),
         &expect![[r#"
-        error: dir/a.yaml:8: document 2: EndpointSlice default/a: addressType: `IPV4` is none of IPv4, IPv6, FQDN (not served)
-        error: dir/a.yaml:9: document 2: EndpointSlice default/a: endpoints[0].addresses: the list is empty: it would match nothing or anything; leave the field out or name values (not served)
-        error: dir/a.yaml:9: document 2: EndpointSlice default/a: endpoints[1].addresses[0]: ::1 cannot be the address of a pod, a node or a service (not served)
-        error: dir/a.yaml:10: document 2: EndpointSlice default/a: ports[0].port: `0` is no port: a number from 1 to 65535 (not served)
-    "#]],
+            error: dir/a.yaml:8: document 2: EndpointSlice default/a: addressType: `IPV4` is not one of IPv4, IPv6, FQDN (not served)
+            error: dir/a.yaml:9: document 2: EndpointSlice default/a: endpoints[0].addresses: the list is empty, which could mean nothing or anything: leave the field out, or list values (not served)
+            error: dir/a.yaml:9: document 2: EndpointSlice default/a: endpoints[1].addresses[0]: ::1 cannot be the address of a pod, a node or a service (not served)
+            error: dir/a.yaml:10: document 2: EndpointSlice default/a: ports[0].port: `0` is not a port: a number from 1 to 65535 (not served)
+        "#]],
     );
     check(
         &slice(
@@ -130,9 +130,9 @@ fn services_and_slices() {
         &expect![[r#"
             error: dir/a.yaml:9: document 2: EndpointSlice default/a: endpoints[0].hints.forNodes[0].name: is missing (not served)
             error: dir/a.yaml:9: document 2: EndpointSlice default/a: endpoints[0].hints.forZones[0].name: is missing (not served)
-            error: dir/a.yaml:9: document 2: EndpointSlice default/a: endpoints[0].hints.forZones[1].name: `-` is no label value: up to 63 of A-Z a-z 0-9 - _ . (not at the ends - _ .) (not served)
-            error: dir/a.yaml:9: document 2: EndpointSlice default/a: endpoints[0].nodeName: `Node 1` is no valid name: up to 253 of a-z 0-9 - ., with a letter or digit at both ends of each part (not served)
-            error: dir/a.yaml:9: document 2: EndpointSlice default/a: endpoints[0].zone: `a/b` is no label value: up to 63 of A-Z a-z 0-9 - _ . (not at the ends - _ .) (not served)
+            error: dir/a.yaml:9: document 2: EndpointSlice default/a: endpoints[0].hints.forZones[1].name: `-` is not a label value: up to 63 of A-Z a-z 0-9 - _ . (not at the ends - _ .) (not served)
+            error: dir/a.yaml:9: document 2: EndpointSlice default/a: endpoints[0].nodeName: `Node 1` is not a valid name: up to 253 of a-z 0-9 - ., with a letter or digit at both ends of each part (not served)
+            error: dir/a.yaml:9: document 2: EndpointSlice default/a: endpoints[0].zone: `a/b` is not a label value: up to 63 of A-Z a-z 0-9 - _ . (not at the ends - _ .) (not served)
         "#]],
     );
     check(
@@ -150,9 +150,9 @@ fn misspelled() {
         "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  selectr: {app: a}\n  clusterIp: 10.0.0.1\n  \
          ports: [{port: 80, targetport: 8080, appProtocol: http, nodePort: 30000}]\n  externalTrafficPolicy: Local\n",
         &expect![[r#"
-            warning: dir/a.yaml:9: document 2: Service default/a: spec.selectr: unknown field, passed over: did you mean `selector`?
-            warning: dir/a.yaml:10: document 2: Service default/a: spec.clusterIp: unknown field, passed over: did you mean `clusterIP`?
-            warning: dir/a.yaml:11: document 2: Service default/a: spec.ports[0].targetport: unknown field, passed over: did you mean `targetPort`?
+            warning: dir/a.yaml:9: document 2: Service default/a: spec.selectr: unknown field, ignored: did you mean `selector`?
+            warning: dir/a.yaml:10: document 2: Service default/a: spec.clusterIp: unknown field, ignored: did you mean `clusterIP`?
+            warning: dir/a.yaml:11: document 2: Service default/a: spec.ports[0].targetport: unknown field, ignored: did you mean `targetPort`?
         "#]],
     );
     check(
@@ -160,9 +160,9 @@ fn misspelled() {
          addressType: IPv4\nendpoint: []\nendpoints: [{addresses: [10.0.0.1], condition: {ready: false}, nodename: n, \
          hostname: a, targetRef: {kind: Pod}}]\n",
         &expect![[r#"
-            warning: dir/a.yaml:9: document 2: EndpointSlice default/a: endpoint: unknown field, passed over: did you mean `endpoints`?
-            warning: dir/a.yaml:10: document 2: EndpointSlice default/a: endpoints[0].condition: unknown field, passed over: did you mean `conditions`?
-            warning: dir/a.yaml:10: document 2: EndpointSlice default/a: endpoints[0].nodename: unknown field, passed over: did you mean `nodeName`?
+            warning: dir/a.yaml:9: document 2: EndpointSlice default/a: endpoint: unknown field, ignored: did you mean `endpoints`?
+            warning: dir/a.yaml:10: document 2: EndpointSlice default/a: endpoints[0].condition: unknown field, ignored: did you mean `conditions`?
+            warning: dir/a.yaml:10: document 2: EndpointSlice default/a: endpoints[0].nodename: unknown field, ignored: did you mean `nodeName`?
         "#]],
     );
 }

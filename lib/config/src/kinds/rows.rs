@@ -1,4 +1,4 @@
-//! How the tables of kinds and fields are written, and how a field of a table is found in an object.
+//! Constructors of rows of the tables of kinds and fields, and the search for a row's field in an object.
 
 use underpass_door::Field;
 

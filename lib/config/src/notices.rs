@@ -1,16 +1,16 @@
-//! What is said about objects that are not served, and about what has no effect on objects that are: the tables of
+//! Notices about objects that are not served, and about fields without effect on objects that are: the tables of
 //! [`crate::kinds`] applied to a tree. Nothing here changes what is served.
 
 use underpass_core::Kind;
-use underpass_door::{Field, Known};
+use underpass_door::{Field, KnownKind};
 
 use crate::{
     Fault, ObjectId, Path, Segment, convert,
     kinds::{
         CHART_VALUES,
         metadata::{self, On},
+        rows::places,
         series,
-        words::places,
     },
     manifest::{Candidate, Reader},
     shapes,
@@ -24,7 +24,7 @@ const MAX_SERIES: usize = 32;
 
 impl Reader<'_> {
     /// A kind that is known and not served, and its fields.
-    pub(crate) fn known(&mut self, c: &Candidate<'_>, id: Option<&ObjectId>, version: &str, known: &'static Known) {
+    pub(crate) fn known(&mut self, c: &Candidate<'_>, id: Option<&ObjectId>, version: &str, known: &'static KnownKind) {
         if !known.has(version) {
             let at: Path = [Segment::Field("apiVersion".into())].into_iter().collect();
             self.say(c, id.cloned(), at, Fault::KnownVersion { found: version.into(), known });
@@ -47,7 +47,7 @@ impl Reader<'_> {
         self.say(c, id.cloned(), first, Fault::Field { field, also });
     }
 
-    /// The template of a workload kind: not read, but what its keys will mean is said.
+    /// The pod template of a workload kind: not served, but there are notices about its keys.
     pub(crate) fn template(&mut self, c: &Candidate<'_>, id: Option<&ObjectId>, at: &str) {
         let Some(place) = places(c.tree, at, "metadata", 1).pop() else { return };
         let Some(meta) = c.tree.at(&place) else { return };
@@ -61,7 +61,7 @@ impl Reader<'_> {
             namespace: text(own, "namespace"),
             ..from_tree(meta).unwrap_or_default()
         };
-        // Of one that is broken all the same: what selects it, and who its pods will be.
+        // Also of a broken one: its labels and the identity of its pods.
         let rest =
             || shapes::PodSpec { service_account_name: text(spec, "serviceAccountName"), ..shapes::PodSpec::default() };
         let spec = spec.and_then(|s| from_tree(s).ok()).unwrap_or_else(rest);
@@ -96,7 +96,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A mapping that has nothing of an object.
+    /// A mapping that is not an object.
     pub(crate) fn no_object(&mut self, c: &Candidate<'_>) {
         let has = |field: &str| c.tree.field(field).is_some();
         let looks = if has("dashboard") || has("panels") {
@@ -112,7 +112,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Metrics that a rule or dashboard asks for in vain.
+    /// Metrics of rules and dashboards that do not exist.
     pub(crate) fn series(&mut self, c: &Candidate<'_>, document: &Document<'_>) {
         let kind = c.tree.field("kind").and_then(Tree::text);
         if !matches!(kind, None | Some("PrometheusRule" | "ConfigMap" | "GrafanaDashboard" | "ServiceMonitor")) {

@@ -1,5 +1,6 @@
-//! What a document that cannot be parsed is probably about. Its name makes the message clear, and a security policy
-//! must close what it selects also while it cannot be read, unless it is tried out only.
+//! The header (apiVersion, kind, name) of a document that cannot be parsed, found line by line. Its name makes the
+//! message clear, and a security policy must close what it selects also while it cannot be read, unless it is a dry
+//! run.
 
 use underpass_core::ObjectKey;
 
@@ -10,19 +11,19 @@ use crate::{
     manifest::{id, named},
 };
 
-/// What the lines of these names say, as people and programs write them: YAML in blocks, with `metadata` in one line
+/// The values of these lines, as people and programs write them: YAML in blocks, with `metadata` in one line
 /// too, or JSON with a line for each key.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Glimpse<'t> {
+pub(crate) struct Header<'t> {
     api_version: Option<&'t str>,
     kind: &'t str,
     namespace: Option<&'t str>,
     name: &'t str,
-    /// It is tried out: it closes nothing.
+    /// It is a dry run: it closes nothing.
     is_dry_run: bool,
 }
 
-impl<'t> Glimpse<'t> {
+impl<'t> Header<'t> {
     pub(crate) fn of(text: &'t str) -> Option<Self> {
         let (mut api_version, mut kind) = (None, None);
         let (mut name, mut namespace) = (None, None);
@@ -56,7 +57,7 @@ impl<'t> Glimpse<'t> {
             }
         }
         let (kind, name) = kind.zip(name)?;
-        // Of a kind that was probably meant everything is said under its own name.
+        // A misspelled kind is reported under the one that was probably meant.
         let kind = kinds::meant(api_version, kind).map_or(kind, |meant| meant.as_str());
         Some(Self { api_version, kind, namespace, name, is_dry_run: dry_run })
     }
@@ -106,7 +107,7 @@ mod tests {
     fn a_dry_run_is_seen() {
         let check = |rest: &str, expect: bool| {
             let text = format!("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n{rest}\n");
-            assert_eq!(Glimpse::of(&text).map(|g| g.key().is_none()), Some(expect), "{text}");
+            assert_eq!(Header::of(&text).map(|g| g.key().is_none()), Some(expect), "{text}");
         };
         let block = |value: &str| format!("metadata:\n  name: a\n  annotations:\n    {value}\nspec: [");
         check(&block("istio.io/dry-run: \"true\""), true);
@@ -123,9 +124,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_seen() {
+    fn headers_of_broken_documents() {
         let check = |text: &str, expect: Option<&str>| {
-            let seen = Glimpse::of(text).map(|g| format!("{} {}", g.api_version.unwrap_or("-"), g.id()));
+            let seen = Header::of(text).map(|g| format!("{} {}", g.api_version.unwrap_or("-"), g.id()));
             assert_eq!(seen.as_deref(), expect, "{text}");
         };
         let deny = Some("security.istio.io/v1 AuthorizationPolicy prod/deny");

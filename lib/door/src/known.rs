@@ -1,23 +1,23 @@
-//! What a door says about kinds and fields that are known and have no effect. The tables themselves stand where the
+//! KnownKind kinds and fields without effect: the rows of the tables about them. The tables themselves stand where the
 //! kinds are read; a [`Fault`](crate::Fault) refers to their rows.
 
 use crate::Severity;
 
-/// Will it ever be served?
+/// Whether a kind will be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Future {
-    /// Yes.
+pub enum Support {
+    /// It will be.
     Later,
-    /// No: it is about parts that Underpass does not have.
+    /// It will not: it configures parts that Underpass does not have.
     Never,
 }
 
 /// A field that has no effect, or another one than its author may think.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
-    /// Where: `spec.http[].route[].weight`; `[]` is every entry of a list.
+    /// Its path: `spec.http[].route[].weight`; `[]` is every entry of a list.
     pub path: &'static str,
-    /// What happens instead.
+    /// The effect instead.
     pub says: &'static str,
     /// A warning, where something is less safe than it looks.
     pub severity: Severity,
@@ -25,7 +25,7 @@ pub struct Field {
 
 /// A kind that is known and not served.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Known {
+pub struct KnownKind {
     /// The API group.
     pub group: &'static str,
     /// The kind; empty for any of the group.
@@ -33,10 +33,10 @@ pub struct Known {
     /// The versions that exist, the one to write first.
     pub versions: &'static [&'static str],
     /// Whether it will be served.
-    pub future: Future,
-    /// What happens to traffic, as if of a field.
+    pub future: Support,
+    /// The effect on traffic until then, as if of a field.
     pub meanwhile: Field,
-    /// What to do.
+    /// The advice to its author.
     pub instead: &'static str,
     /// Fields that several places have: a place, and what is below it.
     pub below: &'static [(&'static str, &'static [Field])],
@@ -44,15 +44,15 @@ pub struct Known {
     pub fields: &'static [Field],
 }
 
-impl Known {
-    /// Does this `apiVersion` exist for it?
+impl KnownKind {
+    /// Whether this `apiVersion` exists for it.
     #[must_use]
     pub fn has(&self, api_version: &str) -> bool {
         let version = api_version.strip_prefix(self.group).and_then(|rest| rest.strip_prefix('/'));
         self.kind.is_empty() || version.is_some_and(|v| self.versions.contains(&v))
     }
 
-    /// What to write as `apiVersion`.
+    /// The `apiVersion` to write.
     #[must_use]
     pub fn api_version(&self) -> String {
         format!("{}/{}", self.group, self.versions.first().copied().unwrap_or_default())
