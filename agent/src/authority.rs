@@ -152,7 +152,7 @@ mod tests {
         check(run(&["status"], state, none), &["cannot inspect"]);
         Authority::open(&state.join("ca"), &TrustDomain::default(), SystemTime::now()).unwrap();
         check(run(&["status"], state, none), &["steady: `prepare` begins one", "signs", "valid for 3649 more days"]);
-        check(run(&["activate"], state, none), &["no rotation has come so far: `prepare` begins one"]);
+        check(run(&["activate"], state, none), &["no rotation is at this step: `prepare` begins one"]);
         check(run(&["prepare"], state, none), &["prepared 0 s ago: next is `activate`", "signs", "next "]);
         check(run(&["prepare"], state, none), &["a rotation is under way: next is `activate`"]);
         check(run(&["activate"], state, none), &["too early: wait for 10 more seconds"]);

@@ -1,4 +1,4 @@
-//! What can be asked, as clap reads it.
+//! The command line, as clap reads it.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -9,7 +9,8 @@ use underpass_telemetry::{admin::Target, log::Filter};
 
 /// Underpass: a service mesh without sidecars.
 ///
-/// Commands ask the agent of this node; those with -f answer from a directory of manifests as well, without agent and root.
+/// Commands ask the agent of this node; those with -f answer from a directory of manifests as well, without agent and
+/// root.
 #[derive(Debug, Parser)]
 #[command(name = "underpass", version, propagate_version = true)]
 pub(crate) struct Args {
@@ -20,15 +21,15 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Status(Status),
-    /// Pods: in the mesh or not, and which label decides.
-    #[command(after_help = "STATE is told by a running agent of its own node's pods alone.")]
+    /// Pods: in the mesh or not, and the label that decides.
+    #[command(after_help = "STATE is known only to a running agent, of pods on its own node.")]
     Workloads(Listing),
-    /// Services, and who is behind them.
+    /// Services and their endpoints.
     Services(Listing),
-    /// Policies: what they do, to whom, and what of them needs a waypoint.
+    /// Policies: action, scope, selected pods, and fields that need a waypoint.
     ///
-    /// NEEDS WAYPOINT names the fields that L4 cannot judge. Until a waypoint does, an ALLOW rule with such a field allows
-    /// nothing, and a DENY rule denies everything that its other fields match.
+    /// NEEDS WAYPOINT names the fields that L4 cannot judge. Until a waypoint does, an ALLOW rule with such a field
+    /// allows nothing, and a DENY rule denies everything that its other fields match.
     Policies(Listing),
     Certificates(Certificates),
     Connections(Connections),
@@ -40,11 +41,11 @@ pub(crate) enum Command {
     Man(Man),
 }
 
-/// How the agent of this node stands.
+/// The health of this node's agent.
 ///
-/// Readiness, the World it goes by, its pods and those that do not get on, certificates, what is wrong with the manifests.
+/// Readiness, the version of the World, pods and their problems, connections, certificates, problems of manifests.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit status: 0 all is well, 2 something is not as it should be, 1 there is no answer.")]
+#[command(after_help = "Exit status: 0 healthy, 2 there are problems, 1 no answer from the agent.")]
 pub(crate) struct Status {
     #[command(flatten)]
     pub(crate) agent: Agent,
@@ -72,10 +73,10 @@ pub(crate) struct Certificates {
     pub(crate) shown: Shown,
 }
 
-/// Open connections of this node, with what they carry now.
+/// Open connections of this node, with bytes and rates.
 ///
-/// Rates are between two looks: they need --watch. `close` ends one: both of its ends are reset, and the access log says
-/// that an operator did it. `refused` shows TLS handshakes that came to nothing, and why.
+/// Rates need --watch: they are averages between two refreshes. `close` ends a connection: both of its ends are reset,
+/// and its reason in the access log is `operator`. `refused` shows refused TLS handshakes, with their reasons.
 #[derive(Debug, clap::Args)]
 #[command(
     args_conflicts_with_subcommands = true,
@@ -105,10 +106,10 @@ pub(crate) struct Refused {
     pub(crate) shown: Shown,
 }
 
-/// The settings of the agent: their values, who says so, and what waits for a restart.
+/// The settings of the agent: values, their sources, and changes that need a restart.
 ///
-/// What each means stands in docs/settings.md and in `underpass-agent --help`; `underpass-agent --print-config` tells the
-/// same before a start.
+/// docs/settings.md and `underpass-agent --help` describe each; `underpass-agent --print-config` prints the same before
+/// a start.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit status: 0 the agent has what its file says, 2 the file has a mistake or a change that \
     needs a restart, 1 there is no answer.")]
@@ -122,7 +123,7 @@ pub(crate) struct Config {
     pub(crate) shown: Shown,
 }
 
-/// What is done to one, and those that never were.
+/// Actions on connections, and refused handshakes.
 #[derive(Debug, Subcommand)]
 pub(crate) enum OtherThanOpen {
     /// Reset both ends of an open connection.
@@ -132,14 +133,14 @@ pub(crate) enum OtherThanOpen {
         #[command(flatten)]
         agent: Agent,
     },
-    /// The last TLS handshakes that one of both ends refused: who, why, and which identity was found and expected.
+    /// The last refused TLS handshakes: the refusing end, the reason, and the found and expected identities.
     ///
-    /// One line for each peer and reason, the latest first; the agent keeps a hundred. What each reason means stands in
-    /// docs/certificates.md.
+    /// One line for each peer and reason, the latest first; the agent keeps a hundred. docs/certificates.md
+    /// describes each reason.
     Refused(Refused),
 }
 
-/// What the agent's own log contains; with LEVEL, changes it while it runs.
+/// The level of the agent's own log; with LEVEL, changes it in the running agent.
 ///
 /// The agent's own log goes to its standard error. Its access log, one line for each connection, goes to its standard
 /// output, or to the file that the setting access-log names (`underpass config`).
@@ -151,12 +152,12 @@ pub(crate) struct Log {
     /// off, error, warn, info, debug or trace; or such levels by target.
     #[arg(value_name = "LEVEL")]
     pub(crate) level: Option<Filter>,
-    /// How the answer is written.
+    /// Format of the answer.
     #[arg(short = 'o', long, value_enum, default_value_t = Format::Text)]
     pub(crate) output: Format,
 }
 
-/// Say what happens to a connection, step by step, and which object decides.
+/// Explain what happens to a connection, step by step, and which object decides.
 ///
 /// Asks the same functions that decide about connections: of the agent of this node, or with -f of a directory of
 /// manifests, which needs no cluster, no agent and no root.
@@ -169,13 +170,13 @@ pub(crate) struct Log {
 pub(crate) struct Explain {
     #[command(flatten)]
     pub(crate) from: From,
-    /// Who connects: namespace/pod, or an address.
+    /// The source: namespace/pod, or an address.
     #[arg(value_name = "SOURCE")]
     pub(crate) source: String,
-    /// Where to: namespace/pod, a service's name or host, or an address ([..] around IPv6), and the port.
+    /// The destination: namespace/pod, a service's name or host, or an address ([..] around IPv6), and the port.
     #[arg(value_name = "DESTINATION:PORT")]
     pub(crate) destination: String,
-    /// How the answer is written.
+    /// Format of the answer.
     #[arg(short = 'o', long, value_enum, default_value_t = Format::Text)]
     pub(crate) output: Format,
 }
@@ -184,7 +185,7 @@ pub(crate) struct Explain {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  underpass completion bash > /etc/bash_completion.d/underpass")]
 pub(crate) struct Completion {
-    /// Which shell.
+    /// The shell.
     pub(crate) shell: Shell,
 }
 
@@ -192,12 +193,12 @@ pub(crate) struct Completion {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  underpass man /usr/local/share/man/man1")]
 pub(crate) struct Man {
-    /// Where the pages go.
+    /// The directory of the pages.
     #[arg(value_name = "DIR")]
     pub(crate) directory: Option<PathBuf>,
 }
 
-/// How an answer is written.
+/// The format of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// For people.
@@ -210,15 +211,15 @@ pub(crate) enum Format {
     Yaml,
 }
 
-/// Which agent is asked.
+/// The agent to ask.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Agent {
-    /// Where the agent is asked: unix:PATH, or ADDRESS:PORT of one that only looks.
+    /// The agent's admin API: unix:PATH, or ADDRESS:PORT for read-only access.
     #[arg(long, env = "UNDERPASS_AGENT", value_name = "TARGET", default_value = "unix:/run/underpass/admin.sock")]
     pub(crate) agent: Target,
 }
 
-/// Where the answer comes from: a running agent, or manifests.
+/// The source of the answer: a running agent, or manifests.
 #[derive(Debug, clap::Args)]
 pub(crate) struct From {
     /// Answer from this directory of manifests, or one file, instead of from an agent.
@@ -230,7 +231,7 @@ pub(crate) struct From {
     pub(crate) mesh: Mesh,
 }
 
-/// Which rows.
+/// The filter of rows.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Only {
     /// Only those of this namespace.
@@ -238,28 +239,28 @@ pub(crate) struct Only {
     pub(crate) namespace: Option<String>,
 }
 
-/// How it is shown.
+/// The presentation of an answer.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(crate) struct Shown {
-    /// How the answer is written.
+    /// Format of the answer.
     #[arg(short = 'o', long, value_enum, default_value_t = Format::Text)]
     pub(crate) output: Format,
-    /// Show it again every so many seconds, until Ctrl-C.
+    /// Refresh every SECONDS, until Ctrl-C.
     #[arg(short = 'w', long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "2", value_parser = pause)]
     pub(crate) watch: Option<Duration>,
 }
 
-/// What holds for the whole mesh and stands in no manifest.
+/// Settings of the whole mesh, which are in no manifest.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "The mesh, for -f")]
 pub(crate) struct Mesh {
-    /// Where mesh-wide policy stands.
+    /// The namespace of mesh-wide policy.
     #[arg(long, value_name = "NAMESPACE", default_value = "istio-system", value_parser = namespace)]
     root_namespace: String,
     /// The trust domain of its identities.
     #[arg(long, value_name = "DOMAIN", default_value_t)]
     trust_domain: TrustDomain,
-    /// Trust domains that mean the same as its own.
+    /// Trust domains that count as the mesh's own.
     #[arg(long, value_name = "DOMAIN", value_delimiter = ',')]
     trust_domain_aliases: Vec<TrustDomain>,
     /// The DNS suffix of its services.
@@ -279,7 +280,7 @@ impl Mesh {
     }
 }
 
-/// Faster would be a load on the agent, and nobody reads it.
+/// A shorter interval would be a load on the agent, and unreadable.
 const SHORTEST_PAUSE_S: f64 = 0.1;
 const LONGEST_PAUSE_S: f64 = 86_400.0;
 

@@ -1,44 +1,44 @@
-//! Why a command has no answer, and what to do next.
+//! Errors of commands, with what to do next.
 
 use std::{io, path::PathBuf};
 
 use underpass_core::explain::Unknown;
 use underpass_telemetry::admin::{ClientError, NO_ROUTE, StatusCode};
 
-/// Why a command has no answer.
+/// An error of a command.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
     /// The directory of manifests.
     #[error("cannot read the manifests in {path}: {source}", path = path.display())]
     Manifests { path: PathBuf, source: io::Error },
-    /// A directory of something else, most likely.
+    /// Probably another kind of directory.
     #[error(
         "no manifests in {path}: of its files ({others}) none ends in .yaml, .yml or .json",
         path = path.display()
     )]
     NoManifests { path: PathBuf, others: usize },
-    /// The command before the pipe has failed, most likely.
+    /// Probably the command before the pipe has failed.
     #[error("no manifests on standard input: it is empty")]
     NoInput,
-    /// A name that names nothing.
+    /// An unknown source or destination.
     #[error("cannot explain: {source}")]
     Explain { source: Unknown },
-    /// Nobody answers at the agent's address.
-    #[error("{source}; does an agent run on this node? --agent names another address, and many commands take -f DIR")]
+    /// No answer at the agent's address.
+    #[error("{source}; is an agent running on this node? Use --agent for another address, or -f DIR to read manifests")]
     NoAgent { source: ClientError },
-    /// It is another user's.
-    #[error("{source}; the agent's socket is for root: use sudo, or --agent 127.0.0.1:15000 to look only")]
+    /// It belongs to another user.
+    #[error("{source}; the agent's socket needs root: use sudo, or --agent 127.0.0.1:15000 for read-only access")]
     NotRoot { source: ClientError },
     /// The agent does not know the route: it is older, or something else.
-    #[error("{source}; is this an Underpass agent of this version?")]
+    #[error("{source}; is this address an Underpass agent, of the same version as this command?")]
     OtherAgent { source: ClientError },
-    /// The agent has no such thing.
+    /// The object is unknown to the agent.
     #[error("{says}")]
     NotFound { says: String },
-    /// The agent said no, or did not say all of it.
+    /// The agent refused, or the answer is incomplete.
     #[error("{source}")]
     Agent { source: ClientError },
-    /// No runtime to ask with.
+    /// No runtime for requests.
     #[error("cannot start: {source}")]
     Runtime { source: io::Error },
     /// Standard output.
@@ -63,7 +63,7 @@ impl From<ClientError> for CliError {
                 Self::NotRoot { source }
             }
             ClientError::Connect { .. } => Self::NoAgent { source },
-            // Which route there is not, every Underpass agent says in these words.
+            // Every Underpass agent has this text for unknown routes.
             ClientError::Refused { ref status, ref says, .. } if not_found(status) && !says.ends_with(NO_ROUTE) => {
                 Self::NotFound { says: says.clone() }
             }

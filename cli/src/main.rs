@@ -1,4 +1,4 @@
-//! The `underpass` command: wiring only. Each command is a file of its own, which returns what it has to say.
+//! The `underpass` command: wiring only. Each command is a file of its own, which returns its output.
 
 mod args;
 mod commands;
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         Err(e) => {
             // clap exits with 2 for wrong usage; here 2 is an answer.
             let code = if e.use_stderr() { output::FAILED } else { output::OK };
-            let _ = e.print(); // nobody listens
+            let _ = e.print(); // standard error is closed
             ExitCode::from(code)
         }
         Ok(args) => output::finish(run(&args.command)),

@@ -1,4 +1,4 @@
-//! Times and amounts, as people say them.
+//! Times and amounts in readable units.
 
 /// Seconds: the two largest units.
 pub(crate) fn duration(seconds: u64) -> String {

@@ -1,4 +1,5 @@
-//! What reaches the terminal: exit codes, colours, and that nothing a manifest or a user wrote can act on the terminal.
+//! Output: exit codes, colours, and the escaping of texts from manifests and users, so that none can control the
+//! terminal.
 
 use std::{
     borrow::Cow,
@@ -13,10 +14,10 @@ use crate::error::CliError;
 pub(crate) const OK: u8 = 0;
 /// There is no answer.
 pub(crate) const FAILED: u8 = 1;
-/// There is an answer, and it is no: of `explain`, the connection is denied; of `status`, not all is well.
+/// There is an answer, and it is negative: of `explain`, the connection is denied; of `status`, there are problems.
 pub(crate) const NO: u8 = 2;
 
-/// What a command has to say, and its exit code.
+/// The output of a command, and its exit code.
 pub(crate) struct Output {
     pub(crate) text: String,
     pub(crate) code: u8,
@@ -29,10 +30,10 @@ impl Output {
     }
 }
 
-/// Writes a command's answer, or why there is none.
+/// Writes a command's output, or its error.
 pub(crate) fn finish(result: Result<Output, CliError>) -> ExitCode {
     let written = result.and_then(|output| match io::stdout().lock().write_all(output.text.as_bytes()) {
-        // `underpass explain ... | head -1`: whoever stopped reading has what they wanted.
+        // `underpass explain ... | head -1`: the reader that stopped has what it wanted.
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(output.code),
         Err(source) => Err(CliError::Write { source }),
         Ok(()) => Ok(output.code),
@@ -45,10 +46,10 @@ pub(crate) fn finish(result: Result<Output, CliError>) -> ExitCode {
 
 /// One line to standard error.
 pub(crate) fn complain(line: &str) {
-    let _ = writeln!(io::stderr(), "{}", one_line(line)); // nobody listens
+    let _ = writeln!(io::stderr(), "{}", one_line(line)); // standard error is closed
 }
 
-/// JSON that says the same, and has nothing in it that a terminal acts on: in JSON such characters stand in strings alone,
+/// Equal JSON without characters that control a terminal: in JSON such characters stand in strings alone,
 /// where they can be written as escapes (RFC 8259, 7). The ends of lines between values stay.
 pub(crate) fn safe_json(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
@@ -78,7 +79,7 @@ pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Something other than the end of a line acts on a terminal.
+/// A character other than the end of a line controls a terminal.
 pub(crate) fn has_unsafe(text: &str) -> bool {
     text.chars().any(|c| c != '\n' && is_unsafe(c))
 }

@@ -1,5 +1,5 @@
-//! Once, or again and again: asks, renders, and with `--watch` draws over what it drew before. Its own file because
-//! every command that shows something shows it the same way.
+//! Presentation of an answer, once or with `--watch` repeatedly, over the one before. Its own file because all commands
+//! with an answer share it.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -15,7 +15,7 @@ use crate::{
     output::{Colour, Output, has_unsafe, one_line, safe_json},
 };
 
-/// How an answer is to look.
+/// The look of an answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Look {
     format: Format,
@@ -27,7 +27,7 @@ impl Look {
         Self { format, colour: Colour::of_stdout() }
     }
 
-    /// The answer as it was asked for; `text` is given whether more columns are wanted, and colours.
+    /// The answer in the given format; `text` gets whether more columns are wanted, and colours.
     pub(crate) fn render(
         self,
         value: &impl Serialize,
@@ -39,7 +39,8 @@ impl Look {
             Format::Json => json(value)?,
             Format::Yaml => {
                 let yaml = serde_saphyr::to_string(value).map_err(|source| CliError::Yaml { source })?;
-                // The serializer escapes control characters and not those that turn text around. JSON is YAML (1.2, 1.3).
+                // The serializer escapes control characters and not those that turn text around. JSON is YAML (1.2,
+                // 1.3).
                 if has_unsafe(&yaml) { json(value)? } else { format!("{}\n", yaml.trim_end()) }
             }
         }))
@@ -57,7 +58,7 @@ pub(crate) fn run(shown: Shown, mut ask: impl FnMut(Look) -> Result<Output, CliE
     let Some(pause) = shown.watch else { return ask(look) };
     let mut screen = Screen { is_terminal: io::stdout().is_terminal(), drawn: false };
     loop {
-        // An agent that is being replaced is back in a moment: whoever watches wants to see that.
+        // An agent that is being replaced is back in a moment, and a watch shows that.
         let text = ask(look).map_or_else(|e| format!("error: {}\n", one_line(&e.to_string())), |output| output.text);
         match io::stdout().lock().write_all(screen.draw(&text).as_bytes()) {
             Ok(()) => thread::sleep(pause),
@@ -67,7 +68,7 @@ pub(crate) fn run(shown: Shown, mut ask: impl FnMut(Look) -> Result<Output, CliE
     }
 }
 
-/// What to write so that the newest answer is what is seen.
+/// The text that shows the newest answer in place of the one before.
 struct Screen {
     is_terminal: bool,
     drawn: bool,

@@ -1,5 +1,5 @@
-//! Where answers come from: an agent's admin API, or a directory of manifests that is read now. Commands ask for views
-//! and do not know which it is.
+//! Sources of answers: an agent's admin API, or a directory of manifests that is read now. Commands ask for views and
+//! do not know the source.
 
 use std::{fs, io, path::Path};
 
@@ -35,12 +35,12 @@ impl Asked {
         })
     }
 
-    /// What the agent answers to `GET path`.
+    /// The answer to `GET path`.
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
         self.runtime.block_on(self.client.json(path)).map_err(CliError::from)
     }
 
-    /// Has the agent do something: `POST path`.
+    /// Requests an action: `POST path`.
     pub(crate) fn post(&self, path: &str) -> Result<(), CliError> {
         self.runtime.block_on(self.client.post(path)).map_err(CliError::from)
     }
@@ -50,14 +50,14 @@ impl Asked {
     }
 }
 
-/// An agent, or the objects of manifests and what follows from them.
+/// An agent, or the objects of manifests and their World.
 pub(crate) enum Source {
     Agent(Asked),
     Manifests(Box<Model>),
 }
 
 impl Source {
-    /// Reads the manifests, and tells their problems on the way; of an agent nothing is asked yet.
+    /// Reads the manifests, and reports their problems; an agent is not asked yet.
     pub(crate) fn open(from: &From) -> Result<Self, CliError> {
         match &from.filename {
             None => Ok(Self::Agent(Asked::new(&from.agent)?)),
@@ -98,7 +98,7 @@ impl Source {
     }
 }
 
-/// The objects of a directory of manifests, and what follows from them. Problems go to standard error, one per line.
+/// The objects of a directory of manifests, and their World. Problems go to standard error, one per line.
 fn read(path: &Path, mesh: &Mesh) -> Result<Model, CliError> {
     let files = files(path)?;
     let (_, update) = State::default().next(&files.contents());
@@ -114,8 +114,8 @@ fn read(path: &Path, mesh: &Mesh) -> Result<Model, CliError> {
     Ok(model)
 }
 
-/// The manifests of a directory, or one file. The door serves what it can read, and nothing is a valid directory: here,
-/// where somebody asks once, a directory that is not there or has none is a wrong one.
+/// The manifests of a directory, or one file. The door serves all that it can read, also an empty directory: for
+/// a single command a directory that does not exist or has no manifest is an error.
 pub(crate) fn files(path: &Path) -> Result<Files, CliError> {
     check_readable(path).map_err(|source| CliError::Manifests { path: path.to_owned(), source })?;
     let files = door::files(path);

@@ -1,21 +1,21 @@
-//! Tables for people: columns as wide as their widest cell, measured as a terminal shows them. Nothing that an object
-//! says can act on the terminal or begin a line.
+//! Tables for people: columns as wide as their widest cell, measured as a terminal shows them. No text of an
+//! object can control the terminal or begin a line.
 
 use unicode_width::UnicodeWidthStr as _;
 
 use crate::output::{Colour, one_line};
 
-/// How a cell is painted.
+/// The tone of a cell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Tone {
     /// As it is.
     #[default]
     Plain,
-    /// All is well.
+    /// Healthy.
     Good,
-    /// Somebody should look at it.
+    /// Needs attention.
     Bad,
-    /// Not what is looked for.
+    /// Of little interest.
     Faint,
 }
 
@@ -65,7 +65,7 @@ pub(crate) fn list<T: ToString>(values: impl IntoIterator<Item = T>) -> String {
     values.into_iter().map(|value| value.to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// A head, and a row for each thing.
+/// A head, and rows.
 #[derive(Debug)]
 pub(crate) struct Table {
     head: Vec<Cell>,
@@ -83,7 +83,7 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// One line for each row. `nothing` is said where there is none.
+    /// One line for each row; `nothing` if there is none.
     pub(crate) fn text(&self, colour: Colour, nothing: &str) -> String {
         if self.rows.is_empty() {
             return format!("{nothing}\n");

@@ -128,7 +128,7 @@ fn standard_input() {
     let output = shown(&stdin(&["-"], b"apiVersion: v1\nkind: Pdo\nmetadata: {name: a}\n"));
     expect![[r#"
         exit 0
-        ignored, because it is not the mesh's: 1 v1 Pdo
+        ignored objects of other kinds: 1 v1 Pdo
         clean: 1 file read, 0 objects served; 0 errors, 0 warnings, 0 notices
     "#]]
     .assert_eq(&output);

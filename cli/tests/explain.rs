@@ -190,10 +190,10 @@ fn settings_of_the_mesh_count() {
 #[test]
 fn names_that_name_nothing() {
     explain(
-        &["shop/nobody", "cart:80"],
+        &["shop/unknown", "cart:80"],
         &expect![[r#"
         exit 1
-        ! error: cannot explain: source "shop/nobody": no pod of that name, and it is not an address; write namespace/pod or an IP address
+        ! error: cannot explain: source "shop/unknown": no pod of that name, and it is not an address; write namespace/pod or an IP address
     "#]],
     );
     explain(
@@ -284,7 +284,7 @@ fn help_tells_the_exit_status() {
         &["explain", "--help"],
         &expect![[r#"
             exit 0
-            Say what happens to a connection, step by step, and which object decides.
+            Explain what happens to a connection, step by step, and which object decides.
 
             Asks the same functions that decide about connections: of the agent of this node, or with -f of a directory of manifests, which needs no cluster, no agent and no root.
 
@@ -295,7 +295,7 @@ fn help_tells_the_exit_status() {
                       Answer from this directory of manifests, or one file, instead of from an agent
 
                   --agent <TARGET>
-                      Where the agent is asked: unix:PATH, or ADDRESS:PORT of one that only looks
+                      The agent's admin API: unix:PATH, or ADDRESS:PORT for read-only access
 
                       [env: UNDERPASS_AGENT=]
                       [default: unix:/run/underpass/admin.sock]
@@ -308,7 +308,7 @@ fn help_tells_the_exit_status() {
 
             The mesh, for -f:
                   --root-namespace <NAMESPACE>
-                      Where mesh-wide policy stands
+                      The namespace of mesh-wide policy
 
                       [default: istio-system]
 
@@ -318,7 +318,7 @@ fn help_tells_the_exit_status() {
                       [default: cluster.local]
 
                   --trust-domain-aliases <DOMAIN>
-                      Trust domains that mean the same as its own
+                      Trust domains that count as the mesh's own
 
                   --cluster-domain <DOMAIN>
                       The DNS suffix of its services
@@ -326,7 +326,7 @@ fn help_tells_the_exit_status() {
                       [default: cluster.local]
 
               -o, --output <OUTPUT>
-                      How the answer is written
+                      Format of the answer
 
                       Possible values:
                       - text: For people
@@ -337,10 +337,10 @@ fn help_tells_the_exit_status() {
                       [default: text]
 
               <DESTINATION:PORT>
-                      Where to: namespace/pod, a service's name or host, or an address ([..] around IPv6), and the port
+                      The destination: namespace/pod, a service's name or host, or an address ([..] around IPv6), and the port
 
               <SOURCE>
-                      Who connects: namespace/pod, or an address
+                      The source: namespace/pod, or an address
 
             Exit status: 0 the connection is allowed, 2 it is denied, 1 there is no answer.
             Problems of the manifests go to standard error, one per line.

@@ -1,4 +1,4 @@
-//! `underpass certificates`: whose, and until when.
+//! `underpass certificates`: the certificates of this node's pods, with identity and expiry.
 
 use underpass_telemetry::admin::view::Certificate;
 
@@ -44,7 +44,7 @@ pub(super) fn text(all: &[Certificate], now: u64, wide: bool, colour: Colour) ->
     table.text(colour, "no certificates: no pod of this node is in the mesh")
 }
 
-/// In words; nothing where there is no certificate.
+/// In words; empty where there is no certificate.
 fn when(unix_s: Option<u64>, now: u64) -> String {
     match unix_s {
         None => String::new(),

@@ -1,4 +1,4 @@
-//! `underpass config`: the settings of an agent, each with who says so.
+//! `underpass config`: the settings of an agent, each with its source.
 
 use underpass_telemetry::admin::view::{Setting, Settings};
 
@@ -33,13 +33,13 @@ pub(super) fn text(settings: &Settings, colour: Colour) -> String {
     }
     let mut out = table.text(colour, "every setting is the default");
     for pending in &settings.needs_restart {
-        let says = format!("{} is to be {} ({})", pending.name, or_nothing(&pending.values), pending.source);
+        let says = format!("{} becomes {} ({})", pending.name, or_nothing(&pending.values), pending.source);
         out += &format!("{} {}\n", colour.red("needs a restart:"), one_line(&says));
     }
     if let Some(problem) = &settings.problem {
         let file = settings.file.as_deref().unwrap_or("the file");
         let says = one_line(file).into_owned();
-        out += &format!("{} {says} as it is now; what held before holds on:\n", colour.red("not served:"));
+        out += &format!("{} {says} is broken; the settings before stay in effect:\n", colour.red("not served:"));
         problem.lines().skip(1).for_each(|line| out += &format!("{}\n", one_line(line)));
     }
     out

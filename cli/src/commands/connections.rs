@@ -1,4 +1,4 @@
-//! `underpass connections`: what is open now, and between two looks how fast it moves; and the handshakes that were refused.
+//! `underpass connections`: open connections with their rates, and refused handshakes.
 
 use std::{cell::RefCell, cmp::Reverse, collections::HashMap};
 
@@ -39,18 +39,18 @@ fn asked_for(args: &Connections, c: &Connection) -> bool {
     args.pod.as_ref().is_none_or(has) && args.service.as_ref().is_none_or(|s| c.service.as_ref() == Some(s))
 }
 
-/// A connection, and what it carried since the last look.
+/// A connection, and its rates since the last refresh.
 #[derive(Debug, Serialize)]
 pub(super) struct Moving {
     #[serde(flatten)]
     connection: Connection,
-    /// Bytes per second from source to destination; none on the first look.
+    /// Bytes per second from source to destination; none at first.
     received_per_s: Option<u64>,
     /// Bytes per second from destination to source.
     sent_per_s: Option<u64>,
 }
 
-/// What the last look saw of a connection: how long it had been open, and its bytes.
+/// A connection at the last refresh: its age, and its bytes.
 type Look = (u64, u64, u64);
 
 /// The fastest first; without rates as they were opened.

@@ -1,4 +1,4 @@
-//! `underpass log`: what the agent's own log contains.
+//! `underpass log`: the level of the agent's own log.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,5 +1,5 @@
-//! The commands, a file each: what is asked, and how the answer looks. Each has a pure function from the answer to its
-//! text, so that what people see is tested as data.
+//! The commands, a file each: the request, and the look of the answer. Each has a pure function from the answer to its
+//! text, so that the output is tested as data.
 
 pub(crate) mod analyze;
 pub(crate) mod certificates;

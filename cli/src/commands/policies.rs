@@ -1,4 +1,4 @@
-//! `underpass policies`: what they do, to whom, and what of them needs a waypoint.
+//! `underpass policies`: action, scope, selected pods, and fields that need a waypoint.
 
 use underpass_telemetry::admin::view::Policy;
 

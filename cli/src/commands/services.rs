@@ -1,4 +1,4 @@
-//! `underpass services`: addresses, ports, and who is behind them.
+//! `underpass services`: addresses, ports and endpoints.
 
 use underpass_telemetry::admin::view::{Endpoint, Port, Service};
 
@@ -47,7 +47,7 @@ pub(super) fn text(all: &[Service], wide: bool, colour: Colour) -> String {
     table.text(colour, "no services")
 }
 
-/// The one that it wants. There is none yet: calls are refused, unless they may go past it.
+/// The required waypoint. There is none yet: calls are refused, unless they may bypass it.
 fn waypoint(s: &Service) -> Cell {
     match &s.waypoint {
         None => Cell::from(""),
@@ -61,7 +61,7 @@ fn port(port: &Port) -> String {
     if port.target == port.port.to_string() { port.target.clone() } else { format!("{}->{}", port.port, port.target) }
 }
 
-/// Its pod or addresses, and what is unusual about it.
+/// Its pod or addresses, with weight and state where they are unusual.
 fn endpoint(e: &Endpoint) -> String {
     let mut text = e.workload.clone().unwrap_or_else(|| list(&e.addresses));
     if e.weight != DEFAULT_WEIGHT {

@@ -1,4 +1,4 @@
-//! `underpass status`: is all well with this node's agent, and if not, what is it?
+//! `underpass status`: the health of this node's agent, and its problems.
 
 use std::fmt::Write as _;
 
@@ -24,8 +24,8 @@ pub(crate) fn run(args: &args::Status) -> Result<Output, CliError> {
     })
 }
 
-/// Ready, every pod gets on, every manifest is served as it is written, no certificate has expired or begins later, and
-/// the authority that renews them is there.
+/// Healthy: ready, no pod has a problem, every manifest is served as written, no certificate has expired or begins
+/// later, and the authority that renews them is there.
 pub(super) fn is_well(status: &Status, now: u64) -> bool {
     status.waiting.is_empty()
         && status.pods.problems.is_empty()

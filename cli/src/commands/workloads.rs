@@ -1,4 +1,4 @@
-//! `underpass workloads`: pods, and which label decides that they are in the mesh.
+//! `underpass workloads`: pods, their enrolment, and the label that decides it.
 
 use underpass_telemetry::admin::view::Workload;
 

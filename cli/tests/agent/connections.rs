@@ -84,7 +84,7 @@ fn connections_and_which_of_them() {
         "#]],
     );
     agent.check(
-        &["connections", "--pod", "shop/nobody"],
+        &["connections", "--pod", "shop/unknown"],
         &expect![[r#"
         exit 0
         no open connections

@@ -8,21 +8,21 @@ use super::{Agent, answers, command, shown};
 
 #[test]
 fn errors_say_what_to_do_next() {
-    // nobody listens
+    // no agent listens
     let address = Agent::start(Router::new()).address();
     let output = command(&["status"]).env("UNDERPASS_AGENT", &address).output().unwrap();
     expect![[r#"
         exit 1
-        ! error: cannot connect to AGENT: No such file or directory (os error 2); does an agent run on this node? --agent names another address, and many commands take -f DIR
+        ! error: cannot connect to AGENT: No such file or directory (os error 2); is an agent running on this node? Use --agent for another address, or -f DIR to read manifests
     "#]].assert_eq(&shown(&output).replace(&address, "AGENT"));
     // something else, or something older
     Agent::start(Router::new()).check(&["workloads"], &expect![[r#"
         exit 1
-        ! error: GET /workloads on AGENT: 404 Not Found: no /workloads here; GET / lists what there is; is this an Underpass agent of this version?
+        ! error: GET /workloads on AGENT: 404 Not Found: no /workloads here; GET / lists what there is; is this address an Underpass agent, of the same version as this command?
     "#]]);
     Agent::start(answers(Router::new(), "/workloads", json!({ "a": 1 }))).check(&["workloads"], &expect![[r#"
         exit 1
-        ! error: GET /workloads on AGENT: unexpected JSON: invalid type: map, expected a sequence at line 1 column 0; is this an Underpass agent of this version?
+        ! error: GET /workloads on AGENT: unexpected JSON: invalid type: map, expected a sequence at line 1 column 0; is this address an Underpass agent, of the same version as this command?
     "#]]);
     let refuses = Router::new()
         .route(Method::GET, "/policies", async |_| Response::error(StatusCode::SERVICE_UNAVAILABLE, "not now"));

@@ -206,8 +206,8 @@ fn explain_by_the_world_of_the_agent() {
           peer-authentication                     no PeerAuthentication applies: port 8080 accepts mutual TLS and plaintext
           authorization                           no ALLOW policy applies: allowed
     "#]]);
-    agent.check(&["explain", "shop/nobody", "cart:80"], &expect![[r#"
+    agent.check(&["explain", "shop/unknown", "cart:80"], &expect![[r#"
         exit 1
-        ! error: source "shop/nobody": no pod of that name, and it is not an address; write namespace/pod or an IP address
+        ! error: source "shop/unknown": no pod of that name, and it is not an address; write namespace/pod or an IP address
     "#]]);
 }

@@ -49,16 +49,16 @@ fn settings_are_told_with_who_says_so() {
     agent.check(
         &["config", "--changed"],
         &expect![[r#"
-        exit 2
-        SETTING               VALUE        SOURCE                 LIVE
-        node                  node-1       environment NODE_NAME  -
-        trust-domain-aliases  a.b, c.d     flag                   -
-        release-drain         1m\u{1b}[2J  /etc/u.yaml:3          live
-        needs a restart: workers is to be 2 (/etc/u.yaml:4)
-        needs a restart: access-log is to be not set (default)
-        not served: /etc/u.yaml as it is now; what held before holds on:
-          - /etc/u.yaml:3: release-drain: "soon": no\u{1b}[2J
-    "#]],
+            exit 2
+            SETTING               VALUE        SOURCE                 LIVE
+            node                  node-1       environment NODE_NAME  -
+            trust-domain-aliases  a.b, c.d     flag                   -
+            release-drain         1m\u{1b}[2J  /etc/u.yaml:3          live
+            needs a restart: workers becomes 2 (/etc/u.yaml:4)
+            needs a restart: access-log becomes not set (default)
+            not served: /etc/u.yaml is broken; the settings before stay in effect:
+              - /etc/u.yaml:3: release-drain: "soon": no\u{1b}[2J
+        "#]],
     );
     let output = command(&["config", "-o", "json"]).env("UNDERPASS_AGENT", agent.address()).output().unwrap();
     assert_eq!(output.status.code(), Some(2));

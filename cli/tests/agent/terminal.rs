@@ -1,4 +1,4 @@
-//! Nothing that an agent or a manifest says acts on the terminal of whoever asks.
+//! No text of an agent or a manifest controls the user's terminal.
 
 use serde_json::{Value, json};
 use underpass_telemetry::admin::{Method, Response, Router, StatusCode};

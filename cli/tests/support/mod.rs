@@ -10,7 +10,7 @@ fn data(folder: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(folder)
 }
 
-/// The command, in the folder of the tests, and without what the terminal of whoever runs them says.
+/// The command, in the folder of the tests, and without the environment of the user's terminal.
 pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_underpass"));
     command.env_clear().env("TERM", "xterm").current_dir(data("")).args(args).stdin(Stdio::null());

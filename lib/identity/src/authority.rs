@@ -1,6 +1,6 @@
-//! The embedded CA: what certifies workloads where no cluster does. Its key is the only one that is ever written, to a
-//! state directory that all agents of one machine share, so that they trust each other and survive restarts. Who follows it
-//! and who came before it are trusted as well ([`rotation`](crate::rotation)).
+//! The embedded CA, for workloads outside a cluster. Its key is the only one that is ever written, to a state directory
+//! that all agents of one machine share, so that they trust each other and survive restarts. The next and the former CA
+//! are trusted as well ([`rotation`](crate::rotation)).
 //!
 //! A leaf it signs: one URI SAN, empty subject, digital signature, server and client authentication, valid from two
 //! minutes ago for a lifetime that the caller chooses, never longer than the CA itself.
@@ -26,11 +26,11 @@ use crate::{
     state::{self, StateDir},
 };
 
-/// How long a leaf is valid unless a setting says otherwise, as in Istio.
+/// The default lifetime of a leaf, as in Istio.
 pub const LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
-/// How far back a certificate's notBefore lies: nodes' clocks differ.
+/// The age of a new certificate's notBefore: nodes' clocks differ.
 pub const BACKDATE: Duration = Duration::from_secs(120);
-/// How long the CA is valid: ten years, as Istio's.
+/// The lifetime of the CA: ten years, as Istio's.
 const CA_LIFETIME: Duration = Duration::from_secs(3650 * 24 * 3600);
 
 /// A certificate authority as it was found in a state directory, with its key.
@@ -39,7 +39,7 @@ pub struct Authority {
     trust_domain: TrustDomain,
     issuer: Issuer<'static, PrivateKey>,
     certificate: Certificate,
-    /// What signs, what will sign, and what signed before.
+    /// The signing CA, the next one, and the former ones.
     trusted: Vec<CertificateDer<'static>>,
 }
 
@@ -53,7 +53,7 @@ impl Authority {
     /// The CA in `dir`, a directory of its own; a new one where `dir` is empty or missing.
     ///
     /// # Errors
-    /// The directory cannot be used, belongs to something else, is readable or writable by others, its CA is broken,
+    /// The directory cannot be used, has other content, is readable or writable by others, its CA is broken,
     /// expired or another trust domain's. Nothing that was there is changed.
     pub fn open(dir: &Path, trust_domain: &TrustDomain, now: SystemTime) -> Result<Self, Error> {
         let state = StateDir::make(dir)?;
@@ -64,7 +64,7 @@ impl Authority {
         Self::read(&state, trust_domain, now)
     }
 
-    /// The CA that is in `dir` now. Never makes one: a CA that has gone is missed, not replaced.
+    /// The CA that is in `dir` now. Never makes one: a CA that has gone is an error, not replaced.
     ///
     /// # Errors
     /// As [`Authority::open`], and where there is none.
@@ -86,7 +86,7 @@ impl Authority {
             Roots::new(0, old.clone()).map_err(|_| fault(StateFault::NotACa))?;
             authority.trusted.extend(old);
         }
-        // None of them twice, and not too many: said here, where the directory can be named.
+        // Duplicates and the limit are checked here, where the directory can be named.
         authority.trusted = authority.roots(0)?.certificates().to_vec();
         Ok(authority)
     }
@@ -126,12 +126,12 @@ impl Authority {
         Ok(())
     }
 
-    /// Certifies the key in `request` (DER) for `identity`, whatever names the request itself has: who may have which
-    /// identity is the caller's to know. Returns the chain, leaf first, without the root.
+    /// Certifies the key in `request` (DER) for `identity`; the names in the request are ignored. The caller decides
+    /// whether the requester may have this identity. Returns the chain, leaf first, without the root.
     ///
     /// # Errors
     /// The request is unreadable or not signed by its key, the key is no P-256 key, the identity cannot stand in a
-    /// certificate or is another trust domain's, or the CA is over.
+    /// certificate or is another trust domain's, or the CA has expired.
     pub fn issue(
         &self,
         request: &[u8],
@@ -178,13 +178,13 @@ impl Authority {
         Credential::new(key, chain)
     }
 
-    /// The certificates that peers need to trust: what signs first, then what will sign or has signed.
+    /// The certificates that peers need to trust: the signing CA first, then the next and the former ones.
     #[must_use]
     pub fn root_certificates(&self) -> Vec<CertificateDer<'static>> {
         self.trusted.clone()
     }
 
-    /// The certificate whose key signs.
+    /// The signing CA's certificate.
     #[must_use]
     pub const fn certificate(&self) -> &Certificate {
         &self.certificate
@@ -198,7 +198,7 @@ impl Authority {
         Roots::new(generation, self.root_certificates())
     }
 
-    /// Whose identities it certifies.
+    /// The trust domain of the identities that it certifies.
     #[must_use]
     pub const fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain

@@ -1,5 +1,5 @@
-//! PEM armour for a private key. Our own few lines because the text holds the key: it is built in place, in memory
-//! that is wiped when dropped, which no general encoder promises.
+//! PEM encoding of a private key. A few lines of its own because the text holds the key: it is built in place, in
+//! memory that is wiped when dropped, which no general encoder promises.
 
 use zeroize::Zeroizing;
 

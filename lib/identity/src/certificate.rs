@@ -1,5 +1,5 @@
-//! Reading certificates: the few facts the mesh wants to know of one. Its own file because our own leaves, the peers'
-//! leaves and the roots are all read here and in no other way.
+//! Certificates as read: the few properties that the mesh needs. Its own file because own leaves, peers' leaves and
+//! roots are all read here and in no other way.
 
 use std::{
     fmt,
@@ -34,28 +34,28 @@ impl fmt::Debug for Serial {
     }
 }
 
-/// Why a certificate names no workload. A workload's certificate has exactly one URI SAN; other kinds of names in it
-/// mean nothing to us.
+/// The reason why a certificate names no workload. A workload's certificate has exactly one URI SAN; other kinds of
+/// names in it are ignored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SanError {
     /// No URI among its names.
     #[error("it has no URI SAN")]
     None,
-    /// Which of them would it be?
+    /// More than one URI among its names.
     #[error("it has {found} URI SANs")]
     Several {
-        /// How many.
+        /// The count.
         found: usize,
     },
     /// Its names cannot be read.
     #[error("its subject alternative names are malformed")]
     Malformed,
-    /// A URI, but no workload's.
-    #[error("its URI SAN `{uri}` is no workload's identity")]
+    /// A URI that names no workload.
+    #[error("its URI SAN `{uri}` is not the identity of a workload")]
     NotAnIdentity {
         /// As found, at most [`underpass_core::spiffe::ID_MAX_BYTES`].
         uri: String,
-        /// What is wrong with it.
+        /// The fault.
         source: ParseIdentityError,
     },
 }
@@ -81,7 +81,7 @@ impl Certificate {
         let unreadable = |reason: String| Error::ReadCertificate { reason };
         let (rest, x509) = X509Certificate::from_der(der).map_err(|e| unreadable(e.to_string()))?;
         if !rest.is_empty() {
-            return Err(unreadable(format!("{} bytes behind it", rest.len())));
+            return Err(unreadable(format!("{} trailing bytes", rest.len())));
         }
         let is_ca = match x509.basic_constraints() {
             Ok(constraints) => constraints.is_some_and(|c| c.value.ca),
@@ -119,7 +119,7 @@ impl Certificate {
     /// The workload it names.
     ///
     /// # Errors
-    /// Why it names none.
+    /// The reason why it names none.
     pub const fn identity(&self) -> Result<&Identity, &SanError> {
         self.identity.as_ref()
     }
@@ -136,7 +136,7 @@ impl Certificate {
         &self.public_key
     }
 
-    /// The subject's organization: in a CA's certificate of ours, and of Istio's, the trust domain.
+    /// The subject's organization: in certificates of this CA, and of Istio's, the trust domain.
     #[must_use]
     pub fn organization(&self) -> Option<&str> {
         self.organization.as_deref()
@@ -157,7 +157,7 @@ pub(crate) fn pem(der: &CertificateDer<'_>) -> Zeroizing<String> {
 }
 
 fn system_time(time: ASN1Time) -> SystemTime {
-    // Dates before 1970 exist in X.509 and are all over.
+    // Dates before 1970 exist in X.509 and are all in the past.
     SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0))
 }
 

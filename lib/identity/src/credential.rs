@@ -1,4 +1,4 @@
-//! A key with the chain that certifies it: what one end of a tunnel shows to the other.
+//! Credentials: a key with its certificate chain, which one end of a tunnel presents to the other.
 
 use std::time::SystemTime;
 
@@ -34,7 +34,7 @@ impl Credential {
         Ok(Self { key, chain, leaf, identity })
     }
 
-    /// Whose it is.
+    /// The identity.
     #[must_use]
     pub const fn identity(&self) -> &Identity {
         &self.identity

@@ -1,5 +1,5 @@
-//! What can go wrong with keys, certificates and the CA's state: one enum at the crate's boundary, each variant naming
-//! the operation, the object and the source.
+//! Errors of keys, certificates and the CA's state: one enum at the crate's boundary, each variant with operation,
+//! object and source.
 
 use std::{io, path::PathBuf};
 
@@ -13,64 +13,64 @@ pub enum Error {
     /// The cryptographic library made no key.
     #[error("cannot make a P-256 key")]
     MakeKey(#[source] aws_lc_rs::error::Unspecified),
-    /// The bytes are no private key of ours.
+    /// The bytes are not a P-256 private key.
     #[error("cannot read a P-256 key from PKCS#8")]
     ReadKey(#[source] aws_lc_rs::error::KeyRejected),
     /// The identity has names that no certificate can carry.
     #[error(
-        "{identity} cannot stand in a certificate: its namespace or service account has characters outside A-Z a-z 0-9 . - _"
+        "{identity} cannot be certified: its namespace or service account has characters outside A-Z a-z 0-9 . - _"
     )]
     NotIssuable {
-        /// Whose certificate was wanted.
+        /// The identity of the certificate.
         identity: Identity,
     },
     /// The request could not be written.
     #[error("cannot write a certificate request for {identity}")]
     WriteRequest {
-        /// Whose certificate was wanted.
+        /// The identity of the certificate.
         identity: Identity,
-        /// What the writer said.
+        /// The error of the encoder.
         source: rcgen::Error,
     },
     /// The request could not be read, or is not signed by the key it carries.
     #[error("cannot read the certificate request for {identity}")]
     ReadRequest {
-        /// Whose certificate was wanted.
+        /// The identity of the certificate.
         identity: Identity,
-        /// What the reader said.
+        /// The error of the parser.
         source: rcgen::Error,
     },
     /// Requests carry P-256 keys, nothing else.
-    #[error("the certificate request for {identity} carries another key than a P-256 key")]
+    #[error("the key in the certificate request for {identity} is not a P-256 key")]
     RequestKey {
-        /// Whose certificate was wanted.
+        /// The identity of the certificate.
         identity: Identity,
     },
     /// The certificate could not be written.
     #[error("cannot write a certificate for {subject}")]
     WriteCertificate {
-        /// Whose certificate was wanted.
+        /// The identity of the certificate.
         subject: String,
-        /// What the writer said.
+        /// The error of the encoder.
         source: rcgen::Error,
     },
-    /// Bytes that are no X.509 certificate.
+    /// Bytes that are not an X.509 certificate.
     #[error("cannot read a certificate: {reason}")]
     ReadCertificate {
-        /// What the reader said.
+        /// The error of the parser.
         reason: String,
     },
-    /// Text that is no PEM.
+    /// Text that is not PEM.
     #[error("cannot read certificates from PEM")]
     ReadPem(#[source] rustls_pki_types::pem::Error),
     /// A chain or a bundle needs at least one.
-    #[error("there is no certificate in {what}")]
+    #[error("no certificate in {what}")]
     NoCertificate {
         /// `a chain`, `a bundle of roots`.
         what: &'static str,
     },
-    /// More than anybody needs, and every one is tried for every peer.
-    #[error("a bundle of roots has {found} certificates, at most {limit} are allowed")]
+    /// More than any rotation needs; every one is tried for every peer.
+    #[error("the bundle of roots has {found} certificates, more than the limit of {limit}")]
     TooManyRoots {
         /// In the bundle.
         found: usize,
@@ -78,35 +78,35 @@ pub enum Error {
         limit: usize,
     },
     /// A leaf in the bundle would be trusted as it is.
-    #[error("a bundle of roots has a certificate that is no CA's (serial {serial})")]
+    #[error("the bundle of roots has a certificate that is not a CA certificate (serial {serial})")]
     RootIsNoCa {
         /// Its serial number.
         serial: crate::Serial,
     },
     /// The leaf's names.
-    #[error("a workload's certificate (serial {serial}) has no identity")]
+    #[error("the certificate with serial {serial} does not name a workload")]
     NoIdentity {
         /// Its serial number.
         serial: crate::Serial,
-        /// What it has instead.
+        /// The reason.
         source: SanError,
     },
     /// The leaf was made for another key.
-    #[error("the certificate of {identity} does not belong to the private key")]
+    #[error("the certificate of {identity} does not match the private key")]
     KeyMismatch {
-        /// Whose certificate.
+        /// The identity in the certificate.
         identity: Identity,
     },
-    /// The CA's own certificate is over, or the clock is wrong.
-    #[error("the CA in {} is not valid now", path.display())]
+    /// The CA's own certificate has expired, or the clock is wrong.
+    #[error("the CA certificate in {} has expired or is not yet valid: check the clock, or rotate the CA", path.display())]
     AuthorityNotValid {
         /// The state directory.
         path: PathBuf,
     },
     /// The identity belongs to another trust domain than the CA.
-    #[error("{identity} is not in this CA's trust domain {trust_domain}")]
+    #[error("{identity} is not in the CA's trust domain {trust_domain}")]
     OtherTrustDomain {
-        /// Whose certificate was wanted.
+        /// The identity of the certificate.
         identity: Identity,
         /// The CA's.
         trust_domain: underpass_core::TrustDomain,
@@ -116,9 +116,9 @@ pub enum Error {
     State {
         /// `open`, `lock`, ...
         operation: &'static str,
-        /// What it was done to.
+        /// The path.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// A step of a rotation that cannot be taken now.
@@ -128,7 +128,7 @@ pub enum Error {
         step: &'static str,
         /// The state directory.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         fault: RotationFault,
     },
     /// The state directory is not as this crate leaves it. It is never repaired or overwritten.
@@ -136,70 +136,70 @@ pub enum Error {
     StateFault {
         /// The file or directory.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         fault: StateFault,
     },
 }
 
-/// Why a step of a rotation is refused.
+/// The reason why a step of a rotation is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RotationFault {
-    /// The one before is not at its end.
+    /// The rotation before has not ended.
     #[error("a rotation is under way: {}", .0.next_step())]
     UnderWay(crate::rotation::Phase),
-    /// There is nothing to go on with.
-    #[error("no rotation has come so far: {}", .0.next_step())]
+    /// The step before has not been taken.
+    #[error("no rotation is at this step: {}", .0.next_step())]
     NotSoFar(crate::rotation::Phase),
-    /// Somebody may not have noticed the step before.
-    #[error("too early: wait for {} more seconds", left.as_secs_f64().ceil())]
+    /// An agent may not have noticed the step before.
+    #[error("too early: wait for {} more seconds, until all agents have noticed the step before", left.as_secs_f64().ceil())]
     TooEarly {
-        /// How long.
+        /// The remaining time.
         left: std::time::Duration,
     },
 }
 
-/// Why a state directory is refused.
+/// The reason why a state directory is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StateFault {
-    /// Somebody else's directory.
-    #[error("the directory has no CA but other files ({entry}); choose an empty one")]
+    /// A directory with other content.
+    #[error("the directory has other files ({entry}) and no CA; choose an empty one")]
     Foreign {
         /// The first of them.
         entry: String,
     },
     /// Others could read the key or replace the files.
-    #[error("its mode is {mode:04o}, allowed is at most {allowed:04o}")]
+    #[error("its mode is {mode:04o}, at most {allowed:04o} is allowed")]
     Mode {
         /// As found.
         mode: u32,
         /// As it should be.
         allowed: u32,
     },
-    /// Not the directory's owner's.
-    #[error("it belongs to user {found}, its directory to {expected}")]
+    /// It belongs to another user than the directory.
+    #[error("it belongs to user {found}, but its directory to user {expected}")]
     Owner {
         /// The file's user id.
         found: u32,
         /// The directory's user id.
         expected: u32,
     },
-    /// No plain file or directory.
-    #[error("it is no {expected}")]
+    /// Not a plain file or directory.
+    #[error("it is not a {expected}")]
     Kind {
         /// `regular file` or `directory`.
         expected: &'static str,
     },
-    /// Nothing that was written here.
+    /// Larger than any file of this crate.
     #[error("it is longer than {limit} bytes")]
     TooLong {
         /// In bytes.
         limit: u64,
     },
-    /// It has gone.
-    #[error("it is not there")]
+    /// It does not exist.
+    #[error("it does not exist")]
     Missing,
-    /// Bytes that are no text.
-    #[error("it is no text")]
+    /// Bytes that are not text.
+    #[error("it is not text")]
     NotText,
     /// No key in it, or none that can be read.
     #[error("it has no readable private key")]
@@ -207,11 +207,11 @@ pub enum StateFault {
     /// No certificate in it, or none that can be read.
     #[error("it has no readable certificate")]
     Certificate,
-    /// A certificate that may sign nothing.
-    #[error("its certificate is no CA's")]
+    /// The certificate of a workload, not of a CA.
+    #[error("its certificate is not a CA certificate")]
     NotACa,
     /// Key and certificate are not a pair.
-    #[error("its key does not belong to its certificate")]
+    #[error("its key does not match its certificate")]
     Mismatch,
     /// Made for another mesh.
     #[error("it is the CA of trust domain `{found}`, not of `{expected}`")]

@@ -1,5 +1,5 @@
-//! Private keys: P-256, made here, wiped when dropped. A file of its own so that there is one place to look at for how
-//! key bytes live and die.
+//! Private keys: P-256, made here, wiped when dropped. A file of its own so that the life
+//! of key bytes is in one place.
 
 use std::fmt;
 

@@ -3,10 +3,10 @@
 //! network, the only IO is the embedded CA's state directory ([`authority`]), and time is an argument.
 //!
 //! What must hold: a workload's key is never written anywhere and is wiped when dropped; a certificate that leaves
-//! [`authority`] names one identity, the one the caller asked for, whatever the request says.
+//! [`authority`] names one identity, the one that the caller gave, and none from the request.
 //!
-//! Randomness is an argument where it can be replayed ([`renewal`]); keys and serial numbers, which nobody may
-//! predict, come from the cryptographic library.
+//! Randomness is an argument where it can be replayed ([`renewal`]); keys and serial numbers, which must be
+//! unpredictable, come from the cryptographic library.
 
 pub mod authority;
 mod base64;

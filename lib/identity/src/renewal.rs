@@ -1,11 +1,11 @@
-//! When a certificate is asked for again. Pure: the time and the dice are arguments, the caller sleeps.
+//! The schedule of a certificate's renewal. Pure: the time and random numbers are arguments, the caller sleeps.
 //!
 //! ```text
 //!   first(now) --due--> ask the CA --answer--> issued(now, not_after)  due at half its life, give or take 5 %
 //!                          ^   \--failure--> failed(now)  due after a pause that doubles, 1 s to 5 min, half of it random
 //!                          '-----due-----------'
 //! ```
-//! All of it is wall time, because certificates are: who waits for it has to notice when the clock is set.
+//! All of it is wall time, because certificates are: a waiting caller has to notice when the clock is set.
 //!
 //! A failure never makes a certificate unusable: it serves until it expires, and the nearer that is, the shorter the
 //! pauses. Where there is a reason to hope (`at_once`), it is due now.
@@ -19,7 +19,7 @@ pub const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// The longest pause.
 pub const PAUSE_MAX: Duration = Duration::from_secs(300);
 
-/// Where one identity's certificate stands.
+/// The state of one identity's certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Renewal {
     due: SystemTime,
@@ -44,7 +44,7 @@ impl Renewal {
         Self { due, not_after: Some(not_after), failures: 0 }
     }
 
-    /// The CA gave none.
+    /// The CA issued none.
     #[must_use]
     pub fn failed(&self, now: SystemTime, random: u64) -> Self {
         let doubled = PAUSE_MIN.saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX)).min(PAUSE_MAX);
@@ -55,14 +55,14 @@ impl Renewal {
         Self { due, not_after: self.not_after, failures: self.failures.saturating_add(1) }
     }
 
-    /// There is a reason to ask at once: the CA answers again, or signs with another key, or the clock was set back, so that
-    /// `due` is further away than it was meant to be. What was counted stays.
+    /// Makes the renewal due at once: the CA answers again, or signs with another key, or the clock was set back, so
+    /// that `due` is further away than it was meant to be. What was counted stays.
     #[must_use]
     pub const fn at_once(&self, now: SystemTime) -> Self {
         Self { due: now, ..*self }
     }
 
-    /// When to ask.
+    /// The time of the next request.
     #[must_use]
     pub const fn due(&self) -> SystemTime {
         self.due
@@ -74,7 +74,7 @@ impl Renewal {
         self.failures
     }
 
-    /// There is a certificate and it is over at `now`.
+    /// There is a certificate and it has expired at `now`.
     #[must_use]
     pub fn is_expired(&self, now: SystemTime) -> bool {
         self.not_after.is_some_and(|end| now > end)

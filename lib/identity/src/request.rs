@@ -1,4 +1,4 @@
-//! Certificate signing requests (RFC 2986): what a node sends to a CA, embedded or remote.
+//! Certificate signing requests (RFC 2986), from a node to a CA, embedded or remote.
 
 use rcgen::{CertificateParams, DistinguishedName, SanType, string::Ia5String};
 use underpass_core::Identity;
@@ -10,7 +10,7 @@ use crate::{Error, PrivateKey};
 pub struct CertificateRequest(rcgen::CertificateSigningRequest);
 
 impl CertificateRequest {
-    /// A request for `identity`, signed by `key` as proof that we have it.
+    /// A request for `identity`, signed by `key` as proof of possession.
     ///
     /// # Errors
     /// [`Error::NotIssuable`] for names that no certificate can carry.

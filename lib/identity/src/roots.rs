@@ -21,7 +21,7 @@ impl Roots {
     /// A bundle. `generation` tells bundles of one process apart: the same number means the same bundle.
     ///
     /// # Errors
-    /// It is empty, longer than [`ROOTS_MAX`], or has something in it that is no CA's certificate.
+    /// It is empty, longer than [`ROOTS_MAX`], or has a certificate that is not a CA certificate.
     pub fn new(generation: u64, certificates: Vec<CertificateDer<'static>>) -> Result<Self, Error> {
         let mut seen = BTreeSet::new();
         let mut unique = Vec::with_capacity(certificates.len());

@@ -1,5 +1,5 @@
-//! How an operator replaces the embedded CA's root without a connection failing: in three steps, each of which every agent
-//! notices by itself while it runs.
+//! Rotation of the embedded CA's root by an operator, without a failed connection: in three steps, each of which every
+//! running agent notices by itself.
 //!
 //! ```text
 //!           prepare                    activate                        retire
@@ -7,11 +7,11 @@
 //!  trusted: old        old and new                         old and new              new
 //!  signs:   old        old                                 new                      new
 //! ```
-//! What must hold: whoever verifies trusts a root before anything is signed with it, and for as long as anything that was
-//! signed with it is in use. Therefore a step that comes too soon after the one before is refused, unless the operator knows
-//! better. A crash between two changes of files leaves a directory that trusts both.
+//! What must hold: all verifiers trust a root before anything is signed with it, and for as long as anything that was
+//! signed with it is in use. Therefore a step that comes too soon after the one before is refused, unless the operator
+//! overrides it. A crash between two changes of files leaves a directory that trusts both.
 //!
-//! The key that signed before is gone with `activate`: its file is replaced. (What the disk below keeps is not ours to wipe.)
+//! The key that signed before is gone with `activate`: its file is replaced. (Remains on the disk below are not wiped.)
 
 use std::{
     fmt,
@@ -31,7 +31,7 @@ use crate::{
 /// An agent looks at the state directory every second; the rest is for clocks and for file systems that are shared.
 pub const NOTICED_AFTER: Duration = Duration::from_secs(10);
 
-/// How far a rotation is.
+/// The phase of a rotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// None is under way.
@@ -53,7 +53,7 @@ impl Phase {
         }
     }
 
-    /// What comes next.
+    /// The next step.
     #[must_use]
     pub const fn next_step(self) -> &'static str {
         match self {
@@ -70,7 +70,7 @@ impl fmt::Display for Phase {
     }
 }
 
-/// What a root is for.
+/// The role of a root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Its key signs.
@@ -93,18 +93,18 @@ impl Role {
     }
 }
 
-/// What is in a state directory.
+/// The content of a state directory.
 #[derive(Debug)]
 pub struct Status {
-    /// How far a rotation is.
+    /// The phase of a rotation.
     pub phase: Phase,
-    /// When it came so far; for [`Phase::Steady`], when the CA was made or the rotation ended with `activate`.
+    /// The start of the phase; for [`Phase::Steady`], when the CA was made or the rotation ended with `activate`.
     pub since: SystemTime,
     /// Every root.
     pub roots: Vec<(Role, Certificate)>,
 }
 
-/// Looks at a state directory.
+/// Reads a state directory.
 ///
 /// # Errors
 /// There is no CA, or it cannot be read.
@@ -137,7 +137,7 @@ pub fn activate(dir: &Path, trust_domain: &TrustDomain, now: SystemTime, settled
     found.again(trust_domain, now)
 }
 
-/// Step 3: the old root is not trusted any more. What hangs on it alone ends.
+/// Step 3: the old root is not trusted any more. Connections whose peers have no other root end.
 ///
 /// # Errors
 /// As [`status`], no old root is trusted, the new one has signed for less than `settled`, or a file cannot be removed.
@@ -197,7 +197,7 @@ impl Found {
     }
 
     fn must_be_settled(&self, dir: &Path, step: &'static str, now: SystemTime, settled: Duration) -> Result<(), Error> {
-        // A clock that was set back makes nobody wait for longer than from now on.
+        // After the clock was set back the wait is no longer than from now on.
         let passed = now.duration_since(self.status.since).unwrap_or_default();
         match settled.checked_sub(passed).filter(|left| !left.is_zero()) {
             None => Ok(()),

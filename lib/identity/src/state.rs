@@ -1,16 +1,16 @@
-//! The embedded CA's directory: how its files are read and replaced, although several agents and an operator may do so at
-//! the same time. Separate from the CA so that everything that can go wrong with a directory is in one place.
+//! The embedded CA's state directory: its files are read and replaced safely by several agents and an operator at the
+//! same time. Separate from the CA so that all faults of directories are in one place.
 //!
 //! ```text
-//!   DIR/            0700  made if missing; nobody but its owner may write to it
-//!   DIR/ca.lock     0600  locked while the rest is looked at (shared) or changed (alone)
+//!   DIR/            0700  made if missing; only its owner may write to it
+//!   DIR/ca.lock     0600  locked while the rest is read (shared) or changed (exclusive)
 //!   DIR/ca.pem      0600  key and certificate that sign: in one file, which exists whole or not at all
 //!   DIR/next.pem    0600  key and certificate that will sign, and are trusted already (see `rotation`)
 //!   DIR/old.pem     0600  certificates that signed, and are still trusted
 //!   DIR/*.pem.new   0600  a file that a crash kept from getting its name; replaced
 //! ```
-//! What must hold: a file that is there is never changed by an agent, whatever is wrong with it; an operator's steps replace
-//! whole files. Nobody waits for the lock for long.
+//! What must hold: an existing file, also a broken one, is never changed by an agent; an operator's steps replace whole
+//! files. No caller waits for the lock for long.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
@@ -25,18 +25,18 @@ use zeroize::Zeroizing;
 
 use crate::{Error, StateFault};
 
-/// What signs.
+/// The signing CA.
 pub(crate) const CA: &str = "ca.pem";
-/// What will sign.
+/// The next CA.
 pub(crate) const NEXT: &str = "next.pem";
-/// What signed.
+/// The former CAs.
 pub(crate) const OLD: &str = "old.pem";
 const FILES: [&str; 3] = [CA, NEXT, OLD];
 const LOCK: &str = "ca.lock";
 
 /// A key and a certificate in PEM have about 1 KiB.
 const FILE_MAX_BYTES: u64 = 64 * 1024;
-/// Who has the lock has it for milliseconds; one who has it for longer has stopped.
+/// The lock is held for milliseconds; a process that holds it for longer has stopped.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 const LOCK_LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -54,20 +54,20 @@ enum Access {
 }
 
 impl StateDir {
-    /// Makes the directory if it is missing, and locks out everybody else.
+    /// Makes the directory if it is missing, and takes the lock exclusively.
     pub(crate) fn make(path: &Path) -> Result<Self, Error> {
         let failed = |source| Error::State { operation: "make", path: path.to_path_buf(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
         Self::lock(path, Access::Change)
     }
 
-    /// Locks out those who look, and others who change something. The directory must be there.
+    /// Takes the lock exclusively, against readers and writers. The directory must exist.
     pub(crate) fn change(path: &Path) -> Result<Self, Error> {
         Self::lock(path, Access::Change)
     }
 
-    /// Locks out those who change something. Writes nothing where the lock's file is there: also a directory that cannot be
-    /// written, or is on a full disk, can be looked at.
+    /// Takes the lock shared, against writers. Writes nothing if the lock's file exists: also a directory that cannot
+    /// be written, or is on a full disk, can be read.
     pub(crate) fn look(path: &Path) -> Result<Self, Error> {
         Self::lock(path, Access::Look)
     }
@@ -94,7 +94,7 @@ impl StateDir {
         self.path.join(name)
     }
 
-    /// One of its files and when it was written; `None` where it is not there.
+    /// One of its files and when it was written; `None` if it does not exist.
     pub(crate) fn read(&self, name: &str) -> Result<Option<(Zeroizing<String>, SystemTime)>, Error> {
         let path = self.file(name);
         let failed = |operation, source| Error::State { operation, path: path.clone(), source };
@@ -160,7 +160,7 @@ impl StateDir {
         File::open(&self.path).and_then(|dir| dir.sync_all()).map_err(failed)
     }
 
-    /// Nothing is in it but what a crash may leave of a CA that was being made.
+    /// It is empty, except for remains of a CA whose making was interrupted.
     pub(crate) fn must_be_empty(&self) -> Result<(), Error> {
         let failed = |source| Error::State { operation: "list", path: self.path.clone(), source };
         let unfinished = FILES.map(|name| format!("{name}.new"));
@@ -178,7 +178,7 @@ impl StateDir {
     }
 }
 
-/// Nobody is waited for who has the lock for long: a process that stopped must not stop the others.
+/// The wait for the lock is limited: a process that stopped must not stop the others.
 fn wait_for(lock: &File, access: Access) -> io::Result<()> {
     let mut waited = Duration::ZERO;
     loop {
@@ -187,7 +187,7 @@ fn wait_for(lock: &File, access: Access) -> io::Result<()> {
             Ok(()) => return Ok(()),
             Err(TryLockError::Error(e)) => return Err(e),
             Err(TryLockError::WouldBlock) if waited >= LOCK_WAIT => {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "another process holds it"));
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "another process holds the lock"));
             }
             Err(TryLockError::WouldBlock) => {}
         }
@@ -196,7 +196,7 @@ fn wait_for(lock: &File, access: Access) -> io::Result<()> {
     }
 }
 
-/// What can be seen of a state directory without opening anything: as long as two looks are equal, nothing in it has changed.
+/// The metadata of a state directory's files: as long as two stamps are equal, nothing in it has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamp([Option<Seen>; 4]);
 
@@ -210,11 +210,11 @@ struct Seen {
 }
 
 impl Stamp {
-    /// Looks.
+    /// Takes the stamp of a directory.
     #[must_use]
     pub fn of(dir: &Path) -> Self {
         let directory = fs::metadata(dir).ok();
-        // Its times change with the lock's file, its mode and owner only when somebody means it.
+        // Its times change with the lock's file, its mode and owner only on purpose.
         let directory = directory.map(|meta| Seen { changed: (0, 0), size: 0, ..seen(&meta) });
         let [ca, next, old] = FILES.map(|name| fs::symlink_metadata(dir.join(name)).ok().as_ref().map(seen));
         Self([directory, ca, next, old])

@@ -1,4 +1,4 @@
-//! Certificates that no honest CA signs, for the tests of those who must refuse them: expired, without a name, with
+//! Certificates that no honest CA signs, for tests of code that must refuse them: expired, without a name, with
 //! two, for the wrong use, from an intermediate. Behind the feature `testing`.
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "tests alone use it, and want to panic")]
@@ -22,7 +22,7 @@ pub fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(NOW_UNIX_S)
 }
 
-/// What a leaf says. The default is what an honest CA would write, for nobody yet.
+/// The contents of a leaf. The default is that of an honest CA, without a name yet.
 #[derive(Clone, Debug)]
 pub struct Leaf {
     /// URI SANs.
@@ -54,7 +54,7 @@ impl Leaf {
     }
 }
 
-/// A CA in memory that signs what it is told to.
+/// A CA in memory that signs any leaf.
 pub struct TestCa {
     issuer: Issuer<'static, PrivateKey>,
     /// The certificates between its leaves and the root, its own first; empty for a root.
@@ -96,7 +96,7 @@ impl TestCa {
         Self { issuer: Issuer::new(params, key), above, root: self.root.clone() }
     }
 
-    /// A key and the chain for `leaf`, whatever it says.
+    /// A key and the chain for `leaf`, honest or not.
     #[must_use]
     pub fn sign(&self, leaf: &Leaf) -> (PrivateKey, Vec<CertificateDer<'static>>) {
         let key = PrivateKey::generate().unwrap();

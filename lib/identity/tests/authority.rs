@@ -270,7 +270,7 @@ fn a_broken_directory_is_refused_and_left_alone() {
         fault(StateFault::Kind { expected: "regular file" }),
     );
     check_refused(
-        "somebody else's directory",
+        "a directory with other content",
         |p| fs::rename(p.join("ca.pem"), p.join("holiday.jpg")).unwrap(),
         fault(StateFault::Foreign { entry: "holiday.jpg".into() }),
     );

@@ -1,4 +1,5 @@
-//! What the door, the World and the check of references say, in one shape and order, each with its line.
+//! Problems of the door, findings of the World and remarks of the check of references, in one shape and order, each
+//! with its line.
 
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
@@ -16,7 +17,7 @@ use underpass_door::{Fault, Observation, Path, Problem, Severity, Source, Update
 
 use super::{input::Inputs, snippet};
 
-/// One thing to tell.
+/// One line of the report.
 #[derive(Debug, Serialize)]
 pub(super) struct Finding {
     pub(super) severity: Severity,
@@ -30,11 +31,11 @@ pub(super) struct Finding {
     /// Empty for the object as a whole.
     pub(super) field: String,
     pub(super) says: String,
-    /// What becomes of an error.
+    /// The effect of an error.
     pub(super) effect: Option<String>,
-    /// What to do.
+    /// The advice.
     pub(super) help: Option<&'static str>,
-    /// What of the line is meant.
+    /// The part of the line.
     #[serde(skip)]
     pub(super) mark: snippet::Mark,
 }
@@ -42,7 +43,7 @@ pub(super) struct Finding {
 pub(super) fn collect(inputs: &Inputs, state: &State, update: &Update, model: &Model) -> Vec<Finding> {
     let mut all: Vec<Finding> = update.problems.iter().chain(&update.notices).map(of_problem).collect();
     let mut dangling = dangling(model, state.templates().cloned(), state.accounts().cloned());
-    // What stands in for a broken policy is not what its author wrote.
+    // The stand-in of a broken policy is not what its author wrote.
     let is_written =
         |key: &ObjectKey| state.claim(key).is_none_or(|(_, claim)| matches!(claim.observed, Observation::Good(_)));
     dangling.retain(|r| is_written(&r.finding.object));
@@ -92,7 +93,7 @@ fn of_problem(p: &Problem) -> Finding {
     }
 }
 
-/// Finds the lines of what core says, which knows objects and fields only.
+/// The lookup of lines for findings of core, which knows objects and fields only.
 struct Lines<'a> {
     inputs: &'a Inputs,
     state: &'a State,

@@ -1,5 +1,5 @@
-//! What is analyzed: directories, files and standard input, as one set of files with the names that the user would open
-//! them by.
+//! The input of analyze: directories, files and standard input, as one set of files under the names that the user would
+//! open them by.
 
 use std::{
     collections::BTreeSet,
@@ -62,7 +62,7 @@ pub(super) fn read<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Result<Input
     Ok(inputs)
 }
 
-/// One byte more than a file may have: then the door says that it is too large.
+/// One byte more than the limit of a file: then the door reports that it is too large.
 fn standard_input(from: impl io::Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     from.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;

@@ -1,5 +1,5 @@
-//! `underpass analyze`: reads manifests as the mesh would, and prints what it thinks of them like a compiler. What is
-//! said is decided in config and core; here it is collected, placed on its line and printed.
+//! `underpass analyze`: reads manifests as the mesh would, and prints problems, findings and notices like a compiler.
+//! They come from config and core; here they are collected, placed on their lines and printed.
 
 mod findings;
 mod input;
@@ -22,11 +22,11 @@ use crate::{
     show::Look,
 };
 
-/// Check manifests: what is served, what is known but not yet served, what is ignored, and what is wrong.
+/// Check manifests: errors, objects and fields that are not served, and likely mistakes.
 ///
-/// Reads directories and files (.yaml, .yml, .json) as the mesh would, and says for each object and field that has no
-/// effect, or another one than its author may think: where it stands, what happens instead, and what to write. Needs no
-/// cluster, no agent and no root.
+/// Reads directories and files (.yaml, .yml, .json) as the mesh would, and reports each object and field that is
+/// broken, has no effect, or has another one than expected: its line, the effect, and what to write. Needs no cluster,
+/// no agent and no root.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Exit status: 0 nothing is worse than the limit, 1 there are errors (or what --deny names), or \
@@ -45,7 +45,7 @@ pub(crate) struct Analyze {
     /// The same, as kubectl names it; may be repeated.
     #[arg(short = 'f', long = "filename", value_name = "DIR|FILE")]
     filename: Vec<PathBuf>,
-    /// What else makes the exit status 1.
+    /// Severity that makes the exit status 1, besides errors.
     #[arg(long, value_name = "WHAT")]
     deny: Option<Deny>,
     /// How the answer is written.
@@ -55,16 +55,16 @@ pub(crate) struct Analyze {
     mesh: Mesh,
 }
 
-/// The least that fails.
+/// The lowest severity that fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Deny {
     /// Warnings fail like errors.
     Warnings,
-    /// Notices do too: nothing may be without effect.
+    /// Notices fail as well: nothing may be without effect.
     Notices,
 }
 
-/// Everything there is to say.
+/// The report.
 #[derive(Debug, Serialize)]
 struct Report {
     /// By file and line.
@@ -72,13 +72,13 @@ struct Report {
     errors: usize,
     warnings: usize,
     notices: usize,
-    /// How many objects are served.
+    /// The count of served objects.
     served: usize,
-    /// How many objects of kinds that are not the mesh's, by `apiVersion kind`.
+    /// The counts of objects of other kinds, by `apiVersion kind`.
     ignored: BTreeMap<String, usize>,
-    /// How many files were read.
+    /// The count of files read.
     files: usize,
-    /// How many files are neither YAML nor JSON.
+    /// The count of files that are neither YAML nor JSON.
     other_files: usize,
 }
 

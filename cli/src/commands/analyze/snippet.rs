@@ -1,11 +1,11 @@
-//! Which part of a line is meant. The parser knows lines only; what stands there is found by the name of the field, and
-//! where it is not found the whole line is meant.
+//! The part of a line that a finding is about. The parser knows lines only; the part is found by the name of the field,
+//! else it is the whole line.
 
 use std::{ops::Range, sync::Arc};
 
 use underpass_door::{Path, Segment};
 
-/// What of a line is meant.
+/// The part of a line.
 #[derive(Clone, Debug)]
 pub(super) enum Mark {
     /// The value of this field, or its key where its value stands further down.
@@ -15,7 +15,7 @@ pub(super) enum Mark {
 }
 
 impl Mark {
-    /// The bytes of `line` that are meant; the line without its indentation where that cannot be told.
+    /// The range of bytes in `line`; the line without its indentation if it is not found.
     pub(super) fn find(&self, line: &str) -> Range<usize> {
         let found = match self {
             Self::Text(text) => line.find(&**text).map(|at| at..at + text.len()),
@@ -45,7 +45,7 @@ fn field(line: &str, path: &Path) -> Option<Range<usize>> {
     }
 }
 
-/// Where the key `name` stands in a line, quoted or not.
+/// The range of key `name` in a line, quoted or not.
 fn key(line: &str, name: &str) -> Option<Range<usize>> {
     let mut from = 0;
     while let Some(at) = line.get(from..)?.find(name).map(|at| from + at) {

@@ -61,7 +61,7 @@ fn finding(out: &mut String, f: &Finding, line: Option<&str>, colour: Colour) {
     out.push('\n');
 }
 
-/// What is shown of a line, and where the marked part begins and how wide it is, in characters. Tabs are one blank.
+/// The shown part of a line, with begin and width of the marked part, in characters. Tabs are one blank.
 fn window(line: &str, mark: &std::ops::Range<usize>) -> (String, usize, usize) {
     let safe = |text: &str| one_line(&text.replace('\t', " ")).into_owned();
     let (before, marked, after) = (safe(&line[..mark.start]), safe(&line[mark.clone()]), safe(&line[mark.end..]));
@@ -84,15 +84,15 @@ fn sums(out: &mut String, r: &Report, colour: Colour) {
     let many = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     if !r.ignored.is_empty() {
         let kinds = r.ignored.iter().map(|(kind, n)| format!("{n} {}", one_line(kind))).collect::<Vec<_>>();
-        let _ = writeln!(out, "ignored, because it is not the mesh's: {}", kinds.join(", "));
+        let _ = writeln!(out, "ignored objects of other kinds: {}", kinds.join(", "));
     }
     if r.other_files > 0 {
-        let _ = writeln!(out, "not read, because it is neither YAML nor JSON: {}", many(r.other_files, "file"));
+        let _ = writeln!(out, "ignored, neither YAML nor JSON: {}", many(r.other_files, "file"));
     }
     let worst = if r.errors > 0 {
         colour.red("not clean")
     } else if r.warnings > 0 {
-        colour.yellow("clean but for warnings")
+        colour.yellow("clean, with warnings")
     } else {
         colour.green("clean")
     };

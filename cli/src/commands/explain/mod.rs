@@ -1,4 +1,4 @@
-//! `underpass explain`: asks core, here or in the agent, and prints. Nothing is decided here.
+//! `underpass explain`: the explanation of core, here or in the agent, printed. Nothing is decided here.
 
 mod text;
 
@@ -12,7 +12,7 @@ use crate::{
     source::Source,
 };
 
-/// The answer. Problems of the manifests are told on the way.
+/// The answer. Problems of the manifests go to standard error.
 pub(crate) fn run(args: &Explain) -> Result<Output, CliError> {
     let answer = Source::open(&args.from)?.explain(&args.source, &args.destination)?;
     let code = match answer.verdict {
