@@ -1,8 +1,8 @@
-//! What a message says: the CONNECT request, its answer, and the rules that make either of them malformed (RFC 9113
-//! sections 8.1.1, 8.2, 8.3 and 8.5).
+//! Messages: the CONNECT request, its answer, and the rules that make either of them malformed (RFC 9113 sections
+//! 8.1.1, 8.2, 8.3 and 8.5).
 //!
-//! Its own thing because it is the door: field names and values from the peer become typed requests here or nowhere, and
-//! what is malformed never reaches the tunnel.
+//! Its own module because input is validated here alone: field names and values from the peer become typed requests,
+//! and a malformed message never reaches the tunnel.
 
 use crate::error::Violation;
 use std::fmt;
@@ -44,7 +44,7 @@ impl Headers {
         self.iter().find(|(other, _)| *other == name.as_bytes()).map(|(_, value)| value)
     }
 
-    /// How many fields there are.
+    /// The count of fields.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
@@ -70,7 +70,7 @@ impl<N: AsRef<[u8]>, V: AsRef<[u8]>> FromIterator<(N, V)> for Headers {
     }
 }
 
-/// A CONNECT request: the one thing a tunnel is made of.
+/// A CONNECT request, which opens a stream of the tunnel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Connect {
     /// `:authority`, as it was sent: an address or a name, and a port.
@@ -79,7 +79,7 @@ pub struct Connect {
     pub headers: Headers,
 }
 
-/// A well-formed request that is not CONNECT. It can only be answered and refused.
+/// A well-formed request other than CONNECT. It can only be answered with a refusal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
     /// `:method`.
@@ -94,7 +94,7 @@ pub struct Request {
     pub headers: Headers,
 }
 
-/// What the first field block on a stream was.
+/// The message of the first field block on a stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Opening {
     Connect(Connect),
@@ -108,10 +108,10 @@ pub(crate) struct Answer {
     pub(crate) headers: Headers,
 }
 
-/// What a field counts beyond its name and value (RFC 9113 6.5.2).
+/// The size of a field beyond its name and value (RFC 9113 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
-/// Takes the fields of one block as they are decoded.
+/// The collector of the fields of one block, as they are decoded.
 #[derive(Debug, Default)]
 pub(crate) struct Fields {
     pseudo: [Option<Vec<u8>>; PSEUDO.len()],
@@ -125,7 +125,8 @@ pub(crate) struct Fields {
     regular: bool,
 }
 
-/// Pseudo-header fields (RFC 9113 8.3.1, 8.3.2); all others are malformed, `:protocol` among them, which is not enabled.
+/// Pseudo-header fields (RFC 9113 8.3.1, 8.3.2); all others are malformed, `:protocol` among them, which is not
+/// enabled.
 const PSEUDO: [&[u8]; 5] = [b":method", b":scheme", b":authority", b":path", b":status"];
 
 impl Fields {
@@ -244,7 +245,7 @@ pub(crate) fn list_size<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) 
     })
 }
 
-/// Whether a list may be sent: nothing a peer had to treat as malformed leaves us (RFC 9113 8.2).
+/// Whether a list may be sent: a list that the peer had to treat as malformed is never sent (RFC 9113 8.2).
 pub(crate) fn valid(headers: &Headers) -> bool {
     headers.iter().all(|(name, value)| valid_name(name) && valid_value(value) && !connection_specific(name, value))
 }

@@ -1,6 +1,6 @@
-//! A connection: what it is made of, how it begins, how it is kept alive, how it ends.
+//! A connection: its state, its begin, keep-alive and end.
 //!
-//! What arrives is in `receive`, what is sent is in `send`; both work on the one struct that is declared here.
+//! Input is handled in `receive`, output in `send`; both work on the one struct that is declared here.
 //!
 //! ```text
 //!   Serving --drain--> Leaving (GOAWAY 2^31-1 and a PING are out) --PING answered--> Last (GOAWAY with the last stream)
@@ -39,23 +39,23 @@ impl fmt::Debug for StreamId {
     }
 }
 
-/// What has happened. Payload borrows the input that was given to [`Connection::receive`].
+/// An event on a connection. Payload borrows the input that was given to [`Connection::receive`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// Server: a tunnel is asked for. `end`: the client sends nothing more.
+    /// Server: a CONNECT request. `end`: the client sends nothing more.
     Connect {
         /// The new stream.
         stream: StreamId,
-        /// Where to, and what else was said.
+        /// The request: authority and other fields.
         request: Connect,
         /// The client will send no payload.
         end: bool,
     },
-    /// Server: something else is asked for, which has to be answered (400).
+    /// Server: another request, which has to be answered (400).
     Request {
         /// The new stream.
         stream: StreamId,
-        /// What was asked for.
+        /// The request.
         request: Request,
         /// There is no content.
         end: bool,
@@ -66,7 +66,7 @@ pub enum Event<'a> {
         stream: StreamId,
         /// 200 to 599 in practice; three digits in any case.
         status: u16,
-        /// What else was said.
+        /// The other fields.
         headers: Headers,
         /// The server will send no payload.
         end: bool,
@@ -81,7 +81,7 @@ pub enum Event<'a> {
         /// The peer will send no more payload.
         end: bool,
     },
-    /// The peer has ended its half with trailers, which mean nothing to a tunnel.
+    /// The peer has ended its half with trailers, which have no meaning for a tunnel.
     Trailers {
         /// The stream.
         stream: StreamId,
@@ -94,7 +94,7 @@ pub enum Event<'a> {
         stream: StreamId,
         /// The code on the wire.
         code: ErrorCode,
-        /// Who did it.
+        /// The cause of the reset.
         cause: ResetCause,
     },
     /// A stream whose last [`Connection::reserve`] found no room now has some.
@@ -106,31 +106,31 @@ pub enum Event<'a> {
     GoAway {
         /// The last stream of ours that the peer may have processed.
         last: u32,
-        /// Why.
+        /// The reason.
         code: ErrorCode,
-        /// What the peer adds, cut after 128 bytes.
+        /// Debug data of the peer, cut after 128 bytes.
         debug: Vec<u8>,
     },
 }
 
-/// Who has ended a stream.
+/// The cause of a stream's reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResetCause {
     /// The peer, by RST_STREAM.
     Peer,
     /// The peer, and it has provably processed nothing of it (RFC 9113 8.7): what was sent may be sent again elsewhere.
     Unprocessed,
-    /// We did, because the peer broke a rule on it.
+    /// This end, because the peer broke a rule on it.
     Violation(Violation),
 }
 
-/// Why no stream can be opened.
+/// The reason why no stream can be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// As many streams are open as we or the peer allow.
+    /// As many streams are open as this end or the peer allows.
     #[error("open stream: as many streams are open as allowed")]
     Full,
-    /// One of the two has said GOAWAY, the connection failed, or its stream numbers are used up.
+    /// One of the two ends has sent GOAWAY, the connection failed, or its stream numbers are used up.
     #[error("open stream: the connection takes no new streams")]
     GoingAway,
     /// Servers open no streams.
@@ -144,7 +144,7 @@ pub enum OpenError {
     HeadersTooLarge,
 }
 
-/// Why a request cannot be answered.
+/// The reason why a request cannot be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RespondError {
     /// The stream was reset meanwhile.
@@ -153,19 +153,19 @@ pub enum RespondError {
     /// It was answered already, or this is the client.
     #[error("answer request: there is nothing to answer")]
     Answered,
-    /// A name or value may not be sent, or the status is no final one.
+    /// A name or value may not be sent, or the status is not final.
     #[error("answer request: the status or a header is malformed")]
     Malformed,
 }
 
-/// Payloads of our own PINGs, which tell their answers apart.
+/// Payloads of this end's PINGs, which tell their answers apart.
 pub(crate) mod ping {
     pub(crate) const ALIVE: [u8; 8] = *b"up.alive";
     pub(crate) const DRAIN: [u8; 8] = *b"up.drain";
     pub(crate) const RESETS: [u8; 8] = *b"up.reset";
 }
 
-/// How far this end is in going away.
+/// The phase of this end's shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Going {
     Serving,
@@ -194,10 +194,10 @@ pub struct Connection {
     pub(crate) decoder: Decoder,
     pub(crate) encoder: Encoder,
     pub(crate) streams: Streams,
-    /// Events that were not asked for yet, all without payload.
+    /// Pending events, all without payload.
     pub(crate) events: VecDeque<Event<'static>>,
     pub(crate) peer: PeerSettings,
-    /// Our settings hold: the peer has acknowledged them.
+    /// This end's settings are in effect: the peer has acknowledged them.
     pub(crate) settings_acknowledged: bool,
     pub(crate) send_window: SendWindow,
     pub(crate) recv_window: RecvWindow,
@@ -285,13 +285,14 @@ impl Connection {
         self.output.sent(n);
     }
 
-    /// How many bytes wait to be sent.
+    /// The count of bytes that wait to be sent.
     pub fn queued(&self) -> usize {
         self.output.len()
     }
 
-    /// Lends a buffer for what is to be sent, so that an idle connection holds none. What is in it is overwritten; its length,
-    /// not its capacity, is what can be used without clearing it first. Dropped if bytes wait in the connection's own.
+    /// Lends a buffer for what is to be sent, so that an idle connection holds none. What is in it is overwritten; its
+    /// length, not its capacity, is what can be used without clearing it first. Dropped if bytes wait in the
+    /// connection's own.
     pub fn lend(&mut self, buffer: Vec<u8>) {
         self.output.lend(buffer);
     }
@@ -301,7 +302,7 @@ impl Connection {
         self.output.release()
     }
 
-    /// When [`Connection::handle_timeout`] is due.
+    /// The time at which [`Connection::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.keep_alive.due.filter(|_| !self.closed)
     }
@@ -342,12 +343,12 @@ impl Connection {
         self.closed || self.going != Going::Serving || self.peer_going.is_some()
     }
 
-    /// How many streams may be open at once: ours or the peer's limit, whichever is less.
+    /// The limit of streams that are open at once: the lower one of this end's and the peer's.
     pub fn stream_cap(&self) -> usize {
         self.config.max_open_streams.min(self.peer.max_concurrent_streams.unwrap_or(u32::MAX)) as usize
     }
 
-    /// How many streams are open.
+    /// The count of open streams.
     pub fn open_streams(&self) -> usize {
         self.streams.len()
     }
@@ -365,8 +366,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether the connection's own send window is empty: streams have to wait for each other's credit. An owner who sees this
-    /// for 100 ms with data waiting opens no new stream here.
+    /// Whether the connection's own send window is empty: streams have to wait for each other's credit. An owner that
+    /// sees this for 100 ms with data waiting opens no new stream here.
     pub fn is_starved(&self) -> bool {
         self.send_window.available() == 0
     }
@@ -398,14 +399,14 @@ impl Connection {
         if credit.is_some() {
             state.small_received = 0;
         }
-        // Who has said that nothing more comes needs no credit.
+        // A peer that has ended its half needs no credit.
         if let Some(credit) = credit.filter(|_| state.recv != Receiving::Ended && state.reset_due.is_none()) {
             self.output.frame(Kind::WINDOW_UPDATE, 0, stream.0, &credit.to_be_bytes());
         }
     }
 
-    /// Takes no new streams; those that are open go on. A server says so twice, a round trip apart, so that no stream on its way
-    /// is lost (RFC 9113 6.8).
+    /// Takes no new streams; those that are open go on. A server sends GOAWAY twice, a round trip apart, so that no
+    /// stream in flight is lost (RFC 9113 6.8).
     pub fn drain(&mut self) {
         if self.closed || self.going != Going::Serving {
             return;
@@ -420,7 +421,7 @@ impl Connection {
         }
     }
 
-    /// The peer has seen the first GOAWAY: whatever it opened before has arrived.
+    /// The peer has seen the first GOAWAY: all streams that it opened before have arrived.
     pub(crate) fn drain_answered(&mut self) {
         if self.going == Going::Leaving {
             self.go_away(self.highest_accepted, ErrorCode::NO_ERROR);
@@ -449,7 +450,8 @@ impl Connection {
         self.closed
     }
 
-    /// Ends the connection at once, all its streams with it. What is queued, the GOAWAY at its end, is still to be sent.
+    /// Ends the connection at once, all its streams with it. What is queued, the GOAWAY at its end, is still to be
+    /// sent.
     pub fn close(&mut self, code: ErrorCode) {
         if self.closed {
             return;

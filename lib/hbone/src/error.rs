@@ -1,6 +1,6 @@
 //! Error codes of the wire and the one error a connection ends with.
 //!
-//! A violation is named once, as an enum, where it is found; which code goes to the peer follows from it, so that a log
+//! A violation is named once, as an enum, where it is found; the code for the peer follows from it, so that a log
 //! line, a metric and the GOAWAY frame can never disagree.
 
 use crate::frame::Kind;
@@ -77,7 +77,7 @@ impl fmt::Debug for ErrorCode {
     }
 }
 
-/// Why a connection is over. The GOAWAY that tells the peer is already queued: send what is waiting, then close.
+/// The error that a connection ended with. The GOAWAY for the peer is already queued: send what is waiting, then close.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The peer broke a rule that concerns the whole connection.
@@ -99,7 +99,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The code that the peer is told.
+    /// The code for the peer.
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Receive { violation, .. } => violation.code(),
@@ -108,7 +108,7 @@ impl Error {
     }
 }
 
-/// Which rule of RFC 9113 or RFC 7541, or which limit, was broken.
+/// The broken rule of RFC 9113 or RFC 7541, or the exceeded limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Violation {
     /// RFC 9113 3.4.
@@ -121,7 +121,7 @@ pub enum Violation {
     #[error("the frame is larger than SETTINGS_MAX_FRAME_SIZE")]
     FrameTooLarge,
     /// RFC 9113 section 6: each type's own size.
-    #[error("the frame has a wrong size for its type")]
+    #[error("the size of the frame is wrong for its type")]
     FrameSize,
     /// RFC 9113 section 6: stream 0 where a stream is needed, or the reverse.
     #[error("the frame type does not belong on this stream")]
@@ -190,13 +190,13 @@ pub enum Violation {
     #[error("too many empty DATA frames")]
     EmptyDataFlood,
     /// Frames that carry nothing: unknown types, PRIORITY, 1xx answers, frames for closed streams.
-    #[error("too many frames that mean nothing")]
+    #[error("too many frames without effect")]
     NothingFlood,
     /// Streams that broke a rule of their own.
     #[error("too many streams with errors")]
     StreamErrorFlood,
     /// The peer provokes answers and does not read them.
-    #[error("too many answers are waiting to be read")]
+    #[error("too many answers wait for the peer to read")]
     UnreadAnswers,
 }
 

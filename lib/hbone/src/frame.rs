@@ -1,6 +1,6 @@
 //! The nine bytes in front of every frame (RFC 9113 section 4.1), its types and flags.
 //!
-//! Its own thing because everything else speaks in frames: nobody but this file knows where a bit of the header stands.
+//! Its own module because all others work with frames: the layout of the header is known here alone.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use std::fmt;
 pub(crate) const HEADER_LEN: usize = 9;
 /// Stream identifiers, windows and increments have 31 bits (RFC 9113 4.1, 6.9).
 pub(crate) const MAX_31_BITS: u32 = 0x7fff_ffff;
-/// What a client sends first (RFC 9113 3.4).
+/// The connection preface of a client (RFC 9113 3.4).
 pub(crate) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Flags (RFC 9113 section 6); which of them means something depends on the type.

@@ -1,4 +1,4 @@
-//! What the fuzz targets call; a test runs the same over the stored corpora. Not part of the interface.
+//! The fuzz targets; a test runs the same over the stored corpora. Not part of the interface.
 //!
 //! Each `run` takes any bytes and panics if a promise of this crate does not hold for them.
 #![allow(
@@ -9,13 +9,13 @@
     reason = "code that exists to panic"
 )]
 
-/// Bytes of a peer, in whatever cuts.
+/// Bytes of a peer, cut anywhere.
 pub mod receive {
     use crate::frame::{HEADER_LEN, Header, PREFACE, take};
     use crate::{Config, Connect, Connection, Error, ErrorCode, Event, Headers, OpenError};
     use std::collections::BTreeMap;
 
-    /// What the owner has seen, with payload joined.
+    /// The events that the owner has seen, with payload joined.
     #[derive(Debug, Default, PartialEq)]
     struct Seen {
         events: Vec<Event<'static>>,
@@ -77,7 +77,7 @@ pub mod receive {
         assert!(matches!(opened, Ok(_) | Err(OpenError::HeadersTooLarge)));
     }
 
-    /// An owner who only answers: what is seen cannot depend on how the bytes were cut.
+    /// An owner that only answers: its events must not depend on the cuts.
     fn passive(choice: u8, bytes: &[u8], cut: impl Fn(&[u8]) -> Vec<&[u8]>) -> Seen {
         let (mut connection, mut seen) = (connection(choice), Seen::default());
         for mut piece in cut(bytes) {
@@ -125,7 +125,7 @@ pub mod receive {
         }
     }
 
-    /// An owner who does something of everything, and sends in parts.
+    /// An owner that uses the whole interface, and sends in parts.
     fn active(choice: u8, bytes: &[u8]) {
         let mut connection = connection(choice);
         let mut turn = 0_usize;

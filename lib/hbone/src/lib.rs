@@ -1,9 +1,9 @@
 //! HBONE: HTTP/2 CONNECT as a sans-IO state machine, both roles.
 //!
 //! Bytes and times go in, bytes and events come out. The crate has no socket, no clock and no source of randomness, so
-//! that every state can be reached by a test and the one who owns the socket decides when anything is read, encrypted or
-//! written. What is measured as costly elsewhere is absent by construction: DATA payload is lent, never copied; frames of
-//! all streams share one output buffer; nothing is allocated per frame on the data path.
+//! that every state can be reached by a test and the owner of the socket decides when anything is read, encrypted or
+//! written. What is measured as costly elsewhere is absent by construction: DATA payload is lent, never copied; frames
+//! of all streams share one output buffer; nothing is allocated per frame on the data path.
 //!
 //! ```text
 //!             plaintext from TLS                                   events (payload borrows the plaintext)

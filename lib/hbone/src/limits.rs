@@ -1,7 +1,8 @@
-//! How much of what costs us and carries nothing a peer may send (RFC 9113 section 10.5).
+//! Limits on frames that cost this end and carry nothing, against floods (RFC 9113 section 10.5).
 //!
-//! Its own thing so that every flood has one number, in one table. A budget falls with each such frame and is filled up again
-//! by what a living connection does (payload, answered streams) and by time, so that a long connection never runs out.
+//! Its own module so that every flood has one number, in one table. A budget falls with each such frame and is filled
+//! up again by the traffic of a living connection (payload, answered streams) and by time, so that a long connection
+//! never runs out.
 
 use crate::error::Violation;
 
@@ -12,17 +13,17 @@ pub(crate) enum Cost {
     Ping,
     /// Each is answered and may touch every stream.
     Settings,
-    /// A stream that we had not answered was reset by its opener: work was begun for nothing (CVE-2023-44487).
+    /// A stream that was reset by its opener before it was answered: wasted work (CVE-2023-44487).
     Reset,
     /// DATA without payload or end.
     EmptyData,
     /// Unknown types, PRIORITY, 1xx, frames for streams that are gone.
     Nothing,
-    /// A stream that we had to reset.
+    /// A stream that this end had to reset.
     StreamError,
 }
 
-/// All costs in the order of their declaration, and how many of each a full budget has.
+/// All costs in the order of their declaration, with their full budgets.
 const FULL: [(u32, Violation); 6] = [
     (1_000, Violation::PingFlood),
     (100, Violation::SettingsFlood),
@@ -32,21 +33,22 @@ const FULL: [(u32, Violation); 6] = [
     (1_000, Violation::StreamErrorFlood),
 ];
 
-/// CONTINUATION frames in one block (CVE-2024-27316): the largest list we allow needs a few.
+/// CONTINUATION frames in one block (CVE-2024-27316): the largest allowed list needs a few.
 pub(crate) const MOST_CONTINUATIONS: u32 = 64;
 /// A field block may be this much larger than the list it holds: padding of the strings, size updates, priority.
 pub(crate) const BLOCK_SLACK: usize = 1 << 10;
 /// Bytes of answers and credit that may wait for a peer which does not read.
 pub(crate) const MOST_UNREAD_CONTROL: usize = 64 << 10;
-/// RST_STREAM for streams that were not answered yet, in flight at once: peers count these as an attack, some from 20 on.
+/// RST_STREAM for streams that were not answered yet, in flight at once: peers count these as an attack, some from 20
+/// on.
 pub(crate) const MOST_RESETS_IN_FLIGHT: u32 = 10;
-/// After so many small DATA frames that were consumed credit is given, however little it is: a sender that waits before it sends
-/// many of them sees that they are read.
+/// After so many small DATA frames that were consumed credit is given, however little it is: a sender that waits before
+/// it sends many of them sees that they are read.
 pub(crate) const CREDITED_SMALL_FRAMES: u32 = 32;
-/// Streams that are closed and whose end is remembered, so that what was on its way is not taken for an error.
+/// Closed streams whose end is remembered, so that frames in flight are not taken for errors.
 pub(crate) const REMEMBERED_STREAMS: usize = 1_024;
 
-/// What is left of each budget.
+/// The rest of each budget.
 #[derive(Debug)]
 pub(crate) struct Budgets {
     spent: [u32; FULL.len()],
@@ -74,7 +76,7 @@ impl Budgets {
         }
     }
 
-    /// A stream was answered: the one who opens streams means it.
+    /// A stream was answered: the opening of streams is genuine.
     pub(crate) fn answered(&mut self) {
         self.refill(Cost::Reset, 1);
     }

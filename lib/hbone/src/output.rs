@@ -1,8 +1,8 @@
 //! The one plaintext buffer that all streams of a connection append their frames to.
 //!
-//! Its own thing because of three promises: room behind a frame header is lent without being cleared each time; the frames
-//! of a stream that was given up can be cut out again as long as none of their bytes has left; a connection with nothing to
-//! say holds no memory.
+//! Its own module because of three promises: room behind a frame header is lent without being cleared each time; the
+//! frames of a stream that was given up can be cut out again as long as none of their bytes has left; a connection with
+//! nothing to send holds no memory.
 //!
 //! ```text
 //!   0        head        boundary                      tail                    len
@@ -14,7 +14,7 @@ use crate::frame::{HEADER_LEN, Header, Kind, flag, take};
 
 #[derive(Debug, Default)]
 pub(crate) struct Output {
-    /// Its length is how much was ever cleared, not how much is used: see `tail`.
+    /// Its length is the size that was ever cleared, not the used one: see `tail`.
     buffer: Vec<u8>,
     head: usize,
     boundary: usize,
@@ -140,8 +140,8 @@ impl Output {
         }
     }
 
-    /// Cuts out all frames of `stream` if the HEADERS that open it are among those of which no byte has left. Answers how
-    /// many bytes of DATA payload were cut; `None` if the stream was opened already.
+    /// Cuts out all frames of `stream` if the HEADERS that open it are among those of which no byte has left. Answers
+    /// how many bytes of DATA payload were cut; `None` if the stream was opened already.
     pub(crate) fn cut(&mut self, stream: u32) -> Option<usize> {
         let (mut from, mut to, mut data, mut opened) = (self.boundary, self.boundary, 0_usize, false);
         while from < self.tail {

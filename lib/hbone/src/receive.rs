@@ -1,4 +1,4 @@
-//! From bytes to events: cutting the input into frames, wherever the reads have cut it.
+//! Bytes to events: the input is split into frames, independent of the cuts between reads.
 //!
 //! ```text
 //!   Preface --24 bytes--> Header --9 bytes--> Payload (whole, then `frames` decides) --+
@@ -7,8 +7,8 @@
 //!                           +----------------------------------------------------------+
 //! ```
 //!
-//! DATA payload is lent as it comes. Everything else is small: it is collected only where a read has cut it, within a limit
-//! that is checked on the header, before a byte is kept.
+//! DATA payload is lent as it comes. Everything else is small: it is collected only where a read has cut it, within a
+//! limit that is checked on the header, before a byte is kept.
 
 use crate::connection::{Connection, Event, ResetCause, StreamId};
 use crate::error::{Error, Violation};
@@ -21,7 +21,7 @@ mod data;
 mod frames;
 mod messages;
 
-/// What a GOAWAY's last stream and code take, and how much of its debug data is kept (RFC 9113 6.8).
+/// The size of a GOAWAY's last stream and code, and the limit of kept debug data (RFC 9113 6.8).
 const GOAWAY_LEN: usize = 8;
 const DEBUG_LEN: usize = 128;
 
@@ -38,7 +38,7 @@ impl From<Violation> for Fault {
     }
 }
 
-/// What comes next in the input.
+/// The next part of the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// This much of the preface has arrived.
@@ -71,7 +71,7 @@ struct Block {
     continuations: u32,
 }
 
-/// Where in the input we are.
+/// The position in the input.
 #[derive(Debug)]
 pub(crate) struct Parser {
     phase: Phase,
@@ -117,8 +117,9 @@ fn gather<'a, 'i: 'a>(partial: &'a mut Vec<u8>, n: usize, input: &mut &'i [u8]) 
 }
 
 impl Connection {
-    /// Takes plaintext from the front of `input` and answers what it means; `None`: all of it is taken, and nothing more is to
-    /// be told. Call until then, also with empty input after calls that change streams ([`Event::Writable`] may wait).
+    /// Takes plaintext from the front of `input` and answers the next event; `None`: all of it is taken, and there is
+    /// no more event. Call until then, also with empty input after calls that change streams ([`Event::Writable`] may
+    /// wait).
     ///
     /// An error ends the connection: what [`Connection::poll_transmit`] has left is to be sent, then the socket closed.
     pub fn receive<'i>(&mut self, input: &mut &'i [u8]) -> Result<Option<Event<'i>>, Error> {
@@ -182,7 +183,7 @@ impl Connection {
         }
     }
 
-    /// The preface is checked as it comes: who speaks something else is not waited for (RFC 9113 3.4).
+    /// The preface is checked as it comes: another protocol is refused without waiting for all of it (RFC 9113 3.4).
     fn preface(&mut self, have: usize, input: &mut &[u8]) -> Result<(), Fault> {
         let expected = PREFACE.get(have..).unwrap_or_default();
         let n = expected.len().min(input.len());
@@ -195,7 +196,7 @@ impl Connection {
         Ok(())
     }
 
-    /// What can be said about a frame by its header alone.
+    /// The checks of a frame by its header alone.
     fn begin(&mut self, header: Header) -> Result<(), Fault> {
         self.parser.current = header;
         if !self.parser.settings_seen {
@@ -207,7 +208,7 @@ impl Connection {
         if header.length > self.config.max_frame_size {
             return Err(Violation::FrameTooLarge.into());
         }
-        // A field block is contiguous, whatever its type says otherwise (RFC 9113 4.3, 6.10).
+        // A field block is contiguous: a frame of any other type is an error (RFC 9113 4.3, 6.10).
         let continued = self.parser.block.as_ref().map(|block| block.stream);
         let continues = (header.kind == Kind::CONTINUATION).then_some(header.stream);
         if continued != continues {
@@ -245,13 +246,13 @@ impl Connection {
         Ok(())
     }
 
-    /// Compression only ever makes a list smaller, except for the little that the slack is for; a peer which ignores the limit
-    /// by less than a factor of four loses one stream, not the connection.
+    /// Compression only ever makes a list smaller, except for the little that the slack is for; a peer which ignores
+    /// the limit by less than a factor of four loses one stream, not the connection.
     fn largest_block(&self) -> usize {
         (self.config.max_header_list_size as usize).saturating_mul(4).saturating_add(BLOCK_SLACK)
     }
 
-    /// Ends the stream, or says what ends the connection.
+    /// Ends the stream, or answers the error that ends the connection.
     fn fault<'i>(&mut self, fault: Fault) -> Result<Option<Event<'i>>, Violation> {
         let (id, violation) = match fault {
             Fault::Connection(violation) => return Err(violation),

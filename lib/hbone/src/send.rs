@@ -1,4 +1,4 @@
-//! What the owner does to streams: open, answer, send, end, reset.
+//! Operations on streams: open, answer, send, end, reset.
 //!
 //! Sending is in two steps, so that the application's socket is read straight into the place from which its bytes are
 //! encrypted: [`Connection::reserve`] lends room behind a frame header, [`Room::commit`] makes it a frame.
@@ -11,17 +11,17 @@ use crate::limits::MOST_RESETS_IN_FLIGHT;
 use crate::stream::{Gone, Receiving, Sending, Stream};
 use crate::window::{RecvWindow, SendWindow};
 
-/// DATA frames with less payload than this cost a peer more than their window says, and peers count them (h2: as what is missing
-/// to this number, against half its connection window, until its application has read them).
+/// DATA frames with less payload than this cost a peer more than their window says, and peers count them (h2: as what
+/// is missing to this number, against half its connection window, until its application has read them).
 pub const SMALL_FRAME: usize = 256;
 
 /// Memory that is kept for the next field block: usual ones fit.
 const KEPT_BLOCK: usize = 4 << 10;
 
-/// Why nothing can be sent on a stream now.
+/// The reason why nothing can be sent on a stream now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Blocked {
-    /// The stream's or the connection's window is empty: [`crate::Event::Writable`] will say when it is not.
+    /// The stream's or the connection's window is empty: [`crate::Event::Writable`] follows.
     #[error("reserve room: a window is empty")]
     Window,
     /// Server: the request is not answered yet.
@@ -41,12 +41,12 @@ pub struct Room<'a> {
 }
 
 impl Room<'_> {
-    /// The room. What is in it at first means nothing.
+    /// The room. Its initial content is arbitrary.
     pub fn bytes(&mut self) -> &mut [u8] {
         self.connection.output.room(self.len)
     }
 
-    /// How large it is.
+    /// Its size.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -56,7 +56,8 @@ impl Room<'_> {
         self.len == 0
     }
 
-    /// Queues the first `n` bytes (at most all), and ends our half with them if `end`. No bytes and no end: nothing is queued.
+    /// Queues the first `n` bytes (at most all), and ends our half with them if `end`. No bytes and no end: nothing is
+    /// queued.
     pub fn commit(self, n: usize, end: bool) {
         let n = n.min(self.len);
         if n == 0 {
@@ -82,8 +83,8 @@ impl Room<'_> {
 }
 
 impl Connection {
-    /// Client: opens a stream. CONNECT is queued at once, and payload may follow it before it is answered; the owner decides how
-    /// much of such early data it is ready to lose or to send again.
+    /// Client: opens a stream. CONNECT is queued at once, and payload may follow it before it is answered; the owner
+    /// decides how much of such early data it is ready to lose or to send again.
     pub fn open(&mut self, request: &Connect) -> Result<StreamId, OpenError> {
         self.check_open()?;
         if !connect::valid(&request.headers) || !connect::valid_value(&request.authority) {
@@ -130,9 +131,9 @@ impl Connection {
         }
         let want = want.clamp(1, self.peer.max_frame_size as usize);
         let room = want.min(state.send_window.available()).min(self.send_window.available());
-        // What is left of a window is used up at once: the peer may need it before it gives more. But who found the window empty
-        // waits until it is worth a frame, so that a peer which returns credit byte by byte is not answered in frames of one
-        // byte. A window whose whole size is small never has more to come.
+        // What is left of a window is used up at once: the peer may need it before it gives more. But a stream that
+        // found the window empty waits until it is worth a frame, so that a peer which returns credit byte by byte is
+        // not answered in frames of one byte. A window whose whole size is small never has more to come.
         if room < state.waits_for.clamp(1, want) {
             state.waits_for = SMALL_FRAME.min(self.peer.initial_window as usize / 4).clamp(1, want);
             return Err(Blocked::Window);
@@ -141,9 +142,9 @@ impl Connection {
         Ok(Room { connection: self, stream: stream.0, len: room })
     }
 
-    /// How many DATA frames of less than [`SMALL_FRAME`] bytes were sent on a stream since the peer last gave it credit, or sent
-    /// payload of its own. Where many are, its reader may have stalled, and enough of them end the whole connection: the owner then waits a while for more
-    /// bytes to send at once.
+    /// The count of DATA frames of less than [`SMALL_FRAME`] bytes that were sent on a stream since the peer last gave
+    /// it credit, or sent payload of its own. Where many are, its reader may have stalled, and enough of them end the
+    /// whole connection: the owner then waits a while for more bytes to send at once.
     pub fn uncredited_small_frames(&mut self, stream: StreamId) -> u32 {
         self.streams.get(stream.0).map_or(0, |stream| stream.small_frames)
     }
@@ -161,10 +162,12 @@ impl Connection {
         self.settle(stream.0);
     }
 
-    /// Ends a stream at once, both ways. A stream whose CONNECT has not begun to leave is taken back as if it had never been.
+    /// Ends a stream at once, both ways. A stream whose CONNECT has not begun to leave is taken back as if it had never
+    /// been.
     ///
-    /// Nothing is reported about the stream any more. Codes: CONNECT_ERROR where the application's connection was reset, CANCEL
-    /// where nobody needs the answer any more, NO_ERROR where the answer is complete and the rest of the request is not needed.
+    /// Nothing is reported about the stream any more. Codes: CONNECT_ERROR where the application's connection was
+    /// reset, CANCEL where the answer is no longer needed, NO_ERROR where the answer is complete and the rest of the
+    /// request is not needed.
     pub fn reset(&mut self, stream: StreamId, code: ErrorCode) {
         let id = stream.0;
         let unanswered = match self.streams.get(id) {
@@ -189,8 +192,8 @@ impl Connection {
         }
     }
 
-    /// Takes a stream's frames out of the output, if the CONNECT that opens it has not begun to leave. (Not that of the one block
-    /// which tells a peer without a table that none is used: the blocks behind it rely on it.)
+    /// Takes a stream's frames out of the output, if the CONNECT that opens it has not begun to leave. (Not that of the
+    /// one block which tells a peer without a table that none is used: the blocks behind it rely on it.)
     pub(crate) fn take_back(&mut self, id: u32) -> bool {
         if self.encoder.is_needed(id) {
             return false;
@@ -253,7 +256,7 @@ impl Connection {
         });
     }
 
-    /// The connection's window has opened: whoever waits and has a window of its own may go on.
+    /// The connection's window has opened: waiting streams with a window of their own may go on.
     pub(crate) fn wake_all(&mut self) {
         let available = self.send_window.available();
         for stream in self.streams.iter_mut() {

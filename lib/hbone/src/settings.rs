@@ -1,4 +1,4 @@
-//! What both ends of a connection tell each other about themselves (RFC 9113 section 6.5), and what an owner configures.
+//! The settings that both ends of a connection exchange (RFC 9113 section 6.5), and the configuration by an owner.
 
 use crate::error::Violation;
 use crate::frame::MAX_31_BITS;
@@ -10,7 +10,7 @@ pub(crate) const DEFAULT_TABLE: u32 = 4_096;
 pub(crate) const DEFAULT_FRAME: u32 = 16_384;
 /// The largest SETTINGS_MAX_FRAME_SIZE there is (RFC 9113 6.5.2).
 pub(crate) const LARGEST_FRAME: u32 = 0x00ff_ffff;
-/// Nobody has more settings than this to tell; RFC 9113 defines six.
+/// The most settings of one frame; RFC 9113 defines six.
 pub(crate) const MOST_SETTINGS_PER_FRAME: usize = 64;
 /// One setting: identifier and value (RFC 9113 6.5.1).
 const SETTING_LEN: usize = 6;
@@ -25,7 +25,7 @@ mod id {
     pub(super) const MAX_HEADER_LIST_SIZE: u16 = 6;
 }
 
-/// Which end of the connection this is.
+/// The role of an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Opens streams.
@@ -34,10 +34,10 @@ pub enum Role {
     Server,
 }
 
-/// What an owner chooses; the defaults are the wire contract's.
+/// The configuration of a connection; the defaults are those of the protocol between nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Client: open at most this many streams at once, whatever the peer allows.
+    /// Client: the most streams that are open at once, also where the peer allows more.
     pub max_open_streams: u32,
     /// Server: SETTINGS_MAX_CONCURRENT_STREAMS.
     pub max_accepted_streams: u32,
@@ -53,7 +53,7 @@ pub struct Config {
     pub max_header_list_size: u32,
     /// Bytes of the table with which the peer may compress (SETTINGS_HEADER_TABLE_SIZE).
     pub header_table_size: u32,
-    /// How often a PING is sent; `None`: never.
+    /// The interval of PINGs; `None`: never.
     pub ping_interval: Option<Duration>,
     /// A peer from which nothing arrived for this long after a PING is dead.
     pub ping_timeout: Duration,
@@ -105,7 +105,7 @@ impl Config {
     }
 }
 
-/// What the peer has told about itself so far.
+/// The settings of the peer so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PeerSettings {
     pub(crate) header_table_size: u32,
@@ -133,7 +133,7 @@ impl Default for PeerSettings {
 }
 
 impl PeerSettings {
-    /// Takes over what a SETTINGS payload says, in its order; `role` is our own.
+    /// Applies a SETTINGS payload, in its order; `role` is this end's.
     pub(crate) fn apply(&mut self, payload: &[u8], role: Role) -> Result<(), Violation> {
         let (settings, rest) = payload.as_chunks::<SETTING_LEN>();
         if !rest.is_empty() {

@@ -8,7 +8,7 @@
 //!   both Ended, a reset by either side, or a GOAWAY below it: the stream is gone, its number is remembered for a while
 //! ```
 //!
-//! Streams live in a flat vector; a table from number to place makes every look-up one step.
+//! Streams live in a flat vector; a table from number to index makes every look-up one step.
 
 use crate::error::ErrorCode;
 use crate::limits::REMEMBERED_STREAMS;
@@ -16,7 +16,7 @@ use crate::window::{RecvWindow, SendWindow};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// What we send on a stream.
+/// The sending half of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sending {
     /// Server: the request is not answered yet.
@@ -25,7 +25,7 @@ pub(crate) enum Sending {
     Ended,
 }
 
-/// What the peer sends on a stream.
+/// The receiving half of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Receiving {
     /// Client: the request is not answered yet.
@@ -41,7 +41,7 @@ pub(crate) struct Stream {
     pub(crate) recv: Receiving,
     pub(crate) send_window: SendWindow,
     pub(crate) recv_window: RecvWindow,
-    /// Somebody waits for this much room; 0: nobody does.
+    /// The room that the owner waits for; 0: it does not wait.
     pub(crate) waits_for: usize,
     /// Small DATA frames sent since the peer last gave credit, or sent payload.
     pub(crate) small_frames: u32,
@@ -53,10 +53,10 @@ pub(crate) struct Stream {
     pub(crate) content_left: Option<u64>,
 }
 
-/// How a stream ended that is gone.
+/// The end of a stream that is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Gone {
-    /// We reset it: frames that were on their way are ignored.
+    /// Reset by this end: frames in flight are ignored.
     Reset,
     /// Both sides know that it ended: more frames are an error.
     Ended,
@@ -117,7 +117,7 @@ impl Streams {
         self.gone.push_back((id, how));
     }
 
-    /// How a stream ended that is not living any more, if that is still known.
+    /// The end of a stream that is gone, if that is still known.
     pub(crate) fn gone(&self, id: u32) -> Option<Gone> {
         self.gone.iter().rev().find(|(other, _)| *other == id).map(|&(_, how)| how)
     }

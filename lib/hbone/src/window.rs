@@ -1,7 +1,7 @@
 //! Flow control windows (RFC 9113 section 5.2, 6.9), one type for each direction.
 //!
-//! Its own thing because the sums must always come out: every byte of a receive window is in exactly one of three states,
-//! and no arithmetic here can overflow whatever a peer sends.
+//! Its own module because the sums must always be right: every byte of a receive window is in exactly one of three
+//! states, and no input of a peer can make the arithmetic overflow.
 //!
 //! ```text
 //!   size  =  available (the peer may send it)  +  outstanding (delivered, not consumed)  +  unreturned (consumed)
@@ -10,7 +10,7 @@
 use crate::error::Violation;
 use crate::frame::MAX_31_BITS;
 
-/// How much we may send. Negative after the peer has lowered its initial window (RFC 9113 6.9.2).
+/// The window for sending. Negative after the peer has lowered its initial window (RFC 9113 6.9.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SendWindow(i64);
 
@@ -45,7 +45,7 @@ impl SendWindow {
     }
 }
 
-/// How much the peer may send.
+/// The window for receiving.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RecvWindow {
     size: u32,
@@ -77,11 +77,12 @@ impl RecvWindow {
         u32::try_from(i64::from(self.size).saturating_sub(others)).unwrap_or(0)
     }
 
-    /// Bytes were consumed; more than are outstanding count as those. Answers the credit to send to the peer, once a quarter
-    /// of the window is due: earlier costs a frame per read, later stalls a sender that is far away. `early`: whatever is due.
+    /// Bytes were consumed; more than are outstanding count as those. Answers the credit to send to the peer, once a
+    /// quarter of the window is due: earlier costs a frame per read, later stalls a sender that is far away. `early`:
+    /// any amount.
     ///
-    /// A reader keeps up if it has consumed a whole window and has next to nothing left of what was delivered. Then, where
-    /// `growth` allows, the window doubles, up to `most`: the sender's distance may be what holds it back.
+    /// A reader keeps up if it has consumed a whole window and has next to nothing left of what was delivered. Then,
+    /// where `growth` allows, the window doubles, up to `most`: the sender's distance may be what holds it back.
     pub(crate) fn consume(&mut self, bytes: usize, early: bool, growth: bool, most: u32) -> Option<u32> {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.outstanding());
         self.unreturned = self.unreturned.saturating_add(bytes);
@@ -167,8 +168,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is received, consumed and grown: what the peer may have on the way never exceeds the window, and all
-        /// credit that is due is returned.
+        /// With any receipt, consumption and growth the bytes that the peer may have in flight never exceed the window,
+        /// and all credit that is due is returned.
         #[test]
         fn the_three_states_add_up(size in 1_u32..5000, ops in prop::collection::vec((0_u8..4, 0_u32..6000), 0..200)) {
             let mut window = RecvWindow::new(size);

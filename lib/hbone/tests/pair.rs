@@ -172,7 +172,8 @@ fn a_window_below_the_protocols_own_holds_once_it_is_acknowledged() {
     let mut pair = Pair::new(Config::default(), server);
     pair.server.consumes = false;
     let stream = pair.client.connection.open(&connect("a:1")).unwrap();
-    // The client does not know the server's settings: the protocol's window holds, and what is sent may exceed the new one.
+    // The client does not know the server's settings: the protocol's window holds, and what is sent may exceed the new
+    // one.
     assert_eq!(pair.client.send(stream, &[7; 70_000], false), 65_535);
     pair.run();
     let accepted = pair.server.asked()[0];
@@ -455,7 +456,7 @@ fn small_frames_that_are_read_are_credited_early() {
         most = most.max(pair.client.connection.uncredited_small_frames(stream));
     }
     assert_eq!(most, 32 - 1);
-    // Whoever answers, reads.
+    // A peer that answers also reads.
     let asked = pair.server.asked()[0];
     pair.server.connection.respond(asked, 200, &Headers::new(), false).unwrap();
     pair.client.send(stream, b"x", false);

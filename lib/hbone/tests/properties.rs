@@ -1,5 +1,5 @@
-//! Whatever two owners do, in whatever order, and wherever reads cut the bytes: what arrives is what was sent, windows hold,
-//! whoever waits is woken, and both ends agree on which streams live.
+//! Two owners with random operations in random order, and bytes cut at random: payload arrives as it was sent, windows
+//! hold, waiting streams are woken, and both ends agree on the open streams.
 
 mod support;
 
@@ -195,7 +195,7 @@ impl World {
                     voice.finished |= last;
                 }
                 Err(Blocked::Window) => voice.blocked = true,
-                Err(other) => panic!("{other} on {stream:?}, which nobody has ended"),
+                Err(other) => panic!("{other} on {stream:?}, which no owner has ended"),
             }
         }
         if voice.finish && voice.waiting == 0 && !voice.finished {
@@ -211,7 +211,8 @@ impl World {
             let (end, side) = self.at(server);
             let news: Vec<_> = end.log[side.seen..].to_vec();
             side.seen = end.log.len();
-            // A whole read was taken before its events are looked at: what it has ended at last is ended for all of them.
+            // A whole read was taken before its events are looked at: what it has ended at last is ended for all of
+            // them.
             for event in &news {
                 if let Event::Reset { stream, .. } = event {
                     let (_, side) = self.at(server);
@@ -226,7 +227,7 @@ impl World {
                     Event::Connect { stream, .. } if !self.reset.contains(&stream) => self.unanswered.push(stream),
                     Event::Writable { stream } if !self.reset.contains(&stream) => {
                         let voice = self.at(server).1.voices.get_mut(&stream).expect("a stream that is written to");
-                        assert!(voice.blocked, "nobody waits on {stream:?}");
+                        assert!(voice.blocked, "no owner waits on {stream:?}");
                         voice.blocked = false;
                         self.pump(server, stream);
                     }

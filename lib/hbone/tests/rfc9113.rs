@@ -1,7 +1,7 @@
-//! RFC 9113 section by section: what a hand-written peer sends, and what becomes of the connection or the stream.
+//! RFC 9113 section by section: the input of a hand-written peer, and the effect on the connection or the stream.
 //!
-//! Every case runs once in one piece, once byte by byte, and once for each place where one read could have cut it; what was
-//! answered and what the owner saw has to be the same.
+//! Every case runs once in one piece, once byte by byte, and once for each place where one read could have cut it; what
+//! was answered and what the owner saw has to be the same.
 
 mod support;
 
@@ -251,8 +251,8 @@ fn sections_6_7_and_6_8_ping_and_goaway() {
         ("GOAWAY of a client", [request(1), goaway(0, ErrorCode::NO_ERROR), request(3)].concat(), "ok"),
     ]);
     let mut raw = Raw::new(Role::Server, Config::default());
-    let answered = raw.exchange(&frame(PING, 0, 0, b"whatever"));
-    assert_eq!(answered, [Frame { kind: PING, flags: ACK, stream: 0, payload: b"whatever".to_vec() }]);
+    let answered = raw.exchange(&frame(PING, 0, 0, b"any data"));
+    assert_eq!(answered, [Frame { kind: PING, flags: ACK, stream: 0, payload: b"any data".to_vec() }]);
 }
 
 #[test]

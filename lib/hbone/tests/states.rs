@@ -1,7 +1,8 @@
-//! Every frame in every state of a stream: what a hand-written peer provokes.
+//! Every frame of a hand-written peer in every state of a stream.
 //!
-//! A row is a frame, a column of words per state: what becomes of the stream or connection, then what the owner is told. `-` is
-//! nothing at all. The tables are the reference: read them beside RFC 9113 section 5.1 when one of them changes.
+//! A row is a frame, a column of words per state: what becomes of the stream or connection, then what the owner is
+//! told. `-` is nothing at all. The tables are the reference: read them beside RFC 9113 section 5.1 when one of them
+//! changes.
 
 mod support;
 
@@ -169,7 +170,7 @@ fn table(role: Role, states: &[(&str, Prepare)], expected: Expect) {
             }
             let verdict = if verdict == "ok" { "-".into() } else { verdict };
             writeln!(text, "    {state:13} {verdict} {}", told.join(", ")).unwrap();
-            // Whatever happened, the connection either ended with GOAWAY or serves on.
+            // In any case the connection either ended with GOAWAY or serves on.
             if raw.end.error.is_none() {
                 let answered = raw.exchange(&frame(PING, 0, 0, b"still up"));
                 assert!(answered.iter().any(|frame| frame.kind == PING && frame.flags == ACK), "{frame_name} {state}");

@@ -8,7 +8,7 @@ const INDEXED: u8 = 0x80;
 const LITERAL: u8 = 0x00;
 const SIZE_UPDATE: u8 = 0x20;
 
-/// Encodes field blocks. All it remembers is whether the peer must be told that its table is not used.
+/// An encoder of field blocks. Its only state is whether the peer must be told that its table is not used.
 #[derive(Debug, Default)]
 pub(crate) struct Encoder {
     update_due: bool,

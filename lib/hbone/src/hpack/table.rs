@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-/// What an entry counts beyond its name and value (RFC 7541 4.1).
+/// The size of an entry beyond its name and value (RFC 7541 4.1).
 pub(super) const ENTRY_OVERHEAD: usize = 32;
 
 /// RFC 7541 appendix A, index 1 first.
@@ -36,7 +36,7 @@ impl Entry {
     }
 }
 
-/// The peer's dynamic table. Its size never exceeds `capacity`, which never exceeds what we allowed.
+/// The peer's dynamic table. Its size never exceeds `capacity`, which never exceeds the limit of this end.
 #[derive(Debug)]
 pub(super) struct Table {
     /// Newest first, as indices count.

@@ -10,8 +10,8 @@ use crate::settings::Role;
 use crate::stream::{Gone, Receiving};
 
 impl Connection {
-    /// A DATA frame begins. Whatever becomes of it, its bytes count against the connection's window, and that credit is
-    /// returned at once: a stalled stream holds its own window and nobody else's.
+    /// A DATA frame begins. Accepted or not, its bytes count against the connection's window, and that credit is
+    /// returned at once: a stalled stream holds its own window alone.
     pub(super) fn begin_data(&mut self, header: Header) -> Result<(), Fault> {
         self.parser.phase = Phase::Skip(header.length);
         if header.stream == 0 {
@@ -25,7 +25,8 @@ impl Connection {
             self.output.frame(Kind::WINDOW_UPDATE, 0, 0, &credit.to_be_bytes());
         }
         if !self.accepts_data(header)? {
-            // Payload that was on its way when we reset a stream may be megabytes in many frames; windows bound it, not a budget.
+            // Payload that was on its way when we reset a stream may be megabytes in many frames; windows bound it, not
+            // a budget.
             if header.length == 0 {
                 self.budgets.spend(Cost::EmptyData)?;
             }
@@ -79,7 +80,7 @@ impl Connection {
         // From here on the rest of the frame is `left` and `padding`, also if the stream turns out to be in error.
         self.parser.phase = Phase::Skip(left.saturating_add(padding));
         if overhead > 0 {
-            // Nobody else will consume it.
+            // No owner will consume it.
             self.consumed(StreamId(id), overhead as usize);
         }
         if left == 0 && !end {
@@ -87,7 +88,7 @@ impl Connection {
         } else if left > 0 {
             self.budgets.payload();
             if let Some(stream) = self.streams.get(id) {
-                stream.small_frames = 0; // whoever answers, reads
+                stream.small_frames = 0; // a peer that answers also reads
                 stream.small_received = stream.small_received.saturating_add(u32::from((left as usize) < SMALL_FRAME));
             }
         }

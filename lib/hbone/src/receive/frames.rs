@@ -74,7 +74,7 @@ impl Connection {
         if stream.send == Sending::Unanswered {
             self.budgets.spend(Cost::Reset)?;
         }
-        // Who has answered has processed, whatever the code says.
+        // An answered stream was processed, with any code.
         let unprocessed = code == ErrorCode::REFUSED_STREAM && stream.recv == Receiving::Unanswered;
         let cause = if unprocessed { ResetCause::Unprocessed } else { ResetCause::Peer };
         Ok(stream.reset_due.is_none().then_some(Event::Reset { stream: StreamId(id), code, cause }))
@@ -126,7 +126,7 @@ impl Connection {
             return Ok(());
         }
         match payload {
-            // That something was heard is all that is asked for.
+            // It is enough that something arrived.
             ping::ALIVE => {}
             ping::DRAIN => self.drain_answered(),
             ping::RESETS => self.resets_arrived(),

@@ -1,4 +1,4 @@
-//! Field blocks: put together, decoded, and made the event that they are on their stream (RFC 9113 6.2, 6.10, 8).
+//! Field blocks: put together, decoded, and turned into an event of their stream (RFC 9113 6.2, 6.10, 8).
 
 use super::{Block, Fault};
 use crate::connect::{Fields, Opening};
@@ -57,7 +57,7 @@ impl Connection {
         self.section(Section { stream, end, depends_on_itself, fields })
     }
 
-    /// Every block is decoded, whatever becomes of its stream: the table is the connection's.
+    /// Every block is decoded, also of streams that are refused: the table is the connection's.
     fn decode(&mut self, block: &[u8]) -> Result<Fields, Fault> {
         let mut fields = Fields::new(self.config.max_header_list_size);
         let decoded = self.decoder.decode(block, |name, value| fields.field(name, value));

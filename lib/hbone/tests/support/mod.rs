@@ -1,4 +1,4 @@
-//! What the tests of this crate share: two ends joined in memory, a hand-written peer, and peers made with the h2 crate.
+//! Support of this crate's tests: two ends joined in memory, a hand-written peer, and peers made with the h2 crate.
 #![allow(dead_code, reason = "every test binary uses its own part of this")]
 
 pub(crate) mod differential;
