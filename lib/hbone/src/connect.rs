@@ -11,7 +11,7 @@ use std::fmt;
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Headers {
     bytes: Vec<u8>,
-    /// Where each name and each value ends in `bytes`.
+    /// The ends of names and values in `bytes`.
     ends: Vec<(u32, u32)>,
 }
 

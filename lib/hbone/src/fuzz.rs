@@ -173,7 +173,7 @@ pub mod receive {
         }
     }
 
-    /// What waits, behind a frame that has begun to leave, is whole frames.
+    /// The waiting bytes, behind a frame that has begun to leave, are whole frames.
     fn check_output(connection: &Connection) {
         let mut rest = connection.poll_transmit();
         rest = rest.strip_prefix(PREFACE).unwrap_or(rest);

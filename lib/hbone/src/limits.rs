@@ -100,7 +100,7 @@ mod tests {
     const ALL: [Cost; FULL.len()] =
         [Cost::Ping, Cost::Settings, Cost::Reset, Cost::EmptyData, Cost::Nothing, Cost::StreamError];
 
-    /// How many frames of a cost are taken while `relief` comes after every hundredth.
+    /// The count of frames of a cost that are taken while `relief` comes after every hundredth.
     fn taken(cost: Cost, relief: fn(&mut Budgets)) -> u32 {
         let mut budgets = Budgets::new();
         (1..=20_000)

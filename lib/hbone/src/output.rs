@@ -19,7 +19,7 @@ pub(crate) struct Output {
     head: usize,
     boundary: usize,
     tail: usize,
-    /// Where the last frame begins, if that is a DATA frame.
+    /// The begin of the last frame, if that is a DATA frame.
     last_data: Option<usize>,
     /// Bytes of frames other than DATA and field blocks that have not begun to leave.
     control: usize,
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_left_makes_room() {
+    fn sent_bytes_make_room() {
         let mut output = Output::default();
         for round in 0..1000_u32 {
             data(&mut output, 1, (round % 251) as u8, 1000);

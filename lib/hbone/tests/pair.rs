@@ -319,7 +319,7 @@ fn ten_resets_of_unanswered_streams_at_a_time() {
 }
 
 #[test]
-fn what_arrives_for_a_stream_whose_reset_waits_is_dropped() {
+fn frames_for_a_stream_with_a_waiting_reset_are_dropped() {
     let mut pair = Pair::new(Config::default(), Config::default());
     pair.run();
     let streams: Vec<_> = (0..12).map(|_| pair.client.connection.open(&connect("a:1")).unwrap()).collect();
@@ -415,7 +415,7 @@ fn goaway_names_what_was_not_processed() {
     assert_eq!(pair.client.error, None);
 }
 
-/// What was queued for a stream that GOAWAY leaves out is not sent any more: it is sent elsewhere.
+/// Bytes queued for a stream that GOAWAY leaves out are not sent any more: they are sent elsewhere.
 #[test]
 fn goaway_takes_back_what_has_not_left() {
     let mut pair = Pair::new(Config::default(), Config::default());

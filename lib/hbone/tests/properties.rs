@@ -9,7 +9,7 @@ use std::time::Duration;
 use support::pair::{End, Pair, connect};
 use underpass_hbone::{Blocked, Config, ErrorCode, Event, Headers, StreamId};
 
-/// What an owner does; the number picks a stream.
+/// An operation of an owner; the number picks a stream.
 #[derive(Clone, Debug)]
 enum Op {
     Open,
@@ -63,7 +63,7 @@ fn any_config() -> impl Strategy<Value = Config> {
     )
 }
 
-/// What one end wants to say on one stream.
+/// The payload of one end on one stream.
 #[derive(Default)]
 struct Voice {
     said: usize,
@@ -77,9 +77,9 @@ struct Voice {
 #[derive(Default)]
 struct Side {
     voices: BTreeMap<StreamId, Voice>,
-    /// What was said on streams where nothing is said any more.
+    /// The payload of streams that have ended.
     said: BTreeMap<StreamId, usize>,
-    /// How much of the log was looked at.
+    /// The checked part of the log.
     seen: usize,
 }
 

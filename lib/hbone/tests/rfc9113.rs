@@ -455,7 +455,7 @@ fn section_10_5_floods() {
 
 /// Many streams with much on its way are reset at once: that the rest arrives is no flood.
 #[test]
-fn what_was_on_its_way_to_reset_streams_is_no_flood() {
+fn frames_in_flight_to_reset_streams_are_no_flood() {
     let mut raw = Raw::new(Role::Server, Config::default());
     for n in 0..100 {
         raw.end.receive(&request(2 * n + 1));

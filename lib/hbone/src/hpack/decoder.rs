@@ -14,7 +14,7 @@ const HUFFMAN: u8 = 0x80;
 #[derive(Debug)]
 pub(crate) struct Decoder {
     table: Table,
-    /// What the peer may set its table to.
+    /// The largest table that the peer may choose.
     limit: usize,
     /// The limit was lowered: the next block has to begin with a size update (RFC 9113 4.3.1).
     update_due: bool,
@@ -24,8 +24,8 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    /// A decoder whose table has the protocol's initial size and may be set up to `limit`; never below the initial size,
-    /// which holds until the peer has seen our settings.
+    /// A decoder whose table has the protocol's initial size and may be set up to `limit`; never below the initial
+    /// size, which holds until the peer has seen our settings.
     pub(crate) fn new(limit: u32) -> Self {
         let limit = limit.max(DEFAULT_TABLE) as usize;
         Self {

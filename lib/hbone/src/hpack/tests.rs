@@ -130,7 +130,7 @@ fn appendix_c_6_responses_with_huffman_and_eviction() {
 }
 
 #[test]
-fn what_cannot_be_decoded() {
+fn broken_blocks() {
     for (name, block) in [
         ("index 0", "80"),
         ("index beyond both tables", "be"),
@@ -299,7 +299,8 @@ proptest! {
         prop_assert_eq!(loona_hpack::Decoder::new().decode(&block).unwrap(), list);
     }
 
-    /// Anything at all: no panic, the table within its limit, and the same fields as another decoder where both find some.
+    /// Anything at all: no panic, the table within its limit, and the same fields as another decoder where both find
+    /// some.
     #[test]
     fn survives_any_block(blocks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..80), 1..5)) {
         let (mut ours, mut theirs) = (Decoder::new(4096), loona_hpack::Decoder::new());

@@ -1,8 +1,8 @@
 //! The same bytes to our server and to the h2 crate's: what both take for a request has to be the same request.
 //!
-//! The two differ in what they refuse, in their limits and in how hard they punish. So only streams that both accept are
-//! compared: method, authority, path, fields and the payload as far as both have it. Where neither refuses anything, both have to
-//! accept the same streams.
+//! The two differ in what they refuse, in their limits and in how hard they punish. So only streams that both accept
+//! are compared: method, authority, path, fields and the payload as far as both have it. Where neither refuses
+//! anything, both have to accept the same streams.
 
 use bytes::Bytes;
 use h2::server;
@@ -37,8 +37,8 @@ const HELLO: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 const WINDOW: u32 = 1 << 20;
 const LIST: u32 = 16 << 10;
 
-/// Any bytes, as sent by a client after its first SETTINGS. The rest of a frame that is not whole is left out: we tell of its
-/// payload, h2 does not.
+/// Any bytes, as sent by a client after its first SETTINGS. The rest of a frame that is not whole is left out: we tell
+/// of its payload, h2 does not.
 pub(crate) fn run(input: &[u8]) {
     let mut rest = input;
     while let Some((header, after)) = rest.split_first_chunk::<9>() {
@@ -61,7 +61,7 @@ pub(crate) fn run(input: &[u8]) {
     }
 }
 
-/// How many requests the two accept: what is compared is not nothing.
+/// The count of requests that both accept: the comparison must not be empty.
 pub(crate) fn accepted(input: &[u8]) -> (usize, usize) {
     let bytes = [PREFACE, HELLO, input].concat();
     (ours(&bytes).asked.len(), theirs(&bytes).asked.len())

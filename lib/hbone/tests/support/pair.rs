@@ -113,7 +113,7 @@ impl End {
         sent
     }
 
-    /// What the log has about requests: the streams that were asked for.
+    /// The requests in the log, by stream.
     pub(crate) fn asked(&self) -> Vec<StreamId> {
         let stream = |event: &Event<'_>| match event {
             Event::Connect { stream, .. } | Event::Request { stream, .. } => Some(*stream),
@@ -137,7 +137,7 @@ pub(crate) struct Pair {
     pub(crate) now: Instant,
     /// The sizes of the next reads; when used up, reads are whole.
     pub(crate) cuts: VecDeque<usize>,
-    /// What has left one end and not arrived at the other.
+    /// The bytes in flight between the ends.
     up: Vec<u8>,
     down: Vec<u8>,
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::pin::pin;
 use tokio::io::DuplexStream;
 
-/// What a peer tells about itself, and what it does with tunnels.
+/// The settings of a peer, and its behaviour on tunnels.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Manner {
     pub(crate) name: &'static str,
