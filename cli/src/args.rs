@@ -53,7 +53,7 @@ pub(crate) struct Status {
     pub(crate) shown: Shown,
 }
 
-/// What can be listed from an agent or from manifests.
+/// The arguments of lists from an agent or from manifests.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Listing {
     #[command(flatten)]
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn how_often_it_is_shown() {
+    fn intervals_of_watch() {
         let watch = |more: &[&str]| {
             let args = Args::try_parse_from([&["underpass", "services"], more].concat()).ok()?;
             let Command::Services(args) = args.command else { return None };

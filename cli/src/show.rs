@@ -15,14 +15,14 @@ use crate::{
     output::{Colour, Output, has_unsafe, one_line, safe_json},
 };
 
-/// The look of an answer.
+/// The style of an answer: format and colours.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Look {
+pub(crate) struct Style {
     format: Format,
     colour: Colour,
 }
 
-impl Look {
+impl Style {
     pub(crate) fn new(format: Format) -> Self {
         Self { format, colour: Colour::of_stdout() }
     }
@@ -53,13 +53,13 @@ fn json(value: &impl Serialize) -> Result<String, CliError> {
 }
 
 /// Asks once; with `--watch` until the reader goes away, or Ctrl-C.
-pub(crate) fn run(shown: Shown, mut ask: impl FnMut(Look) -> Result<Output, CliError>) -> Result<Output, CliError> {
-    let look = Look::new(shown.output);
-    let Some(pause) = shown.watch else { return ask(look) };
+pub(crate) fn run(shown: Shown, mut ask: impl FnMut(Style) -> Result<Output, CliError>) -> Result<Output, CliError> {
+    let style = Style::new(shown.output);
+    let Some(pause) = shown.watch else { return ask(style) };
     let mut screen = Screen { is_terminal: io::stdout().is_terminal(), drawn: false };
     loop {
         // An agent that is being replaced is back in a moment, and a watch shows that.
-        let text = ask(look).map_or_else(|e| format!("error: {}\n", one_line(&e.to_string())), |output| output.text);
+        let text = ask(style).map_or_else(|e| format!("error: {}\n", one_line(&e.to_string())), |output| output.text);
         match io::stdout().lock().write_all(screen.draw(&text).as_bytes()) {
             Ok(()) => thread::sleep(pause),
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(Output::ok(String::new())),
@@ -111,8 +111,8 @@ mod tests {
     fn every_format_says_the_same() {
         let value = serde_json::json!([{ "name": "a: b", "ready": true, "none": null, "list": ["1", 2] }]);
         let render = |format| {
-            let look = Look { format, colour: Colour::Never };
-            look.render(&value, |wide, _| format!("wide {wide}\n")).unwrap().text
+            let style = Style { format, colour: Colour::Never };
+            style.render(&value, |wide, _| format!("wide {wide}\n")).unwrap().text
         };
         assert_eq!(render(Format::Text), "wide false\n");
         assert_eq!(render(Format::Wide), "wide true\n");

@@ -67,7 +67,7 @@ fn the_sample_is_clean() {
 }
 
 #[test]
-fn what_fails() {
+fn exit_statuses() {
     let code = |args: &[&str]| analyze(args).status.code();
     assert_eq!(code(&["guide/kiali.yaml", "--deny", "notices"]), Some(0));
     assert_eq!(code(&["guide/values.yaml"]), Some(0), "notices only");
@@ -89,7 +89,7 @@ fn a_directory_that_is_not_there_is_told() {
     want.assert_eq(&shown(&analyze(&["guide", "nowhere"])));
 }
 
-/// Nothing to read is no reason to be content: in CI it is the wrong directory, or a pipe whose first half failed.
+/// Empty input is an error: in CI it is the wrong directory, or a pipe whose first half failed.
 #[test]
 fn without_any_manifest_nothing_is_clean() {
     let dir = tempfile::tempdir().unwrap();

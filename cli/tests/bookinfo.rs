@@ -1,4 +1,4 @@
-//! What `explain` says about the sample that the project ships: who may call whom, and that the sample is clean.
+//! Verdicts of `explain` about the sample that the project ships, and that the sample is clean.
 
 use std::process::Command;
 
@@ -16,7 +16,7 @@ fn explain(source: &str, destination: &str) -> (i32, Value) {
     (output.status.code().unwrap(), serde_json::from_slice(&output.stdout).unwrap())
 }
 
-/// `policy`: who decided, in the namespace bookinfo.
+/// `policy`: the one that decided, in the namespace bookinfo.
 fn check(source: &str, destination: &str, code: i32, path: &str, policy: Option<&str>) {
     let (status, answer) = explain(source, destination);
     let verdict = if code == 0 { "allow" } else { "deny" };
@@ -26,7 +26,7 @@ fn check(source: &str, destination: &str, code: i32, path: &str, policy: Option<
 }
 
 #[test]
-fn who_calls_whom() {
+fn allowed_calls() {
     let allowed = |source: &str, destination: &str, policy: &str| check(source, destination, 0, "hbone", Some(policy));
     allowed("client/sleep", "productpage.bookinfo:9080", "productpage-viewer");
     allowed("bookinfo/productpage-v1", "details:9080", "details-viewer");
@@ -38,7 +38,7 @@ fn who_calls_whom() {
 }
 
 #[test]
-fn who_does_not() {
+fn denied_calls() {
     for (source, destination) in [
         ("bookinfo/productpage-v1", "ratings:9080"),
         ("bookinfo/details-v1", "productpage:9080"),

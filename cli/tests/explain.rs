@@ -81,7 +81,7 @@ fn denied_in_plaintext() {
               resolve                                              source is pod legacy/old (10.0.1.9)
                                                                    destination is service cart.shop.svc.cluster.local (10.96.0.10), port 80
               enrolment            Pod legacy/old                  not in the mesh: no label of the pod or its namespace enrols it
-              capture                                              left alone: the source is not in the mesh
+              capture                                              not captured: the source is not in the mesh
               route                                                10.96.0.10:80 leads to 10.0.2.2:8080
               capture                                              the connection arrives in plaintext, and the destination's node hands it to the tunnel
               peer-authentication  PeerAuthentication shop/strict  port 8080 accepts mutual TLS only
@@ -100,7 +100,7 @@ fn left_alone() {
           resolve                  source is pod shop/web (10.0.1.2)
                                    destination is 192.0.2.1, port 443
           enrolment  Pod shop/web  in the mesh: namespace label istio.io/dataplane-mode
-          capture                  left alone: 192.0.2.1 is not in the mesh
+          capture                  not captured: 192.0.2.1 is not in the mesh
     "#]],
     );
 }
@@ -252,7 +252,7 @@ fn problems_are_told_and_the_answer_is_given() {
               resolve                  source is pod shop/web (10.0.1.2)
                                        destination is 10.0.2.2, port 80
               enrolment  Pod shop/web  not in the mesh: no label of the pod or its namespace enrols it
-              capture                  left alone: the source is not in the mesh
+              capture                  not captured: the source is not in the mesh
             ! error: broken.yaml:9: document 2: Pod shop/cart: status.podIPs[0].ip: `10.0.2.999` is not an IP address (not served)
             ! error: broken.yaml:15: document 3: AuthorizationPolicy shop/typo: spec.rulez: unknown field: did you mean `rules`? (connections to what it selects are refused until it is fixed)
             ! error: broken.yaml:17: document 4: is not valid YAML: unclosed bracket '[' (not served)

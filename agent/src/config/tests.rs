@@ -132,7 +132,7 @@ fn everything_that_is_wrong_is_said_at_once_with_its_place() {
         expect![[r#"
             settings:
               - unexpected argument '--nod' found tip: a similar argument exists: '--node'
-              - /etc/u.yaml:1: is no valid YAML: unclosed bracket '['
+              - /etc/u.yaml:1: is not valid YAML: unclosed bracket '['
               - node is not set: give --node, the environment variable NODE_NAME, or `node:` in the file of --config
               - manifests is not set: give --manifests, the environment variable UNDERPASS_MANIFESTS, or `manifests:` in the file of --config"#]],
     );

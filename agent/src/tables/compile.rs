@@ -163,7 +163,7 @@ pub(super) mod tests {
     }
 
     fn answer_of(capture: Capture) -> Answer {
-        use capture::Left::{DestinationNotEnrolled, Itself, SourceNotEnrolled};
+        use capture::LeaveReason::{DestinationNotEnrolled, Itself, SourceNotEnrolled};
         match capture {
             Capture::Leave(SourceNotEnrolled) => Answer::Unknown,
             Capture::Leave(Itself) => Answer::Local,

@@ -14,10 +14,10 @@ use crate::{
 
 pub(crate) fn run(args: &Certificates) -> Result<Output, CliError> {
     let agent = Asked::new(&args.agent)?;
-    show::run(args.shown, |look| {
+    show::run(args.shown, |style| {
         let all: Vec<Certificate> = agent.get("/certificates")?;
         let now = show::unix_s();
-        look.render(&all, |wide, colour| text(&all, now, wide, colour))
+        style.render(&all, |wide, colour| text(&all, now, wide, colour))
     })
 }
 

@@ -13,14 +13,14 @@ use crate::{
 
 pub(crate) fn run(args: &Config) -> Result<Output, CliError> {
     let agent = Asked::new(&args.agent)?;
-    show::run(args.shown, |look| {
+    show::run(args.shown, |style| {
         let mut settings: Settings = agent.get("/config")?;
         if args.changed {
             settings.settings.retain(|s| s.source != "default");
         }
         let is_well = settings.problem.is_none() && settings.needs_restart.is_empty();
         let code = if is_well { output::OK } else { output::NO };
-        Ok(Output { code, ..look.render(&settings, |_, colour| text(&settings, colour))? })
+        Ok(Output { code, ..style.render(&settings, |_, colour| text(&settings, colour))? })
     })
 }
 

@@ -26,11 +26,11 @@ pub(crate) fn run(args: &Connections) -> Result<Output, CliError> {
     }
     let agent = Asked::new(&args.agent)?;
     let before = RefCell::new(HashMap::new());
-    show::run(args.shown, |look| {
+    show::run(args.shown, |style| {
         let mut all: Vec<Connection> = agent.get("/connections")?;
         all.retain(|c| asked_for(args, c));
         let moving = moving(all, &mut before.borrow_mut());
-        look.render(&moving, |wide, colour| text(&moving, args.shown.watch.is_some(), wide, colour))
+        style.render(&moving, |wide, colour| text(&moving, args.shown.watch.is_some(), wide, colour))
     })
 }
 
@@ -51,10 +51,10 @@ pub(super) struct Moving {
 }
 
 /// A connection at the last refresh: its age, and its bytes.
-type Look = (u64, u64, u64);
+type Style = (u64, u64, u64);
 
 /// The fastest first; without rates as they were opened.
-pub(super) fn moving(all: Vec<Connection>, before: &mut HashMap<u64, Look>) -> Vec<Moving> {
+pub(super) fn moving(all: Vec<Connection>, before: &mut HashMap<u64, Style>) -> Vec<Moving> {
     let looks = all.iter().map(|c| (c.id, (c.duration_us, c.bytes_received, c.bytes_sent))).collect();
     let before = std::mem::replace(before, looks);
     let moving = |c: Connection| {
@@ -114,10 +114,10 @@ pub(super) fn text(all: &[Moving], rates: bool, wide: bool, colour: Colour) -> S
 
 fn refused(args: &Refused) -> Result<Output, CliError> {
     let agent = Asked::new(&args.agent)?;
-    show::run(args.shown, |look| {
+    show::run(args.shown, |style| {
         let all: Vec<RefusedHandshake> = agent.get("/connections/refused")?;
         let now = show::unix_s();
-        look.render(&all, |wide, colour| refused_text(&all, now, wide, colour))
+        style.render(&all, |wide, colour| refused_text(&all, now, wide, colour))
     })
 }
 

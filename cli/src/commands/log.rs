@@ -6,7 +6,7 @@ use crate::{
     args::Log,
     error::CliError,
     output::{Output, one_line},
-    show::Look,
+    show::Style,
     source::Asked,
 };
 
@@ -21,5 +21,5 @@ pub(crate) fn run(args: &Log) -> Result<Output, CliError> {
         agent.set_log_level(&level.to_string())?;
     }
     let level: Level = agent.get("/logging")?;
-    Look::new(args.output).render(&level, |_, _| format!("{}\n", one_line(&level.level)))
+    Style::new(args.output).render(&level, |_, _| format!("{}\n", one_line(&level.level)))
 }

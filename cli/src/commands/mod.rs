@@ -1,4 +1,4 @@
-//! The commands, a file each: the request, and the look of the answer. Each has a pure function from the answer to its
+//! The commands, a file each: the request, and the style of the answer. Each has a pure function from the answer to its
 //! text, so that the output is tested as data.
 
 pub(crate) mod analyze;

@@ -13,10 +13,10 @@ use crate::{
 
 pub(crate) fn run(args: &Listing) -> Result<Output, CliError> {
     let source = Source::open(&args.from)?;
-    show::run(args.shown, |look| {
+    show::run(args.shown, |style| {
         let mut all = source.services()?;
         args.only.keep(&mut all, |s| &s.namespace);
-        look.render(&all, |wide, colour| text(&all, wide, colour))
+        style.render(&all, |wide, colour| text(&all, wide, colour))
     })
 }
 

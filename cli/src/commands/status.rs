@@ -16,11 +16,11 @@ use crate::{
 
 pub(crate) fn run(args: &args::Status) -> Result<Output, CliError> {
     let agent = Asked::new(&args.agent)?;
-    show::run(args.shown, |look| {
+    show::run(args.shown, |style| {
         let status: Status = agent.get("/status")?;
         let now = show::unix_s();
         let code = if is_well(&status, now) { output::OK } else { output::NO };
-        Ok(Output { code, ..look.render(&status, |_, colour| text(&status, now, colour))? })
+        Ok(Output { code, ..style.render(&status, |_, colour| text(&status, now, colour))? })
     })
 }
 

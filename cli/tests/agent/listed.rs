@@ -1,4 +1,4 @@
-//! What stands in the World: `workloads`, `services`, `policies`, `explain`, by an agent's.
+//! The World in lists, by an agent's: `workloads`, `services`, `policies`, `explain`.
 
 use expect_test::expect;
 use underpass_core::{

@@ -40,7 +40,7 @@ impl Agent {
         self.server.target().to_string()
     }
 
-    /// What the command says when it asks this agent; the address, which differs from run to run, as `AGENT`.
+    /// The output of the command with this agent; the address, which differs from run to run, as `AGENT`.
     fn check(&self, args: &[&str], want: &Expect) {
         let address = self.address();
         let output = command(args).env("UNDERPASS_AGENT", &address).output().unwrap();

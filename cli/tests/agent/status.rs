@@ -53,7 +53,7 @@ fn all_is_well() {
 }
 
 #[test]
-fn what_is_not_well_is_said() {
+fn problems_are_listed() {
     let broken = status(|s| {
         s.waiting = vec![Gate { part: "pods".into(), reason: "the manifests are not applied yet".into() }];
         s.pods.by_state.insert("waiting".into(), 1);

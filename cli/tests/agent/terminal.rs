@@ -8,7 +8,7 @@ use super::{Agent, command, get};
 /// Clears the screen; as one character, of C1 (ECMA-48, 8.3.16), and behind the end of a line.
 const ACTS: &str = "x\u{1b}[2J\u{9b}2J\u{7f}\r\u{8}";
 
-/// What can be asked of an agent.
+/// The commands that ask an agent.
 const COMMANDS: [&[&str]; 11] = [
     &["status"],
     &["workloads"],
@@ -147,11 +147,11 @@ fn check(router: Router, forms: &[&[&str]], code: &[i32]) {
 }
 
 #[test]
-fn what_is_shown_does_not_act() {
+fn output_cannot_control_the_terminal() {
     check(hostile(), &[&[], &["-o", "wide"], &["-o", "json"], &["-o", "yaml"]], &[0, 1, 2]);
 }
 
 #[test]
-fn why_there_is_no_answer_does_not_act() {
+fn errors_cannot_control_the_terminal() {
     check(failing(), &[&[]], &[1]);
 }

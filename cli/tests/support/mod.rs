@@ -1,4 +1,4 @@
-//! What tests of the command share: how it is run, and how its output is shown.
+//! Support of tests of the command: its run, and the presentation of its output.
 
 use std::{
     path::{Path, PathBuf},

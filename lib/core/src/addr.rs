@@ -12,7 +12,7 @@ pub fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
-/// Can `ip` be the address of a client on another host? What cannot is never believed as a source: an attacker on the
+/// Whether `ip` can be the address of a client on another host. Any other is refused as a source: an attacker on the
 /// link could write anything there, and an application may trust it (loopback above all).
 #[must_use]
 pub fn may_be_remote(ip: IpAddr) -> bool {

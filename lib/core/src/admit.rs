@@ -10,7 +10,7 @@ use crate::{
     world::Takes,
 };
 
-/// May this connection reach the application?
+/// The verdict about a connection: whether it may reach the application.
 #[must_use]
 pub fn admit(world: &World, request: &Request<'_>, trace: &mut impl Trace) -> Verdict {
     let from = request.peer.address;

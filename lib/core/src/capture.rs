@@ -17,7 +17,7 @@ use crate::{
 /// The reason why the kernel leaves a connection alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Left {
+pub enum LeaveReason {
     /// The source is not in the mesh.
     SourceNotEnrolled,
     /// Loopback, or one of the source's own addresses.
@@ -30,7 +30,7 @@ pub enum Left {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Capture {
     /// Nothing: as without a mesh.
-    Leave(Left),
+    Leave(LeaveReason),
     /// The tunnel's listener gets it.
     Tunnel,
     /// connect() fails.
@@ -42,16 +42,16 @@ pub enum Capture {
 pub fn decide(world: &World, source: &Workload, to: IpAddr, trace: &mut impl Trace) -> Capture {
     source.enrolment.trace(source, trace);
     let capture = if !source.is_enrolled() {
-        Capture::Leave(Left::SourceNotEnrolled)
+        Capture::Leave(LeaveReason::SourceNotEnrolled)
     } else if is_loopback(to) || source.addresses.contains(&to) {
-        Capture::Leave(Left::Itself)
+        Capture::Leave(LeaveReason::Itself)
     } else {
         destination(world, to, trace)
     };
     trace.say(Stage::Capture, None, || match &capture {
-        Capture::Leave(Left::SourceNotEnrolled) => "left alone: the source is not in the mesh".to_owned(),
-        Capture::Leave(Left::Itself) => format!("left alone: {to} is the pod itself"),
-        Capture::Leave(Left::DestinationNotEnrolled) => format!("left alone: {to} is not in the mesh"),
+        Capture::Leave(LeaveReason::SourceNotEnrolled) => "not captured: the source is not in the mesh".to_owned(),
+        Capture::Leave(LeaveReason::Itself) => format!("not captured: {to} is the pod itself"),
+        Capture::Leave(LeaveReason::DestinationNotEnrolled) => format!("not captured: {to} is not in the mesh"),
         Capture::Tunnel => "the kernel hands the connection to the tunnel".to_owned(),
         Capture::Refuse(reason) => format!("connect() fails: {reason}"),
     });
@@ -64,7 +64,7 @@ pub fn decide(world: &World, source: &Workload, to: IpAddr, trace: &mut impl Tra
 #[must_use]
 pub fn of_full_table(capture: Capture) -> Capture {
     match capture {
-        Capture::Leave(Left::DestinationNotEnrolled) => Capture::Tunnel,
+        Capture::Leave(LeaveReason::DestinationNotEnrolled) => Capture::Tunnel,
         same => same,
     }
 }
@@ -72,7 +72,7 @@ pub fn of_full_table(capture: Capture) -> Capture {
 /// Decides about connections of any enrolled pod to `to` (except `to` itself).
 #[must_use]
 pub fn destination(world: &World, to: IpAddr, trace: &mut impl Trace) -> Capture {
-    let leave = Capture::Leave(Left::DestinationNotEnrolled);
+    let leave = Capture::Leave(LeaveReason::DestinationNotEnrolled);
     match world.addressed(to) {
         Addressed::Unknown => leave,
         Addressed::Workload(w) => {
@@ -142,7 +142,7 @@ mod tests {
             ]);
             assert_eq!(&destination(&w, "10.96.0.1".parse().unwrap(), &mut ()), expect);
         };
-        let left = Capture::Leave(Left::DestinationNotEnrolled);
+        let left = Capture::Leave(LeaveReason::DestinationNotEnrolled);
         check("10.0.0.3,10.0.0.2", &Capture::Tunnel);
         check("10.0.0.2 10.0.0.3", &Capture::Tunnel);
         // the API gives no meaning to more than the first
@@ -172,16 +172,16 @@ mod tests {
         for (from, to, expect) in [
             ("a", "10.0.0.2", &tunnel),
             ("a", "10.96.0.1", &tunnel),
-            ("a", "10.0.0.3", &left(Left::DestinationNotEnrolled)),
-            ("a", "10.96.0.2", &left(Left::DestinationNotEnrolled)),
-            ("a", "10.96.0.3", &left(Left::DestinationNotEnrolled)),
-            ("a", "192.0.2.1", &left(Left::DestinationNotEnrolled)),
-            ("a", "10.0.0.1", &left(Left::Itself)),
-            ("a", "fd00::1", &left(Left::Itself)),
-            ("a", "127.0.0.1", &left(Left::Itself)),
-            ("a", "::", &left(Left::Itself)),
+            ("a", "10.0.0.3", &left(LeaveReason::DestinationNotEnrolled)),
+            ("a", "10.96.0.2", &left(LeaveReason::DestinationNotEnrolled)),
+            ("a", "10.96.0.3", &left(LeaveReason::DestinationNotEnrolled)),
+            ("a", "192.0.2.1", &left(LeaveReason::DestinationNotEnrolled)),
+            ("a", "10.0.0.1", &left(LeaveReason::Itself)),
+            ("a", "fd00::1", &left(LeaveReason::Itself)),
+            ("a", "127.0.0.1", &left(LeaveReason::Itself)),
+            ("a", "::", &left(LeaveReason::Itself)),
             ("a", "10.0.0.9", &Capture::Refuse(Reason::AmbiguousAddress)),
-            ("o", "10.0.0.2", &left(Left::SourceNotEnrolled)),
+            ("o", "10.0.0.2", &left(LeaveReason::SourceNotEnrolled)),
         ] {
             assert_eq!(&decide(&w, &source(from), to.parse().unwrap(), &mut ()), expect, "{from} -> {to}");
         }

@@ -47,9 +47,9 @@ pub enum EnrolmentReason {
     Ended,
     /// An `istio-proxy` container runs beside its application.
     Sidecar,
-    /// It is a gateway of Istio's that its own label does not enrol.
+    /// It is an Istio gateway that its own label does not enrol.
     Gateway,
-    /// It is a waypoint of Istio's.
+    /// It is an Istio waypoint.
     Waypoint,
     /// `status.podIPs` is empty (yet).
     NoAddress,

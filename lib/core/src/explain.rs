@@ -130,11 +130,11 @@ fn follow(known: Known<'_>, from: &Source, to: SocketAddr, steps: &mut Vec<Step>
     match capture::decide(world, source, to.ip(), steps) {
         Capture::Refuse(reason) => refused(None, reason),
         Capture::Tunnel => through_tunnel(world, from, source, to, steps),
-        Capture::Leave(capture::Left::SourceNotEnrolled) => from_outside(known, from, to, steps),
-        Capture::Leave(capture::Left::DestinationNotEnrolled) => {
+        Capture::Leave(capture::LeaveReason::SourceNotEnrolled) => from_outside(known, from, to, steps),
+        Capture::Leave(capture::LeaveReason::DestinationNotEnrolled) => {
             untouched::left_alone(known, from, &Caller::of(source, to.ip()), to, steps).unwrap_or_else(not_touched)
         }
-        Capture::Leave(capture::Left::Itself) => not_touched(),
+        Capture::Leave(capture::LeaveReason::Itself) => not_touched(),
     }
 }
 

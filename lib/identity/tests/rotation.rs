@@ -36,7 +36,7 @@ fn load(path: &Path) -> Authority {
     Authority::load(path, &domain(), now()).unwrap()
 }
 
-/// Who signs what the CA gives out now.
+/// The issuer of the CA's new certificates.
 fn issuer(path: &Path, roots: &[CertificateDer<'static>]) -> usize {
     let alice: Identity = "spiffe://cluster.local/ns/default/sa/alice".parse().unwrap();
     let credential = load(path).credential(&alice, LIFETIME, now()).unwrap();
@@ -173,7 +173,7 @@ fn a_ca_that_has_gone_is_missed_and_never_replaced() {
 }
 
 #[test]
-fn who_holds_the_lock_stops_nobody_for_ever() {
+fn a_held_lock_stops_others_only_for_a_time() {
     let (_temp, path) = dir();
     let held = File::open(path.join("ca.lock")).unwrap();
     held.lock().unwrap();
@@ -181,7 +181,7 @@ fn who_holds_the_lock_stops_nobody_for_ever() {
     assert!(error.to_string().contains("lock") && error.to_string().contains("ca.lock"), "{error}");
     held.unlock().unwrap();
     load(&path);
-    // Those who look do not wait for each other; who changes something waits for them.
+    // Readers do not wait for each other; a writer waits for them.
     held.lock_shared().unwrap();
     load(&path);
     assert!(matches!(prepare(&path, &domain(), now()), Err(Error::State { operation: "lock", .. })));

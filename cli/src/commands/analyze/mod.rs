@@ -19,7 +19,7 @@ use crate::{
     args::{Format, Mesh},
     error::CliError,
     output::{self, Output},
-    show::Look,
+    show::Style,
 };
 
 /// Check manifests: errors, objects and fields that are not served, and likely mistakes.
@@ -48,7 +48,7 @@ pub(crate) struct Analyze {
     /// Severity that makes the exit status 1, besides errors.
     #[arg(long, value_name = "WHAT")]
     deny: Option<Deny>,
-    /// How the answer is written.
+    /// Format of the answer.
     #[arg(short = 'o', long, value_enum, default_value_t = Format::Text)]
     output: Format,
     #[command(flatten)]
@@ -93,7 +93,7 @@ pub(crate) fn run(args: &Analyze) -> Result<Output, CliError> {
     };
     let is_denied = report.findings.iter().any(|f| f.severity >= least);
     let code = if is_denied { output::FAILED } else { output::OK };
-    Ok(Output { code, ..Look::new(args.output).render(&report, |_, colour| text::write(&report, &inputs, colour))? })
+    Ok(Output { code, ..Style::new(args.output).render(&report, |_, colour| text::write(&report, &inputs, colour))? })
 }
 
 fn analyze(inputs: &Inputs, args: &Analyze) -> Report {

@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_meant() {
+    fn parts_of_lines() {
         let check = |line: &str, path: &str, want: &str| {
             let found = Mark::Field(Path::parse(path)).find(line);
             assert_eq!(&line[found], want, "{path} in {line:?}");

@@ -8,7 +8,7 @@ use crate::{
     args::Explain,
     error::CliError,
     output::{self, Output},
-    show::Look,
+    show::Style,
     source::Source,
 };
 
@@ -19,5 +19,5 @@ pub(crate) fn run(args: &Explain) -> Result<Output, CliError> {
         Answer::Allow => output::OK,
         Answer::Deny => output::NO,
     };
-    Ok(Output { code, ..Look::new(args.output).render(&answer, |_, colour| text::write(&answer, colour))? })
+    Ok(Output { code, ..Style::new(args.output).render(&answer, |_, colour| text::write(&answer, colour))? })
 }

@@ -100,7 +100,7 @@ fn is_ready(shape: &shapes::Pod, phase: Phase) -> bool {
     condition.map_or(phase == Phase::Running, |c| c.status == "True")
 }
 
-/// A weight that is none is passed over: a pod must not leave the mesh for it.
+/// An invalid weight is ignored: a pod must not leave the mesh for it.
 fn weight(meta: &shapes::ObjectMeta, at: &At<'_>, faults: &mut Faults) -> u16 {
     let Some(text) = meta.annotations.get(WEIGHT) else { return DEFAULT_WEIGHT };
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());

@@ -71,7 +71,7 @@ impl PrincipalMatch {
         path_is_possible(&self.path) && trust_domain_is_possible(&self.trust_domain)
     }
 
-    /// Does `identity` match, in this mesh?
+    /// Whether `identity` matches, in this mesh.
     #[must_use]
     pub fn matches(&self, settings: &MeshSettings, identity: &Identity) -> bool {
         self.path.matches(identity.path()) && trust_domain(&self.trust_domain, settings, identity.trust_domain())
@@ -84,7 +84,7 @@ impl Serialize for PrincipalMatch {
     }
 }
 
-/// Does a trust domain match, under any name that it has in this mesh?
+/// Whether a trust domain matches, under any name that it has in this mesh.
 pub(super) fn trust_domain(pattern: &StringMatch, settings: &MeshSettings, trust_domain: &TrustDomain) -> bool {
     if settings.is_own(trust_domain) {
         let names = settings.own_trust_domains().map(TrustDomain::as_str);

@@ -91,7 +91,7 @@ const _: () = {
 };
 
 impl Rule {
-    /// Does the part that L4 can judge match? Entries whose only fields are L7 ones count as matching here.
+    /// Whether the part that L4 can judge matches. Entries whose only fields are L7 ones count as matching here.
     #[must_use]
     pub fn l4_matches(&self, settings: &MeshSettings, request: &Request<'_>) -> bool {
         (self.from.is_empty() || self.from.iter().any(|s| s.l4_matches(settings, request)))

@@ -33,7 +33,7 @@ impl StringMatch {
         }
     }
 
-    /// Does `value` match?
+    /// Whether `value` matches.
     #[must_use]
     pub fn matches(&self, value: &str) -> bool {
         match self {

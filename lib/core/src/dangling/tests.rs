@@ -93,7 +93,7 @@ fn peer_authentications_of_the_same_pods() {
     assert_eq!(said(vec![p("default/a - STRICT"), p("other/b - STRICT"), p("default/c app=a STRICT")]), "");
 }
 
-/// What is said about a policy beside default/a, whose namespace is the only one that is declared.
+/// The remarks about a policy beside default/a, whose namespace is the only one that is declared.
 fn about_caller(action: Action, rule: Rule) -> String {
     let policy = policy("default/p", action, vec![rule]);
     let objects = [namespace("default", "ambient"), pod("default/a", "10.0.0.1").into(), policy.into()];
@@ -219,7 +219,7 @@ fn policies_about_pods_outside_the_mesh() {
     check(|w| w.proxy = Some(OwnProxy::Sidecar), "callers from the mesh arrive in plaintext there", "");
 }
 
-/// What is said about the ports of a policy about default/a, which declares 8080 behind a Service's 80.
+/// The remarks about the ports of a policy about default/a, which declares 8080 behind a Service's 80.
 fn about_ports(action: Action, ports: &[u16], change: impl FnOnce(&mut Pod)) -> String {
     let mut a = ambient("default/a", "10.0.0.1", "");
     a.ports = vec![ContainerPort { name: "http".into(), port: 8080 }, ContainerPort { name: "".into(), port: 9090 }];

@@ -90,7 +90,7 @@ fn from_outside() {
               resolve              source is pod legacy/old (10.0.0.3)
               resolve              destination is pod default/b (10.0.0.2), port 8080
               enrolment            Pod legacy/old: not in the mesh: no label of the pod or its namespace enrols it
-              capture              left alone: the source is not in the mesh
+              capture              not captured: the source is not in the mesh
               capture              the connection arrives in plaintext, and the destination's node hands it to the tunnel
               peer-authentication  PeerAuthentication default/strict: port 8080 accepts mutual TLS only
         "#]],
@@ -121,7 +121,7 @@ fn left_alone() {
           resolve              destination is pod legacy/old (10.0.0.3), port 80
           enrolment            Pod default/a: in the mesh: pod label istio.io/dataplane-mode
           enrolment            Pod legacy/old: not in the mesh: no label of the pod or its namespace enrols it
-          capture              left alone: 10.0.0.3 is not in the mesh
+          capture              not captured: 10.0.0.3 is not in the mesh
     "#]],
     );
     check(
@@ -132,7 +132,7 @@ fn left_alone() {
               resolve              source is pod default/a (fd00::1)
               resolve              destination is ::1, port 80
               enrolment            Pod default/a: in the mesh: pod label istio.io/dataplane-mode
-              capture              left alone: ::1 is the pod itself
+              capture              not captured: ::1 is the pod itself
         "#]],
     );
     check(
@@ -385,9 +385,9 @@ proptest! {
         let address = source.addresses.iter().copied().find(|a| a.is_ipv4() == to.is_ipv4());
         let allowed = match capture::decide(world, &source, to.ip(), &mut ()) {
             Capture::Refuse(_) => false,
-            Capture::Leave(capture::Left::SourceNotEnrolled) => return Ok(()),
-            Capture::Leave(capture::Left::DestinationNotEnrolled) if others => return Ok(()),
-            Capture::Leave(capture::Left::Itself) => true,
+            Capture::Leave(capture::LeaveReason::SourceNotEnrolled) => return Ok(()),
+            Capture::Leave(capture::LeaveReason::DestinationNotEnrolled) if others => return Ok(()),
+            Capture::Leave(capture::LeaveReason::Itself) => true,
             Capture::Leave(_) => address.is_some(),
             Capture::Tunnel if address.is_none() => false,
             Capture::Tunnel => match route::plan(world, &source, to, 0, &mut ()) {

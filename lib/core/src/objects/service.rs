@@ -20,7 +20,7 @@ pub struct Service {
     /// `spec.externalIPs`, and those of `status.loadBalancer.ingress` that nodes deliver themselves, canonical: its own
     /// as well, unless they are another's.
     pub external: Vec<IpAddr>,
-    /// TCP ports; others are not the mesh's.
+    /// TCP ports; others are not carried by the mesh.
     pub ports: Vec<ServicePort>,
     /// By port: `ports[].nodePort`, where every node leads there as well.
     pub node_ports: BTreeMap<u16, u16>,
@@ -39,7 +39,7 @@ pub struct Service {
     pub affinity: Affinity,
     /// Labels; `istio.io/use-waypoint` among them.
     pub labels: Labels,
-    /// `underpass.dev/waypoint-failure: allow`: a missing waypoint is passed over.
+    /// `underpass.dev/waypoint-failure: allow`: a missing waypoint is bypassed.
     pub waypoint_optional: bool,
 }
 

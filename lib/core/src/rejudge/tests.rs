@@ -233,7 +233,7 @@ fn labels_of_pods_and_namespaces() {
         &by(Reason::PlaintextRefused, "default/s"),
     );
     let only_a = selecting("z", policy("default/p", Action::Allow, vec![from(OF_A)]));
-    ends("z comes in, and must know who calls", [z(), only_a.clone().into()], &by(Reason::NotAllowed, "default/p"));
+    ends("z comes in, and requires an identity", [z(), only_a.clone().into()], &by(Reason::NotAllowed, "default/p"));
     ends("the twin: z stays out", [peer_authentication("default/s app=z STRICT").into(), only_a.into()], &[]);
 }
 
@@ -355,7 +355,7 @@ fn services_and_waypoints() {
     ends("the namespace's", [ns.into()], &[missing("service"), missing("plain")].concat());
     ends("the pod's", [ambient("default/b", B, "app=b istio.io/use-waypoint=w").into()], &missing("direct"));
     let z = Service { labels: labels("istio.io/use-waypoint=w"), ..service("default/z app=z 10.96.0.2,fd96::2 80") };
-    ends("of who is outside", [z.into()], &missing("plain"));
+    ends("of a pod outside", [z.into()], &missing("plain"));
 }
 
 proptest! {

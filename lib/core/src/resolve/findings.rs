@@ -60,9 +60,9 @@ impl Resolver {
             return;
         }
         let by: Vec<_> = self.others(service, ip).map(|other| other.to_string()).collect();
-        let whose = if by.is_empty() { "a node".to_owned() } else { by.join(" and ") };
+        let owner = if by.is_empty() { "a node".to_owned() } else { by.join(" and ") };
         let says = format!(
-            "{ip} belongs to {whose}: connections to this Service at this address bypass the mesh and arrive in plaintext"
+            "{ip} belongs to {owner}: connections to this Service at this address bypass the mesh and arrive in plaintext"
         );
         say("spec.externalIPs".into(), says);
     }

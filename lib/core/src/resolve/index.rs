@@ -165,7 +165,8 @@ impl Selectors {
         }
     }
 
-    /// Every object of the namespace whose selector may select these labels, in no order: look at the whole selector.
+    /// Every object of the namespace whose selector may select these labels, in no order: the caller checks the whole
+    /// selector.
     pub(super) fn candidates<'a>(
         &'a self,
         namespace: &str,

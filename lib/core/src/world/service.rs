@@ -18,7 +18,7 @@ pub struct Service {
     /// The addresses that it says are its own as well, and that nothing else has; canonical, none of them a VIP of it.
     /// They are the service's at its ports only.
     pub external: Vec<IpAddr>,
-    /// TCP ports; others are not the mesh's.
+    /// TCP ports; others are not carried by the mesh.
     pub ports: Vec<ServicePort>,
     /// `spec.externalName` of an ExternalName service.
     pub external_name: Option<Arc<str>>,
@@ -30,7 +30,7 @@ pub struct Service {
     pub affinity: Affinity,
     /// The waypoint that calls of it pass: its own, else its namespace's.
     pub waypoint: Option<Arc<str>>,
-    /// `underpass.dev/waypoint-failure: allow`: a missing waypoint is passed over.
+    /// `underpass.dev/waypoint-failure: allow`: a missing waypoint is bypassed.
     pub waypoint_optional: bool,
 }
 

@@ -16,7 +16,7 @@ pub struct MeshSettings {
     pub root_namespace: Arc<str>,
     /// The trust domain of this mesh. Default `cluster.local`.
     pub trust_domain: TrustDomain,
-    /// Trust domains whose identities are accepted as our own, and that policies may write for it.
+    /// Trust domains whose identities are accepted as the mesh's own, and that policies may name instead.
     pub trust_domain_aliases: Vec<TrustDomain>,
     /// The DNS suffix of services. Default `cluster.local`.
     pub cluster_domain: Arc<str>,

@@ -75,7 +75,7 @@ fn metadata() {
     );
 }
 
-/// Under another namespace it would be another object; everything else of a pod is passed over with a word.
+/// Under another namespace it would be another object; everything else of a pod is ignored with a warning.
 #[test]
 fn misspelled() {
     check(
