@@ -72,8 +72,9 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn destination(&self, address: &Address) -> Option<Destination> {
+        // By value: a constant key would be data of its own in the object, which `steer` could not have.
         // SAFETY: as above.
-        unsafe { MESH.get(address) }.copied()
+        unsafe { MESH.get(*address) }.copied()
     }
 
     #[inline(always)]

@@ -58,6 +58,8 @@ const LEVELS: [Level; 3] = [Level::Pure, Level::Loopback, Level::Kernel];
 
 /// The crate of the kernel tests, left out of the other levels except for [`QUICK_BENCH`], which needs no kernel.
 pub(crate) const TESTBED: &str = "underpass-tests";
+/// The crate that embeds the kernel programs.
+const LOADER: &str = "underpass-loader";
 /// The quick form of the benchmarks, which judges counts.
 pub(crate) const QUICK_BENCH: &str = "bench";
 
@@ -156,6 +158,10 @@ impl Runner<'_> {
     fn kernel(&mut self) -> Result<()> {
         means::ensure()?;
         ebpf::build(self.workspace)?;
+        // Only now are there objects for it to embed, and its tests to look at.
+        for features in [&[][..], &["--features", ebpf::NEXT]] {
+            self.tests(self.cargo_test().args(["-p", LOADER, "--lib"]).args(features))?;
+        }
         let programs = Programs::build(self.workspace)?.with_next(self.workspace)?;
         let prometheus = prometheus::ensure(self.workspace)?;
         let tests = self.cargo_test().args(["-p", TESTBED]);
