@@ -177,11 +177,11 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
     }
     // The lock is beside the pins.
     let kernel = kernel.filter(|_| missing.is_empty());
-    // An agent that runs and knows both versions can go back to this one.
+    // A later agent that runs may know this version, and write its tables.
     match kernel.as_ref().map(underpass_loader::Kernel::unknown_version) {
-        Some(Ok(Some(version))) if !config.take_over => {
+        Some(Ok(Some(version))) if !config.take_over || version < underpass_abi::VERSION => {
             let found = chain(&underpass_loader::Error::UnknownVersion { version });
-            fault(found, "start the agent of that version, then this one with --take-over");
+            fault(found, "start an agent that knows both versions, then this one with --take-over");
         }
         Some(Err(e)) => fault(chain(&e), "remove what is pinned there with `underpass-agent cleanup`"),
         _ => {}

@@ -6,7 +6,7 @@
 //!                                                      STILL: it changes nothing in the kernel any more; it serves
 //!                                                      for an earlier version: writes that one's tables
 //! adopt what is pinned  <---- offer, lock, listeners --
-//! own tables, programs: [`underpass_loader::Kernel::follow`]
+//! own tables, programs: [`underpass_loader::Kernel::take_over`]
 //! both cgroups count as the agent
 //! first World applied ------------- taken -----------> it accepts no more, says GOAWAY, drains, judges, renews
 //! OWNER                 <---------- leaving -----------

@@ -45,7 +45,7 @@ impl Kernel {
     ///
     /// # Errors
     /// As [`Self::attach`].
-    pub fn follow(settings: &Settings, tables: u32, listeners: &[(ListenerKey, BorrowedFd<'_>)]) -> Result<Self> {
+    pub fn take_over(settings: &Settings, tables: u32, listeners: &[(ListenerKey, BorrowedFd<'_>)]) -> Result<Self> {
         Self::begin(settings, Some(tables), listeners)
     }
 
@@ -74,7 +74,7 @@ impl Kernel {
         (kernel.programs, kernel.log, kernel.earlier) = (Some(programs), log, earlier);
         match &kernel.earlier {
             Some(earlier) => earlier.contents()?.iter().try_for_each(|op| kernel.tables.apply(op))?,
-            None => kernel.take_in()?,
+            None => kernel.add_missing()?,
         }
         for (key, listener) in listeners {
             kernel.insert_listener(*key, *listener)?;
@@ -101,7 +101,7 @@ impl Kernel {
     /// # Errors
     /// The step that failed; it can be given again.
     pub fn restore(&mut self) -> Result<()> {
-        self.take_in()?;
+        self.add_missing()?;
         self.install(Attached::Programs)?;
         self.commit()
     }
@@ -138,7 +138,7 @@ impl Kernel {
     }
 
     /// Adds what the tables of other versions have and these have not.
-    fn take_in(&mut self) -> Result<()> {
+    fn add_missing(&mut self) -> Result<()> {
         for version in self.others()?.into_iter().filter(|version| is_known(*version)) {
             // One that was being made or removed was not in use.
             if Map::ALL.into_iter().any(|map| map.is_filled() && !self.pins.map(version, map).exists()) {
