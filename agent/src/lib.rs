@@ -5,7 +5,7 @@
 //! * [`pods`]: which pods are here, and what is set up in them. [`tables`]: the World as kernel tables.
 //!   [`datapath`]: who carries the tables out.
 //! * [`certs`]: the certificates of the pods on this node.
-//! * [`node`]: all of these wired together, at some [`place`]. [`preflight`]: everything that can be wrong, before anything is changed.
+//! * [`node`]: all of these wired together, in some [`surroundings`]. [`preflight`]: the checks of the machine, before anything is changed.
 //! * [`handover`]: one agent serves a node, and another one takes over from it.
 //! * [`cleanup`]: everything that agents left on a node, taken away.
 //! * [`process`]: from the command line to the exit status. [`signals`], [`notify`]: who ends it, and who is told how it stands.
@@ -26,10 +26,10 @@ pub mod limits;
 pub mod metrics;
 pub mod node;
 pub mod notify;
-pub mod place;
 pub mod pods;
 pub mod preflight;
 pub mod process;
 pub mod reports;
 pub mod signals;
+pub mod surroundings;
 pub mod tables;

@@ -42,10 +42,10 @@ use crate::{
     kept::{Gone, Kept},
     kernel_log, limits, metrics,
     notify::Notify,
-    place::Place,
     pods::{self, EnrolledPod, Event, Pods},
     preflight::Checked,
     signals::Signals,
+    surroundings::Surroundings,
 };
 
 /// How long the end of the process waits for its threads.
@@ -117,24 +117,31 @@ pub async fn run(
     levels: &Levels,
     stop: &mut Signals,
 ) -> Result<(), Error> {
-    let place = Place::kernel(&checked.kernel, &checked.claim)?;
-    run_in(place, running, checked, levels, stop).await
+    let surroundings = Surroundings::kernel(&checked.kernel, &checked.claim)?;
+    run_in(surroundings, running, checked, levels, stop).await
 }
 
-/// The same at any place.
+/// The same in any surroundings.
 ///
 /// # Errors
 /// What could not be started.
 pub async fn run_in<D: DataPath + 'static>(
-    place: Place<D>,
+    surroundings: Surroundings<D>,
     running: &watch::Receiver<Arc<Running>>,
     checked: Checked,
     levels: &Levels,
     stop: &mut Signals,
 ) -> Result<(), Error> {
     let Checked { authority, servers, access_log, own_cgroup, claim, kernel } = checked;
-    let Place { path, counters, kernel_log: decisions, mut tunnel, cgroup_root, marks, events: (sender, events) } =
-        place;
+    let Surroundings {
+        path,
+        counters,
+        kernel_log: decisions,
+        mut tunnel,
+        cgroup_root,
+        marks,
+        events: (sender, events),
+    } = surroundings;
     let config = &*Arc::clone(&running.borrow().config);
     let sockets = servers.sockets().map_err(failed("copy the sockets of the admin API, readiness and metrics"))?;
     let (mut follow, inherited) = Follow::new(claim, own_cgroup, sockets);

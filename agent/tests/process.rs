@@ -20,11 +20,11 @@ use underpass_agent::{
     datapath::InMemory,
     handover::{self, Claim},
     node,
-    place::Place,
     pods::{EnrolledPod, Event},
     preflight::{Checked, Claimed, Servers},
     reports::Counters,
     signals::Signals,
+    surroundings::Surroundings,
 };
 use underpass_core::{
     TrustDomain,
@@ -116,7 +116,7 @@ impl Agent {
         let mut tunnel = underpass_ztunnel::Settings::new(0);
         tunnel.sockets = Arc::<Switch>::clone(&switch);
         let (events, received) = mpsc::unbounded_channel();
-        let place = Place {
+        let surroundings = Surroundings {
             path: tables.clone(),
             counters: Counters::none(),
             kernel_log: None,
@@ -133,7 +133,7 @@ impl Agent {
                 LEVELS.get_or_init(|| log::init(Format::Text, "info".parse().expect("a filter")).expect("levels"));
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
             let mut stop = Signals::of(asks);
-            runtime.block_on(node::run_in(place, &follow, checked, levels, &mut stop)).expect("it ran");
+            runtime.block_on(node::run_in(surroundings, &follow, checked, levels, &mut stop)).expect("it ran");
         });
         let agent = Self { folder, switch, tables, events, admin, settings, stop, thread };
         wait_until("readiness", || get(readiness, "/healthz/ready").filter(|(status, _)| *status == 200));

@@ -1,6 +1,5 @@
-//! Where a node stands: what carries its tables out, how its sockets are opened, who tells it about its pods. The kernel, for
-//! an agent of a cluster; memory and loopback, for a whole agent in a test. Its own file because [`crate::node`] is the same
-//! above both.
+//! The surroundings of a node: data path, sockets of the tunnel, events of its pods. The kernel, for an agent of a cluster;
+//! memory and loopback, for a whole agent in a test. Its own file because [`crate::node`] is the same above both.
 
 use std::path::PathBuf;
 
@@ -10,27 +9,27 @@ use underpass_loader::{Kernel, KernelLog};
 
 use crate::{pods::Event, preflight::Claimed, reports::Counters};
 
-/// Where a node stands.
+/// The data path, sockets and events that a node runs on.
 #[derive(Debug)]
-pub struct Place<D> {
-    /// Carries out the tables.
+pub struct Surroundings<D> {
+    /// The data path.
     pub path: D,
-    /// What it counts.
+    /// Its counters.
     pub counters: Counters,
-    /// What it says of each decision, where it says it.
+    /// Its log of decisions, where its programs are the build that writes one.
     pub kernel_log: Option<KernelLog>,
-    /// The tunnel, with the sockets that it opens.
+    /// Settings of the tunnel, with the sockets that it opens.
     pub tunnel: underpass_ztunnel::Settings,
     /// The cgroup2 directory below which the kubelet keeps this node's pods.
     pub cgroup_root: PathBuf,
     /// The bits of the firewall mark.
     pub marks: Marks,
-    /// What happens to pods: whoever has the sender can tell of some.
+    /// Events of pods: by the sender a test announces pods of its own.
     pub events: (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
 }
 
-impl Place<Kernel> {
-    /// On this machine's kernel. From here on what is captured stays captured, and reaches the listeners that are taken over.
+impl Surroundings<Kernel> {
+    /// Those of this machine's kernel. From here on what is captured stays captured, and reaches the listeners that are taken over.
     ///
     /// # Errors
     /// Where the programs cannot be attached.
