@@ -16,7 +16,7 @@ use underpass_net::socket::options::Keepalive;
 
 use crate::{
     config::{self, Config, Sources, Stop},
-    handover::{self, Claim, Place},
+    handover::{self, Claim, HandoverAddress},
     pods::{self, Pods},
     preflight,
 };
@@ -109,9 +109,9 @@ pub fn run(config: &Config) -> Result<Report, Error> {
     let root = config.cgroup_root.clone().map_or_else(pods::mount_point, Ok)?;
     pods::see_processes(&root)?;
     let settings = preflight::kernel_settings(config, root);
-    let place = Place::new(&config.state, &settings);
+    let address = HandoverAddress::new(&config.state, &settings);
     // Nobody may begin to be the agent meanwhile.
-    let Claim::Alone(lock) = place.claim(false)? else {
+    let Claim::Alone(lock) = address.claim(false)? else {
         return Ok(Report::default()); // a claim that is not to take over finds nobody, or fails
     };
     let mut report = Report::default();
@@ -128,7 +128,7 @@ pub fn run(config: &Config) -> Result<Report, Error> {
     if let Some(path) = Kernel::too_old(&settings)? {
         report.left.push(format!("{}: of another version; run the cleanup of the agent that made it", path.display()));
     }
-    place.leave(lock);
+    address.leave(lock);
     Ok(report)
 }
 

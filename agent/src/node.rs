@@ -1,10 +1,10 @@
-//! One node, wired: certificates are asked for as a new World wants them, then the tunnel's workers catch up with both,
+//! One node with its parts wired together: certificates are asked for as a new World wants them, then the tunnel's workers catch up with both,
 //! then pods are enrolled. In this order, so that a connection that the kernel hands over always meets a tunnel that
-//! knows its pod and has its certificate; and a World that is applied is the one that everybody goes by.
+//! knows its pod and has its certificate; and all parts of the agent go by the World that is applied.
 
 mod drain;
-mod follow;
 mod known;
+mod take_over;
 mod waiting;
 
 use std::{
@@ -31,7 +31,7 @@ use underpass_telemetry::{
 };
 use underpass_ztunnel::{Inputs, Ztunnel};
 
-use self::{follow::Follow, known::Known, waiting::Waiting};
+use self::{known::Known, take_over::TakeOver, waiting::Waiting};
 use crate::{
     admin,
     certs::{self, Certs},
@@ -48,10 +48,10 @@ use crate::{
     surroundings::Surroundings,
 };
 
-/// How long the end of the process waits for its threads.
+/// Timeout of the threads at the end of the process.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
-/// Why the node cannot run.
+/// A node that cannot run, or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel data path.
@@ -69,7 +69,7 @@ pub enum Error {
     /// The admin API or readiness.
     #[error("admin API")]
     Admin(#[from] AdminError),
-    /// One agent after the other.
+    /// A take-over, or the address for the next one.
     #[error("hand-over")]
     Handover(#[from] handover::Error),
     /// A task that the node cannot be without.
@@ -78,9 +78,9 @@ pub enum Error {
     /// A thread, or watching the manifests.
     #[error("{operation}")]
     Io {
-        /// What was done.
+        /// A verb and its object.
         operation: &'static str,
-        /// What came of it.
+        /// The error of the operating system.
         source: io::Error,
     },
 }
@@ -97,20 +97,20 @@ struct Node {
     ztunnel: Ztunnel,
     /// The pods that the tunnel serves, by cookie: those that leave the mesh keep their account until they are gone.
     serving: BTreeMap<Cookie, (Uid, Account)>,
-    /// The identities that certificates are kept for.
+    /// The identities with certificates.
     wanted: BTreeSet<Identity>,
     applying: Waiting<Snapshot>,
     enrolling: Gate,
     room: Gate,
     known: Known,
-    follow: Follow,
+    take_over: TakeOver,
     notify: Notify,
 }
 
 /// Runs the node until `stop` asks for its end, and drains. What is captured stays captured: the kernel data path outlives the process.
 ///
 /// # Errors
-/// What could not be started.
+/// Where a part cannot be started, or has ended.
 pub async fn run(
     running: &watch::Receiver<Arc<Running>>,
     checked: Checked,
@@ -121,10 +121,10 @@ pub async fn run(
     run_in(surroundings, running, checked, levels, stop).await
 }
 
-/// The same in any surroundings.
+/// Runs the node in any surroundings.
 ///
 /// # Errors
-/// What could not be started.
+/// Where a part cannot be started, or has ended.
 pub async fn run_in<D: DataPath + 'static>(
     surroundings: Surroundings<D>,
     running: &watch::Receiver<Arc<Running>>,
@@ -144,7 +144,7 @@ pub async fn run_in<D: DataPath + 'static>(
     } = surroundings;
     let config = &*Arc::clone(&running.borrow().config);
     let sockets = servers.sockets().map_err(failed("copy the sockets of the admin API, readiness and metrics"))?;
-    let (mut follow, inherited) = Follow::new(claim, own_cgroup, sockets);
+    let (mut take_over, inherited) = TakeOver::new(claim, own_cgroup, sockets);
     let registry = Registry::default();
     let access_log = Arc::new(access_log);
 
@@ -175,13 +175,13 @@ pub async fn run_in<D: DataPath + 'static>(
     let of_node = pods::Settings {
         node: config.node.as_str().into(),
         cgroup_root,
-        agents: follow.agents(),
+        agents: take_over.agents(),
         marks,
         drain: config.release_drain,
         keepalive: tunnel.keepalive,
     };
     let mut pods = Pods::adopt(of_node, path, Instant::now(), sink)?;
-    pods.inherit(inherited, follow.until());
+    pods.inherit(inherited, take_over.until());
     let pods =
         Arc::new(pods::spawn(pods, pods::Meter::new(&registry)).map_err(failed("start the thread of the pods"))?);
 
@@ -203,7 +203,7 @@ pub async fn run_in<D: DataPath + 'static>(
         counters,
         pods: Arc::clone(&pods),
     };
-    follow.serves(
+    take_over.serves(
         vec![
             (servers.admin_socket, admin::routes(&view, levels)),
             (servers.admin, admin::routes(&view, levels)),
@@ -212,7 +212,7 @@ pub async fn run_in<D: DataPath + 'static>(
         ],
         servers.unpublished,
     )?;
-    follow.listen(handover::Place::new(&config.state, &kernel))?;
+    take_over.listen(handover::HandoverAddress::new(&config.state, &kernel))?;
     let (snapshot, mesh) = (keeper.snapshot(), keeper.mesh());
     let keeper = keeper.start().map_err(failed("start the keeper's thread"))?;
     let mut keeping = Kept::spawn("the keeper of the World", keeper);
@@ -233,11 +233,11 @@ pub async fn run_in<D: DataPath + 'static>(
         enrolling,
         room,
         known,
-        follow,
+        take_over,
         notify: Notify::new(std::env::var_os("NOTIFY_SOCKET").as_deref()),
     };
     tracing::info!(node = %config.node, version = env!("CARGO_PKG_VERSION"), "agent started");
-    while !node.follow.is_over() {
+    while !node.take_over.is_succeeded() {
         tokio::select! {
             () = stop.next() => break,
             turned = node.turn() => turned?,
@@ -249,15 +249,15 @@ pub async fn run_in<D: DataPath + 'static>(
     node.ztunnel.caught_up().await;
     node.certs.applied();
     let accepting = node.hold().await;
-    let why = node.drain(accepting, config.drain, stop).await?;
-    tracing::info!(?why, cut = node.ztunnel.connections().len(), "agent stops: what is captured stays captured");
+    let drained = node.drain(accepting, config.drain, stop).await?;
+    tracing::info!(?drained, cut = node.ztunnel.connections().len(), "agent stopping");
     drop(watching);
     drop(keeping);
     node.end(access_log).await;
     Ok(())
 }
 
-/// For ever, where there is no such time.
+/// Sleeps until this time; none: for ever.
 async fn sleep_until(until: Option<Instant>) {
     match until {
         Some(until) => tokio::time::sleep_until(until.into()).await,
@@ -275,7 +275,7 @@ fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> Error {
 }
 
 impl Node {
-    /// Does one thing that is due.
+    /// Handles the next event of any part.
     async fn turn(&mut self) -> Result<(), Error> {
         tokio::select! {
             Ok(()) = self.snapshot.changed() => self.apply_soon(),
@@ -286,7 +286,7 @@ impl Node {
                 self.pods.set_drain(now.release_drain);
                 self.mesh.set(now.mesh());
             }
-            Some(heard) = self.follow.hear() => self.follow(heard).await?,
+            Some(event) = self.take_over.next_event() => self.on_take_over(event).await?,
             () = sleep_until(self.applying.until()) => {}
             changed = self.certs.turn() => if changed {
                 self.ztunnel.caught_up().await;
@@ -300,7 +300,7 @@ impl Node {
         Ok(())
     }
 
-    /// The newest World and the pods of this node are applied once their identities have certificates.
+    /// Queues the newest World and the pods of this node: they are applied once their identities have certificates.
     fn apply_soon(&mut self) {
         let snapshot = self.snapshot.borrow_and_update().clone();
         if snapshot.world.version().0 == 0 {
@@ -332,22 +332,22 @@ impl Node {
                 Some(first) => {
                     let n = pods.len();
                     self.room
-                        .close(format!("pod {first} is not in the mesh: the kernel's tables are full ({n} in all)"));
+                        .close(format!("pod {first} is not enrolled: the kernel's tables are full ({n} pods in all)"));
                 }
             },
             Event::Applied(version) => {
-                tracing::info!(%version, "applied");
-                if self.follow.is_serving() {
+                tracing::info!(%version, "World applied");
+                if self.take_over.is_serving() {
                     self.enrolling.open();
                     self.notify.ready();
-                    self.follow.applied();
+                    self.take_over.applied();
                 }
             }
         }
     }
 
-    /// Certificates for the pods that are in the mesh, and for those that are leaving it: their open connections go on
-    /// until the release has ended them.
+    /// Requests certificates for the enrolled pods, and for those in release: their open connections go on until the release has
+    /// ended them.
     fn want(&mut self) {
         let Snapshot { world, local } = self.snapshot.borrow().clone();
         let enrolled = local.iter().filter(|pod| pod.local == Local::Enrolled);
@@ -376,7 +376,7 @@ impl Node {
             Arc::into_inner(access_log).map(|log| log.stop(SHUTDOWN))
         });
         if tokio::time::timeout(SHUTDOWN, ended).await.is_err() {
-            tracing::warn!("some connections did not end in time");
+            tracing::warn!(timeout_s = SHUTDOWN.as_secs(), "shutdown timed out");
         }
     }
 }

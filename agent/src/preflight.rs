@@ -18,7 +18,7 @@ use underpass_telemetry::{
 
 use crate::{
     config::Config,
-    handover::{Claim, Inherited, Lock, Place, Successor},
+    handover::{Claim, HandoverAddress, Inherited, Lock, Successor},
     pods,
 };
 
@@ -128,26 +128,26 @@ fn every(address: SocketAddr, ipv6: bool) -> SocketAddr {
 
 type On = fn(SocketAddr, Option<TcpListener>) -> Result<Listener, AdminError>;
 
-/// The agent that runs stands still from here on, where there is one.
+/// Takes over: a running agent stands still from here on.
 fn claimed(claim: Claim) -> Result<(Claimed, Vec<TcpListener>), Vec<Fault>> {
     match claim {
         Claim::Alone(lock) => Ok((Claimed::Alone(lock), Vec::new())),
         Claim::Successor(successor) => {
-            let remedy = "stop the agent that runs, then start this one: connections wait meanwhile";
+            let remedy = "stop the running agent, then start this one: connections wait meanwhile";
             let mut inherited =
-                successor.ask().map_err(|e| vec![Fault { found: chain(&e), remedy: remedy.to_owned() }])?;
+                successor.request().map_err(|e| vec![Fault { found: chain(&e), remedy: remedy.to_owned() }])?;
             let sockets = std::mem::take(&mut inherited.servers);
             Ok((Claimed::From(successor, Box::new(inherited)), sockets))
         }
     }
 }
 
-/// Who was there before.
+/// How this process became the agent of the node.
 #[derive(Debug)]
 pub enum Claimed {
-    /// Nobody.
+    /// No other agent runs.
     Alone(Lock),
-    /// An agent that stands still, and what is taken over from it.
+    /// By take-over from a predecessor, which stands still.
     From(Successor, Box<Inherited>),
 }
 
@@ -189,8 +189,8 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
     if let Some(Err(e)) = kernel.as_ref().map(|kernel| pods::see_processes(&kernel.cgroup_root)) {
         fault(chain(&e), "run the agent in the host's PID namespace (hostPID: true)");
     }
-    let place = authority.as_ref().and(kernel.as_ref()).map(|kernel| Place::new(&config.state, kernel));
-    let claim = place.as_ref().map(|place| place.claim(config.take_over));
+    let address = authority.as_ref().and(kernel.as_ref()).map(|kernel| HandoverAddress::new(&config.state, kernel));
+    let claim = address.as_ref().map(|address| address.claim(config.take_over));
     let remedy = "stop that agent, or take over from it with --take-over";
     // A successor gets the servers' sockets, and binds none, once everything else is in order.
     let own = matches!(claim, None | Some(Ok(Claim::Alone(_))));
@@ -219,8 +219,8 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
             Ok(Checked { authority, servers, access_log, kernel, own_cgroup, claim })
         }
         (_, claim, ..) => {
-            if let (Some(place), Some(Claim::Alone(lock))) = (place, claim) {
-                place.leave(lock); // who cannot start leaves nothing behind
+            if let (Some(address), Some(Claim::Alone(lock))) = (address, claim) {
+                address.leave(lock); // who cannot start leaves nothing behind
             }
             Err(faults)
         }

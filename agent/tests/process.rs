@@ -275,7 +275,7 @@ fn checked(folder: &Path) -> Checked {
         },
         access_log: AccessLog::start(&log).expect("log"),
         own_cgroup: CgroupId(7),
-        claim: match handover::Place::new(&folder.join("state"), &kernel).claim(false).expect("claimed") {
+        claim: match handover::HandoverAddress::new(&folder.join("state"), &kernel).claim(false).expect("claimed") {
             Claim::Alone(lock) => Claimed::Alone(lock),
             Claim::Successor(_) => panic!("no other agent runs here"),
         },

@@ -154,7 +154,7 @@ impl Mesh {
     /// Starts another agent of a node, which takes over from the one that runs; waits until it has. Returns the one before.
     pub fn take_over(&mut self, node: &str) -> Result<Running> {
         let mut before = self.begin_taking_over(node)?;
-        if let Err(error) = self.agent(node)?.wait_for_log("took over") {
+        if let Err(error) = self.agent(node)?.wait_for_log("take-over complete") {
             let said = before.ended()?.map(|exit| format!("ended: {exit:?}")).unwrap_or_default();
             bail!("{error:#}; the agent before it {said}:\n{}", before.log()?);
         }

@@ -77,7 +77,7 @@ fn asked_to_end_it_drains(lab: &Lab) -> Result<()> {
     let counts = Counts::read(&mesh, "node-1")?;
 
     mesh.agent("node-1")?.signal(Signal::SIGTERM)?;
-    mesh.agent("node-1")?.wait_for_log("agent drains")?;
+    mesh.agent("node-1")?.wait_for_log("draining")?;
     wait_until("readiness to fall", || Ok(!is_ready(&mesh, "node-1")?))?;
     open.iter_mut().try_for_each(Open::goes_on)?;
     // Connects wait, without an error and without a packet; who comes is refused.
@@ -135,7 +135,7 @@ fn asked_twice_it_ends(lab: &Lab) -> Result<()> {
         let open = Open::new(&mesh, "mesh/a", "mesh/b", Way::V4, 9000)?;
         let lines = mesh.log("node-1")?.len();
         mesh.agent("node-1")?.signal(Signal::SIGTERM)?;
-        mesh.agent("node-1")?.wait_for_log("agent drains")?;
+        mesh.agent("node-1")?.wait_for_log("draining")?;
         ensure!(mesh.agent("node-1")?.ended()?.is_none(), "one is enough");
         mesh.agent("node-1")?.signal(second)?;
         ensure!(mesh.agent("node-1")?.wait()? == Exit::Code(0));
@@ -298,7 +298,7 @@ fn successors_that_die(lab: &Lab) -> Result<()> {
     let mut mesh = up(lab, &[])?;
     let mut load = Load::begin(&mesh, lab)?;
     let mut died_in_time = 0;
-    let stages = ["taking over from", "agent started", "pod enrolled"];
+    let stages = ["take-over started", "agent started", "pod enrolled"];
     let rounds = [Signal::SIGKILL, Signal::SIGTERM].into_iter().flat_map(|signal| stages.map(|said| (said, signal)));
     for (round, (said, signal)) in rounds.enumerate() {
         load.goes_on()?;
@@ -308,9 +308,9 @@ fn successors_that_die(lab: &Lab) -> Result<()> {
             Signal::SIGTERM => mesh.terminate("node-1")?,
             _ => mesh.kill("node-1")?,
         };
-        let outcome = |log: &str| log.contains("this one goes on") || log.contains("another agent has taken over");
+        let outcome = |log: &str| log.contains("hand-over failed, resuming") || log.contains("hand-over complete");
         wait_until("the agent before to notice", || Ok(outcome(&before.log()?) || before.ended()?.is_some()))?;
-        if before.log()?.contains("another agent has taken over") {
+        if before.log()?.contains("hand-over complete") {
             // It was quicker than we: then there is none, and the next one finds what is pinned.
             before.wait()?;
             mesh.start_on("node-1")?;
@@ -339,9 +339,9 @@ fn an_agent_that_dies_while_it_is_followed(lab: &Lab) -> Result<()> {
     for _ in 0..3 {
         load.goes_on()?;
         let before = mesh.begin_taking_over("node-1")?;
-        mesh.agent("node-1")?.wait_for_log("taking over from")?;
+        mesh.agent("node-1")?.wait_for_log("take-over started")?;
         ensure!(before.kill()? == Exit::Signal(9));
-        mesh.agent("node-1")?.wait_for_log("took over")?;
+        mesh.agent("node-1")?.wait_for_log("take-over complete")?;
         load.goes_on()?;
     }
     let (_, failed) = load.end()?;
@@ -463,7 +463,7 @@ fn killed_at_any_moment(lab: &Lab) -> Result<()> {
             1 => "pod enrolled",
             2 => "pod leaves the mesh",
             3 => "applied version",
-            _ => "taking over from",
+            _ => "take-over started",
         };
         let world = mesh.manifest("world.yaml")?;
         match round % 5 {

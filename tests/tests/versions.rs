@@ -373,7 +373,7 @@ impl Steps {
 
 /// The successor has taken over, and its version's tables count.
 fn takes_over(scene: &mut Scene, to: AgentVersion) -> Result<bool> {
-    Ok(scene.mesh.agent(NODE)?.log()?.contains("took over") && scene.is_of(to)?)
+    Ok(scene.mesh.agent(NODE)?.log()?.contains("take-over complete") && scene.is_of(to)?)
 }
 
 /// Starts the take-over from an agent of this version; the predecessor, and the successor's gate.
@@ -430,7 +430,7 @@ fn wait_for_step(
 
 /// The predecessor goes on, or has left already: then the next agent that starts finds what is begun.
 fn successor_is_killed(scene: &mut Scene, mut before: Running) -> Result<()> {
-    let goes_on = "this one goes on";
+    let goes_on = "hand-over failed, resuming";
     let undone = before.log()?.matches(goes_on).count();
     ensure!(scene.mesh.kill(NODE)? == Exit::Signal(9));
     wait_until("the predecessor to notice", || {
@@ -446,7 +446,7 @@ fn successor_is_killed(scene: &mut Scene, mut before: Running) -> Result<()> {
 
 /// The successor, whose predecessor is gone, completes it.
 fn is_completed(scene: &mut Scene, to: AgentVersion) -> Result<()> {
-    scene.mesh.agent(NODE)?.wait_for_log("took over")?;
+    scene.mesh.agent(NODE)?.wait_for_log("take-over complete")?;
     wait_until("its version alone to have tables", || scene.is_of(to))
 }
 

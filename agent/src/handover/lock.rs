@@ -1,8 +1,8 @@
-//! The lock of a node's agent: a directory on the bpf file system, beside the pins that it protects. So whoever would change
-//! the same pins meets the same lock, whatever else it was set to. (A bpf file system holds no plain files; flock(2) takes a
-//! directory as well.)
+//! The lock of a node's agent: a directory on the bpf file system, beside the pins that it protects. So each process that would
+//! change the same pins meets the same lock, with any other settings. (A bpf file system holds no plain files; flock(2)
+//! takes a directory as well.)
 //!
-//! What must hold: the lock is one open file, whose owner is who holds a descriptor of it; a directory that is not at its
+//! What must hold: the lock is one open file, whose owner is the process with a descriptor of it; a directory that is not at its
 //! path any more locks nothing.
 
 use std::{
@@ -17,47 +17,47 @@ use std::{
 
 use nix::libc;
 
-use super::{Error, Place};
+use super::{Error, HandoverAddress};
 
-/// This process, and no other, is the agent of the node, for as long as it has this.
+/// The lock of the node: the process that has it is the agent, and no other.
 #[derive(Debug)]
 pub struct Lock(File);
 
 impl Lock {
-    /// The lock at `path`, which is made where it is missing; nothing where somebody has it.
+    /// Takes the lock at `path`, which is made where it is missing; nothing where another process has it.
     ///
     /// # Errors
     /// Where it cannot be made, opened or locked.
     pub(super) fn take(path: &Path) -> Result<Option<Self>, Error> {
         loop {
-            // Only its owner can open it, so nobody else can hold it.
+            // Only its owner can open it, so no other user can hold it.
             let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-            made.map_err(Place::failed("create", path))?;
+            made.map_err(HandoverAddress::failed("create", path))?;
             let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
             let file = match File::options().read(true).custom_flags(flags).open(path) {
                 Err(gone) if gone.kind() == io::ErrorKind::NotFound => continue, // a cleanup has ended
-                opened => opened.map_err(Place::failed("open", path))?,
+                opened => opened.map_err(HandoverAddress::failed("open", path))?,
             };
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(source)) => return Err(Place::failed("lock", path)(source)),
+                Err(TryLockError::Error(source)) => return Err(HandoverAddress::failed("lock", path)(source)),
             }
-            if is_at(&file, path).map_err(Place::failed("look at", path))? {
+            if is_at(&file, path).map_err(HandoverAddress::failed("look at", path))? {
                 return Ok(Some(Self(file)));
             }
         }
     }
 
-    /// The same, for another process.
+    /// A copy of its descriptor, for another process.
     ///
     /// # Errors
     /// No descriptor is left.
-    pub fn again(&self) -> io::Result<File> {
+    pub fn try_clone(&self) -> io::Result<File> {
         self.0.try_clone()
     }
 
-    /// Takes the directory away, with those above it that are empty then. Whoever has opened it finds out.
+    /// Removes the directory, with those above it that are empty then. A process that has opened it finds out.
     pub(crate) fn remove(self, path: &Path) {
         // Other nodes' pins and locks may be there.
         let _ = path.ancestors().take(3).try_for_each(fs::remove_dir);
@@ -86,18 +86,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_has_it_and_nobody_has_one_that_is_gone() {
+    fn one_process_has_it_and_none_has_one_that_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("underpass/locks/n");
         let first = Lock::take(&path).unwrap().expect("free");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
         assert!(Lock::take(&path).unwrap().is_none());
-        let copy = first.again().unwrap();
+        let copy = first.try_clone().unwrap();
         drop(first);
         assert!(Lock::take(&path).unwrap().is_none(), "another process has it");
         drop(copy);
 
-        // Somebody who opened it before a cleanup took it away.
+        // A process that opened it before a cleanup removed it.
         let last = Lock::take(&path).unwrap().expect("free");
         let late = File::open(&path).unwrap();
         last.remove(&path);

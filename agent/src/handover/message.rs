@@ -1,69 +1,69 @@
-//! What two agents of a node say to each other while one takes over from the other. Pure: bytes in, values out.
+//! The messages of a hand-over, between the agents of one node. Pure: bytes in, values out.
 //!
 //! What must hold: a change of anything here is a new [`PROTOCOL`]; another one is refused by name, before anything
 //! changes hands.
 
 use serde::{Deserialize, Serialize};
 
-/// Of every message here.
+/// The version of every message here.
 pub(super) const PROTOCOL: u32 = 3;
 
 /// One message; which descriptors come with it stands beside each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Message {
-    /// The successor: who asks.
+    /// The successor introduces itself.
     Hello(Hello),
-    /// The agent that runs: no.
+    /// The predecessor refuses.
     Refuse {
-        /// Why.
+        /// The reason, for people.
         why: String,
     },
-    /// The agent that runs: yes. With the lock of the node, and of each earlier agent its process.
+    /// The predecessor agrees. With the lock of the node, and the process of each of its own predecessors.
     Offer {
-        /// Its cgroup, by which the kernel knows its sockets until it has left.
+        /// Its cgroup, by which the kernel knows its sockets until it has ended.
         cgroup: u64,
-        /// Those of earlier agents that drain still.
+        /// The cgroups of its own predecessors, which still drain.
         earlier: Vec<u64>,
-        /// So many pods follow.
+        /// Number of pods whose listeners follow.
         pods: usize,
-        /// So many servers follow.
+        /// Number of servers whose listeners follow.
         servers: usize,
-        /// The version of the kernel tables in which everything stands: of the successor, or one that it knows.
+        /// The version of the kernel tables that are filled: the successor's, or one that it knows.
         tables: u32,
     },
-    /// Of each of these network namespaces two listeners: outbound, inbound.
+    /// Two listeners, outbound and inbound, of each of these network namespaces.
     Pods(Vec<u64>),
-    /// The listeners of the admin API, readiness and metrics; which is which their addresses say.
+    /// The listeners of the admin API, readiness and metrics, told apart by their addresses.
     Servers,
-    /// The successor: everything is applied, and it serves.
+    /// The successor has applied everything, and serves.
     Taken,
-    /// The agent that ran: it accepts no more. Its end follows when it has drained.
+    /// The predecessor accepts no more. It ends when it has drained.
     Leaving,
 }
 
-/// What both must have in common.
+/// The introduction of an agent: node and versions, which must fit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Hello {
     /// [`PROTOCOL`].
     pub(super) protocol: u32,
-    /// [`underpass_abi::VERSION`]: of the kernel tables by which it decides.
+    /// [`underpass_abi::VERSION`] of the kernel tables by which it decides.
     pub(super) abi: u32,
-    /// Whose pods.
+    /// The name of its node.
     pub(super) node: String,
-    /// Of the program, for people.
+    /// The version of the program, for people.
     pub(super) version: String,
 }
 
 impl Hello {
-    /// Of this program.
+    /// The introduction of this program.
     pub(super) fn new(node: &str) -> Self {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         Self { protocol: PROTOCOL, abi: underpass_abi::VERSION, node: node.to_owned(), version }
     }
 
-    /// Why this one cannot follow `other`; nothing where it can. An earlier version's tables are read by the later agent, and
+    /// Why this one cannot succeed `other`; nothing where it can. An earlier version's tables are read by the later agent, and
     /// written by it on the way back, so only that one must know both: `is_known` says which `other` knows.
     pub(super) fn misfit(&self, other: &Self, is_known: fn(u32) -> bool) -> Option<String> {
         if self.protocol != other.protocol {
@@ -84,7 +84,7 @@ impl Message {
         serde_json::to_vec(self).unwrap_or_default() // numbers and strings: it cannot fail
     }
 
-    /// Nothing where it is none of ours.
+    /// Nothing where the bytes are no message.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok()
     }
@@ -98,7 +98,7 @@ mod tests {
         Hello { protocol: 3, abi: 4, node: "n".into(), version: "0.1.0".into() }
     }
 
-    /// As they are on the wire: whoever changes a line here changes [`PROTOCOL`].
+    /// The serialised form: a change of a line here is a change of [`PROTOCOL`].
     #[test]
     fn golden() {
         assert_eq!(PROTOCOL, 3);
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_follow_whom() {
+    fn only_a_fitting_agent_may_succeed() {
         let check = |change: fn(&mut Hello), says: Option<&str>| {
             let mut other = hello();
             change(&mut other);

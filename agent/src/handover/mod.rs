@@ -1,7 +1,7 @@
-//! One agent serves a node. Another one of the same node takes over from it, or is refused.
+//! The hand-over of a node from a running agent, the predecessor, to its successor: one agent at a time serves a node.
 //!
 //! ```text
-//! successor                                            the agent that runs
+//! successor                                            predecessor
 //! lock is taken: connect ---------- hello -----------> node and protocol alike, versions of tables known? else refuse
 //!                                                      STILL: it changes nothing in the kernel any more; it serves
 //!                                                      for an earlier version: writes that one's tables
@@ -13,18 +13,18 @@
 //! its version of the tables counts
 //! its cgroup counts no more <------- end of file ------ ended
 //! ```
-//! Who dies, or does not answer in time:
-//! - the successor before `taken`: the other one puts its programs back, reads the tables again, puts right what the successor may
-//!   have changed about its pods, and goes on (STILL is over);
+//! Failures, by the process that dies or does not answer in time:
+//! - the successor before `taken`: the predecessor restores its programs, reads the tables again, restores its pods, and
+//!   resumes (STILL is over);
 //! - the successor has not applied everything in time (`GIVE_UP`): it changes nothing from then on and ends, well before the
-//!   other one goes on (`APPLY`);
-//! - the agent that runs before `leaving`: the successor is the owner at once, if that process is really gone; if it lives
-//!   and hangs up, it has changed its mind, and the successor ends without having taken anything away;
+//!   predecessor resumes (`APPLY`);
+//! - the predecessor before `leaving`: the successor is the owner at once, if that process is really gone; if it lives
+//!   and hangs up, it has resumed, and the successor ends without having taken anything away;
 //! - both: connects wait and what arrives is refused, as whenever no agent runs; the next one finds the pins.
 //!
-//! What must hold: the lock is one open file, whose owner is who holds a descriptor of it: it passes with the offer, and
-//! goes with the last process that has it, however that ends. Only the agent that is not STILL changes the kernel's tables,
-//! but for the successor. Whom the socket lets in is root, and nobody else.
+//! What must hold: the lock is one open file, whose owner is the process with a descriptor of it: it passes with the offer,
+//! and goes with the last process that has it, by any end. Only the agent that is not STILL changes the kernel's tables,
+//! but for the successor. The socket lets in root alone.
 
 mod lock;
 mod message;
@@ -43,84 +43,85 @@ use underpass_abi::{CgroupId, Cookie, Direction, ListenerKey};
 use underpass_loader::Kernel;
 use underpass_net::passing::DescriptorConnection;
 
-pub use self::lock::Lock;
 use self::message::{Hello, Message};
-pub use self::predecessor::{Ask, Lending, listen};
+pub use self::{
+    lock::Lock,
+    predecessor::{OfferContents, SuccessorRequest, listen},
+};
 
-/// How long the agent that runs may take for each answer.
+/// Timeout of each answer of the predecessor.
 const ANSWER: Duration = Duration::from_secs(20);
-/// How long a successor may take until everything is applied, from the end of the offer. After that the agent that runs goes
-/// on.
+/// Timeout of a successor until everything is applied, from the end of the offer. After that the predecessor resumes.
 const APPLY: Duration = Duration::from_secs(60);
-/// When the successor gives up, from before it asks: earlier than the other one goes on, whatever the offer took, by the time
-/// that a change of the kernel's tables that is under way may need to end.
+/// Timeout after which the successor gives up, from before its request: earlier than the predecessor resumes, also after a
+/// slow offer, by the time that a change of the kernel's tables that is under way may need to end.
 const GIVE_UP: Duration = Duration::from_secs(50);
 const _: () = assert!(GIVE_UP.as_secs() + 10 <= APPLY.as_secs() && 2 * ANSWER.as_secs() < GIVE_UP.as_secs());
-/// How long a process takes to be gone after its sockets are.
+/// The longest time between the end of a process's sockets and its own.
 const GONE: Duration = Duration::from_secs(2);
 
-/// Why there is no hand-over.
+/// A hand-over, or a claim of the node, that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file or a socket of it.
+    /// An operation on a file or a socket.
     #[error("cannot {operation} {object}")]
     Io {
-        /// What was tried.
+        /// A verb, such as `open`.
         operation: &'static str,
-        /// Which file or socket.
+        /// The file or socket.
         object: String,
-        /// What came of it.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// Another agent serves this node.
-    #[error("another agent serves node {node} (it holds {lock})")]
+    #[error("another agent serves node {node} (lock {lock})")]
     Runs {
         /// This node.
         node: String,
         /// The directory that is locked.
         lock: String,
     },
-    /// It serves this node, and is not to be found.
-    #[error("the agent that serves node {node} does not listen at {socket}: it only starts, or has another --state")]
+    /// The agent of this node cannot be reached.
+    #[error("the running agent of node {node} does not listen at {socket}: it is starting, or has another --state")]
     Unheard {
         /// This node.
         node: String,
-        /// Where it would be.
+        /// The socket of the hand-over address.
         socket: String,
-        /// What came of it.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The agent that runs does not let us.
-    #[error("the agent that runs refuses: {why}")]
+    /// The predecessor refused the hand-over.
+    #[error("the running agent refuses the take-over: {why}")]
     Refused {
-        /// What it says.
+        /// Its reason.
         why: String,
     },
-    /// It is not the agent that answers, or not as it should.
-    #[error("the agent that runs does not answer as an agent: {found}")]
+    /// An answer that breaks the protocol, or of a process that is no agent.
+    #[error("unexpected answer of the running agent: {found}")]
     Answer {
-        /// What came instead.
+        /// The answer.
         found: String,
     },
-    /// The agent that runs changed its mind.
-    #[error("the agent that runs goes on: it has not heard in time that everything was applied")]
+    /// The predecessor has resumed.
+    #[error("the running agent resumed: it did not learn in time that everything was applied")]
     Withdrawn,
-    /// We were too slow: the agent that runs goes on.
-    #[error("not everything was applied within {} s: the agent that runs goes on", GIVE_UP.as_secs())]
+    /// The successor was too slow: the predecessor resumes.
+    #[error("not everything was applied within {} s: the running agent resumes", GIVE_UP.as_secs())]
     Late,
 }
 
-/// The files of a node's agent.
+/// The address at which a successor finds the agent of a node: socket and lock.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct HandoverAddress {
     node: String,
     lock: PathBuf,
     socket: PathBuf,
 }
 
-impl Place {
-    /// Of the agent with this state directory, where a successor finds it. The lock is where what it protects is pinned:
-    /// agents of different state directories meet there.
+impl HandoverAddress {
+    /// The address of the agent with this state directory. The lock is beside the pins that it protects: agents of different
+    /// state directories meet there.
     #[must_use]
     pub fn new(state: &Path, kernel: &underpass_loader::Settings) -> Self {
         let node = &kernel.instance;
@@ -129,13 +130,13 @@ impl Place {
         Self { node: node.clone(), lock: Kernel::lock(kernel), socket: state.join(format!("{name}.handover")) }
     }
 
-    /// Where a successor is waited for.
+    /// The socket at which the agent waits for a successor.
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// This process is not to be the agent: nothing is left of the lock. The next one makes it anew.
+    /// Removes the lock of a process that will not be the agent. The next one makes it anew.
     pub fn leave(&self, lock: Lock) {
         lock.remove(&self.lock);
     }
@@ -146,20 +147,20 @@ impl Place {
     }
 }
 
-/// What a process that wants to be the agent of a node finds.
+/// The outcome of a claim of the node.
 #[derive(Debug)]
 pub enum Claim {
-    /// Nobody: it is.
+    /// No other agent runs: this process is the agent.
     Alone(Lock),
-    /// One that runs, and can be asked.
+    /// An agent runs, and can be asked for a hand-over.
     Successor(Successor),
 }
 
-impl Place {
-    /// Becomes the agent of the node, or, with `take_over`, finds the one that runs. Nothing has changed then.
+impl HandoverAddress {
+    /// Becomes the agent of the node, or, with `take_over`, connects to the running one, which has changed nothing yet.
     ///
     /// # Errors
-    /// Where another agent runs and is not to be, or cannot be, taken over.
+    /// Where another agent runs, and the take-over from it is not wanted or not possible.
     pub fn claim(&self, take_over: bool) -> Result<Claim, Error> {
         let node = self.node.clone();
         match Lock::take(&self.lock)? {
@@ -167,8 +168,8 @@ impl Place {
             None if take_over => {
                 let socket = self.socket.display().to_string();
                 let unheard = |source| Error::Unheard { node, socket, source };
-                let wire = DescriptorConnection::connect(&self.socket).map_err(unheard)?;
-                Successor::new(wire, &self.node).map(Claim::Successor)
+                let connection = DescriptorConnection::connect(&self.socket).map_err(unheard)?;
+                Successor::new(connection, &self.node).map(Claim::Successor)
             }
             None => Err(Error::Runs { node, lock: self.lock.display().to_string() }),
         }
@@ -178,32 +179,32 @@ impl Place {
 /// The successor's end of a hand-over.
 #[derive(Debug)]
 pub struct Successor {
-    wire: DescriptorConnection,
+    connection: DescriptorConnection,
     node: String,
-    /// The agent that runs: readable when it is gone.
+    /// The process of the predecessor: readable when it is gone.
     process: OwnedFd,
 }
 
-/// What an agent takes over.
+/// The contents of an offer, as the successor inherits them.
 #[derive(Debug)]
 pub struct Inherited {
-    /// The agent of the node is this process from now on, or the other one still.
+    /// The lock of the node, which both have until the predecessor leaves.
     pub lock: Lock,
-    /// The one that ran, then those before it that drain still.
-    pub before: Vec<Earlier>,
-    /// The kernel's tables may be changed until then, or until [`Successor::taken`] has said that this process alone is the
-    /// agent.
+    /// The agent that ran, then its own predecessors, which still drain.
+    pub predecessors: Vec<Predecessor>,
+    /// The end of the time in which the kernel's tables may be changed, unless [`Successor::confirm`] has said before that this
+    /// process alone is the agent.
     pub until: Instant,
-    /// By pod: outbound, inbound.
+    /// The listeners of each pod: outbound, inbound.
     pub listeners: BTreeMap<Cookie, (TcpListener, TcpListener)>,
-    /// Of the admin API, readiness, metrics, in any order.
+    /// The listeners of the admin API, readiness, metrics, in any order.
     pub servers: Vec<TcpListener>,
-    /// The version of the kernel tables in which everything stands.
+    /// The version of the kernel tables that are filled.
     pub tables: u32,
 }
 
 impl Inherited {
-    /// The listeners, as the kernel is given them.
+    /// The listeners by the keys of the kernel's table.
     #[must_use]
     pub fn keys(&self) -> Vec<(ListenerKey, BorrowedFd<'_>)> {
         let mut keys = Vec::with_capacity(2 * self.listeners.len());
@@ -216,64 +217,66 @@ impl Inherited {
     }
 }
 
-/// An agent before this one.
+/// An agent that ran before, until it has drained.
 #[derive(Debug)]
-pub struct Earlier {
-    /// By which the kernel knows its sockets.
+pub struct Predecessor {
+    /// Its cgroup, by which the kernel knows its sockets.
     pub cgroup: CgroupId,
-    /// Readable when it is gone.
+    /// Its process: readable when it is gone.
     pub process: OwnedFd,
 }
 
-impl Earlier {
-    /// The same, for another process.
+impl Predecessor {
+    /// A copy of its descriptor, for another process.
     ///
     /// # Errors
     /// No descriptor is left.
-    pub fn again(&self) -> io::Result<Self> {
+    pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self { cgroup: self.cgroup, process: self.process.try_clone()? })
     }
 
-    /// Waits until it is gone, however long it drains.
+    /// Waits until it is gone, without a timeout: it may drain for long.
     pub fn wait(&self) {
         while !underpass_net::passing::is_readable(&self.process, Duration::from_secs(60)) {}
     }
 }
 
 impl Successor {
-    fn new(wire: DescriptorConnection, node: &str) -> Result<Self, Error> {
-        let (user, pid) = wire.peer().map_err(wired("look at"))?;
+    fn new(connection: DescriptorConnection, node: &str) -> Result<Self, Error> {
+        let (user, pid) = connection.peer().map_err(io_failure("look at"))?;
         if user != 0 {
-            return Err(Error::Answer { found: format!("it belongs to user {user}") });
+            return Err(Error::Answer { found: format!("its process belongs to user {user}") });
         }
-        wire.set_timeout(ANSWER).map_err(wired("set up"))?;
-        let process = underpass_net::passing::pidfd(pid).map_err(wired("watch the process behind"))?;
-        Ok(Self { wire, node: node.to_owned(), process })
+        connection.set_timeout(ANSWER).map_err(io_failure("set up"))?;
+        let process = underpass_net::passing::pidfd(pid).map_err(io_failure("watch the process behind"))?;
+        Ok(Self { connection, node: node.to_owned(), process })
     }
 
-    /// Asks for everything. The other one stands still from here on; dropping this lets it go on.
+    /// Asks for an offer. The predecessor stands still from here on; dropping this lets it resume.
     ///
     /// # Errors
     /// Where it refuses, or does not answer.
-    pub fn ask(&self) -> Result<Inherited, Error> {
+    pub fn request(&self) -> Result<Inherited, Error> {
         let until = Instant::now() + GIVE_UP;
-        self.say(&Message::Hello(Hello::new(&self.node)))?;
-        let (offer, with) = self.hear()?;
+        self.send(&Message::Hello(Hello::new(&self.node)))?;
+        let (offer, with) = self.receive()?;
         let (cgroup, earlier, pods, servers, tables) = match &offer {
             Message::Offer { cgroup, earlier, pods, servers, tables } if with.len() == 1 + earlier.len() => {
                 (*cgroup, earlier, *pods, *servers, *tables)
             }
             Message::Refuse { why } => return Err(Error::Refused { why: why.clone() }),
-            other => return Err(strange(other)),
+            other => return Err(unexpected(other)),
         };
         let mut with = with.into_iter();
-        let lock = Lock::from(with.next().ok_or_else(|| strange(&offer))?);
-        let process = self.process.try_clone().map_err(wired("watch the process behind"))?;
-        let earlier = earlier.iter().zip(with).map(|(cgroup, process)| Earlier { cgroup: CgroupId(*cgroup), process });
-        let before = std::iter::once(Earlier { cgroup: CgroupId(cgroup), process }).chain(earlier).collect();
-        let mut inherited = Inherited { lock, before, until, listeners: BTreeMap::new(), servers: Vec::new(), tables };
+        let lock = Lock::from(with.next().ok_or_else(|| unexpected(&offer))?);
+        let process = self.process.try_clone().map_err(io_failure("watch the process behind"))?;
+        let earlier =
+            earlier.iter().zip(with).map(|(cgroup, process)| Predecessor { cgroup: CgroupId(*cgroup), process });
+        let predecessors = std::iter::once(Predecessor { cgroup: CgroupId(cgroup), process }).chain(earlier).collect();
+        let mut inherited =
+            Inherited { lock, predecessors, until, listeners: BTreeMap::new(), servers: Vec::new(), tables };
         while inherited.listeners.len() < pods || inherited.servers.len() < servers {
-            match self.hear()? {
+            match self.receive()? {
                 (Message::Pods(cookies), with) if with.len() == 2 * cookies.len() && !cookies.is_empty() => {
                     let mut with = with.into_iter().map(TcpListener::from);
                     for cookie in cookies {
@@ -285,20 +288,20 @@ impl Successor {
                 (Message::Servers, with) if !with.is_empty() && inherited.servers.is_empty() => {
                     inherited.servers.extend(with.into_iter().map(TcpListener::from));
                 }
-                (other, _) => return Err(strange(&other)),
+                (other, _) => return Err(unexpected(&other)),
             }
         }
         Ok(inherited)
     }
 
-    /// Everything is applied and served. When this returns, this process alone is the agent.
+    /// Reports that everything is applied and served. When this returns, this process alone is the agent.
     ///
     /// # Errors
-    /// [`Error::Withdrawn`] where the other one lives and goes on; then this one must not.
-    pub fn taken(&self) -> Result<(), Error> {
-        // However long it takes to leave: it does, it hangs up, or it dies. To stop waiting would leave nobody.
-        let for_ever = || self.wire.set_timeout(Duration::ZERO).map_err(wired("set up"));
-        let said = self.say(&Message::Taken).and_then(|()| for_ever()).and_then(|()| self.hear());
+    /// [`Error::Withdrawn`] where the predecessor lives and resumed; then this process must not be the agent.
+    pub fn confirm(&self) -> Result<(), Error> {
+        // It leaves, hangs up or dies, after any time: to stop waiting would leave the node without an agent.
+        let for_ever = || self.connection.set_timeout(Duration::ZERO).map_err(io_failure("set up"));
+        let said = self.send(&Message::Taken).and_then(|()| for_ever()).and_then(|()| self.receive());
         match said {
             Ok((Message::Leaving, _)) => Ok(()),
             _ if self.is_gone(GONE) => Ok(()),
@@ -306,11 +309,11 @@ impl Successor {
         }
     }
 
-    /// Not everything is applied, and time is up.
+    /// Gives up, because not everything is applied in time.
     ///
     /// # Errors
-    /// [`Error::Late`], unless the other one is gone: then this process is the agent all the same.
-    pub fn late(&self) -> Result<(), Error> {
+    /// [`Error::Late`], unless the predecessor is gone: then this process is the agent all the same.
+    pub fn give_up(&self) -> Result<(), Error> {
         if self.is_gone(Duration::ZERO) { Ok(()) } else { Err(Error::Late) }
     }
 
@@ -318,27 +321,28 @@ impl Successor {
         underpass_net::passing::is_readable(&self.process, patience)
     }
 
-    fn say(&self, message: &Message) -> Result<(), Error> {
-        self.wire.send(&message.encode(), &[]).map_err(wired("write to"))
+    fn send(&self, message: &Message) -> Result<(), Error> {
+        self.connection.send(&message.encode(), &[]).map_err(io_failure("write to"))
     }
 
-    fn hear(&self) -> Result<(Message, Vec<OwnedFd>), Error> {
-        hear(&self.wire)
+    fn receive(&self) -> Result<(Message, Vec<OwnedFd>), Error> {
+        receive(&self.connection)
     }
 }
 
-fn hear(wire: &DescriptorConnection) -> Result<(Message, Vec<OwnedFd>), Error> {
-    let (bytes, with) = wire.receive().map_err(wired("read from"))?;
-    let found =
-        || if bytes.is_empty() { "it hung up".to_owned() } else { String::from_utf8_lossy(&bytes).into_owned() };
+fn receive(connection: &DescriptorConnection) -> Result<(Message, Vec<OwnedFd>), Error> {
+    let (bytes, with) = connection.receive().map_err(io_failure("read from"))?;
+    let found = || {
+        if bytes.is_empty() { "end of the connection".to_owned() } else { String::from_utf8_lossy(&bytes).into_owned() }
+    };
     Message::decode(&bytes).map(|message| (message, with)).ok_or_else(|| Error::Answer { found: found() })
 }
 
-fn wired(operation: &'static str) -> impl FnOnce(io::Error) -> Error {
+fn io_failure(operation: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Io { operation, object: "the other agent".to_owned(), source }
 }
 
-fn strange(message: &Message) -> Error {
+fn unexpected(message: &Message) -> Error {
     Error::Answer { found: format!("{message:?}") }
 }
 

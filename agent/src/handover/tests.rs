@@ -1,4 +1,4 @@
-//! Both ends of a hand-over in one process: what passes, and who goes on when one of them ends at any step.
+//! Both ends of a hand-over in one process: the offer that passes, and the agent that goes on when the other ends at any step.
 
 use std::{
     fs,
@@ -13,11 +13,11 @@ use underpass_ztunnel::PodListeners;
 use super::*;
 
 /// Files of one test.
-fn place() -> Place {
+fn address() -> HandoverAddress {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
     let state = std::env::temp_dir().join(format!("underpass-handover-{}-{n}", std::process::id()));
-    Place::new(&state, &kernel(&state))
+    HandoverAddress::new(&state, &kernel(&state))
 }
 
 fn kernel(bpffs: &Path) -> underpass_loader::Settings {
@@ -36,36 +36,39 @@ fn bound() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").unwrap()
 }
 
-fn alone(place: &Place) -> Lock {
-    match place.claim(false).unwrap() {
+fn alone(address: &HandoverAddress) -> Lock {
+    match address.claim(false).unwrap() {
         Claim::Alone(lock) => lock,
-        Claim::Successor(_) => panic!("nobody runs"),
+        Claim::Successor(_) => panic!("no agent runs"),
     }
 }
 
-fn successor(place: &Place) -> Successor {
-    match place.claim(true).unwrap() {
+fn successor(address: &HandoverAddress) -> Successor {
+    match address.claim(true).unwrap() {
         Claim::Successor(successor) => successor,
-        Claim::Alone(_) => panic!("one runs"),
+        Claim::Alone(_) => panic!("an agent runs"),
     }
 }
 
-/// An agent that lends these, and what it is asked.
-fn running(place: &Place, pods: usize) -> (Lock, mpsc::UnboundedReceiver<Ask>, Vec<std::net::SocketAddr>) {
-    let lock = alone(place);
-    let (asks, asked) = mpsc::unbounded_channel();
-    listen(place, asks).unwrap();
-    (lock, asked, (0..2 * pods).map(|_| bound().local_addr().unwrap()).collect())
+/// A running agent with its lock, and the requests that it gets.
+fn running(
+    address: &HandoverAddress,
+    pods: usize,
+) -> (Lock, mpsc::UnboundedReceiver<SuccessorRequest>, Vec<std::net::SocketAddr>) {
+    let lock = alone(address);
+    let (sender, requests) = mpsc::unbounded_channel();
+    listen(address, sender).unwrap();
+    (lock, requests, (0..2 * pods).map(|_| bound().local_addr().unwrap()).collect())
 }
 
-fn lending(lock: &Lock, pods: usize) -> Lending {
+fn offer(lock: &Lock, pods: usize) -> OfferContents {
     let pods = (0..pods).map(|n| PodListeners { cookie: n as u64, outbound: bound(), inbound: bound() });
     let process = underpass_net::passing::pidfd(i32::try_from(std::process::id()).unwrap()).unwrap();
-    let earlier = vec![Earlier { cgroup: CgroupId(5), process }];
-    Lending {
+    let predecessors = vec![Predecessor { cgroup: CgroupId(5), process }];
+    OfferContents {
         cgroup: 7,
-        earlier,
-        lock: lock.again().unwrap(),
+        predecessors,
+        lock: lock.try_clone().unwrap(),
         pods: pods.collect(),
         servers: vec![bound(), bound(), bound()],
         tables: underpass_abi::VERSION,
@@ -74,154 +77,160 @@ fn lending(lock: &Lock, pods: usize) -> Lending {
 
 #[test]
 fn one_agent_serves_a_node() {
-    let place = place();
-    let lock = alone(&place);
-    let error = place.claim(false).unwrap_err().to_string();
+    let address = address();
+    let lock = alone(&address);
+    let error = address.claim(false).unwrap_err().to_string();
     assert!(error.contains("another agent serves node n/1"), "{error}");
     // It runs, and does not listen yet.
-    let error = place.claim(true).unwrap_err().to_string();
-    assert!(error.contains("n_1.handover: it only starts, or has another --state"), "{error}");
-    // Whatever its own state directory is.
-    let elsewhere = Place::new(Path::new("/elsewhere"), &kernel(place.socket().parent().unwrap()));
+    let error = address.claim(true).unwrap_err().to_string();
+    assert!(error.contains("n_1.handover: it is starting, or has another --state"), "{error}");
+    // With any other state directory.
+    let elsewhere = HandoverAddress::new(Path::new("/elsewhere"), &kernel(address.socket().parent().unwrap()));
     assert!(matches!(elsewhere.claim(false), Err(Error::Runs { .. })));
     assert!(matches!(elsewhere.claim(true), Err(Error::Unheard { .. })));
     drop(lock);
-    drop(alone(&place));
+    drop(alone(&address));
 }
 
 #[test]
 fn everything_passes_and_the_lock_with_it() {
     const PODS: usize = 300; // more than one message takes
-    let place = place();
-    let (lock, mut asked, _) = running(&place, 0);
+    let address = address();
+    let (lock, mut requests, _) = running(&address, 0);
     let names = |l: &TcpListener| l.local_addr().unwrap();
     let node = std::thread::spawn(move || {
-        let Some(Ask::Lend { answer, .. }) = asked.blocking_recv() else { panic!("not asked to lend") };
-        let lent = lending(&lock, PODS);
+        let Some(SuccessorRequest::Offer { answer, .. }) = requests.blocking_recv() else {
+            panic!("not asked for an offer")
+        };
+        let offer = offer(&lock, PODS);
         let pods: BTreeMap<_, _> =
-            lent.pods.iter().map(|p| (Cookie(p.cookie), (names(&p.outbound), names(&p.inbound)))).collect();
-        let servers: Vec<_> = lent.servers.iter().map(names).collect();
-        answer.send(Ok(lent)).unwrap();
-        let Some(Ask::Leave(answer)) = asked.blocking_recv() else { panic!("not asked to leave") };
+            offer.pods.iter().map(|p| (Cookie(p.cookie), (names(&p.outbound), names(&p.inbound)))).collect();
+        let servers: Vec<_> = offer.servers.iter().map(names).collect();
+        answer.send(Ok(offer)).unwrap();
+        let Some(SuccessorRequest::Leave(answer)) = requests.blocking_recv() else { panic!("not asked to leave") };
         drop(lock);
         answer.send(()).unwrap();
         (pods, servers)
     });
-    let successor = successor(&place);
-    let inherited = successor.ask().unwrap();
-    successor.taken().unwrap();
+    let successor = successor(&address);
+    let inherited = successor.request().unwrap();
+    successor.confirm().unwrap();
     let (pods, servers) = node.join().unwrap();
     let got = inherited.listeners.iter().map(|(cookie, (out, inb))| (*cookie, (names(out), names(inb))));
     assert_eq!(got.collect::<BTreeMap<_, _>>(), pods);
     assert_eq!(inherited.servers.iter().map(names).collect::<Vec<_>>(), servers);
-    // Everybody whose connections are not to be captured, and how to know when that is over.
-    let before: Vec<_> = inherited.before.iter().map(|agent| agent.cgroup).collect();
-    assert_eq!(before, [CgroupId(7), CgroupId(5)]);
+    // Every agent whose connections are not to be captured, until its process is gone.
+    let predecessors: Vec<_> = inherited.predecessors.iter().map(|agent| agent.cgroup).collect();
+    assert_eq!(predecessors, [CgroupId(7), CgroupId(5)]);
     assert!(inherited.until < Instant::now() + APPLY - Duration::from_secs(5));
-    // The one that lent it is gone; the lock is not.
-    assert!(matches!(place.claim(false), Err(Error::Runs { .. })));
+    // The agent that offered it is gone; the lock is not.
+    assert!(matches!(address.claim(false), Err(Error::Runs { .. })));
     drop(inherited);
-    drop(alone(&place));
+    drop(alone(&address));
 }
 
 #[test]
-fn a_successor_that_fails_lets_the_other_go_on() {
-    let place = place();
-    let (lock, mut asked, _) = running(&place, 0);
-    // It says nothing, something strange, or hello from elsewhere: nobody is asked to stand still.
-    drop(successor(&place));
-    successor(&place).say(&Message::Taken).unwrap();
-    let mut elsewhere = successor(&place);
+fn a_successor_that_fails_lets_the_predecessor_resume() {
+    let address = address();
+    let (lock, mut requests, _) = running(&address, 0);
+    // It sends nothing, an unexpected message, or the introduction of another node's agent: the node is not asked to stand still.
+    drop(successor(&address));
+    successor(&address).send(&Message::Taken).unwrap();
+    let mut elsewhere = successor(&address);
     elsewhere.node = "n/2".into();
-    let refused = elsewhere.ask().unwrap_err().to_string();
-    assert_eq!(refused, "the agent that runs refuses: it runs for node n/2, not n/1");
-    assert!(asked.try_recv().is_err());
-    // It ends, or says something strange, after it was lent everything.
+    let refused = elsewhere.request().unwrap_err().to_string();
+    assert_eq!(refused, "the running agent refuses the take-over: it runs for node n/2, not n/1");
+    assert!(requests.try_recv().is_err());
+    // It ends, or sends an unexpected message, after the whole offer.
     for strange in [false, true] {
-        let successor = successor(&place);
+        let successor = successor(&address);
         let asking = std::thread::spawn(move || {
-            let inherited = successor.ask().unwrap();
+            let inherited = successor.request().unwrap();
             if strange {
-                successor.say(&Message::Leaving).unwrap();
+                successor.send(&Message::Leaving).unwrap();
             }
             drop((successor, inherited));
         });
-        let Some(Ask::Lend { answer, .. }) = asked.blocking_recv() else { panic!("not asked to lend") };
-        answer.send(Ok(lending(&lock, 1))).unwrap();
-        assert!(matches!(asked.blocking_recv(), Some(Ask::GoOn)));
+        let Some(SuccessorRequest::Offer { answer, .. }) = requests.blocking_recv() else {
+            panic!("not asked for an offer")
+        };
+        answer.send(Ok(offer(&lock, 1))).unwrap();
+        assert!(matches!(requests.blocking_recv(), Some(SuccessorRequest::Resume)));
         asking.join().unwrap();
     }
-    assert!(matches!(place.claim(false), Err(Error::Runs { .. })), "and it has the lock");
+    assert!(matches!(address.claim(false), Err(Error::Runs { .. })), "and it has the lock");
 }
 
 /// Both ends of a connection.
 fn pair() -> (DescriptorConnection, DescriptorConnection) {
-    let place = place();
-    fs::create_dir_all(place.socket().parent().unwrap()).unwrap();
-    let door = DescriptorListener::open(place.socket()).unwrap();
-    (DescriptorConnection::connect(place.socket()).unwrap(), door.accept().unwrap())
+    let address = address();
+    fs::create_dir_all(address.socket().parent().unwrap()).unwrap();
+    let listener = DescriptorListener::open(address.socket()).unwrap();
+    (DescriptorConnection::connect(address.socket()).unwrap(), listener.accept().unwrap())
 }
 
 #[test]
-fn an_agent_that_lives_and_hangs_up_goes_on() {
+fn a_predecessor_that_lives_and_hangs_up_has_resumed() {
     let (near, far) = pair();
     let own = i32::try_from(std::process::id()).unwrap();
     let process = underpass_net::passing::pidfd(own).unwrap();
-    let successor = Successor { wire: near, node: "n".into(), process };
+    let successor = Successor { connection: near, node: "n".into(), process };
     drop(far);
-    assert!(matches!(successor.taken(), Err(Error::Withdrawn)));
+    assert!(matches!(successor.confirm(), Err(Error::Withdrawn)));
     // The twin: its process is gone.
     let (near, far) = pair();
     let mut child = std::process::Command::new("true").spawn().unwrap();
     let process = underpass_net::passing::pidfd(i32::try_from(child.id()).unwrap()).unwrap();
     child.wait().unwrap();
-    let successor = Successor { wire: near, node: "n".into(), process };
+    let successor = Successor { connection: near, node: "n".into(), process };
     drop(far);
-    successor.taken().unwrap();
-    successor.late().unwrap();
+    successor.confirm().unwrap();
+    successor.give_up().unwrap();
 }
 
 #[test]
-fn time_is_up_for_a_successor_only_while_the_other_one_lives() {
+fn a_successor_is_late_only_while_the_predecessor_lives() {
     let (near, _far) = pair();
     let process = underpass_net::passing::pidfd(i32::try_from(std::process::id()).unwrap()).unwrap();
-    let successor = Successor { wire: near, node: "n".into(), process };
-    assert!(matches!(successor.late(), Err(Error::Late)));
+    let successor = Successor { connection: near, node: "n".into(), process };
+    assert!(matches!(successor.give_up(), Err(Error::Late)));
 }
 
 #[test]
-fn an_agent_may_take_its_time_to_leave() {
+fn a_predecessor_may_be_slow_to_leave() {
     const PATIENCE: Duration = Duration::from_millis(20);
     let (near, far) = pair();
     near.set_timeout(PATIENCE).unwrap();
     let process = underpass_net::passing::pidfd(i32::try_from(std::process::id()).unwrap()).unwrap();
-    let successor = Successor { wire: near, node: "n".into(), process };
+    let successor = Successor { connection: near, node: "n".into(), process };
     let leaving = std::thread::spawn(move || {
-        assert!(matches!(hear(&far), Ok((Message::Taken, _))));
-        std::thread::sleep(5 * PATIENCE); // so slow it is
+        assert!(matches!(receive(&far), Ok((Message::Taken, _))));
+        std::thread::sleep(5 * PATIENCE);
         far.send(&Message::Leaving.encode(), &[]).unwrap();
     });
-    successor.taken().unwrap();
+    successor.confirm().unwrap();
     leaving.join().unwrap();
 }
 
 #[test]
-fn an_agent_that_cannot_lend_says_why_and_is_asked_nothing_more() {
-    let place = place();
-    let (_lock, mut asked, _) = running(&place, 0);
-    let successor = successor(&place);
-    let asking = std::thread::spawn(move || successor.ask().unwrap_err().to_string());
-    let Some(Ask::Lend { answer, .. }) = asked.blocking_recv() else { panic!("not asked to lend") };
+fn an_agent_that_cannot_make_an_offer_refuses_and_gets_no_more_requests() {
+    let address = address();
+    let (_lock, mut requests, _) = running(&address, 0);
+    let successor = successor(&address);
+    let asking = std::thread::spawn(move || successor.request().unwrap_err().to_string());
+    let Some(SuccessorRequest::Offer { answer, .. }) = requests.blocking_recv() else {
+        panic!("not asked for an offer")
+    };
     answer.send(Err("no descriptor".into())).unwrap();
-    assert_eq!(asking.join().unwrap(), "the agent that runs refuses: no descriptor");
-    assert!(asked.try_recv().is_err());
+    assert_eq!(asking.join().unwrap(), "the running agent refuses the take-over: no descriptor");
+    assert!(requests.try_recv().is_err());
 }
 
 #[test]
 fn files_have_safe_names_and_the_socket_is_roots() {
-    let place = place();
-    let _running = running(&place, 0);
-    let name = place.socket().file_name().unwrap().to_str().unwrap();
+    let address = address();
+    let _running = running(&address, 0);
+    let name = address.socket().file_name().unwrap().to_str().unwrap();
     assert_eq!(name, "n_1.handover");
-    assert_eq!(fs::metadata(place.socket()).unwrap().mode() & 0o777, 0o600);
+    assert_eq!(fs::metadata(address.socket()).unwrap().mode() & 0o777, 0o600);
 }

@@ -1,8 +1,8 @@
 //! The end of a node's agent. What must hold: while open connections are waited for, they are judged, their certificates
-//! are renewed, and the admin API and the metrics answer; nothing new is taken that nobody would serve.
+//! are renewed, and the admin API and the metrics answer; no new connection is accepted.
 //!
 //! ```text
-//! running --SIGTERM--> held: the kernel steers nothing to us; connects wait, inbound is refused
+//! running --SIGTERM--> held: the kernel steers no connection to the agent; connects wait, inbound is refused
 //!                        |--> GOAWAY on every tunnel --nothing open / deadline / SIGTERM again--> end, the rest cut: `drain`
 //! ```
 
@@ -13,30 +13,30 @@ use underpass_ztunnel::Accepting;
 use super::{Error, Node};
 use crate::signals::Signals;
 
-/// Why open connections are not waited for any longer.
+/// The reason for which a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Drained {
-    /// There are none.
-    Nothing,
-    /// They had their time.
+    /// No connection is open.
+    Empty,
+    /// The drain time is over.
     Deadline,
-    /// A second signal.
-    Asked,
+    /// A second signal came.
+    Signal,
 }
 
 impl Node {
-    /// Nothing new arrives from now on: a captured connect() waits for the next agent, or another one accepts it already.
+    /// Stops accepting: a captured connect() waits for the next agent, or a successor accepts it already.
     pub(super) async fn hold(&mut self) -> Accepting {
-        self.follow.ends();
-        self.enrolling.close("the agent ends");
-        if self.follow.is_lent() {
-            return Accepting::Elsewhere; // what stands in the kernel is the successor's
+        self.take_over.ends();
+        self.enrolling.close("the agent is draining");
+        if self.take_over.has_offered() {
+            return Accepting::Elsewhere; // the listeners in the kernel's tables are the successor's
         }
-        if self.follow.is_following() {
-            // It is the predecessor's, which goes on once nobody else changes it.
+        if self.take_over.is_successor() {
+            // They are the predecessor's, which resumes once this process changes nothing.
             let _ = self.pods.stand_still().await;
             self.take_in();
-            self.follow.renounce();
+            self.take_over.give_up();
             return Accepting::Elsewhere;
         }
         let held = self.pods.hold();
@@ -45,29 +45,29 @@ impl Node {
         Accepting::Ends
     }
 
-    /// What the pods' thread has announced before it stood still.
+    /// Takes the events that the pods' thread has sent before it stood still.
     pub(super) fn take_in(&mut self) {
         while let Ok(event) = self.events.try_recv() {
             self.pod(event);
         }
     }
 
-    /// Waits for open connections, for so long at most, or until it is asked again.
+    /// Waits for the end of open connections: until `timeout` is over, or the next signal.
     pub(super) async fn drain(
         &mut self,
         accepting: Accepting,
-        patience: Duration,
+        timeout: Duration,
         stop: &mut Signals,
     ) -> Result<Drained, Error> {
         let open = self.ztunnel.connections().len();
-        tracing::info!(open, patience_s = patience.as_secs(), "agent drains: what is captured stays captured");
-        let (drained, deadline) = (self.ztunnel.drain(accepting), tokio::time::sleep(patience));
+        tracing::info!(open, timeout_s = timeout.as_secs(), "draining");
+        let (drained, deadline) = (self.ztunnel.drain(accepting), tokio::time::sleep(timeout));
         tokio::pin!(drained, deadline);
         loop {
             tokio::select! {
-                () = &mut drained => return Ok(Drained::Nothing),
+                () = &mut drained => return Ok(Drained::Empty),
                 () = &mut deadline => return Ok(Drained::Deadline),
-                () = stop.next() => return Ok(Drained::Asked),
+                () = stop.next() => return Ok(Drained::Signal),
                 turned = self.turn() => turned?,
             }
         }

@@ -1,5 +1,5 @@
-//! Does the mesh know the pods of this node as the node does? A pod that it does not know, or under other addresses or another
-//! account, is captured and refuses both ways; the node is not ready meanwhile.
+//! The readiness gate for pods of this node that the mesh does not know as the node does. A pod that is unknown, or known under
+//! other addresses or another account, is captured and refuses both ways; the node is not ready meanwhile.
 
 use underpass_core::{
     ObjectName, World,
@@ -9,7 +9,7 @@ use underpass_telemetry::admin::{Gate, Readiness};
 
 use crate::keeper::Snapshot;
 
-/// Open while it does.
+/// The gate, open while the mesh knows every enrolled pod of this node.
 #[derive(Debug)]
 pub(super) struct Known(Gate);
 
@@ -18,14 +18,16 @@ impl Known {
         Self(readiness.gate("known pods", "no World is known yet"))
     }
 
-    /// By this World and these pods.
+    /// Opens or closes the gate, by this World and these pods.
     pub(super) fn set(&self, Snapshot { world, local }: &Snapshot) {
         let unknown = unknown(world, local);
         match unknown.first() {
             None => self.0.open(),
             Some(first) => {
                 let n = unknown.len();
-                self.0.close(format!("the mesh does not know pod {first} as this node does ({n} in all)"));
+                self.0.close(format!(
+                    "pod {first} has another address or account in the World, or is missing there ({n} pods in all)"
+                ));
             }
         }
     }
@@ -56,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_is_known() {
+    fn known_and_unknown_pods() {
         let a = || ambient("default/a", "10.0.0.1 fd00::1", "");
         let cases: [(&str, Option<Pod>, Pod, bool); 7] = [
             ("as it is", Some(a()), a(), true),

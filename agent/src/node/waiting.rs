@@ -1,11 +1,11 @@
-//! What is to be applied as soon as its identities have certificates, and how long it waits for them at most. Its own file
-//! because the time is an argument: identities that are ever new must not keep a policy from being applied.
+//! The newest snapshot that waits for the certificates of its identities, for a limited time. Its own file because the time is an
+//! argument: identities that are ever new must not keep a policy from being applied.
 
 use std::time::Instant;
 
 use crate::certs::LONGEST_WAIT;
 
-/// The newest that waits, with when the oldest change in it came.
+/// The newest value that waits, and the time of the oldest change in it.
 #[derive(Debug)]
 pub(super) struct Waiting<T>(Option<(T, Instant)>);
 
@@ -16,18 +16,18 @@ impl<T> Default for Waiting<T> {
 }
 
 impl<T> Waiting<T> {
-    /// This waits, in place of what did.
+    /// Lets this wait in place of what did.
     pub(super) fn put(&mut self, newest: T, now: Instant) {
         let since = self.0.as_ref().map_or(now, |(_, since)| *since);
         self.0 = Some((newest, since));
     }
 
-    /// When it has waited for long enough.
+    /// The end of the wait.
     pub(super) fn until(&self) -> Option<Instant> {
         self.0.as_ref().map(|(_, since)| *since + LONGEST_WAIT)
     }
 
-    /// What is to be applied now; `pending`: somebody has no certificate yet.
+    /// Takes what is to be applied now; `pending`: an identity has no certificate yet.
     pub(super) fn take(&mut self, pending: bool, now: Instant) -> Option<T> {
         let due = !pending || self.until().is_some_and(|until| until <= now);
         self.0.take_if(|_| due).map(|(newest, _)| newest)
@@ -53,7 +53,7 @@ mod tests {
         }
         waiting.put(3, at(3));
         assert_eq!(waiting.take(true, at(3)), Some(3));
-        // The next one begins anew, and waits only where somebody does.
+        // The next one begins anew, and waits only for a certificate.
         waiting.put(4, at(4));
         assert_eq!((waiting.until(), waiting.take(true, at(6))), (Some(at(7)), None));
         assert_eq!((waiting.take(false, at(6)), waiting.take(false, at(6))), (Some(4), None));

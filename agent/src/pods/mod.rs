@@ -13,7 +13,6 @@
 
 mod cgroup;
 mod error;
-mod follow;
 mod member;
 mod meter;
 mod netns;
@@ -24,6 +23,7 @@ mod setup;
 mod state;
 mod status;
 mod sync;
+mod take_over;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
