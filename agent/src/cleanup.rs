@@ -144,7 +144,7 @@ fn release(settings: &underpass_loader::Settings, report: &mut Report) -> Result
         keepalive: Keepalive::default(),
     };
     let mut pods = Pods::adopt(of_node, kernel, Instant::now(), Box::new(drop))?;
-    let before = pods.unclaimed();
+    let before = pods.orphans();
     for again in 0..TRIES {
         if again > 0 {
             std::thread::sleep(PAUSE);
@@ -155,7 +155,7 @@ fn release(settings: &underpass_loader::Settings, report: &mut Report) -> Result
             break;
         }
     }
-    let left = pods.unclaimed();
+    let left = pods.orphans();
     report.released = before.len() - left.len();
     let named = left.iter().map(|cookie| format!("the pod whose network namespace has the cookie {}", cookie.0));
     report.left.extend(named);

@@ -42,7 +42,7 @@ use crate::{
     kept::{Gone, Kept},
     kernel_log, limits, metrics,
     notify::Notify,
-    pods::{self, EnrolledPod, Event, Pods},
+    pods::{self, AnnouncedPod, Event, Pods},
     preflight::Checked,
     signals::Signals,
     surroundings::Surroundings,
@@ -314,7 +314,7 @@ impl Node {
     fn pod(&mut self, event: Event) {
         match event {
             Event::Added(pod) => {
-                let EnrolledPod { pod, cookie, netns, outbound, inbound } = *pod;
+                let AnnouncedPod { pod, cookie, netns, outbound, inbound } = *pod;
                 let LocalPod { name, uid, addresses, account, .. } = pod;
                 self.serving.insert(cookie, (uid.clone(), account.clone()));
                 let cookie = cookie.0;

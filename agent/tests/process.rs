@@ -20,7 +20,7 @@ use underpass_agent::{
     datapath::InMemory,
     handover::{self, Claim},
     node,
-    pods::{EnrolledPod, Event},
+    pods::{AnnouncedPod, Event},
     preflight::{Checked, Claimed, Servers},
     reports::Counters,
     signals::Signals,
@@ -167,7 +167,7 @@ impl Agent {
         };
         let ((captured, outbound), (at, inbound)) = (listen(), listen());
         self.switch.listen(SocketAddr::new(ip(address), HBONE_PORT), at);
-        let pod = EnrolledPod {
+        let pod = AnnouncedPod {
             pod: model([ambient(&format!("default/{pod}"), address, "").into()]).local_pods("node-1").remove(0),
             cookie: Cookie(cookie),
             netns: Arc::new(Netns::own().expect("own namespace")),

@@ -461,7 +461,7 @@ fn killed_at_any_moment(lab: &Lab) -> Result<()> {
         let said = match round % 5 {
             0 => "agent started",
             1 => "pod enrolled",
-            2 => "pod leaves the mesh",
+            2 => "pod release started",
             3 => "applied version",
             _ => "take-over started",
         };

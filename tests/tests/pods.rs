@@ -221,7 +221,7 @@ fn agent(start: Start, io: &mut Io) -> Result<()> {
             Order::GoOn => {
                 tunnel.take()?;
                 let serving = |(cookie, served): (&Cookie, &Served)| Ok((*cookie, served.listeners()?));
-                handle.go_on(tunnel.served.iter().map(serving).collect::<Result<_>>()?);
+                handle.resume(tunnel.served.iter().map(serving).collect::<Result<_>>()?);
                 io.send(&())?;
             }
             Order::Remove => {

@@ -163,7 +163,7 @@ fn what_no_world_knows_goes_with_it(lab: &Lab) -> Result<()> {
     let world = scene.mesh.manifest("world.yaml")?;
     ensure!(world.matches(LEAVES.0).count() == 1);
     scene.mesh.edit("world.yaml", Some(&world.replace(LEAVES.0, LEAVES.1)))?;
-    scene.mesh.agent(NODE)?.wait_for_log("pod leaves the mesh")?;
+    scene.mesh.agent(NODE)?.wait_for_log("pod release started")?;
     let mut draining = Vec::new();
     for version in [AgentVersion::Next, AgentVersion::This] {
         scene.mesh.agent_version(version);

@@ -38,7 +38,7 @@ impl InMemory {
         self
     }
 
-    /// Asks or changes the tables, as the kernel's hooks do.
+    /// Reads or changes the tables, as the kernel's hooks do.
     pub fn with<T>(&self, f: impl FnOnce(&mut Memory) -> T) -> T {
         f(&mut self.lock().tables)
     }

@@ -1,4 +1,4 @@
-//! What carries out decisions: the kernel, or the same decisions over hash maps in memory. Above it no code knows which.
+//! The data path: the kernel, or the same decisions over hash maps in memory. Above it no code knows which.
 //!
 //! What must hold: every operation can be given again after a failure.
 
@@ -12,7 +12,7 @@ use underpass_abi::{Cookie, Full, ListenerKey, Map, Op, VERSION};
 pub use memory::InMemory;
 pub use underpass_loader::Kernel;
 
-/// Why a data path could not do as told.
+/// An operation of the data path that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A table has no room.
@@ -32,7 +32,7 @@ impl From<underpass_loader::Error> for Error {
     }
 }
 
-/// The result of everything a data path does.
+/// The result of an operation of the data path.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// The tables, the pods' steering programs and the listeners of one node.
@@ -40,43 +40,43 @@ pub trait DataPath: Send {
     /// Changes the tables, in the given order; stops at the first failure.
     fn apply(&mut self, ops: &[Op]) -> Result<()>;
 
-    /// How many entries fit into a table.
+    /// The capacity of a table, in entries.
     fn capacity(&self, map: Map) -> u32 {
         map.limit()
     }
 
-    /// What stands in the tables, as the operations that would make it.
+    /// The contents of the tables, as the operations that would make them.
     fn contents(&self) -> Result<Vec<Op>>;
 
-    /// From now on what arrives in this namespace is steered.
+    /// Steers connections that arrive in this namespace.
     fn attach_pod(&mut self, pod: Cookie, netns: BorrowedFd<'_>) -> Result<()>;
 
-    /// It is steered no longer.
+    /// Ends the steering of a pod.
     fn detach_pod(&mut self, pod: Cookie) -> Result<()>;
 
     /// The pods whose namespaces are steered.
     fn pods(&self) -> Result<Vec<Cookie>>;
 
-    /// Hands a listener to those who steer to it.
+    /// Adds a listener, as a target of steering.
     fn insert_listener(&mut self, key: ListenerKey, listener: BorrowedFd<'_>) -> Result<()>;
 
-    /// Takes it back.
+    /// Removes a listener.
     fn remove_listener(&mut self, key: &ListenerKey) -> Result<()>;
 
-    /// Forgets everything of a sandbox that is gone.
+    /// Removes everything of a sandbox that is gone.
     fn purge(&mut self, pod: Cookie) -> Result<()>;
 
-    /// This process alone is the agent: its version of the tables counts.
+    /// Lets the tables of this process's version count: it alone is the agent.
     fn commit(&mut self) -> Result<()> {
         Ok(())
     }
 
-    /// A successor has not come to its end: this process decides again, by what stands in the tables of both.
+    /// Restores the programs of this process after a failed successor; they go by the tables of both.
     fn restore(&mut self) -> Result<()> {
         Ok(())
     }
 
-    /// Writes everything in the tables of this version, for a successor.
+    /// Fills the tables of this version, for a successor.
     ///
     /// # Errors
     /// Where it knows this version alone, as in memory.

@@ -324,7 +324,7 @@ impl Node {
                 let missing = |error| tracing::warn!(%error, "restoring the listeners of a pod failed");
                 of_pod.map_err(missing).ok()
             });
-            self.pods.go_on(listeners.map(|pod| (Cookie(pod.cookie), (pod.outbound, pod.inbound))).collect());
+            self.pods.resume(listeners.map(|pod| (Cookie(pod.cookie), (pod.outbound, pod.inbound))).collect());
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Pods' cgroups, as the kubelet lays them out below any root: with the cgroupfs driver `kubepods/burstable/pod<uid>`, with
+//! The cgroups of pods, as the kubelet lays them out below any root: with the cgroupfs driver `kubepods/burstable/pod<uid>`, with
 //! the systemd driver `kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod<uid>.slice`, guaranteed pods one level
-//! higher, and all of it below the slices of whoever runs the kubelet (`kubelet.slice/kubelet-kubepods.slice/...`). On
+//! higher, and all of it below the slices of the kubelet's service manager (`kubelet.slice/kubelet-kubepods.slice/...`). On
 //! hybrid machines the same paths exist below the cgroup2 mount; no other hierarchy is looked at.
 //!
 //! What must hold: a uid comes from a manifest and never leaves the directory of pods; nothing below a pod's own cgroup is
@@ -16,12 +16,12 @@ use underpass_abi::CgroupId;
 
 use super::error::{Error, Result};
 
-/// How far below the root the kubelet's cgroup is looked for. A kubelet in a container under systemd gets to four.
+/// The depth below the root to which the kubelet's cgroup is looked for. A kubelet in a container under systemd gets to four.
 const DEPTH: usize = 6;
-/// How often processes are looked for before some are taken for hidden.
+/// The number of looks after which a process counts as hidden.
 const LOOKS: usize = 3;
 
-/// Finds pods' cgroups. It remembers where the kubelet keeps them.
+/// The search for pods' cgroups, with the kubelet's directories that it has found.
 #[derive(Debug)]
 pub(super) struct Finder {
     root: PathBuf,
@@ -59,7 +59,7 @@ fn only(uid: &str, parents: &[PathBuf]) -> Result<Option<PathBuf>> {
     }
 }
 
-/// Where a pod of each QoS class would be. (kubernetes/pkg/kubelet/cm/cgroup_manager_linux.go: with systemd `-` separates
+/// The directory of a pod in each QoS class. (kubernetes/pkg/kubelet/cm/cgroup_manager_linux.go: with systemd `-` separates
 /// levels, so those of the uid become `_`, and every slice repeats the names of its parents.)
 fn candidates(parent: &Path, uid: &str) -> [PathBuf; 3] {
     let name = parent.file_name().unwrap_or_default().to_string_lossy();
@@ -126,11 +126,11 @@ pub(super) fn processes(cgroup: &Path) -> Result<Vec<u32>> {
     Ok(pids)
 }
 
-/// Everybody below this cgroup is visible here. Who is not would be taken for dead. (The kernel lists a process of a PID
-/// namespace that the reader does not see as 0.)
+/// Checks that every process below this cgroup is visible to the agent: a hidden one would be taken for dead. (The kernel lists a
+/// process of a PID namespace that the reader does not see as 0.)
 ///
 /// # Errors
-/// [`Error::Hidden`] where somebody is not, or the cgroups cannot be read.
+/// [`Error::Hidden`] where a process is not, or the cgroups cannot be read.
 pub fn see_processes(root: &Path) -> Result<()> {
     // One that ends while it is listed may look the same, once.
     let mut seen = processes(root);
@@ -154,7 +154,7 @@ fn collect_processes(cgroup: &Path, pids: &mut Vec<u32>) -> Result<()> {
     children(cgroup)?.iter().try_for_each(|child| collect_processes(child, pids))
 }
 
-/// Is there any process in it or below? False where it is gone.
+/// Whether there is any process in it or below. False where it is gone.
 pub(super) fn is_populated(events: &fs::File) -> bool {
     use std::os::unix::fs::FileExt;
     let mut buffer = [0; 256];
@@ -170,14 +170,14 @@ pub(super) fn events(cgroup: &Path) -> Result<fs::File> {
     fs::File::open(&path).map_err(|source| Error::Cgroup { operation: "open", path, source })
 }
 
-/// What the kernel programs call a cgroup: the inode number of its directory.
+/// The id of a cgroup in the kernel programs: the inode number of its directory.
 pub fn id(cgroup: &Path) -> Result<CgroupId> {
     let read = fs::metadata(cgroup);
     let path = || cgroup.to_owned();
     read.map(|m| CgroupId(m.ino())).map_err(|source| Error::Cgroup { operation: "look at", path: path(), source })
 }
 
-/// Where cgroup2 is mounted: `/sys/fs/cgroup`, or a directory of it on a hybrid machine.
+/// The mount point of cgroup2: `/sys/fs/cgroup`, or a directory of it on a hybrid machine.
 pub fn mount_point() -> Result<PathBuf> {
     let path = PathBuf::from("/proc/self/mounts");
     let failed = |source| Error::Cgroup { operation: "find the cgroup2 mount in", path: path.clone(), source };
@@ -212,7 +212,7 @@ pub fn own_alone(name: &str) -> Result<PathBuf> {
         return Ok(own);
     }
     for child in children(&own)?.into_iter().filter(|child| is_an_agents(child, name)) {
-        let _ = fs::remove_dir(child); // fails where somebody lives there
+        let _ = fs::remove_dir(child); // fails where a process lives there
     }
     let path = own.join(format!("{name}-{me}"));
     let failed = |operation, source| Error::Cgroup { operation, path: path.clone(), source };
@@ -228,7 +228,7 @@ pub fn own_alone(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Was made by [`own_alone`].
+/// Whether [`own_alone`] made it.
 fn is_an_agents(cgroup: &Path, name: &str) -> bool {
     let pid = |text: &std::ffi::OsStr| text.to_str()?.strip_prefix(name)?.strip_prefix('-')?.parse::<u32>().ok();
     cgroup.file_name().and_then(pid).is_some()

@@ -1,4 +1,4 @@
-//! Why a pod is not enrolled, or not released, yet. Most of these pass: a sandbox that is being made has no cgroup, then no
+//! Errors of enrolment and release. Most of these pass: a sandbox that is being made has no cgroup, then no
 //! process, then no address. Its own file because every step of [`super`] can fail.
 
 use std::{io, net::IpAddr, path::PathBuf};
@@ -7,11 +7,11 @@ use underpass_net::system::SystemError;
 
 use crate::datapath;
 
-/// What went wrong about one pod.
+/// An error about one pod.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Its uid cannot be the name of a directory.
-    #[error("uid {uid:?} is not one that Kubernetes gives")]
+    #[error("invalid pod uid {uid:?}")]
     Uid {
         /// As written.
         uid: String,
@@ -37,14 +37,14 @@ pub enum Error {
     /// A cgroup could not be read.
     #[error("cannot {operation} {path}: {source}")]
     Cgroup {
-        /// What was tried.
+        /// A verb, such as `read`.
         operation: &'static str,
-        /// Which file.
+        /// The file or directory.
         path: PathBuf,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// Nothing runs there.
+    /// No process is in its cgroup.
     #[error("no process in {cgroup}")]
     NoProcess {
         /// Of the pod.
@@ -57,19 +57,19 @@ pub enum Error {
         cgroup: PathBuf,
     },
     /// Its oldest process is another one than a moment ago, or there are two in different namespaces.
-    #[error("the oldest process of {cgroup} is not certain")]
+    #[error("ambiguous oldest process of {cgroup}")]
     Uncertain {
         /// Of the pod.
         cgroup: PathBuf,
     },
     /// Its oldest process has not entered a network namespace of its own (yet).
-    #[error("process {pid}, the oldest of the pod, is in the agent's own network namespace")]
+    #[error("process {pid}, the oldest of the pod, is in the agent's network namespace")]
     HostNetwork {
         /// Of the process.
         pid: u32,
     },
-    /// Its namespace lacks an address that the World says it has.
-    #[error("the network namespace of process {pid} does not hold {address}")]
+    /// Its namespace lacks an address of its object.
+    #[error("address {address} is missing in the network namespace of process {pid}")]
     NoAddress {
         /// Of the sandbox.
         pid: u32,
@@ -87,13 +87,13 @@ pub enum Error {
         other: String,
     },
     /// Another pod is enrolled in that namespace.
-    #[error("its network namespace is that of pod {other}")]
+    #[error("its network namespace is already that of pod {other}")]
     Shared {
         /// The other's uid.
         other: String,
     },
-    /// The kernel's tables hold no more pods.
-    #[error("no room for another pod: the kernel's tables hold {limit}")]
+    /// The kernel's tables take no more pods.
+    #[error("no room for another pod: the kernel's tables take {limit}")]
     NoRoom {
         /// How many.
         limit: u32,

@@ -1,5 +1,5 @@
-//! How many pods stand how, and how full the kernel's tables are: set by the pods' own thread after every turn, so that a
-//! scrape never waits for it.
+//! Metrics of pods by state and of the fill of the kernel's tables: set by the pods' own thread after every turn, so that a scrape
+//! never waits for it.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::{datapath::DataPath, tables::Tables};
 
 static PODS: Family = Family::gauge(
     "underpass_pods",
-    "Pods of this node: waiting for what cannot be done yet, enrolled, or releasing.",
+    "Pods of this node by state: waiting to be enrolled, enrolled, or releasing.",
     &["state"],
 );
 
@@ -22,15 +22,15 @@ static ENTRIES: Family = Family::gauge(
 );
 static CAPACITY: Family = Family::gauge(
     "underpass_kernel_table_capacity",
-    "Entries that fit. A table of the mesh that is full captures what it does not know: such connections are the event \
-     `unlisted` of `underpass_kernel_events_total`.",
+    "Capacity of a table that the agent fills for the kernel programs. A full table of the mesh captures connections to unlisted \
+     destinations: event `unlisted` of `underpass_kernel_events_total`.",
     &["table"],
 );
 
 /// The families of this room.
 pub const FAMILIES: &[&Family] = &[&PODS, &ENTRIES, &CAPACITY];
 
-/// Where pods are counted.
+/// The gauges of pods and tables.
 #[derive(Debug)]
 pub struct Meter {
     waiting: IntGauge,

@@ -1,6 +1,5 @@
 //! The pods of this node: found, set up, announced to the tunnel, released, purged; and the data path's tables, which
-//! follow the World and them. What is to be done about a pod is said by a [`LocalPod`], never by the World, which knows the
-//! mesh alone. [`plan`] decides; [`Pods`] does, on one thread of its own ([`spawn`]), because everything
+//! follow the World and them. A [`LocalPod`] says whether a pod is to be enrolled, never the World, which knows the mesh alone. [`plan`] decides; [`Pods`] does, on one thread of its own ([`spawn`]), because everything
 //! here is a system call.
 //!
 //! ```text
@@ -12,8 +11,8 @@
 //! by this agent or by one before it, and goes only when the pod is released or its sandbox has ended.
 
 mod cgroup;
+mod enrolled;
 mod error;
-mod member;
 mod meter;
 mod netns;
 mod orphan;
@@ -49,59 +48,59 @@ pub use run::{Handle, spawn};
 pub use status::PodStatus;
 
 use crate::{datapath::DataPath, tables::Tables};
-use member::Member;
+use enrolled::EnrolledPod;
 use state::State;
 
 /// The first pause before a pod that could not be enrolled is tried again; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
-/// By then a sandbox that is being made is there: after about five seconds.
+/// Failed tries before a warning, about five seconds: by then a sandbox that is being made is there.
 const FAILURES_TO_WARN: u32 = 8;
-/// The longest.
+/// The longest pause before a pod that could not be enrolled is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// How often a pod that is being released is looked at.
+/// The interval between two looks at a pod in release.
 const RELEASE_PAUSE: Duration = Duration::from_millis(100);
-/// How often sandboxes are looked at without being told that something happened, and what failed is tried again.
+/// The interval between two looks at all sandboxes without an event, and between two tries after a failure.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// Rounds of one turn: a step may make another due. What is left is done in the next turn.
 const ROUNDS: usize = 4;
 
-/// What the owner of a node chooses.
+/// Settings of the pods of a node.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The name of this node: pods of others are not looked at.
     pub node: Arc<str>,
     /// The cgroup2 directory below which the kubelet keeps this node's pods.
     pub cgroup_root: PathBuf,
-    /// The cgroups that are the agent.
+    /// The cgroups that count as the agent.
     pub agents: Vec<CgroupId>,
     /// The bits of the firewall mark.
     pub marks: Marks,
-    /// How long captured connections of a pod that leaves the mesh may go on before they are ended.
+    /// The longest time that captured connections of a pod in release may go on.
     pub drain: Duration,
-    /// When the listeners' connections are asked whether their other ends are there.
+    /// Keepalive of the listeners' connections.
     pub keepalive: Keepalive,
 }
 
-/// A pod that the tunnel is to serve.
+/// A pod that is announced to the tunnel, which is to serve it.
 #[derive(Debug)]
-pub struct EnrolledPod {
+pub struct AnnouncedPod {
     /// As its node knows it: the tunnel serves it while the World's fact of its uid has these addresses and this account.
     pub pod: LocalPod,
-    /// Its network namespace, by name.
+    /// The cookie of its network namespace.
     pub cookie: Cookie,
-    /// Its network namespace. Whoever keeps it keeps the namespace alive: drop it with the pod.
+    /// Its network namespace, which lives as long as this: drop it with the pod.
     pub netns: Arc<Netns>,
-    /// Gets captured connections; their local address is the original destination. Non-blocking.
+    /// Accepts captured connections; their local address is the original destination. Non-blocking.
     pub outbound: TcpListener,
-    /// Gets everything that arrives at the pod. Non-blocking.
+    /// Accepts every connection that arrives at the pod. Non-blocking.
     pub inbound: TcpListener,
 }
 
-/// What the rest of the agent is told.
+/// An event for the rest of the agent.
 #[derive(Debug)]
 pub enum Event {
     /// Serve this pod: from now on its connections arrive at the listeners.
-    Added(Box<EnrolledPod>),
+    Added(Box<AnnouncedPod>),
     /// Serve it no longer: it left the mesh, or its sandbox ended. Close everything.
     Removed {
         /// namespace/name.
@@ -111,11 +110,11 @@ pub enum Event {
     },
     /// The data path decides by this World now.
     Applied(Version),
-    /// These pods are not enrolled, because the kernel's tables hold no more; none: all are that can be.
+    /// The pods that are not enrolled for want of room in the kernel's tables; none: there is room.
     NoRoom(Vec<ObjectName>),
 }
 
-/// Who is told.
+/// The receiver of events.
 pub type Sink = Box<dyn FnMut(Event) + Send>;
 
 /// The pods of one node and its data path.
@@ -129,32 +128,32 @@ pub struct Pods<D> {
     world: Option<Arc<World>>,
     /// The pods of this node.
     local: Arc<[LocalPod]>,
-    /// Every pod is to be released, whatever is said about it.
+    /// Every pod is to be released, in any wanted state.
     leaving: bool,
     pods: BTreeMap<PodUid, State>,
-    /// What an earlier agent left in the data path and nobody has claimed yet.
+    /// The orphans: pods that an earlier agent left in the data path.
     orphans: BTreeSet<Cookie>,
-    /// Listeners that an earlier agent still serves, of pods that nobody has claimed yet.
+    /// Listeners that the predecessor still serves, of pods that are not enrolled yet.
     inherited: BTreeMap<Cookie, (TcpListener, TcpListener)>,
-    /// Nothing is changed from then on: the earlier agent may go on.
+    /// The end of the time in which the data path may be changed: the predecessor may resume.
     until: Option<Instant>,
-    /// This agent's version of the tables counts, or it is not to yet.
+    /// False where switching to this agent's version of the tables failed.
     committed: bool,
-    /// Members that a successor which failed may have set up or taken down, with the listeners that the tunnel serves.
+    /// Pods that a failed successor may have set up or taken down, with the listeners that the tunnel serves.
     unsure: BTreeMap<Cookie, Option<(TcpListener, TcpListener)>>,
     own: Netns,
     finder: cgroup::Finder,
     sink: Sink,
     applied: Option<Version>,
-    /// What was told last of pods for which there is no room.
+    /// The pods of the last [`Event::NoRoom`].
     no_room: Vec<ObjectName>,
-    /// What of the data path is not as it should be.
+    /// The operations of the data path that failed.
     failures: sync::Failures,
-    /// After a failure: when what stands in the data path is read back, and the pause before.
+    /// After a failure: the time at which the data path is read back, and the pause before.
     reading: Option<(Instant, Duration)>,
     /// The data path may not be as World and pods want it.
     stale: bool,
-    /// When to try again what failed about the data path, and to look for orphans.
+    /// The time of the next try after a failure of the data path, and of the next look for orphans.
     look_again: Instant,
 }
 
@@ -221,7 +220,7 @@ impl<D: DataPath> Pods<D> {
         self.pods.is_empty() && self.orphans.is_empty()
     }
 
-    /// Does what is due, and says when there is more to do if nothing happens before.
+    /// Takes the steps that are due. The answer: the time of the next step, if nothing happens before.
     pub fn turn(&mut self, now: Instant) -> Instant {
         if self.until.is_some_and(|until| until <= now) {
             return now + LOOK_AGAIN;
@@ -232,15 +231,15 @@ impl<D: DataPath> Pods<D> {
             self.look_for_orphans();
         }
         if looking {
-            self.put_right();
+            self.restore();
         }
         if looking && !self.committed {
             self.commit();
         }
         let Some(world) = self.world.clone() else { return now + LOOK_AGAIN };
         let wanted = self.wanted();
-        for member in self.pods.values_mut().filter_map(State::member_mut) {
-            self.stale |= member.look_at_addresses();
+        for enrolled in self.pods.values_mut().filter_map(State::enrolled_mut) {
+            self.stale |= enrolled.look_at_addresses();
         }
         // A step may make another one due.
         for _ in 0..ROUNDS {
@@ -264,7 +263,7 @@ impl<D: DataPath> Pods<D> {
         self.local.iter().find(|pod| pod.pod_uid == *uid).cloned()
     }
 
-    /// What is to be done about the pods of this node.
+    /// The wanted states of the pods of this node.
     fn wanted(&self) -> BTreeMap<PodUid, Wanted> {
         if self.leaving {
             let all = self.pods.keys().chain(self.local.iter().map(|pod| &pod.pod_uid));
@@ -278,8 +277,8 @@ impl<D: DataPath> Pods<D> {
             Action::Enrol(uid) => self.enrol(uid, now),
             Action::Adopt(uid) => self.adopt_orphan(uid),
             Action::Release(uid) => self.release(&uid, now),
-            Action::Resume(uid) => self.resume(&uid),
-            Action::Continue(uid) => self.go_on_releasing(&uid, now),
+            Action::Keep(uid) => self.keep(&uid),
+            Action::Continue(uid) => self.continue_release(&uid, now),
             Action::Purge(uid) => self.purge(&uid),
             Action::Forget(uid) => drop(self.pods.remove(&uid)),
         }
@@ -291,17 +290,17 @@ impl<D: DataPath> Pods<D> {
             _ => 0,
         };
         let Some(pod) = self.local(&uid) else { return };
-        match self.find(&pod).and_then(|member| self.set_up(member)) {
-            Ok(member) => {
-                tracing::info!(pod = %member.pod.name, cookie = member.kernel.cookie.0, "pod enrolled");
-                self.orphans.remove(&member.kernel.cookie);
-                self.pods.insert(uid, State::Enrolled(Box::new(member)));
+        match self.find(&pod).and_then(|enrolled| self.set_up(enrolled)) {
+            Ok(enrolled) => {
+                tracing::info!(pod = %enrolled.pod.name, cookie = enrolled.kernel.cookie.0, "pod enrolled");
+                self.orphans.remove(&enrolled.kernel.cookie);
+                self.pods.insert(uid, State::Enrolled(Box::new(enrolled)));
             }
             Err(e) => {
                 let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures)).min(LONGEST_PAUSE);
                 let (problem, no_room) = (e.to_string(), matches!(e, Error::NoRoom { .. }));
                 if failures == FAILURES_TO_WARN {
-                    tracing::warn!(pod = %pod.name, problem, "pod cannot be enrolled");
+                    tracing::warn!(pod = %pod.name, problem, "enrolling a pod failed");
                 }
                 let failures = failures.saturating_add(1);
                 self.pods.insert(uid, State::Waiting { again: now + pause, failures, problem, no_room });
@@ -310,43 +309,46 @@ impl<D: DataPath> Pods<D> {
     }
 
     /// Finds the pod's cgroup and sandbox.
-    fn find(&mut self, pod: &LocalPod) -> Result<Member> {
+    fn find(&mut self, pod: &LocalPod) -> Result<EnrolledPod> {
         let cgroup = self.finder.find(&pod.pod_uid)?;
-        let member = Member::find(pod, cgroup, &self.own)?;
-        let cookie = member.kernel.cookie;
-        let holder = self.pods.iter().find(|(_, state)| state.member().is_some_and(|m| m.kernel.cookie == cookie));
+        let enrolled = EnrolledPod::find(pod, cgroup, &self.own)?;
+        let cookie = enrolled.kernel.cookie;
+        let holder = self
+            .pods
+            .iter()
+            .find(|(_, state)| state.enrolled().is_some_and(|enrolled| enrolled.kernel.cookie == cookie));
         match holder {
             Some((other, _)) => Err(Error::Shared { other: other.to_string() }),
-            None => self.room_for(cookie).map(|()| member),
+            None => self.room_for(cookie).map(|()| enrolled),
         }
     }
 
     /// A pod that did not fit would be let out uncaptured, or stop those behind it.
     fn room_for(&self, pod: Cookie) -> Result<()> {
-        let members = self.pods.values().filter_map(State::member).map(|member| member.kernel.cookie);
-        let known: BTreeSet<Cookie> = self.there.cookies().chain(members).collect();
+        let enrolled = self.pods.values().filter_map(State::enrolled).map(|enrolled| enrolled.kernel.cookie);
+        let known: BTreeSet<Cookie> = self.there.cookies().chain(enrolled).collect();
         let limit = self.path.capacity(Map::Pods).min(self.path.capacity(Map::PodCgroups));
         if known.contains(&pod) || known.len() < limit as usize { Ok(()) } else { Err(Error::NoRoom { limit }) }
     }
 
-    /// Everything up to the tables: what is local, listeners, rules, routes, and last the program that steers.
-    fn set_up(&mut self, mut member: Member) -> Result<Member> {
+    /// Sets up everything before the tables: local addresses, listeners, rules, routes, and last the program that steers.
+    fn set_up(&mut self, mut enrolled: EnrolledPod) -> Result<EnrolledPod> {
         let marks = self.settings.marks;
-        let adopted = self.orphans.contains(&member.kernel.cookie);
-        let locals: Vec<_> = member.locals().collect();
+        let adopted = self.orphans.contains(&enrolled.kernel.cookie);
+        let locals: Vec<_> = enrolled.locals().collect();
         self.change(&locals)?;
-        member.inherit(self.inherited.remove(&member.kernel.cookie));
-        match member.set_up(&mut self.path, &self.settings, adopted) {
-            Ok(()) => Ok(member),
+        enrolled.inherit(self.inherited.remove(&enrolled.kernel.cookie));
+        match enrolled.set_up(&mut self.path, &self.settings, adopted) {
+            Ok(()) => Ok(enrolled),
             // What an earlier agent set up goes on refusing what it cannot carry; the next try has the same listeners.
             Err(e) if adopted => {
-                let cookie = member.kernel.cookie;
-                self.inherited.extend(member.into_listeners().map(|listeners| (cookie, listeners)));
+                let cookie = enrolled.kernel.cookie;
+                self.inherited.extend(enrolled.into_listeners().map(|listeners| (cookie, listeners)));
                 Err(e)
             }
             Err(e) => {
-                if let Err(error) = member.take_down(&mut self.path, marks) {
-                    tracing::warn!(pod = %member.pod.name, %error, "what was set up could not be taken back");
+                if let Err(error) = enrolled.take_down(&mut self.path, marks) {
+                    tracing::warn!(pod = %enrolled.pod.name, %error, "undoing a failed enrolment failed");
                 }
                 Err(e)
             }
@@ -354,81 +356,83 @@ impl<D: DataPath> Pods<D> {
     }
 
     fn release(&mut self, uid: &PodUid, now: Instant) {
-        if let Some(State::Enrolled(mut member)) = self.pods.remove(uid) {
-            tracing::info!(pod = %member.pod.name, cookie = member.kernel.cookie.0, "pod leaves the mesh");
-            member.kernel.phase = Phase::RELEASING;
+        if let Some(State::Enrolled(mut enrolled)) = self.pods.remove(uid) {
+            tracing::info!(pod = %enrolled.pod.name, cookie = enrolled.kernel.cookie.0, "pod release started");
+            enrolled.kernel.phase = Phase::RELEASING;
             let deadline = now + self.settings.drain;
-            let state = State::Releasing { member, deadline, torn: false, again: now, problem: None };
+            let state = State::Releasing { enrolled, deadline, torn: false, again: now, problem: None };
             self.pods.insert(Arc::clone(uid), state);
         }
     }
 
-    fn resume(&mut self, uid: &PodUid) {
-        if let Some(State::Releasing { mut member, .. }) = self.pods.remove(uid) {
-            tracing::info!(pod = %member.pod.name, "pod stays in the mesh");
-            member.kernel.phase = Phase::ENROLLED;
-            self.pods.insert(Arc::clone(uid), State::Enrolled(member));
+    fn keep(&mut self, uid: &PodUid) {
+        if let Some(State::Releasing { mut enrolled, .. }) = self.pods.remove(uid) {
+            tracing::info!(pod = %enrolled.pod.name, "pod release cancelled");
+            enrolled.kernel.phase = Phase::ENROLLED;
+            self.pods.insert(Arc::clone(uid), State::Enrolled(enrolled));
         }
     }
 
     /// Waits for captured connections until the deadline; then takes everything away, in an order in which nothing goes on
     /// in the clear: sockets, rules and routes, program, tables.
-    fn go_on_releasing(&mut self, uid: &PodUid, now: Instant) {
-        let Some(State::Releasing { member, deadline, torn, again, problem }) = self.pods.get_mut(uid) else { return };
+    fn continue_release(&mut self, uid: &PodUid, now: Instant) {
+        let Some(State::Releasing { enrolled, deadline, torn, again, problem }) = self.pods.get_mut(uid) else {
+            return;
+        };
         *again = now + RELEASE_PAUSE;
         let marks = self.settings.marks;
-        if self.there.pod(member.kernel.cookie).is_some_and(|pod| pod.phase == Phase::ENROLLED) {
-            *problem = self.failures.get(&Some(member.kernel.cookie)).cloned(); // connections are still being captured
+        if self.there.pod(enrolled.kernel.cookie).is_some_and(|pod| pod.phase == Phase::ENROLLED) {
+            *problem = self.failures.get(&Some(enrolled.kernel.cookie)).cloned(); // connections are still being captured
             return;
         }
         if now < *deadline && !*torn {
-            match member.count_captured(marks) {
+            match enrolled.count_captured(marks) {
                 Ok(0) => {}
                 Ok(_) => return,
                 Err(e) => return *problem = Some(e.to_string()),
             }
         }
         *torn = true;
-        let ops = self.there.without_pod(member.kernel.cookie);
+        let ops = self.there.without_pod(enrolled.kernel.cookie);
         let outcome = (|| -> Result<usize> {
-            member.take_down(&mut self.path, marks)?;
+            enrolled.take_down(&mut self.path, marks)?;
             self.path.apply(&ops)?;
             ops.iter().for_each(|op| self.there.apply(op));
-            member.remove_listeners(&mut self.path)?;
+            enrolled.remove_listeners(&mut self.path)?;
             // Connections that the tunnel accepted meanwhile.
-            Ok(member.destroy_captured(marks)?)
+            Ok(enrolled.destroy_captured(marks)?)
         })();
         match outcome {
             Ok(ended) => {
-                tracing::info!(pod = %member.pod.name, ended, "pod released");
-                let (name, cookie) = (member.pod.name.clone(), member.kernel.cookie);
+                tracing::info!(pod = %enrolled.pod.name, ended, "pod released");
+                let (name, cookie) = (enrolled.pod.name.clone(), enrolled.kernel.cookie);
                 self.pods.remove(uid);
                 (self.sink)(Event::Removed { name, cookie });
             }
             Err(e) => {
-                tracing::warn!(pod = %member.pod.name, error = %e, "pod cannot be released");
+                tracing::warn!(pod = %enrolled.pod.name, error = %e, "releasing a pod failed");
                 (*again, *problem) = (now + LOOK_AGAIN, Some(e.to_string()));
             }
         }
     }
 
-    /// The sandbox is gone. The tunnel closes what keeps its namespace alive.
+    /// Removes everything of a pod whose sandbox is gone. The tunnel closes what keeps its namespace alive.
     fn purge(&mut self, uid: &PodUid) {
-        let Some(member) = self.pods.get(uid).and_then(State::member) else { return };
-        let (name, cookie) = (member.pod.name.clone(), member.kernel.cookie);
+        let Some(enrolled) = self.pods.get(uid).and_then(State::enrolled) else { return };
+        let (name, cookie) = (enrolled.pod.name.clone(), enrolled.kernel.cookie);
         match self.path.purge(cookie) {
             Ok(()) => {
-                tracing::info!(pod = %name, cookie = cookie.0, "sandbox ended");
+                tracing::info!(pod = %name, cookie = cookie.0, "pod sandbox ended");
                 self.forget(cookie);
                 self.pods.remove(uid);
                 (self.sink)(Event::Removed { name, cookie });
             }
-            Err(e) => tracing::warn!(pod = %name, error = %e, "cannot purge"),
+            Err(e) => tracing::warn!(pod = %name, error = %e, "purging an ended pod failed"),
         }
     }
 }
 
-/// What is said about these pods. A uid that two of them claim is no pod's, and what it names stays as it is.
+/// The wanted states of these pods. A uid that two of them have is no pod's, and what it names stays as it is.
 pub(crate) fn wanted(pods: &[LocalPod]) -> BTreeMap<PodUid, Wanted> {
     let mut wanted: BTreeMap<PodUid, Option<Wanted>> = BTreeMap::new();
     for pod in pods {

@@ -20,7 +20,7 @@ use super::{
     error::{Error, Result},
 };
 
-/// A process, with what tells it apart from a later one of the same number.
+/// A process, with the start time that tells it apart from a later one of the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Process {
     /// In the agent's PID namespace.
@@ -31,14 +31,14 @@ pub(super) struct Process {
     namespace: u64,
 }
 
-/// Where a pod lives.
+/// The sandbox of a pod.
 #[derive(Debug)]
 pub(super) struct Sandbox {
     /// Its oldest process when it was found.
     pub(super) process: Process,
     /// Its network namespace.
     pub(super) netns: Arc<Netns>,
-    /// The device that holds its addresses.
+    /// The device of its addresses.
     pub(super) device: String,
 }
 
@@ -58,11 +58,11 @@ pub(super) fn find(cgroup: &Path, addresses: &[IpAddr], own: &Netns) -> Result<S
     Ok(Sandbox { process, netns: Arc::new(netns), device })
 }
 
-/// The device that holds every address of the pod.
-fn device_of(held: &[LocalAddress], addresses: &[IpAddr], pid: u32) -> Result<String> {
+/// The device that has every address of the pod.
+fn device_of(present: &[LocalAddress], addresses: &[IpAddr], pid: u32) -> Result<String> {
     let mut device: Option<&str> = None;
     for &address in addresses {
-        let local = held.iter().find(|local| local.address == address).ok_or(Error::NoAddress { pid, address })?;
+        let local = present.iter().find(|local| local.address == address).ok_or(Error::NoAddress { pid, address })?;
         match device {
             Some(other) if other != local.device => {
                 let (device, other) = (local.device.clone(), other.to_owned());
@@ -74,8 +74,8 @@ fn device_of(held: &[LocalAddress], addresses: &[IpAddr], pid: u32) -> Result<St
     Ok(device.unwrap_or_default().to_owned())
 }
 
-/// The process of a cgroup that started first. Where two started in the same clock tick, in different namespaces, nobody
-/// knows.
+/// The process of a cgroup that started first. Where two started in the same clock tick, in different namespaces, it is
+/// ambiguous.
 fn oldest(cgroup: &Path) -> Result<Process> {
     let living: Vec<Process> = cgroup::processes(cgroup)?.into_iter().filter_map(process).collect();
     let Some(first) = living.iter().min_by_key(|p| (p.started, p.pid)) else {
@@ -88,7 +88,7 @@ fn oldest(cgroup: &Path) -> Result<Process> {
     }
 }
 
-/// What /proc says about a process; nothing where it is gone.
+/// A process by its entries in /proc; none where it is gone.
 fn process(pid: u32) -> Option<Process> {
     let started = start_time(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
     let namespace = fs::metadata(format!("/proc/{pid}/ns/net")).ok()?.ino();
@@ -104,7 +104,7 @@ fn namespace_of(netns: &Netns) -> io::Result<u64> {
     Ok(fs::File::from(netns.as_fd().try_clone_to_owned()?).metadata()?.ino())
 }
 
-/// Does anything of the pod still live in this sandbox? Its first process, or else any other in the same namespace.
+/// Whether a process of the pod still lives in this sandbox: its first one, or else any other in the same namespace.
 pub(super) fn is_alive(sandbox: Process, cgroup: &Path, events: &fs::File) -> bool {
     if !cgroup::is_populated(events) {
         return false;
@@ -136,7 +136,7 @@ pub(super) fn living(cookies: &BTreeSet<Cookie>) -> Result<BTreeMap<Cookie, Netn
             }
             // It has ended meanwhile; another process of its namespace may live.
             Err(_) if process(pid) != Some(found) => {}
-            // Who is not known to be gone must not be taken for gone.
+            // A process that is not known to be gone must not be taken for gone.
             Err(e) => return Err(e.into()),
         }
     }
@@ -162,17 +162,18 @@ mod tests {
 
     #[test]
     fn all_addresses_of_a_pod_are_on_one_device() {
-        let held = [("10.0.0.1", "eth0"), ("fd00::1", "eth0"), ("10.9.0.1", "net1"), ("127.0.0.1", "lo")];
-        let held = held.map(|(ip, device)| LocalAddress { address: ip.parse().expect("ip"), device: device.into() });
+        let present = [("10.0.0.1", "eth0"), ("fd00::1", "eth0"), ("10.9.0.1", "net1"), ("127.0.0.1", "lo")];
+        let present =
+            present.map(|(ip, device)| LocalAddress { address: ip.parse().expect("ip"), device: device.into() });
         let check = |addresses: &[&str], expected: std::result::Result<&str, &str>| {
             let addresses: Vec<IpAddr> = addresses.iter().map(|a| a.parse().expect("ip")).collect();
-            let got = device_of(&held, &addresses, 7).map_err(|e| e.to_string());
+            let got = device_of(&present, &addresses, 7).map_err(|e| e.to_string());
             assert_eq!(got.as_deref().map_err(String::as_str), expected);
         };
         check(&["10.0.0.1", "fd00::1"], Ok("eth0"));
         check(&["10.9.0.1"], Ok("net1"));
         check(&["10.0.0.1", "10.9.0.1"], Err("10.9.0.1 is on net1, another address of the pod on eth0"));
-        check(&["10.0.0.2"], Err("the network namespace of process 7 does not hold 10.0.0.2"));
+        check(&["10.0.0.2"], Err("address 10.0.0.2 is missing in the network namespace of process 7"));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What an earlier agent left in the data path: pods that nobody has claimed yet. Most of them are claimed by being enrolled
-//! again; this is about the others.
+//! Orphans: pods that an earlier agent left in the data path. Most of them are taken up by being enrolled again; this is about
+//! the others.
 //!
 //! What must hold: an orphan in whose namespace something lives stays captured until its pod is said to be outside
 //! the mesh, or everything is to be released.
@@ -7,31 +7,31 @@
 use underpass_abi::{Cookie, Op, Phase, Pod};
 use underpass_net::netns::Netns;
 
-use super::{Error, PodUid, Pods, Result, member, netns, setup, state::State};
+use super::{Error, PodUid, Pods, Result, enrolled, netns, setup, state::State};
 use crate::datapath::DataPath;
 
 impl<D: DataPath> Pods<D> {
-    /// Where an earlier agent enrolled a pod that is not wanted now, it is taken over as it is, to be released.
+    /// Takes up an orphan whose pod is to be released.
     pub(super) fn adopt_orphan(&mut self, uid: PodUid) {
         let Some(pod) = self.local(&uid) else { return };
         match self.find(&pod) {
-            Ok(mut member) if self.orphans.remove(&member.kernel.cookie) => {
-                member.inherit(self.inherited.remove(&member.kernel.cookie));
-                self.pods.insert(uid, State::Enrolled(Box::new(member)));
+            Ok(mut enrolled) if self.orphans.remove(&enrolled.kernel.cookie) => {
+                enrolled.inherit(self.inherited.remove(&enrolled.kernel.cookie));
+                self.pods.insert(uid, State::Enrolled(Box::new(enrolled)));
             }
             Ok(_) => {}
-            Err(e) => tracing::debug!(pod = %pod.name, error = %e, "not left by an earlier agent"),
+            Err(e) => tracing::debug!(pod = %pod.name, error = %e, "no orphan of this pod"),
         }
     }
 
-    /// What an earlier agent left: where nothing lives any more it is purged; where everything is to be released, so is it.
+    /// Purges orphans without a living process, and releases the others where every pod is to be released.
     pub(super) fn look_for_orphans(&mut self) {
         if self.orphans.is_empty() {
             return;
         }
         let living = match netns::living(&self.orphans) {
             Ok(living) => living,
-            Err(e) => return tracing::warn!(error = %e, "cannot look for living namespaces"),
+            Err(e) => return tracing::warn!(error = %e, "listing network namespaces failed"),
         };
         for cookie in self.orphans.clone() {
             let outcome = match living.get(&cookie) {
@@ -44,17 +44,17 @@ impl<D: DataPath> Pods<D> {
                     self.forget(cookie);
                     self.orphans.remove(&cookie);
                 }
-                Err(e) => tracing::warn!(cookie = cookie.0, error = %e, "what an earlier agent left cannot be removed"),
+                Err(e) => tracing::warn!(cookie = cookie.0, error = %e, "removing an orphan failed"),
             }
         }
     }
 
-    /// As [`Self::go_on_releasing`], for a pod of which only the namespace is known.
+    /// As [`Self::continue_release`], for a pod of which only the namespace is known.
     fn release_orphan(&mut self, cookie: Cookie, netns: &Netns) -> Result<()> {
         if let Some(pod) = self.there.pod(cookie) {
             self.change(&[Op::SetPod(cookie, Pod { phase: Phase::RELEASING, ..pod })])?;
         }
-        member::take_down(cookie, netns, &setup::Before::unknown(), &mut self.path, self.settings.marks)?;
+        enrolled::take_down(cookie, netns, &setup::Before::unknown(), &mut self.path, self.settings.marks)?;
         let ops = self.there.without_pod(cookie);
         self.change(&ops)?;
         Ok(self.path.purge(cookie)?)

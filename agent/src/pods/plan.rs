@@ -1,4 +1,4 @@
-//! What to do next about each pod of this node, as a pure function: what is wanted, what there is, what time it is.
+//! The next step for each pod of this node, as a pure function of the wanted state, the actual state and the time.
 //!
 //! ```text
 //!              Enrol fails             Enrol succeeds
@@ -8,7 +8,7 @@
 //!     |                                                   v  | |
 //!     |   Continue: drained, torn down                Releasing| Purge
 //!     +--------------------------------------------------+-----+
-//!                                      (Resume: wanted again before anything was torn down)
+//!                                      (Keep: wanted again before anything was torn down)
 //! ```
 //! What must hold: a pod whose object is gone, or has ended, is kept as it is until its sandbox ends: what still runs there
 //! is captured and refused, never let past the mesh. Only an object that says that it is not in the mesh releases its pod.
@@ -18,34 +18,34 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
 /// `metadata.uid` of a pod.
 pub type PodUid = Arc<str>;
 
-/// What is to be done about a pod of this node. Absent: nothing.
+/// The wanted state of a pod of this node. Absent: as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// It is in the mesh, with these addresses.
+    /// In the mesh, with these addresses.
     Enrolled {
         /// status.podIPs.
         addresses: Vec<IpAddr>,
     },
-    /// It is there, and not in the mesh.
+    /// Present, and not in the mesh.
     Released,
 }
 
-/// How a pod stands. Absent: nothing was done yet.
+/// The actual state of a pod. Absent: nothing was done yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Actual {
-    /// It could not be enrolled.
+    /// Its enrolment failed, and is tried again.
     Waiting {
-        /// When it is tried again.
+        /// The time of the next try.
         again: Instant,
     },
-    /// It is.
+    /// In the mesh.
     Enrolled {
-        /// With these addresses.
+        /// The addresses that it was enrolled with.
         addresses: Vec<IpAddr>,
         /// Its sandbox is gone.
         ended: bool,
     },
-    /// On its way out.
+    /// In release.
     Releasing {
         /// The addresses that it was enrolled with.
         addresses: Vec<IpAddr>,
@@ -53,7 +53,7 @@ pub enum Actual {
         ended: bool,
         /// Something has been torn down: there is no way back.
         torn: bool,
-        /// When to look again.
+        /// The time of the next look.
         again: Instant,
     },
 }
@@ -63,21 +63,21 @@ pub enum Actual {
 pub enum Action {
     /// Find its sandbox and set everything up.
     Enrol(PodUid),
-    /// Find its sandbox; where an earlier agent enrolled it, it counts as enrolled.
+    /// Find its sandbox; an orphan counts as enrolled.
     Adopt(PodUid),
     /// Stop capturing.
     Release(PodUid),
-    /// Capture again.
-    Resume(PodUid),
+    /// Capture again: it stays in the mesh.
+    Keep(PodUid),
     /// Tear down where nothing captured is left, or the deadline is over.
     Continue(PodUid),
-    /// Its sandbox is gone: so is everything else.
+    /// Remove everything of it: its sandbox is gone.
     Purge(PodUid),
     /// Wait for it no longer.
     Forget(PodUid),
 }
 
-/// The steps that are due, at most one for each pod. `orphans`: an earlier agent left pods that nobody has claimed yet.
+/// The steps that are due, at most one for each pod. `orphans`: there are some.
 #[must_use]
 pub fn plan(
     wanted: &BTreeMap<PodUid, Wanted>,
@@ -99,7 +99,7 @@ pub fn plan(
 
 fn step(wanted: Option<&Wanted>, actual: &Actual, now: Instant) -> Option<fn(PodUid) -> Action> {
     let enrolled_with =
-        |held: &Vec<IpAddr>| matches!(wanted, Some(Wanted::Enrolled { addresses }) if addresses == held);
+        |with: &Vec<IpAddr>| matches!(wanted, Some(Wanted::Enrolled { addresses }) if addresses == with);
     match actual {
         Actual::Enrolled { ended: true, .. } | Actual::Releasing { ended: true, .. } => Some(Action::Purge),
         Actual::Waiting { again } => match wanted {
@@ -110,13 +110,13 @@ fn step(wanted: Option<&Wanted>, actual: &Actual, now: Instant) -> Option<fn(Pod
         // Not wanted, or with other addresses: then it is enrolled anew.
         Actual::Enrolled { .. } => Some(Action::Release),
         Actual::Releasing { addresses, torn: false, .. } if wanted.is_none() || enrolled_with(addresses) => {
-            Some(Action::Resume)
+            Some(Action::Keep)
         }
         Actual::Releasing { again, .. } => (*again <= now).then_some(Action::Continue as _),
     }
 }
 
-/// When something is due next, if nothing happens before.
+/// The time of the next step, if nothing happens before.
 #[must_use]
 pub(super) fn next_due(actual: &BTreeMap<PodUid, Actual>) -> Option<Instant> {
     let due = actual.values().filter_map(|actual| match actual {
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn every_state_and_wish() {
+    fn every_actual_and_wanted_state() {
         let now = Instant::now();
         let (past, future) = (now, now + Duration::from_secs(1));
         let is = |ended| Some(Actual::Enrolled { addresses: vec![A.into()], ended });
@@ -175,8 +175,8 @@ mod tests {
         // on the way out
         check(released(), out(false, false, future), None);
         check(released(), out(false, false, past), Some(Action::Continue));
-        check(enrolled(A), out(false, false, future), Some(Action::Resume));
-        check(None, out(false, false, future), Some(Action::Resume));
+        check(enrolled(A), out(false, false, future), Some(Action::Keep));
+        check(None, out(false, false, future), Some(Action::Keep));
         check(enrolled(B), out(false, false, past), Some(Action::Continue));
         check(enrolled(A), out(false, true, past), Some(Action::Continue));
         check(enrolled(A), out(false, true, future), None);

@@ -1,5 +1,5 @@
-//! The thread on which [`Pods`] live, and the handle by which the rest of the agent talks to it. It sleeps until it is
-//! told something, a pod's addresses change, a pod's cgroup becomes empty, or something is due.
+//! The thread of [`Pods`], and its handle for the rest of the agent. It sleeps until a command comes, a pod's addresses change,
+//! a pod's cgroup becomes empty, or a step is due.
 
 use std::{
     collections::BTreeMap,
@@ -19,9 +19,10 @@ use underpass_core::{World, resolve::LocalPod};
 use super::{FIRST_PAUSE, LOOK_AGAIN, Meter, PodStatus, Pods, State};
 use crate::datapath::{self, DataPath};
 
-/// By pod: outbound, inbound.
+/// The listeners of each pod: outbound, inbound.
 type Listeners = BTreeMap<Cookie, (TcpListener, TcpListener)>;
 
+/// A command of the handle to the thread.
 #[derive(Debug)]
 enum Command {
     World(Arc<World>, Arc<[LocalPod]>),
@@ -31,13 +32,13 @@ enum Command {
     Hold(oneshot::Sender<()>),
     Still(oneshot::Sender<()>),
     StillFor(u32, oneshot::Sender<datapath::Result<()>>),
-    GoOn(Listeners),
+    Resume(Listeners),
     Stir,
     Own,
     Agents(Vec<CgroupId>),
 }
 
-/// Talks to the thread. Dropped, the thread ends; the data path stays as it is.
+/// The handle of the thread. Dropped, the thread ends; the data path stays as it is.
 #[derive(Debug)]
 pub struct Handle {
     commands: Option<mpsc::Sender<Command>>,
@@ -45,7 +46,7 @@ pub struct Handle {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Without this thread pods come and go unseen: where it panics the process ends, and the next one adopts what is there.
+/// Ends the process where the thread panics: without it pods come and go unseen, and the next process adopts what is there.
 struct EndsTheProcess;
 
 impl Drop for EndsTheProcess {
@@ -70,17 +71,17 @@ pub fn spawn<D: DataPath + 'static>(pods: Pods<D>, meter: Meter) -> io::Result<H
 }
 
 impl Handle {
-    /// A new World, and the pods of this node. Applied when [`super::Event::Applied`] names its version.
+    /// Sets a new World, and the pods of this node. Applied when [`super::Event::Applied`] names its version.
     pub fn set_world(&self, world: Arc<World>, local: Arc<[LocalPod]>) {
         self.send(Command::World(world, local));
     }
 
-    /// How long connections of pods that leave the mesh may go on from now on.
+    /// Sets the longest time that connections of released pods may go on.
     pub fn set_drain(&self, drain: Duration) {
         self.send(Command::Drain(drain));
     }
 
-    /// How every pod stands. Blocks for as long as the thread is busy; empty where it has ended.
+    /// The state of every pod. Blocks for as long as the thread is busy; empty where it has ended.
     #[must_use]
     pub fn status(&self) -> Vec<PodStatus> {
         let (answer, answered) = mpsc::channel();
@@ -97,39 +98,39 @@ impl Handle {
         answered.recv().unwrap_or(false)
     }
 
-    /// Nothing changes from now on, and nothing is steered to the listeners: who connects waits, who comes is refused.
-    /// Completes when that is so.
+    /// Stops changing anything, and removes the listeners: outbound connects wait, inbound ones are refused. Completes when that
+    /// is done.
     pub fn hold(&self) -> oneshot::Receiver<()> {
-        let (done, held) = oneshot::channel();
+        let (done, holding) = oneshot::channel();
         self.send(Command::Hold(done));
-        held
+        holding
     }
 
-    /// Nothing changes from now on, until [`Self::go_on`]. Completes when that is so.
+    /// Stops changing anything until [`Self::resume`]. Completes when that is done.
     pub fn stand_still(&self) -> oneshot::Receiver<()> {
         let (done, still) = oneshot::channel();
         self.send(Command::Still(done));
         still
     }
 
-    /// The same, with everything in this version of the data path's tables.
+    /// The same, after filling this version of the data path's tables.
     pub fn stand_still_for(&self, tables: u32) -> oneshot::Receiver<datapath::Result<()>> {
         let (done, still) = oneshot::channel();
         self.send(Command::StillFor(tables, done));
         still
     }
 
-    /// The successor has not taken over; these listeners the tunnel serves.
-    pub fn go_on(&self, serving: Listeners) {
-        self.send(Command::GoOn(serving));
+    /// Resumes after a successor that failed; `serving`: the listeners of the tunnel.
+    pub fn resume(&self, serving: Listeners) {
+        self.send(Command::Resume(serving));
     }
 
-    /// Nobody was to take over: what stood still has not been touched.
+    /// Resumes after a refused successor, which has changed nothing.
     pub fn stir(&self) {
         self.send(Command::Stir);
     }
 
-    /// The earlier agent changes nothing any more.
+    /// This process is the agent: the predecessor changes nothing any more.
     pub fn own(&self) {
         self.send(Command::Own);
     }
@@ -159,15 +160,15 @@ impl Drop for Handle {
 
 impl<D: DataPath> Pods<D> {
     fn run(mut self, commands: &mpsc::Receiver<Command>, woken: &UnixStream, meter: &Meter) {
-        let (mut still, mut going_on) = (false, None);
+        let (mut still, mut resuming) = (false, None);
         let mut releasing: Option<(mpsc::Sender<bool>, Instant)> = None;
         loop {
-            let mut asked = Vec::new();
+            let mut status_answers = Vec::new();
             loop {
                 match commands.try_recv() {
                     Ok(Command::World(world, local)) => self.set_world(world, local),
                     Ok(Command::Drain(drain)) => self.set_drain(drain),
-                    Ok(Command::Status(answer)) => asked.push(answer),
+                    Ok(Command::Status(answer)) => status_answers.push(answer),
                     Ok(Command::ReleaseAll(answer, deadline)) => {
                         self.release_all();
                         releasing = Some((answer, deadline));
@@ -175,7 +176,7 @@ impl<D: DataPath> Pods<D> {
                     Ok(Command::Hold(done)) => {
                         still = true;
                         self.withdraw();
-                        let _ = done.send(()); // whoever asked may have stopped waiting
+                        let _ = done.send(()); // fails where the receiver has stopped waiting
                     }
                     Ok(Command::Still(done)) => {
                         still = true;
@@ -185,7 +186,7 @@ impl<D: DataPath> Pods<D> {
                         still = true;
                         let _ = done.send(self.path.write_tables(tables));
                     }
-                    Ok(Command::GoOn(serving)) => going_on = Some(serving),
+                    Ok(Command::Resume(serving)) => resuming = Some(serving),
                     Ok(Command::Stir) => still = false,
                     Ok(Command::Own) => self.own(),
                     Ok(Command::Agents(agents)) => self.set_agents(agents),
@@ -193,21 +194,21 @@ impl<D: DataPath> Pods<D> {
                     Err(mpsc::TryRecvError::Disconnected) => return,
                 }
             }
-            if let Some(mut serving) = going_on.take() {
-                match self.go_on(&mut serving) {
+            if let Some(mut serving) = resuming.take() {
+                match self.resume(&mut serving) {
                     Ok(()) => still = false,
                     Err(error) => {
-                        tracing::error!(%error, "the data path cannot be read again: pods are not looked after");
-                        going_on = Some(serving);
+                        tracing::error!(%error, "reading the kernel tables failed, pods are unattended");
+                        resuming = Some(serving);
                     }
                 }
             }
             let now = Instant::now();
             let due = if still { now + LOOK_AGAIN } else { self.turn(now) };
-            self.tell_no_room();
+            self.report_no_room();
             meter.count(self.pods.values());
             meter.fill(&self.there, &self.path);
-            for answer in asked {
+            for answer in status_answers {
                 let _ = answer.send(self.status());
             }
             if let Some((answer, deadline)) = &releasing
@@ -220,11 +221,11 @@ impl<D: DataPath> Pods<D> {
         }
     }
 
-    /// `still`: what happens to pods is not looked at, and wakes nobody.
+    /// Sleeps until `due`, or an event. `still`: events of pods are ignored.
     fn sleep(&self, woken: &UnixStream, due: Instant, still: bool) {
         let mut fds = vec![PollFd::new(woken.as_fd(), PollFlags::POLLIN)];
-        for member in self.pods.values().filter(|_| !still).filter_map(State::member) {
-            let [addresses, cgroup] = member.notices();
+        for enrolled in self.pods.values().filter(|_| !still).filter_map(State::enrolled) {
+            let [addresses, cgroup] = enrolled.notices();
             fds.push(PollFd::new(addresses, PollFlags::POLLIN));
             fds.push(PollFd::new(cgroup, PollFlags::POLLPRI));
         }

@@ -1,4 +1,4 @@
-//! What changes inside a pod's namespace, and how it is taken back: rules, routes, sysctls, listeners, captured sockets.
+//! Set-up and take-down of a pod's namespace: rules, routes, sysctls, listeners, captured sockets.
 //!
 //! What must hold: every step can be taken again, and what is taken back is looked at again before it counts.
 
@@ -18,13 +18,13 @@ use underpass_net::{
     system::SystemError,
 };
 
-/// Below the rules that everybody has (0, 32766, 32767) and below those that network plugins add.
+/// Below the kernel's own rules (0, 32766, 32767) and below those that network plugins add.
 const RULE_PRIORITY: u32 = 50;
-/// A table that nobody else uses.
+/// A routing table without other users.
 const ROUTE_TABLE: u32 = 1777;
 /// Accepted connections and RSTs carry the mark of the packet that they answer (kernel doc: networking/ip-sysctl).
 const SYSCTLS: [&str; 3] = ["net.ipv4.tcp_fwmark_accept", "net.ipv4.fwmark_reflect", "net.ipv6.fwmark_reflect"];
-/// What they are where nobody set them.
+/// Their default in the kernel.
 const SYSCTL_DEFAULT: &str = "0";
 
 /// The two listeners of a pod.
@@ -37,7 +37,7 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    /// Sets what they have and what is accepted from them inherits: also where an agent of another build made them.
+    /// Sets the options that accepted sockets inherit: also where an agent of another build made the listeners.
     pub(super) fn set_options(&self, keepalive: Keepalive) -> Result<(), SystemError> {
         for (role, listener) in [(Role::OutboundListener, &self.outbound), (Role::InboundListener, &self.inbound)] {
             let failed =
@@ -48,12 +48,12 @@ impl Listeners {
     }
 }
 
-/// What the sysctls were before.
+/// The values of the sysctls before the set-up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Before(Vec<(&'static str, String)>);
 
 impl Before {
-    /// As in a namespace that nobody has touched: for pods that an earlier agent set up.
+    /// The kernel's defaults: for pods that an earlier agent set up.
     #[must_use]
     pub(super) fn unknown() -> Self {
         Self(SYSCTLS.map(|name| (name, SYSCTL_DEFAULT.to_owned())).to_vec())
@@ -107,12 +107,12 @@ pub(super) fn undo(netns: &Netns, before: &Before, marks: Marks) -> Result<(), S
     Ok(())
 }
 
-/// Ends every captured socket; how many.
+/// Destroys every captured socket, and counts them.
 pub(super) fn destroy_captured(netns: &Netns, marks: Marks) -> Result<usize, SystemError> {
     destroy::destroy_all(netns, |sockets| captured(sockets, marks))
 }
 
-/// How many captured sockets there are.
+/// The number of captured sockets.
 pub(super) fn count_captured(netns: &Netns, marks: Marks) -> Result<usize, SystemError> {
     Ok(captured(&destroy::list(netns)?, marks).len())
 }

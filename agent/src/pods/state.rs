@@ -1,43 +1,43 @@
-//! How a pod stands: [`plan`](super::plan)'s states with what they hold. Its own file because both the shell and its thread
+//! The state of a pod: [`plan`](super::plan)'s states with their values. Its own file because both the shell and its thread
 //! look at it.
 
 use std::time::Instant;
 
-use super::{member::Member, plan::Actual};
+use super::{enrolled::EnrolledPod, plan::Actual};
 
-/// Of one pod that something was done about.
+/// The state of one pod; none where nothing was done about it.
 #[derive(Debug)]
 pub(super) enum State {
     Waiting { again: Instant, failures: u32, problem: String, no_room: bool },
-    Enrolled(Box<Member>),
-    Releasing { member: Box<Member>, deadline: Instant, torn: bool, again: Instant, problem: Option<String> },
+    Enrolled(Box<EnrolledPod>),
+    Releasing { enrolled: Box<EnrolledPod>, deadline: Instant, torn: bool, again: Instant, problem: Option<String> },
 }
 
 impl State {
-    pub(super) fn member(&self) -> Option<&Member> {
+    pub(super) fn enrolled(&self) -> Option<&EnrolledPod> {
         match self {
             Self::Waiting { .. } => None,
-            Self::Enrolled(member) | Self::Releasing { member, .. } => Some(member),
+            Self::Enrolled(enrolled) | Self::Releasing { enrolled, .. } => Some(enrolled),
         }
     }
 
-    pub(super) fn member_mut(&mut self) -> Option<&mut Member> {
+    pub(super) fn enrolled_mut(&mut self) -> Option<&mut EnrolledPod> {
         match self {
             Self::Waiting { .. } => None,
-            Self::Enrolled(member) | Self::Releasing { member, .. } => Some(member),
+            Self::Enrolled(enrolled) | Self::Releasing { enrolled, .. } => Some(enrolled),
         }
     }
 
     pub(super) fn actual(&self) -> Actual {
-        let of = |member: &Member| (member.kernel.addresses.clone(), !member.is_alive());
+        let of = |enrolled: &EnrolledPod| (enrolled.kernel.addresses.clone(), !enrolled.is_alive());
         match self {
             Self::Waiting { again, .. } => Actual::Waiting { again: *again },
-            Self::Enrolled(member) => {
-                let (addresses, ended) = of(member);
+            Self::Enrolled(enrolled) => {
+                let (addresses, ended) = of(enrolled);
                 Actual::Enrolled { addresses, ended }
             }
-            Self::Releasing { member, torn, again, .. } => {
-                let (addresses, ended) = of(member);
+            Self::Releasing { enrolled, torn, again, .. } => {
+                let (addresses, ended) = of(enrolled);
                 Actual::Releasing { addresses, ended, torn: *torn, again: *again }
             }
         }

@@ -1,16 +1,16 @@
-//! What is told about the pods of this node.
+//! The status of this node's pods, for people.
 
 use std::sync::Arc;
 
 use underpass_abi::{Cookie, limits::POD_ADDRESSES};
 
-use super::{Event, PodUid, Pods, member::Member, state::State};
+use super::{Event, PodUid, Pods, enrolled::EnrolledPod, state::State};
 use crate::datapath::DataPath;
 
-/// How a pod stands, for people.
+/// The status of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodStatus {
-    /// namespace/name; the uid where nothing says its name any more.
+    /// namespace/name; the uid where the name is not known any more.
     pub name: String,
     /// metadata.uid.
     pub uid: PodUid,
@@ -18,31 +18,31 @@ pub struct PodStatus {
     pub cookie: Option<Cookie>,
     /// `waiting`, `enrolled` or `releasing`.
     pub state: &'static str,
-    /// Why it does not get on.
+    /// The error that keeps it in its state.
     pub problem: Option<String>,
 }
 
-/// What is said about a pod that has added more addresses than the kernel is told of.
+/// The problem of a pod that has added more addresses than the kernel's table takes.
 pub(super) fn too_many(addresses: usize) -> String {
     format!(
-        "{addresses} addresses in its namespace, of which the kernel knows {POD_ADDRESSES}: its calls by the others are refused"
+        "{addresses} addresses in its namespace, of which the kernel's table takes {POD_ADDRESSES}: its calls from the others are refused"
     )
 }
 
 impl<D: DataPath> Pods<D> {
-    /// Every pod that there is something to say about.
+    /// The status of every pod that is enrolled, in release, or waits.
     #[must_use]
     pub fn status(&self) -> Vec<PodStatus> {
         let of = |(uid, state): (&PodUid, &State)| {
             let (text, problem) = match state {
                 State::Waiting { problem, .. } => ("waiting", Some(problem.clone())),
-                State::Enrolled(member) => ("enrolled", self.problem_of(member)),
+                State::Enrolled(enrolled) => ("enrolled", self.problem_of(enrolled)),
                 State::Releasing { problem, .. } => ("releasing", problem.clone()),
             };
-            let member = state.member();
-            let name = member.map(|member| member.pod.name.to_string());
+            let enrolled = state.enrolled();
+            let name = enrolled.map(|enrolled| enrolled.pod.name.to_string());
             let name = name.or_else(|| self.local(uid).map(|pod| pod.name.to_string()));
-            let cookie = member.map(|member| member.kernel.cookie);
+            let cookie = enrolled.map(|enrolled| enrolled.kernel.cookie);
             PodStatus {
                 name: name.unwrap_or_else(|| uid.to_string()),
                 uid: Arc::clone(uid),
@@ -54,8 +54,8 @@ impl<D: DataPath> Pods<D> {
         self.pods.iter().map(of).collect()
     }
 
-    /// Tells of pods that are not enrolled for want of room, where they are others than before.
-    pub(super) fn tell_no_room(&mut self) {
+    /// Reports the pods that are not enrolled for want of room, where they are others than before.
+    pub(super) fn report_no_room(&mut self) {
         let waits = |state: &State| matches!(state, State::Waiting { no_room: true, .. });
         let waiting = self.pods.iter().filter(|(_, state)| waits(state));
         let pods: Vec<_> = waiting.filter_map(|(uid, _)| self.local(uid)).map(|pod| pod.name).collect();
@@ -65,13 +65,13 @@ impl<D: DataPath> Pods<D> {
         }
     }
 
-    fn problem_of(&self, member: &Member) -> Option<String> {
-        let own = self.failures.get(&Some(member.kernel.cookie));
-        let everybodys = self.failures.get(&None).filter(|_| !member.is_announced());
-        own.or(everybodys).cloned().or_else(|| member.kernel.too_many().map(too_many))
+    fn problem_of(&self, enrolled: &EnrolledPod) -> Option<String> {
+        let own = self.failures.get(&Some(enrolled.kernel.cookie));
+        let shared = self.failures.get(&None).filter(|_| !enrolled.is_announced());
+        own.or(shared).cloned().or_else(|| enrolled.kernel.too_many().map(too_many))
     }
 
-    /// Why the data path is not as the World wants it.
+    /// The first failure of the data path.
     #[must_use]
     pub fn problem(&self) -> Option<&str> {
         self.failures.values().next().map(String::as_str)

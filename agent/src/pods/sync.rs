@@ -1,4 +1,4 @@
-//! The data path's tables, made what the World and this node's pods want. Its own file because [`super`] is about pods, and this
+//! The synchronisation of the data path's tables with the World and this node's pods. Its own file because [`super`] is about pods, and this
 //! about what stands in the tables, and of which World it is.
 
 use std::{
@@ -19,7 +19,7 @@ use crate::{
 /// The longest pause between two looks at what stands in the data path while something fails.
 const LONGEST_READING: Duration = Duration::from_secs(60);
 
-/// What could not be done, by pod; under none, what is everybody's.
+/// The failures by pod; under none, those of operations that concern all of them.
 pub(super) type Failures = BTreeMap<Option<Cookie>, String>;
 
 impl<D: DataPath> Pods<D> {
@@ -27,7 +27,7 @@ impl<D: DataPath> Pods<D> {
         self.there.without_pod(cookie).iter().for_each(|op| self.there.apply(op));
     }
 
-    /// Makes the tables what World and pods want, and tells the tunnel about pods that they announce. What fails about one pod
+    /// Brings the tables to what World and pods want, and announces enrolled pods to the tunnel. A failure about one pod
     /// concerns that pod alone; it is tried again with the next look.
     pub(super) fn sync(&mut self, world: &Arc<World>, now: Instant) {
         self.read_back(now);
@@ -41,18 +41,18 @@ impl<D: DataPath> Pods<D> {
             self.reading.get_or_insert((now + LOOK_AGAIN, LOOK_AGAIN));
         }
         for (pod, problem) in &self.failures {
-            tracing::warn!(cookie = pod.map(|pod| pod.0), problem, "data path not as the World wants it");
+            tracing::warn!(cookie = pod.map(|pod| pod.0), problem, "updating the kernel tables failed");
         }
-        self.tell_of_room(was_cut);
+        self.log_room(was_cut);
         for state in self.pods.values_mut() {
-            if let State::Enrolled(member) = state
-                && self.there.pod(member.kernel.cookie).is_some_and(|pod| pod.phase == Phase::ENROLLED)
-                && let Some(pod) = member.announce()
+            if let State::Enrolled(enrolled) = state
+                && self.there.pod(enrolled.kernel.cookie).is_some_and(|pod| pod.phase == Phase::ENROLLED)
+                && let Some(pod) = enrolled.announce()
             {
                 (self.sink)(Event::Added(Box::new(pod)));
             }
         }
-        // Addresses of the mesh and agents are everybody's.
+        // Addresses of the mesh and agents concern all pods.
         if self.failures.contains_key(&None) {
             self.finished = None;
             return;
@@ -64,34 +64,34 @@ impl<D: DataPath> Pods<D> {
         }
     }
 
-    fn tell_of_room(&self, was_cut: bool) {
+    fn log_room(&self, was_cut: bool) {
         let capacity = self.path.capacity(Map::Mesh);
         match (was_cut, self.there.is_cut()) {
             (false, true) => {
-                tracing::warn!(capacity, "mesh table full: destinations that it does not know are captured");
+                tracing::warn!(capacity, "kernel mesh table full, capturing unlisted destinations");
             }
             (true, false) => {
-                tracing::info!(capacity, "mesh table has room again: destinations out of the mesh are left alone");
+                tracing::info!(capacity, "kernel mesh table complete again");
             }
             _ => {}
         }
     }
 
-    /// After a failure, and ever more seldom: that what is thought to stand in the data path stands there.
+    /// Reads the tables back after a failure, with a growing pause.
     fn read_back(&mut self, now: Instant) {
         let Some((_, pause)) = self.reading.filter(|(at, _)| *at <= now) else { return };
         let pause = pause.saturating_mul(2).min(LONGEST_READING);
         self.reading = Some((now + pause, pause));
         match self.path.contents() {
             Ok(contents) => (self.there, self.finished) = (Tables::from_ops(&contents), None),
-            Err(error) => tracing::warn!(%error, "data path cannot be read back"),
+            Err(error) => tracing::warn!(%error, "reading the kernel tables back failed"),
         }
     }
 
     /// The operations that are missing: from the World that was finished last only what differs, else from what is there.
     fn missing(&self, world: &World) -> Vec<Op> {
-        let members = self.pods.values().filter_map(State::member);
-        let pods: Vec<KernelPod> = members.map(|member| member.kernel.clone()).collect();
+        let enrolled = self.pods.values().filter_map(State::enrolled);
+        let pods: Vec<KernelPod> = enrolled.map(|enrolled| enrolled.kernel.clone()).collect();
         let keep_orphans = |mut wanted: Tables| {
             self.orphans.iter().for_each(|cookie| wanted.keep_pod(&self.there, *cookie));
             wanted
@@ -118,8 +118,8 @@ impl<D: DataPath> Pods<D> {
         Ok(())
     }
 
-    /// Changes them for everybody: what fails stops nothing but what must not come before it. Tried once more at the end, when
-    /// what goes has made room.
+    /// Applies operations of all pods: a failure stops only the operations that must not come before it. It is tried once more at
+    /// the end, when removals have made room.
     pub(super) fn apply_apart(&mut self, ops: &[Op]) -> Failures {
         if self.path.apply(ops).is_ok() {
             ops.iter().for_each(|op| self.there.apply(op));

@@ -1,4 +1,4 @@
-//! One agent after the other: what [`Pods`] do when another agent is to take over, has, or has not.
+//! [`Pods`] in a take-over: inheriting from a predecessor, and standing still for a successor.
 
 use std::{collections::BTreeMap, net::TcpListener, time::Instant};
 
@@ -8,37 +8,37 @@ use super::{Pods, Result, State};
 use crate::{datapath::DataPath, tables::Tables};
 
 impl<D: DataPath> Pods<D> {
-    /// The listeners of pods that an earlier agent still serves: whoever claims the pod goes on with them. Nothing is changed
-    /// after `until`, unless `own` came before.
+    /// Inherits listeners of pods that the predecessor still serves: a pod that is enrolled goes on with them. Nothing is
+    /// changed after `until`, unless `own` came before.
     pub fn inherit(&mut self, listeners: BTreeMap<Cookie, (TcpListener, TcpListener)>, until: Option<Instant>) {
         self.inherited = listeners;
         self.until = until;
     }
 
-    /// The earlier agent changes nothing any more, now and later.
+    /// This process is the agent: the predecessor changes nothing any more.
     pub(super) fn own(&mut self) {
         self.until = None;
         self.look_again = Instant::now();
         self.commit();
     }
 
-    /// The tables of this agent's version count. What fails is tried again.
+    /// Lets the tables of this agent's version count. A failure is tried again.
     pub(super) fn commit(&mut self) {
         let outcome = self.path.commit();
         self.committed = outcome.is_ok();
         if let Err(error) = outcome {
-            tracing::warn!(%error, "kernel tables of the earlier agent's version still count");
+            tracing::warn!(%error, "switching to the kernel tables of this version failed");
         }
     }
 
-    /// What an earlier agent left in the data path and nobody has claimed.
+    /// The orphans: what an earlier agent left in the data path and no pod has taken up.
     #[must_use]
-    pub fn unclaimed(&self) -> Vec<Cookie> {
+    pub fn orphans(&self) -> Vec<Cookie> {
         self.orphans.iter().copied().collect()
     }
 
-    /// From the next turn on these cgroups count as the agent, and no others. Where there is one alone, listeners that nobody
-    /// has claimed are closed: the earlier agents have gone.
+    /// From the next turn on these cgroups count as the agent, and no others. Where there is one alone, the predecessors have
+    /// ended, and listeners that no pod has taken up are closed.
     pub(super) fn set_agents(&mut self, agents: Vec<CgroupId>) {
         if agents.len() <= 1 {
             self.inherited.clear();
@@ -47,26 +47,26 @@ impl<D: DataPath> Pods<D> {
         self.stale = true;
     }
 
-    /// Takes the listeners out of the data path: without one, connects wait and what arrives is refused.
+    /// Removes the listeners from the data path: without one, connects wait and what arrives is refused.
     pub(super) fn withdraw(&mut self) {
-        for member in self.pods.values().filter_map(State::member) {
-            if let Err(error) = member.remove_listeners(&mut self.path) {
-                tracing::warn!(pod = %member.pod.name, %error, "the kernel still steers to its listeners");
+        for enrolled in self.pods.values().filter_map(State::enrolled) {
+            if let Err(error) = enrolled.remove_listeners(&mut self.path) {
+                tracing::warn!(pod = %enrolled.pod.name, %error, "removing the listeners of a pod failed");
             }
         }
     }
 
-    /// After standing still: a successor may have changed the data path, and pods. `serving`: the listeners of the tunnel.
-    /// What is found of pods that came meanwhile is an earlier agent's, like any other.
+    /// Resumes after a successor that failed, and that may have changed the data path and pods. `serving`: the listeners of the
+    /// tunnel. What is found of pods that came meanwhile is an orphan.
     ///
     /// # Errors
     /// The data path cannot be restored or read; it can be tried again.
-    pub(super) fn go_on(&mut self, serving: &mut BTreeMap<Cookie, (TcpListener, TcpListener)>) -> Result<()> {
+    pub(super) fn resume(&mut self, serving: &mut BTreeMap<Cookie, (TcpListener, TcpListener)>) -> Result<()> {
         self.path.restore()?;
         let (contents, steered) = (self.path.contents()?, self.path.pods()?);
         (self.there, self.finished) = (Tables::from_ops(&contents), None);
-        let members = self.pods.values().filter_map(State::member).map(|member| member.kernel.cookie);
-        self.unsure = members.map(|cookie| (cookie, serving.remove(&cookie))).collect();
+        let enrolled = self.pods.values().filter_map(State::enrolled).map(|enrolled| enrolled.kernel.cookie);
+        self.unsure = enrolled.map(|cookie| (cookie, serving.remove(&cookie))).collect();
         let found = self.there.mentioned().chain(steered);
         self.orphans.extend(found.filter(|cookie| !self.unsure.contains_key(cookie)));
         self.stale = true;
@@ -74,28 +74,28 @@ impl<D: DataPath> Pods<D> {
         Ok(())
     }
 
-    /// Sets up again what a successor that failed may have taken down; what fails is tried again.
-    pub(super) fn put_right(&mut self) {
+    /// Restores pods that a successor that failed may have taken down; a failure is tried again.
+    pub(super) fn restore(&mut self) {
         for (cookie, serving) in std::mem::take(&mut self.unsure) {
-            if let Err(error) = self.put_one_right(cookie, serving.as_ref()) {
-                tracing::warn!(cookie = cookie.0, %error, "a pod is not as it was before the other agent");
+            if let Err(error) = self.restore_pod(cookie, serving.as_ref()) {
+                tracing::warn!(cookie = cookie.0, %error, "restoring a pod after a failed hand-over failed");
                 self.unsure.insert(cookie, serving);
             }
         }
     }
 
-    fn put_one_right(&mut self, cookie: Cookie, serving: Option<&(TcpListener, TcpListener)>) -> Result<()> {
-        let member = self.pods.values_mut().find_map(|state| match state {
-            State::Enrolled(member) | State::Releasing { member, torn: false, .. } => {
-                (member.kernel.cookie == cookie && member.is_alive()).then_some(member)
+    fn restore_pod(&mut self, cookie: Cookie, serving: Option<&(TcpListener, TcpListener)>) -> Result<()> {
+        let enrolled = self.pods.values_mut().find_map(|state| match state {
+            State::Enrolled(enrolled) | State::Releasing { enrolled, torn: false, .. } => {
+                (enrolled.kernel.cookie == cookie && enrolled.is_alive()).then_some(enrolled)
             }
             _ => None,
         });
-        let Some(member) = member else { return Ok(()) };
+        let Some(enrolled) = enrolled else { return Ok(()) };
         // Before the pod is steered, as when it was enrolled.
-        let locals: Vec<_> = member.locals().collect();
+        let locals: Vec<_> = enrolled.locals().collect();
         self.path.apply(&locals)?;
         locals.iter().for_each(|op| self.there.apply(op));
-        member.put_right(&mut self.path, &self.settings, serving)
+        enrolled.restore(&mut self.path, &self.settings, serving)
     }
 }

@@ -103,7 +103,7 @@ fn a_pod_without_a_sandbox_is_waited_for_and_forgotten() {
 }
 
 #[test]
-fn what_is_said_about_the_pods_of_this_node() {
+fn the_wanted_states_of_this_nodes_pods() {
     let mut elsewhere = ambient("default/b", "10.0.0.2", "");
     elsewhere.node = Some("node-2".into());
     let mut ended = ambient("default/c", "10.0.0.3", "");
@@ -155,8 +155,8 @@ fn what_a_failed_successor_left_is_found_after_standing_still() {
     assert!(bench.pods.is_empty());
     leftover(&mut bench.path, Cookie(u64::MAX));
     bench.path.apply(&[Op::SetAgent(CgroupId(99))]).expect("room");
-    bench.pods.go_on(&mut BTreeMap::new()).expect("read");
-    assert_eq!(bench.pods.unclaimed(), [Cookie(u64::MAX)]);
+    bench.pods.resume(&mut BTreeMap::new()).expect("read");
+    assert_eq!(bench.pods.orphans(), [Cookie(u64::MAX)]);
     bench.pods.turn(Instant::now());
     assert_eq!(sizes(&bench.path), [0, 0, 1], "the dead pod and the successor's cgroup");
 }
@@ -204,7 +204,7 @@ fn what_goes_makes_room_and_a_full_table_is_reported_and_tried_again() {
     let mut bench = bench(path, now);
     bench.set(&of([]));
     bench.pods.turn(now);
-    assert_eq!(bench.pods.problem(), None, "the agent before gave way");
+    assert_eq!(bench.pods.problem(), None, "the earlier agent gave way");
     assert!(matches!(bench.events.try_recv(), Ok(Event::Applied(_))));
 
     let mut known = of([]);
@@ -244,7 +244,7 @@ fn a_failure_of_one_pod_stops_no_other() {
     assert_eq!(Tables::from_ops(&bench.path.contents().expect("read")), bench.pods.there);
 }
 
-/// A data path that has no room for one address, whatever it holds.
+/// A data path without room for one address, also where it is empty.
 struct Refuses(InMemory, Address);
 
 impl DataPath for Refuses {
@@ -312,17 +312,17 @@ fn a_pod_beyond_what_the_tables_hold_is_not_enrolled_and_named() {
     bench.pods.there = Tables::from_ops(&bench.path.contents().expect("read"));
     assert!(bench.pods.room_for(Cookie(1)).is_ok(), "it has its room");
     let error = bench.pods.room_for(Cookie(2)).expect_err("no room");
-    assert_eq!(error.to_string(), "no room for another pod: the kernel's tables hold 1");
+    assert_eq!(error.to_string(), "no room for another pod: the kernel's tables take 1");
 
     bench.set(&of([ambient("default/a", "10.0.0.1", "")]));
     let waiting = |no_room| State::Waiting { again: Instant::now(), failures: 1, problem: error.to_string(), no_room };
     bench.pods.pods.insert("uid-default-a".into(), waiting(true));
-    bench.pods.tell_no_room();
-    bench.pods.tell_no_room();
+    bench.pods.report_no_room();
+    bench.pods.report_no_room();
     let told: Vec<_> = bench.events.try_iter().collect();
     assert!(matches!(&told[..], [Event::NoRoom(pods)] if pods[0].to_string() == "default/a"), "{told:?}");
     bench.pods.pods.insert("uid-default-a".into(), waiting(false));
-    bench.pods.tell_no_room();
+    bench.pods.report_no_room();
     assert!(matches!(bench.events.try_recv(), Ok(Event::NoRoom(pods)) if pods.is_empty()));
 }
 

@@ -1,5 +1,5 @@
-//! What an operation that failed means for the others: whose it is, and which must wait for it. Its own file because the rest of
-//! the room is about operations that succeed.
+//! The consequences of a failed operation: the pod that it concerns, and the operations that must wait for it. Its own file
+//! because the rest of the room is about operations that succeed.
 //!
 //! What must hold: one that fails leaves more closed than it was to be, never less.
 
@@ -8,7 +8,7 @@ use underpass_abi::{ANY_OTHER, Cookie, Op};
 use super::Tables;
 
 impl Tables {
-    /// The pod that an operation is about; none: it is everybody's.
+    /// The pod that an operation concerns; none: it concerns all of them.
     #[must_use]
     pub fn concerned(&self, op: &Op) -> Option<Cookie> {
         match op {
@@ -19,7 +19,7 @@ impl Tables {
         }
     }
 
-    /// Must `op` wait because `failed` has not come about? What decides about a pod goes after the pod, and what stands for
+    /// Whether `op` must wait because `failed` has not been done. What decides about a pod goes after the pod, and what stands for
     /// addresses that are missing goes when none is. Everything else closes, or makes room.
     #[must_use]
     pub fn must_wait(&self, op: &Op, failed: &Op) -> bool {
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_waits_for_whom() {
+    fn operations_that_wait_for_others() {
         let ip = |n: u32| Address::from(Ipv4Addr::from(n));
         let key = |pod| LocalKey { pod: Cookie(pod), address: ip(1) };
         let tables = Tables::from_ops(&[

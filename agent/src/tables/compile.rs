@@ -1,8 +1,8 @@
-//! From the World and this node's pods to tables.
+//! The compilation of World and this node's pods to tables.
 //!
-//! What must hold: for every pod that is enrolled, what `abi::decide` reads here is what `core::capture` answers. The World
-//! says who is in the mesh; which of this node's pods the kernel knows, and in which phase, is said by `crate::pods`, which
-//! has looked at their namespaces.
+//! What must hold: for every enrolled pod, what `abi::decide` reads here is what `core::capture` answers. The World says which
+//! pods are in the mesh; `crate::pods`, which has looked at their namespaces, says which pods of this node the kernel knows, and
+//! in which phase.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -22,8 +22,8 @@ pub struct KernelPod {
     pub cookie: Cookie,
     /// status.podIPs: they count for identity.
     pub addresses: Vec<IpAddr>,
-    /// Every address that its namespace holds.
-    pub held: Vec<IpAddr>,
+    /// Every address of its namespace.
+    pub namespace_addresses: Vec<IpAddr>,
     /// Its cgroup.
     pub cgroup: CgroupId,
     /// Enrolled or being released.
@@ -31,8 +31,8 @@ pub struct KernelPod {
 }
 
 impl KernelPod {
-    /// What is local to it, each address once: one that is both counts for identity. Of an address that was said to be another
-    /// one first, connections that begin just then would be refused.
+    /// Its local addresses, each once: one that is both counts for identity. If an address were listed as another one first,
+    /// connections that begin just then would be refused.
     pub fn localities(&self) -> impl Iterator<Item = (LocalKey, Locality)> + '_ {
         let key = |ip: &IpAddr| LocalKey { pod: self.cookie, address: (*ip).into() };
         let others: BTreeSet<&IpAddr> = self.others().collect();
@@ -42,10 +42,10 @@ impl KernelPod {
     }
 
     fn others(&self) -> impl Iterator<Item = &IpAddr> {
-        self.held.iter().filter(|ip| !is_loopback(**ip) && !self.addresses.contains(ip))
+        self.namespace_addresses.iter().filter(|ip| !is_loopback(**ip) && !self.addresses.contains(ip))
     }
 
-    /// How many addresses it has, where the kernel is not told of all of them: its own come first.
+    /// The number of its addresses, where they are more than the kernel's table takes: its own come first.
     #[must_use]
     pub fn too_many(&self) -> Option<usize> {
         let all = self.addresses.len() + self.others().count();
@@ -65,7 +65,7 @@ pub fn compile(world: &World, pods: &[KernelPod], agents: &[CgroupId]) -> Tables
     tables
 }
 
-/// The same without destinations: what this node's pods alone make of the tables.
+/// The tables without destinations: those of this node's pods alone.
 #[must_use]
 pub fn compile_pods(pods: &[KernelPod], agents: &[CgroupId]) -> Tables {
     let mut tables = Tables { agents: agents.iter().copied().collect(), ..Tables::default() };
@@ -73,7 +73,7 @@ pub fn compile_pods(pods: &[KernelPod], agents: &[CgroupId]) -> Tables {
     tables
 }
 
-/// What becomes of connections to an address. Loopback never gets as far as the table, and is not in it.
+/// The entry of an address: what becomes of connections to it. Loopback never gets as far as the table, and is not in it.
 pub(super) fn destination(world: &World, ip: IpAddr) -> Option<Destination> {
     if is_loopback(ip) {
         return None;
@@ -112,7 +112,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// What the kernel would do.
+    /// The kernel's decision.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) enum Answer {
         Unknown,
@@ -152,12 +152,12 @@ pub(super) mod tests {
         }
     }
 
-    /// It goes to the tunnel, or nowhere.
+    /// To the tunnel, or refused.
     pub(crate) fn captured(answer: Answer) -> bool {
         matches!(answer, Answer::Captured | Answer::Denied)
     }
 
-    /// What core says about it.
+    /// The decision of core.
     pub(crate) fn reference(world: &World, source: &Workload, to: IpAddr) -> Answer {
         answer_of(capture::decide(world, source, to, &mut ()))
     }
@@ -179,7 +179,7 @@ pub(super) mod tests {
         let each = |(n, w): (usize, &std::sync::Arc<Workload>)| KernelPod {
             cookie: Cookie(n as u64 + 1),
             addresses: w.addresses.clone(),
-            held: w.addresses.clone(),
+            namespace_addresses: w.addresses.clone(),
             cgroup: CgroupId(n as u64 + 1000),
             phase: Phase::ENROLLED,
         };
@@ -201,7 +201,7 @@ pub(super) mod tests {
             for source in world.workloads() {
                 let cookie = match source.is_enrolled() {
                     true => enrolled.next().expect("one for each").cookie,
-                    false => Cookie(9999), // the kernel has never heard of it
+                    false => Cookie(9999), // unknown to the kernel
                 };
                 for to in to.iter().copied().chain(world.addresses()) {
                     prop_assert_eq!(kernel(&tables, cookie, to), reference(&world, source, to), "{} -> {}", &source.name, to);
@@ -250,12 +250,12 @@ pub(super) mod tests {
         let local = KernelPod {
             cookie: Cookie(5),
             addresses: vec![ip("10.0.0.1")],
-            held: ["127.0.0.1", "::1", "10.0.0.1", "10.0.0.2", "fe80::1"].map(ip).to_vec(),
+            namespace_addresses: ["127.0.0.1", "::1", "10.0.0.1", "10.0.0.2", "fe80::1"].map(ip).to_vec(),
             cgroup: CgroupId(50),
             phase: Phase::ENROLLED,
         };
         let tables = compile(&world, std::slice::from_ref(&local), &[]);
-        // None is said to be something else first: the kernel may be asked in between.
+        // None is listed as something else first: the kernel may decide in between.
         let mut locals: Vec<_> = local.localities().map(|(k, v)| (k.address.ip(), v)).collect();
         locals.sort_by_key(|(ip, _)| *ip);
         let expected = [("10.0.0.1", Locality::POD), ("10.0.0.2", Locality::OTHER), ("fe80::1", Locality::OTHER)];
@@ -273,7 +273,10 @@ pub(super) mod tests {
         let pod = |others: u32| KernelPod {
             cookie: Cookie(5),
             addresses: own.clone(),
-            held: (1..=others).map(|n| IpAddr::V4(n.saturating_add(0xc000_0000).into())).chain(own.clone()).collect(),
+            namespace_addresses: (1..=others)
+                .map(|n| IpAddr::V4(n.saturating_add(0xc000_0000).into()))
+                .chain(own.clone())
+                .collect(),
             cgroup: CgroupId(50),
             phase: Phase::ENROLLED,
         };

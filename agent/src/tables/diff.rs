@@ -1,5 +1,4 @@
-//! From the tables that are there to those that shall be there: operations in an order in which nothing opens that is
-//! closed before and after.
+//! The difference of two sets of tables: operations in an order in which nothing opens that is closed before and after.
 //!
 //! ```text
 //! 0  agents come                 the tunnel's own sockets are let through before anything is captured
@@ -88,9 +87,9 @@ mod tests {
         let world = world([ambient("default/a", "10.0.0.1", "").into(), ambient("default/b", "10.0.0.2", "").into()]);
         let pods = kernel_pods(&world);
         let mut more = pods.clone();
-        more.iter_mut().for_each(|pod| pod.held.push([10, 9, 9, 9].into()));
-        let nobody = World::empty(MeshSettings::default());
-        let ops = diff(&compile(&nobody, &more, &[]), &compile(&world, &pods, &[]));
+        more.iter_mut().for_each(|pod| pod.namespace_addresses.push([10, 9, 9, 9].into()));
+        let empty = World::empty(MeshSettings::default());
+        let ops = diff(&compile(&empty, &more, &[]), &compile(&world, &pods, &[]));
         let at = |what: fn(&Op) -> bool| ops.iter().position(what);
         assert_eq!(ops.len(), 4, "{ops:?}");
         assert!(at(|op| matches!(op, Op::RemoveLocal(_))) < at(|op| matches!(op, Op::SetDestination(..))), "{ops:?}");
@@ -100,13 +99,13 @@ mod tests {
         assert!(at(|op| matches!(op, Op::RemovePod(_))) < at(|op| matches!(op, Op::RemoveLocal(_))), "{ops:?}");
     }
 
-    /// Pods as a node may know them: some are being released, some are not there, some hold more than their own addresses.
+    /// Pods as a node may know them: some are being released, some are not there, some have more than their own addresses.
     fn some_pods(world: &World) -> impl Strategy<Value = Vec<KernelPod>> + use<> {
         let each = kernel_pods(world).into_iter().map(|pod| {
             let changes = (0u8..4, prop::bool::weighted(0.2), proptest::collection::vec(some_address(), 0..3), 0u64..3);
             changes.prop_map(move |(state, other_sandbox, more, cgroup)| {
                 let mut pod = pod.clone();
-                pod.held.extend(more);
+                pod.namespace_addresses.extend(more);
                 pod.cgroup.0 += 100 * cgroup;
                 pod.cookie.0 += u64::from(other_sandbox) * 100;
                 pod.phase = if state == 1 { Phase::RELEASING } else { Phase::ENROLLED };
@@ -128,8 +127,8 @@ mod tests {
     }
 
     impl Turn {
-        /// Both ways to the operations: from what is there, and from the World that it is of.
-        fn ways(&self) -> [Vec<Op>; 2] {
+        /// The operations by both functions: from the tables that are there, and from the World that they are of.
+        fn both(&self) -> [Vec<Op>; 2] {
             let Self { old, new, there, wanted, wanted_pods } = self;
             [diff(there, wanted), follow(there, old, new, wanted_pods)]
         }
@@ -162,7 +161,7 @@ mod tests {
         #[test]
         fn applied_it_gives_what_is_wanted(turn in some_turn()) {
             let Turn { there, wanted, .. } = &turn;
-            for ops in turn.ways() {
+            for ops in turn.both() {
                 let mut now = there.clone();
                 ops.iter().for_each(|op| now.apply(op));
                 prop_assert_eq!(&now, wanted);
@@ -183,7 +182,7 @@ mod tests {
             let (before, after) = (memory(&diff(&Tables::default(), there)), memory(&diff(&Tables::default(), wanted)));
             let pods: std::collections::HashSet<Cookie> = there.cookies().chain(wanted.cookies()).collect();
             let addresses: Vec<IpAddr> = to.into_iter().chain(wanted.mesh.keys().map(|a| a.ip())).collect();
-            for ops in turn.ways() {
+            for ops in turn.both() {
                 let mut now = before.clone();
                 for (done, op) in ops.iter().enumerate() {
                     now.apply(&[*op]).expect("room");

@@ -1,8 +1,8 @@
-//! From the World that the tables are of to another one: only addresses about which it may decide otherwise are looked up, each
+//! The difference of the tables of two Worlds: only addresses about which the new World may decide otherwise are looked up, each
 //! once. Its own file because [`compile()`](super::compile()) walks through the whole World, which is for the start, and for
 //! when it is not known what is there.
 //!
-//! What must hold: the tables end as `compile` makes them, whatever Worlds were skipped, and the order is
+//! What must hold: the tables end as `compile` makes them, also after skipped Worlds, and the order is
 //! [`diff`](super::diff())'s, so that nothing opens on the way.
 
 use std::{collections::BTreeSet, net::IpAddr};

@@ -22,7 +22,7 @@ pub use diff::diff;
 pub use follow::follow;
 pub use room::ordered_for_room;
 
-/// What stands in the tables that user space fills.
+/// The contents of the tables that user space fills.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tables {
     agents: HashSet<CgroupId>,
@@ -33,7 +33,7 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// What these operations make of empty tables: reads back a data path's contents.
+    /// The tables that these operations make of empty ones: reads back a data path's contents.
     #[must_use]
     pub fn from_ops(ops: &[Op]) -> Self {
         let mut tables = Self::default();
@@ -41,7 +41,7 @@ impl Tables {
         tables
     }
 
-    /// What one operation changes.
+    /// Applies one operation.
     pub fn apply(&mut self, op: &Op) {
         match *op {
             Op::SetAgent(cgroup) => drop(self.agents.insert(cgroup)),
@@ -57,7 +57,7 @@ impl Tables {
         }
     }
 
-    /// How many entries each table has.
+    /// The number of entries of each table.
     pub(crate) fn sizes(&self) -> [(Map, usize); 5] {
         [
             (Map::Agents, self.agents.len()),
@@ -73,12 +73,12 @@ impl Tables {
         self.pods.keys().copied()
     }
 
-    /// Every pod of which anything is there.
+    /// Every pod with an entry in any table.
     pub fn mentioned(&self) -> impl Iterator<Item = Cookie> + '_ {
         self.cookies().chain(self.locals.keys().map(|key| key.pod)).chain(self.pod_cgroups.values().copied())
     }
 
-    /// What the kernel knows of a pod.
+    /// The entry of a pod.
     #[must_use]
     pub fn pod(&self, pod: Cookie) -> Option<Pod> {
         self.pods.get(&pod).copied()

@@ -1,5 +1,5 @@
-//! When the mesh has more addresses than the kernel's table has room for: which of them stand there, and in which order the table
-//! changes. Its own file because nothing else has to know that a table can be full.
+//! The table of a mesh with more addresses than the kernel has room for: its entries, and the order in which they change. Its own
+//! file because nothing else has to know that a table can be full.
 //!
 //! What must hold: while an address of the mesh is not in the table, [`ANY_OTHER`] is, so that connections to what is not there are
 //! captured and the tunnel asks the World. It comes first and goes last, and one entry is always kept for it.
@@ -31,7 +31,7 @@ impl Tables {
         self
     }
 
-    /// Does everything fit, on the way and at the end, if these operations are applied?
+    /// Whether everything fits, on the way and at the end, if these operations are applied.
     #[must_use]
     pub fn has_room(&self, ops: &[Op], capacity: usize) -> bool {
         !self.is_cut() && fits(self.mesh.len() + self.new_destinations(ops), capacity)

@@ -253,14 +253,14 @@ impl Walk {
                 let pod = KernelPod {
                     cookie: Cookie(self.cookies),
                     addresses: known.addresses.clone(),
-                    held: known.addresses.clone(),
+                    namespace_addresses: known.addresses.clone(),
                     cgroup: CgroupId(self.cookies + 1000),
                     phase: Phase::ENROLLED,
                 };
                 self.pods.insert(uid, pod);
             }
             Action::Release(uid) => self.phase(&uid, Phase::RELEASING),
-            Action::Resume(uid) => self.phase(&uid, Phase::ENROLLED),
+            Action::Keep(uid) => self.phase(&uid, Phase::ENROLLED),
             Action::Continue(uid) | Action::Purge(uid) => drop(self.pods.remove(&uid)),
             Action::Adopt(_) | Action::Forget(_) => {}
         }
@@ -344,7 +344,7 @@ impl Walk {
                 |target, path| judged(source, Basis::Outbound { from, service: service.clone(), target, path });
             match route::plan(world, source, to, call.roll, &mut ()) {
                 Plan::Hbone { destination, hop } => {
-                    let at = destination.workload.as_ref().ok_or("a tunnel to nobody")?;
+                    let at = destination.workload.as_ref().ok_or("a tunnel without a workload")?;
                     opened.push(leaves(destination.target, OutboundPath::tunnel(own.clone(), &hop)));
                     opened.push(arrives(at, destination.target, Some(own)));
                 }

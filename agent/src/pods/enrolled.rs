@@ -1,5 +1,5 @@
-//! A pod whose sandbox was found: what it holds, and the steps in which it is set up and taken down. Its own file because
-//! [`super`] decides when, and this says in which order.
+//! An enrolled pod: its sandbox, and the steps in which it is set up and taken down. Its own file because [`super`] decides
+//! when, and this in which order.
 //!
 //! What must hold: set-up steers last, take-down takes the sockets first; both can be repeated from their beginning.
 
@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use underpass_abi::{Cookie, Direction, ListenerKey, Marks, Op, Phase};
+use underpass_abi::{Cookie, Direction, ListenerKey, Marks, Op, Phase, limits::POD_ADDRESSES};
 use underpass_core::resolve::LocalPod;
 use underpass_net::{
     netns::{AddressWatch, Netns},
@@ -19,14 +19,15 @@ use underpass_net::{
 };
 
 use super::{
-    EnrolledPod, Result, Settings, cgroup,
+    AnnouncedPod, Result, Settings, cgroup,
     netns::{self, Process},
     setup::{self, Before, Listeners},
 };
 use crate::{datapath::DataPath, tables::KernelPod};
 
+/// A pod with its sandbox, from the beginning of its set-up to the end of its release.
 #[derive(Debug)]
-pub(super) struct Member {
+pub(super) struct EnrolledPod {
     /// As its node knows it.
     pub(super) pod: LocalPod,
     /// As the kernel is to know it.
@@ -42,18 +43,18 @@ pub(super) struct Member {
     listeners: Option<Listeners>,
 }
 
-impl Member {
-    /// Looks at the sandbox in this cgroup; changes nothing.
+impl EnrolledPod {
+    /// Finds the sandbox in this cgroup; changes nothing.
     pub(super) fn find(pod: &LocalPod, cgroup: PathBuf, own: &Netns) -> Result<Self> {
         let events = cgroup::events(&cgroup)?;
         let sandbox = netns::find(&cgroup, &pod.addresses, own)?;
         // Watched before they are listed once more: nothing is missed in between.
         let watch = AddressWatch::new(&sandbox.netns)?;
-        let held = addresses(&sandbox.netns)?;
+        let namespace_addresses = addresses(&sandbox.netns)?;
         let kernel = KernelPod {
             cookie: Cookie(sandbox.netns.cookie()),
             addresses: pod.addresses.clone(),
-            held,
+            namespace_addresses,
             cgroup: cgroup::id(&cgroup)?,
             phase: Phase::ENROLLED,
         };
@@ -71,7 +72,7 @@ impl Member {
         })
     }
 
-    /// What is local to the pod, for the table that must know it before the pod is steered.
+    /// The pod's local addresses, for the table that must have them before the pod is steered.
     pub(super) fn locals(&self) -> impl Iterator<Item = Op> + '_ {
         self.kernel.localities().map(|(key, locality)| Op::SetLocal(key, locality))
     }
@@ -103,8 +104,8 @@ impl Member {
         done
     }
 
-    /// The same once more, where somebody else may have taken some of it away; `serving`: the listeners of the tunnel.
-    pub(super) fn put_right(
+    /// Sets it up once more, where a successor may have taken some of it down; `serving`: the listeners of the tunnel.
+    pub(super) fn restore(
         &mut self,
         path: &mut impl DataPath,
         settings: &Settings,
@@ -126,15 +127,15 @@ impl Member {
         Ok(path.attach_pod(self.kernel.cookie, self.netns.as_fd())?)
     }
 
-    /// What was not announced yet, for another try.
+    /// The listeners that were not announced yet, for another try.
     pub(super) fn into_listeners(self) -> Option<(TcpListener, TcpListener)> {
         self.listeners.map(|Listeners { outbound, inbound }| (outbound, inbound))
     }
 
-    /// For the tunnel, once.
-    pub(super) fn announce(&mut self) -> Option<EnrolledPod> {
+    /// Announces it to the tunnel, once.
+    pub(super) fn announce(&mut self) -> Option<AnnouncedPod> {
         let Listeners { outbound, inbound } = self.listeners.take()?;
-        Some(EnrolledPod {
+        Some(AnnouncedPod {
             pod: self.pod.clone(),
             cookie: self.kernel.cookie,
             netns: Arc::clone(&self.netns),
@@ -143,7 +144,7 @@ impl Member {
         })
     }
 
-    /// The tunnel serves it.
+    /// Whether the tunnel serves it.
     pub(super) const fn is_announced(&self) -> bool {
         self.listeners.is_none()
     }
@@ -171,29 +172,30 @@ impl Member {
         netns::is_alive(self.sandbox, &self.cgroup, &self.events)
     }
 
-    /// Reads the addresses again where they may have changed. Did they?
+    /// Reads the addresses again where they may have changed; true where they have.
     pub(super) fn look_at_addresses(&mut self) -> bool {
         // Whether something happened or that could not be asked: the answer is to look.
         if !self.watch.changed().unwrap_or(true) {
             return false;
         }
         match addresses(&self.netns) {
-            Ok(held) => {
+            Ok(now) => {
                 let before = self.kernel.too_many();
-                let changed = std::mem::replace(&mut self.kernel.held, held) != self.kernel.held;
+                let changed =
+                    std::mem::replace(&mut self.kernel.namespace_addresses, now) != self.kernel.namespace_addresses;
                 if let Some(addresses) = self.kernel.too_many().filter(|_| before.is_none()) {
-                    tracing::warn!(pod = %self.pod.name, addresses, "pod has more addresses than the kernel is told of");
+                    tracing::warn!(pod = %self.pod.name, addresses, limit = POD_ADDRESSES, "more addresses in a pod than in the kernel's table");
                 }
                 changed
             }
             Err(e) => {
-                tracing::warn!(pod = %self.pod.name, error = %e, "cannot list addresses");
+                tracing::warn!(pod = %self.pod.name, error = %e, "listing the addresses of a pod failed");
                 false
             }
         }
     }
 
-    /// Becomes readable when addresses changed; has something urgent when the cgroup became empty.
+    /// Descriptors for poll: readable when addresses changed, urgent when the cgroup became empty.
     pub(super) fn notices(&self) -> [BorrowedFd<'_>; 2] {
         [self.watch.as_fd(), self.events.as_fd()]
     }
@@ -203,8 +205,8 @@ impl Member {
     }
 }
 
-/// Captured sockets, then rules and routes, then the program. Without the sockets there is nothing left that the rules keep
-/// off the wire, and without the rules nothing that the program keeps from the applications.
+/// Removes captured sockets, then rules and routes, then the program. Without the sockets there is nothing left that the rules
+/// keep in the namespace, and without the rules nothing that the program keeps from the applications.
 pub(super) fn take_down(
     cookie: Cookie,
     netns: &Netns,
