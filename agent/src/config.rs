@@ -1,8 +1,8 @@
 //! The agent's settings. [`Config`] is the one table: each field is a flag, an environment variable, a key of the file of
 //! `--config` and a row of docs/settings.md. Parsed once; everything below gets values.
 //!
-//! * `load`: flag over environment over file over default; all that is wrong at once, with where it stands.
-//! * `live`: the file is looked at again while the agent runs. What may change then says so by its heading, [`LIVE`].
+//! * `load`: flag over environment over file over default; all problems at once, with their origins.
+//! * `live`: the file is read again while the agent runs. Settings that may change then have the heading [`LIVE`].
 //! * `reference`: the table for people, and docs/settings.md.
 
 mod file;
@@ -26,28 +26,28 @@ use crate::certs::{self, CaPlace};
 pub use self::{
     live::{Pending, Reloader, Running},
     load::{Effective, Loaded, Sources, Stop, load},
-    problem::{Place, Problem, Problems},
+    problem::{Origin, Problem, Problems},
     reference::{markdown, yaml},
 };
 
-/// The heading of settings that can change while the agent runs: `help_heading = LIVE` on a field, and whoever uses it
-/// follows [`Running`].
+/// The heading of settings that can change while the agent runs: `help_heading = LIVE` on a field, whose users go by
+/// [`Running`].
 pub const LIVE: &str = "Settings that can change while the agent runs";
 
-/// Names the file of settings where no flag does.
+/// The variable that names the file of settings where no flag does.
 const CONFIG_VARIABLE: &str = "UNDERPASS_CONFIG";
 
 /// The Underpass node agent: captures the TCP connections of labelled pods in the kernel and carries them over mutual TLS.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "underpass-agent", version)]
-#[command(after_help = "`underpass-agent cleanup` takes everything away that agents left on a node. \
-`underpass-agent ca` looks at the embedded certificate authority (status) or replaces its root (prepare, activate, retire).")]
+#[command(after_help = "`underpass-agent cleanup` removes everything that agents left on a node. \
+`underpass-agent ca` shows the embedded certificate authority (status) or replaces its root (prepare, activate, retire).")]
 pub struct Config {
     /// A file with settings: YAML, whose keys are the names of the flags. Flags and environment overrule it.
     #[arg(long, env = CONFIG_VARIABLE, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Print the settings that hold and where each comes from, and end.
+    /// Print the settings in effect and the origin of each, and end.
     #[arg(long)]
     pub print_config: bool,
 
@@ -59,7 +59,7 @@ pub struct Config {
     #[arg(long, env = "UNDERPASS_MANIFESTS", value_name = "DIR")]
     pub manifests: PathBuf,
 
-    /// Where the embedded certificate authority keeps its key. Agents that share it trust each other.
+    /// The state directory, with the key of the embedded certificate authority. Agents that share it trust each other.
     #[arg(long, env = "UNDERPASS_STATE", value_name = "DIR", default_value = "/var/lib/underpass")]
     pub state: PathBuf,
 
@@ -67,24 +67,24 @@ pub struct Config {
     #[arg(long, env = "UNDERPASS_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
     pub bpffs: PathBuf,
 
-    /// The root of the node's cgroup v2 tree: every process of every pod is below it. Found in /proc/self/mounts where it
-    /// is not given.
+    /// The root of the node's cgroup v2 tree: every process of every pod is below it. By default the one in
+    /// /proc/self/mounts.
     #[arg(long, env = "UNDERPASS_CGROUP_ROOT", value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
 
-    /// The unix socket of the admin API, for root alone: the only way to change something while the agent runs.
+    /// The unix socket of the admin API, for root alone, with all of its operations.
     #[arg(long, env = "UNDERPASS_ADMIN_SOCKET", value_name = "PATH", default_value = "/run/underpass/admin.sock")]
     pub admin_socket: PathBuf,
 
-    /// Where the admin API answers what only looks. Loopback only.
+    /// The address of the read-only admin API. Loopback only.
     #[arg(long, env = "UNDERPASS_ADMIN_ADDRESS", value_name = "ADDRESS", default_value = "127.0.0.1:15000")]
     pub admin_address: SocketAddr,
 
-    /// Where readiness is asked for.
+    /// The address of the readiness probe.
     #[arg(long, env = "UNDERPASS_READINESS_ADDRESS", value_name = "ADDRESS", default_value = "[::]:15021")]
     pub readiness_address: SocketAddr,
 
-    /// Where metrics are scraped: `/metrics`. They name workloads and identities, and nothing secret.
+    /// The address of metrics: `/metrics`. They name workloads and identities, and nothing secret.
     #[arg(long, env = "UNDERPASS_METRICS_ADDRESS", value_name = "ADDRESS", default_value = "[::]:15020")]
     pub metrics_address: SocketAddr,
 
@@ -92,33 +92,33 @@ pub struct Config {
     #[arg(long, env = "UNDERPASS_CLUSTER", value_name = "NAME", default_value = "Kubernetes")]
     pub cluster: String,
 
-    /// The most series of traffic metrics, one for every pair of workloads that speak; beyond it traffic is counted
-    /// together, under `overflow`.
+    /// The limit of traffic series in the metrics, one for every pair of workloads with connections; beyond it traffic is
+    /// counted together, under `overflow`.
     #[arg(long, env = "UNDERPASS_METRICS_MOST_SERIES", value_name = "N", default_value = "10000")]
     pub metrics_most_series: usize,
 
-    /// How long metrics still show a workload or a dry run that is gone: several times the interval of scrapes.
+    /// The time for which metrics still show a workload or a dry run that is gone: several times the interval of scrapes.
     #[arg(long, env = "UNDERPASS_METRICS_KEEP_GONE", value_name = "DURATION", default_value = "5m", value_parser = units::duration)]
     pub metrics_keep_gone: Duration,
 
-    /// The form of the access log: one line per connection.
+    /// The format of the access log: one line per connection.
     #[arg(long, env = "UNDERPASS_ACCESS_LOG_FORMAT", value_name = "text|json", default_value_t = Format::Text)]
     pub access_log_format: Format,
 
-    /// The file of the access log; standard output where it is not given.
+    /// The file of the access log; standard output by default.
     #[arg(long, env = "UNDERPASS_ACCESS_LOG", value_name = "FILE")]
     pub access_log: Option<PathBuf>,
 
-    /// The form of the agent's own log, on standard error.
+    /// The format of the agent's own log, on standard error.
     #[arg(long, env = "UNDERPASS_LOG_FORMAT", value_name = "text|json", default_value_t = Format::Text)]
     pub log_format: Format,
 
-    /// What the agent's own log contains: a level, or `info,underpass_net=debug`.
+    /// The filter of the agent's own log: a level, or levels by target, such as `info,underpass_net=debug`.
     #[arg(long, env = "UNDERPASS_LOG", value_name = "FILTER", default_value_t = Filter::default(), help_heading = LIVE)]
     pub log: Filter,
 
-    /// Write every decision of the kernel programs into the agent's own log: whose connection, and whether it was captured,
-    /// left alone or refused. For debugging: another build of the programs is loaded, and every new connection costs more.
+    /// Write every decision of the kernel programs into the agent's own log: connection, hook, and outcome (captured, left
+    /// alone, refused). For debugging: another build of the programs is loaded, and every new connection costs more.
     #[arg(long, env = "UNDERPASS_KERNEL_LOG")]
     pub kernel_log: bool,
 
@@ -126,11 +126,11 @@ pub struct Config {
     #[arg(long, env = "UNDERPASS_TRUST_DOMAIN", value_name = "NAME", default_value = "cluster.local")]
     pub trust_domain: TrustDomain,
 
-    /// Trust domains that mean the same as our own.
+    /// Trust domains that count as the same as the mesh's own.
     #[arg(long, env = "UNDERPASS_TRUST_DOMAIN_ALIASES", value_name = "NAME", value_delimiter = ',', help_heading = LIVE)]
     pub trust_domain_aliases: Vec<TrustDomain>,
 
-    /// The namespace whose policies hold for the whole mesh.
+    /// The namespace of policies for the whole mesh.
     #[arg(long, env = "UNDERPASS_ROOT_NAMESPACE", value_name = "NAME", default_value = "istio-system", help_heading = LIVE)]
     pub root_namespace: String,
 
@@ -138,67 +138,67 @@ pub struct Config {
     #[arg(long, env = "UNDERPASS_CLUSTER_DOMAIN", value_name = "NAME", default_value = "cluster.local", help_heading = LIVE)]
     pub cluster_domain: String,
 
-    /// Do `istio-injection` and `sidecar.istio.io/inject` enrol a pod, as `istio.io/dataplane-mode` does?
+    /// Enrolment by the labels `istio-injection` and `sidecar.istio.io/inject`, as by `istio.io/dataplane-mode`.
     #[arg(long, env = "UNDERPASS_SIDECAR_KEYS", value_name = "true|false", default_value_t = true, action = clap::ArgAction::Set, help_heading = LIVE)]
     pub sidecar_keys: bool,
 
-    /// How long a workload's certificate is valid, such as 24h. Renewed at half of it; a change counts from the next
+    /// The lifetime of a workload's certificate, such as 24h. It is renewed at half of it; a change counts from the next
     /// certificate on.
     #[arg(long, env = "UNDERPASS_CERTIFICATE_LIFETIME", value_name = "DURATION", default_value = "24h", value_parser = lifetime, help_heading = LIVE)]
     pub certificate_lifetime: Duration,
 
-    /// How long open connections of a pod that leaves the mesh may go on before they are ended.
+    /// The longest time that open connections of a pod that leaves the mesh may go on.
     #[arg(long, env = "UNDERPASS_RELEASE_DRAIN", value_name = "DURATION", default_value = "30s", value_parser = units::duration, allow_negative_numbers = true, help_heading = LIVE)]
     pub release_drain: Duration,
 
-    /// How long open connections may go on after the agent was asked to end. Then they are cut.
+    /// The longest time that open connections may go on after the agent was asked to end. Then they are reset.
     #[arg(long, env = "UNDERPASS_DRAIN", value_name = "DURATION", default_value = "30s", value_parser = units::duration, allow_negative_numbers = true)]
     pub drain: Duration,
 
-    /// Take over from the agent that runs on this node, without losing a connection: it drains, and ends by itself.
+    /// Take over from the running agent of this node, without a failed connection: it drains, and ends by itself.
     #[arg(long, env = "UNDERPASS_TAKE_OVER")]
     pub take_over: bool,
 
-    /// How long a connection may be silent before the kernel asks the other end of each of its sockets whether it is there: an
-    /// application, a peer, the tunnel's other node. In whole seconds.
+    /// The time of silence on a socket after which the kernel sends TCP keepalive probes to its peer: an application, or the
+    /// tunnel's other node. In whole seconds.
     #[arg(long, env = "UNDERPASS_KEEPALIVE_IDLE", value_name = "DURATION", default_value = "90s", value_parser = whole_seconds)]
     pub keepalive_idle: Duration,
 
-    /// How long it then waits between probes. In whole seconds.
+    /// The time between two keepalive probes. In whole seconds.
     #[arg(long, env = "UNDERPASS_KEEPALIVE_INTERVAL", value_name = "DURATION", default_value = "15s", value_parser = whole_seconds)]
     pub keepalive_interval: Duration,
 
-    /// How many probes may stay unanswered: after the last one that end is gone, and the connection is reset at the other. A
-    /// tunnel ends as well where what was sent is not acknowledged for as long as all of this takes: 165s by default.
+    /// The number of unanswered keepalive probes after which a peer is gone, and its connection is reset at the other end. A
+    /// tunnel also ends where sent bytes stay unacknowledged for as long as all of this takes: 165s by default.
     #[arg(long, env = "UNDERPASS_KEEPALIVE_PROBES", value_name = "N", default_value = "5", value_parser = value_parser!(u8).range(i64::from(Keepalive::PROBES[0])..=i64::from(Keepalive::PROBES[1])))]
     pub keepalive_probes: u8,
 
-    /// Threads of the tunnel; as many as cores, at most 4, where it is not given.
+    /// The number of the tunnel's worker threads; by default that of the cores, at most 4.
     #[arg(long, env = "UNDERPASS_WORKERS", value_name = "N")]
     pub workers: Option<NonZeroUsize>,
 
-    /// How many sockets one pod may hold, at least 10: a connection is one, a plain one and one that it receives two. Where it is
-    /// not given, and whatever it says, at most two thirds of what the limit of open files leaves.
+    /// The limit of sockets of one pod, at least 10: an outbound connection by tunnel has one, a plaintext and an inbound one two.
+    /// By default, and at most, two thirds of the node's sockets, which follow from the limit of open files.
     #[arg(long, env = "UNDERPASS_POD_SOCKETS", value_name = "N", value_parser = pod_sockets)]
     pub pod_sockets: Option<NonZeroUsize>,
 
-    /// How much may wait in all tunnels of the node for applications and peers that do not take it, in MiB.
+    /// The limit of queued bytes in all tunnels of the node, on their way to applications and peers, in MiB.
     #[arg(long, env = "UNDERPASS_NODE_MEMORY", value_name = "MIB", default_value = "256")]
     pub node_memory: NonZeroUsize,
 
-    /// How much of that may wait for one pod, in MiB. Beyond it the connection that has stood still for longest is reset.
+    /// The limit of queued bytes of one pod, in MiB. Beyond it the connection that has stood still for longest is reset.
     #[arg(long, env = "UNDERPASS_POD_MEMORY", value_name = "MIB", default_value = "64")]
     pub pod_memory: NonZeroUsize,
 }
 
-/// Certificates below this would be renewed faster than clocks agree.
+/// The shortest lifetime of a certificate: shorter ones would be renewed faster than clocks agree.
 const LIFETIME_MIN_S: u64 = 4;
 
 pub(crate) fn lifetime(text: &str) -> Result<Duration, units::DurationError> {
     units::at_least(text, LIFETIME_MIN_S)
 }
 
-/// As tcp(7) takes them.
+/// Parses a keepalive time, as tcp(7) takes it.
 fn whole_seconds(text: &str) -> Result<Duration, String> {
     let [least, most] = Keepalive::SECONDS;
     let time = units::duration(text).map_err(|e| e.to_string())?;
@@ -221,13 +221,13 @@ impl Config {
         CaPlace { directory: certs::directory(&self.state), trust_domain: self.trust_domain.clone() }
     }
 
-    /// When a silent end of a connection is taken for gone.
+    /// The keepalive of sockets.
     #[must_use]
     pub const fn keepalive(&self) -> Keepalive {
         Keepalive { idle: self.keepalive_idle, interval: self.keepalive_interval, probes: self.keepalive_probes }
     }
 
-    /// What holds for the whole mesh.
+    /// The settings of the whole mesh.
     #[must_use]
     pub fn mesh(&self) -> MeshSettings {
         MeshSettings {

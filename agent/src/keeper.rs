@@ -32,7 +32,7 @@ pub use self::{
     reports::{Report, Reports},
 };
 use self::{meter::Meter, queue::Queue, run::Thread};
-use crate::kept::on_thread;
+use crate::supervision::on_thread;
 
 /// The keeper before its thread runs: doors are made here.
 #[derive(Debug)]

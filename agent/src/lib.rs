@@ -1,16 +1,17 @@
-//! The node agent: keeps the World, finds and enrols this node's pods, fills the kernel's tables, asks for certificates,
+//! The node agent: keeps the World, finds and enrols this node's pods, fills the kernel's tables, requests certificates,
 //! and embeds the tunnel.
 //!
 //! * [`keeper`]: the one task that owns the World.
-//! * [`pods`]: which pods are here, and what is set up in them. [`tables`]: the World as kernel tables.
-//!   [`datapath`]: who carries the tables out.
+//! * [`pods`]: the pods of this node, and their set-up. [`tables`]: the World as kernel tables. [`datapath`]: the kernel, or
+//!   memory, behind the tables.
 //! * [`certs`]: the certificates of the pods on this node.
 //! * [`node`]: all of these wired together, in some [`surroundings`]. [`preflight`]: the checks of the machine, before anything is changed.
-//! * [`handover`]: one agent serves a node, and another one takes over from it.
-//! * [`cleanup`]: everything that agents left on a node, taken away.
-//! * [`process`]: from the command line to the exit status. [`signals`], [`notify`]: who ends it, and who is told how it stands.
-//! * [`config`], [`admin`], [`reports`], [`metrics`], [`kernel_log`]: settings in, answers and numbers out. [`authority`]: the operator's command
-//!   about the embedded CA.
+//! * [`handover`]: the hand-over of a node from one agent to the next. [`cleanup`]: the removal of everything that agents left on a
+//!   node.
+//! * [`process`]: from the command line to the exit status. [`supervision`]: tasks whose end is the end of the process.
+//!   [`signals`], [`notify`]: signals to the process, notifications of the service manager.
+//! * [`config`], [`admin`], [`reports`], [`metrics`], [`kernel_log`]: settings in, answers and numbers out.
+//! * [`limits`]: the limit of open files and the budgets of pods. [`authority`]: the operator's command about the embedded CA.
 
 pub mod admin;
 pub mod authority;
@@ -20,7 +21,6 @@ pub mod config;
 pub mod datapath;
 pub mod handover;
 pub mod keeper;
-pub mod kept;
 pub mod kernel_log;
 pub mod limits;
 pub mod metrics;
@@ -31,5 +31,6 @@ pub mod preflight;
 pub mod process;
 pub mod reports;
 pub mod signals;
+pub mod supervision;
 pub mod surroundings;
 pub mod tables;

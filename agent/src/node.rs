@@ -39,12 +39,12 @@ use crate::{
     datapath::DataPath,
     handover,
     keeper::{Feed, Keeper, Mesh, Snapshot},
-    kept::{Gone, Kept},
     kernel_log, limits, metrics,
     notify::Notify,
     pods::{self, AnnouncedPod, Event, Pods},
     preflight::Checked,
     signals::Signals,
+    supervision::{SupervisedTask, TaskEnded},
     surroundings::Surroundings,
 };
 
@@ -72,9 +72,9 @@ pub enum Error {
     /// A take-over, or the address for the next one.
     #[error("hand-over")]
     Handover(#[from] handover::Error),
-    /// A task that the node cannot be without.
+    /// A supervised task.
     #[error(transparent)]
-    Gone(#[from] Gone),
+    Task(#[from] TaskEnded),
     /// A thread, or watching the manifests.
     #[error("{operation}")]
     Io {
@@ -215,7 +215,7 @@ pub async fn run_in<D: DataPath + 'static>(
     take_over.listen(handover::HandoverAddress::new(&config.state, &kernel))?;
     let (snapshot, mesh) = (keeper.snapshot(), keeper.mesh());
     let keeper = keeper.start().map_err(failed("start the keeper's thread"))?;
-    let mut keeping = Kept::spawn("the keeper of the World", keeper);
+    let mut keeping = SupervisedTask::spawn("the keeper of the World", keeper);
     decisions.map(kernel_log::follow).transpose().map_err(failed("start the thread of the kernel log"))?;
     let watching = watch_manifests(&config.manifests, manifests)?;
 
@@ -241,7 +241,7 @@ pub async fn run_in<D: DataPath + 'static>(
         tokio::select! {
             () = stop.next() => break,
             turned = node.turn() => turned?,
-            gone = keeping.gone() => return Err(gone.into()),
+            ended = keeping.ended() => return Err(ended.into()),
         }
     }
     node.notify.stopping();

@@ -1,19 +1,19 @@
-//! The agent's process, from its command line to its end: settings, checks, one runtime, signals.
+//! The process of the agent, from its command line to its exit status: settings, checks, one runtime, signals.
 
 use std::{process::ExitCode, time::SystemTime};
 
 use crate::{
     authority, cleanup,
     config::{self, Config, Loaded, Reloader, Sources, Stop},
-    kept::Kept,
     limits, node, preflight,
     signals::Signals,
+    supervision::SupervisedTask,
 };
 
-/// The agent, or the command that was asked for.
+/// Runs the agent, or the command of the first argument.
 #[must_use]
 pub fn main() -> ExitCode {
-    // Keys live in this process, also for the CA's commands: no core file may hold them, nobody may read them from outside.
+    // Keys live in this process, also for the CA's commands: no core file may hold them, no other process may read them.
     if let Err(error) = nix::sys::prctl::set_dumpable(false) {
         eprintln!("underpass-agent: cannot keep keys out of core files: {error}");
         return ExitCode::FAILURE;
@@ -86,10 +86,10 @@ fn run(sources: Sources, loaded: Loaded) -> anyhow::Result<()> {
     let ran = runtime.block_on(async {
         let mut stop = Signals::watch()?;
         let (reloader, settings) = Reloader::new(sources, loaded);
-        let mut reloading = Kept::spawn("the look at the settings", reloader.run(levels.clone())?);
+        let mut reloading = SupervisedTask::spawn("the reload of the settings", reloader.run(levels.clone())?);
         tokio::select! {
             ran = node::run(&settings, checked, &levels, &mut stop) => Ok(ran?),
-            gone = reloading.gone() => Err(anyhow::Error::from(gone)),
+            ended = reloading.ended() => Err(anyhow::Error::from(ended)),
         }
     });
     runtime.shutdown_background();

@@ -1,4 +1,4 @@
-//! Settings of a process: what the binary says before it starts, and what a file that changes does to one that runs.
+//! Settings of a process: the output of the binary before it starts, and the reload of a file while it runs.
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
@@ -75,7 +75,7 @@ async fn a_file_that_changes_is_followed_and_a_bad_one_is_not() {
     assert_eq!(seen.borrow().config.release_drain, Duration::from_secs(5), "the last good one");
     assert_eq!(levels.current().to_string(), "debug");
 
-    // A level that somebody set by hand stays where the file does not change it; SIGHUP does not wait for the next look.
+    // A level that was set by hand stays where the file does not change it; SIGHUP does not wait for the next look.
     levels.set("warn".parse().unwrap()).unwrap();
     replace(&file, "node: b\nmanifests: /m\nlog: debug\nrelease-drain: 5s\nworkers: 9\n");
     nix::sys::signal::raise(nix::sys::signal::Signal::SIGHUP).unwrap();

@@ -1,11 +1,11 @@
-//! The file of settings: YAML, one mapping, whose keys are the names of the flags and whose values are what stands
-//! behind them. Its own room because a file says where each of its mistakes is.
+//! The file of settings: YAML, one mapping from the names of the flags to their values. Its own room because problems of a file
+//! have a line.
 
 use std::path::Path;
 
 use underpass_config::yaml::{self, Key, Tree, Value};
 
-use super::problem::{Place, Problem};
+use super::problem::{Origin, Problem};
 
 /// One key of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,14 +14,14 @@ pub(super) struct Entry {
     pub(super) line: u32,
     /// More than one for a list.
     pub(super) values: Vec<String>,
-    /// YAML reads one of them as true or false: `no` and `n` as well.
+    /// Whether YAML reads one of them as true or false: `no` and `n` as well.
     pub(super) has_truth: bool,
 }
 
-/// Reads a file. What cannot be read is a problem of its own, and keeps no other entry from being read.
+/// Parses a file. An entry that cannot be read is a problem of its own, and keeps no other one from being read.
 pub(super) fn parse(path: &Path, bytes: &[u8]) -> (Vec<Entry>, Vec<Problem>) {
-    let place = |line: Option<u32>| Place::File { path: path.to_owned(), line };
-    let bad = |line: Option<u32>, says: String| Problem::File { place: place(line), says };
+    let origin = |line: Option<u32>| Origin::File { path: path.to_owned(), line };
+    let bad = |line: Option<u32>, says: String| Problem::File { origin: origin(line), says };
     let (mut entries, mut problems) = (Vec::new(), Vec::new());
     let documents = match yaml::documents(bytes) {
         Ok(documents) => documents,

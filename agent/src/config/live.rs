@@ -1,6 +1,6 @@
-//! Settings while the agent runs. The file is looked at again on SIGHUP and regularly (by content: whatever edits it, a
-//! mounted ConfigMap's links included, shows there). What may change changes at once; what may not is named; a file that
-//! is wrong is reported, and what held before holds on.
+//! The reload of settings while the agent runs: of the file, on SIGHUP and regularly (by content, which shows every kind of edit,
+//! a mounted ConfigMap's links included). Live settings change at once, changes of others are reported; a file with a problem
+//! is reported, and the settings before stay in effect.
 //!
 //! ```text
 //! file --> load --> next(running, loaded) --> Running, published --> log, certificates, pods ...
@@ -20,22 +20,22 @@ use underpass_telemetry::{
 use super::{
     Config,
     load::{Effective, Loaded, Sources, Stop, assemble, load},
-    problem::{Place, Problems},
+    problem::{Origin, Problems},
 };
 
-/// How often the file is looked at without being told.
+/// The interval between two looks at the file without a signal.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// The settings that hold now.
+/// The settings in effect.
 #[derive(Clone, Debug)]
 pub struct Running {
     /// As values.
     pub config: Arc<Config>,
     /// As text, with their sources.
     pub settings: Vec<Effective>,
-    /// What only a restart can bring.
+    /// Changes that need a restart.
     pub pending: Vec<Pending>,
-    /// Why the file as it is now is not served.
+    /// The problems for which the file as it is now is not in effect.
     pub problem: Option<Problems>,
 }
 
@@ -44,10 +44,10 @@ pub struct Running {
 pub struct Pending {
     /// The setting.
     pub name: String,
-    /// What its source says now.
+    /// Its new values.
     pub values: Vec<OsString>,
-    /// Where.
-    pub place: Place,
+    /// Their origin.
+    pub origin: Origin,
 }
 
 impl From<Loaded> for Running {
@@ -64,13 +64,13 @@ impl Running {
         let setting = |s: &Effective| Setting {
             name: s.name.clone(),
             values: texts(&s.values),
-            source: s.place.to_string(),
+            source: s.origin.to_string(),
             live: s.live,
         };
         let pending = |p: &Pending| PendingSetting {
             name: p.name.clone(),
             values: texts(&p.values),
-            source: p.place.to_string(),
+            source: p.origin.to_string(),
         };
         Settings {
             file: self.config.config.as_ref().map(|file| file.display().to_string()),
@@ -81,7 +81,7 @@ impl Running {
     }
 }
 
-/// What is to hold after another look at the sources, and the names of what changed by it.
+/// The settings in effect after a reload, and the names of those that changed.
 fn next(running: &Running, args: &[OsString], loaded: Result<Loaded, Problems>) -> (Running, Vec<String>) {
     let refused = |problem| (Running { problem: Some(problem), ..running.clone() }, Vec::new());
     let loaded = match loaded {
@@ -96,7 +96,7 @@ fn next(running: &Running, args: &[OsString], loaded: Result<Loaded, Problems>) 
             }
             settings.push(new);
         } else {
-            pending.push(Pending { name: new.name, values: new.values, place: new.place });
+            pending.push(Pending { name: new.name, values: new.values, origin: new.origin });
             settings.push(old.clone());
         }
     }
@@ -106,7 +106,7 @@ fn next(running: &Running, args: &[OsString], loaded: Result<Loaded, Problems>) 
     }
 }
 
-/// Looks at the file again. Its owner runs it beside the agent.
+/// The task that reloads the file, beside the agent.
 #[derive(Debug)]
 pub struct Reloader {
     sources: Sources,
@@ -114,30 +114,30 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    /// With what the agent was started with.
+    /// With the settings that the agent was started with.
     #[must_use]
     pub fn new(sources: Sources, loaded: Loaded) -> (Self, watch::Receiver<Arc<Running>>) {
         let (running, receiver) = watch::channel(Arc::new(Running::from(loaded)));
         (Self { sources, running }, receiver)
     }
 
-    /// Looks for as long as it is polled. From the call on SIGHUP ends the process no longer.
+    /// Reloads for as long as it is polled. From the call on SIGHUP ends the process no longer.
     ///
     /// # Errors
     /// Where SIGHUP cannot be waited for.
     pub fn run(self, levels: Levels) -> std::io::Result<impl Future<Output = ()>> {
         let hangup = signal(SignalKind::hangup())?;
-        Ok(self.follow(levels, hangup))
+        Ok(self.watch(levels, hangup))
     }
 
-    async fn follow(self, levels: Levels, mut hangup: Signal) {
+    async fn watch(self, levels: Levels, mut hangup: Signal) {
         let file = self.running.borrow().config.config.clone();
         let content = || file.as_deref().map(|file| std::fs::read(file).map_err(|e| e.kind()));
         // Nothing: it may have changed between the start and here, so the first look is never passed over.
         let mut seen = None;
         loop {
             tokio::select! {
-                _ = hangup.recv() => tracing::info!("SIGHUP: settings are read again"),
+                _ = hangup.recv() => tracing::info!(signal = "SIGHUP", "reloading settings"),
                 () = tokio::time::sleep(LOOK_EVERY), if file.is_some() => {
                     if seen.as_ref() == Some(&content()) {
                         continue;
@@ -157,18 +157,18 @@ impl Reloader {
         let before = Arc::clone(&self.running.borrow());
         let (running, changed) = next(&before, &self.sources.args, loaded);
         for problem in running.problem.iter().flat_map(|problems| &problems.0) {
-            tracing::error!(%problem, "settings are not as the file has them: what held before holds on");
+            tracing::error!(%problem, "settings file rejected, previous settings stay in effect");
         }
         for pending in running.pending.iter().filter(|p| !before.pending.contains(p)) {
-            tracing::warn!(setting = %pending.name, source = %pending.place, "changed: needs a restart");
+            tracing::warn!(setting = %pending.name, source = %pending.origin, "setting changed, needs a restart");
         }
         for name in &changed {
-            tracing::info!(setting = %name, "changed");
+            tracing::info!(setting = %name, "setting changed");
         }
         if running.config.log != before.config.log
             && let Err(error) = levels.set(running.config.log.clone())
         {
-            tracing::warn!(%error, "the log keeps its level");
+            tracing::warn!(%error, "changing the log level failed");
         }
         self.running.send_replace(Arc::new(running));
     }
@@ -191,7 +191,7 @@ mod tests {
     fn what_may_change_changes_and_the_rest_is_named() {
         let args = sources(&["--config", "/f"], &[]).args;
         let start = Running::from(loaded(START).unwrap());
-        let names = |p: &[Pending]| p.iter().map(|p| format!("{} {}", p.name, p.place)).collect::<Vec<_>>();
+        let names = |p: &[Pending]| p.iter().map(|p| format!("{} {}", p.name, p.origin)).collect::<Vec<_>>();
 
         let (same, changed) = next(&start, &args, loaded(START));
         assert_eq!((changed.len(), same.pending.len()), (0, 0));

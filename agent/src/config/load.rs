@@ -1,5 +1,5 @@
-//! From flags, environment and file to one [`Config`]: the most particular source wins, every value is checked, and
-//! everything that is wrong is said at once, with where it stands.
+//! The loading of one [`Config`] from flags, environment and file: the most particular source wins, every value is checked, and
+//! all problems are reported at once, with their origins.
 //!
 //! What the environment and the file say is put in front of the command line as flags, for those settings that the
 //! command line does not name. So clap alone turns text into values, and there is one grammar.
@@ -15,21 +15,21 @@ use clap::{ArgMatches, FromArgMatches as _, error::ErrorKind, parser::ValueSourc
 
 use super::{
     Config, file,
-    problem::{Place, Problem, Problems},
+    problem::{Origin, Problem, Problems},
     table::{Row, relaxed, rows},
 };
 
-/// What the process was started with. Captured once: a later look at the file meets the same flags and environment.
+/// The command line and environment of the process. Captured once: a later look at the file meets the same flags and environment.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     /// The command line, with the program's name.
     pub args: Vec<OsString>,
-    /// The environment, as far as it may be meant for us: what else is in it is nobody's business here.
+    /// The environment, as far as it may be meant for the agent.
     pub env: BTreeMap<OsString, OsString>,
 }
 
 impl Sources {
-    /// Of this process.
+    /// The sources of this process.
     #[must_use]
     pub fn of_process() -> Self {
         let rows = rows();
@@ -47,20 +47,20 @@ impl Sources {
     }
 }
 
-/// One setting as it holds.
+/// One setting in effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effective {
     /// The flag's name without its dashes.
     pub name: String,
     /// None: not set; more than one: a list.
     pub values: Vec<OsString>,
-    /// Who says so.
-    pub place: Place,
+    /// The origin of the values.
+    pub origin: Origin,
     /// It can change while the agent runs.
     pub live: bool,
 }
 
-/// Settings that hold together.
+/// Loaded settings.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// As values.
@@ -71,19 +71,19 @@ pub struct Loaded {
     pub warnings: Vec<String>,
 }
 
-/// Why there are no settings.
+/// A load without settings as its result.
 #[derive(Debug)]
 pub enum Stop {
     /// `--help` or `--version`: clap has the answer.
     Answer(clap::Error),
-    /// Something is wrong.
+    /// Problems of the sources.
     Problems(Problems),
 }
 
 /// Loads the settings. `read` reads the file of `--config`.
 ///
 /// # Errors
-/// Everything that is wrong, or what clap answers to `--help`.
+/// All problems, or clap's answer to `--help`.
 pub fn load(sources: &Sources, read: impl Fn(&Path) -> io::Result<Vec<u8>>) -> Result<Loaded, Stop> {
     let mut problems = Vec::new();
     let flags = flags(&sources.args, &mut problems)?;
@@ -105,7 +105,7 @@ pub(super) fn assemble(args: &[OsString], settings: &[Effective]) -> Result<Conf
     let mut argv = vec![program];
     for row in rows() {
         let here = settings.iter().find(|s| s.name == row.name);
-        let here = here.filter(|s| !matches!(s.place, Place::Flag | Place::Default));
+        let here = here.filter(|s| !matches!(s.origin, Origin::Flag | Origin::Default));
         argv.extend(here.into_iter().flat_map(|s| &s.values).filter_map(|value| row.flag(value)));
     }
     argv.extend_from_slice(given);
@@ -115,7 +115,7 @@ pub(super) fn assemble(args: &[OsString], settings: &[Effective]) -> Result<Conf
     parsed.map_err(|e| Problem::Usage(usage(&e)))
 }
 
-/// What the command line says, as text.
+/// The command line, with values as text.
 fn flags(args: &[OsString], problems: &mut Vec<Problem>) -> Result<ArgMatches, Stop> {
     match relaxed(true).try_get_matches_from(args) {
         Ok(matches) => Ok(matches),
@@ -157,11 +157,11 @@ fn entries(
     rows: &[Row],
     problems: &mut Vec<Problem>,
 ) -> Vec<file::Entry> {
-    let place = |line| Place::File { path: path.to_owned(), line };
+    let origin = |line| Origin::File { path: path.to_owned(), line };
     let bytes = match read(path) {
         Ok(bytes) => bytes,
         Err(e) => {
-            problems.push(Problem::File { place: place(None), says: format!("cannot read it: {e}") });
+            problems.push(Problem::File { origin: origin(None), says: format!("cannot read it: {e}") });
             return Vec::new();
         }
     };
@@ -171,12 +171,12 @@ fn entries(
         let known = rows.iter().find(|row| row.name == entry.name);
         if let Some(row) = known {
             let says = unfit(row, entry);
-            problems.extend(says.map(|says| Problem::File { place: place(Some(entry.line)), says }));
-            return true; // it is not missing, whatever it is
+            problems.extend(says.map(|says| Problem::File { origin: origin(Some(entry.line)), says }));
+            return true; // with any value it is not missing
         }
         let hint = underpass_config::nearest(&entry.name, rows.iter().map(|row| row.name.as_str()));
         problems.push(Problem::Unknown {
-            place: place(Some(entry.line)),
+            origin: origin(Some(entry.line)),
             name: entry.name.clone(),
             hint: hint.map(str::to_owned),
         });
@@ -185,7 +185,7 @@ fn entries(
     entries
 }
 
-/// Why this cannot be meant for the setting, whatever its value.
+/// The reason for which an entry cannot be meant for the setting, with any value.
 fn unfit(row: &Row, entry: &file::Entry) -> Option<String> {
     if entry.values.len() != 1 && !row.is_list() {
         return Some(format!("{}: one value, no list", row.name));
@@ -194,8 +194,8 @@ fn unfit(row: &Row, entry: &file::Entry) -> Option<String> {
     (entry.has_truth && !row.is_truth()).then(says)
 }
 
-/// The value of one setting. Values that are overruled are checked as well: the day the other one goes is a bad day to
-/// find out.
+/// The value of one setting. Values that are overruled are checked as well: a mistake must not appear on the day on which the
+/// other one goes.
 fn effective(
     row: &Row,
     flags: &ArgMatches,
@@ -205,21 +205,21 @@ fn effective(
     problems: &mut Vec<Problem>,
 ) -> Effective {
     let flag = given(flags, row.id())
-        .then(|| (Place::Flag, if row.is_switch() { vec!["true".into()] } else { raw(flags, row.id()) }));
+        .then(|| (Origin::Flag, if row.is_switch() { vec!["true".into()] } else { raw(flags, row.id()) }));
     let variable = row.variable.as_deref().and_then(|name| {
         let value = sources.variable(name)?;
-        Some((Place::Environment(name.to_owned()), vec![value.to_owned()]))
+        Some((Origin::Environment(name.to_owned()), vec![value.to_owned()]))
     });
     let in_file = entries.iter().find(|e| e.name == row.name).zip(path).map(|(entry, path)| {
-        let place = Place::File { path: path.to_owned(), line: Some(entry.line) };
-        (place, entry.values.iter().map(OsString::from).collect())
+        let origin = Origin::File { path: path.to_owned(), line: Some(entry.line) };
+        (origin, entry.values.iter().map(OsString::from).collect())
     });
-    let layers: Vec<(Place, Vec<OsString>)> = [flag, variable, in_file].into_iter().flatten().collect();
-    for (place, values) in &layers {
+    let layers: Vec<(Origin, Vec<OsString>)> = [flag, variable, in_file].into_iter().flatten().collect();
+    for (origin, values) in &layers {
         for value in values {
             if let Err(says) = row.check(value) {
                 problems.push(Problem::Value {
-                    place: place.clone(),
+                    origin: origin.clone(),
                     name: row.name.clone(),
                     value: value.to_string_lossy().into_owned(),
                     says,
@@ -227,15 +227,15 @@ fn effective(
             }
         }
     }
-    let (place, values) = layers.into_iter().next().unwrap_or_else(|| (Place::Default, row.defaults.clone()));
-    if row.is_required() && place == Place::Default {
+    let (origin, values) = layers.into_iter().next().unwrap_or_else(|| (Origin::Default, row.defaults.clone()));
+    if row.is_required() && origin == Origin::Default {
         problems.push(Problem::Missing { name: row.name.clone(), variable: row.variable.clone() });
     }
-    Effective { name: row.name.clone(), values, place, live: row.live }
+    Effective { name: row.name.clone(), values, origin, live: row.live }
 }
 
-/// Variables that begin as ours do, are none of ours, and nearly are. Kubernetes itself makes some for every service, so
-/// what is not near is nobody's mistake.
+/// Warnings of variables that are nearly the agent's. Kubernetes itself makes some for every service, so one that is not near
+/// is no mistake.
 fn misspelt(sources: &Sources, rows: &[Row]) -> Vec<String> {
     let known: Vec<&str> = rows.iter().filter_map(|row| row.variable.as_deref()).collect();
     let ours = |name: &&str| name.starts_with("UNDERPASS_") && !known.contains(name) && *name != super::CONFIG_VARIABLE;

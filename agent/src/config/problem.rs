@@ -1,10 +1,10 @@
-//! What can be wrong about settings, and where: all of it is said at once.
+//! Problems of settings, each with its origin: all of them are reported at once.
 
 use std::{fmt, path::PathBuf};
 
-/// Where a value comes from.
+/// The origin of a setting's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Origin {
     /// The command line.
     Flag,
     /// An environment variable.
@@ -16,11 +16,11 @@ pub enum Place {
         /// The line, from 1, where it is known.
         line: Option<u32>,
     },
-    /// Nowhere: the default.
+    /// The default.
     Default,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Flag => f.write_str("flag"),
@@ -32,43 +32,43 @@ impl fmt::Display for Place {
     }
 }
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// The command line does not hold together.
+    /// A command line that cannot be parsed.
     #[error("{0}")]
     Usage(String),
-    /// The file cannot be read, or not this part of it.
-    #[error("{place}: {says}")]
+    /// A file, or a part of it, that cannot be read.
+    #[error("{origin}: {says}")]
     File {
         /// The file.
-        place: Place,
-        /// Why not.
+        origin: Origin,
+        /// The reason.
         says: String,
     },
     /// A key that is no setting.
-    #[error("{place}: no setting is called {name:?}{}", meant(.hint.as_deref()))]
+    #[error("{origin}: unknown setting {name:?}{}", meant(.hint.as_deref()))]
     Unknown {
-        /// Where it stands.
-        place: Place,
-        /// What stands there.
+        /// Its origin.
+        origin: Origin,
+        /// The key.
         name: String,
-        /// What was probably meant.
+        /// The setting that was probably meant.
         hint: Option<String>,
     },
     /// A value that the setting does not take.
-    #[error("{place}: {name}: {value:?}: {says}")]
+    #[error("{origin}: {name}: {value:?}: {says}")]
     Value {
-        /// Where it stands.
-        place: Place,
+        /// Its origin.
+        origin: Origin,
         /// The setting.
         name: String,
         /// The value.
         value: String,
-        /// Why not.
+        /// The reason.
         says: String,
     },
-    /// Nobody said it, and there is no default.
+    /// A required setting without a value.
     #[error("{name} is not set: give --{name}{}, or `{name}:` in the file of --config", or_variable(.variable.as_deref()))]
     Missing {
         /// The setting.
@@ -86,7 +86,7 @@ fn or_variable(variable: Option<&str>) -> String {
     variable.map_or_else(String::new, |variable| format!(", the environment variable {variable}"))
 }
 
-/// Everything that is wrong.
+/// All problems.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 

@@ -1,4 +1,4 @@
-//! The table for people: docs/settings.md, and the settings that hold as a file that could be given to `--config`.
+//! The settings for people: docs/settings.md, and the settings in effect as a file for `--config`.
 
 use std::fmt::Write as _;
 
@@ -14,13 +14,12 @@ and a key of the YAML file that `--config` or `UNDERPASS_CONFIG` names (`release
 variable, the variable the file, the file the default. An empty variable is not set. A list is separated by commas, or a
 list in the file. A duration is a number of seconds, or numbers with units: `30`, `30s`, `1h30m`, `500ms`, `7d`.
 
-All that is wrong in any of the sources is said at once, with where it stands, and the agent does not start.
-`underpass-agent --print-config` prints what would hold and where each value comes from; `underpass config` asks a running
-agent.
+All problems of all sources are reported at once, with their origins, and the agent does not start.
+`underpass-agent --print-config` prints the settings and the origin of each; `underpass config` asks a running agent.
 
 The file is read again on SIGHUP, and within two seconds after it changed. Settings marked *live* follow it; a change of
-another one is reported and waits for a restart. A file with a mistake changes nothing: what held before holds on, and the
-mistake is in the log and in `underpass config`.
+another one is reported and needs a restart. A file with a problem changes nothing: the previous settings stay in effect, and
+the problem is in the log and in `underpass config`.
 
 | setting | variable | value | default | live | |
 |---|---|---|---|---|---|
@@ -47,7 +46,7 @@ pub fn markdown() -> String {
     out
 }
 
-/// The settings that hold as a file, each with its source as a comment.
+/// The settings in effect as a file, each with its origin as a comment.
 #[must_use]
 pub fn yaml(settings: &[Effective]) -> String {
     let mut lines = Vec::new();
@@ -63,7 +62,7 @@ pub fn yaml(settings: &[Effective]) -> String {
     let widest = lines.iter().map(|(line, _)| line.chars().count()).max().unwrap_or_default();
     lines.iter().fold(String::new(), |out, (line, setting)| match setting.values.is_empty() {
         true => out + line + "\n",
-        false => out + &format!("{line:widest$}  # {}\n", setting.place),
+        false => out + &format!("{line:widest$}  # {}\n", setting.origin),
     })
 }
 

@@ -11,7 +11,7 @@ use clap::{
 
 use super::{Config, LIVE};
 
-/// Flags that are no settings: they are about this one start, or name the file itself.
+/// Flags that are no settings: they concern this one start, or name the file itself.
 const NO_SETTINGS: [&str; 4] = ["help", "version", "config", "print-config"];
 
 /// One setting.
@@ -69,7 +69,7 @@ impl Row {
         self.value_name() == "true|false"
     }
 
-    /// What it means, in one line.
+    /// Its documentation, in one line.
     pub(super) fn help(&self) -> String {
         let help = self.arg.get_long_help().or_else(|| self.arg.get_help());
         let help = help.map(ToString::to_string).unwrap_or_default();
@@ -78,7 +78,7 @@ impl Row {
         if line.is_empty() || line.ends_with(['.', '?']) { line } else { line + "." }
     }
 
-    /// The flag that says `value`; none for a switch that is off.
+    /// The flag with `value`; none for a switch that is off.
     pub(super) fn flag(&self, value: &OsStr) -> Option<OsString> {
         if self.is_switch() {
             return (value == "true").then(|| format!("--{}", self.name).into());
@@ -88,14 +88,14 @@ impl Row {
         Some(flag)
     }
 
-    /// Does the setting take this value?
+    /// Checks a value.
     pub(super) fn check(&self, value: &OsStr) -> Result<(), String> {
         if self.is_switch() {
             let known = value == "true" || value == "false";
             return if known { Ok(()) } else { Err("true or false".to_owned()) };
         }
         let argv = [OsString::from("underpass-agent")].into_iter().chain(self.flag(value));
-        // Whatever else is missing is another problem.
+        // A missing setting is another problem.
         match relaxed(false).try_get_matches_from(argv) {
             Err(e) if matches!(e.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) => Err(reason(&e)),
             Err(e) if e.kind() == ErrorKind::InvalidUtf8 => Err("is no UTF-8".to_owned()),
@@ -104,7 +104,7 @@ impl Row {
     }
 }
 
-/// What clap says about a value, without what we say ourselves.
+/// clap's reason against a value, without the words around it.
 fn reason(error: &clap::Error) -> String {
     if let Some(source) = std::error::Error::source(error) {
         return source.to_string();

@@ -84,8 +84,8 @@ fn the_flag_overrules_the_variable_the_variable_the_file_the_file_the_default() 
     assert_eq!((&*config.node, config.workers.unwrap().get(), config.sidecar_keys), ("file", 3, false));
     assert_eq!(config.trust_domain_aliases.len(), 2);
     assert!(warnings.is_empty());
-    let from = |name: &str| settings.iter().find(|s| s.name == name).unwrap().place.to_string();
-    for (name, place) in [
+    let from = |name: &str| settings.iter().find(|s| s.name == name).unwrap().origin.to_string();
+    for (name, origin) in [
         ("release-drain", "flag"),
         ("manifests", "environment UNDERPASS_MANIFESTS"),
         ("node", "/etc/u.yaml:1"),
@@ -93,7 +93,7 @@ fn the_flag_overrules_the_variable_the_variable_the_file_the_file_the_default() 
         ("state", "default"),
         ("cgroup-root", "default"),
     ] {
-        assert_eq!(from(name), place, "{name}");
+        assert_eq!(from(name), origin, "{name}");
     }
     // An empty variable is not set, and a file named by a flag overrules one named by a variable.
     let env = [("UNDERPASS_CONFIG", "/elsewhere"), ("UNDERPASS_MANIFESTS", "")];
@@ -102,7 +102,7 @@ fn the_flag_overrules_the_variable_the_variable_the_file_the_file_the_default() 
 }
 
 #[test]
-fn everything_that_is_wrong_is_said_at_once_with_its_place() {
+fn all_problems_are_reported_at_once_with_their_origins() {
     let check = |args: &[&str], env: &[(&str, &str)], text: &str, want: Expect| {
         let args = [&["--config", "/etc/u.yaml"], args].concat();
         want.assert_eq(&with_file(&args, env, text).unwrap_err());
@@ -116,9 +116,9 @@ fn everything_that_is_wrong_is_said_at_once_with_its_place() {
               - /etc/u.yaml:6: log is set twice: first in line 5
               - /etc/u.yaml:7: state: a value, or a list of values: remove the line for the default
               - /etc/u.yaml:1: node: YAML reads yes, no, on, off, y and n as true or false: write it in quotes
-              - /etc/u.yaml:2: no setting is called "relese-drain": did you mean "release-drain"?
+              - /etc/u.yaml:2: unknown setting "relese-drain": did you mean "release-drain"?
               - /etc/u.yaml:4: root-namespace: one value, no list
-              - /etc/u.yaml:8: no setting is called "config"
+              - /etc/u.yaml:8: unknown setting "config"
               - manifests is not set: give --manifests, the environment variable UNDERPASS_MANIFESTS, or `manifests:` in the file of --config
               - /etc/u.yaml:5: log: "loud": log filter: "loud" is neither LEVEL nor TARGET=LEVEL, with off, error, warn, info, debug or trace as LEVEL
               - environment UNDERPASS_TRUST_DOMAIN: trust-domain: "a b": a trust domain is 1 to 255 of a-z, 0-9, `.`, `-` and `_`

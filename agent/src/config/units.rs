@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-/// What a duration may be made of, largest first, in milliseconds.
+/// The units of a duration, largest first, in milliseconds.
 const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
-/// Why a text is no duration.
+/// A text that is no duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DurationError {
     /// Not the grammar.

@@ -1,6 +1,6 @@
-//! Tasks that the agent cannot be without. One that ends by itself, by a panic or because nobody feeds it any more, would
-//! leave an agent that serves what was true then, and looks well: so its end is the end of the process, and what is
-//! captured waits for the next one.
+//! Supervised tasks, which the agent cannot be without. One that ends by itself, by a panic or the end of its input, would
+//! leave an agent that serves a past state, and looks healthy: so its end is the end of the process, and captured
+//! connections wait for the next one.
 
 use std::io;
 
@@ -9,22 +9,22 @@ use tokio::{
     task::{JoinError, JoinHandle},
 };
 
-/// A task ended that does not end by itself.
+/// The unexpected end of a supervised task.
 #[derive(Debug, thiserror::Error)]
 #[error("{what} has ended")]
-pub struct Gone {
+pub struct TaskEnded {
     what: &'static str,
     source: Option<JoinError>,
 }
 
-/// A running task. Dropped, it is ended.
+/// A supervised task. Dropped, it is aborted.
 #[derive(Debug)]
-pub struct Kept {
+pub struct SupervisedTask {
     what: &'static str,
     task: JoinHandle<()>,
 }
 
-/// Runs something on a thread of its own, for what may take longer than a thread that serves has. The answer completes when it
+/// Runs a function on a thread of its own, where it may take longer than a thread that serves has. The answer completes when it
 /// has ended, and panics where it has.
 ///
 /// # Errors
@@ -45,19 +45,19 @@ pub fn on_thread<F: FnOnce() + Send + 'static>(
     })
 }
 
-impl Kept {
-    /// Starts it. Call it inside a tokio runtime.
+impl SupervisedTask {
+    /// Starts a task. Call it inside a tokio runtime.
     pub fn spawn(what: &'static str, task: impl Future<Output = ()> + Send + 'static) -> Self {
         Self { what, task: tokio::spawn(task) }
     }
 
-    /// Waits until it is gone: for ever, where nothing is wrong. Not to be called again afterwards.
-    pub async fn gone(&mut self) -> Gone {
-        Gone { what: self.what, source: (&mut self.task).await.err() }
+    /// Waits for its end: for ever, where nothing is wrong. Not to be called again afterwards.
+    pub async fn ended(&mut self) -> TaskEnded {
+        TaskEnded { what: self.what, source: (&mut self.task).await.err() }
     }
 }
 
-impl Drop for Kept {
+impl Drop for SupervisedTask {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -70,35 +70,35 @@ mod tests {
     use super::*;
     use crate::keeper::Keeper;
 
-    fn says(gone: Gone) -> String {
-        format!("{:#}", anyhow::Error::new(gone))
+    fn says(ended: TaskEnded) -> String {
+        format!("{:#}", anyhow::Error::new(ended))
     }
 
     #[tokio::test]
-    async fn a_task_that_is_gone_is_named() {
-        let mut panics = Kept::spawn("the task", async { panic!("on purpose") });
-        let said = says(panics.gone().await);
+    async fn a_task_that_ended_is_named() {
+        let mut panics = SupervisedTask::spawn("the task", async { panic!("on purpose") });
+        let said = says(panics.ended().await);
         assert!(said.contains("the task has ended") && said.contains("on purpose"), "{said}");
 
         let thread = on_thread("test", || panic!("on a thread")).expect("a thread");
-        let said = says(Kept::spawn("the thread", thread).gone().await);
+        let said = says(SupervisedTask::spawn("the thread", thread).ended().await);
         assert!(said.contains("the thread has ended") && said.contains("on a thread"), "{said}");
 
-        // Nothing can tell the keeper anything any more.
+        // The keeper has no door any more.
         let mut keeper = Keeper::new(Default::default(), "node-1", &Default::default());
         let door = keeper.door("manifests", Readiness::new().gate("manifests", "nothing is known"));
-        let mut keeping = Kept::spawn("the keeper", keeper.start().unwrap());
-        let lives = tokio::time::timeout(std::time::Duration::ZERO, keeping.gone()).await;
-        assert!(lives.is_err(), "it keeps while it is fed");
+        let mut keeping = SupervisedTask::spawn("the keeper", keeper.start().unwrap());
+        let lives = tokio::time::timeout(std::time::Duration::ZERO, keeping.ended()).await;
+        assert!(lives.is_err(), "it runs while it has a door");
         drop(door);
-        assert_eq!(says(keeping.gone().await), "the keeper has ended");
+        assert_eq!(says(keeping.ended().await), "the keeper has ended");
     }
 
     #[tokio::test]
     async fn one_that_is_dropped_ends() {
         let (sender, gone) = oneshot::channel::<()>();
-        drop(Kept::spawn("the task", async move {
-            let _held = sender;
+        drop(SupervisedTask::spawn("the task", async move {
+            let _sender = sender;
             std::future::pending().await
         }));
         assert!(gone.await.is_err());
