@@ -21,7 +21,7 @@ use underpass_net::socket::options::Keepalive;
 use underpass_telemetry::{Format, log::Filter};
 use underpass_ztunnel::{SOCKETS_PER_CONNECTION, SOCKETS_PER_POD};
 
-use crate::certs::{self, CaPlace};
+use crate::certs::{self, CaLocation};
 
 pub use self::{
     live::{Pending, Reloader, Running},
@@ -217,8 +217,8 @@ fn pod_sockets(text: &str) -> Result<NonZeroUsize, String> {
 impl Config {
     /// The embedded CA.
     #[must_use]
-    pub fn ca(&self) -> CaPlace {
-        CaPlace { directory: certs::directory(&self.state), trust_domain: self.trust_domain.clone() }
+    pub fn ca(&self) -> CaLocation {
+        CaLocation { directory: certs::directory(&self.state), trust_domain: self.trust_domain.clone() }
     }
 
     /// The keepalive of sockets.

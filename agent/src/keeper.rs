@@ -1,10 +1,10 @@
-//! The keeper: owns the objects and the World on a thread of its own. Doors hand their changes over and go on; what waits is
-//! merged, the next World is built aside, given a version and published. Readers have a whole World and never wait.
+//! The keeper: owns the objects and the World on a thread of its own. Doors hand their updates over and go on; updates that wait
+//! are merged, the next World is built aside, given a version and published. Readers have a whole World and never wait.
 //!
 //! ```text
 //! doors, settings --> queue --> resolve --> facts --> World, objects, local pods, reports: published
 //! ```
-//! What must hold: nothing here costs a thread that serves, and what one door says together becomes visible together. No World
+//! What must hold: nothing here costs a thread that serves, and changes of one update become visible together. No World
 //! is published before every door has answered once: half of what there is would open what the other half closes. One in
 //! which nothing differs is not published.
 
@@ -45,7 +45,7 @@ pub struct Keeper {
     meter: Meter,
 }
 
-/// What a node goes by: a World and the pods of this node, of the same objects.
+/// A World and the pods of one node, of the same objects.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     /// The World. Version 0: none is known yet.
@@ -54,7 +54,7 @@ pub struct Snapshot {
     pub local: Arc<[LocalPod]>,
 }
 
-/// What is published, newest each.
+/// The channels of the published values, each with the newest.
 #[derive(Debug)]
 struct Senders {
     world: watch::Sender<Arc<World>>,
@@ -63,19 +63,19 @@ struct Senders {
     reports: watch::Sender<Arc<Reports>>,
 }
 
-/// Where one door hands its updates over. Dropped, the door is gone; without any door the keeper ends.
+/// The feed of one door: it hands its updates over here. Dropped, the door is gone; without any door the keeper ends.
 #[derive(Debug)]
 pub struct Feed {
     queue: Arc<Queue>,
     door: usize,
 }
 
-/// Where what holds for the whole mesh is changed.
+/// The setter of the mesh's settings.
 #[derive(Clone, Debug)]
 pub struct Mesh(Arc<Queue>);
 
 impl Keeper {
-    /// With a World that has no objects yet, for the pods of `node`, measured in `registry`.
+    /// Starts with a World without objects, for the pods of `node`, measured in `registry`.
     #[must_use]
     pub fn new(mesh: MeshSettings, node: &str, registry: &Registry) -> Self {
         let world = Arc::new(World::empty(mesh.clone()));
@@ -89,7 +89,7 @@ impl Keeper {
         Self { queue, node: node.into(), mesh, doors: Vec::new(), published, meter }
     }
 
-    /// One more door. What waits of an earlier one is taken first; `gate` opens with this one's first answer.
+    /// Adds a door. Updates of earlier ones are taken first; `gate` opens with this one's first update.
     #[must_use]
     pub fn door(&mut self, name: &'static str, gate: Gate) -> Feed {
         let door = self.queue.add(self.meter.waiting(name));
@@ -121,7 +121,7 @@ impl Keeper {
         self.published.snapshot.subscribe()
     }
 
-    /// What the doors have to say: as new as the World, or older.
+    /// The reports of the doors: as new as the World, or older.
     #[must_use]
     pub fn reports(&self) -> watch::Receiver<Arc<Reports>> {
         self.published.reports.subscribe()
@@ -137,7 +137,7 @@ impl Keeper {
 }
 
 impl Feed {
-    /// Hands an update over. Blocks while more waits of this door than may; at once where the keeper has ended.
+    /// Hands an update over. Blocks while too many keys of this door wait; not where the keeper has ended.
     pub fn send(&self, update: Update) {
         let Update { batch, problems, notices, ignored } = update;
         self.queue.push(self.door, batch, Report { taken: 0, problems, notices, ignored });
@@ -151,7 +151,7 @@ impl Drop for Feed {
 }
 
 impl Mesh {
-    /// From the next World on these hold.
+    /// Sets the settings of the mesh, from the next World on.
     pub fn set(&self, settings: MeshSettings) {
         self.0.set_mesh(settings);
     }

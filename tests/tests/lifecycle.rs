@@ -217,7 +217,7 @@ fn several_agents_drain_at_once(lab: &Lab) -> Result<()> {
     let serving = mesh.begin_taking_over("node-1")?;
     let mut refused = mesh.release("node-1")?;
     ensure!(
-        refused.wait()? == Exit::Code(1) && refused.log()?.contains("3 agents before it drain"),
+        refused.wait()? == Exit::Code(1) && refused.log()?.contains("3 predecessors still drain"),
         "{}",
         refused.log()?
     );

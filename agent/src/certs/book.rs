@@ -1,12 +1,12 @@
-//! Which identities have which certificates, what is due, and what an answer of the CA changes. Pure: the time and the dice
-//! are arguments; `certs` asks, publishes and sleeps.
+//! The book of certificates: identities with their certificates, requests that are due, answers of the CA. Pure: the time and the
+//! dice are arguments; `certs` sends requests, publishes and sleeps.
 //!
 //! ```text
-//!            want               issued                 asked in vain, and it expires
+//!            want               issued                 requests fail, and it expires
 //!  (nothing) ----> Pending ---------------> Valid <----------------------------------> Expired
-//!                     \--asked in vain--> None yet        issued
+//!                     \--request failed-> Missing         issued
 //! ```
-//! What must hold: a certificate serves until it expires, whatever the CA does; one that has expired stays in the book until
+//! What must hold: a certificate serves until it expires, in any state of the CA; one that has expired stays in the book until
 //! its identity leaves, because connections that were opened under it go on.
 //!
 //! One that begins later (the clock was set back, or the CA's is ahead) is not yet valid: another one is asked for, and it
@@ -24,27 +24,27 @@ use underpass_identity::{Credential, Error, Renewal, Roots, Serial};
 
 use super::ca::{Answer, Trust};
 
-/// How long the first certificate of an identity is waited for before its pods are captured without: their connections are
+/// The longest wait for the first certificate of an identity. Then its pods are captured without: their connections are
 /// refused until it comes.
 pub(super) const FIRST_WAIT: Duration = Duration::from_secs(3);
-/// How long until what was asked for, and neither came nor failed, is asked for again.
+/// The pause before a request that was neither granted nor failed is repeated.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
-/// Set back by less the clock is only corrected.
+/// A clock that is set back by less is only corrected, and not logged.
 const WORTH_TELLING: Duration = Duration::from_secs(1);
 
-/// The word for a certificate that begins later.
+/// The state of a certificate that begins later.
 pub const NOT_YET_VALID: &str = "not_yet_valid";
 
-/// Where an identity's certificate stands.
+/// The state of an identity's certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum State {
-    /// Asked for, for the first time.
+    /// Requested for the first time.
     Pending,
     /// It serves.
     Valid,
-    /// It serves, but was asked for again in vain.
+    /// It serves, and its renewal fails.
     Failing,
-    /// There never was one, and it was asked for in vain.
+    /// There never was one, and requests fail.
     Missing,
     /// It begins later, and there is no other: peers whose clocks say so refuse it.
     NotYetValid,
@@ -70,21 +70,21 @@ impl State {
         }
     }
 
-    /// Connections of this identity are refused, and somebody should know.
+    /// Connections of this identity are refused: to be reported.
     #[must_use]
     pub(super) const fn is_out(self) -> bool {
         matches!(self, Self::Missing | Self::Expired)
     }
 }
 
-/// What is known about one identity.
+/// The certificate of one identity, and its renewal.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) credential: Option<Arc<Credential>>,
     /// The root that certifies it.
     pub(super) issuer: Option<Serial>,
     pub(super) renewal: Renewal,
-    /// Since when it is asked for in vain, and what the CA said last.
+    /// The time since which requests fail, and the last error of the CA.
     pub(super) failing: Option<(SystemTime, String)>,
     wanted: SystemTime,
     asked: bool,
@@ -95,8 +95,8 @@ impl Entry {
         Self { credential: None, issuer: None, renewal: Renewal::first(now), failing: None, wanted: now, asked: false }
     }
 
-    /// The clock was set back to `now`. What was to be done soon would be done that much later; and what begins only now
-    /// may be refused by peers.
+    /// Adjusts to a clock that was set back to `now`. A renewal that was due soon would come that much later; and a certificate
+    /// that begins only now may be refused by peers.
     fn set_back(&mut self, now: SystemTime) {
         self.wanted = self.wanted.min(now);
         self.failing.iter_mut().for_each(|(since, _)| *since = now.min(*since));
@@ -105,7 +105,7 @@ impl Entry {
         }
     }
 
-    /// Writes the CA's answer down. True: it has another certificate now.
+    /// Enters the CA's answer. True: it has another certificate now.
     fn answer(
         &mut self,
         identity: &Identity,
@@ -132,7 +132,7 @@ impl Entry {
                 self.failing = None;
             }
             Some(error) => {
-                tracing::debug!(%identity, %error, "no certificate, or none that is valid");
+                tracing::debug!(%identity, %error, "certificate request failed");
                 self.renewal = self.renewal.failed(now, random);
                 let since = self.failing.as_ref().map_or(now, |(since, _)| *since);
                 self.failing = Some((since, error));
@@ -157,18 +157,18 @@ impl Entry {
     }
 }
 
-/// What is wrong with a certificate that is not valid yet.
+/// The problem of a certificate that is not valid yet.
 fn begins_later(own: &Credential, now: SystemTime) -> Option<String> {
     let by = own.not_before().duration_since(now).ok().filter(|by| !by.is_zero())?;
     Some(format!("its certificate begins in {} s: the CA's clock is ahead of this node's", by.as_secs_f64().ceil()))
 }
 
-/// Is the CA there?
+/// The reachability of the CA.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reachable {
-    /// Since when it is as it is.
+    /// The time of its last change.
     pub(super) since: SystemTime,
-    /// What it said last, where it is not.
+    /// The last error, where it is unreachable.
     pub(super) error: Option<String>,
 }
 
@@ -176,14 +176,14 @@ pub(super) struct Reachable {
 #[derive(Debug)]
 pub(super) struct Book {
     pub(super) entries: BTreeMap<Identity, Entry>,
-    /// What is trusted from now on.
+    /// The trusted roots.
     pub(super) roots: Arc<Roots>,
     pub(super) signer: Serial,
     pub(super) ca: Reachable,
-    /// Certificates that came since the start, and requests that failed.
+    /// Certificates that were issued since the start, and requests that failed.
     pub(super) issued: u64,
     pub(super) failed: u64,
-    /// What time it was when it was looked at last.
+    /// The time of the last look at the clock.
     seen: SystemTime,
 }
 
@@ -205,7 +205,7 @@ impl Book {
         left
     }
 
-    /// What is to be asked for now. It is not due again until it is answered.
+    /// The identities whose certificates are to be requested now. They are not due again until they are answered.
     pub(super) fn ask(&mut self, now: SystemTime) -> BTreeSet<Identity> {
         self.follow_clock(now);
         let due = self.entries.iter_mut().filter(|(_, entry)| !entry.asked && entry.renewal.due() <= now);
@@ -216,7 +216,7 @@ impl Book {
         .collect()
     }
 
-    /// Forwards nothing is to be done: whatever is due by the new time is done.
+    /// Adjusts to a clock that was set back. One that was set forward needs nothing: all that is due by the new time is done.
     fn follow_clock(&mut self, now: SystemTime) {
         if let Ok(by) = self.seen.duration_since(now)
             && !by.is_zero()
@@ -231,7 +231,7 @@ impl Book {
         self.seen = now;
     }
 
-    /// When there is something to do without an answer: to ask, or to see that a certificate begins or has expired.
+    /// The time of the next step without an answer: a request, or the begin or end of a certificate.
     pub(super) fn next(&self, now: SystemTime) -> Option<SystemTime> {
         let of = |entry: &Entry| {
             let due = Some(entry.renewal.due()).filter(|_| !entry.asked);
@@ -244,13 +244,13 @@ impl Book {
         self.entries.values().filter_map(of).min()
     }
 
-    /// Somebody waits for a first certificate, and has not waited for too long.
+    /// Whether an identity waits for its first certificate, and not for too long.
     pub(super) fn is_pending(&self, now: SystemTime) -> bool {
         let waits = |entry: &Entry| entry.state(now) == State::Pending && now < entry.wanted + FIRST_WAIT;
         self.entries.values().any(waits)
     }
 
-    /// Writes an answer down. `dice` is asked once for each certificate. True: what the tunnel has to know has changed.
+    /// Enters an answer. `dice` is rolled once for each certificate. True: the tunnel's credentials have changed.
     pub(super) fn take(&mut self, answer: Answer, now: SystemTime, mut dice: impl FnMut(&Identity) -> u64) -> bool {
         let Answer { trust, asked, issued } = answer;
         let answered: BTreeSet<_> = issued.iter().map(|(identity, _)| identity).collect();
@@ -275,7 +275,7 @@ impl Book {
         changed
     }
 
-    /// What the CA says it is. One line for each change, not for each attempt.
+    /// Enters the CA's roots and signer. One line of the log for each change, not for each attempt.
     fn trust(&mut self, trust: Result<Trust, String>, now: SystemTime) -> bool {
         let trust = match trust {
             Ok(trust) => trust,
@@ -284,7 +284,7 @@ impl Book {
                 return false;
             }
         };
-        // What cannot be trusted is as good as nothing, each time that it is said.
+        // Roots that cannot be trusted count as none, each time.
         let roots = match self.roots.successor(trust.roots) {
             Ok(roots) => roots,
             Err(error) => {
@@ -298,19 +298,19 @@ impl Book {
             self.all_at_once(now);
         }
         if trust.signer != self.signer {
-            tracing::info!(signer = %trust.signer, "another root signs: certificates are renewed");
+            tracing::info!(signer = %trust.signer, "signing root changed, renewing all certificates");
             self.signer = trust.signer;
             self.all_at_once(now);
         }
         let Some(roots) = roots else { return false };
-        tracing::info!(generation = roots.generation(), roots = roots.certificates().len(), "roots changed");
+        tracing::info!(generation = roots.generation(), roots = roots.certificates().len(), "trusted roots changed");
         self.roots = Arc::new(roots);
         true
     }
 
     fn unreachable(&mut self, error: String, now: SystemTime) {
         if self.ca.error.is_none() {
-            tracing::error!(%error, "certificate authority unreachable: certificates serve until they expire");
+            tracing::error!(%error, "certificate authority unreachable, certificates serve until they expire");
             self.ca.since = now;
         }
         self.ca.error = Some(error);

@@ -1,8 +1,8 @@
-//! The thread that asks the embedded CA. A thread of its own because files may take their time (a slow disk, somebody who
-//! holds the lock) and the agent's loop must not; and the only room that has the CA's key, while it signs and no longer.
+//! The thread of the embedded CA. A thread of its own because files may take their time (a slow disk, a lock that another process
+//! has) and the agent's loop must not; and the only room that has the CA's key, while it signs and no longer.
 //!
-//! It goes by the directory as it is now: a CA that has gone or cannot be read signs nothing, whatever was read before. And it
-//! never signs with a key whose root the workers of this node do not trust yet: it says so, and is asked again.
+//! It goes by the directory as it is now: a CA that has gone or cannot be read signs nothing, after any earlier read. And it
+//! never signs with a key whose root the workers of this node do not trust yet: it answers without a certificate, and gets the request again.
 
 use std::{
     collections::BTreeSet,
@@ -16,28 +16,28 @@ use tokio::sync::mpsc::UnboundedSender;
 use underpass_core::{Identity, TrustDomain};
 use underpass_identity::{Authority, CertificateDer, Credential, Roots, Serial, Stamp};
 
-/// How often somebody looks whether the directory has changed.
+/// The interval between two looks at the directory.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Certificates that are wanted.
+/// A request for certificates.
 pub(super) struct Order {
     pub(super) identities: BTreeSet<Identity>,
-    /// How long they are to be valid.
+    /// Their lifetime.
     pub(super) lifetime: Duration,
-    /// What every worker of this node trusts.
+    /// The roots that every worker of this node trusts.
     pub(super) trusted: Arc<Roots>,
 }
 
-/// What came of it, or what has changed without anybody asking.
+/// The answer to a request, or a change of the directory without one.
 pub(super) struct Answer {
-    /// What the directory says, or why it says nothing.
+    /// The contents of the directory, or the error of reading it.
     pub(super) trust: Result<Trust, String>,
-    /// What was asked for. Those of it that are not in `issued` are to be asked for again.
+    /// The identities of the request. Those that are not in `issued` are to be requested again.
     pub(super) asked: BTreeSet<Identity>,
     pub(super) issued: Vec<(Identity, Result<Credential, String>)>,
 }
 
-/// What a state directory says.
+/// The roots of a state directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Trust {
     /// Every root.
@@ -52,12 +52,12 @@ impl From<&Authority> for Trust {
     }
 }
 
-/// Where the CA is.
+/// The location of the CA.
 #[derive(Clone, Debug)]
-pub struct CaPlace {
+pub struct CaLocation {
     /// Its state directory.
     pub directory: PathBuf,
-    /// Whose identities it certifies.
+    /// The trust domain of the identities that it certifies.
     pub trust_domain: TrustDomain,
 }
 
@@ -68,10 +68,10 @@ pub fn directory(state: &Path) -> PathBuf {
 }
 
 /// Starts the thread. It ends when the sender of orders is dropped.
-pub(super) fn spawn(place: CaPlace, answers: UnboundedSender<Answer>) -> std::io::Result<mpsc::Sender<Order>> {
+pub(super) fn spawn(location: CaLocation, answers: UnboundedSender<Answer>) -> std::io::Result<mpsc::Sender<Order>> {
     let (orders, ordered) = mpsc::channel();
     thread::Builder::new().name("certificates".to_owned()).spawn(move || {
-        let run = std::panic::AssertUnwindSafe(|| Ca::new(place).run(&ordered, &answers));
+        let run = std::panic::AssertUnwindSafe(|| Ca::new(location).run(&ordered, &answers));
         if std::panic::catch_unwind(run).is_err() {
             // Certificates would silently expire: the next process starts anew.
             std::process::abort();
@@ -82,15 +82,15 @@ pub(super) fn spawn(place: CaPlace, answers: UnboundedSender<Answer>) -> std::io
 
 /// The CA as it is known to its thread.
 pub(super) struct Ca {
-    place: CaPlace,
+    location: CaLocation,
     stamp: Stamp,
     failed: bool,
 }
 
 impl Ca {
-    pub(super) fn new(place: CaPlace) -> Self {
-        let stamp = Stamp::of(&place.directory);
-        Self { place, stamp, failed: false }
+    pub(super) fn new(location: CaLocation) -> Self {
+        let stamp = Stamp::of(&location.directory);
+        Self { location, stamp, failed: false }
     }
 
     fn run(&mut self, orders: &mpsc::Receiver<Order>, answers: &UnboundedSender<Answer>) {
@@ -100,7 +100,7 @@ impl Ca {
                 Err(mpsc::RecvTimeoutError::Timeout) => self.look(),
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
             };
-            // Nobody listens any more where the agent is about to end.
+            // It fails only while the agent ends.
             answer.into_iter().for_each(|answer| drop(answers.send(answer)));
         }
     }
@@ -125,9 +125,9 @@ impl Ca {
         Answer { trust: Ok(trust), asked: identities, issued }
     }
 
-    /// What has changed since the last look, if anything. What failed is tried again.
+    /// The change since the last look, if any. A failed read is tried again.
     pub(super) fn look(&mut self) -> Option<Answer> {
-        if !self.failed && Stamp::of(&self.place.directory) == self.stamp {
+        if !self.failed && Stamp::of(&self.location.directory) == self.stamp {
             return None;
         }
         let trust = self.load().map(|authority| Trust::from(&authority));
@@ -136,8 +136,8 @@ impl Ca {
 
     fn load(&mut self) -> Result<Authority, String> {
         // Before it is read: what changes meanwhile is looked at again.
-        self.stamp = Stamp::of(&self.place.directory);
-        let CaPlace { directory, trust_domain, .. } = &self.place;
+        self.stamp = Stamp::of(&self.location.directory);
+        let CaLocation { directory, trust_domain, .. } = &self.location;
         let loaded = Authority::load(directory, trust_domain, SystemTime::now());
         self.failed = loaded.is_err();
         loaded.map_err(|e| chain(&e))

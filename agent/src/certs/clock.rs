@@ -1,4 +1,4 @@
-//! The wall clock, and waiting for it. Certificates go by the wall clock, and it jumps: somebody sets it, or the machine
+//! The wall clock, and waiting for it. Certificates go by the wall clock, and it jumps: it is set, or the machine
 //! was suspended. A sleep counts another clock, and would go on as if nothing had happened; the kernel's timer on the wall
 //! clock ends as soon as that is set, and at once after a suspend that was longer (timerfd_create(2),
 //! `TFD_TIMER_CANCEL_ON_SET`). A file of its own because it is the only place that knows the timer.
@@ -18,10 +18,10 @@ use nix::{
 };
 use tokio::net::unix::pipe::Receiver;
 
-/// How long to sleep where the timer fails, which no kernel does: the time is looked at again after this.
+/// The sleep where the timer fails, which no kernel does: the time is looked at again after this.
 const WITHOUT_TIMER: Duration = Duration::from_secs(1);
 
-/// What time it is.
+/// The clock of the certificates.
 pub(super) struct Clock(Source);
 
 enum Source {
@@ -32,7 +32,7 @@ enum Source {
 }
 
 impl Clock {
-    /// The machine's. To be called on a runtime.
+    /// The clock of the machine. To be called on a runtime.
     ///
     /// # Errors
     /// Where there is no descriptor left.
@@ -40,7 +40,7 @@ impl Clock {
         Timer::new().map(|timer| Self(Source::Wall(timer)))
     }
 
-    /// One that shows what the sender says.
+    /// A clock that shows the sender's time.
     #[cfg(test)]
     pub(super) fn manual(time: tokio::sync::watch::Receiver<SystemTime>) -> Self {
         Self(Source::Manual(time))
@@ -77,7 +77,7 @@ impl Clock {
 /// The kernel's timer on the wall clock.
 struct Timer {
     timer: TimerFd,
-    /// The same timer, read as the runtime reads whatever becomes readable: eight bytes, or an error.
+    /// The same timer, read as the runtime reads a pipe: eight bytes, or an error.
     expiry: Receiver,
 }
 
@@ -93,7 +93,7 @@ impl Timer {
         // A time of zero would take the timer away.
         let at = at.duration_since(UNIX_EPOCH).unwrap_or_default().max(Duration::from_nanos(1));
         let flags = TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
-        // Where the clock was set since the timer was, that is told once: here, or by a read.
+        // Where the clock was set since the timer was, that is reported once: here, or by a read.
         match self.timer.set(Expiration::OneShot(TimeSpec::from_duration(at)), flags) {
             Ok(()) => {}
             Err(Errno::ECANCELED) => return Ok(()),
@@ -133,7 +133,7 @@ mod tests {
             for _ in 0..3 {
                 let at = clock.now() + Duration::from_millis(20);
                 clock.reached(at).await;
-                assert!(clock.now() >= at, "nobody set the clock");
+                assert!(clock.now() >= at, "the clock was not set");
             }
         });
     }

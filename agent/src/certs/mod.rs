@@ -1,9 +1,8 @@
-//! The certificates of the pods on this node: asked for before a pod is enrolled, renewed at half-life, kept while they
+//! The certificates of the pods on this node: requested before a pod is enrolled, renewed at half-life, kept while they
 //! are valid if renewal fails, dropped with the last pod of their identity. Keys are made here and never written.
 //!
-//! `book` decides, `clock` is the time and waits for it, `ca` asks the embedded CA on a thread of its own, `status` is what
-//! can be told. What must hold: the tunnel
-//! trusts a root before anything is signed with it.
+//! `book` decides, `clock` is the time and waits for it, `ca` is the thread of the embedded CA, `status` is for people and metrics.
+//! What must hold: the tunnel trusts a root before anything is signed with it.
 
 mod book;
 mod ca;
@@ -28,7 +27,7 @@ use underpass_telemetry::admin::Gate;
 
 pub use self::{
     book::NOT_YET_VALID,
-    ca::{CaPlace, directory},
+    ca::{CaLocation, directory},
     status::{AuthorityStatus, CertificateStatus, FAMILIES, RootStatus, Status},
 };
 use self::{
@@ -37,13 +36,13 @@ use self::{
     clock::Clock,
 };
 
-/// How long to wait where nothing is due: something is looked at again at least this often.
+/// The longest wait where nothing is due.
 const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 
-/// How long a World waits for first certificates, counted from the oldest change in it.
+/// The longest wait of a World for first certificates, counted from the oldest change in it.
 pub const LONGEST_WAIT: Duration = book::FIRST_WAIT;
 
-/// Why there are no certificates at all.
+/// A failed start of the certificates.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The roots of the CA.
@@ -57,19 +56,19 @@ pub enum StartError {
     Clock(#[source] io::Error),
 }
 
-/// Keeps the certificates of this node.
+/// The certificates of this node.
 pub struct Certs {
     book: Book,
     clock: Clock,
     lifetime: Duration,
-    /// What every worker of the tunnel trusts.
+    /// The roots that every worker of the tunnel trusts.
     applied: Arc<Roots>,
     orders: mpsc::Sender<Order>,
     answers: async_mpsc::UnboundedReceiver<Answer>,
     published: watch::Sender<Arc<Credentials>>,
     status: watch::Sender<Arc<Status>>,
     ready: Gate,
-    /// Whose connections are refused.
+    /// Identities whose connections are refused.
     out: BTreeSet<Identity>,
     random: RandomState,
 }
@@ -81,18 +80,23 @@ impl std::fmt::Debug for Certs {
 }
 
 impl Certs {
-    /// With the CA at `place`, which was found to be `authority`, and no identity yet. `ready` is closed while somebody here
-    /// has no certificate. To be called on a runtime.
+    /// Starts with the CA at `location`, which is `authority`, and no identity yet. `ready` is closed while an identity of this
+    /// node has no certificate. To be called on a runtime.
     ///
     /// # Errors
     /// Where the CA has no usable roots, or the thread or the timer cannot be had.
-    pub fn start(place: CaPlace, lifetime: Duration, authority: &Authority, ready: Gate) -> Result<Self, StartError> {
-        Self::by(Clock::wall().map_err(StartError::Clock)?, place, lifetime, authority, ready)
+    pub fn start(
+        location: CaLocation,
+        lifetime: Duration,
+        authority: &Authority,
+        ready: Gate,
+    ) -> Result<Self, StartError> {
+        Self::by(Clock::wall().map_err(StartError::Clock)?, location, lifetime, authority, ready)
     }
 
     fn by(
         clock: Clock,
-        place: CaPlace,
+        location: CaLocation,
         lifetime: Duration,
         authority: &Authority,
         ready: Gate,
@@ -100,7 +104,7 @@ impl Certs {
         let now = clock.now();
         let book = Book::new(Trust::from(authority), now).map_err(StartError::Roots)?;
         let (sender, answers) = async_mpsc::unbounded_channel();
-        let orders = ca::spawn(place, sender).map_err(StartError::Thread)?;
+        let orders = ca::spawn(location, sender).map_err(StartError::Thread)?;
         let (published, _) = watch::channel(Arc::new(credentials(&book)));
         let (status, _) = watch::channel(Arc::new(Status::of(&book, now)));
         let applied = Arc::clone(&book.roots);
@@ -109,24 +113,24 @@ impl Certs {
         Ok(Self { book, clock, lifetime, applied, orders, answers, published, status, ready, out, random })
     }
 
-    /// What the tunnel uses, newest.
+    /// The newest credentials, for the tunnel.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Arc<Credentials>> {
         self.published.subscribe()
     }
 
-    /// What can be told, newest.
+    /// The newest status.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<Arc<Status>> {
         self.status.subscribe()
     }
 
-    /// Certificates that are asked for from now on are valid for so long.
+    /// Sets the lifetime of certificates that are requested from now on.
     pub fn set_lifetime(&mut self, lifetime: Duration) {
         self.lifetime = lifetime;
     }
 
-    /// From now on exactly these identities have certificates: new ones are asked for, others are dropped.
+    /// From now on exactly these identities have certificates: new ones are requested, others are dropped.
     pub fn want(&mut self, identities: &BTreeSet<Identity>) {
         let now = self.clock.now();
         let left = self.book.want(identities, now);
@@ -134,17 +138,18 @@ impl Certs {
         if left {
             self.publish();
         }
-        self.tell(now);
+        self.report(now);
     }
 
-    /// A first certificate is on its way, and worth waiting for.
+    /// Whether a first certificate is on its way, and worth waiting for.
     #[must_use]
     pub fn is_pending(&self) -> bool {
         self.book.is_pending(self.clock.now())
     }
 
-    /// Waits until something is due or was answered, or the clock is set, and does what there is to do. True: something else is published, and when the tunnel has
-    /// caught up with it, [`Certs::applied`] is to be told so. May be dropped and called again at any time.
+    /// Waits until a request is due or was answered, or the clock is set, and takes that step. True: other credentials are
+    /// published, and once the tunnel has caught up with them, [`Certs::applied`] is to be called. May be dropped and called
+    /// again at any time.
     pub async fn turn(&mut self) -> bool {
         let now = self.clock.now();
         self.ask(now);
@@ -160,11 +165,11 @@ impl Certs {
         if changed {
             self.publish();
         }
-        self.tell(self.clock.now());
+        self.report(self.clock.now());
         changed
     }
 
-    /// The tunnel goes by what was published last.
+    /// Notes that the tunnel goes by the credentials that were published last.
     pub fn applied(&mut self) {
         self.applied = Arc::clone(&self.book.roots);
     }
@@ -181,14 +186,14 @@ impl Certs {
         self.published.send_replace(Arc::new(credentials(&self.book)));
     }
 
-    /// Readiness, one line of the log for each identity that cannot serve any more or can again, and the status.
-    fn tell(&mut self, now: SystemTime) {
+    /// Reports readiness, one line of the log for each identity that lost or regained its certificate, and the status.
+    fn report(&mut self, now: SystemTime) {
         let state = |identity: &Identity| self.book.entries.get(identity).map(|entry| entry.state(now));
         let is_out = |identity: &&Identity| state(identity).is_some_and(State::is_out);
         let out: BTreeSet<Identity> = self.book.entries.keys().filter(is_out).cloned().collect();
         for identity in out.difference(&self.out) {
             let state = state(identity).map(State::as_str);
-            tracing::error!(%identity, state, "no valid certificate: connections are refused");
+            tracing::error!(%identity, state, "no valid certificate, connections are refused");
         }
         for identity in self.out.difference(&out).filter(|identity| self.book.entries.contains_key(*identity)) {
             tracing::info!(%identity, "certificate valid again");

@@ -1,5 +1,5 @@
-//! What can be told about certificates without showing a key: for readiness, metrics, logs, and whoever asks the admin API.
-//! A plain value, taken after every change.
+//! The status of certificates, without keys: for readiness, metrics, logs and the admin API. A plain value, taken after every
+//! change.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,7 +10,7 @@ use underpass_telemetry::metrics::{Family, Samples};
 
 use super::book::{Book, State};
 
-/// The certificates of this node and whom they are trusted by.
+/// The certificates of this node, and the trusted roots.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Status {
     /// Every identity that is wanted here, sorted.
@@ -23,10 +23,10 @@ pub struct Status {
     pub authority: AuthorityStatus,
 }
 
-/// Where one identity stands. Times are seconds since 1970.
+/// The certificate of one identity. Times are seconds since 1970.
 #[derive(Clone, Debug, Serialize)]
 pub struct CertificateStatus {
-    /// Whose.
+    /// The identity.
     pub identity: String,
     /// `pending`, `valid`, `failing`, `missing`, `not_yet_valid` or `expired`.
     pub state: &'static str,
@@ -38,13 +38,13 @@ pub struct CertificateStatus {
     pub not_before_unix_s: Option<u64>,
     /// The last second at which it is valid.
     pub not_after_unix_s: Option<u64>,
-    /// When it is asked for next.
+    /// The time of its next request.
     pub renewal_due_unix_s: u64,
-    /// Since when it is asked for in vain.
+    /// The time since which requests fail.
     pub failing_since_unix_s: Option<u64>,
-    /// How often in vain since then.
+    /// The number of failed requests since then.
     pub failures: u32,
-    /// What the CA said last.
+    /// The last error of the CA.
     pub error: Option<String>,
 }
 
@@ -53,7 +53,7 @@ pub struct CertificateStatus {
 pub struct RootStatus {
     /// Hexadecimal.
     pub serial: String,
-    /// Its key signs now.
+    /// Whether its key signs now.
     pub signs: bool,
     /// The first second at which it is valid, since 1970.
     pub not_before_unix_s: u64,
@@ -64,13 +64,13 @@ pub struct RootStatus {
 /// The CA as it was last seen.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct AuthorityStatus {
-    /// It answers.
+    /// Whether it could be used when it was last looked at.
     pub reachable: bool,
-    /// Since when it is so, seconds since 1970.
+    /// The time of its last change, in seconds since 1970.
     pub since_unix_s: u64,
-    /// What it said last, where it does not.
+    /// The last error, where it is unreachable.
     pub error: Option<String>,
-    /// Certificates that came since the start.
+    /// Certificates that were issued since the start.
     pub issued: u64,
     /// Requests that failed since the start.
     pub failed: u64,
@@ -122,17 +122,17 @@ fn unix_s(time: SystemTime) -> u64 {
 
 static CERTIFICATES: Family = Family::gauge(
     "underpass_certificates",
-    "Identities of this node by the state of their certificates; missing and expired ones have their connections refused, those that are not yet valid by peers whose clocks say so.",
+    "Identities of this node by the state of their certificates. Connections are refused where one is missing or expired, and by peers whose clocks find it not yet valid.",
     &["state"],
 );
 static EXPIRY: Family = Family::gauge(
     "underpass_certificate_expiry_timestamp_seconds",
-    "When the first of the certificates expires, in seconds since 1970; absent without certificates.",
+    "Expiry of the certificate that expires first, in seconds since 1970; absent without certificates.",
     &[],
 );
 static REQUESTS: Family = Family::counter(
     "underpass_certificate_requests_total",
-    "Certificates that were asked for, by what came of it: issued or failed.",
+    "Requests for certificates, by result: issued or failed.",
     &["result"],
 );
 static REACHABLE: Family = Family::gauge(

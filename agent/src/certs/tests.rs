@@ -1,4 +1,4 @@
-//! A book that is told what the time is, and the CA's thread on a real directory.
+//! The book, with the time as an argument, and the CA's thread on a real directory.
 
 use std::{fs, path::Path};
 
@@ -15,8 +15,8 @@ fn identity(name: &str) -> Identity {
     format!("spiffe://cluster.local/ns/default/sa/{name}").parse().unwrap()
 }
 
-fn place(folder: &tempfile::TempDir) -> CaPlace {
-    CaPlace { directory: folder.path().join("ca"), trust_domain: TrustDomain::default() }
+fn location(folder: &tempfile::TempDir) -> CaLocation {
+    CaLocation { directory: folder.path().join("ca"), trust_domain: TrustDomain::default() }
 }
 
 fn authority(directory: &Path) -> Authority {
@@ -149,7 +149,7 @@ fn a_certificate_serves_until_it_expires_and_no_longer() {
     assert!(!status.authority.reachable);
     assert_eq!(desk.book.ca.since, since, "when it was missed first");
 
-    // It answers again: nobody waits for the end of the pause.
+    // It answers again: the pause is cut short.
     desk.answer(false);
     let reachable = Answer { trust: Ok(Trust::from(&desk.authority)), asked: [].into(), issued: Vec::new() };
     desk.book.take(reachable, desk.now, |_| 0);
@@ -164,7 +164,7 @@ fn a_certificate_serves_until_it_expires_and_no_longer() {
 fn a_first_certificate_is_waited_for_but_not_for_ever() {
     let mut desk = Desk::new();
     desk.book.want(&[identity("a")].into(), desk.now);
-    desk.book.ask(desk.now); // and nobody answers
+    desk.book.ask(desk.now); // without an answer
     assert!(desk.book.is_pending(desk.now));
     let waited = desk.wait();
     assert_eq!(waited, Duration::from_secs(3));
@@ -180,11 +180,11 @@ fn a_first_certificate_is_waited_for_but_not_for_ever() {
 #[test]
 fn roots_are_trusted_before_they_sign_and_another_signer_renews_everything() {
     let folder = tempfile::tempdir().unwrap();
-    let place = place(&folder);
-    let (directory, domain) = (place.directory.clone(), place.trust_domain.clone());
+    let location = location(&folder);
+    let (directory, domain) = (location.directory.clone(), location.trust_domain.clone());
     let now = SystemTime::now();
     let mut book = Book::new(Trust::from(&authority(&directory)), now).unwrap();
-    let mut ca = Ca::new(place);
+    let mut ca = Ca::new(location);
     let a = identity("a");
     book.want(&[a.clone()].into(), now);
     let old_roots = Arc::clone(&book.roots);
@@ -247,11 +247,11 @@ fn what_is_wrong_with_the_directory_changes_nothing_but_the_report() {
         ("for all to read", |ca| mode(&ca.join("ca.pem"), 0o644), |ca| mode(&ca.join("ca.pem"), 0o600)),
     ] {
         let folder = tempfile::tempdir().unwrap();
-        let place = place(&folder);
-        let directory = place.directory.clone();
+        let location = location(&folder);
+        let directory = location.directory.clone();
         let now = SystemTime::now();
         let mut book = Book::new(Trust::from(&authority(&directory)), now).unwrap();
-        let mut ca = Ca::new(place);
+        let mut ca = Ca::new(location);
         let before = (Arc::clone(&book.roots), book.signer.clone());
         spoil(&directory).unwrap();
         for _ in 0..2 {
@@ -259,7 +259,7 @@ fn what_is_wrong_with_the_directory_changes_nothing_but_the_report() {
             assert!(!book.take(noticed, now, |_| 0), "{what}");
         }
         assert!(book.ca.error.as_ref().is_some_and(|error| error.contains("ca")), "{what}: {:?}", book.ca);
-        // It signs nothing now, whatever it knew before.
+        // It signs nothing now, after any earlier read.
         book.want(&[identity("a")].into(), now);
         let answer =
             ca.fulfil(Order { identities: book.ask(now), lifetime: LIFETIME, trusted: Arc::clone(&book.roots) });
@@ -341,7 +341,7 @@ fn a_certificate_that_begins_later_replaces_none_that_is_valid() {
     let hour = Duration::from_secs(3600);
     let mut desk = Desk::new();
     desk.book.want(&[identity("a")].into(), desk.now);
-    // The CA's clock is an hour ahead. With nothing else there, what it signs serves, and is told.
+    // The CA's clock is an hour ahead. With nothing else there, what it signs serves, and is reported.
     let early = |desk: &mut Desk| {
         let asked = desk.book.ask(desk.now);
         let issue =
@@ -379,7 +379,7 @@ fn one_that_begins_later_begins_without_anybody_asking() {
     let ahead = desk.now + Duration::from_secs(130);
     let issued = vec![(identity("a"), Ok(desk.authority.credential(&identity("a"), LIFETIME, ahead).unwrap()))];
     desk.book.take(Answer { trust: Ok(Trust::from(&desk.authority)), asked, issued }, desk.now, |_| u64::MAX);
-    desk.book.ask(desk.now + Duration::from_secs(1)); // and nobody answers
+    desk.book.ask(desk.now + Duration::from_secs(1)); // without an answer
     let begins = desk.book.entries[&identity("a")].credential.as_ref().unwrap().not_before();
     assert_eq!(desk.book.next(desk.now), Some(begins));
     assert_eq!(desk.state_at("a", begins), State::Failing, "it serves");
@@ -389,15 +389,15 @@ fn one_that_begins_later_begins_without_anybody_asking() {
 #[test]
 fn a_step_of_the_clock_is_noticed_at_once() {
     let folder = tempfile::tempdir().unwrap();
-    let place = place(&folder);
-    let authority = authority(&place.directory);
+    let location = location(&folder);
+    let authority = authority(&location.directory);
     let ready = Readiness::new();
     let gate = ready.gate("certificates", "not open yet");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let (hour, start) = (Duration::from_secs(3600), SystemTime::now());
         let (time, clock) = watch::channel(start);
-        let mut certs = Certs::by(Clock::manual(clock), place, 24 * hour, &authority, gate).unwrap();
+        let mut certs = Certs::by(Clock::manual(clock), location, 24 * hour, &authority, gate).unwrap();
         let (published, status) = (certs.subscribe(), certs.status());
         let a = identity("a");
         let serial = || published.borrow().own.get(&a).map(|own| own.serial().clone());
@@ -414,9 +414,9 @@ fn a_step_of_the_clock_is_noticed_at_once() {
         until(&mut certs, "renewed", || serial() != first).await;
         stepped.await.unwrap();
         assert_eq!((state(), ready.waiting()), ("valid", vec![]));
-        // Back: what the CA signs by its own clock begins later by this one, and is told; it serves all the same.
+        // Back: what the CA signs by its own clock begins later by this one, and is reported; it serves all the same.
         let stepped = step(start - 14 * hour);
-        until(&mut certs, "told", || state() == "not_yet_valid").await;
+        until(&mut certs, "reported", || state() == "not_yet_valid").await;
         stepped.await.unwrap();
         until(&mut certs, "asked for again", || status.borrow().certificates[0].failures > 0).await;
         assert!(serial().is_some() && ready.waiting().is_empty());
@@ -430,14 +430,14 @@ fn a_step_of_the_clock_is_noticed_at_once() {
 #[test]
 fn a_ca_that_goes_and_comes_back_is_told_by_readiness_and_status() {
     let folder = tempfile::tempdir().unwrap();
-    let place = place(&folder);
-    let directory = place.directory.clone();
+    let location = location(&folder);
+    let directory = location.directory.clone();
     let authority = authority(&directory);
     let ready = Readiness::new();
     let gate = ready.gate("certificates", "not open yet");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let mut certs = Certs::start(place, Duration::from_secs(2), &authority, gate).unwrap();
+        let mut certs = Certs::start(location, Duration::from_secs(2), &authority, gate).unwrap();
         let (published, status) = (certs.subscribe(), certs.status());
         let a = identity("a");
         certs.want(&[a.clone()].into());

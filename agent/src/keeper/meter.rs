@@ -1,4 +1,4 @@
-//! What the keeper measures. Its own thread sets every number as it changes: a scrape walks through no World.
+//! The metrics of the keeper. Its own thread sets every number as it changes: a scrape walks through no World.
 
 use std::collections::BTreeMap;
 
@@ -17,11 +17,11 @@ static VERSION: Family =
 static OBJECTS: Family = Family::gauge("underpass_world_objects", "Objects behind the newest World.", &["kind"]);
 static FINDINGS: Family = Family::gauge(
     "underpass_world_findings",
-    "What is surprising about objects behind the newest World that are served all the same.",
+    "Findings about objects behind the newest World: surprising fields of objects that are valid and served.",
     &[],
 );
 static CHANGES: Family =
-    Family::counter("underpass_world_changes_total", "Objects that the keeper of the World put or took out.", &[]);
+    Family::counter("underpass_world_changes_total", "Objects that the keeper of the World put or removed.", &[]);
 static QUEUE: Family = Family::gauge(
     "underpass_world_updates_waiting",
     "Changed objects that the keeper of the World has not taken yet; a door with 10,000 of them waits.",
@@ -29,7 +29,7 @@ static QUEUE: Family = Family::gauge(
 );
 static PROBLEMS: Family = Family::gauge(
     "underpass_config_problems",
-    "What the newest configuration has to say: problem is an error or a warning, notice an object that is known and not \
+    "Reports about the newest configuration: problem is an error or a warning, notice an object that is known and not \
      served yet.",
     &["door", "kind"],
 );
@@ -40,7 +40,7 @@ pub const FAMILIES: &[&Family] = &[&VERSION, &OBJECTS, &FINDINGS, &CHANGES, &QUE
 /// Of a family that has no labels.
 const NONE: &[&str] = &[];
 
-/// Where the keeper's numbers are shown.
+/// The metrics of the keeper.
 #[derive(Debug)]
 pub(super) struct Meter {
     version: IntGauge,
@@ -64,7 +64,7 @@ impl Meter {
         }
     }
 
-    /// How many changes of a door wait.
+    /// The gauge of pending changes of a door.
     pub(super) fn waiting(&self, door: &str) -> IntGauge {
         self.waiting.with_label_values(&[door])
     }
@@ -79,7 +79,7 @@ impl Meter {
         }
     }
 
-    /// What a batch, each of whose changes is about another object, has made of the objects.
+    /// Counts the objects after a batch, each of whose changes is about another object.
     pub(super) fn changed(&self, batch: &Batch, before: &Sources, after: &Sources) {
         self.changes.inc_by(batch.changes.len() as u64);
         for change in &batch.changes {
@@ -94,13 +94,13 @@ impl Meter {
         }
     }
 
-    /// What was found about the objects that were looked at; what is new of it goes to the log.
+    /// Counts the findings about the objects that were resolved, and logs the new ones.
     pub(super) fn found(&self, resolved: &Resolved, before: &Sources, after: &Sources) {
         for object in &resolved.findings {
             self.findings.add(count(after, object) - count(before, object));
             let known = before.findings_of(object);
             for finding in after.findings_of(object).iter().filter(|finding| !known.contains(finding)) {
-                tracing::warn!(object = %finding.object, field = %finding.field, "{}", finding.says);
+                tracing::warn!(object = %finding.object, field = %finding.field, finding = %finding.says, "finding about a served object");
             }
         }
     }

@@ -1,8 +1,8 @@
-//! What waits for the keeper: of each door one pending batch, coalesced by key, and the newest report. Its own file because it
-//! is what two threads share, and all that bounds it.
+//! The queue before the keeper: of each door one pending batch, coalesced by key, and the newest report. Its own file because it
+//! is shared by two threads, and bounded.
 //!
-//! What must hold: a door with [`MOST_KEYS`] pending keys waits, and makes no other wait. An update is taken whole: what a door says
-//! together becomes visible together. One that is larger by itself is let in where nothing else of its door waits.
+//! What must hold: a door with [`MOST_KEYS`] pending keys waits, and makes no other wait. An update is taken whole: changes of one
+//! update become visible together. One that is larger by itself is let in where nothing else of its door waits.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,16 +19,16 @@ use underpass_telemetry::metrics::IntGauge;
 
 use super::Report;
 
-/// So many keys of one door may wait.
+/// The limit of pending keys of one door.
 pub(super) const MOST_KEYS: usize = 10_000;
 
-/// What the keeper is to take next.
+/// An entry of the queue, as the keeper takes it.
 #[derive(Debug)]
 pub(super) enum Taken {
     /// Settings.
     Mesh(MeshSettings),
-    /// What one door has said since it was last asked.
-    Said { door: usize, batch: Batch, report: Report },
+    /// The updates of one door, merged.
+    Update { door: usize, batch: Batch, report: Report },
     /// A door is gone, and nothing of it waits.
     Gone(usize),
 }
@@ -62,9 +62,9 @@ struct Door {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Gone {
     No,
-    /// The keeper has not been told.
-    Untold,
-    Told,
+    /// Gone, and the keeper does not know.
+    Unreported,
+    Reported,
 }
 
 impl State {
@@ -76,10 +76,10 @@ impl State {
             if let Some(report) = door.report.take() {
                 let changes = std::mem::take(&mut door.changes).into_values().collect();
                 door.waiting.set(0);
-                return Some(Taken::Said { door: n, batch: Batch { changes }, report });
+                return Some(Taken::Update { door: n, batch: Batch { changes }, report });
             }
-            if door.gone == Gone::Untold {
-                door.gone = Gone::Told;
+            if door.gone == Gone::Unreported {
+                door.gone = Gone::Reported;
                 return Some(Taken::Gone(n));
             }
         }
@@ -114,27 +114,28 @@ impl Queue {
         self.work.notify_one();
     }
 
-    /// From the next World on these hold.
+    /// Sets the settings of the mesh, from the next World on.
     pub(super) fn set_mesh(&self, mesh: MeshSettings) {
         self.lock().mesh = Some(mesh);
         self.work.notify_one();
     }
 
-    /// This door says nothing any more.
+    /// Closes a door.
     pub(super) fn leave(&self, door: usize) {
         if let Some(door) = self.lock().doors.get_mut(door) {
-            door.gone = Gone::Untold;
+            door.gone = Gone::Unreported;
         }
         self.work.notify_one();
     }
 
-    /// The keeper has ended: no door waits for it.
+    /// Ends the queue with the keeper: no door waits for it.
     pub(super) fn end(&self) {
         self.lock().ended = true;
         self.room.notify_all();
     }
 
-    /// What waits: settings first, then the doors in their order, but for those that were `passed`. Nothing: not within `patience`.
+    /// Takes the next entry: settings first, then the doors in their order, but for those that were `passed`. None: none came
+    /// within `patience`.
     pub(super) fn take(&self, passed: &BTreeSet<usize>, patience: Option<Duration>) -> Option<Taken> {
         let mut state = self.lock();
         let mut taken = state.next(passed);
@@ -157,7 +158,7 @@ impl Queue {
         taken
     }
 
-    /// How many keys of a door wait.
+    /// The number of pending keys of a door.
     #[cfg(test)]
     pub(super) fn waiting(&self, door: usize) -> usize {
         self.lock().doors.get(door).map_or(0, |door| door.changes.len())
@@ -192,7 +193,7 @@ mod tests {
         match queue.take(&passed.iter().copied().collect(), Some(Duration::ZERO)) {
             None => "nothing".to_owned(),
             Some(Taken::Mesh(mesh)) => format!("settings {}", mesh.root_namespace),
-            Some(Taken::Said { door, batch, .. }) => format!("{} of {door}", batch.changes.len()),
+            Some(Taken::Update { door, batch, .. }) => format!("{} of {door}", batch.changes.len()),
             Some(Taken::Gone(door)) => format!("{door} is gone"),
         }
     }
@@ -212,7 +213,7 @@ mod tests {
         queue.push(0, pods(0..1, "10.0.0.3"), Report::default());
         assert_eq!(taken(&queue, &[0]), "5 of 1", "each door once, and each object once");
         queue.leave(0);
-        assert_eq!(taken(&queue, &[]), "1 of 0", "what a door has said before it went");
+        assert_eq!(taken(&queue, &[]), "1 of 0", "the update of a door before its end");
         assert_eq!([taken(&queue, &[]), taken(&queue, &[])], ["0 is gone", "nothing"]);
     }
 
@@ -223,7 +224,7 @@ mod tests {
         batch.remove(underpass_core::objects::Object::from(pod("default/p1", "")).key());
         queue.push(0, batch, Report::default());
         queue.push(0, last.clone(), Report::default());
-        let Some(Taken::Said { batch, .. }) = queue.take(&BTreeSet::new(), None) else { panic!("nothing") };
+        let Some(Taken::Update { batch, .. }) = queue.take(&BTreeSet::new(), None) else { panic!("nothing") };
         assert_eq!(batch.changes[..1], last.changes[..]);
         assert!(matches!(batch.changes[1..], [Change::Remove(_)]));
     }

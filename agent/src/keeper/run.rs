@@ -1,4 +1,4 @@
-//! The keeper's thread: takes what waits, resolves it, publishes the next World.
+//! The keeper's thread: takes updates, resolves them, publishes the next World.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,11 +21,11 @@ use super::{
     queue::{Queue, Taken},
 };
 
-/// How often Worlds that followers may have let go are looked at.
+/// The interval between two looks for Worlds without a follower.
 const FREE_EVERY: Duration = Duration::from_secs(1);
-/// For so long what waits is merged before a World is published.
+/// The longest time for which updates are merged before a World is published.
 const MERGE_AT_MOST: Duration = Duration::from_millis(10);
-/// And so many keys of it.
+/// The number of changes after which a World is published.
 const MERGE_KEYS: usize = 4096;
 
 /// A door as the keeper knows it.
@@ -37,7 +37,7 @@ struct Door {
     answered: bool,
 }
 
-/// What is merged into one World.
+/// The updates that are merged into one World.
 #[derive(Debug, Default)]
 struct Merged {
     changes: usize,
@@ -47,14 +47,14 @@ struct Merged {
     passed: BTreeSet<usize>,
 }
 
-/// What lives on the thread.
+/// The state of the thread.
 pub(super) struct Thread {
     queue: Arc<Queue>,
     node: Arc<str>,
     doors: Vec<Door>,
     resolver: Resolver,
     world: Arc<World>,
-    /// What the World does not have yet.
+    /// Facts that the World does not have yet.
     facts: Facts,
     reports: Reports,
     senders: Senders,
@@ -62,7 +62,7 @@ pub(super) struct Thread {
     meter: Meter,
 }
 
-/// However the thread ends, no door waits for it.
+/// By any end of the thread, no door waits for it.
 impl Drop for Thread {
     fn drop(&mut self) {
         self.queue.end();
@@ -88,12 +88,12 @@ impl Thread {
         }
     }
 
-    /// Keeps until every door is gone.
+    /// Runs until every door is gone.
     pub(super) fn run(mut self) {
         while self.turn().is_continue() {}
     }
 
-    /// Waits for something, and merges what else waits.
+    /// Waits for an update, and merges the others that wait.
     fn turn(&mut self) -> ControlFlow<()> {
         // The newest is this thread's and the channel's as well.
         let is_read = self.published.free() > 1;
@@ -119,7 +119,7 @@ impl Thread {
     fn take(&mut self, taken: Taken, merged: &mut Merged) {
         match taken {
             Taken::Mesh(mesh) => self.resolve(merged, |resolver| resolver.set_settings(Arc::new(mesh))),
-            Taken::Said { door, batch, report } => {
+            Taken::Update { door, batch, report } => {
                 merged.passed.insert(door);
                 self.report(door, report);
                 self.change(&batch, merged);
@@ -193,7 +193,7 @@ impl Thread {
         if !is_first && Delta::between(&self.world, &next).is_empty() {
             return;
         }
-        tracing::info!(version = %next.version(), changes, "world");
+        tracing::info!(version = %next.version(), changes, "World published");
         self.meter.published(next.version());
         self.world = Arc::new(next);
         self.published.push(Arc::clone(&self.world));

@@ -135,11 +135,11 @@ async fn the_pods_of_the_node_are_of_the_same_objects_as_the_world() {
     rig.say(0, [pod("default/z", "10.0.0.7").into()]);
     rig.until(|world| world.workload_at([10, 0, 0, 7].into()).is_some()).await;
     assert_eq!(rig.local().len(), 2);
-    // What the node alone knows is no World, and told all the same.
+    // A pod that the node alone knows makes no World, and is published all the same.
     let version = rig.world.borrow().version();
     rig.say(0, [objects::Pod { uid: "another".into(), ..pod("default/z", "10.0.0.7") }.into()]);
-    let told = rig.snapshot.wait_for(|seen| seen.local.iter().any(|pod| &*pod.pod_uid == "another"));
-    drop(tokio::time::timeout(DEADLINE, told).await.expect("in time").expect("the keeper runs"));
+    let published = rig.snapshot.wait_for(|seen| seen.local.iter().any(|pod| &*pod.pod_uid == "another"));
+    drop(tokio::time::timeout(DEADLINE, published).await.expect("in time").expect("the keeper runs"));
     assert_eq!((rig.world.borrow().version(), rig.snapshot.borrow().world.version()), (version, version));
 }
 
