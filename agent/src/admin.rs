@@ -1,5 +1,5 @@
-//! What the agent answers on its admin socket and, as far as it only looks, on its admin address: nobody but the node's
-//! own programs may ask, because it shows who talks to whom.
+//! The admin API: all of it on the admin socket, its read-only part on the admin address, for programs of the node alone, because
+//! it shows connections with the identities of both ends.
 
 mod views;
 
@@ -21,29 +21,28 @@ use underpass_ztunnel::{Budgets, Connections};
 
 use crate::{certs, config::Running, keeper::Reports, limits, pods, reports::Counters};
 
-/// What the routes look at.
+/// The state behind the routes.
 #[derive(Clone, Debug)]
 pub struct View {
     /// The name of this node.
     pub node: Arc<str>,
     /// When the process started.
     pub started: SystemTime,
-    /// The settings that hold.
+    /// The settings in effect.
     pub settings: watch::Receiver<Arc<Running>>,
-    /// Which parts are ready.
+    /// The readiness of each part.
     pub readiness: Readiness,
     /// The newest World.
     pub world: watch::Receiver<Arc<World>>,
-    /// The objects behind it, and what was found about them.
+    /// The objects behind it, and the findings about them.
     pub sources: watch::Receiver<Sources>,
-    /// What the doors had to say.
+    /// The reports of the doors.
     pub reports: watch::Receiver<Arc<Reports>>,
-    /// What can be told about certificates.
+    /// The status of certificates.
     pub certificates: watch::Receiver<Arc<certs::Status>>,
     /// Open connections.
     pub connections: Connections,
-    /// By which they are closed.
-    /// What pods may hold, and do.
+    /// The budgets of pods, with their use.
     pub budgets: Arc<Budgets>,
     /// The kernel tables' counters, as far as there is a kernel data path.
     pub counters: Counters,
@@ -52,12 +51,12 @@ pub struct View {
 }
 
 impl View {
-    /// The newest World, by itself: whoever looks at the channel for longer keeps the keeper from publishing the next.
+    /// The newest World, out of the channel: a reader that borrows the channel for longer keeps the keeper from publishing.
     fn world(&self) -> Arc<World> {
         Arc::clone(&self.world.borrow())
     }
 
-    /// The newest objects, by themselves.
+    /// The newest objects, out of the channel.
     fn sources(&self) -> Sources {
         self.sources.borrow().clone()
     }
@@ -92,10 +91,10 @@ async fn list(connections: Connections) -> Response {
 /// `POST /connections/close?id=7`.
 async fn close(connections: Connections, request: Request) -> Response {
     let Some(id) = request.query("id").and_then(|id| id.parse().ok()) else {
-        return Response::error(StatusCode::BAD_REQUEST, "which connection? POST /connections/close?id=NUMBER");
+        return Response::error(StatusCode::BAD_REQUEST, "missing or invalid id: POST /connections/close?id=NUMBER");
     };
     if connections.close(id).await {
-        tracing::info!(connection = id, "closed by an operator");
+        tracing::info!(connection = id, "connection closed by an operator");
         return Response::json(&Closed { closed: id });
     }
     Response::error(StatusCode::NOT_FOUND, format_args!("no connection {id} is open: it may have ended meanwhile"))
@@ -115,7 +114,7 @@ struct ConfigDump<'a> {
     kernel: std::collections::BTreeMap<String, u64>,
 }
 
-/// How a pod of this node stands.
+/// The status of a pod of this node.
 #[derive(Serialize)]
 struct PodView {
     name: String,

@@ -1,5 +1,5 @@
-//! `underpass-agent ca`: what an operator does with the embedded CA. The agents need not be told: each of them looks at the
-//! state directory itself. A room of its own because it is another program than the agent, which only shares its file.
+//! `underpass-agent ca`: the operator's command for the embedded CA. The agents need no notice: each of them looks at the state
+//! directory itself. A room of its own because it is another program than the agent, and only shares its file.
 
 use std::{
     ffi::OsString,
@@ -16,10 +16,10 @@ use underpass_identity::{
     rotation::{self, NOTICED_AFTER, Phase, Status},
 };
 
-/// Looks at the embedded certificate authority, or replaces its root in three steps: `prepare`, `activate`, `retire`.
+/// Shows the embedded certificate authority, or replaces its root in three steps: `prepare`, `activate`, `retire`.
 ///
-/// No connection fails if each step is given its time: every agent has noticed the step before, and nothing is in use any
-/// more that hangs on the old root. A step that comes too early is refused.
+/// No connection fails if each step has its time: until every agent has noticed the step before, and no certificate of the old
+/// root is in use any more. A step that comes too early is refused.
 #[derive(Debug, Parser)]
 #[command(name = "underpass-agent ca", version)]
 pub struct Command {
@@ -29,25 +29,24 @@ pub struct Command {
 
 #[derive(Clone, Debug, Subcommand)]
 enum Step {
-    /// Shows the roots, and how far a rotation is.
-    Status(Place),
+    /// Shows the roots, and the step of a rotation.
+    Status(Location),
     /// Makes a new root, which every agent trusts from now on; the old one goes on signing.
-    Prepare(Place),
+    Prepare(Location),
     /// Lets the new root sign; the old one stays trusted. Every agent renews its certificates at once.
     Activate(Early),
     /// Stops trusting the old root. Connections whose peer was verified by it are reset.
     Retire {
         #[command(flatten)]
         early: Early,
-        /// The longest lifetime of a workload's certificate that any agent was set to: so long after `activate` the old root
-        /// may be in use.
+        /// The longest --certificate-lifetime of any agent: the time after `activate` for which the old root may be in use.
         #[arg(long, env = "UNDERPASS_CERTIFICATE_LIFETIME", value_name = "DURATION", default_value = "24h", value_parser = crate::config::lifetime)]
         certificate_lifetime: Duration,
     },
 }
 
 #[derive(Clone, Debug, Args)]
-struct Place {
+struct Location {
     /// The state directory of the agents.
     #[arg(long, env = "UNDERPASS_STATE", value_name = "DIR", default_value = "/var/lib/underpass")]
     state: PathBuf,
@@ -59,14 +58,14 @@ struct Place {
 #[derive(Clone, Debug, Args)]
 struct Early {
     #[command(flatten)]
-    place: Place,
-    /// Without waiting until everybody must have noticed the step before: you have looked yourself.
+    location: Location,
+    /// Skip the wait for every agent to notice the step before, where you have checked that yourself.
     #[arg(long)]
     now: bool,
 }
 
 impl Command {
-    /// The command line, where it is this command's.
+    /// Parses the command line, where it is this command's.
     #[must_use]
     pub fn asked(mut arguments: impl Iterator<Item = OsString>) -> Option<Result<Self, clap::Error>> {
         let program = arguments.next()?;
@@ -74,7 +73,7 @@ impl Command {
         (first == "ca").then(|| Self::try_parse_from(std::iter::once(program).chain(arguments)))
     }
 
-    /// Does it, and says what came of it.
+    /// Runs the command, and prints its result.
     #[must_use]
     pub fn run(self, now: SystemTime) -> ExitCode {
         match self.step.take(now) {
@@ -93,18 +92,18 @@ impl Command {
 
 impl Step {
     fn take(self, now: SystemTime) -> Result<Status, Error> {
-        let dir = |place: &Place| crate::certs::directory(&place.state);
+        let dir = |location: &Location| crate::certs::directory(&location.state);
         let wait = |early: &Early, wait: Duration| if early.now { Duration::ZERO } else { wait };
         match self {
-            Self::Status(place) => rotation::status(&dir(&place), &place.trust_domain, now),
-            Self::Prepare(place) => rotation::prepare(&dir(&place), &place.trust_domain, now),
+            Self::Status(location) => rotation::status(&dir(&location), &location.trust_domain, now),
+            Self::Prepare(location) => rotation::prepare(&dir(&location), &location.trust_domain, now),
             Self::Activate(early) => {
                 let settled = wait(&early, NOTICED_AFTER);
-                rotation::activate(&dir(&early.place), &early.place.trust_domain, now, settled)
+                rotation::activate(&dir(&early.location), &early.location.trust_domain, now, settled)
             }
             Self::Retire { early, certificate_lifetime } => {
                 let settled = wait(&early, certificate_lifetime);
-                rotation::retire(&dir(&early.place), &early.place.trust_domain, now, settled)
+                rotation::retire(&dir(&early.location), &early.location.trust_domain, now, settled)
             }
         }
     }
@@ -133,8 +132,8 @@ mod tests {
     use super::*;
 
     fn run(arguments: &[&str], state: &std::path::Path, later: Duration) -> Result<String, String> {
-        let place = ["--state", state.to_str().unwrap()];
-        let all = ["underpass-agent", "ca"].iter().chain(arguments).chain(&place).map(OsString::from);
+        let location = ["--state", state.to_str().unwrap()];
+        let all = ["underpass-agent", "ca"].iter().chain(arguments).chain(&location).map(OsString::from);
         let command = Command::asked(all).expect("ours").map_err(|e| e.to_string())?;
         let now = SystemTime::now() + later;
         command.step.take(now).map(|status| text(&status, now)).map_err(|e| e.to_string())

@@ -1,5 +1,5 @@
-//! `underpass-agent cleanup`: everything that agents left on this node is taken away, without one. For nodes that leave the
-//! mesh for good: as long as anything is pinned, captured connections wait for the next agent.
+//! `underpass-agent cleanup`: the removal of everything that agents left on this node. For nodes that leave the mesh for good: as
+//! long as anything is pinned, captured connections wait for the next agent.
 //!
 //! What must hold: the order. Nothing new is captured; captured sockets are destroyed, and looked at again; then rules
 //! and routes; `guard` last. A step that fails stops the rest, and it can be run again. Not while an agent runs.
@@ -21,17 +21,17 @@ use crate::{
     preflight,
 };
 
-/// What fails is tried so many times: sockets come and go under a process list that is read.
+/// The number of tries: sockets come and go under a process list that is read.
 const TRIES: usize = 5;
-/// Between two of them.
+/// The pause between two tries.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// What clap says about it.
-const ABOUT: &str = "Take everything away that agents left on this node: captured sockets are ended, then rules, routes, \
-programs and tables go. Not while an agent runs. Exit status: 0, nothing is left; 1, something is, and is named.";
-/// The settings that matter here.
+/// The description in `--help`.
+const ABOUT: &str = "Remove everything that agents left on this node: captured sockets are destroyed, then rules, routes, programs \
+and tables are removed. Not while an agent runs. Exit status: 0, nothing is left; 1, something is, and is named.";
+/// The settings of a cleanup.
 const SETTINGS: [&str; 5] = ["config", "node", "state", "bpffs", "cgroup_root"];
-/// One that an agent needs and this does not.
+/// A setting that an agent requires and a cleanup does not.
 const MANIFESTS: &str = "UNDERPASS_MANIFESTS";
 
 /// Loads the settings: those of the node's agent, from the same flags, environment and file, so that it is the same pins
@@ -62,14 +62,14 @@ fn help() -> clap::Error {
     command.error(ErrorKind::DisplayHelp, text)
 }
 
-/// What was done, and what is left.
+/// The report of a cleanup.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Pods that were captured and are not any more.
+    /// The number of released pods.
     pub released: usize,
-    /// Programs, tables and links are gone.
+    /// Whether programs, tables and links are removed.
     pub removed: bool,
-    /// What is left, and why.
+    /// The objects that are left, each with the reason.
     pub left: Vec<String>,
 }
 
@@ -87,10 +87,10 @@ impl fmt::Display for Report {
     }
 }
 
-/// Why nothing was done.
+/// A cleanup that was not begun.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// An agent runs, or its lock cannot be looked at.
+    /// An agent runs, or its lock cannot be read.
     #[error(transparent)]
     Claim(#[from] handover::Error),
     /// The kernel data path.
@@ -101,7 +101,7 @@ pub enum Error {
     Pods(#[from] pods::Error),
 }
 
-/// Takes everything away.
+/// Removes everything.
 ///
 /// # Errors
 /// Where an agent runs, or what is pinned cannot be read. What could be read and not be removed is in the report.
@@ -110,9 +110,9 @@ pub fn run(config: &Config) -> Result<Report, Error> {
     pods::see_processes(&root)?;
     let settings = preflight::kernel_settings(config, root);
     let address = HandoverAddress::new(&config.state, &settings);
-    // Nobody may begin to be the agent meanwhile.
+    // No process may become the agent meanwhile.
     let Claim::Alone(lock) = address.claim(false)? else {
-        return Ok(Report::default()); // a claim that is not to take over finds nobody, or fails
+        return Ok(Report::default()); // a claim without take-over is alone, or fails
     };
     let mut report = Report::default();
     if Kernel::is_pinned(&settings) {
@@ -157,10 +157,10 @@ fn release(settings: &underpass_loader::Settings, report: &mut Report) -> Result
     }
     let left = pods.orphans();
     report.released = before.len() - left.len();
-    let named = left.iter().map(|cookie| format!("the pod whose network namespace has the cookie {}", cookie.0));
+    let named = left.iter().map(|cookie| format!("the pod with network namespace cookie {}", cookie.0));
     report.left.extend(named);
     if !report.left.is_empty() {
-        report.left.push("programs, links and tables: they go when every pod is released".to_owned());
+        report.left.push("programs, links and tables: to be removed once every pod is released".to_owned());
     }
     Ok(())
 }
@@ -194,13 +194,13 @@ mod tests {
         };
         check(&[], "", "node");
         check(&["--node", "n", "--config", "/f"], "bpfs: /b\n", "bpfs");
-        check(&["--help"], "", "Take everything away that agents left");
+        check(&["--help"], "", "Remove everything that agents left");
         check(&["--help"], "", "--cgroup-root");
         assert!(!loaded(&["--help"], &[], "").unwrap_err().contains("--metrics-address"));
     }
 
     #[test]
-    fn what_is_said() {
+    fn reports_in_text() {
         let check = |report: Report, says: &str| assert_eq!(report.to_string(), says);
         check(Report::default(), "nothing to do: nothing is pinned for this node\n");
         let gone = Report { released: 2, removed: true, left: Vec::new() };

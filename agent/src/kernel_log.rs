@@ -1,4 +1,4 @@
-//! The kernel's decisions as events of the agent's log, where `--kernel-log` loads the programs that say them. Its own file
+//! The kernel's decisions as events of the agent's log, where `--kernel-log` loads the programs that log. Its own file
 //! because the field names are an interface, shared with the metric of the same decisions.
 
 use std::{io, net::SocketAddr, os::fd::AsFd as _};
@@ -12,37 +12,37 @@ use underpass_loader::{KernelLog, LogRecord};
 
 use crate::reports::verdict;
 
-/// Starts a thread that writes the decisions down until the process ends. It waits for them alone, and nothing waits for it.
+/// Starts the thread that logs the decisions until the process ends. It waits for them alone, and nothing waits for it.
 ///
 /// # Errors
 /// Where no thread can be started.
-pub fn follow(log: KernelLog) -> io::Result<()> {
+pub fn start(log: KernelLog) -> io::Result<()> {
     let mut log = log.writing(write);
     let run = move || {
         let _ends = Ends;
         loop {
             match poll(&mut [PollFd::new(log.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
                 Ok(_) | Err(Errno::EINTR) => log.read(),
-                Err(error) => return tracing::error!(%error, "kernel log cannot be waited for"),
+                Err(error) => return tracing::error!(%error, "waiting for the kernel log failed"),
             }
         }
     };
     std::thread::Builder::new().name("kernel-log".into()).spawn(run).map(drop)
 }
 
-/// The thread ends, whatever ends it: a record that the library cannot read is a panic of its own.
+/// Logs the end of the thread, also by a panic: a record that the library cannot read is one.
 struct Ends;
 
 impl Drop for Ends {
     fn drop(&mut self) {
-        tracing::error!("kernel log ends: decisions are no longer written down");
+        tracing::error!("kernel log stopped, decisions are no longer logged");
     }
 }
 
 fn write(record: LogRecord) {
     let decision = match record {
         Ok(decision) => decision,
-        Err(error) => return tracing::warn!(%error, "kernel log cannot be read"),
+        Err(error) => return tracing::warn!(%error, "reading a record of the kernel log failed"),
     };
     let address = |of: Option<SocketAddr>| of.map(display);
     tracing::info!(

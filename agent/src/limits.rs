@@ -1,5 +1,5 @@
-//! What the process may use, and what of it is for connections: the rest is kept for control, so that a node full of
-//! connections still answers its admin API, takes new pods and closes what a policy denies.
+//! The limit of open files, and its part for connections: the rest is kept for control, so that a node full of connections
+//! still answers its admin API, takes new pods and resets connections that a policy denies.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -13,19 +13,19 @@ use crate::config::Config;
 
 /// Descriptors that are kept for control, in percent.
 const RESERVED_PERCENT: usize = 10;
-/// And at least so many: what the agent has open before its first pod, and room to work.
+/// The least number of them: for the files that are open before the first pod, and room to work.
 const RESERVED_MIN: usize = 128;
 
-/// Every connection costs descriptors: as many as we may have.
+/// Raises the limit of open files as far as it may be: every connection costs descriptors.
 pub fn raise_descriptors() {
     let raised =
         getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
-        tracing::warn!(%error, "open files: the soft limit stays");
+        tracing::warn!(%error, "raising the limit of open files failed");
     }
 }
 
-/// What the node has for its pods.
+/// The budgets of the node for its pods.
 #[must_use]
 pub fn of(config: &Config) -> Limits {
     // Unlimited is more than there can be.
@@ -38,7 +38,7 @@ pub fn of(config: &Config) -> Limits {
     }
 }
 
-/// How many of so many descriptors connections may have.
+/// The part of the descriptors that connections may have.
 fn for_connections(files: usize) -> usize {
     let reserved = (files / 100).saturating_mul(RESERVED_PERCENT).max(RESERVED_MIN);
     files.saturating_sub(reserved)
@@ -48,7 +48,7 @@ fn mib(n: usize) -> usize {
     n.saturating_mul(1 << 20)
 }
 
-/// A budget, and what of it is used.
+/// A budget, and its used part.
 #[derive(Serialize)]
 struct Use {
     used: usize,
@@ -77,7 +77,7 @@ struct PodView {
     given_up: u64,
 }
 
-/// The route that shows what pods hold and may hold.
+/// The route that shows budgets and their use by pods.
 #[must_use]
 pub fn routes(router: Router, budgets: &Arc<Budgets>) -> Router {
     let budgets = Arc::clone(budgets);

@@ -1,4 +1,4 @@
-//! The agent's binary.
+//! The binary of the agent.
 
 use std::process::ExitCode;
 

@@ -1,5 +1,4 @@
-//! What the agent measures that no room of its own counts, and the list of everything that is measured, from which
-//! `docs/metrics.md` is written.
+//! Metrics of the process, and the list of all families of the agent, from which `docs/metrics.md` is written.
 //!
 //! A family stands beside what it measures; its room lists it in `FAMILIES`, and [`groups`] names the rooms.
 
@@ -11,18 +10,18 @@ use underpass_ztunnel::metrics::Settings;
 
 use crate::{certs, config::Config, keeper, pods, reports};
 
-static BUILD: Family = Family::gauge("underpass_build_info", "Always 1; which build this is.", &["version"]);
+static BUILD: Family = Family::gauge("underpass_build_info", "Version of the build; always 1.", &["version"]);
 /// The families of this room.
 const FAMILIES: &[&Family] = &[&BUILD];
 
-/// Everything that the agent measures, by what it is about.
+/// All families of the agent, by subject.
 #[must_use]
 pub fn groups() -> Vec<(&'static str, &'static [&'static Family])> {
     vec![
         ("Traffic", underpass_ztunnel::metrics::FAMILIES),
         ("Tunnels", underpass_net::tunnel::FAMILIES),
         ("Certificates", certs::FAMILIES),
-        ("What pods hold", underpass_ztunnel::BUDGET_FAMILIES),
+        ("Budgets", underpass_ztunnel::BUDGET_FAMILIES),
         ("World", keeper::FAMILIES),
         ("Pods", pods::FAMILIES),
         ("Kernel", reports::FAMILIES),
@@ -38,7 +37,7 @@ pub fn measure(registry: &Registry) {
     process::measure(registry);
 }
 
-/// How traffic is counted.
+/// The settings of traffic metrics.
 #[must_use]
 pub fn traffic(config: &Config) -> Settings {
     Settings {
@@ -59,7 +58,7 @@ mod tests {
         Generated from the code: `UPDATE_EXPECT=1 cargo test -p underpass-agent --lib metrics`.\n\n\
         The agent serves them at `http://NODE:15020/metrics` (`--metrics-address`), and under `/stats/prometheus`, as \
         Prometheus' text\nformat 0.0.4. Counters start at 0 with the process.\n\n\
-        Traffic is told from both ends: `reporter` is `source` at the caller's node and `destination` at the called one's, so \
+        Traffic is reported by both ends: `reporter` is `source` at the caller's node and `destination` at the called one's, so \
         that a connection\nwithin the mesh is counted once by each. Received bytes go from the source to the destination, \
         sent bytes come back. What is not\nknown is `unknown`: a workload is known by its address, a principal by its \
         certificate alone, and the service of an inbound connection\nis the first by name that leads to its port. Series of \

@@ -1,4 +1,4 @@
-//! The agent of the version after this one, which tests upgrade to and go back from: kernel tables with other layouts, otherwise
+//! The binary of the version after this one, which tests upgrade to and go back from: kernel tables with other layouts, otherwise
 //! the same.
 
 use std::process::ExitCode;

@@ -216,7 +216,7 @@ pub async fn run_in<D: DataPath + 'static>(
     let (snapshot, mesh) = (keeper.snapshot(), keeper.mesh());
     let keeper = keeper.start().map_err(failed("start the keeper's thread"))?;
     let mut keeping = SupervisedTask::spawn("the keeper of the World", keeper);
-    decisions.map(kernel_log::follow).transpose().map_err(failed("start the thread of the kernel log"))?;
+    decisions.map(kernel_log::start).transpose().map_err(failed("start the thread of the kernel log"))?;
     let watching = watch_manifests(&config.manifests, manifests)?;
 
     let mut node = Node {

@@ -1,5 +1,5 @@
-//! Tells a service manager how the agent stands (sd_notify(3)): `READY=1` when the pods are captured, `STOPPING=1` when it
-//! begins to end. Does nothing where nobody asked, by `NOTIFY_SOCKET`.
+//! Notifications of a service manager (sd_notify(3)): `READY=1` when the pods are captured, `STOPPING=1` when the agent begins to
+//! end. Without `NOTIFY_SOCKET` there are none.
 
 use std::{
     ffi::OsStr,
@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-/// A service manager's socket.
+/// The socket of a service manager.
 #[derive(Debug, Default)]
 pub struct Notify(Option<SocketAddr>);
 
@@ -28,27 +28,27 @@ impl Notify {
         Self(address.and_then(|address| match address {
             Ok(address) => Some(address),
             Err(error) => {
-                tracing::warn!(%error, ?socket, "NOTIFY_SOCKET is no address");
+                tracing::warn!(%error, ?socket, "invalid NOTIFY_SOCKET");
                 None
             }
         }))
     }
 
-    /// The pods of this node are captured.
+    /// Reports that the pods of this node are captured.
     pub fn ready(&self) {
-        self.say("READY=1");
+        self.send("READY=1");
     }
 
-    /// It ends.
+    /// Reports that the agent begins to end.
     pub fn stopping(&self) {
-        self.say("STOPPING=1");
+        self.send("STOPPING=1");
     }
 
-    fn say(&self, state: &str) {
+    fn send(&self, state: &str) {
         let Some(address) = &self.0 else { return };
         let sent = || -> io::Result<usize> { UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), address) };
         if let Err(error) = sent() {
-            tracing::warn!(%error, state, "the service manager is not told");
+            tracing::warn!(%error, state, "notifying the service manager failed");
         }
     }
 }
@@ -74,7 +74,7 @@ mod tests {
             }
         }
         std::fs::remove_file(&path).unwrap();
-        // Nobody asked, or nobody is there: nothing happens.
+        // Without a variable, or without a service manager, nothing happens.
         Notify::new(None).ready();
         Notify::new(Some(path.as_os_str())).ready();
     }

@@ -1,5 +1,5 @@
-//! Everything that can be wrong on a machine, found out before anything is changed, and said all at once: an operator
-//! mends a list once, not one line per restart. What is checked by opening it is kept open and handed to the agent.
+//! The checks of a machine before anything is changed, with all faults in one report: an operator mends a list once, not one line
+//! per restart. Files and sockets that are checked by opening them are kept open and handed to the agent.
 
 use std::{
     fmt, io,
@@ -22,12 +22,12 @@ use crate::{
     pods,
 };
 
-/// One thing that is wrong, and what to do about it.
+/// A fault of the machine, with its remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// What was tried, on what, and what came of it.
+    /// Operation, object and error.
     pub found: String,
-    /// What to do.
+    /// The remedy.
     pub remedy: String,
 }
 
@@ -37,31 +37,31 @@ impl fmt::Display for Fault {
     }
 }
 
-/// What the agent starts with.
+/// The results of the checks, with which the agent starts.
 #[derive(Debug)]
 pub struct Checked {
     /// The embedded CA.
     pub authority: Authority,
-    /// Bound already.
+    /// The servers, bound.
     pub servers: Servers,
-    /// Open already.
+    /// The access log, open.
     pub access_log: access_log::AccessLog,
-    /// Where the kernel data path lives.
+    /// The location of the kernel data path.
     pub kernel: underpass_loader::Settings,
     /// The agent's own cgroup, by which the kernel knows its sockets.
     pub own_cgroup: CgroupId,
-    /// This process is the agent of the node, or about to be.
+    /// The claim by which this process is the agent of the node, or about to be.
     pub claim: Claimed,
 }
 
-/// What the agent listens on outside of pods.
+/// The servers of the agent, all of them outside of pods.
 #[derive(Debug)]
 pub struct Servers {
     /// The admin API, for root, in full.
     pub admin_socket: Listener,
-    /// Its name, while the agent that runs still has it.
+    /// The admin socket without its path, while the predecessor has that.
     pub unpublished: Option<Unpublished>,
-    /// The admin API on loopback, looking only.
+    /// The read-only admin API on loopback.
     pub admin: Listener,
     /// Readiness.
     pub readiness: Listener,
@@ -69,7 +69,7 @@ pub struct Servers {
     pub metrics: Listener,
 }
 
-/// Those with an address.
+/// The servers with an IP address.
 struct Bound {
     admin: Listener,
     readiness: Listener,
@@ -77,7 +77,7 @@ struct Bound {
 }
 
 impl Bound {
-    /// Each at its address: on the one of these sockets that listens there already, or on a new one.
+    /// Binds each at its address: on the one of these sockets that listens there already, or on a new one.
     fn new(config: &Config, mut sockets: Vec<TcpListener>) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
         let ipv6 = has_ipv6();
@@ -108,7 +108,7 @@ impl Bound {
 }
 
 impl Servers {
-    /// Their sockets, again: for a successor.
+    /// Copies of their sockets, for a successor.
     ///
     /// # Errors
     /// No descriptor is left.
@@ -151,10 +151,10 @@ pub enum Claimed {
     From(Successor, Box<Inherited>),
 }
 
-/// Checks everything.
+/// Runs all checks.
 ///
 /// # Errors
-/// All that is wrong.
+/// All faults.
 pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
     let mut faults = Vec::new();
     let mut fault = |found: String, remedy: &str| faults.push(Fault { found, remedy: remedy.to_owned() });
@@ -202,15 +202,15 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
 
     match (authority, claim, access_log, kernel) {
         (Some(authority), Some(claim), Some(access_log), Some(kernel)) if faults.is_empty() => {
-            // Last and alone, because all of it changes something: the process may move to another cgroup, the agent that
-            // runs stands still, and a socket that another agent left is replaced.
+            // Last and alone, because all of it changes something: the process may move to another cgroup, a running agent
+            // stands still, and a socket that an earlier agent left is replaced.
             let one = |found: String, remedy: &str| vec![Fault { found, remedy: remedy.to_owned() }];
             let own_cgroup = own_cgroup().map_err(|e| one(chain(&e), "run as root, with cgroup2 writable"))?;
             let (claim, sockets) = claimed(claim)?;
             let bound = bound.map_or_else(|| Bound::new(config, sockets), Ok)?;
             let unwritable = |e: AdminError| one(chain(&e), "name a path that can be written with --admin-socket");
             let (admin_socket, unpublished) = Listener::unix_aside(&config.admin_socket).map_err(unwritable)?;
-            // Whoever is followed is asked there until it has been.
+            // The predecessor answers there until it has left.
             let unpublished = match claim {
                 Claimed::Alone(_) => unpublished.publish().map(|()| None).map_err(unwritable)?,
                 Claimed::From(..) => Some(unpublished),
@@ -220,14 +220,14 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
         }
         (_, claim, ..) => {
             if let (Some(address), Some(Claim::Alone(lock))) = (address, claim) {
-                address.leave(lock); // who cannot start leaves nothing behind
+                address.leave(lock); // an agent that cannot start leaves nothing behind
             }
             Err(faults)
         }
     }
 }
 
-/// The agent's own cgroup, which the kernel programs know its sockets by.
+/// The agent's own cgroup, by which the kernel programs know its sockets.
 fn own_cgroup() -> Result<CgroupId, pods::Error> {
     pods::cgroup_id(&pods::own_alone("underpass-agent")?)
 }
@@ -240,7 +240,7 @@ fn access_log_settings(config: &Config) -> access_log::Settings {
     access_log::Settings { format: config.access_log_format, target, ..access_log::Settings::default() }
 }
 
-/// Where the kernel data path of this node lives.
+/// The location of the kernel data path of this node.
 pub(crate) fn kernel_settings(config: &Config, cgroup_root: PathBuf) -> underpass_loader::Settings {
     underpass_loader::Settings {
         bpffs: config.bpffs.clone(),
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_is_wrong_is_said_at_once() {
+    fn all_faults_are_reported_at_once() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let taken = taken.local_addr().unwrap().to_string();
         let args = [

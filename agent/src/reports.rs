@@ -1,4 +1,4 @@
-//! What the kernel programs count, read for whoever asks.
+//! The counters of the kernel programs, read for metrics and the admin API.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use underpass_telemetry::metrics::{Family, Registry};
 
 static EVENTS: Family = Family::counter(
     "underpass_kernel_events_total",
-    "What the kernel programs decided: at which hook, what, and whether it was passed or refused (dropped, held back).",
+    "Decisions of the kernel programs by hook, event and verdict: passed or refused (dropped, held back).",
     &["hook", "event", "verdict"],
 );
 
@@ -38,7 +38,7 @@ impl Counters {
         Ok(Self(Some(Arc::new(Mutex::new(Counts::open(settings)?)))))
     }
 
-    /// Of a data path that no kernel carries out.
+    /// No counters: of a data path in memory.
     #[must_use]
     pub const fn none() -> Self {
         Self(None)
@@ -67,12 +67,12 @@ impl Counters {
     }
 }
 
-/// What a decision came to, in metrics and in the log.
+/// The verdict of a decision, in metrics and in the log.
 pub(crate) const fn verdict(counter: Counter) -> &'static str {
     if is_refusal(counter) { "refused" } else { "passed" }
 }
 
-/// What is counted there was refused, dropped or held back.
+/// Whether this counter is of refused, dropped or held-back packets and calls.
 const fn is_refusal(counter: Counter) -> bool {
     use Counter::{
         AcceptBound, AcceptNotBound, ConnectAgent, ConnectBoundDevice, ConnectCaptured, ConnectLeave, ConnectLocal,

@@ -1,5 +1,5 @@
-//! Who asks the agent to end: SIGTERM from whoever started it, SIGINT from a terminal. The first one drains, the second
-//! ends at once.
+//! The signals that end the agent: SIGTERM of its service manager, SIGINT of a terminal. The first one drains, the second ends
+//! at once.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use tokio::{
     sync::mpsc,
 };
 
-/// What asks for the end, one after the other.
+/// The requests to end, one after the other.
 #[derive(Debug)]
 pub struct Signals(mpsc::UnboundedReceiver<()>);
 
@@ -34,10 +34,10 @@ impl Signals {
         Ok(Self(signals))
     }
 
-    /// What is sent here asks for the end: for an agent in a test.
+    /// Requests by a channel: for an agent in a test.
     #[must_use]
-    pub const fn of(asks: mpsc::UnboundedReceiver<()>) -> Self {
-        Self(asks)
+    pub const fn of(requests: mpsc::UnboundedReceiver<()>) -> Self {
+        Self(requests)
     }
 
     /// Completes with the next one. Dropped before that, nothing is lost.

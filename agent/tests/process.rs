@@ -41,7 +41,7 @@ use underpass_telemetry::{
 };
 use underpass_ztunnel::{sockets::Ends, testing::Switch};
 
-/// Within this, or never.
+/// The timeout of every wait.
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Of the log, which a process has one of.
 static LEVELS: OnceLock<log::Levels> = OnceLock::new();
@@ -318,7 +318,7 @@ fn from_a_manifest_to_an_open_connection() {
     let (of_a, of_b) = (agent.enrolled("a", A, 1), agent.enrolled("b", B, 2));
     let mut open = agent.captured(of_a, A, B);
     talk(&mut open);
-    is_reset(&mut agent.captured(of_b, B, A)); // nobody listens there
+    is_reset(&mut agent.captured(of_b, B, A)); // no application listens there
     agent.line(&[("direction", "inbound"), ("reason", "connect_failed"), ("source_workload", "b")]);
     let dump = agent.ask("/config_dump");
     let certificates = dump["certificates"].as_array().expect("certificates");
@@ -353,7 +353,7 @@ fn from_a_manifest_to_an_open_connection() {
         answered.then_some(socket)
     });
 
-    // The caller becomes somebody else: what it opened ends, and the next one has another certificate.
+    // The caller gets another identity: what it opened ends, and the next one has another certificate.
     agent.edit("a.yaml", Some(&manifests[0].1.replace("serviceAccountName: a", "serviceAccountName: x")));
     is_reset(&mut open);
     agent.line(&[("direction", "outbound"), ("reason", "identity"), ("source_workload", "a")]);
@@ -363,7 +363,7 @@ fn from_a_manifest_to_an_open_connection() {
         let answered = socket.write_all(b"hello").is_ok() && socket.read_exact(&mut [0; 5]).is_ok();
         answered.then_some(socket)
     });
-    // Its object is gone, and its sandbox lives: nothing goes on that nobody can judge.
+    // Its object is gone, and its sandbox lives: nothing goes on that cannot be judged.
     agent.edit("a.yaml", None);
     is_reset(&mut open);
     agent.line(&[("direction", "outbound"), ("reason", "pod_gone"), as_x]);

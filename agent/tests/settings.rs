@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::Command, time::Duration};
 
 use underpass_agent::config::{self, Reloader, Running, Sources};
 
-/// One generous deadline for everything that is waited for.
+/// The timeout of every wait.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 fn agent(args: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String, String) {

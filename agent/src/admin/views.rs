@@ -1,4 +1,4 @@
-//! What the command asks a running agent: the World as people see it, with what only this agent knows about it.
+//! The answers to the command `underpass`: the World for people, with the states that only this agent knows.
 
 use std::{
     collections::BTreeMap,
@@ -102,7 +102,7 @@ fn problems(reports: &Reports) -> ProblemCount {
     }
 }
 
-/// Every pod of the World; of those of this node, how they stand.
+/// Every pod of the World; those of this node with their state.
 fn workloads(view: &View) -> Vec<view::Workload> {
     let here = view.pods.status();
     let state = |name: &str| {
@@ -131,7 +131,7 @@ fn certificates(view: &View) -> Vec<Certificate> {
     view.certificates.borrow().certificates.iter().map(certificate).collect()
 }
 
-/// The handshakes that were refused last, the latest first.
+/// The latest refused handshakes, the newest first.
 fn refused(view: &View) -> Vec<RefusedHandshake> {
     view.connections.refusals().list().iter().filter_map(refused_handshake).collect()
 }
@@ -160,7 +160,7 @@ fn refused_handshake(one: &underpass_ztunnel::RefusedHandshake) -> Option<Refuse
 
 fn explained(view: &View, request: &Request) -> Response {
     let (Some(source), Some(destination)) = (request.query("source"), request.query("destination")) else {
-        let says = "from where to where? GET /explain?source=NAMESPACE/POD&destination=SERVICE:PORT";
+        let says = "missing source or destination: GET /explain?source=NAMESPACE/POD&destination=SERVICE:PORT";
         return Response::error(StatusCode::BAD_REQUEST, says);
     };
     match explain::explain(&view.world(), Some(&view.sources()), source, destination) {

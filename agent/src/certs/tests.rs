@@ -316,7 +316,7 @@ fn a_clock_that_is_set_back_renews_what_begins_later() {
 }
 
 #[test]
-fn a_clock_that_is_set_back_makes_nobody_wait_longer() {
+fn a_clock_that_is_set_back_makes_no_wait_longer() {
     let mut desk = Desk::new();
     // One that never was answered, one that was refused.
     desk.book.want(&[identity("a"), identity("b")].into(), desk.now);
@@ -372,7 +372,7 @@ fn a_certificate_that_begins_later_replaces_none_that_is_valid() {
 }
 
 #[test]
-fn one_that_begins_later_begins_without_anybody_asking() {
+fn one_that_begins_later_begins_without_a_request() {
     let mut desk = Desk::new();
     desk.book.want(&[identity("a")].into(), desk.now);
     let asked = desk.book.ask(desk.now);
