@@ -27,7 +27,7 @@ pub fn groups() -> Vec<(&'static str, &'static [&'static Family])> {
         ("Kernel", reports::FAMILIES),
         ("Access log", access_log::FAMILIES),
         ("The process", FAMILIES),
-        ("The process, by the names that every program uses", process::FAMILIES),
+        ("The process, by Prometheus' common names", process::FAMILIES),
     ]
 }
 

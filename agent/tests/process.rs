@@ -43,7 +43,7 @@ use underpass_ztunnel::{sockets::Ends, testing::Switch};
 
 /// The timeout of every wait.
 const DEADLINE: Duration = Duration::from_secs(60);
-/// Of the log, which a process has one of.
+/// The levels of the log, of which a process has one.
 static LEVELS: OnceLock<log::Levels> = OnceLock::new();
 const A: &str = "10.0.0.1";
 const B: &str = "10.0.0.2";
@@ -204,7 +204,7 @@ impl Agent {
         });
     }
 
-    /// What the admin API answers.
+    /// The answer of the admin API.
     fn ask(&self, path: &str) -> Value {
         let (status, body) = get(self.admin, path).expect("an answer");
         assert_eq!(status, 200, "{path}: {body}");
@@ -295,7 +295,7 @@ fn is_reset(socket: &mut TcpStream) {
     assert_eq!(read.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
-/// What answers at the port of the tunnel at `to` says what it hears.
+/// An echo server at the tunnel's port of `to` is no peer of a handshake: it is refused, and shown.
 fn refused_handshakes_are_shown(agent: &Agent, of_a: SocketAddr, to: &str) {
     assert_eq!(agent.ask("/connections/refused"), Value::Array(Vec::new()));
     agent.echo_at(SocketAddr::new(ip(to), HBONE_PORT));

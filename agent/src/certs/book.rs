@@ -9,7 +9,7 @@
 //! What must hold: a certificate serves until it expires, in any state of the CA; one that has expired stays in the book until
 //! its identity leaves, because connections that were opened under it go on.
 //!
-//! One that begins later (the clock was set back, or the CA's is ahead) is not yet valid: another one is asked for, and it
+//! One that begins later (the clock was set back, or the CA's is ahead) is not yet valid: another one is requested, and it
 //! takes the place of none that is valid. Where there is no other it serves: it may be this clock that is wrong, and peers
 //! judge by theirs.
 

@@ -146,7 +146,7 @@ static ROOTS: Family = Family::gauge("underpass_roots", "Roots that peers are ve
 pub const FAMILIES: &[&Family] = &[&CERTIFICATES, &EXPIRY, &REQUESTS, &REACHABLE, &ROOTS];
 
 impl Status {
-    /// For a scrape.
+    /// Adds the samples of a scrape.
     pub fn measure(&self, samples: &mut Samples) {
         State::ALL.iter().for_each(|state| samples.add(&CERTIFICATES, &[state.as_str()], 0_i64));
         self.certificates.iter().for_each(|own| samples.add(&CERTIFICATES, &[own.state], 1_i64));

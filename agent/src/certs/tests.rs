@@ -38,7 +38,7 @@ impl Desk {
         Self { book: Book::new(Trust::from(&authority), now).unwrap(), authority, now, _folder: folder }
     }
 
-    /// What is due is asked for; the dice show the middle.
+    /// Sends the requests that are due; the dice show the middle.
     fn answer(&mut self, reachable: bool) -> bool {
         let asked = self.book.ask(self.now);
         let issue = |identity: &Identity| {

@@ -21,7 +21,7 @@ pub(super) struct Entry {
 /// Parses a file. An entry that cannot be read is a problem of its own, and keeps no other one from being read.
 pub(super) fn parse(path: &Path, bytes: &[u8]) -> (Vec<Entry>, Vec<Problem>) {
     let origin = |line: Option<u32>| Origin::File { path: path.to_owned(), line };
-    let bad = |line: Option<u32>, says: String| Problem::File { origin: origin(line), says };
+    let bad = |line: Option<u32>, reason: String| Problem::File { origin: origin(line), reason };
     let (mut entries, mut problems) = (Vec::new(), Vec::new());
     let documents = match yaml::documents(bytes) {
         Ok(documents) => documents,
@@ -37,11 +37,11 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> (Vec<Entry>, Vec<Problem>) {
             Ok(Some(Tree { value: Value::Map(map), .. })) => {
                 for (key, tree) in map {
                     match entry(key, &tree) {
-                        Err((line, says)) => problems.push(bad(Some(line), says)),
+                        Err((line, reason)) => problems.push(bad(Some(line), reason)),
                         Ok(entry) => match entries.iter().find(|e: &&Entry| e.name == entry.name) {
                             Some(first) => {
-                                let says = format!("{} is set twice: first in line {}", entry.name, first.line);
-                                problems.push(bad(Some(entry.line), says));
+                                let reason = format!("{} is set twice: first in line {}", entry.name, first.line);
+                                problems.push(bad(Some(entry.line), reason));
                             }
                             None => entries.push(entry),
                         },

@@ -29,9 +29,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// The settings in effect.
 #[derive(Clone, Debug)]
 pub struct Running {
-    /// As values.
+    /// The settings as values.
     pub config: Arc<Config>,
-    /// As text, with their sources.
+    /// The settings as text, with their origins.
     pub settings: Vec<Effective>,
     /// Changes that need a restart.
     pub pending: Vec<Pending>,
@@ -57,7 +57,7 @@ impl From<Loaded> for Running {
 }
 
 impl Running {
-    /// For `GET /config`.
+    /// The answer to `GET /config`.
     #[must_use]
     pub fn view(&self) -> Settings {
         let texts = |values: &[OsString]| values.iter().map(|v| v.to_string_lossy().into_owned()).collect();

@@ -1,7 +1,7 @@
 //! The loading of one [`Config`] from flags, environment and file: the most particular source wins, every value is checked, and
 //! all problems are reported at once, with their origins.
 //!
-//! What the environment and the file say is put in front of the command line as flags, for those settings that the
+//! The values of environment and file are put in front of the command line as flags, for those settings that the
 //! command line does not name. So clap alone turns text into values, and there is one grammar.
 
 use std::{
@@ -56,16 +56,16 @@ pub struct Effective {
     pub values: Vec<OsString>,
     /// The origin of the values.
     pub origin: Origin,
-    /// It can change while the agent runs.
+    /// Whether it can change while the agent runs.
     pub live: bool,
 }
 
 /// Loaded settings.
 #[derive(Clone, Debug)]
 pub struct Loaded {
-    /// As values.
+    /// The settings as values.
     pub config: Config,
-    /// As text, each with its source, in the order of the table.
+    /// The settings as text, each with its origin, in the order of the table.
     pub settings: Vec<Effective>,
     /// Environment variables that are probably misspelt: others may set what begins as ours do.
     pub warnings: Vec<String>,
@@ -161,7 +161,7 @@ fn entries(
     let bytes = match read(path) {
         Ok(bytes) => bytes,
         Err(e) => {
-            problems.push(Problem::File { origin: origin(None), says: format!("cannot read it: {e}") });
+            problems.push(Problem::File { origin: origin(None), reason: format!("cannot read it: {e}") });
             return Vec::new();
         }
     };
@@ -170,8 +170,8 @@ fn entries(
     entries.retain(|entry| {
         let known = rows.iter().find(|row| row.name == entry.name);
         if let Some(row) = known {
-            let says = unfit(row, entry);
-            problems.extend(says.map(|says| Problem::File { origin: origin(Some(entry.line)), says }));
+            let reason = unfit(row, entry);
+            problems.extend(reason.map(|reason| Problem::File { origin: origin(Some(entry.line)), reason }));
             return true; // with any value it is not missing
         }
         let hint = underpass_config::nearest(&entry.name, rows.iter().map(|row| row.name.as_str()));
@@ -190,8 +190,8 @@ fn unfit(row: &Row, entry: &file::Entry) -> Option<String> {
     if entry.values.len() != 1 && !row.is_list() {
         return Some(format!("{}: one value, no list", row.name));
     }
-    let says = || format!("{}: YAML reads yes, no, on, off, y and n as true or false: write it in quotes", row.name);
-    (entry.has_truth && !row.is_truth()).then(says)
+    let reason = || format!("{}: YAML reads yes, no, on, off, y and n as true or false: write it in quotes", row.name);
+    (entry.has_truth && !row.is_truth()).then(reason)
 }
 
 /// The value of one setting. Values that are overruled are checked as well: a mistake must not appear on the day on which the
@@ -217,12 +217,12 @@ fn effective(
     let layers: Vec<(Origin, Vec<OsString>)> = [flag, variable, in_file].into_iter().flatten().collect();
     for (origin, values) in &layers {
         for value in values {
-            if let Err(says) = row.check(value) {
+            if let Err(reason) = row.check(value) {
                 problems.push(Problem::Value {
                     origin: origin.clone(),
                     name: row.name.clone(),
                     value: value.to_string_lossy().into_owned(),
-                    says,
+                    reason,
                 });
             }
         }

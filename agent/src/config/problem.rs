@@ -39,12 +39,12 @@ pub enum Problem {
     #[error("{0}")]
     Usage(String),
     /// A file, or a part of it, that cannot be read.
-    #[error("{origin}: {says}")]
+    #[error("{origin}: {reason}")]
     File {
         /// The file.
         origin: Origin,
         /// The reason.
-        says: String,
+        reason: String,
     },
     /// A key that is no setting.
     #[error("{origin}: unknown setting {name:?}{}", meant(.hint.as_deref()))]
@@ -57,7 +57,7 @@ pub enum Problem {
         hint: Option<String>,
     },
     /// A value that the setting does not take.
-    #[error("{origin}: {name}: {value:?}: {says}")]
+    #[error("{origin}: {name}: {value:?}: {reason}")]
     Value {
         /// Its origin.
         origin: Origin,
@@ -66,7 +66,7 @@ pub enum Problem {
         /// The value.
         value: String,
         /// The reason.
-        says: String,
+        reason: String,
     },
     /// A required setting without a value.
     #[error("{name} is not set: give --{name}{}, or `{name}:` in the file of --config", or_variable(.variable.as_deref()))]

@@ -21,7 +21,7 @@ pub(super) struct Row {
     pub(super) name: String,
     pub(super) variable: Option<String>,
     pub(super) defaults: Vec<OsString>,
-    /// It can change while the agent runs.
+    /// Whether it can change while the agent runs.
     pub(super) live: bool,
 }
 

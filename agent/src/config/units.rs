@@ -52,7 +52,7 @@ pub fn at_least(text: &str, least_s: u64) -> Result<Duration, DurationError> {
     duration(text).and_then(|d| if d < least { Err(DurationError::TooShort(least)) } else { Ok(d) })
 }
 
-/// As it is read, in the largest units.
+/// The text of a duration, in the largest units.
 #[must_use]
 pub fn show(duration: Duration) -> String {
     let mut ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);

@@ -71,7 +71,7 @@ impl From<OwnedFd> for Lock {
     }
 }
 
-/// Is this what the path names?
+/// Whether the path names this file.
 fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let own = file.metadata()?;
     match fs::symlink_metadata(path) {

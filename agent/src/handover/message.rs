@@ -63,7 +63,7 @@ impl Hello {
         Self { protocol: PROTOCOL, abi: underpass_abi::VERSION, node: node.to_owned(), version }
     }
 
-    /// Why this one cannot succeed `other`; nothing where it can. An earlier version's tables are read by the later agent, and
+    /// The reason for which this agent cannot succeed `other`; none where it can. An earlier version's tables are read by the later agent, and
     /// written by it on the way back, so only that one must know both: `is_known` says which `other` knows.
     pub(super) fn misfit(&self, other: &Self, is_known: fn(u32) -> bool) -> Option<String> {
         if self.protocol != other.protocol {
@@ -84,7 +84,7 @@ impl Message {
         serde_json::to_vec(self).unwrap_or_default() // numbers and strings: it cannot fail
     }
 
-    /// Nothing where the bytes are no message.
+    /// Parses a message; none where the bytes are no message.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok()
     }

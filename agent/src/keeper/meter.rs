@@ -37,7 +37,7 @@ static PROBLEMS: Family = Family::gauge(
 /// The families of this room.
 pub const FAMILIES: &[&Family] = &[&VERSION, &OBJECTS, &FINDINGS, &CHANGES, &QUEUE, &PROBLEMS];
 
-/// Of a family that has no labels.
+/// The labels of a family without any.
 const NONE: &[&str] = &[];
 
 /// The metrics of the keeper.

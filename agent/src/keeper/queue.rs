@@ -47,7 +47,7 @@ pub(super) struct Queue {
 struct State {
     doors: Vec<Door>,
     mesh: Option<MeshSettings>,
-    /// Nothing is taken any more.
+    /// The keeper has ended.
     ended: bool,
 }
 

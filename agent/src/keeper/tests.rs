@@ -1,4 +1,4 @@
-//! What the keeper publishes, and when.
+//! The Worlds that the keeper publishes, and their order.
 
 use std::{
     io::{Read as _, Write as _},

@@ -72,7 +72,7 @@ pub(super) struct TakeOver {
 type Listeners = BTreeMap<Cookie, (TcpListener, TcpListener)>;
 
 impl TakeOver {
-    /// `sockets`: of the servers, for a successor.
+    /// The take-over by this claim, and the inherited listeners. `sockets`: of the servers, for a successor.
     pub(super) fn new(claim: Claimed, own: CgroupId, sockets: Vec<TcpListener>) -> (Self, Listeners) {
         let (sender, events) = mpsc::unbounded_channel();
         let mut listeners = BTreeMap::new();
@@ -270,7 +270,7 @@ impl Node {
                 self.pods.set_agents(self.take_over.agents());
             }
             Event::Requested(SuccessorRequest::Offer { tables, answer }) => {
-                // A later version reads ours; for an earlier one we write its own.
+                // A later version reads the tables of this one; for an earlier one, its own are filled.
                 let offer = match self.take_over.offer(tables.min(VERSION)) {
                     Ok(offer) => self.stand_still(offer).await,
                     Err(why) => Err(why),

@@ -13,13 +13,13 @@ pub enum Error {
     /// Its uid cannot be the name of a directory.
     #[error("invalid pod uid {uid:?}")]
     Uid {
-        /// As written.
+        /// The uid as written.
         uid: String,
     },
     /// The kubelet has not made its cgroup.
     #[error("no cgroup of pod {uid} below {root}")]
     NoCgroup {
-        /// Of the pod.
+        /// The uid of the pod.
         uid: String,
         /// The root of the node's cgroups.
         root: PathBuf,
@@ -27,7 +27,7 @@ pub enum Error {
     /// More than one cgroup has its uid.
     #[error("pod {uid} has more than one cgroup: {first} and {second}")]
     TwoCgroups {
-        /// Of the pod.
+        /// The uid of the pod.
         uid: String,
         /// One.
         first: PathBuf,
@@ -47,43 +47,43 @@ pub enum Error {
     /// No process is in its cgroup.
     #[error("no process in {cgroup}")]
     NoProcess {
-        /// Of the pod.
+        /// The cgroup of the pod.
         cgroup: PathBuf,
     },
-    /// It runs in a PID namespace that the agent does not see.
+    /// A process in a PID namespace that the agent does not see.
     #[error("a process of {cgroup} is not visible here: the agent needs the host's PID namespace")]
     Hidden {
-        /// Of the pod.
+        /// The cgroup of the pod.
         cgroup: PathBuf,
     },
     /// Its oldest process is another one than a moment ago, or there are two in different namespaces.
     #[error("ambiguous oldest process of {cgroup}")]
     Uncertain {
-        /// Of the pod.
+        /// The cgroup of the pod.
         cgroup: PathBuf,
     },
     /// Its oldest process has not entered a network namespace of its own (yet).
     #[error("process {pid}, the oldest of the pod, is in the agent's network namespace")]
     HostNetwork {
-        /// Of the process.
+        /// The id of the process.
         pid: u32,
     },
     /// Its namespace lacks an address of its object.
     #[error("address {address} is missing in the network namespace of process {pid}")]
     NoAddress {
-        /// Of the sandbox.
+        /// The oldest process of the sandbox.
         pid: u32,
-        /// Of the pod.
+        /// An address of the pod.
         address: IpAddr,
     },
     /// Its addresses are on different devices: the inbound listener can be bound to one only.
     #[error("{address} is on {device}, another address of the pod on {other}")]
     TwoDevices {
-        /// Of the pod.
+        /// An address of the pod.
         address: IpAddr,
-        /// Where it is.
+        /// The device of this address.
         device: String,
-        /// Where the other one is.
+        /// The device of the other address.
         other: String,
     },
     /// Another pod is enrolled in that namespace.
@@ -95,7 +95,7 @@ pub enum Error {
     /// The kernel's tables take no more pods.
     #[error("no room for another pod: the kernel's tables take {limit}")]
     NoRoom {
-        /// How many.
+        /// The number of pods that fit.
         limit: u32,
     },
     /// A socket, rule or namespace.

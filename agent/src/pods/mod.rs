@@ -121,7 +121,7 @@ pub type Sink = Box<dyn FnMut(Event) + Send>;
 pub struct Pods<D> {
     settings: Settings,
     path: D,
-    /// What stands in the data path.
+    /// The contents of the data path.
     there: Tables,
     /// The World whose destinations stand there; none: it is not known.
     finished: Option<Arc<World>>,
@@ -214,7 +214,7 @@ impl<D: DataPath> Pods<D> {
         self.settings.drain = Duration::ZERO;
     }
 
-    /// Nothing of any pod is left in the data path.
+    /// Whether nothing of any pod is left in the data path.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.pods.is_empty() && self.orphans.is_empty()
@@ -373,7 +373,7 @@ impl<D: DataPath> Pods<D> {
         }
     }
 
-    /// Waits for captured connections until the deadline; then takes everything away, in an order in which nothing goes on
+    /// Waits for captured connections until the deadline; then takes everything down, in an order in which nothing goes on
     /// in the clear: sockets, rules and routes, program, tables.
     fn continue_release(&mut self, uid: &PodUid, now: Instant) {
         let Some(State::Releasing { enrolled, deadline, torn, again, problem }) = self.pods.get_mut(uid) else {

@@ -1,6 +1,6 @@
 //! Set-up and take-down of a pod's namespace: rules, routes, sysctls, listeners, captured sockets.
 //!
-//! What must hold: every step can be taken again, and what is taken back is looked at again before it counts.
+//! What must hold: every step can be taken again, and a take-down is checked before it counts.
 
 use std::{
     collections::HashSet,
@@ -30,9 +30,9 @@ const SYSCTL_DEFAULT: &str = "0";
 /// The two listeners of a pod.
 #[derive(Debug)]
 pub(super) struct Listeners {
-    /// For what its applications open.
+    /// For connections that its applications open.
     pub(super) outbound: TcpListener,
-    /// For what arrives.
+    /// For connections that arrive.
     pub(super) inbound: TcpListener,
 }
 

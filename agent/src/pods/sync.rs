@@ -23,6 +23,7 @@ const LONGEST_READING: Duration = Duration::from_secs(60);
 pub(super) type Failures = BTreeMap<Option<Cookie>, String>;
 
 impl<D: DataPath> Pods<D> {
+    /// Removes a pod from the known contents of the data path.
     pub(super) fn forget(&mut self, cookie: Cookie) {
         self.there.without_pod(cookie).iter().for_each(|op| self.there.apply(op));
     }

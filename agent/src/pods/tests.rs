@@ -161,7 +161,7 @@ fn what_a_failed_successor_left_is_found_after_standing_still() {
     assert_eq!(sizes(&bench.path), [0, 0, 1], "the dead pod and the successor's cgroup");
 }
 
-/// What an agent that was killed leaves of a pod: here, of a namespace in which nothing lives.
+/// The entries that a killed agent leaves of a pod: here, of a namespace without a process.
 fn leftover(path: &mut InMemory, cookie: Cookie) {
     let pod = Pod::new(Address::UNSPECIFIED, Address::UNSPECIFIED, Phase::ENROLLED);
     path.apply(&[Op::SetPodCgroup(CgroupId(50), cookie), Op::SetPod(cookie, pod)]).expect("room");

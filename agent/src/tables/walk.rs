@@ -41,10 +41,10 @@ use crate::pods::{Action, Actual, PodUid, Wanted, plan, wanted};
 
 const AGENTS: [CgroupId; 1] = [CgroupId(7)];
 const NODES: [&str; 2] = ["node-1", "node-2"];
-/// How many connections are open at most: the oldest end.
+/// The limit of open connections: beyond it the oldest end.
 const MOST_OPEN: usize = 60;
 
-/// What happens between two Worlds.
+/// The events between two Worlds.
 #[derive(Clone, Debug)]
 struct Turn {
     step: Step,
@@ -98,7 +98,7 @@ fn some_mesh() -> impl Strategy<Value = MeshSettings> {
 /// A connection, as the worker knows it and as the oracle remembers it.
 #[derive(Clone, Debug)]
 struct Open {
-    /// What the worker keeps.
+    /// The worker's part.
     judged: Judged,
     /// The oracle's: every World since it was opened allows it.
     allowed: bool,
@@ -106,7 +106,7 @@ struct Open {
     ended: bool,
 }
 
-/// What a walk has met: one that meets nothing shows nothing.
+/// The coverage of a walk: one that meets nothing shows nothing.
 #[derive(Debug, Default)]
 struct Seen {
     opened: usize,
@@ -196,7 +196,7 @@ impl Walk {
         model
     }
 
-    /// As a worker does: only what the change may concern.
+    /// Judges as a worker does: only connections that the change may concern.
     fn judge_again(&mut self, old: &World, fresh: &World) -> Result<(), String> {
         let next = self.model.world();
         let changes = Changes::new(old, next);
@@ -223,7 +223,7 @@ impl Walk {
         Ok(())
     }
 
-    /// What `pods` would do, with sandboxes that are there at once.
+    /// Enrols and releases as `pods` would, with sandboxes that are there at once.
     fn sandboxes(&mut self, fresh: &Model, turn: &Turn) {
         let now = Instant::now();
         let ends = turn.ends.and_then(|n| self.pods.keys().nth(n % self.pods.len().max(1)).cloned());
