@@ -67,7 +67,7 @@ struct Early {
 impl Command {
     /// Parses the command line, where it is this command's.
     #[must_use]
-    pub fn asked(mut arguments: impl Iterator<Item = OsString>) -> Option<Result<Self, clap::Error>> {
+    pub fn parse_own(mut arguments: impl Iterator<Item = OsString>) -> Option<Result<Self, clap::Error>> {
         let program = arguments.next()?;
         let first = arguments.next()?;
         (first == "ca").then(|| Self::try_parse_from(std::iter::once(program).chain(arguments)))
@@ -134,7 +134,7 @@ mod tests {
     fn run(arguments: &[&str], state: &std::path::Path, later: Duration) -> Result<String, String> {
         let location = ["--state", state.to_str().unwrap()];
         let all = ["underpass-agent", "ca"].iter().chain(arguments).chain(&location).map(OsString::from);
-        let command = Command::asked(all).expect("ours").map_err(|e| e.to_string())?;
+        let command = Command::parse_own(all).expect("ours").map_err(|e| e.to_string())?;
         let now = SystemTime::now() + later;
         command.step.take(now).map(|status| text(&status, now)).map_err(|e| e.to_string())
     }
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn other_command_lines_are_the_agents() {
         for arguments in [&["underpass-agent"][..], &["underpass-agent", "--node", "ca"], &[]] {
-            assert!(Command::asked(arguments.iter().map(OsString::from)).is_none());
+            assert!(Command::parse_own(arguments.iter().map(OsString::from)).is_none());
         }
         check(run(&["rotate"], std::path::Path::new("/"), Duration::ZERO), &["rotate", "Usage"]);
     }

@@ -177,8 +177,8 @@ pub struct Config {
     #[arg(long, env = "UNDERPASS_WORKERS", value_name = "N")]
     pub workers: Option<NonZeroUsize>,
 
-    /// The limit of sockets of one pod, at least 10: an outbound connection by tunnel has one, a plaintext and an inbound one two.
-    /// By default, and at most, two thirds of the node's sockets, which follow from the limit of open files.
+    /// The limit of sockets of one pod, at least 10: an outbound connection by tunnel has one, a plaintext and an inbound one
+    /// two. By default, and at most, two thirds of the node's sockets, which follow from the limit of open files.
     #[arg(long, env = "UNDERPASS_POD_SOCKETS", value_name = "N", value_parser = pod_sockets)]
     pub pod_sockets: Option<NonZeroUsize>,
 

@@ -5,7 +5,8 @@
 //! * [`pods`]: the pods of this node, and their set-up. [`tables`]: the World as kernel tables. [`datapath`]: the kernel, or
 //!   memory, behind the tables.
 //! * [`certs`]: the certificates of the pods on this node.
-//! * [`node`]: all of these wired together, in some [`surroundings`]. [`preflight`]: the checks of the machine, before anything is changed.
+//! * [`node`]: all of these wired together, in some [`surroundings`]. [`preflight`]: the checks of the machine before any
+//!   change.
 //! * [`handover`]: the hand-over of a node from one agent to the next. [`cleanup`]: the removal of everything that agents left on a
 //!   node.
 //! * [`process`]: from the command line to the exit status. [`supervision`]: tasks whose end is the end of the process.

@@ -1,5 +1,5 @@
-//! One node with its parts wired together: certificates are asked for as a new World wants them, then the tunnel's workers catch up with both,
-//! then pods are enrolled. In this order, so that a connection that the kernel hands over always meets a tunnel that
+//! One node with its parts wired together: certificates are requested by a new World, then the tunnel's workers catch up with
+//! both, then pods are enrolled. In this order, so that a connection that the kernel hands over always meets a tunnel that
 //! knows its pod and has its certificate; and all parts of the agent go by the World that is applied.
 
 mod drain;
@@ -107,7 +107,8 @@ struct Node {
     notify: Notify,
 }
 
-/// Runs the node until `stop` asks for its end, and drains. What is captured stays captured: the kernel data path outlives the process.
+/// Runs the node until `stop` asks for its end, and drains. What is captured stays captured: the kernel data path outlives
+/// the process.
 ///
 /// # Errors
 /// Where a part cannot be started, or has ended.

@@ -18,8 +18,8 @@ pub fn main() -> ExitCode {
         eprintln!("underpass-agent: cannot keep keys out of core files: {error}");
         return ExitCode::FAILURE;
     }
-    if let Some(asked) = authority::Command::asked(std::env::args_os()) {
-        return match asked {
+    if let Some(parsed) = authority::Command::parse_own(std::env::args_os()) {
+        return match parsed {
             Ok(command) => command.run(SystemTime::now()),
             Err(error) => error.exit(),
         };

@@ -29,7 +29,8 @@ pub struct Surroundings<D> {
 }
 
 impl Surroundings<Kernel> {
-    /// Those of this machine's kernel. From here on what is captured stays captured, and reaches the listeners that are taken over.
+    /// Those of this machine's kernel. From here on what is captured stays captured, and reaches the listeners that are taken
+    /// over.
     ///
     /// # Errors
     /// Where the programs cannot be attached.

@@ -127,12 +127,12 @@ impl Agent {
         };
         let checked = checked(folder.path());
         let (admin, readiness) = (address(&checked.servers.admin), address(&checked.servers.readiness));
-        let (stop, asks) = mpsc::unbounded_channel();
+        let (stop, requests) = mpsc::unbounded_channel();
         let thread = std::thread::spawn(move || {
             let levels =
                 LEVELS.get_or_init(|| log::init(Format::Text, "info".parse().expect("a filter")).expect("levels"));
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-            let mut stop = Signals::of(asks);
+            let mut stop = Signals::of(requests);
             runtime.block_on(node::run_in(surroundings, &follow, checked, levels, &mut stop)).expect("it ran");
         });
         let agent = Self { folder, switch, tables, events, admin, settings, stop, thread };

@@ -160,8 +160,8 @@ fn refused_handshake(one: &underpass_ztunnel::RefusedHandshake) -> Option<Refuse
 
 fn explained(view: &View, request: &Request) -> Response {
     let (Some(source), Some(destination)) = (request.query("source"), request.query("destination")) else {
-        let says = "missing source or destination: GET /explain?source=NAMESPACE/POD&destination=SERVICE:PORT";
-        return Response::error(StatusCode::BAD_REQUEST, says);
+        let problem = "missing source or destination: GET /explain?source=NAMESPACE/POD&destination=SERVICE:PORT";
+        return Response::error(StatusCode::BAD_REQUEST, problem);
     };
     match explain::explain(&view.world(), Some(&view.sources()), source, destination) {
         Ok(explanation) => Response::json(&explanation),

@@ -87,12 +87,19 @@ pub(super) struct Entry {
     /// The time since which requests fail, and the last error of the CA.
     pub(super) failing: Option<(SystemTime, String)>,
     wanted: SystemTime,
-    asked: bool,
+    requested: bool,
 }
 
 impl Entry {
     fn new(now: SystemTime) -> Self {
-        Self { credential: None, issuer: None, renewal: Renewal::first(now), failing: None, wanted: now, asked: false }
+        Self {
+            credential: None,
+            issuer: None,
+            renewal: Renewal::first(now),
+            failing: None,
+            wanted: now,
+            requested: false,
+        }
     }
 
     /// Adjusts to a clock that was set back to `now`. A renewal that was due soon would come that much later; and a certificate
@@ -206,11 +213,11 @@ impl Book {
     }
 
     /// The identities whose certificates are to be requested now. They are not due again until they are answered.
-    pub(super) fn ask(&mut self, now: SystemTime) -> BTreeSet<Identity> {
+    pub(super) fn request(&mut self, now: SystemTime) -> BTreeSet<Identity> {
         self.follow_clock(now);
-        let due = self.entries.iter_mut().filter(|(_, entry)| !entry.asked && entry.renewal.due() <= now);
+        let due = self.entries.iter_mut().filter(|(_, entry)| !entry.requested && entry.renewal.due() <= now);
         due.map(|(identity, entry)| {
-            entry.asked = true;
+            entry.requested = true;
             identity.clone()
         })
         .collect()
@@ -234,7 +241,7 @@ impl Book {
     /// The time of the next step without an answer: a request, or the begin or end of a certificate.
     pub(super) fn next(&self, now: SystemTime) -> Option<SystemTime> {
         let of = |entry: &Entry| {
-            let due = Some(entry.renewal.due()).filter(|_| !entry.asked);
+            let due = Some(entry.renewal.due()).filter(|_| !entry.requested);
             let begins = entry.credential.as_ref().map(|own| own.not_before());
             let expires = entry.credential.as_ref().map(|own| own.not_after() + Duration::from_secs(1));
             let pending = (entry.state(now) == State::Pending).then_some(entry.wanted + FIRST_WAIT);
@@ -252,11 +259,11 @@ impl Book {
 
     /// Enters an answer. `dice` is rolled once for each certificate. True: the tunnel's credentials have changed.
     pub(super) fn take(&mut self, answer: Answer, now: SystemTime, mut dice: impl FnMut(&Identity) -> u64) -> bool {
-        let Answer { trust, asked, issued } = answer;
+        let Answer { trust, requested, issued } = answer;
         let answered: BTreeSet<_> = issued.iter().map(|(identity, _)| identity).collect();
-        for identity in &asked {
+        for identity in &requested {
             let Some(entry) = self.entries.get_mut(identity) else { continue };
-            entry.asked = false;
+            entry.requested = false;
             if !answered.contains(identity) {
                 entry.renewal = entry.renewal.at_once(now + ASK_AGAIN);
             }

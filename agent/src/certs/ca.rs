@@ -2,7 +2,8 @@
 //! has) and the agent's loop must not; and the only room that has the CA's key, while it signs and no longer.
 //!
 //! It goes by the directory as it is now: a CA that has gone or cannot be read signs nothing, after any earlier read. And it
-//! never signs with a key whose root the workers of this node do not trust yet: it answers without a certificate, and gets the request again.
+//! never signs with a key whose root the workers of this node do not trust yet: it answers without a certificate, and gets
+//! the request again.
 
 use std::{
     collections::BTreeSet,
@@ -20,7 +21,7 @@ use underpass_identity::{Authority, CertificateDer, Credential, Roots, Serial, S
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A request for certificates.
-pub(super) struct Order {
+pub(super) struct Request {
     pub(super) identities: BTreeSet<Identity>,
     /// Their lifetime.
     pub(super) lifetime: Duration,
@@ -33,7 +34,7 @@ pub(super) struct Answer {
     /// The contents of the directory, or the error of reading it.
     pub(super) trust: Result<Trust, String>,
     /// The identities of the request. Those that are not in `issued` are to be requested again.
-    pub(super) asked: BTreeSet<Identity>,
+    pub(super) requested: BTreeSet<Identity>,
     pub(super) issued: Vec<(Identity, Result<Credential, String>)>,
 }
 
@@ -67,17 +68,17 @@ pub fn directory(state: &Path) -> PathBuf {
     state.join("ca")
 }
 
-/// Starts the thread. It ends when the sender of orders is dropped.
-pub(super) fn spawn(location: CaLocation, answers: UnboundedSender<Answer>) -> std::io::Result<mpsc::Sender<Order>> {
-    let (orders, ordered) = mpsc::channel();
+/// Starts the thread. It ends when the sender of requests is dropped.
+pub(super) fn spawn(location: CaLocation, answers: UnboundedSender<Answer>) -> std::io::Result<mpsc::Sender<Request>> {
+    let (requests, requested) = mpsc::channel();
     thread::Builder::new().name("certificates".to_owned()).spawn(move || {
-        let run = std::panic::AssertUnwindSafe(|| Ca::new(location).run(&ordered, &answers));
+        let run = std::panic::AssertUnwindSafe(|| Ca::new(location).run(&requested, &answers));
         if std::panic::catch_unwind(run).is_err() {
             // Certificates would silently expire: the next process starts anew.
             std::process::abort();
         }
     })?;
-    Ok(orders)
+    Ok(requests)
 }
 
 /// The CA as it is known to its thread.
@@ -93,10 +94,10 @@ impl Ca {
         Self { location, stamp, failed: false }
     }
 
-    fn run(&mut self, orders: &mpsc::Receiver<Order>, answers: &UnboundedSender<Answer>) {
+    fn run(&mut self, requests: &mpsc::Receiver<Request>, answers: &UnboundedSender<Answer>) {
         loop {
-            let answer = match orders.recv_timeout(LOOK_EVERY) {
-                Ok(order) => Some(self.fulfil(order)),
+            let answer = match requests.recv_timeout(LOOK_EVERY) {
+                Ok(request) => Some(self.fulfil(request)),
                 Err(mpsc::RecvTimeoutError::Timeout) => self.look(),
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
             };
@@ -105,13 +106,13 @@ impl Ca {
         }
     }
 
-    pub(super) fn fulfil(&mut self, order: Order) -> Answer {
-        let Order { identities, lifetime, trusted } = order;
+    pub(super) fn fulfil(&mut self, request: Request) -> Answer {
+        let Request { identities, lifetime, trusted } = request;
         let authority = match self.load() {
             Ok(authority) => authority,
             Err(error) => {
                 let issued = identities.iter().map(|identity| (identity.clone(), Err(error.clone()))).collect();
-                return Answer { trust: Err(error), asked: identities, issued };
+                return Answer { trust: Err(error), requested: identities, issued };
             }
         };
         let trust = Trust::from(&authority);
@@ -122,7 +123,7 @@ impl Ca {
             (identity.clone(), issued.map_err(|e| chain(&e)))
         };
         let issued = identities.iter().filter(|_| is_trusted).map(issue).collect();
-        Answer { trust: Ok(trust), asked: identities, issued }
+        Answer { trust: Ok(trust), requested: identities, issued }
     }
 
     /// The change since the last look, if any. A failed read is tried again.
@@ -131,7 +132,7 @@ impl Ca {
             return None;
         }
         let trust = self.load().map(|authority| Trust::from(&authority));
-        Some(Answer { trust, asked: BTreeSet::new(), issued: Vec::new() })
+        Some(Answer { trust, requested: BTreeSet::new(), issued: Vec::new() })
     }
 
     fn load(&mut self) -> Result<Authority, String> {

@@ -1,8 +1,8 @@
 //! The certificates of the pods on this node: requested before a pod is enrolled, renewed at half-life, kept while they
 //! are valid if renewal fails, dropped with the last pod of their identity. Keys are made here and never written.
 //!
-//! `book` decides, `clock` is the time and waits for it, `ca` is the thread of the embedded CA, `status` is for people and metrics.
-//! What must hold: the tunnel trusts a root before anything is signed with it.
+//! `book` decides, `clock` is the time and waits for it, `ca` is the thread of the embedded CA, `status` is for people and
+//! metrics. What must hold: the tunnel trusts a root before anything is signed with it.
 
 mod book;
 mod ca;
@@ -32,7 +32,7 @@ pub use self::{
 };
 use self::{
     book::{Book, State},
-    ca::{Answer, Order, Trust},
+    ca::{Answer, Request, Trust},
     clock::Clock,
 };
 
@@ -63,7 +63,7 @@ pub struct Certs {
     lifetime: Duration,
     /// The roots that every worker of the tunnel trusts.
     applied: Arc<Roots>,
-    orders: mpsc::Sender<Order>,
+    requests: mpsc::Sender<Request>,
     answers: async_mpsc::UnboundedReceiver<Answer>,
     published: watch::Sender<Arc<Credentials>>,
     status: watch::Sender<Arc<Status>>,
@@ -104,13 +104,13 @@ impl Certs {
         let now = clock.now();
         let book = Book::new(Trust::from(authority), now).map_err(StartError::Roots)?;
         let (sender, answers) = async_mpsc::unbounded_channel();
-        let orders = ca::spawn(location, sender).map_err(StartError::Thread)?;
+        let requests = ca::spawn(location, sender).map_err(StartError::Thread)?;
         let (published, _) = watch::channel(Arc::new(credentials(&book)));
         let (status, _) = watch::channel(Arc::new(Status::of(&book, now)));
         let applied = Arc::clone(&book.roots);
         ready.open();
         let (out, random) = (BTreeSet::new(), RandomState::new());
-        Ok(Self { book, clock, lifetime, applied, orders, answers, published, status, ready, out, random })
+        Ok(Self { book, clock, lifetime, applied, requests, answers, published, status, ready, out, random })
     }
 
     /// The newest credentials, for the tunnel.
@@ -134,7 +134,7 @@ impl Certs {
     pub fn want(&mut self, identities: &BTreeSet<Identity>) {
         let now = self.clock.now();
         let left = self.book.want(identities, now);
-        self.ask(now);
+        self.request(now);
         if left {
             self.publish();
         }
@@ -152,7 +152,7 @@ impl Certs {
     /// again at any time.
     pub async fn turn(&mut self) -> bool {
         let now = self.clock.now();
-        self.ask(now);
+        self.request(now);
         let next = self.book.next(now).unwrap_or(now + LOOK_AGAIN).min(now + LOOK_AGAIN);
         let changed = tokio::select! {
             Some(answer) = self.answers.recv() => {
@@ -174,11 +174,12 @@ impl Certs {
         self.applied = Arc::clone(&self.book.roots);
     }
 
-    fn ask(&mut self, now: SystemTime) {
-        let identities = self.book.ask(now);
+    fn request(&mut self, now: SystemTime) {
+        let identities = self.book.request(now);
         if !identities.is_empty() {
             // Fails only where the thread ended, and then the process ends.
-            let _ = self.orders.send(Order { identities, lifetime: self.lifetime, trusted: Arc::clone(&self.applied) });
+            let _ =
+                self.requests.send(Request { identities, lifetime: self.lifetime, trusted: Arc::clone(&self.applied) });
         }
     }
 

@@ -40,14 +40,14 @@ impl Desk {
 
     /// Sends the requests that are due; the dice show the middle.
     fn answer(&mut self, reachable: bool) -> bool {
-        let asked = self.book.ask(self.now);
+        let requested = self.book.request(self.now);
         let issue = |identity: &Identity| {
             let issued = self.authority.credential(identity, LIFETIME, self.now);
             (identity.clone(), if reachable { Ok(issued.unwrap()) } else { Err("gone".to_owned()) })
         };
-        let issued = asked.iter().map(issue).collect();
+        let issued = requested.iter().map(issue).collect();
         let trust = if reachable { Ok(Trust::from(&self.authority)) } else { Err("gone".to_owned()) };
-        self.book.take(Answer { trust, asked, issued }, self.now, |_| u64::MAX / 2)
+        self.book.take(Answer { trust, requested, issued }, self.now, |_| u64::MAX / 2)
     }
 
     /// Goes to when something is to be done, and says how long that took.
@@ -72,15 +72,15 @@ impl Desk {
 }
 
 #[test]
-fn what_is_not_answered_is_asked_for_after_a_pause() {
+fn an_unanswered_request_is_repeated_after_a_pause() {
     let mut desk = Desk::new();
     desk.book.want(&BTreeSet::from([identity("a")]), desk.now);
     for _ in 0..3 {
-        let asked = desk.book.ask(desk.now);
-        assert_eq!(asked.len(), 1);
-        let answer = Answer { trust: Ok(Trust::from(&desk.authority)), asked, issued: Vec::new() };
+        let requested = desk.book.request(desk.now);
+        assert_eq!(requested.len(), 1);
+        let answer = Answer { trust: Ok(Trust::from(&desk.authority)), requested, issued: Vec::new() };
         assert!(!desk.book.take(answer, desk.now, |_| 0));
-        assert!(desk.book.ask(desk.now).is_empty(), "at once");
+        assert!(desk.book.request(desk.now).is_empty(), "at once");
         assert_eq!(desk.wait(), Duration::from_millis(200));
     }
     assert!(desk.answer(true));
@@ -95,12 +95,12 @@ fn certificates_come_renew_and_go() {
     assert!(!desk.book.want(&[a.clone(), b.clone()].into(), desk.now));
     assert!(desk.book.is_pending(desk.now));
     assert_eq!(desk.state("a"), State::Pending);
-    assert_eq!(desk.book.ask(desk.now), [a.clone(), b.clone()].into());
-    assert_eq!(desk.book.ask(desk.now), [].into(), "not twice");
+    assert_eq!(desk.book.request(desk.now), [a.clone(), b.clone()].into());
+    assert_eq!(desk.book.request(desk.now), [].into(), "not twice");
     desk.book.entries.values_mut().for_each(|entry| entry.renewal = entry.renewal.at_once(desk.now));
-    // An answer with nothing in it: it is asked for again, after a pause.
+    // An answer with nothing in it: it is requested again, after a pause.
     let trust = Ok(Trust::from(&desk.authority));
-    let empty = Answer { trust, asked: [a.clone(), b.clone()].into(), issued: Vec::new() };
+    let empty = Answer { trust, requested: [a.clone(), b.clone()].into(), issued: Vec::new() };
     assert!(!desk.book.take(empty, desk.now, |_| 0));
     assert_eq!(desk.wait(), Duration::from_millis(200));
     assert!(desk.answer(true));
@@ -119,7 +119,7 @@ fn certificates_come_renew_and_go() {
     // An answer that comes too late brings nothing back.
     let late = vec![(a.clone(), Ok(desk.authority.credential(&a, LIFETIME, desk.now).unwrap()))];
     let trust = Ok(Trust::from(&desk.authority));
-    assert!(!desk.book.take(Answer { trust, asked: [a].into(), issued: late }, desk.now, |_| 0));
+    assert!(!desk.book.take(Answer { trust, requested: [a].into(), issued: late }, desk.now, |_| 0));
     assert_eq!(desk.book.entries.len(), 1);
 }
 
@@ -151,7 +151,7 @@ fn a_certificate_serves_until_it_expires_and_no_longer() {
 
     // It answers again: the pause is cut short.
     desk.answer(false);
-    let reachable = Answer { trust: Ok(Trust::from(&desk.authority)), asked: [].into(), issued: Vec::new() };
+    let reachable = Answer { trust: Ok(Trust::from(&desk.authority)), requested: [].into(), issued: Vec::new() };
     desk.book.take(reachable, desk.now, |_| 0);
     assert!(desk.answer(true));
     assert_eq!(desk.state("a"), State::Valid);
@@ -164,7 +164,7 @@ fn a_certificate_serves_until_it_expires_and_no_longer() {
 fn a_first_certificate_is_waited_for_but_not_for_ever() {
     let mut desk = Desk::new();
     desk.book.want(&[identity("a")].into(), desk.now);
-    desk.book.ask(desk.now); // without an answer
+    desk.book.request(desk.now); // without an answer
     assert!(desk.book.is_pending(desk.now));
     let waited = desk.wait();
     assert_eq!(waited, Duration::from_secs(3));
@@ -188,13 +188,13 @@ fn roots_are_trusted_before_they_sign_and_another_signer_renews_everything() {
     let a = identity("a");
     book.want(&[a.clone()].into(), now);
     let old_roots = Arc::clone(&book.roots);
-    let ask = |book: &mut Book, ca: &mut Ca, trusted: &Arc<Roots>, now| {
-        let order = Order { identities: book.ask(now), lifetime: LIFETIME, trusted: Arc::clone(trusted) };
-        let answer = ca.fulfil(order);
+    let request = |book: &mut Book, ca: &mut Ca, trusted: &Arc<Roots>, now| {
+        let request = Request { identities: book.request(now), lifetime: LIFETIME, trusted: Arc::clone(trusted) };
+        let answer = ca.fulfil(request);
         let issued = answer.issued.len();
         (book.take(answer, now, |_| 0), issued)
     };
-    assert_eq!(ask(&mut book, &mut ca, &old_roots, now), (true, 1));
+    assert_eq!(request(&mut book, &mut ca, &old_roots, now), (true, 1));
     let issuer = |book: &Book| book.entries[&a].issuer.clone().unwrap();
     let old = issuer(&book);
     assert!(ca.look().is_none(), "nothing has changed");
@@ -203,19 +203,19 @@ fn roots_are_trusted_before_they_sign_and_another_signer_renews_everything() {
     let noticed = ca.look().expect("it has changed");
     assert!(book.take(noticed, now, |_| 0), "both roots are published at once");
     assert_eq!((book.roots.certificates().len(), book.roots.generation()), (2, 1));
-    assert!(book.ask(now).is_empty(), "the old one signs: nothing is renewed");
+    assert!(book.request(now).is_empty(), "the old one signs: nothing is renewed");
     assert!(ca.look().is_none());
 
     rotation::activate(&directory, &domain, now, Duration::ZERO).unwrap();
     let noticed = ca.look().expect("it has changed");
     assert!(!book.take(noticed, now, |_| 0), "the same roots");
     // A worker that does not know the new root yet must not meet a certificate of it.
-    assert_eq!(ask(&mut book, &mut ca, &old_roots, now), (false, 0));
+    assert_eq!(request(&mut book, &mut ca, &old_roots, now), (false, 0));
     assert_eq!(issuer(&book), old);
     let both = Arc::clone(&book.roots);
-    assert_eq!(ask(&mut book, &mut ca, &both, now), (false, 0), "not again and again");
+    assert_eq!(request(&mut book, &mut ca, &both, now), (false, 0), "not again and again");
     let later = now + Duration::from_secs(1);
-    assert_eq!(ask(&mut book, &mut ca, &both, later), (true, 1), "renewed although it is young");
+    assert_eq!(request(&mut book, &mut ca, &both, later), (true, 1), "renewed although it is young");
     assert_ne!(issuer(&book), old);
 
     rotation::retire(&directory, &domain, now, Duration::ZERO).unwrap();
@@ -262,7 +262,7 @@ fn what_is_wrong_with_the_directory_changes_nothing_but_the_report() {
         // It signs nothing now, after any earlier read.
         book.want(&[identity("a")].into(), now);
         let answer =
-            ca.fulfil(Order { identities: book.ask(now), lifetime: LIFETIME, trusted: Arc::clone(&book.roots) });
+            ca.fulfil(Request { identities: book.request(now), lifetime: LIFETIME, trusted: Arc::clone(&book.roots) });
         assert!(!book.take(answer, now, |_| 0), "{what}");
         assert_eq!(book.entries[&identity("a")].state(now), State::Missing, "{what}");
         assert!(Arc::ptr_eq(&book.roots, &before.0) && book.signer == before.1, "{what}: the last good stays");
@@ -270,7 +270,7 @@ fn what_is_wrong_with_the_directory_changes_nothing_but_the_report() {
         let noticed = ca.look().unwrap_or_else(|| panic!("{what}: not tried again"));
         book.take(noticed, now, |_| 0);
         assert_eq!(book.ca.error, None, "{what}");
-        assert_eq!(book.ask(now), [identity("a")].into(), "{what}: asked for at once");
+        assert_eq!(book.request(now), [identity("a")].into(), "{what}: requested at once");
     }
 }
 
@@ -320,13 +320,13 @@ fn a_clock_that_is_set_back_makes_no_wait_longer() {
     let mut desk = Desk::new();
     // One that never was answered, one that was refused.
     desk.book.want(&[identity("a"), identity("b")].into(), desk.now);
-    let asked = desk.book.ask(desk.now);
+    let requested = desk.book.request(desk.now);
     let trust = Ok(Trust::from(&desk.authority));
     let issued = vec![(identity("b"), Err("no".to_owned()))];
-    desk.book.take(Answer { trust, asked: [identity("b")].into(), issued }, desk.now, |_| u64::MAX);
-    assert_eq!((asked.len(), desk.state("a"), desk.state("b")), (2, State::Pending, State::Missing));
+    desk.book.take(Answer { trust, requested: [identity("b")].into(), issued }, desk.now, |_| u64::MAX);
+    assert_eq!((requested.len(), desk.state("a"), desk.state("b")), (2, State::Pending, State::Missing));
     desk.now -= DAY;
-    assert_eq!(desk.book.ask(desk.now), [identity("b")].into(), "its pause is over");
+    assert_eq!(desk.book.request(desk.now), [identity("b")].into(), "its pause is over");
     assert!(desk.book.is_pending(desk.now));
     assert_eq!(desk.wait(), Duration::from_secs(3), "from now, not in a day");
     assert!(!desk.book.is_pending(desk.now));
@@ -343,11 +343,11 @@ fn a_certificate_that_begins_later_replaces_none_that_is_valid() {
     desk.book.want(&[identity("a")].into(), desk.now);
     // The CA's clock is an hour ahead. With nothing else there, what it signs serves, and is reported.
     let early = |desk: &mut Desk| {
-        let asked = desk.book.ask(desk.now);
+        let requested = desk.book.request(desk.now);
         let issue =
             |own: &Identity| (own.clone(), Ok(desk.authority.credential(own, 2 * hour, desk.now + hour).unwrap()));
-        let issued = asked.iter().map(issue).collect();
-        let answer = Answer { trust: Ok(Trust::from(&desk.authority)), asked, issued };
+        let issued = requested.iter().map(issue).collect();
+        let answer = Answer { trust: Ok(Trust::from(&desk.authority)), requested, issued };
         desk.book.take(answer, desk.now, |_| u64::MAX)
     };
     assert!(early(&mut desk));
@@ -357,7 +357,7 @@ fn a_certificate_that_begins_later_replaces_none_that_is_valid() {
     let error = status.certificates[0].error.clone().unwrap();
     assert!(error.starts_with("its certificate begins in 34"), "two minutes are in hand: {error}");
     // Asked for again after a pause that grows, not at once and not in half a life.
-    assert!(desk.book.ask(desk.now).is_empty());
+    assert!(desk.book.request(desk.now).is_empty());
     assert_eq!(desk.wait(), Duration::from_secs(1));
     assert!(early(&mut desk), "the newer one is as good");
     assert_eq!(desk.wait(), Duration::from_secs(2));
@@ -375,11 +375,11 @@ fn a_certificate_that_begins_later_replaces_none_that_is_valid() {
 fn one_that_begins_later_begins_without_a_request() {
     let mut desk = Desk::new();
     desk.book.want(&[identity("a")].into(), desk.now);
-    let asked = desk.book.ask(desk.now);
+    let requested = desk.book.request(desk.now);
     let ahead = desk.now + Duration::from_secs(130);
     let issued = vec![(identity("a"), Ok(desk.authority.credential(&identity("a"), LIFETIME, ahead).unwrap()))];
-    desk.book.take(Answer { trust: Ok(Trust::from(&desk.authority)), asked, issued }, desk.now, |_| u64::MAX);
-    desk.book.ask(desk.now + Duration::from_secs(1)); // without an answer
+    desk.book.take(Answer { trust: Ok(Trust::from(&desk.authority)), requested, issued }, desk.now, |_| u64::MAX);
+    desk.book.request(desk.now + Duration::from_secs(1)); // without an answer
     let begins = desk.book.entries[&identity("a")].credential.as_ref().unwrap().not_before();
     assert_eq!(desk.book.next(desk.now), Some(begins));
     assert_eq!(desk.state_at("a", begins), State::Failing, "it serves");
@@ -418,7 +418,7 @@ fn a_step_of_the_clock_is_noticed_at_once() {
         let stepped = step(start - 14 * hour);
         until(&mut certs, "reported", || state() == "not_yet_valid").await;
         stepped.await.unwrap();
-        until(&mut certs, "asked for again", || status.borrow().certificates[0].failures > 0).await;
+        until(&mut certs, "requested again", || status.borrow().certificates[0].failures > 0).await;
         assert!(serial().is_some() && ready.waiting().is_empty());
         // And where it belongs.
         time.send_replace(start + hour);

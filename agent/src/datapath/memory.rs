@@ -1,5 +1,5 @@
 //! The data path in memory: `abi::decide` over hash maps, for tests and for an agent without a kernel. Cheap to clone:
-//! clones share the tables, so that a test can ask what the agent has made of them.
+//! clones share the tables, so that a test can read what the agent has made of them.
 
 use std::{
     collections::BTreeSet,

@@ -43,7 +43,7 @@ impl Lock {
                 Err(TryLockError::WouldBlock) => return Ok(None),
                 Err(TryLockError::Error(source)) => return Err(HandoverAddress::failed("lock", path)(source)),
             }
-            if is_at(&file, path).map_err(HandoverAddress::failed("look at", path))? {
+            if is_at(&file, path).map_err(HandoverAddress::failed("inspect", path))? {
                 return Ok(Some(Self(file)));
             }
         }

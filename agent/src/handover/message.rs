@@ -63,8 +63,8 @@ impl Hello {
         Self { protocol: PROTOCOL, abi: underpass_abi::VERSION, node: node.to_owned(), version }
     }
 
-    /// The reason for which this agent cannot succeed `other`; none where it can. An earlier version's tables are read by the later agent, and
-    /// written by it on the way back, so only that one must know both: `is_known` says which `other` knows.
+    /// The reason for which this agent cannot succeed `other`; none where it can. An earlier version's tables are read by the
+    /// later agent, and written by it on the way back, so only that one must know both: `is_known` says which `other` knows.
     pub(super) fn misfit(&self, other: &Self, is_known: fn(u32) -> bool) -> Option<String> {
         if self.protocol != other.protocol {
             return Some(format!("it speaks hand-over protocol {}, not {}", self.protocol, other.protocol));

@@ -8,7 +8,7 @@
 //! adopt what is pinned  <---- offer, lock, listeners --
 //! own tables, programs: [`underpass_loader::Kernel::take_over`]
 //! both cgroups count as the agent
-//! first World applied ------------- taken -----------> it accepts no more, says GOAWAY, drains, judges, renews
+//! first World applied ------------- taken -----------> it accepts no more, sends GOAWAY, drains, judges, renews
 //! OWNER                 <---------- leaving -----------
 //! its version of the tables counts
 //! its cgroup counts no more <------- end of file ------ ended
@@ -83,7 +83,7 @@ pub enum Error {
     },
     /// The agent of this node cannot be reached.
     #[error("the running agent of node {node} does not listen at {socket}: it is starting, or has another --state")]
-    Unheard {
+    Unreachable {
         /// This node.
         node: String,
         /// The socket of the hand-over address.
@@ -167,8 +167,8 @@ impl HandoverAddress {
             Some(lock) => Ok(Claim::Alone(lock)),
             None if take_over => {
                 let socket = self.socket.display().to_string();
-                let unheard = |source| Error::Unheard { node, socket, source };
-                let connection = DescriptorConnection::connect(&self.socket).map_err(unheard)?;
+                let unreachable = |source| Error::Unreachable { node, socket, source };
+                let connection = DescriptorConnection::connect(&self.socket).map_err(unreachable)?;
                 Successor::new(connection, &self.node).map(Claim::Successor)
             }
             None => Err(Error::Runs { node, lock: self.lock.display().to_string() }),
@@ -243,12 +243,12 @@ impl Predecessor {
 
 impl Successor {
     fn new(connection: DescriptorConnection, node: &str) -> Result<Self, Error> {
-        let (user, pid) = connection.peer().map_err(io_failure("look at"))?;
+        let (user, pid) = connection.peer().map_err(io_failure("identify the peer of"))?;
         if user != 0 {
             return Err(Error::Answer { found: format!("its process belongs to user {user}") });
         }
         connection.set_timeout(ANSWER).map_err(io_failure("set up"))?;
-        let process = underpass_net::passing::pidfd(pid).map_err(io_failure("watch the process behind"))?;
+        let process = underpass_net::passing::pidfd(pid).map_err(io_failure("watch the peer of"))?;
         Ok(Self { connection, node: node.to_owned(), process })
     }
 
@@ -269,7 +269,7 @@ impl Successor {
         };
         let mut with = with.into_iter();
         let lock = Lock::from(with.next().ok_or_else(|| unexpected(&offer))?);
-        let process = self.process.try_clone().map_err(io_failure("watch the process behind"))?;
+        let process = self.process.try_clone().map_err(io_failure("watch the peer of"))?;
         let earlier =
             earlier.iter().zip(with).map(|(cgroup, process)| Predecessor { cgroup: CgroupId(*cgroup), process });
         let predecessors = std::iter::once(Predecessor { cgroup: CgroupId(cgroup), process }).chain(earlier).collect();
@@ -339,7 +339,7 @@ fn receive(connection: &DescriptorConnection) -> Result<(Message, Vec<OwnedFd>),
 }
 
 fn io_failure(operation: &'static str) -> impl FnOnce(io::Error) -> Error {
-    move |source| Error::Io { operation, object: "the other agent".to_owned(), source }
+    move |source| Error::Io { operation, object: "the hand-over connection".to_owned(), source }
 }
 
 fn unexpected(message: &Message) -> Error {

@@ -93,7 +93,7 @@ fn serve(
     requests: &mpsc::UnboundedSender<SuccessorRequest>,
 ) -> Result<bool, Error> {
     connection.set_timeout(INTRODUCE).map_err(io_failure("set up"))?;
-    let (user, pid) = connection.peer().map_err(io_failure("look at"))?;
+    let (user, pid) = connection.peer().map_err(io_failure("identify the peer of"))?;
     let (Message::Hello(hello), _) = receive(connection)? else {
         return Err(Error::Answer { found: "no introduction".into() });
     };

@@ -87,7 +87,7 @@ fn one_agent_serves_a_node() {
     // With any other state directory.
     let elsewhere = HandoverAddress::new(Path::new("/elsewhere"), &kernel(address.socket().parent().unwrap()));
     assert!(matches!(elsewhere.claim(false), Err(Error::Runs { .. })));
-    assert!(matches!(elsewhere.claim(true), Err(Error::Unheard { .. })));
+    assert!(matches!(elsewhere.claim(true), Err(Error::Unreachable { .. })));
     drop(lock);
     drop(alone(&address));
 }

@@ -1,8 +1,8 @@
 //! The queue before the keeper: of each door one pending batch, coalesced by key, and the newest report. Its own file because it
 //! is shared by two threads, and bounded.
 //!
-//! What must hold: a door with [`MOST_KEYS`] pending keys waits, and makes no other wait. An update is taken whole: changes of one
-//! update become visible together. One that is larger by itself is let in where nothing else of its door waits.
+//! What must hold: a door with [`MOST_KEYS`] pending keys waits, and makes no other wait. An update is taken whole: changes
+//! of one update become visible together. One that is larger by itself is let in where nothing else of its door waits.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

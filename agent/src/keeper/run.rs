@@ -43,7 +43,7 @@ struct Merged {
     changes: usize,
     /// A pod of this node may be another one.
     local: bool,
-    /// Doors that were asked once.
+    /// Doors whose updates are in it.
     passed: BTreeSet<usize>,
 }
 

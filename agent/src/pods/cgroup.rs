@@ -174,7 +174,7 @@ pub(super) fn events(cgroup: &Path) -> Result<fs::File> {
 pub fn id(cgroup: &Path) -> Result<CgroupId> {
     let read = fs::metadata(cgroup);
     let path = || cgroup.to_owned();
-    read.map(|m| CgroupId(m.ino())).map_err(|source| Error::Cgroup { operation: "look at", path: path(), source })
+    read.map(|m| CgroupId(m.ino())).map_err(|source| Error::Cgroup { operation: "inspect", path: path(), source })
 }
 
 /// The mount point of cgroup2: `/sys/fs/cgroup`, or a directory of it on a hybrid machine.

@@ -174,7 +174,7 @@ impl EnrolledPod {
 
     /// Reads the addresses again where they may have changed; true where they have.
     pub(super) fn look_at_addresses(&mut self) -> bool {
-        // Whether something happened or that could not be asked: the answer is to look.
+        // After an event, or where that is not known: read them.
         if !self.watch.changed().unwrap_or(true) {
             return false;
         }

@@ -1,5 +1,5 @@
-//! Metrics of pods by state and of the fill of the kernel's tables: set by the pods' own thread after every turn, so that a scrape
-//! never waits for it.
+//! Metrics of pods by state and of the fill of the kernel's tables: set by the pods' own thread after every turn, so that a
+//! scrape never waits for it.
 
 use std::collections::BTreeMap;
 

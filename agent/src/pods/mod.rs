@@ -1,6 +1,6 @@
-//! The pods of this node: found, set up, announced to the tunnel, released, purged; and the data path's tables, which
-//! follow the World and them. A [`LocalPod`] says whether a pod is to be enrolled, never the World, which knows the mesh alone. [`plan`] decides; [`Pods`] does, on one thread of its own ([`spawn`]), because everything
-//! here is a system call.
+//! The pods of this node: found, set up, announced to the tunnel, released, purged; and the data path's tables, which follow
+//! the World and them. A [`LocalPod`] says whether a pod is to be enrolled, never the World, which knows the mesh alone.
+//! [`plan`] decides; [`Pods`] does, on one thread of its own ([`spawn`]), because everything here is a system call.
 //!
 //! ```text
 //! local --> wanted --\                      /--> cgroup, sandbox, rules, listeners   (cgroup netns setup)
@@ -8,7 +8,7 @@
 //! pods  --> actual --/                      \--> tables: follow, diff --> DataPath  (tables datapath)
 //! ```
 //! What must hold: `Pods::there` is what stands in the data path; everything in it that belongs to a pod was put there
-//! by this agent or by one before it, and goes only when the pod is released or its sandbox has ended.
+//! by this agent or an earlier one, and goes only when the pod is released or its sandbox has ended.
 
 mod cgroup;
 mod enrolled;
@@ -67,7 +67,7 @@ const ROUNDS: usize = 4;
 /// Settings of the pods of a node.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The name of this node: pods of others are not looked at.
+    /// The name of this node: pods of other nodes are ignored.
     pub node: Arc<str>,
     /// The cgroup2 directory below which the kubelet keeps this node's pods.
     pub cgroup_root: PathBuf,
@@ -164,7 +164,7 @@ impl<D: std::fmt::Debug> std::fmt::Debug for Pods<D> {
 }
 
 impl<D: DataPath> Pods<D> {
-    /// Starts with what stands in the data path. Nothing is changed before the first World is there.
+    /// Starts with the contents of the data path. Nothing is changed before the first World is there.
     pub fn adopt(settings: Settings, path: D, now: Instant, sink: Sink) -> Result<Self> {
         let there = Tables::from_ops(&path.contents()?);
         let orphans = there.mentioned().chain(path.pods()?).collect();
@@ -436,14 +436,14 @@ impl<D: DataPath> Pods<D> {
 pub(crate) fn wanted(pods: &[LocalPod]) -> BTreeMap<PodUid, Wanted> {
     let mut wanted: BTreeMap<PodUid, Option<Wanted>> = BTreeMap::new();
     for pod in pods {
-        let says = match pod.local {
+        let state = match pod.local {
             Local::Enrolled => Some(Wanted::Enrolled { addresses: pod.addresses.clone() }),
             Local::Released => Some(Wanted::Released),
             Local::Unknown => None,
         };
-        wanted.entry(Arc::clone(&pod.pod_uid)).and_modify(|other| *other = None).or_insert(says);
+        wanted.entry(Arc::clone(&pod.pod_uid)).and_modify(|other| *other = None).or_insert(state);
     }
-    wanted.into_iter().filter_map(|(uid, says)| Some((uid, says?))).collect()
+    wanted.into_iter().filter_map(|(uid, state)| Some((uid, state?))).collect()
 }
 
 #[cfg(test)]

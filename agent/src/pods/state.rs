@@ -1,5 +1,5 @@
 //! The state of a pod: [`plan`](super::plan)'s states with their values. Its own file because both the shell and its thread
-//! look at it.
+//! read it.
 
 use std::time::Instant;
 

@@ -1,5 +1,5 @@
-//! The synchronisation of the data path's tables with the World and this node's pods. Its own file because [`super`] is about pods, and this
-//! about what stands in the tables, and of which World it is.
+//! The synchronisation of the data path's tables with the World and this node's pods. Its own file because [`super`] is about
+//! pods, and this about the contents of the tables, and the World behind them.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ use crate::{
     tables::{KernelPod, Tables, compile, compile_pods, diff, follow, ordered_for_room},
 };
 
-/// The longest pause between two looks at what stands in the data path while something fails.
+/// The longest pause between two reads of the data path's contents while something fails.
 const LONGEST_READING: Duration = Duration::from_secs(60);
 
 /// The failures by pod; under none, those of operations that concern all of them.

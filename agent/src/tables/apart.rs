@@ -19,8 +19,8 @@ impl Tables {
         }
     }
 
-    /// Whether `op` must wait because `failed` has not been done. What decides about a pod goes after the pod, and what stands for
-    /// addresses that are missing goes when none is. Everything else closes, or makes room.
+    /// Whether `op` must wait because `failed` has not been done. What decides about a pod goes after the pod, and what
+    /// stands for addresses that are missing goes when none is. Everything else closes, or makes room.
     #[must_use]
     pub fn must_wait(&self, op: &Op, failed: &Op) -> bool {
         match (op, failed) {

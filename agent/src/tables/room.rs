@@ -1,8 +1,8 @@
 //! The table of a mesh with more addresses than the kernel has room for: its entries, and the order in which they change. Its own
 //! file because nothing else has to know that a table can be full.
 //!
-//! What must hold: while an address of the mesh is not in the table, [`ANY_OTHER`] is, so that connections to what is not there are
-//! captured and the tunnel asks the World. It comes first and goes last, and one entry is always kept for it.
+//! What must hold: while an address of the mesh is not in the table, [`ANY_OTHER`] is, so that connections to what is not
+//! there are captured and the tunnel asks the World. It comes first and goes last, and one entry is always kept for it.
 
 use std::collections::BTreeSet;
 

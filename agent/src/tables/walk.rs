@@ -270,8 +270,8 @@ impl Walk {
         self.pods.entry(Arc::clone(uid)).and_modify(|pod| pod.phase = phase);
     }
 
-    /// Operation by operation to what is compiled from scratch: from the World that was finished last, after a failure from what is
-    /// there.
+    /// Operation by operation to what is compiled from scratch: from the World that was finished last, after a failure from
+    /// what is there.
     fn tables(&mut self, model: &Model, fails: Option<usize>) -> Result<(), String> {
         let fresh = model.world();
         let pods: Vec<KernelPod> = self.pods.values().cloned().collect();
