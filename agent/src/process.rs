@@ -76,7 +76,7 @@ fn clean_up(config: &Config) -> ExitCode {
 fn run(sources: Sources, loaded: Loaded) -> anyhow::Result<()> {
     let config = &loaded.config.clone();
     let levels = underpass_telemetry::log::init(config.log_format, config.log.clone())?;
-    loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    loaded.warnings.iter().for_each(|warning| tracing::warn!(%warning, "setting probably misspelt"));
     limits::raise_descriptors();
     let checked = preflight::check(config, SystemTime::now()).map_err(|faults| {
         let lines: String = faults.iter().map(|fault| format!("\n  - {fault}")).collect();
