@@ -1,14 +1,14 @@
-//! Finds the built kernel programs, which are embedded: those that a variable names, else what `cargo xtask build-ebpf` leaves
-//! in the workspace's `target`. Without them user space still builds, and says at start which command is missing.
+//! Embeds the built kernel programs: those that a variable names, else those of `cargo xtask build-ebpf` in the workspace's
+//! `target`. Without them user space still builds, and its error at start names the command that builds them.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 /// One build of the kernel programs.
 struct Build {
-    /// Names its object.
+    /// The environment variable with the path of its object.
     variable: &'static str,
-    /// Where the object is otherwise, below `target/ebpf`.
+    /// The default path of its object, below `target/ebpf`.
     file: &'static str,
     /// Set where it is embedded.
     cfg: &'static str,

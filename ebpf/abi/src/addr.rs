@@ -1,6 +1,6 @@
 //! Addresses, ports and the two names by which the kernel knows a pod: its namespace and its cgroup.
 //!
-//! They are types of their own so that byte order cannot be mixed up: an [`Address`] is kept as it is on the wire, a
+//! They are types of their own so that byte order cannot be mixed up: an [`Address`] is kept in network byte order, a
 //! [`Port`] as a number. IPv4 is kept as `::ffff:a.b.c.d`, so that one table serves both families and v4-mapped sockets.
 
 use core::hash::{Hash, Hasher};
@@ -54,7 +54,7 @@ impl Address {
         a == 0 && b == 0 && c == MAPPED
     }
 
-    /// Nobody's: what connect() takes for loopback, and what no packet may have as its source.
+    /// The unspecified address, of no host: connect() takes it for loopback, and no packet may have it as its source.
     #[inline(always)]
     #[must_use]
     pub const fn is_unspecified(&self) -> bool {

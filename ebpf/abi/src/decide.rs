@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! socket()   create    stamps sockets of enrolled pods
-//! bind()     bind      lends what keeps the tunnel's sockets out of the way of the application's
+//! bind()     bind      lends SO_REUSEADDR, so that the tunnel's sockets do not block the application's port
 //! connect()  connect   decides: local, leave, captured, agent, denied; keeps it in the socket's storage
 //! SYN        tcp       compares the decision with the addresses that the SYN really gets; attests hand-offs
 //! packets    egress    lets nothing of a captured or denied socket out, nor a SYN without a decision
@@ -27,17 +27,17 @@ use crate::maps::{ANY_OTHER, Attestation, Destination, ListenerKey, LocalKey, Lo
 
 /// The lookups that decisions need: kernel maps, or hash maps in memory.
 pub trait Tables {
-    /// Is this namespace an enrolled pod?
+    /// The phase of the enrolled pod with this namespace.
     fn phase(&self, pod: Cookie) -> Option<Phase>;
-    /// Is this address local to a pod's namespace?
+    /// The locality of an address in a pod's namespace.
     fn locality(&self, key: &LocalKey) -> Option<Locality>;
-    /// Is there an entry for this address?
+    /// The entry of the mesh for this address.
     fn destination(&self, address: &Address) -> Option<Destination>;
     /// Is this the cgroup of an agent?
     fn is_agent(&self, cgroup: CgroupId) -> bool;
-    /// Is this the cgroup of a pod, and of which?
+    /// The pod whose cgroup this is.
     fn pod_of(&self, cgroup: CgroupId) -> Option<Cookie>;
-    /// Did somebody attest this connection?
+    /// The attestation of this connection, if there is one.
     fn attestation(&self, tuple: &Tuple) -> Option<Attestation>;
     /// Does the tunnel listen?
     fn has_listener(&self, key: &ListenerKey) -> bool;

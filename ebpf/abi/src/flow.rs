@@ -1,4 +1,4 @@
-//! What the kernel remembers of a socket, and the mark that moves its packets.
+//! The kernel's memory of a socket, and the mark that moves its packets.
 //!
 //! A [`Flow`] lives in socket storage: it is written by the connect hook, compared just before the SYN, enforced on
 //! every packet that leaves, and freed with the socket.
@@ -9,7 +9,7 @@ use crate::addr::{Address, Cookie, Port};
 pub const LOOPBACK_INTERFACE: u32 = 1;
 /// Transport protocol of TCP (RFC 9293; IANA protocol numbers).
 pub const PROTOCOL_TCP: u32 = 6;
-/// Transport protocol of multipath TCP sockets (`IPPROTO_MPTCP`, linux/in.h); never on the wire.
+/// Transport protocol of multipath TCP sockets (`IPPROTO_MPTCP`, linux/in.h); never in a packet.
 pub const PROTOCOL_MPTCP: u32 = 262;
 /// `SOCK_STREAM` (linux/net.h).
 pub const TYPE_STREAM: u32 = 1;
@@ -20,7 +20,7 @@ pub const STATE_SYN_SENT: u32 = 2;
 /// State of a closed socket (`TCP_CLOSE`, net/tcp_states.h).
 pub const STATE_CLOSE: u32 = 7;
 
-/// What was decided about a socket. Values that are none of these constants are never written.
+/// The kind of decision about a socket. Values that are none of these constants are never written.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Kind(u32);
@@ -46,12 +46,12 @@ impl Kind {
 pub struct Flow {
     /// The socket's network namespace.
     pub pod: Cookie,
-    /// Where connect() wanted to go.
+    /// Address that connect() asked for.
     pub destination: Address,
-    /// Where connect() wanted to go. Where nothing is decided: the port for which SO_REUSEADDR is lent to the socket (see
+    /// Port that connect() asked for. Without a decision: the port for which SO_REUSEADDR is lent to the socket (see
     /// `decide::bind`), or 0.
     pub port: Port,
-    /// What was decided.
+    /// Kind of the decision.
     pub kind: Kind,
 }
 
@@ -78,7 +78,7 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// The bits that are used where nobody set others.
+    /// The default bits.
     pub const DEFAULT: Self = Self { outbound: 0x0100_0000, inbound: 0x0200_0000 };
 
     /// Two different single bits, or `None`.

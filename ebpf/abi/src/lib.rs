@@ -29,5 +29,5 @@ pub use maps::{
 };
 pub use report::Counter;
 
-/// Of every layout, map and meaning in this crate; part of the path under which the tables are pinned.
+/// The version of every layout, map and meaning in this crate; part of the path under which the tables are pinned.
 pub const VERSION: u32 = layout::current::VERSION;

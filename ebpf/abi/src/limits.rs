@@ -1,4 +1,4 @@
-//! How much fits: the size of every kernel table and the bounds of every loop.
+//! The limits of the kernel data path: the size of every table and the bounds of every loop.
 //!
 //! One file, because the programs declare the maps with these numbers and user space refuses what exceeds them with a
 //! typed error. A table that is full is never silently cut.

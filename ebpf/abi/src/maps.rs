@@ -12,7 +12,7 @@ use crate::limits;
 
 pub use crate::layout::current::{Destination, Pod};
 
-/// Where a pod stands between enrolment and release.
+/// A pod's phase between enrolment and release.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Phase(u64);
@@ -20,7 +20,7 @@ pub struct Phase(u64);
 impl Phase {
     /// Everything applies.
     pub const ENROLLED: Self = Self(1);
-    /// No new connection is captured; those that are stay, and what comes in still passes the tunnel.
+    /// No new connection is captured; captured ones stay, and inbound connections still pass the tunnel.
     pub const RELEASING: Self = Self(2);
 }
 
@@ -28,13 +28,13 @@ impl Phase {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LocalKey {
-    /// Whose namespace.
+    /// The pod of the namespace.
     pub pod: Cookie,
-    /// Which address.
+    /// The address.
     pub address: Address,
 }
 
-/// Value of `LOCALS`: does the address count for identity?
+/// Value of `LOCALS`: whether the address counts for identity.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Locality(u32);
@@ -50,7 +50,7 @@ impl Locality {
 /// it means loopback, so that it is no destination itself.
 pub const ANY_OTHER: Address = Address::UNSPECIFIED;
 
-/// Which of a pod's two listeners.
+/// The direction of a pod's listener.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Direction(u64);
@@ -66,9 +66,9 @@ impl Direction {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ListenerKey {
-    /// Whose listener.
+    /// The pod of the listener.
     pub pod: Cookie,
-    /// Which of the two.
+    /// Its direction.
     pub direction: Direction,
 }
 
@@ -76,13 +76,13 @@ pub struct ListenerKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tuple {
-    /// Who opens it.
+    /// Address of its opener.
     pub source: Address,
-    /// Whom.
+    /// Address of its destination.
     pub destination: Address,
-    /// Who opens it.
+    /// Port of its opener.
     pub source_port: Port,
-    /// Whom.
+    /// Port of its destination.
     pub destination_port: Port,
     /// 1 where its SYN arrives over lo, else 0. A real client may use the very port that the agent chose towards the
     /// application; that one's SYN does not arrive over lo.
@@ -214,7 +214,7 @@ impl Map {
 /// A table has no room for another entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full {
-    /// Which table.
+    /// The table.
     pub map: Map,
     /// How many entries it holds.
     pub limit: u32,
@@ -239,7 +239,7 @@ pub enum Op {
     SetPodCgroup(CgroupId, Cookie),
     /// An address in the mesh.
     SetDestination(Address, Destination),
-    /// From here on, or as long as it is [`Phase::RELEASING`] no longer, connections of this pod are decided.
+    /// A pod whose connections are decided from here on; new ones no longer where it is [`Phase::RELEASING`].
     SetPod(Cookie, Pod),
     /// Connections of this namespace are no longer decided.
     RemovePod(Cookie),
@@ -273,7 +273,7 @@ impl Op {
         }
     }
 
-    /// What takes out the entry that it sets or removes.
+    /// The operation that removes the entry that this one sets or removes.
     #[must_use]
     pub const fn removal(&self) -> Self {
         match *self {

@@ -20,13 +20,13 @@ use crate::report::Counter;
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     marks: Marks,
-    /// Of tables that are smaller than the kernel's.
+    /// Capacities of the tables that are smaller than the kernel's.
     capacities: HashMap<Map, u32>,
     pods: HashMap<Cookie, Pod>,
     locals: HashMap<LocalKey, Locality>,
     mesh: HashMap<Address, Destination>,
     attested: HashMap<Tuple, Attestation>,
-    /// In the order of their arrival: the oldest gives way.
+    /// Attested connections in the order of their arrival: the oldest gives way.
     attested_order: VecDeque<Tuple>,
     listeners: HashSet<ListenerKey>,
     agents: HashSet<CgroupId>,
@@ -71,14 +71,14 @@ impl Memory {
         Self { marks, ..Self::default() }
     }
 
-    /// The same, with room for so many entries in this table.
+    /// Empty tables, this one with room for so many entries.
     #[must_use]
     pub fn with_capacity(mut self, map: Map, entries: u32) -> Self {
         self.capacities.insert(map, entries);
         self
     }
 
-    /// How many entries fit into a table.
+    /// The capacity of a table, in entries.
     #[must_use]
     pub fn capacity(&self, map: Map) -> u32 {
         self.capacities.get(&map).copied().unwrap_or_else(|| map.limit())
@@ -123,12 +123,12 @@ impl Memory {
         Ok(())
     }
 
-    /// It listens no longer.
+    /// The tunnel listens no longer for this pod in this direction.
     pub fn remove_listener(&mut self, key: &ListenerKey) {
         self.listeners.remove(key);
     }
 
-    /// How many entries a table has.
+    /// The number of entries in a table.
     #[must_use]
     pub fn len(&self, map: Map) -> usize {
         match map {
@@ -144,13 +144,13 @@ impl Memory {
         }
     }
 
-    /// How often something was counted.
+    /// The value of a counter.
     #[must_use]
     pub fn count(&self, counter: Counter) -> u64 {
         self.counts.get(&counter).copied().unwrap_or(0)
     }
 
-    /// What is there, as the operations that would make it: sorted by rank, then in no particular order.
+    /// The contents, as the operations that would make them: sorted by rank, then in no particular order.
     #[must_use]
     pub fn contents(&self) -> Vec<Op> {
         let agents = self.agents.iter().map(|&cgroup| Op::SetAgent(cgroup));
@@ -193,7 +193,7 @@ impl Memory {
         outcome
     }
 
-    /// A socket about which this was decided closes.
+    /// A socket with a decision of this kind closes.
     pub fn closed(&mut self, kind: Kind, tuple: &Tuple) {
         if let Some(tuple) = tcp::closed(kind, tuple) {
             self.attested.remove(&tuple);
@@ -210,7 +210,7 @@ impl Memory {
         flow
     }
 
-    /// A SYN that arrives. The answer is where it goes and whether it gets there.
+    /// A SYN that arrives. The answer is its receiver, and whether it gets there.
     pub fn lookup(&mut self, packet: &Arriving) -> (Steer, bool) {
         let steer = lookup::lookup(self, packet);
         let assigned = match steer {
@@ -222,7 +222,7 @@ impl Memory {
         (steer, passes)
     }
 
-    /// A packet that leaves. The answer is why it may not.
+    /// A packet that leaves. The answer is the reason where it may not.
     pub fn egress(&mut self, sender: &Sender, packet: &impl Leaving) -> Option<Counter> {
         let refusal = egress::egress(self, sender, packet);
         refusal.into_iter().for_each(|counter| self.add(counter));

@@ -1,4 +1,4 @@
-//! What the kernel counts: one counter for every decision and for every refusal with its reason.
+//! The kernel's counters: one for every decision and for every refusal with its reason.
 //!
 //! The names are part of the interface: metrics carry them as labels, tests assert them, so that "it was refused" always
 //! comes with "and by this rule". Counters are kept per CPU and only grow.
@@ -6,7 +6,7 @@
 /// Declares the counters: variant, hook and event.
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $name:ident = $hook:literal, $event:literal;)+) => {
-        /// One thing that the kernel programs count. The number is the slot in the map `COUNTS`.
+        /// An event that the kernel programs count. The number is the slot in the map `COUNTS`.
         #[repr(u32)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Counter {
@@ -17,13 +17,13 @@ macro_rules! counters {
             /// Every counter, in the order of its slots.
             pub const ALL: &[Self] = &[$(Self::$name,)+];
 
-            /// Where it is counted: `create`, `connect`, `syn`, `accept`, `steer` or `guard`.
+            /// The hook that counts it: `create`, `connect`, `syn`, `accept`, `steer` or `guard`.
             #[must_use]
             pub const fn hook(self) -> &'static str {
                 match self { $(Self::$name => $hook,)+ }
             }
 
-            /// What is counted there.
+            /// The event at that hook.
             #[must_use]
             pub const fn event(self) -> &'static str {
                 match self { $(Self::$name => $event,)+ }
@@ -53,7 +53,7 @@ counters! {
     ConnectUnlisted = "connect", "unlisted";
     /// A connection of the agent inside a pod.
     ConnectAgent = "connect", "agent";
-    /// Refused with EPERM: the table says so.
+    /// Refused with EPERM: the table of the mesh refuses its destination.
     ConnectRefused = "connect", "refused";
     /// Refused with EPERM: a socket bound to a device cannot be routed over lo.
     ConnectBoundDevice = "connect", "bound-device";
@@ -73,7 +73,7 @@ counters! {
     SynNotAttested = "syn", "not-attested";
     /// A connection that an application accepted from the agent was bound to lo.
     AcceptBound = "accept", "bound";
-    /// Such a connection could not be bound; guard keeps its packets on lo.
+    /// A connection that an application accepted from the agent could not be bound to lo; guard keeps its packets there.
     AcceptNotBound = "accept", "not-bound";
     /// An attested connection reached the application.
     SteerAttested = "steer", "attested";
@@ -81,7 +81,7 @@ counters! {
     SteerOutbound = "steer", "outbound";
     /// A connection from outside reached the tunnel.
     SteerInbound = "steer", "inbound";
-    /// Refused: over lo, but neither captured nor attested.
+    /// Refused: over lo, neither captured nor attested.
     SteerStranger = "steer", "stranger";
     /// Refused: the tunnel does not listen.
     SteerNoListener = "steer", "no-listener";
@@ -91,7 +91,7 @@ counters! {
     GuardDenied = "guard", "denied";
     /// Held back: a captured SYN while the tunnel does not listen. It is retransmitted.
     GuardNoListener = "guard", "no-listener";
-    /// Dropped: a SYN of a socket about which nothing was decided.
+    /// Dropped: a SYN of a socket without a decision.
     GuardUndecided = "guard", "undecided";
     /// Dropped: a raw packet of a pod that could open a TCP connection.
     GuardRaw = "guard", "raw";

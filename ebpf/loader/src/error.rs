@@ -1,11 +1,11 @@
-//! What can go wrong: the operation, the object, the source.
+//! The errors of the kernel data path: operation, object, source.
 
 use std::io;
 use std::path::PathBuf;
 
 use underpass_abi::{Cookie, Full};
 
-/// The result of everything here.
+/// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why the kernel data path could not be loaded, attached or changed.
@@ -14,7 +14,7 @@ pub enum Error {
     /// User space was built without the kernel programs.
     #[error("this build has no kernel programs: run `cargo xtask build-ebpf` and build again")]
     NoObject,
-    /// User space was built without those that say what they decide.
+    /// User space was built without the kernel programs that log their decisions.
     #[error("this build has no kernel programs that log: run `cargo xtask build-ebpf` and build again")]
     NoLogObject,
     /// The object is not what this build expects.
@@ -23,102 +23,109 @@ pub enum Error {
     /// A system call failed.
     #[error("cannot {operation} {object}: {source}")]
     System {
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
-        /// On what.
+        /// Its object.
         object: String,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
     /// The programs or maps could not be loaded.
     #[error("cannot {operation} {object}: {source}")]
     Load {
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
-        /// On what.
+        /// Its object.
         object: &'static str,
-        /// Why not.
+        /// The cause.
         source: Box<aya::EbpfError>,
     },
     /// A program was refused; the source has the verifier's words.
     #[error("cannot {operation} {object}: {source}")]
     Program {
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
-        /// On what.
+        /// Its object.
         object: &'static str,
-        /// Why not.
+        /// The cause.
         source: Box<aya::programs::ProgramError>,
     },
     /// A map could not be opened, read or changed.
     #[error("cannot {operation} {object}: {source}")]
     Map {
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
-        /// On what.
+        /// Its object.
         object: &'static str,
-        /// Why not.
+        /// The cause.
         source: aya::maps::MapError,
     },
-    /// What the programs say cannot be read.
+    /// The log of the programs could not be opened.
     #[error("cannot open the kernel log: {0}")]
     Log(#[from] aya_log::Error),
     /// A table has no room.
     #[error(transparent)]
     Full(#[from] Full),
     /// A pinned map has another layout although its version is the same.
-    #[error("pinned map {path} has another layout: remove it with `underpass-agent cleanup`")]
+    #[error(
+        "cannot use the pinned map {path}: its layout is not that of its version; remove it with `underpass-agent \
+         cleanup`"
+    )]
     OtherLayout {
-        /// Which.
+        /// The pin of the map.
         path: PathBuf,
     },
-    /// What was pinned before versions could follow each other.
+    /// Pins of a version from before one could take over from another.
     #[error(
-        "{path} was pinned by a version of Underpass that no other one can follow: run that version's `cleanup` first"
+        "cannot take over the pins in {path}: they are of a version of Underpass that no other one can take over from; run \
+         that version's `cleanup` first"
     )]
     TooOld {
-        /// Which directory.
+        /// The directory of the pins.
         path: PathBuf,
     },
-    /// Tables of a later version, or of one so early that its layout is forgotten.
+    /// Tables of a later version, or of one so early that this build has no reader for its layout.
     #[error(
-        "the kernel tables are of version {version}, and this agent, which has version {}, does not know it",
+        "cannot read the kernel tables: they have version {version}, unknown to this agent, which has version {}",
         underpass_abi::VERSION
     )]
     UnknownVersion {
-        /// Theirs.
+        /// The version of the tables.
         version: u32,
     },
     /// The pinned programs are attached to another cgroup than the settings say.
-    #[error("{path} is attached to another cgroup (id {found}): run `cleanup` first, or restore the setting")]
+    #[error(
+        "cannot use the pinned link {path}: it is attached to another cgroup (id {found}) than the settings name; run \
+         `cleanup` first, or restore the setting"
+    )]
     OtherCgroup {
-        /// Which link.
+        /// The pin of the link.
         path: PathBuf,
-        /// The cgroup it is attached to.
+        /// The cgroup that it is attached to.
         found: u64,
     },
-    /// Pods were opened for reading only.
+    /// The data path was opened without its programs, for reading and taking away only.
     #[error("cannot attach the program of pod {pod:?}: the kernel programs are not loaded")]
     NotAttached {
-        /// Which pod.
+        /// The pod.
         pod: Cookie,
     },
-    /// Pods are still known to the kernel.
-    #[error("{pods} pods are still enrolled: release them before the guard goes")]
+    /// Pods are still in the kernel's tables.
+    #[error("cannot remove the kernel data path: {pods} pods are still enrolled; release them first")]
     PodsRemain {
-        /// How many.
+        /// Number of pods.
         pods: usize,
     },
 }
 
-/// What is wrong with the embedded object.
+/// The defect of an embedded object.
 #[derive(Debug, thiserror::Error)]
 pub enum ObjectError {
-    /// It is no such file.
-    #[error("cannot be parsed: {0}")]
+    /// It is no ELF file with BPF programs.
+    #[error("cannot parse the object: {0}")]
     Parse(#[from] aya_obj::ParseError),
     /// Its references could not be resolved.
-    #[error("cannot be relocated: {0}")]
+    #[error("cannot relocate the object: {0}")]
     Relocate(#[from] aya_obj::relocation::EbpfRelocationError),
     /// A program is missing.
     #[error("program {0} is missing")]

@@ -17,14 +17,14 @@ use crate::{link, sys};
 pub struct Foreign {
     /// The kernel's id of it.
     pub id: u32,
-    /// Its name, where it has one.
+    /// Its name; empty where it has none.
     pub name: String,
     /// `connect4` or `connect6`.
     pub hook: &'static str,
 }
 
-/// Who runs after our connect programs, in our cgroup or above it. A rewrite by one of them is refused just before the
-/// SYN where it leads into the mesh.
+/// The foreign programs that run after our connect programs, in our cgroup or above it. A rewrite by one of them is refused
+/// just before the SYN where it leads into the mesh.
 ///
 /// # Errors
 /// The cgroup cannot be read.
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_runs_after_ours() {
+    fn programs_after_ours_are_foreign() {
         let check = |ids: &[u32], ours, expected: &[u32]| assert_eq!(after_ours(ids, ours), expected);
         check(&[1, 2, 3], Some(2), &[3]);
         check(&[1, 2], Some(2), &[]);

@@ -1,5 +1,5 @@
-//! The node's kernel data path: its tables, listeners and pods; opened, changed, taken away. How it comes about, and how one
-//! version follows another, is [`crate::version`]'s.
+//! The node's kernel data path: its tables, listeners and pods; opened, changed, taken away. Its beginning, and the take-over from
+//! another version, are in [`crate::version`].
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::PathBuf;
@@ -20,11 +20,11 @@ use crate::tables::{Attested, Tables, open_version};
 /// The kernel data path of one node.
 pub struct Kernel {
     pub(crate) pins: Pins,
-    /// None where it was opened to read and to take away.
+    /// The loaded programs; none where it was opened to read and to take away.
     pub(crate) programs: Option<Programs>,
     pub(crate) log: Option<KernelLog>,
     pub(crate) tables: Box<dyn Tables>,
-    /// Those of the version before, until this one is committed.
+    /// The tables of the version before, until this one is committed.
     pub(crate) earlier: Option<Box<dyn Tables>>,
     attested: Attested,
     listeners: Listeners,
@@ -32,13 +32,13 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// What the programs say, once; none where they are those that say nothing. Where nobody reads it, what does not fit
-    /// any more is lost.
+    /// The log of the programs, once; none where they are the silent ones. It must be read: records that find the ring full
+    /// are lost.
     pub fn log(&mut self) -> Option<KernelLog> {
         self.log.take()
     }
 
-    /// Opens what is pinned, to read and to take away, of this version or an earlier one: programs are not loaded, pods cannot be
+    /// Opens the pins of this version or an earlier one, to read and to take away: programs are not loaded, pods cannot be
     /// attached.
     ///
     /// # Errors
@@ -49,20 +49,20 @@ impl Kernel {
         Self::of_version(pins, version)
     }
 
-    /// The directory on the bpf file system that is locked by whoever may change what is pinned for this node, in whatever
-    /// version. It may be missing.
+    /// The directory on the bpf file system whose lock is the right to change this node's pins, those of any version. It may be
+    /// missing.
     #[must_use]
     pub fn lock(settings: &Settings) -> PathBuf {
         Pins::new(settings).lock()
     }
 
-    /// Something is pinned for this node.
+    /// Whether anything is pinned for this node.
     #[must_use]
     pub fn is_pinned(settings: &Settings) -> bool {
         Pins::new(settings).exist()
     }
 
-    /// An agent has come so far that it could enrol pods.
+    /// Whether an agent has come so far that it could enrol pods.
     ///
     /// # Errors
     /// The pins cannot be read.
@@ -70,7 +70,7 @@ impl Kernel {
         Ok(Pins::new(settings).current()?.is_some())
     }
 
-    /// What a version that no other one can follow has pinned for this node.
+    /// The pins of a version without take-over, if this node has any.
     ///
     /// # Errors
     /// The pins cannot be listed.
@@ -91,7 +91,7 @@ impl Kernel {
         })
     }
 
-    /// How many entries fit into a table.
+    /// The capacity of a table, in entries.
     #[must_use]
     pub fn capacity(&self, map: Map) -> u32 {
         match map {
@@ -117,7 +117,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// What is in the tables, as the operations that would make it, by [`Op::rank`].
+    /// The contents of the tables, as the operations that would make them, by [`Op::rank`].
     ///
     /// # Errors
     /// A table cannot be read.
@@ -143,7 +143,7 @@ impl Kernel {
         link::ensure(&self.pins.pod(pod), program.as_fd(), &target)
     }
 
-    /// Takes the pod's program away: what arrives in its namespace goes to whoever listens there.
+    /// Takes the pod's program away: connections that arrive in its namespace go to the application that listens there.
     ///
     /// # Errors
     /// It cannot be detached, or the pin cannot be removed.
@@ -167,7 +167,7 @@ impl Kernel {
         self.listeners.remove(key)
     }
 
-    /// Which listeners there are.
+    /// The keys of the listeners in the table.
     ///
     /// # Errors
     /// The table cannot be read.
@@ -183,7 +183,7 @@ impl Kernel {
         self.counts.read()
     }
 
-    /// How many hand-offs are attested at the moment.
+    /// The number of hand-offs that are attested at the moment.
     ///
     /// # Errors
     /// The table cannot be read.
@@ -191,7 +191,7 @@ impl Kernel {
         self.attested.len()
     }
 
-    /// Removes all that is left of a pod whose network namespace is gone. Not for a living one: its open connections
+    /// Removes the remains of a pod whose network namespace is gone. Not for a living one: its open connections
     /// would continue in the clear.
     ///
     /// # Errors

@@ -1,5 +1,4 @@
-//! What the kernel programs write about their decisions, where they are the build that does: read from the ring that aya-log's
-//! macros fill.
+//! The kernel log: the decisions as the programs of a build with `log` write them, read from the ring that aya-log's macros fill.
 //!
 //! Its own file so that nothing else knows of that library. What must hold: the order of the numbers is that in which
 //! `underpass_programs::log` writes them.
@@ -16,25 +15,25 @@ use underpass_abi::{Cookie, Counter};
 
 use crate::error::Result;
 
-/// One decision, and whose connection it was about.
+/// One decision and its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// Where it was decided, and what.
+    /// Hook and event of the decision.
     pub counter: Counter,
-    /// In whose namespace; 0 where a packet does not say.
+    /// Pod of the namespace; 0 where a packet does not tell it.
     pub pod: Cookie,
-    /// Who opens the connection; none where the kernel has not chosen it yet.
+    /// Opener of the connection; none where the kernel has not chosen its address yet.
     pub source: Option<SocketAddr>,
-    /// To whom; none where nothing was said about it yet.
+    /// Destination of the connection; none where it is not known yet.
     pub destination: Option<SocketAddr>,
 }
 
 /// A record that no program of this build writes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("cannot read {0:?} of the kernel log: another build wrote it")]
+#[error("cannot parse the record {0:?} of the kernel log: the programs of another build wrote it")]
 pub struct Unreadable(String);
 
-/// What a program has written: a decision, where it can be read.
+/// A record of a program: a decision, where it can be parsed.
 pub type LogRecord = std::result::Result<Decision, Unreadable>;
 
 /// The decisions, as they come. Readable when there are some.

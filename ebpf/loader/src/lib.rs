@@ -1,10 +1,10 @@
 //! Loads, attaches, pins and fills the kernel data path: the only user of aya and of bpf(2).
 //!
 //! It is a crate of its own so that everything above it deals in pods, tables and counters, never in descriptors, pins and
-//! verifiers. What it does not know: which pods there are and what may be reached; that comes as [`underpass_abi::Op`]s.
+//! verifiers. Pods and destinations come to it as [`underpass_abi::Op`]s.
 //!
-//! What must hold: a program is attached only when all have been loaded; what captures is attached last and taken away
-//! first; what guards is taken away last; everything is pinned, so that nothing opens when this process ends; the tables of one
+//! What must hold: a program is attached only when all have been loaded; `connect` is attached last and taken away first;
+//! `guard` is taken away last; everything is pinned, so that no way out opens when this process ends; the tables of one
 //! version count, and another takes its place in one step.
 
 mod error;
@@ -34,7 +34,7 @@ pub use reports::Counts;
 pub use tables::is_known;
 use underpass_abi::{Map, Marks};
 
-/// Where a node's kernel data path lives.
+/// The place and size of a node's kernel data path.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// A mounted bpf filesystem, usually `/sys/fs/bpf`.
@@ -47,12 +47,12 @@ pub struct Settings {
     pub marks: Marks,
     /// Entries of the table of the mesh: [`underpass_abi::limits::MESH`], and fewer in a test. A pinned one must have as many.
     pub mesh_entries: u32,
-    /// Load the programs that say what they decide: [`Kernel::log`].
+    /// Load the programs that log their decisions: [`Kernel::log`].
     pub log: bool,
 }
 
 impl Settings {
-    /// How many entries a table is made with.
+    /// The capacity with which a table is made, in entries.
     pub(crate) const fn capacity(&self, map: Map) -> u32 {
         match map {
             Map::Mesh => self.mesh_entries,

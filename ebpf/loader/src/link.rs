@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::pin::Pins;
 use crate::sys;
 
-/// Where a link that is missing is made.
+/// The hook of a new link.
 pub(crate) struct Target<'a> {
     /// A cgroup directory or a network namespace.
     pub(crate) at: BorrowedFd<'a>,
@@ -72,7 +72,7 @@ fn info(path: &Path) -> Result<Option<sys::LinkInfo>> {
     sys::cgroup_link_info(link.as_fd()).map(Some).map_err(Error::system("read", path.display()))
 }
 
-/// What the kernel answers where a link's cgroup or namespace is gone.
+/// The kernel's answers where a link's cgroup or namespace is gone.
 fn is_gone(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENOLINK)
 }

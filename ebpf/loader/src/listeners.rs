@@ -10,24 +10,26 @@ use underpass_abi::{ListenerKey, Map};
 
 use crate::error::{Error, Result};
 use crate::pin::Pins;
-use crate::tables::{Wire, absent_is_removed, failed, open};
+use crate::tables::{KernelLayout, absent_is_removed, failed, open};
 
 /// The table of listening sockets.
-pub(crate) struct Listeners(SockHash<MapData, Wire<ListenerKey>>);
+pub(crate) struct Listeners(SockHash<MapData, KernelLayout<ListenerKey>>);
 
 impl Listeners {
-    /// Of one version's tables.
+    /// The table of one version.
     pub(crate) fn open(pins: &Pins, version: u32) -> Result<Self> {
         open(&pins.map(version, Map::Listeners), Map::Listeners).map(Self)
     }
 
     /// Replaces the one that was there.
     pub(crate) fn insert(&mut self, key: ListenerKey, socket: BorrowedFd<'_>) -> Result<()> {
-        self.0.insert(Wire(key), socket.as_raw_fd(), 0).map_err(|source| failed("write", Map::Listeners, source))
+        self.0
+            .insert(KernelLayout(key), socket.as_raw_fd(), 0)
+            .map_err(|source| failed("write", Map::Listeners, source))
     }
 
     pub(crate) fn remove(&mut self, key: &ListenerKey) -> Result<()> {
-        absent_is_removed(self.0.remove(&Wire(*key)), Map::Listeners)
+        absent_is_removed(self.0.remove(&KernelLayout(*key)), Map::Listeners)
     }
 
     pub(crate) fn keys(&self) -> Result<Vec<ListenerKey>> {

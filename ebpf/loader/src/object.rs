@@ -1,4 +1,4 @@
-//! The embedded kernel programs: the node's, which go through aya once, and the template from which each pod's is made.
+//! The embedded kernel programs: the node's, which go through aya once, and the template of each pod's.
 
 use std::collections::HashSet;
 use std::ffi::CString;
@@ -18,7 +18,7 @@ use crate::sys;
 /// The program of which every pod has its own copy.
 pub(crate) const STEER: &str = "steer";
 
-/// The kernel programs as they were built: with `log` those that say what they decide. A build of the version after this one has
+/// The kernel programs as they were built: with `log` those that log their decisions. A build of the version after this one has
 /// programs of its own, and none that log.
 ///
 /// # Errors
@@ -48,7 +48,7 @@ const LOAD_CONSTANT: u8 = 0x18;
 pub(crate) struct Template {
     instructions: Vec<bpf_insn>,
     places: Vec<usize>,
-    /// The instructions name their descriptors.
+    /// Open maps, whose descriptors the instructions name.
     _maps: Vec<OwnedFd>,
 }
 
@@ -158,7 +158,7 @@ mod tests {
     /// Without the kernel programs, the command that is missing is named.
     #[cfg(not(underpass_object))]
     #[test]
-    fn a_build_without_programs_says_what_to_run() {
+    fn a_build_without_programs_names_the_command_that_builds_them() {
         let error = object(false).expect_err("no object was embedded");
         assert!(matches!(error, Error::NoObject) && error.to_string().contains("cargo xtask build-ebpf"));
     }
@@ -166,7 +166,7 @@ mod tests {
     /// The same of those that log: they are not what is loaded instead.
     #[cfg(not(underpass_log_object))]
     #[test]
-    fn a_build_without_programs_that_log_says_what_to_run() {
+    fn a_build_without_programs_that_log_names_the_command_that_builds_them() {
         let error = object(true).expect_err("no object was embedded");
         assert!(matches!(error, Error::NoLogObject) && error.to_string().contains("cargo xtask build-ebpf"));
     }

@@ -1,9 +1,9 @@
-//! Where things are pinned.
+//! The pins: their paths, and the marker of the version that counts.
 //!
 //! ```text
 //! <bpffs>/underpass/nodes/<instance>/current        a link to v<N>: the version whose tables count
 //!                                    v<N>/PODS ...  the tables of one version; of two, while one follows the other
-//!                                    shared/FLOWS_1 ATTESTED_1   what every version shares
+//!                                    shared/FLOWS_1 ATTESTED_1   the tables that all versions share
 //!                                    links/guard ...
 //!                                    pods/<cookie in hex>        the links of `steer`
 //! <bpffs>/underpass/locks/<instance>      a directory: its lock is the right to change the pins, of any version
@@ -51,7 +51,7 @@ impl Pins {
         self.house.join(LOCKS).join(&self.instance)
     }
 
-    /// Something is pinned for this node.
+    /// Whether anything is pinned for this node.
     pub(crate) fn exist(&self) -> bool {
         self.directory.exists()
     }
@@ -119,7 +119,7 @@ impl Pins {
         Ok(versions)
     }
 
-    /// Removes the tables of one version, whatever they are.
+    /// Removes the tables of one version, of any layout.
     pub(crate) fn remove_tables(&self, version: u32) -> Result<()> {
         let directory = self.tables(version);
         names(&directory)?.iter().try_for_each(|name| Self::remove(&directory.join(name)))?;
@@ -142,7 +142,7 @@ impl Pins {
         Ok(pods)
     }
 
-    /// What a version before the first with a marker has pinned for this node.
+    /// The directory with the pins of a version from before markers, if this node has any.
     pub(crate) fn before_markers(&self) -> Result<Option<PathBuf>> {
         let directories = names(&self.house)?.into_iter().filter(|name| version_of(name).is_some());
         Ok(directories.map(|name| self.house.join(name).join(&self.instance)).find(|path| path.exists()))

@@ -1,4 +1,4 @@
-//! What the kernel data path needs from the machine, found out before anything is changed.
+//! Preconditions of the kernel data path, probed before anything is changed.
 //!
 //! Everything that is missing is reported at once, each with what to do about it. What must hold: a probe changes nothing,
 //! and what it cannot find out counts as missing.
@@ -27,12 +27,12 @@ const BTF: &str = "/sys/kernel/btf/vmlinux";
 /// Numbers of linux/capability.h, and their names.
 const CAPABILITIES: [(u32, &str); 2] = [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN")];
 
-/// Something that must be there.
+/// A precondition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     /// The embedded kernel programs.
     Object,
-    /// Those of them that say what they decide.
+    /// The embedded kernel programs that log.
     LogObject,
     /// A kernel that is new enough.
     KernelVersion,
@@ -53,7 +53,7 @@ pub enum Need {
 }
 
 impl Need {
-    /// What to do where it is missing.
+    /// The remedy where it is missing.
     #[must_use]
     pub const fn remedy(self) -> &'static str {
         match self {
@@ -88,12 +88,12 @@ impl fmt::Display for Need {
     }
 }
 
-/// Something that is missing.
+/// A precondition that is not met.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missing {
-    /// What.
+    /// The precondition.
     pub need: Need,
-    /// What there is instead.
+    /// The state that was found instead.
     pub found: String,
 }
 
@@ -103,7 +103,7 @@ impl fmt::Display for Missing {
     }
 }
 
-/// Everything that is missing; empty where the kernel data path can be attached.
+/// All preconditions that are not met; empty where the kernel data path can be attached.
 #[must_use]
 pub fn probe(settings: &Settings) -> Vec<Missing> {
     let mut missing = Vec::new();

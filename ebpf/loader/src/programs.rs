@@ -7,8 +7,8 @@
 //! ```
 //! What must hold: nothing is attached or replaced before all of it has passed the verifier. Where nothing is attached, what
 //! captures comes last and goes first, or packets would be marked that no program takes; `guard` goes last, or open connections
-//! would continue in the clear. Where others are attached, whoever reads what is kept of a socket is replaced before its writers:
-//! a program never meets what a later one has written.
+//! would continue in the clear. Where others are attached, readers of socket storage are replaced before its writers: a program
+//! never meets the storage of a later one.
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -26,7 +26,7 @@ use crate::kernel_log::KernelLog;
 use crate::link::{self, Target};
 use crate::object::{Template, object};
 use crate::pin::Pins;
-use crate::tables::Wire;
+use crate::tables::KernelLayout;
 
 /// A program of the node.
 struct NodeProgram {
@@ -60,7 +60,7 @@ const BIND6: &str = "bind6";
 pub(crate) const CONNECT4: &str = "connect4";
 pub(crate) const CONNECT6: &str = "connect6";
 const GUARD: &str = "guard";
-/// Readers of what is kept of a socket before its writers.
+/// Readers of socket storage before its writers.
 const SWAP: [&str; 7] = [GUARD, ON_TCP, CONNECT4, CONNECT6, BIND4, BIND6, STAMP];
 /// In the order in which they are taken away; between the two halves go the programs of the pods.
 const FIRST_TO_GO: [&str; 5] = [CONNECT6, CONNECT4, BIND6, BIND4, STAMP];
@@ -94,7 +94,7 @@ where
     })
 }
 
-/// What there is on the node's cgroup.
+/// The programs on the node's cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Attached {
     /// No program of ours, or not yet all of them.
@@ -159,7 +159,7 @@ pub(crate) fn detach_all(pins: &Pins) -> Result<()> {
     LAST_TO_GO.into_iter().try_for_each(remove)
 }
 
-/// Takes away what another version attached to a hook that this one does not use.
+/// Takes away the programs of another version at hooks that this one does not use.
 pub(crate) fn detach_unknown(pins: &Pins) -> Result<()> {
     let unknown = pins.links()?.into_iter().filter(|name| NODE_PROGRAMS.iter().all(|program| program.name != name));
     unknown.map(|name| pins.link(&name)).try_for_each(|path| link::remove(&path))
@@ -167,7 +167,7 @@ pub(crate) fn detach_unknown(pins: &Pins) -> Result<()> {
 
 /// Loads the programs of the node, with their maps made or adopted.
 fn load_node(object: &[u8], settings: &Settings, pins: &Pins) -> Result<Ebpf> {
-    let marks = Wire(settings.marks);
+    let marks = KernelLayout(settings.marks);
     let mut loader = EbpfLoader::new();
     loader.default_map_pin_directory(pins.tables(VERSION)).override_global("MARKS", &marks, true);
     loader.map_max_entries(Map::Mesh.name(), settings.capacity(Map::Mesh));

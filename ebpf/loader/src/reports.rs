@@ -12,7 +12,7 @@ use crate::tables::open;
 pub struct Counts(PerCpuArray<MapData, u64>);
 
 impl Counts {
-    /// Those of this version, through a pinned map of their own.
+    /// The counters of this version, through a pinned map of their own.
     ///
     /// # Errors
     /// Where nothing is pinned.

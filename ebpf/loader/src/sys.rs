@@ -14,7 +14,7 @@ use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_link_
 
 /// `BPF_F_QUERY_EFFECTIVE` (linux/bpf.h): what runs for this cgroup, its ancestors' programs included, in that order.
 const QUERY_EFFECTIVE: u32 = 1;
-/// More programs than anybody attaches to one hook.
+/// Room for the programs of one hook: far more than any node attaches.
 const QUERY_LIMIT: usize = 64;
 
 /// A zeroed argument: the kernel refuses what is not zero behind a command's fields.

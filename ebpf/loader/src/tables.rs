@@ -17,16 +17,16 @@ use underpass_abi::{Address, CgroupId, Cookie, Full, LocalKey, Locality, Map, Ma
 use crate::error::{Error, Result};
 use crate::pin::Pins;
 
-/// A layout of the abi, as its bytes.
+/// A kernel layout of the abi as plain bytes, as aya asks of keys and values.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub(crate) struct Wire<T>(pub(crate) T);
+pub(crate) struct KernelLayout<T>(pub(crate) T);
 
 macro_rules! plain {
     ($($layout:ty),+) => {
         $(
             // SAFETY: `repr(C)` or `repr(transparent)` over numbers, without padding, and valid for any bytes.
-            unsafe impl aya::Pod for Wire<$layout> {}
+            unsafe impl aya::Pod for KernelLayout<$layout> {}
         )+
     };
 }
@@ -51,17 +51,17 @@ pub(crate) trait Tables: Send {
     /// Applies one operation; applied again it changes nothing.
     fn apply(&mut self, op: &Op) -> Result<()>;
 
-    /// What is there, as the operations that would make it, by their rank.
+    /// The contents, as the operations that would make them, by their rank.
     fn contents(&self) -> Result<Vec<Op>>;
 
-    /// What takes a pod's cgroups and addresses out.
+    /// The operations that remove a pod's cgroups and addresses.
     fn of_pod(&self, pod: Cookie) -> Result<Vec<Op>>;
 
-    /// How many addresses of the mesh fit.
+    /// The capacity of the table of the mesh, in entries.
     fn mesh_entries(&self) -> u32;
 }
 
-/// What user space has to know of a version to read and write its tables.
+/// A version whose tables this build can read and write.
 struct Known {
     version: u32,
     open: fn(&Pins) -> Result<Box<dyn Tables>>,
@@ -70,8 +70,8 @@ struct Known {
 
 const fn known<L: Layout + 'static>() -> Known
 where
-    Wire<L::Pod>: aya::Pod,
-    Wire<L::Destination>: aya::Pod,
+    KernelLayout<L::Pod>: aya::Pod,
+    KernelLayout<L::Destination>: aya::Pod,
     L::Pod: Send,
     L::Destination: Send,
 {
@@ -89,7 +89,7 @@ fn find(version: u32) -> Result<&'static Known> {
     VERSIONS.iter().find(|known| known.version == version).ok_or(Error::UnknownVersion { version })
 }
 
-/// Can this build read and write the tables of this version?
+/// Whether this build can read and write the tables of this version.
 #[must_use]
 pub fn is_known(version: u32) -> bool {
     find(version).is_ok()
@@ -103,7 +103,7 @@ pub(crate) fn open_version(pins: &Pins, version: u32) -> Result<Box<dyn Tables>>
     (find(version)?.open)(pins)
 }
 
-/// Makes and pins the tables of a version, empty. Those that its programs alone need, it makes itself.
+/// Makes and pins the tables of a version, empty. The tables that only its programs need are left to that version's agent.
 ///
 /// # Errors
 /// [`Error::UnknownVersion`], or a table cannot be made.
@@ -111,26 +111,26 @@ pub(crate) fn create_version(pins: &Pins, version: u32, mesh_entries: u32) -> Re
     (find(version)?.create)(pins, mesh_entries)
 }
 
-type Table<K, V> = HashMap<MapData, Wire<K>, V>;
+type Table<K, V> = HashMap<MapData, KernelLayout<K>, V>;
 
 /// Tables that are pinned.
 struct Pinned<L: Layout>
 where
-    Wire<L::Pod>: aya::Pod,
-    Wire<L::Destination>: aya::Pod,
+    KernelLayout<L::Pod>: aya::Pod,
+    KernelLayout<L::Destination>: aya::Pod,
 {
-    pods: Table<Cookie, Wire<L::Pod>>,
-    locals: Table<LocalKey, Wire<Locality>>,
-    mesh: Table<Address, Wire<L::Destination>>,
+    pods: Table<Cookie, KernelLayout<L::Pod>>,
+    locals: Table<LocalKey, KernelLayout<Locality>>,
+    mesh: Table<Address, KernelLayout<L::Destination>>,
     agents: Table<CgroupId, u32>,
-    pod_cgroups: Table<CgroupId, Wire<Cookie>>,
+    pod_cgroups: Table<CgroupId, KernelLayout<Cookie>>,
     mesh_entries: u32,
 }
 
 impl<L: Layout> Pinned<L>
 where
-    Wire<L::Pod>: aya::Pod,
-    Wire<L::Destination>: aya::Pod,
+    KernelLayout<L::Pod>: aya::Pod,
+    KernelLayout<L::Destination>: aya::Pod,
 {
     fn open(pins: &Pins) -> Result<Self> {
         let path = |map| pins.map(L::VERSION, map);
@@ -148,24 +148,24 @@ where
 
 impl<L: Layout> Tables for Pinned<L>
 where
-    Wire<L::Pod>: aya::Pod + Send,
-    Wire<L::Destination>: aya::Pod + Send,
+    KernelLayout<L::Pod>: aya::Pod + Send,
+    KernelLayout<L::Destination>: aya::Pod + Send,
 {
     fn apply(&mut self, op: &Op) -> Result<()> {
         let map = op.map();
         match *op {
-            Op::SetAgent(cgroup) => set(&mut self.agents, map, Wire(cgroup), 1),
-            Op::SetLocal(key, locality) => set(&mut self.locals, map, Wire(key), Wire(locality)),
-            Op::SetPodCgroup(cgroup, pod) => set(&mut self.pod_cgroups, map, Wire(cgroup), Wire(pod)),
+            Op::SetAgent(cgroup) => set(&mut self.agents, map, KernelLayout(cgroup), 1),
+            Op::SetLocal(key, locality) => set(&mut self.locals, map, KernelLayout(key), KernelLayout(locality)),
+            Op::SetPodCgroup(cgroup, pod) => set(&mut self.pod_cgroups, map, KernelLayout(cgroup), KernelLayout(pod)),
             Op::SetDestination(address, destination) => {
-                set(&mut self.mesh, map, Wire(address), Wire(destination.into()))
+                set(&mut self.mesh, map, KernelLayout(address), KernelLayout(destination.into()))
             }
-            Op::SetPod(cookie, pod) => set(&mut self.pods, map, Wire(cookie), Wire(pod.into())),
-            Op::RemovePod(cookie) => remove(&mut self.pods, map, Wire(cookie)),
-            Op::RemoveDestination(address) => remove(&mut self.mesh, map, Wire(address)),
-            Op::RemovePodCgroup(cgroup) => remove(&mut self.pod_cgroups, map, Wire(cgroup)),
-            Op::RemoveLocal(key) => remove(&mut self.locals, map, Wire(key)),
-            Op::RemoveAgent(cgroup) => remove(&mut self.agents, map, Wire(cgroup)),
+            Op::SetPod(cookie, pod) => set(&mut self.pods, map, KernelLayout(cookie), KernelLayout(pod.into())),
+            Op::RemovePod(cookie) => remove(&mut self.pods, map, KernelLayout(cookie)),
+            Op::RemoveDestination(address) => remove(&mut self.mesh, map, KernelLayout(address)),
+            Op::RemovePodCgroup(cgroup) => remove(&mut self.pod_cgroups, map, KernelLayout(cgroup)),
+            Op::RemoveLocal(key) => remove(&mut self.locals, map, KernelLayout(key)),
+            Op::RemoveAgent(cgroup) => remove(&mut self.agents, map, KernelLayout(cgroup)),
         }
     }
 
@@ -183,7 +183,7 @@ where
 
     fn of_pod(&self, pod: Cookie) -> Result<Vec<Op>> {
         let mut ops = Vec::new();
-        read(&self.pod_cgroups, Map::PodCgroups, |key, value: Wire<Cookie>| {
+        read(&self.pod_cgroups, Map::PodCgroups, |key, value: KernelLayout<Cookie>| {
             if value.0 == pod {
                 ops.push(Op::RemovePodCgroup(key));
             }
@@ -201,29 +201,29 @@ where
     }
 }
 
-/// The connections that are attested, whatever version's programs did it.
-pub(crate) struct Attested(Table<Tuple, Wire<underpass_abi::Attestation>>);
+/// The attested connections, by the programs of any version.
+pub(crate) struct Attested(Table<Tuple, KernelLayout<underpass_abi::Attestation>>);
 
 impl Attested {
     pub(crate) fn open(pins: &Pins) -> Result<Self> {
         open(&pins.map(underpass_abi::VERSION, Map::Attested), Map::Attested).map(Self)
     }
 
-    /// How many there are.
+    /// The number of attested connections.
     pub(crate) fn len(&self) -> Result<usize> {
         let keys: std::result::Result<Vec<_>, _> = self.0.keys().collect();
         Ok(keys.map_err(Error::map("read", Map::Attested.name()))?.len())
     }
 
-    /// Takes out those of a pod.
+    /// Takes out the connections of a pod.
     pub(crate) fn forget(&mut self, pod: Cookie) -> Result<()> {
         let mut of_pod = Vec::new();
-        read(&self.0, Map::Attested, |key, value: Wire<underpass_abi::Attestation>| {
+        read(&self.0, Map::Attested, |key, value: KernelLayout<underpass_abi::Attestation>| {
             if value.0.pod == pod {
                 of_pod.push(key);
             }
         })?;
-        of_pod.into_iter().try_for_each(|key| remove(&mut self.0, Map::Attested, Wire(key)))
+        of_pod.into_iter().try_for_each(|key| remove(&mut self.0, Map::Attested, KernelLayout(key)))
     }
 }
 
@@ -262,25 +262,25 @@ fn create<L: Layout>(pins: &Pins, mesh_entries: u32) -> Result<()> {
     Ok(())
 }
 
-fn set<K, V>(table: &mut Table<K, V>, map: Map, key: Wire<K>, value: V) -> Result<()>
+fn set<K, V>(table: &mut Table<K, V>, map: Map, key: KernelLayout<K>, value: V) -> Result<()>
 where
-    Wire<K>: aya::Pod,
+    KernelLayout<K>: aya::Pod,
     V: aya::Pod,
 {
     table.insert(key, value, 0).map_err(|source| failed("write", map, source))
 }
 
-fn remove<K, V>(table: &mut Table<K, V>, map: Map, key: Wire<K>) -> Result<()>
+fn remove<K, V>(table: &mut Table<K, V>, map: Map, key: KernelLayout<K>) -> Result<()>
 where
-    Wire<K>: aya::Pod,
+    KernelLayout<K>: aya::Pod,
     V: aya::Pod,
 {
     absent_is_removed(table.remove(&key), map)
 }
 
-fn read<K, V, T>(table: &HashMap<T, Wire<K>, V>, map: Map, mut each: impl FnMut(K, V)) -> Result<()>
+fn read<K, V, T>(table: &HashMap<T, KernelLayout<K>, V>, map: Map, mut each: impl FnMut(K, V)) -> Result<()>
 where
-    Wire<K>: aya::Pod,
+    KernelLayout<K>: aya::Pod,
     V: aya::Pod,
     T: Borrow<MapData>,
 {
@@ -291,7 +291,7 @@ where
     Ok(())
 }
 
-/// What removing answered; what was not there is removed already.
+/// The answer to a removal; an absent entry is removed already.
 pub(crate) fn absent_is_removed(answer: std::result::Result<(), MapError>, map: Map) -> Result<()> {
     match answer {
         Err(source) if code(&source) != Some(libc::ENOENT) => Err(failed("change", map, source)),

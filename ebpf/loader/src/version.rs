@@ -4,12 +4,12 @@
 //! forward   own tables <- everything in the earlier ones; listeners; links; ...World...; marker
 //!           until the marker is set, every operation is applied to both
 //! back      the agent that runs (later) writes the tables of the one that asks (earlier); that one sets links and marker
-//! undo      own tables <- what the other ones have besides, where this build knows them; links; marker
+//! undo      own tables <- additional entries of the other ones, where this build knows them; links; marker
 //! ```
 //! What must hold: at every moment the tables of every program that is attached are complete, so that programs of two versions may
 //! run side by side, and a process may end between any two steps. The tables that count are those that the marker names; one
-//! rename changes it. An entry too many captures or refuses; an entry too few lets out. So what another version's tables have
-//! besides is taken in before its programs go, and taken out again by the World.
+//! rename changes it. An entry too many captures or refuses; an entry too few lets out. So the additional entries of
+//! another version's tables are taken in before its programs go, and taken out again by the World.
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -49,7 +49,7 @@ impl Kernel {
         Self::begin(settings, Some(tables), listeners)
     }
 
-    /// Where the tables that count are of a version that this build does not know, which.
+    /// The version of the tables that count, where this build does not know it.
     ///
     /// # Errors
     /// The pins cannot be read.
@@ -156,7 +156,7 @@ impl Kernel {
     }
 }
 
-/// What `theirs` have and `ours` have not. A pod that one of them captures is captured.
+/// The entries of `theirs` that `ours` lack. A pod that one of them captures is captured.
 fn missing(ours: &[Op], theirs: &[Op]) -> Vec<Op> {
     let same: HashSet<&Op> = ours.iter().collect();
     let present: HashSet<Op> = ours.iter().map(Op::removal).collect();

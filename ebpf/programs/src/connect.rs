@@ -1,4 +1,4 @@
-//! socket() and connect(): who is this socket, and which way does it go?
+//! socket() and connect(): the stamp of a socket, and the decision about it.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -20,7 +20,7 @@ const GO_ON: i32 = 1;
 /// SO_MARK (asm-generic/socket.h).
 const SO_MARK: i32 = 36;
 
-/// Stamps what could send a SYN without connect(). With the stamp, `guard` knows the pod whatever cgroup sends.
+/// Stamps every socket that could send a SYN without connect(). By the stamp `guard` knows the pod, from any cgroup.
 #[cgroup_sock(sock_create)]
 pub(crate) fn stamp(ctx: SockContext) -> i32 {
     let sk = ctx.sock;

@@ -41,7 +41,7 @@ impl Leaving for Packet<'_> {
     }
 }
 
-/// May this packet leave?
+/// Whether this packet may leave.
 #[cgroup_skb(egress)]
 pub(crate) fn guard(ctx: SkBuffContext) -> i32 {
     let packet = Packet(&ctx);

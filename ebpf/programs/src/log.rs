@@ -1,4 +1,4 @@
-//! What is told of a decision: it is counted, and a build with the feature `log` says whose connection it was about.
+//! The trace of a decision: a count, and in a build with the feature `log` a record of its connection.
 //!
 //! Its own file because the build without it has nothing of this but the counting: no map, no text, no instruction.
 

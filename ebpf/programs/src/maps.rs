@@ -129,7 +129,7 @@ pub(crate) fn listeners() -> &'static SockHash<ListenerKey> {
     &LISTENERS
 }
 
-/// What the socket's storage holds; with `create`, zeros where it holds nothing yet. `None` without a socket, without
+/// The content of the socket's storage; with `create`, zeros where there was none. `None` without a socket, without
 /// storage, or without memory for it.
 ///
 /// # Safety

@@ -24,7 +24,7 @@ use crate::maps::{Kernel, attest, count, field, flow, forget, marks, set_option,
 /// SO_BINDTOIFINDEX (asm-generic/socket.h).
 const SO_BINDTOIFINDEX: i32 = 62;
 
-/// What TCP does with a socket.
+/// The events of a TCP socket.
 #[sock_ops]
 pub(crate) fn on_tcp(ctx: SockOpsContext) -> u32 {
     match ctx.op() {

@@ -1,4 +1,4 @@
-//! sk_lookup, one program per pod: who gets a SYN?
+//! sk_lookup, one program per pod: the socket that gets a SYN.
 //!
 //! The hook can ask neither for its namespace nor for a cgroup, so the pod's cookie is a constant in its instructions: the
 //! loader relocates this program once and puts each pod's cookie where [`TEMPLATE`] stands. It must therefore use pinned

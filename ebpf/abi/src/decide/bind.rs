@@ -3,8 +3,8 @@
 //! What the tunnel accepts for a pod has the port that the other end asked for as its own: that of a server elsewhere, or of an
 //! application here that does not listen (yet). The kernel refuses it to an application that binds it without SO_REUSEADDR, as
 //! it would not without a mesh. So the option is lent to the application's socket for as long as it is bound and neither listens
-//! nor connects: the tunnel's sockets have it too, and two that have it are in nobody's way. Taken back, everything that the
-//! socket and what it accepts stand for later is as the application chose.
+//! nor connects: the tunnel's sockets have it too, and two sockets that have it do not conflict. Taken back, the option of the
+//! socket, and of the sockets that it accepts, is as the application chose.
 //!
 //! What must hold: a socket that has the option by its application's choice keeps it.
 
@@ -12,7 +12,7 @@ use super::Tables;
 use crate::addr::{Cookie, Port};
 use crate::flow::{Flow, Kind, PROTOCOL_TCP, TYPE_STREAM};
 
-/// A socket about which bind() was called.
+/// The socket of a bind() call.
 #[derive(Clone, Copy, Debug)]
 pub struct Binding {
     /// Its network namespace.
@@ -23,14 +23,14 @@ pub struct Binding {
     pub protocol: u32,
     /// The port that is asked for; 0: any.
     pub port: Port,
-    /// It has SO_REUSEADDR.
+    /// SO_REUSEADDR of the application's choice.
     pub reuses: bool,
-    /// What its storage holds.
+    /// Content of its storage.
     pub known: Option<Flow>,
 }
 
-/// Where SO_REUSEADDR is lent to the socket: what goes into its storage. About a socket that is bound and not connected nothing
-/// is decided, so there the port means this and nothing else.
+/// The new content of the socket's storage where SO_REUSEADDR is lent to it. A socket that is bound and not connected has no
+/// decision, so there the port means this and nothing else.
 #[inline(always)]
 #[must_use]
 pub fn lend(tables: &impl Tables, socket: &Binding) -> Option<Flow> {
@@ -43,7 +43,7 @@ pub fn lend(tables: &impl Tables, socket: &Binding) -> Option<Flow> {
     (known.kind == Kind::NONE).then_some(Flow { port: socket.port, ..known })
 }
 
-/// Where SO_REUSEADDR was lent to the socket, which now listens or connects: what goes into its storage.
+/// The new content of the storage of a socket that had SO_REUSEADDR lent, and now listens or connects.
 #[inline(always)]
 #[must_use]
 pub fn take_back(known: Flow) -> Option<Flow> {

@@ -1,4 +1,4 @@
-//! socket() and connect(): which way does this socket go?
+//! socket() and connect(): the decision about a socket, before its connection has addresses.
 //!
 //! A decision is taken for every TCP connect() of an enrolled pod, before the kernel has chosen a source or a port; it is
 //! kept with the socket and compared later by [`super::tcp`]. A connect() that must not happen fails here, with EPERM.
@@ -20,19 +20,19 @@ pub struct Creating {
     pub protocol: u32,
 }
 
-/// What becomes of it.
+/// The decision about a new socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Created {
     /// Nothing.
     Leave,
-    /// This goes into its storage, so that its packets are known to be the pod's whatever cgroup they are sent from.
+    /// New content of its storage: its packets are known to be the pod's from any cgroup.
     Stamp(Flow),
     /// socket() fails with EPERM.
     Refuse(Counter),
 }
 
-/// What could send a SYN is stamped. Datagram sockets cannot; multipath sockets must not, because the kernel itself opens
-/// their further subflows and no connect hook sees those.
+/// Every socket that could send a SYN is stamped. Datagram sockets cannot; multipath sockets are refused, because the kernel
+/// itself opens their further subflows and no connect hook sees those.
 #[inline(always)]
 pub fn create(tables: &impl Tables, socket: &Creating) -> Created {
     if tables.phase(socket.pod) != Some(Phase::ENROLLED) {
@@ -54,7 +54,7 @@ pub struct Connecting {
     pub pod: Cookie,
     /// The exact cgroup of the calling process.
     pub cgroup: CgroupId,
-    /// Where to.
+    /// Its destination address.
     pub destination: Address,
     /// Where to.
     pub port: Port,
@@ -70,25 +70,25 @@ pub struct Connecting {
     pub known: bool,
 }
 
-/// What becomes of a connect().
+/// The answer to a connect().
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Nothing is written, nothing counted: not ours.
+    /// Not a connection of a pod: nothing is written, nothing counted.
     Ignore,
     /// Written, marked and counted.
     Write(Written),
 }
 
-/// A decision that was taken.
+/// The decision about a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written {
-    /// This goes into the socket's storage.
+    /// New content of the socket's storage.
     pub flow: Flow,
     /// The firewall mark that the socket must have.
     pub mark: u32,
     /// connect() goes on; otherwise it fails with EPERM.
     pub permit: bool,
-    /// What is counted.
+    /// Its counter.
     pub counter: Counter,
 }
 

@@ -1,6 +1,6 @@
-//! Guard: what may leave?
+//! Guard: the packets that may leave.
 //!
-//! Asked for every packet that a socket sends, whatever the application did to rules, routes, marks or raw sockets. A
+//! Asked for every packet that a socket sends, so that rules, routes, marks and raw sockets of the application are no way out. A
 //! captured socket's packets go out by lo alone; a SYN of a pod about which nothing was decided does not go out at all,
 //! nor does a raw packet that opens a TCP connection, or that cannot be told apart from one.
 
@@ -30,7 +30,7 @@ pub struct Sender {
     pub state: u32,
     /// The device by which the packet leaves.
     pub device: u32,
-    /// What its storage holds.
+    /// Content of its storage.
     pub flow: Option<Flow>,
 }
 

@@ -1,4 +1,4 @@
-//! Arrival: which socket gets this SYN?
+//! Arrival: the socket that gets a SYN.
 //!
 //! Asked once per new connection, by the program that was loaded for this pod alone: sk_lookup sees neither cgroup nor
 //! namespace, and a program shared by pods would take an injected packet for another pod's.
@@ -9,47 +9,47 @@ use crate::flow::{LOOPBACK_INTERFACE, PROTOCOL_TCP};
 use crate::maps::{Direction, Tuple};
 use crate::report::Counter;
 
-/// A packet that looks for a listening socket.
+/// A packet that opens a connection, and has no socket yet.
 #[derive(Clone, Copy, Debug)]
 pub struct Arriving {
     /// The pod in whose namespace it arrived.
     pub pod: Cookie,
     /// Its transport protocol.
     pub protocol: u32,
-    /// From where.
+    /// Its source address.
     pub source: Address,
-    /// To where.
+    /// Its destination address.
     pub destination: Address,
-    /// From where.
+    /// Its source port.
     pub source_port: Port,
-    /// To where.
+    /// Its destination port.
     pub destination_port: Port,
     /// The interface of its route: lo for what was marked, the pod's device for its own address.
     pub interface: u32,
 }
 
-/// Who gets it.
+/// The receiver of a SYN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Steer {
-    /// Whoever the kernel would choose.
+    /// The application that the kernel would choose.
     Pass,
-    /// Whoever the kernel would choose: it was attested.
+    /// The application that the kernel would choose: the connection was attested.
     Attested,
     /// The tunnel. Where its listener is missing the connection is refused, never passed on: an application that listens
     /// on the wildcard address would get it.
     Tunnel(Direction),
-    /// Nobody: refused.
+    /// None: refused.
     Stranger,
 }
 
-/// Who gets a connection.
+/// The receiver of a connection.
 #[inline(always)]
 pub fn lookup(tables: &impl Tables, packet: &Arriving) -> Steer {
     if packet.protocol != PROTOCOL_TCP {
         return Steer::Pass;
     }
     let pod = packet.pod;
-    // To connect() it means loopback; on the wire it is a lie, which the kernel lets through in IPv6.
+    // To connect() it means loopback; in a packet it is spoofed, which the kernel lets through in IPv6.
     if packet.source.is_unspecified() {
         return Steer::Stranger;
     }

@@ -1,7 +1,7 @@
 //! Just before the SYN, at accept and at close: the decision meets the addresses that the connection really has.
 //!
 //! At TCP_CONNECT_CB source, destination and both ports are final. The return value of that hook is ignored by the kernel,
-//! so a connection that is found wrong here is marked as denied and [`super::egress`] drops its packets; its connect()
+//! so a connection that breaks its decision is marked as denied here and [`super::egress`] drops its packets; its connect()
 //! hangs until the application's timeout.
 
 use super::{Tables, destination, is_local, is_pod_address};
@@ -17,22 +17,22 @@ pub struct Opening {
     pub pod: Cookie,
     /// Its final addresses; `over_lo` is 0.
     pub tuple: Tuple,
-    /// What its storage holds.
+    /// Content of its storage.
     pub flow: Option<Flow>,
 }
 
-/// What becomes of it.
+/// The decision about its SYN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BeforeSyn {
     /// Nothing.
     Go,
-    /// This goes into its storage; nothing of it will leave.
+    /// New content of its storage; no packet of it will leave.
     Deny(Flow, Counter),
     /// The connection goes into the table of attestations.
     Attest(Tuple, Attestation),
 }
 
-/// Compares the decision with reality.
+/// Compares the decision with the final addresses.
 #[inline(always)]
 pub fn before_syn(tables: &impl Tables, socket: &Opening) -> BeforeSyn {
     let Some(flow) = socket.flow else {
@@ -58,7 +58,7 @@ pub fn before_syn(tables: &impl Tables, socket: &Opening) -> BeforeSyn {
     }
 }
 
-/// Attested to the pod's own addresses only, and only where the source is somebody else.
+/// Attested to the pod's own addresses only, and only where the source is not one of them.
 #[inline(always)]
 fn hand_off(tables: &impl Tables, pod: Cookie, tuple: &Tuple) -> BeforeSyn {
     if is_pod_address(tables, pod, &tuple.destination) && !is_local(tables, pod, &tuple.source) {
@@ -111,8 +111,8 @@ pub fn closed(kind: Kind, tuple: &Tuple) -> Option<Tuple> {
     (kind == Kind::AGENT).then_some(Tuple { over_lo: 1, ..*tuple })
 }
 
-/// A connection that a pod's listener accepted, with the mark that its SYN carried. Where it came from the agent, this
-/// goes into its storage and it is bound to lo: packets of the real client that come in by another device with the same
+/// The new storage of a connection that a pod's listener accepted, by the mark that its SYN carried. One that came from
+/// the agent is bound to lo: packets of the real client that come in by another device with the same
 /// 4-tuple must not match this socket, and nothing of it may leave by one.
 #[inline(always)]
 pub fn accepted(tables: &impl Tables, marks: Marks, pod: Cookie, mark: u32) -> Option<Flow> {

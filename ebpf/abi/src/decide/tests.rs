@@ -490,7 +490,7 @@ mod lookup {
     }
 
     #[test]
-    fn nobody_is_refused() {
+    fn the_unspecified_source_is_refused() {
         for (source, destination) in
             [("::", "fd00::11"), ("::", "fe80::11"), ("::", "::1"), ("0.0.0.0", "10.0.0.11"), ("0.0.0.0", "127.0.0.1")]
         {
@@ -507,7 +507,7 @@ mod lookup {
             let packet = packet(POD, "10.0.0.11", destination, LOOPBACK_INTERFACE);
             check(&packet, Steer::Tunnel(Direction::OUTBOUND), true, Some(Counter::SteerOutbound));
         }
-        // From an address that does not count for identity, or from somebody else's.
+        // From an address that does not count for identity, or from another host's.
         for source in ["10.0.0.111", "127.0.0.1", "10.0.0.12", "192.0.2.7"] {
             let packet = packet(POD, source, "10.96.0.1", LOOPBACK_INTERFACE);
             check(&packet, Steer::Stranger, false, Some(Counter::SteerStranger));
@@ -521,7 +521,7 @@ mod lookup {
     }
 
     #[test]
-    fn from_outside_reaches_the_tunnel_whatever_the_address() {
+    fn from_outside_reaches_the_tunnel_at_any_address() {
         for (source, destination) in [
             ("192.0.2.7", "10.0.0.11"),
             ("10.0.0.12", "fd00::11"),
@@ -772,7 +772,7 @@ mod egress {
         check(&raw(None, ETH), &[CgroupId(1), RELEASED_CGROUP], &syn, None);
         check(&raw(Some((RELEASED, Kind::NONE)), ETH), &[], &syn, None);
         check(&raw(Some((RELEASED, Kind::NONE)), ETH), &inside, &syn, Some(Counter::GuardRaw));
-        // A stream socket of another protocol is no TCP socket, whatever was decided about it.
+        // A stream socket of another protocol is no TCP socket, with any decision about it.
         check(
             &Sender { protocol: 132, ..tcp_socket(stamped, STATE_SYN_SENT, ETH) },
             &[],

@@ -15,7 +15,7 @@ pub use v3 as current;
 
 /// The tables of one version, as user space reads and writes them.
 pub trait Layout {
-    /// Of these layouts: part of the path under which the tables are pinned.
+    /// The version of these layouts: part of the path under which the tables are pinned.
     const VERSION: u32;
     /// Value of `PODS`.
     type Pod: Copy + From<current::Pod> + Into<current::Pod>;

@@ -5,7 +5,7 @@ use super::v3;
 use crate::addr::Address;
 use crate::maps::Phase;
 
-/// Of these layouts.
+/// The version of these layouts.
 pub const VERSION: u32 = v3::VERSION + 1;
 
 /// Value of `PODS`.

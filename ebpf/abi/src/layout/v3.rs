@@ -3,7 +3,7 @@
 use crate::addr::Address;
 use crate::maps::Phase;
 
-/// Of these layouts.
+/// The version of these layouts.
 pub const VERSION: u32 = 3;
 
 /// Value of `PODS`, keyed by the pod's [`crate::Cookie`]: the pod is known to the kernel.
