@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     mesh::Mesh,
-    testbed::{Place, Program, Running, wait::wait_until},
+    testbed::{Program, Running, Site, wait::wait_until},
 };
 
 /// Where `cargo xtask` says that the programs are.
@@ -30,7 +30,7 @@ pub type Series = (BTreeMap<String, String>, f64);
 /// A Prometheus that runs on a node.
 #[derive(Debug)]
 pub struct Prometheus {
-    place: Place,
+    site: Site,
     promtool: String,
     _running: Running,
 }
@@ -53,14 +53,14 @@ impl Prometheus {
             "scrape_configs": [{ "job_name": "underpass", "static_configs": [{ "targets": targets }] }],
         });
         fs::write(&config, scrape.to_string())?;
-        let place = mesh.bed.node(node)?.shell()?;
+        let site = mesh.bed.node(node)?.shell()?;
         let program = Program::new(named(SERVER)?)
             .arg(format!("--config.file={}", config.display()))
             .arg(format!("--storage.tsdb.path={}", folder.join("data").display()))
             .arg(format!("--web.listen-address={ADDRESS}"));
-        let running = place.start(&program)?;
+        let running = site.start(&program)?;
         let promtool = named(PROMTOOL)?.to_string_lossy().into_owned();
-        let prometheus = Self { place, promtool, _running: running };
+        let prometheus = Self { site, promtool, _running: running };
         #[expect(clippy::cast_precision_loss, reason = "a handful of nodes")]
         let all = mesh.bed.nodes().len() as f64;
         wait_until("Prometheus to scrape every agent", || {
@@ -72,7 +72,7 @@ impl Prometheus {
     /// The answer to a query of PromQL, as of now.
     pub fn query(&self, query: &str) -> Result<Vec<Series>> {
         let url = format!("http://{ADDRESS}");
-        let answer = self.place.run(&self.promtool, &["query", "-o", "json", "instant", &url, query])?;
+        let answer = self.site.run(&self.promtool, &["query", "-o", "json", "instant", &url, query])?;
         let answer: Value = serde_json::from_str(&answer).with_context(|| answer.clone())?;
         let series = answer.as_array().with_context(|| format!("{query}: a vector, not {answer}"))?;
         series.iter().map(read_series).collect()

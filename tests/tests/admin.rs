@@ -1,5 +1,5 @@
-//! End to end: the admin API and the command against agents that run. Nobody but root of the node asks for changes, no pod
-//! asks for anything, and what the command shows is what is. Level kernel.
+//! End to end: the admin API and the command against agents that run. Only root of the node may ask for changes, no pod
+//! for anything, and the command shows the state as it is. Level kernel.
 
 use std::{net::SocketAddr, os::unix::net::UnixStream, path::PathBuf, time::Duration};
 
@@ -45,8 +45,8 @@ fn any(port: u16) -> SocketAddr {
     SocketAddr::from(([0; 16], port))
 }
 
-/// Neither at the node's addresses nor at its own loopback, be it in the mesh or not; what is for everybody is reached
-/// by the same way.
+/// Neither at the node's addresses nor at its own loopback, be it in the mesh or not; readiness is reached at the node's
+/// addresses.
 fn no_pod_reaches_the_admin_api(lab: &Lab) -> Result<()> {
     let mesh = mesh(lab)?;
     let node = mesh.bed.node("node-1")?.spec().addresses.clone();

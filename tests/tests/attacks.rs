@@ -24,10 +24,10 @@ use guard::{
 };
 use inbound::{
     a_client_may_use_the_tunnels_port, addresses_that_are_not_the_pods, marks_do_not_cross, playing_the_hand_off,
-    sources_that_nobody_has,
+    sources_of_no_client,
 };
 use outbound::{
-    bound_to_a_device, captured_whatever_its_options, foreign_programs_that_rewrite, multipath_is_refused,
+    bound_to_a_device, captured_with_any_options, foreign_programs_that_rewrite, multipath_is_refused,
     out_of_the_mesh_is_untouched, sources_before_connect, the_agents_own_sockets, the_pod_itself_is_untouched,
     udp_is_left_alone,
 };
@@ -37,7 +37,7 @@ underpass_tests::scenarios! {
     listeners_by_their_own_ports,
     only_the_agents_cgroup_is_the_agent,
     an_impostor_is_not_the_pod,
-    captured_whatever_its_options,
+    captured_with_any_options,
     sources_before_connect,
     bound_to_a_device,
     multipath_is_refused,
@@ -53,6 +53,6 @@ underpass_tests::scenarios! {
     playing_the_hand_off,
     marks_do_not_cross,
     addresses_that_are_not_the_pods,
-    sources_that_nobody_has,
+    sources_of_no_client,
     a_client_may_use_the_tunnels_port,
 }

@@ -30,7 +30,7 @@ use underpass_tests::{
 };
 
 use support::{
-    BRIEFLY, Counts, PORT, WORLD, Way, any, counted, ensure_hidden, ensure_tunnelled, mesh, pod_state, tables,
+    BRIEFLY, Counts, Family, PORT, WORLD, any, counted, ensure_hidden, ensure_tunnelled, mesh, pod_state, tables,
 };
 
 underpass_tests::scenarios! {
@@ -52,12 +52,12 @@ struct Open {
     accepted: Id,
 }
 
-/// Opens one for each way, from `client` to `server`, whose sockets are the test's.
+/// Opens one for each family, from `client` to `server`, whose sockets are the test's.
 fn open_all(mesh: &Mesh, client: &str, server: &str, far: &mut Sockets, listener: Id, port: u16) -> Result<Vec<Open>> {
     let mut open = Vec::new();
-    for way in Way::ALL {
+    for family in Family::ALL {
         let mut client = Sockets::start(&mesh.bed.app(client)?)?;
-        let out = client.connect(way.to(mesh.bed.pod(server)?, port)?)?;
+        let out = client.connect(family.to(mesh.bed.pod(server)?, port)?)?;
         client.send(out, b"OPEN-BEFORE")??;
         let (accepted, _) = far.accept(listener)?;
         ensure!(far.receive(accepted, 11)?? == b"OPEN-BEFORE");
@@ -66,22 +66,24 @@ fn open_all(mesh: &Mesh, client: &str, server: &str, far: &mut Sockets, listener
     Ok(open)
 }
 
-/// Starts a dial for each way and returns at once.
+/// Starts a dial for each family and returns at once.
 fn begin_all(mesh: &Mesh, client: &str, server: &str, say: &str) -> Result<Vec<Actor<Dialed>>> {
-    let begin = |way: Way| {
-        let dial = Dial::to(way.to(mesh.bed.pod(server)?, PORT)?).say(say).patience(PATIENT);
+    let begin = |family: Family| {
+        let dial = Dial::to(family.to(mesh.bed.pod(server)?, PORT)?).say(say).patience(PATIENT);
         mesh.bed.app(client)?.begin(socket::dial, dial)
     };
-    Way::ALL.into_iter().map(begin).collect()
+    Family::ALL.into_iter().map(begin).collect()
 }
 
-fn dial(mesh: &Mesh, client: &str, server: &str, way: Way, say: &str) -> Result<Dialed> {
-    mesh.bed.app(client)?.act(socket::dial, Dial::to(way.to(mesh.bed.pod(server)?, PORT)?).say(say).patience(BRIEFLY))
+fn dial(mesh: &Mesh, client: &str, server: &str, family: Family, say: &str) -> Result<Dialed> {
+    mesh.bed
+        .app(client)?
+        .act(socket::dial, Dial::to(family.to(mesh.bed.pod(server)?, PORT)?).say(say).patience(BRIEFLY))
 }
 
 /// Every pin of the scenario with its inode, and every table's contents but the agents: what an agent leaves, and the next
 /// one finds.
-fn kept(mesh: &Mesh, node: &str) -> Result<(BTreeMap<PathBuf, u64>, Vec<String>)> {
+fn pinned_state(mesh: &Mesh, node: &str) -> Result<(BTreeMap<PathBuf, u64>, Vec<String>)> {
     let mut pins = BTreeMap::new();
     list(&mesh.bed.lab().pins(node), &mut pins)?;
     ensure!(!pins.is_empty(), "nothing is pinned");
@@ -131,10 +133,10 @@ fn without_an_agent(lab: &Lab, end: fn(&mut Mesh) -> Result<()>) -> Result<()> {
     let outgoing = open_all(&mesh, "mesh/a", "mesh/b", &mut far, far_listener, 9000)?;
     let incoming = open_all(&mesh, "mesh/b", "mesh/a", &mut near, near_listener, 9000)?;
     let foreign = open_all(&mesh, "out/o1", "mesh/a", &mut near, near_listener, 9000)?;
-    let (before, counts) = (kept(&mesh, "node-1")?, Counts::read(&mesh, "node-1")?);
+    let (before, counts) = (pinned_state(&mesh, "node-1")?, Counts::read(&mesh, "node-1")?);
 
     end(&mut mesh)?;
-    ensure!(kept(&mesh, "node-1")? == before, "an agent that ends takes away what it made");
+    ensure!(pinned_state(&mesh, "node-1")? == before, "an agent that ends takes away what it made");
     // What was open has an end, at both ends, and what is still written to it goes nowhere.
     for Open { mut client, out, accepted } in outgoing {
         reset(&mut client, out).context("outgoing, here")?;
@@ -148,19 +150,19 @@ fn without_an_agent(lab: &Lab, end: fn(&mut Mesh) -> Result<()>) -> Result<()> {
     let waiting = begin_all(&mesh, "mesh/a", "mesh/b", "WAITED")?;
     let held = || Ok(counts.since(&mesh, "node-1")?.of("guard:no-listener") >= 3);
     wait_until("guard to hold all three SYNs", held)?;
-    for way in Way::ALL {
-        let failure = dial(&mesh, "mesh/a", "mesh/b", way, "GAVE-UP")?.failed()?;
-        ensure!(failure.step == "connect" && failure.is_timeout(), "{way:?}: {failure}");
-        // Nobody gets in: strangers are refused, the mesh is told.
+    for family in Family::ALL {
+        let failure = dial(&mesh, "mesh/a", "mesh/b", family, "GAVE-UP")?.failed()?;
+        ensure!(failure.step == "connect" && failure.is_timeout(), "{family:?}: {failure}");
+        // No connection gets in: strangers are refused, the mesh is told.
         for stranger in ["out/o1", "out/o2", "mesh/b"] {
-            let failure = dial(&mesh, stranger, "mesh/a", way, "GOT-IN")?.failed().context(stranger)?;
-            ensure!(!failure.is_timeout(), "{stranger} {way:?}: {failure}");
+            let failure = dial(&mesh, stranger, "mesh/a", family, "GOT-IN")?.failed().context(stranger)?;
+            ensure!(!failure.is_timeout(), "{stranger} {family:?}: {failure}");
         }
         // The twins: who is not in the mesh, who goes out of it, and the pod itself, are not concerned.
         for (client, server) in [("out/o1", "out/o2"), ("mesh/a", "out/o2"), ("mesh/a", "mesh/a"), ("out/o1", "mesh/b")]
         {
-            let what = format!("{client} to {server} {way:?}");
-            dial(&mesh, client, server, way, "UNCONCERNED")?.answered().context(what)?;
+            let what = format!("{client} to {server} {family:?}");
+            dial(&mesh, client, server, family, "UNCONCERNED")?.answered().context(what)?;
         }
     }
     let seen = counts.since(&mesh, "node-1")?;
@@ -176,10 +178,14 @@ fn without_an_agent(lab: &Lab, end: fn(&mut Mesh) -> Result<()>) -> Result<()> {
         ensure!(talk.who()?.peer.ip() == talk.local.ip().to_canonical(), "{talk:?}");
         ensure_tunnelled(&mesh, &talk, "a")?;
     }
-    for way in Way::ALL {
-        dial(&mesh, "mesh/b", "mesh/a", way, "AGAIN")?.answered().context("inbound again")?;
+    for family in Family::ALL {
+        dial(&mesh, "mesh/b", "mesh/a", family, "AGAIN")?.answered().context("inbound again")?;
     }
-    ensure!(kept(&mesh, "node-1")? == before, "enrolled anew: {before:?} became {:?}", kept(&mesh, "node-1")?);
+    ensure!(
+        pinned_state(&mesh, "node-1")? == before,
+        "enrolled anew: {before:?} became {:?}",
+        pinned_state(&mesh, "node-1")?
+    );
     for secret in ["OPEN-BEFORE", "OPEN-AFTER", "WAITED", "GAVE-UP", "AGAIN"] {
         ensure_hidden(&mesh, &wire, "mesh/a", "mesh/b", secret)?;
     }
@@ -202,7 +208,7 @@ fn an_agent_that_cannot_start_changes_nothing(lab: &Lab) -> Result<()> {
     let _servers =
         [servers::echo(&mesh.bed.app("mesh/b")?, any(PORT))?, servers::echo(&mesh.bed.app("out/o2")?, any(PORT))?];
     let wire = mesh.bed.capture_wire("node-1")?;
-    let before = kept(&mesh, "node-1")?;
+    let before = pinned_state(&mesh, "node-1")?;
     mesh.kill("node-1")?;
     let mut port_taken = Sockets::start(&mesh.bed.node("node-1")?.shell()?)?;
     let taken = port_taken.listen("127.0.0.1:15000".parse()?)?;
@@ -210,16 +216,16 @@ fn an_agent_that_cannot_start_changes_nothing(lab: &Lab) -> Result<()> {
     ensure!(format!("{error:#}").contains("ended"), "{error:#}");
     let running = mesh.agent("node-1")?;
     ensure!(running.wait()? == Exit::Code(1) && running.log()?.contains("127.0.0.1:15000"), "{}", running.log()?);
-    ensure!(kept(&mesh, "node-1")? == before, "it changed what it found");
+    ensure!(pinned_state(&mesh, "node-1")? == before, "it changed what it found");
     let waiting = begin_all(&mesh, "mesh/a", "mesh/b", "WAITED")?;
-    for way in Way::ALL {
-        ensure!(dial(&mesh, "mesh/a", "mesh/b", way, "GAVE-UP")?.failed()?.is_timeout(), "{way:?}");
-        dial(&mesh, "mesh/a", "out/o2", way, "UNCONCERNED")?.answered()?;
+    for family in Family::ALL {
+        ensure!(dial(&mesh, "mesh/a", "mesh/b", family, "GAVE-UP")?.failed()?.is_timeout(), "{family:?}");
+        dial(&mesh, "mesh/a", "out/o2", family, "UNCONCERNED")?.answered()?;
     }
     // Nothing that a pod may do about itself brings it past the mesh either.
     mesh.bed.app("mesh/a")?.act(underpass_tests::apps::attacks::flush_rules_and_routes, 1777)?;
-    for way in Way::ALL {
-        ensure!(dial(&mesh, "mesh/a", "mesh/b", way, "FLUSHED")?.failed()?.is_timeout(), "{way:?}");
+    for family in Family::ALL {
+        ensure!(dial(&mesh, "mesh/a", "mesh/b", family, "FLUSHED")?.failed()?.is_timeout(), "{family:?}");
     }
     port_taken.close(taken)??;
     mesh.start_on("node-1")?;
@@ -237,9 +243,9 @@ fn an_agent_that_cannot_start_changes_nothing(lab: &Lab) -> Result<()> {
 fn restarts_under_load(lab: &Lab) -> Result<()> {
     let mut mesh = mesh(lab)?;
     let _server = servers::echo(&mesh.bed.app("mesh/b")?, any(PORT))?;
-    let before = kept(&mesh, "node-1")?;
+    let before = pinned_state(&mesh, "node-1")?;
     let b = mesh.bed.pod("mesh/b")?;
-    let all: Vec<SocketAddr> = Way::ALL.into_iter().map(|way| way.to(b, PORT)).collect::<Result<_>>()?;
+    let all: Vec<SocketAddr> = Family::ALL.into_iter().map(|family| family.to(b, PORT)).collect::<Result<_>>()?;
     let stop = lab.run_directory().join("stop");
     let order = |say: &str| Hammer::new(all.clone(), say, &stop);
     let wire = mesh.bed.capture_wire("node-1")?;
@@ -280,7 +286,7 @@ fn restarts_under_load(lab: &Lab) -> Result<()> {
     for client in ["mesh/a", "mesh/a2"] {
         ensure_hidden(&mesh, &wire, client, "mesh/b", "HAMMERED")?;
     }
-    ensure!(kept(&mesh, "node-1")? == before, "enrolled anew");
+    ensure!(pinned_state(&mesh, "node-1")? == before, "enrolled anew");
     // The twin: the same from a pod that is not in the mesh is seen.
     fs::remove_file(&stop)?;
     let mut twin = hammer::start(&mesh.bed.app("out/o1")?, order("HAMMERED"))?;
@@ -296,7 +302,7 @@ const STAY: &str = "labels: {app: a}";
 const LEAVE: &str = "labels: {app: a, istio.io/dataplane-mode: none}";
 
 /// The mesh, where pod b2 is not in it: the tunnel carries connections to service b in the clear to b2, for as long as they
-/// are open, whoever else leaves.
+/// are open, also when another pod leaves.
 fn half_a_service(lab: &Lab, options: &[&str]) -> Result<Mesh> {
     let world = WORLD.replace("labels: {app: b2}", "labels: {app: b, istio.io/dataplane-mode: none}");
     let mut mesh = Mesh::up(lab, &[("world.yaml", &world)])?;
@@ -314,14 +320,14 @@ struct Carried {
     out: Id,
 }
 
-/// Opens one to service b for each way.
+/// Opens one to service b for each family.
 fn open_carried(mesh: &Mesh) -> Result<Vec<Carried>> {
     let b2 = mesh.bed.pod("mesh/b2")?.spec().addresses.clone();
     let mut carried = Vec::new();
-    for (way, vip) in [(Way::V4, VIPS[0]), (Way::V6, VIPS[1]), (Way::Mapped, VIPS[0])] {
+    for (family, vip) in [(Family::V4, VIPS[0]), (Family::V6, VIPS[1]), (Family::Mapped, VIPS[0])] {
         let mut client = Sockets::start(&mesh.bed.app("mesh/a")?)?;
         loop {
-            let out = client.connect((way.name(vip.parse()?), 80).into())?;
+            let out = client.connect((family.name(vip.parse()?), 80).into())?;
             client.send(out, b"hello")??;
             let mut line = Vec::new();
             while !line.ends_with(b"\n") {
@@ -362,9 +368,9 @@ fn a_pod_leaves_with_open_connections(lab: &Lab) -> Result<()> {
     let mut carried = open_carried(&mesh)?;
     mesh.replace("world.yaml", STAY, LEAVE)?;
     ensure!(pod_state(&mesh, "node-1", "mesh/a")?.as_deref() == Some("releasing"), "with open connections");
-    for way in Way::ALL {
-        let (talk, counts) = counted(&mesh, "node-1", || dial(&mesh, "mesh/a", "mesh/b", way, "NEW")?.answered())?;
-        ensure!(talk.mark == 0 && counts.of("connect:captured") == 0, "{way:?}: {talk:?} {counts:?}");
+    for family in Family::ALL {
+        let (talk, counts) = counted(&mesh, "node-1", || dial(&mesh, "mesh/a", "mesh/b", family, "NEW")?.answered())?;
+        ensure!(talk.mark == 0 && counts.of("connect:captured") == 0, "{family:?}: {talk:?} {counts:?}");
     }
     ensure!(wire.contains(b"NEW")?, "the twin: it is out of the mesh, and nothing new is in the clear");
     // What came or went under an identity goes on under it, both ways.
@@ -395,7 +401,7 @@ fn a_pod_leaves_with_open_connections(lab: &Lab) -> Result<()> {
     // And back again.
     mesh.replace("world.yaml", LEAVE, STAY)?;
     wait_until("the pod to be back", || Ok(pod_state(&mesh, "node-1", "mesh/a")?.as_deref() == Some("enrolled")))?;
-    let talk = dial(&mesh, "mesh/a", "mesh/b", Way::V4, "BACK")?.answered()?;
+    let talk = dial(&mesh, "mesh/a", "mesh/b", Family::V4, "BACK")?.answered()?;
     ensure_tunnelled(&mesh, &talk, "a")
 }
 
@@ -424,9 +430,9 @@ fn a_pod_is_made_to_leave(lab: &Lab) -> Result<()> {
     wait_until("the pod to be gone", || Ok(pod_state(&mesh, "node-1", "mesh/a")?.is_none()))?;
     ensure!(before.since(&mesh, "node-1")?.of("guard:device") > 0, "the unmarked ones were not even tried");
     nothing_of(&mesh, "mesh/a")?;
-    for way in Way::ALL {
-        dial(&mesh, "mesh/a", "mesh/b", way, "NEW")?.answered()?;
-        dial(&mesh, "mesh/b", "mesh/a", way, "NEW")?.answered()?;
+    for family in Family::ALL {
+        dial(&mesh, "mesh/a", "mesh/b", family, "NEW")?.answered()?;
+        dial(&mesh, "mesh/b", "mesh/a", family, "NEW")?.answered()?;
     }
     ensure!(wire.contains(b"NEW")?, "the twin: it is out of the mesh, and nothing new is in the clear");
     ensure!(!wire.contains(b"UNMARKED")?, "what was held back got out");
@@ -442,11 +448,11 @@ fn ensure_only_new(wire: &Capture) -> Result<()> {
 
 /// Nothing that the enrolment made is left in the pod's namespace.
 fn nothing_of(mesh: &Mesh, pod: &str) -> Result<()> {
-    let place = mesh.bed.app(pod)?;
+    let site = mesh.bed.app(pod)?;
     for family in ["-4", "-6"] {
-        let rules = place.run("ip", &[family, "rule"])?;
+        let rules = site.run("ip", &[family, "rule"])?;
         ensure!(!rules.contains("1777"), "{rules}");
-        let routes = place.run("ip", &[family, "route", "show", "table", "all"])?;
+        let routes = site.run("ip", &[family, "route", "show", "table", "all"])?;
         ensure!(!routes.contains("table 1777"), "{routes}");
     }
     Ok(())
@@ -499,7 +505,7 @@ fn a_sandbox_ends(lab: &Lab) -> Result<()> {
     wait_until("the kernel to know it no longer", || Ok(mentions(&mesh, "node-1", gone)?.is_empty()))?;
     wait_until("the namespace to end", || Ok(!devices()?.contains(&format!(" {device}@"))))?;
     ensure!(mentions(&mesh, "node-1", stays)? == other, "the neighbour's: {:?}", mentions(&mesh, "node-1", stays)?);
-    // By whoever was first: the application, which was killed and whose kernel then says FIN, or the tunnel.
+    // By the first of two: the application, which was killed and whose kernel then sends FIN, or the tunnel.
     let ended = |sockets: &mut Sockets, id| -> Result<()> {
         let end = sockets.receive(id, 1)?;
         let is_end = end.as_ref().map_or_else(|failure| failure.errno == libc::ECONNRESET, Vec::is_empty);
@@ -607,7 +613,7 @@ fn run_as(command: AsUser) -> Result<(Option<i32>, String)> {
 
 fn without_root(lab: &Lab) -> Result<()> {
     let mesh = Mesh::up(lab, &[("world.yaml", WORLD)])?;
-    // Where anybody may find and read it, whatever the directory that it was built in.
+    // Where every user may read it; the directory that it was built in may be closed.
     let agent = lab.run_directory().join("agent");
     fs::write(&agent, "")?;
     let none: Option<&str> = None;
@@ -625,8 +631,8 @@ fn without_root(lab: &Lab) -> Result<()> {
         "--cgroup-root".into(),
         node.cgroup().display().to_string(),
     ]);
-    const NOBODY: u32 = 65534;
-    let command = AsUser { program: agent, arguments: arguments.collect(), user: NOBODY };
+    const UNPRIVILEGED: u32 = 65534;
+    let command = AsUser { program: agent, arguments: arguments.collect(), user: UNPRIVILEGED };
     let (code, said) = node.service("underpass-agent")?.act(run_as, command)?;
     ensure!(code == Some(1), "{code:?}: {said}");
     let lines: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("  - ")).collect();

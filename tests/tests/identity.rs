@@ -2,7 +2,7 @@
 //! time and counted, and others that stay open. Level kernel.
 //!
 //! What must hold: where nothing may fail, 0 failed; and each scenario has what does fail beside it: what hangs on a removed
-//! root, what has no certificate any more, what is signed by a root that nobody was told about.
+//! root, a workload without a certificate, a certificate of an unknown root.
 
 use std::{
     fs,
@@ -135,7 +135,7 @@ fn the_root_is_replaced_under_load(lab: &Lab) -> Result<()> {
     wait_for_roots(&mesh, 2)?;
     ensure!(NODES.iter().all(|node| roots(&mesh, node).is_ok_and(|roots| roots[0] == old_root)));
     ensure_none_failed(&mut callers)?;
-    ensure!(ca(lab, &["activate"]).is_err_and(|e| format!("{e:#}").contains("too early")), "nobody waits 10 s here");
+    ensure!(ca(lab, &["activate"]).is_err_and(|e| format!("{e:#}").contains("too early")), "no wait of 10 s here");
 
     println!("activate: {}", ca(lab, &["activate", "--now"])?);
     for node in NODES {
@@ -295,19 +295,19 @@ fn identities_leave_with_their_pods(lab: &Lab) -> Result<()> {
     };
     call(&mesh)?;
 
-    // The pod becomes somebody else.
-    mesh.replace("world.yaml", "serviceAccountName: a2", "serviceAccountName: somebody")?;
-    ensure!(names(&mesh)? == ["a", "somebody"], "{:?}", names(&mesh)?);
+    // The pod gets another service account.
+    mesh.replace("world.yaml", "serviceAccountName: a2", "serviceAccountName: renamed")?;
+    ensure!(names(&mesh)? == ["a", "renamed"], "{:?}", names(&mesh)?);
     let lines = mesh.log("node-2")?.len();
     call(&mesh)?;
-    let identity = ("source_identity", "spiffe://cluster.local/ns/mesh/sa/somebody");
+    let identity = ("source_identity", "spiffe://cluster.local/ns/mesh/sa/renamed");
     mesh.logged_after("node-2", lines, &[("direction", "inbound"), identity])?;
     open.is_reset().context("its tunnel showed the old identity")?;
 
     // It leaves. Others stay.
     mesh.bed.remove_pod("mesh/a2")?;
     let world = mesh.manifest("world.yaml")?;
-    let others = world.split("\n---\n").filter(|object| !object.contains("serviceAccountName: somebody"));
+    let others = world.split("\n---\n").filter(|object| !object.contains("serviceAccountName: renamed"));
     let others = others.collect::<Vec<_>>().join("\n---\n");
     mesh.edit("world.yaml", Some(&others))?;
     wait_until("its identity to leave", || Ok(names(&mesh)? == ["a"]))
@@ -346,7 +346,7 @@ fn leaves_core(quit: Quit) -> Result<bool> {
 fn no_core_file_has_a_key(lab: &Lab) -> Result<()> {
     let mesh = Mesh::up(lab, &[("world.yaml", WORLD)])?;
     let node = mesh.bed.node("node-1")?;
-    let place = node.service("underpass-agent")?;
+    let site = node.service("underpass-agent")?;
     let agent = std::env::var("UNDERPASS_AGENT_BIN").context("run `cargo xtask test kernel`")?;
     let path = |path: &std::path::Path| path.to_str().context("UTF-8").map(str::to_owned);
     let manifests = path(mesh.path_of("world.yaml").parent().context("a folder")?)?;
@@ -366,8 +366,8 @@ fn no_core_file_has_a_key(lab: &Lab) -> Result<()> {
     let directory = lab.directory().to_owned();
     let like_any_other = ["sh", "-c", "echo started >&2 && exec sleep 1000"].map(str::to_owned).to_vec();
     let twin = Quit { program: like_any_other, says: "started".to_owned(), directory: directory.clone() };
-    ensure!(place.act(leaves_core, twin)?, "a process like any other leaves a core here");
+    ensure!(site.act(leaves_core, twin)?, "a process like any other leaves a core here");
     let agent = Quit { program, says: "agent started".to_owned(), directory };
-    ensure!(!place.act(leaves_core, agent)?, "the agent has left a core");
+    ensure!(!site.act(leaves_core, agent)?, "the agent has left a core");
     Ok(())
 }

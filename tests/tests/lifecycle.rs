@@ -20,7 +20,7 @@ use underpass_tests::{
 };
 
 use support::{
-    Counts, PORT, WORLD, Way, any, ensure_hidden, ensure_tunnelled,
+    Counts, Family, PORT, WORLD, any, ensure_hidden, ensure_tunnelled,
     load::{Load, Open, is_cut},
     passing_pod, tables,
 };
@@ -68,11 +68,11 @@ fn asked_to_end_it_drains(lab: &Lab) -> Result<()> {
     let _server = servers::echo(&mesh.bed.app("mesh/b")?, any(PORT))?;
     let wire = mesh.bed.capture_wire("node-1")?;
     let mut open = Vec::new();
-    for (port, way) in (9000..).zip(Way::ALL) {
-        open.push(Open::new(&mesh, "mesh/a", "mesh/b", way, port)?);
-        open.push(Open::new(&mesh, "mesh/b", "mesh/a", way, port)?);
+    for (port, family) in (9000..).zip(Family::ALL) {
+        open.push(Open::new(&mesh, "mesh/a", "mesh/b", family, port)?);
+        open.push(Open::new(&mesh, "mesh/b", "mesh/a", family, port)?);
     }
-    let denied = Open::new(&mesh, "mesh/a2", "mesh/b", Way::V4, 9100)?;
+    let denied = Open::new(&mesh, "mesh/a2", "mesh/b", Family::V4, 9100)?;
     ensure!(is_ready(&mesh, "node-1")?);
     let counts = Counts::read(&mesh, "node-1")?;
 
@@ -81,14 +81,14 @@ fn asked_to_end_it_drains(lab: &Lab) -> Result<()> {
     wait_until("readiness to fall", || Ok(!is_ready(&mesh, "node-1")?))?;
     open.iter_mut().try_for_each(Open::goes_on)?;
     // Connects wait, without an error and without a packet; who comes is refused.
-    let begin = |way: Way| {
-        let dial = Dial::to(way.to(mesh.bed.pod("mesh/b")?, PORT)?).say("WAITED").patience(PATIENT);
+    let begin = |family: Family| {
+        let dial = Dial::to(family.to(mesh.bed.pod("mesh/b")?, PORT)?).say("WAITED").patience(PATIENT);
         mesh.bed.app("mesh/a")?.begin(socket::dial, dial)
     };
-    let waiting = Way::ALL.into_iter().map(begin).collect::<Result<Vec<_>>>()?;
+    let waiting = Family::ALL.into_iter().map(begin).collect::<Result<Vec<_>>>()?;
     let held = || Ok(counts.since(&mesh, "node-1")?.of("guard:no-listener") >= 3);
     wait_until("guard to hold all three SYNs", held)?;
-    let stranger = Dial::to(Way::V4.to(mesh.bed.pod("mesh/a")?, PORT)?).say("GOT-IN");
+    let stranger = Dial::to(Family::V4.to(mesh.bed.pod("mesh/a")?, PORT)?).say("GOT-IN");
     ensure!(!mesh.call("out/o1", stranger)?.failed()?.is_timeout(), "refused, not held");
     // Policy is judged as before, here and there.
     mesh.write("deny.yaml", Some(DENY_A2))?;
@@ -116,8 +116,8 @@ fn asked_to_end_it_drains(lab: &Lab) -> Result<()> {
 /// What is open after that is cut, and its line says so.
 fn the_deadline_of_a_drain(lab: &Lab) -> Result<()> {
     let mut mesh = up(lab, &["--drain", "1"])?;
-    let out = Open::new(&mesh, "mesh/a", "mesh/b", Way::V6, 9000)?;
-    let comes = Open::new(&mesh, "mesh/b", "mesh/a", Way::V4, 9000)?;
+    let out = Open::new(&mesh, "mesh/a", "mesh/b", Family::V6, 9000)?;
+    let comes = Open::new(&mesh, "mesh/b", "mesh/a", Family::V4, 9000)?;
     ensure!(mesh.terminate("node-1")? == Exit::Code(0));
     out.ends_in_a_reset()?;
     comes.ends_in_a_reset()?;
@@ -127,12 +127,12 @@ fn the_deadline_of_a_drain(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// The second signal is heard whatever the deadline.
+/// The second signal ends the drain before its deadline.
 fn asked_twice_it_ends(lab: &Lab) -> Result<()> {
     const LONGER_THAN_THIS_TEST: &str = "3600";
     let mut mesh = up(lab, &["--drain", LONGER_THAN_THIS_TEST])?;
     for second in [Signal::SIGTERM, Signal::SIGINT] {
-        let open = Open::new(&mesh, "mesh/a", "mesh/b", Way::V4, 9000)?;
+        let open = Open::new(&mesh, "mesh/a", "mesh/b", Family::V4, 9000)?;
         let lines = mesh.log("node-1")?.len();
         mesh.agent("node-1")?.signal(Signal::SIGTERM)?;
         mesh.agent("node-1")?.wait_for_log("draining")?;
@@ -161,11 +161,11 @@ fn taken_over_under_load(lab: &Lab) -> Result<()> {
     // Forwards, backwards and forwards again, with as many workers as each likes.
     for (round, workers) in ["1", "3", "2"].into_iter().enumerate() {
         let mut open = Vec::new();
-        for (port, way) in (9000..).zip(Way::ALL) {
-            open.push(Open::new(&mesh, "mesh/a", "mesh/b", way, port)?);
-            open.push(Open::new(&mesh, "mesh/b", "mesh/a", way, port)?);
+        for (port, family) in (9000..).zip(Family::ALL) {
+            open.push(Open::new(&mesh, "mesh/a", "mesh/b", family, port)?);
+            open.push(Open::new(&mesh, "mesh/b", "mesh/a", family, port)?);
         }
-        let denied = Open::new(&mesh, "mesh/a2", "mesh/a", Way::V4, 9100)?;
+        let denied = Open::new(&mesh, "mesh/a2", "mesh/a", Family::V4, 9100)?;
         mesh.options(&["--drain", "3600", "--workers", workers]);
         let mut before = mesh.take_over("node-1").with_context(|| format!("round {round}"))?;
         ensure!(is_ready(&mesh, "node-1")? && agents(&mesh)? == 2, "{} agents", agents(&mesh)?);
@@ -198,7 +198,7 @@ fn taken_over_under_load(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Each keeps what was opened through it until that ends, in whatever order; the kernel knows all of them meanwhile.
+/// Each keeps the connections that were opened through it until they end, in any order; the kernel knows all of them meanwhile.
 fn several_agents_drain_at_once(lab: &Lab) -> Result<()> {
     let mut mesh = up(lab, &["--drain", "3600"])?;
     let mut load = Load::begin(&mesh, lab)?;
@@ -206,8 +206,8 @@ fn several_agents_drain_at_once(lab: &Lab) -> Result<()> {
     for (round, port) in (9000..9003).enumerate() {
         load.goes_on()?;
         let open = [
-            Open::new(&mesh, "mesh/a", "mesh/b", Way::V4, port)?,
-            Open::new(&mesh, "mesh/b", "mesh/a", Way::V6, port)?,
+            Open::new(&mesh, "mesh/a", "mesh/b", Family::V4, port)?,
+            Open::new(&mesh, "mesh/b", "mesh/a", Family::V6, port)?,
         ];
         draining.push((mesh.take_over("node-1").with_context(|| format!("round {round}"))?, open));
         ensure!(agents(&mesh)? == round + 2, "{} agents in round {round}", agents(&mesh)?);
@@ -275,15 +275,15 @@ fn ensure_whole(mesh: &mut Mesh, round: usize) -> Result<()> {
     mesh.write("passing.yaml", Some(&text))?;
     wait_until("the pod to be enrolled", || Ok(listeners(mesh)? == before + 2))?;
     let name = spec.full_name();
-    for way in Way::ALL {
-        let dial = || Ok::<_, anyhow::Error>(Dial::to(way.to(mesh.bed.pod("mesh/b")?, PORT)?).say("PASSING"));
+    for family in Family::ALL {
+        let dial = || Ok::<_, anyhow::Error>(Dial::to(family.to(mesh.bed.pod("mesh/b")?, PORT)?).say("PASSING"));
         mesh.call(&name, dial()?)?.answered()?;
         for pod in ["mesh/a", "mesh/a2"] {
             mesh.call(pod, dial()?)?.answered()?;
         }
     }
     mesh.write("deny.yaml", Some(&DENY_A2_AT_A.replace("/a2]", "/p0]")))?;
-    let to_a = || Ok::<_, anyhow::Error>(Dial::to(Way::V6.to(mesh.bed.pod("mesh/a")?, PORT)?).say("DENIED"));
+    let to_a = || Ok::<_, anyhow::Error>(Dial::to(Family::V6.to(mesh.bed.pod("mesh/a")?, PORT)?).say("DENIED"));
     wait_until("the new policy to hold", || Ok(mesh.call(&name, to_a()?)?.answered().is_err()))?;
     mesh.call("mesh/a2", to_a()?)?.answered()?;
     mesh.write("deny.yaml", None)?;
@@ -317,7 +317,7 @@ fn successors_that_die(lab: &Lab) -> Result<()> {
         } else {
             died_in_time += 1;
             mesh.adopt("node-1", before);
-            // Where it always was: nobody else's socket is in its place.
+            // Where it always was: no other agent's socket is in its place.
             mesh.underpass("node-1", &["status"]).context("the admin socket of the agent before")?;
         }
         ensure_whole(&mut mesh, round).with_context(|| format!("after {signal} at {said:?}"))?;
@@ -327,7 +327,7 @@ fn successors_that_die(lab: &Lab) -> Result<()> {
     mesh.take_over("node-1")?.wait()?;
     load.goes_on()?;
     let (_, failed) = load.end()?;
-    // Those that the dead ones had accepted are cut; nobody is refused or left waiting.
+    // Those that the dead ones had accepted are cut; no connection is refused or left waiting.
     ensure!(failed.keys().all(|what| is_cut(what)), "{failed:?}");
     wait_until("one cgroup to count as the agent", || Ok(agents(&mesh)? == 1))
 }
@@ -372,10 +372,10 @@ fn clean_up_of(mesh: &Mesh, state: &str) -> Result<(Exit, String)> {
 
 /// What is in a pod's namespace because of the mesh.
 fn traces(mesh: &Mesh, pod: &str) -> Result<String> {
-    let place = mesh.bed.app(pod)?;
+    let site = mesh.bed.app(pod)?;
     let mut traces = String::new();
     for family in ["-4", "-6"] {
-        let all = place.run("ip", &[family, "rule"])? + &place.run("ip", &[family, "route", "show", "table", "all"])?;
+        let all = site.run("ip", &[family, "rule"])? + &site.run("ip", &[family, "route", "show", "table", "all"])?;
         traces.extend(all.lines().filter(|line| line.contains("1777")));
     }
     Ok(traces)
@@ -388,8 +388,8 @@ fn cleaned_up(lab: &Lab) -> Result<()> {
     let _server = servers::echo(&mesh.bed.app("mesh/b")?, any(PORT))?;
     let wire = mesh.bed.capture_wire("node-1")?;
     let mut open = Vec::new();
-    for (port, way) in (9000..).zip(Way::ALL) {
-        open.push(Open::new(&mesh, "mesh/a", "mesh/b", way, port)?);
+    for (port, family) in (9000..).zip(Family::ALL) {
+        open.push(Open::new(&mesh, "mesh/a", "mesh/b", family, port)?);
     }
     for state in ["state", "another-state"] {
         let (exit, said) = clean_up_of(&mesh, state)?;
@@ -403,11 +403,11 @@ fn cleaned_up(lab: &Lab) -> Result<()> {
     mesh.kill("node-1")?;
     // These wait for the next agent, which never comes.
     let counts = Counts::read(&mesh, "node-1")?;
-    let begin = |way: Way| {
-        let dial = Dial::to(way.to(mesh.bed.pod("mesh/b")?, PORT)?).say("WAITED").patience(PATIENT);
+    let begin = |family: Family| {
+        let dial = Dial::to(family.to(mesh.bed.pod("mesh/b")?, PORT)?).say("WAITED").patience(PATIENT);
         mesh.bed.app("mesh/a")?.begin(socket::dial, dial)
     };
-    let waiting = Way::ALL.into_iter().map(begin).collect::<Result<Vec<_>>>()?;
+    let waiting = Family::ALL.into_iter().map(begin).collect::<Result<Vec<_>>>()?;
     let held = || Ok(counts.since(&mesh, "node-1")?.of("guard:no-listener") >= 3);
     wait_until("guard to hold all three SYNs", held)?;
     let (exit, said) = clean_up(&mesh)?;
@@ -425,9 +425,9 @@ fn cleaned_up(lab: &Lab) -> Result<()> {
     for Open { client, out, .. } in &mut open {
         wait_until("an error when writing", || Ok(client.send(*out, b"AFTERWARDS")?.is_err()))?;
     }
-    // The twin: the pods are out of the mesh, and what is new is on the wire for everybody to read.
-    for way in Way::ALL {
-        mesh.call("mesh/a", Dial::to(way.to(mesh.bed.pod("mesh/b")?, PORT)?).say("IN-THE-CLEAR"))?.answered()?;
+    // The twin: the pods are out of the mesh, and new connections are plaintext on the wire.
+    for family in Family::ALL {
+        mesh.call("mesh/a", Dial::to(family.to(mesh.bed.pod("mesh/b")?, PORT)?).say("IN-THE-CLEAR"))?.answered()?;
     }
     ensure!(wire.contains(b"IN-THE-CLEAR")?, "the capture sees nothing");
     for secret in ["OPEN", "THERE", "BACK", "WAITED", "AFTERWARDS"] {
@@ -443,7 +443,7 @@ fn cleaned_up(lab: &Lab) -> Result<()> {
     fs::remove_dir_all(lab.bpffs().join("underpass/v999"))?;
     // And back into the mesh.
     mesh.start_on("node-1")?;
-    let talk = mesh.call("mesh/a", Dial::to(Way::V6.to(mesh.bed.pod("mesh/b")?, PORT)?).say("AGAIN"))?.answered()?;
+    let talk = mesh.call("mesh/a", Dial::to(Family::V6.to(mesh.bed.pod("mesh/b")?, PORT)?).say("AGAIN"))?.answered()?;
     ensure_tunnelled(&mesh, &talk, "a")
 }
 
@@ -492,7 +492,7 @@ fn killed_at_any_moment(lab: &Lab) -> Result<()> {
     let (answered, failed) = load.end()?;
     ensure!(answered > 0 && failed.keys().all(|what| is_cut(what)), "{failed:?}");
     ensure!(agents(&mesh)? == 1);
-    let talk = mesh.call("mesh/a2", Dial::to(Way::V6.to(mesh.bed.pod("mesh/b")?, PORT)?).say("AGAIN"));
+    let talk = mesh.call("mesh/a2", Dial::to(Family::V6.to(mesh.bed.pod("mesh/b")?, PORT)?).say("AGAIN"));
     ensure!(talk.is_ok());
     ensure_hidden(&mesh, &wire, "mesh/a", "mesh/b", "AGAIN")
 }
@@ -565,8 +565,9 @@ fn pods_that_come_and_go(lab: &Lab) -> Result<()> {
         let pinned = |mesh: &Mesh| -> Result<usize> { Ok(tables(mesh, "node-1")?.listeners()?.len()) };
         wait_until("all to be enrolled", || Ok(pinned(&mesh)? == before.listeners + 2 * PODS))?;
         let names: Vec<String> = specs.iter().map(PodSpec::full_name).collect();
-        for (name, way) in names.iter().zip(Way::ALL) {
-            let talk = mesh.call(name, Dial::to(way.to(mesh.bed.pod("mesh/b")?, PORT)?).say("PASSING"))?.answered()?;
+        for (name, family) in names.iter().zip(Family::ALL) {
+            let talk =
+                mesh.call(name, Dial::to(family.to(mesh.bed.pod("mesh/b")?, PORT)?).say("PASSING"))?.answered()?;
             ensure!(talk.who()?.peer.ip() == talk.local.ip().to_canonical(), "{name}: {talk:?}");
         }
         let during = Census::take(&mut mesh)?;

@@ -1,5 +1,5 @@
-//! Limits, fairness and volume. Level kernel: needs root, the kernel programs and the agent. Every request of those who
-//! keep to their part is counted, and none of them fails, whatever others do beside them.
+//! Limits, fairness and volume. Level kernel: needs root, the kernel programs and the agent. Every request of the clients
+//! that keep to their share is counted, and none of them fails beside clients that do not.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use underpass_tests::{
     apps::{
         crowd::Caller,
-        load::{self, Keeper, Load, Outcome},
+        load::{self, Load, OpenConnections, Outcome},
         remote::Sockets,
         socket::{Dial, Opt},
     },
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         Scenario::new("one_pod_wants_everything", one_pod_wants_everything),
         Scenario::new("one_pod_stalls_a_thousand_streams", one_pod_stalls_a_thousand_streams),
         Scenario::new("out_of_descriptors", out_of_descriptors),
-        Scenario::new("nobody_proves_anything", nobody_proves_anything),
+        Scenario::new("peers_without_a_handshake", peers_without_a_handshake),
         Scenario::new("ten_thousand_idle", ten_thousand_idle).lasting(2),
         Scenario::new("a_thousand_at_once", a_thousand_at_once),
         Scenario::new("in_sequence_to_one", in_sequence_to_one).lasting(4),
@@ -48,7 +48,7 @@ fn any(port: u16) -> SocketAddr {
     SocketAddr::from(([0; 16], port))
 }
 
-/// The mesh, whose agents have one worker, so that everybody meets everybody.
+/// The mesh, whose agents have one worker, so that all pods of a node share it.
 fn mesh(lab: &Lab, set: impl FnOnce(&mut Mesh)) -> Result<Mesh> {
     let mut mesh = Mesh::up(lab, &[("world.yaml", WORLD)])?;
     set(&mut mesh);
@@ -133,7 +133,7 @@ fn one_pod_wants_everything(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Nobody may reach b.
+/// Refuses every connection to b.
 const DENY: &str = "\
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
@@ -167,7 +167,7 @@ fn one_pod_stalls_a_thousand_streams(lab: &Lab) -> Result<()> {
     let given_up = part(&mesh, "node-2", "mesh/b", "given_up")?;
     println!("{reset} of {STREAMS} were reset, {given_up} for want of memory");
     ensure!(given_up > 0 && reset > 0, "{STREAMS} stalled streams fit into {MEMORY_MIB} MiB");
-    ensure!(part(&mesh, "node-2", "mesh/b2", "given_up")? == 0, "somebody else's stream was given up");
+    ensure!(part(&mesh, "node-2", "mesh/b2", "given_up")? == 0, "a stream of another pod was given up");
     for (pid, before) in pids.into_iter().zip(before) {
         let now = resident(pid)?;
         println!("agent: {} MiB before, {} MiB now", before >> 20, now >> 20);
@@ -177,14 +177,16 @@ fn one_pod_stalls_a_thousand_streams(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// The process has no descriptor left, whatever its budgets say. Whoever is connected is served; accepting pauses and costs
+/// The process has no descriptor left, in spite of its budgets. Open connections are served; accepting pauses and costs
 /// next to nothing, and goes on when there are descriptors again.
 fn out_of_descriptors(lab: &Lab) -> Result<()> {
     let mut mesh = mesh(lab, one_worker(&[]))?;
     let _server = load::serve(&mesh.bed.app("mesh/b")?, &[any(LOAD)])?;
     let to = vec![mesh.at("mesh/b", true, LOAD)?];
-    let (mut held, outcome) =
-        Keeper::start(&mesh.bed.app("mesh/a")?, Load { to: to.clone(), count: 20, at_once: 1, server_ends: false })?;
+    let (mut held, outcome) = OpenConnections::start(
+        &mesh.bed.app("mesh/a")?,
+        Load { to: to.clone(), count: 20, at_once: 1, server_ends: false },
+    )?;
     none_failed("opening", &outcome, 20)?;
     let agent = mesh.agent("node-1")?;
     let (pid, log) = (agent.pid(), agent.log_path().to_owned());
@@ -243,8 +245,8 @@ fn thread(pid: i32, name: &str) -> Result<PathBuf> {
     bail!("no thread {name} in process {pid}")
 }
 
-/// Somebody opens connections to port 15008 and says nothing. Whoever comes with a certificate is served.
-fn nobody_proves_anything(lab: &Lab) -> Result<()> {
+/// A client opens connections to port 15008 and sends nothing. Peers with a certificate are served.
+fn peers_without_a_handshake(lab: &Lab) -> Result<()> {
     const SOCKETS: usize = 600;
     let mesh = mesh(lab, one_worker(&[]))?;
     let _servers = mesh.echo(&["mesh/b"], PORT)?;
@@ -278,7 +280,7 @@ fn ten_thousand_idle(lab: &Lab) -> Result<()> {
     let before = [resident(pids[0])?, resident(pids[1])?];
     let started = Instant::now();
     let load = Load { to, count: COUNT, at_once: 4, server_ends: false };
-    let (mut held, outcome) = Keeper::start(&mesh.bed.app("mesh/a")?, load)?;
+    let (mut held, outcome) = OpenConnections::start(&mesh.bed.app("mesh/a")?, load)?;
     none_failed("opening", &outcome, COUNT)?;
     let used = |node, pod| part(&mesh, node, pod, "sockets.used");
     ensure!(used("node-1", "mesh/a")? > COUNT as u64 && used("node-2", "mesh/b")? > COUNT as u64);
@@ -291,7 +293,7 @@ fn ten_thousand_idle(lab: &Lab) -> Result<()> {
     none_failed("asked again", &held.ask()?, COUNT)?;
     // And everything goes with them.
     drop(held);
-    wait_until("nobody's sockets", || Ok(used("node-2", "mesh/b")? < 300 && used("node-1", "mesh/a")? < 300))?;
+    wait_until("the sockets to be closed", || Ok(used("node-2", "mesh/b")? < 300 && used("node-1", "mesh/a")? < 300))?;
     Ok(())
 }
 
@@ -302,7 +304,7 @@ fn a_thousand_at_once(lab: &Lab) -> Result<()> {
     let _server = load::serve(&mesh.bed.app("mesh/b")?, &[any(LOAD)])?;
     let load = Load { to: both(&mesh, "mesh/b", &[LOAD])?, count: COUNT, at_once: 250, server_ends: false };
     let started = Instant::now();
-    let (mut held, outcome) = Keeper::start(&mesh.bed.app("mesh/a")?, load)?;
+    let (mut held, outcome) = OpenConnections::start(&mesh.bed.app("mesh/a")?, load)?;
     none_failed("opening", &outcome, COUNT)?;
     println!("{COUNT} opened in {:?}", started.elapsed());
     let started = Instant::now();

@@ -45,9 +45,9 @@ underpass_tests::scenarios! {
     bulk_to_a_slow_reader_takes_bounded_memory,
     stalled_streams_do_not_hold_up_others,
     many_connections,
-    nobody_listens,
+    no_application_listens,
     a_node_without_an_agent_is_unreachable,
-    nobody_waits_for_ever,
+    every_wait_has_an_end,
     a_slow_link,
     two_lines_tell_all_about_a_connection,
     connections_are_listed_while_they_are_open,
@@ -84,7 +84,7 @@ fn any(port: u16) -> SocketAddr {
     SocketAddr::from(([0u16; 8], port))
 }
 
-/// Who calls whom: across nodes, within one, and from outside of the mesh; each in both families.
+/// Client and server of each call: across nodes, within one, and from outside of the mesh; each in both families.
 fn routes() -> impl Iterator<Item = (&'static str, &'static str, bool)> {
     let routes = [("mesh/a", "mesh/b"), ("mesh/a", "mesh/a2"), ("out/o1", "mesh/b")];
     routes.into_iter().flat_map(|(client, server)| [(client, server, true), (client, server, false)])
@@ -186,7 +186,7 @@ fn services_lead_to_target_ports(lab: &Lab) -> Result<()> {
             let target = who.local.to_string();
             let want = [("direction", "outbound"), ("service", service), ("destination_address", target.as_str())];
             mesh.logged_after("node-1", lines, &[&want[..], &[("reason", "finished")]].concat())?;
-            // No VIP is anybody's address: without the mesh somebody else has to translate it.
+            // No host has a VIP as its address: without the mesh another translator is needed.
             mesh.call("out/o1", Dial::to(vip).patience(Duration::from_millis(200)))?.failed()?;
         }
     }
@@ -459,9 +459,9 @@ fn bulk_to_a_slow_reader_takes_bounded_memory(lab: &Lab) -> Result<()> {
         } else {
             (&mut client, out, &mut server, inn, BULK)
         };
-        // Nobody reads: the sender is held up when what lies between is full.
+        // No reader: the sender is held up when the buffers between are full.
         let held = sender.fill(from)??;
-        ensure!(held < MOST_HELD, "{held} bytes were taken and nobody read any");
+        ensure!(held < MOST_HELD, "{held} bytes were taken and none was read");
         let started = Instant::now();
         thread::scope(|scope| -> Result<()> {
             let sending = scope.spawn(|| sender.send_pattern(from, length));
@@ -505,7 +505,7 @@ fn stalled_streams_do_not_hold_up_others(lab: &Lab) -> Result<()> {
         let mut beside = mesh.pair("mesh/a", server, true)?;
         beside.transfer(16 << 20, false)?;
         beside.transfer(16 << 20, true)?;
-        // Whoever writes to somebody who does not read is open as long as that one is.
+        // A connection whose receiver does not read stays open as long as the receiver's end.
         drop((stalled, unread));
         beside.close()?;
         wait_until("the stalled ones to end", || Ok(mesh.connections("node-1", &[])?.is_empty()))?;
@@ -548,7 +548,7 @@ fn many_connections(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-fn nobody_listens(lab: &Lab) -> Result<()> {
+fn no_application_listens(lab: &Lab) -> Result<()> {
     let mut mesh = mesh(lab)?;
     for (server, ipv4) in from_a() {
         let to = mesh.at(server, ipv4, 7)?;
@@ -590,7 +590,7 @@ fn a_node_without_an_agent_is_unreachable(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-fn nobody_waits_for_ever(lab: &Lab) -> Result<()> {
+fn every_wait_has_an_end(lab: &Lab) -> Result<()> {
     const PATIENCE: Duration = Duration::from_secs(60);
     let mesh = mesh(lab)?;
     let _servers = mesh.echo(&["mesh/b"], PORT)?;
@@ -602,7 +602,7 @@ fn nobody_waits_for_ever(lab: &Lab) -> Result<()> {
     let silent = stranger.connect(mesh.at("mesh/b", true, 15008)?)?;
     stranger.set_patience(silent, PATIENCE)??;
     mesh.bed.fabric().cut()?;
-    // A new tunnel, which nobody answers.
+    // A new tunnel, which is not answered.
     mesh.is_reset("mesh/a2", Dial::to(mesh.at("mesh/b", true, PORT)?).patience(PATIENCE))?;
     mesh.logged("node-1", &[("source_workload", "a2"), ("reason", "timeout")])?;
     let end = stranger.read_to_end(silent)?;
@@ -771,7 +771,7 @@ fn certificates_are_renewed_under_traffic(lab: &Lab) -> Result<()> {
         println!("{} calls", seen.answered);
         ensure!(seen.answered > 0 && seen.failed.is_empty(), "{seen:?}");
     }
-    // It is as old as three certificates, and nobody has cut it.
+    // It is as old as three certificates, and has not been cut.
     lasting.exchange()
 }
 
@@ -780,7 +780,7 @@ fn ready_when_the_manifests_are_applied(lab: &Lab) -> Result<()> {
     let ready = |mesh: &Mesh| {
         mesh.bed.node("node-1")?.shell()?.act(http::fetch, "http://127.0.0.1:15021/healthz/ready".to_owned())
     };
-    // Whoever opens the file waits until it is let go.
+    // open() of the file waits until it is closed here.
     let held = fs::File::options().write(true).open(mesh.path_of("world.yaml"))?;
     sys::lease(std::os::fd::AsFd::as_fd(&held)).context("a lease on a manifest")?;
     mesh.launch("node-1")?;

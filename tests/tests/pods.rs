@@ -376,7 +376,7 @@ fn accept(listener: &TcpListener, stop: &AtomicBool, open: &Mutex<Vec<TcpStream>
     }
 }
 
-/// Says who connected to whom, in the words of an echo server; then echoes.
+/// Tells client and server of the connection, in the words of an echo server; then echoes.
 fn outgoing(mut client: &TcpStream, addresses: &[IpAddr]) {
     let _end = End(client);
     let (Ok(to), Ok(from)) = (socket::original_destination(client), socket::peer(client)) else { return };
@@ -590,7 +590,7 @@ fn what_leaves_an_enrolled_pod(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Three of the mesh's six addresses have an entry: nobody is left alone, who is in the mesh or not, until there is room again.
+/// Three of the mesh's six addresses have an entry: every destination is captured, in the mesh or not, until there is room again.
 fn a_mesh_that_does_not_fit_into_the_kernel(lab: &Lab) -> Result<()> {
     let bed = Testbed::up(lab, &Description::two_nodes(2)?)?;
     let mut agent = Agent::launch("underpass-agent", &bed, "node-1", Duration::ZERO, 4)?;
@@ -627,9 +627,9 @@ fn what_reaches_an_enrolled_pod(lab: &Lab) -> Result<()> {
         }
         let answer = bed.app("default/b2")?.act(dial, Dial::to((own, 8081)).say(""))?.answered()?.who()?;
         ensure!((answer.app.as_str(), answer.peer.ip()) == ("server-first", client), "{answer:?}");
-        let nobody = bed.app("default/b2")?.act(dial, Dial::to((own, 8099)))?;
+        let unanswered = bed.app("default/b2")?.act(dial, Dial::to((own, 8099)))?;
         ensure!(
-            nobody.clone().answered().is_ok_and(|talk| talk.reply.is_empty()) || nobody.failed().is_ok(),
+            unanswered.clone().answered().is_ok_and(|talk| talk.reply.is_empty()) || unanswered.failed().is_ok(),
             "answered"
         );
     }
@@ -740,7 +740,7 @@ fn a_sandbox_that_ends_leaves_nothing(lab: &Lab) -> Result<()> {
     bed.remove_pod("default/a1")?;
     // Announced too: only then has what stands for the tunnel let go of the namespace.
     wait_until("the sandbox is purged", || agent.look().map(|sight| sight.pods == 1 && !sight.removed.is_empty()))?;
-    // The device goes with the namespace, which lives as long as anybody has a socket or a descriptor there.
+    // The device goes with the namespace, which lives as long as any process has a socket or a descriptor there.
     wait_until("the namespace is gone", || Ok(!node.run("ip", &["-o", "link"])?.contains(&format!("{device}@"))))?;
     let sight = agent.look()?;
     let left = Sight { pods: 1, locals: 3, cgroups: 1, steered: 1, listeners: 2, ..sight.clone() };

@@ -1,4 +1,4 @@
-//! End to end: who may call whom. Level kernel: needs root, the kernel programs and the agent. Every behaviour has its
+//! End to end: authorization policies. Level kernel: needs root, the kernel programs and the agent. Every behaviour has its
 //! failing twin: what a policy refuses passes without it, and what it does not name passes with it.
 //!
 //! What must hold in all of them: a denied call gets a reset, and both nodes' access logs name it.
@@ -37,7 +37,7 @@ underpass_tests::scenarios! {
     policies_have_a_scope,
     a_change_closes_exactly_what_it_denies,
     a_policy_that_flips_leaves_nothing_open,
-    everybody_is_who_the_world_says_now,
+    identities_follow_the_world,
     a_dry_run_never_denies,
     what_needs_a_waypoint_is_denied_and_said,
     plaintext_from_outside_is_judged,
@@ -51,7 +51,7 @@ const WORLD: &str = include_str!("manifests/two-nodes.yaml");
 const FILE: &str = "policy.yaml";
 const PORT: u16 = 8080;
 
-/// Whoever calls mesh/b: from the other node, from its own node, and from outside of the mesh.
+/// The callers of mesh/b: from the other node, from its own node, and from outside of the mesh.
 const CALLERS: [&str; 4] = ["mesh/a", "mesh/a2", "mesh/b2", "out/o1"];
 
 /// The mesh with echo servers on all of its pods.
@@ -187,7 +187,7 @@ fn policies_have_a_scope(lab: &Lab) -> Result<()> {
         ("istio-system", "", vec![b, a2]),
         ("istio-system", "selector: {matchLabels: {app: a2}}", vec![a2]),
         ("out", "", vec![]),
-        ("mesh", "selector: {matchLabels: {app: nobody}}", vec![]),
+        ("mesh", "selector: {matchLabels: {app: none}}", vec![]),
     ] {
         let text = format!(
             "{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: p, namespace: {namespace}}}, \
@@ -206,11 +206,12 @@ fn policies_have_a_scope(lab: &Lab) -> Result<()> {
         }
     }
     // Several: DENY goes first, and one ALLOW is enough.
-    let several = [policy("everybody", "b", "ALLOW", "[{}]"), policy("nobody", "b", "ALLOW", "[]"), deny("not-a", "a")];
+    let several =
+        [policy("every-client", "b", "ALLOW", "[{}]"), policy("no-client", "b", "ALLOW", "[]"), deny("not-a", "a")];
     mesh.edit(FILE, Some(&several.concat()))?;
     exactly(&mesh, &["mesh/a2", "mesh/b2", "out/o1"], &[("reason", "denied"), ("policy", "mesh/not-a")])?;
     mesh.edit(FILE, Some(&several[1]))?;
-    exactly(&mesh, &[], &[("reason", "not_allowed"), ("policy", "mesh/nobody")])
+    exactly(&mesh, &[], &[("reason", "not_allowed"), ("policy", "mesh/no-client")])
 }
 
 fn a_change_closes_exactly_what_it_denies(lab: &Lab) -> Result<()> {
@@ -254,7 +255,7 @@ fn a_change_closes_exactly_what_it_denies(lab: &Lab) -> Result<()> {
         elsewhere.exchange().context("to another destination")?;
         // One that changes nothing closes nothing.
         let open = mesh.connections("node-2", &[("direction", "inbound")])?.len();
-        mesh.edit("other.yaml", Some(&policy_of_nobody(policy)))?;
+        mesh.edit("other.yaml", Some(&policy_of_no_pod(policy)))?;
         ensure!(mesh.connections("node-2", &[("direction", "inbound")])?.len() == open);
         mesh.edit("other.yaml", None)?;
         mesh.edit(FILE, None)?;
@@ -264,8 +265,8 @@ fn a_change_closes_exactly_what_it_denies(lab: &Lab) -> Result<()> {
 }
 
 /// A policy that selects no pod.
-fn policy_of_nobody(after: &str) -> String {
-    policy(&format!("after-{}", pod_name(after)), "nobody", "DENY", "[{}]")
+fn policy_of_no_pod(after: &str) -> String {
+    policy(&format!("after-{}", pod_name(after)), "none", "DENY", "[{}]")
 }
 
 fn a_policy_that_flips_leaves_nothing_open(lab: &Lab) -> Result<()> {
@@ -305,15 +306,15 @@ fn a_policy_that_flips_leaves_nothing_open(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-fn everybody_is_who_the_world_says_now(lab: &Lab) -> Result<()> {
+fn identities_follow_the_world(lab: &Lab) -> Result<()> {
     let (mut mesh, _servers) = mesh(lab)?;
-    // The caller becomes somebody else.
+    // The caller gets another identity.
     mesh.edit(FILE, Some(&policy("only-x", "b", "ALLOW", "[{from: [{source: {serviceAccounts: [x]}}]}]")))?;
     denied(&mesh, "mesh/a", "mesh/b", true, &[("reason", "not_allowed"), ("policy", "mesh/only-x")])?;
     let mut old = mesh.pair("mesh/a", "mesh/b2", true)?;
     old.exchange()?;
     mesh.replace("world.yaml", "serviceAccountName: a\n", "serviceAccountName: x\n")?;
-    // What it opened as whom it was before has ended with that identity.
+    // The connections that it opened with its earlier identity have ended.
     old.is_reset()?;
     let lines = mesh.log("node-2")?.len();
     passes(&mesh, "mesh/a", "mesh/b", true)?;
@@ -333,7 +334,7 @@ fn everybody_is_who_the_world_says_now(lab: &Lab) -> Result<()> {
     mesh.replace("world.yaml", "labels: {app: c}\n", "labels: {app: b}\n")?;
     exactly(&mesh, &[], &[("reason", "not_allowed"), ("policy", "mesh/only-x")])?;
     mesh.edit(FILE, None)?;
-    // The one who is called becomes somebody else.
+    // The called pod gets another identity.
     passes(&mesh, "mesh/a", "mesh/b", true)?;
     mesh.replace("world.yaml", "serviceAccountName: b\n", "serviceAccountName: z\n")?;
     let lines = mesh.log("node-1")?.len();
@@ -424,7 +425,7 @@ fn plaintext_from_outside_is_judged(lab: &Lab) -> Result<()> {
                 "{line:#}"
             );
         }
-        // Somebody who is no pod, from an IPv6 socket.
+        // A client that is no pod, from an IPv6 socket.
         let mapped: SocketAddr = format!("[::ffff:{}]:{PORT}", mesh.bed.pod("mesh/b")?.v4()?).parse()?;
         let host = mesh.bed.node("node-1")?.shell()?;
         let who = host.act(underpass_tests::apps::socket::dial, Dial::to(mapped))?.answered()?.who()?;
@@ -547,8 +548,8 @@ fn a_renamed_manifest_leaves_no_gap(lab: &Lab) -> Result<()> {
             denied_caller.wait_for_calls(10)?;
             caller.wait_for_calls(10)?;
         }
-        // Something that is seen to be applied, after whatever the renaming led to.
-        mesh.edit("other.yaml", Some(&policy_of_nobody(&n.to_string())))?;
+        // A change that is seen to be applied, after the consequences of the renaming.
+        mesh.edit("other.yaml", Some(&policy_of_no_pod(&n.to_string())))?;
     }
     let (denied, passed) = (denied_caller.stop()?, caller.stop()?);
     ensure!(denied.answered == 0 && !denied.failed.is_empty(), "{} denied calls were answered", denied.answered);

@@ -144,7 +144,7 @@ const fn outbound(reason: &'static str, policy: &'static str) -> [(&'static str,
 }
 
 /// An ALLOW policy without rules.
-fn nobody(namespace: &str, name: &str, app: &str) -> String {
+fn no_client(namespace: &str, name: &str, app: &str) -> String {
     let spec = format!("{{selector: {{matchLabels: {{app: {app}}}}}}}");
     object("AuthorizationPolicy", namespace, name, "", &spec)
 }
@@ -163,8 +163,8 @@ fn policies() -> Vec<Row> {
     vec![
         row("DENY", &[], deny(""), &OF_A, inbound("denied", "mesh/not-a")),
         row("DENY, dry run", &[], deny(", annotations: {istio.io/dry-run: 'true'}"), &[], STAYS),
-        row("another pod's ALLOW", &[], nobody("mesh", "closed", "a2"), &[], STAYS),
-        row("ALLOW of nobody, mesh-wide", &[], nobody("istio-system", "closed", "b"), &TO_B, mesh_wide),
+        row("another pod's ALLOW", &[], no_client("mesh", "closed", "a2"), &[], STAYS),
+        row("ALLOW without rules, mesh-wide", &[], no_client("istio-system", "closed", "b"), &TO_B, mesh_wide),
         row("STRICT", &[], strict("mesh"), &["from outside"], inbound("plaintext_refused", "mesh/strict")),
         row("STRICT elsewhere", &[], strict("out"), &[], STAYS),
     ]
@@ -180,9 +180,9 @@ fn identities() -> Vec<Row> {
     let none = String::new;
     vec![
         row("the endpoint leaves its service", &[b_is_hard], none(), &[], STAYS),
-        row("the label is selected", &[b_is_hard], nobody("mesh", "hard", "hard"), &TO_B, selected),
-        row("a is somebody else", &[a_is_x], none(), &OF_A, outbound("identity", "-")),
-        row("b is somebody else", &[b_is_x], none(), &TUNNELLED, outbound("identity", "-")),
+        row("the label is selected", &[b_is_hard], no_client("mesh", "hard", "hard"), &TO_B, selected),
+        row("a has another identity", &[a_is_x], none(), &OF_A, outbound("identity", "-")),
+        row("b has another identity", &[b_is_x], none(), &TUNNELLED, outbound("identity", "-")),
         row("o2 comes into the mesh", &[joins], none(), &[], STAYS),
         row("o2 comes in, and is strict", &[joins], strict("out"), &TO_OUTSIDE, refused),
     ]
@@ -310,7 +310,7 @@ status: {phase: Running, podIP: 10.244.2.10, podIPs: [{ip: 10.244.2.10}, {ip: 'f
     mesh.edit(FILE, Some(thief))?;
     look(mesh, open, &row("claimed twice", &[], STAYS), lines).context("claimed twice")?;
     mesh.edit(FILE, None)?;
-    // b's object is gone: nobody knows what it takes any more.
+    // b's object is gone: with it the policies of the connections to b.
     let lines = [mesh.log("node-1")?.len(), mesh.log("node-2")?.len()];
     let (before, of_b) = WORLD.split_once("  name: b\n").context("b")?;
     let start = before.rfind("---").context("the document of b")?;

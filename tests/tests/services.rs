@@ -179,7 +179,7 @@ fn endpoints_outside_the_mesh_are_untouched_by_their_own_address(lab: &Lab) -> R
         let talk = mesh.call("mesh/a", Dial::to(o2).say("by its own address"))?.answered()?;
         ensure!(talk.who()?.peer == talk.local, "another socket than the application's: {talk:?}");
         ensure!(wire.count(|s| s.is_opening() && s.source == talk.local && s.destination == o2)? == 1);
-        // Nobody here translates this VIP: the application's own SYN goes out and is not answered.
+        // This VIP is not translated here: the application's own SYN goes out and is not answered.
         let (to, patience) = (vip(OUTSIDE, ipv4, 80), std::time::Duration::from_millis(300));
         mesh.call("mesh/a", Dial::to(to).patience(patience))?.failed()?;
         wire.wait_for("the SYN to the VIP", |s| s.is_opening() && s.destination == to)?;
@@ -267,7 +267,7 @@ fn weights_decide(lab: &Lab) -> Result<()> {
     weigh("b", None, 0)?;
     weigh("b2", None, 7)?;
     families(|ipv4| only(&mesh, "mesh/a", ANYWHERE, ipv4, "mesh/b2"))?;
-    // Nobody has a weight: all are alike.
+    // Without weights all are alike.
     let seven = "annotations: {underpass.dev/weight: \"7\"}";
     mesh.replace("world.yaml", seven, &seven.replace('7', "0"))?;
     families(|ipv4| several(&mesh, "mesh/a", ANYWHERE, ipv4))

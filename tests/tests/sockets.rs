@@ -54,21 +54,21 @@ const PORT: u16 = 8080;
 const HBONE: u16 = 15008;
 
 /// A TCP socket of an agent in the namespace of a pod.
-struct Held {
-    socket: OwnedFd,
+struct AgentSocket {
+    fd: OwnedFd,
     role: Role,
     ipv4: bool,
     ends: (SocketAddr, Option<SocketAddr>),
 }
 
-impl fmt::Debug for Held {
+impl fmt::Debug for AgentSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {:?}", self.role.as_str(), self.ends)
     }
 }
 
-impl Held {
-    /// What it is for, by what the kernel says of it.
+impl AgentSocket {
+    /// Its role, by its options in the kernel.
     fn of(socket: OwnedFd) -> Result<Self> {
         let int = |level, name| sys::option_bytes::<4>(socket.as_fd(), level, name).map(i32::from_ne_bytes);
         let device: [u8; 16] = sys::option_bytes(socket.as_fd(), libc::SOL_SOCKET, libc::SO_BINDTODEVICE)?;
@@ -88,12 +88,12 @@ impl Held {
             _ if is_transparent => Role::FromApplication,
             _ => Role::ToOutside,
         };
-        Ok(Self { socket: stream.into(), role, ipv4: local.is_ipv4(), ends: (local, remote) })
+        Ok(Self { fd: stream.into(), role, ipv4: local.is_ipv4(), ends: (local, remote) })
     }
 }
 
 /// Every TCP socket that the agent of a node has in the namespaces of its pods.
-fn held(mesh: &mut Mesh, node: &str) -> Result<Vec<Held>> {
+fn agent_sockets(mesh: &mut Mesh, node: &str) -> Result<Vec<AgentSocket>> {
     let own = Netns::open(&mesh.bed.node(node)?.network_namespace())?.cookie();
     let pid = mesh.agent(node)?.pid();
     let process = underpass_net::passing::pidfd(pid)?;
@@ -115,7 +115,7 @@ fn held(mesh: &mut Mesh, node: &str) -> Result<Vec<Held>> {
         let cookie =
             sys::option_bytes(socket.as_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE).map(u64::from_ne_bytes)?;
         if cookie != own {
-            all.push(Held::of(socket)?);
+            all.push(AgentSocket::of(socket)?);
         }
     }
     Ok(all)
@@ -141,10 +141,10 @@ fn open(mesh: &Mesh) -> Result<Vec<Sockets>> {
 fn ask_all(mesh: &mut Mesh) -> Result<()> {
     let mut seen = BTreeSet::new();
     for node in NODES {
-        for held in held(mesh, node)? {
-            let (wanted, found) = (Options::of(held.role, Keepalive::default()), Options::read(&held.socket)?);
-            ensure!(found == wanted, "{node}: {held:?} has {found:?}, not {wanted:?}");
-            seen.insert((held.role, held.ipv4));
+        for socket in agent_sockets(mesh, node)? {
+            let (wanted, found) = (Options::of(socket.role, Keepalive::default()), Options::read(&socket.fd)?);
+            ensure!(found == wanted, "{node}: {socket:?} has {found:?}, not {wanted:?}");
+            seen.insert((socket.role, socket.ipv4));
         }
     }
     for role in Role::ALL {
@@ -156,7 +156,7 @@ fn ask_all(mesh: &mut Mesh) -> Result<()> {
     Ok(())
 }
 
-/// Whatever an agent made, accepted or took over has what the table says: also from an agent whose listeners had none of it.
+/// Every socket that an agent made, accepted or took over has the options of the table, also a listener of an agent without them.
 fn every_socket_has_its_options(lab: &Lab) -> Result<()> {
     let mut mesh = Mesh::up(lab, &[("world.yaml", WORLD), ("services.yaml", SERVICES)])?;
     mesh.start()?;
@@ -165,8 +165,8 @@ fn every_socket_has_its_options(lab: &Lab) -> Result<()> {
     ask_all(&mut mesh)?;
 
     for node in NODES {
-        for listener in held(&mut mesh, node)? {
-            let socket = listener.socket.as_fd();
+        for listener in agent_sockets(&mut mesh, node)? {
+            let socket = listener.fd.as_fd();
             sys::set_option(socket, libc::SOL_TCP, libc::TCP_NODELAY, &0_i32.to_ne_bytes())?;
             sys::set_option(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, &0_i32.to_ne_bytes())?;
         }
@@ -264,7 +264,7 @@ fn a_half_lasts_as_long_as_both_ends(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Nothing is said, and one of the nodes is gone: whoever is left is told.
+/// An idle connection, and one of its nodes is gone: the remaining end is told.
 fn a_node_that_is_gone_is_found(lab: &Lab) -> Result<()> {
     let mut mesh = Mesh::up(lab, &[("world.yaml", WORLD)])?;
     mesh.options(&SHORTLY);
@@ -300,10 +300,10 @@ fn a_host_without_ipv6(lab: &Lab) -> Result<()> {
     mesh.start()?;
     let mut before = Vec::new();
     for round in 0..2 {
-        let listeners: Vec<_> = held(&mut mesh, "node-2")?
+        let listeners: Vec<_> = agent_sockets(&mut mesh, "node-2")?
             .into_iter()
-            .filter(|held| held.ends.1.is_none())
-            .map(|held| held.ends.0)
+            .filter(|socket| socket.ends.1.is_none())
+            .map(|socket| socket.ends.0)
             .collect();
         ensure!(listeners.len() == 4 && listeners.iter().all(SocketAddr::is_ipv4), "{listeners:?}");
         for [client, server] in ROUTES {
@@ -330,11 +330,10 @@ fn listens(sockets: &mut Sockets, address: &str) -> Result<Result<Id, i32>> {
     Ok(sockets.try_listen(address.parse()?, &[no_reuse])?.map_err(|failure| failure.errno))
 }
 
-/// What an application is told that binds without SO_REUSEADDR, in every state in which the port can be. `fresh`: two ports that
-/// nobody has used.
+/// The answer of bind() without SO_REUSEADDR, in every state in which the port can be. `fresh`: two unused ports.
 fn as_the_application_expects(mesh: &Mesh, fresh: [u16; 2]) -> Result<()> {
     for (ipv4, any, fresh) in [(true, "0.0.0.0", fresh[0]), (false, "[::]", fresh[1])] {
-        // The pod has connections to this port of another one, and in plaintext somebody tries it here.
+        // The pod has connections to this port of another one, and a client in plaintext tries it here.
         let mut client = Sockets::start(&mesh.bed.app("mesh/a")?)?;
         client.connect(mesh.at("mesh/b", ipv4, PORT)?)?;
         let used = format!("{any}:{PORT}");

@@ -253,9 +253,9 @@ fn cgroups_are_laid_out_as_the_kubelet_does(lab: &Lab) -> Result<()> {
         ensure!(pod.cgroup() == node.cgroup().join(&expected), "{} is not {expected}", pod.cgroup().display());
         let mut sockets = Vec::new();
         for container in ["app", "helper"] {
-            let place = pod.container(container)?;
-            sockets.push(Sockets::start(&place)?);
-            let name = place.cgroup().and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
+            let site = pod.container(container)?;
+            sockets.push(Sockets::start(&site)?);
+            let name = site.cgroup().and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
             let id = name.strip_prefix("cri-containerd-").and_then(|n| n.strip_suffix(".scope"));
             let id = if pod.spec().node == "node-1" { id.context("a scope")? } else { &name };
             ensure!(id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit()), "{name}");
@@ -341,7 +341,7 @@ fn names_resolve_in_pods(lab: &Lab) -> Result<()> {
             "{name}: {answer}"
         );
     }
-    let unknown = client.act(http::fetch, "http://nobody.default/".to_owned());
+    let unknown = client.act(http::fetch, "http://unknown.default/".to_owned());
     ensure!(unknown.is_err_and(|e| format!("{e:#}").contains("resolve")), "an unknown name resolves");
     bed.set_services(&[])?;
     let gone = client.act(http::fetch, "http://reviews/".to_owned());
@@ -426,7 +426,7 @@ fn odd_sockets_do_what_they_say(lab: &Lab) -> Result<()> {
         socket::Dialed::Answered(talk) => ensure!(talk.who()?.peer.ip() == own, "{talk:?}"),
         socket::Dialed::Failed(failure) => ensure!(failure.step == "socket", "{failure}"),
     }
-    // Wide enough for whatever an application's SYN may look like under SYN cookies.
+    // Wide enough for every form of an application's SYN under SYN cookies.
     bed.app("default/b1")?.act(|(): ()| netns::set("ipv4/tcp_syncookies", "2"), ())?;
     app.act(socket::dial, Dial::to(to))?.answered().context("under SYN cookies")?;
     Ok(())
@@ -457,7 +457,7 @@ fn raw_syns_arrive(lab: &Lab) -> Result<()> {
         let sent = a.app()?.act(raw::send_syn, syn)?;
         ensure!(!sent.is_empty() && sent.iter().all(|errno| *errno == 0), "{dress:?}: {sent:?}");
         if is_whole {
-            // It is answered: the kernel there put it together, and nobody listens.
+            // It is answered: the kernel there put it together, and no application listens.
             let answered = |s: &Segment<'_>| s.is_reset() && s.source.port() == port;
             at_b.wait_for(&format!("the RST for {dress:?}"), answered)?;
         } else {
@@ -505,8 +505,8 @@ fn attackers_are_able(lab: &Lab) -> Result<()> {
 }
 
 fn connect_refused(bed: &Testbed) -> Result<()> {
-    let nobody = Dial::to((bed.pod("default/b1")?.v4()?, 1));
-    let failure = bed.app("default/a1")?.act(socket::dial, nobody)?.failed()?;
+    let closed = Dial::to((bed.pod("default/b1")?.v4()?, 1));
+    let failure = bed.app("default/a1")?.act(socket::dial, closed)?.failed()?;
     ensure!(failure.errno == libc::ECONNREFUSED, "{failure}");
     Ok(())
 }
@@ -528,25 +528,25 @@ fn foreign_program_rewrites(lab: &Lab) -> Result<()> {
 
 fn programs_are_started_killed_and_logged(lab: &Lab) -> Result<()> {
     let bed = Testbed::up(lab, &Description::two_nodes(1)?)?;
-    let place = bed.node("node-1")?.service("underpass-agent")?;
+    let site = bed.node("node-1")?.service("underpass-agent")?;
     let shell = |script: &str| Program::new("/bin/sh").arg("-c").arg(script).named("shell");
-    let mut agent = place.start(&shell("echo ready >&2; ip -o addr; cat /proc/self/cgroup; exec sleep 1000"))?;
+    let mut agent = site.start(&shell("echo ready >&2; ip -o addr; cat /proc/self/cgroup; exec sleep 1000"))?;
     agent.wait_for_log("ready")?;
     let line = agent.wait_for_log("0::/")?;
     ensure!(line.ends_with("/node-1/system.slice/underpass-agent.service"), "{line}");
     ensure!(agent.log()?.contains("172.30.0.1") && agent.ended()?.is_none(), "{}", agent.log()?);
     ensure!(Path::new(&format!("/proc/{}", agent.pid())).exists());
     ensure!(agent.kill()? == Exit::Signal(9));
-    let polite = place.start(&shell("exec sleep 1000"))?;
+    let polite = site.start(&shell("exec sleep 1000"))?;
     ensure!(polite.log_path().ends_with("shell.1.log"), "{}", polite.log_path().display());
     ensure!(polite.terminate()? == Exit::Signal(15));
-    let mut short = place.start(&shell("echo bye; exit 7"))?;
+    let mut short = site.start(&shell("echo bye; exit 7"))?;
     ensure!(short.wait()? == Exit::Code(7));
     let error = short.wait_for_log("ready").err().context("it never wrote that")?.to_string();
     ensure!(error.contains("exit code 7") && error.contains("bye"), "{error}");
-    let absent = place.start(&Program::new("/no/such/program")).err().context("it does not exist")?;
+    let absent = site.start(&Program::new("/no/such/program")).err().context("it does not exist")?;
     ensure!(format!("{absent:#}").contains("No such file"), "{absent:#}");
-    // Its own bpffs, and nobody else's.
+    // Its own bpffs, and no other scenario's.
     // (The kernel may put iterators of its own there: maps.debug, progs.debug.)
     let pins = fs::read_dir(lab.bpffs())?.flatten().filter(|e| !e.file_name().to_string_lossy().ends_with(".debug"));
     ensure!(pins.count() == 0);
@@ -602,7 +602,7 @@ fn victim(lab: &Lab) -> Result<()> {
     bed.app("default/a2")?.run("/bin/sh", &["-c", "trap '' TERM; setsid sleep 1000 >/dev/null 2>&1 </dev/null &"])?;
     println!("VICTIM UP");
     match std::env::var(MODE).as_deref() {
-        Ok("init") => kill(Pid::from_raw(1), Signal::SIGKILL)?, // refused by the kernel: nobody kills their own init
+        Ok("init") => kill(Pid::from_raw(1), Signal::SIGKILL)?, // refused by the kernel: no process kills its own init
         Ok("self") => nix::sys::signal::raise(Signal::SIGKILL)?,
         _ => {}
     }
@@ -739,7 +739,7 @@ fn late_scenario_is_stopped() -> Result<()> {
 }
 
 fn without_root_it_fails_and_says_so() -> Result<()> {
-    // In a user namespace that maps nobody, this process is not root, whatever it may still read.
+    // In a user namespace without mappings this process is not root, although it may still read files.
     let program = std::env::current_exe()?;
     let output = Command::new("unshare").arg("-U").arg(program).args(["--exact", "pods_come_and_go"]).output();
     let output = output.context("run without root")?;

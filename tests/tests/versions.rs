@@ -19,7 +19,7 @@ use underpass_tests::{
 };
 
 use support::{
-    PORT, WORLD, Way, ensure_hidden, ensure_tunnelled,
+    Family, PORT, WORLD, ensure_hidden, ensure_tunnelled,
     load::{Load, Open, is_cut},
     passing_pod, pod_state,
 };
@@ -69,7 +69,10 @@ impl Scene {
         mesh.start_on(NODE)?;
         let wire = mesh.bed.capture_wire(NODE)?;
         let load = Load::begin(&mesh, lab)?;
-        let to = Way::ALL.into_iter().map(|way| way.to(mesh.bed.pod("mesh/a2")?, PORT)).collect::<Result<Vec<_>>>()?;
+        let to = Family::ALL
+            .into_iter()
+            .map(|family| family.to(mesh.bed.pod("mesh/a2")?, PORT))
+            .collect::<Result<Vec<_>>>()?;
         let order = Hammer::new(to, "PLAINTEXT", load.until());
         let stranger = hammer::start(&mesh.bed.app("out/o1")?, order)?;
         let mut scene = Self { mesh, wire, load, stranger };
@@ -134,9 +137,9 @@ fn forwards_and_back_under_load(lab: &Lab) -> Result<()> {
     ensure!(scene.is_of(AgentVersion::This)?);
     for (round, version) in [AgentVersion::Next, AgentVersion::This, AgentVersion::Next].into_iter().enumerate() {
         let mut open = Vec::new();
-        for (port, way) in (9000..).zip(Way::ALL) {
-            open.push(Open::new(&scene.mesh, "mesh/a", "mesh/b", way, port)?);
-            open.push(Open::new(&scene.mesh, "mesh/b", "mesh/a", way, port)?);
+        for (port, family) in (9000..).zip(Family::ALL) {
+            open.push(Open::new(&scene.mesh, "mesh/a", "mesh/b", family, port)?);
+            open.push(Open::new(&scene.mesh, "mesh/b", "mesh/a", family, port)?);
         }
         scene.mesh.agent_version(version);
         let mut before = scene.mesh.take_over(NODE).with_context(|| format!("round {round}"))?;
@@ -145,7 +148,7 @@ fn forwards_and_back_under_load(lab: &Lab) -> Result<()> {
         open.iter_mut().try_for_each(Open::goes_on)?;
         open.into_iter().try_for_each(Open::ends_in_order)?;
         ensure!(before.wait()? == Exit::Code(0), "{}", before.log()?);
-        let to_b = Dial::to(Way::V6.to(scene.mesh.bed.pod("mesh/b")?, PORT)?).say("AGAIN");
+        let to_b = Dial::to(Family::V6.to(scene.mesh.bed.pod("mesh/b")?, PORT)?).say("AGAIN");
         let talk = scene.mesh.call("mesh/a", to_b)?.answered()?;
         ensure_tunnelled(&scene.mesh, &talk, "a")?;
     }
@@ -159,7 +162,7 @@ const LEAVES: (&str, &str) = ("labels: {app: a2}", "labels: {app: a2, istio.io/d
 fn what_no_world_knows_goes_with_it(lab: &Lab) -> Result<()> {
     let options = ["--drain", "3600", "--release-drain", "3600"];
     let mut scene = Scene::new(lab, AgentVersion::This, &options)?;
-    let mut open = Open::new(&scene.mesh, "mesh/a2", "mesh/b", Way::V4, 9000)?;
+    let mut open = Open::new(&scene.mesh, "mesh/a2", "mesh/b", Family::V4, 9000)?;
     let world = scene.mesh.manifest("world.yaml")?;
     ensure!(world.matches(LEAVES.0).count() == 1);
     scene.mesh.edit("world.yaml", Some(&world.replace(LEAVES.0, LEAVES.1)))?;
@@ -231,7 +234,10 @@ fn the_successor_enrolled_it(lab: &Lab, from: AgentVersion) -> Result<()> {
         .context("it has not stopped")?;
 
     let pod = spec.full_name();
-    let to = Way::ALL.into_iter().map(|way| way.to(scene.mesh.bed.pod("mesh/b")?, PORT)).collect::<Result<Vec<_>>>()?;
+    let to = Family::ALL
+        .into_iter()
+        .map(|family| family.to(scene.mesh.bed.pod("mesh/b")?, PORT))
+        .collect::<Result<Vec<_>>>()?;
     let order = Hammer::new(to, "PASSED", scene.load.until()).patience(BRIEF);
     let mut passing = hammer::start(&scene.mesh.bed.app(&pod)?, order)?;
     hammer::answers(&mut passing, 3)?;

@@ -1,5 +1,5 @@
 //! What root inside a pod may try besides odd sockets ([`socket`](super::socket)) and raw packets
-//! ([`raw`](super::raw)). Each is a function for [`Place::act`](crate::testbed::Place::act) or an actor.
+//! ([`raw`](super::raw)). Each is a function for [`Site::act`](crate::testbed::Site::act) or an actor.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::socket::{Failure, Opt, listener};
 use crate::testbed::Io;
 
-/// The TCP ports that somebody in this network namespace listens on, both families, without doubles.
+/// The TCP ports of the listeners in this network namespace, both families, without doubles.
 pub fn listening_ports(_: ()) -> Result<Vec<u16>> {
     const LISTEN: &str = "0A"; // include/net/tcp_states.h
     let mut ports = Vec::new();
@@ -31,7 +31,7 @@ pub fn listening_ports(_: ()) -> Result<Vec<u16>> {
     Ok(ports)
 }
 
-/// Tries to listen on an address that somebody listens on, by SO_REUSEPORT and SO_REUSEADDR; why it failed, if it did.
+/// Tries to listen on the address of another listener, by SO_REUSEPORT and SO_REUSEADDR; why it failed, if it did.
 pub fn join_listener(address: SocketAddr) -> Result<Option<Failure>> {
     Ok(listener(address, &[Opt::ReusePort]).err())
 }
@@ -55,7 +55,7 @@ fn ip(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Somebody who wears a pod's addresses in a network namespace of his own.
+/// An impostor: a pod's addresses in another network namespace.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Impostor {
     /// The addresses.

@@ -19,7 +19,7 @@ use super::{
     pattern,
     socket::{Dial, Dialed, Failure, dial, open},
 };
-use crate::testbed::{Actor, Io, Place, wait};
+use crate::testbed::{Actor, Io, Site, wait};
 
 /// Many connections.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -85,7 +85,7 @@ fn read_line(stream: &mut TcpStream) -> Result<String> {
     Ok(String::from_utf8(line)?)
 }
 
-/// Opens connections to somebody who does not read, and writes until none of them takes any more; says how much each
+/// Opens connections to a server that does not read, and writes until none of them takes any more; says how much each
 /// took, and keeps them so until the test lets go.
 pub fn stalled(crowd: Crowd, io: &mut Io) -> Result<()> {
     const QUIET: Duration = Duration::from_millis(500);
@@ -118,7 +118,7 @@ enum Order {
     Stop,
 }
 
-/// What somebody who keeps calling has seen so far.
+/// The results so far of a client that keeps calling.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
     /// Calls that were answered.
@@ -137,13 +137,13 @@ pub struct Caller {
 
 impl Caller {
     /// Calls, and closes each connection after its answer.
-    pub fn start(place: &Place, dial: Dial) -> Result<Self> {
-        Ok(Self { actor: place.spawn(call_and_close, dial)? })
+    pub fn start(site: &Site, dial: Dial) -> Result<Self> {
+        Ok(Self { actor: site.spawn(call_and_close, dial)? })
     }
 
     /// Calls, and keeps every connection that was answered, `most` of them at a time.
-    pub fn keeping(place: &Place, dial: Dial, most: usize) -> Result<Self> {
-        Ok(Self { actor: place.spawn(call_and_keep, Crowd { dial, count: most })? })
+    pub fn keeping(site: &Site, dial: Dial, most: usize) -> Result<Self> {
+        Ok(Self { actor: site.spawn(call_and_keep, Crowd { dial, count: most })? })
     }
 
     /// What it has seen so far.
@@ -208,7 +208,7 @@ impl Calls {
             });
             let is_full = |seen: &Seen| crowd.count > 0 && seen.open >= crowd.count;
             if is_full(&seen) {
-                // Its deadline may pass: whoever stops it does not wait for room.
+                // Its deadline may pass: the stop does not wait for room.
                 let _ = wait::wait_until("room", || {
                     Ok(self.stop.load(Ordering::Relaxed) || !is_full(&self.look(|_, _| {})))
                 });

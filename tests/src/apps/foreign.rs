@@ -1,4 +1,4 @@
-//! Somebody else's eBPF program at connect(): it turns connections to one IPv4 address into connections to another, as
+//! A foreign eBPF program at connect(): it turns connections to one IPv4 address into connections to another, as
 //! a cluster network's socket load balancer does. Written as instructions, so that it needs no compiler and shares no
 //! code with the programs under test.
 

@@ -11,7 +11,7 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::socket::{self, Dial, Dialed};
-use crate::testbed::{Actor, Io, Place};
+use crate::testbed::{Actor, Io, Site};
 
 /// Longer than any scenario: for connections that wait for an agent.
 pub const PATIENT: Duration = Duration::from_secs(100);
@@ -46,8 +46,8 @@ impl Hammer {
 pub type Struck = (u64, BTreeMap<String, u64>);
 
 /// Starts one; it says so after each answer.
-pub fn start(place: &Place, order: Hammer) -> Result<Actor<Struck>> {
-    place.spawn(run, order)
+pub fn start(site: &Site, order: Hammer) -> Result<Actor<Struck>> {
+    site.spawn(run, order)
 }
 
 /// Waits until some more of its connections are answered.

@@ -16,7 +16,7 @@ use super::{
     servers::accept_all,
     socket::{PATIENCE, listener},
 };
-use crate::testbed::{Actor, Io, Place, wait};
+use crate::testbed::{Actor, Io, Site, wait};
 
 /// A request's or answer's head is no longer than this.
 const MAX_HEAD: u64 = 16 << 10;
@@ -37,8 +37,8 @@ pub struct Service {
 }
 
 /// Starts a service and waits until it listens.
-pub fn start(place: &Place, service: Service) -> Result<Actor<()>> {
-    let mut actor = place.spawn(run, service)?;
+pub fn start(site: &Site, service: Service) -> Result<Actor<()>> {
+    let mut actor = site.spawn(run, service)?;
     actor.event::<()>()?;
     Ok(actor)
 }
@@ -102,7 +102,7 @@ pub fn get(url: &str) -> Result<String> {
     Ok(body)
 }
 
-/// [`get`] for [`Place::act`].
+/// [`get`] for [`Site::act`].
 pub fn fetch(url: String) -> Result<String> {
     get(&url)
 }

@@ -18,7 +18,7 @@ use nix::sys::{
 use serde::{Deserialize, Serialize};
 
 use super::socket::{Dial, listener, open};
-use crate::testbed::{Actor, Io, Place};
+use crate::testbed::{Actor, Io, Site};
 
 /// The server answers, and ends the connection.
 pub const END: u8 = b'e';
@@ -60,8 +60,8 @@ fn raise_files() -> Result<()> {
 }
 
 /// Starts the server, and waits until it listens on all of these.
-pub fn serve(place: &Place, addresses: &[SocketAddr]) -> Result<Actor<()>> {
-    let mut actor = place.spawn(run_server, addresses.to_vec())?;
+pub fn serve(site: &Site, addresses: &[SocketAddr]) -> Result<Actor<()>> {
+    let mut actor = site.spawn(run_server, addresses.to_vec())?;
     actor.event::<()>()?;
     Ok(actor)
 }
@@ -126,7 +126,7 @@ fn answer(stream: &mut TcpStream) -> bool {
     }
 }
 
-/// Connects, asks, is answered and ends, again and again. For [`Place::begin`].
+/// Connects, asks, is answered and ends, again and again. For [`Site::begin`].
 pub fn in_sequence(load: Load) -> Result<Outcome> {
     raise_files()?;
     let running: Vec<_> = (0..load.at_once)
@@ -196,14 +196,14 @@ enum Order {
 
 /// A process that keeps connections open.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct OpenConnections {
     actor: Actor<()>,
 }
 
-impl Keeper {
+impl OpenConnections {
     /// Opens them, each with a question and its answer.
-    pub fn start(place: &Place, load: Load) -> Result<(Self, Outcome)> {
-        let mut actor = place.spawn(keep, load)?;
+    pub fn start(site: &Site, load: Load) -> Result<(Self, Outcome)> {
+        let mut actor = site.spawn(keep, load)?;
         let outcome = actor.event()?;
         Ok((Self { actor }, outcome))
     }
@@ -283,8 +283,8 @@ fn ask_all(streams: &mut [TcpStream]) -> Outcome {
     outcome
 }
 
-/// Opens connections to somebody who does not read, and writes until one was reset and those that are left have taken
-/// nothing for a while; how many were reset. For [`Place::begin`].
+/// Opens connections to a server that does not read, and writes until one was reset and those that are left have taken
+/// nothing for a while; how many were reset. For [`Site::begin`].
 pub fn stall(load: Load) -> Result<usize> {
     const QUIET: Duration = Duration::from_millis(1500);
     raise_files()?;

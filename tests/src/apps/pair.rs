@@ -13,7 +13,7 @@ use super::{
     remote::{Id, Sockets},
     socket::Failure,
 };
-use crate::testbed::Place;
+use crate::testbed::Site;
 
 /// The first port that servers of pairs listen on. Each has its own: an earlier pair may still be there.
 const FIRST_PORT: u16 = 20_000;
@@ -37,7 +37,7 @@ pub struct Pair {
 
 impl Pair {
     /// Connects from `client` to `address`, where `server` is.
-    pub fn open(client: &Place, server: &Place, address: std::net::IpAddr) -> Result<Self> {
+    pub fn open(client: &Site, server: &Site, address: std::net::IpAddr) -> Result<Self> {
         static PAIRS: AtomicU16 = AtomicU16::new(0);
         let to = SocketAddr::new(address, FIRST_PORT + PAIRS.fetch_add(1, Ordering::Relaxed));
         let (mut client, mut server) = (Sockets::start(client)?, Sockets::start(server)?);

@@ -69,7 +69,7 @@ pub struct Syn {
     pub dress: Dress,
 }
 
-/// Sends it; the errno of each packet, 0 for one that left the socket. For [`Place::act`](crate::testbed::Place::act).
+/// Sends it; the errno of each packet, 0 for one that left the socket. For [`Site::act`](crate::testbed::Site::act).
 pub fn send_syn(syn: Syn) -> Result<Vec<i32>> {
     let protocol = if syn.dress.has_kernel_header() { i32::from(TCP) } else { OWN_HEADER };
     let family = if syn.to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };

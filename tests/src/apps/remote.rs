@@ -17,7 +17,7 @@ use super::{
     pattern,
     socket::{Dial, Failure, Opt, PATIENCE, family, listener, open},
 };
-use crate::testbed::{Actor, Exit, Io, Place, sys, wait};
+use crate::testbed::{Actor, Exit, Io, Site, sys, wait};
 
 /// A socket of a [`Sockets`].
 pub type Id = u32;
@@ -65,8 +65,8 @@ pub type Outcome<T> = Result<std::result::Result<T, Failure>>;
 
 impl Sockets {
     /// Starts the process.
-    pub fn start(place: &Place) -> Result<Self> {
-        Ok(Self { actor: place.spawn(run, ())? })
+    pub fn start(site: &Site) -> Result<Self> {
+        Ok(Self { actor: site.spawn(run, ())? })
     }
 
     fn step(&mut self, step: &Step) -> Outcome<Answer> {

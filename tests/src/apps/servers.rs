@@ -13,7 +13,7 @@ use super::{
     pattern::Checker,
     socket::{Opt, Who, listener},
 };
-use crate::testbed::{Actor, Io, Place};
+use crate::testbed::{Actor, Io, Site};
 
 /// A server to start.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,33 +37,33 @@ impl Serve {
 }
 
 /// Starts an echo server and waits until it listens.
-pub fn echo(place: &Place, address: SocketAddr) -> Result<Actor<()>> {
-    start(place, Serve::new("echo", address))
+pub fn echo(site: &Site, address: SocketAddr) -> Result<Actor<()>> {
+    start(site, Serve::new("echo", address))
 }
 
 /// Starts an echo server that speaks first.
-pub fn server_first(place: &Place, address: SocketAddr) -> Result<Actor<()>> {
-    start(place, Serve { speaks_first: true, ..Serve::new("server-first", address) })
+pub fn server_first(site: &Site, address: SocketAddr) -> Result<Actor<()>> {
+    start(site, Serve { speaks_first: true, ..Serve::new("server-first", address) })
 }
 
 /// Starts an echo server as described.
-pub fn start(place: &Place, serve: Serve) -> Result<Actor<()>> {
-    let mut actor = place.spawn(run_echo, serve)?;
+pub fn start(site: &Site, serve: Serve) -> Result<Actor<()>> {
+    let mut actor = site.spawn(run_echo, serve)?;
     actor.event::<()>()?;
     Ok(actor)
 }
 
 /// Starts a server that reads the [`pattern`](super::pattern) until the client has no more, checks it, and answers how
 /// many bytes came or what was wrong.
-pub fn sink(place: &Place, address: SocketAddr) -> Result<Actor<()>> {
-    let mut actor = place.spawn(run_sink, Serve::new("sink", address))?;
+pub fn sink(site: &Site, address: SocketAddr) -> Result<Actor<()>> {
+    let mut actor = site.spawn(run_sink, Serve::new("sink", address))?;
     actor.event::<()>()?;
     Ok(actor)
 }
 
 /// Starts a UDP echo server.
-pub fn udp_echo(place: &Place, address: SocketAddr) -> Result<Actor<()>> {
-    let mut actor = place.spawn(run_udp_echo, Serve::new("udp-echo", address))?;
+pub fn udp_echo(site: &Site, address: SocketAddr) -> Result<Actor<()>> {
+    let mut actor = site.spawn(run_udp_echo, Serve::new("udp-echo", address))?;
     actor.event::<()>()?;
     Ok(actor)
 }
@@ -114,7 +114,7 @@ pub struct Ping {
     pub say: String,
 }
 
-/// Sends a datagram and returns the answer. For [`Place::act`].
+/// Sends a datagram and returns the answer. For [`Site::act`].
 pub fn udp_ask(ping: Ping) -> Result<String> {
     let any: SocketAddr = if ping.to.is_ipv4() { "0.0.0.0:0".parse()? } else { "[::]:0".parse()? };
     let socket = UdpSocket::bind(any)?;

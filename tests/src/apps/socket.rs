@@ -302,7 +302,7 @@ fn mptcp_socket(family: AddressFamily) -> Result<OwnedFd, Failure> {
     sys::stream_socket(family as i32, IPPROTO_MPTCP).map_err(|e| Failure::of("socket", &e))
 }
 
-/// Tries a connection. For [`Place::act`](crate::testbed::Place::act).
+/// Tries a connection. For [`Site::act`](crate::testbed::Site::act).
 pub fn dial(dial: Dial) -> Result<Dialed> {
     Ok(match try_dial(&dial) {
         Ok(talk) => Dialed::Answered(talk),

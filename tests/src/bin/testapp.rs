@@ -37,7 +37,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &[&str]) -> Result<()> {
-    // A server says that it listens to whoever started it as an actor; here nobody reads that.
+    // A server tells the starter of its actor that it listens; here that message has no reader.
     let (ours, _theirs) = UnixStream::pair()?;
     let mut io = Io::of(ours);
     let serve = |address: &str, name: &str| -> Result<Serve> { Ok(Serve::new(name, parse(address)?)) };

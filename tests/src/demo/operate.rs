@@ -84,7 +84,7 @@ pub(crate) fn what_is_open(stage: &mut Stage) -> Result<()> {
 
 /// A certificate is renewed while a connection is open, and the next connection shows the new one.
 pub(crate) fn certificates_are_renewed(stage: &mut Stage) -> Result<()> {
-    stage.screen.step("Certificates are renewed, and nobody notices");
+    stage.screen.step("Certificates are renewed, open connections go on");
     let mut echo = Echo::open(stage)?;
     let node = stage.mesh.node_of(CALLER)?.to_owned();
     let shown = stage.underpass(&node, &["certificates"])?;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use underpass_tests::testbed::Place;
+use underpass_tests::testbed::Site;
 
 use crate::stage::{CLIENT, OUTSIDER, PORT, PRODUCTPAGE, Stage};
 
@@ -65,9 +65,9 @@ fn get() -> Result<String> {
 fn text(stage: &Stage) -> Result<String> {
     let mut cases = String::new();
     let mut names = Vec::new();
-    let mut case = |name: String, agent: &str, namespaces: &str, holder: &Place, place: &Place| -> Result<()> {
-        let cgroup = |place: &Place| place.cgroup().map(|path| path.display().to_string()).context("a cgroup");
-        let (holder, own) = (cgroup(holder)?, cgroup(place)?);
+    let mut case = |name: String, agent: &str, namespaces: &str, holder: &Site, site: &Site| -> Result<()> {
+        let cgroup = |site: &Site| site.cgroup().map(|path| path.display().to_string()).context("a cgroup");
+        let (holder, own) = (cgroup(holder)?, cgroup(site)?);
         writeln!(cases, "  {name}) namespaces={namespaces:?} holder={holder:?} cgroup={own:?} agent={agent:?} ;;")?;
         names.push(name);
         Ok(())

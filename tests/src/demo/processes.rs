@@ -19,7 +19,7 @@ pub(crate) struct Process {
     pub(crate) started: u64,
 }
 
-/// The processes with these pids of our PID namespace. For [`Place::act`](underpass_tests::testbed::Place::act): a
+/// The processes with these pids of our PID namespace. For [`Site::act`](underpass_tests::testbed::Site::act): a
 /// process that looks at the /proc of the machine, which is covered by that of the testbed.
 pub(crate) fn look(pids: Vec<i32>) -> Result<BTreeMap<i32, Process>> {
     unshare(CloneFlags::CLONE_NEWNS).context("a mount namespace")?;

@@ -71,7 +71,7 @@ impl Screen {
         println!("  {}       {text}", self.paint(Style::Blue, ">"));
     }
 
-    /// What somebody else wrote: a captured line, a log, a command's answer.
+    /// A quotation: a captured line, a log, a command's answer.
     pub(crate) fn quote(&self, line: &str) {
         println!("          {}", self.paint(Style::Faint, line));
     }

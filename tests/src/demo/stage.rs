@@ -38,7 +38,7 @@ pub(crate) const PORT: u16 = 9080;
 /// An echo server beside ratings, for a connection that stays open.
 pub(crate) const ECHO_PORT: u16 = 9081;
 
-/// Of certificates, in seconds: so that one is renewed while somebody looks.
+/// Lifetime of certificates, in seconds: short, so that one is renewed during the demo.
 const LIFETIME_S: &str = "8";
 
 pub(crate) const PRODUCTPAGE: &str = "bookinfo/productpage-v1";
@@ -118,8 +118,8 @@ impl Stage {
 
     /// GETs from a pod.
     pub(crate) fn get(&self, pod: &str, url: &str) -> Result<Answer> {
-        let place = self.mesh.bed.app(pod)?;
-        match place.act(http::fetch, url.to_owned()) {
+        let site = self.mesh.bed.app(pod)?;
+        match site.act(http::fetch, url.to_owned()) {
             Ok(text) => Ok(Ok(serde_json::from_str(&text).with_context(|| text.clone())?)),
             Err(why) => Ok(Err(format!("{why:#}"))),
         }

@@ -1,4 +1,4 @@
-//! The steps of the demo. Each does something a user would do, and looks at what came of it.
+//! The steps of the demo. Each is an action of a user, and a look at its effect.
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
@@ -18,8 +18,8 @@ use crate::stage::{
 pub(crate) const ALL: [fn(&mut Stage) -> Result<()>; 10] = [
     without_the_mesh,
     into_the_mesh,
-    who_is_who,
-    who_may_not,
+    identities,
+    refusals,
     a_policy_changes,
     operate::what_is_open,
     operate::certificates_are_renewed,
@@ -28,7 +28,7 @@ pub(crate) const ALL: [fn(&mut Stage) -> Result<()>; 10] = [
     out_of_the_mesh,
 ];
 
-/// What details answers, as it stands on the wire without a mesh.
+/// A part of the answer of details, as a packet capture shows it without a mesh.
 const MARKER: &str = "\"service\": \"details\"";
 /// HBONE.
 const TUNNEL_PORT: u16 = 15008;
@@ -44,14 +44,14 @@ const CLIENT_AT_RATINGS: [(&str, &str); 3] =
 const RATINGS_URL: &str = "http://ratings.bookinfo:9080/ratings";
 
 fn without_the_mesh(stage: &mut Stage) -> Result<()> {
-    stage.screen.step("Without the mesh: plaintext on the wire");
+    stage.screen.step("Without the mesh: plaintext on the link");
     let wire = stage.mesh.bed.capture_wire("node-1")?;
     visit(stage)?;
     in_the_clear(stage, &wire)
 }
 
 fn into_the_mesh(stage: &mut Stage) -> Result<()> {
-    stage.screen.step("Into the mesh by a label: the same call, mutual TLS on the wire");
+    stage.screen.step("Into the mesh by a label: the same call, mutual TLS on the link");
     stage.label(true)?;
     let wire = stage.mesh.bed.capture_wire("node-1")?;
     visit(stage)?;
@@ -81,8 +81,8 @@ fn into_the_mesh(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
-fn who_is_who(stage: &mut Stage) -> Result<()> {
-    stage.screen.step("Who is who: identities of both ends, proved by certificates");
+fn identities(stage: &mut Stage) -> Result<()> {
+    stage.screen.step("Identities of both ends, proved by certificates");
     let marks = stage.marks()?;
     let page = visit_once(stage)?;
     let names = [("source_workload", "productpage-v1"), ("destination_workload", "details-v1"), ("path", "hbone")];
@@ -103,8 +103,8 @@ fn who_is_who(stage: &mut Stage) -> Result<()> {
     stage.screen.expect(&promised, addresses.iter().any(|a| a == caller), (caller, addresses))
 }
 
-fn who_may_not(stage: &mut Stage) -> Result<()> {
-    stage.screen.step("Who may not: a denied call, and a call in plaintext");
+fn refusals(stage: &mut Stage) -> Result<()> {
+    stage.screen.step("Refusals: a denied call, and a call in plaintext");
     let marks = stage.marks()?;
     stage.screen.does(&format!("{CLIENT} calls {RATINGS_URL}"));
     let answer = stage.get(CLIENT, RATINGS_URL)?;
@@ -135,9 +135,9 @@ fn who_may_not(stage: &mut Stage) -> Result<()> {
     stage.screen.expect(promised, why == ("plaintext_refused", "bookinfo/default"), why)
 }
 
-/// What `ratings-viewer` allows in the sample.
+/// The principals of `ratings-viewer` in the sample.
 const VIEWERS: &str = "            principals: [cluster.local/ns/bookinfo/sa/bookinfo-reviews]\n";
-/// And whom the demo adds.
+/// The source that the demo adds.
 const ONE_MORE_VIEWER: &str = "        - source:\n            namespaces: [client]\n";
 const DENIAL: &str = "no-clients.yaml";
 const DENY: &str = "\
@@ -271,7 +271,7 @@ fn complete(page: &Value) -> Option<String> {
     all.then(|| version.to_owned())
 }
 
-/// What a service answered to the one whose answer this is.
+/// The answer of a called service within its caller's answer.
 fn called<'a>(answer: &'a Value, service: &str) -> Option<&'a Value> {
     answer["calls"].get(url_of(service))
 }
@@ -281,7 +281,7 @@ fn in_the_clear(stage: &mut Stage, wire: &Capture) -> Result<()> {
     let frames = wire.frames()?;
     let has_marker = |s: &Segment<'_>| String::from_utf8_lossy(s.payload).contains(MARKER);
     let found = frames.iter().filter_map(|f| f.segment()).find(has_marker);
-    stage.screen.expect("on the link, for everybody to read:", found.is_some(), "nothing of it")?;
+    stage.screen.expect("on the link, in plaintext:", found.is_some(), "nothing of it")?;
     let Some(segment) = found else { return Ok(()) };
     let text = String::from_utf8_lossy(segment.payload).into_owned();
     let line = |with: &str| text.lines().find(|line| line.contains(with)).unwrap_or_default().trim().to_owned();

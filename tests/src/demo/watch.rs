@@ -1,4 +1,4 @@
-//! Ends a demo that hangs: a step that is not done in time has failed, whatever it waits for. Its own thread because
+//! Ends a demo that hangs: a step that is not done in time has failed. Its own thread because
 //! what hangs may be a system call.
 
 use std::{

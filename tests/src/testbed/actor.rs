@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{
-    child::{Control, Request, Spot},
+    child::{Control, Isolation, Request},
     shim::{address_of_shim, call, call_plain},
     wait,
 };
@@ -112,7 +112,7 @@ impl Io {
             Ok(value) => Line::Done(value),
             Err(e) => Line::Failed(format!("{e:#}")),
         };
-        let _ = self.write(&line); // nobody may be interested any more
+        let _ = self.write(&line); // the reader may have gone
     }
 
     fn write(&mut self, line: &Line) -> Result<()> {
@@ -208,7 +208,7 @@ impl<R> Actor<R> {
         self.reader.get_mut().write_all(format!("{text}\n").as_bytes()).context("tell the actor something")
     }
 
-    /// Waits for its result; events that nobody read are passed over.
+    /// Waits for its result; unread events are passed over.
     pub fn join(mut self) -> Result<R>
     where
         R: DeserializeOwned,
@@ -259,10 +259,10 @@ impl<R> Actor<R> {
     }
 }
 
-/// Starts `function` at `spot`; it exchanges messages by its [`Io`].
+/// Starts `function` in `isolation`; it exchanges messages by its [`Io`].
 pub(super) fn start<A, R>(
     control: &Control,
-    spot: &Spot,
+    isolation: &Isolation,
     function: fn(A, &mut Io) -> Result<R>,
     arguments: &A,
 ) -> Result<Actor<R>>
@@ -270,13 +270,13 @@ where
     A: Serialize + DeserializeOwned,
     R: Serialize + DeserializeOwned,
 {
-    request(control, spot, address_of_shim(call::<A, R>), super::sys::address_of(function), arguments)
+    request(control, isolation, address_of_shim(call::<A, R>), super::sys::address_of(function), arguments)
 }
 
-/// Starts `function` at `spot`.
+/// Starts `function` in `isolation`.
 pub(super) fn start_plain<A, R>(
     control: &Control,
-    spot: &Spot,
+    isolation: &Isolation,
     function: fn(A) -> Result<R>,
     arguments: &A,
 ) -> Result<Actor<R>>
@@ -284,13 +284,19 @@ where
     A: Serialize + DeserializeOwned,
     R: Serialize + DeserializeOwned,
 {
-    request(control, spot, address_of_shim(call_plain::<A, R>), super::sys::address_of(function), arguments)
+    request(control, isolation, address_of_shim(call_plain::<A, R>), super::sys::address_of(function), arguments)
 }
 
-fn request<A: Serialize, R>(control: &Control, spot: &Spot, shim: u64, function: u64, a: &A) -> Result<Actor<R>> {
+fn request<A: Serialize, R>(
+    control: &Control,
+    isolation: &Isolation,
+    shim: u64,
+    function: u64,
+    a: &A,
+) -> Result<Actor<R>> {
     let (status, their_status) = UnixStream::pair()?;
     let (io, their_io) = UnixStream::pair()?;
-    let request = Request { shim, function, arguments: serde_json::to_string(a)?, spot: spot.clone() };
+    let request = Request { shim, function, arguments: serde_json::to_string(a)?, isolation: isolation.clone() };
     control.send(&request, &their_status, &their_io)?;
     drop((their_status, their_io));
     status.set_read_timeout(Some(wait::remaining()))?;

@@ -1,4 +1,4 @@
-//! Packet capture on any device of any place. What a test says about the wire ("no byte of this was on it") it says
+//! Packet capture on any device of any site. What a test says about the wire ("no byte of this was on it") it says
 //! about frames seen here.
 //!
 //! What must hold: an answer of "it was not there" is given only when no frame was lost; otherwise it is an error.
@@ -26,7 +26,7 @@ use nix::{
 };
 
 use super::{
-    lab::Place,
+    lab::Site,
     netns,
     packet::{self, Segment},
     sys, wait,
@@ -34,7 +34,7 @@ use super::{
 
 /// Bytes of frames that are kept; what comes later counts as lost.
 const KEPT_BYTES: usize = 256 << 20;
-/// The socket's buffer: what may arrive while nobody looks.
+/// The socket's buffer: room for the frames between two reads.
 const SOCKET_BYTES: i32 = 64 << 20;
 /// The longest frame: 64 KiB of unsegmented packet and its Ethernet header, with room.
 const FRAME_BYTES: usize = 66 << 10;
@@ -81,9 +81,9 @@ struct State {
 }
 
 impl Capture {
-    /// Captures on `device` at `place`. Everything that passes after the return is seen.
-    pub fn start(place: &Place, device: &str) -> Result<Self> {
-        let socket = netns::packet_socket(place, device)?;
+    /// Captures on `device` at `site`. Everything that passes after the return is seen.
+    pub fn start(site: &Site, device: &str) -> Result<Self> {
+        let socket = netns::packet_socket(site, device)?;
         let size = SOCKET_BYTES.to_ne_bytes();
         sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &size).context("SO_RCVBUFFORCE")?;
         let shared = Arc::new(Shared { socket, stop: EventFd::new()?, state: Mutex::default() });
@@ -180,7 +180,7 @@ impl Shared {
         }
     }
 
-    /// The state, once everything that the socket holds is in it: whoever asks sees all that has passed before.
+    /// The state, once everything that the socket holds is in it: all that passed before the call is seen.
     fn drained(&self) -> Result<MutexGuard<'_, State>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut buffer = vec![0; FRAME_BYTES];

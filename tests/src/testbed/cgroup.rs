@@ -2,7 +2,7 @@
 //! which is the only thing of it that the kernel does not remove by itself.
 //!
 //! What must hold: nothing is created but `<mount>/underpass-test.<pid>.<start time>.<n>` and what is below it, so that
-//! a directory whose owner is gone can be removed by whoever comes next.
+//! a directory whose owner is gone can be removed by the next runner.
 
 use std::{
     fs,
@@ -142,7 +142,7 @@ impl Drop for ScenarioCgroup {
 
 /// Removes the cgroups and directories of owners that are gone: they were killed before they could.
 pub fn sweep() -> Result<()> {
-    // Whoever seems gone but has living processes is only in another PID namespace: a scenario dies with its owner.
+    // An owner that seems gone but has living processes is only in another PID namespace: a scenario dies with its owner.
     for cgroup in abandoned(&mount_point()?)?.into_iter().filter(|path| is_empty(path)) {
         remove(&cgroup)?;
     }

@@ -57,9 +57,9 @@ const MAX_REQUEST: usize = 128 * 1024;
 /// The descriptor by which a forked process talks to who asked for it.
 const IO_FD: RawFd = 3;
 
-/// Where a process runs.
+/// Cgroup and namespaces of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Spot {
+pub(super) struct Isolation {
     /// The cgroup it moves to first.
     pub(super) cgroup: Option<PathBuf>,
     /// The process whose network namespace it enters.
@@ -75,7 +75,7 @@ pub(super) struct Request {
     pub(super) shim: u64,
     pub(super) function: u64,
     pub(super) arguments: String,
-    pub(super) spot: Spot,
+    pub(super) isolation: Isolation,
 }
 
 /// The scenario's end of the socket to init.
@@ -215,7 +215,7 @@ impl Init {
             if pid == self.scenario {
                 return Ok(Some(exit.shell_code()));
             }
-            // Orphans that a process left to us have nobody who wants to know.
+            // Orphans that a process left to us have no waiting parent.
             if let Some(mut stream) = self.living.remove(&pid) {
                 let _ = writeln!(stream, "{}", serde_json::to_string(&exit)?);
             }
@@ -252,7 +252,7 @@ impl Init {
                 become_actor(&request, io)
             }
             Ok(sys::Fork::Parent(pid)) => {
-                let _ = writeln!(status, "{pid}"); // whoever asked may have ended
+                let _ = writeln!(status, "{pid}"); // the asking process may have ended
                 self.living.insert(pid, status);
             }
             Err(e) => {
@@ -292,18 +292,18 @@ fn become_actor(request: &Request, io: OwnedFd) -> ! {
 fn act(request: &Request, io: &mut Io) -> Result<serde_json::Value> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     setsid()?;
-    request.spot.enter()?;
+    request.isolation.enter()?;
     io.arrived()?;
     // SAFETY-relevant: this process is a fork of init, and so is the scenario which took the addresses.
     let shim: Shim = super::actor::shim_at(request.shim);
     shim(request.function, &request.arguments, io)
 }
 
-impl Spot {
+impl Isolation {
     /// Moves the calling process (one thread) there.
     fn enter(&self) -> Result<()> {
         if let Some(cgroup) = &self.cgroup {
-            // "0" is the writer itself, in whatever PID namespace.
+            // "0" is the writer itself, in any PID namespace.
             fs::write(cgroup.join("cgroup.procs"), "0")
                 .with_context(|| format!("enter cgroup {}", cgroup.display()))?;
         }

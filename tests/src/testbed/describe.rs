@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_is_nobody_elses_address() {
+    fn a_gateway_is_no_address_of_a_pod_or_node() {
         let one = Description::default().node("n", &["172.30.0.1"]).expect("node");
         let d = one.pod("x/a", "n", &["10.0.0.1"]).and_then(|d| d.pod("x/b", "n", &["10.0.1.7"])).expect("pods");
         let layout = d.layout().expect("valid");

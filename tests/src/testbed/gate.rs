@@ -20,7 +20,7 @@ use super::{child::BPFFS, sys};
 /// The number of the listener's descriptor in the program.
 pub(super) const NUMBER: RawFd = 200;
 
-/// How long a look for a call takes at the longest, so that whoever looks can look elsewhere as well.
+/// How long a look for a call takes at the longest, so that its caller can look elsewhere as well.
 const LOOK: u8 = 20;
 
 /// The calls of a program, one after the other. Dropped, those that still come fail.

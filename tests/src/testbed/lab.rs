@@ -1,5 +1,5 @@
-//! What a scenario is given: its directories, its cgroup, and the means to run things elsewhere. A [`Lab`] is the
-//! scenario's own namespaces; a [`Place`] is anywhere within them (a pod's container, a node, the lab itself).
+//! The handle of a scenario: its directories, its cgroup, and the means to run things elsewhere. A [`Lab`] is the
+//! scenario's own namespaces; a [`Site`] is a part of them (a pod's container, a node, the lab itself).
 
 use std::{
     path::{Path, PathBuf},
@@ -11,7 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     actor::{self, Actor, Io},
-    child::{BPFFS, Control, RUN, Spot},
+    child::{BPFFS, Control, Isolation, RUN},
     process::{Program, Running},
 };
 
@@ -69,8 +69,8 @@ impl Lab {
 
     /// The lab itself: the network namespace of the links between nodes, no cgroup of its own.
     #[must_use]
-    pub fn here(&self) -> Place {
-        Place { lab: self.clone(), spot: Spot::default() }
+    pub fn here(&self) -> Site {
+        Site { lab: self.clone(), isolation: Isolation::default() }
     }
 
     /// Makes a cgroup below the scenario's, with its parents. It may exist.
@@ -80,16 +80,16 @@ impl Lab {
     }
 }
 
-/// Somewhere a process can run.
+/// A cgroup and namespaces in which processes of a test run: a pod's container, a node, the lab itself.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct Site {
     lab: Lab,
-    spot: Spot,
+    isolation: Isolation,
 }
 
-impl Place {
-    pub(super) fn new(lab: &Lab, spot: Spot) -> Self {
-        Self { lab: lab.clone(), spot }
+impl Site {
+    pub(super) fn new(lab: &Lab, isolation: Isolation) -> Self {
+        Self { lab: lab.clone(), isolation }
     }
 
     /// The scenario that this is a part of.
@@ -101,28 +101,28 @@ impl Place {
     /// The cgroup that processes here are in; the scenario's own without one.
     #[must_use]
     pub fn cgroup(&self) -> Option<&Path> {
-        self.spot.cgroup.as_deref()
+        self.isolation.cgroup.as_deref()
     }
 
     /// The same namespaces, in another cgroup, which is made. An attacker's choice, and how a test puts an agent
     /// beside the pods.
     pub fn in_cgroup(&self, cgroup: &Path) -> Result<Self> {
         self.lab.make_cgroup(cgroup)?;
-        let spot = Spot { cgroup: Some(cgroup.to_owned()), ..self.spot.clone() };
-        Ok(Self { lab: self.lab.clone(), spot })
+        let isolation = Isolation { cgroup: Some(cgroup.to_owned()), ..self.isolation.clone() };
+        Ok(Self { lab: self.lab.clone(), isolation })
     }
 
-    /// The cgroup of this place in the network namespace of another.
+    /// The cgroup of this site in the network namespace of another.
     #[must_use]
     pub fn in_network_of(&self, other: &Self) -> Self {
-        let spot = Spot { network_of: other.spot.network_of, ..self.spot.clone() };
-        Self { lab: self.lab.clone(), spot }
+        let isolation = Isolation { network_of: other.isolation.network_of, ..self.isolation.clone() };
+        Self { lab: self.lab.clone(), isolation }
     }
 
     /// The process whose network namespace this is; none: the lab's own.
     #[must_use]
     pub fn network_of(&self) -> Option<i32> {
-        self.spot.network_of
+        self.isolation.network_of
     }
 
     /// Runs `function` here, in a process of its own, and returns what it returned.
@@ -131,7 +131,7 @@ impl Place {
         A: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        actor::start_plain(&self.lab.inner.control, &self.spot, function, &arguments)?.join()
+        actor::start_plain(&self.lab.inner.control, &self.isolation, function, &arguments)?.join()
     }
 
     /// Starts `function` here; it may exchange messages with the test until it returns.
@@ -140,7 +140,7 @@ impl Place {
         A: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        actor::start(&self.lab.inner.control, &self.spot, function, &arguments)
+        actor::start(&self.lab.inner.control, &self.isolation, function, &arguments)
     }
 
     /// Starts `function` here and does not wait: [`Actor::join`] does.
@@ -149,7 +149,7 @@ impl Place {
         A: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        actor::start_plain(&self.lab.inner.control, &self.spot, function, &arguments)
+        actor::start_plain(&self.lab.inner.control, &self.isolation, function, &arguments)
     }
 
     /// Starts a program here.

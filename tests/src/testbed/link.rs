@@ -26,7 +26,7 @@ use nix::{
 };
 
 use super::{
-    lab::{Lab, Place},
+    lab::{Lab, Site},
     netns,
     node::Node,
     sys,
@@ -168,8 +168,8 @@ impl Shared {
     }
 }
 
-fn open_port(place: &Place, device: &str) -> Result<OwnedFd> {
-    let port = netns::packet_socket(place, device)?;
+fn open_port(site: &Site, device: &str) -> Result<OwnedFd> {
+    let port = netns::packet_socket(site, device)?;
     let set = |level, name, value: i32| sys::set_option(port.as_fd(), level, name, &value.to_ne_bytes());
     set(libc::SOL_PACKET, PACKET_VNET_HDR, 1).context("PACKET_VNET_HDR")?;
     set(libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1).context("PACKET_IGNORE_OUTGOING")?;

@@ -8,9 +8,9 @@
 //! ```
 //! A test target lists functions in [`scenarios!`](crate::scenarios); each runs with a [`Lab`] in a child process with
 //! PID, mount and network namespaces of its own ([`harness`]), builds a [`Testbed`] from a [`Description`]
-//! and runs functions ([`Place::act`]) and programs ([`Place::start`]) in its pods and nodes.
+//! and runs functions ([`Site::act`]) and programs ([`Site::start`]) in its pods and nodes.
 //!
-//! What must hold: when the child dies, by whatever signal, the kernel removes everything but cgroups, and the runner
+//! What must hold: when the child dies, by any signal, the kernel removes everything but cgroups, and the runner
 //! those. So nothing here has a name outside the scenario: no named network namespace, no pin outside its own bpffs.
 
 mod actor;
@@ -39,7 +39,7 @@ pub use actor::{Actor, Exit, Io};
 pub use capture::Capture;
 pub use describe::Description;
 pub use gate::{Call, Gate, Step};
-pub use lab::{Lab, Place};
+pub use lab::{Lab, Site};
 pub use link::Fabric;
 pub use nix::sys::signal::Signal;
 pub use node::Node;
@@ -111,7 +111,7 @@ impl Testbed {
         Ok(())
     }
 
-    /// Deletes a pod: kills its processes and removes its cgroup; its network namespace lives on as long as somebody
+    /// Deletes a pod: kills its processes and removes its cgroup; its network namespace lives on as long as a process
     /// holds it.
     pub fn remove_pod(&mut self, full_name: &str) -> Result<()> {
         self.pods.remove(full_name).with_context(|| format!("no pod {full_name}"))?.remove()
@@ -157,7 +157,7 @@ impl Testbed {
     }
 
     /// The application's container of the pod `namespace/name`.
-    pub fn app(&self, full_name: &str) -> Result<Place> {
+    pub fn app(&self, full_name: &str) -> Result<Site> {
         self.pod(full_name)?.app()
     }
 

@@ -6,7 +6,7 @@ use std::{fs, net::IpAddr, os::fd::OwnedFd, process::Command, thread};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sched::{CloneFlags, setns};
 
-use super::{lab::Place, process, sys};
+use super::{lab::Site, process, sys};
 
 /// Settings of every namespace, so that nothing depends on a timer or on the machine:
 /// * addresses are usable at once (no duplicate address detection, which takes a second);
@@ -43,15 +43,15 @@ pub fn set(name: &str, value: &str) -> Result<()> {
     fs::write(&path, value).with_context(|| format!("write {value} to {path}"))
 }
 
-/// Runs iproute2 commands (`link add ...`, without the `ip`) in the network namespace of a place.
-pub fn configure(place: &Place, commands: &[String]) -> Result<()> {
-    configure_all(&[(place.clone(), commands.to_vec())])
+/// Runs iproute2 commands (`link add ...`, without the `ip`) in the network namespace of a site.
+pub fn configure(site: &Site, commands: &[String]) -> Result<()> {
+    configure_all(&[(site.clone(), commands.to_vec())])
 }
 
-/// The same for many places at once.
-pub fn configure_all(batches: &[(Place, Vec<String>)]) -> Result<()> {
-    let begin = |(place, commands): &(Place, Vec<String>)| {
-        process::begin_with_input(place, "ip", &["-batch", "-"], commands.join("\n") + "\n")
+/// The same for many sites at once.
+pub fn configure_all(batches: &[(Site, Vec<String>)]) -> Result<()> {
+    let begin = |(site, commands): &(Site, Vec<String>)| {
+        process::begin_with_input(site, "ip", &["-batch", "-"], commands.join("\n") + "\n")
     };
     let begun = batches.iter().map(begin).collect::<Result<Vec<_>>>()?;
     for (actor, (_, commands)) in begun.into_iter().zip(batches) {
@@ -74,9 +74,9 @@ pub(super) fn check_iproute2() -> Result<()> {
     Ok(())
 }
 
-/// Opens an AF_PACKET socket on a device of a place's network namespace, for use in this process.
-pub(super) fn packet_socket(place: &Place, device: &str) -> Result<OwnedFd> {
-    let Some(pid) = place.network_of() else {
+/// Opens an AF_PACKET socket on a device of a site's network namespace, for use in this process.
+pub(super) fn packet_socket(site: &Site, device: &str) -> Result<OwnedFd> {
+    let Some(pid) = site.network_of() else {
         return sys::packet_socket(device).with_context(|| format!("packet socket on {device}"));
     };
     let namespace = fs::File::open(format!("/proc/{pid}/ns/net")).context("open a network namespace")?;

@@ -8,9 +8,9 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::{
     actor::{Actor, Io},
-    child::Spot,
+    child::Isolation,
     describe::{Layout, NodeSpec, Subnet},
-    lab::{Lab, Place},
+    lab::{Lab, Site},
     netns,
 };
 
@@ -30,8 +30,8 @@ impl Node {
         let cgroup = lab.cgroup().join(&spec.name);
         let init = cgroup.join(spec.driver.service("init"));
         lab.make_cgroup(&init)?;
-        let place = Place::new(lab, Spot { cgroup: Some(init), ..Spot::default() });
-        let holder = place.spawn(hold, ())?;
+        let site = Site::new(lab, Isolation { cgroup: Some(init), ..Isolation::default() });
+        let holder = site.spawn(hold, ())?;
         let subnets = layout.subnets(&spec.name).collect();
         Ok(Self { spec: spec.clone(), lab: lab.clone(), number, cgroup, subnets, holder })
     }
@@ -121,19 +121,22 @@ impl Node {
 
     /// The node's network namespace, in the cgroup of a service of the node: where `kubelet` or an agent with
     /// hostNetwork runs.
-    pub fn service(&self, name: &str) -> Result<Place> {
+    pub fn service(&self, name: &str) -> Result<Site> {
         let cgroup = self.cgroup.join(self.spec.driver.service(name));
         self.lab.make_cgroup(&cgroup)?;
-        Ok(Place::new(&self.lab, Spot { cgroup: Some(cgroup), network_of: Some(self.holder_pid()), mounts_of: None }))
+        Ok(Site::new(
+            &self.lab,
+            Isolation { cgroup: Some(cgroup), network_of: Some(self.holder_pid()), mounts_of: None },
+        ))
     }
 
     /// Where the kubelet runs, and probes come from.
-    pub fn kubelet(&self) -> Result<Place> {
+    pub fn kubelet(&self) -> Result<Site> {
         self.service("kubelet")
     }
 
-    /// The node's network namespace, in the cgroup of nobody in particular.
-    pub fn shell(&self) -> Result<Place> {
+    /// The node's network namespace, in no cgroup of its own.
+    pub fn shell(&self) -> Result<Site> {
         self.service("shell")
     }
 }

@@ -27,7 +27,7 @@ pub struct Segment<'a> {
 }
 
 impl Segment<'_> {
-    /// A SYN without ACK: somebody opens a connection.
+    /// A SYN without ACK: the first packet of a connection.
     #[must_use]
     pub fn is_opening(&self) -> bool {
         self.is_tcp && self.flags & 0x12 == 0x02

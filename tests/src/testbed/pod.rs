@@ -17,15 +17,15 @@ use serde::{Deserialize, Serialize};
 use super::{
     actor::{Actor, Io},
     cgroup,
-    child::{RUN, Spot},
+    child::{Isolation, RUN},
     describe::{PodSpec, ServiceSpec, Subnet},
-    lab::{Lab, Place},
+    lab::{Lab, Site},
     netns,
     node::Node,
 };
 
 /// What a pod has its own version of, so that names resolve to what the description says and to nothing else. The
-/// second need not be there: without one, the resolver asks 127.0.0.1, where nobody answers.
+/// second need not be there: without one, the resolver asks 127.0.0.1, where no server answers.
 pub(super) const RESOLVER_FILES: [&str; 2] = ["/etc/hosts", "/etc/resolv.conf"];
 
 /// A pod that runs.
@@ -55,9 +55,9 @@ impl Pod {
         lab.make_cgroup(&own)?;
         write_resolver_files(spec, number, services)?;
         let network_of = spec.host_network.then(|| node.holder_pid());
-        let place = Place::new(&lab, Spot { cgroup: Some(own), network_of, mounts_of: None });
+        let site = Site::new(&lab, Isolation { cgroup: Some(own), network_of, mounts_of: None });
         let beginning = Sandbox { directory: directory(number), own_network: !spec.host_network };
-        let sandbox = place.spawn(run_sandbox, beginning)?;
+        let sandbox = site.spawn(run_sandbox, beginning)?;
         Ok(Self { spec: spec.clone(), lab, number, cgroup, driver, sandbox })
     }
 
@@ -146,21 +146,21 @@ impl Pod {
     }
 
     /// A container, with a cgroup that is made when it is first asked for.
-    pub fn container(&self, name: &str) -> Result<Place> {
+    pub fn container(&self, name: &str) -> Result<Site> {
         let cgroup = self.cgroup.join(self.driver.container(&container_id(&self.spec, name)));
         self.lab.make_cgroup(&cgroup)?;
         let pid = Some(self.sandbox_pid());
-        Ok(Place::new(&self.lab, Spot { cgroup: Some(cgroup), network_of: pid, mounts_of: pid }))
+        Ok(Site::new(&self.lab, Isolation { cgroup: Some(cgroup), network_of: pid, mounts_of: pid }))
     }
 
     /// The container `app`.
-    pub fn app(&self) -> Result<Place> {
+    pub fn app(&self) -> Result<Site> {
         self.container("app")
     }
 
-    /// The pod's namespaces, but the cgroup of nobody: what only the testbed does there.
-    pub(super) fn outside(&self) -> Place {
-        Place::new(&self.lab, Spot { network_of: Some(self.sandbox_pid()), ..Spot::default() })
+    /// The pod's namespaces without a cgroup of its own, for the testbed's own work there.
+    pub(super) fn outside(&self) -> Site {
+        Site::new(&self.lab, Isolation { network_of: Some(self.sandbox_pid()), ..Isolation::default() })
     }
 
     /// The services are these now: rewrites its /etc/hosts.
@@ -188,7 +188,7 @@ fn write_resolver_files(spec: &PodSpec, number: usize, services: &[ServiceSpec])
     let directory = directory(number);
     fs::create_dir_all(&directory)?;
     fs::write(directory.join("hosts"), hosts(spec, services))?;
-    // A resolver that nobody answers at, so that an unknown name fails at once.
+    // A resolver without a server, so that an unknown name fails at once.
     fs::write(directory.join("resolv.conf"), "nameserver 127.0.0.1\noptions attempts:1 timeout:1\n")?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Programs as they are: an agent, a tool, a sample application. Started at a [`Place`], output to a file, killed when
+//! Programs as they are: an agent, a tool, a sample application. Started at a [`Site`], output to a file, killed when
 //! the handle is dropped.
 
 use std::{
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     actor::{Actor, Exit, Io, Process},
     gate::{self, Gate},
-    lab::Place,
+    lab::Site,
     sys, wait,
 };
 
@@ -103,8 +103,8 @@ impl Program {
         self
     }
 
-    pub(super) fn start(&self, place: &Place) -> Result<Running> {
-        let directory = place.lab().directory();
+    pub(super) fn start(&self, site: &Site) -> Result<Running> {
+        let directory = site.lab().directory();
         let log = (0..)
             .map(|n| if n == 0 { format!("{}.log", self.name) } else { format!("{}.{n}.log", self.name) })
             .map(|name| directory.join(name))
@@ -112,7 +112,7 @@ impl Program {
             .unwrap_or_default();
         File::create(&log).with_context(|| format!("create {}", log.display()))?;
         let program = Self { log: Some(log.clone()), ..self.clone() };
-        let mut actor = place.spawn(replace_by, program)?;
+        let mut actor = site.spawn(replace_by, program)?;
         actor.event::<()>().with_context(|| format!("start {}", self.path.display()))?;
         let (process, io) = actor.into_process();
         wait_for_exec(io).with_context(|| format!("start {}", self.path.display()))?;
@@ -231,19 +231,19 @@ impl Running {
 }
 
 /// Runs a program to its end.
-pub(super) fn run(place: &Place, program: &str, arguments: &[&str]) -> Result<String> {
+pub(super) fn run(site: &Site, program: &str, arguments: &[&str]) -> Result<String> {
     let command = Invocation {
         program: program.into(),
         arguments: arguments.iter().map(|&a| a.into()).collect(),
         input: String::new(),
     };
-    place.act(run_here, command)
+    site.act(run_here, command)
 }
 
 /// Starts a program with this input on its stdin; its stdout is the result.
-pub(super) fn begin_with_input(place: &Place, program: &str, args: &[&str], input: String) -> Result<Actor<String>> {
+pub(super) fn begin_with_input(site: &Site, program: &str, args: &[&str], input: String) -> Result<Actor<String>> {
     let arguments = args.iter().map(|&a| a.into()).collect();
-    place.begin(run_here, Invocation { program: program.into(), arguments, input })
+    site.begin(run_here, Invocation { program: program.into(), arguments, input })
 }
 
 #[derive(Serialize, Deserialize)]

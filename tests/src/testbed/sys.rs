@@ -73,7 +73,7 @@ pub(super) fn spawn_isolated(image: &Image, cgroup: BorrowedFd<'_>) -> io::Resul
             libc::_exit(127);
         }
     }
-    // SAFETY: the kernel stored a new descriptor there, which nobody else owns.
+    // SAFETY: the kernel stored a new descriptor there, which has no other owner.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok((Pid::from_raw(pid as i32), pidfd))
 }
@@ -251,7 +251,7 @@ pub(super) fn move_to(fd: OwnedFd, number: RawFd) -> io::Result<OwnedFd> {
     if fd.as_raw_fd() == number {
         return Ok(fd);
     }
-    // SAFETY: plain dup3; whatever had the number before is closed, which only fresh forks do here.
+    // SAFETY: plain dup3; the descriptor that had the number before is closed, which only fresh forks do here.
     check(i64::from(unsafe { libc::dup3(fd.as_raw_fd(), number, libc::O_CLOEXEC) }))?;
     drop(fd);
     // SAFETY: dup3 made it for us.
@@ -364,9 +364,10 @@ fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
 /// Takes a socket's destination away, so that it can be connected anew: connect(2) with AF_UNSPEC.
 pub fn disconnect(socket: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: sockaddr is a plain structure of integers; zero is a valid value for all of them, and AF_UNSPEC is zero.
-    let nobody: libc::sockaddr = unsafe { std::mem::zeroed() };
+    let unspecified: libc::sockaddr = unsafe { std::mem::zeroed() };
     // SAFETY: the kernel reads so many bytes of a structure that lives until the call is over.
-    let result = unsafe { libc::connect(socket.as_raw_fd(), &raw const nobody, size_of::<libc::sockaddr>() as u32) };
+    let result =
+        unsafe { libc::connect(socket.as_raw_fd(), &raw const unspecified, size_of::<libc::sockaddr>() as u32) };
     check(i64::from(result)).map(drop)
 }
 
@@ -376,7 +377,7 @@ pub fn linger_zero(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_option(socket, libc::SOL_SOCKET, libc::SO_LINGER, &on_for_zero_seconds)
 }
 
-/// Takes a lease on a file that nobody else has open: whoever opens it waits until `file` is closed (for
+/// Takes a lease on a file that no other process has open: open() of it waits until `file` is closed (for
 /// /proc/sys/fs/lease-break-time at the longest).
 pub fn lease(file: BorrowedFd<'_>) -> io::Result<()> {
     // The holder is told by a signal, SIGIO unless it chooses another; SIGURG is ignored by default.

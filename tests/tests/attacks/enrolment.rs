@@ -1,4 +1,4 @@
-//! Who is who: the tunnel's listeners inside a pod, the agent's cgroup, somebody who wears a pod's addresses.
+//! Enrolment: the tunnel's listeners inside a pod, the agent's cgroup, an impostor with a pod's addresses.
 
 use std::{fs, net::SocketAddr, path::PathBuf};
 
@@ -14,7 +14,7 @@ use underpass_tests::{
     testbed::{Lab, cgroup},
 };
 
-use super::support::{PORT, WORLD, Way, any, counted, ensure_hidden, ensure_tunnelled, mesh};
+use super::support::{Family, PORT, WORLD, any, counted, ensure_hidden, ensure_tunnelled, mesh};
 
 /// With SO_REUSEPORT on the tunnel's listeners, a root process of the pod would get a share of the pod's connections.
 pub(crate) fn listeners_cannot_be_joined(lab: &Lab) -> Result<()> {
@@ -40,8 +40,8 @@ pub(crate) fn listeners_cannot_be_joined(lab: &Lab) -> Result<()> {
     }
     let (_here, _there) = (servers::echo(&app, any(PORT))?, servers::echo(&mesh.bed.app("mesh/b")?, any(PORT))?);
     for (client, server) in [("mesh/a", "mesh/b"), ("mesh/b", "mesh/a"), ("out/o2", "mesh/a")] {
-        for way in Way::ALL.into_iter().cycle().take(30) {
-            let dial = Dial::to(way.to(mesh.bed.pod(server)?, PORT)?);
+        for family in Family::ALL.into_iter().cycle().take(30) {
+            let dial = Dial::to(family.to(mesh.bed.pod(server)?, PORT)?);
             let talk = mesh.bed.app(client)?.act(socket::dial, dial)?.answered().context("stolen")?;
             ensure!(talk.who()?.app == "echo", "{talk:?}");
         }
@@ -56,7 +56,7 @@ fn twin_listeners_can_be_joined(mesh: &Mesh) -> Result<()> {
     let (_owner, _thief) = (servers::start(&o1, shared("owner"))?, servers::start(&o1, shared("thief"))?);
     let mut stolen = 0;
     for _ in 0..60 {
-        let dial = Dial::to(Way::V4.to(mesh.bed.pod("out/o1")?, PORT)?);
+        let dial = Dial::to(Family::V4.to(mesh.bed.pod("out/o1")?, PORT)?);
         stolen += usize::from(mesh.bed.app("out/o2")?.act(socket::dial, dial)?.answered()?.who()?.app == "thief");
     }
     ensure!(stolen > 0, "a listener with SO_REUSEPORT was not robbed");
@@ -76,19 +76,19 @@ pub(crate) fn listeners_by_their_own_ports(lab: &Lab) -> Result<()> {
         calls.push(("mesh/a", ip?));
     }
     for client in ["mesh/a", "mesh/a2", "mesh/b", "out/o1", "out/o2"] {
-        for way in Way::ALL {
-            calls.push((client, way.to(a, 0)?.ip()));
+        for family in Family::ALL {
+            calls.push((client, family.to(a, 0)?.ip()));
         }
     }
     for (client, ip) in calls {
-        let place = mesh.bed.app(client)?;
+        let site = mesh.bed.app(client)?;
         for &port in &ports {
-            let dialed = place.act(socket::dial, Dial::to((ip, port)))?;
+            let dialed = site.act(socket::dial, Dial::to((ip, port)))?;
             let failure = dialed.failed().with_context(|| format!("{client} to {ip}:{port}"))?;
             ensure!(!failure.is_timeout(), "{client} to {ip}:{port}: {failure}");
         }
         // The twin: an application's listener is there for all of them.
-        let talk = place.act(socket::dial, Dial::to((ip, PORT)))?.answered();
+        let talk = site.act(socket::dial, Dial::to((ip, PORT)))?.answered();
         ensure!(talk.with_context(|| format!("{client} to {ip}"))?.who()?.app == "echo");
     }
     mesh.logged("node-1", &[("direction", "outbound"), ("reason", "bad_source"), ("path", "none")]).map(drop)
@@ -110,29 +110,29 @@ pub(crate) fn only_the_agents_cgroup_is_the_agent(lab: &Lab) -> Result<()> {
     let parent = agent.parent().context("a parent")?.to_owned();
     let foreign = mesh.bed.node("node-1")?.cgroup().join("foreign");
     let (app, b) = (mesh.bed.app("mesh/a")?, mesh.bed.pod("mesh/b")?);
-    for (place, is_agent) in
+    for (site, is_agent) in
         [(agent.join("below"), false), (parent.join("beside"), false), (foreign, false), (agent, true)]
     {
-        for way in Way::ALL {
-            let place = app.in_cgroup(&place)?;
+        for family in Family::ALL {
+            let site = app.in_cgroup(&site)?;
             let wire = mesh.bed.capture_wire("node-1")?;
-            // A mark makes nobody the agent.
+            // A mark makes no process the agent.
             for mark in [0, 0x0200_0000, 0x0300_0000] {
-                let dial = Dial::to(way.to(b, PORT)?).say("SECRET").with(Opt::Mark(mark));
+                let dial = Dial::to(family.to(b, PORT)?).say("SECRET").with(Opt::Mark(mark));
                 let (talk, counts) =
-                    counted(&mesh, "node-1", || place.act(socket::dial, dial)?.answered().context("not answered"))?;
+                    counted(&mesh, "node-1", || site.act(socket::dial, dial)?.answered().context("not answered"))?;
                 ensure!(talk.who()?.app == "echo");
-                ensure!(counts.of("connect:captured") == u64::from(!is_agent), "{place:?} {way:?}: {counts:?}");
+                ensure!(counts.of("connect:captured") == u64::from(!is_agent), "{site:?} {family:?}: {counts:?}");
                 if !is_agent {
                     ensure_tunnelled(&mesh, &talk, "a")?;
                 }
             }
             if is_agent {
-                // The twin: whoever is there is believed to be the agent, and speaks in the clear.
-                ensure!(wire.contains(b"SECRET")?, "{place:?} {way:?}");
+                // The twin: a process there is believed to be the agent, and speaks in the clear.
+                ensure!(wire.contains(b"SECRET")?, "{site:?} {family:?}");
             } else {
                 ensure_hidden(&mesh, &wire, "mesh/a", "mesh/b", "SECRET")
-                    .with_context(|| format!("{place:?} {way:?}"))?;
+                    .with_context(|| format!("{site:?} {family:?}"))?;
             }
         }
     }
@@ -144,11 +144,11 @@ pub(crate) fn an_impostor_is_not_the_pod(lab: &Lab) -> Result<()> {
     let mut mesh = Mesh::up(lab, &[("world.yaml", WORLD)])?;
     let _server = servers::echo(&mesh.bed.app("mesh/b")?, any(PORT))?;
     let captured = |mesh: &Mesh, expected: bool| -> Result<()> {
-        for way in Way::ALL {
+        for family in Family::ALL {
             let wire = mesh.bed.capture_wire("node-1")?;
-            let dial = Dial::to(way.to(mesh.bed.pod("mesh/b")?, PORT)?).say("SECRET");
+            let dial = Dial::to(family.to(mesh.bed.pod("mesh/b")?, PORT)?).say("SECRET");
             let talk = mesh.bed.app("mesh/a")?.act(socket::dial, dial)?.answered()?;
-            ensure!(wire.contains(b"SECRET")? != expected, "{way:?}: captured is not {expected}");
+            ensure!(wire.contains(b"SECRET")? != expected, "{family:?}: captured is not {expected}");
             if expected {
                 ensure_tunnelled(mesh, &talk, "a")?;
             }

@@ -1,4 +1,4 @@
-//! Guard: whatever the application does to its mark, to rules and routes, or by raw sockets, no TCP gets past the tunnel.
+//! Guard: no TCP gets past the tunnel, by a mark of the application, by rules and routes, or by raw sockets.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,7 +16,7 @@ use underpass_tests::{
     testbed::{Capture, Io, Lab, sys, wait::wait_until},
 };
 
-use super::support::{BRIEFLY, Counts, PORT, WORLD, Way, any, counted, ensure_hidden, ensure_tunnelled, mesh};
+use super::support::{BRIEFLY, Counts, Family, PORT, WORLD, any, counted, ensure_hidden, ensure_tunnelled, mesh};
 
 const CLIENTS: [(&str, bool); 2] = [("mesh/a", true), ("out/o1", false)];
 
@@ -45,9 +45,9 @@ pub(crate) fn a_captured_socket_without_its_mark(lab: &Lab) -> Result<()> {
     let mut server = Sockets::start(&mesh.bed.app("mesh/b")?)?;
     let listener = server.listen(any(PORT))?;
     for (client, captured) in CLIENTS {
-        for way in Way::ALL {
+        for family in Family::ALL {
             let wire = mesh.bed.capture_wire("node-1")?;
-            let to = way.to(mesh.bed.pod("mesh/b")?, PORT)?;
+            let to = family.to(mesh.bed.pod("mesh/b")?, PORT)?;
             let mut open = Open::new(&mesh, client, &mut server, listener, to)?;
             let before = Counts::read(&mesh, "node-1")?;
             open.client.set(open.out, Opt::Mark(0))??;
@@ -58,8 +58,8 @@ pub(crate) fn a_captured_socket_without_its_mark(lab: &Lab) -> Result<()> {
                 // It was held, not lost: the connection is whole.
                 open.client.set(open.out, Opt::Mark(0x0100_0000))??;
             }
-            ensure!(server.receive(open.accepted, 6)?? == b"SECRET", "{client} {way:?}");
-            ensure!(wire.contains(b"SECRET")? != captured, "{client} {way:?}");
+            ensure!(server.receive(open.accepted, 6)?? == b"SECRET", "{client} {family:?}");
+            ensure!(wire.contains(b"SECRET")? != captured, "{client} {family:?}");
             // So may its end be: the FIN waits as well.
             open.client.set(open.out, Opt::Mark(0))??;
             open.client.close(open.out)??;
@@ -79,16 +79,16 @@ pub(crate) fn rules_and_routes_flushed(lab: &Lab) -> Result<()> {
     let (listener, _echo) = (server.listen(any(9000))?, servers::echo(&mesh.bed.app("mesh/b")?, any(PORT))?);
     let b = mesh.bed.pod("mesh/b")?;
     for (client, captured) in CLIENTS {
-        let place = mesh.bed.app(client)?;
+        let site = mesh.bed.app(client)?;
         let mut open = Vec::new();
-        for way in Way::ALL {
-            open.push(Open::new(&mesh, client, &mut server, listener, way.to(b, 9000)?)?);
+        for family in Family::ALL {
+            open.push(Open::new(&mesh, client, &mut server, listener, family.to(b, 9000)?)?);
         }
         let wire = mesh.bed.capture_wire("node-1")?;
         const TABLE: u32 = 1777;
-        ensure!(place.run("ip", &["rule"])?.contains("1777") == captured);
-        place.act(attacks::flush_rules_and_routes, TABLE)?;
-        ensure!(!place.run("ip", &["rule"])?.contains("1777"));
+        ensure!(site.run("ip", &["rule"])?.contains("1777") == captured);
+        site.act(attacks::flush_rules_and_routes, TABLE)?;
+        ensure!(!site.run("ip", &["rule"])?.contains("1777"));
         for one in &mut open {
             let before = Counts::read(&mesh, "node-1")?;
             one.client.send(one.out, b"SECRET")??;
@@ -98,10 +98,10 @@ pub(crate) fn rules_and_routes_flushed(lab: &Lab) -> Result<()> {
                 ensure!(server.receive(one.accepted, 6)?? == b"SECRET");
             }
         }
-        let dial = |way: Way| Ok(Dial::to(way.to(b, PORT)?).say("SECRET").patience(BRIEFLY));
-        let begin = |dial: Result<Dial>| place.begin(socket::dial, dial?);
+        let dial = |family: Family| Ok(Dial::to(family.to(b, PORT)?).say("SECRET").patience(BRIEFLY));
+        let begin = |dial: Result<Dial>| site.begin(socket::dial, dial?);
         let all = || -> Result<Vec<Dialed>> {
-            let begun: Vec<_> = Way::ALL.into_iter().map(dial).map(begin).collect::<Result<_>>()?;
+            let begun: Vec<_> = Family::ALL.into_iter().map(dial).map(begin).collect::<Result<_>>()?;
             begun.into_iter().map(|actor| actor.join()).collect()
         };
         let (dialed, counts) = counted(&mesh, "node-1", all)?;
@@ -120,7 +120,7 @@ pub(crate) fn rules_and_routes_flushed(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// How many packets from one address to another were seen, of whatever protocol.
+/// The number of packets of any protocol that were seen from one address to another.
 fn packets(capture: &Capture, from: IpAddr, to: IpAddr) -> Result<usize> {
     capture.count(|_| false)?; // an error where frames were lost
     let octets = |ip: IpAddr| match ip {
@@ -153,11 +153,11 @@ const DRESSES: [(bool, Dress, u64); 15] = [
     (false, Dress::FragmentedOptions, 2),
 ];
 
-/// A raw socket's SYN, however it is dressed, and whatever cannot be told apart from one. Raw packets that are no TCP pass.
+/// A raw socket's SYN in every dress, and all that cannot be told apart from one. Raw packets that are no TCP pass.
 pub(crate) fn raw_segments_do_not_leave(lab: &Lab) -> Result<()> {
     let mesh = mesh(lab)?;
-    for (server, place) in [("mesh/b", mesh.bed.app("mesh/b")?), ("mesh/a2", mesh.bed.app("mesh/a2")?)] {
-        let seen = Capture::start(&place, "eth0")?;
+    for (server, site) in [("mesh/b", mesh.bed.app("mesh/b")?), ("mesh/a2", mesh.bed.app("mesh/a2")?)] {
+        let seen = Capture::start(&site, "eth0")?;
         let server = mesh.bed.pod(server)?;
         for (client, captured) in CLIENTS {
             let pod = mesh.bed.pod(client)?;
@@ -179,7 +179,7 @@ pub(crate) fn raw_segments_do_not_leave(lab: &Lab) -> Result<()> {
                 }
             }
         }
-        // Last of all somebody else's packet came through, so whatever had been let out before would have been seen.
+        // Last of all a packet of another pod came through, so any that had been let out before would have been seen.
         let IpAddr::V4(to) = server.v4()? else { anyhow::bail!("IPv4") };
         for (client, _) in CLIENTS {
             ensure!(mesh.bed.app(client)?.act(raw::ping, to)?, "{client}: raw ICMP");
@@ -279,8 +279,8 @@ pub(crate) fn sockets_older_than_the_enrolment(lab: &Lab) -> Result<()> {
         old.syns.push(Syn { from: (from, 5555).into(), to: (to, 7000).into(), dress: Dress::Whole });
         ends.push((from, to));
     }
-    for way in Way::ALL {
-        old.to.push(way.to(mesh.bed.pod("mesh/b")?, PORT)?);
+    for family in Family::ALL {
+        old.to.push(family.to(mesh.bed.pod("mesh/b")?, PORT)?);
     }
     let mut actor = mesh.bed.app("mesh/a")?.spawn(old_sockets, old)?;
     actor.event::<()>()?;
@@ -300,7 +300,7 @@ pub(crate) fn sockets_older_than_the_enrolment(lab: &Lab) -> Result<()> {
         actor.event::<Vec<i32>>()
     })?;
     ensure!(sent == [libc::EPERM; 2] && counts.of("guard:raw") == 2, "{sent:?} {counts:?}");
-    for _ in Way::ALL {
+    for _ in Family::ALL {
         let local: SocketAddr = actor.event().context("captured")?;
         let source = SocketAddr::new(local.ip().to_canonical(), local.port()).to_string();
         mesh.logged("node-1", &[("direction", "outbound"), ("path", "hbone"), ("source_address", &source)])?;
@@ -310,6 +310,6 @@ pub(crate) fn sockets_older_than_the_enrolment(lab: &Lab) -> Result<()> {
         ensure!(wire.count(|s| s.source.ip() == *from && s.destination == (*to, 7000).into())? == 0);
     }
     ensure_hidden(&mesh, &wire, "mesh/a", "mesh/b", "SECRET")?;
-    let talk = mesh.bed.app("mesh/a")?.act(socket::dial, Dial::to(Way::V4.to(mesh.bed.pod("mesh/b")?, PORT)?))?;
+    let talk = mesh.bed.app("mesh/a")?.act(socket::dial, Dial::to(Family::V4.to(mesh.bed.pod("mesh/b")?, PORT)?))?;
     ensure_tunnelled(&mesh, &talk.answered()?, "a")
 }

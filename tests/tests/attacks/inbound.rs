@@ -1,4 +1,4 @@
-//! Inbound: who may reach the application, at which address, as whom.
+//! Inbound: the clients, addresses and identities that reach the application.
 
 use std::{
     fs,
@@ -20,20 +20,20 @@ use underpass_tests::{
 
 use super::{
     guard::{Marked, send_marked},
-    support::{BRIEFLY, Counts, PORT, Way, any, counted, ensure_tunnelled, mesh, tables},
+    support::{BRIEFLY, Counts, Family, PORT, any, counted, ensure_tunnelled, mesh, tables},
 };
 
 /// Root in the pod tries what the tunnel does to reach the application: any source, the mark, the device lo.
 fn hand_offs(server: &underpass_tests::testbed::Pod) -> Result<Vec<Dial>> {
     let mut dials = Vec::new();
-    for (way, sources) in [
-        (Way::V4, ["8.8.8.8", "10.244.2.11", "10.244.1.10"]),
-        (Way::V6, ["2001:db8::8", "fd00:10:244:2::11", "fd00:10:244:1::10"]),
-        (Way::Mapped, ["8.8.8.8", "10.244.2.11", "10.244.1.10"]),
+    for (family, sources) in [
+        (Family::V4, ["8.8.8.8", "10.244.2.11", "10.244.1.10"]),
+        (Family::V6, ["2001:db8::8", "fd00:10:244:2::11", "fd00:10:244:1::10"]),
+        (Family::Mapped, ["8.8.8.8", "10.244.2.11", "10.244.1.10"]),
     ] {
         for source in sources {
             for mark in [0x0200_0000, 0x0300_0000] {
-                let dial = Dial::to(way.to(server, PORT)?).from_ip(way.name(source.parse()?)).patience(BRIEFLY);
+                let dial = Dial::to(family.to(server, PORT)?).from_ip(family.name(source.parse()?)).patience(BRIEFLY);
                 let dial = dial.with(Opt::Transparent).with(Opt::Mark(mark));
                 dials.push(dial.clone());
                 dials.push(dial.with(Opt::Device("lo".into())));
@@ -44,8 +44,8 @@ fn hand_offs(server: &underpass_tests::testbed::Pod) -> Result<Vec<Dial>> {
 }
 
 fn all_at_once(mesh: &Mesh, pod: &str, dials: Vec<Dial>) -> Result<Vec<(Dial, Dialed)>> {
-    let place = mesh.bed.app(pod)?;
-    let begin = |dial: Dial| Ok((dial.clone(), place.begin(socket::dial, dial)?));
+    let site = mesh.bed.app(pod)?;
+    let begin = |dial: Dial| Ok((dial.clone(), site.begin(socket::dial, dial)?));
     let begun: Vec<(Dial, Actor<Dialed>)> = dials.into_iter().map(begin).collect::<Result<_>>()?;
     begun.into_iter().map(|(dial, actor)| Ok((dial, actor.join()?))).collect()
 }
@@ -82,7 +82,7 @@ pub(crate) fn playing_the_hand_off(lab: &Lab) -> Result<()> {
         }
     }
     // The tunnel's own hand-off: the one that works.
-    let dial = Dial::to(Way::V4.to(b, PORT)?);
+    let dial = Dial::to(Family::V4.to(b, PORT)?);
     let talk = mesh.bed.app("mesh/a")?.act(socket::dial, dial)?.answered()?;
     ensure!(talk.who()?.peer.ip() == mesh.bed.pod("mesh/a")?.v4()?);
     twin_of_the_hand_off(&mesh)
@@ -106,10 +106,10 @@ fn twin_of_the_hand_off(mesh: &Mesh) -> Result<()> {
         },
         (),
     )?;
-    for (way, source) in [(Way::V4, "8.8.8.8"), (Way::V6, "2001:db8::8"), (Way::Mapped, "8.8.8.8")] {
-        let dial = Dial::to(way.to(mesh.bed.pod("out/o2")?, PORT)?).from_ip(way.name(source.parse()?));
+    for (family, source) in [(Family::V4, "8.8.8.8"), (Family::V6, "2001:db8::8"), (Family::Mapped, "8.8.8.8")] {
+        let dial = Dial::to(family.to(mesh.bed.pod("out/o2")?, PORT)?).from_ip(family.name(source.parse()?));
         let dial = dial.with(Opt::Transparent).with(Opt::Mark(0x0200_0000)).with(Opt::Device("lo".into()));
-        let talk = app.act(socket::dial, dial)?.answered().with_context(|| format!("the twin, {way:?}"))?;
+        let talk = app.act(socket::dial, dial)?.answered().with_context(|| format!("the twin, {family:?}"))?;
         ensure!(talk.who()?.peer.ip() == source.parse::<IpAddr>()?, "{talk:?}");
     }
     Ok(())
@@ -136,15 +136,15 @@ pub(crate) fn marks_do_not_cross(lab: &Lab) -> Result<()> {
     let mesh = mesh(lab)?;
     let _server = servers::echo(&mesh.bed.app("mesh/a")?, any(PORT))?;
     for client in ["out/o1", "out/o2"] {
-        for way in Way::ALL {
+        for family in Family::ALL {
             for mark in [0, 0x0100_0000, 0x0200_0000, 0x0300_0000] {
-                let dial = Dial::to(way.to(mesh.bed.pod("mesh/a")?, PORT)?).with(Opt::Mark(mark));
+                let dial = Dial::to(family.to(mesh.bed.pod("mesh/a")?, PORT)?).with(Opt::Mark(mark));
                 let act = || mesh.bed.app(client)?.act(socket::dial, dial)?.answered();
                 let (talk, counts) = counted(&mesh, "node-1", act)?;
                 ensure!(talk.who()?.peer.ip() == talk.local.ip().to_canonical(), "{talk:?}");
                 // To the tunnel, and by its hand to the application.
                 let steered = ["steer:inbound", "steer:attested", "steer:outbound"].map(|name| counts.of(name));
-                ensure!(steered == [1, 1, 0], "{client} {way:?} {mark:#x}: {counts:?}");
+                ensure!(steered == [1, 1, 0], "{client} {family:?} {mark:#x}: {counts:?}");
             }
         }
     }
@@ -160,15 +160,14 @@ pub(crate) fn addresses_that_are_not_the_pods(lab: &Lab) -> Result<()> {
     let mesh = mesh(lab)?;
     let (a, o1) = (mesh.bed.app("mesh/a")?, mesh.bed.app("out/o1")?);
     let _servers = (servers::echo(&a, any(PORT))?, servers::echo(&o1, any(PORT))?);
-    let link_local = |place: &underpass_tests::testbed::Place| -> Result<IpAddr> {
-        let text = place.run("ip", &["-o", "-6", "addr", "show", "dev", "eth0", "scope", "link"])?;
+    let link_local = |site: &underpass_tests::testbed::Site| -> Result<IpAddr> {
+        let text = site.run("ip", &["-o", "-6", "addr", "show", "dev", "eth0", "scope", "link"])?;
         let address = text.split_ascii_whitespace().nth(3).and_then(|a| a.split('/').next());
         Ok(address.with_context(|| format!("fe80:: in {text:?}"))?.parse()?)
     };
-    for (place, addresses) in [(&a, ["10.244.1.77", "fd00:10:244:1::77"]), (&o1, ["10.244.1.78", "fd00:10:244:1::78"])]
-    {
+    for (site, addresses) in [(&a, ["10.244.1.77", "fd00:10:244:1::77"]), (&o1, ["10.244.1.78", "fd00:10:244:1::78"])] {
         for (ip, length) in addresses.into_iter().zip([24, 64]) {
-            place.run("ip", &["addr", "add", &format!("{ip}/{length}"), "dev", "eth0"])?;
+            site.run("ip", &["addr", "add", &format!("{ip}/{length}"), "dev", "eth0"])?;
         }
     }
     let strangers = [
@@ -181,7 +180,7 @@ pub(crate) fn addresses_that_are_not_the_pods(lab: &Lab) -> Result<()> {
         for ip in addresses {
             dials.push(Dial::to((ip.parse::<IpAddr>()?, PORT)));
         }
-        dials.push(Dial::to((Way::Mapped.name(addresses[0].parse()?), PORT)));
+        dials.push(Dial::to((Family::Mapped.name(addresses[0].parse()?), PORT)));
         dials.push(Dial::to((link_local(&server)?, PORT)).with(Opt::Device("eth0".into())));
         for dial in dials {
             let what = format!("{client} {dial:?}");
@@ -217,7 +216,7 @@ fn known(mesh: &Mesh, pod: &str, address: IpAddr) -> Result<()> {
 }
 
 /// SYNs with sources that no remote client can have, and real connections from a link-local one. No application sees them.
-pub(crate) fn sources_that_nobody_has(lab: &Lab) -> Result<()> {
+pub(crate) fn sources_of_no_client(lab: &Lab) -> Result<()> {
     let mesh = mesh(lab)?;
     let (a, app) = (mesh.bed.pod("mesh/a")?, mesh.bed.app("mesh/a")?);
     let _servers = (servers::echo(&app, any(PORT))?, servers::echo(&mesh.bed.app("out/o1")?, any(PORT))?);
@@ -256,13 +255,13 @@ pub(crate) fn sources_that_nobody_has(lab: &Lab) -> Result<()> {
     wait_until("an open connection to be found", || Ok(app.act(half_open, PORT)? > 0))?;
     neighbour.close(open)??;
 
-    // Nobody's address, which the kernel lets through in IPv6.
+    // The unspecified address, which the kernel lets through in IPv6.
     let syn = Syn { from: "[::]:7000".parse()?, to: (a.v6()?, PORT).into(), dress: Dress::Whole };
     let before = Counts::read(&mesh, "node-1")?;
     mesh.bed.app("out/o1")?.act(raw::send_syn, syn)?;
     wait_until("it to be refused", || Ok(before.since(&mesh, "node-1")?.of("steer:stranger") == 1))?;
     let answered = seen.count(|s| s.destination == syn.from && s.flags & 0x02 != 0)?;
-    ensure!(answered == 0, "a SYN from nobody was answered");
+    ensure!(answered == 0, "a SYN from the unspecified address was answered");
 
     // A neighbour's link-local address is a real one, and no identity.
     let link_local = |pod: &str| -> Result<IpAddr> {
@@ -288,9 +287,9 @@ pub(crate) fn a_client_may_use_the_tunnels_port(lab: &Lab) -> Result<()> {
     let mesh = mesh(lab)?;
     let _server = servers::echo(&mesh.bed.app("mesh/b")?, any(PORT))?;
     let b = mesh.bed.pod("mesh/b")?;
-    for way in Way::ALL {
+    for family in Family::ALL {
         let mut first = Sockets::start(&mesh.bed.app("out/o2")?)?;
-        let open = first.connect(way.to(b, PORT)?)?;
+        let open = first.connect(family.to(b, PORT)?)?;
         first.send(open, b"hello")??;
         let line = first.receive(open, 1)??;
         ensure!(line == b"{", "the echo server's answer");
@@ -299,9 +298,9 @@ pub(crate) fn a_client_may_use_the_tunnels_port(lab: &Lab) -> Result<()> {
             line.extend(first.receive(open, 1)??);
         }
         let who: socket::Who = serde_json::from_slice(&line)?;
-        ensure!(who.peer.ip() == mesh.bed.pod("out/o2")?.address(way != Way::V6)?, "{who:?}");
-        let same = SocketAddr::new(way.name(who.peer.ip()), who.peer.port());
-        let dial = Dial::to(way.to(b, PORT)?).from_address(same).with(Opt::ReuseAddress);
+        ensure!(who.peer.ip() == mesh.bed.pod("out/o2")?.address(family != Family::V6)?, "{who:?}");
+        let same = SocketAddr::new(family.name(who.peer.ip()), who.peer.port());
+        let dial = Dial::to(family.to(b, PORT)?).from_address(same).with(Opt::ReuseAddress);
         let act = || mesh.bed.app("out/o2")?.act(socket::dial, dial)?.answered().context("the same port");
         let (talk, counts) = counted(&mesh, "node-2", act)?;
         ensure!(talk.local.port() == who.peer.port(), "{talk:?} {who:?}");
@@ -312,6 +311,6 @@ pub(crate) fn a_client_may_use_the_tunnels_port(lab: &Lab) -> Result<()> {
         first.send(open, b"still there?")??;
         ensure!(first.receive(open, 12)?? == b"still there?");
     }
-    let talk = mesh.bed.app("mesh/a")?.act(socket::dial, Dial::to(Way::V4.to(b, PORT)?))?.answered()?;
+    let talk = mesh.bed.app("mesh/a")?.act(socket::dial, Dial::to(Family::V4.to(b, PORT)?))?.answered()?;
     ensure_tunnelled(&mesh, &talk, "a")
 }

@@ -19,24 +19,24 @@ use underpass_tests::{
     testbed::{Actor, Lab, sys, wait},
 };
 
-use super::support::{BRIEFLY, PORT, Way, any, counted, ensure_hidden, ensure_tunnelled, mesh};
+use super::support::{BRIEFLY, Family, PORT, any, counted, ensure_hidden, ensure_tunnelled, mesh};
 
-/// Somebody in the mesh and somebody who is not, and whether they are.
+/// A pod in the mesh and one out of it, and whether it is in the mesh.
 const CLIENTS: [(&str, bool); 2] = [("mesh/a", true), ("out/o1", false)];
 
 /// The mark that the connect hook sets.
 const OUTBOUND: u32 = 0x0100_0000;
 
-/// Marks of both directions, fast open in both of its forms, a socket that was connected to somebody else before, a bound
-/// source: whatever an application does, it is captured, and its own bits of the mark stay.
-pub(crate) fn captured_whatever_its_options(lab: &Lab) -> Result<()> {
+/// Marks of both directions, fast open in both of its forms, a socket that had another connection before, a bound
+/// source: all are captured, and the application's own bits of the mark stay.
+pub(crate) fn captured_with_any_options(lab: &Lab) -> Result<()> {
     let mesh = mesh(lab)?;
     let (_b, _o2) =
         (servers::echo(&mesh.bed.app("mesh/b")?, any(PORT))?, servers::echo(&mesh.bed.app("out/o2")?, any(PORT))?);
     for (client, captured) in CLIENTS {
-        let place = mesh.bed.app(client)?;
-        for way in Way::ALL {
-            let (to, own) = (way.to(mesh.bed.pod("mesh/b")?, PORT)?, way.to(mesh.bed.pod(client)?, 0)?);
+        let site = mesh.bed.app(client)?;
+        for family in Family::ALL {
+            let (to, own) = (family.to(mesh.bed.pod("mesh/b")?, PORT)?, family.to(mesh.bed.pod(client)?, 0)?);
             let dial = || Dial::to(to).say("SECRET");
             let dials = [
                 (dial(), 0),
@@ -52,7 +52,7 @@ pub(crate) fn captured_whatever_its_options(lab: &Lab) -> Result<()> {
             let wire = mesh.bed.capture_wire("node-1")?;
             for (dial, mark) in dials {
                 let what = format!("{client} {dial:?}");
-                let act = || place.act(socket::dial, dial)?.answered().context(what.clone());
+                let act = || site.act(socket::dial, dial)?.answered().context(what.clone());
                 let (talk, counts) = counted(&mesh, "node-1", act)?;
                 ensure!(talk.who()?.peer.ip() == own.ip().to_canonical(), "{what}: {talk:?}");
                 ensure!(counts.of("connect:captured") == u64::from(captured), "{what}: {counts:?}");
@@ -63,16 +63,16 @@ pub(crate) fn captured_whatever_its_options(lab: &Lab) -> Result<()> {
                 }
             }
             // The kernel connects when the first bytes are sent: no connect() at all.
-            let act = || place.act(send_at_once, to);
+            let act = || site.act(send_at_once, to);
             let (answer, counts) = counted(&mesh, "node-1", act)?;
             ensure!(answer.contains("echo") && counts.of("connect:captured") == u64::from(captured), "{counts:?}");
-            // Connected to somebody out of the mesh, and disconnected, the decision of then does not hold.
-            let elsewhere = way.to(mesh.bed.pod("out/o2")?, PORT)?;
+            // Connected to a pod out of the mesh, and disconnected, the decision of then does not hold.
+            let elsewhere = family.to(mesh.bed.pod("out/o2")?, PORT)?;
             let (talks, counts) =
-                counted(&mesh, "node-1", || place.act(one_after_the_other, vec![elsewhere, to, elsewhere]))?;
+                counted(&mesh, "node-1", || site.act(one_after_the_other, vec![elsewhere, to, elsewhere]))?;
             ensure!(counts.of("connect:captured") == u64::from(captured), "{counts:?}");
             let marked: Vec<bool> = talks.iter().map(|(_, mark)| mark & OUTBOUND != 0).collect();
-            ensure!(marked == [false, captured, false], "{client} {way:?}: {talks:?}");
+            ensure!(marked == [false, captured, false], "{client} {family:?}: {talks:?}");
             if captured {
                 // The wire has seen o2 in the clear, as it must.
                 ensure_hidden(&mesh, &wire, "mesh/a", "mesh/b", "SECRET")?;
@@ -129,29 +129,29 @@ pub(crate) fn sources_before_connect(lab: &Lab) -> Result<()> {
         }
     }
     let b = mesh.bed.pod("mesh/b")?;
-    let dial = |way: Way, source: &str| -> Result<Dial> {
-        Ok(Dial::to(way.to(b, PORT)?).from_ip(way.name(source.parse()?)).say("SECRET").patience(BRIEFLY))
+    let dial = |family: Family, source: &str| -> Result<Dial> {
+        Ok(Dial::to(family.to(b, PORT)?).from_ip(family.name(source.parse()?)).say("SECRET").patience(BRIEFLY))
     };
     let own = [
-        dial(Way::V4, "127.0.0.1")?,
-        dial(Way::V6, "::1")?,
-        dial(Way::Mapped, "127.0.0.1")?,
-        dial(Way::V4, "10.244.1.77")?,
-        dial(Way::V6, "fd00:10:244:1::77")?,
-        dial(Way::Mapped, "10.244.1.77")?,
+        dial(Family::V4, "127.0.0.1")?,
+        dial(Family::V6, "::1")?,
+        dial(Family::Mapped, "127.0.0.1")?,
+        dial(Family::V4, "10.244.1.77")?,
+        dial(Family::V6, "fd00:10:244:1::77")?,
+        dial(Family::Mapped, "10.244.1.77")?,
     ];
-    let somebodys = [
-        dial(Way::V4, "8.8.8.8")?,
-        dial(Way::V6, "2001:db8::8")?,
-        dial(Way::Mapped, "8.8.8.8")?,
-        dial(Way::V4, "10.244.1.11")?, // a neighbour's
-        dial(Way::V6, "fd00:10:244:1::11")?,
-        dial(Way::V4, "10.244.2.10")?, // the destination's
-        dial(Way::V6, "fd00:10:244:2::10")?,
+    let foreign = [
+        dial(Family::V4, "8.8.8.8")?,
+        dial(Family::V6, "2001:db8::8")?,
+        dial(Family::Mapped, "8.8.8.8")?,
+        dial(Family::V4, "10.244.1.11")?, // a neighbour's
+        dial(Family::V6, "fd00:10:244:1::11")?,
+        dial(Family::V4, "10.244.2.10")?, // the destination's
+        dial(Family::V6, "fd00:10:244:2::10")?,
     ];
     let marks = [0, 0x0300_0000].map(Opt::Mark);
     let of = |source: &Dial| marks.clone().map(|mark| source.clone().with(Opt::Transparent).with(mark));
-    let dials: Vec<Dial> = own.iter().cloned().chain(somebodys.iter().flat_map(of)).collect();
+    let dials: Vec<Dial> = own.iter().cloned().chain(foreign.iter().flat_map(of)).collect();
     let wire = mesh.bed.capture_wire("node-1")?;
     let all = dials.len() as u64;
     let (failures, counts) = counted(&mesh, "node-1", || try_all(&mesh, "mesh/a", dials))?;
@@ -163,12 +163,14 @@ pub(crate) fn sources_before_connect(lab: &Lab) -> Result<()> {
     ensure!(counts.of("guard:denied") >= all && counts.of("steer:outbound") == 0, "{counts:?}");
     ensure_hidden(&mesh, &wire, "mesh/a", "mesh/b", "SECRET")?;
 
-    // The twin: where there is no mesh, a secondary address is as good as any, and somebody else's gets out.
-    for (way, source) in [(Way::V4, "10.244.1.78"), (Way::V6, "fd00:10:244:1::78"), (Way::Mapped, "10.244.1.78")] {
-        let talk = mesh.bed.app("out/o1")?.act(socket::dial, dial(way, source)?.patience(PATIENCE))?.answered()?;
+    // The twin: where there is no mesh, a secondary address is as good as any, and a spoofed one gets out.
+    for (family, source) in
+        [(Family::V4, "10.244.1.78"), (Family::V6, "fd00:10:244:1::78"), (Family::Mapped, "10.244.1.78")]
+    {
+        let talk = mesh.bed.app("out/o1")?.act(socket::dial, dial(family, source)?.patience(PATIENCE))?.answered()?;
         ensure!(talk.who()?.peer.ip() == source.parse::<IpAddr>()?, "{talk:?}");
     }
-    let spoofed = somebodys.iter().take(3).map(|dial| dial.clone().with(Opt::Transparent)).collect();
+    let spoofed = foreign.iter().take(3).map(|dial| dial.clone().with(Opt::Transparent)).collect();
     try_all(&mesh, "out/o1", spoofed)?;
     for source in ["8.8.8.8", "2001:db8::8"] {
         let source: IpAddr = source.parse()?;
@@ -179,27 +181,30 @@ pub(crate) fn sources_before_connect(lab: &Lab) -> Result<()> {
 
 /// Tries them all at the same time.
 fn try_all(mesh: &Mesh, pod: &str, dials: Vec<Dial>) -> Result<Vec<(Dial, Dialed)>> {
-    let place = mesh.bed.app(pod)?;
-    let begin = |dial: Dial| Ok((dial.clone(), place.begin(socket::dial, dial)?));
+    let site = mesh.bed.app(pod)?;
+    let begin = |dial: Dial| Ok((dial.clone(), site.begin(socket::dial, dial)?));
     let begun: Vec<(Dial, Actor<Dialed>)> = dials.into_iter().map(begin).collect::<Result<_>>()?;
     begun.into_iter().map(|(dial, actor)| Ok((dial, actor.join()?))).collect()
 }
 
-/// It would not be routed over lo: refused, and said so. Out of the mesh it is nobody's business.
+/// It would not be routed over lo: refused, and counted. Out of the mesh it is let be.
 pub(crate) fn bound_to_a_device(lab: &Lab) -> Result<()> {
     let mesh = mesh(lab)?;
     let (_b, _o2) =
         (servers::echo(&mesh.bed.app("mesh/b")?, any(PORT))?, servers::echo(&mesh.bed.app("out/o2")?, any(PORT))?);
     let wire = mesh.bed.capture_wire("node-1")?;
-    for way in Way::ALL {
+    for family in Family::ALL {
         let dial = |server: &str, device: &str| -> Result<Dial> {
-            let to = way.to(mesh.bed.pod(server)?, PORT)?;
+            let to = family.to(mesh.bed.pod(server)?, PORT)?;
             Ok(Dial::to(to).with(Opt::Device(device.into())).say("SECRET"))
         };
         for device in ["eth0", "lo"] {
             let act = || mesh.bed.app("mesh/a")?.act(socket::dial, dial("mesh/b", device)?)?.failed();
             let (failure, counts) = counted(&mesh, "node-1", act)?;
-            ensure!(failure == Failure { step: "connect".into(), errno: libc::EPERM }, "{way:?} {device}: {failure}");
+            ensure!(
+                failure == Failure { step: "connect".into(), errno: libc::EPERM },
+                "{family:?} {device}: {failure}"
+            );
             ensure!(counts.of("connect:bound-device") == 1 && counts.of("connect:captured") == 0, "{counts:?}");
         }
         ensure_hidden(&mesh, &wire, "mesh/a", "mesh/b", "SECRET")?;
@@ -214,17 +219,17 @@ pub(crate) fn bound_to_a_device(lab: &Lab) -> Result<()> {
 pub(crate) fn multipath_is_refused(lab: &Lab) -> Result<()> {
     let mesh = mesh(lab)?;
     let _server = servers::echo(&mesh.bed.app("mesh/b")?, any(PORT))?;
-    for way in Way::ALL {
-        let dial = || -> Result<Dial> { Ok(Dial::to(way.to(mesh.bed.pod("mesh/b")?, PORT)?).mptcp()) };
+    for family in Family::ALL {
+        let dial = || -> Result<Dial> { Ok(Dial::to(family.to(mesh.bed.pod("mesh/b")?, PORT)?).mptcp()) };
         let act = || mesh.bed.app("mesh/a")?.act(socket::dial, dial()?)?.failed();
         let (failure, counts) = counted(&mesh, "node-1", act)?;
         match mesh.bed.app("out/o1")?.act(socket::dial, dial()?)? {
             Dialed::Answered(_) => {
-                ensure!(failure == Failure { step: "socket".into(), errno: libc::EPERM }, "{way:?}: {failure}");
+                ensure!(failure == Failure { step: "socket".into(), errno: libc::EPERM }, "{family:?}: {failure}");
                 ensure!(counts.of("create:mptcp") == 1, "{counts:?}");
             }
-            // This kernel has no such sockets: then nobody gets one.
-            Dialed::Failed(twin) => ensure!(twin.step == "socket" && twin == failure, "{way:?}: {failure}, {twin}"),
+            // This kernel has no such sockets: neither pod gets one.
+            Dialed::Failed(twin) => ensure!(twin.step == "socket" && twin == failure, "{family:?}: {failure}, {twin}"),
         }
     }
     Ok(())
@@ -242,7 +247,7 @@ pub(crate) fn foreign_programs_that_rewrite(lab: &Lab) -> Result<()> {
         IpAddr::V4(ip) => anyhow::Ok(ip),
         IpAddr::V6(_) => bail!("IPv4"),
     };
-    let (nobody, b2) = ([10, 99, 9, 9].into(), SocketAddrV4::new(v4("mesh/b2")?, PORT));
+    let (unknown, b2) = ([10, 99, 9, 9].into(), SocketAddrV4::new(v4("mesh/b2")?, PORT));
     let (node, pod) = (mesh.bed.node("node-1")?.cgroup().to_owned(), mesh.bed.pod("mesh/a")?.cgroup().to_owned());
     let call = |client: &str, to| -> Result<Dialed> {
         mesh.bed.app(client)?.act(socket::dial, Dial::to((to, PORT)).say("SECRET").patience(BRIEFLY))
@@ -250,7 +255,7 @@ pub(crate) fn foreign_programs_that_rewrite(lab: &Lab) -> Result<()> {
     // After ours: captured, out of the mesh, the pod's own address, a loopback address.
     for (from, decided) in [
         (v4("mesh/b")?, "connect:captured"),
-        (nobody, "connect:leave"),
+        (unknown, "connect:leave"),
         (v4("mesh/a")?, "connect:local"),
         ([127, 0, 0, 1].into(), "connect:local"),
     ] {
@@ -262,8 +267,8 @@ pub(crate) fn foreign_programs_that_rewrite(lab: &Lab) -> Result<()> {
         ensure!(counts.of(decided) == 1 && counts.of("syn:rewritten") == 1, "{from}: {counts:?}");
         ensure!(counts.of("guard:denied") > 0 && counts.of("steer:outbound") == 0, "{from}: {counts:?}");
         ensure_hidden(&mesh, &wire, "mesh/a", "mesh/b2", "SECRET")?;
-        // The twin: nobody looks after a pod that is not in the mesh.
-        if from == nobody {
+        // The twin: a pod that is not in the mesh is let be.
+        if from == unknown {
             ensure!(call("out/o1", from)?.answered()?.who()?.local.ip() == IpAddr::from(*b2.ip()));
             ensure!(wire.contains(b"SECRET")?);
         }
@@ -276,9 +281,9 @@ pub(crate) fn foreign_programs_that_rewrite(lab: &Lab) -> Result<()> {
     ensure!(counts.of("steer:outbound") == 1 && counts.of("syn:rewritten") == 0, "{counts:?}");
     drop(rewriter);
     // Before ours.
-    let _rewriter = Rewriter::attach(&pod, nobody, b2)?;
+    let _rewriter = Rewriter::attach(&pod, unknown, b2)?;
     let wire = mesh.bed.capture_wire("node-1")?;
-    let (dialed, counts) = counted(&mesh, "node-1", || call("mesh/a", nobody))?;
+    let (dialed, counts) = counted(&mesh, "node-1", || call("mesh/a", unknown))?;
     let talk = dialed.answered()?;
     ensure!(talk.who()?.local.ip() == IpAddr::from(*b2.ip()), "{talk:?}");
     ensure!(counts.of("connect:captured") == 1 && counts.of("syn:rewritten") == 0, "{counts:?}");
@@ -299,13 +304,13 @@ pub(crate) fn out_of_the_mesh_is_untouched(lab: &Lab) -> Result<()> {
     let mesh = mesh(lab)?;
     let (_b, _o2) =
         (servers::echo(&mesh.bed.app("mesh/b")?, any(PORT))?, servers::echo(&mesh.bed.app("out/o2")?, any(PORT))?);
-    let place = mesh.bed.app("mesh/a")?;
-    for way in Way::ALL {
+    let site = mesh.bed.app("mesh/a")?;
+    for family in Family::ALL {
         let wire = mesh.bed.capture_wire("node-1")?;
         let dial = |server: &str, port| -> Result<Dialed> {
-            place.act(
+            site.act(
                 socket::dial,
-                Dial::to(way.to(mesh.bed.pod(server)?, port)?).say("SECRET").with(Opt::Mark(0x0300_0005)),
+                Dial::to(family.to(mesh.bed.pod(server)?, port)?).say("SECRET").with(Opt::Mark(0x0300_0005)),
             )
         };
         let (talk, counts) = counted(&mesh, "node-1", || dial("out/o2", PORT)?.answered())?;
@@ -326,20 +331,20 @@ pub(crate) fn out_of_the_mesh_is_untouched(lab: &Lab) -> Result<()> {
     }
     // Of those who are not in the mesh, the kernel programs count nothing at all.
     let (_, counts) = counted(&mesh, "node-1", || {
-        let to = Way::V4.to(mesh.bed.pod("out/o2")?, PORT)?;
+        let to = Family::V4.to(mesh.bed.pod("out/o2")?, PORT)?;
         mesh.bed.app("out/o1")?.act(socket::dial, Dial::to(to))?.answered()
     })?;
     ensure!(format!("{counts:?}") == "{}", "{counts:?}");
     Ok(())
 }
 
-/// Own addresses and loopback: to itself, as if there were no mesh, whatever the mark.
+/// Own addresses and loopback: to itself, as if there were no mesh, with any mark.
 pub(crate) fn the_pod_itself_is_untouched(lab: &Lab) -> Result<()> {
     let mesh = mesh(lab)?;
-    let (a, place) = (mesh.bed.pod("mesh/a")?, mesh.bed.app("mesh/a")?);
-    let _servers = (servers::echo(&place, any(PORT))?, servers::echo(&mesh.bed.app("mesh/b")?, any(PORT))?);
+    let (a, site) = (mesh.bed.pod("mesh/a")?, mesh.bed.app("mesh/a")?);
+    let _servers = (servers::echo(&site, any(PORT))?, servers::echo(&mesh.bed.app("mesh/b")?, any(PORT))?);
     for address in ["10.244.1.77/24", "fd00:10:244:1::77/64"] {
-        place.run("ip", &["addr", "add", address, "dev", "eth0"])?;
+        site.run("ip", &["addr", "add", address, "dev", "eth0"])?;
     }
     let (v4, v6) = (a.v4()?.to_string(), a.v6()?.to_string());
     let mapped = [format!("::ffff:{v4}"), "::ffff:127.0.0.1".into()];
@@ -359,7 +364,7 @@ pub(crate) fn the_pod_itself_is_untouched(lab: &Lab) -> Result<()> {
     for ip in own {
         for mark in [0, 0x0300_0000] {
             let dial = Dial::to((ip.parse::<IpAddr>()?, PORT)).with(Opt::Mark(mark));
-            let act = || place.act(socket::dial, dial)?.answered().with_context(|| format!("{ip}, mark {mark:#x}"));
+            let act = || site.act(socket::dial, dial)?.answered().with_context(|| format!("{ip}, mark {mark:#x}"));
             let (talk, counts) = counted(&mesh, "node-1", act)?;
             let who = talk.who()?;
             ensure!(who.peer.port() == talk.local.port() && talk.mark == 0, "{ip}: {who:?} {talk:?}");
@@ -370,7 +375,7 @@ pub(crate) fn the_pod_itself_is_untouched(lab: &Lab) -> Result<()> {
             ensure_not_logged(&mesh, "node-1", &talk)?;
         }
     }
-    let twin = place.act(socket::dial, Dial::to(Way::V4.to(mesh.bed.pod("mesh/b")?, PORT)?))?.answered()?;
+    let twin = site.act(socket::dial, Dial::to(Family::V4.to(mesh.bed.pod("mesh/b")?, PORT)?))?.answered()?;
     ensure_tunnelled(&mesh, &twin, "a")
 }
 
@@ -379,10 +384,10 @@ pub(crate) fn the_pod_itself_is_untouched(lab: &Lab) -> Result<()> {
 pub(crate) fn the_agents_own_sockets(lab: &Lab) -> Result<()> {
     let mesh = mesh(lab)?;
     let _server = servers::echo(&mesh.bed.app("mesh/b")?, any(PORT))?;
-    for way in [Way::V4, Way::V6] {
+    for family in [Family::V4, Family::V6] {
         let wire = mesh.bed.capture_wire("node-1")?;
         let act = || {
-            let dial = Dial::to(way.to(mesh.bed.pod("mesh/b")?, PORT)?);
+            let dial = Dial::to(family.to(mesh.bed.pod("mesh/b")?, PORT)?);
             counted(&mesh, "node-2", || mesh.bed.app("mesh/a")?.act(socket::dial, dial)?.answered())
         };
         let ((talk, there), here) = counted(&mesh, "node-1", act)?;
@@ -402,12 +407,12 @@ pub(crate) fn udp_is_left_alone(lab: &Lab) -> Result<()> {
     let mesh = mesh(lab)?;
     let b = mesh.bed.app("mesh/b")?;
     let (_udp, _tcp) = (servers::udp_echo(&b, any(PORT))?, servers::echo(&b, any(PORT))?);
-    for way in Way::ALL {
-        let (place, to) = (mesh.bed.app("mesh/a")?, way.to(mesh.bed.pod("mesh/b")?, PORT)?);
+    for family in Family::ALL {
+        let (site, to) = (mesh.bed.app("mesh/a")?, family.to(mesh.bed.pod("mesh/b")?, PORT)?);
         let wire = mesh.bed.capture_wire("node-1")?;
-        place.act(socket::dial, Dial::to(to).say("OVER-TCP"))?.answered()?;
+        site.act(socket::dial, Dial::to(to).say("OVER-TCP"))?.answered()?;
         ensure_hidden(&mesh, &wire, "mesh/a", "mesh/b", "OVER-TCP")?;
-        let ask = || place.act(servers::udp_ask, Ping { to, say: "OVER-UDP".into() });
+        let ask = || site.act(servers::udp_ask, Ping { to, say: "OVER-UDP".into() });
         let (answer, counts) = counted(&mesh, "node-1", ask)?;
         ensure!(answer == "OVER-UDP" && wire.contains(b"OVER-UDP")?, "{answer}");
         ensure!(format!("{counts:?}") == "{}", "{counts:?}");

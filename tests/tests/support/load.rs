@@ -17,7 +17,7 @@ use underpass_tests::{
     testbed::{Actor, Lab},
 };
 
-use super::{PORT, Way, any};
+use super::{Family, PORT, any};
 
 /// An open connection and both of its ends.
 pub(crate) struct Open {
@@ -29,11 +29,11 @@ pub(crate) struct Open {
 
 impl Open {
     /// From `client` to a server of its own in `server`.
-    pub(crate) fn new(mesh: &Mesh, client: &str, server: &str, way: Way, port: u16) -> Result<Self> {
+    pub(crate) fn new(mesh: &Mesh, client: &str, server: &str, family: Family, port: u16) -> Result<Self> {
         let mut far = Sockets::start(&mesh.bed.app(server)?)?;
         let listener = far.listen(any(port))?;
         let mut near = Sockets::start(&mesh.bed.app(client)?)?;
-        let out = near.connect(way.to(mesh.bed.pod(server)?, port)?)?;
+        let out = near.connect(family.to(mesh.bed.pod(server)?, port)?)?;
         near.send(out, b"OPEN")??;
         let (accepted, _) = far.accept(listener)?;
         ensure!(far.receive(accepted, 4)?? == b"OPEN");
@@ -84,7 +84,10 @@ impl Load {
         for (client, server) in
             [("mesh/a", "mesh/b"), ("mesh/a2", "mesh/b"), ("mesh/b", "mesh/a"), ("out/o2", "mesh/a")]
         {
-            let to = Way::ALL.into_iter().map(|way| way.to(mesh.bed.pod(server)?, PORT)).collect::<Result<Vec<_>>>()?;
+            let to = Family::ALL
+                .into_iter()
+                .map(|family| family.to(mesh.bed.pod(server)?, PORT))
+                .collect::<Result<Vec<_>>>()?;
             // From outside of the mesh it is in the clear, as it is without one.
             let say = if client.starts_with("out/") { "OUTSIDE" } else { "HAMMERED" };
             let order = Hammer::new(to, say, &until);

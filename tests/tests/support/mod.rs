@@ -1,5 +1,5 @@
-//! What the attacks and the fail-closed tests share: the mesh of two nodes, the three ways to call a pod, the kernel's
-//! counters before and after, and what the wire showed.
+//! Shared parts of the attacks and the fail-closed tests: the mesh of two nodes, the address families of a call, the kernel's
+//! counters before and after, and the packets on the wire.
 //!
 //! What must hold: counters are read from the pinned tables, not from the agent, so that they can be asked for while no
 //! agent runs.
@@ -46,9 +46,9 @@ pub(crate) fn any(port: u16) -> SocketAddr {
     SocketAddr::from(([0; 16], port))
 }
 
-/// How a pod is called.
+/// The address family of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum Family {
     /// By an IPv4 socket.
     V4,
     /// By an IPv6 socket.
@@ -57,16 +57,16 @@ pub(crate) enum Way {
     Mapped,
 }
 
-impl Way {
+impl Family {
     /// All of them.
     pub(crate) const ALL: [Self; 3] = [Self::V4, Self::V6, Self::Mapped];
 
-    /// The pod's address as this way names it, with a port.
+    /// The pod's address as a socket of this family takes it, with a port.
     pub(crate) fn to(self, pod: &Pod, port: u16) -> Result<SocketAddr> {
         Ok(SocketAddr::new(self.name(pod.address(self != Self::V6)?), port))
     }
 
-    /// As a socket of this way names the address.
+    /// An address as a socket of this family takes it.
     pub(crate) fn name(self, address: IpAddr) -> IpAddr {
         match (self, address) {
             (Self::Mapped, IpAddr::V4(v4)) => v4.to_ipv6_mapped().into(),

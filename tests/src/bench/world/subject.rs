@@ -1,5 +1,5 @@
 //! What is measured: the parts of an agent that a change of the World passes through, wired as `agent::node` wires them, with
-//! tables in memory. The seam of this benchmark: whatever of the product it touches, it touches here, in the terms that
+//! tables in memory. The seam of this benchmark: it touches the product here alone, in the terms that
 //! [`Subject`] offers; scenarios, counting and tables know nothing else.
 //!
 //! ```text
