@@ -28,10 +28,10 @@ use crate::{
     },
 };
 
-/// Where `cargo xtask` says that the agent is.
-/// Where `cargo xtask` says that the command is.
+/// The variable by which `cargo xtask` names the agent.
+/// The variable by which `cargo xtask` names the command.
 const COMMAND: &str = "UNDERPASS_CLI_BIN";
-/// How many lines of an access log are shown where the one that is looked for does not come.
+/// Lines of an access log that are shown where an expected one does not come.
 const SHOWN_LINES: usize = 20;
 
 /// Nodes and pods, and the agents that run on the nodes.
@@ -118,7 +118,7 @@ impl Mesh {
         self.options = options.iter().map(ToString::to_string).collect();
     }
 
-    /// How many files every agent that is started from now on may have open.
+    /// Limit of open files of every agent that is started from now on.
     pub fn files(&mut self, most: u64) {
         self.files = Some(most);
     }
@@ -207,7 +207,7 @@ impl Mesh {
         Ok(())
     }
 
-    /// Where a pod's application listens.
+    /// The address of a pod's application.
     pub fn at(&self, pod: &str, ipv4: bool, port: u16) -> Result<SocketAddr> {
         Ok(SocketAddr::new(self.bed.pod(pod)?.address(ipv4)?, port))
     }
@@ -291,13 +291,13 @@ impl Mesh {
         Ok(())
     }
 
-    /// Where a manifest is.
+    /// The path of a manifest.
     #[must_use]
     pub fn path_of(&self, file: &str) -> PathBuf {
         self.manifests.join(file)
     }
 
-    /// What stands in a manifest now.
+    /// The content of a manifest now.
     pub fn manifest(&self, file: &str) -> Result<String> {
         Ok(fs::read_to_string(self.manifests.join(file))?)
     }
@@ -334,7 +334,7 @@ impl Mesh {
         dump["world"]["version"].as_u64().context("a version in /config_dump")
     }
 
-    /// How many updates of the manifests a node's agent has taken: its World is as new.
+    /// The number of updates of the manifests that a node's agent has taken: its World is as new.
     fn taken(&self, node: &str) -> Result<u64> {
         let dump = self.admin(node, "/config_dump")?;
         Ok(dump["reports"]["manifests"]["taken"].as_u64().unwrap_or(0))
@@ -357,14 +357,14 @@ impl Mesh {
         Ok(open.iter().filter(|connection| fits(connection, want)).cloned().collect())
     }
 
-    /// What the admin API of a node's agent answers.
+    /// The answer of the admin API of a node's agent.
     pub fn admin(&self, node: &str, path: &str) -> Result<Value> {
         let shell = self.bed.node(node)?.shell()?;
         let text = shell.act(http::fetch, format!("http://127.0.0.1:15000{path}"))?;
         Ok(serde_json::from_str(&text)?)
     }
 
-    /// What the command answers when it asks the agent of a node; an error unless it exits with 0.
+    /// The command's output about the agent of a node; an error unless it exits with 0.
     pub fn underpass(&self, node: &str, arguments: &[&str]) -> Result<String> {
         let command = std::env::var(COMMAND)
             .with_context(|| format!("{COMMAND} names `underpass`: run `cargo xtask test kernel`"))?;
@@ -384,7 +384,7 @@ impl Mesh {
         dump["kernel"][name].as_u64().with_context(|| format!("no counter {name} in {}", dump["kernel"]))
     }
 
-    /// Where the agent of a node is asked, in full.
+    /// The full address of the admin API of a node's agent.
     #[must_use]
     pub fn admin_socket(&self, node: &str) -> PathBuf {
         self.bed.lab().run_directory().join(node).join("admin.sock")

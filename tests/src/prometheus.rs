@@ -16,12 +16,12 @@ use crate::{
     testbed::{Program, Running, Site, wait::wait_until},
 };
 
-/// Where `cargo xtask` says that the programs are.
+/// The variable by which `cargo xtask` names the programs.
 const SERVER: &str = "UNDERPASS_PROMETHEUS";
 const PROMTOOL: &str = "UNDERPASS_PROMTOOL";
-/// Where the agents are scraped.
+/// The agents' port for scrapes.
 const METRICS_PORT: u16 = 15020;
-/// Where it answers, on its node.
+/// Its own address, on its node.
 const ADDRESS: &str = "127.0.0.1:9090";
 
 /// One series of an answer: its labels, and its value.
@@ -92,7 +92,7 @@ pub fn is_there() -> bool {
     named(SERVER).is_ok() && named(PROMTOOL).is_ok()
 }
 
-/// What promtool has to say about the metrics of an agent: nothing, where they are as Prometheus recommends.
+/// promtool's findings about the metrics of an agent: none, where they are as Prometheus recommends.
 pub fn lint(mesh: &Mesh, page: &str) -> Result<()> {
     let file = mesh.bed.lab().directory().join("metrics.txt");
     fs::write(&file, page)?;

@@ -26,9 +26,9 @@ underpass_tests::scenarios! {
 /// Two nodes; a and a2 on the first, b and b2 on the second, in namespace `mesh`, which is in the mesh; o1 and o2 of `out`
 /// are not.
 const WORLD: &str = include_str!("manifests/two-nodes.yaml");
-/// Where applications listen.
+/// The port of the applications.
 const PORT: u16 = 8080;
-/// How long a connection is tried that must not come about, and is not refused either.
+/// Patience with a connection that must not come about, and is not refused either.
 const BRIEFLY: Duration = Duration::from_millis(600);
 const ADMIN: u16 = 15000;
 const READINESS: u16 = 15021;

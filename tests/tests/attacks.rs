@@ -1,4 +1,4 @@
-//! End to end: what root inside a pod, a neighbour or a stranger may try against enrolment, capture, guard and hand-off, in
+//! End to end: attacks of root inside a pod, a neighbour or a stranger on enrolment, capture, guard and hand-off, in
 //! IPv4, IPv6 and IPv4 by IPv6 sockets. Level kernel.
 //!
 //! What must hold: every attack has a twin, the same from a pod that is not in the mesh or without what stops it, which

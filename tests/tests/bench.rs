@@ -19,7 +19,7 @@ static ALLOCATOR: Counting = Counting;
 
 const SMALL: usize = 1000;
 const LARGE: usize = 4000;
-/// How often each change is made.
+/// Repetitions of each change.
 const TIMES: usize = 3;
 
 /// Per change: operations with one address family, twice as many with both; allocations in a cluster four

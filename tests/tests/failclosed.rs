@@ -1,4 +1,4 @@
-//! End to end: what happens while no agent runs, while the next one starts, and while a pod leaves: captured traffic waits or
+//! End to end: the data path while no agent runs, while the next one starts, and while a pod leaves: captured traffic waits or
 //! is refused, and nothing of it is ever on the wire in the clear. Level kernel.
 //!
 //! What must hold: each test has its twin, a pod that is not in the mesh or a destination that is not, for which nothing
@@ -202,7 +202,7 @@ fn reset(sockets: &mut Sockets, id: Id) -> Result<()> {
     Ok(())
 }
 
-/// What is pinned goes on holding, and an agent that finds that it cannot start leaves it as it is.
+/// Pins keep their effect, and an agent that cannot start leaves them as they are.
 fn an_agent_that_cannot_start_changes_nothing(lab: &Lab) -> Result<()> {
     let mut mesh = mesh(lab)?;
     let _servers =
@@ -458,7 +458,7 @@ fn nothing_of(mesh: &Mesh, pod: &str) -> Result<()> {
     Ok(())
 }
 
-/// What is in the kernel tables about a namespace.
+/// The entries of the kernel tables about a namespace.
 fn mentions(mesh: &Mesh, node: &str, cookie: u64) -> Result<Vec<String>> {
     let tables = tables(mesh, node)?;
     let of = |op: &Op| match op {

@@ -37,7 +37,7 @@ underpass_tests::scenarios! {
 /// Two nodes; a and a2 on the first, b and b2 on the second, in namespace `mesh`, which is in the mesh; o1 and o2 of `out`
 /// are not.
 const WORLD: &str = include_str!("manifests/two-nodes.yaml");
-/// Where applications listen.
+/// The port of the applications.
 const PORT: u16 = 8080;
 const NODES: [&str; 2] = ["node-1", "node-2"];
 /// Shorter than any of these scenarios.

@@ -62,7 +62,7 @@ spec:
   rules: [{from: [{source: {principals: [cluster.local/ns/mesh/sa/a2]}}]}]
 ";
 
-/// What is open goes on, is judged, and ends by itself; what is new waits for the next agent. Nothing is cut.
+/// Open connections go on, are judged, and end by themselves; new ones wait for the next agent. None is cut.
 fn asked_to_end_it_drains(lab: &Lab) -> Result<()> {
     let mut mesh = up(lab, &[])?;
     let _server = servers::echo(&mesh.bed.app("mesh/b")?, any(PORT))?;
@@ -113,7 +113,7 @@ fn asked_to_end_it_drains(lab: &Lab) -> Result<()> {
         .try_for_each(|secret| ensure_hidden(&mesh, &wire, "mesh/a", "mesh/b", secret))
 }
 
-/// What is open after that is cut, and its line says so.
+/// Connections that are open after that are cut, and their lines give the reason.
 fn the_deadline_of_a_drain(lab: &Lab) -> Result<()> {
     let mut mesh = up(lab, &["--drain", "1"])?;
     let out = Open::new(&mesh, "mesh/a", "mesh/b", Family::V6, 9000)?;
@@ -370,7 +370,7 @@ fn clean_up_of(mesh: &Mesh, state: &str) -> Result<(Exit, String)> {
     Ok((running.wait()?, running.log()?))
 }
 
-/// What is in a pod's namespace because of the mesh.
+/// The mesh's rules and routes in a pod's namespace.
 fn traces(mesh: &Mesh, pod: &str) -> Result<String> {
     let site = mesh.bed.app(pod)?;
     let mut traces = String::new();
@@ -497,7 +497,7 @@ fn killed_at_any_moment(lab: &Lab) -> Result<()> {
     ensure_hidden(&mesh, &wire, "mesh/a", "mesh/b", "AGAIN")
 }
 
-/// What an agent and the kernel hold because of pods.
+/// The resources of an agent and the kernel for pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Census {
     pins: usize,
@@ -538,7 +538,7 @@ impl Census {
     }
 }
 
-/// How many tunnels the agent of a node has open, both ways.
+/// The number of open tunnels of a node's agent, in both directions.
 fn tunnels(mesh: &Mesh, node: &str) -> Result<usize> {
     let text = mesh.bed.node(node)?.shell()?.act(http::fetch, "http://127.0.0.1:15020/metrics".to_owned())?;
     let open = text.lines().filter(|line| line.starts_with("underpass_tunnels_open{"));

@@ -28,7 +28,7 @@ use underpass_tests::{
 /// mesh/a and mesh/a2 on node-1, mesh/b and mesh/b2 on node-2 are in the mesh; out/o1 and out/o2 are not.
 const WORLD: &str = include_str!("manifests/two-nodes.yaml");
 const PORT: u16 = 8080;
-/// Where applications listen that answer load.
+/// The port of the applications that answer load.
 const LOAD: u16 = 9000;
 
 fn main() -> ExitCode {
@@ -61,7 +61,7 @@ fn one_worker(more: &[&str]) -> impl FnOnce(&mut Mesh) {
     move |mesh| mesh.options(&options.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// What the agent of a node says about a pod's part.
+/// A pod's share, in the words of its node's agent.
 fn part(mesh: &Mesh, node: &str, pod: &str, what: &str) -> Result<u64> {
     let limits = mesh.admin(node, "/limits")?;
     let found = what.split('.').fold(&limits["pods"][pod], |value, key| &value[key]);
@@ -227,7 +227,7 @@ fn cpu_ticks(thread: &Path) -> Result<u64> {
     Ok(field(11)? + field(12)?)
 }
 
-/// How often a thread has slept: a pause of accepting is once.
+/// The number of sleeps of a thread: a pause of accepting is one.
 fn wakes(thread: &Path) -> Result<u64> {
     let status = fs::read_to_string(thread.join("status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));

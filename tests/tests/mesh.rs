@@ -1,7 +1,7 @@
-//! End to end: what the applications of a mesh see, and what the wire does. Level kernel: needs root, the kernel programs
+//! End to end: the view of a mesh's applications, and the packets between the nodes. Level kernel: needs root, the kernel programs
 //! and the agent. Every behaviour has its failing twin: without the mesh, or with a peer outside of it.
 //!
-//! What policy does to connections is in policy.rs.
+//! Policies are in policy.rs.
 
 use std::{
     collections::BTreeSet,
@@ -59,7 +59,7 @@ underpass_tests::scenarios! {
 const WORLD: &str = include_str!("manifests/two-nodes.yaml");
 const SERVICES: &str = include_str!("manifests/services.yaml");
 
-/// Where applications listen.
+/// The port of the applications.
 const PORT: u16 = 8080;
 /// Across nodes, and within one.
 const SERVERS: [&str; 2] = ["mesh/b", "mesh/a2"];
@@ -132,7 +132,7 @@ fn capture_follows_the_label(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// What both ends of one dial see, without what may differ from call to call.
+/// One dial as both ends see it, without the values that differ from call to call.
 fn addresses_seen(mesh: &Mesh, first_port: u16) -> Result<Vec<Value>> {
     let mut seen = Vec::new();
     let kinds = ["v4", "v6", "mapped"].iter().flat_map(|kind| [(*kind, false), (*kind, true)]);
@@ -428,7 +428,7 @@ fn single_bytes_arrive(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// What a process may hold and has held, in bytes.
+/// The memory of a process, now and at most, in bytes.
 fn memory_of(pid: i32) -> Result<(u64, u64)> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let kib = |key: &str| {

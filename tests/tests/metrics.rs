@@ -36,7 +36,7 @@ spec:
   selector: {matchLabels: {app: b2}}
   mtls: {mode: STRICT}
 ";
-/// Where applications listen.
+/// The port of the applications.
 const PORT: u16 = 8080;
 
 fn mesh(lab: &Lab, options: &[&str]) -> Result<Mesh> {

@@ -107,10 +107,10 @@ enum Order {
     Measure(String, SocketAddr),
 }
 
-/// How pods stand: name, state, problem.
+/// The state of pods: name, state, problem.
 type Status = Vec<(String, String, Option<String>)>;
 
-/// What is in the kernel, and what the tunnel was told.
+/// The state of the kernel, and the tunnel's updates.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Sight {
     pods: usize,
@@ -523,7 +523,7 @@ fn enrolled(lab: &Lab, drain: Duration) -> Result<(Testbed, Agent, Vec<Fact>)> {
     Ok((bed, agent, facts))
 }
 
-/// Who answers a connection between two pods.
+/// The application that answers a connection between two pods.
 fn who(bed: &Testbed, from: &str, to: impl Into<SocketAddr>) -> Result<Who> {
     bed.app(from)?.act(dial, Dial::to(to.into()))?.answered()?.who()
 }

@@ -1,4 +1,4 @@
-//! End to end: what a change does to open connections of every sort. Level kernel: needs root, the kernel programs and the
+//! End to end: the effect of a change on open connections of every sort. Level kernel: needs root, the kernel programs and the
 //! agent. What is denied now ends, with the reason and the policy in both nodes' logs; what stays allowed is never cut.
 
 use std::{collections::BTreeMap, net::IpAddr};
@@ -20,7 +20,7 @@ const WORLD: &str = include_str!("manifests/two-nodes.yaml");
 const FILE: &str = "change.yaml";
 const PORT: u16 = 8080;
 
-/// Who calls what, and how: node-1 has a, a2 and o1, node-2 has b, b2 and o2; o1 and o2 are outside.
+/// Client, server and path of each connection: node-1 has a, a2 and o1, node-2 has b, b2 and o2; o1 and o2 are outside.
 struct Sort {
     name: &'static str,
     client: &'static str,
@@ -119,7 +119,7 @@ struct Row {
     world: Vec<(&'static str, &'static str)>,
     file: String,
     ends: Vec<&'static str>,
-    /// What the log of the node that ends them says; `@`: the direction.
+    /// The line of the node that ends them; `@`: the direction.
     why: [(&'static str, &'static str); 3],
 }
 

@@ -1,5 +1,5 @@
-//! Services end to end: which endpoint a call of a VIP meets, what the wire and the access log say about it, and who is
-//! refused why. Level kernel: needs root, the kernel programs and the agent. Both families; each behaviour with its
+//! Services end to end: the endpoint of a call of a VIP, its trace between the nodes and in the access log, and the
+//! reasons of refusals. Level kernel: needs root, the kernel programs and the agent. Both families; each behaviour with its
 //! failing twin.
 
 use std::{collections::BTreeSet, net::SocketAddr};
@@ -27,7 +27,7 @@ underpass_tests::scenarios! {
 const WORLD: &str = include_str!("manifests/two-nodes.yaml");
 const TRAFFIC: &str = include_str!("manifests/traffic.yaml");
 
-/// Where applications listen.
+/// The port of the applications.
 const PORT: u16 = 8080;
 /// With the label `role: server`: the first on node-1 in zone z1, the others on node-2 in z2.
 const SERVERS: [&str; 3] = ["mesh/a2", "mesh/b", "mesh/b2"];
@@ -73,7 +73,7 @@ fn call(mesh: &Mesh, pod: &str, n: u16, ipv4: bool) -> Result<Who> {
     talk.who()
 }
 
-/// Who answers so many calls of the n-th service, or as soon as there are two of them.
+/// The pods that answer so many calls of the n-th service, or the first two of them.
 fn reached(mesh: &Mesh, pod: &str, n: u16, ipv4: bool, calls: usize) -> Result<BTreeSet<String>> {
     let mut reached = BTreeSet::new();
     for _ in 0..calls {

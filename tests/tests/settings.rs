@@ -26,7 +26,7 @@ fn leave(mesh: &mut Mesh, app: &str) -> Result<()> {
     mesh.replace("world.yaml", &stays, &format!("labels: {{app: {app}, istio.io/dataplane-mode: none}}"))
 }
 
-/// What the agent says of one setting: its values and their source.
+/// One setting of the agent: its values and their source.
 fn setting(config: &Value, name: &str) -> Result<Value> {
     let all = config["settings"].as_array().context("settings")?;
     let found = all.iter().find(|s| s["name"] == name).with_context(|| format!("{name} in {config}"))?;

@@ -49,7 +49,7 @@ const SHORT: Keepalive = Keepalive { idle: Duration::from_secs(1), interval: Dur
 const SHORTLY: [&str; 6] = ["--keepalive-idle", "1s", "--keepalive-interval", "1s", "--keepalive-probes", "3"];
 /// Longer than that takes.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Where applications listen.
+/// The port of the applications.
 const PORT: u16 = 8080;
 const HBONE: u16 = 15008;
 
@@ -185,7 +185,7 @@ fn netns(mesh: &Mesh, pod: &str) -> Result<Netns> {
     Ok(Netns::of_process(mesh.bed.pod(pod)?.sandbox_pid().cast_unsigned())?)
 }
 
-/// What a careful application asks for.
+/// The options of a careful application.
 fn probes(sockets: &mut Sockets, id: Id) -> Result<()> {
     let int = |level, name, value: i32| Opt::Raw { level, name, value: value.to_ne_bytes().to_vec() };
     for (name, value) in [(libc::TCP_KEEPIDLE, 1), (libc::TCP_KEEPINTVL, 1), (libc::TCP_KEEPCNT, 3)] {

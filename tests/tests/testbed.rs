@@ -1,4 +1,4 @@
-//! The testbed tests itself: what it builds is there, what it measures is true, and nothing is left of it. Level
+//! The testbed's own tests: its nodes and pods are there, its measurements are true, and nothing is left of it. Level
 //! kernel: needs root, and no mesh.
 
 use std::{
@@ -120,7 +120,7 @@ fn testbed_of_sixteen_pods_is_up_soon(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// How long connect() takes from a1 to b1.
+/// The duration of connect() from a1 to b1.
 fn connect_time(bed: &Testbed) -> Result<Duration> {
     let dial = Dial::to((bed.pod("default/b1")?.v4()?, 8080));
     Ok(bed.app("default/a1")?.act(socket::dial, dial)?.answered()?.connected_after)

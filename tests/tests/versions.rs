@@ -252,7 +252,7 @@ fn the_successor_enrolled_it(lab: &Lab, from: AgentVersion) -> Result<()> {
     scene.end(|what| is_cut(what) && (what.starts_with("out/") || !what.contains("ECONNREFUSED")))
 }
 
-/// Who is killed.
+/// The agent that is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Victim {
     Successor,

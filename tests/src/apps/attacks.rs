@@ -1,4 +1,4 @@
-//! What root inside a pod may try besides odd sockets ([`socket`](super::socket)) and raw packets
+//! Attacks of root inside a pod besides odd sockets ([`socket`](super::socket)) and raw packets
 //! ([`raw`](super::raw)). Each is a function for [`Site::act`](crate::testbed::Site::act) or an actor.
 
 use std::{

@@ -26,7 +26,7 @@ use crate::testbed::{Actor, Io, Site, wait};
 pub struct Crowd {
     /// Each of them; an echo server is there.
     pub dial: Dial,
-    /// How many.
+    /// Their number.
     pub count: usize,
 }
 
@@ -146,7 +146,7 @@ impl Caller {
         Ok(Self { actor: site.spawn(call_and_keep, Crowd { dial, count: most })? })
     }
 
-    /// What it has seen so far.
+    /// Its results so far.
     pub fn seen(&mut self) -> Result<Seen> {
         self.actor.tell(&Order::Count)?;
         self.actor.event()

@@ -21,11 +21,11 @@ pub const PATIENT: Duration = Duration::from_secs(100);
 pub struct Hammer {
     /// Echo servers.
     to: Vec<SocketAddr>,
-    /// What each is told.
+    /// The text that each sends.
     say: String,
     /// The file.
     until: PathBuf,
-    /// How long each connection is waited for.
+    /// Patience with each connection.
     patience: Duration,
 }
 
@@ -42,7 +42,7 @@ impl Hammer {
     }
 }
 
-/// How many were answered, and what came of the others.
+/// The number of answered connections, and the outcomes of the others.
 pub type Struck = (u64, BTreeMap<String, u64>);
 
 /// Starts one; it says so after each answer.

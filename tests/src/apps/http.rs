@@ -30,9 +30,9 @@ pub struct Service {
     pub name: String,
     /// Its version in answers.
     pub version: String,
-    /// Where it listens.
+    /// Its address.
     pub address: SocketAddr,
-    /// What it calls for every request, in order: `http://host:port/path`.
+    /// Its calls for every request, in order: `http://host:port/path`.
     pub calls: Vec<String>,
 }
 

@@ -24,12 +24,12 @@ use crate::testbed::{Actor, Io, Site};
 pub const END: u8 = b'e';
 /// The server answers, and the connection goes on.
 pub const ECHO: u8 = b'o';
-/// How many failures are told; all are counted.
+/// The number of failures that are reported; all are counted.
 const TOLD: usize = 5;
-/// How long one step may take.
+/// Patience with one step.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What to do.
+/// An order of connections.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Load {
     /// In turn.
@@ -38,11 +38,11 @@ pub struct Load {
     pub count: usize,
     /// So many go on at a time, one after another.
     pub at_once: usize,
-    /// Who ends them: the server, or the client.
+    /// Whether the server ends them, or the client.
     pub server_ends: bool,
 }
 
-/// What came of it.
+/// The outcome of a load.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     /// Connections that were answered, and ended in order.

@@ -21,17 +21,17 @@ const FIRST_PORT: u16 = 20_000;
 /// A connection and the processes at its ends, which end with it.
 #[derive(Debug)]
 pub struct Pair {
-    /// Who connected.
+    /// The client.
     pub client: Sockets,
-    /// Who accepted.
+    /// The server.
     pub server: Sockets,
     /// The client's socket.
     pub out: Id,
     /// The server's socket.
     pub inn: Id,
-    /// Whom the server saw.
+    /// The client's address as the server saw it.
     pub seen: SocketAddr,
-    /// Where it listened.
+    /// The server's address.
     pub to: SocketAddr,
 }
 
@@ -47,7 +47,7 @@ impl Pair {
         Ok(Self { client, server, out, inn, seen, to })
     }
 
-    /// How long later steps of both ends may take.
+    /// Patience with later steps of both ends.
     pub fn patience(&mut self, patience: Duration) -> Result<()> {
         self.client.set_patience(self.out, patience)??;
         Ok(self.server.set_patience(self.inn, patience)??)
@@ -74,7 +74,7 @@ impl Pair {
         })
     }
 
-    /// What the next byte for the client is: one, the end, or a failure.
+    /// The next byte for the client: one, the end, or a failure.
     pub fn client_reads(&mut self) -> Result<Result<Vec<u8>, Failure>> {
         self.client.receive(self.out, 1)
     }

@@ -66,7 +66,7 @@ impl Checker {
         Ok(())
     }
 
-    /// How much was right.
+    /// The number of right bytes.
     #[must_use]
     pub fn length(&self) -> u64 {
         self.offset

@@ -22,10 +22,10 @@ const OWN_HEADER: i32 = 255;
 /// A destination options header of 8 bytes with nothing but padding (RFC 8200, 4.2); the next header comes first.
 const PADDING: [u8; 7] = [0, 1, 4, 0, 0, 0, 0];
 
-/// What a SYN of [`Dress::FragmentedData`] carries: zeros, which change nothing in a checksum but its length.
+/// The payload of a SYN of [`Dress::FragmentedData`]: zeros, which change nothing in a checksum but its length.
 const DATA: [u8; 12] = [0; 12];
 
-/// How the SYN is dressed.
+/// The form of the SYN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Dress {
     /// One packet with its own IP header.

@@ -187,7 +187,7 @@ impl Sockets {
         }
     }
 
-    /// How long later reads and writes of this socket may take.
+    /// Patience with later reads and writes of this socket.
     pub fn set_patience(&mut self, id: Id, patience: Duration) -> Outcome<()> {
         self.done(&Step::Patience(id, patience))
     }

@@ -20,7 +20,7 @@ use crate::testbed::{Actor, Io, Site};
 pub struct Serve {
     /// Its name in answers.
     pub app: String,
-    /// Where it listens; `[::]:port` for both families.
+    /// Its address; `[::]:port` for both families.
     pub address: SocketAddr,
     /// Options of the listener.
     pub options: Vec<Opt>,
@@ -110,7 +110,7 @@ pub fn run_udp_echo(serve: Serve, io: &mut Io) -> Result<()> {
 pub struct Ping {
     /// Destination.
     pub to: SocketAddr,
-    /// What to send.
+    /// Its payload.
     pub say: String,
 }
 

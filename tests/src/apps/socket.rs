@@ -25,10 +25,10 @@ const IPPROTO_MPTCP: i32 = 262;
 const TCP_FASTOPEN_CONNECT: i32 = 30;
 const TCP_FASTOPEN_NO_COOKIE: i32 = 34;
 
-/// How long a connection is tried for unless told otherwise; times the slowness of the machine.
+/// Default patience with a connection; times the slowness of the machine.
 pub const PATIENCE: Duration = Duration::from_secs(4);
 
-/// What an application may do to its socket before it uses it.
+/// An option that an application sets on its socket before it uses it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Opt {
     /// SO_MARK.
@@ -104,11 +104,11 @@ pub struct Dial {
     pub options: Vec<Opt>,
     /// The socket is an MPTCP one.
     pub mptcp: bool,
-    /// What is written first; nothing: the server is to speak first.
+    /// The first bytes of the client; none: the server is to speak first.
     pub say: String,
     /// An answer is expected.
     pub listen: bool,
-    /// How long every step may take, before the machine's slowness.
+    /// Patience with every step, before the machine's slowness.
     pub patience: Duration,
 }
 
@@ -170,12 +170,12 @@ impl Dial {
     }
 }
 
-/// What the echo server says about a connection.
+/// The echo server's description of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Who {
     /// The server's name: its host name file says which pod, its argument which application.
     pub app: String,
-    /// Who connected, as accept() said.
+    /// The client, as accept() named it.
     pub peer: SocketAddr,
     /// The server's own getsockname().
     pub local: SocketAddr,
@@ -240,7 +240,7 @@ impl std::fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// What came of a [`Dial`].
+/// The outcome of a [`Dial`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Dialed {
     /// It was connected, and read from where something was to be read.

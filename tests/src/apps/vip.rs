@@ -1,4 +1,4 @@
-//! What kube-proxy does, in user space: a listener on every VIP and port of the node's own, and a connection to a
+//! A kube-proxy in user space: a listener on every VIP and port of the node's own, and a connection to a
 //! backend for each that comes in. So services work for pods that the mesh does not capture. (Backends see the node as
 //! the client, as with a kube-proxy that masquerades.)
 

@@ -30,9 +30,9 @@ pub struct Counting;
 /// Allocations since the start of the process, of all threads that are not [`apart`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Allocations {
-    /// How many. One that is made larger or smaller counts again.
+    /// Their number. One that is made larger or smaller counts again.
     pub count: u64,
-    /// How many bytes, as asked for.
+    /// Bytes, as asked for.
     pub bytes: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Where and of what it was measured: numbers without it say nothing.
+//! Machine and build of a measurement: numbers without them mean nothing.
 
 use std::{fmt, fs, process::Command};
 

@@ -81,7 +81,7 @@ pub fn settle() -> Result<Vec<Thread>> {
     }
 }
 
-/// What is resident, in bytes.
+/// Resident memory, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Resident {
     /// Now: VmRSS.

@@ -1,4 +1,4 @@
-//! What a benchmark tells: a list of entries, the same for the terminal, `target/bench/*.json` and the published table. Times
+//! The report of a benchmark: a list of entries, the same for the terminal, `target/bench/*.json` and the published table. Times
 //! are medians with their range; counts are exact.
 
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use super::allocations::Allocations;
 /// One number, and whether it is as it should be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
-    /// What was done.
+    /// The work.
     pub work: String,
     /// To how large a cluster, in pods.
     pub size: usize,
@@ -20,7 +20,7 @@ pub struct Entry {
     pub value: Option<f64>,
     /// The least and the most of several.
     pub range: Option<[f64; 2]>,
-    /// What was allocated meanwhile.
+    /// Allocations meanwhile.
     pub allocations: Option<Allocations>,
     /// Operations on the kernel's tables.
     pub operations: Option<u64>,

@@ -19,7 +19,7 @@ use crate::stage::{ECHO_PORT, RATINGS, Stage};
 /// On the other node, and allowed to call ratings.
 const CALLER: &str = "bookinfo/reviews-v3";
 const IDENTITY: &str = "spiffe://cluster.local/ns/bookinfo/sa/bookinfo-reviews";
-/// What is sent at a time: enough to be seen in a rate.
+/// Bytes that are sent at a time: enough to be seen in a rate.
 const BURST: &[u8] = &[b'x'; 4096];
 
 /// A connection from reviews to the echo server beside ratings, that goes on.
@@ -138,7 +138,7 @@ pub(crate) fn an_agent_takes_over(stage: &mut Stage) -> Result<()> {
     stage.screen.expect(&format!("{answered} connections meanwhile, 0 failed"), failed.is_empty(), &failed)
 }
 
-/// What the demo asks Prometheus, and what an answer has to have.
+/// The demo's queries, and the labels that an answer must have.
 const QUERIES: [(&str, &[(&str, &str)]); 3] = [
     (
         "sum by (source_workload, destination_workload) (istio_tcp_connections_opened_total{reporter=\"source\"})",

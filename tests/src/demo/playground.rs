@@ -1,4 +1,4 @@
-//! What is left when the steps are done: everything runs, and here are the commands to try. Pods and nodes have no
+//! The playground after the steps: everything runs, and here are the commands to try. Pods and nodes have no
 //! names that a shell could use, so the demo writes a script that knows them.
 
 use std::{
@@ -50,7 +50,7 @@ fn print(stage: &Stage, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What GETs: curl where there is one, else the testbed's own program, which is built beside this one.
+/// The HTTP client: curl where there is one, else the testbed's own program, which is built beside this one.
 fn get() -> Result<String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     if std::env::split_paths(&path).any(|folder| folder.join("curl").is_file()) {

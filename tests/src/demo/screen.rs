@@ -1,4 +1,4 @@
-//! What the demo prints. Colours only where a person looks.
+//! The output of the demo. Colours only on a terminal.
 
 use std::{
     fmt,
@@ -66,7 +66,7 @@ impl Screen {
         self.title(&format!("{}. {title}", self.steps));
     }
 
-    /// What is done now.
+    /// The action of the moment.
     pub(crate) fn does(&self, text: &str) {
         println!("  {}       {text}", self.paint(Style::Blue, ">"));
     }

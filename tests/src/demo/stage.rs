@@ -1,4 +1,4 @@
-//! What the demo plays on: nodes, pods, agents and the applications of the bookinfo sample, and the few things that
+//! The stage of the demo: nodes, pods, agents and the applications of the bookinfo sample, and the few things that
 //! steps do with them.
 
 use std::{collections::BTreeMap, path::PathBuf, process::Command};
@@ -31,7 +31,7 @@ const SAMPLE: [(&str, &str); 5] = [
 const NAMESPACES: &str = "namespaces.yaml";
 /// The file with the policies.
 pub(crate) const SECURITY: &str = "security.yaml";
-/// What puts a namespace into the mesh.
+/// The label that puts a namespace into the mesh.
 const LABEL: &str = "  labels:\n    istio.io/dataplane-mode: ambient\n";
 /// Every service of the sample.
 pub(crate) const PORT: u16 = 9080;
@@ -47,12 +47,12 @@ pub(crate) const RATINGS: &str = "bookinfo/ratings-v1";
 pub(crate) const CLIENT: &str = "client/sleep";
 pub(crate) const OUTSIDER: &str = "legacy/curl";
 
-/// Where the command line tool is.
+/// Path of the command line tool.
 const CLI: &str = "UNDERPASS_CLI_BIN";
 
 /// Applications, by pod.
 pub(crate) type Processes = BTreeMap<String, Process>;
-/// What a GET was answered; without an answer, why.
+/// The answer to a GET; without an answer, the reason.
 pub(crate) type Answer = std::result::Result<Value, String>;
 
 /// Everything that runs.
@@ -93,7 +93,7 @@ impl Stage {
         Ok(it)
     }
 
-    /// Where the demo's own copy of the sample is.
+    /// Directory of the demo's own copy of the sample.
     pub(crate) fn manifests(&self) -> PathBuf {
         self.mesh.bed.lab().directory().join("manifests")
     }
@@ -125,7 +125,7 @@ impl Stage {
         }
     }
 
-    /// How many lines each node's access log has: where to look on from.
+    /// The number of lines of each node's access log: later lines are new.
     pub(crate) fn marks(&self) -> Result<BTreeMap<String, usize>> {
         let nodes = self.mesh.bed.nodes().iter().map(|node| node.spec().name.clone());
         nodes.map(|node| Ok((node.clone(), self.mesh.log(&node)?.len()))).collect()
@@ -197,7 +197,7 @@ fn start_applications(mesh: &Mesh) -> Result<BTreeMap<String, Actor<()>>> {
     pods.iter().map(start).collect()
 }
 
-/// What an application of the sample calls another one by.
+/// The URL by which an application of the sample calls another one.
 pub(crate) fn url_of(service: &str) -> String {
     format!("http://{service}:{PORT}/{service}")
 }

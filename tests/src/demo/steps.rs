@@ -37,7 +37,7 @@ const TLS_RECORD: [u8; 3] = [0x17, 0x03, 0x03];
 /// Which version of reviews a call reaches is not ours to choose: so many calls reach all three.
 const CALLS_MAX: usize = 60;
 
-/// What the access log of ratings' node says of the client's calls. All of it: lines of earlier calls of the client to
+/// The fields of the client's calls in the access log of ratings' node. All of them: lines of earlier calls of the client to
 /// others may still be on their way.
 const CLIENT_AT_RATINGS: [(&str, &str); 3] =
     [("direction", "inbound"), ("source_workload", "sleep"), ("destination_workload", "ratings-v1")];

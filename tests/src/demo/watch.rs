@@ -12,9 +12,9 @@ use underpass_tests::testbed::wait;
 
 /// No step takes a tenth of this on an ordinary machine.
 const STEP: Duration = Duration::from_secs(30);
-/// How often it is looked at.
+/// The interval of its looks.
 const POLL: Duration = Duration::from_millis(200);
-/// What is shown of each agent's log when a step has failed.
+/// Lines of each agent's log that are shown when a step has failed.
 const LAST_LINES: usize = 12;
 
 /// The clock of the current step.

@@ -27,7 +27,7 @@ use super::{
 
 pub(super) use super::shim::{Shim, shim_at};
 
-/// How a process ended.
+/// The end of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exit {
     /// It exited with this code.
@@ -145,7 +145,7 @@ impl Process {
         }
     }
 
-    /// How it ended, if it has.
+    /// Its end, if it has ended.
     pub(super) fn ended(&mut self) -> Result<Option<Exit>> {
         self.status.get_ref().set_nonblocking(true)?;
         let looked = self.read_status();

@@ -97,7 +97,7 @@ impl Capture {
         Ok(self.shared.drained()?.frames.clone())
     }
 
-    /// How many segments so far are like this.
+    /// The number of segments so far that match.
     pub fn count(&self, mut like: impl FnMut(&Segment<'_>) -> bool) -> Result<usize> {
         let state = self.shared.drained()?;
         let count = state.frames.iter().filter_map(Frame::segment).filter(|s| like(s)).count();
@@ -216,7 +216,7 @@ impl State {
     }
 }
 
-/// What every direction of every connection carried, in the order in which it passed.
+/// The bytes of every direction of every connection, in the order in which they passed.
 fn streams(frames: &[Frame]) -> BTreeMap<(SocketAddr, SocketAddr), Vec<u8>> {
     let mut streams: BTreeMap<_, Vec<u8>> = BTreeMap::new();
     for segment in frames.iter().filter_map(Frame::segment) {

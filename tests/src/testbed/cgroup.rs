@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 /// The beginning of the name of every cgroup of ours.
 const PREFIX: &str = "underpass-test";
 
-/// How long a cgroup may stay busy after its last process was killed.
+/// Patience with a cgroup that is busy after its last process was killed.
 const REMOVAL: Duration = Duration::from_secs(20);
 
 /// `cgroupDriver` of the kubelet.
@@ -89,7 +89,7 @@ impl Driver {
     }
 }
 
-/// Where cgroup2 is mounted: `/sys/fs/cgroup` on a unified machine, a directory of it on a hybrid one.
+/// The mount point of cgroup2: `/sys/fs/cgroup` on a unified machine, a directory of it on a hybrid one.
 pub fn mount_point() -> Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").context("read /proc/self/mounts")?;
     let mut fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
@@ -126,7 +126,7 @@ impl ScenarioCgroup {
         Ok(Self { path })
     }
 
-    /// Where it is.
+    /// Its path.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

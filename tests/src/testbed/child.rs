@@ -170,7 +170,7 @@ fn prepare_mounts() -> Result<()> {
 struct Init {
     control: OwnedFd,
     scenario: Pid,
-    /// Where to report the end of each process.
+    /// The descriptor for the report of each process's end.
     living: HashMap<Pid, UnixStream>,
 }
 

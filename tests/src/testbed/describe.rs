@@ -1,4 +1,4 @@
-//! What a testbed is to contain: nodes, pods, services, as plain data. A [`World`] gives one, so that the manifests
+//! The description of a testbed: nodes, pods, services, as plain data. A [`World`] gives one, so that the manifests
 //! which the mesh reads also build what it runs on; tests write smaller ones by hand.
 //!
 //! What must hold after [`Description::layout`]: every pod has a node, every name and address is there once, the pods
@@ -31,7 +31,7 @@ pub struct NodeSpec {
     pub name: String,
     /// Its addresses on the link between the nodes; the first of each family is the one that pods are reached by.
     pub addresses: Vec<IpAddr>,
-    /// How its kubelet lays out cgroups.
+    /// The cgroup driver of its kubelet.
     pub driver: Driver,
 }
 
@@ -156,7 +156,7 @@ impl Description {
         Ok(it)
     }
 
-    /// What objects describe. Pods that have no node or no address yet, or have ended, are left out; the QoS class is
+    /// The testbed that objects describe. Pods that have no node or no address yet, or have ended, are left out; the QoS class is
     /// no part of them and stays the default.
     pub fn from_model(model: &Model) -> Result<Self> {
         let (world, sources) = (model.world(), model.sources());
@@ -249,7 +249,7 @@ pub struct Subnet {
     pub gateway: IpAddr,
 }
 
-/// Where the addresses of a description lie.
+/// The networks of a description's addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
     subnets: BTreeMap<(String, bool), Subnet>,

@@ -20,7 +20,7 @@ use super::{child::BPFFS, sys};
 /// The number of the listener's descriptor in the program.
 pub(super) const NUMBER: RawFd = 200;
 
-/// How long a look for a call takes at the longest, so that its caller can look elsewhere as well.
+/// The longest time of a look for a call, so that its caller can look elsewhere as well.
 const LOOK: u8 = 20;
 
 /// The calls of a program, one after the other. Dropped, those that still come fail.
@@ -34,11 +34,11 @@ pub struct Gate {
 #[derive(Clone, Debug)]
 pub struct Call {
     id: u64,
-    /// What it is about to do.
+    /// The system call that it is about to make.
     pub step: Step,
 }
 
-/// What a call does.
+/// The kind of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Something to a program's link, a map or a pin: a command of bpf(2).

@@ -38,9 +38,9 @@ const SCENARIO: &str = "UNDERPASS_TEST_SCENARIO";
 const DIRECTORY: &str = "UNDERPASS_TEST_DIRECTORY";
 const CGROUP: &str = "UNDERPASS_TEST_CGROUP";
 
-/// How long a scenario that was asked to end may take before it is killed.
+/// Grace of a scenario between the request to end and its kill.
 const GRACE: Duration = Duration::from_secs(10);
-/// How much of each log is shown when a scenario fails.
+/// The part of each log that is shown when a scenario fails.
 const SHOWN_BYTES: usize = 64 * 1024;
 
 /// One test.
@@ -49,7 +49,7 @@ pub struct Scenario {
     name: &'static str,
     body: Body,
     hidden: bool,
-    /// How many times the usual deadline it has.
+    /// Its deadline, as a multiple of the usual one.
     times: u32,
 }
 
@@ -164,7 +164,7 @@ pub fn main_of(scenario: Scenario) -> ExitCode {
     }
 }
 
-/// What is missing to run scenarios, all at once.
+/// The missing preconditions of scenarios, all at once.
 pub fn preflight() -> Result<()> {
     let mut missing = Vec::new();
     if nix::unistd::geteuid().is_root() {
@@ -365,7 +365,7 @@ impl Drop for Directory {
     }
 }
 
-/// Which scenarios to run, from the arguments that `cargo test -- ...` passes on.
+/// The selection of scenarios, from the arguments that `cargo test -- ...` passes on.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Choice {
     filters: Vec<String>,

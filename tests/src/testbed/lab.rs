@@ -55,7 +55,7 @@ impl Lab {
         Path::new(BPFFS)
     }
 
-    /// Where agents pin what they have of a node.
+    /// The directory of a node's pins.
     #[must_use]
     pub fn pins(&self, node: &str) -> PathBuf {
         self.bpffs().join("underpass/nodes").join(node)

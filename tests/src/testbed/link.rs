@@ -43,10 +43,10 @@ const BUFFER: usize = 68 << 10;
 const TURN: usize = 64;
 const SOCKET_BYTES: i32 = 64 << 20;
 
-/// What happens to frames from one node to another.
+/// The treatment of frames from one node to another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Path {
-    /// How long they take.
+    /// Their delay.
     pub delay: Duration,
     /// None arrives.
     pub cut: bool,

@@ -78,7 +78,7 @@ impl Node {
         commands
     }
 
-    /// What it was made from.
+    /// Its specification.
     #[must_use]
     pub fn spec(&self) -> &NodeSpec {
         &self.spec
@@ -130,7 +130,7 @@ impl Node {
         ))
     }
 
-    /// Where the kubelet runs, and probes come from.
+    /// The site of the kubelet, the source of probes.
     pub fn kubelet(&self) -> Result<Site> {
         self.service("kubelet")
     }

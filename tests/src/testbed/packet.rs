@@ -22,7 +22,7 @@ pub struct Segment<'a> {
     pub sequence: u32,
     /// TCP: flags (RFC 9293, 3.1).
     pub flags: u8,
-    /// What it carries.
+    /// Its payload.
     pub payload: &'a [u8],
 }
 

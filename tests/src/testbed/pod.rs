@@ -39,7 +39,7 @@ pub struct Pod {
     sandbox: Actor<()>,
 }
 
-/// How a sandbox begins.
+/// The first state of a sandbox.
 #[derive(Serialize, Deserialize)]
 struct Sandbox {
     directory: PathBuf,
@@ -99,7 +99,7 @@ impl Pod {
         commands
     }
 
-    /// What it was made from.
+    /// Its specification.
     #[must_use]
     pub fn spec(&self) -> &PodSpec {
         &self.spec

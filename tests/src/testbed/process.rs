@@ -75,7 +75,7 @@ impl Program {
         self
     }
 
-    /// How many files it may have open, soft and hard.
+    /// Limits of open files, soft and hard.
     #[must_use]
     pub fn files(mut self, most: Option<u64>) -> Self {
         self.files = most;
@@ -96,7 +96,7 @@ impl Program {
         self
     }
 
-    /// What its log is called: `<name>.log` in the lab's directory; the file's name otherwise.
+    /// The name of its log: `<name>.log` in the lab's directory; the file's name otherwise.
     #[must_use]
     pub fn named(mut self, name: &str) -> Self {
         self.name = name.into();
@@ -175,7 +175,7 @@ impl Running {
         &self.log
     }
 
-    /// What it has written so far.
+    /// Its output so far.
     pub fn log(&self) -> Result<String> {
         let bytes = fs::read(&self.log).with_context(|| format!("read {}", self.log.display()))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -202,7 +202,7 @@ impl Running {
         })
     }
 
-    /// How it ended, if it has.
+    /// Its end, if it has ended.
     pub fn ended(&mut self) -> Result<Option<Exit>> {
         self.process.ended()
     }

@@ -1,4 +1,4 @@
-//! From an address back to a typed function: what a request to init carries is the address of a [`Shim`] that knows
+//! From an address back to a typed function: a request to init carries the address of a [`Shim`] that knows
 //! the types, and of the function itself. Its own file because of its `unsafe`.
 //!
 //! What must hold: the addresses were taken in a process with this image at this place. Init is the only one who calls

@@ -26,7 +26,7 @@ fn check(result: i64) -> io::Result<i64> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// What [`spawn_isolated`] starts.
+/// The process that [`spawn_isolated`] starts.
 pub(super) struct Image {
     /// The program.
     pub(super) program: CString,
@@ -34,7 +34,7 @@ pub(super) struct Image {
     pub(super) arguments: Vec<CString>,
     /// Its environment, `NAME=value`.
     pub(super) environment: Vec<CString>,
-    /// Where its stdout and stderr go, unless they are ours.
+    /// Its stdout and stderr, unless they are ours.
     pub(super) output: Option<OwnedFd>,
 }
 
@@ -135,7 +135,7 @@ pub(super) struct Asked {
     arguments: [u64; 6],
 }
 
-/// What a gated call is about.
+/// The kind of a gated call.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Gated {
     /// A command of bpf(2).
@@ -165,7 +165,7 @@ const GATED_CALLS: &[(i64, &str, usize)] = &[
     (libc::SYS_symlinkat, "create link to a name", 2),
 ];
 
-/// What waits at the gate.
+/// A call that waits at the gate.
 pub(super) fn gated_call(asked: &Asked) -> Gated {
     let [command, ..] = asked.arguments;
     match GATED_CALLS.iter().find(|(number, ..)| *number == asked.number) {

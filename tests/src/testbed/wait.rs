@@ -8,22 +8,22 @@ use std::{
 
 use anyhow::{Result, bail};
 
-/// What one scenario may take on an ordinary machine, unless `UNDERPASS_TEST_DEADLINE_S` says otherwise.
+/// The time of one scenario on an ordinary machine, unless `UNDERPASS_TEST_DEADLINE_S` says otherwise.
 pub const DEADLINE: Duration = Duration::from_secs(120);
 
 /// The variable that sets it, in seconds before slowness.
 pub(super) const DEADLINE_S: &str = "UNDERPASS_TEST_DEADLINE_S";
 
-/// How much earlier than the runner a wait gives up, so that the scenario can still say what was missing; a quarter of
+/// The time by which a wait gives up before the runner, so that the scenario can still say what was missing; a quarter of
 /// a short deadline.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// How often a fact is looked at.
+/// The interval between two looks at a fact.
 const POLL: Duration = Duration::from_millis(2);
 
 static END: OnceLock<Instant> = OnceLock::new();
 
-/// How many times slower than usual this machine is: `UNDERPASS_SLOW`, 4 in an emulated one. Multiplies deadlines.
+/// The slowness of this machine, as a factor: `UNDERPASS_SLOW`, 4 in an emulated one. Multiplies deadlines.
 #[must_use]
 pub fn slowness() -> u32 {
     std::env::var("UNDERPASS_SLOW").ok().and_then(|v| v.parse().ok()).unwrap_or(1).max(1)
@@ -41,7 +41,7 @@ pub(super) fn start(deadline: Duration) {
     END.get_or_init(|| Instant::now() + deadline - (MARGIN * slowness()).min(deadline / 4));
 }
 
-/// What is left of the scenario's time. Never zero: some calls take zero for "forever".
+/// The rest of the scenario's time. Never zero: some calls take zero for "forever".
 #[must_use]
 pub fn remaining() -> Duration {
     let end = *END.get_or_init(|| Instant::now() + deadline());

@@ -207,7 +207,7 @@ pub(crate) struct Marked {
     pub(crate) mark: u32,
     /// SO_BINDTODEVICE.
     pub(crate) device: Option<String>,
-    /// What is sent.
+    /// The packet.
     pub(crate) syn: Syn,
 }
 

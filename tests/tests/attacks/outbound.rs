@@ -1,4 +1,4 @@
-//! Outbound: what an application does to its socket before and after connect(), and what others do to its connect().
+//! Outbound: an application's options of its socket before and after connect(), and foreign programs at connect().
 
 use std::{
     net::{IpAddr, SocketAddr, SocketAddrV4},
@@ -299,7 +299,7 @@ fn ensure_not_logged(mesh: &Mesh, node: &str, talk: &Talk) -> Result<()> {
     Ok(())
 }
 
-/// What goes out of the mesh meets no proxy: same addresses, same errors, not a line in the log.
+/// A connection out of the mesh meets no proxy: same addresses, same errors, not a line in the log.
 pub(crate) fn out_of_the_mesh_is_untouched(lab: &Lab) -> Result<()> {
     let mesh = mesh(lab)?;
     let (_b, _o2) =

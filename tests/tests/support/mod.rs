@@ -28,10 +28,10 @@ use underpass_tests::{
 /// are not.
 pub(crate) const WORLD: &str = include_str!("../manifests/two-nodes.yaml");
 
-/// Where applications listen.
+/// The port of the applications.
 pub(crate) const PORT: u16 = 8080;
 
-/// How long a connection is tried that must not come about, and is not refused either.
+/// Patience with a connection that must not come about, and is not refused either.
 pub(crate) const BRIEFLY: Duration = Duration::from_millis(600);
 
 /// The mesh with an agent on both nodes.
@@ -75,7 +75,7 @@ impl Family {
     }
 }
 
-/// What a node's kernel programs have counted.
+/// The counters of a node's kernel programs.
 #[derive(Clone)]
 pub(crate) struct Counts(BTreeMap<&'static str, u64>);
 

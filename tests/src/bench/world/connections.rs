@@ -14,9 +14,9 @@ use crate::bench::report::Entry;
 
 /// Changes of one second.
 const RATE: u32 = 100;
-/// How often connections are read.
+/// The number of reads of the connections.
 const READS: usize = 7;
-/// What a turn may take longer.
+/// Limit of the additional time of a turn.
 const LONGER_MS: f64 = 1.0;
 
 /// Changes the label of one pod after the other, first without and then with `open` connections of other pods.

@@ -13,7 +13,7 @@ pub const LATER: usize = 500;
 pub const PER_NODE: usize = 250;
 /// AuthorizationPolicies and PeerAuthentications.
 pub const POLICIES: usize = 500;
-/// What Kubernetes writes into one EndpointSlice at most.
+/// Kubernetes' limit of endpoints in one EndpointSlice.
 const SLICE: usize = 100;
 /// Pods of one application.
 const APPLICATION: usize = 10;
@@ -87,7 +87,7 @@ pub enum Thing {
         app: Option<String>,
         /// ALLOW or DENY.
         allow: bool,
-        /// Whom it is about.
+        /// Its pods.
         principals: Vec<String>,
     },
     /// A PeerAuthentication without a selector.
@@ -152,7 +152,7 @@ impl Stack {
         [Self::Single, Self::Dual].into_iter().find(|stack| stack.as_str() == text)
     }
 
-    /// How many families.
+    /// Number of families.
     #[must_use]
     pub const fn families(self) -> usize {
         match self {
@@ -165,7 +165,7 @@ impl Stack {
 /// A cluster.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
-    /// How many pods.
+    /// Number of pods.
     pub pods: usize,
     /// With which addresses.
     pub stack: Stack,

@@ -27,7 +27,7 @@ pub const KEEPER_CPU: &str = "ms CPU, keeper";
 /// Unit of what the busiest other thread uses.
 pub const OTHER_CPU: &str = "ms CPU, busiest other";
 
-/// What one change cost.
+/// The cost of one change.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cost {
     /// From the batch to the last operation.
@@ -110,7 +110,7 @@ pub fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
-/// What is told about a change.
+/// The entry of a change.
 #[must_use]
 pub fn entries(layout: Layout, work: &Work, costs: &[Cost]) -> Vec<Entry> {
     let Layout { pods, stack } = layout;

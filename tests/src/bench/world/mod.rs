@@ -1,4 +1,4 @@
-//! What a change of the World costs, by the size of the cluster: 1,000, 10,000 and 100,000 pods with a tenth as many services
+//! The cost of a change of the World, by the size of the cluster: 1,000, 10,000 and 100,000 pods with a tenth as many services
 //! and 500 policies. Every size has a process of its own, so that memory and allocators do not mix; [`run`] starts them and
 //! collects what they print, [`part`] is what one of them does.
 //!
@@ -46,18 +46,18 @@ const RESIDENT_MIB: f64 = 350.0;
 /// At most, while a change is carried out, times what is resident.
 const PEAK: f64 = 1.5;
 
-/// What is asked for.
+/// The order of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Small clusters, few repetitions.
     pub quick: bool,
-    /// Where the entries go, as JSON.
+    /// The file of the entries, as JSON.
     pub json: Option<PathBuf>,
-    /// Where the page goes.
+    /// The file of the page.
     pub publish: Option<PathBuf>,
 }
 
-/// How much is done.
+/// The extent of a run.
 #[derive(Clone, Copy, Debug)]
 struct Effort {
     sizes: &'static [usize],
@@ -241,7 +241,7 @@ fn progress(layout: Layout, what: &str) {
     let _ = std::io::stderr().write_all(line.as_bytes()); // a reader that has gone misses nothing that counts
 }
 
-/// What small changes count at the largest size, times what they count at the smallest.
+/// The count of small changes at the largest size, divided by their count at the smallest.
 fn growth(entries: &[Entry]) -> Vec<Entry> {
     let mut grown = Vec::new();
     for work in WORKS {

@@ -31,7 +31,7 @@ const ASK_EVERY: Duration = Duration::from_millis(10);
 const READY_MS: f64 = 50.0;
 /// Changes that a door may have waiting, which is what bounds the queue.
 const QUEUE: f64 = 10_000.0;
-/// What counts as flat.
+/// The limit of a flat curve.
 const FLAT_MIB: f64 = 10.0;
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -115,7 +115,7 @@ impl Probe {
         Ok(Self { ended, seen, thread })
     }
 
-    /// How often it was answered, and the longest time in ms, that of a question which waits still among them.
+    /// The number of answers, and the longest time in ms, that of a question which waits still among them.
     fn end(self) -> (usize, f64) {
         self.ended.store(true, Relaxed);
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! What is measured: the parts of an agent that a change of the World passes through, wired as `agent::node` wires them, with
+//! The subject of measurement: the parts of an agent that a change of the World passes through, wired as `agent::node` wires them, with
 //! tables in memory. The seam of this benchmark: it touches the product here alone, in the terms that
 //! [`Subject`] offers; scenarios, counting and tables know nothing else.
 //!
@@ -52,7 +52,7 @@ use super::{
 
 /// The name of the thread that keeps the World.
 pub const KEEPER: &str = "keeper";
-/// How a worker's thread is called, with its number.
+/// The name of a worker's thread, with its number.
 pub const WORKER: &str = "worker-";
 /// The node that this is. No pod of the cluster is on it.
 const NODE: &str = "here";
@@ -127,7 +127,7 @@ pub struct Subject {
     _access_log: Arc<AccessLog>,
 }
 
-/// How far the tables are.
+/// The progress of the tables.
 #[derive(Debug, Default)]
 struct Progress {
     turns: Mutex<Turns>,
@@ -168,7 +168,7 @@ impl Subject {
     /// An agent that has heard of nothing yet, with so many workers.
     ///
     /// # Errors
-    /// What could not be started.
+    /// The failure of a start.
     pub fn start(workers: usize) -> Result<Self> {
         let registry = Registry::default();
         let (progress, ready) = (Arc::new(Progress::default()), Readiness::new());
@@ -323,7 +323,7 @@ impl Drop for Subject {
     }
 }
 
-/// What runs on the agent's own thread.
+/// The tasks on the agent's own thread.
 struct Agent {
     keeper: Keeper,
     ztunnel: Arc<Ztunnel>,
@@ -355,7 +355,7 @@ impl Agent {
     }
 }
 
-/// Whose certificates this node wants.
+/// The identities whose certificates this node wants.
 fn identities(world: &World, local: &[LocalPod]) -> BTreeSet<Identity> {
     let trust_domain = &world.settings().trust_domain;
     local.iter().map(|pod| Identity::new(trust_domain, &pod.account.namespace, &pod.account.name)).collect()

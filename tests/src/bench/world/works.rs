@@ -1,8 +1,8 @@
-//! What is done to a World, and what it may cost: the changes that have a target, each of which can be made again and again. Its own file because the list is what grows.
+//! The changes of a World that have a target, each of which can be made again and again. Its own file because the list grows.
 
 use super::layout::{Change, Layout};
 
-/// What a change may cost.
+/// The target of a change.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Target {
     /// CPU time in ms; operations and allocations times those of the smallest cluster.
@@ -28,11 +28,11 @@ pub enum Target {
 pub struct Work {
     /// As told.
     pub name: &'static str,
-    /// What it may cost.
+    /// Its target.
     pub target: Target,
     /// The change, for the n-th time, counted from 1.
     pub change: fn(Layout, usize) -> Vec<Change>,
-    /// What makes the next one a change again; not measured.
+    /// The step that makes the next one a change again; not measured.
     pub undo: fn(Layout, usize) -> Vec<Change>,
 }
 
