@@ -46,7 +46,7 @@ pub struct Mesh {
     files: Option<u64>,
     ipv6: bool,
     version: AgentVersion,
-    gated: bool,
+    stepped: bool,
 }
 
 /// A build of the agent.
@@ -109,7 +109,7 @@ impl Mesh {
             files: None,
             ipv6: true,
             version: AgentVersion::This,
-            gated: false,
+            stepped: false,
         })
     }
 
@@ -133,9 +133,9 @@ impl Mesh {
         self.version = version;
     }
 
-    /// Whether the calls of agents that are started from now on wait at a gate.
-    pub fn gated(&mut self, gated: bool) {
-        self.gated = gated;
+    /// Whether agents that are started from now on stop before each step: a system call that changes names, pins or links.
+    pub fn stepped(&mut self, stepped: bool) {
+        self.stepped = stepped;
     }
 
     /// Starts an agent on every node, and waits until all of them have applied the manifests.
@@ -200,7 +200,7 @@ impl Mesh {
             .args(more)
             .files(self.files)
             .ipv6(self.ipv6)
-            .gated(self.gated)
+            .stepped(self.stepped)
             .named(&format!("agent-{name}-{}", self.started));
         let running = node.service("underpass-agent")?.start(&program)?;
         self.agents.insert(name.to_owned(), running);

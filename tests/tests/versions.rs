@@ -15,7 +15,7 @@ use underpass_tests::{
         socket::Dial,
     },
     mesh::{AgentVersion, Mesh},
-    testbed::{Actor, Call, Capture, Exit, Gate, Lab, Running, Step, wait::wait_until},
+    testbed::{Actor, Call, Capture, Exit, Lab, Running, Step, Stepper, wait::wait_until},
 };
 
 use support::{
@@ -216,10 +216,10 @@ fn a_pod_that_an_earlier_successor_enrolled(lab: &Lab) -> Result<()> {
 fn the_successor_enrolled_it(lab: &Lab, from: AgentVersion) -> Result<()> {
     const BRIEF: Duration = Duration::from_millis(20);
     let mut scene = Scene::new(lab, from, &["--drain", "1"])?;
-    let (mut before, gate) = gated(&mut scene, from)?;
+    let (mut before, stepper) = stepped(&mut scene, from)?;
     let call = wait_for_step(
         &mut scene,
-        &gate,
+        &stepper,
         |scene| takes_over(scene, from.other()),
         |step| *step == Step::Bpf("update link"),
     )?;
@@ -227,10 +227,10 @@ fn the_successor_enrolled_it(lab: &Lab, from: AgentVersion) -> Result<()> {
     let (spec, text) = passing_pod(0, 0, "ambient")?;
     scene.mesh.bed.add_pods(std::slice::from_ref(&spec))?;
     scene.mesh.write("passing.yaml", Some(&text))?;
-    gate.let_go(&call)?;
+    stepper.let_go(&call)?;
     let next = lab.pins(NODE).join("next");
     let commits = |step: &Step| *step == Step::Name("remove", next.clone());
-    wait_for_step(&mut scene, &gate, |scene| takes_over(scene, from.other()), commits)?
+    wait_for_step(&mut scene, &stepper, |scene| takes_over(scene, from.other()), commits)?
         .context("it has not stopped")?;
 
     let pod = spec.full_name();
@@ -289,15 +289,15 @@ fn at_every_step(lab: &Lab, from: AgentVersion, victim: Victim) -> Result<()> {
     let mut scene = Scene::new(lab, from, &["--drain", "1"])?;
     let mut steps = Vec::new();
     for n in 0.. {
-        let Some((call, before, gate)) = begin(&mut scene, from, n)? else { break };
+        let Some((call, before, stepper)) = begin(&mut scene, from, n)? else { break };
         let what = format!("step {n}: {}", call.step);
         println!("{what}");
         match victim {
             Victim::Successor => successor_is_killed(&mut scene, before),
             Victim::Predecessor => {
                 before.kill()?;
-                gate.let_go(&call)?;
-                gate.open();
+                stepper.let_go(&call)?;
+                stepper.go_on();
                 is_completed(&mut scene, from.other())
             }
             Victim::Both => both_are_killed(&mut scene, from, n, before),
@@ -325,20 +325,20 @@ fn a_later_predecessor_is_killed_while_it_writes(lab: &Lab) -> Result<()> {
     let mut steps = 0;
     loop {
         scene.mesh.kill(NODE)?;
-        scene.mesh.gated(true);
+        scene.mesh.stepped(true);
         scene.mesh.agent_version(AgentVersion::Next);
         scene.mesh.launch(NODE)?;
-        scene.mesh.gated(false);
-        let gate = scene.mesh.agent(NODE)?.gate()?;
+        scene.mesh.stepped(false);
+        let stepper = scene.mesh.agent(NODE)?.stepper()?;
         let serves = |scene: &mut Scene| Ok(scene.mesh.agent(NODE)?.log()?.contains("applied version"));
-        wait_for_step(&mut scene, &gate, serves, |_| false)?;
+        wait_for_step(&mut scene, &stepper, serves, |_| false)?;
         scene.mesh.agent_version(AgentVersion::This);
         let mut before = scene.mesh.begin_taking_over(NODE)?;
         let mut numbers = Steps::default();
         let is_back = |scene: &mut Scene| takes_over(scene, AgentVersion::This);
-        let call = wait_for_step(&mut scene, &gate, is_back, |step| numbers.number(step) == Some(steps))?;
+        let call = wait_for_step(&mut scene, &stepper, is_back, |step| numbers.number(step) == Some(steps))?;
         let Some(call) = call else {
-            gate.open();
+            stepper.go_on();
             before.wait()?;
             break;
         };
@@ -382,26 +382,26 @@ fn takes_over(scene: &mut Scene, to: AgentVersion) -> Result<bool> {
     Ok(scene.mesh.agent(NODE)?.log()?.contains("take-over complete") && scene.is_of(to)?)
 }
 
-/// Starts the take-over from an agent of this version; the predecessor, and the successor's gate.
-fn gated(scene: &mut Scene, from: AgentVersion) -> Result<(Running, Gate)> {
+/// Starts the take-over from an agent of this version; the predecessor, and the successor's stepper.
+fn stepped(scene: &mut Scene, from: AgentVersion) -> Result<(Running, Stepper)> {
     scene.mesh.agent_version(from.other());
-    scene.mesh.gated(true);
+    scene.mesh.stepped(true);
     let before = scene.mesh.begin_taking_over(NODE)?;
-    scene.mesh.gated(false);
-    Ok((before, scene.mesh.agent(NODE)?.gate()?))
+    scene.mesh.stepped(false);
+    Ok((before, scene.mesh.agent(NODE)?.stepper()?))
 }
 
-/// Starts the take-over and stops the successor before step `n`; the step's call, the predecessor, and the successor's gate.
+/// Starts the take-over and stops the successor before step `n`; the step's call, the predecessor, and the successor's stepper.
 /// Nothing when it has come to its end without so many steps.
-fn begin(scene: &mut Scene, from: AgentVersion, n: usize) -> Result<Option<(Call, Running, Gate)>> {
-    let (before, gate) = gated(scene, from)?;
+fn begin(scene: &mut Scene, from: AgentVersion, n: usize) -> Result<Option<(Call, Running, Stepper)>> {
+    let (before, stepper) = stepped(scene, from)?;
     let mut steps = Steps::default();
     let is_over = |scene: &mut Scene| takes_over(scene, from.other());
-    let found = wait_for_step(scene, &gate, is_over, |step| steps.number(step) == Some(n))?;
+    let found = wait_for_step(scene, &stepper, is_over, |step| steps.number(step) == Some(n))?;
     match found {
-        Some(call) => Ok(Some((call, before, gate))),
+        Some(call) => Ok(Some((call, before, stepper))),
         None => {
-            gate.open();
+            stepper.go_on();
             Ok(None)
         }
     }
@@ -410,7 +410,7 @@ fn begin(scene: &mut Scene, from: AgentVersion, n: usize) -> Result<Option<(Call
 /// Lets calls go until one that `stops` names; none when it is `done`.
 fn wait_for_step(
     scene: &mut Scene,
-    gate: &Gate,
+    stepper: &Stepper,
     done: impl Fn(&mut Scene) -> Result<bool>,
     mut stops: impl FnMut(&Step) -> bool,
 ) -> Result<Option<Call>> {
@@ -421,12 +421,12 @@ fn wait_for_step(
         Step::Other => false,
     };
     let mut found = None;
-    wait_until("the next step", || match gate.waiting() {
+    wait_until("the next step", || match stepper.waiting() {
         Ok(Some(call)) if counts(&call.step) && stops(&call.step) => {
             found = Some(call);
             Ok(true)
         }
-        Ok(Some(call)) => gate.let_go(&call).map(|()| false),
+        Ok(Some(call)) => stepper.let_go(&call).map(|()| false),
         Ok(None) => done(scene),
         Err(_) if done(scene)? => Ok(true), // one that has drained
         Err(error) => bail!("{error:#}:\n{}", scene.mesh.agent(NODE)?.log()?),

@@ -18,7 +18,6 @@ pub mod capture;
 pub mod cgroup;
 mod child;
 pub mod describe;
-mod gate;
 pub mod harness;
 mod lab;
 pub mod link;
@@ -28,6 +27,7 @@ pub mod packet;
 pub mod pod;
 mod process;
 mod shim;
+mod stepper;
 pub mod sys;
 pub mod wait;
 
@@ -38,13 +38,13 @@ use anyhow::{Context, Result};
 pub use actor::{Actor, Exit, Io};
 pub use capture::Capture;
 pub use describe::Description;
-pub use gate::{Call, Gate, Step};
 pub use lab::{Lab, Site};
 pub use link::Fabric;
 pub use nix::sys::signal::Signal;
 pub use node::Node;
 pub use pod::Pod;
 pub use process::{Program, Running};
+pub use stepper::{Call, Step, Stepper};
 
 use self::describe::{PodSpec, ServiceSpec};
 

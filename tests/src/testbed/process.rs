@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     actor::{Actor, Exit, Io, Process},
-    gate::{self, Gate},
     lab::Site,
+    stepper::{self, Stepper},
     sys, wait,
 };
 
@@ -32,7 +32,7 @@ pub struct Program {
     log: Option<PathBuf>,
     files: Option<u64>,
     ipv6: bool,
-    gated: bool,
+    stepped: bool,
 }
 
 impl Program {
@@ -48,7 +48,7 @@ impl Program {
             log: None,
             files: None,
             ipv6: true,
-            gated: false,
+            stepped: false,
         }
     }
 
@@ -89,10 +89,10 @@ impl Program {
         self
     }
 
-    /// Whether its calls that change names, pins or links wait for a test: [`Running::gate`].
+    /// Whether its calls that change names, pins or links wait for a test: [`Running::stepper`].
     #[must_use]
-    pub fn gated(mut self, gated: bool) -> Self {
-        self.gated = gated;
+    pub fn stepped(mut self, stepped: bool) -> Self {
+        self.stepped = stepped;
         self
     }
 
@@ -138,8 +138,8 @@ fn replace_by(program: Program, io: &mut Io) -> Result<()> {
     if !program.ipv6 {
         sys::forget_ipv6().context("a filter of system calls")?;
     }
-    if program.gated {
-        sys::set_gate(gate::NUMBER).context("a filter of system calls")?;
+    if program.stepped {
+        sys::set_stepper(stepper::NUMBER).context("a filter of system calls")?;
     }
     io.send(&())?;
     let mut command = Command::new(&program.path);
@@ -164,9 +164,9 @@ impl Running {
         self.process.pid()
     }
 
-    /// Its gate. Taken once, of a program that was started with one.
-    pub fn gate(&self) -> Result<Gate> {
-        Gate::of(self.pid())
+    /// Its stepper. Taken once, of a program that was started with one.
+    pub fn stepper(&self) -> Result<Stepper> {
+        Stepper::of(self.pid())
     }
 
     /// The file with its stdout and stderr.

@@ -127,7 +127,7 @@ pub(super) fn forget_ipv6() -> io::Result<()> {
     check(i64::from(set)).map(drop)
 }
 
-/// A system call that waits for its gate.
+/// A system call that waits for the stepper.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked {
     pub(super) id: u64,
@@ -135,9 +135,9 @@ pub(super) struct Asked {
     arguments: [u64; 6],
 }
 
-/// The kind of a gated call.
+/// The kind of a call that waits for the stepper.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Gated {
+pub(super) enum SteppedCall {
     /// A command of bpf(2).
     Bpf(&'static str),
     /// A call about the path at this address of its process.
@@ -165,21 +165,21 @@ const GATED_CALLS: &[(i64, &str, usize)] = &[
     (libc::SYS_symlinkat, "create link to a name", 2),
 ];
 
-/// A call that waits at the gate.
-pub(super) fn gated_call(asked: &Asked) -> Gated {
+/// The kind of a waiting call.
+pub(super) fn stepped_call(asked: &Asked) -> SteppedCall {
     let [command, ..] = asked.arguments;
     match GATED_CALLS.iter().find(|(number, ..)| *number == asked.number) {
-        Some((_, name, argument)) => Gated::Path(name, asked.arguments[*argument]),
+        Some((_, name, argument)) => SteppedCall::Path(name, asked.arguments[*argument]),
         None => {
             let known = GATED_COMMANDS.iter().find(|(number, _)| u64::from(*number) == command);
-            Gated::Bpf(known.map_or("bpf", |(_, name)| name))
+            SteppedCall::Bpf(known.map_or("bpf", |(_, name)| name))
         }
     }
 }
 
-/// From now on every call of this process, and of the program that it becomes, that changes names, pins or links waits at a gate,
-/// which is this descriptor: it stays open in the program.
-pub(super) fn set_gate(number: RawFd) -> io::Result<()> {
+/// From now on every call of this process, and of the program that it becomes, that changes names, pins or links waits for a
+/// stepper, which is this descriptor: it stays open in the program.
+pub(super) fn set_stepper(number: RawFd) -> io::Result<()> {
     const NUMBER: u32 = 0;
     const FIRST: u32 = 16;
     const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;

@@ -1,4 +1,4 @@
-//! A gate before what a program does to the bpf file system and to links: each such system call waits until the test lets it go.
+//! Stepping through a program: each of its system calls on the bpf file system and on links waits until the test lets it go.
 //! So a test ends a process between any two steps of it, and the program needs nothing for that.
 //!
 //! seccomp(2): a filter in the program sends the calls to a listener, whose descriptor the test takes out of the process.
@@ -25,7 +25,7 @@ const LOOK: u8 = 20;
 
 /// The calls of a program, one after the other. Dropped, those that still come fail.
 #[derive(Debug)]
-pub struct Gate {
+pub struct Stepper {
     listener: OwnedFd,
     pid: i32,
 }
@@ -59,11 +59,11 @@ impl fmt::Display for Step {
     }
 }
 
-impl Gate {
-    /// Of a program that was started with a gate.
+impl Stepper {
+    /// The stepper of a program that was started with one.
     pub(super) fn of(pid: i32) -> Result<Self> {
-        let process = sys::process(pid).context("the gated process")?;
-        let listener = sys::descriptor_of(process.as_fd(), NUMBER).context("the gate's listener")?;
+        let process = sys::process(pid).context("the process under the stepper")?;
+        let listener = sys::descriptor_of(process.as_fd(), NUMBER).context("the stepper's listener")?;
         Ok(Self { listener, pid })
     }
 
@@ -86,7 +86,7 @@ impl Gate {
     }
 
     /// Every further call is made, until the process ends.
-    pub fn open(self) {
+    pub fn go_on(self) {
         std::thread::spawn(move || {
             while let Ok(call) = self.waiting() {
                 let _ = call.map(|call| self.let_go(&call)); // it ends when the process does
@@ -95,9 +95,9 @@ impl Gate {
     }
 
     fn step(&self, asked: &sys::Asked) -> Step {
-        match sys::gated_call(asked) {
-            sys::Gated::Bpf(command) => Step::Bpf(command),
-            sys::Gated::Path(call, address) => match self.text(address) {
+        match sys::stepped_call(asked) {
+            sys::SteppedCall::Bpf(command) => Step::Bpf(command),
+            sys::SteppedCall::Path(call, address) => match self.text(address) {
                 Some(path) if path.starts_with(BPFFS) => Step::Name(call, path),
                 _ => Step::Other,
             },
