@@ -27,7 +27,7 @@ use underpass_agent::{
     surroundings::Surroundings,
 };
 use underpass_core::{
-    TrustDomain,
+    ObjectName, TrustDomain,
     addr::HBONE_PORT,
     testing::{ambient, model},
 };
@@ -91,6 +91,7 @@ struct Agent {
     tables: InMemory,
     events: mpsc::UnboundedSender<Event>,
     admin: SocketAddr,
+    readiness: SocketAddr,
     settings: watch::Sender<Arc<Running>>,
     stop: mpsc::UnboundedSender<()>,
     thread: JoinHandle<()>,
@@ -135,7 +136,7 @@ impl Agent {
             let mut stop = Signals::of(requests);
             runtime.block_on(node::run_in(surroundings, &follow, checked, levels, &mut stop)).expect("it ran");
         });
-        let agent = Self { folder, switch, tables, events, admin, settings, stop, thread };
+        let agent = Self { folder, switch, tables, events, admin, readiness, settings, stop, thread };
         wait_until("readiness", || get(readiness, "/healthz/ready").filter(|(status, _)| *status == 200));
         agent
     }
@@ -396,5 +397,21 @@ fn settings_of_the_mesh_are_followed_while_it_runs() {
     assert!(
         dump["world"]["version"].as_u64() > version && dump["objects"].as_array().is_some_and(|all| all.len() == 2)
     );
+    agent.end();
+}
+
+#[test]
+fn a_node_without_room_for_a_pod_is_not_ready() {
+    let agent = Agent::start(&[("b.yaml", pod("b", B, AMBIENT))]);
+    let no_room = |pods: Vec<ObjectName>| agent.events.send(Event::NoRoom(pods)).expect("the node listens");
+    no_room(vec![ObjectName::new("default", "late")]);
+    let ready = |status: u16, part: &str| {
+        let answered = || get(agent.readiness, "/healthz/ready");
+        wait_until(part, || answered().filter(|(found, text)| *found == status && text.contains(part)));
+    };
+    ready(503, "room for pods");
+    ready(503, "default/late");
+    no_room(Vec::new());
+    ready(200, "");
     agent.end();
 }

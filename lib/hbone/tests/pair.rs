@@ -32,7 +32,7 @@ fn exchange(pair: &mut Pair) -> String {
 }
 
 #[test]
-fn one_tunnel_both_ways_whatever_the_cuts() {
+fn one_tunnel_both_ways_at_every_cut() {
     let mut whole = Pair::new(Config::default(), Config::default());
     let expected = exchange(&mut whole);
     assert!(

@@ -289,7 +289,7 @@ impl World {
 
 proptest! {
     #[test]
-    fn whatever_two_owners_do(
+    fn any_actions_of_two_owners(
         client in any_config(),
         server in any_config(),
         ops in prop::collection::vec(any_op(), 0..120),

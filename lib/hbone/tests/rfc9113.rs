@@ -471,7 +471,7 @@ fn frames_in_flight_to_reset_streams_are_no_flood() {
 }
 
 #[test]
-fn answers_that_nobody_reads_are_limited() {
+fn unread_answers_are_limited() {
     let mut raw = Raw::new(Role::Server, Config::default());
     raw.end.receive(&request(1));
     let input = [frame(PING, 0, 0, &[0; 8]).repeat(900), frame(DATA, 0, 1, b"x")].concat();

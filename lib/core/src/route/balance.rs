@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_nobodys() {
+    fn without_endpoints_none_is_chosen() {
         assert_eq!(by_dice(&endpoints(&[]), |e| e.1, 7), None);
         assert_eq!(of_client(&[], 7), None);
     }
