@@ -118,6 +118,10 @@ pub fn run(config: &Config) -> Result<Report, Error> {
     if Kernel::is_pinned(&settings) {
         // Before there are tables no pod was enrolled.
         if Kernel::has_tables(&settings)? {
+            // Else programs of one version would go on capturing what is released in the tables of another.
+            if Kernel::is_unfinished(&settings)? {
+                drop(Kernel::attach(&settings)?);
+            }
             release(&settings, &mut report)?;
         }
         if report.left.is_empty() {

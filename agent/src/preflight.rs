@@ -177,15 +177,6 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
     }
     // The lock is beside the pins.
     let kernel = kernel.filter(|_| missing.is_empty());
-    // A later agent that runs may know this version, and write its tables.
-    match kernel.as_ref().map(underpass_loader::Kernel::unknown_version) {
-        Some(Ok(Some(version))) if !config.take_over || version < underpass_abi::VERSION => {
-            let found = chain(&underpass_loader::Error::UnknownVersion { version });
-            fault(found, "start an agent that knows both versions, then this one with --take-over");
-        }
-        Some(Err(e)) => fault(chain(&e), "remove what is pinned there with `underpass-agent cleanup`"),
-        _ => {}
-    }
     if let Some(Err(e)) = kernel.as_ref().map(|kernel| pods::see_processes(&kernel.cgroup_root)) {
         fault(chain(&e), "run the agent in the host's PID namespace (hostPID: true)");
     }
@@ -195,6 +186,16 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
     // A successor gets the servers' sockets, and binds none, once everything else is in order.
     let own = matches!(claim, None | Some(Ok(Claim::Alone(_))));
     let claim = claim.and_then(|claim| claim.map_err(|e| fault(chain(&e), remedy)).ok());
+    // A later agent that runs may know this version, and write its tables.
+    let alone = kernel.as_ref().filter(|_| matches!(claim, Some(Claim::Alone(_))));
+    match alone.map(underpass_loader::Kernel::unknown_version) {
+        Some(Ok(Some(version))) => {
+            let found = chain(&underpass_loader::Error::UnknownVersion { version });
+            fault(found, "start an agent that knows both versions, then this one with --take-over");
+        }
+        Some(Err(e)) => fault(chain(&e), "let it name a version that is pinned beside it"),
+        _ => {}
+    }
     let bound = if own { Bound::new(config, Vec::new()).map_err(|all| faults.extend(all)).ok() } else { None };
     let mut fault = |found: String, remedy: &str| faults.push(Fault { found, remedy: remedy.to_owned() });
     let access_log = access_log::AccessLog::start(&access_log_settings(config));

@@ -37,7 +37,9 @@ impl Surroundings<Kernel> {
     pub fn kernel(settings: &underpass_loader::Settings, claim: &Claimed) -> Result<Self, underpass_loader::Error> {
         let mut path = match claim {
             Claimed::Alone(_) => Kernel::attach(settings)?,
-            Claimed::From(_, inherited) => Kernel::take_over(settings, inherited.tables, &inherited.keys())?,
+            Claimed::From(_, inherited) => {
+                Kernel::take_over(settings, inherited.tables, &inherited.keys(), inherited.until)?
+            }
         };
         Ok(Self {
             kernel_log: path.log(),

@@ -77,11 +77,15 @@ impl AgentVersion {
         }
     }
 
-    const fn variable(self) -> &'static str {
-        match self {
+    /// The agent's program.
+    pub fn program(self) -> Result<PathBuf> {
+        let variable = match self {
             Self::This => "UNDERPASS_AGENT_BIN",
             Self::Next => "UNDERPASS_NEXT_AGENT_BIN",
-        }
+        };
+        let path = std::env::var_os(variable)
+            .with_context(|| format!("{variable} names the agent: run `cargo xtask test kernel`"))?;
+        Ok(path.into())
     }
 }
 
@@ -178,10 +182,7 @@ impl Mesh {
         let node = self.bed.node(name)?;
         let lab = self.bed.lab();
         self.started += 1;
-        let variable = self.version.variable();
-        let path = std::env::var_os(variable)
-            .with_context(|| format!("{variable} names the agent: run `cargo xtask test kernel`"))?;
-        let program = Program::new(path)
+        let program = Program::new(self.version.program()?)
             .args(["--node", name])
             .arg("--manifests")
             .arg(&self.manifests)

@@ -15,12 +15,12 @@ use underpass_tests::{
         http, servers,
         socket::{self, Dial},
     },
-    mesh::Mesh,
-    testbed::{Exit, Lab, Program, Signal, describe::PodSpec, wait::wait_until},
+    mesh::{AgentVersion, Mesh},
+    testbed::{Exit, Lab, Signal, describe::PodSpec, wait::wait_until},
 };
 
 use support::{
-    Counts, Family, PORT, WORLD, any, ensure_hidden, ensure_tunnelled,
+    Counts, Family, PORT, WORLD, any, clean_up_of, ensure_hidden, ensure_tunnelled,
     load::{Load, Open, is_cut},
     passing_pod, tables,
 };
@@ -351,23 +351,7 @@ fn an_agent_that_dies_while_it_is_followed(lab: &Lab) -> Result<()> {
 
 /// Runs the cleanup of node-1; what it says.
 fn clean_up(mesh: &Mesh) -> Result<(Exit, String)> {
-    clean_up_of(mesh, "state")
-}
-
-/// The same, told that the agent's state is in this directory.
-fn clean_up_of(mesh: &Mesh, state: &str) -> Result<(Exit, String)> {
-    let lab = mesh.bed.lab();
-    let program = Program::new(std::env::var_os("UNDERPASS_AGENT_BIN").context("UNDERPASS_AGENT_BIN names the agent")?)
-        .args(["cleanup", "--node", "node-1"])
-        .arg("--state")
-        .arg(lab.directory().join(state))
-        .arg("--bpffs")
-        .arg(lab.bpffs())
-        .arg("--cgroup-root")
-        .arg(mesh.bed.node("node-1")?.cgroup())
-        .named("cleanup");
-    let mut running = mesh.bed.node("node-1")?.service("cleanup")?.start(&program)?;
-    Ok((running.wait()?, running.log()?))
+    clean_up_of(mesh, AgentVersion::This, "state")
 }
 
 /// The mesh's rules and routes in a pod's namespace.
@@ -392,7 +376,7 @@ fn cleaned_up(lab: &Lab) -> Result<()> {
         open.push(Open::new(&mesh, "mesh/a", "mesh/b", family, port)?);
     }
     for state in ["state", "another-state"] {
-        let (exit, said) = clean_up_of(&mesh, state)?;
+        let (exit, said) = clean_up_of(&mesh, AgentVersion::This, state)?;
         let lock = "underpass/locks/node-1";
         let refused = said.contains("another agent serves node node-1") && said.contains(lock);
         ensure!(exit == Exit::Code(1) && refused, "{exit}: {said}");

@@ -1,5 +1,8 @@
 //! End to end: agents whose kernel tables have other layouts follow each other on a node, forwards and back, under load; and
-//! processes that are killed between any two steps of it. Level kernel.
+//! processes that are killed between the steps of it. Level kernel.
+//!
+//! A step is a change that outlives the process: of a link, a pin or a name. Of pins and names that are made or removed one after
+//! the other the first is stopped at; writes of entries are not.
 //!
 //! What must hold: no connection of the mesh is refused, none is on the wire in the clear, and none reaches in plaintext what is
 //! STRICT. Connections that a killed process carried are cut.
@@ -11,15 +14,15 @@ use std::{collections::BTreeSet, fs, time::Duration};
 use anyhow::{Context, Result, bail, ensure};
 use underpass_tests::{
     apps::{
-        hammer::{self, Hammer, Struck},
-        socket::Dial,
+        hammer::{self, Hammer, PATIENT, Struck},
+        socket::{self, Dial},
     },
     mesh::{AgentVersion, Mesh},
     testbed::{Actor, Call, Capture, Exit, Lab, Running, Step, Stepper, wait::wait_until},
 };
 
 use support::{
-    Family, PORT, WORLD, ensure_hidden, ensure_tunnelled,
+    Family, PORT, WORLD, clean_up_of, ensure_hidden, ensure_tunnelled,
     load::{Load, Open, is_cut},
     passing_pod, pod_state,
 };
@@ -28,6 +31,8 @@ underpass_tests::scenarios! {
     forwards_and_back_under_load,
     what_no_world_knows_goes_with_it,
     an_earlier_agent_alone_refuses,
+    cleaned_up_in_the_middle_of_an_upgrade,
+    cleaned_up_in_the_middle_of_the_way_back,
     a_pod_that_a_later_successor_enrolled,
     a_pod_that_an_earlier_successor_enrolled,
     a_later_successor_is_killed_at_every_step,
@@ -158,7 +163,7 @@ fn forwards_and_back_under_load(lab: &Lab) -> Result<()> {
 /// The pod that leaves the mesh while its connections may go on.
 const LEAVES: (&str, &str) = ("labels: {app: a2}", "labels: {app: a2, istio.io/dataplane-mode: none}");
 
-/// A release in progress is one after the upgrade as well, and after the way back; a policy that came meanwhile holds.
+/// A release in progress is one after the upgrade as well, and after the way back; no connection of others notices.
 fn what_no_world_knows_goes_with_it(lab: &Lab) -> Result<()> {
     let options = ["--drain", "3600", "--release-drain", "3600"];
     let mut scene = Scene::new(lab, AgentVersion::This, &options)?;
@@ -181,6 +186,57 @@ fn what_no_world_knows_goes_with_it(lab: &Lab) -> Result<()> {
     for mut agent in draining {
         ensure!(agent.wait()? == Exit::Code(0), "{}", agent.log()?);
     }
+    // The stranger may reach a2, which has left the mesh.
+    let Scene { mesh, wire, load, stranger: _stranger } = scene;
+    let (answered, failed) = load.end()?;
+    ensure!(answered > 60 && failed.is_empty(), "{answered} answered, {failed:?}");
+    ["OPEN", "THERE", "BACK"].into_iter().try_for_each(|secret| ensure_hidden(&mesh, &wire, "mesh/a", "mesh/b", secret))
+}
+
+fn cleaned_up_in_the_middle_of_an_upgrade(lab: &Lab) -> Result<()> {
+    cleaned_up_in_the_middle(lab, AgentVersion::This)
+}
+
+fn cleaned_up_in_the_middle_of_the_way_back(lab: &Lab) -> Result<()> {
+    cleaned_up_in_the_middle(lab, AgentVersion::Next)
+}
+
+/// Both agents are gone, and `connect` is one version's while the tables of the other count. The cleanup of an agent that knows
+/// them ends what is captured all the same, before it would leave in the clear.
+fn cleaned_up_in_the_middle(lab: &Lab, from: AgentVersion) -> Result<()> {
+    /// Two pods', guard, on_tcp, connect4; before connect6.
+    const LINKS: usize = 5;
+    let mut scene = Scene::new(lab, from, &["--drain", "1"])?;
+    fs::write(scene.load.until(), "")?;
+    let (before, stepper) = stepped(&mut scene, from)?;
+    let mut links = 0;
+    let swapped = wait_for_step(
+        &mut scene,
+        &stepper,
+        |scene| takes_over(scene, from.other()),
+        |step| {
+            links += usize::from(*step == Step::Bpf("update link"));
+            links > LINKS
+        },
+    )?;
+    swapped.context("it has not stopped")?;
+    before.kill()?;
+    scene.mesh.kill(NODE)?;
+    let dial = |family: Family| {
+        let to = family.to(scene.mesh.bed.pod("mesh/b")?, PORT)?;
+        scene.mesh.bed.app("mesh/a")?.begin(socket::dial, Dial::to(to).say("WAITED").patience(PATIENT))
+    };
+    let waiting = Family::ALL.into_iter().map(dial).collect::<Result<Vec<_>>>()?;
+    let app = scene.mesh.bed.app("mesh/a")?;
+    wait_until("all three to wait", || Ok(app.run("ss", &["-Htn", "state", "syn-sent"])?.lines().count() >= 3))?;
+    let (exit, said) = clean_up_of(&scene.mesh, from, "state")?;
+    ensure!(exit == Exit::Code(0) && said.contains("captured sockets of 2 pods"), "{exit}: {said}");
+    ensure!(!lab.pins(NODE).exists(), "pins are left");
+    for waited in waiting {
+        ensure!(!waited.join()?.failed()?.is_timeout(), "it still waits");
+    }
+    ensure!(scene.wire.contains(b"OUTSIDE")?, "the capture sees nothing");
+    ensure!(!scene.wire.contains(b"WAITED")?, "a captured connection left in the clear");
     Ok(())
 }
 
@@ -189,12 +245,15 @@ fn an_earlier_agent_alone_refuses(lab: &Lab) -> Result<()> {
     let mut scene = Scene::new(lab, AgentVersion::Next, &["--drain", "1"])?;
     ensure!(scene.mesh.kill(NODE)? == Exit::Signal(9));
     scene.mesh.agent_version(AgentVersion::This);
-    scene.mesh.launch(NODE)?;
-    let mut refused = scene.mesh.release(NODE)?;
-    ensure!(refused.wait()? == Exit::Code(1));
-    let said = refused.log()?;
-    let theirs = format!("kernel tables are of version {}", AgentVersion::Next.tables());
-    ensure!(said.contains(&theirs) && said.contains("--take-over"), "{said}");
+    for options in [&["--drain", "1", "--take-over"][..], &["--drain", "1"]] {
+        scene.mesh.options(options);
+        scene.mesh.launch(NODE)?;
+        let mut refused = scene.mesh.release(NODE)?;
+        ensure!(refused.wait()? == Exit::Code(1));
+        let said = refused.log()?;
+        let theirs = format!("they have version {}", AgentVersion::Next.tables());
+        ensure!(said.contains("cannot start") && said.contains(&theirs) && said.contains("--take-over"), "{said}");
+    }
     ensure!(scene.is_of(AgentVersion::Next)?, "{:?}", scene.versions()?);
     scene.start(AgentVersion::Next)?;
     scene.load.goes_on()?;

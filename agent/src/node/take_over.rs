@@ -277,7 +277,8 @@ impl Node {
                 };
                 let refused = offer.is_err();
                 if answer.send(offer).is_err() || refused {
-                    self.resume(!refused).await;
+                    // Tables that were written for it are removed by restoring the data path.
+                    self.resume(!refused || tables < VERSION).await;
                 }
             }
             Event::Requested(SuccessorRequest::Resume) => self.resume(true).await,

@@ -16,8 +16,8 @@ use tokio::sync::oneshot;
 use underpass_abi::{CgroupId, Cookie};
 use underpass_core::{World, resolve::LocalPod};
 
-use super::{FIRST_PAUSE, LOOK_AGAIN, Meter, PodStatus, Pods, State};
-use crate::datapath::{self, DataPath};
+use super::{FIRST_PAUSE, LOOK_AGAIN, Meter, PodStatus, Pods, Result, State};
+use crate::datapath::DataPath;
 
 /// The listeners of each pod: outbound, inbound.
 type Listeners = BTreeMap<Cookie, (TcpListener, TcpListener)>;
@@ -31,11 +31,22 @@ enum Command {
     ReleaseAll(mpsc::Sender<bool>, Instant),
     Hold(oneshot::Sender<()>),
     Still(oneshot::Sender<()>),
-    StillFor(u32, oneshot::Sender<datapath::Result<()>>),
+    StillFor(u32, oneshot::Sender<Result<()>>),
     Resume(Listeners),
     Stir,
     Own,
     Agents(Vec<CgroupId>),
+}
+
+/// Whether pods are attended.
+#[derive(Debug)]
+enum Mode {
+    /// They are.
+    Running,
+    /// They are not: a successor changes them, or the agent ends.
+    Still,
+    /// They are once the data path is restored after a successor that failed; with the listeners that the tunnel serves.
+    Resuming(Listeners),
 }
 
 /// The handle of the thread. Dropped, the thread ends; the data path stays as it is.
@@ -114,7 +125,7 @@ impl Handle {
     }
 
     /// The same, after filling this version of the data path's tables.
-    pub fn stand_still_for(&self, tables: u32) -> oneshot::Receiver<datapath::Result<()>> {
+    pub fn stand_still_for(&self, tables: u32) -> oneshot::Receiver<Result<()>> {
         let (done, still) = oneshot::channel();
         self.send(Command::StillFor(tables, done));
         still
@@ -160,7 +171,7 @@ impl Drop for Handle {
 
 impl<D: DataPath> Pods<D> {
     fn run(mut self, commands: &mpsc::Receiver<Command>, woken: &UnixStream, meter: &Meter) {
-        let (mut still, mut resuming) = (false, None);
+        let mut mode = Mode::Running;
         let mut releasing: Option<(mpsc::Sender<bool>, Instant)> = None;
         loop {
             let mut status_answers = Vec::new();
@@ -174,35 +185,30 @@ impl<D: DataPath> Pods<D> {
                         releasing = Some((answer, deadline));
                     }
                     Ok(Command::Hold(done)) => {
-                        still = true;
+                        mode = Mode::Still;
                         self.withdraw();
                         let _ = done.send(()); // fails where the receiver has stopped waiting
                     }
                     Ok(Command::Still(done)) => {
-                        still = true;
+                        mode = Mode::Still;
                         let _ = done.send(());
                     }
                     Ok(Command::StillFor(tables, done)) => {
-                        still = true;
-                        let _ = done.send(self.path.write_tables(tables));
+                        let _ = done.send(self.stand_still_for(tables, &mut mode));
                     }
-                    Ok(Command::Resume(serving)) => resuming = Some(serving),
-                    Ok(Command::Stir) => still = false,
+                    Ok(Command::Resume(serving)) => mode = Mode::Resuming(serving),
+                    Ok(Command::Stir) if matches!(mode, Mode::Still) => mode = Mode::Running,
+                    Ok(Command::Stir) => {}
                     Ok(Command::Own) => self.own(),
                     Ok(Command::Agents(agents)) => self.set_agents(agents),
                     Err(mpsc::TryRecvError::Empty) => break,
                     Err(mpsc::TryRecvError::Disconnected) => return,
                 }
             }
-            if let Some(mut serving) = resuming.take() {
-                match self.resume(&mut serving) {
-                    Ok(()) => still = false,
-                    Err(error) => {
-                        tracing::error!(%error, "reading the kernel tables failed, pods are unattended");
-                        resuming = Some(serving);
-                    }
-                }
+            if let Err(error) = self.resume_if_due(&mut mode) {
+                tracing::error!(%error, "restoring the kernel data path failed, pods are unattended");
             }
+            let still = !matches!(mode, Mode::Running);
             let now = Instant::now();
             let due = if still { now + LOOK_AGAIN } else { self.turn(now) };
             self.report_no_room();
@@ -219,6 +225,22 @@ impl<D: DataPath> Pods<D> {
             }
             self.sleep(woken, due, still);
         }
+    }
+
+    /// Stands still, with everything in this version of the tables: not before the data path is restored after another successor.
+    fn stand_still_for(&mut self, tables: u32, mode: &mut Mode) -> Result<()> {
+        self.resume_if_due(mode)?;
+        *mode = Mode::Still;
+        Ok(self.path.write_tables(tables)?)
+    }
+
+    /// Restores the data path, where a successor failed. After an error it is due still.
+    fn resume_if_due(&mut self, mode: &mut Mode) -> Result<()> {
+        if let Mode::Resuming(serving) = mode {
+            self.resume(serving)?;
+            *mode = Mode::Running;
+        }
+        Ok(())
     }
 
     /// Sleeps until `due`, or an event. `still`: events of pods are ignored.

@@ -1,7 +1,14 @@
 //! The shell without a kernel: what the World makes of the tables, and of pods that are not there (yet). Pods that are
 //! there need namespaces: the kernel level of tests/ has them.
 
-use std::{net::IpAddr, os::fd::BorrowedFd, sync::mpsc};
+use std::{
+    net::IpAddr,
+    os::fd::BorrowedFd,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+};
 
 use underpass_abi::{Address, Destination, Full, ListenerKey, LocalKey, Locality, Map, Op, Pod};
 use underpass_core::{
@@ -244,8 +251,8 @@ fn a_failure_of_one_pod_stops_no_other() {
     assert_eq!(Tables::from_ops(&bench.path.contents().expect("read")), bench.pods.there);
 }
 
-/// A data path without room for one address, also where it is empty.
-struct Refuses(InMemory, Address);
+/// A data path without room for one address, also where it is empty; while the flag is set it cannot be restored.
+struct Refuses(InMemory, Address, Arc<AtomicBool>);
 
 impl DataPath for Refuses {
     fn apply(&mut self, ops: &[Op]) -> datapath::Result<()> {
@@ -282,6 +289,10 @@ impl DataPath for Refuses {
     fn purge(&mut self, pod: Cookie) -> datapath::Result<()> {
         self.0.purge(pod)
     }
+
+    fn restore(&mut self) -> datapath::Result<()> {
+        if self.2.load(Ordering::SeqCst) { Err(Full { map: Map::Mesh, limit: 0 }.into()) } else { Ok(()) }
+    }
 }
 
 #[test]
@@ -289,7 +300,8 @@ fn an_address_that_cannot_be_set_is_captured_all_the_same() {
     let address = |n: u8| Address::from(IpAddr::from([10, 0, 0, n]));
     let path = InMemory::new(Marks::DEFAULT);
     let now = Instant::now();
-    let mut pods = Pods::adopt(settings(), Refuses(path.clone(), address(2)), now, Box::new(drop)).expect("adopted");
+    let mut pods = Pods::adopt(settings(), Refuses(path.clone(), address(2), Arc::default()), now, Box::new(drop))
+        .expect("adopted");
     let model = of([ambient("default/a", "10.0.0.1", ""), ambient("default/b", "10.0.0.2", "")]);
     pods.set_world(Arc::new(model.world().clone()), model.local_pods("node-1").into());
     let destination = |n: u8| {
@@ -366,4 +378,29 @@ fn the_thread_answers_and_ends() {
     assert!(handle.release_all(Instant::now() + Duration::from_secs(30)));
     drop(handle);
     assert!(events.recv_timeout(Duration::from_secs(30)).is_err(), "the sink goes with the thread");
+}
+
+/// While what a successor did is not undone, neither may the next one begin, nor are pods attended.
+#[test]
+fn a_successor_waits_for_the_data_path_to_be_restored() {
+    let refuses = Arc::new(AtomicBool::new(true));
+    let path = Refuses(InMemory::new(Marks::DEFAULT), Address::UNSPECIFIED, Arc::clone(&refuses));
+    let (sender, events) = mpsc::channel();
+    let sink = Box::new(move |event| drop(sender.send(event)));
+    let pods = Pods::adopt(settings(), path, Instant::now(), sink).expect("adopted");
+    let handle = spawn(pods, Meter::new(&Registry::default())).expect("thread");
+    let stands_still = || handle.stand_still_for(underpass_abi::VERSION).blocking_recv().expect("answered");
+    stands_still().expect("the first one");
+    handle.resume(BTreeMap::new());
+    assert!(stands_still().is_err());
+    handle.stir();
+    let model = of([ambient("default/a", "10.0.0.1", "")]);
+    handle.set_world(Arc::new(model.world().clone()), model.local_pods("node-1").into());
+    assert_eq!(handle.status(), [], "unattended");
+    assert!(events.try_recv().is_err(), "not applied");
+    refuses.store(false, Ordering::SeqCst);
+    stands_still().expect("restored");
+    handle.stir();
+    let event = events.recv_timeout(Duration::from_secs(30)).expect("attended again");
+    assert!(matches!(event, Event::Applied(_)), "{event:?}");
 }

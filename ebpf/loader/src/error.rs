@@ -93,6 +93,15 @@ pub enum Error {
         /// The version of the tables.
         version: u32,
     },
+    /// A table of the version that counts is gone.
+    #[error("{path} is missing, although the tables of its version count: it was removed by hand")]
+    NoTable {
+        /// Which table.
+        path: PathBuf,
+    },
+    /// The time of a take-over is over.
+    #[error("the kernel programs were not in place in time: the predecessor goes on")]
+    Late,
     /// The pinned programs are attached to another cgroup than the settings say.
     #[error(
         "cannot use the pinned link {path}: it is attached to another cgroup (id {found}) than the settings name; run \

@@ -3,6 +3,7 @@
 //! ```text
 //! <bpffs>/underpass/nodes/<instance>/current        a link to v<N>: the version whose tables count
 //!                                    v<N>/PODS ...  the tables of one version; of two, while one follows the other
+//!                                    aside/v<N>/    those that are being written for an earlier version
 //!                                    shared/FLOWS_1 ATTESTED_1   the tables that all versions share
 //!                                    links/guard ...
 //!                                    pods/<cookie in hex>        the links of `steer`
@@ -27,6 +28,8 @@ const LOCKS: &str = "locks";
 const CURRENT: &str = "current";
 /// The marker before it is at its place.
 const NEXT: &str = "next";
+/// Tables that are not filled yet.
+const ASIDE: &str = "aside";
 const SHARED: &str = "shared";
 const LINKS: &str = "links";
 const PODS: &str = "pods";
@@ -59,6 +62,31 @@ impl Pins {
     /// The tables of one version.
     pub(crate) fn tables(&self, version: u32) -> PathBuf {
         self.directory.join(format!("v{version}"))
+    }
+
+    /// The place where tables are filled before they are found: another directory of pins, with nothing but tables in it.
+    pub(crate) fn aside(&self) -> Self {
+        Self { directory: self.directory.join(ASIDE), ..self.clone() }
+    }
+
+    /// Makes the directory of a version's tables, and nothing else.
+    pub(crate) fn create_tables(&self, version: u32) -> Result<()> {
+        let path = self.tables(version);
+        fs::create_dir_all(&path).map_err(Error::system("create", path.display()))
+    }
+
+    /// Puts the tables of a version that were filled aside in their place, in one step.
+    pub(crate) fn put_in_place(&self, version: u32) -> Result<()> {
+        let (from, to) = (self.aside().tables(version), self.tables(version));
+        fs::rename(&from, &to).map_err(Error::system("rename", from.display()))?;
+        self.clear_aside()
+    }
+
+    /// Removes tables that were not put in their place.
+    pub(crate) fn clear_aside(&self) -> Result<()> {
+        let aside = self.aside();
+        aside.versions()?.into_iter().try_for_each(|version| aside.remove_tables(version))?;
+        remove_directory(&aside.directory)
     }
 
     /// A map of this version's, or one that all versions share.
@@ -164,6 +192,7 @@ impl Pins {
             Self::remove(&self.directory.join(marker))?;
         }
         self.versions()?.into_iter().try_for_each(|version| self.remove_tables(version))?;
+        self.clear_aside()?;
         for map in Map::ALL.into_iter().filter(|map| map.shared().is_some()) {
             Self::remove(&self.map(VERSION, map))?;
         }
@@ -297,6 +326,14 @@ mod tests {
         assert_eq!(pins.current()?, Some(12));
         pins.set_current(3)?;
         assert_eq!((pins.current()?, pins.versions()?), (Some(3), vec![3, 12]));
+        // Tables are found when they are in their place.
+        pins.aside().create_tables(13)?;
+        assert_eq!(pins.versions()?, [3, 12]);
+        pins.put_in_place(13)?;
+        assert_eq!(pins.versions()?, [3, 12, 13]);
+        pins.aside().create_tables(14)?;
+        pins.clear_aside()?;
+        pins.remove_tables(13)?;
         pins.remove_tables(12)?;
         pins.remove_tables(12)?;
         assert_eq!(pins.versions()?, [3]);

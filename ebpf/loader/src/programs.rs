@@ -7,8 +7,9 @@
 //! ```
 //! What must hold: nothing is attached or replaced before all of it has passed the verifier. Where nothing is attached, what
 //! captures comes last and goes first, or packets would be marked that no program takes; `guard` goes last, or open connections
-//! would continue in the clear. Where others are attached, readers of socket storage are replaced before its writers: a program
-//! never meets the storage of a later one.
+//! would continue in the clear. Where others are attached, readers of socket storage are replaced before its writers. On the way back
+//! this leaves later writers beside earlier readers: every version writes into `FLOWS` all that the programs of each earlier one
+//! go by.
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -27,6 +28,7 @@ use crate::link::{self, Target};
 use crate::object::{Template, object};
 use crate::pin::Pins;
 use crate::tables::KernelLayout;
+use crate::version::Deadline;
 
 /// A program of the node.
 struct NodeProgram {
@@ -94,13 +96,13 @@ where
     })
 }
 
-/// The programs on the node's cgroup.
+/// The order in which the programs of the node are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Attached {
-    /// No program of ours, or not yet all of them.
-    Nothing,
-    /// Those of an agent, of this version or another.
-    Programs,
+pub(crate) enum Order {
+    /// No agent has come so far: [`NODE_PROGRAMS`].
+    First,
+    /// In the place of an agent's, of this version or another: [`SWAP`].
+    Swap,
 }
 
 /// The programs of this build. An agent keeps them for as long as it lives, so that it can put them back in their place without
@@ -132,18 +134,19 @@ impl Programs {
     }
 
     /// Every program of the node runs: in the place of another version's, or where there was none.
-    pub(crate) fn attach(&self, pins: &Pins, there: Attached) -> Result<()> {
+    pub(crate) fn attach(&self, pins: &Pins, order: Order, deadline: Deadline) -> Result<()> {
         let root = &self.cgroup_root;
         let cgroup = File::open(root).map_err(Error::system("open", root.display()))?;
         let cgroup_id = cgroup.metadata().map_err(Error::system("read", root.display()))?.ino();
-        let order = match there {
-            Attached::Nothing => NODE_PROGRAMS.map(|program| program.name),
-            Attached::Programs => SWAP,
+        let names = match order {
+            Order::First => NODE_PROGRAMS.map(|program| program.name),
+            Order::Swap => SWAP,
         };
-        for name in order {
+        for name in names {
             let named = self.node.iter().find(|(program, _)| program.name == name);
             let (program, fd) = named.ok_or(ObjectError::NoProgram(name))?;
             let target = Target { at: cgroup.as_fd(), attach_type: program.attach_type, cgroup_id: Some(cgroup_id) };
+            deadline.check()?;
             link::ensure(&pins.link(name), fd.as_fd(), &target)?;
         }
         Ok(())

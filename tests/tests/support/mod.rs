@@ -20,8 +20,8 @@ use underpass_abi::{Marks, limits};
 use underpass_loader::Kernel;
 use underpass_tests::{
     apps::socket::Talk,
-    mesh::Mesh,
-    testbed::{Capture, Lab, Pod, describe::PodSpec, packet::Segment},
+    mesh::{AgentVersion, Mesh},
+    testbed::{Capture, Exit, Lab, Pod, Program, describe::PodSpec, packet::Segment},
 };
 
 /// Two nodes; a and a2 on the first, b and b2 on the second, in namespace `mesh`, which is in the mesh; o1 and o2 of `out`
@@ -125,6 +125,22 @@ pub(crate) fn passing_pod(round: usize, i: usize, mode: &str) -> Result<(PodSpec
         spec.name, spec.uid
     );
     Ok((spec, text))
+}
+
+/// Runs the cleanup of node-1 by an agent of this version, with its state in this directory; what it says.
+pub(crate) fn clean_up_of(mesh: &Mesh, version: AgentVersion, state: &str) -> Result<(Exit, String)> {
+    let lab = mesh.bed.lab();
+    let program = Program::new(version.program()?)
+        .args(["cleanup", "--node", "node-1"])
+        .arg("--state")
+        .arg(lab.directory().join(state))
+        .arg("--bpffs")
+        .arg(lab.bpffs())
+        .arg("--cgroup-root")
+        .arg(mesh.bed.node("node-1")?.cgroup())
+        .named("cleanup");
+    let mut running = mesh.bed.node("node-1")?.service("cleanup")?.start(&program)?;
+    Ok((running.wait()?, running.log()?))
 }
 
 /// The kernel tables of a node.

@@ -1,7 +1,8 @@
 //! The layouts that differ between versions of the tables: one file per version, and which of them this build's programs use.
 //!
 //! What must hold: a file whose version has been released never changes. A later version is a new file, from which and into
-//! which the earlier ones convert, so that its agent can read the tables of its predecessor, and write them to go back.
+//! which the earlier ones convert, so that its agent can read the tables of its predecessor, and write them to go back. Sizes of tables and all other
+//! layouts are the same in every version so far; one that differs gets its part here.
 
 pub mod v3;
 
