@@ -103,16 +103,25 @@ pub(super) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Instructions of a filter of system calls (linux/filter.h, linux/seccomp.h).
+mod filter {
+    /// In struct seccomp_data: the call's number.
+    pub(super) const NUMBER: u32 = 0;
+    /// The low half of its first argument.
+    pub(super) const FIRST: u32 = 16;
+    pub(super) const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    pub(super) const JUMP: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    pub(super) const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+
+    pub(super) const fn step(code: u16, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
+        libc::sock_filter { code, jt, jf, k }
+    }
+}
+
 /// From now on this process, and the program that it becomes, is told EAFNOSUPPORT where it wants an IPv6 socket. Only for a
 /// process with the rights of root.
 pub(super) fn forget_ipv6() -> io::Result<()> {
-    // Of struct seccomp_data (linux/seccomp.h): the call's number, and the low half of its first argument.
-    const NUMBER: u32 = 0;
-    const FIRST: u32 = 16;
-    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    const JUMP: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    let step = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
+    use filter::{FIRST, JUMP, LOAD, NUMBER, RETURN, step};
     let mut filter = [
         step(LOAD, NUMBER, 0, 0),
         step(JUMP, libc::SYS_socket as u32, 0, 3),
@@ -180,12 +189,7 @@ pub(super) fn stepped_call(asked: &Asked) -> SteppedCall {
 /// From now on every call of this process, and of the program that it becomes, that changes names, pins or links waits for a
 /// stepper, which is this descriptor: it stays open in the program.
 pub(super) fn set_stepper(number: RawFd) -> io::Result<()> {
-    const NUMBER: u32 = 0;
-    const FIRST: u32 = 16;
-    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    const JUMP: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    let step = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
+    use filter::{FIRST, JUMP, LOAD, NUMBER, RETURN, step};
     let ask = || step(RETURN, libc::SECCOMP_RET_USER_NOTIF, 0, 0);
     let mut filter = vec![step(LOAD, NUMBER, 0, 0)];
     for (number, ..) in GATED_CALLS {
