@@ -189,7 +189,9 @@ fn what_no_world_knows_goes_with_it(lab: &Lab) -> Result<()> {
     // The stranger may reach a2, which has left the mesh.
     let Scene { mesh, wire, load, stranger: _stranger } = scene;
     let (answered, failed) = load.end()?;
-    ensure!(answered > 60 && failed.is_empty(), "{answered} answered, {failed:?}");
+    // Its own connect() that was captured just before may be refused.
+    let is_its_own = |what: &String| what.starts_with("mesh/a2 ") && is_cut(what);
+    ensure!(answered > 60 && failed.keys().all(is_its_own), "{answered} answered, {failed:?}");
     ["OPEN", "THERE", "BACK"].into_iter().try_for_each(|secret| ensure_hidden(&mesh, &wire, "mesh/a", "mesh/b", secret))
 }
 
