@@ -1,29 +1,32 @@
 //! End to end: agents whose kernel tables have other layouts follow each other on a node, forwards and back, under load; and
 //! processes that are killed between the steps of it. Level kernel.
 //!
-//! A step is a change that outlives the process: of a link, a pin or a name. Of pins and names that are made or removed one after
-//! the other the first is stopped at; writes of entries are not.
-//!
 //! What must hold: no connection of the mesh is refused, none is on the wire in the clear, and none reaches in plaintext what is
 //! STRICT. Connections that a killed process carried are cut.
 
+#[path = "versions/scene.rs"]
+mod scene;
+#[path = "versions/steps.rs"]
+mod steps;
 mod support;
 
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::{fs, time::Duration};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use underpass_tests::{
     apps::{
-        hammer::{self, Hammer, PATIENT, Struck},
-        socket::{self, Dial},
+        hammer::{self, Hammer},
+        socket::Dial,
     },
-    mesh::{AgentVersion, Mesh},
-    testbed::{Actor, Call, Capture, Exit, Lab, Running, Step, Stepper, wait::wait_until},
+    mesh::AgentVersion,
+    testbed::{Exit, Lab, Running, Step, wait::wait_until},
 };
 
+use scene::Scene;
+use steps::{Steps, begin, stepped, takes_over, wait_for_step};
 use support::{
-    Family, PORT, WORLD, clean_up_of, ensure_hidden, ensure_tunnelled,
-    load::{Load, Open, is_cut},
+    Family, PORT, clean_up_of, ensure_hidden, ensure_tunnelled,
+    load::{Open, is_cut},
     passing_pod, pod_state,
 };
 
@@ -45,96 +48,6 @@ underpass_tests::scenarios! {
 }
 
 const NODE: &str = "node-1";
-
-/// a2 takes nothing in plaintext.
-const STRICT: &str = "
-apiVersion: security.istio.io/v1
-kind: PeerAuthentication
-metadata: {name: a2, namespace: mesh}
-spec:
-  selector: {matchLabels: {app: a2}}
-  mtls: {mode: STRICT}
-";
-
-/// A mesh under load, and what must not come about meanwhile.
-struct Scene {
-    mesh: Mesh,
-    wire: Capture,
-    load: Load,
-    stranger: Actor<Struck>,
-}
-
-impl Scene {
-    /// With an agent of this version on node-1.
-    fn new(lab: &Lab, version: AgentVersion, options: &[&str]) -> Result<Self> {
-        let mut mesh = Mesh::up(lab, &[("world.yaml", WORLD), ("strict.yaml", STRICT)])?;
-        mesh.options(options);
-        mesh.start_on("node-2")?;
-        mesh.agent_version(version);
-        mesh.start_on(NODE)?;
-        let wire = mesh.bed.capture_wire(NODE)?;
-        let load = Load::begin(&mesh, lab)?;
-        let to = Family::ALL
-            .into_iter()
-            .map(|family| family.to(mesh.bed.pod("mesh/a2")?, PORT))
-            .collect::<Result<Vec<_>>>()?;
-        let order = Hammer::new(to, "PLAINTEXT", load.until());
-        let stranger = hammer::start(&mesh.bed.app("out/o1")?, order)?;
-        let mut scene = Self { mesh, wire, load, stranger };
-        scene.load.goes_on()?;
-        Ok(scene)
-    }
-
-    /// The version whose tables count, by the marker; and those that have tables.
-    fn versions(&self) -> Result<(u32, BTreeSet<u32>)> {
-        let pins = self.mesh.bed.lab().pins(NODE);
-        let version = |name: &str| name.strip_prefix('v').and_then(|number| number.parse().ok());
-        let marker = fs::read_link(pins.join("current"))?;
-        let marker = marker.to_str().and_then(version).with_context(|| format!("marker {}", marker.display()))?;
-        let mut tables = BTreeSet::new();
-        for entry in fs::read_dir(&pins)? {
-            tables.extend(version(&entry?.file_name().to_string_lossy()));
-        }
-        Ok((marker, tables))
-    }
-
-    /// This version's tables count, and there are no others.
-    fn is_of(&self, version: AgentVersion) -> Result<bool> {
-        let version = version.tables();
-        Ok(self.versions()? == (version, BTreeSet::from([version])))
-    }
-
-    /// An agent of this version takes over, undisturbed.
-    fn take_over(&mut self, version: AgentVersion) -> Result<()> {
-        self.mesh.agent_version(version);
-        let mut before = self.mesh.take_over(NODE)?;
-        wait_until("its version alone to have tables", || self.is_of(version))?;
-        ensure!(before.wait()? == Exit::Code(0), "{}", before.log()?);
-        Ok(())
-    }
-
-    /// An agent starts where none runs.
-    fn start(&mut self, version: AgentVersion) -> Result<()> {
-        self.mesh.agent_version(version);
-        self.mesh.start_on(NODE)?;
-        ensure!(self.is_of(version)?, "{:?}", self.versions()?);
-        Ok(())
-    }
-
-    /// Every connection that failed was one that `allowed` allows; nothing was in the clear.
-    fn end(self, allowed: impl Fn(&str) -> bool) -> Result<()> {
-        let Self { mesh, wire, load, stranger } = self;
-        let (answered, failed) = load.end()?;
-        ensure!(answered > 60 && failed.keys().all(|what| allowed(what)), "{answered} answered, {failed:?}");
-        let (answered, refused) = stranger.join()?;
-        ensure!(answered == 0 && !refused.is_empty(), "{answered} plaintext connections reached a2: {refused:?}");
-        ensure!(wire.contains(b"OUTSIDE")?, "the capture sees nothing");
-        for secret in ["HAMMERED", "OPEN", "THERE", "BACK"] {
-            ensure_hidden(&mesh, &wire, "mesh/a", "mesh/b", secret)?;
-        }
-        Ok(())
-    }
-}
 
 /// No connection fails; what is open goes on at the agent that opened it, under the programs of the other version.
 fn forwards_and_back_under_load(lab: &Lab) -> Result<()> {
@@ -204,41 +117,40 @@ fn cleaned_up_in_the_middle_of_the_way_back(lab: &Lab) -> Result<()> {
 }
 
 /// Both agents are gone, and `connect` is one version's while the tables of the other count. The cleanup of an agent that knows
-/// them ends what is captured all the same, before it would leave in the clear.
+/// them leaves no socket that is captured: it would go on in the clear.
 fn cleaned_up_in_the_middle(lab: &Lab, from: AgentVersion) -> Result<()> {
-    /// Two pods', guard, on_tcp, connect4; before connect6.
-    const LINKS: usize = 5;
+    /// Two pods', guard, on_tcp, connect4 and connect6: before bind4.
+    const LINKS: usize = 6;
     let mut scene = Scene::new(lab, from, &["--drain", "1"])?;
     fs::write(scene.load.until(), "")?;
     let (before, stepper) = stepped(&mut scene, from)?;
     let mut links = 0;
-    let swapped = wait_for_step(
-        &mut scene,
-        &stepper,
-        |scene| takes_over(scene, from.other()),
-        |step| {
-            links += usize::from(*step == Step::Bpf("update link"));
-            links > LINKS
-        },
-    )?;
+    let is_over = |scene: &mut Scene| takes_over(scene, from.other());
+    let swapped = wait_for_step(&mut scene, &stepper, is_over, |step| {
+        links += usize::from(*step == Step::Bpf("update link"));
+        links > LINKS
+    })?;
     swapped.context("it has not stopped")?;
     before.kill()?;
     scene.mesh.kill(NODE)?;
-    let dial = |family: Family| {
-        let to = family.to(scene.mesh.bed.pod("mesh/b")?, PORT)?;
-        scene.mesh.bed.app("mesh/a")?.begin(socket::dial, Dial::to(to).say("WAITED").patience(PATIENT))
+    // One connect() after the other, also between the end of those that are captured and the end of the programs.
+    let a = scene.mesh.bed.app("mesh/a")?;
+    let until = lab.run_directory().join("cleaned-up");
+    let to = Family::V4.to(scene.mesh.bed.pod("mesh/b")?, PORT)?;
+    let mut connecting = hammer::start(&a, Hammer::new(vec![to], "AFTERWARDS", &until))?;
+    let marked = || -> Result<Vec<String>> {
+        let sockets = a.run("ss", &["-Htne", "state", "connected", "exclude", "time-wait"])?;
+        Ok(sockets.lines().filter(|line| line.contains("fwmark:")).map(ToOwned::to_owned).collect())
     };
-    let waiting = Family::ALL.into_iter().map(dial).collect::<Result<Vec<_>>>()?;
-    let app = scene.mesh.bed.app("mesh/a")?;
-    wait_until("all three to wait", || Ok(app.run("ss", &["-Htn", "state", "syn-sent"])?.lines().count() >= 3))?;
+    wait_until("a captured connect() to wait", || Ok(!marked()?.is_empty()))?;
     let (exit, said) = clean_up_of(&scene.mesh, from, "state")?;
     ensure!(exit == Exit::Code(0) && said.contains("captured sockets of 2 pods"), "{exit}: {said}");
     ensure!(!lab.pins(NODE).exists(), "pins are left");
-    for waited in waiting {
-        ensure!(!waited.join()?.failed()?.is_timeout(), "it still waits");
-    }
-    ensure!(scene.wire.contains(b"OUTSIDE")?, "the capture sees nothing");
-    ensure!(!scene.wire.contains(b"WAITED")?, "a captured connection left in the clear");
+    let left = marked()?;
+    ensure!(left.is_empty(), "captured sockets go on in the clear: {left:?}");
+    hammer::answers(&mut connecting, 1)?; // without the mesh, as it should
+    fs::write(until, "")?;
+    connecting.join()?;
     Ok(())
 }
 
@@ -345,7 +257,8 @@ fn both_are_killed_at_every_step_back(lab: &Lab) -> Result<()> {
     at_every_step(lab, AgentVersion::Next, Victim::Both)
 }
 
-/// From an agent of version `from` to one of the other, once for every step of it: kill -9 before it is done. Then either the other agent goes on, or the next one that starts completes or undoes what is begun.
+/// From an agent of version `from` to one of the other, once for every step of it: kill -9 before it is done. Then either the other
+/// agent goes on, or the next one that starts completes or undoes what is begun.
 fn at_every_step(lab: &Lab, from: AgentVersion, victim: Victim) -> Result<()> {
     let mut scene = Scene::new(lab, from, &["--drain", "1"])?;
     let mut steps = Vec::new();
@@ -361,12 +274,12 @@ fn at_every_step(lab: &Lab, from: AgentVersion, victim: Victim) -> Result<()> {
                 stepper.go_on();
                 is_completed(&mut scene, from.other())
             }
-            Victim::Both => both_are_killed(&mut scene, from, n, before),
+            Victim::Both => both_are_killed(&mut scene, n, before),
         }
         .with_context(|| what.clone())?;
         steps.push(call.step);
         scene.load.goes_on().with_context(|| what.clone())?;
-        let running = running_version(&scene)?;
+        let running = scene.counting()?;
         ensure!(scene.is_of(running)?, "{what}: {:?}", scene.versions()?);
         if running != from {
             scene.take_over(from).with_context(|| what.clone())?;
@@ -415,86 +328,6 @@ fn a_later_predecessor_is_killed_while_it_writes(lab: &Lab) -> Result<()> {
     scene.end(|what| is_cut(what) && (what.starts_with("out/") || !what.contains("ECONNREFUSED")))
 }
 
-/// Steps, numbered from 0: of pins and names that are made or removed one after the other, the first is one.
-#[derive(Default)]
-struct Steps {
-    passed: usize,
-    last: Option<&'static str>,
-}
-
-impl Steps {
-    /// The number of this step; none where it belongs to the one before.
-    fn number(&mut self, step: &Step) -> Option<usize> {
-        let kind = match step {
-            Step::Bpf("update link") => None,
-            Step::Bpf(command) => Some(*command),
-            Step::Name(call, _) => Some(*call),
-            Step::Other => return None,
-        };
-        let is_one_more = kind.is_some() && self.last == kind;
-        self.last = kind;
-        self.passed += usize::from(!is_one_more);
-        (!is_one_more).then(|| self.passed - 1)
-    }
-}
-
-/// The successor has taken over, and its version's tables count.
-fn takes_over(scene: &mut Scene, to: AgentVersion) -> Result<bool> {
-    Ok(scene.mesh.agent(NODE)?.log()?.contains("take-over complete") && scene.is_of(to)?)
-}
-
-/// Starts the take-over from an agent of this version; the predecessor, and the successor's stepper.
-fn stepped(scene: &mut Scene, from: AgentVersion) -> Result<(Running, Stepper)> {
-    scene.mesh.agent_version(from.other());
-    scene.mesh.stepped(true);
-    let before = scene.mesh.begin_taking_over(NODE)?;
-    scene.mesh.stepped(false);
-    Ok((before, scene.mesh.agent(NODE)?.stepper()?))
-}
-
-/// Starts the take-over and stops the successor before step `n`; the step's call, the predecessor, and the successor's stepper.
-/// Nothing when it has come to its end without so many steps.
-fn begin(scene: &mut Scene, from: AgentVersion, n: usize) -> Result<Option<(Call, Running, Stepper)>> {
-    let (before, stepper) = stepped(scene, from)?;
-    let mut steps = Steps::default();
-    let is_over = |scene: &mut Scene| takes_over(scene, from.other());
-    let found = wait_for_step(scene, &stepper, is_over, |step| steps.number(step) == Some(n))?;
-    match found {
-        Some(call) => Ok(Some((call, before, stepper))),
-        None => {
-            stepper.go_on();
-            Ok(None)
-        }
-    }
-}
-
-/// Lets calls go until one that `stops` names; none when it is `done`.
-fn wait_for_step(
-    scene: &mut Scene,
-    stepper: &Stepper,
-    done: impl Fn(&mut Scene) -> Result<bool>,
-    mut stops: impl FnMut(&Step) -> bool,
-) -> Result<Option<Call>> {
-    let locks = scene.mesh.bed.lab().bpffs().join("underpass/locks");
-    let counts = |step: &Step| match step {
-        Step::Bpf(_) => true,
-        Step::Name(_, path) => !path.starts_with(&locks), // before it has found the agent that runs
-        Step::Other => false,
-    };
-    let mut found = None;
-    wait_until("the next step", || match stepper.waiting() {
-        Ok(Some(call)) if counts(&call.step) && stops(&call.step) => {
-            found = Some(call);
-            Ok(true)
-        }
-        Ok(Some(call)) => stepper.let_go(&call).map(|()| false),
-        Ok(None) => done(scene),
-        Err(_) if done(scene)? => Ok(true), // one that has drained
-        Err(error) => bail!("{error:#}:\n{}", scene.mesh.agent(NODE)?.log()?),
-    })?;
-    Ok(found)
-}
-
 /// The predecessor goes on, or has left already: then the next agent that starts finds what is begun.
 fn successor_is_killed(scene: &mut Scene, mut before: Running) -> Result<()> {
     let goes_on = "hand-over failed, resuming";
@@ -504,10 +337,10 @@ fn successor_is_killed(scene: &mut Scene, mut before: Running) -> Result<()> {
         Ok(before.log()?.matches(goes_on).count() > undone || before.ended()?.is_some())
     })?;
     if before.ended()?.is_some() {
-        return start_next(scene);
+        return scene.start_next();
     }
     scene.mesh.adopt(NODE, before);
-    let running = running_version(scene)?;
+    let running = scene.counting()?;
     wait_until("its programs and tables to be back", || scene.is_of(running))
 }
 
@@ -518,26 +351,11 @@ fn is_completed(scene: &mut Scene, to: AgentVersion) -> Result<()> {
 }
 
 /// The next agent is one that knows what is begun: it completes, or undoes it.
-fn both_are_killed(scene: &mut Scene, from: AgentVersion, n: usize, before: Running) -> Result<()> {
+fn both_are_killed(scene: &mut Scene, n: usize, before: Running) -> Result<()> {
     before.kill()?;
     ensure!(scene.mesh.kill(NODE)? == Exit::Signal(9));
-    let (marker, _) = scene.versions()?;
-    let this = marker == AgentVersion::This.tables() && n.is_multiple_of(2);
-    let next = if this { AgentVersion::This } else { AgentVersion::Next };
-    println!("from {from:?}: {next:?} starts, version {marker} counts");
+    let counting = scene.counting()?;
+    let next = if n.is_multiple_of(2) { counting } else { AgentVersion::Next };
+    println!("{next:?} starts, {counting:?} counts");
     scene.start(next)
-}
-
-/// An agent that knows the tables that count.
-fn start_next(scene: &mut Scene) -> Result<()> {
-    let (marker, _) = scene.versions()?;
-    let this = marker == AgentVersion::This.tables();
-    scene.start(if this { AgentVersion::This } else { AgentVersion::Next })
-}
-
-/// Of the agent that runs.
-fn running_version(scene: &Scene) -> Result<AgentVersion> {
-    let (marker, _) = scene.versions()?;
-    let known = [AgentVersion::This, AgentVersion::Next].into_iter().find(|version| version.tables() == marker);
-    known.with_context(|| format!("version {marker} counts"))
 }

@@ -78,8 +78,8 @@ impl SessionError {
         }
     }
 
-    /// The failure that the connections of this session end with. `expected` names the identities that may answer, told where
-    /// the peer's identity was the reason.
+    /// The failure that the connections of this session end with. `expected`, the identities that may answer, is part of
+    /// it where the peer's identity is the reason.
     #[must_use]
     pub fn failure(&self, expected: Option<String>) -> TlsFailure {
         let refusal = self.reason();
