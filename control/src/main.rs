@@ -1,0 +1,2 @@
+//! `underpass-control`.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The API server as a door, and what control writes back.
