@@ -13,13 +13,14 @@ use underpass_core::{
     objects::Object,
     resolve::{Finding, Sources},
 };
+use underpass_keeper::Reports;
 use underpass_telemetry::{
     admin::{Readiness, Request, Response, Router, healthz, logging},
     log::Levels,
 };
 use underpass_ztunnel::{Budgets, Connections};
 
-use crate::{certs, config::Running, keeper::Reports, limits, pods, reports::Counters};
+use crate::{certs, config::Running, limits, pods, reports::Counters};
 
 /// The state behind the routes.
 #[derive(Clone, Debug)]

@@ -16,7 +16,7 @@ pub mod units;
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::{Parser, value_parser};
-use underpass_core::{TrustDomain, world::MeshSettings};
+use underpass_core::{TrustDomain, enrol::EnrolledBy, world::MeshSettings};
 use underpass_net::socket::options::Keepalive;
 use underpass_telemetry::{Format, log::Filter};
 use underpass_ztunnel::{SOCKETS_PER_CONNECTION, SOCKETS_PER_POD};
@@ -237,6 +237,7 @@ impl Config {
             trust_domain_aliases: self.trust_domain_aliases.clone(),
             cluster_domain: self.cluster_domain.as_str().into(),
             sidecar_keys: self.sidecar_keys,
+            enrolled_by: EnrolledBy::Labels,
         }
     }
 }

@@ -1,7 +1,6 @@
-//! The node agent: keeps the World, finds and enrols this node's pods, fills the kernel's tables, requests certificates,
+//! The node agent: finds and enrols this node's pods, fills the kernel's tables, requests certificates,
 //! and embeds the tunnel.
 //!
-//! * [`keeper`]: the one task that owns the World.
 //! * [`pods`]: the pods of this node, and their set-up. [`tables`]: the World as kernel tables. [`datapath`]: the kernel, or
 //!   memory, behind the tables.
 //! * [`certs`]: the certificates of the pods on this node.
@@ -9,7 +8,7 @@
 //!   change.
 //! * [`handover`]: the hand-over of a node from one agent to the next. [`cleanup`]: the removal of everything that agents left on a
 //!   node.
-//! * [`process`]: from the command line to the exit status. [`supervision`]: tasks whose end is the end of the process.
+//! * [`process`]: from the command line to the exit status.
 //!   [`signals`], [`notify`]: signals to the process, notifications of the service manager.
 //! * [`config`], [`admin`], [`reports`], [`metrics`], [`kernel_log`]: settings in, answers and numbers out.
 //! * [`limits`]: the limit of open files and the budgets of pods. [`authority`]: the operator's command about the embedded CA.
@@ -21,7 +20,6 @@ pub mod cleanup;
 pub mod config;
 pub mod datapath;
 pub mod handover;
-pub mod keeper;
 pub mod kernel_log;
 pub mod limits;
 pub mod metrics;
@@ -32,6 +30,5 @@ pub mod preflight;
 pub mod process;
 pub mod reports;
 pub mod signals;
-pub mod supervision;
 pub mod surroundings;
 pub mod tables;

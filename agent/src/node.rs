@@ -23,6 +23,10 @@ use underpass_core::{
     resolve::{Local, LocalPod},
     world::{Account, Uid},
 };
+use underpass_keeper::{
+    Feed, Keeper, Mesh, Snapshot,
+    supervision::{SupervisedTask, TaskEnded},
+};
 use underpass_telemetry::{
     access_log::AccessLog,
     admin::{AdminError, Gate, Readiness, Router},
@@ -37,14 +41,11 @@ use crate::{
     certs::{self, Certs},
     config::Running,
     datapath::DataPath,
-    handover,
-    keeper::{Feed, Keeper, Mesh, Snapshot},
-    kernel_log, limits, metrics,
+    handover, kernel_log, limits, metrics,
     notify::Notify,
     pods::{self, AnnouncedPod, Event, Pods},
     preflight::Checked,
     signals::Signals,
-    supervision::{SupervisedTask, TaskEnded},
     surroundings::Surroundings,
 };
 

@@ -2,12 +2,13 @@
 
 use std::{process::ExitCode, time::SystemTime};
 
+use underpass_keeper::supervision::SupervisedTask;
+
 use crate::{
     authority, cleanup,
     config::{self, Config, Loaded, Reloader, Sources, Stop},
     limits, node, preflight,
     signals::Signals,
-    supervision::SupervisedTask,
 };
 
 /// Runs the agent, or the command of the first argument.

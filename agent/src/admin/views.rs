@@ -9,6 +9,7 @@ use std::{
 use http::{Method, StatusCode};
 use underpass_core::{Reason, connection, explain, resolve::Sources};
 use underpass_door::Severity;
+use underpass_keeper::Reports;
 use underpass_telemetry::admin::{
     Request, Response, Router,
     view::{self, Certificate, Gate, Party, PodCount, PodState, ProblemCount, RefusedHandshake, Status},
@@ -17,7 +18,6 @@ use underpass_telemetry::admin::{
 use super::View;
 use crate::{
     certs::{self, CertificateStatus},
-    keeper::Reports,
     pods::PodStatus,
 };
 

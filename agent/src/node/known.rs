@@ -7,7 +7,7 @@ use underpass_core::{
 };
 use underpass_telemetry::admin::{Gate, Readiness};
 
-use crate::keeper::Snapshot;
+use underpass_keeper::Snapshot;
 
 /// The gate, open while the mesh knows every enrolled pod of this node.
 #[derive(Debug)]

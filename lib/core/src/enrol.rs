@@ -10,6 +10,9 @@
 //! Istio's are never in the mesh. A gateway of Istio's is an application like any other, but has a proxy that may speak
 //! the mesh's protocols itself: only its own label `istio.io/dataplane-mode` enrols it. What `sidecar.istio.io/inject`
 //! asks for there is the gateway, and a namespace means its applications.
+//!
+//! That is the wish, by which a node enrols its own pods. A control plane goes by the nodes' word instead
+//! ([`EnrolledBy::Redirection`]): by labels, callers would tunnel to pods that no agent serves.
 
 use serde::Serialize;
 
@@ -26,6 +29,21 @@ pub const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 pub const SIDECAR_INJECT: &str = "sidecar.istio.io/inject";
 /// The sidecar key of namespaces: `enabled` or `disabled`.
 pub const ISTIO_INJECTION: &str = "istio-injection";
+
+/// The annotation by which the agent of its node says that a pod's connections are captured: `enabled`.
+pub const REDIRECTION: &str = "ambient.istio.io/redirection";
+/// Its value.
+const REDIRECTED: &str = "enabled";
+
+/// What enrols pods, beside what never is in the mesh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum EnrolledBy {
+    /// The keys of pods and namespaces: the wish of their owners.
+    #[default]
+    Labels,
+    /// [`REDIRECTION`]: the word of the pods' own nodes.
+    Redirection,
+}
 
 /// What an enrolment was decided by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -57,6 +75,10 @@ pub enum EnrolmentReason {
     NoPod,
     /// No key says anything.
     NoKey,
+    /// Pod annotation `ambient.istio.io/redirection`.
+    Redirection,
+    /// The agent of its node has not said that it captures it.
+    NotRedirected,
 }
 
 impl EnrolmentReason {
@@ -77,6 +99,8 @@ impl EnrolmentReason {
             Self::NoAddress => "it has no address yet",
             Self::NoPod => "no pod has this address",
             Self::NoKey => "no label of the pod or its namespace enrols it",
+            Self::Redirection => "pod annotation ambient.istio.io/redirection",
+            Self::NotRedirected => "its node does not capture it (pod annotation ambient.istio.io/redirection)",
         }
     }
 }
@@ -129,6 +153,9 @@ pub fn decide(pod: &Pod, namespace: Option<&Namespace>, settings: &MeshSettings)
     if let Some((_, because)) = never.into_iter().find(|(is, _)| *is) {
         return Enrolment { enrolled: false, because };
     }
+    if settings.enrolled_by == EnrolledBy::Redirection {
+        return redirected(pod);
+    }
     let none = Labels::new();
     let of_namespace = namespace.map_or(&none, |n| &n.labels);
     let keys = [
@@ -147,6 +174,16 @@ pub fn decide(pod: &Pod, namespace: Option<&Namespace>, settings: &MeshSettings)
         }
         Some((enrolled, because)) => Enrolment { enrolled, because },
         None => Enrolment { enrolled: false, because: EnrolmentReason::NoKey },
+    }
+}
+
+fn redirected(pod: &Pod) -> Enrolment {
+    match pod.annotations.get(REDIRECTION) {
+        Some(value) if &**value == REDIRECTED && pod.addresses.is_empty() => {
+            Enrolment { enrolled: false, because: EnrolmentReason::NoAddress }
+        }
+        Some(value) if &**value == REDIRECTED => Enrolment { enrolled: true, because: EnrolmentReason::Redirection },
+        _ => Enrolment { enrolled: false, because: EnrolmentReason::NotRedirected },
     }
 }
 
@@ -233,6 +270,26 @@ mod tests {
         check("sidecar.istio.io/inject=true", (false, EnrolmentReason::Gateway));
         check("istio.io/dataplane-mode=ambient", (true, EnrolmentReason::PodMode));
         check("istio.io/dataplane-mode=none", (false, EnrolmentReason::PodMode));
+    }
+
+    #[test]
+    fn a_control_plane_goes_by_the_word_of_the_node() {
+        let settings = MeshSettings { enrolled_by: EnrolledBy::Redirection, ..MeshSettings::default() };
+        let check = |pod: Pod, expect| {
+            let got = decide(&pod, None, &settings);
+            assert_eq!((got.is_enrolled(), got.because()), (expect == EnrolmentReason::Redirection, expect));
+        };
+        let captured =
+            || Pod { annotations: labels(&format!("{REDIRECTION}=enabled")), ..pod("default/a", "10.0.0.1") };
+        check(captured(), EnrolmentReason::Redirection);
+        check(Pod { annotations: labels(&format!("{REDIRECTION}=off")), ..captured() }, EnrolmentReason::NotRedirected);
+        let wished = Pod { labels: labels(&format!("{DATAPLANE_MODE}=ambient")), ..pod("default/a", "10.0.0.1") };
+        check(wished, EnrolmentReason::NotRedirected);
+        // The node cannot be right about these.
+        check(Pod { host_network: true, ..captured() }, EnrolmentReason::HostNetwork);
+        check(Pod { proxy: Some(OwnProxy::Sidecar), ..captured() }, EnrolmentReason::Sidecar);
+        check(Pod { addresses: Vec::new(), ..captured() }, EnrolmentReason::NoAddress);
+        check(Pod { phase: Phase::Terminal, ..captured() }, EnrolmentReason::Ended);
     }
 
     #[test]

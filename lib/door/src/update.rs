@@ -1,16 +1,20 @@
 //! The updates that a door hands on: changes, and all current problems.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use underpass_core::objects::Batch;
+use underpass_core::{objects::Batch, world::Facts};
 
 use crate::{Problem, Severity};
 
 /// The result of one reading of a source.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Update {
-    /// The changes since the reading before; empty where there are none.
+    /// The changes of objects since the reading before; empty where there are none.
     pub batch: Batch,
+    /// The changes of facts, of a door that hands on facts.
+    pub facts: Facts,
+    /// The version of the source, where it has one, after these changes: an API server's `resourceVersion`.
+    pub source_version: Option<Arc<str>>,
     /// All current errors and warnings, by source, whether new or not.
     pub problems: Vec<Problem>,
     /// Every object that is known and not yet served.
@@ -25,7 +29,7 @@ impl Update {
     pub fn new(batch: Batch, mut told: Vec<Problem>, ignored: BTreeMap<String, usize>) -> Self {
         told.sort_by(Problem::order);
         let (notices, problems) = told.into_iter().partition(|p| p.severity() == Severity::Notice);
-        Self { batch, problems, notices, ignored }
+        Self { batch, problems, notices, ignored, ..Self::default() }
     }
 
     /// Errors only.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::TrustDomain;
+use crate::{TrustDomain, enrol::EnrolledBy};
 
 /// Settings of the whole mesh.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -22,6 +22,8 @@ pub struct MeshSettings {
     pub cluster_domain: Arc<str>,
     /// `istio-injection` and `sidecar.istio.io/inject` enrol too. Default true.
     pub sidecar_keys: bool,
+    /// What enrols pods. Default the keys of pods and namespaces.
+    pub enrolled_by: EnrolledBy,
 }
 
 impl Default for MeshSettings {
@@ -33,6 +35,7 @@ impl Default for MeshSettings {
             trust_domain_aliases: Vec::new(),
             cluster_domain: "cluster.local".into(),
             sidecar_keys: true,
+            enrolled_by: EnrolledBy::default(),
         }
     }
 }

@@ -24,7 +24,6 @@ use tokio::sync::{oneshot, watch};
 use underpass_abi::{CgroupId, Cookie, ListenerKey, Marks, Op};
 use underpass_agent::{
     datapath::{self, DataPath, InMemory},
-    keeper::{Feed, Keeper, Mesh, Snapshot},
     pods::{self, Event, Handle, Meter, Pods},
 };
 use underpass_core::{
@@ -36,6 +35,7 @@ use underpass_core::{
 };
 use underpass_door::Update;
 use underpass_identity::Authority;
+use underpass_keeper::{Feed, Keeper, Mesh, Snapshot};
 use underpass_net::socket::options::Keepalive;
 use underpass_proxy::credentials::Credentials;
 use underpass_telemetry::{

@@ -13,7 +13,7 @@ use underpass_telemetry::metrics::{Family, IntCounter, IntGauge, IntGaugeVec, Re
 use super::Report;
 
 static VERSION: Family =
-    Family::gauge("underpass_world_version", "The version of the newest World; it restarts with the agent.", &[]);
+    Family::gauge("underpass_world_version", "The version of the newest World; it restarts with the process.", &[]);
 static OBJECTS: Family = Family::gauge("underpass_world_objects", "Objects behind the newest World.", &["kind"]);
 static FINDINGS: Family = Family::gauge(
     "underpass_world_findings",

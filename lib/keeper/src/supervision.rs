@@ -68,7 +68,7 @@ mod tests {
     use underpass_telemetry::admin::Readiness;
 
     use super::*;
-    use crate::keeper::Keeper;
+    use crate::Keeper;
 
     fn says(ended: TaskEnded) -> String {
         format!("{:#}", anyhow::Error::new(ended))

@@ -13,7 +13,7 @@ use std::{
 use underpass_core::{
     ObjectKey,
     objects::{Batch, Change},
-    world::MeshSettings,
+    world::{FactChange, FactKey, Facts, MeshSettings},
 };
 use underpass_telemetry::metrics::IntGauge;
 
@@ -28,7 +28,7 @@ pub(super) enum Taken {
     /// Settings.
     Mesh(MeshSettings),
     /// The updates of one door, merged.
-    Update { door: usize, batch: Batch, report: Report },
+    Update { door: usize, batch: Batch, facts: Facts, report: Report },
     /// A door is gone, and nothing of it waits.
     Gone(usize),
 }
@@ -54,6 +54,7 @@ struct State {
 #[derive(Debug)]
 struct Door {
     changes: BTreeMap<ObjectKey, Change>,
+    facts: BTreeMap<FactKey, FactChange>,
     report: Option<Report>,
     waiting: IntGauge,
     gone: Gone,
@@ -74,9 +75,10 @@ impl State {
         }
         for (n, door) in self.doors.iter_mut().enumerate().filter(|(n, _)| !passed.contains(n)) {
             if let Some(report) = door.report.take() {
-                let changes = std::mem::take(&mut door.changes).into_values().collect();
+                let batch = Batch { changes: std::mem::take(&mut door.changes).into_values().collect() };
+                let facts = Facts { changes: std::mem::take(&mut door.facts).into_values().collect() };
                 door.waiting.set(0);
-                return Some(Taken::Update { door: n, batch: Batch { changes }, report });
+                return Some(Taken::Update { door: n, batch, facts, report });
             }
             if door.gone == Gone::Unreported {
                 door.gone = Gone::Reported;
@@ -87,19 +89,31 @@ impl State {
     }
 }
 
+impl Door {
+    fn pending(&self) -> usize {
+        self.changes.len() + self.facts.len()
+    }
+}
+
 impl Queue {
     /// One more door: its number.
     pub(super) fn add(&self, waiting: IntGauge) -> usize {
         let mut state = self.lock();
-        state.doors.push(Door { changes: BTreeMap::new(), report: None, waiting, gone: Gone::No });
+        state.doors.push(Door {
+            changes: BTreeMap::new(),
+            facts: BTreeMap::new(),
+            report: None,
+            waiting,
+            gone: Gone::No,
+        });
         state.doors.len() - 1
     }
 
-    /// Waits for room, and hands over: of two changes of one object the later counts.
-    pub(super) fn push(&self, door: usize, batch: Batch, report: Report) {
+    /// Waits for room, and hands over: of two changes of one object or fact the later counts.
+    pub(super) fn push(&self, door: usize, batch: Batch, facts: Facts, report: Report) {
         let full = |state: &mut State| {
-            let waits = state.doors.get(door).map_or(0, |door| door.changes.len());
-            !state.ended && waits > 0 && waits + batch.changes.len() > MOST_KEYS
+            let waits = state.doors.get(door).map_or(0, Door::pending);
+            !state.ended && waits > 0 && waits + batch.changes.len() + facts.changes.len() > MOST_KEYS
         };
         let mut state = self.room.wait_while(self.lock(), full).unwrap_or_else(PoisonError::into_inner);
         if let Some(door) = state.doors.get_mut(door) {
@@ -107,9 +121,14 @@ impl Queue {
                 Change::Put(object) => object.key(),
                 Change::Remove(key) => key.clone(),
             };
+            let key_of_fact = |change: &FactChange| match change {
+                FactChange::Put(fact) => fact.key(),
+                FactChange::Remove(key) => key.clone(),
+            };
             door.changes.extend(batch.changes.into_iter().map(|change| (key(&change), change)));
+            door.facts.extend(facts.changes.into_iter().map(|change| (key_of_fact(&change), change)));
             door.report = Some(report);
-            door.waiting.set(i64::try_from(door.changes.len()).unwrap_or(i64::MAX));
+            door.waiting.set(i64::try_from(door.pending()).unwrap_or(i64::MAX));
         }
         self.work.notify_one();
     }
@@ -161,7 +180,7 @@ impl Queue {
     /// The number of pending keys of a door.
     #[cfg(test)]
     pub(super) fn waiting(&self, door: usize) -> usize {
-        self.lock().doors.get(door).map_or(0, |door| door.changes.len())
+        self.lock().doors.get(door).map_or(0, Door::pending)
     }
 
     /// Nothing is left half-done where a holder panics: every change of the state is one step.
@@ -202,15 +221,15 @@ mod tests {
     fn what_is_taken_next() {
         let queue = queue(&["pods", "manifests"]);
         assert_eq!(taken(&queue, &[]), "nothing");
-        queue.push(1, pods(0..3, "10.0.0.1"), Report::default());
-        queue.push(1, pods(2..5, "10.0.0.2"), Report::default());
-        queue.push(0, Batch::default(), Report::default());
+        queue.push(1, pods(0..3, "10.0.0.1"), Facts::default(), Report::default());
+        queue.push(1, pods(2..5, "10.0.0.2"), Facts::default(), Report::default());
+        queue.push(0, Batch::default(), Facts::default(), Report::default());
         for namespace in ["a", "b"] {
             queue.set_mesh(MeshSettings { root_namespace: namespace.into(), ..MeshSettings::default() });
         }
         assert_eq!(taken(&queue, &[]), "settings b", "the last ones");
         assert_eq!(taken(&queue, &[]), "0 of 0", "an answer, though nothing changes");
-        queue.push(0, pods(0..1, "10.0.0.3"), Report::default());
+        queue.push(0, pods(0..1, "10.0.0.3"), Facts::default(), Report::default());
         assert_eq!(taken(&queue, &[0]), "5 of 1", "each door once, and each object once");
         queue.leave(0);
         assert_eq!(taken(&queue, &[]), "1 of 0", "the update of a door before its end");
@@ -222,8 +241,8 @@ mod tests {
         let queue = queue(&["manifests"]);
         let (mut batch, last) = (pods(0..1, "10.0.0.1"), pods(0..1, "10.0.0.2"));
         batch.remove(underpass_core::objects::Object::from(pod("default/p1", "")).key());
-        queue.push(0, batch, Report::default());
-        queue.push(0, last.clone(), Report::default());
+        queue.push(0, batch, Facts::default(), Report::default());
+        queue.push(0, last.clone(), Facts::default(), Report::default());
         let Some(Taken::Update { batch, .. }) = queue.take(&BTreeSet::new(), None) else { panic!("nothing") };
         assert_eq!(batch.changes[..1], last.changes[..]);
         assert!(matches!(batch.changes[1..], [Change::Remove(_)]));
@@ -235,20 +254,22 @@ mod tests {
         let half = MOST_KEYS / 2;
         std::thread::scope(|scope| {
             let sender = scope.spawn(|| {
-                (0..3).for_each(|n| queue.push(1, pods(n * half..(n + 1) * half, "10.0.0.1"), Report::default()));
+                (0..3).for_each(|n| {
+                    queue.push(1, pods(n * half..(n + 1) * half, "10.0.0.1"), Facts::default(), Report::default())
+                });
             });
             while queue.waiting(1) < MOST_KEYS {
                 std::thread::yield_now();
             }
-            queue.push(0, pods(0..1, "10.0.0.1"), Report::default());
+            queue.push(0, pods(0..1, "10.0.0.1"), Facts::default(), Report::default());
             assert!(!sender.is_finished());
             assert_eq!([taken(&queue, &[]), taken(&queue, &[])], ["1 of 0".to_owned(), format!("{MOST_KEYS} of 1")]);
         });
         assert_eq!(taken(&queue, &[]), format!("{half} of 1"));
         // One that is larger by itself is taken whole, and once nothing is taken any more no door waits.
-        queue.push(1, pods(0..2 * MOST_KEYS, "10.0.0.1"), Report::default());
+        queue.push(1, pods(0..2 * MOST_KEYS, "10.0.0.1"), Facts::default(), Report::default());
         assert_eq!(queue.waiting(1), 2 * MOST_KEYS);
         queue.end();
-        queue.push(1, pods(0..1, "10.0.0.1"), Report::default());
+        queue.push(1, pods(0..1, "10.0.0.1"), Facts::default(), Report::default());
     }
 }

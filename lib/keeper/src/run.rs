@@ -16,7 +16,7 @@ use underpass_core::{
 use underpass_telemetry::admin::Gate;
 
 use super::{
-    Keeper, Meter, Report, Reports, Senders,
+    FactsFrom, Keeper, Meter, Report, Reports, Senders,
     published::Published,
     queue::{Queue, Taken},
 };
@@ -53,6 +53,7 @@ pub(super) struct Thread {
     node: Arc<str>,
     doors: Vec<Door>,
     resolver: Resolver,
+    facts_from: FactsFrom,
     world: Arc<World>,
     /// Facts that the World does not have yet.
     facts: Facts,
@@ -71,7 +72,7 @@ impl Drop for Thread {
 
 impl Thread {
     pub(super) fn new(keeper: Keeper) -> Self {
-        let Keeper { queue, node, mesh, doors, published: senders, meter } = keeper;
+        let Keeper { queue, node, mesh, facts: facts_from, doors, published: senders, meter } = keeper;
         let door = |(name, gate)| Door { name, gate: Some(gate), answered: false };
         let world = Arc::clone(&senders.world.borrow());
         Self {
@@ -79,6 +80,7 @@ impl Thread {
             node,
             doors: doors.into_iter().map(door).collect(),
             resolver: Resolver::new(Arc::new(mesh)),
+            facts_from,
             world,
             facts: Facts::default(),
             reports: BTreeMap::new(),
@@ -119,10 +121,12 @@ impl Thread {
     fn take(&mut self, taken: Taken, merged: &mut Merged) {
         match taken {
             Taken::Mesh(mesh) => self.resolve(merged, |resolver| resolver.set_settings(Arc::new(mesh))),
-            Taken::Update { door, batch, report } => {
+            Taken::Update { door, batch, facts, report } => {
                 merged.passed.insert(door);
                 self.report(door, report);
                 self.change(&batch, merged);
+                merged.changes += facts.changes.len();
+                self.facts.changes.extend(facts.changes);
             }
             Taken::Gone(door) => {
                 if let Some(door) = self.doors.get_mut(door) {
@@ -149,7 +153,9 @@ impl Thread {
             of.into_iter().flatten().any(|pod| pod.node.as_deref() == Some(&*self.node))
         };
         merged.local |= resolved.pods.iter().any(is_here);
-        self.facts.changes.extend(resolved.facts.changes);
+        if self.facts_from == FactsFrom::Objects {
+            self.facts.changes.extend(resolved.facts.changes);
+        }
     }
 
     fn report(&mut self, door: usize, mut report: Report) {

@@ -11,7 +11,8 @@ use underpass_core::{
     Kind, ObjectKey, ObjectName,
     objects::{self, Batch},
     resolve::Local,
-    testing::{ambient, model, namespace, pod, service},
+    testing::{ambient, model, namespace, pod, service, workload},
+    world::{Fact, FactChange, FactKey, Facts},
 };
 use underpass_telemetry::admin::{Limits, Listener, Readiness, Router};
 
@@ -141,6 +142,47 @@ async fn the_pods_of_the_node_are_of_the_same_objects_as_the_world() {
     let published = rig.snapshot.wait_for(|seen| seen.local.iter().any(|pod| &*pod.pod_uid == "another"));
     drop(tokio::time::timeout(DEADLINE, published).await.expect("in time").expect("the keeper runs"));
     assert_eq!((rig.world.borrow().version(), rig.snapshot.borrow().world.version()), (version, version));
+}
+
+#[tokio::test]
+async fn facts_of_a_control_plane_and_the_pods_of_the_node_do_not_mix() {
+    let (ready, registry) = (Readiness::new(), Registry::default());
+    let mut keeper = Keeper::given_facts(MeshSettings::default(), "node-1", &registry);
+    let [pods, facts] = ["pods", "facts"].map(|door| keeper.door(door, ready.gate(door, "not read yet")));
+    let (mut snapshot, reports) = (keeper.snapshot(), keeper.reports());
+    drop(keeper.start().expect("a thread"));
+    let says = |addresses: &str| Facts {
+        changes: vec![FactChange::Put(Fact::Workload(workload(&ambient("default/b", addresses, ""))))],
+    };
+    let own = || ambient("default/a", "10.0.0.1", "");
+    pods.send(update([own().into()].into_iter().collect()));
+    facts.send(Update { facts: says("10.0.0.2"), source_version: Some("7".into()), ..Update::default() });
+    let known = |snapshot: &Snapshot| {
+        let world: Vec<_> = snapshot.world.workloads().map(|w| format!("{} {:?}", w.name, w.addresses)).collect();
+        let local: Vec<_> = snapshot.local.iter().map(|pod| (pod.name.to_string(), pod.local)).collect();
+        (world, local)
+    };
+    let both = (vec!["default/b [10.0.0.2]".to_owned()], vec![("default/a".to_owned(), Local::Enrolled)]);
+    let published = tokio::time::timeout(DEADLINE, snapshot.wait_for(|seen| known(seen) == both)).await;
+    drop(published.expect("in time").expect("the keeper runs"));
+    // Of two facts of one key the later counts, also before they are taken; and one that is gone is gone.
+    let mut gone = says("10.0.0.4");
+    gone.remove(gone_key(&gone));
+    facts.send(Update { facts: says("10.0.0.3"), ..Update::default() });
+    facts.send(Update { facts: gone, source_version: Some("9".into()), ..Update::default() });
+    let published = snapshot.wait_for(|seen| seen.world.workloads().next().is_none());
+    drop(tokio::time::timeout(DEADLINE, published).await.expect("in time").expect("the keeper runs"));
+    let mut reports = reports;
+    let version = |reports: &Arc<Reports>| reports["facts"].source_version.clone();
+    let read = tokio::time::timeout(DEADLINE, reports.wait_for(|r| version(r).as_deref() == Some("9"))).await;
+    drop(read.expect("in time").expect("the keeper runs"));
+}
+
+fn gone_key(facts: &Facts) -> FactKey {
+    match facts.changes.first() {
+        Some(FactChange::Put(fact)) => fact.key(),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test]

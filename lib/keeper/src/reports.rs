@@ -1,6 +1,9 @@
 //! The reports of doors beside their changes: newest state, not history.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::Serialize;
 use underpass_door::Problem;
@@ -13,6 +16,9 @@ pub type Reports = BTreeMap<&'static str, Report>;
 pub struct Report {
     /// The number of updates that the keeper has taken from the door: the World is as new.
     pub taken: u64,
+    /// The version of the source that the last update was of, where it has one: the newest `resourceVersion`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_version: Option<Arc<str>>,
     /// Errors and warnings, on file, object and field.
     pub problems: Vec<Problem>,
     /// Objects that are known and not served yet.
