@@ -1,29 +1,37 @@
-//! The embedded CA, for workloads outside a cluster. Its key is the only one that is ever written, to a state directory
-//! that all agents of one machine share, so that they trust each other and survive restarts. The next and the former CA
-//! are trusted as well ([`rotation`](crate::rotation)).
+//! The CA: made here once ([`Authority::make`]), kept in a state directory of one machine ([`directory`]) or in an
+//! object of the cluster, or plugged in by its owner ([`cacerts`]). Its key is the only one that is ever written.
 //!
 //! A leaf it signs: one URI SAN, empty subject, digital signature, server and client authentication, valid from two
-//! minutes ago for a lifetime that the caller chooses, never longer than the CA itself.
+//! minutes ago for a lifetime that the caller chooses, never longer than any certificate of its chain. A serving
+//! certificate has DNS names besides.
+
+mod cacerts;
+mod directory;
+mod fault;
 
 use std::{
-    path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose, PublicKeyData as _, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose,
+    PublicKeyData, SanType, SerialNumber, string::Ia5String,
 };
-use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem::PemObject as _};
+use rustls_pki_types::{CertificateDer, DnsName};
 use underpass_core::{Identity, TrustDomain};
-use zeroize::{Zeroize as _, Zeroizing};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+use zeroize::Zeroizing;
 
+pub use self::{
+    cacerts::Cacerts,
+    fault::{CaFault, CacertsFault, CacertsKey},
+};
 use crate::{
-    Certificate, CertificateRequest, Credential, Error, PrivateKey, Roots, StateFault, base64,
+    Certificate, CertificateRequest, Credential, Error, PrivateKey, Roots, ServingCertificate, base64,
     certificate::certificates_from_pem,
-    key::PUBLIC_KEY_BYTES,
-    request::uri_san,
-    state::{self, StateDir},
+    request::{RequestedKey, uri_san},
+    signing::{Signer, SignerKey},
 };
 
 /// The default lifetime of a leaf, as in Istio.
@@ -33,101 +41,121 @@ pub const BACKDATE: Duration = Duration::from_secs(120);
 /// The lifetime of the CA: ten years, as Istio's.
 const CA_LIFETIME: Duration = Duration::from_secs(3650 * 24 * 3600);
 
-/// A certificate authority as it was found in a state directory, with its key.
+/// A certificate authority with its key.
 pub struct Authority {
-    path: PathBuf,
+    /// The file or the object in the cluster, for errors.
+    origin: Arc<str>,
     trust_domain: TrustDomain,
-    issuer: Issuer<'static, PrivateKey>,
+    signer: Signer,
     certificate: Certificate,
-    /// The signing CA, the next one, and the former ones.
+    /// The certificates between a leaf and the root, the signing one first; empty where that is a root.
+    intermediates: Vec<CertificateDer<'static>>,
+    /// Where the signing CA is a root: that, the next one, and the former ones.
     trusted: Vec<CertificateDer<'static>>,
+    /// The times at which every certificate between a leaf and the root, both included, is valid.
+    not_before: SystemTime,
+    not_after: SystemTime,
 }
 
 impl std::fmt::Debug for Authority {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Authority").field("path", &self.path).field("trust_domain", &self.trust_domain).finish()
+        f.debug_struct("Authority")
+            .field("origin", &self.origin)
+            .field("trust_domain", &self.trust_domain)
+            .finish_non_exhaustive()
     }
 }
 
 impl Authority {
-    /// The CA in `dir`, a directory of its own; a new one where `dir` is empty or missing.
+    /// A new CA of `trust_domain`, a root: its key and its certificate in PEM.
     ///
     /// # Errors
-    /// The directory cannot be used, has other content, is readable or writable by others, its CA is broken,
-    /// expired or another trust domain's. Nothing that was there is changed.
-    pub fn open(dir: &Path, trust_domain: &TrustDomain, now: SystemTime) -> Result<Self, Error> {
-        let state = StateDir::make(dir)?;
-        if state.read(state::CA)?.is_none() {
-            state.must_be_empty()?;
-            state.write(state::CA, &make(trust_domain, now)?)?;
-        }
-        Self::read(&state, trust_domain, now)
+    /// The system's entropy source fails.
+    pub fn make(trust_domain: &TrustDomain, now: SystemTime) -> Result<Zeroizing<String>, Error> {
+        let key = PrivateKey::generate()?;
+        let serial = serial_number()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, trust_domain.as_str());
+        // Distinct names let a verifier that trusts an old and a new CA find the right one.
+        let tag: String = serial.to_bytes().iter().take(4).map(|b| format!("{b:02x}")).collect();
+        params.distinguished_name.push(DnType::CommonName, format!("Underpass CA {tag}"));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.serial_number = Some(serial);
+        params.not_before = (now - BACKDATE).into();
+        params.not_after = (now + CA_LIFETIME).into();
+        let certificate = params
+            .self_signed(&key)
+            .map_err(|source| Error::WriteCertificate { subject: format!("the CA of {trust_domain}"), source })?;
+        let key_pem = base64::pem("PRIVATE KEY", key.pkcs8_der());
+        let certificate_pem = certificate.pem();
+        // Reserved once: growing would leave copies of the key behind.
+        let mut text = Zeroizing::new(String::with_capacity(key_pem.len() + certificate_pem.len()));
+        text.push_str(&key_pem);
+        text.push_str(&certificate_pem);
+        Ok(text)
     }
 
-    /// The CA that is in `dir` now. Never makes one: a CA that has gone is an error, not replaced.
+    /// The CA in `text`, as [`Authority::make`] writes it. `origin` names the object that holds it, for errors:
+    /// `Secret underpass-system/underpass-ca`.
     ///
     /// # Errors
-    /// As [`Authority::open`], and where there is none.
-    pub fn load(dir: &Path, trust_domain: &TrustDomain, now: SystemTime) -> Result<Self, Error> {
-        Self::read(&StateDir::look(dir)?, trust_domain, now)
-    }
-
-    pub(crate) fn read(state: &StateDir, trust_domain: &TrustDomain, now: SystemTime) -> Result<Self, Error> {
-        let file = |name: &str| Ok::<_, Error>(state.read(name)?.map(|(text, _)| text));
-        let missing = || Error::StateFault { path: state.file(state::CA), fault: StateFault::Missing };
-        let mut authority = Self::parse(&state.file(state::CA), &file(state::CA)?.ok_or_else(missing)?, trust_domain)?;
+    /// [`Error::CaFault`], also where it is another trust domain's; [`Error::AuthorityNotValid`].
+    pub fn from_pem(origin: &str, text: &str, trust_domain: &TrustDomain, now: SystemTime) -> Result<Self, Error> {
+        let authority = Self::parse(origin.into(), text, trust_domain)
+            .map_err(|fault| Error::CaFault { origin: origin.into(), fault })?;
         authority.must_be_valid(now)?;
-        if let Some(text) = file(state::NEXT)? {
-            authority.trusted.extend(Self::parse(&state.file(state::NEXT), &text, trust_domain)?.trusted);
-        }
-        if let Some(text) = file(state::OLD)? {
-            let fault = |fault| Error::StateFault { path: state.file(state::OLD), fault };
-            let old = certificates_from_pem(&text).map_err(|_| fault(StateFault::Certificate))?;
-            Roots::new(0, old.clone()).map_err(|_| fault(StateFault::NotACa))?;
-            authority.trusted.extend(old);
-        }
-        // Duplicates and the limit are checked here, where the directory can be named.
-        authority.trusted = authority.roots(0)?.certificates().to_vec();
         Ok(authority)
     }
 
-    /// A key and its certificate.
-    fn parse(path: &Path, text: &str, trust_domain: &TrustDomain) -> Result<Self, Error> {
-        let fault = |fault| Error::StateFault { path: path.to_path_buf(), fault };
-        let mut key_der = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes()).map_err(|_| fault(StateFault::Key))?;
-        let key = PrivateKey::from_pkcs8_der(key_der.secret_pkcs8_der());
-        key_der.zeroize();
-        let key = key.map_err(|_| fault(StateFault::Key))?;
-        let mut certificates = certificates_from_pem(text).map_err(|_| fault(StateFault::Certificate))?;
-        let (1, Some(der)) = (certificates.len(), certificates.pop()) else {
-            return Err(fault(StateFault::Certificate));
-        };
-        let certificate = Certificate::parse(&der).map_err(|_| fault(StateFault::Certificate))?;
+    /// A key and its certificate, a root of `trust_domain`.
+    fn parse(origin: Arc<str>, text: &str, trust_domain: &TrustDomain) -> Result<Self, CaFault> {
+        let key = SignerKey::from_pem(text).ok_or(CaFault::Key)?;
+        let certificates = certificates_from_pem(text).map_err(|_| CaFault::Certificate)?;
+        let [der] = certificates.as_slice() else { return Err(CaFault::Certificate) };
+        let certificate = Certificate::parse(der).map_err(|_| CaFault::Certificate)?;
+        let (_, x509) = X509Certificate::from_der(der).map_err(|_| CaFault::Certificate)?;
         if !certificate.is_ca() {
-            return Err(fault(StateFault::NotACa));
+            return Err(CaFault::NotACa);
         }
-        if certificate.public_key() != key.public_key() {
-            return Err(fault(StateFault::Mismatch));
-        }
+        let signer = Signer::new(key, &x509).ok_or(CaFault::Mismatch)?;
         let found = certificate.organization().unwrap_or_default();
         if found != trust_domain.as_str() {
-            let (found, expected) = (found.to_owned(), trust_domain.to_string());
-            return Err(fault(StateFault::TrustDomain { found, expected }));
+            return Err(CaFault::TrustDomain { found: found.to_owned(), expected: trust_domain.to_string() });
         }
-        let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|_| fault(StateFault::Certificate))?;
-        let trusted = vec![der];
-        Ok(Self { path: path.to_path_buf(), trust_domain: trust_domain.clone(), issuer, certificate, trusted })
+        let (not_before, not_after) = (certificate.not_before(), certificate.not_after());
+        Ok(Self {
+            origin,
+            trust_domain: trust_domain.clone(),
+            signer,
+            certificate,
+            intermediates: Vec::new(),
+            trusted: certificates,
+            not_before,
+            not_after,
+        })
     }
 
     fn must_be_valid(&self, now: SystemTime) -> Result<(), Error> {
-        if now < self.certificate.not_before() || now > self.certificate.not_after() {
-            return Err(Error::AuthorityNotValid { path: self.path.clone() });
+        if now < self.not_before || now > self.not_after {
+            return Err(Error::AuthorityNotValid { origin: Arc::clone(&self.origin) });
         }
         Ok(())
     }
 
-    /// Certifies the key in `request` (DER) for `identity`; the names in the request are ignored. The caller decides
-    /// whether the requester may have this identity. Returns the chain, leaf first, without the root.
+    fn must_be_ours(&self, identity: &Identity) -> Result<(), Error> {
+        if identity.trust_domain() != &self.trust_domain {
+            let trust_domain = self.trust_domain.clone();
+            return Err(Error::OtherTrustDomain { identity: identity.clone(), trust_domain });
+        }
+        Ok(())
+    }
+
+    /// Certifies the key in `request` (DER) for `identity`; the names in the request are ignored
+    /// ([`request::check`](crate::request::check) is for a caller that must not ask for others). The caller decides
+    /// whether the requester may have this identity. Returns the chain, leaf first, then the CA and what certifies
+    /// it, without the root.
     ///
     /// # Errors
     /// The request is unreadable or not signed by its key, the key is no P-256 key, the identity cannot stand in a
@@ -140,31 +168,10 @@ impl Authority {
         now: SystemTime,
     ) -> Result<Vec<CertificateDer<'static>>, Error> {
         self.must_be_valid(now)?;
-        if identity.trust_domain() != &self.trust_domain {
-            let trust_domain = self.trust_domain.clone();
-            return Err(Error::OtherTrustDomain { identity: identity.clone(), trust_domain });
-        }
-        let read = CertificateSigningRequestParams::from_der(&request.into())
-            .map_err(|source| Error::ReadRequest { identity: identity.clone(), source })?;
-        let public_key = read.public_key;
-        if public_key.algorithm() != &rcgen::PKCS_ECDSA_P256_SHA256 || public_key.der_bytes().len() != PUBLIC_KEY_BYTES
-        {
-            return Err(Error::RequestKey { identity: identity.clone() });
-        }
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names = vec![uri_san(identity)?];
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.use_authority_key_identifier_extension = true;
-        params.serial_number = Some(serial_number()?);
-        params.not_before = (now - BACKDATE).into();
-        params.not_after = (now + lifetime).min(self.certificate.not_after()).into();
-        let leaf = params
-            .signed_by(&public_key, &self.issuer)
-            .map_err(|source| Error::WriteCertificate { subject: identity.to_string(), source })?;
-        Ok(vec![leaf.der().clone()])
+        self.must_be_ours(identity)?;
+        let key =
+            RequestedKey::read(request).map_err(|source| Error::Request { identity: identity.clone(), source })?;
+        self.certify(&key, vec![uri_san(identity)?], identity, lifetime, now)
     }
 
     /// A new key for `identity`, certified.
@@ -178,7 +185,60 @@ impl Authority {
         Credential::new(key, chain)
     }
 
-    /// The certificates that peers need to trust: the signing CA first, then the next and the former ones.
+    /// A new key for a server of the control plane that clients find by one of `names` (DNS), certified. It names
+    /// `identity` as well, the server's own.
+    ///
+    /// # Errors
+    /// A name is not a DNS name, and as [`Authority::credential`].
+    pub fn serving(
+        &self,
+        names: &[&str],
+        identity: &Identity,
+        lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<ServingCertificate, Error> {
+        self.must_be_valid(now)?;
+        self.must_be_ours(identity)?;
+        let dns_san = |name: &&str| {
+            let refused = || Error::NotADnsName { name: (*name).to_owned() };
+            let valid = DnsName::try_from(*name).map_err(|_| refused())?;
+            Ia5String::try_from(valid.as_ref()).map(SanType::DnsName).map_err(|_| refused())
+        };
+        let mut sans = names.iter().map(dns_san).collect::<Result<Vec<_>, _>>()?;
+        sans.push(uri_san(identity)?);
+        let key = PrivateKey::generate()?;
+        let chain = self.certify(&key, sans, identity, lifetime, now)?;
+        ServingCertificate::new(key, chain)
+    }
+
+    fn certify(
+        &self,
+        key: &impl PublicKeyData,
+        names: Vec<SanType>,
+        subject: &Identity,
+        lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<Vec<CertificateDer<'static>>, Error> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = names;
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.serial_number = Some(serial_number()?);
+        params.not_before = (now - BACKDATE).into();
+        // A remote caller asks for any lifetime.
+        let wanted = now.checked_add(lifetime).unwrap_or(self.not_after);
+        params.not_after = wanted.min(self.not_after).into();
+        let leaf = self
+            .signer
+            .sign(params, key)
+            .map_err(|source| Error::WriteCertificate { subject: subject.to_string(), source })?;
+        Ok(std::iter::once(leaf).chain(self.intermediates.iter().cloned()).collect())
+    }
+
+    /// The certificates that peers need to trust. Of a CA that was made here: the signing one first, then the next and
+    /// the former ones; of a plugged-in one: its roots.
     #[must_use]
     pub fn root_certificates(&self) -> Vec<CertificateDer<'static>> {
         self.trusted.clone()
@@ -188,6 +248,12 @@ impl Authority {
     #[must_use]
     pub const fn certificate(&self) -> &Certificate {
         &self.certificate
+    }
+
+    /// The last second at which it can sign: one of the certificates between a leaf and the root ends then.
+    #[must_use]
+    pub const fn not_after(&self) -> SystemTime {
+        self.not_after
     }
 
     /// [`Authority::root_certificates`] as a bundle.
@@ -203,33 +269,6 @@ impl Authority {
     pub const fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }
-}
-
-/// A new CA as the text of its file.
-pub(crate) fn make(trust_domain: &TrustDomain, now: SystemTime) -> Result<Zeroizing<String>, Error> {
-    let key = PrivateKey::generate()?;
-    let serial = serial_number()?;
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::OrganizationName, trust_domain.as_str());
-    // Distinct names let a verifier that trusts an old and a new CA find the right one.
-    let tag: String = serial.to_bytes().iter().take(4).map(|b| format!("{b:02x}")).collect();
-    params.distinguished_name.push(DnType::CommonName, format!("Underpass CA {tag}"));
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.serial_number = Some(serial);
-    params.not_before = (now - BACKDATE).into();
-    params.not_after = (now + CA_LIFETIME).into();
-    let certificate = params
-        .self_signed(&key)
-        .map_err(|source| Error::WriteCertificate { subject: format!("the CA of {trust_domain}"), source })?;
-    let key_pem = base64::pem("PRIVATE KEY", key.pkcs8_der());
-    let certificate_pem = certificate.pem();
-    // Reserved once: growing would leave copies of the key behind.
-    let mut text = Zeroizing::new(String::with_capacity(key_pem.len() + certificate_pem.len()));
-    text.push_str(&key_pem);
-    text.push_str(&certificate_pem);
-    Ok(text)
 }
 
 /// 127 unpredictable bits, positive (RFC 5280, 4.1.2.2: at most 20 octets).

@@ -1,11 +1,15 @@
 //! Errors of keys, certificates and the CA's state: one enum at the crate's boundary, each variant with operation,
 //! object and source.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, sync::Arc};
 
 use underpass_core::Identity;
 
-use crate::certificate::SanError;
+use crate::{
+    authority::{CaFault, CacertsFault},
+    certificate::SanError,
+    request::RequestFault,
+};
 
 /// An operation of this crate that failed.
 #[derive(Debug, thiserror::Error)]
@@ -32,19 +36,19 @@ pub enum Error {
         /// The error of the encoder.
         source: rcgen::Error,
     },
-    /// The request could not be read, or is not signed by the key it carries.
-    #[error("cannot read the certificate request for {identity}")]
-    ReadRequest {
+    /// The request could not be read, or is not signed by the P-256 key it carries.
+    #[error("the certificate request for {identity} is refused")]
+    Request {
         /// The identity of the certificate.
         identity: Identity,
-        /// The error of the parser.
-        source: rcgen::Error,
+        /// The reason.
+        source: RequestFault,
     },
-    /// Requests carry P-256 keys, nothing else.
-    #[error("the key in the certificate request for {identity} is not a P-256 key")]
-    RequestKey {
-        /// The identity of the certificate.
-        identity: Identity,
+    /// A server needs names that its clients can ask for.
+    #[error("cannot certify a server as `{name}`: it is not a DNS name")]
+    NotADnsName {
+        /// As given.
+        name: String,
     },
     /// The certificate could not be written.
     #[error("cannot write a certificate for {subject}")]
@@ -68,6 +72,22 @@ pub enum Error {
     NoCertificate {
         /// `a chain`, `a bundle of roots`.
         what: &'static str,
+    },
+    /// A text that is longer than any chain.
+    #[error("{what} is longer than {limit} bytes")]
+    TooLong {
+        /// `a certificate chain`.
+        what: &'static str,
+        /// In bytes.
+        limit: usize,
+    },
+    /// More than any chain needs; every one is sent in every handshake.
+    #[error("the certificate chain has {found} certificates, more than the limit of {limit}")]
+    TooManyCertificates {
+        /// In the chain.
+        found: usize,
+        /// [`crate::chain::CHAIN_MAX`].
+        limit: usize,
     },
     /// More than any rotation needs; every one is tried for every peer.
     #[error("the bundle of roots has {found} certificates, more than the limit of {limit}")]
@@ -97,11 +117,33 @@ pub enum Error {
         /// The identity in the certificate.
         identity: Identity,
     },
+    /// The leaf was made for another key.
+    #[error("the certificate with serial {serial} does not match the private key")]
+    ServingKeyMismatch {
+        /// Its serial number.
+        serial: crate::Serial,
+    },
     /// The CA's own certificate has expired, or the clock is wrong.
-    #[error("the CA certificate in {} has expired or is not yet valid: check the clock, or rotate the CA", path.display())]
+    #[error("the CA certificate in {origin} has expired or is not yet valid: check the clock, or rotate the CA")]
     AuthorityNotValid {
-        /// The state directory.
-        path: PathBuf,
+        /// The file, or the object in the cluster.
+        origin: Arc<str>,
+    },
+    /// A CA of ours that cannot be used.
+    #[error("{origin} is not a usable CA: {fault}")]
+    CaFault {
+        /// The object in the cluster.
+        origin: Arc<str>,
+        /// The fault.
+        fault: CaFault,
+    },
+    /// A plugged-in CA that cannot be used.
+    #[error("{origin} is not a usable CA: {fault}")]
+    CacertsFault {
+        /// The object in the cluster.
+        origin: Arc<str>,
+        /// The place and the fault.
+        fault: CacertsFault,
     },
     /// The identity belongs to another trust domain than the CA.
     #[error("{identity} is not in the CA's trust domain {trust_domain}")]
@@ -201,24 +243,7 @@ pub enum StateFault {
     /// Bytes that are not text.
     #[error("it is not text")]
     NotText,
-    /// No key in it, or none that can be read.
-    #[error("it has no readable private key")]
-    Key,
-    /// No certificate in it, or none that can be read.
-    #[error("it has no readable certificate")]
-    Certificate,
-    /// The certificate of a workload, not of a CA.
-    #[error("its certificate is not a CA certificate")]
-    NotACa,
-    /// Key and certificate are not a pair.
-    #[error("its key does not match its certificate")]
-    Mismatch,
-    /// Made for another mesh.
-    #[error("it is the CA of trust domain `{found}`, not of `{expected}`")]
-    TrustDomain {
-        /// In its certificate.
-        found: String,
-        /// In the settings.
-        expected: String,
-    },
+    /// Its content.
+    #[error(transparent)]
+    Ca(#[from] CaFault),
 }

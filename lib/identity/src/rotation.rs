@@ -23,7 +23,7 @@ use rustls_pki_types::CertificateDer;
 use underpass_core::TrustDomain;
 
 use crate::{
-    Authority, Certificate, Error, RotationFault, authority,
+    Authority, Certificate, Error, RotationFault,
     certificate::{certificates_from_pem, pem},
     state::{self, StateDir},
 };
@@ -119,7 +119,7 @@ pub fn status(dir: &Path, trust_domain: &TrustDomain, now: SystemTime) -> Result
 pub fn prepare(dir: &Path, trust_domain: &TrustDomain, now: SystemTime) -> Result<Status, Error> {
     let found = Found::read(StateDir::change(dir)?, trust_domain, now)?;
     found.must_be(dir, "prepare a new CA", Phase::Steady)?;
-    found.state.write(state::NEXT, &authority::make(trust_domain, now)?)?;
+    found.state.write(state::NEXT, &Authority::make(trust_domain, now)?)?;
     found.again(trust_domain, now)
 }
 

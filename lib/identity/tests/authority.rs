@@ -13,7 +13,8 @@ use std::{
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose};
 use underpass_core::{Identity, TrustDomain};
 use underpass_identity::{
-    Authority, Certificate, CertificateRequest, Credential, Error, PrivateKey, SanError, StateFault,
+    Authority, CaFault, Certificate, CertificateRequest, Credential, Error, PrivateKey, RequestFault, SanError,
+    StateFault,
     authority::{BACKDATE, LEAF_LIFETIME},
     certificate::certificates_from_pem,
 };
@@ -170,12 +171,16 @@ fn requests_that_are_refused() {
 
     let mut forged = good.der().to_vec();
     *forged.last_mut().unwrap() ^= 1;
-    assert!(matches!(ca.issue(&forged, &alice(), DAY, now()), Err(Error::ReadRequest { .. })));
-    assert!(matches!(ca.issue(b"", &alice(), DAY, now()), Err(Error::ReadRequest { .. })));
+    let refused = |request: &[u8]| match ca.issue(request, &alice(), DAY, now()) {
+        Err(Error::Request { identity, source }) if identity == alice() => source,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused(&forged), RequestFault::Signature);
+    assert_eq!(refused(b""), RequestFault::Malformed);
 
     let p384 = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
     let other = CertificateParams::default().serialize_request(&p384).unwrap();
-    assert!(matches!(ca.issue(other.der(), &alice(), DAY, now()), Err(Error::RequestKey { .. })));
+    assert_eq!(refused(other.der()), RequestFault::Key);
 
     let elsewhere: Identity = "spiffe://elsewhere/ns/default/sa/alice".parse().unwrap();
     assert!(matches!(ca.issue(good.der(), &elsewhere, DAY, now()), Err(Error::OtherTrustDomain { .. })));
@@ -216,25 +221,25 @@ fn a_broken_directory_is_refused_and_left_alone() {
         fs::read_to_string(path.join("ca.pem")).unwrap()
     };
 
-    check_refused("empty", |p| rewrite(p, |_| String::new()), fault(StateFault::Key));
-    check_refused("garbage", |p| rewrite(p, |_| "hello".into()), fault(StateFault::Key));
+    check_refused("empty", |p| rewrite(p, |_| String::new()), fault(StateFault::Ca(CaFault::Key)));
+    check_refused("garbage", |p| rewrite(p, |_| "hello".into()), fault(StateFault::Ca(CaFault::Key)));
     check_refused("not text", |p| fs::write(p.join("ca.pem"), [0xff; 9]).unwrap(), fault(StateFault::NotText));
     check_refused(
         "cut",
         |p| rewrite(p, |t| t[..t.len() / 2].into()),
-        |e| matches!(e, Error::StateFault { fault: StateFault::Certificate | StateFault::Key, .. }),
+        |e| matches!(e, Error::StateFault { fault: StateFault::Ca(CaFault::Certificate | CaFault::Key), .. }),
     );
-    check_refused("no key", |p| rewrite(p, certificate_of), fault(StateFault::Key));
-    check_refused("no certificate", |p| rewrite(p, key_of), fault(StateFault::Certificate));
+    check_refused("no key", |p| rewrite(p, certificate_of), fault(StateFault::Ca(CaFault::Key)));
+    check_refused("no certificate", |p| rewrite(p, key_of), fault(StateFault::Ca(CaFault::Certificate)));
     check_refused(
         "two certificates",
         |p| rewrite(p, |t| t.to_owned() + &certificate_of(t)),
-        fault(StateFault::Certificate),
+        fault(StateFault::Ca(CaFault::Certificate)),
     );
     check_refused(
         "another key",
         |p| rewrite(p, |t| key_of(&other_ca()) + &certificate_of(t)),
-        fault(StateFault::Mismatch),
+        fault(StateFault::Ca(CaFault::Mismatch)),
     );
     check_refused(
         "a leaf instead of a CA",
@@ -244,7 +249,7 @@ fn a_broken_directory_is_refused_and_left_alone() {
             let ca = fs::read_to_string(p.join("ca.pem")).unwrap();
             fs::write(p.join("ca.pem"), key_of(&ca) + &leaf.pem()).unwrap();
         },
-        fault(StateFault::NotACa),
+        fault(StateFault::Ca(CaFault::NotACa)),
     );
     check_refused(
         "too long",
@@ -282,9 +287,36 @@ fn another_trust_domain_is_refused() {
     open(&path).unwrap();
     let before = snapshot(&path);
     let error = Authority::open(&path, &"prod.example".parse().unwrap(), now()).unwrap_err();
-    let want = StateFault::TrustDomain { found: "cluster.local".into(), expected: "prod.example".into() };
+    let want = CaFault::TrustDomain { found: "cluster.local".into(), expected: "prod.example".into() };
+    let want = StateFault::Ca(want);
     assert!(matches!(&error, Error::StateFault { fault, .. } if *fault == want), "{error:?}");
     assert_eq!(before, snapshot(&path));
+}
+
+#[test]
+fn a_ca_is_kept_in_an_object_of_the_cluster_as_well() {
+    const ORIGIN: &str = "Secret underpass-system/underpass-ca";
+    let domain = TrustDomain::default();
+    let text = Authority::make(&domain, now()).unwrap();
+    let ca = Authority::from_pem(ORIGIN, &text, &domain, now()).unwrap();
+    assert_eq!(ca.root_certificates(), certificates_from_pem(&text).unwrap());
+    let credential = ca.credential(&alice(), DAY, now()).unwrap();
+    assert_eq!((credential.identity(), credential.chain().len()), (&alice(), 1));
+
+    let check = |text: &str, domain: &str, now: SystemTime, want: &str| {
+        let error = Authority::from_pem(ORIGIN, text, &domain.parse().unwrap(), now).unwrap_err();
+        assert_eq!(error.to_string(), format!("{ORIGIN} is not a usable CA: {want}"));
+    };
+    let other = "it is the CA of trust domain `cluster.local`, not of `prod.example`";
+    check(&text, "prod.example", now(), other);
+    let (key, certificate) = text.split_at(text.find("-----BEGIN CERTIFICATE").unwrap());
+    check(key, "cluster.local", now(), "it has no readable certificate");
+    let another = Authority::make(&domain, now()).unwrap();
+    let (another_key, _) = another.split_at(another.find("-----BEGIN CERTIFICATE").unwrap());
+    check(&format!("{another_key}{certificate}"), "cluster.local", now(), "its key does not match its certificate");
+    let over = now() + 3651 * DAY;
+    let error = Authority::from_pem(ORIGIN, &text, &domain, over).unwrap_err();
+    assert!(matches!(&error, Error::AuthorityNotValid { origin } if **origin == *ORIGIN), "{error}");
 }
 
 #[test]
