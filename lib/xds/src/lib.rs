@@ -7,4 +7,5 @@
 //!   without IO and a thin shell of gRPC around it.
 //! * `certificates`: `istio.v1.auth.IstioCertificateService`, both ends.
 
+pub mod contract;
 pub mod resource;
