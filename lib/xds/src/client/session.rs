@@ -1,0 +1,298 @@
+//! The client's end of delta streams, one after the other: responses in, changes and answers out. No IO and no clock:
+//! the time is an argument.
+//!
+//! ```text
+//!   open() --requests, with what is held--> receive(response) ... --> take() --changes--> the caller applies them
+//!                                               ^                                               |
+//!                                               '------------ answers <-- applied(rejected) <---'
+//! ```
+//! Responses that arrived together are one batch: policies that are new or changed, then addresses, then policies that
+//! are gone. The last state of a name counts.
+//!
+//! What must hold:
+//! * What is named to the next server as held is what was applied, so that it sends exactly the rest.
+//! * A server whose state is older than what was applied takes nothing away and changes nothing. Its
+//!   `system_version_info` says so where it is a number, the `resourceVersion` of the API server; another text, as of
+//!   istiod, makes no rule.
+//!
+//! ```text
+//!   level --response older than what was applied--> behind: new addresses are applied, all else is left out
+//!     ^                                               | a response that is not older
+//!     '-- the next stream, with what is held ---------'
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use prost_types::Any;
+
+use super::{
+    Node,
+    receipt::{Receipt, Rejected},
+};
+use crate::{
+    contract::envoy::service::discovery::v3::{self as discovery, DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+    resource::ResourceKind,
+    wire::PerKind,
+};
+
+/// A server that is behind for longer is reported.
+pub const BEHIND: Duration = Duration::from_secs(30);
+
+/// A change of one resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The kind.
+    pub kind: ResourceKind,
+    /// The name.
+    pub name: Arc<str>,
+    /// The encoded resource; `None`: it is gone.
+    pub body: Option<Bytes>,
+}
+
+/// Changes that belong together, in the order in which they are to be applied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// The changes.
+    pub changes: Vec<Change>,
+    /// With them the state of every kind was received to its end at least once.
+    pub complete: bool,
+}
+
+/// What follows from a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// A batch can be taken.
+    Take,
+    /// The server has caught up, and does not know what was left out: the stream is to be ended and the next one opened.
+    Reopen,
+}
+
+/// A server that is older than what was applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Behind {
+    /// Since when.
+    pub since: Instant,
+    /// The version that was applied.
+    pub applied: u64,
+    /// The version of the server.
+    pub offered: u64,
+}
+
+/// All streams to the control plane.
+#[derive(Debug)]
+pub struct Session {
+    node: Node,
+    /// Name and version of what was applied.
+    held: PerKind<BTreeMap<Arc<str>, Arc<str>>>,
+    /// The state of the kind was received to its end.
+    answered: PerKind<bool>,
+    applied: Option<u64>,
+    behind: Option<Behind>,
+    reported: bool,
+    /// On this stream changes were left out.
+    left_out: bool,
+    staged: PerKind<BTreeMap<Arc<str>, Staged>>,
+    staged_version: Option<u64>,
+    taken: Vec<(ResourceKind, Arc<str>, Option<Arc<str>>)>,
+    receipts: Vec<Receipt>,
+}
+
+/// The last state of a name that arrived: version and body.
+type Staged = Option<(Arc<str>, Bytes)>;
+
+impl Session {
+    /// A client that holds nothing.
+    #[must_use]
+    pub fn new(node: Node) -> Self {
+        Self {
+            node,
+            held: PerKind::default(),
+            answered: PerKind::default(),
+            applied: None,
+            behind: None,
+            reported: false,
+            left_out: false,
+            staged: PerKind::default(),
+            staged_version: None,
+            taken: Vec::new(),
+            receipts: Vec::new(),
+        }
+    }
+
+    /// A new stream: its first requests. What arrived by an earlier one and was not applied is forgotten.
+    pub fn open(&mut self) -> Vec<DeltaDiscoveryRequest> {
+        self.staged = PerKind::default();
+        self.staged_version = None;
+        self.taken.clear();
+        self.receipts.clear();
+        self.left_out = false;
+        let request = |kind| DeltaDiscoveryRequest {
+            node: Some(self.node.message()),
+            type_url: ResourceKind::type_url(kind).into(),
+            initial_resource_versions: self
+                .held
+                .of(kind)
+                .iter()
+                .map(|(name, version)| (name.as_ref().into(), version.as_ref().into()))
+                .collect(),
+            ..Default::default()
+        };
+        ResourceKind::ALL.into_iter().map(request).collect()
+    }
+
+    /// Takes a response.
+    pub fn receive(&mut self, response: DeltaDiscoveryResponse, now: Instant) -> Next {
+        let Some(kind) = ResourceKind::of(&response.type_url) else {
+            self.receipts.push(Receipt::not_subscribed(response.type_url, response.nonce));
+            return Next::Take;
+        };
+        let version = response.system_version_info.parse::<u64>().ok();
+        if let Some((applied, offered)) = self.applied.zip(version).filter(|(applied, offered)| offered < applied) {
+            let since = self.behind.map_or(now, |behind| behind.since);
+            self.behind = Some(Behind { since, applied, offered });
+            self.receive_behind(kind, response);
+            return Next::Take;
+        }
+        (self.behind, self.reported) = (None, false);
+        if self.left_out {
+            return Next::Reopen;
+        }
+        self.staged_version = self.staged_version.max(version);
+        let mut receipt = Receipt::new(kind, response.nonce);
+        receipt.ends_state = !response.underpass_partial;
+        let staged = self.staged.of_mut(kind);
+        // A name that is both gone and there was made anew.
+        staged.extend(response.removed_resources.into_iter().map(|name| (Arc::from(name), None)));
+        for resource in response.resources {
+            match staged_of(kind, resource) {
+                Ok((name, resource)) => {
+                    staged.insert(name, Some(resource));
+                }
+                Err(rejected) => receipt.reject(&rejected),
+            }
+        }
+        self.receipts.push(receipt);
+        Next::Take
+    }
+
+    /// What arrived, for the caller to apply. Then [`Self::applied`].
+    pub fn take(&mut self) -> Batch {
+        let ended = |kind| self.receipts.iter().any(|receipt| receipt.kind == Some(kind) && receipt.ends_state);
+        let complete = ResourceKind::ALL.into_iter().all(|kind| *self.answered.of(kind) || ended(kind));
+        let (changed, gone): (Vec<_>, Vec<_>) = std::mem::take(self.staged.of_mut(ResourceKind::Authorization))
+            .into_iter()
+            .partition(|(_, resource)| resource.is_some());
+        let addresses = std::mem::take(self.staged.of_mut(ResourceKind::Address));
+        let kinds = [
+            (ResourceKind::Authorization, changed),
+            (ResourceKind::Address, addresses.into_iter().collect()),
+            (ResourceKind::Authorization, gone),
+        ];
+        let mut changes = Vec::new();
+        for (kind, (name, resource)) in
+            kinds.into_iter().flat_map(|(kind, all)| all.into_iter().map(move |one| (kind, one)))
+        {
+            let (version, body) = resource.unzip();
+            self.taken.push((kind, name.clone(), version));
+            changes.push(Change { kind, name, body });
+        }
+        Batch { changes, complete }
+    }
+
+    /// The batch that was taken is applied, without what was rejected: for that the last good version stays. The
+    /// answers to its responses.
+    pub fn applied(&mut self, rejected: &[Rejected]) -> Vec<DeltaDiscoveryRequest> {
+        for (kind, name, version) in self.taken.drain(..) {
+            // A resource that was rejected is held in its former version, so that another server sends it again.
+            if rejected.iter().any(|rejected| rejected.kind == kind && rejected.name == name) {
+                continue;
+            }
+            match version {
+                Some(version) => self.held.of_mut(kind).insert(name, version),
+                None => self.held.of_mut(kind).remove(&name),
+            };
+        }
+        self.applied = self.applied.max(self.staged_version.take());
+        for one in rejected {
+            if let Some(receipt) = self.receipts.iter_mut().rfind(|receipt| receipt.kind == Some(one.kind)) {
+                receipt.reject(one);
+            }
+        }
+        let answer = |receipt: Receipt| {
+            if let Some(kind) = receipt.kind.filter(|_| receipt.ends_state) {
+                *self.answered.of_mut(kind) = true;
+            }
+            receipt.answer()
+        };
+        self.receipts.drain(..).filter_map(answer).collect()
+    }
+
+    /// The state of every kind was received to its end, and applied.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        ResourceKind::ALL.into_iter().all(|kind| *self.answered.of(kind))
+    }
+
+    /// The number of resources that are held.
+    #[must_use]
+    pub fn held(&self, kind: ResourceKind) -> usize {
+        self.held.of(kind).len()
+    }
+
+    /// The server is older than what was applied.
+    #[must_use]
+    pub const fn behind(&self) -> Option<Behind> {
+        self.behind
+    }
+
+    /// When [`Self::report`] may have something to say without any event.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.behind.filter(|_| !self.reported)?.since.checked_add(BEHIND)
+    }
+
+    /// The server has been behind for [`BEHIND`]. Said once until it has caught up.
+    pub fn report(&mut self, now: Instant) -> Option<Behind> {
+        let late = self.deadline().is_some_and(|deadline| now >= deadline);
+        self.reported |= late;
+        self.behind.filter(|_| late)
+    }
+
+    /// Takes a response of a server that is behind: it only adds addresses.
+    fn receive_behind(&mut self, kind: ResourceKind, response: DeltaDiscoveryResponse) {
+        let mut receipt = Receipt::new(kind, response.nonce);
+        self.left_out |= !response.removed_resources.is_empty();
+        let (held, staged) = (self.held.of(kind), self.staged.of_mut(kind));
+        for resource in response.resources {
+            match staged_of(kind, resource) {
+                Ok((name, resource)) if kind == ResourceKind::Address && !held.contains_key(&name) => {
+                    staged.entry(name).or_insert(Some(resource));
+                }
+                Ok(_) => self.left_out = true,
+                Err(rejected) => receipt.reject(&rejected),
+            }
+        }
+        self.receipts.push(receipt);
+    }
+}
+
+/// The name, version and body of a resource's message.
+fn staged_of(kind: ResourceKind, resource: discovery::Resource) -> Result<(Arc<str>, (Arc<str>, Bytes)), Rejected> {
+    let name: Arc<str> = Arc::from(resource.name);
+    let rejected = |reason: String| Rejected { kind, name: name.clone(), reason };
+    let Some(Any { type_url, value }) = resource.resource else {
+        return Err(rejected("resource: missing".into()));
+    };
+    if type_url != kind.type_url() {
+        return Err(rejected(format!("resource.type_url: {type_url:?} among resources of {:?}", kind.type_url())));
+    }
+    if name.is_empty() {
+        return Err(rejected("name: empty".into()));
+    }
+    Ok((name.clone(), (Arc::from(resource.version), Bytes::from(value))))
+}
