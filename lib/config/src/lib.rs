@@ -1,9 +1,10 @@
-//! The manifests door: YAML files, their shapes, and the conversion to objects of core.
+//! The shapes that users write, their conversion to objects of core, and the manifests door.
 //!
 //! * [`yaml`]: text to trees, read as kubectl reads it.
 //! * [`shapes`]: Kubernetes and Istio objects as written, as far as the mesh reads them.
 //! * [`convert`]: shapes to the types of core. Everything is validated here, once; what comes out is canonical.
 //! * [`manifest`]: one file to objects and [`Problem`]s.
+//! * [`json`]: one object of an API server to what its door observes.
 //! * [`door`]: a directory of files to [`Update`](underpass_door::Update)s, once or watched.
 //!
 //! What must hold: no input can cause a panic or cost more than its limits; one mistake never loses its neighbours;
@@ -18,10 +19,13 @@ pub mod door;
 pub mod fuzz;
 mod header;
 mod hint;
+pub mod json;
 mod kinds;
 pub mod manifest;
 mod notices;
 pub mod shapes;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod yaml;
 
 pub use door::{Door, Watch};

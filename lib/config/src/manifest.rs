@@ -8,7 +8,7 @@ use underpass_door::{Observation, Source, Strictness};
 
 use crate::{
     Fault, ObjectId, Path, Problem, Segment, Severity,
-    convert::{self, Converted, Rejected, stand_in},
+    convert::{self, observe, stand_in},
     header::Header,
     hint::nearest,
     kinds::{self, Class},
@@ -22,7 +22,7 @@ const MAX_NAME_CHARS: usize = 253;
 /// The key of `metadata` that tells one object of a name from another.
 const NAMESPACE: &str = "namespace";
 /// The most problems of one object that get a line each.
-const MAX_FAULTS: usize = 32;
+pub(crate) const MAX_FAULTS: usize = 32;
 
 /// An object that stands in a file, good or not.
 #[derive(Clone, Debug, PartialEq)]
@@ -230,15 +230,8 @@ impl Reader<'_> {
     }
 
     fn served(&mut self, c: &Candidate<'_>, kind: Kind, id: Option<ObjectId>) {
-        let converted = convert::object(kind, c.tree, Strictness::File);
         let key = key(kind, c.tree);
-        let (observed, faults) = match converted {
-            Ok(Converted { object, warnings }) => (Observation::Good(object), warnings),
-            Err(Rejected(faults)) => {
-                let stand_in = key.as_ref().and_then(|k| stand_in(kind, k.name.clone(), c.tree));
-                (Observation::Bad { stand_in }, faults)
-            }
-        };
+        let (observed, faults) = observe(kind, key.as_ref().map(|k| &k.name), c.tree, Strictness::File);
         self.metadata(c, id.as_ref(), kind);
         let count = faults.len().saturating_sub(MAX_FAULTS);
         for f in faults.into_iter().take(MAX_FAULTS) {

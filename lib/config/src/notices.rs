@@ -5,7 +5,8 @@ use underpass_core::Kind;
 use underpass_door::{Field, KnownKind};
 
 use crate::{
-    Fault, ObjectId, Path, Segment, convert,
+    Fault, ObjectId, Path, Segment,
+    convert::{self, FieldFault},
     kinds::{
         CHART_VALUES,
         metadata::{self, On},
@@ -72,27 +73,14 @@ impl Reader<'_> {
 
     /// Labels and annotations of an object that is served.
     pub(crate) fn metadata(&mut self, c: &Candidate<'_>, id: Option<&ObjectId>, kind: Kind) {
-        let on = match kind {
-            Kind::Pod => On::Pod,
-            Kind::Namespace => On::Namespace,
-            Kind::Service => On::Target,
-            Kind::Node | Kind::EndpointSlice | Kind::AuthorizationPolicy | Kind::PeerAuthentication => return,
-        };
-        let place: Path = [Segment::Field("metadata".into())].into_iter().collect();
-        if let Some(meta) = c.tree.field("metadata") {
-            self.keys(c, id, &place, meta, on);
+        for FieldFault { field, fault } in of_metadata(kind, c.tree) {
+            self.say(c, id.cloned(), field, fault);
         }
     }
 
     fn keys(&mut self, c: &Candidate<'_>, id: Option<&ObjectId>, place: &Path, meta: &Tree, on: On) {
-        for map in ["labels", "annotations"] {
-            let Some(Tree { value: Value::Map(entries), .. }) = meta.field(map) else { continue };
-            for (key, value) in entries {
-                let Some(field) = metadata::meaning(on, &key.name, value.text()) else { continue };
-                let steps = [Segment::Field(map.into()), Segment::Field(key.name.as_str().into())];
-                let path = steps.into_iter().collect::<Path>().inside(place);
-                self.say(c, id.cloned(), path, Fault::Field { field, also: Vec::new() });
-            }
+        for FieldFault { field, fault } in of_keys(place, meta, on) {
+            self.say(c, id.cloned(), field, fault);
         }
     }
 
@@ -124,4 +112,30 @@ impl Reader<'_> {
             self.say_at(c, id.clone(), line, Path::default(), Fault::Series { found: name.into(), says });
         }
     }
+}
+
+/// Labels and annotations of a served object that mean something else here than their author may think.
+pub(crate) fn of_metadata(kind: Kind, tree: &Tree) -> Vec<FieldFault> {
+    let on = match kind {
+        Kind::Pod => On::Pod,
+        Kind::Namespace => On::Namespace,
+        Kind::Service => On::Target,
+        Kind::Node | Kind::EndpointSlice | Kind::AuthorizationPolicy | Kind::PeerAuthentication => return Vec::new(),
+    };
+    let place: Path = [Segment::Field("metadata".into())].into_iter().collect();
+    tree.field("metadata").map(|meta| of_keys(&place, meta, on)).unwrap_or_default()
+}
+
+fn of_keys(place: &Path, meta: &Tree, on: On) -> Vec<FieldFault> {
+    let mut found = Vec::new();
+    for map in ["labels", "annotations"] {
+        let Some(Tree { value: Value::Map(entries), .. }) = meta.field(map) else { continue };
+        for (key, value) in entries {
+            let Some(field) = metadata::meaning(on, &key.name, value.text()) else { continue };
+            let steps = [Segment::Field(map.into()), Segment::Field(key.name.as_str().into())];
+            let path = steps.into_iter().collect::<Path>().inside(place);
+            found.push(FieldFault { field: path, fault: Fault::Field { field, also: Vec::new() } });
+        }
+    }
+    found
 }

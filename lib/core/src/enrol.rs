@@ -29,6 +29,8 @@ pub const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 pub const SIDECAR_INJECT: &str = "sidecar.istio.io/inject";
 /// The sidecar key of namespaces: `enabled` or `disabled`.
 pub const ISTIO_INJECTION: &str = "istio-injection";
+/// The annotation of a pod whose connections its node captures: `enabled`. The node's agent writes it.
+pub const REDIRECTION: &str = "ambient.istio.io/redirection";
 
 /// The annotation by which the agent of its node says that a pod's connections are captured: `enabled`.
 pub const REDIRECTION: &str = "ambient.istio.io/redirection";

@@ -31,6 +31,7 @@ pub use self::{
 };
 pub(crate) use self::{
     meta::object_name,
+    object::observe,
     stand_in::{is_dry_run, stand_in},
 };
 use crate::{Fault, Path, Severity, path::At};

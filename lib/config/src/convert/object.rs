@@ -1,12 +1,12 @@
 //! Any object of a served kind, from a tree: what the shapes leave open is looked at here, and then the kind's own
 //! converter asked. What an unknown field means is the door's [`Strictness`].
 
-use underpass_core::{Kind, objects::Object};
-use underpass_door::Strictness;
+use underpass_core::{Kind, ObjectName, objects::Object};
+use underpass_door::{Observation, Strictness};
 
 use super::{
     Converted, FieldFault, Rejected, authorization_policy, endpoint_slice, namespace, node, peer_authentication, pod,
-    service,
+    service, stand_in,
 };
 use crate::{
     Fault, Path, Segment, Severity,
@@ -41,6 +41,23 @@ pub fn object(kind: Kind, tree: &Tree, strictness: Strictness) -> Result<Convert
         Kind::EndpointSlice => reader.read(endpoint_slice),
         Kind::AuthorizationPolicy => reader.read(authorization_policy),
         Kind::PeerAuthentication => reader.read(peer_authentication),
+    }
+}
+
+/// What a door observes of the object that a tree says, and what is wrong with it. Without a `name`, a broken one has no
+/// stand-in.
+pub(crate) fn observe(
+    kind: Kind,
+    name: Option<&ObjectName>,
+    tree: &Tree,
+    strictness: Strictness,
+) -> (Observation, Vec<FieldFault>) {
+    match object(kind, tree, strictness) {
+        Ok(Converted { object, warnings }) => (Observation::Good(object), warnings),
+        Err(Rejected(faults)) => {
+            let stand_in = name.and_then(|name| stand_in(kind, name.clone(), tree));
+            (Observation::Bad { stand_in }, faults)
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use underpass_core::{
     Kind,
-    enrol::SIDECAR_INJECT,
+    enrol::{REDIRECTION, SIDECAR_INJECT},
     objects::{ContainerPort, DEFAULT_WEIGHT, Phase, Pod},
 };
 
@@ -18,7 +18,7 @@ use crate::{Fault, path::At, shapes};
 /// Its share of the new connections of a service, relative to the other endpoints'.
 const WEIGHT: &str = "underpass.dev/weight";
 /// The annotations that core asks for.
-const ANNOTATIONS: [&str; 1] = [SIDECAR_INJECT];
+const ANNOTATIONS: [&str; 2] = [SIDECAR_INJECT, REDIRECTION];
 
 const PHASES: &[&str] = &["Pending", "Running", "Succeeded", "Failed", "Unknown"];
 

@@ -1,14 +1,14 @@
 //! What must hold for every directory.
 
 use proptest::{prelude::*, sample::Index};
-use underpass_core::{objects::Object, resolve::Model, testing::model};
-use underpass_door::Update;
-
-use crate::{
-    Shelf,
-    generate::{some_manifest, some_manifests},
-    print::{print, to_json},
+use underpass_config::{
+    json,
+    testing::{print, served, some_manifest, some_manifests, some_served, to_json},
 };
+use underpass_core::{objects::Object, resolve::Model, testing::model};
+use underpass_door::{Observation, Severity, Update};
+
+use crate::Shelf;
 
 /// Objects spread over files, several documents each.
 fn files(objects: &[Object], homes: &[Index], count: usize) -> Vec<(String, String)> {
@@ -60,6 +60,15 @@ proptest! {
             prop_assert_eq!(errors(&update), "", "{}", text);
             check_same(&shelf, &model([object.clone()]))?;
         }
+    }
+
+    #[test]
+    fn an_api_server_gives_the_same_object(object in some_manifest(), adds in some_served()) {
+        let text = served(&object, adds).to_string();
+        let claim = json::object(object.key().kind, &text).expect("a name");
+        prop_assert!(claim.faults.iter().all(|f| f.fault.severity() < Severity::Error), "{:?}: {text}", claim.faults);
+        prop_assert_eq!(&*claim.resource_version, adds.resource_version.to_string());
+        prop_assert_eq!((claim.key, claim.observed), (object.key(), Observation::Good(object)), "{}", text);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Core objects as manifests: the inverse of the converters, for properties only.
+//! Core objects as manifests: the inverse of the converters.
 
 use std::fmt::Write as _;
 
@@ -15,14 +15,14 @@ use underpass_core::{
 };
 
 /// One object as one YAML document in block style.
-pub(crate) fn print(object: &Object) -> String {
+pub fn print(object: &Object) -> String {
     let mut out = String::new();
     block(&to_json(object), 0, &mut out);
     out
 }
 
 /// As JSON, for a file that is JSON.
-pub(crate) fn to_json(object: &Object) -> Value {
+pub fn to_json(object: &Object) -> Value {
     match object {
         Object::Namespace(n) => {
             let mut all = document("v1", "Namespace", &n.name, &n.labels, json!({}));

@@ -199,7 +199,7 @@ fn some_node() -> impl Strategy<Value = Node> {
 }
 
 /// Any object that a manifest can say.
-pub(crate) fn some_manifest() -> impl Strategy<Value = Object> {
+pub fn some_manifest() -> impl Strategy<Value = Object> {
     prop_oneof![
         6 => some_object(),
         2 => some_policy().prop_map(Object::from),
@@ -211,7 +211,7 @@ pub(crate) fn some_manifest() -> impl Strategy<Value = Object> {
 }
 
 /// Objects with different keys.
-pub(crate) fn some_manifests() -> impl Strategy<Value = Vec<Object>> {
+pub fn some_manifests() -> impl Strategy<Value = Vec<Object>> {
     vec(some_manifest(), 0..12).prop_map(|objects| {
         let unique: std::collections::BTreeMap<_, _> = objects.into_iter().map(|o| (o.key(), o)).collect();
         unique.into_values().collect()
