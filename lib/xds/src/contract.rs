@@ -36,9 +36,21 @@ pub mod google {
 }
 
 pub mod istio {
+    pub mod security {
+        tonic::include_proto!("istio.security");
+    }
     pub mod v1 {
         pub mod auth {
             tonic::include_proto!("istio.v1.auth");
         }
+    }
+    pub mod workload {
+        tonic::include_proto!("istio.workload");
+    }
+}
+
+pub mod underpass {
+    pub mod v1 {
+        tonic::include_proto!("underpass.v1");
     }
 }
