@@ -16,14 +16,14 @@ use rustls::{
     CipherSuite, SupportedCipherSuite,
     client::Resumption,
     crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
     server::NoServerSessionStorage,
     sign::{CertifiedKey, SingleCertAndKey},
     time_provider::{DefaultTimeProvider, TimeProvider},
     version::TLS13,
 };
 use underpass_core::Identities;
-use underpass_identity::{Credential, Roots, Serial};
+use underpass_identity::{Credential, PrivateKey, Roots, Serial};
 
 use crate::tls::verify::{Accept, TrustDomains, Verifier, VerifyError};
 
@@ -68,6 +68,12 @@ pub struct Settings {
     pub time: Arc<dyn TimeProvider>,
 }
 
+impl Settings {
+    pub(crate) fn suites(&self) -> Vec<SupportedCipherSuite> {
+        self.ciphers.iter().map(|cipher| cipher.suite()).collect()
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self { ciphers: vec![Cipher::Aes128Gcm, Cipher::Aes256Gcm], time: Arc::new(DefaultTimeProvider) }
@@ -88,6 +94,9 @@ pub enum ConfigError {
         /// The problem of the root.
         source: VerifyError,
     },
+    /// The library refuses the settings.
+    #[error("cannot configure TLS")]
+    Settings(#[source] rustls::Error),
     /// The library refuses the credential or the settings.
     #[error("cannot configure TLS with the certificate {serial}")]
     Refused {
@@ -158,18 +167,14 @@ impl Configs {
     /// # Errors
     /// [`ConfigError::NoCipher`].
     pub fn new(settings: Settings) -> Result<Self, ConfigError> {
-        let suites = settings.ciphers.iter().map(|cipher| cipher.suite()).collect();
-        Self::with_suites(suites, settings.time)
+        Self::with_suites(settings.suites(), settings.time)
     }
 
     pub(crate) fn with_suites(
         cipher_suites: Vec<SupportedCipherSuite>,
         time: Arc<dyn TimeProvider>,
     ) -> Result<Self, ConfigError> {
-        if cipher_suites.is_empty() {
-            return Err(ConfigError::NoCipher);
-        }
-        let provider = Arc::new(CryptoProvider { cipher_suites, ..aws_lc_rs::default_provider() });
+        let provider = provider(cipher_suites)?;
         Ok(Self { provider, time, generation: 0, clients: HashMap::new(), servers: HashMap::new() })
     }
 
@@ -271,7 +276,7 @@ impl Configs {
             .map_err(refused)?
             .dangerous()
             .with_custom_certificate_verifier(verifier)
-            .with_client_cert_resolver(own_certificate(credential).map_err(refused)?);
+            .with_client_cert_resolver(own_certificate(credential.key(), credential.chain()).map_err(refused)?);
         tls.alpn_protocols = vec![ALPN.to_vec()];
         tls.resumption = Resumption::disabled();
         tls.enable_sni = false;
@@ -292,7 +297,7 @@ impl Configs {
             .with_protocol_versions(&[&TLS13])
             .map_err(refused)?
             .with_client_cert_verifier(verifier)
-            .with_cert_resolver(own_certificate(credential).map_err(refused)?);
+            .with_cert_resolver(own_certificate(credential.key(), credential.chain()).map_err(refused)?);
         tls.alpn_protocols = vec![ALPN.to_vec()];
         tls.session_storage = Arc::new(NoServerSessionStorage {});
         tls.send_tls13_tickets = 0;
@@ -302,9 +307,20 @@ impl Configs {
     }
 }
 
+/// The cryptography of a configuration with these ciphers.
+pub(crate) fn provider(cipher_suites: Vec<SupportedCipherSuite>) -> Result<Arc<CryptoProvider>, ConfigError> {
+    if cipher_suites.is_empty() {
+        return Err(ConfigError::NoCipher);
+    }
+    Ok(Arc::new(CryptoProvider { cipher_suites, ..aws_lc_rs::default_provider() }))
+}
+
 /// The key is lent to the library, which keeps it in a form of its own that is wiped when the last configuration goes.
-fn own_certificate(credential: &Credential) -> Result<Arc<SingleCertAndKey>, rustls::Error> {
-    let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(credential.key().pkcs8_der()));
+pub(crate) fn own_certificate(
+    key: &PrivateKey,
+    chain: &[CertificateDer<'static>],
+) -> Result<Arc<SingleCertAndKey>, rustls::Error> {
+    let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.pkcs8_der()));
     let key = aws_lc_rs::sign::any_ecdsa_type(&der)?;
-    Ok(Arc::new(SingleCertAndKey::from(CertifiedKey::new(credential.chain().to_vec(), key))))
+    Ok(Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain.to_vec(), key))))
 }

@@ -1,14 +1,17 @@
-//! Mutual TLS 1.3 between two workloads, without IO. The only module that knows rustls.
+//! TLS 1.3: mutual between two workloads, without IO; and between a node and the control plane. The only module that knows
+//! rustls.
 //!
 //! * [`config`]: configurations, made of credentials, roots and expected peers, and their cache.
 //! * [`verify`]: verification of the peer's certificate, and the reasons to refuse it.
 //! * [`session`]: one connection as a sans-IO state machine.
+//! * [`stream`]: connections with the control plane, whose server is known by a name, over anything that carries bytes.
 //!
 //! What must hold: a session is connected only with a peer whose chain leads to our roots, is valid now and names one
 //! of the identities that may answer; with ALPN `h2`; never resumed, because resumption would skip all of that.
 
 pub mod config;
 pub mod session;
+pub mod stream;
 pub mod verify;
 
 #[cfg(any(test, feature = "testing"))]
@@ -19,6 +22,10 @@ pub mod testing;
 mod tests;
 
 pub use config::{Cipher, ClientConfig, ConfigError, Configs, ServerConfig, Settings};
-pub use rustls::{pki_types::UnixTime, time_provider::TimeProvider};
+pub use rustls::{
+    pki_types::{ServerName, UnixTime},
+    time_provider::TimeProvider,
+};
 pub use session::{Event, Outgoing, Session, SessionError};
+pub use stream::{Acceptor, Connector, HandshakeError, Stream};
 pub use verify::{PeerInfo, TrustDomains, VerifyError};
