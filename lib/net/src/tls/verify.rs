@@ -57,6 +57,19 @@ struct Anchor {
     not_after: SystemTime,
 }
 
+impl Anchor {
+    fn check(&self, now: SystemTime) -> Result<(), webpki::Error> {
+        let time = unix_time(now);
+        if now > self.not_after {
+            return Err(webpki::Error::CertExpired { time, not_after: unix_time(self.not_after) });
+        }
+        if now < self.not_before {
+            return Err(webpki::Error::CertNotValidYet { time, not_before: unix_time(self.not_before) });
+        }
+        Ok(())
+    }
+}
+
 impl Anchors {
     pub(crate) fn new(roots: &Roots) -> Result<Self, VerifyError> {
         let read = |der: &CertificateDer<'static>| {
@@ -82,16 +95,11 @@ impl Anchors {
         };
         let leaf = EndEntityCert::try_from(leaf).map_err(VerifyError::Malformed)?;
         let anchors: Vec<_> = self.0.iter().map(|a| a.anchor.clone()).collect();
+        // A root that was issued again is there twice, with other dates: one that is valid is enough.
         let root_is_valid = |path: &VerifiedPath<'_>| {
-            let used = self.0.iter().find(|a| a.anchor == *path.anchor()).ok_or(webpki::Error::UnknownIssuer)?;
-            let time = unix_time(now);
-            if now > used.not_after {
-                return Err(webpki::Error::CertExpired { time, not_after: unix_time(used.not_after) });
-            }
-            if now < used.not_before {
-                return Err(webpki::Error::CertNotValidYet { time, not_before: unix_time(used.not_before) });
-            }
-            Ok(())
+            let mut used = self.0.iter().filter(|a| a.anchor == *path.anchor()).map(|a| a.check(now)).peekable();
+            let first = used.peek().cloned().unwrap_or(Err(webpki::Error::UnknownIssuer));
+            if used.any(|checked| checked.is_ok()) { Ok(()) } else { first }
         };
         leaf.verify_for_usage(
             webpki::ALL_VERIFICATION_ALGS,

@@ -240,6 +240,20 @@ fn an_expired_root_is_no_root() {
 }
 
 #[test]
+fn a_root_that_was_issued_again_stands_beside_its_expired_form() {
+    let mut mesh = Mesh::new();
+    let (past, week) = (now() - Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600));
+    mesh.ca = TestCa::valid("root", now() - week, past);
+    mesh.alice = mesh.ca.credential(&Leaf::of(ALICE));
+    mesh.bob = mesh.ca.credential(&Leaf::of(BOB));
+    let again = mesh.ca.reissued_root("root", now() - week, now() + week);
+    let roots = Roots::new(1, vec![mesh.ca.root(), again]).unwrap();
+    let client = mesh.configs().client(&mesh.alice, &Identities::from(id(BOB)), &roots).unwrap();
+    let server = mesh.configs().server(&mesh.bob, &TrustDomains::new(TrustDomain::default(), []), &roots).unwrap();
+    Pair::new(&client, &server).run().unwrap();
+}
+
+#[test]
 fn roots_are_rotated_without_a_refused_tunnel() {
     let (old, new) = (TestCa::new("old"), TestCa::new("new"));
     let mesh = Mesh::new();
