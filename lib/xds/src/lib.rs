@@ -9,7 +9,9 @@
 //! * [`access`]: callers and refusals, common to both services.
 
 pub mod access;
+pub mod certificates;
 pub mod client;
+pub mod connect;
 pub mod contract;
 pub mod resource;
 pub mod server;

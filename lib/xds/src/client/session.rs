@@ -105,6 +105,9 @@ pub struct Session {
 /// The last state of a name that arrived: version and body.
 type Staged = Option<(Arc<str>, Bytes)>;
 
+/// A resource that arrived: name, version and body.
+type Arrived = (Arc<str>, (Arc<str>, Bytes));
+
 impl Session {
     /// A client that holds nothing.
     #[must_use]
@@ -282,7 +285,7 @@ impl Session {
 }
 
 /// The name, version and body of a resource's message.
-fn staged_of(kind: ResourceKind, resource: discovery::Resource) -> Result<(Arc<str>, (Arc<str>, Bytes)), Rejected> {
+fn staged_of(kind: ResourceKind, resource: discovery::Resource) -> Result<Arrived, Rejected> {
     let name: Arc<str> = Arc::from(resource.name);
     let rejected = |reason: String| Rejected { kind, name: name.clone(), reason };
     let Some(Any { type_url, value }) = resource.resource else {

@@ -2,12 +2,23 @@
 //!
 //! * [`Snapshot`]: all resources at one moment, indexed once for all streams.
 //! * [`Session`]: one stream, without IO.
-//! * [`Limits`]: what a server puts up with.
+//! * [`serve`]: delta streams and certificates on given connections, a task for each stream.
+//! * [`Limits`]: what a server puts up with. [`Counters`]: its numbers.
+//!
+//! What must hold: no stream waits for another one. A client that is slow has one response of each kind on its way and
+//! the rest to come; one that does not answer or read for [`Limits::answer`] is closed.
 
+mod connection;
+mod counters;
 mod limits;
+mod serve;
+mod service;
 mod session;
 mod snapshot;
+mod stream;
 
+pub use counters::{Counters, Sent};
 pub use limits::Limits;
+pub use serve::{Services, serve};
 pub use session::{Malformed, Notice, Phase, Session};
 pub use snapshot::Snapshot;

@@ -167,21 +167,16 @@ impl Track {
         }
         let mut part = Part::new(self.kind, if self.whole { None } else { Some(limits) });
         self.fill(&mut part, current);
-        if removes && self.has_nothing_queued() {
-            while part.has_room() {
-                let Some(name) = self.removals.pop_front() else { break };
-                self.held.remove(&name);
-                part.remove(&name);
-            }
+        // There is room only where all else has been taken.
+        while removes && part.has_room() {
+            let Some(name) = self.removals.pop_front() else { break };
+            self.held.remove(&name);
+            part.remove(&name);
         }
         (self.first, self.whole) = (false, false);
         self.flight = Some(Flight { nonce: nonce.to_string(), since: now });
         part.response.underpass_partial = self.takes_parts && !self.is_done();
         Some(part.response)
-    }
-
-    fn has_nothing_queued(&self) -> bool {
-        self.all.is_none() && self.queue.is_empty()
     }
 
     /// Moves what is to be sent into a response, as far as there is room.

@@ -1,0 +1,183 @@
+//! The task of one delta stream: carries requests and snapshots into its session, and responses out.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use futures_util::Stream;
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc, oneshot, watch},
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tonic::{Code, Status, Streaming};
+use tracing::{info, warn};
+
+use super::{Malformed, Notice, Session, Snapshot, connection::Scissors, counters::Counted};
+use crate::{
+    access::Caller,
+    contract::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+    resource::ResourceKind,
+    server::Limits,
+};
+
+/// The responses of one stream, as gRPC takes them.
+pub(crate) struct Responses {
+    receiver: mpsc::Receiver<Result<DeltaDiscoveryResponse, Status>>,
+    /// Dropped together with the stream, which its task waits for.
+    _open: oneshot::Sender<()>,
+}
+
+impl Stream for Responses {
+    type Item = Result<DeltaDiscoveryResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.receiver.poll_recv(context)
+    }
+}
+
+/// What a stream is made of.
+pub(super) struct Parts {
+    pub(super) requests: Streaming<DeltaDiscoveryRequest>,
+    pub(super) snapshots: watch::Receiver<Snapshot>,
+    pub(super) stopping: Scissors,
+    pub(super) connection: Option<Scissors>,
+    pub(super) caller: Caller,
+    pub(super) counted: Counted,
+    pub(super) limits: Limits,
+    pub(super) permit: OwnedSemaphorePermit,
+}
+
+/// Why a stream ended.
+#[derive(Debug)]
+enum End {
+    /// The client went.
+    Client,
+    /// The server stops.
+    Stopping,
+    /// The client's part of the stream broke.
+    Broken(Status),
+    Malformed(Malformed),
+    /// The client did not answer.
+    Unanswered(ResourceKind),
+    /// The client did not read.
+    Unread,
+}
+
+impl End {
+    /// The status with which the stream ends; `None`: in order, or with no client left to read it.
+    fn status(&self, limits: &Limits) -> Option<Status> {
+        match self {
+            Self::Client | Self::Stopping => None,
+            // What gRPC's own framing or protobuf cannot decode is said as an internal error without a cause.
+            Self::Broken(status) if status.code() == Code::Internal && std::error::Error::source(status).is_none() => {
+                Some(Status::invalid_argument(status.message()))
+            }
+            Self::Broken(status) => Some(status.clone()),
+            Self::Malformed(malformed) => Some(Status::invalid_argument(malformed.to_string())),
+            Self::Unanswered(kind) => {
+                let text = format!("no answer to a response of {} in {:?}", kind.type_url(), limits.answer);
+                Some(Status::deadline_exceeded(text))
+            }
+            Self::Unread => Some(Status::deadline_exceeded(format!("nothing was read in {:?}", limits.answer))),
+        }
+    }
+}
+
+/// Starts the task of a stream.
+pub(super) fn spawn(parts: Parts) -> Responses {
+    // One response waits here while the one before is on its way: the session makes no more of a kind than one.
+    let (sender, receiver) = mpsc::channel(1);
+    let (open, gone) = oneshot::channel();
+    tokio::spawn(run(parts, sender, gone));
+    Responses { receiver, _open: open }
+}
+
+async fn run(
+    mut parts: Parts,
+    sender: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+    gone: oneshot::Receiver<()>,
+) {
+    let newest = parts.snapshots.borrow_and_update().clone();
+    let mut session = Session::new(newest, parts.limits.clone());
+    let end = serve(&mut parts, &mut session, &sender).await;
+    let (caller, node) = (&parts.caller, session.node());
+    match &end {
+        End::Client | End::Stopping => info!(%caller, node = ?node, end = ?end, "delta stream closed"),
+        _ => warn!(%caller, node = ?node, end = ?end, "delta stream closed"),
+    }
+    match &end {
+        End::Malformed(_) => parts.counted.counters().count_malformed(),
+        End::Unanswered(_) | End::Unread => parts.counted.counters().count_unanswered(),
+        End::Client | End::Stopping | End::Broken(_) => (),
+    }
+    let limits = parts.limits.clone();
+    let last = async move {
+        if let Some(status) = end.status(&limits) {
+            let _ = sender.send(Err(status)).await;
+        }
+        drop(sender);
+        let _ = gone.await;
+    };
+    // The client may have the end of the stream; if it does not take it, there is no stream to be ended alone.
+    if timeout(parts.limits.end, last).await.is_err()
+        && let Some(connection) = &parts.connection
+    {
+        connection.cut();
+    }
+    drop(parts.permit);
+}
+
+async fn serve(
+    parts: &mut Parts,
+    session: &mut Session,
+    sender: &mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+) -> End {
+    loop {
+        while let Some(response) = session.poll(Instant::now().into_std()) {
+            parts.counted.counters().count_response(&response);
+            parts.counted.is_in(session.phase());
+            tokio::select! {
+                sent = sender.send(Ok(response)) => if sent.is_err() { return End::Client },
+                () = sleep(parts.limits.answer) => return End::Unread,
+                () = parts.stopping.wait() => return End::Stopping,
+            }
+        }
+        parts.counted.is_in(session.phase());
+        let deadline = session.deadline().map(Instant::from_std);
+        tokio::select! {
+            request = parts.requests.message() => {
+                let request = match request {
+                    Ok(Some(request)) => request,
+                    Ok(None) => return End::Client,
+                    Err(status) => return End::Broken(status),
+                };
+                match session.receive(request, Instant::now().into_std()) {
+                    Ok(None) => (),
+                    Ok(Some(notice)) => say(parts, session, &notice),
+                    Err(malformed) => return End::Malformed(malformed),
+                }
+            }
+            Ok(()) = parts.snapshots.changed() => session.publish(parts.snapshots.borrow_and_update().clone()),
+            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                if let Some(kind) = session.overdue(Instant::now().into_std()) {
+                    return End::Unanswered(kind);
+                }
+            }
+            () = sender.closed() => return End::Client,
+            () = parts.stopping.wait() => return End::Stopping,
+        }
+    }
+}
+
+fn say(parts: &Parts, session: &Session, notice: &Notice) {
+    parts.counted.counters().count_notice(notice);
+    let (caller, node) = (&parts.caller, session.node());
+    match notice {
+        Notice::Refused { kind, nonce, message } => {
+            let message: String = message.chars().take(4_096).collect();
+            warn!(%caller, node = ?node, ?kind, nonce, message = ?message, "client refused resources");
+        }
+        Notice::NotServed { type_url } => warn!(%caller, node = ?node, type_url = ?type_url, "type not served"),
+    }
+}
