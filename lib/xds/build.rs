@@ -9,8 +9,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     files.retain(|path| path.extension().is_some_and(|end| end == "proto"));
     files.sort();
     let set = protox::compile(files, ["proto"])?;
-    // Ordered maps: a message has one encoding.
+    // Ordered maps where the encoding is hashed: a resource has one.
     let messages = tonic_prost_build::configure().build_client(true).build_server(true).build_transport(false);
-    messages.btree_map(".").compile_fds(set)?;
+    messages.btree_map(".istio").btree_map(".underpass").compile_fds(set)?;
     Ok(())
 }

@@ -81,6 +81,8 @@ pub enum EnrolmentReason {
     Redirection,
     /// The agent of its node has not said that it captures it.
     NotRedirected,
+    /// The control plane has decided, and does not say by what.
+    ControlPlane,
 }
 
 impl EnrolmentReason {
@@ -103,6 +105,7 @@ impl EnrolmentReason {
             Self::NoKey => "no label of the pod or its namespace enrols it",
             Self::Redirection => "pod annotation ambient.istio.io/redirection",
             Self::NotRedirected => "its node does not capture it (pod annotation ambient.istio.io/redirection)",
+            Self::ControlPlane => "the control plane says so",
         }
     }
 }
@@ -115,6 +118,12 @@ pub struct Enrolment {
 }
 
 impl Enrolment {
+    /// As another one has decided.
+    #[must_use]
+    pub const fn decided(enrolled: bool, because: EnrolmentReason) -> Self {
+        Self { enrolled, because }
+    }
+
     /// Not in the mesh, for this reason.
     #[must_use]
     pub const fn outside(because: EnrolmentReason) -> Self {

@@ -4,7 +4,7 @@ use std::{io, sync::Arc};
 
 use underpass_core::authz::{ParseHeaderNameError, ParsePathError};
 
-use crate::{Field, KnownKind, Severity, Support};
+use crate::{Field, KnownKind, ResourceFault, Severity, Support};
 
 /// Lines of a file.
 pub type Lines = Vec<u32>;
@@ -371,6 +371,10 @@ pub enum Fault {
         both: bool,
     },
 
+    /// Of a resource of a control plane.
+    #[error(transparent)]
+    Resource(#[from] ResourceFault),
+
     // ---- warnings
     /// A preference with an unknown value: it is ignored.
     #[error("`{}` is not one of {}: {instead}", cut(.found), list(.known))]
@@ -420,6 +424,7 @@ impl Fault {
             | Self::ValueIgnored { .. }
             | Self::PassedOver { .. }
             | Self::NewerField
+            | Self::Resource(ResourceFault::TrustDomain { .. })
             | Self::Weight { .. } => Severity::Warning,
             _ => Severity::Error,
         }
@@ -462,7 +467,7 @@ fn list(known: &[&str]) -> String {
 }
 
 /// The beginning of a text, enough to find it: a manifest of megabytes makes no message of megabytes.
-fn cut(text: &str) -> String {
+pub(crate) fn cut(text: &str) -> String {
     const MOST: usize = 80;
     let mut out: String = text.chars().take(MOST).collect();
     if text.chars().nth(MOST).is_some() {

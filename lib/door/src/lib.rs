@@ -4,7 +4,8 @@
 //! * [`Update`]: the changes and problems that a door hands on.
 //! * [`ledger`]: the served version of each object: the newest one, the last good one or a stand-in.
 //! * [`Strictness`]: the treatment of unknown fields.
-//! * [`problem`]: problems, each with its source, object, field, reason ([`Fault`]) and effect.
+//! * [`problem`]: problems, each with its source, object, field, reason ([`Fault`], of resources [`ResourceFault`]) and
+//!   effect.
 //! * [`path`]: paths of fields in an object.
 //!
 //! What must hold: what cannot be understood never takes a good version away and never opens anything; and a problem
@@ -17,6 +18,7 @@ mod known;
 pub mod ledger;
 pub mod path;
 pub mod problem;
+mod resource;
 mod strictness;
 mod update;
 
@@ -25,5 +27,6 @@ pub use known::{Field, KnownKind, Support};
 pub use ledger::{Ledger, Observation};
 pub use path::{Path, Segment};
 pub use problem::{Effect, ObjectId, Problem, Severity, Source};
+pub use resource::ResourceFault;
 pub use strictness::Strictness;
 pub use update::Update;

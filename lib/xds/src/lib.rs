@@ -13,6 +13,7 @@ pub mod certificates;
 pub mod client;
 pub mod connect;
 pub mod contract;
+pub mod facts;
 pub mod resource;
 pub mod server;
 #[cfg(test)]
