@@ -16,6 +16,7 @@ pub mod units;
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::{Parser, value_parser};
+use http::uri::Authority;
 use underpass_core::{TrustDomain, enrol::EnrolledBy, world::MeshSettings};
 use underpass_net::socket::options::Keepalive;
 use underpass_telemetry::{Format, log::Filter};
@@ -33,6 +34,9 @@ pub use self::{
 /// The heading of settings that can change while the agent runs: `help_heading = LIVE` on a field, whose users go by
 /// [`Running`].
 pub const LIVE: &str = "Settings that can change while the agent runs";
+
+/// The settings of which exactly one is given: the source of what the agent knows of the mesh.
+pub(crate) const SOURCES: [&str; 2] = ["manifests", "control-plane"];
 
 /// The variable that names the file of settings where no flag does.
 const CONFIG_VARIABLE: &str = "UNDERPASS_CONFIG";
@@ -55,9 +59,32 @@ pub struct Config {
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub node: String,
 
-    /// The directory of manifests that describes the mesh. Watched.
+    /// The directory of manifests that describes the mesh. Watched. Without a cluster it is the source of everything; in a
+    /// cluster --control-plane takes its place.
     #[arg(long, env = "UNDERPASS_MANIFESTS", value_name = "DIR")]
-    pub manifests: PathBuf,
+    pub manifests: Option<PathBuf>,
+
+    /// The control plane, which gives this node the facts of the mesh and its certificates: a name or address, and a port.
+    /// The pods of the node and the namespaces come from the API server.
+    #[arg(long, env = "UNDERPASS_CONTROL_PLANE", value_name = "HOST:PORT", value_parser = host_and_port)]
+    pub control_plane: Option<Authority>,
+
+    /// The name in the control plane's certificate; by default the host of --control-plane.
+    #[arg(long, env = "UNDERPASS_CONTROL_PLANE_NAME", value_name = "NAME")]
+    pub control_plane_name: Option<String>,
+
+    /// The file of the mesh's root certificates, in PEM, by which the control plane is trusted. Watched.
+    #[arg(long, env = "UNDERPASS_CONTROL_PLANE_ROOTS", value_name = "FILE", default_value = "/var/run/secrets/istio/root-cert.pem")]
+    pub control_plane_roots: PathBuf,
+
+    /// The file of the token by which the control plane knows this agent: a service account's, with the audience
+    /// `istio-ca`. Read for each connection.
+    #[arg(long, env = "UNDERPASS_CONTROL_PLANE_TOKEN", value_name = "FILE", default_value = "/var/run/secrets/tokens/istio-token")]
+    pub control_plane_token: PathBuf,
+
+    /// A kubeconfig for the API server; by default the service account of the agent's own pod.
+    #[arg(long, env = "UNDERPASS_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
 
     /// The state directory, with the key of the embedded certificate authority. Agents that share it trust each other.
     #[arg(long, env = "UNDERPASS_STATE", value_name = "DIR", default_value = "/var/lib/underpass")]
@@ -204,6 +231,13 @@ fn whole_seconds(text: &str) -> Result<Duration, String> {
     let time = units::duration(text).map_err(|e| e.to_string())?;
     let fits = time.subsec_nanos() == 0 && (least..=most).contains(&time.as_secs());
     if fits { Ok(time) } else { Err(format!("whole seconds, {least} to {most}")) }
+}
+
+/// Parses an address with its port, by which TLS can also check a name.
+fn host_and_port(text: &str) -> Result<Authority, String> {
+    let authority: Authority = text.parse().map_err(|e| format!("{e}"))?;
+    let is_whole = authority.port_u16().is_some() && !authority.host().is_empty() && !text.contains('@');
+    if is_whole { Ok(authority) } else { Err("write HOST:PORT".to_owned()) }
 }
 
 /// With fewer a pod has room for no connection.

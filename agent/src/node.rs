@@ -10,21 +10,19 @@ mod waiting;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    path::Path,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use tokio::sync::{mpsc, watch};
 use underpass_abi::Cookie;
-use underpass_config::Door;
 use underpass_core::{
     Identity,
-    resolve::{Local, LocalPod},
-    world::{Account, Uid},
+    resolve::{Local, LocalPod, Sources},
+    world::{Account, MeshSettings, Uid},
 };
 use underpass_keeper::{
-    Feed, Keeper, Mesh, Snapshot,
+    Mesh, Snapshot,
     supervision::{SupervisedTask, TaskEnded},
 };
 use underpass_telemetry::{
@@ -39,11 +37,12 @@ use self::{known::Known, take_over::TakeOver, waiting::Waiting};
 use crate::{
     admin,
     certs::{self, Certs},
+    cluster::redirection::{self, Word},
     config::Running,
     datapath::DataPath,
     handover, kernel_log, limits, metrics,
     notify::Notify,
-    pods::{self, AnnouncedPod, Event, Pods},
+    pods::{self, AnnouncedPod, Event, PodUid, Pods},
     preflight::Checked,
     signals::Signals,
     surroundings::Surroundings,
@@ -86,6 +85,13 @@ pub enum Error {
     },
 }
 
+/// A pod that the tunnel serves.
+struct Serving {
+    uid: Uid,
+    pod_uid: PodUid,
+    account: Account,
+}
+
 /// A running node.
 struct Node {
     settings: watch::Receiver<Arc<Running>>,
@@ -97,7 +103,13 @@ struct Node {
     events: mpsc::UnboundedReceiver<Event>,
     ztunnel: Ztunnel,
     /// The pods that the tunnel serves, by cookie: those that leave the mesh keep their account until they are gone.
-    serving: BTreeMap<Cookie, (Uid, Account)>,
+    serving: BTreeMap<Cookie, Serving>,
+    /// The objects behind the World and the pods of this node.
+    sources: watch::Receiver<Sources>,
+    /// What says which pods are captured; none: there is no API server.
+    word: Option<Word>,
+    /// A World was applied: what is not captured now is not, and nothing has to wait for it.
+    applied: bool,
     /// The identities with certificates.
     wanted: BTreeSet<Identity>,
     applying: Waiting<Snapshot>,
@@ -134,7 +146,7 @@ pub async fn run_in<D: DataPath + 'static>(
     levels: &Levels,
     stop: &mut Signals,
 ) -> Result<(), Error> {
-    let Checked { authority, servers, access_log, own_cgroup, claim, kernel } = checked;
+    let Checked { source, servers, access_log, own_cgroup, claim, kernel } = checked;
     let Surroundings {
         path,
         counters,
@@ -151,11 +163,9 @@ pub async fn run_in<D: DataPath + 'static>(
     let access_log = Arc::new(access_log);
 
     let ready = Readiness::new();
-    let mut keeper = Keeper::new(config.mesh(), &config.node, &registry);
-    let manifests = keeper.door("manifests", ready.gate("manifests", "the manifests are not read yet"));
+    let (keeper, doors, ca) = source.keeper(config, &ready, &registry);
     let certified = ready.gate("certificates", "the certificate authority is not open yet");
-    let certs = Certs::start(config.ca(), config.certificate_lifetime, &authority, certified)?;
-    drop(authority); // and its key
+    let certs = Certs::start(ca, config.certificate_lifetime, certified)?;
     metrics::measure(&registry);
     counters.measure(&registry);
     access_log.measure(&registry);
@@ -215,11 +225,11 @@ pub async fn run_in<D: DataPath + 'static>(
         servers.unpublished,
     )?;
     take_over.listen(handover::HandoverAddress::new(&config.state, &kernel))?;
-    let (snapshot, mesh) = (keeper.snapshot(), keeper.mesh());
+    let (snapshot, sources, mesh) = (keeper.snapshot(), keeper.sources(), keeper.mesh());
     let keeper = keeper.start().map_err(failed("start the keeper's thread"))?;
     let mut keeping = SupervisedTask::spawn("the keeper of the World", keeper);
     decisions.map(kernel_log::start).transpose().map_err(failed("start the thread of the kernel log"))?;
-    let watching = watch_manifests(&config.manifests, manifests)?;
+    let open = doors.open(config).map_err(failed("open the doors of the mesh"))?;
 
     let mut node = Node {
         settings: running.clone(),
@@ -230,6 +240,9 @@ pub async fn run_in<D: DataPath + 'static>(
         events,
         ztunnel,
         serving: BTreeMap::new(),
+        sources,
+        word: open.word(),
+        applied: false,
         wanted: BTreeSet::new(),
         applying: Waiting::default(),
         enrolling,
@@ -253,7 +266,7 @@ pub async fn run_in<D: DataPath + 'static>(
     let accepting = node.hold().await;
     let drained = node.drain(accepting, config.drain, stop).await?;
     tracing::info!(?drained, cut = node.ztunnel.connections().len(), "agent stopping");
-    drop(watching);
+    drop(open);
     drop(keeping);
     node.end(access_log).await;
     Ok(())
@@ -265,11 +278,6 @@ async fn sleep_until(until: Option<Instant>) {
         Some(until) => tokio::time::sleep_until(until.into()).await,
         None => std::future::pending().await,
     }
-}
-
-fn watch_manifests(directory: &Path, feed: Feed) -> Result<underpass_config::Watch, Error> {
-    let watching = Door::new(directory).watch(move |update| feed.send(update));
-    watching.map_err(failed("watch the manifests"))
 }
 
 fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> Error {
@@ -286,7 +294,7 @@ impl Node {
                 let now = Arc::clone(&self.settings.borrow_and_update().config);
                 self.certs.set_lifetime(now.certificate_lifetime);
                 self.pods.set_drain(now.release_drain);
-                self.mesh.set(now.mesh());
+                self.set_mesh(now.mesh());
             }
             Some(event) = self.take_over.next_event() => self.on_take_over(event).await?,
             () = sleep_until(self.applying.until()) => {}
@@ -310,24 +318,47 @@ impl Node {
         }
         self.want();
         self.known.set(&snapshot);
-        self.applying.put(snapshot, Instant::now());
+        let Snapshot { world, local } = snapshot;
+        let local = if self.word.is_some() { redirection::held(&world, &local) } else { local };
+        self.applying.put(Snapshot { world, local }, Instant::now());
+        self.say();
+    }
+
+    /// Says which pods of this node are captured, once it is known.
+    fn say(&self) {
+        let Some(word) = self.word.as_ref().filter(|_| self.applied) else { return };
+        let captured = self.serving.values().map(|pod| Arc::clone(&pod.pod_uid)).collect();
+        let local = Arc::clone(&self.snapshot.borrow().local);
+        word.say(redirection::due(&self.sources.borrow(), &local, &captured));
+    }
+
+    /// Other settings of the mesh. In a cluster the facts are the control plane's, and of its settings.
+    fn set_mesh(&mut self, mesh: MeshSettings) {
+        match &self.word {
+            None => self.mesh.set(mesh),
+            Some(_) if *self.snapshot.borrow().world.settings() == mesh => {}
+            Some(_) => tracing::warn!("settings of the mesh changed, restart the agent to apply them"),
+        }
     }
 
     fn pod(&mut self, event: Event) {
         match event {
             Event::Added(pod) => {
                 let AnnouncedPod { pod, cookie, netns, outbound, inbound } = *pod;
-                let LocalPod { name, uid, addresses, account, .. } = pod;
-                self.serving.insert(cookie, (uid.clone(), account.clone()));
+                let LocalPod { pod_uid, name, uid, addresses, account, .. } = pod;
+                let pod_uid = Arc::clone(&pod_uid);
+                self.serving.insert(cookie, Serving { uid: uid.clone(), pod_uid, account: account.clone() });
                 let cookie = cookie.0;
                 let pod = underpass_ztunnel::Pod { name, uid, addresses, account, cookie, netns, outbound, inbound };
                 self.ztunnel.add(pod);
                 self.want(); // its account may be another one by now
+                self.say();
             }
             Event::Removed { name, cookie } => {
                 self.serving.remove(&cookie);
                 drop(self.ztunnel.remove(&name, cookie.0));
                 self.want();
+                self.say();
             }
             Event::NoRoom(pods) => match pods.first() {
                 None => self.room.open(),
@@ -339,6 +370,8 @@ impl Node {
             },
             Event::Applied(version) => {
                 tracing::info!(%version, "World applied");
+                self.applied = true;
+                self.say();
                 if self.take_over.is_serving() {
                     self.enrolling.open();
                     self.notify.ready();
@@ -354,7 +387,7 @@ impl Node {
         let Snapshot { world, local } = self.snapshot.borrow().clone();
         let enrolled = local.iter().filter(|pod| pod.local == Local::Enrolled);
         let enrolled: BTreeMap<&Uid, &Account> = enrolled.map(|pod| (&pod.uid, &pod.account)).collect();
-        for (cookie, (uid, account)) in &mut self.serving {
+        for (cookie, Serving { uid, account, .. }) in &mut self.serving {
             if let Some(newest) = enrolled.get(uid).filter(|newest| **newest != account) {
                 account.clone_from(newest);
                 self.ztunnel.rename(cookie.0, account.clone());
@@ -362,7 +395,7 @@ impl Node {
         }
         let trust_domain = &world.settings().trust_domain;
         let identity = |of: &Account| Identity::new(trust_domain, &of.namespace, &of.name);
-        let served = self.serving.values().map(|(_, account)| account);
+        let served = self.serving.values().map(|pod| &pod.account);
         let wanted: BTreeSet<Identity> = enrolled.into_values().chain(served).map(identity).collect();
         if self.wanted != wanted {
             self.certs.want(&wanted);

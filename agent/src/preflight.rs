@@ -9,7 +9,6 @@ use std::{
 };
 
 use underpass_abi::{CgroupId, Marks};
-use underpass_identity::Authority;
 use underpass_net::socket::has_ipv6;
 use underpass_telemetry::{
     access_log,
@@ -20,6 +19,7 @@ use crate::{
     config::Config,
     handover::{Claim, HandoverAddress, Inherited, Lock, Successor},
     pods,
+    source::Source,
 };
 
 /// A fault of the machine, with its remedy.
@@ -40,8 +40,8 @@ impl fmt::Display for Fault {
 /// The results of the checks, with which the agent starts.
 #[derive(Debug)]
 pub struct Checked {
-    /// The embedded CA.
-    pub authority: Authority,
+    /// The source of what is known of the mesh.
+    pub source: Source,
     /// The servers, bound.
     pub servers: Servers,
     /// The access log, open.
@@ -159,12 +159,8 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
     let mut faults = Vec::new();
     let mut fault = |found: String, remedy: &str| faults.push(Fault { found, remedy: remedy.to_owned() });
 
-    if let Err(e) = std::fs::read_dir(&config.manifests) {
-        let found = format!("read manifests in {}: {e}", config.manifests.display());
-        fault(found, "create the directory, or name another with --manifests");
-    }
-    let authority = Authority::open(&config.ca().directory, &config.trust_domain, now);
-    let authority = authority.map_err(|e| fault(chain(&e), "name a directory that can be written with --state")).ok();
+    let source = Source::check(config, now);
+    let source = source.map_err(|all| all.into_iter().for_each(|of| fault(of.found, &of.remedy))).ok();
     let root = match &config.cgroup_root {
         Some(root) => Ok(root.clone()),
         None => pods::mount_point(),
@@ -180,7 +176,7 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
     if let Some(Err(e)) = kernel.as_ref().map(|kernel| pods::see_processes(&kernel.cgroup_root)) {
         fault(chain(&e), "run the agent in the host's PID namespace (hostPID: true)");
     }
-    let address = authority.as_ref().and(kernel.as_ref()).map(|kernel| HandoverAddress::new(&config.state, kernel));
+    let address = source.as_ref().and(kernel.as_ref()).map(|kernel| HandoverAddress::new(&config.state, kernel));
     let claim = address.as_ref().map(|address| address.claim(config.take_over));
     let remedy = "stop that agent, or take over from it with --take-over";
     // A successor gets the servers' sockets, and binds none, once everything else is in order.
@@ -201,8 +197,8 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
     let access_log = access_log::AccessLog::start(&access_log_settings(config));
     let access_log = access_log.map_err(|e| fault(chain(&e), "name a file that can be written with --access-log")).ok();
 
-    match (authority, claim, access_log, kernel) {
-        (Some(authority), Some(claim), Some(access_log), Some(kernel)) if faults.is_empty() => {
+    match (source, claim, access_log, kernel) {
+        (Some(source), Some(claim), Some(access_log), Some(kernel)) if faults.is_empty() => {
             // Last and alone, because all of it changes something: the process may move to another cgroup, a running agent
             // stands still, and a socket that an earlier agent left is replaced.
             let one = |found: String, remedy: &str| vec![Fault { found, remedy: remedy.to_owned() }];
@@ -217,7 +213,7 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
                 Claimed::From(..) => Some(unpublished),
             };
             let servers = bound.with(admin_socket, unpublished);
-            Ok(Checked { authority, servers, access_log, kernel, own_cgroup, claim })
+            Ok(Checked { source, servers, access_log, kernel, own_cgroup, claim })
         }
         (_, claim, ..) => {
             if let (Some(address), Some(Claim::Alone(lock))) = (address, claim) {
@@ -254,7 +250,7 @@ pub(crate) fn kernel_settings(config: &Config, cgroup_root: PathBuf) -> underpas
 }
 
 /// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |e| e.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

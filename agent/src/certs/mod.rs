@@ -1,12 +1,13 @@
 //! The certificates of the pods on this node: requested before a pod is enrolled, renewed at half-life, kept while they
 //! are valid if renewal fails, dropped with the last pod of their identity. Keys are made here and never written.
 //!
-//! `book` decides, `clock` is the time and waits for it, `ca` is the thread of the embedded CA, `status` is for people and
-//! metrics. What must hold: the tunnel trusts a root before anything is signed with it.
+//! `book` decides, `clock` is the time and waits for it, `ca` is the thread of the embedded CA, `remote` the task that asks a
+//! control plane's, `status` is for people and metrics. What must hold: the tunnel trusts a root before anything is signed with it.
 
 mod book;
 mod ca;
 mod clock;
+mod remote;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -15,19 +16,20 @@ use std::{
     collections::BTreeSet,
     hash::{BuildHasher as _, RandomState},
     io,
-    sync::{Arc, mpsc},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use tokio::sync::{mpsc as async_mpsc, watch};
 use underpass_core::Identity;
-use underpass_identity::{Authority, Roots};
+use underpass_identity::{Authority, CertificateDer, Roots};
 use underpass_proxy::credentials::Credentials;
 use underpass_telemetry::admin::Gate;
 
 pub use self::{
     book::NOT_YET_VALID,
     ca::{CaLocation, directory},
+    remote::{Certify, Certifying, Refused, Remote, read_roots},
     status::{AuthorityStatus, CertificateStatus, FAMILIES, RootStatus, Status},
 };
 use self::{
@@ -42,12 +44,27 @@ const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 /// The longest wait of a World for first certificates, counted from the oldest change in it.
 pub const LONGEST_WAIT: Duration = book::FIRST_WAIT;
 
+/// The CA that certifies the identities of this node.
+#[derive(Debug)]
+pub enum Ca {
+    /// The embedded one, as it was opened.
+    Embedded(CaLocation, Authority),
+    /// A control plane's, and the roots that are trusted before its first answer.
+    Remote(Remote, Vec<CertificateDer<'static>>),
+}
+
+/// Sends requests to the CA.
+type Requests = Box<dyn Fn(Request) + Send>;
+
 /// A failed start of the certificates.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The roots of the CA.
     #[error("roots of the certificate authority")]
     Roots(#[source] underpass_identity::Error),
+    /// The roots of a control plane.
+    #[error("roots of the certificate authority: {0}")]
+    RemoteRoots(String),
     /// The thread.
     #[error("start the thread of the certificates")]
     Thread(#[source] io::Error),
@@ -63,7 +80,7 @@ pub struct Certs {
     lifetime: Duration,
     /// The roots that every worker of the tunnel trusts.
     applied: Arc<Roots>,
-    requests: mpsc::Sender<Request>,
+    requests: Requests,
     answers: async_mpsc::UnboundedReceiver<Answer>,
     published: watch::Sender<Arc<Credentials>>,
     status: watch::Sender<Arc<Status>>,
@@ -80,31 +97,32 @@ impl std::fmt::Debug for Certs {
 }
 
 impl Certs {
-    /// Starts with the CA at `location`, which is `authority`, and no identity yet. `ready` is closed while an identity of this
-    /// node has no certificate. To be called on a runtime.
+    /// Starts with this CA, and no identity yet. `ready` is closed while an identity of this node has no certificate. To be
+    /// called on a runtime.
     ///
     /// # Errors
     /// Where the CA has no usable roots, or the thread or the timer cannot be had.
-    pub fn start(
-        location: CaLocation,
-        lifetime: Duration,
-        authority: &Authority,
-        ready: Gate,
-    ) -> Result<Self, StartError> {
-        Self::by(Clock::wall().map_err(StartError::Clock)?, location, lifetime, authority, ready)
+    pub fn start(ca: Ca, lifetime: Duration, ready: Gate) -> Result<Self, StartError> {
+        Self::by(Clock::wall().map_err(StartError::Clock)?, ca, lifetime, ready)
     }
 
-    fn by(
-        clock: Clock,
-        location: CaLocation,
-        lifetime: Duration,
-        authority: &Authority,
-        ready: Gate,
-    ) -> Result<Self, StartError> {
+    fn by(clock: Clock, ca: Ca, lifetime: Duration, ready: Gate) -> Result<Self, StartError> {
         let now = clock.now();
-        let book = Book::new(Trust::from(authority), now).map_err(StartError::Roots)?;
         let (sender, answers) = async_mpsc::unbounded_channel();
-        let requests = ca::spawn(location, sender).map_err(StartError::Thread)?;
+        let (trust, requests): (_, Requests) = match ca {
+            // The key of the authority ends here.
+            Ca::Embedded(location, authority) => {
+                let requests = ca::spawn(location, sender).map_err(StartError::Thread)?;
+                // Fails only where the thread ended, and then the process ends.
+                (Trust::from(&authority), Box::new(move |request| drop(requests.send(request))))
+            }
+            Ca::Remote(remote, roots) => {
+                let trust = remote::trust(roots.clone()).map_err(StartError::RemoteRoots)?;
+                let requests = remote::spawn(remote, roots, sender);
+                (trust, Box::new(move |request| drop(requests.send(request))))
+            }
+        };
+        let book = Book::new(trust, now).map_err(StartError::Roots)?;
         let (published, _) = watch::channel(Arc::new(credentials(&book)));
         let (status, _) = watch::channel(Arc::new(Status::of(&book, now)));
         let applied = Arc::clone(&book.roots);
@@ -177,9 +195,7 @@ impl Certs {
     fn request(&mut self, now: SystemTime) {
         let identities = self.book.request(now);
         if !identities.is_empty() {
-            // Fails only where the thread ended, and then the process ends.
-            let _ =
-                self.requests.send(Request { identities, lifetime: self.lifetime, trusted: Arc::clone(&self.applied) });
+            (self.requests)(Request { identities, lifetime: self.lifetime, trusted: Arc::clone(&self.applied) });
         }
     }
 

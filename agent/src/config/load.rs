@@ -92,6 +92,11 @@ pub fn load(sources: &Sources, read: impl Fn(&Path) -> io::Result<Vec<u8>>) -> R
     let entries = path.as_deref().map(|path| entries(path, &read, &rows, &mut problems)).unwrap_or_default();
     let settings: Vec<_> =
         rows.iter().map(|row| effective(row, &flags, sources, path.as_deref(), &entries, &mut problems)).collect();
+    let is_source = |s: &&Effective| super::SOURCES.contains(&&*s.name) && s.origin != Origin::Default;
+    let given: Vec<Origin> = settings.iter().filter(is_source).map(|s| s.origin.clone()).collect();
+    if given.len() != 1 {
+        problems.push(Problem::OneOf { names: &super::SOURCES, given });
+    }
     if !problems.is_empty() {
         return Err(Stop::Problems(Problems(problems)));
     }

@@ -56,6 +56,14 @@ pub enum Problem {
         /// The setting that was probably meant.
         hint: Option<String>,
     },
+    /// Settings of which exactly one is to be given.
+    #[error("{}", one_of(.names, .given))]
+    OneOf {
+        /// The settings.
+        names: &'static [&'static str],
+        /// The origins of those that are given.
+        given: Vec<Origin>,
+    },
     /// A value that the setting does not take.
     #[error("{origin}: {name}: {value:?}: {reason}")]
     Value {
@@ -76,6 +84,15 @@ pub enum Problem {
         /// Its environment variable.
         variable: Option<String>,
     },
+}
+
+fn one_of(names: &[&str], given: &[Origin]) -> String {
+    let flags: Vec<_> = names.iter().map(|name| format!("--{name}")).collect();
+    let origins: Vec<_> = given.iter().map(ToString::to_string).collect();
+    match given {
+        [] => format!("{} is not set: give one of them", flags.join(" or ")),
+        _ => format!("{}: both are set ({}): give one of them", flags.join(" and "), origins.join("; ")),
+    }
 }
 
 fn meant(hint: Option<&str>) -> String {

@@ -80,7 +80,7 @@ fn the_flag_overrules_the_variable_the_variable_the_file_the_file_the_default() 
     let env = [("UNDERPASS_RELEASE_DRAIN", "2"), ("UNDERPASS_MANIFESTS", "/env"), ("UNDERPASS_CONFIG", "/etc/u.yaml")];
     let Loaded { config, settings, warnings } = with_file(&["--release-drain=3"], &env, file).unwrap();
     assert_eq!(config.release_drain.as_secs(), 3);
-    assert_eq!(config.manifests, PathBuf::from("/env"));
+    assert_eq!(config.manifests, Some("/env".into()));
     assert_eq!((&*config.node, config.workers.unwrap().get(), config.sidecar_keys), ("file", 3, false));
     assert_eq!(config.trust_domain_aliases.len(), 2);
     assert!(warnings.is_empty());
@@ -98,7 +98,7 @@ fn the_flag_overrules_the_variable_the_variable_the_file_the_file_the_default() 
     // An empty variable is not set, and a file named by a flag overrules one named by a variable.
     let env = [("UNDERPASS_CONFIG", "/elsewhere"), ("UNDERPASS_MANIFESTS", "")];
     let loaded = with_file(&["--config", "/etc/u.yaml"], &env, file).unwrap();
-    assert_eq!(loaded.config.manifests, PathBuf::from("/file"));
+    assert_eq!(loaded.config.manifests, Some("/file".into()));
 }
 
 #[test]
@@ -145,6 +145,35 @@ fn all_problems_are_reported_at_once_with_their_origins() {
           - /etc/u.yaml:1: settings are a mapping, such as `node: node-1`
           - manifests is not set: give --manifests, the environment variable UNDERPASS_MANIFESTS, or `manifests:` in the file of --config"#]],
     );
+}
+
+#[test]
+fn the_mesh_is_known_from_one_source() {
+    let check = |args: &[&str], want: Result<(), &str>| {
+        let args = [&["underpass-agent", "--node=n"], args].concat();
+        let sources = Sources { args: args.iter().map(Into::into).collect(), ..Sources::default() };
+        let loaded = load(&sources, |_| Err(std::io::ErrorKind::NotFound.into())).map(drop);
+        let loaded = loaded.map_err(|stop| match stop {
+            Stop::Problems(problems) => problems.to_string(),
+            Stop::Answer(answer) => answer.to_string(),
+        });
+        assert_eq!(loaded, want.map_err(|problem| format!("settings:\n  - {problem}")), "{args:?}");
+    };
+    check(&["--manifests=/m"], Ok(()));
+    check(&["--control-plane=underpass-control.underpass-system.svc:15012"], Ok(()));
+    check(&["--control-plane=[fd00::1]:15012"], Ok(()));
+    check(&[], Err("--manifests or --control-plane is not set: give one of them"));
+    let both = "--manifests and --control-plane: both are set (flag; flag): give one of them";
+    check(&["--manifests=/m", "--control-plane=a:1"], Err(both));
+    for bad in ["a", "a:", "user@a:1", ":1"] {
+        let problem = format!("flag: control-plane: {bad:?}: ");
+        let args = ["underpass-agent", "--node=n", "--control-plane", bad];
+        let sources = Sources { args: args.iter().map(Into::into).collect(), ..Sources::default() };
+        let Err(Stop::Problems(problems)) = load(&sources, |_| Err(std::io::ErrorKind::NotFound.into())) else {
+            panic!("{bad}")
+        };
+        assert!(problems.to_string().contains(&problem), "{problems}");
+    }
 }
 
 #[test]

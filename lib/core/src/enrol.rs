@@ -31,9 +31,6 @@ pub const SIDECAR_INJECT: &str = "sidecar.istio.io/inject";
 pub const ISTIO_INJECTION: &str = "istio-injection";
 /// The annotation of a pod whose connections its node captures: `enabled`. The node's agent writes it.
 pub const REDIRECTION: &str = "ambient.istio.io/redirection";
-
-/// The annotation by which the agent of its node says that a pod's connections are captured: `enabled`.
-pub const REDIRECTION: &str = "ambient.istio.io/redirection";
 /// Its value.
 const REDIRECTED: &str = "enabled";
 

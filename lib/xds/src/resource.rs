@@ -47,6 +47,17 @@ pub struct Resource {
     pub body: Bytes,
 }
 
+/// A change of one resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Its kind.
+    pub kind: ResourceKind,
+    /// Its name.
+    pub name: Arc<str>,
+    /// The encoded message; none: it is gone.
+    pub body: Option<Bytes>,
+}
+
 /// All resources of one World, by kind and name. Cheap to clone; two of them are compared by what they do not share.
 #[derive(Clone, Debug, Default)]
 pub struct Resources {

@@ -15,4 +15,4 @@ mod tests;
 pub use node::Node;
 pub use receipt::Rejected;
 pub use service::{Apply, Link, Progress, run};
-pub use session::{BEHIND, Batch, Behind, Change, Next, Session};
+pub use session::{BEHIND, Batch, Behind, Next, Session};

@@ -36,23 +36,12 @@ use super::{
 };
 use crate::{
     contract::envoy::service::discovery::v3::{self as discovery, DeltaDiscoveryRequest, DeltaDiscoveryResponse},
-    resource::ResourceKind,
+    resource::{Change, ResourceKind},
     wire::PerKind,
 };
 
 /// A server that is behind for longer is reported.
 pub const BEHIND: Duration = Duration::from_secs(30);
-
-/// A change of one resource.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// The kind.
-    pub kind: ResourceKind,
-    /// The name.
-    pub name: Arc<str>,
-    /// The encoded resource; `None`: it is gone.
-    pub body: Option<Bytes>,
-}
 
 /// Changes that belong together, in the order in which they are to be applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -7,7 +7,10 @@ use prost_types::Any;
 use super::*;
 use crate::{
     contract::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
-    resource::ResourceKind::{self, Address, Authorization},
+    resource::{
+        Change,
+        ResourceKind::{self, Address, Authorization},
+    },
     testing::resource,
     wire::message,
 };

@@ -51,7 +51,7 @@ mod encode;
 mod extension;
 mod names;
 
-pub use decode::{Change, Decoded, Decoder};
+pub use decode::{Decoded, Decoder};
 pub use encode::Encoder;
 
 #[cfg(test)]

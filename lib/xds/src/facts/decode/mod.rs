@@ -25,7 +25,6 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
 use prost::Message as _;
 use underpass_core::{
     Kind, ObjectKey, ObjectName,
@@ -44,27 +43,16 @@ use crate::{
         istio::workload::{Address, address::Type},
         underpass::v1::MtlsSources,
     },
-    resource::ResourceKind,
+    resource::{Change, ResourceKind},
 };
-
-/// One resource that changed.
-#[derive(Clone, Debug)]
-pub struct Change {
-    /// Its kind.
-    pub kind: ResourceKind,
-    /// Its name.
-    pub name: Arc<str>,
-    /// The encoded message; none: it is gone.
-    pub body: Option<Bytes>,
-}
 
 /// What follows from changes of resources.
 #[derive(Debug, Default)]
 pub struct Decoded {
     /// Changes of facts, which become visible together.
     pub facts: Facts,
-    /// The problems of these resources.
-    pub problems: Vec<Problem>,
+    /// The problems of these resources, with the kind of each.
+    pub problems: Vec<(ResourceKind, Problem)>,
 }
 
 /// A field, empty for the whole, and its fault.
@@ -155,7 +143,11 @@ impl Decoder {
                 self.policies.remove(name);
             }
         }
-        let problems = touched.iter().filter_map(|key| self.problems.get(key)).flatten().cloned().collect();
+        let of = |key: &(ResourceKind, Arc<str>)| {
+            let all = self.problems.get(key).into_iter().flatten();
+            all.map(|problem| (key.0, problem.clone())).collect::<Vec<_>>()
+        };
+        let problems = touched.iter().flat_map(of).collect();
         Decoded { facts: step.facts, problems }
     }
 

@@ -162,6 +162,8 @@ fn reason(number: i32) -> EnrolmentReason {
         Wire::NoAddress => EnrolmentReason::NoAddress,
         Wire::NoPod => EnrolmentReason::NoPod,
         Wire::NoKey => EnrolmentReason::NoKey,
+        Wire::Redirection => EnrolmentReason::Redirection,
+        Wire::NotRedirected => EnrolmentReason::NotRedirected,
     }
 }
 

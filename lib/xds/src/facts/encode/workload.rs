@@ -154,5 +154,7 @@ const fn reason(reason: EnrolmentReason) -> v1::EnrolmentReason {
         EnrolmentReason::NoAddress => Wire::NoAddress,
         EnrolmentReason::NoPod => Wire::NoPod,
         EnrolmentReason::NoKey => Wire::NoKey,
+        EnrolmentReason::Redirection => Wire::Redirection,
+        EnrolmentReason::NotRedirected => Wire::NotRedirected,
     }
 }

@@ -15,8 +15,8 @@ use underpass_core::{
     world::{Fact, Facts, MeshSettings},
 };
 
-use super::{Change, Decoder, Encoder};
-use crate::resource::{Resource, ResourceKind, Resources};
+use super::{Decoder, Encoder};
+use crate::resource::{Change, Resource, ResourceKind, Resources};
 
 /// The resources of a World, encoded from nothing.
 fn encode(world: &World) -> Resources {
