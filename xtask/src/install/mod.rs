@@ -6,6 +6,7 @@
 pub(crate) mod bpf_linker;
 pub(crate) mod h2spec;
 pub(crate) mod prometheus;
+mod unpacked;
 
 use std::env;
 use std::fs;
