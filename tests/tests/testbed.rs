@@ -3,6 +3,8 @@
 
 #[path = "testbed/remains.rs"]
 mod remains;
+#[path = "support/victim.rs"]
+mod victim;
 
 use std::{
     fs,
@@ -37,9 +39,10 @@ use underpass_tests::{
 };
 
 use remains::{
-    MODE, VICTIM, interrupt_ends_and_cleans_up, late_scenario_is_stopped, nothing_is_left_of_a_killed_runner,
+    interrupt_ends_and_cleans_up, late_scenario_is_stopped, nothing_is_left_of_a_killed_runner,
     nothing_is_left_of_a_killed_scenario, victim, without_root_it_fails_and_says_so,
 };
+use victim::{MODE, VICTIM};
 
 fn main() -> ExitCode {
     if std::env::var(MODE).as_deref() == Ok("alone") {
