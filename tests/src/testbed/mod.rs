@@ -1,5 +1,5 @@
 //! The testbed: nodes and pods as network namespaces and cgroups, a link between the nodes with settable delay,
-//! applications in the pods, packet capture anywhere. Real kernel, no cluster.
+//! applications in the pods, packet capture anywhere, and where a test wants it an API server. Real kernel, no cluster.
 //!
 //! ```text
 //!   lab (network namespace of the scenario)
@@ -14,6 +14,7 @@
 //! those. So nothing here has a name outside the scenario: no named network namespace, no pin outside its own bpffs.
 
 mod actor;
+mod api_server;
 pub mod capture;
 pub mod cgroup;
 mod child;
@@ -36,6 +37,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 
 pub use actor::{Actor, Exit, Io};
+pub use api_server::{ApiServer, Kubectl};
 pub use capture::Capture;
 pub use describe::Description;
 pub use lab::{Lab, Site};
