@@ -5,6 +5,7 @@
 
 pub(crate) mod bpf_linker;
 pub(crate) mod h2spec;
+pub(crate) mod kubernetes;
 pub(crate) mod prometheus;
 mod unpacked;
 

@@ -1,4 +1,5 @@
-//! The machine's means for the kernel level and the demo: root, capabilities, kernel features, programs.
+//! The machine's means for the levels `kernel` and `kubernetes` and for the demo: root, capabilities, kernel features,
+//! programs.
 //!
 //! A privileged test must not pass by not running: asked for without the means, the level fails and names all that is
 //! missing at once, each with what to do.
@@ -79,7 +80,7 @@ fn missing(facts: &Facts) -> Vec<String> {
             missing.push(what.to_owned());
         }
     };
-    need(facts.is_root, "root: run `sudo -E env PATH=\"$PATH\" cargo xtask test kernel`");
+    need(facts.is_root, "root: run the same by `sudo -E env PATH=\"$PATH\" cargo xtask ...`");
     if facts.is_root {
         for (bit, name) in CAPABILITIES {
             need(

@@ -11,7 +11,7 @@ use std::fmt;
 use anyhow::{Result, bail, ensure};
 
 use crate::build::{self, Programs};
-use crate::install::{h2spec, prometheus};
+use crate::install::{h2spec, kubernetes, prometheus};
 use crate::process::Cmd;
 use crate::tidy;
 use crate::vm;
@@ -22,7 +22,7 @@ use summary::Tally;
 /// Arguments of `test`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// pure, loopback, kernel (default: all)
+    /// pure, loopback, kernel, kubernetes (default: all)
     #[arg(value_name = "LEVEL", value_parser = parse_level)]
     levels: Vec<Level>,
     /// Run the kernel level in a virtual machine with this kernel: 6.1
@@ -42,6 +42,8 @@ enum Level {
     Loopback,
     /// Root and a kernel: the tests of tests/.
     Kernel,
+    /// The same and Kubernetes' own programs: the tests of tests/ that have an API server.
+    Kubernetes,
 }
 
 impl fmt::Display for Level {
@@ -50,18 +52,21 @@ impl fmt::Display for Level {
             Self::Pure => "pure",
             Self::Loopback => "loopback",
             Self::Kernel => "kernel",
+            Self::Kubernetes => "kubernetes",
         })
     }
 }
 
-const LEVELS: [Level; 3] = [Level::Pure, Level::Loopback, Level::Kernel];
+const LEVELS: [Level; 4] = [Level::Pure, Level::Loopback, Level::Kernel, Level::Kubernetes];
 
-/// The crate of the kernel tests, left out of the other levels except for [`QUICK_BENCH`], which needs no kernel.
+/// The crate of the kernel tests, left out of cheaper levels except for [`QUICK_BENCH`], which needs no kernel.
 pub(crate) const TESTBED: &str = "underpass-tests";
 /// The crate that embeds the kernel programs.
 const LOADER: &str = "underpass-loader";
 /// The quick form of the benchmarks, which judges counts.
 pub(crate) const QUICK_BENCH: &str = "bench";
+/// The tests of the level `kubernetes`, as cargo's pattern of their names. They run by name alone.
+pub(crate) const KUBERNETES_TESTS: &str = "kubernetes_*";
 
 /// In a machine without hardware virtualisation a program runs 5 to 20 times slower, most of it not in what tests wait for.
 const SLOW_FACTOR: &str = "4";
@@ -71,8 +76,8 @@ fn parse_level(word: &str) -> Result<Level, String> {
         "pure" => Ok(Level::Pure),
         "loopback" => Ok(Level::Loopback),
         "kernel" => Ok(Level::Kernel),
-        "kubernetes" => Err("the level `kubernetes` is not built yet".to_owned()),
-        _ => Err("the levels are pure, loopback and kernel".to_owned()),
+        "kubernetes" => Ok(Level::Kubernetes),
+        _ => Err("the levels are pure, loopback, kernel and kubernetes".to_owned()),
     }
 }
 
@@ -131,6 +136,7 @@ impl Runner<'_> {
             (Level::Loopback, _) => self.loopback()?,
             (Level::Kernel, None) => self.kernel()?,
             (Level::Kernel, Some(version)) => self.kernel_in_vm(version)?,
+            (Level::Kubernetes, _) => self.kubernetes()?,
         }
         // With a filter a level may well have nothing to run; `run` refuses a filter that nothing matches.
         ensure!(
@@ -207,6 +213,13 @@ impl Runner<'_> {
         Ok(())
     }
 
+    fn kubernetes(&mut self) -> Result<()> {
+        means::ensure()?;
+        let kubernetes = kubernetes::ensure(self.workspace)?;
+        let tests = self.cargo_test().args(["-p", TESTBED, "--test", KUBERNETES_TESTS]);
+        self.tests(kubernetes.environment().into_iter().fold(tests, |tests, (name, path)| tests.env(name, path)))
+    }
+
     fn user_space(&self) -> Cmd {
         self.cargo_test().args(["--workspace", "--exclude", TESTBED])
     }
@@ -253,18 +266,18 @@ mod tests {
     #[test]
     fn levels_are_ordered_by_cost() {
         assert_eq!(levels(""), Ok(LEVELS.to_vec()));
-        assert_eq!(levels("kernel pure kernel"), Ok(vec![Level::Pure, Level::Kernel]));
+        assert_eq!(levels("kubernetes kernel pure kernel"), Ok(vec![Level::Pure, Level::Kernel, Level::Kubernetes]));
         assert_eq!(levels("loopback -- some_filter --nocapture"), Ok(vec![Level::Loopback]));
         assert_eq!(levels("--kernel 6.1"), Ok(vec![Level::Kernel]));
         assert_eq!(levels("kernel --kernel 6.1 -- filter"), Ok(vec![Level::Kernel]));
     }
 
     #[test]
-    fn what_is_not_built_is_refused_by_name() {
+    fn what_is_not_there_is_refused_by_name() {
         for (line, want) in [
-            ("kubernetes", "`kubernetes` is not built yet"),
             ("everything", "the levels are"),
             ("pure --kernel 6.1", "for the kernel level alone"),
+            ("kubernetes --kernel 6.1", "for the kernel level alone"),
             ("--kernel 5.4", "6.1"),
         ] {
             let error = levels(line).unwrap_err();

@@ -6,7 +6,7 @@ use super::Finding;
 use super::sources::Source;
 use crate::ebpf;
 use crate::process::Cmd;
-use crate::test::{QUICK_BENCH, TESTBED};
+use crate::test::{KUBERNETES_TESTS, QUICK_BENCH, TESTBED};
 use crate::workspace::Workspace;
 
 pub(crate) fn format(workspace: &Workspace, sources: &[Source]) -> Vec<Finding> {
@@ -18,8 +18,8 @@ pub(crate) fn format(workspace: &Workspace, sources: &[Source]) -> Vec<Finding> 
 
 pub(crate) fn clippy(workspace: &Workspace) -> Vec<Finding> {
     let user_space = ["--workspace", "--all-targets"];
-    // A test that runs by name alone is none of all targets.
-    let by_name = ["-p", TESTBED, "--test", QUICK_BENCH];
+    // Tests that run by name alone are none of all targets.
+    let by_name = ["-p", TESTBED, "--test", QUICK_BENCH, "--test", KUBERNETES_TESTS];
     let user_space = [&user_space[..], &by_name[..]].into_iter().map(|targets| {
         let command = workspace.cargo().args(["clippy", "--keep-going"]).args(targets);
         command.args(["--", "-D", "warnings"])
