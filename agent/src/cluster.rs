@@ -25,7 +25,6 @@ use underpass_net::tls::ServerName;
 use underpass_xds::{certificates, connect::ControlPlane};
 
 use self::control_plane::{Link, RemoteCa};
-pub(crate) use self::redirection::Redirection;
 use crate::{
     certs::{Ca, Remote, read_roots},
     config::Config,

@@ -18,7 +18,7 @@ use crate::{
     certs::{self, Ca},
     cluster::{self, Cluster, redirection::Word},
     config::Config,
-    preflight::Fault,
+    preflight::{Fault, chain},
 };
 
 /// The source, checked.
@@ -110,21 +110,16 @@ impl Open {
 }
 
 fn manifests(config: &Config, now: SystemTime) -> Result<Source, Vec<Fault>> {
-    let mut faults = Vec::new();
-    let mut fault = |found: String, remedy: &str| faults.push(Fault { found, remedy: remedy.to_owned() });
     let directory = config.manifests.clone().unwrap_or_default();
-    if let Err(e) = std::fs::read_dir(&directory) {
-        let found = format!("read manifests in {}: {e}", directory.display());
-        fault(found, "create the directory, or name another with --manifests");
-    }
+    let readable = std::fs::read_dir(&directory).map_err(|e| Fault {
+        found: format!("read manifests in {}: {e}", directory.display()),
+        remedy: "create the directory, or name another with --manifests".to_owned(),
+    });
     let authority = Authority::open(&certs::directory(&config.state), &config.trust_domain, now);
-    match authority {
-        Ok(authority) if faults.is_empty() => Ok(Source::Manifests { directory, authority }),
-        Ok(_) => Err(faults),
-        Err(e) => {
-            fault(crate::preflight::chain(&e), UNWRITABLE_STATE);
-            Err(faults)
-        }
+    let authority = authority.map_err(|e| Fault { found: chain(&e), remedy: UNWRITABLE_STATE.to_owned() });
+    match (readable, authority) {
+        (Ok(_), Ok(authority)) => Ok(Source::Manifests { directory, authority }),
+        (readable, authority) => Err(readable.err().into_iter().chain(authority.err()).collect()),
     }
 }
 

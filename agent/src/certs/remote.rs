@@ -6,11 +6,10 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    io,
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use tokio::{

@@ -129,10 +129,8 @@ pub(super) fn open(
             random.hash_one(rolled)
         };
         let progress = watch::Sender::default();
-        let ran = runtime.block_on(client::run(control_plane, link, Session::new(node), facts, progress, dice));
-        if let Err(error) = ran {
-            tracing::error!(error = %chain(&error), "control plane cannot be asked");
-        }
+        let Err(error) = runtime.block_on(client::run(control_plane, link, Session::new(node), facts, progress, dice));
+        tracing::error!(error = %chain(&error), "control plane cannot be asked");
     })
 }
 

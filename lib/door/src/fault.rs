@@ -169,6 +169,22 @@ pub enum Fault {
     #[error("is not valid YAML, and looks like a chart template: render it first (helm template)")]
     Template,
 
+    // ---- API servers
+    /// An API server gives no answer about the objects of a kind, or none that can be read.
+    #[error("objects of kind {kind} cannot be read: {cause}")]
+    KindUnreadable {
+        /// The kind.
+        kind: &'static str,
+        /// The cause, in one line.
+        cause: Arc<str>,
+    },
+    /// An API server does not have a kind.
+    #[error("the API server does not have kind {kind}: its objects are read as soon as it does")]
+    KindAbsent {
+        /// The kind.
+        kind: &'static str,
+    },
+
     // ---- shapes
     /// An unknown field of a policy.
     #[error("unknown field{}", hint(*.meant).unwrap_or_else(|| format!("; known fields: {}", list(.known))))]
@@ -417,7 +433,9 @@ impl Fault {
         match self {
             Self::KindNotServed { known } => known.meanwhile.severity,
             Self::Field { field, .. } => field.severity,
-            Self::Series { .. } | Self::NoObject { .. } | Self::Empty { gave: false } => Severity::Notice,
+            Self::Series { .. } | Self::NoObject { .. } | Self::KindAbsent { .. } | Self::Empty { gave: false } => {
+                Severity::Notice
+            }
             Self::FieldNotServed { .. }
             | Self::ForeignGroup { .. }
             | Self::KnownVersion { .. }

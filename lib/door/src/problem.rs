@@ -85,9 +85,9 @@ pub enum Source {
         /// The line in the file, from 1, as near as it is known.
         line: Option<u32>,
     },
-    /// An object of an API server; the problem names it.
+    /// An object of an API server, which the problem names, or a kind as a whole.
     ApiServer {
-        /// The `resourceVersion` that was read.
+        /// The `resourceVersion` that was read; empty where nothing was read yet.
         resource_version: Arc<str>,
     },
     /// A resource of a control plane.
@@ -113,6 +113,7 @@ impl fmt::Display for Source {
                 line.map_or(Ok(()), |line| write!(f, ":{line}"))?;
                 document.map_or(Ok(()), |document| write!(f, ": document {document}"))
             }
+            Self::ApiServer { resource_version } if resource_version.is_empty() => f.write_str("API server"),
             Self::ApiServer { resource_version } => write!(f, "API server: version {resource_version}"),
             Self::ControlPlane { resource } => write!(f, "control plane: {resource}"),
         }

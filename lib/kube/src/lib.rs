@@ -1,1 +1,16 @@
 //! The API server as a door, and what control writes back.
+//!
+//! * [`client`]: how an API server is found and asked.
+//! * [`door`]: objects of core and their changes, as [`Update`](underpass_door::Update)s.
+//! * [`review`]: whose a bearer token is.
+//! * [`write`]: what is written into the cluster.
+
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects))]
+
+pub mod client;
+pub mod door;
+pub mod review;
+pub mod write;
+
+pub use client::{Access, Client};
+pub use door::{Door, Selection};

@@ -1,0 +1,80 @@
+//! Where the API server is, and as whom it is asked: what a pod finds in its own file system, or a kubeconfig.
+
+use std::path::{Path, PathBuf};
+
+use http::{HeaderValue, header};
+use kube::{
+    Config,
+    config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError},
+};
+
+use super::one_line;
+
+/// The way to an API server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// As this pod's service account, whose token is read again as it is renewed.
+    InCluster,
+    /// As a kubeconfig says.
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// Its context; none: its current one.
+        context: Option<String>,
+    },
+}
+
+/// The reason why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// This is no pod with a service account.
+    #[error("no access as this pod's service account: {}", one_line(.0))]
+    InCluster(#[source] InClusterError),
+    /// The kubeconfig cannot be used.
+    #[error("{}: {}", .path.display(), one_line(.cause))]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        cause: KubeconfigError,
+    },
+    /// The configuration says what cannot be done.
+    #[error("no client for {url}: {}", one_line(.cause))]
+    Client {
+        /// The API server.
+        url: http::Uri,
+        /// The cause.
+        #[source]
+        cause: Box<kube::Error>,
+    },
+    /// The name of the component is no text of a header.
+    #[error("{component:?} cannot be sent as a user agent")]
+    Component {
+        /// The name.
+        component: String,
+    },
+}
+
+pub(super) async fn connect(access: &Access, component: &str) -> Result<kube::Client, ConnectError> {
+    let mut config = match access {
+        Access::InCluster => Config::incluster().map_err(ConnectError::InCluster)?,
+        Access::Kubeconfig { path, context } => {
+            let failed = |cause| ConnectError::Kubeconfig { path: path.clone(), cause };
+            kubeconfig(path, context.clone()).await.map_err(failed)?
+        }
+    };
+    let agent = HeaderValue::from_str(&format!("underpass-{component}/{}", env!("CARGO_PKG_VERSION")))
+        .map_err(|_| ConnectError::Component { component: component.to_owned() })?;
+    config.headers.push((header::USER_AGENT, agent));
+    // A caller decides when to ask again, and reports it.
+    config.default_retry = false;
+    let url = config.cluster_url.clone();
+    kube::Client::try_from(config).map_err(|cause| ConnectError::Client { url, cause: Box::new(cause) })
+}
+
+async fn kubeconfig(path: &Path, context: Option<String>) -> Result<Config, KubeconfigError> {
+    let file = Kubeconfig::read_from(path)?;
+    let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
+    Config::from_custom_kubeconfig(file, &options).await
+}

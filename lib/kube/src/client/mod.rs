@@ -1,0 +1,94 @@
+//! The API server: how it is found ([`Access`]), what is asked ([`Call`]) and what went wrong ([`Error`]).
+//!
+//! The crate `kube` brings the connection: TLS, the credentials of a kubeconfig, tokens that are read again before they
+//! expire. Requests and answers are ours, because what is asked for is trimmed while it is read, and because nothing
+//! may be repeated behind the back of a caller who reports every failure.
+
+mod access;
+mod call;
+mod error;
+mod path;
+
+use std::time::Duration;
+
+use kube::client::Body;
+use serde::de::DeserializeOwned;
+
+use http_body_util::BodyExt as _;
+
+pub use self::{
+    access::{Access, ConnectError},
+    error::Error,
+};
+pub(crate) use self::{
+    call::Call,
+    error::{Status, one_line},
+    path::{Collection, is_name},
+};
+
+/// The time for an answer that is no watch, its body included.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The largest answer that is no list: etcd keeps no object of more than 1.5 MiB.
+pub(crate) const MAX_BYTES: usize = 4 << 20;
+
+/// A connection to an API server. Cheap to clone.
+#[derive(Clone)]
+pub struct Client(kube::Client);
+
+impl Client {
+    /// A client of the API server that `access` finds, which says who it is: `underpass-<component>/<version>`. To be
+    /// called on a runtime. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// Where its configuration cannot be read, or says what cannot be done.
+    pub async fn connect(access: &Access, component: &str) -> Result<Self, ConnectError> {
+        access::connect(access, component).await.map(Self)
+    }
+
+    /// Sends the request, and answers the body of a good answer.
+    pub(crate) async fn open(&self, call: &Call) -> Result<Body, Error> {
+        let request = call.request()?;
+        let answer = self.0.send(request.map(Body::from)).await.map_err(|e| call.unreachable(&e))?;
+        let (head, body) = answer.into_parts();
+        if head.status.is_success() {
+            return Ok(body);
+        }
+        let text = collect(call, body, MAX_BYTES).await.unwrap_or_default();
+        Err(call.answered(head.status, &head.headers, &text))
+    }
+
+    /// Sends the request, and answers the text of a good answer of at most `max` bytes.
+    pub(crate) async fn text(&self, call: &Call, max: usize) -> Result<String, Error> {
+        let answer = async { collect(call, self.open(call).await?, max).await };
+        let text = match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(text) => text?,
+            Err(_) => return Err(call.late(PATIENCE)),
+        };
+        String::from_utf8(text).map_err(|e| call.unreadable(&e))
+    }
+
+    /// Sends the request, and answers what a good answer says.
+    pub(crate) async fn json<T: DeserializeOwned>(&self, call: &Call) -> Result<T, Error> {
+        let text = self.text(call, MAX_BYTES).await?;
+        serde_json::from_str(&text).map_err(|e| call.unreadable(&e))
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
+}
+
+async fn collect(call: &Call, mut body: Body, max: usize) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| call.unreachable(&e))?;
+        let Some(data) = frame.data_ref() else { continue };
+        if bytes.len().saturating_add(data.len()) > max {
+            return Err(call.too_large(max));
+        }
+        bytes.extend_from_slice(data);
+    }
+    Ok(bytes)
+}

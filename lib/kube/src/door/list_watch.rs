@@ -1,0 +1,392 @@
+//! One collection of an API server, followed: its objects are listed in pages, and then watched from the list's version
+//! on. Pure: events in, the next action and what is new out. No clock, no chance, no IO: `now` and `random` are
+//! arguments.
+//!
+//! ```text
+//!            +------------------------ 404: the next version of the API, at last a wait ------+
+//!            v                                                                                |
+//!  begin -> Listing --page, the last one--> Watching --ended--> Watching, from the version reached
+//!            ^  |page                        |   |event, bookmark: the version moves on
+//!            |  +-> Listing                  |   +-> Watching
+//!            +--410 Gone: from the start-----+
+//! ```
+//!
+//! Every failure waits before the state goes on where it was: the page that failed is asked for again, the watch begins
+//! at the version reached. Ours rather than kube-runtime's watcher, which keeps whole objects of a page, tells no
+//! bookmark and no version to its user, knows one version of an API, and treats an absent kind as any other error. A
+//! list that is streamed by a watch (`sendInitialEvents`) is not asked for: pages are served by every API server.
+//!
+//! What must hold: after a list or an event, what was handed on is the state of the server at that version; nothing
+//! is handed on twice; an absent kind takes away what it had only when that is certain; and an API server that fails is
+//! asked ever less often.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use underpass_core::ObjectName;
+
+use super::{
+    backoff,
+    health::{Health, Phase, number},
+};
+
+/// Objects of a page.
+pub(super) const PAGE: u32 = 500;
+/// A watch that ended sooner is not begun again at once; without a word, it has failed.
+const SHORT: Duration = Duration::from_secs(5);
+/// Refusals of a watch in a row after which its version is given up.
+const REFUSALS: u32 = 3;
+/// Answers in a row that a kind is absent after which objects that it had are gone. Its API is served before any object
+/// of it: a proxy or an API server that starts may be wrong for a moment.
+const ABSENCES: u32 = 3;
+
+/// What an API server said.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Event<T> {
+    /// A part of the list.
+    Page {
+        /// Of the whole list.
+        version: Arc<str>,
+        /// In order.
+        items: Vec<T>,
+        /// Where the next page begins; none: this is the last one.
+        next: Option<Arc<str>>,
+    },
+    /// The watch has begun.
+    Opened,
+    /// An object was made or changed.
+    Put {
+        /// Of the change.
+        version: Arc<str>,
+        /// The object.
+        item: T,
+    },
+    /// An object is gone.
+    Removed {
+        /// Of the change.
+        version: Arc<str>,
+        /// The object.
+        name: ObjectName,
+    },
+    /// There is no other change up to this version.
+    Bookmark {
+        /// The version.
+        version: Arc<str>,
+    },
+    /// The watch has ended.
+    Ended,
+    /// The wait is over.
+    Waited,
+    /// The action has failed.
+    Failed(Failure),
+}
+
+/// The kinds of failures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// 410: the version, or the next page of the list, is no longer there.
+    Expired,
+    /// 404: the API server does not have the collection.
+    Absent,
+    /// The page is too large.
+    TooLarge,
+    /// Any other.
+    Other {
+        /// The cause, in one line.
+        cause: Arc<str>,
+        /// The request itself is refused (400, 504): asked again, it may be refused again.
+        is_refusal: bool,
+        /// The API server wants to be asked again after this.
+        retry_after: Option<Duration>,
+    },
+}
+
+/// What is to be done. Its result is the next event; of a watch, every event until `Ended` or `Failed`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Ask for a page.
+    List {
+        /// The index of the version of the API.
+        at: usize,
+        /// The most objects.
+        limit: u32,
+        /// Where it begins.
+        next: Option<Arc<str>>,
+    },
+    /// Watch.
+    Watch {
+        /// The index of the version of the API.
+        at: usize,
+        /// The version after which changes are wanted.
+        from: Arc<str>,
+    },
+    /// Wait.
+    Wait(Duration),
+}
+
+/// What is new.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Output<T> {
+    /// These are all objects.
+    Replaced(Vec<T>),
+    /// An object was made or changed.
+    Put(T),
+    /// An object is gone, if it was there.
+    Removed(ObjectName),
+    /// The API server does not have the kind: there are no objects.
+    Absent,
+}
+
+/// The consequences of an event.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Step<T> {
+    /// What is new.
+    pub(super) output: Option<Output<T>>,
+    /// What is to be done instead; none: the present action goes on.
+    pub(super) action: Option<Action>,
+}
+
+impl<T> Step<T> {
+    const NOTHING: Self = Self { output: None, action: None };
+
+    fn go(action: Action) -> Self {
+        Self { output: None, action: Some(action) }
+    }
+}
+
+#[derive(Debug)]
+enum State<T> {
+    Listing { items: Vec<T>, next: Option<Arc<str>> },
+    Watching { since: Option<Instant>, has_heard: bool },
+}
+
+impl<T> State<T> {
+    const START: Self = Self::Listing { items: Vec::new(), next: None };
+}
+
+/// What has been handed on last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    Objects,
+    Absence,
+}
+
+/// A collection of an API server, and what is known about it.
+#[derive(Debug)]
+pub(super) struct ListWatch<T> {
+    /// The count of versions of the API.
+    versions: usize,
+    /// The index of the one that is asked.
+    at: usize,
+    limit: u32,
+    state: State<T>,
+    is_waiting: bool,
+    told: Told,
+    /// Reached: the list's, or the last change's.
+    version: Arc<str>,
+    /// In a row.
+    failures: u32,
+    refusals: u32,
+    absences: u32,
+    synced: Option<Instant>,
+    error: Option<(Arc<str>, Instant)>,
+}
+
+impl<T> ListWatch<T> {
+    /// Nothing is known yet. The API has `versions` versions, the preferred one first.
+    pub(super) fn begin(versions: usize) -> (Self, Action) {
+        let begun = Self {
+            versions,
+            at: 0,
+            limit: PAGE,
+            state: State::START,
+            is_waiting: false,
+            told: Told::Nothing,
+            version: "".into(),
+            failures: 0,
+            refusals: 0,
+            absences: 0,
+            synced: None,
+            error: None,
+        };
+        let action = begun.action();
+        (begun, action)
+    }
+
+    /// Takes an event. One that does not belong to the present action is ignored.
+    pub(super) fn next(&mut self, event: Event<T>, now: Instant, random: u64) -> Step<T> {
+        match (event, &mut self.state) {
+            (Event::Waited, _) if self.is_waiting => self.go_on(now),
+            (_, _) if self.is_waiting => Step::NOTHING,
+            (Event::Failed(failure), _) => self.fail(failure, now, random),
+            (Event::Page { version, items: more, next }, State::Listing { items, next: at }) => {
+                items.extend(more);
+                if next.is_some() {
+                    *at = next;
+                    return Step::go(self.action());
+                }
+                let items = std::mem::take(items);
+                self.list_is_whole(version, items, now)
+            }
+            (Event::Opened, State::Watching { .. }) => {
+                self.error = None;
+                Step::NOTHING
+            }
+            (Event::Put { version, item }, State::Watching { .. }) => self.change(version, Output::Put(item)),
+            (Event::Removed { version, name }, State::Watching { .. }) => self.change(version, Output::Removed(name)),
+            (Event::Bookmark { version }, State::Watching { .. }) => {
+                if !self.has_reached(&version) {
+                    self.version = version;
+                }
+                self.hear();
+                Step::NOTHING
+            }
+            (Event::Ended, State::Watching { since, has_heard }) => {
+                let lasted = since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+                match *has_heard {
+                    _ if lasted >= SHORT => {
+                        self.hear();
+                        self.go_on(now)
+                    }
+                    true => self.wait(backoff::delay(1, random), now),
+                    false => {
+                        let cause = "the watch ended at once".into();
+                        self.fail(Failure::Other { cause, is_refusal: false, retry_after: None }, now, random)
+                    }
+                }
+            }
+            _ => Step::NOTHING,
+        }
+    }
+
+    /// The state, for people and for what depends on it.
+    pub(super) fn health(&self) -> Health {
+        let phase = match &self.state {
+            _ if self.told == Told::Absence => Phase::Absent,
+            _ if self.is_waiting => Phase::Waiting,
+            State::Listing { .. } => Phase::Listing,
+            State::Watching { .. } => Phase::Watching,
+        };
+        let (synced, error) = (self.synced, self.error.clone());
+        Health { phase, at: self.at, synced, resource_version: Arc::clone(&self.version), error }
+    }
+
+    fn action(&self) -> Action {
+        match &self.state {
+            State::Listing { next, .. } => Action::List { at: self.at, limit: self.limit, next: next.clone() },
+            State::Watching { .. } => Action::Watch { at: self.at, from: Arc::clone(&self.version) },
+        }
+    }
+
+    /// Begins the action of the state.
+    fn go_on(&mut self, now: Instant) -> Step<T> {
+        self.is_waiting = false;
+        if let State::Watching { since, has_heard } = &mut self.state {
+            (*since, *has_heard) = (Some(now), false);
+        }
+        Step::go(self.action())
+    }
+
+    /// The action of the state, after a while.
+    fn wait(&mut self, delay: Duration, now: Instant) -> Step<T> {
+        if delay.is_zero() {
+            return self.go_on(now);
+        }
+        self.is_waiting = true;
+        Step::go(Action::Wait(delay))
+    }
+
+    fn list_is_whole(&mut self, version: Arc<str>, items: Vec<T>, now: Instant) -> Step<T> {
+        (self.version, self.told, self.absences, self.refusals) = (version, Told::Objects, 0, 0);
+        (self.synced, self.error) = (Some(now), None);
+        self.state = State::Watching { since: None, has_heard: false };
+        Step { output: Some(Output::Replaced(items)), ..self.go_on(now) }
+    }
+
+    /// A change at or before the version reached is a repetition: the changes of a watch are in order.
+    fn change(&mut self, version: Arc<str>, output: Output<T>) -> Step<T> {
+        self.hear();
+        if self.has_reached(&version) {
+            return Step::NOTHING;
+        }
+        self.version = version;
+        Step { output: Some(output), action: None }
+    }
+
+    /// Versions that are no numbers have no order.
+    fn has_reached(&self, version: &str) -> bool {
+        number(version).zip(number(&self.version)).is_some_and(|(new, old)| new <= old)
+    }
+
+    /// The watch works.
+    fn hear(&mut self) {
+        (self.failures, self.refusals, self.error) = (0, 0, None);
+        if let State::Watching { has_heard, .. } = &mut self.state {
+            *has_heard = true;
+        }
+    }
+
+    fn fail(&mut self, failure: Failure, now: Instant, random: u64) -> Step<T> {
+        let (cause, after) = match failure {
+            Failure::Absent => return self.is_absent(now, random),
+            Failure::Expired => {
+                // An expired watch is no fault, unless it happens again and again.
+                let delay = backoff::delay(self.failures, random);
+                self.failures = self.failures.saturating_add(1);
+                self.state = State::START;
+                return self.wait(delay, now);
+            }
+            Failure::TooLarge if self.limit > 1 => {
+                (self.limit, self.state) = (self.limit / 2, State::START);
+                return self.go_on(now);
+            }
+            Failure::TooLarge => ("an object is too large to be read".into(), None),
+            Failure::Other { cause, is_refusal, retry_after } => {
+                self.refusals = if is_refusal { self.refusals.saturating_add(1) } else { 0 };
+                if self.refusals >= REFUSALS {
+                    (self.state, self.refusals) = (State::START, 0);
+                }
+                (cause, retry_after)
+            }
+        };
+        let since = self.error.as_ref().map_or(now, |(_, since)| *since);
+        self.error = Some((cause, since));
+        self.failures = self.failures.saturating_add(1);
+        let delay = backoff::delay(self.failures, random);
+        self.wait(delay.max(after.unwrap_or_default().min(backoff::LONGEST)), now)
+    }
+
+    fn is_absent(&mut self, now: Instant, random: u64) -> Step<T> {
+        if matches!(std::mem::replace(&mut self.state, State::START), State::Watching { .. }) {
+            // Listed just now: another version of its API may have taken its place.
+            self.at = 0;
+            let delay = backoff::delay(self.failures, random);
+            self.failures = self.failures.saturating_add(1);
+            return self.wait(delay, now);
+        }
+        self.at = self.at.saturating_add(1);
+        if self.at < self.versions {
+            return self.go_on(now);
+        }
+        self.at = 0;
+        self.absences = self.absences.saturating_add(1);
+        let is_certain = match self.told {
+            Told::Nothing => true,
+            Told::Objects => self.absences >= ABSENCES,
+            Told::Absence => false,
+        };
+        let mut output = None;
+        if is_certain {
+            (self.told, self.version, self.synced, self.error) = (Told::Absence, "".into(), Some(now), None);
+            output = Some(Output::Absent);
+        }
+        let delay = backoff::delay(self.absences, random);
+        Step { output, ..self.wait(delay, now) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,22 @@
+//! What is written into the cluster, each in one narrow way that is safe beside other writers: a Secret that is made
+//! once, the ConfigMap of roots where it is ours, one annotation of one pod.
+//!
+//! What must hold: of several writers of the same object all end with one content; nothing of another owner is
+//! overwritten; and a pod that took the name of another is not touched.
+
+mod config_map;
+mod pod;
+mod secret;
+
+pub use self::{
+    config_map::{ROOT_CONFIG_MAP, ROOT_KEY, RootConfigMap},
+    pod::Annotated,
+    secret::{Made, NewSecret, Secret, WatchedSecret},
+};
+
+/// Who we are among the owners of fields.
+const FIELD_MANAGER: &str = "underpass";
+/// The label of what we own, and its value.
+const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Attempts against other writers.
+const ATTEMPTS: u32 = 4;
