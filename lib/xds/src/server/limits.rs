@@ -26,7 +26,8 @@ pub struct Limits {
     /// How long the kind that is subscribed to first waits for the other: addresses for policies, which go first, and
     /// removals of policies for addresses.
     pub other_kind: Duration,
-    /// How long a connection may take to end a stream or to drain.
+    /// How long a client may take to end a stream that was closed for want of an answer, and connections to drain: what
+    /// is left is cut.
     pub end: Duration,
     /// The pause between two pings of a connection.
     pub ping: Duration,

@@ -1,15 +1,10 @@
 //! The task of one delta stream: carries requests and snapshots into its session, and responses out.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll},
-};
-
-use futures_util::Stream;
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc, oneshot, watch},
+    sync::{OwnedSemaphorePermit, mpsc, watch},
     time::{Instant, sleep, sleep_until, timeout},
 };
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 use tracing::{info, warn};
 
@@ -22,19 +17,7 @@ use crate::{
 };
 
 /// The responses of one stream, as gRPC takes them.
-pub(crate) struct Responses {
-    receiver: mpsc::Receiver<Result<DeltaDiscoveryResponse, Status>>,
-    /// Dropped together with the stream, which its task waits for.
-    _open: oneshot::Sender<()>,
-}
-
-impl Stream for Responses {
-    type Item = Result<DeltaDiscoveryResponse, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.receiver.poll_recv(context)
-    }
-}
+pub(super) type Responses = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
 
 /// What a stream is made of.
 pub(super) struct Parts {
@@ -88,16 +71,11 @@ impl End {
 pub(super) fn spawn(parts: Parts) -> Responses {
     // One response waits here while the one before is on its way: the session makes no more of a kind than one.
     let (sender, receiver) = mpsc::channel(1);
-    let (open, gone) = oneshot::channel();
-    tokio::spawn(run(parts, sender, gone));
-    Responses { receiver, _open: open }
+    tokio::spawn(run(parts, sender));
+    Responses::new(receiver)
 }
 
-async fn run(
-    mut parts: Parts,
-    sender: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
-    gone: oneshot::Receiver<()>,
-) {
+async fn run(mut parts: Parts, sender: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>) {
     let newest = parts.snapshots.borrow_and_update().clone();
     let mut session = Session::new(newest, parts.limits.clone());
     let end = serve(&mut parts, &mut session, &sender).await;
@@ -111,15 +89,17 @@ async fn run(
         End::Unanswered(_) | End::Unread => parts.counted.counters().count_unanswered(),
         End::Client | End::Stopping | End::Broken(_) => (),
     }
-    let limits = parts.limits.clone();
-    let last = async move {
-        if let Some(status) = end.status(&limits) {
+    let last = async {
+        if let Some(status) = end.status(&parts.limits) {
             let _ = sender.send(Err(status)).await;
         }
         drop(sender);
-        let _ = gone.await;
+        // A client that has read the end of the responses ends its requests. HTTP/2 says nothing earlier: responses
+        // that are not read wait in the connection, together with their end.
+        if matches!(end, End::Unanswered(_) | End::Unread) {
+            while let Ok(Some(_)) = parts.requests.message().await {}
+        }
     };
-    // The client may have the end of the stream; if it does not take it, there is no stream to be ended alone.
     if timeout(parts.limits.end, last).await.is_err()
         && let Some(connection) = &parts.connection
     {
