@@ -93,7 +93,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// See [`Error`].
+    /// The CA refused, did not answer in time, or could not be asked; [`Error::is_retryable`].
     pub async fn certify(&self, wanted: Wanted) -> Result<Vec<String>, Error> {
         let Ok(answer) = timeout(self.limit, self.ask(wanted)).await else {
             return Err(Error::Timeout { after: self.limit });

@@ -3,6 +3,8 @@
 //! * [`Issuer`] decides and signs; the service around it is served by [`crate::server::serve`].
 //! * [`Client`] asks.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects))]
+
 mod client;
 mod server;
 

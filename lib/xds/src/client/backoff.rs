@@ -25,7 +25,7 @@ impl Backoff {
         let factor = 1_u32.checked_shl(self.failures).unwrap_or(u32::MAX);
         self.failures = self.failures.saturating_add(1);
         let pause = SHORTEST.saturating_mul(factor).min(LONGEST);
-        let half = pause / 2;
+        let half = pause.checked_div(2).unwrap_or_default();
         let nanos = u64::try_from(half.as_nanos()).unwrap_or(u64::MAX);
         half.saturating_add(Duration::from_nanos(random.checked_rem(nanos).unwrap_or_default()))
     }

@@ -4,6 +4,8 @@
 //! * [`run`]: keeps a stream open, hands on what arrives ([`Apply`]) and says how it goes ([`Progress`]).
 //! * [`Node`]: what a client says about itself.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects))]
+
 mod backoff;
 mod node;
 mod receipt;

@@ -18,7 +18,7 @@ use tower::Service;
 use tracing::warn;
 
 use super::{
-    Counters, Limits, Snapshot,
+    Catalog, Counters, Limits,
     connection::{Connection, Scissors},
     service::Discovery,
 };
@@ -65,10 +65,10 @@ where
     let Services { resources, authenticator, issuer, limits, counters } = services;
     let (all, stopping) = (Scissors::new(), Scissors::new());
     let _cut = CutOnDrop(all.clone());
-    let first = Snapshot::first(resources.borrow().clone());
-    let (publish, snapshots) = watch::channel(first);
+    let first = Catalog::first(resources.borrow().clone());
+    let (publish, catalogs) = watch::channel(first);
     let discovery = AggregatedDiscoveryServiceServer::new(Discovery {
-        snapshots,
+        catalogs,
         authenticator: authenticator.clone(),
         limits: limits.clone(),
         counters,
@@ -121,7 +121,7 @@ impl Drop for CutOnDrop {
 }
 
 /// Indexes each change of the resources once, for all streams.
-async fn follow(mut resources: watch::Receiver<Resources>, publish: watch::Sender<Snapshot>) {
+async fn follow(mut resources: watch::Receiver<Resources>, publish: watch::Sender<Catalog>) {
     while resources.changed().await.is_ok() {
         let newest = resources.borrow_and_update().clone();
         let next = publish.borrow().next(newest);

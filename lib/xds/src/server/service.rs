@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
 use super::{
-    Counters, Limits, Snapshot,
+    Catalog, Counters, Limits,
     connection::Scissors,
     counters::Counted,
     stream::{self, Parts, Responses},
@@ -22,7 +22,7 @@ use crate::{
 
 /// `envoy.service.discovery.v3.AggregatedDiscoveryService`.
 pub(crate) struct Discovery<A> {
-    pub(crate) snapshots: watch::Receiver<Snapshot>,
+    pub(crate) catalogs: watch::Receiver<Catalog>,
     pub(crate) authenticator: Arc<A>,
     pub(crate) limits: Limits,
     pub(crate) counters: Arc<Counters>,
@@ -59,7 +59,7 @@ impl<A: Authenticator> AggregatedDiscoveryService for Discovery<A> {
         let connection = request.extensions().get::<Scissors>().cloned();
         Ok(Response::new(stream::spawn(Parts {
             requests: request.into_inner(),
-            snapshots: self.snapshots.clone(),
+            catalogs: self.catalogs.clone(),
             stopping: self.stopping.clone(),
             connection,
             caller,

@@ -1,4 +1,4 @@
-//! The task of one delta stream: carries requests and snapshots into its session, and responses out.
+//! The task of one delta stream: carries requests and catalogs into its session, and responses out.
 
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc, watch},
@@ -8,7 +8,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 use tracing::{info, warn};
 
-use super::{Malformed, Notice, Session, Snapshot, connection::Scissors, counters::Counted};
+use super::{Catalog, Malformed, Notice, Session, connection::Scissors, counters::Counted};
 use crate::{
     access::Caller,
     contract::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
@@ -22,7 +22,7 @@ pub(super) type Responses = ReceiverStream<Result<DeltaDiscoveryResponse, Status
 /// What a stream is made of.
 pub(super) struct Parts {
     pub(super) requests: Streaming<DeltaDiscoveryRequest>,
-    pub(super) snapshots: watch::Receiver<Snapshot>,
+    pub(super) catalogs: watch::Receiver<Catalog>,
     pub(super) stopping: Scissors,
     pub(super) connection: Option<Scissors>,
     pub(super) caller: Caller,
@@ -76,7 +76,7 @@ pub(super) fn spawn(parts: Parts) -> Responses {
 }
 
 async fn run(mut parts: Parts, sender: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>) {
-    let newest = parts.snapshots.borrow_and_update().clone();
+    let newest = parts.catalogs.borrow_and_update().clone();
     let mut session = Session::new(newest, parts.limits.clone());
     let end = serve(&mut parts, &mut session, &sender).await;
     let (caller, node) = (&parts.caller, session.node());
@@ -138,7 +138,7 @@ async fn serve(
                     Err(malformed) => return End::Malformed(malformed),
                 }
             }
-            Ok(()) = parts.snapshots.changed() => session.publish(parts.snapshots.borrow_and_update().clone()),
+            Ok(()) = parts.catalogs.changed() => session.publish(parts.catalogs.borrow_and_update().clone()),
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                 if let Some(kind) = session.overdue(Instant::now().into_std()) {
                     return End::Unanswered(kind);

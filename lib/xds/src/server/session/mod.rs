@@ -1,4 +1,4 @@
-//! One delta stream: requests and snapshots in, responses out. No IO and no clock: the time is an argument.
+//! One delta stream: requests and catalogs in, responses out. No IO and no clock: the time is an argument.
 //!
 //! ```text
 //!   publish --> latest            receive(request) --> subscriptions, answers
@@ -7,12 +7,12 @@
 //!              current --differences--> Authorization: new and changed --> Address --> Authorization: gone
 //!                                       one response of each kind on its way at a time
 //! ```
-//! A snapshot is sent to its end before the next one begins, and what changed meanwhile goes out as one difference.
-//! So a client that answers slowly gets less, and costs no more than the snapshot that it is at.
+//! A catalog is sent to its end before the next one begins, and what changed meanwhile goes out as one difference.
+//! So a client that answers slowly gets less, and costs no more than the catalog that it is at.
 //!
 //! What must hold:
-//! * No address is sent before the policies of its snapshot were; no policy is removed while the client may hold an
-//!   address of an earlier snapshot that names it.
+//! * No address is sent before the policies of its catalog were; no policy is removed while the client may hold an
+//!   address of an earlier catalog that names it.
 //! * A resource that the client refused is not sent again before it changes.
 //! * Every name that is asked for is answered, where nothing has that name as removed: Istio's clients wait for it.
 //!
@@ -22,6 +22,8 @@
 
 mod track;
 
+#[cfg(test)]
+mod on_demand;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
@@ -35,7 +37,7 @@ use std::{
 use thiserror::Error;
 
 use self::track::Track;
-use super::{Limits, Snapshot};
+use super::{Catalog, Limits};
 use crate::{
     contract::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
     resource::ResourceKind,
@@ -46,9 +48,9 @@ use crate::{
 #[derive(Debug)]
 pub struct Session {
     limits: Limits,
-    latest: Snapshot,
+    latest: Catalog,
     /// What is being sent, or was sent last.
-    current: Snapshot,
+    current: Catalog,
     tracks: PerKind<Option<Track>>,
     /// Until then what was subscribed to first waits for the other kind, with which it has to keep an order.
     other_until: Option<Instant>,
@@ -142,13 +144,13 @@ pub enum Malformed {
 }
 
 impl Session {
-    /// A stream that was just opened, while `snapshot` is the newest.
+    /// A stream that was just opened, while `catalog` is the newest.
     #[must_use]
-    pub fn new(snapshot: Snapshot, limits: Limits) -> Self {
+    pub fn new(catalog: Catalog, limits: Limits) -> Self {
         Self {
             limits,
-            latest: snapshot.clone(),
-            current: snapshot,
+            latest: catalog.clone(),
+            current: catalog,
             tracks: PerKind::default(),
             other_until: None,
             client: None,
@@ -158,9 +160,9 @@ impl Session {
         }
     }
 
-    /// Takes the newest snapshot. Then [`Self::poll`].
-    pub fn publish(&mut self, snapshot: Snapshot) {
-        self.latest = snapshot;
+    /// Takes the newest catalog. Then [`Self::poll`].
+    pub fn publish(&mut self, catalog: Catalog) {
+        self.latest = catalog;
     }
 
     /// The id of the client's node; empty until it is known.
@@ -243,7 +245,9 @@ impl Session {
     /// A type of which a response has waited for its answer for too long.
     #[must_use]
     pub fn overdue(&self, now: Instant) -> Option<ResourceKind> {
-        let overdue = |track: &&Track| track.waits().is_some_and(|since| now >= since + self.limits.answer);
+        let overdue = |track: &&Track| {
+            track.waits().is_some_and(|since| now.saturating_duration_since(since) >= self.limits.answer)
+        };
         self.tracks().find(overdue).map(Track::kind)
     }
 
@@ -251,7 +255,7 @@ impl Session {
         ResourceKind::ALL.into_iter().filter_map(|kind| self.tracks.of(kind).as_ref())
     }
 
-    /// Begins with the latest snapshot.
+    /// Begins with the latest catalog.
     fn advance(&mut self) {
         for kind in ResourceKind::ALL {
             if let Some(track) = self.tracks.of_mut(kind) {

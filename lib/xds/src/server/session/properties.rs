@@ -1,4 +1,4 @@
-//! Both ends against each other: random snapshots, deliveries, losses and refusals. In the end the client has exactly
+//! Both ends against each other: random catalogs, deliveries, losses and refusals. In the end the client has exactly
 //! the newest resources, and at no time an address without a policy that it names.
 
 use std::{
@@ -26,7 +26,7 @@ enum Step {
     Policy(u8, Option<u8>),
     /// An address changes its version and the policies that it names, or goes.
     Address(u8, Option<(u8, Vec<u8>)>),
-    /// What was changed becomes the newest snapshot.
+    /// What was changed becomes the newest catalog.
     Publish,
     /// The oldest request arrives.
     Request,
@@ -110,7 +110,7 @@ impl Applied {
 
 struct Pair {
     world: World,
-    snapshot: Snapshot,
+    catalog: Catalog,
     source: u64,
     limits: Limits,
     server: Session,
@@ -123,11 +123,11 @@ struct Pair {
 
 impl Pair {
     fn new(limits: Limits, refuses: bool) -> Self {
-        let snapshot = Snapshot::first(World::default().resources(1));
+        let catalog = Catalog::first(World::default().resources(1));
         let mut pair = Self {
             world: World::default(),
-            server: Session::new(snapshot.clone(), limits.clone()),
-            snapshot,
+            server: Session::new(catalog.clone(), limits.clone()),
+            catalog,
             source: 1,
             limits,
             client: client::Session::new(client::Node::default()),
@@ -141,15 +141,15 @@ impl Pair {
     }
 
     fn lose(&mut self) {
-        self.server = Session::new(self.snapshot.clone(), self.limits.clone());
+        self.server = Session::new(self.catalog.clone(), self.limits.clone());
         self.responses.clear();
         self.requests = self.client.open().into();
     }
 
     fn publish(&mut self) {
         self.source += 1;
-        self.snapshot = self.snapshot.next(self.world.resources(self.source));
-        self.server.publish(self.snapshot.clone());
+        self.catalog = self.catalog.next(self.world.resources(self.source));
+        self.server.publish(self.catalog.clone());
     }
 
     fn poll(&mut self) {
@@ -213,8 +213,8 @@ proptest! {
             pair.step(step);
         }
         pair.settle();
-        prop_assert_eq!(&pair.applied.addresses, &text(&pair.snapshot.resources().addresses));
-        prop_assert_eq!(&pair.applied.policies, &text(&pair.snapshot.resources().authorizations));
+        prop_assert_eq!(&pair.applied.addresses, &text(&pair.catalog.resources().addresses));
+        prop_assert_eq!(&pair.applied.policies, &text(&pair.catalog.resources().authorizations));
         prop_assert!(pair.client.is_complete());
         prop_assert_eq!(pair.server.phase(), Phase::Current);
     }
@@ -230,13 +230,13 @@ proptest! {
         }
         pair.settle();
         let good = |all: &BTreeMap<Arc<str>, String>| {
-            let newest = text(&pair.snapshot.resources().addresses);
+            let newest = text(&pair.catalog.resources().addresses);
             let bad = |name: &Arc<str>| newest.get(name).is_some_and(|version| version.starts_with('4'));
             all.iter().filter(|(name, _)| !bad(name)).map(|(name, body)| (name.clone(), body.clone())).collect()
         };
         let (applied, newest): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            (good(&pair.applied.addresses), good(&text(&pair.snapshot.resources().addresses)));
+            (good(&pair.applied.addresses), good(&text(&pair.catalog.resources().addresses)));
         prop_assert_eq!(applied, newest);
-        prop_assert_eq!(&pair.applied.policies, &text(&pair.snapshot.resources().authorizations));
+        prop_assert_eq!(&pair.applied.policies, &text(&pair.catalog.resources().authorizations));
     }
 }

@@ -1,4 +1,4 @@
-//! Rules of a stream, one table each: requests and snapshots in, responses as text out.
+//! Rules of a stream, one table each: requests and catalogs in, responses as text out.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ const POLICY: &str = ResourceKind::Authorization.type_url();
 /// A stream and its clock.
 struct Stream {
     session: Session,
-    snapshot: Snapshot,
+    catalog: Catalog,
     now: Instant,
 }
 
@@ -62,8 +62,8 @@ impl Stream {
     }
 
     fn limited(first: Resources, limits: Limits) -> Self {
-        let snapshot = Snapshot::first(first);
-        Self { session: Session::new(snapshot.clone(), limits), snapshot, now: Instant::now() }
+        let catalog = Catalog::first(first);
+        Self { session: Session::new(catalog.clone(), limits), catalog, now: Instant::now() }
     }
 
     /// Takes requests, and answers with all that can be sent then.
@@ -75,8 +75,8 @@ impl Stream {
     }
 
     fn publish(&mut self, next: Resources) -> Vec<String> {
-        self.snapshot = self.snapshot.next(next);
-        self.session.publish(self.snapshot.clone());
+        self.catalog = self.catalog.next(next);
+        self.session.publish(self.catalog.clone());
         self.sent()
     }
 
@@ -131,7 +131,7 @@ fn addresses_wait_while_their_policies_wait_for_an_answer() {
     stream.ask(both());
     stream.ask([request(ADDRESS, ack(2))]);
     assert_eq!(stream.publish(resources("2", [one("a", "2")], [one("p", "2")])), Vec::<String>::new());
-    // Addresses of the next snapshot are no answer's business, and wait all the same.
+    // Addresses of the next catalog are no answer's business, and wait all the same.
     assert_eq!(stream.ask([request(POLICY, ack(1))]), ["3 Authorization @2 p=2", "4 Address @2 a=2"]);
 }
 
@@ -200,7 +200,7 @@ fn a_large_state_comes_in_parts_to_those_who_take_them() {
     let sent = ours.ask([policies, addresses]);
     assert_eq!(sent, ["1 Authorization @1 p=1", "2 Address @1 a0=1 a1=1 partial"]);
     assert_eq!(ours.ask([request(ADDRESS, ack(2))]), ["3 Address @1 a2=1 a3=1 partial"]);
-    // A policy that changes meanwhile waits for the rest of the snapshot.
+    // A policy that changes meanwhile waits for the rest of the catalog.
     ours.ask([request(POLICY, ack(1))]);
     assert_eq!(ours.publish(resources("2", [], [one("p", "2")])), Vec::<String>::new());
     let rest = ["4 Address @1 a4=1", "5 Authorization @2 p=2"];

@@ -11,7 +11,7 @@ use super::{Limits, Malformed, Notice};
 use crate::{
     contract::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
     resource::{Resource, ResourceKind},
-    server::{Snapshot, snapshot::Change},
+    server::{Catalog, catalog::Change},
     wire::{self, WILDCARD},
 };
 
@@ -52,7 +52,7 @@ impl Track {
         kind: ResourceKind,
         request: DeltaDiscoveryRequest,
         takes_parts: bool,
-        current: &Snapshot,
+        current: &Catalog,
         limits: &Limits,
     ) -> Result<Self, Malformed> {
         // Without a name all are meant. `*` named both ways is how Istio's clients subscribe to nothing yet.
@@ -84,12 +84,12 @@ impl Track {
         self.kind
     }
 
-    /// All of the snapshot was sent.
+    /// All of the catalog was sent.
     pub(super) fn is_done(&self) -> bool {
         !self.first && self.has_sent_changes() && self.removals.is_empty()
     }
 
-    /// All of the snapshot was sent, except what waits for the other kind.
+    /// All of the catalog was sent, except what waits for the other kind.
     pub(super) fn has_sent_changes(&self) -> bool {
         !self.first && self.all.is_none() && self.queue.is_empty()
     }
@@ -110,7 +110,7 @@ impl Track {
     pub(super) fn change(
         &mut self,
         request: &DeltaDiscoveryRequest,
-        current: &Snapshot,
+        current: &Catalog,
         limits: &Limits,
     ) -> Result<(), Malformed> {
         for name in &request.resource_names_subscribe {
@@ -135,7 +135,7 @@ impl Track {
         Ok(())
     }
 
-    /// What changed with the next snapshot is to be sent.
+    /// What changed with the next catalog is to be sent.
     pub(super) fn advance(&mut self, changes: impl Iterator<Item = Change>) {
         for Change { name, resource } in changes {
             let wanted = self.wildcard
@@ -155,7 +155,7 @@ impl Track {
     /// The next response, if one is due and none is on its way. `removes`: policies may be removed.
     pub(super) fn respond(
         &mut self,
-        current: &Snapshot,
+        current: &Catalog,
         removes: bool,
         nonce: u64,
         now: Instant,
@@ -180,7 +180,7 @@ impl Track {
     }
 
     /// Moves what is to be sent into a response, as far as there is room.
-    fn fill(&mut self, part: &mut Part, current: &Snapshot) {
+    fn fill(&mut self, part: &mut Part, current: &Catalog) {
         while part.has_room() {
             let Some(name) = self.queue.pop_front() else { break };
             match current.get(self.kind, &name) {
@@ -213,7 +213,7 @@ impl Track {
     fn resume(
         &mut self,
         mut versions: HashMap<String, String>,
-        current: &Snapshot,
+        current: &Catalog,
         limits: &Limits,
     ) -> Result<(), Malformed> {
         if !self.wildcard {
@@ -244,7 +244,7 @@ impl Track {
         Ok(())
     }
 
-    fn subscribe(&mut self, name: &Arc<str>, current: &Snapshot, limits: &Limits) -> Result<(), Malformed> {
+    fn subscribe(&mut self, name: &Arc<str>, current: &Catalog, limits: &Limits) -> Result<(), Malformed> {
         self.name(name.clone(), limits)?;
         let queued = self.queue.len();
         self.queue.extend(current.resolve(self.kind, name).map(|resource| resource.name.clone()));
@@ -264,7 +264,7 @@ impl Track {
     }
 
     /// The client forgets what it is no longer subscribed to; nothing is sent.
-    fn unsubscribe(&mut self, name: &Arc<str>, current: &Snapshot) {
+    fn unsubscribe(&mut self, name: &Arc<str>, current: &Catalog) {
         self.names.remove(name);
         for resource in current.resolve(self.kind, name) {
             if !self.is_subscribed(resource) {

@@ -9,9 +9,9 @@ use crate::{
     wire::PerKind,
 };
 
-/// Resources, their aliases, and the place of this snapshot among all. Cheap to clone.
+/// Resources, their aliases, and the place of this catalog among all. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Snapshot {
+pub struct Catalog {
     resources: Resources,
     /// Alias and name of each alias.
     aliases: PerKind<OrdSet<(Arc<str>, Arc<str>)>>,
@@ -25,14 +25,14 @@ pub(crate) struct Change {
     pub(crate) resource: Option<Arc<Resource>>,
 }
 
-impl Snapshot {
-    /// The first snapshot: indexes all resources.
+impl Catalog {
+    /// The first catalog: indexes all resources.
     #[must_use]
     pub fn first(resources: Resources) -> Self {
         Self::default().next(resources)
     }
 
-    /// The snapshot after this one. Costs what differs.
+    /// The catalog after this one. Costs what differs.
     #[must_use]
     pub fn next(&self, resources: Resources) -> Self {
         let mut aliases = self.aliases.clone();
@@ -59,7 +59,7 @@ impl Snapshot {
         &self.resources
     }
 
-    /// No other snapshot came between the two.
+    /// No other catalog came between the two.
     pub(crate) const fn is(&self, other: &Self) -> bool {
         self.number == other.number
     }
@@ -99,14 +99,14 @@ mod tests {
     use super::*;
     use crate::testing::{resource, resources};
 
-    fn found(snapshot: &Snapshot, name: &str) -> Vec<String> {
+    fn found(catalog: &Catalog, name: &str) -> Vec<String> {
         let name = Arc::from(name);
-        snapshot.resolve(ResourceKind::Address, &name).map(|found| found.name.to_string()).collect()
+        catalog.resolve(ResourceKind::Address, &name).map(|found| found.name.to_string()).collect()
     }
 
     #[test]
     fn names_and_aliases_lead_to_resources() {
-        let first = Snapshot::first(resources(
+        let first = Catalog::first(resources(
             "1",
             [
                 resource("a", "1", &["net/1", "net/2"]),
