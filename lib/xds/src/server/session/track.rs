@@ -27,8 +27,10 @@ pub(super) struct Track {
     held: BTreeSet<Arc<str>>,
     /// All resources are to be sent; those up to this name were.
     all: Option<Option<Arc<str>>>,
-    /// Names whose state is to be sent: the resource, or that there is none.
-    queue: VecDeque<Arc<str>>,
+    /// Names whose state is to be sent: the resource, or that there is none. Each once, however often it is asked for.
+    queue: BTreeSet<Arc<str>>,
+    /// Names that were asked for and lead to no resource.
+    missing: BTreeSet<Arc<str>>,
     /// Policies that are gone: sent when all addresses were.
     removals: VecDeque<Arc<str>>,
     /// The response that was sent and not answered yet.
@@ -63,7 +65,8 @@ impl Track {
             names: BTreeSet::new(),
             held: BTreeSet::new(),
             all: wildcard.then_some(None),
-            queue: VecDeque::new(),
+            queue: BTreeSet::new(),
+            missing: BTreeSet::new(),
             removals: VecDeque::new(),
             flight: None,
             first: true,
@@ -91,7 +94,7 @@ impl Track {
 
     /// All of the catalog was sent, except what waits for the other kind.
     pub(super) fn has_sent_changes(&self) -> bool {
-        !self.first && self.all.is_none() && self.queue.is_empty()
+        !self.first && self.all.is_none() && self.queue.is_empty() && self.missing.is_empty()
     }
 
     /// Since when a response has waited for its answer.
@@ -147,7 +150,7 @@ impl Track {
             if resource.is_none() && self.kind == ResourceKind::Authorization {
                 self.removals.push_back(name);
             } else {
-                self.queue.push_back(name);
+                self.queue.insert(name);
             }
         }
     }
@@ -182,7 +185,7 @@ impl Track {
     /// Moves what is to be sent into a response, as far as there is room.
     fn fill(&mut self, part: &mut Part, current: &Catalog) {
         while part.has_room() {
-            let Some(name) = self.queue.pop_front() else { break };
+            let Some(name) = self.queue.pop_first() else { break };
             match current.get(self.kind, &name) {
                 Some(resource) => {
                     if !self.wildcard {
@@ -195,6 +198,10 @@ impl Track {
                     part.remove(&name);
                 }
             }
+        }
+        while part.has_room() {
+            let Some(name) = self.missing.pop_first() else { break };
+            part.remove(&name);
         }
         let Some(after) = self.all.take() else { return };
         let start = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
@@ -232,11 +239,10 @@ impl Track {
         }
         for (name, resource) in current.resources().of(self.kind) {
             if versions.remove(&**name).is_none_or(|version| *version != *resource.version) {
-                self.queue.push_back(name.clone());
+                self.queue.insert(name.clone());
             }
         }
-        let mut gone: Vec<Arc<str>> = versions.into_keys().map(Arc::from).collect();
-        gone.sort_unstable();
+        let gone = versions.into_keys().map(Arc::from);
         match self.kind {
             ResourceKind::Authorization => self.removals.extend(gone),
             ResourceKind::Address => self.queue.extend(gone),
@@ -246,11 +252,11 @@ impl Track {
 
     fn subscribe(&mut self, name: &Arc<str>, current: &Catalog, limits: &Limits) -> Result<(), Malformed> {
         self.name(name.clone(), limits)?;
-        let queued = self.queue.len();
-        self.queue.extend(current.resolve(self.kind, name).map(|resource| resource.name.clone()));
-        if self.queue.len() == queued {
-            self.queue.push_back(name.clone());
+        let mut found = current.resolve(self.kind, name).map(|resource| resource.name.clone()).peekable();
+        if found.peek().is_none() {
+            self.missing.insert(name.clone());
         }
+        self.queue.extend(found);
         Ok(())
     }
 
@@ -266,6 +272,7 @@ impl Track {
     /// The client forgets what it is no longer subscribed to; nothing is sent.
     fn unsubscribe(&mut self, name: &Arc<str>, current: &Catalog) {
         self.names.remove(name);
+        self.missing.remove(name);
         for resource in current.resolve(self.kind, name) {
             if !self.is_subscribed(resource) {
                 self.held.remove(&resource.name);
