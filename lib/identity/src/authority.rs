@@ -1,5 +1,6 @@
-//! The CA: made here once ([`Authority::make`]), kept in a state directory of one machine ([`directory`]) or in an
-//! object of the cluster, or plugged in by its owner ([`cacerts`]). Its key is the only one that is ever written.
+//! The CA: made here once ([`Authority::make`]), kept in a state directory of one machine ([`Authority::open`]) or in
+//! an object of the cluster ([`Authority::from_pem`]), or plugged in by its owner ([`Authority::plugged_in`]). Its
+//! key is the only one that is ever written.
 //!
 //! A leaf it signs: one URI SAN, empty subject, digital signature, server and client authentication, valid from two
 //! minutes ago for a lifetime that the caller chooses, never longer than any certificate of its chain. A serving

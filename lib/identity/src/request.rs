@@ -202,6 +202,7 @@ impl PublicKeyData for RequestedKey {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use underpass_core::TrustDomain;
 
     use super::*;
@@ -301,5 +302,24 @@ mod tests {
         assert_eq!(from_pem("hello"), Err(RequestFault::Pem));
         let certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         assert_eq!(from_pem(certificate), Err(RequestFault::Pem));
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_request_is_refused(at: proptest::sample::Index, flip in 1_u8..=255, end: proptest::sample::Index) {
+            let mut der = CertificateRequest::new(&PrivateKey::generate().unwrap(), &alice()).unwrap().der().to_vec();
+            prop_assert!(check(&der[..end.index(der.len())], &alice()).is_err());
+            // Key and names: what is signed.
+            let signed = read(&der).unwrap().certification_request_info.raw;
+            let at = signed.as_ptr().addr() - der.as_ptr().addr() + at.index(signed.len());
+            der[at] ^= flip;
+            prop_assert!(check(&der, &alice()).is_err());
+            prop_assert!(RequestedKey::read(&der).is_err());
+        }
+
+        #[test]
+        fn garbage_is_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(check(&bytes, &alice()).is_err());
+        }
     }
 }

@@ -169,7 +169,7 @@ async fn an_exchanged_certificate_is_shown_to_new_clients_and_open_connections_g
     carries(&mut server, &mut client, b"still here").await;
 }
 
-/// A foreign client without our rules: whatever ALPN and versions.
+/// A foreign client without our rules: any ALPN, any version.
 fn foreign_client(ca: &TestCa, alpn: &[&str], version: &'static rustls::SupportedProtocolVersion) -> TlsConnector {
     let mut store = RootCertStore::empty();
     store.add(ca.root()).unwrap();

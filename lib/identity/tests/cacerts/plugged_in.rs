@@ -10,7 +10,7 @@ use underpass_identity::{
 
 use crate::world::{Ca, DAY, Kind, Texts, YEAR, alice, now, params, verify};
 
-/// The CA in `texts` issues a leaf that is sent with `sent` and accepted by whoever trusts `trusted`.
+/// The CA in `texts` issues a leaf that is sent with `sent` and accepted by each peer that trusts one of `trusted` alone.
 fn check(what: &str, texts: &Texts, sent: &[&CertificateDer<'static>], trusted: &[&CertificateDer<'static>]) {
     let authority = texts.read().unwrap_or_else(|e| panic!("{what}: {e}"));
     let key = PrivateKey::generate().unwrap();
