@@ -18,7 +18,7 @@ use crate::pods::PodUid;
 
 /// A change of the annotation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Redirection {
+pub(crate) struct Redirection {
     /// The pod.
     pub pod: ObjectName,
     /// Its `metadata.uid`: another pod of the name is not meant.
