@@ -142,8 +142,8 @@ fn caller(status: Status, audience: &str) -> Result<Caller, Refusal> {
         return Err(Refusal::WrongAudience { audience: audience.into() });
     }
     let User { username, uid, extra } = user;
-    let service_account = service_account(&username)
-        .ok_or_else(|| Refusal::NoServiceAccount { username: username.as_str().into() })?;
+    let service_account =
+        service_account(&username).ok_or_else(|| Refusal::NoServiceAccount { username: username.as_str().into() })?;
     let extra = extra.unwrap_or_default();
     let one = |key: &'static str| match extra.get(key).map(Vec::as_slice) {
         None | Some([]) => Ok(None),
@@ -177,18 +177,25 @@ mod tests {
     }
 
     fn say(status: &str) -> String {
-        let Review { status } = serde_json::from_str(&format!(r#"{{"kind":"TokenReview","status":{status}}}"#)).unwrap();
+        let Review { status } =
+            serde_json::from_str(&format!(r#"{{"kind":"TokenReview","status":{status}}}"#)).unwrap();
         match caller(status, "istio-ca") {
             Ok(Caller { service_account, uid, pod, node, .. }) => {
                 let pod = pod.map(|p| format!("{} {}", p.name, p.uid));
-                format!("{service_account} {uid}, pod {}, node {}", pod.as_deref().unwrap_or("-"), node.as_deref().unwrap_or("-"))
+                format!(
+                    "{service_account} {uid}, pod {}, node {}",
+                    pod.as_deref().unwrap_or("-"),
+                    node.as_deref().unwrap_or("-")
+                )
             }
             Err(refusal) => format!("refused: {refusal}"),
         }
     }
 
     fn of(username: &str, audiences: &str, extra: &str) -> String {
-        format!(r#"{{"authenticated":true,"audiences":{audiences},"user":{{"username":"{username}","uid":"u-1","groups":["system:serviceaccounts"],"extra":{extra}}}}}"#)
+        format!(
+            r#"{{"authenticated":true,"audiences":{audiences},"user":{{"username":"{username}","uid":"u-1","groups":["system:serviceaccounts"],"extra":{extra}}}}}"#
+        )
     }
 
     const AGENT: &str = "system:serviceaccount:underpass-system:agent";
@@ -204,20 +211,53 @@ mod tests {
 
     #[test]
     fn refusals() {
-        check(r#"{"error":"[invalid bearer token, token lookup failed]"}"#, expect!["refused: the token is not valid: [invalid bearer token, token lookup failed]"]);
-        check(r#"{"authenticated":false,"user":{}}"#, expect!["refused: the token is not valid: the API server does not know it"]);
+        check(
+            r#"{"error":"[invalid bearer token, token lookup failed]"}"#,
+            expect!["refused: the token is not valid: [invalid bearer token, token lookup failed]"],
+        );
+        check(
+            r#"{"authenticated":false,"user":{}}"#,
+            expect!["refused: the token is not valid: the API server does not know it"],
+        );
         check("{}", expect!["refused: the token is not valid: the API server does not know it"]);
         check(r#"{"authenticated":true,"error":"half"}"#, expect!["refused: the token is not valid: half"]);
-        check(&of(AGENT, r#"["https://kubernetes.default.svc"]"#, "{}"), expect!["refused: the token is not for the audience istio-ca"]);
+        check(
+            &of(AGENT, r#"["https://kubernetes.default.svc"]"#, "{}"),
+            expect!["refused: the token is not for the audience istio-ca"],
+        );
         check(&of(AGENT, "[]", "{}"), expect!["refused: the token is not for the audience istio-ca"]);
         check(&of(AGENT, "null", "{}"), expect!["refused: the token is not for the audience istio-ca"]);
-        for user in ["admin", "", "system:serviceaccount:a", "system:serviceaccount::b", "system:serviceaccount:a:", "system:serviceaccount:a:b:c", "x:system:serviceaccount:a:b"] {
+        for user in [
+            "admin",
+            "",
+            "system:serviceaccount:a",
+            "system:serviceaccount::b",
+            "system:serviceaccount:a:",
+            "system:serviceaccount:a:b:c",
+            "x:system:serviceaccount:a:b",
+        ] {
             assert_eq!(say(&of(user, AUDIENCE, "{}")), format!("refused: {user:?} is no service account"));
         }
-        let extra = |name: &str, uid: &str| format!(r#"{{"authentication.kubernetes.io/pod-name":{name},"authentication.kubernetes.io/pod-uid":{uid}}}"#);
-        check(&of(AGENT, AUDIENCE, &extra(r#"["a"]"#, "[]")), expect!["refused: the token has no clear authentication.kubernetes.io/pod-uid"]);
-        check(&of(AGENT, AUDIENCE, &extra("[]", r#"["b"]"#)), expect!["refused: the token has no clear authentication.kubernetes.io/pod-name"]);
-        check(&of(AGENT, AUDIENCE, &extra(r#"["a","b"]"#, r#"["b"]"#)), expect!["refused: the token has no clear authentication.kubernetes.io/pod-name"]);
-        check(&of(AGENT, AUDIENCE, &extra(r#"[""]"#, r#"["b"]"#)), expect!["refused: the token has no clear authentication.kubernetes.io/pod-name"]);
+        let extra = |name: &str, uid: &str| {
+            format!(
+                r#"{{"authentication.kubernetes.io/pod-name":{name},"authentication.kubernetes.io/pod-uid":{uid}}}"#
+            )
+        };
+        check(
+            &of(AGENT, AUDIENCE, &extra(r#"["a"]"#, "[]")),
+            expect!["refused: the token has no clear authentication.kubernetes.io/pod-uid"],
+        );
+        check(
+            &of(AGENT, AUDIENCE, &extra("[]", r#"["b"]"#)),
+            expect!["refused: the token has no clear authentication.kubernetes.io/pod-name"],
+        );
+        check(
+            &of(AGENT, AUDIENCE, &extra(r#"["a","b"]"#, r#"["b"]"#)),
+            expect!["refused: the token has no clear authentication.kubernetes.io/pod-name"],
+        );
+        check(
+            &of(AGENT, AUDIENCE, &extra(r#"[""]"#, r#"["b"]"#)),
+            expect!["refused: the token has no clear authentication.kubernetes.io/pod-name"],
+        );
     }
 }

@@ -145,7 +145,9 @@ impl Contents {
         let Some(shelf) = self.kinds.get_mut(&key.kind) else { return };
         let before = shelf.ledger.get(key);
         // Equal to the served one, which is kept in its place: one copy is enough.
-        if matches!((&observed, before), (Observation::Good(new), Some(old)) if new == old) && shelf.ledger.effect(key) == Effect::LastGood {
+        if matches!((&observed, before), (Observation::Good(new), Some(old)) if new == old)
+            && shelf.ledger.effect(key) == Effect::LastGood
+        {
             return;
         }
         let before = before.cloned();

@@ -79,7 +79,8 @@ impl<T> Target<T> {
     fn watch_call(&self, at: usize, from: &str, random: u64) -> Call {
         let most = WATCH.as_secs();
         let seconds = most.saturating_sub(random % (most / 4));
-        let call = self.call(at).with("watch", "true").with("allowWatchBookmarks", "true").with("resourceVersion", from);
+        let call =
+            self.call(at).with("watch", "true").with("allowWatchBookmarks", "true").with("resourceVersion", from);
         call.with("timeoutSeconds", &seconds.to_string()).accept(if self.metadata_only { METADATA } else { JSON })
     }
 
@@ -167,7 +168,8 @@ fn refused(status: &Status, cause: &str) -> Failure {
 /// Follows a target until its receiver is gone. `id` is sent along.
 pub(crate) async fn follow<I: Copy, T>(client: Client, target: Target<T>, id: I, news: mpsc::Sender<(I, News<T>)>) {
     let (machine, mut action) = ListWatch::begin(target.paths.len());
-    let mut following = Following { client, target, id, news, machine, told: None, random: RandomState::new(), asked: 0 };
+    let mut following =
+        Following { client, target, id, news, machine, told: None, random: RandomState::new(), asked: 0 };
     while let Some(next) = following.act(action).await {
         action = next;
     }

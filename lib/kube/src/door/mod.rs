@@ -28,11 +28,11 @@ use underpass_config::json::{self, Claim};
 use underpass_core::Kind;
 use underpass_door::Update;
 
+pub use self::health::{Health, Phase, Progress};
 use self::{
     contents::Contents,
     follow::{News, Target, follow},
 };
-pub use self::health::{Health, Phase, Progress};
 use crate::client::{Client, Collection};
 
 /// News that may wait for the door, of all kinds together: the API server waits for the rest.

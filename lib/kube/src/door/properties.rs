@@ -73,7 +73,11 @@ struct Server {
 }
 
 fn claim(which: u8, version: u64, content: u8) -> Claim {
-    let rules = if content % 2 == 1 { r#"[{"from":[]}]"#.to_owned() } else { format!("[{}]", vec!["{}"; usize::from(content) / 2].join(",")) };
+    let rules = if content % 2 == 1 {
+        r#"[{"from":[]}]"#.to_owned()
+    } else {
+        format!("[{}]", vec!["{}"; usize::from(content) / 2].join(","))
+    };
     let text = format!(
         r#"{{"metadata":{{"name":"p{which}","namespace":"a","resourceVersion":"{version}"}},"spec":{{"rules":{rules}}}}}"#
     );

@@ -151,14 +151,20 @@ async fn roots_are_written_where_they_are_ours() {
 
     let (outcome, seen) = put_roots(None, done).await;
     assert_eq!((outcome, seen.len()), (RootConfigMap::Written, 2));
-    assert_eq!((&*seen[1].what, &*seen[1].query), ("POST /api/v1/namespaces/team/configmaps", "fieldManager=underpass"));
+    assert_eq!(
+        (&*seen[1].what, &*seen[1].query),
+        ("POST /api/v1/namespaces/team/configmaps", "fieldManager=underpass")
+    );
     assert_eq!(seen[1].body["data"], json!({"root-cert.pem": "roots"}));
     assert_eq!(seen[1].body["metadata"]["labels"], ours);
 
     let (outcome, seen) = put_roots(config_map(&ours, &json!({"root-cert.pem": "old"})), done).await;
     assert_eq!((outcome, seen.len()), (RootConfigMap::Written, 2));
     assert_eq!(seen[1].what, "PATCH /api/v1/namespaces/team/configmaps/istio-ca-root-cert");
-    assert_eq!((&*seen[1].query, &*seen[1].content_type), ("fieldManager=underpass&force=true", "application/apply-patch+yaml"));
+    assert_eq!(
+        (&*seen[1].query, &*seen[1].content_type),
+        ("fieldManager=underpass&force=true", "application/apply-patch+yaml")
+    );
     assert_eq!(seen[1].body["metadata"]["resourceVersion"], "9");
 
     let (outcome, seen) = put_roots(config_map(&ours, &json!({"root-cert.pem": "roots"})), done).await;
@@ -182,7 +188,13 @@ async fn roots_are_written_where_they_are_ours() {
     assert_eq!((outcome, seen.len()), (RootConfigMap::Written, 4));
     let (outcome, _) = put_roots(None, |_| Reply::refuse(404, "NotFound", json!({}))).await;
     assert_eq!(outcome, RootConfigMap::NamespaceGone);
-    let terminating = |_| Reply::refuse(403, "Forbidden", json!({"causes": [{"reason": "NamespaceTerminating", "field": "metadata.namespace"}]}));
+    let terminating = |_| {
+        Reply::refuse(
+            403,
+            "Forbidden",
+            json!({"causes": [{"reason": "NamespaceTerminating", "field": "metadata.namespace"}]}),
+        )
+    };
     assert_eq!(put_roots(None, terminating).await.0, RootConfigMap::NamespaceGone);
 }
 
@@ -201,13 +213,19 @@ async fn the_redirection_is_written_to_one_pod() {
     assert_eq!(set(Reply::of(200, "{}"), false).await, Ok(Annotated::Done));
     assert_eq!(set(Reply::refuse(404, "NotFound", json!({})), true).await, Ok(Annotated::Gone));
     assert_eq!(set(Reply::refuse(409, "Conflict", json!({})), true).await, Ok(Annotated::Conflict));
-    let invalid = |field: &str| Reply::refuse(422, "Invalid", json!({"causes": [{"reason": "FieldValueInvalid", "field": field}]}));
+    let invalid = |field: &str| {
+        Reply::refuse(422, "Invalid", json!({"causes": [{"reason": "FieldValueInvalid", "field": field}]}))
+    };
     assert_eq!(set(invalid("metadata.uid"), true).await, Ok(Annotated::Replaced));
     assert_eq!(set(invalid("metadata.annotations"), true).await.unwrap_err().status(), Some(422));
     assert_eq!(client.set_redirection(&ObjectName::new("a", "../x"), "u-1", true).await, Ok(Annotated::Gone));
     let seen = fake.seen();
-    assert_eq!((&*seen[0].what, &*seen[0].content_type), ("PATCH /api/v1/namespaces/a/pods/web", "application/merge-patch+json"));
-    let patch = |value: Value| json!({"metadata": {"uid": "u-1", "annotations": {"ambient.istio.io/redirection": value}}});
+    assert_eq!(
+        (&*seen[0].what, &*seen[0].content_type),
+        ("PATCH /api/v1/namespaces/a/pods/web", "application/merge-patch+json")
+    );
+    let patch =
+        |value: Value| json!({"metadata": {"uid": "u-1", "annotations": {"ambient.istio.io/redirection": value}}});
     assert_eq!((&seen[0].body, &seen[1].body), (&patch(json!("enabled")), &patch(Value::Null)));
     assert_eq!(seen.len(), 6);
 }
@@ -245,7 +263,11 @@ async fn what_keeps_a_client_from_its_server_is_said_in_one_line() {
         Client::connect(&access, "test").await.map(drop).unwrap_err().to_string()
     };
     let absent = connect("absent", None, None).await;
-    assert!(absent.contains("absent: failed to read kubeconfig") && absent.ends_with("No such file or directory (os error 2)"), "{absent}");
+    assert!(
+        absent.contains("absent: failed to read kubeconfig")
+            && absent.ends_with("No such file or directory (os error 2)"),
+        "{absent}"
+    );
     let text = r#"{"apiVersion": "v1", "kind": "Config", "current-context": "x", "clusters": [], "contexts": [], "users": []}"#;
     let context = connect("config", Some(text), Some("other")).await;
     assert!(context.contains("failed to load current context: other"), "{context}");
@@ -258,5 +280,8 @@ async fn what_keeps_a_client_from_its_server_is_said_in_one_line() {
     };
     let client = fake.client_of(closed).await;
     let error = client.secret(&name()).await.unwrap_err().to_string();
-    assert!(error.starts_with("GET /api/v1/namespaces/mesh/secrets/ca: ") && error.contains("Connection refused"), "{error}");
+    assert!(
+        error.starts_with("GET /api/v1/namespaces/mesh/secrets/ca: ") && error.contains("Connection refused"),
+        "{error}"
+    );
 }

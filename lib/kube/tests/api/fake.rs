@@ -76,7 +76,10 @@ impl Reply {
     /// A refusal as an API server words it.
     pub(crate) fn refuse(status: u16, reason: &str, details: Value) -> Self {
         let message = format!("refused: {reason}");
-        Self::of(status, json!({"kind": "Status", "status": "Failure", "code": status, "reason": reason, "message": message, "details": details}))
+        Self::of(
+            status,
+            json!({"kind": "Status", "status": "Failure", "code": status, "reason": reason, "message": message, "details": details}),
+        )
     }
 
     /// One that goes on for as long as the sender is there.

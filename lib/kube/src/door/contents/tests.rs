@@ -7,9 +7,8 @@ use underpass_core::ObjectName;
 use super::*;
 
 fn policy(name: &str, version: u32, spec: &str) -> Claim {
-    let text = format!(
-        r#"{{"metadata":{{"name":"{name}","namespace":"a","resourceVersion":"{version}"}},"spec":{spec}}}"#
-    );
+    let text =
+        format!(r#"{{"metadata":{{"name":"{name}","namespace":"a","resourceVersion":"{version}"}},"spec":{spec}}}"#);
     json::object(Kind::AuthorizationPolicy, &text).unwrap()
 }
 
@@ -35,7 +34,9 @@ fn begun() -> Contents {
 fn show(update: Option<Update>) -> String {
     let Some(Update { batch, problems, notices, .. }) = update else { return "nothing\n".into() };
     let change = |change: &Change| match change {
-        Change::Put(Object::AuthorizationPolicy(p)) => format!("put {} {:?} rules {}\n", p.name, p.action, p.rules.len()),
+        Change::Put(Object::AuthorizationPolicy(p)) => {
+            format!("put {} {:?} rules {}\n", p.name, p.action, p.rules.len())
+        }
         Change::Put(object) => format!("put {}\n", object.key()),
         Change::Remove(key) => format!("remove {key}\n"),
     };
@@ -63,11 +64,14 @@ fn nothing_is_handed_on_before_every_kind_is_heard() {
     all.take(POLICY, Output::Put(policy("q", 2, GOOD)));
     all.take(Kind::Namespace, Output::Replaced(vec![namespace("a", "x")]));
     all.fail(Kind::Namespace, None);
-    check(&mut all, expect![[r#"
+    check(
+        &mut all,
+        expect![[r#"
         put Namespace a
         put a/p Allow rules 1
         put a/q Allow rules 1
-    "#]]);
+    "#]],
+    );
     check(&mut all, expect!["nothing\n"]);
 }
 
@@ -76,18 +80,27 @@ fn an_absent_kind_is_heard_and_noticed() {
     let mut all = contents();
     all.take(Kind::Namespace, Output::Replaced(vec![]));
     all.take(POLICY, Output::Absent);
-    check(&mut all, expect![[r#"
+    check(
+        &mut all,
+        expect![[r#"
         notice: API server: the API server does not have kind AuthorizationPolicy: its objects are read as soon as it does
-    "#]]);
+    "#]],
+    );
     all.take(POLICY, Output::Replaced(vec![policy("p", 1, GOOD)]));
-    check(&mut all, expect![[r#"
+    check(
+        &mut all,
+        expect![[r#"
         put a/p Allow rules 1
-    "#]]);
+    "#]],
+    );
     all.take(POLICY, Output::Absent);
-    check(&mut all, expect![[r#"
+    check(
+        &mut all,
+        expect![[r#"
         remove AuthorizationPolicy a/p
         notice: API server: the API server does not have kind AuthorizationPolicy: its objects are read as soon as it does
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -96,9 +109,12 @@ fn an_update_is_a_difference() {
     for version in 1..=1_000 {
         all.take(POLICY, Output::Put(policy("p", version, if version % 2 == 0 { GOOD } else { OTHER })));
     }
-    check(&mut all, expect![[r#"
+    check(
+        &mut all,
+        expect![[r#"
         put a/p Allow rules 1
-    "#]]);
+    "#]],
+    );
     all.take(POLICY, Output::Put(policy("p", 1_001, OTHER)));
     all.take(POLICY, Output::Put(policy("p", 1_002, GOOD)));
     all.take(POLICY, Output::Put(policy("q", 1_003, GOOD)));
@@ -107,21 +123,30 @@ fn an_update_is_a_difference() {
     all.take(POLICY, Output::Removed(ObjectName::new("a", "p")));
     all.take(POLICY, Output::Put(policy("q", 1_004, GOOD)));
     all.take(Kind::Namespace, Output::Put(namespace("a", "x")));
-    check(&mut all, expect![[r#"
+    check(
+        &mut all,
+        expect![[r#"
         remove AuthorizationPolicy a/p
         put Namespace a
         put a/q Allow rules 1
-    "#]]);
+    "#]],
+    );
     // listed again
     all.take(POLICY, Output::Replaced(vec![policy("r", 9, GOOD), policy("q", 9, GOOD)]));
-    check(&mut all, expect![[r#"
+    check(
+        &mut all,
+        expect![[r#"
         put a/r Allow rules 1
-    "#]]);
+    "#]],
+    );
     all.take(POLICY, Output::Replaced(vec![policy("r", 9, OTHER)]));
-    check(&mut all, expect![[r#"
+    check(
+        &mut all,
+        expect![[r#"
         remove AuthorizationPolicy a/q
         put a/r Allow rules 2
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -130,21 +155,27 @@ fn broken_versions_keep_the_last_good_or_close() {
     all.take(POLICY, Output::Put(policy("p", 1, GOOD)));
     all.take(POLICY, Output::Put(policy("p", 2, BROKEN)));
     all.take(POLICY, Output::Put(policy("q", 3, BROKEN)));
-    check(&mut all, expect![[r#"
+    check(
+        &mut all,
+        expect![[r#"
         put a/p Allow rules 1
         put a/q Deny rules 1
         error: API server: version 2: AuthorizationPolicy a/p: spec.rules[0].from: the list is empty, which could mean nothing or anything: leave the field out, or list values (the last good version stays served)
         error: API server: version 3: AuthorizationPolicy a/q: spec.rules[0].from: the list is empty, which could mean nothing or anything: leave the field out, or list values (connections to what it selects are refused until it is fixed)
-    "#]]);
+    "#]],
+    );
     // the same again, listed
     all.take(POLICY, Output::Replaced(vec![policy("p", 2, BROKEN), policy("q", 3, BROKEN)]));
     check(&mut all, expect!["nothing\n"]);
     all.take(POLICY, Output::Put(policy("q", 4, GOOD)));
     all.take(POLICY, Output::Removed(ObjectName::new("a", "p")));
-    check(&mut all, expect![[r#"
+    check(
+        &mut all,
+        expect![[r#"
         remove AuthorizationPolicy a/p
         put a/q Allow rules 1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -156,18 +187,24 @@ fn a_good_version_that_equals_its_stand_in_is_good() {
     all.take(POLICY, Output::Put(policy("p", 2, deny)));
     check(&mut all, expect![""]);
     all.take(POLICY, Output::Put(policy("p", 3, BROKEN)));
-    check(&mut all, expect![[r#"
+    check(
+        &mut all,
+        expect![[r#"
         error: API server: version 3: AuthorizationPolicy a/p: spec.rules[0].from: the list is empty, which could mean nothing or anything: leave the field out, or list values (the last good version stays served)
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn what_cannot_be_read_is_a_problem_of_its_kind() {
     let mut all = begun();
     all.fail(POLICY, Some("GET /apis/x: 500".into()));
-    check(&mut all, expect![[r#"
+    check(
+        &mut all,
+        expect![[r#"
         error: API server: objects of kind AuthorizationPolicy cannot be read: GET /apis/x: 500 (the last good version stays served)
-    "#]]);
+    "#]],
+    );
     all.fail(POLICY, Some("GET /apis/x: 500".into()));
     check(&mut all, expect!["nothing\n"]);
     all.fail(POLICY, None);
