@@ -1,12 +1,14 @@
-//! The fuzz targets of this crate, and the tests over their stored corpora: any bytes are a file.
+//! The fuzz targets of this crate, and the tests over their stored corpora: any bytes are a file, and what an API server
+//! says.
 
 use std::sync::Arc;
 
-use underpass_door::Observation;
+use underpass_core::Kind;
+use underpass_door::{Observation, Severity};
 
 use crate::{
     door::{Content, State},
-    manifest,
+    json, manifest,
 };
 
 /// The folder of a target's corpus.
@@ -29,6 +31,18 @@ pub fn run(bytes: &[u8]) {
     assert!(again.batch.is_empty(), "the same file is no change: {:?}", again.batch);
     let (_, gone) = first.next(&[]);
     assert_eq!(gone.batch.changes.len(), first.len(), "nothing outlives its file");
+    let text = String::from_utf8_lossy(bytes);
+    Kind::ALL.into_iter().for_each(|kind| of_server(kind, &text));
+}
+
+/// The same text as an object of an API server.
+fn of_server(kind: Kind, text: &str) {
+    let Ok(claim) = json::object(kind, text) else { return };
+    let has_error = claim.faults.iter().any(|f| f.fault.severity() == Severity::Error);
+    match &claim.observed {
+        Observation::Good(object) => assert!(object.key() == claim.key && !has_error, "{claim:?}"),
+        _ => assert!(has_error, "nothing is lost silently: {claim:?}"),
+    }
 }
 
 #[cfg(test)]

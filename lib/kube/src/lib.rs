@@ -3,7 +3,7 @@
 //! * [`client`]: how an API server is found and asked.
 //! * [`door`]: objects of core and their changes, as [`Update`](underpass_door::Update)s.
 //! * [`review`]: whose a bearer token is.
-//! * [`write`]: what is written into the cluster.
+//! * [`mod@write`]: what is written into the cluster.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 

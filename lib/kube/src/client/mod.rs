@@ -1,4 +1,4 @@
-//! The API server: how it is found ([`Access`]), what is asked ([`Call`]) and what went wrong ([`Error`]).
+//! The API server: how it is found ([`Access`]), what is asked (`Call`) and what went wrong ([`Error`]).
 //!
 //! The crate `kube` brings the connection: TLS, the credentials of a kubeconfig, tokens that are read again before they
 //! expire. Requests and answers are ours, because what is asked for is trimmed while it is read, and because nothing

@@ -8,14 +8,19 @@ const FIRST: Duration = Duration::from_millis(500);
 /// At most.
 pub(super) const LONGEST: Duration = Duration::from_secs(30);
 
+/// A number from 0 to `most` out of any number.
+pub(super) fn below(random: u64, most: u64) -> u64 {
+    random.checked_rem(most.saturating_add(1)).unwrap_or(random)
+}
+
 /// The time to wait after this many failures in a row; `random` is any number, and takes up to half of it away. None is
 /// no time.
 pub(super) fn delay(failures: u32, random: u64) -> Duration {
     let Some(doublings) = failures.checked_sub(1) else { return Duration::ZERO };
     let whole = FIRST.saturating_mul(2_u32.saturating_pow(doublings)).min(LONGEST);
-    let half = whole / 2;
-    let most = u64::try_from(half.as_micros()).unwrap_or(u64::MAX).saturating_add(1);
-    half.saturating_add(Duration::from_micros(random % most))
+    let half = whole.div_f32(2.0);
+    let most = u64::try_from(half.as_micros()).unwrap_or(u64::MAX);
+    half.saturating_add(Duration::from_micros(below(random, most)))
 }
 
 #[cfg(test)]

@@ -77,11 +77,14 @@ impl Contents {
         }
     }
 
-    /// Takes the state of a kind: what keeps it from being read, if anything does.
-    pub(super) fn fail(&mut self, kind: Kind, error: Option<Arc<str>>) {
-        let Some(shelf) = self.kinds.get_mut(&kind) else { return };
-        self.has_news |= shelf.error != error;
+    /// Takes the state of a kind: what keeps it from being read, if anything does. Whether that is to be said otherwise,
+    /// because no update can say it yet.
+    pub(super) fn fail(&mut self, kind: Kind, error: Option<Arc<str>>) -> bool {
+        let Some(shelf) = self.kinds.get_mut(&kind) else { return false };
+        let is_new = shelf.error != error;
+        self.has_news |= is_new;
         shelf.error = error;
+        is_new && shelf.error.is_some() && !self.has_begun
     }
 
     /// The next update; none: there is nothing new, or not every kind has been heard.

@@ -16,6 +16,7 @@ use underpass_config::json::{self, NoObject};
 use underpass_core::ObjectName;
 
 use super::{
+    backoff::below,
     health::Health,
     lines::Lines,
     list_watch::{Action, Event, Failure, ListWatch, Output, Step},
@@ -24,8 +25,9 @@ use crate::client::{Call, Client, Collection, Error, Status};
 
 /// The largest page. Its objects are asked for in smaller ones where there are more.
 const MAX_PAGE_BYTES: usize = 64 << 20;
-/// The API server ends a watch after this, and up to a quarter less.
+/// The API server ends a watch after this, or up to so much sooner: not all watches at once.
 const WATCH: Duration = Duration::from_secs(320);
+const WATCH_SPREAD: Duration = Duration::from_secs(80);
 /// A watch without a word, bookmarks included, is over: they come once a minute, and a connection may be dead.
 const SILENCE: Duration = Duration::from_secs(90);
 
@@ -33,6 +35,9 @@ const SILENCE: Duration = Duration::from_secs(90);
 const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
 const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 const JSON: &str = "application/json";
+
+type Read<T> = dyn Fn(&str) -> Result<T, NoObject> + Send + Sync;
+type Name = dyn Fn(&json::Header<'_>) -> ObjectName + Send + Sync;
 
 /// What is followed.
 pub(crate) struct Target<T> {
@@ -43,9 +48,9 @@ pub(crate) struct Target<T> {
     /// Nothing but their metadata.
     pub(crate) metadata_only: bool,
     /// Reads an object.
-    pub(crate) read: Box<dyn Fn(&str) -> Result<T, NoObject> + Send + Sync>,
+    pub(crate) read: Box<Read<T>>,
     /// Names one that is gone.
-    pub(crate) name: Box<dyn Fn(&json::Header<'_>) -> ObjectName + Send + Sync>,
+    pub(crate) name: Box<Name>,
 }
 
 /// What is new of a target, and its state.
@@ -78,7 +83,7 @@ impl<T> Target<T> {
 
     fn watch_call(&self, at: usize, from: &str, random: u64) -> Call {
         let most = WATCH.as_secs();
-        let seconds = most.saturating_sub(random % (most / 4));
+        let seconds = most.saturating_sub(below(random, WATCH_SPREAD.as_secs()));
         let call =
             self.call(at).with("watch", "true").with("allowWatchBookmarks", "true").with("resourceVersion", from);
         call.with("timeoutSeconds", &seconds.to_string()).accept(if self.metadata_only { METADATA } else { JSON })

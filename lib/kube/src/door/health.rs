@@ -22,8 +22,6 @@ pub enum Phase {
 pub struct Health {
     /// What is going on.
     pub phase: Phase,
-    /// The index of the version of its API that is read.
-    pub(crate) at: usize,
     /// The time when it was last listed in whole, or found absent; none: not yet.
     pub synced: Option<Instant>,
     /// The `resourceVersion` up to which it is known; empty: none.
@@ -73,7 +71,6 @@ mod tests {
         let of = |versions: &[(Kind, &str)]| {
             let health = |version: &str| Health {
                 phase: Phase::Watching,
-                at: 0,
                 synced: None,
                 resource_version: version.into(),
                 error: None,

@@ -271,7 +271,7 @@ impl<T> ListWatch<T> {
             State::Watching { .. } => Phase::Watching,
         };
         let (synced, error) = (self.synced, self.error.clone());
-        Health { phase, at: self.at, synced, resource_version: Arc::clone(&self.version), error }
+        Health { phase, synced, resource_version: Arc::clone(&self.version), error }
     }
 
     fn action(&self) -> Action {

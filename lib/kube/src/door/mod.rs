@@ -1,12 +1,12 @@
 //! The API server as a door: the objects of some kinds, listed and then watched, become [`Update`]s.
 //!
 //! ```text
-//! one task a kind:  API server --pages, events--> ListWatch (pure) --outputs-->  Contents (pure)  --Update--> the caller
+//! one task a kind:  API server --pages, events--> ListWatch (pure) --outputs-->  Contents (pure)  --Update--> the keeper
 //! ```
 //!
-//! * [`list_watch`]: what is asked for, when, and what an answer means.
-//! * [`follow`]: its IO. Objects are converted while their text is there.
-//! * [`contents`]: the ledgers, problems, and differences.
+//! * `list_watch`: what is asked for, when, and what an answer means.
+//! * `follow`: its IO. Objects are converted while their text is there.
+//! * `contents`: the ledgers, problems, and differences.
 //! * [`Progress`]: how far each kind is known.
 //!
 //! What must hold: the first update has everything, and none comes before; what is ready is handed on at once and
@@ -19,6 +19,8 @@ pub(crate) mod follow;
 pub(crate) mod health;
 mod lines;
 pub(crate) mod list_watch;
+
+use std::sync::Arc;
 
 use tokio::{
     sync::{mpsc, watch},
@@ -114,7 +116,10 @@ impl Door {
             while let Some((kind, News { outputs, health })) = next.take() {
                 merged = merged.saturating_add(outputs.len());
                 outputs.into_iter().for_each(|output| contents.take(kind, output));
-                contents.fail(kind, health.error.as_ref().map(|(cause, _)| cause.clone()));
+                let cause = health.error.as_ref().map(|(cause, _)| Arc::clone(cause));
+                if contents.fail(kind, cause.clone()) {
+                    tracing::warn!(%kind, cause = cause.as_deref(), "kind cannot be read");
+                }
                 progress.kinds.insert(kind, health);
                 if merged < MERGED {
                     next = news.try_recv().ok();

@@ -59,11 +59,12 @@ fn nothing_is_handed_on_before_every_kind_is_heard() {
     let mut all = contents();
     all.take(POLICY, Output::Replaced(vec![policy("p", 1, GOOD)]));
     check(&mut all, expect!["nothing\n"]);
-    all.fail(Kind::Namespace, Some("GET /api/v1/namespaces: refused".into()));
+    assert!(all.fail(Kind::Namespace, Some("GET /api/v1/namespaces: refused".into())), "no update can say it");
+    assert!(!all.fail(Kind::Namespace, Some("GET /api/v1/namespaces: refused".into())));
     check(&mut all, expect!["nothing\n"]);
     all.take(POLICY, Output::Put(policy("q", 2, GOOD)));
     all.take(Kind::Namespace, Output::Replaced(vec![namespace("a", "x")]));
-    all.fail(Kind::Namespace, None);
+    assert!(!all.fail(Kind::Namespace, None));
     check(
         &mut all,
         expect![[r#"
@@ -198,15 +199,15 @@ fn a_good_version_that_equals_its_stand_in_is_good() {
 #[test]
 fn what_cannot_be_read_is_a_problem_of_its_kind() {
     let mut all = begun();
-    all.fail(POLICY, Some("GET /apis/x: 500".into()));
+    let _ = all.fail(POLICY, Some("GET /apis/x: 500".into()));
     check(
         &mut all,
         expect![[r#"
         error: API server: objects of kind AuthorizationPolicy cannot be read: GET /apis/x: 500 (the last good version stays served)
     "#]],
     );
-    all.fail(POLICY, Some("GET /apis/x: 500".into()));
+    let _ = all.fail(POLICY, Some("GET /apis/x: 500".into()));
     check(&mut all, expect!["nothing\n"]);
-    all.fail(POLICY, None);
+    let _ = all.fail(POLICY, None);
     check(&mut all, expect![""]);
 }
