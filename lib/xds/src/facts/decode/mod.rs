@@ -70,8 +70,8 @@ enum Served {
 enum Known {
     /// A fact.
     Good,
-    /// A fact in its place.
-    StandIn,
+    /// A fact in its place, under this name.
+    StandIn(ObjectName),
     /// No fact: modes of workloads.
     Converted(Refused),
     /// The same, never understood.
@@ -291,7 +291,8 @@ impl Decoder {
             }
             _ => {
                 let effect = if stand_in.is_some() { Effect::Closed } else { Effect::Absent };
-                self.serve(&name, stand_in.is_some().then_some(Known::StandIn), stand_in.map(|it| *it), step);
+                let now = stand_in.as_ref().map(|it| Known::StandIn(it.name.clone()));
+                self.serve(&name, now, stand_in.map(|it| *it), step);
                 effect
             }
         };
@@ -300,11 +301,17 @@ impl Decoder {
 
     /// The policy of this name is `now`, with `fact` where that is one.
     fn serve(&mut self, name: &ObjectName, now: Option<Known>, fact: Option<AuthorizationPolicy>, step: &mut Step) {
-        let was_fact = matches!(self.policies.remove(name), Some(Known::Good | Known::StandIn));
-        match fact {
-            Some(fact) => step.facts.put(Fact::Policy(Arc::new(fact))),
-            None if was_fact => step.facts.remove(FactKey::Policy(name.clone())),
-            None => {}
+        let former = match self.policies.remove(name) {
+            Some(Known::Good) => Some(name.clone()),
+            Some(Known::StandIn(other)) => Some(other),
+            Some(Known::Converted(_) | Known::Closed | Known::Gone(_)) | None => None,
+        };
+        let is_other = |former: &ObjectName| fact.as_ref().is_none_or(|fact| fact.name != *former);
+        if let Some(former) = former.filter(is_other) {
+            step.facts.remove(FactKey::Policy(former));
+        }
+        if let Some(fact) = fact {
+            step.facts.put(Fact::Policy(Arc::new(fact)));
         }
         if let Some(now) = now {
             self.policies.insert(name.clone(), now);
@@ -319,7 +326,7 @@ impl Decoder {
             let known = self.policies.get(name);
             let refused = match known {
                 _ if !converted::is_converted(root, name) => None,
-                Some(Known::Good | Known::StandIn) => None,
+                Some(Known::Good | Known::StandIn(_)) => None,
                 Some(Known::Converted(refused) | Known::Gone(refused)) => Some(refused.clone()),
                 Some(Known::Closed) | None => Some(Refused::everything()),
             };

@@ -11,7 +11,10 @@ use underpass_door::{Fault, ResourceFault};
 
 use super::{Faulty, converted::Refused, exact, plain, unknown};
 use crate::{
-    contract::{istio::security::Authorization, underpass::v1::PolicyExtension},
+    contract::{
+        istio::security::{self, Authorization},
+        underpass::v1::PolicyExtension,
+    },
     facts::{extension, names},
 };
 
@@ -52,6 +55,11 @@ pub(super) fn read(settings: &MeshSettings, name: &ObjectName, may_convert: bool
         Ok(policy) => Ok(Read::Policy(policy)),
         // It enforces nothing.
         Err((field, fault)) if message.dry_run => Err(Bad { field, fault, stand_in: None }),
+        // Mesh-wide, and nothing but the root namespace is: it closes from there, under a name that no object has.
+        Err((field, fault)) if is_elsewhere(settings, &message) => {
+            let name = ObjectName::new(settings.root_namespace.clone(), names::slashed(name));
+            Err(Bad { field, fault, stand_in: Some(closing(&name, scope).into()) })
+        }
         Err(faulty) => Err(bad(scope, faulty)),
     }
 }
@@ -70,6 +78,11 @@ fn policy(settings: &MeshSettings, message: &Authorization) -> Result<Authorizat
         return Ok(AuthorizationPolicy { name, scope, action, rules, dry_run: message.dry_run });
     }
     Ok(AuthorizationPolicy { scope, ..plain::policy(settings, message)? })
+}
+
+/// For the whole mesh, from a namespace that is not the root here.
+fn is_elsewhere(settings: &MeshSettings, message: &Authorization) -> bool {
+    message.scope == i32::from(security::Scope::Global) && message.namespace != *settings.root_namespace
 }
 
 fn labels(ours: &PolicyExtension) -> Labels {
