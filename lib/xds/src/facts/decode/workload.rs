@@ -116,7 +116,7 @@ fn addresses(message: &istio::Workload) -> Result<(Vec<IpAddr>, Vec<Faulty>), Fa
     Ok((all, warnings))
 }
 
-/// Its certificate proves another identity than the one it has here: whoever calls it finds that out.
+/// Its certificate proves another identity than the one that it has here, and calls of it are refused.
 fn foreign_trust_domain(settings: &MeshSettings, message: &istio::Workload) -> Option<Faulty> {
     let found = Some(message.trust_domain.as_str()).filter(|td| !td.is_empty())?;
     let is_own = found.parse::<TrustDomain>().is_ok_and(|td| settings.is_own(&td));
