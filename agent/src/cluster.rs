@@ -66,11 +66,15 @@ impl Cluster {
         let token = &config.control_plane_token;
         if let Err(e) = std::fs::File::open(token) {
             let found = format!("open the token {}: {e}", token.display());
-            fault(found, "mount a service account token with the audience istio-ca, or name a file with --control-plane-token");
+            fault(
+                found,
+                "mount a service account token with the audience istio-ca, or name a file with --control-plane-token",
+            );
         }
         let host = config.control_plane_name.as_deref().unwrap_or_else(|| authority.host());
         let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned());
-        let name = name.map_err(|_| fault(format!("{host:?} is no DNS name and no address"), "name it with --control-plane-name"));
+        let name = name
+            .map_err(|_| fault(format!("{host:?} is no DNS name and no address"), "name it with --control-plane-name"));
         let (Some(roots), Ok(name)) = (roots, name) else { return Err(faults) };
         if !faults.is_empty() {
             return Err(faults);

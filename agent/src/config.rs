@@ -74,12 +74,22 @@ pub struct Config {
     pub control_plane_name: Option<String>,
 
     /// The file of the mesh's root certificates, in PEM, by which the control plane is trusted. Watched.
-    #[arg(long, env = "UNDERPASS_CONTROL_PLANE_ROOTS", value_name = "FILE", default_value = "/var/run/secrets/istio/root-cert.pem")]
+    #[arg(
+        long,
+        env = "UNDERPASS_CONTROL_PLANE_ROOTS",
+        value_name = "FILE",
+        default_value = "/var/run/secrets/istio/root-cert.pem"
+    )]
     pub control_plane_roots: PathBuf,
 
     /// The file of the token by which the control plane knows this agent: a service account's, with the audience
     /// `istio-ca`. Read for each connection.
-    #[arg(long, env = "UNDERPASS_CONTROL_PLANE_TOKEN", value_name = "FILE", default_value = "/var/run/secrets/tokens/istio-token")]
+    #[arg(
+        long,
+        env = "UNDERPASS_CONTROL_PLANE_TOKEN",
+        value_name = "FILE",
+        default_value = "/var/run/secrets/tokens/istio-token"
+    )]
     pub control_plane_token: PathBuf,
 
     /// A kubeconfig for the API server; by default the service account of the agent's own pod.

@@ -36,7 +36,13 @@ fn the_binary_prints_what_would_hold() {
 fn the_binary_says_all_that_is_wrong_and_does_not_start() {
     let (code, out, err) = agent(&["--release-drain=soon", "--config", "/none"], &[("UNDERPASS_WORKERS", "0")]);
     assert_eq!((code, out.as_str()), (Some(1), ""));
-    for says in ["node is not set", "--manifests or --control-plane is not set", "flag: release-drain", "UNDERPASS_WORKERS", "/none"] {
+    for says in [
+        "node is not set",
+        "--manifests or --control-plane is not set",
+        "flag: release-drain",
+        "UNDERPASS_WORKERS",
+        "/none",
+    ] {
         assert_eq!(err.lines().filter(|line| line.contains(says)).count(), 1, "{says}: {err}");
     }
 }

@@ -159,7 +159,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_meant_is_refused() {
-        for bad in ["--trusted-node-accounts=a", "--trusted-node-accounts=a/b/c", "--certificate-lifetime=0", "--drain=x"] {
+        for bad in
+            ["--trusted-node-accounts=a", "--trusted-node-accounts=a/b/c", "--certificate-lifetime=0", "--drain=x"]
+        {
             let error = parse(&[bad]).unwrap_err();
             assert!(error.contains("write "), "{error}");
         }

@@ -1,1 +1,21 @@
-//! The control plane.
+//! The control plane: reads the API server, and gives every node the facts of the mesh by Istio's workload xDS, and
+//! certificates by Istio's certificate API.
+//!
+//! * [`run`]: the process, its parts wired together. [`config`]: its settings.
+//! * [`facts`]: the World's resources on the wire. [`placed`]: which accounts run on which node.
+//! * [`ca`]: the certificate authority, and who may have which certificate.
+//! * [`incoming`]: connections. [`metrics`]: numbers.
+
+pub mod ca;
+pub mod config;
+pub mod facts;
+pub mod incoming;
+pub mod metrics;
+pub mod placed;
+pub mod run;
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |e| e.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

@@ -75,10 +75,8 @@ pub(crate) fn held(world: &World, local: &Arc<[LocalPod]>) -> Arc<[LocalPod]> {
     if !local.iter().any(is_called) {
         return Arc::clone(local);
     }
-    let treat = |pod: &LocalPod| LocalPod {
-        local: if is_called(pod) { Local::Enrolled } else { pod.local },
-        ..pod.clone()
-    };
+    let treat =
+        |pod: &LocalPod| LocalPod { local: if is_called(pod) { Local::Enrolled } else { pod.local }, ..pod.clone() };
     local.iter().map(treat).collect()
 }
 

@@ -9,7 +9,10 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use underpass_core::{Identity, ObjectName, world::{Account, MeshSettings}};
+use underpass_core::{
+    Identity, ObjectName,
+    world::{Account, MeshSettings},
+};
 use underpass_xds::access::Caller;
 
 /// A pod, as the API server knows it.
@@ -88,11 +91,9 @@ impl Denied {
     pub const fn is_final(&self) -> bool {
         match self {
             Self::UnknownPod(_) | Self::OtherPod(_) | Self::NotOnNode(..) | Self::OtherNode(..) => false,
-            Self::NoPod
-            | Self::Ended(_)
-            | Self::NotTrusted(_)
-            | Self::NotAnIdentity(_)
-            | Self::OtherTrustDomain(_) => true,
+            Self::NoPod | Self::Ended(_) | Self::NotTrusted(_) | Self::NotAnIdentity(_) | Self::OtherTrustDomain(_) => {
+                true
+            }
         }
     }
 }
@@ -106,7 +107,7 @@ pub fn decide(
     wanted: Option<&str>,
     trusted: &BTreeSet<Account>,
     settings: &MeshSettings,
-    pods: &impl Pods,
+    pods: &dyn Pods,
 ) -> Result<Identity, Denied> {
     let own = Account { namespace: Arc::clone(&caller.namespace), name: Arc::clone(&caller.service_account) };
     let bound = caller.pod.as_ref().ok_or(Denied::NoPod)?;

@@ -152,7 +152,8 @@ pub fn certificates_from_pem(text: &str) -> Result<Vec<CertificateDer<'static>>,
 }
 
 /// A certificate as PEM.
-pub(crate) fn pem(der: &CertificateDer<'_>) -> Zeroizing<String> {
+#[must_use]
+pub fn pem(der: &CertificateDer<'_>) -> Zeroizing<String> {
     base64::pem("CERTIFICATE", der)
 }
 

@@ -85,6 +85,14 @@ impl Sources {
         }
     }
 
+    /// All namespaces that were declared, by name.
+    pub fn namespaces(&self) -> impl Iterator<Item = &Arc<Namespace>> {
+        self.of_kind(Kind::Namespace, None).filter_map(|object| match object {
+            Object::Namespace(namespace) => Some(namespace),
+            _ => None,
+        })
+    }
+
     /// The node of this name.
     #[must_use]
     pub fn node(&self, name: &str) -> Option<&Arc<Node>> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::Method;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::json;
 use underpass_config::json;
 use underpass_core::{
@@ -55,6 +56,29 @@ impl Client {
                 Err(call.unreadable(&json::NoObject { reason: cause.into() }))
             }
         }
+    }
+
+    /// A pod of this service account, `namespace/name`, runs on this node, as the API server knows it now.
+    ///
+    /// # Errors
+    /// Where the API server gives no good answer.
+    pub async fn runs_on(&self, account: &ObjectName, node: &str) -> Result<bool, Error> {
+        #[derive(Deserialize)]
+        struct List {
+            items: Vec<IgnoredAny>,
+        }
+        if !is_name(account.namespace()) || !is_name(account.name()) || !is_name(node) {
+            return Ok(false);
+        }
+        let selector = format!(
+            "spec.nodeName={node},spec.serviceAccountName={},status.phase!=Succeeded,status.phase!=Failed",
+            account.name()
+        );
+        let call = Call::get(Collection::PODS.within(account.namespace()));
+        let call = call.with("fieldSelector", &selector).with("limit", "1");
+        let text = self.text(&call, MAX_BYTES).await?;
+        let list: List = serde_json::from_slice(text.as_ref()).map_err(|e| call.unreadable(&e))?;
+        Ok(!list.items.is_empty())
     }
 
     /// Says of the pod with this name and uid whether its connections are captured.
