@@ -24,6 +24,7 @@ use underpass_agent::{
     preflight::{Checked, Claimed, Servers},
     reports::Counters,
     signals::Signals,
+    source::Source,
     surroundings::Surroundings,
 };
 use underpass_core::{
@@ -266,7 +267,11 @@ fn checked(folder: &Path) -> Checked {
     };
     let log = access_log::Settings { format: Format::Json, target, ..access_log::Settings::default() };
     Checked {
-        authority: Authority::open(&folder.join("state/ca"), &TrustDomain::default(), SystemTime::now()).expect("CA"),
+        source: Source::Manifests {
+            directory: folder.join("manifests"),
+            authority: Authority::open(&folder.join("state/ca"), &TrustDomain::default(), SystemTime::now())
+                .expect("CA"),
+        },
         servers: Servers {
             admin_socket: Listener::unix(&folder.join("admin.sock")).expect("bound"),
             unpublished: None,

@@ -302,7 +302,9 @@ impl Book {
         if self.ca.error.take().is_some() {
             tracing::info!("certificate authority reachable again");
             self.ca.since = now;
-            self.all_at_once(now);
+            // Those alone that wait for it: all of a mesh at once would take it away again.
+            let waiting = self.entries.values_mut().filter(|entry| entry.failing.is_some());
+            waiting.for_each(|entry| entry.renewal = entry.renewal.at_once(now));
         }
         if trust.signer != self.signer {
             tracing::info!(signer = %trust.signer, "signing root changed, renewing all certificates");

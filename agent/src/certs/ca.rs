@@ -72,7 +72,7 @@ pub fn directory(state: &Path) -> PathBuf {
 pub(super) fn spawn(location: CaLocation, answers: UnboundedSender<Answer>) -> std::io::Result<mpsc::Sender<Request>> {
     let (requests, requested) = mpsc::channel();
     thread::Builder::new().name("certificates".to_owned()).spawn(move || {
-        let run = std::panic::AssertUnwindSafe(|| Ca::new(location).run(&requested, &answers));
+        let run = std::panic::AssertUnwindSafe(|| Embedded::new(location).run(&requested, &answers));
         if std::panic::catch_unwind(run).is_err() {
             // Certificates would silently expire: the next process starts anew.
             std::process::abort();
@@ -82,13 +82,13 @@ pub(super) fn spawn(location: CaLocation, answers: UnboundedSender<Answer>) -> s
 }
 
 /// The CA as it is known to its thread.
-pub(super) struct Ca {
+pub(super) struct Embedded {
     location: CaLocation,
     stamp: Stamp,
     failed: bool,
 }
 
-impl Ca {
+impl Embedded {
     pub(super) fn new(location: CaLocation) -> Self {
         let stamp = Stamp::of(&location.directory);
         Self { location, stamp, failed: false }

@@ -3,10 +3,10 @@
 use std::{fs, path::Path};
 
 use underpass_core::TrustDomain;
-use underpass_identity::{Certificate, rotation};
+use underpass_identity::{Certificate, rotation, testing::TestCa};
 use underpass_telemetry::admin::Readiness;
 
-use super::{ca::Ca, *};
+use super::{ca::Embedded, *};
 
 const LIFETIME: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -184,11 +184,11 @@ fn roots_are_trusted_before_they_sign_and_another_signer_renews_everything() {
     let (directory, domain) = (location.directory.clone(), location.trust_domain.clone());
     let now = SystemTime::now();
     let mut book = Book::new(Trust::from(&authority(&directory)), now).unwrap();
-    let mut ca = Ca::new(location);
+    let mut ca = Embedded::new(location);
     let a = identity("a");
     book.want(&[a.clone()].into(), now);
     let old_roots = Arc::clone(&book.roots);
-    let request = |book: &mut Book, ca: &mut Ca, trusted: &Arc<Roots>, now| {
+    let request = |book: &mut Book, ca: &mut Embedded, trusted: &Arc<Roots>, now| {
         let request = Request { identities: book.request(now), lifetime: LIFETIME, trusted: Arc::clone(trusted) };
         let answer = ca.fulfil(request);
         let issued = answer.issued.len();
@@ -251,7 +251,7 @@ fn what_is_wrong_with_the_directory_changes_nothing_but_the_report() {
         let directory = location.directory.clone();
         let now = SystemTime::now();
         let mut book = Book::new(Trust::from(&authority(&directory)), now).unwrap();
-        let mut ca = Ca::new(location);
+        let mut ca = Embedded::new(location);
         let before = (Arc::clone(&book.roots), book.signer.clone());
         spoil(&directory).unwrap();
         for _ in 0..2 {
@@ -397,7 +397,7 @@ fn a_step_of_the_clock_is_noticed_at_once() {
     runtime.block_on(async {
         let (hour, start) = (Duration::from_secs(3600), SystemTime::now());
         let (time, clock) = watch::channel(start);
-        let mut certs = Certs::by(Clock::manual(clock), location, 24 * hour, &authority, gate).unwrap();
+        let mut certs = Certs::by(Clock::manual(clock), Ca::Embedded(location, authority), 24 * hour, gate).unwrap();
         let (published, status) = (certs.subscribe(), certs.status());
         let a = identity("a");
         let serial = || published.borrow().own.get(&a).map(|own| own.serial().clone());
@@ -437,7 +437,7 @@ fn a_ca_that_goes_and_comes_back_is_told_by_readiness_and_status() {
     let gate = ready.gate("certificates", "not open yet");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let mut certs = Certs::start(location, Duration::from_secs(2), &authority, gate).unwrap();
+        let mut certs = Certs::start(Ca::Embedded(location, authority), Duration::from_secs(2), gate).unwrap();
         let (published, status) = (certs.subscribe(), certs.status());
         let a = identity("a");
         certs.want(&[a.clone()].into());
@@ -465,6 +465,90 @@ fn a_ca_that_goes_and_comes_back_is_told_by_readiness_and_status() {
         certs.want(&[].into());
         assert!(own(&a).is_none());
         assert!(status.borrow().certificates.is_empty());
+    });
+}
+
+/// A control plane's CA, and what it does with requests.
+struct ControlPlane {
+    authority: Authority,
+    does: watch::Receiver<Does>,
+}
+
+#[derive(Clone, Copy)]
+enum Does {
+    Issue,
+    Deny,
+    BeAway,
+    IssueAnother,
+}
+
+impl Certify for ControlPlane {
+    fn certify(&self, wanted: &Identity, request: String, lifetime: Duration) -> Certifying {
+        let issue = |identity: &Identity| {
+            let der = underpass_identity::request::from_pem(&request).unwrap();
+            let chain = self.authority.issue(&der, identity, lifetime, SystemTime::now()).unwrap();
+            underpass_identity::chain::Answer { chain, roots: self.authority.root_certificates() }.to_pem()
+        };
+        let answer = match *self.does.borrow() {
+            Does::Issue => Ok(issue(wanted)),
+            Does::IssueAnother => Ok(issue(&identity("another"))),
+            Does::Deny => Err(Refused::Denied("no pod of it runs there".to_owned())),
+            Does::BeAway => Err(Refused::Unreachable("connection refused".to_owned())),
+        };
+        Box::pin(async { answer })
+    }
+}
+
+#[test]
+fn a_control_plane_certifies_what_it_is_asked_for_and_its_roots_are_trusted() {
+    let folder = tempfile::tempdir().unwrap();
+    let location = location(&folder);
+    let authority = authority(&location.directory);
+    let (file, root) = (folder.path().join("root-cert.pem"), authority.root_certificates()[0].clone());
+    // Mounted is another one, as in the middle of a rotation.
+    let other = TestCa::new("other").root();
+    fs::write(&file, underpass_identity::certificate::pem(&other).as_bytes()).unwrap();
+    let (does, doing) = watch::channel(Does::Issue);
+    let certify = Arc::new(ControlPlane { authority, does: doing });
+    let ready = Readiness::new();
+    let gate = ready.gate("certificates", "not open yet");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let ca = Ca::Remote(Remote { roots: file.clone(), certify }, read_roots(&file).unwrap());
+        let mut certs = Certs::start(ca, Duration::from_secs(3600), gate).unwrap();
+        let (published, status) = (certs.subscribe(), certs.status());
+        let names: Vec<Identity> = (0..20).map(|n| identity(&format!("a{n}"))).collect();
+        let count = || names.iter().filter(|name| published.borrow().own.contains_key(*name)).count();
+        certs.want(&names.iter().cloned().collect());
+        until(&mut certs, "issued", || count() == names.len()).await;
+        assert_eq!(published.borrow().roots.certificates(), [root.clone(), other.clone()]);
+        // What the file no longer has is not trusted any more; what the CA answered is.
+        fs::write(&file, underpass_identity::certificate::pem(&root).as_bytes()).unwrap();
+        until(&mut certs, "roots", || *published.borrow().roots.certificates() == [root.clone()]).await;
+
+        let late = identity("late");
+        let told = || {
+            let all = status.borrow().certificates.clone();
+            all.iter()
+                .find(|one| one.identity == late.to_string())
+                .and_then(|one| one.error.clone())
+                .unwrap_or_default()
+        };
+        does.send_replace(Does::Deny);
+        let all: BTreeSet<_> = names.iter().cloned().chain([late.clone()]).collect();
+        certs.want(&all);
+        until(&mut certs, "denied", || told().contains("no pod of it runs there")).await;
+        assert!(status.borrow().authority.reachable);
+        does.send_replace(Does::IssueAnother);
+        until(&mut certs, "refused", || told().contains("/sa/another instead")).await;
+        let serials = || -> Vec<_> { names.iter().map(|name| published.borrow().own[name].serial().clone()).collect() };
+        let before = serials();
+        does.send_replace(Does::BeAway);
+        until(&mut certs, "away", || !status.borrow().authority.reachable).await;
+        does.send_replace(Does::Issue);
+        until(&mut certs, "back", || published.borrow().own.contains_key(&late)).await;
+        assert!(status.borrow().authority.reachable && ready.waiting().is_empty());
+        assert_eq!(serials(), before, "one that is valid is not asked for again because the CA was away");
     });
 }
 

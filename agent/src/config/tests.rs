@@ -119,11 +119,11 @@ fn all_problems_are_reported_at_once_with_their_origins() {
               - /etc/u.yaml:2: unknown setting "relese-drain": did you mean "release-drain"?
               - /etc/u.yaml:4: root-namespace: one value, no list
               - /etc/u.yaml:8: unknown setting "config"
-              - manifests is not set: give --manifests, the environment variable UNDERPASS_MANIFESTS, or `manifests:` in the file of --config
               - /etc/u.yaml:5: log: "loud": log filter: "loud" is neither LEVEL nor TARGET=LEVEL, with off, error, warn, info, debug or trace as LEVEL
               - environment UNDERPASS_TRUST_DOMAIN: trust-domain: "a b": a trust domain is 1 to 255 of a-z, 0-9, `.`, `-` and `_`
               - flag: workers: "none": invalid digit found in string
-              - /etc/u.yaml:3: workers: "0": number would be zero for non-zero type"#]],
+              - /etc/u.yaml:3: workers: "0": number would be zero for non-zero type
+              - --manifests or --control-plane is not set: give one of them"#]],
     );
     check(
         &["--nod=n", "--manifests=/m", "--release-drain=x"],
@@ -134,16 +134,16 @@ fn all_problems_are_reported_at_once_with_their_origins() {
               - unexpected argument '--nod' found tip: a similar argument exists: '--node'
               - /etc/u.yaml:1: is not valid YAML: unclosed bracket '['
               - node is not set: give --node, the environment variable NODE_NAME, or `node:` in the file of --config
-              - manifests is not set: give --manifests, the environment variable UNDERPASS_MANIFESTS, or `manifests:` in the file of --config"#]],
+              - --manifests or --control-plane is not set: give one of them"#]],
     );
     check(
         &[],
         &[("NODE_NAME", "n")],
         "- manifests\n",
         expect![[r#"
-        settings:
-          - /etc/u.yaml:1: settings are a mapping, such as `node: node-1`
-          - manifests is not set: give --manifests, the environment variable UNDERPASS_MANIFESTS, or `manifests:` in the file of --config"#]],
+            settings:
+              - /etc/u.yaml:1: settings are a mapping, such as `node: node-1`
+              - --manifests or --control-plane is not set: give one of them"#]],
     );
 }
 
