@@ -120,7 +120,7 @@ impl Resolver {
         for slice in self.index.slices_on.get(name) {
             let Some(slice) = self.slice(slice) else { continue };
             let here = slice.endpoints.iter().filter(|e| e.node.as_deref() == Some(name));
-            dirty.lone.extend(here.filter_map(|e| Some((slice.name.clone(), e.address()?))));
+            here.filter_map(SliceEndpoint::address).for_each(|ip| self.mark_lone(&slice.name, ip, dirty));
         }
     }
 
@@ -312,7 +312,15 @@ impl Resolver {
     /// An address of a slice.
     fn mark_endpoint(&self, slice: &ObjectName, ip: IpAddr, dirty: &mut Dirty) {
         dirty.pods.extend(self.index.owners.get(&ip).iter().cloned());
-        dirty.lone.insert((slice.clone(), ip));
+        self.mark_lone(slice, ip, dirty);
+    }
+
+    /// An address of a slice that belongs to no pod. Where a pod had it before or has it later in this batch,
+    /// [`Self::mark_address`] marks it.
+    fn mark_lone(&self, slice: &ObjectName, ip: IpAddr, dirty: &mut Dirty) {
+        if self.index.owners.get(&ip).is_empty() {
+            dirty.lone.insert((slice.clone(), ip));
+        }
     }
 
     fn mark_policy(

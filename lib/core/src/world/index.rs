@@ -136,40 +136,71 @@ impl Index {
         all.filter_map(|(key, workload)| Some((workload, workload.endpoints.get(key.at)?)))
     }
 
-    pub(super) fn add_workload(&mut self, workload: &Arc<Workload>, trust_domain: &TrustDomain) {
-        if workload.owns_addresses() {
-            workload.addresses.iter().for_each(|ip| self.claim(*ip, Claimant::Workload(Arc::clone(workload))));
-        }
-        for (at, endpoint) in workload.endpoints.iter().enumerate() {
-            self.endpoints.insert(endpoint_key(workload, endpoint, at), Arc::clone(workload));
-            if workload.is_enrolled() {
-                *self.enrolled.entry(endpoint.service.clone()).or_default() += 1;
-            }
-        }
-        if let Some(account) = &workload.account {
-            let known = self.identities.entry(account.clone()).or_insert_with(|| identified(trust_domain, account, 0));
-            known.workloads += 1;
+    /// A workload was `old` and is `new`, of one uid. What is the same in both is looked up once and keeps its place.
+    pub(super) fn change_workload(
+        &mut self,
+        old: Option<&Arc<Workload>>,
+        new: Option<&Arc<Workload>>,
+        trust_domain: &TrustDomain,
+    ) {
+        self.change_addresses(old, new);
+        self.change_endpoints(old, new);
+        let account = |workload: Option<&Arc<Workload>>| workload.and_then(|workload| workload.account.clone());
+        let (before, after) = (account(old), account(new));
+        if before != after {
+            before.iter().for_each(|account| self.remove_account(account));
+            after.into_iter().for_each(|account| self.add_account(account, trust_domain));
         }
     }
 
-    pub(super) fn remove_workload(&mut self, workload: &Arc<Workload>) {
-        if workload.owns_addresses() {
-            workload.addresses.iter().for_each(|ip| self.disclaim(*ip, &Claimant::Workload(Arc::clone(workload))));
+    fn change_addresses(&mut self, old: Option<&Arc<Workload>>, new: Option<&Arc<Workload>>) {
+        let (before, after) = (owned(old), owned(new));
+        if let Some(old) = old {
+            let gone = before.iter().filter(|ip| !after.contains(ip));
+            gone.for_each(|ip| self.disclaim(*ip, &Claimant::Workload(Arc::clone(old))));
         }
-        for (at, endpoint) in workload.endpoints.iter().enumerate() {
-            self.endpoints.remove(&endpoint_key(workload, endpoint, at));
-            if workload.is_enrolled()
-                && let Some(count) = self.enrolled.get_mut(&endpoint.service)
-            {
+        if let Some(new) = new {
+            after.iter().for_each(|ip| self.claim(*ip, Claimant::Workload(Arc::clone(new))));
+        }
+    }
+
+    fn change_endpoints(&mut self, old: Option<&Arc<Workload>>, new: Option<&Arc<Workload>>) {
+        let (before, after) = (served(old), served(new));
+        let stays = |at: usize| before.get(at).zip(after.get(at)).is_some_and(|(a, b)| a.is_at(b));
+        if let Some(old) = old {
+            let gone = before.iter().enumerate().filter(|(at, _)| !stays(*at));
+            gone.for_each(|(at, endpoint)| drop(self.endpoints.remove(&endpoint_key(old, endpoint, at))));
+        }
+        if let Some(new) = new {
+            for (at, endpoint) in after.iter().enumerate() {
+                self.endpoints.insert(endpoint_key(new, endpoint, at), Arc::clone(new));
+            }
+        }
+        let enrolled = |workload: Option<&Arc<Workload>>| workload.is_some_and(|workload| workload.is_enrolled());
+        let is_same = before.len() == after.len() && (0..before.len()).all(stays);
+        if is_same && enrolled(old) == enrolled(new) {
+            return;
+        }
+        for endpoint in before.iter().filter(|_| enrolled(old)) {
+            if let Some(count) = self.enrolled.get_mut(&endpoint.service) {
                 *count -= 1;
                 if *count == 0 {
                     self.enrolled.remove(&endpoint.service);
                 }
             }
         }
-        if let Some(account) = &workload.account
-            && let Some(known) = self.identities.get_mut(account)
-        {
+        for endpoint in after.iter().filter(|_| enrolled(new)) {
+            *self.enrolled.entry(endpoint.service.clone()).or_default() += 1;
+        }
+    }
+
+    fn add_account(&mut self, account: Account, trust_domain: &TrustDomain) {
+        let identified = || identified(trust_domain, &account, 0);
+        self.identities.entry(account.clone()).or_insert_with(identified).workloads += 1;
+    }
+
+    fn remove_account(&mut self, account: &Account) {
+        if let Some(known) = self.identities.get_mut(account) {
             known.workloads -= 1;
             if known.workloads == 0 {
                 self.identities.remove(account);
@@ -220,17 +251,21 @@ impl Index {
         }
     }
 
+    /// It takes the place of the one that it [is](Claimant::is).
     fn claim(&mut self, ip: IpAddr, claimant: Claimant) {
-        let claims = match self.claims.get(&ip) {
-            None => Claims::One(claimant),
+        match self.claims.get_mut(&ip) {
+            None => drop(self.claims.insert(ip, Claims::One(claimant))),
+            Some(Claims::One(one)) if one.is(&claimant) => *one = claimant,
             Some(claims) => {
                 let mut all = claims.all().to_vec();
                 let at = all.partition_point(|other| other.key() < claimant.key());
-                all.insert(at, claimant);
-                Claims::Many(all.into())
+                match all.get_mut(at).filter(|other| other.is(&claimant)) {
+                    Some(former) => *former = claimant,
+                    None => all.insert(at, claimant),
+                }
+                *claims = Claims::Many(all.into());
             }
-        };
-        self.claims.insert(ip, claims);
+        }
     }
 
     fn disclaim(&mut self, ip: IpAddr, claimant: &Claimant) {
@@ -245,6 +280,15 @@ impl Index {
             }
         }
     }
+}
+
+/// The addresses that are a workload's.
+fn owned(workload: Option<&Arc<Workload>>) -> &[IpAddr] {
+    workload.filter(|workload| workload.owns_addresses()).map_or(&[], |workload| &workload.addresses)
+}
+
+fn served(workload: Option<&Arc<Workload>>) -> &[Endpoint] {
+    workload.map_or(&[], |workload| &workload.endpoints)
 }
 
 fn endpoint_key(workload: &Workload, endpoint: &Endpoint, at: usize) -> EndpointKey {

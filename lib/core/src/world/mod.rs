@@ -115,8 +115,7 @@ impl World {
         match fact {
             Fact::Workload(new) => {
                 if let Some(old) = put(&mut self.workloads, new.uid.clone(), &new) {
-                    old.iter().for_each(|old| self.index.remove_workload(old));
-                    self.index.add_workload(&new, &self.settings.trust_domain);
+                    self.index.change_workload(old.as_ref(), Some(&new), &self.settings.trust_domain);
                 }
             }
             Fact::Service(new) => {
@@ -138,7 +137,8 @@ impl World {
     fn remove(&mut self, key: &FactKey) {
         match key {
             FactKey::Workload(uid) => {
-                self.workloads.remove(uid).iter().for_each(|old| self.index.remove_workload(old));
+                let old = self.workloads.remove(uid);
+                self.index.change_workload(old.as_ref(), None, &self.settings.trust_domain);
             }
             FactKey::Service(name) => {
                 self.services.remove(name).iter().for_each(|old| self.index.remove_service(old));

@@ -154,6 +154,11 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// Both are the same address of the same service, whatever else they say.
+    pub(super) fn is_at(&self, other: &Self) -> bool {
+        self.address == other.address && self.service == other.service
+    }
+
     /// The port that it listens on for a service port.
     #[must_use]
     pub fn target_port(&self, port: u16) -> Option<u16> {
