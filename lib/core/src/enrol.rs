@@ -205,8 +205,8 @@ fn sidecar(settings: &MeshSettings, labels: &Labels, key: &str, on_off: [&str; 2
 
 fn switch(labels: &Labels, key: &str, [on, off]: [&str; 2]) -> Option<bool> {
     match labels.get(key)? {
-        v if &**v == on => Some(true),
-        v if &**v == off => Some(false),
+        v if v == on => Some(true),
+        v if v == off => Some(false),
         _ => None,
     }
 }

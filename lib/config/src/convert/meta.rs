@@ -57,7 +57,7 @@ pub(super) fn label_map(map: &BTreeMap<String, String>, at: &At<'_>, faults: &mu
 /// Those of an object's annotations that `wanted` names; their values are free text.
 pub(super) fn annotations(meta: &ObjectMeta, wanted: &[&str]) -> Labels {
     let known = meta.annotations.iter().filter(|(key, _)| wanted.contains(&key.as_str()));
-    known.map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect()
+    known.collect()
 }
 
 /// An annotation that says yes or no, in one of `words` (no first).

@@ -152,7 +152,7 @@ fn some_pod() -> impl Strategy<Value = Pod> {
         |(name, addresses, ports, w, has)| {
             let mut pod = underpass_core::testing::pod(&name.to_string(), "");
             pod.labels.insert("app.kubernetes.io/name".into(), w);
-            pod.annotations.extend(has.then(|| ("sidecar.istio.io/inject".into(), "false".into())));
+            pod.annotations.extend(has.then_some(("sidecar.istio.io/inject", "false")).into_iter().collect());
             pod.node = has.then(|| "node-1.example.com".into());
             pod.hostname = has.then(|| ("h-0".into(), "sub".into()));
             Pod { addresses, ports, ..pod }

@@ -145,7 +145,7 @@ fn a_broken_object_keeps_its_last_good_version() {
             error: 1.yaml:3: document 1: Namespace a: metadata.labels.is: YAML reads this as the number 1, expected text: write it in quotes (the last good version stays served)
         "#]],
     );
-    assert_eq!(&*shelf.sources().namespace("a").unwrap().labels["is"], "x");
+    assert_eq!(shelf.sources().namespace("a").unwrap().labels.get("is"), Some("x"));
     // also when the broken one moves to another file
     let update = shelf.put(&[("0.yaml", &namespace("a", "1")), ("1.yaml", &b)]);
     check(
@@ -234,7 +234,7 @@ fn of_two_manifests_for_one_object_the_first_by_path_counts() {
             error: 2.yaml:1: document 1: Namespace a: duplicate object: 1.yaml:2 has it too, and that one is served
         "#]],
     );
-    assert_eq!(&*shelf.sources().namespace("a").unwrap().labels["is"], "x");
+    assert_eq!(shelf.sources().namespace("a").unwrap().labels.get("is"), Some("x"));
     check(&shelf.put(&[("2.yaml", &y)]), &["+Namespace a"], &expect![[""]]);
     check(
         &shelf.put(&[("2.yaml", &(y.clone() + &x))]),

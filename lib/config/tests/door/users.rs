@@ -60,7 +60,7 @@ fn a_pod_without_namespace_uid_and_status() {
     assert!(!shelf.world().pod(&name("default/no-sidecar-pod")).unwrap().is_enrolled());
     let pod = shelf.sources().pod(&name("default/no-sidecar-pod")).unwrap();
     assert_eq!(&*pod.service_account, "default");
-    assert_eq!(pod.annotations.len(), 1);
+    assert_eq!(pod.annotations.iter().count(), 1);
 }
 
 #[test]
@@ -320,7 +320,7 @@ fn pods_as_an_api_server_has_them() {
     let ports: Vec<_> = pod.ports.iter().map(|p| (&*p.name, p.port)).collect();
     assert_eq!(ports, [("http", 80), ("", 81), ("yes", 2)]);
     assert_eq!(pod.addresses.len(), 1, "the same address twice");
-    assert_eq!(&*pod.labels["app"], "");
+    assert_eq!(pod.labels.get("app"), Some(""));
     assert!(!pod.ready && pod.draining && pod.deleted, "it is being deleted");
     assert_eq!(pod.node, None);
 }

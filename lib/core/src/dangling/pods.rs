@@ -10,7 +10,7 @@ use crate::{
 impl Known<'_> {
     pub(super) fn pod(&self, pod: &Pod, say: Say<'_>) {
         let Some(fact) = self.model.world().pod(&pod.name) else { return self.ended(pod, say) };
-        let ambient = |label: Option<&std::sync::Arc<str>>| label.is_some_and(|v| &**v == "ambient");
+        let ambient = |label: Option<&str>| label == Some("ambient");
         let namespace = pod.name.namespace();
         let asks = ambient(pod.labels.get(DATAPLANE_MODE));
         let is_asked = ambient(self.model.sources().namespace(namespace).and_then(|n| n.labels.get(DATAPLANE_MODE)));

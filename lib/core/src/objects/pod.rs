@@ -113,7 +113,7 @@ impl Pod {
     }
 
     fn label(&self, keys: &[&str]) -> Option<&str> {
-        keys.iter().find_map(|key| self.labels.get(*key)).map(|value| &**value)
+        keys.iter().find_map(|key| self.labels.get(key))
     }
 }
 

@@ -39,21 +39,23 @@ pub(super) struct Dirty {
 
 /// Selectors that came with one batch, by the first pair of each: however many they are, each pod is looked at once.
 #[derive(Debug, Default)]
-struct AnyOf(BTreeMap<FirstPair, Vec<Labels>>);
-
-/// Of a selector, the label and value that are first; none: it is empty.
-type FirstPair = Option<(Arc<str>, Arc<str>)>;
+struct AnyOf {
+    by_pair: BTreeMap<Box<str>, Vec<Labels>>,
+    /// One is empty.
+    everything: bool,
+}
 
 impl AnyOf {
     fn add(&mut self, selector: &Labels) {
-        let first = selector.first_key_value().map(|(key, value)| (Arc::clone(key), Arc::clone(value)));
-        self.0.entry(first).or_default().push(selector.clone());
+        match selector.pairs().next() {
+            Some(first) => self.by_pair.entry(first.into()).or_default().push(selector.clone()),
+            None => self.everything = true,
+        }
     }
 
     fn selects(&self, labels: &Labels) -> bool {
-        let pairs = labels.iter().map(|(key, value)| Some((Arc::clone(key), Arc::clone(value))));
-        let mut candidates = pairs.chain([None]).filter_map(|pair| self.0.get(&pair)).flatten();
-        candidates.any(|selector| selects(selector, labels))
+        let mut candidates = labels.pairs().filter_map(|pair| self.by_pair.get(pair)).flatten();
+        self.everything || candidates.any(|selector| selects(selector, labels))
     }
 }
 

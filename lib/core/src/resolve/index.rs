@@ -130,8 +130,8 @@ pub(super) struct Selectors(BTreeMap<Arc<str>, OfNamespace>);
 
 #[derive(Clone, Debug, Default)]
 struct OfNamespace {
-    /// By key, then value, of the selector's first pair.
-    by_pair: BTreeMap<Arc<str>, MultiMap<Arc<str>, ObjectName>>,
+    /// By the selector's first pair.
+    by_pair: MultiMap<Box<str>, ObjectName>,
     /// Those with an empty selector.
     everything: MultiMap<(), ObjectName>,
 }
@@ -139,25 +139,16 @@ struct OfNamespace {
 impl Selectors {
     pub(super) fn insert(&mut self, object: &ObjectName, selector: &Labels) {
         let of = self.0.entry(object.namespace().into()).or_default();
-        match selector.first_key_value() {
-            Some((key, value)) => {
-                of.by_pair.entry(Arc::clone(key)).or_default().insert(Arc::clone(value), object.clone());
-            }
+        match selector.pairs().next() {
+            Some(first) => of.by_pair.insert(first.into(), object.clone()),
             None => of.everything.insert((), object.clone()),
         }
     }
 
     pub(super) fn remove(&mut self, object: &ObjectName, selector: &Labels) {
         let Some(of) = self.0.get_mut(object.namespace()) else { return };
-        match selector.first_key_value() {
-            Some((key, value)) => {
-                if let Some(values) = of.by_pair.get_mut(key) {
-                    values.remove(&**value, object);
-                    if values.is_empty() {
-                        of.by_pair.remove(key);
-                    }
-                }
-            }
+        match selector.pairs().next() {
+            Some(first) => of.by_pair.remove(first, object),
             None => of.everything.remove(&(), object),
         }
         if of.by_pair.is_empty() && of.everything.is_empty() {
@@ -173,10 +164,7 @@ impl Selectors {
         labels: &'a Labels,
     ) -> impl Iterator<Item = &'a ObjectName> + use<'a> {
         let of = self.0.get(namespace).into_iter();
-        of.flat_map(move |of| {
-            let by_pair = labels.iter().filter_map(|(key, value)| Some(of.by_pair.get(key)?.get(&**value))).flatten();
-            by_pair.chain(of.everything.get(&()))
-        })
+        of.flat_map(move |of| labels.pairs().flat_map(|pair| of.by_pair.get(pair)).chain(of.everything.get(&())))
     }
 }
 

@@ -15,7 +15,7 @@ pub(super) const USE_WAYPOINT: &str = "istio.io/use-waypoint";
 
 /// The waypoint that labels name.
 pub(super) fn waypoint(labels: &Labels) -> Option<Arc<str>> {
-    labels.get(USE_WAYPOINT).filter(|name| &***name != "none").cloned()
+    labels.get(USE_WAYPOINT).filter(|name| *name != "none").map(Arc::from)
 }
 
 impl Resolver {
@@ -25,9 +25,13 @@ impl Resolver {
             return None;
         }
         let namespace: Arc<str> = pod.name.namespace().into();
-        let label = |key: &str, other: &str| pod.labels.get(key).cloned().unwrap_or_else(|| other.into());
+        // Mostly the same, and then one text.
+        let label = |key: &str, other: &Arc<str>| match pod.labels.get(key) {
+            Some(value) if value != &**other => value.into(),
+            _ => Arc::clone(other),
+        };
         let owns = pod.has_own_addresses();
-        let (service, revision) = (pod.canonical_service(), pod.canonical_revision());
+        let (service, revision) = (pod.canonical_service().into(), pod.canonical_revision().into());
         Some(Workload {
             uid: Uid::of_pod(&self.settings.cluster, &pod.name),
             name: pod.name.clone(),
@@ -44,10 +48,10 @@ impl Resolver {
             ready: pod.ready,
             draining: pod.draining,
             owner: pod.owner.clone(),
-            app: label("app", service),
-            version: label("version", revision),
-            canonical_service: service.into(),
-            canonical_revision: revision.into(),
+            app: label("app", &service),
+            version: label("version", &revision),
+            canonical_service: service,
+            canonical_revision: revision,
         })
     }
 

@@ -61,7 +61,7 @@ impl Locality {
     /// The locality in the labels of a node; an empty value counts as none.
     #[must_use]
     pub fn of(labels: &Labels) -> Self {
-        let label = |key| labels.get(key).filter(|value| !value.is_empty()).cloned();
+        let label = |key| labels.get(key).filter(|value| !value.is_empty()).map(Arc::from);
         Self { region: label(REGION), zone: label(ZONE), subzone: label(SUBZONE) }
     }
 
