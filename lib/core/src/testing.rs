@@ -71,7 +71,7 @@ pub fn slice_endpoint(addresses: &str) -> SliceEndpoint {
         draining: false,
         node: None,
         zone: None,
-        hints: Hints::default(),
+        hints: None,
     }
 }
 
@@ -326,6 +326,7 @@ fn some_slice() -> impl Strategy<Value = EndpointSlice> {
     let names =
         |all: &'static [&'static str]| vec(select(all), 0..2).prop_map(|n| n.into_iter().map(Arc::from).collect());
     let hints = (names(&["z1", "z2"]), names(&NODES)).prop_map(|(zones, nodes)| Hints { zones, nodes });
+    let hints = hints.prop_map(|hints| (hints != Hints::default()).then(|| Arc::new(hints)));
     let place = (select(vec![None, Some("z1"), Some("z2")]), select(vec![None, Some(NODES[0]), Some(NODES[1])]));
     let endpoint = (1u8..12, any::<bool>(), any::<bool>(), place, hints, prop::option::weighted(0.3, some_name()));
     (some_name(), any::<bool>(), vec(endpoint, 0..4), proptest::sample::subsequence(vec!["p80", "p443"], 1..=2))

@@ -97,7 +97,7 @@ fn target(target: &shapes::ObjectReference, namespace: &str, at: &At<'_>, faults
     Some(ObjectName::new(namespace?, name?))
 }
 
-fn hints(hints: &shapes::EndpointHints, at: &At<'_>, faults: &mut Faults) -> Hints {
+fn hints(hints: &shapes::EndpointHints, at: &At<'_>, faults: &mut Faults) -> Option<Arc<Hints>> {
     let mut list = |all: &[shapes::Named], name: &str, check: fn(&str) -> Result<Arc<str>, Fault>| {
         let at = at.field(name);
         let mut one = |(i, named): (usize, &shapes::Named)| {
@@ -107,10 +107,11 @@ fn hints(hints: &shapes::EndpointHints, at: &At<'_>, faults: &mut Faults) -> Hin
         };
         all.iter().enumerate().filter_map(&mut one).collect()
     };
-    Hints {
+    let hints = Hints {
         zones: list(&hints.for_zones, "forZones", syntax::label_value),
         nodes: list(&hints.for_nodes, "forNodes", syntax::dns_subdomain),
-    }
+    };
+    (hints != Hints::default()).then(|| hints.into())
 }
 
 fn ports(shape: &shapes::EndpointSlice, faults: &mut Faults) -> Vec<SlicePort> {

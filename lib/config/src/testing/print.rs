@@ -150,10 +150,11 @@ fn slice(s: &EndpointSlice) -> Value {
 
 fn slice_endpoint(e: &SliceEndpoint) -> Value {
     let named = |all: &[std::sync::Arc<str>]| all.iter().map(|name| json!({"name": &**name})).collect::<Vec<_>>();
+    let hints = e.hints.as_deref().cloned().unwrap_or_default();
     let mut all = json!({
         "addresses": e.addresses,
         "conditions": {"ready": e.ready, "serving": e.ready || e.draining, "terminating": e.draining},
-        "hints": {"forZones": named(&e.hints.zones), "forNodes": named(&e.hints.nodes)},
+        "hints": {"forZones": named(&hints.zones), "forNodes": named(&hints.nodes)},
     });
     if let Some(target) = &e.target {
         all["targetRef"] = json!({"kind": "Pod", "name": target.name(), "namespace": target.namespace()});

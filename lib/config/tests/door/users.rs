@@ -263,7 +263,8 @@ fn endpoints_as_a_controller_writes_them() {
     let (workload, first) = endpoints[0];
     assert_eq!((workload.node.as_deref(), workload.locality.zone.as_deref()), (Some("node-1"), Some("z1")));
     let texts = |all: &[std::sync::Arc<str>]| all.join(" ");
-    assert_eq!((texts(&first.hints.zones), texts(&first.hints.nodes)), ("z1 z2".into(), "node-1".into()));
+    let hints = first.hints.as_ref().unwrap();
+    assert_eq!((texts(&hints.zones), texts(&hints.nodes)), ("z1 z2".into(), "node-1".into()));
 }
 
 #[test]

@@ -75,8 +75,8 @@ pub struct SliceEndpoint {
     pub node: Option<Arc<str>>,
     /// `zone`.
     pub zone: Option<Arc<str>>,
-    /// `hints`.
-    pub hints: Hints,
+    /// `hints`; none: it has none.
+    pub hints: Option<Arc<Hints>>,
 }
 
 impl SliceEndpoint {

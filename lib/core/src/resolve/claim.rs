@@ -5,7 +5,7 @@
 //! What must hold: a pod that leaves never takes an address away from a pod that stays, and two pods that stay never
 //! share one. Only where all that name an address leave does it stay theirs.
 
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr};
 
 use super::Resolver;
 use crate::{
@@ -26,21 +26,18 @@ pub(super) enum EndpointTarget {
 
 impl Resolver {
     /// The pods that have an address: more than one only by a mistake or an attack.
-    pub(super) fn holders(&self, ip: IpAddr) -> Vec<&ObjectName> {
+    pub(super) fn holders(&self, ip: IpAddr) -> Cow<'_, [ObjectName]> {
         let named = self.index.owners.get(&ip);
-        if let [one] = named {
-            return vec![one];
+        if named.len() <= 1 {
+            return named.into();
         }
-        let staying: Vec<_> = named.iter().filter(|name| !self.leaves(name)).collect();
-        if staying.is_empty() { named.iter().collect() } else { staying }
+        let staying: Vec<_> = named.iter().filter(|name| !self.leaves(name)).cloned().collect();
+        if staying.is_empty() { named.into() } else { staying.into() }
     }
 
     /// Whether the pod still owns this address of its.
     pub(super) fn holds(&self, pod: &Pod, ip: IpAddr) -> bool {
-        match self.index.owners.get(&ip) {
-            [one] => *one == pod.name,
-            _ => self.holders(ip).contains(&&pod.name),
-        }
+        self.holders(ip).contains(&pod.name)
     }
 
     /// It is being deleted, or nodes are known and its own is not among them.
@@ -60,7 +57,7 @@ impl Resolver {
         let holders = self.holders(ip);
         match &endpoint.target {
             Some(target) if *target == pod.name => EndpointTarget::ThisPod,
-            Some(target) if holders.contains(&target) => EndpointTarget::OtherPod,
+            Some(target) if holders.contains(target) => EndpointTarget::OtherPod,
             None if holders.len() == 1 => EndpointTarget::ThisPod,
             _ => EndpointTarget::Outdated,
         }

@@ -114,9 +114,13 @@ impl Resolver {
         if old.is_some() != new.is_some() {
             self.mark_contested(name, dirty);
         }
-        let locality = |node: Option<&Node>| node.map(|node| Locality::of(&node.labels));
-        if locality(old) == locality(new) {
+        let locality = new.map(|node| Locality::of(&node.labels));
+        if self.index.localities.get(name).map(|known| &**known) == locality.as_ref() {
             return;
+        }
+        match locality {
+            Some(locality) => drop(self.index.localities.insert(name.into(), Arc::new(locality))),
+            None => drop(self.index.localities.remove(name)),
         }
         dirty.pods.extend(self.index.pods_on.get(name).cloned());
         for slice in self.index.slices_on.get(name) {

@@ -4,7 +4,7 @@
 //! In Kubernetes slices are the only truth, and a controller makes them from the selector. So slices count alone where
 //! a service has any; without one (manifests that no cluster has run) its selector does what the controller would do.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use super::{Resolver, claim::EndpointTarget};
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     enrol::{Enrolment, EnrolmentReason},
     labels::selects,
     objects::{DEFAULT_WEIGHT, EndpointSlice, Pod, Service, SliceEndpoint},
-    world::{Endpoint, Hints, Locality, Mtls, ServicePort, TargetPort, Uid, Workload},
+    world::{Endpoint, Locality, Mtls, ServicePort, TargetPort, Uid, Workload},
 };
 
 impl Resolver {
@@ -21,7 +21,7 @@ impl Resolver {
         let mut all = Merged::default();
         for (slice, endpoint) in self.listings(pod) {
             let Some((service, ip)) = self.sources.service(&slice.service).zip(endpoint.address()) else { continue };
-            let listed = of_slice(service, slice, endpoint, pod.weight);
+            let listed = all.of_slice(service, slice, endpoint, pod.weight);
             all.add(match self.meant(pod, ip, endpoint) {
                 EndpointTarget::ThisPod => listed,
                 EndpointTarget::Outdated => listed.map(outdated),
@@ -31,7 +31,7 @@ impl Resolver {
         for service in self.selecting_services(pod) {
             self.of_selector(service, pod).for_each(|endpoint| all.add(Some(endpoint)));
         }
-        all.in_order()
+        all.into_vec()
     }
 
     /// The entries of slices that list an address of the pod.
@@ -77,7 +77,7 @@ impl Resolver {
                 ready: pod.ready || service.publish_not_ready,
                 draining: pod.draining,
                 weight: pod.weight,
-                hints: Hints::default(),
+                hints: None,
                 outdated: false,
             };
             let is_former = pod.has_own_addresses() && !self.holds(pod, address);
@@ -94,9 +94,9 @@ impl Resolver {
         let service = self.sources.service(&slice.service)?;
         let mut endpoints = Merged::default();
         let listed = || slice.endpoints.iter().filter(|e| e.address() == Some(address));
-        listed().for_each(|endpoint| endpoints.add(of_slice(service, slice, endpoint, DEFAULT_WEIGHT)));
+        listed().for_each(|endpoint| endpoints.add(endpoints.of_slice(service, slice, endpoint, DEFAULT_WEIGHT)));
         let first = listed().next()?;
-        let of_zone = || Locality { zone: first.zone.clone(), ..Locality::default() };
+        let of_zone = || Locality { zone: first.zone.clone(), ..Locality::default() }.into();
         let name = ObjectName::new(slice.name.namespace(), format!("{}/{address}", slice.name.name()));
         Some(Workload {
             uid: Uid::of_slice(&self.settings.cluster, &slice.name, address),
@@ -107,7 +107,7 @@ impl Resolver {
             waypoint: None,
             policies: Vec::new(),
             mtls: Mtls::default(),
-            endpoints: endpoints.in_order(),
+            endpoints: endpoints.into_vec(),
             locality: first.node.as_deref().and_then(|node| self.locality(node)).unwrap_or_else(of_zone),
             node: first.node.clone(),
             ready: first.ready,
@@ -122,50 +122,61 @@ impl Resolver {
     }
 }
 
-fn of_slice(service: &Service, slice: &EndpointSlice, endpoint: &SliceEndpoint, weight: u16) -> Option<Endpoint> {
-    if service.external_name.is_some() {
-        return None;
-    }
-    let target = |port: &ServicePort| slice.ports.iter().find(|p| p.name == port.name).map(|p| p.port);
-    Some(Endpoint {
-        service: service.name.clone(),
-        address: endpoint.address()?,
-        ports: service.ports.iter().filter_map(|p| Some((p.port, target(p)?))).collect(),
-        ready: endpoint.ready || service.publish_not_ready,
-        draining: endpoint.draining,
-        weight,
-        hints: endpoint.hints.clone(),
-        outdated: false,
-    })
-}
-
 /// It takes no connections, ready or not.
 fn outdated(endpoint: Endpoint) -> Endpoint {
     Endpoint { ready: false, draining: false, outdated: true, ..endpoint }
 }
 
-/// The key of an endpoint among those of its workload.
-type EndpointKey = (ObjectName, IpAddr, Arc<[(u16, u16)]>, bool);
-
-/// The endpoints of one workload. While a controller moves one from one slice to another it stands in both: it is one
-/// all the same.
+/// The endpoints of one workload, in order. While a controller moves one from one slice to another it stands in both: it
+/// is one all the same.
 #[derive(Default)]
-struct Merged(BTreeMap<EndpointKey, Endpoint>);
+struct Merged(Vec<Endpoint>);
 
 impl Merged {
     fn add(&mut self, endpoint: Option<Endpoint>) {
+        fn key(of: &Endpoint) -> (&ObjectName, IpAddr, &[(u16, u16)], bool) {
+            (&of.service, of.address, &of.ports, of.outdated)
+        }
         let Some(endpoint) = endpoint else { return };
-        let key = (endpoint.service.clone(), endpoint.address, Arc::clone(&endpoint.ports), endpoint.outdated);
-        match self.0.get_mut(&key) {
+        let at = self.0.partition_point(|known| key(known) < key(&endpoint));
+        match self.0.get_mut(at).filter(|known| key(known) == key(&endpoint)) {
             Some(known) => {
                 known.ready |= endpoint.ready;
                 known.draining |= endpoint.draining;
             }
-            None => drop(self.0.insert(key, endpoint)),
+            None => self.0.insert(at, endpoint),
         }
     }
 
-    fn in_order(self) -> Vec<Endpoint> {
-        self.0.into_values().collect()
+    /// An endpoint of a slice, before it is added.
+    fn of_slice(
+        &self,
+        service: &Service,
+        slice: &EndpointSlice,
+        endpoint: &SliceEndpoint,
+        weight: u16,
+    ) -> Option<Endpoint> {
+        if service.external_name.is_some() {
+            return None;
+        }
+        let target = |port: &ServicePort| slice.ports.iter().find(|p| p.name == port.name).map(|p| p.port);
+        let ports = || service.ports.iter().filter_map(|p| Some((p.port, target(p)?)));
+        // The same as of the other address family, mostly: one copy for both.
+        let known = self.0.last().filter(|last| last.ports.iter().copied().eq(ports()));
+        Some(Endpoint {
+            service: service.name.clone(),
+            address: endpoint.address()?,
+            ports: known.map_or_else(|| ports().collect(), |last| Arc::clone(&last.ports)),
+            ready: endpoint.ready || service.publish_not_ready,
+            draining: endpoint.draining,
+            weight,
+            hints: endpoint.hints.clone(),
+            outdated: false,
+        })
+    }
+
+    fn into_vec(mut self) -> Vec<Endpoint> {
+        self.0.shrink_to_fit();
+        self.0
     }
 }

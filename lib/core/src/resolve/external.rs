@@ -20,7 +20,7 @@ impl Resolver {
     /// well. Nodes are not among them.
     pub(super) fn others<'a>(&'a self, service: &'a Service, ip: IpAddr) -> impl Iterator<Item = ObjectKey> + 'a {
         let key = |kind| move |name: &ObjectName| ObjectKey::new(kind, name.clone());
-        let pods = self.holders(ip).into_iter().map(key(Kind::Pod));
+        let pods = self.holders(ip).into_owned().into_iter().map(|name| ObjectKey::new(Kind::Pod, name));
         let vips = self.index.vips.get(&ip).iter().map(key(Kind::Service));
         let shared = self.index.external.get(&ip).iter().filter(|name| **name != service.name).map(key(Kind::Service));
         pods.chain(vips).chain(shared)

@@ -70,7 +70,8 @@ impl Resolver {
     /// Other claimants of an object's addresses.
     fn claims(&self, key: &ObjectKey, addresses: &[IpAddr], say: &mut impl FnMut(String, String)) {
         for ip in addresses {
-            let pods = self.holders(*ip).into_iter().map(|name| ObjectKey::new(Kind::Pod, name.clone()));
+            let holders = self.holders(*ip);
+            let pods = holders.iter().map(|name| ObjectKey::new(Kind::Pod, name.clone()));
             let services = self.index.vips.get(ip).iter().map(|name| ObjectKey::new(Kind::Service, name.clone()));
             let others: Vec<_> = pods.chain(services).filter(|other| other != key).map(|o| o.to_string()).collect();
             if !others.is_empty() {

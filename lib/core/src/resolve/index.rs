@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use crate::{ObjectKey, ObjectName, labels::Labels};
+use crate::{ObjectKey, ObjectName, labels::Labels, world::Locality};
 
 /// A set that has one element in all but rare cases, and then no allocation.
 #[derive(Clone, Debug)]
@@ -173,6 +173,8 @@ impl Selectors {
 pub(super) struct Index {
     /// By node: its pods.
     pub(super) pods_on: SetMap<Arc<str>>,
+    /// By node: its locality, in one copy for all that is there.
+    pub(super) localities: BTreeMap<Arc<str>, Arc<Locality>>,
     /// By node: slices with an endpoint there.
     pub(super) slices_on: SetMap<Arc<str>>,
     /// By address: the pods that have it for themselves.

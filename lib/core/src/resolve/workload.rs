@@ -31,11 +31,13 @@ impl Resolver {
             _ => Arc::clone(other),
         };
         let owns = pod.has_own_addresses();
+        let mut addresses = Vec::with_capacity(pod.addresses.len());
+        addresses.extend(pod.addresses.iter().filter(|ip| !owns || self.holds(pod, **ip)));
         let (service, revision) = (pod.canonical_service().into(), pod.canonical_revision().into());
         Some(Workload {
             uid: Uid::of_pod(&self.settings.cluster, &pod.name),
             name: pod.name.clone(),
-            addresses: pod.addresses.iter().copied().filter(|ip| !owns || self.holds(pod, *ip)).collect(),
+            addresses,
             account: Some(Account { namespace, name: Arc::clone(&pod.service_account) }),
             enrolment: self.enrolment(pod),
             host_network: pod.host_network,
@@ -60,17 +62,17 @@ impl Resolver {
     }
 
     /// The locality of its node, else the zone in a slice.
-    fn locality_of(&self, pod: &Pod) -> Locality {
+    fn locality_of(&self, pod: &Pod) -> Arc<Locality> {
         let of_node = pod.node.as_deref().and_then(|node| self.locality(node));
         of_node.unwrap_or_else(|| {
             let zone = self.listings(pod).find_map(|(_, endpoint)| endpoint.zone.clone());
-            Locality { zone, ..Locality::default() }
+            Locality { zone, ..Locality::default() }.into()
         })
     }
 
     /// The locality of a node, as far as it is known.
-    pub(super) fn locality(&self, node: &str) -> Option<Locality> {
-        self.sources.node(node).map(|node| Locality::of(&node.labels))
+    pub(super) fn locality(&self, node: &str) -> Option<Arc<Locality>> {
+        self.index.localities.get(node).cloned()
     }
 
     /// The AuthorizationPolicies that select it, those of the root namespace first, then by name.

@@ -87,15 +87,21 @@ fn hinted<T: Trace>(
     locality: Option<&Locality>,
 ) {
     let names = |hints: &[Arc<str>], name: &str| hints.iter().any(|h| &**h == name);
-    if let Some(node) = node.filter(|_| all.iter().all(|c| !c.endpoint.hints.nodes.is_empty())) {
-        let fits = |c: &Candidate<'_>| names(&c.endpoint.hints.nodes, node);
+    fn nodes<'a>(c: &Candidate<'a>) -> &'a [Arc<str>] {
+        c.endpoint.hints.as_ref().map_or(&[], |hints| &hints.nodes)
+    }
+    fn zones<'a>(c: &Candidate<'a>) -> &'a [Arc<str>] {
+        c.endpoint.hints.as_ref().map_or(&[], |hints| &hints.zones)
+    }
+    if let Some(node) = node.filter(|_| all.iter().all(|c| !nodes(c).is_empty())) {
+        let fits = |c: &Candidate<'_>| names(nodes(c), node);
         if all.iter().any(fits) {
             return narrowing.prefer(all, fits, || format!("topology hints for node {node}"));
         }
     }
     let zone = locality.and_then(|l| l.zone.as_deref());
-    if let Some(zone) = zone.filter(|_| all.iter().all(|c| !c.endpoint.hints.zones.is_empty())) {
-        let fits = |c: &Candidate<'_>| names(&c.endpoint.hints.zones, zone);
+    if let Some(zone) = zone.filter(|_| all.iter().all(|c| !zones(c).is_empty())) {
+        let fits = |c: &Candidate<'_>| names(zones(c), zone);
         narrowing.prefer(all, fits, || format!("topology hints for zone {zone}"));
     }
 }

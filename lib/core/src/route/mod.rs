@@ -63,7 +63,7 @@ impl<'a> Caller<'a> {
     pub fn of(source: &'a Workload, to: IpAddr) -> Self {
         // Without an address of this family it cannot call; any will do.
         let address = source.addresses.iter().copied().find(|a| a.is_ipv4() == to.is_ipv4()).unwrap_or(to);
-        Self { address, node: source.node.as_deref(), locality: Some(&source.locality) }
+        Self { address, node: source.node.as_deref(), locality: Some(&*source.locality) }
     }
 }
 

@@ -28,7 +28,8 @@ pub(super) enum Claimant {
 #[derive(Clone, Debug)]
 pub(super) enum Claims {
     One(Claimant),
-    Many(Arc<[Claimant]>),
+    /// Two or more. Behind one pointer, so that the many that are one stay small.
+    Many(Arc<Vec<Claimant>>),
 }
 
 impl Claims {
@@ -78,7 +79,7 @@ struct EndpointKey {
     address: IpAddr,
     uid: Uid,
     /// Its place among the workload's endpoints.
-    at: usize,
+    at: u32,
 }
 
 /// An identity, and how many workloads have it.
@@ -133,7 +134,7 @@ impl Index {
         let address = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let first = EndpointKey { service: service.clone(), address, uid: Uid::new(""), at: 0 };
         let all = self.endpoints.range(first..).take_while(move |(key, _)| key.service == *service);
-        all.filter_map(|(key, workload)| Some((workload, workload.endpoints.get(key.at)?)))
+        all.filter_map(|(key, workload)| Some((workload, workload.endpoints.get(key.at as usize)?)))
     }
 
     /// A workload was `old` and is `new`, of one uid. What is the same in both is looked up once and keeps its place.
@@ -292,6 +293,7 @@ fn served(workload: Option<&Arc<Workload>>) -> &[Endpoint] {
 }
 
 fn endpoint_key(workload: &Workload, endpoint: &Endpoint, at: usize) -> EndpointKey {
+    let at = u32::try_from(at).unwrap_or(u32::MAX);
     EndpointKey { service: endpoint.service.clone(), address: endpoint.address, uid: workload.uid.clone(), at }
 }
 

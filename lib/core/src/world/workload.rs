@@ -55,7 +55,7 @@ impl Uid {
     /// Of a pod of this cluster.
     #[must_use]
     pub fn of_pod(cluster: &str, pod: &ObjectName) -> Self {
-        Self(format!("{cluster}//Pod/{}/{}", pod.namespace(), pod.name()).into())
+        Self([cluster, "//Pod/", pod.namespace(), "/", pod.name()].concat().into())
     }
 
     /// Of an address of a slice that belongs to no pod.
@@ -121,12 +121,12 @@ pub struct Owner {
     pub name: Arc<str>,
 }
 
-/// The callers for which an endpoint is meant, as the controller of its slice has worked out. Empty: all.
+/// The callers for which an endpoint is meant, as the controller of its slice has worked out. Rarely there are any.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Hints {
-    /// `hints.forZones[].name`.
+    /// `hints.forZones[].name`; empty: it says nothing.
     pub zones: Vec<Arc<str>>,
-    /// `hints.forNodes[].name`.
+    /// `hints.forNodes[].name`; empty: it says nothing.
     pub nodes: Vec<Arc<str>>,
 }
 
@@ -146,8 +146,8 @@ pub struct Endpoint {
     pub draining: bool,
     /// Its share of new connections, relative to the others'. 0: none, while others are there.
     pub weight: u16,
-    /// For which callers its slice says that it is meant.
-    pub hints: Hints,
+    /// For which callers its slice says that it is meant; none: all.
+    pub hints: Option<Arc<Hints>>,
     /// Its slice, or its own object, names an address that another pod has by now: it takes no connections. It stays
     /// all the same, so that calls of the service are refused instead of going past the mesh.
     pub outdated: bool,
@@ -193,8 +193,8 @@ pub struct Workload {
     pub endpoints: Vec<Endpoint>,
     /// The node that it runs on.
     pub node: Option<Arc<str>>,
-    /// The locality of its node.
-    pub locality: Locality,
+    /// The locality of its node, shared by all that are there.
+    pub locality: Arc<Locality>,
     /// The `Ready` condition, unless it is being deleted.
     pub ready: bool,
     /// It is being deleted, and its `Ready` condition still holds.

@@ -11,7 +11,7 @@ use underpass_core::{
         Created, DEFAULT_WEIGHT, EndpointSlice, MtlsMode, Namespace, Node, Object, PeerAuthentication, Phase, Pod,
         Service, SliceEndpoint, SlicePort,
     },
-    world::{Action, Affinity, AuthorizationPolicy, Hints, InternalTraffic, Scope, ServicePort, TargetPort},
+    world::{Action, Affinity, AuthorizationPolicy, InternalTraffic, Scope, ServicePort, TargetPort},
 };
 
 use super::layout::{Name, Thing};
@@ -114,7 +114,7 @@ fn slice(name: &Name, service: &Name, endpoints: Vec<(IpAddr, String, bool)>) ->
         draining: false,
         node: Some(node.into()),
         zone: None,
-        hints: Hints::default(),
+        hints: None,
     };
     EndpointSlice {
         name: object_name(name),

@@ -286,7 +286,7 @@ fn a_slice_says_where_endpoints_are_that_no_pod_has() {
 fn hints_count_where_all_endpoints_have_them() {
     let names = |text: &str| text.split_whitespace().map(Arc::from).collect();
     let at = |n: u8, zones: &str, nodes: &str| SliceEndpoint {
-        hints: Hints { zones: names(zones), nodes: names(nodes) },
+        hints: Some(Hints { zones: names(zones), nodes: names(nodes) }.into()),
         ..slice_endpoint(&format!("10.0.0.{n} fd00::{n}"))
     };
     let zones = || Case::new().slice(vec![at(1, "z1", ""), at(2, "z2", ""), at(3, "z2 z1", "")]);
