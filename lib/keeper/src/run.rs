@@ -196,7 +196,7 @@ impl Thread {
             false => self.world.with_settings(Arc::clone(settings)).apply(facts),
         };
         // The first one counts even where it is empty: now it is known that there is nothing.
-        if !is_first && Delta::between(&self.world, &next).is_empty() {
+        if !is_first && !Delta::is_any(&self.world, &next) {
             return;
         }
         tracing::info!(version = %next.version(), changes, "World published");

@@ -54,6 +54,19 @@ impl<'a> Delta<'a> {
         }
     }
 
+    /// Something differs between two Worlds: what the first difference costs, not all of them.
+    #[must_use]
+    pub fn is_any(old: &World, new: &World) -> bool {
+        fn differ<K: Ord, T: Eq>(old: &OrdMap<K, Arc<T>>, new: &OrdMap<K, Arc<T>>) -> bool {
+            old.diff(new).next().is_some()
+        }
+        old.settings != new.settings
+            || differ(&old.workloads, &new.workloads)
+            || differ(&old.services, &new.services)
+            || differ(&old.policies, &new.policies)
+            || differ(&old.mtls, &new.mtls)
+    }
+
     /// Nothing differs.
     #[must_use]
     pub const fn is_empty(&self) -> bool {

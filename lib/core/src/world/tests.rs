@@ -52,6 +52,7 @@ proptest! {
         let delta = Delta::between(old, new);
         prop_assert_eq!(&follow(old, &delta), new);
         prop_assert_eq!(delta.is_empty(), old == new);
+        prop_assert_eq!(Delta::is_any(old, new), old != new);
         prop_assert!(delta.workloads.iter().all(|w| w.old.map(|w| &**w) != w.new.map(|w| &**w)), "an equal fact is no change");
         // And between Worlds that share nothing.
         let other = model(now.sources().objects().map(|(_, object)| object.clone()));
