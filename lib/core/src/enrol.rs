@@ -187,10 +187,10 @@ pub fn decide(pod: &Pod, namespace: Option<&Namespace>, settings: &MeshSettings)
 
 fn redirected(pod: &Pod) -> Enrolment {
     match pod.annotations.get(REDIRECTION) {
-        Some(value) if &**value == REDIRECTED && pod.addresses.is_empty() => {
+        Some(value) if value == REDIRECTED && pod.addresses.is_empty() => {
             Enrolment { enrolled: false, because: EnrolmentReason::NoAddress }
         }
-        Some(value) if &**value == REDIRECTED => Enrolment { enrolled: true, because: EnrolmentReason::Redirection },
+        Some(value) if value == REDIRECTED => Enrolment { enrolled: true, because: EnrolmentReason::Redirection },
         _ => Enrolment { enrolled: false, because: EnrolmentReason::NotRedirected },
     }
 }

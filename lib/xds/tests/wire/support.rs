@@ -15,9 +15,9 @@ use tokio::{
 use underpass_xds::{
     access::{Authenticator, Caller, CallerPod, Refusal, RefusalKind},
     certificates::{Issuer, Request},
-    client::{self, Batch, Change, Node, Progress, Rejected},
+    client::{self, Batch, Node, Progress, Rejected},
     connect::ControlPlane,
-    resource::{Resource, ResourceKind, Resources},
+    resource::{Change, Resource, ResourceKind, Resources},
     server::{Counters, Limits, Services, serve},
 };
 

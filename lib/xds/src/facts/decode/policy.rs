@@ -86,7 +86,7 @@ fn is_elsewhere(settings: &MeshSettings, message: &Authorization) -> bool {
 }
 
 fn labels(ours: &PolicyExtension) -> Labels {
-    ours.selector.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect()
+    ours.selector.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
 }
 
 /// The policy that closes all that this one selects. Where that cannot be read, it is the whole namespace.

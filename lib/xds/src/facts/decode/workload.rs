@@ -86,7 +86,11 @@ pub(super) fn workload(settings: &MeshSettings, message: &istio::Workload) -> Re
         mtls: Mtls::default(),
         endpoints,
         node: text(&message.node),
-        locality: Locality { region: text(&place.region), zone: text(&place.zone), subzone: text(&place.subzone) },
+        locality: Arc::new(Locality {
+            region: text(&place.region),
+            zone: text(&place.zone),
+            subzone: text(&place.subzone),
+        }),
         ready: is_healthy(message),
         draining: more.draining,
         owner: owner(message),
@@ -214,7 +218,7 @@ pub(crate) fn endpoints(settings: &MeshSettings, message: &istio::Workload) -> V
             ready,
             draining: false,
             weight: WEIGHT,
-            hints: Hints::default(),
+            hints: None,
             outdated: false,
         }));
     }
@@ -235,7 +239,9 @@ fn endpoint((i, e): (usize, &v1::Endpoint)) -> Result<Endpoint, Faulty> {
         ready: e.ready,
         draining: e.draining,
         weight: e.weight.map_or(WEIGHT, |weight| u16::try_from(weight).unwrap_or(u16::MAX)),
-        hints: Hints { zones: texts(&e.hint_zones), nodes: texts(&e.hint_nodes) },
+        hints: Some(Hints { zones: texts(&e.hint_zones), nodes: texts(&e.hint_nodes) })
+            .filter(|hints| *hints != Hints::default())
+            .map(Arc::new),
         outdated: e.outdated,
     })
 }

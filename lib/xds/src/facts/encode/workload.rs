@@ -1,6 +1,6 @@
 //! A workload as Istio's message, and in our extension what that lacks.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use underpass_core::{
     TrustDomain,
@@ -27,7 +27,7 @@ pub(super) fn workload(
     mtls: &Mtls,
     converted: Option<String>,
 ) -> istio::Workload {
-    let text = |text: &Option<std::sync::Arc<str>>| text.as_deref().unwrap_or_default().to_owned();
+    let text = |text: &Option<Arc<str>>| text.as_deref().unwrap_or_default().to_owned();
     let namespace = workload.name.namespace();
     let (workload_type, workload_name) = owner(workload);
     let status = if workload.ready { WorkloadStatus::Healthy } else { WorkloadStatus::Unhealthy };
@@ -124,10 +124,14 @@ fn endpoint(e: &Endpoint) -> v1::Endpoint {
         ready: e.ready,
         draining: e.draining,
         weight: (e.weight != decode::WEIGHT).then(|| e.weight.into()),
-        hint_zones: e.hints.zones.iter().map(ToString::to_string).collect(),
-        hint_nodes: e.hints.nodes.iter().map(ToString::to_string).collect(),
+        hint_zones: texts(e.hints.as_ref().map(|hints| &*hints.zones)),
+        hint_nodes: texts(e.hints.as_ref().map(|hints| &*hints.nodes)),
         outdated: e.outdated,
     }
+}
+
+fn texts(all: Option<&[Arc<str>]>) -> Vec<String> {
+    all.unwrap_or_default().iter().map(ToString::to_string).collect()
 }
 
 fn sources(mtls: &Mtls) -> Option<MtlsSources> {

@@ -19,8 +19,8 @@ use crate::{
             address::Type, gateway_address::Destination,
         },
     },
-    facts::{Change, Decoder},
-    resource::ResourceKind,
+    facts::Decoder,
+    resource::{Change, ResourceKind},
 };
 
 mod refused;
@@ -43,7 +43,7 @@ impl Agent {
         let change = Change { kind, name: name.into(), body: body.map(Bytes::from) };
         let decoded = self.decoder.apply([change]);
         self.world = self.world.apply(decoded.facts);
-        decoded.problems.iter().map(|p| format!("{p}\n")).collect()
+        decoded.problems.iter().map(|(_, p)| format!("{p}\n")).collect()
     }
 
     fn workload(&mut self, message: &workload::Workload) -> String {
@@ -140,10 +140,10 @@ fn what_is_not_said_has_defaults() {
     .assert_eq(&first_lines(agent.pod("default/a"), 17));
     let endpoints: Vec<_> = agent.pod("default/a").endpoints.iter().map(|e| format!("{e:?}")).collect();
     expect![[r#"
-        Endpoint { service: default/api.example.com, address: 10.0.0.1, ports: [(80, 8080)], ready: true, draining: false, weight: 1, hints: Hints { zones: [], nodes: [] }, outdated: false }
-        Endpoint { service: default/api.example.com, address: fd00::1, ports: [(80, 8080)], ready: true, draining: false, weight: 1, hints: Hints { zones: [], nodes: [] }, outdated: false }
-        Endpoint { service: default/s, address: 10.0.0.1, ports: [(80, 8080)], ready: true, draining: false, weight: 1, hints: Hints { zones: [], nodes: [] }, outdated: false }
-        Endpoint { service: default/s, address: fd00::1, ports: [(80, 8080)], ready: true, draining: false, weight: 1, hints: Hints { zones: [], nodes: [] }, outdated: false }"#]]
+        Endpoint { service: default/api.example.com, address: 10.0.0.1, ports: [(80, 8080)], ready: true, draining: false, weight: 1, hints: None, outdated: false }
+        Endpoint { service: default/api.example.com, address: fd00::1, ports: [(80, 8080)], ready: true, draining: false, weight: 1, hints: None, outdated: false }
+        Endpoint { service: default/s, address: 10.0.0.1, ports: [(80, 8080)], ready: true, draining: false, weight: 1, hints: None, outdated: false }
+        Endpoint { service: default/s, address: fd00::1, ports: [(80, 8080)], ready: true, draining: false, weight: 1, hints: None, outdated: false }"#]]
     .assert_eq(&endpoints.join("\n"));
     // An address of a slice proves nothing.
     let uid = "Kubernetes/discovery.k8s.io/EndpointSlice/default/s-1/192.0.2.1";

@@ -11,8 +11,8 @@ use underpass_core::{
 
 use super::{changes, encode};
 use crate::{
-    facts::{Change, Decoder},
-    resource::{ResourceKind, Resources},
+    facts::Decoder,
+    resource::{Change, ResourceKind, Resources},
 };
 
 proptest! {
@@ -39,7 +39,7 @@ proptest! {
         let decoded = fresh.apply(all.clone());
         let now = World::empty(MeshSettings::clone(&settings)).apply(decoded.facts);
         // A policy that cannot be read has what closes in its place; a dry run, which enforces nothing, has nothing.
-        for problem in &decoded.problems {
+        for (_, problem) in &decoded.problems {
             prop_assert!(!problem.to_string().is_empty());
             if problem.effect == Some(underpass_door::Effect::Closed)
                 && let Some(policy) = problem.object.as_ref().and_then(|object| now.policy(&object.name))
@@ -52,8 +52,8 @@ proptest! {
         let mut warm = Decoder::new(Arc::clone(&settings));
         let good = World::empty(MeshSettings::clone(&settings)).apply(warm.apply(changes(&Resources::default(), &encode(&world))).facts);
         let decoded = warm.apply(all.clone());
-        let bad: Vec<_> = decoded.problems.iter().filter(|p| p.effect.is_some()).collect();
-        prop_assert!(bad.iter().all(|p| p.effect == Some(underpass_door::Effect::LastGood)));
+        let bad: Vec<_> = decoded.problems.iter().filter(|(_, p)| p.effect.is_some()).collect();
+        prop_assert!(bad.iter().all(|(_, p)| p.effect == Some(underpass_door::Effect::LastGood)));
         if bad.len() == all.len() {
             prop_assert_eq!(good.apply(decoded.facts.clone()), good.clone());
         }
