@@ -336,7 +336,8 @@ mod tests {
             "x\u{2028}\u{85}\u{b}\u{c}\0",
         ] {
             let mut c = connection();
-            c.service = Some(ObjectName::new(evil, evil));
+            let service = ObjectName::new(evil, evil);
+            c.service = Some(service.clone());
             c.policy = Some(ObjectName::new("default", evil));
             for format in [Format::Text, Format::Json] {
                 let text = line(format, &c);
@@ -347,7 +348,7 @@ mod tests {
                 );
             }
             let json: serde_json::Value = serde_json::from_str(&line(Format::Json, &c)).unwrap();
-            assert_eq!(json["service"], format!("{evil}/{evil}"));
+            assert_eq!(json["service"], service.to_string());
             assert_eq!(json["source_workload"], "productpage-1");
             assert_eq!(logfmt(&line(Format::Text, &c)), json_fields(&json), "{evil:?}");
         }
