@@ -29,17 +29,17 @@ pub enum Source {
         /// The directory.
         directory: PathBuf,
         /// The CA, open.
-        authority: Authority,
+        authority: Box<Authority>,
     },
     /// The API server and a control plane.
-    Cluster(Cluster),
+    Cluster(Box<Cluster>),
 }
 
 /// The doors of a source, before they are opened.
 #[derive(Debug)]
 pub(crate) enum Doors {
     Manifests { directory: PathBuf, feed: Feed },
-    Cluster { cluster: Cluster, pods: Feed, facts: Feed },
+    Cluster { cluster: Box<Cluster>, pods: Feed, facts: Feed },
 }
 
 /// Open doors. Dropped, they close.
@@ -56,7 +56,7 @@ impl Source {
             None => manifests(config, now),
             Some(control_plane) => {
                 make_state(&config.state).map_err(|fault| vec![fault])?;
-                Cluster::check(config, control_plane).map(Self::Cluster)
+                Cluster::check(config, control_plane).map(|cluster| Self::Cluster(Box::new(cluster)))
             }
         }
     }
@@ -118,7 +118,7 @@ fn manifests(config: &Config, now: SystemTime) -> Result<Source, Vec<Fault>> {
     let authority = Authority::open(&certs::directory(&config.state), &config.trust_domain, now);
     let authority = authority.map_err(|e| Fault { found: chain(&e), remedy: UNWRITABLE_STATE.to_owned() });
     match (readable, authority) {
-        (Ok(_), Ok(authority)) => Ok(Source::Manifests { directory, authority }),
+        (Ok(_), Ok(authority)) => Ok(Source::Manifests { directory, authority: Box::new(authority) }),
         (readable, authority) => Err(readable.err().into_iter().chain(authority.err()).collect()),
     }
 }

@@ -270,6 +270,7 @@ fn checked(folder: &Path) -> Checked {
         source: Source::Manifests {
             directory: folder.join("manifests"),
             authority: Authority::open(&folder.join("state/ca"), &TrustDomain::default(), SystemTime::now())
+                .map(Box::new)
                 .expect("CA"),
         },
         servers: Servers {

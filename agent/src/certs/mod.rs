@@ -48,7 +48,7 @@ pub const LONGEST_WAIT: Duration = book::FIRST_WAIT;
 #[derive(Debug)]
 pub enum Ca {
     /// The embedded one, as it was opened.
-    Embedded(CaLocation, Authority),
+    Embedded(CaLocation, Box<Authority>),
     /// A control plane's, and the roots that are trusted before its first answer.
     Remote(Remote, Vec<CertificateDer<'static>>),
 }
@@ -114,7 +114,7 @@ impl Certs {
             Ca::Embedded(location, authority) => {
                 let requests = ca::spawn(location, sender).map_err(StartError::Thread)?;
                 // Fails only where the thread ended, and then the process ends.
-                (Trust::from(&authority), Box::new(move |request| drop(requests.send(request))))
+                (Trust::from(&*authority), Box::new(move |request| drop(requests.send(request))))
             }
             Ca::Remote(remote, roots) => {
                 let trust = remote::trust(roots.clone()).map_err(StartError::RemoteRoots)?;

@@ -397,7 +397,8 @@ fn a_step_of_the_clock_is_noticed_at_once() {
     runtime.block_on(async {
         let (hour, start) = (Duration::from_secs(3600), SystemTime::now());
         let (time, clock) = watch::channel(start);
-        let mut certs = Certs::by(Clock::manual(clock), Ca::Embedded(location, authority), 24 * hour, gate).unwrap();
+        let mut certs =
+            Certs::by(Clock::manual(clock), Ca::Embedded(location, Box::new(authority)), 24 * hour, gate).unwrap();
         let (published, status) = (certs.subscribe(), certs.status());
         let a = identity("a");
         let serial = || published.borrow().own.get(&a).map(|own| own.serial().clone());
@@ -437,7 +438,8 @@ fn a_ca_that_goes_and_comes_back_is_told_by_readiness_and_status() {
     let gate = ready.gate("certificates", "not open yet");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let mut certs = Certs::start(Ca::Embedded(location, authority), Duration::from_secs(2), gate).unwrap();
+        let mut certs =
+            Certs::start(Ca::Embedded(location, Box::new(authority)), Duration::from_secs(2), gate).unwrap();
         let (published, status) = (certs.subscribe(), certs.status());
         let a = identity("a");
         certs.want(&[a.clone()].into());
