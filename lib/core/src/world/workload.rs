@@ -154,7 +154,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Both are the same address of the same service, whatever else they say.
+    /// Both are the same address of the same service; all else may differ.
     pub(super) fn is_at(&self, other: &Self) -> bool {
         self.address == other.address && self.service == other.service
     }
