@@ -3,6 +3,7 @@
 
 pub mod apps;
 pub mod bench;
+pub mod cluster;
 pub mod mesh;
 pub mod prometheus;
 pub mod testbed;

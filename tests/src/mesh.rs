@@ -3,6 +3,8 @@
 //!
 //! What must hold: a test waits on a fact. An edit is done when every agent has applied the World that it made.
 
+mod source;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -28,9 +30,12 @@ use crate::{
     },
 };
 
-/// The variable by which `cargo xtask` names the agent.
+pub use self::source::{ControlPlane, Credentials, Source};
+
 /// The variable by which `cargo xtask` names the command.
 const COMMAND: &str = "UNDERPASS_CLI_BIN";
+/// The filter of our programs' logs: all that is ours, and of others what they report.
+pub(crate) const LOG: &str = "debug,h2=info,hyper=info,hyper_util=info,tonic=info,tower=info,rustls=info";
 /// Lines of an access log that are shown where an expected one does not come.
 const SHOWN_LINES: usize = 20;
 
@@ -39,7 +44,7 @@ const SHOWN_LINES: usize = 20;
 pub struct Mesh {
     /// Nodes and pods.
     pub bed: Testbed,
-    manifests: PathBuf,
+    source: Source,
     agents: BTreeMap<String, Running>,
     started: usize,
     options: Vec<String>,
@@ -92,21 +97,17 @@ impl AgentVersion {
 impl Mesh {
     /// Builds the nodes and pods that the manifests describe, by file name. No agent runs yet.
     pub fn up(lab: &Lab, files: &[(&str, &str)]) -> Result<Self> {
-        let manifests = lab.directory().join("manifests");
-        fs::create_dir(&manifests)?;
-        for (name, text) in files {
-            fs::write(manifests.join(name), text)?;
-        }
-        let update = door::read(&manifests);
-        if let Some(problem) = update.errors().next() {
-            bail!("{problem}");
-        }
-        let mut model = Model::empty(MeshSettings::default());
-        model.apply(&update.batch);
-        let bed = Testbed::up(lab, &Description::from_model(&model)?)?;
-        Ok(Self {
+        let (manifests, description) = described(lab, files)?;
+        let bed = Testbed::up(lab, &description)?;
+        Ok(Self::over(bed, Source::Manifests(manifests)))
+    }
+
+    /// A mesh over these nodes and pods, of which agents learn from this source. No agent runs yet.
+    #[must_use]
+    pub fn over(bed: Testbed, source: Source) -> Self {
+        Self {
             bed,
-            manifests,
+            source,
             agents: BTreeMap::new(),
             started: 0,
             options: Vec::new(),
@@ -114,7 +115,12 @@ impl Mesh {
             ipv6: true,
             version: AgentVersion::This,
             stepped: false,
-        })
+        }
+    }
+
+    /// What every agent that is started from now on learns from; the source before.
+    pub fn set_source(&mut self, source: Source) -> Source {
+        std::mem::replace(&mut self.source, source)
     }
 
     /// Options that every agent is started with from now on.
@@ -142,9 +148,13 @@ impl Mesh {
         self.stepped = stepped;
     }
 
-    /// Starts an agent on every node, and waits until all of them have applied the manifests.
+    /// Starts an agent on every node, and waits until all of them have applied the manifests. With a control plane: on every
+    /// node that has credentials, and until all are ready.
     pub fn start(&mut self) -> Result<()> {
-        let nodes: Vec<String> = self.bed.nodes().iter().map(|node| node.spec().name.clone()).collect();
+        let nodes: Vec<String> = match &self.source {
+            Source::Manifests(_) => self.bed.nodes().iter().map(|node| node.spec().name.clone()).collect(),
+            Source::ControlPlane(control_plane) => control_plane.agents.keys().cloned().collect(),
+        };
         nodes.iter().try_for_each(|node| self.launch(node))?;
         nodes.iter().try_for_each(|node| self.settled(node, 0))
     }
@@ -184,10 +194,7 @@ impl Mesh {
         self.started += 1;
         let program = Program::new(self.version.program()?)
             .args(["--node", name])
-            .arg("--manifests")
-            .arg(&self.manifests)
-            .arg("--state")
-            .arg(lab.directory().join("state"))
+            .args(self.source.arguments(lab.directory(), name)?)
             .arg("--bpffs")
             .arg(lab.bpffs())
             .arg("--cgroup-root")
@@ -196,13 +203,14 @@ impl Mesh {
             .arg(self.admin_socket(name))
             .arg("--access-log")
             .arg(self.access_log(name))
-            .args(["--access-log-format", "json", "--log", "debug"])
+            .args(["--access-log-format", "json", "--log", LOG])
             .args(&self.options)
             .args(more)
             .files(self.files)
             .ipv6(self.ipv6)
             .stepped(self.stepped)
             .named(&format!("agent-{name}-{}", self.started));
+        let program = self.source.environment(name).into_iter().fold(program, |to, (name, value)| to.env(name, value));
         let running = node.service("underpass-agent")?.start(&program)?;
         self.agents.insert(name.to_owned(), running);
         Ok(())
@@ -249,6 +257,11 @@ impl Mesh {
         self.agents.get_mut(node).with_context(|| format!("no agent runs on {node}"))
     }
 
+    /// The nodes that an agent runs on.
+    pub fn agents(&self) -> impl Iterator<Item = &str> {
+        self.agents.keys().map(String::as_str)
+    }
+
     /// The agent of a node, for the test to keep: the mesh forgets it.
     pub fn release(&mut self, node: &str) -> Result<Running> {
         self.agents.remove(node).with_context(|| format!("no agent runs on {node}"))
@@ -279,12 +292,12 @@ impl Mesh {
 
     /// Writes a manifest (nothing: removes it) and waits for nothing.
     pub fn write(&self, file: &str, text: Option<&str>) -> Result<()> {
-        let path = self.manifests.join(file);
+        let path = self.path_of(file)?;
         match text {
             None => fs::remove_file(&path)?,
             // As editors do: a reader sees the old file or the new one.
             Some(text) => {
-                let aside = self.manifests.join(format!(".{file}.new"));
+                let aside = path.with_file_name(format!(".{file}.new"));
                 fs::write(&aside, text)?;
                 fs::rename(&aside, &path)?;
             }
@@ -293,14 +306,13 @@ impl Mesh {
     }
 
     /// The path of a manifest.
-    #[must_use]
-    pub fn path_of(&self, file: &str) -> PathBuf {
-        self.manifests.join(file)
+    pub fn path_of(&self, file: &str) -> Result<PathBuf> {
+        Ok(self.source.manifests()?.join(file))
     }
 
     /// The content of a manifest now.
     pub fn manifest(&self, file: &str) -> Result<String> {
-        Ok(fs::read_to_string(self.manifests.join(file))?)
+        Ok(fs::read_to_string(self.path_of(file)?)?)
     }
 
     /// Replaces a text that stands in a manifest exactly once, as [`Mesh::edit`] does.
@@ -310,7 +322,8 @@ impl Mesh {
         self.edit(file, Some(&text.replace(old, new)))
     }
 
-    /// Waits until a node's agent has taken so many updates of the manifests, and has applied the newest World that it has.
+    /// Waits until a node's agent has taken so many updates of the manifests (with a control plane: until it is ready), and has
+    /// applied the newest World that it has.
     fn settled(&mut self, node: &str, taken: u64) -> Result<()> {
         let running = self.agent(node)?;
         let log = running.log_path().to_owned();
@@ -321,7 +334,11 @@ impl Mesh {
                 return Ok(true);
             }
             let Some(applied) = last_applied(&log)? else { return Ok(false) };
-            Ok(self.taken(node)? >= taken.max(1) && applied == self.version(node)?)
+            let is_taken = match self.source {
+                Source::Manifests(_) => self.taken(node)? >= taken.max(1),
+                Source::ControlPlane(_) => self.is_ready(node)?,
+            };
+            Ok(is_taken && applied == self.version(node)?)
         })?;
         match ended {
             Some(exit) => bail!("the agent of {node} ended: {exit:?}"),
@@ -333,6 +350,12 @@ impl Mesh {
     pub fn version(&self, node: &str) -> Result<u64> {
         let dump = self.admin(node, "/config_dump")?;
         dump["world"]["version"].as_u64().context("a version in /config_dump")
+    }
+
+    /// The agent of a node says that it is ready.
+    pub fn is_ready(&self, node: &str) -> Result<bool> {
+        let shell = self.bed.node(node)?.shell()?;
+        Ok(shell.act(http::fetch, "http://127.0.0.1:15021/healthz/ready".to_owned()).is_ok())
     }
 
     /// The number of updates of the manifests that a node's agent has taken: its World is as new.
@@ -414,6 +437,22 @@ impl Mesh {
             anyhow!("{e:#}; the newest lines are\n{}", log.join("\n"))
         })
     }
+}
+
+/// Writes the manifests into a directory of the scenario; the directory, and the testbed that they describe.
+pub(crate) fn described(lab: &Lab, files: &[(&str, &str)]) -> Result<(PathBuf, Description)> {
+    let manifests = lab.directory().join("manifests");
+    fs::create_dir(&manifests)?;
+    for (name, text) in files {
+        fs::write(manifests.join(name), text)?;
+    }
+    let update = door::read(&manifests);
+    if let Some(problem) = update.errors().next() {
+        bail!("{problem}");
+    }
+    let mut model = Model::empty(MeshSettings::default());
+    model.apply(&update.batch);
+    Ok((manifests, Description::from_model(&model)?))
 }
 
 fn fits(value: &Value, want: &[(&str, &str)]) -> bool {

@@ -349,7 +349,7 @@ fn no_core_file_has_a_key(lab: &Lab) -> Result<()> {
     let site = node.service("underpass-agent")?;
     let agent = std::env::var("UNDERPASS_AGENT_BIN").context("run `cargo xtask test kernel`")?;
     let path = |path: &std::path::Path| path.to_str().context("UTF-8").map(str::to_owned);
-    let manifests = path(mesh.path_of("world.yaml").parent().context("a folder")?)?;
+    let manifests = path(mesh.path_of("world.yaml")?.parent().context("a folder")?)?;
     let (state, log) = (path(&lab.directory().join("state"))?, path(&lab.directory().join("access.log"))?);
     let (bpffs, cgroup) = (path(lab.bpffs())?, path(node.cgroup())?);
     let socket = path(&mesh.admin_socket("node-1"))?;

@@ -65,17 +65,18 @@ fn executable(line: &str) -> Option<Executable> {
     })
 }
 
-const PACKAGES: [&str; 6] = ["-p", "underpass-agent", "-p", "underpass-cli", "-p", "underpass-tests"];
+const PACKAGES: [&str; 8] =
+    ["-p", "underpass-agent", "-p", "underpass-cli", "-p", "underpass-control", "-p", "underpass-tests"];
 /// The agent of the version after this one.
 const NEXT_AGENT: &str = "underpass-agent-next";
 
-/// The programs that the demo and the kernel tests start.
+/// The programs that the demo, the kernel tests and those with an API server start.
 pub(crate) struct Programs {
     by_name: BTreeMap<String, PathBuf>,
 }
 
 impl Programs {
-    /// Builds the agent, the command line tool and the testbed's own binaries.
+    /// Builds the agent, the control plane, the command line tool and the testbed's own binaries.
     pub(crate) fn build(workspace: &Workspace) -> Result<Self> {
         let found = executables(workspace.cargo().args(["build", "--bins"]).args(PACKAGES))?;
         Ok(Self { by_name: found.into_iter().map(|executable| (executable.name, executable.path)).collect() })
@@ -101,11 +102,12 @@ impl Programs {
         self.by_name.values().map(PathBuf::as_path)
     }
 
-    /// The environment of a child: `UNDERPASS_AGENT_BIN` and `UNDERPASS_CLI_BIN`, the paths of the agent and of `underpass`, and where it
-    /// was built `UNDERPASS_NEXT_AGENT_BIN`.
+    /// The environment of a child: `UNDERPASS_AGENT_BIN`, `UNDERPASS_CONTROL_BIN` and `UNDERPASS_CLI_BIN`, the paths of the agent, the
+    /// control plane and `underpass`, and where it was built `UNDERPASS_NEXT_AGENT_BIN`.
     pub(crate) fn environment(&self) -> Result<Vec<(&'static str, PathBuf)>> {
         let mut environment = vec![
             ("UNDERPASS_AGENT_BIN", self.path("underpass-agent")?.to_path_buf()),
+            ("UNDERPASS_CONTROL_BIN", self.path("underpass-control")?.to_path_buf()),
             ("UNDERPASS_CLI_BIN", self.path("underpass")?.to_path_buf()),
         ];
         environment.extend(self.by_name.get(NEXT_AGENT).map(|path| ("UNDERPASS_NEXT_AGENT_BIN", path.clone())));
@@ -138,6 +140,6 @@ mod tests {
     fn a_missing_program_is_named() {
         let programs = Programs { by_name: [("underpass-agent".to_owned(), PathBuf::from("/a"))].into() };
         let error = programs.environment().unwrap_err().to_string();
-        assert!(error.contains("`underpass`") && error.contains("underpass-agent"), "{error}");
+        assert!(error.contains("`underpass-control`") && error.contains("underpass-agent"), "{error}");
     }
 }

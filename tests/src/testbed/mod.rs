@@ -64,6 +64,13 @@ pub struct Testbed {
 impl Testbed {
     /// Builds what `description` says.
     pub fn up(lab: &Lab, description: &Description) -> Result<Self> {
+        let mut bed = Self::without_pods(lab, description)?;
+        bed.add_pods(&description.pods)?;
+        Ok(bed)
+    }
+
+    /// The same but for the pods, which may come later: their subnets are there.
+    pub fn without_pods(lab: &Lab, description: &Description) -> Result<Self> {
         let layout = description.layout()?;
         let specs = description.nodes.iter().enumerate();
         let mut nodes = specs.map(|(n, spec)| Node::begin(lab, spec, n, &layout)).collect::<Result<Vec<_>>>()?;
@@ -76,9 +83,7 @@ impl Testbed {
         }
         netns::configure_all(&batches)?;
         let (services, pods, next_pod) = (description.services.clone(), BTreeMap::new(), 0);
-        let mut bed = Self { lab: lab.clone(), services, nodes, pods, fabric, next_pod };
-        bed.add_pods(&description.pods)?;
-        Ok(bed)
+        Ok(Self { lab: lab.clone(), services, nodes, pods, fabric, next_pod })
     }
 
     /// Adds a pod while everything runs. Its addresses lie in its node's subnets.

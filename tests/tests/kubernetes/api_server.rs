@@ -15,10 +15,13 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::{Value, json};
-use underpass_tests::testbed::{
-    ApiServer, Description, Kubectl, Lab, Testbed,
-    harness::{self, Scenario},
-    wait::wait_until,
+use underpass_tests::{
+    cluster,
+    testbed::{
+        ApiServer, Description, Kubectl, Lab, Testbed,
+        harness::{self, Scenario},
+        wait::wait_until,
+    },
 };
 
 use victim::{UP, VICTIM};
@@ -36,9 +39,6 @@ fn main() -> ExitCode {
 }
 
 const SAMPLES: &str = "samples_are_served_as_in_a_cluster";
-
-/// Kinds of Istio's that the samples have.
-const CRDS: &str = include_str!("crds.yaml");
 
 /// Two pods, the second of an account that has no other.
 const PODS: &str = "
@@ -93,7 +93,7 @@ fn samples_are_served_as_in_a_cluster(lab: &Lab) -> Result<()> {
     let (_bed, server) = up(lab)?;
     println!("ready after {:?}", server.started_in());
     let kubectl = server.kubectl();
-    kubectl.define(CRDS)?;
+    kubectl.define(cluster::CRDS)?;
     kubectl.populate(&samples()?)?;
 
     let pods = names(kubectl, &["pods", "-n", "bookinfo"])?;

@@ -149,7 +149,7 @@ pub(crate) fn ready_when_the_manifests_are_applied(lab: &Lab) -> Result<()> {
         mesh.bed.node("node-1")?.shell()?.act(http::fetch, "http://127.0.0.1:15021/healthz/ready".to_owned())
     };
     // open() of the file waits until it is closed here.
-    let held = fs::File::options().write(true).open(mesh.path_of("world.yaml"))?;
+    let held = fs::File::options().write(true).open(mesh.path_of("world.yaml")?)?;
     sys::lease(std::os::fd::AsFd::as_fd(&held)).context("a lease on a manifest")?;
     mesh.launch("node-1")?;
     let answer = wait_for("an answer", || {

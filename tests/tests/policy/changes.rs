@@ -224,7 +224,7 @@ pub(crate) fn a_renamed_manifest_leaves_no_gap(lab: &Lab) -> Result<()> {
     let mut names = [[FILE, "renamed.yaml"], ["world.yaml", "moved.yaml"]];
     for n in 0..RENAMES {
         for [from, to] in &mut names {
-            fs::rename(mesh.path_of(from), mesh.path_of(to))?;
+            fs::rename(mesh.path_of(from)?, mesh.path_of(to)?)?;
             std::mem::swap(from, to);
             denied_caller.wait_for_calls(10)?;
             caller.wait_for_calls(10)?;

@@ -216,8 +216,11 @@ impl Runner<'_> {
     fn kubernetes(&mut self) -> Result<()> {
         means::ensure()?;
         let kubernetes = kubernetes::ensure(self.workspace)?;
+        ebpf::build(self.workspace)?;
+        let programs = Programs::build(self.workspace)?;
         let tests = self.cargo_test().args(["-p", TESTBED, "--test", KUBERNETES_TESTS]);
-        self.tests(kubernetes.environment().into_iter().fold(tests, |tests, (name, path)| tests.env(name, path)))
+        let tests = kubernetes.environment().into_iter().fold(tests, |tests, (name, path)| tests.env(name, path));
+        self.tests(programs.environment()?.iter().fold(tests, |tests, (name, path)| tests.env(name, path)))
     }
 
     fn user_space(&self) -> Cmd {

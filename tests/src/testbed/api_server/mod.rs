@@ -61,6 +61,9 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
+    /// The audience of tokens for itself.
+    pub const AUDIENCE: &str = ISSUER;
+
     /// Starts both on this node and waits until the API server is ready. It answers at all of the node's addresses; clients are
     /// told the first.
     pub fn start(node: &Node) -> Result<Self> {

@@ -1,0 +1,44 @@
+//! A mesh in a cluster, end to end: agents that take pods from a real API server, facts and certificates from the control
+//! plane. Level kubernetes.
+//!
+//! What must hold: every refusal here has its twin beside it, the same request that is granted.
+
+mod calls;
+mod certificates;
+mod facts;
+mod labels;
+mod outages;
+
+#[allow(dead_code, reason = "the part of it that is about calls")]
+#[path = "../policy/setup.rs"]
+mod policy;
+#[path = "../support/mod.rs"]
+mod support;
+
+use anyhow::Result;
+use underpass_tests::{cluster::Cluster, testbed::Lab};
+
+underpass_tests::scenarios! {
+    a_mesh_of_a_cluster,
+    labels::a_namespace_joins_and_leaves_under_load,
+    outages::nothing_fails_without_control_and_api_server,
+    certificates::only_agents_get_the_identities_of_their_node,
+}
+
+/// The pods of the mesh, sorted.
+const PODS: [&str; 4] = ["mesh/a", "mesh/a2", "mesh/b", "mesh/b2"];
+/// The nodes that agents run on.
+const NODES: [&str; 2] = ["node-1", "node-2"];
+
+/// A cluster of these manifests, with control plane and agents.
+fn up(lab: &Lab, manifests: &[&str]) -> Result<Cluster> {
+    let mut cluster = Cluster::up(lab, &manifests.join("\n---\n"))?;
+    cluster.start()?;
+    Ok(cluster)
+}
+
+fn a_mesh_of_a_cluster(lab: &Lab) -> Result<()> {
+    let mut cluster = up(lab, &[support::WORLD, &policy::mutual_tls("strict", "{mtls: {mode: STRICT}}")])?;
+    calls::are_mutual_tls_as_policies_say(&mut cluster)?;
+    facts::are_those_of_files(&mut cluster)
+}
