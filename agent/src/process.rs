@@ -79,11 +79,14 @@ fn run(sources: Sources, loaded: Loaded) -> anyhow::Result<()> {
     let levels = underpass_telemetry::log::init(config.log_format, config.log.clone())?;
     loaded.warnings.iter().for_each(|warning| tracing::warn!(%warning, "setting probably misspelt"));
     limits::raise_descriptors();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // The channel to a control plane belongs to a runtime from its beginning.
+    let entered = runtime.enter();
     let checked = preflight::check(config, SystemTime::now()).map_err(|faults| {
         let lines: String = faults.iter().map(|fault| format!("\n  - {fault}")).collect();
         anyhow::anyhow!("cannot start:{lines}")
     })?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    drop(entered);
     let ran = runtime.block_on(async {
         let mut stop = Signals::watch()?;
         let (reloader, settings) = Reloader::new(sources, loaded);

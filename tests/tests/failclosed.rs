@@ -312,7 +312,7 @@ fn half_a_service(lab: &Lab, options: &[&str]) -> Result<Mesh> {
 }
 
 /// Service b.
-const VIPS: [&str; 2] = ["10.96.0.1", "fd00:10:96::1"];
+const VIPS: [&str; 2] = ["10.96.0.20", "fd00:10:96::20"];
 
 /// An open captured connection, which the tunnel carries to b2 in the clear.
 struct Carried {

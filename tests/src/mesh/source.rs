@@ -51,7 +51,7 @@ impl Source {
                 Ok(vec!["--manifests".into(), manifests.into(), state, directory.join("state").into()])
             }
             Self::ControlPlane(ControlPlane { address, name, roots, agents }) => {
-                let Credentials { token, kubeconfig } =
+                let Credentials { token, kubeconfig, .. } =
                     agents.get(node).with_context(|| format!("{node} has no credentials"))?;
                 let mut arguments = vec![state, directory.join(format!("state-{node}")).into()];
                 for (flag, value) in [

@@ -3,10 +3,15 @@
 //!
 //! What must hold: every refusal here has its twin beside it, the same request that is granted.
 
+#[path = "mesh/calls.rs"]
 mod calls;
+#[path = "mesh/certificates.rs"]
 mod certificates;
+#[path = "mesh/facts.rs"]
 mod facts;
+#[path = "mesh/labels.rs"]
 mod labels;
+#[path = "mesh/outages.rs"]
 mod outages;
 
 #[allow(dead_code, reason = "the part of it that is about calls")]

@@ -79,7 +79,7 @@ pub(crate) fn services_lead_to_target_ports(lab: &Lab) -> Result<()> {
     let mesh = mesh(lab)?;
     let _servers = mesh.echo(&SERVERS, PORT)?;
     let services =
-        [("mesh/b", "mesh/b", "10.96.0.1", "fd00:10:96::1"), ("mesh/a2", "mesh/a2", "10.96.0.3", "fd00:10:96::3")];
+        [("mesh/b", "mesh/b", "10.96.0.20", "fd00:10:96::20"), ("mesh/a2", "mesh/a2", "10.96.0.3", "fd00:10:96::3")];
     for (service, server, v4, v6) in services {
         for ipv4 in [true, false] {
             let vip = SocketAddr::new(if ipv4 { v4 } else { v6 }.parse()?, 80);
@@ -96,9 +96,9 @@ pub(crate) fn services_lead_to_target_ports(lab: &Lab) -> Result<()> {
         }
     }
     let _proxy = vip::start(mesh.bed.node("node-1")?, mesh.bed.services())?;
-    mesh.call("out/o1", Dial::to(SocketAddr::new("10.96.0.1".parse()?, 80)))?.answered().context("by a kube-proxy")?;
+    mesh.call("out/o1", Dial::to(SocketAddr::new("10.96.0.20".parse()?, 80)))?.answered().context("by a kube-proxy")?;
     for (vip, service, reason) in
-        [("10.96.0.1:81", "mesh/b", "unknown_port"), ("10.96.0.4:80", "mesh/unready", "no_endpoint")]
+        [("10.96.0.20:81", "mesh/b", "unknown_port"), ("10.96.0.4:80", "mesh/unready", "no_endpoint")]
     {
         mesh.is_reset("mesh/a", Dial::to(vip.parse::<SocketAddr>()?))?;
         mesh.logged("node-1", &[("destination_address", vip), ("service", service), ("reason", reason)])?;

@@ -39,7 +39,7 @@ spec:
     let mut mesh = Mesh::up(lab, &[("world.yaml", WORLD), ("services.yaml", SERVICES), ("allow.yaml", ALLOW)])?;
     mesh.start()?;
     let _servers = mesh.echo(&["mesh/b"], PORT)?;
-    for (vip, ipv4) in [("10.96.0.1", true), ("fd00:10:96::1", false)] {
+    for (vip, ipv4) in [("10.96.0.20", true), ("fd00:10:96::20", false)] {
         let (from, to) = (mesh.at("mesh/a", ipv4, 41_234)?, mesh.at("mesh/b", ipv4, PORT)?);
         let dial = Dial::to(SocketAddr::new(vip.parse()?, 80)).from_address(from).say("twenty-one characters");
         let talk = mesh.call("mesh/a", dial)?.answered()?;

@@ -11,7 +11,7 @@ use super::{
 };
 
 /// The text that must not be seen between the nodes.
-const SECRET: &str = "a-text-that-nobody-else-reads";
+const SECRET: &str = "a-text-that-two-pods-know";
 
 pub(crate) fn are_mutual_tls_as_policies_say(cluster: &mut Cluster) -> Result<()> {
     cluster.wait_for_annotated(&PODS)?;
@@ -24,7 +24,7 @@ pub(crate) fn are_mutual_tls_as_policies_say(cluster: &mut Cluster) -> Result<()
         }
     }
     // The twin: what has no identity is not let in where mutual TLS is demanded.
-    denied(mesh, "out/o1", "mesh/b", true, &[("reason", "mtls_required"), ("policy", "mesh/strict")])?;
+    denied(mesh, "out/o1", "mesh/b", true, &[("reason", "plaintext_refused"), ("policy", "mesh/strict")])?;
 
     cluster.kubectl().apply(&deny("not-a", "a"))?;
     cluster.wait_for_policy("mesh/not-a", true)?;
@@ -48,7 +48,7 @@ fn is_mutual_tls(mesh: &Mesh, from: &str, to: &str, ipv4: bool) -> Result<()> {
     let at = mesh.at(to, ipv4, PORT)?;
     let talk = mesh.call(from, Dial::to(at).say(SECRET))?.answered();
     let talk = talk.with_context(|| format!("{from} to {to}"))?;
-    ensure!(talk.reply.contains(SECRET), "{talk:?}");
+    ensure!(talk.who()?.app == to, "{talk:?}");
     let identity = |pod: &str| format!("spiffe://cluster.local/ns/{}", pod.replace('/', "/sa/"));
     let (source, destination, at) = (identity(from), identity(to), at.to_string());
     let both = [

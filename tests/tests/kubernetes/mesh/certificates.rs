@@ -3,7 +3,7 @@
 
 use std::{fs, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,7 @@ const OF_A: &str = "spiffe://cluster.local/ns/mesh/sa/a";
 const OF_B: &str = "spiffe://cluster.local/ns/mesh/sa/b";
 const OF_NONE: &str = "spiffe://cluster.local/ns/mesh/sa/of-no-pod";
 
-/// A request for a certificate, as anybody on a node can send it.
+/// A request for a certificate, as every process of a node can send it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Request {
     to: SocketAddr,
@@ -85,18 +85,18 @@ fn uri(identity: &str) -> Result<SanType> {
     Ok(SanType::URI(identity.try_into()?))
 }
 
-/// Somebody on node-1, with a folder of tokens.
-struct Somebody<'a> {
+/// A requester on node-1, with files of tokens.
+struct Requester<'a> {
     cluster: &'a mut Cluster,
     site: Site,
     tokens: usize,
 }
 
-impl Somebody<'_> {
+impl Requester<'_> {
     /// A token as a file, as a kubelet mounts it.
     fn token(&mut self, token: &str) -> Result<Option<PathBuf>> {
         self.tokens += 1;
-        let path = self.cluster.files().join(format!("somebody-{}", self.tokens));
+        let path = self.cluster.files().join(format!("requester-{}", self.tokens));
         fs::write(&path, token)?;
         Ok(Some(path))
     }
@@ -125,7 +125,7 @@ impl Somebody<'_> {
         };
         let answer = Answer::from_pem(&chain)?;
         let leaf = Certificate::parse(answer.chain.first().context("a leaf")?)?;
-        ensure!(leaf.identity()?.uri() == identity, "{leaf:?}");
+        ensure!(leaf.identity().map_err(|e| anyhow!("{e}"))?.uri() == identity, "{leaf:?}");
         Ok(())
     }
 
@@ -159,76 +159,76 @@ pub(crate) fn only_agents_get_the_identities_of_their_node(lab: &Lab) -> Result<
     cluster.control.start()?;
     cluster.mount_roots()?;
     let site = cluster.mesh.bed.node("node-1")?.shell()?;
-    let mut somebody = Somebody { cluster: &mut cluster, site, tokens: 0 };
-    tokens_are_of_a_living_pod_for_control(&mut somebody)?;
-    identities_are_of_the_callers_node(&mut somebody)?;
-    requests_ask_for_what_is_granted(&mut somebody)
+    let mut requester = Requester { cluster: &mut cluster, site, tokens: 0 };
+    tokens_are_of_a_living_pod_for_control(&mut requester)?;
+    identities_are_of_the_callers_node(&mut requester)?;
+    requests_ask_for_what_is_granted(&mut requester)
 }
 
-fn tokens_are_of_a_living_pod_for_control(somebody: &mut Somebody<'_>) -> Result<()> {
+fn tokens_are_of_a_living_pod_for_control(requester: &mut Requester<'_>) -> Result<()> {
     let agent = agent_pod("node-1");
-    let good = somebody.token_of(&agent)?;
+    let good = requester.token_of(&agent)?;
     let of_a = request(&[uri(OF_A)?])?;
-    somebody.gets(good.as_ref(), &[uri(OF_A)?], Some(OF_A), OF_A)?;
+    requester.gets(good.as_ref(), &[uri(OF_A)?], Some(OF_A), OF_A)?;
 
     let unauthenticated = |text| ("Unauthenticated", text, "unauthenticated");
     let refused = |token| (token, of_a.as_str(), Some(OF_A));
-    somebody.is_refused("no token", refused(None), unauthenticated("no bearer token"))?;
-    let kubectl = somebody.cluster.kubectl();
+    requester.is_refused("no token", refused(None), unauthenticated("no bearer token"))?;
+    let kubectl = requester.cluster.kubectl();
     let (of_others, unbound) = (
         kubectl.token_of_pod(&agent, "another")?,
         kubectl.token_of_account("underpass-system/underpass-agent", AUDIENCE)?,
     );
-    let of_others = somebody.token(&of_others)?;
-    somebody.is_refused("another audience", refused(of_others.as_ref()), unauthenticated("the token is not"))?;
-    let forged = somebody.token("eyJhbGciOiJub25lIn0.e30.")?;
-    somebody.is_refused("a forged token", refused(forged.as_ref()), unauthenticated("the token is not valid"))?;
-    let unbound = somebody.token(&unbound)?;
+    let of_others = requester.token(&of_others)?;
+    requester.is_refused("another audience", refused(of_others.as_ref()), unauthenticated("the token is not"))?;
+    let forged = requester.token("eyJhbGciOiJub25lIn0.e30.")?;
+    requester.is_refused("a forged token", refused(forged.as_ref()), unauthenticated("the token is not valid"))?;
+    let unbound = requester.token(&unbound)?;
     let denied = ("PermissionDenied", "the token is bound to no pod", "no_pod");
-    somebody.is_refused("bound to no pod", refused(unbound.as_ref()), denied)?;
+    requester.is_refused("bound to no pod", refused(unbound.as_ref()), denied)?;
 
     // An agent's pod that is replaced: its token ends with it, although there is another one of its name.
     let short = "underpass-system/underpass-agent-short";
     let pod = "{apiVersion: v1, kind: Pod, metadata: {name: underpass-agent-short, namespace: underpass-system}, \
                spec: {nodeName: node-1, serviceAccountName: underpass-agent, containers: [{name: main, image: main}]}, \
                status: {phase: Running}}";
-    somebody.cluster.kubectl().populate(pod)?;
-    let used = somebody.token_of(short)?;
-    let unused = somebody.token_of(short)?;
-    somebody.gets(used.as_ref(), &[uri(OF_A)?], Some(OF_A), OF_A)?;
-    somebody.cluster.kubectl().delete_pod(short)?;
-    somebody.is_refused("a deleted pod", refused(unused.as_ref()), unauthenticated("the token is not valid"))
+    requester.cluster.kubectl().populate(pod)?;
+    let used = requester.token_of(short)?;
+    let unused = requester.token_of(short)?;
+    requester.gets(used.as_ref(), &[uri(OF_A)?], Some(OF_A), OF_A)?;
+    requester.cluster.kubectl().delete_pod(short)?;
+    requester.is_refused("a deleted pod", refused(unused.as_ref()), unauthenticated("the token is not valid"))
 }
 
-fn identities_are_of_the_callers_node(somebody: &mut Somebody<'_>) -> Result<()> {
-    let [one, two] = ["node-1", "node-2"].map(|node| somebody.token_of(&agent_pod(node)));
+fn identities_are_of_the_callers_node(requester: &mut Requester<'_>) -> Result<()> {
+    let [one, two] = ["node-1", "node-2"].map(|node| requester.token_of(&agent_pod(node)));
     let (one, two) = (one?, two?);
-    let of_pod = somebody.token_of("mesh/a")?;
+    let of_pod = requester.token_of("mesh/a")?;
     let (of_a, of_b, of_none) = (request(&[uri(OF_A)?])?, request(&[uri(OF_B)?])?, request(&[uri(OF_NONE)?])?);
     // What one of them may, the other one may not.
-    somebody.gets(one.as_ref(), &[uri(OF_A)?], Some(OF_A), OF_A)?;
-    somebody.gets(two.as_ref(), &[uri(OF_B)?], Some(OF_B), OF_B)?;
+    requester.gets(one.as_ref(), &[uri(OF_A)?], Some(OF_A), OF_A)?;
+    requester.gets(two.as_ref(), &[uri(OF_B)?], Some(OF_B), OF_B)?;
     let not_here = |text| ("PermissionDenied", text, "not_on_node");
-    somebody.is_refused("b on node-1", (one.as_ref(), &of_b, Some(OF_B)), not_here("runs on node node-1"))?;
-    somebody.is_refused("a on node-2", (two.as_ref(), &of_a, Some(OF_A)), not_here("runs on node node-2"))?;
-    somebody.is_refused("no pod's", (one.as_ref(), &of_none, Some(OF_NONE)), not_here("runs on node node-1"))?;
+    requester.is_refused("b on node-1", (one.as_ref(), &of_b, Some(OF_B)), not_here("runs on node node-1"))?;
+    requester.is_refused("a on node-2", (two.as_ref(), &of_a, Some(OF_A)), not_here("runs on node node-2"))?;
+    requester.is_refused("no pod's", (one.as_ref(), &of_none, Some(OF_NONE)), not_here("runs on node node-1"))?;
     // A pod that is no agent has its own identity alone, named or not.
-    somebody.gets(of_pod.as_ref(), &[uri(OF_A)?], Some(OF_A), OF_A)?;
-    somebody.gets(of_pod.as_ref(), &[uri(OF_A)?], None, OF_A)?;
+    requester.gets(of_pod.as_ref(), &[uri(OF_A)?], Some(OF_A), OF_A)?;
+    requester.gets(of_pod.as_ref(), &[uri(OF_A)?], None, OF_A)?;
     let own_alone = ("PermissionDenied", "no identity but its own", "not_trusted");
-    somebody.is_refused("a pod for another", (of_pod.as_ref(), &of_b, Some(OF_B)), own_alone)?;
+    requester.is_refused("a pod for another", (of_pod.as_ref(), &of_b, Some(OF_B)), own_alone)?;
     let foreign = "spiffe://other.example/ns/mesh/sa/a";
     let of_foreign = request(&[uri(foreign)?])?;
     let denied = ("PermissionDenied", "not of this trust domain", "other_trust_domain");
-    somebody.is_refused("another trust domain", (one.as_ref(), &of_foreign, Some(foreign)), denied)?;
+    requester.is_refused("another trust domain", (one.as_ref(), &of_foreign, Some(foreign)), denied)?;
     let denied = ("PermissionDenied", "is not an identity", "not_an_identity");
-    somebody.is_refused("no identity", (one.as_ref(), &of_a, Some("mesh/a")), denied)
+    requester.is_refused("no identity", (one.as_ref(), &of_a, Some("mesh/a")), denied)
 }
 
-fn requests_ask_for_what_is_granted(somebody: &mut Somebody<'_>) -> Result<()> {
-    let agent = somebody.token_of(&agent_pod("node-1"))?;
+fn requests_ask_for_what_is_granted(requester: &mut Requester<'_>) -> Result<()> {
+    let agent = requester.token_of(&agent_pod("node-1"))?;
     // A request without a name gets the granted one, as one that names it.
-    somebody.gets(agent.as_ref(), &[], Some(OF_A), OF_A)?;
+    requester.gets(agent.as_ref(), &[], Some(OF_A), OF_A)?;
     let of_pem = request(&[uri(OF_A)?])?;
     let broken = of_pem.replacen("MII", "MIX", 1);
     ensure!(broken != of_pem);
@@ -237,12 +237,12 @@ fn requests_ask_for_what_is_granted(somebody: &mut Somebody<'_>) -> Result<()> {
         ("two names", request(&[uri(OF_A)?, uri(OF_B)?])?, "it asks for 2 names", "several_names"),
         ("a host name", request(&[SanType::DnsName("a.mesh".try_into()?)])?, "is not a URI", "not_a_uri"),
         ("an address", request(&[SanType::IpAddress([10, 244, 1, 10].into())])?, "is not a URI", "not_a_uri"),
-        ("no request", "somebody".to_owned(), "not a certificate request in PEM", "not_pem"),
+        ("no request", "no request".to_owned(), "not a certificate request in PEM", "not_pem"),
         ("a broken request", broken, "malformed", "malformed"),
     ];
     for (what, request, text, reason) in table {
         let asked = (agent.as_ref(), request.as_str(), Some(OF_A));
-        somebody.is_refused(what, asked, ("InvalidArgument", text, reason))?;
+        requester.is_refused(what, asked, ("InvalidArgument", text, reason))?;
     }
     Ok(())
 }
