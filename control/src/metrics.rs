@@ -11,7 +11,7 @@ use underpass_xds::{
     server::{Counters, Phase},
 };
 
-use crate::ca::{issuer, source::Newest};
+use crate::ca::{callers, issuer, source::Newest};
 
 static BUILD: Family = Family::gauge("underpass_build_info", "Version of the build; always 1.", &["version"]);
 static STREAMS: Family = Family::gauge(
@@ -50,6 +50,7 @@ const CA: &[&Family] = &[&EXPIRY];
 pub fn groups() -> Vec<(&'static str, &'static [&'static Family])> {
     vec![
         ("xDS", XDS),
+        ("Callers", callers::FAMILIES),
         ("Certificates", issuer::FAMILIES),
         ("The CA", CA),
         ("World", underpass_keeper::FAMILIES),

@@ -150,7 +150,7 @@ async fn start(config: &Config, mut stopping: watch::Receiver<bool>) -> Result<(
     resolved.open();
     let (connections, accepting) = incoming::accept(listener, acceptor);
     tasks.push(SupervisedTask::spawn("the accepting of connections", accepting));
-    let authenticator = Arc::new(TokenReviews::new(client));
+    let authenticator = Arc::new(TokenReviews::new(client, &registry));
     let limits = underpass_xds::server::Limits { end: config.drain, ..Default::default() };
     let services = Services { resources, authenticator, issuer, limits, counters };
     let shutdown = async move {

@@ -290,7 +290,7 @@ fn restarts_under_load(lab: &Lab) -> Result<()> {
     // The twin: the same from a pod that is not in the mesh is seen.
     fs::remove_file(&stop)?;
     let mut twin = hammer::start(&mesh.bed.app("out/o1")?, order("HAMMERED"))?;
-    twin.event::<u64>()?;
+    hammer::answers(&mut twin, 1)?;
     fs::write(&stop, "")?;
     twin.join()?;
     ensure!(wire.contains(b"HAMMERED")?, "the capture sees nothing");

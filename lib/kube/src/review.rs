@@ -77,6 +77,19 @@ pub enum Refusal {
     },
 }
 
+impl Refusal {
+    /// For metrics: `wrong_audience`.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::NotAuthenticated { .. } => "not_authenticated",
+            Self::WrongAudience { .. } => "wrong_audience",
+            Self::NoServiceAccount { .. } => "no_service_account",
+            Self::Unclear { .. } => "unclear",
+        }
+    }
+}
+
 /// The reason why there is no caller.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReviewError {

@@ -111,7 +111,7 @@ fn serial(stage: &Stage, node: &str) -> Result<String> {
 }
 
 /// Connections before and after the hand-over that have to be answered.
-const CALLS: usize = 20;
+const CALLS: u64 = 20;
 
 /// A second agent takes over under traffic.
 pub(crate) fn an_agent_takes_over(stage: &mut Stage) -> Result<()> {

@@ -7,12 +7,14 @@
 use std::{
     fmt,
     io::{BufRead, BufReader, Write},
-    os::unix::net::UnixStream,
+    os::{fd::AsFd, unix::net::UnixStream},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::{
     errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -94,6 +96,15 @@ impl Io {
             0 => Ok(None),
             _ => Ok(Some(serde_json::from_str(&line)?)),
         }
+    }
+
+    /// Waits, at most so long, until the test has told something or has let go of the actor.
+    pub fn is_told(&self, within: Duration) -> Result<bool> {
+        if !self.reader.buffer().is_empty() {
+            return Ok(true);
+        }
+        let mut fds = [PollFd::new(self.reader.get_ref().as_fd(), PollFlags::POLLIN)];
+        Ok(poll(&mut fds, PollTimeout::try_from(within)?)? > 0)
     }
 
     /// Waits until the test lets go of the actor, which then ends (or is killed first).

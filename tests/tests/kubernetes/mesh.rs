@@ -43,7 +43,7 @@ fn up(lab: &Lab, manifests: &[&str]) -> Result<Cluster> {
 }
 
 fn a_mesh_of_a_cluster(lab: &Lab) -> Result<()> {
-    let mut cluster = up(lab, &[support::WORLD, &policy::mutual_tls("strict", "{mtls: {mode: STRICT}}")])?;
+    let mut cluster = up(lab, &[support::WORLD, facts::SERVICES, facts::POLICIES])?;
     calls::are_mutual_tls_as_policies_say(&mut cluster)?;
     facts::are_those_of_files(&mut cluster)
 }

@@ -103,7 +103,7 @@ impl Load {
 
     /// Each of them is answered some more times.
     pub(crate) fn goes_on(&mut self) -> Result<()> {
-        const TIMES: usize = 5;
+        const TIMES: u64 = 5;
         self.hammers.iter_mut().try_for_each(|(client, hammer)| hammer::answers(hammer, TIMES).context(*client))
     }
 
