@@ -35,7 +35,8 @@ pub use self::source::{ControlPlane, Credentials, Source};
 /// The variable by which `cargo xtask` names the command.
 const COMMAND: &str = "UNDERPASS_CLI_BIN";
 /// The filter of our programs' logs: all that is ours, and of others what they report.
-pub(crate) const LOG: &str = "debug,h2=info,hyper=info,hyper_util=info,tonic=info,tower=info,rustls=info,kube_client=info,aya=info,aya_obj=info";
+pub(crate) const LOG: &str =
+    "debug,h2=info,hyper=info,hyper_util=info,tonic=info,tower=info,rustls=info,kube_client=info,aya=info,aya_obj=info";
 /// Lines of an access log that are shown where an expected one does not come.
 const SHOWN_LINES: usize = 20;
 

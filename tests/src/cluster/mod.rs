@@ -59,7 +59,8 @@ impl Cluster {
     /// Builds the nodes and pods that the manifests describe, and has them in an API server. Neither the control plane nor an
     /// agent runs yet.
     pub fn up(lab: &Lab, manifests: &str) -> Result<Self> {
-        let (directory, mut description) = mesh::described(lab, &[("mesh.yaml", manifests), ("place.yaml", own::PLACE)])?;
+        let (directory, mut description) =
+            mesh::described(lab, &[("mesh.yaml", manifests), ("place.yaml", own::PLACE)])?;
         let nodes: Vec<_> = description.nodes.iter().filter(|node| node.name != CONTROL_NODE).cloned().collect();
         let pods = own::pods(&nodes);
         fs::write(directory.join("own.yaml"), &pods)?;
@@ -167,7 +168,9 @@ impl Cluster {
             wait_until(&format!("policy {policy} on {node} to be there: {is_there}"), || {
                 let policies = self.mesh.admin(node, "/policies")?;
                 let policies = policies.as_array().context("a list of policies")?;
-                let is_it = |p: &Value| policy.split_once('/').is_some_and(|(ns, name)| p["namespace"] == ns && p["name"] == name);
+                let is_it = |p: &Value| {
+                    policy.split_once('/').is_some_and(|(ns, name)| p["namespace"] == ns && p["name"] == name)
+                };
                 Ok(policies.iter().any(is_it) == is_there)
             })?;
         }

@@ -72,7 +72,8 @@ impl Source {
     pub(super) fn environment(&self, node: &str) -> Vec<(&'static str, String)> {
         let Self::ControlPlane(ControlPlane { agents, .. }) = self else { return Vec::new() };
         let pod = agents.get(node).and_then(|own| own.pod.split_once('/'));
-        let named = pod.map(|(namespace, name)| [("POD_NAMESPACE", namespace.to_owned()), ("POD_NAME", name.to_owned())]);
+        let named =
+            pod.map(|(namespace, name)| [("POD_NAMESPACE", namespace.to_owned()), ("POD_NAME", name.to_owned())]);
         named.into_iter().flatten().collect()
     }
 

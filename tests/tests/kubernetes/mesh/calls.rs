@@ -6,7 +6,7 @@ use underpass_tests::{apps::socket::Dial, cluster::Cluster, mesh::Mesh};
 
 use super::{
     NODES, PODS,
-    policy::{deny, denied, passes},
+    policy::{denied, deny, passes},
     support::{PORT, ensure_hidden},
 };
 

@@ -168,7 +168,9 @@ pub(crate) fn only_agents_get_the_identities_of_their_node(lab: &Lab) -> Result<
     requests_ask_for_what_is_granted(&mut requester)?;
     for ((family, series), count) in requester.refused {
         // A page of metrics is a second old at most.
-        wait_until(&format!("{count} of {family}{{{series}}}"), || Ok(cluster.control.metric(family, &series)? == count))?;
+        wait_until(&format!("{count} of {family}{{{series}}}"), || {
+            Ok(cluster.control.metric(family, &series)? == count)
+        })?;
     }
     Ok(())
 }
@@ -188,9 +190,17 @@ fn tokens_are_of_a_living_pod_for_control(requester: &mut Requester<'_>) -> Resu
         kubectl.token_of_account("underpass-system/underpass-agent", AUDIENCE)?,
     );
     let of_others = requester.token(&of_others)?;
-    requester.is_refused("another audience", refused(of_others.as_ref()), unauthenticated("the token is not", "not_authenticated"))?;
+    requester.is_refused(
+        "another audience",
+        refused(of_others.as_ref()),
+        unauthenticated("the token is not", "not_authenticated"),
+    )?;
     let forged = requester.token("eyJhbGciOiJub25lIn0.e30.")?;
-    requester.is_refused("a forged token", refused(forged.as_ref()), unauthenticated("the token is not valid", "not_authenticated"))?;
+    requester.is_refused(
+        "a forged token",
+        refused(forged.as_ref()),
+        unauthenticated("the token is not valid", "not_authenticated"),
+    )?;
     let unbound = requester.token(&unbound)?;
     let denied = ("PermissionDenied", "the token is bound to no pod", "no_pod");
     requester.is_refused("bound to no pod", refused(unbound.as_ref()), denied)?;
@@ -205,7 +215,11 @@ fn tokens_are_of_a_living_pod_for_control(requester: &mut Requester<'_>) -> Resu
     let unused = requester.token_of(short)?;
     requester.gets(used.as_ref(), &[uri(OF_A)?], Some(OF_A), OF_A)?;
     requester.cluster.kubectl().delete_pod(short)?;
-    requester.is_refused("a deleted pod", refused(unused.as_ref()), unauthenticated("the token is not valid", "not_authenticated"))
+    requester.is_refused(
+        "a deleted pod",
+        refused(unused.as_ref()),
+        unauthenticated("the token is not valid", "not_authenticated"),
+    )
 }
 
 fn identities_are_of_the_callers_node(requester: &mut Requester<'_>) -> Result<()> {

@@ -6,7 +6,10 @@ use underpass_tests::{cluster::Cluster, testbed::Lab};
 use super::{
     NODES, PODS,
     policy::{denied, passes, policy},
-    support::{Family, PORT, WORLD, load::{Load, Open}},
+    support::{
+        Family, PORT, WORLD,
+        load::{Load, Open},
+    },
 };
 
 /// A rule for what mesh/a does.
