@@ -31,17 +31,13 @@ const ABOUT: &str = "Remove everything that agents left on this node: captured s
 and tables are removed. Not while an agent runs. Exit status: 0, nothing is left; 1, something is, and is named.";
 /// The settings of a cleanup.
 const SETTINGS: [&str; 5] = ["config", "node", "state", "bpffs", "cgroup_root"];
-/// A setting that an agent requires and a cleanup does not.
-const MANIFESTS: &str = "UNDERPASS_MANIFESTS";
-
 /// Loads the settings: those of the node's agent, from the same flags, environment and file, so that it is the same pins
 /// and the same agent that are looked for. `read` reads the file of `--config`.
 ///
 /// # Errors
 /// As [`config::load`].
-pub fn load(mut sources: Sources, read: impl Fn(&Path) -> io::Result<Vec<u8>>) -> Result<Config, Stop> {
-    sources.env.entry(MANIFESTS.into()).or_insert_with(|| "none".into());
-    config::load(&sources, read).map(|loaded| loaded.config).map_err(|stop| match stop {
+pub fn load(sources: &Sources, read: impl Fn(&Path) -> io::Result<Vec<u8>>) -> Result<Config, Stop> {
+    config::load_with(sources, read, false).map(|loaded| loaded.config).map_err(|stop| match stop {
         Stop::Answer(answer) if answer.kind() == ErrorKind::DisplayHelp => Stop::Answer(help()),
         other => other,
     })
@@ -177,7 +173,7 @@ mod tests {
     fn loaded(flags: &[&str], env: &[(&str, &str)], file: &str) -> Result<Config, String> {
         let args = std::iter::once("underpass-agent cleanup").chain(flags.iter().copied()).map(Into::into).collect();
         let env = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
-        load(Sources { args, env }, |_| Ok(file.into())).map_err(|stop| match stop {
+        load(&Sources { args, env }, |_| Ok(file.into())).map_err(|stop| match stop {
             Stop::Answer(answer) => answer.to_string(),
             Stop::Problems(problems) => problems.to_string(),
         })
@@ -191,6 +187,7 @@ mod tests {
         assert_eq!((&*config.node, is), ("env", ["/flag", "/bpf"]));
         // All flags of an agent, or the least.
         loaded(&["--node", "n", "--manifests", "/m", "--drain", "3s"], &[], "").unwrap();
+        loaded(&["--node", "n", "--control-plane", "control:15012"], &[], "").unwrap();
         loaded(&["--node", "n"], &[], "").unwrap();
         let check = |flags: &[&str], file: &str, says: &str| {
             let said = loaded(flags, &[], file).unwrap_err();

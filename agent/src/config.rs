@@ -24,6 +24,7 @@ use underpass_ztunnel::{SOCKETS_PER_CONNECTION, SOCKETS_PER_POD};
 
 use crate::certs::{self, CaLocation};
 
+pub(crate) use self::load::load_with;
 pub use self::{
     live::{Pending, Reloader, Running},
     load::{Effective, Loaded, Sources, Stop, load},

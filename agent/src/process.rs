@@ -28,7 +28,7 @@ pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == "cleanup") {
         let mut sources = Sources::of_process();
         sources.args.remove(1);
-        return match cleanup::load(sources, |file| std::fs::read(file)) {
+        return match cleanup::load(&sources, |file| std::fs::read(file)) {
             Ok(config) => clean_up(&config),
             Err(stop) => not_loaded("underpass-agent cleanup", stop),
         };

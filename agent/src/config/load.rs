@@ -85,6 +85,15 @@ pub enum Stop {
 /// # Errors
 /// All problems, or clap's answer to `--help`.
 pub fn load(sources: &Sources, read: impl Fn(&Path) -> io::Result<Vec<u8>>) -> Result<Loaded, Stop> {
+    load_with(sources, read, true)
+}
+
+/// As [`load`]. `needs_source`: without the mesh's source, manifests or a control plane, the settings are not complete.
+pub(crate) fn load_with(
+    sources: &Sources,
+    read: impl Fn(&Path) -> io::Result<Vec<u8>>,
+    needs_source: bool,
+) -> Result<Loaded, Stop> {
     let mut problems = Vec::new();
     let flags = flags(&sources.args, &mut problems)?;
     let path = path_of(&flags, sources);
@@ -94,7 +103,7 @@ pub fn load(sources: &Sources, read: impl Fn(&Path) -> io::Result<Vec<u8>>) -> R
         rows.iter().map(|row| effective(row, &flags, sources, path.as_deref(), &entries, &mut problems)).collect();
     let is_source = |s: &&Effective| super::SOURCES.contains(&&*s.name) && s.origin != Origin::Default;
     let given: Vec<Origin> = settings.iter().filter(is_source).map(|s| s.origin.clone()).collect();
-    if given.len() != 1 {
+    if given.len() > 1 || (needs_source && given.is_empty()) {
         problems.push(Problem::OneOf { names: &super::SOURCES, given });
     }
     if !problems.is_empty() {
