@@ -218,7 +218,9 @@ impl Runner<'_> {
         let kubernetes = kubernetes::ensure(self.workspace)?;
         ebpf::build(self.workspace)?;
         let programs = Programs::build(self.workspace)?;
+        // An API server that starts again beside a load takes its time.
         let tests = self.cargo_test().args(["-p", TESTBED, "--test", KUBERNETES_TESTS]);
+        let tests = tests.env("UNDERPASS_TEST_DEADLINE_S", "300");
         let tests = kubernetes.environment().into_iter().fold(tests, |tests, (name, path)| tests.env(name, path));
         self.tests(programs.environment()?.iter().fold(tests, |tests, (name, path)| tests.env(name, path)))
     }
