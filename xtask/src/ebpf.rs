@@ -46,7 +46,7 @@ const BUILDS: [Build; 3] = [
     Build { object: "underpass-programs-next", features: &[NEXT] },
 ];
 /// The cargo feature by which the programs say what they decide.
-const LOG: &str = "log";
+pub(crate) const LOG: &str = "log";
 /// The cargo feature by which programs and agent are of the version after this one.
 pub(crate) const NEXT: &str = "next";
 

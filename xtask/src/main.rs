@@ -8,6 +8,7 @@ mod bench;
 mod build;
 mod demo;
 mod ebpf;
+mod image;
 mod install;
 mod metadata;
 mod process;
@@ -43,6 +44,8 @@ enum Task {
     Boot(vm::Options),
     /// Build everything and start two nodes with a sample application on this machine
     Demo(demo::Options),
+    /// Write the container image as a file, without a container runtime, or its files into a folder
+    Image(image::Options),
     /// Measure, with the targets beside the numbers
     Bench(bench::Options),
 }
@@ -55,6 +58,7 @@ fn run(task: Task) -> Result<bool> {
         Task::Test(options) => test::run(&workspace, &options),
         Task::Boot(options) => vm::run(&workspace, &options),
         Task::Demo(options) => demo::run(&workspace, &options).map(|()| true),
+        Task::Image(options) => image::run(&workspace, &options).map(|()| true),
         Task::Bench(options) => bench::run(&workspace, &options).map(|()| true),
     }
 }

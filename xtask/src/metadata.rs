@@ -71,6 +71,8 @@ pub(crate) struct Edge<'a> {
     pub(crate) to: &'a Package,
     /// Only for tests, examples and benches of `from`.
     pub(crate) dev_only: bool,
+    /// `from` itself uses it, not its tests or its build script alone.
+    pub(crate) normal: bool,
 }
 
 impl Metadata {
@@ -121,8 +123,9 @@ impl Metadata {
             .filter_map(|(node, dep)| {
                 let dev_only =
                     !dep.dep_kinds.is_empty() && dep.dep_kinds.iter().all(|kind| kind.kind.as_deref() == Some("dev"));
+                let normal = dep.dep_kinds.is_empty() || dep.dep_kinds.iter().any(|kind| kind.kind.is_none());
                 let (from, to) = (by_id.get(node.id.as_str())?, by_id.get(dep.pkg.as_str())?);
-                from.turns_on(&to.name, &node.features).then_some(Edge { from, to, dev_only })
+                from.turns_on(&to.name, &node.features).then_some(Edge { from, to, dev_only, normal })
             })
             .collect()
     }
@@ -202,8 +205,10 @@ mod tests {
             &[("a", "", ""), ("b", "registry", "MIT"), ("c", "registry", "MIT"), ("d", "registry", "MIT")],
             &[("a", "b", "dev"), ("a", "c", "dev,normal"), ("a", "d", "build")],
         );
-        let edges: Vec<_> = metadata.edges().iter().map(|edge| (edge.to.name.clone(), edge.dev_only)).collect();
-        assert_eq!(edges, [("b".to_owned(), true), ("c".to_owned(), false), ("d".to_owned(), false)]);
+        let edges: Vec<_> =
+            metadata.edges().iter().map(|edge| (edge.to.name.clone(), edge.dev_only, edge.normal)).collect();
+        let want = [("b", true, false), ("c", false, true), ("d", false, false)];
+        assert_eq!(edges, want.map(|(name, dev_only, normal)| (name.to_owned(), dev_only, normal)));
         assert_eq!(metadata.members().map(|package| package.name.as_str()).collect::<Vec<_>>(), ["a"]);
     }
 
