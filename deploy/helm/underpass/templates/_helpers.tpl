@@ -1,0 +1,100 @@
+{{/* The image of every container. */}}
+{{- define "underpass.image" -}}
+{{ .Values.global.hub }}/underpass:{{ .Values.global.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{/* Pull policy; nothing: the cluster's default. */}}
+{{- define "underpass.pullPolicy" -}}
+{{ .Values.image.pullPolicy | default .Values.global.imagePullPolicy }}
+{{- end }}
+
+{{/* Labels of every object. */}}
+{{- define "underpass.labels" -}}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: underpass
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+{{- end }}
+
+{{/* Labels by which a workload finds its pods: they can never change. Of a list: the root, and the name. */}}
+{{- define "underpass.selector" -}}
+app.kubernetes.io/name: {{ index . 1 }}
+app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
+{{- end }}
+
+{{/* Labels of pods: the chart's, before those of the values. Of a list: the root, the name, the values. */}}
+{{- define "underpass.podLabels" -}}
+{{- $ours := include "underpass.selector" . | fromYaml }}
+{{- /* What runs the mesh is never in it, however its namespace is labelled. */}}
+{{- $ours = merge $ours (dict "app.kubernetes.io/part-of" "underpass" "istio.io/dataplane-mode" "none" "sidecar.istio.io/inject" "false") }}
+{{- merge $ours (index . 2) | toYaml }}
+{{- end }}
+
+{{/* Annotations of pods: those of the values, before the chart's. Of a list: the port of the metrics, the values. */}}
+{{- define "underpass.podAnnotations" -}}
+{{- $ours := dict "prometheus.io/scrape" "true" "prometheus.io/port" (index . 0) }}
+{{- merge (deepCopy (index . 1)) $ours | toYaml }}
+{{- end }}
+
+{{/* Where the pods of a component may run. Of a list: the root, the values of the component. */}}
+{{- define "underpass.place" -}}
+{{- $values := index . 1 }}
+{{- with (index . 0).Values.global.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+nodeSelector:
+  {{- merge (deepCopy $values.nodeSelector) (dict "kubernetes.io/os" "linux") | toYaml | nindent 2 }}
+{{- with $values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Settings of the mesh: one source for control plane and agents. */}}
+{{- define "underpass.mesh" -}}
+- --cluster={{ .Values.global.multiCluster.clusterName }}
+- --cluster-domain={{ .Values.global.proxy.clusterDomain }}
+- --trust-domain={{ .Values.meshConfig.trustDomain }}
+{{- with .Values.meshConfig.trustDomainAliases }}
+- --trust-domain-aliases={{ join "," . }}
+{{- end }}
+- --root-namespace={{ .Values.meshConfig.rootNamespace }}
+{{- end }}
+
+{{/* The agents' file of settings: those of the values, and their log, which change while they run. */}}
+{{- define "underpass.agentSettings" -}}
+{{- merge (dict "log" .Values.agent.logLevel) .Values.agent.settings | toYaml }}
+{{- end }}
+
+{{/* The given values of Istio's that have no effect here: their names, one a line. Empty ones ask for nothing. */}}
+{{- define "underpass.withoutEffect" -}}
+{{- $known := dict
+  "" (list "global" "image" "meshConfig" "pilot" "control" "agent")
+  "global." (list "hub" "tag" "imagePullPolicy" "imagePullSecrets" "proxy" "multiCluster")
+  "global.proxy." (list "clusterDomain" "accessLogFile")
+  "global.multiCluster." (list "clusterName")
+  "meshConfig." (list "trustDomain" "trustDomainAliases" "rootNamespace" "accessLogEncoding" "accessLogFile")
+  "pilot." (list "resources") }}
+{{- $given := dict
+  "" .Values
+  "global." .Values.global
+  "global.proxy." .Values.global.proxy
+  "global.multiCluster." .Values.global.multiCluster
+  "meshConfig." .Values.meshConfig
+  "pilot." (.Values.pilot | default dict) }}
+{{- range $path, $names := $known }}
+{{- range $name, $value := get $given $path }}
+{{- $isFile := and (eq $name "accessLogFile") (ne (toString $value) "/dev/stdout") }}
+{{- if and $value (or $isFile (not (has $name $names))) }}
+{{ $path }}{{ $name }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
