@@ -4,6 +4,7 @@
 pub mod apps;
 pub mod bench;
 pub mod cluster;
+pub mod installed;
 pub mod mesh;
 pub mod prometheus;
 pub mod testbed;

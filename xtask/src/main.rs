@@ -6,6 +6,7 @@
 
 mod bench;
 mod build;
+mod cluster;
 mod demo;
 mod ebpf;
 mod image;
@@ -46,6 +47,8 @@ enum Task {
     Demo(demo::Options),
     /// Write the container image as a file, without a container runtime, or its files into a folder
     Image(image::Options),
+    /// A Kubernetes cluster with the mesh in it on this machine, for people
+    Cluster(cluster::Options),
     /// Measure, with the targets beside the numbers
     Bench(bench::Options),
 }
@@ -59,6 +62,7 @@ fn run(task: Task) -> Result<bool> {
         Task::Boot(options) => vm::run(&workspace, &options),
         Task::Demo(options) => demo::run(&workspace, &options).map(|()| true),
         Task::Image(options) => image::run(&workspace, &options).map(|()| true),
+        Task::Cluster(options) => cluster::run(&workspace, &options).map(|()| true),
         Task::Bench(options) => bench::run(&workspace, &options).map(|()| true),
     }
 }

@@ -99,6 +99,35 @@ pub fn mount_point() -> Result<PathBuf> {
     }
 }
 
+/// The mount points of the hierarchies of cgroup version 1, which a hybrid machine has beside cgroup2.
+pub fn hierarchies() -> Result<Vec<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/self/mounts").context("read /proc/self/mounts")?;
+    let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    Ok(fields.filter(|f| f.get(2) == Some(&"cgroup")).filter_map(|f| f.get(1).map(PathBuf::from)).collect())
+}
+
+/// Moves the calling process to a cgroup.
+pub(super) fn enter(cgroup: &Path) -> Result<()> {
+    // "0" is the writer itself, in any PID namespace.
+    fs::write(cgroup.join("cgroup.procs"), "0").with_context(|| format!("enter cgroup {}", cgroup.display()))
+}
+
+/// Makes a cgroup in a hierarchy of version 1, with its parents below the mount point. It may exist.
+pub(super) fn make_in_hierarchy(hierarchy: &Path, relative: &Path) -> Result<PathBuf> {
+    let mut path = hierarchy.to_owned();
+    for part in relative {
+        let parent = path.clone();
+        path.push(part);
+        fs::create_dir_all(&path).with_context(|| format!("create cgroup {}", path.display()))?;
+        // Without these two no process may be in it.
+        for file in ["cpuset.cpus", "cpuset.mems"].into_iter().filter(|file| parent.join(file).is_file()) {
+            let value = fs::read(parent.join(file)).with_context(|| format!("read {file} of {}", parent.display()))?;
+            fs::write(path.join(file), value).with_context(|| format!("write {file} of {}", path.display()))?;
+        }
+    }
+    Ok(path)
+}
+
 /// The start time of a process in clock ticks since boot (proc_pid_stat(5), field 22): with the pid, its identity.
 fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -134,7 +163,7 @@ impl ScenarioCgroup {
 
 impl Drop for ScenarioCgroup {
     fn drop(&mut self) {
-        if let Err(e) = remove(&self.path) {
+        if let Err(e) = remove(&self.path).and_then(|()| remove_from_hierarchies(&self.path)) {
             eprintln!("{e:#}");
         }
     }
@@ -145,6 +174,10 @@ pub fn sweep() -> Result<()> {
     // An owner that seems gone but has living processes is only in another PID namespace: a scenario dies with its owner.
     for cgroup in abandoned(&mount_point()?)?.into_iter().filter(|path| is_empty(path)) {
         remove(&cgroup)?;
+    }
+    for hierarchy in hierarchies()? {
+        // A busy one has living processes: its owner is in another PID namespace.
+        abandoned(&hierarchy)?.iter().for_each(|cgroup| drop(remove_tree(cgroup)));
     }
     for directory in abandoned(&std::env::temp_dir())? {
         match fs::remove_dir_all(&directory) {
@@ -193,6 +226,16 @@ pub fn kill(path: &Path) -> Result<()> {
 /// Kills what lives below `path` and removes it, deepest first. What is not there is no error.
 pub fn remove(path: &Path) -> Result<()> {
     kill(path)?;
+    remove_empty(path)
+}
+
+/// Removes the scenario's cgroups of version 1, where it has any. Its processes were all in the one of cgroup2, which is gone.
+fn remove_from_hierarchies(scenario: &Path) -> Result<()> {
+    let name = scenario.file_name().context("the name of a cgroup")?;
+    hierarchies()?.iter().try_for_each(|hierarchy| remove_empty(&hierarchy.join(name)))
+}
+
+fn remove_empty(path: &Path) -> Result<()> {
     let end = Instant::now() + REMOVAL;
     loop {
         match remove_tree(path) {

@@ -62,10 +62,14 @@ const IO_FD: RawFd = 3;
 pub(super) struct Isolation {
     /// The cgroup it moves to first.
     pub(super) cgroup: Option<PathBuf>,
+    /// The cgroups of other hierarchies (version 1) that it moves to as well.
+    pub(super) hierarchies: Vec<PathBuf>,
     /// The process whose network namespace it enters.
     pub(super) network_of: Option<i32>,
     /// The process whose mount namespace it enters.
     pub(super) mounts_of: Option<i32>,
+    /// The process whose cgroup namespace it enters.
+    pub(super) cgroups_of: Option<i32>,
 }
 
 /// Asks init for a process. Two descriptors travel with it: the one by which init reports pid and exit, and the
@@ -302,18 +306,19 @@ fn act(request: &Request, io: &mut Io) -> Result<serde_json::Value> {
 impl Isolation {
     /// Moves the calling process (one thread) there.
     fn enter(&self) -> Result<()> {
-        if let Some(cgroup) = &self.cgroup {
-            // "0" is the writer itself, in any PID namespace.
-            fs::write(cgroup.join("cgroup.procs"), "0")
-                .with_context(|| format!("enter cgroup {}", cgroup.display()))?;
+        for cgroup in self.cgroup.iter().chain(&self.hierarchies) {
+            super::cgroup::enter(cgroup)?;
         }
-        // Both are opened before either is entered: /proc belongs to the mounts that are left.
+        // All are opened before one is entered: /proc belongs to the mounts that are left.
         let open = |pid: &Option<i32>, kind: &str| -> Result<Option<fs::File>> {
             let Some(pid) = pid else { return Ok(None) };
             let path = format!("/proc/{pid}/ns/{kind}");
             fs::File::open(&path).with_context(|| format!("open {path}")).map(Some)
         };
         let (network, mounts) = (open(&self.network_of, "net")?, open(&self.mounts_of, "mnt")?);
+        if let Some(cgroups) = open(&self.cgroups_of, "cgroup")? {
+            setns(cgroups, CloneFlags::CLONE_NEWCGROUP).context("enter the cgroup namespace")?;
+        }
         if let Some(network) = network {
             setns(network, CloneFlags::CLONE_NEWNET).context("enter the network namespace")?;
         }

@@ -78,6 +78,18 @@ impl Lab {
         debug_assert!(path.starts_with(self.cgroup()), "only below the scenario's own");
         std::fs::create_dir_all(path).with_context(|| format!("create cgroup {}", path.display()))
     }
+
+    /// Makes a cgroup below the scenario's in every hierarchy of version 1 as well, with its parents: mount points, and the
+    /// cgroups in them.
+    pub(super) fn make_in_hierarchies(&self, path: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
+        let mount_point = super::cgroup::mount_point()?;
+        let relative = path.strip_prefix(&mount_point).context("a cgroup of the scenario")?;
+        let make = |hierarchy: PathBuf| {
+            let made = super::cgroup::make_in_hierarchy(&hierarchy, relative)?;
+            Ok((hierarchy, made))
+        };
+        super::cgroup::hierarchies()?.into_iter().map(make).collect()
+    }
 }
 
 /// A cgroup and namespaces in which processes of a test run: a pod's container, a node, the lab itself.
@@ -110,6 +122,13 @@ impl Site {
         self.lab.make_cgroup(cgroup)?;
         let isolation = Isolation { cgroup: Some(cgroup.to_owned()), ..self.isolation.clone() };
         Ok(Self { lab: self.lab.clone(), isolation })
+    }
+
+    /// The same with the files of the lab: a test's own are seen here.
+    #[must_use]
+    pub fn with_files_of_the_lab(&self) -> Self {
+        let isolation = Isolation { mounts_of: None, ..self.isolation.clone() };
+        Self { lab: self.lab.clone(), isolation }
     }
 
     /// The cgroup of this site in the network namespace of another.

@@ -1,5 +1,6 @@
 //! The testbed: nodes and pods as network namespaces and cgroups, a link between the nodes with settable delay,
-//! applications in the pods, packet capture anywhere, and where a test wants it an API server. Real kernel, no cluster.
+//! applications in the pods, packet capture anywhere. Real kernel, no cluster; where a test wants it an API server
+//! ([`ApiServer`]), or a whole cluster whose pods are containers ([`Kubernetes`]).
 //!
 //! ```text
 //!   lab (network namespace of the scenario)
@@ -20,6 +21,7 @@ pub mod cgroup;
 mod child;
 pub mod describe;
 pub mod harness;
+pub mod kubernetes;
 mod lab;
 pub mod link;
 pub mod netns;
@@ -37,9 +39,10 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 
 pub use actor::{Actor, Exit, Io};
-pub use api_server::{ApiServer, Kubectl};
+pub use api_server::{ApiServer, Kubectl, User};
 pub use capture::Capture;
 pub use describe::Description;
+pub use kubernetes::Kubernetes;
 pub use lab::{Lab, Site};
 pub use link::Fabric;
 pub use nix::sys::signal::Signal;

@@ -126,7 +126,7 @@ impl Node {
         self.lab.make_cgroup(&cgroup)?;
         Ok(Site::new(
             &self.lab,
-            Isolation { cgroup: Some(cgroup), network_of: Some(self.holder_pid()), mounts_of: None },
+            Isolation { cgroup: Some(cgroup), network_of: Some(self.holder_pid()), ..Isolation::default() },
         ))
     }
 

@@ -55,7 +55,7 @@ impl Pod {
         lab.make_cgroup(&own)?;
         write_resolver_files(spec, number, services)?;
         let network_of = spec.host_network.then(|| node.holder_pid());
-        let site = Site::new(&lab, Isolation { cgroup: Some(own), network_of, mounts_of: None });
+        let site = Site::new(&lab, Isolation { cgroup: Some(own), network_of, ..Isolation::default() });
         let beginning = Sandbox { directory: directory(number), own_network: !spec.host_network };
         let sandbox = site.spawn(run_sandbox, beginning)?;
         Ok(Self { spec: spec.clone(), lab, number, cgroup, driver, sandbox })
@@ -150,7 +150,7 @@ impl Pod {
         let cgroup = self.cgroup.join(self.driver.container(&container_id(&self.spec, name)));
         self.lab.make_cgroup(&cgroup)?;
         let pid = Some(self.sandbox_pid());
-        Ok(Site::new(&self.lab, Isolation { cgroup: Some(cgroup), network_of: pid, mounts_of: pid }))
+        Ok(Site::new(&self.lab, Isolation { cgroup: Some(cgroup), network_of: pid, mounts_of: pid, ..Isolation::default() }))
     }
 
     /// The container `app`.

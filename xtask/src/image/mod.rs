@@ -119,6 +119,20 @@ pub(crate) fn testapp(workspace: &Workspace, destination: &Destination) -> Resul
     Recipe::testapp(workspace)?.archive(workspace, destination)
 }
 
+/// The images of the testbed's clusters as archives in `target/image/testbed`, each named `localhost/NAME:testbed`: Underpass, the
+/// testbed's applications, and these programs, which are linked to no library. The folder.
+pub(crate) fn for_testbed(workspace: &Workspace, programs: &[(&'static str, &Path)]) -> Result<PathBuf> {
+    let folder = workspace.root().join("target/image/testbed");
+    let others = programs.iter().map(|(name, path)| Ok(Recipe::alone(name, path)));
+    for recipe in [Recipe::underpass(workspace, Profile::Dev), Recipe::testapp(workspace)].into_iter().chain(others) {
+        let recipe = recipe?;
+        let tag = Reference::parse(&format!("localhost/{}:testbed", recipe.name)).map_err(anyhow::Error::msg)?;
+        let output = folder.join(format!("{}.tar", recipe.name));
+        recipe.archive(workspace, &Destination { output: Some(output), tag: Some(tag) })?;
+    }
+    Ok(folder)
+}
+
 /// What an image is to be.
 struct Recipe {
     name: &'static str,
@@ -129,6 +143,8 @@ struct Recipe {
     command: Vec<&'static str>,
     /// Whether a bill of materials is in it.
     billed: bool,
+    /// Whether the programs are linked to libraries.
+    linked: bool,
 }
 
 /// What an image has of the machine that builds it, found and not read yet.
@@ -163,6 +179,7 @@ impl Recipe {
             entrypoint: Vec::new(),
             command: COMMAND.to_vec(),
             billed: true,
+            linked: true,
         })
     }
 
@@ -170,12 +187,20 @@ impl Recipe {
     fn testapp(workspace: &Workspace) -> Result<Self> {
         let program = Programs::build(workspace)?.path(TESTAPP)?.to_path_buf();
         let (programs, entrypoint) = (vec![(TESTAPP, program)], vec![TESTAPP]);
-        Ok(Self { name: TESTAPP, profile: Profile::Dev, programs, entrypoint, command: Vec::new(), billed: false })
+        let (name, profile) = (TESTAPP, Profile::Dev);
+        Ok(Self { name, profile, programs, entrypoint, command: Vec::new(), billed: false, linked: true })
+    }
+
+    /// Of one program that needs no library.
+    fn alone(name: &'static str, program: &Path) -> Self {
+        let (programs, entrypoint, command) = (vec![(name, program.to_owned())], vec![name], Vec::new());
+        Self { name, profile: Profile::Dev, programs, entrypoint, command, billed: false, linked: false }
     }
 
     fn ingredients(&self) -> Result<Ingredients> {
         let loader = Loader::of_machine()?;
-        let libraries = loader.libraries(self.programs.iter().map(|(_, path)| path.as_path()))?;
+        let programs = self.programs.iter().map(|(_, path)| path.as_path());
+        let libraries = if self.linked { loader.libraries(programs)? } else { Vec::new() };
         Ok(Ingredients { loader, libraries })
     }
 
@@ -362,7 +387,8 @@ mod tests {
     fn recipe() -> Recipe {
         let own = std::env::current_exe().unwrap();
         let (programs, command) = (vec![("underpass", own)], COMMAND.to_vec());
-        Recipe { name: "underpass", profile: Profile::Dev, programs, entrypoint: Vec::new(), command, billed: false }
+        let (name, profile, entrypoint) = ("underpass", Profile::Dev, Vec::new());
+        Recipe { name, profile, programs, entrypoint, command, billed: false, linked: true }
     }
 
     fn origin(revision: Option<&str>) -> Origin {

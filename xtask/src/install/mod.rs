@@ -4,7 +4,10 @@
 //! an error instead of a prompt.
 
 pub(crate) mod bpf_linker;
+pub(crate) mod containers;
+pub(crate) mod go;
 pub(crate) mod h2spec;
+pub(crate) mod helm;
 pub(crate) mod kubernetes;
 pub(crate) mod prometheus;
 mod unpacked;

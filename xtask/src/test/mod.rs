@@ -11,7 +11,8 @@ use std::fmt;
 use anyhow::{Result, bail, ensure};
 
 use crate::build::{self, Programs};
-use crate::install::{h2spec, kubernetes, prometheus};
+use crate::cluster::Cluster;
+use crate::install::{h2spec, prometheus};
 use crate::process::Cmd;
 use crate::tidy;
 use crate::vm;
@@ -215,13 +216,13 @@ impl Runner<'_> {
 
     fn kubernetes(&mut self) -> Result<()> {
         means::ensure()?;
-        let kubernetes = kubernetes::ensure(self.workspace)?;
         ebpf::build(self.workspace)?;
         let programs = Programs::build(self.workspace)?;
+        let cluster = Cluster::prepare(self.workspace)?;
         // An API server that starts again beside a load takes its time.
         let tests = self.cargo_test().args(["-p", TESTBED, "--test", KUBERNETES_TESTS]);
         let tests = tests.env("UNDERPASS_TEST_DEADLINE_S", "300");
-        let tests = kubernetes.environment().into_iter().fold(tests, |tests, (name, path)| tests.env(name, path));
+        let tests = cluster.environment().into_iter().fold(tests, |tests, (name, path)| tests.env(name, path));
         self.tests(programs.environment()?.iter().fold(tests, |tests, (name, path)| tests.env(name, path)))
     }
 

@@ -72,6 +72,12 @@ impl Kubectl {
         &self.kubeconfig
     }
 
+    /// The program.
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// Runs kubectl; its output.
     pub fn run(&self, arguments: &[&str]) -> Result<String> {
         let (kubeconfig, cache) = (self.kubeconfig.to_string_lossy(), self.kubeconfig.with_extension("cache"));

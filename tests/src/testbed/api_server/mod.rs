@@ -1,5 +1,5 @@
-//! A real Kubernetes API server with its etcd, on a node of the testbed. No controller, scheduler or kubelet runs: what
-//! they would write is written by the test ([`Kubectl::populate`]).
+//! A real Kubernetes API server with its etcd, on a node of the testbed. Where no controller, scheduler and kubelet runs
+//! ([`super::kubernetes`] has them), what they would write is written by the test ([`Kubectl::populate`]).
 //!
 //! ```text
 //!   node "control-plane" (network namespace; the other nodes reach it over the link)
@@ -14,7 +14,7 @@ mod pki;
 
 use std::{
     fs,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -34,19 +34,30 @@ use super::{
 };
 
 /// The folder of Kubernetes' programs, and the path of etcd: named by `cargo xtask test kubernetes`.
-const KUBERNETES: &str = "UNDERPASS_KUBERNETES";
+pub(super) const KUBERNETES: &str = "UNDERPASS_KUBERNETES";
 const ETCD: &str = "UNDERPASS_ETCD";
 
 /// The API server's usual port.
-const PORT: u16 = 6443;
+pub(super) const PORT: u16 = 6443;
 /// etcd's port for clients and for its peers, on loopback.
 const ETCD_PORTS: [u16; 2] = [2379, 2380];
 /// The addresses of Services: those of the sample manifests lie in them.
 const SERVICE_ADDRESSES: &str = "10.96.0.0/16,fd00:10:96::/112";
+/// Its own among them: that of the Service `kubernetes`.
+const SERVICE_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1));
 /// Of tokens of service accounts; also the audience of a token that is for the API server itself.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 /// The bearer token of a user in the group `system:masters`.
 const ADMIN_TOKEN: &str = "admin";
+
+/// A user whom the API server knows by a bearer token.
+#[derive(Clone, Debug)]
+pub struct User {
+    /// `system:node:node-1`; also its token.
+    pub name: String,
+    /// `system:nodes`; none: empty.
+    pub group: &'static str,
+}
 
 /// An API server and its etcd. A guard: dropped, both are killed.
 #[derive(Debug)]
@@ -57,6 +68,7 @@ pub struct ApiServer {
     program: Program,
     site: Site,
     admin: Kubectl,
+    pki: Pki,
     started_in: Duration,
 }
 
@@ -67,6 +79,11 @@ impl ApiServer {
     /// Starts both on this node and waits until the API server is ready. It answers at all of the node's addresses; clients are
     /// told the first.
     pub fn start(node: &Node) -> Result<Self> {
+        Self::start_with(node, &[])
+    }
+
+    /// The same with further users.
+    pub fn start_with(node: &Node, users: &[User]) -> Result<Self> {
         let begun = Instant::now();
         let programs = named(KUBERNETES)?;
         let addresses = &node.spec().addresses;
@@ -74,14 +91,16 @@ impl ApiServer {
         let site = node.service("kube-apiserver")?;
         let folder = site.lab().directory().join("kubernetes");
         fs::create_dir(&folder).with_context(|| format!("create {}", folder.display()))?;
-        let pki = Pki::write(&folder, addresses)?;
+        let names: Vec<_> = addresses.iter().copied().chain([SERVICE_ADDRESS]).collect();
+        let pki = Pki::write(&folder, &names)?;
         let tokens = folder.join("tokens.csv");
-        fs::write(&tokens, format!("{ADMIN_TOKEN},admin,admin,system:masters\n"))?;
+        let lines = users.iter().map(|User { name, group }| format!("{name},{name},{name},{group}\n"));
+        fs::write(&tokens, format!("{ADMIN_TOKEN},admin,admin,system:masters\n{}", lines.collect::<String>()))?;
         let etcd = node.service("etcd")?.start(&etcd(&site.lab().run_directory().join("etcd"))?)?;
         let program = server(&programs, first, &pki, &tokens);
         let url = format!("https://{}", SocketAddr::new(first, PORT));
         let admin = Kubectl::new(&site, &programs.join("kubectl"), &url, &pki.authority, "admin", ADMIN_TOKEN)?;
-        let mut it = Self { server: None, etcd, program, site, admin, started_in: Duration::ZERO };
+        let mut it = Self { server: None, etcd, program, site, admin, pki, started_in: Duration::ZERO };
         it.start_again()?;
         it.started_in = begun.elapsed();
         Ok(it)
@@ -102,6 +121,16 @@ impl ApiServer {
     /// kubectl there as the owner of a token; its kubeconfig, `name`, serves other clients as well.
     pub fn kubectl_as(&self, name: &str, token: &str) -> Result<Kubectl> {
         self.admin.with_token(name, token)
+    }
+
+    /// The kubeconfig of a user.
+    pub(super) fn kubeconfig_of(&self, user: &User) -> Result<PathBuf> {
+        Ok(self.kubectl_as(&user.name.replace(':', "-"), &user.name)?.kubeconfig().to_owned())
+    }
+
+    /// The certificate of its CA, and the key that signs the tokens of service accounts.
+    pub(super) fn files(&self) -> [&Path; 2] {
+        [&self.pki.authority, &self.pki.signing]
     }
 
     /// Kills the API server: kill -9. etcd goes on.
@@ -145,7 +174,7 @@ impl ApiServer {
     }
 }
 
-fn named(variable: &str) -> Result<PathBuf> {
+pub(super) fn named(variable: &str) -> Result<PathBuf> {
     let path = std::env::var_os(variable);
     path.map(PathBuf::from)
         .with_context(|| format!("{variable} does not say where the programs are: run `cargo xtask test kubernetes`"))
@@ -179,5 +208,7 @@ fn server(programs: &Path, address: IpAddr, pki: &Pki, tokens: &Path) -> Program
         .arg(file("service-account-signing-key-file", &pki.signing))
         .arg(file("service-account-key-file", &pki.verifying))
         .args(["--authorization-mode=Node,RBAC", "--allow-privileged=true"])
+        // Names of nodes resolve nowhere, and a webhook may be a pod that no Service leads to from here.
+        .args(["--kubelet-preferred-address-types=InternalIP", "--enable-aggregator-routing=true"])
         .named("kube-apiserver")
 }

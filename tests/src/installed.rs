@@ -1,0 +1,116 @@
+//! A mesh as a user has it: the chart, installed by Helm into a whole cluster with real nodes.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::{
+    cluster::{CRDS, NAMESPACE},
+    testbed::{Kubernetes, Lab, wait::wait_until},
+};
+
+/// The chart.
+pub const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/helm/underpass");
+/// Where the image of this build is, and how it is named.
+const IMAGE: [&str; 4] = ["--set", "global.hub=localhost", "--set", "global.tag=testbed"];
+/// The pods of agents, by label.
+const AGENTS: &str = "app.kubernetes.io/name=underpass-agent";
+
+/// A cluster with the mesh in it.
+#[derive(Debug)]
+pub struct Installed {
+    /// The cluster.
+    pub cluster: Kubernetes,
+}
+
+impl Installed {
+    /// Starts a cluster and installs the chart with these further arguments (`--set`, `-f`), and waits until everything of it runs.
+    pub fn by_chart(lab: &Lab, nodes: usize, arguments: &[&str]) -> Result<Self> {
+        let cluster = Kubernetes::start(lab, nodes)?;
+        cluster.load_image("underpass")?;
+        cluster.load_image("underpass-testapp")?;
+        cluster.kubectl().define(CRDS)?;
+        let mut install = vec!["install", "underpass", CHART, "-n", NAMESPACE, "--create-namespace"];
+        install.extend(IMAGE);
+        install.extend(arguments);
+        cluster.helm(&install)?;
+        let it = Self { cluster };
+        it.wait_until_ready()?;
+        Ok(it)
+    }
+
+    /// Upgrades the release with these further arguments; does not wait.
+    pub fn upgrade(&self, arguments: &[&str]) -> Result<()> {
+        let mut upgrade = vec!["upgrade", "underpass", CHART, "-n", NAMESPACE, "--reuse-values"];
+        upgrade.extend(arguments);
+        self.cluster.helm(&upgrade).map(drop)
+    }
+
+    /// Waits until the control plane and an agent on every node are ready, of the newest version of each.
+    pub fn wait_until_ready(&self) -> Result<()> {
+        for what in ["deployment/underpass-control", "daemonset/underpass-agent"] {
+            self.cluster.wait_for_rollout(NAMESPACE, what).with_context(|| self.logs())?;
+        }
+        Ok(())
+    }
+
+    /// The pod of a node's agent, `namespace/name`.
+    pub fn agent(&self, node: &str) -> Result<String> {
+        let pods = self.cluster.kubectl().get(&["pods", "-n", NAMESPACE, "-l", AGENTS])?;
+        let of_node = |pod: &&Value| pod["spec"]["nodeName"] == node && pod["metadata"]["deletionTimestamp"].is_null();
+        let pod = pods["items"].as_array().into_iter().flatten().find(of_node);
+        let name = pod.and_then(|pod| pod["metadata"]["name"].as_str());
+        Ok(format!("{NAMESPACE}/{}", name.with_context(|| format!("{node} has no agent"))?))
+    }
+
+    /// Runs `underpass` beside a node's agent, by `kubectl exec`.
+    pub fn underpass(&self, node: &str, arguments: &[&str]) -> Result<String> {
+        let agent = self.agent(node)?;
+        let name = agent.rsplit('/').next().unwrap_or_default();
+        let mut exec = vec!["exec", "-n", NAMESPACE, name, "-c", "agent", "--", "underpass"];
+        exec.extend(arguments);
+        self.cluster.kubectl().run(&exec)
+    }
+
+    /// The access log and log of a node's agent.
+    pub fn log(&self, node: &str) -> Result<String> {
+        let agent = self.agent(node)?;
+        let name = agent.rsplit('/').next().unwrap_or_default();
+        self.cluster.kubectl().run(&["logs", "-n", NAMESPACE, name, "-c", "agent"])
+    }
+
+    /// Waits until a line of a node's agent has all of these texts.
+    pub fn wait_for_line(&self, node: &str, texts: &[&str]) -> Result<String> {
+        crate::testbed::wait::wait_for(&format!("{texts:?} in the log of {node}"), || {
+            let log = self.log(node)?;
+            Ok(log.lines().find(|line| texts.iter().all(|text| line.contains(text))).map(str::to_owned))
+        })
+    }
+
+    /// Waits until all pods of a namespace are in the mesh by the word of their nodes, or none is.
+    pub fn wait_for_redirection(&self, namespace: &str, enabled: bool) -> Result<()> {
+        let mut last = BTreeMap::new();
+        let waited = wait_until(&format!("redirection of the pods of {namespace}: {enabled}"), || {
+            let pods = self.cluster.kubectl().get(&["pods", "-n", namespace])?;
+            let pods = pods["items"].as_array().context("a list")?;
+            ensure!(!pods.is_empty(), "{namespace} has no pods");
+            let said = |pod: &Value| pod["metadata"]["annotations"]["ambient.istio.io/redirection"] == "enabled";
+            last = pods.iter().map(|pod| (pod["metadata"]["name"].to_string(), said(pod))).collect();
+            Ok(last.values().all(|is| *is == enabled))
+        });
+        waited.with_context(|| format!("{last:?}\n{}", self.logs()))
+    }
+
+    /// The ends of the logs of everything that is installed, for a failed test.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        let kubectl = self.cluster.kubectl();
+        let of = |what: &str| {
+            let asked = kubectl.run(&["logs", "-n", NAMESPACE, what, "--all-pods", "--all-containers", "--prefix", "--tail=40"]);
+            asked.unwrap_or_else(|error| format!("{what}: {error:#}\n"))
+        };
+        let shown = self.cluster.shown(NAMESPACE);
+        [shown, of("daemonset/underpass-agent"), of("deployment/underpass-control")].concat()
+    }
+}

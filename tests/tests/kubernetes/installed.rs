@@ -1,0 +1,44 @@
+//! A mesh that Helm installed into a cluster with real nodes: what a user does first, and what must hold then. Level kubernetes.
+
+#[path = "installed/labels.rs"]
+mod labels;
+
+use anyhow::{Context, Result};
+use underpass_tests::{
+    installed::Installed,
+    testbed::{Lab, Site},
+};
+
+underpass_tests::scenarios! {
+    a_label_puts_running_pods_into_the_mesh,
+}
+
+/// Pods in namespaces `shop` and `legacy`.
+const APPLICATION: &str = include_str!("installed.yaml");
+/// The port of its servers.
+const PORT: u16 = 9080;
+
+fn a_label_puts_running_pods_into_the_mesh(lab: &Lab) -> Result<()> {
+    let mesh = Installed::by_chart(lab, 2, &["--set", "meshConfig.accessLogEncoding=JSON"])?;
+    mesh.cluster.kubectl().apply(APPLICATION)?;
+    for (namespace, what) in [
+        ("shop", "deployment/server"),
+        ("shop", "deployment/client"),
+        ("legacy", "deployment/outsider"),
+    ] {
+        mesh.cluster.wait_for_rollout(namespace, what)?;
+    }
+    labels::on_and_off_under_traffic(&mesh)
+}
+
+/// The container of the one pod of an application, `namespace/app`.
+fn site(mesh: &Installed, application: &str) -> Result<Site> {
+    mesh.cluster.container(&pod(mesh, application)?, "main")
+}
+
+/// The one pod of an application, `namespace/app`.
+fn pod(mesh: &Installed, application: &str) -> Result<String> {
+    let (namespace, app) = application.split_once('/').context("namespace/app")?;
+    let mut pods = mesh.cluster.pods(namespace, &format!("app={app}"))?;
+    pods.pop().with_context(|| format!("{application} has no pod"))
+}

@@ -1,0 +1,157 @@
+//! The label of a namespace, set and taken away while its pods talk.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use underpass_tests::{
+    apps::{
+        hammer::{self, Hammer},
+        socket::{self, Dial, Dialed},
+    },
+    installed::Installed,
+    testbed::{Actor, wait::wait_until},
+};
+
+use super::{PORT, pod, site};
+
+/// The text that must not be seen between the nodes once both pods are in the mesh.
+const SECRET: &str = "a-text-that-two-pods-know";
+/// The number of connections that must be answered after each step.
+const MANY: u64 = 100;
+/// Mutual TLS only, and only the client's identity.
+const POLICIES: &str = "
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: strict, namespace: shop}
+spec: {mtls: {mode: STRICT}}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: clients, namespace: shop}
+spec:
+  selector: {matchLabels: {app: server}}
+  rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/client]}}]}]
+";
+
+pub(crate) fn on_and_off_under_traffic(mesh: &Installed) -> Result<()> {
+    let kubectl = mesh.cluster.kubectl();
+    let before = containers(mesh, "shop")?;
+    is_seen(mesh, true)?;
+
+    let joining = Traffic::start(mesh, "joining")?;
+    kubectl.run(&["label", "namespace", "shop", "istio-injection=enabled"])?;
+    mesh.wait_for_redirection("shop", true)?;
+    until_mutual_tls(mesh)?;
+    joining.ends_without_a_failure()?;
+    is_seen(mesh, false)?;
+    logs_name_both(mesh)?;
+
+    let policed = Traffic::start(mesh, "policed")?;
+    kubectl.apply(POLICIES)?;
+    outsider_is_refused(mesh)?;
+    policed.ends_without_a_failure()?;
+    kubectl.run(&["delete", "-n", "shop", "peerauthentication/strict", "authorizationpolicy/clients"])?;
+
+    let leaving = Traffic::start(mesh, "leaving")?;
+    kubectl.run(&["label", "namespace", "shop", "istio-injection-"])?;
+    mesh.wait_for_redirection("shop", false)?;
+    wait_until("the pods to be out of the mesh", || Ok(is_seen(mesh, true).is_ok()))?;
+    leaving.ends_without_a_failure()?;
+
+    let after = containers(mesh, "shop")?;
+    ensure!(before == after, "a container was started again: {before:?}, {after:?}");
+    Ok(())
+}
+
+/// Connections without a pause from the client to the server, by both families and by the Service.
+struct Traffic {
+    hammer: Actor<hammer::Struck>,
+    until: PathBuf,
+}
+
+impl Traffic {
+    fn start(mesh: &Installed, name: &str) -> Result<Self> {
+        let until = mesh.cluster.bed.lab().directory().join(name);
+        let to = destinations(mesh)?;
+        let client = site(mesh, "shop/client")?.with_files_of_the_lab();
+        let mut hammer = hammer::start(&client, Hammer::new(to, name, &until))?;
+        hammer::answers(&mut hammer, MANY)?;
+        Ok(Self { hammer, until })
+    }
+
+    fn ends_without_a_failure(mut self) -> Result<()> {
+        hammer::answers(&mut self.hammer, MANY)?;
+        std::fs::write(&self.until, "")?;
+        hammer::ensure_none_failed(self.hammer).map(drop)
+    }
+}
+
+fn destinations(mesh: &Installed) -> Result<Vec<SocketAddr>> {
+    let mut all = pod_addresses(mesh)?;
+    let service = mesh.cluster.kubectl().get(&["service", "server", "-n", "shop"])?;
+    let vip = service["spec"]["clusterIP"].as_str().context("an address")?;
+    all.push(SocketAddr::new(vip.parse()?, 80));
+    Ok(all)
+}
+
+/// The server's, of both families.
+fn pod_addresses(mesh: &Installed) -> Result<Vec<SocketAddr>> {
+    let server = pod(mesh, "shop/server")?;
+    let name = server.rsplit('/').next().unwrap_or_default();
+    let server = mesh.cluster.kubectl().get(&["pod", name, "-n", "shop"])?;
+    let addresses = server["status"]["podIPs"].as_array().context("addresses")?;
+    let parse = |address: &serde_json::Value| -> Result<SocketAddr> {
+        Ok(SocketAddr::new(address["ip"].as_str().context("an address")?.parse()?, PORT))
+    };
+    let parsed = addresses.iter().map(parse).collect::<Result<Vec<_>>>()?;
+    ensure!(parsed.len() == 2, "one family alone: {parsed:?}");
+    Ok(parsed)
+}
+
+/// What is said between the nodes can be read on the link, or cannot.
+fn is_seen(mesh: &Installed, expected: bool) -> Result<()> {
+    for to in pod_addresses(mesh)? {
+        let wire = mesh.cluster.bed.capture_wire("node-1")?;
+        let talk = site(mesh, "shop/client")?.act(socket::dial, Dial::to(to).say(SECRET))?.answered()?;
+        ensure!(talk.who()?.app == "server", "{talk:?}");
+        ensure!(wire.contains(SECRET.as_bytes())? == expected, "{to}: seen on the link: {}", !expected);
+    }
+    Ok(())
+}
+
+/// The first of the two to be captured is known as such to the other's node a moment later.
+fn until_mutual_tls(mesh: &Installed) -> Result<()> {
+    wait_until("mutual TLS between the pods", || Ok(is_seen(mesh, false).is_ok()))
+}
+
+/// The access logs of both nodes name both identities.
+fn logs_name_both(mesh: &Installed) -> Result<()> {
+    let source = "\"source_identity\":\"spiffe://cluster.local/ns/shop/sa/client\"";
+    let destination = "\"destination_identity\":\"spiffe://cluster.local/ns/shop/sa/server\"";
+    for (node, direction) in [("node-1", "outbound"), ("node-2", "inbound")] {
+        let direction = format!("\"direction\":\"{direction}\"");
+        mesh.wait_for_line(node, &[source, destination, &direction, "\"path\":\"hbone\""])?;
+    }
+    Ok(())
+}
+
+/// Plaintext is refused, by STRICT, at every address of the server. It takes a moment until the server's node knows.
+fn outsider_is_refused(mesh: &Installed) -> Result<()> {
+    let outsider = site(mesh, "legacy/outsider")?;
+    for to in destinations(mesh)? {
+        wait_until(&format!("plaintext to {to} to be refused"), || {
+            Ok(matches!(outsider.act(socket::dial, Dial::to(to).say("hello"))?, Dialed::Failed(_)))
+        })?;
+    }
+    mesh.wait_for_line("node-2", &["\"reason\":\"plaintext_refused\"", "shop/strict"]).map(drop)
+}
+
+/// Which container runs in which pod of a namespace, and how often it was started.
+fn containers(mesh: &Installed, namespace: &str) -> Result<BTreeMap<String, String>> {
+    let pods = mesh.cluster.kubectl().get(&["pods", "-n", namespace])?;
+    let of = |pod: &serde_json::Value| {
+        let status = &pod["status"]["containerStatuses"][0];
+        (pod["metadata"]["name"].to_string(), format!("{} {}", status["containerID"], status["restartCount"]))
+    };
+    Ok(pods["items"].as_array().into_iter().flatten().map(of).collect())
+}
