@@ -46,6 +46,8 @@ const CONFIG_VARIABLE: &str = "UNDERPASS_CONFIG";
 #[derive(Clone, Debug, Parser)]
 #[command(name = "underpass-agent", version)]
 #[command(after_help = "`underpass-agent cleanup` removes everything that agents left on a node. \
+`underpass-agent probe` asks the agent of a container whether it is alive or ready. \
+`underpass-agent mount-bpffs DIR` mounts a bpf file system where there is none. \
 `underpass-agent ca` shows the embedded certificate authority (status) or replaces its root (prepare, activate, retire).")]
 pub struct Config {
     /// A file with settings: YAML, whose keys are the names of the flags. Flags and environment overrule it.
@@ -113,6 +115,11 @@ pub struct Config {
     /// The unix socket of the admin API, for root alone, with all of its operations.
     #[arg(long, env = "UNDERPASS_ADMIN_SOCKET", value_name = "PATH", default_value = "/run/underpass/admin.sock")]
     pub admin_socket: PathBuf,
+
+    /// The unix socket of this process's own probes, which `underpass-agent probe live` and `underpass-agent probe ready` ask.
+    /// No other process may share its directory: around a take-over two agents run on a node.
+    #[arg(long, env = "UNDERPASS_PROBE_SOCKET", value_name = "PATH")]
+    pub probe_socket: Option<PathBuf>,
 
     /// The address of the read-only admin API. Loopback only.
     #[arg(long, env = "UNDERPASS_ADMIN_ADDRESS", value_name = "ADDRESS", default_value = "127.0.0.1:15000")]
@@ -196,6 +203,11 @@ pub struct Config {
     /// Take over from the running agent of this node, without a failed connection: it drains, and ends by itself.
     #[arg(long, env = "UNDERPASS_TAKE_OVER")]
     pub take_over: bool,
+
+    /// After another agent has taken over and this one has drained, stay until asked to end, or until the node has had no agent
+    /// for a minute: for an agent that would be started again, as a pod's container is, and take the node back.
+    #[arg(long, env = "UNDERPASS_STAY")]
+    pub stay: bool,
 
     /// The time of silence on a socket after which the kernel sends TCP keepalive probes to its peer: an application, or the
     /// tunnel's other node. In whole seconds.

@@ -4,6 +4,7 @@
 
 mod drain;
 mod known;
+mod stay;
 mod take_over;
 mod waiting;
 
@@ -27,7 +28,7 @@ use underpass_keeper::{
 };
 use underpass_telemetry::{
     access_log::AccessLog,
-    admin::{AdminError, Gate, Readiness, Router},
+    admin::{AdminError, Gate, Limits, Readiness, Router},
     log::Levels,
     metrics::{Registry, routes},
 };
@@ -44,6 +45,7 @@ use crate::{
     notify::Notify,
     pods::{self, AnnouncedPod, Event, PodUid, Pods},
     preflight::Checked,
+    probe,
     signals::Signals,
     surroundings::Surroundings,
 };
@@ -108,6 +110,8 @@ struct Node {
     sources: watch::Receiver<Sources>,
     /// What says which pods are captured; none: there is no API server.
     word: Option<Word>,
+    /// Of a successor: closed until its predecessor has left.
+    succession: Option<Gate>,
     /// A World was applied: what is not captured now is not, and nothing has to wait for it.
     applied: bool,
     /// The identities with certificates.
@@ -159,6 +163,7 @@ pub async fn run_in<D: DataPath + 'static>(
     let config = &*Arc::clone(&running.borrow().config);
     let sockets = servers.sockets().map_err(failed("copy the sockets of the admin API, readiness and metrics"))?;
     let (mut take_over, inherited) = TakeOver::new(claim, own_cgroup, sockets);
+    let is_successor = take_over.is_successor();
     let registry = Registry::default();
     let access_log = Arc::new(access_log);
 
@@ -201,6 +206,8 @@ pub async fn run_in<D: DataPath + 'static>(
     let room = ready.gate("room for pods", "no pod is known yet");
     room.open();
     let known = Known::new(&ready);
+    let succession = is_successor.then(|| ready.gate("take-over", "the predecessor serves this node"));
+    let _probe = servers.probe.map(|probe| probe.serve(probe::routes(&ready), Limits::default())).transpose()?;
     let view = admin::View {
         node: config.node.as_str().into(),
         started: SystemTime::now(),
@@ -242,6 +249,7 @@ pub async fn run_in<D: DataPath + 'static>(
         serving: BTreeMap::new(),
         sources,
         word: open.word(),
+        succession,
         applied: false,
         wanted: BTreeSet::new(),
         applying: Waiting::default(),
@@ -252,9 +260,13 @@ pub async fn run_in<D: DataPath + 'static>(
         notify: Notify::new(std::env::var_os("NOTIFY_SOCKET").as_deref()),
     };
     tracing::info!(node = %config.node, version = env!("CARGO_PKG_VERSION"), "agent started");
+    let mut asked = false;
     while !node.take_over.is_succeeded() {
         tokio::select! {
-            () = stop.next() => break,
+            () = stop.next() => {
+                asked = true;
+                break;
+            }
             turned = node.turn() => turned?,
             ended = keeping.ended() => return Err(ended.into()),
         }
@@ -264,11 +276,17 @@ pub async fn run_in<D: DataPath + 'static>(
     node.ztunnel.caught_up().await;
     node.certs.applied();
     let accepting = node.hold().await;
-    let drained = node.drain(accepting, config.drain, stop).await?;
+    let stays = config.stay && node.take_over.is_succeeded() && !asked;
+    let drained = node.drain(accepting, config.drain, stop, &mut asked).await?;
     tracing::info!(?drained, cut = node.ztunnel.connections().len(), "agent stopping");
     drop(open);
     drop(keeping);
     node.end(access_log).await;
+    if stays && !asked {
+        tracing::info!("staying: another agent serves this node");
+        let left = stay::stay(&config.admin_socket, stop, stay::LOOK, stay::PATIENCE).await;
+        tracing::info!(?left, "agent leaving");
+    }
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use underpass_telemetry::{
 use crate::{
     config::Config,
     handover::{Claim, HandoverAddress, Inherited, Lock, Successor},
-    pods,
+    mounts, pods,
     source::Source,
 };
 
@@ -67,6 +67,8 @@ pub struct Servers {
     pub readiness: Listener,
     /// Metrics.
     pub metrics: Listener,
+    /// Probes of this process, where something asks.
+    pub probe: Option<Listener>,
 }
 
 /// The servers with an IP address.
@@ -101,9 +103,9 @@ impl Bound {
         }
     }
 
-    fn with(self, admin_socket: Listener, unpublished: Option<Unpublished>) -> Servers {
+    fn with(self, admin_socket: Listener, unpublished: Option<Unpublished>, probe: Option<Listener>) -> Servers {
         let Self { admin, readiness, metrics } = self;
-        Servers { admin_socket, unpublished, admin, readiness, metrics }
+        Servers { admin_socket, unpublished, admin, readiness, metrics, probe }
     }
 }
 
@@ -202,17 +204,20 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
             // Last and alone, because all of it changes something: the process may move to another cgroup, a running agent
             // stands still, and a socket that an earlier agent left is replaced.
             let one = |found: String, remedy: &str| vec![Fault { found, remedy: remedy.to_owned() }];
+            mounts::make_sysctls_writable().map_err(|e| one(chain(&e), UNWRITABLE_SYSCTLS))?;
             let own_cgroup = own_cgroup().map_err(|e| one(chain(&e), "run as root, with cgroup2 writable"))?;
             let (claim, sockets) = claimed(claim)?;
             let bound = bound.map_or_else(|| Bound::new(config, sockets), Ok)?;
             let unwritable = |e: AdminError| one(chain(&e), "name a path that can be written with --admin-socket");
+            let probe = config.probe_socket.as_deref().map(Listener::unix).transpose();
+            let probe = probe.map_err(|e| one(chain(&e), "name a path that can be written with --probe-socket"))?;
             let (admin_socket, unpublished) = Listener::unix_aside(&config.admin_socket).map_err(unwritable)?;
             // The predecessor answers there until it has left.
             let unpublished = match claim {
                 Claimed::Alone(_) => unpublished.publish().map(|()| None).map_err(unwritable)?,
                 Claimed::From(..) => Some(unpublished),
             };
-            let servers = bound.with(admin_socket, unpublished);
+            let servers = bound.with(admin_socket, unpublished, probe);
             Ok(Checked { source, servers, access_log, kernel, own_cgroup, claim })
         }
         (_, claim, ..) => {
@@ -223,6 +228,9 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
         }
     }
 }
+
+const UNWRITABLE_SYSCTLS: &str =
+    "grant the container CAP_SYS_ADMIN, and no security profile that forbids mounts (appArmorProfile: Unconfined)";
 
 /// The agent's own cgroup, by which the kernel programs know its sockets.
 fn own_cgroup() -> Result<CgroupId, pods::Error> {

@@ -1,13 +1,13 @@
 //! The process of the agent, from its command line to its exit status: settings, checks, one runtime, signals.
 
-use std::{process::ExitCode, time::SystemTime};
+use std::{ffi::OsString, path::Path, process::ExitCode, time::SystemTime};
 
 use underpass_keeper::supervision::SupervisedTask;
 
 use crate::{
     authority, cleanup,
     config::{self, Config, Loaded, Reloader, Sources, Stop},
-    limits, node, preflight,
+    limits, mounts, node, preflight, probe,
     signals::Signals,
 };
 
@@ -24,6 +24,15 @@ pub fn main() -> ExitCode {
             Ok(command) => command.run(SystemTime::now()),
             Err(error) => error.exit(),
         };
+    }
+    if let Some(parsed) = probe::Command::parse_own(std::env::args_os()) {
+        return match parsed {
+            Ok(command) => command.run(),
+            Err(error) => error.exit(),
+        };
+    }
+    if std::env::args_os().nth(1).is_some_and(|first| first == "mount-bpffs") {
+        return mount_bpffs(std::env::args_os().skip(2).collect());
     }
     if std::env::args_os().nth(1).is_some_and(|first| first == "cleanup") {
         let mut sources = Sources::of_process();
@@ -56,6 +65,23 @@ fn not_loaded(program: &str, stop: Stop) -> ExitCode {
         Stop::Answer(answer) => answer.exit(),
         Stop::Problems(problems) => {
             eprintln!("{program}: {problems}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn mount_bpffs(arguments: Vec<OsString>) -> ExitCode {
+    let [directory] = &arguments[..] else {
+        eprintln!("underpass-agent mount-bpffs: write one directory, such as /sys/fs/bpf");
+        return ExitCode::FAILURE;
+    };
+    match mounts::mount_bpffs(Path::new(directory)) {
+        Ok(mounted) => {
+            println!("{}: {}", directory.display(), if mounted { "mounted" } else { "is a bpf file system already" });
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("underpass-agent mount-bpffs: {:#}", anyhow::Error::new(error));
             ExitCode::FAILURE
         }
     }

@@ -279,6 +279,7 @@ fn checked(folder: &Path) -> Checked {
             admin: Listener::loopback(anywhere).expect("bound"),
             readiness: Listener::any(anywhere).expect("bound"),
             metrics: Listener::any(anywhere).expect("bound"),
+            probe: Some(Listener::unix(&folder.join("probe.sock")).expect("bound")),
         },
         access_log: AccessLog::start(&log).expect("log"),
         own_cgroup: CgroupId(7),
@@ -420,4 +421,34 @@ fn a_node_without_room_for_a_pod_is_not_ready() {
     no_room(Vec::new());
     ready(200, "");
     agent.end();
+}
+
+/// The exit status and standard error of `underpass-agent probe`.
+fn probe(question: &str, socket: &Path) -> (Option<i32>, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_underpass-agent"));
+    let command = command.env_clear().env("UNDERPASS_PROBE_SOCKET", socket).args(["probe", question]);
+    let output = command.output().expect("it runs");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn probes_ask_this_very_process() {
+    let agent = Agent::start(&[("b.yaml", pod("b", B, AMBIENT))]);
+    let socket = agent.folder.path().join("probe.sock");
+    let asked = |question| probe(question, &socket);
+    for question in ["live", "ready"] {
+        assert_eq!(asked(question), (Some(0), String::new()), "{question}");
+    }
+    let no_room = vec![ObjectName::new("default", "late"), ObjectName::new("default", "later")];
+    agent.events.send(Event::NoRoom(no_room)).expect("the node listens");
+    let (code, said) = wait_until("the probe to say no", || Some(asked("ready")).filter(|(code, _)| *code != Some(0)));
+    assert!(code == Some(1) && said.contains("not ready: room for pods: pod default/late is not enrolled"), "{said}");
+    assert_eq!(asked("live"), (Some(0), String::new()));
+
+    let none = probe("live", &agent.folder.path().join("none.sock"));
+    assert!(none.0 == Some(1) && none.1.contains("cannot connect to ") && none.1.contains("none.sock"), "{none:?}");
+    let (code, said) = asked("well");
+    assert!(code == Some(2) && said.contains("[possible values: live, ready]"), "{said}");
+    agent.end();
+    assert!(!socket.exists());
 }

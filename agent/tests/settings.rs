@@ -47,6 +47,14 @@ fn the_binary_says_all_that_is_wrong_and_does_not_start() {
     }
 }
 
+#[test]
+fn a_place_for_a_bpf_file_system_is_named() {
+    let (code, out, err) = agent(&["mount-bpffs"], &[]);
+    assert!(code == Some(1) && out.is_empty() && err.contains("write one directory"), "{err}");
+    let (code, out, err) = agent(&["mount-bpffs", "/nonexistent/bpf"], &[]);
+    assert!(code == Some(1) && out.is_empty() && err.contains("cannot inspect /nonexistent/bpf: "), "{err}");
+}
+
 /// Waits until what holds is as it should be.
 async fn until(seen: &mut tokio::sync::watch::Receiver<std::sync::Arc<Running>>, what: impl Fn(&Running) -> bool) {
     let wait = tokio::time::timeout(DEADLINE, seen.wait_for(|running| what(running))).await;

@@ -31,6 +31,7 @@ underpass_tests::scenarios! {
     asked_twice_it_ends,
     taken_over_under_load,
     several_agents_drain_at_once,
+    one_that_stays_waits_to_be_asked,
     a_second_agent_is_refused,
     successors_that_die,
     an_agent_that_dies_while_it_is_followed,
@@ -234,6 +235,30 @@ fn several_agents_drain_at_once(lab: &Lab) -> Result<()> {
     }
     let (answered, failed) = load.end()?;
     ensure!(answered > 60 && failed.is_empty(), "{answered} answered, {failed:?}");
+    Ok(())
+}
+
+/// As in pods: what was taken over from does not end by itself, and a kubelet's request to end cuts nothing that drains.
+fn one_that_stays_waits_to_be_asked(lab: &Lab) -> Result<()> {
+    let mut mesh = up(lab, &["--drain", "3600", "--stay"])?;
+    let _server = servers::echo(&mesh.bed.app("mesh/b")?, any(PORT))?;
+    let mut open = Open::new(&mesh, "mesh/a", "mesh/b", Family::V4, 9000)?;
+    let mut first = mesh.take_over("node-1")?;
+    first.signal(Signal::SIGTERM)?;
+    first.wait_for_log("asked to end, draining already")?;
+    open.goes_on()?;
+    ensure!(first.ended()?.is_none(), "{}", first.log()?);
+    open.ends_in_order()?;
+    ensure!(first.wait()? == Exit::Code(0) && !first.log()?.contains("staying"), "{}", first.log()?);
+
+    let mut second = mesh.take_over("node-1")?;
+    second.wait_for_log("staying")?;
+    let dial = Dial::to(Family::V6.to(mesh.bed.pod("mesh/b")?, PORT)?).say("SERVED");
+    ensure_tunnelled(&mesh, &mesh.call("mesh/a", dial)?.answered()?, "a")?;
+    ensure!(is_ready(&mesh, "node-1")? && second.ended()?.is_none(), "{}", second.log()?);
+    second.signal(Signal::SIGTERM)?;
+    ensure!(second.wait()? == Exit::Code(0), "{}", second.log()?);
+    wait_until("one cgroup to count as the agent", || Ok(agents(&mesh)? == 1))?;
     Ok(())
 }
 

@@ -4,7 +4,9 @@
 //! ```text
 //! running --SIGTERM--> held: the kernel steers no connection to the agent; connects wait, inbound is refused
 //!                        |--> GOAWAY on every tunnel --nothing open / deadline / SIGTERM again--> end, the rest cut: `drain`
+//! taken over ------------'
 //! ```
+//! The first signal asks for a drain, also where a take-over has begun it: the drain goes on.
 
 use std::time::Duration;
 
@@ -52,12 +54,13 @@ impl Node {
         }
     }
 
-    /// Waits for the end of open connections: until `timeout` is over, or the next signal.
+    /// Waits for the end of open connections: until `timeout` is over, or the second signal. `asked`: the first one has come.
     pub(super) async fn drain(
         &mut self,
         accepting: Accepting,
         timeout: Duration,
         stop: &mut Signals,
+        asked: &mut bool,
     ) -> Result<Drained, Error> {
         let open = self.ztunnel.connections().len();
         tracing::info!(open, timeout_s = timeout.as_secs(), "draining");
@@ -67,7 +70,12 @@ impl Node {
             tokio::select! {
                 () = &mut drained => return Ok(Drained::Empty),
                 () = &mut deadline => return Ok(Drained::Deadline),
-                () = stop.next() => return Ok(Drained::Signal),
+                () = stop.next() => {
+                    if std::mem::replace(asked, true) {
+                        return Ok(Drained::Signal);
+                    }
+                    tracing::info!("asked to end, draining already");
+                }
                 turned = self.turn() => turned?,
             }
         }

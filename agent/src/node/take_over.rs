@@ -257,6 +257,9 @@ impl Node {
                 }
                 self.take_over.serve()?;
                 tracing::info!("take-over complete");
+                if let Some(gate) = self.succession.take() {
+                    gate.finish();
+                }
                 for agent in &self.take_over.predecessors {
                     wait_for(Arc::clone(agent), self.take_over.sender.clone());
                 }

@@ -144,14 +144,18 @@ pub fn see_processes(root: &Path) -> Result<()> {
 }
 
 fn collect_processes(cgroup: &Path, pids: &mut Vec<u32>) -> Result<()> {
+    pids.extend(direct(cgroup)?);
+    children(cgroup)?.iter().try_for_each(|child| collect_processes(child, pids))
+}
+
+/// The processes that are in a cgroup itself. None where it is gone, or threaded: its processes are listed by the one above it.
+fn direct(cgroup: &Path) -> Result<Vec<u32>> {
     let path = cgroup.join("cgroup.procs");
     match fs::read_to_string(&path) {
-        Ok(text) => pids.extend(text.lines().filter_map(|line| line.trim().parse::<u32>().ok())),
-        // A threaded cgroup: its processes are listed by the one above it.
-        Err(e) if e.raw_os_error() == Some(nix::libc::EOPNOTSUPP) => {}
-        Err(e) => drop(unless_gone::<()>(Err(e), "read", &path)?),
+        Ok(text) => Ok(text.lines().filter_map(|line| line.trim().parse::<u32>().ok()).collect()),
+        Err(e) if e.raw_os_error() == Some(nix::libc::EOPNOTSUPP) => Ok(Vec::new()),
+        Err(e) => unless_gone::<()>(Err(e), "read", &path).map(|_| Vec::new()),
     }
-    children(cgroup)?.iter().try_for_each(|child| collect_processes(child, pids))
 }
 
 /// Whether there is any process in it or below. False where it is gone.
@@ -187,20 +191,33 @@ pub fn mount_point() -> Result<PathBuf> {
     mount.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))
 }
 
-/// The cgroup of this process. An error where the mount does not show it: it is another cgroup namespace's.
+/// The cgroup of this process, by the path that the kernel names, or, where that is seen from a cgroup namespace and the mount is
+/// not, by a look into every cgroup. An error where the mount does not show it.
 pub fn own() -> Result<PathBuf> {
     let path = PathBuf::from("/proc/self/cgroup");
     let failed = |source| Error::Cgroup { operation: "find the own cgroup2 in", path: path.clone(), source };
     let text = fs::read_to_string(&path).map_err(failed)?;
     let relative = text.lines().find_map(|line| line.strip_prefix("0::/"));
-    let cgroup = mount_point()?.join(relative.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?);
-    let mut direct = fs::read_to_string(cgroup.join("cgroup.procs")).map_err(failed)?;
-    direct.push('\n');
-    if direct.lines().any(|line| line.parse() == Ok(std::process::id())) {
-        Ok(cgroup)
-    } else {
-        Err(failed(io::Error::other("the mounted cgroup2 does not show this process")))
+    let (root, me) = (mount_point()?, std::process::id());
+    let cgroup = root.join(relative.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?);
+    if direct(&cgroup)?.contains(&me) {
+        return Ok(cgroup);
     }
+    let hidden = || failed(io::Error::other("the mounted cgroup2 does not show this process"));
+    with_process(&root, me)?.ok_or_else(hidden)
+}
+
+/// The cgroup at or below this one that has the process directly in it.
+fn with_process(cgroup: &Path, pid: u32) -> Result<Option<PathBuf>> {
+    if direct(cgroup)?.contains(&pid) {
+        return Ok(Some(cgroup.to_owned()));
+    }
+    for child in children(cgroup)? {
+        if let Some(found) = with_process(&child, pid)? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
 }
 
 /// A cgroup that this process is alone in, because everything in it counts as the agent: its own, or a new one below it
@@ -305,6 +322,19 @@ mod tests {
         fs::write(&procs, "7\n0\n").expect("written");
         let e = see_processes(&directory.0).expect_err("one is not");
         assert!(matches!(&e, Error::Hidden { .. }) && e.to_string().contains("PID namespace"), "{e}");
+    }
+
+    #[test]
+    fn a_process_is_found_by_a_look_into_every_cgroup() {
+        let directory = Directory::new("own", &["init.scope", "kubepods/pod1/agent", "kubepods/pod1/other"]);
+        let procs = |cgroup: &str, text: &str| fs::write(directory.0.join(cgroup).join("cgroup.procs"), text).unwrap();
+        procs("", "1\n2\n");
+        procs("kubepods/pod1/other", "71\n");
+        procs("kubepods/pod1/agent", "6\n7\n");
+        let found = |pid| with_process(&directory.0, pid).expect("read");
+        assert_eq!(found(7), Some(directory.0.join("kubepods/pod1/agent")));
+        assert_eq!(found(2), Some(directory.0.clone()));
+        assert_eq!(found(17), None);
     }
 
     #[test]
