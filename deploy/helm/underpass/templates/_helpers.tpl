@@ -5,7 +5,7 @@
 
 {{/* Pull policy; nothing: the cluster's default. */}}
 {{- define "underpass.pullPolicy" -}}
-{{ .Values.image.pullPolicy | default .Values.global.imagePullPolicy }}
+{{ .Values.image.pullPolicy | default .Values.global.imagePullPolicy | default "" }}
 {{- end }}
 
 {{/* Labels of every object. */}}
