@@ -50,7 +50,7 @@ impl Installed {
     /// Waits until the control plane and an agent on every node are ready, of the newest version of each.
     pub fn wait_until_ready(&self) -> Result<()> {
         for what in ["deployment/underpass-control", "daemonset/underpass-agent"] {
-            self.cluster.wait_for_rollout(NAMESPACE, what).with_context(|| self.logs())?;
+            self.cluster.wait_for_rollout(NAMESPACE, what)?;
         }
         Ok(())
     }
@@ -99,18 +99,6 @@ impl Installed {
             last = pods.iter().map(|pod| (pod["metadata"]["name"].to_string(), said(pod))).collect();
             Ok(last.values().all(|is| *is == enabled))
         });
-        waited.with_context(|| format!("{last:?}\n{}", self.logs()))
-    }
-
-    /// The ends of the logs of everything that is installed, for a failed test.
-    #[must_use]
-    pub fn logs(&self) -> String {
-        let kubectl = self.cluster.kubectl();
-        let of = |what: &str| {
-            let asked = kubectl.run(&["logs", "-n", NAMESPACE, what, "--all-pods", "--all-containers", "--prefix", "--tail=40"]);
-            asked.unwrap_or_else(|error| format!("{what}: {error:#}\n"))
-        };
-        let shown = self.cluster.shown(NAMESPACE);
-        [shown, of("daemonset/underpass-agent"), of("deployment/underpass-control")].concat()
+        waited.with_context(|| format!("{last:?}\n{}", self.cluster.shown(NAMESPACE)))
     }
 }

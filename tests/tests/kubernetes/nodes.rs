@@ -1,9 +1,11 @@
 //! The testbed's whole clusters: real nodes that run containers. Level kubernetes.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, ensure};
 use underpass_tests::{
     apps::http,
-    testbed::{Kubernetes, Lab, wait::wait_for},
+    testbed::{Kubernetes, Lab, wait::wait_until},
 };
 
 underpass_tests::scenarios! {
@@ -21,14 +23,19 @@ fn pods_run_on_two_nodes(lab: &Lab) -> Result<()> {
     cluster.wait_for_rollout("default", "deployment/client")?;
     let clients = cluster.pods("default", "app=client")?;
     let client = cluster.container(clients.first().context("a client")?, "main")?;
-    // By name and by the Service's address, until a pod of each node has answered.
-    let mut nodes = std::collections::BTreeSet::new();
-    wait_for("answers from both nodes", || {
-        let answer = client.act(http::fetch, "http://server.default:8080/".to_owned())?;
-        let answer: serde_json::Value = serde_json::from_str(&answer)?;
-        nodes.insert(answer["version"].as_str().context("a version")?.to_owned());
-        Ok((nodes.len() == 2).then_some(()))
-    })?;
+    // By name and by the Service's address, which kube-proxy knows a moment later, until a pod of each node has answered.
+    let (mut nodes, mut last) = (BTreeSet::new(), String::new());
+    let waited = wait_until("answers from both nodes", || {
+        match client.act(http::fetch, "http://server.default:8080/".to_owned()) {
+            Ok(answer) => {
+                let answer: serde_json::Value = serde_json::from_str(&answer)?;
+                nodes.insert(answer["version"].as_str().context("a version")?.to_owned());
+            }
+            Err(error) => last = format!("{error:#}"),
+        }
+        Ok(nodes.len() == 2)
+    });
+    waited.with_context(|| format!("{nodes:?} answered; {last}"))?;
     ensure!(nodes.iter().eq(["node-1", "node-2"]), "{nodes:?}");
     Ok(())
 }

@@ -162,13 +162,18 @@ impl Kubernetes {
         waited.with_context(|| format!("{last}\n{}", self.shown(namespace)))
     }
 
-    /// What kubectl tells about the pods of a namespace and what became of them, for a failed test.
+    /// What kubectl tells about the pods of a namespace, what became of them and what they said, for a failed test.
     #[must_use]
     pub fn shown(&self, namespace: &str) -> String {
         let of = |arguments: &[&str]| self.kubectl().run(arguments).unwrap_or_else(|error| format!("{error:#}\n"));
         let pods = of(&["get", "pods", "-n", namespace, "-o", "wide"]);
         let events = of(&["get", "events", "-n", namespace, "--sort-by", ".lastTimestamp"]);
-        format!("{pods}{events}")
+        let mut text = pods + &events;
+        for pod in self.pods(namespace, "").unwrap_or_default() {
+            let name = pod.rsplit('/').next().unwrap_or_default();
+            text += &of(&["logs", "-n", namespace, name, "--all-containers", "--prefix", "--tail", "40"]);
+        }
+        text
     }
 
     fn wait_for_nodes(&self) -> Result<()> {

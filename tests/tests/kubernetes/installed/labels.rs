@@ -36,6 +36,7 @@ spec:
 pub(crate) fn on_and_off_under_traffic(mesh: &Installed) -> Result<()> {
     let kubectl = mesh.cluster.kubectl();
     let before = containers(mesh, "shop")?;
+    until_the_service_answers(mesh)?;
     is_seen(mesh, true)?;
 
     let joining = Traffic::start(mesh, "joining")?;
@@ -84,6 +85,15 @@ impl Traffic {
         std::fs::write(&self.until, "")?;
         hammer::ensure_none_failed(self.hammer).map(drop)
     }
+}
+
+/// kube-proxy knows a Service a moment after it was made.
+fn until_the_service_answers(mesh: &Installed) -> Result<()> {
+    let (client, to) = (site(mesh, "shop/client")?, destinations(mesh)?);
+    wait_until("the Service to answer", || {
+        let dialed = to.iter().map(|to| client.act(socket::dial, Dial::to(*to).say("hello")));
+        Ok(dialed.collect::<Result<Vec<_>>>()?.into_iter().all(|dialed| dialed.answered().is_ok()))
+    })
 }
 
 fn destinations(mesh: &Installed) -> Result<Vec<SocketAddr>> {
