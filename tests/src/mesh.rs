@@ -49,6 +49,7 @@ pub struct Mesh {
     agents: BTreeMap<String, Running>,
     started: usize,
     options: Vec<String>,
+    within: Vec<String>,
     files: Option<u64>,
     ipv6: bool,
     version: AgentVersion,
@@ -112,6 +113,7 @@ impl Mesh {
             agents: BTreeMap::new(),
             started: 0,
             options: Vec::new(),
+            within: Vec::new(),
             files: None,
             ipv6: true,
             version: AgentVersion::This,
@@ -127,6 +129,11 @@ impl Mesh {
     /// Options that every agent is started with from now on.
     pub fn options(&mut self, options: &[&str]) {
         self.options = options.iter().map(ToString::to_string).collect();
+    }
+
+    /// A program with arguments, such as `setpriv --no-new-privs --`, which every agent is started by from now on.
+    pub fn within(&mut self, wrapper: &[&str]) {
+        self.within = wrapper.iter().map(ToString::to_string).collect();
     }
 
     /// Limit of open files of every agent that is started from now on.
@@ -193,7 +200,12 @@ impl Mesh {
         let node = self.bed.node(name)?;
         let lab = self.bed.lab();
         self.started += 1;
-        let program = Program::new(self.version.program()?)
+        let agent = self.version.program()?;
+        let program = match self.within.split_first() {
+            None => Program::new(agent),
+            Some((wrapper, arguments)) => Program::new(wrapper).args(arguments).arg(agent),
+        };
+        let program = program
             .args(["--node", name])
             .args(self.source.arguments(lab.directory(), name)?)
             .arg("--bpffs")

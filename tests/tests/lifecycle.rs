@@ -33,6 +33,7 @@ underpass_tests::scenarios! {
     several_agents_drain_at_once,
     one_that_stays_waits_to_be_asked,
     a_second_agent_is_refused,
+    as_in_a_container,
     successors_that_die,
     an_agent_that_dies_while_it_is_followed,
     cleaned_up,
@@ -287,6 +288,42 @@ fn a_second_agent_is_refused(lab: &Lab) -> Result<()> {
     load.goes_on()?;
     let (_, failed) = load.end()?;
     ensure!(failed.is_empty() && first.ended()?.is_none(), "{failed:?}");
+    Ok(())
+}
+
+/// Starts a program as a runtime starts the chart's agent: with a cgroup namespace of its own, settings of the kernel that cannot be
+/// written, no other capabilities than `$0`, and no privileges beside root's.
+const CONTAINER: &str = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && \
+    test ! -w /proc/sys/net/ipv4/ip_forward && grep -qx 0::/ /proc/self/cgroup && \
+    exec setpriv --inh-caps -all --bounding-set \"-all,$0\" -- \"$@\"";
+
+/// The capabilities of the chart are enough, and what else a container takes from an agent it sees to itself.
+fn as_in_a_container(lab: &Lab) -> Result<()> {
+    let mut mesh = Mesh::up(lab, &[("world.yaml", WORLD)])?;
+    let with = |capabilities: &'static str| {
+        ["unshare", "--cgroup", "--mount", "--propagation", "private", "--", "sh", "-c", CONTAINER, capabilities]
+    };
+    mesh.within(&with("+sys_admin"));
+    mesh.launch("node-1")?;
+    let mut refused = mesh.release("node-1")?;
+    ensure!(refused.wait()? == Exit::Code(1), "{}", refused.log()?);
+    ensure!(refused.log()?.contains("CAP_NET_ADMIN"), "{}", refused.log()?);
+
+    mesh.within(&with("+sys_admin,+net_admin,+sys_ptrace"));
+    mesh.start()?;
+    let mut load = Load::begin(&mesh, lab)?;
+    load.goes_on()?;
+    for family in Family::ALL {
+        let dial = Dial::to(family.to(mesh.bed.pod("mesh/b")?, PORT)?).say("CONTAINED");
+        ensure_tunnelled(&mesh, &mesh.call("mesh/a", dial)?.answered()?, "a")?;
+    }
+    let mut before = mesh.take_over("node-1")?;
+    load.goes_on()?;
+    ensure!(before.wait()? == Exit::Code(0), "{}", before.log()?);
+    let (_, failed) = load.end()?;
+    ensure!(failed.is_empty(), "{failed:?}");
+    let capabilities = fs::read_to_string(format!("/proc/{}/status", mesh.agent("node-1")?.pid()))?;
+    ensure!(capabilities.contains("CapEff:\t0000000000281000"), "{capabilities}");
     Ok(())
 }
 

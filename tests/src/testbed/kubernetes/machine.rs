@@ -253,12 +253,9 @@ fn prepare_mounts(beginning: &Beginning) -> Result<()> {
     // An inherited one is another machine's.
     let _ = umount2("/sys/fs/bpf", MntFlags::MNT_DETACH);
     mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), modest, Some("mode=700")).context("mount /sys/fs/bpf")?;
-    bind(Path::new("/var/lib/kubelet"), Path::new("/var/lib/kubelet"))?;
-    bind(Path::new("/run/netns"), Path::new("/run/netns"))?;
-    // What containers mount there for the machine, or it for them, is seen on the other side.
-    for shared in ["/var/lib/kubelet", "/run/netns", "/run", "/sys/fs/bpf"] {
-        mount(none, shared, none, MsFlags::MS_SHARED, none).with_context(|| format!("share {shared}"))?;
-    }
+    // As on a machine that systemd has started: what containers mount there for the machine, or it for them, is seen on the
+    // other side.
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SHARED, none).context("share mounts")?;
     Ok(())
 }
 

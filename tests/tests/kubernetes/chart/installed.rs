@@ -1,0 +1,91 @@
+//! The chart at a real API server: every object is taken as it is, and the release can be changed and removed.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use underpass_tests::testbed::{ApiServer, Description, Lab, Testbed};
+
+use super::{
+    helm::{CHART, Helm, NAMESPACE},
+    values,
+};
+
+/// A node with an API server, and Helm there.
+fn up(lab: &Lab) -> Result<(Testbed, ApiServer, Helm)> {
+    let description = Description::default().node("control-plane", &["172.18.0.10", "fd00:172:18::10"])?;
+    let bed = Testbed::up(lab, &description)?;
+    let server = ApiServer::start(bed.node("control-plane")?)?;
+    let helm = Helm::of(bed.node("control-plane")?.shell()?, server.kubectl().kubeconfig())?;
+    Ok((bed, server, helm))
+}
+
+const HERE: [&str; 2] = ["--namespace", NAMESPACE];
+
+/// Strictly: an unknown field, a duplicate one or a warning is an error.
+pub(crate) fn an_api_server_takes_every_object(lab: &Lab) -> Result<()> {
+    let (_bed, server, helm) = up(lab)?;
+    let kubectl = server.kubectl();
+    kubectl.run(&["create", "namespace", NAMESPACE])?;
+    let apply = |objects: &str| -> Result<String> {
+        let file = lab.directory().join("rendered.yaml");
+        fs::write(&file, objects)?;
+        let strictly = ["apply", "--dry-run=server", "--validate=strict", "--warnings-as-errors", "-f"];
+        kubectl.run(&[&strictly[..], &[&*file.to_string_lossy()]].concat())
+    };
+    for values in [values::NONE, values::ALL, values::ISTIO] {
+        let said = apply(&helm.text(values)?)?;
+        for object in ["daemonset.apps/underpass-agent created", "deployment.apps/underpass-control created"] {
+            ensure!(said.contains(object), "{said}");
+        }
+    }
+    let misspelt = helm.text(values::NONE)?.replace("hostPID:", "hostPid:");
+    let refused = format!("{:#}", apply(&misspelt).err().context("hostPid is taken")?);
+    ensure!(refused.contains("hostPid"), "{refused}");
+
+    // As a user does.
+    let installed = helm.run(&[&["install", "underpass", CHART][..], &HERE].concat())?;
+    ensure!(installed.contains("STATUS: deployed") && installed.contains("underpass status"), "{installed}");
+    let agent = || kubectl.get(&["daemonset", "underpass-agent", "-n", NAMESPACE]);
+    let before = agent()?["metadata"]["generation"].clone();
+    let set = |value: &str| helm.run(&[&["upgrade", "underpass", CHART, "--set", value][..], &HERE].concat());
+    set("agent.settings.release-drain=1m")?;
+    ensure!(agent()?["metadata"]["generation"] == before, "a running agent follows this one");
+    let file = kubectl.get(&["configmap", "underpass-agent", "-n", NAMESPACE])?;
+    ensure!(file["data"]["agent.yaml"].as_str().is_some_and(|text| text.contains("release-drain: 1m")), "{file}");
+    set("agent.settings.workers=2")?;
+    ensure!(agent()?["metadata"]["generation"] != before, "a running agent cannot follow this one");
+    let misspelt = set("agent.settings.wokers=2").err().context("it is taken")?;
+    ensure!(format!("{misspelt:#}").contains("wokers"), "{misspelt:#}");
+    Ok(())
+}
+
+/// It is made where there is none and stays when the release goes; one that was there is left as it is.
+pub(crate) fn the_root_namespace_is_made_and_kept(lab: &Lab) -> Result<()> {
+    let (_bed, server, helm) = up(lab)?;
+    let kubectl = server.kubectl();
+    let root = |name: &str| kubectl.get(&["namespace", name]);
+    let install = ["install", "underpass", CHART, "--create-namespace"];
+    helm.run(&[&install[..], &HERE].concat())?;
+    let made = root("istio-system")?;
+    ensure!(made["metadata"]["annotations"]["meta.helm.sh/release-name"] == "underpass", "{made}");
+    helm.run(&[&["upgrade", "underpass", CHART][..], &HERE].concat())?;
+    ensure!(root("istio-system")?["metadata"]["uid"] == made["metadata"]["uid"]);
+    helm.run(&[&["uninstall", "underpass"][..], &HERE].concat())?;
+    ensure!(root("istio-system")?["metadata"]["uid"] == made["metadata"]["uid"], "it is kept");
+    kubectl.get(&["daemonset", "underpass-agent", "-n", NAMESPACE]).err().context("it is removed")?;
+    // Again: now it is there already.
+    helm.run(&[&["install", "underpass", CHART][..], &HERE].concat())?;
+    helm.run(&[&["uninstall", "underpass"][..], &HERE].concat())?;
+
+    kubectl.run(&["create", "namespace", "policies"])?;
+    let before = root("policies")?;
+    let other = ["--set", "meshConfig.rootNamespace=policies"];
+    helm.run(&[&["install", "underpass", CHART][..], &HERE, &other].concat())?;
+    ensure!(root("policies")? == before, "another's namespace is left as it is");
+    let manifest = helm.run(&[&["get", "manifest", "underpass"][..], &HERE].concat())?;
+    ensure!(!manifest.contains("kind: Namespace"), "{manifest}");
+    // The release's own namespace can be the root as well.
+    let own = ["--set", &format!("meshConfig.rootNamespace={NAMESPACE}")];
+    helm.run(&[&["upgrade", "underpass", CHART][..], &HERE, &own].concat())?;
+    Ok(())
+}

@@ -1,0 +1,260 @@
+//! Values: what a user writes has its effect, or an answer.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::{
+    helm::{CHART, Helm, at, strings},
+    programs::{arguments_of_control, settings_of_agent},
+};
+
+/// The defaults.
+pub(crate) const NONE: &str = "{}";
+
+/// Every part of the chart asked for something.
+pub(crate) const ALL: &str = "
+global:
+  hub: registry.example:5000/mesh
+  tag: '7'
+  imagePullSecrets: [registry]
+  proxy: {clusterDomain: cluster.example}
+  multiCluster: {clusterName: east}
+image: {pullPolicy: Always}
+meshConfig:
+  trustDomain: mesh.example
+  trustDomainAliases: [old.example, older.example]
+  rootNamespace: mesh-root
+  accessLogEncoding: JSON
+control:
+  replicas: 3
+  dnsNames: [istiod.istio-system.svc]
+  trustedNodeAccounts: [istio-system/ztunnel]
+  certificateLifetime: 3600
+  logLevel: info,underpass_xds=debug
+  logFormat: json
+  resources: {limits: {memory: 1Gi}}
+  nodeSelector: {pool: system}
+  tolerations: [{key: system, operator: Exists}]
+  podAnnotations: {a: b}
+  podLabels: {team: mesh}
+agent:
+  settings: {release-drain: 1m, node-memory: 512, sidecar-keys: false, certificate-lifetime: 30m}
+  drainSeconds: 60
+  logLevel: debug
+  logFormat: json
+  rollingUpdate: {maxSurge: 0, maxUnavailable: 10%}
+  resources: {requests: {memory: 1Gi}}
+  nodeSelector: {mesh: 'yes'}
+  affinity: {nodeAffinity: {}}
+  tolerations: []
+  podAnnotations: {prometheus.io/scrape: 'false'}
+  podLabels: {team: mesh, istio.io/dataplane-mode: ambient}
+";
+
+/// Values as they are written for Istio's own charts.
+pub(crate) const ISTIO: &str = r#"
+global:
+  proxy:
+    accessLogFile: /dev/stdout
+    resources:
+      requests: {cpu: 50m, memory: 64Mi}
+      limits: {cpu: 300m, memory: 128Mi}
+pilot:
+  resources:
+    requests: {cpu: 250m, memory: 700Mi}
+    limits: {cpu: 900m, memory: 1500Mi}
+  enableProtocolSniffingForInbound: true
+  enableProtocolSniffingForOutbound: true
+meshConfig:
+  enableTracing: true
+  defaultConfig: {tracing: {sampling: 10.0}}
+  accessLogFormat: |
+    [%START_TIME%] "%REQ(:METHOD)% %PROTOCOL%" %RESPONSE_CODE%
+  trustDomain: istio.example
+"#;
+
+/// A key that does not exist is an error with its name, beside the same value by its right name.
+pub(crate) fn a_misspelt_one_is_named() -> Result<()> {
+    let helm = Helm::new()?;
+    for (wrong, word, right) in [
+        ("agnet: {}", "agnet", "agent: {}"),
+        ("agent: {drianSeconds: 1}", "drianSeconds", "agent: {drainSeconds: 1}"),
+        ("agent: {settings: {relase-drain: 1m}}", "relase-drain", "agent: {settings: {release-drain: 1m}}"),
+        ("agent: {rollingUpdate: {maxSurges: 1}}", "maxSurges", "agent: {rollingUpdate: {maxSurge: 1}}"),
+        ("agent: {resources: {request: {}}}", "request", "agent: {resources: {requests: {}}}"),
+        ("control: {replica: 2}", "replica", "control: {replicas: 2}"),
+        ("image: {pullpolicy: Always}", "pullpolicy", "image: {pullPolicy: Always}"),
+        ("global: {hbu: x}", "hbu", "global: {hub: x}"),
+        ("pilot: {resources: {limit: {}}}", "limit", "pilot: {resources: {limits: {}}}"),
+        // A value that cannot be meant.
+        ("control: {replicas: two}", "replicas", "control: {replicas: 1}"),
+        ("meshConfig: {trustDomain: 'a b'}", "trustDomain", "meshConfig: {trustDomain: a.b}"),
+        ("meshConfig: {accessLogEncoding: xml}", "accessLogEncoding", "meshConfig: {accessLogEncoding: JSON}"),
+        ("agent: {settings: {release-drain: soon}}", "release-drain", "agent: {settings: {release-drain: 90}}"),
+        ("agent: {settings: {take-over: true}}", "take-over", "agent: {settings: {kernel-log: true}}"),
+    ] {
+        let said = helm.text(wrong).err().with_context(|| format!("{wrong} is taken"))?;
+        let said = format!("{said:#}");
+        ensure!(said.contains(word) && said.contains("don't meet the specifications"), "{wrong}: {said}");
+        helm.text(right)?;
+    }
+    Ok(())
+}
+
+/// Where Istio's have a meaning, it holds; the others are named, and change nothing.
+pub(crate) fn istios_are_taken() -> Result<()> {
+    let helm = Helm::new()?;
+    let objects = helm.render(ISTIO)?;
+    let resources =
+        |kind: &str, name: &str| Ok::<_, anyhow::Error>(objects.container(kind, name)?["resources"].clone());
+    let control = resources("Deployment", "underpass-control")?;
+    let (requests, limits) = (json!({"cpu": "250m", "memory": "700Mi"}), json!({"cpu": "900m", "memory": "1500Mi"}));
+    ensure!(control == json!({ "requests": requests, "limits": limits }), "{control}");
+    // What was meant for the proxy of one pod would starve the agent of a node.
+    let agent = resources("DaemonSet", "underpass-agent")?;
+    ensure!(agent == json!({"requests": {"cpu": "100m", "memory": "256Mi"}}), "{agent}");
+    for arguments in
+        [arguments_of_control(&objects)?, strings(&objects.container("DaemonSet", "underpass-agent")?["args"])]
+    {
+        ensure!(arguments.iter().any(|one| one == "--trust-domain=istio.example"), "{arguments:?}");
+    }
+    let own = helm.render(&format!("{ISTIO}\ncontrol: {{resources: {{requests: {{cpu: 1}}}}}}"))?;
+    let control = &own.container("Deployment", "underpass-control")?["resources"];
+    ensure!(*control == json!({"requests": {"cpu": 1}}), "the chart's own value counts: {control}");
+
+    let notes = helm.notes(ISTIO)?;
+    let named: BTreeSet<_> = without_effect(&notes).into_iter().collect();
+    let expected = [
+        "global.proxy.resources",
+        "meshConfig.accessLogFormat",
+        "meshConfig.defaultConfig",
+        "meshConfig.enableTracing",
+        "pilot.enableProtocolSniffingForInbound",
+        "pilot.enableProtocolSniffingForOutbound",
+    ];
+    ensure!(named == BTreeSet::from(expected.map(str::to_owned)), "{notes}");
+    for said in
+        ["agent.resources", "meshConfig.accessLogEncoding", "istio.io/dataplane-mode=ambient", "underpass status"]
+    {
+        ensure!(notes.contains(said), "no {said}: {notes}");
+    }
+    for silent in [NONE, ALL] {
+        let notes = helm.notes(silent)?;
+        ensure!(without_effect(&notes).is_empty() && !notes.contains("no effect"), "{notes}");
+    }
+    let to_a_file = helm.notes("meshConfig: {accessLogFile: /var/log/mesh}\ngateways: {istio-ingressgateway: {}}")?;
+    ensure!(without_effect(&to_a_file) == ["gateways", "meshConfig.accessLogFile"], "{to_a_file}");
+    ensure!(to_a_file.contains("agent.settings.access-log"), "{to_a_file}");
+    Ok(())
+}
+
+/// The names in the part of the notes about values without an effect.
+fn without_effect(notes: &str) -> Vec<String> {
+    let part = notes.split_once("have no effect in Underpass:\n").map_or("", |(_, part)| part);
+    let lines = part.lines().skip_while(|line| line.is_empty()).take_while(|line| line.starts_with("  "));
+    lines.map(|line| line.trim().to_owned()).collect()
+}
+
+/// Values of each kind, and what they become.
+pub(crate) fn reach_their_places() -> Result<()> {
+    let helm = Helm::new()?;
+    let objects = helm.render(ALL)?;
+    for workload in objects.workloads() {
+        let pod = at(workload, "spec.template.spec");
+        for container in super::helm::containers(pod) {
+            ensure!(container["image"] == "registry.example:5000/mesh/underpass:7", "{container}");
+            ensure!(container["imagePullPolicy"] == "Always", "{container}");
+        }
+        ensure!(pod["imagePullSecrets"] == json!([{"name": "registry"}]), "{pod}");
+        let labels = at(workload, "spec.template.metadata.labels");
+        ensure!(labels["team"] == "mesh" && labels["istio.io/dataplane-mode"] == "none", "{labels}");
+    }
+    let (control, agent) =
+        (objects.one("Deployment", "underpass-control")?, objects.one("DaemonSet", "underpass-agent")?);
+    ensure!(control["spec"]["replicas"] == 3, "{control}");
+    let pod = at(agent, "spec.template.spec");
+    ensure!(pod["terminationGracePeriodSeconds"] == 75 && pod["tolerations"].is_null(), "{pod}");
+    ensure!(pod["nodeSelector"] == json!({"kubernetes.io/os": "linux", "mesh": "yes"}), "{pod}");
+    ensure!(at(agent, "spec.template.metadata.annotations")["prometheus.io/scrape"] == "false", "{agent}");
+    ensure!(*at(agent, "spec.updateStrategy.rollingUpdate") == json!({"maxSurge": 0, "maxUnavailable": "10%"}));
+
+    // Settings of the mesh have one source.
+    let arguments = arguments_of_control(&objects)?;
+    let settings = settings_of_agent(&objects)?;
+    let of_agent = |name: &str| settings.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str()).unwrap_or_default();
+    for (name, value) in [
+        ("cluster", "east"),
+        ("cluster-domain", "cluster.example"),
+        ("trust-domain", "mesh.example"),
+        ("root-namespace", "mesh-root"),
+    ] {
+        ensure!(arguments.contains(&format!("--{name}={value}")) && of_agent(name) == value, "{name}: {settings:?}");
+    }
+    ensure!(arguments.contains(&"--trust-domain-aliases=old.example,older.example".to_owned()), "{arguments:?}");
+    let aliases = of_agent("trust-domain-aliases");
+    ensure!(aliases.contains("old.example") && aliases.contains("older.example"), "{aliases}");
+    let accounts = format!("--trusted-node-accounts={}/underpass-agent,istio-system/ztunnel", super::helm::NAMESPACE);
+    ensure!(arguments.contains(&accounts), "{arguments:?}");
+    for (name, value) in [
+        ("drain", "60"),
+        ("release-drain", "1m"),
+        ("node-memory", "512"),
+        ("sidecar-keys", "false"),
+        ("log", "debug"),
+        ("access-log-format", "json"),
+    ] {
+        ensure!(of_agent(name) == value, "{name} is {:?}", of_agent(name));
+    }
+
+    // What a running agent follows replaces none; anything else does.
+    let hash = |values: &str| -> Result<Value> {
+        let objects = helm.render(values)?;
+        Ok(at(objects.one("DaemonSet", "underpass-agent")?, "spec.template.metadata.annotations").clone())
+    };
+    let before = hash(NONE)?;
+    ensure!(before == hash("agent: {logLevel: debug, settings: {release-drain: 1m}}")?, "{before}");
+    ensure!(before != hash("agent: {settings: {workers: 2}}")?, "{before}");
+    Ok(())
+}
+
+/// A setting is given by the chart, by a value of its own, or by `agent.settings`: by one of them.
+pub(crate) fn every_setting_of_an_agent_has_one_place() -> Result<()> {
+    const BY_THE_CHART: [&str; 25] = [
+        "config",
+        "print-config",
+        "node",
+        "manifests",
+        "control-plane",
+        "control-plane-name",
+        "control-plane-roots",
+        "control-plane-token",
+        "kubeconfig",
+        "state",
+        "bpffs",
+        "cgroup-root",
+        "admin-socket",
+        "probe-socket",
+        "cluster",
+        "access-log-format",
+        "log-format",
+        "log",
+        "trust-domain",
+        "trust-domain-aliases",
+        "root-namespace",
+        "cluster-domain",
+        "drain",
+        "take-over",
+        "stay",
+    ];
+    let schema = std::fs::read_to_string(format!("{CHART}/values.schema.json"))?;
+    let schema: Value = serde_json::from_str(&schema)?;
+    let listed = &schema["properties"]["agent"]["properties"]["settings"]["properties"];
+    let listed: BTreeSet<_> = listed.as_object().context("settings")?.keys().cloned().collect();
+    let table = underpass_agent::config::markdown();
+    let names = table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let expected: BTreeSet<_> = names.filter(|name| !BY_THE_CHART.contains(name)).map(str::to_owned).collect();
+    ensure!(listed == expected, "{listed:?} and {expected:?}");
+    Ok(())
+}
