@@ -291,25 +291,34 @@ fn a_second_agent_is_refused(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Starts a program as a runtime starts the chart's agent: with a cgroup namespace of its own, settings of the kernel that cannot be
-/// written, no other capabilities than `$0`, and no privileges beside root's.
-const CONTAINER: &str = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && \
-    test ! -w /proc/sys/net/ipv4/ip_forward && grep -qx 0::/ /proc/self/cgroup && \
-    exec setpriv --inh-caps -all --bounding-set \"-all,$0\" -- \"$@\"";
+/// A shell's words before a program that is started as a runtime starts the chart's agent: with a cgroup namespace of its own, and
+/// settings of the kernel that cannot be written.
+const CONTAINER: &str = "mount -o bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && \
+    ! (: > /proc/sys/net/ipv4/ip_forward) 2> /dev/null && grep -qx 0::/ /proc/self/cgroup && exec \"$@\"";
+
+/// A program of util-linux by its whole path: a shell may have one of its own with fewer options.
+fn util_linux(name: &str) -> Result<String> {
+    let folders = std::env::var("PATH")?;
+    let found = folders.split(':').map(|folder| format!("{folder}/{name}")).find(|path| fs::metadata(path).is_ok());
+    found.with_context(|| format!("no {name} in {folders}"))
+}
 
 /// The capabilities of the chart are enough, and what else a container takes from an agent it sees to itself.
 fn as_in_a_container(lab: &Lab) -> Result<()> {
     let mut mesh = Mesh::up(lab, &[("world.yaml", WORLD)])?;
-    let with = |capabilities: &'static str| {
-        ["unshare", "--cgroup", "--mount", "--propagation", "private", "--", "sh", "-c", CONTAINER, capabilities]
+    let (unshare, setpriv) = (util_linux("unshare")?, util_linux("setpriv")?);
+    let with = |mesh: &mut Mesh, capabilities: &str| {
+        let inside = [&*unshare, "--cgroup", "--mount", "--propagation", "private", "--", "sh", "-c", CONTAINER, "sh"];
+        let bounded = format!("-all,{capabilities}");
+        mesh.within(&[&inside[..], &[&setpriv, "--inh-caps", "-all", "--bounding-set", &bounded, "--"]].concat());
     };
-    mesh.within(&with("+sys_admin"));
+    with(&mut mesh, "+sys_admin");
     mesh.launch("node-1")?;
     let mut refused = mesh.release("node-1")?;
     ensure!(refused.wait()? == Exit::Code(1), "{}", refused.log()?);
     ensure!(refused.log()?.contains("CAP_NET_ADMIN"), "{}", refused.log()?);
 
-    mesh.within(&with("+sys_admin,+net_admin,+sys_ptrace"));
+    with(&mut mesh, "+sys_admin,+net_admin,+sys_ptrace");
     mesh.start()?;
     let mut load = Load::begin(&mesh, lab)?;
     load.goes_on()?;

@@ -28,6 +28,8 @@ pub(crate) const PROGRAMS: &[Program] = &[
     Program { name: "ip", package: "iproute2" },
     Program { name: "ss", package: "iproute2" },
     Program { name: "prlimit", package: "util-linux" },
+    Program { name: "setpriv", package: "util-linux" },
+    Program { name: "unshare", package: "util-linux" },
 ];
 
 /// The machine as its files under /proc describe it.
