@@ -33,8 +33,11 @@ fn main() -> ExitCode {
 }
 
 fn run(lab: &Lab) -> Result<()> {
-    let folder = PathBuf::from(env::var_os(FOLDER).with_context(|| format!("{FOLDER} names no folder: run `cargo xtask cluster up`"))?);
-    let nodes = env::var(NODES).ok().map_or(Ok(2), |text| text.parse()).with_context(|| format!("{NODES} is no number"))?;
+    let folder = PathBuf::from(
+        env::var_os(FOLDER).with_context(|| format!("{FOLDER} names no folder: run `cargo xtask cluster up`"))?,
+    );
+    let nodes =
+        env::var(NODES).ok().map_or(Ok(2), |text| text.parse()).with_context(|| format!("{NODES} is no number"))?;
     ensure!((1..=9).contains(&nodes), "{nodes} nodes: 1 to 9 can be had");
     // A guard: all of it ends with this process.
     let (_mesh, _cluster);
@@ -56,7 +59,8 @@ fn run(lab: &Lab) -> Result<()> {
 fn write_scripts(cluster: &Kubernetes, folder: &Path) -> Result<()> {
     let control = holder(cluster, CONTROL_NODE)?;
     let kubeconfig = cluster.kubectl().kubeconfig();
-    for (name, program) in [("kubectl", cluster.kubectl().program().to_owned()), ("helm", Kubernetes::helm_program()?)] {
+    for (name, program) in [("kubectl", cluster.kubectl().program().to_owned()), ("helm", Kubernetes::helm_program()?)]
+    {
         let text = format!(
             "#!/bin/sh\n\
              read -r pid < {:?} || exit 1\n\

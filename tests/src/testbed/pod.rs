@@ -150,7 +150,10 @@ impl Pod {
         let cgroup = self.cgroup.join(self.driver.container(&container_id(&self.spec, name)));
         self.lab.make_cgroup(&cgroup)?;
         let pid = Some(self.sandbox_pid());
-        Ok(Site::new(&self.lab, Isolation { cgroup: Some(cgroup), network_of: pid, mounts_of: pid, ..Isolation::default() }))
+        Ok(Site::new(
+            &self.lab,
+            Isolation { cgroup: Some(cgroup), network_of: pid, mounts_of: pid, ..Isolation::default() },
+        ))
     }
 
     /// The container `app`.

@@ -2,6 +2,10 @@
 
 #[path = "installed/labels.rs"]
 mod labels;
+#[path = "installed/traffic.rs"]
+mod traffic;
+#[path = "installed/upgrade.rs"]
+mod upgrade;
 
 use anyhow::{Context, Result};
 use underpass_tests::{
@@ -15,17 +19,17 @@ underpass_tests::scenarios! {
 
 /// Pods in namespaces `shop` and `legacy`.
 const APPLICATION: &str = include_str!("installed.yaml");
+/// The nodes of the cluster.
+const NODES: [&str; 2] = ["node-1", "node-2"];
 /// The port of its servers.
 const PORT: u16 = 9080;
 
 fn a_label_puts_running_pods_into_the_mesh(lab: &Lab) -> Result<()> {
-    let mesh = Installed::by_chart(lab, 2, &["--set", "meshConfig.accessLogEncoding=JSON"])?;
+    let mesh = Installed::by_chart(lab, NODES.len(), &["--set", "meshConfig.accessLogEncoding=JSON"])?;
     mesh.cluster.kubectl().apply(APPLICATION)?;
-    for (namespace, what) in [
-        ("shop", "deployment/server"),
-        ("shop", "deployment/client"),
-        ("legacy", "deployment/outsider"),
-    ] {
+    for (namespace, what) in
+        [("shop", "deployment/server"), ("shop", "deployment/client"), ("legacy", "deployment/outsider")]
+    {
         mesh.cluster.wait_for_rollout(namespace, what)?;
     }
     labels::on_and_off_under_traffic(&mesh)

@@ -46,7 +46,10 @@ impl Containers {
 
 /// Builds what is missing. The first time takes minutes.
 pub(crate) fn ensure(workspace: &Workspace) -> Result<Containers> {
-    install::programs(&[Program { name: "nft", package: "nftables" }, Program { name: "pkg-config", package: "pkg-config" }])?;
+    install::programs(&[
+        Program { name: "nft", package: "nftables" },
+        Program { name: "pkg-config", package: "pkg-config" },
+    ])?;
     if !crate::process::Cmd::new("pkg-config").args(["--exists", "libseccomp"]).succeeds() {
         install::debian(&["libseccomp-dev"])?;
     }

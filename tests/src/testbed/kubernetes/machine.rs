@@ -74,7 +74,9 @@ impl Machine {
     pub(super) fn begin(node: &Node, subnets: Subnets) -> Result<Self> {
         let (lab, name) = (node.lab(), node.spec().name.clone());
         let directory = lab.directory().join(&name);
-        for part in ["etc/upper", "etc/work", "opt/cni/bin", "lib/kubelet", "lib/containerd", "log/pods", "log/containers"] {
+        for part in
+            ["etc/upper", "etc/work", "opt/cni/bin", "lib/kubelet", "lib/containerd", "log/pods", "log/containers"]
+        {
             fs::create_dir_all(directory.join(part)).with_context(|| format!("create {part} of {name}"))?;
         }
         let hierarchies = lab.make_in_hierarchies(node.cgroup())?;
@@ -132,13 +134,13 @@ impl Machine {
 
     /// The container with this id, as a site.
     pub(super) fn container(&self, id: &str) -> Result<Site> {
-        let cgroup = find(&self.node.cgroup.join("kubepods"), id)?.with_context(|| format!("no cgroup of container {id}"))?;
+        let cgroup =
+            find(&self.node.cgroup.join("kubepods"), id)?.with_context(|| format!("no cgroup of container {id}"))?;
         let processes = cgroup.join("cgroup.procs");
         let text = fs::read_to_string(&processes).with_context(|| format!("read {}", processes.display()))?;
         let first = text.lines().next().and_then(|line| line.parse().ok());
         let first = Some(first.with_context(|| format!("no process in {}", cgroup.display()))?);
-        let isolation =
-            Isolation { cgroup: Some(cgroup), network_of: first, mounts_of: first, ..Isolation::default() };
+        let isolation = Isolation { cgroup: Some(cgroup), network_of: first, mounts_of: first, ..Isolation::default() };
         Ok(Site::new(self.node.service.lab(), isolation))
     }
 

@@ -62,7 +62,8 @@ impl Kubernetes {
         let bed = Testbed::without_pods(lab, &description)?;
         let controllers = ["kube-controller-manager", "kube-scheduler"].map(|name| User::component(name, ""));
         let proxy = User::component("kube-proxy", "");
-        let kubelets: Vec<_> = (1..=nodes).map(|n| User::component(&format!("node:node-{n}"), "system:nodes")).collect();
+        let kubelets: Vec<_> =
+            (1..=nodes).map(|n| User::component(&format!("node:node-{n}"), "system:nodes")).collect();
         let users: Vec<_> = controllers.iter().chain([&proxy]).chain(&kubelets).cloned().collect();
         let server = ApiServer::start_with(bed.node(CONTROL_NODE)?, &users)?;
         let controllers = controllers.each_ref().map(|user| controller(&bed, &server, user));
@@ -209,7 +210,7 @@ impl Subnets {
     }
 }
 
-/// Routes from every node to the pods of the others.
+/// Routes from every node to the pods of the others, and for the rest to the first node, which leads nowhere.
 fn connect(bed: &Testbed, subnets: &[Subnets]) -> Result<()> {
     let mut batches = Vec::new();
     for node in bed.nodes() {
@@ -222,6 +223,14 @@ fn connect(bed: &Testbed, subnets: &[Subnets]) -> Result<()> {
                 let subnet = if address.is_ipv4() { &subnets.v4 } else { &subnets.v6 };
                 commands.push(format!("route add {subnet} via {address} dev eth0 onlink"));
             }
+        }
+        // The addresses of Services have no other route; the last rule of a packet's way out gives it a pod's.
+        if let (Some(control), true) = (bed.nodes().first(), node.spec().name != CONTROL_NODE) {
+            let gateways = control.spec().addresses.iter();
+            commands.extend(gateways.map(|gateway| {
+                let everywhere = if gateway.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+                format!("route add {everywhere} via {gateway} dev eth0 onlink")
+            }));
         }
         batches.push((node.shell()?, commands));
     }

@@ -1,23 +1,18 @@
 //! The label of a namespace, set and taken away while its pods talk.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use underpass_tests::{
-    apps::{
-        hammer::{self, Hammer},
-        socket::{self, Dial, Dialed},
-    },
+    apps::socket::{self, Dial, Dialed},
     installed::Installed,
-    testbed::{Actor, wait::wait_until},
+    testbed::wait::wait_until,
 };
 
-use super::{PORT, pod, site};
+use super::{PORT, pod, site, traffic::Traffic, upgrade};
 
 /// The text that must not be seen between the nodes once both pods are in the mesh.
 const SECRET: &str = "a-text-that-two-pods-know";
-/// The number of connections that must be answered after each step.
-const MANY: u64 = 100;
 /// Mutual TLS only, and only the client's identity.
 const POLICIES: &str = "
 apiVersion: security.istio.io/v1
@@ -39,7 +34,7 @@ pub(crate) fn on_and_off_under_traffic(mesh: &Installed) -> Result<()> {
     until_the_service_answers(mesh)?;
     is_seen(mesh, true)?;
 
-    let joining = Traffic::start(mesh, "joining")?;
+    let joining = Traffic::start(mesh, "joining", destinations(mesh)?)?;
     kubectl.run(&["label", "namespace", "shop", "istio-injection=enabled"])?;
     mesh.wait_for_redirection("shop", true)?;
     until_mutual_tls(mesh)?;
@@ -47,13 +42,17 @@ pub(crate) fn on_and_off_under_traffic(mesh: &Installed) -> Result<()> {
     is_seen(mesh, false)?;
     logs_name_both(mesh)?;
 
-    let policed = Traffic::start(mesh, "policed")?;
+    let policed = Traffic::start(mesh, "policed", destinations(mesh)?)?;
     kubectl.apply(POLICIES)?;
     outsider_is_refused(mesh)?;
     policed.ends_without_a_failure()?;
+    upgrade::loses_no_connection(mesh, destinations(mesh)?)?;
+    upgrade::a_deleted_agent_is_waited_for(mesh, destinations(mesh)?)?;
+    is_seen(mesh, false)?;
+    outsider_is_refused(mesh)?;
     kubectl.run(&["delete", "-n", "shop", "peerauthentication/strict", "authorizationpolicy/clients"])?;
 
-    let leaving = Traffic::start(mesh, "leaving")?;
+    let leaving = Traffic::start(mesh, "leaving", destinations(mesh)?)?;
     kubectl.run(&["label", "namespace", "shop", "istio-injection-"])?;
     mesh.wait_for_redirection("shop", false)?;
     wait_until("the pods to be out of the mesh", || Ok(is_seen(mesh, true).is_ok()))?;
@@ -62,29 +61,6 @@ pub(crate) fn on_and_off_under_traffic(mesh: &Installed) -> Result<()> {
     let after = containers(mesh, "shop")?;
     ensure!(before == after, "a container was started again: {before:?}, {after:?}");
     Ok(())
-}
-
-/// Connections without a pause from the client to the server, by both families and by the Service.
-struct Traffic {
-    hammer: Actor<hammer::Struck>,
-    until: PathBuf,
-}
-
-impl Traffic {
-    fn start(mesh: &Installed, name: &str) -> Result<Self> {
-        let until = mesh.cluster.bed.lab().directory().join(name);
-        let to = destinations(mesh)?;
-        let client = site(mesh, "shop/client")?.with_files_of_the_lab();
-        let mut hammer = hammer::start(&client, Hammer::new(to, name, &until))?;
-        hammer::answers(&mut hammer, MANY)?;
-        Ok(Self { hammer, until })
-    }
-
-    fn ends_without_a_failure(mut self) -> Result<()> {
-        hammer::answers(&mut self.hammer, MANY)?;
-        std::fs::write(&self.until, "")?;
-        hammer::ensure_none_failed(self.hammer).map(drop)
-    }
 }
 
 /// kube-proxy knows a Service a moment after it was made.

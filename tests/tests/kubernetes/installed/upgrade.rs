@@ -1,0 +1,39 @@
+//! Another agent in the place of one, while pods talk.
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, ensure};
+use underpass_tests::installed::Installed;
+
+use super::{NODES, traffic::Traffic};
+
+/// On every node another agent takes over from the one that runs, and no connection fails.
+pub(crate) fn loses_no_connection(mesh: &Installed, to: Vec<SocketAddr>) -> Result<()> {
+    let agents = || NODES.iter().map(|node| mesh.agent(node)).collect::<Result<Vec<_>>>();
+    let before = agents()?;
+    let traffic = Traffic::start(mesh, "upgrading", to)?;
+    mesh.upgrade(&["--set", "agent.podAnnotations.upgraded=yes"])?;
+    mesh.wait_until_ready()?;
+    traffic.ends_without_a_failure()?;
+    let after = agents()?;
+    ensure!(before.iter().all(|agent| !after.contains(agent)), "{before:?} still runs");
+    for node in NODES {
+        mesh.wait_for_line(node, &["take-over complete"])?;
+        let status = mesh.underpass(node, &["status", "-o", "json"])?;
+        let status: serde_json::Value = serde_json::from_str(&status)?;
+        ensure!(status["waiting"].as_array().is_some_and(Vec::is_empty), "not ready: {status}");
+    }
+    Ok(())
+}
+
+/// The agent of the client's node is deleted. Nothing gets past the mesh meanwhile, and connections wait for the next agent.
+pub(crate) fn a_deleted_agent_is_waited_for(mesh: &Installed, to: Vec<SocketAddr>) -> Result<()> {
+    let [node, _] = NODES;
+    let agent = mesh.agent(node)?;
+    let traffic = Traffic::start(mesh, "deleting", to)?;
+    mesh.cluster.kubectl().delete_pod(&agent)?;
+    mesh.wait_until_ready()?;
+    traffic.ends_without_a_failure()?;
+    ensure!(mesh.agent(node)? != agent, "{agent} still runs");
+    Ok(())
+}
