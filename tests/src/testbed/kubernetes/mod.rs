@@ -5,7 +5,7 @@
 //!   node "node-1"        172.18.0.11   containerd, kubelet, kube-proxy (nftables); pods 10.244.1.0/24, fd00:10:244:1::/64
 //!   node "node-2"        172.18.0.12   the same; CoreDNS answers at 10.96.0.10
 //! ```
-//! Every component is the real one. Nodes are namespaces, not machines ([`machine`]); what is missing of a real cluster is in
+//! Every component is the real one. Nodes are namespaces, not machines ([`Machine`]); what is missing of a real cluster is in
 //! the documents of [`Kubernetes::start`].
 //!
 //! What must hold: everything is a process of the scenario, every file lies in its directory, and nothing has a name on the
