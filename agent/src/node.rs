@@ -92,6 +92,8 @@ struct Serving {
     uid: Uid,
     pod_uid: PodUid,
     account: Account,
+    /// What arrives is steered to the tunnel. No longer at the end of its release.
+    steered: bool,
 }
 
 /// A running node.
@@ -345,7 +347,8 @@ impl Node {
     /// Says which pods of this node are captured, once it is known.
     fn say(&self) {
         let Some(word) = self.word.as_ref().filter(|_| self.applied) else { return };
-        let captured = self.serving.values().map(|pod| Arc::clone(&pod.pod_uid)).collect();
+        let steered = self.serving.values().filter(|pod| pod.steered);
+        let captured = steered.map(|pod| Arc::clone(&pod.pod_uid)).collect();
         let local = Arc::clone(&self.snapshot.borrow().local);
         word.say(redirection::due(&self.sources.borrow(), &local, &captured));
     }
@@ -365,11 +368,16 @@ impl Node {
                 let AnnouncedPod { pod, cookie, netns, outbound, inbound } = *pod;
                 let LocalPod { pod_uid, name, uid, addresses, account, .. } = pod;
                 let pod_uid = Arc::clone(&pod_uid);
-                self.serving.insert(cookie, Serving { uid: uid.clone(), pod_uid, account: account.clone() });
+                let serving = Serving { uid: uid.clone(), pod_uid, account: account.clone(), steered: true };
+                self.serving.insert(cookie, serving);
                 let cookie = cookie.0;
                 let pod = underpass_ztunnel::Pod { name, uid, addresses, account, cookie, netns, outbound, inbound };
                 self.ztunnel.add(pod);
                 self.want(); // its account may be another one by now
+                self.say();
+            }
+            Event::Steered { cookie, steered } => {
+                self.serving.entry(cookie).and_modify(|pod| pod.steered = steered);
                 self.say();
             }
             Event::Removed { name, cookie } => {

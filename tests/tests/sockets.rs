@@ -223,7 +223,7 @@ fn all_end(mesh: &Mesh) -> Result<()> {
     let gone = halves(mesh, true)?;
     wait_until("the other ends to be told", || {
         for (stays, _, pair) in &gone {
-            let is_open = |s: &destroy::TcpSocket| s.state != State::LISTEN && s.state != State::TIME_WAIT;
+            let is_open = |s: &destroy::TcpSocket| s.state != State::LISTEN;
             let of_pair = |s: &destroy::TcpSocket| [s.local, s.remote].iter().any(|end| end.port() == pair.to.port());
             if destroy::list(&netns(mesh, stays)?)?.iter().any(|socket| is_open(socket) && of_pair(socket)) {
                 return Ok(false);

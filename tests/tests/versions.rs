@@ -81,6 +81,7 @@ fn what_no_world_knows_goes_with_it(lab: &Lab) -> Result<()> {
     let options = ["--drain", "3600", "--release-drain", "3600"];
     let mut scene = Scene::new(lab, AgentVersion::This, &options)?;
     let mut open = Open::new(&scene.mesh, "mesh/a2", "mesh/b", Family::V4, 9000)?;
+    let mut incoming = Open::new(&scene.mesh, "mesh/b", "mesh/a2", Family::V4, 9001)?;
     let world = scene.mesh.manifest("world.yaml")?;
     ensure!(world.matches(LEAVES.0).count() == 1);
     scene.mesh.edit("world.yaml", Some(&world.replace(LEAVES.0, LEAVES.1)))?;
@@ -91,10 +92,18 @@ fn what_no_world_knows_goes_with_it(lab: &Lab) -> Result<()> {
         draining.push(scene.mesh.take_over(NODE)?);
         wait_until("its version alone to have tables", || scene.is_of(version))?;
         open.goes_on()?;
+        incoming.goes_on()?;
         let state = || pod_state(&scene.mesh, NODE, "mesh/a2");
         wait_until("the release to go on", || Ok(state()?.as_deref() == Some("releasing")))?;
     }
+    let pins = scene.mesh.bed.lab().pins(NODE).join("pods");
+    let steered = || -> Result<usize> { Ok(fs::read_dir(&pins)?.count()) };
+    ensure!(steered()? == 2, "a pod is not steered while what it opened is carried");
     open.ends_in_order()?;
+    // What is left is carried by the first of the agents, which drains; the last one ends the steering meanwhile.
+    wait_until("the end of the steering", || Ok(steered()? == 1))?;
+    incoming.goes_on()?;
+    incoming.ends_in_order()?;
     wait_until("the release to end", || Ok(pod_state(&scene.mesh, NODE, "mesh/a2")?.is_none()))?;
     for mut agent in draining {
         ensure!(agent.wait()? == Exit::Code(0), "{}", agent.log()?);

@@ -1,7 +1,8 @@
 //! An enrolled pod: its sandbox, and the steps in which it is set up and taken down. Its own file because [`super`] decides
 //! when, and this in which order.
 //!
-//! What must hold: set-up steers last, take-down takes the sockets first; both can be repeated from their beginning.
+//! What must hold: set-up steers last; take-down takes what its applications opened first, then the steering, which brings new
+//! sockets, and then all that is left. Both can be repeated from their beginning.
 
 use std::{
     fs::File,
@@ -144,7 +145,7 @@ impl EnrolledPod {
         })
     }
 
-    /// Whether the tunnel serves it.
+    /// Whether the tunnel serves it, as far as there are listeners.
     pub(super) const fn is_announced(&self) -> bool {
         self.listeners.is_none()
     }
@@ -160,12 +161,23 @@ impl EnrolledPod {
         Ok(())
     }
 
-    pub(super) fn count_captured(&self, marks: Marks) -> std::result::Result<usize, SystemError> {
-        setup::count_captured(&self.netns, marks)
+    /// Takes back rules and routes, where no captured socket is left and none comes: what remains of a take-down then.
+    pub(super) fn undo(&self, marks: Marks) -> Result<()> {
+        Ok(setup::undo(&self.netns, &self.before, marks)?)
+    }
+
+    /// From now on what arrives is the application's. Nothing that its applications opened may be captured any more.
+    pub(super) fn end_steering(&self, path: &mut impl DataPath, marks: Marks) -> Result<()> {
+        end_steering(self.kernel.cookie, &self.netns, path, marks)
+    }
+
+    /// The number of captured sockets: those of connections that its applications opened, and of all.
+    pub(super) fn count_captured(&self, marks: Marks) -> std::result::Result<[usize; 2], SystemError> {
+        setup::count_captured(&self.netns, [marks.outbound(), marks.outbound() | marks.inbound()])
     }
 
     pub(super) fn destroy_captured(&self, marks: Marks) -> std::result::Result<usize, SystemError> {
-        setup::destroy_captured(&self.netns, marks)
+        setup::destroy_captured(&self.netns, marks.outbound() | marks.inbound())
     }
 
     pub(super) fn is_alive(&self) -> bool {
@@ -205,8 +217,15 @@ impl EnrolledPod {
     }
 }
 
-/// Removes captured sockets, then rules and routes, then the program. Without the sockets there is nothing left that the rules
-/// keep in the namespace, and without the rules nothing that the program keeps from the applications.
+/// Ends the steering of what arrives. Before it goes what applications opened, and the rule that keeps it in the namespace: an
+/// application that listens there must not get it instead of the tunnel.
+fn end_steering(cookie: Cookie, netns: &Netns, path: &mut impl DataPath, marks: Marks) -> Result<()> {
+    setup::undo_outbound(netns, marks)?;
+    Ok(path.detach_pod(cookie)?)
+}
+
+/// Removes captured sockets that applications opened, which are no more by then, then the steering, then the other sockets: as
+/// long as it steers, every client makes new ones. Without them there is nothing left that rules and routes keep in the namespace.
 pub(super) fn take_down(
     cookie: Cookie,
     netns: &Netns,
@@ -214,9 +233,10 @@ pub(super) fn take_down(
     path: &mut impl DataPath,
     marks: Marks,
 ) -> Result<()> {
-    setup::destroy_captured(netns, marks)?;
-    setup::undo(netns, before, marks)?;
-    Ok(path.detach_pod(cookie)?)
+    setup::destroy_captured(netns, marks.outbound())?;
+    end_steering(cookie, netns, path, marks)?;
+    setup::destroy_captured(netns, marks.outbound() | marks.inbound())?;
+    Ok(setup::undo(netns, before, marks)?)
 }
 
 fn addresses(netns: &Netns) -> std::result::Result<Vec<IpAddr>, SystemError> {

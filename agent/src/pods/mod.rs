@@ -17,6 +17,7 @@ mod meter;
 mod netns;
 mod orphan;
 mod plan;
+mod release;
 mod run;
 mod setup;
 mod state;
@@ -32,7 +33,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use underpass_abi::{CgroupId, Cookie, Map, Marks, Phase};
+use underpass_abi::{CgroupId, Cookie, Map, Marks};
 use underpass_core::{
     ObjectName, World,
     resolve::{Local, LocalPod},
@@ -57,8 +58,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const FAILURES_TO_WARN: u32 = 8;
 /// The longest pause before a pod that could not be enrolled is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// The interval between two looks at a pod in release.
-const RELEASE_PAUSE: Duration = Duration::from_millis(100);
 /// The interval between two looks at all sandboxes without an event, and between two tries after a failure.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// Rounds of one turn: a step may make another due. What is left is done in the next turn.
@@ -101,6 +100,13 @@ pub struct AnnouncedPod {
 pub enum Event {
     /// Serve this pod: from now on its connections arrive at the listeners.
     Added(Box<AnnouncedPod>),
+    /// Of a pod that the tunnel serves: whether what arrives there is steered to it. An added one is steered.
+    Steered {
+        /// Its network namespace.
+        cookie: Cookie,
+        /// False: to its applications. Said before it is so, true after.
+        steered: bool,
+    },
     /// Serve it no longer: it left the mesh, or its sandbox ended. Close everything.
     Removed {
         /// namespace/name.
@@ -275,7 +281,7 @@ impl<D: DataPath> Pods<D> {
     fn act(&mut self, action: Action, now: Instant) {
         match action {
             Action::Enrol(uid) => self.enrol(uid, now),
-            Action::Adopt(uid) => self.adopt_orphan(uid),
+            Action::Adopt(uid) => self.adopt_orphan(uid, now),
             Action::Release(uid) => self.release(&uid, now),
             Action::Keep(uid) => self.keep(&uid),
             Action::Continue(uid) => self.continue_release(&uid, now),
@@ -351,67 +357,6 @@ impl<D: DataPath> Pods<D> {
                     tracing::warn!(pod = %enrolled.pod.name, %error, "undoing a failed enrolment failed");
                 }
                 Err(e)
-            }
-        }
-    }
-
-    fn release(&mut self, uid: &PodUid, now: Instant) {
-        if let Some(State::Enrolled(mut enrolled)) = self.pods.remove(uid) {
-            tracing::info!(pod = %enrolled.pod.name, cookie = enrolled.kernel.cookie.0, "pod release started");
-            enrolled.kernel.phase = Phase::RELEASING;
-            let deadline = now + self.settings.drain;
-            let state = State::Releasing { enrolled, deadline, torn: false, again: now, problem: None };
-            self.pods.insert(Arc::clone(uid), state);
-        }
-    }
-
-    fn keep(&mut self, uid: &PodUid) {
-        if let Some(State::Releasing { mut enrolled, .. }) = self.pods.remove(uid) {
-            tracing::info!(pod = %enrolled.pod.name, "pod release cancelled");
-            enrolled.kernel.phase = Phase::ENROLLED;
-            self.pods.insert(Arc::clone(uid), State::Enrolled(enrolled));
-        }
-    }
-
-    /// Waits for captured connections until the deadline; then takes everything down, in an order in which nothing goes on
-    /// in the clear: sockets, rules and routes, program, tables.
-    fn continue_release(&mut self, uid: &PodUid, now: Instant) {
-        let Some(State::Releasing { enrolled, deadline, torn, again, problem }) = self.pods.get_mut(uid) else {
-            return;
-        };
-        *again = now + RELEASE_PAUSE;
-        let marks = self.settings.marks;
-        if self.there.pod(enrolled.kernel.cookie).is_some_and(|pod| pod.phase == Phase::ENROLLED) {
-            *problem = self.failures.get(&Some(enrolled.kernel.cookie)).cloned(); // connections are still being captured
-            return;
-        }
-        if now < *deadline && !*torn {
-            match enrolled.count_captured(marks) {
-                Ok(0) => {}
-                Ok(_) => return,
-                Err(e) => return *problem = Some(e.to_string()),
-            }
-        }
-        *torn = true;
-        let ops = self.there.without_pod(enrolled.kernel.cookie);
-        let outcome = (|| -> Result<usize> {
-            enrolled.take_down(&mut self.path, marks)?;
-            self.path.apply(&ops)?;
-            ops.iter().for_each(|op| self.there.apply(op));
-            enrolled.remove_listeners(&mut self.path)?;
-            // Connections that the tunnel accepted meanwhile.
-            Ok(enrolled.destroy_captured(marks)?)
-        })();
-        match outcome {
-            Ok(ended) => {
-                tracing::info!(pod = %enrolled.pod.name, ended, "pod released");
-                let (name, cookie) = (enrolled.pod.name.clone(), enrolled.kernel.cookie);
-                self.pods.remove(uid);
-                (self.sink)(Event::Removed { name, cookie });
-            }
-            Err(e) => {
-                tracing::warn!(pod = %enrolled.pod.name, error = %e, "releasing a pod failed");
-                (*again, *problem) = (now + LOOK_AGAIN, Some(e.to_string()));
             }
         }
     }

@@ -4,24 +4,47 @@
 //! What must hold: an orphan in whose namespace something lives stays captured until its pod is said to be outside
 //! the mesh, or everything is to be released.
 
+use std::time::Instant;
+
 use underpass_abi::{Cookie, Op, Phase, Pod};
 use underpass_net::netns::Netns;
 
-use super::{Error, PodUid, Pods, Result, enrolled, netns, setup, state::State};
+use super::{
+    Error, PodUid, Pods, Result,
+    enrolled::{self, EnrolledPod},
+    netns, setup,
+};
 use crate::datapath::DataPath;
 
 impl<D: DataPath> Pods<D> {
-    /// Takes up an orphan whose pod is to be released.
-    pub(super) fn adopt_orphan(&mut self, uid: PodUid) {
+    /// Takes up an orphan whose pod is to be released. Its release goes on where an earlier agent left it: a phase that captures
+    /// would take in connections of its applications again.
+    pub(super) fn adopt_orphan(&mut self, uid: PodUid, now: Instant) {
         let Some(pod) = self.local(&uid) else { return };
-        match self.find(&pod) {
-            Ok(mut enrolled) if self.orphans.remove(&enrolled.kernel.cookie) => {
-                enrolled.inherit(self.inherited.remove(&enrolled.kernel.cookie));
-                self.pods.insert(uid, State::Enrolled(Box::new(enrolled)));
+        let enrolled = match self.find(&pod) {
+            Ok(enrolled) if self.orphans.contains(&enrolled.kernel.cookie) => enrolled,
+            Ok(_) => return,
+            Err(e) => return tracing::debug!(pod = %pod.name, error = %e, "no orphan of this pod"),
+        };
+        match self.take_up(enrolled) {
+            Ok((enrolled, steered)) => {
+                self.orphans.remove(&enrolled.kernel.cookie);
+                // Without listeners nothing that was captured goes on.
+                let torn = enrolled.is_announced();
+                self.begin_release(uid, Box::new(enrolled), steered, torn, now);
             }
-            Ok(_) => {}
-            Err(e) => tracing::debug!(pod = %pod.name, error = %e, "no orphan of this pod"),
+            Err(e) => tracing::warn!(pod = %pod.name, error = %e, "taking up a pod of an earlier agent failed"),
         }
+    }
+
+    /// With listeners where it is steered: connects of its applications may wait for them.
+    fn take_up(&mut self, mut enrolled: EnrolledPod) -> Result<(EnrolledPod, bool)> {
+        let cookie = enrolled.kernel.cookie;
+        if self.path.pods()?.contains(&cookie) {
+            return Ok((self.set_up(enrolled)?, true));
+        }
+        enrolled.inherit(self.inherited.remove(&cookie));
+        Ok((enrolled, false))
     }
 
     /// Purges orphans without a living process, and releases the others where every pod is to be released.

@@ -63,13 +63,13 @@ pub enum Actual {
 pub enum Action {
     /// Find its sandbox and set everything up.
     Enrol(PodUid),
-    /// Find its sandbox; an orphan counts as enrolled.
+    /// Find its sandbox; an orphan is in release from then on.
     Adopt(PodUid),
     /// Stop capturing.
     Release(PodUid),
     /// Capture again: it stays in the mesh.
     Keep(PodUid),
-    /// Tear down where nothing captured is left, or the deadline is over.
+    /// Take the next step of the release.
     Continue(PodUid),
     /// Remove everything of it: its sandbox is gone.
     Purge(PodUid),

@@ -107,21 +107,28 @@ pub(super) fn undo(netns: &Netns, before: &Before, marks: Marks) -> Result<(), S
     Ok(())
 }
 
-/// Destroys every captured socket, and counts them.
-pub(super) fn destroy_captured(netns: &Netns, marks: Marks) -> Result<usize, SystemError> {
+/// Takes back the rule by which connections of applications stay in the namespace. A socket that is still marked gets no
+/// packet out: the node's programs let it leave by no other device than lo.
+pub(super) fn undo_outbound(netns: &Netns, marks: Marks) -> Result<(), SystemError> {
+    let [outbound, _] = rules(marks);
+    families(netns)?.into_iter().try_for_each(|family| netns.remove_rule(family, outbound))
+}
+
+/// Destroys every captured socket with one of these marks, and counts them.
+pub(super) fn destroy_captured(netns: &Netns, marks: u32) -> Result<usize, SystemError> {
     destroy::destroy_all(netns, |sockets| captured(sockets, marks))
 }
 
-/// The number of captured sockets.
-pub(super) fn count_captured(netns: &Netns, marks: Marks) -> Result<usize, SystemError> {
-    Ok(captured(&destroy::list(netns)?, marks).len())
+/// The number of captured sockets with one of each of these marks.
+pub(super) fn count_captured<const N: usize>(netns: &Netns, marks: [u32; N]) -> Result<[usize; N], SystemError> {
+    let sockets = destroy::list(netns)?;
+    Ok(marks.map(|marks| captured(&sockets, marks).len()))
 }
 
 /// The sockets whose packets go over lo because of the mesh: those that carry one of the marks, and their other ends, whose
 /// application may have taken the mark away. The tunnel's own ends carry it always: set, or from the SYN they accepted.
-fn captured(sockets: &[TcpSocket], marks: Marks) -> Vec<TcpSocket> {
-    let ours = marks.outbound() | marks.inbound();
-    let open = || sockets.iter().filter(|s| s.state != State::LISTEN && s.state != State::TIME_WAIT);
+fn captured(sockets: &[TcpSocket], ours: u32) -> Vec<TcpSocket> {
+    let open = || sockets.iter().filter(|s| s.state != State::LISTEN);
     let marked: HashSet<(SocketAddr, SocketAddr)> =
         open().filter(|s| s.mark & ours != 0).map(|s| (s.local, s.remote)).collect();
     open().filter(|s| s.mark & ours != 0 || marked.contains(&(s.remote, s.local))).cloned().collect()

@@ -8,9 +8,23 @@ use super::{enrolled::EnrolledPod, plan::Actual};
 /// The state of one pod; none where nothing was done about it.
 #[derive(Debug)]
 pub(super) enum State {
-    Waiting { again: Instant, failures: u32, problem: String, no_room: bool },
+    Waiting {
+        again: Instant,
+        failures: u32,
+        problem: String,
+        no_room: bool,
+    },
     Enrolled(Box<EnrolledPod>),
-    Releasing { enrolled: Box<EnrolledPod>, deadline: Instant, torn: bool, again: Instant, problem: Option<String> },
+    Releasing {
+        enrolled: Box<EnrolledPod>,
+        deadline: Instant,
+        /// What arrives is steered to the tunnel.
+        steered: bool,
+        /// There is no way back.
+        torn: bool,
+        again: Instant,
+        problem: Option<String>,
+    },
 }
 
 impl State {

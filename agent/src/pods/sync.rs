@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use underpass_abi::{ANY_OTHER, Cookie, Destination, Map, Op, Phase};
+use underpass_abi::{ANY_OTHER, Cookie, Destination, Map, Op};
 use underpass_core::World;
 
 use super::{Event, LOOK_AGAIN, Pods, State};
@@ -45,14 +45,7 @@ impl<D: DataPath> Pods<D> {
             tracing::warn!(cookie = pod.map(|pod| pod.0), problem, "updating the kernel tables failed");
         }
         self.log_room(was_cut);
-        for state in self.pods.values_mut() {
-            if let State::Enrolled(enrolled) = state
-                && self.there.pod(enrolled.kernel.cookie).is_some_and(|pod| pod.phase == Phase::ENROLLED)
-                && let Some(pod) = enrolled.announce()
-            {
-                (self.sink)(Event::Added(Box::new(pod)));
-            }
-        }
+        self.announce();
         // Addresses of the mesh and agents concern all pods.
         if self.failures.contains_key(&None) {
             self.finished = None;
@@ -62,6 +55,25 @@ impl<D: DataPath> Pods<D> {
         if self.applied != Some(world.version()) {
             self.applied = Some(world.version());
             (self.sink)(Event::Applied(world.version()));
+        }
+    }
+
+    /// Announces pods that are in the tables to the tunnel: also one in release that an earlier agent has begun to release.
+    fn announce(&mut self) {
+        for state in self.pods.values_mut() {
+            let (torn, steered) = match state {
+                State::Releasing { torn, steered, .. } => (*torn, *steered),
+                _ => (false, true),
+            };
+            let Some(enrolled) = state.enrolled_mut().filter(|_| !torn) else { continue };
+            let cookie = enrolled.kernel.cookie;
+            let is_there = self.there.pod(cookie).is_some_and(|pod| pod.phase == enrolled.kernel.phase);
+            if is_there && let Some(pod) = enrolled.announce() {
+                (self.sink)(Event::Added(Box::new(pod)));
+                if !steered {
+                    (self.sink)(Event::Steered { cookie, steered });
+                }
+            }
         }
     }
 

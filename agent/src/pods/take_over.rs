@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::TcpListener, time::Instant};
 
 use underpass_abi::{CgroupId, Cookie};
 
-use super::{Pods, Result, State};
+use super::{Event, Pods, Result, State, enrolled::EnrolledPod};
 use crate::{datapath::DataPath, tables::Tables};
 
 impl<D: DataPath> Pods<D> {
@@ -85,17 +85,25 @@ impl<D: DataPath> Pods<D> {
     }
 
     fn restore_pod(&mut self, cookie: Cookie, serving: Option<&(TcpListener, TcpListener)>) -> Result<()> {
-        let enrolled = self.pods.values_mut().find_map(|state| match state {
-            State::Enrolled(enrolled) | State::Releasing { enrolled, torn: false, .. } => {
-                (enrolled.kernel.cookie == cookie && enrolled.is_alive()).then_some(enrolled)
+        let ours = |enrolled: &EnrolledPod| enrolled.kernel.cookie == cookie && enrolled.is_alive();
+        let found = self.pods.values_mut().find_map(|state| match state {
+            State::Enrolled(enrolled) if ours(enrolled) => Some((enrolled, None)),
+            State::Releasing { enrolled, steered, torn: false, .. } if ours(enrolled) => {
+                Some((enrolled, Some(steered)))
             }
             _ => None,
         });
-        let Some(enrolled) = enrolled else { return Ok(()) };
+        let Some((enrolled, steered)) = found else { return Ok(()) };
         // Before the pod is steered, as when it was enrolled.
         let locals: Vec<_> = enrolled.locals().collect();
         self.path.apply(&locals)?;
         locals.iter().for_each(|op| self.there.apply(op));
-        enrolled.restore(&mut self.path, &self.settings, serving)
+        enrolled.restore(&mut self.path, &self.settings, serving)?;
+        // A release that had ended the steering ends it again.
+        if let Some(steered) = steered.filter(|steered| !**steered) {
+            *steered = true;
+            (self.sink)(Event::Steered { cookie, steered: true });
+        }
+        Ok(())
     }
 }

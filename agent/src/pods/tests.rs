@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use underpass_abi::{Address, Destination, Full, ListenerKey, LocalKey, Locality, Map, Op, Pod};
+use underpass_abi::{Address, Destination, Full, ListenerKey, LocalKey, Locality, Map, Op, Phase, Pod};
 use underpass_core::{
     objects::{self, Batch, Change},
     resolve::Model,

@@ -70,6 +70,7 @@ impl Tunnel {
         match event {
             Event::Applied(version) => self.applied = version.0,
             Event::NoRoom(pods) => bail!("no room for {pods:?}"),
+            Event::Steered { .. } => {}
             // It asks for no certificates.
             Event::Added(pod) => {
                 self.sight.added.push(pod.pod.name.to_string());
