@@ -3,6 +3,7 @@
 //!
 //! What must hold: a test waits on a fact. An edit is done when every agent has applied the World that it made.
 
+mod access_log;
 mod source;
 
 use std::{
@@ -12,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use underpass_config::door;
 use underpass_core::{resolve::Model, world::MeshSettings};
@@ -37,8 +38,6 @@ const COMMAND: &str = "UNDERPASS_CLI_BIN";
 /// The filter of our programs' logs: all that is ours, and of others what they report.
 pub(crate) const LOG: &str =
     "debug,h2=info,hyper=info,hyper_util=info,tonic=info,tower=info,rustls=info,kube_client=info,aya=info,aya_obj=info";
-/// Lines of an access log that are shown where an expected one does not come.
-const SHOWN_LINES: usize = 20;
 
 /// Nodes and pods, and the agents that run on the nodes.
 #[derive(Debug)]
@@ -426,30 +425,6 @@ impl Mesh {
     pub fn admin_socket(&self, node: &str) -> PathBuf {
         self.bed.lab().run_directory().join(node).join("admin.sock")
     }
-
-    fn access_log(&self, node: &str) -> PathBuf {
-        self.bed.lab().directory().join(format!("access-{node}.log"))
-    }
-
-    /// Every line of a node's access log so far.
-    pub fn log(&self, node: &str) -> Result<Vec<Value>> {
-        lines(&self.access_log(node))
-    }
-
-    /// Waits for a line of a node's access log that has these values (`-`: no such field), and returns it.
-    pub fn logged(&self, node: &str, want: &[(&str, &str)]) -> Result<Value> {
-        self.logged_after(node, 0, want)
-    }
-
-    /// The same among the lines that come after the first `lines` of them.
-    pub fn logged_after(&self, node: &str, lines: usize, want: &[(&str, &str)]) -> Result<Value> {
-        let look = || Ok(self.log(node)?.into_iter().skip(lines).find(|line| fits(line, want)));
-        wait_for(&format!("a line of {node}'s access log with {want:?}"), look).map_err(|e| {
-            let log = self.log(node).unwrap_or_default();
-            let log: Vec<_> = log.iter().skip(lines).rev().take(SHOWN_LINES).map(Value::to_string).collect();
-            anyhow!("{e:#}; the newest lines are\n{}", log.join("\n"))
-        })
-    }
 }
 
 /// Writes the manifests into a directory of the scenario; the directory, and the testbed that they describe.
@@ -478,16 +453,6 @@ fn text_of(value: &Value) -> String {
         Value::Null => "-".to_owned(),
         other => other.to_string(),
     }
-}
-
-fn lines(path: &Path) -> Result<Vec<Value>> {
-    let text = match fs::read_to_string(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        read => read?,
-    };
-    // The last line may be half written.
-    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-    whole.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
 }
 
 /// The version that an agent's log names last as applied.

@@ -9,6 +9,8 @@ mod calls;
 mod certificates;
 #[path = "mesh/facts.rs"]
 mod facts;
+#[path = "mesh/labels.rs"]
+mod labels;
 #[path = "mesh/outages.rs"]
 mod outages;
 
@@ -23,6 +25,7 @@ use underpass_tests::{cluster::Cluster, testbed::Lab};
 
 underpass_tests::scenarios! {
     a_mesh_of_a_cluster,
+    labels::a_namespace_joins_and_leaves_under_load,
     outages::nothing_fails_without_control_and_api_server,
     certificates::only_agents_get_the_identities_of_their_node,
 }
