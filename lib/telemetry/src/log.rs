@@ -18,6 +18,8 @@ use tracing_subscriber::{
 
 use crate::Format;
 
+/// Libraries that log as errors what we log with its object and reason. They are heard at `debug`, or where the filter names them.
+const QUIET: [&str; 1] = ["kube_client"];
 /// The most parts of a filter, more than are written by hand.
 const MAX_PARTS: usize = 64;
 
@@ -111,7 +113,10 @@ impl fmt::Display for Filter {
 
 impl Filter {
     fn targets(&self) -> Targets {
-        Targets::new().with_default(self.default).with_targets(self.targets.iter().cloned())
+        let is_named = |library: &str| self.targets.iter().any(|(target, _)| target.starts_with(library));
+        let quiet = QUIET.into_iter().filter(|library| self.default <= LevelFilter::INFO && !is_named(library));
+        let quiet = quiet.map(|library| (library.to_owned(), LevelFilter::OFF));
+        Targets::new().with_default(self.default).with_targets(quiet.chain(self.targets.iter().cloned()))
     }
 }
 
@@ -213,6 +218,26 @@ mod tests {
         let writer = page.clone();
         let (subscriber, levels) = subscriber(format, filter.parse().unwrap(), false, move || writer.clone());
         (subscriber, levels, page)
+    }
+
+    #[test]
+    fn what_is_logged_elsewhere_with_its_reason_is_not_logged_twice() {
+        for (filter, want) in [
+            ("info", false),
+            ("error,underpass_kube=debug", false),
+            ("debug", true),
+            ("info,kube_client=warn", true),
+            ("info,kube_client::client=warn", true),
+        ] {
+            let (subscriber, _levels, mut page) = page(Format::Text, filter);
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::error!(target: "kube_client::client::builder", "failed with error");
+                tracing::error!("ours");
+            });
+            page.flush().unwrap();
+            let text = page.take();
+            assert_eq!((text.contains("failed with error"), text.contains("ours")), (want, true), "{filter}: {text}");
+        }
     }
 
     #[test]
