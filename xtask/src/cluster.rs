@@ -60,6 +60,11 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 
 fn up(workspace: &Workspace, folder: &Path, nodes: u8, bare: bool) -> Result<()> {
     means::ensure()?;
+    // Held until its pid is written: another `up` waits, and finds it.
+    let path = folder.with_extension("lock");
+    fs::create_dir_all(workspace.root().join("target")).context("cannot make target")?;
+    let lock = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    lock.lock().with_context(|| format!("cannot lock {}", path.display()))?;
     if let Some(pid) = running(folder) {
         bail!("a cluster runs already, pid {pid}: `cargo xtask cluster down` ends it");
     }
@@ -82,7 +87,10 @@ fn up(workspace: &Workspace, folder: &Path, nodes: u8, bare: bool) -> Result<()>
     // A Ctrl-C in this terminal is not for it.
     let mut child = command.process_group(0).spawn().context("cannot start the cluster")?;
     fs::write(folder.join("pid"), child.id().to_string())?;
-    eprintln!("the cluster starts, which takes a minute (log: {})", log.display());
+    drop(lock);
+    let told =
+        "the cluster starts in the background, which takes a minute; `cargo xtask cluster down` ends it at any time";
+    eprintln!("{told} (log: {})", log.display());
     wait_until_ready(&mut child, folder, &log)?;
     let kubectl = folder.join("kubectl");
     println!("The cluster is up. As root:");
@@ -107,12 +115,18 @@ fn wait_until_ready(child: &mut Child, folder: &Path, log: &Path) -> Result<()> 
 }
 
 fn down(folder: &Path) -> Result<()> {
-    let pid = running(folder).with_context(|| format!("no cluster of {} runs", folder.display()))?;
-    Cmd::new("kill").args(["-TERM", &pid.to_string()]).run()?;
-    while running(folder).is_some() {
-        sleep(LOOK);
+    let pid = running(folder);
+    if let Some(pid) = pid {
+        Cmd::new("kill").args(["-TERM", &pid.to_string()]).run()?;
+        while running(folder).is_some() {
+            sleep(LOOK);
+        }
     }
-    fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))
+    // Also the scripts of one that has ended by itself.
+    if folder.exists() {
+        fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    pid.map(drop).with_context(|| format!("no cluster of {} runs", folder.display()))
 }
 
 /// The pid of the cluster of this folder, if it runs.
@@ -171,7 +185,6 @@ mod tests {
         fs::write(folder.join("pid"), std::process::id().to_string()).unwrap();
         assert_eq!(running(&folder), None);
         let error = down(&folder).unwrap_err().to_string();
-        assert!(error.contains("no cluster of"), "{error}");
-        fs::remove_dir_all(folder).unwrap();
+        assert!(error.contains("no cluster of") && !folder.exists(), "{error}");
     }
 }

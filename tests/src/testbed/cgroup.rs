@@ -163,8 +163,10 @@ impl ScenarioCgroup {
 
 impl Drop for ScenarioCgroup {
     fn drop(&mut self) {
-        if let Err(e) = remove(&self.path).and_then(|()| remove_from_hierarchies(&self.path)) {
-            eprintln!("{e:#}");
+        for removed in [remove(&self.path), remove_from_hierarchies(&self.path)] {
+            if let Err(e) = removed {
+                eprintln!("{e:#}");
+            }
         }
     }
 }
@@ -172,12 +174,14 @@ impl Drop for ScenarioCgroup {
 /// Removes the cgroups and directories of owners that are gone: they were killed before they could.
 pub fn sweep() -> Result<()> {
     // An owner that seems gone but has living processes is only in another PID namespace: a scenario dies with its owner.
-    for cgroup in abandoned(&mount_point()?)?.into_iter().filter(|path| is_empty(path)) {
+    let root = mount_point()?;
+    for cgroup in abandoned(&root)?.into_iter().filter(|path| is_empty(path)) {
         remove(&cgroup)?;
     }
     for hierarchy in hierarchies()? {
-        // A busy one has living processes: its owner is in another PID namespace.
-        abandoned(&hierarchy)?.iter().for_each(|cgroup| drop(remove_tree(cgroup)));
+        // As long as it has the one of cgroup2, its owner is in another PID namespace.
+        let is_gone = |path: &&PathBuf| path.file_name().is_none_or(|name| !root.join(name).exists());
+        abandoned(&hierarchy)?.iter().filter(is_gone).try_for_each(|cgroup| remove_empty(cgroup))?;
     }
     for directory in abandoned(&std::env::temp_dir())? {
         match fs::remove_dir_all(&directory) {

@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         Scenario::outside("every_setting_of_an_agent_has_one_place", values::every_setting_of_an_agent_has_one_place),
         Scenario::new("an_api_server_takes_every_object", installed::an_api_server_takes_every_object),
         Scenario::new("the_root_namespace_is_made_and_kept", installed::the_root_namespace_is_made_and_kept),
+        Scenario::new("an_agent_may_write_one_annotation", installed::an_agent_may_write_one_annotation),
     ])
 }
 

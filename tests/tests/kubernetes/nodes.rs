@@ -16,6 +16,7 @@ underpass_tests::scenarios! {
 const APPLICATION: &str = include_str!("nodes.yaml");
 
 fn pods_run_on_two_nodes(lab: &Lab) -> Result<()> {
+    let before = settings()?;
     let cluster = Kubernetes::start(lab, 2)?;
     cluster.load_image("underpass-testapp")?;
     cluster.kubectl().apply(APPLICATION)?;
@@ -37,5 +38,16 @@ fn pods_run_on_two_nodes(lab: &Lab) -> Result<()> {
     });
     waited.with_context(|| format!("{nodes:?} answered; {last}"))?;
     ensure!(nodes.iter().eq(["node-1", "node-2"]), "{nodes:?}");
+    // Nodes share the machine's kernel, and leave its settings as they were.
+    ensure!(settings()? == before, "{before:?} and {:?}", settings()?);
     Ok(())
+}
+
+/// What a kubelet sets for its node, as the machine has it.
+fn settings() -> Result<Vec<String>> {
+    let read = |name: &str| Ok(std::fs::read_to_string(format!("/proc/sys/{name}"))?);
+    ["vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys"]
+        .map(read)
+        .into_iter()
+        .collect()
 }

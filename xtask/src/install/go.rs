@@ -1,9 +1,10 @@
-//! Programs that Go builds from source: the module proxy has the sources of every release, and a committed go.sum says that
-//! they are the ones.
+//! Programs that Go builds from source: the module proxy has the sources of every release.
 //!
-//! A Go module of ours (a folder of xtask with go.mod and go.sum) names releases and programs and nothing else.
+//! Of several programs together a Go module of ours (a folder of xtask) names the releases and nothing else, and its committed
+//! go.sum says that the sources are the ones. A program that comes alone is built by its own go.mod; Go's checksum database
+//! answers for its sources.
 //!
-//! What must hold: a program in the folder of programs is whole. It is built aside and renamed.
+//! What must hold: a program in the folder of programs is whole. It is built aside and renamed, by one xtask at a time.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -39,10 +40,7 @@ impl Programs {
         let home = workspace.tools().join(self.folder).join(&wanted.version);
         let bin = home.join("bin");
         fs::create_dir_all(&bin).with_context(|| format!("cannot make {}", bin.display()))?;
-        // Another xtask may be about to build the same: then its programs are there afterwards.
-        let path = home.join("lock");
-        let lock = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        lock.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+        let _lock = lock(&home)?;
         self.build_missing(&module, &wanted, &home, &bin)?;
         Ok(bin)
     }
@@ -103,13 +101,27 @@ pub(crate) fn installed(workspace: &Workspace, package: &str, version: &str, old
     let hint = format!("{name} is missing. Where Go is installed:\n  GOBIN={} go install {module}", bin.display());
     check(oldest).context(hint.clone())?;
     fs::create_dir_all(&bin).with_context(|| format!("cannot make {}", bin.display()))?;
+    let _lock = lock(&bin)?;
+    if program.is_file() {
+        return Ok(program);
+    }
+    let aside = bin.join("build");
     eprintln!("{name} {version} is built from source, which takes some minutes the first time");
     go().args(["install", "-trimpath", "-ldflags", "-s -w", &module])
         .env("CGO_ENABLED", "0")
-        .env("GOBIN", &bin)
+        .env("GOBIN", &aside)
         .run()
         .context(hint)?;
+    fs::rename(aside.join(name), &program).with_context(|| format!("cannot move {name}"))?;
     Ok(program)
+}
+
+/// Waits until no other xtask builds in this folder: what it was about to build is there then.
+pub(super) fn lock(folder: &Path) -> Result<File> {
+    let path = folder.join("lock");
+    let lock = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    lock.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+    Ok(lock)
 }
 
 /// Go with nothing of the machine's own settings, and no other Go than the one that is there.

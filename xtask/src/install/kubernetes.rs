@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::install::go::Programs;
+use crate::install::go::{self, Programs};
 use crate::install::{self, unpacked};
 use crate::process::Cmd;
 use crate::workspace::Workspace;
@@ -61,6 +61,7 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<Kubernetes> {
         None => unpacked::programs(workspace, "etcd-server", &["etcd"])?.join("etcd"),
     };
     let kubernetes = Kubernetes { bin: PROGRAMS.ensure(workspace)?, etcd };
+    let _lock = go::lock(&kubernetes.bin)?;
     if !kubernetes.pause().is_file() {
         let source = PROGRAMS.sources(workspace)?.join(PAUSE);
         ensure!(source.is_file(), "{} is missing", source.display());
@@ -87,7 +88,6 @@ fn linker_flags(version: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::install::go;
 
     #[test]
     fn a_program_knows_its_version() {

@@ -42,7 +42,7 @@ app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
 {{- with (index . 0).Values.global.imagePullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 nodeSelector:

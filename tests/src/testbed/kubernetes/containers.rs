@@ -85,6 +85,8 @@ pub(super) fn kubelet(resolver: &Path, dns_server: &str) -> String {
         "syncFrequency": "2s",
         "nodeStatusUpdateFrequency": "4s",
         "resolvConf": resolver,
+        // By default it is made below /usr.
+        "volumePluginDir": "/var/lib/kubelet/volume-plugins",
     })
     .to_string()
 }

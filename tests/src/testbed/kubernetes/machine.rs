@@ -32,6 +32,15 @@ use super::{
 
 /// The folder of the container runtime and its plugins.
 const CONTAINERS: &str = "UNDERPASS_CONTAINERS";
+/// Settings of the kernel that a kubelet writes (its setupKernelTunables), below /proc/sys.
+const SETTINGS: [&str; 6] = [
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "kernel/keys/root_maxkeys",
+    "kernel/keys/root_maxbytes",
+];
 /// The address of the cluster's DNS server.
 const DNS_SERVER: &str = "10.96.0.10";
 
@@ -197,6 +206,8 @@ impl Machine {
         let program = Program::new(programs.join("kube-proxy"))
             .arg(file("kubeconfig", proxy))
             .args(["--proxy-mode=nftables", &format!("--cluster-cidr={PODS}")])
+            // The table of connections is the machine's, not the node's.
+            .args(["--conntrack-max-per-core=0", "--conntrack-min=0"])
             .arg(format!("--hostname-override={}", self.node.name))
             .named(&format!("kube-proxy-{}", self.node.name));
         self.proxy = Some(self.service("kube-proxy")?.start(&program)?);
@@ -255,9 +266,21 @@ fn prepare_mounts(beginning: &Beginning) -> Result<()> {
     // An inherited one is another machine's.
     let _ = umount2("/sys/fs/bpf", MntFlags::MNT_DETACH);
     mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), modest, Some("mode=700")).context("mount /sys/fs/bpf")?;
+    keep_kernel_settings(&directory.join("settings"))?;
     // As on a machine that systemd has started: what containers mount there for the machine, or it for them, is seen on the
     // other side.
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SHARED, none).context("share mounts")?;
+    Ok(())
+}
+
+/// A kubelet sets these for its node, and no namespace has them of its own: what it writes goes into files.
+fn keep_kernel_settings(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+    for setting in SETTINGS {
+        let (own, at) = (folder.join(setting.replace('/', ".")), Path::new("/proc/sys").join(setting));
+        fs::copy(&at, &own).with_context(|| format!("copy {}", at.display()))?;
+        bind(&own, &at)?;
+    }
     Ok(())
 }
 

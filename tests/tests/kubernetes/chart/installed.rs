@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use anyhow::{Context, Result, ensure};
-use underpass_tests::testbed::{ApiServer, Description, Lab, Testbed};
+use anyhow::{Context, Result, bail, ensure};
+use underpass_tests::testbed::{ApiServer, Description, Lab, Testbed, wait::wait_until};
 
 use super::{
     helm::{CHART, Helm, NAMESPACE},
@@ -89,3 +89,62 @@ pub(crate) fn the_root_namespace_is_made_and_kept(lab: &Lab) -> Result<()> {
     helm.run(&[&["upgrade", "underpass", CHART][..], &HERE, &own].concat())?;
     Ok(())
 }
+
+/// An agent may write one annotation, on pods of its node, and nothing else of a pod.
+pub(crate) fn an_agent_may_write_one_annotation(lab: &Lab) -> Result<()> {
+    let (_bed, server, helm) = up(lab)?;
+    let kubectl = server.kubectl();
+    helm.run(&[&["install", "underpass", CHART, "--create-namespace"][..], &HERE].concat())?;
+    kubectl.populate(&PODS.replace("NAMESPACE", NAMESPACE))?;
+    let token = kubectl.token_of_pod(&format!("{NAMESPACE}/agent-1"), ApiServer::AUDIENCE)?;
+    let agent = server.kubectl_as("agent-1", &token)?;
+    let patch = |pod: &str, patch: &str| {
+        agent.run(&["patch", "pod", pod, "-n", "shop", "-p", patch]).map_err(|e| format!("{e:#}"))
+    };
+    const REDIRECTION: &str = r#"{"metadata":{"annotations":{"ambient.istio.io/redirection":"enabled"}}}"#;
+    const UNDONE: &str = r#"{"metadata":{"annotations":{"ambient.istio.io/redirection":null}}}"#;
+    const IMAGE: &str = r#"{"spec":{"containers":[{"name":"main","image":"another"}]}}"#;
+    // The API server hears of a policy a moment after it was made; the right itself is RBAC's, and there from the beginning.
+    wait_until("the policy to be in force", || Ok(patch("here", IMAGE).is_err()))?;
+    for (pod, what, expected) in [
+        ("here", REDIRECTION, None),
+        ("here", UNDONE, None),
+        ("here", IMAGE, Some("nothing of a pod but its annotation")),
+        ("here", r#"{"metadata":{"labels":{"app":"another"}}}"#, Some("nothing of a pod but its annotation")),
+        ("here", r#"{"metadata":{"labels":null}}"#, Some("nothing of a pod but its annotation")),
+        ("here", r#"{"metadata":{"finalizers":["a/b"]}}"#, Some("nothing of a pod but its annotation")),
+        ("here", r#"{"metadata":{"annotations":{"another":"x"}}}"#, Some("no annotation of a pod but")),
+        ("here", r#"{"metadata":{"annotations":{"note":null}}}"#, Some("no annotation of a pod but")),
+        ("there", REDIRECTION, Some("pods of its own node alone")),
+    ] {
+        match (patch(pod, what), expected) {
+            (Ok(_), None) => {}
+            (Err(refused), Some(reason)) => ensure!(refused.contains(reason), "{pod} {what}: {refused}"),
+            (outcome, _) => bail!("{pod} {what}: {outcome:?}"),
+        }
+    }
+    // The twin: the same by another user.
+    kubectl.run(&["patch", "pod", "here", "-n", "shop", "-p", IMAGE]).map(drop)
+}
+
+/// An agent's pod, one of its node, and one of another.
+const PODS: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: agent-1, namespace: NAMESPACE}
+spec: {nodeName: node-1, serviceAccountName: underpass-agent, containers: [{name: main, image: main}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: here, namespace: shop, labels: {app: here}, annotations: {note: x}}
+spec: {nodeName: node-1, containers: [{name: main, image: main}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: there, namespace: shop}
+spec: {nodeName: node-2, containers: [{name: main, image: main}]}
+";
