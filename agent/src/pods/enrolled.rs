@@ -73,6 +73,32 @@ impl EnrolledPod {
         })
     }
 
+    /// A pod whose sandbox is this process, served by the tunnel; its cgroup is this directory. Nothing of it may be set up or
+    /// taken down: the namespace is the machine's.
+    #[cfg(test)]
+    pub(super) fn of_this_process(pod: &LocalPod, cgroup: PathBuf) -> Result<Self> {
+        let netns = Arc::new(Netns::own()?);
+        let kernel = KernelPod {
+            cookie: Cookie(netns.cookie()),
+            addresses: pod.addresses.clone(),
+            namespace_addresses: addresses(&netns)?,
+            cgroup: cgroup::id(&cgroup)?,
+            phase: Phase::ENROLLED,
+        };
+        Ok(Self {
+            pod: pod.clone(),
+            kernel,
+            device: "lo".to_owned(),
+            sandbox: netns::process(std::process::id()).expect("this process"),
+            events: cgroup::events(&cgroup)?,
+            watch: AddressWatch::new(&netns)?,
+            netns,
+            cgroup,
+            before: Before::unknown(),
+            listeners: None,
+        })
+    }
+
     /// The pod's local addresses, for the table that must have them before the pod is steered.
     pub(super) fn locals(&self) -> impl Iterator<Item = Op> + '_ {
         self.kernel.localities().map(|(key, locality)| Op::SetLocal(key, locality))

@@ -237,7 +237,7 @@ impl<D: DataPath> Pods<D> {
             self.look_for_orphans();
         }
         if looking {
-            self.restore();
+            self.restore(now);
         }
         if looking && !self.committed {
             self.commit();
@@ -283,7 +283,7 @@ impl<D: DataPath> Pods<D> {
             Action::Enrol(uid) => self.enrol(uid, now),
             Action::Adopt(uid) => self.adopt_orphan(uid, now),
             Action::Release(uid) => self.release(&uid, now),
-            Action::Keep(uid) => self.keep(&uid),
+            Action::Keep(uid) => self.keep(&uid, now),
             Action::Continue(uid) => self.continue_release(&uid, now),
             Action::Purge(uid) => self.purge(&uid),
             Action::Forget(uid) => drop(self.pods.remove(&uid)),

@@ -89,7 +89,7 @@ fn oldest(cgroup: &Path) -> Result<Process> {
 }
 
 /// A process by its entries in /proc; none where it is gone.
-fn process(pid: u32) -> Option<Process> {
+pub(super) fn process(pid: u32) -> Option<Process> {
     let started = start_time(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
     let namespace = fs::metadata(format!("/proc/{pid}/ns/net")).ok()?.ino();
     Some(Process { pid, started, namespace })

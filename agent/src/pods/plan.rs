@@ -8,10 +8,12 @@
 //!     |                                                   v  | |
 //!     |   Continue: drained, torn down                Releasing| Purge
 //!     +--------------------------------------------------+-----+
-//!                                      (Keep: wanted again before anything was torn down)
+//!                                      (Keep: wanted again, or nothing is known of it, before anything was torn down)
 //! ```
 //! What must hold: a pod whose object is gone, or has ended, is kept as it is until its sandbox ends: what still runs there
-//! is captured and refused, never let past the mesh. Only an object that says that it is not in the mesh releases its pod.
+//! is captured and refused, never let past the mesh. Only an object that says that it is not in the mesh releases its pod. So a
+//! release goes on only while the object says that, or wants the pod in another form; otherwise it is cancelled, and until that
+//! succeeds nothing more is taken down.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
 
@@ -53,6 +55,8 @@ pub enum Actual {
         ended: bool,
         /// Something has been torn down: there is no way back.
         torn: bool,
+        /// A step failed half-way, or was not taken back.
+        halfway: bool,
         /// The time of the next look.
         again: Instant,
     },
@@ -109,8 +113,10 @@ fn step(wanted: Option<&Wanted>, actual: &Actual, now: Instant) -> Option<fn(Pod
         Actual::Enrolled { addresses, .. } if wanted.is_none() || enrolled_with(addresses) => None,
         // Not wanted, or with other addresses: then it is enrolled anew.
         Actual::Enrolled { .. } => Some(Action::Release),
-        Actual::Releasing { addresses, torn: false, .. } if wanted.is_none() || enrolled_with(addresses) => {
-            Some(Action::Keep)
+        Actual::Releasing { addresses, torn: false, halfway, again, .. }
+            if wanted.is_none() || enrolled_with(addresses) =>
+        {
+            (!halfway || *again <= now).then_some(Action::Keep as _)
         }
         Actual::Releasing { again, .. } => (*again <= now).then_some(Action::Continue as _),
     }
@@ -144,7 +150,12 @@ mod tests {
         let now = Instant::now();
         let (past, future) = (now, now + Duration::from_secs(1));
         let is = |ended| Some(Actual::Enrolled { addresses: vec![A.into()], ended });
-        let out = |ended, torn, again| Some(Actual::Releasing { addresses: vec![A.into()], ended, torn, again });
+        let at = |ended, torn, halfway, again| {
+            let addresses = vec![A.into()];
+            Some(Actual::Releasing { addresses, ended, torn, halfway, again })
+        };
+        let out = |ended, torn, again| at(ended, torn, false, again);
+        let half = |again| at(false, false, true, again);
         let waits = |again| Some(Actual::Waiting { again });
         let released = || Some(Wanted::Released);
         let check = |wanted: Option<Wanted>, actual: Option<Actual>, expected: Option<fn(PodUid) -> Action>| {
@@ -181,6 +192,20 @@ mod tests {
         check(enrolled(A), out(false, true, past), Some(Action::Continue));
         check(enrolled(A), out(false, true, future), None);
         check(None, out(false, true, past), Some(Action::Continue));
+        // cancelled, whenever it is: nothing is taken down
+        for again in [past, future] {
+            check(enrolled(A), out(false, false, again), Some(Action::Keep));
+            check(None, out(false, false, again), Some(Action::Keep));
+        }
+        // a step, or its being taken back, failed half-way
+        check(enrolled(A), half(past), Some(Action::Keep));
+        check(None, half(past), Some(Action::Keep));
+        for wanted in [None, released(), enrolled(A), enrolled(B)] {
+            check(wanted, half(future), None);
+        }
+        check(released(), half(past), Some(Action::Continue));
+        check(enrolled(B), half(past), Some(Action::Continue));
+        check(None, at(true, false, true, future), Some(Action::Purge));
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::datapath::DataPath;
 const LOOK: Duration = Duration::from_millis(100);
 /// The time before the first look. By then callers on other nodes know that it takes no new tunnels, and every connect() that
 /// was decided on before is an open connection.
-const CALLERS_HEAR: Duration = Duration::from_secs(1);
+pub(super) const CALLERS_HEAR: Duration = Duration::from_secs(1);
 
 /// What a look at a pod in release finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,16 +86,25 @@ impl<D: DataPath> Pods<D> {
         enrolled.kernel.phase = Phase::RELEASING;
         let deadline = now + self.settings.drain;
         let again = if torn { now } else { deadline.min(now + CALLERS_HEAR) };
-        self.pods.insert(uid, State::Releasing { enrolled, deadline, steered, torn, again, problem: None });
+        self.pods
+            .insert(uid, State::Releasing { enrolled, deadline, steered, torn, halfway: false, again, problem: None });
     }
 
     /// Cancels a release. What it has taken down is set up again, also by a step that failed half-way.
-    pub(super) fn keep(&mut self, uid: &PodUid) {
-        let Some(State::Releasing { enrolled, torn, problem, .. }) = self.pods.get_mut(uid) else { return };
-        if let Err(e) = enrolled.restore(&mut self.path, &self.settings, None) {
+    pub(super) fn keep(&mut self, uid: &PodUid, now: Instant) {
+        let Some(State::Releasing { enrolled, steered, halfway, .. }) = self.pods.get_mut(uid) else { return };
+        let untouched = *steered && !*halfway;
+        let restored = if untouched { Ok(()) } else { enrolled.restore(&mut self.path, &self.settings, None) };
+        self.kept(uid, restored, now);
+    }
+
+    /// `restored`: all that was taken down is set up again. A failure is tried again, and nothing more is taken down: a pod that
+    /// nothing is known of would never be enrolled anew.
+    pub(super) fn kept(&mut self, uid: &PodUid, restored: Result<()>, now: Instant) {
+        let Some(State::Releasing { enrolled, halfway, again, problem, .. }) = self.pods.get_mut(uid) else { return };
+        if let Err(e) = restored {
             tracing::warn!(pod = %enrolled.pod.name, error = %e, "cancelling the release of a pod failed");
-            // It is enrolled anew.
-            return (*torn, *problem) = (true, Some(e.to_string()));
+            return (*halfway, *again, *problem) = (true, now + LOOK_AGAIN, Some(e.to_string()));
         }
         if let Some(State::Releasing { mut enrolled, steered, .. }) = self.pods.remove(uid) {
             tracing::info!(pod = %enrolled.pod.name, "pod release cancelled");
@@ -110,7 +119,8 @@ impl<D: DataPath> Pods<D> {
     /// Takes the next step of a release.
     pub(super) fn continue_release(&mut self, uid: &PodUid, now: Instant) {
         let leaves = self.leaving || self.local(uid).is_some_and(|pod| pod.local == Local::Released);
-        let Some(State::Releasing { enrolled, deadline, steered, torn, again, problem }) = self.pods.get_mut(uid)
+        let Some(State::Releasing { enrolled, deadline, steered, torn, halfway, again, problem }) =
+            self.pods.get_mut(uid)
         else {
             return;
         };
@@ -132,9 +142,9 @@ impl<D: DataPath> Pods<D> {
                 // Said first: while the node says that it is captured, it is.
                 (self.sink)(Event::Steered { cookie, steered: false });
                 match enrolled.end_steering(&mut self.path, marks) {
-                    Ok(()) => (*steered, *problem) = (false, None),
+                    Ok(()) => (*steered, *halfway, *problem) = (false, false, None),
                     Err(e) => {
-                        *problem = Some(e.to_string());
+                        (*halfway, *problem) = (true, Some(e.to_string()));
                         (self.sink)(Event::Steered { cookie, steered: true });
                     }
                 }

@@ -22,6 +22,8 @@ pub(super) enum State {
         steered: bool,
         /// There is no way back.
         torn: bool,
+        /// A step failed half-way, or was not taken back: what is set up is not known.
+        halfway: bool,
         again: Instant,
         problem: Option<String>,
     },
@@ -50,9 +52,9 @@ impl State {
                 let (addresses, ended) = of(enrolled);
                 Actual::Enrolled { addresses, ended }
             }
-            Self::Releasing { enrolled, torn, again, .. } => {
+            Self::Releasing { enrolled, torn, halfway, again, .. } => {
                 let (addresses, ended) = of(enrolled);
-                Actual::Releasing { addresses, ended, torn: *torn, again: *again }
+                Actual::Releasing { addresses, ended, torn: *torn, halfway: *halfway, again: *again }
             }
         }
     }

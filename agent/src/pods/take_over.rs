@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::TcpListener, time::Instant};
 
 use underpass_abi::{CgroupId, Cookie};
 
-use super::{Event, Pods, Result, State, enrolled::EnrolledPod};
+use super::{Event, Pods, Result, State, enrolled::EnrolledPod, release};
 use crate::{datapath::DataPath, tables::Tables};
 
 impl<D: DataPath> Pods<D> {
@@ -75,33 +75,40 @@ impl<D: DataPath> Pods<D> {
     }
 
     /// Restores pods that a successor that failed may have taken down; a failure is tried again.
-    pub(super) fn restore(&mut self) {
+    pub(super) fn restore(&mut self, now: Instant) {
         for (cookie, serving) in std::mem::take(&mut self.unsure) {
-            if let Err(error) = self.restore_pod(cookie, serving.as_ref()) {
+            if let Err(error) = self.restore_pod(cookie, serving.as_ref(), now) {
                 tracing::warn!(cookie = cookie.0, %error, "restoring a pod after a failed hand-over failed");
                 self.unsure.insert(cookie, serving);
             }
         }
     }
 
-    fn restore_pod(&mut self, cookie: Cookie, serving: Option<&(TcpListener, TcpListener)>) -> Result<()> {
+    fn restore_pod(
+        &mut self,
+        cookie: Cookie,
+        serving: Option<&(TcpListener, TcpListener)>,
+        now: Instant,
+    ) -> Result<()> {
         let ours = |enrolled: &EnrolledPod| enrolled.kernel.cookie == cookie && enrolled.is_alive();
         let found = self.pods.values_mut().find_map(|state| match state {
             State::Enrolled(enrolled) if ours(enrolled) => Some((enrolled, None)),
-            State::Releasing { enrolled, steered, torn: false, .. } if ours(enrolled) => {
-                Some((enrolled, Some(steered)))
+            State::Releasing { enrolled, steered, torn: false, halfway, again, .. } if ours(enrolled) => {
+                Some((enrolled, Some((steered, halfway, again))))
             }
             _ => None,
         });
-        let Some((enrolled, steered)) = found else { return Ok(()) };
+        let Some((enrolled, release)) = found else { return Ok(()) };
         // Before the pod is steered, as when it was enrolled.
         let locals: Vec<_> = enrolled.locals().collect();
         self.path.apply(&locals)?;
         locals.iter().for_each(|op| self.there.apply(op));
         enrolled.restore(&mut self.path, &self.settings, serving)?;
-        // A release that had ended the steering ends it again.
-        if let Some(steered) = steered.filter(|steered| !**steered) {
-            *steered = true;
+        let Some((steered, halfway, again)) = release else { return Ok(()) };
+        *halfway = false;
+        // A release that had ended the steering ends it again, not before those that hear of it now have heard.
+        if !std::mem::replace(steered, true) {
+            *again = now + release::CALLERS_HEAR;
             (self.sink)(Event::Steered { cookie, steered: true });
         }
         Ok(())

@@ -21,6 +21,7 @@ use underpass_telemetry::metrics::Registry;
 
 use super::*;
 use crate::datapath::{self, InMemory};
+use enrolled::EnrolledPod;
 
 struct Bench {
     pods: Pods<InMemory>,
@@ -403,4 +404,41 @@ fn a_successor_waits_for_the_data_path_to_be_restored() {
     handle.stir();
     let event = events.recv_timeout(Duration::from_secs(30)).expect("attended again");
     assert!(matches!(event, Event::Applied(_)), "{event:?}");
+}
+
+/// A cancelled release ends in the mesh: also where nothing is known of the pod any more, and after a failure.
+#[test]
+fn a_cancelled_release_takes_nothing_down() {
+    let folder = tempfile::tempdir().expect("folder");
+    std::fs::write(folder.path().join("cgroup.events"), "populated 1\n").expect("written");
+    let known = of([ambient("default/a", "10.0.0.1", "")]);
+    let local = known.local_pods("node-1");
+    let uid = Arc::clone(&local[0].pod_uid);
+    for (wanted, model) in [("enrolled", &known), ("unknown", &of([]))] {
+        for fails in [false, true] {
+            let now = Instant::now();
+            let mut bench = bench(InMemory::new(Marks::DEFAULT), now);
+            bench.pods.settings.drain = Duration::from_secs(30);
+            let pod = EnrolledPod::of_this_process(&local[0], folder.path().to_owned()).expect("found");
+            bench.pods.begin_release(Arc::clone(&uid), Box::new(pod), true, false, now);
+            if fails {
+                bench.pods.kept(&uid, Err(datapath::Error::from(Full { map: Map::Pods, limit: 0 }).into()), now);
+            }
+            // Of the time before the next try, also where the release's own is over by then.
+            bench.set(model);
+            let until = now + LOOK_AGAIN - Duration::from_millis(1);
+            for at in [now, now + LOOK_AGAIN / 2, until] {
+                bench.pods.turn(at);
+            }
+            let status = bench.pods.status();
+            let is = (status[0].state, status[0].problem.is_some());
+            assert_eq!(is, if fails { ("releasing", true) } else { ("enrolled", false) }, "{wanted}: {status:?}");
+            bench.pods.kept(&uid, Ok(()), until);
+            bench.pods.turn(until);
+            let status = bench.pods.status();
+            assert_eq!((status[0].state, &status[0].problem), ("enrolled", &None), "{wanted}: {status:?}");
+            let told: Vec<_> = bench.events.try_iter().collect();
+            assert!(told.iter().all(|event| matches!(event, Event::Applied(_))), "{wanted}: {told:?}");
+        }
+    }
 }

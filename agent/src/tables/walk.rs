@@ -234,7 +234,7 @@ impl Walk {
                 let (addresses, ended) = (pod.addresses.clone(), ends.as_ref() == Some(uid));
                 let again = if turn.drained { now } else { now + Duration::from_secs(1) };
                 let actual = match pod.phase {
-                    Phase::RELEASING => Actual::Releasing { addresses, ended, torn: false, again },
+                    Phase::RELEASING => Actual::Releasing { addresses, ended, torn: false, halfway: false, again },
                     _ => Actual::Enrolled { addresses, ended },
                 };
                 (Arc::clone(uid), actual)
