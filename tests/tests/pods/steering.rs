@@ -172,14 +172,6 @@ pub(crate) fn an_agent_that_comes_back_goes_on_with_a_release(lab: &Lab) -> Resu
             [Calls::begin(&bed, &["default/b1", "default/b2"], &to_a)?, Calls::begin(&bed, &["default/a1"], &to_b)?];
         agent.0.kill()?;
         calls.iter_mut().try_for_each(Calls::go_on)?;
-        if !goes_on {
-            // Killed a moment earlier or later: between the two halves of the step.
-            let rule = ["-6", "rule", "del", "pref", "50", "fwmark", "0x1000000/0x1000000", "lookup", "1777"];
-            let rules = bed.app("default/a1")?.run("ip", &["-6", "rule"])?;
-            if rules.contains("0x1000000/0x1000000") {
-                bed.app("default/a1")?.run("ip", &rule)?;
-            }
-        }
         agent = Agent::start(&bed, DRAIN)?;
         calls.iter_mut().try_for_each(Calls::go_on)?;
         agent.world(&if goes_on { without(&facts, "default/a1") } else { facts.clone() })?;
