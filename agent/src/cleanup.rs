@@ -17,6 +17,7 @@ use underpass_net::socket::options::Keepalive;
 use crate::{
     config::{self, Config, Sources, Stop},
     handover::{self, Claim, HandoverAddress},
+    mounts,
     pods::{self, Pods},
     preflight,
 };
@@ -92,6 +93,9 @@ pub enum Error {
     /// The kernel data path.
     #[error("kernel data path")]
     Kernel(#[from] underpass_loader::Error),
+    /// The settings of pods' network namespaces.
+    #[error("settings of pods")]
+    Sysctls(#[from] mounts::Error),
     /// Pods.
     #[error("pods of this node")]
     Pods(#[from] pods::Error),
@@ -102,6 +106,8 @@ pub enum Error {
 /// # Errors
 /// Where an agent runs, or what is pinned cannot be read. What could be read and not be removed is in the report.
 pub fn run(config: &Config) -> Result<Report, Error> {
+    // In a container they are read-only, and the release of a pod would stop half-way.
+    mounts::make_sysctls_writable()?;
     let root = config.cgroup_root.clone().map_or_else(pods::mount_point, Ok)?;
     pods::see_processes(&root)?;
     let settings = preflight::kernel_settings(config, root);
