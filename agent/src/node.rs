@@ -123,6 +123,8 @@ struct Node {
     room: Gate,
     known: Known,
     take_over: TakeOver,
+    /// For the probes of this process.
+    succeeded: probe::Succeeded,
     notify: Notify,
 }
 
@@ -209,7 +211,9 @@ pub async fn run_in<D: DataPath + 'static>(
     room.open();
     let known = Known::new(&ready);
     let succession = is_successor.then(|| ready.gate("take-over", "the predecessor serves this node"));
-    let _probe = servers.probe.map(|probe| probe.serve(probe::routes(&ready), Limits::default())).transpose()?;
+    let succeeded = probe::Succeeded::default();
+    let probes = probe::routes(&ready, &succeeded);
+    let _probe = servers.probe.map(|probe| probe.serve(probes, Limits::default())).transpose()?;
     let view = admin::View {
         node: config.node.as_str().into(),
         started: SystemTime::now(),
@@ -259,6 +263,7 @@ pub async fn run_in<D: DataPath + 'static>(
         room,
         known,
         take_over,
+        succeeded,
         notify: Notify::new(std::env::var_os("NOTIFY_SOCKET").as_deref()),
     };
     tracing::info!(node = %config.node, version = env!("CARGO_PKG_VERSION"), "agent started");

@@ -1,8 +1,20 @@
 //! The probes of a container: is this very process alive, and is it the ready agent of its node? Asked by `underpass-agent probe`
 //! over a socket that no other process shares, because the ports of the node and the admin socket answer for whichever agent
 //! serves it, and around a take-over that is another one.
+//!
+//! What must hold: an agent that was taken over from is ready until it is asked to end. A DaemonSet's controller deletes a pod that
+//! is not ready at once, and goes on to the next node although the successor's may never become ready.
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    ffi::OsString,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use clap::{Parser, ValueEnum};
 use http::{Method, StatusCode};
@@ -17,7 +29,8 @@ const ANSWER: Duration = Duration::from_secs(4);
 
 /// Asks the agent of this container whether it is alive or ready, and answers by its exit status.
 ///
-/// Alive: the process answers. Ready: it serves its node, and every part is ready; else the parts that are not are named.
+/// Alive: the process answers. Ready: it serves its node, and every part is ready, or another agent has taken over from it and it is
+/// not asked to end; else the parts that are not ready are named.
 #[derive(Debug, Parser)]
 #[command(name = "underpass-agent probe", version)]
 pub struct Command {
@@ -84,13 +97,29 @@ impl Command {
     }
 }
 
+/// Whether a successor serves the node of this agent, which is not asked to end yet.
+#[derive(Clone, Debug, Default)]
+pub struct Succeeded(Arc<AtomicBool>);
+
+impl Succeeded {
+    /// Changes it.
+    pub fn set(&self, succeeded: bool) {
+        self.0.store(succeeded, Ordering::Release);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 /// The routes of the probe socket.
 #[must_use]
-pub fn routes(readiness: &Readiness) -> Router {
+pub fn routes(readiness: &Readiness, succeeded: &Succeeded) -> Router {
     let live = || std::future::ready(Response::json(&serde_json::json!({ "live": true })));
-    let readiness = readiness.clone();
+    let (readiness, succeeded) = (readiness.clone(), succeeded.clone());
+    let waiting = move || if succeeded.is_set() { Vec::new() } else { readiness.waiting() };
     let router = Router::new().route(Method::GET, LIVE, move |_| live());
-    router.route(Method::GET, READY, move |_| std::future::ready(ready(&readiness.waiting())))
+    router.route(Method::GET, READY, move |_| std::future::ready(ready(&waiting())))
 }
 
 /// Readiness in one line, which a kubelet shows.

@@ -74,6 +74,7 @@ impl Node {
                     if std::mem::replace(asked, true) {
                         return Ok(Drained::Signal);
                     }
+                    self.succeeded.set(false);
                     tracing::info!("asked to end, draining already");
                 }
                 turned = self.turn() => turned?,

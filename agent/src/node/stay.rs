@@ -6,7 +6,7 @@
 //!                              '----no agent answers for a while--> end, and its container is started again: as the agent
 //! ```
 //! What must hold: a node is not left without an agent because two wait for each other. So it goes by the admin socket of the
-//! node, which the agent that serves has, and which a dead one's does not answer.
+//! node, which the agent that serves has, and which a dead one's does not answer. Its own probe says ready meanwhile (`crate::probe`).
 
 use std::{
     path::Path,

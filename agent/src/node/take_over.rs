@@ -287,6 +287,7 @@ impl Node {
             Event::Requested(SuccessorRequest::Resume) => self.resume(true).await,
             Event::Requested(SuccessorRequest::Leave(answer)) => {
                 tracing::info!("hand-over complete");
+                self.succeeded.set(!self.take_over.ending); // before it is not ready by itself
                 self.enrolling.close("a successor has taken over");
                 self.take_over.stage = Stage::Succeeded;
                 self.take_over.servers.clear();
