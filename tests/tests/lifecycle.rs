@@ -5,7 +5,7 @@
 
 mod support;
 
-use std::fs;
+use std::{fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use underpass_abi::Op;
@@ -16,7 +16,7 @@ use underpass_tests::{
         socket::{self, Dial},
     },
     mesh::{AgentVersion, Mesh},
-    testbed::{Exit, Lab, Signal, describe::PodSpec, wait::wait_until},
+    testbed::{Exit, Lab, Program, Signal, describe::PodSpec, wait::wait_until},
 };
 
 use support::{
@@ -52,6 +52,12 @@ fn up(lab: &Lab, options: &[&str]) -> Result<Mesh> {
 fn is_ready(mesh: &Mesh, node: &str) -> Result<bool> {
     let shell = mesh.bed.node(node)?.shell()?;
     Ok(shell.act(http::fetch, "http://127.0.0.1:15021/healthz/ready".to_owned()).is_ok())
+}
+
+/// The answer of `underpass-agent probe ready` by this socket.
+fn probe_says_ready(mesh: &Mesh, socket: &Path) -> Result<bool> {
+    let program = Program::new(AgentVersion::This.program()?).args(["probe", "ready", "--socket"]).arg(socket);
+    Ok(mesh.bed.node("node-1")?.service("probe")?.start(&program.named("probe"))?.wait()? == Exit::Code(0))
 }
 
 /// DENY for a2, of which everything else stays as it is.
@@ -241,19 +247,30 @@ fn several_agents_drain_at_once(lab: &Lab) -> Result<()> {
 
 /// As in pods: what was taken over from does not end by itself, and a kubelet's request to end cuts nothing that drains.
 fn one_that_stays_waits_to_be_asked(lab: &Lab) -> Result<()> {
-    let mut mesh = up(lab, &["--drain", "3600", "--stay"])?;
+    let [probe, earlier] = ["probe.sock", "earlier.sock"].map(|name| lab.directory().join(name));
+    let option = probe.to_str().context("a path in UTF-8")?;
+    let mut mesh = Mesh::up(lab, &[("world.yaml", WORLD)])?;
+    mesh.start_on("node-2")?;
+    mesh.options(&["--drain", "3600", "--stay", "--probe-socket", option]);
+    mesh.start_on("node-1")?;
     let _server = servers::echo(&mesh.bed.app("mesh/b")?, any(PORT))?;
     let mut open = Open::new(&mesh, "mesh/a", "mesh/b", Family::V4, 9000)?;
+    fs::rename(&probe, &earlier)?; // the next agent's takes its place
     let mut first = mesh.take_over("node-1")?;
+    // Its pod is deleted once the next one's is ready, and not because it is not ready itself.
+    ensure!(probe_says_ready(&mesh, &earlier)? && probe_says_ready(&mesh, &probe)?, "{}", first.log()?);
     first.signal(Signal::SIGTERM)?;
     first.wait_for_log("asked to end, draining already")?;
+    ensure!(!probe_says_ready(&mesh, &earlier)? && probe_says_ready(&mesh, &probe)?, "{}", first.log()?);
     open.goes_on()?;
     ensure!(first.ended()?.is_none(), "{}", first.log()?);
     open.ends_in_order()?;
     ensure!(first.wait()? == Exit::Code(0) && !first.log()?.contains("staying"), "{}", first.log()?);
 
+    fs::rename(&probe, &earlier)?;
     let mut second = mesh.take_over("node-1")?;
     second.wait_for_log("staying")?;
+    ensure!(probe_says_ready(&mesh, &earlier)? && probe_says_ready(&mesh, &probe)?, "{}", second.log()?);
     let dial = Dial::to(Family::V6.to(mesh.bed.pod("mesh/b")?, PORT)?).say("SERVED");
     ensure_tunnelled(&mesh, &mesh.call("mesh/a", dial)?.answered()?, "a")?;
     ensure!(is_ready(&mesh, "node-1")? && second.ended()?.is_none(), "{}", second.log()?);
