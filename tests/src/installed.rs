@@ -17,6 +17,18 @@ const IMAGE: [&str; 4] = ["--set", "global.hub=localhost", "--set", "global.tag=
 /// The pods of agents, by label.
 const AGENTS: &str = "app.kubernetes.io/name=underpass-agent";
 
+/// Helm's arguments that install the chart, with these further ones.
+#[must_use]
+pub fn install<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
+    [&["install", "underpass", CHART, "-n", NAMESPACE, "--create-namespace"][..], &IMAGE, arguments].concat()
+}
+
+/// Helm's arguments that upgrade the release, with these further ones.
+#[must_use]
+pub fn upgrade<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
+    [&["upgrade", "underpass", CHART, "-n", NAMESPACE, "--reset-then-reuse-values"][..], arguments].concat()
+}
+
 /// A cluster with the mesh in it.
 #[derive(Debug)]
 pub struct Installed {
@@ -27,24 +39,23 @@ pub struct Installed {
 impl Installed {
     /// Starts a cluster and installs the chart with these further arguments (`--set`, `-f`), and waits until everything of it runs.
     pub fn by_chart(lab: &Lab, nodes: usize, arguments: &[&str]) -> Result<Self> {
-        let cluster = Kubernetes::start(lab, nodes)?;
-        cluster.load_image("underpass")?;
-        cluster.load_image("underpass-testapp")?;
-        cluster.kubectl().define(CRDS)?;
-        let mut install = vec!["install", "underpass", CHART, "-n", NAMESPACE, "--create-namespace"];
-        install.extend(IMAGE);
-        install.extend(arguments);
-        cluster.helm(&install)?;
-        let it = Self { cluster };
+        let it = Self::begin(Kubernetes::start(lab, nodes)?, arguments)?;
         it.wait_until_ready()?;
         Ok(it)
     }
 
+    /// Installs the chart into a cluster that has nothing of it; does not wait.
+    pub fn begin(cluster: Kubernetes, arguments: &[&str]) -> Result<Self> {
+        cluster.load_image("underpass")?;
+        cluster.load_image("underpass-testapp")?;
+        cluster.kubectl().define(CRDS)?;
+        cluster.helm(&install(arguments))?;
+        Ok(Self { cluster })
+    }
+
     /// Upgrades the release with these further arguments; does not wait.
     pub fn upgrade(&self, arguments: &[&str]) -> Result<()> {
-        let mut upgrade = vec!["upgrade", "underpass", CHART, "-n", NAMESPACE, "--reuse-values"];
-        upgrade.extend(arguments);
-        self.cluster.helm(&upgrade).map(drop)
+        self.cluster.helm(&upgrade(arguments)).map(drop)
     }
 
     /// Waits until the control plane and an agent on every node are ready, of the newest version of each.

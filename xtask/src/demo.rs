@@ -5,6 +5,7 @@
 use anyhow::Result;
 
 use crate::build::Programs;
+use crate::cluster::Cluster;
 use crate::ebpf;
 use crate::install::prometheus::{self, Prometheus};
 use crate::process::Cmd;
@@ -14,7 +15,10 @@ use crate::workspace::Workspace;
 /// Arguments of `demo`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Passed on to the demo
+    /// In a whole Kubernetes cluster, installed by Helm, instead of on two plain nodes
+    #[arg(long)]
+    kubernetes: bool,
+    /// Passed on to the demo: --check ends after the last step
     #[arg(last = true)]
     arguments: Vec<String>,
 }
@@ -24,14 +28,27 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     means::ensure()?;
     ebpf::build(workspace)?;
     let programs = Programs::build(workspace)?;
-    // Its last but one step needs it; without it, it says so and goes on.
-    let prometheus = prometheus::ensure(workspace).inspect_err(|error| eprintln!("{error:#}")).ok();
-    Err(command(workspace, &programs, prometheus.as_ref())?.args(&options.arguments).exec())
+    let demo = if options.kubernetes {
+        in_kubernetes(workspace, &programs, &Cluster::prepare(workspace)?)?
+    } else {
+        // Its last but one step needs it; without it, it says so and goes on.
+        let prometheus = prometheus::ensure(workspace).inspect_err(|error| eprintln!("{error:#}")).ok();
+        on_nodes(workspace, &programs, prometheus.as_ref())?
+    };
+    Err(demo.args(&options.arguments).exec())
 }
 
-/// The demo's command, with the paths of the other programs in its environment.
-pub(crate) fn command(workspace: &Workspace, programs: &Programs, prometheus: Option<&Prometheus>) -> Result<Cmd> {
-    let demo = Cmd::new(programs.path("underpass-demo")?).current_dir(workspace.root());
+/// The command of the demo on plain nodes, with the paths of the other programs in its environment.
+pub(crate) fn on_nodes(workspace: &Workspace, programs: &Programs, prometheus: Option<&Prometheus>) -> Result<Cmd> {
+    let demo = Cmd::new(programs.path(DEMO)?).current_dir(workspace.root());
     let demo = programs.environment()?.iter().fold(demo, |demo, (name, path)| demo.env(name, path));
     Ok(prometheus.into_iter().flat_map(Prometheus::environment).fold(demo, |demo, (name, path)| demo.env(name, path)))
 }
+
+/// The command of the demo in Kubernetes, with the parts of the cluster in its environment.
+pub(crate) fn in_kubernetes(workspace: &Workspace, programs: &Programs, cluster: &Cluster) -> Result<Cmd> {
+    let demo = Cmd::new(programs.path(DEMO)?).current_dir(workspace.root()).arg("--kubernetes");
+    Ok(cluster.environment().into_iter().fold(demo, |demo, (name, path)| demo.env(name, path)))
+}
+
+const DEMO: &str = "underpass-demo";

@@ -43,7 +43,7 @@ enum Task {
     Test(test::Options),
     /// Run one command as root on the minimum kernel in a virtual machine
     Boot(vm::Options),
-    /// Build everything and start two nodes with a sample application on this machine
+    /// Build everything and start two nodes, or a Kubernetes cluster, with a sample application on this machine
     Demo(demo::Options),
     /// Write the container image as a file, without a container runtime, or its files into a folder
     Image(image::Options),

@@ -3,15 +3,13 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use underpass_tests::testbed::wait;
 
-/// No step takes a tenth of this on an ordinary machine.
-const STEP: Duration = Duration::from_secs(30);
 /// The interval of its looks.
 const POLL: Duration = Duration::from_millis(200);
 /// Lines of each agent's log that are shown when a step has failed.
@@ -30,12 +28,12 @@ struct Current {
 }
 
 impl Watch {
-    /// Starts the thread. `logs`: where the agents' logs are.
-    pub(crate) fn start(logs: &Path) -> Self {
+    /// Starts the thread. `logs`: where the agents' logs are; `step`: the longest time of a step on an ordinary machine.
+    pub(crate) fn start(logs: &Path, step: Duration) -> Self {
         let it = Self { state: Arc::default() };
         let (watch, logs) = (it.clone(), logs.to_owned());
-        it.step("nodes, pods and agents");
-        std::thread::spawn(move || watch.run(&logs));
+        it.step("what is there before the first step");
+        std::thread::spawn(move || watch.run(&logs, step * wait::slowness()));
         it
     }
 
@@ -49,8 +47,7 @@ impl Watch {
         *self.lock() = None;
     }
 
-    fn run(&self, logs: &Path) {
-        let patience = STEP * wait::slowness();
+    fn run(&self, logs: &Path, patience: Duration) {
         loop {
             let late = match &*self.lock() {
                 None => return,
@@ -72,13 +69,21 @@ impl Watch {
 
 /// Prints the ends of the agents' logs: what a failed step leaves to look at.
 pub(crate) fn print_last_words(directory: &Path) {
-    let mut logs: Vec<_> = fs::read_dir(directory).into_iter().flatten().flatten().map(|e| e.path()).collect();
-    logs.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("agent-")));
+    let mut logs = entries(directory, "agent-");
+    // In a cluster they are those of containers, on each node where the kubelet has them.
+    let pods = entries(directory, "node-").into_iter().flat_map(|node| entries(&node.join("log/pods"), "underpass-"));
+    logs.extend(pods.flat_map(|pod| entries(&pod.join("agent"), "")));
     logs.sort();
     for path in logs {
         let text = String::from_utf8_lossy(&fs::read(&path).unwrap_or_default()).into_owned();
         let lines: Vec<_> = text.lines().collect();
-        println!("\n-- the end of {}", path.file_name().unwrap_or_default().to_string_lossy());
+        println!("\n-- the end of {}", path.strip_prefix(directory).unwrap_or(&path).display());
         lines.iter().skip(lines.len().saturating_sub(LAST_LINES)).for_each(|line| println!("{line}"));
     }
+}
+
+/// The entries of a folder whose names begin so; none where there is no folder.
+fn entries(folder: &Path, beginning: &str) -> Vec<PathBuf> {
+    let all = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    all.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(beginning))).collect()
 }

@@ -175,7 +175,7 @@ impl Runner<'_> {
         let tests = prometheus.environment().into_iter().fold(tests, |tests, (name, path)| tests.env(name, path));
         self.tests(programs.environment()?.iter().fold(tests, |tests, (name, path)| tests.env(name, path)))?;
         if self.options.arguments.is_empty() {
-            let shown = demo::command(self.workspace, &programs, Some(&prometheus))?.arg("--check").status()?;
+            let shown = demo::on_nodes(self.workspace, &programs, Some(&prometheus))?.arg("--check").status()?;
             self.tally.count(shown.success());
         }
         Ok(())

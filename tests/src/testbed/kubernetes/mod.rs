@@ -13,6 +13,7 @@
 
 mod containers;
 mod machine;
+mod scripts;
 
 use std::path::{Path, PathBuf};
 

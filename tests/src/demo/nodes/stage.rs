@@ -1,4 +1,4 @@
-//! The stage of the demo: nodes, pods, agents and the applications of the bookinfo sample, and the few things that
+//! The stage of the demo on plain nodes: nodes, pods, agents and the applications of the bookinfo sample, and the few things that
 //! steps do with them.
 
 use std::{collections::BTreeMap, path::PathBuf, process::Command};
@@ -14,18 +14,22 @@ use underpass_tests::{
     testbed::{Actor, Lab, wait},
 };
 
-use crate::{
+use super::{
+    super::{
+        access_log::field,
+        page::{Answer, PORT, url_of},
+        screen::Screen,
+    },
     processes::{self, Process},
-    screen::Screen,
 };
 
 /// The sample, by file.
 const SAMPLE: [(&str, &str); 5] = [
-    (NAMESPACES, include_str!("../../../deploy/samples/bookinfo/namespaces.yaml")),
-    ("nodes.yaml", include_str!("../../../deploy/samples/bookinfo/nodes.yaml")),
-    ("pods.yaml", include_str!("../../../deploy/samples/bookinfo/pods.yaml")),
-    (SECURITY, include_str!("../../../deploy/samples/bookinfo/security.yaml")),
-    ("services.yaml", include_str!("../../../deploy/samples/bookinfo/services.yaml")),
+    (NAMESPACES, include_str!("../../../../deploy/samples/bookinfo/namespaces.yaml")),
+    ("nodes.yaml", include_str!("../../../../deploy/samples/bookinfo/nodes.yaml")),
+    ("pods.yaml", include_str!("../../../../deploy/samples/bookinfo/pods.yaml")),
+    (SECURITY, include_str!("../../../../deploy/samples/bookinfo/security.yaml")),
+    ("services.yaml", include_str!("../../../../deploy/samples/bookinfo/services.yaml")),
 ];
 /// The file with the label.
 const NAMESPACES: &str = "namespaces.yaml";
@@ -33,8 +37,6 @@ const NAMESPACES: &str = "namespaces.yaml";
 pub(crate) const SECURITY: &str = "security.yaml";
 /// The label that puts a namespace into the mesh.
 const LABEL: &str = "  labels:\n    istio.io/dataplane-mode: ambient\n";
-/// Every service of the sample.
-pub(crate) const PORT: u16 = 9080;
 /// An echo server beside ratings, for a connection that stays open.
 pub(crate) const ECHO_PORT: u16 = 9081;
 
@@ -52,8 +54,6 @@ const CLI: &str = "UNDERPASS_CLI_BIN";
 
 /// Applications, by pod.
 pub(crate) type Processes = BTreeMap<String, Process>;
-/// The answer to a GET; without an answer, the reason.
-pub(crate) type Answer = std::result::Result<Value, String>;
 
 /// Everything that runs.
 #[derive(Debug)]
@@ -116,15 +116,6 @@ impl Stage {
         self.applications.iter().map(process).collect()
     }
 
-    /// GETs from a pod.
-    pub(crate) fn get(&self, pod: &str, url: &str) -> Result<Answer> {
-        let site = self.mesh.bed.app(pod)?;
-        match site.act(http::fetch, url.to_owned()) {
-            Ok(text) => Ok(Ok(serde_json::from_str(&text).with_context(|| text.clone())?)),
-            Err(why) => Ok(Err(format!("{why:#}"))),
-        }
-    }
-
     /// The number of lines of each node's access log: later lines are new.
     pub(crate) fn marks(&self) -> Result<BTreeMap<String, usize>> {
         let nodes = self.mesh.bed.nodes().iter().map(|node| node.spec().name.clone());
@@ -166,9 +157,12 @@ impl Stage {
     }
 }
 
-/// A field of a line of the access log as text; `-` where it is absent.
-pub(crate) fn field<'a>(line: &'a Value, key: &str) -> &'a str {
-    line.get(key).and_then(Value::as_str).unwrap_or("-")
+/// GETs from a pod.
+pub(crate) fn get(mesh: &Mesh, pod: &str, url: &str) -> Result<Answer> {
+    match mesh.bed.app(pod)?.act(http::fetch, url.to_owned()) {
+        Ok(text) => Ok(Ok(serde_json::from_str(&text).with_context(|| text.clone())?)),
+        Err(why) => Ok(Err(format!("{why:#}"))),
+    }
 }
 
 /// The sample's namespaces, with the label or without.
@@ -195,9 +189,4 @@ fn start_applications(mesh: &Mesh) -> Result<BTreeMap<String, Actor<()>>> {
         Ok((pod.spec().full_name(), actor))
     };
     pods.iter().map(start).collect()
-}
-
-/// The URL by which an application of the sample calls another one.
-pub(crate) fn url_of(service: &str) -> String {
-    format!("http://{service}:{PORT}/{service}")
 }

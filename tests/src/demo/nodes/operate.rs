@@ -14,7 +14,7 @@ use underpass_tests::{
     testbed::{Exit, Program, wait},
 };
 
-use crate::stage::{ECHO_PORT, RATINGS, Stage};
+use super::stage::{ECHO_PORT, RATINGS, Stage};
 
 /// On the other node, and allowed to call ratings.
 const CALLER: &str = "bookinfo/reviews-v3";

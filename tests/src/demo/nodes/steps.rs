@@ -1,17 +1,19 @@
-//! The steps of the demo. Each is an action of a user, and a look at its effect.
+//! The steps of the demo on plain nodes. Each is an action of a user, and a look at its effect.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use underpass_tests::{
-    apps::{remote::Sockets, socket::Failure},
-    testbed::{Capture, packet::Segment},
-};
+use underpass_tests::apps::{remote::Sockets, socket::Failure};
 
-use crate::operate;
-use crate::stage::{
-    Answer, CLIENT, DETAILS, ECHO_PORT, OUTSIDER, PORT, PRODUCTPAGE, Processes, RATINGS, SECURITY, Stage, field, url_of,
+use super::{
+    super::{
+        access_log::{self, field},
+        link::{self, TUNNEL_PORT},
+        page::{self, PORT, RATINGS_URL, called},
+    },
+    operate,
+    stage::{self, CLIENT, DETAILS, ECHO_PORT, OUTSIDER, PRODUCTPAGE, Processes, RATINGS, SECURITY, Stage},
 };
 
 /// In the order in which they are shown: each begins where the one before has ended.
@@ -28,26 +30,16 @@ pub(crate) const ALL: [fn(&mut Stage) -> Result<()>; 10] = [
     out_of_the_mesh,
 ];
 
-/// A part of the answer of details, as a packet capture shows it without a mesh.
-const MARKER: &str = "\"service\": \"details\"";
-/// HBONE.
-const TUNNEL_PORT: u16 = 15008;
-/// TLS 1.3 application data (RFC 8446, 5.2).
-const TLS_RECORD: [u8; 3] = [0x17, 0x03, 0x03];
-/// Which version of reviews a call reaches is not ours to choose: so many calls reach all three.
-const CALLS_MAX: usize = 60;
-
 /// The fields of the client's calls in the access log of ratings' node. All of them: lines of earlier calls of the client to
 /// others may still be on their way.
 const CLIENT_AT_RATINGS: [(&str, &str); 3] =
     [("direction", "inbound"), ("source_workload", "sleep"), ("destination_workload", "ratings-v1")];
-const RATINGS_URL: &str = "http://ratings.bookinfo:9080/ratings";
 
 fn without_the_mesh(stage: &mut Stage) -> Result<()> {
     stage.screen.step("Without the mesh: plaintext on the link");
     let wire = stage.mesh.bed.capture_wire("node-1")?;
     visit(stage)?;
-    in_the_clear(stage, &wire)
+    link::shows_plaintext(&mut stage.screen, &wire)
 }
 
 fn into_the_mesh(stage: &mut Stage) -> Result<()> {
@@ -56,29 +48,7 @@ fn into_the_mesh(stage: &mut Stage) -> Result<()> {
     let wire = stage.mesh.bed.capture_wire("node-1")?;
     visit(stage)?;
     same_processes(stage)?;
-
-    let frames = wire.frames()?;
-    let is_record = |s: &Segment<'_>| s.is_tcp && s.has_port(TUNNEL_PORT) && s.payload.starts_with(&TLS_RECORD);
-    let records: Vec<_> = frames.iter().filter_map(|f| f.segment()).filter(is_record).collect();
-    let promised = format!("on the link: TLS on port {TUNNEL_PORT}, {} segments of it, such as", records.len());
-    stage.screen.expect(&promised, !records.is_empty(), "no TLS record")?;
-    if let Some(s) = records.first() {
-        let bytes: Vec<_> = s.payload.iter().take(8).map(|b| format!("{b:02x}")).collect();
-        stage.screen.quote(&format!(
-            "{} > {}  {} bytes: {} ...",
-            s.source,
-            s.destination,
-            s.payload.len(),
-            bytes.join(" ")
-        ));
-    }
-    let plain = wire.count(|s| s.is_tcp && s.has_port(PORT) && !s.payload.is_empty())?;
-    stage.screen.expect(&format!("on the link: no byte from or to port {PORT}"), plain == 0, plain)?;
-    for text in [MARKER, "HTTP/1.1"] {
-        let leaked = wire.contains(text.as_bytes())?;
-        stage.screen.expect(&format!("on the link: nowhere {text}"), !leaked, "it was there")?;
-    }
-    Ok(())
+    link::shows_tls_alone(&mut stage.screen, &wire)
 }
 
 fn identities(stage: &mut Stage) -> Result<()> {
@@ -107,8 +77,8 @@ fn refusals(stage: &mut Stage) -> Result<()> {
     stage.screen.step("Refusals: a denied call, and a call in plaintext");
     let marks = stage.marks()?;
     stage.screen.does(&format!("{CLIENT} calls {RATINGS_URL}"));
-    let answer = stage.get(CLIENT, RATINGS_URL)?;
-    refused(stage, &answer)?;
+    let answer = stage::get(&stage.mesh, CLIENT, RATINGS_URL)?;
+    page::refused(&mut stage.screen, &answer)?;
     let want = [("direction", "outbound"), ("source_workload", "sleep"), ("reason", "refused")];
     let line = stage.logged(&marks, CLIENT, &want)?;
     let detail = field(&line, "reason_detail");
@@ -126,8 +96,8 @@ fn refusals(stage: &mut Stage) -> Result<()> {
     let target = SocketAddr::new(stage.mesh.bed.pod(PRODUCTPAGE)?.v4()?, PORT);
     let url = format!("http://{target}/productpage");
     stage.screen.does(&format!("{OUTSIDER}, which is not in the mesh, calls {url}"));
-    let answer = stage.get(OUTSIDER, &url)?;
-    refused(stage, &answer)?;
+    let answer = stage::get(&stage.mesh, OUTSIDER, &url)?;
+    page::refused(&mut stage.screen, &answer)?;
     let line = stage.logged(&marks, PRODUCTPAGE, &[("direction", "inbound"), ("path", "plaintext")])?;
     print_line(stage, PRODUCTPAGE, &line)?;
     let why = (field(&line, "reason"), field(&line, "policy"));
@@ -164,7 +134,7 @@ fn a_policy_changes(stage: &mut Stage) -> Result<()> {
     stage.screen.does(&format!("{SECURITY}, ratings-viewer: + source: {{namespaces: [client]}}"));
     stage.mesh.replace(SECURITY, VIEWERS, &format!("{VIEWERS}{ONE_MORE_VIEWER}"))?;
     stage.screen.does(&format!("{CLIENT} calls {RATINGS_URL}"));
-    let answer = stage.get(CLIENT, RATINGS_URL)?;
+    let answer = stage::get(&stage.mesh, CLIENT, RATINGS_URL)?;
     let is_ratings = answer.as_ref().is_ok_and(|page| page["service"] == "ratings");
     stage.screen.expect("it works now", is_ratings, &answer)?;
     let want = [&CLIENT_AT_RATINGS[..], &[("reason", "finished")]].concat();
@@ -182,8 +152,8 @@ fn a_policy_changes(stage: &mut Stage) -> Result<()> {
     stage.mesh.edit(DENIAL, None)?;
     stage.mesh.edit(SECURITY, Some(&as_it_was))?;
     let marks = stage.marks()?;
-    let answer = stage.get(CLIENT, RATINGS_URL)?;
-    refused(stage, &answer)?;
+    let answer = stage::get(&stage.mesh, CLIENT, RATINGS_URL)?;
+    page::refused(&mut stage.screen, &answer)?;
     let line = stage.logged(&marks, RATINGS, &CLIENT_AT_RATINGS)?;
     let reason = field(&line, "reason");
     stage.screen.expect("reason: not_allowed", reason == "not_allowed", reason)
@@ -216,79 +186,10 @@ fn out_of_the_mesh(stage: &mut Stage) -> Result<()> {
     stage.label(false)?;
     let wire = stage.mesh.bed.capture_wire("node-1")?;
     visit(stage)?;
-    in_the_clear(stage, &wire)?;
+    link::shows_plaintext(&mut stage.screen, &wire)?;
     let tunnels = wire.count(|s| s.is_opening() && s.has_port(TUNNEL_PORT))?;
     stage.screen.expect("on the link: no new tunnel", tunnels == 0, tunnels)?;
     same_processes(stage)
-}
-
-/// The client calls productpage until every version of reviews has answered; every answer is complete.
-fn visit(stage: &mut Stage) -> Result<()> {
-    stage.screen.does(&format!("{CLIENT} calls {}", page_url()));
-    let mut versions = BTreeSet::new();
-    for call in 1..=CALLS_MAX {
-        let answer = stage.get(CLIENT, &page_url())?;
-        let page = answer.as_ref().ok();
-        let version = page.and_then(complete);
-        let Some(version) = version else {
-            return stage.screen.expect("productpage answers, with details and reviews", false, &answer);
-        };
-        versions.insert(version);
-        if versions.len() == 3 {
-            let promised =
-                format!("productpage answers, with details and reviews v1, v2 and v3 in turn ({call} calls)");
-            return stage.screen.expect(&promised, true, ());
-        }
-    }
-    stage.screen.expect("reviews v1, v2 and v3 answer in turn", false, versions)
-}
-
-fn visit_once(stage: &mut Stage) -> Result<Value> {
-    stage.screen.does(&format!("{CLIENT} calls {}", page_url()));
-    let answer = stage.get(CLIENT, &page_url())?;
-    let is_complete = answer.as_ref().ok().and_then(complete).is_some();
-    stage.screen.expect("productpage answers, with details and reviews", is_complete, &answer)?;
-    answer.ok().context("an answer")
-}
-
-fn refused(stage: &mut Stage, answer: &Answer) -> Result<()> {
-    stage.screen.expect("it is refused; the client sees:", answer.is_err(), answer)?;
-    answer.as_ref().err().into_iter().for_each(|why| stage.screen.quote(why));
-    Ok(())
-}
-
-fn page_url() -> String {
-    format!("http://productpage.bookinfo:{PORT}/productpage")
-}
-
-/// The version of reviews in an answer of productpage, where every service that was to be called has answered.
-fn complete(page: &Value) -> Option<String> {
-    let named = |value: &Value, name: &str| value["service"] == *name;
-    let (details, reviews) = (called(page, "details")?, called(page, "reviews")?);
-    let version = reviews["version"].as_str()?;
-    let rated = version == "v1" || called(reviews, "ratings").is_some_and(|ratings| named(ratings, "ratings"));
-    let all = named(page, "productpage") && named(details, "details") && named(reviews, "reviews") && rated;
-    all.then(|| version.to_owned())
-}
-
-/// The answer of a called service within its caller's answer.
-fn called<'a>(answer: &'a Value, service: &str) -> Option<&'a Value> {
-    answer["calls"].get(url_of(service))
-}
-
-/// An answer of details can be read on the link.
-fn in_the_clear(stage: &mut Stage, wire: &Capture) -> Result<()> {
-    let frames = wire.frames()?;
-    let has_marker = |s: &Segment<'_>| String::from_utf8_lossy(s.payload).contains(MARKER);
-    let found = frames.iter().filter_map(|f| f.segment()).find(has_marker);
-    stage.screen.expect("on the link, in plaintext:", found.is_some(), "nothing of it")?;
-    let Some(segment) = found else { return Ok(()) };
-    let text = String::from_utf8_lossy(segment.payload).into_owned();
-    let line = |with: &str| text.lines().find(|line| line.contains(with)).unwrap_or_default().trim().to_owned();
-    stage.screen.quote(&format!("{} > {}", segment.source, segment.destination));
-    stage.screen.quote(&line("HTTP/1.1"));
-    stage.screen.quote(&line(MARKER));
-    Ok(())
 }
 
 /// The applications are the processes that they were before the first step.
@@ -300,21 +201,22 @@ fn same_processes(stage: &mut Stage) -> Result<()> {
     stage.screen.expect(&promised, before == after, (&before, &after))
 }
 
-/// A line of the access log of a pod's node, as a table.
+/// The client calls productpage until every version of reviews has answered.
+fn visit(stage: &mut Stage) -> Result<()> {
+    let action = format!("{CLIENT} calls {}", page::url());
+    page::visit(&mut stage.screen, &action, || stage::get(&stage.mesh, CLIENT, &page::url()))
+}
+
+fn visit_once(stage: &mut Stage) -> Result<Value> {
+    stage.screen.does(&format!("{CLIENT} calls {}", page::url()));
+    let answer = stage::get(&stage.mesh, CLIENT, &page::url())?;
+    let is_complete = answer.as_ref().ok().and_then(page::complete).is_some();
+    stage.screen.expect("productpage answers, with details and reviews", is_complete, &answer)?;
+    answer.ok().context("an answer")
+}
+
+/// A line of the access log of a pod's node.
 fn print_line(stage: &Stage, pod: &str, line: &Value) -> Result<()> {
-    let node = &stage.mesh.bed.pod(pod)?.spec().node;
-    let (direction, path) = (field(line, "direction"), field(line, "path"));
-    stage.screen.does(&format!("access log of {node}: {direction}, {path}"));
-    let row = |name: &str, text: &str| stage.screen.quote(&format!("{name:<12} {text}"));
-    for end in ["source", "destination"] {
-        let of = |key: &str| field(line, &format!("{end}_{key}"));
-        row(end, &format!("{}/{} at {}", of("namespace"), of("workload"), of("address")));
-        row("", if of("identity") == "-" { "no identity" } else { of("identity") });
-    }
-    let number = |key: &str| line.get(key).map_or_else(|| "-".to_owned(), ToString::to_string);
-    let (there, back, took) = (number("bytes_received"), number("bytes_sent"), number("duration_ms"));
-    row("service", field(line, "service"));
-    row("carried", &format!("{there} bytes there, {back} back, in {took} ms"));
-    row("reason", &format!("{}, policy {}", field(line, "reason"), field(line, "policy")));
+    access_log::print_line(&stage.screen, &stage.mesh.bed.pod(pod)?.spec().node, line);
     Ok(())
 }

@@ -11,7 +11,10 @@ use std::{
 use anyhow::{Context, Result};
 use underpass_tests::testbed::Site;
 
-use crate::stage::{CLIENT, OUTSIDER, PORT, PRODUCTPAGE, Stage};
+use super::{
+    super::page::PORT,
+    stage::{CLIENT, OUTSIDER, PRODUCTPAGE, Stage},
+};
 
 /// Puts the namespaces back into the mesh and says what to try.
 pub(crate) fn open(stage: &Stage) -> Result<()> {
