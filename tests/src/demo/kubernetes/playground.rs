@@ -18,10 +18,7 @@ pub(crate) fn open(stage: &Stage) -> Result<()> {
     let screen = &stage.screen;
     screen.title("\nEverything keeps running. Try, in another terminal as root, in this folder:");
     println!();
-    screen.command(
-        "here are `kubectl` and `helm`, and `in`: a command on a node",
-        &format!("export PATH={}:$PATH", folder.display()),
-    );
+    screen.command("here are `kubectl` and `helm`", &format!("export PATH={}:$PATH", folder.display()));
     screen.command("what there is", "kubectl get pods -A -o wide");
     screen.command(
         "into the mesh, without a restart",
@@ -37,7 +34,7 @@ pub(crate) fn open(stage: &Stage) -> Result<()> {
     let agent = format!("kubectl exec -n {NAMESPACE} ds/underpass-agent -c agent -- underpass");
     screen.command("how an agent stands, and what is open", &format!("{agent} status"));
     println!("      {agent} connections");
-    screen.command("a node, as its administrator sees it", "in node-1 ip addr");
+    screen.command("a node, as its administrator sees it", &format!("{}/in node-1 ip addr", folder.display()));
     screen.title("\nCtrl-C ends and removes all of it.");
     Ok(())
 }

@@ -78,11 +78,11 @@ impl Stage {
         let tail = format!("--tail={LOG_LINES}");
         wait::wait_for(&format!("a line of {node}'s access log with {want:?}"), || {
             let log = self.mesh.cluster.kubectl().run(&["logs", "-n", NAMESPACE, name, "-c", "agent", &tail])?;
-            let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
             let is = |is: &str, value: &str| {
                 is.strip_prefix(value).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
             };
-            Ok(lines.filter(|line| want.iter().all(|(key, value)| is(field(line, key), value))).last())
+            Ok(lines.rfind(|line| want.iter().all(|(key, value)| is(field(line, key), value))))
         })
     }
 
