@@ -223,7 +223,12 @@ impl Runner<'_> {
         let tests = self.cargo_test().args(["-p", TESTBED, "--test", KUBERNETES_TESTS]);
         let tests = tests.env("UNDERPASS_TEST_DEADLINE_S", "300");
         let tests = cluster.environment().into_iter().fold(tests, |tests, (name, path)| tests.env(name, path));
-        self.tests(programs.environment()?.iter().fold(tests, |tests, (name, path)| tests.env(name, path)))
+        self.tests(programs.environment()?.iter().fold(tests, |tests, (name, path)| tests.env(name, path)))?;
+        if self.options.arguments.is_empty() {
+            let shown = demo::in_kubernetes(self.workspace, &programs, &cluster)?.arg("--check").status()?;
+            self.tally.count(shown.success());
+        }
+        Ok(())
     }
 
     fn user_space(&self) -> Cmd {
