@@ -302,6 +302,18 @@ impl Mesh {
         nodes.iter().zip(before).try_for_each(|(node, before)| self.settled(node, before + 1))
     }
 
+    /// Waits until no node with an agent has a pod in the mesh, nor one that is leaving it: what arrives at such a pod is still
+    /// steered, and judged by its policies.
+    pub fn wait_until_all_left(&self) -> Result<()> {
+        self.agents().try_for_each(|node| {
+            wait_until(&format!("the pods of {node} to be out of the mesh"), || {
+                let status: Value = serde_json::from_str(&self.underpass(node, &["status", "-o", "json"])?)?;
+                let pods = status["pods"]["by_state"].as_object().with_context(|| status.to_string())?;
+                Ok(pods.values().all(|number| *number == 0))
+            })
+        })
+    }
+
     /// Writes a manifest (nothing: removes it) and waits for nothing.
     pub fn write(&self, file: &str, text: Option<&str>) -> Result<()> {
         let path = self.path_of(file)?;

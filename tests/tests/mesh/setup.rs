@@ -26,10 +26,12 @@ pub(crate) fn mesh(lab: &Lab) -> Result<Mesh> {
     Ok(mesh)
 }
 
+/// With the label, or without it: then no pod is in the mesh any more.
 pub(crate) fn label(mesh: &mut Mesh, ambient: bool) -> Result<()> {
     let modes = ["dataplane-mode: none", "dataplane-mode: ambient"];
     let (old, new) = if ambient { (modes[0], modes[1]) } else { (modes[1], modes[0]) };
-    mesh.replace("world.yaml", old, new)
+    mesh.replace("world.yaml", old, new)?;
+    if ambient { Ok(()) } else { mesh.wait_until_all_left() }
 }
 
 pub(crate) fn any(port: u16) -> SocketAddr {

@@ -103,18 +103,7 @@ impl Stage {
         let sign = if is_there { '+' } else { '-' };
         self.screen.does(&format!("{NAMESPACES}, bookinfo and client: {sign} istio.io/dataplane-mode: ambient"));
         self.mesh.edit(NAMESPACES, Some(&namespaces(is_there)?))?;
-        if is_there { Ok(()) } else { self.until_released() }
-    }
-
-    /// Waits until no node has a pod in the mesh, nor one that is leaving it: such a pod still refuses plaintext, as its policies say.
-    fn until_released(&self) -> Result<()> {
-        self.mesh.bed.nodes().iter().map(|node| &node.spec().name).try_for_each(|node| {
-            wait::wait_until(&format!("the pods of {node} to be out of the mesh"), || {
-                let status: Value = serde_json::from_str(&self.mesh.underpass(node, &["status", "-o", "json"])?)?;
-                let pods = status["pods"]["by_state"].as_object().with_context(|| status.to_string())?;
-                Ok(pods.values().all(|number| *number == 0))
-            })
-        })
+        if is_there { Ok(()) } else { self.mesh.wait_until_all_left() }
     }
 
     /// The processes of all applications now.
