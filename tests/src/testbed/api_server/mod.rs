@@ -128,6 +128,11 @@ impl ApiServer {
         Ok(self.kubectl_as(&user.name.replace(':', "-"), &user.name)?.kubeconfig().to_owned())
     }
 
+    /// The folder of its files.
+    pub(super) fn folder(&self) -> &Path {
+        self.pki.authority.parent().unwrap_or(Path::new("/nonexistent"))
+    }
+
     /// The certificate of its CA, and the key that signs the tokens of service accounts.
     pub(super) fn files(&self) -> [&Path; 2] {
         [&self.pki.authority, &self.pki.signing]

@@ -252,6 +252,8 @@ fn controller(bed: &Testbed, server: &ApiServer, user: &User) -> Result<Running>
             .arg(file("root-ca-file", authority))
             .arg(file("service-account-private-key-file", signing))
             .arg("--use-service-account-credentials=true")
+            // By default it is made below /usr.
+            .arg(file("flex-volume-plugin-dir", &server.folder().join("volume-plugins")))
             // A pod leaves a node that is gone soon.
             .arg("--node-monitor-grace-period=16s");
     }
