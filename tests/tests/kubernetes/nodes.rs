@@ -38,7 +38,10 @@ fn pods_run_on_two_nodes(lab: &Lab) -> Result<()> {
     });
     waited.with_context(|| format!("{nodes:?} answered; {last}"))?;
     ensure!(nodes.iter().eq(["node-1", "node-2"]), "{nodes:?}");
-    // Nodes share the machine's kernel, and leave its settings as they were.
+    // Nodes share the machine's kernel, and leave its settings as they were: what a kubelet writes is a file of its node.
+    let of_node = ["-f", "-c", "%T", "/proc/sys/vm/overcommit_memory"];
+    let kind = cluster.machine("node-1")?.service("shell")?.run("stat", &of_node)?;
+    ensure!(kind.trim() != "proc", "the node has the machine's own settings: {kind}");
     ensure!(settings()? == before, "{before:?} and {:?}", settings()?);
     Ok(())
 }

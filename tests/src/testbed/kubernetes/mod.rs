@@ -98,22 +98,13 @@ impl Kubernetes {
 
     /// Runs Helm, as that user.
     pub fn helm(&self, arguments: &[&str]) -> Result<String> {
-        let helm = Self::helm_program()?;
-        let kubeconfig = self.kubectl().kubeconfig().to_string_lossy();
-        let mut all = vec!["--kubeconfig", &*kubeconfig];
-        all.extend(arguments);
-        self.bed.node(CONTROL_NODE)?.service("helm")?.run(&helm.to_string_lossy(), &all)
+        let site = self.bed.node(CONTROL_NODE)?.service("helm")?;
+        helm(&Self::helm_program()?, &site, self.kubectl().kubeconfig(), arguments)
     }
 
     /// Helm.
     pub fn helm_program() -> Result<PathBuf> {
         named("UNDERPASS_HELM")
-    }
-
-    /// The nodes that pods run on.
-    #[must_use]
-    pub fn machines(&self) -> &[Machine] {
-        &self.machines
     }
 
     /// The node of this name.
@@ -196,6 +187,17 @@ impl User {
     fn component(name: &str, group: &'static str) -> Self {
         Self { name: format!("system:{name}"), group }
     }
+}
+
+/// Runs Helm at a site with this kubeconfig. Its files lie in the scenario's directory: it has nothing of the user's own.
+pub fn helm(program: &Path, site: &Site, kubeconfig: &Path, arguments: &[&str]) -> Result<String> {
+    let home = site.lab().directory().join("helm");
+    let homes = ["CACHE", "CONFIG", "DATA"].map(|kind| format!("HELM_{kind}_HOME={}", home.display()));
+    let (program, kubeconfig) = (program.to_string_lossy(), kubeconfig.to_string_lossy());
+    let mut all: Vec<&str> = homes.iter().map(String::as_str).collect();
+    all.extend([&*program, "--kubeconfig", &*kubeconfig]);
+    all.extend(arguments);
+    site.run("env", &all)
 }
 
 /// The addresses of a node's pods.

@@ -9,10 +9,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use underpass_tests::testbed::Site;
+pub(crate) use underpass_tests::installed::CHART;
+use underpass_tests::testbed::{Site, kubernetes};
 
-/// The chart.
-pub(crate) const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/helm/underpass");
 /// The namespace of the release.
 pub(crate) const NAMESPACE: &str = "mesh-system";
 /// The variable by which `cargo xtask` names the program.
@@ -36,7 +35,9 @@ impl Helm {
         let program = std::env::var_os(PROGRAM)
             .with_context(|| format!("{PROGRAM} names Helm: run `cargo xtask test kubernetes`"))?;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("underpass-helm-{}-{number}", std::process::id()));
+        // Below target: what a killed run leaves goes with it.
+        let folder =
+            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("underpass-helm-{}-{number}", std::process::id()));
         fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
         Ok(Self { program: program.into(), cluster: None, folder })
     }
@@ -50,16 +51,15 @@ impl Helm {
 
     /// Its standard output; an error with its standard error unless it succeeds.
     pub(crate) fn run(&self, arguments: &[&str]) -> Result<String> {
+        if let Some((site, kubeconfig)) = &self.cluster {
+            return kubernetes::helm(&self.program, site, kubeconfig, arguments);
+        }
         // Nothing of the user's own.
         let homes = ["CACHE", "CONFIG", "DATA"].map(|home| format!("HELM_{home}_HOME={}", self.folder.display()));
-        let kubeconfig = self.cluster.as_ref().map_or(Path::new("/nonexistent"), |(_, kubeconfig)| kubeconfig);
-        let kubeconfig = format!("KUBECONFIG={}", kubeconfig.display());
         let program = self.program.to_string_lossy();
-        let mut all: Vec<&str> = homes.iter().map(String::as_str).chain([&*kubeconfig, &*program]).collect();
+        let mut all: Vec<&str> =
+            homes.iter().map(String::as_str).chain(["KUBECONFIG=/nonexistent", &*program]).collect();
         all.extend(arguments);
-        if let Some((site, _)) = &self.cluster {
-            return site.run("env", &all);
-        }
         let output = Command::new("env").args(&all).output().context("start env")?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "helm {arguments:?} ended with {}: {said}", output.status);
