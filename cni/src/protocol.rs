@@ -115,7 +115,7 @@ pub fn receive<T: DeserializeOwned>(socket: &OwnedFd) -> io::Result<Option<(T, O
     let mut descriptor = None;
     for carried in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(fds) = carried {
-            descriptor = fds.into_iter().map(owned).last();
+            fds.into_iter().for_each(|fd| descriptor = Some(owned(fd)));
         }
     }
     let length = message.bytes;
