@@ -376,7 +376,18 @@ impl Node {
                 let serving = Serving { uid: uid.clone(), pod_uid, account: account.clone(), steered: true };
                 self.serving.insert(cookie, serving);
                 let cookie = cookie.0;
-                let pod = underpass_ztunnel::Pod { name, uid, addresses, account, cookie, netns, outbound, inbound };
+                let expected_until = None;
+                let pod = underpass_ztunnel::Pod {
+                    name,
+                    uid,
+                    addresses,
+                    account,
+                    cookie,
+                    netns,
+                    outbound,
+                    inbound,
+                    expected_until,
+                };
                 self.ztunnel.add(pod);
                 self.want(); // its account may be another one by now
                 self.say();

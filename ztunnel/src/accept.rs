@@ -1,6 +1,7 @@
 //! The accept loop of one pod: only while the pod has permits for one more connection and the process a descriptor, and a few
 //! at a time, so that a storm at one pod is one turn among those of the others. Connections that are not accepted wait in the
-//! kernel's backlog, where their connect() has succeeded; where that is full, SYNs are sent again.
+//! kernel's backlog, where their connect() has succeeded; where that is full, SYNs are sent again. So do those of a new pod until
+//! the mesh knows it.
 
 use std::{
     io,
@@ -38,6 +39,7 @@ pub(crate) async fn accept<F: Future<Output = ()> + 'static>(
     listener: Rc<TcpListener>,
     serve: impl Fn(Rc<Worker>, Rc<WorkerPod>, Accepted) -> F,
 ) {
+    worker.knows(&pod).await;
     let mut in_turn = 0;
     loop {
         let sockets = &pod.budget.sockets;

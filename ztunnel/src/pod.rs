@@ -4,6 +4,7 @@ use std::{
     fmt,
     net::{IpAddr, TcpListener},
     sync::Arc,
+    time::Instant,
 };
 
 use underpass_core::{
@@ -13,7 +14,7 @@ use underpass_core::{
 use underpass_net::netns::Netns;
 
 /// A pod to serve, as its node knows it. Connections from it and to it are refused while the World has no workload of its uid, or
-/// one with other addresses or another account.
+/// one with other addresses or another account; those of a new pod wait first.
 pub struct Pod {
     /// namespace/name.
     pub name: ObjectName,
@@ -31,6 +32,9 @@ pub struct Pod {
     pub outbound: TcpListener,
     /// Gets everything that arrives at the pod; on port 15008 it is HBONE. Non-blocking.
     pub inbound: TcpListener,
+    /// Of a pod that its node knows before the mesh does: until then its connections wait for the World's workload, and for its
+    /// certificate. None: they do not wait.
+    pub expected_until: Option<Instant>,
 }
 
 impl fmt::Debug for Pod {

@@ -107,6 +107,7 @@ impl Worker {
         if !self.judging.is_by(&world) {
             self.exchange_world(world);
         }
+        self.exchanged.notify_waiters();
     }
 
     pub(crate) fn exchange_world(&self, world: Arc<World>) {
@@ -138,7 +139,8 @@ impl Worker {
         }
         let budget = self.budgets.add(pod.cookie, &pod.name);
         let (names, local) = ((pod.name, pod.uid), (pod.addresses, pod.account));
-        let served = Rc::new(WorkerPod::new(names, local, pod.cookie, pod.netns, budget, &self.settings));
+        let (netns, until) = (pod.netns, pod.expected_until);
+        let served = Rc::new(WorkerPod::new(names, local, pod.cookie, netns, budget, until, &self.settings));
         let listeners = (TcpListener::from_std(pod.outbound), TcpListener::from_std(pod.inbound));
         let (outbound, inbound) = match listeners {
             (Ok(outbound), Ok(inbound)) => (outbound, inbound),

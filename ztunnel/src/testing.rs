@@ -110,8 +110,8 @@ impl Idle {
         let budget = worker.budgets.add(self.cookie, &self.pod);
         let fact = Arc::clone(worker.world().pod(&self.pod).expect("a pod of the World"));
         let local = (fact.addresses.clone(), fact.account.clone().expect("a pod's"));
-        let pod =
-            Rc::new(WorkerPod::new((self.pod, fact.uid.clone()), local, self.cookie, netns, budget, &worker.settings));
+        let names = (self.pod, fact.uid.clone());
+        let pod = Rc::new(WorkerPod::new(names, local, self.cookie, netns, budget, None, &worker.settings));
         for (source, destination, basis) in self.connections {
             let direction = match basis {
                 Basis::Inbound { .. } => Direction::Inbound,

@@ -7,6 +7,7 @@ use std::{
     hash::{BuildHasher as _, RandomState},
     rc::Rc,
     sync::Arc,
+    time::SystemTime,
 };
 
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
@@ -60,6 +61,8 @@ pub(crate) struct Worker {
     /// Its World, and the open connections that are judged by it.
     pub(crate) judging: Judging,
     pub(crate) credentials: CredentialStore,
+    /// World or certificates may be others than before.
+    pub(crate) exchanged: Notify,
     log: RefCell<Writer>,
     logged: Notify,
     pub(crate) homes: RefCell<HashMap<u64, Home>>,
@@ -100,6 +103,7 @@ impl Worker {
             recorder: Recorder::new(&metrics, &inputs.metrics),
             judging: Judging::new(world),
             credentials,
+            exchanged: Notify::new(),
             log: RefCell::new(log),
             logged: Notify::new(),
             homes: RefCell::default(),
@@ -115,6 +119,31 @@ impl Worker {
     /// The World of this turn.
     pub(crate) fn world(&self) -> Ref<'_, World> {
         self.judging.world()
+    }
+
+    /// Completes when the mesh knows the pod and its certificate is there, or the time for that is over.
+    pub(crate) async fn knows(&self, pod: &WorkerPod) {
+        let Some(until) = pod.expected_until else { return };
+        let late = tokio::time::sleep_until(until.into());
+        tokio::pin!(late);
+        loop {
+            let exchanged = self.exchanged.notified();
+            if self.is_known(pod) {
+                return;
+            }
+            tokio::select! {
+                () = exchanged => {}
+                () = &mut late => {
+                    return tracing::warn!(pod = %pod.name, "the mesh does not know a new pod yet: its connections are refused");
+                }
+            }
+        }
+    }
+
+    fn is_known(&self, pod: &WorkerPod) -> bool {
+        let world = self.world();
+        let identity = pod.workload(&world).ok().and_then(|workload| world.identity(workload));
+        identity.is_some_and(|identity| self.credentials.credential(identity, SystemTime::now()).is_some())
     }
 
     /// A random number, for choices among equals. Not for secrets.
@@ -154,7 +183,7 @@ impl Worker {
 
 #[cfg(test)]
 pub(crate) mod testing {
-    use std::{collections::BTreeMap, time::SystemTime};
+    use std::collections::BTreeMap;
 
     use tokio::sync::watch;
     use underpass_core::{
@@ -197,7 +226,7 @@ pub(crate) mod testing {
         let local =
             (vec!["10.0.0.2".parse().expect("address")], Account { namespace: "default".into(), name: "b".into() });
         let netns = Arc::new(Netns::own().expect("own namespace"));
-        Rc::new(WorkerPod::new((name, uid), local, 1, netns, budget, &worker.settings))
+        Rc::new(WorkerPod::new((name, uid), local, 1, netns, budget, None, &worker.settings))
     }
 }
 

@@ -34,8 +34,13 @@ pub(super) struct EnrolledPod {
     /// As the kernel is to know it.
     pub(super) kernel: KernelPod,
     netns: Arc<Netns>,
+    /// Inode of it.
+    namespace: u64,
     device: String,
-    sandbox: Process,
+    /// The process that the sandbox lives by; none before its first.
+    sandbox: Option<Process>,
+    /// A first process is still to come: the runtime has not ended the sandbox.
+    expected: bool,
     cgroup: PathBuf,
     events: File,
     watch: AddressWatch,
@@ -45,10 +50,16 @@ pub(super) struct EnrolledPod {
 }
 
 impl EnrolledPod {
-    /// Finds the sandbox in this cgroup; changes nothing.
-    pub(super) fn find(pod: &LocalPod, cgroup: PathBuf, own: &Netns) -> Result<Self> {
+    /// Finds the sandbox in this cgroup; changes nothing. `named`: the namespace that the runtime has named.
+    pub(super) fn find(pod: &LocalPod, cgroup: PathBuf, own: &Netns, named: Option<&Arc<Netns>>) -> Result<Self> {
         let events = cgroup::events(&cgroup)?;
-        let sandbox = netns::find(&cgroup, &pod.addresses, own)?;
+        let by_process = || netns::find(&cgroup, &pod.addresses, own);
+        let sandbox = match named.map(|named| netns::named(named, &cgroup, &pod.addresses, own)) {
+            None => by_process()?,
+            Some(Ok(sandbox)) => sandbox,
+            // It may be that of an earlier sandbox of the pod.
+            Some(Err(e)) => by_process().map_err(|_| e)?,
+        };
         // Watched before they are listed once more: nothing is missed in between.
         let watch = AddressWatch::new(&sandbox.netns)?;
         let namespace_addresses = addresses(&sandbox.netns)?;
@@ -63,8 +74,10 @@ impl EnrolledPod {
             pod: pod.clone(),
             kernel,
             netns: sandbox.netns,
+            namespace: sandbox.namespace,
             device: sandbox.device,
             sandbox: sandbox.process,
+            expected: true,
             cgroup,
             events,
             watch,
@@ -88,8 +101,10 @@ impl EnrolledPod {
         Ok(Self {
             pod: pod.clone(),
             kernel,
+            namespace: 0,
             device: "lo".to_owned(),
-            sandbox: netns::process(std::process::id()).expect("this process"),
+            sandbox: netns::process(std::process::id()),
+            expected: true,
             events: cgroup::events(&cgroup)?,
             watch: AddressWatch::new(&netns)?,
             netns,
@@ -97,6 +112,12 @@ impl EnrolledPod {
             before: Before::unknown(),
             listeners: None,
         })
+    }
+
+    /// As it is before the first process of its sandbox.
+    #[cfg(test)]
+    pub(super) const fn has_no_process(&mut self) {
+        self.sandbox = None;
     }
 
     /// The pod's local addresses, for the table that must have them before the pod is steered.
@@ -207,7 +228,19 @@ impl EnrolledPod {
     }
 
     pub(super) fn is_alive(&self) -> bool {
-        netns::is_alive(self.sandbox, &self.cgroup, &self.events)
+        self.sandbox.map_or(self.expected, |process| netns::is_alive(process, &self.cgroup, &self.events))
+    }
+
+    /// Looks for the first process of a sandbox that has none yet.
+    pub(super) fn look_for_process(&mut self) {
+        if self.sandbox.is_none() {
+            self.sandbox = netns::first_in(&self.cgroup, self.namespace);
+        }
+    }
+
+    /// The runtime has ended the sandbox: no first process comes any more.
+    pub(super) const fn expect_no_process(&mut self) {
+        self.expected = false;
     }
 
     /// Reads the addresses again where they may have changed; true where they have.

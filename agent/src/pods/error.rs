@@ -1,11 +1,29 @@
 //! Errors of enrolment and release. Most of these pass: a sandbox that is being made has no cgroup, then no
 //! process, then no address. Its own file because every step of [`super`] can fail.
 
-use std::{io, net::IpAddr, path::PathBuf};
+use std::{fmt, io, net::IpAddr, path::PathBuf};
 
 use underpass_net::system::SystemError;
 
 use crate::datapath;
+
+/// What a network namespace is known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The oldest process of the sandbox.
+    Process(u32),
+    /// The runtime has named it.
+    Runtime,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process(pid) => write!(f, "process {pid}"),
+            Self::Runtime => write!(f, "the container runtime's sandbox"),
+        }
+    }
+}
 
 /// An error about one pod.
 #[derive(Debug, thiserror::Error)]
@@ -62,17 +80,17 @@ pub enum Error {
         /// The cgroup of the pod.
         cgroup: PathBuf,
     },
-    /// Its oldest process has not entered a network namespace of its own (yet).
-    #[error("process {pid}, the oldest of the pod, is in the agent's network namespace")]
+    /// Its sandbox has no network namespace of its own (yet).
+    #[error("the network namespace of {owner} is the agent's")]
     HostNetwork {
-        /// The id of the process.
-        pid: u32,
+        /// The owner of the namespace.
+        owner: Owner,
     },
     /// Its namespace lacks an address of its object.
-    #[error("address {address} is missing in the network namespace of process {pid}")]
+    #[error("address {address} is missing in the network namespace of {owner}")]
     NoAddress {
-        /// The oldest process of the sandbox.
-        pid: u32,
+        /// The owner of the namespace.
+        owner: Owner,
         /// An address of the pod.
         address: IpAddr,
     },

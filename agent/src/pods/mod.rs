@@ -139,6 +139,8 @@ pub struct Pods<D> {
     pods: BTreeMap<PodUid, State>,
     /// The orphans: pods that an earlier agent left in the data path.
     orphans: BTreeSet<Cookie>,
+    /// The namespaces of sandboxes that the runtime has named, before their first process and until they end.
+    named: BTreeMap<PodUid, Arc<Netns>>,
     /// Listeners that the predecessor still serves, of pods that are not enrolled yet.
     inherited: BTreeMap<Cookie, (TcpListener, TcpListener)>,
     /// The end of the time in which the data path may be changed: the predecessor may resume.
@@ -186,6 +188,7 @@ impl<D: DataPath> Pods<D> {
             leaving: false,
             pods: BTreeMap::new(),
             orphans,
+            named: BTreeMap::new(),
             inherited: BTreeMap::new(),
             until: None,
             committed: true,
@@ -204,6 +207,32 @@ impl<D: DataPath> Pods<D> {
     pub fn set_world(&mut self, world: Arc<World>, local: Arc<[LocalPod]>) {
         (self.world, self.local) = (Some(world), local);
         self.stale = true;
+    }
+
+    /// The runtime has named the namespace of a pod's sandbox: it is the pod's from the next turn on, also before a process is in it.
+    pub fn name_sandbox(&mut self, pod: PodUid, netns: Arc<Netns>) {
+        match self.pods.get_mut(&pod) {
+            Some(State::Waiting { again, .. }) => *again = Instant::now(),
+            // An earlier sandbox of the pod, which the runtime has given up.
+            Some(State::Enrolled(enrolled) | State::Releasing { enrolled, .. })
+                if enrolled.kernel.cookie.0 != netns.cookie() =>
+            {
+                enrolled.expect_no_process();
+            }
+            _ => {}
+        }
+        self.named.insert(pod, netns);
+    }
+
+    /// The runtime has ended a sandbox that it named: it is over with its last process, or at once where it never had one.
+    pub fn end_sandbox(&mut self, pod: &PodUid, cookie: Cookie) {
+        if self.named.get(pod).is_some_and(|named| named.cookie() == cookie.0) {
+            self.named.remove(pod);
+        }
+        let enrolled = self.pods.get_mut(pod).and_then(State::enrolled_mut);
+        if let Some(enrolled) = enrolled.filter(|enrolled| enrolled.kernel.cookie == cookie) {
+            enrolled.expect_no_process();
+        }
     }
 
     /// Pods that leave the mesh from the next turn on may keep their connections for so long.
@@ -245,6 +274,7 @@ impl<D: DataPath> Pods<D> {
         let Some(world) = self.world.clone() else { return now + LOOK_AGAIN };
         let wanted = self.wanted();
         for enrolled in self.pods.values_mut().filter_map(State::enrolled_mut) {
+            enrolled.look_for_process();
             self.stale |= enrolled.look_at_addresses();
         }
         // A step may make another one due.
@@ -317,7 +347,7 @@ impl<D: DataPath> Pods<D> {
     /// Finds the pod's cgroup and sandbox.
     fn find(&mut self, pod: &LocalPod) -> Result<EnrolledPod> {
         let cgroup = self.finder.find(&pod.pod_uid)?;
-        let enrolled = EnrolledPod::find(pod, cgroup, &self.own)?;
+        let enrolled = EnrolledPod::find(pod, cgroup, &self.own, self.named.get(&pod.pod_uid))?;
         let cookie = enrolled.kernel.cookie;
         let holder = self
             .pods

@@ -1,4 +1,4 @@
-//! A pod's sandbox: its oldest process, and that process's network namespace.
+//! A pod's sandbox: the network namespace that the runtime has named, or that of its oldest process.
 //!
 //! What must hold: no other process's namespace is ever taken for the pod's. Any process of the pod can make itself a
 //! namespace of its own and put the pod's address into it; the sandbox was there before all of them.
@@ -17,7 +17,7 @@ use underpass_net::netns::{LocalAddress, Netns};
 
 use super::{
     cgroup,
-    error::{Error, Result},
+    error::{Error, Owner, Result},
 };
 
 /// A process, with the start time that tells it apart from a later one of the same number.
@@ -34,10 +34,12 @@ pub(super) struct Process {
 /// The sandbox of a pod.
 #[derive(Debug)]
 pub(super) struct Sandbox {
-    /// Its oldest process when it was found.
-    pub(super) process: Process,
+    /// Its oldest process when it was found; none in a namespace that the runtime has named and that has no process yet.
+    pub(super) process: Option<Process>,
     /// Its network namespace.
     pub(super) netns: Arc<Netns>,
+    /// Inode of its network namespace.
+    pub(super) namespace: u64,
     /// The device of its addresses.
     pub(super) device: String,
 }
@@ -51,18 +53,35 @@ pub(super) fn find(cgroup: &Path, addresses: &[IpAddr], own: &Netns) -> Result<S
     if oldest(cgroup)? != process || opened != process.namespace {
         return Err(Error::Uncertain { cgroup: cgroup.to_owned() });
     }
+    let owner = Owner::Process(process.pid);
     if netns.cookie() == own.cookie() {
-        return Err(Error::HostNetwork { pid: process.pid });
+        return Err(Error::HostNetwork { owner });
     }
-    let device = device_of(&netns.addresses()?, addresses, process.pid)?;
-    Ok(Sandbox { process, netns: Arc::new(netns), device })
+    let device = device_of(&netns.addresses()?, addresses, owner)?;
+    Ok(Sandbox { process: Some(process), netns: Arc::new(netns), namespace: process.namespace, device })
+}
+
+/// The sandbox of the pod with this cgroup in the namespace that the runtime has named.
+pub(super) fn named(netns: &Arc<Netns>, cgroup: &Path, addresses: &[IpAddr], own: &Netns) -> Result<Sandbox> {
+    if netns.cookie() == own.cookie() {
+        return Err(Error::HostNetwork { owner: Owner::Runtime });
+    }
+    let device = device_of(&netns.addresses()?, addresses, Owner::Runtime)?;
+    let namespace = namespace_of(netns).map_err(|_| Error::Uncertain { cgroup: cgroup.to_owned() })?;
+    Ok(Sandbox { process: first_in(cgroup, namespace), netns: Arc::clone(netns), namespace, device })
+}
+
+/// The oldest process of this cgroup in this network namespace; none while there is none.
+pub(super) fn first_in(cgroup: &Path, namespace: u64) -> Option<Process> {
+    let living = cgroup::processes(cgroup).unwrap_or_default().into_iter().filter_map(process);
+    living.filter(|found| found.namespace == namespace).min_by_key(|found| (found.started, found.pid))
 }
 
 /// The device that has every address of the pod.
-fn device_of(present: &[LocalAddress], addresses: &[IpAddr], pid: u32) -> Result<String> {
+fn device_of(present: &[LocalAddress], addresses: &[IpAddr], owner: Owner) -> Result<String> {
     let mut device: Option<&str> = None;
     for &address in addresses {
-        let local = present.iter().find(|local| local.address == address).ok_or(Error::NoAddress { pid, address })?;
+        let local = present.iter().find(|local| local.address == address).ok_or(Error::NoAddress { owner, address })?;
         match device {
             Some(other) if other != local.device => {
                 let (device, other) = (local.device.clone(), other.to_owned());
@@ -167,7 +186,7 @@ mod tests {
             present.map(|(ip, device)| LocalAddress { address: ip.parse().expect("ip"), device: device.into() });
         let check = |addresses: &[&str], expected: std::result::Result<&str, &str>| {
             let addresses: Vec<IpAddr> = addresses.iter().map(|a| a.parse().expect("ip")).collect();
-            let got = device_of(&present, &addresses, 7).map_err(|e| e.to_string());
+            let got = device_of(&present, &addresses, Owner::Process(7)).map_err(|e| e.to_string());
             assert_eq!(got.as_deref().map_err(String::as_str), expected);
         };
         check(&["10.0.0.1", "fd00::1"], Ok("eth0"));

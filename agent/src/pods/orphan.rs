@@ -4,7 +4,7 @@
 //! What must hold: an orphan in whose namespace something lives stays captured until its pod is said to be outside
 //! the mesh, or everything is to be released.
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use underpass_abi::{Cookie, Op, Phase, Pod};
 use underpass_net::netns::Netns;
@@ -56,8 +56,12 @@ impl<D: DataPath> Pods<D> {
             Ok(living) => living,
             Err(e) => return tracing::warn!(error = %e, "listing network namespaces failed"),
         };
+        let is_named = |cookie: Cookie| self.named.values().any(|named| named.cookie() == cookie.0);
+        let to_come: BTreeSet<_> = self.orphans.iter().copied().filter(|cookie| is_named(*cookie)).collect();
         for cookie in self.orphans.clone() {
             let outcome = match living.get(&cookie) {
+                // Its first process is still to come.
+                None if to_come.contains(&cookie) && !self.leaving => continue,
                 None => self.path.purge(cookie).map_err(Error::from),
                 Some(netns) if self.leaving => self.release_orphan(cookie, netns),
                 Some(_) => continue,

@@ -103,7 +103,7 @@ pub fn plan(
 
 fn step(wanted: Option<&Wanted>, actual: &Actual, now: Instant) -> Option<fn(PodUid) -> Action> {
     let enrolled_with =
-        |with: &Vec<IpAddr>| matches!(wanted, Some(Wanted::Enrolled { addresses }) if addresses == with);
+        |with: &Vec<IpAddr>| matches!(wanted, Some(Wanted::Enrolled { addresses }) if are_the_same(addresses, with));
     match actual {
         Actual::Enrolled { ended: true, .. } | Actual::Releasing { ended: true, .. } => Some(Action::Purge),
         Actual::Waiting { again } => match wanted {
@@ -120,6 +120,11 @@ fn step(wanted: Option<&Wanted>, actual: &Actual, now: Instant) -> Option<fn(Pod
         }
         Actual::Releasing { again, .. } => (*again <= now).then_some(Action::Continue as _),
     }
+}
+
+/// The same addresses, in any order: a runtime may list them in another one than the object does.
+fn are_the_same(some: &[IpAddr], others: &[IpAddr]) -> bool {
+    some.len() == others.len() && some.iter().all(|ip| others.contains(ip))
 }
 
 /// The time of the next step, if nothing happens before.
@@ -206,6 +211,21 @@ mod tests {
         check(released(), half(past), Some(Action::Continue));
         check(enrolled(B), half(past), Some(Action::Continue));
         check(None, at(true, false, true, future), Some(Action::Purge));
+    }
+
+    #[test]
+    fn the_order_of_addresses_is_nothing() {
+        let now = Instant::now();
+        let check = |wanted: &[[u8; 4]], is: &[[u8; 4]], expected: bool| {
+            let list = |of: &[[u8; 4]]| of.iter().map(|ip| IpAddr::from(*ip)).collect::<Vec<_>>();
+            let wanted = BTreeMap::from([("u".into(), Wanted::Enrolled { addresses: list(wanted) })]);
+            let is = BTreeMap::from([("u".into(), Actual::Enrolled { addresses: list(is), ended: false })]);
+            assert_eq!(plan(&wanted, &is, false, now).is_empty(), expected, "{wanted:?} {is:?}");
+        };
+        check(&[A, B], &[A, B], true);
+        check(&[A, B], &[B, A], true);
+        check(&[A], &[A, B], false);
+        check(&[A, B], &[A], false);
     }
 
     #[test]

@@ -15,8 +15,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::oneshot;
 use underpass_abi::{CgroupId, Cookie};
 use underpass_core::{World, resolve::LocalPod};
+use underpass_net::netns::Netns;
 
-use super::{FIRST_PAUSE, LOOK_AGAIN, Meter, PodStatus, Pods, Result, State};
+use super::{FIRST_PAUSE, LOOK_AGAIN, Meter, PodStatus, PodUid, Pods, Result, State};
 use crate::datapath::DataPath;
 
 /// The listeners of each pod: outbound, inbound.
@@ -26,6 +27,8 @@ type Listeners = BTreeMap<Cookie, (TcpListener, TcpListener)>;
 #[derive(Debug)]
 enum Command {
     World(Arc<World>, Arc<[LocalPod]>),
+    NameSandbox(PodUid, Arc<Netns>),
+    EndSandbox(PodUid, Cookie),
     Drain(Duration),
     Status(mpsc::Sender<Vec<PodStatus>>),
     ReleaseAll(mpsc::Sender<bool>, Instant),
@@ -85,6 +88,16 @@ impl Handle {
     /// Sets a new World, and the pods of this node. Applied when [`super::Event::Applied`] names its version.
     pub fn set_world(&self, world: Arc<World>, local: Arc<[LocalPod]>) {
         self.send(Command::World(world, local));
+    }
+
+    /// Names the namespace of a pod's sandbox, before its first process.
+    pub fn name_sandbox(&self, pod: PodUid, netns: Arc<Netns>) {
+        self.send(Command::NameSandbox(pod, netns));
+    }
+
+    /// A sandbox that was named has ended.
+    pub fn end_sandbox(&self, pod: PodUid, cookie: Cookie) {
+        self.send(Command::EndSandbox(pod, cookie));
     }
 
     /// Sets the longest time that connections of released pods may go on.
@@ -178,6 +191,8 @@ impl<D: DataPath> Pods<D> {
             loop {
                 match commands.try_recv() {
                     Ok(Command::World(world, local)) => self.set_world(world, local),
+                    Ok(Command::NameSandbox(pod, netns)) => self.name_sandbox(pod, netns),
+                    Ok(Command::EndSandbox(pod, cookie)) => self.end_sandbox(&pod, cookie),
                     Ok(Command::Drain(drain)) => self.set_drain(drain),
                     Ok(Command::Status(answer)) => status_answers.push(answer),
                     Ok(Command::ReleaseAll(answer, deadline)) => {

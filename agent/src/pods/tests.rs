@@ -442,3 +442,32 @@ fn a_cancelled_release_takes_nothing_down() {
         }
     }
 }
+
+/// A sandbox that a runtime has named stands for the pod before a process is in it, and goes when the runtime ends it.
+#[test]
+fn a_named_sandbox_lives_until_the_runtime_ends_it() {
+    let now = Instant::now();
+    let mut bench = bench(InMemory::new(Marks::DEFAULT), now);
+    let folder = tempfile::tempdir().expect("folder");
+    std::fs::write(folder.path().join("cgroup.events"), "populated 0\n").expect("written");
+    let model = of([ambient("default/a", "10.0.0.1", "")]);
+    let [local] = &model.local_pods("node-1")[..] else { panic!("one pod") };
+    let mut enrolled = EnrolledPod::of_this_process(local, folder.path().to_owned()).expect("enrolled");
+    enrolled.has_no_process();
+    let (cookie, netns) = (enrolled.kernel.cookie, Arc::new(Netns::own().expect("own")));
+    bench.pods.pods.insert(Arc::clone(&local.pod_uid), State::Enrolled(Box::new(enrolled)));
+    bench.pods.name_sandbox(Arc::clone(&local.pod_uid), netns);
+    bench.set(&model);
+    bench.pods.turn(now);
+    assert_eq!(bench.pods.status()[0].state, "enrolled");
+    // That of an earlier sandbox of the pod, or of another pod.
+    bench.pods.end_sandbox(&local.pod_uid, Cookie(cookie.0 + 1));
+    bench.pods.end_sandbox(&"another".into(), cookie);
+    bench.pods.turn(now);
+    assert_eq!(bench.pods.status()[0].state, "enrolled");
+    bench.pods.end_sandbox(&local.pod_uid, cookie);
+    bench.set(&of([]));
+    bench.pods.turn(now);
+    assert_eq!(bench.pods.status(), []);
+    assert!(bench.events.try_iter().any(|event| matches!(event, Event::Removed { .. })));
+}

@@ -1,9 +1,11 @@
 //! Pods that leave, come back, or are served twice, and the connections that end with them; and closing one connection.
 
+use std::time::Instant;
+
 use underpass_core::{objects::Pod, testing::ambient};
 
 use super::*;
-use crate::mesh::account;
+use crate::mesh::{DEADLINE, account};
 
 #[test]
 fn a_pod_that_leaves_takes_everything_along() {
@@ -182,5 +184,41 @@ fn an_account_that_its_node_learns_counts_at_once_for_what_is_new() {
         mesh.ztunnel.rename(cookie("b"), account("b"));
         mesh.ztunnel.caught_up().await;
         talk(&mut mesh.captured("b", at("c", 80))).await;
+    });
+}
+
+#[test]
+fn connections_of_a_new_pod_wait_until_the_mesh_knows_it() {
+    run(async {
+        let mut mesh = Mesh::new([]);
+        mesh.echo(at("b", 80)).await;
+        mesh.echo(at("c", 80)).await;
+        let known = other_b(|_| {}).expect("an object");
+        let other_address = other_b(|pod| pod.addresses = vec!["10.0.0.77".parse().expect("address")]);
+        mesh.change(|batch| batch.remove(known.key())).await;
+        // The twin: one that is not expected.
+        is_reset(&mut mesh.captured("b", at("c", 80))).await;
+        mesh.line(&[OUT, ("reason", "unknown_pod")]).await;
+        mesh.clear();
+
+        mesh.expect("b", Instant::now() + DEADLINE).await;
+        let (mut from, mut to) = (mesh.captured("b", at("c", 80)), mesh.arrived(at("z", 9), "b", at("b", 80)));
+        for app in [&mut from, &mut to] {
+            app.write_u8(7).await.expect("sent");
+        }
+        mesh.change(|batch| batch.put(other_address.expect("an object"))).await;
+        mesh.change(|batch| batch.put(known.clone())).await;
+        for app in [&mut from, &mut to] {
+            assert_eq!(app.read_u8().await.expect("heard"), 7);
+        }
+        // Known once, it is waited for no more.
+        mesh.change(|batch| batch.remove(known.key())).await;
+        is_reset(&mut mesh.captured("b", at("c", 80))).await;
+        mesh.line(&[OUT, ("reason", "unknown_pod")]).await;
+
+        mesh.clear();
+        mesh.expect("b", Instant::now()).await;
+        is_reset(&mut mesh.captured("b", at("c", 80))).await;
+        mesh.line(&[OUT, ("reason", "unknown_pod")]).await;
     });
 }

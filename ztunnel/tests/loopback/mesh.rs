@@ -8,7 +8,7 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener as Listener},
     path::PathBuf,
     sync::{Arc, Weak},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde_json::Value;
@@ -36,7 +36,7 @@ use underpass_telemetry::{
 use underpass_ztunnel::{Inputs, Pod, SOCKETS_PER_POD, Settings, Ztunnel, sockets::Ends, testing::Switch};
 
 /// Within this, or never.
-const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 const LIFETIME: Duration = Duration::from_secs(3600);
 
 /// Pods `default/NAME` that tests use, and their addresses. `z` is not in the mesh.
@@ -110,15 +110,22 @@ impl Mesh {
         set(&mut settings);
         let ztunnel = Ztunnel::start(&settings, &inputs).expect("started");
         let homes = PODS.iter().filter(|(name, _)| *name != "z");
-        let homes = homes.map(|(name, _)| (*name, add(&ztunnel, &switch, name))).collect();
+        let homes = homes.map(|(name, _)| (*name, add(&ztunnel, &switch, name, None))).collect();
         let model = RefCell::new(model);
         Self { switch, ztunnel, homes, authority, model, world, credentials, access_log, log, _folder: folder }
     }
 
     /// The pod is served anew, from listeners of its own; those that it had go on as they may.
     pub(crate) fn add(&mut self, pod: &'static str) -> Home {
-        let home = add(&self.ztunnel, &self.switch, pod);
+        let home = add(&self.ztunnel, &self.switch, pod, None);
         self.homes.insert(pod, home).expect("it was served before")
+    }
+
+    /// The same of a pod whose connections wait until the mesh knows it.
+    pub(crate) async fn expect(&mut self, pod: &'static str, until: Instant) {
+        self.ztunnel.remove(&name(&format!("default/{pod}")), cookie(pod)).await;
+        let home = add(&self.ztunnel, &self.switch, pod, Some(until));
+        self.homes.insert(pod, home);
     }
 
     /// Publishes the next World, and waits until every worker goes by it.
@@ -275,7 +282,7 @@ pub(crate) fn cookie(pod: &str) -> u64 {
     PODS.iter().position(|(name, _)| *name == pod).expect("a pod") as u64 + 1
 }
 
-fn add(ztunnel: &Ztunnel, switch: &Switch, pod: &str) -> Home {
+fn add(ztunnel: &Ztunnel, switch: &Switch, pod: &str, expected_until: Option<Instant>) -> Home {
     let listener = || {
         let listener = Listener::bind("127.0.0.1:0").expect("bound");
         listener.set_nonblocking(true).expect("option");
@@ -287,7 +294,8 @@ fn add(ztunnel: &Ztunnel, switch: &Switch, pod: &str) -> Home {
     let name = name(&format!("default/{pod}"));
     let uid = Uid::of_pod(&MeshSettings::default().cluster, &name);
     let addresses = vec![ip(pod)];
-    ztunnel.add(Pod { name, uid, addresses, account: account(pod), cookie: cookie(pod), netns, outbound, inbound });
+    let (account, cookie) = (account(pod), cookie(pod));
+    ztunnel.add(Pod { name, uid, addresses, account, cookie, netns, outbound, inbound, expected_until });
     Home { outbound: outbound_at, inbound: inbound_at }
 }
 
