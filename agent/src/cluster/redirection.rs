@@ -9,9 +9,8 @@ use std::{collections::BTreeSet, sync::Arc};
 use tokio::sync::watch;
 use underpass_core::{
     ObjectName, World,
-    enrol::{EnrolledBy, decide},
+    enrol::is_redirected,
     resolve::{Local, LocalPod, Sources},
-    world::MeshSettings,
 };
 
 use crate::pods::PodUid;
@@ -51,7 +50,6 @@ impl Word {
 /// The changes that are due: the objects say what is there, the rest what is to be.
 #[must_use]
 pub(crate) fn due(sources: &Sources, local: &[LocalPod], captured: &BTreeSet<PodUid>) -> BTreeSet<Redirection> {
-    let by_word = MeshSettings { enrolled_by: EnrolledBy::Redirection, ..MeshSettings::default() };
     let change = |pod: &LocalPod| {
         let enabled = match pod.local {
             Local::Enrolled => captured.contains(&pod.pod_uid),
@@ -59,7 +57,7 @@ pub(crate) fn due(sources: &Sources, local: &[LocalPod], captured: &BTreeSet<Pod
             Local::Unknown => return None,
         };
         let object = sources.pod(&pod.name).filter(|object| object.uid == pod.pod_uid)?;
-        let is_there = decide(object, None, &by_word).is_enrolled();
+        let is_there = is_redirected(object);
         (is_there != enabled).then(|| Redirection { pod: pod.name.clone(), uid: Arc::clone(&pod.pod_uid), enabled })
     };
     local.iter().filter_map(change).collect()

@@ -165,17 +165,12 @@ pub fn decide(pod: &Pod, namespace: Option<&Namespace>, settings: &MeshSettings)
         return redirected(pod);
     }
     let none = Labels::new();
-    let of_namespace = namespace.map_or(&none, |n| &n.labels);
-    let keys = [
+    let own = [
         (mode(&pod.labels), EnrolmentReason::PodMode),
         (sidecar(settings, &pod.labels, SIDECAR_INJECT, ["true", "false"]), EnrolmentReason::PodInjectLabel),
         (sidecar(settings, &pod.annotations, SIDECAR_INJECT, ["true", "false"]), EnrolmentReason::PodInjectAnnotation),
-        (mode(of_namespace), EnrolmentReason::NamespaceMode),
-        (
-            sidecar(settings, of_namespace, ISTIO_INJECTION, ["enabled", "disabled"]),
-            EnrolmentReason::NamespaceInjection,
-        ),
     ];
+    let keys = own.into_iter().chain(of_namespace(namespace.map_or(&none, |n| &n.labels), settings));
     match keys.into_iter().find_map(|(says, because)| says.map(|enrolled| (enrolled, because))) {
         Some((true, _)) if pod.addresses.is_empty() => {
             Enrolment { enrolled: false, because: EnrolmentReason::NoAddress }
@@ -185,14 +180,30 @@ pub fn decide(pod: &Pod, namespace: Option<&Namespace>, settings: &MeshSettings)
     }
 }
 
+/// The node of this pod says that it captures its connections ([`REDIRECTION`]).
+#[must_use]
+pub fn is_redirected(pod: &Pod) -> bool {
+    pod.annotations.get(REDIRECTION).is_some_and(|value| value == REDIRECTED)
+}
+
 fn redirected(pod: &Pod) -> Enrolment {
-    match pod.annotations.get(REDIRECTION) {
-        Some(value) if value == REDIRECTED && pod.addresses.is_empty() => {
-            Enrolment { enrolled: false, because: EnrolmentReason::NoAddress }
-        }
-        Some(value) if value == REDIRECTED => Enrolment { enrolled: true, because: EnrolmentReason::Redirection },
-        _ => Enrolment { enrolled: false, because: EnrolmentReason::NotRedirected },
+    match (is_redirected(pod), pod.addresses.is_empty()) {
+        (true, true) => Enrolment::outside(EnrolmentReason::NoAddress),
+        (true, false) => Enrolment { enrolled: true, because: EnrolmentReason::Redirection },
+        (false, _) => Enrolment::outside(EnrolmentReason::NotRedirected),
     }
+}
+
+/// A pod of this namespace that says nothing itself is in the mesh.
+#[must_use]
+pub fn enrols(namespace: &Namespace, settings: &MeshSettings) -> bool {
+    of_namespace(&namespace.labels, settings).into_iter().find_map(|(says, _)| says).unwrap_or(false)
+}
+
+/// The keys of a namespace, the one that counts first.
+fn of_namespace(labels: &Labels, settings: &MeshSettings) -> [(Option<bool>, EnrolmentReason); 2] {
+    let injection = sidecar(settings, labels, ISTIO_INJECTION, ["enabled", "disabled"]);
+    [(mode(labels), EnrolmentReason::NamespaceMode), (injection, EnrolmentReason::NamespaceInjection)]
 }
 
 fn mode(labels: &Labels) -> Option<bool> {
@@ -224,6 +235,9 @@ mod tests {
         ns.labels = labels(namespace_labels);
         let got = decide(&w, Some(&ns), &MeshSettings::default());
         assert_eq!((got.is_enrolled(), got.because()), expect, "{pod_labels} | {annotations} | {namespace_labels}");
+        if pod_labels.is_empty() && annotations.is_empty() {
+            assert_eq!(enrols(&ns, &MeshSettings::default()), expect.0, "{namespace_labels}");
+        }
     }
 
     #[test]
