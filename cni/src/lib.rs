@@ -4,6 +4,15 @@
 //!
 //! The plugin runs on the node itself, not in the agent's image: it is linked to nothing, has no token and asks no API server.
 //! (CNI specification 1.1.0.)
+//!
+//! * [`plugin`]: one call of the runtime, decided. [`config`] and [`object`]: what it is given. [`failure`]: its errors.
+//!   [`client`]: its question to the agent.
+//! * [`protocol`] and [`namespaces`]: what plugin and agent say to each other.
 
+pub mod client;
+pub mod config;
+pub mod failure;
 pub mod namespaces;
+pub mod object;
+pub mod plugin;
 pub mod protocol;

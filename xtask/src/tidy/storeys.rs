@@ -33,6 +33,7 @@ const HOUSE: &[Row] = &[
     row("underpass-identity", "lib/identity", 1),
     row("underpass-telemetry", "lib/telemetry", 1),
     row("underpass-door", "lib/door", 1),
+    row("underpass-cni", "cni", 1),
     row("underpass-core", "lib/core", 0),
     row("underpass-hbone", "lib/hbone", 0),
     row("underpass-abi", "ebpf/abi", 0),
