@@ -8,7 +8,9 @@
 //! * [`plugin`]: one call of the runtime, decided. [`config`] and [`object`]: what it is given. [`failure`]: its errors.
 //!   [`client`]: its question to the agent.
 //! * [`protocol`] and [`namespaces`]: what plugin and agent say to each other.
+//! * [`chain`]: the configuration by which a runtime comes to the plugin.
 
+pub mod chain;
 pub mod client;
 pub mod config;
 pub mod failure;

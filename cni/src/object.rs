@@ -33,7 +33,7 @@ impl Object {
     ///
     /// # Errors
     /// Where the value is nothing that JSON knows.
-    pub fn set<T: Serialize>(&mut self, name: &str, value: &T) -> Result<(), serde_json::Error> {
+    pub fn set<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) -> Result<(), serde_json::Error> {
         self.put(name.to_owned(), to_raw_value(value)?);
         Ok(())
     }
