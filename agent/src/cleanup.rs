@@ -1,12 +1,13 @@
 //! `underpass-agent cleanup`: the removal of everything that agents left on this node. For nodes that leave the mesh for good: as
 //! long as anything is pinned, captured connections wait for the next agent.
 //!
-//! What must hold: the order. Nothing new is captured; captured sockets are destroyed, and looked at again; then rules
-//! and routes; `guard` last. A step that fails stops the rest, and it can be run again. Not while an agent runs.
+//! What must hold: the order. The CNI plugin goes first, so that no pod waits for an agent. Nothing new is captured; captured sockets
+//! are destroyed, and looked at again; then rules and routes; `guard` last. A step that fails stops the rest, and it can be run
+//! again. Not while an agent runs.
 
 use std::{
     fmt, io,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -15,6 +16,7 @@ use underpass_loader::Kernel;
 use underpass_net::socket::options::Keepalive;
 
 use crate::{
+    cni,
     config::{self, Config, Sources, Stop},
     handover::{self, Claim, HandoverAddress},
     mounts,
@@ -28,10 +30,11 @@ const TRIES: usize = 5;
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// The description in `--help`.
-const ABOUT: &str = "Remove everything that agents left on this node: captured sockets are destroyed, then rules, routes, programs \
-and tables are removed. Not while an agent runs. Exit status: 0, nothing is left; 1, something is, and is named.";
+const ABOUT: &str = "Remove everything that agents left on this node: the CNI plugin, then captured sockets are destroyed, then rules, \
+routes, programs and tables are removed. Not while an agent runs. Exit status: 0, nothing is left; 1, something is, and is named.";
 /// The settings of a cleanup.
-const SETTINGS: [&str; 5] = ["config", "node", "state", "bpffs", "cgroup_root"];
+const SETTINGS: [&str; 7] = ["config", "node", "state", "bpffs", "cgroup_root", "cni_config_dir", "cni_bin_dir"];
+
 /// Loads the settings: those of the node's agent, from the same flags, environment and file, so that it is the same pins
 /// and the same agent that are looked for. `read` reads the file of `--config`.
 ///
@@ -62,6 +65,8 @@ fn help() -> clap::Error {
 /// The report of a cleanup.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
+    /// The removed files of the CNI plugin.
+    pub plugin: Vec<PathBuf>,
     /// The number of released pods.
     pub released: usize,
     /// Whether programs, tables and links are removed.
@@ -72,11 +77,14 @@ pub struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.plugin.iter().try_for_each(|file| writeln!(f, "removed: {}", file.display()))?;
         match (self.removed, self.released) {
             (true, n) => {
                 writeln!(f, "removed: rules, routes and captured sockets of {n} pods; programs, links, tables")?
             }
-            (false, 0) if self.left.is_empty() => writeln!(f, "nothing to do: nothing is pinned for this node")?,
+            (false, 0) if self.left.is_empty() && self.plugin.is_empty() => {
+                writeln!(f, "nothing to do: nothing is pinned for this node")?
+            }
             (false, 0) => {}
             (false, n) => writeln!(f, "removed: rules, routes and captured sockets of {n} pods")?,
         }
@@ -117,6 +125,14 @@ pub fn run(config: &Config) -> Result<Report, Error> {
         return Ok(Report::default()); // a claim without take-over is alone, or fails
     };
     let mut report = Report::default();
+    match cni::install::remove(config) {
+        Ok(files) => report.plugin = files,
+        Err(error) => {
+            report.left.push(format!("CNI plugin: {error}"));
+            address.leave(lock);
+            return Ok(report);
+        }
+    }
     if Kernel::is_pinned(&settings) {
         // Before there are tables no pod was enrolled.
         if Kernel::has_tables(&settings)? {
@@ -203,6 +219,7 @@ mod tests {
         check(&["--node", "n", "--config", "/f"], "bpfs: /b\n", "bpfs");
         check(&["--help"], "", "Remove everything that agents left");
         check(&["--help"], "", "--cgroup-root");
+        check(&["--help"], "", "--cni-config-dir");
         assert!(!loaded(&["--help"], &[], "").unwrap_err().contains("--metrics-address"));
     }
 
@@ -210,10 +227,11 @@ mod tests {
     fn reports_in_text() {
         let check = |report: Report, says: &str| assert_eq!(report.to_string(), says);
         check(Report::default(), "nothing to do: nothing is pinned for this node\n");
-        let gone = Report { released: 2, removed: true, left: Vec::new() };
+        let gone = Report { released: 2, removed: true, ..Report::default() };
         check(gone, "removed: rules, routes and captured sockets of 2 pods; programs, links, tables\n");
-        let some = Report { released: 1, removed: false, left: vec!["x".into()] };
+        let some = Report { released: 1, left: vec!["x".into()], ..Report::default() };
         check(some, "removed: rules, routes and captured sockets of 1 pods\nleft: x\n");
         check(Report { left: vec!["y".into()], ..Report::default() }, "left: y\n");
+        check(Report { plugin: vec!["/a".into(), "/b".into()], ..Report::default() }, "removed: /a\nremoved: /b\n");
     }
 }

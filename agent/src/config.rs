@@ -116,6 +116,30 @@ pub struct Config {
     #[arg(long, env = "UNDERPASS_ADMIN_SOCKET", value_name = "PATH", default_value = "/run/underpass/admin.sock")]
     pub admin_socket: PathBuf,
 
+    /// The directory of CNI configurations, into which a configuration with the plugin `underpass-cni` is written: the primary
+    /// plugin's, with ours behind it, in a file that sorts before it. Watched. By default no plugin is installed.
+    #[arg(long, env = "UNDERPASS_CNI_CONFIG_DIR", value_name = "DIR")]
+    pub cni_config_dir: Option<PathBuf>,
+
+    /// The directory of CNI plugins, into which the program of `underpass-cni` is copied.
+    #[arg(long, env = "UNDERPASS_CNI_BIN_DIR", value_name = "DIR", default_value = "/opt/cni/bin")]
+    pub cni_bin_dir: PathBuf,
+
+    /// The unix socket on which the agent answers the CNI plugin.
+    #[arg(long, env = "UNDERPASS_CNI_SOCKET", value_name = "PATH", default_value = "/run/underpass/cni.sock")]
+    pub cni_socket: PathBuf,
+
+    /// The namespaces whose pods start also where no agent answers the CNI plugin, or cannot capture them. The agent's own, from
+    /// POD_NAMESPACE, is always one.
+    #[arg(
+        long,
+        env = "UNDERPASS_CNI_EXEMPT",
+        value_name = "NAMESPACE",
+        value_delimiter = ',',
+        default_value = "kube-system"
+    )]
+    pub cni_exempt: Vec<String>,
+
     /// The unix socket of this process's own probes, which `underpass-agent probe live` and `underpass-agent probe ready` ask.
     /// No other process may share its directory: around a take-over two agents run on a node.
     #[arg(long, env = "UNDERPASS_PROBE_SOCKET", value_name = "PATH")]

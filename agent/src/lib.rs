@@ -8,6 +8,7 @@
 //!   change.
 //! * [`handover`]: the hand-over of a node from one agent to the next. [`cleanup`]: the removal of everything that agents left on a
 //!   node.
+//! * [`cni`]: the CNI plugin's other side.
 //! * [`process`]: from the command line to the exit status.
 //!   [`signals`], [`notify`]: signals to the process, notifications of the service manager.
 //! * [`config`], [`admin`], [`reports`], [`metrics`], [`kernel_log`]: settings in, answers and numbers out.
@@ -18,6 +19,7 @@ pub mod authority;
 pub mod certs;
 pub mod cleanup;
 pub mod cluster;
+pub mod cni;
 pub mod config;
 pub mod datapath;
 pub mod handover;

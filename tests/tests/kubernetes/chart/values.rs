@@ -221,7 +221,7 @@ pub(crate) fn reach_their_places() -> Result<()> {
 
 /// A setting is given by the chart, by a value of its own, or by `agent.settings`: by one of them.
 pub(crate) fn every_setting_of_an_agent_has_one_place() -> Result<()> {
-    const BY_THE_CHART: [&str; 25] = [
+    const BY_THE_CHART: [&str; 29] = [
         "config",
         "print-config",
         "node",
@@ -235,6 +235,10 @@ pub(crate) fn every_setting_of_an_agent_has_one_place() -> Result<()> {
         "bpffs",
         "cgroup-root",
         "admin-socket",
+        "cni-config-dir",
+        "cni-bin-dir",
+        "cni-socket",
+        "cni-exempt",
         "probe-socket",
         "cluster",
         "access-log-format",
