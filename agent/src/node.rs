@@ -4,6 +4,7 @@
 
 mod drain;
 mod known;
+mod sandboxes;
 mod stay;
 mod take_over;
 mod waiting;
@@ -34,11 +35,12 @@ use underpass_telemetry::{
 };
 use underpass_ztunnel::{Inputs, Ztunnel};
 
-use self::{known::Known, take_over::TakeOver, waiting::Waiting};
+use self::{known::Known, sandboxes::NodeSandboxes, take_over::TakeOver, waiting::Waiting};
 use crate::{
     admin,
     certs::{self, Certs},
     cluster::redirection::{self, Word},
+    cni,
     config::Running,
     datapath::DataPath,
     handover, kernel_log, limits, metrics,
@@ -112,6 +114,8 @@ struct Node {
     sources: watch::Receiver<Sources>,
     /// What says which pods are captured; none: there is no API server.
     word: Option<Word>,
+    /// New pods, by their sandboxes.
+    sandboxes: NodeSandboxes,
     /// Of a successor: closed until its predecessor has left.
     succession: Option<Gate>,
     /// A World was applied: what is not captured now is not, and nothing has to wait for it.
@@ -239,11 +243,17 @@ pub async fn run_in<D: DataPath + 'static>(
     )?;
     take_over.listen(handover::HandoverAddress::new(&config.state, &kernel))?;
     let (snapshot, sources, mesh) = (keeper.snapshot(), keeper.sources(), keeper.mesh());
+    let (keeping_sources, keeping_world) = (keeper.sources(), keeper.world());
     let keeper = keeper.start().map_err(failed("start the keeper's thread"))?;
     let mut keeping = SupervisedTask::spawn("the keeper of the World", keeper);
     decisions.map(kernel_log::start).transpose().map_err(failed("start the thread of the kernel log"))?;
     let open = doors.open(config).map_err(failed("open the doors of the mesh"))?;
 
+    let sandboxes = NodeSandboxes::load(cni::sandboxes::folder(&config.state), &pods);
+    let listing = config.cni_config_dir.as_ref().map(|_| {
+        let (path, sources, world) = (cni::list_file(&config.state), keeping_sources, keeping_world);
+        SupervisedTask::spawn("the list of namespaces for the CNI plugin", cni::list::keep(path, sources, world))
+    });
     let mut node = Node {
         settings: running.clone(),
         mesh,
@@ -255,6 +265,7 @@ pub async fn run_in<D: DataPath + 'static>(
         serving: BTreeMap::new(),
         sources,
         word: open.word(),
+        sandboxes,
         succession,
         applied: false,
         wanted: BTreeSet::new(),
@@ -287,6 +298,7 @@ pub async fn run_in<D: DataPath + 'static>(
     let drained = node.drain(accepting, config.drain, stop, &mut asked).await?;
     tracing::info!(?drained, cut = node.ztunnel.connections().len(), "agent stopping");
     drop(open);
+    drop(listing);
     drop(keeping);
     node.end(access_log).await;
     if stays && !asked {
@@ -312,6 +324,7 @@ fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> Error {
 impl Node {
     /// Handles the next event of any part.
     async fn turn(&mut self) -> Result<(), Error> {
+        let (sandboxes_wait, sandboxes_due) = (self.sandboxes.is_waiting(), self.sandboxes.due());
         tokio::select! {
             Ok(()) = self.snapshot.changed() => self.apply_soon(),
             Some(event) = self.events.recv() => self.pod(event),
@@ -323,6 +336,11 @@ impl Node {
             }
             Some(event) = self.take_over.next_event() => self.on_take_over(event).await?,
             () = sleep_until(self.applying.until()) => {}
+            asked = self.sandboxes.request() => if self.sandboxes.take(asked, &self.pods) {
+                self.apply_soon();
+            },
+            Ok(()) = self.sources.changed(), if sandboxes_wait => {}
+            () = sleep_until(sandboxes_due) => {}
             changed = self.certs.turn() => if changed {
                 self.ztunnel.caught_up().await;
                 self.certs.applied();
@@ -332,7 +350,26 @@ impl Node {
             self.ztunnel.caught_up().await;
             self.pods.set_world(world, local);
         }
+        if self.take_over.is_agent() {
+            self.sandboxes.open(&self.settings.borrow().config);
+        }
+        self.answer_sandboxes();
         Ok(())
+    }
+
+    /// The pods of this node: those of the snapshot, and new ones by their sandboxes.
+    fn local(&self, snapshot: &Snapshot) -> Arc<[LocalPod]> {
+        self.sandboxes.placed(&snapshot.local, &self.sources.borrow(), snapshot.world.settings())
+    }
+
+    fn answer_sandboxes(&mut self) {
+        if !self.sandboxes.is_waiting() {
+            return;
+        }
+        let world = Arc::clone(&self.snapshot.borrow().world);
+        let captured = |cookie| self.serving.get(&cookie).is_some_and(|pod| pod.steered);
+        let of = (&*self.sources.borrow_and_update(), world.settings());
+        self.sandboxes.answer(of, captured, self.word.is_some(), &self.pods);
     }
 
     /// Queues the newest World and the pods of this node: they are applied once their identities have certificates.
@@ -343,7 +380,8 @@ impl Node {
         }
         self.want();
         self.known.set(&snapshot);
-        let Snapshot { world, local } = snapshot;
+        let local = self.local(&snapshot);
+        let world = snapshot.world;
         let local = if self.word.is_some() { redirection::held(&world, &local) } else { local };
         self.applying.put(Snapshot { world, local }, Instant::now());
         self.say();
@@ -354,7 +392,7 @@ impl Node {
         let Some(word) = self.word.as_ref().filter(|_| self.applied) else { return };
         let steered = self.serving.values().filter(|pod| pod.steered);
         let captured = steered.map(|pod| Arc::clone(&pod.pod_uid)).collect();
-        let local = Arc::clone(&self.snapshot.borrow().local);
+        let local = self.local(&self.snapshot.borrow());
         word.say(redirection::due(&self.sources.borrow(), &local, &captured));
     }
 
@@ -375,8 +413,8 @@ impl Node {
                 let pod_uid = Arc::clone(&pod_uid);
                 let serving = Serving { uid: uid.clone(), pod_uid, account: account.clone(), steered: true };
                 self.serving.insert(cookie, serving);
+                let expected_until = self.sandboxes.expected_until(cookie);
                 let cookie = cookie.0;
-                let expected_until = None;
                 let pod = underpass_ztunnel::Pod {
                     name,
                     uid,
@@ -426,7 +464,8 @@ impl Node {
     /// Requests certificates for the enrolled pods, and for those in release: their open connections go on until the release has
     /// ended them.
     fn want(&mut self) {
-        let Snapshot { world, local } = self.snapshot.borrow().clone();
+        let snapshot = self.snapshot.borrow().clone();
+        let (local, world) = (self.local(&snapshot), snapshot.world);
         let enrolled = local.iter().filter(|pod| pod.local == Local::Enrolled);
         let enrolled: BTreeMap<&Uid, &Account> = enrolled.map(|pod| (&pod.uid, &pod.account)).collect();
         for (cookie, Serving { uid, account, .. }) in &mut self.serving {

@@ -19,6 +19,7 @@ use std::{
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use underpass_cni::chain::{self, File, PROGRAM, Plugin};
 
+use super::sandboxes;
 use crate::config::Config;
 
 /// Changes that come closer together than this are looked at once: a file is written in several steps.
@@ -209,8 +210,8 @@ fn remove_file(path: &Path) -> Result<bool, Error> {
     }
 }
 
-/// Removes what was installed: configurations of ours in the one directory, then the program in the other one, the list last.
-/// What is not there is no error. The files that were.
+/// Removes what was installed: configurations of ours in the one directory, then the program in the other one, the list and the
+/// records of sandboxes last. What is not there is no error. The files that were.
 ///
 /// # Errors
 /// The first that cannot be removed; those after it stay.
@@ -225,6 +226,8 @@ pub fn remove(config: &Config) -> Result<Vec<PathBuf>, Error> {
         files.push(config.cni_bin_dir.join(PROGRAM));
     }
     files.push(super::list_file(&config.state));
+    let records = sandboxes::folder(&config.state);
+    files.extend(sandboxes::records(&records).map_err(failed("list", &records))?);
     let mut removed = Vec::new();
     for file in files {
         if remove_file(&file)? {

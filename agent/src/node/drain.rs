@@ -30,6 +30,7 @@ impl Node {
     /// Stops accepting: a captured connect() waits for the next agent, or a successor accepts it already.
     pub(super) async fn hold(&mut self) -> Accepting {
         self.take_over.ends();
+        self.sandboxes.stop();
         self.enrolling.close("the agent is draining");
         if self.take_over.has_offered() {
             return Accepting::Elsewhere; // the listeners in the kernel's tables are the successor's

@@ -161,6 +161,11 @@ impl TakeOver {
         !self.ending && self.stage != Stage::Succeeded
     }
 
+    /// This process is the agent of the node, and no other is about to be.
+    pub(super) fn is_agent(&self) -> bool {
+        self.stage == Stage::Owner
+    }
+
     /// Gives the take-over up, unless it is complete.
     pub(super) fn give_up(&mut self) {
         self.applied = None;

@@ -1,0 +1,259 @@
+//! The sandboxes that the runtime has named. A record of each is on the node, from before the plugin is answered until the sandbox
+//! ends: an agent that comes between that and the sandbox's first process knows whose its network namespace is.
+//!
+//! What must hold: a record whose namespace is gone, or is another one by now (after a reboot), is none. The agent opens it by the
+//! runtime's path, which is to be the same in its container.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+use underpass_abi::Cookie;
+use underpass_cni::protocol::{PodName, Sandbox};
+use underpass_core::{
+    enrol::decide,
+    objects::Pod,
+    resolve::{Local, LocalPod, Sources},
+    world::MeshSettings,
+};
+use underpass_net::netns::Netns;
+
+/// A sandbox with its namespace.
+#[derive(Clone, Debug)]
+pub(crate) struct Named {
+    /// Its pod.
+    pub(crate) pod: PodName,
+    /// Its addresses.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Its network namespace.
+    pub(crate) netns: Arc<Netns>,
+}
+
+/// The folder of the records, in that of the agent's state.
+pub(crate) fn folder(state: &Path) -> PathBuf {
+    state.join("sandboxes")
+}
+
+/// The files in the folder of the records. None where there is no folder.
+pub(crate) fn records(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries?.map(|entry| entry.map(|entry| entry.path())).collect(),
+    }
+}
+
+impl Named {
+    /// The cookie of its namespace.
+    pub(crate) fn cookie(&self) -> Cookie {
+        Cookie(self.netns.cookie())
+    }
+
+    /// Whether its pod, with these addresses, is to be in the mesh; none where the object is not known, or another's.
+    pub(crate) fn is_wanted(&self, sources: &Sources, settings: &MeshSettings) -> Option<bool> {
+        let object = self.object(sources)?;
+        let namespace = sources.namespace(object.name.namespace()).map(|namespace| &**namespace);
+        let placed = Pod { addresses: self.addresses.clone(), ..Pod::clone(object) };
+        Some(decide(&placed, namespace, settings).is_enrolled())
+    }
+
+    /// The object of its pod.
+    pub(crate) fn object<'a>(&self, sources: &'a Sources) -> Option<&'a Arc<Pod>> {
+        let name = underpass_core::ObjectName::new(&self.pod.namespace, &self.pod.name);
+        sources.pod(&name).filter(|object| *object.uid == *self.pod.uid)
+    }
+}
+
+/// A record on the node.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    sandbox: Sandbox,
+    cookie: u64,
+}
+
+/// The sandboxes of a node, by container.
+#[derive(Debug)]
+pub(crate) struct Sandboxes {
+    folder: PathBuf,
+    all: BTreeMap<String, Named>,
+}
+
+impl Sandboxes {
+    /// Those that are on record in this folder.
+    pub(crate) fn load(folder: PathBuf) -> Self {
+        let mut all = BTreeMap::new();
+        let found = records(&folder).unwrap_or_else(|error| {
+            tracing::error!(%error, folder = %folder.display(), "reading the records of sandboxes failed");
+            Vec::new()
+        });
+        for path in found {
+            match load(&path) {
+                Ok(Some((container, named))) => drop(all.insert(container, named)),
+                Ok(None) => drop(fs::remove_file(&path)), // it fails where it is gone
+                Err(error) => {
+                    tracing::warn!(%error, file = %path.display(), "a record of a sandbox cannot be read");
+                }
+            }
+        }
+        Self { folder, all }
+    }
+
+    /// Remembers a sandbox, also across a restart. An earlier one of the same pod is forgotten.
+    ///
+    /// # Errors
+    /// The record cannot be written.
+    pub(crate) fn add(&mut self, sandbox: Sandbox, netns: Netns) -> io::Result<Named> {
+        let path = self.path(&sandbox.container)?;
+        fs::create_dir_all(&self.folder)?;
+        let record = Record { cookie: netns.cookie(), sandbox };
+        let aside = path.with_extension("new");
+        fs::write(&aside, serde_json::to_vec(&record)?)?;
+        fs::rename(&aside, path)?;
+        let Sandbox { container, pod, addresses, .. } = record.sandbox;
+        let earlier = self.all.iter().filter(|(of, named)| **of != container && named.pod.uid == pod.uid);
+        for earlier in earlier.map(|(of, _)| of.clone()).collect::<Vec<_>>() {
+            self.remove(&earlier);
+        }
+        let named = Named { pod, addresses, netns: Arc::new(netns) };
+        self.all.insert(container, named.clone());
+        Ok(named)
+    }
+
+    /// Forgets a sandbox.
+    pub(crate) fn remove(&mut self, container: &str) -> Option<Named> {
+        if let Ok(path) = self.path(container) {
+            let _ = fs::remove_file(path); // it fails where there is none
+        }
+        self.all.remove(container)
+    }
+
+    /// Forgets all sandboxes but these; those that it forgot.
+    pub(crate) fn keep(&mut self, containers: &[String]) -> Vec<Named> {
+        let gone: Vec<_> = self.all.keys().filter(|of| !containers.contains(of)).cloned().collect();
+        gone.iter().filter_map(|container| self.remove(container)).collect()
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Named> {
+        self.all.values()
+    }
+
+    /// The pods of this node, where a pod whose object has no address yet has those of its sandbox.
+    pub(crate) fn placed(
+        &self,
+        local: &Arc<[LocalPod]>,
+        sources: &Sources,
+        settings: &MeshSettings,
+    ) -> Arc<[LocalPod]> {
+        let sandbox = |pod: &LocalPod| {
+            let unplaced = pod.local == Local::Unknown && pod.addresses.is_empty();
+            let named = self.all.values().filter(|_| unplaced).find(|named| *named.pod.uid == *pod.pod_uid)?;
+            named.is_wanted(sources, settings)?.then_some(named)
+        };
+        if self.all.is_empty() || !local.iter().any(|pod| sandbox(pod).is_some()) {
+            return Arc::clone(local);
+        }
+        let place = |pod: &LocalPod| match sandbox(pod) {
+            Some(named) => LocalPod { addresses: named.addresses.clone(), local: Local::Enrolled, ..pod.clone() },
+            None => pod.clone(),
+        };
+        local.iter().map(place).collect()
+    }
+
+    /// The file of a container's record. A runtime names its containers by letters and digits.
+    fn path(&self, container: &str) -> io::Result<PathBuf> {
+        let safe = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if container.is_empty() || container.starts_with('.') || !container.chars().all(safe) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{container:?} is no name of a container"),
+            ));
+        }
+        Ok(self.folder.join(format!("{container}.json")))
+    }
+}
+
+/// A sandbox on record; none where its namespace is gone.
+fn load(path: &Path) -> io::Result<Option<(String, Named)>> {
+    if path.extension().is_none_or(|extension| extension != "json") {
+        return Ok(None); // half-written
+    }
+    let Record { sandbox, cookie } = serde_json::from_slice(&fs::read(path)?)?;
+    let netns = match Netns::open(&sandbox.netns) {
+        Ok(netns) if netns.cookie() == cookie => netns,
+        _ => return Ok(None),
+    };
+    let named = Named { pod: sandbox.pod, addresses: sandbox.addresses, netns: Arc::new(netns) };
+    Ok(Some((sandbox.container, named)))
+}
+
+#[cfg(test)]
+mod tests {
+    use underpass_core::testing::{ambient, model, pod};
+
+    use super::*;
+
+    fn of(container: &str, object: &Pod, addresses: &[&str], netns: &str) -> Sandbox {
+        let (namespace, name) = (object.name.namespace().to_owned(), object.name.name().to_owned());
+        let pod = PodName { namespace, name, uid: object.uid.to_string() };
+        let addresses = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
+        Sandbox { container: container.into(), pod, netns: netns.into(), addresses }
+    }
+
+    #[test]
+    fn a_record_counts_while_its_namespace_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = || Netns::own().unwrap();
+        let path = format!("/proc/{}/ns/net", std::process::id());
+        let (a, b) = (ambient("default/a", "", ""), ambient("default/b", "", ""));
+        let mut sandboxes = Sandboxes::load(folder.path().join("sandboxes"));
+        sandboxes.add(of("one", &a, &["10.0.0.1"], &path), own()).unwrap();
+        sandboxes.add(of("gone", &b, &["10.0.0.2"], "/nonexistent"), own()).unwrap();
+        for bad in ["", "../x", ".x", "a/b"] {
+            assert!(sandboxes.add(of(bad, &a, &[], &path), own()).is_err(), "{bad}");
+        }
+        let uids = |sandboxes: &Sandboxes| sandboxes.all().map(|named| named.pod.name.clone()).collect::<Vec<_>>();
+        assert_eq!(uids(&sandboxes), ["b", "a"]);
+        let load = || Sandboxes::load(folder.path().join("sandboxes"));
+        assert_eq!(uids(&load()), ["a"]);
+        // The next sandbox of the same pod.
+        let mut sandboxes = load();
+        sandboxes.add(of("two", &a, &["10.0.0.3"], &path), own()).unwrap();
+        let [named] = &load().all().cloned().collect::<Vec<_>>()[..] else { panic!("one alone") };
+        assert_eq!(named.addresses, ["10.0.0.3".parse::<IpAddr>().unwrap()]);
+        assert!(sandboxes.remove("one").is_none());
+        assert_eq!(sandboxes.keep(&["two".into()]).len(), 0);
+        assert_eq!(sandboxes.keep(&[]).len(), 1);
+        assert_eq!(uids(&load()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_pod_without_an_address_has_those_of_its_sandbox() {
+        let folder = tempfile::tempdir().unwrap();
+        let check = |object: Pod, uid: &str, expected: (Local, &[&str])| {
+            let mut sandboxes = Sandboxes::load(folder.path().to_owned());
+            let mut sandbox = of("c", &object, &["10.0.0.7", "fd00::7"], "/nonexistent");
+            sandbox.pod.uid = uid.into();
+            sandboxes.add(sandbox, Netns::own().unwrap()).unwrap();
+            let model = model([object.clone().into()]);
+            let local: Arc<[LocalPod]> = model.local_pods("node-1").into();
+            let settings = MeshSettings::default();
+            let placed = sandboxes.placed(&local, model.sources(), &settings);
+            let [pod] = &placed[..] else { panic!("one pod") };
+            let addresses: Vec<_> = pod.addresses.iter().map(ToString::to_string).collect();
+            assert_eq!((pod.local, addresses), (expected.0, expected.1.iter().map(|&ip| ip.into()).collect()));
+            assert_eq!(Arc::ptr_eq(&placed, &local), expected.1 != ["10.0.0.7", "fd00::7"]);
+        };
+        let uid = |object: &Pod| object.uid.to_string();
+        let (wanted, unwanted) = (ambient("default/a", "", ""), pod("default/a", ""));
+        check(wanted.clone(), &uid(&wanted), (Local::Enrolled, &["10.0.0.7", "fd00::7"]));
+        check(wanted.clone(), "another", (Local::Unknown, &[]));
+        check(unwanted.clone(), &uid(&unwanted), (Local::Unknown, &[]));
+        let known = ambient("default/a", "10.0.0.1", "");
+        check(known.clone(), &uid(&known), (Local::Enrolled, &["10.0.0.1"]));
+    }
+}

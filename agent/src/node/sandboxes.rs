@@ -1,0 +1,347 @@
+//! The sandboxes of new pods: each is answered once its pod is captured and its node has said so, or is known to be outside the mesh.
+//! Its own file because [`super`] has the events, and this what they mean for a sandbox that waits.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{mpsc, oneshot};
+use underpass_abi::Cookie;
+use underpass_cni::protocol::{Answer, PodName, Request};
+use underpass_core::{
+    enrol::{enrols, is_redirected},
+    resolve::{LocalPod, Sources},
+    world::MeshSettings,
+};
+use underpass_net::netns::Netns;
+
+use crate::{
+    cni::{
+        install::{self, Installed},
+        sandboxes::{Named, Sandboxes},
+        server::{self, Incoming, Server},
+    },
+    config::Config,
+    pods::{self, PodStatus},
+};
+
+/// The time for a pod to be captured; less than a plugin waits.
+const CAPTURED_WITHIN: Duration = Duration::from_secs(15);
+/// The time for the API server to tell of a pod that the runtime has begun to start.
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
+/// The longest wait, once the pod is captured, for its annotation: without it callers do not tunnel to the pod yet, and a STRICT
+/// one refuses them.
+const SAID_WITHIN: Duration = Duration::from_secs(2);
+/// The time for which connections of a pod wait for the mesh to know it: a kubelet tells the API server the addresses of a pod once
+/// its first container has started, and the control plane hears of them then.
+const KNOWN_WITHIN: Duration = Duration::from_secs(20);
+
+/// The pause before another try to open the socket.
+const OPEN_AGAIN: Duration = Duration::from_secs(5);
+
+/// A sandbox whose runtime waits.
+#[derive(Debug)]
+struct Pending {
+    named: Named,
+    answer: oneshot::Sender<Answer>,
+    since: Instant,
+    /// When its pod was captured.
+    captured: Option<Instant>,
+}
+
+/// The next step of a pending sandbox.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    Answer(Answer),
+    /// It is not captured in time: whatever is the matter with its pod.
+    Late,
+    Wait(Instant),
+}
+
+impl Pending {
+    /// `captured`: the pod is, now. `says`: there is an API server that is told.
+    fn next(&mut self, sources: &Sources, settings: &MeshSettings, captured: bool, says: bool, now: Instant) -> Next {
+        match self.named.is_wanted(sources, settings) {
+            Some(false) => return Next::Answer(Answer::Outside),
+            Some(true) => {}
+            // A static pod has another uid at the API server, or no object; its namespace says enough.
+            None if self.since + TOLD_WITHIN <= now => {
+                let outside = sources.namespace(&self.named.pod.namespace).is_some_and(|of| !enrols(of, settings));
+                let why = || "the API server has not told of this pod".to_owned();
+                return Next::Answer(if outside { Answer::Outside } else { Answer::Refused { why: why() } });
+            }
+            None => return Next::Wait(self.since + TOLD_WITHIN),
+        }
+        if !captured {
+            self.captured = None;
+            let until = self.since + CAPTURED_WITHIN;
+            return if until <= now { Next::Late } else { Next::Wait(until) };
+        }
+        let since = *self.captured.get_or_insert(now);
+        let is_said = !says || self.named.object(sources).is_some_and(|object| is_redirected(object));
+        if is_said || since + SAID_WITHIN <= now { Next::Answer(Answer::Done) } else { Next::Wait(since + SAID_WITHIN) }
+    }
+}
+
+/// The plugin asks this agent.
+#[derive(Debug)]
+struct Serving {
+    incoming: mpsc::Receiver<Incoming>,
+    _server: Server,
+    _installed: Option<Installed>,
+}
+
+impl Serving {
+    /// Answers first, then installs: from then on pods of the mesh wait for an answer.
+    fn start(config: &Config) -> io::Result<Self> {
+        let (server, incoming) = server::start(&config.cni_socket)?;
+        let own_namespace = std::env::var("POD_NAMESPACE").ok();
+        let installed = install::Settings::of(config, own_namespace)?.map(install::start).transpose()?;
+        Ok(Self { incoming, _server: server, _installed: installed })
+    }
+}
+
+/// The sandboxes of a node, and those that wait.
+#[derive(Debug)]
+pub(super) struct NodeSandboxes {
+    all: Sandboxes,
+    /// By its namespace.
+    pending: BTreeMap<Cookie, Pending>,
+    /// The next time at which a pending one is due.
+    due: Option<Instant>,
+    serving: Option<Serving>,
+    /// After a failure: the time of the next try to open the socket.
+    closed_until: Option<Instant>,
+}
+
+impl NodeSandboxes {
+    /// Those on record in this folder.
+    pub(super) fn load(folder: PathBuf, pods: &pods::Handle) -> Self {
+        let all = Sandboxes::load(folder);
+        all.all().for_each(|named| pods.name_sandbox(named.pod.uid.as_str().into(), Arc::clone(&named.netns)));
+        Self { all, pending: BTreeMap::new(), due: None, serving: None, closed_until: None }
+    }
+
+    /// From now on the plugin asks this agent, where there is a plugin. A failure is tried again with a later call.
+    pub(super) fn open(&mut self, config: &Config) {
+        let now = Instant::now();
+        if self.serving.is_some()
+            || config.cni_config_dir.is_none()
+            || self.closed_until.is_some_and(|until| now < until)
+        {
+            return;
+        }
+        match Serving::start(config) {
+            Ok(serving) => (self.serving, self.closed_until) = (Some(serving), None),
+            Err(error) => {
+                tracing::error!(%error, socket = %config.cni_socket.display(), "the CNI plugin cannot be served: new pods of the mesh do not start");
+                self.closed_until = Some(now + OPEN_AGAIN);
+            }
+        }
+    }
+
+    /// The next request; none comes before [`Self::open`].
+    pub(super) async fn request(&mut self) -> Incoming {
+        let received = match &mut self.serving {
+            Some(serving) => serving.incoming.recv().await,
+            None => None,
+        };
+        match received {
+            Some(incoming) => incoming,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Answers no more: the plugin asks the next agent.
+    pub(super) fn stop(&mut self) {
+        self.serving = None;
+        self.pending.clear();
+    }
+
+    /// The next time at which there is something to do.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due.into_iter().chain(self.closed_until).min()
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// The pods of this node with the addresses of their sandboxes.
+    pub(super) fn placed(
+        &self,
+        local: &Arc<[LocalPod]>,
+        sources: &Sources,
+        settings: &MeshSettings,
+    ) -> Arc<[LocalPod]> {
+        self.all.placed(local, sources, settings)
+    }
+
+    /// The end of the wait of connections of the pod in this namespace; none where its runtime has not named it.
+    pub(super) fn expected_until(&self, cookie: Cookie) -> Option<Instant> {
+        let named = self.all.all().find(|named| named.cookie() == cookie);
+        named.map(|_| Instant::now() + KNOWN_WITHIN)
+    }
+
+    /// Takes a request; true where the pods of this node may be others now.
+    pub(super) fn take(&mut self, incoming: Incoming, pods: &pods::Handle) -> bool {
+        let Incoming { request, netns, answer } = incoming;
+        let gone = match request {
+            Request::Add(sandbox) => {
+                let pod = sandbox.pod.clone();
+                let opened = netns.ok_or_else(|| "it came without a network namespace".to_owned());
+                let opened = opened.and_then(|netns| Netns::from_fd(netns).map_err(|e| e.to_string()));
+                match opened.and_then(|netns| self.all.add(sandbox, netns).map_err(|e| e.to_string())) {
+                    Ok(named) => self.wait(named, answer, pods),
+                    Err(why) => {
+                        tracing::warn!(pod = %pod, why, "sandbox of a new pod cannot be taken");
+                        let _ = answer.send(Answer::Refused { why }); // the plugin may have given up
+                    }
+                }
+                return true;
+            }
+            Request::Delete { container } => self.all.remove(&container).into_iter().collect(),
+            Request::Keep { containers } => self.all.keep(&containers),
+            Request::Status => Vec::new(),
+        };
+        for named in &gone {
+            tracing::debug!(pod = %named.pod, cookie = named.cookie().0, "sandbox ended by its runtime");
+            self.pending.remove(&named.cookie());
+            pods.end_sandbox(named.pod.uid.as_str().into(), named.cookie());
+        }
+        let _ = answer.send(Answer::Done); // as above
+        !gone.is_empty()
+    }
+
+    fn wait(&mut self, named: Named, answer: oneshot::Sender<Answer>, pods: &pods::Handle) {
+        tracing::debug!(pod = %named.pod, cookie = named.cookie().0, "sandbox of a new pod");
+        pods.name_sandbox(named.pod.uid.as_str().into(), Arc::clone(&named.netns));
+        self.pending.insert(named.cookie(), Pending { named, answer, since: Instant::now(), captured: None });
+    }
+
+    /// Answers the sandboxes that are due. `captured`: whether the pod in this namespace is captured; `says`: there is an API
+    /// server that is told.
+    pub(super) fn answer(
+        &mut self,
+        (sources, settings): (&Sources, &MeshSettings),
+        captured: impl Fn(Cookie) -> bool,
+        says: bool,
+        pods: &Arc<pods::Handle>,
+    ) {
+        let now = Instant::now();
+        self.due = None;
+        for (cookie, mut pending) in std::mem::take(&mut self.pending) {
+            match pending.next(sources, settings, captured(cookie), says, now) {
+                Next::Answer(answer) => {
+                    if let Answer::Refused { why } = &answer {
+                        tracing::warn!(pod = %pending.named.pod, why, "sandbox of a new pod refused");
+                    }
+                    let _ = pending.answer.send(answer); // as above
+                }
+                Next::Late => refuse_late(pending, Arc::clone(pods)),
+                Next::Wait(until) => {
+                    self.due = Some(self.due.map_or(until, |due| due.min(until)));
+                    self.pending.insert(cookie, pending);
+                }
+            }
+        }
+    }
+}
+
+/// Refuses with the problem of the pod, which only the pods' thread knows.
+fn refuse_late(pending: Pending, pods: Arc<pods::Handle>) {
+    let Pending { named, answer, .. } = pending;
+    tokio::task::spawn_blocking(move || {
+        let why = problem(&pods.status(), &named.pod);
+        tracing::warn!(pod = %named.pod, why, "sandbox of a new pod refused");
+        let _ = answer.send(Answer::Refused { why }); // the plugin may have given up
+    });
+}
+
+fn problem(pods: &[PodStatus], pod: &PodName) -> String {
+    let status = pods.iter().find(|status| *status.uid == *pod.uid);
+    match status.map(|status| (&status.problem, status.state)) {
+        Some((Some(problem), _)) => problem.clone(),
+        Some((None, state)) => format!("the agent has not captured it in time (it is {state})"),
+        None => "the agent has not captured it in time".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use underpass_core::{
+        enrol::REDIRECTION,
+        objects::Pod,
+        testing::{ambient, labels, model, namespace, pod},
+    };
+
+    use super::*;
+
+    fn pending(object: &Pod, since: Instant) -> Pending {
+        let (namespace, name) = (object.name.namespace().to_owned(), object.name.name().to_owned());
+        let pod = PodName { namespace, name, uid: object.uid.to_string() };
+        let addresses = vec!["10.0.0.1".parse().unwrap()];
+        let named = Named { pod, addresses, netns: Arc::new(Netns::own().unwrap()) };
+        Pending { named, answer: oneshot::channel().0, since, captured: None }
+    }
+
+    #[test]
+    fn a_sandbox_is_done_once_its_pod_is_captured_and_that_is_said() {
+        let began = Instant::now();
+        let at = |seconds| began + Duration::from_secs(seconds);
+        let wanted = ambient("default/a", "", "");
+        let said = Pod { annotations: labels(&format!("{REDIRECTION}=enabled")), ..wanted.clone() };
+        let check = |object: Option<&Pod>, steps: &[(u64, bool, Next)]| {
+            let mut of_pods = namespace("default");
+            of_pods.labels = labels("istio-injection=enabled");
+            let model = model(object.cloned().map(Into::into).into_iter().chain([of_pods.into()]));
+            let mut pending = pending(&wanted, began);
+            for (second, captured, expected) in steps {
+                let next = pending.next(model.sources(), &MeshSettings::default(), *captured, true, at(*second));
+                assert_eq!(next, *expected, "{object:?} at {second}");
+            }
+        };
+        let done = || Next::Answer(Answer::Done);
+        check(
+            Some(&wanted),
+            &[
+                (0, false, Next::Wait(at(15))),
+                (1, true, Next::Wait(at(3))),
+                (2, true, Next::Wait(at(3))),
+                (3, true, done()),
+            ],
+        );
+        check(Some(&said), &[(0, false, Next::Wait(at(15))), (1, true, done())]);
+        check(Some(&wanted), &[(14, false, Next::Wait(at(15))), (15, false, Next::Late)]);
+        let outside = pod("default/a", "");
+        let outside = Pod { labels: labels("istio.io/dataplane-mode=none"), ..outside };
+        check(Some(&outside), &[(0, false, Next::Answer(Answer::Outside))]);
+        let why = "the API server has not told of this pod".to_owned();
+        let untold = [(0, false, Next::Wait(at(5))), (5, false, Next::Answer(Answer::Refused { why }))];
+        check(None, &untold);
+        check(Some(&Pod { uid: "another".into(), ..wanted.clone() }), &untold[..1]);
+        // One of a namespace that is not in the mesh.
+        let model = model([namespace("default").into()]);
+        let next = pending(&wanted, began).next(model.sources(), &MeshSettings::default(), false, true, at(5));
+        assert_eq!(next, Next::Answer(Answer::Outside));
+    }
+
+    #[test]
+    fn a_refusal_names_the_problem_of_the_pod() {
+        let status = |problem: Option<&str>| PodStatus {
+            name: "default/a".into(),
+            uid: "u".into(),
+            cookie: None,
+            state: "waiting",
+            problem: problem.map(Into::into),
+        };
+        let pod = PodName { namespace: "default".into(), name: "a".into(), uid: "u".into() };
+        assert_eq!(problem(&[status(Some("no room"))], &pod), "no room");
+        assert_eq!(problem(&[status(None)], &pod), "the agent has not captured it in time (it is waiting)");
+        assert_eq!(problem(&[], &pod), "the agent has not captured it in time");
+    }
+}
