@@ -24,6 +24,11 @@ use crate::protocol::{self, Answer, Request};
 /// The time that a request without weight may take: the end of a sandbox does not wait for it.
 pub const TELLS_WITHIN: Duration = Duration::from_secs(2);
 
+/// The time within which the next agent answers, once one has hung up: it hands its node over, or is started again.
+pub const NEXT_AGENT_WITHIN: Duration = Duration::from_secs(5);
+/// The pause between two questions.
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// No answer came.
 #[derive(Debug, thiserror::Error)]
 pub enum NoAnswer {
@@ -41,6 +46,22 @@ pub enum NoAnswer {
 /// The error as the kernel's manual calls it, without its number.
 fn words(error: &io::Error) -> String {
     error.raw_os_error().map_or_else(|| error.to_string(), |number| Errno::from_raw(number).desc().to_owned())
+}
+
+/// Asks again after an agent has hung up, until the next one answers or its time is over.
+///
+/// # Errors
+/// No answer: the first one's, where it did not hang up, or the last one's.
+pub fn again(ask: impl Fn() -> Result<Answer, NoAnswer>, within: Duration) -> Result<Answer, NoAnswer> {
+    let mut answer = ask();
+    if matches!(answer, Err(NoAnswer::HungUp)) {
+        let began = Instant::now();
+        while answer.is_err() && began.elapsed() < within {
+            std::thread::sleep(PAUSE);
+            answer = ask();
+        }
+    }
+    answer
 }
 
 /// Sends a request, with a descriptor, and waits for the answer.
@@ -82,6 +103,23 @@ mod tests {
     use super::*;
 
     const SHORTLY: Duration = Duration::from_millis(50);
+
+    #[test]
+    fn after_one_that_hung_up_the_next_agent_is_asked() {
+        let refused = || NoAnswer::Io(io::ErrorKind::ConnectionRefused.into());
+        let check = |answers: Vec<Result<Answer, NoAnswer>>, within, left: usize, expected: Option<Answer>| {
+            let answers = std::cell::RefCell::new(answers.into_iter());
+            let got = again(|| answers.borrow_mut().next().unwrap_or(Err(NoAnswer::HungUp)), within);
+            assert_eq!((got.ok(), answers.into_inner().count()), (expected, left));
+        };
+        let done = || Some(Answer::Done);
+        let long = Duration::from_secs(600);
+        check(vec![Ok(Answer::Done), Ok(Answer::Outside)], long, 1, done());
+        check(vec![Err(refused()), Ok(Answer::Done)], long, 1, None);
+        check(vec![Err(NoAnswer::HungUp), Err(refused()), Err(NoAnswer::HungUp), Ok(Answer::Done)], long, 0, done());
+        check(vec![Err(NoAnswer::HungUp), Ok(Answer::Done)], Duration::ZERO, 1, None);
+        check(vec![], SHORTLY, 0, None);
+    }
 
     fn error(path: &Path) -> String {
         ask(path, &Request::Status, None, SHORTLY).unwrap_err().to_string()

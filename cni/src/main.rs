@@ -9,7 +9,7 @@ use std::{
 };
 
 use underpass_cni::{
-    client::{self, TELLS_WITHIN},
+    client::{self, NEXT_AGENT_WITHIN, TELLS_WITHIN},
     failure::{Code, Failure},
     namespaces::Namespaces,
     plugin::{self, Command, Question, Step},
@@ -50,6 +50,7 @@ fn ask(question: Question) -> Result<String, Failure> {
         Failure::new(Code::Io, msg, format!("of the pod {}", question.sandbox.pod))
     })?;
     let request = Request::Add(question.sandbox.clone());
-    let answer = client::ask(&question.config.socket, &request, Some(namespace.as_fd()), ANSWERS_WITHIN);
+    let ask = || client::ask(&question.config.socket, &request, Some(namespace.as_fd()), ANSWERS_WITHIN);
+    let answer = client::again(ask, NEXT_AGENT_WITHIN);
     question.conclude(answer, || Namespaces::read(&list))
 }

@@ -22,6 +22,7 @@ usage: underpass-testapp COMMAND
   http ADDRESS NAME VERSION [URL...]       answer GET, calling the URLs meanwhile
   get URL                                  GET and print
   dial ADDRESS [TEXT]                      connect, say something, print what came of it as JSON
+  ask ADDRESS TEXT                         the same, and fail unless it is echoed
   udp-ask ADDRESS TEXT                     send a datagram and print the answer
 ADDRESS is ip:port; [::]:port listens for both families";
 
@@ -62,6 +63,11 @@ fn run(arguments: &[&str]) -> Result<()> {
             let dial = Dial::to(parse(address)?);
             let dial = if text.is_empty() { dial } else { dial.say(&text.join(" ")) };
             println!("{}", serde_json::to_string(&socket::dial(dial)?)?);
+            Ok(())
+        }
+        ["ask", address, text @ ..] => {
+            let talk = socket::dial(Dial::to(parse(address)?).say(&text.join(" ")))?.answered()?;
+            println!("{}", serde_json::to_string(&talk)?);
             Ok(())
         }
         ["udp-ask", address, text] => {

@@ -1,0 +1,46 @@
+//! Pods that start in the mesh: what they send first, and what starts where no agent is. Level kubernetes.
+
+#[path = "new_pods/away.rs"]
+mod away;
+#[path = "new_pods/first.rs"]
+mod first;
+#[path = "new_pods/rollouts.rs"]
+mod rollouts;
+
+use anyhow::{Context, Result};
+use underpass_tests::{
+    installed::Installed,
+    testbed::{Lab, Site, wait::wait_until},
+};
+
+underpass_tests::scenarios! {
+    a_new_pod_is_captured_before_it_sends,
+}
+
+/// Namespaces, policies, a client and a server.
+const APPLICATION: &str = include_str!("new_pods.yaml");
+/// The nodes of the cluster: the clients', the server's.
+const NODES: [&str; 2] = ["node-1", "node-2"];
+
+fn a_new_pod_is_captured_before_it_sends(lab: &Lab) -> Result<()> {
+    let mesh = Installed::by_chart(lab, NODES.len(), &["--set", "meshConfig.accessLogEncoding=JSON"])?;
+    wait_until("the plugin on every node", || {
+        let lines = NODES.iter().map(|node| mesh.log(node)).collect::<Result<Vec<_>>>()?;
+        Ok(lines.iter().all(|log| log.contains("CNI configuration written")))
+    })?;
+    mesh.cluster.kubectl().apply(APPLICATION)?;
+    for what in ["deployment/server", "deployment/client"] {
+        mesh.cluster.wait_for_rollout("shop", what)?;
+    }
+    first::init_containers_call_at_once(&mesh)?;
+    first::while_the_primary_plugin_writes_its_configuration(&mesh)?;
+    rollouts::lose_no_connection(&mesh)?;
+    away::pods_of_the_mesh_wait_and_others_start(&mesh)
+}
+
+/// The container of the one pod of an application of `shop`.
+fn site(mesh: &Installed, application: &str) -> Result<Site> {
+    let mut pods = mesh.cluster.pods("shop", &format!("app={application}"))?;
+    let pod = pods.pop().with_context(|| format!("{application} has no pod"))?;
+    mesh.cluster.container(&pod, "main")
+}
