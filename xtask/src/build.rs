@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::ebpf;
 use crate::process::Cmd;
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, nested};
 
 /// An executable that cargo built.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,8 +65,20 @@ fn executable(line: &str) -> Option<Executable> {
     })
 }
 
-const PACKAGES: [&str; 8] =
-    ["-p", "underpass-agent", "-p", "underpass-cli", "-p", "underpass-control", "-p", "underpass-tests"];
+const PACKAGES: [&str; 10] = [
+    "-p",
+    "underpass-agent",
+    "-p",
+    "underpass-cli",
+    "-p",
+    "underpass-cni",
+    "-p",
+    "underpass-control",
+    "-p",
+    "underpass-tests",
+];
+/// The CNI plugin: its package and its program.
+pub(crate) const PLUGIN: &str = "underpass-cni";
 /// The agent of the version after this one.
 const NEXT_AGENT: &str = "underpass-agent-next";
 
@@ -76,10 +88,14 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Builds the agent, the control plane, the command line tool and the testbed's own binaries.
+    /// Builds the agent, the CNI plugin, the control plane, the command line tool and the testbed's own binaries.
     pub(crate) fn build(workspace: &Workspace) -> Result<Self> {
         let found = executables(workspace.cargo().args(["build", "--bins"]).args(PACKAGES))?;
-        Ok(Self { by_name: found.into_iter().map(|executable| (executable.name, executable.path)).collect() })
+        let mut by_name: BTreeMap<_, _> =
+            found.into_iter().map(|executable| (executable.name, executable.path)).collect();
+        // The one beside the agent is for an agent of this machine alone.
+        by_name.insert(PLUGIN.to_owned(), plugin(workspace)?);
+        Ok(Self { by_name })
     }
 
     /// Builds the agent of the version after this one as well, which tests upgrade to.
@@ -102,17 +118,40 @@ impl Programs {
         self.by_name.values().map(PathBuf::as_path)
     }
 
-    /// The environment of a child: `UNDERPASS_AGENT_BIN`, `UNDERPASS_CONTROL_BIN` and `UNDERPASS_CLI_BIN`, the paths of the agent, the
-    /// control plane and `underpass`, and where it was built `UNDERPASS_NEXT_AGENT_BIN`.
+    /// The environment of a child: `UNDERPASS_AGENT_BIN`, `UNDERPASS_CONTROL_BIN`, `UNDERPASS_CLI_BIN` and `UNDERPASS_CNI_BIN`, the paths of
+    /// the agent, the control plane, `underpass` and the CNI plugin, and where it was built `UNDERPASS_NEXT_AGENT_BIN`.
     pub(crate) fn environment(&self) -> Result<Vec<(&'static str, PathBuf)>> {
         let mut environment = vec![
             ("UNDERPASS_AGENT_BIN", self.path("underpass-agent")?.to_path_buf()),
             ("UNDERPASS_CONTROL_BIN", self.path("underpass-control")?.to_path_buf()),
             ("UNDERPASS_CLI_BIN", self.path("underpass")?.to_path_buf()),
+            ("UNDERPASS_CNI_BIN", self.path(PLUGIN)?.to_path_buf()),
         ];
         environment.extend(self.by_name.get(NEXT_AGENT).map(|path| ("UNDERPASS_NEXT_AGENT_BIN", path.clone())));
         Ok(environment)
     }
+}
+
+/// Builds the CNI plugin as it is published, linked to no library: it runs on the node, whose glibc may be older than that of this
+/// machine, or another libc. In a target folder of its own, because everything in it is built with other flags.
+pub(crate) fn plugin(workspace: &Workspace) -> Result<PathBuf> {
+    let build = workspace
+        .cargo()
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        // With a target the flags are those of the program alone, not of macros, which cannot be linked like this.
+        .args(["build", "--release", "--locked", "-p", PLUGIN, "--bin", PLUGIN, "--target", &compiler("host: ")?])
+        .arg("--target-dir")
+        .arg(workspace.root().join("target/static"));
+    let found = executables(build)?.into_iter().find(|executable| executable.name == PLUGIN);
+    Ok(found.with_context(|| format!("cargo built no {PLUGIN}"))?.path)
+}
+
+/// What the compiler says of itself behind this start of a line: `host: ` or `release: `.
+pub(crate) fn compiler(start: &str) -> Result<String> {
+    let verbose = nested("rustc").arg("-vV").read()?;
+    let found = verbose.lines().find_map(|line| line.strip_prefix(start)).map(str::to_owned);
+    found.with_context(|| format!("no line `{start}` of rustc"))
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ pub(crate) struct Crates {
 /// sha256 by name and version, as a Cargo.lock has it.
 pub(crate) type Checksums = HashMap<(String, String), String>;
 
-/// A library file of the image.
+/// A library file of the image, or an archive that is linked into a program of it.
 pub(crate) struct Library {
     pub(crate) path: String,
     pub(crate) sha256: String,
@@ -162,7 +162,7 @@ fn licence(path: &str) -> Option<&'static str> {
     let name = path.rsplit('/').next()?;
     match name.split(['.', '-']).next()? {
         "libc" | "libm" | "ld" => Some("LGPL-2.1-or-later"),
-        "libgcc_s" => Some("GPL-3.0-or-later WITH GCC-exception-3.1"),
+        "libgcc_s" | "libgcc_eh" => Some("GPL-3.0-or-later WITH GCC-exception-3.1"),
         _ => None,
     }
 }

@@ -75,10 +75,10 @@ fn it_runs_and_is_described_alike() {
         name: "underpass",
         profile: Profile::Release,
         programs: Vec::new(),
+        static_programs: Vec::new(),
         entrypoint: Vec::new(),
         command: Vec::new(),
         billed: true,
-        linked: true,
     };
     let mut want = recipe.config(&origin, "amd64").labels;
     want.remove("org.opencontainers.image.created"); // Docker writes a time of its own

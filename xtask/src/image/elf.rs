@@ -34,6 +34,24 @@ impl Architecture {
 
     /// An error unless the program is one of this architecture that glibc's loader starts.
     pub(crate) fn check(&self, program: &[u8]) -> Result<()> {
+        self.check_machine(program)?;
+        match interpreter(program)?.as_deref() {
+            Some(loader) if loader == self.loader => Ok(()),
+            Some(loader) => bail!("its loader is {loader}, and an image has glibc's, {}", self.loader),
+            None => bail!("it is linked statically, and its libraries are none of the image's"),
+        }
+    }
+
+    /// An error unless the program is one of this architecture that no loader starts: it runs on any node.
+    pub(crate) fn check_static(&self, program: &[u8]) -> Result<()> {
+        self.check_machine(program)?;
+        match interpreter(program)? {
+            None => Ok(()),
+            Some(loader) => bail!("its loader is {loader}, and it runs where there may be another one, or none"),
+        }
+    }
+
+    fn check_machine(&self, program: &[u8]) -> Result<()> {
         ensure!(program.starts_with(b"\x7fELF\x02\x01"), "this is no 64-bit little-endian ELF file");
         let machine = u16::from_le_bytes(bytes(program, 18)?);
         if machine != self.machine {
@@ -41,11 +59,7 @@ impl Architecture {
             let other = other.map_or_else(|| format!("machine {machine}"), |other| other.name.to_owned());
             bail!("it is built for {other}, and its libraries would be this machine's, which is {}", self.name);
         }
-        match interpreter(program)?.as_deref() {
-            Some(loader) if loader == self.loader => Ok(()),
-            Some(loader) => bail!("its loader is {loader}, and an image has glibc's, {}", self.loader),
-            None => bail!("it is linked statically, and an image is made of programs that its loader starts"),
-        }
+        Ok(())
     }
 }
 
@@ -113,6 +127,18 @@ mod tests {
         let mut none = program;
         none[56..58].copy_from_slice(&[0, 0]);
         check(&none, "linked statically");
+    }
+
+    #[test]
+    fn a_program_with_a_loader_is_none_for_any_node() {
+        let mut program = own();
+        let own = Architecture::by_name(ARCH).unwrap();
+        let error = own.check_static(&program).unwrap_err().to_string();
+        assert!(error.contains(&format!("its loader is {}", own.loader)), "{error}");
+        program[56..58].copy_from_slice(&[0, 0]);
+        own.check_static(&program).unwrap();
+        program[18..20].copy_from_slice(&243_u16.to_le_bytes());
+        assert!(own.check_static(&program).unwrap_err().to_string().contains("machine 243"));
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //!
 //! An image has programs, the libraries that they are linked to, and the few files of /etc that a program reads. There is no
 //! musl `std` on every machine that builds Underpass, so programs stay linked to glibc, and the image has the glibc of the
-//! machine that built them. What must hold: the same inputs are the same bytes, and what cannot run in the image is refused
-//! here, by name. deploy/image/Dockerfile makes the same image of the same files.
+//! machine that built them. The CNI plugin leaves the image and runs on the node: glibc is in it. What must hold: the same
+//! inputs are the same bytes, and what cannot run in the image is refused here, by name. deploy/image/Dockerfile makes the same
+//! image of the same files.
 
 mod bom;
 mod debian;
@@ -23,12 +24,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use flate2::Compression;
 
-use crate::build::{self, Programs};
+use crate::build::{self, PLUGIN, Programs};
 use crate::ebpf;
 use crate::install::{self, Program};
 use crate::metadata::Metadata;
 use crate::process::Cmd;
-use crate::workspace::{Workspace, nested};
+use crate::workspace::Workspace;
 use bom::{Crates, Library, Subject};
 use debian::Deb;
 use libraries::Loader;
@@ -47,12 +48,14 @@ const BIN: &str = "/usr/local/bin";
 /// Where the bill of materials and the licence are.
 const SHARE: &str = "/usr/share/underpass";
 
-/// The programs of the image, each with its package.
+/// The programs of the image that run in it, each with its package.
 const PROGRAMS: [(&str, &str); 3] = [
     ("underpass-agent", "underpass-agent"),
     ("underpass-control", "underpass-control"),
     ("underpass", "underpass-cli"),
 ];
+/// What of glibc and GCC is linked into the CNI plugin.
+const ARCHIVES: [&str; 2] = ["libc.a", "libgcc_eh.a"];
 /// What runs where a pod names no command.
 const COMMAND: [&str; 2] = ["underpass", "--help"];
 const TESTAPP: &str = "underpass-testapp";
@@ -139,14 +142,14 @@ pub(crate) fn for_testbed(workspace: &Workspace, programs: &[(&'static str, &Pat
 struct Recipe {
     name: &'static str,
     profile: Profile,
-    /// Name in the image, and path on this machine.
+    /// Programs that are linked to libraries: name in the image, and path on this machine.
     programs: Vec<(&'static str, PathBuf)>,
+    /// Those that are linked to none.
+    static_programs: Vec<(&'static str, PathBuf)>,
     entrypoint: Vec<&'static str>,
     command: Vec<&'static str>,
     /// Whether a bill of materials is in it.
     billed: bool,
-    /// Whether the programs are linked to libraries.
-    linked: bool,
 }
 
 /// What an image has of the machine that builds it, found and not read yet.
@@ -159,29 +162,32 @@ impl Recipe {
     /// Builds Underpass' programs.
     fn underpass(workspace: &Workspace, profile: Profile) -> Result<Self> {
         ebpf::build(workspace)?;
-        let programs = match profile {
+        let (programs, plugin) = match profile {
             Profile::Dev => {
                 let built = Programs::build(workspace)?;
-                PROGRAMS.iter().map(|(name, _)| Ok((*name, built.path(name)?.to_path_buf()))).collect::<Result<_>>()?
+                let find = |name: &'static str| Ok((name, built.path(name)?.to_path_buf()));
+                (PROGRAMS.iter().map(|(name, _)| find(name)).collect::<Result<_>>()?, find(PLUGIN)?)
             }
             Profile::Release => {
-                let build = workspace.cargo().args(["build", "--release", "--locked", "--bins"]).args(packages());
+                let packages = PROGRAMS.iter().flat_map(|(_, package)| ["-p", package]);
+                let build = workspace.cargo().args(["build", "--release", "--locked", "--bins"]).args(packages);
                 let built = build::executables(build)?;
                 let find = |name: &'static str| {
                     let found = built.iter().find(|executable| executable.name == name);
                     Ok((name, found.with_context(|| format!("cargo built no {name}"))?.path.clone()))
                 };
-                PROGRAMS.iter().map(|(name, _)| find(name)).collect::<Result<_>>()?
+                let programs = PROGRAMS.iter().map(|(name, _)| find(name)).collect::<Result<_>>()?;
+                (programs, (PLUGIN, build::plugin(workspace)?))
             }
         };
         Ok(Self {
             name: "underpass",
             profile,
             programs,
+            static_programs: vec![plugin],
             entrypoint: Vec::new(),
             command: COMMAND.to_vec(),
             billed: true,
-            linked: true,
         })
     }
 
@@ -190,19 +196,30 @@ impl Recipe {
         let program = Programs::build(workspace)?.path(TESTAPP)?.to_path_buf();
         let (programs, entrypoint) = (vec![(TESTAPP, program)], vec![TESTAPP]);
         let (name, profile) = (TESTAPP, Profile::Dev);
-        Ok(Self { name, profile, programs, entrypoint, command: Vec::new(), billed: false, linked: true })
+        let (static_programs, command) = (Vec::new(), Vec::new());
+        Ok(Self { name, profile, programs, static_programs, entrypoint, command, billed: false })
     }
 
     /// Of one program that needs no library.
     fn alone(name: &'static str, program: &Path) -> Self {
-        let (programs, entrypoint, command) = (vec![(name, program.to_owned())], vec![name], Vec::new());
-        Self { name, profile: Profile::Dev, programs, entrypoint, command, billed: false, linked: false }
+        let (static_programs, entrypoint) = (vec![(name, program.to_owned())], vec![name]);
+        let (programs, command) = (Vec::new(), Vec::new());
+        Self { name, profile: Profile::Dev, programs, static_programs, entrypoint, command, billed: false }
+    }
+
+    /// All programs: name in the image, and path on this machine.
+    fn all_programs(&self) -> impl Iterator<Item = &(&'static str, PathBuf)> {
+        self.programs.iter().chain(&self.static_programs)
     }
 
     fn ingredients(&self) -> Result<Ingredients> {
         let loader = Loader::of_machine()?;
+        for (_, program) in &self.static_programs {
+            let cannot = || format!("{} cannot be in an image", program.display());
+            loader.architecture.check_static(&read(program)?).with_context(cannot)?;
+        }
         let programs = self.programs.iter().map(|(_, path)| path.as_path());
-        let libraries = if self.linked { loader.libraries(programs)? } else { Vec::new() };
+        let libraries = if self.programs.is_empty() { Vec::new() } else { loader.libraries(programs)? };
         Ok(Ingredients { loader, libraries })
     }
 
@@ -271,7 +288,7 @@ impl Recipe {
         let xtask = PathBuf::from("/proc/self/exe");
         let root = workspace.root();
         let own = [xtask, root.join("Cargo.lock"), root.join("LICENSE")];
-        let files = own.iter().chain(self.programs.iter().map(|(_, path)| path)).chain(&ingredients.libraries);
+        let files = own.iter().chain(self.all_programs().map(|(_, path)| path)).chain(&ingredients.libraries);
         let mut all = format!("{config}\n");
         for file in files {
             let content = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
@@ -287,19 +304,27 @@ impl Ingredients {
         let mut tree = Tree::default();
         tree.folder("tmp", 0o1777);
         ETC.iter().for_each(|(path, content)| tree.file(path, 0o644, *content));
-        for (name, path) in &recipe.programs {
+        for (name, path) in recipe.all_programs() {
             tree.file(&format!("{BIN}/{name}"), 0o755, stripped(workspace, path)?);
         }
-        let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
         let mut libraries = Vec::new();
-        for file in &self.libraries {
+        let mut enter = |tree: &mut Tree, file: &Path| -> Result<Vec<u8>> {
             let (path, content) = (file.display().to_string(), read(file)?);
             let package = Deb::owner(file);
             if let Some(copyright) = package.as_ref().map(Deb::copyright).filter(|path| Path::new(path).is_file()) {
                 tree.file(&copyright, 0o644, read(Path::new(&copyright))?);
             }
-            libraries.push(Library { sha256: oci::sha256(&content), path: path.clone(), package });
-            tree.file(&path, 0o755, content);
+            libraries.push(Library { sha256: oci::sha256(&content), path, package });
+            Ok(content)
+        };
+        for file in &self.libraries {
+            let content = enter(&mut tree, file)?;
+            tree.file(&file.display().to_string(), 0o755, content);
+        }
+        if recipe.billed {
+            for archive in ARCHIVES {
+                enter(&mut tree, &archive_of_compiler(archive)?)?;
+            }
         }
         tree.file(&format!("{SHARE}/LICENSE"), 0o644, read(&workspace.root().join("LICENSE"))?);
         let bill = recipe.billed.then(|| bill(workspace, recipe.name, &libraries)).transpose()?;
@@ -320,9 +345,21 @@ impl Profile {
     }
 }
 
-/// `-p` and a package for each program.
+/// The package of each program.
 fn packages() -> impl Iterator<Item = &'static str> {
-    PROGRAMS.iter().flat_map(|(_, package)| ["-p", package])
+    PROGRAMS.iter().map(|(_, package)| *package).chain([PLUGIN])
+}
+
+/// Where the C compiler finds an archive that it links.
+fn archive_of_compiler(name: &str) -> Result<PathBuf> {
+    let said = Cmd::new("cc").arg(format!("-print-file-name={name}")).read()?;
+    // It says the name alone where it knows none.
+    let path = fs::canonicalize(said.trim()).with_context(|| format!("the C compiler has no {name}"))?;
+    Ok(path)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// The program without symbols and debug information.
@@ -339,22 +376,16 @@ fn stripped(workspace: &Workspace, program: &Path) -> Result<Vec<u8>> {
 
 /// The bill of materials of Underpass' programs, the kernel programs in the agent, and these libraries.
 fn bill(workspace: &Workspace, name: &str, libraries: &[Library]) -> Result<String> {
-    let verbose = nested("rustc").arg("-vV").read()?;
-    let line = |start: &str| {
-        let found = verbose.lines().find_map(|line| line.strip_prefix(start));
-        found.with_context(|| format!("no line `{start}` of rustc"))
-    };
-    let (host, rust) = (line("host: ")?, line("release: ")?);
+    let (host, rust) = (build::compiler("host: ")?, build::compiler("release: ")?);
     let user_space = || workspace.cargo();
-    let tree = user_space().arg("tree").args(packages()).args(["--target", host]);
-    let user_space = crates(tree, Metadata::load(user_space(), Some(host))?, workspace.root())?;
+    let tree = user_space().arg("tree").args(packages().flat_map(|package| ["-p", package])).args(["--target", &host]);
+    let user_space = crates(tree, Metadata::load(user_space(), Some(&host))?, workspace.root())?;
     // Both objects of the agent, that of `--kernel-log` among them.
     let tree = ebpf::host_cargo(workspace)?.args(["tree", "--features", ebpf::LOG]);
     let metadata = Metadata::load(ebpf::host_cargo(workspace)?, None)?;
     let kernel = crates(tree, metadata, &workspace.programs())?;
-    let mut programs: Vec<_> = PROGRAMS.iter().map(|(_, package)| *package).collect();
-    programs.push("underpass-programs");
-    let subject = Subject { name, version: VERSION, programs: &programs, rust };
+    let programs: Vec<_> = packages().chain(["underpass-programs"]).collect();
+    let subject = Subject { name, version: VERSION, programs: &programs, rust: &rust };
     let bill = bom::bill(&subject, &[user_space, kernel], libraries)?;
     Ok(serde_json::to_string_pretty(&bill)? + "\n")
 }
@@ -390,8 +421,8 @@ mod tests {
     fn recipe() -> Recipe {
         let own = std::env::current_exe().unwrap();
         let (programs, command) = (vec![("underpass", own)], COMMAND.to_vec());
-        let (name, profile, entrypoint) = ("underpass", Profile::Dev, Vec::new());
-        Recipe { name, profile, programs, entrypoint, command, billed: false, linked: true }
+        let (name, profile, static_programs, entrypoint) = ("underpass", Profile::Dev, Vec::new(), Vec::new());
+        Recipe { name, profile, programs, static_programs, entrypoint, command, billed: false }
     }
 
     fn origin(revision: Option<&str>) -> Origin {
@@ -435,6 +466,14 @@ mod tests {
             assert_eq!(modes.get(path), Some(&want), "{path}: {modes:?}");
         }
         assert!(PATH.split(':').any(|folder| folder == BIN), "{BIN} is in the PATH");
+    }
+
+    #[test]
+    fn a_program_for_the_node_has_no_loader() {
+        let own = std::env::current_exe().unwrap();
+        let error = Recipe::alone("underpass-cni", &own).ingredients().err().expect("an error");
+        let error = format!("{error:#}");
+        assert!(error.contains(&own.display().to_string()) && error.contains("its loader is"), "{error}");
     }
 
     #[test]
