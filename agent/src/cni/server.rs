@@ -1,5 +1,5 @@
 //! The socket on which the CNI plugin asks. Threads, because the protocol is of packets with descriptors, and a request waits until
-//! its pod is captured. A request that nobody answers ends without an answer: the plugin asks again.
+//! its pod is captured. A request that is dropped ends its connection: the plugin asks the next agent.
 
 use std::{
     fs, io,
@@ -29,7 +29,7 @@ const MOST: usize = 64;
 /// Seconds for a request to arrive on its connection.
 const ARRIVES_WITHIN_S: i64 = 5;
 
-/// A request, and where its answer goes. Dropped without one, the plugin asks again.
+/// A request, and where its answer goes. Dropped without one, the plugin asks the next agent.
 #[derive(Debug)]
 pub(crate) struct Incoming {
     /// The request.
@@ -50,7 +50,7 @@ impl Drop for Server {
     }
 }
 
-/// Listens at this path, in place of whatever agent did.
+/// Listens at this path, in place of the agent that did.
 ///
 /// # Errors
 /// The socket cannot be made, or no thread be started.

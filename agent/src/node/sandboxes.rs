@@ -57,7 +57,7 @@ struct Pending {
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
     Answer(Answer),
-    /// It is not captured in time: whatever is the matter with its pod.
+    /// It is not captured in time, for a reason that the pods' thread knows.
     Late,
     Wait(Instant),
 }

@@ -26,7 +26,7 @@ pub(crate) fn init_containers_call_at_once(mesh: &Installed) -> Result<()> {
     mesh.wait_for_line(NODES[1], &[source, "\"direction\":\"inbound\"", "\"path\":\"hbone\""])?;
     // The twin: another identity's is refused, so that the policy is what let the others in.
     let refused = run_job(mesh, "another", "default");
-    ensure!(refused.is_err(), "a policy lets anybody in");
+    ensure!(refused.is_err(), "the policy lets another identity in");
     Ok(())
 }
 
