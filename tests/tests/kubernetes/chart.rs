@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Scenario::outside("a_misspelt_value_is_named", values::a_misspelt_one_is_named),
         Scenario::outside("istios_values_are_taken", values::istios_are_taken),
         Scenario::outside("values_reach_their_places", values::reach_their_places),
+        Scenario::outside("the_cni_plugin_can_be_left_out", values::the_cni_plugin_can_be_left_out),
         Scenario::outside("every_setting_of_an_agent_has_one_place", values::every_setting_of_an_agent_has_one_place),
         Scenario::new("an_api_server_takes_every_object", installed::an_api_server_takes_every_object),
         Scenario::new("the_root_namespace_is_made_and_kept", installed::the_root_namespace_is_made_and_kept),
@@ -62,7 +63,7 @@ fn is_clean() -> Result<()> {
 
 /// Each mount has its volume, each volume its mount, and every path that a container is told of is on one of them.
 fn every_file_is_mounted() -> Result<()> {
-    for values in [values::NONE, values::ALL] {
+    for values in [values::NONE, values::ALL, values::ISTIO, "cni: {enabled: false}"] {
         for workload in Helm::new()?.render(values)?.workloads() {
             let spec = at(workload, "spec.template.spec");
             let names = |list: &Value| -> BTreeSet<String> {

@@ -68,6 +68,14 @@ tolerations:
 - --root-namespace={{ .Values.meshConfig.rootNamespace }}
 {{- end }}
 
+{{/* Directories of nodes for the CNI plugin: the runtime's programs, and their configuration. */}}
+{{- define "underpass.cniBinDir" -}}
+{{ .Values.cni.cniBinDir | default .Values.cni.binDir }}
+{{- end }}
+{{- define "underpass.cniConfDir" -}}
+{{ .Values.cni.cniConfDir | default .Values.cni.confDir }}
+{{- end }}
+
 {{/* The agents' file of settings: those of the values, and their log, which change while they run. */}}
 {{- define "underpass.agentSettings" -}}
 {{- merge (dict "log" .Values.agent.logLevel) .Values.agent.settings | toYaml }}
@@ -76,19 +84,21 @@ tolerations:
 {{/* The given values of Istio's that have no effect here: their names, one a line. Empty ones ask for nothing. */}}
 {{- define "underpass.withoutEffect" -}}
 {{- $known := dict
-  "" (list "global" "image" "meshConfig" "pilot" "control" "agent")
+  "" (list "global" "image" "meshConfig" "pilot" "control" "cni" "agent")
   "global." (list "hub" "tag" "imagePullPolicy" "imagePullSecrets" "proxy" "multiCluster")
   "global.proxy." (list "clusterDomain" "accessLogFile")
   "global.multiCluster." (list "clusterName")
   "meshConfig." (list "trustDomain" "trustDomainAliases" "rootNamespace" "accessLogEncoding" "accessLogFile")
-  "pilot." (list "resources") }}
+  "pilot." (list "resources")
+  "cni." (list "enabled" "binDir" "confDir" "cniBinDir" "cniConfDir" "excludeNamespaces") }}
 {{- $given := dict
   "" .Values
   "global." .Values.global
   "global.proxy." .Values.global.proxy
   "global.multiCluster." .Values.global.multiCluster
   "meshConfig." .Values.meshConfig
-  "pilot." (.Values.pilot | default dict) }}
+  "pilot." (.Values.pilot | default dict)
+  "cni." .Values.cni }}
 {{- range $path, $names := $known }}
 {{- range $name, $value := get $given $path }}
 {{- $isFile := and (eq $name "accessLogFile") (ne (toString $value) "/dev/stdout") }}

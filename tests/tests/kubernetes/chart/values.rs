@@ -39,6 +39,10 @@ control:
   tolerations: [{key: system, operator: Exists}]
   podAnnotations: {a: b}
   podLabels: {team: mesh}
+cni:
+  binDir: /var/lib/kubernetes/bin
+  confDir: /var/lib/cni/net.d
+  excludeNamespaces: [kube-system, storage]
 agent:
   settings: {release-drain: 1m, node-memory: 512, sidecar-keys: false, certificate-lifetime: 30m}
   drainSeconds: 60
@@ -73,6 +77,11 @@ meshConfig:
   accessLogFormat: |
     [%START_TIME%] "%REQ(:METHOD)% %PROTOCOL%" %RESPONSE_CODE%
   trustDomain: istio.example
+cni:
+  cniBinDir: /opt/istio/bin
+  cniConfDir: /etc/istio/net.d
+  excludeNamespaces: [istio-system, kube-system]
+  chained: true
 "#;
 
 /// A key that does not exist is an error with its name, beside the same value by its right name.
@@ -85,6 +94,7 @@ pub(crate) fn a_misspelt_one_is_named() -> Result<()> {
         ("agent: {rollingUpdate: {maxSurges: 1}}", "maxSurges", "agent: {rollingUpdate: {maxSurge: 1}}"),
         ("agent: {resources: {request: {}}}", "request", "agent: {resources: {requests: {}}}"),
         ("control: {replica: 2}", "replica", "control: {replicas: 2}"),
+        ("cni: {binDri: /b}", "binDri", "cni: {binDir: /b}"),
         ("image: {pullpolicy: Always}", "pullpolicy", "image: {pullPolicy: Always}"),
         ("global: {hbu: x}", "hbu", "global: {hub: x}"),
         ("pilot: {resources: {limit: {}}}", "limit", "pilot: {resources: {limits: {}}}"),
@@ -93,6 +103,9 @@ pub(crate) fn a_misspelt_one_is_named() -> Result<()> {
         ("meshConfig: {trustDomain: 'a b'}", "trustDomain", "meshConfig: {trustDomain: a.b}"),
         ("meshConfig: {accessLogEncoding: xml}", "accessLogEncoding", "meshConfig: {accessLogEncoding: JSON}"),
         ("agent: {settings: {release-drain: soon}}", "release-drain", "agent: {settings: {release-drain: 90}}"),
+        ("cni: {confDir: net.d}", "confDir", "cni: {cniConfDir: ''}"),
+        ("cni: {excludeNamespaces: [a b]}", "excludeNamespaces", "cni: {excludeNamespaces: []}"),
+        ("agent: {settings: {cni-bin-dir: /b}}", "cni-bin-dir", "agent: {settings: {workers: 2}}"),
         ("agent: {settings: {take-over: true}}", "take-over", "agent: {settings: {kernel-log: true}}"),
     ] {
         let said = helm.text(wrong).err().with_context(|| format!("{wrong} is taken"))?;
@@ -124,9 +137,15 @@ pub(crate) fn istios_are_taken() -> Result<()> {
     let control = &own.container("Deployment", "underpass-control")?["resources"];
     ensure!(*control == json!({"requests": {"cpu": 1}}), "the chart's own value counts: {control}");
 
+    let settings = settings_of_agent(&objects)?;
+    for (name, value) in [("cni-bin-dir", "/opt/istio/bin"), ("cni-config-dir", "/etc/istio/net.d")] {
+        ensure!(settings.iter().any(|(n, v)| n == name && v == value), "{name}: {settings:?}");
+    }
+
     let notes = helm.notes(ISTIO)?;
     let named: BTreeSet<_> = without_effect(&notes).into_iter().collect();
     let expected = [
+        "cni.chained",
         "global.proxy.resources",
         "meshConfig.accessLogFormat",
         "meshConfig.defaultConfig",
@@ -204,9 +223,14 @@ pub(crate) fn reach_their_places() -> Result<()> {
         ("sidecar-keys", "false"),
         ("log", "debug"),
         ("access-log-format", "json"),
+        ("cni-config-dir", "/var/lib/cni/net.d"),
+        ("cni-bin-dir", "/var/lib/kubernetes/bin"),
+        ("cni-socket", "/run/underpass/cni.sock"),
     ] {
         ensure!(of_agent(name) == value, "{name} is {:?}", of_agent(name));
     }
+    let exempt = of_agent("cni-exempt");
+    ensure!(exempt.contains("kube-system") && exempt.contains("storage"), "{exempt}");
 
     // What a running agent follows replaces none; anything else does.
     let hash = |values: &str| -> Result<Value> {
@@ -216,6 +240,42 @@ pub(crate) fn reach_their_places() -> Result<()> {
     let before = hash(NONE)?;
     ensure!(before == hash("agent: {logLevel: debug, settings: {release-drain: 1m}}")?, "{before}");
     ensure!(before != hash("agent: {settings: {workers: 2}}")?, "{before}");
+    Ok(())
+}
+
+/// The CNI plugin is installed by two directories of the node, both writable under the node's own paths, or not at all.
+pub(crate) fn the_cni_plugin_can_be_left_out() -> Result<()> {
+    let helm = Helm::new()?;
+    let check = |values: &str, expected: &[&str], exempt: Option<&str>| -> Result<()> {
+        let objects = helm.render(values)?;
+        let pod = at(objects.one("DaemonSet", "underpass-agent")?, "spec.template.spec");
+        let container = objects.container("DaemonSet", "underpass-agent")?;
+        let of_plugin = |one: &&Value| one["name"].as_str().is_some_and(|name| name.starts_with("cni-"));
+        let mounts = container["volumeMounts"].as_array().into_iter().flatten().filter(of_plugin);
+        let mounts: Vec<_> = mounts.map(|mount| (&mount["mountPath"], mount["readOnly"] == true)).collect();
+        let volumes = pod["volumes"].as_array().into_iter().flatten().filter(of_plugin);
+        let volumes: Vec<_> = volumes.map(|volume| (&volume["hostPath"]["path"], false)).collect();
+        ensure!(mounts == volumes, "{values}: {mounts:?} and {volumes:?}");
+        let paths: Vec<_> = mounts.iter().filter_map(|(path, _)| path.as_str()).collect();
+        ensure!(paths == expected, "{values}: {paths:?}");
+        let given = strings(&container["args"]);
+        let given: Vec<_> = given.iter().filter_map(|one| one.strip_prefix("--cni-exempt=")).collect();
+        ensure!(given == Vec::from_iter(exempt), "{values}: {given:?}");
+        let installs = settings_of_agent(&objects)?.iter().any(|(name, _)| name == "cni-config-dir");
+        let may_write =
+            strings(&container["securityContext"]["capabilities"]["add"]).contains(&"DAC_OVERRIDE".to_owned());
+        ensure!((installs, may_write) == (exempt.is_some(), exempt.is_some()), "{values}: {container}");
+        Ok(())
+    };
+    check(NONE, &["/opt/cni/bin", "/etc/cni/net.d"], Some("kube-system"))?;
+    check("cni: {excludeNamespaces: []}", &["/opt/cni/bin", "/etc/cni/net.d"], Some(""))?;
+    check("cni: {cniBinDir: /b, binDir: /a, excludeNamespaces: [a, b]}", &["/b", "/etc/cni/net.d"], Some("a,b"))?;
+    check("cni: {enabled: false}", &[], None)?;
+    let [with, without] = [NONE, "cni: {enabled: false}"].map(|values| helm.notes(values));
+    ensure!(
+        with?.contains("CNI plugin in /opt/cni/bin") && without?.contains("Without the CNI plugin"),
+        "the notes say so"
+    );
     Ok(())
 }
 
