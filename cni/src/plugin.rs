@@ -106,7 +106,7 @@ pub fn decide(command: Command, variable: impl Fn(&str) -> Option<String>, stdin
             tell(left.map(|containers| Request::Keep { containers }))
         }
         // An agent that is away must not make the node unready, or no pod outside the mesh would start there either, the
-        // agent's own among them: STATUS asks no agent. What became of a captured pod is the agent's to look after, not CHECK's.
+        // control plane's among them: STATUS asks no agent. What became of a captured pod is the agent's to look after, not CHECK's.
         Command::Status | Command::Check => Step::Print(String::new()),
         Command::Version => Step::Print(versions(stdin)),
     })

@@ -63,7 +63,8 @@ impl Settings {
     }
 }
 
-/// The namespaces whose pods never wait for an agent: those of the settings, and the agent's own, without which none would come.
+/// The namespaces whose pods never wait for an agent: those of the settings, and the agent's own, where the
+/// control plane is.
 #[must_use]
 pub fn exempt(config: &Config, own_namespace: Option<String>) -> BTreeSet<String> {
     let own = own_namespace.filter(|own| !own.is_empty());
