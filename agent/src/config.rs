@@ -125,9 +125,9 @@ pub struct Config {
     #[arg(long, env = "UNDERPASS_CNI_BIN_DIR", value_name = "DIR", default_value = "/opt/cni/bin")]
     pub cni_bin_dir: PathBuf,
 
-    /// The unix socket on which the agent answers the CNI plugin.
-    #[arg(long, env = "UNDERPASS_CNI_SOCKET", value_name = "PATH", default_value = "/run/underpass/cni.sock")]
-    pub cni_socket: PathBuf,
+    /// The unix socket on which the agent answers the CNI plugin, which it cannot install without one. By default it answers none.
+    #[arg(long, env = "UNDERPASS_CNI_SOCKET", value_name = "PATH")]
+    pub cni_socket: Option<PathBuf>,
 
     /// The namespaces whose pods start also where no agent answers the CNI plugin, or cannot capture them. The agent's own, from
     /// POD_NAMESPACE, is always one.

@@ -250,7 +250,7 @@ pub async fn run_in<D: DataPath + 'static>(
     let open = doors.open(config).map_err(failed("open the doors of the mesh"))?;
 
     let sandboxes = NodeSandboxes::load(cni::sandboxes::folder(&config.state), &pods);
-    let listing = config.cni_config_dir.as_ref().map(|_| {
+    let listing = config.cni_socket.as_ref().map(|_| {
         let (path, sources, world) = (cni::list_file(&config.state), keeping_sources, keeping_world);
         SupervisedTask::spawn("the list of namespaces for the CNI plugin", cni::list::keep(path, sources, world))
     });

@@ -194,6 +194,10 @@ pub fn check(config: &Config, now: SystemTime) -> Result<Checked, Vec<Fault>> {
         Some(Err(e)) => fault(chain(&e), "let it name a version that is pinned beside it"),
         _ => {}
     }
+    if config.cni_config_dir.is_some() && config.cni_socket.is_none() {
+        let found = "--cni-config-dir installs the CNI plugin, which has no socket to ask on".to_owned();
+        faults.push(Fault { found, remedy: "name one with --cni-socket".to_owned() });
+    }
     let bound = if own { Bound::new(config, Vec::new()).map_err(|all| faults.extend(all)).ok() } else { None };
     let mut fault = |found: String, remedy: &str| faults.push(Fault { found, remedy: remedy.to_owned() });
     let access_log = access_log::AccessLog::start(&access_log_settings(config));
@@ -295,6 +299,7 @@ mod tests {
             ["--access-log", "/nonexistent/log"],
             ["--bpffs", "/nonexistent/bpffs"],
             ["--cgroup-root", "/nonexistent/cgroup"],
+            ["--cni-config-dir", "/nonexistent/cni"],
         ];
         let config = Config::parse_from(std::iter::once("underpass-agent").chain(args.iter().flatten().copied()));
         let faults = check(&config, SystemTime::now()).unwrap_err();
@@ -308,6 +313,7 @@ mod tests {
             "/nonexistent/log",
             "/nonexistent/bpffs",
             "/nonexistent/cgroup",
+            "--cni-config-dir",
         ] {
             let lines = text.iter().filter(|line| line.contains(names)).count();
             assert_eq!(lines, 1, "one line about {names} in {text:#?}");

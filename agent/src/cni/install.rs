@@ -52,13 +52,12 @@ impl Settings {
     /// # Errors
     /// Where the agent does not know its own program, beside which the plugin's is.
     pub fn of(config: &Config, own_namespace: Option<String>) -> io::Result<Option<Self>> {
-        let Some(config_dir) = config.cni_config_dir.clone() else { return Ok(None) };
-        let program = std::env::current_exe()?.with_file_name(PROGRAM);
-        let plugin = Plugin {
-            socket: config.cni_socket.clone(),
-            namespaces: super::list_file(&config.state),
-            exempt: exempt(config, own_namespace),
+        let (Some(config_dir), Some(socket)) = (config.cni_config_dir.clone(), config.cni_socket.clone()) else {
+            return Ok(None);
         };
+        let program = std::env::current_exe()?.with_file_name(PROGRAM);
+        let plugin =
+            Plugin { socket, namespaces: super::list_file(&config.state), exempt: exempt(config, own_namespace) };
         Ok(Some(Self { config_dir, bin_dir: config.cni_bin_dir.clone(), program, plugin }))
     }
 }

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -97,8 +97,8 @@ struct Serving {
 
 impl Serving {
     /// Answers first, then installs: from then on pods of the mesh wait for an answer.
-    fn start(config: &Config) -> io::Result<Self> {
-        let (server, incoming) = server::start(&config.cni_socket)?;
+    fn start(config: &Config, socket: &Path) -> io::Result<Self> {
+        let (server, incoming) = server::start(socket)?;
         let own_namespace = std::env::var("POD_NAMESPACE").ok();
         let installed = install::Settings::of(config, own_namespace)?.map(install::start).transpose()?;
         Ok(Self { incoming, _server: server, _installed: installed })
@@ -126,19 +126,16 @@ impl NodeSandboxes {
         Self { all, pending: BTreeMap::new(), due: None, serving: None, closed_until: None }
     }
 
-    /// From now on the plugin asks this agent, where there is a plugin. A failure is tried again with a later call.
+    /// From now on the plugin asks this agent, where it is to. A failure is tried again with a later call.
     pub(super) fn open(&mut self, config: &Config) {
         let now = Instant::now();
-        if self.serving.is_some()
-            || config.cni_config_dir.is_none()
-            || self.closed_until.is_some_and(|until| now < until)
-        {
-            return;
-        }
-        match Serving::start(config) {
+        let closed = self.closed_until.is_some_and(|until| now < until);
+        let Some(socket) = config.cni_socket.as_deref().filter(|_| self.serving.is_none() && !closed) else { return };
+        match Serving::start(config, socket) {
             Ok(serving) => (self.serving, self.closed_until) = (Some(serving), None),
             Err(error) => {
-                tracing::error!(%error, socket = %config.cni_socket.display(), "the CNI plugin cannot be served: new pods of the mesh do not start");
+                let socket = socket.display();
+                tracing::error!(%error, %socket, "the CNI plugin cannot be served: new pods of the mesh do not start");
                 self.closed_until = Some(now + OPEN_AGAIN);
             }
         }

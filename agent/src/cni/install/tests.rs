@@ -172,17 +172,19 @@ fn settings_say_whether_and_where() {
     let node = Node::new();
     let of = |flags: &[&str], own: Option<&str>| Settings::of(&config(&node, flags), own.map(str::to_owned)).unwrap();
     assert!(of(&[], None).is_none());
+    assert!(of(&["--cni-socket=/s"], None).is_none());
+    const SOCKET: &str = "--cni-socket=/run/cni.sock";
     let set = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<BTreeSet<_>>();
-    let settings = of(&["--cni-config-dir=/etc/cni/net.d"], Some("underpass-system")).unwrap();
+    let settings = of(&["--cni-config-dir=/etc/cni/net.d", SOCKET], Some("underpass-system")).unwrap();
     assert_eq!(settings.plugin.exempt, set(&["kube-system", "underpass-system"]));
     assert_eq!(settings.plugin.namespaces, node.directory.path().join("cni-namespaces.json"));
-    assert_eq!((settings.bin_dir, settings.plugin.socket), ("/opt/cni/bin".into(), "/run/underpass/cni.sock".into()));
+    assert_eq!((settings.bin_dir, settings.plugin.socket), ("/opt/cni/bin".into(), "/run/cni.sock".into()));
     assert!(settings.program.ends_with(PROGRAM) && settings.program.is_absolute(), "{:?}", settings.program);
     let settings =
         of(&["--cni-config-dir=/c", "--cni-bin-dir=/b", "--cni-socket=/s", "--cni-exempt=a,b"], None).unwrap();
     assert_eq!((settings.config_dir, settings.bin_dir), ("/c".into(), "/b".into()));
     assert_eq!((settings.plugin.socket, settings.plugin.exempt), ("/s".into(), set(&["a", "b"])));
-    assert_eq!(of(&["--cni-config-dir=/c", "--cni-exempt="], Some("")).unwrap().plugin.exempt, set(&[]));
+    assert_eq!(of(&["--cni-config-dir=/c", SOCKET, "--cni-exempt="], Some("")).unwrap().plugin.exempt, set(&[]));
 }
 
 #[test]

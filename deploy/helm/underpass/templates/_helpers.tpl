@@ -68,12 +68,16 @@ tolerations:
 - --root-namespace={{ .Values.meshConfig.rootNamespace }}
 {{- end }}
 
-{{/* Directories of nodes for the CNI plugin: the runtime's programs, and their configuration. */}}
+{{/* Directories of nodes for the CNI plugin: the runtime's programs, their configuration, and the network
+     namespaces of new pods. */}}
 {{- define "underpass.cniBinDir" -}}
 {{ .Values.cni.cniBinDir | default .Values.cni.binDir }}
 {{- end }}
 {{- define "underpass.cniConfDir" -}}
 {{ .Values.cni.cniConfDir | default .Values.cni.confDir }}
+{{- end }}
+{{- define "underpass.cniNetnsDir" -}}
+{{ .Values.cni.cniNetnsDir | default .Values.cni.netnsDir }}
 {{- end }}
 
 {{/* The agents' file of settings: those of the values, and their log, which change while they run. */}}
@@ -90,7 +94,7 @@ tolerations:
   "global.multiCluster." (list "clusterName")
   "meshConfig." (list "trustDomain" "trustDomainAliases" "rootNamespace" "accessLogEncoding" "accessLogFile")
   "pilot." (list "resources")
-  "cni." (list "enabled" "binDir" "confDir" "cniBinDir" "cniConfDir" "excludeNamespaces") }}
+  "cni." (list "enabled" "binDir" "confDir" "netnsDir" "cniBinDir" "cniConfDir" "cniNetnsDir" "excludeNamespaces") }}
 {{- $given := dict
   "" .Values
   "global." .Values.global

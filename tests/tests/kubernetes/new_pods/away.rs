@@ -30,7 +30,9 @@ pub(crate) fn pods_of_the_mesh_wait_and_others_start(mesh: &Installed) -> Result
     mesh.upgrade(&["--set", "agent.nodeSelector=null"])?;
     mesh.wait_until_ready()?;
     wait_until("the pod of the mesh to run", || Ok(phase(mesh, "shop")? == "Running"))?;
-    mesh.wait_for_redirection("shop", true)
+    let late = kubectl.get(&["pod", "late", "-n", "shop"])?;
+    ensure!(late["metadata"]["annotations"]["ambient.istio.io/redirection"] == "enabled", "{late}");
+    Ok(())
 }
 
 fn phase(mesh: &Installed, namespace: &str) -> Result<String> {
