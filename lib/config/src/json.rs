@@ -164,6 +164,13 @@ const UNREAD: &[Unread] = &[
     ),
     (Some(Kind::Pod), 2, "containers", IN_CONTAINERS),
     (Some(Kind::Pod), 2, "initContainers", IN_CONTAINERS),
+    (Some(Kind::Pod), 3, "livenessProbe", IN_PROBES),
+    (Some(Kind::Pod), 3, "readinessProbe", IN_PROBES),
+    (Some(Kind::Pod), 3, "startupProbe", IN_PROBES),
+    (Some(Kind::Pod), 4, "postStart", IN_PROBES),
+    (Some(Kind::Pod), 4, "preStop", IN_PROBES),
+    (Some(Kind::Pod), 4, "httpGet", IN_HTTP_GET),
+    (Some(Kind::Pod), 5, "httpGet", IN_HTTP_GET),
     (
         Some(Kind::Pod),
         1,
@@ -178,19 +185,10 @@ const UNREAD: &[Unread] = &[
     ),
 ];
 
-const IN_CONTAINERS: &[&str] = &[
-    "command",
-    "env",
-    "envFrom",
-    "lifecycle",
-    "livenessProbe",
-    "readinessProbe",
-    "resources",
-    "securityContext",
-    "startupProbe",
-    "volumeDevices",
-    "volumeMounts",
-];
+const IN_CONTAINERS: &[&str] =
+    &["command", "env", "envFrom", "resources", "securityContext", "volumeDevices", "volumeMounts"];
+const IN_PROBES: &[&str] = &["exec"];
+const IN_HTTP_GET: &[&str] = &["httpHeaders"];
 
 /// Where a value stands.
 #[derive(Clone, Copy)]
@@ -282,6 +280,8 @@ impl<'de> Visitor<'de> for Place<'_> {
 
 #[cfg(test)]
 mod tests {
+    use underpass_core::objects::Object;
+
     use super::*;
     use crate::yaml;
 
@@ -400,6 +400,22 @@ mod tests {
             object(Kind::AuthorizationPolicy, &policy(&format!(r#"{{"rules":[{{"to":[{many}]}}]}}"#))).unwrap().faults;
         assert_eq!(faults.len(), MAX_FAULTS + 1);
         assert_eq!(faults.last().map(|f| f.fault.clone()), Some(Fault::More { count: 8 }));
+    }
+
+    /// Of a probe all is passed over but its address.
+    #[test]
+    fn ports_of_probes_are_read() {
+        let text = r#"{"metadata":{"name":"x","namespace":"a"},"spec":{"containers":[{"name":"c","ports":[{"name":"http","containerPort":80}],
+            "readinessProbe":{"httpGet":{"port":"http","httpHeaders":[{"name":"host","value":"hidden"}]}},
+            "livenessProbe":{"exec":{"command":["port"]}},
+            "lifecycle":{"preStop":{"httpGet":{"port":8080,"httpHeaders":[{"name":"a","value":"hidden"}]}},"postStart":{"exec":{"command":["x"]}}}}],
+            "initContainers":[{"name":"i","restartPolicy":"Always","startupProbe":{"grpc":{"port":90}}}]},"status":{"podIPs":[{"ip":"10.0.0.1"}]}}"#;
+        check(Kind::Pod, text, &["+"]);
+        let Observation::Good(Object::Pod(pod)) = object(Kind::Pod, text).unwrap().observed else { panic!("no pod") };
+        assert_eq!(pod.probes, [80, 90, 8080]);
+        let tree = tree(Kind::Pod, text).unwrap();
+        let held = |text: &str| format!("{tree:?}").contains(text);
+        assert!(held("http") && !held("command") && !held("hidden"), "{tree:?}");
     }
 
     #[test]

@@ -94,6 +94,7 @@ pub fn pod(full_name: &str, addresses: &str) -> Pod {
         annotations: Labels::new(),
         service_account: name.name().into(),
         ports: Vec::new(),
+        probes: Vec::new(),
         owner: None,
         proxy: None,
         name,
@@ -259,15 +260,23 @@ fn some_pod() -> impl Strategy<Value = Pod> {
     let state = (select(vec![Phase::Running, Phase::Running, Phase::Pending, Phase::Terminal]), any::<bool>());
     let proxy = prop::option::weighted(0.15, select(vec![OwnProxy::Sidecar, OwnProxy::Gateway, OwnProxy::Waypoint]));
     let odd = (prop::bool::weighted(0.1), proxy, prop::bool::weighted(0.2), some_weight());
-    (some_name(), addresses, some_labels(), state, odd, select(&NODES[..])).prop_map(
-        |(name, (has4, n4, has6, n6), labels, (phase, ready), (host_network, proxy, deleted, weight), node)| {
+    let probes = select(vec![vec![], vec![], vec![80], vec![80, 8080]]);
+    (some_name(), addresses, some_labels(), state, odd, (select(&NODES[..]), probes)).prop_map(
+        |(
+            name,
+            (has4, n4, has6, n6),
+            labels,
+            (phase, ready),
+            (host_network, proxy, deleted, weight),
+            (node, probes),
+        )| {
             let mut w = pod(&name.to_string(), "");
             w.addresses.extend(has4.then(|| IpAddr::from([10, 0, 0, n4])));
             w.addresses.extend(has6.then(|| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n6])));
             w.labels = labels;
             w.node = Some(node.into());
             let (ready, draining) = (ready && !deleted, ready && deleted);
-            Pod { phase, ready, draining, deleted, weight, host_network, proxy, ..w }
+            Pod { phase, ready, draining, deleted, weight, host_network, proxy, probes, ..w }
         },
     )
 }

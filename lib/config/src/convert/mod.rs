@@ -14,6 +14,7 @@ mod owner;
 mod peer_authentication;
 mod pod;
 mod policy;
+mod probes;
 mod rule;
 mod service;
 mod stand_in;

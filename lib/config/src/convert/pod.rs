@@ -10,7 +10,7 @@ use underpass_core::{
 };
 
 use super::{
-    Converted, Faults, Rejected, meta, own_proxy, owner, syntax,
+    Converted, Faults, Rejected, meta, own_proxy, owner, probes, syntax,
     value::{self, Addresses},
 };
 use crate::{Fault, path::At, shapes};
@@ -43,6 +43,7 @@ pub fn pod(shape: &shapes::Pod) -> Result<Converted<Pod>, Rejected> {
     let weight = weight(meta, &metadata, &mut faults);
     let is_deleted = meta.deletion_timestamp.is_some();
     let hostname = hostname(&shape.spec, &spec, &mut faults);
+    let probes = probes::ports(&shape.spec, &addresses);
     let workload = || {
         Some(Pod {
             name: name?,
@@ -64,6 +65,7 @@ pub fn pod(shape: &shapes::Pod) -> Result<Converted<Pod>, Rejected> {
             service_account: account?,
             owner: owner::owner(meta),
             ports,
+            probes,
             proxy: own_proxy::of(shape),
         })
     };

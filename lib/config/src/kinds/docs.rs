@@ -106,6 +106,12 @@ const SERVED: &[Served] = &[
             ),
             ("spec.containers[].ports[].name, containerPort, protocol", "named target ports of Services"),
             ("spec.initContainers[].restartPolicy", "with `Always` its ports count as well"),
+            (
+                "spec.containers[].livenessProbe, readinessProbe, startupProbe, lifecycle",
+                "the ports that `httpGet`, `tcpSocket` and `grpc` name, by number or name: the kubelet of its node reaches them \
+                 in spite of policies. One with another `host` than an address of the pod counts for nothing; those of \
+                 `initContainers` count as well",
+            ),
             ("status.podIP, podIPs[].ip", "its addresses, of both families"),
             ("status.phase", "whether it runs"),
             ("status.conditions[].type, status", "`Ready`: whether it takes new connections"),

@@ -86,6 +86,46 @@ pub struct Container {
     pub ports: Vec<ContainerPort>,
     /// `restartPolicy`: `Always` makes an init container one that stays.
     pub restart_policy: Option<String>,
+    /// `livenessProbe`.
+    pub liveness_probe: Option<Handler>,
+    /// `readinessProbe`.
+    pub readiness_probe: Option<Handler>,
+    /// `startupProbe`.
+    pub startup_probe: Option<Handler>,
+    /// `lifecycle`.
+    pub lifecycle: Option<Lifecycle>,
+}
+
+/// `lifecycle` of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Lifecycle {
+    /// `postStart`.
+    pub post_start: Option<Handler>,
+    /// `preStop`.
+    pub pre_stop: Option<Handler>,
+}
+
+/// A probe or a hook: how the kubelet asks a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Handler {
+    /// `httpGet`.
+    pub http_get: Option<HandlerTarget>,
+    /// `tcpSocket`.
+    pub tcp_socket: Option<HandlerTarget>,
+    /// `grpc`.
+    pub grpc: Option<HandlerTarget>,
+}
+
+/// The address that a probe or a hook asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HandlerTarget {
+    /// `host`; missing: the pod's own address.
+    pub host: Option<String>,
+    /// `port`: a number, or the name of a port of the container.
+    pub port: Option<IntOrString>,
 }
 
 /// A port of a container.

@@ -17,9 +17,10 @@ use serde::{
 
 pub use self::{
     core::{
-        Container, ContainerPort, Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice,
-        LoadBalancerIngress, LoadBalancerStatus, Named, Namespace, Node, NodeAddress, NodeStatus, ObjectReference, Pod,
-        PodCondition, PodIp, PodSpec, PodStatus, Service, ServicePort, ServiceSpec, ServiceStatus,
+        Container, ContainerPort, Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, Handler,
+        HandlerTarget, Lifecycle, LoadBalancerIngress, LoadBalancerStatus, Named, Namespace, Node, NodeAddress,
+        NodeStatus, ObjectReference, Pod, PodCondition, PodIp, PodSpec, PodStatus, Service, ServicePort, ServiceSpec,
+        ServiceStatus,
     },
     istio::{
         AuthorizationPolicy, AuthorizationPolicySpec, Condition, From, MutualTls, Operation, PeerAuthentication,

@@ -148,14 +148,15 @@ fn some_policy() -> impl Strategy<Value = AuthorizationPolicy> {
 
 fn some_pod() -> impl Strategy<Value = Pod> {
     let port = ("[a-z]{1,8}", port()).prop_map(|(name, port)| ContainerPort { name: name.into(), port });
-    (some_name(), some_addresses(), vec(port, 0..3), word(), any::<bool>()).prop_map(
-        |(name, addresses, ports, w, has)| {
+    let probes = proptest::collection::btree_set(1u16.., 0..3);
+    (some_name(), some_addresses(), vec(port, 0..3), probes, word(), any::<bool>()).prop_map(
+        |(name, addresses, ports, probes, w, has)| {
             let mut pod = underpass_core::testing::pod(&name.to_string(), "");
             pod.labels.insert("app.kubernetes.io/name".into(), w);
             pod.annotations.extend(has.then_some(("sidecar.istio.io/inject", "false")).into_iter().collect());
             pod.node = has.then(|| "node-1.example.com".into());
             pod.hostname = has.then(|| ("h-0".into(), "sub".into()));
-            Pod { addresses, ports, ..pod }
+            Pod { addresses, ports, probes: probes.into_iter().collect(), ..pod }
         },
     )
 }

@@ -56,6 +56,12 @@ fn document(api_version: &str, kind: &str, name: &ObjectName, labels: &Labels, r
 fn workload(w: &Pod) -> Value {
     let ports: Vec<_> = w.ports.iter().map(|p| json!({"name": &*p.name, "containerPort": p.port})).collect();
     let mut containers = vec![json!({"name": "app", "image": "app", "ports": ports})];
+    // One container for each: a container has three probes at most.
+    containers.extend(
+        w.probes
+            .iter()
+            .map(|port| json!({"name": format!("probed-{port}"), "readinessProbe": {"tcpSocket": {"port": port}}})),
+    );
     if let Some(proxy) = w.proxy {
         let role = match proxy {
             OwnProxy::Sidecar => "sidecar",

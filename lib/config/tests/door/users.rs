@@ -310,7 +310,9 @@ fn pods_as_an_api_server_has_them() {
         "{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"metadata\":{\"name\":\"a\",\"namespace\":\"x\",\"creationTimestamp\":null,\
          \"deletionTimestamp\":\"2026-01-01T00:00:00Z\",\"uid\":\"b1\",\"labels\":{\"app\":null},\"managedFields\":[{\"f\":{\".\":{}}}]},\
          \"spec\":{\"nodeName\":\"\",\"containers\":[{\"name\":\"c\",\"ports\":[{\"name\":\"http\",\"containerPort\":80,\
-         \"protocol\":\"TCP\"},{\"containerPort\":81},{\"name\":\"dns\",\"containerPort\":53,\"protocol\":\"UDP\"}]}],\
+         \"protocol\":\"TCP\"},{\"containerPort\":81},{\"name\":\"dns\",\"containerPort\":53,\"protocol\":\"UDP\"}],\
+         \"readinessProbe\":{\"httpGet\":{\"path\":\"/\",\"port\":\"http\",\"scheme\":\"HTTP\"},\"periodSeconds\":10},\
+         \"lifecycle\":{\"preStop\":{\"httpGet\":{\"path\":\"/\",\"port\":8443,\"scheme\":\"HTTPS\"}}}}],\
          \"initContainers\":[{\"name\":\"once\",\"ports\":[{\"name\":\"no\",\"containerPort\":1}]},\
          {\"name\":\"stays\",\"restartPolicy\":\"Always\",\"ports\":[{\"name\":\"yes\",\"containerPort\":2}]}]},\
          \"status\":{\"phase\":\"Running\",\"podIP\":\"10.0.0.1\",\"podIPs\":[{\"ip\":\"10.0.0.1\"},{\"ip\":\"::ffff:10.0.0.1\"}],\
@@ -318,6 +320,7 @@ fn pods_as_an_api_server_has_them() {
         &expect![[""]],
     );
     let pod = shelf.sources().pod(&name("x/a")).unwrap();
+    assert_eq!(pod.probes, [80, 8443]);
     let ports: Vec<_> = pod.ports.iter().map(|p| (&*p.name, p.port)).collect();
     assert_eq!(ports, [("http", 80), ("", 81), ("yes", 2)]);
     assert_eq!(pod.addresses.len(), 1, "the same address twice");
@@ -372,9 +375,18 @@ fn the_other_fields_of_kubernetes_kinds() {
          topologySpreadConstraints volumes",
     );
     let container = other(
-        "args command env envFrom image imagePullPolicy lifecycle livenessProbe readinessProbe resizePolicy resources \
-         restartPolicyRules securityContext startupProbe stdin stdinOnce terminationMessagePath \
-         terminationMessagePolicy tty volumeDevices volumeMounts workingDir",
+        "args command env envFrom image imagePullPolicy resizePolicy resources restartPolicyRules securityContext \
+         startupProbe stdin stdinOnce terminationMessagePath terminationMessagePolicy tty volumeDevices volumeMounts \
+         workingDir",
+    );
+    let handler =
+        format!("exec: , sleep: , httpGet: {{{}}}, tcpSocket: {{host: a}}", other("host httpHeaders path scheme"));
+    let probe = other(
+        "failureThreshold initialDelaySeconds periodSeconds successThreshold terminationGracePeriodSeconds timeoutSeconds",
+    );
+    let probes = format!(
+        "lifecycle: {{stopSignal: , postStart: {{{handler}}}, preStop: {{{handler}}}}}, livenessProbe: {{{handler}, \
+         {probe}}}, readinessProbe: {{grpc: {{service: a, port: 1}}, {probe}}}"
     );
     let status = other(
         "containerStatuses ephemeralContainerStatuses hostIP hostIPs initContainerStatuses message nominatedNodeName \
@@ -391,7 +403,7 @@ fn the_other_fields_of_kubernetes_kinds() {
     );
     let text = format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{{metadata}, ownerReferences: [{{kind: Job, name: a, apiVersion: , uid: , \
-         blockOwnerDeletion: }}]}}\nspec: {{{pod}, containers: [{{{container}, ports: [{{containerPort: 80, hostIP: , \
+         blockOwnerDeletion: }}]}}\nspec: {{{pod}, containers: [{{{container}, {probes}, ports: [{{containerPort: 80, hostIP: , \
          hostPort: }}]}}]}}\nstatus: {{{status}, conditions: [{{{condition}}}]}}\n---\n\
          apiVersion: v1\nkind: Service\nmetadata: {{{metadata}}}\nspec: {{{service}, ports: [{{port: 80, appProtocol: , \
          nodePort: }}]}}\nstatus: {{loadBalancer: , conditions: }}\n---\n\

@@ -76,6 +76,9 @@ pub struct Pod {
     pub owner: Option<Owner>,
     /// TCP ports that its containers declare. They may listen on others.
     pub ports: Vec<ContainerPort>,
+    /// Ports of its own addresses that probes and lifecycle hooks of its containers name: its kubelet asks there. Sorted,
+    /// each once.
+    pub probes: Vec<u16>,
     /// The proxy of Istio's that runs in it.
     pub proxy: Option<OwnProxy>,
 }

@@ -32,6 +32,8 @@ pub struct LocalPod {
     pub uid: Uid,
     /// `status.podIPs`, canonical.
     pub addresses: Vec<IpAddr>,
+    /// Ports of these addresses at which its kubelet probes it, as its own object names them. Sorted, each once.
+    pub probes: Vec<u16>,
     /// Its identity without the trust domain.
     pub account: Account,
     /// Its desired enrolment.
@@ -58,6 +60,7 @@ impl Resolver {
             name: pod.name.clone(),
             uid: Uid::of_pod(&self.settings.cluster, &pod.name),
             addresses: pod.addresses.clone(),
+            probes: pod.probes.clone(),
             account: Account { namespace: pod.name.namespace().into(), name: Arc::clone(&pod.service_account) },
             local,
         }
