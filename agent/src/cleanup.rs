@@ -161,6 +161,7 @@ fn release(settings: &underpass_loader::Settings, report: &mut Report) -> Result
         node: settings.instance.as_str().into(),
         cgroup_root: settings.cgroup_root.clone(),
         agents: Vec::new(),
+        kubelet_cgroup: None,
         marks: settings.marks,
         drain: Duration::ZERO,
         keepalive: Keepalive::default(),

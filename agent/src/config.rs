@@ -13,7 +13,12 @@ mod reference;
 mod table;
 pub mod units;
 
-use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    num::NonZeroUsize,
+    path::{Component, Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Parser, value_parser};
 use http::uri::Authority;
@@ -111,6 +116,12 @@ pub struct Config {
     /// /proc/self/mounts.
     #[arg(long, env = "UNDERPASS_CGROUP_ROOT", value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
+
+    /// The kubelet's cgroup, as a path below that root: its probes reach pods in spite of their policies, at the ports that the
+    /// pods' own probes and lifecycle hooks name. By default that of the one process named `kubelet` that runs as root on the
+    /// node, outside of pods.
+    #[arg(long, env = "UNDERPASS_KUBELET_CGROUP", value_name = "PATH", value_parser = below_root)]
+    pub kubelet_cgroup: Option<PathBuf>,
 
     /// The unix socket of the admin API, for root alone, with all of its operations.
     #[arg(long, env = "UNDERPASS_ADMIN_SOCKET", value_name = "PATH", default_value = "/run/underpass/admin.sock")]
@@ -278,6 +289,13 @@ fn whole_seconds(text: &str) -> Result<Duration, String> {
     let time = units::duration(text).map_err(|e| e.to_string())?;
     let fits = time.subsec_nanos() == 0 && (least..=most).contains(&time.as_secs());
     if fits { Ok(time) } else { Err(format!("whole seconds, {least} to {most}")) }
+}
+
+/// Parses a path below a root, of which a slash at its beginning is a part.
+fn below_root(text: &str) -> Result<PathBuf, String> {
+    let path = Path::new(text).components().filter(|part| *part != Component::RootDir);
+    let path: Option<PathBuf> = path.map(|part| matches!(part, Component::Normal(_)).then_some(part)).collect();
+    path.filter(|path| *path != Path::new("")).ok_or_else(|| "write a path below the root, without `..`".to_owned())
 }
 
 /// Parses an address with its port, by which TLS can also check a name.

@@ -201,6 +201,7 @@ pub async fn run_in<D: DataPath + 'static>(
         node: config.node.as_str().into(),
         cgroup_root,
         agents: take_over.agents(),
+        kubelet_cgroup: config.kubelet_cgroup.clone(),
         marks,
         drain: config.release_drain,
         keepalive: tunnel.keepalive,

@@ -76,13 +76,14 @@ pub(crate) const fn verdict(counter: Counter) -> &'static str {
 const fn is_refusal(counter: Counter) -> bool {
     use Counter::{
         AcceptBound, AcceptNotBound, ConnectAgent, ConnectBoundDevice, ConnectCaptured, ConnectLeave, ConnectLocal,
-        ConnectNoMark, ConnectNoStorage, ConnectRefused, ConnectUnlisted, CreateMptcp, CreateNoStorage, GuardDenied,
-        GuardDevice, GuardNoListener, GuardRaw, GuardUndecided, SteerAttested, SteerInbound, SteerNoListener,
-        SteerOutbound, SteerStranger, SynAttested, SynNoConnect, SynNotAttested, SynRewritten, SynSource,
+        ConnectNoMark, ConnectNoStorage, ConnectProbe, ConnectRefused, ConnectUnlisted, CreateMptcp, CreateNoStorage,
+        GuardDenied, GuardDevice, GuardNoListener, GuardRaw, GuardUndecided, SteerAttested, SteerInbound,
+        SteerNoListener, SteerOutbound, SteerStranger, SynAttested, SynNoConnect, SynNotAttested, SynRewritten,
+        SynSource,
     };
     match counter {
-        ConnectLocal | ConnectLeave | ConnectCaptured | ConnectUnlisted | ConnectAgent | SynAttested | AcceptBound
-        | AcceptNotBound | SteerAttested | SteerOutbound | SteerInbound => false,
+        ConnectLocal | ConnectLeave | ConnectCaptured | ConnectUnlisted | ConnectAgent | ConnectProbe | SynAttested
+        | AcceptBound | AcceptNotBound | SteerAttested | SteerOutbound | SteerInbound => false,
         CreateMptcp | CreateNoStorage | ConnectRefused | ConnectBoundDevice | ConnectNoStorage | ConnectNoMark
         | SynRewritten | SynSource | SynNoConnect | SynNotAttested | SteerStranger | SteerNoListener | GuardDevice
         | GuardDenied | GuardNoListener | GuardUndecided | GuardRaw => true,

@@ -24,7 +24,7 @@ fn parse(more: &[&str]) -> Result<Config, String> {
 
 fn with_file(args: &[&str], env: &[(&str, &str)], text: &str) -> Result<Loaded, String> {
     load(&sources(args, env), |path| {
-        assert_eq!(path, std::path::Path::new("/etc/u.yaml"));
+        assert_eq!(path, Path::new("/etc/u.yaml"));
         Ok(text.as_bytes().to_vec())
     })
     .map_err(|stop| match stop {
@@ -178,7 +178,7 @@ fn the_mesh_is_known_from_one_source() {
 
 #[test]
 fn a_file_that_cannot_be_read_is_named() {
-    let missing = |_: &std::path::Path| Err(std::io::ErrorKind::NotFound.into());
+    let missing = |_: &Path| Err(std::io::ErrorKind::NotFound.into());
     let stop = load(&sources(&["--config=/none", "--node=n", "--manifests=/m"], &[]), missing).unwrap_err();
     let Stop::Problems(problems) = stop else { panic!("{stop:?}") };
     assert_eq!(problems.to_string(), "settings:\n  - /none: cannot read it: entity not found");

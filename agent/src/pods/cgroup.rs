@@ -79,14 +79,19 @@ fn candidates(parent: &Path, uid: &str) -> [PathBuf; 3] {
 /// The directories in which a kubelet keeps pods. What is below one of them is the pods' own business.
 fn collect_parents(directory: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
     for child in children(directory)? {
-        let name = child.file_name().unwrap_or_default().to_string_lossy();
-        if name == "kubepods" || name == "kubepods.slice" || name.ends_with("-kubepods.slice") {
+        if is_of_pods(&child) {
             found.push(child);
         } else if let Some(depth) = depth.checked_sub(1) {
             collect_parents(&child, depth, found)?;
         }
     }
     Ok(())
+}
+
+/// Whether a kubelet keeps pods in this directory.
+fn is_of_pods(directory: &Path) -> bool {
+    let name = directory.file_name().unwrap_or_default().to_string_lossy();
+    name == "kubepods" || name == "kubepods.slice" || name.ends_with("-kubepods.slice")
 }
 
 /// The cgroups directly below one, in order. None where it is gone.
@@ -204,16 +209,26 @@ pub fn own() -> Result<PathBuf> {
         return Ok(cgroup);
     }
     let hidden = || failed(io::Error::other("the mounted cgroup2 does not show this process"));
-    with_process(&root, me)?.ok_or_else(hidden)
+    with_process(&root, me, &|_| true)?.ok_or_else(hidden)
 }
 
-/// The cgroup at or below this one that has the process directly in it.
-fn with_process(cgroup: &Path, pid: u32) -> Result<Option<PathBuf>> {
-    if direct(cgroup)?.contains(&pid) {
+/// The cgroup of a process at or below this one; none where it is a pod's.
+pub(super) fn outside_pods(root: &Path, pid: u32) -> Result<Option<PathBuf>> {
+    with_process(root, pid, &|directory| !is_of_pods(directory))
+}
+
+/// Whether a process is directly in this cgroup.
+pub(super) fn has_process(cgroup: &Path, pid: u32) -> Result<bool> {
+    Ok(direct(cgroup)?.contains(&pid))
+}
+
+/// The cgroup at or below this one that has the process directly in it. `enters`: whether to look into one below.
+fn with_process(cgroup: &Path, pid: u32, enters: &dyn Fn(&Path) -> bool) -> Result<Option<PathBuf>> {
+    if has_process(cgroup, pid)? {
         return Ok(Some(cgroup.to_owned()));
     }
-    for child in children(cgroup)? {
-        if let Some(found) = with_process(&child, pid)? {
+    for child in children(cgroup)?.into_iter().filter(|child| enters(child)) {
+        if let Some(found) = with_process(&child, pid, enters)? {
             return Ok(Some(found));
         }
     }
@@ -331,10 +346,12 @@ mod tests {
         procs("", "1\n2\n");
         procs("kubepods/pod1/other", "71\n");
         procs("kubepods/pod1/agent", "6\n7\n");
-        let found = |pid| with_process(&directory.0, pid).expect("read");
+        let found = |pid| with_process(&directory.0, pid, &|_| true).expect("read");
         assert_eq!(found(7), Some(directory.0.join("kubepods/pod1/agent")));
         assert_eq!(found(2), Some(directory.0.clone()));
         assert_eq!(found(17), None);
+        let outside = |pid| outside_pods(&directory.0, pid).expect("read");
+        assert_eq!([outside(7), outside(2)], [None, Some(directory.0.clone())]);
     }
 
     #[test]

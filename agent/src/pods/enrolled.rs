@@ -12,7 +12,10 @@ use std::{
     sync::Arc,
 };
 
-use underpass_abi::{Cookie, Direction, ListenerKey, Marks, Op, Phase, limits::POD_ADDRESSES};
+use underpass_abi::{
+    Cookie, Direction, ListenerKey, Marks, Op, Phase,
+    limits::{POD_ADDRESSES, POD_PROBES},
+};
 use underpass_core::resolve::LocalPod;
 use underpass_net::{
     netns::{AddressWatch, Netns},
@@ -67,6 +70,7 @@ impl EnrolledPod {
             cookie: Cookie(sandbox.netns.cookie()),
             addresses: pod.addresses.clone(),
             namespace_addresses,
+            probes: pod.probes.clone(),
             cgroup: cgroup::id(&cgroup)?,
             phase: Phase::ENROLLED,
         };
@@ -95,6 +99,7 @@ impl EnrolledPod {
             cookie: Cookie(netns.cookie()),
             addresses: pod.addresses.clone(),
             namespace_addresses: addresses(&netns)?,
+            probes: pod.probes.clone(),
             cgroup: cgroup::id(&cgroup)?,
             phase: Phase::ENROLLED,
         };
@@ -263,6 +268,22 @@ impl EnrolledPod {
                 tracing::warn!(pod = %self.pod.name, error = %e, "listing the addresses of a pod failed");
                 false
             }
+        }
+    }
+
+    /// Its object names these ports from now on.
+    pub(super) fn set_probes(&mut self, probes: &[u16]) {
+        let before = self.kernel.too_many_probes();
+        self.kernel.probes = probes.to_vec();
+        if before.is_none() {
+            self.log_too_many_probes();
+        }
+    }
+
+    /// The targets that the kernel's table does not take are judged as any other plaintext.
+    pub(super) fn log_too_many_probes(&self) {
+        if let Some(targets) = self.kernel.too_many_probes() {
+            tracing::warn!(pod = %self.pod.name, targets, limit = POD_PROBES, "more probe targets of a pod than in the kernel's table");
         }
     }
 

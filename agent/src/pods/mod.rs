@@ -13,6 +13,7 @@
 mod cgroup;
 mod enrolled;
 mod error;
+mod kubelet;
 mod meter;
 mod netns;
 mod orphan;
@@ -72,6 +73,8 @@ pub struct Settings {
     pub cgroup_root: PathBuf,
     /// The cgroups that count as the agent.
     pub agents: Vec<CgroupId>,
+    /// The kubelet's cgroup, below that directory; none: it is found.
+    pub kubelet_cgroup: Option<PathBuf>,
     /// The bits of the firewall mark.
     pub marks: Marks,
     /// The longest time that captured connections of a pod in release may go on.
@@ -151,6 +154,7 @@ pub struct Pods<D> {
     unsure: BTreeMap<Cookie, Option<(TcpListener, TcpListener)>>,
     own: Netns,
     finder: cgroup::Finder,
+    kubelet: kubelet::Finder,
     sink: Sink,
     applied: Option<Version>,
     /// The pods of the last [`Event::NoRoom`].
@@ -178,6 +182,7 @@ impl<D: DataPath> Pods<D> {
         let orphans = there.mentioned().chain(path.pods()?).collect();
         Ok(Self {
             finder: cgroup::Finder::new(settings.cgroup_root.clone()),
+            kubelet: kubelet::Finder::new(settings.cgroup_root.clone(), settings.kubelet_cgroup.clone(), now),
             own: Netns::own()?,
             settings,
             path,
@@ -206,6 +211,12 @@ impl<D: DataPath> Pods<D> {
     /// From the next turn on this World holds, and these are the pods of this node.
     pub fn set_world(&mut self, world: Arc<World>, local: Arc<[LocalPod]>) {
         (self.world, self.local) = (Some(world), local);
+        let probes = probes(&self.local);
+        for (uid, state) in &mut self.pods {
+            if let Some(enrolled) = state.enrolled_mut() {
+                enrolled.set_probes(probes.get(uid).copied().unwrap_or_default());
+            }
+        }
         self.stale = true;
     }
 
@@ -277,6 +288,7 @@ impl<D: DataPath> Pods<D> {
             enrolled.look_for_process();
             self.stale |= enrolled.look_at_addresses();
         }
+        self.stale |= !self.leaving && self.kubelet.look(now);
         // A step may make another one due.
         for _ in 0..ROUNDS {
             let actual = self.pods.iter().map(|(uid, state)| (Arc::clone(uid), state.actual())).collect();
@@ -288,6 +300,8 @@ impl<D: DataPath> Pods<D> {
                 self.sync(&world, now);
             }
             if done {
+                let is_probed = |enrolled: &EnrolledPod| !enrolled.kernel.probes.is_empty();
+                self.kubelet.log(self.pods.values().filter_map(State::enrolled).any(is_probed));
                 return due.map_or(self.look_again, |due| due.min(self.look_again));
             }
         }
@@ -329,6 +343,7 @@ impl<D: DataPath> Pods<D> {
         match self.find(&pod).and_then(|enrolled| self.set_up(enrolled)) {
             Ok(enrolled) => {
                 tracing::info!(pod = %enrolled.pod.name, cookie = enrolled.kernel.cookie.0, "pod enrolled");
+                enrolled.log_too_many_probes();
                 self.orphans.remove(&enrolled.kernel.cookie);
                 self.pods.insert(uid, State::Enrolled(Box::new(enrolled)));
             }
@@ -419,6 +434,15 @@ pub(crate) fn wanted(pods: &[LocalPod]) -> BTreeMap<PodUid, Wanted> {
         wanted.entry(Arc::clone(&pod.pod_uid)).and_modify(|other| *other = None).or_insert(state);
     }
     wanted.into_iter().filter_map(|(uid, state)| Some((uid, state?))).collect()
+}
+
+/// The ports at which these pods are probed, by uid. A uid that two of them have is no pod's.
+pub(crate) fn probes(pods: &[LocalPod]) -> BTreeMap<PodUid, &[u16]> {
+    let mut probes: BTreeMap<PodUid, Option<&[u16]>> = BTreeMap::new();
+    for pod in pods {
+        probes.entry(Arc::clone(&pod.pod_uid)).and_modify(|other| *other = None).or_insert(Some(&pod.probes));
+    }
+    probes.into_iter().filter_map(|(uid, ports)| Some((uid, ports?))).collect()
 }
 
 #[cfg(test)]

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use underpass_abi::{Cookie, limits::POD_ADDRESSES};
+use underpass_abi::{
+    Cookie,
+    limits::{POD_ADDRESSES, POD_PROBES},
+};
 
 use super::{Event, PodUid, Pods, enrolled::EnrolledPod, state::State};
 use crate::datapath::DataPath;
@@ -26,6 +29,13 @@ pub struct PodStatus {
 pub(super) fn too_many(addresses: usize) -> String {
     format!(
         "{addresses} addresses in its namespace, of which the kernel's table takes {POD_ADDRESSES}: its calls from the others are refused"
+    )
+}
+
+/// The problem of a pod with more probe targets than the kernel's table takes.
+fn too_many_probes(targets: usize) -> String {
+    format!(
+        "{targets} probe targets, of which the kernel's table takes {POD_PROBES}: probes of the others are judged as plaintext"
     )
 }
 
@@ -68,7 +78,8 @@ impl<D: DataPath> Pods<D> {
     fn problem_of(&self, enrolled: &EnrolledPod) -> Option<String> {
         let own = self.failures.get(&Some(enrolled.kernel.cookie));
         let shared = self.failures.get(&None).filter(|_| !enrolled.is_announced());
-        own.or(shared).cloned().or_else(|| enrolled.kernel.too_many().map(too_many))
+        let addresses = || enrolled.kernel.too_many().map(too_many);
+        own.or(shared).cloned().or_else(addresses).or_else(|| enrolled.kernel.too_many_probes().map(too_many_probes))
     }
 
     /// The first failure of the data path.

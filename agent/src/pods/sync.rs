@@ -13,7 +13,7 @@ use underpass_core::World;
 use super::{Event, LOOK_AGAIN, Pods, State};
 use crate::{
     datapath::{self, DataPath},
-    tables::{KernelPod, Tables, compile, compile_pods, diff, follow, ordered_for_room},
+    tables::{KernelNode, KernelPod, Tables, compile, compile_pods, diff, follow, ordered_for_room},
 };
 
 /// The longest pause between two reads of the data path's contents while something fails.
@@ -109,15 +109,17 @@ impl<D: DataPath> Pods<D> {
             self.orphans.iter().for_each(|cookie| wanted.keep_pod(&self.there, *cookie));
             wanted
         };
-        let agents = &self.settings.agents;
+        let own = Cookie(self.own.cookie());
+        let kubelet = self.kubelet.cgroup().map(|cgroup| (cgroup, own));
+        let node = KernelNode { agents: self.settings.agents.clone(), kubelet };
         let room = self.path.capacity(Map::Mesh) as usize;
         let followed = self
             .finished
             .as_ref()
-            .map(|finished| follow(&self.there, finished, world, &keep_orphans(compile_pods(&pods, agents))));
+            .map(|finished| follow(&self.there, finished, world, &keep_orphans(compile_pods(&pods, &node))));
         // Of a table that does not hold every address it takes the whole World to say which are missing.
         let ops = followed.filter(|ops| self.there.has_room(ops, room)).unwrap_or_else(|| {
-            diff(&self.there, &keep_orphans(compile(world, &pods, agents)).within(&self.there, room))
+            diff(&self.there, &keep_orphans(compile(world, &pods, &node)).within(&self.there, room))
         });
         ordered_for_room(ops, &self.there, room)
     }

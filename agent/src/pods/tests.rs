@@ -34,6 +34,7 @@ fn settings() -> Settings {
         node: "node-1".into(),
         cgroup_root: "/nonexistent/underpass".into(),
         agents: vec![CgroupId(7)],
+        kubelet_cgroup: None,
         marks: Marks::DEFAULT,
         drain: Duration::ZERO,
         keepalive: Keepalive::default(),

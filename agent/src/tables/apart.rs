@@ -13,9 +13,15 @@ impl Tables {
     pub fn concerned(&self, op: &Op) -> Option<Cookie> {
         match op {
             Op::SetLocal(key, _) | Op::RemoveLocal(key) => Some(key.pod),
-            Op::SetPodCgroup(_, pod) | Op::SetPod(pod, _) | Op::RemovePod(pod) => Some(*pod),
+            Op::SetPodCgroup(_, pod) | Op::SetProbe(_, pod) | Op::SetPod(pod, _) | Op::RemovePod(pod) => Some(*pod),
+            Op::RemoveProbe(key) => self.probes.get(key).copied(),
             Op::RemovePodCgroup(cgroup) => self.pod_cgroups.get(cgroup).copied(),
-            Op::SetAgent(_) | Op::RemoveAgent(_) | Op::SetDestination(..) | Op::RemoveDestination(_) => None,
+            Op::SetAgent(_)
+            | Op::RemoveAgent(_)
+            | Op::SetKubelet(..)
+            | Op::RemoveKubelet(_)
+            | Op::SetDestination(..)
+            | Op::RemoveDestination(_) => None,
         }
     }
 
@@ -35,7 +41,7 @@ impl Tables {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use underpass_abi::{Address, CgroupId, Destination, LocalKey, Locality};
+    use underpass_abi::{Address, CgroupId, Destination, LocalKey, Locality, Port, ProbeKey};
 
     use super::*;
 
@@ -43,10 +49,12 @@ mod tests {
     fn operations_that_wait_for_others() {
         let ip = |n: u32| Address::from(Ipv4Addr::from(n));
         let key = |pod| LocalKey { pod: Cookie(pod), address: ip(1) };
+        let probe = ProbeKey { address: ip(1), port: Port::from(80) };
         let tables = Tables::from_ops(&[
             Op::SetPodCgroup(CgroupId(10), Cookie(1)),
             Op::SetPodCgroup(CgroupId(20), Cookie(2)),
             Op::SetLocal(key(1), Locality::POD),
+            Op::SetProbe(probe, Cookie(1)),
         ]);
         let check =
             |op: Op, failed: Op, waits: bool| assert_eq!(tables.must_wait(&op, &failed), waits, "{op:?} {failed:?}");
@@ -59,6 +67,11 @@ mod tests {
         check(Op::RemoveDestination(ANY_OTHER), came, true);
         check(Op::RemoveDestination(ip(1)), came, false);
         check(Op::RemoveAgent(CgroupId(1)), Op::SetAgent(CgroupId(2)), false);
-        assert_eq!([gone, came].map(|op| tables.concerned(&op)), [Some(Cookie(1)), None]);
+        // What opens goes, whatever else has failed.
+        check(Op::RemoveProbe(probe), gone, false);
+        check(Op::RemoveKubelet(CgroupId(8)), Op::SetKubelet(CgroupId(9), Cookie(7)), false);
+        let ops = [gone, came, Op::SetProbe(probe, Cookie(2)), Op::RemoveProbe(probe), Op::RemoveKubelet(CgroupId(8))];
+        let concerned = [Some(Cookie(1)), None, Some(Cookie(2)), Some(Cookie(1)), None];
+        assert_eq!(ops.map(|op| tables.concerned(&op)), concerned);
     }
 }

@@ -4,9 +4,15 @@
 //! pods are in the mesh; `crate::pods`, which has looked at their namespaces, says which pods of this node the kernel knows, and
 //! in which phase.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+};
 
-use underpass_abi::{Address, CgroupId, Cookie, Destination, LocalKey, Locality, Phase, Pod, limits::POD_ADDRESSES};
+use underpass_abi::{
+    Address, CgroupId, Cookie, Destination, LocalKey, Locality, Phase, Pod, Port, ProbeKey,
+    limits::{POD_ADDRESSES, POD_PROBES},
+};
 use underpass_core::{
     World,
     addr::is_loopback,
@@ -14,6 +20,15 @@ use underpass_core::{
 };
 
 use super::Tables;
+
+/// The node itself, as the kernel is to know it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KernelNode {
+    /// The cgroups that count as the agent.
+    pub agents: Vec<CgroupId>,
+    /// The cgroup of its kubelet, and the network namespace that it probes from; none: no probe is attested.
+    pub kubelet: Option<(CgroupId, Cookie)>,
+}
 
 /// A pod of this node, as the kernel is to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +39,8 @@ pub struct KernelPod {
     pub addresses: Vec<IpAddr>,
     /// Every address of its namespace.
     pub namespace_addresses: Vec<IpAddr>,
+    /// Ports of its own addresses at which its kubelet may ask. Each once.
+    pub probes: Vec<u16>,
     /// Its cgroup.
     pub cgroup: CgroupId,
     /// Enrolled or being released.
@@ -53,10 +70,26 @@ impl KernelPod {
     }
 }
 
+impl KernelPod {
+    /// Its probe targets, as many as the kernel's table takes: each port at all of its addresses, the lowest ports first.
+    fn probe_targets(&self) -> impl Iterator<Item = ProbeKey> + '_ {
+        let addresses = || self.addresses.iter().filter(|ip| !is_loopback(**ip));
+        let at = move |port: u16| addresses().map(move |ip| ProbeKey { address: (*ip).into(), port: Port::from(port) });
+        self.probes.iter().flat_map(move |port| at(*port)).take(POD_PROBES as usize)
+    }
+
+    /// The number of its probe targets, where they are more than the kernel's table takes.
+    #[must_use]
+    pub fn too_many_probes(&self) -> Option<usize> {
+        let all = self.addresses.len().saturating_mul(self.probes.len());
+        (all > POD_PROBES as usize).then_some(all)
+    }
+}
+
 /// The tables that make the kernel decide as core does.
 #[must_use]
-pub fn compile(world: &World, pods: &[KernelPod], agents: &[CgroupId]) -> Tables {
-    let mut tables = compile_pods(pods, agents);
+pub fn compile(world: &World, pods: &[KernelPod], node: &KernelNode) -> Tables {
+    let mut tables = compile_pods(pods, node);
     for ip in world.addresses() {
         if let Some(destination) = destination(world, ip) {
             tables.mesh.insert(ip.into(), destination);
@@ -65,12 +98,23 @@ pub fn compile(world: &World, pods: &[KernelPod], agents: &[CgroupId]) -> Tables
     tables
 }
 
-/// The tables without destinations: those of this node's pods alone.
+/// The tables without destinations: those of this node and its pods alone.
 #[must_use]
-pub fn compile_pods(pods: &[KernelPod], agents: &[CgroupId]) -> Tables {
-    let mut tables = Tables { agents: agents.iter().copied().collect(), ..Tables::default() };
+pub fn compile_pods(pods: &[KernelPod], node: &KernelNode) -> Tables {
+    let agents = node.agents.iter().copied().collect();
+    let mut tables = Tables { agents, kubelets: node.kubelet.into_iter().collect(), ..Tables::default() };
     pods.iter().for_each(|pod| add(&mut tables, pod));
+    tables.probes = probes(pods);
     tables
+}
+
+/// The probe targets of these pods. One that two of them have is none: its address belongs to neither.
+fn probes(pods: &[KernelPod]) -> HashMap<ProbeKey, Cookie> {
+    let mut claims: HashMap<ProbeKey, Option<Cookie>> = HashMap::new();
+    for (key, pod) in pods.iter().flat_map(|pod| pod.probe_targets().map(|key| (key, pod.cookie))) {
+        claims.entry(key).and_modify(|other| *other = None).or_insert(Some(pod));
+    }
+    claims.into_iter().filter_map(|(key, pod)| Some((key, pod?))).collect()
 }
 
 /// The entry of an address: what becomes of connections to it. Loopback never gets as far as the table, and is not in it.
@@ -152,6 +196,11 @@ pub(super) mod tests {
         }
     }
 
+    /// With an agent and without a kubelet.
+    fn node() -> KernelNode {
+        KernelNode { agents: vec![CgroupId(7)], kubelet: None }
+    }
+
     /// To the tunnel, or refused.
     pub(crate) fn captured(answer: Answer) -> bool {
         matches!(answer, Answer::Captured | Answer::Denied)
@@ -180,6 +229,7 @@ pub(super) mod tests {
             cookie: Cookie(n as u64 + 1),
             addresses: w.addresses.clone(),
             namespace_addresses: w.addresses.clone(),
+            probes: Vec::new(),
             cgroup: CgroupId(n as u64 + 1000),
             phase: Phase::ENROLLED,
         };
@@ -187,7 +237,7 @@ pub(super) mod tests {
     }
 
     fn tables_of(world: &World, pods: &[KernelPod]) -> Memory {
-        memory(&super::super::diff(&Tables::default(), &compile(world, pods, &[CgroupId(7)])))
+        memory(&super::super::diff(&Tables::default(), &compile(world, pods, &node())))
     }
 
     proptest! {
@@ -219,7 +269,7 @@ pub(super) mod tests {
             world in some_world(), room in 1usize..12, to in proptest::collection::vec(some_address(), 1..24)
         ) {
             let pods = kernel_pods(&world);
-            let whole = compile(&world, &pods, &[CgroupId(7)]);
+            let whole = compile(&world, &pods, &node());
             let cut = whole.clone().within(&Tables::default(), room);
             prop_assert_eq!(cut.is_cut(), whole.mesh.len() >= room);
             prop_assert!(cut.mesh.len() <= room);
@@ -251,10 +301,11 @@ pub(super) mod tests {
             cookie: Cookie(5),
             addresses: vec![ip("10.0.0.1")],
             namespace_addresses: ["127.0.0.1", "::1", "10.0.0.1", "10.0.0.2", "fe80::1"].map(ip).to_vec(),
+            probes: Vec::new(),
             cgroup: CgroupId(50),
             phase: Phase::ENROLLED,
         };
-        let tables = compile(&world, std::slice::from_ref(&local), &[]);
+        let tables = compile(&world, std::slice::from_ref(&local), &KernelNode::default());
         // None is listed as something else first: the kernel may decide in between.
         let mut locals: Vec<_> = local.localities().map(|(k, v)| (k.address.ip(), v)).collect();
         locals.sort_by_key(|(ip, _)| *ip);
@@ -277,6 +328,7 @@ pub(super) mod tests {
                 .map(|n| IpAddr::V4(n.saturating_add(0xc000_0000).into()))
                 .chain(own.clone())
                 .collect(),
+            probes: Vec::new(),
             cgroup: CgroupId(50),
             phase: Phase::ENROLLED,
         };
@@ -286,6 +338,63 @@ pub(super) mod tests {
             assert_eq!((localities.len(), pod.too_many()), (entries, too_many));
             assert_eq!(localities.iter().filter(|(_, locality)| *locality == Locality::POD).count(), 1);
         }
+    }
+
+    fn probed(cookie: u64, addresses: &[&str], probes: &[u16]) -> KernelPod {
+        let addresses: Vec<IpAddr> = addresses.iter().map(|text| text.parse().expect("address")).collect();
+        KernelPod {
+            cookie: Cookie(cookie),
+            namespace_addresses: addresses.clone(),
+            addresses,
+            probes: probes.to_vec(),
+            cgroup: CgroupId(cookie + 1000),
+            phase: Phase::ENROLLED,
+        }
+    }
+
+    /// Probe targets as `address port cookie`, in order.
+    fn targets(pods: &[KernelPod]) -> Vec<String> {
+        let tables = compile_pods(pods, &KernelNode::default());
+        let text = |(key, pod): (&ProbeKey, &Cookie)| format!("{} {} {}", key.address.ip(), key.port.number(), pod.0);
+        let mut all: Vec<_> = tables.probes.iter().map(text).collect();
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn a_pod_is_probed_at_its_own_addresses_in_every_phase() {
+        let mut pods = [probed(1, &["10.0.0.1", "fd00::1"], &[80, 8080]), probed(2, &["10.0.0.2"], &[])];
+        let all = ["10.0.0.1 80 1", "10.0.0.1 8080 1", "fd00::1 80 1", "fd00::1 8080 1"];
+        assert_eq!(targets(&pods), all);
+        pods[0].namespace_addresses.push(IpAddr::from([10, 9, 9, 9]));
+        pods[0].phase = Phase::RELEASING;
+        assert_eq!(targets(&pods), all);
+        assert_eq!(targets(&[probed(1, &["127.0.0.1", "0.0.0.0", "::1"], &[80])]), [""; 0]);
+    }
+
+    #[test]
+    fn a_target_of_two_pods_is_none() {
+        let pods =
+            [probed(1, &["10.0.0.1"], &[80, 81]), probed(2, &["10.0.0.1"], &[80, 82]), probed(3, &["10.0.0.1"], &[80])];
+        assert_eq!(targets(&pods), ["10.0.0.1 81 1", "10.0.0.1 82 2"]);
+    }
+
+    #[test]
+    fn a_pod_with_probes_without_end_takes_no_other_pods_room() {
+        let ports: Vec<u16> = (1..=100).collect();
+        for (addresses, expected) in [(&["10.0.0.1"][..], 100), (&["10.0.0.1", "fd00::1"], 200)] {
+            let pod = probed(1, addresses, &ports);
+            assert_eq!((targets(std::slice::from_ref(&pod)).len(), pod.too_many_probes()), (64, Some(expected)));
+        }
+        assert_eq!(probed(1, &["10.0.0.1", "fd00::1"], &ports[..32]).too_many_probes(), None);
+    }
+
+    #[test]
+    fn the_kubelet_is_the_one_of_this_node_alone() {
+        let kubelet = (CgroupId(8), Cookie(77));
+        let tables = compile_pods(&[], &KernelNode { agents: Vec::new(), kubelet: Some(kubelet) });
+        assert_eq!(tables.kubelets, HashMap::from([kubelet]));
+        assert!(compile_pods(&[], &KernelNode::default()).kubelets.is_empty());
     }
 
     #[test]
@@ -301,6 +410,6 @@ pub(super) mod tests {
     #[test]
     fn loopback_in_a_manifest_is_no_destination() {
         let world = world([ambient("default/a", "127.0.0.1 0.0.0.0", "").into(), pod("default/b", "10.0.0.9").into()]);
-        assert!(compile(&world, &[], &[]).mesh.is_empty());
+        assert!(compile(&world, &[], &KernelNode::default()).mesh.is_empty());
     }
 }

@@ -5,12 +5,14 @@
 //! 1  what is local to a pod      comes before the pod, so that its own addresses are its own; of pods that stay it also
 //!                                goes here: an address that is local no longer is looked up in the mesh at once
 //! 2  pods' cgroups come          raw sockets are known before the pod is guarded
-//! 3  destinations come, change   the whole mesh is there before a pod is captured
-//! 4  pods come, change phase     from here on their connections are decided, by everything above
-//! 5  pods go
-//! 6  destinations go             after what comes, so that an address is never open in between
-//! 7  the cgroups and 8 the addresses of pods that went
-//! 9  agents go                   last, as they came first
+//! 3  the kubelet and 4 its targets come, change: no probe of a pod that comes is judged as a stranger
+//! 5  destinations come, change   the whole mesh is there before a pod is captured
+//! 6  pods come, change phase     from here on their connections are decided, by everything above
+//! 7  the kubelet and 8 its targets go: of what goes they alone let anything in
+//! 9  pods go
+//! 10 destinations go             after what comes, so that an address is never open in between
+//! 11 the cgroups and 12 the addresses of pods that went
+//! 13 agents go                   last, as they came first
 //! ```
 //! What must hold: a batch that stops halfway has only closed more than it was to close; applied again from its beginning
 //! it ends where it should.
@@ -37,6 +39,8 @@ pub(super) fn pods(ops: &mut Vec<Op>, there: &Tables, wanted: &Tables) {
     ops.extend(there.agents.difference(&wanted.agents).copied().map(Op::RemoveAgent));
     changes(ops, &there.locals, &wanted.locals, Op::SetLocal, Op::RemoveLocal);
     changes(ops, &there.pod_cgroups, &wanted.pod_cgroups, Op::SetPodCgroup, Op::RemovePodCgroup);
+    changes(ops, &there.kubelets, &wanted.kubelets, Op::SetKubelet, Op::RemoveKubelet);
+    changes(ops, &there.probes, &wanted.probes, Op::SetProbe, Op::RemoveProbe);
     changes(ops, &there.pods, &wanted.pods, Op::SetPod, Op::RemovePod);
 }
 
@@ -76,7 +80,7 @@ mod tests {
     };
 
     use super::super::{
-        KernelPod, compile,
+        KernelNode, KernelPod, compile,
         compile::tests::{Answer, captured, kernel, kernel_pods, memory},
         compile_pods, follow, ordered_for_room,
     };
@@ -89,22 +93,25 @@ mod tests {
         let mut more = pods.clone();
         more.iter_mut().for_each(|pod| pod.namespace_addresses.push([10, 9, 9, 9].into()));
         let empty = World::empty(MeshSettings::default());
-        let ops = diff(&compile(&empty, &more, &[]), &compile(&world, &pods, &[]));
+        let ops =
+            diff(&compile(&empty, &more, &KernelNode::default()), &compile(&world, &pods, &KernelNode::default()));
         let at = |what: fn(&Op) -> bool| ops.iter().position(what);
         assert_eq!(ops.len(), 4, "{ops:?}");
         assert!(at(|op| matches!(op, Op::RemoveLocal(_))) < at(|op| matches!(op, Op::SetDestination(..))), "{ops:?}");
         // Of a pod that goes they are the last: until then its own addresses are its own.
-        let ops = diff(&compile(&world, &more, &[]), &compile(&world, &[], &[]));
+        let ops = diff(&compile(&world, &more, &KernelNode::default()), &compile(&world, &[], &KernelNode::default()));
         let at = |what: fn(&Op) -> bool| ops.iter().position(what);
         assert!(at(|op| matches!(op, Op::RemovePod(_))) < at(|op| matches!(op, Op::RemoveLocal(_))), "{ops:?}");
     }
 
     /// Pods as a node may know them: some are being released, some are not there, some have more than their own addresses.
+    /// Their probes are of few ports, and pods may have one's address in common.
     fn some_pods(world: &World) -> impl Strategy<Value = Vec<KernelPod>> + use<> {
         let each = kernel_pods(world).into_iter().map(|pod| {
             let changes = (0u8..4, prop::bool::weighted(0.2), proptest::collection::vec(some_address(), 0..3), 0u64..3);
-            changes.prop_map(move |(state, other_sandbox, more, cgroup)| {
-                let mut pod = pod.clone();
+            let probes = proptest::sample::subsequence(vec![80, 8080, 9090], 0..3);
+            (changes, probes).prop_map(move |((state, other_sandbox, more, cgroup), probes)| {
+                let mut pod = KernelPod { probes, ..pod.clone() };
                 pod.namespace_addresses.extend(more);
                 pod.cgroup.0 += 100 * cgroup;
                 pod.cookie.0 += u64::from(other_sandbox) * 100;
@@ -142,13 +149,17 @@ mod tests {
             batches.iter().for_each(|batch| drop(model.apply(batch)));
             (world, model.world().clone())
         });
-        let agents = || proptest::collection::vec((7u64..10).prop_map(CgroupId), 0..3);
+        let node = || {
+            let agents = proptest::collection::vec((7u64..10).prop_map(CgroupId), 0..3);
+            let kubelet = proptest::option::of((20u64..23).prop_map(|id| (CgroupId(id), Cookie(77))));
+            (agents, kubelet).prop_map(|(agents, kubelet)| KernelNode { agents, kubelet })
+        };
         worlds.prop_flat_map(move |(before, after)| {
-            let pods = (some_pods(&before), some_pods(&after), agents(), agents());
-            pods.prop_map(move |(before_pods, after_pods, before_agents, after_agents)| Turn {
-                there: compile(&before, &before_pods, &before_agents),
-                wanted: compile(&after, &after_pods, &after_agents),
-                wanted_pods: compile_pods(&after_pods, &after_agents),
+            let pods = (some_pods(&before), some_pods(&after), node(), node());
+            pods.prop_map(move |(before_pods, after_pods, before_node, after_node)| Turn {
+                there: compile(&before, &before_pods, &before_node),
+                wanted: compile(&after, &after_pods, &after_node),
+                wanted_pods: compile_pods(&after_pods, &after_node),
                 old: before.clone(),
                 new: after.clone(),
             })
@@ -237,7 +248,7 @@ mod tests {
         }
 
         #[test]
-        fn a_pod_is_forgotten_or_kept_whole(turn in some_turn()) {
+        fn a_pod_is_forgotten_whole_or_kept_without_its_probes(turn in some_turn()) {
             let there = &turn.there;
             for pod in there.cookies() {
                 let ops = there.without_pod(pod);
@@ -247,7 +258,9 @@ mod tests {
                 prop_assert!(without.mentioned().all(|other| other != pod));
                 let mut again = without.clone();
                 again.keep_pod(there, pod);
-                prop_assert_eq!(&again, there);
+                let mut kept = there.clone();
+                kept.probes.retain(|_, of| *of != pod);
+                prop_assert_eq!(&again, &kept);
             }
         }
     }

@@ -53,7 +53,10 @@ mod tests {
         world::Action,
     };
 
-    use super::{super::compile, *};
+    use super::{
+        super::{KernelNode, compile},
+        *,
+    };
 
     /// `many` namespaces, each with a pod of the mesh, one outside, and a service that leads to both.
     fn mesh(many: u8) -> Model {
@@ -93,7 +96,7 @@ mod tests {
             for (what, change, looked_up, operations) in &changes {
                 let mut model = mesh(many);
                 let old = model.world().clone();
-                let there = compile(&old, &[], &[]);
+                let there = compile(&old, &[], &KernelNode::default());
                 model.apply(&Batch { changes: vec![change.clone()] });
                 let new = model.world();
                 let ops = follow(&there, &old, new, &Tables::default());
@@ -101,7 +104,7 @@ mod tests {
                 assert_eq!((seen, ops.len()), (*looked_up, *operations), "{what}, of {many}: {ops:?}");
                 let mut now = there;
                 ops.iter().for_each(|op| now.apply(op));
-                assert_eq!(now, compile(new, &[], &[]), "{what}");
+                assert_eq!(now, compile(new, &[], &KernelNode::default()), "{what}");
             }
         }
     }

@@ -15,9 +15,9 @@ mod walk;
 
 use std::collections::{HashMap, HashSet};
 
-use underpass_abi::{Address, CgroupId, Cookie, Destination, LocalKey, Locality, Map, Op, Pod};
+use underpass_abi::{Address, CgroupId, Cookie, Destination, LocalKey, Locality, Map, Op, Pod, ProbeKey};
 
-pub use compile::{KernelPod, compile, compile_pods};
+pub use compile::{KernelNode, KernelPod, compile, compile_pods};
 pub use diff::diff;
 pub use follow::follow;
 pub use room::ordered_for_room;
@@ -28,6 +28,8 @@ pub struct Tables {
     agents: HashSet<CgroupId>,
     locals: HashMap<LocalKey, Locality>,
     pod_cgroups: HashMap<CgroupId, Cookie>,
+    probes: HashMap<ProbeKey, Cookie>,
+    kubelets: HashMap<CgroupId, Cookie>,
     mesh: HashMap<Address, Destination>,
     pods: HashMap<Cookie, Pod>,
 }
@@ -47,8 +49,12 @@ impl Tables {
             Op::SetAgent(cgroup) => drop(self.agents.insert(cgroup)),
             Op::SetLocal(key, locality) => drop(self.locals.insert(key, locality)),
             Op::SetPodCgroup(cgroup, pod) => drop(self.pod_cgroups.insert(cgroup, pod)),
+            Op::SetKubelet(cgroup, node) => drop(self.kubelets.insert(cgroup, node)),
+            Op::SetProbe(key, pod) => drop(self.probes.insert(key, pod)),
             Op::SetDestination(address, destination) => drop(self.mesh.insert(address, destination)),
             Op::SetPod(cookie, pod) => drop(self.pods.insert(cookie, pod)),
+            Op::RemoveKubelet(cgroup) => drop(self.kubelets.remove(&cgroup)),
+            Op::RemoveProbe(key) => drop(self.probes.remove(&key)),
             Op::RemovePod(cookie) => drop(self.pods.remove(&cookie)),
             Op::RemoveDestination(address) => drop(self.mesh.remove(&address)),
             Op::RemovePodCgroup(cgroup) => drop(self.pod_cgroups.remove(&cgroup)),
@@ -58,11 +64,13 @@ impl Tables {
     }
 
     /// The number of entries of each table.
-    pub(crate) fn sizes(&self) -> [(Map, usize); 5] {
+    pub(crate) fn sizes(&self) -> [(Map, usize); 7] {
         [
             (Map::Agents, self.agents.len()),
             (Map::Locals, self.locals.len()),
             (Map::PodCgroups, self.pod_cgroups.len()),
+            (Map::Probes, self.probes.len()),
+            (Map::Kubelets, self.kubelets.len()),
             (Map::Mesh, self.mesh.len()),
             (Map::Pods, self.pods.len()),
         ]
@@ -75,7 +83,8 @@ impl Tables {
 
     /// Every pod with an entry in any table.
     pub fn mentioned(&self) -> impl Iterator<Item = Cookie> + '_ {
-        self.cookies().chain(self.locals.keys().map(|key| key.pod)).chain(self.pod_cgroups.values().copied())
+        let locals = self.locals.keys().map(|key| key.pod);
+        self.cookies().chain(locals).chain(self.pod_cgroups.values().copied()).chain(self.probes.values().copied())
     }
 
     /// The entry of a pod.
@@ -84,7 +93,7 @@ impl Tables {
         self.pods.get(&pod).copied()
     }
 
-    /// Takes over everything of one pod from other tables.
+    /// Takes over everything of one pod from other tables, but no probe targets: of what no object is known, none names them.
     pub fn keep_pod(&mut self, from: &Self, pod: Cookie) {
         let locals = from.locals.iter().filter(|(key, _)| key.pod == pod);
         self.locals.extend(locals.map(|(key, locality)| (*key, *locality)));
@@ -96,7 +105,9 @@ impl Tables {
     /// The operations that take everything of one pod away, in the order in which they are to be applied.
     #[must_use]
     pub fn without_pod(&self, pod: Cookie) -> Vec<Op> {
-        let mut ops: Vec<_> = self.pod(pod).map(|_| Op::RemovePod(pod)).into_iter().collect();
+        let probes = self.probes.iter().filter(|(_, of)| **of == pod);
+        let mut ops: Vec<_> = probes.map(|(key, _)| Op::RemoveProbe(*key)).collect();
+        ops.extend(self.pod(pod).map(|_| Op::RemovePod(pod)));
         let cgroups = self.pod_cgroups.iter().filter(|(_, of)| **of == pod);
         ops.extend(cgroups.map(|(cgroup, _)| Op::RemovePodCgroup(*cgroup)));
         ops.extend(self.locals.keys().filter(|key| key.pod == pod).copied().map(Op::RemoveLocal));

@@ -19,7 +19,12 @@ use proptest::{
     strategy::ValueTree as _,
     test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
 };
-use underpass_abi::{CgroupId, Cookie, Marks, Phase, memory::Memory};
+use underpass_abi::{
+    CgroupId, Cookie, Kind, Marks, Phase, Port,
+    decide::connect::{self, Connecting, Decision},
+    flow::{PROTOCOL_TCP, TYPE_STREAM},
+    memory::Memory,
+};
 use underpass_core::{
     Identity, ObjectKey, Reason, World,
     admit::admit,
@@ -33,13 +38,14 @@ use underpass_core::{
 };
 
 use super::{
-    KernelPod, Tables, compile,
+    KernelNode, KernelPod, Tables, compile,
     compile::tests::{Answer, captured, kernel, reference},
     compile_pods, diff, follow,
 };
-use crate::pods::{Action, Actual, PodUid, Wanted, plan, wanted};
+use crate::pods::{Action, Actual, PodUid, Wanted, plan, probes, wanted};
 
-const AGENTS: [CgroupId; 1] = [CgroupId(7)];
+const AGENT: CgroupId = CgroupId(7);
+const NODE: Cookie = Cookie(0xffff);
 const NODES: [&str; 2] = ["node-1", "node-2"];
 /// The limit of open connections: beyond it the oldest end.
 const MOST_OPEN: usize = 60;
@@ -59,6 +65,8 @@ struct Turn {
     drained: bool,
     /// This pod's sandbox ends, modulo how many there are.
     ends: Option<usize>,
+    /// The kubelet's cgroup.
+    kubelet: Option<CgroupId>,
     /// The data path fails after so many operations, and is given all of them again.
     fails: Option<usize>,
 }
@@ -66,9 +74,10 @@ struct Turn {
 fn some_turn() -> impl Strategy<Value = Turn> {
     let ends = prop::option::weighted(0.1, any::<usize>());
     let fails = prop::option::weighted(0.2, 0usize..6);
+    let kubelet = prop::option::weighted(0.9, prop_oneof![9 => Just(CgroupId(20)), 1 => Just(CgroupId(21))]);
     let brought = (some_step(), prop::option::weighted(0.05, some_mesh()), prop::option::weighted(0.2, any::<usize>()));
-    (brought, prop::bool::weighted(0.7), vec(some_call(), 0..6), any::<bool>(), ends, fails).prop_map(
-        |((step, mesh, again), follows, calls, drained, ends, fails)| Turn {
+    (brought, prop::bool::weighted(0.7), vec(some_call(), 0..6), any::<bool>(), ends, (kubelet, fails)).prop_map(
+        |((step, mesh, again), follows, calls, drained, ends, (kubelet, fails))| Turn {
             step,
             mesh,
             again,
@@ -76,6 +85,7 @@ fn some_turn() -> impl Strategy<Value = Turn> {
             calls,
             drained,
             ends,
+            kubelet,
             fails,
         },
     )
@@ -112,6 +122,7 @@ struct Seen {
     opened: usize,
     passed_over: usize,
     operations: usize,
+    probes: usize,
     skipped: usize,
     reasons: BTreeSet<&'static str>,
     policies: usize,
@@ -176,7 +187,7 @@ impl Walk {
         self.judge_again(&old, fresh.world())?;
         if turn.follows {
             self.sandboxes(&fresh, turn);
-            self.tables(&fresh, turn.fails)?;
+            self.tables(&fresh, turn)?;
         } else {
             self.seen.skipped += 1;
         }
@@ -243,6 +254,10 @@ impl Walk {
                 self.act(action, &local);
             }
         }
+        let probes = probes(&local);
+        for (uid, pod) in &mut self.pods {
+            pod.probes = probes.get(uid).map(|ports| ports.to_vec()).unwrap_or_default();
+        }
     }
 
     fn act(&mut self, action: Action, local: &[LocalPod]) {
@@ -254,6 +269,7 @@ impl Walk {
                     cookie: Cookie(self.cookies),
                     addresses: known.addresses.clone(),
                     namespace_addresses: known.addresses.clone(),
+                    probes: known.probes.clone(),
                     cgroup: CgroupId(self.cookies + 1000),
                     phase: Phase::ENROLLED,
                 };
@@ -272,11 +288,12 @@ impl Walk {
 
     /// Operation by operation to what is compiled from scratch: from the World that was finished last, after a failure from
     /// what is there.
-    fn tables(&mut self, model: &Model, fails: Option<usize>) -> Result<(), String> {
+    fn tables(&mut self, model: &Model, turn: &Turn) -> Result<(), String> {
         let fresh = model.world();
         let pods: Vec<KernelPod> = self.pods.values().cloned().collect();
-        let wanted = compile(fresh, &pods, &AGENTS);
-        let mut ops = follow(&self.there, &self.finished, self.model.world(), &compile_pods(&pods, &AGENTS));
+        let node = KernelNode { agents: vec![AGENT], kubelet: turn.kubelet.map(|cgroup| (cgroup, NODE)) };
+        let wanted = compile(fresh, &pods, &node);
+        let mut ops = follow(&self.there, &self.finished, self.model.world(), &compile_pods(&pods, &node));
         self.seen.operations += ops.len();
         let mut after = Memory::new(Marks::DEFAULT);
         after.apply(&diff(&Tables::default(), &wanted)).map_err(|e| e.to_string())?;
@@ -287,7 +304,7 @@ impl Walk {
             .map(|(pod, to)| (pod, to, kernel(&before, pod, to), kernel(&after, pod, to)))
             .filter(|(_, _, was, will)| captured(*will) && (captured(*was) || *was == Answer::Unknown))
             .collect();
-        let mut left = fails;
+        let mut left = turn.fails;
         let there = loop {
             for op in ops.iter().take(left.unwrap_or(usize::MAX)) {
                 self.memory.apply(&[*op]).map_err(|e| e.to_string())?;
@@ -312,6 +329,23 @@ impl Walk {
             for to in fresh.addresses().filter(|_| pod.addresses == w.addresses) {
                 let (is, core) = (kernel(&self.memory, pod.cookie, to), reference(fresh, w, to));
                 ensure(is == core, || format!("{} -> {to}: {is:?}, core says {core:?}", w.name))?;
+            }
+        }
+        self.probed(model, turn.kubelet)
+    }
+
+    /// The kubelet's connections are probes where the object of exactly one pod that has the address names the port, and
+    /// those of any other process nowhere.
+    fn probed(&mut self, model: &Model, kubelet: Option<CgroupId>) -> Result<(), String> {
+        let local: Vec<LocalPod> = NODES.iter().flat_map(|node| model.local_pods(node)).collect();
+        let names = |uid: &PodUid, port| local.iter().any(|pod| pod.pod_uid == *uid && pod.probes.contains(&port));
+        for (to, port) in model.world().addresses().flat_map(|to| [80, 8080, 443].map(|port| (to, port))) {
+            let at = |(uid, pod): &(&PodUid, &KernelPod)| pod.addresses.contains(&to) && names(uid, port);
+            let is_probed = self.pods.iter().filter(at).count() == 1;
+            for cgroup in [20, 21, 22].map(CgroupId) {
+                let (is, expected) = (is_probe(&self.memory, cgroup, to, port), is_probed && kubelet == Some(cgroup));
+                ensure(is == expected, || format!("{cgroup:?} probes {to}:{port}: {is}, the oracle {expected}"))?;
+                self.seen.probes += usize::from(is);
             }
         }
         Ok(())
@@ -363,6 +397,25 @@ impl Walk {
         let old = self.open.len().saturating_sub(MOST_OPEN);
         self.open.drain(..old);
         Ok(())
+    }
+}
+
+/// Whether the kernel takes a connection of this cgroup of the node for a probe.
+fn is_probe(tables: &Memory, cgroup: CgroupId, to: IpAddr, port: u16) -> bool {
+    let socket = Connecting {
+        pod: NODE,
+        cgroup,
+        destination: to.into(),
+        port: Port::from(port),
+        kind: TYPE_STREAM,
+        protocol: PROTOCOL_TCP,
+        mark: 0,
+        device: 0,
+        known: false,
+    };
+    match connect::connect(tables, Marks::DEFAULT, &socket) {
+        Decision::Write(written) => written.flow.kind == Kind::PROBE,
+        Decision::Ignore => false,
     }
 }
 
@@ -439,7 +492,9 @@ fn a_walk_of_a_thousand_changes() {
     });
     println!("{steps} changes, seed {seed}: {seen:?}");
     // A walk that meets nothing shows nothing.
-    let some = [seen.opened, seen.passed_over, seen.operations, seen.skipped * 2, seen.policies * 20].into_iter().min();
+    let some = [seen.opened, seen.passed_over, seen.operations, seen.probes, seen.skipped * 2, seen.policies * 20]
+        .into_iter()
+        .min();
     assert!(some >= Some(steps / 4), "{seen:?}");
     let met = [Reason::PodGone, Reason::NotAllowed, Reason::Denied, Reason::PlaintextRefused, Reason::Identity]
         .map(|reason| reason.as_str());

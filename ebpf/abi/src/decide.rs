@@ -8,8 +8,8 @@
 //! ```text
 //! socket()   create    stamps sockets of enrolled pods
 //! bind()     bind      lends SO_REUSEADDR, so that the tunnel's sockets do not block the application's port
-//! connect()  connect   decides: local, leave, captured, agent, denied; keeps it in the socket's storage
-//! SYN        tcp       compares the decision with the addresses that the SYN really gets; attests hand-offs
+//! connect()  connect   decides: local, leave, captured, agent, probe, denied; keeps it in the socket's storage
+//! SYN        tcp       compares the decision with the addresses that the SYN really gets; attests hand-offs and probes
 //! packets    egress    lets nothing of a captured or denied socket out, nor a SYN without a decision
 //! arrival    lookup    attested: to the application; captured: to the tunnel; from outside: to the tunnel; else refused
 //! ```
@@ -23,7 +23,7 @@ pub mod lookup;
 pub mod tcp;
 
 use crate::addr::{Address, CgroupId, Cookie};
-use crate::maps::{ANY_OTHER, Attestation, Destination, ListenerKey, LocalKey, Locality, Phase, Tuple};
+use crate::maps::{ANY_OTHER, Attestation, Destination, ListenerKey, LocalKey, Locality, Phase, ProbeKey, Tuple};
 
 /// The lookups that decisions need: kernel maps, or hash maps in memory.
 pub trait Tables {
@@ -37,6 +37,10 @@ pub trait Tables {
     fn is_agent(&self, cgroup: CgroupId) -> bool;
     /// The pod whose cgroup this is.
     fn pod_of(&self, cgroup: CgroupId) -> Option<Cookie>;
+    /// The pod that is probed at this address and port.
+    fn probed(&self, key: &ProbeKey) -> Option<Cookie>;
+    /// The node's own network namespace, where this is the cgroup of its kubelet.
+    fn kubelet(&self, cgroup: CgroupId) -> Option<Cookie>;
     /// The attestation of this connection, if there is one.
     fn attestation(&self, tuple: &Tuple) -> Option<Attestation>;
     /// Does the tunnel listen?

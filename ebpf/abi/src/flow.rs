@@ -38,6 +38,8 @@ impl Kind {
     pub const AGENT: Self = Self(4);
     /// No packet of it may leave at all.
     pub const DENIED: Self = Self(5);
+    /// A kubelet's, to a pod that it probes. Its namespace is the node's.
+    pub const PROBE: Self = Self(6);
 }
 
 /// The decision about one socket.

@@ -25,7 +25,8 @@ pub mod report;
 pub use addr::{Address, CgroupId, Cookie, Port};
 pub use flow::{Flow, Kind, Marks};
 pub use maps::{
-    ANY_OTHER, Attestation, Destination, Direction, Full, ListenerKey, LocalKey, Locality, Map, Op, Phase, Pod, Tuple,
+    ANY_OTHER, Attestation, Destination, Direction, Full, ListenerKey, LocalKey, Locality, Map, Op, Phase, Pod,
+    ProbeKey, Tuple,
 };
 pub use report::Counter;
 

@@ -11,6 +11,12 @@ pub const POD_ADDRESSES: u32 = 256;
 pub const LOCALS: u32 = PODS * POD_ADDRESSES;
 /// Addresses in the mesh, of pods and of services, of the whole cluster; and one entry for all that do not fit.
 pub const MESH: u32 = 1_048_576;
+/// Probe targets of one pod, address and port: a pod has more only by being written to have them.
+pub const POD_PROBES: u32 = 64;
+/// Probe targets of the pods of one node: room for all that each may have, so that none takes another's.
+pub const PROBES: u32 = PODS * POD_PROBES;
+/// The kubelet; during its restart the one before as well; twice that.
+pub const KUBELETS: u32 = 4;
 /// Attested connections that are not closed yet. The oldest give way: such a connection's SYN is then refused.
 pub const ATTESTED: u32 = 65_536;
 /// One per pod and direction.

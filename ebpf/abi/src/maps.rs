@@ -46,6 +46,16 @@ impl Locality {
     pub const OTHER: Self = Self(2);
 }
 
+/// Key of `PROBES`: a probe target, at which the object of an enrolled pod has its kubelet ask.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ProbeKey {
+    /// An address of the pod.
+    pub address: Address,
+    /// A port that its probes or lifecycle hooks name.
+    pub port: Port,
+}
+
 /// Key of `MESH` for every address that has no entry of its own: it is there while the table has no room for all. To connect()
 /// it means loopback, so that it is no destination itself.
 pub const ANY_OTHER: Address = Address::UNSPECIFIED;
@@ -89,7 +99,7 @@ pub struct Tuple {
     pub over_lo: u64,
 }
 
-/// Value of `ATTESTED`: the agent opened this connection, to an application of this pod.
+/// Value of `ATTESTED`: the agent, or the kubelet, opened this connection, to an application of this pod.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Attestation {
@@ -98,7 +108,7 @@ pub struct Attestation {
 }
 
 const _: () = assert!(size_of::<LocalKey>() == 24 && size_of::<Locality>() == 4);
-const _: () = assert!(size_of::<Attestation>() == 8);
+const _: () = assert!(size_of::<Attestation>() == 8 && size_of::<ProbeKey>() == 20);
 const _: () = assert!(size_of::<ListenerKey>() == 16 && size_of::<Tuple>() == 48);
 
 /// The maps that the kernel programs and user space share. All of them are pinned.
@@ -120,6 +130,10 @@ pub enum Map {
     Agents,
     /// [`CgroupId`] of pods, to [`Cookie`].
     PodCgroups,
+    /// [`ProbeKey`] to the [`Cookie`] of the pod that is probed there.
+    Probes,
+    /// [`CgroupId`] of the kubelet, to the [`Cookie`] of the node's own network namespace: it probes from there alone.
+    Kubelets,
     /// [`crate::Counter`] to a number, per CPU.
     Counts,
     /// Socket storage: [`Flow`].
@@ -128,7 +142,7 @@ pub enum Map {
 
 impl Map {
     /// Every map.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Pods,
         Self::Locals,
         Self::Mesh,
@@ -136,6 +150,8 @@ impl Map {
         Self::Listeners,
         Self::Agents,
         Self::PodCgroups,
+        Self::Probes,
+        Self::Kubelets,
         Self::Counts,
         Self::Flows,
     ];
@@ -151,6 +167,8 @@ impl Map {
             Self::Listeners => "LISTENERS",
             Self::Agents => "AGENTS",
             Self::PodCgroups => "POD_CGROUPS",
+            Self::Probes => "PROBES",
+            Self::Kubelets => "KUBELETS",
             Self::Counts => "COUNTS",
             Self::Flows => "FLOWS",
         }
@@ -167,6 +185,8 @@ impl Map {
             Self::Listeners => limits::LISTENERS,
             Self::Agents => limits::AGENTS,
             Self::PodCgroups => limits::POD_CGROUPS,
+            Self::Probes => limits::PROBES,
+            Self::Kubelets => limits::KUBELETS,
             Self::Counts => limits::COUNTS,
             Self::Flows => 0,
         }
@@ -185,13 +205,16 @@ impl Map {
     /// User space fills it: what it holds follows from the World and from the pods of the node.
     #[must_use]
     pub const fn is_filled(self) -> bool {
-        matches!(self, Self::Pods | Self::Locals | Self::Mesh | Self::Agents | Self::PodCgroups)
+        matches!(
+            self,
+            Self::Pods | Self::Locals | Self::Mesh | Self::Agents | Self::PodCgroups | Self::Probes | Self::Kubelets
+        )
     }
 
     /// Memory is taken for every entry that fits, not for those that are there.
     #[must_use]
     pub const fn is_preallocated(self) -> bool {
-        !matches!(self, Self::Locals | Self::Mesh)
+        !matches!(self, Self::Locals | Self::Mesh | Self::Probes)
     }
 
     /// Size of a key and of a value, in bytes: what a pinned map must have to be taken over.
@@ -205,6 +228,8 @@ impl Map {
             Self::Listeners => (size_of::<ListenerKey>(), size_of::<u32>()),
             Self::Agents => (size_of::<CgroupId>(), size_of::<u32>()),
             Self::PodCgroups => (size_of::<CgroupId>(), size_of::<Cookie>()),
+            Self::Probes => (size_of::<ProbeKey>(), size_of::<Cookie>()),
+            Self::Kubelets => (size_of::<CgroupId>(), size_of::<Cookie>()),
             Self::Counts => (size_of::<u32>(), size_of::<u64>()),
             Self::Flows => (size_of::<u32>(), size_of::<Flow>()),
         }
@@ -237,10 +262,18 @@ pub enum Op {
     SetLocal(LocalKey, Locality),
     /// Cgroup of a pod.
     SetPodCgroup(CgroupId, Cookie),
+    /// Cgroup of the kubelet, and the node's own network namespace.
+    SetKubelet(CgroupId, Cookie),
+    /// A probe target of a pod.
+    SetProbe(ProbeKey, Cookie),
     /// An address in the mesh.
     SetDestination(Address, Destination),
     /// A pod whose connections are decided from here on; new ones no longer where it is [`Phase::RELEASING`].
     SetPod(Cookie, Pod),
+    /// Cgroup of a kubelet that ended.
+    RemoveKubelet(CgroupId),
+    /// An address and port at which no pod is probed.
+    RemoveProbe(ProbeKey),
     /// Connections of this namespace are no longer decided.
     RemovePod(Cookie),
     /// An address that left the mesh.
@@ -263,13 +296,17 @@ impl Op {
             Self::SetAgent(_) => 0,
             Self::SetLocal(..) => 1,
             Self::SetPodCgroup(..) => 2,
-            Self::SetDestination(..) => 3,
-            Self::SetPod(..) => 4,
-            Self::RemovePod(_) => 5,
-            Self::RemoveDestination(_) => 6,
-            Self::RemovePodCgroup(_) => 7,
-            Self::RemoveLocal(_) => 8,
-            Self::RemoveAgent(_) => 9,
+            Self::SetKubelet(..) => 3,
+            Self::SetProbe(..) => 4,
+            Self::SetDestination(..) => 5,
+            Self::SetPod(..) => 6,
+            Self::RemoveKubelet(_) => 7,
+            Self::RemoveProbe(_) => 8,
+            Self::RemovePod(_) => 9,
+            Self::RemoveDestination(_) => 10,
+            Self::RemovePodCgroup(_) => 11,
+            Self::RemoveLocal(_) => 12,
+            Self::RemoveAgent(_) => 13,
         }
     }
 
@@ -280,6 +317,8 @@ impl Op {
             Self::SetAgent(cgroup) => Self::RemoveAgent(cgroup),
             Self::SetLocal(key, _) => Self::RemoveLocal(key),
             Self::SetPodCgroup(cgroup, _) => Self::RemovePodCgroup(cgroup),
+            Self::SetKubelet(cgroup, _) => Self::RemoveKubelet(cgroup),
+            Self::SetProbe(key, _) => Self::RemoveProbe(key),
             Self::SetDestination(address, _) => Self::RemoveDestination(address),
             Self::SetPod(pod, _) => Self::RemovePod(pod),
             removal => removal,
@@ -293,6 +332,8 @@ impl Op {
             Self::SetAgent(_) | Self::RemoveAgent(_) => Map::Agents,
             Self::SetLocal(..) | Self::RemoveLocal(_) => Map::Locals,
             Self::SetPodCgroup(..) | Self::RemovePodCgroup(_) => Map::PodCgroups,
+            Self::SetKubelet(..) | Self::RemoveKubelet(_) => Map::Kubelets,
+            Self::SetProbe(..) | Self::RemoveProbe(_) => Map::Probes,
             Self::SetDestination(..) | Self::RemoveDestination(_) => Map::Mesh,
             Self::SetPod(..) | Self::RemovePod(_) => Map::Pods,
         }

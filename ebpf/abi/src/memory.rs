@@ -13,7 +13,9 @@ use crate::decide::tcp::{BeforeSyn, Opening};
 use crate::decide::{Tables, connect, egress, lookup, tcp};
 use crate::flow::{Flow, Kind, Marks};
 use crate::limits;
-use crate::maps::{Attestation, Destination, Full, ListenerKey, LocalKey, Locality, Map, Op, Phase, Pod, Tuple};
+use crate::maps::{
+    Attestation, Destination, Full, ListenerKey, LocalKey, Locality, Map, Op, Phase, Pod, ProbeKey, Tuple,
+};
 use crate::report::Counter;
 
 /// Every table of one node.
@@ -31,6 +33,8 @@ pub struct Memory {
     listeners: HashSet<ListenerKey>,
     agents: HashSet<CgroupId>,
     pod_cgroups: HashMap<CgroupId, Cookie>,
+    probes: HashMap<ProbeKey, Cookie>,
+    kubelets: HashMap<CgroupId, Cookie>,
     counts: HashMap<Counter, u64>,
 }
 
@@ -53,6 +57,14 @@ impl Tables for Memory {
 
     fn pod_of(&self, cgroup: CgroupId) -> Option<Cookie> {
         self.pod_cgroups.get(&cgroup).copied()
+    }
+
+    fn probed(&self, key: &ProbeKey) -> Option<Cookie> {
+        self.probes.get(key).copied()
+    }
+
+    fn kubelet(&self, cgroup: CgroupId) -> Option<Cookie> {
+        self.kubelets.get(&cgroup).copied()
     }
 
     fn attestation(&self, tuple: &Tuple) -> Option<Attestation> {
@@ -101,8 +113,12 @@ impl Memory {
             }
             Op::SetLocal(key, locality) => set(full, &mut self.locals, key, locality)?,
             Op::SetPodCgroup(cgroup, pod) => set(full, &mut self.pod_cgroups, cgroup, pod)?,
+            Op::SetKubelet(cgroup, node) => set(full, &mut self.kubelets, cgroup, node)?,
+            Op::SetProbe(key, pod) => set(full, &mut self.probes, key, pod)?,
             Op::SetDestination(address, destination) => set(full, &mut self.mesh, address, destination)?,
             Op::SetPod(cookie, pod) => set(full, &mut self.pods, cookie, pod)?,
+            Op::RemoveKubelet(cgroup) => drop(self.kubelets.remove(&cgroup)),
+            Op::RemoveProbe(key) => drop(self.probes.remove(&key)),
             Op::RemovePod(cookie) => drop(self.pods.remove(&cookie)),
             Op::RemoveDestination(address) => drop(self.mesh.remove(&address)),
             Op::RemovePodCgroup(cgroup) => drop(self.pod_cgroups.remove(&cgroup)),
@@ -139,6 +155,8 @@ impl Memory {
             Map::Listeners => self.listeners.len(),
             Map::Agents => self.agents.len(),
             Map::PodCgroups => self.pod_cgroups.len(),
+            Map::Probes => self.probes.len(),
+            Map::Kubelets => self.kubelets.len(),
             Map::Counts => self.counts.len(),
             Map::Flows => 0,
         }
@@ -156,9 +174,11 @@ impl Memory {
         let agents = self.agents.iter().map(|&cgroup| Op::SetAgent(cgroup));
         let locals = self.locals.iter().map(|(&key, &locality)| Op::SetLocal(key, locality));
         let cgroups = self.pod_cgroups.iter().map(|(&cgroup, &pod)| Op::SetPodCgroup(cgroup, pod));
+        let kubelets = self.kubelets.iter().map(|(&cgroup, &node)| Op::SetKubelet(cgroup, node));
+        let probes = self.probes.iter().map(|(&key, &pod)| Op::SetProbe(key, pod));
         let mesh = self.mesh.iter().map(|(&address, &destination)| Op::SetDestination(address, destination));
         let pods = self.pods.iter().map(|(&cookie, &pod)| Op::SetPod(cookie, pod));
-        agents.chain(locals).chain(cgroups).chain(mesh).chain(pods).collect()
+        agents.chain(locals).chain(cgroups).chain(kubelets).chain(probes).chain(mesh).chain(pods).collect()
     }
 
     /// socket() inside a pod.
@@ -304,10 +324,13 @@ mod tests {
     #[test]
     fn contents_make_the_same_tables_and_removals_empty_them() {
         let local = LocalKey { pod: Cookie(1), address: address(1) };
+        let probe = ProbeKey { address: address(1), port: Port::from(80) };
         let ops = [
             Op::SetAgent(CgroupId(5)),
             Op::SetLocal(local, Locality::POD),
             Op::SetPodCgroup(CgroupId(6), Cookie(1)),
+            Op::SetKubelet(CgroupId(7), Cookie(99)),
+            Op::SetProbe(probe, Cookie(1)),
             Op::SetDestination(address(9), Destination::REFUSE),
             Op::SetPod(Cookie(1), pod(Phase::ENROLLED)),
         ];
@@ -318,6 +341,8 @@ mod tests {
         }
         assert!(ops.is_sorted_by_key(Op::rank));
         let undo = [
+            Op::RemoveKubelet(CgroupId(7)),
+            Op::RemoveProbe(probe),
             Op::RemovePod(Cookie(1)),
             Op::RemoveDestination(address(9)),
             Op::RemovePodCgroup(CgroupId(6)),

@@ -53,6 +53,8 @@ counters! {
     ConnectUnlisted = "connect", "unlisted";
     /// A connection of the agent inside a pod.
     ConnectAgent = "connect", "agent";
+    /// A connection of the kubelet to a pod that it probes.
+    ConnectProbe = "connect", "probe";
     /// Refused with EPERM: the table of the mesh refuses its destination.
     ConnectRefused = "connect", "refused";
     /// Refused with EPERM: a socket bound to a device cannot be routed over lo.
@@ -67,9 +69,9 @@ counters! {
     SynSource = "syn", "source";
     /// Dropped: no connect hook saw this socket.
     SynNoConnect = "syn", "no-connect";
-    /// The agent's hand-off to an application was attested.
+    /// A connection to an application was attested: the agent's hand-off, or a probe.
     SynAttested = "syn", "attested";
-    /// The agent's hand-off could not be attested; its SYN will be refused.
+    /// It could not be attested: the SYN of a hand-off will be refused, that of a probe reach the tunnel.
     SynNotAttested = "syn", "not-attested";
     /// A connection that an application accepted from the agent was bound to lo.
     AcceptBound = "accept", "bound";

@@ -12,7 +12,7 @@ use std::path::Path;
 use aya::maps::{HashMap, Map as AyaMap, MapData, MapError, MapInfo};
 use aya_obj::generated::bpf_map_type;
 use underpass_abi::layout::{self, Layout};
-use underpass_abi::{Address, CgroupId, Cookie, Full, LocalKey, Locality, Map, Marks, Op, Tuple};
+use underpass_abi::{Address, CgroupId, Cookie, Full, LocalKey, Locality, Map, Marks, Op, ProbeKey, Tuple};
 
 use crate::error::{Error, Result};
 use crate::pin::Pins;
@@ -37,6 +37,7 @@ plain!(
     LocalKey,
     Locality,
     Marks,
+    ProbeKey,
     Tuple,
     underpass_abi::Attestation,
     underpass_abi::ListenerKey,
@@ -54,7 +55,7 @@ pub(crate) trait Tables: Send {
     /// The contents, as the operations that would make them, by their rank.
     fn contents(&self) -> Result<Vec<Op>>;
 
-    /// The operations that remove a pod's cgroups and addresses.
+    /// The operations that remove a pod's probe targets, cgroups and addresses.
     fn of_pod(&self, pod: Cookie) -> Result<Vec<Op>>;
 
     /// The capacity of the table of the mesh, in entries.
@@ -124,6 +125,8 @@ where
     mesh: Table<Address, KernelLayout<L::Destination>>,
     agents: Table<CgroupId, u32>,
     pod_cgroups: Table<CgroupId, KernelLayout<Cookie>>,
+    probes: Table<ProbeKey, KernelLayout<Cookie>>,
+    kubelets: Table<CgroupId, KernelLayout<Cookie>>,
     mesh_entries: u32,
 }
 
@@ -141,6 +144,8 @@ where
             mesh: open(&path(Map::Mesh), Map::Mesh)?,
             agents: open(&path(Map::Agents), Map::Agents)?,
             pod_cgroups: open(&path(Map::PodCgroups), Map::PodCgroups)?,
+            probes: open(&path(Map::Probes), Map::Probes)?,
+            kubelets: open(&path(Map::Kubelets), Map::Kubelets)?,
             mesh_entries: mesh.max_entries(),
         })
     }
@@ -157,10 +162,14 @@ where
             Op::SetAgent(cgroup) => set(&mut self.agents, map, KernelLayout(cgroup), 1),
             Op::SetLocal(key, locality) => set(&mut self.locals, map, KernelLayout(key), KernelLayout(locality)),
             Op::SetPodCgroup(cgroup, pod) => set(&mut self.pod_cgroups, map, KernelLayout(cgroup), KernelLayout(pod)),
+            Op::SetKubelet(cgroup, node) => set(&mut self.kubelets, map, KernelLayout(cgroup), KernelLayout(node)),
+            Op::SetProbe(key, pod) => set(&mut self.probes, map, KernelLayout(key), KernelLayout(pod)),
             Op::SetDestination(address, destination) => {
                 set(&mut self.mesh, map, KernelLayout(address), KernelLayout(destination.into()))
             }
             Op::SetPod(cookie, pod) => set(&mut self.pods, map, KernelLayout(cookie), KernelLayout(pod.into())),
+            Op::RemoveKubelet(cgroup) => remove(&mut self.kubelets, map, KernelLayout(cgroup)),
+            Op::RemoveProbe(key) => remove(&mut self.probes, map, KernelLayout(key)),
             Op::RemovePod(cookie) => remove(&mut self.pods, map, KernelLayout(cookie)),
             Op::RemoveDestination(address) => remove(&mut self.mesh, map, KernelLayout(address)),
             Op::RemovePodCgroup(cgroup) => remove(&mut self.pod_cgroups, map, KernelLayout(cgroup)),
@@ -176,6 +185,8 @@ where
         }
         read(&self.locals, Map::Locals, |key, value| ops.push(Op::SetLocal(key, value.0)))?;
         read(&self.pod_cgroups, Map::PodCgroups, |key, value| ops.push(Op::SetPodCgroup(key, value.0)))?;
+        read(&self.kubelets, Map::Kubelets, |key, value| ops.push(Op::SetKubelet(key, value.0)))?;
+        read(&self.probes, Map::Probes, |key, value| ops.push(Op::SetProbe(key, value.0)))?;
         read(&self.mesh, Map::Mesh, |key, value| ops.push(Op::SetDestination(key, value.0.into())))?;
         read(&self.pods, Map::Pods, |key, value| ops.push(Op::SetPod(key, value.0.into())))?;
         Ok(ops)
@@ -183,6 +194,11 @@ where
 
     fn of_pod(&self, pod: Cookie) -> Result<Vec<Op>> {
         let mut ops = Vec::new();
+        read(&self.probes, Map::Probes, |key, value: KernelLayout<Cookie>| {
+            if value.0 == pod {
+                ops.push(Op::RemoveProbe(key));
+            }
+        })?;
         read(&self.pod_cgroups, Map::PodCgroups, |key, value: KernelLayout<Cookie>| {
             if value.0 == pod {
                 ops.push(Op::RemovePodCgroup(key));
@@ -247,6 +263,8 @@ fn create<L: Layout>(pins: &Pins, mesh_entries: u32) -> Result<()> {
         (Map::Agents, size_of::<CgroupId>(), size_of::<u32>()),
         (Map::Locals, size_of::<LocalKey>(), size_of::<Locality>()),
         (Map::PodCgroups, size_of::<CgroupId>(), size_of::<Cookie>()),
+        (Map::Kubelets, size_of::<CgroupId>(), size_of::<Cookie>()),
+        (Map::Probes, size_of::<ProbeKey>(), size_of::<Cookie>()),
         (Map::Mesh, size_of::<Address>(), size_of::<L::Destination>()),
         (Map::Pods, size_of::<Cookie>(), size_of::<L::Pod>()),
     ];

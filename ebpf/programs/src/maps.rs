@@ -14,7 +14,7 @@ use aya_ebpf::{
 };
 use underpass_abi::{
     Address, Attestation, CgroupId, Cookie, Counter, Destination, Flow, ListenerKey, LocalKey, Locality, Marks, Phase,
-    Pod, Tuple, decide::Tables, limits,
+    Pod, ProbeKey, Tuple, decide::Tables, limits,
 };
 
 /// The level of options that every socket has (asm-generic/socket.h).
@@ -36,6 +36,10 @@ static LISTENERS: SockHash<ListenerKey> = SockHash::pinned(limits::LISTENERS, 0)
 static AGENTS: HashMap<CgroupId, u32> = HashMap::pinned(limits::AGENTS, 0);
 #[map]
 static POD_CGROUPS: HashMap<CgroupId, Cookie> = HashMap::pinned(limits::POD_CGROUPS, 0);
+#[map]
+static PROBES: HashMap<ProbeKey, Cookie> = HashMap::pinned(limits::PROBES, NO_PREALLOC);
+#[map]
+static KUBELETS: HashMap<CgroupId, Cookie> = HashMap::pinned(limits::KUBELETS, 0);
 #[map]
 static COUNTS: PerCpuArray<u64> = PerCpuArray::pinned(limits::COUNTS, 0);
 #[btf_map]
@@ -87,6 +91,18 @@ impl Tables for Kernel {
     fn pod_of(&self, cgroup: CgroupId) -> Option<Cookie> {
         // SAFETY: one aligned word.
         unsafe { POD_CGROUPS.get(cgroup) }.copied()
+    }
+
+    #[inline(always)]
+    fn probed(&self, key: &ProbeKey) -> Option<Cookie> {
+        // SAFETY: one aligned word.
+        unsafe { PROBES.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn kubelet(&self, cgroup: CgroupId) -> Option<Cookie> {
+        // SAFETY: one aligned word.
+        unsafe { KUBELETS.get(cgroup) }.copied()
     }
 
     #[inline(always)]

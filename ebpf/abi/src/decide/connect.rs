@@ -6,7 +6,7 @@
 use super::{Tables, is_local};
 use crate::addr::{Address, CgroupId, Cookie, Port};
 use crate::flow::{Flow, Kind, Marks, PROTOCOL_MPTCP, PROTOCOL_TCP, TYPE_DGRAM, TYPE_STREAM};
-use crate::maps::{ANY_OTHER, Destination, Phase};
+use crate::maps::{ANY_OTHER, Destination, Phase, ProbeKey};
 use crate::report::Counter;
 
 /// A socket that is being created.
@@ -100,18 +100,27 @@ pub fn connect(tables: &impl Tables, marks: Marks, socket: &Connecting) -> Decis
         return Decision::Ignore;
     }
     let (kind, counter) = match tables.phase(socket.pod) {
+        None if is_probe(tables, socket) => (Kind::PROBE, Counter::ConnectProbe),
         None if !socket.known => return Decision::Ignore,
         // Released: take back what an earlier decision left on the socket.
         None => (Kind::LEAVE, Counter::ConnectLeave),
         Some(phase) => of_pod(tables, phase, socket),
     };
     let mark = match kind {
-        Kind::AGENT => socket.mark,
+        Kind::AGENT | Kind::PROBE => socket.mark,
         Kind::CAPTURED => marks.cleared(socket.mark) | marks.outbound(),
         _ => marks.cleared(socket.mark),
     };
     let flow = Flow { pod: socket.pod, destination: socket.destination, port: socket.port, kind };
     Decision::Write(Written { flow, mark, permit: kind != Kind::DENIED, counter })
+}
+
+/// The kubelet, from the node's own network namespace, to an address and port that a pod's own object names. Nothing else of
+/// the node is exempt, and of the kubelet no other connection: it asks whatever the author of any probe writes.
+#[inline(always)]
+fn is_probe(tables: &impl Tables, socket: &Connecting) -> bool {
+    tables.kubelet(socket.cgroup) == Some(socket.pod)
+        && tables.probed(&ProbeKey { address: socket.destination, port: socket.port }).is_some()
 }
 
 /// The decision for a socket of a pod.

@@ -3,7 +3,7 @@
 //! Asked once per new connection, by the program that was loaded for this pod alone: sk_lookup sees neither cgroup nor
 //! namespace, and a program shared by pods would take an injected packet for another pod's.
 
-use super::{Tables, is_local, is_pod_address};
+use super::{Tables, is_local, is_pod_address, tcp};
 use crate::addr::{Address, Cookie, Port};
 use crate::flow::{LOOPBACK_INTERFACE, PROTOCOL_TCP};
 use crate::maps::{Direction, Tuple};
@@ -64,8 +64,10 @@ pub fn lookup(tables: &impl Tables, packet: &Arriving) -> Steer {
         destination_port: packet.destination_port,
         over_lo: over_lo as u64,
     };
+    // A probe's attestation counts while the pod is still probed there.
     if let Some(attestation) = tables.attestation(&tuple)
         && attestation.pod == pod
+        && (over_lo || tcp::probed(tables, &tuple) == Some(pod))
     {
         return Steer::Attested;
     }

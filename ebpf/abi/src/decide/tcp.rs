@@ -7,7 +7,7 @@
 use super::{Tables, destination, is_local, is_pod_address};
 use crate::addr::Cookie;
 use crate::flow::{Flow, Kind, Marks};
-use crate::maps::{Attestation, Phase, Tuple};
+use crate::maps::{Attestation, Phase, ProbeKey, Tuple};
 use crate::report::Counter;
 
 /// A socket that is about to send its SYN.
@@ -46,6 +46,7 @@ pub fn before_syn(tables: &impl Tables, socket: &Opening) -> BeforeSyn {
     let tuple = &socket.tuple;
     let refusal = match flow.kind {
         Kind::AGENT => return hand_off(tables, flow.pod, tuple),
+        Kind::PROBE => return probe(tables, &flow, tuple),
         Kind::CAPTURED => captured(tables, &flow, tuple),
         Kind::LEAVE => leaving(tables, &flow, tuple),
         Kind::LOCAL => local(tables, &flow, tuple),
@@ -66,6 +67,23 @@ fn hand_off(tables: &impl Tables, pod: Cookie, tuple: &Tuple) -> BeforeSyn {
     } else {
         BeforeSyn::Go
     }
+}
+
+/// Attested where it still goes to what was decided about, and a pod is still probed there. Any other is a stranger's from the
+/// node: the tunnel judges it.
+#[inline(always)]
+fn probe(tables: &impl Tables, flow: &Flow, tuple: &Tuple) -> BeforeSyn {
+    let as_decided = tuple.destination == flow.destination && tuple.destination_port == flow.port;
+    match probed(tables, tuple) {
+        Some(pod) if as_decided => BeforeSyn::Attest(*tuple, Attestation { pod }),
+        _ => BeforeSyn::Go,
+    }
+}
+
+/// The pod that is probed at the destination of a connection.
+#[inline(always)]
+pub(super) fn probed(tables: &impl Tables, tuple: &Tuple) -> Option<Cookie> {
+    tables.probed(&ProbeKey { address: tuple.destination, port: tuple.destination_port })
 }
 
 /// A connect program after ours may have chosen another destination: refused where that one is in the mesh, because what
@@ -108,7 +126,11 @@ fn local(tables: &impl Tables, flow: &Flow, tuple: &Tuple) -> Option<Counter> {
 #[inline(always)]
 #[must_use]
 pub fn closed(kind: Kind, tuple: &Tuple) -> Option<Tuple> {
-    (kind == Kind::AGENT).then_some(Tuple { over_lo: 1, ..*tuple })
+    match kind {
+        Kind::AGENT => Some(Tuple { over_lo: 1, ..*tuple }),
+        Kind::PROBE => Some(*tuple),
+        _ => None,
+    }
 }
 
 /// The new storage of a connection that a pod's listener accepted, by the mark that its SYN carried. One that came from

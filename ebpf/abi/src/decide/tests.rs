@@ -7,6 +7,7 @@ mod create;
 mod egress;
 mod full;
 mod lookup;
+mod probe;
 mod through;
 
 use std::net::IpAddr;
@@ -22,7 +23,9 @@ use crate::flow::{
     Flow, Kind, LOOPBACK_INTERFACE, Marks, PROTOCOL_MPTCP, PROTOCOL_TCP, STATE_CLOSE, STATE_SYN_SENT, TYPE_DGRAM,
     TYPE_STREAM,
 };
-use crate::maps::{Attestation, Destination, Direction, ListenerKey, LocalKey, Locality, Map, Op, Phase, Pod, Tuple};
+use crate::maps::{
+    Attestation, Destination, Direction, ListenerKey, LocalKey, Locality, Map, Op, Phase, Pod, ProbeKey, Tuple,
+};
 use crate::memory::Memory;
 use crate::report::Counter;
 
@@ -34,6 +37,8 @@ const STRANGER: Cookie = Cookie(99);
 const AGENT: CgroupId = CgroupId(500);
 const POD_CGROUP: CgroupId = CgroupId(600);
 const RELEASED_CGROUP: CgroupId = CgroupId(601);
+const KUBELET: CgroupId = CgroupId(800);
+const NODE: Cookie = Cookie(50);
 const SHELL: CgroupId = CgroupId(700);
 const TYPE_RAW: u32 = 3;
 const STATE_ESTABLISHED: u32 = 1;
@@ -44,7 +49,7 @@ fn ip(text: &str) -> Address {
     text.parse::<IpAddr>().expect("an address").into()
 }
 
-/// Two pods, one that is being released, one that was; a service, a refused address.
+/// Two pods, one that is being released, one that was; a service, a refused address; a kubelet, and what it probes.
 fn tables() -> Memory {
     let pod = |v4: &str, v6: &str, phase| Pod::new(ip(v4), ip(v6), phase);
     let local = |pod, address: &str, locality| Op::SetLocal(LocalKey { pod, address: ip(address) }, locality);
@@ -63,9 +68,18 @@ fn tables() -> Memory {
         local(OTHER_POD, "fd00::12", Locality::POD),
         local(RELEASING, "10.0.0.14", Locality::POD),
         Op::SetDestination(ip("10.9.9.9"), Destination::REFUSE),
+        Op::SetKubelet(KUBELET, NODE),
     ];
     for address in ["10.0.0.11", "fd00::11", "10.0.0.12", "fd00::12", "10.0.0.14", "10.96.0.1", "fd96::1"] {
         ops.push(Op::SetDestination(ip(address), Destination::TUNNEL));
+    }
+    for (address, port, pod) in [
+        ("10.0.0.11", 8080, POD),
+        ("fd00::11", 8080, POD),
+        ("10.0.0.12", 9090, OTHER_POD),
+        ("10.0.0.14", 80, RELEASING),
+    ] {
+        ops.push(Op::SetProbe(ProbeKey { address: ip(address), port: Port::from(port) }, pod));
     }
     ops.sort_by_key(Op::rank);
     let mut memory = Memory::new(Marks::DEFAULT);

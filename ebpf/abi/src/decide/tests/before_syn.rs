@@ -92,7 +92,7 @@ fn hand_offs_are_attested_for_their_pod_alone_until_they_close() {
     let over_lo = Tuple { over_lo: 1, ..hand_off };
     assert_eq!(tables.before_syn(&opening), BeforeSyn::Attest(over_lo, Attestation { pod: POD }));
     assert_eq!((tables.len(Map::Attested), tables.count(Counter::SynAttested)), (1, 1));
-    for kind in [Kind::NONE, Kind::LOCAL, Kind::LEAVE, Kind::CAPTURED, Kind::DENIED] {
+    for kind in [Kind::NONE, Kind::LOCAL, Kind::LEAVE, Kind::CAPTURED, Kind::DENIED, Kind::PROBE] {
         tables.closed(kind, &hand_off);
         assert_eq!(tables.len(Map::Attested), 1, "{kind:?} is not whose attestation it is");
     }

@@ -152,7 +152,7 @@ fn captured_leaves_by_lo_alone() {
         }
         for device in [ETH, LOOPBACK_INTERFACE] {
             check(POD, Kind::DENIED, state, device, Some(Counter::GuardDenied));
-            for kind in [Kind::LOCAL, Kind::LEAVE, Kind::AGENT] {
+            for kind in [Kind::LOCAL, Kind::LEAVE, Kind::AGENT, Kind::PROBE] {
                 check(POD, kind, state, device, None);
             }
         }
