@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_else_has_the_name_is_none() {
+    fn other_processes_of_its_name_are_none() {
         let check = |test: &str, uids: &str, namespace: &str, cgroup: &str, reason: &str| {
             let machine = Machine::new(test);
             machine.process("10", "kubelet", uids, namespace);

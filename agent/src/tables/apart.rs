@@ -67,7 +67,7 @@ mod tests {
         check(Op::RemoveDestination(ANY_OTHER), came, true);
         check(Op::RemoveDestination(ip(1)), came, false);
         check(Op::RemoveAgent(CgroupId(1)), Op::SetAgent(CgroupId(2)), false);
-        // What opens goes, whatever else has failed.
+        // What opens goes, also after the failure of any other.
         check(Op::RemoveProbe(probe), gone, false);
         check(Op::RemoveKubelet(CgroupId(8)), Op::SetKubelet(CgroupId(9), Cookie(7)), false);
         let ops = [gone, came, Op::SetProbe(probe, Cookie(2)), Op::RemoveProbe(probe), Op::RemoveKubelet(CgroupId(8))];

@@ -172,19 +172,23 @@ pub(super) mod tests {
         memory
     }
 
-    pub(crate) fn kernel(tables: &Memory, pod: Cookie, to: IpAddr) -> Answer {
+    fn decision(tables: &Memory, pod: Cookie, cgroup: CgroupId, (to, port): (IpAddr, u16)) -> Decision {
         let socket = Connecting {
             pod,
-            cgroup: CgroupId(1),
+            cgroup,
             destination: to.into(),
-            port: Port::from(80),
+            port: Port::from(port),
             kind: TYPE_STREAM,
             protocol: PROTOCOL_TCP,
             mark: 0,
             device: 0,
             known: false,
         };
-        match connect::connect(tables, Marks::DEFAULT, &socket) {
+        connect::connect(tables, Marks::DEFAULT, &socket)
+    }
+
+    pub(crate) fn kernel(tables: &Memory, pod: Cookie, to: IpAddr) -> Answer {
+        match decision(tables, pod, CgroupId(1), (to, 80)) {
             Decision::Ignore => Answer::Unknown,
             Decision::Write(written) if written.flow.kind == Kind::LOCAL => Answer::Local,
             Decision::Write(written) if written.flow.kind == Kind::LEAVE => Answer::Leave,
@@ -194,6 +198,12 @@ pub(super) mod tests {
                 Answer::Denied
             }
         }
+    }
+
+    /// Whether the kernel takes a connection of this namespace and cgroup for a probe.
+    pub(crate) fn is_probe(tables: &Memory, node: Cookie, cgroup: CgroupId, to: (IpAddr, u16)) -> bool {
+        let decision = decision(tables, node, cgroup, to);
+        matches!(decision, Decision::Write(written) if written.flow.kind == Kind::PROBE)
     }
 
     /// With an agent and without a kubelet.

@@ -19,12 +19,7 @@ use proptest::{
     strategy::ValueTree as _,
     test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
 };
-use underpass_abi::{
-    CgroupId, Cookie, Kind, Marks, Phase, Port,
-    decide::connect::{self, Connecting, Decision},
-    flow::{PROTOCOL_TCP, TYPE_STREAM},
-    memory::Memory,
-};
+use underpass_abi::{CgroupId, Cookie, Marks, Phase, memory::Memory};
 use underpass_core::{
     Identity, ObjectKey, Reason, World,
     admit::admit,
@@ -39,7 +34,7 @@ use underpass_core::{
 
 use super::{
     KernelNode, KernelPod, Tables, compile,
-    compile::tests::{Answer, captured, kernel, reference},
+    compile::tests::{Answer, captured, is_probe, kernel, reference},
     compile_pods, diff, follow,
 };
 use crate::pods::{Action, Actual, PodUid, Wanted, plan, probes, wanted};
@@ -343,7 +338,8 @@ impl Walk {
             let at = |(uid, pod): &(&PodUid, &KernelPod)| pod.addresses.contains(&to) && names(uid, port);
             let is_probed = self.pods.iter().filter(at).count() == 1;
             for cgroup in [20, 21, 22].map(CgroupId) {
-                let (is, expected) = (is_probe(&self.memory, cgroup, to, port), is_probed && kubelet == Some(cgroup));
+                let (is, expected) =
+                    (is_probe(&self.memory, NODE, cgroup, (to, port)), is_probed && kubelet == Some(cgroup));
                 ensure(is == expected, || format!("{cgroup:?} probes {to}:{port}: {is}, the oracle {expected}"))?;
                 self.seen.probes += usize::from(is);
             }
@@ -397,25 +393,6 @@ impl Walk {
         let old = self.open.len().saturating_sub(MOST_OPEN);
         self.open.drain(..old);
         Ok(())
-    }
-}
-
-/// Whether the kernel takes a connection of this cgroup of the node for a probe.
-fn is_probe(tables: &Memory, cgroup: CgroupId, to: IpAddr, port: u16) -> bool {
-    let socket = Connecting {
-        pod: NODE,
-        cgroup,
-        destination: to.into(),
-        port: Port::from(port),
-        kind: TYPE_STREAM,
-        protocol: PROTOCOL_TCP,
-        mark: 0,
-        device: 0,
-        known: false,
-    };
-    match connect::connect(tables, Marks::DEFAULT, &socket) {
-        Decision::Write(written) => written.flow.kind == Kind::PROBE,
-        Decision::Ignore => false,
     }
 }
 

@@ -370,6 +370,7 @@ mod tests {
             annotations: Labels::new(),
             service_account: "default".into(),
             ports: Vec::new(),
+            probes: Vec::new(),
             owner: None,
             proxy: None,
         }

@@ -104,6 +104,7 @@ fn world(facts: &[Fact], node: &str, version: u64) -> (Arc<World>, Arc<[LocalPod
             annotations: Labels::new(),
             service_account: "default".into(),
             ports: Vec::new(),
+            probes: Vec::new(),
             owner: None,
             proxy: None,
         })
@@ -135,6 +136,7 @@ fn agent(start: Start, io: &mut Io) -> Result<()> {
         node: start.node.as_str().into(),
         cgroup_root: start.cgroup_root,
         agents: vec![own],
+        kubelet_cgroup: None,
         marks: Marks::DEFAULT,
         drain: start.drain,
         keepalive: Keepalive::default(),

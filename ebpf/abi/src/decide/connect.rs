@@ -116,7 +116,7 @@ pub fn connect(tables: &impl Tables, marks: Marks, socket: &Connecting) -> Decis
 }
 
 /// The kubelet, from the node's own network namespace, to an address and port that a pod's own object names. Nothing else of
-/// the node is exempt, and of the kubelet no other connection: it asks whatever the author of any probe writes.
+/// the node is exempt, and of the kubelet no other connection: it asks what the author of any probe writes.
 #[inline(always)]
 fn is_probe(tables: &impl Tables, socket: &Connecting) -> bool {
     tables.kubelet(socket.cgroup) == Some(socket.pod)

@@ -367,6 +367,7 @@ fn pods(progress: &Arc<Progress>, ready: &Readiness, registry: &Registry) -> Res
         node: NODE.into(),
         cgroup_root: "/nonexistent/underpass".into(),
         agents: vec![CgroupId(7)],
+        kubelet_cgroup: None,
         marks: Marks::DEFAULT,
         drain: Duration::ZERO,
         keepalive: Keepalive::default(),
