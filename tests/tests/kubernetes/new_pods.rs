@@ -4,6 +4,8 @@
 mod away;
 #[path = "new_pods/first.rs"]
 mod first;
+#[path = "new_pods/probes.rs"]
+mod probes;
 #[path = "new_pods/rollouts.rs"]
 mod rollouts;
 
@@ -34,6 +36,7 @@ fn a_new_pod_is_captured_before_it_sends(lab: &Lab) -> Result<()> {
     }
     first::init_containers_call_at_once(&mesh)?;
     first::while_the_primary_plugin_writes_its_configuration(&mesh)?;
+    probes::reach_their_own_pod(&mesh)?;
     rollouts::lose_no_connection(&mesh)?;
     away::pods_of_the_mesh_wait_and_others_start(&mesh)
 }
