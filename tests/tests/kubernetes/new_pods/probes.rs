@@ -1,5 +1,7 @@
 //! Probes of a real kubelet, of pods that take mutual TLS alone.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use underpass_tests::{
@@ -22,7 +24,7 @@ pub(crate) fn reach_their_own_pod(mesh: &Installed) -> Result<()> {
     let pods = mesh.cluster.pods("shop", "app=probed")?;
     let probed = of(mesh, pods.first().context("it has a pod")?)?;
     let from_node = mesh.cluster.machine(NODES[1])?.service("shell")?;
-    let to = format!("{}:8080", address(&probed)?).parse()?;
+    let to: SocketAddr = format!("{}:8080", address(&probed)?).parse()?;
     let dialed = from_node.act(socket::dial, Dial::to(to).say(GET))?;
     ensure!(matches!(dialed, Dialed::Failed(_)), "plaintext of the node was answered: {dialed:?}");
 
