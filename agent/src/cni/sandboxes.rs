@@ -26,6 +26,8 @@ use underpass_net::netns::Netns;
 /// A sandbox with its namespace.
 #[derive(Clone, Debug)]
 pub(crate) struct Named {
+    /// Its container.
+    pub(crate) container: String,
     /// Its pod.
     pub(crate) pod: PodName,
     /// Its addresses.
@@ -118,7 +120,7 @@ impl Sandboxes {
         for earlier in earlier.map(|(of, _)| of.clone()).collect::<Vec<_>>() {
             self.remove(&earlier);
         }
-        let named = Named { pod, addresses, netns: Arc::new(netns) };
+        let named = Named { container: container.clone(), pod, addresses, netns: Arc::new(netns) };
         self.all.insert(container, named.clone());
         Ok(named)
     }
@@ -187,8 +189,8 @@ fn load(path: &Path) -> io::Result<Option<(String, Named)>> {
         Ok(netns) if netns.cookie() == cookie => netns,
         _ => return Ok(None),
     };
-    let named = Named { pod: sandbox.pod, addresses: sandbox.addresses, netns: Arc::new(netns) };
-    Ok(Some((sandbox.container, named)))
+    let Sandbox { container, pod, addresses, .. } = sandbox;
+    Ok(Some((container.clone(), Named { container, pod, addresses, netns: Arc::new(netns) })))
 }
 
 #[cfg(test)]

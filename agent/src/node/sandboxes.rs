@@ -208,7 +208,7 @@ impl NodeSandboxes {
         for named in &gone {
             tracing::debug!(pod = %named.pod, cookie = named.cookie().0, "sandbox ended by its runtime");
             self.pending.remove(&named.cookie());
-            pods.end_sandbox(named.pod.uid.as_str().into(), named.cookie());
+            end(named, pods);
         }
         let _ = answer.send(Answer::Done); // as above
         !gone.is_empty()
@@ -234,8 +234,16 @@ impl NodeSandboxes {
         for (cookie, mut pending) in std::mem::take(&mut self.pending) {
             match pending.next(sources, settings, captured(cookie), says, now) {
                 Next::Answer(answer) => {
-                    if let Answer::Refused { why } = &answer {
-                        tracing::warn!(pod = %pending.named.pod, why, "sandbox of a new pod refused");
+                    match &answer {
+                        Answer::Refused { why } => {
+                            tracing::warn!(pod = %pending.named.pod, why, "sandbox of a new pod refused");
+                        }
+                        // If it comes into the mesh later, it is found by its processes.
+                        Answer::Outside => {
+                            let _ = self.all.remove(&pending.named.container);
+                            end(&pending.named, pods);
+                        }
+                        Answer::Done => {}
                     }
                     let _ = pending.answer.send(answer); // as above
                 }
@@ -247,6 +255,11 @@ impl NodeSandboxes {
             }
         }
     }
+}
+
+/// The pods' thread expects no process in it any more.
+fn end(named: &Named, pods: &pods::Handle) {
+    pods.end_sandbox(named.pod.uid.as_str().into(), named.cookie());
 }
 
 /// Refuses with the problem of the pod, which only the pods' thread knows.
@@ -282,7 +295,7 @@ mod tests {
         let (namespace, name) = (object.name.namespace().to_owned(), object.name.name().to_owned());
         let pod = PodName { namespace, name, uid: object.uid.to_string() };
         let addresses = vec!["10.0.0.1".parse().unwrap()];
-        let named = Named { pod, addresses, netns: Arc::new(Netns::own().unwrap()) };
+        let named = Named { container: "c".into(), pod, addresses, netns: Arc::new(Netns::own().unwrap()) };
         Pending { named, answer: oneshot::channel().0, since, captured: None }
     }
 

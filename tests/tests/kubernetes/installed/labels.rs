@@ -47,6 +47,7 @@ pub(crate) fn on_and_off_under_traffic(mesh: &Installed) -> Result<()> {
     outsider_is_refused(mesh)?;
     policed.ends_without_a_failure()?;
     upgrade::loses_no_connection(mesh, destinations(mesh)?)?;
+    upgrade::an_image_that_cannot_start_changes_nothing(mesh, destinations(mesh)?)?;
     upgrade::a_deleted_agent_is_waited_for(mesh, destinations(mesh)?)?;
     is_seen(mesh, false)?;
     outsider_is_refused(mesh)?;
@@ -72,7 +73,7 @@ fn until_the_service_answers(mesh: &Installed) -> Result<()> {
     })
 }
 
-fn destinations(mesh: &Installed) -> Result<Vec<SocketAddr>> {
+pub(crate) fn destinations(mesh: &Installed) -> Result<Vec<SocketAddr>> {
     let mut all = pod_addresses(mesh)?;
     let service = mesh.cluster.kubectl().get(&["service", "server", "-n", "shop"])?;
     let vip = service["spec"]["clusterIP"].as_str().context("an address")?;

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
-use underpass_tests::installed::Installed;
+use underpass_tests::{cluster::NAMESPACE, installed::Installed, testbed::wait::wait_until};
 
-use super::{NODES, traffic::Traffic};
+use super::{NODES, labels::destinations, traffic::Traffic};
 
 /// On every node another agent takes over from the one that runs, and no connection fails.
 pub(crate) fn loses_no_connection(mesh: &Installed, to: Vec<SocketAddr>) -> Result<()> {
@@ -23,6 +23,29 @@ pub(crate) fn loses_no_connection(mesh: &Installed, to: Vec<SocketAddr>) -> Resu
         let status: serde_json::Value = serde_json::from_str(&status)?;
         ensure!(status["waiting"].as_array().is_some_and(Vec::is_empty), "not ready: {status}");
     }
+    Ok(())
+}
+
+/// An upgrade to an image that does not exist: the agents and the control plane that run go on, and a roll-back ends it.
+pub(crate) fn an_image_that_cannot_start_changes_nothing(mesh: &Installed, to: Vec<SocketAddr>) -> Result<()> {
+    let before = mesh.agent(NODES[0])?;
+    let traffic = Traffic::start(mesh, "broken", to)?;
+    mesh.upgrade(&["--set", "global.tag=none-of-this-tag"])?;
+    wait_until("an agent that cannot start beside the one that runs", || {
+        let pods = mesh.cluster.kubectl().get(&["pods", "-n", NAMESPACE])?;
+        let pods = pods["items"].as_array().cloned().unwrap_or_default();
+        Ok(pods.iter().any(|pod| {
+            let is_agent = pod["metadata"]["labels"]["app.kubernetes.io/name"] == "underpass-agent";
+            let init = pod["status"]["initContainerStatuses"][0]["state"]["waiting"]["reason"].as_str();
+            is_agent && init.is_some_and(|reason| reason.contains("ImagePull"))
+        }))
+    })?;
+    traffic.ends_without_a_failure()?;
+    let traffic = Traffic::start(mesh, "rolled-back", destinations(mesh)?)?;
+    mesh.cluster.helm(&["rollback", "underpass", "-n", NAMESPACE])?;
+    mesh.wait_until_ready()?;
+    traffic.ends_without_a_failure()?;
+    ensure!(mesh.agent(NODES[0])? == before, "the agent was replaced");
     Ok(())
 }
 
