@@ -11,25 +11,14 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
-    thread::{self, JoinHandle},
-    time::Duration,
 };
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use underpass_cni::chain::{self, File, PROGRAM, Plugin};
+use underpass_config::watch::{Watch, watch};
 
 use super::sandboxes;
 use crate::config::Config;
 
-/// Changes that come closer together than this are looked at once: a file is written in several steps.
-const SETTLE: Duration = Duration::from_millis(50);
-/// The longest series of them.
-const SETTLE_TIMES: usize = 10;
-/// The interval of looks without a notification: the program may be gone as well.
-const REGULARLY: Duration = Duration::from_secs(10);
-/// The same, where there are no notifications.
-const REGULARLY_UNTOLD: Duration = Duration::from_secs(1);
 /// The mode of the program.
 const EXECUTABLE: u32 = 0o755;
 
@@ -237,101 +226,18 @@ pub fn remove(config: &Config) -> Result<Vec<PathBuf>, Error> {
     Ok(removed)
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Signal {
-    Changed,
-    Stop,
-}
-
-/// Keeps the plugin installed until it is dropped, which waits for a running look and removes nothing.
-#[derive(Debug)]
-pub struct Installed {
-    signals: Sender<Signal>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Installed {
-    /// The thread has ended: it panicked. Nothing is kept any more.
-    #[must_use]
-    pub fn is_finished(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
-    }
-}
-
-impl Drop for Installed {
-    fn drop(&mut self) {
-        // A thread that is gone needs no signal; one that panicked has said so.
-        let _ = self.signals.send(Signal::Stop);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
 /// Installs the plugin and keeps it installed. To be called once the agent answers the plugin: from the first look on pods of the
-/// mesh wait for it. Dropped at a hand-over: two agents of different settings would write over each other.
+/// mesh wait for it. To be dropped at a hand-over: two agents of different settings would write over each other.
 ///
 /// # Errors
 /// When no thread can be started. What is in the way on the node is in the log, and tried again.
-pub fn start(settings: Settings) -> io::Result<Installed> {
+pub fn start(settings: Settings) -> io::Result<Watch> {
     let mut log = Log::default();
     start_with(settings, move |look| log.look(&look))
 }
 
-fn start_with(settings: Settings, mut on_look: impl FnMut(Look) + Send + 'static) -> io::Result<Installed> {
-    let (signals, received) = mpsc::channel();
-    let told = signals.clone();
-    let run = move || {
-        // Watched before the first look, so that nothing falls between the two.
-        let mut notifier = Notifier::new(told);
-        loop {
-            let is_told = notifier.attach(&settings.config_dir);
-            on_look(look(&settings));
-            if wait(&received, if is_told { REGULARLY } else { REGULARLY_UNTOLD }) == Signal::Stop {
-                return;
-            }
-        }
-    };
-    let thread = thread::Builder::new().name("cni install".into()).spawn(run)?;
-    Ok(Installed { signals, thread: Some(thread) })
-}
-
-/// Waits until the next look is due.
-fn wait(signals: &Receiver<Signal>, regularly: Duration) -> Signal {
-    let mut within = regularly;
-    for _ in 0..SETTLE_TIMES {
-        match signals.recv_timeout(within) {
-            Ok(Signal::Changed) => within = SETTLE,
-            Err(RecvTimeoutError::Timeout) => break,
-            Ok(Signal::Stop) | Err(RecvTimeoutError::Disconnected) => return Signal::Stop,
-        }
-    }
-    Signal::Changed
-}
-
-/// The kernel's notifications, where there are any.
-struct Notifier(Option<RecommendedWatcher>);
-
-impl Notifier {
-    fn new(told: Sender<Signal>) -> Self {
-        let on_event = move |event: notify::Result<notify::Event>| {
-            // Reading a file makes events too: they would have us look for ever. Errors and overflows are news.
-            if event.is_ok_and(|e| e.kind.is_access() && !e.need_rescan()) {
-                return;
-            }
-            let _ = told.send(Signal::Changed);
-        };
-        let watcher = notify::recommended_watcher(on_event);
-        if let Err(error) = &watcher {
-            tracing::warn!(%error, "no file notifications, looking at CNI configurations every second");
-        }
-        Self(watcher.ok())
-    }
-
-    /// Watches a directory, which may be another one of the same name by now; whether it is watched.
-    fn attach(&mut self, directory: &Path) -> bool {
-        self.0.as_mut().is_some_and(|watcher| watcher.watch(directory, RecursiveMode::NonRecursive).is_ok())
-    }
+fn start_with(settings: Settings, mut on_look: impl FnMut(Look) + Send + 'static) -> io::Result<Watch> {
+    watch("cni install", settings.config_dir.clone(), move || on_look(look(&settings)))
 }
 
 /// Each change once, and each problem once until it is another one.

@@ -12,6 +12,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 use underpass_abi::Cookie;
 use underpass_cni::protocol::{Answer, PodName, Request};
+use underpass_config::Watch;
 use underpass_core::{
     enrol::{enrols, is_redirected},
     resolve::{LocalPod, Sources},
@@ -21,7 +22,7 @@ use underpass_net::netns::Netns;
 
 use crate::{
     cni::{
-        install::{self, Installed},
+        install,
         sandboxes::{Named, Sandboxes},
         server::{self, Incoming, Server},
     },
@@ -92,7 +93,7 @@ impl Pending {
 struct Serving {
     incoming: mpsc::Receiver<Incoming>,
     _server: Server,
-    _installed: Option<Installed>,
+    _installed: Option<Watch>,
 }
 
 impl Serving {

@@ -5,6 +5,7 @@
 //! * [`convert`]: shapes to the types of core. Everything is validated here, once; what comes out is canonical.
 //! * [`manifest`]: one file to objects and [`Problem`]s.
 //! * [`json`]: one object of an API server to what its door observes.
+//! * [`watch`](mod@watch): a directory, looked at whenever something in it changes.
 //! * [`door`]: a directory of files to [`Update`](underpass_door::Update)s, once or watched.
 //!
 //! What must hold: no input can cause a panic or cost more than its limits; one mistake never loses its neighbours;
@@ -26,9 +27,11 @@ mod notices;
 pub mod shapes;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod watch;
 pub mod yaml;
 
-pub use door::{Door, Watch};
+pub use door::Door;
 pub use hint::nearest;
+pub use watch::Watch;
 // Problems, in the words that every door has.
 use underpass_door::{Effect, Fault, ObjectId, Path, Problem, Segment, Severity, path};

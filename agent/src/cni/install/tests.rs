@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::MetadataExt as _;
 
+use std::{sync::mpsc, time::Duration};
+
 use super::*;
 use crate::config::{Sources, load_with};
 

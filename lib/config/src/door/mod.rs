@@ -21,7 +21,6 @@ use self::directory::Directory;
 pub use self::{
     diff::{Content, State},
     directory::{MAX_FILES, MAX_FOLDER_DEPTH},
-    watch::Watch,
 };
 use crate::Fault;
 
