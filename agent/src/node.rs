@@ -352,7 +352,7 @@ impl Node {
             self.pods.set_world(world, local);
         }
         if self.take_over.is_agent() {
-            self.sandboxes.open(&self.settings.borrow().config);
+            self.sandboxes.open(&self.settings.borrow().config, &self.pods);
         }
         self.answer_sandboxes();
         Ok(())
@@ -370,7 +370,7 @@ impl Node {
         let world = Arc::clone(&self.snapshot.borrow().world);
         let captured = |cookie| self.serving.get(&cookie).is_some_and(|pod| pod.steered);
         let of = (&*self.sources.borrow_and_update(), world.settings());
-        self.sandboxes.answer(of, captured, self.word.is_some(), &self.pods);
+        self.sandboxes.answer(of, world.version().0 > 0, captured, self.word.is_some(), &self.pods);
     }
 
     /// Queues the newest World and the pods of this node: they are applied once their identities have certificates.

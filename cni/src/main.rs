@@ -36,7 +36,8 @@ fn run(stdin: &mut Vec<u8>) -> Result<String, Failure> {
     match plugin::decide(command, variable, stdin)? {
         Step::Print(said) => Ok(said),
         Step::Tell { socket, request } => {
-            let _ = client::ask(&socket, &request, None, TELLS_WITHIN); // its absence changes nothing
+            let ask = || client::ask(&socket, &request, None, TELLS_WITHIN);
+            let _ = client::again(ask, TELLS_WITHIN); // its absence changes nothing
             Ok(String::new())
         }
         Step::Ask(question) => ask(*question),

@@ -35,7 +35,8 @@ impl Namespaces {
     /// # Errors
     /// The file system's.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        let aside = path.with_extension("new");
+        // Of this process alone: around a take-over two agents write.
+        let aside = path.with_extension(format!("{}.new", std::process::id()));
         fs::write(&aside, serde_json::to_vec(self)?)?;
         fs::rename(&aside, path)
     }

@@ -22,19 +22,23 @@ pub(crate) async fn keep(path: PathBuf, mut sources: watch::Receiver<Sources>, m
     if world.wait_for(|world| world.version().0 > 0).await.is_err() {
         return;
     }
-    let mut written = None;
+    let (mut written, mut failed) = (None, false);
     loop {
         let list = of(&sources.borrow_and_update(), world.borrow().settings());
         if written.as_ref() != Some(&list) {
             match list.write(&path) {
-                Ok(()) => written = Some(list),
-                Err(error) => {
+                Ok(()) => (written, failed) = (Some(list.clone()), false),
+                // Tried again until it is written; said once.
+                Err(error) if !failed => {
+                    failed = true;
                     tracing::error!(%error, file = %path.display(), "writing the list of namespaces for the CNI plugin failed");
                 }
+                Err(_) => {}
             }
         }
         sleep(PAUSE).await;
-        if sources.changed().await.is_err() {
+        let is_written = written.as_ref() == Some(&list);
+        if is_written && sources.changed().await.is_err() {
             return;
         }
     }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use underpass_abi::Cookie;
 use underpass_cni::protocol::{PodName, Sandbox};
 use underpass_core::{
-    enrol::decide,
+    enrol::{EnrolmentReason, decide},
     objects::Pod,
     resolve::{Local, LocalPod, Sources},
     world::MeshSettings,
@@ -55,12 +55,14 @@ impl Named {
         Cookie(self.netns.cookie())
     }
 
-    /// Whether its pod, with these addresses, is to be in the mesh; none where the object is not known, or another's.
+    /// Whether its pod, with these addresses, is to be in the mesh; none where that is not known: the object is missing or another's,
+    /// or its namespace would decide and is missing.
     pub(crate) fn is_wanted(&self, sources: &Sources, settings: &MeshSettings) -> Option<bool> {
         let object = self.object(sources)?;
         let namespace = sources.namespace(object.name.namespace()).map(|namespace| &**namespace);
         let placed = Pod { addresses: self.addresses.clone(), ..Pod::clone(object) };
-        Some(decide(&placed, namespace, settings).is_enrolled())
+        let decided = decide(&placed, namespace, settings);
+        (namespace.is_some() || decided.because() != EnrolmentReason::NoKey).then_some(decided.is_enrolled())
     }
 
     /// The object of its pod.
@@ -116,6 +118,7 @@ impl Sandboxes {
         fs::write(&aside, serde_json::to_vec(&record)?)?;
         fs::rename(&aside, path)?;
         let Sandbox { container, pod, addresses, .. } = record.sandbox;
+        let addresses = first_of_each_family(&addresses);
         let earlier = self.all.iter().filter(|(of, named)| **of != container && named.pod.uid == pod.uid);
         for earlier in earlier.map(|(of, _)| of.clone()).collect::<Vec<_>>() {
             self.remove(&earlier);
@@ -144,7 +147,15 @@ impl Sandboxes {
         self.all.values()
     }
 
-    /// The pods of this node, where a pod whose object has no address yet has those of its sandbox.
+    /// Forgets those whose record is gone: another agent of this node has.
+    pub(crate) fn forget_unrecorded(&mut self) -> Vec<Named> {
+        let is_gone = |container: &String| self.path(container).is_ok_and(|path| !path.exists());
+        let gone: Vec<_> = self.all.keys().filter(|container| is_gone(container)).cloned().collect();
+        gone.iter().filter_map(|container| self.all.remove(container)).collect()
+    }
+
+    /// The pods of this node, where a pod whose object has no address yet, or one of an earlier sandbox, has those of its sandbox: a
+    /// kubelet tells the addresses of a sandbox only once a container has started in it.
     pub(crate) fn placed(
         &self,
         local: &Arc<[LocalPod]>,
@@ -152,8 +163,11 @@ impl Sandboxes {
         settings: &MeshSettings,
     ) -> Arc<[LocalPod]> {
         let sandbox = |pod: &LocalPod| {
-            let unplaced = pod.local == Local::Unknown && pod.addresses.is_empty();
-            let named = self.all.values().filter(|_| unplaced).find(|named| *named.pod.uid == *pod.pod_uid)?;
+            let named = self.all.values().find(|named| *named.pod.uid == *pod.pod_uid)?;
+            let told = !pod.addresses.is_empty() && pod.addresses.iter().all(|ip| named.addresses.contains(ip));
+            if told {
+                return None;
+            }
             named.is_wanted(sources, settings)?.then_some(named)
         };
         if self.all.is_empty() || !local.iter().any(|pod| sandbox(pod).is_some()) {
@@ -185,17 +199,29 @@ fn load(path: &Path) -> io::Result<Option<(String, Named)>> {
         return Ok(None); // half-written
     }
     let Record { sandbox, cookie } = serde_json::from_slice(&fs::read(path)?)?;
-    let netns = match Netns::open(&sandbox.netns) {
-        Ok(netns) if netns.cookie() == cookie => netns,
-        _ => return Ok(None),
-    };
+    if !sandbox.netns.exists() {
+        return Ok(None);
+    }
+    let netns = Netns::open(&sandbox.netns).map_err(io::Error::other)?;
+    if netns.cookie() != cookie {
+        return Ok(None);
+    }
     let Sandbox { container, pod, addresses, .. } = sandbox;
+    let addresses = first_of_each_family(&addresses);
     Ok(Some((container.clone(), Named { container, pod, addresses, netns: Arc::new(netns) })))
+}
+
+/// A pod has one address of each family at most; its network may give its sandbox more (Kubernetes' `status.podIPs`).
+fn first_of_each_family(addresses: &[IpAddr]) -> Vec<IpAddr> {
+    let first = |is: fn(&IpAddr) -> bool| addresses.iter().position(is);
+    let mut firsts: Vec<_> = [first(IpAddr::is_ipv4), first(IpAddr::is_ipv6)].into_iter().flatten().collect();
+    firsts.sort_unstable();
+    firsts.into_iter().filter_map(|at| addresses.get(at).copied()).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use underpass_core::testing::{ambient, model, pod};
+    use underpass_core::testing::{ambient, labels, model, namespace, pod};
 
     use super::*;
 
@@ -228,6 +254,12 @@ mod tests {
         let [named] = &load().all().cloned().collect::<Vec<_>>()[..] else { panic!("one alone") };
         assert_eq!(named.addresses, ["10.0.0.3".parse::<IpAddr>().unwrap()]);
         assert!(sandboxes.remove("one").is_none());
+        // Another agent has forgotten it.
+        let mut other = load();
+        assert!(other.forget_unrecorded().is_empty());
+        fs::rename(folder.path().join("sandboxes/two.json"), folder.path().join("aside")).unwrap();
+        assert_eq!((other.forget_unrecorded().len(), other.all().count()), (1, 0));
+        fs::rename(folder.path().join("aside"), folder.path().join("sandboxes/two.json")).unwrap();
         assert_eq!(sandboxes.keep(&["two".into()]).len(), 0);
         assert_eq!(sandboxes.keep(&[]).len(), 1);
         assert_eq!(uids(&load()), Vec::<String>::new());
@@ -241,21 +273,67 @@ mod tests {
             let mut sandbox = of("c", &object, &["10.0.0.7", "fd00::7"], "/nonexistent");
             sandbox.pod.uid = uid.into();
             sandboxes.add(sandbox, Netns::own().unwrap()).unwrap();
-            let model = model([object.clone().into()]);
+            let model = model([object.clone().into(), namespace("default").into()]);
             let local: Arc<[LocalPod]> = model.local_pods("node-1").into();
             let settings = MeshSettings::default();
             let placed = sandboxes.placed(&local, model.sources(), &settings);
             let [pod] = &placed[..] else { panic!("one pod") };
             let addresses: Vec<_> = pod.addresses.iter().map(ToString::to_string).collect();
             assert_eq!((pod.local, addresses), (expected.0, expected.1.iter().map(|&ip| ip.into()).collect()));
-            assert_eq!(Arc::ptr_eq(&placed, &local), expected.1 != ["10.0.0.7", "fd00::7"]);
+            assert_eq!(Arc::ptr_eq(&placed, &local), placed[..] == local[..]);
         };
         let uid = |object: &Pod| object.uid.to_string();
         let (wanted, unwanted) = (ambient("default/a", "", ""), pod("default/a", ""));
         check(wanted.clone(), &uid(&wanted), (Local::Enrolled, &["10.0.0.7", "fd00::7"]));
         check(wanted.clone(), "another", (Local::Unknown, &[]));
         check(unwanted.clone(), &uid(&unwanted), (Local::Unknown, &[]));
-        let known = ambient("default/a", "10.0.0.1", "");
-        check(known.clone(), &uid(&known), (Local::Enrolled, &["10.0.0.1"]));
+        // What a kubelet has told of it: in another order, or of one family alone.
+        for told in ["fd00::7 10.0.0.7", "10.0.0.7"] {
+            let known = ambient("default/a", told, "");
+            let told: Vec<_> = told.split(' ').collect();
+            check(known.clone(), &uid(&known), (Local::Enrolled, &told));
+        }
+        // Of an earlier sandbox.
+        let stale = ambient("default/a", "10.0.0.1", "");
+        check(stale.clone(), &uid(&stale), (Local::Enrolled, &["10.0.0.7", "fd00::7"]));
+        check(stale, "another", (Local::Enrolled, &["10.0.0.1"]));
+    }
+
+    #[test]
+    fn what_would_decide_must_be_known() {
+        let named = |object: &Pod| {
+            let sandbox = of("c", object, &["10.0.0.7"], "/nonexistent");
+            let netns = Arc::new(Netns::own().unwrap());
+            Named { container: "c".into(), pod: sandbox.pod, addresses: sandbox.addresses, netns }
+        };
+        let check = |object: Pod, of_pods: Option<&str>, expected: Option<bool>| {
+            let namespace = of_pods.map(|text| {
+                let mut of_pods = namespace("default");
+                of_pods.labels = labels(text);
+                of_pods.into()
+            });
+            let model = model([object.clone().into()].into_iter().chain(namespace));
+            let wanted = named(&object).is_wanted(model.sources(), &MeshSettings::default());
+            assert_eq!(wanted, expected, "{object:?} {of_pods:?}");
+        };
+        let silent = || pod("default/a", "");
+        check(silent(), None, None);
+        check(silent(), Some(""), Some(false));
+        check(silent(), Some("istio-injection=enabled"), Some(true));
+        check(ambient("default/a", "", ""), None, Some(true));
+        let out = || Pod { labels: labels("istio.io/dataplane-mode=none"), ..silent() };
+        check(out(), None, Some(false));
+        check(out(), Some("istio-injection=enabled"), Some(false));
+    }
+
+    #[test]
+    fn one_address_of_each_family() {
+        let check = |all: &[&str], expected: &[&str]| {
+            let parse = |text: &[&str]| text.iter().map(|ip| ip.parse::<IpAddr>().unwrap()).collect::<Vec<_>>();
+            assert_eq!(first_of_each_family(&parse(all)), parse(expected), "{all:?}");
+        };
+        check(&[], &[]);
+        check(&["fd00::1", "10.0.0.1"], &["fd00::1", "10.0.0.1"]);
+        check(&["10.0.0.1", "10.9.0.1", "fd00::1", "fd00::2"], &["10.0.0.1", "fd00::1"]);
     }
 }

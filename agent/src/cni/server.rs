@@ -12,20 +12,26 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
-use nix::sys::{
-    socket::{
-        AddressFamily, Backlog, Shutdown, SockFlag, SockType, UnixAddr, accept4, bind, listen, setsockopt, shutdown,
-        socket, sockopt,
+use nix::{
+    errno::Errno,
+    sys::{
+        socket::{
+            AddressFamily, Backlog, Shutdown, SockFlag, SockType, UnixAddr, accept4, bind, listen, setsockopt,
+            shutdown, socket, sockopt,
+        },
+        time::TimeVal,
     },
-    time::TimeVal,
 };
 use tokio::sync::{mpsc, oneshot};
 use underpass_cni::protocol::{self, Answer, Request};
 
 /// Requests that wait for an answer at once; further ones wait to be read. A node starts at most a few pods at a time.
 const MOST: usize = 64;
+/// The pause after a failure: descriptors or memory may come back.
+const PAUSE: Duration = Duration::from_millis(200);
 /// Seconds for a request to arrive on its connection.
 const ARRIVES_WITHIN_S: i64 = 5;
 
@@ -76,7 +82,16 @@ pub(crate) fn start(path: &Path) -> io::Result<(Server, mpsc::Receiver<Incoming>
 
 fn serve(listening: &OwnedFd, sender: &mpsc::Sender<Incoming>) {
     let waiting = Arc::new(AtomicUsize::new(0));
-    while let Ok(connection) = accept(listening) {
+    loop {
+        let connection = match accept(listening) {
+            Ok(connection) => connection,
+            Err(e) if e.raw_os_error() == Some(Errno::EINVAL as i32) => return, // shut down: the agent listens no more
+            Err(error) => {
+                tracing::warn!(%error, "accepting the CNI plugin failed");
+                std::thread::sleep(PAUSE);
+                continue;
+            }
+        };
         if sender.is_closed() {
             return;
         }

@@ -58,18 +58,28 @@ struct Pending {
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
     Answer(Answer),
+    /// The agent knows too little: the plugin asks again, or goes by its list.
+    HangUp,
     /// It is not captured in time, for a reason that the pods' thread knows.
     Late,
     Wait(Instant),
 }
 
 impl Pending {
-    /// `captured`: the pod is, now. `says`: there is an API server that is told.
-    fn next(&mut self, sources: &Sources, settings: &MeshSettings, captured: bool, says: bool, now: Instant) -> Next {
+    /// `heard`: there is a World. `captured`: the pod is, now. `says`: there is an API server that is told.
+    fn next(
+        &mut self,
+        (sources, settings): (&Sources, &MeshSettings),
+        heard: bool,
+        captured: bool,
+        says: bool,
+        now: Instant,
+    ) -> Next {
         match self.named.is_wanted(sources, settings) {
             Some(false) => return Next::Answer(Answer::Outside),
             Some(true) => {}
             // A static pod has another uid at the API server, or no object; its namespace says enough.
+            None if self.since + TOLD_WITHIN <= now && !heard => return Next::HangUp,
             None if self.since + TOLD_WITHIN <= now => {
                 let outside = sources.namespace(&self.named.pod.namespace).is_some_and(|of| !enrols(of, settings));
                 let why = || "the API server has not told of this pod".to_owned();
@@ -93,7 +103,7 @@ impl Pending {
 struct Serving {
     incoming: mpsc::Receiver<Incoming>,
     _server: Server,
-    _installed: Option<Watch>,
+    installed: Option<Watch>,
 }
 
 impl Serving {
@@ -102,7 +112,14 @@ impl Serving {
         let (server, incoming) = server::start(socket)?;
         let own_namespace = std::env::var("POD_NAMESPACE").ok();
         let installed = install::Settings::of(config, own_namespace)?.map(install::start).transpose()?;
-        Ok(Self { incoming, _server: server, _installed: installed })
+        Ok(Self { incoming, _server: server, installed })
+    }
+}
+
+impl Serving {
+    /// One of its threads has ended: nothing more is answered, or kept installed.
+    fn has_ended(&self) -> bool {
+        self.incoming.is_closed() || self.installed.as_ref().is_some_and(Watch::is_finished)
     }
 }
 
@@ -128,12 +145,20 @@ impl NodeSandboxes {
     }
 
     /// From now on the plugin asks this agent, where it is to. A failure is tried again with a later call.
-    pub(super) fn open(&mut self, config: &Config) {
+    pub(super) fn open(&mut self, config: &Config, pods: &pods::Handle) {
         let now = Instant::now();
+        if self.serving.as_ref().is_some_and(Serving::has_ended) {
+            tracing::error!("a thread of the CNI plugin's server has ended");
+            (self.serving, self.closed_until) = (None, Some(now + OPEN_AGAIN));
+        }
         let closed = self.closed_until.is_some_and(|until| now < until);
         let Some(socket) = config.cni_socket.as_deref().filter(|_| self.serving.is_none() && !closed) else { return };
         match Serving::start(config, socket) {
-            Ok(serving) => (self.serving, self.closed_until) = (Some(serving), None),
+            Ok(serving) => {
+                (self.serving, self.closed_until) = (Some(serving), None);
+                // Those that ended while the predecessor still answered.
+                self.all.forget_unrecorded().iter().for_each(|named| end(named, pods));
+            }
             Err(error) => {
                 let socket = socket.display();
                 tracing::error!(%error, %socket, "the CNI plugin cannot be served: new pods of the mesh do not start");
@@ -150,14 +175,17 @@ impl NodeSandboxes {
         };
         match received {
             Some(incoming) => incoming,
-            None => std::future::pending().await,
+            None => std::future::pending().await, // what became of the server is seen by `open`
         }
     }
 
     /// Answers no more: the plugin asks the next agent.
     pub(super) fn stop(&mut self) {
-        self.serving = None;
         self.pending.clear();
+        // It waits for its threads.
+        if let Some(serving) = self.serving.take() {
+            tokio::task::spawn_blocking(move || drop(serving));
+        }
     }
 
     /// The next time at which there is something to do.
@@ -221,11 +249,12 @@ impl NodeSandboxes {
         self.pending.insert(named.cookie(), Pending { named, answer, since: Instant::now(), captured: None });
     }
 
-    /// Answers the sandboxes that are due. `captured`: whether the pod in this namespace is captured; `says`: there is an API
+    /// Answers the sandboxes that are due. `heard`: there is a World. `captured`: whether the pod in this namespace is captured; `says`: there is an API
     /// server that is told.
     pub(super) fn answer(
         &mut self,
-        (sources, settings): (&Sources, &MeshSettings),
+        of: (&Sources, &MeshSettings),
+        heard: bool,
         captured: impl Fn(Cookie) -> bool,
         says: bool,
         pods: &Arc<pods::Handle>,
@@ -233,7 +262,7 @@ impl NodeSandboxes {
         let now = Instant::now();
         self.due = None;
         for (cookie, mut pending) in std::mem::take(&mut self.pending) {
-            match pending.next(sources, settings, captured(cookie), says, now) {
+            match pending.next(of, heard, captured(cookie), says, now) {
                 Next::Answer(answer) => {
                     match &answer {
                         Answer::Refused { why } => {
@@ -248,6 +277,7 @@ impl NodeSandboxes {
                     }
                     let _ = pending.answer.send(answer); // as above
                 }
+                Next::HangUp => drop(pending),
                 Next::Late => refuse_late(pending, Arc::clone(pods)),
                 Next::Wait(until) => {
                     self.due = Some(self.due.map_or(until, |due| due.min(until)));
@@ -300,6 +330,10 @@ mod tests {
         Pending { named, answer: oneshot::channel().0, since, captured: None }
     }
 
+    fn another() -> PodName {
+        PodName { namespace: "default".into(), name: "another".into(), uid: "another".into() }
+    }
+
     #[test]
     fn a_sandbox_is_done_once_its_pod_is_captured_and_that_is_said() {
         let began = Instant::now();
@@ -312,7 +346,8 @@ mod tests {
             let model = model(object.cloned().map(Into::into).into_iter().chain([of_pods.into()]));
             let mut pending = pending(&wanted, began);
             for (second, captured, expected) in steps {
-                let next = pending.next(model.sources(), &MeshSettings::default(), *captured, true, at(*second));
+                let next =
+                    pending.next((model.sources(), &MeshSettings::default()), true, *captured, true, at(*second));
                 assert_eq!(next, *expected, "{object:?} at {second}");
             }
         };
@@ -337,8 +372,13 @@ mod tests {
         check(Some(&Pod { uid: "another".into(), ..wanted.clone() }), &untold[..1]);
         // One of a namespace that is not in the mesh.
         let model = model([namespace("default").into()]);
-        let next = pending(&wanted, began).next(model.sources(), &MeshSettings::default(), false, true, at(5));
-        assert_eq!(next, Next::Answer(Answer::Outside));
+        let of = (model.sources(), &MeshSettings::default());
+        let untold =
+            || Pending { named: Named { pod: another(), ..pending(&wanted, began).named }, ..pending(&wanted, began) };
+        assert_eq!(untold().next(of, true, false, true, at(5)), Next::Answer(Answer::Outside));
+        // An agent that has heard nothing yet leaves it to the plugin.
+        assert_eq!(untold().next(of, false, false, true, at(4)), Next::Wait(at(5)));
+        assert_eq!(untold().next(of, false, false, true, at(5)), Next::HangUp);
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub(super) struct EnrolledPod {
     device: String,
     /// The process that the sandbox lives by; none before its first.
     sandbox: Option<Process>,
-    /// A first process is still to come: the runtime has not ended the sandbox.
+    /// A process may still come: the runtime has named the sandbox and not ended it.
     expected: bool,
     cgroup: PathBuf,
     events: File,
@@ -57,11 +57,11 @@ impl EnrolledPod {
     pub(super) fn find(pod: &LocalPod, cgroup: PathBuf, own: &Netns, named: Option<&Arc<Netns>>) -> Result<Self> {
         let events = cgroup::events(&cgroup)?;
         let by_process = || netns::find(&cgroup, &pod.addresses, own);
-        let sandbox = match named.map(|named| netns::named(named, &cgroup, &pod.addresses, own)) {
-            None => by_process()?,
-            Some(Ok(sandbox)) => sandbox,
+        let (sandbox, expected) = match named.map(|named| netns::named(named, &cgroup, &pod.addresses, own)) {
+            None => (by_process()?, false),
+            Some(Ok(sandbox)) => (sandbox, true),
             // It may be that of an earlier sandbox of the pod.
-            Some(Err(e)) => by_process().map_err(|_| e)?,
+            Some(Err(e)) => (by_process().map_err(|_| e)?, false),
         };
         // Watched before they are listed once more: nothing is missed in between.
         let watch = AddressWatch::new(&sandbox.netns)?;
@@ -81,7 +81,7 @@ impl EnrolledPod {
             namespace: sandbox.namespace,
             device: sandbox.device,
             sandbox: sandbox.process,
-            expected: true,
+            expected,
             cgroup,
             events,
             watch,
@@ -109,7 +109,7 @@ impl EnrolledPod {
             namespace: 0,
             device: "lo".to_owned(),
             sandbox: netns::process(std::process::id()),
-            expected: true,
+            expected: false,
             events: cgroup::events(&cgroup)?,
             watch: AddressWatch::new(&netns)?,
             netns,
@@ -122,7 +122,7 @@ impl EnrolledPod {
     /// As it is before the first process of its sandbox.
     #[cfg(test)]
     pub(super) const fn has_no_process(&mut self) {
-        self.sandbox = None;
+        (self.sandbox, self.expected) = (None, true);
     }
 
     /// The pod's local addresses, for the table that must have them before the pod is steered.
@@ -232,8 +232,10 @@ impl EnrolledPod {
         setup::destroy_captured(&self.netns, marks.outbound() | marks.inbound())
     }
 
+    /// A process lives in it, or one may still come: some runtimes keep none between two containers.
     pub(super) fn is_alive(&self) -> bool {
-        self.sandbox.map_or(self.expected, |process| netns::is_alive(process, &self.cgroup, &self.events))
+        let lives = self.sandbox.is_some_and(|process| netns::is_alive(process, &self.cgroup, &self.events));
+        lives || (self.expected && self.cgroup.exists())
     }
 
     /// Looks for the first process of a sandbox that has none yet.
