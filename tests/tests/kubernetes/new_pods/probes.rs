@@ -27,6 +27,7 @@ pub(crate) fn reach_their_own_pod(mesh: &Installed) -> Result<()> {
     let to: SocketAddr = format!("{}:8080", address(&probed)?).parse()?;
     let dialed = from_node.act(socket::dial, Dial::to(to).say(GET))?;
     ensure!(matches!(dialed, Dialed::Failed(_)), "plaintext of the node was answered: {dialed:?}");
+    mesh.wait_for_line(NODES[1], &["\"reason\":\"plaintext_refused\"", &format!("{to}\"")])?;
 
     for namespace in ["shop", "legacy"] {
         mesh.cluster.kubectl().apply(&pod(namespace, "target", ""))?;
@@ -49,6 +50,9 @@ pub(crate) fn reach_their_own_pod(mesh: &Installed) -> Result<()> {
     })
     .with_context(|| mesh.cluster.shown("legacy"))?;
     ensure!(!is_ready(&of(mesh, "legacy/asks-shop")?));
+    let target = of(mesh, "shop/target")?;
+    let refused = format!("{}:8080\"", address(&target)?);
+    mesh.wait_for_line(NODES[1], &["\"reason\":\"plaintext_refused\"", &refused])?;
 
     // Meanwhile the first one's own probes went on.
     let now = of(mesh, pods.first().context("it has a pod")?)?;
