@@ -1,6 +1,7 @@
 //! The API server as a door, and what control writes back.
 //!
 //! * [`client`]: how an API server is found and asked.
+//! * [`daemon_set`]: a DaemonSet's pod on each node, and how it fares.
 //! * [`door`]: objects of core and their changes, as [`Update`](underpass_door::Update)s.
 //! * [`review`]: whose a bearer token is.
 //! * [`mod@write`]: what is written into the cluster.
@@ -8,6 +9,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 pub mod client;
+pub mod daemon_set;
 pub mod door;
 pub mod review;
 pub mod write;

@@ -25,6 +25,7 @@ impl Collection {
     pub(crate) const SECRETS: Self = collection("/api/v1", "secrets");
     pub(crate) const CONFIG_MAPS: Self = collection("/api/v1", "configmaps");
     pub(crate) const PODS: Self = collection("/api/v1", "pods");
+    pub(crate) const DAEMON_SETS: Self = collection("/apis/apps/v1", "daemonsets");
     pub(crate) const TOKEN_REVIEWS: Self = collection("/apis/authentication.k8s.io/v1", "tokenreviews");
 
     const NAMESPACES: Self = collection("/api/v1", "namespaces");

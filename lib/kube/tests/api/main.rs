@@ -1,5 +1,6 @@
 //! The door, reviews and writes before an API server that says what a test tells it.
 
 mod calls;
+mod daemon_set;
 mod door;
 mod fake;
