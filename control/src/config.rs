@@ -129,7 +129,7 @@ fn account(text: &str) -> Result<Account, String> {
     }
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     match text.trim_end_matches('s').parse() {
         Ok(seconds @ 1..) => Ok(Duration::from_secs(seconds)),
         _ => Err("write a number of seconds, at least 1".to_owned()),

@@ -4,9 +4,11 @@
 //! * [`run`]: the process, its parts wired together. [`config`]: its settings.
 //! * [`facts`]: the World's resources on the wire. [`placed`]: which accounts run on which node.
 //! * [`ca`]: the certificate authority, and who may have which certificate.
+//! * [`cleanup`]: at the end of the mesh, the wait for nodes to be clean; a command of its own.
 //! * [`incoming`]: connections. [`metrics`]: numbers.
 
 pub mod ca;
+pub mod cleanup;
 pub mod config;
 pub mod facts;
 pub mod incoming;
