@@ -34,6 +34,9 @@ pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == "mount-bpffs") {
         return mount_bpffs(std::env::args_os().skip(2).collect());
     }
+    if std::env::args_os().nth(1).is_some_and(|first| first == "pause") {
+        return pause();
+    }
     if std::env::args_os().nth(1).is_some_and(|first| first == "cleanup") {
         let mut sources = Sources::of_process();
         sources.args.remove(1);
@@ -82,6 +85,24 @@ fn mount_bpffs(arguments: Vec<OsString>) -> ExitCode {
         }
         Err(error) => {
             eprintln!("underpass-agent mount-bpffs: {:#}", anyhow::Error::new(error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Does nothing until it is asked to end: the container of a pod whose work its init containers have done. Such a pod is ready from then
+/// on, and a container that ends would be started again.
+fn pause() -> ExitCode {
+    let waited = tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
+        runtime.block_on(async {
+            Signals::watch()?.next().await;
+            Ok(())
+        })
+    });
+    match waited {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("underpass-agent pause: cannot watch signals: {error}");
             ExitCode::FAILURE
         }
     }

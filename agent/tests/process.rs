@@ -423,6 +423,23 @@ fn a_node_without_room_for_a_pod_is_not_ready() {
     agent.end();
 }
 
+#[test]
+fn a_pause_ends_when_it_is_asked_to() {
+    let program = env!("CARGO_BIN_EXE_underpass-agent");
+    let mut pausing = std::process::Command::new(program).arg("pause").spawn().unwrap();
+    // It catches SIGTERM (bit 14): a process that does not ends by it, with another status.
+    let status = format!("/proc/{}/status", pausing.id());
+    wait_until("the pause to begin", || {
+        let text = fs::read_to_string(&status).ok()?;
+        let caught = text.lines().find_map(|line| line.strip_prefix("SigCgt:"))?.trim();
+        (u64::from_str_radix(caught, 16).ok()? & 1 << 14 != 0).then_some(())
+    });
+    assert!(pausing.try_wait().unwrap().is_none());
+    let pid = nix::unistd::Pid::from_raw(pausing.id().try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert_eq!(pausing.wait().unwrap().code(), Some(0));
+}
+
 /// The exit status and standard error of `underpass-agent probe`.
 fn probe(question: &str, socket: &Path) -> (Option<i32>, String) {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_underpass-agent"));
