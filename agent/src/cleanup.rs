@@ -150,6 +150,11 @@ pub fn run(config: &Config) -> Result<Report, Error> {
     if let Some(path) = Kernel::too_old(&settings)? {
         report.left.push(format!("{}: of another version; run the cleanup of the agent that made it", path.display()));
     }
+    if report.left.is_empty()
+        && let Err(error) = address.remove_socket()
+    {
+        report.left.push(error.to_string());
+    }
     address.leave(lock);
     Ok(report)
 }

@@ -136,6 +136,17 @@ impl HandoverAddress {
         &self.socket
     }
 
+    /// Removes the socket, where it is there: of an agent that is gone, by the process that has the lock.
+    ///
+    /// # Errors
+    /// Where it cannot be removed.
+    pub fn remove_socket(&self) -> Result<(), Error> {
+        match std::fs::remove_file(&self.socket) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Self::failed("remove", &self.socket)(error)),
+            _ => Ok(()),
+        }
+    }
+
     /// Removes the lock of a process that will not be the agent. The next one makes it anew.
     pub fn leave(&self, lock: Lock) {
         lock.remove(&self.lock);
