@@ -4,6 +4,8 @@
 //! What must hold: a flag, a file or a right that the chart names is compared with the program or the test that has it, so
 //! that neither changes without the other.
 
+#[path = "chart/cleanup.rs"]
+mod cleanup;
 #[path = "chart/helm.rs"]
 mod helm;
 #[path = "chart/installed.rs"]
@@ -16,7 +18,7 @@ mod values;
 use std::{collections::BTreeSet, process::ExitCode};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use underpass_tests::testbed::harness::{self, Scenario};
 
 use helm::{Helm, Objects, at};
@@ -32,6 +34,10 @@ fn main() -> ExitCode {
         Scenario::outside("values_reach_their_places", values::reach_their_places),
         Scenario::outside("the_cni_plugin_can_be_left_out", values::the_cni_plugin_can_be_left_out),
         Scenario::outside("every_setting_of_an_agent_has_one_place", values::every_setting_of_an_agent_has_one_place),
+        Scenario::outside("cleanup_needs_nothing_of_the_release", cleanup::needs_nothing_of_the_release),
+        Scenario::outside("cleanup_follows_the_agents", cleanup::follows_the_agents),
+        Scenario::outside("cleanup_is_what_programs_take", cleanup::is_what_programs_take),
+        Scenario::outside("cleanup_can_be_left_out", cleanup::can_be_left_out),
         Scenario::new("an_api_server_takes_every_object", installed::an_api_server_takes_every_object),
         Scenario::new("the_root_namespace_is_made_and_kept", installed::the_root_namespace_is_made_and_kept),
         Scenario::new("an_agent_may_write_one_annotation", installed::an_agent_may_write_one_annotation),
@@ -95,7 +101,8 @@ fn every_file_is_mounted() -> Result<()> {
     Ok(())
 }
 
-/// The rules of the testbed's roles are what programs are tested with; the chart gives exactly these.
+/// The rules of the testbed's roles are what programs are tested with; the chart gives exactly these. The cleanup's own are tested where it
+/// runs, and are no more than this.
 fn rights_are_those_of_the_tests() -> Result<()> {
     let tested = Objects::parse(include_str!("../../src/cluster/rights.yaml"))?;
     let rendered = Helm::new()?.render(values::NONE)?;
@@ -107,7 +114,13 @@ fn rights_are_those_of_the_tests() -> Result<()> {
         ensure!(given["rules"] == role["rules"], "{kind} {name}: {} and {}", given["rules"], role["rules"]);
         compared += 1;
     }
-    let given = rendered.0.iter().filter(|object| object["rules"].is_array()).count();
+    let given = rendered.0.iter().filter(|object| object["rules"].is_array() && !Objects::is_hook(object)).count();
     ensure!(compared == 3 && given == compared, "{compared} of {given}");
+    let of_cleanup = rendered.hooks().filter_map(|object| object["rules"].as_array()).collect::<Vec<_>>();
+    let expected = json!([
+        {"apiGroups": ["apps"], "resources": ["daemonsets"], "resourceNames": ["underpass-cleanup"], "verbs": ["get"]},
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
+    ]);
+    ensure!(of_cleanup == [expected.as_array().context("rules")?], "{of_cleanup:?}");
     Ok(())
 }

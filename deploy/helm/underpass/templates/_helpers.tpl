@@ -80,6 +80,15 @@ tolerations:
 {{ .Values.cni.cniNetnsDir | default .Values.cni.netnsDir }}
 {{- end }}
 
+{{/* What cleans a node, after its name: the places of agents' objects. The plugin's always, because it stays where cni.enabled was
+     changed. */}}
+{{- define "underpass.cleanupArguments" -}}
+- --state=/var/lib/underpass
+- --bpffs=/sys/fs/bpf
+- --cni-config-dir={{ include "underpass.cniConfDir" . }}
+- --cni-bin-dir={{ include "underpass.cniBinDir" . }}
+{{- end }}
+
 {{/* The agents' file of settings: those of the values, and their log, which change while they run. */}}
 {{- define "underpass.agentSettings" -}}
 {{- merge (dict "log" .Values.agent.logLevel) .Values.agent.settings | toYaml }}
@@ -88,7 +97,7 @@ tolerations:
 {{/* The given values of Istio's that have no effect here: their names, one a line. Empty ones ask for nothing. */}}
 {{- define "underpass.withoutEffect" -}}
 {{- $known := dict
-  "" (list "global" "image" "meshConfig" "pilot" "control" "cni" "agent")
+  "" (list "global" "image" "meshConfig" "pilot" "control" "cni" "agent" "cleanup")
   "global." (list "hub" "tag" "imagePullPolicy" "imagePullSecrets" "proxy" "multiCluster")
   "global.proxy." (list "clusterDomain" "accessLogFile")
   "global.multiCluster." (list "clusterName")

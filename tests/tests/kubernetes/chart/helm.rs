@@ -115,6 +115,16 @@ impl Objects {
         self.0.iter().find(is).with_context(|| format!("no {kind} {name}"))
     }
 
+    /// It is made when the release is installed no more.
+    pub(crate) fn is_hook(object: &Value) -> bool {
+        !object["metadata"]["annotations"]["helm.sh/hook"].is_null()
+    }
+
+    /// The hooks of the release.
+    pub(crate) fn hooks(&self) -> impl Iterator<Item = &Value> {
+        self.0.iter().filter(|object| Self::is_hook(object))
+    }
+
     /// Those that have pods.
     pub(crate) fn workloads(&self) -> impl Iterator<Item = &Value> {
         self.0.iter().filter(|object| object["spec"]["template"]["spec"].is_object())

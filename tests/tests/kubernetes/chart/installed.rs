@@ -65,17 +65,19 @@ pub(crate) fn the_root_namespace_is_made_and_kept(lab: &Lab) -> Result<()> {
     let kubectl = server.kubectl();
     let root = |name: &str| kubectl.get(&["namespace", name]);
     let install = ["install", "underpass", CHART, "--create-namespace"];
+    // No controller is there that would run a hook.
+    let uninstall = [&["uninstall", "underpass", "--no-hooks"][..], &HERE].concat();
     helm.run(&[&install[..], &HERE].concat())?;
     let made = root("istio-system")?;
     ensure!(made["metadata"]["annotations"]["meta.helm.sh/release-name"] == "underpass", "{made}");
     helm.run(&[&["upgrade", "underpass", CHART][..], &HERE].concat())?;
     ensure!(root("istio-system")?["metadata"]["uid"] == made["metadata"]["uid"]);
-    helm.run(&[&["uninstall", "underpass"][..], &HERE].concat())?;
+    helm.run(&uninstall)?;
     ensure!(root("istio-system")?["metadata"]["uid"] == made["metadata"]["uid"], "it is kept");
     kubectl.get(&["daemonset", "underpass-agent", "-n", NAMESPACE]).err().context("it is removed")?;
     // Again: now it is there already.
     helm.run(&[&["install", "underpass", CHART][..], &HERE].concat())?;
-    helm.run(&[&["uninstall", "underpass"][..], &HERE].concat())?;
+    helm.run(&uninstall)?;
 
     kubectl.run(&["create", "namespace", "policies"])?;
     let before = root("policies")?;

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output},
 };
 
@@ -14,7 +14,8 @@ use super::{
     values,
 };
 
-fn program(variable: &str) -> Result<PathBuf> {
+/// The program that `cargo xtask` names by this variable.
+pub(crate) fn program(variable: &str) -> Result<PathBuf> {
     let path = std::env::var_os(variable);
     path.map(PathBuf::from).with_context(|| format!("{variable} names a program: run `cargo xtask test kubernetes`"))
 }
@@ -81,11 +82,14 @@ pub(crate) fn take_what_it_asks() -> Result<()> {
     Ok(())
 }
 
-/// clap comes to `--help` after everything before it was understood.
 fn control_parses(arguments: &[String]) -> Result<()> {
-    let mut command = Command::new(program("UNDERPASS_CONTROL_BIN")?);
-    let (output, said) = output(command.args(arguments).arg("--help"))?;
-    ensure!(output.status.success() && said.contains("Usage: underpass-control"), "{arguments:?}: {said}");
+    says_help(&program("UNDERPASS_CONTROL_BIN")?, arguments, "Usage: underpass-control")
+}
+
+/// clap comes to `--help` after everything before it was understood.
+pub(crate) fn says_help(program: &Path, arguments: &[String], usage: &str) -> Result<()> {
+    let (output, said) = output(Command::new(program).args(arguments).arg("--help"))?;
+    ensure!(output.status.success() && said.contains(usage), "{arguments:?}: {said}");
     Ok(())
 }
 

@@ -95,6 +95,8 @@ pub(crate) fn a_misspelt_one_is_named() -> Result<()> {
         ("agent: {resources: {request: {}}}", "request", "agent: {resources: {requests: {}}}"),
         ("control: {replica: 2}", "replica", "control: {replicas: 2}"),
         ("cni: {binDri: /b}", "binDri", "cni: {binDir: /b}"),
+        ("cleanup: {enable: false}", "enable", "cleanup: {enabled: false}"),
+        ("cleanup: {timeoutSeconds: 0}", "timeoutSeconds", "cleanup: {timeoutSeconds: 1}"),
         ("image: {pullpolicy: Always}", "pullpolicy", "image: {pullPolicy: Always}"),
         ("global: {hbu: x}", "hbu", "global: {hub: x}"),
         ("pilot: {resources: {limit: {}}}", "limit", "pilot: {resources: {limits: {}}}"),
