@@ -8,6 +8,8 @@ mod first;
 mod probes;
 #[path = "new_pods/rollouts.rs"]
 mod rollouts;
+#[path = "new_pods/uninstall.rs"]
+mod uninstall;
 
 use anyhow::{Context, Result};
 use underpass_tests::{
@@ -38,7 +40,8 @@ fn a_new_pod_is_captured_before_it_sends(lab: &Lab) -> Result<()> {
     first::while_the_primary_plugin_writes_its_configuration(&mesh)?;
     probes::reach_their_own_pod(&mesh)?;
     rollouts::lose_no_connection(&mesh)?;
-    away::pods_of_the_mesh_wait_and_others_start(&mesh)
+    away::pods_of_the_mesh_wait_and_others_start(&mesh)?;
+    uninstall::leaves_the_nodes_as_they_were(&mesh)
 }
 
 /// The container of the one pod of an application of `shop`.
