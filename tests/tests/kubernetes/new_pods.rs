@@ -19,6 +19,7 @@ use underpass_tests::{
 
 underpass_tests::scenarios! {
     a_new_pod_is_captured_before_it_sends,
+    nodes_without_an_agent,
 }
 
 /// Namespaces, policies, a client and a server.
@@ -27,6 +28,21 @@ const APPLICATION: &str = include_str!("new_pods.yaml");
 const NODES: [&str; 2] = ["node-1", "node-2"];
 
 fn a_new_pod_is_captured_before_it_sends(lab: &Lab) -> Result<()> {
+    let mesh = begin(lab)?;
+    first::init_containers_call_at_once(&mesh)?;
+    first::while_the_primary_plugin_writes_its_configuration(&mesh)?;
+    probes::reach_their_own_pod(&mesh)?;
+    rollouts::lose_no_connection(&mesh)
+}
+
+fn nodes_without_an_agent(lab: &Lab) -> Result<()> {
+    let mesh = begin(lab)?;
+    away::pods_of_the_mesh_wait_and_others_start(&mesh)?;
+    uninstall::leaves_the_nodes_as_they_were(&mesh)
+}
+
+/// The mesh in a cluster, with the plugin on every node, and the application in it.
+fn begin(lab: &Lab) -> Result<Installed> {
     let mesh = Installed::by_chart(lab, NODES.len(), &["--set", "meshConfig.accessLogEncoding=JSON"])?;
     wait_until("the plugin on every node", || {
         let lines = NODES.iter().map(|node| mesh.log(node)).collect::<Result<Vec<_>>>()?;
@@ -36,12 +52,7 @@ fn a_new_pod_is_captured_before_it_sends(lab: &Lab) -> Result<()> {
     for what in ["deployment/server", "deployment/client"] {
         mesh.cluster.wait_for_rollout("shop", what)?;
     }
-    first::init_containers_call_at_once(&mesh)?;
-    first::while_the_primary_plugin_writes_its_configuration(&mesh)?;
-    probes::reach_their_own_pod(&mesh)?;
-    rollouts::lose_no_connection(&mesh)?;
-    away::pods_of_the_mesh_wait_and_others_start(&mesh)?;
-    uninstall::leaves_the_nodes_as_they_were(&mesh)
+    Ok(mesh)
 }
 
 /// The container of the one pod of an application of `shop`.
