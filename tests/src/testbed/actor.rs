@@ -265,8 +265,9 @@ impl<R> Actor<R> {
         self.process.wait()
     }
 
-    pub(super) fn into_process(self) -> (Process, UnixStream) {
-        (self.process, self.reader.into_inner())
+    /// Its process, and the channel with what was read of it and not heard yet.
+    pub(super) fn into_process(self) -> (Process, BufReader<UnixStream>) {
+        (self.process, self.reader)
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::{
     fs::{self, File},
+    io::BufReader,
     os::unix::{net::UnixStream, process::CommandExt},
     path::{Path, PathBuf},
     process::Command,
@@ -121,8 +122,8 @@ impl Program {
 }
 
 /// The channel is closed by a successful exec; before that it may say what went wrong.
-fn wait_for_exec(mut io: UnixStream) -> Result<()> {
-    io.set_read_timeout(Some(wait::remaining()))?;
+fn wait_for_exec(mut io: BufReader<UnixStream>) -> Result<()> {
+    io.get_ref().set_read_timeout(Some(wait::remaining()))?;
     let mut said = String::new();
     std::io::Read::read_to_string(&mut io, &mut said)?;
     if said.is_empty() { Ok(()) } else { bail!("{}", said.trim()) }
