@@ -299,7 +299,7 @@ async fn a_storm_of_changes_delays_no_answer() {
         answers
     });
     // The follower is slower than the keeper, and skips what it cannot follow.
-    let (mut last, mut seen) = (1, 0);
+    let mut last = 1;
     let expected = model((0..PODS).map(|n| of(n, CHANGES / PODS - 1)));
     loop {
         let world = Arc::clone(&rig.world.borrow_and_update());
@@ -309,7 +309,7 @@ async fn a_storm_of_changes_delays_no_answer() {
         changed(&mut rig.world).await;
         let version = rig.world.borrow().version().0;
         assert!(version > last, "{version} after {last}");
-        (last, seen) = (version, seen + 1);
+        last = version;
     }
     let feed = storm.join().expect("no panic");
     let answers = asking.join().expect("no panic");
@@ -318,6 +318,7 @@ async fn a_storm_of_changes_delays_no_answer() {
     let most = shared.0.load(Ordering::Relaxed);
     assert!((1..=MOST_KEYS).contains(&most), "{most} keys waited");
     assert_eq!(rig.sources.borrow().len(), PODS);
-    assert!(seen > 1 && last <= 1 + (CHANGES / TOGETHER) as u64);
+    // More keys than may wait at once, so that it takes two Worlds at least.
+    assert!((3..=1 + (CHANGES / TOGETHER) as u64).contains(&last), "{last}");
     drop(feed);
 }

@@ -22,14 +22,15 @@ pub(crate) fn needs_nothing_of_the_release() -> Result<()> {
     let helm = Helm::new()?;
     for values in [values::NONE, values::ALL, values::ISTIO, "cni: {enabled: false}"] {
         let objects = helm.render(values)?;
-        let weights = [("ServiceAccount", -10), ("Role", -10), ("RoleBinding", -10), ("DaemonSet", 0), ("Job", 10)];
+        let weights =
+            [("ServiceAccount", "-10"), ("Role", "-10"), ("RoleBinding", "-10"), ("DaemonSet", "0"), ("Job", "10")];
         let hooks: BTreeSet<_> = objects.hooks().map(|object| object["kind"].as_str().unwrap_or_default()).collect();
         ensure!(hooks == weights.map(|(kind, _)| kind).into() && objects.hooks().count() == weights.len(), "{hooks:?}");
         for (kind, weight) in weights {
             let object = objects.one(kind, NAME)?;
             let annotations = &object["metadata"]["annotations"];
             ensure!(annotations["helm.sh/hook"] == "post-delete", "{annotations}");
-            ensure!(annotations["helm.sh/hook-weight"] == weight.to_string(), "{annotations}");
+            ensure!(annotations["helm.sh/hook-weight"] == *weight, "{annotations}");
             let policy = &annotations["helm.sh/hook-delete-policy"];
             ensure!(policy == "before-hook-creation,hook-succeeded" && object["metadata"]["namespace"] == NAMESPACE);
         }
