@@ -325,7 +325,8 @@ fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> Error {
 impl Node {
     /// Handles the next event of any part.
     async fn turn(&mut self) -> Result<(), Error> {
-        let (sandboxes_wait, sandboxes_due) = (self.sandboxes.is_waiting(), self.sandboxes.due());
+        let (sandboxes_wait, sandboxes_due) =
+            (self.sandboxes.is_waiting(), self.sandboxes.due(self.take_over.is_agent()));
         tokio::select! {
             Ok(()) = self.snapshot.changed() => self.apply_soon(),
             Some(event) = self.events.recv() => self.pod(event),

@@ -79,7 +79,7 @@ struct Record {
     cookie: u64,
 }
 
-/// The sandboxes of a node, by container.
+/// The sandboxes of a node, by the uid of their pod: the newest of each.
 #[derive(Debug)]
 pub(crate) struct Sandboxes {
     folder: PathBuf,
@@ -96,7 +96,7 @@ impl Sandboxes {
         });
         for path in found {
             match load(&path) {
-                Ok(Some((container, named))) => drop(all.insert(container, named)),
+                Ok(Some(named)) => drop(all.insert(named.pod.uid.clone(), named)),
                 Ok(None) => drop(fs::remove_file(&path)), // it fails where it is gone
                 Err(error) => {
                     tracing::warn!(%error, file = %path.display(), "a record of a sandbox cannot be read");
@@ -119,26 +119,31 @@ impl Sandboxes {
         fs::rename(&aside, path)?;
         let Sandbox { container, pod, addresses, .. } = record.sandbox;
         let addresses = first_of_each_family(&addresses);
-        let earlier = self.all.iter().filter(|(of, named)| **of != container && named.pod.uid == pod.uid);
-        for earlier in earlier.map(|(of, _)| of.clone()).collect::<Vec<_>>() {
-            self.remove(&earlier);
+        let named = Named { container, pod, addresses, netns: Arc::new(netns) };
+        let earlier = self.all.insert(named.pod.uid.clone(), named.clone());
+        if let Some(earlier) = earlier.filter(|earlier| earlier.container != named.container) {
+            self.forget_record(&earlier.container);
         }
-        let named = Named { container: container.clone(), pod, addresses, netns: Arc::new(netns) };
-        self.all.insert(container, named.clone());
         Ok(named)
     }
 
     /// Forgets a sandbox.
     pub(crate) fn remove(&mut self, container: &str) -> Option<Named> {
+        self.forget_record(container);
+        let uid = self.all.values().find(|named| named.container == container)?.pod.uid.clone();
+        self.all.remove(&uid)
+    }
+
+    fn forget_record(&self, container: &str) {
         if let Ok(path) = self.path(container) {
             let _ = fs::remove_file(path); // it fails where there is none
         }
-        self.all.remove(container)
     }
 
     /// Forgets all sandboxes but these; those that it forgot.
     pub(crate) fn keep(&mut self, containers: &[String]) -> Vec<Named> {
-        let gone: Vec<_> = self.all.keys().filter(|of| !containers.contains(of)).cloned().collect();
+        let all = self.all.values().map(|named| named.container.clone());
+        let gone: Vec<_> = all.filter(|container| !containers.contains(container)).collect();
         gone.iter().filter_map(|container| self.remove(container)).collect()
     }
 
@@ -149,9 +154,10 @@ impl Sandboxes {
 
     /// Forgets those whose record is gone: another agent of this node has.
     pub(crate) fn forget_unrecorded(&mut self) -> Vec<Named> {
-        let is_gone = |container: &String| self.path(container).is_ok_and(|path| !path.exists());
-        let gone: Vec<_> = self.all.keys().filter(|container| is_gone(container)).cloned().collect();
-        gone.iter().filter_map(|container| self.all.remove(container)).collect()
+        let is_gone = |named: &&Named| self.path(&named.container).is_ok_and(|path| !path.exists());
+        let gone: Vec<_> = self.all.values().filter(is_gone).cloned().collect();
+        gone.iter().for_each(|named| drop(self.all.remove(&named.pod.uid)));
+        gone
     }
 
     /// The pods of this node, where a pod whose object has no address yet, or one of an earlier sandbox, has those of its sandbox: a
@@ -163,7 +169,7 @@ impl Sandboxes {
         settings: &MeshSettings,
     ) -> Arc<[LocalPod]> {
         let sandbox = |pod: &LocalPod| {
-            let named = self.all.values().find(|named| *named.pod.uid == *pod.pod_uid)?;
+            let named = self.all.get(&*pod.pod_uid)?;
             let told = !pod.addresses.is_empty() && pod.addresses.iter().all(|ip| named.addresses.contains(ip));
             if told {
                 return None;
@@ -194,7 +200,7 @@ impl Sandboxes {
 }
 
 /// A sandbox on record; none where its namespace is gone.
-fn load(path: &Path) -> io::Result<Option<(String, Named)>> {
+fn load(path: &Path) -> io::Result<Option<Named>> {
     if path.extension().is_none_or(|extension| extension != "json") {
         return Ok(None); // half-written
     }
@@ -208,7 +214,7 @@ fn load(path: &Path) -> io::Result<Option<(String, Named)>> {
     }
     let Sandbox { container, pod, addresses, .. } = sandbox;
     let addresses = first_of_each_family(&addresses);
-    Ok(Some((container.clone(), Named { container, pod, addresses, netns: Arc::new(netns) })))
+    Ok(Some(Named { container, pod, addresses, netns: Arc::new(netns) }))
 }
 
 /// A pod has one address of each family at most; its network may give its sandbox more (Kubernetes' `status.podIPs`).
@@ -245,7 +251,7 @@ mod tests {
             assert!(sandboxes.add(of(bad, &a, &[], &path), own()).is_err(), "{bad}");
         }
         let uids = |sandboxes: &Sandboxes| sandboxes.all().map(|named| named.pod.name.clone()).collect::<Vec<_>>();
-        assert_eq!(uids(&sandboxes), ["b", "a"]);
+        assert_eq!(uids(&sandboxes), ["a", "b"]);
         let load = || Sandboxes::load(folder.path().join("sandboxes"));
         assert_eq!(uids(&load()), ["a"]);
         // The next sandbox of the same pod.

@@ -114,9 +114,7 @@ impl Serving {
         let installed = install::Settings::of(config, own_namespace)?.map(install::start).transpose()?;
         Ok(Self { incoming, _server: server, installed })
     }
-}
 
-impl Serving {
     /// One of its threads has ended: nothing more is answered, or kept installed.
     fn has_ended(&self) -> bool {
         self.incoming.is_closed() || self.installed.as_ref().is_some_and(Watch::is_finished)
@@ -188,9 +186,10 @@ impl NodeSandboxes {
         }
     }
 
-    /// The next time at which there is something to do.
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.due.into_iter().chain(self.closed_until).min()
+    /// The next time at which there is something to do. `opens`: a failed [`Self::open`] is tried again.
+    pub(super) fn due(&self, opens: bool) -> Option<Instant> {
+        let answer = self.due.filter(|_| self.is_waiting());
+        answer.into_iter().chain(self.closed_until.filter(|_| opens)).min()
     }
 
     pub(super) fn is_waiting(&self) -> bool {
@@ -249,8 +248,8 @@ impl NodeSandboxes {
         self.pending.insert(named.cookie(), Pending { named, answer, since: Instant::now(), captured: None });
     }
 
-    /// Answers the sandboxes that are due. `heard`: there is a World. `captured`: whether the pod in this namespace is captured; `says`: there is an API
-    /// server that is told.
+    /// Answers the sandboxes that are due. `heard`: there is a World. `captured`: whether the pod in this namespace is captured;
+    /// `says`: there is an API server that is told.
     pub(super) fn answer(
         &mut self,
         of: (&Sources, &MeshSettings),
@@ -379,6 +378,25 @@ mod tests {
         // An agent that has heard nothing yet leaves it to the plugin.
         assert_eq!(untold().next(of, false, false, true, at(4)), Next::Wait(at(5)));
         assert_eq!(untold().next(of, false, false, true, at(5)), Next::HangUp);
+    }
+
+    #[test]
+    fn nothing_is_due_for_a_sandbox_that_has_ended() {
+        let (folder, now) = (tempfile::tempdir().unwrap(), Instant::now());
+        let waiting = pending(&ambient("default/a", "", ""), now);
+        let mut sandboxes = NodeSandboxes {
+            all: Sandboxes::load(folder.path().to_owned()),
+            pending: BTreeMap::from([(Cookie(1), waiting)]),
+            due: Some(now),
+            serving: None,
+            closed_until: None,
+        };
+        assert_eq!((sandboxes.due(true), sandboxes.due(false)), (Some(now), Some(now)));
+        sandboxes.pending.clear();
+        assert_eq!(sandboxes.due(true), None);
+        // Nor for a socket that this agent does not open.
+        sandboxes.closed_until = Some(now);
+        assert_eq!((sandboxes.due(true), sandboxes.due(false)), (Some(now), None));
     }
 
     #[test]
