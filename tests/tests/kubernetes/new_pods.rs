@@ -61,3 +61,23 @@ fn site(mesh: &Installed, application: &str) -> Result<Site> {
     let pod = pods.pop().with_context(|| format!("{application} has no pod"))?;
     mesh.cluster.container(&pod, "main")
 }
+
+/// A pod of the first node.
+fn pod(namespace: &str, name: &str) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: {namespace}}}
+spec:
+  nodeSelector: {{kubernetes.io/hostname: {}}}
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: main
+    image: localhost/underpass-testapp:testbed
+    imagePullPolicy: Never
+    args: [echo, \"[::]:9080\", {name}]
+",
+        NODES[0]
+    )
+}

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use underpass_tests::{cluster::NAMESPACE, installed::Installed, testbed::wait::wait_until};
 
-use super::NODES;
+use super::pod;
 
 pub(crate) fn pods_of_the_mesh_wait_and_others_start(mesh: &Installed) -> Result<()> {
     let kubectl = mesh.cluster.kubectl();
@@ -13,7 +13,7 @@ pub(crate) fn pods_of_the_mesh_wait_and_others_start(mesh: &Installed) -> Result
         Ok(mesh.cluster.pods(NAMESPACE, "app.kubernetes.io/name=underpass-agent")?.is_empty())
     })?;
     for namespace in ["shop", "legacy", "kube-system"] {
-        kubectl.apply(&pod(namespace))?;
+        kubectl.apply(&pod(namespace, "late"))?;
     }
     for namespace in ["legacy", "kube-system"] {
         wait_until(&format!("the pod of {namespace} to run"), || Ok(phase(mesh, namespace)? == "Running"))?;
@@ -38,23 +38,4 @@ pub(crate) fn pods_of_the_mesh_wait_and_others_start(mesh: &Installed) -> Result
 fn phase(mesh: &Installed, namespace: &str) -> Result<String> {
     let pod = mesh.cluster.kubectl().get(&["pod", "late", "-n", namespace])?;
     Ok(pod["status"]["phase"].as_str().unwrap_or_default().to_owned())
-}
-
-fn pod(namespace: &str) -> String {
-    format!(
-        "
-apiVersion: v1
-kind: Pod
-metadata: {{name: late, namespace: {namespace}}}
-spec:
-  nodeSelector: {{kubernetes.io/hostname: {}}}
-  terminationGracePeriodSeconds: 0
-  containers:
-  - name: main
-    image: localhost/underpass-testapp:testbed
-    imagePullPolicy: Never
-    args: [echo, \"[::]:9080\", late]
-",
-        NODES[0]
-    )
 }

@@ -10,7 +10,7 @@ use underpass_tests::{
     testbed::wait::wait_until,
 };
 
-use super::{NODES, site};
+use super::{NODES, pod, site};
 
 /// A text that is seen between the nodes when no tunnel carries it.
 const SEEN: &str = "a-text-of-a-pod-without-a-mesh";
@@ -63,26 +63,11 @@ fn call(dial: Dial) -> Result<()> {
 /// A new pod in the namespace that is labelled still.
 fn starts(mesh: &Installed) -> Result<()> {
     let kubectl = mesh.cluster.kubectl();
-    kubectl.apply(&format!(
-        "
-apiVersion: v1
-kind: Pod
-metadata: {{name: after, namespace: shop}}
-spec:
-  nodeSelector: {{kubernetes.io/hostname: {}}}
-  terminationGracePeriodSeconds: 0
-  containers:
-  - name: main
-    image: localhost/underpass-testapp:testbed
-    imagePullPolicy: Never
-    args: [echo, \"[::]:9080\", after]
-",
-        NODES[0]
-    ))?;
-    let pod = || kubectl.get(&["pod", "after", "-n", "shop"]);
-    let started = wait_until("a new pod to run", || Ok(pod()?["status"]["phase"] == "Running"));
+    kubectl.apply(&pod("shop", "after"))?;
+    let after = || kubectl.get(&["pod", "after", "-n", "shop"]);
+    let started = wait_until("a new pod to run", || Ok(after()?["status"]["phase"] == "Running"));
     started.with_context(|| mesh.cluster.shown("shop"))?;
-    let annotations = pod()?["metadata"]["annotations"].clone();
+    let annotations = after()?["metadata"]["annotations"].clone();
     ensure!(annotations["ambient.istio.io/redirection"].is_null(), "{annotations}");
     Ok(())
 }
