@@ -219,6 +219,17 @@ pub(crate) struct Agent {
     pub(crate) agent: Target,
 }
 
+/// The cluster, as kubectl finds it.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Cluster {
+    /// The kubeconfig; by default the files of KUBECONFIG, else ~/.kube/config.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// A context of the kubeconfig; by default its current one.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) context: Option<String>,
+}
+
 /// The source of the answer: a running agent, or manifests.
 #[derive(Debug, clap::Args)]
 pub(crate) struct From {

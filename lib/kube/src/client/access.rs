@@ -22,6 +22,13 @@ pub enum Access {
         /// Its context; none: its current one.
         context: Option<String>,
     },
+    /// As kubectl finds it: this file, else the files of `KUBECONFIG`, else `~/.kube/config`, else as this pod's service account.
+    Kubectl {
+        /// The file, where one is named.
+        path: Option<PathBuf>,
+        /// A context of the file; none: its current one.
+        context: Option<String>,
+    },
 }
 
 /// The reason why there is no client.
@@ -39,6 +46,9 @@ pub enum ConnectError {
         #[source]
         cause: KubeconfigError,
     },
+    /// No file is named, and neither the usual ones nor a service account leads to a cluster.
+    #[error("no cluster: {}; name a kubeconfig with --kubeconfig or KUBECONFIG", one_line(.0))]
+    NoCluster(#[source] KubeconfigError),
     /// The configuration says what cannot be done.
     #[error("no client for {url}: {}", one_line(.cause))]
     Client {
@@ -57,13 +67,18 @@ pub enum ConnectError {
 }
 
 pub(super) async fn connect(access: &Access, component: &str) -> Result<kube::Client, ConnectError> {
-    let mut config = match access {
+    let config = match access {
         Access::InCluster => Config::incluster().map_err(ConnectError::InCluster)?,
         Access::Kubeconfig { path, context } => {
             let failed = |cause| ConnectError::Kubeconfig { path: path.clone(), cause };
             kubeconfig(path, context.clone()).await.map_err(failed)?
         }
+        Access::Kubectl { path, context } => by_kubectl(path.as_deref(), context.clone()).await?,
     };
+    client(config, component)
+}
+
+fn client(mut config: Config, component: &str) -> Result<kube::Client, ConnectError> {
     let agent = HeaderValue::from_str(&format!("underpass-{component}/{}", env!("CARGO_PKG_VERSION")))
         .map_err(|_| ConnectError::Component { component: component.to_owned() })?;
     config.headers.push((header::USER_AGENT, agent));
@@ -77,4 +92,19 @@ async fn kubeconfig(path: &Path, context: Option<String>) -> Result<Config, Kube
     let file = Kubeconfig::read_from(path)?;
     let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
     Config::from_custom_kubeconfig(file, &options).await
+}
+
+async fn by_kubectl(path: Option<&Path>, context: Option<String>) -> Result<Config, ConnectError> {
+    if let Some(path) = path {
+        let failed = |cause| ConnectError::Kubeconfig { path: path.to_owned(), cause };
+        return kubeconfig(path, context).await.map_err(failed);
+    }
+    let has_context = context.is_some();
+    let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
+    match Config::from_kubeconfig(&options).await {
+        Ok(config) => Ok(config),
+        // A context that is named is in a file.
+        Err(cause) if has_context => Err(ConnectError::NoCluster(cause)),
+        Err(cause) => Config::incluster().map_err(|_| ConnectError::NoCluster(cause)),
+    }
 }
