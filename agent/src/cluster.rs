@@ -7,12 +7,14 @@
 //!     |        control plane --> facts -------------/
 //!     |                |
 //!     |                '-------- certificates --> certs
-//!     '-- redirection: annotation of captured pods
+//!     |-- redirection: annotation of captured pods
+//!     '-- events: pods that are not captured, or were late
 //! ```
 //! The doors have a thread each, because handing on waits where the keeper is busy.
 
 mod api_server;
 mod control_plane;
+mod events;
 pub(crate) mod redirection;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -50,7 +52,7 @@ pub struct Cluster {
 #[derive(Debug)]
 pub(crate) struct Open {
     _tasks: [SupervisedTask; 2],
-    /// Says which pods are captured.
+    /// Says which pods are captured, and reports those that are not.
     pub(crate) word: redirection::Word,
 }
 

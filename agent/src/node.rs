@@ -7,6 +7,7 @@ mod known;
 mod sandboxes;
 mod stay;
 mod take_over;
+mod unenrolled;
 mod waiting;
 
 use std::{
@@ -35,7 +36,7 @@ use underpass_telemetry::{
 };
 use underpass_ztunnel::{Inputs, Ztunnel};
 
-use self::{known::Known, sandboxes::NodeSandboxes, take_over::TakeOver, waiting::Waiting};
+use self::{known::Known, sandboxes::NodeSandboxes, take_over::TakeOver, unenrolled::Unenrolled, waiting::Waiting};
 use crate::{
     admin,
     certs::{self, Certs},
@@ -124,7 +125,7 @@ struct Node {
     wanted: BTreeSet<Identity>,
     applying: Waiting<Snapshot>,
     enrolling: Gate,
-    room: Gate,
+    unenrolled: Unenrolled,
     known: Known,
     take_over: TakeOver,
     /// For the probes of this process.
@@ -212,8 +213,6 @@ pub async fn run_in<D: DataPath + 'static>(
         Arc::new(pods::spawn(pods, pods::Meter::new(&registry)).map_err(failed("start the thread of the pods"))?);
 
     let enrolling = ready.gate("pods", "no World is applied yet");
-    let room = ready.gate("room for pods", "no pod is known yet");
-    room.open();
     let known = Known::new(&ready);
     let succession = is_successor.then(|| ready.gate("take-over", "the predecessor serves this node"));
     let succeeded = probe::Succeeded::default();
@@ -250,7 +249,7 @@ pub async fn run_in<D: DataPath + 'static>(
     decisions.map(kernel_log::start).transpose().map_err(failed("start the thread of the kernel log"))?;
     let open = doors.open(config).map_err(failed("open the doors of the mesh"))?;
 
-    let sandboxes = NodeSandboxes::load(cni::sandboxes::folder(&config.state), &pods);
+    let sandboxes = NodeSandboxes::load(config, &pods, &ready);
     let listing = config.cni_socket.as_ref().map(|_| {
         let (path, sources, world) = (cni::list_file(&config.state), keeping_sources, keeping_world);
         SupervisedTask::spawn("the list of namespaces for the CNI plugin", cni::list::keep(path, sources, world))
@@ -272,7 +271,7 @@ pub async fn run_in<D: DataPath + 'static>(
         wanted: BTreeSet::new(),
         applying: Waiting::default(),
         enrolling,
-        room,
+        unenrolled: Unenrolled::new(&ready),
         known,
         take_over,
         succeeded,
@@ -394,8 +393,10 @@ impl Node {
         let Some(word) = self.word.as_ref().filter(|_| self.applied) else { return };
         let steered = self.serving.values().filter(|pod| pod.steered);
         let captured = steered.map(|pod| Arc::clone(&pod.pod_uid)).collect();
-        let local = self.local(&self.snapshot.borrow());
-        word.say(redirection::due(&self.sources.borrow(), &local, &captured));
+        let snapshot = self.snapshot.borrow();
+        let (local, sources) = (self.local(&snapshot), self.sources.borrow());
+        word.say(redirection::due(&sources, &local, &captured));
+        word.report(self.unenrolled.events(&sources, snapshot.world.settings()));
     }
 
     /// Other settings of the mesh. In a cluster the facts are the control plane's, and of its settings.
@@ -410,9 +411,10 @@ impl Node {
     fn pod(&mut self, event: Event) {
         match event {
             Event::Added(pod) => {
-                let AnnouncedPod { pod, cookie, netns, outbound, inbound } = *pod;
+                let AnnouncedPod { pod, cookie, netns, outbound, inbound, late } = *pod;
                 let LocalPod { pod_uid, name, uid, addresses, account, .. } = pod;
                 let pod_uid = Arc::clone(&pod_uid);
+                self.unenrolled.added(&pod_uid, late);
                 let serving = Serving { uid: uid.clone(), pod_uid, account: account.clone(), steered: true };
                 self.serving.insert(cookie, serving);
                 let expected_until = self.sandboxes.expected_until(cookie);
@@ -437,19 +439,17 @@ impl Node {
                 self.say();
             }
             Event::Removed { name, cookie } => {
-                self.serving.remove(&cookie);
+                if let Some(pod) = self.serving.remove(&cookie) {
+                    self.unenrolled.removed(&pod.pod_uid);
+                }
                 drop(self.ztunnel.remove(&name, cookie.0));
                 self.want();
                 self.say();
             }
-            Event::NoRoom(pods) => match pods.first() {
-                None => self.room.open(),
-                Some(first) => {
-                    let n = pods.len();
-                    self.room
-                        .close(format!("pod {first} is not enrolled: the kernel's tables are full ({n} pods in all)"));
-                }
-            },
+            Event::Waiting(pods) => {
+                self.unenrolled.set_waiting(pods);
+                self.say();
+            }
             Event::Applied(version) => {
                 tracing::info!(%version, "World applied");
                 self.applied = true;

@@ -20,7 +20,7 @@ use underpass_agent::{
     datapath::InMemory,
     handover::{self, Claim},
     node,
-    pods::{AnnouncedPod, Event},
+    pods::{AnnouncedPod, Event, WaitingPod},
     preflight::{Checked, Claimed, Servers},
     reports::Counters,
     signals::Signals,
@@ -175,6 +175,7 @@ impl Agent {
             netns: Arc::new(Netns::own().expect("own namespace")),
             outbound,
             inbound,
+            late: false,
         };
         self.events.send(Event::Added(Box::new(pod))).expect("the node listens");
         captured
@@ -407,11 +408,16 @@ fn settings_of_the_mesh_are_followed_while_it_runs() {
     agent.end();
 }
 
+fn without_room(name: &str) -> WaitingPod {
+    let problem = "no room for another pod".to_owned();
+    WaitingPod { name: ObjectName::new("default", name), uid: name.into(), problem, no_room: true }
+}
+
 #[test]
 fn a_node_without_room_for_a_pod_is_not_ready() {
     let agent = Agent::start(&[("b.yaml", pod("b", B, AMBIENT))]);
-    let no_room = |pods: Vec<ObjectName>| agent.events.send(Event::NoRoom(pods)).expect("the node listens");
-    no_room(vec![ObjectName::new("default", "late")]);
+    let no_room = |pods| agent.events.send(Event::Waiting(pods)).expect("the node listens");
+    no_room(vec![without_room("late")]);
     let ready = |status: u16, part: &str| {
         let answered = || get(agent.readiness, "/healthz/ready");
         wait_until(part, || answered().filter(|(found, text)| *found == status && text.contains(part)));
@@ -456,8 +462,8 @@ fn probes_ask_this_very_process() {
     for question in ["live", "ready"] {
         assert_eq!(asked(question), (Some(0), String::new()), "{question}");
     }
-    let no_room = vec![ObjectName::new("default", "late"), ObjectName::new("default", "later")];
-    agent.events.send(Event::NoRoom(no_room)).expect("the node listens");
+    let no_room = vec![without_room("late"), without_room("later")];
+    agent.events.send(Event::Waiting(no_room)).expect("the node listens");
     let (code, said) = wait_until("the probe to say no", || Some(asked("ready")).filter(|(code, _)| *code != Some(0)));
     assert!(code == Some(1) && said.contains("not ready: room for pods: pod default/late is not enrolled"), "{said}");
     assert_eq!(asked("live"), (Some(0), String::new()));

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::Parser;
+use clap::{ArgAction, Parser};
 use underpass_core::{
     TrustDomain,
     enrol::EnrolledBy,
@@ -47,6 +47,10 @@ pub struct Config {
     /// The longest lifetime of a workload's certificate, and that of one whose request names none.
     #[arg(long, env = "UNDERPASS_CERTIFICATE_LIFETIME", value_name = "SECONDS", default_value = "86400", value_parser = seconds)]
     pub certificate_lifetime: Duration,
+
+    /// Take the taint underpass.dev/agent-not-ready from a node once its agent is ready. Needs the right to patch nodes.
+    #[arg(long, env = "UNDERPASS_REMOVE_STARTUP_TAINT", value_name = "true|false", default_value_t = true, action = ArgAction::Set)]
+    pub remove_startup_taint: bool,
 
     /// The name of the cluster, in the uids of its workloads.
     #[arg(long, env = "UNDERPASS_CLUSTER", value_name = "NAME", default_value = "Kubernetes")]

@@ -5,6 +5,7 @@
 //! * [`facts`]: the World's resources on the wire. [`placed`]: which accounts run on which node.
 //! * [`ca`]: the certificate authority, and who may have which certificate.
 //! * [`cleanup`]: at the end of the mesh, the wait for nodes to be clean; a command of its own.
+//! * [`taint`]: the startup taint of nodes.
 //! * [`incoming`]: connections. [`metrics`]: numbers.
 
 pub mod ca;
@@ -15,6 +16,7 @@ pub mod incoming;
 pub mod metrics;
 pub mod placed;
 pub mod run;
+pub mod taint;
 
 /// An error and its causes in one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {

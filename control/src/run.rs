@@ -42,7 +42,7 @@ use crate::{
     },
     config::Config,
     facts::{self, Followed},
-    incoming, metrics,
+    incoming, metrics, taint,
 };
 
 /// The name of the door, in reports and metrics.
@@ -136,6 +136,10 @@ async fn start(config: &Config, mut stopping: watch::Receiver<bool>) -> Result<(
     tasks.push(SupervisedTask::spawn("the follower of the certificate authority", following));
     let writing = roots::write(client.clone(), authority.clone(), sources.clone());
     tasks.push(SupervisedTask::spawn("the writer of root certificates", writing));
+    if config.remove_startup_taint {
+        let untainting = taint::remove(client.clone(), config.namespace.clone(), sources.clone());
+        tasks.push(SupervisedTask::spawn("the remover of startup taints", untainting));
+    }
     let serving = Serving::new(config.names(), &config.trust_domain, &config.namespace);
     let (acceptor, renewing) = serving.start(authority.clone())?;
     tasks.push(SupervisedTask::spawn("the renewal of the serving certificate", renewing));

@@ -6,24 +6,29 @@ use tokio::{sync::watch, time::sleep};
 use underpass_keeper::{Feed, supervision::on_thread};
 use underpass_kube::{Access, Client, Door, Selection, write::Annotated};
 
-use super::redirection::Redirection;
+use super::{
+    events,
+    redirection::{Due, Redirection},
+};
 use crate::preflight::chain;
 
 /// The pause before another look where the API server could not be asked.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// Opens the door; `due` are the annotations that are to change.
+/// Opens the door, and writes what is due.
 pub(super) fn open(
     access: Access,
     node: Arc<str>,
     feed: Feed,
-    due: watch::Receiver<BTreeSet<Redirection>>,
+    due: Due,
 ) -> io::Result<impl Future<Output = ()> + Send + use<>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     on_thread("API server", move || {
         runtime.block_on(async {
             let client = connect(&access).await;
-            let writing = tokio::spawn(say(client.clone(), due));
+            let Due { redirections, events } = due;
+            let saying = tokio::spawn(say(client.clone(), redirections));
+            let reporting = tokio::spawn(events::write(client.clone(), node.to_string(), events));
             let selections = vec![Selection::pods_of(&node), Selection::namespaces()];
             let door = Door::new(client, selections);
             door.run(|mut update, progress| {
@@ -31,7 +36,8 @@ pub(super) fn open(
                 feed.send(update);
             })
             .await;
-            writing.abort();
+            saying.abort();
+            reporting.abort();
         });
     })
 }

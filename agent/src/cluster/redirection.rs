@@ -12,6 +12,7 @@ use underpass_core::{
     enrol::is_redirected,
     resolve::{Local, LocalPod, Sources},
 };
+use underpass_kube::write::PodEvent;
 
 use crate::pods::PodUid;
 
@@ -26,25 +27,48 @@ pub(crate) struct Redirection {
     pub enabled: bool,
 }
 
-/// Says which annotations are to change. Cheap to clone.
+/// Says which annotations are to change, and which events are due. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Word(Arc<watch::Sender<BTreeSet<Redirection>>>);
+pub(crate) struct Word(Arc<Senders>);
+
+#[derive(Debug)]
+struct Senders {
+    redirections: watch::Sender<BTreeSet<Redirection>>,
+    events: watch::Sender<BTreeSet<PodEvent>>,
+}
+
+/// What is due, for its writers.
+#[derive(Debug)]
+pub(super) struct Due {
+    pub(super) redirections: watch::Receiver<BTreeSet<Redirection>>,
+    pub(super) events: watch::Receiver<BTreeSet<PodEvent>>,
+}
 
 impl Word {
     /// With nothing to say, and who writes it.
-    pub(super) fn new() -> (Self, watch::Receiver<BTreeSet<Redirection>>) {
-        let (sender, due) = watch::channel(BTreeSet::new());
-        (Self(Arc::new(sender)), due)
+    pub(super) fn new() -> (Self, Due) {
+        let (said, redirections) = watch::channel(BTreeSet::new());
+        let (reported, events) = watch::channel(BTreeSet::new());
+        (Self(Arc::new(Senders { redirections: said, events: reported })), Due { redirections, events })
     }
 
     /// From now on these are due.
     pub(crate) fn say(&self, due: BTreeSet<Redirection>) {
-        self.0.send_if_modified(|said| {
-            let differs = *said != due;
-            *said = due;
-            differs
-        });
+        replace(&self.0.redirections, due);
     }
+
+    /// From now on these are due.
+    pub(crate) fn report(&self, due: BTreeSet<PodEvent>) {
+        replace(&self.0.events, due);
+    }
+}
+
+fn replace<T: PartialEq>(said: &watch::Sender<T>, due: T) {
+    said.send_if_modified(|said| {
+        let differs = *said != due;
+        *said = due;
+        differs
+    });
 }
 
 /// The changes that are due: the objects say what is there, the rest what is to be.

@@ -11,10 +11,12 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use underpass_cni::chain::{self, File, PROGRAM, Plugin};
 use underpass_config::watch::{Watch, watch};
+use underpass_telemetry::admin::Gate;
 
 use super::sandboxes;
 use crate::config::Config;
@@ -110,6 +112,8 @@ pub struct Look {
     pub changes: Vec<Change>,
     /// The step that failed; none after it was done.
     pub problem: Option<Error>,
+    /// Our configuration stands behind a primary's; false also where there is no primary.
+    pub follows: bool,
 }
 
 /// Looks at the node and makes the changes that it needs.
@@ -117,7 +121,8 @@ pub fn look(settings: &Settings) -> Look {
     let mut look = Look::default();
     let mut steps = || {
         look.changes.extend(install_program(settings)?);
-        follow(settings, &mut look.changes)
+        look.follows = follow(settings, &mut look.changes)?;
+        Ok(())
     };
     look.problem = steps().err();
     look
@@ -135,7 +140,8 @@ fn install_program(settings: &Settings) -> Result<Option<Change>, Error> {
     Ok(Some(Change::Program(path)))
 }
 
-fn follow(settings: &Settings, changes: &mut Vec<Change>) -> Result<(), Error> {
+/// Whether there is a primary.
+fn follow(settings: &Settings, changes: &mut Vec<Change>) -> Result<bool, Error> {
     let directory = &settings.config_dir;
     let names = names(directory).map_err(failed("list", directory))?;
     let mut wanted = None;
@@ -156,7 +162,7 @@ fn follow(settings: &Settings, changes: &mut Vec<Change>) -> Result<(), Error> {
     for path in others.map(|name| directory.join(name)) {
         changes.extend(remove_file(&path)?.then_some(Change::Removed(path)));
     }
-    Ok(())
+    Ok(wanted.is_some())
 }
 
 /// The names of the files in a directory. Those that are no text are no configurations.
@@ -227,13 +233,25 @@ pub fn remove(config: &Config) -> Result<Vec<PathBuf>, Error> {
 }
 
 /// Installs the plugin and keeps it installed. To be called once the agent answers the plugin: from the first look on pods of the
-/// mesh wait for it. To be dropped at a hand-over: two agents of different settings would write over each other.
+/// mesh wait for it. To be dropped at a hand-over: two agents of different settings would write over each other. `installed`: opened
+/// once it is installed, and open from then on, because what was installed stays.
 ///
 /// # Errors
 /// When no thread can be started. What is in the way on the node is in the log, and tried again.
-pub fn start(settings: Settings) -> io::Result<Watch> {
+pub fn start(settings: Settings, installed: Arc<Gate>) -> io::Result<Watch> {
     let mut log = Log::default();
-    start_with(settings, move |look| log.look(&look))
+    let (directory, mut done) = (settings.config_dir.clone(), false);
+    start_with(settings, move |look| {
+        log.look(&look);
+        done |= look.follows;
+        match &look.problem {
+            _ if done => installed.open(),
+            Some(error) => installed.close(format!("it is not installed: {error}")),
+            None => {
+                installed.close(format!("no other plugin has a configuration in {} to follow", directory.display()));
+            }
+        }
+    })
 }
 
 fn start_with(settings: Settings, mut on_look: impl FnMut(Look) + Send + 'static) -> io::Result<Watch> {

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,11 +19,12 @@ use underpass_core::{
     world::MeshSettings,
 };
 use underpass_net::netns::Netns;
+use underpass_telemetry::admin::{Gate, Readiness};
 
 use crate::{
     cni::{
         install,
-        sandboxes::{Named, Sandboxes},
+        sandboxes::{self, Named, Sandboxes},
         server::{self, Incoming, Server},
     },
     config::Config,
@@ -108,10 +109,11 @@ struct Serving {
 
 impl Serving {
     /// Answers first, then installs: from then on pods of the mesh wait for an answer.
-    fn start(config: &Config, socket: &Path) -> io::Result<Self> {
+    fn start(config: &Config, socket: &Path, installed: Option<&Arc<Gate>>) -> io::Result<Self> {
         let (server, incoming) = server::start(socket)?;
         let own_namespace = std::env::var("POD_NAMESPACE").ok();
-        let installed = install::Settings::of(config, own_namespace)?.map(install::start).transpose()?;
+        let settings = install::Settings::of(config, own_namespace)?.zip(installed.cloned());
+        let installed = settings.map(|(settings, gate)| install::start(settings, gate)).transpose()?;
         Ok(Self { incoming, _server: server, installed })
     }
 
@@ -130,16 +132,20 @@ pub(super) struct NodeSandboxes {
     /// The next time at which a pending one is due.
     due: Option<Instant>,
     serving: Option<Serving>,
+    /// Open once the plugin is installed; none: none is to be.
+    installed: Option<Arc<Gate>>,
     /// After a failure: the time of the next try to open the socket.
     closed_until: Option<Instant>,
 }
 
 impl NodeSandboxes {
-    /// Those on record in this folder.
-    pub(super) fn load(folder: PathBuf, pods: &pods::Handle) -> Self {
-        let all = Sandboxes::load(folder);
+    /// Those on record on this node. The node is not ready before the plugin is installed, where one is to be.
+    pub(super) fn load(config: &Config, pods: &pods::Handle, ready: &Readiness) -> Self {
+        let gate = || ready.gate("CNI plugin", "it is not installed yet");
+        let installed = config.cni_config_dir.as_ref().map(|_| Arc::new(gate()));
+        let all = Sandboxes::load(sandboxes::folder(&config.state));
         all.all().for_each(|named| pods.name_sandbox(named.pod.uid.as_str().into(), Arc::clone(&named.netns)));
-        Self { all, pending: BTreeMap::new(), due: None, serving: None, closed_until: None }
+        Self { all, pending: BTreeMap::new(), due: None, serving: None, installed, closed_until: None }
     }
 
     /// From now on the plugin asks this agent, where it is to. A failure is tried again with a later call.
@@ -151,7 +157,7 @@ impl NodeSandboxes {
         }
         let closed = self.closed_until.is_some_and(|until| now < until);
         let Some(socket) = config.cni_socket.as_deref().filter(|_| self.serving.is_none() && !closed) else { return };
-        match Serving::start(config, socket) {
+        match Serving::start(config, socket, self.installed.as_ref()) {
             Ok(serving) => {
                 (self.serving, self.closed_until) = (Some(serving), None);
                 // Those that ended while the predecessor still answered.
@@ -389,6 +395,7 @@ mod tests {
             pending: BTreeMap::from([(Cookie(1), waiting)]),
             due: Some(now),
             serving: None,
+            installed: None,
             closed_until: None,
         };
         assert_eq!((sandboxes.due(true), sandboxes.due(false)), (Some(now), Some(now)));

@@ -50,6 +50,8 @@ pub(super) struct EnrolledPod {
     before: Before,
     /// Made, and not yet handed to the tunnel.
     listeners: Option<Listeners>,
+    /// Its processes had started before it was captured, though it was in the mesh from its beginning.
+    pub(super) late: bool,
 }
 
 impl EnrolledPod {
@@ -87,6 +89,7 @@ impl EnrolledPod {
             watch,
             before: Before::unknown(),
             listeners: None,
+            late: false,
         })
     }
 
@@ -116,6 +119,7 @@ impl EnrolledPod {
             cgroup,
             before: Before::unknown(),
             listeners: None,
+            late: false,
         })
     }
 
@@ -194,6 +198,7 @@ impl EnrolledPod {
             netns: Arc::clone(&self.netns),
             outbound,
             inbound,
+            late: self.late,
         })
     }
 
@@ -230,6 +235,11 @@ impl EnrolledPod {
 
     pub(super) fn destroy_captured(&self, marks: Marks) -> std::result::Result<usize, SystemError> {
         setup::destroy_captured(&self.netns, marks.outbound() | marks.inbound())
+    }
+
+    /// A process of it ran before the runtime has named it, or the runtime names none.
+    pub(super) const fn has_begun(&self) -> bool {
+        self.sandbox.is_some() && !self.expected
     }
 
     /// A process lives in it, or one may still come: some runtimes keep none between two containers.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use underpass_abi::Map;
-use underpass_telemetry::metrics::{Family, IntGauge, Registry};
+use underpass_telemetry::metrics::{Family, IntCounter, IntGauge, Registry};
 
 use super::State;
 use crate::{datapath::DataPath, tables::Tables};
@@ -13,6 +13,12 @@ static PODS: Family = Family::gauge(
     "underpass_pods",
     "Pods of this node by state: waiting to be enrolled, enrolled, or releasing.",
     &["state"],
+);
+static LATE: Family = Family::counter(
+    "underpass_pods_captured_late_total",
+    "Pods whose processes had started before they were captured, though they were in the mesh from their beginning: connections \
+     that they opened before are outside the mesh.",
+    &[],
 );
 
 static ENTRIES: Family = Family::gauge(
@@ -28,7 +34,7 @@ static CAPACITY: Family = Family::gauge(
 );
 
 /// The families of this room.
-pub const FAMILIES: &[&Family] = &[&PODS, &ENTRIES, &CAPACITY];
+pub const FAMILIES: &[&Family] = &[&PODS, &LATE, &ENTRIES, &CAPACITY];
 
 /// The gauges of pods and tables.
 #[derive(Debug)]
@@ -36,6 +42,7 @@ pub struct Meter {
     waiting: IntGauge,
     enrolled: IntGauge,
     releasing: IntGauge,
+    late: IntCounter,
     entries: BTreeMap<Map, IntGauge>,
     capacity: BTreeMap<Map, IntGauge>,
 }
@@ -51,7 +58,8 @@ impl Meter {
             let gauges = registry.gauge(family);
             Tables::default().sizes().map(|(map, _)| (map, gauges.with_label_values(&[map.name()]))).into()
         };
-        Self { waiting, enrolled, releasing, entries: by_table(&ENTRIES), capacity: by_table(&CAPACITY) }
+        let late = registry.counter(&LATE).with_label_values::<&str>(&[]);
+        Self { waiting, enrolled, releasing, late, entries: by_table(&ENTRIES), capacity: by_table(&CAPACITY) }
     }
 
     pub(super) fn fill(&self, tables: &Tables, path: &impl DataPath) {
@@ -66,7 +74,9 @@ impl Meter {
         }
     }
 
-    pub(super) fn count<'a>(&self, pods: impl Iterator<Item = &'a State>) {
+    /// `late`: how many were enrolled late since the start.
+    pub(super) fn count<'a>(&self, pods: impl Iterator<Item = &'a State>, late: u64) {
+        self.late.inc_by(late.saturating_sub(self.late.get()));
         let (mut waiting, mut enrolled, mut releasing) = (0, 0, 0);
         for state in pods {
             match state {

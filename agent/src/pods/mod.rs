@@ -96,6 +96,8 @@ pub struct AnnouncedPod {
     pub outbound: TcpListener,
     /// Accepts every connection that arrives at the pod. Non-blocking.
     pub inbound: TcpListener,
+    /// Its processes had started before it was captured, though it was in the mesh from its beginning.
+    pub late: bool,
 }
 
 /// An event for the rest of the agent.
@@ -119,8 +121,22 @@ pub enum Event {
     },
     /// The data path decides by this World now.
     Applied(Version),
-    /// The pods that are not enrolled for want of room in the kernel's tables; none: there is room.
-    NoRoom(Vec<ObjectName>),
+    /// The pods that are to be enrolled and could not be, all of them: said when they are others than before. A pod that just
+    /// starts is not among them.
+    Waiting(Vec<WaitingPod>),
+}
+
+/// A pod that could not be enrolled, and is tried again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitingPod {
+    /// namespace/name.
+    pub name: ObjectName,
+    /// `metadata.uid`.
+    pub uid: PodUid,
+    /// The last error.
+    pub problem: String,
+    /// It is want of room in the kernel's tables.
+    pub no_room: bool,
 }
 
 /// The receiver of events.
@@ -157,8 +173,12 @@ pub struct Pods<D> {
     kubelet: kubelet::Finder,
     sink: Sink,
     applied: Option<Version>,
-    /// The pods of the last [`Event::NoRoom`].
-    no_room: Vec<ObjectName>,
+    /// The pods of the last [`Event::Waiting`].
+    waiting: Vec<WaitingPod>,
+    /// The pods of this node that were outside the mesh at some time.
+    outside: BTreeSet<PodUid>,
+    /// The count of pods that were enrolled late.
+    late: u64,
     /// The operations of the data path that failed.
     failures: sync::Failures,
     /// After a failure: the time at which the data path is read back, and the pause before.
@@ -200,7 +220,9 @@ impl<D: DataPath> Pods<D> {
             unsure: BTreeMap::new(),
             sink,
             applied: None,
-            no_room: Vec::new(),
+            waiting: Vec::new(),
+            outside: BTreeSet::new(),
+            late: 0,
             failures: sync::Failures::new(),
             reading: None,
             stale: true,
@@ -211,6 +233,10 @@ impl<D: DataPath> Pods<D> {
     /// From the next turn on this World holds, and these are the pods of this node.
     pub fn set_world(&mut self, world: Arc<World>, local: Arc<[LocalPod]>) {
         (self.world, self.local) = (Some(world), local);
+        let uids: BTreeSet<_> = self.local.iter().map(|pod| &pod.pod_uid).collect();
+        self.outside.retain(|uid| uids.contains(uid));
+        let released = self.local.iter().filter(|pod| pod.local == Local::Released);
+        self.outside.extend(released.map(|pod| Arc::clone(&pod.pod_uid)));
         let probes = probes(&self.local);
         for (uid, state) in &mut self.pods {
             if let Some(enrolled) = state.enrolled_mut() {
@@ -340,9 +366,17 @@ impl<D: DataPath> Pods<D> {
             _ => 0,
         };
         let Some(pod) = self.local(&uid) else { return };
-        match self.find(&pod).and_then(|enrolled| self.set_up(enrolled)) {
+        let found = self.find(&pod).map(|mut enrolled| {
+            // One that was outside before is enrolled by a change of labels.
+            let is_known = self.outside.contains(&uid) || self.orphans.contains(&enrolled.kernel.cookie);
+            enrolled.late = !is_known && enrolled.has_begun();
+            enrolled
+        });
+        match found.and_then(|enrolled| self.set_up(enrolled)) {
             Ok(enrolled) => {
-                tracing::info!(pod = %enrolled.pod.name, cookie = enrolled.kernel.cookie.0, "pod enrolled");
+                let (cookie, late) = (enrolled.kernel.cookie.0, enrolled.late);
+                tracing::info!(pod = %enrolled.pod.name, cookie, late, "pod enrolled");
+                self.late = self.late.saturating_add(u64::from(late));
                 enrolled.log_too_many_probes();
                 self.orphans.remove(&enrolled.kernel.cookie);
                 self.pods.insert(uid, State::Enrolled(Box::new(enrolled)));

@@ -226,8 +226,8 @@ impl<D: DataPath> Pods<D> {
             let still = !matches!(mode, Mode::Running);
             let now = Instant::now();
             let due = if still { now + LOOK_AGAIN } else { self.turn(now) };
-            self.report_no_room();
-            meter.count(self.pods.values());
+            self.report_waiting();
+            meter.count(self.pods.values(), self.late);
             meter.fill(&self.there, &self.path);
             for answer in status_answers {
                 let _ = answer.send(self.status());

@@ -7,7 +7,7 @@ use underpass_abi::{
     limits::{POD_ADDRESSES, POD_PROBES},
 };
 
-use super::{Event, PodUid, Pods, enrolled::EnrolledPod, state::State};
+use super::{Event, FAILURES_TO_WARN, PodUid, Pods, WaitingPod, enrolled::EnrolledPod, state::State};
 use crate::datapath::DataPath;
 
 /// The status of a pod.
@@ -64,14 +64,20 @@ impl<D: DataPath> Pods<D> {
         self.pods.iter().map(of).collect()
     }
 
-    /// Reports the pods that are not enrolled for want of room, where they are others than before.
-    pub(super) fn report_no_room(&mut self) {
-        let waits = |state: &State| matches!(state, State::Waiting { no_room: true, .. });
-        let waiting = self.pods.iter().filter(|(_, state)| waits(state));
-        let pods: Vec<_> = waiting.filter_map(|(uid, _)| self.local(uid)).map(|pod| pod.name).collect();
-        if pods != self.no_room {
-            self.no_room.clone_from(&pods);
-            (self.sink)(Event::NoRoom(pods));
+    /// Reports the pods that could not be enrolled, where they are others than before: for want of room at once, for another
+    /// reason when it is time to warn.
+    pub(super) fn report_waiting(&mut self) {
+        let waits = |(uid, state): (&PodUid, &State)| match state {
+            State::Waiting { failures, problem, no_room, .. } if *no_room || *failures > FAILURES_TO_WARN => {
+                let (name, uid) = (self.local(uid)?.name, Arc::clone(uid));
+                Some(WaitingPod { name, uid, problem: problem.clone(), no_room: *no_room })
+            }
+            _ => None,
+        };
+        let waiting: Vec<_> = self.pods.iter().filter_map(waits).collect();
+        if waiting != self.waiting {
+            self.waiting.clone_from(&waiting);
+            (self.sink)(Event::Waiting(waiting));
         }
     }
 

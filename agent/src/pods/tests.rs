@@ -331,13 +331,16 @@ fn a_pod_beyond_what_the_tables_hold_is_not_enrolled_and_named() {
     bench.set(&of([ambient("default/a", "10.0.0.1", "")]));
     let waiting = |no_room| State::Waiting { again: Instant::now(), failures: 1, problem: error.to_string(), no_room };
     bench.pods.pods.insert("uid-default-a".into(), waiting(true));
-    bench.pods.report_no_room();
-    bench.pods.report_no_room();
+    bench.pods.report_waiting();
+    bench.pods.report_waiting();
     let told: Vec<_> = bench.events.try_iter().collect();
-    assert!(matches!(&told[..], [Event::NoRoom(pods)] if pods[0].to_string() == "default/a"), "{told:?}");
+    assert!(
+        matches!(&told[..], [Event::Waiting(pods)] if pods[0].name.to_string() == "default/a" && pods[0].no_room),
+        "{told:?}"
+    );
     bench.pods.pods.insert("uid-default-a".into(), waiting(false));
-    bench.pods.report_no_room();
-    assert!(matches!(bench.events.try_recv(), Ok(Event::NoRoom(pods)) if pods.is_empty()));
+    bench.pods.report_waiting();
+    assert!(matches!(bench.events.try_recv(), Ok(Event::Waiting(pods)) if pods.is_empty()));
 }
 
 #[test]

@@ -164,20 +164,61 @@ pub fn decide(pod: &Pod, namespace: Option<&Namespace>, settings: &MeshSettings)
     if settings.enrolled_by == EnrolledBy::Redirection {
         return redirected(pod);
     }
-    let none = Labels::new();
-    let own = [
-        (mode(&pod.labels), EnrolmentReason::PodMode),
-        (sidecar(settings, &pod.labels, SIDECAR_INJECT, ["true", "false"]), EnrolmentReason::PodInjectLabel),
-        (sidecar(settings, &pod.annotations, SIDECAR_INJECT, ["true", "false"]), EnrolmentReason::PodInjectAnnotation),
-    ];
-    let keys = own.into_iter().chain(of_namespace(namespace.map_or(&none, |n| &n.labels), settings));
-    match keys.into_iter().find_map(|(says, because)| says.map(|enrolled| (enrolled, because))) {
+    match wish(pod, namespace, settings) {
         Some((true, _)) if pod.addresses.is_empty() => {
             Enrolment { enrolled: false, because: EnrolmentReason::NoAddress }
         }
         Some((enrolled, because)) => Enrolment { enrolled, because },
         None => Enrolment { enrolled: false, because: EnrolmentReason::NoKey },
     }
+}
+
+/// The first key that says something, and what it says.
+fn wish(pod: &Pod, namespace: Option<&Namespace>, settings: &MeshSettings) -> Option<(bool, EnrolmentReason)> {
+    let none = Labels::new();
+    let own = [
+        (mode(&pod.labels), EnrolmentReason::PodMode),
+        (sidecar(settings, &pod.labels, SIDECAR_INJECT, ["true", "false"]), EnrolmentReason::PodInjectLabel),
+        (sidecar(settings, &pod.annotations, SIDECAR_INJECT, ["true", "false"]), EnrolmentReason::PodInjectAnnotation),
+    ];
+    let mut keys = own.into_iter().chain(of_namespace(namespace.map_or(&none, |n| &n.labels), settings));
+    keys.find_map(|(says, because)| says.map(|enrolled| (enrolled, because)))
+}
+
+/// The owner of the key that enrols a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WishedBy {
+    /// The pod itself.
+    Pod,
+    /// Its namespace: for all of its pods.
+    Namespace,
+}
+
+/// A pod that its keys enrol, and that can never be in the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// What keeps it outside.
+    pub because: EnrolmentReason,
+    /// The key that enrols it.
+    pub by: EnrolmentReason,
+    /// The owner of the key.
+    pub whose: WishedBy,
+}
+
+/// What keeps a pod outside the mesh that its owner means to be in it; none: nothing does, or it is not meant. A sidecar is what
+/// the sidecar keys ask for.
+#[must_use]
+pub fn kept_outside(pod: &Pod, namespace: Option<&Namespace>, settings: &MeshSettings) -> Option<Kept> {
+    let (true, by) = wish(pod, namespace, settings)? else { return None };
+    let is_mode = matches!(by, EnrolmentReason::PodMode | EnrolmentReason::NamespaceMode);
+    let because = match pod.proxy {
+        _ if pod.phase == Phase::Terminal => return None,
+        _ if pod.host_network => EnrolmentReason::HostNetwork,
+        Some(OwnProxy::Sidecar) if is_mode => EnrolmentReason::Sidecar,
+        _ => return None,
+    };
+    let of_namespace = matches!(by, EnrolmentReason::NamespaceMode | EnrolmentReason::NamespaceInjection);
+    Some(Kept { because, by, whose: if of_namespace { WishedBy::Namespace } else { WishedBy::Pod } })
 }
 
 /// The node of this pod says that it captures its connections ([`REDIRECTION`]).

@@ -58,7 +58,7 @@ pub fn node(name: &str, place: &str) -> Node {
     let Locality { region, zone, subzone } = locality(place);
     let keys = ["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"];
     let labels = keys.into_iter().zip([region, zone, subzone]).filter_map(|(key, value)| Some((key, value?)));
-    Node { name: ObjectName::cluster(name), addresses: Vec::new(), labels: labels.collect() }
+    Node { name: ObjectName::cluster(name), addresses: Vec::new(), labels: labels.collect(), awaits_agent: false }
 }
 
 /// An endpoint of a slice that is ready.

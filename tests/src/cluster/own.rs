@@ -39,7 +39,8 @@ pub(super) fn pods(nodes: &[NodeSpec]) -> String {
 
 fn pod(name: &str, account: &str, node: &str, address: &str) -> String {
     format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {NAMESPACE}}}\n\
+        "apiVersion: v1\nkind: Pod\n\
+         metadata: {{name: {name}, namespace: {NAMESPACE}, labels: {{app.kubernetes.io/name: {account}}}}}\n\
          spec: {{nodeName: {node}, serviceAccountName: {account}, hostNetwork: true, containers: [{{name: main, image: main}}]}}\n\
          status:\n  phase: Running\n  conditions: [{{type: Ready, status: \"True\"}}]\n  podIP: \"{address}\"\n  podIPs: [{{ip: \"{address}\"}}]\n"
     )

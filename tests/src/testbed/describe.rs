@@ -381,7 +381,7 @@ mod tests {
         let mut batch = Batch::default();
         for (name, addresses) in [("n1", ["172.30.0.1", "fd30::1"]), ("n2", ["172.30.0.2", "fd30::2"])] {
             let addresses = parse(&addresses).expect("addresses");
-            batch.put(Node { name: ObjectName::cluster(name), addresses, labels: Labels::new() });
+            batch.put(Node { name: ObjectName::cluster(name), addresses, labels: Labels::new(), awaits_agent: false });
         }
         batch.put(workload("db", Some("n2"), &["10.1.2.5", "fd01:2::5"]));
         batch.put(workload("web", Some("n1"), &["10.1.1.5"]));

@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         Scenario::new("an_api_server_takes_every_object", installed::an_api_server_takes_every_object),
         Scenario::new("the_root_namespace_is_made_and_kept", installed::the_root_namespace_is_made_and_kept),
         Scenario::new("an_agent_may_write_one_annotation", installed::an_agent_may_write_one_annotation),
+        Scenario::new("control_may_remove_one_taint", installed::control_may_remove_one_taint),
     ])
 }
 

@@ -7,6 +7,8 @@
 mod calls;
 #[path = "mesh/certificates.rs"]
 mod certificates;
+#[path = "mesh/events.rs"]
+mod events;
 #[path = "mesh/facts.rs"]
 mod facts;
 #[path = "mesh/labels.rs"]
@@ -44,6 +46,8 @@ fn up(lab: &Lab, manifests: &[&str]) -> Result<Cluster> {
 
 fn a_mesh_of_a_cluster(lab: &Lab) -> Result<()> {
     let mut cluster = up(lab, &[support::WORLD, facts::SERVICES, facts::POLICIES])?;
+    events::name_pods_that_are_not_captured(&cluster)?;
+    events::a_startup_taint_goes_with_a_ready_agent(&cluster)?;
     calls::are_mutual_tls_as_policies_say(&mut cluster)?;
     facts::are_those_of_files(&mut cluster)
 }

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use underpass_abi::{Cookie, Marks};
 use underpass_agent::pods::Event;
@@ -69,7 +69,7 @@ impl Tunnel {
     fn handle(&mut self, event: Event) -> Result<()> {
         match event {
             Event::Applied(version) => self.applied = version.0,
-            Event::NoRoom(pods) => bail!("no room for {pods:?}"),
+            Event::Waiting(pods) => ensure!(!pods.iter().any(|pod| pod.no_room), "no room for {pods:?}"),
             Event::Steered { .. } => {}
             // It asks for no certificates.
             Event::Added(pod) => {

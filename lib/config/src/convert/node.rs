@@ -2,7 +2,7 @@
 
 use underpass_core::{
     Kind,
-    objects::{Namespace, Node},
+    objects::{AGENT_NOT_READY, Namespace, Node},
 };
 
 use super::{Converted, Faults, Rejected, meta, value::Addresses};
@@ -39,5 +39,6 @@ pub fn node(shape: &shapes::Node) -> Result<Converted<Node>, Rejected> {
         addresses.add(&address.address, &at.index(i).field("address"), &mut faults);
     }
     let addresses = addresses.into_vec();
-    faults.finish(name.zip(labels).map(|(name, labels)| Node { name, addresses, labels }))
+    let awaits_agent = shape.spec.taints.iter().any(|taint| taint.key == AGENT_NOT_READY);
+    faults.finish(name.zip(labels).map(|(name, labels)| Node { name, addresses, labels, awaits_agent }))
 }

@@ -62,6 +62,10 @@ const SERVED: &[Served] = &[
                 "of InternalIP and ExternalIP, the node's own addresses: kubelets probe from there",
             ),
             (
+                "spec.taints[].key",
+                "`underpass.dev/agent-not-ready`: the control plane takes it away once the agent of the node is ready",
+            ),
+            (
                 "metadata.labels[topology.kubernetes.io/region, topology.kubernetes.io/zone]",
                 "region and zone of its pods",
             ),
@@ -361,7 +365,10 @@ fn no_field_of_kubernetes_kinds_is_left_out() {
         }
     }
     check::<shapes::Namespace>("Namespace", "{meta-data: , metadata: {nam: }}");
-    check::<shapes::Node>("Node", "{metadat: , metadata: {nam: }, status: {address: , addresses: [{typ: }]}}");
+    check::<shapes::Node>(
+        "Node",
+        "{metadat: , metadata: {nam: }, spec: {taint: , taints: [{ke: }]}, status: {address: , addresses: [{typ: }]}}",
+    );
     check::<shapes::Pod>(
         "Pod",
         "{spe: , metadata: {nam: , ownerReferences: [{kin: }]}, spec: {nodename: , containers: [{nam: , ports: [{nam: }]}]}, \

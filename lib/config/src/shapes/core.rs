@@ -20,8 +20,26 @@ pub struct Namespace {
 pub struct Node {
     /// `metadata`.
     pub metadata: ObjectMeta,
+    /// `spec`.
+    pub spec: NodeSpec,
     /// `status`.
     pub status: NodeStatus,
+}
+
+/// `spec` of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeSpec {
+    /// `taints`.
+    pub taints: Vec<Taint>,
+}
+
+/// A taint of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Taint {
+    /// `key`.
+    pub key: String,
 }
 
 /// `status` of a node.

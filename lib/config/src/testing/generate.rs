@@ -193,9 +193,10 @@ fn some_slice() -> impl Strategy<Value = EndpointSlice> {
 }
 
 fn some_node() -> impl Strategy<Value = Node> {
-    (select(vec!["node-1", "node-2.example.com"]), some_addresses(), word()).prop_map(|(name, addresses, zone)| {
+    let names = select(vec!["node-1", "node-2.example.com"]);
+    (names, some_addresses(), word(), any::<bool>()).prop_map(|(name, addresses, zone, awaits_agent)| {
         let labels = [("topology.kubernetes.io/zone".into(), zone)].into();
-        Node { name: ObjectName::cluster(name), addresses, labels }
+        Node { name: ObjectName::cluster(name), addresses, labels, awaits_agent }
     })
 }
 

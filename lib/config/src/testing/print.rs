@@ -8,8 +8,8 @@ use underpass_core::{
     authz::{Condition, L7Condition, Match, Operation, Rule, ServiceAccount, Source},
     labels::Labels,
     objects::{
-        Created, DEFAULT_WEIGHT, EndpointSlice, MtlsMode, Object, OwnProxy, PeerAuthentication, Phase, Pod, Service,
-        SliceEndpoint,
+        AGENT_NOT_READY, Created, DEFAULT_WEIGHT, EndpointSlice, MtlsMode, Object, OwnProxy, PeerAuthentication, Phase,
+        Pod, Service, SliceEndpoint,
     },
     world::{Action, Affinity, AuthorizationPolicy, Distribution, InternalTraffic, Scope, TargetPort},
 };
@@ -34,7 +34,11 @@ pub fn to_json(object: &Object) -> Value {
         }
         Object::Node(n) => {
             let addresses: Vec<_> = n.addresses.iter().map(|a| json!({"type": "InternalIP", "address": a})).collect();
-            document("v1", "Node", &n.name, &n.labels, json!({"status": {"addresses": addresses}}))
+            let startup = n.awaits_agent.then(|| json!({"key": AGENT_NOT_READY, "effect": "NoSchedule"}));
+            let taints: Vec<_> =
+                startup.into_iter().chain([json!({"key": "example.com/other", "effect": "NoExecute"})]).collect();
+            let rest = json!({"spec": {"taints": taints}, "status": {"addresses": addresses}});
+            document("v1", "Node", &n.name, &n.labels, rest)
         }
         Object::Pod(w) => workload(w),
         Object::Service(s) => service(s),

@@ -11,7 +11,7 @@ mod service;
 
 pub use batch::{Batch, Change, Object};
 pub use namespace::Namespace;
-pub use node::Node;
+pub use node::{AGENT_NOT_READY, Node};
 pub use peer_authentication::{Created, MtlsMode, PeerAuthentication};
 pub use pod::{ContainerPort, DEFAULT_WEIGHT, OwnProxy, Phase, Pod};
 pub use service::{EndpointSlice, Service, SliceEndpoint, SlicePort};

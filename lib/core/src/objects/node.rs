@@ -6,6 +6,9 @@ use serde::Serialize;
 
 use crate::{ObjectName, labels::Labels};
 
+/// The taint of a new node whose first agent is not ready yet: pods are to come after it. The control plane takes it away.
+pub const AGENT_NOT_READY: &str = "underpass.dev/agent-not-ready";
+
 /// A node of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Node {
@@ -15,4 +18,6 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// Labels; `topology.kubernetes.io/region` and `zone` among them.
     pub labels: Labels,
+    /// It has the taint [`AGENT_NOT_READY`], of any effect.
+    pub awaits_agent: bool,
 }

@@ -130,10 +130,12 @@ impl Sources {
 
     /// All pods, by name.
     pub fn pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
-        self.of_kind(Kind::Pod, None).filter_map(|object| match object {
-            Object::Pod(pod) => Some(pod),
-            _ => None,
-        })
+        self.of_kind(Kind::Pod, None).filter_map(as_pod)
+    }
+
+    /// The pods of a namespace, by name.
+    pub fn pods_of<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<Pod>> {
+        self.of_kind(Kind::Pod, Some(namespace)).filter_map(as_pod)
     }
 
     /// All services, by name.
@@ -157,6 +159,13 @@ impl Sources {
         let first = ObjectKey::new(kind, ObjectName::new(namespace.unwrap_or_default(), ""));
         let is_one = move |key: &ObjectKey| key.kind == kind && namespace.is_none_or(|ns| key.name.namespace() == ns);
         self.objects.range(first..).take_while(move |(key, _)| is_one(key)).map(|(_, object)| object)
+    }
+}
+
+const fn as_pod(object: &Object) -> Option<&Arc<Pod>> {
+    match object {
+        Object::Pod(pod) => Some(pod),
+        _ => None,
     }
 }
 

@@ -24,12 +24,13 @@ const fn istio(plural: &'static str) -> [Collection; 2] {
 impl Collection {
     pub(crate) const SECRETS: Self = collection("/api/v1", "secrets");
     pub(crate) const CONFIG_MAPS: Self = collection("/api/v1", "configmaps");
+    pub(crate) const NODES: Self = collection("/api/v1", "nodes");
     pub(crate) const PODS: Self = collection("/api/v1", "pods");
+    pub(crate) const EVENTS: Self = collection("/apis/events.k8s.io/v1", "events");
     pub(crate) const DAEMON_SETS: Self = collection("/apis/apps/v1", "daemonsets");
     pub(crate) const TOKEN_REVIEWS: Self = collection("/apis/authentication.k8s.io/v1", "tokenreviews");
 
     const NAMESPACES: Self = collection("/api/v1", "namespaces");
-    const NODES: Self = collection("/api/v1", "nodes");
     const SERVICES: Self = collection("/api/v1", "services");
     const ENDPOINT_SLICES: Self = collection("/apis/discovery.k8s.io/v1", "endpointslices");
     const AUTHORIZATION_POLICIES: [Self; 2] = istio("authorizationpolicies");

@@ -1,15 +1,19 @@
 //! What is written into the cluster, each in one narrow way that is safe beside other writers: a Secret that is made
-//! once, the ConfigMap of roots where it is ours, one annotation of one pod.
+//! once, the ConfigMap of roots where it is ours, one annotation of one pod, events of pods, one taint of a node.
 //!
 //! What must hold: of several writers of the same object all end with one content; nothing of another owner is
 //! overwritten; and a pod that took the name of another is not touched.
 
 mod config_map;
+mod event;
+mod node;
 mod pod;
 mod secret;
 
 pub use self::{
     config_map::{ROOT_CONFIG_MAP, ROOT_KEY, RootConfigMap},
+    event::{EventType, PodEvent, Reporter},
+    node::Untainted,
     pod::Annotated,
     secret::{Made, NewSecret, Secret, WatchedSecret},
 };

@@ -13,7 +13,7 @@ use underpass_core::ObjectName;
 use underpass_kube::{
     Access, Client,
     review::{Refusal, ReviewError},
-    write::{Annotated, Made, NewSecret, RootConfigMap, WatchedSecret},
+    write::{Annotated, EventType, Made, NewSecret, PodEvent, Reporter, RootConfigMap, Untainted, WatchedSecret},
 };
 
 use crate::fake::{DEADLINE, Fake, Part, Reply, Seen, send};
@@ -284,4 +284,80 @@ async fn what_keeps_a_client_from_its_server_is_said_in_one_line() {
         error.starts_with("GET /api/v1/namespaces/mesh/secrets/ca: ") && error.contains("Connection refused"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn one_taint_goes_and_the_others_stay() {
+    let node = |version: &str, taints: Value| {
+        Reply::json(
+            &json!({"metadata": {"name": "n", "resourceVersion": version}, "spec": {"taints": taints, "podCIDR": "10.0.0.0/24"}}),
+        )
+    };
+    let other = json!({"key": "a/b", "value": "c", "effect": "NoExecute"});
+    let ours = json!({"key": "underpass.dev/agent-not-ready", "effect": "NoSchedule"});
+    let late = json!({"key": "late", "effect": "NoSchedule"});
+    let asked = AtomicUsize::new(0);
+    let (first, second) = (json!([other, ours]), json!([other, ours, late]));
+    let fake = Fake::start(move |seen: &Seen| match (&*seen.what, asked.fetch_add(1, Ordering::Relaxed)) {
+        ("GET /api/v1/nodes/n", 0) => node("1", first.clone()),
+        // Another writer has added a taint meanwhile.
+        ("PATCH /api/v1/nodes/n", 1) => Reply::refuse(409, "Conflict", json!({})),
+        ("GET /api/v1/nodes/n", 2) => node("2", second.clone()),
+        ("PATCH /api/v1/nodes/n", 3) => Reply::of(200, "{}"),
+        ("GET /api/v1/nodes/n", _) => node("3", json!([{"key": "a/b", "effect": "NoExecute"}])),
+        _ => Reply::refuse(404, "NotFound", json!({})),
+    })
+    .await;
+    let client = fake.client().await;
+    assert_eq!(client.remove_startup_taint("n").await, Ok(Untainted::Done));
+    assert_eq!(client.remove_startup_taint("n").await, Ok(Untainted::Unchanged));
+    assert_eq!(client.remove_startup_taint("gone").await, Ok(Untainted::Gone));
+    assert!(client.remove_startup_taint("../pods").await.is_err());
+    let seen = fake.seen();
+    assert_eq!(
+        seen[3].body,
+        json!({"metadata": {"resourceVersion": "2"}, "spec": {"taints": [other, late]}}),
+        "the version that was read, and every other taint"
+    );
+    assert_eq!(&*seen[3].content_type, "application/merge-patch+json");
+    assert_eq!(seen.len(), 6, "what has no such taint is not written");
+}
+
+#[tokio::test]
+async fn an_event_is_about_one_pod() {
+    let fake = Fake::start(|seen: &Seen| match &*seen.what {
+        "POST /apis/events.k8s.io/v1/namespaces/shop/events" => Reply::of(201, "{}"),
+        _ => Reply::refuse(404, "NotFound", json!({})),
+    })
+    .await;
+    let client = fake.client().await;
+    let by = Reporter { controller: "underpass.dev/agent", instance: "node-1".into() };
+    let event = |namespace: &str| PodEvent {
+        pod: ObjectName::new(namespace, "web"),
+        uid: "u-1".into(),
+        r#type: EventType::Warning,
+        reason: "NotCaptured",
+        action: "Capture",
+        note: "x".repeat(2000),
+    };
+    let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
+    assert_eq!(client.write_event(&event("shop"), &by, at).await, Ok(()));
+    assert_eq!(client.write_event(&event("gone"), &by, at).await.unwrap_err().status(), Some(404));
+    let body = &fake.seen()[0].body;
+    assert_eq!(
+        body["regarding"],
+        json!({"apiVersion": "v1", "kind": "Pod", "namespace": "shop", "name": "web", "uid": "u-1"})
+    );
+    assert_eq!(
+        [&body["type"], &body["reason"], &body["eventTime"], &body["reportingController"], &body["reportingInstance"]],
+        [
+            &json!("Warning"),
+            &json!("NotCaptured"),
+            &json!("1970-01-01T00:00:01.000000Z"),
+            &json!("underpass.dev/agent"),
+            &json!("node-1")
+        ]
+    );
+    assert_eq!(body["note"].as_str().map(str::len), Some(1024), "as much as the API takes");
+    assert_eq!(body["metadata"]["generateName"], "web-");
 }

@@ -34,7 +34,7 @@ pub fn object(thing: Thing) -> Object {
         }
         Thing::Node { name, zone } => {
             let labels = labels(&[("topology.kubernetes.io/region", "r"), ("topology.kubernetes.io/zone", &zone)]);
-            Node { name: ObjectName::cluster(name), addresses: Vec::new(), labels }.into()
+            Node { name: ObjectName::cluster(name), addresses: Vec::new(), labels, awaits_agent: false }.into()
         }
         Thing::Pod { name, addresses, node, app, turn } => pod(&name, addresses, &node, &app, turn).into(),
         Thing::Service { name, vips, app } => service(&name, vips, &app).into(),

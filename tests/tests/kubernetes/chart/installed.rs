@@ -3,6 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
 use underpass_tests::testbed::{ApiServer, Description, Lab, Testbed, wait::wait_until};
 
 use super::{
@@ -132,6 +133,65 @@ pub(crate) fn an_agent_may_write_one_annotation(lab: &Lab) -> Result<()> {
     // The twin: the same by another user.
     kubectl.run(&["patch", "pod", "here", "-n", "shop", "-p", IMAGE]).map(drop)
 }
+
+/// The control plane may take one taint from a node, and do nothing else to it.
+pub(crate) fn control_may_remove_one_taint(lab: &Lab) -> Result<()> {
+    let (_bed, server, helm) = up(lab)?;
+    let kubectl = server.kubectl();
+    helm.run(&[&["install", "underpass", CHART, "--create-namespace"][..], &HERE].concat())?;
+    kubectl.populate(&NODE.replace("NAMESPACE", NAMESPACE))?;
+    let token = kubectl.token_of_pod(&format!("{NAMESPACE}/control-1"), ApiServer::AUDIENCE)?;
+    let control = server.kubectl_as("control-1", &token)?;
+    let patch = |patch: &str, more: &[&str]| {
+        let arguments = [&["patch", "node", "new", "--type=merge", "-p", patch][..], more].concat();
+        control.run(&arguments).map_err(|e| format!("{e:#}"))
+    };
+    // The API server adds one to a new node.
+    let before = kubectl.get(&["node", "new"])?["spec"]["taints"].as_array().cloned().context("taints")?;
+    let mut rest = before.clone();
+    rest.retain(|taint| taint["key"] != "underpass.dev/agent-not-ready");
+    ensure!(before.len() == rest.len() + 1, "{before:?}");
+    let taints = |taints: &[Value]| json!({"spec": {"taints": taints}}).to_string();
+    let another = [&rest[..], &[json!({"key": "c", "effect": "NoSchedule"})]].concat();
+    const ALL: &str = r#"{"spec":{"taints":[]}}"#;
+    wait_until("the policy to be in force", || {
+        Ok(patch(ALL, &["--dry-run=server"]).is_err_and(|e| e.contains(ONE_TAINT)))
+    })?;
+    for (what, is_allowed) in [
+        (ALL, false),
+        (&*taints(&another), false),
+        (r#"{"spec":{"unschedulable":true}}"#, false),
+        (r#"{"metadata":{"labels":{"zone":"a"}}}"#, false),
+        (r#"{"metadata":{"annotations":{"note":"x"}}}"#, false),
+        (&*taints(&rest), true),
+        // What is gone cannot be set again.
+        (&*taints(&before), false),
+    ] {
+        match (patch(what, &[]), is_allowed) {
+            (Ok(_), true) => {}
+            (Err(refused), false) => ensure!(refused.contains(ONE_TAINT), "{what}: {refused}"),
+            (outcome, _) => bail!("{what}: {outcome:?}"),
+        }
+    }
+    // The twin: the same by another user.
+    kubectl.run(&["patch", "node", "new", "--type=merge", "-p", ALL]).map(drop)
+}
+
+/// The policy's words for any other change.
+const ONE_TAINT: &str = "nothing of a node but takes its taint underpass.dev/agent-not-ready away";
+
+/// A node that waits for its agent, and a pod of the control plane.
+const NODE: &str = "
+apiVersion: v1
+kind: Node
+metadata: {name: new}
+spec: {taints: [{key: a/b, effect: NoSchedule}, {key: underpass.dev/agent-not-ready, effect: NoSchedule}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: control-1, namespace: NAMESPACE}
+spec: {nodeName: old, serviceAccountName: underpass-control, containers: [{name: main, image: main}]}
+";
 
 /// The policy's words for any other change.
 const NOTHING_ELSE: &str = "nothing of a pod but its annotation";

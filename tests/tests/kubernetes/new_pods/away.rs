@@ -1,9 +1,13 @@
 //! Nodes without an agent: pods of the mesh wait and say why, others start, and what is captured stays captured.
 
 use anyhow::{Result, ensure};
+use serde_json::Value;
 use underpass_tests::{cluster::NAMESPACE, installed::Installed, testbed::wait::wait_until};
 
-use super::pod;
+use super::{NODES, pod};
+
+/// The taint of a node that waits for its agent.
+const TAINT: &str = "underpass.dev/agent-not-ready";
 
 pub(crate) fn pods_of_the_mesh_wait_and_others_start(mesh: &Installed) -> Result<()> {
     let kubectl = mesh.cluster.kubectl();
@@ -15,9 +19,16 @@ pub(crate) fn pods_of_the_mesh_wait_and_others_start(mesh: &Installed) -> Result
     for namespace in ["shop", "legacy", "kube-system"] {
         kubectl.apply(&pod(namespace, "late"))?;
     }
+    // Excluded from waiting, and in the mesh by a label of its own.
+    kubectl.run(&["label", "pod", "late", "-n", "kube-system", "istio.io/dataplane-mode=ambient"])?;
     for namespace in ["legacy", "kube-system"] {
         wait_until(&format!("the pod of {namespace} to run"), || Ok(phase(mesh, namespace)? == "Running"))?;
     }
+    // As on new nodes: pods that are not bound to one yet are to come after the agent.
+    for node in NODES {
+        kubectl.run(&["taint", "node", node, &format!("{TAINT}=:NoSchedule")])?;
+    }
+    kubectl.apply(&pod("legacy", "tainted"))?;
     wait_until("the pod of the mesh to say what it waits for", || {
         let events = kubectl.get(&["events", "-n", "shop", "--field-selector", "involvedObject.name=late"])?;
         let events = events["items"].as_array().cloned().unwrap_or_default();
@@ -27,11 +38,36 @@ pub(crate) fn pods_of_the_mesh_wait_and_others_start(mesh: &Installed) -> Result
         }))
     })?;
     ensure!(phase(mesh, "shop")? == "Pending");
+    wait_until("the scheduler to find no node", || {
+        let tainted = kubectl.get(&["pod", "tainted", "-n", "legacy"])?;
+        let conditions = tainted["status"]["conditions"].as_array().into_iter().flatten();
+        let is_unschedulable = |condition: &Value| {
+            condition["reason"] == "Unschedulable" && condition["message"].as_str().is_some_and(|m| m.contains(TAINT))
+        };
+        Ok(conditions.into_iter().any(is_unschedulable))
+    })?;
     mesh.upgrade(&["--set", "agent.nodeSelector=null"])?;
     mesh.wait_until_ready()?;
     wait_until("the pod of the mesh to run", || Ok(phase(mesh, "shop")? == "Running"))?;
     let late = kubectl.get(&["pod", "late", "-n", "shop"])?;
     ensure!(late["metadata"]["annotations"]["ambient.istio.io/redirection"] == "enabled", "{late}");
+    wait_until("the tainted node to take pods again", || {
+        Ok(kubectl.get(&["pod", "tainted", "-n", "legacy"])?["status"]["phase"] == "Running")
+    })?;
+    wait_until("no node to have the taint", || Ok(!kubectl.get(&["nodes"])?["items"].to_string().contains(TAINT)))?;
+    says_that_it_came_late(mesh)
+}
+
+/// It began without an agent; those that waited did not.
+fn says_that_it_came_late(mesh: &Installed) -> Result<()> {
+    let late = |namespace: &str| -> Result<usize> {
+        let events = mesh.cluster.kubectl().get(&["events", "-n", namespace])?;
+        let events = events["items"].as_array().cloned().unwrap_or_default();
+        let is_late = |event: &&Value| event["reason"] == "CapturedLate" && event["involvedObject"]["name"] == "late";
+        Ok(events.iter().filter(is_late).count())
+    };
+    wait_until("the pod that began without an agent to say so", || Ok(late("kube-system")? == 1))?;
+    ensure!(late("shop")? == 0, "a pod that has waited is captured from its beginning");
     Ok(())
 }
 
