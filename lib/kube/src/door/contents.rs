@@ -35,7 +35,7 @@ pub(super) struct Contents {
 #[derive(Debug, Default)]
 struct Shelf {
     ledger: Ledger,
-    /// Of the objects that have any: the version that was read, and its faults.
+    /// Of the objects that have any: the version that had them first, and its faults.
     faults: BTreeMap<ObjectKey, (Arc<str>, Vec<FieldFault>)>,
     heard: Heard,
     /// What keeps the API server from being read.
@@ -121,12 +121,15 @@ impl Contents {
     fn put(&mut self, claim: Claim) {
         let Claim { key, resource_version, observed, faults } = claim;
         let Some(shelf) = self.kinds.get_mut(&key.kind) else { return };
-        let before = if faults.is_empty() {
-            shelf.faults.remove(&key)
-        } else {
-            shelf.faults.insert(key.clone(), (resource_version, faults))
-        };
-        self.has_news |= shelf.faults.get(&key) != before.as_ref();
+        // The same faults in another version, as after a write of its status, are no news.
+        let known = shelf.faults.get(&key).map(|(_, known)| known.as_slice()).unwrap_or_default();
+        if known != faults {
+            self.has_news = true;
+            match faults.is_empty() {
+                true => drop(shelf.faults.remove(&key)),
+                false => drop(shelf.faults.insert(key.clone(), (resource_version, faults))),
+            }
+        }
         self.observe(&key, observed);
     }
 

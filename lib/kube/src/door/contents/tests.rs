@@ -168,6 +168,9 @@ fn broken_versions_keep_the_last_good_or_close() {
     // the same again, listed
     all.take(POLICY, Output::Replaced(vec![policy("p", 2, BROKEN), policy("q", 3, BROKEN)]));
     check(&mut all, expect!["nothing\n"]);
+    // its status was written
+    all.take(POLICY, Output::Put(policy("p", 3, BROKEN)));
+    check(&mut all, expect!["nothing\n"]);
     all.take(POLICY, Output::Put(policy("q", 4, GOOD)));
     all.take(POLICY, Output::Removed(ObjectName::new("a", "p")));
     check(
