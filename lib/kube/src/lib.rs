@@ -3,6 +3,7 @@
 //! * [`client`]: how an API server is found and asked.
 //! * [`daemon_set`]: a DaemonSet's pod on each node, and how it fares.
 //! * [`door`]: objects of core and their changes, as [`Update`](underpass_door::Update)s.
+//! * [`lease`]: which of several replicas leads.
 //! * [`review`]: whose a bearer token is.
 //! * [`mod@write`]: what is written into the cluster.
 
@@ -11,8 +12,10 @@
 pub mod client;
 pub mod daemon_set;
 pub mod door;
+pub mod lease;
 pub mod review;
 pub mod write;
 
 pub use client::{Access, Client};
 pub use door::{Door, Selection};
+pub use lease::{Election, Leadership};

@@ -28,6 +28,7 @@ impl Collection {
     pub(crate) const PODS: Self = collection("/api/v1", "pods");
     pub(crate) const EVENTS: Self = collection("/apis/events.k8s.io/v1", "events");
     pub(crate) const DAEMON_SETS: Self = collection("/apis/apps/v1", "daemonsets");
+    pub(crate) const LEASES: Self = collection("/apis/coordination.k8s.io/v1", "leases");
     pub(crate) const TOKEN_REVIEWS: Self = collection("/apis/authentication.k8s.io/v1", "tokenreviews");
 
     const NAMESPACES: Self = collection("/api/v1", "namespaces");
@@ -47,6 +48,11 @@ impl Collection {
             Kind::AuthorizationPolicy => &Self::AUTHORIZATION_POLICIES,
             Kind::PeerAuthentication => &Self::PEER_AUTHENTICATIONS,
         }
+    }
+
+    /// It is of this `apiVersion`.
+    pub(crate) fn is_of(self, api_version: &str) -> bool {
+        self.root.strip_prefix("/apis/").or_else(|| self.root.strip_prefix("/api/")) == Some(api_version)
     }
 
     /// All of its objects.

@@ -5,11 +5,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use underpass_core::objects::AGENT_NOT_READY;
 
-use super::{ATTEMPTS, FIELD_MANAGER};
+use super::{ATTEMPTS, FIELD_MANAGER, MERGE};
 use crate::client::{Call, Client, Collection, Error, MAX_BYTES, is_name};
-
-/// A patch that replaces lists as a whole (RFC 7396): one that merges them would need every taint's effect.
-const MERGE: &str = "application/merge-patch+json";
 
 /// What became of the wish to take the startup taint away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

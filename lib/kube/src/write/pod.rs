@@ -13,12 +13,11 @@ use underpass_core::{
 };
 use underpass_door::{Observation, Severity};
 
+use super::MERGE;
 use crate::client::{Call, Client, Collection, Error, MAX_BYTES, is_name};
 
 /// The value of the annotation of a captured pod.
 const ENABLED: &str = "enabled";
-/// A patch whose nulls delete (RFC 7396).
-const MERGE: &str = "application/merge-patch+json";
 /// What became of the wish to change an annotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Annotated {
