@@ -4,6 +4,7 @@
 //! * [`run`]: the process, its parts wired together. [`config`]: its settings.
 //! * [`facts`]: the World's resources on the wire. [`placed`]: which accounts run on which node.
 //! * [`ca`]: the certificate authority, and who may have which certificate.
+//! * [`leader`]: the one replica that leads. [`status`]: what it writes into the status of policies.
 //! * [`cleanup`]: at the end of the mesh, the wait for nodes to be clean; a command of its own.
 //! * [`taint`]: the startup taint of nodes.
 //! * [`incoming`]: connections. [`metrics`]: numbers.
@@ -13,9 +14,11 @@ pub mod cleanup;
 pub mod config;
 pub mod facts;
 pub mod incoming;
+pub mod leader;
 pub mod metrics;
 pub mod placed;
 pub mod run;
+pub mod status;
 pub mod taint;
 
 /// An error and its causes in one line.

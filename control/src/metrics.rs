@@ -11,7 +11,10 @@ use underpass_xds::{
     server::{Counters, Phase},
 };
 
-use crate::ca::{callers, issuer, source::Newest};
+use crate::{
+    ca::{callers, issuer, source::Newest},
+    leader, status,
+};
 
 static BUILD: Family = Family::gauge("underpass_build_info", "Version of the build; always 1.", &["version"]);
 static STREAMS: Family = Family::gauge(
@@ -53,6 +56,8 @@ pub fn groups() -> Vec<(&'static str, &'static [&'static Family])> {
         ("Callers", callers::FAMILIES),
         ("Certificates", issuer::FAMILIES),
         ("The CA", CA),
+        ("The leader", leader::FAMILIES),
+        ("Status of policies", status::FAMILIES),
         ("World", underpass_keeper::FAMILIES),
         ("The process", FAMILIES),
         ("The process, by Prometheus' common names", process::FAMILIES),

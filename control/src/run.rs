@@ -5,6 +5,7 @@
 //!     |                                         \--> placement --\
 //!     |-- Secret --> CA ----------------------------> issuer -----+--> CreateCertificate
 //!     |               \--> serving certificate, ConfigMap of roots
+//!     |-- lease --> leader: status of policies
 //!     '-- TokenReview --> callers
 //! ```
 //! What must hold: nothing is served before every kind has been read and resolved.
@@ -42,7 +43,7 @@ use crate::{
     },
     config::Config,
     facts::{self, Followed},
-    incoming, metrics, taint,
+    incoming, leader, metrics, status, taint,
 };
 
 /// The name of the door, in reports and metrics.
@@ -122,7 +123,7 @@ async fn start(config: &Config, mut stopping: watch::Receiver<bool>) -> Result<(
     let feed = keeper.door(DOOR, ready.gate(DOOR, "its objects are not read yet"));
     let (world, reports, sources) = (keeper.world(), keeper.reports(), keeper.sources());
     let (Followed { resources, placed }, following) =
-        facts::follow(world, reports, DOOR).map_err(failed("start a thread"))?;
+        facts::follow(world, reports.clone(), DOOR).map_err(failed("start a thread"))?;
     let mut tasks = vec![
         SupervisedTask::spawn("the keeper of the World", keeper.start().map_err(failed("start a thread"))?),
         SupervisedTask::spawn("the follower of the World", following),
@@ -146,12 +147,17 @@ async fn start(config: &Config, mut stopping: watch::Receiver<bool>) -> Result<(
 
     let counters = Arc::new(Counters::default());
     metrics::measure(&registry, &counters, authority.clone());
-    let known = Known::new(sources, placed, client.clone());
+    let known = Known::new(sources.clone(), placed, client.clone());
     let (settings, agents, lifetime) = (config.mesh(), config.agents(), config.certificate_lifetime);
     let counted = Counted::new(&registry);
     let issuer = Arc::new(MeshCa { authority, settings, agents, lifetime, known, counted });
     let resources = whole(resources).await;
     resolved.open();
+    let (leadership, released, electing) =
+        leader::elect(client.clone(), &config.namespace, &registry, stopping.clone());
+    tasks.push(SupervisedTask::spawn("the election of the leader", electing));
+    let writer = status::Writer::new(client.clone(), leadership, sources, (reports, DOOR), &registry);
+    tasks.push(SupervisedTask::spawn("the writer of the status of policies", writer.run()));
     let (connections, accepting) = incoming::accept(listener, acceptor);
     tasks.push(SupervisedTask::spawn("the accepting of connections", accepting));
     let authenticator = Arc::new(TokenReviews::new(client, &registry));
@@ -163,7 +169,10 @@ async fn start(config: &Config, mut stopping: watch::Receiver<bool>) -> Result<(
         }
     };
     tokio::select! {
-        () = serve(ReceiverStream::new(connections), services, shutdown) => Ok(()),
+        () = serve(ReceiverStream::new(connections), services, shutdown) => {
+            released.wait().await;
+            Ok(())
+        }
         ended = any(&mut tasks) => Err(ended.into()),
     }
 }

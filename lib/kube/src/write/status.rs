@@ -28,7 +28,7 @@ use crate::{
 const WAITING: usize = 64;
 
 /// A condition of ours.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Condition {
     /// `type`.
     pub r#type: &'static str,
@@ -78,7 +78,11 @@ pub enum PutConditions {
 }
 
 impl Conditioned {
-    fn read(kind: Kind, text: &str) -> Result<Self, NoObject> {
+    /// The object of a kind that a text says.
+    ///
+    /// # Errors
+    /// Where it does not say which object it is.
+    pub fn read(kind: Kind, text: &str) -> Result<Self, NoObject> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Object {
