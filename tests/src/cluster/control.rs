@@ -95,6 +95,11 @@ impl Control {
         self.running.take().context("the control plane does not run")?.kill()
     }
 
+    /// Asks it to end, and waits for that.
+    pub fn terminate(&mut self) -> Result<Exit> {
+        self.running.take().context("the control plane does not run")?.terminate()
+    }
+
     /// The process.
     pub fn running(&mut self) -> Result<&mut Running> {
         self.running.as_mut().context("the control plane does not run")

@@ -84,6 +84,11 @@ impl Cluster {
         Ok(Self { mesh, control, server, files, manifests: directory })
     }
 
+    /// Another replica of the control plane, on a node without an agent. It does not run yet.
+    pub fn another_control(&self, node: &str) -> Result<Control> {
+        Control::new(self.mesh.bed.node(node)?, &own::kubeconfig(&self.server, "underpass-control")?)
+    }
+
     /// Starts the control plane, then an agent on every other node, and waits until all of them are ready.
     pub fn start(&mut self) -> Result<()> {
         self.control.start()?;

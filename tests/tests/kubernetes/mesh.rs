@@ -15,6 +15,8 @@ mod facts;
 mod labels;
 #[path = "mesh/outages.rs"]
 mod outages;
+#[path = "mesh/status.rs"]
+mod status;
 
 #[allow(dead_code, reason = "the part of it that is about calls")]
 #[path = "../policy/setup.rs"]
@@ -30,6 +32,8 @@ underpass_tests::scenarios! {
     labels::a_namespace_joins_and_leaves_under_load,
     outages::nothing_fails_without_control_and_api_server,
     certificates::only_agents_get_the_identities_of_their_node,
+    status::policies_get_conditions,
+    status::one_replica_writes_whatever_becomes_of_others,
 }
 
 /// The pods of the mesh, sorted.
