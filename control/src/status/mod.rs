@@ -133,7 +133,7 @@ impl Writer {
             return tracing::warn!(%policy, "conditions were changed by another writer, left as they are");
         }
         if !self.leadership.is_held() {
-            return;
+            return queue.again(waiting, Instant::now());
         }
         let written = timeout(PATIENCE, self.client.put_conditions(&change)).await;
         queue.wrote(Instant::now());

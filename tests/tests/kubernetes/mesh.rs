@@ -33,7 +33,7 @@ underpass_tests::scenarios! {
     outages::nothing_fails_without_control_and_api_server,
     certificates::only_agents_get_the_identities_of_their_node,
     status::policies_get_conditions,
-    status::one_replica_writes_whatever_becomes_of_others,
+    status::one_of_two_replicas_writes,
 }
 
 /// The pods of the mesh, sorted.

@@ -2,11 +2,11 @@
 //! a leader must be able to ask, before each write, whether it still leads by its own time.
 //!
 //! * `candidate`: the decision.
-//! * [`Election`]: its IO. [`Leadership`]: whether this replica leads, for whatever does what only one may do.
+//! * [`Election`]: its IO. [`Leadership`]: whether this replica leads, for the tasks that only one may do.
 //!
 //! What must hold: a replica that was held up for longer than the lease (a frozen process, an API server that is away) does
 //! not lead when it goes on, before anything else has happened. What cannot be prevented is a write under way at that moment:
-//! whoever leads writes with the version that was read, so that a late one is refused.
+//! a leader writes with the version that it read, so that a late write is refused.
 
 mod candidate;
 

@@ -4,3 +4,4 @@ mod calls;
 mod daemon_set;
 mod door;
 mod fake;
+mod leading;

@@ -95,7 +95,7 @@ pub(crate) fn policies_get_conditions(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn one_replica_writes_whatever_becomes_of_others(lab: &Lab) -> Result<()> {
+pub(crate) fn one_of_two_replicas_writes(lab: &Lab) -> Result<()> {
     const LEADS: &str = "lease acquired";
     const LOST: &str = "lease lost";
     const WRITTEN: &str = "status written";
