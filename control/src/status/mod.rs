@@ -120,7 +120,7 @@ impl Writer {
     }
 
     /// Writes the conditions of a policy, where they differ.
-    async fn look_at(&mut self, waiting: Waiting, queue: &mut Queue) {
+    async fn look_at(&mut self, mut waiting: Waiting, queue: &mut Queue) {
         let found = &waiting.found;
         let policy = found.claim.key.clone();
         let Some(wanted) = self.wanted(found) else { return queue.again(waiting, Instant::now()) };
@@ -143,8 +143,9 @@ impl Writer {
             Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
         };
         self.writes.with_label_values(&["failed"]).inc();
-        if waiting.failures == 0 {
+        if !waiting.is_told {
             tracing::warn!(%policy, %error, "status not written, tried again");
+            waiting.is_told = true;
         }
         queue.again(waiting, Instant::now());
     }

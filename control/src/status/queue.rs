@@ -37,14 +37,16 @@ pub(super) struct Waiting {
     /// The policy.
     pub(super) found: Conditioned,
     due: Instant,
-    /// Since it last changed.
-    pub(super) failures: u32,
+    /// Looks in vain since it last changed.
+    failures: u32,
+    /// A failure of a write was logged since then.
+    pub(super) is_told: bool,
 }
 
 impl Queue {
     /// Takes what is new.
     pub(super) fn take(&mut self, change: Statuses, now: Instant) {
-        let new = |found| Waiting { found, due: now, failures: 0 };
+        let new = |found| Waiting { found, due: now, failures: 0, is_told: false };
         match change {
             Statuses::One(found) => self.put(new(*found)),
             Statuses::Gone(key) => {

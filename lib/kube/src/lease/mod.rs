@@ -165,7 +165,7 @@ impl Election {
                 return Err(Error::Name { name: part.into() });
             }
         }
-        let call = match request {
+        let (call, others) = match request {
             Request::Read => return self.read().await.map(Answer::Is),
             Request::Create(spec) => {
                 let object = json!({
@@ -175,17 +175,18 @@ impl Election {
                     "spec": spec,
                 });
                 let call = Call::new(Method::POST, Collection::LEASES.within(namespace));
-                call.with("fieldManager", FIELD_MANAGER).json(&object)?
+                // A namespace that is absent is 404, and no other candidate.
+                (call.with("fieldManager", FIELD_MANAGER).json(&object)?, &[409][..])
             }
             Request::Write { version, spec } => {
                 let patch = json!({"metadata": {"resourceVersion": version}, "spec": spec});
                 let call = Call::new(Method::PATCH, Collection::LEASES.one(namespace, name));
-                call.with("fieldManager", FIELD_MANAGER).body(MERGE, &patch)?
+                (call.with("fieldManager", FIELD_MANAGER).body(MERGE, &patch)?, &[404, 409][..])
             }
         };
         match self.call(&call).await {
             Ok(record) => Ok(Answer::Written(record)),
-            Err(e) if matches!(e.status(), Some(404 | 409)) => Ok(Answer::Refused),
+            Err(e) if e.status().is_some_and(|status| others.contains(&status)) => Ok(Answer::Refused),
             Err(e) => Err(e),
         }
     }

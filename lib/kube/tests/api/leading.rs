@@ -5,7 +5,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde_json::{Value, json};
@@ -85,6 +85,21 @@ async fn who_cannot_renew_gives_way_and_comes_back() {
     assert!(!a.is_held());
     down.store(false, Ordering::Relaxed);
     timeout(DEADLINE, a.acquired()).await.unwrap();
+}
+
+/// As where its namespace is absent: asked for again after a pause, and never held.
+#[tokio::test]
+async fn a_lease_that_cannot_be_made_is_not_asked_for_at_once() {
+    let fake = Fake::start(|_: &Seen| Reply::refuse(404, "NotFound", json!({}))).await;
+    let (a, _stop, _) = candidate(&fake, "a").await;
+    let second = || fake.seen().iter().filter(|seen| seen.what.starts_with("POST")).count() == 2;
+    let began = Instant::now();
+    while !second() {
+        assert!(began.elapsed() < DEADLINE);
+        tokio::task::yield_now().await;
+    }
+    assert!(began.elapsed() >= Duration::from_secs(2) && !a.is_held());
+    assert_eq!(fake.seen().len(), 4);
 }
 
 fn policy(version: &str) -> Value {
