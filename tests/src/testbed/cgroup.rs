@@ -239,7 +239,8 @@ fn remove_from_hierarchies(scenario: &Path) -> Result<()> {
     hierarchies()?.iter().try_for_each(|hierarchy| remove_empty(&hierarchy.join(name)))
 }
 
-fn remove_empty(path: &Path) -> Result<()> {
+/// Removes `path`, deepest first, once no process is left there. What is not there is no error.
+pub fn remove_empty(path: &Path) -> Result<()> {
     let end = Instant::now() + REMOVAL;
     loop {
         match remove_tree(path) {

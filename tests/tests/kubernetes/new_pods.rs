@@ -6,12 +6,14 @@ mod away;
 mod first;
 #[path = "new_pods/probes.rs"]
 mod probes;
+#[path = "new_pods/reboot.rs"]
+mod reboot;
 #[path = "new_pods/rollouts.rs"]
 mod rollouts;
 #[path = "new_pods/uninstall.rs"]
 mod uninstall;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use underpass_tests::{
     installed::Installed,
     testbed::{Lab, Site, wait::wait_until},
@@ -36,8 +38,12 @@ fn a_new_pod_is_captured_before_it_sends(lab: &Lab) -> Result<()> {
 }
 
 fn nodes_without_an_agent(lab: &Lab) -> Result<()> {
-    let mesh = begin(lab)?;
-    away::pods_of_the_mesh_wait_and_others_start(&mesh)?;
+    let mut mesh = begin(lab)?;
+    let wire = mesh.cluster.bed.capture_wire(NODES[0])?;
+    reboot::begin(&mesh)?;
+    away::pods_of_the_mesh_wait_and_others_start(&mut mesh)?;
+    reboot::with_an_agent(&mut mesh)?;
+    ensure!(!wire.contains(first::SECRET.as_bytes())?, "after a reboot a connection was in the clear");
     uninstall::leaves_the_nodes_as_they_were(&mesh)
 }
 

@@ -53,18 +53,21 @@ pub struct Machine {
     runtime: Option<Running>,
     holder: Actor<()>,
     holder_cgroup: PathBuf,
-    node: Here,
+    pub(super) node: Here,
     directory: PathBuf,
+    /// Of the kubelet and of kube-proxy, once they run.
+    kubeconfigs: Option<[PathBuf; 2]>,
 }
 
 /// What its sites are made of.
 #[derive(Debug)]
-struct Here {
+pub(super) struct Here {
     name: String,
     addresses: Vec<String>,
     subnets: Subnets,
-    cgroup: PathBuf,
-    hierarchies: Vec<(PathBuf, PathBuf)>,
+    pub(super) cgroup: PathBuf,
+    /// Mount points of hierarchies of version 1, and its cgroups in them.
+    pub(super) hierarchies: Vec<(PathBuf, PathBuf)>,
     service: Site,
 }
 
@@ -110,7 +113,16 @@ impl Machine {
             hierarchies,
             service: node.service("machine")?,
         };
-        Ok(Self { kubelet: None, proxy: None, runtime: None, holder, holder_cgroup: own, node, directory })
+        Ok(Self {
+            kubelet: None,
+            proxy: None,
+            runtime: None,
+            holder,
+            holder_cgroup: own,
+            node,
+            directory,
+            kubeconfigs: None,
+        })
     }
 
     /// `metadata.name`.
@@ -153,8 +165,8 @@ impl Machine {
         Ok(Site::new(self.node.service.lab(), isolation))
     }
 
-    /// Starts containerd and waits until it answers.
-    pub(super) fn start_runtime(&mut self) -> Result<()> {
+    /// Installs the container runtime and the plugins of the node's network.
+    pub(super) fn install_runtime(&self) -> Result<()> {
         let programs = named(CONTAINERS)?;
         for plugin in ["ptp", "host-local", "loopback"] {
             let to = self.directory.join("opt/cni/bin").join(plugin);
@@ -163,8 +175,14 @@ impl Machine {
         let network = self.directory.join("etc/upper/cni/net.d");
         fs::create_dir_all(&network)?;
         fs::write(network.join("10-testbed.conflist"), containers::network(&self.node.subnets))?;
+        fs::write(self.directory.join("containerd.toml"), containers::configuration(&programs))?;
+        Ok(())
+    }
+
+    /// Starts containerd and waits until it answers.
+    pub(super) fn start_runtime(&mut self) -> Result<()> {
+        let programs = named(CONTAINERS)?;
         let configuration = self.directory.join("containerd.toml");
-        fs::write(&configuration, containers::configuration(&programs))?;
         let program = Program::new(programs.join("containerd"))
             .arg("-c")
             .arg(&configuration)
@@ -187,8 +205,21 @@ impl Machine {
         self.service("shell")?.run(&named(CONTAINERS)?.join("ctr").to_string_lossy(), &all)
     }
 
+    /// Kills containerd, the kubelet and kube-proxy.
+    pub(super) fn end_programs(&mut self) {
+        (self.kubelet, self.proxy, self.runtime) = (None, None, None);
+    }
+
+    /// Starts what ran before.
+    pub(super) fn start_programs(&mut self) -> Result<()> {
+        self.start_runtime()?;
+        let [kubelet, proxy] = self.kubeconfigs.clone().context("it has had no kubelet")?;
+        self.start_kubelet(&kubelet, &proxy)
+    }
+
     /// Starts the kubelet and kube-proxy.
     pub(super) fn start_kubelet(&mut self, kubelet: &Path, proxy: &Path) -> Result<()> {
+        self.kubeconfigs = Some([kubelet.to_owned(), proxy.to_owned()]);
         let resolver = self.directory.join("resolv.conf");
         fs::write(&resolver, format!("nameserver {DNS_SERVER}\n"))?;
         let configuration = self.directory.join("kubelet.yaml");
@@ -264,13 +295,19 @@ fn prepare_mounts(beginning: &Beginning) -> Result<()> {
     mount(Some("tmpfs"), "/run", Some("tmpfs"), modest, Some("mode=755")).context("mount /run")?;
     fs::create_dir_all("/run/netns")?;
     // An inherited one is another machine's.
-    let _ = umount2("/sys/fs/bpf", MntFlags::MNT_DETACH);
-    mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), modest, Some("mode=700")).context("mount /sys/fs/bpf")?;
+    mount_bpffs(Path::new("/sys/fs/bpf"))?;
     keep_kernel_settings(&directory.join("settings"))?;
     // As on a machine that systemd has started: what containers mount there for the machine, or it for them, is seen on the
     // other side.
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SHARED, none).context("share mounts")?;
     Ok(())
+}
+
+/// Mounts an empty bpf file system in place of one that is there.
+pub(super) fn mount_bpffs(at: &Path) -> Result<()> {
+    let _ = umount2(at, MntFlags::MNT_DETACH); // fails where there is none
+    let modest = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("bpf"), at, Some("bpf"), modest, Some("mode=700")).with_context(|| format!("mount {}", at.display()))
 }
 
 /// A kubelet sets these for its node, and no namespace has them of its own: what it writes goes into files.

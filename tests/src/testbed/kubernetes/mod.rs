@@ -13,6 +13,7 @@
 
 mod containers;
 mod machine;
+mod reboot;
 mod scripts;
 
 use std::path::{Path, PathBuf};
@@ -78,6 +79,7 @@ impl Kubernetes {
             machines.push(Machine::begin(node, subnets)?);
         }
         for (machine, kubelet) in machines.iter_mut().zip(&kubelets) {
+            machine.install_runtime()?;
             machine.start_runtime()?;
             machine.load(&named(IMAGES)?.join("pause.tar"))?;
             machine.start_kubelet(&server.kubeconfig_of(kubelet)?, &server.kubeconfig_of(&proxy)?)?;
@@ -110,6 +112,11 @@ impl Kubernetes {
     /// The node of this name.
     pub fn machine(&self, name: &str) -> Result<&Machine> {
         self.machines.iter().find(|machine| machine.name() == name).with_context(|| format!("no node {name}"))
+    }
+
+    /// The node of this name, to be changed.
+    pub fn machine_mut(&mut self, name: &str) -> Result<&mut Machine> {
+        self.machines.iter_mut().find(|machine| machine.name() == name).with_context(|| format!("no node {name}"))
     }
 
     /// Loads an image (an OCI archive) on every node.

@@ -4,13 +4,13 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 use underpass_tests::{cluster::NAMESPACE, installed::Installed, testbed::wait::wait_until};
 
-use super::{NODES, pod};
+use super::{NODES, pod, reboot};
 
 /// The taint of a node that waits for its agent.
 const TAINT: &str = "underpass.dev/agent-not-ready";
 
-pub(crate) fn pods_of_the_mesh_wait_and_others_start(mesh: &Installed) -> Result<()> {
-    let kubectl = mesh.cluster.kubectl();
+pub(crate) fn pods_of_the_mesh_wait_and_others_start(mesh: &mut Installed) -> Result<()> {
+    let kubectl = mesh.cluster.kubectl().clone();
     // No node has this label.
     mesh.upgrade(&["--set-string", "agent.nodeSelector.away=yes"])?;
     wait_until("the agents to be gone", || {
@@ -29,20 +29,14 @@ pub(crate) fn pods_of_the_mesh_wait_and_others_start(mesh: &Installed) -> Result
         kubectl.run(&["taint", "node", node, &format!("{TAINT}=:NoSchedule")])?;
     }
     kubectl.apply(&pod("legacy", "tainted"))?;
-    wait_until("the pod of the mesh to say what it waits for", || {
-        let events = kubectl.get(&["events", "-n", "shop", "--field-selector", "involvedObject.name=late"])?;
-        let events = events["items"].as_array().cloned().unwrap_or_default();
-        Ok(events.iter().any(|event| {
-            let message = event["message"].as_str().unwrap_or_default();
-            event["reason"] == "FailedCreatePodSandBox" && message.contains("pod shop/late waits for the mesh")
-        }))
-    })?;
+    waits_for_the_mesh(mesh, "late")?;
     ensure!(phase(mesh, "shop")? == "Pending");
+    reboot::without_an_agent(mesh)?;
     wait_until("the scheduler to find no node", || {
         let tainted = kubectl.get(&["pod", "tainted", "-n", "legacy"])?;
         let conditions = tainted["status"]["conditions"].as_array().into_iter().flatten();
         let is_unschedulable = |condition: &Value| {
-            condition["reason"] == "Unschedulable" && condition["message"].as_str().is_some_and(|m| m.contains(TAINT))
+            condition["reason"] == "Unschedulable" && condition["message"].as_str().is_some_and(|m| m.contains("taint"))
         };
         Ok(conditions.into_iter().any(is_unschedulable))
     })?;
@@ -51,11 +45,25 @@ pub(crate) fn pods_of_the_mesh_wait_and_others_start(mesh: &Installed) -> Result
     wait_until("the pod of the mesh to run", || Ok(phase(mesh, "shop")? == "Running"))?;
     let late = kubectl.get(&["pod", "late", "-n", "shop"])?;
     ensure!(late["metadata"]["annotations"]["ambient.istio.io/redirection"] == "enabled", "{late}");
+    reboot::runs(mesh)?;
     wait_until("the tainted node to take pods again", || {
         Ok(kubectl.get(&["pod", "tainted", "-n", "legacy"])?["status"]["phase"] == "Running")
     })?;
     wait_until("no node to have the taint", || Ok(!kubectl.get(&["nodes"])?["items"].to_string().contains(TAINT)))?;
     says_that_it_came_late(mesh)
+}
+
+/// Waits until the events of a pod of `shop` say what it waits for.
+pub(crate) fn waits_for_the_mesh(mesh: &Installed, pod: &str) -> Result<()> {
+    let (about, waits) = (format!("involvedObject.name={pod}"), format!("pod shop/{pod} waits for the mesh"));
+    wait_until(&format!("{pod} to say what it waits for"), || {
+        let events = mesh.cluster.kubectl().get(&["events", "-n", "shop", "--field-selector", &about])?;
+        let events = events["items"].as_array().cloned().unwrap_or_default();
+        Ok(events.iter().any(|event| {
+            let message = event["message"].as_str().unwrap_or_default();
+            event["reason"] == "FailedCreatePodSandBox" && message.contains(&waits)
+        }))
+    })
 }
 
 /// It began without an agent; those that waited did not.

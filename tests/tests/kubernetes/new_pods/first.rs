@@ -11,7 +11,7 @@ use underpass_tests::{
 use super::NODES;
 
 /// The text that must not be seen between the nodes.
-const SECRET: &str = "a-text-of-a-first-connection";
+pub(crate) const SECRET: &str = "a-text-of-a-first-connection";
 /// Pods of a Job, and how many of them run at once.
 const PODS: [usize; 2] = [6, 3];
 /// How often the primary plugin's configuration is written at least, and the pause in between: each time a runtime reads it.
@@ -75,10 +75,6 @@ fn completes(mesh: &Installed, name: &str) -> Result<()> {
 
 fn apply_job(mesh: &Installed, name: &str, account: &str) -> Result<()> {
     let [completions, parallelism] = PODS;
-    let container = format!(
-        "{{name: NAME, image: \"localhost/underpass-testapp:testbed\", imagePullPolicy: Never, \
-         args: [ask, \"$(SERVER_SERVICE_HOST):80\", {SECRET}]}}"
-    );
     mesh.cluster.kubectl().apply(&format!(
         "
 apiVersion: batch/v1
@@ -97,9 +93,17 @@ spec:
       containers: [{}]
 ",
         NODES[0],
-        container.replace("NAME", "first"),
-        container.replace("NAME", "main"),
+        container("first"),
+        container("main"),
     ))
+}
+
+/// A container that calls the server once.
+pub(crate) fn container(name: &str) -> String {
+    format!(
+        "{{name: {name}, image: \"localhost/underpass-testapp:testbed\", imagePullPolicy: Never, \
+         args: [ask, \"$(SERVER_SERVICE_HOST):80\", {SECRET}]}}"
+    )
 }
 
 /// Waits until a Job has ended; true where it is complete, false where a pod of it has failed.
