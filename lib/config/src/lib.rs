@@ -6,6 +6,7 @@
 //! * [`manifest`]: one file to objects and [`Problem`]s.
 //! * [`json`]: one object of an API server to what its door observes.
 //! * [`watch`](mod@watch): a directory, looked at whenever something in it changes.
+//! * [`definitions`]: the mesh's own kinds, as an API server is told of them.
 //! * [`door`]: a directory of files to [`Update`](underpass_door::Update)s, once or watched.
 //!
 //! What must hold: no input can cause a panic or cost more than its limits; one mistake never loses its neighbours;
@@ -15,6 +16,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 pub mod convert;
+pub mod definitions;
 pub mod door;
 #[cfg(any(test, feature = "testing"))]
 pub mod fuzz;

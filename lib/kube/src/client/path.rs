@@ -31,6 +31,10 @@ impl Collection {
     pub(crate) const LEASES: Self = collection("/apis/coordination.k8s.io/v1", "leases");
     pub(crate) const TOKEN_REVIEWS: Self = collection("/apis/authentication.k8s.io/v1", "tokenreviews");
 
+    pub(crate) const DEFINITIONS: Self = collection("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions");
+    pub(crate) const VALIDATING_WEBHOOKS: Self =
+        collection("/apis/admissionregistration.k8s.io/v1", "validatingwebhookconfigurations");
+
     const NAMESPACES: Self = collection("/api/v1", "namespaces");
     const SERVICES: Self = collection("/api/v1", "services");
     const ENDPOINT_SLICES: Self = collection("/apis/discovery.k8s.io/v1", "endpointslices");
@@ -58,6 +62,11 @@ impl Collection {
     /// All of its objects.
     pub(crate) fn all(self) -> String {
         format!("{}/{}", self.root, self.plural)
+    }
+
+    /// One object without a namespace; the name [`is_name`].
+    pub(crate) fn named(self, name: &str) -> String {
+        format!("{}/{}/{name}", self.root, self.plural)
     }
 
     /// Its objects in a namespace, which [`is_name`].

@@ -11,16 +11,13 @@ use http::Method;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{ATTEMPTS, FIELD_MANAGER, MANAGED_BY};
+use super::{APPLY, ATTEMPTS, FIELD_MANAGER, MANAGED_BY};
 use crate::client::{Call, Client, Collection, Error, MAX_BYTES, is_name};
 
 /// Its name.
 pub const ROOT_CONFIG_MAP: &str = "istio-ca-root-cert";
 /// The key of the roots, certificates in PEM.
 pub const ROOT_KEY: &str = "root-cert.pem";
-
-/// A patch that names all of our fields (server-side apply).
-const APPLY: &str = "application/apply-patch+yaml";
 
 /// What became of the wish to write it.
 #[derive(Clone, Debug, PartialEq, Eq)]
