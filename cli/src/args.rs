@@ -37,6 +37,7 @@ pub(crate) enum Command {
     Log(Log),
     Explain(Explain),
     Analyze(crate::commands::analyze::Analyze),
+    Crd(crate::commands::crd::Crd),
     Completion(Completion),
     Man(Man),
 }

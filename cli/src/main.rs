@@ -38,6 +38,7 @@ fn run(command: &Command) -> Result<output::Output, error::CliError> {
         Command::Log(args) => commands::log::run(args),
         Command::Explain(args) => commands::explain::run(args),
         Command::Analyze(args) => commands::analyze::run(args),
+        Command::Crd(args) => commands::crd::run(args),
         Command::Completion(args) => Ok(commands::manual::completion(args)),
         Command::Man(args) => commands::manual::man(args),
     }

@@ -5,6 +5,7 @@ pub(crate) mod analyze;
 pub(crate) mod certificates;
 pub(crate) mod config;
 pub(crate) mod connections;
+pub(crate) mod crd;
 pub(crate) mod explain;
 pub(crate) mod log;
 pub(crate) mod manual;

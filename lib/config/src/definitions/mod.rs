@@ -38,7 +38,7 @@ pub struct Definition {
     pub name: String,
     /// The kind that it defines.
     pub kind: Kind,
-    /// The object, without a word about who owns it.
+    /// The object.
     pub object: Value,
 }
 
@@ -81,7 +81,12 @@ fn definition(
     let object = json!({
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": name, "annotations": {VERSION_ANNOTATION: VERSION.to_string()}},
+        "metadata": {
+            "name": name,
+            // Whose it is: what has another owner stays as it is.
+            "labels": {"app.kubernetes.io/managed-by": "underpass", "app.kubernetes.io/part-of": "underpass"},
+            "annotations": {VERSION_ANNOTATION: VERSION.to_string()},
+        },
         "spec": {
             "group": GROUP,
             "scope": "Namespaced",

@@ -119,7 +119,6 @@ impl Client {
     async fn try_apply_definition(&self, definition: &Definition) -> Result<AppliedDefinition, Error> {
         let path = path(&definition.name)?;
         let mut object = definition.object.clone();
-        set(&mut object, "labels", json!({MANAGED_BY: FIELD_MANAGER}));
         let call = Call::new(Method::PATCH, path).with("fieldManager", FIELD_MANAGER);
         let Some(found) = self.definition(&definition.name).await? else {
             self.text(&call.body(APPLY, &object)?, MAX_BYTES).await?;
@@ -130,7 +129,9 @@ impl Client {
             FoundDefinition { state: DefinitionState::Deleting, .. } => Ok(AppliedDefinition::Deleting),
             FoundDefinition { version, .. } if version > VERSION => Ok(AppliedDefinition::Later { version }),
             FoundDefinition { resource_version, .. } => {
-                set(&mut object, "resourceVersion", json!(resource_version));
+                if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+                    metadata.insert("resourceVersion".to_owned(), json!(resource_version));
+                }
                 let now: Shape = self.json(&call.with("force", "true").body(APPLY, &object)?).await?;
                 // An apply without a difference writes nothing.
                 let is_same = now.metadata.resource_version == resource_version;
@@ -180,12 +181,6 @@ impl Client {
 
 fn path(name: &str) -> Result<String, Error> {
     if is_name(name) { Ok(Collection::DEFINITIONS.named(name)) } else { Err(Error::Name { name: name.into() }) }
-}
-
-fn set(object: &mut Value, key: &str, value: Value) {
-    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.insert(key.to_owned(), value);
-    }
 }
 
 #[derive(Deserialize)]
