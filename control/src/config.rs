@@ -35,6 +35,14 @@ pub struct Config {
     #[arg(long, env = "UNDERPASS_XDS_ADDRESS", value_name = "ADDRESS", default_value = "[::]:15012")]
     pub xds_address: SocketAddr,
 
+    /// The address of admission: an API server asks about policies at `/validate`, by HTTPS.
+    #[arg(long, env = "UNDERPASS_ADMISSION_ADDRESS", value_name = "ADDRESS", default_value = "[::]:15017")]
+    pub admission_address: SocketAddr,
+
+    /// The ValidatingWebhookConfiguration by which API servers find it: its roots are kept up to date, where it exists.
+    #[arg(long, env = "UNDERPASS_ADMISSION_WEBHOOK", value_name = "NAME", default_value = "underpass")]
+    pub admission_webhook: String,
+
     /// The address of readiness, `/healthz/ready`, and of metrics, `/metrics`.
     #[arg(long, env = "UNDERPASS_MONITORING_ADDRESS", value_name = "ADDRESS", default_value = "[::]:15014")]
     pub monitoring_address: SocketAddr,

@@ -4,11 +4,13 @@
 //! * [`run`]: the process, its parts wired together. [`config`]: its settings.
 //! * [`facts`]: the World's resources on the wire. [`placed`]: which accounts run on which node.
 //! * [`ca`]: the certificate authority, and who may have which certificate.
+//! * [`admission`]: policies, before an API server takes them.
 //! * [`leader`]: the one replica that leads. [`status`]: what it writes into the status of policies.
 //! * [`cleanup`]: at the end of the mesh, the wait for nodes to be clean; a command of its own.
 //! * [`taint`]: the startup taint of nodes.
 //! * [`incoming`]: connections. [`metrics`]: numbers.
 
+pub mod admission;
 pub mod ca;
 pub mod cleanup;
 pub mod config;

@@ -12,6 +12,7 @@ use underpass_xds::{
 };
 
 use crate::{
+    admission,
     ca::{callers, issuer, source::Newest},
     leader, status,
 };
@@ -58,6 +59,7 @@ pub fn groups() -> Vec<(&'static str, &'static [&'static Family])> {
         ("The CA", CA),
         ("The leader", leader::FAMILIES),
         ("Status of policies", status::FAMILIES),
+        ("Admission", admission::FAMILIES),
         ("World", underpass_keeper::FAMILIES),
         ("The process", FAMILIES),
         ("The process, by Prometheus' common names", process::FAMILIES),

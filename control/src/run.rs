@@ -6,7 +6,8 @@
 //!     |-- Secret --> CA ----------------------------> issuer -----+--> CreateCertificate
 //!     |               \--> serving certificate, ConfigMap of roots
 //!     |-- lease --> leader: status of policies
-//!     '-- TokenReview --> callers
+//!     |-- TokenReview --> callers
+//!     '-- AdmissionReview --> admission, whose webhook's roots are kept
 //! ```
 //! What must hold: nothing is served before every kind has been read and resolved.
 
@@ -24,6 +25,7 @@ use underpass_keeper::{
     supervision::{SupervisedTask, TaskEnded, on_thread},
 };
 use underpass_kube::{Access, Client, Door, Selection};
+use underpass_net::tls::Protocol;
 use underpass_telemetry::{
     admin::{AdminError, Limits, Listener, Readiness, Router},
     metrics::{Registry, routes},
@@ -34,6 +36,7 @@ use underpass_xds::{
 };
 
 use crate::{
+    admission,
     ca::{
         callers::TokenReviews,
         issuer::{Counted, Known, MeshCa},
@@ -117,6 +120,7 @@ async fn start(config: &Config, mut stopping: watch::Receiver<bool>) -> Result<(
     let router = routes(ready.routes(Router::new()), &registry);
     let _monitoring = Listener::any(config.monitoring_address)?.serve(router, Limits::default())?;
     let listener = TcpListener::bind(config.xds_address).await.map_err(failed("listen for xDS"))?;
+    let webhook = TcpListener::bind(config.admission_address).await.map_err(failed("listen for admission reviews"))?;
 
     let client = Client::connect(&access, "control").await?;
     let mut keeper = Keeper::new(config.mesh(), "", &registry);
@@ -142,7 +146,15 @@ async fn start(config: &Config, mut stopping: watch::Receiver<bool>) -> Result<(
         tasks.push(SupervisedTask::spawn("the remover of startup taints", untainting));
     }
     let serving = Serving::new(config.names(), &config.trust_domain, &config.namespace);
-    let (acceptor, renewing) = serving.start(authority.clone())?;
+    let (reviewing, renewing) = serving.clone().start(authority.clone(), Protocol::Http1)?;
+    tasks.push(SupervisedTask::spawn("the renewal of the webhook's certificate", renewing));
+    let (connections, accepting) = incoming::accept(webhook, reviewing);
+    tasks.push(SupervisedTask::spawn("the accepting of the API server's connections", accepting));
+    let reviews = admission::serve(connections, config.mesh(), &registry);
+    tasks.push(SupervisedTask::spawn("admission", reviews));
+    let keeping = admission::webhook::keep(client.clone(), authority.clone(), config.admission_webhook.clone());
+    tasks.push(SupervisedTask::spawn("the keeper of the webhook's roots", keeping));
+    let (acceptor, renewing) = serving.start(authority.clone(), Protocol::H2)?;
     tasks.push(SupervisedTask::spawn("the renewal of the serving certificate", renewing));
 
     let counters = Arc::new(Counters::default());

@@ -67,6 +67,7 @@ fn namespaces(sources: &Sources) -> BTreeSet<Arc<str>> {
     sources.namespaces().map(|namespace| namespace.name.name().into()).collect()
 }
 
-fn text(authority: &Authority) -> String {
+/// The roots, certificates in PEM.
+pub(crate) fn text(authority: &Authority) -> String {
     authority.root_certificates().iter().map(|root| pem(root).to_string()).collect()
 }

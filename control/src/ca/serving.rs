@@ -1,4 +1,4 @@
-//! The certificate of the control plane's own port: by the mesh's CA, for the names of its Service, renewed at half of its
+//! The certificate of a port of the control plane: by the mesh's CA, for the names of its Service, renewed at half of its
 //! life and when the CA changes. Open connections go on.
 
 use std::{
@@ -9,7 +9,7 @@ use std::{
 use tokio::time::sleep;
 use underpass_core::{Identity, TrustDomain};
 use underpass_identity::{Authority, Error, ServingCertificate};
-use underpass_net::tls::{Acceptor, ConfigError, Settings};
+use underpass_net::tls::{Acceptor, ConfigError, Protocol, Settings};
 
 use super::source::Newest;
 use crate::chain;
@@ -53,16 +53,17 @@ impl Serving {
         authority.serving(&names, &self.identity, LIFETIME, SystemTime::now())
     }
 
-    /// What accepts connections, and the task that renews its certificate.
+    /// What accepts connections of this protocol, and the task that renews its certificate.
     ///
     /// # Errors
     /// There is no certificate.
     pub fn start(
         self,
         mut authority: Newest,
+        protocol: Protocol,
     ) -> Result<(Arc<Acceptor>, impl Future<Output = ()> + Send), ServingError> {
         let first = self.certificate(&authority.borrow_and_update().clone())?;
-        let acceptor = Arc::new(Acceptor::new(&first, &Settings::default(), HANDSHAKE)?);
+        let acceptor = Arc::new(Acceptor::new(&first, &Settings::default(), HANDSHAKE, protocol)?);
         let renewed = Arc::clone(&acceptor);
         let renew = async move {
             let mut pause = half_life(&first);

@@ -13,7 +13,7 @@ use underpass_identity::{
     testing::{Leaf, TestCa, now},
 };
 use underpass_net::tls::{
-    Acceptor, Connector, HandshakeError, ServerName, SessionError, Settings, Stream, testing::ManualTime,
+    Acceptor, Connector, HandshakeError, Protocol, ServerName, SessionError, Settings, Stream, testing::ManualTime,
 };
 
 const NAME: &str = "underpass-control.underpass-system.svc";
@@ -40,7 +40,7 @@ fn serving(ca: &TestCa, change: impl FnOnce(&mut Leaf)) -> ServingCertificate {
 }
 
 fn acceptor(certificate: &ServingCertificate) -> Acceptor {
-    Acceptor::new(certificate, &settings(), LIMIT).unwrap()
+    Acceptor::new(certificate, &settings(), LIMIT, Protocol::H2).unwrap()
 }
 
 fn connector(roots: &Roots) -> Connector {
@@ -204,6 +204,20 @@ async fn clients_that_are_refused() {
 }
 
 #[tokio::test]
+async fn a_server_of_http_1_has_clients_of_http_1() {
+    let ca = TestCa::new("root");
+    let acceptor = Acceptor::new(&serving(&ca, |_| {}), &settings(), LIMIT, Protocol::Http1).unwrap();
+    for (alpn, is_accepted) in
+        [(&["http/1.1"] as &[_], true), (&["h2", "http/1.1"], true), (&[], true), (&["h2"], false)]
+    {
+        let client = foreign_client(&ca, alpn, &rustls::version::TLS13);
+        let (near, far) = duplex(BUFFER_BYTES);
+        let (_client, server) = tokio::join!(client.connect(name(NAME), near), acceptor.accept(far));
+        assert_eq!(server.is_ok(), is_accepted, "{alpn:?}: {server:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_server_without_h2_is_refused() {
     let ca = TestCa::new("root");
     let certificate = serving(&ca, |_| {});
@@ -251,7 +265,7 @@ async fn what_is_not_tls() {
 async fn a_silent_peer_has_a_limit() {
     let ca = TestCa::new("root");
     let limit = Duration::from_millis(20);
-    let acceptor = Acceptor::new(&serving(&ca, |_| {}), &settings(), limit).unwrap();
+    let acceptor = Acceptor::new(&serving(&ca, |_| {}), &settings(), limit, Protocol::H2).unwrap();
     let connector = Connector::new(&ca.roots(1), &settings(), limit).unwrap();
     let (_silent, far) = duplex(BUFFER_BYTES);
     let error = acceptor.accept(far).await.unwrap_err();

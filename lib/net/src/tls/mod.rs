@@ -27,5 +27,5 @@ pub use rustls::{
     time_provider::TimeProvider,
 };
 pub use session::{Event, Outgoing, Session, SessionError};
-pub use stream::{Acceptor, Connector, HandshakeError, Stream};
+pub use stream::{Acceptor, Connector, HandshakeError, Protocol, Stream};
 pub use verify::{PeerInfo, TrustDomains, VerifyError};

@@ -1,9 +1,10 @@
-//! TLS between a node and the control plane (gRPC), over anything that carries bytes. Apart from
+//! TLS between a node and the control plane (gRPC), and of the API server with a webhook, over anything that carries bytes. Apart from
 //! [`session`](super::session) because nothing here is a workload: the client is known by what it sends later (a token),
 //! the server by its name, and a connection lives for hours and may cost a copy.
 //!
 //! What never varies: TLS 1.3, which every peer in the field speaks (ztunnel, Istio's agents, istiod, the API server);
-//! ALPN `h2`, without which there is no connection; no client certificate; no resumption.
+//! no client certificate; no resumption. gRPC has ALPN `h2`, without which there is no connection; an API server asks its
+//! webhooks in HTTP/1.1 ([`Protocol`]).
 //!
 //! A server's certificate and a client's roots are exchanged while they are in use: new connections have the new ones,
 //! open ones go on.
@@ -36,6 +37,28 @@ use crate::tls::{
     config::{ALPN, own_certificate, provider},
 };
 
+/// What a server speaks inside of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/2, agreed on by ALPN.
+    H2,
+    /// HTTP/1.1, also with a client that does not take part in ALPN (RFC 7301, 3.2).
+    Http1,
+}
+
+impl Protocol {
+    const fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::H2 => ALPN,
+            Self::Http1 => b"http/1.1",
+        }
+    }
+
+    fn is_agreed(self, alpn: Option<&[u8]>) -> bool {
+        alpn.map_or(self == Self::Http1, |agreed| agreed == self.alpn())
+    }
+}
+
 /// What the configurations of one end have in common.
 struct Base {
     provider: Arc<CryptoProvider>,
@@ -47,7 +70,11 @@ impl Base {
         Ok(Self { provider: provider(settings.suites())?, time: Arc::clone(&settings.time) })
     }
 
-    fn server(&self, certificate: &ServingCertificate) -> Result<Arc<rustls::ServerConfig>, ConfigError> {
+    fn server(
+        &self,
+        certificate: &ServingCertificate,
+        protocol: Protocol,
+    ) -> Result<Arc<rustls::ServerConfig>, ConfigError> {
         let refused = |source| ConfigError::Refused { serial: certificate.serial().clone(), source };
         let own = own_certificate(certificate.key(), certificate.chain()).map_err(refused)?;
         let mut tls = rustls::ServerConfig::builder_with_details(Arc::clone(&self.provider), Arc::clone(&self.time))
@@ -55,7 +82,7 @@ impl Base {
             .map_err(refused)?
             .with_no_client_auth()
             .with_cert_resolver(own);
-        tls.alpn_protocols = vec![ALPN.to_vec()];
+        tls.alpn_protocols = vec![protocol.alpn().to_vec()];
         tls.session_storage = Arc::new(NoServerSessionStorage {});
         tls.send_tls13_tickets = 0;
         tls.max_early_data_size = 0;
@@ -88,6 +115,7 @@ pub struct Acceptor {
     base: Base,
     config: watch::Sender<Arc<rustls::ServerConfig>>,
     handshake: Duration,
+    protocol: Protocol,
 }
 
 impl fmt::Debug for Acceptor {
@@ -97,7 +125,7 @@ impl fmt::Debug for Acceptor {
 }
 
 impl Acceptor {
-    /// Shows `certificate` to clients, each of which has the time `handshake` from [`Acceptor::accept`] on.
+    /// Shows `certificate` to clients of this protocol, each of which has the time `handshake` from [`Acceptor::accept`] on.
     ///
     /// # Errors
     /// The certificate or the settings are unusable.
@@ -105,10 +133,11 @@ impl Acceptor {
         certificate: &ServingCertificate,
         settings: &Settings,
         handshake: Duration,
+        protocol: Protocol,
     ) -> Result<Self, ConfigError> {
         let base = Base::new(settings)?;
-        let config = watch::Sender::new(base.server(certificate)?);
-        Ok(Self { base, config, handshake })
+        let config = watch::Sender::new(base.server(certificate, protocol)?);
+        Ok(Self { base, config, handshake, protocol })
     }
 
     /// Shows `certificate` to clients from now on. Open connections go on.
@@ -116,7 +145,7 @@ impl Acceptor {
     /// # Errors
     /// The certificate is unusable; the one before stays.
     pub fn exchange(&self, certificate: &ServingCertificate) -> Result<(), ConfigError> {
-        self.config.send_replace(self.base.server(certificate)?);
+        self.config.send_replace(self.base.server(certificate, self.protocol)?);
         Ok(())
     }
 
@@ -130,7 +159,7 @@ impl Acceptor {
     {
         let config = Arc::clone(&self.config.borrow());
         let done = in_time(self.handshake, TlsAcceptor::from(config).accept(io)).await?;
-        Stream::speaking_h2(done.into())
+        Stream::speaking(self.protocol, done.into())
     }
 }
 
@@ -177,7 +206,7 @@ impl Connector {
     {
         let config = Arc::clone(&self.config.borrow());
         let done = in_time(self.handshake, TlsConnector::from(config).connect(name.clone(), io)).await?;
-        Stream::speaking_h2(done.into())
+        Stream::speaking(Protocol::H2, done.into())
     }
 }
 
@@ -195,8 +224,8 @@ pub struct Stream<IO>(TlsStream<IO>);
 
 impl<IO> Stream<IO> {
     /// Neither end of the library refuses a peer that does not take part in ALPN.
-    fn speaking_h2(stream: TlsStream<IO>) -> Result<Self, HandshakeError> {
-        if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
+    fn speaking(protocol: Protocol, stream: TlsStream<IO>) -> Result<Self, HandshakeError> {
+        if !protocol.is_agreed(stream.get_ref().1.alpn_protocol()) {
             return Err(HandshakeError::Refused(SessionError::Alpn));
         }
         Ok(Self(stream))

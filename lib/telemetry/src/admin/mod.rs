@@ -25,5 +25,5 @@ pub use query::encode as encode_query;
 pub use readiness::{Gate, Readiness};
 pub use router::{NO_ROUTE, Request, Response, Router};
 pub use routes::{healthz, logging};
-pub use server::{Limits, Server};
+pub use server::{Limits, Server, serve_accepted};
 pub use target::{ParseTargetError, Target};

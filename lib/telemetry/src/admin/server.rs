@@ -17,6 +17,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
     task::{AbortHandle, JoinHandle, JoinSet},
     time::timeout,
 };
@@ -107,36 +108,69 @@ struct Site {
     audience: Audience,
 }
 
-async fn accept(socket: Socket, site: Arc<Site>) {
-    let mut connections = JoinSet::new();
-    let mut by_age: VecDeque<AbortHandle> = VecDeque::new();
+/// Serves `router` to every client whose connection comes out of `accepted`, until that ends: for what is not accepted here,
+/// as behind TLS. The limits count for all of them together.
+pub async fn serve_accepted<S>(mut accepted: mpsc::Receiver<S>, router: Router, limits: Limits)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let site = Arc::new(Site { router, limits, audience: Audience::Any });
+    let mut open = Open::default();
     loop {
         tokio::select! {
-            Some(ended) = connections.join_next() => {
-                if let Err(error) = ended && error.is_panic() {
-                    tracing::error!(%error, "admin handler panicked");
-                }
+            Some(()) = open.ended() => {}
+            stream = accepted.recv() => match stream {
+                Some(stream) => open.add(stream, &site),
+                None => return,
             }
+        }
+    }
+}
+
+async fn accept(socket: Socket, site: Arc<Site>) {
+    let mut open = Open::default();
+    loop {
+        tokio::select! {
+            Some(()) = open.ended() => {}
             accepted = socket.accept() => match accepted {
-                Ok(stream) => {
-                    by_age.retain(|c| !c.is_finished());
-                    while by_age.len() >= site.limits.connections.max(1) {
-                        if let Some(oldest) = by_age.pop_front() {
-                            oldest.abort();
-                        }
-                    }
-                    let site = Arc::clone(&site);
-                    by_age.push_back(match stream {
-                        Stream::Tcp(stream) => connections.spawn(connection(stream, site)),
-                        Stream::Unix(stream) => connections.spawn(connection(stream, site)),
-                    });
-                }
+                Ok(Stream::Tcp(stream)) => open.add(stream, &site),
+                Ok(Stream::Unix(stream)) => open.add(stream, &site),
                 Err(error) => {
                     tracing::warn!(%error, "admin accept failed");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
+    }
+}
+
+/// The connections of a server. Dropped, they are closed.
+#[derive(Default)]
+struct Open {
+    connections: JoinSet<()>,
+    by_age: VecDeque<AbortHandle>,
+}
+
+impl Open {
+    /// Serves one more. At the limit the oldest makes room.
+    fn add(&mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, site: &Arc<Site>) {
+        self.by_age.retain(|c| !c.is_finished());
+        while self.by_age.len() >= site.limits.connections.max(1) {
+            if let Some(oldest) = self.by_age.pop_front() {
+                oldest.abort();
+            }
+        }
+        self.by_age.push_back(self.connections.spawn(connection(stream, Arc::clone(site))));
+    }
+
+    /// Waits for the end of one; none: there is none.
+    async fn ended(&mut self) -> Option<()> {
+        if let Err(error) = self.connections.join_next().await?
+            && error.is_panic()
+        {
+            tracing::error!(%error, "admin handler panicked");
+        }
+        Some(())
     }
 }
 

@@ -1,0 +1,148 @@
+use serde_json::{Value, json};
+use underpass_core::world::MeshSettings;
+
+use super::review::answer;
+
+/// A question about an object, and the one before.
+fn question(kind: &str, object: &Value, old: &Value) -> String {
+    let operation = if old.is_null() { "CREATE" } else { "UPDATE" };
+    json!({
+        "apiVersion": "admission.k8s.io/v1",
+        "kind": "AdmissionReview",
+        "request": {
+            "uid": "u-1",
+            "kind": {"group": "security.istio.io", "version": "v1", "kind": kind},
+            "operation": operation,
+            "object": object,
+            "oldObject": old,
+        },
+    })
+    .to_string()
+}
+
+fn policy(spec: Value) -> Value {
+    json!({"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": {"name": "web", "namespace": "shop"}, "spec": spec})
+}
+
+/// What is answered: `+` for an object that may go in, its refusal otherwise, then each warning.
+#[track_caller]
+fn check_change(kind: &str, object: &Value, old: &Value, expect: &[&str]) {
+    let answer = answer(question(kind, object, old).as_bytes(), &MeshSettings::default()).unwrap();
+    let answer = serde_json::to_value(answer).unwrap();
+    assert_eq!((&answer["apiVersion"], &answer["kind"]), (&json!("admission.k8s.io/v1"), &json!("AdmissionReview")));
+    let response = &answer["response"];
+    assert_eq!(response["uid"], "u-1");
+    let mut lines = vec![match &response["status"] {
+        Value::Null => "+".to_owned(),
+        status => format!(
+            "{} {}: {}",
+            status["code"],
+            status["reason"].as_str().unwrap(),
+            status["message"].as_str().unwrap()
+        ),
+    }];
+    assert_eq!(response["allowed"], lines[0] == "+");
+    lines.extend(response["warnings"].as_array().into_iter().flatten().map(|w| w.as_str().unwrap().to_owned()));
+    assert_eq!(lines, expect);
+}
+
+#[track_caller]
+fn check(spec: Value, expect: &[&str]) {
+    check_change("AuthorizationPolicy", &policy(spec), &Value::Null, expect);
+}
+
+#[test]
+fn a_policy_goes_in_or_is_refused_by_field() {
+    check(json!({"rules": [{"from": [{"source": {"namespaces": ["a"]}}]}]}), &["+"]);
+    check(
+        json!({"action": "DENNY", "rules": [{"to": [{"operation": {"ports": ["http"]}}]}]}),
+        &[
+            "422 Invalid: AuthorizationPolicy shop/web: spec.action: `DENNY` is not one of ALLOW, DENY; spec.rules[0].to[0].operation.ports[0]: `http` is not a port: a number from 1 to 65535",
+        ],
+    );
+    check(
+        json!({"rules": [{"to": [{"operation": {"methods": ["GET"]}}]}]}),
+        &[
+            "+",
+            "AuthorizationPolicy shop/web: spec.rules[0].to[0].operation.methods: methods can only be judged by a waypoint: this rule allows nothing",
+        ],
+    );
+    let mtls = |metadata: Value, spec: Value| json!({"metadata": metadata, "spec": spec});
+    let shop = json!({"name": "default", "namespace": "shop"});
+    check_change("PeerAuthentication", &mtls(shop.clone(), json!({"mtls": {"mode": "STRICT"}})), &Value::Null, &["+"]);
+    check_change(
+        "PeerAuthentication",
+        &mtls(shop, json!({"mtls": {"mode": "ON"}})),
+        &Value::Null,
+        &[
+            "422 Invalid: PeerAuthentication shop/default: spec.mtls.mode: `ON` is not one of UNSET, DISABLE, PERMISSIVE, STRICT",
+        ],
+    );
+    // What holds for the whole mesh depends on the settings.
+    let root = json!({"name": "default", "namespace": "istio-system"});
+    check_change(
+        "PeerAuthentication",
+        &mtls(root, json!({"selector": {"matchLabels": {"a": "b"}}, "mtls": {"mode": "STRICT"}})),
+        &Value::Null,
+        &[
+            "+",
+            "PeerAuthentication istio-system/default: spec.selector: a PeerAuthentication of the root namespace with a selector is ignored",
+        ],
+    );
+}
+
+/// What is broken already can be labelled and deleted, and gets no worse.
+#[test]
+fn a_change_without_a_new_error_goes_in() {
+    let broken = policy(json!({"action": "DENNY"}));
+    let mut labelled = broken.clone();
+    labelled["metadata"]["labels"] = json!({"a": "b"});
+    let says = "AuthorizationPolicy shop/web: spec.action: `DENNY` is not one of ALLOW, DENY";
+    check_change("AuthorizationPolicy", &labelled, &broken, &["+", says]);
+    let worse = policy(json!({"action": "DENNY", "rules": [{"from": []}]}));
+    let refusal = "422 Invalid: AuthorizationPolicy shop/web: spec.action: `DENNY` is not one of ALLOW, DENY; spec.rules[0].from: the list is empty, which could mean nothing or anything: leave the field out, or list values";
+    check_change("AuthorizationPolicy", &worse, &broken, &[refusal]);
+    check_change("AuthorizationPolicy", &broken, &policy(json!({})), &[&format!("422 Invalid: {says}")]);
+    let mut deleted = broken;
+    deleted["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    check_change("AuthorizationPolicy", &deleted, &policy(json!({})), &["+", says]);
+}
+
+#[test]
+fn what_is_no_question_about_a_policy_is_an_error() {
+    let says = |body: &str| answer(body.as_bytes(), &MeshSettings::default()).unwrap_err().to_string();
+    let of = |change: &dyn Fn(&mut Value)| {
+        let mut review: Value =
+            serde_json::from_str(&question("AuthorizationPolicy", &policy(json!({})), &Value::Null)).unwrap();
+        change(&mut review);
+        says(&review.to_string())
+    };
+    assert_eq!(says("{"), "no AdmissionReview: EOF while parsing an object at line 1 column 1");
+    assert!(says("[]").starts_with("no AdmissionReview: invalid length"), "{}", says("[]"));
+    assert_eq!(
+        of(&|r| r["apiVersion"] = json!("admission.k8s.io/v1beta1")),
+        r#"no AdmissionReview of admission.k8s.io/v1: apiVersion "admission.k8s.io/v1beta1", kind "AdmissionReview""#
+    );
+    assert_eq!(of(&|r| r["request"] = Value::Null), "an AdmissionReview without a request");
+    assert_eq!(
+        of(&|r| r["request"]["kind"]["kind"] = json!("RequestAuthentication")),
+        r#"RequestAuthentication of "security.istio.io" is not reviewed here: AuthorizationPolicy and PeerAuthentication of security.istio.io are"#
+    );
+    assert_eq!(
+        of(&|r| r["request"]["kind"]["group"] = json!("")),
+        r#"AuthorizationPolicy of "" is not reviewed here: AuthorizationPolicy and PeerAuthentication of security.istio.io are"#
+    );
+    assert_eq!(
+        of(&|r| r["request"]["operation"] = json!("DELETE")),
+        "DELETE is not reviewed here: CREATE and UPDATE are"
+    );
+    assert_eq!(
+        of(&|r| r["request"]["object"] = Value::Null),
+        "request.object: no object: invalid type: null, expected struct Object at line 1 column 4"
+    );
+    assert_eq!(
+        of(&|r| r["request"]["object"]["metadata"]["name"] = json!("")),
+        "request.object: no object: it has no name"
+    );
+    assert!(answer(&[0xff, 0xfe], &MeshSettings::default()).is_err());
+}
