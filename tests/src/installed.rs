@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::{
-    cluster::{CRDS, NAMESPACE},
+    cluster::NAMESPACE,
     testbed::{Kubernetes, Lab, wait::wait_until},
 };
 
@@ -48,7 +48,6 @@ impl Installed {
     pub fn begin(cluster: Kubernetes, arguments: &[&str]) -> Result<Self> {
         cluster.load_image("underpass")?;
         cluster.load_image("underpass-testapp")?;
-        cluster.kubectl().define(CRDS)?;
         cluster.helm(&install(arguments))?;
         Ok(Self { cluster })
     }

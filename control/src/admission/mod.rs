@@ -14,16 +14,17 @@ mod review;
 mod tests;
 pub mod webhook;
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
-use tokio::sync::mpsc;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
+};
 use underpass_core::world::MeshSettings;
 use underpass_telemetry::{
     admin::{Limits, Method, Request, Response, Router, StatusCode, serve_accepted},
     metrics::{Family, IntCounterVec, Registry},
 };
-
-use crate::incoming::Connection;
 
 static REVIEWS: Family = Family::counter(
     "underpass_admission_reviews_total",
@@ -49,11 +50,14 @@ const LIMITS: Limits = Limits {
 };
 
 /// Answers reviews on these connections, for a mesh of these settings, for as long as it is polled.
-pub fn serve(
-    mut connections: mpsc::Receiver<Connection>,
+pub fn serve<S>(
+    mut connections: mpsc::Receiver<io::Result<S>>,
     settings: MeshSettings,
     registry: &Registry,
-) -> impl Future<Output = ()> + Send + use<> {
+) -> impl Future<Output = ()> + Send + use<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let reviewer = Arc::new(Reviewer { settings, reviews: registry.counter(&REVIEWS) });
     let router = Router::new().route(Method::POST, PATH, move |request| {
         let reviewer = Arc::clone(&reviewer);

@@ -1,7 +1,12 @@
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
+    sync::mpsc,
+};
 use underpass_core::world::MeshSettings;
+use underpass_telemetry::metrics::Registry;
 
-use super::review::answer;
+use super::{LIMITS, review::answer};
 
 /// A question about an object, and the one before.
 fn question(kind: &str, object: &Value, old: &Value) -> String {
@@ -145,4 +150,52 @@ fn what_is_no_question_about_a_policy_is_an_error() {
         "request.object: no object: it has no name"
     );
     assert!(answer(&[0xff, 0xfe], &MeshSettings::default()).is_err());
+}
+
+/// What a connection is answered after this request: the status, and the text.
+async fn ask(connections: &mpsc::Sender<std::io::Result<DuplexStream>>, head: &str, body: &str) -> (u16, String) {
+    let (mut near, far) = duplex(64 << 10);
+    connections.send(Ok(far)).await.unwrap();
+    let request = format!("{head} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+    near.write_all(request.as_bytes()).await.unwrap();
+    // A body that is too large is not read to its end.
+    let _ = near.write_all(body.as_bytes()).await;
+    let mut said = Vec::new();
+    near.read_to_end(&mut said).await.unwrap();
+    let said = String::from_utf8(said).unwrap();
+    let (head, text) = said.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), text.to_owned())
+}
+
+/// After everything that is no review the next one is answered.
+#[tokio::test]
+async fn reviews_are_answered_whatever_else_is_asked() {
+    let registry = Registry::default();
+    let (connections, accepted) = mpsc::channel(1);
+    let server = tokio::spawn(super::serve(accepted, MeshSettings::default(), &registry));
+    connections.send(Err(std::io::Error::other("no handshake"))).await.unwrap();
+    let (status, text) = ask(&connections, "POST /validate", "garbage").await;
+    assert!(status == 400 && text.contains("no AdmissionReview: expected value"), "{status}: {text}");
+    let (status, text) = ask(&connections, "POST /validate", &" ".repeat(LIMITS.body_bytes + 1)).await;
+    assert!(status == 413 && text.contains("a body has at most 4194304 bytes"), "{status}: {text}");
+    let (status, _) = ask(&connections, "GET /validate", "").await;
+    assert_eq!(status, 405);
+    let (status, _) = ask(&connections, "POST /mutate", "{}").await;
+    assert_eq!(status, 404);
+    for (spec, is_allowed) in [
+        (json!({"action": "DENNY"}), false),
+        (json!({"rules": [{"to": [{"operation": {"paths": ["/"]}}]}]}), true),
+        (json!({}), true),
+    ] {
+        let (status, text) =
+            ask(&connections, "POST /validate", &question("AuthorizationPolicy", &policy(spec), &Value::Null)).await;
+        let answer: Value = serde_json::from_str(&text).unwrap();
+        assert!(status == 200 && answer["response"]["allowed"] == is_allowed, "{status}: {text}");
+    }
+    let text = registry.text();
+    for result in ["unreadable", "refused", "warned", "accepted"] {
+        let line = format!("underpass_admission_reviews_total{{result=\"{result}\"}} 1");
+        assert!(text.lines().any(|found| found == line), "no {line} in {text}");
+    }
+    server.abort();
 }

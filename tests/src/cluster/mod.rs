@@ -25,7 +25,7 @@ use serde_json::Value;
 
 pub use self::{
     control::{Control, NAME as CONTROL_NAME},
-    own::{AUDIENCE, CONTROL_NODE, NAMESPACE, agent_pod},
+    own::{AUDIENCE, CONTROL_NODE, NAMESPACE, RIGHTS, agent_pod},
 };
 
 use crate::{
@@ -36,8 +36,8 @@ use crate::{
     },
 };
 
-/// The definitions of Istio's kinds.
-pub const CRDS: &str = include_str!("crds.yaml");
+/// The webhook of admission, and what leads an API server to it.
+pub const WEBHOOK: &str = include_str!("webhook.yaml");
 /// The annotation of captured pods, and its value.
 const REDIRECTION: [&str; 2] = ["ambient.istio.io/redirection", "enabled"];
 
@@ -67,8 +67,8 @@ impl Cluster {
         let bed = Testbed::without_pods(lab, &description)?;
         let server = ApiServer::start(bed.node(CONTROL_NODE)?)?;
         let kubectl = server.kubectl();
-        kubectl.define(CRDS)?;
-        kubectl.populate(&[own::PLACE, own::RIGHTS, &pods, manifests].join("\n---\n"))?;
+        kubectl.define(&definitions())?;
+        kubectl.populate(&[own::PLACE, RIGHTS, &pods, manifests].join("\n---\n"))?;
         let bed = with_pods(bed, &mut description, kubectl)?;
         let files = lab.directory().join("cluster");
         fs::create_dir(&files)?;
@@ -181,6 +181,13 @@ impl Cluster {
         }
         Ok(())
     }
+}
+
+/// The definitions of the mesh's kinds, as manifests.
+#[must_use]
+pub fn definitions() -> String {
+    let objects = underpass_config::definitions::all().into_iter().map(|definition| definition.object.to_string());
+    objects.collect::<Vec<_>>().join("\n---\n")
 }
 
 /// Adds the pods of the description, with the uids that they have at the API server.

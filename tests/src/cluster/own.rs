@@ -12,7 +12,7 @@ use crate::{
 /// The node of the control plane, and namespaces.
 pub(super) const PLACE: &str = include_str!("place.yaml");
 /// Accounts and their rights.
-pub(super) const RIGHTS: &str = include_str!("rights.yaml");
+pub const RIGHTS: &str = include_str!("rights.yaml");
 /// The namespace of Underpass itself.
 pub const NAMESPACE: &str = "underpass-system";
 /// The node of API server and control plane.

@@ -93,7 +93,7 @@ fn samples_are_served_as_in_a_cluster(lab: &Lab) -> Result<()> {
     let (_bed, server) = up(lab)?;
     println!("ready after {:?}", server.started_in());
     let kubectl = server.kubectl();
-    kubectl.define(cluster::CRDS)?;
+    kubectl.define(&cluster::definitions())?;
     kubectl.populate(&samples()?)?;
 
     let pods = names(kubectl, &["pods", "-n", "bookinfo"])?;

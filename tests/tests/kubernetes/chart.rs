@@ -10,6 +10,8 @@ mod cleanup;
 mod helm;
 #[path = "chart/installed.rs"]
 mod installed;
+#[path = "chart/policies.rs"]
+mod policies;
 #[path = "chart/programs.rs"]
 mod programs;
 #[path = "chart/values.rs"]
@@ -38,6 +40,8 @@ fn main() -> ExitCode {
         Scenario::outside("cleanup_follows_the_agents", cleanup::follows_the_agents),
         Scenario::outside("cleanup_is_what_programs_take", cleanup::is_what_programs_take),
         Scenario::outside("cleanup_can_be_left_out", cleanup::can_be_left_out),
+        Scenario::outside("definitions_are_applied_by_a_hook", policies::definitions_are_applied_by_a_hook),
+        Scenario::outside("admission_cannot_be_in_the_way", policies::admission_cannot_be_in_the_way),
         Scenario::new("an_api_server_takes_every_object", installed::an_api_server_takes_every_object),
         Scenario::new("the_root_namespace_is_made_and_kept", installed::the_root_namespace_is_made_and_kept),
         Scenario::new("an_agent_may_write_one_annotation", installed::an_agent_may_write_one_annotation),
@@ -116,8 +120,9 @@ fn rights_are_those_of_the_tests() -> Result<()> {
         compared += 1;
     }
     let given = rendered.0.iter().filter(|object| object["rules"].is_array() && !Objects::is_hook(object)).count();
-    ensure!(compared == 3 && given == compared, "{compared} of {given}");
-    let of_cleanup = rendered.hooks().filter_map(|object| object["rules"].as_array()).collect::<Vec<_>>();
+    // Those of the hook that applies the definitions are tested as well.
+    ensure!(compared == 4 && given + 1 == compared, "{compared} of {given}");
+    let of_cleanup = rendered.hooks(cleanup::WHEN).filter_map(|object| object["rules"].as_array()).collect::<Vec<_>>();
     let expected = json!([
         {"apiGroups": ["apps"], "resources": ["daemonsets"], "resourceNames": ["underpass-cleanup"], "verbs": ["get"]},
         {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},

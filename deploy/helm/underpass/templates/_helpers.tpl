@@ -97,7 +97,7 @@ tolerations:
 {{/* The given values of Istio's that have no effect here: their names, one a line. Empty ones ask for nothing. */}}
 {{- define "underpass.withoutEffect" -}}
 {{- $known := dict
-  "" (list "global" "image" "meshConfig" "pilot" "control" "cni" "agent" "cleanup")
+  "" (list "global" "image" "meshConfig" "pilot" "control" "cni" "agent" "cleanup" "crds" "admission")
   "global." (list "hub" "tag" "imagePullPolicy" "imagePullSecrets" "proxy" "multiCluster")
   "global.proxy." (list "clusterDomain" "accessLogFile")
   "global.multiCluster." (list "clusterName")

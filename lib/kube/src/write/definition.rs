@@ -197,10 +197,8 @@ struct Metadata {
     uid: Arc<str>,
     resource_version: String,
     deletion_timestamp: Option<String>,
-    #[serde(default)]
-    labels: BTreeMap<String, String>,
-    #[serde(default)]
-    annotations: BTreeMap<String, String>,
+    labels: Option<BTreeMap<String, String>>,
+    annotations: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Deserialize)]
@@ -216,8 +214,8 @@ struct Version {
 
 #[derive(Default, Deserialize)]
 struct Status {
-    #[serde(default)]
-    conditions: Vec<Condition>,
+    /// null in the first moment.
+    conditions: Option<Vec<Condition>>,
 }
 
 #[derive(Deserialize)]
@@ -254,7 +252,7 @@ struct ItemMetadata {
 
 impl From<Shape> for FoundDefinition {
     fn from(Shape { metadata, spec, status }: Shape) -> Self {
-        let condition = |name: &str| status.conditions.iter().find(|condition| condition.r#type == name);
+        let condition = |name: &str| status.conditions.iter().flatten().find(|condition| condition.r#type == name);
         let state = match (condition("Established"), condition("NamesAccepted")) {
             _ if metadata.deletion_timestamp.is_some() => DefinitionState::Deleting,
             (Some(established), _) if established.status == "True" => DefinitionState::Established,
@@ -263,15 +261,16 @@ impl From<Shape> for FoundDefinition {
                 DefinitionState::Waiting(established.map(|e| Arc::clone(&e.message)).unwrap_or_default())
             }
         };
-        let is_ours = metadata.labels.get(MANAGED_BY).is_some_and(|by| by == FIELD_MANAGER);
+        let (labels, annotations) = (metadata.labels.unwrap_or_default(), metadata.annotations.unwrap_or_default());
+        let is_ours = labels.get(MANAGED_BY).is_some_and(|by| by == FIELD_MANAGER);
         let owner = (!is_ours).then(|| {
-            let label = OWNERS.iter().find_map(|key| Some((key, metadata.labels.get(*key)?)));
+            let label = OWNERS.iter().find_map(|key| Some((key, labels.get(*key)?)));
             label.map_or_else(|| "another owner".into(), |(key, value)| format!("another owner ({key}={value})").into())
         });
         Self {
             uid: metadata.uid,
             owner,
-            version: metadata.annotations.get(VERSION_ANNOTATION).and_then(|text| text.parse().ok()).unwrap_or(0),
+            version: annotations.get(VERSION_ANNOTATION).and_then(|text| text.parse().ok()).unwrap_or(0),
             served: spec.versions.into_iter().filter(|version| version.served).map(|version| version.name).collect(),
             state,
             resource_version: metadata.resource_version,

@@ -2,6 +2,7 @@
 
 mod calls;
 mod daemon_set;
+mod definitions;
 mod door;
 mod fake;
 mod leading;

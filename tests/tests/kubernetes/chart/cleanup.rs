@@ -6,13 +6,15 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{
-    helm::{Helm, NAMESPACE, Objects, at, containers, strings},
+    helm::{Helm, NAMESPACE, at, containers, strings},
     programs::{program, says_help},
     values,
 };
 
 /// The name of each of them.
 const NAME: &str = "underpass-cleanup";
+/// Their moment.
+pub(crate) const WHEN: &str = "post-delete";
 /// The chart without them.
 const DISABLED: &str = "cleanup: {enabled: false}";
 const AGENT: &str = "/usr/local/bin/underpass-agent";
@@ -24,8 +26,12 @@ pub(crate) fn needs_nothing_of_the_release() -> Result<()> {
         let objects = helm.render(values)?;
         let weights =
             [("ServiceAccount", "-10"), ("Role", "-10"), ("RoleBinding", "-10"), ("DaemonSet", "0"), ("Job", "10")];
-        let hooks: BTreeSet<_> = objects.hooks().map(|object| object["kind"].as_str().unwrap_or_default()).collect();
-        ensure!(hooks == weights.map(|(kind, _)| kind).into() && objects.hooks().count() == weights.len(), "{hooks:?}");
+        let hooks: BTreeSet<_> =
+            objects.hooks(WHEN).map(|object| object["kind"].as_str().unwrap_or_default()).collect();
+        ensure!(
+            hooks == weights.map(|(kind, _)| kind).into() && objects.hooks(WHEN).count() == weights.len(),
+            "{hooks:?}"
+        );
         for (kind, weight) in weights {
             let object = objects.one(kind, NAME)?;
             let annotations = &object["metadata"]["annotations"];
@@ -133,9 +139,10 @@ pub(crate) fn can_be_left_out() -> Result<()> {
     let helm = Helm::new()?;
     let with = helm.render(values::NONE)?;
     let without = helm.render(DISABLED)?;
-    ensure!(without.hooks().count() == 0);
-    let release: Vec<_> = with.0.iter().filter(|object| !Objects::is_hook(object)).collect();
-    ensure!(release.len() + 5 == with.0.len() && release == without.0.iter().collect::<Vec<_>>(), "only hooks differ");
+    ensure!(without.hooks(WHEN).count() == 0);
+    let others: Vec<_> =
+        with.0.iter().filter(|object| object["metadata"]["annotations"]["helm.sh/hook"] != WHEN).collect();
+    ensure!(others.len() + 5 == with.0.len() && others == without.0.iter().collect::<Vec<_>>(), "only hooks differ");
     let check = |values: &str, seconds: u64| -> Result<()> {
         let objects = helm.render(values)?;
         let arguments = strings(&objects.container("Job", NAME)?["args"]);

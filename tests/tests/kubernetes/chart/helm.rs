@@ -115,14 +115,14 @@ impl Objects {
         self.0.iter().find(is).with_context(|| format!("no {kind} {name}"))
     }
 
-    /// It is made when the release is installed no more.
+    /// It is no part of the release.
     pub(crate) fn is_hook(object: &Value) -> bool {
         !object["metadata"]["annotations"]["helm.sh/hook"].is_null()
     }
 
-    /// The hooks of the release.
-    pub(crate) fn hooks(&self) -> impl Iterator<Item = &Value> {
-        self.0.iter().filter(|object| Self::is_hook(object))
+    /// The hooks of this moment of a release.
+    pub(crate) fn hooks<'a>(&'a self, when: &'a str) -> impl Iterator<Item = &'a Value> {
+        self.0.iter().filter(move |object| object["metadata"]["annotations"]["helm.sh/hook"] == when)
     }
 
     /// Those that have pods.

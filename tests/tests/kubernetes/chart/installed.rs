@@ -43,12 +43,13 @@ pub(crate) fn an_api_server_takes_every_object(lab: &Lab) -> Result<()> {
     let refused = format!("{:#}", apply(&misspelt).err().context("hostPid is taken")?);
     ensure!(refused.contains("hostPid"), "{refused}");
 
-    // As a user does.
-    let installed = helm.run(&[&["install", "underpass", CHART][..], &HERE].concat())?;
+    // As a user does. No controller is here that would run a hook.
+    let installed = helm.run(&[&["install", "underpass", CHART, "--no-hooks"][..], &HERE].concat())?;
     ensure!(installed.contains("STATUS: deployed") && installed.contains("underpass status"), "{installed}");
     let agent = || kubectl.get(&["daemonset", "underpass-agent", "-n", NAMESPACE]);
     let before = agent()?["metadata"]["generation"].clone();
-    let set = |value: &str| helm.run(&[&["upgrade", "underpass", CHART, "--set", value][..], &HERE].concat());
+    let set =
+        |value: &str| helm.run(&[&["upgrade", "underpass", CHART, "--no-hooks", "--set", value][..], &HERE].concat());
     set("agent.settings.release-drain=1m")?;
     ensure!(agent()?["metadata"]["generation"] == before, "a running agent follows this one");
     let file = kubectl.get(&["configmap", "underpass-agent", "-n", NAMESPACE])?;
@@ -65,31 +66,31 @@ pub(crate) fn the_root_namespace_is_made_and_kept(lab: &Lab) -> Result<()> {
     let (_bed, server, helm) = up(lab)?;
     let kubectl = server.kubectl();
     let root = |name: &str| kubectl.get(&["namespace", name]);
-    let install = ["install", "underpass", CHART, "--create-namespace"];
+    let install = ["install", "underpass", CHART, "--no-hooks", "--create-namespace"];
     // No controller is there that would run a hook.
     let uninstall = [&["uninstall", "underpass", "--no-hooks"][..], &HERE].concat();
     helm.run(&[&install[..], &HERE].concat())?;
     let made = root("istio-system")?;
     ensure!(made["metadata"]["annotations"]["meta.helm.sh/release-name"] == "underpass", "{made}");
-    helm.run(&[&["upgrade", "underpass", CHART][..], &HERE].concat())?;
+    helm.run(&[&["upgrade", "underpass", CHART, "--no-hooks"][..], &HERE].concat())?;
     ensure!(root("istio-system")?["metadata"]["uid"] == made["metadata"]["uid"]);
     helm.run(&uninstall)?;
     ensure!(root("istio-system")?["metadata"]["uid"] == made["metadata"]["uid"], "it is kept");
     kubectl.get(&["daemonset", "underpass-agent", "-n", NAMESPACE]).err().context("it is removed")?;
     // Again: now it is there already.
-    helm.run(&[&["install", "underpass", CHART][..], &HERE].concat())?;
+    helm.run(&[&["install", "underpass", CHART, "--no-hooks"][..], &HERE].concat())?;
     helm.run(&uninstall)?;
 
     kubectl.run(&["create", "namespace", "policies"])?;
     let before = root("policies")?;
     let other = ["--set", "meshConfig.rootNamespace=policies"];
-    helm.run(&[&["install", "underpass", CHART][..], &HERE, &other].concat())?;
+    helm.run(&[&["install", "underpass", CHART, "--no-hooks"][..], &HERE, &other].concat())?;
     ensure!(root("policies")? == before, "another's namespace is left as it is");
     let manifest = helm.run(&[&["get", "manifest", "underpass"][..], &HERE].concat())?;
     ensure!(!manifest.contains("kind: Namespace"), "{manifest}");
     // The release's own namespace can be the root as well.
     let own = ["--set", &format!("meshConfig.rootNamespace={NAMESPACE}")];
-    helm.run(&[&["upgrade", "underpass", CHART][..], &HERE, &own].concat())?;
+    helm.run(&[&["upgrade", "underpass", CHART, "--no-hooks"][..], &HERE, &own].concat())?;
     Ok(())
 }
 
@@ -97,7 +98,7 @@ pub(crate) fn the_root_namespace_is_made_and_kept(lab: &Lab) -> Result<()> {
 pub(crate) fn an_agent_may_write_one_annotation(lab: &Lab) -> Result<()> {
     let (_bed, server, helm) = up(lab)?;
     let kubectl = server.kubectl();
-    helm.run(&[&["install", "underpass", CHART, "--create-namespace"][..], &HERE].concat())?;
+    helm.run(&[&["install", "underpass", CHART, "--no-hooks", "--create-namespace"][..], &HERE].concat())?;
     kubectl.populate(&PODS.replace("NAMESPACE", NAMESPACE))?;
     let token = kubectl.token_of_pod(&format!("{NAMESPACE}/agent-1"), ApiServer::AUDIENCE)?;
     let agent = server.kubectl_as("agent-1", &token)?;
