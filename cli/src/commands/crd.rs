@@ -101,7 +101,7 @@ impl Session {
         Ok(Self { runtime, client, deadline })
     }
 
-    /// Every definition is tried, whatever becomes of another.
+    /// Every definition is tried, also where another has failed.
     fn apply(&self) -> Result<Output, CliError> {
         let mut all = Output::ok(String::new());
         for definition in definitions::all() {
@@ -261,7 +261,10 @@ mod tests {
         let check = |names: &[ObjectName], lines: &[&str]| assert_eq!(listed(definition, names), lines);
         let [a, b] = ["a", "b"].map(|name| ObjectName::new("shop", name));
         check(&[], &["peerauthentications.security.istio.io: there is no PeerAuthentication"]);
-        check(&[a.clone()], &["peerauthentications.security.istio.io: 1 PeerAuthentication goes with it", "  shop/a"]);
+        check(
+            std::slice::from_ref(&a),
+            &["peerauthentications.security.istio.io: 1 PeerAuthentication goes with it", "  shop/a"],
+        );
         let two = "peerauthentications.security.istio.io: 2 objects of kind PeerAuthentication go with it";
         check(&[a, b], &[two, "  shop/a", "  shop/b"]);
     }

@@ -1,3 +1,5 @@
+//! Reviews in, answers out; and the server between them.
+
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
@@ -169,7 +171,7 @@ async fn ask(connections: &mpsc::Sender<std::io::Result<DuplexStream>>, head: &s
 
 /// After everything that is no review the next one is answered.
 #[tokio::test]
-async fn reviews_are_answered_whatever_else_is_asked() {
+async fn other_questions_leave_reviews_answered() {
     let registry = Registry::default();
     let (connections, accepted) = mpsc::channel(1);
     let server = tokio::spawn(super::serve(accepted, MeshSettings::default(), &registry));

@@ -152,8 +152,8 @@ const CONDITION: Lists = &[("values", ["Values, one of which has to match.", "Va
 pub(super) fn peer_authentication() -> Vec<Row> {
     let has_labels = "!has(self.portLevelMtls) || \
                       (has(self.selector) && has(self.selector.matchLabels) && self.selector.matchLabels.size() > 0)";
-    let mut ports = rule("self.all(port, int(port) >= 1 && int(port) <= 65535)", "a key is a port, 1 to 65535");
-    ports["minProperties"] = json!(1);
+    let ports = rule("self.all(port, int(port) >= 1 && int(port) <= 65535)", "a key is a port, 1 to 65535");
+    let ports = with("minProperties", 1, ports);
     let mode = || json!({"enum": ["UNSET", "DISABLE", "PERMISSIVE", "STRICT"]});
     let text = "STRICT: mutual TLS alone; PERMISSIVE: plaintext as well; DISABLE: plaintext; UNSET: as the namespace or the mesh has it.";
     let mut rows = vec![
@@ -173,10 +173,9 @@ pub(super) fn peer_authentication() -> Vec<Row> {
 }
 
 fn selector() -> [Row; 4] {
-    let mut labels = rule("self.all(key, key.size() > 0 && !key.contains('*'))", "a key is not empty and has no `*`");
-    labels["maxProperties"] = json!(4096);
-    let mut value = rule("!self.contains('*')", "a value has no `*`");
-    value["maxLength"] = json!(LABEL);
+    let labels = rule("self.all(key, key.size() > 0 && !key.contains('*'))", "a key is not empty and has no `*`");
+    let labels = with("maxProperties", 4096, labels);
+    let value = with("maxLength", LABEL, rule("!self.contains('*')", "a value has no `*`"));
     [
         plain(
             "spec.selector",
@@ -192,8 +191,7 @@ fn selector() -> [Row; 4] {
 fn target(at: &str) -> [Row; 4] {
     let group = "^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*)?$";
     let field = |name: &str, text, more| (format!("{at}.{name}"), text, more);
-    let mut namespace = rule("self == ''", "another namespace cannot be named");
-    namespace["maxLength"] = json!(DNS);
+    let namespace = with("maxLength", DNS, rule("self == ''", "another namespace cannot be named"));
     [
         field(
             "group",
@@ -221,4 +219,12 @@ fn plain(path: &str, text: &'static str) -> Row {
 /// A condition in CEL. Its message is all that a user sees of it.
 fn rule(rule: &str, message: &str) -> Value {
     json!({"x-kubernetes-validations": [{"rule": rule, "message": message}]})
+}
+
+/// One more keyword, with its number.
+fn with(keyword: &str, number: u32, mut schema: Value) -> Value {
+    if let Some(keywords) = schema.as_object_mut() {
+        keywords.insert(keyword.to_owned(), json!(number));
+    }
+    schema
 }

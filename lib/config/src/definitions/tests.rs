@@ -1,3 +1,5 @@
+//! The definitions as a whole: nothing of a shape is missing, and an API server could take them.
+
 use std::collections::BTreeSet;
 
 use expect_test::expect;
