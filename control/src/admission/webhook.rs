@@ -13,6 +13,8 @@ use crate::{
 
 /// The pause before another try.
 const AGAIN: Duration = Duration::from_secs(5);
+/// The pause before another look where there is none: the chart may be making it.
+const ABSENT: Duration = Duration::from_secs(10);
 /// The interval between two looks: it may have been made, or made anew without roots.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
@@ -26,7 +28,7 @@ pub async fn keep(client: Client, mut authority: Newest, configuration: String) 
                 LOOK_AGAIN
             }
             Ok(CaBundle::Unchanged) => LOOK_AGAIN,
-            Ok(CaBundle::Absent) => AGAIN,
+            Ok(CaBundle::Absent) => ABSENT,
             Err(error) => {
                 tracing::warn!(%configuration, error = %chain(&error), "roots of the admission webhook not written");
                 AGAIN

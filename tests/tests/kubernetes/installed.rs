@@ -2,6 +2,8 @@
 
 #[path = "installed/labels.rs"]
 mod labels;
+#[path = "installed/policies.rs"]
+mod policies;
 #[path = "installed/traffic.rs"]
 mod traffic;
 #[path = "installed/upgrade.rs"]
@@ -32,6 +34,7 @@ fn a_label_puts_running_pods_into_the_mesh(lab: &Lab) -> Result<()> {
     {
         mesh.cluster.wait_for_rollout(namespace, what)?;
     }
+    policies::are_defined_and_reviewed(&mesh)?;
     labels::on_and_off_under_traffic(&mesh)
 }
 
