@@ -58,13 +58,19 @@ impl Client {
     async fn pods_of(&self, namespace: &str, of: &Shape) -> Result<Vec<DaemonPod>, Error> {
         let labels = of.spec.selector.match_labels.iter().map(|(key, value)| format!("{key}={value}"));
         let selector = labels.collect::<Vec<_>>().join(",");
-        let call = Call::get(Collection::PODS.within(namespace)).with("labelSelector", &selector).with("limit", PAGE);
+        let pods = self.labelled(namespace, &selector).await?;
+        Ok(pods.iter().filter_map(|pod| pod.of(&of.metadata.uid)).collect())
+    }
+
+    /// The pods of a namespace with these labels. The namespace is a name.
+    pub(crate) async fn labelled(&self, namespace: &str, selector: &str) -> Result<Vec<Pod>, Error> {
+        let call = Call::get(Collection::PODS.within(namespace)).with("labelSelector", selector).with("limit", PAGE);
         let (mut pods, mut next) = (Vec::new(), String::new());
         loop {
             let call = if next.is_empty() { call.clone() } else { call.clone().with("continue", &next) };
             let text = self.text(&call, MAX_BYTES).await?;
             let page: Page = serde_json::from_str(&text).map_err(|e| call.unreadable(&e))?;
-            pods.extend(page.items.iter().filter_map(|pod| pod.of(&of.metadata.uid)));
+            pods.extend(page.items);
             next = page.metadata.next.unwrap_or_default();
             if next.is_empty() {
                 return Ok(pods);
@@ -107,7 +113,7 @@ struct Status {
 }
 
 #[derive(Deserialize)]
-struct Page {
+pub(crate) struct Page {
     metadata: PageMetadata,
     items: Vec<Pod>,
 }
@@ -118,19 +124,22 @@ struct PageMetadata {
     next: Option<String>,
 }
 
+/// What is read of a pod.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Pod {
-    metadata: PodMetadata,
-    spec: PodSpec,
-    status: PodStatus,
+pub(crate) struct Pod {
+    pub(crate) metadata: PodMetadata,
+    pub(crate) spec: PodSpec,
+    pub(crate) status: PodStatus,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct PodMetadata {
+pub(crate) struct PodMetadata {
+    pub(crate) name: Arc<str>,
+    pub(crate) creation_timestamp: Option<String>,
     owner_references: Vec<Owner>,
-    deletion_timestamp: Option<String>,
+    pub(crate) deletion_timestamp: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -140,9 +149,16 @@ struct Owner {
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct PodSpec {
+pub(crate) struct PodSpec {
     node_name: Option<String>,
+    pub(crate) containers: Vec<ContainerSpec>,
     affinity: Affinity,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ContainerSpec {
+    pub(crate) image: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -179,7 +195,8 @@ struct Field {
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct PodStatus {
+pub(crate) struct PodStatus {
+    pub(crate) phase: String,
     conditions: Vec<Condition>,
     init_container_statuses: Vec<Container>,
     container_statuses: Vec<Container>,
@@ -222,18 +239,26 @@ impl Pod {
         if !is_its || self.metadata.deletion_timestamp.is_some() {
             return None;
         }
-        let node = self.spec.node_name.as_deref().or_else(|| self.intended())?;
+        Some(DaemonPod { node: self.node()?.into(), waits: self.waits() })
+    }
+
+    /// Its node, or the one that it is for.
+    pub(crate) fn node(&self) -> Option<&str> {
+        self.spec.node_name.as_deref().or_else(|| self.intended())
+    }
+
+    /// As [`DaemonPod::waits`].
+    pub(crate) fn waits(&self) -> Option<Arc<str>> {
         let is = |kind: &str, status: &str| {
             self.status.conditions.iter().find(|condition| condition.r#type == kind && condition.status == status)
         };
-        let waits = match is("Ready", "True") {
-            Some(_) => None,
-            None => Some(match is("PodScheduled", "False") {
-                Some(unplaced) => unplaced.message.as_deref().unwrap_or_default().into(),
-                None => self.failing().unwrap_or_default().into(),
-            }),
-        };
-        Some(DaemonPod { node: node.into(), waits })
+        if is("Ready", "True").is_some() {
+            return None;
+        }
+        Some(match is("PodScheduled", "False") {
+            Some(unplaced) => unplaced.message.as_deref().unwrap_or_default().into(),
+            None => self.failing().unwrap_or_default().into(),
+        })
     }
 
     /// The node that a DaemonSet's controller made it for: the scheduler places it there alone.

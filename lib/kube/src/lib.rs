@@ -4,6 +4,8 @@
 //! * [`daemon_set`]: a DaemonSet's pod on each node, and how it fares.
 //! * [`door`]: objects of core and their changes, as [`Update`](underpass_door::Update)s.
 //! * [`lease`]: which of several replicas leads.
+//! * [`pods`]: the pods of a component, and where they run.
+//! * [`port_forward`]: a stream to a port of a pod.
 //! * [`review`]: whose a bearer token is.
 //! * [`mod@write`]: what is written into the cluster.
 
@@ -13,6 +15,8 @@ pub mod client;
 pub mod daemon_set;
 pub mod door;
 pub mod lease;
+pub mod pods;
+pub mod port_forward;
 pub mod review;
 pub mod write;
 

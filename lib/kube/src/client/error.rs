@@ -98,6 +98,11 @@ struct Cause {
 const MAX_CHARS: usize = 300;
 
 impl Status {
+    /// A refusal in these words.
+    pub(crate) fn new(code: u16, reason: String, message: String) -> Self {
+        Self { code, reason, message, details: Details::default() }
+    }
+
     /// What an answer with this status code and text says. Proxies answer with other texts than an API server does.
     pub(crate) fn of(code: u16, text: &[u8]) -> Self {
         let said: Option<Self> = serde_json::from_slice(text).ok();

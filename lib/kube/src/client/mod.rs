@@ -45,6 +45,17 @@ impl Client {
         access::connect(access, component).await.map(Self)
     }
 
+    /// The namespace of its context, else `default`.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        self.0.default_namespace()
+    }
+
+    /// The client of the crate `kube`, for what it alone can do.
+    pub(crate) fn inner(&self) -> kube::Client {
+        self.0.clone()
+    }
+
     /// Sends the request, and answers the body of a good answer.
     pub(crate) async fn open(&self, call: &Call) -> Result<Body, Error> {
         let request = call.request()?;

@@ -35,7 +35,8 @@ impl Collection {
     pub(crate) const VALIDATING_WEBHOOKS: Self =
         collection("/apis/admissionregistration.k8s.io/v1", "validatingwebhookconfigurations");
 
-    const NAMESPACES: Self = collection("/api/v1", "namespaces");
+    pub(crate) const SERVICE_ACCOUNTS: Self = collection("/api/v1", "serviceaccounts");
+    pub(crate) const NAMESPACES: Self = collection("/api/v1", "namespaces");
     const SERVICES: Self = collection("/api/v1", "services");
     const ENDPOINT_SLICES: Self = collection("/apis/discovery.k8s.io/v1", "endpointslices");
     const AUTHORIZATION_POLICIES: [Self; 2] = istio("authorizationpolicies");
@@ -72,6 +73,11 @@ impl Collection {
     /// Its objects in a namespace, which [`is_name`].
     pub(crate) fn within(self, namespace: &str) -> String {
         format!("{}/namespaces/{namespace}/{}", self.root, self.plural)
+    }
+
+    /// One object that is in no namespace; its name is a name.
+    pub(crate) fn named(self, name: &str) -> String {
+        format!("{}/{}/{name}", self.root, self.plural)
     }
 
     /// One object in a namespace; both names are names.

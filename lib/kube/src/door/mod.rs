@@ -97,6 +97,39 @@ impl Door {
         self.progress.subscribe()
     }
 
+    /// Everything as it is now. It is not followed.
+    ///
+    /// # Errors
+    /// The first attempt to read a kind fails.
+    pub async fn read(self) -> Result<Update, Unread> {
+        let mut progress = self.progress();
+        let (sender, mut first) = mpsc::channel(1);
+        // What follows the first update is dropped with the task.
+        let reading = async {
+            self.run(move |update, _| drop(sender.try_send(update))).await;
+            std::future::pending::<std::convert::Infallible>().await
+        };
+        let failing = async {
+            loop {
+                let unread = progress.borrow_and_update().kinds.iter().find_map(|(kind, health)| {
+                    let (cause, _) = health.error.as_ref().filter(|_| health.synced.is_none())?;
+                    Some(Unread { kind: *kind, cause: Arc::clone(cause) })
+                });
+                match unread {
+                    Some(unread) => return unread,
+                    // The sender is the door's, which is polled beside this.
+                    None => drop(progress.changed().await),
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            Some(update) = first.recv() => Ok(update),
+            unread = failing => Err(unread),
+            never = reading => match never {},
+        }
+    }
+
     /// Reads for as long as it is polled, and hands on everything, then every difference, each with the progress that it
     /// makes. `hand_on` may block: then the API server waits. The first update comes when every kind has been listed or
     /// found absent; a kind that cannot be read holds it up, and [`Self::progress`] has the reason.
@@ -131,6 +164,16 @@ impl Door {
             self.progress.send_replace(progress.clone());
         }
     }
+}
+
+/// A kind that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cannot read {kind}: {cause}")]
+pub struct Unread {
+    /// The kind.
+    pub kind: Kind,
+    /// The cause, in one line.
+    pub cause: Arc<str>,
 }
 
 #[cfg(test)]

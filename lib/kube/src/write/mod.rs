@@ -1,6 +1,6 @@
 //! What is written into the cluster, each in one narrow way that is safe beside other writers: a Secret that is made
 //! once, the ConfigMap of roots and the definitions of the mesh's kinds where they are ours, one annotation of one pod, events of
-//! pods, one taint of a node, our conditions of a status, the roots of one webhook.
+//! pods, one taint of a node, one label of a namespace, our conditions of a status, the roots of one webhook.
 //!
 //! What must hold: of several writers of the same object all end with one content; nothing of another owner is
 //! overwritten; and a pod that took the name of another is not touched.
@@ -8,6 +8,7 @@
 mod config_map;
 mod definition;
 mod event;
+mod namespace;
 mod node;
 mod pod;
 mod secret;
@@ -18,6 +19,7 @@ pub use self::{
     config_map::{ROOT_CONFIG_MAP, ROOT_KEY, RootConfigMap},
     definition::{AppliedDefinition, DefinitionState, FoundDefinition},
     event::{EventType, PodEvent, Reporter},
+    namespace::Labelled,
     node::Untainted,
     pod::Annotated,
     secret::{Made, NewSecret, Secret, WatchedSecret},

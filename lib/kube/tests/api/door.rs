@@ -105,6 +105,31 @@ fn list(version: u64, items: &[Value], next: &str) -> Reply {
     Reply::json(&json!({"metadata": {"resourceVersion": version.to_string(), "continue": next}, "items": items}))
 }
 
+#[tokio::test]
+async fn what_is_read_once_is_whole_and_not_followed() {
+    let fake = Fake::start(|request: &Seen| match request.what.as_str() {
+        "GET /api/v1/namespaces" if request.is_watch() => Reply::lines(&[event("ADDED", namespace("late", 9, "x"))]).1,
+        "GET /api/v1/namespaces" if request.parameter("continue").is_none() => {
+            list(7, &[namespace("a", 1, "x")], "more")
+        }
+        "GET /api/v1/namespaces" => list(7, &[namespace("b", 2, "x")], ""),
+        _ => Reply::refuse(404, "NotFound", json!({})),
+    })
+    .await;
+    let selections = || vec![Selection::namespaces(), Selection::all(Kind::AuthorizationPolicy)];
+    let update = Door::new(fake.client().await, selections()).read().await.expect("both kinds");
+    assert_eq!(show(&update.batch), ["+ Namespace a", "+ Namespace b"]);
+
+    let fake = Fake::start(|request: &Seen| match request.what.as_str() {
+        "GET /api/v1/namespaces" => list(7, &[], ""),
+        _ => Reply::refuse(403, "Forbidden", json!({})),
+    })
+    .await;
+    let unread = Door::new(fake.client().await, selections()).read().await.expect_err("policies are refused");
+    assert_eq!(unread.kind, Kind::AuthorizationPolicy);
+    assert!(unread.to_string().contains("403 Forbidden"), "{unread}");
+}
+
 /// Answers the n-th request, in order of arrival.
 fn script(answers: impl Fn(usize, &Seen) -> Reply + Send + Sync + 'static) -> impl Fn(&Seen) -> Reply + Send + Sync {
     let count = AtomicUsize::new(0);
