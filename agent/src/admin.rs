@@ -18,6 +18,7 @@ use underpass_telemetry::{
     admin::{Readiness, Request, Response, Router, healthz, logging},
     log::Levels,
 };
+use underpass_xds::client::Progress;
 use underpass_ztunnel::{Budgets, Connections};
 
 use crate::{certs, config::Running, limits, pods, reports::Counters};
@@ -39,6 +40,8 @@ pub struct View {
     pub sources: watch::Receiver<Sources>,
     /// The reports of the doors.
     pub reports: watch::Receiver<Arc<Reports>>,
+    /// How the door to the control plane fares; none: the source is a directory of manifests.
+    pub control_plane: Option<watch::Receiver<Progress>>,
     /// The status of certificates.
     pub certificates: watch::Receiver<Arc<certs::Status>>,
     /// Open connections.

@@ -20,11 +20,12 @@ pub(crate) mod redirection;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use http::uri::Authority;
+use tokio::sync::watch;
 use underpass_identity::{CertificateDer, Roots};
 use underpass_keeper::{Feed, supervision::SupervisedTask};
 use underpass_kube::Access;
 use underpass_net::tls::ServerName;
-use underpass_xds::{certificates, connect::ControlPlane};
+use underpass_xds::{certificates, client::Progress, connect::ControlPlane};
 
 use self::control_plane::{Link, RemoteCa};
 use crate::{
@@ -46,6 +47,8 @@ pub struct Cluster {
     certificates: certificates::Client,
     roots_file: PathBuf,
     roots: Vec<CertificateDer<'static>>,
+    /// How the door to the control plane fares.
+    progress: watch::Sender<Progress>,
 }
 
 /// Open doors. Dropped, they close.
@@ -97,13 +100,19 @@ impl Cluster {
         };
         let node = config.node.as_str().into();
         let roots = roots.certificates().to_vec();
-        Ok(Self { node, access, link, control_plane, certificates, roots_file, roots })
+        let progress = watch::Sender::default();
+        Ok(Self { node, access, link, control_plane, certificates, roots_file, roots, progress })
     }
 
     /// The control plane's CA.
     pub(crate) fn ca(&self) -> Ca {
         let certify = Arc::new(RemoteCa(self.certificates.clone()));
         Ca::Remote(Remote { roots: self.roots_file.clone(), certify }, self.roots.clone())
+    }
+
+    /// How the door to the control plane fares, from before it is opened.
+    pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
     }
 
     /// Opens the doors, and the way of the node's word about its pods.
@@ -113,7 +122,7 @@ impl Cluster {
     pub(crate) fn open(self, config: &Config, pods: Feed, facts: Feed) -> std::io::Result<Open> {
         let (word, due) = redirection::Word::new();
         let api_server = api_server::open(self.access, Arc::clone(&self.node), pods, due)?;
-        let control_plane = control_plane::open(self.link, self.control_plane, config, facts)?;
+        let control_plane = control_plane::open(self.link, self.control_plane, config, facts, self.progress)?;
         let tasks = [
             SupervisedTask::spawn("the door to the API server", api_server),
             SupervisedTask::spawn("the door to the control plane", control_plane),

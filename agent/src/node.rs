@@ -226,6 +226,7 @@ pub async fn run_in<D: DataPath + 'static>(
         world: keeper.world(),
         sources: keeper.sources(),
         reports: keeper.reports(),
+        control_plane: doors.control_plane(),
         certificates: certs.status(),
         connections: ztunnel.connections().clone(),
         budgets: Arc::clone(ztunnel.budgets()),
@@ -243,7 +244,6 @@ pub async fn run_in<D: DataPath + 'static>(
     )?;
     take_over.listen(handover::HandoverAddress::new(&config.state, &kernel))?;
     let (snapshot, sources, mesh) = (keeper.snapshot(), keeper.sources(), keeper.mesh());
-    let (keeping_sources, keeping_world) = (keeper.sources(), keeper.world());
     let keeper = keeper.start().map_err(failed("start the keeper's thread"))?;
     let mut keeping = SupervisedTask::spawn("the keeper of the World", keeper);
     decisions.map(kernel_log::start).transpose().map_err(failed("start the thread of the kernel log"))?;
@@ -251,7 +251,7 @@ pub async fn run_in<D: DataPath + 'static>(
 
     let sandboxes = NodeSandboxes::load(config, &pods, &ready);
     let listing = config.cni_socket.as_ref().map(|_| {
-        let (path, sources, world) = (cni::list_file(&config.state), keeping_sources, keeping_world);
+        let (path, sources, world) = (cni::list_file(&config.state), view.sources.clone(), view.world.clone());
         SupervisedTask::spawn("the list of namespaces for the CNI plugin", cni::list::keep(path, sources, world))
     });
     let mut node = Node {

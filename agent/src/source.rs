@@ -10,9 +10,11 @@ use std::{
     time::SystemTime,
 };
 
+use tokio::sync::watch;
 use underpass_identity::Authority;
 use underpass_keeper::{Feed, Keeper};
 use underpass_telemetry::{admin::Readiness, metrics::Registry};
+use underpass_xds::client::Progress;
 
 use crate::{
     certs::{self, Ca},
@@ -84,6 +86,14 @@ impl Source {
 }
 
 impl Doors {
+    /// How the door to the control plane fares; none: there is no such door.
+    pub(crate) fn control_plane(&self) -> Option<watch::Receiver<Progress>> {
+        match self {
+            Self::Manifests { .. } => None,
+            Self::Cluster { cluster, .. } => Some(cluster.progress()),
+        }
+    }
+
     /// Opens them: updates arrive at the keeper from now on.
     ///
     /// # Errors

@@ -334,6 +334,10 @@ fn from_a_manifest_to_an_open_connection() {
     let identities: Vec<_> = certificates.iter().filter_map(|c| c["identity"].as_str()).collect();
     assert_eq!(identities, ["a", "b"].map(|n| format!("spiffe://cluster.local/ns/default/sa/{n}")));
 
+    let described = agent.ask("/describe/pod?name=default/a");
+    assert!(described["state"].is_object() && described["mtls"]["mode"] == "PERMISSIVE", "{described:#}");
+    assert_eq!(agent.ask("/status")["control_plane"], Value::Null, "it reads manifests");
+
     // A pod comes into the mesh: the kernel would capture connections to it from now on.
     agent.edit("z.yaml", Some(&pod("z", Z, AMBIENT)));
     wait_until("z in the tables", || (agent.destinations() == 3).then_some(()));

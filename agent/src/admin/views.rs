@@ -7,13 +7,14 @@ use std::{
 };
 
 use http::{Method, StatusCode};
-use underpass_core::{Reason, connection, explain, resolve::Sources};
+use underpass_core::{ObjectName, Reason, connection, explain, resolve::Sources};
 use underpass_door::Severity;
 use underpass_keeper::Reports;
 use underpass_telemetry::admin::{
     Request, Response, Router,
-    view::{self, Certificate, Gate, Party, PodCount, PodState, ProblemCount, RefusedHandshake, Status},
+    view::{self, Certificate, ControlPlane, Gate, Party, PodCount, PodState, ProblemCount, RefusedHandshake, Status},
 };
+use underpass_xds::client::{Link, Progress};
 
 use super::View;
 use crate::{
@@ -21,8 +22,8 @@ use crate::{
     pods::PodStatus,
 };
 
-/// Adds `GET /status`, `/workloads`, `/services`, `/policies`, `/config`, `/certificates`, `/connections/refused` and
-/// `/explain?source=&destination=`.
+/// Adds `GET /status`, `/workloads`, `/services`, `/policies`, `/config`, `/certificates`, `/connections/refused`,
+/// `/explain?source=&destination=`, `/describe/pod?name=` and `/describe/service?name=`.
 pub(super) fn routes(router: Router, view: &View) -> Router {
     let router = shown(router, "/status", view, |view, _| Response::json(&status(view)));
     let router = shown(router, "/workloads", view, |view, _| Response::json(&workloads(view)));
@@ -31,6 +32,8 @@ pub(super) fn routes(router: Router, view: &View) -> Router {
     let router = shown(router, "/config", view, |view, _| Response::json(&view.settings.borrow().view()));
     let router = shown(router, "/certificates", view, |view, _| Response::json(&certificates(view)));
     let router = shown(router, "/connections/refused", view, |view, _| Response::json(&refused(view)));
+    let router = shown(router, "/describe/pod", view, described_pod);
+    let router = shown(router, "/describe/service", view, described_service);
     shown(router, "/explain", view, explained)
 }
 
@@ -70,6 +73,24 @@ fn status(view: &View) -> Status {
         first_expiry_unix_s: there.iter().filter_map(|c| c.not_after_unix_s).min(),
         authority_error: view.certificates.borrow().authority.error.clone(),
         problems: problems(&reports),
+        control_plane: view.control_plane.as_ref().map(|progress| control_plane(&progress.borrow())),
+    }
+}
+
+fn control_plane(progress: &Progress) -> ControlPlane {
+    let (link, since, reason) = match &progress.link {
+        Link::Opening => (ControlPlane::CONNECTING, None, None),
+        Link::Open { since } => (ControlPlane::CONNECTED, Some(*since), None),
+        Link::Ended { at, reason } => (ControlPlane::LOST, Some(*at), Some(reason.clone())),
+    };
+    ControlPlane {
+        link: link.to_owned(),
+        since_unix_s: since.map(unix_s),
+        reason,
+        complete: progress.complete,
+        version: progress.version,
+        offered: progress.behind.map(|behind| behind.offered),
+        applied_unix_s: progress.applied.map(unix_s),
     }
 }
 
@@ -102,16 +123,51 @@ fn problems(reports: &Reports) -> ProblemCount {
     }
 }
 
+/// The state of a pod, namespace/name, among those of this node.
+fn state(here: &[PodStatus], name: &str) -> Option<PodState> {
+    let pod = here.iter().find(|pod| pod.name == name)?;
+    Some(PodState { state: pod.state.to_owned(), problem: pod.problem.clone() })
+}
+
 /// Every pod of the World; those of this node with their state.
 fn workloads(view: &View) -> Vec<view::Workload> {
     let here = view.pods.status();
-    let state = |name: &str| {
-        let pod = here.iter().find(|pod| pod.name == name)?;
-        Some(PodState { state: pod.state.to_owned(), problem: pod.problem.clone() })
-    };
     let mut all = view::workloads(&view.world());
-    all.iter_mut().for_each(|w| w.state = state(&format!("{}/{}", w.namespace, w.name)));
+    all.iter_mut().for_each(|w| w.state = state(&here, &format!("{}/{}", w.namespace, w.name)));
     all
+}
+
+/// The object that a request names as `name=NAMESPACE/NAME`.
+fn named(request: &Request, of: &str) -> Result<ObjectName, Response> {
+    let name = request.query("name").and_then(|name| name.split_once('/'));
+    let problem = format!("missing or invalid name: GET /describe/{of}?name=NAMESPACE/NAME");
+    name.map(|(namespace, name)| ObjectName::new(namespace, name))
+        .ok_or_else(|| Response::error(StatusCode::BAD_REQUEST, problem))
+}
+
+fn described_pod(view: &View, request: &Request) -> Response {
+    let name = match named(request, "pod") {
+        Ok(name) => name,
+        Err(refused) => return refused,
+    };
+    match view::describe_pod(&view.world(), &view.sources(), &name) {
+        Some(mut pod) => {
+            pod.workload.state = state(&view.pods.status(), &name.to_string());
+            Response::json(&pod)
+        }
+        None => Response::error(StatusCode::NOT_FOUND, format_args!("the mesh knows no pod {name}")),
+    }
+}
+
+fn described_service(view: &View, request: &Request) -> Response {
+    let name = match named(request, "service") {
+        Ok(name) => name,
+        Err(refused) => return refused,
+    };
+    match view::describe_service(&view.world(), &view.sources(), &name) {
+        Some(service) => Response::json(&service),
+        None => Response::error(StatusCode::NOT_FOUND, format_args!("the mesh knows no service {name}")),
+    }
 }
 
 fn policies(view: &View) -> Vec<view::Policy> {

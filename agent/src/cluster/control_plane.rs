@@ -18,7 +18,7 @@ use underpass_keeper::{Feed, supervision::on_thread};
 use underpass_net::tls::{ConfigError, Connector, ServerName, Settings, Stream};
 use underpass_xds::{
     certificates::{self, Wanted},
-    client::{self, Apply, Batch, Node, Rejected, Session},
+    client::{self, Apply, Batch, Node, Progress, Rejected, Session},
     connect::{Connect, ControlPlane},
     facts::{Decoded, Decoder},
     resource::ResourceKind,
@@ -108,6 +108,7 @@ pub(super) fn open(
     control_plane: ControlPlane,
     config: &Config,
     feed: Feed,
+    progress: watch::Sender<Progress>,
 ) -> io::Result<impl Future<Output = ()> + Send + use<>> {
     let variable = |name| std::env::var(name).unwrap_or_default();
     let node = Node {
@@ -128,7 +129,6 @@ pub(super) fn open(
             rolled = rolled.wrapping_add(1);
             random.hash_one(rolled)
         };
-        let progress = watch::Sender::default();
         let Err(error) = runtime.block_on(client::run(control_plane, link, Session::new(node), facts, progress, dice));
         tracing::error!(error = %chain(&error), "control plane cannot be asked");
     })

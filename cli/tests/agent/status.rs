@@ -26,6 +26,7 @@ fn healthy() -> Status {
         first_expiry_unix_s: Some(now() + 5 * HOUR + 30),
         authority_error: None,
         problems: ProblemCount { warnings: 1, ..ProblemCount::default() },
+        control_plane: None,
     }
 }
 

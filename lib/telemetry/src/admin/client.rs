@@ -1,6 +1,6 @@
 //! The client of an admin API: one connection per request, everything bounded.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, StatusCode, header};
@@ -28,7 +28,7 @@ pub enum ClientError {
     #[error("cannot connect to {target}: {source}")]
     Connect {
         /// The API's address.
-        target: Target,
+        target: Arc<str>,
         /// The cause.
         source: std::io::Error,
     },
@@ -36,7 +36,7 @@ pub enum ClientError {
     #[error("{method} {path} on {target}: {source}")]
     Http {
         /// The API's address.
-        target: Target,
+        target: Arc<str>,
         /// The request's method.
         method: Method,
         /// The request's path.
@@ -56,7 +56,7 @@ pub enum ClientError {
     #[error("{method} {path} on {target}: no answer within {TIME:?}")]
     Timeout {
         /// The API's address.
-        target: Target,
+        target: Arc<str>,
         /// The request's method.
         method: Method,
         /// The request's path.
@@ -66,7 +66,7 @@ pub enum ClientError {
     #[error("{method} {path} on {target}: cannot read the answer: {source}")]
     Answer {
         /// The API's address.
-        target: Target,
+        target: Arc<str>,
         /// The request's method.
         method: Method,
         /// The request's path.
@@ -78,7 +78,7 @@ pub enum ClientError {
     #[error("{method} {path} on {target}: {status}: {says}")]
     Refused {
         /// The API's address.
-        target: Target,
+        target: Arc<str>,
         /// The request's method.
         method: Method,
         /// The request's path.
@@ -92,7 +92,7 @@ pub enum ClientError {
     #[error("GET {path} on {target}: unexpected JSON: {source}")]
     Json {
         /// The API's address.
-        target: Target,
+        target: Arc<str>,
         /// The request's path.
         path: String,
         /// The cause.
@@ -127,7 +127,8 @@ impl Client {
     /// As [`Client::text`], and where the answer is something else.
     pub async fn json<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let body = self.text(path).await?;
-        let unexpected = |source| ClientError::Json { target: self.target.clone(), path: path.to_owned(), source };
+        let unexpected =
+            |source| ClientError::Json { target: self.target.to_string().into(), path: path.to_owned(), source };
         serde_json::from_slice(&body).map_err(unexpected)
     }
 
@@ -148,41 +149,68 @@ impl Client {
     }
 
     async fn ask(&self, method: Method, path: &str) -> Result<Bytes, ClientError> {
-        let late =
-            || ClientError::Timeout { target: self.target.clone(), method: method.clone(), path: path.to_owned() };
-        timeout(TIME, self.exchange(&method, path)).await.unwrap_or_else(|_| Err(late()))
+        let name: Arc<str> = self.target.to_string().into();
+        let request = Request { name: &name, method: &method, path };
+        let failed = |source| ClientError::Connect { target: Arc::clone(&name), source };
+        let exchange = async {
+            match &self.target {
+                Target::Tcp(address) => {
+                    let stream = TcpStream::connect(address).await.map_err(failed)?;
+                    request.over(stream, &address.to_string()).await
+                }
+                Target::Unix(socket) => {
+                    let stream = UnixStream::connect(socket).await.map_err(failed)?;
+                    request.over(stream, "localhost").await
+                }
+            }
+        };
+        timeout(TIME, exchange).await.unwrap_or_else(|_| Err(request.late()))
+    }
+}
+
+/// The answer to `GET path`, read as JSON, of the API at the other end of a stream, which `name` names in errors.
+///
+/// # Errors
+/// As [`Client::json`].
+pub async fn json_over<T: DeserializeOwned>(
+    name: &Arc<str>,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    path: &str,
+) -> Result<T, ClientError> {
+    let request = Request { name, method: &Method::GET, path };
+    let body = timeout(TIME, request.over(stream, "localhost")).await.unwrap_or_else(|_| Err(request.late()))?;
+    let unexpected = |source| ClientError::Json { target: Arc::clone(name), path: path.to_owned(), source };
+    serde_json::from_slice(&body).map_err(unexpected)
+}
+
+/// One request, and the name of the API in its errors.
+struct Request<'a> {
+    name: &'a Arc<str>,
+    method: &'a Method,
+    path: &'a str,
+}
+
+impl Request<'_> {
+    fn late(&self) -> ClientError {
+        let (target, method, path) = self.named();
+        ClientError::Timeout { target, method, path }
     }
 
-    async fn exchange(&self, method: &Method, path: &str) -> Result<Bytes, ClientError> {
-        let failed = |source| ClientError::Connect { target: self.target.clone(), source };
-        match &self.target {
-            Target::Tcp(address) => {
-                let stream = TcpStream::connect(address).await.map_err(failed)?;
-                self.over(stream, &address.to_string(), method, path).await
-            }
-            Target::Unix(socket) => {
-                let stream = UnixStream::connect(socket).await.map_err(failed)?;
-                self.over(stream, "localhost", method, path).await
-            }
-        }
+    fn named(&self) -> (Arc<str>, Method, String) {
+        (Arc::clone(self.name), self.method.clone(), self.path.to_owned())
     }
 
-    async fn over(
-        &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin,
-        host: &str,
-        method: &Method,
-        path: &str,
-    ) -> Result<Bytes, ClientError> {
-        let target = || self.target.clone();
-        let http =
-            |source| ClientError::Http { target: target(), method: method.clone(), path: path.to_owned(), source };
+    async fn over(&self, stream: impl AsyncRead + AsyncWrite + Unpin, host: &str) -> Result<Bytes, ClientError> {
+        let http = |source| {
+            let (target, method, path) = self.named();
+            ClientError::Http { target, method, path, source }
+        };
         let request = hyper::Request::builder()
-            .method(method)
-            .uri(path)
+            .method(self.method)
+            .uri(self.path)
             .header(header::HOST, host)
             .body(Empty::<Bytes>::new())
-            .map_err(|source| ClientError::Path { path: path.to_owned(), source })?;
+            .map_err(|source| ClientError::Path { path: self.path.to_owned(), source })?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
         let answer = async {
             let (head, body) = sender.send_request(request).await.map_err(http)?.into_parts();
@@ -191,14 +219,15 @@ impl Client {
                 Err(e) if e.is::<LengthLimitError>() => format!("more than {MAX_ANSWER_BYTES} bytes").into(),
                 Err(e) => e,
             };
-            Err(ClientError::Answer { target: target(), method: method.clone(), path: path.to_owned(), source })
+            let (target, method, path) = self.named();
+            Err(ClientError::Answer { target, method, path, source })
         };
         let (status, body) = beside(connection, answer).await?;
         if status.is_success() {
             return Ok(body);
         }
-        let says = refusal(&body);
-        Err(ClientError::Refused { target: target(), method: method.clone(), path: path.to_owned(), status, says })
+        let (target, method, path) = self.named();
+        Err(ClientError::Refused { target, method, path, status, says: refusal(&body) })
     }
 }
 

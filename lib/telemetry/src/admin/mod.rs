@@ -17,7 +17,7 @@ mod server;
 mod target;
 pub mod view;
 
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, json_over};
 pub use error::AdminError;
 pub use http::{Method, StatusCode};
 pub use listener::{Listener, Unpublished};

@@ -41,6 +41,10 @@ pub struct Progress {
     pub complete: bool,
     /// The control plane is older than what was applied.
     pub behind: Option<Behind>,
+    /// The newest version of the control plane's source that was applied; none: nothing was, or it names none.
+    pub version: Option<u64>,
+    /// When something was applied last.
+    pub applied: Option<SystemTime>,
 }
 
 /// The stream.
@@ -50,7 +54,10 @@ pub enum Link {
     #[default]
     Opening,
     /// It has answered.
-    Open,
+    Open {
+        /// When it did first.
+        since: SystemTime,
+    },
     /// It ended, and the next one is opened after a pause.
     Ended {
         /// When it ended.
@@ -58,6 +65,17 @@ pub enum Link {
         /// Why.
         reason: String,
     },
+}
+
+impl Progress {
+    /// The stream has answered. Whether that is new.
+    fn open(&mut self) -> bool {
+        let is_new = !matches!(self.link, Link::Open { .. });
+        if is_new {
+            self.link = Link::Open { since: SystemTime::now() };
+        }
+        is_new
+    }
 }
 
 /// Why a stream ended.
@@ -141,7 +159,7 @@ impl Client<'_> {
         loop {
             let response = self.response(&mut responses).await?;
             self.backoff.answered();
-            self.progress.send_modify(|progress| progress.link = Link::Open);
+            self.progress.send_if_modified(Progress::open);
             if self.receive(response, &mut responses)? == Next::Reopen {
                 return Ok(());
             }
@@ -183,19 +201,22 @@ impl Client<'_> {
 
     async fn apply(&mut self, apply: &mut impl Apply, answers: &mpsc::UnboundedSender<DeltaDiscoveryRequest>) {
         let batch = self.session.take();
-        let rejected = if batch.changes.is_empty() && (!batch.complete || self.session.is_complete()) {
-            Vec::new()
-        } else {
-            apply.apply(batch).await
-        };
+        let has_news = !batch.changes.is_empty() || (batch.complete && !self.session.is_complete());
+        let rejected = if has_news { apply.apply(batch).await } else { Vec::new() };
         for one in &rejected {
             warn!(kind = ?one.kind, name = ?one.name, reason = ?one.reason, "resource rejected");
         }
         for answer in self.session.applied(&rejected) {
             let _ = answers.send(answer);
         }
-        let (complete, behind) = (self.session.is_complete(), self.session.behind());
-        self.progress.send_modify(|progress| (progress.complete, progress.behind) = (complete, behind));
+        let session = &*self.session;
+        self.progress.send_modify(|progress| {
+            (progress.complete, progress.behind) = (session.is_complete(), session.behind());
+            progress.version = session.version();
+            if has_news {
+                progress.applied = Some(SystemTime::now());
+            }
+        });
     }
 }
 

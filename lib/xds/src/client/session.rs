@@ -236,6 +236,12 @@ impl Session {
         self.held.of(kind).len()
     }
 
+    /// The newest version of the server's source that was applied.
+    #[must_use]
+    pub const fn version(&self) -> Option<u64> {
+        self.applied
+    }
+
     /// The server is older than what was applied.
     #[must_use]
     pub const fn behind(&self) -> Option<Behind> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use underpass_xds::{
-    client::Link,
+    client::{Link, Progress},
     resource::ResourceKind,
     server::{Limits, Phase},
 };
@@ -137,8 +137,20 @@ async fn a_server_that_stops_ends_streams_in_order() {
         let ended = progress.wait_for(|progress| matches!(progress.link, Link::Ended { .. })).await;
         format!("{:?}", ended.expect("the client runs").link)
     });
+    let of = |version, since| {
+        move |progress: &Progress| {
+            let is_open = matches!(&progress.link, Link::Open { since: at } if since != Some(*at));
+            is_open && progress.version == Some(version) && progress.applied.is_some()
+        }
+    };
+    let first_said =
+        within("the first version", agent.progress.wait_for(of(1, None))).await.expect("the client runs").clone();
     server.stop().await;
     agent.has(&second).await;
+    let Link::Open { since } = first_said.link else { panic!("{first_said:?}") };
+    within("the second version, on a later stream", agent.progress.wait_for(of(2, Some(since))))
+        .await
+        .expect("the client runs");
     let ended = ended.await.expect("no panic");
     assert!(ended.contains("the control plane ended the stream"), "{ended}");
 }
@@ -149,7 +161,7 @@ async fn an_agent_without_a_control_plane_tries_again() {
     let server = Server::new(all.clone());
     let unknown = token("stranger");
     let mut agent = Agent::new(&server.pipe, Some(unknown.path().into()));
-    let ended = |reason: &'static str| move |progress: &underpass_xds::client::Progress| matches!(&progress.link, Link::Ended { reason: text, .. } if text.contains(reason));
+    let ended = |reason: &'static str| move |progress: &Progress| matches!(&progress.link, Link::Ended { reason: text, .. } if text.contains(reason));
     let refused = agent.progress.wait_for(ended("Unauthenticated: unknown token"));
     within("the refusal", refused).await.expect("the client runs");
     std::fs::remove_file(unknown.path()).expect("the token is gone");

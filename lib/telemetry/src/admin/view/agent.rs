@@ -36,6 +36,37 @@ pub struct Status {
     pub authority_error: Option<String>,
     /// Problems of the manifests.
     pub problems: ProblemCount,
+    /// How it fares with its control plane; none: it has none. Absent from earlier agents.
+    #[serde(default)]
+    pub control_plane: Option<ControlPlane>,
+}
+
+/// How an agent fares with its control plane: what of the mesh's facts it has, and whether more can come.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlPlane {
+    /// [`Self::CONNECTING`], [`Self::CONNECTED`] or [`Self::LOST`].
+    pub link: String,
+    /// Since when it is connected or lost, in seconds since the epoch.
+    pub since_unix_s: Option<u64>,
+    /// Why it was lost.
+    pub reason: Option<String>,
+    /// All facts were received and applied at least once.
+    pub complete: bool,
+    /// The version of the facts: the newest `resourceVersion` of the control plane's API server that was applied.
+    pub version: Option<u64>,
+    /// The version of a control plane that is behind what was applied: until it has caught up it takes nothing away.
+    pub offered: Option<u64>,
+    /// When facts were applied last, in seconds since the epoch.
+    pub applied_unix_s: Option<u64>,
+}
+
+impl ControlPlane {
+    /// The stream is being opened, or has not answered yet.
+    pub const CONNECTING: &str = "connecting";
+    /// The stream has answered.
+    pub const CONNECTED: &str = "connected";
+    /// The stream has ended; the next one is tried after a pause.
+    pub const LOST: &str = "lost";
 }
 
 /// A part that is not ready.

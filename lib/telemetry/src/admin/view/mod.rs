@@ -5,14 +5,16 @@
 //! a view that is made of manifests.
 
 mod agent;
+mod describe;
 mod policy;
 mod service;
 mod settings;
 mod workload;
 
-use underpass_core::{World, resolve::Sources};
+use underpass_core::{ObjectName, World, resolve::Sources};
 
-pub use agent::{Certificate, Connection, Gate, Party, PodCount, ProblemCount, RefusedHandshake, Status};
+pub use agent::{Certificate, Connection, ControlPlane, Gate, Party, PodCount, ProblemCount, RefusedHandshake, Status};
+pub use describe::{Backend, PodDescription, PortMtls, ServiceDescription};
 pub use policy::Policy;
 pub use service::{Endpoint, Port, Service};
 pub use settings::{PendingSetting, Setting, Settings};
@@ -34,6 +36,18 @@ pub fn services(world: &World) -> Vec<Service> {
 #[must_use]
 pub fn policies(world: &World, sources: &Sources) -> Vec<Policy> {
     Policy::all(world, sources)
+}
+
+/// One pod and all that concerns it; none: the World has no such pod.
+#[must_use]
+pub fn describe_pod(world: &World, sources: &Sources, name: &ObjectName) -> Option<PodDescription> {
+    PodDescription::of(world, sources, name)
+}
+
+/// One service with its pods and all that concerns them; none: the World has no such service.
+#[must_use]
+pub fn describe_service(world: &World, sources: &Sources, name: &ObjectName) -> Option<ServiceDescription> {
+    ServiceDescription::of(world, sources, name)
 }
 
 /// `app=a,version=v1`; `-` for none.

@@ -43,7 +43,7 @@ impl Policy {
         authorization.chain(mutual_tls).collect()
     }
 
-    fn of_authorization(world: &World, sources: &Sources, p: &AuthorizationPolicy) -> Self {
+    pub(super) fn of_authorization(world: &World, sources: &Sources, p: &AuthorizationPolicy) -> Self {
         let mut needs_waypoint: Vec<String> = Vec::new();
         for field in p.waypoint_fields() {
             if !needs_waypoint.iter().any(|known| **known == *field.name) {

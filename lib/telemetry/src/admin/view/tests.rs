@@ -115,6 +115,40 @@ fn policies_and_what_needs_a_waypoint() {
 }
 
 #[test]
+fn a_pod_and_all_that_concerns_it() {
+    let world = model(objects());
+    let described = |name| describe_pod(world.world(), world.sources(), &ObjectName::new("shop", name));
+    let cart = described("cart-1").unwrap();
+    let services: Vec<_> = cart.services.iter().map(|s| format!("{} {} {:?}", s.service, s.ready, s.ports)).collect();
+    assert_eq!(services, ["shop/cart true []", "shop/headless true [(80, 80)]"]);
+    let judged: Vec<_> = cart.policies.iter().map(|p| format!("{}/{}", p.namespace, p.name)).collect();
+    assert_eq!(judged, ["istio-system/no-rules", "istio-system/everywhere", "shop/readers"]);
+    // its own PeerAuthentication, and for one port another mode; the mesh's is behind both
+    let mtls = |port| format!("{} {:?}", cart.mtls_of(port).mode, cart.mtls_of(port).by.as_deref());
+    assert_eq!(mtls(80), "STRICT Some(\"shop/strict\")");
+    assert_eq!(mtls(9090), "PERMISSIVE Some(\"shop/strict\")");
+    let old = described("old").unwrap();
+    assert_eq!((old.mtls.mode.as_str(), old.mtls.by.as_deref()), ("PERMISSIVE", Some("istio-system/all")));
+    assert!(!old.workload.in_mesh);
+    assert_eq!(described("unknown"), None);
+    check(
+        &[cart],
+        &expect![[r#"
+        {"namespace":"shop","name":"cart-1","node":"node-1","addresses":["10.0.2.2","fd00::2"],"in_mesh":true,"because":"pod label istio.io/dataplane-mode","identity":"spiffe://cluster.local/ns/shop/sa/cart-1","ready":true,"state":null,"host_network":false,"waypoint":null,"services":[{"service":"shop/cart","ready":true,"ports":[]},{"service":"shop/headless","ready":true,"ports":[[80,80]]}],"policies":[{"kind":"AuthorizationPolicy","namespace":"istio-system","name":"no-rules","scope":"mesh","action":"DENY","rules":0,"dry_run":false,"selects":2,"needs_waypoint":[],"notes":["spec.rules: no rules: this policy denies nothing"]},{"kind":"AuthorizationPolicy","namespace":"istio-system","name":"everywhere","scope":"selector app=cart","action":"ALLOW","rules":1,"dry_run":false,"selects":2,"needs_waypoint":[],"notes":[]},{"kind":"AuthorizationPolicy","namespace":"shop","name":"readers","scope":"selector app=cart","action":"ALLOW","rules":3,"dry_run":true,"selects":2,"needs_waypoint":["methods"],"notes":["spec.rules[0].to[0].operation.methods: methods can only be judged by a waypoint: this rule allows nothing","spec.rules[1].to[0].operation.methods: methods can only be judged by a waypoint: this rule allows nothing"]}],"mtls":{"mode":"STRICT","by":"shop/strict"},"ports":{"9090":{"mode":"PERMISSIVE","by":"shop/strict"}}}
+    "#]],
+    );
+}
+
+#[test]
+fn a_service_and_its_pods() {
+    let world = model(objects());
+    let described = |name| describe_service(world.world(), world.sources(), &ObjectName::new("shop", name));
+    let names: Vec<_> = described("cart").unwrap().pods.into_iter().map(|pod| pod.workload.name).collect();
+    assert_eq!(names, ["cart-1", "cart-2"]);
+    assert_eq!(described("none"), None);
+}
+
+#[test]
 fn a_connection_is_read_as_core_writes_it() {
     use underpass_core::{Connection as CoreConnection, connection::Party as CoreParty};
     let party = |address: &str, workload: Option<&str>| CoreParty {
