@@ -1,16 +1,23 @@
 //! The command line, as clap reads it.
 
+mod mesh;
+mod way;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use underpass_core::{TrustDomain, world::MeshSettings};
-use underpass_telemetry::{admin::Target, log::Filter};
+use underpass_telemetry::log::Filter;
+
+pub(crate) use self::{
+    mesh::Mesh,
+    way::{Cluster, LOCAL_SOCKET, Way},
+};
 
 /// Underpass: a service mesh without sidecars.
 ///
-/// Commands ask the agent of this node; those with -f answer from a directory of manifests as well, without agent and
-/// root.
+/// Commands ask the agent of this node, or where there is none the agents of the cluster that kubectl would ask; those with
+/// -f answer from a directory of manifests as well.
 #[derive(Debug, Parser)]
 #[command(name = "underpass", version, propagate_version = true)]
 pub(crate) struct Args {
@@ -38,18 +45,28 @@ pub(crate) enum Command {
     Explain(Explain),
     Analyze(crate::commands::analyze::Analyze),
     Crd(crate::commands::crd::Crd),
+    #[command(visible_alias = "ps")]
+    ProxyStatus(crate::commands::proxy_status::ProxyStatus),
+    #[command(visible_alias = "pc")]
+    ProxyConfig(crate::commands::proxy_config::ProxyConfig),
+    Version(crate::commands::version::Version),
+    Authn(crate::commands::describe::Authn),
+    #[command(visible_alias = "x", alias = "exp")]
+    Experimental(crate::commands::describe::Experimental),
+    Label(crate::commands::label::Label),
+    KubeInject(crate::commands::kube_inject::KubeInject),
     Completion(Completion),
     Man(Man),
 }
 
-/// The health of this node's agent.
+/// The health of agents: of this node's, or of every node's in a cluster.
 ///
-/// Readiness, the version of the World, pods and their problems, connections, certificates, problems of manifests.
+/// Readiness, the version of the World, pods and their problems, connections, certificates, problems of configuration.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit status: 0 healthy, 2 there are problems, 1 no answer from the agent.")]
 pub(crate) struct Status {
     #[command(flatten)]
-    pub(crate) agent: Agent,
+    pub(crate) way: Way,
     #[command(flatten)]
     pub(crate) shown: Shown,
 }
@@ -65,16 +82,16 @@ pub(crate) struct Listing {
     pub(crate) shown: Shown,
 }
 
-/// Certificates of the pods on this node.
+/// Certificates of the pods on a node, or on every node of a cluster.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Certificates {
     #[command(flatten)]
-    pub(crate) agent: Agent,
+    pub(crate) way: Way,
     #[command(flatten)]
     pub(crate) shown: Shown,
 }
 
-/// Open connections of this node, with bytes and rates.
+/// Open connections of a node, or of every node of a cluster, with bytes and rates.
 ///
 /// Rates need --watch: they are averages between two refreshes. `close` ends a connection: both of its ends are reset,
 /// and its reason in the access log is `operator`. `refused` shows refused TLS handshakes, with their reasons.
@@ -87,7 +104,7 @@ pub(crate) struct Connections {
     #[command(subcommand)]
     pub(crate) other: Option<OtherThanOpen>,
     #[command(flatten)]
-    pub(crate) agent: Agent,
+    pub(crate) way: Way,
     /// Only those with this pod at either end.
     #[arg(long, value_name = "NAMESPACE/POD")]
     pub(crate) pod: Option<String>,
@@ -102,7 +119,7 @@ pub(crate) struct Connections {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Refused {
     #[command(flatten)]
-    pub(crate) agent: Agent,
+    pub(crate) way: Way,
     #[command(flatten)]
     pub(crate) shown: Shown,
 }
@@ -116,7 +133,7 @@ pub(crate) struct Refused {
     needs a restart, 1 there is no answer.")]
 pub(crate) struct Config {
     #[command(flatten)]
-    pub(crate) agent: Agent,
+    pub(crate) way: Way,
     /// Only those that are not the default.
     #[arg(long)]
     pub(crate) changed: bool,
@@ -132,7 +149,7 @@ pub(crate) enum OtherThanOpen {
         /// Its ID, as listed.
         id: u64,
         #[command(flatten)]
-        agent: Agent,
+        way: Way,
     },
     /// The last refused TLS handshakes: the refusing end, the reason, and the found and expected identities.
     ///
@@ -149,7 +166,7 @@ pub(crate) enum OtherThanOpen {
 #[command(after_help = "Examples:\n  underpass log\n  underpass log info,underpass_net=debug")]
 pub(crate) struct Log {
     #[command(flatten)]
-    pub(crate) agent: Agent,
+    pub(crate) way: Way,
     /// off, error, warn, info, debug or trace; or such levels by target.
     #[arg(value_name = "LEVEL")]
     pub(crate) level: Option<Filter>,
@@ -160,8 +177,8 @@ pub(crate) struct Log {
 
 /// Explain what happens to a connection, step by step, and which object decides.
 ///
-/// Asks the same functions that decide about connections: of the agent of this node, or with -f of a directory of
-/// manifests, which needs no cluster, no agent and no root.
+/// Asks the same functions that decide about connections: of the source pod's node, or with -f of a directory of manifests,
+/// which needs no cluster, no agent and no root.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit status: 0 the connection is allowed, 2 it is denied, 1 there is no answer.\n\
     Problems of the manifests go to standard error, one per line.\n\n\
@@ -171,7 +188,10 @@ pub(crate) struct Log {
 pub(crate) struct Explain {
     #[command(flatten)]
     pub(crate) from: From,
-    /// The source: namespace/pod, or an address.
+    /// The namespace of a SOURCE that names none; by default the kubeconfig's, else `default`.
+    #[arg(short = 'n', long, value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
+    /// The source: namespace/pod, pod, or an address.
     #[arg(value_name = "SOURCE")]
     pub(crate) source: String,
     /// The destination: namespace/pod, a service's name or host, or an address ([..] around IPv6), and the port.
@@ -203,6 +223,7 @@ pub(crate) struct Man {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// For people.
+    #[value(alias = "table")]
     Text,
     /// For people, with more columns.
     Wide,
@@ -212,25 +233,6 @@ pub(crate) enum Format {
     Yaml,
 }
 
-/// The agent to ask.
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Agent {
-    /// The agent's admin API: unix:PATH, or ADDRESS:PORT for read-only access.
-    #[arg(long, env = "UNDERPASS_AGENT", value_name = "TARGET", default_value = "unix:/run/underpass/admin.sock")]
-    pub(crate) agent: Target,
-}
-
-/// The cluster, as kubectl finds it.
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Cluster {
-    /// The kubeconfig; by default the files of KUBECONFIG, else ~/.kube/config.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) kubeconfig: Option<PathBuf>,
-    /// A context of the kubeconfig; by default its current one.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) context: Option<String>,
-}
-
 /// The source of the answer: a running agent, or manifests.
 #[derive(Debug, clap::Args)]
 pub(crate) struct From {
@@ -238,7 +240,7 @@ pub(crate) struct From {
     #[arg(short = 'f', long = "filename", value_name = "DIR")]
     pub(crate) filename: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) agent: Agent,
+    pub(crate) way: Way,
     #[command(flatten)]
     pub(crate) mesh: Mesh,
 }
@@ -249,6 +251,9 @@ pub(crate) struct Only {
     /// Only those of this namespace.
     #[arg(short = 'n', long, value_name = "NAMESPACE")]
     pub(crate) namespace: Option<String>,
+    /// Those of every namespace, which is the default.
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    _all_namespaces: bool,
 }
 
 /// The presentation of an answer.
@@ -260,36 +265,6 @@ pub(crate) struct Shown {
     /// Refresh every SECONDS, until Ctrl-C.
     #[arg(short = 'w', long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "2", value_parser = pause)]
     pub(crate) watch: Option<Duration>,
-}
-
-/// Settings of the whole mesh, which are in no manifest.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "The mesh, for -f")]
-pub(crate) struct Mesh {
-    /// The namespace of mesh-wide policy.
-    #[arg(long, value_name = "NAMESPACE", default_value = "istio-system", value_parser = namespace)]
-    root_namespace: String,
-    /// The trust domain of its identities.
-    #[arg(long, value_name = "DOMAIN", default_value_t)]
-    trust_domain: TrustDomain,
-    /// Trust domains that count as the mesh's own.
-    #[arg(long, value_name = "DOMAIN", value_delimiter = ',')]
-    trust_domain_aliases: Vec<TrustDomain>,
-    /// The DNS suffix of its services.
-    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", value_parser = domain)]
-    cluster_domain: String,
-}
-
-impl Mesh {
-    pub(crate) fn settings(&self) -> MeshSettings {
-        MeshSettings {
-            root_namespace: self.root_namespace.as_str().into(),
-            trust_domain: self.trust_domain.clone(),
-            trust_domain_aliases: self.trust_domain_aliases.clone(),
-            cluster_domain: self.cluster_domain.as_str().into(),
-            ..MeshSettings::default()
-        }
-    }
 }
 
 /// A shorter interval would be a load on the agent, and unreadable.
@@ -305,28 +280,6 @@ fn pause(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn namespace(text: &str) -> Result<String, &'static str> {
-    if is_label(text) {
-        Ok(text.to_owned())
-    } else {
-        Err("a namespace is 1 to 63 of a-z, 0-9 and `-`, which is not at an end")
-    }
-}
-
-fn domain(text: &str) -> Result<String, &'static str> {
-    if text.len() <= 253 && text.split('.').all(is_label) {
-        Ok(text.to_owned())
-    } else {
-        Err("a domain is labels of a-z, 0-9 and `-`, joined by `.`, without one at its end")
-    }
-}
-
-/// RFC 1123, 2.1, in lower case, as Kubernetes names namespaces.
-fn is_label(text: &str) -> bool {
-    let byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    (1..=63).contains(&text.len()) && text.bytes().all(byte) && !text.starts_with('-') && !text.ends_with('-')
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -340,6 +293,8 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_core() {
+        use underpass_core::world::MeshSettings;
+
         let args = Args::try_parse_from(["underpass", "explain", "-f", ".", "a/b", "c:1"]).unwrap();
         let Command::Explain(args) = args.command else { panic!("{args:?}") };
         assert_eq!(args.from.mesh.settings(), MeshSettings::default());

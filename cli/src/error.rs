@@ -1,8 +1,8 @@
 //! Errors of commands, with what to do next.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, sync::Arc};
 
-use underpass_core::explain::Unknown;
+use underpass_core::{ObjectName, explain::Unknown};
 use underpass_kube::client::ConnectError;
 use underpass_telemetry::admin::{ClientError, NO_ROUTE, StatusCode};
 
@@ -36,6 +36,56 @@ pub(crate) enum CliError {
     /// The object is unknown to the agent.
     #[error("{says}")]
     NotFound { says: String },
+    /// The value of the variable is no address.
+    #[error("UNDERPASS_AGENT {value:?}: {source}")]
+    Variable { value: String, source: underpass_telemetry::admin::ParseTargetError },
+    /// The cluster that flags or the environment name.
+    #[error("{source}")]
+    Cluster { source: underpass_kube::client::ConnectError },
+    /// Neither is there.
+    #[error("there is no agent on this node (/run/underpass/admin.sock), and {source}")]
+    NoWay { source: underpass_kube::client::ConnectError },
+    /// The API server refused, or gave no good answer.
+    #[error("{source}{help}")]
+    ApiServer { source: Box<underpass_kube::client::Error>, help: String },
+    /// The namespace has none.
+    #[error(
+        "no agent runs in namespace {namespace}: is Underpass installed there? --system-namespace names another one"
+    )]
+    NoAgents { namespace: String },
+    /// The node has none.
+    #[error(
+        "node {node} has no agent in namespace {namespace} (nodes with one: {nodes}): its pods are not in the mesh; see \
+         kubectl get daemonset -n {namespace}"
+    )]
+    NodeWithoutAgent { node: String, namespace: String, nodes: String },
+    /// An agent of a cluster gave no answer.
+    #[error("node {node}: agent {pod}: {why}; {help}")]
+    Fleet { node: Arc<str>, pod: ObjectName, why: String, help: String },
+    /// No agent of a cluster gave one.
+    #[error("no agent answers; {last} (and {others} more)")]
+    AllSilent { others: usize, last: Box<CliError> },
+    /// The answer is one agent's.
+    #[error("{command} is about one agent: name its node with --node, or the agent with --agent")]
+    NeedsNode { command: &'static str },
+    /// Changes go over the socket.
+    #[error(
+        "changes are accepted over the agent's own socket alone: type \
+         kubectl exec -n {namespace} {pod} -- underpass {command}", namespace = pod.namespace(), pod = pod.name()
+    )]
+    ReadOnly { pod: ObjectName, command: String },
+    /// Neither files nor a cluster.
+    #[error("nothing to check: name files, or leave out --use-kube=false")]
+    NothingToAnalyze,
+    /// A label that is another's.
+    #[error("{says}")]
+    Label { says: String },
+    /// A command of Istio's that is none of ours.
+    #[error("underpass has no `{said}`: {instead}")]
+    Elsewhere { said: String, instead: &'static str },
+    /// A kind of the cluster's objects.
+    #[error("{source}")]
+    Unread { source: underpass_kube::door::Unread },
     /// The agent refused, or the answer is incomplete.
     #[error("{source}")]
     Agent { source: ClientError },
@@ -63,6 +113,17 @@ pub(crate) enum CliError {
     /// The answer as YAML.
     #[error("cannot write the answer as YAML: {source}")]
     Yaml { source: serde_saphyr::SerializeError },
+}
+
+impl CliError {
+    /// An error of the API server, with what to do where it refuses for want of a right.
+    pub(crate) fn api_server(source: underpass_kube::client::Error, to: String) -> Self {
+        let help = match source.status() {
+            Some(401 | 403) => format!("; this needs the right to {to}"),
+            _ => String::new(),
+        };
+        Self::ApiServer { source: Box::new(source), help }
+    }
 }
 
 impl From<ClientError> for CliError {

@@ -1,8 +1,10 @@
 //! The `underpass` command: wiring only. Each command is a file of its own, which returns its output.
 
+mod agents;
 mod args;
 mod commands;
 mod error;
+mod live;
 mod measure;
 mod output;
 mod show;
@@ -17,6 +19,9 @@ use clap::Parser as _;
 fn main() -> ExitCode {
     match Args::try_parse() {
         Err(e) => {
+            if let Some(elsewhere) = commands::elsewhere::refuse(&e, std::env::args().skip(1)) {
+                return output::finish(Err(elsewhere));
+            }
             // clap exits with 2 for wrong usage; here 2 is an answer.
             let code = if e.use_stderr() { output::FAILED } else { output::OK };
             let _ = e.print(); // standard error is closed
@@ -39,6 +44,13 @@ fn run(command: &Command) -> Result<output::Output, error::CliError> {
         Command::Explain(args) => commands::explain::run(args),
         Command::Analyze(args) => commands::analyze::run(args),
         Command::Crd(args) => commands::crd::run(args),
+        Command::ProxyStatus(args) => commands::proxy_status::run(args),
+        Command::ProxyConfig(args) => commands::proxy_config::run(args),
+        Command::Version(args) => commands::version::run(args),
+        Command::Authn(args) => commands::describe::authn(args),
+        Command::Experimental(args) => commands::describe::experimental(args),
+        Command::Label(args) => commands::label::run(args),
+        Command::KubeInject(args) => commands::kube_inject::run(args),
         Command::Completion(args) => Ok(commands::manual::completion(args)),
         Command::Man(args) => commands::manual::man(args),
     }

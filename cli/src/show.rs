@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::{
     args::{Format, Shown},
     error::CliError,
-    output::{Colour, Output, has_unsafe, one_line, safe_json},
+    output::{self, Colour, Output, complain, has_unsafe, one_line, safe_json},
 };
 
 /// The style of an answer: format and colours.
@@ -25,6 +25,20 @@ pub(crate) struct Style {
 impl Style {
     pub(crate) fn new(format: Format) -> Self {
         Self { format, colour: Colour::of_stdout() }
+    }
+
+    /// The output with a line for each agent that gave no answer: below a table, and beside what programs read. The exit status
+    /// is that of a negative answer then.
+    pub(crate) fn with_silent(self, mut output: Output, silent: &[String]) -> Output {
+        for line in silent {
+            let line = format!("{} {}", self.colour.red("no answer:"), one_line(line));
+            match self.format {
+                Format::Text | Format::Wide => output.text += &format!("{line}\n"),
+                Format::Json | Format::Yaml => complain(&line),
+            }
+            output.code = output::NO;
+        }
+        output
     }
 
     /// The answer in the given format; `text` gets whether more columns are wanted, and colours.

@@ -1,101 +1,140 @@
-//! Sources of answers: an agent's admin API, or a directory of manifests that is read now. Commands ask for views and
+//! Sources of answers: agents, or a directory of manifests that is read now. Commands ask for views and
 //! do not know the source.
 
-use std::{fs, io, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path, sync::Arc};
 
-use serde::de::DeserializeOwned;
 use underpass_config::door::{self, Files, State};
 use underpass_core::{
+    ObjectName,
     explain::{Explanation, explain},
     resolve::Model,
 };
 use underpass_telemetry::admin::{
-    Client, encode_query,
-    view::{self, Policy, Service, Workload},
+    encode_query,
+    view::{self, PodDescription, Policy, Service, ServiceDescription, Workload},
 };
 
 use crate::{
-    args::{Agent, From, Mesh},
+    agents::Agents,
+    args::{From, Mesh},
     error::CliError,
     output,
 };
 
-/// An agent that answers.
-pub(crate) struct Asked {
-    runtime: tokio::runtime::Runtime,
-    client: Client,
-}
-
-impl Asked {
-    pub(crate) fn new(agent: &Agent) -> Result<Self, CliError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        Ok(Self {
-            runtime: runtime.map_err(|source| CliError::Runtime { source })?,
-            client: Client::new(agent.agent.clone()),
-        })
-    }
-
-    /// The answer to `GET path`.
-    pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
-        self.runtime.block_on(self.client.json(path)).map_err(CliError::from)
-    }
-
-    /// Requests an action: `POST path`.
-    pub(crate) fn post(&self, path: &str) -> Result<(), CliError> {
-        self.runtime.block_on(self.client.post(path)).map_err(CliError::from)
-    }
-
-    pub(crate) fn set_log_level(&self, level: &str) -> Result<(), CliError> {
-        self.runtime.block_on(self.client.set_log_level(level)).map_err(CliError::from)
-    }
-}
-
-/// An agent, or the objects of manifests and their World.
+/// Agents, or the objects of manifests and their World.
 pub(crate) enum Source {
-    Agent(Asked),
+    Agents(Agents),
     Manifests(Box<Model>),
+}
+
+/// An answer, and a line for each part that is missing: of an agent that gave none.
+pub(crate) struct Found<T> {
+    pub(crate) all: Vec<T>,
+    pub(crate) silent: Vec<String>,
+}
+
+impl<T> Found<T> {
+    const fn whole(all: Vec<T>) -> Self {
+        Self { all, silent: Vec::new() }
+    }
 }
 
 impl Source {
     /// Reads the manifests, and reports their problems; an agent is not asked yet.
     pub(crate) fn open(from: &From) -> Result<Self, CliError> {
         match &from.filename {
-            None => Ok(Self::Agent(Asked::new(&from.agent)?)),
+            None => Ok(Self::Agents(Agents::open(&from.way)?)),
             Some(path) => Ok(Self::Manifests(Box::new(read(path, &from.mesh)?))),
         }
     }
 
-    pub(crate) fn workloads(&self) -> Result<Vec<Workload>, CliError> {
+    /// Of a cluster every agent is asked: each knows the state of its own pods alone.
+    pub(crate) fn workloads(&self) -> Result<Found<Workload>, CliError> {
         match self {
-            Self::Agent(agent) => agent.get("/workloads"),
-            Self::Manifests(model) => Ok(view::workloads(model.world())),
+            Self::Agents(Agents::Local(agent)) => agent.get("/workloads").map(Found::whole),
+            Self::Agents(Agents::Cluster(fleet)) => {
+                let (answers, silent) = fleet.every::<Vec<Workload>>("/workloads")?.split()?;
+                let answers = answers.into_iter().map(|(agent, said)| (agent.node, said));
+                Ok(Found { all: merge(answers), silent })
+            }
+            Self::Manifests(model) => Ok(Found::whole(view::workloads(model.world()))),
         }
     }
 
     pub(crate) fn services(&self) -> Result<Vec<Service>, CliError> {
         match self {
-            Self::Agent(agent) => agent.get("/services"),
+            Self::Agents(agents) => agents.any("/services"),
             Self::Manifests(model) => Ok(view::services(model.world())),
         }
     }
 
-    pub(crate) fn policies(&self) -> Result<Vec<Policy>, CliError> {
+    /// Agents of a cluster have no PeerAuthentications: those are the API server's.
+    pub(crate) fn policies(&self, mesh: &Mesh) -> Result<Found<Policy>, CliError> {
         match self {
-            Self::Agent(agent) => agent.get("/policies"),
-            Self::Manifests(model) => Ok(view::policies(model.world(), model.sources())),
+            Self::Agents(Agents::Local(agent)) => agent.get("/policies").map(Found::whole),
+            Self::Agents(Agents::Cluster(fleet)) => {
+                let mut found = Found::whole(fleet.any("/policies")?);
+                match fleet.peer_authentications(mesh.settings()) {
+                    Ok(more) => found.all.extend(more),
+                    Err(e) => found.silent.push(e.to_string()),
+                }
+                Ok(found)
+            }
+            Self::Manifests(model) => Ok(Found::whole(view::policies(model.world(), model.sources()))),
         }
     }
 
     pub(crate) fn explain(&self, source: &str, destination: &str) -> Result<Explanation, CliError> {
         match self {
-            Self::Agent(agent) => {
-                let (source, destination) = (encode_query(source), encode_query(destination));
-                agent.get(&format!("/explain?source={source}&destination={destination}"))
+            Self::Agents(agents) => {
+                let query = format!("source={}&destination={}", encode_query(source), encode_query(destination));
+                agents.beside(source, &format!("/explain?{query}"))
             }
             Self::Manifests(model) => explain(model.world(), Some(model.sources()), source, destination)
                 .map_err(|source| CliError::Explain { source }),
         }
     }
+
+    pub(crate) fn describe_pod(&self, name: &ObjectName) -> Result<PodDescription, CliError> {
+        match self {
+            Self::Agents(agents) => {
+                let name = name.to_string();
+                agents.beside(&name, &format!("/describe/pod?name={}", encode_query(&name)))
+            }
+            Self::Manifests(model) => view::describe_pod(model.world(), model.sources(), name)
+                .ok_or_else(|| CliError::NotFound { says: format!("the manifests have no pod {name}") }),
+        }
+    }
+
+    pub(crate) fn describe_service(&self, name: &ObjectName) -> Result<ServiceDescription, CliError> {
+        match self {
+            Self::Agents(agents) => agents.any(&format!("/describe/service?name={}", encode_query(&name.to_string()))),
+            Self::Manifests(model) => view::describe_service(model.world(), model.sources(), name)
+                .ok_or_else(|| CliError::NotFound { says: format!("the manifests have no service {name}") }),
+        }
+    }
+
+    /// The namespace of a name without one: the kubeconfig's, where a cluster is asked.
+    pub(crate) fn default_namespace(&self) -> &str {
+        match self {
+            Self::Agents(agents) => agents.default_namespace(),
+            Self::Manifests(_) => "default",
+        }
+    }
+}
+
+/// What agents say of pods, by name, each agent with its node: of a pod the word of its own node, else any.
+fn merge(answers: impl Iterator<Item = (Arc<str>, Vec<Workload>)>) -> Vec<Workload> {
+    let mut all: BTreeMap<(String, String), Workload> = BTreeMap::new();
+    for (node, said) in answers {
+        for w in said {
+            let key = (w.namespace.clone(), w.name.clone());
+            if w.node.as_deref() == Some(&*node) || !all.contains_key(&key) {
+                all.insert(key, w);
+            }
+        }
+    }
+    all.into_values().collect()
 }
 
 /// The objects of a directory of manifests, and their World. Problems go to standard error, one per line.
@@ -127,4 +166,45 @@ pub(crate) fn files(path: &Path) -> Result<Files, CliError> {
 
 fn check_readable(path: &Path) -> io::Result<()> {
     if fs::metadata(path)?.is_dir() { fs::read_dir(path).map(drop) } else { fs::File::open(path).map(drop) }
+}
+
+#[cfg(test)]
+mod tests {
+    use underpass_telemetry::admin::view::PodState;
+
+    use super::*;
+
+    fn workload(name: &str, node: &str, state: Option<&str>) -> Workload {
+        let (namespace, name) = name.split_once('/').unwrap();
+        Workload {
+            namespace: namespace.into(),
+            name: name.into(),
+            node: Some(node.into()),
+            addresses: Vec::new(),
+            in_mesh: true,
+            because: String::new(),
+            identity: None,
+            ready: true,
+            state: state.map(|state| PodState { state: state.into(), problem: None }),
+        }
+    }
+
+    #[test]
+    fn each_pod_is_as_its_own_node_says() {
+        let first =
+            vec![workload("b/x", "n-1", Some("enrolled")), workload("a/y", "n-2", None), workload("a/z", "n-3", None)];
+        let second = vec![
+            workload("b/x", "n-1", None),
+            workload("a/y", "n-2", Some("waiting")),
+            workload("c/new", "n-2", Some("waiting")),
+        ];
+        for answers in [[("n-1", &first), ("n-2", &second)], [("n-2", &second), ("n-1", &first)]] {
+            let merged = merge(answers.into_iter().map(|(node, said)| (node.into(), said.clone())));
+            let said: Vec<String> = merged
+                .iter()
+                .map(|w| format!("{}/{} {}", w.namespace, w.name, w.state.as_ref().map_or("-", |s| &s.state)))
+                .collect();
+            assert_eq!(said, ["a/y waiting", "a/z -", "b/x enrolled", "c/new waiting"]);
+        }
+    }
 }

@@ -17,7 +17,14 @@ fn data() -> PathBuf {
 
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_underpass"));
-    command.env_clear().env("TERM", "xterm").current_dir(data()).arg("analyze").args(args).stdin(Stdio::null());
+    command
+        .env_clear()
+        .env("TERM", "xterm")
+        .env("HOME", "/nonexistent")
+        .current_dir(data())
+        .arg("analyze")
+        .args(args)
+        .stdin(Stdio::null());
     command
 }
 
@@ -75,6 +82,9 @@ fn exit_statuses() {
     assert_eq!(code(&["guide/values.yaml", "--deny", "notices"]), Some(1));
     assert_eq!(code(&["guide/mtls.yaml"]), Some(0), "a warning");
     assert_eq!(code(&["guide/mtls.yaml", "--deny", "warnings"]), Some(1));
+    assert_eq!(code(&["guide/mtls.yaml", "--failure-threshold", "Warning"]), Some(1));
+    assert_eq!(code(&["guide/mtls.yaml", "--failure-threshold", "error"]), Some(0));
+    assert_eq!(code(&["guide/values.yaml", "--failure-threshold", "Info"]), Some(1));
     assert_eq!(code(&["typos"]), Some(1), "errors");
     assert_eq!(code(&["nowhere"]), Some(1));
     assert_eq!(code(&[]), Some(1), "nothing to analyze");
@@ -181,4 +191,15 @@ fn no_file_makes_it_panic() {
         count += 1;
     }
     assert!(count >= 20, "{count}");
+}
+
+#[test]
+fn without_files_there_must_be_a_cluster() {
+    let said = |args: &[&str]| shown(&analyze(args));
+    assert!(said(&[]).contains("no cluster"), "{}", said(&[]));
+    assert!(said(&["--use-kube=false"]).contains("nothing to check"), "{}", said(&["--use-kube=false"]));
+    // files are checked alone where there is no cluster, unless one is wanted
+    assert_eq!(analyze(&["guide/values.yaml"]).status.code(), Some(0));
+    assert_eq!(analyze(&["guide/values.yaml", "--use-kube"]).status.code(), Some(1));
+    assert_eq!(analyze(&["guide/values.yaml", "--context", "nowhere"]).status.code(), Some(1));
 }

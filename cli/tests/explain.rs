@@ -286,7 +286,7 @@ fn help_tells_the_exit_status() {
             exit 0
             Explain what happens to a connection, step by step, and which object decides.
 
-            Asks the same functions that decide about connections: of the agent of this node, or with -f of a directory of manifests, which needs no cluster, no agent and no root.
+            Asks the same functions that decide about connections: of the source pod's node, or with -f of a directory of manifests, which needs no cluster, no agent and no root.
 
             Usage: underpass explain [OPTIONS] <SOURCE> <DESTINATION:PORT>
 
@@ -294,19 +294,33 @@ fn help_tells_the_exit_status() {
               -f, --filename <DIR>
                       Answer from this directory of manifests, or one file, instead of from an agent
 
-                  --agent <TARGET>
-                      The agent's admin API: unix:PATH, or ADDRESS:PORT for read-only access
-
-                      [env: UNDERPASS_AGENT=]
-                      [default: unix:/run/underpass/admin.sock]
-
               -h, --help
                       Print help (see a summary with '-h')
 
               -V, --version
                       Print version
 
-            The mesh, for -f:
+            Where to ask:
+                  --agent <TARGET>
+                      One agent's admin API: unix:PATH, or ADDRESS:PORT for read-only access; also the variable UNDERPASS_AGENT.
+
+                      Without it the agent of this node is asked where there is one (/run/underpass/admin.sock), else the agents of the cluster.
+
+                  --node <NODE>
+                      The cluster's agent on this node alone
+
+              -c, --kubeconfig <FILE>
+                      The kubeconfig; by default the files of KUBECONFIG, else ~/.kube/config
+
+                  --context <NAME>
+                      A context of the kubeconfig; by default its current one
+
+              -i, --system-namespace <NAMESPACE>
+                      The namespace of the mesh's own pods; by default underpass-system
+
+                      [alias: --istioNamespace]
+
+            The mesh, for answers without an agent:
                   --root-namespace <NAMESPACE>
                       The namespace of mesh-wide policy
 
@@ -325,6 +339,9 @@ fn help_tells_the_exit_status() {
 
                       [default: cluster.local]
 
+              -n, --namespace <NAMESPACE>
+                      The namespace of a SOURCE that names none; by default the kubeconfig's, else `default`
+
               -o, --output <OUTPUT>
                       Format of the answer
 
@@ -340,7 +357,7 @@ fn help_tells_the_exit_status() {
                       The destination: namespace/pod, a service's name or host, or an address ([..] around IPv6), and the port
 
               <SOURCE>
-                      The source: namespace/pod, or an address
+                      The source: namespace/pod, pod, or an address
 
             Exit status: 0 the connection is allowed, 2 it is denied, 1 there is no answer.
             Problems of the manifests go to standard error, one per line.

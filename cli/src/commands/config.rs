@@ -3,18 +3,19 @@
 use underpass_telemetry::admin::view::{Setting, Settings};
 
 use crate::{
+    agents::Agents,
     args::Config,
     error::CliError,
     output::{self, Colour, Output, one_line},
     show,
-    source::Asked,
     table::{Cell, Table, Tone, list},
 };
 
 pub(crate) fn run(args: &Config) -> Result<Output, CliError> {
-    let agent = Asked::new(&args.agent)?;
+    let agents = Agents::open(&args.way)?;
+    agents.need_one("config")?;
     show::run(args.shown, |style| {
-        let mut settings: Settings = agent.get("/config")?;
+        let mut settings: Settings = agents.any("/config")?;
         if args.changed {
             settings.settings.retain(|s| s.source != "default");
         }

@@ -1,36 +1,40 @@
 //! `underpass connections`: open connections with their rates, and refused handshakes.
 
-use std::{cell::RefCell, cmp::Reverse, collections::HashMap};
+use std::{cell::RefCell, cmp::Reverse, collections::HashMap, sync::Arc};
 
 use serde::Serialize;
 use underpass_telemetry::admin::view::{Connection, Party, RefusedHandshake};
 
 use crate::{
+    agents::{Agents, OnNode},
     args::{Connections, OtherThanOpen, Refused},
     error::CliError,
     measure,
     output::{Colour, Output},
     show,
-    source::Asked,
     table::{Cell, Table, Tone},
 };
 
 pub(crate) fn run(args: &Connections) -> Result<Output, CliError> {
     match &args.other {
-        Some(OtherThanOpen::Close { id, agent }) => {
-            Asked::new(agent)?.post(&format!("/connections/close?id={id}"))?;
+        Some(OtherThanOpen::Close { id, way }) => {
+            match Agents::open(way)? {
+                Agents::Local(agent) => agent.post(&format!("/connections/close?id={id}"))?,
+                Agents::Cluster(fleet) => return Err(fleet.read_only(format!("connections close {id}"))),
+            }
             return Ok(Output::ok(format!("connection {id} is closed\n")));
         }
         Some(OtherThanOpen::Refused(args)) => return refused(args),
         None => {}
     }
-    let agent = Asked::new(&args.agent)?;
+    let agents = Agents::open(&args.way)?;
     let before = RefCell::new(HashMap::new());
     show::run(args.shown, |style| {
-        let mut all: Vec<Connection> = agent.get("/connections")?;
-        all.retain(|c| asked_for(args, c));
+        let (mut all, silent) = agents.listed::<Connection>("/connections")?;
+        all.retain(|c| asked_for(args, &c.item));
         let moving = moving(all, &mut before.borrow_mut());
-        style.render(&moving, |wide, colour| text(&moving, args.shown.watch.is_some(), wide, colour))
+        let shown = style.render(&moving, |wide, colour| text(&moving, args.shown.watch.is_some(), wide, colour))?;
+        Ok(style.with_silent(shown, &silent))
     })
 }
 
@@ -43,29 +47,38 @@ fn asked_for(args: &Connections, c: &Connection) -> bool {
 #[derive(Debug, Serialize)]
 pub(super) struct Moving {
     #[serde(flatten)]
-    connection: Connection,
+    connection: OnNode<Connection>,
     /// Bytes per second from source to destination; none at first.
     received_per_s: Option<u64>,
     /// Bytes per second from destination to source.
     sent_per_s: Option<u64>,
 }
 
+/// A connection, by its node and number.
+type Key = (Option<Arc<str>>, u64);
 /// A connection at the last refresh: its age, and its bytes.
-type Style = (u64, u64, u64);
+type Seen = (u64, u64, u64);
 
 /// The fastest first; without rates as they were opened.
-pub(super) fn moving(all: Vec<Connection>, before: &mut HashMap<u64, Style>) -> Vec<Moving> {
-    let looks = all.iter().map(|c| (c.id, (c.duration_us, c.bytes_received, c.bytes_sent))).collect();
-    let before = std::mem::replace(before, looks);
-    let moving = |c: Connection| {
+pub(super) fn moving(all: Vec<OnNode<Connection>>, before: &mut HashMap<Key, Seen>) -> Vec<Moving> {
+    let key = |of: &OnNode<Connection>| (of.node.clone(), of.item.id);
+    let seen = |c: &Connection| (c.duration_us, c.bytes_received, c.bytes_sent);
+    let now = all.iter().map(|of| (key(of), seen(&of.item))).collect();
+    let before = std::mem::replace(before, now);
+    let moving = |of: OnNode<Connection>| {
+        let c = &of.item;
         // One that was opened since then has carried all of its bytes since then.
-        let (was_us, received, sent) = before.get(&c.id).copied().unwrap_or_default();
+        let (was_us, received, sent) = before.get(&key(&of)).copied().unwrap_or_default();
         let micros = c.duration_us.saturating_sub(was_us).max(1);
         let rate = |now: u64, then: u64| {
             let amount = u128::from(now.saturating_sub(then)) * 1_000_000 / u128::from(micros);
             (!before.is_empty()).then(|| u64::try_from(amount).unwrap_or(u64::MAX))
         };
-        Moving { received_per_s: rate(c.bytes_received, received), sent_per_s: rate(c.bytes_sent, sent), connection: c }
+        Moving {
+            received_per_s: rate(c.bytes_received, received),
+            sent_per_s: rate(c.bytes_sent, sent),
+            connection: of,
+        }
     };
     let mut all: Vec<_> = all.into_iter().map(moving).collect();
     all.sort_by_key(|m| Reverse(m.received_per_s.unwrap_or(0).saturating_add(m.sent_per_s.unwrap_or(0))));
@@ -73,7 +86,9 @@ pub(super) fn moving(all: Vec<Connection>, before: &mut HashMap<u64, Style>) -> 
 }
 
 pub(super) fn text(all: &[Moving], rates: bool, wide: bool, colour: Colour) -> String {
-    let mut head = vec!["ID", "DIRECTION", "PATH", "SOURCE", "DESTINATION", "SERVICE", "OPEN", "RECEIVED", "SENT"];
+    let has_nodes = all.iter().any(|m| m.connection.node.is_some());
+    let mut head: Vec<&str> = has_nodes.then_some("NODE").into_iter().collect();
+    head.extend(["ID", "DIRECTION", "PATH", "SOURCE", "DESTINATION", "SERVICE", "OPEN", "RECEIVED", "SENT"]);
     if rates {
         head.extend(["RECEIVED/S", "SENT/S"]);
     }
@@ -81,9 +96,10 @@ pub(super) fn text(all: &[Moving], rates: bool, wide: bool, colour: Colour) -> S
         head.extend(["HOST", "VIP", "SOURCE IDENTITY", "POLICY", "DRY RUN DENIED BY"]);
     }
     let mut table = Table::new(&head);
-    for Moving { connection: c, received_per_s, sent_per_s } in all {
+    for Moving { connection: OnNode { node, item: c }, received_per_s, sent_per_s } in all {
         let tone = if c.path == "hbone" { Tone::Good } else { Tone::Plain };
-        let mut row = vec![
+        let mut row = node_cell(has_nodes, node.as_deref());
+        row.extend([
             Cell::from(c.id.to_string()),
             Cell::from(&c.direction),
             Cell::new(&c.path, tone),
@@ -93,7 +109,7 @@ pub(super) fn text(all: &[Moving], rates: bool, wide: bool, colour: Colour) -> S
             Cell::from(measure::duration(c.duration_us / 1_000_000)),
             Cell::from(measure::bytes(c.bytes_received)),
             Cell::from(measure::bytes(c.bytes_sent)),
-        ];
+        ]);
         if rates {
             for rate in [received_per_s, sent_per_s] {
                 let tone = if *rate == Some(0) { Tone::Faint } else { Tone::Plain };
@@ -113,21 +129,24 @@ pub(super) fn text(all: &[Moving], rates: bool, wide: bool, colour: Colour) -> S
 }
 
 fn refused(args: &Refused) -> Result<Output, CliError> {
-    let agent = Asked::new(&args.agent)?;
+    let agents = Agents::open(&args.way)?;
     show::run(args.shown, |style| {
-        let all: Vec<RefusedHandshake> = agent.get("/connections/refused")?;
+        let (all, silent) = agents.listed::<RefusedHandshake>("/connections/refused")?;
         let now = show::unix_s();
-        style.render(&all, |wide, colour| refused_text(&all, now, wide, colour))
+        let shown = style.render(&all, |wide, colour| refused_text(&all, now, wide, colour))?;
+        Ok(style.with_silent(shown, &silent))
     })
 }
 
-fn refused_text(all: &[RefusedHandshake], now: u64, wide: bool, colour: Colour) -> String {
-    let mut head =
-        vec!["LAST", "TIMES", "DIRECTION", "SOURCE", "DESTINATION", "REFUSED BY", "REASON", "FOUND", "EXPECTED"];
+fn refused_text(all: &[OnNode<RefusedHandshake>], now: u64, wide: bool, colour: Colour) -> String {
+    let has_nodes = all.iter().any(|one| one.node.is_some());
+    let mut head: Vec<&str> = has_nodes.then_some("NODE").into_iter().collect();
+    head.extend(["LAST", "TIMES", "DIRECTION", "SOURCE", "DESTINATION", "REFUSED BY", "REASON", "FOUND", "EXPECTED"]);
     head.extend(wide.then_some("DETAIL"));
     let mut table = Table::new(&head);
-    for one in all {
-        let mut row = vec![
+    for OnNode { node, item: one } in all {
+        let mut row = node_cell(has_nodes, node.as_deref());
+        row.extend([
             Cell::from(format!("{} ago", measure::duration(now.saturating_sub(one.last_unix_s)))),
             Cell::from(one.times.to_string()),
             Cell::from(&one.direction),
@@ -137,13 +156,18 @@ fn refused_text(all: &[RefusedHandshake], now: u64, wide: bool, colour: Colour) 
             Cell::new(&one.reason, Tone::Bad),
             Cell::from(one.identity_found.as_deref().unwrap_or_default()),
             Cell::from(one.identity_expected.as_deref().unwrap_or_default()),
-        ];
+        ]);
         if wide {
             row.push(Cell::from(&one.detail));
         }
         table.row(row);
     }
     table.text(colour, "no handshake was refused")
+}
+
+/// The first cell of a row, where several nodes were asked.
+pub(super) fn node_cell(has_nodes: bool, node: Option<&str>) -> Vec<Cell> {
+    has_nodes.then(|| Cell::from(node.unwrap_or_default())).into_iter().collect()
 }
 
 /// The pod and its port, or the address.

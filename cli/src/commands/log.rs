@@ -3,11 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    agents::Agents,
     args::Log,
     error::CliError,
     output::{Output, one_line},
     show::Style,
-    source::Asked,
 };
 
 #[derive(Serialize, Deserialize)]
@@ -16,10 +16,13 @@ struct Level {
 }
 
 pub(crate) fn run(args: &Log) -> Result<Output, CliError> {
-    let agent = Asked::new(&args.agent)?;
-    if let Some(level) = &args.level {
-        agent.set_log_level(&level.to_string())?;
+    let agents = Agents::open(&args.way)?;
+    agents.need_one("log")?;
+    match (&agents, &args.level) {
+        (Agents::Local(agent), Some(level)) => agent.set_log_level(&level.to_string())?,
+        (Agents::Cluster(fleet), Some(level)) => return Err(fleet.read_only(format!("log {level}"))),
+        (_, None) => {}
     }
-    let level: Level = agent.get("/logging")?;
+    let level: Level = agents.any("/logging")?;
     Style::new(args.output).render(&level, |_, _| format!("{}\n", one_line(&level.level)))
 }

@@ -7,16 +7,16 @@ use crate::{
     error::CliError,
     output::{Colour, Output},
     show,
-    source::Source,
+    source::{Found, Source},
     table::{Cell, Table, Tone},
 };
 
 pub(crate) fn run(args: &Listing) -> Result<Output, CliError> {
     let source = Source::open(&args.from)?;
     show::run(args.shown, |style| {
-        let mut all = source.policies()?;
+        let Found { mut all, silent } = source.policies(&args.from.mesh)?;
         args.only.keep(&mut all, |p| &p.namespace);
-        style.render(&all, |wide, colour| text(&all, wide, colour))
+        Ok(style.with_silent(style.render(&all, |wide, colour| text(&all, wide, colour))?, &silent))
     })
 }
 

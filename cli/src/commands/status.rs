@@ -1,21 +1,25 @@
-//! `underpass status`: the health of this node's agent, and its problems.
+//! `underpass status` of one agent: its health, and its problems.
 
 use std::fmt::Write as _;
 
 use underpass_telemetry::admin::view::Status;
 
+use super::nodes;
 use crate::{
+    agents::Agents,
     args,
     error::CliError,
     measure,
     output::{self, Colour, Output, one_line},
     show,
-    source::Asked,
     table::{Tone, list},
 };
 
 pub(crate) fn run(args: &args::Status) -> Result<Output, CliError> {
-    let agent = Asked::new(&args.agent)?;
+    let agent = match Agents::open(&args.way)? {
+        Agents::Local(agent) => agent,
+        Agents::Cluster(fleet) => return nodes::run(&fleet, args.shown),
+    };
     show::run(args.shown, |style| {
         let status: Status = agent.get("/status")?;
         let now = show::unix_s();
@@ -54,6 +58,10 @@ pub(super) fn text(status: &Status, now: u64, colour: Colour) -> String {
     say("certificates", tone, &certificates);
     status.authority_error.iter().for_each(|why| say("", Tone::Bad, why));
     say("connections", Tone::Plain, &format!("{} open", status.connections));
+    if let Some(control_plane) = &status.control_plane {
+        let (tone, says) = super::proxy_status::link(control_plane, now);
+        say("control plane", tone, &says);
+    }
     let p = &status.problems;
     let counted = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let (errors, warnings) = (counted(p.errors, "error"), counted(p.warnings, "warning"));

@@ -7,16 +7,16 @@ use crate::{
     error::CliError,
     output::{Colour, Output},
     show,
-    source::Source,
+    source::{Found, Source},
     table::{Cell, Table, Tone, list, yes},
 };
 
 pub(crate) fn run(args: &Listing) -> Result<Output, CliError> {
     let source = Source::open(&args.from)?;
     show::run(args.shown, |style| {
-        let mut all = source.workloads()?;
+        let Found { mut all, silent } = source.workloads()?;
         args.only.keep(&mut all, |w| &w.namespace);
-        style.render(&all, |wide, colour| text(&all, wide, colour))
+        Ok(style.with_silent(style.render(&all, |wide, colour| text(&all, wide, colour))?, &silent))
     })
 }
 

@@ -13,7 +13,13 @@ fn data(folder: &str) -> PathBuf {
 /// The command, in the folder of the tests, and without the environment of the user's terminal.
 pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_underpass"));
-    command.env_clear().env("TERM", "xterm").current_dir(data("")).args(args).stdin(Stdio::null());
+    command
+        .env_clear()
+        .env("TERM", "xterm")
+        .env("HOME", "/nonexistent")
+        .current_dir(data(""))
+        .args(args)
+        .stdin(Stdio::null());
     command
 }
 

@@ -15,7 +15,10 @@ use underpass_core::{
 };
 use underpass_door::{Fault, Observation, Path, Problem, Severity, Source, Update};
 
-use super::{input::Inputs, snippet};
+use super::{input::Inputs, live::Live, snippet};
+
+/// In place of a file: the object is the cluster's.
+const LIVE: &str = "the cluster";
 
 /// One line of the report.
 #[derive(Debug, Serialize)]
@@ -40,9 +43,37 @@ pub(super) struct Finding {
     pub(super) mark: snippet::Mark,
 }
 
-pub(super) fn collect(inputs: &Inputs, state: &State, update: &Update, model: &Model) -> Vec<Finding> {
+impl Finding {
+    /// It is about an object of this namespace, about the namespace itself, or about no object at all.
+    pub(super) fn is_in(&self, namespace: &str) -> bool {
+        let Some(object) = &self.object else { return true };
+        match object.split_once(' ') {
+            Some((kind, name)) => match name.split_once('/') {
+                Some((of, _)) => of == namespace,
+                None => kind == "Namespace" && name == namespace,
+            },
+            None => true,
+        }
+    }
+}
+
+pub(super) fn collect(
+    inputs: &Inputs,
+    state: &State,
+    update: &Update,
+    live: Option<&Live>,
+    model: &Model,
+) -> Vec<Finding> {
     let mut all: Vec<Finding> = update.problems.iter().chain(&update.notices).map(of_problem).collect();
-    let mut dangling = dangling(model, state.templates().cloned(), state.accounts().cloned());
+    // An object of a file takes the place of the cluster's, with the problems of either.
+    let is_replaced = |p: &Problem| {
+        let key = p.object.as_ref().and_then(|object| object.to_string().parse::<ObjectKey>().ok());
+        key.is_some_and(|key| state.claim(&key).is_some())
+    };
+    let of_cluster = live.into_iter().flat_map(|live| live.update.problems.iter().chain(&live.update.notices));
+    all.extend(of_cluster.filter(|p| !is_replaced(p)).map(of_problem));
+    let accounts = live.into_iter().flat_map(|live| live.accounts.iter().cloned());
+    let mut dangling = dangling(model, state.templates().cloned(), state.accounts().cloned().chain(accounts));
     // The stand-in of a broken policy is not what its author wrote.
     let is_written =
         |key: &ObjectKey| state.claim(key).is_none_or(|(_, claim)| matches!(claim.observed, Observation::Good(_)));
@@ -77,6 +108,7 @@ fn of_problem(p: &Problem) -> Finding {
     };
     let (file, line) = match &p.source {
         Source::File { file, line, .. } => (Arc::clone(file), *line),
+        Source::ApiServer { .. } => (LIVE.into(), None),
         other => (other.to_string().into(), None),
     };
     Finding {
@@ -119,7 +151,7 @@ impl Lines<'_> {
         });
         Finding {
             severity,
-            file: claim.map_or_else(|| "".into(), |(file, _)| Arc::clone(file)),
+            file: claim.map_or_else(|| LIVE.into(), |(file, _)| Arc::clone(file)),
             line: line.filter(|l| *l > 0),
             column: None,
             object: Some(f.object.to_string()),

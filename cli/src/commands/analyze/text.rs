@@ -96,11 +96,13 @@ fn sums(out: &mut String, r: &Report, colour: Colour) {
     } else {
         colour.green("clean")
     };
+    let live = r.live.map(|n| format!("{} of the cluster", many(n, "object")));
+    let has_files = r.live.is_none() || r.files + r.other_files > 0;
+    let files = has_files.then(|| format!("{} read, {} served", many(r.files, "file"), many(r.served, "object")));
     let _ = writeln!(
         out,
-        "{worst}: {} read, {} served; {}, {}, {}",
-        many(r.files, "file"),
-        many(r.served, "object"),
+        "{worst}: {}; {}, {}, {}",
+        live.into_iter().chain(files).collect::<Vec<_>>().join(", "),
         many(r.errors, "error"),
         many(r.warnings, "warning"),
         many(r.notices, "notice")

@@ -2,6 +2,8 @@
 
 mod text;
 
+use std::net::IpAddr;
+
 use underpass_core::explain::Answer;
 
 use crate::{
@@ -14,7 +16,15 @@ use crate::{
 
 /// The answer. Problems of the manifests go to standard error.
 pub(crate) fn run(args: &Explain) -> Result<Output, CliError> {
-    let answer = Source::open(&args.from)?.explain(&args.source, &args.destination)?;
+    let source = Source::open(&args.from)?;
+    let from = match args.source.parse::<IpAddr>() {
+        Err(_) if !args.source.contains('/') => {
+            let namespace = args.namespace.as_deref().unwrap_or_else(|| source.default_namespace());
+            format!("{namespace}/{}", args.source)
+        }
+        _ => args.source.clone(),
+    };
+    let answer = source.explain(&from, &args.destination)?;
     let code = match answer.verdict {
         Answer::Allow => output::OK,
         Answer::Deny => output::NO,
