@@ -14,6 +14,8 @@ use crate::{
 pub const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/helm/underpass");
 /// Where the image of this build is, and how it is named.
 const IMAGE: [&str; 4] = ["--set", "global.hub=localhost", "--set", "global.tag=testbed"];
+/// The variable by which `cargo xtask` names the command.
+const COMMAND: &str = "UNDERPASS_CLI_BIN";
 /// The pods of agents, by label.
 const AGENTS: &str = "app.kubernetes.io/name=underpass-agent";
 
@@ -34,6 +36,29 @@ pub fn upgrade<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
 pub struct Installed {
     /// The cluster.
     pub cluster: Kubernetes,
+}
+
+/// What the command said.
+#[derive(Debug)]
+pub struct Said {
+    /// Its exit status.
+    pub exit: i32,
+    /// Both of its outputs.
+    pub text: String,
+}
+
+impl Said {
+    /// Its answer as JSON; an error unless it exited with this status.
+    pub fn json(&self, exit: i32) -> Result<Value> {
+        ensure!(self.exit == exit, "{self:?}");
+        serde_json::from_str(&self.text).with_context(|| self.text.clone())
+    }
+
+    /// Its answer; an error unless it exited with this status, and said each of these.
+    pub fn says(&self, exit: i32, texts: &[&str]) -> Result<()> {
+        ensure!(self.exit == exit && texts.iter().all(|text| self.text.contains(text)), "{texts:?}: {self:?}");
+        Ok(())
+    }
 }
 
 impl Installed {
@@ -81,6 +106,21 @@ impl Installed {
         let mut exec = vec!["exec", "-n", NAMESPACE, name, "-c", "agent", "--", "underpass"];
         exec.extend(arguments);
         self.cluster.kubectl().run(&exec)
+    }
+
+    /// Runs the host's `underpass` with the kubeconfig of the cluster's user, from outside the nodes.
+    pub fn command(&self, arguments: &[&str]) -> Result<Said> {
+        let program = std::env::var(COMMAND)
+            .with_context(|| format!("{COMMAND} names `underpass`: run `cargo xtask test kubernetes`"))?;
+        let kubeconfig = self.cluster.kubectl().kubeconfig().to_string_lossy();
+        // The last line is the exit status: a negative answer is an answer.
+        let script = "\"$@\" 2>&1; echo \"exit $?\"";
+        let mut all = vec!["HOME=/nonexistent", "sh", "-c", script, "sh", &*program];
+        all.extend(arguments);
+        all.extend(["--kubeconfig", &*kubeconfig]);
+        let text = self.cluster.outside()?.run("env", &all)?;
+        let (said, exit) = text.trim_end().rsplit_once("exit ").with_context(|| text.clone())?;
+        Ok(Said { exit: exit.parse()?, text: said.to_owned() })
     }
 
     /// The access log and log of a node's agent.

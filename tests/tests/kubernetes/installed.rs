@@ -1,5 +1,7 @@
 //! A mesh that Helm installed into a cluster with real nodes: what a user does first, and what must hold then. Level kubernetes.
 
+#[path = "installed/command.rs"]
+mod command;
 #[path = "installed/labels.rs"]
 mod labels;
 #[path = "installed/policies.rs"]

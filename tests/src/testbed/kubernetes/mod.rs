@@ -104,6 +104,11 @@ impl Kubernetes {
         helm(&Self::helm_program()?, &site, self.kubectl().kubeconfig(), arguments)
     }
 
+    /// Where a user of the cluster is: no node of it.
+    pub fn outside(&self) -> Result<Site> {
+        self.bed.node(CONTROL_NODE)?.service("user")
+    }
+
     /// Helm.
     pub fn helm_program() -> Result<PathBuf> {
         named("UNDERPASS_HELM")

@@ -9,7 +9,7 @@ use underpass_tests::{
     testbed::wait::wait_until,
 };
 
-use super::{PORT, pod, site, traffic::Traffic, upgrade};
+use super::{PORT, command, pod, site, traffic::Traffic, upgrade};
 
 /// The text that must not be seen between the nodes once both pods are in the mesh.
 const SECRET: &str = "a-text-that-two-pods-know";
@@ -46,6 +46,7 @@ pub(crate) fn on_and_off_under_traffic(mesh: &Installed) -> Result<()> {
     kubectl.apply(POLICIES)?;
     outsider_is_refused(mesh)?;
     policed.ends_without_a_failure()?;
+    command::answers_about_the_whole_cluster(mesh)?;
     upgrade::loses_no_connection(mesh, destinations(mesh)?)?;
     upgrade::an_image_that_cannot_start_changes_nothing(mesh, destinations(mesh)?)?;
     upgrade::a_deleted_agent_is_waited_for(mesh, destinations(mesh)?)?;
