@@ -3,7 +3,6 @@
 use std::{io, path::PathBuf, sync::Arc};
 
 use underpass_core::{ObjectName, explain::Unknown};
-use underpass_kube::client::ConnectError;
 use underpass_telemetry::admin::{ClientError, NO_ROUTE, StatusCode};
 
 /// An error of a command.
@@ -92,12 +91,6 @@ pub(crate) enum CliError {
     /// No runtime for requests.
     #[error("cannot start: {source}")]
     Runtime { source: io::Error },
-    /// There is no way to the cluster.
-    #[error("{source}")]
-    Connect { source: ConnectError },
-    /// The API server gave no good answer.
-    #[error("{source}")]
-    ApiServer { source: underpass_kube::client::Error },
     /// What is asked for has to be confirmed, and nothing answers.
     #[error("standard input is no terminal to ask at: -y deletes without a question")]
     NotConfirmed,

@@ -10,11 +10,12 @@ use clap::Subcommand;
 use underpass_config::definitions::{self, Definition};
 use underpass_core::ObjectName;
 use underpass_kube::{
-    Access, Client,
+    Client,
     write::{AppliedDefinition, DefinitionState, FoundDefinition},
 };
 
 use crate::{
+    agents,
     args::Cluster,
     error::CliError,
     output::{self, Output, complain, one_line},
@@ -92,11 +93,8 @@ struct Session {
 
 impl Session {
     fn open(cluster: &Cluster, patience: Patience) -> Result<Self, CliError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|source| CliError::Runtime { source })?;
-        let access = Access::Kubectl { path: cluster.kubeconfig.clone(), context: cluster.context.clone() };
-        let client =
-            runtime.block_on(Client::connect(&access, "cli")).map_err(|source| CliError::Connect { source })?;
+        let runtime = agents::runtime()?;
+        let client = runtime.block_on(agents::connect(cluster))?;
         let deadline = Instant::now() + Duration::from_secs(patience.timeout);
         Ok(Self { runtime, client, deadline })
     }
@@ -206,7 +204,7 @@ fn state(found: &FoundDefinition) -> &str {
 }
 
 fn api_server(source: underpass_kube::client::Error) -> CliError {
-    CliError::ApiServer { source }
+    CliError::api_server(source, "get, create, patch and delete CustomResourceDefinitions".to_owned())
 }
 
 /// The objects that go with their definition.

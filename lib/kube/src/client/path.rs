@@ -30,11 +30,9 @@ impl Collection {
     pub(crate) const DAEMON_SETS: Self = collection("/apis/apps/v1", "daemonsets");
     pub(crate) const LEASES: Self = collection("/apis/coordination.k8s.io/v1", "leases");
     pub(crate) const TOKEN_REVIEWS: Self = collection("/apis/authentication.k8s.io/v1", "tokenreviews");
-
     pub(crate) const DEFINITIONS: Self = collection("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions");
     pub(crate) const VALIDATING_WEBHOOKS: Self =
         collection("/apis/admissionregistration.k8s.io/v1", "validatingwebhookconfigurations");
-
     pub(crate) const SERVICE_ACCOUNTS: Self = collection("/api/v1", "serviceaccounts");
     pub(crate) const NAMESPACES: Self = collection("/api/v1", "namespaces");
     const SERVICES: Self = collection("/api/v1", "services");
@@ -73,11 +71,6 @@ impl Collection {
     /// Its objects in a namespace, which [`is_name`].
     pub(crate) fn within(self, namespace: &str) -> String {
         format!("{}/namespaces/{namespace}/{}", self.root, self.plural)
-    }
-
-    /// One object that is in no namespace; its name is a name.
-    pub(crate) fn named(self, name: &str) -> String {
-        format!("{}/{}/{name}", self.root, self.plural)
     }
 
     /// One object in a namespace; both names are names.

@@ -59,7 +59,7 @@ impl Client {
     }
 
     async fn try_remove_startup_taint(&self, node: &str) -> Result<Untainted, Error> {
-        let path = format!("{}/{node}", Collection::NODES.all());
+        let path = Collection::NODES.named(node);
         let found: Node = self.json(&Call::get(path.clone())).await?;
         let rest: Vec<_> = found.spec.taints.iter().filter(|taint| taint["key"] != AGENT_NOT_READY).collect();
         if rest.len() == found.spec.taints.len() {
