@@ -24,7 +24,12 @@ use super::{
 /// Two workloads on two nodes, a service in front of one of them.
 fn objects() -> Vec<Object> {
     let node = |name: &str, with: &str| {
-        Object::from(Node { name: ObjectName::cluster(name), addresses: Vec::new(), labels: labels(with) })
+        Object::from(Node {
+            name: ObjectName::cluster(name),
+            addresses: Vec::new(),
+            labels: labels(with),
+            awaits_agent: false,
+        })
     };
     let owner = Some(Owner { kind: OwnerKind::Deployment, name: "shop".into() });
     let client = Pod { owner, labels: labels("app=store version=v2"), ..pod("default/shop-1", "10.0.0.1 fd00::1") };
