@@ -1,7 +1,6 @@
 //! The steps once everything runs. Each is an action of a user, and a look at its effect.
 
-use anyhow::{Context, Result};
-use serde_json::Value;
+use anyhow::{Result, ensure};
 use underpass_tests::{cluster::NAMESPACE, installed, testbed::wait};
 
 use super::{
@@ -15,8 +14,8 @@ use super::{
 };
 
 /// In the order in which they are shown: each begins where the one before has ended.
-pub(crate) const ALL: [fn(&mut Stage) -> Result<()>; 6] =
-    [into_the_mesh, identities, refusals, what_the_agents_say, an_upgrade, out_of_the_mesh];
+pub(crate) const ALL: [fn(&mut Stage) -> Result<()>; 7] =
+    [into_the_mesh, identities, refusals, policies_are_checked, what_the_command_says, an_upgrade, out_of_the_mesh];
 
 const PRODUCTPAGE: &str = "spiffe://cluster.local/ns/bookinfo/sa/bookinfo-productpage";
 const DETAILS: &str = "spiffe://cluster.local/ns/bookinfo/sa/bookinfo-details";
@@ -79,17 +78,53 @@ fn refusals(stage: &mut Stage) -> Result<()> {
     stage.visit()
 }
 
-fn what_the_agents_say(stage: &mut Stage) -> Result<()> {
-    stage.screen.step("What an agent says of its node");
+fn policies_are_checked(stage: &mut Stage) -> Result<()> {
+    stage.screen.step("A policy with a mistake is refused, and a good one says who enforces it");
+    let file = stage.mesh.cluster.bed.lab().directory().join("typo.yaml");
+    std::fs::write(&file, TYPO)?;
+    TYPO.trim().lines().for_each(|line| stage.screen.quote(line));
+    stage.screen.does("kubectl apply -f typo.yaml");
+    let mut said = String::new();
+    // The API server asks the control plane once that has told it its root certificate.
+    wait::wait_until("the policy to be refused", || {
+        let applied = stage.mesh.cluster.kubectl().run(&["apply", "-f", &file.to_string_lossy()]);
+        said = applied.err().map(|error| format!("{error:#}")).unwrap_or_default();
+        Ok(said.contains("denied the request"))
+    })?;
+    let reason = "spec.rules[0].to[0].operation.ports[0]: `http` is not a port";
+    stage.screen.expect(&format!("refused: {reason}"), said.contains(reason), &said)?;
+    let of = ["get", "authorizationpolicy", "ratings-viewer", "-n", "bookinfo", "-o"];
+    let messages = "jsonpath={range .status.conditions[*]}{.type}={.status} {.message}{\"\\n\"}{end}";
+    let enforced = "ZtunnelAccepted=True enforced by the agents of the nodes of the selected pods";
+    wait::wait_until("the status of the policy", || {
+        Ok(stage.mesh.cluster.kubectl().run(&[&of[..], &[messages]].concat())?.contains(enforced))
+    })?;
+    let status = stage.kubectl_shown(&[&of[..], &[messages]].concat())?;
+    stage.screen.expect("the agents of the nodes enforce it", status.contains(enforced), status)
+}
+
+/// The name of a port in place of its number.
+const TYPO: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: typo, namespace: bookinfo}
+spec:
+  rules: [{to: [{operation: {ports: [http]}}]}]
+";
+
+fn what_the_command_says(stage: &mut Stage) -> Result<()> {
+    stage.screen.step("The command, by your kubeconfig: what the agents say of their nodes");
     let status = underpass(stage, &["status"])?;
-    let json: Value = serde_json::from_str(&stage.mesh.underpass(NODES[0], &["status", "-o", "json"])?)?;
-    let ready = json["waiting"].as_array().is_some_and(Vec::is_empty);
-    stage.screen.expect("it waits for nothing", ready, status)?;
-    let workloads = underpass(stage, &["workloads"])?;
+    let rows = stage.mesh.command(&["status", "-o", "json"])?.json(0)?;
+    let ready =
+        rows.as_array().is_some_and(|rows| rows.len() == NODES.len() && rows.iter().all(|row| row["ready"] == true));
+    stage.screen.expect("both nodes are ready", ready, status)?;
+    let workloads = underpass(stage, &["workloads", "-n", "bookinfo"])?;
     let has = workloads.contains("productpage-v1");
-    stage.screen.expect("productpage is among its workloads", has, workloads)?;
+    stage.screen.expect("productpage is among the workloads", has, workloads)?;
     let certificates = underpass(stage, &["certificates"])?;
-    stage.screen.expect("productpage has a certificate", certificates.contains(PRODUCTPAGE), certificates)
+    stage.screen.expect("productpage has a certificate", certificates.contains(PRODUCTPAGE), certificates)?;
+    underpass(stage, &["x", "describe", "service", "ratings.bookinfo"]).map(drop)
 }
 
 /// The change of an upgrade that brings no other image.
@@ -146,10 +181,11 @@ fn refusal(stage: &Stage, pod: &str, url: &str) -> Result<Answer> {
     })
 }
 
-/// Asks the command beside the agent of the first node, by `kubectl exec`, and shows its answer.
+/// Asks the command from outside the cluster, and shows its answer.
 fn underpass(stage: &Stage, arguments: &[&str]) -> Result<String> {
-    let agent = stage.mesh.agent(NODES[0])?;
-    let pod = agent.rsplit('/').next().context("a pod")?;
-    let exec = ["exec", "-n", NAMESPACE, pod, "-c", "agent", "--", "underpass"];
-    stage.kubectl_shown(&[&exec[..], arguments].concat())
+    stage.screen.does(&typed("underpass", arguments));
+    let said = stage.mesh.command(arguments)?;
+    ensure!(said.exit == 0, "{said:?}");
+    said.text.lines().for_each(|line| stage.screen.quote(line.trim_end()));
+    Ok(said.text)
 }
