@@ -7,6 +7,7 @@
 //! * [`admission`]: policies, before an API server takes them.
 //! * [`leader`]: the one replica that leads. [`status`]: what it writes into the status of policies.
 //! * [`cleanup`]: at the end of the mesh, the wait for nodes to be clean; a command of its own.
+//! * [`self_test`]: the server and the callers of `helm test`; a command of its own.
 //! * [`taint`]: the startup taint of nodes.
 //! * [`incoming`]: connections. [`metrics`]: numbers.
 
@@ -20,6 +21,7 @@ pub mod leader;
 pub mod metrics;
 pub mod placed;
 pub mod run;
+pub mod self_test;
 pub mod status;
 pub mod taint;
 

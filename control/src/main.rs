@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use underpass_control::{cleanup, config::Config, run};
+use underpass_control::{cleanup, config::Config, run, self_test};
 
 fn main() -> ExitCode {
     // The CA's key lives in this process: no core file may hold it, no other process may read it.
@@ -12,6 +12,12 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     if let Some(parsed) = cleanup::Command::parse_own(std::env::args_os()) {
+        return match parsed {
+            Ok(command) => command.run(),
+            Err(error) => error.exit(),
+        };
+    }
+    if let Some(parsed) = self_test::Command::parse_own(std::env::args_os()) {
         return match parsed {
             Ok(command) => command.run(),
             Err(error) => error.exit(),

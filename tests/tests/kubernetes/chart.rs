@@ -14,6 +14,8 @@ mod installed;
 mod policies;
 #[path = "chart/programs.rs"]
 mod programs;
+#[path = "chart/self_test.rs"]
+mod self_test;
 #[path = "chart/values.rs"]
 mod values;
 
@@ -42,6 +44,8 @@ fn main() -> ExitCode {
         Scenario::outside("cleanup_can_be_left_out", cleanup::can_be_left_out),
         Scenario::outside("definitions_are_applied_by_a_hook", policies::definitions_are_applied_by_a_hook),
         Scenario::outside("admission_cannot_be_in_the_way", policies::admission_cannot_be_in_the_way),
+        Scenario::outside("the_self_test_leaves_nothing", self_test::leaves_nothing),
+        Scenario::outside("the_self_test_guards_one_port", self_test::names_one_guarded_port_and_one_identity),
         Scenario::new("an_api_server_takes_every_object", installed::an_api_server_takes_every_object),
         Scenario::new("the_root_namespace_is_made_and_kept", installed::the_root_namespace_is_made_and_kept),
         Scenario::new("an_agent_may_write_one_annotation", installed::an_agent_may_write_one_annotation),

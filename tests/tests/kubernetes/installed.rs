@@ -6,6 +6,8 @@ mod command;
 mod labels;
 #[path = "installed/policies.rs"]
 mod policies;
+#[path = "installed/self_test.rs"]
+mod self_test;
 #[path = "installed/traffic.rs"]
 mod traffic;
 #[path = "installed/upgrade.rs"]
@@ -30,6 +32,7 @@ const PORT: u16 = 9080;
 
 fn a_label_puts_running_pods_into_the_mesh(lab: &Lab) -> Result<()> {
     let mesh = Installed::by_chart(lab, NODES.len(), &["--set", "meshConfig.accessLogEncoding=JSON"])?;
+    self_test::shows_mutual_tls_and_a_denied_call(&mesh)?;
     mesh.cluster.kubectl().apply(APPLICATION)?;
     for (namespace, what) in
         [("shop", "deployment/server"), ("shop", "deployment/client"), ("legacy", "deployment/outsider")]
