@@ -16,6 +16,8 @@ mod policies;
 mod programs;
 #[path = "chart/self_test.rs"]
 mod self_test;
+#[path = "chart/surroundings.rs"]
+mod surroundings;
 #[path = "chart/values.rs"]
 mod values;
 
@@ -46,6 +48,8 @@ fn main() -> ExitCode {
         Scenario::outside("admission_cannot_be_in_the_way", policies::admission_cannot_be_in_the_way),
         Scenario::outside("the_self_test_leaves_nothing", self_test::leaves_nothing),
         Scenario::outside("the_self_test_guards_one_port", self_test::names_one_guarded_port_and_one_identity),
+        Scenario::outside("a_network_policy_closes_no_port", surroundings::a_network_policy_closes_no_port),
+        Scenario::outside("prometheus_is_told_the_port", surroundings::prometheus_is_told_the_agents_own_port),
         Scenario::new("an_api_server_takes_every_object", installed::an_api_server_takes_every_object),
         Scenario::new("the_root_namespace_is_made_and_kept", installed::the_root_namespace_is_made_and_kept),
         Scenario::new("an_agent_may_write_one_annotation", installed::an_agent_may_write_one_annotation),

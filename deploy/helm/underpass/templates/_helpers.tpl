@@ -36,6 +36,11 @@ app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
 {{- merge (deepCopy (index . 1)) $ours | toYaml }}
 {{- end }}
 
+{{/* The port of the agents' metrics, by their setting. */}}
+{{- define "underpass.metricsPort" -}}
+{{ index .Values.agent.settings "metrics-address" | default "[::]:15020" | splitList ":" | last }}
+{{- end }}
+
 {{/* Where the pods of a component may run. Of a list: the root, the values of the component. */}}
 {{- define "underpass.place" -}}
 {{- $values := index . 1 }}
@@ -97,8 +102,9 @@ tolerations:
 {{/* The given values of Istio's that have no effect here: their names, one a line. Empty ones ask for nothing. */}}
 {{- define "underpass.withoutEffect" -}}
 {{- $known := dict
-  "" (list "global" "image" "meshConfig" "pilot" "control" "cni" "agent" "cleanup" "crds" "admission")
-  "global." (list "hub" "tag" "imagePullPolicy" "imagePullSecrets" "proxy" "multiCluster")
+  "" (list "global" "image" "meshConfig" "pilot" "control" "cni" "agent" "cleanup" "crds" "admission" "networkPolicy"
+    "monitoring")
+  "global." (list "hub" "tag" "imagePullPolicy" "imagePullSecrets" "proxy" "multiCluster" "networkPolicy")
   "global.proxy." (list "clusterDomain" "accessLogFile")
   "global.multiCluster." (list "clusterName")
   "meshConfig." (list "trustDomain" "trustDomainAliases" "rootNamespace" "accessLogEncoding" "accessLogFile")

@@ -27,6 +27,7 @@ meshConfig:
   trustDomainAliases: [old.example, older.example]
   rootNamespace: mesh-root
   accessLogEncoding: JSON
+networkPolicy: {enabled: true, metricsFrom: [{namespaceSelector: {}}]}
 control:
   replicas: 3
   dnsNames: [istiod.istio-system.svc]
@@ -97,6 +98,8 @@ pub(crate) fn a_misspelt_one_is_named() -> Result<()> {
         ("cni: {binDri: /b}", "binDri", "cni: {binDir: /b}"),
         ("cleanup: {enable: false}", "enable", "cleanup: {enabled: false}"),
         ("cleanup: {timeoutSeconds: 0}", "timeoutSeconds", "cleanup: {timeoutSeconds: 1}"),
+        ("networkPolicy: {enable: true}", "enable", "networkPolicy: {enabled: true}"),
+        ("monitoring: {serviceMonitor: {label: {}}}", "label", "monitoring: {serviceMonitor: {labels: {}}}"),
         (
             "monitoring: {serviceMonitor: {interval: soon}}",
             "interval",
