@@ -12,6 +12,8 @@ mod helm;
 mod installed;
 #[path = "chart/policies.rs"]
 mod policies;
+#[path = "chart/profiles.rs"]
+mod profiles;
 #[path = "chart/programs.rs"]
 mod programs;
 #[path = "chart/self_test.rs"]
@@ -48,6 +50,8 @@ fn main() -> ExitCode {
         Scenario::outside("admission_cannot_be_in_the_way", policies::admission_cannot_be_in_the_way),
         Scenario::outside("the_self_test_leaves_nothing", self_test::leaves_nothing),
         Scenario::outside("the_self_test_guards_one_port", self_test::names_one_guarded_port_and_one_identity),
+        Scenario::outside("profiles_are_under_the_users_values", profiles::are_under_the_users_values),
+        Scenario::outside("profiles_are_in_every_template", profiles::are_in_every_template),
         Scenario::outside("a_network_policy_closes_no_port", surroundings::a_network_policy_closes_no_port),
         Scenario::outside("prometheus_is_told_the_port", surroundings::prometheus_is_told_the_agents_own_port),
         Scenario::new("an_api_server_takes_every_object", installed::an_api_server_takes_every_object),

@@ -1,3 +1,26 @@
+{{/* Fills the values that the user left out by those of the profile. Every template begins with it: whichever is rendered first. */}}
+{{- define "underpass.profile" -}}
+{{- $name := .Values.profile | default "default" }}
+{{- /* Istio's name for a mesh without sidecars, which this one is. */}}
+{{- if eq $name "ambient" }}{{ $name = "default" }}{{ end }}
+{{- $profile := .Files.Get (printf "files/profile-%s.yaml" $name) | fromYaml }}
+{{- /* Given ones count as a whole: requests of a profile could exceed their limits. */}}
+{{- if or .Values.control.resources (.Values.pilot | default dict).resources }}{{ $_ := unset $profile.control "resources" }}{{ end }}
+{{- include "underpass.fill" (list .Values $profile) }}
+{{- end }}
+
+{{/* Of a list: the values, and those for what is absent there. */}}
+{{- define "underpass.fill" -}}
+{{- $into := index . 0 }}
+{{- range $key, $value := index . 1 }}
+{{- if not (hasKey $into $key) }}
+{{- $_ := set $into $key $value }}
+{{- else if kindIs "map" $value }}
+{{- include "underpass.fill" (list (get $into $key) $value) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* The image of every container. */}}
 {{- define "underpass.image" -}}
 {{ .Values.global.hub }}/underpass:{{ .Values.global.tag | default .Chart.AppVersion }}
@@ -103,7 +126,7 @@ tolerations:
 {{- define "underpass.withoutEffect" -}}
 {{- $known := dict
   "" (list "global" "image" "meshConfig" "pilot" "control" "cni" "agent" "cleanup" "crds" "admission" "networkPolicy"
-    "monitoring")
+    "monitoring" "profile")
   "global." (list "hub" "tag" "imagePullPolicy" "imagePullSecrets" "proxy" "multiCluster" "networkPolicy")
   "global.proxy." (list "clusterDomain" "accessLogFile")
   "global.multiCluster." (list "clusterName")

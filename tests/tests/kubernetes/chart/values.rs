@@ -27,6 +27,7 @@ meshConfig:
   trustDomainAliases: [old.example, older.example]
   rootNamespace: mesh-root
   accessLogEncoding: JSON
+profile: demo
 networkPolicy: {enabled: true, metricsFrom: [{namespaceSelector: {}}]}
 control:
   replicas: 3
@@ -105,6 +106,7 @@ pub(crate) fn a_misspelt_one_is_named() -> Result<()> {
             "interval",
             "monitoring: {serviceMonitor: {interval: 1m30s}}",
         ),
+        ("profile: dmeo", "profile", "profile: demo"),
         ("image: {pullpolicy: Always}", "pullpolicy", "image: {pullPolicy: Always}"),
         ("global: {hbu: x}", "hbu", "global: {hub: x}"),
         ("pilot: {resources: {limit: {}}}", "limit", "pilot: {resources: {limits: {}}}"),
