@@ -4,7 +4,7 @@
 //! The server has two ports. A policy guards one: mutual TLS alone, of one identity. The other takes every call. A caller looks at both, so that
 //! neither a refusal nor an answer can have another cause: what is refused at one port is answered at the other by the same process.
 //!
-//! What must hold: an answer is the server's own, not that of whatever accepts; silence is no refusal; and it ends in time with the reason of
+//! What must hold: an answer is the server's own, not that of another program at its port; silence is no refusal; and it ends in time with the reason of
 //! the last look.
 
 use std::{ffi::OsString, io, net::Ipv6Addr, path::PathBuf, process::ExitCode, time::Duration};

@@ -85,6 +85,9 @@ pub(crate) fn the_root_namespace_is_made_and_kept(lab: &Lab) -> Result<()> {
     helm.run(&[&["install", "underpass", CHART, "--no-hooks"][..], &HERE].concat())?;
     helm.run(&uninstall)?;
 
+    // Without a cluster it could be another's.
+    ensure!(!helm.text(values::NONE)?.contains("kind: Namespace"), "its owner is not known");
+
     kubectl.run(&["create", "namespace", "policies"])?;
     let before = root("policies")?;
     let other = ["--set", "meshConfig.rootNamespace=policies"];

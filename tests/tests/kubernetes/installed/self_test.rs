@@ -24,7 +24,8 @@ pub(crate) fn shows_mutual_tls_and_a_denied_call(mesh: &Installed) -> Result<()>
     for seen in SEEN {
         ensure!(said.contains(seen), "no {seen}: {said}");
     }
-    ensure!(left(mesh)? == "", "left: {}", left(mesh)?);
+    let after = left(mesh)?;
+    ensure!(after.is_empty(), "left: {after}");
 
     kubectl.apply(&TOO_WIDE.replace("NAMESPACE", NAMESPACE))?;
     let failed = mesh.cluster.helm(&test).err().context("a call that is not denied fails the test")?;
