@@ -85,6 +85,12 @@ tolerations:
 {{- end }}
 {{- end }}
 
+{{/* Where the control plane may run, and what comes before it. Agents need both before the taint of their nodes can go. */}}
+{{- define "underpass.placeOfControl" -}}
+{{- $tolerations := prepend .Values.control.tolerations (dict "key" "underpass.dev/agent-not-ready" "operator" "Exists") }}
+{{- include "underpass.place" (list . (merge (dict "tolerations" $tolerations) .Values.control)) }}
+{{- end }}
+
 {{/* Settings of the mesh: one source for control plane and agents. */}}
 {{- define "underpass.mesh" -}}
 - --cluster={{ .Values.global.multiCluster.clusterName }}

@@ -35,7 +35,7 @@ pub(crate) fn needs_nothing_of_the_release() -> Result<()> {
         for (kind, weight) in weights {
             let object = objects.one(kind, NAME)?;
             let annotations = &object["metadata"]["annotations"];
-            ensure!(annotations["helm.sh/hook"] == EVENT, "{annotations}");
+            ensure!(annotations["helm.sh/hook"] == WHEN, "{annotations}");
             ensure!(annotations["helm.sh/hook-weight"] == *weight, "{annotations}");
             let policy = &annotations["helm.sh/hook-delete-policy"];
             ensure!(policy == "before-hook-creation,hook-succeeded" && object["metadata"]["namespace"] == NAMESPACE);

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use underpass_tests::{
-    cluster::CRDS,
+    cluster,
     testbed::{ApiServer, Description, Lab, Testbed, wait::wait_until},
 };
 
@@ -29,7 +29,7 @@ const HERE: [&str; 2] = ["--namespace", NAMESPACE];
 pub(crate) fn an_api_server_takes_every_object(lab: &Lab) -> Result<()> {
     let (_bed, server, helm) = up(lab)?;
     let kubectl = server.kubectl();
-    kubectl.define(CRDS)?;
+    kubectl.define(&cluster::definitions())?;
     kubectl.run(&["create", "namespace", NAMESPACE])?;
     let apply = |objects: &str| -> Result<String> {
         let file = lab.directory().join("rendered.yaml");
