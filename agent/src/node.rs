@@ -271,7 +271,7 @@ pub async fn run_in<D: DataPath + 'static>(
         wanted: BTreeSet::new(),
         applying: Waiting::default(),
         enrolling,
-        unenrolled: Unenrolled::new(&ready),
+        unenrolled: Unenrolled::new(&ready, config.cni_config_dir.is_some()),
         known,
         take_over,
         succeeded,

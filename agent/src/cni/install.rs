@@ -248,7 +248,9 @@ pub fn start(settings: Settings, installed: Arc<Gate>) -> io::Result<Watch> {
             _ if done => installed.open(),
             Some(error) => installed.close(format!("it is not installed: {error}")),
             None => {
-                installed.close(format!("no other plugin has a configuration in {} to follow", directory.display()));
+                let at = directory.display();
+                installed
+                    .close(format!("no other plugin has a configuration in {at} (cni-config-dir; chart: cni.confDir)"));
             }
         }
     })

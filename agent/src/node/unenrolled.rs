@@ -24,14 +24,17 @@ use crate::pods::{PodUid, WaitingPod};
 pub(super) struct Unenrolled {
     waiting: Vec<WaitingPod>,
     late: BTreeSet<PodUid>,
+    /// A pod that begins anew is captured before it starts: there is a plugin that sees to it.
+    has_plugin: bool,
     room: Gate,
 }
 
 impl Unenrolled {
-    pub(super) fn new(ready: &Readiness) -> Self {
+    /// `has_plugin`: the CNI plugin is to be installed.
+    pub(super) fn new(ready: &Readiness, has_plugin: bool) -> Self {
         let room = ready.gate("room for pods", "no pod is known yet");
         room.open();
-        Self { waiting: Vec::new(), late: BTreeSet::new(), room }
+        Self { waiting: Vec::new(), late: BTreeSet::new(), has_plugin, room }
     }
 
     /// These pods could not be enrolled, and are tried again.
@@ -67,7 +70,9 @@ impl Unenrolled {
             let (r#type, reason, note) = if let Some(problem) = waiting.get(&pod.uid) {
                 (EventType::Warning, "NotCaptured", not_captured(problem))
             } else if self.late.contains(&pod.uid) {
-                (EventType::Warning, "CapturedLate", LATE.to_owned())
+                let (r#type, advice) =
+                    if self.has_plugin { (EventType::Warning, WITH_PLUGIN) } else { (EventType::Normal, WITHOUT) };
+                (r#type, "CapturedLate", format!("{LATE}. {advice}"))
             } else {
                 let kept = enrol::kept_outside(pod, namespace, settings)?;
                 (type_of(kept), "OutsideMesh", outside(kept))
@@ -80,7 +85,9 @@ impl Unenrolled {
 }
 
 const LATE: &str = "The pod's processes had started before the node's agent captured its connections: those that it opened before are \
-                    outside the mesh until they end. Delete the pod where that matters: its successor is captured before it starts";
+                    outside the mesh until they end";
+const WITH_PLUGIN: &str = "Delete the pod where that matters: its successor is captured before it starts";
+const WITHOUT: &str = "So it is for every new pod of a node without the CNI plugin";
 
 fn not_captured(problem: &str) -> String {
     format!(
@@ -132,7 +139,7 @@ mod tests {
 
     #[test]
     fn each_cause_has_its_event_for_as_long_as_it_holds() {
-        let mut unenrolled = Unenrolled::new(&Readiness::new());
+        let mut unenrolled = Unenrolled::new(&Readiness::new(), true);
         let a = || Object::from(Pod { uid: "a".into(), ..ambient("default/a", "10.0.0.1", "") });
         assert_eq!(said(&unenrolled, [a()]), [""; 0]);
         unenrolled.set_waiting(vec![waiting("a", false)]);
@@ -142,7 +149,9 @@ mod tests {
         assert_eq!(said(&unenrolled, [another]), [""; 0], "another pod of the name");
         unenrolled.set_waiting(Vec::new());
         unenrolled.added(&"a".into(), true);
-        assert_eq!(said(&unenrolled, [a()]), [&*format!("default/a Warning CapturedLate {LATE}")]);
+        assert_eq!(said(&unenrolled, [a()]), [&*format!("default/a Warning CapturedLate {LATE}. {WITH_PLUGIN}")]);
+        unenrolled.has_plugin = false;
+        assert_eq!(said(&unenrolled, [a()]), [&*format!("default/a Normal CapturedLate {LATE}. {WITHOUT}")]);
         unenrolled.removed(&"a".into());
         unenrolled.added(&"a".into(), false);
         assert_eq!(said(&unenrolled, [a()]), [""; 0]);
@@ -150,7 +159,7 @@ mod tests {
 
     #[test]
     fn what_stays_outside_in_spite_of_its_labels_is_named() {
-        let unenrolled = Unenrolled::new(&Readiness::new());
+        let unenrolled = Unenrolled::new(&Readiness::new(), true);
         let on_host = |own: &str| Pod { host_network: true, labels: labels(own), ..pod("shop/a", "10.0.0.1") };
         let enrolling = || Namespace { labels: labels("istio-injection=enabled"), ..namespace("shop") };
         let shop = || Object::from(enrolling());
@@ -169,7 +178,7 @@ mod tests {
     #[test]
     fn the_gate_is_about_room_alone() {
         let ready = Readiness::new();
-        let mut unenrolled = Unenrolled::new(&ready);
+        let mut unenrolled = Unenrolled::new(&ready, true);
         unenrolled.set_waiting(vec![waiting("a", false), waiting("b", true)]);
         let expected = "pod default/b is not enrolled: the kernel's tables are full (1 pods in all)";
         assert_eq!(ready.waiting(), [("room for pods", expected.to_owned())]);

@@ -7,6 +7,10 @@
 {{- /* Given ones count as a whole: requests of a profile could exceed their limits. */}}
 {{- if or .Values.control.resources (.Values.pilot | default dict).resources }}{{ $_ := unset $profile.control "resources" }}{{ end }}
 {{- include "underpass.fill" (list .Values $profile) }}
+{{- /* What an earlier chart did not have: helm upgrade --reuse-values takes the defaults of that one. */}}
+{{- $later := dict "crds" (dict "enabled" true) "admission" (dict "enabled" true) "networkPolicy" (dict "enabled" false) }}
+{{- $_ := set $later "monitoring" (dict "serviceMonitor" (dict "enabled" false)) }}
+{{- include "underpass.fill" (list .Values $later) }}
 {{- end }}
 
 {{/* Of a list: the values, and those for what is absent there. */}}
@@ -85,10 +89,11 @@ tolerations:
 {{- end }}
 {{- end }}
 
-{{/* Where the control plane may run, and what comes before it. Agents need both before the taint of their nodes can go. */}}
-{{- define "underpass.placeOfControl" -}}
-{{- $tolerations := prepend .Values.control.tolerations (dict "key" "underpass.dev/agent-not-ready" "operator" "Exists") }}
-{{- include "underpass.place" (list . (merge (dict "tolerations" $tolerations) .Values.control)) }}
+{{/* The same for what has to run before the startup taint of a node can go: agents, the control plane, and what comes before it. */}}
+{{- define "underpass.placeBeforePods" -}}
+{{- $values := index . 1 }}
+{{- $tolerations := prepend $values.tolerations (dict "key" "underpass.dev/agent-not-ready" "operator" "Exists") }}
+{{- include "underpass.place" (list (index . 0) (merge (dict "tolerations" $tolerations) $values)) }}
 {{- end }}
 
 {{/* Settings of the mesh: one source for control plane and agents. */}}

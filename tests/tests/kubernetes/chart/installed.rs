@@ -146,7 +146,7 @@ pub(crate) fn an_agent_may_write_one_annotation(lab: &Lab) -> Result<()> {
 pub(crate) fn control_may_remove_one_taint(lab: &Lab) -> Result<()> {
     let (_bed, server, helm) = up(lab)?;
     let kubectl = server.kubectl();
-    helm.run(&[&["install", "underpass", CHART, "--create-namespace"][..], &HERE].concat())?;
+    helm.run(&[&["install", "underpass", CHART, "--create-namespace", "--no-hooks"][..], &HERE].concat())?;
     kubectl.populate(&NODE.replace("NAMESPACE", NAMESPACE))?;
     let token = kubectl.token_of_pod(&format!("{NAMESPACE}/control-1"), ApiServer::AUDIENCE)?;
     let control = server.kubectl_as("control-1", &token)?;

@@ -210,7 +210,8 @@ pub(crate) fn reach_their_places() -> Result<()> {
         (objects.one("Deployment", "underpass-control")?, objects.one("DaemonSet", "underpass-agent")?);
     ensure!(control["spec"]["replicas"] == 3, "{control}");
     let pod = at(agent, "spec.template.spec");
-    ensure!(pod["terminationGracePeriodSeconds"] == 75 && pod["tolerations"].is_null(), "{pod}");
+    let new_nodes = json!([{"key": "underpass.dev/agent-not-ready", "operator": "Exists"}]);
+    ensure!(pod["terminationGracePeriodSeconds"] == 75 && pod["tolerations"] == new_nodes, "{pod}");
     ensure!(pod["nodeSelector"] == json!({"kubernetes.io/os": "linux", "mesh": "yes"}), "{pod}");
     ensure!(at(agent, "spec.template.metadata.annotations")["prometheus.io/scrape"] == "false", "{agent}");
     ensure!(*at(agent, "spec.updateStrategy.rollingUpdate") == json!({"maxSurge": 0, "maxUnavailable": "10%"}));
