@@ -9,10 +9,10 @@ use std::sync::Arc;
 use serde::Deserialize;
 use underpass_core::ObjectName;
 
-use crate::client::{Call, Client, Collection, Error, MAX_BYTES, is_name};
+use crate::client::{Call, Client, Collection, Error, is_name};
 
-/// Pods of one answer: of a few KiB each.
-const PAGE: &str = "250";
+/// Pods of one page: of tens of KiB each, where they have many containers.
+const PODS: u32 = 50;
 
 /// A DaemonSet as its controller knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,18 +64,8 @@ impl Client {
 
     /// The pods of a namespace with these labels. The namespace is a name.
     pub(crate) async fn labelled(&self, namespace: &str, selector: &str) -> Result<Vec<Pod>, Error> {
-        let call = Call::get(Collection::PODS.within(namespace)).with("labelSelector", selector).with("limit", PAGE);
-        let (mut pods, mut next) = (Vec::new(), String::new());
-        loop {
-            let call = if next.is_empty() { call.clone() } else { call.clone().with("continue", &next) };
-            let text = self.text(&call, MAX_BYTES).await?;
-            let page: Page = serde_json::from_str(&text).map_err(|e| call.unreadable(&e))?;
-            pods.extend(page.items);
-            next = page.metadata.next.unwrap_or_default();
-            if next.is_empty() {
-                return Ok(pods);
-            }
-        }
+        let call = Call::get(Collection::PODS.within(namespace)).with("labelSelector", selector);
+        self.pages(call, PODS).await
     }
 }
 
@@ -110,18 +100,6 @@ struct Selector {
 struct Status {
     observed_generation: Option<i64>,
     desired_number_scheduled: usize,
-}
-
-#[derive(Deserialize)]
-pub(crate) struct Page {
-    metadata: PageMetadata,
-    items: Vec<Pod>,
-}
-
-#[derive(Deserialize)]
-struct PageMetadata {
-    #[serde(rename = "continue")]
-    next: Option<String>,
 }
 
 /// What is read of a pod.

@@ -3,16 +3,12 @@
 
 use std::sync::Arc;
 
-use serde::Deserialize;
-use underpass_core::ObjectName;
+use underpass_core::{ObjectName, labels::Labels};
 
 use crate::{
-    client::{Call, Client, Collection, Error, MAX_BYTES, is_name},
+    client::{Call, Client, Collection, Error, is_name},
     daemon_set::Pod,
 };
-
-/// Service accounts of one answer: of less than a KiB each.
-const PAGE: &str = "500";
 
 /// A pod of a component.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,46 +48,22 @@ impl Client {
     /// # Errors
     /// Where the API server gives no good answer.
     pub async fn service_accounts(&self) -> Result<Vec<ObjectName>, Error> {
-        let call = Call::get(Collection::SERVICE_ACCOUNTS.all()).accept(METADATA).with("limit", PAGE);
-        let (mut all, mut next) = (Vec::new(), String::new());
-        loop {
-            let call = if next.is_empty() { call.clone() } else { call.clone().with("continue", &next) };
-            let text = self.text(&call, MAX_BYTES).await?;
-            let page: Page = serde_json::from_str(&text).map_err(|e| call.unreadable(&e))?;
-            all.extend(page.items.iter().map(|item| ObjectName::new(&*item.metadata.namespace, &*item.metadata.name)));
-            next = page.metadata.next.unwrap_or_default();
-            if next.is_empty() {
-                all.sort();
-                return Ok(all);
-            }
-        }
+        let mut all = self.names(Call::get(Collection::SERVICE_ACCOUNTS.all())).await?;
+        all.sort();
+        Ok(all)
     }
-}
 
-/// Nothing but the metadata of objects.
-const METADATA: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
-
-#[derive(Deserialize)]
-struct Page {
-    metadata: PageMetadata,
-    items: Vec<Item>,
-}
-
-#[derive(Deserialize)]
-struct PageMetadata {
-    #[serde(rename = "continue")]
-    next: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Item {
-    metadata: Named,
-}
-
-#[derive(Deserialize)]
-struct Named {
-    namespace: String,
-    name: String,
+    /// The names of the pods of a namespace that have all of these labels.
+    ///
+    /// # Errors
+    /// Where the API server gives no good answer.
+    pub async fn pods_selected(&self, namespace: &str, labels: &Labels) -> Result<Vec<ObjectName>, Error> {
+        if !is_name(namespace) {
+            return Err(Error::Name { name: namespace.into() });
+        }
+        let selector = labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
+        self.names(Call::get(Collection::PODS.within(namespace)).with("labelSelector", &selector)).await
+    }
 }
 
 impl ComponentPod {

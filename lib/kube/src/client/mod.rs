@@ -7,6 +7,7 @@
 mod access;
 mod call;
 mod error;
+mod pages;
 mod path;
 
 use std::time::Duration;

@@ -15,9 +15,6 @@ use underpass_core::{Kind, ObjectName};
 use super::{APPLY, ATTEMPTS, FIELD_MANAGER, MANAGED_BY};
 use crate::client::{Call, Client, Collection, Error, MAX_BYTES, is_name};
 
-/// Objects of one answer; their metadata alone is asked for.
-const PAGE: &str = "500";
-const METADATA: &str = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io,application/json";
 /// Labels by which an owner says who it is, where it is not the usual one.
 const OWNERS: [&str; 4] = [MANAGED_BY, "chart", "release", "app"];
 
@@ -159,22 +156,9 @@ impl Client {
     /// Where the API server gives no good answer.
     pub async fn names_of(&self, kind: Kind) -> Result<Vec<ObjectName>, Error> {
         let Some(collection) = Collection::of(kind).first() else { return Ok(Vec::new()) };
-        let (mut names, mut next) = (Vec::new(), String::new());
-        loop {
-            let call = Call::get(collection.all()).with("limit", PAGE).accept(METADATA);
-            let call = if next.is_empty() { call } else { call.with("continue", &next) };
-            let page: Page = match self.json(&call).await {
-                Ok(page) => page,
-                Err(e) if e.status() == Some(404) => return Ok(names),
-                Err(e) => return Err(e),
-            };
-            names.extend(
-                page.items.into_iter().map(|item| ObjectName::new(item.metadata.namespace, item.metadata.name)),
-            );
-            next = page.metadata.next.unwrap_or_default();
-            if next.is_empty() {
-                return Ok(names);
-            }
+        match self.names(Call::get(collection.all())).await {
+            Err(e) if e.status() == Some(404) => Ok(Vec::new()),
+            names => names,
         }
     }
 }
@@ -224,30 +208,6 @@ struct Condition {
     status: String,
     #[serde(default)]
     message: Arc<str>,
-}
-
-#[derive(Deserialize)]
-struct Page {
-    metadata: PageMetadata,
-    items: Vec<Item>,
-}
-
-#[derive(Deserialize)]
-struct PageMetadata {
-    #[serde(rename = "continue")]
-    next: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Item {
-    metadata: ItemMetadata,
-}
-
-#[derive(Deserialize)]
-struct ItemMetadata {
-    name: String,
-    #[serde(default)]
-    namespace: String,
 }
 
 impl From<Shape> for FoundDefinition {

@@ -7,10 +7,8 @@ use http::Method;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::{FIELD_MANAGER, MERGE};
 use crate::client::{Call, Client, Collection, Error, is_name};
-
-/// A patch whose nulls delete (RFC 7396).
-const MERGE: &str = "application/merge-patch+json";
 
 /// What became of the wish to change a label.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +67,7 @@ impl Client {
             _ => {}
         }
         let patch = json!({"metadata": {"resourceVersion": resource_version, "labels": {key: value}}});
-        let call = Call::new(Method::PATCH, path).body(MERGE, &patch)?;
+        let call = Call::new(Method::PATCH, path).with("fieldManager", FIELD_MANAGER).body(MERGE, &patch)?;
         self.json::<serde::de::IgnoredAny>(&call).await.map(|_| Labelled::Changed)
     }
 }

@@ -72,6 +72,10 @@ async fn each_pod_says_its_node_and_what_it_waits_for() {
     })
     .await;
     let found = fake.client().await.daemon_set(&ObjectName::new("mesh", "d")).await.unwrap().unwrap();
+    // 4 MiB are the largest answer: a pod may be of 80 KiB.
+    for seen in &fake.seen()[1..] {
+        assert_eq!(seen.parameter("limit"), Some("50"), "{}", seen.query);
+    }
     let expected = [
         ("n-1", None),
         ("n-2", Some("")),

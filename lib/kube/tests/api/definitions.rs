@@ -7,7 +7,6 @@ use std::sync::{
 
 use serde_json::{Value, json};
 use underpass_config::definitions::{self, Definition, VERSION_ANNOTATION};
-use underpass_core::{Kind, ObjectName};
 use underpass_kube::write::{AppliedDefinition, CaBundle, DefinitionState};
 
 use crate::fake::{Fake, Reply, Seen};
@@ -110,22 +109,6 @@ async fn a_definition_says_what_it_waits_for() {
     check(json!([{"type": "Established", "status": "True"}]), DefinitionState::Established).await;
     let taken = json!([{"type": "Established", "status": "False", "message": "no"}, {"type": "NamesAccepted", "status": "False", "message": "ap is taken"}]);
     check(taken, DefinitionState::Waiting("ap is taken".into())).await;
-}
-
-#[tokio::test]
-async fn objects_are_listed_whole() {
-    let fake = Fake::start(|seen: &Seen| {
-        assert!(seen.accept.contains("PartialObjectMetadataList"), "{}", seen.accept);
-        let (name, next) = if seen.parameter("continue").is_none() { ("a", "x") } else { ("b", "") };
-        Reply::json(
-            &json!({"metadata": {"continue": next}, "items": [{"metadata": {"name": name, "namespace": "shop"}}]}),
-        )
-    })
-    .await;
-    let names = fake.client().await.names_of(Kind::PeerAuthentication).await.unwrap();
-    assert_eq!(names, ["a", "b"].map(|name| ObjectName::new("shop", name)));
-    let absent = Fake::start(|_: &Seen| Reply::refuse(404, "NotFound", json!({}))).await;
-    assert!(absent.client().await.names_of(Kind::PeerAuthentication).await.unwrap().is_empty());
 }
 
 #[tokio::test]

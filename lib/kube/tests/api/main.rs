@@ -6,3 +6,4 @@ mod definitions;
 mod door;
 mod fake;
 mod leading;
+mod lists;
