@@ -31,14 +31,19 @@ impl Style {
     /// is that of a negative answer then.
     pub(crate) fn with_silent(self, mut output: Output, silent: &[String]) -> Output {
         for line in silent {
-            let line = format!("{} {}", self.colour.red("no answer:"), one_line(line));
             match self.format {
-                Format::Text | Format::Wide => output.text += &format!("{line}\n"),
-                Format::Json | Format::Yaml => complain(&line),
+                Format::Text | Format::Wide => output.text += &format!("{}\n", self.no_answer(line)),
+                Format::Json | Format::Yaml => complain(&self.no_answer(line)),
             }
             output.code = output::NO;
         }
         output
+    }
+
+    /// Coloured below a table alone: standard error gets every line escaped.
+    fn no_answer(self, line: &str) -> String {
+        let colour = if matches!(self.format, Format::Text | Format::Wide) { self.colour } else { Colour::Never };
+        format!("{} {}", colour.red("no answer:"), one_line(line))
     }
 
     /// The answer in the given format; `text` gets whether more columns are wanted, and colours.
@@ -119,6 +124,18 @@ mod tests {
         assert_eq!(terminal.draw("c\n"), "\u{1b}[Hc\u{1b}[K\n\u{1b}[J");
         let mut pipe = Screen { is_terminal: false, drawn: false };
         assert_eq!(pipe.draw("a\n") + &pipe.draw("b\n"), "a\n\nb\n");
+    }
+
+    #[test]
+    fn colours_stay_below_a_table() {
+        for (format, want) in [
+            (Format::Text, "\u{1b}[31;1mno answer:\u{1b}[0m n-1"),
+            (Format::Wide, "\u{1b}[31;1mno answer:\u{1b}[0m n-1"),
+            (Format::Json, "no answer: n-1"),
+            (Format::Yaml, "no answer: n-1"),
+        ] {
+            assert_eq!(Style { format, colour: Colour::Always }.no_answer("n-1"), want);
+        }
     }
 
     #[test]
