@@ -381,3 +381,38 @@ fn a_reader_that_stops_reading_is_no_error() {
     assert_eq!(output.status.code(), Some(0));
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+/// Policies may select a pod outside the mesh: nothing is judged there.
+#[test]
+fn policies_of_a_pod_outside_are_not_evaluated() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mesh.yaml");
+    let pod = |name: &str, mode: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, labels: {{istio.io/dataplane-mode: {mode}}}}}\nspec: {{nodeName: n-1}}\nstatus: {{phase: Running, podIPs: [{{ip: 10.0.0.{}}}]}}\n---\n",
+            name.len()
+        )
+    };
+    let deny = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: nothing, namespace: shop}\nspec: {}\n";
+    std::fs::write(&file, pod("in", "ambient") + &pod("out", "none") + deny).unwrap();
+    let run = |name: &str, format: &str| {
+        underpass(&["x", "authz", "check", name, "-n", "shop", "-o", format, "-f", file.to_str().unwrap()])
+    };
+    expect![[r#"
+        exit 0
+        ACTION  POLICY        APPLIES TO  RULES  NEEDS WAYPOINT  NOTES
+        ALLOW   shop/nothing  namespace   0      -               -
+    "#]]
+    .assert_eq(&shown(&run("in", "text")));
+    expect![[r#"
+        exit 0
+        ACTION  POLICY        APPLIES TO  RULES  NEEDS WAYPOINT  NOTES
+        ALLOW   shop/nothing  namespace   0      -               -
+        no policy is evaluated for a pod that is not in the mesh
+    "#]]
+    .assert_eq(&shown(&run("out", "text")));
+    for (name, in_mesh) in [("in", true), ("out", false)] {
+        let said: serde_json::Value = serde_json::from_slice(&run(name, "json").stdout).unwrap();
+        assert_eq!((&said[0]["in_mesh"], &said[0]["name"]), (&in_mesh.into(), &"nothing".into()), "{said}");
+    }
+}

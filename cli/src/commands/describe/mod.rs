@@ -111,7 +111,8 @@ pub(crate) fn experimental(args: &Experimental) -> Result<Output, CliError> {
         ExperimentalCommand::Authz(Authz { command: AuthzCommand::Check(one) }) => {
             let (source, named) = one.open()?;
             let pod = named.find(|name| source.describe_pod(name))?;
-            Style::new(one.output).render(&pod.policies, |_, colour| text::policies(&pod.policies, colour))
+            let policies = text::judging(&pod);
+            Style::new(one.output).render(&policies, |_, colour| text::policies(&pod, colour))
         }
     }
 }

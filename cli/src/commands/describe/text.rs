@@ -10,6 +10,9 @@ use crate::{
     table::{Cell, Table, Tone, list},
 };
 
+/// Said of a pod outside the mesh, also where policies select it.
+const NOT_EVALUATED: &str = "no policy is evaluated for a pod that is not in the mesh";
+
 /// Lines of a subject and what is said of it.
 struct Lines {
     out: String,
@@ -54,7 +57,7 @@ pub(super) fn pod(p: &PodDescription, colour: Colour) -> String {
     mtls(&mut lines, p);
     judged_by(&mut lines, &p.policies);
     if !w.in_mesh && !p.policies.is_empty() {
-        lines.say("", Tone::Bad, "no policy is evaluated for a pod that is not in the mesh");
+        lines.say("", Tone::Bad, NOT_EVALUATED);
     }
     lines.out
 }
@@ -131,9 +134,23 @@ pub(super) fn service(s: &ServiceDescription, colour: Colour) -> String {
     lines.out
 }
 
-pub(super) fn policies(all: &[Policy], colour: Colour) -> String {
+/// A policy that selects a pod.
+#[derive(Debug, Serialize)]
+pub(super) struct Judging<'a> {
+    /// Else it is not evaluated for this pod.
+    in_mesh: bool,
+    #[serde(flatten)]
+    policy: &'a Policy,
+}
+
+pub(super) fn judging(p: &PodDescription) -> Vec<Judging<'_>> {
+    p.policies.iter().map(|policy| Judging { in_mesh: p.workload.in_mesh, policy }).collect()
+}
+
+pub(super) fn policies(p: &PodDescription, colour: Colour) -> String {
     let mut table = Table::new(&["ACTION", "POLICY", "APPLIES TO", "RULES", "NEEDS WAYPOINT", "NOTES"]);
-    for p in all {
+    let in_mesh = p.workload.in_mesh;
+    for p in &p.policies {
         let dry_run = if p.dry_run { " (dry run)" } else { "" };
         table.row(vec![
             Cell::from(format!("{}{dry_run}", p.action)),
@@ -144,7 +161,11 @@ pub(super) fn policies(all: &[Policy], colour: Colour) -> String {
             Cell::from(p.notes.join("; ")),
         ]);
     }
-    table.text(colour, "no AuthorizationPolicy selects it: every caller is allowed")
+    let mut out = table.text(colour, "no AuthorizationPolicy selects it: every caller is allowed");
+    if !in_mesh {
+        out += &format!("{}\n", Tone::Bad.paint(colour, NOT_EVALUATED));
+    }
+    out
 }
 
 /// What one port of a pod accepts.
