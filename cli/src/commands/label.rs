@@ -2,13 +2,13 @@
 
 use clap::Subcommand;
 use underpass_core::enrol::DATAPLANE_MODE;
-use underpass_kube::{client::Error, write::Labelled};
+use underpass_kube::write::Labelled;
 
 use crate::{
     agents::{connect, runtime},
     args::Cluster,
     error::CliError,
-    output::{Output, one_line},
+    output::{FAILED, Output, complain, one_line},
 };
 
 /// The value that puts pods into the mesh.
@@ -54,14 +54,20 @@ pub(crate) fn run(args: &Label) -> Result<Output, CliError> {
     let value = (!args.remove).then_some(AMBIENT);
     runtime()?.block_on(async {
         let client = connect(&args.cluster).await?;
-        let mut out = String::new();
+        let mut output = Output::ok(String::new());
         for name in &args.names {
             let done = client.label_namespace(name, DATAPLANE_MODE, value, args.overwrite).await;
-            let done =
-                done.map_err(|source: Error| CliError::api_server(source, "get and patch namespaces".to_owned()))?;
-            out += &format!("namespace/{} {}\n", one_line(name), outcome(name, &done, args.remove)?);
+            let done = done.map_err(|source| CliError::api_server(source, "get and patch namespaces".to_owned()));
+            match done.and_then(|done| outcome(name, &done, args.remove)) {
+                Ok(says) => output.text += &format!("namespace/{} {says}\n", one_line(name)),
+                // What is done to the others is done.
+                Err(e) => {
+                    complain(&format!("error: {e}"));
+                    output.code = FAILED;
+                }
+            }
         }
-        Ok(Output::ok(out))
+        Ok(output)
     })
 }
 

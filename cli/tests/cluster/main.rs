@@ -321,6 +321,25 @@ fn a_namespace_gets_the_label() {
     assert_eq!(removed.written(), patch(Value::Null));
 }
 
+/// What was done is told, also where something else was not.
+#[test]
+fn of_several_namespaces_each_outcome_is_told() {
+    let namespace = |name: &str| json!({"metadata": {"name": name, "resourceVersion": "7"}});
+    let of = |name: &str| format!("/api/v1/namespaces/{name}");
+    let cluster = Cluster::start().object(&of("a"), namespace("a")).object(&of("c"), namespace("c"));
+    cluster.check(
+        &["label", "namespace", "a", "b", "c"],
+        &expect![[r#"
+        exit 1
+        namespace/a labeled
+        namespace/c labeled
+        ! error: there is no namespace b
+    "#]],
+    );
+    let written: Vec<String> = cluster.written().into_iter().map(|(what, _)| what).collect();
+    assert_eq!(written, ["a", "c"].map(|name| format!("PATCH {}", of(name))));
+}
+
 #[test]
 fn without_agent_and_cluster_both_are_named() {
     let output = support::command(&["status"]).output().unwrap();
