@@ -320,8 +320,9 @@ fn refused_handshakes_are_shown(agent: &Agent, of_a: SocketAddr, to: &str) {
 
 #[test]
 fn from_a_manifest_to_an_open_connection() {
+    let far = pod("far", "10.0.0.8", "").replace("node-1", "node-9");
     let manifests = [("a.yaml", pod("a", A, AMBIENT)), ("b.yaml", pod("b", B, AMBIENT)), ("z.yaml", pod("z", Z, ""))];
-    let agent = Agent::start(&manifests);
+    let agent = Agent::start(&[&manifests[..], &[("far.yaml", far)]].concat());
     assert_eq!(agent.destinations(), 2, "a and b, and not z");
     agent.echo(B);
     let (of_a, of_b) = (agent.enrolled("a", A, 1), agent.enrolled("b", B, 2));
@@ -334,6 +335,8 @@ fn from_a_manifest_to_an_open_connection() {
     let identities: Vec<_> = certificates.iter().filter_map(|c| c["identity"].as_str()).collect();
     assert_eq!(identities, ["a", "b"].map(|n| format!("spiffe://cluster.local/ns/default/sa/{n}")));
 
+    let pods = |query: &str| agent.ask(&format!("/workloads{query}")).as_array().map(Vec::len);
+    assert_eq!(["", "?node=node-1", "?node=node-9"].map(pods), [Some(4), Some(3), Some(1)]);
     let described = agent.ask("/describe/pod?name=default/a");
     assert!(described["state"].is_object() && described["mtls"]["mode"] == "PERMISSIVE", "{described:#}");
     assert_eq!(agent.ask("/status")["control_plane"], Value::Null, "it reads manifests");

@@ -48,14 +48,23 @@ impl Source {
         }
     }
 
-    /// Of a cluster every agent is asked: each knows the state of its own pods alone.
+    /// Of a cluster every agent is asked for the pods of its own node, whose state it alone knows, and one of them for all others.
     pub(crate) fn workloads(&self) -> Result<Found<Workload>, CliError> {
         match self {
             Self::Agents(Agents::Local(agent)) => agent.get("/workloads").map(Found::whole),
             Self::Agents(Agents::Cluster(fleet)) => {
-                let (answers, silent) = fleet.every::<Vec<Workload>>("/workloads")?.split()?;
-                let answers = answers.into_iter().map(|(agent, said)| (agent.node, said));
-                Ok(Found { all: merge(answers), silent })
+                if fleet.node().is_some() {
+                    return fleet.any("/workloads").map(Found::whole);
+                }
+                let own = |node: &str| format!("/workloads?node={}", encode_query(node));
+                let (answers, mut silent) = fleet.every_by::<Vec<Workload>>(own)?.split()?;
+                let agents: Vec<_> = answers.iter().map(|(agent, _)| agent.clone()).collect();
+                let whole = fleet.any_of(&agents, "/workloads").unwrap_or_else(|e| {
+                    silent.push(e.to_string());
+                    Vec::new()
+                });
+                let own = answers.into_iter().map(|(agent, said)| (agent.node, said));
+                Ok(Found { all: merge(own, whole), silent })
             }
             Self::Manifests(model) => Ok(Found::whole(view::workloads(model.world()))),
         }
@@ -69,12 +78,12 @@ impl Source {
     }
 
     /// Agents of a cluster have no PeerAuthentications: those are the API server's.
-    pub(crate) fn policies(&self, mesh: &Mesh) -> Result<Found<Policy>, CliError> {
+    pub(crate) fn policies(&self) -> Result<Found<Policy>, CliError> {
         match self {
             Self::Agents(Agents::Local(agent)) => agent.get("/policies").map(Found::whole),
             Self::Agents(Agents::Cluster(fleet)) => {
                 let mut found = Found::whole(fleet.any("/policies")?);
-                match fleet.peer_authentications(mesh.settings()) {
+                match fleet.peer_authentications() {
                     Ok(more) => found.all.extend(more),
                     Err(e) => found.silent.push(e.to_string()),
                 }
@@ -123,16 +132,13 @@ impl Source {
     }
 }
 
-/// What agents say of pods, by name, each agent with its node: of a pod the word of its own node, else any.
-fn merge(answers: impl Iterator<Item = (Arc<str>, Vec<Workload>)>) -> Vec<Workload> {
+/// What agents say of pods, by name: of a pod the word of its own node's agent, else what all of them know.
+fn merge(own: impl Iterator<Item = (Arc<str>, Vec<Workload>)>, whole: Vec<Workload>) -> Vec<Workload> {
     let mut all: BTreeMap<(String, String), Workload> = BTreeMap::new();
-    for (node, said) in answers {
-        for w in said {
-            let key = (w.namespace.clone(), w.name.clone());
-            if w.node.as_deref() == Some(&*node) || !all.contains_key(&key) {
-                all.insert(key, w);
-            }
-        }
+    // An agent of another version may tell more than it is asked for.
+    let own = own.flat_map(|(node, said)| said.into_iter().filter(move |w| w.node.as_deref() == Some(&*node)));
+    for w in own.chain(whole) {
+        all.entry((w.namespace.clone(), w.name.clone())).or_insert(w);
     }
     all.into_values().collect()
 }
@@ -191,20 +197,15 @@ mod tests {
 
     #[test]
     fn each_pod_is_as_its_own_node_says() {
-        let first =
-            vec![workload("b/x", "n-1", Some("enrolled")), workload("a/y", "n-2", None), workload("a/z", "n-3", None)];
-        let second = vec![
-            workload("b/x", "n-1", None),
-            workload("a/y", "n-2", Some("waiting")),
-            workload("c/new", "n-2", Some("waiting")),
-        ];
-        for answers in [[("n-1", &first), ("n-2", &second)], [("n-2", &second), ("n-1", &first)]] {
-            let merged = merge(answers.into_iter().map(|(node, said)| (node.into(), said.clone())));
-            let said: Vec<String> = merged
-                .iter()
-                .map(|w| format!("{}/{} {}", w.namespace, w.name, w.state.as_ref().map_or("-", |s| &s.state)))
-                .collect();
-            assert_eq!(said, ["a/y waiting", "a/z -", "b/x enrolled", "c/new waiting"]);
-        }
+        let (first, second) = (
+            vec![workload("b/x", "n-1", Some("enrolled")), workload("a/y", "n-2", None)],
+            vec![workload("a/y", "n-2", Some("waiting")), workload("c/new", "n-2", Some("waiting"))],
+        );
+        let whole = vec![workload("b/x", "n-1", None), workload("a/y", "n-2", None), workload("a/z", "n-3", None)];
+        let said: Vec<String> = merge([("n-1".into(), first), ("n-2".into(), second)].into_iter(), whole)
+            .iter()
+            .map(|w| format!("{}/{} {}", w.namespace, w.name, w.state.as_ref().map_or("-", |s| &s.state)))
+            .collect();
+        assert_eq!(said, ["a/y waiting", "a/z -", "b/x enrolled", "c/new waiting"]);
     }
 }

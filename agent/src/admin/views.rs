@@ -22,11 +22,11 @@ use crate::{
     pods::PodStatus,
 };
 
-/// Adds `GET /status`, `/workloads`, `/services`, `/policies`, `/config`, `/certificates`, `/connections/refused`,
+/// Adds `GET /status`, `/workloads` (`?node=`: of one node), `/services`, `/policies`, `/config`, `/certificates`, `/connections/refused`,
 /// `/explain?source=&destination=`, `/describe/pod?name=` and `/describe/service?name=`.
 pub(super) fn routes(router: Router, view: &View) -> Router {
     let router = shown(router, "/status", view, |view, _| Response::json(&status(view)));
-    let router = shown(router, "/workloads", view, |view, _| Response::json(&workloads(view)));
+    let router = shown(router, "/workloads", view, |view, request| Response::json(&workloads(view, request)));
     let router = shown(router, "/services", view, |view, _| Response::json(&view::services(&view.world())));
     let router = shown(router, "/policies", view, |view, _| Response::json(&policies(view)));
     let router = shown(router, "/config", view, |view, _| Response::json(&view.settings.borrow().view()));
@@ -129,10 +129,13 @@ fn state(here: &[PodStatus], name: &str) -> Option<PodState> {
     Some(PodState { state: pod.state.to_owned(), problem: pod.problem.clone() })
 }
 
-/// Every pod of the World; those of this node with their state.
-fn workloads(view: &View) -> Vec<view::Workload> {
+/// Every pod of the World, or those of the node that `node=NAME` names; those of this node with their state.
+fn workloads(view: &View, request: &Request) -> Vec<view::Workload> {
     let here = view.pods.status();
     let mut all = view::workloads(&view.world());
+    if let Some(node) = request.query("node") {
+        all.retain(|w| w.node.as_deref() == Some(node));
+    }
     all.iter_mut().for_each(|w| w.state = state(&here, &format!("{}/{}", w.namespace, w.name)));
     all
 }

@@ -1,25 +1,23 @@
 //! The agents of a cluster: found by their label, one a node, and asked through the API server's port-forward to the admin API on
 //! their node's loopback.
 //!
-//! What must hold: every agent is asked at the same time and for a bounded time, so that one which is slow or dead delays the others by
-//! that much at most; and it is named.
+//! What must hold: many agents are asked at the same time, and each for a bounded time, so that one which is slow or dead delays the
+//! others by that much at most; and it is named.
+
+mod peer_authentications;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::de::DeserializeOwned;
-use tokio::{runtime::Runtime, task::JoinSet, time::timeout};
-use underpass_core::{Kind, ObjectName, resolve::Model, world::MeshSettings};
+use tokio::{runtime::Runtime, time::timeout};
+use underpass_core::ObjectName;
 use underpass_kube::{Access, Client, client::Error, pods::ComponentPod};
-use underpass_telemetry::admin::{
-    ClientError, json_over,
-    view::{self, Policy, Workload},
-};
+use underpass_telemetry::admin::{ClientError, json_over, view::Workload};
 
-use super::local::runtime;
+use super::{at_once::at_once, local::runtime};
 use crate::{
     args::{Cluster, Way},
     error::CliError,
-    live,
 };
 
 /// The label of agents.
@@ -99,16 +97,6 @@ impl Fleet {
         self.client.namespace()
     }
 
-    /// The PeerAuthentications of the cluster, which its agents know by their effect alone.
-    pub(crate) fn peer_authentications(&self, settings: MeshSettings) -> Result<Vec<Policy>, CliError> {
-        let objects = self.runtime.block_on(live::objects(&self.client))?;
-        let mut model = Model::empty(settings);
-        model.apply(&objects.batch);
-        let mut all = view::policies(model.world(), model.sources());
-        all.retain(|policy| policy.kind == Kind::PeerAuthentication.as_str());
-        Ok(all)
-    }
-
     /// That a change cannot be made from here, and how it can.
     pub(crate) fn read_only(&self, command: String) -> CliError {
         let agents = match self.runtime.block_on(self.agents()) {
@@ -126,18 +114,25 @@ impl Fleet {
         self.runtime.block_on(self.pods(CONTROL))
     }
 
-    /// Asks every agent at once, or the one of the node that is named.
+    /// Asks every agent, or the one of the node that is named.
     pub(crate) fn every<T: DeserializeOwned + Send + 'static>(&self, path: &str) -> Result<Every<T>, CliError> {
+        self.every_by(|_| path.to_owned())
+    }
+
+    /// The same, with the path that is for a node.
+    pub(crate) fn every_by<T: DeserializeOwned + Send + 'static>(
+        &self,
+        path: impl Fn(&str) -> String,
+    ) -> Result<Every<T>, CliError> {
         self.runtime.block_on(async {
-            let mut asking = JoinSet::new();
-            for agent in self.agents().await? {
-                let (client, path) = (self.client.clone(), path.to_owned());
-                asking.spawn(async move {
+            let asking = at_once(self.agents().await?, |agent| {
+                let (client, path) = (self.client.clone(), path(&agent.node));
+                async move {
                     let said = ask(&client, &agent, &path).await;
                     (agent, said)
-                });
-            }
-            let mut all = asking.join_all().await;
+                }
+            });
+            let mut all = asking.await;
             all.sort_by(|(a, _), (b, _)| a.node.cmp(&b.node));
             Ok(Every(all))
         })
@@ -146,6 +141,11 @@ impl Fleet {
     /// Asks any agent, or the one of the node that is named: for what all of them say alike.
     pub(crate) fn any<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
         self.runtime.block_on(async { self.first(&self.agents().await?, path).await })
+    }
+
+    /// Asks any of these agents, for what all of them say alike.
+    pub(crate) fn any_of<T: DeserializeOwned>(&self, agents: &[AgentPod], path: &str) -> Result<T, CliError> {
+        self.runtime.block_on(self.first(agents, path))
     }
 
     /// Asks the agent of the node that has this pod, namespace/name or an address; any one, where no pod is known by it.

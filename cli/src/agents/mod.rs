@@ -1,6 +1,7 @@
 //! The agents that a command asks: the one of this node, or those of a cluster. Which of the two is decided in one place, by
 //! flags first, then by the environment, then by what is there.
 
+mod at_once;
 mod fleet;
 mod local;
 

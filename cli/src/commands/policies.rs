@@ -14,7 +14,7 @@ use crate::{
 pub(crate) fn run(args: &Listing) -> Result<Output, CliError> {
     let source = Source::open(&args.from)?;
     show::run(args.shown, |style| {
-        let Found { mut all, silent } = source.policies(&args.from.mesh)?;
+        let Found { mut all, silent } = source.policies()?;
         args.only.keep(&mut all, |p| &p.namespace);
         Ok(style.with_silent(style.render(&all, |wide, colour| text(&all, wide, colour))?, &silent))
     })

@@ -5,7 +5,10 @@ mod fake;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::time::Instant;
+use std::{
+    sync::{Arc, Mutex},
+    time::Instant,
+};
 
 use expect_test::expect;
 use serde_json::{Value, json};
@@ -30,8 +33,8 @@ fn status(node: &str) -> Value {
     })
 }
 
-/// Every agent knows both pods, and the state of its own.
-fn workloads(node: &str) -> Value {
+/// Every agent knows all pods, and the state of its own.
+fn workloads(node: &str) -> Vec<Workload> {
     let pod = |name: &str, of: &str, address: &str| Workload {
         namespace: "shop".into(),
         name: name.into(),
@@ -43,12 +46,24 @@ fn workloads(node: &str) -> Value {
         ready: true,
         state: (of == node).then(|| PodState { state: "enrolled".into(), problem: None }),
     };
-    serde_json::to_value([pod("web", "node-1", "10.0.1.2"), pod("cart", "node-2", "10.0.2.2")]).unwrap()
+    vec![pod("web", "node-1", "10.0.1.2"), pod("cart", "node-2", "10.0.2.2")]
+}
+
+/// The answers to `/workloads`, of all pods or those of a node.
+fn pods(router: Router, all: Vec<Workload>) -> Router {
+    router.route(Method::GET, "/workloads", move |request| {
+        let node = request.query("node");
+        let asked: Vec<&Workload> = all.iter().filter(|w| node.is_none() || w.node.as_deref() == node).collect();
+        std::future::ready(Response::json(&asked))
+    })
 }
 
 fn agent(node: &'static str) -> Port {
     let router = answers(Router::new(), "/status", status(node));
-    let router = answers(router, "/workloads", workloads(node));
+    let router = pods(router, workloads(node));
+    let root = json!([{"name": "root-namespace", "values": ["mesh-root"], "source": "flag", "live": true}]);
+    let router =
+        answers(router, "/config", json!({"file": null, "settings": root, "needs_restart": [], "problem": null}));
     let certificates = json!([{"identity": format!("spiffe://cluster.local/ns/shop/sa/{}", if node == "node-1" { "web" } else { "cart" }),
         "state": "valid", "serial": node, "not_before_unix_s": null, "not_after_unix_s": null, "issuer": null, "error": null}]);
     let router = answers(router, "/certificates", certificates);
@@ -134,20 +149,70 @@ fn each_view_has_all_nodes() {
     assert_eq!(cluster.output(&["status"]).status.code(), Some(0));
 }
 
+/// A pod moves from its own agent once, and those of nodes without one are in the one whole answer.
+#[test]
+fn one_agent_tells_the_pods_that_no_agent_has() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let agent = |node: &'static str| {
+        let mut all = workloads(node);
+        all.push(Workload { name: "far".into(), node: Some("node-9".into()), state: None, ..all[0].clone() });
+        let asked = Arc::clone(&asked);
+        let router = Router::new().route(Method::GET, "/workloads", move |request| {
+            let of = request.query("node").map(str::to_owned);
+            let said: Vec<_> = all.iter().filter(|w| of.is_none() || w.node == of).cloned().collect();
+            asked.lock().unwrap().push((node, of, said.len()));
+            std::future::ready(Response::json(&said))
+        });
+        Port::Serves(router)
+    };
+    let cluster = Cluster::start().agent("node-1", agent("node-1")).agent("node-2", agent("node-2"));
+    cluster.check(
+        &["workloads"],
+        &expect![[r#"
+        exit 0
+        NAMESPACE  NAME  NODE    ADDRESSES  READY  MESH  STATE
+        shop       cart  node-2  10.0.2.2   yes    yes   enrolled
+        shop       far   node-9  10.0.1.2   yes    yes   -
+        shop       web   node-1  10.0.1.2   yes    yes   enrolled
+    "#]],
+    );
+    let mut asked = std::mem::take(&mut *asked.lock().unwrap());
+    asked.sort();
+    let of = |node: &str| Some(node.to_owned());
+    assert_eq!(asked, [("node-1", None, 3), ("node-1", of("node-1"), 1), ("node-2", of("node-2"), 1)]);
+}
+
 /// Agents know the effect of a PeerAuthentication, and not the object.
 #[test]
 fn peer_authentications_are_the_api_servers() {
     let path = "/apis/security.istio.io/v1/peerauthentications";
-    let strict = json!({"metadata": {"name": "strict", "namespace": "shop", "resourceVersion": "3"}, "spec": {"mtls": {"mode": "STRICT"}}});
-    let list = json!({"metadata": {"resourceVersion": "7"}, "items": [strict]});
-    let cluster = two_nodes().object(path, list);
+    let policy = |namespace: &str, name: &str, selector: Value| json!({"metadata": {"name": name, "namespace": namespace, "resourceVersion": "3"}, "spec": {"mtls": {"mode": "STRICT"}, "selector": selector}});
+    let cart = json!({"matchLabels": {"app": "cart"}});
+    let items = json!([
+        policy("shop", "strict", Value::Null),
+        policy("shop", "cart", cart.clone()),
+        policy("other", "cart", Value::Null),
+        // the agents' root namespace, and the default of it
+        policy("mesh-root", "all", Value::Null),
+        policy("mesh-root", "ignored", cart),
+        policy("istio-system", "few", Value::Null),
+    ]);
+    // One of the two pods is the mesh's.
+    let labelled = json!([{"metadata": {"name": "cart", "namespace": "shop"}}, {"metadata": {"name": "alien", "namespace": "shop"}}]);
+    let list = |items: Value| json!({"metadata": {"resourceVersion": "7"}, "items": items});
+    let cluster = two_nodes().object(path, list(items)).object("/api/v1/namespaces/shop/pods", list(labelled));
     cluster.check(
         &["policies"],
         &expect![[r#"
-        exit 0
-        NAMESPACE  KIND                NAME    ACTION  APPLIES TO  SELECTS  NEEDS WAYPOINT
-        shop       PeerAuthentication  strict  STRICT  namespace   0        -
-    "#]],
+            exit 0
+            NAMESPACE     KIND                NAME     ACTION  APPLIES TO         SELECTS  NEEDS WAYPOINT
+            istio-system  PeerAuthentication  few      STRICT  namespace          0        -
+            mesh-root     PeerAuthentication  all      STRICT  mesh               2        -
+            mesh-root     PeerAuthentication  ignored  STRICT  selector app=cart  0        -
+            other         PeerAuthentication  cart     STRICT  namespace          0        -
+            shop          PeerAuthentication  cart     STRICT  selector app=cart  1        -
+            shop          PeerAuthentication  strict   STRICT  namespace          2        -
+        "#]],
     );
     let unreadable = two_nodes().object(path, json!("no list"));
     let output = unreadable.output(&["policies"]);
@@ -217,7 +282,7 @@ fn who_does_not_answer_is_named() {
         NAMESPACE  NAME  NODE    ADDRESSES  READY  MESH  STATE
         shop       cart  node-2  10.0.2.2   yes    yes   enrolled
         shop       web   node-1  10.0.1.2   yes    yes   enrolled
-        no answer: node node-3: agent underpass-system/underpass-agent-of-node-3: GET /workloads on agent underpass-system/underpass-agent-of-node-3 on node-3: connection error: dial tcp4 127.0.0.1:15000: connect: connection refused; see kubectl logs -n underpass-system underpass-agent-of-node-3
+        no answer: node node-3: agent underpass-system/underpass-agent-of-node-3: GET /workloads?node=node-3 on agent underpass-system/underpass-agent-of-node-3 on node-3: connection error: dial tcp4 127.0.0.1:15000: connect: connection refused; see kubectl logs -n underpass-system underpass-agent-of-node-3
         no answer: node node-4: agent underpass-system/underpass-agent-of-node-4: GET /api/v1/namespaces/underpass-system/pods/underpass-agent-of-node-4/portforward: 403 Forbidden: pods "underpass-agent-of-node-4" is forbidden: User "tester" cannot create resource "pods/portforward"; asking an agent needs the right to create and get pods/portforward in namespace underpass-system; or type kubectl exec -n underpass-system underpass-agent-of-node-4 -- underpass ...
         no answer: node node-5: agent underpass-system/underpass-agent-new: it does not run: no such image; see kubectl describe pod -n underpass-system underpass-agent-new
     "#]]);

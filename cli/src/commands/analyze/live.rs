@@ -1,6 +1,6 @@
 //! What a check knows of a cluster.
 
-use underpass_core::ObjectName;
+use underpass_core::{Kind, ObjectName};
 use underpass_door::Update;
 
 use crate::{
@@ -22,7 +22,7 @@ impl Live {
     pub(super) fn read(cluster: &Cluster) -> Result<Self, CliError> {
         runtime()?.block_on(async {
             let client = connect(cluster).await?;
-            let update = live::objects(&client).await?;
+            let update = live::objects(&client, Kind::ALL).await?;
             let accounts = client.service_accounts().await;
             let accounts =
                 accounts.map_err(|e| CliError::api_server(e, "list service accounts of every namespace".to_owned()))?;
