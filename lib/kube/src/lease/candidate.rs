@@ -27,7 +27,10 @@ use k8s_openapi::{api::coordination::v1::LeaseSpec, apimachinery::pkg::apis::met
 pub(super) const LEASE: Duration = Duration::from_secs(15);
 /// Its holder goes by it for this long.
 pub(super) const HOLD: Duration = Duration::from_secs(10);
-/// The pause between two renewals.
+/// The longest time for one call. A leader whose renewal hangs tries once more before it has to give way, and that one may take as
+/// long.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// From one renewal to the next.
 pub(super) const RENEW: Duration = Duration::from_secs(4);
 /// The pause between two looks at another one's record, and after a failure.
 pub(super) const RETRY: Duration = Duration::from_secs(2);
@@ -145,7 +148,8 @@ impl Candidate {
                 self.hear(&record.spec, now);
                 self.until = asked.checked_add(HOLD);
                 self.known = Known::Record(record);
-                RENEW
+                // An answer that was slow in coming puts nothing off: what it grants counts from the question on.
+                RENEW.saturating_sub(now.saturating_duration_since(asked))
             }
             Answer::Refused => {
                 self.known = Known::Nothing;

@@ -14,7 +14,7 @@ use std::{
     collections::hash_map::RandomState,
     hash::BuildHasher as _,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
 use http::Method;
@@ -24,14 +24,11 @@ use serde_json::json;
 use tokio::{sync::watch, time::timeout};
 use underpass_core::ObjectName;
 
-use self::candidate::{Answer, Candidate, Record, Request};
+use self::candidate::{Answer, Candidate, PATIENCE, Record, Request};
 use crate::{
     client::{Call, Client, Collection, Error, MAX_BYTES, is_name},
     write::{FIELD_MANAGER, MANAGED_BY, MERGE},
 };
-
-/// The longest time for one call: a leader whose renewal hangs can try again before it has to give way.
-const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Whether this replica leads. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -130,6 +130,30 @@ fn who_is_not_heard_gives_way_in_time() {
     assert_eq!(a.until(), Some(asked + HOLD));
 }
 
+/// As `Election::run` does: the question, an answer within [`PATIENCE`] or none, the pause.
+#[test]
+fn a_renewal_that_hangs_is_tried_once_more_in_full_before_giving_way() {
+    for slow in [Duration::ZERO, Duration::from_millis(700), PATIENCE] {
+        let (mut scene, mut a) = (Scene::new(), candidate("a"));
+        let asked = scene.at(0);
+        a.take(Answer::Is(None), asked, asked);
+        let request = a.next(asked, SystemTime::UNIX_EPOCH);
+        let granted = scene.serve(request);
+        let mut now = asked + slow;
+        now += a.take(granted, asked, now);
+        for _ in 0..2 {
+            let request = a.next(now, SystemTime::UNIX_EPOCH);
+            assert!(matches!(request, Request::Write { .. }), "{request:?}");
+            assert!(a.until().is_some_and(|until| now + PATIENCE <= until), "{slow:?}: too late {:?} on", now - asked);
+            let hung = now;
+            now += PATIENCE;
+            now += a.take(Answer::Failed, hung, now);
+        }
+        a.next(now, SystemTime::UNIX_EPOCH);
+        assert!(a.until().is_none(), "{slow:?}: it gives way {:?} on", now - asked);
+    }
+}
+
 #[test]
 fn a_renewal_whose_answer_was_lost_is_its_own() {
     let (mut scene, mut a) = (Scene::new(), candidate("a"));
