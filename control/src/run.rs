@@ -152,13 +152,12 @@ async fn start(config: &Config, mut stopping: watch::Receiver<bool>) -> Result<(
     tasks.push(SupervisedTask::spawn("the accepting of the API server's connections", accepting));
     let reviews = admission::serve(connections, config.mesh(), &registry);
     tasks.push(SupervisedTask::spawn("admission", reviews));
-    let keeping = admission::webhook::keep(client.clone(), authority.clone(), config.admission_webhook.clone());
-    tasks.push(SupervisedTask::spawn("the keeper of the webhook's roots", keeping));
     let (acceptor, renewing) = serving.start(authority.clone(), Protocol::H2)?;
     tasks.push(SupervisedTask::spawn("the renewal of the serving certificate", renewing));
 
     let counters = Arc::new(Counters::default());
     metrics::measure(&registry, &counters, authority.clone());
+    let webhook_authority = authority.clone();
     let known = Known::new(sources.clone(), placed, client.clone());
     let (settings, agents, lifetime) = (config.mesh(), config.agents(), config.certificate_lifetime);
     let counted = Counted::new(&registry);
@@ -168,6 +167,13 @@ async fn start(config: &Config, mut stopping: watch::Receiver<bool>) -> Result<(
     let (leadership, released, electing) =
         leader::elect(client.clone(), &config.namespace, &registry, stopping.clone());
     tasks.push(SupervisedTask::spawn("the election of the leader", electing));
+    let keeping = admission::webhook::keep(
+        client.clone(),
+        webhook_authority,
+        config.admission_webhook.clone(),
+        leadership.clone(),
+    );
+    tasks.push(SupervisedTask::spawn("the keeper of the webhook's roots", keeping));
     let writer = status::Writer::new(client.clone(), leadership, sources, (reports, DOOR), &registry);
     tasks.push(SupervisedTask::spawn("the writer of the status of policies", writer.run()));
     let (connections, accepting) = incoming::accept(listener, acceptor);

@@ -19,11 +19,11 @@ use http_body_util::BodyExt as _;
 
 pub use self::{
     access::{Access, ConnectError},
-    error::Error,
+    error::{Error, Status},
 };
 pub(crate) use self::{
     call::Call,
-    error::{Status, one_line},
+    error::one_line,
     path::{Collection, is_name},
 };
 

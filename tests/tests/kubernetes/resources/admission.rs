@@ -36,6 +36,12 @@ fn bundle(kubectl: &Kubectl) -> Result<Option<String>> {
     Ok(found["webhooks"][0]["clientConfig"]["caBundle"].as_str().map(str::to_owned))
 }
 
+/// How often the lease of the control plane's replicas has changed hands.
+fn transitions(kubectl: &Kubectl) -> Result<u64> {
+    let lease = kubectl.get(&["lease", "underpass-control", "-n", cluster::NAMESPACE])?;
+    lease["spec"]["leaseTransitions"].as_u64().with_context(|| format!("no transitions: {lease}"))
+}
+
 fn says(outcome: &Result<String>) -> String {
     outcome.as_ref().err().map(|error| format!("{error:#}")).unwrap_or_default()
 }
@@ -80,8 +86,12 @@ pub(crate) fn refuses_what_the_door_would_not_serve(lab: &Lab) -> Result<()> {
     let without = r#"[{"op": "remove", "path": "/webhooks/0/clientConfig/caBundle"}]"#;
     kubectl.run(&["patch", "validatingwebhookconfiguration", "underpass", "--type", "json", "-p", without])?;
     ensure!(bundle(&kubectl)?.is_none());
+    let before = transitions(&kubectl)?;
     cluster.control.start()?;
     wait_until("the roots of the webhook", || Ok(bundle(&kubectl)?.is_some()))?;
+    // The one that was killed could not give the lease back: nothing was written before it was taken over.
+    let after = transitions(&kubectl)?;
+    ensure!(after > before, "written without the lease: {before} transitions, then {after}");
     let worse = "{rules: [{to: [{operation: {ports: [http, https]}}]}]}";
     wait_until("the webhook to be asked", || {
         Ok(says(&apply(&policy("shop", worse), &["--dry-run=server"])).contains("denied the request"))
