@@ -150,7 +150,7 @@ async fn start(config: &Config, mut stopping: watch::Receiver<bool>) -> Result<(
     tasks.push(SupervisedTask::spawn("the renewal of the webhook's certificate", renewing));
     let (connections, accepting) = incoming::accept(webhook, reviewing);
     tasks.push(SupervisedTask::spawn("the accepting of the API server's connections", accepting));
-    let reviews = admission::serve(connections, config.mesh(), &registry);
+    let reviews = admission::serve(connections, incoming::peer, config.mesh(), &registry);
     tasks.push(SupervisedTask::spawn("admission", reviews));
     let (acceptor, renewing) = serving.start(authority.clone(), Protocol::H2)?;
     tasks.push(SupervisedTask::spawn("the renewal of the serving certificate", renewing));

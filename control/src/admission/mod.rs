@@ -18,11 +18,11 @@ use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
 };
 use underpass_core::world::MeshSettings;
 use underpass_telemetry::{
-    admin::{Limits, Method, Request, Response, Router, StatusCode, serve_accepted},
+    admin::{Limits, Method, Peer, Request, Response, Router, StatusCode, serve_accepted},
     metrics::{Family, IntCounterVec, Registry},
 };
 
@@ -38,20 +38,27 @@ pub const FAMILIES: &[&Family] = &[&REVIEWS];
 
 /// The path of reviews.
 const PATH: &str = "/validate";
-/// The limits of all connections together. A review has the object and the one before, of at most 1.5 MiB each as etcd keeps them.
+/// The limits of all connections together: the port takes every caller, in the process that is also the CA. A review has the object and
+/// the one before, of at most 1.5 MiB each as etcd keeps them. An API server keeps a connection for the reviews to come.
 const LIMITS: Limits = Limits {
-    connections: 32,
+    connections: 256,
     header_bytes: 16 << 10,
     headers: 64,
     body_bytes: 4 << 20,
+    large_bodies: 8,
+    first_time: Duration::from_secs(5),
     header_time: Duration::from_secs(30),
     request_time: Duration::from_secs(10),
     connection_time: Duration::from_secs(600),
 };
 
-/// Answers reviews on these connections, for a mesh of these settings, for as long as it is polled.
+/// Reviews at once; others wait for their turn. One whose caller is gone counts until it is done.
+const REVIEWS_AT_ONCE: usize = 2;
+
+/// Answers reviews on these connections, whose peers `peer` tells, for a mesh of these settings, for as long as it is polled.
 pub fn serve<S>(
     mut connections: mpsc::Receiver<io::Result<S>>,
+    peer: fn(&S) -> Peer,
     settings: MeshSettings,
     registry: &Registry,
 ) -> impl Future<Output = ()> + Send + use<S>
@@ -59,21 +66,31 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let reviewer = Arc::new(Reviewer { settings, reviews: registry.counter(&REVIEWS) });
+    let turns = Arc::new(Semaphore::new(REVIEWS_AT_ONCE));
     let router = Router::new().route(Method::POST, PATH, move |request| {
-        let reviewer = Arc::clone(&reviewer);
+        let (reviewer, turns) = (Arc::clone(&reviewer), Arc::clone(&turns));
         async move {
+            let turn = turns.acquire_owned().await;
             // Others are answered while a large object is looked at.
-            let answered = tokio::task::spawn_blocking(move || reviewer.answer(&request)).await;
+            let answered = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                reviewer.answer(&request)
+            })
+            .await;
             answered
                 .unwrap_or_else(|e| Response::error(StatusCode::INTERNAL_SERVER_ERROR, format_args!("no review: {e}")))
         }
     });
     async move {
         let (sender, accepted) = mpsc::channel(1);
+        let with_peer = |stream| {
+            let peer = peer(&stream);
+            (stream, peer)
+        };
         let hand_on = async {
             while let Some(connection) = connections.recv().await {
                 if let Ok(stream) = connection
-                    && sender.send(stream).await.is_err()
+                    && sender.send(with_peer(stream)).await.is_err()
                 {
                     return;
                 }

@@ -174,7 +174,7 @@ async fn ask(connections: &mpsc::Sender<std::io::Result<DuplexStream>>, head: &s
 async fn other_questions_leave_reviews_answered() {
     let registry = Registry::default();
     let (connections, accepted) = mpsc::channel(1);
-    let server = tokio::spawn(super::serve(accepted, MeshSettings::default(), &registry));
+    let server = tokio::spawn(super::serve(accepted, |_| None, MeshSettings::default(), &registry));
     connections.send(Err(std::io::Error::other("no handshake"))).await.unwrap();
     let (status, text) = ask(&connections, "POST /validate", "garbage").await;
     assert!(status == 400 && text.contains("no AdmissionReview: expected value"), "{status}: {text}");

@@ -237,7 +237,7 @@ pub(super) enum Socket {
 
 /// An accepted connection.
 pub(super) enum Stream {
-    Tcp(tokio::net::TcpStream),
+    Tcp(tokio::net::TcpStream, SocketAddr),
     Unix(tokio::net::UnixStream),
 }
 
@@ -246,7 +246,10 @@ impl Socket {
     pub(super) async fn accept(&self) -> io::Result<Stream> {
         loop {
             match self {
-                Self::Tcp(socket) => return Ok(Stream::Tcp(socket.accept().await?.0)),
+                Self::Tcp(socket) => {
+                    let (stream, peer) = socket.accept().await?;
+                    return Ok(Stream::Tcp(stream, peer));
+                }
                 Self::Unix { socket, owner, .. } => {
                     let (stream, _) = socket.accept().await?;
                     // The file's mode has the same effect, but not for a process that was passed a descriptor.

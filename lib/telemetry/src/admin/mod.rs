@@ -9,6 +9,7 @@
 mod client;
 mod error;
 mod listener;
+mod places;
 mod query;
 mod readiness;
 mod router;
@@ -21,6 +22,7 @@ pub use client::{Client, ClientError, json_over};
 pub use error::AdminError;
 pub use http::{Method, StatusCode};
 pub use listener::{Listener, Unpublished};
+pub use places::{Peer, Place, Places};
 pub use query::encode as encode_query;
 pub use readiness::{Gate, Readiness};
 pub use router::{NO_ROUTE, Request, Response, Router};

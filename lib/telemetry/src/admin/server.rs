@@ -6,25 +6,40 @@
 //!   a program can report every taken address              each
 //!   at once (listener)
 //! ```
-//! At the limit of connections the oldest makes room, so that slow peers cannot lock out a quick one.
+//! At the limit of connections the oldest of the address with the most makes room, so that slow peers cannot lock out a quick one,
+//! nor those of one address those of another.
 
-use std::{collections::VecDeque, convert::Infallible, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::pending,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{
+    body::{Body as _, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::mpsc,
-    task::{AbortHandle, JoinHandle, JoinSet},
-    time::timeout,
+    task::{JoinHandle, JoinSet},
+    time::{sleep, timeout},
 };
 
 use super::{
     AdminError, Target,
     listener::{Audience, Listener, Socket, Stream},
+    places::{Peer, Places},
     query::Query,
     router::{Request, Response, Router},
 };
@@ -32,7 +47,7 @@ use super::{
 /// Limits of one peer, and of all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Open at once. At one more, the oldest is closed. Default 64.
+    /// Open at once. At one more, the oldest of the address with the most is closed. Default 64.
     pub connections: usize,
     /// Request line and headers. Default 16 KiB; hyper takes no less than 8 KiB.
     pub header_bytes: usize,
@@ -40,6 +55,11 @@ pub struct Limits {
     pub headers: usize,
     /// The body of a request. Default 64 KiB.
     pub body_bytes: usize,
+    /// Requests at once whose body has, or may have, more than 64 KiB. At one more, the oldest of the address with the most is
+    /// answered 503. Default 8.
+    pub large_bodies: usize,
+    /// From the connection on to the end of the header of its first request. Default 5 s.
+    pub first_time: Duration,
     /// From the first byte of a request, or from being idle, to the end of its header. Default 5 s.
     pub header_time: Duration,
     /// Timeout of the body, and of the handler. Default 10 s.
@@ -56,6 +76,8 @@ impl Default for Limits {
             header_bytes: 16 << 10,
             headers: 64,
             body_bytes: 64 << 10,
+            large_bodies: 8,
+            first_time: Duration::from_secs(5),
             header_time: Duration::from_secs(5),
             request_time: Duration::from_secs(10),
             connection_time: Duration::from_secs(60),
@@ -65,6 +87,8 @@ impl Default for Limits {
 
 /// hyper panics below it.
 const MIN_HEADER_BYTES: usize = 8192;
+/// The largest body that takes no place among the large ones.
+const SMALL_BODY_BYTES: u64 = 64 << 10;
 /// Pause of accepting when the process has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -76,7 +100,7 @@ impl Listener {
     pub fn serve(self, router: Router, limits: Limits) -> Result<Server, AdminError> {
         let (target, audience) = (self.target(), self.audience());
         let socket = self.into_socket().map_err(|source| AdminError::Listen { target: target.clone(), source })?;
-        let site = Arc::new(Site { router, limits, audience });
+        let site = Site::new(router, limits, audience);
         Ok(Server { target, task: tokio::spawn(accept(socket, site)) })
     }
 }
@@ -106,21 +130,30 @@ struct Site {
     router: Router,
     limits: Limits,
     audience: Audience,
+    connections: Places,
+    large_bodies: Places,
+}
+
+impl Site {
+    fn new(router: Router, limits: Limits, audience: Audience) -> Arc<Self> {
+        let (connections, large_bodies) = (Places::new(limits.connections), Places::new(limits.large_bodies));
+        Arc::new(Self { router, limits, audience, connections, large_bodies })
+    }
 }
 
 /// Serves `router` to every client whose connection comes out of `accepted`, until that ends: for what is not accepted here,
-/// as behind TLS. The limits count for all of them together.
-pub async fn serve_accepted<S>(mut accepted: mpsc::Receiver<S>, router: Router, limits: Limits)
+/// as behind TLS. Each comes with the address of its peer. The limits count for all of them together.
+pub async fn serve_accepted<S>(mut accepted: mpsc::Receiver<(S, Peer)>, router: Router, limits: Limits)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let site = Arc::new(Site { router, limits, audience: Audience::Any });
+    let site = Site::new(router, limits, Audience::Any);
     let mut open = Open::default();
     loop {
         tokio::select! {
             Some(()) = open.ended() => {}
             stream = accepted.recv() => match stream {
-                Some(stream) => open.add(stream, &site),
+                Some((stream, peer)) => open.add(stream, peer, &site),
                 None => return,
             }
         }
@@ -133,11 +166,11 @@ async fn accept(socket: Socket, site: Arc<Site>) {
         tokio::select! {
             Some(()) = open.ended() => {}
             accepted = socket.accept() => match accepted {
-                Ok(Stream::Tcp(stream)) => open.add(stream, &site),
-                Ok(Stream::Unix(stream)) => open.add(stream, &site),
+                Ok(Stream::Tcp(stream, peer)) => open.add(stream, Some(peer.ip().to_canonical()), &site),
+                Ok(Stream::Unix(stream)) => open.add(stream, None, &site),
                 Err(error) => {
                     tracing::warn!(%error, "admin accept failed");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
@@ -148,19 +181,18 @@ async fn accept(socket: Socket, site: Arc<Site>) {
 #[derive(Default)]
 struct Open {
     connections: JoinSet<()>,
-    by_age: VecDeque<AbortHandle>,
 }
 
 impl Open {
-    /// Serves one more. At the limit the oldest makes room.
-    fn add(&mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, site: &Arc<Site>) {
-        self.by_age.retain(|c| !c.is_finished());
-        while self.by_age.len() >= site.limits.connections.max(1) {
-            if let Some(oldest) = self.by_age.pop_front() {
-                oldest.abort();
+    /// Serves one more, until its place is another one's.
+    fn add(&mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Peer, site: &Arc<Site>) {
+        let (mut place, site) = (site.connections.take(peer), Arc::clone(site));
+        self.connections.spawn(async move {
+            tokio::select! {
+                () = connection(stream, peer, site) => {}
+                () = place.given_away() => {}
             }
-        }
-        self.by_age.push_back(self.connections.spawn(connection(stream, Arc::clone(site))));
+        });
     }
 
     /// Waits for the end of one; none: there is none.
@@ -174,11 +206,13 @@ impl Open {
     }
 }
 
-async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, site: Arc<Site>) {
+async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Peer, site: Arc<Site>) {
     let limits = site.limits;
-    let service = service_fn(move |request| {
+    let has_asked = AtomicBool::new(false);
+    let service = service_fn(|request| {
+        has_asked.store(true, Ordering::Relaxed);
         let site = Arc::clone(&site);
-        async move { Ok::<_, Infallible>(write(answer(&site, request).await)) }
+        async move { Ok::<_, Infallible>(write(answer(&site, peer, request).await)) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -188,13 +222,25 @@ async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static
         .serve_connection(TokioIo::new(stream), service);
     let mut served = pin!(served);
     // hyper answers a peer's errors on its own connection; they are not logged.
-    if timeout(limits.connection_time, served.as_mut()).await.is_err() {
-        served.as_mut().graceful_shutdown();
-        let _ = timeout(limits.request_time, served).await;
+    let whole = async {
+        if timeout(limits.connection_time, served.as_mut()).await.is_err() {
+            served.as_mut().graceful_shutdown();
+            let _ = timeout(limits.request_time, served).await;
+        }
+    };
+    let silent = async {
+        sleep(limits.first_time).await;
+        if has_asked.load(Ordering::Relaxed) {
+            pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = whole => {}
+        () = silent => {}
     }
 }
 
-async fn answer(site: &Site, request: hyper::Request<Incoming>) -> Response {
+async fn answer(site: &Site, peer: Peer, request: hyper::Request<Incoming>) -> Response {
     let (head, body) = request.into_parts();
     if let Err(message) = site.audience.admits(&head.method, &head.headers) {
         return Response::error(StatusCode::FORBIDDEN, message);
@@ -207,12 +253,25 @@ async fn answer(site: &Site, request: hyper::Request<Incoming>) -> Response {
         Ok(query) => query,
         Err(e) => return Response::error(StatusCode::BAD_REQUEST, e),
     };
-    let body = match read(body, &site.limits).await {
-        Ok(body) => body,
-        Err(response) => return response,
+    let is_large = body.size_hint().upper().is_none_or(|most| most > SMALL_BODY_BYTES);
+    let answered = async {
+        let body = match read(body, &site.limits).await {
+            Ok(body) => body,
+            Err(response) => return response,
+        };
+        let answered = timeout(site.limits.request_time, handler(Request { query, body })).await;
+        answered.unwrap_or_else(|_| Response::error(StatusCode::SERVICE_UNAVAILABLE, "no answer in time"))
     };
-    let answered = timeout(site.limits.request_time, handler(Request { query, body })).await;
-    answered.unwrap_or_else(|_| Response::error(StatusCode::SERVICE_UNAVAILABLE, "no answer in time"))
+    if !is_large {
+        return answered.await;
+    }
+    let mut place = site.large_bodies.take(peer);
+    tokio::select! {
+        answered = answered => answered,
+        () = place.given_away() => {
+            Response::error(StatusCode::SERVICE_UNAVAILABLE, "too many requests with a large body at once")
+        }
+    }
 }
 
 async fn read(body: Incoming, limits: &Limits) -> Result<Bytes, Response> {

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use expect_test::expect;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
     net::TcpStream,
     sync::mpsc,
     time::timeout,
 };
-use underpass_telemetry::admin::{Client, ClientError, Limits, Listener, Method, Router, Target};
+use underpass_telemetry::admin::{Client, ClientError, Limits, Listener, Method, Router, Target, serve_accepted};
 
-use super::{DEADLINE, at, check, local, raw, serve, status_line};
+use super::{DEADLINE, at, check, local, raw, router, serve, status_line};
 
 #[tokio::test]
 async fn garbage_ends_its_own_connection_only() {
@@ -48,7 +48,7 @@ async fn garbage_ends_its_own_connection_only() {
 
 #[tokio::test]
 async fn slow_peers_cannot_lock_out_a_quick_one() {
-    let limits = Limits { connections: 8, header_time: DEADLINE * 10, ..Limits::default() };
+    let limits = Limits { connections: 8, first_time: DEADLINE * 10, header_time: DEADLINE * 10, ..Limits::default() };
     let server = serve(limits);
     let at = at(&server);
     let mut slow = Vec::new();
@@ -64,6 +64,90 @@ async fn slow_peers_cannot_lock_out_a_quick_one() {
         let read = timeout(DEADLINE, stream.read(&mut [0; 64])).await;
         assert!(matches!(read.expect("it was closed"), Ok(0) | Err(_)), "slow peer {n}");
     }
+}
+
+/// A server of connections that come with any address, and a connection to it.
+fn of_any_address(limits: Limits) -> impl AsyncFn(u8) -> DuplexStream {
+    let (connections, accepted) = mpsc::channel(1);
+    tokio::spawn(serve_accepted(accepted, router(), limits));
+    async move |peer| {
+        let (near, far) = duplex(256 << 10);
+        connections.send((far, Some([10, 0, 0, peer].into()))).await.unwrap();
+        near
+    }
+}
+
+/// What comes next, at most 4 KiB of it; nothing: it was closed.
+async fn next(stream: &mut DuplexStream) -> String {
+    let mut read = vec![0; 4096];
+    let n = timeout(DEADLINE, stream.read(&mut read)).await.expect("nothing came").unwrap_or_default();
+    String::from_utf8_lossy(&read[..n]).into_owned()
+}
+
+const HEALTH: &[u8] = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
+
+async fn is_healthy(stream: &mut DuplexStream) {
+    stream.write_all(HEALTH).await.unwrap();
+    let answer = next(stream).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn many_of_one_address_cannot_lock_out_another() {
+    let time = DEADLINE * 10;
+    let connect = of_any_address(Limits { connections: 8, first_time: time, header_time: time, ..Limits::default() });
+    let mut other = connect(1).await;
+    is_healthy(&mut other).await;
+    let mut many = Vec::new();
+    for _ in 0..40 {
+        many.push(connect(2).await);
+    }
+    for stream in many.iter_mut().take(33) {
+        assert_eq!(next(stream).await, "");
+    }
+    // The oldest of all.
+    is_healthy(&mut other).await;
+}
+
+#[tokio::test]
+async fn who_never_asks_is_given_up_before_who_has_asked() {
+    let (first_time, header_time) = (Duration::from_millis(50), DEADLINE * 10);
+    let connect = of_any_address(Limits { first_time, header_time, ..Limits::default() });
+    let mut asked = connect(1).await;
+    is_healthy(&mut asked).await;
+    let mut silent = connect(1).await;
+    assert_eq!(next(&mut silent).await, "");
+    // It is idle for longer.
+    is_healthy(&mut asked).await;
+}
+
+#[tokio::test]
+async fn large_bodies_of_one_address_cannot_lock_out_those_of_another() {
+    let limits = Limits { large_bodies: 2, body_bytes: 1 << 20, request_time: DEADLINE * 10, ..Limits::default() };
+    let connect = of_any_address(limits);
+    let head = |length: usize, more: &str| {
+        format!("PUT /echo HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n{more}\r\n")
+            .into_bytes()
+    };
+    let mut never = Vec::new();
+    for _ in 0..2 {
+        let mut stream = connect(2).await;
+        stream.write_all(&head(100 << 10, "expect: 100-continue\r\n")).await.unwrap();
+        let answer = next(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 100"), "its body is read: {answer:?}");
+        never.push(stream);
+    }
+    let answer = async |length: usize| {
+        let mut stream = connect(1).await;
+        stream.write_all(&head(length, "")).await.unwrap();
+        stream.write_all(&vec![b'x'; length]).await.unwrap();
+        next(&mut stream).await
+    };
+    // A small one takes no place, a large one that of the oldest.
+    assert!(answer(1000).await.starts_with("HTTP/1.1 200"));
+    assert!(answer(100 << 10).await.starts_with("HTTP/1.1 200"));
+    let answer = next(&mut never[0]).await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("too many requests with a large body"), "{answer:?}");
 }
 
 #[tokio::test]
