@@ -1,4 +1,4 @@
-//! A number of places that peers share: of connections, of handshakes, of large bodies. Whoever has the most of them cannot keep
+//! A number of places that peers share: of connections, of handshakes, of large bodies. A peer that has the most of them cannot keep
 //! the others out.
 //!
 //! What must hold: where all are taken, a new peer gets the place of the oldest of the address with the most, itself counted. Peers of
