@@ -4,10 +4,14 @@
 //! What must hold: it goes only while a ready agent runs on the node. It never comes back by our hand: an agent that is
 //! away for a while needs none, because the CNI plugin stays on the node.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{sync::watch, time::sleep};
-use underpass_core::{objects::Pod, resolve::Sources};
+use underpass_core::{ObjectName, objects::Pod, resolve::Sources};
 use underpass_kube::{Client, write::Untainted};
 
 use crate::chain;
@@ -25,10 +29,12 @@ pub async fn remove(client: Client, namespace: String, mut sources: watch::Recei
     loop {
         let due = due(&sources.borrow_and_update().clone(), &namespace);
         let mut failed = None;
-        for node in due {
-            match client.remove_startup_taint(&node).await {
+        let mut waits = false;
+        for (node, agent) in due {
+            match client.remove_startup_taint(&node, &agent).await {
                 Ok(Untainted::Done) => tracing::info!(%node, "startup taint removed, the agent of the node is ready"),
                 Ok(Untainted::Unchanged | Untainted::Gone) => {}
+                Ok(Untainted::NotReady) => waits = true,
                 Err(error) => failed = Some((node, chain(&error))),
             }
         }
@@ -38,22 +44,22 @@ pub async fn remove(client: Client, namespace: String, mut sources: watch::Recei
         told = failed;
         tokio::select! {
             changed = sources.changed() => if changed.is_err() { return },
-            () = sleep(AGAIN), if told.is_some() => {}
+            () = sleep(AGAIN), if told.is_some() || waits => {}
         }
         sleep(LOOK_AT_MOST_EVERY).await;
     }
 }
 
-/// The nodes whose taint is to go.
-fn due(sources: &Sources, namespace: &str) -> Vec<Arc<str>> {
+/// The nodes whose taint is to go, each with its agent.
+fn due(sources: &Sources, namespace: &str) -> BTreeMap<Arc<str>, ObjectName> {
     let tainted: BTreeSet<&str> =
         sources.nodes().filter(|node| node.awaits_agent).map(|node| node.name.name()).collect();
     if tainted.is_empty() {
-        return Vec::new();
+        return BTreeMap::new();
     }
-    let agents = sources.pods_of(namespace).filter(|pod| is_ready_agent(pod)).filter_map(|pod| pod.node.clone());
-    let due: BTreeSet<_> = agents.filter(|node| tainted.contains(&**node)).collect();
-    due.into_iter().collect()
+    let agents = sources.pods_of(namespace).filter(|pod| is_ready_agent(pod));
+    let placed = agents.filter_map(|pod| Some((pod.node.clone()?, pod.name.clone())));
+    placed.filter(|(node, _)| tainted.contains(&**node)).collect()
 }
 
 fn is_ready_agent(pod: &Pod) -> bool {
@@ -82,7 +88,7 @@ mod tests {
         let check = |what: &str, objects: Vec<Object>, expected: &[&str]| {
             let model: Model = model(objects);
             let due = due(model.sources(), "mesh");
-            assert_eq!(due.iter().map(|node| &**node).collect::<Vec<_>>(), expected, "{what}");
+            assert_eq!(due.keys().map(|node| &**node).collect::<Vec<_>>(), expected, "{what}");
         };
         let a = || agent("mesh/a", "n1");
         check("ready", vec![tainted(), a().into()], &["n1"]);

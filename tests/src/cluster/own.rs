@@ -37,12 +37,15 @@ pub(super) fn pods(nodes: &[NodeSpec]) -> String {
     text
 }
 
+/// Later than any node of a test is made.
+const READY: &str = "2100-01-01T00:00:00Z";
+
 fn pod(name: &str, account: &str, node: &str, address: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\n\
          metadata: {{name: {name}, namespace: {NAMESPACE}, labels: {{app.kubernetes.io/name: {account}}}}}\n\
          spec: {{nodeName: {node}, serviceAccountName: {account}, hostNetwork: true, containers: [{{name: main, image: main}}]}}\n\
-         status:\n  phase: Running\n  conditions: [{{type: Ready, status: \"True\"}}]\n  podIP: \"{address}\"\n  podIPs: [{{ip: \"{address}\"}}]\n"
+         status:\n  phase: Running\n  conditions: [{{type: Ready, status: \"True\", lastTransitionTime: {READY}}}]\n  podIP: \"{address}\"\n  podIPs: [{{ip: \"{address}\"}}]\n"
     )
 }
 

@@ -289,9 +289,12 @@ async fn what_keeps_a_client_from_its_server_is_said_in_one_line() {
 #[tokio::test]
 async fn one_taint_goes_and_the_others_stay() {
     let node = |version: &str, taints: Value| {
-        Reply::json(
-            &json!({"metadata": {"name": "n", "resourceVersion": version}, "spec": {"taints": taints, "podCIDR": "10.0.0.0/24"}}),
-        )
+        let metadata = json!({"name": "n", "resourceVersion": version, "creationTimestamp": "2026-01-02T00:00:00Z"});
+        Reply::json(&json!({"metadata": metadata, "spec": {"taints": taints, "podCIDR": "10.0.0.0/24"}}))
+    };
+    let agent = |status: &str, since: &str| {
+        let ready = json!({"type": "Ready", "status": status, "lastTransitionTime": since});
+        Reply::json(&json!({"metadata": {"name": "agent"}, "status": {"conditions": [ready]}}))
     };
     let other = json!({"key": "a/b", "value": "c", "effect": "NoExecute"});
     let ours = json!({"key": "underpass.dev/agent-not-ready", "effect": "NoSchedule"});
@@ -300,27 +303,35 @@ async fn one_taint_goes_and_the_others_stay() {
     let (first, second) = (json!([other, ours]), json!([other, ours, late]));
     let fake = Fake::start(move |seen: &Seen| match (&*seen.what, asked.fetch_add(1, Ordering::Relaxed)) {
         ("GET /api/v1/nodes/n", 0) => node("1", first.clone()),
+        ("GET /api/v1/namespaces/mesh/pods/agent", 1 | 4) => agent("True", "2026-01-02T00:00:01Z"),
         // Another writer has added a taint meanwhile.
-        ("PATCH /api/v1/nodes/n", 1) => Reply::refuse(409, "Conflict", json!({})),
-        ("GET /api/v1/nodes/n", 2) => node("2", second.clone()),
-        ("PATCH /api/v1/nodes/n", 3) => Reply::of(200, "{}"),
-        ("GET /api/v1/nodes/n", _) => node("3", json!([{"key": "a/b", "effect": "NoExecute"}])),
+        ("PATCH /api/v1/nodes/n", 2) => Reply::refuse(409, "Conflict", json!({})),
+        ("GET /api/v1/nodes/n", 3) => node("2", second.clone()),
+        ("PATCH /api/v1/nodes/n", 5) => Reply::of(200, "{}"),
+        // It was ready on the node that had this name before, and it is not ready.
+        ("GET /api/v1/nodes/n", 6 | 8) => node("3", first.clone()),
+        ("GET /api/v1/namespaces/mesh/pods/agent", 7) => agent("True", "2026-01-01T23:59:59Z"),
+        ("GET /api/v1/namespaces/mesh/pods/agent", 9) => agent("False", "2026-01-02T00:00:01Z"),
+        ("GET /api/v1/nodes/n", _) => node("4", json!([{"key": "a/b", "effect": "NoExecute"}])),
         _ => Reply::refuse(404, "NotFound", json!({})),
     })
     .await;
     let client = fake.client().await;
-    assert_eq!(client.remove_startup_taint("n").await, Ok(Untainted::Done));
-    assert_eq!(client.remove_startup_taint("n").await, Ok(Untainted::Unchanged));
-    assert_eq!(client.remove_startup_taint("gone").await, Ok(Untainted::Gone));
-    assert!(client.remove_startup_taint("../pods").await.is_err());
+    let remove = async |node: &str| client.remove_startup_taint(node, &ObjectName::new("mesh", "agent")).await;
+    assert_eq!(remove("n").await, Ok(Untainted::Done));
+    assert_eq!(remove("n").await, Ok(Untainted::NotReady));
+    assert_eq!(remove("n").await, Ok(Untainted::NotReady));
+    assert_eq!(remove("n").await, Ok(Untainted::Unchanged));
+    assert_eq!(remove("gone").await, Ok(Untainted::Gone));
+    assert!(remove("../pods").await.is_err());
     let seen = fake.seen();
     assert_eq!(
-        seen[3].body,
+        seen[5].body,
         json!({"metadata": {"resourceVersion": "2"}, "spec": {"taints": [other, late]}}),
         "the version that was read, and every other taint"
     );
-    assert_eq!(&*seen[3].content_type, "application/merge-patch+json");
-    assert_eq!(seen.len(), 6, "what has no such taint is not written");
+    assert_eq!(&*seen[5].content_type, "application/merge-patch+json");
+    assert_eq!(seen.iter().filter(|call| call.what.starts_with("PATCH")).count(), 2, "nothing else is written");
 }
 
 #[tokio::test]
