@@ -45,9 +45,10 @@ pub(crate) fn on_nodes(workspace: &Workspace, programs: &Programs, prometheus: O
     Ok(prometheus.into_iter().flat_map(Prometheus::environment).fold(demo, |demo, (name, path)| demo.env(name, path)))
 }
 
-/// The command of the demo in Kubernetes, with the parts of the cluster in its environment.
+/// The command of the demo in Kubernetes, with the paths of the other programs and the parts of the cluster in its environment.
 pub(crate) fn in_kubernetes(workspace: &Workspace, programs: &Programs, cluster: &Cluster) -> Result<Cmd> {
     let demo = Cmd::new(programs.path(DEMO)?).current_dir(workspace.root()).arg("--kubernetes");
+    let demo = programs.environment()?.iter().fold(demo, |demo, (name, path)| demo.env(name, path));
     Ok(cluster.environment().into_iter().fold(demo, |demo, (name, path)| demo.env(name, path)))
 }
 
