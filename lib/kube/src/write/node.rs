@@ -105,7 +105,8 @@ impl Client {
         }
         let agent: Pod = self.json(&Call::get(Collection::PODS.one(agent.namespace(), agent.name()))).await?;
         let made = found.metadata.creation_timestamp.as_ref();
-        if !agent.ready_since().is_some_and(|since| made.is_none_or(|made| made.0 <= since.0)) {
+        let is_earlier = |since: &Time| made.is_some_and(|made| since.0 < made.0);
+        if agent.ready_since().is_none_or(is_earlier) {
             return Ok(Untainted::NotReady);
         }
         // The version that was read: a taint that came in between is not lost.
