@@ -11,7 +11,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use serde::de::DeserializeOwned;
 use tokio::{runtime::Runtime, time::timeout};
 use underpass_core::ObjectName;
-use underpass_kube::{Access, Client, client::Error, pods::ComponentPod};
+use underpass_kube::{
+    Access, Client,
+    client::{Error, one_line},
+    pods::ComponentPod,
+};
 use underpass_telemetry::admin::{ClientError, json_over, view::Workload};
 
 use super::{at_once::at_once, local::runtime};
@@ -245,7 +249,7 @@ async fn ask<T: DeserializeOwned>(client: &Client, agent: &AgentPod, path: &str)
         })?;
         json_over(&name, stream, path).await.map_err(|e| match e {
             // Of what is said against the port nothing but the cause is told.
-            ClientError::Http { .. } | ClientError::Answer { .. } => failed(causes(&e), logs()),
+            ClientError::Http { .. } | ClientError::Answer { .. } => failed(one_line(&e), logs()),
             e => CliError::from(e),
         })
     };
@@ -253,20 +257,6 @@ async fn ask<T: DeserializeOwned>(client: &Client, agent: &AgentPod, path: &str)
         let why = format!("no answer to GET {path} within {} s", PATIENCE.as_secs());
         Err(failed(why, logs()))
     })
-}
-
-/// An error and its causes, in one line.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        if !line.contains(&text) {
-            line = format!("{line}: {text}");
-        }
-        next = cause.source();
-    }
-    line
 }
 
 fn namespace(agent: &AgentPod) -> &str {

@@ -150,8 +150,8 @@ impl std::fmt::Display for Status {
     }
 }
 
-/// An error and all of its causes, each text once.
-pub(crate) fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
+/// An error and all of its causes in one line, each text once, without control characters.
+pub fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
     let mut line = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

@@ -19,11 +19,10 @@ use http_body_util::BodyExt as _;
 
 pub use self::{
     access::{Access, ConnectError},
-    error::{Error, Status},
+    error::{Error, Status, one_line},
 };
 pub(crate) use self::{
     call::Call,
-    error::one_line,
     path::{Collection, is_name},
 };
 
