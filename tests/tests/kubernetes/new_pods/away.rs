@@ -31,7 +31,7 @@ pub(crate) fn pods_of_the_mesh_wait_and_others_start(mesh: &mut Installed) -> Re
     kubectl.apply(&pod("legacy", "tainted"))?;
     waits_for_the_mesh(mesh, "late")?;
     ensure!(phase(mesh, "shop")? == "Pending");
-    reboot::without_an_agent(mesh)?;
+    let restarts = reboot::without_an_agent(mesh)?;
     wait_until("the scheduler to find no node", || {
         let tainted = kubectl.get(&["pod", "tainted", "-n", "legacy"])?;
         let conditions = tainted["status"]["conditions"].as_array().into_iter().flatten();
@@ -45,7 +45,7 @@ pub(crate) fn pods_of_the_mesh_wait_and_others_start(mesh: &mut Installed) -> Re
     wait_until("the pod of the mesh to run", || Ok(phase(mesh, "shop")? == "Running"))?;
     let late = kubectl.get(&["pod", "late", "-n", "shop"])?;
     ensure!(late["metadata"]["annotations"]["ambient.istio.io/redirection"] == "enabled", "{late}");
-    reboot::runs(mesh)?;
+    reboot::comes_back(mesh, restarts)?;
     wait_until("the tainted node to take pods again", || {
         Ok(kubectl.get(&["pod", "tainted", "-n", "legacy"])?["status"]["phase"] == "Running")
     })?;

@@ -8,27 +8,32 @@ use super::{NODES, away, first, pod};
 /// A pod of the first node, in the mesh: it calls from its init container each time that it starts.
 const CALLER: &str = "caller";
 
-/// While no agent is there: the pod outside runs again, the one of the mesh waits.
-pub(crate) fn without_an_agent(mesh: &mut Installed) -> Result<()> {
+/// While no agent is there: the pod outside runs again, the one of the mesh waits. How often its container was restarted so far.
+pub(crate) fn without_an_agent(mesh: &mut Installed) -> Result<u64> {
     let [inside, outside] = [restarts(mesh, "shop", CALLER)?, restarts(mesh, "legacy", "late")?];
     mesh.cluster.machine_mut(NODES[0])?.reboot()?;
     wait_until("the pod outside the mesh to run again", || Ok(restarts(mesh, "legacy", "late")? > outside))?;
     away::waits_for_the_mesh(mesh, CALLER)?;
     ensure!(restarts(mesh, "shop", CALLER)? == inside, "it ran without an agent");
-    Ok(())
+    Ok(inside)
 }
 
 /// Everything starts at once, the agent too.
 pub(crate) fn with_an_agent(mesh: &mut Installed) -> Result<()> {
     let before = restarts(mesh, "shop", CALLER)?;
     mesh.cluster.machine_mut(NODES[0])?.reboot()?;
+    comes_back(mesh, before)?;
+    mesh.wait_until_ready()
+}
+
+/// It runs again, after so many restarts before: what its conditions say may still be of the time before a reboot.
+pub(crate) fn comes_back(mesh: &Installed, before: u64) -> Result<()> {
     wait_until("the pod of the mesh to run again", || Ok(restarts(mesh, "shop", CALLER)? > before))?;
-    mesh.wait_until_ready()?;
     runs(mesh)
 }
 
 /// It has called, and runs.
-pub(crate) fn runs(mesh: &Installed) -> Result<()> {
+fn runs(mesh: &Installed) -> Result<()> {
     wait_until("the pod that calls to run", || {
         let pod = mesh.cluster.kubectl().get(&["pod", CALLER, "-n", "shop"])?;
         let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
