@@ -13,7 +13,10 @@ use clap::{Args, Parser, Subcommand};
 use underpass_core::TrustDomain;
 use underpass_identity::{
     Error,
-    rotation::{self, NOTICED_AFTER, Phase, Status},
+    rotation::{
+        Phase, Status,
+        directory::{self as rotation, NOTICED_AFTER},
+    },
 };
 
 /// Shows the embedded certificate authority, or replaces its root in three steps: `prepare`, `activate`, `retire`.

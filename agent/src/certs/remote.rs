@@ -2,7 +2,8 @@
 //! a node that starts does not ask for all of its identities at the same moment.
 //!
 //! What must hold: the roots of every answer and those of the mounted file are trusted at once, before or together with the
-//! first certificate that needs them; a file that cannot be read takes no root away.
+//! first certificate that needs them. A root that leaves the file is not trusted any more, whatever the last answer said; a file
+//! that cannot be read takes no root away. Of the two the newer one names the root that signs, by its first.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -80,10 +81,12 @@ type Outcome = (Identity, Result<(Credential, Vec<CertificateDer<'static>>), Ref
 /// The task's state.
 struct Task {
     remote: Remote,
-    /// Of the last answer.
+    /// Of the last answer, without those that have left the file since.
     bundle: Vec<CertificateDer<'static>>,
     /// Of the file, as last read.
     file: Vec<CertificateDer<'static>>,
+    /// The file has changed since the last answer.
+    is_file_newer: bool,
     queue: VecDeque<(Identity, Duration)>,
     running: JoinSet<Outcome>,
 }
@@ -95,7 +98,8 @@ pub(super) fn spawn(
     answers: UnboundedSender<Answer>,
 ) -> UnboundedSender<Request> {
     let (sender, requests) = unbounded_channel();
-    let task = Task { remote, bundle: Vec::new(), file, queue: VecDeque::new(), running: JoinSet::new() };
+    let (bundle, queue, running) = (Vec::new(), VecDeque::new(), JoinSet::new());
+    let task = Task { remote, bundle, file, is_file_newer: true, queue, running };
     tokio::spawn(task.run(requests, answers));
     sender
 }
@@ -147,7 +151,7 @@ impl Task {
         let requested = BTreeSet::from([identity.clone()]);
         match outcome {
             Ok((credential, bundle)) => {
-                self.bundle = bundle;
+                (self.bundle, self.is_file_newer) = (bundle, false);
                 Answer { trust: self.trust(), requested, issued: vec![(identity, Ok(credential))] }
             }
             Err(refused) => {
@@ -160,10 +164,14 @@ impl Task {
         }
     }
 
-    /// The roots of the last answer first, then those of the file alone.
+    /// Those of the newer source first, then those of the other one alone.
     fn trust(&self) -> Result<Trust, String> {
-        let mut roots = self.bundle.clone();
-        roots.extend(self.file.iter().filter(|root| !self.bundle.contains(root)).cloned());
+        let (newer, other) = match self.is_file_newer {
+            true => (&self.file, &self.bundle),
+            false => (&self.bundle, &self.file),
+        };
+        let mut roots = newer.clone();
+        roots.extend(other.iter().filter(|root| !newer.contains(root)).cloned());
         trust(roots)
     }
 
@@ -171,7 +179,10 @@ impl Task {
     /// the next look finds it whole.
     fn look(&mut self) -> Option<Answer> {
         let file = read_roots(&self.remote.roots).ok().filter(|file| *file != self.file)?;
-        self.file = file;
+        // A root that the file has never had is not missing there: a mounted file comes later than an answer.
+        let before = std::mem::replace(&mut self.file, file);
+        self.bundle.retain(|root| self.file.contains(root) || !before.contains(root));
+        self.is_file_newer = true;
         Some(Answer { trust: self.trust(), requested: BTreeSet::new(), issued: Vec::new() })
     }
 }

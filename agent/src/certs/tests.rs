@@ -1,9 +1,11 @@
 //! The book, with the time as an argument, and the CA's thread on a real directory.
 
+mod remote;
+
 use std::{fs, path::Path};
 
 use underpass_core::TrustDomain;
-use underpass_identity::{Certificate, rotation, testing::TestCa};
+use underpass_identity::{Certificate, rotation::directory as rotation, testing::TestCa};
 use underpass_telemetry::admin::Readiness;
 
 use super::{ca::Embedded, *};
@@ -467,90 +469,6 @@ fn a_ca_that_goes_and_comes_back_is_told_by_readiness_and_status() {
         certs.want(&[].into());
         assert!(own(&a).is_none());
         assert!(status.borrow().certificates.is_empty());
-    });
-}
-
-/// A control plane's CA, and what it does with requests.
-struct ControlPlane {
-    authority: Authority,
-    does: watch::Receiver<Does>,
-}
-
-#[derive(Clone, Copy)]
-enum Does {
-    Issue,
-    Deny,
-    BeAway,
-    IssueAnother,
-}
-
-impl Certify for ControlPlane {
-    fn certify(&self, wanted: &Identity, request: String, lifetime: Duration) -> Certifying {
-        let issue = |identity: &Identity| {
-            let der = underpass_identity::request::from_pem(&request).unwrap();
-            let chain = self.authority.issue(&der, identity, lifetime, SystemTime::now()).unwrap();
-            underpass_identity::chain::Answer { chain, roots: self.authority.root_certificates() }.to_pem()
-        };
-        let answer = match *self.does.borrow() {
-            Does::Issue => Ok(issue(wanted)),
-            Does::IssueAnother => Ok(issue(&identity("another"))),
-            Does::Deny => Err(Refused::Denied("no pod of it runs there".to_owned())),
-            Does::BeAway => Err(Refused::Unreachable("connection refused".to_owned())),
-        };
-        Box::pin(async { answer })
-    }
-}
-
-#[test]
-fn a_control_plane_certifies_what_it_is_asked_for_and_its_roots_are_trusted() {
-    let folder = tempfile::tempdir().unwrap();
-    let location = location(&folder);
-    let authority = authority(&location.directory);
-    let (file, root) = (folder.path().join("root-cert.pem"), authority.root_certificates()[0].clone());
-    // Mounted is another one, as in the middle of a rotation.
-    let other = TestCa::new("other").root();
-    fs::write(&file, underpass_identity::certificate::pem(&other).as_bytes()).unwrap();
-    let (does, doing) = watch::channel(Does::Issue);
-    let certify = Arc::new(ControlPlane { authority, does: doing });
-    let ready = Readiness::new();
-    let gate = ready.gate("certificates", "not open yet");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let ca = Ca::Remote(Remote { roots: file.clone(), certify }, read_roots(&file).unwrap());
-        let mut certs = Certs::start(ca, Duration::from_secs(3600), gate).unwrap();
-        let (published, status) = (certs.subscribe(), certs.status());
-        let names: Vec<Identity> = (0..20).map(|n| identity(&format!("a{n}"))).collect();
-        let count = || names.iter().filter(|name| published.borrow().own.contains_key(*name)).count();
-        certs.want(&names.iter().cloned().collect());
-        until(&mut certs, "issued", || count() == names.len()).await;
-        assert_eq!(published.borrow().roots.certificates(), [root.clone(), other.clone()]);
-        // What the file no longer has is not trusted any more; what the CA answered is.
-        fs::write(&file, underpass_identity::certificate::pem(&root).as_bytes()).unwrap();
-        until(&mut certs, "roots", || *published.borrow().roots.certificates() == [root.clone()]).await;
-
-        let late = identity("late");
-        let told = || {
-            let all = status.borrow().certificates.clone();
-            all.iter()
-                .find(|one| one.identity == late.to_string())
-                .and_then(|one| one.error.clone())
-                .unwrap_or_default()
-        };
-        does.send_replace(Does::Deny);
-        let all: BTreeSet<_> = names.iter().cloned().chain([late.clone()]).collect();
-        certs.want(&all);
-        until(&mut certs, "denied", || told().contains("no pod of it runs there")).await;
-        assert!(status.borrow().authority.reachable);
-        does.send_replace(Does::IssueAnother);
-        until(&mut certs, "refused", || told().contains("/sa/another instead")).await;
-        let serials = || -> Vec<_> { names.iter().map(|name| published.borrow().own[name].serial().clone()).collect() };
-        let before = serials();
-        does.send_replace(Does::BeAway);
-        until(&mut certs, "away", || !status.borrow().authority.reachable).await;
-        does.send_replace(Does::Issue);
-        until(&mut certs, "back", || published.borrow().own.contains_key(&late)).await;
-        assert!(status.borrow().authority.reachable && ready.waiting().is_empty());
-        assert_eq!(serials(), before, "one that is valid is not asked for again because the CA was away");
     });
 }
 

@@ -1,6 +1,8 @@
 //! The CA, as a Secret of the control plane's namespace: `cacerts`, where its owner has plugged one in, in Istio's form; else
 //! `underpass-ca`, which the first replica makes, and which all replicas have.
 //!
+//! The root of ours is exchanged in steps ([`rotation`](underpass_identity::rotation)), by an operator's `underpass ca`.
+//!
 //! What must hold: which of the two it is, is decided once, at the start: one that appears later is another mesh's trust, and
 //! needs a restart. A CA that cannot be used is never replaced by another one; the last good one goes on signing.
 
@@ -12,7 +14,7 @@ use std::{
 
 use tokio::{sync::watch, time::sleep};
 use underpass_core::{ObjectName, TrustDomain};
-use underpass_identity::{Authority, authority::Cacerts};
+use underpass_identity::{Authority, Cacerts, rotation::values::Values};
 use underpass_kube::{
     Client,
     write::{Made, NewSecret, Secret, WatchedSecret},
@@ -20,12 +22,6 @@ use underpass_kube::{
 
 use crate::chain;
 
-/// The Secret of a CA that its owner plugs in.
-pub const PLUGGED_IN: &str = "cacerts";
-/// The Secret of a CA that was made here.
-pub const OWN: &str = "underpass-ca";
-/// Its one key: private key and certificate, in PEM.
-const OWN_KEY: &str = "ca.pem";
 /// The pause before another look where there is no CA.
 const AGAIN: Duration = Duration::from_secs(2);
 
@@ -72,7 +68,7 @@ impl Location {
     }
 
     async fn find(&self, client: &Client) -> Result<(ObjectName, Authority), String> {
-        let plugged_in = self.name(PLUGGED_IN);
+        let plugged_in = self.name(Cacerts::SECRET);
         let secret = client.secret(&plugged_in).await.map_err(|e| chain(&e))?;
         let secret = match secret {
             Some(secret) => secret,
@@ -84,12 +80,13 @@ impl Location {
 
     /// The one that was made here, by any replica.
     async fn own(&self, client: &Client) -> Result<Secret, String> {
-        if let Some(secret) = client.secret(&self.name(OWN)).await.map_err(|e| chain(&e))? {
+        let name = self.name(Values::SECRET);
+        if let Some(secret) = client.secret(&name).await.map_err(|e| chain(&e))? {
             return Ok(secret);
         }
         let text = Authority::make(&self.trust_domain, SystemTime::now()).map_err(|e| chain(&e))?;
-        let data = [(OWN_KEY.to_owned(), text.as_bytes().to_vec().into())].into();
-        let new = NewSecret { name: self.name(OWN), r#type: "Opaque".to_owned(), data };
+        let data = [(Values::CA.to_owned(), text.as_bytes().to_vec().into())].into();
+        let new = NewSecret { name, r#type: "Opaque".to_owned(), data };
         match client.create_or_get_secret(&new).await.map_err(|e| chain(&e))? {
             Made::Created(secret) => {
                 tracing::info!(secret = %secret.name, "certificate authority made");
@@ -106,7 +103,7 @@ impl Location {
             Some(value) => str::from_utf8(value).map_err(|_| format!("{origin}: {key}: not text")),
         };
         let now = SystemTime::now();
-        let read = if secret.name.name() == PLUGGED_IN {
+        let read = if secret.name.name() == Cacerts::SECRET {
             let texts = Cacerts {
                 ca_cert: text("ca-cert.pem")?,
                 ca_key: text("ca-key.pem")?,
@@ -115,7 +112,8 @@ impl Location {
             };
             Authority::plugged_in(&origin, &texts, &self.trust_domain, now)
         } else {
-            Authority::from_pem(&origin, text(OWN_KEY)?, &self.trust_domain, now)
+            Values::read(&origin, |key| secret.data.get(key).map(|value| value.as_slice()))
+                .and_then(|values| Authority::from_values(&origin, &values, &self.trust_domain, now))
         };
         read.map_err(|e| chain(&e))
     }

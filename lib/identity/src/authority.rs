@@ -1,5 +1,5 @@
 //! The CA: made here once ([`Authority::make`]), kept in a state directory of one machine ([`Authority::open`]) or in
-//! an object of the cluster ([`Authority::from_pem`]), or plugged in by its owner ([`Authority::plugged_in`]). Its
+//! an object of the cluster ([`Authority::from_values`]), or plugged in by its owner ([`Authority::plugged_in`]). Its
 //! key is the only one that is ever written.
 //!
 //! A leaf it signs: one URI SAN, empty subject, digital signature, server and client authentication, valid from two
@@ -9,6 +9,7 @@
 mod cacerts;
 mod directory;
 mod fault;
+mod values;
 
 use std::{
     sync::Arc,
@@ -96,18 +97,6 @@ impl Authority {
         text.push_str(&key_pem);
         text.push_str(&certificate_pem);
         Ok(text)
-    }
-
-    /// The CA in `text`, as [`Authority::make`] writes it. `origin` names the object that holds it, for errors:
-    /// `Secret underpass-system/underpass-ca`.
-    ///
-    /// # Errors
-    /// [`Error::CaFault`], also where it is another trust domain's; [`Error::AuthorityNotValid`].
-    pub fn from_pem(origin: &str, text: &str, trust_domain: &TrustDomain, now: SystemTime) -> Result<Self, Error> {
-        let authority = Self::parse(origin.into(), text, trust_domain)
-            .map_err(|fault| Error::CaFault { origin: origin.into(), fault })?;
-        authority.must_be_valid(now)?;
-        Ok(authority)
     }
 
     /// A key and its certificate, a root of `trust_domain`.

@@ -164,12 +164,12 @@ pub enum Error {
         source: io::Error,
     },
     /// A step of a rotation that cannot be taken now.
-    #[error("cannot {step} in {}: {fault}", path.display())]
+    #[error("cannot {step} in {origin}: {fault}")]
     Rotation {
         /// `prepare a new CA`, `sign with the new CA`, `retire the old CA`.
         step: &'static str,
-        /// The state directory.
-        path: PathBuf,
+        /// The state directory, or the object in the cluster.
+        origin: String,
         /// The reason.
         fault: RotationFault,
     },

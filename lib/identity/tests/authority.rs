@@ -17,6 +17,7 @@ use underpass_identity::{
     StateFault,
     authority::{BACKDATE, LEAF_LIFETIME},
     certificate::certificates_from_pem,
+    rotation::values::Values,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -298,14 +299,15 @@ fn a_ca_is_kept_in_an_object_of_the_cluster_as_well() {
     const ORIGIN: &str = "Secret underpass-system/underpass-ca";
     let domain = TrustDomain::default();
     let text = Authority::make(&domain, now()).unwrap();
-    let ca = Authority::from_pem(ORIGIN, &text, &domain, now()).unwrap();
+    let values = |text: &str| Values { ca: text.to_owned().into(), next: None, old: None };
+    let ca = Authority::from_values(ORIGIN, &values(&text), &domain, now()).unwrap();
     assert_eq!(ca.root_certificates(), certificates_from_pem(&text).unwrap());
     let credential = ca.credential(&alice(), DAY, now()).unwrap();
     assert_eq!((credential.identity(), credential.chain().len()), (&alice(), 1));
 
     let check = |text: &str, domain: &str, now: SystemTime, want: &str| {
-        let error = Authority::from_pem(ORIGIN, text, &domain.parse().unwrap(), now).unwrap_err();
-        assert_eq!(error.to_string(), format!("{ORIGIN} is not a usable CA: {want}"));
+        let error = Authority::from_values(ORIGIN, &values(text), &domain.parse().unwrap(), now).unwrap_err();
+        assert_eq!(error.to_string(), format!("{ORIGIN}, ca.pem is not a usable CA: {want}"));
     };
     let other = "it is the CA of trust domain `cluster.local`, not of `prod.example`";
     check(&text, "prod.example", now(), other);
@@ -315,7 +317,7 @@ fn a_ca_is_kept_in_an_object_of_the_cluster_as_well() {
     let (another_key, _) = another.split_at(another.find("-----BEGIN CERTIFICATE").unwrap());
     check(&format!("{another_key}{certificate}"), "cluster.local", now(), "its key does not match its certificate");
     let over = now() + 3651 * DAY;
-    let error = Authority::from_pem(ORIGIN, &text, &domain, over).unwrap_err();
+    let error = Authority::from_values(ORIGIN, &values(&text), &domain, over).unwrap_err();
     assert!(matches!(&error, Error::AuthorityNotValid { origin } if **origin == *ORIGIN), "{error}");
 }
 

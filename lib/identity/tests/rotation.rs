@@ -11,7 +11,10 @@ use std::{
 use underpass_core::{Identity, TrustDomain};
 use underpass_identity::{
     Authority, CertificateDer, Error, RotationFault, Stamp, StateFault,
-    rotation::{Phase, Role, Status, activate, prepare, retire, status},
+    rotation::{
+        Phase, Role, Status,
+        directory::{activate, prepare, retire, status},
+    },
 };
 
 const LIFETIME: Duration = Duration::from_secs(24 * 3600);

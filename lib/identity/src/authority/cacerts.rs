@@ -46,6 +46,11 @@ pub struct Cacerts<'a> {
     pub root_cert: &'a str,
 }
 
+impl Cacerts<'_> {
+    /// The Secret, in the namespace of the control plane.
+    pub const SECRET: &'static str = "cacerts";
+}
+
 impl std::fmt::Debug for Cacerts<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Cacerts")

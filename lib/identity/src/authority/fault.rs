@@ -13,6 +13,9 @@ pub enum CaFault {
         /// In bytes.
         limit: usize,
     },
+    /// Bytes that are not text.
+    #[error("it is not text")]
+    NotText,
     /// No key in it, or none that signs.
     #[error("it has no readable private key (P-256, P-384, or RSA of at least 2048 bits; not encrypted)")]
     Key,

@@ -1,9 +1,9 @@
-//! Secrets: made once by whichever replica is first, read, and watched.
+//! Secrets: made once by whichever replica is first, read, watched, and exchanged as a whole.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::SystemTime};
 
 use http::Method;
-use k8s_openapi::ByteString;
+use k8s_openapi::{ByteString, apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -11,7 +11,7 @@ use underpass_config::json::NoObject;
 use underpass_core::ObjectName;
 use zeroize::Zeroizing;
 
-use super::{ATTEMPTS, FIELD_MANAGER, MANAGED_BY};
+use super::{ATTEMPTS, FIELD_MANAGER, MANAGED_BY, MERGE};
 use crate::{
     client::{Call, Client, Collection, Error, MAX_BYTES, is_name},
     door::{
@@ -30,6 +30,8 @@ pub struct Secret {
     pub name: ObjectName,
     /// `metadata.resourceVersion`.
     pub resource_version: Arc<str>,
+    /// When [`Client::exchange_secret`] wrote it last, else when it was made.
+    pub changed: SystemTime,
     /// Its values, decoded.
     pub data: Data,
 }
@@ -44,6 +46,9 @@ pub struct NewSecret {
     /// Its values.
     pub data: Data,
 }
+
+/// The annotation with the time of the last exchange of values.
+const CHANGED: &str = "underpass.dev/changed";
 
 /// What became of the wish to make a Secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,11 +96,17 @@ impl Secret {
             namespace: String,
             name: String,
             resource_version: Arc<str>,
+            creation_timestamp: Option<Time>,
+            #[serde(default)]
+            annotations: BTreeMap<String, String>,
         }
         let Shape { metadata, data } = serde_json::from_str(text)?;
         let data = data.unwrap_or_default().into_iter().map(|(key, ByteString(value))| (key, Zeroizing::new(value)));
         let name = ObjectName::new(metadata.namespace, metadata.name);
-        Ok(Self { name, resource_version: metadata.resource_version, data: data.collect() })
+        let changed = metadata.annotations.get(CHANGED).and_then(|at| at.parse().ok());
+        let changed = changed.or(metadata.creation_timestamp.map(|Time(at)| at));
+        let changed = changed.map_or(SystemTime::UNIX_EPOCH, SystemTime::from);
+        Ok(Self { name, resource_version: metadata.resource_version, changed, data: data.collect() })
     }
 }
 
@@ -154,6 +165,27 @@ impl Client {
                 Err(e) => return Err(e),
             }
         }
+    }
+
+    /// Writes all of these values at once, and `now`; none: the key goes. Other keys stay.
+    ///
+    /// # Errors
+    /// Where the API server gives no good answer; 409: another writer was in between.
+    pub async fn exchange_secret(
+        &self,
+        secret: &Secret,
+        values: &[(&str, Option<&str>)],
+        now: SystemTime,
+    ) -> Result<Secret, Error> {
+        let value = |text: &str| ByteString(text.as_bytes().to_vec());
+        let data: BTreeMap<_, _> = values.iter().map(|(key, text)| (key, text.map(value))).collect();
+        let changed = Timestamp::try_from(now).unwrap_or_default().to_string();
+        let metadata = json!({"resourceVersion": secret.resource_version, "annotations": {CHANGED: changed}});
+        let call = Call::new(Method::PATCH, Collection::SECRETS.one(secret.name.namespace(), secret.name.name()));
+        let call =
+            call.with("fieldManager", FIELD_MANAGER).body(MERGE, &json!({"metadata": metadata, "data": data}))?;
+        let text = self.text(&call, MAX_BYTES).await?;
+        Secret::read(&text).map_err(|e| call.unreadable(&e))
     }
 
     /// Reads a Secret and every change of it, for as long as it is polled.

@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    time::{Duration, SystemTime},
 };
 
 use serde_json::{Value, json};
@@ -87,6 +88,43 @@ async fn a_secret_is_made_once() {
     let body = &fake.seen()[1].body;
     assert_eq!(body["metadata"]["labels"], json!({"app.kubernetes.io/managed-by": "underpass"}));
     assert_eq!((&body["data"]["key"], &body["type"]), (&json!("bWluZQ=="), &json!("Opaque")));
+}
+
+#[tokio::test]
+async fn values_of_a_secret_are_exchanged_at_once() {
+    let kept = Mutex::new(secret("YQ==", 6));
+    let fake = Fake::start(move |seen: &Seen| {
+        let mut kept = kept.lock().unwrap();
+        match &*seen.what {
+            "GET /api/v1/namespaces/mesh/secrets/ca" => Reply::json(&*kept),
+            "PATCH /api/v1/namespaces/mesh/secrets/ca"
+                if seen.body["metadata"]["resourceVersion"] != kept["metadata"]["resourceVersion"] =>
+            {
+                Reply::refuse(409, "Conflict", json!({}))
+            }
+            "PATCH /api/v1/namespaces/mesh/secrets/ca" => {
+                kept["metadata"]["resourceVersion"] = json!("7");
+                kept["metadata"]["annotations"] = seen.body["metadata"]["annotations"].clone();
+                kept["data"] = json!({"next": "Yg=="});
+                Reply::json(&*kept)
+            }
+            _ => Reply::refuse(404, "NotFound", json!({})),
+        }
+    })
+    .await;
+    let client = fake.client().await;
+    let first = client.secret(&name()).await.unwrap().unwrap();
+    assert_eq!(first.changed, SystemTime::UNIX_EPOCH);
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(86_400);
+    let values = [("key", None), ("next", Some("b"))];
+    let second = client.exchange_secret(&first, &values, now).await.unwrap();
+    assert_eq!((second.data["next"].as_slice(), second.changed), (b"b".as_slice(), now));
+    let seen = fake.seen();
+    let patch = &seen.last().unwrap().body;
+    assert_eq!(patch["data"], json!({"key": null, "next": "Yg=="}));
+    assert_eq!(patch["metadata"]["annotations"], json!({"underpass.dev/changed": "1970-01-02T00:00:00Z"}));
+    let late = client.exchange_secret(&first, &values, now).await.unwrap_err();
+    assert_eq!(late.status(), Some(409));
 }
 
 #[tokio::test]
@@ -351,7 +389,7 @@ async fn an_event_is_about_one_pod() {
         action: "Capture",
         note: "x".repeat(2000),
     };
-    let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
+    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
     assert_eq!(client.write_event(&event("shop"), &by, at).await, Ok(()));
     assert_eq!(client.write_event(&event("gone"), &by, at).await.unwrap_err().status(), Some(404));
     let body = &fake.seen()[0].body;
