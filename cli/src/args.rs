@@ -45,6 +45,7 @@ pub(crate) enum Command {
     Explain(Explain),
     Analyze(crate::commands::analyze::Analyze),
     Crd(crate::commands::crd::Crd),
+    Ca(crate::commands::ca::CertificateAuthority),
     #[command(visible_alias = "ps")]
     ProxyStatus(crate::commands::proxy_status::ProxyStatus),
     #[command(visible_alias = "pc")]

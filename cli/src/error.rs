@@ -94,6 +94,30 @@ pub(crate) enum CliError {
     /// What is asked for has to be confirmed, and nothing answers.
     #[error("standard input is no terminal to ask at: -y deletes without a question")]
     NotConfirmed,
+    /// The CA's owner replaces its roots.
+    #[error(
+        "the CA is plugged in (Secret {namespace}/cacerts): its owner replaces its certificates there, as docs/control.md#the-ca \
+         says; underpass ca status shows how far they have come"
+    )]
+    PluggedIn { namespace: String },
+    /// Nothing has made one.
+    #[error(
+        "there is no CA in namespace {namespace}: the control plane makes one when it starts. Is Underpass installed there? \
+         --system-namespace names another one"
+    )]
+    NoCa { namespace: String },
+    /// Another writer was first.
+    #[error("{secret} has changed meanwhile: see underpass ca status, and try again")]
+    CaChanged { secret: String },
+    /// Agents that have not noticed a step.
+    #[error(
+        "agents were waited for {what}, and are not so far on {}; kubelets bring roots to their node within about a minute. \
+         Nothing is changed; --now does not ask", agents.join("; ")
+    )]
+    Lagging { what: &'static str, agents: Vec<String> },
+    /// A CA that cannot be used, or a step of its rotation that cannot be taken.
+    #[error(transparent)]
+    Ca(#[from] underpass_identity::Error),
     /// Standard output.
     #[error("cannot write the answer: {source}")]
     Write { source: io::Error },

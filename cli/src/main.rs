@@ -44,6 +44,7 @@ fn run(command: &Command) -> Result<output::Output, error::CliError> {
         Command::Explain(args) => commands::explain::run(args),
         Command::Analyze(args) => commands::analyze::run(args),
         Command::Crd(args) => commands::crd::run(args),
+        Command::Ca(args) => commands::ca::run(args),
         Command::ProxyStatus(args) => commands::proxy_status::run(args),
         Command::ProxyConfig(args) => commands::proxy_config::run(args),
         Command::Version(args) => commands::version::run(args),

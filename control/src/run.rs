@@ -39,6 +39,7 @@ use crate::{
     admission,
     ca::{
         callers::TokenReviews,
+        expiry,
         issuer::{Counted, Known, MeshCa},
         roots,
         serving::{Serving, ServingError},
@@ -141,6 +142,7 @@ async fn start(config: &Config, mut stopping: watch::Receiver<bool>) -> Result<(
     tasks.push(SupervisedTask::spawn("the follower of the certificate authority", following));
     let writing = roots::write(client.clone(), authority.clone(), sources.clone());
     tasks.push(SupervisedTask::spawn("the writer of root certificates", writing));
+    tasks.push(SupervisedTask::spawn("the warning of the CA's end", expiry::tell(authority.clone())));
     if config.remove_startup_taint {
         let untainting = taint::remove(client.clone(), config.namespace.clone(), sources.clone());
         tasks.push(SupervisedTask::spawn("the remover of startup taints", untainting));

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     fs,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     mesh::Mesh,
-    testbed::{Program, Running, Site, wait::wait_until},
+    testbed::{Lab, Program, Running, Site, wait::wait_until},
 };
 
 /// The variable by which `cargo xtask` names the programs.
@@ -90,6 +90,13 @@ fn read_series(series: &Value) -> Result<Series> {
 #[must_use]
 pub fn is_there() -> bool {
     named(SERVER).is_ok() && named(PROMTOOL).is_ok()
+}
+
+/// promtool's tests of rules, in a file that names those.
+pub fn test_rules(lab: &Lab, file: &Path) -> Result<()> {
+    let promtool = named(PROMTOOL)?.to_string_lossy().into_owned();
+    let file = file.to_str().context("UTF-8")?;
+    lab.here().run(&promtool, &["test", "rules", file]).map(drop)
 }
 
 /// promtool's findings about the metrics of an agent: none, where they are as Prometheus recommends.

@@ -1,7 +1,7 @@
 //! Metrics, end to end: what applications send is what a real Prometheus answers, on both sides of every connection.
 //! Level kernel.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use underpass_tests::{
@@ -14,6 +14,7 @@ use underpass_tests::{
 underpass_tests::scenarios! {
     prometheus_answers_what_the_applications_sent,
     promtool_and_the_reference_know_every_metric,
+    alerts_fire_when_they_should,
     series_of_gone_pods_are_dropped,
     pods_learn_nothing_but_numbers,
 }
@@ -146,6 +147,21 @@ fn promtool_and_the_reference_know_every_metric(lab: &Lab) -> Result<()> {
     }
     let broken = prometheus::lint(&mesh, "no metric at all\n");
     ensure!(broken.is_err(), "promtool takes everything");
+    Ok(())
+}
+
+fn alerts_fire_when_they_should(lab: &Lab) -> Result<()> {
+    prometheus::test_rules(lab, &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/metrics/alerts.yaml"))?;
+    let rules = include_str!("../../deploy/helm/underpass/files/alerts.yaml");
+    let references = [include_str!("../../docs/metrics.md"), include_str!("../../docs/control-metrics.md")].concat();
+    let words =
+        rules.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| word.starts_with("underpass_"));
+    let mut count = 0;
+    for name in words {
+        ensure!(references.contains(&format!("| `{name}` |")), "{name} is no metric");
+        count += 1;
+    }
+    ensure!(count >= 9, "{count} metrics");
     Ok(())
 }
 

@@ -12,7 +12,9 @@ use underpass_door::Severity;
 use underpass_keeper::Reports;
 use underpass_telemetry::admin::{
     Request, Response, Router,
-    view::{self, Certificate, ControlPlane, Gate, Party, PodCount, PodState, ProblemCount, RefusedHandshake, Status},
+    view::{
+        self, Certificate, ControlPlane, Gate, Party, PodCount, PodState, ProblemCount, RefusedHandshake, Roots, Status,
+    },
 };
 use underpass_xds::client::{Link, Progress};
 
@@ -22,7 +24,7 @@ use crate::{
     pods::PodStatus,
 };
 
-/// Adds `GET /status`, `/workloads` (`?node=`: of one node), `/services`, `/policies`, `/config`, `/certificates`, `/connections/refused`,
+/// Adds `GET /status`, `/workloads` (`?node=`: of one node), `/services`, `/policies`, `/config`, `/certificates`, `/roots`, `/connections/refused`,
 /// `/explain?source=&destination=`, `/describe/pod?name=` and `/describe/service?name=`.
 pub(super) fn routes(router: Router, view: &View) -> Router {
     let router = shown(router, "/status", view, |view, _| Response::json(&status(view)));
@@ -31,6 +33,7 @@ pub(super) fn routes(router: Router, view: &View) -> Router {
     let router = shown(router, "/policies", view, |view, _| Response::json(&policies(view)));
     let router = shown(router, "/config", view, |view, _| Response::json(&view.settings.borrow().view()));
     let router = shown(router, "/certificates", view, |view, _| Response::json(&certificates(view)));
+    let router = shown(router, "/roots", view, |view, _| Response::json(&roots(view)));
     let router = shown(router, "/connections/refused", view, |view, _| Response::json(&refused(view)));
     let router = shown(router, "/describe/pod", view, described_pod);
     let router = shown(router, "/describe/service", view, described_service);
@@ -188,6 +191,15 @@ fn certificates(view: &View) -> Vec<Certificate> {
         error: own.error.clone(),
     };
     view.certificates.borrow().certificates.iter().map(certificate).collect()
+}
+
+fn roots(view: &View) -> Roots {
+    let status = view.certificates.borrow();
+    let mut certificates = BTreeMap::new();
+    for issuer in status.certificates.iter().filter_map(|own| own.issuer.as_ref()) {
+        *certificates.entry(issuer.clone()).or_default() += 1;
+    }
+    Roots { trusted: status.roots.iter().map(|root| root.serial.clone()).collect(), certificates }
 }
 
 /// The latest refused handshakes, the newest first.

@@ -2,7 +2,7 @@
 //! a node that starts does not ask for all of its identities at the same moment.
 //!
 //! What must hold: the roots of every answer and those of the mounted file are trusted at once, before or together with the
-//! first certificate that needs them. A root that leaves the file is not trusted any more, whatever the last answer said; a file
+//! first certificate that needs them. A root that leaves the file is not trusted any more, in spite of the last answer; a file
 //! that cannot be read takes no root away. Of the two the newer one names the root that signs, by its first.
 
 use std::{

@@ -5,7 +5,7 @@ mod remote;
 use std::{fs, path::Path};
 
 use underpass_core::TrustDomain;
-use underpass_identity::{Certificate, rotation::directory as rotation, testing::TestCa};
+use underpass_identity::{Certificate, rotation::directory as rotation};
 use underpass_telemetry::admin::Readiness;
 
 use super::{ca::Embedded, *};

@@ -91,6 +91,11 @@ impl Fleet {
         Ok(Self { runtime, client, namespace: way.system_namespace().to_owned(), node: way.node.clone() })
     }
 
+    /// What asks the API server itself.
+    pub(crate) const fn api_server(&self) -> (&Runtime, &Client) {
+        (&self.runtime, &self.client)
+    }
+
     /// The node that is named.
     pub(crate) fn node(&self) -> Option<&str> {
         self.node.as_deref()

@@ -62,7 +62,7 @@ const PROXY_CONFIG: &[Elsewhere] = &[
     word("listeners", "underpass explain SOURCE DESTINATION:PORT shows what happens to a connection"),
     word("l", "underpass explain SOURCE DESTINATION:PORT shows what happens to a connection"),
     word("log", "underpass log shows and sets the level of an agent's log"),
-    word("rootca-compare", "underpass certificates -o wide names the root of each certificate"),
+    word("rootca-compare", "underpass ca status names the roots of every agent"),
     word("route", "underpass explain SOURCE DESTINATION:PORT shows what happens to a connection"),
     word("routes", "underpass explain SOURCE DESTINATION:PORT shows what happens to a connection"),
     word("r", "underpass explain SOURCE DESTINATION:PORT shows what happens to a connection"),

@@ -2,6 +2,7 @@
 //! text, so that the output is tested as data.
 
 pub(crate) mod analyze;
+pub(crate) mod ca;
 pub(crate) mod certificates;
 pub(crate) mod config;
 pub(crate) mod connections;

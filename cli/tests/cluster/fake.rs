@@ -189,12 +189,33 @@ async fn answer(state: &Mutex<State>, request: Request<Incoming>) -> Answer {
     if method == hyper::Method::PATCH {
         let body = request.into_body().collect().await.unwrap().to_bytes();
         let mut state = state.lock().unwrap();
-        state.written.push((format!("{method} {path}"), serde_json::from_slice(&body).unwrap()));
-        return said(200, &json!({}));
+        let patch: Value = serde_json::from_slice(&body).unwrap();
+        state.written.push((format!("{method} {path}"), patch.clone()));
+        let Some(object) = state.objects.get_mut(&path) else { return said(200, &json!({})) };
+        let given = &patch["metadata"]["resourceVersion"];
+        if !given.is_null() && *given != object["metadata"]["resourceVersion"] {
+            return refused(409, "Conflict", "the object has been modified");
+        }
+        merge(object, patch);
+        return said(200, object);
     }
     match state.lock().unwrap().objects.get(&path) {
         Some(object) => said(200, object),
         None => refused(404, "NotFound", &format!("no {path}")),
+    }
+}
+
+/// RFC 7396.
+fn merge(into: &mut Value, patch: Value) {
+    let Value::Object(patch) = patch else { return *into = patch };
+    if !into.is_object() {
+        *into = json!({});
+    }
+    for (key, value) in patch {
+        match value {
+            Value::Null => drop(into.as_object_mut().unwrap().remove(&key)),
+            value => merge(&mut into[&key], value),
+        }
     }
 }
 

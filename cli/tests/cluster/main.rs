@@ -1,6 +1,7 @@
 //! The command against a cluster: agents on several nodes, asked through an API server that forwards their ports, and those that do
 //! not answer.
 
+mod ca;
 mod fake;
 #[path = "../support/mod.rs"]
 mod support;
@@ -343,7 +344,8 @@ fn a_namespace_gets_the_label() {
         ! error: there is no namespace nowhere
     "#]],
     );
-    plain.check(
+    let never = Cluster::start().object(path, namespace(json!({"a": "b"})));
+    never.check(
         &["label", "namespace", "shop", "--remove"],
         &expect![[r#"
         exit 0

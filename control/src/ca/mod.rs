@@ -4,9 +4,11 @@
 //! * [`grant`]: the decision about a request. [`issuer`]: the request, the decision, the certificate.
 //! * [`callers`]: who a caller is, by the API server's word about its token.
 //! * [`serving`]: the certificate of the control plane's own port.
+//! * [`expiry`]: a warning before the CA ends.
 //! * [`roots`]: the ConfigMap of roots in every namespace.
 
 pub mod callers;
+pub mod expiry;
 pub mod grant;
 pub mod issuer;
 pub mod roots;

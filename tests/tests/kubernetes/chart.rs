@@ -54,6 +54,7 @@ fn main() -> ExitCode {
         Scenario::outside("profiles_are_in_every_template", profiles::are_in_every_template),
         Scenario::outside("a_network_policy_closes_no_port", surroundings::a_network_policy_closes_no_port),
         Scenario::outside("prometheus_is_told_the_port", surroundings::prometheus_is_told_the_agents_own_port),
+        Scenario::outside("alerts_are_those_of_the_file", surroundings::alerts_are_those_of_the_file),
         Scenario::new("an_api_server_takes_every_object", installed::an_api_server_takes_every_object),
         Scenario::new("the_root_namespace_is_made_and_kept", installed::the_root_namespace_is_made_and_kept),
         Scenario::new("an_agent_may_write_one_annotation", installed::an_agent_may_write_one_annotation),

@@ -15,6 +15,8 @@ mod facts;
 mod labels;
 #[path = "mesh/outages.rs"]
 mod outages;
+#[path = "mesh/rotation.rs"]
+mod rotation;
 #[path = "mesh/status.rs"]
 mod status;
 
@@ -32,6 +34,7 @@ underpass_tests::scenarios! {
     labels::a_namespace_joins_and_leaves_under_load,
     outages::nothing_fails_without_control_and_api_server,
     certificates::only_agents_get_the_identities_of_their_node,
+    rotation::the_root_is_replaced_under_load,
     status::policies_get_conditions,
     status::one_of_two_replicas_writes,
 }

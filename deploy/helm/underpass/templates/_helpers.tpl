@@ -9,7 +9,7 @@
 {{- include "underpass.fill" (list .Values $profile) }}
 {{- /* What an earlier chart did not have: helm upgrade --reuse-values takes the defaults of that one. */}}
 {{- $later := dict "crds" (dict "enabled" true) "admission" (dict "enabled" true) "networkPolicy" (dict "enabled" false) }}
-{{- $_ := set $later "monitoring" (dict "serviceMonitor" (dict "enabled" false)) }}
+{{- $_ := set $later "monitoring" (dict "serviceMonitor" (dict "enabled" false) "prometheusRule" (dict "enabled" false)) }}
 {{- include "underpass.fill" (list .Values $later) }}
 {{- end }}
 

@@ -10,7 +10,11 @@ use underpass_core::TrustDomain;
 use zeroize::Zeroizing;
 
 use super::{Phase, Status, Step};
-use crate::{Authority, CaFault, Error, certificate::pem, state};
+use crate::{
+    Authority, CaFault, Certificate, Error,
+    certificate::{certificates_from_pem, pem},
+    state,
+};
 
 /// The values of such a CA, texts in PEM.
 #[derive(Clone)]
@@ -66,6 +70,19 @@ impl Values {
             next: secret(Self::NEXT)?,
             old: text(Self::OLD)?.map(str::to_owned),
         })
+    }
+
+    /// The trust domain that the signing CA is made for.
+    ///
+    /// # Errors
+    /// [`Error::CaFault`]: it has no readable certificate, or that names none.
+    pub fn trust_domain(&self, name: &str) -> Result<TrustDomain, Error> {
+        let named = || {
+            let found = certificates_from_pem(&self.ca).ok()?;
+            Certificate::parse(found.first()?).ok()?.organization()?.parse().ok()
+        };
+        let origin = || format!("{name}, {}", Self::CA).into();
+        named().ok_or_else(|| Error::CaFault { origin: origin(), fault: CaFault::Certificate })
     }
 
     /// Every key and its value; none: the object has no such key.
@@ -215,7 +232,7 @@ mod tests {
                 value.map(str::as_bytes)
             };
             let read = Values::read("a", value).unwrap();
-            assert_eq!(read.entries(), entries);
+            assert_eq!((read.entries(), read.trust_domain("a").unwrap()), (entries, domain.clone()));
         }
     }
 }

@@ -10,6 +10,8 @@ use super::{
     values,
 };
 
+/// The rules of Prometheus that the chart brings.
+const ALERTS: &str = include_str!("../../../../deploy/helm/underpass/files/alerts.yaml");
 const CONTROL: &str = "underpass-control";
 const AGENT: &str = "underpass-agent";
 
@@ -88,6 +90,19 @@ pub(crate) fn prometheus_is_told_the_agents_own_port() -> Result<()> {
         "{annotations}"
     );
     ensure!(twice.matches("underpass.dev/settings:").count() == 1, "{twice}");
+    Ok(())
+}
+
+/// The object has the rules that users without the operator read as a file.
+pub(crate) fn alerts_are_those_of_the_file() -> Result<()> {
+    const ASKED: &str = "monitoring: {prometheusRule: {enabled: true, labels: {release: prometheus}}}";
+    let helm = Helm::new()?;
+    ensure!(helm.render(values::NONE)?.one("PrometheusRule", "underpass").is_err(), "not asked for");
+    let objects = helm.render(ASKED)?;
+    let rules = objects.one("PrometheusRule", "underpass")?;
+    ensure!(rules["metadata"]["labels"]["release"] == "prometheus", "{rules}");
+    let file: Value = serde_saphyr::from_str(ALERTS)?;
+    ensure!(rules["spec"] == file, "{rules}");
     Ok(())
 }
 

@@ -106,6 +106,7 @@ pub(crate) fn a_misspelt_one_is_named() -> Result<()> {
             "interval",
             "monitoring: {serviceMonitor: {interval: 1m30s}}",
         ),
+        ("monitoring: {prometheusRule: {enable: true}}", "enable", "monitoring: {prometheusRule: {enabled: true}}"),
         ("profile: dmeo", "profile", "profile: demo"),
         ("image: {pullpolicy: Always}", "pullpolicy", "image: {pullPolicy: Always}"),
         ("global: {hbu: x}", "hbu", "global: {hub: x}"),

@@ -1,6 +1,9 @@
 //! The state of a running agent: status, pods, certificates, open connections, refused handshakes.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -123,6 +126,15 @@ pub struct Certificate {
     pub issuer: Option<String>,
     /// The error of the last attempt to get or renew it.
     pub error: Option<String>,
+}
+
+/// The roots of an agent, by their serial numbers, hexadecimal.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Roots {
+    /// Those that peers are verified against.
+    pub trusted: BTreeSet<String>,
+    /// Certificates of its pods by the root that they lead to.
+    pub certificates: BTreeMap<String, usize>,
 }
 
 /// One end of a connection.

@@ -13,7 +13,9 @@ mod workload;
 
 use underpass_core::{ObjectName, World, resolve::Sources};
 
-pub use agent::{Certificate, Connection, ControlPlane, Gate, Party, PodCount, ProblemCount, RefusedHandshake, Status};
+pub use agent::{
+    Certificate, Connection, ControlPlane, Gate, Party, PodCount, ProblemCount, RefusedHandshake, Roots, Status,
+};
 pub use describe::{Backend, PodDescription, PortMtls, ServiceDescription};
 pub use policy::Policy;
 pub use service::{Endpoint, Port, Service};
