@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match arguments.as_slice() {
         ["world-part", rest @ ..] => world::part(rest).map(|never| match never {}),
+        ["world-agents", rest @ ..] => world::control::agents::run(rest).map(|never| match never {}),
         ["world", rest @ ..] => options(rest).and_then(|options| world::run(&std::env::current_exe()?, &options)),
         ["--help" | "-h"] => {
             println!("{USAGE}");

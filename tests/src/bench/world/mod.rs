@@ -3,9 +3,11 @@
 //! collects what they print, [`part`] is what one of them does.
 //!
 //! [`layout`] is the cluster, [`works`] what is done to it, [`measure`] how that is counted, [`storm`] and [`connections`] what it
-//! does to others. [`subject`] is the agent: everything of the product that this benchmark touches.
+//! does to others. [`subject`] is the agent: everything of the product that is touched for it. [`control`] is the control plane,
+//! with a subject of its own.
 
 pub mod connections;
+pub mod control;
 pub mod layout;
 pub mod measure;
 pub mod objects;
@@ -66,6 +68,9 @@ struct Effort {
     storm: Duration,
     connections: usize,
     changes: u32,
+    /// Agents of a control plane, in clusters of at most so many pods; of larger ones it has none.
+    agents: (usize, usize),
+    pods: usize,
 }
 
 const FULL: Effort = Effort {
@@ -75,6 +80,8 @@ const FULL: Effort = Effort {
     storm: Duration::from_secs(60),
     connections: 100_000,
     changes: 100,
+    agents: (200, 10_000),
+    pods: 30,
 };
 
 const QUICK: Effort = Effort {
@@ -84,6 +91,8 @@ const QUICK: Effort = Effort {
     storm: Duration::from_secs(3),
     connections: 10_000,
     changes: 20,
+    agents: (20, 1000),
+    pods: 5,
 };
 
 impl Effort {
@@ -101,6 +110,7 @@ impl Effort {
 enum Part {
     Changes,
     Connections,
+    Control,
 }
 
 impl Part {
@@ -108,11 +118,12 @@ impl Part {
         match self {
             Self::Changes => "changes",
             Self::Connections => "connections",
+            Self::Control => "control",
         }
     }
 
     fn parse(text: &str) -> Option<Self> {
-        [Self::Changes, Self::Connections].into_iter().find(|part| part.as_str() == text)
+        [Self::Changes, Self::Connections, Self::Control].into_iter().find(|part| part.as_str() == text)
     }
 }
 
@@ -135,6 +146,9 @@ pub fn run(program: &Path, options: &Options) -> Result<()> {
         }
     }
     start(program, Part::Connections, effort.largest(), Stack::Single, options.quick, &mut tell)?;
+    for size in effort.sizes {
+        start(program, Part::Control, *size, Stack::Single, options.quick, &mut tell)?;
+    }
     for entry in growth(&entries) {
         println!("{}", table::line(&entry));
         entries.push(entry);
@@ -191,6 +205,13 @@ pub fn part(arguments: &[&str]) -> Result<Infallible> {
             tell(connections::connections(&subject, layout, effort.connections, effort.changes)?)?;
             std::process::exit(0)
         }
+        Part::Control => {
+            progress(layout, "a control plane");
+            let (agents, at_most) = effort.agents;
+            let agents = if layout.pods <= at_most { agents } else { 0 };
+            tell(control::control(&std::env::current_exe()?, layout, agents, effort.pods)?)?;
+            std::process::exit(0)
+        }
     }
 }
 
@@ -244,10 +265,13 @@ fn progress(layout: Layout, what: &str) {
 /// The count of small changes at the largest size, divided by their count at the smallest.
 fn growth(entries: &[Entry]) -> Vec<Entry> {
     let mut grown = Vec::new();
-    for work in WORKS {
-        let Target::Change { growth, .. } = work.target else { continue };
+    let small = WORKS.iter().filter_map(|work| match work.target {
+        Target::Change { growth, .. } => Some((work.name, growth)),
+        _ => None,
+    });
+    for (work, growth) in small.chain([(control::CHANGE, control::GROWTH)]) {
         for stack in [Stack::Single, Stack::Dual] {
-            let of = |e: &&Entry| e.work == work.name && e.stack == stack.as_str() && e.unit == CPU;
+            let of = |e: &&Entry| e.work == work && e.stack == stack.as_str() && e.unit == CPU;
             let (least, most) =
                 (entries.iter().filter(of).min_by_key(|e| e.size), entries.iter().filter(of).max_by_key(|e| e.size));
             let (Some(least), Some(most)) = (least, most) else { continue };
@@ -258,7 +282,7 @@ fn growth(entries: &[Entry]) -> Vec<Entry> {
                 [("allocations", times(|e| e.allocations.map(|a| a.count))), ("operations", times(|e| e.operations))]
             {
                 let unit = format!("{what}, times {}", table::count(least.size as u64));
-                grown.extend(times.map(|times| new(work.name, most.size, stack, &unit).value(times).target(growth)));
+                grown.extend(times.map(|times| new(work, most.size, stack, &unit).value(times).target(growth)));
             }
         }
     }
@@ -281,6 +305,8 @@ fn page(machine: &Machine, mut entries: Vec<Entry>) -> String {
          else; `--quick` is a short look. From the batch handed to the keeper to the last operation on the tables, which are in\n\
          memory, and on until nothing of it is left to do; without YAML, without enrolment, no new identity. Times are medians\n\
          with their range, counts are exact, of all threads. What the works are: `tests/src/bench/world/works.rs`.\n\n\
+         Those of a control plane end where its agents have received a change over TLS; the agents are another process on the same\n\
+         cores: `tests/src/bench/world/control.rs`.\n\n\
          Measured on {machine}.\n\n{}",
         table::markdown(&entries)
     )
