@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use super::{
     super::{
@@ -53,10 +53,9 @@ pub fn control(program: &Path, layout: Layout, count: usize, times: usize) -> Re
     let control = ControlPlane::start()?;
     let (before, began) = (settle()?, Instant::now());
     control.hand(layout.objects().map(Change::Put));
-    let resources = control.wait()?;
+    // An update becomes visible whole.
+    control.wait_for(layout.pods)?;
     let (wall, after) = (began.elapsed(), settle()?);
-    ensure!(resources.addresses.len() >= layout.pods, "{} resources", resources.addresses.len());
-    drop(resources);
     let loaded = resident()?.now;
     let work = "a control plane's full load";
     let held = entry("a control plane, resident", "MiB").value(loaded as f64 / MIB);

@@ -119,16 +119,15 @@ impl ControlPlane {
         self.feed.send(Update { batch, source_version: Some(version.to_string().into()), ..Update::default() });
     }
 
-    /// Waits until what was handed over last is served.
+    /// Waits until so many addresses are served.
     ///
     /// # Errors
-    /// Where it never is.
-    pub(super) fn wait(&self) -> Result<Resources> {
-        let wanted = self.handed.load(Relaxed).to_string();
+    /// Where they never are.
+    pub(super) fn wait_for(&self, addresses: usize) -> Result<()> {
         let mut resources = self.resources.clone();
         let served = async {
-            let is_it = |now: &Option<Resources>| now.as_ref().is_some_and(|now| *now.source == *wanted);
-            resources.wait_for(is_it).await.map(|now| now.clone().unwrap_or_default())
+            let is_it = |now: &Option<Resources>| now.as_ref().is_some_and(|now| now.addresses.len() >= addresses);
+            resources.wait_for(is_it).await.map(drop)
         };
         let served = self.runtime.block_on(async { tokio::time::timeout(DEADLINE, served).await });
         served.context("resources that are never served")?.context("the follower has ended")
