@@ -11,7 +11,7 @@ use underpass_telemetry::log::Filter;
 
 pub(crate) use self::{
     mesh::Mesh,
-    way::{Cluster, LOCAL_SOCKET, Way},
+    way::{Cluster, LOCAL_SOCKET, Place, Way},
 };
 
 /// Underpass: a service mesh without sidecars.
@@ -46,6 +46,19 @@ pub(crate) enum Command {
     Analyze(crate::commands::analyze::Analyze),
     Crd(crate::commands::crd::Crd),
     Ca(crate::commands::ca::CertificateAuthority),
+    /// Install the mesh into a cluster, or bring an installation to what is asked for.
+    ///
+    /// Runs Helm with the chart that is in this command. Values count in this order, the last one most: the profile, each file, each --set.
+    /// Where the mesh is installed already it is upgraded, and values that are not given again are those of the chart;
+    /// `underpass upgrade` keeps them.
+    #[command(after_help = crate::commands::install::EXAMPLES)]
+    Install(crate::commands::install::Install),
+    /// Upgrade the mesh to this command's version, with the values it was installed with under those that are given.
+    #[command(after_help = crate::commands::install::EXIT_STATUS)]
+    Upgrade(crate::commands::install::Install),
+    Uninstall(crate::commands::uninstall::Uninstall),
+    Profile(crate::commands::profile::Profile),
+    Manifest(crate::commands::manifest::Manifest),
     #[command(visible_alias = "ps")]
     ProxyStatus(crate::commands::proxy_status::ProxyStatus),
     #[command(visible_alias = "pc")]

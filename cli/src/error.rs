@@ -91,9 +91,6 @@ pub(crate) enum CliError {
     /// No runtime for requests.
     #[error("cannot start: {source}")]
     Runtime { source: io::Error },
-    /// What is asked for has to be confirmed, and nothing answers.
-    #[error("standard input is no terminal to ask at: -y deletes without a question")]
-    NotConfirmed,
     /// The CA's owner replaces its roots.
     #[error(
         "the CA is plugged in (Secret {namespace}/cacerts): its owner replaces its certificates there, as docs/control.md#the-ca \
@@ -118,6 +115,12 @@ pub(crate) enum CliError {
     /// A CA that cannot be used, or a step of its rotation that cannot be taken.
     #[error(transparent)]
     Ca(#[from] underpass_identity::Error),
+    /// What is asked for has to be confirmed, and nothing answers.
+    #[error("standard input is no terminal to ask at: {without}")]
+    NotConfirmed { without: &'static str },
+    /// The chart, or Helm.
+    #[error("{source}")]
+    Chart { source: crate::chart::ChartError },
     /// Standard output.
     #[error("cannot write the answer: {source}")]
     Write { source: io::Error },
@@ -140,6 +143,12 @@ impl CliError {
             _ => String::new(),
         };
         Self::ApiServer { source: Box::new(source), help }
+    }
+}
+
+impl From<crate::chart::ChartError> for CliError {
+    fn from(source: crate::chart::ChartError) -> Self {
+        Self::Chart { source }
     }
 }
 

@@ -2,7 +2,9 @@
 
 mod agents;
 mod args;
+mod chart;
 mod commands;
+mod confirm;
 mod error;
 mod live;
 mod measure;
@@ -45,6 +47,11 @@ fn run(command: &Command) -> Result<output::Output, error::CliError> {
         Command::Analyze(args) => commands::analyze::run(args),
         Command::Crd(args) => commands::crd::run(args),
         Command::Ca(args) => commands::ca::run(args),
+        Command::Install(args) => commands::install::install(args),
+        Command::Upgrade(args) => commands::install::upgrade(args),
+        Command::Uninstall(args) => commands::uninstall::run(args),
+        Command::Profile(args) => commands::profile::run(args),
+        Command::Manifest(args) => commands::manifest::run(args),
         Command::ProxyStatus(args) => commands::proxy_status::run(args),
         Command::ProxyConfig(args) => commands::proxy_config::run(args),
         Command::Version(args) => commands::version::run(args),

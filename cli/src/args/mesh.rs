@@ -32,7 +32,7 @@ impl Mesh {
     }
 }
 
-fn namespace(text: &str) -> Result<String, &'static str> {
+pub(super) fn namespace(text: &str) -> Result<String, &'static str> {
     if is_label(text) {
         Ok(text.to_owned())
     } else {

@@ -40,6 +40,16 @@ pub(crate) struct Cluster {
     pub(crate) context: Option<String>,
 }
 
+/// Where the mesh is installed.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct Place {
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
+    /// The namespace of the mesh's own pods.
+    #[arg(short = 'i', long, visible_alias = "istioNamespace", value_name = "NAMESPACE", help_heading = HEADING, default_value = SYSTEM_NAMESPACE, value_parser = super::mesh::namespace)]
+    pub(crate) system_namespace: String,
+}
+
 impl Way {
     /// Its namespace of the mesh's own pods.
     pub(crate) fn system_namespace(&self) -> &str {

@@ -1,10 +1,7 @@
 //! `underpass crd`: the definitions of the mesh's kinds, printed, applied to a cluster and deleted from it. Those of another
 //! owner, such as Istio, are used and never touched.
 
-use std::{
-    io::{self, BufRead as _, IsTerminal as _, Write as _},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use clap::Subcommand;
 use underpass_config::definitions::{self, Definition};
@@ -17,6 +14,7 @@ use underpass_kube::{
 use crate::{
     agents,
     args::Cluster,
+    confirm::confirm,
     error::CliError,
     output::{self, Output, complain, one_line},
 };
@@ -64,8 +62,14 @@ enum Action {
 #[derive(Clone, Copy, Debug, clap::Args)]
 struct Patience {
     /// The longest time to wait for the API server, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    #[arg(long, value_name = "SECONDS", default_value_t = Self::default().timeout)]
     timeout: u64,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { timeout: 60 }
+    }
 }
 
 pub(crate) fn run(args: &Crd) -> Result<Output, CliError> {
@@ -74,6 +78,11 @@ pub(crate) fn run(args: &Crd) -> Result<Output, CliError> {
         Action::Apply { cluster, patience } => Session::open(cluster, *patience)?.apply(),
         Action::Delete { cluster, patience, yes } => Session::open(cluster, *patience)?.delete(*yes),
     }
+}
+
+/// `delete`, for a command that removes the mesh as well.
+pub(crate) fn delete(cluster: &Cluster, is_confirmed: bool) -> Result<Output, CliError> {
+    Session::open(cluster, Patience::default())?.delete(is_confirmed)
 }
 
 fn print(all: &[Definition]) -> Result<Output, CliError> {
@@ -146,7 +155,7 @@ impl Session {
                 }
             }
         }
-        if !doomed.is_empty() && !is_confirmed && !confirm()? {
+        if !doomed.is_empty() && !is_confirmed && !confirm("Delete?", "-y deletes without a question")? {
             return Ok(Output { text: text + "nothing is deleted\n", code: output::NO });
         }
         let mut all = Output::ok(text);
@@ -217,17 +226,6 @@ fn listed(definition: &Definition, names: &[ObjectName]) -> Vec<String> {
     };
     let names = names.iter().map(|name| format!("  {}/{}", name.namespace(), name.name()));
     std::iter::once(head).chain(names).collect()
-}
-
-/// The answer that the terminal gives.
-fn confirm() -> Result<bool, CliError> {
-    if !io::stdin().is_terminal() {
-        return Err(CliError::NotConfirmed);
-    }
-    let _ = write!(io::stderr(), "Delete? [y/N] "); // standard error is closed
-    let mut answer = String::new();
-    let read = io::stdin().lock().read_line(&mut answer);
-    Ok(read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 #[cfg(test)]

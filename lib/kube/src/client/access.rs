@@ -31,6 +31,30 @@ pub enum Access {
     },
 }
 
+impl Access {
+    /// The context of the kubeconfig that leads to the cluster; none: it is reached as this pod's service account.
+    ///
+    /// # Errors
+    /// Where a file that is named cannot be read.
+    pub fn context(&self) -> Result<Option<String>, ConnectError> {
+        let (path, context) = match self {
+            Self::InCluster => return Ok(None),
+            Self::Kubeconfig { path, context } => (Some(path), context),
+            Self::Kubectl { path, context } => (path.as_ref(), context),
+        };
+        if context.is_some() {
+            return Ok(context.clone());
+        }
+        match path {
+            Some(path) => Kubeconfig::read_from(path)
+                .map(|file| file.current_context)
+                .map_err(|cause| ConnectError::Kubeconfig { path: path.clone(), cause }),
+            // Without a file it is reached otherwise, or not at all, which connecting says.
+            None => Ok(Kubeconfig::read().ok().and_then(|file| file.current_context)),
+        }
+    }
+}
+
 /// The reason why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {

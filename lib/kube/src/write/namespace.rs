@@ -1,11 +1,12 @@
-//! One label of one namespace, as `kubectl label` sets it: a value that is there already is another's decision, and is only replaced on
-//! demand.
+//! Namespaces and their labels: one is made where it is absent, and one label is set as `kubectl label` sets it: a value that is there
+//! already is another's decision, and is only replaced on demand.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use http::Method;
 use serde::Deserialize;
 use serde_json::json;
+use underpass_core::ObjectName;
 
 use super::{FIELD_MANAGER, MERGE};
 use crate::client::{Call, Client, Collection, Error, is_name};
@@ -40,6 +41,45 @@ struct Metadata {
 }
 
 impl Client {
+    /// The labels of a namespace; none: there is no such namespace.
+    ///
+    /// # Errors
+    /// Where the API server gives no good answer.
+    pub async fn namespace_labels(&self, name: &str) -> Result<Option<BTreeMap<String, Arc<str>>>, Error> {
+        if !is_name(name) {
+            return Err(Error::Name { name: name.into() });
+        }
+        match self.json::<Namespace>(&Call::get(Collection::NAMESPACES.named(name))).await {
+            Ok(found) => Ok(Some(found.metadata.labels)),
+            Err(e) if e.status() == Some(404) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Makes a namespace with one label; false: it was there by then, and is left as it is.
+    ///
+    /// # Errors
+    /// Where the API server gives no good answer.
+    pub async fn make_namespace(&self, name: &str, key: &str, value: &str) -> Result<bool, Error> {
+        let object =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {key: value}}});
+        let call = Call::new(Method::POST, Collection::NAMESPACES.all()).with("fieldManager", FIELD_MANAGER);
+        match self.json::<serde::de::IgnoredAny>(&call.json(&object)?).await {
+            Ok(_) => Ok(true),
+            Err(e) if e.status() == Some(409) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The namespaces with this label and value, by name.
+    ///
+    /// # Errors
+    /// Where the API server gives no good answer.
+    pub async fn namespaces_labelled(&self, key: &str, value: &str) -> Result<Vec<ObjectName>, Error> {
+        let call = Call::get(Collection::NAMESPACES.all()).with("labelSelector", &format!("{key}={value}"));
+        self.names(call).await
+    }
+
     /// Sets a label of a namespace, or removes it (`value` is none). Another value is replaced with `overwrite` alone.
     ///
     /// # Errors

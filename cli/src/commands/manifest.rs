@@ -1,0 +1,55 @@
+//! `underpass manifest generate`: what would be installed, as manifests for kubectl.
+
+use clap::Subcommand;
+use underpass_config::definitions;
+
+use super::install::Program;
+use crate::{
+    agents::runtime,
+    args::Place,
+    chart::{Unpacked, helm::Helm, rendered, values::Given},
+    error::CliError,
+    output::{Output, complain},
+};
+
+/// What would be installed, as manifests.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Manifest {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Print the manifests of an installation, for a tool that applies them. No cluster is asked.
+    ///
+    /// The namespace comes first, then the definitions of the mesh's kinds (unless crds.enabled=false), then the rest. There are no hooks:
+    /// what deletes these manifests leaves captured pods on the nodes, and policies go with their definitions.
+    #[command(
+        after_help = "Example:\n  underpass manifest generate --set global.hub=registry.example/mesh | kubectl apply -f -"
+    )]
+    Generate {
+        #[command(flatten)]
+        values: Given,
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        program: Program,
+    },
+}
+
+pub(crate) fn run(args: &Manifest) -> Result<Output, CliError> {
+    let Action::Generate { values, place, program } = &args.action;
+    let values = values.read()?;
+    for note in &values.notes {
+        complain(&format!("note: {note}"));
+    }
+    let unpacked = Unpacked::new()?;
+    let layers = unpacked.layers(&values.layers)?;
+    let rendered = runtime()?.block_on(async {
+        // Nothing of a kubeconfig matters to what is rendered.
+        let helm = Helm::find(&program.helm, None, None, &place.system_namespace).await?;
+        helm.read("template", &Helm::template(&unpacked.chart(), &layers, &values)).await
+    })?;
+    Ok(Output::ok(rendered::manifests(&rendered, &place.system_namespace, &definitions::all())?))
+}

@@ -1,0 +1,148 @@
+//! `underpass uninstall`: Helm removes the release, and its hook cleans the nodes. Policies and their definitions stay, unless they are
+//! asked for.
+
+use underpass_core::enrol::{DATAPLANE_MODE, ISTIO_INJECTION};
+
+use super::{
+    crd,
+    install::{Found, Run, watched},
+};
+use crate::{
+    agents::runtime,
+    args::Place,
+    chart::{
+        ChartError,
+        helm::{self, Helm},
+    },
+    confirm::confirm,
+    error::CliError,
+    output::{self, Output, complain, one_line},
+};
+
+/// Remove the mesh from a cluster, and everything of it from the nodes.
+///
+/// AuthorizationPolicies, PeerAuthentications and their definitions stay, unless --crds is given; so do the root namespace and the Secret of
+/// the CA.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit status: 0 it is gone and every node is clean, 2 the answer was no, 1 something failed: \
+                        also nodes that could not be cleaned, each named with what cleans it.")]
+pub(crate) struct Uninstall {
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    run: Run,
+    /// Delete the definitions of the mesh's kinds too, where they are ours, with all AuthorizationPolicies and PeerAuthentications.
+    #[arg(long)]
+    crds: bool,
+    /// Say what would be removed, and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Taken and without effect: there is one installation, which goes as a whole.
+    #[arg(long, hide = true)]
+    _purge: bool,
+    /// Refused: there are no revisions.
+    #[arg(short = 'r', long, value_name = "NAME", hide = true)]
+    revision: Option<String>,
+}
+
+pub(crate) fn run(args: &Uninstall) -> Result<Output, CliError> {
+    if args.revision.is_some() {
+        let instead = "there are no revisions; underpass uninstall removes the mesh";
+        return Err(ChartError::Option { option: "--revision", instead }.into());
+    }
+    let removed = runtime()?.block_on(remove(args))?;
+    if !args.crds || args.dry_run || removed.code != output::OK {
+        return Ok(removed);
+    }
+    let deleted = crd::delete(&args.place.cluster, args.run.yes)?;
+    Ok(Output { text: removed.text + &deleted.text, code: deleted.code })
+}
+
+async fn remove(args: &Uninstall) -> Result<Output, CliError> {
+    let namespace = &*args.place.system_namespace;
+    let found = Found::ask(&args.place, args.run.program()).await?;
+    let Some(release) = &found.release else {
+        let help = "there is nothing to remove";
+        return Err(ChartError::Absent { namespace: namespace.to_owned(), help }.into());
+    };
+    let (version, cluster) = (one_line(&release.version), one_line(&found.cluster));
+    complain(&format!(
+        "This will remove Underpass {version} from namespace {namespace} of {cluster}, and from its nodes."
+    ));
+    let enrolled = enrolled(&found).await?;
+    if !enrolled.is_empty() {
+        complain(&still_enrolled(&enrolled));
+    }
+    if args.crds {
+        complain("The definitions of the mesh's kinds go too, with every policy.");
+    }
+    if args.dry_run {
+        complain("- nothing was changed (--dry-run)");
+        return Ok(Output::ok(String::new()));
+    }
+    if !args.run.yes && !confirm("Proceed?", "-y removes it without a question")? {
+        return Ok(Output { text: "nothing is changed\n".to_owned(), code: output::NO });
+    }
+    complain("- helm removes the release, and its hook cleans the nodes");
+    let status = watched(&found, namespace, &Helm::uninstall(&args.run.way())).await?;
+    helm::succeeded("uninstall", status, || after_a_failure(namespace))?;
+    Ok(Output::ok(format!("Underpass {version} is removed.\n")))
+}
+
+/// The namespaces whose label puts their pods into the mesh, by name.
+async fn enrolled(found: &Found) -> Result<Vec<String>, CliError> {
+    let mut all = Vec::new();
+    for (key, value) in [(DATAPLANE_MODE, "ambient"), (ISTIO_INJECTION, "enabled")] {
+        let names = found.client.namespaces_labelled(key, value).await;
+        let names = names.map_err(|source| CliError::api_server(source, "list namespaces".to_owned()))?;
+        all.extend(names.iter().map(|name| name.name().to_owned()));
+    }
+    all.sort();
+    all.dedup();
+    Ok(all)
+}
+
+/// The most namespaces that a line names.
+const NAMED: usize = 10;
+
+fn still_enrolled(namespaces: &[String]) -> String {
+    let named = namespaces.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let more = match namespaces.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(
+        "Pods of these namespaces are in the mesh by label: {named}{more}. Their open connections are reset, and new ones fail until their \
+         node is clean; underpass label namespace NAME --remove takes them out before, without that."
+    )
+}
+
+/// Helm has said what failed; where a hook did, its log names the nodes.
+fn after_a_failure(namespace: &str) -> String {
+    let namespace = one_line(namespace);
+    format!(
+        "; where nodes were not cleaned, the release is gone all the same, and kubectl -n {namespace} logs job/underpass-cleanup names each node \
+         with the command that cleans it (docs/install.md#removal)"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_are_named_up_to_a_limit() {
+        let names = |count: usize| (0..count).map(|n| format!("n{n}")).collect::<Vec<_>>();
+        assert!(still_enrolled(&names(2)).contains("label: n0, n1. Their"), "{}", still_enrolled(&names(2)));
+        assert!(still_enrolled(&names(12)).contains("n9 and 2 more. Their"), "{}", still_enrolled(&names(12)));
+    }
+
+    #[test]
+    fn a_failure_says_where_the_nodes_are_named() {
+        let help = after_a_failure("mesh");
+        assert!(
+            help.contains("-n mesh logs job/underpass-cleanup") && help.contains("docs/install.md#removal"),
+            "{help}"
+        );
+    }
+}
