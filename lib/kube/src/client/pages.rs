@@ -1,6 +1,6 @@
 //! Lists in pages: an answer has a limit of bytes, and a list of a whole cluster has none.
 
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use underpass_core::ObjectName;
 
 use super::{Call, Client, Error};
@@ -13,7 +13,13 @@ const METADATA: &str = "application/json;as=PartialObjectMetadataList;v=v1;g=met
 #[serde(bound(deserialize = "T: Deserialize<'de>"))]
 struct Page<T> {
     metadata: PageMetadata,
+    #[serde(deserialize_with = "or_null")]
     items: Vec<T>,
+}
+
+/// An empty list of metadata is null, as Go writes one that was never made; an answer without the field is no list.
+fn or_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(items: D) -> Result<Vec<T>, D::Error> {
+    Option::deserialize(items).map(Option::unwrap_or_default)
 }
 
 #[derive(Deserialize)]
@@ -54,5 +60,19 @@ impl Client {
     pub(crate) async fn names(&self, call: Call) -> Result<Vec<ObjectName>, Error> {
         let items: Vec<Item> = self.pages(call.accept(METADATA), NAMES).await?;
         Ok(items.into_iter().map(|item| ObjectName::new(item.metadata.namespace, item.metadata.name)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_list_is_null_or_empty_and_never_absent() {
+        let count = |text: &str| serde_json::from_str::<Page<Item>>(text).map(|page| page.items.len()).ok();
+        assert_eq!(count(r#"{"metadata": {}, "items": null}"#), Some(0));
+        assert_eq!(count(r#"{"metadata": {}, "items": []}"#), Some(0));
+        assert_eq!(count(r#"{"metadata": {}, "items": [{"metadata": {"name": "a"}}]}"#), Some(1));
+        assert_eq!(count(r#"{"metadata": {}}"#), None);
     }
 }
