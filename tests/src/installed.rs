@@ -1,13 +1,13 @@
 //! A mesh as a user has it: the chart, installed by Helm into a whole cluster with real nodes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::{
     cluster::NAMESPACE,
-    testbed::{Kubernetes, Lab, wait::wait_until},
+    testbed::{Kubernetes, Lab, Site, wait::wait_until},
 };
 
 /// The chart.
@@ -29,6 +29,27 @@ pub fn install<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
 #[must_use]
 pub fn upgrade<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
     [&["upgrade", "underpass", CHART, "-n", NAMESPACE, "--reset-then-reuse-values"][..], arguments].concat()
+}
+
+/// The command's path.
+pub fn program() -> Result<String> {
+    std::env::var(COMMAND).with_context(|| format!("{COMMAND} names `underpass`: run `cargo xtask test kubernetes`"))
+}
+
+/// Runs `underpass` at a site with this kubeconfig. It and its Helm have nothing of the user's own.
+pub fn command(site: &Site, kubeconfig: &Path, arguments: &[&str]) -> Result<Said> {
+    let (program, kubeconfig) = (program()?, kubeconfig.to_string_lossy());
+    let home = site.lab().directory().join("helm");
+    let homes = ["CACHE", "CONFIG", "DATA"].map(|kind| format!("HELM_{kind}_HOME={}", home.display()));
+    // The last line is the exit status: a negative answer is an answer.
+    let script = "\"$@\" 2>&1; echo \"exit $?\"";
+    let mut all: Vec<&str> = homes.iter().map(String::as_str).collect();
+    all.extend(["HOME=/nonexistent", "sh", "-c", script, "sh", &*program]);
+    all.extend(arguments);
+    all.extend(["--kubeconfig", &*kubeconfig]);
+    let text = site.run("env", &all)?;
+    let (said, exit) = text.trim_end().rsplit_once("exit ").with_context(|| text.clone())?;
+    Ok(Said { exit: exit.parse()?, text: said.to_owned() })
 }
 
 /// A cluster with the mesh in it.
@@ -69,12 +90,25 @@ impl Installed {
         Ok(it)
     }
 
+    /// The same by `underpass install`, which waits itself.
+    pub fn by_command(lab: &Lab, nodes: usize, arguments: &[&str]) -> Result<Self> {
+        let it = Self { cluster: Kubernetes::start(lab, nodes)? };
+        it.load_images()?;
+        let said = it.command(&[&["install", "-y"][..], &IMAGE, arguments].concat())?;
+        said.says(0, &["Underpass", "is installed and ready"]).with_context(|| it.cluster.shown(NAMESPACE))?;
+        Ok(it)
+    }
+
     /// Installs the chart into a cluster that has nothing of it; does not wait.
     pub fn begin(cluster: Kubernetes, arguments: &[&str]) -> Result<Self> {
-        cluster.load_image("underpass")?;
-        cluster.load_image("underpass-testapp")?;
-        cluster.helm(&install(arguments))?;
-        Ok(Self { cluster })
+        let it = Self { cluster };
+        it.load_images()?;
+        it.cluster.helm(&install(arguments))?;
+        Ok(it)
+    }
+
+    fn load_images(&self) -> Result<()> {
+        ["underpass", "underpass-testapp"].into_iter().try_for_each(|image| self.cluster.load_image(image))
     }
 
     /// Upgrades the release with these further arguments; does not wait.
@@ -110,17 +144,7 @@ impl Installed {
 
     /// Runs the host's `underpass` with the kubeconfig of the cluster's user, from outside the nodes.
     pub fn command(&self, arguments: &[&str]) -> Result<Said> {
-        let program = std::env::var(COMMAND)
-            .with_context(|| format!("{COMMAND} names `underpass`: run `cargo xtask test kubernetes`"))?;
-        let kubeconfig = self.cluster.kubectl().kubeconfig().to_string_lossy();
-        // The last line is the exit status: a negative answer is an answer.
-        let script = "\"$@\" 2>&1; echo \"exit $?\"";
-        let mut all = vec!["HOME=/nonexistent", "sh", "-c", script, "sh", &*program];
-        all.extend(arguments);
-        all.extend(["--kubeconfig", &*kubeconfig]);
-        let text = self.cluster.outside()?.run("env", &all)?;
-        let (said, exit) = text.trim_end().rsplit_once("exit ").with_context(|| text.clone())?;
-        Ok(Said { exit: exit.parse()?, text: said.to_owned() })
+        command(&self.cluster.outside()?, self.cluster.kubectl().kubeconfig(), arguments)
     }
 
     /// The access log and log of a node's agent.

@@ -20,7 +20,7 @@ pub(crate) struct Given {
     /// A file of values of the chart, or an IstioOperator; `-` is standard input. Later ones count before earlier ones.
     #[arg(short = 'f', long, visible_alias = "values", value_name = "FILE")]
     filename: Vec<PathBuf>,
-    /// Values, before those of files: KEY=VALUE as helm reads it, or the path of an IstioOperator (values.KEY, components.cni.enabled).
+    /// A value that counts before those of files: KEY=VALUE as helm reads it, or the path of an IstioOperator (values.KEY, components.cni.enabled).
     #[arg(short = 's', long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Refused: there are no revisions.

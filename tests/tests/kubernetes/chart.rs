@@ -6,6 +6,8 @@
 
 #[path = "chart/cleanup.rs"]
 mod cleanup;
+#[path = "chart/command.rs"]
+mod command;
 #[path = "chart/helm.rs"]
 mod helm;
 #[path = "chart/installed.rs"]
@@ -55,6 +57,10 @@ fn main() -> ExitCode {
         Scenario::outside("a_network_policy_closes_no_port", surroundings::a_network_policy_closes_no_port),
         Scenario::outside("prometheus_is_told_the_port", surroundings::prometheus_is_told_the_agents_own_port),
         Scenario::outside("alerts_are_those_of_the_file", surroundings::alerts_are_those_of_the_file),
+        Scenario::outside("a_dumped_profile_is_the_profile", command::a_dumped_profile_is_the_profile),
+        Scenario::new("the_command_changes_nothing_unasked", command::changes_nothing_unasked),
+        Scenario::new("the_command_installs_and_upgrades", command::installs_and_upgrades),
+        Scenario::new("its_manifests_are_a_whole_mesh", command::its_manifests_are_a_whole_mesh),
         Scenario::new("an_api_server_takes_every_object", installed::an_api_server_takes_every_object),
         Scenario::new("the_root_namespace_is_made_and_kept", installed::the_root_namespace_is_made_and_kept),
         Scenario::new("an_agent_may_write_one_annotation", installed::an_agent_may_write_one_annotation),

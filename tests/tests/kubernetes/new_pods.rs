@@ -29,16 +29,20 @@ const APPLICATION: &str = include_str!("new_pods.yaml");
 /// The nodes of the cluster: the clients', the server's.
 const NODES: [&str; 2] = ["node-1", "node-2"];
 
+/// What both installations set.
+const VALUES: [&str; 2] = ["--set", "meshConfig.accessLogEncoding=JSON"];
+
 fn a_new_pod_is_captured_before_it_sends(lab: &Lab) -> Result<()> {
-    let mesh = begin(lab)?;
+    let mesh = begin(Installed::by_chart(lab, NODES.len(), &VALUES)?)?;
     first::init_containers_call_at_once(&mesh)?;
     first::while_the_primary_plugin_writes_its_configuration(&mesh)?;
     probes::reach_their_own_pod(&mesh)?;
     rollouts::lose_no_connection(&mesh)
 }
 
+/// Installed, upgraded and removed by the command.
 fn nodes_without_an_agent(lab: &Lab) -> Result<()> {
-    let mut mesh = begin(lab)?;
+    let mut mesh = begin(Installed::by_command(lab, NODES.len(), &VALUES)?)?;
     let wire = mesh.cluster.bed.capture_wire(NODES[0])?;
     reboot::begin(&mesh)?;
     away::pods_of_the_mesh_wait_and_others_start(&mut mesh)?;
@@ -47,9 +51,8 @@ fn nodes_without_an_agent(lab: &Lab) -> Result<()> {
     uninstall::leaves_the_nodes_as_they_were(&mesh)
 }
 
-/// The mesh in a cluster, with the plugin on every node, and the application in it.
-fn begin(lab: &Lab) -> Result<Installed> {
-    let mesh = Installed::by_chart(lab, NODES.len(), &["--set", "meshConfig.accessLogEncoding=JSON"])?;
+/// The mesh with the plugin on every node, and the application in it.
+fn begin(mesh: Installed) -> Result<Installed> {
     wait_until("the plugin on every node", || {
         let lines = NODES.iter().map(|node| mesh.log(node)).collect::<Result<Vec<_>>>()?;
         Ok(lines.iter().all(|log| log.contains("CNI configuration written")))

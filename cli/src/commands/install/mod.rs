@@ -121,8 +121,8 @@ impl Found {
         let context = access.context().map_err(|source| CliError::Cluster { source })?;
         let cluster_name = context.as_deref().map_or("this pod's cluster".to_owned(), |name| format!("context {name}"));
         let helm = Helm::find(&program.helm, cluster.kubeconfig.clone(), context, system_namespace).await?;
-        complain(&format!("- asking the cluster ({cluster_name})"));
         let client = connect(cluster).await?;
+        complain(&format!("- asking the cluster ({cluster_name})"));
         // Its answer says more than Helm's about a cluster that does not answer.
         client.namespace_labels(system_namespace).await.map_err(|e| api_server(e, "get namespaces"))?;
         let listed = helm.read("list", &Helm::list()).await?;

@@ -15,7 +15,7 @@ use super::{
 };
 
 /// A node with an API server, and Helm there.
-fn up(lab: &Lab) -> Result<(Testbed, ApiServer, Helm)> {
+pub(crate) fn up(lab: &Lab) -> Result<(Testbed, ApiServer, Helm)> {
     let description = Description::default().node("control-plane", &["172.18.0.10", "fd00:172:18::10"])?;
     let bed = Testbed::up(lab, &description)?;
     let server = ApiServer::start(bed.node("control-plane")?)?;

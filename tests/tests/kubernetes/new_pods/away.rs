@@ -1,6 +1,6 @@
 //! Nodes without an agent: pods of the mesh wait and say why, others start, and what is captured stays captured.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use underpass_tests::{cluster::NAMESPACE, installed::Installed, testbed::wait::wait_until};
 
@@ -40,7 +40,9 @@ pub(crate) fn pods_of_the_mesh_wait_and_others_start(mesh: &mut Installed) -> Re
         };
         Ok(conditions.into_iter().any(is_unschedulable))
     })?;
-    mesh.upgrade(&["--set", "agent.nodeSelector=null"])?;
+    // It keeps the other values: the image would be one that is not there.
+    let said = mesh.command(&["upgrade", "-y", "--set", "agent.nodeSelector=null"])?;
+    said.says(0, &["is applied and ready"]).with_context(|| mesh.cluster.shown(NAMESPACE))?;
     mesh.wait_until_ready()?;
     wait_until("the pod of the mesh to run", || Ok(phase(mesh, "shop")? == "Running"))?;
     let late = kubectl.get(&["pod", "late", "-n", "shop"])?;

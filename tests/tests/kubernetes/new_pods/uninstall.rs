@@ -1,4 +1,4 @@
-//! The end of the mesh: `helm uninstall`, and nodes as they were before it.
+//! The end of the mesh: `underpass uninstall`, and nodes as they were before it.
 
 use std::{fs, io, net::SocketAddr, path::Path};
 
@@ -29,9 +29,12 @@ pub(crate) fn leaves_the_nodes_as_they_were(mesh: &Installed) -> Result<()> {
         ensure!(!rules(mesh, application)?.is_empty(), "{application} is not captured");
     }
 
-    let said = mesh.cluster.helm(&["uninstall", "underpass", "-n", NAMESPACE]);
-    let said = said.with_context(|| mesh.cluster.shown(NAMESPACE))?;
-    ensure!(said.contains("uninstalled"), "{said}");
+    // Without the word for it nothing goes.
+    mesh.command(&["uninstall"])?.says(1, &["by label: shop", "-y removes it"])?;
+    mesh.agent(NODES[0])?;
+    let said = mesh.command(&["uninstall", "-y"])?;
+    said.says(0, &["by label: shop", "clean: node-1", "Underpass", "is removed"])
+        .with_context(|| mesh.cluster.shown(NAMESPACE))?;
     for node in NODES {
         let found = left(mesh, node)?;
         ensure!(found.is_empty(), "{node}: {found:?}");
