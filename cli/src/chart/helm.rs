@@ -111,6 +111,15 @@ impl Helm {
         all
     }
 
+    /// Arguments that answer, as JSON, what a user is told who installs with these values. Helm 3 asks a cluster for it.
+    pub(crate) fn notes(chart: &Path, layers: &[PathBuf], values: &Values) -> Vec<OsString> {
+        let mut all: Vec<OsString> = ["install", RELEASE].map(OsString::from).into();
+        all.push(chart.into());
+        all.extend(["--dry-run=client", "--output", "json"].map(OsString::from));
+        push_values(&mut all, layers, values);
+        all
+    }
+
     /// Arguments that remove the release.
     pub(crate) fn uninstall(way: &Way) -> Vec<OsString> {
         let mut all: Vec<OsString> = ["uninstall", RELEASE].map(OsString::from).into();
@@ -124,6 +133,12 @@ impl Helm {
         let output = output.map_err(|source| self.unstarted(source))?;
         succeeded(action, output.status, String::new)?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// The same where an answer is not needed: none, where it fails.
+    pub(crate) async fn try_read(&self, arguments: &[OsString]) -> Option<String> {
+        let output = self.command(arguments).stderr(Stdio::null()).output().await.ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Starts Helm with the standard output and error of this command.

@@ -42,6 +42,15 @@ pub(crate) fn manifests(rendered: &str, namespace: &str, definitions: &[Definiti
     Ok(text + &objects)
 }
 
+/// The values without an effect that the chart's notes name; none: there are no notes. `release` is what Helm says as JSON.
+pub(crate) fn without_effect(release: &str) -> Option<Vec<String>> {
+    let release: Value = serde_json::from_str(release).ok()?;
+    let notes = release["info"]["notes"].as_str()?;
+    let part = notes.split_once("have no effect in Underpass:\n").map_or("", |(_, part)| part);
+    let lines = part.lines().skip_while(|line| line.is_empty()).take_while(|line| line.starts_with("  "));
+    Some(lines.map(|line| line.trim().to_owned()).collect())
+}
+
 /// The documents of a text. Inside of one no line is `---`: texts in it are indented.
 fn documents(text: &str) -> impl Iterator<Item = &str> {
     let start = text.strip_prefix("---\n").unwrap_or(text);
@@ -95,6 +104,18 @@ metadata: {name: underpass-agent}
         assert!(text.contains("  text: |\n    ---\n    b\n"), "{text}");
         let without = RENDERED.replace("name: underpass-crds", "name: other");
         assert_eq!(names(&manifests(&without, "mesh", &all).unwrap()), ["mesh", "a", "underpass-agent"]);
+    }
+
+    #[test]
+    fn values_without_effect_are_read_from_the_notes() {
+        let notes = "Installed.\n\nThese values have no effect in Underpass:\n\n  a.b\n  c\n\nThe lines\n  d";
+        let of = |notes: &str| without_effect(&serde_json::json!({"info": {"notes": notes}}).to_string());
+        assert_eq!(of(notes).unwrap(), ["a.b", "c"]);
+        assert_eq!(of("Installed.").unwrap(), <[String; 0]>::default());
+        assert_eq!(without_effect("not JSON"), None);
+        // The chart's own words.
+        let text = super::super::file("templates/NOTES.txt").unwrap();
+        assert!(text.contains("\nThese values have no effect in Underpass:\n"), "{text}");
     }
 
     trait EachName {

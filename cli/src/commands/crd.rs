@@ -1,7 +1,10 @@
 //! `underpass crd`: the definitions of the mesh's kinds, printed, applied to a cluster and deleted from it. Those of another
 //! owner, such as Istio, are used and never touched.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use clap::Subcommand;
 use underpass_config::definitions::{self, Definition};
@@ -76,13 +79,38 @@ pub(crate) fn run(args: &Crd) -> Result<Output, CliError> {
     match &args.action {
         Action::Print => print(&definitions::all()),
         Action::Apply { cluster, patience } => Session::open(cluster, *patience)?.apply(),
-        Action::Delete { cluster, patience, yes } => Session::open(cluster, *patience)?.delete(*yes),
+        Action::Delete { cluster, patience, yes } => delete(cluster, *patience, *yes),
     }
 }
 
-/// `delete`, for a command that removes the mesh as well.
-pub(crate) fn delete(cluster: &Cluster, is_confirmed: bool) -> Result<Output, CliError> {
-    Session::open(cluster, Patience::default())?.delete(is_confirmed)
+fn delete(cluster: &Cluster, patience: Patience, is_confirmed: bool) -> Result<Output, CliError> {
+    let session = Session::open(cluster, patience)?;
+    let survey = session.survey()?;
+    if !survey.doomed.is_empty() && !is_confirmed && !confirm("Delete?", "-y deletes without a question")? {
+        return Ok(Output { text: survey.text + "nothing is deleted\n", code: output::NO });
+    }
+    session.delete(survey)
+}
+
+/// The definitions that a deletion takes, by name and uid, and lines about the others.
+struct Survey {
+    text: String,
+    doomed: Vec<(String, Arc<str>)>,
+}
+
+/// A deletion for a command that asks once for more than this.
+pub(crate) struct Deletion(Survey);
+
+impl Deletion {
+    /// Lists what goes; nothing is deleted yet.
+    pub(crate) fn plan(cluster: &Cluster) -> Result<Self, CliError> {
+        Session::open(cluster, Patience::default())?.survey().map(Self)
+    }
+
+    /// Deletes what was listed.
+    pub(crate) fn carry_out(self, cluster: &Cluster) -> Result<Output, CliError> {
+        Session::open(cluster, Patience::default())?.delete(self.0)
+    }
 }
 
 fn print(all: &[Definition]) -> Result<Output, CliError> {
@@ -138,28 +166,30 @@ impl Session {
         }
     }
 
-    fn delete(&self, is_confirmed: bool) -> Result<Output, CliError> {
-        let mut doomed = Vec::new();
-        let mut text = String::new();
+    /// Looks at what a deletion would take, and lists it on standard error.
+    fn survey(&self) -> Result<Survey, CliError> {
+        let mut survey = Survey { text: String::new(), doomed: Vec::new() };
         for definition in definitions::all() {
             match self.found(&definition.name)? {
-                None => text += &format!("{}: absent\n", definition.name),
+                None => survey.text += &format!("{}: absent\n", definition.name),
                 Some(FoundDefinition { owner: Some(owner), .. }) => {
-                    text += &one_line(&format!("{}: left: it is of {owner}", definition.name));
-                    text.push('\n');
+                    survey.text += &one_line(&format!("{}: left: it is of {owner}", definition.name));
+                    survey.text.push('\n');
                 }
                 Some(found) => {
                     let names = self.runtime.block_on(self.client.names_of(definition.kind)).map_err(api_server)?;
                     listed(&definition, &names).iter().for_each(|line| complain(line));
-                    doomed.push((definition.name, found.uid));
+                    survey.doomed.push((definition.name, found.uid));
                 }
             }
         }
-        if !doomed.is_empty() && !is_confirmed && !confirm("Delete?", "-y deletes without a question")? {
-            return Ok(Output { text: text + "nothing is deleted\n", code: output::NO });
-        }
-        let mut all = Output::ok(text);
-        for (name, uid) in doomed {
+        Ok(survey)
+    }
+
+    /// Deletes what was listed, and nothing that came in its place.
+    fn delete(&self, survey: Survey) -> Result<Output, CliError> {
+        let mut all = Output::ok(survey.text);
+        for (name, uid) in survey.doomed {
             let deleted = self.runtime.block_on(self.client.delete_definition(&name, &uid)).map_err(api_server)?;
             let left = self.wait_until(&name, |found| found.is_none_or(|found| found.uid != uid))?;
             match left {

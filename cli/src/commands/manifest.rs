@@ -46,10 +46,18 @@ pub(crate) fn run(args: &Manifest) -> Result<Output, CliError> {
     }
     let unpacked = Unpacked::new()?;
     let layers = unpacked.layers(&values.layers)?;
-    let rendered = runtime()?.block_on(async {
+    let chart = unpacked.chart();
+    let (rendered, told) = runtime()?.block_on(async {
         // Nothing of a kubeconfig matters to what is rendered.
         let helm = Helm::find(&program.helm, None, None, &place.system_namespace).await?;
-        helm.read("template", &Helm::template(&unpacked.chart(), &layers, &values)).await
+        let rendered = helm.read("template", &Helm::template(&chart, &layers, &values)).await?;
+        Ok::<_, CliError>((rendered, helm.try_read(&Helm::notes(&chart, &layers, &values)).await))
     })?;
+    match told.as_deref().and_then(rendered::without_effect) {
+        Some(names) => names.iter().for_each(|name| complain(&format!("note: {name}: has no effect here"))),
+        None => complain(
+            "note: underpass install --dry-run names the values without an effect: this Helm needs a cluster for it",
+        ),
+    }
     Ok(Output::ok(rendered::manifests(&rendered, &place.system_namespace, &definitions::all())?))
 }

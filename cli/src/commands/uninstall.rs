@@ -50,43 +50,48 @@ pub(crate) fn run(args: &Uninstall) -> Result<Output, CliError> {
         let instead = "there are no revisions; underpass uninstall removes the mesh";
         return Err(ChartError::Option { option: "--revision", instead }.into());
     }
-    let removed = runtime()?.block_on(remove(args))?;
-    if !args.crds || args.dry_run || removed.code != output::OK {
-        return Ok(removed);
+    let runtime = runtime()?;
+    let found = runtime.block_on(look(args))?;
+    let definitions = args.crds.then(|| crd::Deletion::plan(&args.place.cluster)).transpose()?;
+    if args.dry_run {
+        complain("- nothing was changed (--dry-run)");
+        return Ok(Output::ok(String::new()));
     }
-    let deleted = crd::delete(&args.place.cluster, args.run.yes)?;
+    // One question, before anything is done: a Ctrl-C is Helm's from then on.
+    if !args.run.yes && !confirm("Proceed?", "-y removes it without a question")? {
+        return Ok(Output { text: "nothing is changed\n".to_owned(), code: output::NO });
+    }
+    let removed = runtime.block_on(remove(args, &found))?;
+    let Some(definitions) = definitions else { return Ok(removed) };
+    let deleted = definitions.carry_out(&args.place.cluster)?;
     Ok(Output { text: removed.text + &deleted.text, code: deleted.code })
 }
 
-async fn remove(args: &Uninstall) -> Result<Output, CliError> {
+/// What is there, told.
+async fn look(args: &Uninstall) -> Result<Found, CliError> {
     let namespace = &*args.place.system_namespace;
     let found = Found::ask(&args.place, args.run.program()).await?;
     let Some(release) = &found.release else {
         let help = "there is nothing to remove";
         return Err(ChartError::Absent { namespace: namespace.to_owned(), help }.into());
     };
-    let (version, cluster) = (one_line(&release.version), one_line(&found.cluster));
     complain(&format!(
-        "This will remove Underpass {version} from namespace {namespace} of {cluster}, and from its nodes."
+        "This will remove Underpass {} from namespace {namespace} of {}, and from its nodes.",
+        release.version, found.cluster
     ));
     let enrolled = enrolled(&found).await?;
     if !enrolled.is_empty() {
         complain(&still_enrolled(&enrolled));
     }
-    if args.crds {
-        complain("The definitions of the mesh's kinds go too, with every policy.");
-    }
-    if args.dry_run {
-        complain("- nothing was changed (--dry-run)");
-        return Ok(Output::ok(String::new()));
-    }
-    if !args.run.yes && !confirm("Proceed?", "-y removes it without a question")? {
-        return Ok(Output { text: "nothing is changed\n".to_owned(), code: output::NO });
-    }
+    Ok(found)
+}
+
+async fn remove(args: &Uninstall, found: &Found) -> Result<Output, CliError> {
+    let namespace = &*args.place.system_namespace;
     complain("- helm removes the release, and its hook cleans the nodes");
-    let status = watched(&found, namespace, &Helm::uninstall(&args.run.way())).await?;
+    let status = watched(found, namespace, &Helm::uninstall(&args.run.way())).await?;
     helm::succeeded("uninstall", status, || after_a_failure(namespace))?;
-    Ok(Output::ok(format!("Underpass {version} is removed.\n")))
+    Ok(Output::ok("Underpass is removed.\n".to_owned()))
 }
 
 /// The namespaces whose label puts their pods into the mesh, by name.

@@ -146,6 +146,12 @@ async fn apply(args: &Install, values: &Values, before: Before) -> Result<Output
         return Err(ChartError::Absent { namespace: namespace.to_owned(), help }.into());
     }
     let is_namespace_there = may_run_agents(&found.client, namespace).await?;
+    let plan = Plan { found: found.release.as_ref(), cluster: &found.cluster, namespace, values, before };
+    plan.lines().iter().for_each(|line| complain(line));
+    if !args.dry_run && !args.run.yes && !confirm("Proceed?", WITHOUT_QUESTION)? {
+        return Ok(Output { text: "nothing is changed\n".to_owned(), code: output::NO });
+    }
+    // After the question, at which a Ctrl-C would leave the directory.
     let unpacked = Unpacked::new()?;
     let layers = unpacked.layers(&values.layers)?;
     if args.dry_run {
@@ -154,11 +160,6 @@ async fn apply(args: &Install, values: &Values, before: Before) -> Result<Output
         helm::succeeded("upgrade --dry-run", status, String::new)?;
         complain("- nothing was changed (--dry-run)");
         return Ok(Output::ok(String::new()));
-    }
-    let plan = Plan { found: found.release.as_ref(), cluster: &found.cluster, namespace, values, before };
-    plan.lines().iter().for_each(|line| complain(line));
-    if !args.run.yes && !confirm("Proceed?", WITHOUT_QUESTION)? {
-        return Ok(Output { text: "nothing is changed\n".to_owned(), code: output::NO });
     }
     if !is_namespace_there {
         make_namespace(&found.client, namespace).await?;

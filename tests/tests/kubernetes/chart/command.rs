@@ -173,7 +173,11 @@ pub(crate) fn installs_and_upgrades(lab: &Lab) -> Result<()> {
     bed.command(&["uninstall", "--dry-run"])?
         .says(0, &["This will remove", "by label: shop", "nothing was changed"])?;
     bed.control()?;
-    bed.apply("uninstall", &["--purge"])?.says(0, &["by label: shop", "is removed"])?;
+    bed.command(&["crd", "apply"])?.says(0, &["created"])?;
+    bed.command(&["uninstall", "--crds"])?
+        .says(1, &["authorizationpolicies.security.istio.io: there is no", "-y removes it"])?;
+    bed.control()?;
+    bed.apply("uninstall", &["--purge", "--crds"])?.says(0, &["by label: shop", "is removed", "istio.io: deleted"])?;
     bed.control().err().context("the control plane is there still")?;
     bed.apply("uninstall", &[])?.says(1, &["nothing to remove"])
 }
@@ -183,9 +187,12 @@ pub(crate) fn its_manifests_are_a_whole_mesh(lab: &Lab) -> Result<()> {
     let bed = Bed::up(lab)?;
     let kubectl = bed.kubectl();
     let operator = bed.file("operator.yaml", OPERATOR)?;
-    let output = Command::new(installed::program()?).args(["manifest", "generate", "-f", &operator]).output()?;
+    let more = ["--set", "meshConfig.enableTracing=true"];
+    let output =
+        Command::new(installed::program()?).args(["manifest", "generate", "-f", &operator]).args(more).output()?;
     let notes = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.success() && notes.contains("spec.hub: names Istio's image"), "{notes}");
+    let named = ["spec.hub: names Istio's image", "note: meshConfig.enableTracing: has no effect here"];
+    ensure!(output.status.success() && named.iter().all(|text| notes.contains(text)), "{notes}");
     let file = bed.file("manifests.yaml", &String::from_utf8(output.stdout)?)?;
     let said = kubectl.run(&["apply", "--validate=strict", "--warnings-as-errors", "-f", &file])?;
     ensure!(!said.contains("job") && !said.contains("underpass-cleanup"), "hooks are applied: {said}");

@@ -33,7 +33,7 @@ pub(crate) fn leaves_the_nodes_as_they_were(mesh: &Installed) -> Result<()> {
     mesh.command(&["uninstall"])?.says(1, &["by label: shop", "-y removes it"])?;
     mesh.agent(NODES[0])?;
     let said = mesh.command(&["uninstall", "-y"])?;
-    said.says(0, &["by label: shop", "clean: node-1", "Underpass", "is removed"])
+    said.says(0, &["by label: shop", "clean: node-1", "Underpass is removed"])
         .with_context(|| mesh.cluster.shown(NAMESPACE))?;
     for node in NODES {
         let found = left(mesh, node)?;
