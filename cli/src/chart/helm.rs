@@ -12,6 +12,8 @@ use super::{ChartError, RELEASE, values::Values};
 
 /// The earliest Helm with every flag that is used here.
 const EARLIEST: (u64, u64) = (3, 14);
+/// The Kubernetes that is rendered for, where no cluster is asked: the earliest that the chart takes. A Helm may take an earlier one by itself.
+const KUBERNETES: &str = "1.30.0";
 /// By these Helm would go to another cluster than the one that was asked about.
 const CLUSTER_VARIABLES: [&str; 9] = [
     "HELM_KUBEAPISERVER",
@@ -98,7 +100,7 @@ impl Helm {
     pub(crate) fn try_out(chart: &Path, layers: &[PathBuf], values: &Values, before: Before) -> Vec<OsString> {
         let way = Way { wait: None, hooks: true };
         let mut all = Self::apply(chart, layers, values, before, &way);
-        all.extend(["--dry-run=server", "--hide-secret"].map(OsString::from));
+        all.push("--dry-run=server".into());
         all
     }
 
@@ -106,7 +108,7 @@ impl Helm {
     pub(crate) fn template(chart: &Path, layers: &[PathBuf], values: &Values) -> Vec<OsString> {
         let mut all: Vec<OsString> = ["template", RELEASE].map(OsString::from).into();
         all.push(chart.into());
-        all.push("--skip-tests".into());
+        all.extend(["--skip-tests", "--kube-version", KUBERNETES].map(OsString::from));
         push_values(&mut all, layers, values);
         all
     }
@@ -241,8 +243,14 @@ mod tests {
         assert_eq!(line(&Helm::uninstall(&way)), "uninstall underpass --no-hooks");
         assert_eq!(
             line(&Helm::template(Path::new("/t/underpass"), &layers[..1], &values())),
-            "template underpass /t/underpass --skip-tests --values /t/0.yaml --set a=b --set c=d,e=f"
+            "template underpass /t/underpass --skip-tests --kube-version 1.30.0 --values /t/0.yaml --set a=b --set c=d,e=f"
         );
+    }
+
+    #[test]
+    fn what_is_rendered_for_is_what_the_chart_takes() {
+        let chart = super::super::file("Chart.yaml").unwrap();
+        assert!(chart.contains(&format!("kubeVersion: \">={KUBERNETES}-0\"")), "{chart}");
     }
 
     #[test]
