@@ -54,6 +54,8 @@ pub struct Change {
     pub kind: ResourceKind,
     /// Its name.
     pub name: Arc<str>,
+    /// The version of the message; empty where it is gone.
+    pub version: Arc<str>,
     /// The encoded message; none: it is gone.
     pub body: Option<Bytes>,
 }

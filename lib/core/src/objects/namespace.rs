@@ -1,11 +1,11 @@
 //! Namespaces as written: what their pods and services inherit.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{ObjectName, labels::Labels, world::Distribution};
 
 /// A namespace: what its pods inherit.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespace {
     /// Its name; cluster-scoped.
     pub name: ObjectName,

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{ObjectName, labels::Labels, world::Owner};
 
@@ -10,7 +10,7 @@ use crate::{ObjectName, labels::Labels, world::Owner};
 pub const DEFAULT_WEIGHT: u16 = 1;
 
 /// `status.phase` of a pod, as far as it matters here.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
     /// Accepted, not all containers started.
     Pending,
@@ -22,7 +22,7 @@ pub enum Phase {
 }
 
 /// A port that a container declares; with a name it is the target of a Service's `targetPort: name`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerPort {
     /// `ports[].name`; empty where it has none.
     pub name: Arc<str>,
@@ -31,7 +31,7 @@ pub struct ContainerPort {
 }
 
 /// The role of an Istio proxy in a pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OwnProxy {
     /// It carries the connections of the application beside it: the pod has a mesh already.
     Sidecar,
@@ -42,7 +42,7 @@ pub enum OwnProxy {
 }
 
 /// A pod.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
     /// namespace/name of the pod.
     pub name: ObjectName,

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::ObjectName;
 
@@ -84,7 +84,7 @@ pub enum InternalTraffic {
 }
 
 /// The preference for near endpoints. Never a reason of a refusal: where none is near, farther ones are used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Distribution {
     /// Anywhere.
     #[default]

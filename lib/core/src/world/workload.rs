@@ -18,7 +18,7 @@
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Kind, ObjectKey, ObjectName,
@@ -100,7 +100,7 @@ pub struct Account {
 }
 
 /// The kind of the object that made a pod, as far as it is told apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OwnerKind {
     /// `apps/v1 Deployment`, through one of its ReplicaSets.
     Deployment,
@@ -113,7 +113,7 @@ pub enum OwnerKind {
 }
 
 /// The object that made a pod.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     /// Its kind.
     pub kind: OwnerKind,

@@ -45,6 +45,9 @@ pub struct Progress {
     pub version: Option<u64>,
     /// When something was applied last.
     pub applied: Option<SystemTime>,
+    /// What is served was applied by an earlier process, which changed it last at this time; none: a control plane has said
+    /// since what is. Set by whoever serves it.
+    pub cached: Option<SystemTime>,
 }
 
 /// The stream.
@@ -213,6 +216,7 @@ impl Client<'_> {
         self.progress.send_modify(|progress| {
             (progress.complete, progress.behind) = (session.is_complete(), session.behind());
             progress.version = session.version();
+            progress.cached = progress.cached.filter(|_| !session.is_complete());
             if has_news {
                 progress.applied = Some(SystemTime::now());
             }
@@ -225,8 +229,8 @@ fn report(session: &mut Session) {
         error!(
             applied,
             offered,
-            "control plane is behind: nothing is taken away or changed until it has caught up; restart the agent if \
-             the cluster's store was restored from a backup"
+            "control plane is behind: nothing is taken away or changed until it has caught up; where the cluster's \
+             store was restored from a backup, have the agents forget what they hold"
         );
     }
 }

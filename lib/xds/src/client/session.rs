@@ -48,6 +48,8 @@ pub const BEHIND: Duration = Duration::from_secs(30);
 pub struct Batch {
     /// The changes.
     pub changes: Vec<Change>,
+    /// The version of the server's source that they lead to; none: it names none, or is behind.
+    pub version: Option<u64>,
     /// With them the state of every kind was received to its end at least once.
     pub complete: bool,
 }
@@ -114,6 +116,21 @@ impl Session {
             taken: Vec::new(),
             receipts: Vec::new(),
         }
+    }
+
+    /// A client that holds what an earlier one had applied: these resources (kind, name, version), with the newest version of
+    /// the server's source that it had seen. Complete is its state once a server has answered for every kind.
+    #[must_use]
+    pub fn holding(
+        node: Node,
+        held: impl IntoIterator<Item = (ResourceKind, Arc<str>, Arc<str>)>,
+        applied: Option<u64>,
+    ) -> Self {
+        let mut session = Self { applied, ..Self::new(node) };
+        for (kind, name, version) in held {
+            session.held.of_mut(kind).insert(name, version);
+        }
+        session
     }
 
     /// A new stream: its first requests. What arrived by an earlier one and was not applied is forgotten.
@@ -190,10 +207,10 @@ impl Session {
             kinds.into_iter().flat_map(|(kind, all)| all.into_iter().map(move |one| (kind, one)))
         {
             let (version, body) = resource.unzip();
-            self.taken.push((kind, name.clone(), version));
-            changes.push(Change { kind, name, body });
+            self.taken.push((kind, name.clone(), version.clone()));
+            changes.push(Change { kind, name, version: version.unwrap_or_default(), body });
         }
-        Batch { changes, complete }
+        Batch { changes, version: self.staged_version, complete }
     }
 
     /// The batch that was taken is applied, without what was rejected: for that the last good version stays. The

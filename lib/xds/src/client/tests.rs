@@ -233,6 +233,37 @@ fn a_server_that_is_behind_and_has_nothing_to_say_needs_no_new_stream() {
 }
 
 #[test]
+fn a_client_goes_on_from_what_an_earlier_one_had_applied() {
+    let held = [(Address, "a", "2"), (Address, "b", "1"), (Authorization, "p", "1")];
+    let held = held.map(|(kind, name, version)| (kind, name.into(), version.into()));
+    let session = Session::holding(Node::default(), held, Some(10));
+    assert_eq!((session.version(), session.is_complete()), (Some(10), false));
+    let mut client = Client { session, ..Client::new() };
+    assert_eq!(client.held(), ["a=2", "b=1", "p=1"]);
+    // A server that is older than that takes nothing away, and its state is not the whole one.
+    let older = [response(Authorization, "9", "-p"), response(Address, "9", "a=1 c=1")];
+    assert_eq!(client.apply(older), "c=1");
+    assert!(client.session.behind().is_some() && !client.session.is_complete());
+    assert_eq!(client.held(), ["a=2", "b=1", "c=1", "p=1"]);
+    let rest = [response(Authorization, "11", "-p"), response(Address, "11", "")];
+    assert_eq!(client.apply(rest), "policy -p, complete");
+    assert_eq!(client.held(), ["a=2", "b=1", "c=1"]);
+}
+
+#[test]
+fn a_batch_has_the_versions_that_it_leads_to() {
+    let mut client = Client::new();
+    client.receive(response(Address, "7", "a=3 -b"));
+    client.receive(response(Authorization, "8", ""));
+    let batch = client.session.take();
+    let versions: Vec<_> = batch.changes.iter().map(|change| (&*change.name, &*change.version)).collect();
+    assert_eq!((versions, batch.version), (vec![("a", "3"), ("b", "")], Some(8)));
+    client.session.applied(&[]);
+    client.receive(response(Address, "7", "c=1"));
+    assert_eq!(client.session.take().version, None, "it is behind");
+}
+
+#[test]
 fn a_server_that_stays_behind_is_reported_once() {
     let mut client = Client::new();
     client.apply([response(Address, "10", "a=2")]);

@@ -150,7 +150,7 @@ impl client::Apply for Apply {
         let mut rejected = Vec::new();
         self.0.send_modify(|(state, complete)| {
             *complete = batch.complete;
-            for Change { kind, name, body } in batch.changes {
+            for Change { kind, name, body, .. } in batch.changes {
                 match body.map(|body| String::from_utf8(body.to_vec()).expect("text")) {
                     Some(body) if body == "bad" => {
                         rejected.push(Rejected { kind, name, reason: "body: bad".into() });

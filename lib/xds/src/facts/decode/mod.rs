@@ -123,7 +123,7 @@ impl Decoder {
     /// Takes changes, in the order they came.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Decoded {
         let (mut step, mut touched) = (Step::default(), BTreeSet::new());
-        for Change { kind, name, body } in changes {
+        for Change { kind, name, body, .. } in changes {
             let problems = match kind {
                 ResourceKind::Address => self.address(&name, body.as_deref(), &mut step),
                 ResourceKind::Authorization => self.authorization(&name, body.as_deref(), &mut step),

@@ -40,7 +40,7 @@ impl Agent {
 
     /// The problems, one a line.
     fn take(&mut self, kind: ResourceKind, name: &str, body: Option<Vec<u8>>) -> String {
-        let change = Change { kind, name: name.into(), body: body.map(Bytes::from) };
+        let change = Change { kind, name: name.into(), version: Arc::default(), body: body.map(Bytes::from) };
         let decoded = self.decoder.apply([change]);
         self.world = self.world.apply(decoded.facts);
         decoded.problems.iter().map(|(_, p)| format!("{p}\n")).collect()

@@ -35,9 +35,9 @@ type Map = OrdMap<Arc<str>, Arc<Resource>>;
 fn of_kind(kind: ResourceKind, old: &Map, new: &Map) -> Vec<Change> {
     let each = |item: DiffItem<'_, '_, Arc<str>, Arc<Resource>>| match item {
         DiffItem::Add(name, new) | DiffItem::Update { new: (name, new), .. } => {
-            Change { kind, name: Arc::clone(name), body: Some(new.body.clone()) }
+            Change { kind, name: Arc::clone(name), version: Arc::clone(&new.version), body: Some(new.body.clone()) }
         }
-        DiffItem::Remove(name, _) => Change { kind, name: Arc::clone(name), body: None },
+        DiffItem::Remove(name, _) => Change { kind, name: Arc::clone(name), version: Arc::default(), body: None },
     };
     old.diff(new).map(each).collect()
 }

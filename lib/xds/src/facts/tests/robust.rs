@@ -67,7 +67,7 @@ proptest! {
     #[test]
     fn any_bytes(body in vec(any::<u8>(), 0..64), name in "[a-z/]{0,8}", policy in any::<bool>()) {
         let kind = if policy { ResourceKind::Authorization } else { ResourceKind::Address };
-        let change = Change { kind, name: name.into(), body: Some(body.into()) };
+        let change = Change { kind, name: name.into(), version: Arc::default(), body: Some(body.into()) };
         let decoded = Decoder::new(Arc::default()).apply([change]);
         prop_assert!(!decoded.problems.is_empty(), "its name cannot be that of its content");
     }

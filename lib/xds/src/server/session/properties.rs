@@ -81,7 +81,7 @@ struct Applied {
 impl Applied {
     fn apply(&mut self, batch: client::Batch) -> Vec<client::Rejected> {
         let mut rejected = Vec::new();
-        for resource::Change { kind, name, body } in batch.changes {
+        for resource::Change { kind, name, body, .. } in batch.changes {
             let body = body.map(|body| String::from_utf8(body.to_vec()).unwrap());
             if self.refuses
                 && kind == ResourceKind::Address
