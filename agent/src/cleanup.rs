@@ -16,7 +16,7 @@ use underpass_loader::Kernel;
 use underpass_net::socket::options::Keepalive;
 
 use crate::{
-    cni,
+    cluster, cni,
     config::{self, Config, Sources, Stop},
     handover::{self, Claim, HandoverAddress},
     mounts,
@@ -149,6 +149,11 @@ pub fn run(config: &Config) -> Result<Report, Error> {
     }
     if let Some(path) = Kernel::too_old(&settings)? {
         report.left.push(format!("{}: of another version; run the cleanup of the agent that made it", path.display()));
+    }
+    if report.left.is_empty()
+        && let Err(error) = cluster::cache::remove(&config.state)
+    {
+        report.left.push(format!("kept facts: {error}"));
     }
     if report.left.is_empty()
         && let Err(error) = address.remove_socket()

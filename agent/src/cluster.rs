@@ -10,11 +10,15 @@
 //!     |-- redirection: annotation of captured pods
 //!     '-- events: pods that are not captured, or were late
 //! ```
-//! The doors have a thread each, because handing on waits where the keeper is busy.
+//! The doors have a thread each, because handing on waits where the keeper is busy. What they hand on is kept on the node (`cache`), and
+//! served by the next agent where they have nothing to hand on.
 
 mod api_server;
+pub(crate) mod cache;
 mod control_plane;
 mod events;
+mod facts;
+mod objects;
 pub(crate) mod redirection;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -25,9 +29,17 @@ use underpass_identity::{CertificateDer, Roots};
 use underpass_keeper::{Feed, supervision::SupervisedTask};
 use underpass_kube::Access;
 use underpass_net::tls::ServerName;
-use underpass_xds::{certificates, client::Progress, connect::ControlPlane};
+use underpass_xds::{
+    certificates,
+    client::{Progress, Session},
+    connect::ControlPlane,
+};
 
-use self::control_plane::{Link, RemoteCa};
+use self::{
+    control_plane::{Link, RemoteCa},
+    facts::FactsDoor,
+    objects::ObjectsDoor,
+};
 use crate::{
     certs::{Ca, Remote, read_roots},
     config::Config,
@@ -55,6 +67,8 @@ pub struct Cluster {
 #[derive(Debug)]
 pub(crate) struct Open {
     _tasks: [SupervisedTask; 2],
+    /// Of what they hand on.
+    _kept: Option<cache::Writer>,
     /// Says which pods are captured, and reports those that are not.
     pub(crate) word: redirection::Word,
 }
@@ -119,14 +133,23 @@ impl Cluster {
     ///
     /// # Errors
     /// No thread can be started.
-    pub(crate) fn open(self, config: &Config, pods: Feed, facts: Feed) -> std::io::Result<Open> {
+    pub(crate) fn open(self, config: &Config, pods: Feed, facts: Feed, cached: cache::Meter) -> std::io::Result<Open> {
+        let (cache::Cached { facts: held, objects, changed }, records, kept) = cache::open(config)?;
         let (word, due) = redirection::Word::new();
-        let api_server = api_server::open(self.access, Arc::clone(&self.node), pods, due)?;
-        let control_plane = control_plane::open(self.link, self.control_plane, config, facts, self.progress)?;
+        let after = config.facts_cache_after;
+        let objects = ObjectsDoor::new(objects.zip(changed), records.clone(), (pods, cached.api_server), after);
+        let api_server = api_server::open(self.access, Arc::clone(&self.node), objects, due)?;
+        let node = control_plane::node(config);
+        let session = match &held {
+            Some(held) => Session::holding(node, held.names(), held.version),
+            None => Session::new(node),
+        };
+        let door = FactsDoor::new(config.mesh(), held.zip(changed), records, (facts, cached.control_plane), after);
+        let control_plane = control_plane::open(self.link, self.control_plane, session, door, self.progress)?;
         let tasks = [
             SupervisedTask::spawn("the door to the API server", api_server),
             SupervisedTask::spawn("the door to the control plane", control_plane),
         ];
-        Ok(Open { _tasks: tasks, word })
+        Ok(Open { _tasks: tasks, _kept: kept, word })
     }
 }

@@ -108,6 +108,16 @@ pub struct Config {
     #[arg(long, env = "UNDERPASS_STATE", value_name = "DIR", default_value = "/var/lib/underpass")]
     pub state: PathBuf,
 
+    /// Keep what is known of the mesh in the state directory (`facts`), so that the next agent of the node serves it while the control
+    /// plane or the API server is away. Without it, what is kept there is removed.
+    #[arg(long, env = "UNDERPASS_FACTS_CACHE", value_name = "true|false", default_value_t = true, action = clap::ArgAction::Set)]
+    pub facts_cache: bool,
+
+    /// The time without an answer of the control plane or of the API server after which a started agent serves what an earlier one
+    /// has kept.
+    #[arg(long, env = "UNDERPASS_FACTS_CACHE_AFTER", value_name = "DURATION", default_value = "5s", value_parser = units::duration)]
+    pub facts_cache_after: Duration,
+
     /// The bpf file system, where kernel programs and tables outlive the agent.
     #[arg(long, env = "UNDERPASS_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
     pub bpffs: PathBuf,

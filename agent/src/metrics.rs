@@ -8,7 +8,7 @@ use underpass_telemetry::{
 };
 use underpass_ztunnel::metrics::Settings;
 
-use crate::{certs, config::Config, pods, reports};
+use crate::{certs, cluster, config::Config, pods, reports};
 
 static BUILD: Family = Family::gauge("underpass_build_info", "Version of the build; always 1.", &["version"]);
 /// The families of this room.
@@ -23,6 +23,7 @@ pub fn groups() -> Vec<(&'static str, &'static [&'static Family])> {
         ("Certificates", certs::FAMILIES),
         ("Budgets", underpass_ztunnel::BUDGET_FAMILIES),
         ("World", underpass_keeper::FAMILIES),
+        ("Kept facts", cluster::cache::FAMILIES),
         ("Pods", pods::FAMILIES),
         ("Kernel", reports::FAMILIES),
         ("Access log", access_log::FAMILIES),

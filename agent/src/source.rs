@@ -18,7 +18,7 @@ use underpass_xds::client::Progress;
 
 use crate::{
     certs::{self, Ca},
-    cluster::{self, Cluster, redirection::Word},
+    cluster::{self, Cluster, cache, redirection::Word},
     config::Config,
     preflight::{Fault, chain},
 };
@@ -41,7 +41,7 @@ pub enum Source {
 #[derive(Debug)]
 pub(crate) enum Doors {
     Manifests { directory: PathBuf, feed: Feed },
-    Cluster { cluster: Box<Cluster>, pods: Feed, facts: Feed },
+    Cluster { cluster: Box<Cluster>, pods: Feed, facts: Feed, cached: cache::Meter },
 }
 
 /// Open doors. Dropped, they close.
@@ -79,7 +79,8 @@ impl Source {
                 let reason = "the control plane has not sent the facts of the mesh yet";
                 let facts = keeper.door("control plane", ready.gate("control plane", reason));
                 let ca = cluster.ca();
-                (keeper, Doors::Cluster { cluster, pods, facts }, ca)
+                let cached = cache::Meter::new(registry);
+                (keeper, Doors::Cluster { cluster, pods, facts, cached }, ca)
             }
         }
     }
@@ -104,7 +105,9 @@ impl Doors {
                 let watch = underpass_config::Door::new(directory).watch(move |update| feed.send(update))?;
                 Ok(Open::Manifests { _watch: watch })
             }
-            Self::Cluster { cluster, pods, facts } => cluster.open(config, pods, facts).map(Open::Cluster),
+            Self::Cluster { cluster, pods, facts, cached } => {
+                cluster.open(config, pods, facts, cached).map(Open::Cluster)
+            }
         }
     }
 }

@@ -94,6 +94,7 @@ fn control_plane(progress: &Progress) -> ControlPlane {
         version: progress.version,
         offered: progress.behind.map(|behind| behind.offered),
         applied_unix_s: progress.applied.map(unix_s),
+        cached_unix_s: progress.cached.map(unix_s),
     }
 }
 

@@ -3,11 +3,12 @@
 use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::sleep};
-use underpass_keeper::{Feed, supervision::on_thread};
+use underpass_keeper::supervision::on_thread;
 use underpass_kube::{Access, Client, Door, Selection, write::Annotated};
 
 use super::{
     events,
+    objects::ObjectsDoor,
     redirection::{Due, Redirection},
 };
 use crate::preflight::chain;
@@ -19,12 +20,12 @@ const AGAIN: Duration = Duration::from_secs(2);
 pub(super) fn open(
     access: Access,
     node: Arc<str>,
-    feed: Feed,
+    objects: ObjectsDoor,
     due: Due,
 ) -> io::Result<impl Future<Output = ()> + Send + use<>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     on_thread("API server", move || {
-        runtime.block_on(async {
+        let reading = async {
             let client = connect(&access).await;
             let Due { redirections, events } = due;
             let saying = tokio::spawn(say(client.clone(), redirections));
@@ -33,11 +34,17 @@ pub(super) fn open(
             let door = Door::new(client, selections);
             door.run(|mut update, progress| {
                 update.source_version = progress.newest().map(|version| version.to_string().into());
-                feed.send(update);
+                objects.take(update);
             })
             .await;
             saying.abort();
             reporting.abort();
+        };
+        runtime.block_on(async {
+            tokio::select! {
+                () = reading => {}
+                never = objects.serve_when_late() => match never {},
+            }
         });
     })
 }

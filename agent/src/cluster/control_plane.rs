@@ -1,7 +1,6 @@
-//! The control plane: its connections, the door of facts, and its certificate API.
+//! The control plane: its connections, its certificate API, and the stream of facts.
 
 use std::{
-    collections::BTreeMap,
     hash::{BuildHasher as _, RandomState},
     io,
     path::PathBuf,
@@ -11,19 +10,17 @@ use std::{
 
 use http::uri::Authority;
 use tokio::{net::TcpStream, sync::watch};
-use underpass_core::{Identity, objects, world::Facts};
-use underpass_door::{Problem, Severity, Source, Update};
+use underpass_core::Identity;
 use underpass_identity::{CertificateDer, Roots};
-use underpass_keeper::{Feed, supervision::on_thread};
+use underpass_keeper::supervision::on_thread;
 use underpass_net::tls::{ConfigError, Connector, ServerName, Settings, Stream};
 use underpass_xds::{
     certificates::{self, Wanted},
-    client::{self, Apply, Batch, Node, Progress, Rejected, Session},
+    client::{self, Node, Progress, Session},
     connect::{Connect, ControlPlane},
-    facts::{Decoded, Decoder},
-    resource::ResourceKind,
 };
 
+use super::facts::FactsDoor;
 use crate::{
     certs::{Certify, Certifying, Refused, read_roots},
     config::Config,
@@ -102,25 +99,14 @@ impl Certify for RemoteCa {
     }
 }
 
-/// Opens the door of facts.
+/// Opens the door of facts. `session`: of what an earlier agent had applied.
 pub(super) fn open(
     link: Arc<Link>,
     control_plane: ControlPlane,
-    config: &Config,
-    feed: Feed,
+    session: Session,
+    door: FactsDoor,
     progress: watch::Sender<Progress>,
 ) -> io::Result<impl Future<Output = ()> + Send + use<>> {
-    let variable = |name| std::env::var(name).unwrap_or_default();
-    let node = Node {
-        pod: variable("POD_NAME"),
-        namespace: variable("POD_NAMESPACE"),
-        node: config.node.clone(),
-        address: variable("INSTANCE_IP"),
-        cluster: config.cluster.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-    };
-    let decoder = Decoder::new(Arc::new(config.mesh()));
-    let facts = FactsDoor { decoder, feed, early: Some(Facts::default()) };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     on_thread("control plane", move || {
         let random = RandomState::new();
@@ -129,44 +115,27 @@ pub(super) fn open(
             rolled = rolled.wrapping_add(1);
             random.hash_one(rolled)
         };
-        let Err(error) = runtime.block_on(client::run(control_plane, link, Session::new(node), facts, progress, dice));
+        let Err(error) = runtime.block_on(async {
+            let late = door.clone().serve_when_late(progress.clone());
+            let run = client::run(control_plane, link, session, door, progress, dice);
+            tokio::select! {
+                ended = run => ended,
+                never = late => match never {},
+            }
+        });
         tracing::error!(error = %chain(&error), "control plane cannot be asked");
     })
 }
 
-/// Turns resources into facts, for the keeper.
-struct FactsDoor {
-    decoder: Decoder,
-    feed: Feed,
-    /// What has arrived before everything has: half of what there is would open what the other half closes. None: it has.
-    early: Option<Facts>,
-}
-
-impl Apply for FactsDoor {
-    async fn apply(&mut self, batch: Batch) -> Vec<Rejected> {
-        let Decoded { facts, problems } = self.decoder.apply(batch.changes);
-        let rejected = problems.iter().filter_map(rejected).collect();
-        let facts = match self.early.take() {
-            Some(mut early) => {
-                early.changes.extend(facts.changes);
-                if !batch.complete {
-                    self.early = Some(early);
-                    return rejected;
-                }
-                early
-            }
-            None => facts,
-        };
-        let problems = self.decoder.problems().cloned().collect();
-        self.feed.send(Update { facts, ..Update::new(objects::Batch::default(), problems, BTreeMap::new()) });
-        rejected
+/// What the agent says about itself.
+pub(super) fn node(config: &Config) -> Node {
+    let variable = |name| std::env::var(name).unwrap_or_default();
+    Node {
+        pod: variable("POD_NAME"),
+        namespace: variable("POD_NAMESPACE"),
+        node: config.node.clone(),
+        address: variable("INSTANCE_IP"),
+        cluster: config.cluster.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
     }
-}
-
-/// The refusal of a resource that is not served as it is; a warning refuses nothing.
-fn rejected((kind, problem): &(ResourceKind, Problem)) -> Option<Rejected> {
-    let Source::ControlPlane { resource } = &problem.source else { return None };
-    let field = if problem.field.is_empty() { String::new() } else { format!("{}: ", problem.field) };
-    let reason = format!("{field}{}", problem.reason);
-    (problem.severity() == Severity::Error).then(|| Rejected { kind: *kind, name: Arc::clone(resource), reason })
 }

@@ -154,7 +154,9 @@ pub(super) fn link(c: &ControlPlane, now: u64) -> (Tone, String) {
     if let Some(offered) = c.offered {
         says += &format!(", it has version {offered}");
     }
-    if !c.complete {
+    if c.cached_unix_s.is_some() {
+        says += ", serves kept facts";
+    } else if !c.complete {
         says += ", facts are missing";
     }
     if let Some(reason) = &c.reason {
@@ -187,17 +189,26 @@ mod tests {
             with(|c| c.offered = Some(4_000)),
             with(|c| (c.complete, c.version, c.applied_unix_s) = (false, None, None)),
             with(|c| *c = ControlPlane { link: ControlPlane::CONNECTING.into(), ..ControlPlane::default() }),
+            with(|c| {
+                (c.link, c.since_unix_s) = (ControlPlane::LOST.into(), Some(1_140));
+                (c.complete, c.applied_unix_s, c.cached_unix_s) = (false, Some(900), Some(900));
+                c.reason = Some("Unavailable: refused".into());
+            }),
             Facts::of_node(node("n-3", None)),
         ];
-        assert_eq!(all.iter().map(Facts::is_current).collect::<Vec<_>>(), [true, false, false, false, false, false]);
+        assert_eq!(
+            all.iter().map(Facts::is_current).collect::<Vec<_>>(),
+            [true, false, false, false, false, false, false]
+        );
         expect![[r#"
-            NODE  AGENT              VERSION  FACTS  CONTROL PLANE                                 LAST UPDATE  PROBLEMS   WORLD  OBJECTS
-            n-1   mesh/agent-of-n-1  1.2.3    4711   connected for 1 min 40 s                      10 s ago     0          7      0
-            n-2   mesh/agent-of-n-2  1.2.3    4711   lost 1 min ago: Unavailable: refused\n        10 s ago     0          7      0
-            n-2   mesh/agent-of-n-2  1.2.3    4711   behind for 1 min 40 s, it has version 4000    10 s ago     0          7      0
-            n-2   mesh/agent-of-n-2  1.2.3    -      incomplete for 1 min 40 s, facts are missing  -            0          7      0
-            n-2   mesh/agent-of-n-2  1.2.3    -      connecting, facts are missing                 -            0          7      0
-            n-3   mesh/agent-of-n-3  -        -      -                                             -            no answer  -      0
+            NODE  AGENT              VERSION  FACTS  CONTROL PLANE                                            LAST UPDATE  PROBLEMS   WORLD  OBJECTS
+            n-1   mesh/agent-of-n-1  1.2.3    4711   connected for 1 min 40 s                                 10 s ago     0          7      0
+            n-2   mesh/agent-of-n-2  1.2.3    4711   lost 1 min ago: Unavailable: refused\n                   10 s ago     0          7      0
+            n-2   mesh/agent-of-n-2  1.2.3    4711   behind for 1 min 40 s, it has version 4000               10 s ago     0          7      0
+            n-2   mesh/agent-of-n-2  1.2.3    -      incomplete for 1 min 40 s, facts are missing             -            0          7      0
+            n-2   mesh/agent-of-n-2  1.2.3    -      connecting, facts are missing                            -            0          7      0
+            n-2   mesh/agent-of-n-2  1.2.3    4711   lost 1 min ago, serves kept facts: Unavailable: refused  5 min ago    0          7      0
+            n-3   mesh/agent-of-n-3  -        -      -                                                        -            no answer  -      0
             no answer: node n-3: agent mesh/agent-of-n-3: no answer; see logs
         "#]].assert_eq(&text(&all, 1_200, true, Colour::Never));
     }

@@ -61,6 +61,10 @@ pub struct ControlPlane {
     pub offered: Option<u64>,
     /// When facts were applied last, in seconds since the epoch.
     pub applied_unix_s: Option<u64>,
+    /// The facts are those that an earlier agent had kept on the node, and changed last at this time, in seconds since the epoch; none:
+    /// they are the control plane's. Absent from earlier agents.
+    #[serde(default)]
+    pub cached_unix_s: Option<u64>,
 }
 
 impl ControlPlane {
