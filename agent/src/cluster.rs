@@ -121,7 +121,8 @@ impl Cluster {
     /// The control plane's CA.
     pub(crate) fn ca(&self) -> Ca {
         let certify = Arc::new(RemoteCa(self.certificates.clone()));
-        Ca::Remote(Remote { roots: self.roots_file.clone(), certify }, self.roots.clone())
+        let remote = Remote { roots: self.roots_file.clone(), certify, stream: self.progress() };
+        Ca::Remote(remote, self.roots.clone())
     }
 
     /// How the door to the control plane fares, from before it is opened.

@@ -14,7 +14,10 @@ use std::{
 };
 
 use tokio::{
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    sync::{
+        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+        watch,
+    },
     task::JoinSet,
     time::MissedTickBehavior,
 };
@@ -23,6 +26,7 @@ use underpass_identity::{
     Certificate, CertificateDer, CertificateRequest, Credential, PrivateKey, certificate::certificates_from_pem,
     chain::Answer as Certified,
 };
+use underpass_xds::client::{Link, Progress};
 
 use super::ca::{Answer, LOOK_EVERY, Request, Trust, chain};
 
@@ -56,6 +60,8 @@ pub struct Remote {
     pub roots: PathBuf,
     /// Its certificate API.
     pub certify: Arc<dyn Certify>,
+    /// Its stream of facts: once that is open again, so is the CA.
+    pub stream: watch::Receiver<Progress>,
 }
 
 impl std::fmt::Debug for Remote {
@@ -89,6 +95,8 @@ struct Task {
     is_file_newer: bool,
     queue: VecDeque<(Identity, Duration)>,
     running: JoinSet<Outcome>,
+    /// The stream of facts is.
+    is_open: bool,
 }
 
 /// Starts the task. It ends when the sender of requests is dropped. To be called on a runtime.
@@ -99,7 +107,7 @@ pub(super) fn spawn(
 ) -> UnboundedSender<Request> {
     let (sender, requests) = unbounded_channel();
     let (bundle, queue, running) = (Vec::new(), VecDeque::new(), JoinSet::new());
-    let task = Task { remote, bundle, file, is_file_newer: true, queue, running };
+    let task = Task { remote, bundle, file, is_file_newer: true, queue, running, is_open: false };
     tokio::spawn(task.run(requests, answers));
     sender
 }
@@ -129,6 +137,7 @@ impl Task {
                     Err(_) => None,
                 },
                 _ = look.tick() => self.look(),
+                Ok(()) = self.remote.stream.changed() => self.opened(),
             };
             self.start();
             // Fails only while the agent ends.
@@ -175,6 +184,14 @@ impl Task {
         trust(roots)
     }
 
+    /// The stream of facts has answered anew: what waits for a CA that was away is asked for at once, and not after the pause that
+    /// its failures have led to, minutes by then.
+    fn opened(&mut self) -> Option<Answer> {
+        let is_open = matches!(self.remote.stream.borrow_and_update().link, Link::Open { .. });
+        let is_new = !std::mem::replace(&mut self.is_open, is_open) && is_open;
+        is_new.then(|| Answer { trust: self.trust(), requested: BTreeSet::new(), issued: Vec::new() })
+    }
+
     /// The change of the file since the last look, if any. One that cannot be read changes nothing: it is replaced in steps, and
     /// the next look finds it whole.
     fn look(&mut self) -> Option<Answer> {
@@ -203,4 +220,42 @@ async fn request(
         return Err(Refused::Denied(format!("the control plane certified {} instead", credential.identity())));
     }
     Ok((credential, roots))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use underpass_identity::testing::TestCa;
+
+    use super::*;
+
+    struct Silent;
+
+    impl Certify for Silent {
+        fn certify(&self, _: &Identity, _: String, _: Duration) -> Certifying {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test]
+    async fn it_is_there_again_with_the_stream_of_facts() {
+        let (progress, stream) = watch::channel(Progress::default());
+        let (sender, mut answers) = unbounded_channel();
+        let roots = vec![TestCa::new("root").root()];
+        let remote = Remote { roots: "/nonexistent".into(), certify: Arc::new(Silent), stream };
+        let _requests = spawn(remote, roots.clone(), sender);
+        let link = |link| progress.send_modify(|progress| progress.link = link);
+        for n in 0..3 {
+            link(Link::Open { since: SystemTime::now() });
+            let answer = answers.recv().await.expect("an answer");
+            assert_eq!((answer.trust.unwrap().roots, answer.issued.len()), (roots.clone(), 0), "{n}");
+            // What else happens on an open stream says nothing, nor does its end.
+            progress.send_modify(|progress| progress.version = Some(n));
+            tokio::task::yield_now().await;
+            link(Link::Ended { at: SystemTime::now(), reason: "gone".to_owned() });
+            tokio::task::yield_now().await;
+            assert!(answers.try_recv().is_err(), "{n}");
+        }
+    }
 }

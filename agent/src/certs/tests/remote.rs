@@ -54,7 +54,8 @@ fn a_control_plane_certifies_what_it_is_asked_for_and_its_roots_are_trusted() {
     let gate = ready.gate("certificates", "not open yet");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let ca = Ca::Remote(Remote { roots: file.clone(), certify }, read_roots(&file).unwrap());
+        let (_progress, stream) = watch::channel(underpass_xds::client::Progress::default());
+        let ca = Ca::Remote(Remote { roots: file.clone(), certify, stream }, read_roots(&file).unwrap());
         let mut certs = Certs::start(ca, Duration::from_secs(3600), gate).unwrap();
         let (published, status) = (certs.subscribe(), certs.status());
         let names: Vec<Identity> = (0..20).map(|n| identity(&format!("a{n}"))).collect();
@@ -117,7 +118,8 @@ fn a_control_plane_exchanges_its_root() {
     let gate = Readiness::new().gate("certificates", "not open yet");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let remote = Ca::Remote(Remote { roots: file.clone(), certify }, read_roots(&file).unwrap());
+        let (_progress, stream) = watch::channel(underpass_xds::client::Progress::default());
+        let remote = Ca::Remote(Remote { roots: file.clone(), certify, stream }, read_roots(&file).unwrap());
         let mut certs = Certs::start(remote, Duration::from_secs(3600), gate).unwrap();
         let (published, status) = (certs.subscribe(), certs.status());
         let names: BTreeSet<Identity> = ["a", "b"].map(identity).into();
