@@ -1,11 +1,10 @@
 //! The followers of the World: its resources on the wire, and the placement of accounts. On a thread of their own, because
 //! many resources take their time.
 
-use std::{io, sync::Arc};
+use std::io;
 
 use tokio::sync::watch;
-use underpass_core::World;
-use underpass_keeper::{Reports, supervision::on_thread};
+use underpass_keeper::{Newest, supervision::on_thread};
 use underpass_xds::{facts::Encoder, resource::Resources};
 
 use crate::placed::Placed;
@@ -19,26 +18,25 @@ pub struct Followed {
     pub placed: watch::Receiver<Placed>,
 }
 
-/// Follows `world`. `door` is the door whose source's version goes with the resources.
+/// Follows the World. `door` is the door whose source's version goes with the resources: that of exactly this World. An older one would
+/// not be corrected before the next change, and an agent that has seen a newer one would leave this change out until then.
 ///
 /// # Errors
 /// No thread can be started.
 pub fn follow(
-    mut world: watch::Receiver<Arc<World>>,
-    reports: watch::Receiver<Arc<Reports>>,
+    mut newest: watch::Receiver<Newest>,
     door: &'static str,
 ) -> io::Result<(Followed, impl Future<Output = ()> + Send + use<>)> {
-    let (resources, newest) = watch::channel(None);
+    let (resources, followed) = watch::channel(None);
     let (placement, placed) = watch::channel(Placed::default());
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let ended = on_thread("facts", move || {
         runtime.block_on(async move {
             let (mut encoder, mut places) = (Encoder::new(), Placed::default());
-            let mut finished = Arc::clone(&world.borrow());
-            while world.changed().await.is_ok() {
-                // Before the World: it is as new as this, or newer.
-                let source = reports.borrow().get(door).and_then(|report| report.source_version.clone());
-                let now = Arc::clone(&world.borrow_and_update());
+            let mut finished = newest.borrow().world.clone();
+            while newest.changed().await.is_ok() {
+                let Newest { world: now, reports } = newest.borrow_and_update().clone();
+                let source = reports.get(door).and_then(|report| report.source_version.clone());
                 encoder.follow(&finished, &now);
                 places.follow(&finished, &now);
                 finished = now;
@@ -48,5 +46,5 @@ pub fn follow(
             }
         });
     })?;
-    Ok((Followed { resources: newest, placed }, ended))
+    Ok((Followed { resources: followed, placed }, ended))
 }

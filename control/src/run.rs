@@ -126,9 +126,8 @@ async fn start(config: &Config, mut stopping: watch::Receiver<bool>) -> Result<(
     let client = Client::connect(&access, "control").await?;
     let mut keeper = Keeper::new(config.mesh(), "", &registry);
     let feed = keeper.door(DOOR, ready.gate(DOOR, "its objects are not read yet"));
-    let (world, reports, sources) = (keeper.world(), keeper.reports(), keeper.sources());
-    let (Followed { resources, placed }, following) =
-        facts::follow(world, reports.clone(), DOOR).map_err(failed("start a thread"))?;
+    let (newest, reports, sources) = (keeper.newest(), keeper.reports(), keeper.sources());
+    let (Followed { resources, placed }, following) = facts::follow(newest, DOOR).map_err(failed("start a thread"))?;
     let mut tasks = vec![
         SupervisedTask::spawn("the keeper of the World", keeper.start().map_err(failed("start a thread"))?),
         SupervisedTask::spawn("the follower of the World", following),

@@ -68,6 +68,15 @@ pub struct Snapshot {
     pub local: Arc<[LocalPod]>,
 }
 
+/// A World, and what its doors had reported by then: of exactly the updates that are in it, and of later ones that changed nothing.
+#[derive(Clone, Debug)]
+pub struct Newest {
+    /// The World. Version 0: none is known yet.
+    pub world: Arc<World>,
+    /// The reports.
+    pub reports: Arc<Reports>,
+}
+
 /// The channels of the published values, each with the newest.
 #[derive(Debug)]
 struct Senders {
@@ -75,6 +84,7 @@ struct Senders {
     sources: watch::Sender<Sources>,
     snapshot: watch::Sender<Snapshot>,
     reports: watch::Sender<Arc<Reports>>,
+    newest: watch::Sender<Newest>,
 }
 
 /// The feed of one door: it hands its updates over here. Dropped, the door is gone; without any door the keeper ends.
@@ -107,8 +117,9 @@ impl Keeper {
         let published = Senders {
             world: watch::Sender::new(Arc::clone(&world)),
             sources: watch::Sender::default(),
-            snapshot: watch::Sender::new(Snapshot { world, local: Arc::default() }),
+            snapshot: watch::Sender::new(Snapshot { world: Arc::clone(&world), local: Arc::default() }),
             reports: watch::Sender::default(),
+            newest: watch::Sender::new(Newest { world, reports: Arc::default() }),
         };
         let (queue, meter) = (Arc::default(), Meter::new(registry));
         Self { queue, node: node.into(), mesh, facts, doors: Vec::new(), published, meter }
@@ -150,6 +161,12 @@ impl Keeper {
     #[must_use]
     pub fn reports(&self) -> watch::Receiver<Arc<Reports>> {
         self.published.reports.subscribe()
+    }
+
+    /// The World together with its reports. It changes with the World, after [`Self::world`] does.
+    #[must_use]
+    pub fn newest(&self) -> watch::Receiver<Newest> {
+        self.published.newest.subscribe()
     }
 
     /// Starts the thread. The answer completes when it has ended, and panics where it has.

@@ -16,7 +16,7 @@ use underpass_core::{
 use underpass_telemetry::admin::Gate;
 
 use super::{
-    FactsFrom, Keeper, Meter, Report, Reports, Senders,
+    FactsFrom, Keeper, Meter, Newest, Report, Reports, Senders,
     published::Published,
     queue::{Queue, Taken},
 };
@@ -182,7 +182,13 @@ impl Thread {
             known.local = local.map_or_else(|| Arc::clone(&known.local), Arc::from);
             differs
         });
-        self.senders.reports.send_replace(Arc::new(self.reports.clone()));
+        let reports = Arc::new(self.reports.clone());
+        self.senders.reports.send_replace(Arc::clone(&reports));
+        self.senders.newest.send_if_modified(|newest| {
+            let differs = newest.world.version() != world.version();
+            *newest = Newest { world: Arc::clone(world), reports };
+            differs
+        });
     }
 
     fn publish_world(&mut self, changes: usize) {

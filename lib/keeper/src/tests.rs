@@ -71,6 +71,7 @@ struct Rig {
     world: watch::Receiver<Arc<World>>,
     snapshot: watch::Receiver<Snapshot>,
     sources: watch::Receiver<Sources>,
+    newest: watch::Receiver<Newest>,
     mesh: Mesh,
 }
 
@@ -79,8 +80,9 @@ fn rig(doors: &[&'static str]) -> Rig {
     let mut keeper = Keeper::new(MeshSettings::default(), "node-1", &registry);
     let feeds = doors.iter().map(|door| keeper.door(door, ready.gate(door, "not read yet"))).collect();
     let (world, snapshot, sources, mesh) = (keeper.world(), keeper.snapshot(), keeper.sources(), keeper.mesh());
+    let newest = keeper.newest();
     drop(keeper.start().expect("a thread"));
-    Rig { feeds, ready, registry, world, snapshot, sources, mesh }
+    Rig { feeds, ready, registry, world, snapshot, sources, newest, mesh }
 }
 
 impl Rig {
@@ -110,6 +112,30 @@ async fn nothing_is_published_before_every_door_has_answered() {
     rig.say(0, []);
     rig.until(|world| world.version().0 == 1 && world.workloads().count() == 2).await;
     assert!(rig.ready.waiting().is_empty());
+}
+
+#[tokio::test]
+async fn a_world_and_its_reports_are_of_the_same_updates() {
+    const UPDATES: usize = 500;
+    let Rig { mut feeds, mut newest, .. } = rig(&["API server"]);
+    let feed = feeds.remove(0);
+    // The n-th update makes the n-th pod.
+    let sending = std::thread::spawn(move || {
+        for n in 1..=UPDATES {
+            let address = format!("10.0.{}.{}", n / 256, n % 256);
+            let batch = [pod(&format!("default/p{n}"), &address).into()].into_iter().collect();
+            feed.send(Update { source_version: Some(n.to_string().into()), ..update(batch) });
+        }
+    });
+    let mut pods = 0;
+    while pods < UPDATES {
+        changed(&mut newest).await;
+        let Newest { world, reports } = newest.borrow_and_update().clone();
+        pods = world.workloads().count();
+        let version = reports.get("API server").and_then(|report| report.source_version.clone());
+        assert_eq!(version.as_deref(), Some(&*pods.to_string()));
+    }
+    sending.join().unwrap();
 }
 
 #[tokio::test]
