@@ -259,16 +259,17 @@ impl Session {
         self.applied
     }
 
-    /// The server is older than what was applied.
+    /// The server is older than what was applied, and something of it was left out. One that differs in its version alone is behind in
+    /// nothing: it has listed nothing since, and other objects than those of the mesh have moved the cluster's version on.
     #[must_use]
-    pub const fn behind(&self) -> Option<Behind> {
-        self.behind
+    pub fn behind(&self) -> Option<Behind> {
+        self.behind.filter(|_| self.left_out)
     }
 
     /// When [`Self::report`] may have something to say without any event.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.behind.filter(|_| !self.reported)?.since.checked_add(BEHIND)
+        self.behind().filter(|_| !self.reported)?.since.checked_add(BEHIND)
     }
 
     /// The server has been behind for [`BEHIND`]. Said once until it has caught up.
