@@ -412,6 +412,11 @@ impl Mesh {
         Ok(serde_json::from_str(&text)?)
     }
 
+    /// The metrics of a node's agent, as text.
+    pub fn metrics(&self, node: &str) -> Result<String> {
+        self.bed.node(node)?.shell()?.act(http::fetch, "http://127.0.0.1:15020/metrics".to_owned())
+    }
+
     /// The command's output about the agent of a node; an error unless it exits with 0.
     pub fn underpass(&self, node: &str, arguments: &[&str]) -> Result<String> {
         let command = std::env::var(COMMAND)

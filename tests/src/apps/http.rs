@@ -83,13 +83,23 @@ fn answer(service: &Service, path: &str, peer: SocketAddr) -> Value {
 
 /// GETs a URL (`http://host[:port][/path]`); the body of a 200. Names resolve as in the process that asks.
 pub fn get(url: &str) -> Result<String> {
+    ask("GET", url, "")
+}
+
+/// POSTs a body to a URL; the body of a 200.
+pub fn post(url: &str, body: &str) -> Result<String> {
+    ask("POST", url, body)
+}
+
+fn ask(method: &str, url: &str, body: &str) -> Result<String> {
     let rest = url.strip_prefix("http://").with_context(|| format!("{url} is no http:// URL"))?;
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
     let target = if has_port { authority.to_owned() } else { format!("{authority}:80") };
     let patience = PATIENCE * wait::slowness();
     let mut stream = connect(&target, patience)?;
-    let asked = format!("GET /{path} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\n\r\n");
+    let length = if body.is_empty() { String::new() } else { format!("content-length: {}\r\n", body.len()) };
+    let asked = format!("{method} /{path} HTTP/1.1\r\nhost: {authority}\r\n{length}connection: close\r\n\r\n{body}");
     stream.write_all(asked.as_bytes()).with_context(|| format!("ask {url}"))?;
     let mut reader = BufReader::new(stream);
     let head = read_head(&mut reader).with_context(|| format!("answer of {url}"))?;

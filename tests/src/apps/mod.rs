@@ -9,6 +9,7 @@
 //! * [`load`]: thousands of connections from one process to one process, with little of their own.
 //! * [`servers`]: echo that says who connected, sink, UDP echo.
 //! * [`http`]: services that call each other, as the bookinfo sample does.
+//! * [`relay`]: an address that leads to one replica after the other.
 //! * [`vip`]: what kube-proxy does, for pods that the mesh does not capture.
 //! * [`raw`], [`attacks`], [`foreign`]: what an attacker inside a pod tries.
 
@@ -21,6 +22,7 @@ pub mod load;
 pub mod pair;
 pub mod pattern;
 pub mod raw;
+pub mod relay;
 pub mod remote;
 pub mod servers;
 pub mod socket;

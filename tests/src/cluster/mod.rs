@@ -17,10 +17,11 @@ mod own;
 use std::{
     collections::BTreeMap,
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 pub use self::{
@@ -82,6 +83,22 @@ impl Cluster {
         };
         let mesh = Mesh::over(bed, Source::ControlPlane(source));
         Ok(Self { mesh, control, server, files, manifests: directory })
+    }
+
+    /// Agents that are started from now on ask the control plane at this address.
+    pub fn lead_agents_to(&mut self, address: SocketAddr) -> Result<()> {
+        match self.mesh.set_source(Source::Manifests(PathBuf::new())) {
+            Source::ControlPlane(source) => {
+                drop(self.mesh.set_source(Source::ControlPlane(ControlPlane { address, ..source })));
+                Ok(())
+            }
+            Source::Manifests(_) => bail!("the agents of a cluster have no manifests"),
+        }
+    }
+
+    /// How the agent of a node fares with its control plane, as its command shows it.
+    pub fn link(&self, node: &str) -> Result<Value> {
+        Ok(self.mesh.admin(node, "/status")?["control_plane"].take())
     }
 
     /// Another replica of the control plane, on a node without an agent. It does not run yet.

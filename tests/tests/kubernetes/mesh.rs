@@ -11,12 +11,16 @@ mod certificates;
 mod events;
 #[path = "mesh/facts.rs"]
 mod facts;
+#[path = "mesh/kept.rs"]
+mod kept;
 #[path = "mesh/labels.rs"]
 mod labels;
 #[path = "mesh/outages.rs"]
 mod outages;
 #[path = "mesh/rotation.rs"]
 mod rotation;
+#[path = "mesh/replicas.rs"]
+mod replicas;
 #[path = "mesh/status.rs"]
 mod status;
 
@@ -33,6 +37,9 @@ underpass_tests::scenarios! {
     a_mesh_of_a_cluster,
     labels::a_namespace_joins_and_leaves_under_load,
     outages::nothing_fails_without_control_and_api_server,
+    outages::certificates_serve_until_they_expire,
+    kept::an_agent_serves_what_the_one_before_has_kept,
+    replicas::no_agent_goes_back_to_an_older_policy,
     certificates::only_agents_get_the_identities_of_their_node,
     rotation::the_root_is_replaced_under_load,
     status::policies_get_conditions,

@@ -21,6 +21,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 pub use kubectl::Kubectl;
 
@@ -32,6 +33,7 @@ use super::{
     process::{Program, Running},
     wait::wait_until,
 };
+use crate::apps::http;
 
 /// The folder of Kubernetes' programs, and the path of etcd: named by `cargo xtask test kubernetes`.
 pub(super) const KUBERNETES: &str = "UNDERPASS_KUBERNETES";
@@ -173,10 +175,23 @@ impl ApiServer {
         self.etcd.signal(Signal::SIGSTOP)
     }
 
+    /// Has etcd forget every state before the present one: whoever has not seen that lists anew.
+    pub fn compact_etcd(&self) -> Result<()> {
+        self.site.act(compact, ETCD_PORTS[0])
+    }
+
     /// Lets etcd go on.
     pub fn resume_etcd(&mut self) -> Result<()> {
         self.etcd.signal(Signal::SIGCONT)
     }
+}
+
+/// By etcd's JSON gateway.
+fn compact(port: u16) -> Result<()> {
+    let ask = |method: &str, body: &str| http::post(&format!("http://127.0.0.1:{port}/v3/kv/{method}"), body);
+    let answer: Value = serde_json::from_str(&ask("range", r#"{"key":"AA=="}"#)?)?;
+    let revision = answer["header"]["revision"].as_str().with_context(|| format!("no revision in {answer}"))?;
+    ask("compaction", &format!(r#"{{"revision":"{revision}","physical":true}}"#)).map(drop)
 }
 
 pub(super) fn named(variable: &str) -> Result<PathBuf> {
