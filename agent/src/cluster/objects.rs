@@ -117,7 +117,7 @@ mod tests {
         let door = Arc::new(door);
         let late = Arc::clone(&door);
         let late = tokio::spawn(async move { match late.serve_when_late().await {} });
-        assert_eq!(names(&*sources.wait_for(|s| !names(s).is_empty()).await.unwrap()), ["a/gone", "a/stays"]);
+        assert_eq!(names(&sources.wait_for(|s| !names(s).is_empty()).await.unwrap()), ["a/gone", "a/stays"]);
         assert_eq!((door.cached.get(), records.noted().len()), (1, 0));
         door.take(update(&["a/new", "a/stays"]));
         sources.wait_for(|s| names(s) == ["a/new", "a/stays"]).await.unwrap();

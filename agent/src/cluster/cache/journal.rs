@@ -7,7 +7,7 @@
 //! ```
 //! The checksum of a frame goes on from that of the one before: a frame that is lost, or stands in another place, does not fit.
 //!
-//! What must hold: what is read is the state after some batch, whatever became of the bytes behind it; never half of a batch, never a
+//! What must hold: what is read is the state after some batch, however the bytes behind it are broken; never half of a batch, never a
 //! later batch without an earlier one.
 
 use std::{

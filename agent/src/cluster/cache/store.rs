@@ -239,7 +239,7 @@ fn lock(folder: &Path) -> Result<File, Error> {
     }
 }
 
-/// Nobody but the agent's user can have written it.
+/// The agent's user alone can have written it.
 fn check_own(file: &File, path: &Path) -> Result<fs::Metadata, Error> {
     let about = file.metadata().map_err(failed("inspect", path))?;
     let (owner, mode) = (about.uid(), about.mode() & 0o7777);

@@ -116,7 +116,7 @@ async fn without_kept_facts_nothing_is_served_or_kept_before_all_has_come() {
 }
 
 #[tokio::test]
-async fn kept_facts_are_served_to_whoever_hears_nothing() {
+async fn kept_facts_are_served_where_nothing_is_heard() {
     let mut first = Rig::new(None, NEVER);
     first.apply(mesh(&["default/p", "default/q"]), 7, true).await;
     let mut rig = Rig::new(held(&first.noted), Duration::ZERO);
@@ -138,7 +138,7 @@ async fn kept_facts_are_served_to_whoever_hears_nothing() {
 }
 
 #[tokio::test]
-async fn kept_facts_that_have_changed_are_never_served_to_whoever_hears_so_in_time() {
+async fn kept_facts_that_have_changed_are_never_served_where_that_is_heard_in_time() {
     let mut first = Rig::new(None, NEVER);
     first.apply(mesh(&["default/p", "default/q"]), 7, true).await;
     let mut rig = Rig::new(held(&first.noted), NEVER);

@@ -46,7 +46,7 @@ pub struct Progress {
     /// When something was applied last.
     pub applied: Option<SystemTime>,
     /// What is served was applied by an earlier process, which changed it last at this time; none: a control plane has said
-    /// since what is. Set by whoever serves it.
+    /// since what is. Set by the program that serves it.
     pub cached: Option<SystemTime>,
 }
 

@@ -175,7 +175,7 @@ impl ApiServer {
         self.etcd.signal(Signal::SIGSTOP)
     }
 
-    /// Has etcd forget every state before the present one: whoever has not seen that lists anew.
+    /// Has etcd forget every state before the present one: a watch that has not seen that begins with a list anew.
     pub fn compact_etcd(&self) -> Result<()> {
         self.site.act(compact, ETCD_PORTS[0])
     }
