@@ -50,7 +50,8 @@ const CONFIG_VARIABLE: &str = "UNDERPASS_CONFIG";
 /// The Underpass node agent: captures the TCP connections of labelled pods in the kernel and carries them over mutual TLS.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "underpass-agent", version)]
-#[command(after_help = "`underpass-agent cleanup` removes everything that agents left on a node. \
+#[command(after_help = "`underpass-agent check` says whether an agent can start on a node, and changes nothing. \
+`underpass-agent cleanup` removes everything that agents left on a node. \
 `underpass-agent probe` asks the agent of a container whether it is alive or ready. \
 `underpass-agent mount-bpffs DIR` mounts a bpf file system where there is none. \
 `underpass-agent ca` shows the embedded certificate authority (status) or replaces its root (prepare, activate, retire).")]

@@ -6,6 +6,7 @@
 //! * [`certs`]: the certificates of the pods on this node.
 //! * [`node`]: all of these wired together, in some [`surroundings`]. [`preflight`]: the checks of the machine before any
 //!   change.
+//! * [`mod@check`]: would an agent work on this node?
 //! * [`handover`]: the hand-over of a node from one agent to the next. [`cleanup`]: the removal of everything that agents left on a
 //!   node.
 //! * [`cni`]: the CNI plugin's other side.
@@ -17,6 +18,7 @@
 pub mod admin;
 pub mod authority;
 pub mod certs;
+pub mod check;
 pub mod cleanup;
 pub mod cluster;
 pub mod cni;

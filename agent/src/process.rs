@@ -5,7 +5,7 @@ use std::{ffi::OsString, path::Path, process::ExitCode, time::SystemTime};
 use underpass_keeper::supervision::SupervisedTask;
 
 use crate::{
-    authority, cleanup,
+    authority, check, cleanup,
     config::{self, Config, Loaded, Reloader, Sources, Stop},
     limits, mounts, node, preflight, probe,
     signals::Signals,
@@ -26,6 +26,12 @@ pub fn main() -> ExitCode {
         };
     }
     if let Some(parsed) = probe::Command::parse_own(std::env::args_os()) {
+        return match parsed {
+            Ok(command) => command.run(),
+            Err(error) => error.exit(),
+        };
+    }
+    if let Some(parsed) = check::Command::parse_own(std::env::args_os()) {
         return match parsed {
             Ok(command) => command.run(),
             Err(error) => error.exit(),

@@ -3,6 +3,8 @@
 //!
 //! What must hold: connections are counted, and each test has its twin in which some are lost, or wait.
 
+#[path = "lifecycle/check.rs"]
+mod check;
 #[path = "lifecycle/churn.rs"]
 mod churn;
 mod support;
@@ -28,6 +30,7 @@ use support::{
 };
 
 underpass_tests::scenarios! {
+    check::a_node_is_checked_before_its_agent_and_beside_it,
     asked_to_end_it_drains,
     the_deadline_of_a_drain,
     asked_twice_it_ends,

@@ -25,7 +25,7 @@ mod version;
 use std::path::PathBuf;
 
 pub use error::{Error, Result};
-pub use foreign::{Foreign, foreign_connect_programs};
+pub use foreign::{Effect, Foreign, foreign_programs};
 pub use kernel::Kernel;
 pub use kernel_log::{Decision, KernelLog, LogRecord, Unreadable};
 pub use object::object;

@@ -16,8 +16,6 @@ use crate::Settings;
 use crate::object::object;
 use crate::sys;
 
-/// `CGROUP2_SUPER_MAGIC` (linux/magic.h).
-const CGROUP2_MAGIC: i64 = 0x6367_7270;
 /// `BPF_FS_MAGIC` (linux/magic.h).
 const BPFFS_MAGIC: i64 = 0xcafe_4a11;
 /// The oldest kernel on which the kernel tests run.
@@ -120,7 +118,7 @@ pub fn probe(settings: &Settings) -> Vec<Missing> {
     for (number, name) in CAPABILITIES {
         need(Need::Capability(name), capability(&status, number));
     }
-    need(Need::Cgroup2, filesystem(&settings.cgroup_root, CGROUP2_MAGIC));
+    need(Need::Cgroup2, filesystem(&settings.cgroup_root, sys::CGROUP2_MAGIC));
     need(Need::Bpffs, filesystem(&settings.bpffs, BPFFS_MAGIC).and_then(|()| writable(&settings.bpffs)));
     if capability(&status, CAPABILITIES[1].0).is_ok() {
         // Without it every one of these would fail, and say nothing.

@@ -62,6 +62,11 @@ const BIND6: &str = "bind6";
 pub(crate) const CONNECT4: &str = "connect4";
 pub(crate) const CONNECT6: &str = "connect6";
 const GUARD: &str = "guard";
+/// The hooks of the node's programs, by their names.
+pub(crate) fn hooks() -> impl Iterator<Item = (&'static str, bpf_attach_type)> {
+    NODE_PROGRAMS.iter().map(|program| (program.name, program.attach_type))
+}
+
 /// Readers of socket storage before its writers.
 const SWAP: [&str; 7] = [GUARD, ON_TCP, CONNECT4, CONNECT6, BIND4, BIND6, STAMP];
 /// In the order in which they are taken away; between the two halves go the programs of the pods.

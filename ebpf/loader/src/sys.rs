@@ -12,6 +12,8 @@ use std::path::Path;
 
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_link_info, bpf_prog_type};
 
+/// `CGROUP2_SUPER_MAGIC` (linux/magic.h).
+pub(crate) const CGROUP2_MAGIC: i64 = 0x6367_7270;
 /// `BPF_F_QUERY_EFFECTIVE` (linux/bpf.h): what runs for this cgroup, its ancestors' programs included, in that order.
 const QUERY_EFFECTIVE: u32 = 1;
 /// Room for the programs of one hook: far more than any node attaches.
@@ -142,17 +144,31 @@ pub(crate) fn load_sk_lookup(name: &CStr, instructions: &[bpf_insn]) -> io::Resu
 
 /// BPF_PROG_QUERY: the ids of the programs that run for a cgroup at a hook, in their order.
 pub(crate) fn effective_programs(cgroup: BorrowedFd<'_>, attach_type: bpf_attach_type) -> io::Result<Vec<u32>> {
+    query(cgroup, attach_type, QUERY_EFFECTIVE).map(|(ids, _)| ids)
+}
+
+/// BPF_PROG_QUERY: the ids of the programs that are attached to this very cgroup at a hook, and the flags of their attachment.
+pub(crate) fn attached_programs(cgroup: BorrowedFd<'_>, attach_type: bpf_attach_type) -> io::Result<(Vec<u32>, u32)> {
+    query(cgroup, attach_type, 0)
+}
+
+fn query(cgroup: BorrowedFd<'_>, attach_type: bpf_attach_type, flags: u32) -> io::Result<(Vec<u32>, u32)> {
     let mut ids = [0_u32; QUERY_LIMIT];
     let mut attr = attr();
     attr.query.__bindgen_anon_1.target_fd = raw(cgroup);
     attr.query.attach_type = attach_type as u32;
-    attr.query.query_flags = QUERY_EFFECTIVE;
+    attr.query.query_flags = flags;
     attr.query.prog_ids = ids.as_mut_ptr() as u64;
     attr.query.__bindgen_anon_2.prog_cnt = ids.len() as u32;
     bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr)?;
-    // SAFETY: the kernel wrote the number of programs there.
-    let count = unsafe { attr.query.__bindgen_anon_2.prog_cnt } as usize;
-    Ok(ids.into_iter().take(count).collect())
+    // SAFETY: the kernel wrote the number of programs there, and the flags, which are plain numbers.
+    let (count, flags) = unsafe { (attr.query.__bindgen_anon_2.prog_cnt as usize, attr.query.attach_flags) };
+    Ok((ids.into_iter().take(count).collect(), flags))
+}
+
+/// The path is of a cgroup2 file system.
+pub(crate) fn is_cgroup2(path: &Path) -> bool {
+    filesystem(path).is_ok_and(|found| found == CGROUP2_MAGIC)
 }
 
 /// statfs(2): the magic number of the filesystem under a path.

@@ -348,6 +348,15 @@ pub unsafe fn bpf(command: i32, attributes: &[u8]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
+/// The same, of a command that returns none.
+///
+/// # Safety
+/// As [`bpf`].
+pub unsafe fn bpf_without_descriptor(command: i32, attributes: &[u8]) -> io::Result<()> {
+    // SAFETY: pointer and length describe `attributes`; what it points to is the caller's promise.
+    check(unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), attributes.len()) }).map(drop)
+}
+
 /// A stream socket of any family and protocol.
 pub fn stream_socket(family: i32, protocol: i32) -> io::Result<OwnedFd> {
     socket(family, libc::SOCK_STREAM, protocol)

@@ -5,6 +5,7 @@
 //! a view that is made of manifests.
 
 mod agent;
+mod check;
 mod describe;
 mod policy;
 mod service;
@@ -16,6 +17,7 @@ use underpass_core::{ObjectName, World, resolve::Sources};
 pub use agent::{
     Certificate, Connection, ControlPlane, Gate, Party, PodCount, ProblemCount, RefusedHandshake, Roots, Status,
 };
+pub use check::{Level, NodeCheck, NodeFinding};
 pub use describe::{Backend, PodDescription, PortMtls, ServiceDescription};
 pub use policy::Policy;
 pub use service::{Endpoint, Port, Service};
