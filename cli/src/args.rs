@@ -11,7 +11,7 @@ use underpass_telemetry::log::Filter;
 
 pub(crate) use self::{
     mesh::Mesh,
-    way::{Cluster, LOCAL_SOCKET, Place, Way},
+    way::{Cluster, LOCAL_SOCKET, Place, SYSTEM_NAMESPACE, Way},
 };
 
 /// Underpass: a service mesh without sidecars.
@@ -59,6 +59,8 @@ pub(crate) enum Command {
     Uninstall(crate::commands::uninstall::Uninstall),
     Profile(crate::commands::profile::Profile),
     Manifest(crate::commands::manifest::Manifest),
+    #[command(visible_alias = "precheck")]
+    Check(crate::commands::check::Check),
     #[command(visible_alias = "ps")]
     ProxyStatus(crate::commands::proxy_status::ProxyStatus),
     #[command(visible_alias = "pc")]

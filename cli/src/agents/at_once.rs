@@ -9,7 +9,7 @@ use tokio::{sync::Semaphore, task::JoinSet};
 const AT_ONCE: usize = 64;
 
 /// What the work for each item gives, in the order in which it ends.
-pub(super) async fn at_once<I, T, F>(items: impl IntoIterator<Item = I>, work: impl Fn(I) -> F) -> Vec<T>
+pub(crate) async fn at_once<I, T, F>(items: impl IntoIterator<Item = I>, work: impl Fn(I) -> F) -> Vec<T>
 where
     T: Send + 'static,
     F: Future<Output = T> + Send + 'static,

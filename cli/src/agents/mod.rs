@@ -11,6 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use underpass_telemetry::admin::Target;
 
 pub(crate) use self::{
+    at_once::at_once,
     fleet::{AgentPod, Every, Fleet, connect},
     local::{Local, runtime},
 };

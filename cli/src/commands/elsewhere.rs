@@ -20,14 +20,6 @@ const COMMANDS: &[Elsewhere] = &[
     word("operator", "underpass install takes an IstioOperator with -f; nothing in the cluster watches one"),
     word("verify-install", "underpass status and underpass proxy-status show what runs"),
     word("verify", "underpass status and underpass proxy-status show what runs"),
-    word(
-        "check",
-        "an agent checks its node before it changes anything, and names what is missing in its log; underpass status",
-    ),
-    word(
-        "precheck",
-        "an agent checks its node before it changes anything, and names what is missing in its log; underpass status",
-    ),
     word("validate", "underpass analyze -f FILE checks manifests without a cluster"),
     word("ztunnel-config", "underpass workloads, services, policies, certificates and connections show the same"),
     word("bug-report", "underpass status -o json, and kubectl logs of the agents"),
@@ -96,7 +88,7 @@ mod tests {
             ("operator init", "underpass has no `operator`: underpass install takes an IstioOperator with -f"),
             ("pc routes x", "underpass has no `proxy-config routes`: underpass explain"),
             ("proxy-config log x", "underpass has no `proxy-config log`: underpass log"),
-            ("x precheck", "underpass has no `x precheck`: an agent"),
+            ("x dry-run", "underpass has no `x dry-run`: the annotation"),
         ] {
             let got = said(line).unwrap_or_default();
             assert!(got.starts_with(want), "{line}: {got}");

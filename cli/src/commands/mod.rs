@@ -4,12 +4,14 @@
 pub(crate) mod analyze;
 pub(crate) mod ca;
 pub(crate) mod certificates;
+pub(crate) mod check;
 pub(crate) mod config;
 pub(crate) mod connections;
 pub(crate) mod crd;
 pub(crate) mod describe;
 pub(crate) mod elsewhere;
 pub(crate) mod explain;
+pub(crate) mod findings;
 pub(crate) mod install;
 pub(crate) mod kube_inject;
 pub(crate) mod label;

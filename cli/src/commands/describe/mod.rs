@@ -26,6 +26,7 @@ pub(crate) struct Experimental {
 enum ExperimentalCommand {
     Describe(Describe),
     Authz(Authz),
+    Precheck(Box<crate::commands::check::Check>),
 }
 
 /// One pod or service: in the mesh or why not, identity, policies, and what its ports accept.
@@ -98,6 +99,7 @@ impl One {
 
 pub(crate) fn experimental(args: &Experimental) -> Result<Output, CliError> {
     match &args.command {
+        ExperimentalCommand::Precheck(args) => crate::commands::check::run(args),
         ExperimentalCommand::Describe(Describe { what: What::Pod(one) }) => {
             let (source, named) = one.open()?;
             let pod = named.find(|name| source.describe_pod(name))?;

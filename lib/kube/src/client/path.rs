@@ -26,13 +26,20 @@ impl Collection {
     pub(crate) const CONFIG_MAPS: Self = collection("/api/v1", "configmaps");
     pub(crate) const NODES: Self = collection("/api/v1", "nodes");
     pub(crate) const PODS: Self = collection("/api/v1", "pods");
+    pub(crate) const CORE_EVENTS: Self = collection("/api/v1", "events");
     pub(crate) const EVENTS: Self = collection("/apis/events.k8s.io/v1", "events");
     pub(crate) const DAEMON_SETS: Self = collection("/apis/apps/v1", "daemonsets");
+    pub(crate) const DEPLOYMENTS: Self = collection("/apis/apps/v1", "deployments");
+    pub(crate) const JOBS: Self = collection("/apis/batch/v1", "jobs");
     pub(crate) const LEASES: Self = collection("/apis/coordination.k8s.io/v1", "leases");
     pub(crate) const TOKEN_REVIEWS: Self = collection("/apis/authentication.k8s.io/v1", "tokenreviews");
+    pub(crate) const ACCESS_REVIEWS: Self = collection("/apis/authorization.k8s.io/v1", "selfsubjectaccessreviews");
+    pub(crate) const NETWORK_POLICIES: Self = collection("/apis/networking.k8s.io/v1", "networkpolicies");
     pub(crate) const DEFINITIONS: Self = collection("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions");
     pub(crate) const VALIDATING_WEBHOOKS: Self =
         collection("/apis/admissionregistration.k8s.io/v1", "validatingwebhookconfigurations");
+    pub(crate) const MUTATING_WEBHOOKS: Self =
+        collection("/apis/admissionregistration.k8s.io/v1", "mutatingwebhookconfigurations");
     pub(crate) const SERVICE_ACCOUNTS: Self = collection("/api/v1", "serviceaccounts");
     pub(crate) const NAMESPACES: Self = collection("/api/v1", "namespaces");
     const SERVICES: Self = collection("/api/v1", "services");

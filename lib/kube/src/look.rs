@@ -1,0 +1,148 @@
+//! A look at one node: a Job with one pod there, what the pod writes, and its end. For a command that asks every node what only a program
+//! on it can say.
+//!
+//! What must hold: nothing stays. The Job is deleted in any case, and where the command dies the API server deletes it by its
+//! `ttlSecondsAfterFinished`.
+
+use std::{sync::Arc, time::Duration};
+
+use http::Method;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
+use underpass_core::ObjectName;
+
+use crate::{
+    client::{Call, Client, Collection, Error, MAX_BYTES, is_name},
+    daemon_set::Pod,
+};
+
+/// The pause between two looks at a pod.
+const PAUSE: Duration = Duration::from_millis(250);
+/// The label of a Job's pods.
+const JOB: &str = "batch.kubernetes.io/job-name";
+
+/// What became of the pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Looked {
+    /// It ended well, and wrote this.
+    Wrote(String),
+    /// It failed, and wrote this.
+    Failed(String),
+    /// It did not end in time: the reason, in the words of the scheduler, the kubelet or the API server; empty: not known.
+    Late(Arc<str>),
+}
+
+/// What became of the wish for a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// It was absent.
+    Created,
+    /// It was there.
+    Already,
+}
+
+#[derive(Deserialize)]
+struct Event {
+    #[serde(default)]
+    message: String,
+}
+
+impl Client {
+    /// Makes this Job, waits until its pod has ended, or `patience` is over, and deletes it.
+    ///
+    /// # Errors
+    /// Where the API server gives no good answer.
+    pub async fn look(&self, job: &Value, patience: Duration) -> Result<Looked, Error> {
+        let text = |field: &str| job.pointer(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let name = ObjectName::new(text("/metadata/namespace"), text("/metadata/name"));
+        for part in [name.namespace(), name.name()] {
+            if !is_name(part) {
+                return Err(Error::Name { name: part.into() });
+            }
+        }
+        let call = Call::new(Method::POST, Collection::JOBS.within(name.namespace())).json(job)?;
+        self.text(&call, MAX_BYTES).await?;
+        let looked = match timeout(patience, self.ended(&name)).await {
+            Ok(looked) => looked,
+            Err(_) => self.reason(&name).await.map(Looked::Late),
+        };
+        let deleted = self.delete(Collection::JOBS.one(name.namespace(), name.name())).await;
+        looked.and_then(|looked| deleted.map(|()| looked))
+    }
+
+    async fn ended(&self, job: &ObjectName) -> Result<Looked, Error> {
+        loop {
+            if let Some(pod) = self.pod_of(job).await? {
+                match &*pod.status.phase {
+                    "Succeeded" => return self.log(job.namespace(), &pod).await.map(Looked::Wrote),
+                    "Failed" => return self.log(job.namespace(), &pod).await.map(Looked::Failed),
+                    _ => {}
+                }
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn pod_of(&self, job: &ObjectName) -> Result<Option<Pod>, Error> {
+        let pods = self.labelled(job.namespace(), &format!("{JOB}={}", job.name())).await?;
+        Ok(pods.into_iter().next())
+    }
+
+    async fn log(&self, namespace: &str, pod: &Pod) -> Result<String, Error> {
+        let path = format!("{}/log", Collection::PODS.one(namespace, &pod.metadata.name));
+        self.text(&Call::get(path).accept("*/*"), MAX_BYTES).await
+    }
+
+    /// Why the pod has not ended: its own state, else the last event about it or its Job.
+    async fn reason(&self, job: &ObjectName) -> Result<Arc<str>, Error> {
+        let pod = self.pod_of(job).await?;
+        let waits =
+            pod.as_ref().and_then(Pod::waits).filter(|waits| !waits.is_empty() && &**waits != "ContainerCreating");
+        if let Some(waits) = waits {
+            return Ok(waits);
+        }
+        let about = pod.map_or_else(|| job.name().into(), |pod| pod.metadata.name);
+        let call = Call::get(Collection::CORE_EVENTS.within(job.namespace()));
+        let call = call.with("fieldSelector", &format!("type=Warning,involvedObject.name={about}"));
+        // Without the right to read events there is less to say.
+        let events: Vec<Event> = self.pages(call, 50).await.unwrap_or_default();
+        Ok(events.last().map(|event| event.message.replace(char::is_control, " ")).unwrap_or_default().into())
+    }
+
+    /// A namespace with these labels, unless it is there.
+    ///
+    /// # Errors
+    /// Where the API server gives no good answer.
+    pub async fn make_namespace(&self, name: &str, labels: &Value) -> Result<Made, Error> {
+        if !is_name(name) {
+            return Err(Error::Name { name: name.into() });
+        }
+        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
+        match self.text(&Call::new(Method::POST, Collection::NAMESPACES.all()).json(&object)?, MAX_BYTES).await {
+            Ok(_) => Ok(Made::Created),
+            Err(e) if e.status() == Some(409) => Ok(Made::Already),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Begins to delete a namespace, with all that is in it.
+    ///
+    /// # Errors
+    /// Where the API server gives no good answer.
+    pub async fn delete_namespace(&self, name: &str) -> Result<(), Error> {
+        if !is_name(name) {
+            return Err(Error::Name { name: name.into() });
+        }
+        self.delete(Collection::NAMESPACES.named(name)).await
+    }
+
+    async fn delete(&self, path: String) -> Result<(), Error> {
+        let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"});
+        match self.text(&Call::new(Method::DELETE, path).json(&options)?, MAX_BYTES).await {
+            Ok(_) => Ok(()),
+            Err(e) if e.status() == Some(404) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+}
