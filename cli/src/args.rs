@@ -61,6 +61,8 @@ pub(crate) enum Command {
     Manifest(crate::commands::manifest::Manifest),
     #[command(visible_alias = "precheck")]
     Check(crate::commands::check::Check),
+    #[command(visible_alias = "verify-install")]
+    Verify(crate::commands::verify::Verify),
     #[command(visible_alias = "ps")]
     ProxyStatus(crate::commands::proxy_status::ProxyStatus),
     #[command(visible_alias = "pc")]

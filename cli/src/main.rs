@@ -53,6 +53,7 @@ fn run(command: &Command) -> Result<output::Output, error::CliError> {
         Command::Profile(args) => commands::profile::run(args),
         Command::Manifest(args) => commands::manifest::run(args),
         Command::Check(args) => commands::check::run(args),
+        Command::Verify(args) => commands::verify::run(args),
         Command::ProxyStatus(args) => commands::proxy_status::run(args),
         Command::ProxyConfig(args) => commands::proxy_config::run(args),
         Command::Version(args) => commands::version::run(args),

@@ -18,8 +18,6 @@ const fn word(word: &'static str, instead: &'static str) -> Elsewhere {
 /// Words of the first place.
 const COMMANDS: &[Elsewhere] = &[
     word("operator", "underpass install takes an IstioOperator with -f; nothing in the cluster watches one"),
-    word("verify-install", "underpass status and underpass proxy-status show what runs"),
-    word("verify", "underpass status and underpass proxy-status show what runs"),
     word("validate", "underpass analyze -f FILE checks manifests without a cluster"),
     word("ztunnel-config", "underpass workloads, services, policies, certificates and connections show the same"),
     word("bug-report", "underpass status -o json, and kubectl logs of the agents"),

@@ -26,5 +26,6 @@ pub(crate) mod proxy_status;
 pub(crate) mod services;
 pub(crate) mod status;
 pub(crate) mod uninstall;
+pub(crate) mod verify;
 pub(crate) mod version;
 pub(crate) mod workloads;

@@ -111,7 +111,7 @@ fn numbers(status: &Status, now: u64) -> Vec<Cell> {
 }
 
 /// A line each.
-fn problems_of(node: &NodeStatus, now: u64) -> Vec<String> {
+pub(super) fn problems_of(node: &NodeStatus, now: u64) -> Vec<String> {
     let Some(status) = &node.status else { return node.error.iter().cloned().collect() };
     let mut all: Vec<String> = status.waiting.iter().map(|gate| format!("{}: {}", gate.part, gate.reason)).collect();
     if !node.ready && all.is_empty() {

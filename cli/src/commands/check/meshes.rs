@@ -74,7 +74,7 @@ fn roots(seen: &Seen) -> Vec<Finding> {
 }
 
 /// The certificates of a PEM text, as one line of base64 each.
-pub(super) fn certificates(pem: &str) -> impl Iterator<Item = String> {
+pub(in crate::commands) fn certificates(pem: &str) -> impl Iterator<Item = String> {
     let body = |part: &str| part.split("-----END").next().unwrap_or_default().split_whitespace().collect::<String>();
     let all: Vec<String> = pem.split("-----BEGIN CERTIFICATE-----").skip(1).map(body).collect();
     all.into_iter()

@@ -13,6 +13,8 @@ mod seen;
 
 use std::time::Duration;
 
+pub(super) use self::meshes::certificates;
+
 use super::findings::{Finding, Report};
 use crate::{
     agents::{connect, runtime},

@@ -1,6 +1,6 @@
 //! Selectors of labels (`meta/v1 LabelSelector`): an empty one selects everything.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use serde::Deserialize;
 
@@ -58,6 +58,21 @@ impl Expression {
     }
 }
 
+/// As `kubectl --selector` takes it; an empty one: `every one`.
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let labels = self.match_labels.iter().map(|(key, value)| format!("{key}={value}"));
+        let expressions = self.match_expressions.iter().map(|Expression { key, operator, values }| match operator {
+            Operator::In => format!("{key} in ({})", values.join(",")),
+            Operator::NotIn => format!("{key} notin ({})", values.join(",")),
+            Operator::Exists => key.clone(),
+            Operator::DoesNotExist => format!("!{key}"),
+        });
+        let all: Vec<String> = labels.chain(expressions).collect();
+        f.write_str(if all.is_empty() { "every one".to_owned() } else { all.join(",") }.as_str())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -86,5 +101,14 @@ mod tests {
             json!({"b": "2"}),
             false,
         );
+    }
+
+    #[test]
+    fn selectors_in_text() {
+        let text = |selector: Value| serde_json::from_value::<Selector>(selector).unwrap().to_string();
+        assert_eq!(text(json!({})), "every one");
+        let expressions =
+            json!([{"key": "b", "operator": "NotIn", "values": ["1", "2"]}, {"key": "c", "operator": "DoesNotExist"}]);
+        assert_eq!(text(json!({"matchLabels": {"a": "1"}, "matchExpressions": expressions})), "a=1,b notin (1,2),!c");
     }
 }
