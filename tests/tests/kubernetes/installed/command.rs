@@ -25,6 +25,8 @@ pub(crate) fn answers_about_the_whole_cluster(mesh: &Installed) -> Result<()> {
     a_pod_is_asked_about_where_it_runs(mesh)?;
     versions_and_images(mesh)?;
     live_objects_are_analyzed(mesh)?;
+    every_node_is_checked(mesh)?;
+    the_installation_is_verified(mesh)?;
     a_namespace_is_labelled(mesh)
 }
 
@@ -134,6 +136,64 @@ fn live_objects_are_analyzed(mesh: &Installed) -> Result<()> {
     let alone = mesh.command(&["analyze", "--use-kube=false", "-o", "json", &file.to_string_lossy()])?.json(0)?;
     ensure!(alone["live"].is_null() && alone["served"] == 1, "{alone:#}");
     kubectl.run(&["delete", "-n", "shop", "authorizationpolicy/typo"]).map(drop)
+}
+
+/// The findings of a level, as `subject: found`.
+fn findings(of: &Value, level: &str) -> Vec<String> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let all = rows(&of["findings"]).into_iter().filter(|f| f["level"] == level);
+    all.map(|f| format!("{}: {}", text(&f["subject"]), text(&f["found"]))).collect()
+}
+
+/// Beside its agent each node is sound, by the word of a pod there, of which nothing stays; a node that cannot run one is named.
+fn every_node_is_checked(mesh: &Installed) -> Result<()> {
+    let jobs_are_gone = || {
+        let all = mesh.cluster.kubectl().get(&["jobs,pods", "-A", "-l", "app.kubernetes.io/name=underpass-check"])?;
+        Ok(rows(&all["items"]).is_empty())
+    };
+    let check = ["check", "--image", "localhost/underpass:testbed", "-o", "json"];
+    let found = mesh.command(&check)?.json(0)?;
+    ensure!(found["looked_at"].as_str().is_some_and(|text| text.ends_with("2 nodes")), "{found:#}");
+    ensure!(findings(&found, "error").is_empty() && findings(&found, "warning").is_empty(), "{found:#}");
+    let installed = "Deployment underpass-system/underpass-control: Underpass is installed";
+    ensure!(findings(&found, "info") == [installed], "{found:#}");
+    wait_until("the pods of the check to go", jobs_are_gone)?;
+
+    let absent = ["check", "--hub", "localhost", "--tag", "absent", "--timeout", "5", "--node", "node-2", "-o", "json"];
+    let found = mesh.command(&absent)?.json(2)?;
+    let errors = findings(&found, "error");
+    ensure!(errors.len() == 1 && errors[0].starts_with("node node-2: its pod did not end within 5 s: "), "{found:#}");
+    ensure!(errors[0].contains("localhost/underpass:absent"), "the kubelet's reason: {found:#}");
+    wait_until("the pod of the check to go", jobs_are_gone)?;
+    mesh.command(&["x", "precheck"])?.says(0, &["info: the nodes: ", "--image", "2 nodes: nothing is wrong"])
+}
+
+/// Selects the server and lets in what the application's port is, as its author saw it before the mesh.
+const CLOSED: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: closed, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: server}}
+  ingress: [{ports: [{port: 9080}]}]
+";
+
+/// Sound as it is; a NetworkPolicy without the port of tunnels is named, with the pods that it closes.
+fn the_installation_is_verified(mesh: &Installed) -> Result<()> {
+    let kubectl = mesh.cluster.kubectl();
+    let sound = mesh.command(&["verify", "-o", "json"])?.json(0)?;
+    ensure!(rows(&sound["findings"]).is_empty(), "{sound:#}");
+    mesh.command(&["verify"])?.says(0, &["control plane 2, agents 2, pods in the mesh 2: nothing is wrong"])?;
+    kubectl.apply(CLOSED)?;
+    let found = mesh.command(&["verify-install", "-n", "shop", "-o", "json"])?.json(2)?;
+    let server = pod(mesh, "shop/server")?;
+    let name = server.rsplit('/').next().context("a name")?;
+    let closed = format!("NetworkPolicy shop/closed: lets no TCP 15008 in, by which pods of the mesh reach {name}");
+    ensure!(findings(&found, "error") == [closed], "{found:#}");
+    mesh.command(&["verify", "-n", "legacy"])?.says(0, &["nothing is wrong"])?;
+    mesh.command(&["verify", "-i", "elsewhere"])?
+        .says(2, &["Namespace elsewhere: Underpass is not installed there"])?;
+    kubectl.run(&["delete", "-n", "shop", "networkpolicy/closed"]).map(drop)
 }
 
 fn a_namespace_is_labelled(mesh: &Installed) -> Result<()> {
