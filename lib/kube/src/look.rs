@@ -19,6 +19,8 @@ use crate::{
 
 /// The pause between two looks at a pod.
 const PAUSE: Duration = Duration::from_millis(250);
+/// Events of one page.
+const EVENTS: u32 = 50;
 /// The label of a Job's pods.
 const JOB: &str = "batch.kubernetes.io/job-name";
 
@@ -43,9 +45,12 @@ pub enum Made {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Event {
     #[serde(default)]
     message: String,
+    /// RFC 3339 in UTC: later ones sort behind earlier ones.
+    last_timestamp: Option<String>,
 }
 
 impl Client {
@@ -106,8 +111,9 @@ impl Client {
         let call = Call::get(Collection::CORE_EVENTS.within(job.namespace()));
         let call = call.with("fieldSelector", &format!("type=Warning,involvedObject.name={about}"));
         // Without the right to read events there is less to say.
-        let events: Vec<Event> = self.pages(call, 50).await.unwrap_or_default();
-        Ok(events.last().map(|event| event.message.replace(char::is_control, " ")).unwrap_or_default().into())
+        let events: Vec<Event> = self.pages(call, EVENTS).await.unwrap_or_default();
+        let last = events.into_iter().max_by(|a, b| a.last_timestamp.cmp(&b.last_timestamp));
+        Ok(last.map(|event| event.message.replace(char::is_control, " ")).unwrap_or_default().into())
     }
 
     /// A namespace with these labels, unless it is there.

@@ -7,3 +7,4 @@ mod door;
 mod fake;
 mod leading;
 mod lists;
+mod look;
