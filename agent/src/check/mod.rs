@@ -28,7 +28,7 @@ use crate::{pods, preflight::chain as causes};
 #[command(
     name = "underpass-agent check",
     version,
-    after_help = "Exit status: 0 it has looked, whatever it found; 1 it could not look."
+    after_help = "Exit status: 0 it has looked, with findings or without; 1 it could not look."
 )]
 pub struct Command {
     /// The name of this node.

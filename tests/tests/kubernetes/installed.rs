@@ -15,8 +15,8 @@ mod upgrade;
 
 use anyhow::{Context, Result};
 use underpass_tests::{
-    installed::Installed,
-    testbed::{Lab, Site},
+    installed::{Installed, install},
+    testbed::{Kubernetes, Lab, Site},
 };
 
 underpass_tests::scenarios! {
@@ -31,7 +31,14 @@ const NODES: [&str; 2] = ["node-1", "node-2"];
 const PORT: u16 = 9080;
 
 fn a_label_puts_running_pods_into_the_mesh(lab: &Lab) -> Result<()> {
-    let mesh = Installed::by_chart(lab, NODES.len(), &["--set", "meshConfig.accessLogEncoding=JSON"])?;
+    let cluster = Kubernetes::start(lab, NODES.len())?;
+    for image in ["underpass", "underpass-testapp"] {
+        cluster.load_image(image)?;
+    }
+    let mesh = Installed { cluster };
+    command::finds_a_bare_cluster_fit(&mesh)?;
+    mesh.cluster.helm(&install(&["--set", "meshConfig.accessLogEncoding=JSON"]))?;
+    mesh.wait_until_ready()?;
     self_test::shows_mutual_tls_and_a_denied_call(&mesh)?;
     mesh.cluster.kubectl().apply(APPLICATION)?;
     for (namespace, what) in

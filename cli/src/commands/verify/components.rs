@@ -18,9 +18,14 @@ use crate::table::list;
 const CONTROL: &str = "underpass-control";
 const AGENT: &str = "underpass-agent";
 
+/// A part of it is there.
+pub(super) fn is_installed(seen: &Seen) -> bool {
+    named(&seen.deployments, CONTROL).is_some() || named(&seen.daemon_sets, AGENT).is_some()
+}
+
 pub(super) fn findings(seen: &Seen) -> Vec<Finding> {
     let (control, agents) = (named(&seen.deployments, CONTROL), named(&seen.daemon_sets, AGENT));
-    if control.is_none() && agents.is_none() {
+    if !is_installed(seen) {
         let subject = format!("Namespace {}", seen.namespace);
         let remedy = "install Underpass (docs/install.md), or name the namespace that it is in with -i";
         return vec![Finding::error(subject, "Underpass is not installed there", remedy)];

@@ -37,9 +37,12 @@ pub(crate) fn run(args: &Verify) -> Result<Output, CliError> {
         Way { cluster: args.cluster.clone(), system_namespace: Some(args.system_namespace.clone()), ..Way::default() };
     let (seen, mut findings) = seen::read(&way, args.only.namespace.as_deref())?;
     findings.extend(components::findings(&seen));
-    findings.extend(trust::findings(&seen));
-    findings.extend(pods::findings(&seen));
-    findings.extend(network::findings(&seen));
+    // Of what is not there nothing else is to say.
+    if components::is_installed(&seen) {
+        findings.extend(trust::findings(&seen));
+        findings.extend(pods::findings(&seen));
+        findings.extend(network::findings(&seen));
+    }
     let in_mesh = seen.workloads.iter().filter(|workload| workload.in_mesh).count();
     let looked_at = format!(
         "namespace {}: control plane {}, agents {}, pods in the mesh {in_mesh}",

@@ -1,5 +1,5 @@
 //! NetworkPolicies that stand between the parts of the mesh: they judge packets as they are on the wire, where every connection between
-//! two pods of the mesh is one to port 15008, whatever port an application has called.
+//! two pods of the mesh is one to port 15008, with any port that an application has called.
 //!
 //! What must hold: a pod that a policy selects is open for the union of what all such policies let through, and for nothing else. The
 //! control plane is called from the network of nodes, which no selector of pods and namespaces matches.
@@ -24,10 +24,12 @@ const NAME: &str = "app.kubernetes.io/name";
 /// For whom a port of a pod is open.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Opening {
-    Nobody,
-    /// Some, each in words.
-    Some(Vec<String>),
-    Everybody,
+    /// To no peer.
+    Closed,
+    /// To some, each in words.
+    Narrow(Vec<String>),
+    /// To every peer.
+    Open,
 }
 
 /// Where the other end is.
@@ -62,23 +64,23 @@ fn tunnels(seen: &Seen, direction: Direction) -> Vec<Finding> {
 fn tunnel(direction: Direction, policies: &[String], opening: &Opening, pods: &[String]) -> Option<Finding> {
     let (subject, names) = (format!("NetworkPolicy {}", list(policies)), first(pods));
     Some(match (direction, opening) {
-        (_, Opening::Everybody) => return None,
-        (Direction::Ingress, Opening::Nobody) => Finding::error(
+        (_, Opening::Open) => return None,
+        (Direction::Ingress, Opening::Closed) => Finding::error(
             subject,
             format!("lets no TCP {TUNNEL} in, by which pods of the mesh reach {names}"),
             "add to spec.ingress, with the `from` of your rules: {ports: [{protocol: TCP, port: 15008}]}",
         ),
-        (Direction::Egress, Opening::Nobody) => Finding::error(
+        (Direction::Egress, Opening::Closed) => Finding::error(
             subject,
             format!("lets no TCP {TUNNEL} out, by which {names} reach pods of the mesh"),
             "add to spec.egress, with the `to` of your rules: {ports: [{protocol: TCP, port: 15008}]}",
         ),
-        (Direction::Ingress, Opening::Some(who)) => Finding::info(
+        (Direction::Ingress, Opening::Narrow(who)) => Finding::info(
             subject,
             format!("lets TCP {TUNNEL} in from {} alone, to {names}", list(who)),
             "others in the mesh do not reach them, on any port",
         ),
-        (Direction::Egress, Opening::Some(who)) => Finding::info(
+        (Direction::Egress, Opening::Narrow(who)) => Finding::info(
             subject,
             format!("lets TCP {TUNNEL} out to {} alone, from {names}", list(who)),
             "they do not reach others in the mesh, on any port",
@@ -96,13 +98,13 @@ fn control(seen: &Seen, port: u16, callers: &str) -> Vec<Finding> {
     let finding = |((policies, opening), _): ((Vec<String>, Opening), _)| {
         let subject = format!("NetworkPolicy {}", list(&policies));
         match opening {
-            Opening::Everybody => None,
-            Opening::Nobody => Some(Finding::error(
+            Opening::Open => None,
+            Opening::Closed => Some(Finding::error(
                 subject,
                 format!("lets no TCP {port} in from the network of nodes, from where {callers} the control plane"),
                 "networkPolicy.enabled=true makes one that does; selectors of pods and namespaces match no node",
             )),
-            Opening::Some(who) => Some(Finding::info(
+            Opening::Narrow(who) => Some(Finding::info(
                 subject,
                 format!("lets TCP {port} in from {} alone, to the control plane", list(who)),
                 "see that the addresses of all nodes are among them",
@@ -144,14 +146,14 @@ fn opening(policies: &[&NetworkPolicy], pod: &PodSeen, direction: Direction, por
     let rules = policies.iter().flat_map(|policy| policy.spec.rules(direction));
     let mut some = Vec::new();
     for rule in rules.filter(|rule| has_port(rule, pod, direction, port)) {
-        if rule.peers.is_empty() || rule.peers.iter().any(|peer| is_everybody(peer, other)) {
-            return Opening::Everybody;
+        if rule.peers.is_empty() || rule.peers.iter().any(|peer| is_every_peer(peer, other)) {
+            return Opening::Open;
         }
         some.extend(rule.peers.iter().filter(|peer| other == Other::Pods || peer.ip_block.is_some()).map(text));
     }
     some.sort();
     some.dedup();
-    if some.is_empty() { Opening::Nobody } else { Opening::Some(some) }
+    if some.is_empty() { Opening::Closed } else { Opening::Narrow(some) }
 }
 
 fn has_port(rule: &Rule, pod: &PodSeen, direction: Direction, port: u16) -> bool {
@@ -175,7 +177,7 @@ fn is_port(one: &Port, pod: &PodSeen, direction: Direction, port: u16) -> bool {
     }
 }
 
-fn is_everybody(peer: &Peer, other: Other) -> bool {
+fn is_every_peer(peer: &Peer, other: Other) -> bool {
     match other {
         Other::Pods => {
             peer.namespace_selector.as_ref().is_some_and(|selector| selector.is_empty())
@@ -195,7 +197,7 @@ fn text(peer: &Peer) -> String {
         (None, Some(pods), None) => format!("pods {pods} of its namespace"),
         (None, None, Some(namespaces)) => format!("namespaces {namespaces}"),
         (None, Some(pods), Some(namespaces)) => format!("pods {pods} of namespaces {namespaces}"),
-        (None, None, None) => "nobody".to_owned(), // the API server takes no such peer
+        (None, None, None) => "no peer".to_owned(), // the API server takes no such peer
     }
 }
 
@@ -289,7 +291,7 @@ mod tests {
             json!({"policyTypes": ["Egress"], "egress": [{"to": [{"namespaceSelector": {"matchLabels": {"a": "1"}}}]}]}),
             &["Info: NetworkPolicy shop/p: lets TCP 15008 out to namespaces a=1 alone, from web"],
         );
-        // A rule about another port opens this one for nobody.
+        // A rule about another port does not open this one.
         of_web(
             json!({"ingress": [{"ports": [{"port": 8080}]}, {"ports": [{"port": 15008}], "from": [{"podSelector": {}}]}]}),
             &[&some("pods every one of its namespace")],

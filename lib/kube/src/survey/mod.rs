@@ -155,7 +155,7 @@ impl Client {
         self.survey(Collection::NETWORK_POLICIES, namespace).await
     }
 
-    /// The ConfigMaps of every namespace that have the roots of a mesh, whoever's.
+    /// The ConfigMaps of every namespace that have the roots of a mesh, ours or another one.
     ///
     /// # Errors
     /// Where the API server gives no good answer.
