@@ -11,7 +11,7 @@ use underpass_telemetry::log::Filter;
 
 pub(crate) use self::{
     mesh::Mesh,
-    way::{Cluster, LOCAL_SOCKET, Place, SYSTEM_NAMESPACE, Way},
+    way::{Cluster, LOCAL_SOCKET, Place, Way},
 };
 
 /// Underpass: a service mesh without sidecars.

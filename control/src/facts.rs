@@ -18,8 +18,8 @@ pub struct Followed {
     pub placed: watch::Receiver<Placed>,
 }
 
-/// Follows the World. `door` is the door whose source's version goes with the resources: that of exactly this World. An older one would
-/// not be corrected before the next change, and an agent that has seen a newer one would leave this change out until then.
+/// Follows the World. `door` is the door whose source's version goes with the resources: that of exactly this World, and each later one
+/// that brought no change. An agent that has seen a newer one leaves changes out until then.
 ///
 /// # Errors
 /// No thread can be started.

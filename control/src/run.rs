@@ -231,7 +231,8 @@ fn open(access: Access, feed: Feed) -> io::Result<impl Future<Output = ()> + Sen
             // A connection of this runtime's own.
             match Client::connect(&access, "control").await {
                 Ok(client) => {
-                    let door = Door::new(client, Kind::ALL.into_iter().map(Selection::all).collect());
+                    let selections = Kind::ALL.into_iter().map(Selection::all).collect();
+                    let door = Door::new(client, selections).telling_versions();
                     door.run(|mut update, progress| {
                         update.source_version = progress.complete().map(|version| version.to_string().into());
                         feed.send(update);

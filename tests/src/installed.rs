@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     cluster::NAMESPACE,
-    testbed::{Kubernetes, Lab, Site, wait::wait_until},
+    testbed::{Kubernetes, Lab, Site, kubernetes, wait::wait_until},
 };
 
 /// The chart.
@@ -39,12 +39,11 @@ pub fn program() -> Result<String> {
 /// Runs `underpass` at a site with this kubeconfig. It and its Helm have nothing of the user's own.
 pub fn command(site: &Site, kubeconfig: &Path, arguments: &[&str]) -> Result<Said> {
     let (program, kubeconfig) = (program()?, kubeconfig.to_string_lossy());
-    let home = site.lab().directory().join("helm");
-    let homes = ["CACHE", "CONFIG", "DATA"].map(|kind| format!("HELM_{kind}_HOME={}", home.display()));
+    let homes = kubernetes::helm_homes(&site.lab().directory().join("helm"));
     // The last line is the exit status: a negative answer is an answer.
     let script = "\"$@\" 2>&1; echo \"exit $?\"";
     let mut all: Vec<&str> = homes.iter().map(String::as_str).collect();
-    all.extend(["HOME=/nonexistent", "sh", "-c", script, "sh", &*program]);
+    all.extend(["sh", "-c", script, "sh", &*program]);
     all.extend(arguments);
     all.extend(["--kubeconfig", &*kubeconfig]);
     let text = site.run("env", &all)?;

@@ -7,7 +7,7 @@ use underpass_telemetry::admin::Target;
 /// Where an agent serves the whole admin API of its node.
 pub(crate) const LOCAL_SOCKET: &str = "/run/underpass/admin.sock";
 /// The namespace of the mesh's own pods, by default.
-pub(crate) const SYSTEM_NAMESPACE: &str = "underpass-system";
+const SYSTEM_NAMESPACE: &str = "underpass-system";
 
 /// Where to ask.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -48,6 +48,14 @@ pub(crate) struct Place {
     /// The namespace of the mesh's own pods.
     #[arg(short = 'i', long, visible_alias = "istioNamespace", value_name = "NAMESPACE", help_heading = HEADING, default_value = SYSTEM_NAMESPACE, value_parser = super::mesh::namespace)]
     pub(crate) system_namespace: String,
+}
+
+impl Place {
+    /// The way to its agents.
+    pub(crate) fn way(&self) -> Way {
+        let (cluster, system_namespace) = (self.cluster.clone(), Some(self.system_namespace.clone()));
+        Way { cluster, system_namespace, ..Way::default() }
+    }
 }
 
 impl Way {

@@ -299,7 +299,7 @@ fn a_ca_is_kept_in_an_object_of_the_cluster_as_well() {
     const ORIGIN: &str = "Secret underpass-system/underpass-ca";
     let domain = TrustDomain::default();
     let text = Authority::make(&domain, now()).unwrap();
-    let values = |text: &str| Values { ca: text.to_owned().into(), next: None, old: None };
+    let values = |text: &str| Values::alone(text.to_owned().into());
     let ca = Authority::from_values(ORIGIN, &values(&text), &domain, now()).unwrap();
     assert_eq!(ca.root_certificates(), certificates_from_pem(&text).unwrap());
     let credential = ca.credential(&alice(), DAY, now()).unwrap();

@@ -163,7 +163,8 @@ impl Keeper {
         self.published.reports.subscribe()
     }
 
-    /// The World together with its reports. It changes with the World, after [`Self::world`] does.
+    /// The World together with its reports. It changes with the World, after [`Self::world`] does, and with the version of a
+    /// door's source.
     #[must_use]
     pub fn newest(&self) -> watch::Receiver<Newest> {
         self.published.newest.subscribe()

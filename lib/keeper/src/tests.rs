@@ -126,6 +126,7 @@ async fn a_world_and_its_reports_are_of_the_same_updates() {
             let batch = [pod(&format!("default/p{n}"), &address).into()].into_iter().collect();
             feed.send(Update { source_version: Some(n.to_string().into()), ..update(batch) });
         }
+        feed
     });
     let mut pods = 0;
     while pods < UPDATES {
@@ -135,7 +136,13 @@ async fn a_world_and_its_reports_are_of_the_same_updates() {
         let version = reports.get("API server").and_then(|report| report.source_version.clone());
         assert_eq!(version.as_deref(), Some(&*pods.to_string()));
     }
-    sending.join().unwrap();
+    // A version that brings no change is told as well, with the World that it is of.
+    let feed = sending.join().unwrap();
+    let before = newest.borrow_and_update().world.version();
+    feed.send(Update { source_version: Some("9999".into()), ..update(Batch::default()) });
+    changed(&mut newest).await;
+    let Newest { world, reports } = newest.borrow_and_update().clone();
+    assert_eq!((world.version(), reports["API server"].source_version.as_deref()), (before, Some("9999")));
 }
 
 #[tokio::test]

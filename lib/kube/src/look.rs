@@ -35,15 +35,6 @@ pub enum Looked {
     Late(Arc<str>),
 }
 
-/// What became of the wish for a namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Made {
-    /// It was absent.
-    Created,
-    /// It was there.
-    Already,
-}
-
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Event {
@@ -114,22 +105,6 @@ impl Client {
         let events: Vec<Event> = self.pages(call, EVENTS).await.unwrap_or_default();
         let last = events.into_iter().max_by(|a, b| a.last_timestamp.cmp(&b.last_timestamp));
         Ok(last.map(|event| event.message.replace(char::is_control, " ")).unwrap_or_default().into())
-    }
-
-    /// A namespace with these labels, unless it is there.
-    ///
-    /// # Errors
-    /// Where the API server gives no good answer.
-    pub async fn make_namespace(&self, name: &str, labels: &Value) -> Result<Made, Error> {
-        if !is_name(name) {
-            return Err(Error::Name { name: name.into() });
-        }
-        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
-        match self.text(&Call::new(Method::POST, Collection::NAMESPACES.all()).json(&object)?, MAX_BYTES).await {
-            Ok(_) => Ok(Made::Created),
-            Err(e) if e.status() == Some(409) => Ok(Made::Already),
-            Err(e) => Err(e),
-        }
     }
 
     /// Begins to delete a namespace, with all that is in it.

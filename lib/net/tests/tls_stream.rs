@@ -10,6 +10,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use underpass_core::{TrustDomain, tls::Alert};
 use underpass_identity::{
     Authority, Cacerts, Roots, ServingCertificate,
+    rotation::values::Values,
     testing::{Leaf, TestCa, now},
 };
 use underpass_net::tls::{
@@ -97,7 +98,7 @@ async fn a_certificate_of_the_authority_is_accepted() {
     let made = Authority::make(&domain, now()).unwrap();
     for authority in [
         Authority::plugged_in("Secret cacerts", &plugged, &domain, now()).unwrap(),
-        Authority::from_pem("Secret underpass-ca", &made, &domain, now()).unwrap(),
+        Authority::from_values("Secret underpass-ca", &Values::alone(made), &domain, now()).unwrap(),
     ] {
         let certificate = authority.serving(&[NAME], &control, LIMIT, now()).unwrap();
         let connector = connector(&authority.roots(1).unwrap());

@@ -17,10 +17,10 @@ mod kept;
 mod labels;
 #[path = "mesh/outages.rs"]
 mod outages;
-#[path = "mesh/rotation.rs"]
-mod rotation;
 #[path = "mesh/replicas.rs"]
 mod replicas;
+#[path = "mesh/rotation.rs"]
+mod rotation;
 #[path = "mesh/status.rs"]
 mod status;
 

@@ -99,7 +99,7 @@ fn a_control_plane_exchanges_its_root() {
     let folder = tempfile::tempdir().unwrap();
     let (file, domain, now) = (folder.path().join("root-cert.pem"), TrustDomain::default(), SystemTime::now());
     let origin = Origin { name: "Secret mesh/underpass-ca", trust_domain: &domain, since: now };
-    let first = Values { ca: Authority::make(&domain, now).unwrap(), next: None, old: None };
+    let first = Values::alone(Authority::make(&domain, now).unwrap());
     let prepared = first.clone().prepare(origin, now).unwrap();
     let activated = prepared.clone().activate(origin, now).unwrap();
     let retired = activated.clone().retire(origin, now, Duration::ZERO).unwrap();

@@ -21,7 +21,7 @@ use underpass_telemetry::admin::view::Roots;
 use self::standing::{Ca, Standing};
 use crate::{
     agents::Fleet,
-    args::{Cluster, Shown, Way},
+    args::{Place, Shown},
     error::CliError,
     output::{self, Output, complain},
     show::{self, Style},
@@ -48,12 +48,12 @@ enum Step {
     )]
     Status {
         #[command(flatten)]
-        cluster: InCluster,
+        place: Place,
         #[command(flatten)]
         shown: Shown,
     },
     /// Step 1: make a new root, which every agent trusts from now on. The old one goes on signing.
-    Prepare(InCluster),
+    Prepare(Place),
     /// Step 2: let the new root sign, once every agent trusts it. Agents renew their certificates at once; the old root stays trusted.
     Activate(Checked),
     /// Step 3: stop trusting the old root, once nothing that it signed is in use.
@@ -70,21 +70,11 @@ enum Step {
     },
 }
 
-/// Which cluster, and where in it.
-#[derive(Debug, clap::Args)]
-struct InCluster {
-    #[command(flatten)]
-    cluster: Cluster,
-    /// The namespace of the mesh's own pods; by default underpass-system.
-    #[arg(short = 'i', long, visible_alias = "istioNamespace", value_name = "NAMESPACE")]
-    system_namespace: Option<String>,
-}
-
 /// A step that waits for the agents.
 #[derive(Debug, clap::Args)]
 struct Checked {
     #[command(flatten)]
-    cluster: InCluster,
+    place: Place,
     /// Take the step without a question to the agents and without its time, where you have checked yourself that they have come so far.
     #[arg(long)]
     now: bool,
@@ -95,16 +85,16 @@ struct Checked {
 
 pub(crate) fn run(args: &CertificateAuthority) -> Result<Output, CliError> {
     match &args.step {
-        Step::Status { cluster, shown } => {
-            let mesh = Mesh::open(cluster)?;
+        Step::Status { place, shown } => {
+            let mesh = Mesh::open(place)?;
             show::run(*shown, |style| mesh.show(style))
         }
-        Step::Prepare(cluster) => {
-            let mesh = Mesh::open(cluster)?;
+        Step::Prepare(place) => {
+            let mesh = Mesh::open(place)?;
             mesh.take(&mesh.own()?, |values, origin, now| values.prepare(origin, now))
         }
         Step::Activate(checked) => {
-            let mesh = Mesh::open(&checked.cluster)?;
+            let mesh = Mesh::open(&checked.place)?;
             // What cannot be done anyway is refused before anything is waited for.
             let own = mesh.own()?;
             let step = |values: Values, origin: Origin<'_>, now| values.activate(origin, now);
@@ -113,7 +103,7 @@ pub(crate) fn run(args: &CertificateAuthority) -> Result<Output, CliError> {
             mesh.take(&own, step)
         }
         Step::Retire { checked, certificate_lifetime } => {
-            let mesh = Mesh::open(&checked.cluster)?;
+            let mesh = Mesh::open(&checked.place)?;
             let own = mesh.own()?;
             let settled = if checked.now { Duration::ZERO } else { Duration::from_secs(*certificate_lifetime) };
             let step = |values: Values, origin: Origin<'_>, now| values.retire(origin, now, settled);
@@ -138,10 +128,8 @@ struct Own {
 }
 
 impl Mesh {
-    fn open(of: &InCluster) -> Result<Self, CliError> {
-        let (cluster, system_namespace) = (of.cluster.clone(), of.system_namespace.clone());
-        let way = Way { cluster, system_namespace, ..Way::default() };
-        Ok(Self { fleet: Fleet::open(&way)?, namespace: way.system_namespace().to_owned() })
+    fn open(place: &Place) -> Result<Self, CliError> {
+        Ok(Self { fleet: Fleet::open(&place.way())?, namespace: place.system_namespace.clone() })
     }
 
     fn secret(&self, name: &str) -> Result<Option<Secret>, CliError> {

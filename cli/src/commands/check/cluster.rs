@@ -10,13 +10,12 @@ use super::{
     super::findings::Finding,
     seen::{Found, Seen},
 };
+use crate::chart::POD_SECURITY;
 
 /// The oldest Kubernetes on which the chart's objects mean what they say.
 const KUBERNETES: (u32, u32) = (1, 30);
 /// The oldest kernel.
 const KERNEL: (u32, u32) = (6, 1);
-/// The label by which a namespace says what its pods may be.
-const POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
 /// The Deployment of a control plane.
 const CONTROL: &str = "underpass-control";
 
@@ -103,8 +102,9 @@ fn namespace(seen: &Seen) -> Option<Finding> {
     if namespace.metadata.is_going() {
         return Some(Finding::error(subject, "it is being deleted", "wait until it is gone"));
     }
-    let enforced = namespace.metadata.labels.get(POD_SECURITY).filter(|standard| *standard != "privileged")?;
-    let remedy = format!("kubectl label --overwrite namespace {} {POD_SECURITY}=privileged", seen.namespace);
+    let [label, needed] = POD_SECURITY;
+    let enforced = namespace.metadata.labels.get(label).filter(|standard| *standard != needed)?;
+    let remedy = format!("kubectl label --overwrite namespace {} {label}={needed}", seen.namespace);
     Some(Finding::error(subject, format!("Pod Security enforces {enforced:?} there: agents would be refused"), &remedy))
 }
 
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn the_namespace_of_the_installation() {
         let of =
-            |standard: &str| json!([{"metadata": {"name": "underpass-system", "labels": {POD_SECURITY: standard}}}]);
+            |standard: &str| json!([{"metadata": {"name": "underpass-system", "labels": {POD_SECURITY[0]: standard}}}]);
         check(
             |s| s.namespaces = parsed(of("restricted")),
             &["Error: Namespace underpass-system: Pod Security enforces \"restricted\" there: agents would be refused"],

@@ -18,7 +18,7 @@ pub(super) use self::meshes::certificates;
 use super::findings::{Finding, Report};
 use crate::{
     agents::{connect, runtime},
-    args::{Cluster, Format, SYSTEM_NAMESPACE},
+    args::{Format, Place},
     error::CliError,
     output::Output,
 };
@@ -51,14 +51,11 @@ pub(crate) struct Check {
     /// The time for each node's pod.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u32).range(1..=3600))]
     timeout: u32,
-    /// The namespace of the installation.
-    #[arg(short = 'i', long, visible_alias = "istioNamespace", value_name = "NAMESPACE", default_value = SYSTEM_NAMESPACE)]
-    system_namespace: String,
     /// Format of the answer.
     #[arg(short = 'o', long, value_enum, default_value_t = Format::Text)]
     output: Format,
     #[command(flatten)]
-    cluster: Cluster,
+    place: Place,
 }
 
 impl Check {
@@ -73,8 +70,8 @@ impl Check {
 
 pub(crate) fn run(args: &Check) -> Result<Output, CliError> {
     runtime()?.block_on(async {
-        let client = connect(&args.cluster).await?;
-        let (seen, mut findings) = seen::read(&client, &args.system_namespace, args.node.as_deref()).await?;
+        let client = connect(&args.place.cluster).await?;
+        let (seen, mut findings) = seen::read(&client, &args.place.system_namespace, args.node.as_deref()).await?;
         findings.extend(cluster::findings(&seen));
         findings.extend(meshes::findings(&seen));
         findings.extend(rights::findings(&seen.denied));

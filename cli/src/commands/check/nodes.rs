@@ -10,16 +10,11 @@ use std::{
     time::Duration,
 };
 
-use serde_json::json;
-use underpass_kube::{
-    Client,
-    client::Error,
-    look::{Looked, Made},
-};
+use underpass_kube::{Client, client::Error, look::Looked};
 use underpass_telemetry::admin::view::NodeCheck;
 
 use super::{super::findings::Finding, job, seen::Seen};
-use crate::{agents::at_once, output::complain, show};
+use crate::{agents::at_once, chart::POD_SECURITY, output::complain, show};
 
 /// The namespace that is made where that of the installation is absent.
 const OWN: &str = "underpass-check";
@@ -40,14 +35,10 @@ pub(super) async fn look(client: &Client, seen: &Seen, plan: &Plan) -> Vec<Findi
     let namespace = if is_there { seen.namespace.as_str() } else { OWN };
     let mut findings = Vec::new();
     if !is_there {
-        let labels = json!({
-            "app.kubernetes.io/managed-by": OWN,
-            "pod-security.kubernetes.io/enforce": "privileged",
-        });
-        match client.make_namespace(OWN, &labels).await {
-            // One that is there is what a command left that was killed.
-            Ok(Made::Created | Made::Already) => {}
-            Err(e) => return vec![Finding::unasked("the nodes", &e, &format!("create the namespace {OWN}"))],
+        // One that is there is what a command left that was killed.
+        let labels = [["app.kubernetes.io/managed-by", OWN], POD_SECURITY];
+        if let Err(e) = client.make_namespace(OWN, &labels).await {
+            return vec![Finding::unasked("the nodes", &e, &format!("create the namespace {OWN}"))];
         }
     }
     let nodes = seen.nodes.iter().filter(|node| node.status.node_info.operating_system == "linux");

@@ -194,7 +194,7 @@ async fn may_run_agents(client: &Client, namespace: &str) -> Result<bool, CliErr
 async fn make_namespace(client: &Client, namespace: &str) -> Result<(), CliError> {
     let [key, value] = POD_SECURITY;
     complain(&format!("- namespace {namespace} with the label {key}={value}"));
-    client.make_namespace(namespace, key, value).await.map_err(|e| api_server(e, "create namespaces")).map(drop)
+    client.make_namespace(namespace, &[POD_SECURITY]).await.map_err(|e| api_server(e, "create namespaces")).map(drop)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ mod trust;
 
 use super::findings::Report;
 use crate::{
-    args::{Cluster, Format, Only, SYSTEM_NAMESPACE, Way},
+    args::{Format, Only, Place},
     error::CliError,
     output::Output,
 };
@@ -22,20 +22,15 @@ use crate::{
 pub(crate) struct Verify {
     #[command(flatten)]
     only: Only,
-    /// The namespace of the installation.
-    #[arg(short = 'i', long, visible_alias = "istioNamespace", value_name = "NAMESPACE", default_value = SYSTEM_NAMESPACE)]
-    system_namespace: String,
     /// Format of the answer.
     #[arg(short = 'o', long, value_enum, default_value_t = Format::Text)]
     output: Format,
     #[command(flatten)]
-    cluster: Cluster,
+    place: Place,
 }
 
 pub(crate) fn run(args: &Verify) -> Result<Output, CliError> {
-    let way =
-        Way { cluster: args.cluster.clone(), system_namespace: Some(args.system_namespace.clone()), ..Way::default() };
-    let (seen, mut findings) = seen::read(&way, args.only.namespace.as_deref())?;
+    let (seen, mut findings) = seen::read(&args.place.way(), args.only.namespace.as_deref())?;
     findings.extend(components::findings(&seen));
     // Of what is not there nothing else is to say.
     if components::is_installed(&seen) {

@@ -54,6 +54,12 @@ impl Values {
     /// The key of the former ones.
     pub const OLD: &str = state::OLD;
 
+    /// A CA alone, as [`Authority::make`] writes it.
+    #[must_use]
+    pub const fn alone(ca: Zeroizing<String>) -> Self {
+        Self { ca, next: None, old: None }
+    }
+
     /// The values of the object `name`, by key.
     ///
     /// # Errors
@@ -146,7 +152,7 @@ mod tests {
     }
 
     fn make(trust_domain: &TrustDomain, now: SystemTime) -> Values {
-        Values { ca: Authority::make(trust_domain, now).unwrap(), next: None, old: None }
+        Values::alone(Authority::make(trust_domain, now).unwrap())
     }
 
     fn roles(values: &Values) -> Vec<(Role, String)> {

@@ -99,8 +99,17 @@ impl Contents {
             return None;
         }
         self.has_begun = true;
+        Some(self.with_problems(batch))
+    }
+
+    /// An update without a difference; none: there has been none with all of them.
+    pub(super) fn repeated(&self) -> Option<Update> {
+        self.has_begun.then(|| self.with_problems(Batch::default()))
+    }
+
+    fn with_problems(&self, batch: Batch) -> Update {
         let told = self.kinds.iter().flat_map(|(kind, shelf)| shelf.problems(*kind));
-        Some(Update::new(batch, told.collect(), BTreeMap::new()))
+        Update::new(batch, told.collect(), BTreeMap::new())
     }
 
     /// The differences since the last update: removals first, and in both the order of the keys.

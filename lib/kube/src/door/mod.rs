@@ -82,13 +82,20 @@ pub struct Door {
     client: Client,
     selections: Vec<Selection>,
     progress: watch::Sender<Progress>,
+    tells_versions: bool,
 }
 
 impl Door {
     /// The door to these objects; each kind is selected once. Nothing is asked for yet.
     #[must_use]
     pub fn new(client: Client, selections: Vec<Selection>) -> Self {
-        Self { client, selections, progress: watch::Sender::new(Progress::default()) }
+        Self { client, selections, progress: watch::Sender::new(Progress::default()), tells_versions: false }
+    }
+
+    /// Hands on an update without a difference as well where nothing but [`Progress::complete`] has changed.
+    #[must_use]
+    pub fn telling_versions(self) -> Self {
+        Self { tells_versions: true, ..self }
     }
 
     /// The state of every kind. It never runs ahead of what was handed on.
@@ -142,7 +149,7 @@ impl Door {
             tasks.spawn(follow(self.client.clone(), selection.target(), kind, sender.clone()));
         }
         drop(sender);
-        let mut progress = Progress::default();
+        let (mut progress, mut told) = (Progress::default(), None);
         while let Some(first) = news.recv().await {
             let mut next = Some(first);
             let mut merged = 0_usize;
@@ -158,7 +165,9 @@ impl Door {
                     next = news.try_recv().ok();
                 }
             }
-            if let Some(update) = contents.update() {
+            let is_news = self.tells_versions && progress.complete() != told;
+            if let Some(update) = contents.update().or_else(|| contents.repeated().filter(|_| is_news)) {
+                told = progress.complete();
                 hand_on(update, &progress);
             }
             self.progress.send_replace(progress.clone());

@@ -56,13 +56,16 @@ impl Client {
         }
     }
 
-    /// Makes a namespace with one label; false: it was there by then, and is left as it is.
+    /// Makes a namespace with these labels; false: it was there by then, and is left as it is.
     ///
     /// # Errors
     /// Where the API server gives no good answer.
-    pub async fn make_namespace(&self, name: &str, key: &str, value: &str) -> Result<bool, Error> {
-        let object =
-            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {key: value}}});
+    pub async fn make_namespace(&self, name: &str, labels: &[[&str; 2]]) -> Result<bool, Error> {
+        if !is_name(name) {
+            return Err(Error::Name { name: name.into() });
+        }
+        let labels: BTreeMap<_, _> = labels.iter().map(|[key, value]| (key, value)).collect();
+        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
         let call = Call::new(Method::POST, Collection::NAMESPACES.all()).with("fieldManager", FIELD_MANAGER);
         match self.json::<serde::de::IgnoredAny>(&call.json(&object)?).await {
             Ok(_) => Ok(true),

@@ -96,7 +96,7 @@ async fn values_of_a_secret_are_exchanged_at_once() {
     let fake = Fake::start(move |seen: &Seen| {
         let mut kept = kept.lock().unwrap();
         match &*seen.what {
-            "GET /api/v1/namespaces/mesh/secrets/ca" => Reply::json(&*kept),
+            "GET /api/v1/namespaces/mesh/secrets/ca" => Reply::json(&kept),
             "PATCH /api/v1/namespaces/mesh/secrets/ca"
                 if seen.body["metadata"]["resourceVersion"] != kept["metadata"]["resourceVersion"] =>
             {
@@ -106,7 +106,7 @@ async fn values_of_a_secret_are_exchanged_at_once() {
                 kept["metadata"]["resourceVersion"] = json!("7");
                 kept["metadata"]["annotations"] = seen.body["metadata"]["annotations"].clone();
                 kept["data"] = json!({"next": "Yg=="});
-                Reply::json(&*kept)
+                Reply::json(&kept)
             }
             _ => Reply::refuse(404, "NotFound", json!({})),
         }

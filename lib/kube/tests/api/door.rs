@@ -130,6 +130,41 @@ async fn what_is_read_once_is_whole_and_not_followed() {
     assert!(unread.to_string().contains("403 Forbidden"), "{unread}");
 }
 
+#[tokio::test]
+async fn a_version_that_moved_on_is_told_where_it_is_asked_for() {
+    let open = Open::default();
+    let streams = Arc::clone(&open);
+    let fake = Fake::start(move |request: &Seen| match request.what.as_str() {
+        "GET /api/v1/namespaces" if request.is_watch() => keep(&streams, Reply::lines(&[bookmark(20), bookmark(20)])),
+        "GET /api/v1/namespaces" => list(7, &[namespace("a", 1, "x")], ""),
+        "GET /api/v1/nodes" if request.is_watch() => keep(&streams, Reply::lines(&[bookmark(15)])),
+        "GET /api/v1/nodes" => list(8, &[], ""),
+        _ => Reply::refuse(404, "NotFound", json!({})),
+    })
+    .await;
+    let selections = || vec![Selection::namespaces(), Selection::all(Kind::Node)];
+    let door = Door::new(fake.client().await, selections()).telling_versions();
+    let (sender, mut updates) = mpsc::unbounded_channel();
+    let running = tokio::spawn(door.run(move |update, progress| {
+        let _ = sender.send((show(&update.batch), progress.complete()));
+    }));
+    let mut seen = Vec::new();
+    while seen.last().is_none_or(|(_, version)| *version != Some(15)) {
+        seen.push(tokio::time::timeout(DEADLINE, updates.recv()).await.expect("in time").expect("it runs"));
+    }
+    assert_eq!(seen[0], (vec!["+ Namespace a".to_owned()], seen[0].1));
+    assert!(seen.iter().skip(1).all(|(changes, _)| changes.is_empty()), "{seen:?}");
+    let versions: Vec<_> = seen.iter().map(|(_, version)| *version).collect();
+    assert!(versions.is_sorted() && versions.windows(2).all(|two| two[0] != two[1]), "each once: {versions:?}");
+    running.abort();
+
+    // Without it a door says nothing more.
+    let mut door = Opened::new(&fake, selections()).await;
+    door.next().await;
+    door.progress(|progress| progress.complete() == Some(15)).await;
+    assert!(door.updates.try_recv().is_err());
+}
+
 /// Answers the n-th request, in order of arrival.
 fn script(answers: impl Fn(usize, &Seen) -> Reply + Send + Sync + 'static) -> impl Fn(&Seen) -> Reply + Send + Sync {
     let count = AtomicUsize::new(0);

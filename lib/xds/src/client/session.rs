@@ -17,7 +17,7 @@
 //!
 //! ```text
 //!   level --response older than what was applied--> behind: new addresses are applied, all else is left out
-//!     ^                                               | a response that is not older
+//!     ^                                               | a response that is not older, also one that says nothing else
 //!     '-- the next stream, with what is held ---------'
 //! ```
 
@@ -171,7 +171,10 @@ impl Session {
         if self.left_out {
             return Next::Reopen;
         }
-        self.staged_version = self.staged_version.max(version);
+        // What says nothing but a version applies nothing.
+        if self.applied.is_none() || !response.resources.is_empty() || !response.removed_resources.is_empty() {
+            self.staged_version = self.staged_version.max(version);
+        }
         let mut receipt = Receipt::new(kind, response.nonce);
         receipt.ends_state = !response.underpass_partial;
         let staged = self.staged.of_mut(kind);

@@ -235,6 +235,26 @@ fn a_server_that_is_behind_and_has_nothing_to_say_needs_no_new_stream() {
 }
 
 #[test]
+fn a_version_alone_says_that_a_server_has_caught_up_and_applies_nothing() {
+    let mut client = Client::new();
+    client.apply([response(Authorization, "10", "p=1"), response(Address, "10", "a=2")]);
+    client.held();
+    assert_eq!(client.apply([response(Authorization, "9", "q=1")]), "complete");
+    assert!(client.session.behind().is_some(), "a policy was left out");
+    assert_eq!(client.receive(response(Authorization, "12", "")), Next::Reopen);
+    client.held();
+    assert_eq!(
+        client.apply([response(Authorization, "12", "q=1"), response(Address, "12", "")]),
+        "policy q=1, complete"
+    );
+    assert_eq!(client.apply([response(Authorization, "20", "")]), "complete");
+    assert_eq!(client.session.version(), Some(12));
+    // Another server that has heard of nothing since is not behind.
+    client.held();
+    assert_eq!(client.apply([response(Authorization, "15", "q=2")]), "policy q=2, complete");
+}
+
+#[test]
 fn a_client_goes_on_from_what_an_earlier_one_had_applied() {
     let held = [(Address, "a", "2"), (Address, "b", "1"), (Authorization, "p", "1")];
     let held = held.map(|(kind, name, version)| (kind, name.into(), version.into()));

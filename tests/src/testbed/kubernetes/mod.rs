@@ -203,13 +203,18 @@ impl User {
 
 /// Runs Helm at a site with this kubeconfig. Its files lie in the scenario's directory: it has nothing of the user's own.
 pub fn helm(program: &Path, site: &Site, kubeconfig: &Path, arguments: &[&str]) -> Result<String> {
-    let home = site.lab().directory().join("helm");
-    let homes = ["CACHE", "CONFIG", "DATA"].map(|kind| format!("HELM_{kind}_HOME={}", home.display()));
+    let homes = helm_homes(&site.lab().directory().join("helm"));
     let (program, kubeconfig) = (program.to_string_lossy(), kubeconfig.to_string_lossy());
     let mut all: Vec<&str> = homes.iter().map(String::as_str).collect();
     all.extend([&*program, "--kubeconfig", &*kubeconfig]);
     all.extend(arguments);
     site.run("env", &all)
+}
+
+/// The variables by which Helm has nothing of the user's own, and leaves nothing there: what it learns of an API server is in `HOME`.
+#[must_use]
+pub fn helm_homes(home: &Path) -> [String; 4] {
+    ["HOME", "HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"].map(|name| format!("{name}={}", home.display()))
 }
 
 /// The addresses of a node's pods.

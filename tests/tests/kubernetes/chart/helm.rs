@@ -55,7 +55,7 @@ impl Helm {
             return kubernetes::helm(&self.program, site, kubeconfig, arguments);
         }
         // Nothing of the user's own.
-        let homes = ["CACHE", "CONFIG", "DATA"].map(|home| format!("HELM_{home}_HOME={}", self.folder.display()));
+        let homes = kubernetes::helm_homes(&self.folder);
         let program = self.program.to_string_lossy();
         let mut all: Vec<&str> =
             homes.iter().map(String::as_str).chain(["KUBECONFIG=/nonexistent", &*program]).collect();

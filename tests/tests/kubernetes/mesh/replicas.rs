@@ -57,6 +57,20 @@ pub(crate) fn no_agent_goes_back_to_an_older_policy(lab: &Lab) -> Result<()> {
     relay.lead_to(third.address())?;
     versions.grow_with(&cluster, "two")?;
 
+    println!("the first serves again, and has listed everything anew");
+    third.running()?.signal(Signal::SIGSTOP)?;
+    cluster.control.start()?;
+    relay.lead_to(cluster.control.address())?;
+    versions.grow_with(&cluster, "three")?;
+
+    println!(
+        "it dies, and the third, whose version is older, catches up with what the API server tells it once a minute"
+    );
+    cluster.control.kill()?;
+    third.running()?.signal(Signal::SIGCONT)?;
+    relay.lead_to(third.address())?;
+    versions.grow_with(&cluster, "four")?;
+
     std::fs::write(&until, "")?;
     let (answered, failed) = hammer.join()?;
     ensure!(answered == 0 && !failed.is_empty(), "{answered} were let in, {failed:?}");

@@ -14,6 +14,8 @@
 //! * No address is sent before the policies of its catalog were; no policy is removed while the client may hold an
 //!   address of an earlier catalog that names it.
 //! * A resource that the client refused is not sent again before it changes.
+//! * A client that takes parts hears of each version of the source, at the latest by a response that says nothing else: what it had applied
+//!   from another server may be newer than what it has heard here, and it leaves changes out for as long.
 //! * Every name that is asked for is answered, where nothing has that name as removed: Istio's clients wait for it.
 //!
 //! Types that are not served are answered with an empty response, once. istiod gives no answer, and go-control-plane
@@ -31,6 +33,7 @@ mod tests;
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    sync::Arc,
     time::Instant,
 };
 
@@ -60,6 +63,8 @@ pub struct Session {
     /// Answers to requests for such types.
     empty: VecDeque<DeltaDiscoveryResponse>,
     nonces: u64,
+    /// The version of the source that was told last, and when.
+    told: Option<(Arc<str>, Instant)>,
 }
 
 /// What a client says about itself in its first request.
@@ -157,6 +162,7 @@ impl Session {
             foreign: BTreeSet::new(),
             empty: VecDeque::new(),
             nonces: 0,
+            told: None,
         }
     }
 
@@ -211,7 +217,7 @@ impl Session {
     /// The next response, if one can be sent now. To be called until there is none.
     pub fn poll(&mut self, now: Instant) -> Option<DeltaDiscoveryResponse> {
         if let Some(empty) = self.empty.pop_front() {
-            return Some(self.numbered(empty));
+            return Some(self.numbered(empty, now));
         }
         self.other_until.take_if(|until| now >= *until);
         loop {
@@ -224,14 +230,31 @@ impl Session {
                 let Some(track) = self.tracks.of_mut(kind) else { continue };
                 let nonce = self.nonces.wrapping_add(1);
                 if let Some(response) = track.respond(&self.current, removes, nonce, now, &self.limits) {
-                    return Some(self.numbered(response));
+                    return Some(self.numbered(response, now));
                 }
             }
             if self.current.is(&self.latest) || !self.tracks().all(Track::is_done) {
-                return None;
+                return self.version(now);
             }
             self.advance();
         }
+    }
+
+    /// An empty response with the version of the source, where that is news and due.
+    fn version(&mut self, now: Instant) -> Option<DeltaDiscoveryResponse> {
+        self.version_due().filter(|due| now >= *due)?;
+        let nonce = self.nonces.wrapping_add(1);
+        let response = self.tracks.of_mut(ResourceKind::Authorization).as_mut()?.respond_empty(nonce, now);
+        Some(self.numbered(response, now))
+    }
+
+    /// When the version of the source is to be told, where nothing else is to be.
+    fn version_due(&self) -> Option<Instant> {
+        let takes_parts = self.client.as_ref().is_some_and(|client| client.takes_parts);
+        let is_quiet = self.tracks().all(|track| track.is_done() && track.waits().is_none());
+        let (told, at) = self.told.as_ref().filter(|_| takes_parts && is_quiet)?;
+        (*told != self.current.resources().source).then_some(())?;
+        at.checked_add(self.limits.version)
     }
 
     /// When [`Self::poll`] or [`Self::overdue`] may answer differently without any event.
@@ -239,7 +262,7 @@ impl Session {
     pub fn deadline(&self) -> Option<Instant> {
         let answers = self.tracks().filter_map(|track| track.waits()?.checked_add(self.limits.answer));
         let other = self.other_until.filter(|_| self.tracks().count() == 1 && !self.tracks().all(Track::is_done));
-        answers.chain(other).min()
+        answers.chain(other).chain(self.version_due()).min()
     }
 
     /// A type of which a response has waited for its answer for too long.
@@ -270,10 +293,12 @@ impl Session {
         self.tracks.of(kind).as_ref().map_or(self.other_until.is_none(), much)
     }
 
-    fn numbered(&mut self, mut response: DeltaDiscoveryResponse) -> DeltaDiscoveryResponse {
+    fn numbered(&mut self, mut response: DeltaDiscoveryResponse, now: Instant) -> DeltaDiscoveryResponse {
         self.nonces = self.nonces.wrapping_add(1);
         response.nonce = self.nonces.to_string();
-        response.system_version_info = self.current.resources().source.as_ref().into();
+        let source = Arc::clone(&self.current.resources().source);
+        response.system_version_info = source.as_ref().into();
+        self.told = Some((source, now));
         response
     }
 

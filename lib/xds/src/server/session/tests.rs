@@ -111,6 +111,36 @@ fn the_first_request_without_a_name_is_for_all_and_always_answered() {
 }
 
 #[test]
+fn a_client_that_takes_parts_hears_of_the_version_alone() {
+    let limits = Limits::default();
+    let first = || resources("1", [one("a", "1")], [one("p", "1")]);
+    let mut stream = Stream::new(first());
+    let subscribe = || [request(POLICY, parts), request(ADDRESS, parts)];
+    assert_eq!(stream.ask(subscribe()).len(), 2);
+    stream.ask([request(POLICY, ack(1)), request(ADDRESS, ack(2))]);
+    let next = |version: &str| resources(version, [one("a", "1")], [one("p", "1")]);
+    assert_eq!(stream.publish(next("2")), Vec::<String>::new(), "not more often than that");
+    assert_eq!(stream.session.deadline(), Some(stream.now + limits.version));
+    assert_eq!(stream.publish(next("3")), Vec::<String>::new());
+    assert_eq!(stream.wait(limits.version), ["3 Authorization @3"]);
+    assert_eq!(stream.session.deadline(), Some(stream.now + limits.answer), "it is answered as any other");
+    stream.ask([request(POLICY, ack(3))]);
+    assert_eq!((stream.session.phase(), stream.session.deadline()), (Phase::Current, None));
+    assert_eq!(stream.wait(2 * limits.version), Vec::<String>::new(), "a version is told once");
+    // What changes takes the version with it, at once.
+    assert_eq!(stream.publish(resources("5", [one("a", "2")], [one("p", "1")])), ["4 Address @5 a=2"]);
+    stream.ask([request(ADDRESS, ack(4))]);
+    assert_eq!(stream.wait(2 * limits.version), Vec::<String>::new());
+
+    // A ztunnel has no use for it.
+    let mut stream = Stream::new(first());
+    stream.ask(both());
+    stream.ask([request(POLICY, ack(1)), request(ADDRESS, ack(2))]);
+    stream.publish(next("2"));
+    assert_eq!((stream.wait(2 * limits.version), stream.session.deadline()), (Vec::new(), None));
+}
+
+#[test]
 fn policies_go_before_addresses_and_leave_after_them() {
     let mut stream = Stream::new(resources("1", [one("a", "1")], [one("p", "1")]));
     let [policies, addresses] = both();

@@ -182,6 +182,12 @@ impl Track {
         Some(part.response)
     }
 
+    /// A response without a resource. None is on its way, and none is due.
+    pub(super) fn respond_empty(&mut self, nonce: u64, now: Instant) -> DeltaDiscoveryResponse {
+        self.flight = Some(Flight { nonce: nonce.to_string(), since: now });
+        Part::new(self.kind, None).response
+    }
+
     /// Moves what is to be sent into a response, as far as there is room.
     fn fill(&mut self, part: &mut Part, current: &Catalog) {
         while part.has_room() {

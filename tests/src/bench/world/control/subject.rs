@@ -63,13 +63,13 @@ impl ControlPlane {
         let (registry, ready) = (Registry::default(), Readiness::new());
         let mut keeper = Keeper::new(MeshSettings::default(), "", &registry);
         let feed = keeper.door(DOOR, ready.gate(DOOR, "nothing is handed over yet"));
-        let (Followed { resources, .. }, following) = facts::follow(keeper.world(), keeper.reports(), DOOR)?;
+        let (Followed { resources, .. }, following) = facts::follow(keeper.newest(), DOOR)?;
         let tasks = [
             SupervisedTask::spawn("the keeper of the World", keeper.start()?),
             SupervisedTask::spawn("the follower of the World", following),
         ];
         let (now, domain) = (SystemTime::now(), TrustDomain::default());
-        let values = Values { ca: Authority::make(&domain, now)?, next: None, old: None };
+        let values = Values::alone(Authority::make(&domain, now)?);
         let authority = Authority::from_values("the benchmark's CA", &values, &domain, now)?;
         let root = authority.root_certificates().iter().map(|root| pem(root).to_string()).collect();
         let own = Identity::new(&domain, "bench", "control");
