@@ -36,6 +36,10 @@ pub fn follow(
             let mut finished = newest.borrow().world.clone();
             while newest.changed().await.is_ok() {
                 let Newest { world: now, reports } = newest.borrow_and_update().clone();
+                // A version can come before the first World: there are no policies in that one.
+                if now.version().0 == 0 {
+                    continue;
+                }
                 let source = reports.get(door).and_then(|report| report.source_version.clone());
                 encoder.follow(&finished, &now);
                 places.follow(&finished, &now);

@@ -91,6 +91,8 @@ struct Task {
     bundle: Vec<CertificateDer<'static>>,
     /// Of the file, as last read.
     file: Vec<CertificateDer<'static>>,
+    /// Those that have left the file.
+    gone: Vec<CertificateDer<'static>>,
     /// The file has changed since the last answer.
     is_file_newer: bool,
     queue: VecDeque<(Identity, Duration)>,
@@ -107,7 +109,8 @@ pub(super) fn spawn(
 ) -> UnboundedSender<Request> {
     let (sender, requests) = unbounded_channel();
     let (bundle, queue, running) = (Vec::new(), VecDeque::new(), JoinSet::new());
-    let task = Task { remote, bundle, file, is_file_newer: true, queue, running, is_open: false };
+    let gone = Vec::new();
+    let task = Task { remote, bundle, file, gone, is_file_newer: true, queue, running, is_open: false };
     tokio::spawn(task.run(requests, answers));
     sender
 }
@@ -161,6 +164,8 @@ impl Task {
         match outcome {
             Ok((credential, bundle)) => {
                 (self.bundle, self.is_file_newer) = (bundle, false);
+                // An answer that was under way when a root left.
+                self.bundle.retain(|root| !self.gone.contains(root));
                 Answer { trust: self.trust(), requested, issued: vec![(identity, Ok(credential))] }
             }
             Err(refused) => {
@@ -198,7 +203,9 @@ impl Task {
         let file = read_roots(&self.remote.roots).ok().filter(|file| *file != self.file)?;
         // A root that the file has never had is not missing there: a mounted file comes later than an answer.
         let before = std::mem::replace(&mut self.file, file);
-        self.bundle.retain(|root| self.file.contains(root) || !before.contains(root));
+        self.gone.extend(before.into_iter().filter(|root| !self.file.contains(root)));
+        self.gone.retain(|root| !self.file.contains(root));
+        self.bundle.retain(|root| !self.gone.contains(root));
         self.is_file_newer = true;
         Some(Answer { trust: self.trust(), requested: BTreeSet::new(), issued: Vec::new() })
     }

@@ -17,8 +17,7 @@ pub async fn tell(mut authority: Newest) {
         if let Some(days) = days_left(not_after, SystemTime::now()) {
             tracing::warn!(
                 days,
-                ?not_after,
-                "certificate authority ends soon, and no certificate outlives it: see underpass ca status"
+                "certificate authority ends in so many days, and no certificate outlives it: see underpass ca status"
             );
         }
         tokio::select! {

@@ -147,10 +147,13 @@ fn a_control_plane_exchanges_its_root() {
         until(&mut certs, "the new one signs", || signed_by(&activated)).await;
         assert!(trusts(&activated));
 
-        // The last answer has both.
-        ca.send_replace(of(&retired));
+        // The last answer has both, and so has the next one, of a replica that hears of it later.
         mount(&retired);
         until(&mut certs, "the old one is not trusted", || trusts(&retired)).await;
         assert!(signed_by(&retired));
+        let late = identity("late");
+        certs.want(&[late.clone()].into());
+        until(&mut certs, "another one is issued", || published.borrow().own.contains_key(&late)).await;
+        assert!(trusts(&retired), "what has left is trusted again");
     });
 }

@@ -230,7 +230,7 @@ fn report(session: &mut Session) {
             applied,
             offered,
             "control plane is behind: nothing is taken away or changed until it has caught up; where the cluster's \
-             store was restored from a backup, have the agents forget what they hold"
+             store was restored from a backup, start the agents once with --facts-cache=false (docs/control.md)"
         );
     }
 }

@@ -171,7 +171,8 @@ impl Session {
         if self.left_out {
             return Next::Reopen;
         }
-        // What says nothing but a version applies nothing.
+        // What says nothing but a version applies nothing. Remembered, it would make every replica that has heard less of quiet kinds
+        // behind; the price is that such a replica may be followed in what this one had already taken back.
         if self.applied.is_none() || !response.resources.is_empty() || !response.removed_resources.is_empty() {
             self.staged_version = self.staged_version.max(version);
         }

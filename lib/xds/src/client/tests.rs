@@ -249,7 +249,7 @@ fn a_version_alone_says_that_a_server_has_caught_up_and_applies_nothing() {
     );
     assert_eq!(client.apply([response(Authorization, "20", "")]), "complete");
     assert_eq!(client.session.version(), Some(12));
-    // Another server that has heard of nothing since is not behind.
+    // Another server that has not heard of that version is not behind what was applied.
     client.held();
     assert_eq!(client.apply([response(Authorization, "15", "q=2")]), "policy q=2, complete");
 }

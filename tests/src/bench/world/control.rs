@@ -6,7 +6,7 @@
 //! hand -> keeper -> facts -> streams --TLS, loopback--> agent 1 ... 200: receive, acknowledge, note the time
 //!                                  <-----------stdout: name of a resource, and the times----'
 //! ```
-//! [`subject`] is the control plane, [`agents`] the other process, [`measure`] the numbers.
+//! `subject` is the control plane, [`agents`] the other process, `measure` the numbers.
 
 pub mod agents;
 mod measure;

@@ -27,6 +27,7 @@ pub(crate) fn answers_about_the_whole_cluster(mesh: &Installed) -> Result<()> {
     live_objects_are_analyzed(mesh)?;
     every_node_is_checked(mesh)?;
     the_installation_is_verified(mesh)?;
+    the_root_is_replaced(mesh)?;
     a_namespace_is_labelled(mesh)
 }
 
@@ -204,6 +205,30 @@ fn the_installation_is_verified(mesh: &Installed) -> Result<()> {
     mesh.command(&["verify", "-i", "elsewhere"])?
         .says(2, &["Namespace elsewhere: Underpass is not installed there"])?;
     kubectl.run(&["delete", "-n", "shop", "networkpolicy/closed"]).map(drop)
+}
+
+/// Each step asks the agents of both nodes, to which their kubelets bring the roots.
+fn the_root_is_replaced(mesh: &Installed) -> Result<()> {
+    let status = || mesh.command(&["ca", "status", "-o", "json"])?.json(0);
+    let serials = |said: &Value| -> Vec<String> {
+        rows(&said["roots"]).into_iter().filter_map(|root| root["serial"].as_str().map(str::to_owned)).collect()
+    };
+    let before = status()?;
+    ensure!(before["agents"] == 2 && serials(&before).len() == 1, "{before:#}");
+    mesh.command(&["ca", "activate"])?.says(1, &["no rotation is at this step", "`prepare` begins one"])?;
+    mesh.command(&["ca", "prepare"])?.says(0, &["prepared", "next is underpass ca activate"])?;
+    mesh.command(&["ca", "activate"])?.says(0, &["activated", "next is underpass ca retire"])?;
+    mesh.command(&["ca", "retire"])?.says(1, &["too early"])?;
+    mesh.command(&["ca", "retire", "--certificate-lifetime", "0"])?.says(0, &["steady"])?;
+    let mut after = Value::Null;
+    wait_until("both agents to trust the new root alone", || {
+        let said = mesh.command(&["ca", "status", "-o", "json"])?;
+        let is_settled = said.exit == 0;
+        after = if is_settled { said.json(0)? } else { Value::Null };
+        Ok(is_settled)
+    })?;
+    ensure!(serials(&after).len() == 1 && serials(&after) != serials(&before), "{before:#} {after:#}");
+    Ok(())
 }
 
 fn a_namespace_is_labelled(mesh: &Installed) -> Result<()> {

@@ -5,7 +5,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use underpass_tests::{
     cluster::{Cluster, NAMESPACE},
-    testbed::{Lab, wait::wait_until},
+    testbed::{
+        Lab,
+        wait::{slowness, wait_until},
+    },
 };
 
 use super::{
@@ -16,12 +19,12 @@ use super::{
     },
 };
 
-/// As short as the waits below are to be.
-const LIFETIME_S: &str = "10";
+/// As short as the waits below are to be, and longer on a slow machine.
+const LIFETIME_S: u32 = 10;
 
 pub(crate) fn the_root_is_replaced_under_load(lab: &Lab) -> Result<()> {
     let mut cluster = Cluster::up(lab, WORLD)?;
-    cluster.control.options(&["--certificate-lifetime", LIFETIME_S]);
+    cluster.control.options(&["--certificate-lifetime", &(LIFETIME_S * slowness()).to_string()]);
     cluster.start()?;
     cluster.wait_for_annotated(&PODS)?;
     cluster.wait_for_enrolled(&PODS)?;

@@ -252,6 +252,8 @@ impl Session {
     fn version_due(&self) -> Option<Instant> {
         let takes_parts = self.client.as_ref().is_some_and(|client| client.takes_parts);
         let is_quiet = self.tracks().all(|track| track.is_done() && track.waits().is_none());
+        // Policies are what a client leaves out.
+        self.tracks.of(ResourceKind::Authorization).as_ref()?;
         let (told, at) = self.told.as_ref().filter(|_| takes_parts && is_quiet)?;
         (*told != self.current.resources().source).then_some(())?;
         at.checked_add(self.limits.version)

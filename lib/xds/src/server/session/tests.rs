@@ -132,6 +132,14 @@ fn a_client_that_takes_parts_hears_of_the_version_alone() {
     stream.ask([request(ADDRESS, ack(4))]);
     assert_eq!(stream.wait(2 * limits.version), Vec::<String>::new());
 
+    // Without policies nothing is left out, and nothing is due.
+    let mut stream = Stream::new(first());
+    stream.ask([request(ADDRESS, parts)]);
+    stream.wait(limits.other_kind);
+    stream.ask([request(ADDRESS, ack(1))]);
+    stream.publish(next("2"));
+    assert_eq!((stream.wait(2 * limits.version), stream.session.deadline()), (Vec::new(), None));
+
     // A ztunnel has no use for it.
     let mut stream = Stream::new(first());
     stream.ask(both());

@@ -120,22 +120,23 @@ fn middle(counted: &[Allocations]) -> Option<Allocations> {
 struct Agents {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
-    root: std::path::PathBuf,
+    /// The file of the root that they trust.
+    _root: tempfile::NamedTempFile,
 }
 
 impl Agents {
     fn start(program: &Path, control: &ControlPlane, count: usize) -> Result<Self> {
-        let root = std::env::temp_dir().join(format!("underpass-bench-{}.pem", std::process::id()));
+        let root = tempfile::NamedTempFile::new().context("make a file")?;
         std::fs::write(&root, &control.root).context("write the root")?;
         let mut child = Command::new(program)
             .args(["world-agents", &control.address.to_string()])
-            .arg(&root)
+            .arg(root.path())
             .arg(count.to_string())
             .stdout(Stdio::piped())
             .spawn()
             .context("start the agents")?;
         let lines = BufReader::new(child.stdout.take().context("no output")?).lines();
-        Ok(Self { child, lines, root })
+        Ok(Self { child, lines, _root: root })
     }
 
     /// When each of them saw the next resource whose name ends so; other resources are passed over.
@@ -154,6 +155,5 @@ impl Drop for Agents {
     fn drop(&mut self) {
         let _ = self.child.kill(); // it has ended
         let _ = self.child.wait();
-        let _ = std::fs::remove_file(&self.root);
     }
 }
