@@ -11,6 +11,7 @@ mod demo;
 mod ebpf;
 mod image;
 mod install;
+mod interop;
 mod metadata;
 mod process;
 mod test;
@@ -49,6 +50,8 @@ enum Task {
     Image(image::Options),
     /// A Kubernetes cluster with the mesh in it on this machine, for people
     Cluster(cluster::Options),
+    /// Run agents against a real istiod, built from source: certificates, facts, policies
+    Interop(interop::Options),
     /// Measure, with the targets beside the numbers
     Bench(bench::Options),
 }
@@ -63,6 +66,7 @@ fn run(task: Task) -> Result<bool> {
         Task::Demo(options) => demo::run(&workspace, &options).map(|()| true),
         Task::Image(options) => image::run(&workspace, &options).map(|()| true),
         Task::Cluster(options) => cluster::run(&workspace, &options).map(|()| true),
+        Task::Interop(options) => interop::run(&workspace, &options),
         Task::Bench(options) => bench::run(&workspace, &options).map(|()| true),
     }
 }

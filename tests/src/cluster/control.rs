@@ -1,9 +1,6 @@
-//! The control plane of a cluster: `underpass-control` on its node, killed and started again as a test wants it.
+//! A control plane of a cluster, killed and started again as a test wants it: `underpass-control`, or [`istiod`](super::istiod).
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::Path,
-};
+use std::{net::SocketAddr, path::Path};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -22,14 +19,29 @@ const PORT: u16 = 15012;
 /// The port of readiness and metrics.
 const MONITORING: u16 = 15014;
 
-/// The control plane. A guard: dropped, it is killed.
+/// A control plane. A guard: dropped, it is killed.
 #[derive(Debug)]
 pub struct Control {
-    site: Site,
-    shell: Site,
-    address: IpAddr,
-    program: Program,
-    running: Option<Running>,
+    pub(super) site: Site,
+    pub(super) shell: Site,
+    pub(super) program: Program,
+    pub(super) running: Option<Running>,
+    pub(super) known: Known,
+}
+
+/// How others know a control plane.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// The address of facts and certificates.
+    pub(super) address: SocketAddr,
+    /// A name in its certificate.
+    pub(super) name: &'static str,
+    /// The ConfigMap with the roots that it is known by.
+    pub(super) roots: &'static str,
+    /// The address of its metrics.
+    pub(super) monitoring: SocketAddr,
+    /// The URL that answers with 200 once it is ready.
+    pub(super) readiness: String,
 }
 
 impl Control {
@@ -37,20 +49,29 @@ impl Control {
     pub(super) fn new(node: &Node, kubeconfig: &Path) -> Result<Self> {
         let path = std::env::var_os(PROGRAM)
             .with_context(|| format!("{PROGRAM} names the control plane: run `cargo xtask test kubernetes`"))?;
-        let address = *node.spec().addresses.first().context("an address")?;
-        let at = |port| SocketAddr::new(address, port).to_string();
+        let ip = *node.spec().addresses.first().context("an address")?;
+        let [address, monitoring] = [PORT, MONITORING].map(|port| SocketAddr::new(ip, port));
         let program = Program::new(path)
             .arg("--kubeconfig")
             .arg(kubeconfig)
-            .args(["--xds-address", &at(PORT), "--monitoring-address", &at(MONITORING), "--log", LOG])
+            .args([
+                "--xds-address",
+                &address.to_string(),
+                "--monitoring-address",
+                &monitoring.to_string(),
+                "--log",
+                LOG,
+            ])
             .named("control");
-        Ok(Self { site: node.service("underpass-control")?, shell: node.shell()?, address, program, running: None })
+        let readiness = format!("http://{monitoring}/healthz/ready");
+        let known = Known { address, name: NAME, roots: "istio-ca-root-cert", monitoring, readiness };
+        Ok(Self { site: node.service("underpass-control")?, shell: node.shell()?, program, running: None, known })
     }
 
     /// The address of facts and certificates.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        SocketAddr::new(self.address, PORT)
+        self.known.address
     }
 
     /// Options that it is started with from now on.
@@ -78,7 +99,7 @@ impl Control {
             if let Some(exit) = self.running()?.ended()? {
                 bail!("the control plane ended: {exit}");
             }
-            let asked = self.fetch("/healthz/ready");
+            let asked = self.fetch(&self.known.readiness);
             last = asked.as_ref().err().map(|error| format!("{error:#}")).unwrap_or_default();
             Ok(asked.is_ok())
         });
@@ -87,7 +108,7 @@ impl Control {
 
     /// It says that it is ready.
     pub fn is_ready(&self) -> bool {
-        self.fetch("/healthz/ready").is_ok()
+        self.fetch(&self.known.readiness).is_ok()
     }
 
     /// Kills it: kill -9.
@@ -107,13 +128,13 @@ impl Control {
 
     /// The value of a metric: of the series with these labels, as they are written.
     pub fn metric(&self, family: &str, labels: &str) -> Result<u64> {
-        let page = self.fetch("/metrics")?;
+        let page = self.fetch(&format!("http://{}/metrics", self.known.monitoring))?;
         let series = if labels.is_empty() { family.to_owned() } else { format!("{family}{{{labels}}}") };
         let line = page.lines().find_map(|line| line.strip_prefix(&series)?.strip_prefix(' '));
         line.unwrap_or("0").trim().parse().with_context(|| format!("{series} in {page}"))
     }
 
-    fn fetch(&self, path: &str) -> Result<String> {
-        self.shell.act(http::fetch, format!("http://{}{path}", SocketAddr::new(self.address, MONITORING)))
+    fn fetch(&self, url: &str) -> Result<String> {
+        self.shell.act(http::fetch, url.to_owned())
     }
 }

@@ -12,6 +12,7 @@
 //! control and the agents have heard of them.
 
 mod control;
+pub mod istiod;
 mod own;
 
 use std::{
@@ -30,7 +31,7 @@ pub use self::{
 };
 
 use crate::{
-    mesh::{self, ControlPlane, Mesh, Source},
+    mesh::{self, ControlPlane, Credentials, Mesh, Source},
     testbed::{
         ApiServer, Description, Kubectl, Lab, Testbed,
         wait::{wait_for, wait_until},
@@ -52,6 +53,7 @@ pub struct Cluster {
     pub control: Control,
     /// The API server.
     pub server: ApiServer,
+    agents: BTreeMap<String, Credentials>,
     files: PathBuf,
     manifests: PathBuf,
 }
@@ -60,6 +62,11 @@ impl Cluster {
     /// Builds the nodes and pods that the manifests describe, and has them in an API server. Neither the control plane nor an
     /// agent runs yet.
     pub fn up(lab: &Lab, manifests: &str) -> Result<Self> {
+        Self::defined(lab, manifests, &definitions())
+    }
+
+    /// The same with these definitions of the mesh's kinds, manifests, instead of Underpass' own.
+    pub fn defined(lab: &Lab, manifests: &str, definitions: &str) -> Result<Self> {
         let (directory, mut description) =
             mesh::described(lab, &[("mesh.yaml", manifests), ("place.yaml", own::PLACE)])?;
         let nodes: Vec<_> = description.nodes.iter().filter(|node| node.name != CONTROL_NODE).cloned().collect();
@@ -68,21 +75,16 @@ impl Cluster {
         let bed = Testbed::without_pods(lab, &description)?;
         let server = ApiServer::start(bed.node(CONTROL_NODE)?)?;
         let kubectl = server.kubectl();
-        kubectl.define(&definitions())?;
+        kubectl.define(definitions)?;
         kubectl.populate(&[own::PLACE, RIGHTS, &pods, manifests].join("\n---\n"))?;
         let bed = with_pods(bed, &mut description, kubectl)?;
         let files = lab.directory().join("cluster");
         fs::create_dir(&files)?;
         let control = Control::new(bed.node(CONTROL_NODE)?, &own::kubeconfig(&server, "underpass-control")?)?;
         let agents = nodes.iter().map(|node| Ok((node.name.clone(), own::credentials(&server, &node.name, &files)?)));
-        let source = ControlPlane {
-            address: control.address(),
-            name: CONTROL_NAME.to_owned(),
-            roots: files.join("root-cert.pem"),
-            agents: agents.collect::<Result<_>>()?,
-        };
-        let mesh = Mesh::over(bed, Source::ControlPlane(source));
-        Ok(Self { mesh, control, server, files, manifests: directory })
+        let agents = agents.collect::<Result<BTreeMap<_, _>>>()?;
+        let mesh = Mesh::over(bed, source(&control, files.join("root-cert.pem"), &agents));
+        Ok(Self { mesh, control, server, agents, files, manifests: directory })
     }
 
     /// Agents that are started from now on ask the control plane at this address.
@@ -115,16 +117,46 @@ impl Cluster {
 
     /// Waits for the roots that the control plane writes into its namespace, and has them where agents look for them.
     pub fn mount_roots(&self) -> Result<()> {
-        let roots = wait_for("the roots of the mesh", || self.roots(NAMESPACE))?;
-        let path = self.files.join("root-cert.pem");
-        fs::write(&path, roots).with_context(|| format!("write {}", path.display()))
+        self.mount(self.control.known.roots, &self.files.join("root-cert.pem"))
+    }
+
+    fn mount(&self, config_map: &str, path: &Path) -> Result<()> {
+        let roots = wait_for("the roots of the mesh", || self.roots_in(config_map, NAMESPACE))?;
+        fs::write(path, roots).with_context(|| format!("write {}", path.display()))
+    }
+
+    /// Every agent that is started from now on is one of our control plane, which runs.
+    pub fn follow_own(&mut self) -> Result<()> {
+        self.mount_roots()?;
+        self.mesh.set_source(source(&self.control, self.files.join("root-cert.pem"), &self.agents));
+        Ok(())
+    }
+
+    /// Every agent that is started from now on is one of this control plane, which runs.
+    pub fn follow(&mut self, control: &Control) -> Result<()> {
+        let roots = self.files.join(format!("{}.pem", control.known.roots));
+        self.mount(control.known.roots, &roots)?;
+        self.mesh.set_source(source(control, roots, &self.agents));
+        Ok(())
+    }
+
+    /// From now on the node may have an agent: it has an agent's pod.
+    pub fn admit(&mut self, node: &str) -> Result<()> {
+        let spec = self.mesh.bed.node(node)?.spec().clone();
+        self.kubectl().populate(&own::agent(&spec))?;
+        self.agents.insert(spec.name.clone(), own::credentials(&self.server, &spec.name, &self.files)?);
+        Ok(())
     }
 
     /// The roots of the mesh, in PEM, as a namespace has them; none: it does not have them yet.
     pub fn roots(&self, namespace: &str) -> Result<Option<String>> {
+        self.roots_in(self.control.known.roots, namespace)
+    }
+
+    fn roots_in(&self, config_map: &str, namespace: &str) -> Result<Option<String>> {
         let list = self.kubectl().get(&["configmaps", "-n", namespace])?;
         let items = list["items"].as_array().context("a list")?;
-        let map = items.iter().find(|map| map["metadata"]["name"] == "istio-ca-root-cert");
+        let map = items.iter().find(|map| map["metadata"]["name"] == config_map);
         Ok(map.and_then(|map| map["data"]["root-cert.pem"].as_str()).map(str::to_owned))
     }
 
@@ -205,6 +237,12 @@ impl Cluster {
 pub fn definitions() -> String {
     let objects = underpass_config::definitions::all().into_iter().map(|definition| definition.object.to_string());
     objects.collect::<Vec<_>>().join("\n---\n")
+}
+
+/// What leads these agents to a control plane.
+fn source(control: &Control, roots: PathBuf, agents: &BTreeMap<String, Credentials>) -> Source {
+    let (address, name) = (control.known.address, control.known.name.to_owned());
+    Source::ControlPlane(ControlPlane { address, name, roots, agents: agents.clone() })
 }
 
 /// Adds the pods of the description, with the uids that they have at the API server.

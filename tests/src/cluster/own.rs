@@ -30,11 +30,15 @@ pub fn agent_pod(node: &str) -> String {
 pub(super) fn pods(nodes: &[NodeSpec]) -> String {
     let mut text = pod("underpass-control", "underpass-control", CONTROL_NODE, "172.18.0.10");
     for node in nodes {
-        let address = node.addresses.first().map(ToString::to_string).unwrap_or_default();
-        let name = format!("underpass-agent-{}", node.name);
-        let _ = write!(text, "---\n{}", pod(&name, "underpass-agent", &node.name, &address));
+        let _ = write!(text, "---\n{}", agent(node));
     }
     text
+}
+
+/// The pod of the agent of this node.
+pub(super) fn agent(node: &NodeSpec) -> String {
+    let address = node.addresses.first().map(ToString::to_string).unwrap_or_default();
+    pod(&format!("underpass-agent-{}", node.name), "underpass-agent", &node.name, &address)
 }
 
 /// Later than any node of a test is made.

@@ -11,6 +11,8 @@ mod certificates;
 mod events;
 #[path = "mesh/facts.rs"]
 mod facts;
+#[path = "mesh/issuer.rs"]
+mod issuer;
 #[path = "mesh/kept.rs"]
 mod kept;
 #[path = "mesh/labels.rs"]
@@ -62,6 +64,7 @@ fn a_mesh_of_a_cluster(lab: &Lab) -> Result<()> {
     let mut cluster = up(lab, &[support::WORLD, facts::SERVICES, facts::POLICIES])?;
     events::name_pods_that_are_not_captured(&cluster)?;
     events::a_startup_taint_goes_with_a_ready_agent(&cluster)?;
-    calls::are_mutual_tls_as_policies_say(&mut cluster)?;
+    calls::are_mutual_tls_as_policies_say(&cluster, "mesh/strict")?;
+    issuer::is_the_control_plane(&mut cluster)?;
     facts::are_those_of_files(&mut cluster)
 }

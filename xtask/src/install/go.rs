@@ -83,10 +83,19 @@ impl Programs {
     /// The folder of the sources of `main`, as Go has fetched them.
     pub(crate) fn sources(&self, workspace: &Workspace) -> Result<PathBuf> {
         let module = workspace.root().join("xtask").join(self.folder);
-        let told = go().current_dir(&module).args(["mod", "download", "-json", self.main]).read()?;
-        let told: serde_json::Value = serde_json::from_str(&told).context("what `go mod download` said")?;
-        told["Dir"].as_str().map(PathBuf::from).with_context(|| format!("no folder in {told}"))
+        downloaded(go().current_dir(&module), self.main)
     }
+}
+
+/// The folder of the sources of a module, as Go fetches them.
+pub(crate) fn sources(module: &str, version: &str) -> Result<PathBuf> {
+    downloaded(go(), &format!("{module}@v{version}"))
+}
+
+fn downloaded(go: Cmd, module: &str) -> Result<PathBuf> {
+    let told = go.args(["mod", "download", "-json", module]).read()?;
+    let told: serde_json::Value = serde_json::from_str(&told).context("what `go mod download` said")?;
+    told["Dir"].as_str().map(PathBuf::from).with_context(|| format!("no folder in {told}"))
 }
 
 /// A program of one module, built as its own go.mod says.

@@ -8,6 +8,7 @@ pub(crate) mod containers;
 pub(crate) mod go;
 pub(crate) mod h2spec;
 pub(crate) mod helm;
+pub(crate) mod istiod;
 pub(crate) mod kubernetes;
 pub(crate) mod prometheus;
 mod unpacked;

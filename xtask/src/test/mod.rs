@@ -239,21 +239,25 @@ impl Runner<'_> {
         self.workspace.cargo().args(["test", "--no-fail-fast"])
     }
 
-    /// Runs test binaries and counts what they say.
     fn tests(&mut self, command: Cmd) -> Result<()> {
-        let command = command.arg("--").args(&self.options.arguments);
-        let line = command.line();
-        let mut tally = Tally::default();
-        let status = command.lines(|line| {
-            tally.read(line);
-            true
-        })?;
-        self.tally.add(tally);
-        if !status.success() && tally.failed == 0 {
-            bail!("`{line}` ended with {status}");
-        }
-        Ok(())
+        count(command, &self.options.arguments, &mut self.tally)
     }
+}
+
+/// Runs test binaries with these arguments, and counts what they say.
+pub(crate) fn count(command: Cmd, arguments: &[String], total: &mut Tally) -> Result<()> {
+    let command = command.arg("--").args(arguments);
+    let line = command.line();
+    let mut tally = Tally::default();
+    let status = command.lines(|line| {
+        tally.read(line);
+        true
+    })?;
+    total.add(tally);
+    if !status.success() && tally.failed == 0 {
+        bail!("`{line}` ended with {status}");
+    }
+    Ok(())
 }
 
 #[cfg(test)]

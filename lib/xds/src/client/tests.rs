@@ -103,7 +103,7 @@ fn a_stream_begins_with_a_request_for_all_of_each_kind_policies_first() {
     for request in &requests {
         assert!(request.resource_names_subscribe.is_empty() && request.response_nonce.is_empty(), "{request:?}");
         let node = request.node.as_ref().unwrap();
-        assert_eq!(node.id, "ztunnel~~agent.system~system.svc.cluster.local");
+        assert_eq!(node.id, "ztunnel~0.0.0.0~agent.system~system.svc.cluster.local");
         assert_eq!(node.client_features, ["underpass.partial"]);
     }
 }

@@ -112,7 +112,8 @@ fn facts(cluster: &Cluster, node: &str) -> Result<BTreeMap<String, Value>> {
     Ok(found)
 }
 
-fn collect(path: &str, value: &Value, found: &mut BTreeMap<String, Value>) {
+/// Every value within this one, by its path.
+pub(crate) fn collect(path: &str, value: &Value, found: &mut BTreeMap<String, Value>) {
     match value {
         Value::Object(fields) if !fields.is_empty() => {
             fields.iter().for_each(|(name, value)| collect(&format!("{path}.{name}"), value, found));
