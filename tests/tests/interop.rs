@@ -4,6 +4,10 @@
 
 #[path = "kubernetes/mesh/calls.rs"]
 mod calls;
+#[path = "interop/expected.rs"]
+mod expected;
+#[path = "interop/facts.rs"]
+mod facts;
 #[allow(dead_code, reason = "its manifests and how it takes facts apart")]
 #[path = "kubernetes/mesh/facts.rs"]
 mod of_files;
@@ -26,6 +30,7 @@ use self::support::{
 underpass_tests::scenarios! {
     certificates_facts_and_policies_are_those_of_istiod,
     nothing_fails_without_istiod,
+    facts::of_istiod_are_those_of_control,
 }
 
 /// The pods of the mesh, sorted.
