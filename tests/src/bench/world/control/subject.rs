@@ -88,8 +88,8 @@ impl ControlPlane {
             let (sender, receiver) = watch::channel(first);
             let services = Services {
                 resources: receiver,
-                authenticator: Arc::new(Anybody),
-                issuer: Arc::new(Nobody),
+                authenticator: Arc::new(AnyCaller),
+                issuer: Arc::new(NoCertificates),
                 limits: Limits::default(),
                 counters: Arc::new(Counters::default()),
             };
@@ -135,18 +135,18 @@ impl ControlPlane {
 }
 
 /// Takes every caller for an agent.
-struct Anybody;
+struct AnyCaller;
 
-impl Authenticator for Anybody {
+impl Authenticator for AnyCaller {
     async fn authenticate(&self, _: Option<&str>) -> Result<Caller, Refusal> {
         Ok(Caller { namespace: "bench".into(), service_account: "agent".into(), pod: None, node: None })
     }
 }
 
 /// Issues nothing.
-struct Nobody;
+struct NoCertificates;
 
-impl Issuer for Nobody {
+impl Issuer for NoCertificates {
     async fn issue(&self, _: Caller, _: Request) -> Result<Vec<String>, Refusal> {
         Err(Refusal::new(RefusalKind::PermissionDenied, "no certificates here"))
     }
