@@ -7,7 +7,8 @@
 //! ```
 //! What must hold: one process writes, that which has the folder's lock; an agent that is taken over keeps it until it ends, and what
 //! its successor writes is the successor's own state. A file or folder that others than the agent's user can write counts for nothing.
-//! A write that fails leaves the state before it.
+//! A write that fails leaves the state before it. Changes that were appended are written, also where the file cannot be written whole
+//! then: that is tried again once it has grown further.
 
 use std::{
     fs::{self, DirBuilder, File, TryLockError},
@@ -84,8 +85,8 @@ struct Base {
     file: File,
     end: u64,
     encoder: Encoder,
-    /// Its length when it was written whole, by this process; none: another one wrote it.
-    whole: Option<u64>,
+    /// The length from which on it is written whole again; none: at once, another process wrote it.
+    most: Option<u64>,
 }
 
 /// What was found at the start.
@@ -126,7 +127,7 @@ impl Store {
         let changed = about.modified().map_err(failed("inspect", &path))?;
         let journal = read(&mut file, MOST, &path, &self.scope)?;
         let end = journal.end as u64;
-        self.base = Some(Base { file, end, encoder: journal.encoder, whole: None });
+        self.base = Some(Base { file, end, encoder: journal.encoder, most: None });
         Ok(Some(Found { entries: journal.entries, changed, torn: about.len().saturating_sub(end) }))
     }
 
@@ -136,15 +137,28 @@ impl Store {
             self.lock = Some(lock(&self.folder)?);
         }
         match &mut self.base {
-            Some(base) if base.whole.is_some() => {
+            Some(base) if base.most.is_some() => {
                 let path = self.folder.join(FILE);
                 if !is_at(&base.file, &path).map_err(failed("inspect", &path))? {
                     return Err(Error::Removed(path));
                 }
                 base.append(changes).map_err(failed("append to", &path))?;
-                if base.has_grown() { self.write_whole(&Changes::new()) } else { Ok(()) }
+                if base.has_grown() {
+                    self.compact();
+                }
+                Ok(())
             }
             _ => self.write_whole(changes),
+        }
+    }
+
+    /// Writes what is there whole, for its length alone.
+    fn compact(&mut self) {
+        if let Err(error) = self.write_whole(&Changes::new()) {
+            tracing::warn!(%error, "the journal of kept facts cannot be shortened: it is tried again once it has grown");
+            if let Some(base) = &mut self.base {
+                base.most = Some(base.end.saturating_add(ROOM));
+            }
         }
     }
 
@@ -165,23 +179,31 @@ impl Store {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &aside)(e)),
             _ => {}
         }
-        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&aside);
-        let mut out = BufWriter::new(file.map_err(failed("create", &aside))?);
+        let base = self.write_aside(&entries, &aside).and_then(|base| {
+            fs::rename(&aside, &path).map_err(failed("rename", &aside))?;
+            Ok(base)
+        });
+        // Half a file fills the disk.
+        self.base = Some(base.inspect_err(|_| drop(fs::remove_file(&aside)))?);
+        if let Some(folder) = &self.lock {
+            folder.sync_all().map_err(failed("write", &self.folder))?;
+        }
+        Ok(())
+    }
+
+    fn write_aside(&self, entries: &Entries, aside: &Path) -> Result<Base, Error> {
+        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(aside);
+        let mut out = BufWriter::new(file.map_err(failed("create", aside))?);
         let written = Encoder::begin(&self.scope, &mut out).and_then(|mut encoder| {
             encoder.batch(entries.iter().map(|(key, value)| (&**key, Some(&**value))), &mut out)?;
             out.flush()?;
             let mut file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
             file.sync_all()?;
             let end = file.stream_position()?;
-            Ok(Base { file, end, encoder, whole: Some(end) })
+            let most = end.saturating_mul(2).saturating_add(ROOM);
+            Ok(Base { file, end, encoder, most: Some(most) })
         });
-        let base = written.map_err(failed("write", &aside))?;
-        fs::rename(&aside, &path).map_err(failed("rename", &aside))?;
-        self.base = Some(base);
-        if let Some(folder) = &self.lock {
-            folder.sync_all().map_err(failed("write", &self.folder))?;
-        }
-        Ok(())
+        written.map_err(failed("write", aside))
     }
 }
 
@@ -201,7 +223,7 @@ impl Base {
     }
 
     fn has_grown(&self) -> bool {
-        self.whole.is_some_and(|whole| self.end > whole.saturating_mul(2).saturating_add(ROOM))
+        self.most.is_some_and(|most| self.end > most)
     }
 }
 

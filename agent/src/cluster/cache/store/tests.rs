@@ -69,6 +69,41 @@ fn the_file_is_written_whole_once_it_has_grown() {
 }
 
 #[test]
+fn a_file_that_cannot_be_written_whole_does_not_grow_by_the_same_changes_twice() {
+    let directory = tempfile::tempdir().unwrap();
+    let folder = directory.path().join("facts");
+    let (mut store, _) = load(&folder);
+    let size = || fs::metadata(folder.join(FILE)).unwrap().len();
+    let value = |n: u32| format!("key={n}{}", "x".repeat(500_000));
+    store.write(&changes(&value(0))).unwrap();
+    let one = size();
+    // Nothing can be written in its place.
+    fs::create_dir(folder.join(ASIDE)).unwrap();
+    for n in 1..10 {
+        store.write(&changes(&value(n))).unwrap();
+        assert!((u64::from(n) * 500_000..u64::from(n + 1) * one).contains(&size()), "{n}: {}", size());
+        assert_eq!(there(&folder), value(n));
+    }
+    fs::remove_dir(folder.join(ASIDE)).unwrap();
+    for n in 10..13 {
+        store.write(&changes(&value(n))).unwrap();
+    }
+    assert!(size() < 4 * one, "it is tried again");
+    assert_eq!(there(&folder), value(12));
+}
+
+#[test]
+fn what_is_aside_is_removed_where_it_cannot_take_the_files_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let folder = directory.path().join("facts");
+    DirBuilder::new().mode(0o700).create(&folder).unwrap();
+    let (mut store, _) = load(&folder);
+    fs::create_dir(folder.join(FILE)).unwrap();
+    assert!(store.write(&changes("a=1")).is_err());
+    assert!(!folder.join(ASIDE).exists());
+}
+
+#[test]
 fn one_process_writes_and_its_successor_continues_its_own_state() {
     let directory = tempfile::tempdir().unwrap();
     let folder = directory.path().join("facts");
