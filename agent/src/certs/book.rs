@@ -302,9 +302,7 @@ impl Book {
         if self.ca.error.take().is_some() {
             tracing::info!("certificate authority reachable again");
             self.ca.since = now;
-            // Those alone that wait for it: all of a mesh at once would take it away again.
-            let waiting = self.entries.values_mut().filter(|entry| entry.failing.is_some());
-            waiting.for_each(|entry| entry.renewal = entry.renewal.at_once(now));
+            self.failing_at_once(now);
         }
         if trust.signer != self.signer {
             tracing::info!(signer = %trust.signer, "signing root changed, renewing all certificates");
@@ -323,6 +321,13 @@ impl Book {
             self.ca.since = now;
         }
         self.ca.error = Some(error);
+    }
+
+    /// The CA may be there again: what it has failed to certify is requested at once. Nothing else: all of a mesh at once would take it
+    /// away again.
+    pub(super) fn failing_at_once(&mut self, now: SystemTime) {
+        let failing = self.entries.values_mut().filter(|entry| entry.failing.is_some());
+        failing.for_each(|entry| entry.renewal = entry.renewal.at_once(now));
     }
 
     fn all_at_once(&mut self, now: SystemTime) {

@@ -29,6 +29,14 @@ pub(super) struct Request {
     pub(super) trusted: Arc<Roots>,
 }
 
+/// What the task or thread of a CA tells.
+pub(super) enum Event {
+    /// See there.
+    Answer(Answer),
+    /// It may be there again: what it has failed to certify can be requested at once. Whether it is, an answer says.
+    MayAnswer,
+}
+
 /// The answer to a request, or a change of the directory without one.
 pub(super) struct Answer {
     /// The contents of the directory, or the error of reading it.
@@ -69,7 +77,7 @@ pub fn directory(state: &Path) -> PathBuf {
 }
 
 /// Starts the thread. It ends when the sender of requests is dropped.
-pub(super) fn spawn(location: CaLocation, answers: UnboundedSender<Answer>) -> std::io::Result<mpsc::Sender<Request>> {
+pub(super) fn spawn(location: CaLocation, answers: UnboundedSender<Event>) -> std::io::Result<mpsc::Sender<Request>> {
     let (requests, requested) = mpsc::channel();
     thread::Builder::new().name("certificates".to_owned()).spawn(move || {
         let run = std::panic::AssertUnwindSafe(|| Embedded::new(location).run(&requested, &answers));
@@ -94,7 +102,7 @@ impl Embedded {
         Self { location, stamp, failed: false }
     }
 
-    fn run(&mut self, requests: &mpsc::Receiver<Request>, answers: &UnboundedSender<Answer>) {
+    fn run(&mut self, requests: &mpsc::Receiver<Request>, answers: &UnboundedSender<Event>) {
         loop {
             let answer = match requests.recv_timeout(LOOK_EVERY) {
                 Ok(request) => Some(self.fulfil(request)),
@@ -102,7 +110,7 @@ impl Embedded {
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
             };
             // It fails only while the agent ends.
-            answer.into_iter().for_each(|answer| drop(answers.send(answer)));
+            answer.into_iter().for_each(|answer| drop(answers.send(Event::Answer(answer))));
         }
     }
 

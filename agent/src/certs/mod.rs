@@ -34,7 +34,7 @@ pub use self::{
 };
 use self::{
     book::{Book, State},
-    ca::{Answer, Request, Trust},
+    ca::{Event, Request, Trust},
     clock::Clock,
 };
 
@@ -81,7 +81,7 @@ pub struct Certs {
     /// The roots that every worker of the tunnel trusts.
     applied: Arc<Roots>,
     requests: Requests,
-    answers: async_mpsc::UnboundedReceiver<Answer>,
+    answers: async_mpsc::UnboundedReceiver<Event>,
     published: watch::Sender<Arc<Credentials>>,
     status: watch::Sender<Arc<Status>>,
     ready: Gate,
@@ -173,10 +173,18 @@ impl Certs {
         self.request(now);
         let next = self.book.next(now).unwrap_or(now + LOOK_AGAIN).min(now + LOOK_AGAIN);
         let changed = tokio::select! {
-            Some(answer) = self.answers.recv() => {
+            Some(event) = self.answers.recv() => {
                 let now = self.clock.now();
                 let random = &self.random;
-                self.book.take(answer, now, |identity| random.hash_one((identity.uri(), now)))
+                match event {
+                    Event::Answer(answer) => {
+                        self.book.take(answer, now, |identity| random.hash_one((identity.uri(), now)))
+                    }
+                    Event::MayAnswer => {
+                        self.book.failing_at_once(now);
+                        false
+                    }
+                }
             }
             () = self.clock.reached(next) => false,
         };

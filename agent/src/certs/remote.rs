@@ -28,7 +28,7 @@ use underpass_identity::{
 };
 use underpass_xds::client::{Link, Progress};
 
-use super::ca::{Answer, LOOK_EVERY, Request, Trust, chain};
+use super::ca::{Answer, Event, LOOK_EVERY, Request, Trust, chain};
 
 /// The limit of requests under way.
 const MOST_AT_ONCE: usize = 8;
@@ -105,7 +105,7 @@ struct Task {
 pub(super) fn spawn(
     remote: Remote,
     file: Vec<CertificateDer<'static>>,
-    answers: UnboundedSender<Answer>,
+    answers: UnboundedSender<Event>,
 ) -> UnboundedSender<Request> {
     let (sender, requests) = unbounded_channel();
     let (bundle, queue, running) = (Vec::new(), VecDeque::new(), JoinSet::new());
@@ -123,28 +123,29 @@ pub(super) fn trust(roots: Vec<CertificateDer<'static>>) -> Result<Trust, String
 }
 
 impl Task {
-    async fn run(mut self, mut requests: UnboundedReceiver<Request>, answers: UnboundedSender<Answer>) {
+    async fn run(mut self, mut requests: UnboundedReceiver<Request>, answers: UnboundedSender<Event>) {
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let answer = tokio::select! {
+            let event = tokio::select! {
+                biased;
+                Ok(()) = self.remote.stream.changed() => self.opened().then_some(Event::MayAnswer),
                 request = requests.recv() => {
                     let Some(Request { identities, lifetime, .. }) = request else { return };
                     self.queue.extend(identities.into_iter().map(|identity| (identity, lifetime)));
                     None
                 }
                 Some(done) = self.running.join_next() => match done {
-                    Ok(outcome) => Some(self.answer(outcome)),
+                    Ok(outcome) => Some(Event::Answer(self.answer(outcome))),
                     // Certificates would silently expire: the next process starts anew.
                     Err(error) if error.is_panic() => std::process::abort(),
                     Err(_) => None,
                 },
-                _ = look.tick() => self.look(),
-                Ok(()) = self.remote.stream.changed() => self.opened(),
+                _ = look.tick() => self.look().map(Event::Answer),
             };
             self.start();
             // Fails only while the agent ends.
-            answer.into_iter().for_each(|answer| drop(answers.send(answer)));
+            event.into_iter().for_each(|event| drop(answers.send(event)));
         }
     }
 
@@ -189,12 +190,11 @@ impl Task {
         trust(roots)
     }
 
-    /// The stream of facts has answered anew: what waits for a CA that was away is asked for at once, and not after the pause that
+    /// Whether the stream of facts has answered anew: what waits for a CA that was away is asked for at once, and not after the pause that
     /// its failures have led to, minutes by then.
-    fn opened(&mut self) -> Option<Answer> {
+    fn opened(&mut self) -> bool {
         let is_open = matches!(self.remote.stream.borrow_and_update().link, Link::Open { .. });
-        let is_new = !std::mem::replace(&mut self.is_open, is_open) && is_open;
-        is_new.then(|| Answer { trust: self.trust(), requested: BTreeSet::new(), issued: Vec::new() })
+        !std::mem::replace(&mut self.is_open, is_open) && is_open
     }
 
     /// The change of the file since the last look, if any. One that cannot be read changes nothing: it is replaced in steps, and
@@ -233,36 +233,44 @@ async fn request(
 mod tests {
     use std::time::SystemTime;
 
-    use underpass_identity::testing::TestCa;
+    use underpass_identity::{Roots, testing::TestCa};
 
     use super::*;
 
-    struct Silent;
+    /// Refuses all.
+    struct Refusing;
 
-    impl Certify for Silent {
+    impl Certify for Refusing {
         fn certify(&self, _: &Identity, _: String, _: Duration) -> Certifying {
-            Box::pin(std::future::pending())
+            Box::pin(async { Err(Refused::Denied("no".to_owned())) })
         }
     }
 
     #[tokio::test]
-    async fn it_is_there_again_with_the_stream_of_facts() {
+    async fn it_may_answer_again_once_the_stream_of_facts_does() {
         let (progress, stream) = watch::channel(Progress::default());
-        let (sender, mut answers) = unbounded_channel();
+        let (sender, mut events) = unbounded_channel();
         let roots = vec![TestCa::new("root").root()];
-        let remote = Remote { roots: "/nonexistent".into(), certify: Arc::new(Silent), stream };
-        let _requests = spawn(remote, roots.clone(), sender);
+        let remote = Remote { roots: "/nonexistent".into(), certify: Arc::new(Refusing), stream };
+        let requests = spawn(remote, roots.clone(), sender);
+        let trusted = Arc::new(Roots::new(0, roots).unwrap());
+        let one: Identity = "spiffe://cluster.local/ns/default/sa/one".parse().unwrap();
+        let request = || {
+            let (identities, trusted) = (BTreeSet::from([one.clone()]), Arc::clone(&trusted));
+            let request = Request { identities, lifetime: Duration::from_secs(1), trusted };
+            assert!(requests.send(request).is_ok());
+        };
         let link = |link| progress.send_modify(|progress| progress.link = link);
         for n in 0..3 {
             link(Link::Open { since: SystemTime::now() });
-            let answer = answers.recv().await.expect("an answer");
-            assert_eq!((answer.trust.unwrap().roots, answer.issued.len()), (roots.clone(), 0), "{n}");
-            // What else happens on an open stream says nothing, nor does its end.
+            assert!(matches!(events.recv().await, Some(Event::MayAnswer)), "{n}");
+            // What else happens on an open stream says nothing, nor does its end: the next event is the answer to what is requested then.
             progress.send_modify(|progress| progress.version = Some(n));
-            tokio::task::yield_now().await;
+            request();
+            assert!(matches!(events.recv().await, Some(Event::Answer(_))), "{n}: open");
             link(Link::Ended { at: SystemTime::now(), reason: "gone".to_owned() });
-            tokio::task::yield_now().await;
-            assert!(answers.try_recv().is_err(), "{n}");
+            request();
+            assert!(matches!(events.recv().await, Some(Event::Answer(_))), "{n}: ended");
         }
     }
 }

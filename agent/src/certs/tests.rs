@@ -8,7 +8,10 @@ use underpass_core::TrustDomain;
 use underpass_identity::{Certificate, rotation::directory as rotation};
 use underpass_telemetry::admin::Readiness;
 
-use super::{ca::Embedded, *};
+use super::{
+    ca::{Answer, Embedded},
+    *,
+};
 
 const LIFETIME: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -151,14 +154,20 @@ fn a_certificate_serves_until_it_expires_and_no_longer() {
     assert!(!status.authority.reachable);
     assert_eq!(desk.book.ca.since, since, "when it was missed first");
 
-    // It answers again: the pause is cut short.
+    // It may answer again: the pause is cut short, and nothing else is said of it.
+    desk.answer(false);
+    assert!(desk.book.next(desk.now).unwrap() > desk.now);
+    desk.book.failing_at_once(desk.now);
+    assert_eq!(desk.book.next(desk.now), Some(desk.now));
+    assert!(!Status::of(&desk.book, desk.now).authority.reachable);
+    // It answers again: the pause is cut short as well.
     desk.answer(false);
     let reachable = Answer { trust: Ok(Trust::from(&desk.authority)), requested: [].into(), issued: Vec::new() };
     desk.book.take(reachable, desk.now, |_| 0);
     assert!(desk.answer(true));
     assert_eq!(desk.state("a"), State::Valid);
     let status = Status::of(&desk.book, desk.now);
-    assert_eq!((status.authority.issued, status.authority.failed), (2, u64::from(attempts) + 1));
+    assert_eq!((status.authority.issued, status.authority.failed), (2, u64::from(attempts) + 2));
     assert!(status.authority.reachable && status.authority.error.is_none());
 }
 
