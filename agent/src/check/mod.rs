@@ -124,9 +124,13 @@ impl Command {
                 Err(e) => findings.push(error(causes(&e), "see which programs are there with bpftool cgroup tree")),
             }
         }
-        if let Ok(Some(path)) = Kernel::too_old(&settings) {
-            let found = format!("{} is of a version without take-over", path.display());
-            findings.push(error(found, "run underpass-agent cleanup of the agent that made it"));
+        match Kernel::too_old(&settings) {
+            Ok(None) => {}
+            Ok(Some(path)) => {
+                let found = format!("{} is of a version without take-over", path.display());
+                findings.push(error(found, "run underpass-agent cleanup of the agent that made it"));
+            }
+            Err(e) => findings.push(error(causes(&e), "run it as root, with the bpf file system of the node")),
         }
     }
 
@@ -258,6 +262,15 @@ mod tests {
             let about = check.findings.iter().filter(|f| f.found.contains(names) && f.level == Level::Error);
             assert_eq!(about.count(), 1, "{names}: {:#?}", check.findings);
         }
+    }
+
+    #[test]
+    fn pins_that_cannot_be_listed_are_a_finding() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        let check = command(&["--bpffs", path]).check();
+        let found = |f: &NodeFinding| f.found.starts_with("cannot list ") && f.found.contains(path);
+        assert!(check.findings.iter().any(found), "{:#?}", check.findings);
     }
 
     #[test]

@@ -36,7 +36,11 @@ pub(super) struct Holder {
 /// The table of sockets cannot be read. Without IPv6 the kernel has none for it.
 pub(super) fn holders(proc: &Path, wanted: &[SocketAddr]) -> io::Result<Vec<Holder>> {
     let mut listening = parse(&fs::read_to_string(proc.join("net/tcp"))?);
-    listening.extend(parse(&fs::read_to_string(proc.join("net/tcp6")).unwrap_or_default()));
+    match fs::read_to_string(proc.join("net/tcp6")) {
+        Ok(table) => listening.extend(parse(&table)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e),
+    }
     let in_the_way = |wanted: SocketAddr| listening.iter().filter(move |one| collide(wanted, one.address));
     let found: Vec<_> = wanted.iter().flat_map(|wanted| in_the_way(*wanted).map(|one| (*wanted, *one))).collect();
     let names = names(proc, &found.iter().map(|(_, one)| one.inode).collect());
@@ -126,6 +130,18 @@ mod tests {
         if cfg!(target_endian = "little") {
             assert_eq!(parse(TABLE), [of("127.0.0.1:15000", 101), of("[::1]:15020", 103)]);
         }
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_read_is_no_empty_one() {
+        let proc = tempfile::tempdir().unwrap();
+        let found = || holders(proc.path(), &[]);
+        assert!(found().is_err(), "there is no table at all");
+        fs::create_dir(proc.path().join("net")).unwrap();
+        fs::write(proc.path().join("net/tcp"), "").unwrap();
+        assert_eq!(found().unwrap(), [], "a kernel without IPv6");
+        fs::create_dir(proc.path().join("net/tcp6")).unwrap();
+        assert!(found().is_err());
     }
 
     #[test]
