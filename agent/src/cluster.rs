@@ -135,7 +135,7 @@ impl Cluster {
     /// # Errors
     /// No thread can be started.
     pub(crate) fn open(self, config: &Config, pods: Feed, facts: Feed, cached: cache::Meter) -> std::io::Result<Open> {
-        let (cache::Cached { facts: held, objects, changed }, records, kept) = cache::open(config)?;
+        let (cache::Cached { facts: held, objects, changed }, records, kept) = cache::open(config, &self.roots)?;
         let (word, due) = redirection::Word::new();
         let after = config.facts_cache_after;
         let objects = ObjectsDoor::new(objects.zip(changed), records.clone(), (pods, cached.api_server), after);
@@ -145,8 +145,10 @@ impl Cluster {
             Some(held) => Session::holding(node, held.names(), held.version),
             None => Session::new(node),
         };
-        let door = FactsDoor::new(config.mesh(), held.zip(changed), records, (facts, cached.control_plane), after);
-        let control_plane = control_plane::open(self.link, self.control_plane, session, door, self.progress)?;
+        let door =
+            FactsDoor::new(config.mesh(), held.zip(changed), records.clone(), (facts, cached.control_plane), after);
+        let control_plane =
+            control_plane::open(self.link, self.control_plane, session, door, (records, self.progress))?;
         let tasks = [
             SupervisedTask::spawn("the door to the API server", api_server),
             SupervisedTask::spawn("the door to the control plane", control_plane),

@@ -6,7 +6,7 @@
 //! ```
 //! * `journal`: its form. Pure.
 //! * `store`: the file, and who may write it.
-//! * `facts`, `objects`: what the two doors keep, as entries. Pure.
+//! * `facts`, `objects`: what the two doors keep, as entries; `trust`: of which cluster it is. Pure.
 //!
 //! What must hold: no thread that serves waits for the disk. What is read is what an agent of this node had applied at one time, whole;
 //! what cannot be read so counts for nothing, and is named in the log.
@@ -15,6 +15,7 @@ pub(super) mod facts;
 mod journal;
 pub(super) mod objects;
 mod store;
+pub(super) mod trust;
 
 use std::{
     collections::btree_map::Entry,
@@ -26,6 +27,7 @@ use std::{
 };
 
 use underpass_core::objects::Object;
+use underpass_identity::CertificateDer;
 use underpass_telemetry::metrics::{Family, IntGauge, Registry};
 
 use self::{
@@ -43,7 +45,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 
 static CACHED: Family = Family::gauge(
     "underpass_facts_cached",
-    "1 while what is served of a door is what an earlier agent of the node had kept, because its source does not answer.",
+    "1 while what is served of a door is what an earlier agent of the node had kept, because its source does not answer, or has not caught up.",
     &["door"],
 );
 /// The families of this room.
@@ -111,11 +113,15 @@ pub(crate) fn remove(state: &Path) -> io::Result<()> {
     store::remove(&folder(state))
 }
 
-/// What was kept on this node, what keeps more, and its writer. With the setting off: nothing, and what was kept is removed.
+/// What was kept on this node, what keeps more, and its writer. `roots`: by which the control plane is trusted now; without one of those it
+/// was trusted by, nothing counts. With the setting off: nothing, and what was kept is removed.
 ///
 /// # Errors
 /// No thread can be started.
-pub(super) fn open(config: &Config) -> io::Result<(Cached, Records, Option<Writer>)> {
+pub(super) fn open(
+    config: &Config,
+    roots: &[CertificateDer<'static>],
+) -> io::Result<(Cached, Records, Option<Writer>)> {
     let folder = folder(&config.state);
     if !config.facts_cache {
         if let Err(error) = store::remove(&folder) {
@@ -127,36 +133,50 @@ pub(super) fn open(config: &Config) -> io::Result<(Cached, Records, Option<Write
     let scope = format!("node {}, cluster {}, trust domain {}", config.node, config.cluster, config.trust_domain);
     let (mut store, found) = Store::load(folder, scope);
     let cached = match found {
-        Ok(None) => Ok(Cached::default()),
-        Ok(Some(found)) => read(found),
+        Ok(None) => Ok((Cached::default(), trust::changes(&[], roots))),
+        Ok(Some(found)) => read(found, roots),
         Err(error) => Err(error.to_string()),
     };
-    let cached = cached.unwrap_or_else(|error| {
+    let (cached, changes) = cached.unwrap_or_else(|error| {
         tracing::warn!(%error, "kept facts are not used");
         store.forget();
-        Cached::default()
+        (Cached::default(), trust::changes(&[], roots))
     });
     let shared = Arc::<Shared>::default();
     let of_thread = Arc::clone(&shared);
     let thread = std::thread::Builder::new().name("kept facts".to_owned()).spawn(move || of_thread.keep(store))?;
     let records = Records(Some(Arc::clone(&shared)));
+    records.note(changes);
     Ok((cached, records, Some(Writer { shared, thread: Some(thread) })))
 }
 
-/// One entry that cannot be read spoils all: it may be the policy that counts.
-fn read(Found { entries, changed, torn }: Found) -> Result<Cached, String> {
+/// What is in it, and the changes that come of reading it. A fact that cannot be read spoils all: it may be the policy that counts.
+/// An object spoils the objects: another version of the agent may read other fields, and the facts are there for that one as well.
+fn read(
+    Found { entries, changed, torn }: Found,
+    roots: &[CertificateDer<'static>],
+) -> Result<(Cached, Changes), String> {
     if torn > 0 {
         tracing::warn!(bytes = torn, "kept facts end in something that is not whole: it is not used");
     }
+    let before = trust::read(&entries);
+    if !before.iter().any(|root| roots.contains(root)) {
+        return Err("they are of a control plane with other root certificates".to_owned());
+    }
+    let mut changes = trust::changes(&before, roots);
     let facts = HeldFacts::read(&entries).map_err(|error| error.to_string())?;
-    let objects = objects::read(&entries).map_err(|error| format!("an object cannot be read: {error}"))?;
-    Ok(Cached { facts, objects, changed: Some(changed) })
+    let objects = objects::read(&entries).unwrap_or_else(|error| {
+        tracing::warn!(%error, "kept pods and namespaces are not used: one of them cannot be read");
+        changes.extend(objects::forgotten(&entries));
+        None
+    });
+    Ok((Cached { facts, objects, changed: Some(changed) }, changes))
 }
 
 impl Records {
     /// Keeps these changes: all of them or none.
     pub(super) fn note(&self, changes: Changes) {
-        let Some(shared) = &self.0 else { return };
+        let Some(shared) = self.0.as_ref().filter(|_| !changes.is_empty()) else { return };
         let mut state = shared.lock();
         if !state.ended {
             state.pending.extend(changes);

@@ -1,6 +1,7 @@
 //! The control plane: its connections, its certificate API, and the stream of facts.
 
 use std::{
+    convert::Infallible,
     hash::{BuildHasher as _, RandomState},
     io,
     path::PathBuf,
@@ -20,13 +21,18 @@ use underpass_xds::{
     connect::{Connect, ControlPlane},
 };
 
-use super::facts::FactsDoor;
+use super::{
+    cache::{Records, trust},
+    facts::FactsDoor,
+};
 use crate::{
     certs::{Certify, Certifying, Refused, read_roots},
     config::Config,
     preflight::chain,
 };
 
+/// The time between two looks at the file of roots, for what is kept. Both roots of a rotation are there for longer.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// The time for a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -70,6 +76,19 @@ impl Link {
             *known = newest;
         }
     }
+
+    /// Keeps the roots as they change, beside the facts.
+    async fn keep_roots(&self, records: &Records) -> Infallible {
+        let known = || self.roots.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut before = known();
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            self.renew_roots();
+            let now = known();
+            records.note(trust::changes(&before, &now));
+            before = now;
+        }
+    }
 }
 
 impl Connect for Link {
@@ -105,7 +124,7 @@ pub(super) fn open(
     control_plane: ControlPlane,
     session: Session,
     door: FactsDoor,
-    progress: watch::Sender<Progress>,
+    (records, progress): (Records, watch::Sender<Progress>),
 ) -> io::Result<impl Future<Output = ()> + Send + use<>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     on_thread("control plane", move || {
@@ -117,10 +136,12 @@ pub(super) fn open(
         };
         let Err(error) = runtime.block_on(async {
             let late = door.clone().serve_when_late(progress.clone());
-            let run = client::run(control_plane, link, session, door, progress, dice);
+            let roots = link.keep_roots(&records);
+            let run = client::run(control_plane, Arc::clone(&link), session, door, progress, dice);
             tokio::select! {
                 ended = run => ended,
                 never = late => match never {},
+                never = roots => match never {},
             }
         });
         tracing::error!(error = %chain(&error), "control plane cannot be asked");

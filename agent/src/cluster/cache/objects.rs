@@ -32,6 +32,12 @@ pub(super) fn read(entries: &Entries) -> Result<Option<Vec<Object>>, Error> {
     Ok(Some(objects))
 }
 
+/// The changes after which there are none.
+pub(super) fn forgotten(entries: &Entries) -> Changes {
+    let is_own = |key: &[u8]| key == COMPLETE || KINDS.iter().any(|(_, prefix)| key.starts_with(prefix));
+    entries.keys().filter(|key| is_own(key)).map(|key| (key.clone(), None)).collect()
+}
+
 /// The changes of a batch, with which they are complete. Objects of other kinds are left out.
 pub(crate) fn changes(batch: &Batch) -> Changes {
     let mut changes = Changes::from([(COMPLETE.into(), Some(Box::default()))]);
@@ -99,9 +105,13 @@ mod tests {
         assert_eq!(read(&kept).unwrap(), Some(objects.clone()));
         kept.remove(COMPLETE);
         assert_eq!(read(&kept).unwrap(), None);
-        // One that cannot be read spoils them all.
+        // One that cannot be read spoils them all, and none stays.
         let broken: Entries = [(COMPLETE, &b""[..]), (b"pod a/b", b"{}")].map(|(k, v)| (k.into(), v.into())).into();
         assert!(read(&broken).is_err());
+        let mut more = broken.clone();
+        more.insert(b"address a".as_slice().into(), Box::default());
+        let gone: Changes = broken.into_keys().map(|key| (key, None)).collect();
+        assert_eq!(forgotten(&more), gone);
     }
 
     #[test]

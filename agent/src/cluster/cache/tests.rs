@@ -33,6 +33,10 @@ fn config(state: &Path, more: &[&str]) -> Config {
     Config::parse_from([&["underpass-agent", "--node", "n", "--manifests", "/m", "--state", state], more].concat())
 }
 
+fn roots(names: &[&str]) -> Vec<CertificateDer<'static>> {
+    names.iter().map(|name| CertificateDer::from(name.as_bytes().to_vec())).collect()
+}
+
 fn objects_of(cached: &Cached) -> Option<Vec<String>> {
     cached.objects.as_ref().map(|all| all.iter().map(|object| object.key().name.to_string()).collect())
 }
@@ -44,7 +48,7 @@ fn put(name: &str) -> Changes {
 #[test]
 fn the_next_agent_has_what_was_noted_last() {
     let state = tempfile::tempdir().unwrap();
-    let open = |more: &[&str]| open(&config(state.path(), more)).unwrap();
+    let open = |more: &[&str]| open(&config(state.path(), more), &roots(&["r"])).unwrap();
     let (cached, records, writer) = open(&[]);
     assert_eq!((objects_of(&cached), cached.facts.is_some(), cached.changed), (None, false, None));
     records.note(put("a/one"));
@@ -68,18 +72,73 @@ fn the_next_agent_has_what_was_noted_last() {
 }
 
 #[test]
-fn an_entry_that_cannot_be_read_is_not_kept_beside_others() {
+fn of_another_cluster_of_this_name_nothing_counts() {
     let state = tempfile::tempdir().unwrap();
-    let open = || open(&config(state.path(), &[])).unwrap();
-    let (_, records, writer) = open();
+    let open = |names: &[&str]| open(&config(state.path(), &[]), &roots(names)).unwrap();
+    let (_, records, writer) = open(&["first"]);
     records.note(put("a/one"));
-    records.note(Changes::from([(b"pod a/broken"[..].into(), Some(b"{}"[..].into()))]));
     drop(writer);
-    let (cached, records, writer) = open();
-    assert_eq!(objects_of(&cached), None);
+    // Both are trusted while a root is replaced.
+    for names in [&["first"][..], &["first", "second"], &["second"]] {
+        assert_eq!(objects_of(&open(names).0).unwrap(), ["a/one"], "{names:?}");
+    }
+    let (cached, records, writer) = open(&["first"]);
+    assert_eq!((objects_of(&cached), cached.facts.is_some(), cached.changed), (None, false, None));
     records.note(put("a/two"));
     drop(writer);
-    assert_eq!(objects_of(&open().0).unwrap(), ["a/two"]);
+    assert_eq!(objects_of(&open(&["first"]).0).unwrap(), ["a/two"], "they are not mixed");
+}
+
+#[test]
+fn what_is_found_as_it_is_trusted_is_not_written_anew() {
+    let state = tempfile::tempdir().unwrap();
+    let open = || open(&config(state.path(), &[]), &roots(&["b", "a"])).unwrap();
+    let (_, records, writer) = open();
+    records.note(put("a/one"));
+    drop(writer);
+    let changed = || std::fs::metadata(state.path().join("facts/journal")).unwrap().modified().unwrap();
+    let before = changed();
+    drop(open());
+    assert_eq!(changed(), before);
+}
+
+/// A fact: complete, or one that cannot be read.
+fn fact(key: &str, value: &str) -> Changes {
+    Changes::from([(key.as_bytes().into(), Some(value.as_bytes().into()))])
+}
+
+#[test]
+fn a_fact_that_cannot_be_read_is_not_kept_beside_others() {
+    let state = tempfile::tempdir().unwrap();
+    let open = || open(&config(state.path(), &[]), &roots(&["r"])).unwrap();
+    let (_, records, writer) = open();
+    records.note(put("a/one"));
+    records.note(fact("facts", ""));
+    records.note(fact("authorization a/broken", "x"));
+    drop(writer);
+    let (cached, records, writer) = open();
+    assert_eq!((objects_of(&cached), cached.facts.is_some()), (None, false));
+    records.note(put("a/two"));
+    drop(writer);
+    let (cached, ..) = open();
+    assert_eq!((objects_of(&cached).unwrap(), cached.facts.is_some()), (vec!["a/two".to_owned()], false));
+}
+
+#[test]
+fn an_object_that_cannot_be_read_spoils_the_objects_alone() {
+    let state = tempfile::tempdir().unwrap();
+    let open = || open(&config(state.path(), &[]), &roots(&["r"])).unwrap();
+    let (_, records, writer) = open();
+    records.note(put("a/one"));
+    records.note(fact("facts", ""));
+    records.note(fact("pod a/broken", "{}"));
+    drop(writer);
+    let (cached, records, writer) = open();
+    assert_eq!((objects_of(&cached), cached.facts.is_some()), (None, true));
+    records.note(put("a/two"));
+    drop(writer);
+    let (cached, ..) = open();
+    assert_eq!((objects_of(&cached).unwrap(), cached.facts.is_some()), (vec!["a/two".to_owned()], true));
 }
 
 #[test]
@@ -87,7 +146,7 @@ fn what_could_not_be_written_waits_and_the_later_change_counts() {
     let state = tempfile::tempdir().unwrap();
     let config = config(state.path(), &[]);
     // An agent that ends later.
-    let (_, first_records, first) = open(&config).unwrap();
+    let (_, first_records, first) = open(&config, &roots(&["r"])).unwrap();
     first_records.note(put("a/first"));
     let shared = Shared::default();
     let key = |text: &str| Box::<[u8]>::from(text.as_bytes());
@@ -100,5 +159,5 @@ fn what_could_not_be_written_waits_and_the_later_change_counts() {
     let expected = Changes::from([(key("a"), Some(key("1"))), (key("b"), Some(key("later"))), (key("c"), None)]);
     assert_eq!(shared.lock().pending, expected);
     drop(first);
-    assert_eq!(objects_of(&open(&config).unwrap().0).unwrap(), ["a/first"]);
+    assert_eq!(objects_of(&open(&config, &roots(&["r"])).unwrap().0).unwrap(), ["a/first"]);
 }
