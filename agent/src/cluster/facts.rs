@@ -4,12 +4,14 @@
 //! ```text
 //!            nothing kept                          something kept
 //!                |                                       |
-//!             waiting                                 waiting --no word for --facts-cache-after--> served: what was kept, and
-//!                |                                       |                                         what has come since
+//!             waiting                                 waiting --no word for --facts-cache-after, or-> served: what was kept, and
+//!                |                                       |      not caught up within CATCH_UP          what has come since
 //!                '--the state of every kind has come-----+----------------------------------------.   |
 //!                                                        v                                         v  v
 //!                                           served: all of it, together                    served: what comes
 //! ```
+//! A word is a response; one that is left out, because it comes of a control plane that is older than what was kept, is one as well.
+//!
 //! What must hold: half of what there is would open what the other half closes, so nothing is served before all has come. What was kept
 //! is all that there was once, and what comes then is the difference to it. What is kept is what was handed on.
 
@@ -29,12 +31,16 @@ use underpass_door::{Problem, Severity, Source, Update};
 use underpass_keeper::Feed;
 use underpass_telemetry::metrics::IntGauge;
 use underpass_xds::{
-    client::{Apply, Batch, Progress, Rejected},
+    client::{Apply, Batch, Link, Progress, Rejected},
     facts::{Decoded, Decoder},
     resource::ResourceKind,
 };
 
 use super::cache::{Changes, Records, facts as kept};
+
+/// The time for a control plane that answers to catch up with what was kept. The API server tells a replica its version once a minute, and
+/// a replica tells that to its agents every 10 seconds at most.
+const CATCH_UP: Duration = Duration::from_secs(70);
 
 /// Turns resources into facts. Cheap to clone: it is one door.
 #[derive(Clone, Debug)]
@@ -54,6 +60,8 @@ struct State {
     patience: Duration,
     /// When it said something last. At first: when the door was opened.
     heard: Instant,
+    /// When it did first.
+    answered: Option<Instant>,
 }
 
 /// What has come before everything has.
@@ -86,19 +94,22 @@ impl FactsDoor {
                 early.facts.changes.extend(decoder.apply(resources).facts.changes);
             }
         }
-        let state =
-            State { decoder, feed, records, cached, version, early: Some(early), patience, heard: Instant::now() };
+        let (early, heard, answered) = (Some(early), Instant::now(), None);
+        let state = State { decoder, feed, records, cached, version, early, patience, heard, answered };
         Self(Arc::new(Mutex::new(state)))
     }
 
-    /// Serves what was kept, once the control plane has said nothing for too long.
+    /// Serves what was kept, once the control plane has said nothing for too long, or has not caught up for too long.
     pub(super) async fn serve_when_late(self, progress: watch::Sender<Progress>) -> Infallible {
+        let mut news = progress.subscribe();
+        news.mark_changed(); // the state that it begins with
         loop {
-            let due = self.lock().due();
-            match due {
-                None => std::future::pending().await,
-                Some(due) if due <= Instant::now() => self.lock().serve_kept(&progress),
-                Some(due) => tokio::time::sleep_until(due.into()).await,
+            let due = self.lock().due(&news.borrow());
+            tokio::select! {
+                biased;
+                // Each response that was received.
+                Ok(()) = news.changed() => self.lock().hear(&news.borrow(), Instant::now()),
+                () = reached(due) => self.lock().serve_kept(&progress),
             }
         }
     }
@@ -116,10 +127,26 @@ impl Apply for FactsDoor {
 }
 
 impl State {
+    /// Notes a change of the stream, which is a word of the control plane where it is open.
+    fn hear(&mut self, progress: &Progress, now: Instant) {
+        if is_open(progress) {
+            self.heard = now;
+            self.answered.get_or_insert(now);
+        }
+    }
+
     /// When what was kept is to be served; none: never.
-    fn due(&self) -> Option<Instant> {
+    fn due(&self, progress: &Progress) -> Option<Instant> {
         self.early.as_ref()?.kept?;
-        self.heard.checked_add(self.patience)
+        let silent = self.heard.checked_add(self.patience);
+        let caught_up = self.answered.and_then(|answered| answered.checked_add(CATCH_UP));
+        match (is_open(progress), progress.behind) {
+            (false, _) => silent,
+            // What it adds meanwhile brings it no nearer.
+            (true, Some(_)) => caught_up,
+            // A large state comes in parts.
+            (true, None) => caught_up.max(silent),
+        }
     }
 
     fn apply(&mut self, batch: Batch) -> Vec<Rejected> {
@@ -149,11 +176,21 @@ impl State {
 
     fn serve_kept(&mut self, progress: &watch::Sender<Progress>) {
         let Some(Early { facts, changes, kept: Some(kept) }) = self.early.take() else { return };
-        tracing::warn!(
-            changed_s_ago = kept.elapsed().unwrap_or_default().as_secs(),
-            version = self.version,
-            "control plane does not answer: the facts that were kept on this node are served"
-        );
+        let (changed_s_ago, version) = (kept.elapsed().unwrap_or_default().as_secs(), self.version);
+        let is_open = is_open(&progress.borrow());
+        if is_open {
+            tracing::warn!(
+                changed_s_ago,
+                version,
+                "control plane answers and has not caught up: the facts that were kept on this node are served"
+            );
+        } else {
+            tracing::warn!(
+                changed_s_ago,
+                version,
+                "control plane does not answer: the facts that were kept on this node are served"
+            );
+        }
         self.cached.set(1);
         self.hand_on(facts, changes);
         progress.send_modify(|progress| {
@@ -167,6 +204,18 @@ impl State {
         }
         let problems = self.decoder.problems().cloned().collect();
         self.feed.send(Update { facts, ..Update::new(objects::Batch::default(), problems, BTreeMap::new()) });
+    }
+}
+
+const fn is_open(progress: &Progress) -> bool {
+    matches!(progress.link, Link::Open { .. })
+}
+
+/// Waits until then; none: for ever.
+async fn reached(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
     }
 }
 

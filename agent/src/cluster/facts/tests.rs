@@ -8,6 +8,7 @@ use underpass_core::{
 use underpass_keeper::Keeper;
 use underpass_telemetry::{admin::Readiness, metrics::Registry};
 use underpass_xds::{
+    client::Behind,
     facts::Encoder,
     resource::{Change, Resources},
 };
@@ -59,8 +60,12 @@ impl Rig {
         next.world(1).await
     }
 
+    fn due(&self) -> Option<Instant> {
+        self.door.lock().due(&self.progress.borrow())
+    }
+
     fn be_late(&mut self) {
-        assert!(self.door.lock().due().is_some_and(|due| due <= Instant::now()));
+        assert!(self.due().is_some_and(|due| due <= Instant::now()));
         self.door.lock().serve_kept(&self.progress);
     }
 }
@@ -106,7 +111,7 @@ async fn without_kept_facts_nothing_is_served_or_kept_before_all_has_come() {
     let mut all = mesh(&["default/p"]);
     let rest = all.split_off(2);
     rig.apply(all, 7, false).await;
-    assert!(rig.door.lock().early.is_some() && rig.door.lock().due().is_none());
+    assert!(rig.door.lock().early.is_some() && rig.due().is_none());
     assert_eq!((rig.noted.clone(), held(&rig.noted)), (vec![Changes::new()], None));
     rig.apply(rest, 8, true).await;
     let world = rig.world(1).await;
@@ -138,19 +143,70 @@ async fn kept_facts_are_served_where_nothing_is_heard() {
 }
 
 #[tokio::test]
+async fn a_control_plane_that_answers_has_time_to_catch_up() {
+    let mut first = Rig::new(None, NEVER);
+    first.apply(mesh(&[]), 7, true).await;
+    let patience = Duration::from_secs(5);
+    let rig = Rig::new(held(&first.noted), patience);
+    let start = rig.door.lock().heard;
+    let at = |s| start + Duration::from_secs(s);
+    let link = |link| Progress { link, ..Progress::default() };
+    let open = link(Link::Open { since: SystemTime::UNIX_EPOCH });
+    let ended = link(Link::Ended { at: SystemTime::UNIX_EPOCH, reason: "gone".to_owned() });
+    let behind = Some(Behind { since: start, applied: 7, offered: 6 });
+    let behind = Progress { behind, ..open.clone() };
+    // When each is heard of, in seconds, and when what was kept is served then.
+    for (now, progress, due) in [
+        (1, &ended, 5),
+        (2, &open, 72),
+        (3, &behind, 72),
+        (60, &behind, 72),
+        (61, &ended, 65),
+        (62, &link(Link::Opening), 65),
+        // By another replica; the time is the same.
+        (63, &behind, 72),
+        (71, &behind, 72),
+        (71, &open, 76),
+        (80, &open, 85),
+        (81, &ended, 85),
+    ] {
+        let mut state = rig.door.lock();
+        state.hear(progress, at(now));
+        assert_eq!(state.due(progress), Some(at(due)), "{now} {progress:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_is_left_out_is_a_word() {
+    let mut first = Rig::new(None, NEVER);
+    first.apply(mesh(&["default/p"]), 7, true).await;
+    let rig = Rig::new(held(&first.noted), Duration::from_secs(3600));
+    let late = tokio::spawn(rig.door.clone().serve_when_late(rig.progress.clone()));
+    rig.progress.send_modify(|progress| progress.link = Link::Open { since: SystemTime::UNIX_EPOCH });
+    let heard = async {
+        while rig.door.lock().answered.is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), heard).await.expect("a word");
+    assert_eq!(rig.cached.get(), 0);
+    late.abort();
+}
+
+#[tokio::test]
 async fn kept_facts_that_have_changed_are_never_served_where_that_is_heard_in_time() {
     let mut first = Rig::new(None, NEVER);
     first.apply(mesh(&["default/p", "default/q"]), 7, true).await;
     let mut rig = Rig::new(held(&first.noted), NEVER);
-    let due = rig.door.lock().due().unwrap();
+    let due = rig.due().unwrap();
     rig.apply(vec![gone("default/p")], 9, false).await;
-    assert!(rig.door.lock().due().unwrap() > due, "a word moves it");
+    assert!(rig.due().unwrap() > due, "a word moves it");
     assert_eq!(rig.noted, [Changes::new()], "what is not served is not kept");
     rig.apply(Vec::new(), 9, true).await;
     let world = rig.world(1).await;
     assert_eq!((world.version().0, policies(&world)), (1, vec!["default/q".to_owned()]));
     assert_eq!((world.workloads().count(), rig.cached.get()), (2, 0));
-    assert!(rig.door.lock().due().is_none());
+    assert!(rig.due().is_none());
     first.noted.append(&mut rig.noted);
     assert!(!Delta::is_any(&world, &*first.of_the_next().await));
 }
