@@ -1,15 +1,18 @@
 //! A look at one node: a Job with one pod there, what the pod writes, and its end. For a command that asks every node what only a program
 //! on it can say.
 //!
-//! What must hold: nothing stays. The Job is deleted in any case, and where the command dies the API server deletes it by its
-//! `ttlSecondsAfterFinished`.
+//! What must hold: nothing stays. The Job is deleted in any case; where that fails, the look says so beside what it found. Where the command
+//! dies, or cannot delete it, the API server deletes it by its `ttlSecondsAfterFinished`.
 
 use std::{sync::Arc, time::Duration};
 
 use http::Method;
 use serde::Deserialize;
-use serde_json::{Value, json};
-use tokio::time::{sleep, timeout};
+use serde_json::Value;
+use tokio::{
+    select,
+    time::{sleep, timeout},
+};
 use underpass_core::ObjectName;
 
 use crate::{
@@ -18,7 +21,7 @@ use crate::{
 };
 
 /// The pause between two looks at a pod.
-const PAUSE: Duration = Duration::from_millis(250);
+const PAUSE: Duration = Duration::from_secs(1);
 /// Events of one page.
 const EVENTS: u32 = 50;
 /// The label of a Job's pods.
@@ -33,6 +36,17 @@ pub enum Looked {
     Failed(String),
     /// It did not end in time: the reason, in the words of the scheduler, the kubelet or the API server; empty: not known.
     Late(Arc<str>),
+    /// The look was stopped before it ended.
+    Stopped,
+}
+
+/// A look that is over.
+#[derive(Debug)]
+pub struct Look {
+    /// What became of the pod, or why that is not known.
+    pub looked: Result<Looked, Error>,
+    /// Why the Job could not be deleted, where it stays.
+    pub stays: Option<Error>,
 }
 
 #[derive(Deserialize)]
@@ -45,26 +59,32 @@ struct Event {
 }
 
 impl Client {
-    /// Makes this Job, waits until its pod has ended, or `patience` is over, and deletes it.
-    ///
-    /// # Errors
-    /// Where the API server gives no good answer.
-    pub async fn look(&self, job: &Value, patience: Duration) -> Result<Looked, Error> {
+    /// Makes this Job, waits until its pod has ended, `patience` is over, or `stop` is ready, and deletes it.
+    pub async fn look(&self, job: &Value, patience: Duration, stop: impl Future<Output = ()>) -> Look {
         let text = |field: &str| job.pointer(field).and_then(Value::as_str).unwrap_or_default().to_owned();
         let name = ObjectName::new(text("/metadata/namespace"), text("/metadata/name"));
+        if let Err(e) = self.make_job(&name, job).await {
+            return Look { looked: Err(e), stays: None };
+        }
+        let looked = select! {
+            looked = timeout(patience, self.ended(&name)) => match looked {
+                Ok(looked) => looked,
+                Err(_) => self.reason(&name).await.map(Looked::Late),
+            },
+            () = stop => Ok(Looked::Stopped),
+        };
+        let deleted = self.delete(Collection::JOBS.one(name.namespace(), name.name())).await;
+        Look { looked, stays: deleted.err() }
+    }
+
+    async fn make_job(&self, name: &ObjectName, job: &Value) -> Result<(), Error> {
         for part in [name.namespace(), name.name()] {
             if !is_name(part) {
                 return Err(Error::Name { name: part.into() });
             }
         }
         let call = Call::new(Method::POST, Collection::JOBS.within(name.namespace())).json(job)?;
-        self.text(&call, MAX_BYTES).await?;
-        let looked = match timeout(patience, self.ended(&name)).await {
-            Ok(looked) => looked,
-            Err(_) => self.reason(&name).await.map(Looked::Late),
-        };
-        let deleted = self.delete(Collection::JOBS.one(name.namespace(), name.name())).await;
-        looked.and_then(|looked| deleted.map(|()| looked))
+        self.text(&call, MAX_BYTES).await.map(drop)
     }
 
     async fn ended(&self, job: &ObjectName) -> Result<Looked, Error> {
@@ -105,25 +125,5 @@ impl Client {
         let events: Vec<Event> = self.pages(call, EVENTS).await.unwrap_or_default();
         let last = events.into_iter().max_by(|a, b| a.last_timestamp.cmp(&b.last_timestamp));
         Ok(last.map(|event| event.message.replace(char::is_control, " ")).unwrap_or_default().into())
-    }
-
-    /// Begins to delete a namespace, with all that is in it.
-    ///
-    /// # Errors
-    /// Where the API server gives no good answer.
-    pub async fn delete_namespace(&self, name: &str) -> Result<(), Error> {
-        if !is_name(name) {
-            return Err(Error::Name { name: name.into() });
-        }
-        self.delete(Collection::NAMESPACES.named(name)).await
-    }
-
-    async fn delete(&self, path: String) -> Result<(), Error> {
-        let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"});
-        match self.text(&Call::new(Method::DELETE, path).json(&options)?, MAX_BYTES).await {
-            Ok(_) => Ok(()),
-            Err(e) if e.status() == Some(404) => Ok(()),
-            Err(e) => Err(e),
-        }
     }
 }

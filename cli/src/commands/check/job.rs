@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 const KEPT_S: u32 = 60;
 /// More than the command waits: the Job ends also where the command is gone.
 const LONGER_S: u64 = 30;
-/// Where the pod has the node's files.
+/// Where the pod has the node's directory of CNI configurations, under its own path.
 const HOST: &str = "/host";
 
 /// What a Job is made of.
@@ -24,9 +24,21 @@ pub(super) struct Plan<'a> {
 /// The object.
 pub(super) fn object(plan: &Plan<'_>) -> Value {
     let Plan { namespace, name, node, image, cni_conf_dir, patience_s } = plan;
-    let mut command = vec!["/usr/local/bin/underpass-agent", "check", "--json", "--host-root", HOST];
+    let volume = |name: &str, path: &str| json!({"name": name, "hostPath": {"path": path, "type": "Directory"}});
+    let mount = |name: &str, path: &str, read_only: bool| json!({"name": name, "mountPath": path, "readOnly": read_only, "mountPropagation": "HostToContainer"});
+    let mut command = vec!["/usr/local/bin/underpass-agent", "check", "--json"];
+    let mut capabilities = vec!["SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE"];
+    let mut volumes = vec![volume("bpffs", "/sys/fs/bpf"), volume("cgroup", "/sys/fs/cgroup")];
+    let mut mounts = vec![
+        mount("bpffs", "/sys/fs/bpf", false), // whether it can be written is asked, and nothing is
+        mount("cgroup", "/sys/fs/cgroup", true),
+    ];
     if !cni_conf_dir.is_empty() {
-        command.extend(["--cni-config-dir", cni_conf_dir]);
+        command.extend(["--host-root", HOST, "--cni-config-dir", cni_conf_dir]);
+        // It is another user's on some nodes.
+        capabilities.push("DAC_OVERRIDE");
+        volumes.push(volume("cni-conf", cni_conf_dir));
+        mounts.push(mount("cni-conf", &format!("{HOST}/{}", cni_conf_dir.trim_start_matches('/')), true));
     }
     let labels = json!({
         "app.kubernetes.io/name": "underpass-check",
@@ -35,8 +47,6 @@ pub(super) fn object(plan: &Plan<'_>) -> Value {
         "istio.io/dataplane-mode": "none",
         "sidecar.istio.io/inject": "false",
     });
-    let volume = |name: &str, path: &str| json!({"name": name, "hostPath": {"path": path, "type": "Directory"}});
-    let mount = |name: &str, path: &str, read_only: bool| json!({"name": name, "mountPath": path, "readOnly": read_only, "mountPropagation": "HostToContainer"});
     let container = json!({
         "name": "check",
         "image": image,
@@ -48,16 +58,12 @@ pub(super) fn object(plan: &Plan<'_>) -> Value {
             "runAsUser": 0,
             "runAsGroup": 0,
             "readOnlyRootFilesystem": true,
-            "capabilities": {"drop": ["ALL"], "add": ["SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE", "DAC_OVERRIDE"]},
+            "capabilities": {"drop": ["ALL"], "add": capabilities},
             "appArmorProfile": {"type": "Unconfined"},
             "seccompProfile": {"type": "RuntimeDefault"},
             "seLinuxOptions": {"type": "spc_t", "level": "s0"},
         },
-        "volumeMounts": [
-            mount("bpffs", "/sys/fs/bpf", false), // whether it can be written is asked, and nothing is
-            mount("cgroup", "/sys/fs/cgroup", true),
-            mount("host", HOST, true),
-        ],
+        "volumeMounts": mounts,
     });
     json!({
         "apiVersion": "batch/v1",
@@ -79,11 +85,7 @@ pub(super) fn object(plan: &Plan<'_>) -> Value {
                     "enableServiceLinks": false,
                     "tolerations": [{"operator": "Exists"}],
                     "containers": [container],
-                    "volumes": [
-                        volume("bpffs", "/sys/fs/bpf"),
-                        volume("cgroup", "/sys/fs/cgroup"),
-                        volume("host", "/"),
-                    ],
+                    "volumes": volumes,
                 },
             },
         },
@@ -94,8 +96,16 @@ pub(super) fn object(plan: &Plan<'_>) -> Value {
 mod tests {
     use super::*;
 
+    fn with(cni_conf_dir: &str) -> Value {
+        object(&Plan { namespace: "s", name: "c-1", node: "n", image: "i:1", cni_conf_dir, patience_s: 60 })
+    }
+
     fn plan() -> Value {
-        object(&Plan { namespace: "s", name: "c-1", node: "n", image: "i:1", cni_conf_dir: "/etc/cni", patience_s: 60 })
+        with("/etc/cni")
+    }
+
+    fn texts<'a>(list: &'a Value, field: &str) -> Vec<&'a str> {
+        list.as_array().unwrap().iter().filter_map(|one| one.pointer(field)?.as_str()).collect()
     }
 
     #[test]
@@ -116,8 +126,7 @@ mod tests {
         let context = &pod["containers"][0]["securityContext"];
         let added = chart.split("add:\n").nth(1).unwrap().split("appArmorProfile").next().unwrap();
         let mut wanted: Vec<&str> = added.lines().filter_map(|line| line.trim().strip_prefix("- ")).collect();
-        let mut has: Vec<&str> =
-            context["capabilities"]["add"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        let mut has = texts(&context["capabilities"]["add"], "");
         wanted.sort_unstable();
         has.sort_unstable();
         assert_eq!(has, wanted);
@@ -125,5 +134,26 @@ mod tests {
             assert!(chart.contains(&format!("{host}: true")) && pod[host] == true, "{host}");
         }
         assert!(chart.contains("type: spc_t") && context["seLinuxOptions"]["type"] == "spc_t");
+        let of_agent = chart.split("hostPath:\n").skip(1).filter_map(|part| part.trim_start().strip_prefix("path: "));
+        let of_agent: Vec<&str> = of_agent.filter_map(|part| part.lines().next()).collect();
+        let paths = texts(&pod["volumes"], "/hostPath/path");
+        assert_eq!(paths, ["/sys/fs/bpf", "/sys/fs/cgroup", "/etc/cni"]);
+        assert!(paths.iter().all(|path| of_agent.contains(path) || *path == "/etc/cni"), "{of_agent:?}");
+        assert!(of_agent.iter().any(|path| path.contains("underpass.cniConfDir")), "{of_agent:?}");
+    }
+
+    #[test]
+    fn the_runtimes_directory_alone_is_mounted_where_it_is_looked_for() {
+        let job = plan();
+        let container = &job["spec"]["template"]["spec"]["containers"][0];
+        assert_eq!(texts(&container["command"], "")[3..], ["--host-root", "/host", "--cni-config-dir", "/etc/cni"]);
+        let mount = &container["volumeMounts"][2];
+        assert_eq!((&mount["mountPath"], &mount["readOnly"]), (&json!("/host/etc/cni"), &json!(true)));
+        let without = with("");
+        let pod = &without["spec"]["template"]["spec"];
+        assert_eq!(texts(&pod["volumes"], "/hostPath/path"), ["/sys/fs/bpf", "/sys/fs/cgroup"]);
+        let container = &pod["containers"][0];
+        assert_eq!(texts(&container["command"], "").len(), 3);
+        assert!(!texts(&container["securityContext"]["capabilities"]["add"], "").contains(&"DAC_OVERRIDE"));
     }
 }

@@ -26,7 +26,7 @@ use crate::{
 /// Check a cluster before an installation: nodes, rights, definitions, other meshes and networks.
 ///
 /// Without --image (or --hub) the API server alone is asked. With it a pod on each node looks at the kernel, at programs and listeners of
-/// others and at the CNI configuration, changes nothing, and is removed.
+/// others and at the CNI configuration, changes nothing, and is removed, also after a Ctrl-C.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Exit status: 0 nothing is wrong, or warnings alone; 2 there are errors; 1 there is no answer.\n\n\
@@ -87,7 +87,7 @@ pub(crate) fn run(args: &Check) -> Result<Output, CliError> {
                     cni_conf_dir: args.cni_conf_dir.clone(),
                     patience: Duration::from_secs(args.timeout.into()),
                 };
-                findings.extend(nodes::look(&client, &seen, &plan).await);
+                findings.extend(nodes::look(&client, &seen, &plan).await?);
             }
         }
         let count = seen.nodes.len();

@@ -7,16 +7,24 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use underpass_kube::{Client, client::Error, look::Looked};
+use tokio::{
+    pin, select,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
+use underpass_kube::{
+    Client,
+    look::{Look, Looked},
+};
 use underpass_telemetry::admin::view::NodeCheck;
 
 use super::{super::findings::Finding, job, seen::Seen};
-use crate::{agents::at_once, chart::POD_SECURITY, output::complain, show};
+use crate::{agents::at_once, chart::POD_SECURITY, error::CliError, output::complain};
 
-/// The namespace that is made where that of the installation is absent.
+/// Who has made a namespace, and the beginning of the names of all that is made.
 const OWN: &str = "underpass-check";
 
 /// How nodes are looked at.
@@ -29,26 +37,50 @@ pub(super) struct Plan {
     pub(super) patience: Duration,
 }
 
-/// Looks at every Linux node.
-pub(super) async fn look(client: &Client, seen: &Seen, plan: &Plan) -> Vec<Finding> {
+/// Looks at every Linux node. A Ctrl-C ends the looks, and what they made is removed.
+pub(super) async fn look(client: &Client, seen: &Seen, plan: &Plan) -> Result<Vec<Finding>, CliError> {
+    let interrupted = signal(SignalKind::interrupt()).map_err(|source| CliError::Runtime { source })?;
+    // Two commands at a time do not share anything.
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let run = format!("{OWN}-{:x}-{:x}", since.as_nanos(), process::id());
     let is_there = seen.namespaces.iter().any(|one| one.metadata.name == seen.namespace && !one.metadata.is_going());
-    let namespace = if is_there { seen.namespace.as_str() } else { OWN };
-    let mut findings = Vec::new();
+    let namespace = if is_there { &seen.namespace } else { &run };
     if !is_there {
-        // One that is there is what a command left that was killed.
         let labels = [["app.kubernetes.io/managed-by", OWN], POD_SECURITY];
-        if let Err(e) = client.make_namespace(OWN, &labels).await {
-            return vec![Finding::unasked("the nodes", &e, &format!("create the namespace {OWN}"))];
+        match client.make_namespace(namespace, &labels).await {
+            Ok(true) => {}
+            Ok(false) => {
+                let (subject, found) = (format!("Namespace {namespace}"), "it is another's");
+                return Ok(vec![Finding::error(subject, found, "ask again; nothing is known about the nodes")]);
+            }
+            Err(e) => return Ok(vec![Finding::unasked("the nodes", &e, "create namespaces")]),
         }
     }
+    let mut findings = of_nodes(client, seen, (namespace, &run), plan, interrupted).await;
+    if !is_there && let Err(e) = client.delete_namespace(namespace).await {
+        let found = format!("it was made for this and stays: {e}");
+        let remedy = format!("kubectl delete namespace {namespace}");
+        findings.push(Finding::warning(format!("Namespace {namespace}"), found, &remedy));
+    }
+    Ok(findings)
+}
+
+/// Looks by Jobs of this run in this namespace.
+async fn of_nodes(
+    client: &Client,
+    seen: &Seen,
+    (namespace, run): (&str, &str),
+    plan: &Plan,
+    mut interrupted: Signal,
+) -> Vec<Finding> {
     let nodes = seen.nodes.iter().filter(|node| node.status.node_info.operating_system == "linux");
     let nodes: Vec<String> = nodes.map(|node| node.metadata.name.clone()).collect();
     let all = nodes.len();
     progress(&format!("looking at {all} nodes by pods in namespace {namespace}"));
-    let (done, run) = (Arc::new(AtomicUsize::new(0)), format!("{:x}-{:x}", show::unix_s(), process::id()));
+    let (done, (stop, stopped)) = (Arc::new(AtomicUsize::new(0)), watch::channel(false));
     let looks = at_once(nodes.into_iter().enumerate(), |(number, node)| {
-        let (client, done) = (client.clone(), Arc::clone(&done));
-        let (namespace, name, plan) = (namespace.to_owned(), format!("underpass-check-{run}-{number}"), plan.clone());
+        let (client, done, mut stopped) = (client.clone(), Arc::clone(&done), stopped.clone());
+        let (namespace, name, plan) = (namespace.to_owned(), format!("{run}-{number}"), plan.clone());
         async move {
             let job = job::object(&job::Plan {
                 namespace: &namespace,
@@ -58,17 +90,37 @@ pub(super) async fn look(client: &Client, seen: &Seen, plan: &Plan) -> Vec<Findi
                 cni_conf_dir: &plan.cni_conf_dir,
                 patience_s: plan.patience.as_secs(),
             });
-            let looked = client.look(&job, plan.patience).await;
+            let is_stopped = *stopped.borrow();
+            let look = if is_stopped {
+                Look { looked: Ok(Looked::Stopped), stays: None }
+            } else {
+                let stop = async move { drop(stopped.wait_for(|is_stopped| *is_stopped).await) };
+                client.look(&job, plan.patience, stop).await
+            };
             progress(&format!("{node}: looked at ({} of {all})", done.fetch_add(1, Relaxed) + 1));
-            of_look(&node, &looked, &namespace, &plan)
+            of_look(&node, &look, (&namespace, &name), &plan)
         }
     });
-    findings.extend(looks.await.into_iter().flatten());
-    if !is_there && let Err(e) = client.delete_namespace(OWN).await {
-        let found = format!("it was made for this and stays: {e}");
-        findings.push(Finding::warning(format!("Namespace {OWN}"), found, &format!("kubectl delete namespace {OWN}")));
+    let interrupted = async move {
+        let _ = interrupted.recv().await; // None does not come
+    };
+    unless(interrupted, &stop, looks).await.into_iter().flatten().collect()
+}
+
+/// What the looks give, which are stopped once this is ready.
+async fn unless<T>(
+    interrupted: impl Future<Output = ()>,
+    stop: &watch::Sender<bool>,
+    looks: impl Future<Output = T>,
+) -> T {
+    pin!(looks);
+    select! {
+        found = &mut looks => return found,
+        () = interrupted => {}
     }
-    findings
+    complain("- the pods of the check are removed");
+    stop.send_replace(true);
+    looks.await
 }
 
 /// On a terminal alone: programs read both outputs.
@@ -78,19 +130,38 @@ fn progress(line: &str) {
     }
 }
 
-/// What a node's pod says.
-fn of_look(node: &str, looked: &Result<Looked, Error>, namespace: &str, plan: &Plan) -> Vec<Finding> {
+/// What a node's pod says, and the Job that stays.
+fn of_look(node: &str, look: &Look, job: (&str, &str), plan: &Plan) -> Vec<Finding> {
+    let mut findings = of_pod(node, look, job.0, plan);
+    if let Some(e) = &look.stays {
+        let (namespace, name) = job;
+        let found = format!("it could not be deleted, and goes by itself within minutes of its end: {e}");
+        let remedy = format!("kubectl -n {namespace} delete job {name}");
+        findings.push(Finding::warning(format!("Job {namespace}/{name}"), found, &remedy));
+    }
+    findings
+}
+
+fn of_pod(node: &str, look: &Look, namespace: &str, plan: &Plan) -> Vec<Finding> {
     let subject = format!("node {node}");
     let image = &plan.image;
-    let one = match looked {
+    let one = match &look.looked {
         Err(e) => {
             let right = format!("create, get and delete jobs, list pods and get pods/log in namespace {namespace}");
             Finding::unasked(subject, e, &right)
         }
+        Ok(Looked::Stopped) => {
+            Finding::error(subject, "the look was stopped before it ended", "ask again; nothing is known about it")
+        }
         Ok(Looked::Late(reason)) => {
             let reason = if reason.is_empty() { "no reason is known" } else { reason };
             let found = format!("its pod did not end within {} s: {reason}", plan.patience.as_secs());
-            Finding::error(subject, found, &format!("can the node pull {image}? --timeout gives it more time"))
+            // The kubelet's words for a directory that is not there.
+            let remedy = match reason.contains("hostPath") {
+                true => "name the runtime's directory with --cni-conf-dir, or install a network".to_owned(),
+                false => format!("can the node pull {image}? --timeout gives it more time"),
+            };
+            Finding::error(subject, found, &remedy)
         }
         Ok(Looked::Failed(text)) => {
             let last = text.trim().lines().last().unwrap_or("it wrote nothing");
@@ -120,11 +191,17 @@ fn of_look(node: &str, looked: &Result<Looked, Error>, namespace: &str, plan: &P
 
 #[cfg(test)]
 mod tests {
+    use underpass_kube::client::Error;
+
     use super::{super::seen::tests::lines, *};
 
-    fn check(looked: Result<Looked, Error>, expected: &[&str]) {
+    fn of(look: Look) -> Vec<Finding> {
         let plan = Plan { image: "i:1".into(), cni_conf_dir: String::new(), patience: Duration::from_secs(60) };
-        assert_eq!(lines(of_look("n", &looked, "s", &plan)), expected);
+        of_look("n", &look, ("s", "c-1"), &plan)
+    }
+
+    fn check(looked: Result<Looked, Error>, expected: &[&str]) {
+        assert_eq!(lines(of(Look { looked, stays: None })), expected);
     }
 
     #[test]
@@ -150,5 +227,35 @@ mod tests {
             Err(Error::Name { name: "x".into() }),
             &["Error: node n: could not be asked: \"x\" is no name of an object"],
         );
+        check(Ok(Looked::Stopped), &["Error: node n: the look was stopped before it ended"]);
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_no_matter_of_the_image() {
+        let remedy = |reason: &str| of(Look { looked: Ok(Looked::Late(reason.into())), stays: None }).remove(0).remedy;
+        assert!(remedy("hostPath type check failed: /etc/cni/net.d is not a directory").contains("--cni-conf-dir"));
+        assert!(remedy("Back-off pulling image").contains("i:1"));
+    }
+
+    #[test]
+    fn a_job_that_stays_is_named_beside_what_its_pod_found() {
+        let stays = Some(Error::Name { name: "x".into() });
+        assert_eq!(
+            lines(of(Look { looked: Ok(Looked::Failed("no".into())), stays })),
+            [
+                "Error: node n: its pod failed: no",
+                "Warning: Job s/c-1: it could not be deleted, and goes by itself within minutes of its end: \"x\" is no name of an \
+                 object",
+            ]
+        );
+    }
+
+    #[test]
+    fn looks_that_are_stopped_are_waited_for() {
+        let runtime = crate::agents::runtime().unwrap();
+        let (stop, mut stopped) = watch::channel(false);
+        let looks = async { stopped.wait_for(|is_stopped| *is_stopped).await.is_ok() };
+        assert!(runtime.block_on(unless(std::future::ready(()), &stop, looks)));
+        assert!(!runtime.block_on(unless(std::future::pending(), &watch::channel(false).0, async { false })));
     }
 }

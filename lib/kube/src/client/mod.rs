@@ -12,10 +12,11 @@ mod path;
 
 use std::time::Duration;
 
+use http::Method;
+use http_body_util::BodyExt as _;
 use kube::client::Body;
 use serde::de::DeserializeOwned;
-
-use http_body_util::BodyExt as _;
+use serde_json::json;
 
 pub use self::{
     access::{Access, ConnectError},
@@ -82,6 +83,16 @@ impl Client {
     pub(crate) async fn json<T: DeserializeOwned>(&self, call: &Call) -> Result<T, Error> {
         let text = self.text(call, MAX_BYTES).await?;
         serde_json::from_str(&text).map_err(|e| call.unreadable(&e))
+    }
+
+    /// Begins to delete the object of a path, with what it owns; one that is gone is no failure.
+    pub(crate) async fn delete(&self, path: String) -> Result<(), Error> {
+        let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"});
+        match self.text(&Call::new(Method::DELETE, path).json(&options)?, MAX_BYTES).await {
+            Ok(_) => Ok(()),
+            Err(e) if e.status() == Some(404) => Ok(()),
+            Err(e) => Err(e),
+        }
     }
 }
 

@@ -1,5 +1,5 @@
-//! Namespaces and their labels: one is made where it is absent, and one label is set as `kubectl label` sets it: a value that is there
-//! already is another's decision, and is only replaced on demand.
+//! Namespaces and their labels: one is made where it is absent, or deleted with all that is in it, and one label is set as `kubectl label`
+//! sets it: a value that is there already is another's decision, and is only replaced on demand.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -72,6 +72,17 @@ impl Client {
             Err(e) if e.status() == Some(409) => Ok(false),
             Err(e) => Err(e),
         }
+    }
+
+    /// Begins to delete a namespace, with all that is in it.
+    ///
+    /// # Errors
+    /// Where the API server gives no good answer.
+    pub async fn delete_namespace(&self, name: &str) -> Result<(), Error> {
+        if !is_name(name) {
+            return Err(Error::Name { name: name.into() });
+        }
+        self.delete(Collection::NAMESPACES.named(name)).await
     }
 
     /// The namespaces with this label and value, by name.

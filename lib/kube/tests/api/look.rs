@@ -1,9 +1,9 @@
 //! A look at a node: what its pod wrote, or why it wrote nothing; and that the Job goes in any case.
 
-use std::time::Duration;
+use std::{future, time::Duration};
 
 use serde_json::{Value, json};
-use underpass_kube::look::Looked;
+use underpass_kube::look::{Look, Looked};
 
 use crate::fake::{DEADLINE, Fake, Reply, Seen};
 
@@ -39,7 +39,9 @@ async fn look(status: Option<Value>, log: &'static str, events: Value, patience:
         _ => Reply::json(&json!({})),
     })
     .await;
-    let looked = fake.client().await.look(&job(), patience).await.unwrap();
+    let look = fake.client().await.look(&job(), patience, future::pending()).await;
+    assert_eq!(look.stays, None);
+    let looked = look.looked.unwrap();
     let seen = fake.seen();
     let sent = |what: String| seen.iter().find(|seen| seen.what == what).map(|seen| seen.body.clone());
     assert_eq!(sent(format!("POST {JOBS}")), Some(job()));
@@ -75,4 +77,39 @@ async fn why_a_pod_wrote_nothing() {
     );
     assert_eq!(late(None, events).await, Looked::Late("newest of all".into()));
     assert_eq!(late(None, json!([])).await, Looked::Late("".into()));
+}
+
+/// One without an end: it waits for a pod that never comes.
+async fn stopped(deleted: u16) -> (Look, Vec<String>) {
+    let fake = Fake::start(move |seen: &Seen| match &*seen.what {
+        "GET /api/v1/namespaces/mesh/pods" => Reply::json(&json!({"metadata": {}, "items": []})),
+        what if what.starts_with("DELETE ") => Reply::of(deleted, "{}"),
+        _ => Reply::json(&json!({})),
+    })
+    .await;
+    let look = fake.client().await.look(&job(), DEADLINE * 10, future::ready(())).await;
+    (look, fake.seen().iter().map(|seen| seen.what.clone()).collect())
+}
+
+#[tokio::test]
+async fn a_look_that_is_stopped_leaves_no_job() {
+    let (look, asked) = stopped(200).await;
+    assert_eq!((look.looked, look.stays), (Ok(Looked::Stopped), None));
+    assert!(asked.contains(&format!("DELETE {JOBS}/j")), "{asked:?}");
+}
+
+#[tokio::test]
+async fn what_was_found_is_told_also_where_the_job_stays() {
+    let fake = Fake::start(|seen: &Seen| match &*seen.what {
+        "GET /api/v1/namespaces/mesh/pods" => pods(&json!({"phase": "Succeeded"})),
+        "GET /api/v1/namespaces/mesh/pods/p/log" => Reply::of(200, "{}\n"),
+        what if what.starts_with("DELETE ") => Reply::of(403, "{}"),
+        _ => Reply::json(&json!({})),
+    })
+    .await;
+    let look = fake.client().await.look(&job(), DEADLINE, future::pending()).await;
+    assert_eq!(look.looked, Ok(Looked::Wrote("{}\n".into())));
+    assert_eq!(look.stays.and_then(|e| e.status()), Some(403));
+    let (look, _) = stopped(404).await;
+    assert_eq!(look.stays, None, "it is gone already");
 }
