@@ -9,6 +9,11 @@ use crate::agents::at_once;
 /// What Helm does with every object of a release.
 const VERBS: [&str; 4] = ["get", "create", "patch", "delete"];
 
+/// What it does with its records of the release, which are Secrets.
+const OF_RECORDS: [&str; 5] = ["get", "list", "create", "update", "delete"];
+/// And with those of other namespaces: one release serves a cluster, so `underpass install` looks for another.
+const OF_ALL_RECORDS: [&str; 1] = ["list"];
+
 /// A kind of the chart's objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Row {
@@ -18,6 +23,16 @@ pub(super) struct Row {
     is_namespaced: bool,
 }
 
+impl Row {
+    fn verbs(&self) -> &'static [&'static str] {
+        match *self {
+            RECORDS => &OF_RECORDS,
+            ALL_RECORDS => &OF_ALL_RECORDS,
+            _ => &VERBS,
+        }
+    }
+}
+
 const fn row(group: &'static str, resource: &'static str, is_namespaced: bool) -> Row {
     Row { group, resource, is_namespaced }
 }
@@ -25,10 +40,15 @@ const fn row(group: &'static str, resource: &'static str, is_namespaced: bool) -
 const ADMISSION: &str = "admissionregistration.k8s.io";
 const RBAC: &str = "rbac.authorization.k8s.io";
 
+/// Helm's records of the release.
+const RECORDS: Row = row("", "secrets", true);
+/// Those of every namespace.
+const ALL_RECORDS: Row = row("", "secrets", false);
+
 const ROWS: &[Row] = &[
     row("", "namespaces", false),
-    // Helm's own record of the release.
-    row("", "secrets", true),
+    RECORDS,
+    ALL_RECORDS,
     row("", "configmaps", true),
     row("", "serviceaccounts", true),
     row("", "services", true),
@@ -55,7 +75,7 @@ pub(super) struct Denied {
 
 /// Asks about every row.
 pub(super) async fn read(client: &Client, namespace: &str, findings: &mut Vec<Finding>) -> Vec<Denied> {
-    let questions = ROWS.iter().flat_map(|row| VERBS.map(|verb| (*row, verb)));
+    let questions = ROWS.iter().flat_map(|row| row.verbs().iter().map(|verb| (*row, *verb)));
     let answers = at_once(questions, |(row, verb)| {
         let (client, namespace) = (client.clone(), namespace.to_owned());
         async move {
@@ -79,7 +99,7 @@ fn sorted(
         findings.push(Finding::unasked("your rights", e, "create selfsubjectaccessreviews"));
     }
     let denied = |row: &Row| {
-        let verbs: Vec<_> = VERBS.into_iter().filter(|verb| is_denied(row, verb)).collect();
+        let verbs: Vec<_> = row.verbs().iter().copied().filter(|verb| is_denied(row, verb)).collect();
         (!verbs.is_empty()).then(|| Denied { row: *row, namespace: namespace.to_owned(), verbs })
     };
     ROWS.iter().filter_map(denied).collect()
@@ -89,7 +109,11 @@ pub(super) fn findings(denied: &[Denied]) -> Vec<Finding> {
     let one = |denied: &Denied| {
         let Denied { row: Row { group, resource, is_namespaced }, namespace, verbs } = denied;
         let group = if group.is_empty() { String::new() } else { format!(".{group}") };
-        let place = if *is_namespaced { format!(" in namespace {namespace}") } else { String::new() };
+        let place = match *is_namespaced {
+            true => format!(" in namespace {namespace}"),
+            false if denied.row == ALL_RECORDS => " in every namespace".to_owned(),
+            false => String::new(),
+        };
         let found = format!("you may not {} {resource}{group}{place}", verbs.join(", "));
         Finding::error("your rights", found, "install with the rights of a cluster's administrator (cluster-admin)")
     };
@@ -102,8 +126,8 @@ mod tests {
 
     use super::*;
 
-    /// Kinds that are made on demand alone (`networkPolicy.enabled`, `monitoring.serviceMonitor.enabled`).
-    const ON_DEMAND: [&str; 3] = ["NetworkPolicy", "ServiceMonitor", "PodMonitor"];
+    /// Kinds that are made on demand alone (`networkPolicy.enabled`, `monitoring.*.enabled`).
+    const ON_DEMAND: [&str; 4] = ["NetworkPolicy", "ServiceMonitor", "PodMonitor", "PrometheusRule"];
 
     /// `apiVersion` and `kind` of every object of the chart's templates.
     fn kinds() -> BTreeSet<(String, String)> {
@@ -146,6 +170,8 @@ mod tests {
             (roles, "get", Ok(true)),
             (sets, "delete", Ok(false)),
             (sets, "get", failed()),
+            (RECORDS, "update", Ok(false)),
+            (ALL_RECORDS, "list", Ok(false)),
             (sets, "create", failed()),
         ];
         let mut unasked = Vec::new();
@@ -155,6 +181,8 @@ mod tests {
         assert_eq!(
             found,
             [
+                "you may not update secrets in namespace mesh",
+                "you may not list secrets in every namespace",
                 "you may not delete daemonsets.apps in namespace mesh",
                 "you may not create, patch clusterroles.rbac.authorization.k8s.io",
             ]
