@@ -14,7 +14,7 @@ use std::{
 use expect_test::expect;
 use serde_json::{Value, json};
 use underpass_telemetry::admin::{
-    Method, Response, Router,
+    Method, Response, Router, StatusCode,
     view::{PodState, Workload},
 };
 
@@ -490,6 +490,30 @@ fn an_installation_is_verified_as_a_whole() {
             namespace underpass-system: control plane 0, agents 2, pods in the mesh 2: 3 errors, 2 warnings
         "#]],
     );
+}
+
+/// Without the pods that its agent would tell of nothing is known to be sound.
+#[test]
+fn an_agent_without_its_pods_is_a_finding_of_verify() {
+    let silent = |node| {
+        let router = answers(Router::new(), "/status", status(node));
+        Port::Serves(router.route(Method::GET, "/workloads", |_| {
+            std::future::ready(Response::error(StatusCode::INTERNAL_SERVER_ERROR, "it is broken"))
+        }))
+    };
+    let found = |cluster: Cluster| {
+        let cluster = cluster.object("/version", json!({"major": "1", "minor": "31", "gitVersion": "v1.31.0"}));
+        let output = cluster.output(&["verify", "-o", "json"]);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let of_pods = |f: &&Value| f["level"] == "error" && f["subject"] == "the pods of the mesh";
+        let found: Vec<Value> = report["findings"].as_array().unwrap().iter().filter(of_pods).cloned().collect();
+        assert_eq!((output.status.code(), found.len()), (Some(2), 1), "{report:#}");
+        found[0]["found"].as_str().unwrap().to_owned()
+    };
+    let all = found(Cluster::start().agent("node-1", silent("node-1")));
+    assert!(all.contains("it is broken"), "{all}");
+    let one = found(Cluster::start().agent("node-1", silent("node-1")).agent("node-2", agent("node-2")));
+    assert!(one.contains("node-1") && one.contains("it is broken"), "{one}");
 }
 
 #[test]

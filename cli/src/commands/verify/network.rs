@@ -4,7 +4,7 @@
 //! What must hold: a pod that a policy selects is open for the union of what all such policies let through, and for nothing else. The
 //! control plane is called from the network of nodes, which no selector of pods and namespaces matches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use underpass_kube::survey::{
     network_policy::{Direction, NetworkPolicy, Number, Peer, Port, Rule},
@@ -50,12 +50,9 @@ pub(super) fn findings(seen: &Seen) -> Vec<Finding> {
 type Groups = BTreeMap<(Vec<String>, Opening), Vec<String>>;
 
 fn tunnels(seen: &Seen, direction: Direction) -> Vec<Finding> {
-    let is_in_mesh = |pod: &&PodSeen| {
-        let is_it = |w: &&underpass_telemetry::admin::view::Workload| {
-            (&*w.namespace, &*w.name) == (&*pod.metadata.namespace, &*pod.metadata.name)
-        };
-        seen.workloads.iter().find(is_it).is_some_and(|w| w.in_mesh)
-    };
+    let in_mesh = seen.workloads.iter().filter(|w| w.in_mesh).map(|w| (&*w.namespace, &*w.name));
+    let in_mesh: BTreeSet<(&str, &str)> = in_mesh.collect();
+    let is_in_mesh = |pod: &&PodSeen| in_mesh.contains(&(&*pod.metadata.namespace, &*pod.metadata.name));
     let pods = seen.pods.iter().filter(is_in_mesh);
     let groups = groups(&seen.policies, pods, direction, TUNNEL, Other::Pods);
     groups.into_iter().filter_map(|((policies, opening), pods)| tunnel(direction, &policies, &opening, &pods)).collect()

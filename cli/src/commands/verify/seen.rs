@@ -122,9 +122,19 @@ fn read_agents(
             return Ok((Vec::new(), Vec::new()));
         }
     };
-    // One that gives no answer is named by its status.
-    let found = Source::Agents(Agents::Cluster(Box::new(fleet))).workloads();
-    let mut workloads = found.map(|found| found.all).unwrap_or_default();
+    let subject = "the pods of the mesh";
+    let mut workloads = match Source::Agents(Agents::Cluster(Box::new(fleet))).workloads() {
+        Ok(found) => {
+            // One that gives no answer at all is named by its status too.
+            let remedy = "ask again; what this agent would say of its pods is not known";
+            findings.extend(found.silent.into_iter().map(|silent| Finding::error(subject, silent, remedy)));
+            found.all
+        }
+        Err(e) => {
+            findings.push(Finding::error(subject, e.to_string(), "ask again; nothing is known about them"));
+            Vec::new()
+        }
+    };
     workloads.retain(|workload| only.is_none_or(|only| workload.namespace == only));
     Ok((agents, workloads))
 }
