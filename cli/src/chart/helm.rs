@@ -12,6 +12,8 @@ use super::{ChartError, RELEASE, values::Values};
 
 /// The earliest Helm with every flag that is used here.
 const EARLIEST: (u64, u64) = (3, 14);
+/// The first major version whose `--dry-run=client` asks no cluster.
+const NOTES_WITHOUT_CLUSTER: u64 = 4;
 /// The Kubernetes that is rendered for, where no cluster is asked: the earliest that the chart takes. A Helm may take an earlier one by itself.
 const KUBERNETES: &str = "1.30.0";
 /// By these Helm would go to another cluster than the one that was asked about.
@@ -31,6 +33,8 @@ const CLUSTER_VARIABLES: [&str; 9] = [
 #[derive(Clone, Debug)]
 pub(crate) struct Helm {
     program: PathBuf,
+    /// Its major version.
+    major: u64,
     /// The kubeconfig, where one is named.
     pub(crate) kubeconfig: Option<PathBuf>,
     /// Its context, where there is one.
@@ -65,13 +69,13 @@ impl Helm {
         context: Option<String>,
         namespace: &str,
     ) -> Result<Self, ChartError> {
-        let helm = Self { program: program.to_owned(), kubeconfig, context, namespace: namespace.to_owned() };
+        let helm = Self { program: program.to_owned(), major: 0, kubeconfig, context, namespace: namespace.to_owned() };
         let shown = program.to_string_lossy().into_owned();
         let output = helm.command(&["version".into(), "--short".into()]).output().await;
         let output = output.map_err(|source| ChartError::NoHelm { program: shown.clone(), source })?;
         let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         match version(&said) {
-            Some(version) if output.status.success() && version >= EARLIEST => Ok(helm),
+            Some(version) if output.status.success() && version >= EARLIEST => Ok(Self { major: version.0, ..helm }),
             _ => Err(ChartError::OtherHelm { program: shown, said }),
         }
     }
@@ -113,13 +117,17 @@ impl Helm {
         all
     }
 
-    /// Arguments that answer, as JSON, what a user is told who installs with these values. Helm 3 asks a cluster for it.
-    pub(crate) fn notes(chart: &Path, layers: &[PathBuf], values: &Values) -> Vec<OsString> {
+    /// Arguments that answer, as JSON, what a user is told who installs with these values. None: this Helm would ask a cluster for it, and
+    /// be it the wrong one.
+    pub(crate) fn notes(&self, chart: &Path, layers: &[PathBuf], values: &Values) -> Option<Vec<OsString>> {
+        if self.major < NOTES_WITHOUT_CLUSTER {
+            return None;
+        }
         let mut all: Vec<OsString> = ["install", RELEASE].map(OsString::from).into();
         all.push(chart.into());
         all.extend(["--dry-run=client", "--output", "json"].map(OsString::from));
         push_values(&mut all, layers, values);
-        all
+        Some(all)
     }
 
     /// Arguments that remove the release.
@@ -257,10 +265,13 @@ mod tests {
     fn the_cluster_is_the_one_that_was_asked_about() {
         let helm = Helm {
             program: "helm".into(),
+            major: 3,
             kubeconfig: Some("/k".into()),
             context: Some("kind".into()),
             namespace: "mesh".into(),
         };
+        let notes = |helm: &Helm| helm.notes(Path::new("/t/underpass"), &[], &values()).is_some();
+        assert!(!notes(&helm) && notes(&Helm { major: 4, ..helm.clone() }), "Helm 3 would ask a cluster");
         let command = helm.command(&Helm::list());
         let all: Vec<OsString> = command.as_std().get_args().map(OsString::from).collect();
         let all = line(&all);

@@ -15,7 +15,7 @@ const APPLIES_DEFINITIONS: &str = "underpass-crds";
 pub(crate) fn manifests(rendered: &str, namespace: &str, definitions: &[Definition]) -> Result<String, ChartError> {
     let [key, value] = POD_SECURITY;
     let mut text = format!(
-        "---\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: {namespace}\n  labels:\n    {key}: {value}\n"
+        "---\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: {namespace:?}\n  labels:\n    {key}: {value}\n"
     );
     let (mut objects, mut asks_for_definitions) = (String::new(), false);
     for document in documents(rendered) {
@@ -104,6 +104,7 @@ metadata: {name: underpass-agent}
         assert!(text.contains("  text: |\n    ---\n    b\n"), "{text}");
         let without = RENDERED.replace("name: underpass-crds", "name: other");
         assert_eq!(names(&manifests(&without, "mesh", &all).unwrap()), ["mesh", "a", "underpass-agent"]);
+        assert_eq!(names(&manifests("", "1234", &[]).unwrap()), ["1234"], "a name that looks like a number is a text");
     }
 
     #[test]

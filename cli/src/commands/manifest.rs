@@ -51,12 +51,16 @@ pub(crate) fn run(args: &Manifest) -> Result<Output, CliError> {
         // Nothing of a kubeconfig matters to what is rendered.
         let helm = Helm::find(&program.helm, None, None, &place.system_namespace).await?;
         let rendered = helm.read("template", &Helm::template(&chart, &layers, &values)).await?;
-        Ok::<_, CliError>((rendered, helm.try_read(&Helm::notes(&chart, &layers, &values)).await))
+        let told = match helm.notes(&chart, &layers, &values) {
+            Some(arguments) => helm.try_read(&arguments).await,
+            None => None,
+        };
+        Ok::<_, CliError>((rendered, told))
     })?;
     match told.as_deref().and_then(rendered::without_effect) {
         Some(names) => names.iter().for_each(|name| complain(&format!("note: {name}: has no effect here"))),
         None => complain(
-            "note: underpass install --dry-run names the values without an effect: this Helm needs a cluster for it",
+            "note: underpass install --dry-run names the values without an effect: Helm 3 needs a cluster for it",
         ),
     }
     Ok(Output::ok(rendered::manifests(&rendered, &place.system_namespace, &definitions::all())?))
