@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use crate::{
     chart::{
-        VERSION,
+        RELEASE, VERSION,
         helm::Before,
         profiles,
         release::{Release, compare},
@@ -34,6 +34,16 @@ impl Plan<'_> {
             }
             if status != "deployed" {
                 lines.push(format!("The last change of the release did not end well: it is {}.", one_line(status)));
+            }
+            if status.starts_with("pending-") {
+                let way_out = match &**status {
+                    // There is no earlier revision.
+                    "pending-install" => format!("underpass uninstall -i {}", one_line(self.namespace)),
+                    _ => format!("helm rollback {RELEASE} -n {}", one_line(self.namespace)),
+                };
+                lines.push(format!(
+                    "Helm takes no other change until that one has ended; if its helm is gone: {way_out}"
+                ));
             }
             lines.push(match self.before {
                 Before::Kept => "Values that are not given now stay as they are.".to_owned(),
@@ -124,6 +134,9 @@ mod tests {
             "{again:?}"
         );
         assert!(again[1].contains("it is failed") && again[2].contains("underpass upgrade keeps them"), "{again:?}");
+        let pending = |status| lines(Some((VERSION, status)), &Values::default(), Before::Kept).remove(2);
+        assert!(pending("pending-upgrade").ends_with("helm rollback underpass -n mesh"));
+        assert!(pending("pending-install").ends_with("underpass uninstall -i mesh"));
         let down = lines(Some(("99.0.0", "deployed")), &with_hub, Before::Kept);
         assert_eq!(down[1], format!("{VERSION} is EARLIER than 99.0.0, which is installed."));
     }
