@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::SystemTime};
 
 use http::Method;
 use k8s_openapi::{ByteString, apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
-use serde::Deserialize;
+use serde::{Deserialize, de::Error as _};
 use serde_json::json;
 use tokio::sync::mpsc;
 use underpass_config::json::NoObject;
@@ -103,8 +103,13 @@ impl Secret {
         let Shape { metadata, data } = serde_json::from_str(text)?;
         let data = data.unwrap_or_default().into_iter().map(|(key, ByteString(value))| (key, Zeroizing::new(value)));
         let name = ObjectName::new(metadata.namespace, metadata.name);
-        let changed = metadata.annotations.get(CHANGED).and_then(|at| at.parse().ok());
-        let changed = changed.or(metadata.creation_timestamp.map(|Time(at)| at));
+        // One that cannot be read is no reason to take the values for older than they are.
+        let changed = metadata.annotations.get(CHANGED).map(|at| {
+            let unreadable =
+                |e| serde_json::Error::custom(format_args!("annotation {CHANGED}: {at:?} is no time: {e}"));
+            at.parse::<Timestamp>().map_err(unreadable)
+        });
+        let changed = changed.transpose()?.or(metadata.creation_timestamp.map(|Time(at)| at));
         let changed = changed.map_or(SystemTime::UNIX_EPOCH, SystemTime::from);
         Ok(Self { name, resource_version: metadata.resource_version, changed, data: data.collect() })
     }

@@ -127,6 +127,19 @@ async fn values_of_a_secret_are_exchanged_at_once() {
     assert_eq!(late.status(), Some(409));
 }
 
+/// Its values would count for older than they are, and an old root for one that nothing uses.
+#[tokio::test]
+async fn the_time_of_an_exchange_is_read_or_refused() {
+    let fake = Fake::start(|_: &Seen| {
+        let mut secret = secret("YQ==", 6);
+        secret["metadata"]["annotations"] = json!({"underpass.dev/changed": "yesterday"});
+        Reply::json(&secret)
+    })
+    .await;
+    let error = fake.client().await.secret(&name()).await.unwrap_err().to_string();
+    assert!(error.contains("secrets/ca") && error.contains("underpass.dev/changed: \"yesterday\""), "{error}");
+}
+
 #[tokio::test]
 async fn a_secret_that_comes_and_goes_is_an_error_at_last() {
     let fake = Fake::start(|seen: &Seen| match seen.what.starts_with("POST") {
