@@ -31,6 +31,23 @@ fn own() -> (Value, String) {
     (secret(Values::SECRET, json!({Values::CA: base64(text.as_bytes())})), serial)
 }
 
+/// Of a plugged-in one its owner's roots are shown, of whatever trust domain; twice the same one is one.
+#[test]
+fn the_roots_of_a_plugged_in_ca() {
+    let other: TrustDomain = "other.example".parse().unwrap();
+    let text = Authority::make(&other, SystemTime::now()).unwrap();
+    let der = certificates_from_pem(&text).unwrap().remove(0);
+    let serial = Certificate::parse(&der).unwrap().serial().to_string();
+    let root = underpass_identity::certificate::pem(&der);
+    let trusted = Trusted::default();
+    trusted.lock().unwrap().push(serial.clone());
+    let roots_twice = base64(format!("{}{}", &*root, &*root).as_bytes());
+    let plugged_in = secret("cacerts", json!({"root-cert.pem": roots_twice}));
+    let cluster = Cluster::start().agent("node-1", agent(&trusted)).object(&format!("{SECRETS}/cacerts"), plugged_in);
+    assert_eq!(roots(&cluster), [(serial, "root".to_owned())]);
+    says(&run(&cluster, "ca status"), &["exit 0", "plugged in: its owner replaces it", "1 of 1 agents"]);
+}
+
 /// As an API server has values of Secrets (RFC 4648, 4).
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -147,9 +164,16 @@ fn a_cluster_without_such_a_ca() {
     says(&run(&Cluster::start(), "ca prepare"), &["exit 1", "there is no CA in namespace underpass-system"]);
     let plugged_in = Cluster::start().agent("node-1", agent(&Trusted::default()));
     let plugged_in =
-        plugged_in.object(&format!("{SECRETS}/cacerts"), secret("cacerts", json!({"ca-cert.pem": "eA=="})));
+        plugged_in.object(&format!("{SECRETS}/cacerts"), secret("cacerts", json!({"root-cert.pem": "eA=="})));
     says(&run(&plugged_in, "ca prepare"), &["exit 1", "the CA is plugged in (Secret underpass-system/cacerts)"]);
-    says(&run(&plugged_in, "ca status"), &["exit 1", "Secret underpass-system/cacerts", "ca-cert.pem"]);
+    says(
+        &run(&plugged_in, "ca status"),
+        &["exit 1", "Secret underpass-system/cacerts", "root-cert.pem: it has no readable certificate"],
+    );
+    let binary = secret("cacerts", json!({"ca-key.pem": "/w=="}));
+    let binary =
+        Cluster::start().agent("node-1", agent(&Trusted::default())).object(&format!("{SECRETS}/cacerts"), binary);
+    says(&run(&binary, "ca status"), &["exit 1", "ca-key.pem: it is not text"]);
     let mangled = secret(Values::SECRET, json!({Values::CA: "eA=="}));
     let mangled = Cluster::start().object(&format!("{SECRETS}/underpass-ca"), mangled);
     says(&run(&mangled, "ca prepare"), &["exit 1", "Secret underpass-system/underpass-ca, ca.pem"]);

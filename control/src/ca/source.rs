@@ -7,7 +7,6 @@
 //! needs a restart. A CA that cannot be used is never replaced by another one; the last good one goes on signing.
 
 use std::{
-    str,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -98,21 +97,12 @@ impl Location {
 
     fn read(&self, secret: &Secret) -> Result<Authority, String> {
         let origin = format!("Secret {}", secret.name);
-        let text = |key: &str| match secret.data.get(key) {
-            None => Ok(""),
-            Some(value) => str::from_utf8(value).map_err(|_| format!("{origin}: {key}: not text")),
-        };
-        let now = SystemTime::now();
+        let (value, now) = (|key: &str| secret.data.get(key).map(|value| value.as_slice()), SystemTime::now());
         let read = if secret.name.name() == Cacerts::SECRET {
-            let texts = Cacerts {
-                ca_cert: text("ca-cert.pem")?,
-                ca_key: text("ca-key.pem")?,
-                cert_chain: text("cert-chain.pem")?,
-                root_cert: text("root-cert.pem")?,
-            };
-            Authority::plugged_in(&origin, &texts, &self.trust_domain, now)
+            Cacerts::read(&origin, value)
+                .and_then(|texts| Authority::plugged_in(&origin, &texts, &self.trust_domain, now))
         } else {
-            Values::read(&origin, |key| secret.data.get(key).map(|value| value.as_slice()))
+            Values::read(&origin, value)
                 .and_then(|values| Authority::from_values(&origin, &values, &self.trust_domain, now))
         };
         read.map_err(|e| chain(&e))

@@ -213,10 +213,9 @@ impl Mesh {
 
     /// The CA as it is, and what every agent says of its roots.
     fn standing(&self) -> Result<(Standing, Vec<String>), CliError> {
-        let now = SystemTime::now();
         let ca = match self.secret(Cacerts::SECRET)? {
-            Some(secret) => Ca::plugged_in(&secret, now)?,
-            None => Ca::own(&self.own()?, now)?,
+            Some(secret) => Ca::plugged_in(&secret)?,
+            None => Ca::own(&self.own()?, SystemTime::now())?,
         };
         let said = self.fleet.every::<Roots>("/roots")?.0;
         let agents = said.len();

@@ -6,9 +6,8 @@ use std::{
 };
 
 use serde::Serialize;
-use underpass_core::TrustDomain;
 use underpass_identity::{
-    Authority, Cacerts, Certificate,
+    Cacerts, Certificate,
     rotation::{Phase, Role, values::Origin},
 };
 use underpass_kube::write::Secret;
@@ -95,24 +94,15 @@ impl Ca {
     }
 
     /// One that its owner has plugged in.
-    pub(super) fn plugged_in(secret: &Secret, now: SystemTime) -> Result<Self, CliError> {
-        let text = |key: &str| secret.data.get(key).and_then(|value| str::from_utf8(value).ok()).unwrap_or_default();
-        let texts = Cacerts {
-            ca_cert: text("ca-cert.pem"),
-            ca_key: text("ca-key.pem"),
-            cert_chain: text("cert-chain.pem"),
-            root_cert: text("root-cert.pem"),
-        };
+    pub(super) fn plugged_in(secret: &Secret) -> Result<Self, CliError> {
         let name = format!("Secret {}", secret.name);
-        let authority = Authority::plugged_in(&name, &texts, &TrustDomain::default(), now)?;
-        let roots =
-            authority.root_certificates().into_iter().map(|der| Ok(Root::new(&Certificate::parse(&der)?, "root")));
+        let values = Cacerts::read(&name, |key| secret.data.get(key).map(|value| value.as_slice()))?;
         Ok(Self {
             secret: secret.name.to_string(),
             phase: None,
             next_step: "its owner replaces it: docs/control.md#the-ca",
             since_unix_s: unix_s(secret.changed),
-            roots: roots.collect::<Result<_, CliError>>()?,
+            roots: values.roots(&name)?.iter().map(|root| Root::new(root, "root")).collect(),
         })
     }
 

@@ -46,9 +46,45 @@ pub struct Cacerts<'a> {
     pub root_cert: &'a str,
 }
 
-impl Cacerts<'_> {
+impl<'a> Cacerts<'a> {
     /// The Secret, in the namespace of the control plane.
     pub const SECRET: &'static str = "cacerts";
+
+    /// The values of the object `name`, by key; an absent one is empty.
+    ///
+    /// # Errors
+    /// [`Error::CacertsFault`]: one of them is not text.
+    pub fn read(name: &str, value: impl Fn(&str) -> Option<&'a [u8]>) -> Result<Self, Error> {
+        let text = |key: CacertsKey| {
+            let not_text = |_| Error::CacertsFault { origin: name.into(), fault: at(key, CaFault::NotText) };
+            value(key.as_str()).map_or(Ok(""), |value| str::from_utf8(value).map_err(not_text))
+        };
+        Ok(Self {
+            ca_cert: text(CacertsKey::CaCert)?,
+            ca_key: text(CacertsKey::CaKey)?,
+            cert_chain: text(CacertsKey::CertChain)?,
+            root_cert: text(CacertsKey::RootCert)?,
+        })
+    }
+
+    /// The roots, each once, whatever the CA below them is worth.
+    ///
+    /// # Errors
+    /// [`Error::CacertsFault`]: there is none, or one cannot be read.
+    pub fn roots(&self, name: &str) -> Result<Vec<Certificate>, Error> {
+        let refused = |fault| Error::CacertsFault { origin: name.into(), fault };
+        let found = certificates(CacertsKey::RootCert, self.root_cert, ROOTS_MAX).map_err(refused)?;
+        let mut roots: Vec<Link<'_>> = Vec::new();
+        for root in Link::read_all(CacertsKey::RootCert, &found).map_err(refused)? {
+            if roots.iter().all(|known| known.der != root.der) {
+                roots.push(root);
+            }
+        }
+        match roots.is_empty() {
+            true => Err(refused(at(CacertsKey::RootCert, CaFault::Certificate))),
+            false => Ok(roots.into_iter().map(|root| root.certificate).collect()),
+        }
+    }
 }
 
 impl std::fmt::Debug for Cacerts<'_> {
