@@ -65,6 +65,15 @@ pub(crate) fn list<T: ToString>(values: impl IntoIterator<Item = T>) -> String {
     values.into_iter().map(|value| value.to_string()).collect::<Vec<_>>().join(", ")
 }
 
+/// The first of these names, `most` at most, and how many more there are.
+pub(crate) fn few<T: AsRef<str>>(names: &[T], most: usize) -> String {
+    let first = list(names.iter().take(most).map(AsRef::as_ref));
+    match names.len().saturating_sub(most) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}
+
 /// A head, and rows.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -139,6 +148,13 @@ mod tests {
             plain = plain.replace(code, "");
         }
         assert_eq!(plain, table().text(Colour::Never, "none"));
+    }
+
+    #[test]
+    fn many_names_are_few() {
+        assert_eq!(few(&["a", "b", "c", "d"], 2), "a, b and 2 more");
+        assert_eq!(few(&["a", "b"], 2), "a, b");
+        assert_eq!(few::<&str>(&[], 2), "");
     }
 
     #[test]

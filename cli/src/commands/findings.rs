@@ -12,6 +12,7 @@ use crate::{
     error::CliError,
     output::{self, Colour, Output, one_line},
     show::Style,
+    table::few,
 };
 
 /// The subjects of one finding that a line names.
@@ -99,10 +100,8 @@ impl Report {
             let is_same = |f: &&Finding| (f.level, &f.found, &f.remedy) == (first.level, &first.found, &first.remedy);
             let (same, others): (Vec<_>, Vec<_>) = left.into_iter().partition(is_same);
             left = others;
-            let subjects: Vec<&str> = same.iter().take(NAMED).map(|f| f.subject.as_str()).collect();
-            let more = same.len().saturating_sub(NAMED);
-            let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-            let line = format!("{}{more}: {}", subjects.join(", "), first.found);
+            let subjects: Vec<&str> = same.iter().map(|f| f.subject.as_str()).collect();
+            let line = format!("{}: {}", few(&subjects, NAMED), first.found);
             // A String takes all.
             let _ = writeln!(out, "{}: {}", level(first.level, colour), one_line(&line));
             if !first.remedy.is_empty() {

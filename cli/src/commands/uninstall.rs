@@ -17,6 +17,7 @@ use crate::{
     confirm::confirm,
     error::CliError,
     output::{self, Output, complain, one_line},
+    table::few,
 };
 
 /// Remove the mesh from a cluster, and everything of it from the nodes.
@@ -111,13 +112,9 @@ async fn enrolled(found: &Found) -> Result<Vec<String>, CliError> {
 const NAMED: usize = 10;
 
 fn still_enrolled(namespaces: &[String]) -> String {
-    let named = namespaces.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
-    let more = match namespaces.len().saturating_sub(NAMED) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
+    let named = few(namespaces, NAMED);
     format!(
-        "Pods of these namespaces are in the mesh by label: {named}{more}. Their open connections are reset, and new ones fail until their \
+        "Pods of these namespaces are in the mesh by label: {named}. Their open connections are reset, and new ones fail until their \
          node is clean; underpass label namespace NAME --remove takes them out before, without that."
     )
 }

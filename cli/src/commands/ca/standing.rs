@@ -18,7 +18,7 @@ use crate::{
     error::CliError,
     measure,
     output::Colour,
-    table::{Cell, Table, Tone},
+    table::{self, Cell, Table, Tone},
 };
 
 /// Names in one line.
@@ -211,11 +211,7 @@ impl Standing {
 
 /// The first of these names.
 pub(super) fn few(names: &[String]) -> String {
-    let shown = names.iter().take(FEW).map(String::as_str).collect::<Vec<_>>().join(", ");
-    match names.len().checked_sub(FEW) {
-        None | Some(0) => shown,
-        Some(more) => format!("{shown} and {more} more"),
-    }
+    table::few(names, FEW)
 }
 
 fn unix_s(time: SystemTime) -> u64 {
@@ -292,13 +288,5 @@ mod tests {
             text.contains("phase   steady: ") && text.ends_with("root a1 is none of this CA, and is trusted on n-1\n"),
             "{text}"
         );
-    }
-
-    #[test]
-    fn many_names_are_few() {
-        let names: Vec<String> = (1..=7).map(|n| format!("n-{n}")).collect();
-        assert_eq!(few(&names), "n-1, n-2, n-3, n-4, n-5 and 2 more");
-        assert_eq!(few(&names[..5]), "n-1, n-2, n-3, n-4, n-5");
-        assert_eq!(few(&[]), "");
     }
 }

@@ -3,9 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use underpass_kube::survey::objects::{ConfigMap, Metadata, PodSeen};
+use underpass_kube::{
+    survey::objects::{ConfigMap, Metadata, PodSeen},
+    write::ROOT_CONFIG_MAP,
+};
 
 use super::{super::findings::Finding, seen::Seen};
+use crate::table::few;
 
 /// The namespaces that a finding names.
 const NAMED: usize = 5;
@@ -48,7 +52,7 @@ fn roots(seen: &Seen) -> Vec<Finding> {
     let in_namespaces = namespaces(&spaces);
     if let Some(istiod) = seen.deployments.iter().find(|one| is(&one.metadata, "istiod")) {
         let subject = format!("Deployment {}", istiod.metadata.object());
-        let found = format!("its root certificate is in the ConfigMaps istio-ca-root-cert of {in_namespaces}");
+        let found = format!("its root certificate is in the ConfigMaps {ROOT_CONFIG_MAP} of {in_namespaces}");
         let remedy = format!(
             "give both the same CA: the Secret cacerts in namespace {}, with istiod's root (docs/control.md); or uninstall istiod",
             seen.namespace
@@ -63,12 +67,12 @@ fn roots(seen: &Seen) -> Vec<Finding> {
     let left = "they are of a mesh that is gone: delete them, and Underpass writes its own";
     let mut findings = Vec::new();
     if spaces.contains(&seen.namespace.as_str()) {
-        let subject = format!("ConfigMap {}/istio-ca-root-cert", seen.namespace);
+        let subject = format!("ConfigMap {}/{ROOT_CONFIG_MAP}", seen.namespace);
         findings.push(Finding::error(subject, "it is another owner's: agents would trust its root", "delete it"));
     }
     if spaces.iter().any(|space| *space != seen.namespace) {
         let found = format!("they have another root, in {in_namespaces}");
-        findings.push(Finding::warning("ConfigMaps istio-ca-root-cert", found, left));
+        findings.push(Finding::warning(format!("ConfigMaps {ROOT_CONFIG_MAP}"), found, left));
     }
     findings
 }
@@ -81,10 +85,7 @@ pub(in crate::commands) fn certificates(pem: &str) -> impl Iterator<Item = Strin
 }
 
 fn namespaces(all: &[&str]) -> String {
-    let first: Vec<&str> = all.iter().copied().take(NAMED).collect();
-    let more = all.len().saturating_sub(NAMED);
-    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-    format!("namespace{} {}{more}", if all.len() == 1 { "" } else { "s" }, first.join(", "))
+    format!("namespace{} {}", if all.len() == 1 { "" } else { "s" }, few(all, NAMED))
 }
 
 fn istio(seen: &Seen) -> Vec<Finding> {

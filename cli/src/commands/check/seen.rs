@@ -4,13 +4,14 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use underpass_config::definitions;
 use underpass_core::ObjectName;
+use underpass_identity::Cacerts;
 use underpass_kube::{
     Client,
     survey::{
         ServerVersion,
         objects::{ConfigMap, Labelled, Node, PodSeen, WebhookConfiguration, Workload},
     },
-    write::{DefinitionState, FoundDefinition},
+    write::{DefinitionState, FoundDefinition, ROOT_CONFIG_MAP},
 };
 
 use super::{
@@ -21,8 +22,6 @@ use crate::error::CliError;
 
 /// The ConfigMap of Cilium's settings, beside its DaemonSet.
 const CILIUM: &str = "cilium-config";
-/// The Secret of a plugged-in CA.
-const PLUGGED_IN: &str = "cacerts";
 
 /// A cluster.
 #[derive(Clone, Debug)]
@@ -73,7 +72,7 @@ pub(super) async fn read(
     // The first question also tells whether there is a cluster at all.
     let version = client.server_version().await.map_err(|e| CliError::api_server(e, "get /version".to_owned()))?;
     let mut findings = Vec::new();
-    let own_ca = ObjectName::new(namespace, PLUGGED_IN);
+    let own_ca = ObjectName::new(namespace, Cacerts::SECRET);
     let (nodes, namespaces, deployments, daemon_sets, webhooks, roots, pods, has_own_ca) = tokio::join!(
         client.nodes(),
         client.namespaces(),
@@ -114,7 +113,7 @@ pub(super) async fn read(
         deployments: or_unasked(deployments, "the Deployments", "list deployments", &mut findings),
         daemon_sets,
         webhooks: or_unasked(webhooks, "webhooks", "list mutatingwebhookconfigurations", &mut findings),
-        roots: or_unasked(roots, "ConfigMaps istio-ca-root-cert", "list configmaps", &mut findings),
+        roots: or_unasked(roots, &format!("ConfigMaps {ROOT_CONFIG_MAP}"), "list configmaps", &mut findings),
         pods: or_unasked(pods, "the pods", "list pods", &mut findings),
         cilium: cilium.map(|found| found.data).unwrap_or_default(),
         has_own_ca: or_unasked(has_own_ca, "the Secret cacerts", "list secrets", &mut findings),

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use underpass_core::addr::HBONE_PORT;
 use underpass_kube::survey::{
     network_policy::{Direction, NetworkPolicy, Number, Peer, Port, Rule},
     objects::PodSeen,
@@ -14,8 +15,6 @@ use underpass_kube::survey::{
 use super::{super::findings::Finding, pods::first, seen::Seen};
 use crate::table::list;
 
-/// The port of tunnels between pods.
-const TUNNEL: u16 = 15008;
 /// The control plane's ports, and who calls them.
 const CONTROL: [(u16, &str); 2] = [(15012, "agents ask"), (15017, "the API server asks")];
 /// The label of the control plane's pods.
@@ -54,7 +53,7 @@ fn tunnels(seen: &Seen, direction: Direction) -> Vec<Finding> {
     let in_mesh: BTreeSet<(&str, &str)> = in_mesh.collect();
     let is_in_mesh = |pod: &&PodSeen| in_mesh.contains(&(&*pod.metadata.namespace, &*pod.metadata.name));
     let pods = seen.pods.iter().filter(is_in_mesh);
-    let groups = groups(&seen.policies, pods, direction, TUNNEL, Other::Pods);
+    let groups = groups(&seen.policies, pods, direction, HBONE_PORT, Other::Pods);
     groups.into_iter().filter_map(|((policies, opening), pods)| tunnel(direction, &policies, &opening, &pods)).collect()
 }
 
@@ -64,22 +63,22 @@ fn tunnel(direction: Direction, policies: &[String], opening: &Opening, pods: &[
         (_, Opening::Open) => return None,
         (Direction::Ingress, Opening::Closed) => Finding::error(
             subject,
-            format!("lets no TCP {TUNNEL} in, by which pods of the mesh reach {names}"),
+            format!("lets no TCP {HBONE_PORT} in, by which pods of the mesh reach {names}"),
             "add to spec.ingress, with the `from` of your rules: {ports: [{protocol: TCP, port: 15008}]}",
         ),
         (Direction::Egress, Opening::Closed) => Finding::error(
             subject,
-            format!("lets no TCP {TUNNEL} out, by which {names} reach pods of the mesh"),
+            format!("lets no TCP {HBONE_PORT} out, by which {names} reach pods of the mesh"),
             "add to spec.egress, with the `to` of your rules: {ports: [{protocol: TCP, port: 15008}]}",
         ),
         (Direction::Ingress, Opening::Narrow(who)) => Finding::info(
             subject,
-            format!("lets TCP {TUNNEL} in from {} alone, to {names}", list(who)),
+            format!("lets TCP {HBONE_PORT} in from {} alone, to {names}", list(who)),
             "others in the mesh do not reach them, on any port",
         ),
         (Direction::Egress, Opening::Narrow(who)) => Finding::info(
             subject,
-            format!("lets TCP {TUNNEL} out to {} alone, from {names}", list(who)),
+            format!("lets TCP {HBONE_PORT} out to {} alone, from {names}", list(who)),
             "they do not reach others in the mesh, on any port",
         ),
     })

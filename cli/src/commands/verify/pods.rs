@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{super::findings::Finding, seen::Seen};
-use crate::table::list;
+use crate::table::few;
 
 /// The pods that a finding names.
 pub(super) const NAMED: usize = 5;
@@ -39,9 +39,7 @@ pub(super) fn findings(seen: &Seen) -> Vec<Finding> {
 
 /// The first few, and how many more.
 pub(super) fn first(names: &[String]) -> String {
-    let more = names.len().saturating_sub(NAMED);
-    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-    format!("{}{more}", list(names.iter().take(NAMED)))
+    few(names, NAMED)
 }
 
 #[cfg(test)]

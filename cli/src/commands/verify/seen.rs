@@ -7,7 +7,7 @@ use underpass_kube::{
         network_policy::NetworkPolicy,
         objects::{ConfigMap, Node, PodSeen, WebhookConfiguration, Workload},
     },
-    write::DefinitionState,
+    write::{DefinitionState, ROOT_CONFIG_MAP},
 };
 use underpass_telemetry::admin::view;
 
@@ -102,7 +102,7 @@ async fn read_api_server(way: &Way, only: Option<&str>, findings: &mut Vec<Findi
         pods,
         policies,
         webhooks: or_unasked(webhooks, "webhooks", "list validatingwebhookconfigurations", findings),
-        roots: or_unasked(roots, "ConfigMaps istio-ca-root-cert", "list configmaps", findings),
+        roots: or_unasked(roots, &format!("ConfigMaps {ROOT_CONFIG_MAP}"), "list configmaps", findings),
         definitions,
     })
 }

@@ -2,22 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use underpass_kube::write::{DefinitionState, POLICY_WEBHOOK};
+use underpass_kube::write::{DefinitionState, POLICY_WEBHOOK, ROOT_CONFIG_MAP};
 
 use super::{
     super::{check::certificates, findings::Finding},
     seen::Seen,
 };
 
-/// The ConfigMap of the roots.
-const ROOTS: &str = "istio-ca-root-cert";
-
 pub(super) fn findings(seen: &Seen) -> Vec<Finding> {
     let mut findings: Vec<Finding> =
         seen.definitions.iter().filter_map(|(name, state)| definition(name, state.as_ref())).collect();
     let own = seen.roots.iter().find(|map| map.metadata.namespace == seen.namespace && map.metadata.is_ours());
     let Some(own) = own.map(|map| certificates(map.roots()).collect::<BTreeSet<_>>()) else {
-        let subject = format!("ConfigMap {}/{ROOTS}", seen.namespace);
+        let subject = format!("ConfigMap {}/{ROOT_CONFIG_MAP}", seen.namespace);
         let found = "it does not exist, or is another owner's: agents have no root to know the control plane by";
         let remedy = "the control plane writes it: see its log; another owner's has to go first";
         findings.push(Finding::error(subject, found, remedy));
@@ -78,7 +75,7 @@ fn namespaces(seen: &Seen, own: &BTreeSet<String>) -> Vec<Finding> {
     let in_mesh = seen.workloads.iter().filter(|workload| workload.in_mesh);
     let spaces: BTreeSet<&str> = in_mesh.map(|workload| workload.namespace.as_str()).collect();
     let finding = |space: &str| {
-        let subject = format!("ConfigMap {space}/{ROOTS}");
+        let subject = format!("ConfigMap {space}/{ROOT_CONFIG_MAP}");
         match seen.roots.iter().find(|map| map.metadata.namespace == space) {
             None => Some(Finding::error(subject, "it does not exist", "the control plane writes it: see its log")),
             Some(map) if certificates(map.roots()).any(|certificate| own.contains(&certificate)) => None,
