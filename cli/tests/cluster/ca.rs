@@ -31,7 +31,7 @@ fn own() -> (Value, String) {
     (secret(Values::SECRET, json!({Values::CA: base64(text.as_bytes())})), serial)
 }
 
-/// Of a plugged-in one its owner's roots are shown, of whatever trust domain; twice the same one is one.
+/// Of a plugged-in one its owner's roots are shown, whichever trust domain the mesh has; twice the same one is one.
 #[test]
 fn the_roots_of_a_plugged_in_ca() {
     let other: TrustDomain = "other.example".parse().unwrap();

@@ -67,7 +67,7 @@ impl<'a> Cacerts<'a> {
         })
     }
 
-    /// The roots, each once, whatever the CA below them is worth.
+    /// The roots, each once; the CA below them is not judged.
     ///
     /// # Errors
     /// [`Error::CacertsFault`]: there is none, or one cannot be read.
