@@ -1,14 +1,18 @@
 //! The command's own ways to install, with the real Helm and a real API server: no kubelet is there, so nothing runs, and nothing is
 //! waited for. Where pods run it installs the scenario `nodes_without_an_agent`.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Output},
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use underpass_tests::{
     cluster::NAMESPACE,
     installed::{self, Said},
-    testbed::{ApiServer, Kubectl, Lab, Site, Testbed},
+    testbed::{ApiServer, Kubectl, Lab, Site, Testbed, kubernetes},
 };
 
 use super::{
@@ -188,8 +192,14 @@ pub(crate) fn its_manifests_are_a_whole_mesh(lab: &Lab) -> Result<()> {
     let kubectl = bed.kubectl();
     let operator = bed.file("operator.yaml", OPERATOR)?;
     let more = ["--set", "meshConfig.enableTracing=true"];
-    let output =
-        Command::new(installed::program()?).args(["manifest", "generate", "-f", &operator]).args(more).output()?;
+    let generate = |arguments: &[&str]| -> Result<Output> {
+        let homes = kubernetes::helm_homes(&bed.site.lab().directory().join("helm"));
+        // Neither the user's own Helm nor the user's cluster has a part in it.
+        let mut command = Command::new("env");
+        command.args(homes).arg("KUBECONFIG=/nonexistent").arg(installed::program()?).args(["manifest", "generate"]);
+        Ok(command.args(arguments).output()?)
+    };
+    let output = generate(&[&["-f", &*operator][..], &more].concat())?;
     let notes = String::from_utf8_lossy(&output.stderr).into_owned();
     let named = ["spec.hub: names Istio's image", "note: meshConfig.enableTracing: has no effect here"];
     ensure!(output.status.success() && named.iter().all(|text| notes.contains(text)), "{notes}");
@@ -209,9 +219,8 @@ pub(crate) fn its_manifests_are_a_whole_mesh(lab: &Lab) -> Result<()> {
     // The command knows them for its own.
     bed.command(&["crd", "apply"])?.says(0, &["peerauthentications.security.istio.io: "])?;
 
-    let without = ["manifest", "generate", "--set", "crds.enabled=false", "-i", "mesh"];
-    let output = Command::new(installed::program()?).args(without).output()?;
+    let output = generate(&["--set", "crds.enabled=false", "-i", "mesh"])?;
     let text = String::from_utf8(output.stdout)?;
-    ensure!(text.contains("name: mesh\n") && !text.contains("CustomResourceDefinition"), "{text}");
+    ensure!(text.contains("name: \"mesh\"\n") && !text.contains("CustomResourceDefinition"), "{text}");
     Ok(())
 }
