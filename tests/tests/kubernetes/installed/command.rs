@@ -154,9 +154,9 @@ pub(crate) fn finds_a_bare_cluster_fit(mesh: &Installed) -> Result<()> {
     ensure!(!check.text.contains("warning") && !check.text.contains("info"), "{check:?}");
     mesh.command(&["verify"])?.says(2, &["Namespace underpass-system: Underpass is not installed there"])?;
     let namespaces = mesh.cluster.kubectl().get(&["namespaces"])?;
-    let is_own = |of: &&Value| of["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "underpass-check";
+    let is_own = |of: &&&Value| of["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "underpass-check";
     let namespaces = rows(&namespaces["items"]);
-    let is_going = |of: &Value| !of["metadata"]["deletionTimestamp"].is_null();
+    let is_going = |of: &&Value| !of["metadata"]["deletionTimestamp"].is_null();
     ensure!(namespaces.iter().filter(is_own).all(is_going), "{namespaces:#?}");
     Ok(())
 }
