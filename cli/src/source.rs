@@ -175,12 +175,12 @@ fn check_readable(path: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use underpass_telemetry::admin::view::PodState;
 
     use super::*;
 
-    fn workload(name: &str, node: &str, state: Option<&str>) -> Workload {
+    pub(crate) fn workload(name: &str, node: &str, state: Option<&str>) -> Workload {
         let (namespace, name) = name.split_once('/').unwrap();
         Workload {
             namespace: namespace.into(),

@@ -3,6 +3,8 @@
 
 mod ca;
 mod fake;
+mod installation;
+mod label;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -14,7 +16,7 @@ use std::{
 use expect_test::expect;
 use serde_json::{Value, json};
 use underpass_telemetry::admin::{
-    Method, Response, Router, StatusCode,
+    Method, Response, Router,
     view::{PodState, Workload},
 };
 
@@ -321,93 +323,6 @@ fn a_silent_agent_is_waited_for_for_a_while() {
 }
 
 #[test]
-fn a_namespace_gets_the_label() {
-    let namespace = |labels: Value| json!({"metadata": {"name": "shop", "resourceVersion": "7", "labels": labels}});
-    let path = "/api/v1/namespaces/shop";
-    let plain = Cluster::start().object(path, namespace(json!({"a": "b"})));
-    plain.check(
-        &["label", "namespace", "shop"],
-        &expect![[r#"
-        exit 0
-        namespace/shop labeled
-    "#]],
-    );
-    let patch = |value: Value| {
-        let metadata = json!({"resourceVersion": "7", "labels": {"istio.io/dataplane-mode": value}});
-        vec![("PATCH /api/v1/namespaces/shop".to_owned(), json!({"metadata": metadata}))]
-    };
-    assert_eq!(plain.written(), patch(json!("ambient")));
-    plain.check(
-        &["label", "namespace", "nowhere"],
-        &expect![[r#"
-        exit 1
-        ! error: there is no namespace nowhere
-    "#]],
-    );
-    let never = Cluster::start().object(path, namespace(json!({"a": "b"})));
-    never.check(
-        &["label", "namespace", "shop", "--remove"],
-        &expect![[r#"
-        exit 0
-        namespace/shop not unlabeled: it has no such label
-    "#]],
-    );
-    let other = Cluster::start().object(path, namespace(json!({"istio.io/dataplane-mode": "none"})));
-    other.check(
-        &["label", "namespace", "shop"],
-        &expect![[r#"
-        exit 1
-        ! error: namespace shop has the label istio.io/dataplane-mode=none already; --overwrite replaces it with ambient
-    "#]],
-    );
-    assert_eq!(other.written(), []);
-    other.check(
-        &["label", "ns", "shop", "--overwrite"],
-        &expect![[r#"
-        exit 0
-        namespace/shop labeled
-    "#]],
-    );
-    assert_eq!(other.written(), patch(json!("ambient")));
-    let removed = Cluster::start().object(path, namespace(json!({"istio.io/dataplane-mode": "ambient"})));
-    removed.check(
-        &["label", "namespace", "shop"],
-        &expect![[r#"
-        exit 0
-        namespace/shop not labeled: it has the label
-    "#]],
-    );
-    assert_eq!(removed.written(), []);
-    removed.check(
-        &["label", "namespace", "shop", "--remove"],
-        &expect![[r#"
-        exit 0
-        namespace/shop unlabeled
-    "#]],
-    );
-    assert_eq!(removed.written(), patch(Value::Null));
-}
-
-/// What was done is told, also where something else was not.
-#[test]
-fn of_several_namespaces_each_outcome_is_told() {
-    let namespace = |name: &str| json!({"metadata": {"name": name, "resourceVersion": "7"}});
-    let of = |name: &str| format!("/api/v1/namespaces/{name}");
-    let cluster = Cluster::start().object(&of("a"), namespace("a")).object(&of("c"), namespace("c"));
-    cluster.check(
-        &["label", "namespace", "a", "b", "c"],
-        &expect![[r#"
-        exit 1
-        namespace/a labeled
-        namespace/c labeled
-        ! error: there is no namespace b
-    "#]],
-    );
-    let written: Vec<String> = cluster.written().into_iter().map(|(what, _)| what).collect();
-    assert_eq!(written, ["a", "c"].map(|name| format!("PATCH {}", of(name))));
-}
-
-#[test]
 fn without_agent_and_cluster_both_are_named() {
     let output = support::command(&["status"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -418,104 +333,6 @@ fn without_agent_and_cluster_both_are_named() {
 }
 
 /// A part that is not answered is a finding beside those of the others, and no reason to stop.
-#[test]
-fn a_check_names_what_could_not_be_asked() {
-    let list = |items: Value| json!({"metadata": {}, "items": items});
-    let node = json!({"metadata": {"name": "node-1"}, "status": {
-        "nodeInfo": {"kernelVersion": "5.10.0", "operatingSystem": "linux", "architecture": "amd64", "containerRuntimeVersion": "containerd://2"},
-        "conditions": [{"type": "Ready", "status": "True"}]}});
-    let cluster = Cluster::start()
-        .object("/version", json!({"major": "1", "minor": "31", "gitVersion": "v1.31.0"}))
-        .object("/api/v1/nodes", list(json!([node])))
-        .object("/api/v1/pods", list(json!([])))
-        .object("/apis/apps/v1/deployments", list(json!([])));
-    let output = cluster.output(&["check", "-o", "json"]);
-    assert_eq!(output.status.code(), Some(2), "{}", support::shown(&output));
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let subjects: Vec<_> =
-        report["findings"].as_array().unwrap().iter().map(|f| json!([f["level"], f["subject"]])).collect();
-    let expected = [
-        ["error", "ConfigMaps istio-ca-root-cert"],
-        ["error", "node node-1"],
-        ["error", "the DaemonSets"],
-        ["error", "the Secret cacerts"],
-        ["error", "the namespaces"],
-        ["error", "webhooks"],
-        ["error", "your rights"],
-        ["info", "the nodes"],
-    ];
-    assert_eq!(subjects, expected.map(|e| json!(e)), "{report:#}");
-    assert_eq!(report["looked_at"], "Kubernetes v1.31.0, 1 node");
-    let nothing = Cluster::start().output(&["check"]);
-    assert_eq!(nothing.status.code(), Some(1), "{}", support::shown(&nothing));
-    let unknown = cluster.output(&["check", "--node", "node-9"]);
-    assert!(support::shown(&unknown).contains("there is no node node-9"), "{}", support::shown(&unknown));
-}
-
-/// What an installation lacks is named beside what its agents say.
-#[test]
-fn an_installation_is_verified_as_a_whole() {
-    let list = |items: Value| json!({"metadata": {}, "items": items});
-    let rollout = json!({"metadata": {"name": "underpass-agent", "generation": 1}, "status": {"observedGeneration": 1,
-        "desiredNumberScheduled": 2, "updatedNumberScheduled": 2, "numberAvailable": 2}});
-    let control = json!({"metadata": {"name": "underpass-control", "generation": 1}, "spec": {"replicas": 1},
-        "status": {"observedGeneration": 1, "updatedReplicas": 1}});
-    let pod = json!({"metadata": {"name": "cart", "namespace": "shop", "labels": {"app": "cart"}}, "status": {"phase": "Running"}});
-    let policy = json!({"metadata": {"name": "closed", "namespace": "shop"}, "spec": {"podSelector": {}}});
-    let (deployments, sets) = (
-        "/apis/apps/v1/namespaces/underpass-system/deployments",
-        "/apis/apps/v1/namespaces/underpass-system/daemonsets",
-    );
-    let cluster = two_nodes()
-        .object("/version", json!({"major": "1", "minor": "31", "gitVersion": "v1.31.0"}))
-        .object("/api/v1/nodes", list(json!([])))
-        .object("/api/v1/pods", list(json!([pod])))
-        .object("/api/v1/configmaps", list(json!([])))
-        .object(deployments, list(json!([control])))
-        .object(sets, list(json!([rollout])))
-        .object("/apis/networking.k8s.io/v1/networkpolicies", list(json!([policy])))
-        .object("/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations", list(json!([])));
-    cluster.check(
-        &["verify"],
-        &expect![[r#"
-            exit 2
-            error: ConfigMap underpass-system/istio-ca-root-cert: it does not exist, or is another owner's: agents have no root to know the control plane by
-              = help: the control plane writes it: see its log; another owner's has to go first
-            error: Deployment underpass-system/underpass-control: of its 1 pods 1 are of its newest version, and 0 available
-              = help: kubectl -n underpass-system rollout status deployment/underpass-control; kubectl describe names what a pod waits for
-            error: NetworkPolicy shop/closed: lets no TCP 15008 in, by which pods of the mesh reach cart
-              = help: add to spec.ingress, with the `from` of your rules: {ports: [{protocol: TCP, port: 15008}]}
-            warning: CustomResourceDefinition authorizationpolicies.security.istio.io, CustomResourceDefinition peerauthentications.security.istio.io: it does not exist: no policy of this kind can be written
-              = help: underpass crd apply
-            namespace underpass-system: control plane 0, agents 2, pods in the mesh 2: 3 errors, 2 warnings
-        "#]],
-    );
-}
-
-/// Without the pods that its agent would tell of nothing is known to be sound.
-#[test]
-fn an_agent_without_its_pods_is_a_finding_of_verify() {
-    let silent = |node| {
-        let router = answers(Router::new(), "/status", status(node));
-        Port::Serves(router.route(Method::GET, "/workloads", |_| {
-            std::future::ready(Response::error(StatusCode::INTERNAL_SERVER_ERROR, "it is broken"))
-        }))
-    };
-    let found = |cluster: Cluster| {
-        let cluster = cluster.object("/version", json!({"major": "1", "minor": "31", "gitVersion": "v1.31.0"}));
-        let output = cluster.output(&["verify", "-o", "json"]);
-        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-        let of_pods = |f: &&Value| f["level"] == "error" && f["subject"] == "the pods of the mesh";
-        let found: Vec<Value> = report["findings"].as_array().unwrap().iter().filter(of_pods).cloned().collect();
-        assert_eq!((output.status.code(), found.len()), (Some(2), 1), "{report:#}");
-        found[0]["found"].as_str().unwrap().to_owned()
-    };
-    let all = found(Cluster::start().agent("node-1", silent("node-1")));
-    assert!(all.contains("it is broken"), "{all}");
-    let one = found(Cluster::start().agent("node-1", silent("node-1")).agent("node-2", agent("node-2")));
-    assert!(one.contains("node-1") && one.contains("it is broken"), "{one}");
-}
-
 #[test]
 fn nothing_is_injected() {
     let output = support::command(&["kube-inject", "-f", "mesh/policy.yaml"]).output().unwrap();

@@ -208,17 +208,7 @@ pub(super) mod tests {
     const BUNDLE: &str = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCkFBQUEKLS0tLS1FTkQgQ0VSVElGSUNBVEUtLS0tLQo=";
 
     pub(crate) fn workload(name: &str, node: &str, state: Option<&str>) -> view::Workload {
-        view::Workload {
-            namespace: "shop".into(),
-            name: name.into(),
-            node: Some(node.into()),
-            addresses: Vec::new(),
-            in_mesh: true,
-            because: String::new(),
-            identity: None,
-            ready: true,
-            state: state.map(|state| view::PodState { state: state.into(), problem: None }),
-        }
+        crate::source::tests::workload(&format!("shop/{name}"), node, state)
     }
 
     /// Each finding as `level: subject: found`, by level; of an installation with this change.
