@@ -137,6 +137,8 @@ impl Io {
 pub(super) struct Process {
     pid: Pid,
     status: BufReader<UnixStream>,
+    /// What has come of init's line so far: a look that does not wait may find it half written.
+    line: String,
     exit: Option<Exit>,
 }
 
@@ -172,10 +174,9 @@ impl Process {
 
     fn read_status(&mut self) -> Result<Option<Exit>> {
         if self.exit.is_none() {
-            let mut line = String::new();
-            match self.status.read_line(&mut line) {
+            match self.status.read_line(&mut self.line) {
                 Ok(0) => bail!("init is gone"),
-                Ok(_) => self.exit = Some(serde_json::from_str(&line)?),
+                Ok(_) => self.exit = Some(serde_json::from_str(&self.line)?),
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
                 Err(e) => return Err(e).context("hear from init"),
             }
@@ -316,7 +317,7 @@ fn request<A: Serialize, R>(
     let mut line = String::new();
     status.read_line(&mut line).context("hear from init")?;
     let pid: i32 = line.trim().parse().map_err(|_| anyhow!("init: {}", line.trim()))?;
-    let process = Process { pid: Pid::from_raw(pid), status, exit: None };
+    let process = Process { pid: Pid::from_raw(pid), status, line: String::new(), exit: None };
     let mut actor = Actor { process, reader: BufReader::new(io), result: std::marker::PhantomData };
     match actor.line()? {
         Line::Failed(why) => Err(anyhow!(why)),
