@@ -142,7 +142,7 @@ impl Cluster {
         let api_server = api_server::open(self.access, Arc::clone(&self.node), objects, due)?;
         let node = control_plane::node(config);
         let session = match &held {
-            Some(held) => Session::holding(node, held.names(), held.version),
+            Some(held) => Session::holding(node, held.names(), held.changes.clone()),
             None => Session::new(node),
         };
         let door =

@@ -18,8 +18,8 @@ pub struct Followed {
     pub placed: watch::Receiver<Placed>,
 }
 
-/// Follows the World. `door` is the door whose source's version goes with the resources: that of exactly this World, and each later one
-/// that brought no change. An agent that has seen a newer one leaves changes out until then.
+/// Follows the World. `door` is the door whose source's versions go with the resources: those of exactly this World, and later ones
+/// that brought no change.
 ///
 /// # Errors
 /// No thread can be started.
@@ -40,13 +40,13 @@ pub fn follow(
                 if now.version().0 == 0 {
                     continue;
                 }
-                let source = reports.get(door).and_then(|report| report.source_version.clone());
+                let versions = reports.get(door).map(|report| report.versions.clone()).unwrap_or_default();
                 encoder.follow(&finished, &now);
                 places.follow(&finished, &now);
                 finished = now;
                 placement.send_replace(places.clone());
-                let source = source.unwrap_or_default();
-                resources.send_replace(Some(Resources { source, ..encoder.resources().clone() }));
+                let source = versions.newest().map(|newest| newest.to_string().into()).unwrap_or_default();
+                resources.send_replace(Some(Resources { source, versions, ..encoder.resources().clone() }));
             }
         });
     })?;

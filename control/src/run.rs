@@ -24,7 +24,7 @@ use underpass_keeper::{
     Feed, Keeper,
     supervision::{SupervisedTask, TaskEnded, on_thread},
 };
-use underpass_kube::{Access, Client, Door, Selection};
+use underpass_kube::{Access, Client, Door, Overtaken, Selection};
 use underpass_net::tls::Protocol;
 use underpass_telemetry::{
     admin::{AdminError, Limits, Listener, Readiness, Router},
@@ -47,7 +47,9 @@ use crate::{
     },
     config::Config,
     facts::{self, Followed},
-    incoming, leader, metrics, status, taint,
+    incoming, leader, metrics,
+    replicas::Replicas,
+    status, taint,
 };
 
 /// The name of the door, in reports and metrics.
@@ -126,12 +128,16 @@ async fn start(config: &Config, mut stopping: watch::Receiver<bool>) -> Result<(
     let client = Client::connect(&access, "control").await?;
     let mut keeper = Keeper::new(config.mesh(), "", &registry);
     let feed = keeper.door(DOOR, ready.gate(DOOR, "its objects are not read yet"));
+    let (overtaken, waited_for) = watch::channel(Overtaken::default());
     let (newest, reports, sources) = (keeper.newest(), keeper.reports(), keeper.sources());
     let (Followed { resources, placed }, following) = facts::follow(newest, DOOR).map_err(failed("start a thread"))?;
     let mut tasks = vec![
         SupervisedTask::spawn("the keeper of the World", keeper.start().map_err(failed("start a thread"))?),
         SupervisedTask::spawn("the follower of the World", following),
-        SupervisedTask::spawn("the door to the API server", open(access, feed).map_err(failed("start a thread"))?),
+        SupervisedTask::spawn(
+            "the door to the API server",
+            open(access, feed, waited_for).map_err(failed("start a thread"))?,
+        ),
     ];
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "control plane started");
 
@@ -164,6 +170,7 @@ async fn start(config: &Config, mut stopping: watch::Receiver<bool>) -> Result<(
     let counted = Counted::new(&registry);
     let issuer = Arc::new(MeshCa { authority, settings, agents, lifetime, known, counted });
     let resources = whole(resources).await;
+    let heard = Arc::new(Replicas { agents: config.agents(), resources: resources.clone(), overtaken });
     resolved.open();
     let (leadership, released, electing) =
         leader::elect(client.clone(), &config.namespace, &registry, stopping.clone());
@@ -181,7 +188,7 @@ async fn start(config: &Config, mut stopping: watch::Receiver<bool>) -> Result<(
     tasks.push(SupervisedTask::spawn("the accepting of connections", accepting));
     let authenticator = Arc::new(TokenReviews::new(client, &registry));
     let limits = underpass_xds::server::Limits { end: config.drain, ..Default::default() };
-    let services = Services { resources, authenticator, issuer, limits, counters };
+    let services = Services { resources, authenticator, issuer, limits, counters, heard };
     let shutdown = async move {
         if stopping.wait_for(|is_stopping| *is_stopping).await.is_err() {
             pending::<()>().await;
@@ -224,7 +231,11 @@ async fn whole(mut newest: watch::Receiver<Option<Resources>>) -> watch::Receive
 }
 
 /// Opens the door, on a thread of its own: handing on waits where the keeper is busy.
-fn open(access: Access, feed: Feed) -> io::Result<impl Future<Output = ()> + Send + use<>> {
+fn open(
+    access: Access,
+    feed: Feed,
+    waited_for: watch::Receiver<Overtaken>,
+) -> io::Result<impl Future<Output = ()> + Send + use<>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     on_thread("API server", move || {
         runtime.block_on(async {
@@ -232,12 +243,7 @@ fn open(access: Access, feed: Feed) -> io::Result<impl Future<Output = ()> + Sen
             match Client::connect(&access, "control").await {
                 Ok(client) => {
                     let selections = Kind::ALL.into_iter().map(Selection::all).collect();
-                    let door = Door::new(client, selections).telling_versions();
-                    door.run(|mut update, progress| {
-                        update.source_version = progress.complete().map(|version| version.to_string().into());
-                        feed.send(update);
-                    })
-                    .await;
+                    Door::new(client, selections).overtaken_by(waited_for).run(|update| feed.send(update)).await;
                 }
                 Err(error) => tracing::error!(error = %crate::chain(&error), "API server cannot be asked"),
             }

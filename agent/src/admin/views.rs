@@ -13,7 +13,8 @@ use underpass_keeper::Reports;
 use underpass_telemetry::admin::{
     Request, Response, Router,
     view::{
-        self, Certificate, ControlPlane, Gate, Party, PodCount, PodState, ProblemCount, RefusedHandshake, Roots, Status,
+        self, Behind, Certificate, ControlPlane, Gate, Party, PodCount, PodState, ProblemCount, RefusedHandshake,
+        Roots, Status,
     },
 };
 use underpass_xds::client::{Link, Progress};
@@ -92,7 +93,11 @@ fn control_plane(progress: &Progress) -> ControlPlane {
         reason,
         complete: progress.complete,
         version: progress.version,
-        offered: progress.behind.map(|behind| behind.offered),
+        behind: progress.behind.as_ref().map(|b| Behind {
+            kind: b.kind.to_string(),
+            applied: b.applied,
+            known: b.offered,
+        }),
         applied_unix_s: progress.applied.map(unix_s),
         cached_unix_s: progress.cached.map(unix_s),
     }

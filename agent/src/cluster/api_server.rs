@@ -32,11 +32,7 @@ pub(super) fn open(
             let reporting = tokio::spawn(events::write(client.clone(), node.to_string(), events));
             let selections = vec![Selection::pods_of(&node), Selection::namespaces()];
             let door = Door::new(client, selections);
-            door.run(|mut update, progress| {
-                update.source_version = progress.newest().map(|version| version.to_string().into());
-                objects.take(update);
-            })
-            .await;
+            door.run(|update| objects.take(update)).await;
             saying.abort();
             reporting.abort();
         };

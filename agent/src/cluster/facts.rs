@@ -34,12 +34,13 @@ use underpass_xds::{
     client::{Apply, Batch, Link, Progress, Rejected},
     facts::{Decoded, Decoder},
     resource::ResourceKind,
+    versions::Applied,
 };
 
 use super::cache::{Changes, Records, facts as kept};
 
-/// The time for a control plane that answers to catch up with what was kept. The API server tells a replica its version once a minute, and
-/// a replica tells that to its agents every 10 seconds at most.
+/// The time for a control plane that answers to catch up with what was kept: it lists anew what it does not know, at most
+/// every 30 seconds.
 const CATCH_UP: Duration = Duration::from_secs(70);
 
 /// Turns resources into facts. Cheap to clone: it is one door.
@@ -52,8 +53,8 @@ struct State {
     feed: Feed,
     records: Records,
     cached: IntGauge,
-    /// The newest version of the control plane's source.
-    version: Option<u64>,
+    /// The changes of the control plane's source that were applied.
+    changes: Applied,
     /// What waits to be handed on; none: all has come, or what was kept is served.
     early: Option<Early>,
     /// The time without a word of the control plane after which what was kept is served.
@@ -85,9 +86,9 @@ impl FactsDoor {
     ) -> Self {
         let mut decoder = Decoder::new(Arc::new(mesh));
         let mut early = Early { facts: Facts::default(), changes: Changes::new(), kept: None };
-        let mut version = None;
+        let mut changes = Applied::default();
         if let Some((held, changed)) = kept {
-            version = held.version;
+            changes = held.changes;
             early.kept = Some(changed);
             // What was rejected came after its last good version.
             for resources in [held.applied, held.rejected] {
@@ -95,7 +96,7 @@ impl FactsDoor {
             }
         }
         let (early, heard, answered) = (Some(early), Instant::now(), None);
-        let state = State { decoder, feed, records, cached, version, early, patience, heard, answered };
+        let state = State { decoder, feed, records, cached, changes, early, patience, heard, answered };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -140,7 +141,7 @@ impl State {
         self.early.as_ref()?.kept?;
         let silent = self.heard.checked_add(self.patience);
         let caught_up = self.answered.and_then(|answered| answered.checked_add(CATCH_UP));
-        match (is_open(progress), progress.behind) {
+        match (is_open(progress), &progress.behind) {
             (false, _) => silent,
             // What it adds meanwhile brings it no nearer.
             (true, Some(_)) => caught_up,
@@ -150,13 +151,13 @@ impl State {
     }
 
     fn apply(&mut self, batch: Batch) -> Vec<Rejected> {
-        let Batch { changes, version, complete } = batch;
+        let Batch { changes, applied, complete } = batch;
         self.heard = Instant::now();
         let Decoded { facts, problems } = self.decoder.apply(changes.iter().cloned());
         let rejected: Vec<_> = problems.iter().filter_map(rejected).collect();
-        let newest = version.filter(|version| Some(*version) > self.version);
-        self.version = newest.or(self.version);
-        let noted = kept::changes(&changes, &rejected, newest);
+        let before = self.changes.clone();
+        self.changes.join(&applied);
+        let noted = kept::changes(&changes, &rejected, Some(&self.changes).filter(|changes| **changes != before));
         match &mut self.early {
             Some(early) => {
                 early.facts.changes.extend(facts.changes);
@@ -176,7 +177,7 @@ impl State {
 
     fn serve_kept(&mut self, progress: &watch::Sender<Progress>) {
         let Some(Early { facts, changes, kept: Some(kept) }) = self.early.take() else { return };
-        let (changed_s_ago, version) = (kept.elapsed().unwrap_or_default().as_secs(), self.version);
+        let (changed_s_ago, version) = (kept.elapsed().unwrap_or_default().as_secs(), self.changes.newest());
         let is_open = is_open(&progress.borrow());
         if is_open {
             tracing::warn!(
@@ -194,7 +195,8 @@ impl State {
         self.cached.set(1);
         self.hand_on(facts, changes);
         progress.send_modify(|progress| {
-            (progress.cached, progress.applied, progress.version) = (Some(kept), Some(kept), self.version);
+            (progress.cached, progress.applied) = (Some(kept), Some(kept));
+            progress.version = self.changes.newest();
         });
     }
 

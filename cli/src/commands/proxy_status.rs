@@ -1,7 +1,7 @@
 //! `underpass proxy-status`: which agent has which facts, and how it fares with the control plane.
 
 use serde::Serialize;
-use underpass_telemetry::admin::view::{ControlPlane, Status};
+use underpass_telemetry::admin::view::{Behind, ControlPlane, Status};
 
 use super::nodes::NodeStatus;
 use crate::{
@@ -89,7 +89,7 @@ impl Facts {
 
     /// It answers, has all facts, and gets more of them; an agent without a control plane reads its manifests.
     fn is_current(&self) -> bool {
-        let is_current = |c: &ControlPlane| c.link == ControlPlane::CONNECTED && c.complete && c.offered.is_none();
+        let is_current = |c: &ControlPlane| c.link == ControlPlane::CONNECTED && c.complete && c.behind.is_none();
         self.error.is_none() && self.problems == 0 && self.control_plane.as_ref().is_none_or(is_current)
     }
 }
@@ -135,7 +135,7 @@ fn ago(at: u64, now: u64) -> String {
 /// The state in a word.
 pub(super) fn word(c: &ControlPlane) -> (Tone, &str) {
     match &*c.link {
-        _ if c.offered.is_some() => (Tone::Bad, "behind"),
+        _ if c.behind.is_some() => (Tone::Bad, "behind"),
         ControlPlane::CONNECTED if !c.complete => (Tone::Bad, "incomplete"),
         ControlPlane::CONNECTED => (Tone::Good, ControlPlane::CONNECTED),
         other => (Tone::Bad, other),
@@ -151,8 +151,8 @@ pub(super) fn link(c: &ControlPlane, now: u64) -> (Tone, String) {
         (_, Some(since)) => format!("{word} for {since}"),
         (_, None) => word.to_owned(),
     };
-    if let Some(offered) = c.offered {
-        says += &format!(", it has version {offered}");
+    if let Some(Behind { kind, applied, known }) = &c.behind {
+        says += &format!(", it knows {kind} up to version {known}, not {applied}");
     }
     if c.cached_unix_s.is_some() {
         says += ", serves kept facts";
@@ -186,7 +186,7 @@ mod tests {
                 (c.link, c.since_unix_s) = (ControlPlane::LOST.into(), Some(1_140));
                 c.reason = Some("Unavailable: refused\n".into());
             }),
-            with(|c| c.offered = Some(4_000)),
+            with(|c| c.behind = Some(Behind { kind: "Pod".into(), applied: 4_711, known: 4_000 })),
             with(|c| (c.complete, c.version, c.applied_unix_s) = (false, None, None)),
             with(|c| *c = ControlPlane { link: ControlPlane::CONNECTING.into(), ..ControlPlane::default() }),
             with(|c| {
@@ -204,7 +204,7 @@ mod tests {
             NODE  AGENT              VERSION  FACTS  CONTROL PLANE                                            LAST UPDATE  PROBLEMS   WORLD  OBJECTS
             n-1   mesh/agent-of-n-1  1.2.3    4711   connected for 1 min 40 s                                 10 s ago     0          7      0
             n-2   mesh/agent-of-n-2  1.2.3    4711   lost 1 min ago: Unavailable: refused\n                   10 s ago     0          7      0
-            n-2   mesh/agent-of-n-2  1.2.3    4711   behind for 1 min 40 s, it has version 4000               10 s ago     0          7      0
+            n-2   mesh/agent-of-n-2  1.2.3    4711   behind for 1 min 40 s, it knows Pod up to version 4000, not 4711  10 s ago     0          7      0
             n-2   mesh/agent-of-n-2  1.2.3    -      incomplete for 1 min 40 s, facts are missing             -            0          7      0
             n-2   mesh/agent-of-n-2  1.2.3    -      connecting, facts are missing                            -            0          7      0
             n-2   mesh/agent-of-n-2  1.2.3    4711   lost 1 min ago, serves kept facts: Unavailable: refused  5 min ago    0          7      0

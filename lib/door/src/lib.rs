@@ -6,6 +6,7 @@
 //! * [`Strictness`]: the treatment of unknown fields.
 //! * [`problem`]: problems, each with its source, object, field, reason ([`Fault`], of resources [`ResourceFault`]) and
 //!   effect.
+//! * [`Versions`]: how far a source has been read.
 //! * [`path`]: paths of fields in an object.
 //!
 //! What must hold: what cannot be understood never takes a good version away and never opens anything; and a problem
@@ -21,6 +22,7 @@ pub mod problem;
 mod resource;
 mod strictness;
 mod update;
+mod versions;
 
 pub use fault::{Fault, Lines};
 pub use known::{Field, KnownKind, Support};
@@ -30,3 +32,4 @@ pub use problem::{Effect, ObjectId, Problem, Severity, Source};
 pub use resource::ResourceFault;
 pub use strictness::Strictness;
 pub use update::Update;
+pub use versions::{Reached, Versions};

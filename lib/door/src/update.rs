@@ -1,10 +1,10 @@
 //! The updates that a door hands on: changes, and all current problems.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use underpass_core::{objects::Batch, world::Facts};
 
-use crate::{Problem, Severity};
+use crate::{Problem, Severity, Versions};
 
 /// The result of one reading of a source.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -13,8 +13,8 @@ pub struct Update {
     pub batch: Batch,
     /// The changes of facts, of a door that hands on facts.
     pub facts: Facts,
-    /// The version of the source, where it has one, after these changes: an API server's `resourceVersion`.
-    pub source_version: Option<Arc<str>>,
+    /// How far the source has been read with these changes.
+    pub versions: Versions,
     /// All current errors and warnings, by source, whether new or not.
     pub problems: Vec<Problem>,
     /// Every object that is known and not yet served.

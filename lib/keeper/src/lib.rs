@@ -163,7 +163,7 @@ impl Keeper {
         self.published.reports.subscribe()
     }
 
-    /// The World together with its reports. It changes with the World, after [`Self::world`] does, and with the version of a
+    /// The World together with its reports. It changes with the World, after [`Self::world`] does, and with the versions of a
     /// door's source.
     #[must_use]
     pub fn newest(&self) -> watch::Receiver<Newest> {
@@ -182,8 +182,8 @@ impl Keeper {
 impl Feed {
     /// Hands an update over. Blocks while too many keys of this door wait; not where the keeper has ended.
     pub fn send(&self, update: Update) {
-        let Update { batch, facts, source_version, problems, notices, ignored } = update;
-        self.queue.push(self.door, batch, facts, Report { taken: 0, source_version, problems, notices, ignored });
+        let Update { batch, facts, versions, problems, notices, ignored } = update;
+        self.queue.push(self.door, batch, facts, Report { taken: 0, versions, problems, notices, ignored });
     }
 }
 

@@ -1,12 +1,9 @@
 //! The reports of doors beside their changes: newest state, not history.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
-use underpass_door::Problem;
+use underpass_door::{Problem, Versions};
 
 /// The reports by door.
 pub type Reports = BTreeMap<&'static str, Report>;
@@ -16,9 +13,9 @@ pub type Reports = BTreeMap<&'static str, Report>;
 pub struct Report {
     /// The number of updates that the keeper has taken from the door: the World is as new.
     pub taken: u64,
-    /// The version of the source that the last update was of, where it has one: the newest `resourceVersion`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub source_version: Option<Arc<str>>,
+    /// How far its source had been read with the last update.
+    #[serde(skip_serializing_if = "Versions::is_empty")]
+    pub versions: Versions,
     /// Errors and warnings, on file, object and field.
     pub problems: Vec<Problem>,
     /// Objects that are known and not served yet.

@@ -185,9 +185,8 @@ impl Thread {
         let reports = Arc::new(self.reports.clone());
         self.senders.reports.send_replace(Arc::clone(&reports));
         self.senders.newest.send_if_modified(|newest| {
-            let versions = |reports: &Reports| -> Vec<_> {
-                reports.values().map(|report| report.source_version.clone()).collect()
-            };
+            let versions =
+                |reports: &Reports| -> Vec<_> { reports.values().map(|report| report.versions.clone()).collect() };
             let differs = newest.world.version() != world.version() || versions(&newest.reports) != versions(&reports);
             *newest = Newest { world: Arc::clone(world), reports };
             differs

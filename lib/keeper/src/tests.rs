@@ -14,6 +14,7 @@ use underpass_core::{
     testing::{ambient, model, namespace, pod, service, workload},
     world::{Fact, FactChange, FactKey, Facts},
 };
+use underpass_door::{Reached, Versions};
 use underpass_telemetry::admin::{Limits, Listener, Readiness, Router};
 
 use super::{queue::MOST_KEYS, *};
@@ -124,7 +125,7 @@ async fn a_world_and_its_reports_are_of_the_same_updates() {
         for n in 1..=UPDATES {
             let address = format!("10.0.{}.{}", n / 256, n % 256);
             let batch = [pod(&format!("default/p{n}"), &address).into()].into_iter().collect();
-            feed.send(Update { source_version: Some(n.to_string().into()), ..update(batch) });
+            feed.send(Update { versions: of_pods(n as u64), ..update(batch) });
         }
         feed
     });
@@ -133,16 +134,16 @@ async fn a_world_and_its_reports_are_of_the_same_updates() {
         changed(&mut newest).await;
         let Newest { world, reports } = newest.borrow_and_update().clone();
         pods = world.workloads().count();
-        let version = reports.get("API server").and_then(|report| report.source_version.clone());
-        assert_eq!(version.as_deref(), Some(&*pods.to_string()));
+        let version = reports.get("API server").and_then(|report| report.versions.newest());
+        assert_eq!(version, Some(pods as u64));
     }
     // A version that brings no change is told as well, with the World that it is of.
     let feed = sending.join().unwrap();
     let before = newest.borrow_and_update().world.version();
-    feed.send(Update { source_version: Some("9999".into()), ..update(Batch::default()) });
+    feed.send(Update { versions: of_pods(9_999), ..update(Batch::default()) });
     changed(&mut newest).await;
     let Newest { world, reports } = newest.borrow_and_update().clone();
-    assert_eq!((world.version(), reports["API server"].source_version.as_deref()), (before, Some("9999")));
+    assert_eq!((world.version(), reports["API server"].versions.newest()), (before, Some(9_999)));
 }
 
 #[tokio::test]
@@ -201,7 +202,7 @@ async fn facts_of_a_control_plane_and_the_pods_of_the_node_do_not_mix() {
     };
     let own = || ambient("default/a", "10.0.0.1", "");
     pods.send(update([own().into()].into_iter().collect()));
-    facts.send(Update { facts: says("10.0.0.2"), source_version: Some("7".into()), ..Update::default() });
+    facts.send(Update { facts: says("10.0.0.2"), versions: of_pods(7), ..Update::default() });
     let known = |snapshot: &Snapshot| {
         let world: Vec<_> = snapshot.world.workloads().map(|w| format!("{} {:?}", w.name, w.addresses)).collect();
         let local: Vec<_> = snapshot.local.iter().map(|pod| (pod.name.to_string(), pod.local)).collect();
@@ -214,13 +215,18 @@ async fn facts_of_a_control_plane_and_the_pods_of_the_node_do_not_mix() {
     let mut gone = says("10.0.0.4");
     gone.remove(gone_key(&gone));
     facts.send(Update { facts: says("10.0.0.3"), ..Update::default() });
-    facts.send(Update { facts: gone, source_version: Some("9".into()), ..Update::default() });
+    facts.send(Update { facts: gone, versions: of_pods(9), ..Update::default() });
     let published = snapshot.wait_for(|seen| seen.world.workloads().next().is_none());
     drop(tokio::time::timeout(DEADLINE, published).await.expect("in time").expect("the keeper runs"));
     let mut reports = reports;
-    let version = |reports: &Arc<Reports>| reports["facts"].source_version.clone();
-    let read = tokio::time::timeout(DEADLINE, reports.wait_for(|r| version(r).as_deref() == Some("9"))).await;
+    let version = |reports: &Arc<Reports>| reports["facts"].versions.newest();
+    let read = tokio::time::timeout(DEADLINE, reports.wait_for(|r| version(r) == Some(9))).await;
     drop(read.expect("in time").expect("the keeper runs"));
+}
+
+/// Pods were read up to this version.
+fn of_pods(known: u64) -> Versions {
+    [(Kind::Pod, Reached { known, changed: known })].into_iter().collect()
 }
 
 fn gone_key(facts: &Facts) -> FactKey {

@@ -25,5 +25,5 @@ pub mod survey;
 pub mod write;
 
 pub use client::{Access, Client};
-pub use door::{Door, Selection};
+pub use door::{Door, Overtaken, Selection};
 pub use lease::{Election, Leadership};

@@ -6,6 +6,7 @@
 //! * [`server`], `client`: the two ends of a delta stream (xDS v3, `DeltaAggregatedResources`), each a state machine
 //!   without IO and a thin shell of gRPC around it.
 //! * `certificates`: `istio.v1.auth.IstioCertificateService`, both ends.
+//! * [`versions`]: what a client has applied, which a control plane must know to be followed.
 //! * [`access`]: callers and refusals, common to both services.
 
 pub mod access;
@@ -18,4 +19,5 @@ pub mod resource;
 pub mod server;
 #[cfg(test)]
 mod testing;
+pub mod versions;
 mod wire;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use imbl::OrdMap;
+use underpass_door::Versions;
 
 /// The kinds of resources that are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,8 +68,10 @@ pub struct Resources {
     pub addresses: OrdMap<Arc<str>, Arc<Resource>>,
     /// `Authorization`.
     pub authorizations: OrdMap<Arc<str>, Arc<Resource>>,
-    /// The version of the source behind it (`system_version_info`): the API server's `resourceVersion`.
+    /// The version of the source behind it (`system_version_info`), for people: the API server's `resourceVersion`.
     pub source: Arc<str>,
+    /// How far the source has been read.
+    pub versions: Versions,
 }
 
 impl Resources {

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use underpass_core::Kind;
+use underpass_door::Reached;
 
 use crate::{
     contract::envoy::service::discovery::v3::DeltaDiscoveryResponse,
@@ -19,14 +21,16 @@ pub(crate) fn resource(name: &str, version: &str, aliases: &[&str]) -> Resource 
     }
 }
 
-/// All resources of a moment: the version of the source, addresses, authorizations.
+/// All resources of a moment: the version of the source, which is that of pods, addresses, authorizations.
 pub(crate) fn resources(
     source: &str,
     addresses: impl IntoIterator<Item = Resource>,
     authorizations: impl IntoIterator<Item = Resource>,
 ) -> Resources {
     let map = |one: Resource| (one.name.clone(), Arc::new(one));
+    let reached = |known| (Kind::Pod, Reached { known, changed: known });
     Resources {
+        versions: source.parse().ok().map(reached).into_iter().collect(),
         addresses: addresses.into_iter().map(map).collect(),
         authorizations: authorizations.into_iter().map(map).collect(),
         source: source.into(),

@@ -10,13 +10,14 @@ use underpass_xds::{
         Change,
         ResourceKind::{self, Address, Authorization},
     },
+    versions::Applied,
 };
 
 use super::journal::{Changes, Entries};
 
-/// The key that says that the facts were complete, and the one of their version.
+/// The key that says that the facts were complete, and the one of the changes that led to them.
 const COMPLETE: &[u8] = b"facts";
-const VERSION: &[u8] = b"facts version";
+const CHANGES: &[u8] = b"facts changes";
 /// The first bytes of the keys of resources, before the name.
 const APPLIED: [(ResourceKind, &[u8]); 2] = [(Address, b"address "), (Authorization, b"authorization ")];
 const REJECTED: [(ResourceKind, &[u8]); 2] =
@@ -29,8 +30,8 @@ pub(crate) struct HeldFacts {
     pub(crate) applied: Vec<Change>,
     /// The messages of those that were rejected since, or ever.
     pub(crate) rejected: Vec<Change>,
-    /// The newest version of the control plane's source.
-    pub(crate) version: Option<u64>,
+    /// The changes of the control plane's source that led to them.
+    pub(crate) changes: Applied,
 }
 
 /// An entry that is none of these.
@@ -46,9 +47,9 @@ impl HeldFacts {
         }
         let mut held = Self::default();
         for (key, value) in entries {
-            if &**key == VERSION {
+            if &**key == CHANGES {
                 let text = std::str::from_utf8(value).map_err(|_| Unreadable)?;
-                held.version = Some(text.parse().map_err(|_| Unreadable)?);
+                held.changes = text.parse().map_err(|_| Unreadable)?;
             } else if let Some((kind, name)) = resource(&APPLIED, key)? {
                 held.applied.push(of_value(kind, name, value)?);
             } else if let Some((kind, name)) = resource(&REJECTED, key)? {
@@ -64,8 +65,9 @@ impl HeldFacts {
     }
 }
 
-/// The changes of a batch that was applied, but for what was rejected; with it the newest version of the source is `version`.
-pub(crate) fn changes(batch: &[Change], rejected: &[Rejected], version: Option<u64>) -> Changes {
+/// The changes of a batch that was applied, but for what was rejected; with it those of the source that were applied are
+/// `source`, if they are others than before.
+pub(crate) fn changes(batch: &[Change], rejected: &[Rejected], source: Option<&Applied>) -> Changes {
     let refused: BTreeSet<_> = rejected.iter().map(|rejected| (rejected.kind, &rejected.name)).collect();
     let mut changes = Changes::new();
     for change in batch {
@@ -78,8 +80,8 @@ pub(crate) fn changes(batch: &[Change], rejected: &[Rejected], version: Option<u
             changes.insert(rejected, None);
         }
     }
-    if let Some(version) = version {
-        changes.insert(VERSION.into(), Some(version.to_string().into_bytes().into()));
+    if let Some(source) = source {
+        changes.insert(CHANGES.into(), Some(source.to_string().into_bytes().into()));
     }
     changes
 }
@@ -143,16 +145,17 @@ mod tests {
     #[test]
     fn resources_come_back_as_they_came() {
         let mut entries = Entries::new();
+        let source: Applied = [("Pod", 7), ("Service", 3)].into_iter().collect();
         let (a, p) = (change(Address, "a", "1", Some("A")), change(Authorization, "mesh/p", "1", Some("")));
         // One name in both kinds, and one that reads as a prefix.
         let (b, same) = (change(Address, "address ", "", Some("B")), change(Authorization, "a", "7", Some("P")));
-        apply(&mut entries, changes(&[a.clone(), b.clone(), p.clone(), same.clone()], &[], Some(7)));
+        apply(&mut entries, changes(&[a.clone(), b.clone(), p.clone(), same.clone()], &[], Some(&source)));
         assert_eq!(HeldFacts::read(&entries), Ok(None), "they are not complete");
         let mut last = changes(&[change(Authorization, "mesh/p", "", None)], &[], None);
         complete(&mut last);
         apply(&mut entries, last);
         let held = HeldFacts::read(&entries).unwrap().unwrap();
-        assert_eq!(held, HeldFacts { applied: vec![a, b, same], rejected: Vec::new(), version: Some(7) });
+        assert_eq!(held, HeldFacts { applied: vec![a, b, same], rejected: Vec::new(), changes: source });
         let names: Vec<_> = held.names().map(|(kind, name, version)| format!("{kind:?} {name}={version}")).collect();
         assert_eq!(names, ["Address a=1", "Address address =", "Authorization a=7"]);
     }
@@ -178,7 +181,7 @@ mod tests {
 
     #[test]
     fn an_entry_that_cannot_be_read_spoils_them_all() {
-        for (key, value) in [(&b"address a"[..], &b"\x09\0\0\0x"[..]), (b"address \xff", b"\0\0\0\0"), (VERSION, b"x")]
+        for (key, value) in [(&b"address a"[..], &b"\x09\0\0\0x"[..]), (b"address \xff", b"\0\0\0\0"), (CHANGES, b"x")]
         {
             let entries = [(COMPLETE, &b""[..]), (key, value)].map(|(key, value)| (key.into(), value.into()));
             assert_eq!(HeldFacts::read(&Entries::from(entries)), Err(Unreadable), "{key:?}");

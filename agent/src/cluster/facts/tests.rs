@@ -43,7 +43,8 @@ impl Rig {
 
     /// The names that are rejected.
     async fn apply(&mut self, changes: Vec<Change>, version: u64, complete: bool) -> Vec<String> {
-        let rejected = self.door.apply(Batch { changes, version: Some(version), complete }).await;
+        let applied = [("Pod", version)].into_iter().collect();
+        let rejected = self.door.apply(Batch { changes, applied, complete }).await;
         self.noted.push(self.records.noted());
         rejected.iter().map(|rejected| rejected.name.to_string()).collect()
     }
@@ -116,7 +117,7 @@ async fn without_kept_facts_nothing_is_served_or_kept_before_all_has_come() {
     rig.apply(rest, 8, true).await;
     let world = rig.world(1).await;
     assert_eq!((policies(&world), world.workloads().count()), (vec!["default/p".to_owned()], 2));
-    assert_eq!(held(&rig.noted).unwrap().version, Some(8));
+    assert_eq!(held(&rig.noted).unwrap().changes.newest(), Some(8));
     assert!(!Delta::is_any(&world, &*rig.of_the_next().await));
 }
 
@@ -139,7 +140,7 @@ async fn kept_facts_are_served_where_nothing_is_heard() {
     assert_eq!((policies(&*rig.world(2).await), rig.cached.get()), (vec!["default/q".to_owned()], 0));
     first.noted.append(&mut rig.noted);
     let kept = held(&first.noted).unwrap();
-    assert_eq!((kept.version, kept.applied.iter().any(|c| &*c.name == "default/p")), (Some(9), false));
+    assert_eq!((kept.changes.newest(), kept.applied.iter().any(|c| &*c.name == "default/p")), (Some(9), false));
 }
 
 #[tokio::test]
@@ -153,7 +154,7 @@ async fn a_control_plane_that_answers_has_time_to_catch_up() {
     let link = |link| Progress { link, ..Progress::default() };
     let open = link(Link::Open { since: SystemTime::UNIX_EPOCH });
     let ended = link(Link::Ended { at: SystemTime::UNIX_EPOCH, reason: "gone".to_owned() });
-    let behind = Some(Behind { since: start, applied: 7, offered: 6 });
+    let behind = Some(Behind { since: start, kind: "Pod".into(), applied: 7, offered: 6 });
     let behind = Progress { behind, ..open.clone() };
     // When each is heard of, in seconds, and when what was kept is served then.
     for (now, progress, due) in [

@@ -135,7 +135,7 @@ fn of_agent(agent: &NodeStatus, now: u64) -> Vec<Finding> {
 
 /// It is connected, and has all facts of the newest version that it was offered.
 fn is_current(c: &ControlPlane) -> bool {
-    c.link == ControlPlane::CONNECTED && c.complete && c.offered.is_none()
+    c.link == ControlPlane::CONNECTED && c.complete && c.behind.is_none()
 }
 
 fn describe(agent: &NodeStatus) -> String {
@@ -148,7 +148,7 @@ fn describe(agent: &NodeStatus) -> String {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use underpass_telemetry::admin::view::Gate;
+    use underpass_telemetry::admin::view::{Behind, Gate};
 
     use super::{
         super::seen::tests::{check as check_with, parsed},
@@ -261,10 +261,13 @@ mod tests {
             &["Error: node n-1: its link to the control plane: lost 1 min 40 s ago"],
         );
         let mut behind = status("n-1");
-        behind.control_plane.as_mut().unwrap().offered = Some(4_000);
+        let lacks = Behind { kind: "Pod".into(), applied: 4_711, known: 4_000 };
+        behind.control_plane.as_mut().unwrap().behind = Some(lacks);
         check(
             |s| s.agents[0] = node("n-1", Some(behind)),
-            &["Error: node n-1: its link to the control plane: behind for 1 min 40 s, it has version 4000"],
+            &[
+                "Error: node n-1: its link to the control plane: behind for 1 min 40 s, it knows Pod up to version 4000, not 4711",
+            ],
         );
     }
 }

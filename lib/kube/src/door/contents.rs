@@ -56,25 +56,28 @@ impl Contents {
         Self { kinds, touched: BTreeMap::new(), has_news: false, has_begun: false }
     }
 
-    /// Takes what is new of a kind.
-    pub(super) fn take(&mut self, kind: Kind, output: Output<Claim>) {
-        let Some(shelf) = self.kinds.get_mut(&kind) else { return };
+    /// Takes what is new of a kind. Whether something is served otherwise than before; so is a kind of which nothing was
+    /// known.
+    pub(super) fn take(&mut self, kind: Kind, output: Output<Claim>) -> bool {
+        let Some(shelf) = self.kinds.get_mut(&kind) else { return false };
         let heard = match &output {
             Output::Replaced(_) => Heard::Objects,
             Output::Absent => Heard::Absence,
             Output::Put(_) | Output::Removed(_) => shelf.heard,
         };
-        self.has_news |= std::mem::replace(&mut shelf.heard, heard) != heard;
-        match output {
+        let is_new = std::mem::replace(&mut shelf.heard, heard) != heard;
+        self.has_news |= is_new;
+        let has_changed = match output {
             Output::Put(claim) => self.put(claim),
             Output::Removed(name) => self.remove(&ObjectKey::new(kind, name)),
             Output::Absent => self.keep(kind, &BTreeSet::new()),
             Output::Replaced(claims) => {
                 let keys = claims.iter().map(|claim| claim.key.clone()).collect();
-                self.keep(kind, &keys);
-                claims.into_iter().for_each(|claim| self.put(claim));
+                let gone = self.keep(kind, &keys);
+                claims.into_iter().fold(gone, |changed, claim| self.put(claim) || changed)
             }
-        }
+        };
+        is_new || has_changed
     }
 
     /// Takes the state of a kind: what keeps it from being read, if anything does. Whether that is to be said otherwise,
@@ -127,9 +130,9 @@ impl Contents {
         Batch { changes }
     }
 
-    fn put(&mut self, claim: Claim) {
+    fn put(&mut self, claim: Claim) -> bool {
         let Claim { key, resource_version, observed, faults } = claim;
-        let Some(shelf) = self.kinds.get_mut(&key.kind) else { return };
+        let Some(shelf) = self.kinds.get_mut(&key.kind) else { return false };
         // The same faults in another version, as after a write of its status, are no news.
         let known = shelf.faults.get(&key).map(|(_, known)| known.as_slice()).unwrap_or_default();
         if known != faults {
@@ -139,36 +142,38 @@ impl Contents {
                 false => drop(shelf.faults.insert(key.clone(), (resource_version, faults))),
             }
         }
-        self.observe(&key, observed);
+        self.observe(&key, observed)
     }
 
-    fn remove(&mut self, key: &ObjectKey) {
-        let Some(shelf) = self.kinds.get_mut(&key.kind) else { return };
+    fn remove(&mut self, key: &ObjectKey) -> bool {
+        let Some(shelf) = self.kinds.get_mut(&key.kind) else { return false };
         self.has_news |= shelf.faults.remove(key).is_some();
-        self.observe(key, Observation::Gone);
+        self.observe(key, Observation::Gone)
     }
 
     /// Removes all of a kind but these.
-    fn keep(&mut self, kind: Kind, keys: &BTreeSet<ObjectKey>) {
-        let Some(shelf) = self.kinds.get(&kind) else { return };
+    fn keep(&mut self, kind: Kind, keys: &BTreeSet<ObjectKey>) -> bool {
+        let Some(shelf) = self.kinds.get(&kind) else { return false };
         let known = shelf.ledger.keys().chain(shelf.faults.keys());
         let gone: BTreeSet<_> = known.filter(|key| !keys.contains(key)).cloned().collect();
-        gone.iter().for_each(|key| self.remove(key));
+        gone.iter().fold(false, |changed, key| self.remove(key) || changed)
     }
 
-    fn observe(&mut self, key: &ObjectKey, observed: Observation) {
-        let Some(shelf) = self.kinds.get_mut(&key.kind) else { return };
+    fn observe(&mut self, key: &ObjectKey, observed: Observation) -> bool {
+        let Some(shelf) = self.kinds.get_mut(&key.kind) else { return false };
         let before = shelf.ledger.get(key);
         // Equal to the served one, which is kept in its place: one copy is enough.
         if matches!((&observed, before), (Observation::Good(new), Some(old)) if new == old)
             && shelf.ledger.effect(key) == Effect::LastGood
         {
-            return;
+            return false;
         }
         let before = before.cloned();
-        if shelf.ledger.apply(key, observed).is_some() {
+        let is_touched = shelf.ledger.apply(key, observed).is_some();
+        if is_touched {
             self.touched.entry(key.clone()).or_insert(before);
         }
+        is_touched
     }
 }
 

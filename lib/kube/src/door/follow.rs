@@ -11,11 +11,12 @@ use std::{
 use http_body_util::BodyExt as _;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use underpass_config::json::{self, NoObject};
-use underpass_core::ObjectName;
+use underpass_core::{Kind, ObjectName};
 
 use super::{
+    Overtaken, Progress,
     backoff::below,
     health::Health,
     lines::Lines,
@@ -170,11 +171,64 @@ fn refused(status: &Status, cause: &str) -> Failure {
     }
 }
 
+/// What is known beside a target.
+pub(crate) struct Beside {
+    /// How far all kinds are known.
+    pub(super) progress: watch::Receiver<Progress>,
+    /// Versions that others have reached.
+    pub(super) overtaken: watch::Receiver<Overtaken>,
+}
+
+impl Beside {
+    /// Nothing.
+    pub(crate) fn nothing() -> Self {
+        Self { progress: watch::channel(Progress::default()).1, overtaken: watch::channel(Overtaken::default()).1 }
+    }
+}
+
+/// An identifier of a target that is sent along, and the kind of its objects where others may overtake it.
+pub(crate) trait Id: Copy {
+    fn kind(self) -> Option<Kind>;
+}
+
+impl Id for () {
+    fn kind(self) -> Option<Kind> {
+        None
+    }
+}
+
+impl Id for Kind {
+    fn kind(self) -> Option<Kind> {
+        Some(self)
+    }
+}
+
+/// Waits for another value; for ever where there will be none.
+pub(super) async fn changed<T>(of: &mut watch::Receiver<T>) {
+    if of.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Waits until then; none: for ever.
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Follows a target until its receiver is gone. `id` is sent along.
-pub(crate) async fn follow<I: Copy, T>(client: Client, target: Target<T>, id: I, news: mpsc::Sender<(I, News<T>)>) {
+pub(crate) async fn follow<I: Id, T>(
+    client: Client,
+    target: Target<T>,
+    id: I,
+    news: mpsc::Sender<(I, News<T>)>,
+    beside: Beside,
+) {
     let (machine, mut action) = ListWatch::begin(target.paths.len());
-    let mut following =
-        Following { client, target, id, news, machine, told: None, random: RandomState::new(), asked: 0 };
+    let random = RandomState::new();
+    let mut following = Following { client, target, id, news, beside, machine, told: None, random, asked: 0 };
     while let Some(next) = following.act(action).await {
         action = next;
     }
@@ -185,6 +239,7 @@ struct Following<I, T> {
     target: Target<T>,
     id: I,
     news: mpsc::Sender<(I, News<T>)>,
+    beside: Beside,
     machine: ListWatch<T>,
     /// The state that was sent last.
     told: Option<Health>,
@@ -193,15 +248,21 @@ struct Following<I, T> {
     asked: u64,
 }
 
-impl<I: Copy, T> Following<I, T> {
+impl<I: Id, T> Following<I, T> {
     /// Does what is to be done; the next action. None: the receiver is gone.
     async fn act(&mut self, action: Action) -> Option<Action> {
         let event = match action {
             Action::Wait(time) => {
-                tokio::time::sleep(time).await;
-                Event::Waited
+                let waiting = tokio::time::sleep(time);
+                tokio::pin!(waiting);
+                tokio::select! {
+                    () = &mut waiting => Event::Waited,
+                    () = self.overtaken() => Event::Overdue,
+                }
             }
             Action::List { at, limit, next } => {
+                let known = self.beside.progress.borrow().versions().newest();
+                self.machine.asks(known.unwrap_or_default());
                 let call = self.target.page_call(at, limit, next.as_deref());
                 self.target.page(&self.client, &call).await
             }
@@ -230,7 +291,11 @@ impl<I: Copy, T> Following<I, T> {
         self.send(Vec::new()).await?;
         let mut lines = Lines::default();
         loop {
-            let piece = match tokio::time::timeout(SILENCE, body.frame()).await {
+            let frame = tokio::select! {
+                frame = tokio::time::timeout(SILENCE, body.frame()) => frame,
+                () = self.overtaken() => return self.end(Event::Overdue).await,
+            };
+            let piece = match frame {
                 Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
                 // Proxies and API servers that stop cut watches off; that is no worse than an end in order.
                 Ok(Some(Err(_)) | None) | Err(_) => return self.end(Event::Ended).await,
@@ -239,6 +304,27 @@ impl<I: Copy, T> Following<I, T> {
             self.send(outputs).await?;
             if let Some(action) = action {
                 return Some(action);
+            }
+        }
+    }
+
+    /// Waits until the target is to be listed anew because others have come further.
+    async fn overtaken(&mut self) {
+        let Some(kind) = self.id.kind() else { return std::future::pending().await };
+        let mut is_news = self.beside.overtaken.has_changed().unwrap_or_default();
+        loop {
+            if is_news {
+                let version = self.beside.overtaken.borrow_and_update().get(&kind).copied();
+                version.map(|version| self.step(Event::Overtaken { version }));
+            }
+            let due = self.machine.overdue();
+            tokio::select! {
+                () = until(due) => {
+                    let version = &*self.machine.health().resource_version;
+                    tracing::info!(%kind, version, "another replica has read more of this kind: it is listed anew");
+                    return;
+                }
+                () = changed(&mut self.beside.overtaken) => is_news = true,
             }
         }
     }

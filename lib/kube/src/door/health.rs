@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use underpass_core::Kind;
+use underpass_door::{Reached, Versions};
 
 /// What is going on with a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,24 +36,20 @@ pub struct Health {
 pub struct Progress {
     /// Each kind that the door was asked for and has heard about.
     pub kinds: BTreeMap<Kind, Health>,
+    /// The version that was known when what is served of a kind changed last.
+    pub changed: BTreeMap<Kind, u64>,
 }
 
 impl Progress {
-    /// The newest version of any kind. An API server counts all of its objects together; a restored one counts from an
-    /// earlier version on, and so does this once every kind has been listed again.
+    /// How far each kind is known, where its version is a number. An API server counts all of its objects together; a
+    /// restored one counts from an earlier version on, and so does a kind once it has been listed again.
     #[must_use]
-    pub fn newest(&self) -> Option<u64> {
-        self.versions().max()
-    }
-
-    /// The version up to which every kind is known at least. Bookmarks move it about once a minute.
-    #[must_use]
-    pub fn complete(&self) -> Option<u64> {
-        self.versions().min()
-    }
-
-    fn versions(&self) -> impl Iterator<Item = u64> {
-        self.kinds.values().filter_map(|health| number(&health.resource_version))
+    pub fn versions(&self) -> Versions {
+        let reached = |(kind, health): (&Kind, &Health)| {
+            let changed = self.changed.get(kind).copied().unwrap_or_default();
+            Some((*kind, Reached { known: number(&health.resource_version)?, changed }))
+        };
+        self.kinds.iter().filter_map(reached).collect()
     }
 }
 
@@ -75,12 +72,16 @@ mod tests {
                 resource_version: version.into(),
                 error: None,
             };
-            let progress = Progress { kinds: versions.iter().map(|(kind, v)| (*kind, health(v))).collect() };
-            (progress.newest(), progress.complete())
+            let progress = Progress {
+                kinds: versions.iter().map(|(kind, v)| (*kind, health(v))).collect(),
+                ..Progress::default()
+            };
+            let versions = progress.versions();
+            (versions.newest(), versions.iter().map(|(kind, reached)| (kind, reached.known)).collect::<Vec<_>>())
         };
-        assert_eq!(of(&[]), (None, None));
-        assert_eq!(of(&[(Kind::Pod, "9"), (Kind::Node, "10")]), (Some(10), Some(9)));
-        assert_eq!(of(&[(Kind::Pod, "9"), (Kind::AuthorizationPolicy, "")]), (Some(9), Some(9)));
-        assert_eq!(of(&[(Kind::Pod, "x")]), (None, None));
+        assert_eq!(of(&[]), (None, vec![]));
+        assert_eq!(of(&[(Kind::Pod, "9"), (Kind::Node, "10")]), (Some(10), vec![(Kind::Node, 10), (Kind::Pod, 9)]));
+        assert_eq!(of(&[(Kind::Pod, "9"), (Kind::AuthorizationPolicy, "")]), (Some(9), vec![(Kind::Pod, 9)]));
+        assert_eq!(of(&[(Kind::Pod, "x")]), (None, vec![]));
     }
 }

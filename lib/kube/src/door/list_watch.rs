@@ -8,8 +8,12 @@
 //!  begin -> Listing --page, the last one--> Watching --ended--> Watching, from the version reached
 //!            ^  |page                        |   |event, bookmark: the version moves on
 //!            |  +-> Listing                  |   +-> Watching
-//!            +--410 Gone: from the start-----+
+//!            +--410 Gone, or overtaken-------+
 //! ```
+//!
+//! The version of a quiet kind moves on by bookmarks alone, and of these an API server may have nothing new to say for
+//! minutes. Where another reader of the same objects has come to a later version, the kind is **overtaken**: unless that
+//! version is reached soon, the kind is listed anew, because a list is as new as its answer.
 //!
 //! Every failure waits before the state goes on where it was: the page that failed is asked for again, the watch begins
 //! at the version reached. Ours rather than kube-runtime's watcher, which keeps whole objects of a page, tells no
@@ -38,6 +42,10 @@ pub(super) const PAGE: u32 = 500;
 const SHORT: Duration = Duration::from_secs(5);
 /// Refusals of a watch in a row after which its version is given up.
 const REFUSALS: u32 = 3;
+/// The time for a version that others have reached to arrive by the watch as well, before the kind is listed anew.
+const LAG: Duration = Duration::from_secs(2);
+/// A kind that is overtaken again is not listed anew sooner than this after the last time.
+const BETWEEN_LISTS: Duration = Duration::from_secs(30);
 /// Answers in a row that a kind is absent after which objects that it had are gone. Its API is served before any object
 /// of it: a proxy or an API server that starts may be wrong for a moment.
 const ABSENCES: u32 = 3;
@@ -75,6 +83,13 @@ pub(super) enum Event<T> {
         /// The version.
         version: Arc<str>,
     },
+    /// Others have reached this version.
+    Overtaken {
+        /// The version.
+        version: u64,
+    },
+    /// [`ListWatch::overdue`] has passed.
+    Overdue,
     /// The watch has ended.
     Ended,
     /// The wait is over.
@@ -185,8 +200,14 @@ pub(super) struct ListWatch<T> {
     state: State<T>,
     is_waiting: bool,
     told: Told,
-    /// Reached: the list's, or the last change's.
+    /// Reached: the list's, or the last change's; of an absent kind, what was known of others before its absence.
     version: Arc<str>,
+    /// A version that others have reached, and when the kind is to be listed anew if it has not reached it by then.
+    overtaken: Option<(u64, Instant)>,
+    /// When it was listed anew because it was overtaken.
+    listed_anew: Option<Instant>,
+    /// What was known of other kinds before the list that is asked for.
+    known_before: u64,
     /// In a row.
     failures: u32,
     refusals: u32,
@@ -206,6 +227,9 @@ impl<T> ListWatch<T> {
             is_waiting: false,
             told: Told::Nothing,
             version: "".into(),
+            overtaken: None,
+            listed_anew: None,
+            known_before: 0,
             failures: 0,
             refusals: 0,
             absences: 0,
@@ -219,6 +243,8 @@ impl<T> ListWatch<T> {
     /// Takes an event. One that does not belong to the present action is ignored.
     pub(super) fn next(&mut self, event: Event<T>, now: Instant, random: u64) -> Step<T> {
         match (event, &mut self.state) {
+            (Event::Overtaken { version }, _) => self.is_overtaken(version, now),
+            (Event::Overdue, _) => self.list_anew(now),
             (Event::Waited, _) if self.is_waiting => self.go_on(now),
             (_, _) if self.is_waiting => Step::NOTHING,
             (Event::Failed(failure), _) => self.fail(failure, now, random),
@@ -260,6 +286,23 @@ impl<T> ListWatch<T> {
             }
             _ => Step::NOTHING,
         }
+    }
+
+    /// Before an action to list: a version that the API server had reached by now. Where the kind turns out to be absent,
+    /// it was so after that.
+    pub(super) const fn asks(&mut self, known: u64) {
+        self.known_before = known;
+    }
+
+    /// When [`Event::Overdue`] is due, unless another event comes first.
+    pub(super) fn overdue(&self) -> Option<Instant> {
+        let may_list = match &self.state {
+            State::Watching { .. } => !self.is_waiting,
+            // Looked for from time to time.
+            State::Listing { .. } => self.is_waiting && self.told == Told::Absence,
+        };
+        let (version, due) = self.overtaken.filter(|_| may_list)?;
+        number(&self.version).is_some_and(|reached| reached < version).then_some(due)
     }
 
     /// The state, for people and for what depends on it.
@@ -329,6 +372,25 @@ impl<T> ListWatch<T> {
         }
     }
 
+    fn is_overtaken(&mut self, by: u64, now: Instant) -> Step<T> {
+        let due = self.overdue().unwrap_or_else(|| {
+            let paced = self.listed_anew.and_then(|listed| listed.checked_add(BETWEEN_LISTS));
+            let late = now.checked_add(LAG).unwrap_or(now);
+            paced.map_or(late, |paced| paced.max(late))
+        });
+        let most = self.overtaken.map_or(by, |(version, _)| version.max(by));
+        self.overtaken = Some((most, due));
+        Step::NOTHING
+    }
+
+    fn list_anew(&mut self, now: Instant) -> Step<T> {
+        if self.overdue().is_none_or(|due| now < due) {
+            return Step::NOTHING;
+        }
+        (self.overtaken, self.listed_anew, self.state) = (None, Some(now), State::START);
+        self.go_on(now)
+    }
+
     fn fail(&mut self, failure: Failure, now: Instant, random: u64) -> Step<T> {
         let (cause, after) = match failure {
             Failure::Absent => return self.is_absent(now, random),
@@ -380,8 +442,11 @@ impl<T> ListWatch<T> {
         };
         let mut output = None;
         if is_certain {
-            (self.told, self.version, self.synced, self.error) = (Told::Absence, "".into(), Some(now), None);
+            (self.told, self.error) = (Told::Absence, None);
             output = Some(Output::Absent);
+        }
+        if self.told == Told::Absence {
+            (self.version, self.synced) = (self.known_before.to_string().into(), Some(now));
         }
         let delay = backoff::delay(self.absences, random);
         Step { output, ..self.wait(delay, now) }

@@ -12,6 +12,9 @@
 //! What must hold: the first update has everything, and none comes before; what is ready is handed on at once and
 //! together; an update has differences only, also after everything had to be listed again; and nothing of an API
 //! server's text is kept but the objects of core and their problems.
+//!
+//! Others that read the same API server may have come further in a kind in which nothing happens; where somebody depends
+//! on that ([`Door::overtaken_by`]), the kind is listed anew.
 
 mod backoff;
 mod contents;
@@ -20,7 +23,7 @@ pub(crate) mod health;
 mod lines;
 pub(crate) mod list_watch;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -28,12 +31,13 @@ use tokio::{
 };
 use underpass_config::json::{self, Claim};
 use underpass_core::Kind;
-use underpass_door::Update;
+use underpass_door::{Update, Versions};
 
 pub use self::health::{Health, Phase, Progress};
 use self::{
     contents::Contents,
-    follow::{News, Target, follow},
+    follow::{Beside, News, Target, changed, follow},
+    health::number,
 };
 use crate::client::{Client, Collection};
 
@@ -82,20 +86,25 @@ pub struct Door {
     client: Client,
     selections: Vec<Selection>,
     progress: watch::Sender<Progress>,
-    tells_versions: bool,
+    overtaken: watch::Receiver<Overtaken>,
 }
+
+/// Versions that others have reached, by kind, and that are waited for here.
+pub type Overtaken = BTreeMap<Kind, u64>;
 
 impl Door {
     /// The door to these objects; each kind is selected once. Nothing is asked for yet.
     #[must_use]
     pub fn new(client: Client, selections: Vec<Selection>) -> Self {
-        Self { client, selections, progress: watch::Sender::new(Progress::default()), tells_versions: false }
+        let overtaken = watch::channel(Overtaken::default()).1;
+        Self { client, selections, progress: watch::Sender::new(Progress::default()), overtaken }
     }
 
-    /// Hands on an update without a difference as well where nothing but [`Progress::complete`] has changed.
+    /// A kind that is told here and not known so far is listed anew, unless it is soon. Until it is known so far, what is
+    /// known of it is handed on also where nothing has changed.
     #[must_use]
-    pub fn telling_versions(self) -> Self {
-        Self { tells_versions: true, ..self }
+    pub fn overtaken_by(self, overtaken: watch::Receiver<Overtaken>) -> Self {
+        Self { overtaken, ..self }
     }
 
     /// The state of every kind. It never runs ahead of what was handed on.
@@ -113,7 +122,7 @@ impl Door {
         let (sender, mut first) = mpsc::channel(1);
         // What follows the first update is dropped with the task.
         let reading = async {
-            self.run(move |update, _| drop(sender.try_send(update))).await;
+            self.run(move |update| drop(sender.try_send(update))).await;
             std::future::pending::<std::convert::Infallible>().await
         };
         let failing = async {
@@ -137,25 +146,37 @@ impl Door {
         }
     }
 
-    /// Reads for as long as it is polled, and hands on everything, then every difference, each with the progress that it
-    /// makes. `hand_on` may block: then the API server waits. The first update comes when every kind has been listed or
+    /// Reads for as long as it is polled, and hands on everything, then every difference. `hand_on` may block: then the API server waits. The first update comes when every kind has been listed or
     /// found absent; a kind that cannot be read holds it up, and [`Self::progress`] has the reason.
-    pub async fn run(self, mut hand_on: impl FnMut(Update, &Progress)) {
+    pub async fn run(mut self, mut hand_on: impl FnMut(Update)) {
         let mut contents = Contents::new(self.selections.iter().map(|s| s.kind));
         let (sender, mut news) = mpsc::channel::<(Kind, News<Claim>)>(WAITING);
         let mut tasks = JoinSet::new();
         for selection in self.selections {
             let kind = selection.kind;
-            tasks.spawn(follow(self.client.clone(), selection.target(), kind, sender.clone()));
+            let beside = Beside { progress: self.progress.subscribe(), overtaken: self.overtaken.clone() };
+            tasks.spawn(follow(self.client.clone(), selection.target(), kind, sender.clone(), beside));
         }
         drop(sender);
-        let (mut progress, mut told) = (Progress::default(), None);
-        while let Some(first) = news.recv().await {
-            let mut next = Some(first);
+        let (mut progress, mut told) = (Progress::default(), Versions::default());
+        loop {
+            let mut next = tokio::select! {
+                biased;
+                first = news.recv() => match first {
+                    Some(first) => Some(first),
+                    None => return,
+                },
+                () = changed(&mut self.overtaken) => None,
+            };
             let mut merged = 0_usize;
             while let Some((kind, News { outputs, health })) = next.take() {
                 merged = merged.saturating_add(outputs.len());
-                outputs.into_iter().for_each(|output| contents.take(kind, output));
+                let known = number(&health.resource_version).unwrap_or_default();
+                for output in outputs {
+                    if contents.take(kind, output) {
+                        progress.changed.insert(kind, known);
+                    }
+                }
                 let cause = health.error.as_ref().map(|(cause, _)| Arc::clone(cause));
                 if contents.fail(kind, cause.clone()) {
                     tracing::warn!(%kind, cause = cause.as_deref(), "kind cannot be read");
@@ -165,14 +186,21 @@ impl Door {
                     next = news.try_recv().ok();
                 }
             }
-            let is_news = self.tells_versions && progress.complete() != told;
-            if let Some(update) = contents.update().or_else(|| contents.repeated().filter(|_| is_news)) {
-                told = progress.complete();
-                hand_on(update, &progress);
+            let versions = progress.versions();
+            let is_waited_for = versions != told && is_waited_for(&self.overtaken.borrow(), &told);
+            if let Some(mut update) = contents.update().or_else(|| contents.repeated().filter(|_| is_waited_for)) {
+                update.versions = versions.clone();
+                told = versions;
+                hand_on(update);
             }
             self.progress.send_replace(progress.clone());
         }
     }
+}
+
+/// A version that is waited for has not been told.
+fn is_waited_for(overtaken: &Overtaken, told: &Versions) -> bool {
+    overtaken.iter().any(|(kind, version)| told.of(*kind).is_none_or(|reached| reached.known < *version))
 }
 
 /// A kind that could not be read.

@@ -36,6 +36,8 @@ enum Happening {
     Bookmark,
     /// The server forgets what was: versions, and rests of lists.
     Compact,
+    /// Somebody else knows the server's newest version, and so long passes, in seconds.
+    Overtake(u8),
     /// The watch ends.
     End,
     /// A failure.
@@ -54,6 +56,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => any::<u8>().prop_map(Happening::Repeat),
         1 => Just(Happening::Bookmark),
         1 => Just(Happening::Compact),
+        1 => (0..40u8).prop_map(Happening::Overtake),
         1 => Just(Happening::End),
         1 => (0..4u8).prop_map(Happening::Fail),
         1 => Just(Happening::Restore),
@@ -225,6 +228,13 @@ impl Rig {
             }
             Happening::Bookmark if is_watching => {
                 self.tell(Event::Bookmark { version: self.passed.to_string().into() });
+            }
+            Happening::Overtake(seconds) => {
+                self.tell(Event::Overtaken { version: self.server.version });
+                self.now += Duration::from_secs(seconds.into());
+                if self.machine.overdue().is_some_and(|due| self.now >= due) {
+                    self.tell(Event::Overdue);
+                }
             }
             Happening::Compact => {
                 (self.server.oldest, self.list) = (self.server.version, None);

@@ -15,7 +15,7 @@ use super::{ATTEMPTS, FIELD_MANAGER, MANAGED_BY, MERGE};
 use crate::{
     client::{Call, Client, Collection, Error, MAX_BYTES, is_name},
     door::{
-        follow::{News, Target, follow},
+        follow::{Beside, News, Target, follow},
         list_watch::Output,
     },
 };
@@ -205,7 +205,7 @@ impl Client {
             )
         };
         let (sender, mut news) = mpsc::channel(1);
-        let reading = follow(self.clone(), target, (), sender);
+        let reading = follow(self.clone(), target, (), sender, Beside::nothing());
         let mut last = None;
         let telling = async {
             while let Some(((), News { outputs, health })) = news.recv().await {

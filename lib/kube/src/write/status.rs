@@ -19,7 +19,7 @@ use super::{FIELD_MANAGER, MERGE};
 use crate::{
     client::{Call, Client, Collection, Error, MAX_BYTES, is_name},
     door::{
-        follow::{News, Target, follow},
+        follow::{Beside, News, Target, follow},
         list_watch::Output,
     },
 };
@@ -232,7 +232,7 @@ impl Client {
             }
         };
         tokio::select! {
-            () = follow(self.clone(), target, (), sender) => {}
+            () = follow(self.clone(), target, (), sender, Beside::nothing()) => {}
             () = passing => {}
         }
     }

@@ -11,7 +11,7 @@ use underpass_core::{
     Kind,
     objects::{Batch, Change},
 };
-use underpass_door::Update;
+use underpass_door::{Reached, Update};
 use underpass_kube::{
     Door, Selection,
     door::{Phase, Progress},
@@ -21,7 +21,7 @@ use crate::fake::{DEADLINE, Fake, Part, Reply, Seen, send};
 
 /// A door that runs, and what it hands on.
 struct Opened {
-    updates: mpsc::UnboundedReceiver<(Update, Progress)>,
+    updates: mpsc::UnboundedReceiver<Update>,
     progress: tokio::sync::watch::Receiver<Progress>,
     running: JoinHandle<()>,
 }
@@ -34,23 +34,26 @@ impl Drop for Opened {
 
 impl Opened {
     async fn new(fake: &Fake, selections: Vec<Selection>) -> Self {
-        let door = Door::new(fake.client().await, selections);
+        Self::of(Door::new(fake.client().await, selections))
+    }
+
+    fn of(door: Door) -> Self {
         let progress = door.progress();
         let (sender, updates) = mpsc::unbounded_channel();
-        let running = tokio::spawn(door.run(move |update, progress| {
-            let _ = sender.send((update, progress.clone()));
+        let running = tokio::spawn(door.run(move |update| {
+            let _ = sender.send(update);
         }));
         Self { updates, progress, running }
     }
 
-    async fn next(&mut self) -> (Update, Progress) {
+    async fn next(&mut self) -> Update {
         tokio::time::timeout(DEADLINE, self.updates.recv()).await.expect("an update in time").expect("it runs")
     }
 
     /// The changes of the next update that has any.
     async fn changes(&mut self) -> Vec<String> {
         loop {
-            let (update, _) = self.next().await;
+            let update = self.next().await;
             if !update.batch.is_empty() {
                 return show(&update.batch);
             }
@@ -131,38 +134,35 @@ async fn what_is_read_once_is_whole_and_not_followed() {
 }
 
 #[tokio::test]
-async fn a_version_that_moved_on_is_told_where_it_is_asked_for() {
-    let open = Open::default();
-    let streams = Arc::clone(&open);
+async fn a_kind_that_others_know_further_is_listed_anew_and_told() {
+    let (open, lists, node_lists) = (Open::default(), AtomicUsize::new(0), AtomicUsize::new(0));
     let fake = Fake::start(move |request: &Seen| match request.what.as_str() {
-        "GET /api/v1/namespaces" if request.is_watch() => keep(&streams, Reply::lines(&[bookmark(20), bookmark(20)])),
-        "GET /api/v1/namespaces" => list(7, &[namespace("a", 1, "x")], ""),
-        "GET /api/v1/nodes" if request.is_watch() => keep(&streams, Reply::lines(&[bookmark(15)])),
-        "GET /api/v1/nodes" => list(8, &[], ""),
+        _ if request.is_watch() => keep(&open, Reply::stream()),
+        "GET /api/v1/namespaces" => match lists.fetch_add(1, Ordering::Relaxed) {
+            0 => list(7, &[namespace("a", 1, "x")], ""),
+            _ => list(12, &[namespace("a", 1, "x")], ""),
+        },
+        "GET /api/v1/nodes" => list(8 + 2 * node_lists.fetch_add(1, Ordering::Relaxed) as u64, &[], ""),
         _ => Reply::refuse(404, "NotFound", json!({})),
     })
     .await;
-    let selections = || vec![Selection::namespaces(), Selection::all(Kind::Node)];
-    let door = Door::new(fake.client().await, selections()).telling_versions();
-    let (sender, mut updates) = mpsc::unbounded_channel();
-    let running = tokio::spawn(door.run(move |update, progress| {
-        let _ = sender.send((show(&update.batch), progress.complete()));
-    }));
-    let mut seen = Vec::new();
-    while seen.last().is_none_or(|(_, version)| *version != Some(15)) {
-        seen.push(tokio::time::timeout(DEADLINE, updates.recv()).await.expect("in time").expect("it runs"));
-    }
-    assert_eq!(seen[0], (vec!["+ Namespace a".to_owned()], seen[0].1));
-    assert!(seen.iter().skip(1).all(|(changes, _)| changes.is_empty()), "{seen:?}");
-    let versions: Vec<_> = seen.iter().map(|(_, version)| *version).collect();
-    assert!(versions.is_sorted() && versions.windows(2).all(|two| two[0] != two[1]), "each once: {versions:?}");
-    running.abort();
-
-    // Without it a door says nothing more.
-    let mut door = Opened::new(&fake, selections()).await;
-    door.next().await;
-    door.progress(|progress| progress.complete() == Some(15)).await;
-    assert!(door.updates.try_recv().is_err());
+    let overtaken = tokio::sync::watch::Sender::default();
+    let selections = vec![Selection::namespaces(), Selection::all(Kind::Node)];
+    let mut door = Opened::of(Door::new(fake.client().await, selections).overtaken_by(overtaken.subscribe()));
+    let said = |update: &Update| {
+        let one = |(kind, reached): (Kind, Reached)| format!("{kind} {}/{}", reached.known, reached.changed);
+        let versions: Vec<_> = update.versions.iter().map(one).collect();
+        format!("{} {}", show(&update.batch).join(" "), versions.join(" "))
+    };
+    assert_eq!(said(&door.next().await), "+ Namespace a Namespace 7/7 Node 8/8");
+    // What is known already is not listed anew.
+    overtaken.send_replace([(Kind::Namespace, 11), (Kind::Node, 8)].into());
+    assert_eq!(said(&door.next().await), " Namespace 12/7 Node 8/8");
+    door.progress(|p| p.kinds.values().all(|health| health.phase == Phase::Watching)).await;
+    overtaken.send_modify(|all| drop(all.insert(Kind::Node, 9)));
+    assert_eq!(said(&door.next().await), " Namespace 12/7 Node 10/8");
+    let of = |kind: &str| fake.seen().into_iter().filter(|s| !s.is_watch() && s.what.ends_with(kind)).count();
+    assert_eq!((of("namespaces"), of("nodes")), (2, 2));
 }
 
 /// Answers the n-th request, in order of arrival.
@@ -197,9 +197,9 @@ async fn pages_events_and_relists_become_differences() {
     .await;
     let mut door = Opened::new(&fake, vec![Selection::all(Kind::Namespace)]).await;
 
-    let (first, progress) = door.next().await;
+    let first = door.next().await;
     assert_eq!(show(&first.batch), ["+ Namespace a", "+ Namespace b", "+ Namespace c"]);
-    assert_eq!((first.problems, progress.newest()), (vec![], Some(10)));
+    assert_eq!((first.versions.newest(), first.problems), (Some(10), vec![]));
 
     // pieces of lines
     door.progress(|p| p.kinds[&Kind::Namespace].phase == Phase::Watching).await;
@@ -218,12 +218,12 @@ async fn pages_events_and_relists_become_differences() {
     send(&watch, &[event("DELETED", namespace("d", 13, "x"))]);
     assert_eq!(door.changes().await, ["- Namespace d"]);
     send(&watch, &[bookmark(20)]);
-    assert_eq!(door.progress(|p| p.newest() == Some(20)).await.complete(), Some(20));
+    door.progress(|p| p.versions().newest() == Some(20)).await;
 
     send(&watch, &[gone()]);
     assert_eq!(door.changes().await, ["- Namespace a", "+ Namespace c", "+ Namespace e"]);
     assert_eq!(door.changes().await, ["- Namespace e"]);
-    door.progress(|p| p.newest() == Some(50)).await;
+    door.progress(|p| p.versions().newest() == Some(50)).await;
 
     let seen = fake.seen();
     let queries: Vec<_> =
@@ -272,7 +272,7 @@ async fn failures_and_cuts_lose_nothing() {
     open.lock().unwrap()[0].send(Part::Cut).unwrap();
     // it says what is wrong for as long as it is
     let told = loop {
-        let (update, _) = door.next().await;
+        let update = door.next().await;
         if let Some(problem) = update.problems.first() {
             break problem.to_string();
         }
@@ -282,7 +282,7 @@ async fn failures_and_cuts_lose_nothing() {
         "error: API server: objects of kind Namespace cannot be read: GET /api/v1/namespaces: 429 TooManyRequests: refused: TooManyRequests (the last good version stays served)"
     );
     assert_eq!(door.changes_until("+ Namespace d").await, ["+ Namespace c", "+ Namespace d"]);
-    door.progress(|p| p.newest() == Some(13) && p.kinds[&Kind::Namespace].error.is_none()).await;
+    door.progress(|p| p.versions().newest() == Some(13) && p.kinds[&Kind::Namespace].error.is_none()).await;
     let versions: Vec<_> =
         fake.seen().iter().filter_map(|s| s.parameter("resourceVersion").map(str::to_owned)).collect();
     assert_eq!(versions, ["10", "11", "11", "12"]);
@@ -304,7 +304,7 @@ async fn a_kind_that_appears_is_read_in_the_version_that_is_served() {
     .await;
     let selections = vec![Selection::all(Kind::Namespace), Selection::all(Kind::AuthorizationPolicy)];
     let mut door = Opened::new(&fake, selections).await;
-    let (first, progress) = door.next().await;
+    let first = door.next().await;
     assert_eq!(show(&first.batch), ["+ Namespace a"]);
     let notices: Vec<_> = first.notices.iter().map(ToString::to_string).collect();
     assert_eq!(
@@ -313,10 +313,11 @@ async fn a_kind_that_appears_is_read_in_the_version_that_is_served() {
             "notice: API server: the API server does not have kind AuthorizationPolicy: its objects are read as soon as it does"
         ]
     );
-    assert_eq!(progress.kinds[&Kind::AuthorizationPolicy].phase, Phase::Absent);
-    let (second, progress) = door.next().await;
+    let of_policies = first.versions.of(Kind::AuthorizationPolicy);
+    assert!(of_policies.is_some_and(|reached| reached.known <= 10), "{of_policies:?}");
+    let second = door.next().await;
     assert_eq!((show(&second.batch), second.notices), (vec!["+ AuthorizationPolicy a/p".to_owned()], vec![]));
-    assert_eq!((progress.newest(), progress.complete()), (Some(20), Some(10)));
+    assert_eq!(second.versions.of(Kind::AuthorizationPolicy), Some(Reached { known: 20, changed: 20 }));
     door.progress(|p| p.kinds[&Kind::AuthorizationPolicy].phase == Phase::Watching).await;
     let asked: Vec<_> = fake.seen().into_iter().filter(|s| s.what.contains("security")).map(|s| s.what).collect();
     assert!(asked.starts_with(&["GET /apis/security.istio.io/v1/authorizationpolicies".to_owned()]), "{asked:?}");
@@ -342,7 +343,7 @@ async fn nothing_is_handed_on_before_every_kind_is_listed() {
     door.progress(is_there).await;
     assert!(door.updates.try_recv().is_err());
     release.store(1, Ordering::Relaxed);
-    assert_eq!(show(&door.next().await.0.batch), ["+ Namespace a"]);
+    assert_eq!(show(&door.next().await.batch), ["+ Namespace a"]);
 }
 
 #[tokio::test]
@@ -361,10 +362,10 @@ async fn many_changes_are_handed_on_together() {
     let mut door = Opened::new(&fake, vec![Selection::all(Kind::Namespace)]).await;
     let (mut updates, mut changes) = (0, 0);
     while changes < CHANGES {
-        let (update, progress) = door.next().await;
+        let update = door.next().await;
         changes += update.batch.changes.len() as u64;
         updates += 1;
-        assert_eq!(progress.newest(), Some(10 + changes));
+        assert_eq!(update.versions.newest(), Some(10 + changes));
     }
     assert!(updates < 100, "{updates} updates");
 }

@@ -41,7 +41,7 @@ pub struct Progress {
     pub complete: bool,
     /// The control plane is older than what was applied.
     pub behind: Option<Behind>,
-    /// The newest version of the control plane's source that was applied; none: nothing was, or it names none.
+    /// The newest change of the control plane's source that was applied; none: nothing was, or it names none.
     pub version: Option<u64>,
     /// When something was applied last.
     pub applied: Option<SystemTime>,
@@ -214,8 +214,8 @@ impl Client<'_> {
         }
         let session = &*self.session;
         self.progress.send_modify(|progress| {
-            (progress.complete, progress.behind) = (session.is_complete(), session.behind());
-            progress.version = session.version();
+            (progress.complete, progress.behind) = (session.is_complete(), session.behind().cloned());
+            progress.version = session.applied_changes().newest();
             progress.cached = progress.cached.filter(|_| !session.is_complete());
             if has_news {
                 progress.applied = Some(SystemTime::now());
@@ -225,8 +225,9 @@ impl Client<'_> {
 }
 
 fn report(session: &mut Session) {
-    if let Some(Behind { applied, offered, .. }) = session.report(Instant::now().into_std()) {
+    if let Some(Behind { kind, applied, offered, .. }) = session.report(Instant::now().into_std()) {
         error!(
+            %kind,
             applied,
             offered,
             "control plane is behind: nothing is taken away or changed until it has caught up; where the cluster's \

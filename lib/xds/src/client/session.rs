@@ -11,9 +11,9 @@
 //!
 //! What must hold:
 //! * What is named to the next server as held is what was applied, so that it sends exactly the rest.
-//! * A server whose state is older than what was applied takes nothing away and changes nothing. Its
-//!   `system_version_info` says so where it is a number, the `resourceVersion` of the API server; another text, as of
-//!   istiod, makes no rule.
+//! * A server whose state is older than what was applied takes nothing away and changes nothing. It is older where it does
+//!   not know a kind of objects up to the last change that was applied (`underpass_versions`). A kind that it does not
+//!   name, as istiod names none, makes no rule. It is told what was applied, and lists the kind anew if it must.
 //!
 //! ```text
 //!   level --response older than what was applied--> behind: new addresses are applied, all else is left out
@@ -29,14 +29,16 @@ use std::{
 
 use bytes::Bytes;
 use prost_types::Any;
+use underpass_door::Reached;
 
 use super::{
     Node,
     receipt::{Receipt, Rejected},
 };
 use crate::{
-    contract::envoy::service::discovery::v3::{self as discovery, DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+    contract::envoy::service::discovery::v3::{self as contract, DeltaDiscoveryRequest, DeltaDiscoveryResponse},
     resource::{Change, ResourceKind},
+    versions::Applied,
     wire::PerKind,
 };
 
@@ -48,8 +50,8 @@ pub const BEHIND: Duration = Duration::from_secs(30);
 pub struct Batch {
     /// The changes.
     pub changes: Vec<Change>,
-    /// The version of the server's source that they lead to; none: it names none, or is behind.
-    pub version: Option<u64>,
+    /// The changes of the server's source that they lead to; empty: it names none, or is behind.
+    pub applied: Applied,
     /// With them the state of every kind was received to its end at least once.
     pub complete: bool,
 }
@@ -64,13 +66,15 @@ pub enum Next {
 }
 
 /// A server that is older than what was applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Behind {
     /// Since when.
     pub since: Instant,
-    /// The version that was applied.
+    /// A kind of objects that it does not know up to what was applied.
+    pub kind: Arc<str>,
+    /// The version of that kind that was applied.
     pub applied: u64,
-    /// The version of the server.
+    /// The version up to which the server knows it.
     pub offered: u64,
 }
 
@@ -82,13 +86,15 @@ pub struct Session {
     held: PerKind<BTreeMap<Arc<str>, Arc<str>>>,
     /// The state of the kind was received to its end.
     answered: PerKind<bool>,
-    applied: Option<u64>,
+    applied: Applied,
+    /// How far the server of this stream is, by kind.
+    offered: BTreeMap<Arc<str>, Reached>,
     behind: Option<Behind>,
     reported: bool,
     /// On this stream changes were left out.
     left_out: bool,
     staged: PerKind<BTreeMap<Arc<str>, Staged>>,
-    staged_version: Option<u64>,
+    staged_applied: Applied,
     taken: Vec<(ResourceKind, Arc<str>, Option<Arc<str>>)>,
     receipts: Vec<Receipt>,
 }
@@ -107,24 +113,25 @@ impl Session {
             node,
             held: PerKind::default(),
             answered: PerKind::default(),
-            applied: None,
+            applied: Applied::default(),
+            offered: BTreeMap::new(),
             behind: None,
             reported: false,
             left_out: false,
             staged: PerKind::default(),
-            staged_version: None,
+            staged_applied: Applied::default(),
             taken: Vec::new(),
             receipts: Vec::new(),
         }
     }
 
-    /// A client that holds what an earlier one had applied: these resources (kind, name, version), with the newest version of
-    /// the server's source that it had seen. Complete is its state once a server has answered for every kind.
+    /// A client that holds what an earlier one had applied: these resources (kind, name, version), of these changes of
+    /// the server's source. Complete is its state once a server has answered for every kind.
     #[must_use]
     pub fn holding(
         node: Node,
         held: impl IntoIterator<Item = (ResourceKind, Arc<str>, Arc<str>)>,
-        applied: Option<u64>,
+        applied: Applied,
     ) -> Self {
         let mut session = Self { applied, ..Self::new(node) };
         for (kind, name, version) in held {
@@ -136,7 +143,8 @@ impl Session {
     /// A new stream: its first requests. What arrived by an earlier one and was not applied is forgotten.
     pub fn open(&mut self) -> Vec<DeltaDiscoveryRequest> {
         self.staged = PerKind::default();
-        self.staged_version = None;
+        self.staged_applied = Applied::default();
+        self.offered.clear();
         self.taken.clear();
         self.receipts.clear();
         self.left_out = false;
@@ -149,21 +157,24 @@ impl Session {
                 .iter()
                 .map(|(name, version)| (name.as_ref().into(), version.as_ref().into()))
                 .collect(),
+            underpass_applied: self.applied.iter().map(|(kind, version)| (kind.as_ref().into(), version)).collect(),
             ..Default::default()
         };
         ResourceKind::ALL.into_iter().map(request).collect()
     }
 
     /// Takes a response.
-    pub fn receive(&mut self, response: DeltaDiscoveryResponse, now: Instant) -> Next {
+    pub fn receive(&mut self, mut response: DeltaDiscoveryResponse, now: Instant) -> Next {
+        for (kind, contract::Reached { known, changed }) in std::mem::take(&mut response.underpass_versions) {
+            self.offered.insert(kind.into(), Reached { known, changed });
+        }
         let Some(kind) = ResourceKind::of(&response.type_url) else {
             self.receipts.push(Receipt::not_subscribed(response.type_url, response.nonce));
             return Next::Take;
         };
-        let version = response.system_version_info.parse::<u64>().ok();
-        if let Some((applied, offered)) = self.applied.zip(version).filter(|(applied, offered)| offered < applied) {
-            let since = self.behind.map_or(now, |behind| behind.since);
-            self.behind = Some(Behind { since, applied, offered });
+        if let Some((kind_of_object, applied, offered)) = self.lacking() {
+            let since = self.behind.as_ref().map_or(now, |behind| behind.since);
+            self.behind = Some(Behind { since, kind: kind_of_object, applied, offered });
             self.receive_behind(kind, response);
             return Next::Take;
         }
@@ -171,11 +182,7 @@ impl Session {
         if self.left_out {
             return Next::Reopen;
         }
-        // What says nothing but a version applies nothing. Remembered, it would make every replica that has heard less of quiet kinds
-        // behind; the price is that such a replica may be followed in what this one had already taken back.
-        if self.applied.is_none() || !response.resources.is_empty() || !response.removed_resources.is_empty() {
-            self.staged_version = self.staged_version.max(version);
-        }
+        self.offered.iter().for_each(|(kind, reached)| self.staged_applied.add(kind, reached.changed));
         let mut receipt = Receipt::new(kind, response.nonce);
         receipt.ends_state = !response.underpass_partial;
         let staged = self.staged.of_mut(kind);
@@ -214,7 +221,7 @@ impl Session {
             self.taken.push((kind, name.clone(), version.clone()));
             changes.push(Change { kind, name, version: version.unwrap_or_default(), body });
         }
-        Batch { changes, version: self.staged_version, complete }
+        Batch { changes, applied: self.staged_applied.clone(), complete }
     }
 
     /// The batch that was taken is applied, without what was rejected: for that the last good version stays. The
@@ -230,7 +237,7 @@ impl Session {
                 None => self.held.of_mut(kind).remove(&name),
             };
         }
-        self.applied = self.applied.max(self.staged_version.take());
+        self.applied.join(&std::mem::take(&mut self.staged_applied));
         for one in rejected {
             if let Some(receipt) = self.receipts.iter_mut().rfind(|receipt| receipt.kind == Some(one.kind)) {
                 receipt.reject(one);
@@ -257,17 +264,17 @@ impl Session {
         self.held.of(kind).len()
     }
 
-    /// The newest version of the server's source that was applied.
+    /// The changes of the server's source that were applied.
     #[must_use]
-    pub const fn version(&self) -> Option<u64> {
-        self.applied
+    pub const fn applied_changes(&self) -> &Applied {
+        &self.applied
     }
 
     /// The server is older than what was applied, and something of it was left out. One that differs in its version alone is behind in
-    /// nothing: it has listed nothing since, and other objects than those of the mesh have moved the cluster's version on.
+    /// nothing.
     #[must_use]
-    pub fn behind(&self) -> Option<Behind> {
-        self.behind.filter(|_| self.left_out)
+    pub fn behind(&self) -> Option<&Behind> {
+        self.behind.as_ref().filter(|_| self.left_out)
     }
 
     /// When [`Self::report`] may have something to say without any event.
@@ -280,7 +287,15 @@ impl Session {
     pub fn report(&mut self, now: Instant) -> Option<Behind> {
         let late = self.deadline().is_some_and(|deadline| now >= deadline);
         self.reported |= late;
-        self.behind.filter(|_| late)
+        self.behind.clone().filter(|_| late)
+    }
+
+    /// A kind of objects that the server does not know up to what was applied: its name, both versions.
+    fn lacking(&self) -> Option<(Arc<str>, u64, u64)> {
+        self.applied.iter().find_map(|(kind, applied)| {
+            let offered = self.offered.get(kind)?.known;
+            (offered < applied).then(|| (Arc::clone(kind), applied, offered))
+        })
     }
 
     /// Takes a response of a server that is behind: it only adds addresses.
@@ -302,7 +317,7 @@ impl Session {
 }
 
 /// The name, version and body of a resource's message.
-fn staged_of(kind: ResourceKind, resource: discovery::Resource) -> Result<Arrived, Rejected> {
+fn staged_of(kind: ResourceKind, resource: contract::Resource) -> Result<Arrived, Rejected> {
     let name: Arc<str> = Arc::from(resource.name);
     let rejected = |reason: String| Rejected { kind, name: name.clone(), reason };
     let Some(Any { type_url, value }) = resource.resource else {

@@ -1,17 +1,21 @@
 //! Rules of the client, one table each: responses as text in, batches and answers as text out.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use prost_types::Any;
 
 use super::*;
 use crate::{
-    contract::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+    contract::envoy::service::discovery::v3::{self as contract, DeltaDiscoveryRequest, DeltaDiscoveryResponse},
     resource::{
         Change,
         ResourceKind::{self, Address, Authorization},
     },
     testing::resource,
+    versions::Applied,
     wire::message,
 };
 
@@ -21,13 +25,17 @@ struct Client {
     nonces: u32,
 }
 
-/// A response: `a=1` is a resource, `-a` a removal, `...` says that more follow.
+/// A response: `a=1` is a resource, `-a` a removal, `...` says that more follow. Its version, where it has one, is that of
+/// pods.
 fn response(kind: ResourceKind, version: &str, text: &str) -> DeltaDiscoveryResponse {
     let mut response = DeltaDiscoveryResponse {
         system_version_info: version.into(),
         type_url: kind.type_url().into(),
         ..Default::default()
     };
+    if let Ok(known) = version.parse() {
+        response.underpass_versions.insert("Pod".into(), contract::Reached { known, changed: known });
+    }
     for word in text.split_whitespace() {
         match (word.split_once('='), word.strip_prefix('-')) {
             (Some((name, version)), _) => response.resources.push(message(kind, &resource(name, version, &[]))),
@@ -212,8 +220,8 @@ fn a_server_that_is_behind_only_adds_addresses() {
     client.held();
     assert_eq!(client.apply([response(Authorization, "9", "p=1 q=1 -r")]), "complete");
     assert_eq!(client.apply([response(Address, "9", "a=1 b=1 -c")]), "b=1, complete");
-    let behind = Behind { since: client.now, applied: 10, offered: 9 };
-    assert_eq!(client.session.behind(), Some(behind));
+    let behind = Behind { since: client.now, kind: "Pod".into(), applied: 10, offered: 9 };
+    assert_eq!(client.session.behind(), Some(&behind));
     // It has caught up, and believes that what was left out is held.
     assert_eq!(client.receive(response(Address, "10", "a=2")), Next::Reopen);
     assert_eq!(client.held(), ["a=2", "b=1", "p=2"]);
@@ -247,19 +255,15 @@ fn a_version_alone_says_that_a_server_has_caught_up_and_applies_nothing() {
         client.apply([response(Authorization, "12", "q=1"), response(Address, "12", "")]),
         "policy q=1, complete"
     );
-    assert_eq!(client.apply([response(Authorization, "20", "")]), "complete");
-    assert_eq!(client.session.version(), Some(12));
-    // Another server that has not heard of that version is not behind what was applied.
-    client.held();
-    assert_eq!(client.apply([response(Authorization, "15", "q=2")]), "policy q=2, complete");
+    assert_eq!(client.session.applied_changes().to_string(), "Pod=12");
 }
 
 #[test]
 fn a_client_goes_on_from_what_an_earlier_one_had_applied() {
     let held = [(Address, "a", "2"), (Address, "b", "1"), (Authorization, "p", "1")];
     let held = held.map(|(kind, name, version)| (kind, name.into(), version.into()));
-    let session = Session::holding(Node::default(), held, Some(10));
-    assert_eq!((session.version(), session.is_complete()), (Some(10), false));
+    let session = Session::holding(Node::default(), held, [("Pod", 10)].into_iter().collect());
+    assert_eq!((session.applied_changes().newest(), session.is_complete()), (Some(10), false));
     let mut client = Client { session, ..Client::new() };
     assert_eq!(client.held(), ["a=2", "b=1", "p=1"]);
     // A server that is older than that takes nothing away, and its state is not the whole one.
@@ -279,10 +283,10 @@ fn a_batch_has_the_versions_that_it_leads_to() {
     client.receive(response(Authorization, "8", ""));
     let batch = client.session.take();
     let versions: Vec<_> = batch.changes.iter().map(|change| (&*change.name, &*change.version)).collect();
-    assert_eq!((versions, batch.version), (vec![("a", "3"), ("b", "")], Some(8)));
+    assert_eq!((versions, &*batch.applied.to_string()), (vec![("a", "3"), ("b", "")], "Pod=8"));
     client.session.applied(&[]);
     client.receive(response(Address, "7", "c=1"));
-    assert_eq!(client.session.take().version, None, "it is behind");
+    assert_eq!(client.session.take().applied, Applied::default(), "it is behind");
 }
 
 #[test]
@@ -299,15 +303,71 @@ fn a_server_that_stays_behind_is_reported_once() {
     client.apply([response(Address, "8", "-a")]);
     assert_eq!(client.session.report(client.now), None);
     client.now += Duration::from_secs(1);
-    assert_eq!(client.session.report(client.now), Some(Behind { since, applied: 10, offered: 8 }));
+    assert_eq!(client.session.report(client.now), Some(Behind { since, kind: "Pod".into(), applied: 10, offered: 8 }));
     assert_eq!((client.session.deadline(), client.session.report(client.now)), (None, None));
 }
 
 #[test]
-fn versions_that_are_no_numbers_make_no_rule() {
+fn a_server_that_names_no_versions_makes_no_rule() {
     let mut client = Client::new();
     client.apply([response(Address, "10", "a=2")]);
-    assert_eq!(client.apply([response(Address, "2026-01-01T00:00:00Z/7", "a=1")]), "a=1");
-    assert_eq!(client.apply([response(Address, "", "-a")]), "-a");
+    client.held();
+    let foreign = |text| DeltaDiscoveryResponse { underpass_versions: HashMap::new(), ..response(Address, "9", text) };
+    assert_eq!(client.apply([foreign("a=1")]), "a=1");
+    assert_eq!(client.apply([foreign("-a")]), "-a");
     assert_eq!(client.session.behind(), None);
+    // What was applied before is not forgotten.
+    client.held();
+    assert_eq!(client.apply([response(Authorization, "9", "q=1")]), "");
+    assert!(client.session.behind().is_some());
+}
+
+/// A response that says of each kind how far it is known, and when it changed last.
+fn knowing(versions: &[(&str, u64, u64)], text: &str) -> DeltaDiscoveryResponse {
+    let reached = |(kind, known, changed): &(&str, u64, u64)| {
+        ((*kind).to_owned(), contract::Reached { known: *known, changed: *changed })
+    };
+    let underpass_versions = versions.iter().map(reached).collect();
+    DeltaDiscoveryResponse { underpass_versions, ..response(Authorization, "", text) }
+}
+
+#[test]
+fn a_server_is_behind_where_it_lacks_a_change_of_any_kind() {
+    let mut client = Client::new();
+    // Nodes are known up to 50, and changed at 3.
+    client.apply([knowing(&[("Policy", 40, 30), ("Node", 50, 3)], "p=2")]);
+    assert_eq!(client.session.applied_changes().to_string(), "Node=3 Policy=30");
+    let mut check = |versions: &[(&str, u64, u64)], is_behind: bool| {
+        client.held();
+        client.apply([knowing(versions, "p=1")]);
+        assert_eq!(client.session.behind().is_some(), is_behind, "{versions:?}");
+    };
+    check(&[("Policy", 29, 9), ("Node", 99, 9)], true);
+    check(&[("Policy", 99, 9), ("Node", 2, 2)], true);
+    // One that has heard less of a quiet kind lacks no change.
+    check(&[("Policy", 30, 30), ("Node", 3, 3)], false);
+    // A kind that it never names it does not read.
+    check(&[("Policy", 30, 30)], false);
+    // It was followed when nodes had changed at 9.
+    check(&[("Policy", 30, 30), ("Node", 9, 9)], false);
+    check(&[("Policy", 30, 30), ("Node", 8, 8)], true);
+}
+
+#[test]
+fn versions_that_a_server_has_told_hold_for_its_stream() {
+    let mut client = Client::new();
+    client.apply([knowing(&[("Policy", 40, 30), ("Node", 50, 3)], "p=2")]);
+    // Only what is news comes with each response.
+    client.apply([knowing(&[("Node", 60, 60)], "")]);
+    client.apply([knowing(&[], "p=3")]);
+    assert_eq!(client.session.applied_changes().to_string(), "Node=60 Policy=30");
+    let sent = client.session.open();
+    for request in sent {
+        assert_eq!(request.underpass_applied, [("Node".to_owned(), 60), ("Policy".to_owned(), 30)].into());
+    }
+    // The next server has told nothing of nodes yet.
+    client.apply([knowing(&[("Policy", 30, 30)], "p=4")]);
+    assert!(client.session.behind().is_none());
+    client.apply([knowing(&[("Node", 59, 59)], "p=5")]);
+    assert!(client.session.behind().is_some());
 }

@@ -23,8 +23,6 @@ pub struct Limits {
     pub response_bytes: usize,
     /// How long a response may wait for its answer. A stream without one is closed.
     pub answer: Duration,
-    /// The shortest pause before a response that says nothing but the version of the source.
-    pub version: Duration,
     /// How long the kind that is subscribed to first waits for the other: addresses for policies, which go first, and
     /// removals of policies for addresses.
     pub other_kind: Duration,
@@ -49,7 +47,6 @@ impl Default for Limits {
             response_resources: 1_000,
             response_bytes: 1 << 20,
             answer: Duration::from_secs(60),
-            version: Duration::from_secs(10),
             other_kind: Duration::from_secs(1),
             end: Duration::from_secs(10),
             ping: Duration::from_secs(30),

@@ -22,5 +22,5 @@ mod stream;
 pub use catalog::Catalog;
 pub use counters::{Counters, Sent};
 pub use limits::Limits;
-pub use serve::{Services, serve};
+pub use serve::{Heard, Services, serve};
 pub use session::{Malformed, Notice, Phase, Session};

@@ -1,6 +1,7 @@
 //! Serves both services, delta streams and certificates, on the connections that it is given.
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     io,
     sync::Arc,
@@ -16,6 +17,7 @@ use tokio::{
 use tonic::{Status, body::Body, server::NamedService};
 use tower::Service;
 use tracing::warn;
+use underpass_core::Kind;
 
 use super::{
     Catalog, Counters, Limits,
@@ -23,7 +25,7 @@ use super::{
     service::Discovery,
 };
 use crate::{
-    access::Authenticator,
+    access::{Authenticator, Caller},
     certificates::{Certificates, Issuer},
     contract::{
         envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
@@ -51,6 +53,19 @@ pub struct Services<A, I> {
     pub limits: Limits,
     /// Numbers.
     pub counters: Arc<Counters>,
+    /// Told what clients had applied.
+    pub heard: Arc<dyn Heard>,
+}
+
+/// What is told that a client had applied changes, from another control plane, which may not be known here.
+pub trait Heard: Send + Sync + 'static {
+    /// The version of the last change of each kind of objects. Said once for each stream.
+    fn heard(&self, caller: &Caller, applied: &BTreeMap<Kind, u64>);
+}
+
+/// Nobody.
+impl Heard for () {
+    fn heard(&self, _: &Caller, _: &BTreeMap<Kind, u64>) {}
 }
 
 /// Serves until `shutdown`, then drains: every stream ends in order, calls end, and what is left after
@@ -62,7 +77,7 @@ where
     A: Authenticator,
     I: Issuer,
 {
-    let Services { resources, authenticator, issuer, limits, counters } = services;
+    let Services { resources, authenticator, issuer, limits, counters, heard } = services;
     let (all, stopping) = (Scissors::new(), Scissors::new());
     let _cut = CutOnDrop(all.clone());
     let first = Catalog::first(resources.borrow().clone());
@@ -72,6 +87,7 @@ where
         authenticator: authenticator.clone(),
         limits: limits.clone(),
         counters,
+        heard,
         stopping: stopping.clone(),
         streams: Arc::new(Semaphore::new(limits.streams)),
     });

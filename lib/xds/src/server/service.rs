@@ -10,6 +10,7 @@ use super::{
     Catalog, Counters, Limits,
     connection::Scissors,
     counters::Counted,
+    serve::Heard,
     stream::{self, Parts, Responses},
 };
 use crate::{
@@ -26,6 +27,7 @@ pub(crate) struct Discovery<A> {
     pub(crate) authenticator: Arc<A>,
     pub(crate) limits: Limits,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) heard: Arc<dyn Heard>,
     pub(crate) stopping: Scissors,
     pub(crate) streams: Arc<Semaphore>,
 }
@@ -64,6 +66,7 @@ impl<A: Authenticator> AggregatedDiscoveryService for Discovery<A> {
             connection,
             caller,
             counted: Counted::new(self.counters.clone()),
+            heard: self.heard.clone(),
             limits: self.limits.clone(),
             permit,
         })))

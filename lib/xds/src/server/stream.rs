@@ -1,5 +1,7 @@
 //! The task of one delta stream: carries requests and catalogs into its session, and responses out.
 
+use std::sync::Arc;
+
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc, watch},
     time::{Instant, sleep, sleep_until, timeout},
@@ -8,7 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 use tracing::{info, warn};
 
-use super::{Catalog, Malformed, Notice, Session, connection::Scissors, counters::Counted};
+use super::{Catalog, Malformed, Notice, Session, connection::Scissors, counters::Counted, serve::Heard};
 use crate::{
     access::Caller,
     contract::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
@@ -27,6 +29,7 @@ pub(super) struct Parts {
     pub(super) connection: Option<Scissors>,
     pub(super) caller: Caller,
     pub(super) counted: Counted,
+    pub(super) heard: Arc<dyn Heard>,
     pub(super) limits: Limits,
     pub(super) permit: OwnedSemaphorePermit,
 }
@@ -132,10 +135,14 @@ async fn serve(
                     Ok(None) => return End::Client,
                     Err(status) => return End::Broken(status),
                 };
+                let is_new = session.applied().is_none();
                 match session.receive(request, Instant::now().into_std()) {
                     Ok(None) => (),
                     Ok(Some(notice)) => say(parts, session, &notice),
                     Err(malformed) => return End::Malformed(malformed),
+                }
+                if let Some(applied) = session.applied().filter(|applied| is_new && !applied.is_empty()) {
+                    parts.heard.heard(&parts.caller, applied);
                 }
             }
             Ok(()) = parts.catalogs.changed() => session.publish(parts.catalogs.borrow_and_update().clone()),

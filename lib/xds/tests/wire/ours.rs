@@ -111,14 +111,16 @@ async fn an_older_replica_takes_nothing_away_until_it_has_caught_up() {
     let added = [resource("a", "2"), resource("b", "1"), resource("c", "1")];
     agent.has(&resources("9", added, [resource("p", "2")])).await;
     let behind = agent.progress.wait_for(|progress| progress.behind.is_some());
-    let behind = within("the progress says it", behind).await.expect("the client runs").behind.expect("just seen");
-    assert_eq!((behind.applied, behind.offered), (10, 9));
+    let behind =
+        within("the progress says it", behind).await.expect("the client runs").behind.clone().expect("just seen");
+    assert_eq!((&*behind.kind, behind.applied, behind.offered), ("Pod", 10, 9));
     let caught_up = resources("11", [resource("a", "2"), resource("b", "1")], [resource("p", "2")]);
     older.resources.send_replace(caught_up.clone());
     agent.has(&caught_up).await;
     let level = agent.progress.wait_for(|progress| progress.behind.is_none());
     within("the progress says it", level).await.expect("the client runs");
     assert_eq!(older.counters.opened(), 2, "one stream more on the same connection");
+    assert_eq!(*older.heard.0.lock().unwrap(), [10, 10], "each stream says what was applied");
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,13 +12,15 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
+use underpass_core::Kind;
+use underpass_door::Reached;
 use underpass_xds::{
     access::{Authenticator, Caller, CallerPod, Refusal, RefusalKind},
     certificates::{Issuer, Request},
     client::{self, Batch, Node, Progress, Rejected},
     connect::ControlPlane,
     resource::{Change, Resource, ResourceKind, Resources},
-    server::{Counters, Limits, Services, serve},
+    server::{Counters, Heard, Limits, Services, serve},
 };
 
 use crate::pipe::Pipe;
@@ -77,6 +79,7 @@ pub(crate) struct Server {
     pub(crate) resources: watch::Sender<Resources>,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) heard: Arc<Streams>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
@@ -90,16 +93,18 @@ impl Server {
         let (pipe, incoming) = Pipe::new();
         let (resources, receiver) = watch::channel(resources);
         let (tokens, counters) = (Arc::new(Tokens::default()), Arc::new(Counters::default()));
+        let heard = Arc::new(Streams::default());
         let services = Services {
             resources: receiver,
             authenticator: tokens.clone(),
             issuer: Arc::new(Ca),
             limits,
             counters: counters.clone(),
+            heard: heard.clone(),
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(serve(Box::pin(incoming), services, async move { drop(stopped.await) }));
-        Self { pipe, resources, tokens, counters, stop: Some(stop), task }
+        Self { pipe, resources, tokens, counters, heard, stop: Some(stop), task }
     }
 
     /// Drains, and waits until it has.
@@ -130,6 +135,22 @@ pub(crate) fn resources(
         addresses: addresses.into_iter().map(map).collect(),
         authorizations: policies.into_iter().map(map).collect(),
         source: source.into(),
+        versions: source.parse().ok().map(of_pods).into_iter().collect(),
+    }
+}
+
+/// Pods are known up to this version, at which they changed.
+fn of_pods(known: u64) -> (Kind, Reached) {
+    (Kind::Pod, Reached { known, changed: known })
+}
+
+/// What clients had applied, stream by stream: the versions of pods.
+#[derive(Default)]
+pub(crate) struct Streams(pub(crate) Mutex<Vec<u64>>);
+
+impl Heard for Streams {
+    fn heard(&self, _: &Caller, applied: &BTreeMap<Kind, u64>) {
+        self.0.lock().expect("no test panics with the lock").push(applied[&Kind::Pod]);
     }
 }
 

@@ -209,8 +209,6 @@ fn etcd(data: &Path) -> Result<Program> {
         .args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients])
         .args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers])
         .args(["--initial-cluster", &format!("etcd={peers}")])
-        // As kubeadm has it: bookmarks of quiet kinds move on.
-        .arg("--experimental-watch-progress-notify-interval=5s")
         .named("etcd");
     Ok(program)
 }

@@ -63,9 +63,7 @@ pub(crate) fn no_agent_goes_back_to_an_older_policy(lab: &Lab) -> Result<()> {
     relay.lead_to(cluster.control.address())?;
     versions.grow_with(&cluster, "three")?;
 
-    println!(
-        "it dies, and the third, whose version is older, catches up with what the API server tells it once a minute"
-    );
+    println!("it dies, and the third, which knows kinds up to older versions, hears of that and lists them anew");
     cluster.control.kill()?;
     third.running()?.signal(Signal::SIGCONT)?;
     relay.lead_to(third.address())?;

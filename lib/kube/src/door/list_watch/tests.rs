@@ -254,10 +254,66 @@ fn objects_outlive_a_moment_without_their_kind() {
     rig.fails(Failure::Absent, 250, list(0, PAGE, None));
 }
 
+impl Rig {
+    /// Others have reached this version; the kind is listed anew after so many milliseconds, or never.
+    #[track_caller]
+    fn is_overtaken(&mut self, by: u64, ms: Option<u64>) -> &mut Self {
+        self.check(Event::Overtaken { version: by }, None, None);
+        assert_eq!(self.machine.overdue(), ms.map(|ms| self.now + Duration::from_millis(ms)));
+        self
+    }
+}
+
+#[test]
+fn a_kind_that_stays_overtaken_is_listed_anew() {
+    let mut rig = Rig::watching();
+    rig.is_overtaken(10, None).is_overtaken(12, Some(2_000)).after(1_000).is_overtaken(13, Some(1_000));
+    rig.check(Event::Overdue, None, None);
+    rig.after(1_000).check(Event::Overdue, None, Some(list(0, PAGE, None)));
+    rig.check(page("14", &["a"], None), Some(Output::Replaced(vec!["a"])), Some(watch(0, "14")));
+    // Not again before a while has passed, and not for what was reached.
+    rig.after(1_000).is_overtaken(14, None).is_overtaken(20, Some(29_000));
+    rig.check(bookmark("19"), None, None);
+    assert!(rig.machine.overdue().is_some());
+    rig.check(put("20", "b"), Some(Output::Put("b")), None);
+    assert_eq!(rig.machine.overdue(), None);
+    rig.after(60_000).check(Event::Overdue, None, None);
+    rig.is_overtaken(21, Some(2_000));
+    // A watch that failed begins again first.
+    rig.check(Event::Failed(other()), None, Some(wait(250)));
+    assert_eq!(rig.machine.overdue(), None);
+    rig.after(2_000).check(Event::Overdue, None, None);
+    rig.check(Event::Waited, None, Some(watch(0, "20")));
+    rig.check(Event::Overdue, None, Some(list(0, PAGE, None)));
+    // A list that is no newer, as of a store that was restored, is not asked for again until somebody says so again.
+    rig.check(page("15", &["a"], None), Some(Output::Replaced(vec!["a"])), Some(watch(0, "15")));
+    assert_eq!(rig.machine.overdue(), None);
+}
+
+#[test]
+fn an_absent_kind_is_known_to_be_so_up_to_what_was_known_before_it_was_asked_for() {
+    let mut rig = Rig::new(1);
+    let version = |rig: &Rig| rig.machine.health().resource_version.to_string();
+    rig.check(Event::Failed(Failure::Absent), Some(Output::Absent), Some(wait(250)));
+    assert_eq!(version(&rig), "0");
+    rig.check(Event::Waited, None, Some(list(0, PAGE, None)));
+    rig.machine.asks(40);
+    rig.check(Event::Failed(Failure::Absent), None, Some(wait(500)));
+    assert_eq!(version(&rig), "40");
+    // It is looked for sooner where others have reached more.
+    rig.is_overtaken(40, None).is_overtaken(41, Some(2_000)).after(2_000);
+    rig.check(Event::Overdue, None, Some(list(0, PAGE, None)));
+    rig.check(Event::Waited, None, None);
+    rig.machine.asks(50);
+    rig.check(page("50", &["a"], None), Some(Output::Replaced(vec!["a"])), Some(watch(0, "50")));
+}
+
 #[test]
 fn what_does_not_belong_to_the_action_is_ignored() {
     let mut rig = Rig::new(1);
-    for event in [put("1", "x"), removed("1", "x"), bookmark("1"), Event::Ended, Event::Opened, Event::Waited] {
+    for event in
+        [put("1", "x"), removed("1", "x"), bookmark("1"), Event::Ended, Event::Opened, Event::Waited, Event::Overdue]
+    {
         rig.check(event, None, None);
     }
     rig.check(Event::Failed(other()), None, Some(wait(250)));

@@ -57,14 +57,26 @@ pub struct ControlPlane {
     pub complete: bool,
     /// The version of the facts: the newest `resourceVersion` of the control plane's API server that was applied.
     pub version: Option<u64>,
-    /// The version of a control plane that is behind what was applied: until it has caught up it takes nothing away.
-    pub offered: Option<u64>,
+    /// What a control plane lacks that is behind what was applied: until it has caught up it takes nothing away.
+    #[serde(default)]
+    pub behind: Option<Behind>,
     /// When facts were applied last, in seconds since the epoch.
     pub applied_unix_s: Option<u64>,
     /// The facts are those that an earlier agent had kept on the node, and changed last at this time, in seconds since the epoch; none:
     /// they are the control plane's. Absent from earlier agents.
     #[serde(default)]
     pub cached_unix_s: Option<u64>,
+}
+
+/// A kind of object of which a control plane does not know the last change that was applied.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Behind {
+    /// The kind.
+    pub kind: String,
+    /// The `resourceVersion` of that change.
+    pub applied: u64,
+    /// The one up to which the control plane knows the kind.
+    pub known: u64,
 }
 
 impl ControlPlane {

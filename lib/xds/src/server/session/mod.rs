@@ -14,8 +14,8 @@
 //! * No address is sent before the policies of its catalog were; no policy is removed while the client may hold an
 //!   address of an earlier catalog that names it.
 //! * A resource that the client refused is not sent again before it changes.
-//! * A client that takes parts hears of each version of the source, at the latest by a response that says nothing else: what it had applied
-//!   from another server may be newer than what it has heard here, and it leaves changes out for as long.
+//! * A client that had applied newer changes, from another server, leaves out what it hears here. It is told as soon as
+//!   they are known here, by a response that says nothing else if there is nothing else to say.
 //! * Every name that is asked for is answered, where nothing has that name as removed: Istio's clients wait for it.
 //!
 //! Types that are not served are answered with an empty response, once. istiod gives no answer, and go-control-plane
@@ -32,17 +32,18 @@ mod properties;
 mod tests;
 
 use std::{
-    collections::{BTreeSet, VecDeque},
-    sync::Arc,
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Instant,
 };
 
 use thiserror::Error;
+use underpass_core::Kind;
+use underpass_door::{Reached, Versions};
 
 use self::track::Track;
 use super::{Catalog, Limits};
 use crate::{
-    contract::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+    contract::envoy::service::discovery::v3::{self as contract, DeltaDiscoveryRequest, DeltaDiscoveryResponse},
     resource::ResourceKind,
     wire::{PARTIAL, PerKind},
 };
@@ -63,8 +64,8 @@ pub struct Session {
     /// Answers to requests for such types.
     empty: VecDeque<DeltaDiscoveryResponse>,
     nonces: u64,
-    /// The version of the source that was told last, and when.
-    told: Option<(Arc<str>, Instant)>,
+    /// How far the source had been read, as it was told last.
+    told: Versions,
 }
 
 /// What a client says about itself in its first request.
@@ -72,6 +73,8 @@ pub struct Session {
 struct Client {
     node: String,
     takes_parts: bool,
+    /// What it had applied.
+    applied: BTreeMap<Kind, u64>,
 }
 
 /// What became of a stream's subscriptions.
@@ -162,7 +165,7 @@ impl Session {
             foreign: BTreeSet::new(),
             empty: VecDeque::new(),
             nonces: 0,
-            told: None,
+            told: Versions::default(),
         }
     }
 
@@ -197,7 +200,9 @@ impl Session {
         self.check(&request)?;
         if let (None, Some(node)) = (&self.client, &request.node) {
             let takes_parts = node.client_features.iter().any(|feature| feature == PARTIAL);
-            self.client = Some(Client { node: node.id.clone(), takes_parts });
+            let applied = |kind: Kind| Some((kind, *request.underpass_applied.get(kind.as_str())?));
+            let applied = Kind::ALL.into_iter().filter_map(applied).collect();
+            self.client = Some(Client { node: node.id.clone(), takes_parts, applied });
         }
         let Some(kind) = ResourceKind::of(&request.type_url) else { return self.not_served(request) };
         if let Some(track) = self.tracks.of_mut(kind) {
@@ -217,7 +222,7 @@ impl Session {
     /// The next response, if one can be sent now. To be called until there is none.
     pub fn poll(&mut self, now: Instant) -> Option<DeltaDiscoveryResponse> {
         if let Some(empty) = self.empty.pop_front() {
-            return Some(self.numbered(empty, now));
+            return Some(self.numbered(empty));
         }
         self.other_until.take_if(|until| now >= *until);
         loop {
@@ -230,7 +235,7 @@ impl Session {
                 let Some(track) = self.tracks.of_mut(kind) else { continue };
                 let nonce = self.nonces.wrapping_add(1);
                 if let Some(response) = track.respond(&self.current, removes, nonce, now, &self.limits) {
-                    return Some(self.numbered(response, now));
+                    return Some(self.numbered(response));
                 }
             }
             if self.current.is(&self.latest) || !self.tracks().all(Track::is_done) {
@@ -240,23 +245,31 @@ impl Session {
         }
     }
 
-    /// An empty response with the version of the source, where that is news and due.
+    /// An empty response with how far the source has been read, where the client waits for that.
     fn version(&mut self, now: Instant) -> Option<DeltaDiscoveryResponse> {
-        self.version_due().filter(|due| now >= *due)?;
+        let is_quiet = self.tracks().all(|track| track.is_done() && track.waits().is_none());
+        if !is_quiet || self.knows_what_was_applied(&self.told) {
+            return None;
+        }
+        if !self.knows_what_was_applied(&self.current.resources().versions) {
+            return None;
+        }
         let nonce = self.nonces.wrapping_add(1);
         let response = self.tracks.of_mut(ResourceKind::Authorization).as_mut()?.respond_empty(nonce, now);
-        Some(self.numbered(response, now))
+        Some(self.numbered(response))
     }
 
-    /// When the version of the source is to be told, where nothing else is to be.
-    fn version_due(&self) -> Option<Instant> {
-        let takes_parts = self.client.as_ref().is_some_and(|client| client.takes_parts);
-        let is_quiet = self.tracks().all(|track| track.is_done() && track.waits().is_none());
-        // Policies are what a client leaves out.
-        self.tracks.of(ResourceKind::Authorization).as_ref()?;
-        let (told, at) = self.told.as_ref().filter(|_| takes_parts && is_quiet)?;
-        (*told != self.current.resources().source).then_some(())?;
-        at.checked_add(self.limits.version)
+    /// What the client had applied is known to a server that knows so much.
+    fn knows_what_was_applied(&self, versions: &Versions) -> bool {
+        let Some(client) = self.client.as_ref().filter(|client| client.takes_parts) else { return true };
+        let is_known = |(kind, applied): (&Kind, &u64)| versions.of(*kind).is_none_or(|of| of.known >= *applied);
+        client.applied.iter().all(is_known)
+    }
+
+    /// What the client had applied when it opened the stream, by kind of object.
+    #[must_use]
+    pub fn applied(&self) -> Option<&BTreeMap<Kind, u64>> {
+        self.client.as_ref().map(|client| &client.applied)
     }
 
     /// When [`Self::poll`] or [`Self::overdue`] may answer differently without any event.
@@ -264,7 +277,7 @@ impl Session {
     pub fn deadline(&self) -> Option<Instant> {
         let answers = self.tracks().filter_map(|track| track.waits()?.checked_add(self.limits.answer));
         let other = self.other_until.filter(|_| self.tracks().count() == 1 && !self.tracks().all(Track::is_done));
-        answers.chain(other).chain(self.version_due()).min()
+        answers.chain(other).min()
     }
 
     /// A type of which a response has waited for its answer for too long.
@@ -295,12 +308,19 @@ impl Session {
         self.tracks.of(kind).as_ref().map_or(self.other_until.is_none(), much)
     }
 
-    fn numbered(&mut self, mut response: DeltaDiscoveryResponse, now: Instant) -> DeltaDiscoveryResponse {
+    fn numbered(&mut self, mut response: DeltaDiscoveryResponse) -> DeltaDiscoveryResponse {
         self.nonces = self.nonces.wrapping_add(1);
         response.nonce = self.nonces.to_string();
-        let source = Arc::clone(&self.current.resources().source);
-        response.system_version_info = source.as_ref().into();
-        self.told = Some((source, now));
+        response.system_version_info = self.current.resources().source.as_ref().into();
+        if self.client.as_ref().is_some_and(|client| client.takes_parts) {
+            let versions = self.current.resources().versions.clone();
+            let news = versions.iter().filter(|(kind, reached)| self.told.of(*kind) != Some(*reached));
+            let message = |(kind, Reached { known, changed }): (Kind, Reached)| {
+                (kind.as_str().to_owned(), contract::Reached { known, changed })
+            };
+            response.underpass_versions = news.map(message).collect();
+            self.told = versions;
+        }
         response
     }
 

@@ -110,42 +110,81 @@ fn the_first_request_without_a_name_is_for_all_and_always_answered() {
     assert_eq!(star.ask([request(POLICY, |_| ()), request(ADDRESS, subscribe(&["*"]))])[1], "2 Address @7 a=1");
 }
 
+/// As a client that has applied this version of pods.
+fn having(applied: u64) -> impl Fn(&mut DeltaDiscoveryRequest) {
+    move |request| {
+        parts(request);
+        request.underpass_applied = [("Pod".to_owned(), applied), ("Unknown".to_owned(), 99)].into();
+    }
+}
+
 #[test]
-fn a_client_that_takes_parts_hears_of_the_version_alone() {
-    let limits = Limits::default();
-    let first = || resources("1", [one("a", "1")], [one("p", "1")]);
-    let mut stream = Stream::new(first());
-    let subscribe = || [request(POLICY, parts), request(ADDRESS, parts)];
-    assert_eq!(stream.ask(subscribe()).len(), 2);
+fn a_client_that_had_applied_more_is_told_as_soon_as_that_is_known() {
+    let world = |version: &str| resources(version, [one("a", "1")], [one("p", "1")]);
+    let subscribe = |applied| [request(POLICY, having(applied)), request(ADDRESS, having(applied))];
+    let mut stream = Stream::new(world("1"));
+    assert_eq!(stream.ask(subscribe(3)).len(), 2);
+    assert_eq!(stream.session.applied(), Some(&[(Kind::Pod, 3)].into()));
     stream.ask([request(POLICY, ack(1)), request(ADDRESS, ack(2))]);
-    let next = |version: &str| resources(version, [one("a", "1")], [one("p", "1")]);
-    assert_eq!(stream.publish(next("2")), Vec::<String>::new(), "not more often than that");
-    assert_eq!(stream.session.deadline(), Some(stream.now + limits.version));
-    assert_eq!(stream.publish(next("3")), Vec::<String>::new());
-    assert_eq!(stream.wait(limits.version), ["3 Authorization @3"]);
-    assert_eq!(stream.session.deadline(), Some(stream.now + limits.answer), "it is answered as any other");
+    assert_eq!(stream.publish(world("2")), Vec::<String>::new(), "not yet");
+    assert_eq!(stream.publish(world("4")), ["3 Authorization @4"]);
+    assert_eq!(stream.session.deadline(), Some(stream.now + Limits::default().answer), "it is answered as any other");
     stream.ask([request(POLICY, ack(3))]);
     assert_eq!((stream.session.phase(), stream.session.deadline()), (Phase::Current, None));
-    assert_eq!(stream.wait(2 * limits.version), Vec::<String>::new(), "a version is told once");
-    // What changes takes the version with it, at once.
-    assert_eq!(stream.publish(resources("5", [one("a", "2")], [one("p", "1")])), ["4 Address @5 a=2"]);
-    stream.ask([request(ADDRESS, ack(4))]);
-    assert_eq!(stream.wait(2 * limits.version), Vec::<String>::new());
+    assert_eq!(stream.publish(world("5")), Vec::<String>::new(), "once");
 
-    // Without policies nothing is left out, and nothing is due.
-    let mut stream = Stream::new(first());
-    stream.ask([request(ADDRESS, parts)]);
-    stream.wait(limits.other_kind);
-    stream.ask([request(ADDRESS, ack(1))]);
-    stream.publish(next("2"));
-    assert_eq!((stream.wait(2 * limits.version), stream.session.deadline()), (Vec::new(), None));
-
-    // A ztunnel has no use for it.
-    let mut stream = Stream::new(first());
-    stream.ask(both());
+    // A change says it as well.
+    let mut stream = Stream::new(world("1"));
+    stream.ask(subscribe(3));
     stream.ask([request(POLICY, ack(1)), request(ADDRESS, ack(2))]);
-    stream.publish(next("2"));
-    assert_eq!((stream.wait(2 * limits.version), stream.session.deadline()), (Vec::new(), None));
+    assert_eq!(stream.publish(resources("3", [one("a", "2")], [one("p", "1")])), ["3 Address @3 a=2"]);
+    assert_eq!(stream.ask([request(ADDRESS, ack(3))]), Vec::<String>::new());
+    assert_eq!(stream.publish(world("3")), ["4 Address @3 a=1"]);
+
+    // So does the state that is known already when the stream is opened; and without policies nothing is left out.
+    for requests in [subscribe(1).to_vec(), vec![request(ADDRESS, having(3))], both().to_vec()] {
+        let mut stream = Stream::new(world("1"));
+        stream.ask(requests);
+        stream.wait(Limits::default().other_kind);
+        stream.ask([request(POLICY, ack(1)), request(ADDRESS, ack(2)), request(ADDRESS, ack(1))]);
+        assert_eq!(stream.publish(world("4")), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_client_that_takes_parts_hears_once_how_far_each_kind_is_known() {
+    let versions = |all: &[(Kind, u64)]| {
+        let reached = |(kind, known): &(Kind, u64)| (*kind, Reached { known: *known, changed: known / 2 });
+        all.iter().map(reached).collect::<Versions>()
+    };
+    let world = |all: &[(Kind, u64)], version: &str| Resources {
+        versions: versions(all),
+        ..resources("7", [one("a", version)], [])
+    };
+    let said = |response: DeltaDiscoveryResponse| {
+        let one = |(kind, r): (String, contract::Reached)| format!("{kind} {}/{}", r.known, r.changed);
+        let mut all: Vec<_> = response.underpass_versions.into_iter().map(one).collect();
+        all.sort();
+        all.join(", ")
+    };
+    let first = world(&[(Kind::Pod, 4), (Kind::Node, 8)], "1");
+    let mut stream = Stream::new(first.clone());
+    for request in [request(POLICY, parts), request(ADDRESS, parts)] {
+        stream.session.receive(request, stream.now).unwrap();
+    }
+    let mut next = |stream: &mut Stream| stream.session.poll(stream.now).map(said);
+    assert_eq!(next(&mut stream).as_deref(), Some("Node 8/4, Pod 4/2"));
+    assert_eq!(next(&mut stream).as_deref(), Some(""));
+    stream.session.receive(request(ADDRESS, ack(2)), stream.now).unwrap();
+    stream.catalog = stream.catalog.next(world(&[(Kind::Pod, 10), (Kind::Node, 8)], "2"));
+    stream.session.publish(stream.catalog.clone());
+    assert_eq!(next(&mut stream).as_deref(), Some("Pod 10/5"));
+
+    let mut ztunnel = Stream::new(first);
+    for request in both() {
+        ztunnel.session.receive(request, ztunnel.now).unwrap();
+    }
+    assert_eq!(next(&mut ztunnel).as_deref(), Some(""));
 }
 
 #[test]

@@ -17,8 +17,8 @@ use underpass_control::{
     facts::{self, Followed},
     incoming,
 };
-use underpass_core::{Identity, TrustDomain, objects, world::MeshSettings};
-use underpass_door::Update;
+use underpass_core::{Identity, Kind, TrustDomain, objects, world::MeshSettings};
+use underpass_door::{Reached, Update};
 use underpass_identity::{Authority, certificate::pem, rotation::values::Values};
 use underpass_keeper::{Feed, Keeper, supervision::SupervisedTask};
 use underpass_net::tls::{Acceptor, Protocol, Settings};
@@ -92,6 +92,7 @@ impl ControlPlane {
                 issuer: Arc::new(NoCertificates),
                 limits: Limits::default(),
                 counters: Arc::new(Counters::default()),
+                heard: Arc::new(()),
             };
             let publishing = async {
                 while newest.changed().await.is_ok() {
@@ -116,7 +117,9 @@ impl ControlPlane {
             }
         }
         let version = self.handed.fetch_add(1, Relaxed) + 1;
-        self.feed.send(Update { batch, source_version: Some(version.to_string().into()), ..Update::default() });
+        let reached = Reached { known: version, changed: version };
+        let versions = [(Kind::Pod, reached)].into_iter().collect();
+        self.feed.send(Update { batch, versions, ..Update::default() });
     }
 
     /// Waits until so many addresses are served.
