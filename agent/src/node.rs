@@ -417,7 +417,7 @@ impl Node {
                 self.unenrolled.added(&pod_uid, late);
                 let serving = Serving { uid: uid.clone(), pod_uid, account: account.clone(), steered: true };
                 self.serving.insert(cookie, serving);
-                let expected_until = self.sandboxes.expected_until(cookie);
+                let expected_within = self.sandboxes.expected_within(cookie);
                 let cookie = cookie.0;
                 let pod = underpass_ztunnel::Pod {
                     name,
@@ -428,7 +428,7 @@ impl Node {
                     netns,
                     outbound,
                     inbound,
-                    expected_until,
+                    expected_within,
                 };
                 self.ztunnel.add(pod);
                 self.want(); // its account may be another one by now

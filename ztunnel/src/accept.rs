@@ -5,11 +5,12 @@
 
 use std::{
     io,
+    os::fd::AsFd as _,
     rc::Rc,
     time::{Duration, Instant},
 };
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, unix::pipe::Receiver};
 use underpass_net::{budget::Permit, system::errno};
 
 use crate::{SOCKETS_PER_CONNECTION, worker::Worker, worker_pod::WorkerPod};
@@ -39,7 +40,7 @@ pub(crate) async fn accept<F: Future<Output = ()> + 'static>(
     listener: Rc<TcpListener>,
     serve: impl Fn(Rc<Worker>, Rc<WorkerPod>, Accepted) -> F,
 ) {
-    worker.knows(&pod).await;
+    until_known(&worker, &pod, &listener).await;
     let mut in_turn = 0;
     loop {
         let sockets = &pod.budget.sockets;
@@ -85,6 +86,31 @@ pub(crate) async fn accept<F: Future<Output = ()> + 'static>(
     }
 }
 
+/// Completes when the mesh knows a pod that is expected, or has not come to know it in time. That time begins when the first
+/// connection waits: between a pod's sandbox and its first process an image may be fetched for minutes, and its addresses are
+/// told after that.
+async fn until_known(worker: &Worker, pod: &WorkerPod, listener: &TcpListener) {
+    let Some(within) = pod.expected_within else { return };
+    let is_late = async {
+        if let Err(error) = has_waiting(listener).await {
+            tracing::warn!(pod = %pod.name, %error, "a new pod's connections cannot be waited for");
+        }
+        tokio::time::sleep(within).await;
+    };
+    tokio::select! {
+        () = worker.knows(pod) => {}
+        () = is_late => {
+            tracing::warn!(pod = %pod.name, "the mesh does not know a new pod yet: its connections are refused");
+        }
+    }
+}
+
+/// Completes when a connection waits to be accepted.
+async fn has_waiting(listener: &TcpListener) -> io::Result<()> {
+    // A descriptor of its own, as each is registered once; the runtime waits for it as for a pipe.
+    Receiver::from_owned_fd_unchecked(listener.as_fd().try_clone_to_owned()?)?.readable().await
+}
+
 fn paused(pod: &WorkerPod) {
     let sockets = &pod.budget.sockets;
     if pod.budget.pauses() % LOGGED_PAUSES == 1 {
@@ -102,4 +128,34 @@ pub(crate) fn is_exhausted(error: &io::Error) -> bool {
     const ENOSPC: i32 = 28;
     const ENOBUFS: i32 = 105;
     matches!(errno(error), Some(ENOMEM | ENFILE | EMFILE | ENOSPC | ENOBUFS))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use underpass_core::testing::world;
+
+    use super::*;
+    use crate::worker::testing::{expected, worker};
+
+    /// A pod of which the World knows nothing: its time is over at once, once it has begun.
+    #[tokio::test]
+    async fn the_time_for_a_new_pod_begins_with_its_first_connection() {
+        let worker = worker(world([]));
+        let pod = expected(&worker, Some(Duration::ZERO));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut waits = pin!(until_known(&worker, &pod, &listener));
+        // Timers end in their order.
+        let later = tokio::time::sleep(Duration::from_millis(5));
+        tokio::select! {
+            biased;
+            () = &mut waits => panic!("no connection waits"),
+            () = later => {}
+        }
+        let _waiting = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        waits.await;
+        // It waits to be accepted still.
+        listener.accept().await.unwrap();
+    }
 }

@@ -139,8 +139,8 @@ impl Worker {
         }
         let budget = self.budgets.add(pod.cookie, &pod.name);
         let (names, local) = ((pod.name, pod.uid), (pod.addresses, pod.account));
-        let (netns, until) = (pod.netns, pod.expected_until);
-        let served = Rc::new(WorkerPod::new(names, local, pod.cookie, netns, budget, until, &self.settings));
+        let (netns, within) = (pod.netns, pod.expected_within);
+        let served = Rc::new(WorkerPod::new(names, local, pod.cookie, netns, budget, within, &self.settings));
         let listeners = (TcpListener::from_std(pod.outbound), TcpListener::from_std(pod.inbound));
         let (outbound, inbound) = match listeners {
             (Ok(outbound), Ok(inbound)) => (outbound, inbound),

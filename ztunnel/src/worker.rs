@@ -121,22 +121,14 @@ impl Worker {
         self.judging.world()
     }
 
-    /// Completes when the mesh knows the pod and its certificate is there, or the time for that is over.
+    /// Completes when the mesh knows the pod and its certificate is there.
     pub(crate) async fn knows(&self, pod: &WorkerPod) {
-        let Some(until) = pod.expected_until else { return };
-        let late = tokio::time::sleep_until(until.into());
-        tokio::pin!(late);
         loop {
             let exchanged = self.exchanged.notified();
             if self.is_known(pod) {
                 return;
             }
-            tokio::select! {
-                () = exchanged => {}
-                () = &mut late => {
-                    return tracing::warn!(pod = %pod.name, "the mesh does not know a new pod yet: its connections are refused");
-                }
-            }
+            exchanged.await;
         }
     }
 
@@ -183,7 +175,7 @@ impl Worker {
 
 #[cfg(test)]
 pub(crate) mod testing {
-    use std::collections::BTreeMap;
+    use std::{collections::BTreeMap, time::Duration};
 
     use tokio::sync::watch;
     use underpass_core::{
@@ -220,13 +212,18 @@ pub(crate) mod testing {
 
     /// The pod `default/b`, whose cookie is 1.
     pub(crate) fn served(worker: &Worker) -> Rc<WorkerPod> {
+        expected(worker, None)
+    }
+
+    /// The same, whose connections wait so long for the mesh to know it.
+    pub(crate) fn expected(worker: &Worker, within: Option<Duration>) -> Rc<WorkerPod> {
         let name = name("default/b");
         let budget = worker.budgets.add(1, &name);
         let uid = Uid::of_pod(&worker.world().settings().cluster, &name);
         let local =
             (vec!["10.0.0.2".parse().expect("address")], Account { namespace: "default".into(), name: "b".into() });
         let netns = Arc::new(Netns::own().expect("own namespace"));
-        Rc::new(WorkerPod::new((name, uid), local, 1, netns, budget, None, &worker.settings))
+        Rc::new(WorkerPod::new((name, uid), local, 1, netns, budget, within, &worker.settings))
     }
 }
 

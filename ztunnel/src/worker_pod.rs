@@ -1,6 +1,6 @@
 //! A pod of a worker: its names, its budgets, and its open connections and tunnels.
 
-use std::{cell::RefCell, fmt, net::IpAddr, rc::Rc, sync::Arc, time::Instant};
+use std::{cell::RefCell, fmt, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 
 use underpass_core::{
     ObjectName, Reason, World,
@@ -41,8 +41,8 @@ pub(crate) struct WorkerPod {
     pub(crate) waiting: Group<()>,
     /// The reason for which it is no longer served.
     pub(crate) closed: RefCell<Option<Reason>>,
-    /// The end of the time for which its connections wait for the mesh to know it.
-    pub(crate) expected_until: Option<Instant>,
+    /// The time for which its connections wait for the mesh to know it, from the first of them on. None: they do not.
+    pub(crate) expected_within: Option<Duration>,
 }
 
 impl fmt::Debug for WorkerPod {
@@ -58,7 +58,7 @@ impl WorkerPod {
         cookie: u64,
         netns: Arc<Netns>,
         budget: Arc<PodBudget>,
-        expected_until: Option<Instant>,
+        expected_within: Option<Duration>,
         settings: &Settings,
     ) -> Self {
         Self {
@@ -77,7 +77,7 @@ impl WorkerPod {
             serving: Group::default(),
             waiting: Group::default(),
             closed: RefCell::default(),
-            expected_until,
+            expected_within,
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener as Listener},
     path::PathBuf,
     sync::{Arc, Weak},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use serde_json::Value;
@@ -122,9 +122,9 @@ impl Mesh {
     }
 
     /// The same of a pod whose connections wait until the mesh knows it.
-    pub(crate) async fn expect(&mut self, pod: &'static str, until: Instant) {
+    pub(crate) async fn expect(&mut self, pod: &'static str, within: Duration) {
         self.ztunnel.remove(&name(&format!("default/{pod}")), cookie(pod)).await;
-        let home = add(&self.ztunnel, &self.switch, pod, Some(until));
+        let home = add(&self.ztunnel, &self.switch, pod, Some(within));
         self.homes.insert(pod, home);
     }
 
@@ -282,7 +282,7 @@ pub(crate) fn cookie(pod: &str) -> u64 {
     PODS.iter().position(|(name, _)| *name == pod).expect("a pod") as u64 + 1
 }
 
-fn add(ztunnel: &Ztunnel, switch: &Switch, pod: &str, expected_until: Option<Instant>) -> Home {
+fn add(ztunnel: &Ztunnel, switch: &Switch, pod: &str, expected_within: Option<Duration>) -> Home {
     let listener = || {
         let listener = Listener::bind("127.0.0.1:0").expect("bound");
         listener.set_nonblocking(true).expect("option");
@@ -295,7 +295,7 @@ fn add(ztunnel: &Ztunnel, switch: &Switch, pod: &str, expected_until: Option<Ins
     let uid = Uid::of_pod(&MeshSettings::default().cluster, &name);
     let addresses = vec![ip(pod)];
     let (account, cookie) = (account(pod), cookie(pod));
-    ztunnel.add(Pod { name, uid, addresses, account, cookie, netns, outbound, inbound, expected_until });
+    ztunnel.add(Pod { name, uid, addresses, account, cookie, netns, outbound, inbound, expected_within });
     Home { outbound: outbound_at, inbound: inbound_at }
 }
 
