@@ -11,6 +11,8 @@ mod certificates;
 mod events;
 #[path = "mesh/facts.rs"]
 mod facts;
+#[path = "mesh/ghosts.rs"]
+mod ghosts;
 #[path = "mesh/issuer.rs"]
 mod issuer;
 #[path = "mesh/kept.rs"]
@@ -41,6 +43,7 @@ underpass_tests::scenarios! {
     outages::nothing_fails_without_control_and_api_server,
     outages::certificates_serve_until_they_expire,
     kept::an_agent_serves_what_the_one_before_has_kept,
+    ghosts::of_a_deleted_node,
     replicas::no_agent_goes_back_to_an_older_policy,
     certificates::only_agents_get_the_identities_of_their_node,
     rotation::the_root_is_replaced_under_load,
