@@ -6,7 +6,7 @@ use std::{net::SocketAddr, os::unix::net::UnixStream, process::ExitCode};
 use anyhow::{Context, Result, bail};
 use underpass_tests::{
     apps::{
-        http,
+        grpc, http,
         servers::{self, Ping, Serve},
         socket::{self, Dial},
     },
@@ -19,6 +19,7 @@ usage: underpass-testapp COMMAND
   server-first ADDRESS [NAME]              the same, before anything was read
   sink ADDRESS                             read and check bulk data
   udp-echo ADDRESS                         echo datagrams
+  grpc-health ADDRESS                      answer gRPC's health checks
   http ADDRESS NAME VERSION [URL...]       answer GET, calling the URLs meanwhile
   get URL                                  GET and print
   dial ADDRESS [TEXT]                      connect, say something, print what came of it as JSON
@@ -50,6 +51,7 @@ fn run(arguments: &[&str]) -> Result<()> {
         }
         ["sink", address] => servers::run_sink(serve(address, "sink")?, &mut io),
         ["udp-echo", address] => servers::run_udp_echo(serve(address, "udp-echo")?, &mut io),
+        ["grpc-health", address] => grpc::run(parse(address)?, &mut io),
         ["http", address, name, version, calls @ ..] => {
             let calls = calls.iter().map(|&url| url.into()).collect();
             let (name, version) = ((*name).into(), (*version).into());
