@@ -4,6 +4,10 @@
 mod away;
 #[path = "new_pods/first.rs"]
 mod first;
+#[path = "new_pods/hooks.rs"]
+mod hooks;
+#[path = "new_pods/kinds.rs"]
+mod kinds;
 #[path = "new_pods/probes.rs"]
 mod probes;
 #[path = "new_pods/reboot.rs"]
@@ -14,14 +18,21 @@ mod rollouts;
 mod uninstall;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use underpass_tests::{
     installed::Installed,
-    testbed::{Lab, Site, wait::wait_until},
+    testbed::{
+        Lab, Site,
+        harness::{self, Scenario},
+        wait::{wait_for, wait_until},
+    },
 };
 
-underpass_tests::scenarios! {
-    a_new_pod_is_captured_before_it_sends,
-    nodes_without_an_agent,
+fn main() -> std::process::ExitCode {
+    harness::main(&[
+        Scenario::new("a_new_pod_is_captured_before_it_sends", a_new_pod_is_captured_before_it_sends).lasting(2),
+        Scenario::new("nodes_without_an_agent", nodes_without_an_agent),
+    ])
 }
 
 /// Namespaces, policies, a client and a server.
@@ -36,7 +47,11 @@ fn a_new_pod_is_captured_before_it_sends(lab: &Lab) -> Result<()> {
     let mesh = begin(Installed::by_chart(lab, NODES.len(), &VALUES)?)?;
     first::init_containers_call_at_once(&mesh)?;
     first::while_the_primary_plugin_writes_its_configuration(&mesh)?;
+    kinds::begin(&mesh)?;
+    hooks::begin(&mesh)?;
     probes::reach_their_own_pod(&mesh)?;
+    hooks::ask_their_own_pod(&mesh)?;
+    kinds::call_and_are_called(&mesh)?;
     rollouts::lose_no_connection(&mesh)
 }
 
@@ -58,7 +73,7 @@ fn begin(mesh: Installed) -> Result<Installed> {
         Ok(lines.iter().all(|log| log.contains("CNI configuration written")))
     })?;
     mesh.cluster.kubectl().apply(APPLICATION)?;
-    for what in ["deployment/server", "deployment/client"] {
+    for what in ["deployment/server", "deployment/client", "deployment/friend"] {
         mesh.cluster.wait_for_rollout("shop", what)?;
     }
     Ok(mesh)
@@ -69,6 +84,26 @@ fn site(mesh: &Installed, application: &str) -> Result<Site> {
     let mut pods = mesh.cluster.pods("shop", &format!("app={application}"))?;
     let pod = pods.pop().with_context(|| format!("{application} has no pod"))?;
     mesh.cluster.container(&pod, "main")
+}
+
+/// The lines of both agents that name a pod, for a failed test.
+fn lines_about(mesh: &Installed, pod: &str) -> String {
+    let logs = NODES.iter().map(|node| mesh.log(node).unwrap_or_else(|error| format!("{node}: {pod}: {error:#}")));
+    logs.collect::<Vec<_>>().join("\n").lines().filter(|line| line.contains(pod)).collect::<Vec<_>>().join("\n")
+}
+
+/// Waits until a pod is ready; its object.
+fn until_ready(mesh: &Installed, namespace: &str, name: &str) -> Result<Value> {
+    wait_for(&format!("{namespace}/{name} to be ready"), || {
+        let pod = mesh.cluster.kubectl().get(&["pod", name, "-n", namespace, "--ignore-not-found"]).unwrap_or_default();
+        Ok(is_ready(&pod).then_some(pod))
+    })
+    .with_context(|| mesh.cluster.shown(namespace))
+}
+
+fn is_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.into_iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 
 /// A pod of the first node.

@@ -10,7 +10,7 @@ use underpass_tests::{
     testbed::wait::wait_until,
 };
 
-use super::NODES;
+use super::{NODES, is_ready};
 
 /// How often a probe fails before it counts as refused.
 const FAILURES: i64 = 3;
@@ -70,11 +70,6 @@ fn of(mesh: &Installed, pod: &str) -> Result<Value> {
 
 fn address(pod: &Value) -> Result<&str> {
     pod["status"]["podIP"].as_str().context("an address")
-}
-
-fn is_ready(pod: &Value) -> bool {
-    let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
-    conditions.into_iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
 }
 
 /// A pod of the second node that answers HTTP.
