@@ -69,7 +69,7 @@ pub(crate) fn of_a_deleted_node(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// The kernel lets mesh/a make no connection to an address: it is nobody's.
+/// The kernel lets mesh/a make no connection to an address: it belongs to no single pod.
 fn is_barred(cluster: &Cluster, address: IpAddr) -> Result<bool> {
     let failure = cluster.mesh.call("mesh/a", Dial::to((address, PORT)).patience(BRIEFLY))?.failed()?;
     Ok(failure.step == "connect" && failure.errno == libc::EPERM)
