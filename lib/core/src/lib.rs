@@ -15,6 +15,7 @@
 pub mod addr;
 pub mod admit;
 pub mod authz;
+pub mod bulk;
 pub mod capture;
 pub mod connection;
 pub mod dangling;

@@ -9,8 +9,8 @@ use crate::{ObjectKey, ObjectName, labels::Labels, world::Locality};
 #[derive(Clone, Debug)]
 enum SmallSet<T> {
     One(T),
-    /// Two or more, ordered.
-    Many(Vec<T>),
+    /// Two or more, ordered. Behind one pointer, so that the many that are one stay small.
+    Many(Arc<Vec<T>>),
 }
 
 impl<T> SmallSet<T> {
@@ -47,7 +47,7 @@ impl<K: Ord, V: Ord + Clone> MultiMap<K, V> {
                 let mut all = few.all().to_vec();
                 if let Err(at) = all.binary_search(&value) {
                     all.insert(at, value);
-                    *few = SmallSet::Many(all);
+                    *few = SmallSet::Many(all.into());
                 }
             }
         }
@@ -64,7 +64,7 @@ impl<K: Ord, V: Ord + Clone> MultiMap<K, V> {
             (Some(one), true) => *few = SmallSet::One(one),
             (Some(last), false) => {
                 rest.push(last);
-                *few = SmallSet::Many(rest);
+                *few = SmallSet::Many(rest.into());
             }
         }
     }

@@ -17,6 +17,7 @@ mod findings;
 mod index;
 mod local;
 mod mtls;
+mod shared;
 mod workload;
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -26,9 +27,10 @@ use imbl::OrdMap;
 pub use findings::Finding;
 pub use local::{Local, LocalPod};
 
-use self::{dirty::Dirty, index::Index};
+use self::{dirty::Dirty, index::Index, shared::Shared};
 use crate::{
     Kind, ObjectKey, ObjectName, World,
+    bulk::alternating,
     objects::{Batch, Change, Namespace, Node, Object, PeerAuthentication, Pod, Service},
     world::{self, Fact, FactKey, Facts, MeshSettings, Uid, Workload},
 };
@@ -186,13 +188,14 @@ pub struct Resolver {
     settings: Arc<MeshSettings>,
     sources: Sources,
     index: Index,
+    shared: Shared,
 }
 
 impl Resolver {
     /// Without objects.
     #[must_use]
     pub fn new(settings: Arc<MeshSettings>) -> Self {
-        Self { settings, sources: Sources::default(), index: Index::default() }
+        Self { settings, sources: Sources::default(), index: Index::default(), shared: Shared::default() }
     }
 
     /// The objects, and what was found about them.
@@ -259,19 +262,19 @@ impl Resolver {
         self.mark_selected(&mut dirty);
         let mut facts = Facts::default();
         dirty.gone.into_iter().for_each(|uid| facts.remove(FactKey::Workload(uid)));
-        for name in &dirty.pods {
+        for name in alternating(dirty.pods.iter()) {
             match self.sources.pod(name).and_then(|pod| self.workload(pod)) {
-                Some(workload) => facts.put(Fact::Workload(Arc::new(workload))),
+                Some(workload) => facts.put(Fact::Workload(self.shared(workload))),
                 None => facts.remove(FactKey::Workload(self.uid(name))),
             }
         }
         for (slice, address) in &dirty.lone {
             match self.lone_workload(slice, *address) {
-                Some(workload) => facts.put(Fact::Workload(Arc::new(workload))),
+                Some(workload) => facts.put(Fact::Workload(self.shared(workload))),
                 None => facts.remove(FactKey::Workload(Uid::of_slice(&self.settings.cluster, slice, *address))),
             }
         }
-        for name in &dirty.services {
+        for name in alternating(dirty.services.iter()) {
             match self.sources.service(name) {
                 Some(service) => facts.put(Fact::Service(Arc::new(self.service(service)))),
                 None => facts.remove(FactKey::Service(name.clone())),
@@ -297,6 +300,11 @@ impl Resolver {
             }
         }
         Resolved { facts, pods: dirty.pods, findings: dirty.findings }
+    }
+
+    fn shared(&mut self, mut workload: Workload) -> Arc<Workload> {
+        self.shared.workload(&mut workload);
+        Arc::new(workload)
     }
 
     fn service(&self, service: &Service) -> world::Service {

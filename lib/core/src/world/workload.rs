@@ -70,6 +70,12 @@ impl Uid {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The text, to be kept.
+    #[must_use]
+    pub const fn text(&self) -> &Arc<str> {
+        &self.0
+    }
 }
 
 impl fmt::Display for Uid {

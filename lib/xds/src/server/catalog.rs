@@ -3,6 +3,7 @@
 use std::{ops::Bound, sync::Arc};
 
 use imbl::{OrdSet, ordmap::DiffItem};
+use underpass_core::bulk::alternating;
 
 use crate::{
     resource::{Resource, ResourceKind, Resources},
@@ -38,6 +39,7 @@ impl Catalog {
         let mut aliases = self.aliases.clone();
         for kind in ResourceKind::ALL {
             let index = aliases.of_mut(kind);
+            let mut added = Vec::new();
             for item in self.resources.of(kind).diff(resources.of(kind)) {
                 let (old, new) = match item {
                     DiffItem::Add(_, new) => (None, Some(new)),
@@ -47,8 +49,9 @@ impl Catalog {
                 for (alias, name) in old.into_iter().flat_map(|old| keys(old)) {
                     index.remove(&(alias, name));
                 }
-                index.extend(new.into_iter().flat_map(|new| keys(new)));
+                added.extend(new.into_iter().flat_map(|new| keys(new)));
             }
+            index.extend(alternating(added.iter()).cloned());
         }
         Self { resources, aliases, number: self.number.wrapping_add(1) }
     }

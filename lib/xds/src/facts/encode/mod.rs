@@ -19,6 +19,7 @@ use imbl::OrdMap;
 use prost::Message;
 use underpass_core::{
     ObjectName, World,
+    bulk::alternating,
     world::{Delta, MeshSettings, Service, Uid, Workload},
 };
 
@@ -125,7 +126,7 @@ impl Encoder {
         let message = Address { r#type: Some(Type::Service(service::service(settings, service))) };
         let name = service_name(service);
         self.encoded += 1;
-        put(&mut self.resources.addresses, &name, aliases(service.addresses()), &message);
+        put(&mut self.resources.addresses, name.into(), aliases(service.addresses()), &message);
     }
 
     /// Without a message it is not sent.
@@ -135,7 +136,7 @@ impl Encoder {
             None => drop(self.resources.authorizations.remove(&*name)),
             Some(message) => {
                 self.encoded += 1;
-                put(&mut self.resources.authorizations, &name, Vec::new(), &message);
+                put(&mut self.resources.authorizations, name.into(), Vec::new(), &message);
             }
         }
     }
@@ -175,13 +176,13 @@ impl Encoder {
             self.put_policy(&strict, self.converted.has_strict().then(|| converted::strict(root)));
         }
         touched.extend(renamed);
-        for workload in touched.iter().filter_map(|uid| world.workload(uid)) {
+        for workload in alternating(touched.iter()).filter_map(|uid| world.workload(uid)) {
             let (mtls, converted) = (effective(world, workload), self.converted.name(&workload.uid, root));
             let message = workload::workload(settings, workload, &mtls, converted);
             let message = Address { r#type: Some(Type::Workload(message)) };
             self.encoded += 1;
             let aliases = aliases(workload.addresses.iter().copied());
-            put(&mut self.resources.addresses, workload.uid.as_str(), aliases, &message);
+            put(&mut self.resources.addresses, Arc::clone(workload.uid.text()), aliases, &message);
         }
     }
 }
@@ -195,12 +196,11 @@ fn aliases(addresses: impl Iterator<Item = IpAddr>) -> Vec<Arc<str>> {
 }
 
 /// A resource of equal bytes stays.
-fn put(all: &mut OrdMap<Arc<str>, Arc<Resource>>, name: &str, aliases: Vec<Arc<str>>, message: &impl Message) {
+fn put(all: &mut OrdMap<Arc<str>, Arc<Resource>>, name: Arc<str>, aliases: Vec<Arc<str>>, message: &impl Message) {
     let body = Bytes::from(message.encode_to_vec());
-    if all.get(name).is_some_and(|known| known.body == body) {
+    if all.get(&name).is_some_and(|known| known.body == body) {
         return;
     }
-    let name: Arc<str> = name.into();
     let version = hash(&body).into();
     all.insert(Arc::clone(&name), Arc::new(Resource { name, aliases, version, body }));
 }
