@@ -64,7 +64,7 @@ impl Counters {
         self.turned_away.load(Relaxed)
     }
 
-    /// Streams that were closed because a response was not answered in time.
+    /// Streams that were closed because a response was not answered in time, or nothing was asked for.
     #[must_use]
     pub fn unanswered(&self) -> u64 {
         self.unanswered.load(Relaxed)

@@ -21,7 +21,7 @@ pub struct Limits {
     pub response_resources: usize,
     /// The bytes of a response, beyond which it takes no further resource.
     pub response_bytes: usize,
-    /// How long a response may wait for its answer. A stream without one is closed.
+    /// How long a response may wait for its answer, and a stream for its first request. A stream without one is closed.
     pub answer: Duration,
     /// How long the kind that is subscribed to first waits for the other: addresses for policies, which go first, and
     /// removals of policies for addresses.

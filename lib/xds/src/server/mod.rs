@@ -6,7 +6,7 @@
 //! * [`Limits`]: what a server puts up with. [`Counters`]: its numbers.
 //!
 //! What must hold: no stream waits for another one. A client that is slow has one response of each kind on its way and
-//! the rest to come; one that does not answer or read for [`Limits::answer`] is closed.
+//! the rest to come; one that does not ask, answer or read for [`Limits::answer`] is closed.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 

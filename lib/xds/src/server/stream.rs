@@ -48,6 +48,8 @@ enum End {
     Unanswered(ResourceKind),
     /// The client did not read.
     Unread,
+    /// The client asked for nothing.
+    Unasked,
 }
 
 impl End {
@@ -65,6 +67,7 @@ impl End {
                 let text = format!("no answer to a response of {} in {:?}", kind.type_url(), limits.answer);
                 Some(Status::deadline_exceeded(text))
             }
+            Self::Unasked => Some(Status::deadline_exceeded(format!("no request in {:?}", limits.answer))),
             Self::Unread => Some(Status::deadline_exceeded(format!("nothing was read in {:?}", limits.answer))),
         }
     }
@@ -89,7 +92,7 @@ async fn run(mut parts: Parts, sender: mpsc::Sender<Result<DeltaDiscoveryRespons
     }
     match &end {
         End::Malformed(_) => parts.counted.counters().count_malformed(),
-        End::Unanswered(_) | End::Unread => parts.counted.counters().count_unanswered(),
+        End::Unanswered(_) | End::Unread | End::Unasked => parts.counted.counters().count_unanswered(),
         End::Client | End::Stopping | End::Broken(_) => (),
     }
     let last = async {
@@ -99,7 +102,7 @@ async fn run(mut parts: Parts, sender: mpsc::Sender<Result<DeltaDiscoveryRespons
         drop(sender);
         // A client that has read the end of the responses ends its requests. HTTP/2 says nothing earlier: responses
         // that are not read wait in the connection, together with their end.
-        if matches!(end, End::Unanswered(_) | End::Unread) {
+        if matches!(end, End::Unanswered(_) | End::Unread | End::Unasked) {
             while let Ok(Some(_)) = parts.requests.message().await {}
         }
     };
@@ -116,6 +119,8 @@ async fn serve(
     session: &mut Session,
     sender: &mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
 ) -> End {
+    // None: it has asked.
+    let mut first_until = Instant::now().checked_add(parts.limits.answer);
     loop {
         while let Some(response) = session.poll(Instant::now().into_std()) {
             parts.counted.counters().count_response(&response);
@@ -135,6 +140,7 @@ async fn serve(
                     Ok(None) => return End::Client,
                     Err(status) => return End::Broken(status),
                 };
+                first_until = None;
                 let is_new = session.applied().is_none();
                 match session.receive(request, Instant::now().into_std()) {
                     Ok(None) => (),
@@ -151,6 +157,7 @@ async fn serve(
                     return End::Unanswered(kind);
                 }
             }
+            () = sleep_until(first_until.unwrap_or_else(Instant::now)), if first_until.is_some() => return End::Unasked,
             () = sender.closed() => return End::Client,
             () = parts.stopping.wait() => return End::Stopping,
         }

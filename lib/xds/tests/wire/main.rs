@@ -9,5 +9,6 @@ mod limits;
 mod ours;
 mod pipe;
 mod raw;
+mod slow;
 mod support;
 mod ztunnel;
