@@ -149,7 +149,7 @@ fn for_programs() {
     let output = analyze(&["guide", "-o", "json"]);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["errors"], 0);
-    assert_eq!(report["served"], 4);
+    assert_eq!(report["served"], 5);
     assert_eq!(report["other_files"], 1);
     assert_eq!(report["ignored"]["v1 ConfigMap"], 1);
     let findings = report["findings"].as_array().unwrap();

@@ -225,7 +225,7 @@ pub(crate) fn take_what_istios_take(lab: &Lab) -> Result<()> {
         include_str!("../../../../cli/tests/analyze/guide/authz.yaml"),
         include_str!("../../../../cli/tests/analyze/guide/mtls.yaml"),
     ] {
-        for namespace in ["production", "default", "istio-system"] {
+        for namespace in ["staging", "istio-system"] {
             let _ = kubectl.run(&["create", "namespace", namespace]);
         }
         apply(guide)?;
