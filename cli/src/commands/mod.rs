@@ -28,4 +28,5 @@ pub(crate) mod status;
 pub(crate) mod uninstall;
 pub(crate) mod verify;
 pub(crate) mod version;
+mod webhooks;
 pub(crate) mod workloads;

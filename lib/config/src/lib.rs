@@ -34,6 +34,7 @@ pub mod yaml;
 
 pub use door::Door;
 pub use hint::nearest;
+pub use kinds::KNOWN;
 pub use watch::Watch;
 // Problems, in the words that every door has.
 use underpass_door::{Effect, Fault, ObjectId, Path, Problem, Segment, Severity, path};

@@ -69,9 +69,13 @@ pub(super) fn collect(
     let is_replaced = |p: &Problem| {
         let key = p.object.as_ref().and_then(|object| object.to_string().parse::<ObjectKey>().ok());
         key.is_some_and(|key| state.claim(&key).is_some())
+            || (p.object.is_some() && update.notices.iter().any(|of_file| of_file.object == p.object))
     };
-    let of_cluster = live.into_iter().flat_map(|live| live.update.problems.iter().chain(&live.update.notices));
+    let of_cluster = live
+        .into_iter()
+        .flat_map(|live| live.update.problems.iter().chain(&live.update.notices).chain(&live.others.notices));
     all.extend(of_cluster.filter(|p| !is_replaced(p)).map(of_problem));
+    all.extend(live.into_iter().flat_map(|live| &live.others.unread).map(unread));
     let accounts = live.into_iter().flat_map(|live| live.accounts.iter().cloned());
     let mut dangling = dangling(model, state.templates().cloned(), state.accounts().cloned().chain(accounts));
     // The stand-in of a broken policy is not what its author wrote.
@@ -87,8 +91,11 @@ pub(super) fn collect(
         let line = finding.line.and_then(|l| lines.get(usize::try_from(l).ok()?.checked_sub(1)?));
         finding.column = line.map(|line| line[..finding.mark.find(line).start].chars().count() + 1);
     }
-    // On one line the worst comes first.
-    let key = |f: &Finding| (Arc::clone(&f.file), f.line, Reverse(f.severity), f.field.clone(), f.says.clone());
+    // On one line the worst comes first. The cluster's objects have no lines.
+    let key = |f: &Finding| {
+        let (object, field, says) = (f.object.clone(), f.field.clone(), f.says.clone());
+        (Arc::clone(&f.file), f.line, Reverse(f.severity), object, field, says)
+    };
     all.sort_by_cached_key(key);
     all.dedup_by_key(|f| key(f));
     all
@@ -122,6 +129,22 @@ fn of_problem(p: &Problem) -> Finding {
         effect: p.effect.map(|e| e.to_string()),
         help: p.reason.help(),
         mark,
+    }
+}
+
+/// Objects that the cluster did not give.
+fn unread(says: &String) -> Finding {
+    Finding {
+        severity: Severity::Notice,
+        file: LIVE.into(),
+        line: None,
+        column: None,
+        object: None,
+        field: String::new(),
+        says: format!("cannot be read: {says}"),
+        effect: None,
+        help: Some("these kinds are not served; what their objects would do is not said"),
+        mark: snippet::Mark::Field(Path::default()),
     }
 }
 

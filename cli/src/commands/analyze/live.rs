@@ -1,7 +1,14 @@
 //! What a check knows of a cluster.
 
+use std::{collections::BTreeMap, sync::Arc};
+
+use underpass_config::{
+    KNOWN,
+    door::{Content, State},
+};
 use underpass_core::{Kind, ObjectName};
-use underpass_door::Update;
+use underpass_door::{Problem, Source, Update};
+use underpass_kube::Client;
 
 use crate::{
     agents::{connect, runtime},
@@ -16,6 +23,18 @@ pub(super) struct Live {
     pub(super) update: Update,
     /// Its service accounts: their pods may come later.
     pub(super) accounts: Vec<ObjectName>,
+    /// Its objects of kinds that are known and not served.
+    pub(super) others: Others,
+}
+
+/// Objects of kinds that are known and not served.
+#[derive(Default)]
+pub(super) struct Others {
+    pub(super) count: usize,
+    /// What they do not do here.
+    pub(super) notices: Vec<Problem>,
+    /// Kinds or groups that cannot be read, each with the reason.
+    pub(super) unread: Vec<String>,
 }
 
 impl Live {
@@ -26,7 +45,59 @@ impl Live {
             let accounts = client.service_accounts().await;
             let accounts =
                 accounts.map_err(|e| CliError::api_server(e, "list service accounts of every namespace".to_owned()))?;
-            Ok(Self { update, accounts })
+            Ok(Self { update, accounts, others: Others::read(&client).await })
         })
+    }
+}
+
+impl Others {
+    async fn read(client: &Client) -> Self {
+        let mut groups: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for known in KNOWN {
+            groups.entry(known.group).or_default().push(known.kind);
+        }
+        let (mut texts, mut unread) = (Vec::new(), Vec::new());
+        for (group, kinds) in groups {
+            let kinds = match client.objects_of(group, &kinds).await {
+                Ok(kinds) => kinds,
+                Err(e) => {
+                    unread.push(format!("{group}: {e}"));
+                    continue;
+                }
+            };
+            for kind in kinds {
+                match kind.objects {
+                    Ok(objects) => texts.extend(objects.iter().map(ToString::to_string)),
+                    Err(e) => unread.push(format!("{}: {e}", kind.name)),
+                }
+            }
+        }
+        Self { count: texts.len(), notices: notices(&texts), unread }
+    }
+}
+
+/// What is to say of these objects, each a JSON text: read as manifests, whose lines do not count.
+fn notices(texts: &[String]) -> Vec<Problem> {
+    let contents = texts.iter().map(|text| Content::Bytes(text.as_bytes()));
+    let files: Vec<_> =
+        contents.enumerate().map(|(number, content)| (Arc::from(number.to_string()), content)).collect();
+    let (_, update) = State::default().next(&files);
+    let said = update.problems.into_iter().chain(update.notices);
+    said.map(|problem| Problem { source: Source::ApiServer { resource_version: "".into() }, ..problem }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_of_known_kinds() {
+        let object = r#"{"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": {"name": "cart", "namespace": "shop"},
+            "spec": {"host": "cart", "subsets": [{"name": "a"}]}}"#;
+        let said = notices(&[object.to_owned()]);
+        let said: Vec<_> =
+            said.iter().map(|p| (p.object.as_ref().map(ToString::to_string), p.field.to_string())).collect();
+        let of = || Some("DestinationRule shop/cart".to_owned());
+        assert_eq!(said, [(of(), String::new()), (of(), "spec.subsets".to_owned())]);
     }
 }

@@ -163,7 +163,7 @@ fn analyze(inputs: &Inputs, live: Option<&Live>, args: &Analyze) -> Report {
         ignored: update.ignored,
         files: inputs.found.files.len(),
         other_files: inputs.found.others,
-        live: live.map(|live| live.update.batch.changes.len()),
+        live: live.map(|live| live.update.batch.changes.len() + live.others.count),
         findings,
     }
 }

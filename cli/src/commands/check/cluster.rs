@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use underpass_config::definitions::VERSION;
 use underpass_kube::survey::objects::Node;
+use underpass_telemetry::admin::view::Level;
 
 use super::{
     super::findings::Finding,
@@ -26,6 +27,7 @@ pub(super) fn findings(seen: &Seen) -> Vec<Finding> {
     findings.extend(architectures(&seen.nodes));
     findings.extend(namespace(seen));
     findings.extend(seen.definitions.iter().filter_map(definition));
+    findings.extend(seen.unanswered.iter().map(|one| one.finding(Level::Warning)));
     findings.extend(installed(seen));
     findings
 }

@@ -15,7 +15,10 @@ use underpass_kube::{
 };
 
 use super::{
-    super::findings::{Finding, or_unasked},
+    super::{
+        findings::{Finding, or_unasked},
+        webhooks::{self, Unanswered},
+    },
     rights::{self, Denied},
 };
 use crate::error::CliError;
@@ -41,6 +44,8 @@ pub(super) struct Seen {
     /// A CA is plugged in.
     pub(super) has_own_ca: bool,
     pub(super) definitions: Vec<Found>,
+    /// Webhooks without which no policy goes in, and that cannot answer.
+    pub(super) unanswered: Vec<Unanswered>,
     /// What the user may not do.
     pub(super) denied: Vec<Denied>,
 }
@@ -73,12 +78,13 @@ pub(super) async fn read(
     let version = client.server_version().await.map_err(|e| CliError::api_server(e, "get /version".to_owned()))?;
     let mut findings = Vec::new();
     let own_ca = ObjectName::new(namespace, Cacerts::SECRET);
-    let (nodes, namespaces, deployments, daemon_sets, webhooks, roots, pods, has_own_ca) = tokio::join!(
+    let (nodes, namespaces, deployments, daemon_sets, webhooks, validating, roots, pods, has_own_ca) = tokio::join!(
         client.nodes(),
         client.namespaces(),
         client.deployments(None),
         client.daemon_sets(None),
         client.mutating_webhooks(),
+        client.validating_webhooks(),
         client.root_config_maps(),
         client.pods(None),
         client.has_secret(&own_ca),
@@ -105,6 +111,7 @@ pub(super) async fn read(
         let found = or_unasked(found, &definition.name, "get customresourcedefinitions", &mut findings);
         definitions.extend(found.map(|found| Found::new(definition.name.clone(), found)));
     }
+    let validating = or_unasked(validating, "webhooks", "list validatingwebhookconfigurations", &mut findings);
     let seen = Seen {
         namespace: namespace.to_owned(),
         version,
@@ -118,6 +125,7 @@ pub(super) async fn read(
         cilium: cilium.map(|found| found.data).unwrap_or_default(),
         has_own_ca: or_unasked(has_own_ca, "the Secret cacerts", "list secrets", &mut findings),
         definitions,
+        unanswered: webhooks::unanswered(client, &validating, &mut findings).await,
         denied: rights::read(client, namespace, &mut findings).await,
     };
     Ok((seen, findings))
@@ -150,6 +158,7 @@ pub(super) mod tests {
             cilium: BTreeMap::new(),
             has_own_ca: false,
             definitions: Vec::new(),
+            unanswered: Vec::new(),
             denied: Vec::new(),
         }
     }

@@ -14,6 +14,7 @@ use underpass_telemetry::admin::view;
 use super::super::{
     findings::{Finding, or_unasked},
     nodes::NodeStatus,
+    webhooks::{self, Unanswered},
 };
 use crate::{
     agents::{Agents, Fleet, connect, runtime},
@@ -46,6 +47,8 @@ pub(super) struct Seen {
     pub(super) roots: Vec<ConfigMap>,
     /// By name; none: it does not exist.
     pub(super) definitions: Vec<(String, Option<DefinitionState>)>,
+    /// Webhooks without which no policy goes in, and that cannot answer.
+    pub(super) unanswered: Vec<Unanswered>,
 }
 
 /// Reads everything; of pods and their policies those of one namespace, where one is named.
@@ -89,6 +92,8 @@ async fn read_api_server(way: &Way, only: Option<&str>, findings: &mut Vec<Findi
             Err(e) => findings.push(Finding::unasked(definition.name, &e, "get customresourcedefinitions")),
         }
     }
+    let webhooks = or_unasked(webhooks, "webhooks", "list validatingwebhookconfigurations", findings);
+    let unanswered = webhooks::unanswered(&client, &webhooks, findings).await;
     let in_own = |what: &str| format!("list {what} in namespace {namespace}");
     Ok(Seen {
         namespace: namespace.to_owned(),
@@ -101,9 +106,10 @@ async fn read_api_server(way: &Way, only: Option<&str>, findings: &mut Vec<Findi
         workloads: Vec::new(),
         pods,
         policies,
-        webhooks: or_unasked(webhooks, "webhooks", "list validatingwebhookconfigurations", findings),
+        webhooks,
         roots: or_unasked(roots, &format!("ConfigMaps {ROOT_CONFIG_MAP}"), "list configmaps", findings),
         definitions,
+        unanswered,
     })
 }
 
@@ -200,6 +206,7 @@ pub(super) mod tests {
                 {"name": "policies.underpass.dev", "clientConfig": {"caBundle": BUNDLE}}]}])),
             roots: parsed(json!([roots("shop"), roots("mesh")])),
             definitions: vec![("a.security.istio.io".into(), Some(DefinitionState::Established))],
+            unanswered: Vec::new(),
         }
     }
 

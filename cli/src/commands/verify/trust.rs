@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use underpass_kube::write::{DefinitionState, POLICY_WEBHOOK, ROOT_CONFIG_MAP};
+use underpass_telemetry::admin::view::Level;
 
 use super::{
     super::{check::certificates, findings::Finding},
@@ -12,6 +13,7 @@ use super::{
 pub(super) fn findings(seen: &Seen) -> Vec<Finding> {
     let mut findings: Vec<Finding> =
         seen.definitions.iter().filter_map(|(name, state)| definition(name, state.as_ref())).collect();
+    findings.extend(seen.unanswered.iter().map(|one| one.finding(Level::Error)));
     let own = seen.roots.iter().find(|map| map.metadata.namespace == seen.namespace && map.metadata.is_ours());
     let Some(own) = own.map(|map| certificates(map.roots()).collect::<BTreeSet<_>>()) else {
         let subject = format!("ConfigMap {}/{ROOT_CONFIG_MAP}", seen.namespace);

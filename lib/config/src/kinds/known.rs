@@ -19,7 +19,7 @@ const NO_MATCH: &str = "requests are not matched: all of them are routed alike";
 const NO_GATEWAY: &str = "no gateway runs: nothing listens for it";
 
 /// Every known kind, by group and kind.
-pub(crate) const KNOWN: &[KnownKind] = &[
+pub const KNOWN: &[KnownKind] = &[
     KnownKind {
         group: NETWORKING,
         kind: "VirtualService",

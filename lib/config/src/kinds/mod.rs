@@ -14,7 +14,8 @@ use underpass_core::Kind;
 use underpass_door::KnownKind;
 
 pub(crate) use self::known::CHART_VALUES;
-use self::known::{GATEWAY_API, GATEWAY_API_OTHER, KNOWN, SECURITY};
+pub use self::known::KNOWN;
+use self::known::{GATEWAY_API, GATEWAY_API_OTHER, SECURITY};
 use crate::{Fault, hint::nearest};
 
 /// The class of an `apiVersion` and `kind`.

@@ -42,7 +42,7 @@ impl Collection {
         collection("/apis/admissionregistration.k8s.io/v1", "mutatingwebhookconfigurations");
     pub(crate) const SERVICE_ACCOUNTS: Self = collection("/api/v1", "serviceaccounts");
     pub(crate) const NAMESPACES: Self = collection("/api/v1", "namespaces");
-    const SERVICES: Self = collection("/api/v1", "services");
+    pub(crate) const SERVICES: Self = collection("/api/v1", "services");
     const ENDPOINT_SLICES: Self = collection("/apis/discovery.k8s.io/v1", "endpointslices");
     const AUTHORIZATION_POLICIES: [Self; 2] = istio("authorizationpolicies");
     const PEER_AUTHENTICATIONS: [Self; 2] = istio("peerauthentications");

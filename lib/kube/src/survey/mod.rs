@@ -2,8 +2,10 @@
 //! installation and after one, and write nothing.
 //!
 //! * [`objects`], [`network_policy`]: what is read of each kind.
+//! * [`kinds`]: objects of kinds that the mesh does not serve, as they are.
 //! * [`selector`]: which labels a selector means.
 
+pub mod kinds;
 pub mod network_policy;
 pub mod objects;
 pub mod selector;
@@ -186,10 +188,22 @@ impl Client {
     /// # Errors
     /// Where the API server gives no good answer.
     pub async fn has_secret(&self, name: &ObjectName) -> Result<bool, Error> {
+        self.has(Collection::SECRETS, name).await
+    }
+
+    /// Whether a Service is there.
+    ///
+    /// # Errors
+    /// Where the API server gives no good answer.
+    pub async fn has_service(&self, name: &ObjectName) -> Result<bool, Error> {
+        self.has(Collection::SERVICES, name).await
+    }
+
+    async fn has(&self, collection: Collection, name: &ObjectName) -> Result<bool, Error> {
         if !is_name(name.namespace()) {
             return Err(Error::Name { name: name.namespace().into() });
         }
-        let call = Call::get(Collection::SECRETS.within(name.namespace()));
+        let call = Call::get(collection.within(name.namespace()));
         let names = self.names(call.with("fieldSelector", &format!("metadata.name={}", name.name()))).await?;
         Ok(names.iter().any(|found| found.name() == name.name()))
     }

@@ -195,6 +195,34 @@ pub struct Webhook {
     pub name: String,
     /// Where it is.
     pub client_config: ClientConfig,
+    /// None: `Fail`.
+    failure_policy: Option<String>,
+    rules: Vec<WebhookRule>,
+}
+
+/// Objects that a webhook is asked about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct WebhookRule {
+    api_groups: Vec<String>,
+    /// Plurals.
+    resources: Vec<String>,
+}
+
+/// A Service by which a webhook is found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ServiceReference {
+    namespace: String,
+    name: String,
+}
+
+impl ServiceReference {
+    /// namespace/name.
+    #[must_use]
+    pub fn object(&self) -> ObjectName {
+        ObjectName::new(&*self.namespace, &*self.name)
+    }
 }
 
 /// Where a webhook is.
@@ -203,6 +231,8 @@ pub struct Webhook {
 pub struct ClientConfig {
     /// The roots by which the API server knows it, PEM in base64.
     ca_bundle: Option<k8s_openapi::ByteString>,
+    /// Its Service; none: it has a URL.
+    pub service: Option<ServiceReference>,
 }
 
 impl Webhook {
@@ -211,6 +241,21 @@ impl Webhook {
     pub fn roots(&self) -> String {
         let bytes = self.client_config.ca_bundle.as_ref().map(|bundle| bundle.0.as_slice());
         String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
+    }
+
+    /// What it is asked about goes in where it does not answer.
+    #[must_use]
+    pub fn may_be_silent(&self) -> bool {
+        self.failure_policy.as_deref() == Some("Ignore")
+    }
+
+    /// It is asked about objects of this group and plural.
+    #[must_use]
+    pub fn is_asked_about(&self, group: &str, plural: &str) -> bool {
+        let has = |all: &[String], any: &[&str]| all.iter().any(|one| any.contains(&one.as_str()));
+        let is =
+            |rule: &WebhookRule| has(&rule.api_groups, &["*", group]) && has(&rule.resources, &["*", "*/*", plural]);
+        self.rules.iter().any(is)
     }
 }
 

@@ -63,3 +63,31 @@ async fn a_label_is_written_in_our_name() {
     let patch: Value = json!({"metadata": {"resourceVersion": "7", "labels": {"k": "v"}}});
     assert_eq!(write.body, patch);
 }
+
+/// Each kind is read once, by the preferred version where that has it.
+#[tokio::test]
+async fn objects_of_kinds_by_whichever_version_has_them() {
+    let of = |name: &str, kind: &str| json!({"name": name, "kind": kind});
+    let fake =
+        Fake::start(move |seen: &Seen| match seen.what.strip_prefix("GET /apis/mesh.io").unwrap_or("elsewhere") {
+            "" => Reply::json(
+                &json!({"preferredVersion": {"version": "v1"}, "versions": [{"version": "v2"}, {"version": "v1"}]}),
+            ),
+            "/v1" => Reply::json(
+                &json!({"resources": [of("routes", "Route"), of("routes/status", "Route"), of("others", "Other")]}),
+            ),
+            "/v2" => Reply::json(&json!({"resources": [of("routes", "Route"), of("gates", "Gate")]})),
+            "/v1/routes" => Reply::json(&json!({"metadata": {}, "items": [{"metadata": {"name": "a"}}]})),
+            "/v2/gates" => Reply::refuse(403, "Forbidden", json!({})),
+            _ => Reply::refuse(404, "NotFound", json!({})),
+        })
+        .await;
+    let client = fake.client().await;
+    let listed = client.objects_of("mesh.io", &["Gate", "Route", "Absent"]).await.unwrap();
+    let listed: Vec<_> = listed.into_iter().map(|one| (one.name, one.objects.map_err(|e| e.status()))).collect();
+    let route = json!({"apiVersion": "mesh.io/v1", "kind": "Route", "metadata": {"name": "a"}});
+    let expected = [("routes.mesh.io".to_owned(), Ok(vec![route])), ("gates.mesh.io".to_owned(), Err(Some(403)))];
+    assert_eq!(listed, expected);
+    assert!(client.objects_of("absent.io", &["Route"]).await.unwrap().is_empty());
+    assert!(client.objects_of("../mesh.io", &["Route"]).await.is_err());
+}
