@@ -1,13 +1,21 @@
-//! Agents of a real istiod, beside our own control plane and of the same API server. `cargo xtask interop`.
+//! Agents of a real istiod, beside our own control plane and of the same API server; Istio's base chart beside ours. `cargo xtask interop`.
 //!
 //! What must hold: nothing here is told to an agent that a user of istiod would not tell it (docs/interop.md).
 
+#[path = "interop/base.rs"]
+mod base;
 #[path = "kubernetes/mesh/calls.rs"]
 mod calls;
 #[path = "interop/expected.rs"]
 mod expected;
 #[path = "interop/facts.rs"]
 mod facts;
+#[allow(dead_code, reason = "its documents and what kubectl says of them")]
+#[path = "kubernetes/resources/guide.rs"]
+mod guide;
+#[allow(dead_code, reason = "Helm at a site")]
+#[path = "kubernetes/chart/helm.rs"]
+mod helm;
 #[allow(dead_code, reason = "its manifests and how it takes facts apart")]
 #[path = "kubernetes/mesh/facts.rs"]
 mod of_files;
@@ -31,6 +39,10 @@ underpass_tests::scenarios! {
     certificates_facts_and_policies_are_those_of_istiod,
     nothing_fails_without_istiod,
     facts::of_istiod_are_those_of_control,
+    base::comes_after_ours,
+    base::takes_definitions_over_from_ours,
+    base::comes_before_ours,
+    base::has_the_kinds_of_a_guide,
 }
 
 /// The pods of the mesh, sorted.

@@ -1,11 +1,11 @@
-//! `cargo xtask interop`: agents of a real istiod. Its own command, because istiod is another project's program, whose build takes
-//! minutes: no test level waits for it.
+//! `cargo xtask interop`: agents of a real istiod, and Istio's base chart beside ours. Its own command, because istiod is another project's
+//! program, whose build takes minutes: no test level waits for it.
 
 use anyhow::{Result, ensure};
 
 use crate::build::Programs;
 use crate::ebpf;
-use crate::install::{istiod, kubernetes};
+use crate::install::{helm, istiod, kubernetes};
 use crate::test::{self, means, summary::Tally};
 use crate::workspace::Workspace;
 
@@ -28,9 +28,10 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     ebpf::build(workspace)?;
     let istiod = istiod::ensure(workspace)?;
     let kubernetes = kubernetes::ensure(workspace)?;
+    let helm = helm::ensure(workspace)?;
     let programs = Programs::build(workspace)?;
     let tests = workspace.cargo().args(["test", "-p", test::TESTBED, "--test", TEST]);
-    let tests = tests.env("UNDERPASS_TEST_DEADLINE_S", DEADLINE_S);
+    let tests = tests.env("UNDERPASS_TEST_DEADLINE_S", DEADLINE_S).env("UNDERPASS_HELM", &helm);
     let tests = istiod.environment().into_iter().fold(tests, |tests, (name, path)| tests.env(name, path));
     let tests = kubernetes.environment().into_iter().fold(tests, |tests, (name, path)| tests.env(name, path));
     let tests = programs.environment()?.iter().fold(tests, |tests, (name, path)| tests.env(name, path));

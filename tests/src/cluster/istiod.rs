@@ -10,9 +10,11 @@ use anyhow::{Context, Result};
 use super::{CONTROL_NODE, Cluster, Control, NAMESPACE, control::Known};
 use crate::testbed::Program;
 
-/// The variables by which `cargo xtask interop` names the program, and the file of Istio's definitions.
+/// The variables by which `cargo xtask interop` names the program, and the folder of Istio's base chart.
 const PROGRAM: &str = "UNDERPASS_ISTIOD";
-const DEFINITIONS: &str = "UNDERPASS_ISTIO_CRDS";
+const BASE: &str = "UNDERPASS_ISTIO_BASE";
+/// The file of definitions in the chart.
+const DEFINITIONS: &str = "files/crd-all.gen.yaml";
 /// The namespace of Istio.
 const SYSTEM: &str = "istio-system";
 /// A name in its certificate: its Service's.
@@ -24,8 +26,13 @@ const PORTS: [u16; 5] = [16012, 16014, 16080, 16017, 16010];
 
 /// The definitions of Istio's kinds, manifests.
 pub fn definitions() -> Result<String> {
-    let path = named(DEFINITIONS)?;
+    let path = base_chart()?.join(DEFINITIONS);
     fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+}
+
+/// The folder of Istio's base chart.
+pub fn base_chart() -> Result<PathBuf> {
+    named(BASE)
 }
 
 /// istiod, for this cluster. It does not run yet.
