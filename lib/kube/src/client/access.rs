@@ -90,8 +90,9 @@ pub enum ConnectError {
     },
 }
 
-pub(super) async fn connect(access: &Access, component: &str) -> Result<kube::Client, ConnectError> {
-    let config = match access {
+/// A connection, and the configuration that others can be made of.
+pub(super) async fn connect(access: &Access, component: &str) -> Result<(Config, kube::Client), ConnectError> {
+    let mut config = match access {
         Access::InCluster => Config::incluster().map_err(ConnectError::InCluster)?,
         Access::Kubeconfig { path, context } => {
             let failed = |cause| ConnectError::Kubeconfig { path: path.clone(), cause };
@@ -99,17 +100,19 @@ pub(super) async fn connect(access: &Access, component: &str) -> Result<kube::Cl
         }
         Access::Kubectl { path, context } => by_kubectl(path.as_deref(), context.clone()).await?,
     };
-    client(config, component)
-}
-
-fn client(mut config: Config, component: &str) -> Result<kube::Client, ConnectError> {
     let agent = HeaderValue::from_str(&format!("underpass-{component}/{}", env!("CARGO_PKG_VERSION")))
         .map_err(|_| ConnectError::Component { component: component.to_owned() })?;
     config.headers.push((header::USER_AGENT, agent));
     // A caller decides when to ask again, and reports it.
     config.default_retry = false;
+    let client = client(&config)?;
+    Ok((config, client))
+}
+
+/// A connection by this configuration. A file of a token is read now.
+pub(super) fn client(config: &Config) -> Result<kube::Client, ConnectError> {
     let url = config.cluster_url.clone();
-    kube::Client::try_from(config).map_err(|cause| ConnectError::Client { url, cause: Box::new(cause) })
+    kube::Client::try_from(config.clone()).map_err(|cause| ConnectError::Client { url, cause: Box::new(cause) })
 }
 
 async fn kubeconfig(path: &Path, context: Option<String>) -> Result<Config, KubeconfigError> {

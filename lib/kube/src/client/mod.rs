@@ -1,7 +1,7 @@
 //! The API server: how it is found ([`Access`]), what is asked (`Call`) and what went wrong ([`Error`]).
 //!
-//! The crate `kube` brings the connection: TLS, the credentials of a kubeconfig, tokens that are read again before they
-//! expire. Requests and answers are ours, because what is asked for is trimmed while it is read, and because nothing
+//! The crate `kube` brings the connection: TLS, the credentials of a kubeconfig, tokens that are read again every minute, and here once
+//! more where one is refused. Requests and answers are ours, because what is asked for is trimmed while it is read, and because nothing
 //! may be repeated behind the back of a caller who reports every failure.
 
 mod access;
@@ -10,9 +10,12 @@ mod error;
 mod pages;
 mod path;
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use http::Method;
+use http::{Method, StatusCode};
 use http_body_util::BodyExt as _;
 use kube::client::Body;
 use serde::de::DeserializeOwned;
@@ -33,8 +36,17 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) const MAX_BYTES: usize = 4 << 20;
 
 /// A connection to an API server. Cheap to clone.
-#[derive(Clone)]
-pub struct Client(kube::Client);
+pub struct Client {
+    config: Arc<kube::Config>,
+    /// A clone has its own: a new one is a task of the runtime that it is made on, which may end before another's.
+    connection: Mutex<kube::Client>,
+}
+
+impl Clone for Client {
+    fn clone(&self) -> Self {
+        Self { config: Arc::clone(&self.config), connection: Mutex::new(self.inner()) }
+    }
+}
 
 impl Client {
     /// A client of the API server that `access` finds, which says who it is: `underpass-<component>/<version>`. To be
@@ -43,27 +55,38 @@ impl Client {
     /// # Errors
     /// Where its configuration cannot be read, or says what cannot be done.
     pub async fn connect(access: &Access, component: &str) -> Result<Self, ConnectError> {
-        access::connect(access, component).await.map(Self)
+        let (config, connection) = access::connect(access, component).await?;
+        Ok(Self { config: Arc::new(config), connection: Mutex::new(connection) })
     }
 
     /// The namespace of its context, else `default`.
     #[must_use]
     pub fn namespace(&self) -> &str {
-        self.0.default_namespace()
+        &self.config.default_namespace
     }
 
     /// The client of the crate `kube`, for what it alone can do.
     pub(crate) fn inner(&self) -> kube::Client {
-        self.0.clone()
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Another connection, whose token is what its file has by now. Without a readable one the present connection goes on.
+    fn renew(&self) {
+        if let Ok(connection) = access::client(&self.config) {
+            *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = connection;
+        }
     }
 
     /// Sends the request, and answers the body of a good answer.
     pub(crate) async fn open(&self, call: &Call) -> Result<Body, Error> {
         let request = call.request()?;
-        let answer = self.0.send(request.map(Body::from)).await.map_err(|e| call.unreachable(&e))?;
+        let answer = self.inner().send(request.map(Body::from)).await.map_err(|e| call.unreachable(&e))?;
         let (head, body) = answer.into_parts();
         if head.status.is_success() {
             return Ok(body);
+        }
+        if head.status == StatusCode::UNAUTHORIZED {
+            self.renew();
         }
         let text = collect(call, body, MAX_BYTES).await.unwrap_or_default();
         Err(call.answered(head.status, &head.headers, &text))

@@ -23,7 +23,10 @@ pub(crate) mod health;
 mod lines;
 pub(crate) mod list_watch;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -159,6 +162,8 @@ impl Door {
         }
         drop(sender);
         let (mut progress, mut told) = (Progress::default(), Versions::default());
+        // Those of which it was said.
+        let mut unread = BTreeSet::new();
         loop {
             let mut next = tokio::select! {
                 biased;
@@ -178,8 +183,14 @@ impl Door {
                     }
                 }
                 let cause = health.error.as_ref().map(|(cause, _)| Arc::clone(cause));
-                if contents.fail(kind, cause.clone()) {
-                    tracing::warn!(%kind, cause = cause.as_deref(), "kind cannot be read");
+                let is_to_be_said = contents.fail(kind, cause.clone());
+                match cause.as_deref() {
+                    Some(cause) if is_to_be_said => {
+                        tracing::warn!(%kind, cause, "kind cannot be read");
+                        unread.insert(kind);
+                    }
+                    None if unread.remove(&kind) => tracing::info!(%kind, "kind is read"),
+                    _ => {}
                 }
                 progress.kinds.insert(kind, health);
                 if merged < MERGED {

@@ -46,6 +46,29 @@ async fn tokens_are_reviewed_for_their_audience() {
     assert_eq!(seen[0].body["spec"], json!({"token": "good", "audiences": ["istio-ca"]}));
 }
 
+/// Without the minute after which its file would be read anyway.
+#[tokio::test]
+async fn a_refused_token_is_read_again() {
+    let fake = Fake::start(|seen: &Seen| match seen.authorization.as_str() {
+        "Bearer new" => Reply::json(&json!({"items": [], "metadata": {}})),
+        _ => Reply::refuse(401, "Unauthorized", json!({})),
+    })
+    .await;
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("token");
+    std::fs::write(&file, "old").unwrap();
+    let client = fake.client_with_token(&file).await;
+    let refused = |error: underpass_kube::client::Error| assert_eq!(error.status(), Some(401), "{error}");
+    refused(client.service_accounts().await.unwrap_err());
+    std::fs::remove_file(&file).unwrap();
+    refused(client.service_accounts().await.unwrap_err());
+    std::fs::write(&file, "new").unwrap();
+    refused(client.service_accounts().await.unwrap_err());
+    client.service_accounts().await.unwrap();
+    let sent: Vec<_> = fake.seen().into_iter().map(|seen| seen.authorization).collect();
+    assert_eq!(sent, ["Bearer old", "Bearer old", "Bearer old", "Bearer new"]);
+}
+
 fn secret(data: &str, version: u64) -> Value {
     json!({"kind": "Secret", "metadata": {"name": "ca", "namespace": "mesh", "resourceVersion": version.to_string()}, "data": {"key": data}})
 }

@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
+    path::Path,
     pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll},
@@ -34,6 +35,8 @@ pub(crate) struct Seen {
     pub(crate) accept: String,
     pub(crate) user_agent: String,
     pub(crate) content_type: String,
+    /// `Bearer x`.
+    pub(crate) authorization: String,
     pub(crate) body: Value,
 }
 
@@ -153,11 +156,20 @@ impl Fake {
 
     /// A client of the server at another address.
     pub(crate) async fn client_of(&self, address: SocketAddr) -> Client {
+        self.client_with(address, json!({"token": "secret-token"})).await
+    }
+
+    /// A client whose token is in this file.
+    pub(crate) async fn client_with_token(&self, file: &Path) -> Client {
+        self.client_with(self.address, json!({"tokenFile": file})).await
+    }
+
+    async fn client_with(&self, address: SocketAddr, user: Value) -> Client {
         let path = self.home.path().join("config");
         let kubeconfig = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "none",
             "clusters": [{"name": "fake", "cluster": {"server": format!("http://{address}")}}],
-            "users": [{"name": "tester", "user": {"token": "secret-token"}}],
+            "users": [{"name": "tester", "user": user}],
             "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "tester"}}],
         });
         std::fs::write(&path, kubeconfig.to_string()).unwrap();
@@ -174,9 +186,10 @@ impl Fake {
 async fn read(request: Request<Incoming>) -> Seen {
     let header = |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
     let (accept, user_agent, content_type) = (header("accept"), header("user-agent"), header("content-type"));
+    let authorization = header("authorization");
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let body = request.into_body().collect().await.unwrap().to_bytes();
     let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
     let (what, query) = (format!("{method} {}", uri.path()), uri.query().unwrap_or_default().to_owned());
-    Seen { what, query, accept, user_agent, content_type, body }
+    Seen { what, query, accept, user_agent, content_type, authorization, body }
 }

@@ -162,7 +162,9 @@ impl Client<'_> {
         loop {
             let response = self.response(&mut responses).await?;
             self.backoff.answered();
-            self.progress.send_if_modified(Progress::open);
+            if self.progress.send_if_modified(Progress::open) {
+                info!("control plane answers");
+            }
             if self.receive(response, &mut responses)? == Next::Reopen {
                 return Ok(());
             }
