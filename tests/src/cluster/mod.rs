@@ -148,6 +148,17 @@ impl Cluster {
         Ok(())
     }
 
+    /// Puts new tokens in the place of those that the agent of a node has, as its kubelet does. Their life ends so many seconds from
+    /// now; with a negative number it has ended.
+    pub fn exchange_tokens(&self, node: &str, end_in_s: i64) -> Result<()> {
+        let Credentials { pod, token, kubeconfig } = self.agents.get(node).context("an agent")?;
+        for (audience, path) in [(AUDIENCE, token), (ApiServer::AUDIENCE, &kubeconfig.with_extension("token"))] {
+            let token = self.server.token_that_ends(pod, audience, end_in_s)?;
+            fs::write(path, token).with_context(|| format!("write {}", path.display()))?;
+        }
+        Ok(())
+    }
+
     /// The roots of the mesh, in PEM, as a namespace has them; none: it does not have them yet.
     pub fn roots(&self, namespace: &str) -> Result<Option<String>> {
         self.roots_in(self.control.known.roots, namespace)

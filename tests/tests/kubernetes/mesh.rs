@@ -27,6 +27,8 @@ mod replicas;
 mod rotation;
 #[path = "mesh/status.rs"]
 mod status;
+#[path = "mesh/tokens.rs"]
+mod tokens;
 
 #[allow(dead_code, reason = "the part of it that is about calls")]
 #[path = "../policy/setup.rs"]
@@ -44,6 +46,7 @@ underpass_tests::scenarios! {
     outages::certificates_serve_until_they_expire,
     kept::an_agent_serves_what_the_one_before_has_kept,
     ghosts::of_a_deleted_node,
+    tokens::an_agent_goes_on_where_its_tokens_had_expired,
     replicas::no_agent_goes_back_to_an_older_policy,
     certificates::only_agents_get_the_identities_of_their_node,
     rotation::the_root_is_replaced_under_load,

@@ -31,7 +31,7 @@ pub struct Kubectl {
 }
 
 impl Kubectl {
-    /// Writes a kubeconfig of this name: a bearer token for the API server at `url`, whose CA has this certificate.
+    /// Writes a kubeconfig of this name, and the file of its token beside it (`NAME.token`): a bearer token for the API server at `url`, whose CA has this certificate.
     pub(super) fn new(
         site: &Site,
         program: &Path,
@@ -41,12 +41,13 @@ impl Kubectl {
         token: &str,
     ) -> Result<Self> {
         let folder = authority.parent().context("a folder")?;
-        let kubeconfig = folder.join(format!("{name}.kubeconfig"));
+        let [kubeconfig, file] = ["kubeconfig", "token"].map(|kind| folder.join(format!("{name}.{kind}")));
+        fs::write(&file, token).with_context(|| format!("write {}", file.display()))?;
         let text = json!({
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{ "name": "testbed", "cluster": { "server": url, "certificate-authority": authority } }],
-            "users": [{ "name": name, "user": { "token": token } }],
+            "users": [{ "name": name, "user": { "tokenFile": file } }],
             "contexts": [{ "name": name, "context": { "cluster": "testbed", "user": name } }],
             "current-context": name,
         });

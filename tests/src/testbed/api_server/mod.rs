@@ -11,6 +11,7 @@
 mod kubectl;
 mod objects;
 mod pki;
+mod tokens;
 
 use std::{
     fs,

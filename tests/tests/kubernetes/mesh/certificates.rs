@@ -201,6 +201,15 @@ fn tokens_are_of_a_living_pod_for_control(requester: &mut Requester<'_>) -> Resu
         refused(forged.as_ref()),
         unauthenticated("the token is not valid", "not_authenticated"),
     )?;
+    let [lasting, ended] =
+        [3600, -60].map(|ends_in_s| requester.cluster.server.token_that_ends(&agent, AUDIENCE, ends_in_s));
+    let [lasting, ended] = [requester.token(&lasting?)?, requester.token(&ended?)?];
+    requester.gets(lasting.as_ref(), &[uri(OF_A)?], Some(OF_A), OF_A)?;
+    requester.is_refused(
+        "an expired token",
+        refused(ended.as_ref()),
+        unauthenticated("token has expired", "not_authenticated"),
+    )?;
     let unbound = requester.token(&unbound)?;
     let denied = ("PermissionDenied", "the token is bound to no pod", "no_pod");
     requester.is_refused("bound to no pod", refused(unbound.as_ref()), denied)?;

@@ -76,8 +76,8 @@ pub(crate) fn an_agent_serves_what_the_one_before_has_kept(lab: &Lab) -> Result<
     Ok(())
 }
 
-/// The journal on the node has this key.
-fn has_kept(lab: &Lab, key: &str) -> Result<bool> {
+/// The journal on node-2 has this key.
+pub(crate) fn has_kept(lab: &Lab, key: &str) -> Result<bool> {
     let path = lab.directory().join(format!("state-{NODE}/facts/journal"));
     // It is there a second after the agent has something to keep.
     let journal = fs::read(&path).unwrap_or_default();
