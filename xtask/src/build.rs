@@ -80,7 +80,7 @@ const PACKAGES: [&str; 10] = [
 /// The CNI plugin: its package and its program.
 pub(crate) const PLUGIN: &str = "underpass-cni";
 /// The agent of the version after this one.
-const NEXT_AGENT: &str = "underpass-agent-next";
+pub(crate) const NEXT_AGENT: &str = "underpass-agent-next";
 
 /// The programs that the demo, the kernel tests and those with an API server start.
 pub(crate) struct Programs {

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use flate2::Compression;
 
-use crate::build::{self, PLUGIN, Programs};
+use crate::build::{self, NEXT_AGENT, PLUGIN, Programs};
 use crate::ebpf;
 use crate::install::{self, Program};
 use crate::metadata::Metadata;
@@ -59,6 +59,8 @@ const ARCHIVES: [&str; 2] = ["libc.a", "libgcc_eh.a"];
 /// What runs where a pod names no command.
 const COMMAND: [&str; 2] = ["underpass", "--help"];
 const TESTAPP: &str = "underpass-testapp";
+/// Where the images of the testbed's clusters are.
+const TESTBED: &str = "target/image/testbed";
 
 /// Files that a program reads by way of libc. 65532 is the user that images without a shell call `nonroot`.
 const ETC: [(&str, &str); 3] = [
@@ -127,7 +129,7 @@ pub(crate) fn testapp(workspace: &Workspace, destination: &Destination) -> Resul
 /// The images of the testbed's clusters as archives in `target/image/testbed`, each named `localhost/NAME:testbed`: Underpass, the
 /// testbed's applications, and these programs, which are linked to no library. The folder.
 pub(crate) fn for_testbed(workspace: &Workspace, programs: &[(&'static str, &Path)]) -> Result<PathBuf> {
-    let folder = workspace.root().join("target/image/testbed");
+    let folder = workspace.root().join(TESTBED);
     let others = programs.iter().map(|(name, path)| Ok(Recipe::alone(name, path)));
     for recipe in [Recipe::underpass(workspace, Profile::Dev), Recipe::testapp(workspace)].into_iter().chain(others) {
         let recipe = recipe?;
@@ -136,6 +138,17 @@ pub(crate) fn for_testbed(workspace: &Workspace, programs: &[(&'static str, &Pat
         recipe.archive(workspace, &Destination { output: Some(output), tag: Some(tag) })?;
     }
     Ok(folder)
+}
+
+/// The image of Underpass with the agent of the version after this one, beside the others of the testbed's clusters:
+/// `underpass-next.tar`, named `localhost/underpass:next`.
+pub(crate) fn next_for_testbed(workspace: &Workspace, programs: &Programs) -> Result<()> {
+    let (agent, next) = (PROGRAMS[0].0, programs.path(NEXT_AGENT)?);
+    let mut recipe = Recipe { billed: false, ..Recipe::underpass(workspace, Profile::Dev)? };
+    recipe.programs.iter_mut().filter(|(name, _)| *name == agent).for_each(|(_, path)| *path = next.to_owned());
+    let tag = Reference::parse("localhost/underpass:next").map_err(anyhow::Error::msg)?;
+    let output = Some(workspace.root().join(TESTBED).join("underpass-next.tar"));
+    recipe.archive(workspace, &Destination { output, tag: Some(tag) }).map(drop)
 }
 
 /// What an image is to be.

@@ -17,7 +17,7 @@ use crate::process::Cmd;
 use crate::tidy;
 use crate::vm;
 use crate::workspace::Workspace;
-use crate::{demo, ebpf};
+use crate::{demo, ebpf, image};
 use summary::Tally;
 
 /// Arguments of `test`.
@@ -217,8 +217,9 @@ impl Runner<'_> {
     fn kubernetes(&mut self) -> Result<()> {
         means::ensure()?;
         ebpf::build(self.workspace)?;
-        let programs = Programs::build(self.workspace)?;
+        let programs = Programs::build(self.workspace)?.with_next(self.workspace)?;
         let cluster = Cluster::prepare(self.workspace)?;
+        image::next_for_testbed(self.workspace, &programs)?;
         // An API server that starts again beside a load takes its time.
         let tests = self.cargo_test().args(["-p", TESTBED, "--test", KUBERNETES_TESTS]);
         let tests = tests.env("UNDERPASS_TEST_DEADLINE_S", "300");

@@ -49,6 +49,7 @@ pub(crate) fn on_and_off_under_traffic(mesh: &Installed) -> Result<()> {
     command::answers_about_the_whole_cluster(mesh)?;
     upgrade::loses_no_connection(mesh, destinations(mesh)?)?;
     upgrade::an_image_that_cannot_start_changes_nothing(mesh, destinations(mesh)?)?;
+    upgrade::to_another_version_and_back(mesh, destinations(mesh)?)?;
     upgrade::a_deleted_agent_is_waited_for(mesh, destinations(mesh)?)?;
     is_seen(mesh, false)?;
     outsider_is_refused(mesh)?;

@@ -1,9 +1,9 @@
 //! Another agent in the place of one, while pods talk.
 
-use std::net::SocketAddr;
+use std::{fs, net::SocketAddr, path::Path};
 
-use anyhow::{Result, ensure};
-use underpass_tests::{cluster::NAMESPACE, installed::Installed, testbed::wait::wait_until};
+use anyhow::{Context, Result, ensure};
+use underpass_tests::{cluster::NAMESPACE, installed::Installed, mesh::AgentVersion, testbed::wait::wait_until};
 
 use super::{NODES, labels::destinations, traffic::Traffic};
 
@@ -60,4 +60,49 @@ pub(crate) fn a_deleted_agent_is_waited_for(mesh: &Installed, to: Vec<SocketAddr
     traffic.ends_without_a_failure()?;
     ensure!(mesh.agent(node)? != agent, "{agent} still runs");
     Ok(())
+}
+
+/// An upgrade to agents whose kernel tables have another layout, and the way back: no connection fails, and the tables of the version
+/// before are gone from every node.
+pub(crate) fn to_another_version_and_back(mesh: &Installed, to: Vec<SocketAddr>) -> Result<()> {
+    tables_are_of(mesh, AgentVersion::This)?;
+    mesh.cluster.load_image("underpass-next")?;
+    let traffic = Traffic::start(mesh, "next", to)?;
+    mesh.upgrade(&["--set", "global.tag=next"])?;
+    mesh.wait_until_ready()?;
+    tables_are_of(mesh, AgentVersion::Next)?;
+    traffic.ends_without_a_failure()?;
+    let traffic = Traffic::start(mesh, "back", destinations(mesh)?)?;
+    mesh.cluster.helm(&["rollback", "underpass", "-n", NAMESPACE])?;
+    mesh.wait_until_ready()?;
+    tables_are_of(mesh, AgentVersion::This)?;
+    traffic.ends_without_a_failure()
+}
+
+/// Waits until on every node the tables of this version count, and there are no others.
+fn tables_are_of(mesh: &Installed, version: AgentVersion) -> Result<()> {
+    let own = format!("v{}", version.tables());
+    for node in NODES {
+        let site = mesh.cluster.machine(node)?.service("looking")?;
+        let mut last = Vec::new();
+        let waited = wait_until(&format!("{node} to have the tables of {own} alone"), || {
+            last = site.act(versions, node.to_owned())?;
+            Ok(last == [&*format!("current -> {own}"), &*own])
+        });
+        waited.with_context(|| format!("{last:?}"))?;
+    }
+    Ok(())
+}
+
+/// The marker and the versions that have tables on a node, sorted.
+fn versions(node: String) -> Result<Vec<String>> {
+    let pins = Path::new("/sys/fs/bpf/underpass/nodes").join(node);
+    let mut found = vec![format!("current -> {}", fs::read_link(pins.join("current"))?.display())];
+    for entry in fs::read_dir(&pins)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let is_version = name.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok());
+        found.extend(is_version.then_some(name));
+    }
+    found.sort();
+    Ok(found)
 }
