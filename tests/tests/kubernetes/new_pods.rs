@@ -2,12 +2,16 @@
 
 #[path = "new_pods/away.rs"]
 mod away;
+#[path = "new_pods/daemon_set.rs"]
+mod daemon_set;
 #[path = "new_pods/first.rs"]
 mod first;
 #[path = "new_pods/hooks.rs"]
 mod hooks;
 #[path = "new_pods/kinds.rs"]
 mod kinds;
+#[path = "new_pods/joins.rs"]
+mod joins;
 #[path = "new_pods/probes.rs"]
 mod probes;
 #[path = "new_pods/reboot.rs"]
@@ -22,7 +26,7 @@ use serde_json::Value;
 use underpass_tests::{
     installed::Installed,
     testbed::{
-        Lab, Site,
+        Kubernetes, Lab, Site,
         harness::{self, Scenario},
         wait::{wait_for, wait_until},
     },
@@ -44,7 +48,9 @@ const NODES: [&str; 2] = ["node-1", "node-2"];
 const VALUES: [&str; 2] = ["--set", "meshConfig.accessLogEncoding=JSON"];
 
 fn a_new_pod_is_captured_before_it_sends(lab: &Lab) -> Result<()> {
-    let mesh = begin(Installed::by_chart(lab, NODES.len(), &VALUES)?)?;
+    let mesh = Installed::begin(Kubernetes::start_with_more(lab, NODES.len(), 1)?, &VALUES)?;
+    mesh.wait_until_ready()?;
+    let mut mesh = begin(mesh)?;
     first::init_containers_call_at_once(&mesh)?;
     first::while_the_primary_plugin_writes_its_configuration(&mesh)?;
     kinds::begin(&mesh)?;
@@ -52,7 +58,9 @@ fn a_new_pod_is_captured_before_it_sends(lab: &Lab) -> Result<()> {
     probes::reach_their_own_pod(&mesh)?;
     hooks::ask_their_own_pod(&mesh)?;
     kinds::call_and_are_called(&mesh)?;
-    rollouts::lose_no_connection(&mesh)
+    rollouts::lose_no_connection(&mesh)?;
+    daemon_set::its_end_releases_no_pod(&mesh)?;
+    joins::its_pods_begin_after_its_agent(&mut mesh)
 }
 
 /// Installed, upgraded and removed by the command.
@@ -62,6 +70,7 @@ fn nodes_without_an_agent(lab: &Lab) -> Result<()> {
     reboot::begin(&mesh)?;
     away::pods_of_the_mesh_wait_and_others_start(&mut mesh)?;
     reboot::with_an_agent(&mut mesh)?;
+    daemon_set::a_drained_node_keeps_its_agent(&mesh)?;
     ensure!(!wire.contains(first::SECRET.as_bytes())?, "after a reboot a connection was in the clear");
     uninstall::leaves_the_nodes_as_they_were(&mesh)
 }
@@ -101,6 +110,7 @@ fn until_ready(mesh: &Installed, namespace: &str, name: &str) -> Result<Value> {
     .with_context(|| mesh.cluster.shown(namespace))
 }
 
+/// Its conditions say so.
 fn is_ready(pod: &Value) -> bool {
     let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
     conditions.into_iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")

@@ -58,8 +58,9 @@ pub(super) fn network(subnets: &Subnets) -> String {
     .to_string()
 }
 
-/// The kubelet's. `resolver`: its resolv.conf for pods of the node's network.
-pub(super) fn kubelet(resolver: &Path, dns_server: &str) -> String {
+/// The kubelet's. `resolver`: its resolv.conf for pods of the node's network. `taints`: keys of those that its node joins with.
+pub(super) fn kubelet(resolver: &Path, dns_server: &str, taints: &[String]) -> String {
+    let taints: Vec<_> = taints.iter().map(|key| json!({ "key": key, "effect": "NoSchedule" })).collect();
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -84,6 +85,7 @@ pub(super) fn kubelet(resolver: &Path, dns_server: &str) -> String {
         "localStorageCapacityIsolation": false,
         "syncFrequency": "2s",
         "nodeStatusUpdateFrequency": "4s",
+        "registerWithTaints": taints,
         "resolvConf": resolver,
         // By default it is made below /usr.
         "volumePluginDir": "/var/lib/kubelet/volume-plugins",

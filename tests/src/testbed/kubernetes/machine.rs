@@ -55,6 +55,8 @@ pub struct Machine {
     holder_cgroup: PathBuf,
     pub(super) node: Here,
     directory: PathBuf,
+    /// Keys of the taints that it joins with.
+    taints: Vec<String>,
     /// Of the kubelet and of kube-proxy, once they run.
     kubeconfigs: Option<[PathBuf; 2]>,
 }
@@ -82,8 +84,8 @@ struct Beginning {
 }
 
 impl Machine {
-    /// Makes the namespaces. No program runs yet.
-    pub(super) fn begin(node: &Node, subnets: Subnets) -> Result<Self> {
+    /// Makes the namespaces. No program runs yet. `taints`: keys of those that it is to join with.
+    pub(super) fn begin(node: &Node, subnets: Subnets, taints: &[&str]) -> Result<Self> {
         let (lab, name) = (node.lab(), node.spec().name.clone());
         let directory = lab.directory().join(&name);
         for part in
@@ -121,6 +123,7 @@ impl Machine {
             holder_cgroup: own,
             node,
             directory,
+            taints: taints.iter().map(ToString::to_string).collect(),
             kubeconfigs: None,
         })
     }
@@ -223,7 +226,7 @@ impl Machine {
         let resolver = self.directory.join("resolv.conf");
         fs::write(&resolver, format!("nameserver {DNS_SERVER}\n"))?;
         let configuration = self.directory.join("kubelet.yaml");
-        fs::write(&configuration, containers::kubelet(&resolver, DNS_SERVER))?;
+        fs::write(&configuration, containers::kubelet(&resolver, DNS_SERVER, &self.taints))?;
         let programs = named(KUBERNETES)?;
         let file = |option: &str, path: &Path| format!("--{option}={}", path.display());
         let program = Program::new(programs.join("kubelet"))

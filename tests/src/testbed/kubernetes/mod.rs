@@ -16,7 +16,10 @@ mod machine;
 mod reboot;
 mod scripts;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::VecDeque,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 
@@ -38,12 +41,21 @@ const DNS: &str = include_str!("dns.yaml");
 /// The folder of images, as archives.
 const IMAGES: &str = "UNDERPASS_IMAGES";
 
+/// A node that has not joined.
+#[derive(Debug)]
+struct Later {
+    kubelet: User,
+    subnets: Subnets,
+}
+
 /// A cluster. A guard: dropped, its programs are killed.
 #[derive(Debug)]
 pub struct Kubernetes {
     // In this order they are dropped.
     machines: Vec<Machine>,
     _controllers: [Running; 2],
+    later: VecDeque<Later>,
+    proxy: User,
     /// The API server.
     pub server: ApiServer,
     /// Nodes and the link between them.
@@ -56,40 +68,59 @@ impl Kubernetes {
     /// There is no registry: images are loaded ([`Self::load`]), and pods say `imagePullPolicy: IfNotPresent` or `Never`. Kubelets
     /// take every caller for an administrator. Nothing leads out of the cluster.
     pub fn start(lab: &Lab, nodes: usize) -> Result<Self> {
+        Self::start_with_more(lab, nodes, 0)
+    }
+
+    /// The same with so many nodes more, which join when they are told to ([`Self::join`]): `node-3` after two.
+    pub fn start_with_more(lab: &Lab, nodes: usize, more: usize) -> Result<Self> {
+        let all = nodes + more;
         let mut description = Description::default().node(CONTROL_NODE, &["172.18.0.10", "fd00:172:18::10"])?;
-        for n in 1..=nodes {
+        for n in 1..=all {
             let addresses = [format!("172.18.0.{}", 10 + n), format!("fd00:172:18::{}", 10 + n)];
             description = description.node(&format!("node-{n}"), &addresses.each_ref().map(String::as_str))?;
         }
         let bed = Testbed::without_pods(lab, &description)?;
         let controllers = ["kube-controller-manager", "kube-scheduler"].map(|name| User::component(name, ""));
         let proxy = User::component("kube-proxy", "");
-        let kubelets: Vec<_> =
-            (1..=nodes).map(|n| User::component(&format!("node:node-{n}"), "system:nodes")).collect();
+        let kubelets: Vec<_> = (1..=all).map(|n| User::component(&format!("node:node-{n}"), "system:nodes")).collect();
         let users: Vec<_> = controllers.iter().chain([&proxy]).chain(&kubelets).cloned().collect();
         let server = ApiServer::start_with(bed.node(CONTROL_NODE)?, &users)?;
         let controllers = controllers.each_ref().map(|user| controller(&bed, &server, user));
         let [manager, scheduler] = controllers;
         let controllers = [manager?, scheduler?];
-        let subnets: Vec<_> = (1..=nodes).map(Subnets::of).collect();
+        let subnets: Vec<_> = (1..=all).map(Subnets::of).collect();
         connect(&bed, &subnets)?;
-        let mut machines = Vec::new();
-        for (kubelet, subnets) in kubelets.iter().zip(subnets) {
-            let node = bed.node(kubelet.name.rsplit(':').next().unwrap_or_default())?;
-            machines.push(Machine::begin(node, subnets)?);
+        let later = kubelets.into_iter().zip(subnets).map(|(kubelet, subnets)| Later { kubelet, subnets });
+        let mut it =
+            Self { machines: Vec::new(), _controllers: controllers, later: later.collect(), proxy, server, bed };
+        for _ in 0..nodes {
+            it.begin_next(&[])?;
         }
-        for (machine, kubelet) in machines.iter_mut().zip(&kubelets) {
-            machine.install_runtime()?;
-            machine.start_runtime()?;
-            machine.load(&named(IMAGES)?.join("pause.tar"))?;
-            machine.start_kubelet(&server.kubeconfig_of(kubelet)?, &server.kubeconfig_of(&proxy)?)?;
-        }
-        let it = Self { machines, _controllers: controllers, server, bed };
         it.load_image("coredns")?;
         it.kubectl().apply(DNS)?;
         it.wait_for_nodes()?;
         it.wait_for_rollout("kube-system", "deployment/coredns")?;
         Ok(it)
+    }
+
+    /// Has the next node join, with these taints (keys, `NoSchedule`) from its beginning, and waits until it is ready. It has no image
+    /// but that of sandboxes. Its name.
+    pub fn join(&mut self, taints: &[&str]) -> Result<String> {
+        let name = self.begin_next(taints)?;
+        self.wait_for_nodes()?;
+        Ok(name)
+    }
+
+    fn begin_next(&mut self, taints: &[&str]) -> Result<String> {
+        let Later { kubelet, subnets } = self.later.pop_front().context("no node is left to join")?;
+        let name = kubelet.name.rsplit(':').next().unwrap_or_default().to_owned();
+        let mut machine = Machine::begin(self.bed.node(&name)?, subnets, taints)?;
+        machine.install_runtime()?;
+        machine.start_runtime()?;
+        machine.load(&named(IMAGES)?.join("pause.tar"))?;
+        machine.start_kubelet(&self.server.kubeconfig_of(&kubelet)?, &self.server.kubeconfig_of(&self.proxy)?)?;
+        self.machines.push(machine);
+        Ok(name)
     }
 
     /// kubectl, as a user who may do everything.
@@ -132,6 +163,11 @@ impl Kubernetes {
     /// Loads an image that `cargo xtask` made, as `localhost/underpass:testbed` or `localhost/underpass-testapp:testbed`.
     pub fn load_image(&self, name: &str) -> Result<()> {
         self.load(&named(IMAGES)?.join(format!("{name}.tar")))
+    }
+
+    /// The same on one node.
+    pub fn load_image_on(&self, node: &str, name: &str) -> Result<()> {
+        self.machine(node)?.load(&named(IMAGES)?.join(format!("{name}.tar")))
     }
 
     /// A container of the running pod `namespace/name`, as a site: its cgroup, network and files, where a test runs functions as if

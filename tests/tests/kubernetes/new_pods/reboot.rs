@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use underpass_tests::{installed::Installed, testbed::wait::wait_until};
 
-use super::{NODES, away, first, pod};
+use super::{NODES, away, first, is_ready, pod};
 
 /// A pod of the first node, in the mesh: it calls from its init container each time that it starts.
 const CALLER: &str = "caller";
@@ -35,9 +35,7 @@ pub(crate) fn comes_back(mesh: &Installed, before: u64) -> Result<()> {
 /// It has called, and runs.
 fn runs(mesh: &Installed) -> Result<()> {
     wait_until("the pod that calls to run", || {
-        let pod = mesh.cluster.kubectl().get(&["pod", CALLER, "-n", "shop"])?;
-        let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
-        Ok(conditions.into_iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True"))
+        Ok(is_ready(&mesh.cluster.kubectl().get(&["pod", CALLER, "-n", "shop"])?))
     })
     .with_context(|| mesh.cluster.shown("shop"))
 }
