@@ -13,14 +13,22 @@ mod traffic;
 #[path = "installed/upgrade.rs"]
 mod upgrade;
 
+use std::process::ExitCode;
+
 use anyhow::{Context, Result};
 use underpass_tests::{
     installed::{Installed, install},
-    testbed::{Kubernetes, Lab, Site},
+    testbed::{
+        Kubernetes, Lab, Site,
+        harness::{self, Scenario},
+    },
 };
 
-underpass_tests::scenarios! {
-    a_label_puts_running_pods_into_the_mesh,
+fn main() -> ExitCode {
+    // All of it is in one cluster.
+    harness::main(&[
+        Scenario::new("a_label_puts_running_pods_into_the_mesh", a_label_puts_running_pods_into_the_mesh).lasting(2)
+    ])
 }
 
 /// Pods in namespaces `shop` and `legacy`.

@@ -21,6 +21,8 @@ mod rollouts;
 #[path = "new_pods/uninstall.rs"]
 mod uninstall;
 
+use std::process::ExitCode;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use underpass_tests::{
@@ -32,10 +34,11 @@ use underpass_tests::{
     },
 };
 
-fn main() -> std::process::ExitCode {
+fn main() -> ExitCode {
+    // As much as can be is in one cluster.
     harness::main(&[
         Scenario::new("a_new_pod_is_captured_before_it_sends", a_new_pod_is_captured_before_it_sends).lasting(2),
-        Scenario::new("nodes_without_an_agent", nodes_without_an_agent),
+        Scenario::new("nodes_without_an_agent", nodes_without_an_agent).lasting(2),
     ])
 }
 

@@ -41,11 +41,11 @@ pub(crate) fn its_pods_begin_after_its_agent(mesh: &mut Installed) -> Result<()>
     let early = mesh.cluster.container(&format!("shop/{EARLY}"), "main")?;
     let dialed = early.act(socket::dial, Dial::to(to).say("before-the-agent"))?;
     ensure!(matches!(dialed, Dialed::Failed(_)), "plaintext was answered: {dialed:?}");
-    let waiting = pods(mesh)?;
-    ensure!(waiting.len() == ARRIVALS, "{waiting:?}");
-    for pod in waiting {
-        ensure!(is_kept_away(&pod) && pod["spec"]["nodeName"].is_null(), "{}", pod["status"]);
-    }
+    wait_until("the scheduler to keep the others away", || {
+        let waiting = pods(mesh)?;
+        ensure!(waiting.iter().all(|pod| pod["spec"]["nodeName"].is_null()), "{waiting:?}");
+        Ok(waiting.len() == ARRIVALS && waiting.iter().all(is_kept_away))
+    })?;
 
     mesh.cluster.load_image_on(NODE, "underpass")?;
     // The next one looks for the image at once.
@@ -53,9 +53,11 @@ pub(crate) fn its_pods_begin_after_its_agent(mesh: &mut Installed) -> Result<()>
     mesh.cluster.wait_for_rollout("shop", "deployment/arrivals")?;
     let agent = mesh.agent(NODE)?;
     let name = agent.rsplit('/').next().unwrap_or_default();
-    let ready = since(&kubectl.get(&["pod", name, "-n", NAMESPACE])?, "Ready")?;
+    let agent = kubectl.get(&["pod", name, "-n", NAMESPACE])?;
+    let started = agent["status"]["containerStatuses"][0]["state"]["running"]["startedAt"].as_str();
+    let started = started.with_context(|| agent["status"].to_string())?;
     for pod in pods(mesh)? {
-        ensure!(since(&pod, "PodScheduled")? >= ready, "before the agent ({ready}): {}", pod["status"]);
+        ensure!(*scheduled(&pod)? >= *started, "before the agent ({started}): {}", pod["status"]);
         let first = &pod["status"]["initContainerStatuses"][0];
         ensure!(first["restartCount"] == 0, "its first call failed: {first}");
     }
@@ -80,12 +82,12 @@ fn pods(mesh: &Installed) -> Result<Vec<Value>> {
     pods["items"].as_array().cloned().context("a list")
 }
 
-/// The time since when a condition holds.
-fn since(pod: &Value, condition: &str) -> Result<String> {
+/// The time when a node was found for a pod.
+fn scheduled(pod: &Value) -> Result<String> {
     let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
-    let found = conditions.into_iter().find(|one| one["type"] == condition && one["status"] == "True");
+    let found = conditions.into_iter().find(|one| one["type"] == "PodScheduled" && one["status"] == "True");
     let time = found.and_then(|one| one["lastTransitionTime"].as_str()).map(str::to_owned);
-    time.with_context(|| format!("not {condition}: {}", pod["status"]))
+    time.with_context(|| format!("not on a node: {}", pod["status"]))
 }
 
 /// Each calls from its init container.
