@@ -77,13 +77,14 @@ fn relayed(server: &Server, carries: bool) -> (Pipe, JoinHandle<()>) {
         let ((mut near_out, mut near_in), (mut far_out, mut far_in)) = (split(near), split(far));
         let there = async { drop(copy(&mut near_out, &mut far_in).await) };
         let back = async {
-            while carries {
-                let Ok(byte) = far_out.read_u8().await else { return };
+            if !carries {
+                std::future::pending::<()>().await;
+            }
+            while let Ok(byte) = far_out.read_u8().await {
                 if near_in.write_u8(byte).await.is_err() {
                     return;
                 }
             }
-            std::future::pending().await
         };
         tokio::select! {
             () = there => (),
