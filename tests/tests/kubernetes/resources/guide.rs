@@ -87,7 +87,12 @@ pub(crate) fn apply(kubectl: &Kubectl, definitions: Definitions) -> Result<()> {
     let labelled = kubectl.run(&["label", "namespace", "default", "istio-injection=enabled"])?;
     ensure!(labelled.contains("namespace/default labeled"), "{labelled}");
     for (file, outcome) in DOCUMENTS {
-        let applied = kubectl.run(&["apply", "-f", &format!("{FOLDER}/{file}")]);
+        let mut applied = Ok(String::new());
+        // About a kind that it does not know kubectl asks for the schemas, which take time after new definitions.
+        wait_until("the schemas", || {
+            applied = kubectl.run(&["apply", "-f", &format!("{FOLDER}/{file}")]);
+            Ok(!applied.as_ref().is_err_and(|refused| format!("{refused:#}").contains("/openapi/v2?")))
+        })?;
         let (texts, is_in) = match outcome {
             Outcome::Goes(texts) => (texts, true),
             Outcome::OfIstio { goes, .. } if definitions == Definitions::Istios => (goes, true),
