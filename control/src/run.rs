@@ -16,7 +16,7 @@ use std::{future::pending, io, sync::Arc};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use underpass_core::Kind;
@@ -54,6 +54,9 @@ use crate::{
 
 /// The name of the door, in reports and metrics.
 const DOOR: &str = "API server";
+
+/// Agents that may have told at once what other replicas have read.
+const OVERTAKEN: usize = 64;
 
 /// A control plane that cannot run, or go on.
 #[derive(Debug, thiserror::Error)]
@@ -128,7 +131,7 @@ async fn start(config: &Config, mut stopping: watch::Receiver<bool>) -> Result<(
     let client = Client::connect(&access, "control").await?;
     let mut keeper = Keeper::new(config.mesh(), "", &registry);
     let feed = keeper.door(DOOR, ready.gate(DOOR, "its objects are not read yet"));
-    let (overtaken, waited_for) = watch::channel(Overtaken::default());
+    let (overtaken, waited_for) = mpsc::channel(OVERTAKEN);
     let (newest, reports, sources) = (keeper.newest(), keeper.reports(), keeper.sources());
     let (Followed { resources, placed }, following) = facts::follow(newest, DOOR).map_err(failed("start a thread"))?;
     let mut tasks = vec![
@@ -234,7 +237,7 @@ async fn whole(mut newest: watch::Receiver<Option<Resources>>) -> watch::Receive
 fn open(
     access: Access,
     feed: Feed,
-    waited_for: watch::Receiver<Overtaken>,
+    waited_for: mpsc::Receiver<Overtaken>,
 ) -> io::Result<impl Future<Output = ()> + Send + use<>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     on_thread("API server", move || {

@@ -40,7 +40,7 @@ use underpass_xds::{
 use super::cache::{Changes, Records, facts as kept};
 
 /// The time for a control plane that answers to catch up with what was kept: it lists anew what it does not know, at most
-/// every 30 seconds.
+/// every 15 seconds.
 const CATCH_UP: Duration = Duration::from_secs(70);
 
 /// Turns resources into facts. Cheap to clone: it is one door.

@@ -8,10 +8,10 @@ mod daemon_set;
 mod first;
 #[path = "new_pods/hooks.rs"]
 mod hooks;
-#[path = "new_pods/kinds.rs"]
-mod kinds;
 #[path = "new_pods/joins.rs"]
 mod joins;
+#[path = "new_pods/kinds.rs"]
+mod kinds;
 #[path = "new_pods/probes.rs"]
 mod probes;
 #[path = "new_pods/reboot.rs"]

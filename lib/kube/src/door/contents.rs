@@ -56,8 +56,7 @@ impl Contents {
         Self { kinds, touched: BTreeMap::new(), has_news: false, has_begun: false }
     }
 
-    /// Takes what is new of a kind. Whether something is served otherwise than before; so is a kind of which nothing was
-    /// known.
+    /// Takes what is new of a kind. Whether something is served otherwise than before.
     pub(super) fn take(&mut self, kind: Kind, output: Output<Claim>) -> bool {
         let Some(shelf) = self.kinds.get_mut(&kind) else { return false };
         let heard = match &output {
@@ -65,19 +64,18 @@ impl Contents {
             Output::Absent => Heard::Absence,
             Output::Put(_) | Output::Removed(_) => shelf.heard,
         };
-        let is_new = std::mem::replace(&mut shelf.heard, heard) != heard;
-        self.has_news |= is_new;
-        let has_changed = match output {
+        self.has_news |= std::mem::replace(&mut shelf.heard, heard) != heard;
+        match output {
             Output::Put(claim) => self.put(claim),
             Output::Removed(name) => self.remove(&ObjectKey::new(kind, name)),
             Output::Absent => self.keep(kind, &BTreeSet::new()),
             Output::Replaced(claims) => {
                 let keys = claims.iter().map(|claim| claim.key.clone()).collect();
-                let gone = self.keep(kind, &keys);
-                claims.into_iter().fold(gone, |changed, claim| self.put(claim) || changed)
+                let mut changed = self.keep(kind, &keys);
+                claims.into_iter().for_each(|claim| changed |= self.put(claim));
+                changed
             }
-        };
-        is_new || has_changed
+        }
     }
 
     /// Takes the state of a kind: what keeps it from being read, if anything does. Whether that is to be said otherwise,
@@ -156,7 +154,9 @@ impl Contents {
         let Some(shelf) = self.kinds.get(&kind) else { return false };
         let known = shelf.ledger.keys().chain(shelf.faults.keys());
         let gone: BTreeSet<_> = known.filter(|key| !keys.contains(key)).cloned().collect();
-        gone.iter().fold(false, |changed, key| self.remove(key) || changed)
+        let mut changed = false;
+        gone.iter().for_each(|key| changed |= self.remove(key));
+        changed
     }
 
     fn observe(&mut self, key: &ObjectKey, observed: Observation) -> bool {

@@ -13,10 +13,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, watch};
 use underpass_config::json::{self, NoObject};
-use underpass_core::{Kind, ObjectName};
+use underpass_core::ObjectName;
 
 use super::{
-    Overtaken, Progress,
+    Progress,
     backoff::below,
     health::Health,
     lines::Lines,
@@ -59,6 +59,8 @@ pub(crate) struct Target<T> {
 pub(crate) struct News<T> {
     pub(crate) outputs: Vec<Output<T>>,
     pub(crate) health: Health,
+    /// As much is known as others had told until lately.
+    pub(super) has_listed_anew: bool,
 }
 
 impl<T> Target<T> {
@@ -69,6 +71,11 @@ impl<T> Target<T> {
     ) -> Self {
         let paths = collections.iter().map(|c| c.all()).collect();
         Self { paths, field_selector: None, metadata_only: false, read: Box::new(read), name: Box::new(name) }
+    }
+
+    /// Of its collection, in the preferred version.
+    fn path(&self) -> &str {
+        self.paths.first().map(String::as_str).unwrap_or_default()
     }
 
     fn call(&self, at: usize) -> Call {
@@ -175,31 +182,14 @@ fn refused(status: &Status, cause: &str) -> Failure {
 pub(crate) struct Beside {
     /// How far all kinds are known.
     pub(super) progress: watch::Receiver<Progress>,
-    /// Versions that others have reached.
-    pub(super) overtaken: watch::Receiver<Overtaken>,
+    /// The version of its kind that others have reached, each time that one says so.
+    pub(super) overtaken: watch::Receiver<u64>,
 }
 
 impl Beside {
     /// Nothing.
     pub(crate) fn nothing() -> Self {
-        Self { progress: watch::channel(Progress::default()).1, overtaken: watch::channel(Overtaken::default()).1 }
-    }
-}
-
-/// An identifier of a target that is sent along, and the kind of its objects where others may overtake it.
-pub(crate) trait Id: Copy {
-    fn kind(self) -> Option<Kind>;
-}
-
-impl Id for () {
-    fn kind(self) -> Option<Kind> {
-        None
-    }
-}
-
-impl Id for Kind {
-    fn kind(self) -> Option<Kind> {
-        Some(self)
+        Self { progress: watch::channel(Progress::default()).1, overtaken: watch::channel(0).1 }
     }
 }
 
@@ -219,7 +209,7 @@ async fn until(due: Option<Instant>) {
 }
 
 /// Follows a target until its receiver is gone. `id` is sent along.
-pub(crate) async fn follow<I: Id, T>(
+pub(crate) async fn follow<I: Copy, T>(
     client: Client,
     target: Target<T>,
     id: I,
@@ -248,7 +238,7 @@ struct Following<I, T> {
     asked: u64,
 }
 
-impl<I: Id, T> Following<I, T> {
+impl<I: Copy, T> Following<I, T> {
     /// Does what is to be done; the next action. None: the receiver is gone.
     async fn act(&mut self, action: Action) -> Option<Action> {
         let event = match action {
@@ -276,7 +266,7 @@ impl<I: Id, T> Following<I, T> {
         let action = step.action;
         self.send(step.output.into_iter().collect()).await?;
         // Every event of these actions is followed by another action.
-        Some(action.unwrap_or(Action::Wait(SILENCE)))
+        Some(action.unwrap_or_else(|| self.machine.action()))
     }
 
     /// Passes the events of a watch on until the machine wants another action.
@@ -310,18 +300,17 @@ impl<I: Id, T> Following<I, T> {
 
     /// Waits until the target is to be listed anew because others have come further.
     async fn overtaken(&mut self) {
-        let Some(kind) = self.id.kind() else { return std::future::pending().await };
         let mut is_news = self.beside.overtaken.has_changed().unwrap_or_default();
         loop {
             if is_news {
-                let version = self.beside.overtaken.borrow_and_update().get(&kind).copied();
-                version.map(|version| self.step(Event::Overtaken { version }));
+                let version = *self.beside.overtaken.borrow_and_update();
+                self.step(Event::Overtaken { version });
             }
             let due = self.machine.overdue();
             tokio::select! {
                 () = until(due) => {
-                    let version = &*self.machine.health().resource_version;
-                    tracing::info!(%kind, version, "another replica has read more of this kind: it is listed anew");
+                    let (path, version) = (self.target.path(), self.machine.health().resource_version);
+                    tracing::info!(path, %version, "another replica has read more: listed anew");
                     return;
                 }
                 () = changed(&mut self.beside.overtaken) => is_news = true,
@@ -358,7 +347,7 @@ impl<I: Id, T> Following<I, T> {
     async fn end(&mut self, event: Event<T>) -> Option<Action> {
         let step = self.step(event);
         self.send(step.output.into_iter().collect()).await?;
-        Some(step.action.unwrap_or(Action::Wait(SILENCE)))
+        Some(step.action.unwrap_or_else(|| self.machine.action()))
     }
 
     fn step(&mut self, event: Event<T>) -> Step<T> {
@@ -372,7 +361,8 @@ impl<I: Id, T> Following<I, T> {
             return Some(());
         }
         self.told = Some(health.clone());
-        self.news.send((self.id, News { outputs, health })).await.ok()
+        let has_listed_anew = self.machine.has_listed_anew();
+        self.news.send((self.id, News { outputs, health, has_listed_anew })).await.ok()
     }
 
     fn random(&mut self) -> u64 {

@@ -46,8 +46,9 @@ impl Progress {
     #[must_use]
     pub fn versions(&self) -> Versions {
         let reached = |(kind, health): (&Kind, &Health)| {
+            let known = number(&health.resource_version)?;
             let changed = self.changed.get(kind).copied().unwrap_or_default();
-            Some((*kind, Reached { known: number(&health.resource_version)?, changed }))
+            Some((*kind, Reached { known, changed }))
         };
         self.kinds.iter().filter_map(reached).collect()
     }

@@ -45,7 +45,7 @@ const REFUSALS: u32 = 3;
 /// The time for a version that others have reached to arrive by the watch as well, before the kind is listed anew.
 const LAG: Duration = Duration::from_secs(2);
 /// A kind that is overtaken again is not listed anew sooner than this after the last time.
-const BETWEEN_LISTS: Duration = Duration::from_secs(30);
+const BETWEEN_LISTS: Duration = Duration::from_secs(15);
 /// Answers in a row that a kind is absent after which objects that it had are gone. Its API is served before any object
 /// of it: a proxy or an API server that starts may be wrong for a moment.
 const ABSENCES: u32 = 3;
@@ -206,6 +206,10 @@ pub(super) struct ListWatch<T> {
     overtaken: Option<(u64, Instant)>,
     /// When it was listed anew because it was overtaken.
     listed_anew: Option<Instant>,
+    /// The list that is under way is such a one: the watch before it was in order.
+    is_anew: bool,
+    /// Such a one has ended since [`Self::has_listed_anew`] was asked.
+    has_listed_anew: bool,
     /// What was known of other kinds before the list that is asked for.
     known_before: u64,
     /// In a row.
@@ -229,6 +233,8 @@ impl<T> ListWatch<T> {
             version: "".into(),
             overtaken: None,
             listed_anew: None,
+            is_anew: false,
+            has_listed_anew: false,
             known_before: 0,
             failures: 0,
             refusals: 0,
@@ -294,6 +300,12 @@ impl<T> ListWatch<T> {
         self.known_before = known;
     }
 
+    /// A list that was asked for because the kind was overtaken has ended since this was asked last: as much as others had
+    /// reached before is known.
+    pub(super) const fn has_listed_anew(&mut self) -> bool {
+        std::mem::replace(&mut self.has_listed_anew, false)
+    }
+
     /// When [`Event::Overdue`] is due, unless another event comes first.
     pub(super) fn overdue(&self) -> Option<Instant> {
         let may_list = match &self.state {
@@ -317,7 +329,8 @@ impl<T> ListWatch<T> {
         Health { phase, synced, resource_version: Arc::clone(&self.version), error }
     }
 
-    fn action(&self) -> Action {
+    /// What is to be done in the present state.
+    pub(super) fn action(&self) -> Action {
         match &self.state {
             State::Listing { next, .. } => Action::List { at: self.at, limit: self.limit, next: next.clone() },
             State::Watching { .. } => Action::Watch { at: self.at, from: Arc::clone(&self.version) },
@@ -346,6 +359,10 @@ impl<T> ListWatch<T> {
         (self.version, self.told, self.absences, self.refusals) = (version, Told::Objects, 0, 0);
         (self.synced, self.error) = (Some(now), None);
         self.state = State::Watching { since: None, has_heard: false };
+        if std::mem::take(&mut self.is_anew) {
+            // A version beyond this list is of another time, as before a store was restored.
+            (self.overtaken, self.has_listed_anew) = (None, true);
+        }
         Step { output: Some(Output::Replaced(items)), ..self.go_on(now) }
     }
 
@@ -387,7 +404,11 @@ impl<T> ListWatch<T> {
         if self.overdue().is_none_or(|due| now < due) {
             return Step::NOTHING;
         }
-        (self.overtaken, self.listed_anew, self.state) = (None, Some(now), State::START);
+        // Once more after a while, where the list fails; an absent kind is known only so far as others were before.
+        let again = now.checked_add(BETWEEN_LISTS).unwrap_or(now);
+        self.overtaken = self.overtaken.map(|(version, _)| (version, again));
+        self.is_anew = self.told != Told::Absence;
+        (self.listed_anew, self.state) = (Some(now), State::START);
         self.go_on(now)
     }
 
@@ -414,6 +435,10 @@ impl<T> ListWatch<T> {
                 (cause, retry_after)
             }
         };
+        if std::mem::take(&mut self.is_anew) {
+            // The watch before was in order, and goes on from where it was.
+            self.state = State::Watching { since: None, has_heard: false };
+        }
         let since = self.error.as_ref().map_or(now, |(_, since)| *since);
         self.error = Some((cause, since));
         self.failures = self.failures.saturating_add(1);
@@ -422,6 +447,7 @@ impl<T> ListWatch<T> {
     }
 
     fn is_absent(&mut self, now: Instant, random: u64) -> Step<T> {
+        self.is_anew = false;
         if matches!(std::mem::replace(&mut self.state, State::START), State::Watching { .. }) {
             // Listed just now: another version of its API may have taken its place.
             self.at = 0;

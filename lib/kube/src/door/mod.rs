@@ -39,8 +39,9 @@ use underpass_door::{Update, Versions};
 pub use self::health::{Health, Phase, Progress};
 use self::{
     contents::Contents,
-    follow::{Beside, News, Target, changed, follow},
+    follow::{Beside, News, Target, follow},
     health::number,
+    list_watch::Output,
 };
 use crate::client::{Client, Collection};
 
@@ -89,24 +90,24 @@ pub struct Door {
     client: Client,
     selections: Vec<Selection>,
     progress: watch::Sender<Progress>,
-    overtaken: watch::Receiver<Overtaken>,
+    overtaken: mpsc::Receiver<Overtaken>,
 }
 
-/// Versions that others have reached, by kind, and that are waited for here.
+/// Versions that others have reached, by kind.
 pub type Overtaken = BTreeMap<Kind, u64>;
 
 impl Door {
     /// The door to these objects; each kind is selected once. Nothing is asked for yet.
     #[must_use]
     pub fn new(client: Client, selections: Vec<Selection>) -> Self {
-        let overtaken = watch::channel(Overtaken::default()).1;
+        let overtaken = mpsc::channel(1).1;
         Self { client, selections, progress: watch::Sender::new(Progress::default()), overtaken }
     }
 
-    /// A kind that is told here and not known so far is listed anew, unless it is soon. Until it is known so far, what is
-    /// known of it is handed on also where nothing has changed.
+    /// A kind that is told here and not known so far is listed anew, unless it is soon. Until it is known so far, or a list
+    /// has shown that there is no such version, how far it is known is handed on also where nothing has changed.
     #[must_use]
-    pub fn overtaken_by(self, overtaken: watch::Receiver<Overtaken>) -> Self {
+    pub fn overtaken_by(self, overtaken: mpsc::Receiver<Overtaken>) -> Self {
         Self { overtaken, ..self }
     }
 
@@ -155,9 +156,10 @@ impl Door {
         let mut contents = Contents::new(self.selections.iter().map(|s| s.kind));
         let (sender, mut news) = mpsc::channel::<(Kind, News<Claim>)>(WAITING);
         let mut tasks = JoinSet::new();
+        let mut waits = Waits::default();
         for selection in self.selections {
             let kind = selection.kind;
-            let beside = Beside { progress: self.progress.subscribe(), overtaken: self.overtaken.clone() };
+            let beside = Beside { progress: self.progress.subscribe(), overtaken: waits.of(kind) };
             tasks.spawn(follow(self.client.clone(), selection.target(), kind, sender.clone(), beside));
         }
         drop(sender);
@@ -171,14 +173,21 @@ impl Door {
                     Some(first) => Some(first),
                     None => return,
                 },
-                () = changed(&mut self.overtaken) => None,
+                Some(overtaken) = self.overtaken.recv() => {
+                    waits.add(&overtaken);
+                    None
+                }
             };
             let mut merged = 0_usize;
-            while let Some((kind, News { outputs, health })) = next.take() {
+            let mut listed_anew = Vec::new();
+            while let Some((kind, News { outputs, health, has_listed_anew })) = next.take() {
                 merged = merged.saturating_add(outputs.len());
+                listed_anew.extend(has_listed_anew.then_some(kind));
                 let known = number(&health.resource_version).unwrap_or_default();
                 for output in outputs {
-                    if contents.take(kind, output) {
+                    // What has come and gone between two lists, neither tells.
+                    let may_hide_changes = matches!(output, Output::Replaced(_) | Output::Absent);
+                    if contents.take(kind, output) || may_hide_changes {
                         progress.changed.insert(kind, known);
                     }
                 }
@@ -198,20 +207,48 @@ impl Door {
                 }
             }
             let versions = progress.versions();
-            let is_waited_for = versions != told && is_waited_for(&self.overtaken.borrow(), &told);
+            let is_waited_for = versions != told && waits.are_before(&told);
             if let Some(mut update) = contents.update().or_else(|| contents.repeated().filter(|_| is_waited_for)) {
                 update.versions = versions.clone();
                 told = versions;
                 hand_on(update);
             }
+            listed_anew.iter().for_each(|kind| waits.forget(*kind));
             self.progress.send_replace(progress.clone());
         }
     }
 }
 
-/// A version that is waited for has not been told.
-fn is_waited_for(overtaken: &Overtaken, told: &Versions) -> bool {
-    overtaken.iter().any(|(kind, version)| told.of(*kind).is_none_or(|reached| reached.known < *version))
+/// Versions that others have reached and that are waited for here.
+#[derive(Debug, Default)]
+struct Waits(BTreeMap<Kind, (u64, watch::Sender<u64>)>);
+
+impl Waits {
+    /// Each time that others tell a version of this kind: the newest of those that are waited for.
+    fn of(&mut self, kind: Kind) -> watch::Receiver<u64> {
+        self.0.entry(kind).or_default().1.subscribe()
+    }
+
+    fn add(&mut self, overtaken: &Overtaken) {
+        for (kind, version) in overtaken {
+            if let Some((waited, followers)) = self.0.get_mut(kind) {
+                *waited = *version.max(waited);
+                followers.send_replace(*waited);
+            }
+        }
+    }
+
+    /// No such version is to be expected any more, if it has not come.
+    fn forget(&mut self, kind: Kind) {
+        if let Some((waited, _)) = self.0.get_mut(&kind) {
+            *waited = 0;
+        }
+    }
+
+    /// One of them is beyond what has been told.
+    fn are_before(&self, told: &Versions) -> bool {
+        self.0.iter().any(|(kind, (waited, _))| told.of(*kind).map_or(0, |reached| reached.known) < *waited)
+    }
 }
 
 /// A kind that could not be read.

@@ -208,7 +208,7 @@ impl Client {
         let reading = follow(self.clone(), target, (), sender, Beside::nothing());
         let mut last = None;
         let telling = async {
-            while let Some(((), News { outputs, health })) = news.recv().await {
+            while let Some(((), News { outputs, health, .. })) = news.recv().await {
                 let is_it = |secret: &Secret| secret.name == name;
                 let said = outputs.into_iter().map(|output| match output {
                     Output::Replaced(all) => WatchedSecret::Is(all.into_iter().find(is_it)),

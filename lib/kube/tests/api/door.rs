@@ -146,9 +146,9 @@ async fn a_kind_that_others_know_further_is_listed_anew_and_told() {
         _ => Reply::refuse(404, "NotFound", json!({})),
     })
     .await;
-    let overtaken = tokio::sync::watch::Sender::default();
+    let (overtaken, told) = mpsc::channel(1);
     let selections = vec![Selection::namespaces(), Selection::all(Kind::Node)];
-    let mut door = Opened::of(Door::new(fake.client().await, selections).overtaken_by(overtaken.subscribe()));
+    let mut door = Opened::of(Door::new(fake.client().await, selections).overtaken_by(told));
     let said = |update: &Update| {
         let one = |(kind, reached): (Kind, Reached)| format!("{kind} {}/{}", reached.known, reached.changed);
         let versions: Vec<_> = update.versions.iter().map(one).collect();
@@ -156,11 +156,11 @@ async fn a_kind_that_others_know_further_is_listed_anew_and_told() {
     };
     assert_eq!(said(&door.next().await), "+ Namespace a Namespace 7/7 Node 8/8");
     // What is known already is not listed anew.
-    overtaken.send_replace([(Kind::Namespace, 11), (Kind::Node, 8)].into());
-    assert_eq!(said(&door.next().await), " Namespace 12/7 Node 8/8");
+    overtaken.send([(Kind::Namespace, 11), (Kind::Node, 8)].into()).await.unwrap();
+    assert_eq!(said(&door.next().await), " Namespace 12/12 Node 8/8");
     door.progress(|p| p.kinds.values().all(|health| health.phase == Phase::Watching)).await;
-    overtaken.send_modify(|all| drop(all.insert(Kind::Node, 9)));
-    assert_eq!(said(&door.next().await), " Namespace 12/7 Node 10/8");
+    overtaken.send([(Kind::Node, 9)].into()).await.unwrap();
+    assert_eq!(said(&door.next().await), " Namespace 12/12 Node 10/10");
     let of = |kind: &str| fake.seen().into_iter().filter(|s| !s.is_watch() && s.what.ends_with(kind)).count();
     assert_eq!((of("namespaces"), of("nodes")), (2, 2));
 }

@@ -16,7 +16,8 @@
 //!   name, as istiod names none, makes no rule. It is told what was applied, and lists the kind anew if it must.
 //!
 //! ```text
-//!   level --response older than what was applied--> behind: new addresses are applied, all else is left out
+//!   level --response older than what was applied--> behind: new addresses are applied, all else is left out, and no state
+//!                                                   | counts as known to its end
 //!     ^                                               | a response that is not older, also one that says nothing else
 //!     '-- the next stream, with what is held ---------'
 //! ```
@@ -29,6 +30,7 @@ use std::{
 
 use bytes::Bytes;
 use prost_types::Any;
+use underpass_core::Kind;
 use underpass_door::Reached;
 
 use super::{
@@ -93,6 +95,8 @@ pub struct Session {
     reported: bool,
     /// On this stream changes were left out.
     left_out: bool,
+    /// On this stream a state that is not known to its end was received from a server that was behind.
+    has_unanswered: bool,
     staged: PerKind<BTreeMap<Arc<str>, Staged>>,
     staged_applied: Applied,
     taken: Vec<(ResourceKind, Arc<str>, Option<Arc<str>>)>,
@@ -118,6 +122,7 @@ impl Session {
             behind: None,
             reported: false,
             left_out: false,
+            has_unanswered: false,
             staged: PerKind::default(),
             staged_applied: Applied::default(),
             taken: Vec::new(),
@@ -147,7 +152,7 @@ impl Session {
         self.offered.clear();
         self.taken.clear();
         self.receipts.clear();
-        self.left_out = false;
+        (self.left_out, self.has_unanswered) = (false, false);
         let request = |kind| DeltaDiscoveryRequest {
             node: Some(self.node.message()),
             type_url: ResourceKind::type_url(kind).into(),
@@ -165,8 +170,10 @@ impl Session {
 
     /// Takes a response.
     pub fn receive(&mut self, mut response: DeltaDiscoveryResponse, now: Instant) -> Next {
-        for (kind, contract::Reached { known, changed }) in std::mem::take(&mut response.underpass_versions) {
-            self.offered.insert(kind.into(), Reached { known, changed });
+        for kind in Kind::ALL.map(Kind::as_str) {
+            if let Some(contract::Reached { known, changed }) = response.underpass_versions.remove(kind) {
+                self.offered.insert(kind.into(), Reached { known, changed });
+            }
         }
         let Some(kind) = ResourceKind::of(&response.type_url) else {
             self.receipts.push(Receipt::not_subscribed(response.type_url, response.nonce));
@@ -179,7 +186,7 @@ impl Session {
             return Next::Take;
         }
         (self.behind, self.reported) = (None, false);
-        if self.left_out {
+        if self.left_out || self.has_unanswered {
             return Next::Reopen;
         }
         self.offered.iter().for_each(|(kind, reached)| self.staged_applied.add(kind, reached.changed));
@@ -301,6 +308,7 @@ impl Session {
     /// Takes a response of a server that is behind: it only adds addresses.
     fn receive_behind(&mut self, kind: ResourceKind, response: DeltaDiscoveryResponse) {
         let mut receipt = Receipt::new(kind, response.nonce);
+        self.has_unanswered |= !*self.answered.of(kind);
         self.left_out |= !response.removed_resources.is_empty();
         let (held, staged) = (self.held.of(kind), self.staged.of_mut(kind));
         for resource in response.resources {

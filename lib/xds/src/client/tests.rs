@@ -277,6 +277,25 @@ fn a_client_goes_on_from_what_an_earlier_one_had_applied() {
 }
 
 #[test]
+fn a_state_that_came_from_a_server_that_was_behind_is_asked_for_again() {
+    let held = [(Address, "a", "2"), (Authorization, "p", "1")];
+    let held = held.map(|(kind, name, version)| (kind, name.into(), version.into()));
+    let session = Session::holding(Node::default(), held, [("Pod", 10)].into_iter().collect());
+    let mut client = Client { session, ..Client::new() };
+    client.held();
+    // It has the same, but does not know that.
+    assert_eq!(client.apply([response(Authorization, "9", ""), response(Address, "9", "")]), "");
+    assert_eq!(client.session.behind(), None, "nothing was left out");
+    assert_eq!(client.receive(response(Authorization, "10", "")), Next::Reopen);
+    client.held();
+    assert_eq!(client.apply([response(Authorization, "10", ""), response(Address, "10", "")]), "complete");
+    // What is known to its end is not asked for again.
+    client.held();
+    client.apply([response(Authorization, "9", ""), response(Address, "9", "")]);
+    assert_eq!(client.apply([response(Authorization, "10", "")]), "complete");
+}
+
+#[test]
 fn a_batch_has_the_versions_that_it_leads_to() {
     let mut client = Client::new();
     client.receive(response(Address, "7", "a=3 -b"));
@@ -335,38 +354,38 @@ fn knowing(versions: &[(&str, u64, u64)], text: &str) -> DeltaDiscoveryResponse 
 fn a_server_is_behind_where_it_lacks_a_change_of_any_kind() {
     let mut client = Client::new();
     // Nodes are known up to 50, and changed at 3.
-    client.apply([knowing(&[("Policy", 40, 30), ("Node", 50, 3)], "p=2")]);
-    assert_eq!(client.session.applied_changes().to_string(), "Node=3 Policy=30");
+    client.apply([knowing(&[("AuthorizationPolicy", 40, 30), ("Node", 50, 3)], "p=2")]);
+    assert_eq!(client.session.applied_changes().to_string(), "AuthorizationPolicy=30 Node=3");
     let mut check = |versions: &[(&str, u64, u64)], is_behind: bool| {
         client.held();
         client.apply([knowing(versions, "p=1")]);
         assert_eq!(client.session.behind().is_some(), is_behind, "{versions:?}");
     };
-    check(&[("Policy", 29, 9), ("Node", 99, 9)], true);
-    check(&[("Policy", 99, 9), ("Node", 2, 2)], true);
+    check(&[("AuthorizationPolicy", 29, 9), ("Node", 99, 9)], true);
+    check(&[("AuthorizationPolicy", 99, 9), ("Node", 2, 2)], true);
     // One that has heard less of a quiet kind lacks no change.
-    check(&[("Policy", 30, 30), ("Node", 3, 3)], false);
+    check(&[("AuthorizationPolicy", 30, 30), ("Node", 3, 3)], false);
     // A kind that it never names it does not read.
-    check(&[("Policy", 30, 30)], false);
+    check(&[("AuthorizationPolicy", 30, 30)], false);
     // It was followed when nodes had changed at 9.
-    check(&[("Policy", 30, 30), ("Node", 9, 9)], false);
-    check(&[("Policy", 30, 30), ("Node", 8, 8)], true);
+    check(&[("AuthorizationPolicy", 30, 30), ("Node", 9, 9)], false);
+    check(&[("AuthorizationPolicy", 30, 30), ("Node", 8, 8)], true);
 }
 
 #[test]
 fn versions_that_a_server_has_told_hold_for_its_stream() {
     let mut client = Client::new();
-    client.apply([knowing(&[("Policy", 40, 30), ("Node", 50, 3)], "p=2")]);
+    client.apply([knowing(&[("AuthorizationPolicy", 40, 30), ("Node", 50, 3)], "p=2")]);
     // Only what is news comes with each response.
     client.apply([knowing(&[("Node", 60, 60)], "")]);
     client.apply([knowing(&[], "p=3")]);
-    assert_eq!(client.session.applied_changes().to_string(), "Node=60 Policy=30");
+    assert_eq!(client.session.applied_changes().to_string(), "AuthorizationPolicy=30 Node=60");
     let sent = client.session.open();
     for request in sent {
-        assert_eq!(request.underpass_applied, [("Node".to_owned(), 60), ("Policy".to_owned(), 30)].into());
+        assert_eq!(request.underpass_applied, [("Node".to_owned(), 60), ("AuthorizationPolicy".to_owned(), 30)].into());
     }
     // The next server has told nothing of nodes yet.
-    client.apply([knowing(&[("Policy", 30, 30)], "p=4")]);
+    client.apply([knowing(&[("AuthorizationPolicy", 30, 30)], "p=4")]);
     assert!(client.session.behind().is_none());
     client.apply([knowing(&[("Node", 59, 59)], "p=5")]);
     assert!(client.session.behind().is_some());

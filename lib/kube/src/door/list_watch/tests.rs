@@ -272,7 +272,7 @@ fn a_kind_that_stays_overtaken_is_listed_anew() {
     rig.after(1_000).check(Event::Overdue, None, Some(list(0, PAGE, None)));
     rig.check(page("14", &["a"], None), Some(Output::Replaced(vec!["a"])), Some(watch(0, "14")));
     // Not again before a while has passed, and not for what was reached.
-    rig.after(1_000).is_overtaken(14, None).is_overtaken(20, Some(29_000));
+    rig.after(1_000).is_overtaken(14, None).is_overtaken(20, Some(14_000));
     rig.check(bookmark("19"), None, None);
     assert!(rig.machine.overdue().is_some());
     rig.check(put("20", "b"), Some(Output::Put("b")), None);
@@ -287,6 +287,23 @@ fn a_kind_that_stays_overtaken_is_listed_anew() {
     rig.check(Event::Overdue, None, Some(list(0, PAGE, None)));
     // A list that is no newer, as of a store that was restored, is not asked for again until somebody says so again.
     rig.check(page("15", &["a"], None), Some(Output::Replaced(vec!["a"])), Some(watch(0, "15")));
+    assert_eq!(rig.machine.overdue(), None);
+}
+
+#[test]
+fn a_list_anew_that_fails_leaves_the_watch_as_it_was() {
+    let mut rig = Rig::watching();
+    rig.is_overtaken(12, Some(2_000)).after(2_000).check(Event::Overdue, None, Some(list(0, PAGE, None)));
+    rig.check(page("14", &["a"], Some("t1")), None, Some(list(0, PAGE, Some("t1"))));
+    rig.fails(other(), 250, watch(0, "10"));
+    assert!(!rig.machine.has_listed_anew());
+    rig.check(put("11", "b"), Some(Output::Put("b")), None);
+    assert_eq!(rig.machine.overdue(), Some(rig.now + Duration::from_secs(15)));
+    rig.after(15_000).check(Event::Overdue, None, Some(list(0, PAGE, None)));
+    // What is gone between two pages is asked for once more.
+    rig.check(Event::Failed(Failure::Expired), None, Some(list(0, PAGE, None)));
+    rig.check(page("15", &["b"], None), Some(Output::Replaced(vec!["b"])), Some(watch(0, "15")));
+    assert!(rig.machine.has_listed_anew() && !rig.machine.has_listed_anew());
     assert_eq!(rig.machine.overdue(), None);
 }
 
