@@ -1,18 +1,19 @@
 //! The API server: how it is found ([`Access`]), what is asked (`Call`) and what went wrong ([`Error`]).
 //!
-//! The crate `kube` brings the connection: TLS, the credentials of a kubeconfig, tokens that are read again every minute, and here once
-//! more where one is refused. Requests and answers are ours, because what is asked for is trimmed while it is read, and because nothing
-//! may be repeated behind the back of a caller who reports every failure.
+//! The crate `kube` brings the connection: TLS, the credentials of a kubeconfig, tokens that are read again every
+//! minute, and here once more where one is refused. Requests and answers are ours, because what is asked for is
+//! trimmed while it is read, and because nothing may be repeated behind the back of a caller who reports every failure.
 
 mod access;
 mod call;
+mod connection;
 mod error;
 mod pages;
 mod path;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use http::{Method, StatusCode};
@@ -21,6 +22,7 @@ use kube::client::Body;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
+use self::connection::Renewable;
 pub use self::{
     access::{Access, ConnectError},
     error::{Error, Status, one_line},
@@ -39,12 +41,12 @@ pub(crate) const MAX_BYTES: usize = 4 << 20;
 pub struct Client {
     config: Arc<kube::Config>,
     /// A clone has its own: a new one is a task of the runtime that it is made on, which may end before another's.
-    connection: Mutex<kube::Client>,
+    connection: Mutex<Renewable<kube::Client>>,
 }
 
 impl Clone for Client {
     fn clone(&self) -> Self {
-        Self { config: Arc::clone(&self.config), connection: Mutex::new(self.inner()) }
+        Self { config: Arc::clone(&self.config), connection: Mutex::new(self.connection()) }
     }
 }
 
@@ -56,7 +58,7 @@ impl Client {
     /// Where its configuration cannot be read, or says what cannot be done.
     pub async fn connect(access: &Access, component: &str) -> Result<Self, ConnectError> {
         let (config, connection) = access::connect(access, component).await?;
-        Ok(Self { config: Arc::new(config), connection: Mutex::new(connection) })
+        Ok(Self { config: Arc::new(config), connection: Mutex::new(Renewable::new(connection)) })
     }
 
     /// The namespace of its context, else `default`.
@@ -67,26 +69,36 @@ impl Client {
 
     /// The client of the crate `kube`, for what it alone can do.
     pub(crate) fn inner(&self) -> kube::Client {
+        self.connection().present
+    }
+
+    fn connection(&self) -> Renewable<kube::Client> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Another connection, whose token is what its file has by now. Without a readable one the present connection goes on.
-    fn renew(&self) {
-        if let Ok(connection) = access::client(&self.config) {
-            *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = connection;
+    /// After a refusal of this generation's token: another connection, whose token is what its file has by now. Without
+    /// a readable file the present one goes on, and so it does with other credentials: no plugin runs here.
+    fn renew(&self, refused: u64) {
+        let by = &self.config.auth_info;
+        let has_other = by.token.is_some() || by.auth_provider.is_some() || by.exec.is_some();
+        let has_file = by.token_file.is_some() && !has_other;
+        if has_file {
+            let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+            connection.renew(refused, Instant::now(), || access::client(&self.config));
         }
     }
 
     /// Sends the request, and answers the body of a good answer.
     pub(crate) async fn open(&self, call: &Call) -> Result<Body, Error> {
         let request = call.request()?;
-        let answer = self.inner().send(request.map(Body::from)).await.map_err(|e| call.unreachable(&e))?;
+        let Renewable { present: client, generation, .. } = self.connection();
+        let answer = client.send(request.map(Body::from)).await.map_err(|e| call.unreachable(&e))?;
         let (head, body) = answer.into_parts();
         if head.status.is_success() {
             return Ok(body);
         }
         if head.status == StatusCode::UNAUTHORIZED {
-            self.renew();
+            self.renew(generation);
         }
         let text = collect(call, body, MAX_BYTES).await.unwrap_or_default();
         Err(call.answered(head.status, &head.headers, &text))

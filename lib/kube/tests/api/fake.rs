@@ -19,7 +19,10 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+};
 use underpass_kube::{Access, Client};
 
 /// Longer than anything here takes.
@@ -62,6 +65,8 @@ pub(crate) enum Part {
 /// An answer: all of it, or a stream that goes on.
 pub(crate) struct Reply {
     status: u16,
+    /// It begins once this one is told, or dropped.
+    held: Option<oneshot::Receiver<()>>,
     parts: mpsc::UnboundedReceiver<Part>,
 }
 
@@ -76,6 +81,12 @@ impl Reply {
         Self::of(200, value)
     }
 
+    /// The same, once the sender is told or dropped.
+    pub(crate) fn held(self) -> (oneshot::Sender<()>, Self) {
+        let (sender, held) = oneshot::channel();
+        (sender, Self { held: Some(held), ..self })
+    }
+
     /// A refusal as an API server words it.
     pub(crate) fn refuse(status: u16, reason: &str, details: Value) -> Self {
         let message = format!("refused: {reason}");
@@ -88,7 +99,7 @@ impl Reply {
     /// One that goes on for as long as the sender is there.
     pub(crate) fn stream() -> (mpsc::UnboundedSender<Part>, Self) {
         let (sender, parts) = mpsc::unbounded_channel();
-        (sender, Self { status: 200, parts })
+        (sender, Self { status: 200, held: None, parts })
     }
 
     /// These lines, and then nothing more, without an end. The sender must be kept.
@@ -139,7 +150,10 @@ impl Fake {
                     async move {
                         let request = read(request).await;
                         seen.lock().unwrap().push(request.clone());
-                        let reply = answer(&request);
+                        let mut reply = answer(&request);
+                        if let Some(held) = reply.held.take() {
+                            let _ = held.await;
+                        }
                         let status = reply.status;
                         Ok::<_, Infallible>(Response::builder().status(status).body(reply).unwrap())
                     }
@@ -162,6 +176,11 @@ impl Fake {
     /// A client whose token is in this file.
     pub(crate) async fn client_with_token(&self, file: &Path) -> Client {
         self.client_with(self.address, json!({"tokenFile": file})).await
+    }
+
+    /// A client with these credentials, as a kubeconfig has them.
+    pub(crate) async fn client_of_user(&self, user: Value) -> Client {
+        self.client_with(self.address, user).await
     }
 
     async fn client_with(&self, address: SocketAddr, user: Value) -> Client {
