@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use underpass_core::ObjectName;
 
-use super::selector::Labels;
+use super::selector::{Labels, Selector};
 use crate::write::{FIELD_MANAGER, MANAGED_BY};
 
 /// Names and labels of an object.
@@ -198,6 +198,22 @@ pub struct Webhook {
     /// None: `Fail`.
     failure_policy: Option<String>,
     rules: Vec<WebhookRule>,
+    object_selector: Selector,
+    namespace_selector: Selector,
+    match_conditions: Vec<MatchCondition>,
+}
+
+/// An expression of CEL that an object must meet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+struct MatchCondition {}
+
+/// The objects of a kind that a webhook is asked about before they go in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reach {
+    /// Those that are in some namespaces, have some labels, are new, or meet a condition.
+    Some,
+    /// Each, when it is created and when it is updated.
+    All,
 }
 
 /// Objects that a webhook is asked about.
@@ -207,6 +223,24 @@ struct WebhookRule {
     api_groups: Vec<String>,
     /// Plurals.
     resources: Vec<String>,
+    /// `CREATE`, `UPDATE` ...
+    operations: Vec<String>,
+    /// None: `*`.
+    scope: Option<String>,
+}
+
+impl WebhookRule {
+    /// It is about objects of this group and plural, which are in namespaces.
+    fn is_about(&self, group: &str, plural: &str) -> bool {
+        let has = |all: &[String], any: &[&str]| all.iter().any(|one| any.contains(&one.as_str()));
+        has(&self.api_groups, &["*", group])
+            && has(&self.resources, &["*", "*/*", plural])
+            && self.scope.as_deref() != Some("Cluster")
+    }
+
+    fn has_operation(&self, operation: &str) -> bool {
+        self.operations.iter().any(|one| one == "*" || one == operation)
+    }
 }
 
 /// A Service by which a webhook is found.
@@ -249,13 +283,17 @@ impl Webhook {
         self.failure_policy.as_deref() == Some("Ignore")
     }
 
-    /// It is asked about objects of this group and plural.
+    /// The objects in namespaces of this group and plural that it is asked about before they go in; none: it is not.
     #[must_use]
-    pub fn is_asked_about(&self, group: &str, plural: &str) -> bool {
-        let has = |all: &[String], any: &[&str]| all.iter().any(|one| any.contains(&one.as_str()));
-        let is =
-            |rule: &WebhookRule| has(&rule.api_groups, &["*", group]) && has(&rule.resources, &["*", "*/*", plural]);
-        self.rules.iter().any(is)
+    pub fn reach(&self, group: &str, plural: &str) -> Option<Reach> {
+        let rules = || self.rules.iter().filter(|rule| rule.is_about(group, plural));
+        let [creates, updates] = ["CREATE", "UPDATE"].map(|of| rules().any(|rule| rule.has_operation(of)));
+        let selects_all = self.object_selector.is_empty() && self.namespace_selector.is_empty();
+        match (creates, updates) {
+            (false, false) => None,
+            (true, true) if selects_all && self.match_conditions.is_empty() => Some(Reach::All),
+            _ => Some(Reach::Some),
+        }
     }
 }
 
