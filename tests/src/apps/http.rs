@@ -45,18 +45,28 @@ pub fn start(site: &Site, service: Service) -> Result<Actor<()>> {
 
 /// The service as an actor: never ends by itself.
 pub fn run(service: Service, io: &mut Io) -> Result<()> {
-    let listener = listener(service.address, &[]).map_err(|e| anyhow!("listen on {}: {e}", service.address))?;
-    io.send(&())?;
-    accept_all(&listener, move |stream, peer| serve(&service, stream, peer))
+    run_with(service, io, |_| {})
 }
 
-fn serve(service: &Service, stream: TcpStream, peer: SocketAddr) -> Result<()> {
+/// The same as a program, which prints the path of each request on a line.
+pub fn run_aloud(service: Service, io: &mut Io) -> Result<()> {
+    run_with(service, io, |path| println!("{path}"))
+}
+
+fn run_with(service: Service, io: &mut Io, hear: fn(&str)) -> Result<()> {
+    let listener = listener(service.address, &[]).map_err(|e| anyhow!("listen on {}: {e}", service.address))?;
+    io.send(&())?;
+    accept_all(&listener, move |stream, peer| serve(&service, stream, peer, hear))
+}
+
+fn serve(service: &Service, stream: TcpStream, peer: SocketAddr, hear: fn(&str)) -> Result<()> {
     stream.set_read_timeout(Some(PATIENCE * wait::slowness()))?;
     let mut reader = BufReader::new(stream);
     let head = read_head(&mut reader)?;
     let (line, _) = head.split_once("\r\n").unwrap_or((head.as_str(), ""));
     let mut words = line.split(' ');
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    hear(path);
     let (status, body) = match method {
         "GET" => ("200 OK", answer(service, path, peer)),
         _ => ("405 Method Not Allowed", json!({ "error": format!("{method} is not GET") })),

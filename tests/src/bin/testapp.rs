@@ -20,7 +20,7 @@ usage: underpass-testapp COMMAND
   sink ADDRESS                             read and check bulk data
   udp-echo ADDRESS                         echo datagrams
   grpc-health ADDRESS                      answer gRPC's health checks
-  http ADDRESS NAME VERSION [URL...]       answer GET, calling the URLs meanwhile
+  http ADDRESS NAME VERSION [URL...]       answer GET, calling the URLs meanwhile; print the paths
   get URL                                  GET and print
   dial ADDRESS [TEXT]                      connect, say something, print what came of it as JSON
   ask ADDRESS TEXT                         the same, and fail unless it is echoed
@@ -55,7 +55,7 @@ fn run(arguments: &[&str]) -> Result<()> {
         ["http", address, name, version, calls @ ..] => {
             let calls = calls.iter().map(|&url| url.into()).collect();
             let (name, version) = ((*name).into(), (*version).into());
-            http::run(http::Service { name, version, address: parse(address)?, calls }, &mut io)
+            http::run_aloud(http::Service { name, version, address: parse(address)?, calls }, &mut io)
         }
         ["get", url] => {
             print!("{}", http::get(url)?);

@@ -1,4 +1,5 @@
-//! Agents and their DaemonSet: a node that is drained, and a DaemonSet that is deleted. What is captured stays captured.
+//! Agents and their DaemonSet: a node that is drained, and a DaemonSet that is deleted. What is captured stays
+//! captured.
 
 use std::net::SocketAddr;
 
@@ -29,8 +30,8 @@ pub(crate) fn a_drained_node_keeps_its_agent(mesh: &Installed) -> Result<()> {
     Ok(())
 }
 
-/// Deleted alone, it leaves its agents, which the next one takes up. Deleted with them, it leaves what they captured: no call of a pod
-/// gets past the mesh, nor through it, until there are agents again.
+/// Deleted alone, it leaves its agents, which the next one takes up. Deleted with them, it leaves what they captured:
+/// no call of a pod gets past the mesh, nor through it, until there are agents again.
 pub(crate) fn its_end_releases_no_pod(mesh: &Installed) -> Result<()> {
     let kubectl = mesh.cluster.kubectl();
     let agents = || NODES.iter().map(|node| mesh.agent(node)).collect::<Result<Vec<_>>>();

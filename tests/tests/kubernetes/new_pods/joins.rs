@@ -1,4 +1,5 @@
-//! A node that joins, while pods of the mesh wait for room: they begin after its agent. What begins before is captured late, and named.
+//! A node that joins, while pods of the mesh wait for room: they begin after its agent. What begins before is captured
+//! late, and named.
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,5 @@
-//! Workloads of every kind: each calls from its first moment on by its own identity, and is called by one identity alone.
+//! Workloads of every kind: each calls from its first moment on by its own identity, and is called by one identity
+//! alone.
 
 use std::{
     collections::BTreeSet,
@@ -17,7 +18,8 @@ use super::{NODES, first::SECRET, lines_about, site, until_ready};
 
 /// Accounts of the workloads, and whether the server takes their calls.
 const ACCOUNTS: [(&str, bool); 2] = [("worker", true), ("stranger", false)];
-const KINDS: [&str; 3] = ["StatefulSet", "DaemonSet", "Sidecar"];
+/// Kinds, and how many pods an account has of each.
+const KINDS: [(&str, usize); 3] = [("StatefulSet", 2), ("DaemonSet", NODES.len()), ("Sidecar", 1)];
 const WORKLOADS: &str = include_str!("kinds.yaml");
 /// The port of all of them; of the pod on the host's network.
 const PORT: u16 = 9080;
@@ -74,9 +76,15 @@ pub(crate) fn call_and_are_called(mesh: &Installed) -> Result<()> {
             mesh.cluster.wait_for_rollout("kinds", &format!("{what}-{account}"))?;
         }
         until_ready(mesh, "kinds", &format!("aside-{account}"))?;
-        for kind in KINDS {
-            for pod in mesh.cluster.pods("kinds", &format!("kind={kind}"))?.iter().filter(|pod| pod.contains(account)) {
+        for (kind, count) in KINDS {
+            let mut pods = mesh.cluster.pods("kinds", &format!("kind={kind}"))?;
+            pods.retain(|pod| pod.contains(account));
+            ensure!(pods.len() == count, "{kind} of {account}: {pods:?}");
+            for pod in &pods {
                 has_called(mesh, pod, is_taken)?;
+                if !is_taken {
+                    is_refused_for_its_identity(mesh, account, pod)?;
+                }
                 is_called(mesh, pod).with_context(|| format!("{kind} {pod}"))?;
             }
         }
@@ -98,6 +106,21 @@ fn has_called(mesh: &Installed, pod: &str, is_taken: bool) -> Result<()> {
     let is_as_expected = matches!(dialed, Dialed::Answered(_)) == is_taken;
     ensure!(is_as_expected, "the first call of {pod}: {dialed:?}\n{}", lines_about(mesh, name));
     Ok(())
+}
+
+/// The server's node says that no policy allows what this pod's one call proved to be.
+fn is_refused_for_its_identity(mesh: &Installed, account: &str, pod: &str) -> Result<()> {
+    let name = pod.rsplit('/').next().unwrap_or_default();
+    let all = addresses(&mesh.cluster.kubectl().get(&["pod", name, "-n", "kinds"])?)?;
+    let address = all.iter().find(|address| address.is_ipv4()).context("an address of the server's family")?;
+    refusal_of(mesh, account, &format!("\"source_address\":\"{address}:"))
+}
+
+/// Waits until the server's node says so of a call of this account, in a line with this text.
+fn refusal_of(mesh: &Installed, account: &str, source: &str) -> Result<()> {
+    let identity = format!("\"source_identity\":\"spiffe://cluster.local/ns/kinds/sa/{account}\"");
+    let texts = ["\"direction\":\"inbound\"", "\"reason\":\"not_allowed\"", &*identity, source];
+    mesh.wait_for_line(NODES[1], &texts).map(drop)
 }
 
 /// By both addresses of a pod.
@@ -175,7 +198,8 @@ fn resolve(name: String) -> Result<BTreeSet<IpAddr>> {
     }
 }
 
-/// What is on the host's network is named as outside, is plaintext to those that take nothing else, and is called as without a mesh.
+/// What is on the host's network is named as outside, is plaintext to those that take nothing else, and is called as
+/// without a mesh.
 fn the_host_is_outside(mesh: &Installed) -> Result<()> {
     let kubectl = mesh.cluster.kubectl();
     let pod = until_ready(mesh, "kinds", "host")?;
@@ -226,6 +250,9 @@ fn cron_jobs(mesh: &Installed) -> Result<()> {
         })
         .with_context(|| mesh.cluster.shown("kinds"))?;
         ensure!(ended == is_taken, "the Job of cron-{account} is complete: {ended}\n{}", mesh.cluster.shown("kinds"));
+        if !is_taken {
+            refusal_of(mesh, account, &format!("\"source_workload\":\"cron-{account}-"))?;
+        }
     }
     Ok(())
 }
