@@ -7,7 +7,7 @@ use underpass_tests::{
         hammer::{self, Hammer},
         relay::Relay,
     },
-    cluster::{CONTROL_NODE, Cluster},
+    cluster::{CONTROL_NODE, Cluster, Control},
     testbed::{Lab, wait::wait_until},
 };
 
@@ -65,9 +65,11 @@ pub(crate) fn no_agent_goes_back_to_an_older_policy(lab: &Lab) -> Result<()> {
 
     println!("it dies, and the third, which knows kinds up to older versions, hears of that and lists them anew");
     cluster.control.kill()?;
+    let before = lists(&mut third)?;
     third.running()?.signal(Signal::SIGCONT)?;
     relay.lead_to(third.address())?;
     versions.grow_with(&cluster, "four")?;
+    wait_until("the third to list anew", || Ok(lists(&mut third)? > before))?;
 
     std::fs::write(&until, "")?;
     let (answered, failed) = hammer.join()?;
@@ -75,6 +77,11 @@ pub(crate) fn no_agent_goes_back_to_an_older_policy(lab: &Lab) -> Result<()> {
     cluster.kubectl().run(&["delete", "authorizationpolicy", "always", "-n", "mesh"])?;
     cluster.wait_for_policy("mesh/always", false)?;
     passes(&cluster.mesh, "out/o1", "mesh/b2", true)
+}
+
+/// How often a replica has listed a kind anew because agents knew more of it.
+fn lists(control: &mut Control) -> Result<usize> {
+    Ok(control.running()?.log()?.matches("it is listed anew").count())
 }
 
 /// The versions of the facts that the agents have applied.
