@@ -1,4 +1,5 @@
-//! Agents of a real istiod, beside our own control plane and of the same API server; Istio's base chart beside ours. `cargo xtask interop`.
+//! Agents of a real istiod, beside our own control plane and of the same API server; Istio's base chart beside ours.
+//! `cargo xtask interop`.
 //!
 //! What must hold: nothing here is told to an agent that a user of istiod would not tell it (docs/interop.md).
 

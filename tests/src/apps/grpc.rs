@@ -1,4 +1,5 @@
-//! A server of gRPC's health protocol (`grpc.health.v1.Health`), as a kubelet's probes ask it: every service that it is asked for serves.
+//! A server of gRPC's health protocol (`grpc.health.v1.Health`), as a kubelet's probes ask it: every service that it is
+//! asked for serves.
 //!
 //! What must hold: it speaks HTTP/2 without TLS, and nothing that is no HTTP/2 is answered.
 

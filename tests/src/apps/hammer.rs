@@ -57,7 +57,8 @@ impl Hammer {
         Self { pause, ..self }
     }
 
-    /// Answers of other applications than these, one for each server, are failures. A name stands for all that begin with it.
+    /// Answers of other applications than these, one for each server, are failures. A name stands for all that begin
+    /// with it.
     #[must_use]
     pub fn answered_by(self, names: &[&str]) -> Self {
         Self { by: names.iter().map(|&name| name.to_owned()).collect(), ..self }

@@ -11,6 +11,7 @@
 //! What must hold: pods have the uids that the API server gave them. A test waits on a fact: objects have an effect when
 //! control and the agents have heard of them.
 
+pub mod conditions;
 mod control;
 pub mod istiod;
 mod own;
@@ -148,8 +149,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Puts new tokens in the place of those that the agent of a node has, as its kubelet does. Their life ends so many seconds from
-    /// now; with a negative number it has ended.
+    /// Puts new tokens in the place of those that the agent of a node has, as its kubelet does. Their life ends so many
+    /// seconds from now; with a negative number it has ended.
     pub fn exchange_tokens(&self, node: &str, end_in_s: i64) -> Result<()> {
         let Credentials { pod, token, kubeconfig } = self.agents.get(node).context("an agent")?;
         for (audience, path) in [(AUDIENCE, token), (ApiServer::AUDIENCE, &kubeconfig.with_extension("token"))] {

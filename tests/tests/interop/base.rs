@@ -1,8 +1,8 @@
-//! Istio's base chart and ours in one cluster, in both orders, by the real Helm. Neither istiod nor agents run, and no controller is there
-//! that would run a hook: what ours does, `underpass crd apply`, is run by hand.
+//! Istio's base chart and ours in one cluster, in both orders, by the real Helm. Neither istiod nor agents run, and no
+//! controller is there that would run a hook: what ours does, `underpass crd apply`, is run by hand.
 //!
-//! What must hold: the definitions of policies belong to the chart that came first, until a user gives them to the other; no step
-//! takes a policy away, or leaves one that cannot be changed.
+//! What must hold: the definitions of policies belong to the chart that came first, until a user gives them to the
+//! other; no step takes a policy away, or leaves one that cannot be changed.
 
 use std::cell::Cell;
 

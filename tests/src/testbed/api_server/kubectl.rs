@@ -31,7 +31,8 @@ pub struct Kubectl {
 }
 
 impl Kubectl {
-    /// Writes a kubeconfig of this name, and the file of its token beside it (`NAME.token`): a bearer token for the API server at `url`, whose CA has this certificate.
+    /// Writes a kubeconfig of this name, and the file of its token beside it (`NAME.token`): a bearer token for the API
+    /// server at `url`, whose CA has this certificate.
     pub(super) fn new(
         site: &Site,
         program: &Path,

@@ -1,4 +1,5 @@
-//! Tokens of pods whose life is any: an API server gives none for less than ten minutes. They are signed by its own key.
+//! Tokens of pods whose life is any: an API server gives none for less than ten minutes. They are signed by its own
+//! key.
 
 use std::{
     fs,
@@ -17,8 +18,8 @@ const NUMBER_BYTES: usize = 32;
 const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 impl ApiServer {
-    /// A token of a pod's service account for this audience, bound to the pod (`namespace/name`). It begins an hour ago, and ends
-    /// so many seconds from now: with a negative number it has ended.
+    /// A token of a pod's service account for this audience, bound to the pod (`namespace/name`). It begins an hour
+    /// ago, and ends so many seconds from now: with a negative number it has ended.
     pub fn token_that_ends(&self, pod: &str, audience: &str, in_s: i64) -> Result<String> {
         let (namespace, name) = pod.split_once('/').with_context(|| format!("{pod} is no namespace/name"))?;
         let object = self.kubectl().get(&["pod", name, "-n", namespace])?;

@@ -58,7 +58,8 @@ pub(super) fn network(subnets: &Subnets) -> String {
     .to_string()
 }
 
-/// The kubelet's. `resolver`: its resolv.conf for pods of the node's network. `taints`: keys of those that its node joins with.
+/// The kubelet's. `resolver`: its resolv.conf for pods of the node's network. `taints`: keys of those that its node
+/// joins with.
 pub(super) fn kubelet(resolver: &Path, dns_server: &str, taints: &[String]) -> String {
     let taints: Vec<_> = taints.iter().map(|key| json!({ "key": key, "effect": "NoSchedule" })).collect();
     json!({

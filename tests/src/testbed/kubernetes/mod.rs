@@ -103,8 +103,8 @@ impl Kubernetes {
         Ok(it)
     }
 
-    /// Has the next node join, with these taints (keys, `NoSchedule`) from its beginning, and waits until it is ready. It has no image
-    /// but that of sandboxes. Its name.
+    /// Has the next node join, with these taints (keys, `NoSchedule`) from its beginning, and waits until it is ready.
+    /// It has no image but that of sandboxes. Its name.
     pub fn join(&mut self, taints: &[&str]) -> Result<String> {
         let name = self.begin_next(taints)?;
         self.wait_for_nodes()?;

@@ -62,8 +62,8 @@ pub(crate) fn a_deleted_agent_is_waited_for(mesh: &Installed, to: Vec<SocketAddr
     Ok(())
 }
 
-/// An upgrade to agents whose kernel tables have another layout, and the way back: no connection fails, and the tables of the version
-/// before are gone from every node.
+/// An upgrade to agents whose kernel tables have another layout, and the way back: no connection fails, and the tables
+/// of the version before are gone from every node.
 pub(crate) fn to_another_version_and_back(mesh: &Installed, to: Vec<SocketAddr>) -> Result<()> {
     tables_are_of(mesh, AgentVersion::This)?;
     mesh.cluster.load_image("underpass-next")?;

@@ -24,8 +24,9 @@ spec: {nodeName: node-1, serviceAccountName: next, containers: [{name: app, imag
 status: {phase: Running, podIP: 10.244.2.10, podIPs: [{ip: 10.244.2.10}]}
 ";
 
-/// The connections to its pods end for a reason (one whose power fails: `every_wait_has_an_end`); an address of theirs belongs to the pod that has it by now as soon as the node
-/// is deleted; and when their objects are gone no agent knows them.
+/// The connections to its pods end for a reason (one whose power fails: `every_wait_has_an_end`); an address of theirs
+/// belongs to the pod that has it by now as soon as the node is deleted; and when their objects are gone no agent knows
+/// them.
 pub(crate) fn of_a_deleted_node(lab: &Lab) -> Result<()> {
     let mut cluster = super::up(lab, &[WORLD])?;
     cluster.wait_for_annotated(&PODS)?;

@@ -31,7 +31,7 @@ pub(crate) fn an_agent_serves_what_the_one_before_has_kept(lab: &Lab) -> Result<
     cluster.wait_for_policy("mesh/kept", true)?;
     denied(&cluster.mesh, "out/o1", "mesh/b2", true, &OF_KEPT)?;
     for object in ["authorization mesh/kept", "pod mesh/b2", "namespace mesh"] {
-        wait_until(&format!("{object} to be on the disk of {NODE}"), || has_kept(lab, object))?;
+        wait_until(&format!("{object} to be on the disk of {NODE}"), || has_kept(lab, NODE, object))?;
     }
 
     println!("control and API server are away, and an agent dies");
@@ -76,9 +76,9 @@ pub(crate) fn an_agent_serves_what_the_one_before_has_kept(lab: &Lab) -> Result<
     Ok(())
 }
 
-/// The journal on node-2 has this key.
-pub(crate) fn has_kept(lab: &Lab, key: &str) -> Result<bool> {
-    let path = lab.directory().join(format!("state-{NODE}/facts/journal"));
+/// The journal on a node has this key.
+pub(crate) fn has_kept(lab: &Lab, node: &str, key: &str) -> Result<bool> {
+    let path = lab.directory().join(format!("state-{node}/facts/journal"));
     // It is there a second after the agent has something to keep.
     let journal = fs::read(&path).unwrap_or_default();
     Ok(journal.windows(key.len()).any(|part| part == key.as_bytes()))

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use underpass_tests::{
-    cluster::{Cluster, NAMESPACE},
+    cluster::{Cluster, NAMESPACE, conditions},
     testbed::{Exit, Lab, wait::wait_until},
 };
 
@@ -161,22 +161,16 @@ fn is(cluster: &Cluster, policy: &str, expected: &str, texts: &[&str]) -> Result
     waited.with_context(|| format!("they are {last:?}"))
 }
 
-/// The conditions of a policy by their types. Ours that are not of its present generation are left out.
+/// The conditions of a policy by their types.
 fn conditions(cluster: &Cluster, kind: &str, policy: &str) -> Result<BTreeMap<String, Value>> {
-    let object = cluster.kubectl().get(&[kind, policy, "-n", "mesh"])?;
-    let generation = object["metadata"]["generation"].as_i64().context("a generation")?;
-    let all = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    let is_present = |c: &Value| c["observedGeneration"].as_i64().is_none_or(|observed| observed == generation);
-    let named = |c: Value| Some((c["type"].as_str()?.to_owned(), c));
-    Ok(all.into_iter().filter(is_present).filter_map(named).collect())
+    Ok(conditions::by_type(&cluster.kubectl().get(&[kind, policy, "-n", "mesh"])?))
 }
 
+/// Those of another writer first, then ours.
 fn short(conditions: &BTreeMap<String, Value>) -> String {
-    let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
-    let one = |(name, c): (&String, &Value)| format!("{name}={}/{}", word(&c["status"]), word(&c["reason"]));
-    // Those of another writer first, then ours.
-    let (theirs, ours): (Vec<_>, Vec<_>) = conditions.iter().partition(|(name, _)| *name == "Theirs");
-    theirs.into_iter().chain(ours).map(one).collect::<Vec<_>>().join(" ")
+    let (theirs, ours): (Vec<_>, Vec<_>) =
+        conditions::short(conditions).into_iter().partition(|one| one.starts_with("Theirs="));
+    [theirs, ours].concat().join(" ")
 }
 
 /// All messages.

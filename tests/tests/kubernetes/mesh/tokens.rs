@@ -1,4 +1,5 @@
-//! An agent that was away for longer than its tokens live: a machine that was suspended, whose kubelet renews them a while later.
+//! An agent that was away for longer than its tokens live: a machine that was suspended, whose kubelet renews them a
+//! while later.
 
 use anyhow::{Result, ensure};
 use underpass_tests::testbed::{Lab, wait::wait_until};
@@ -12,7 +13,8 @@ use super::{
 
 /// The node whose agent is away.
 const NODE: &str = "node-2";
-/// What an agent says of the API server, and of the control plane: that they take no token of its own, and that they answer.
+/// What an agent says of the API server, and of the control plane: that they take no token of its own, and that they
+/// answer.
 const REFUSED: [&str; 2] = ["kind cannot be read", "token has expired"];
 const ANSWERED: [&str; 2] = ["kind is read", "control plane answers"];
 
@@ -25,7 +27,7 @@ pub(crate) fn an_agent_goes_on_where_its_tokens_had_expired(lab: &Lab) -> Result
     cluster.kubectl().apply(&policy("before", "b2", "DENY", "[{}]"))?;
     cluster.wait_for_policy("mesh/before", true)?;
     passes(&cluster.mesh, "mesh/a", "mesh/b", true)?;
-    wait_until("the policy to be on the disk", || has_kept(lab, "authorization mesh/before"))?;
+    wait_until("the policy to be on the disk", || has_kept(lab, NODE, "authorization mesh/before"))?;
 
     cluster.mesh.kill(NODE)?;
     cluster.exchange_tokens(NODE, -60)?;

@@ -1,10 +1,10 @@
-//! Documents as guides to Istio have them, applied to a fresh cluster in a guide's order: what is of this mesh goes in, as written, and gets
-//! its conditions; a kind that is not defined is refused by kubectl, and by nothing of the mesh.
+//! Documents as guides to Istio have them, applied to a fresh cluster in a guide's order: what is of this mesh goes in,
+//! as written, and gets its conditions; a kind that is not defined is refused by kubectl, and by nothing of the mesh.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use underpass_tests::{
-    cluster::{self, Cluster},
+    cluster::{self, Cluster, conditions},
     testbed::{Kubectl, Lab, wait::wait_until},
 };
 
@@ -137,7 +137,7 @@ pub(crate) fn goes_in_in_its_order(lab: &Lab) -> Result<()> {
     for (kind, namespace, name, expected) in POLICIES {
         let mut last = Vec::new();
         let waited = wait_until(&format!("{expected:?} of {kind} {namespace}/{name}"), || {
-            last = conditions(&kubectl.get(&[kind, name, "-n", namespace])?);
+            last = conditions::short(&conditions::by_type(&kubectl.get(&[kind, name, "-n", namespace])?));
             Ok(last == expected)
         });
         waited.with_context(|| format!("{last:?}"))?;
@@ -152,12 +152,3 @@ kind: AuthorizationPolicy
 metadata: {name: unserved, namespace: kube-public}
 spec: {rules: [{to: [{operation: {ports: [http]}}]}]}
 ";
-
-fn conditions(policy: &Value) -> Vec<String> {
-    let all = policy["status"]["conditions"].as_array().into_iter().flatten();
-    let word = |condition: &Value, field: &str| condition[field].as_str().unwrap_or("-").to_owned();
-    let one = |c: &Value| format!("{}={}/{}", word(c, "type"), word(c, "status"), word(c, "reason"));
-    let mut all: Vec<String> = all.map(one).collect();
-    all.sort();
-    all
-}
