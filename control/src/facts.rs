@@ -18,8 +18,8 @@ pub struct Followed {
     pub placed: watch::Receiver<Placed>,
 }
 
-/// Follows the World. `door` is the door whose source's versions go with the resources: those of exactly this World, and later ones
-/// that brought no change.
+/// Follows the World. `door` is the door whose source's versions go with the resources: those of exactly this World,
+/// and later ones that brought no change.
 ///
 /// # Errors
 /// No thread can be started.

@@ -2,8 +2,8 @@
 //! certificates by Istio's certificate API.
 //!
 //! * [`run`]: the process, its parts wired together. [`config`]: its settings.
-//! * [`facts`]: the World's resources on the wire. [`placed`]: which accounts run on which node. [`replicas`]: what others have
-//!   read and this one has not.
+//! * [`facts`]: the World's resources on the wire. [`placed`]: which accounts run on which node. [`replicas`]: what
+//!   others have read and this one has not.
 //! * [`ca`]: the certificate authority, and who may have which certificate.
 //! * [`admission`]: policies, before an API server takes them.
 //! * [`leader`]: the one replica that leads. [`status`]: what it writes into the status of policies.

@@ -1,5 +1,5 @@
-//! `cargo xtask interop`: agents of a real istiod, and Istio's base chart beside ours. Its own command, because istiod is another project's
-//! program, whose build takes minutes: no test level waits for it.
+//! `cargo xtask interop`: agents of a real istiod, and Istio's base chart beside ours. Its own command, because istiod
+//! is another project's program, whose build takes minutes: no test level waits for it.
 
 use anyhow::{Result, ensure};
 

@@ -86,9 +86,9 @@ pub(crate) async fn accept<F: Future<Output = ()> + 'static>(
     }
 }
 
-/// Completes when the mesh knows a pod that is expected, or has not come to know it in time. That time begins when the first
-/// connection waits: between a pod's sandbox and its first process an image may be fetched for minutes, and its addresses are
-/// told after that.
+/// Completes when the mesh knows a pod that is expected, or has not come to know it in time. That time begins when the
+/// first connection waits: between a pod's sandbox and its first process an image may be fetched for minutes, and its
+/// addresses are told after that.
 async fn until_known(worker: &Worker, pod: &WorkerPod, listener: &TcpListener) {
     let Some(within) = pod.expected_within else { return };
     let is_late = async {

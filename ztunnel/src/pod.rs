@@ -32,8 +32,8 @@ pub struct Pod {
     pub outbound: TcpListener,
     /// Gets everything that arrives at the pod; on port 15008 it is HBONE. Non-blocking.
     pub inbound: TcpListener,
-    /// Of a pod that its node knows before the mesh does: so long its connections wait for the World's workload, and for its
-    /// certificate, from the first of them on. None: they do not wait.
+    /// Of a pod that its node knows before the mesh does: so long its connections wait for the World's workload, and
+    /// for its certificate, from the first of them on. None: they do not wait.
     pub expected_within: Option<Duration>,
 }
 

@@ -38,8 +38,8 @@ const TOLD_WITHIN: Duration = Duration::from_secs(5);
 /// The longest wait, once the pod is captured, for its annotation: without it callers do not tunnel to the pod yet, and a STRICT
 /// one refuses them.
 const SAID_WITHIN: Duration = Duration::from_secs(2);
-/// The time for which connections of a pod wait for the mesh to know it, from its first one on: a kubelet tells the API server the
-/// addresses of a pod once its first container has started, and the control plane hears of them then.
+/// The time for which connections of a pod wait for the mesh to know it, from its first one on: a kubelet tells the API
+/// server the addresses of a pod once its first container has started, and the control plane hears of them then.
 const KNOWN_WITHIN: Duration = Duration::from_secs(20);
 
 /// The pause before another try to open the socket.

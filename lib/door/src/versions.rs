@@ -5,13 +5,14 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::Serialize;
 use underpass_core::Kind;
 
-/// How far one kind has been read. The numbers are an API server's `resourceVersion`: all objects of a cluster are counted
-/// together.
+/// How far one kind has been read. The numbers are an API server's `resourceVersion`: all objects of a cluster are
+/// counted together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Reached {
     /// Every change up to this version is known.
     pub known: u64,
-    /// Known when its objects changed last, as far as they count: a reader who knows the kind up to here lacks no change.
+    /// Known when its objects changed last, as far as they count: a reader who knows the kind up to here lacks no
+    /// change.
     pub changed: u64,
 }
 

@@ -163,8 +163,8 @@ impl Keeper {
         self.published.reports.subscribe()
     }
 
-    /// The World together with its reports. It changes with the World, after [`Self::world`] does, and with the versions of a
-    /// door's source.
+    /// The World together with its reports. It changes with the World, after [`Self::world`] does, and with the
+    /// versions of a door's source.
     #[must_use]
     pub fn newest(&self) -> watch::Receiver<Newest> {
         self.published.newest.subscribe()

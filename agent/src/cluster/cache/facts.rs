@@ -65,8 +65,8 @@ impl HeldFacts {
     }
 }
 
-/// The changes of a batch that was applied, but for what was rejected; with it those of the source that were applied are
-/// `source`, if they are others than before.
+/// The changes of a batch that was applied, but for what was rejected; with it those of the source that were applied
+/// are `source`, if they are others than before.
 pub(crate) fn changes(batch: &[Change], rejected: &[Rejected], source: Option<&Applied>) -> Changes {
     let refused: BTreeSet<_> = rejected.iter().map(|rejected| (rejected.kind, &rejected.name)).collect();
     let mut changes = Changes::new();

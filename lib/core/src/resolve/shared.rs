@@ -1,5 +1,5 @@
-//! Texts and ports that many facts have, in one copy for all of them. Its own file because it decides nothing: the facts are equal without it,
-//! and larger.
+//! Texts and ports that many facts have, in one copy for all of them. Its own file because it decides nothing: the
+//! facts are equal without it, and larger.
 //!
 //! What must hold: a value that no fact has any more is forgotten before their number has doubled.
 

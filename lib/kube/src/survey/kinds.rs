@@ -1,4 +1,5 @@
-//! Objects of kinds that the mesh does not serve, as the API server writes them: of a group and kind, in whichever version it has.
+//! Objects of kinds that the mesh does not serve, as the API server writes them: of a group and kind, in whichever
+//! version it has.
 
 use std::collections::BTreeSet;
 
@@ -44,8 +45,8 @@ pub struct Listed {
 }
 
 impl Client {
-    /// The objects of these kinds of a group, in every namespace: each kind once, in the version that the API server prefers where that
-    /// has it. A group or a kind that the API server does not have is left out.
+    /// The objects of these kinds of a group, in every namespace: each kind once, in the version that the API server
+    /// prefers where that has it. A group or a kind that the API server does not have is left out.
     ///
     /// # Errors
     /// Where the API server does not say what the group has.

@@ -1,5 +1,5 @@
-//! Many clients of which some are slow, stuck or silent: the others hear of each change, the slow ones of the newest state, and those that say
-//! nothing are ended by name.
+//! Many clients of which some are slow, stuck or silent: the others hear of each change, the slow ones of the newest
+//! state, and those that say nothing are ended by name.
 
 use std::{
     fmt::{Debug, Write as _},
