@@ -95,7 +95,8 @@ pub(crate) fn call_and_are_called(mesh: &Installed) -> Result<()> {
     by_names(mesh)?;
     the_host_is_outside(mesh)?;
     cron_jobs(mesh)?;
-    mesh.cluster.kubectl().run(&["delete", "namespace", "kinds", "--wait=false"]).map(drop)
+    // Waits until all of it is gone: its CronJobs would call on.
+    mesh.cluster.kubectl().run(&["delete", "namespace", "kinds"]).map(drop)
 }
 
 /// The one call of a pod's init container came to what its identity may.
