@@ -1,7 +1,7 @@
 //! `underpass-testapp`: the testbed's applications as a program, for the demo, for container images, and to try things
 //! by hand within a pod's namespaces.
 
-use std::{net::SocketAddr, os::unix::net::UnixStream, process::ExitCode};
+use std::{net::SocketAddr, os::unix::net::UnixStream, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use underpass_tests::{
@@ -26,6 +26,9 @@ usage: underpass-testapp COMMAND
   ask ADDRESS TEXT                         the same, and fail unless it is echoed
   udp-ask ADDRESS TEXT                     send a datagram and print the answer
 ADDRESS is ip:port; [::]:port listens for both families";
+
+/// Patience of `dial` and `ask`: longer than a mesh takes to know a new pod, or to refuse it.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -62,13 +65,14 @@ fn run(arguments: &[&str]) -> Result<()> {
             Ok(())
         }
         ["dial", address, text @ ..] => {
-            let dial = Dial::to(parse(address)?);
+            let dial = Dial::to(parse(address)?).patience(PATIENCE);
             let dial = if text.is_empty() { dial } else { dial.say(&text.join(" ")) };
             println!("{}", serde_json::to_string(&socket::dial(dial)?)?);
             Ok(())
         }
         ["ask", address, text @ ..] => {
-            let talk = socket::dial(Dial::to(parse(address)?).say(&text.join(" ")))?.answered()?;
+            let dial = Dial::to(parse(address)?).patience(PATIENCE).say(&text.join(" "));
+            let talk = socket::dial(dial)?.answered()?;
             println!("{}", serde_json::to_string(&talk)?);
             Ok(())
         }

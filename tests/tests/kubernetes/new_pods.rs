@@ -67,8 +67,9 @@ fn a_new_pod_is_captured_before_it_sends(lab: &Lab) -> Result<()> {
     probes::reach_their_own_pod(&mesh)?;
     hooks::ask_their_own_pod(&mesh)?;
     kinds::call_and_are_called(&mesh)?;
-    reuse::of_an_address(&mesh)?;
     rollouts::lose_no_connection(&mesh)?;
+    // After the rollouts, which count how connections end: some of these end long after their callers have given up.
+    reuse::of_an_address(&mesh)?;
     daemon_set::its_end_releases_no_pod(&mesh)?;
     joins::its_pods_begin_after_its_agent(&mut mesh)
 }

@@ -81,7 +81,7 @@ pub(crate) fn no_agent_goes_back_to_an_older_policy(lab: &Lab) -> Result<()> {
 
 /// How often a replica has listed a kind anew because agents knew more of it.
 fn lists(control: &mut Control) -> Result<usize> {
-    Ok(control.running()?.log()?.matches("it is listed anew").count())
+    Ok(control.running()?.log()?.matches("another replica has read more").count())
 }
 
 /// The versions of the facts that the agents have applied.

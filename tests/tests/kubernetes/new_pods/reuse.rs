@@ -17,7 +17,7 @@ use super::{NODES, addresses, first::SECRET, lines_about, site, until_ready};
 /// calls of the account `client` alone.
 const TURNS: [(&str, &str, Called); 2] = [("left", "client", Called::Answered), ("right", "default", Called::Failed)];
 /// Pods, one after the other.
-const PODS: usize = 8;
+const PODS: usize = 4;
 /// Patience with a call to an address that no pod has.
 const BRIEFLY: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(10);

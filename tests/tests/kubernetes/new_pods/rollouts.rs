@@ -26,7 +26,7 @@ const ROLLOUTS: usize = 10;
 /// Connections before the first rollout and after the last one.
 const MANY: u64 = 100;
 /// Between two of them: the rollouts are to have a part of the processor as well.
-const PAUSE: Duration = Duration::from_millis(5);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Fifty rollouts, of five Deployments with an identity each, all of them under STRICT and a policy of one identity. Each new
 /// pod calls from its first moment on, and has an address that a pod of another of the Deployments had just before. No call is lost,
@@ -72,7 +72,9 @@ fn happened(mesh: &Installed, had: &BTreeMap<String, BTreeSet<String>>) -> Resul
         ensure!(*revision == (ROLLOUTS + 1).to_string(), "{name}: revision {revision}");
     }
     ensure!(had.values().any(|deployments| deployments.len() > 1), "no address was used again: {had:?}");
-    kubectl.run(&["delete", "deployment,service", "-n", "shop", "-l", "group=rolled"]).map(drop)
+    // Waits for the pods as well, which have addresses until then.
+    let of_them = ["deployment,service", "-n", "shop", "-l", "group=rolled"];
+    kubectl.run(&[&["delete", "--cascade=foreground"], &of_them[..]].concat()).map(drop)
 }
 
 /// Calls of the client to all of the Services in turn, until the file is there.
@@ -97,7 +99,8 @@ fn addresses_of(mesh: &Installed) -> Result<BTreeMap<String, BTreeSet<String>>> 
     let mut had = BTreeMap::<_, BTreeSet<_>>::new();
     for pod in pods["items"].as_array().into_iter().flatten() {
         let restarts = &pod["status"]["initContainerStatuses"][0]["restartCount"];
-        ensure!(*restarts == 0, "the first call of a pod was refused: {pod}");
+        let name = &pod["metadata"]["name"];
+        ensure!(*restarts == 0, "{name}: its first call failed\n{}", mesh.cluster.shown("shop"));
         let (address, of) = (pod["status"]["podIP"].as_str(), pod["metadata"]["labels"]["app"].as_str());
         if let (Some(address), Some(of)) = (address, of) {
             had.entry(address.to_owned()).or_default().insert(of.to_owned());
@@ -150,8 +153,8 @@ spec:
     spec:
       serviceAccountName: {name}
       nodeSelector: {{kubernetes.io/hostname: {}}}
-      # It does not end by a signal.
-      terminationGracePeriodSeconds: 3
+      # It does not end by a signal. The next rollout does not wait for its end.
+      terminationGracePeriodSeconds: 5
       initContainers: [{}]
       containers:
       - name: main
@@ -161,7 +164,7 @@ spec:
         readinessProbe: {{tcpSocket: {{port: 9080}}, periodSeconds: 1}}
         lifecycle:
           # Without a mesh as well, a client must have heard that the pod goes.
-          preStop: {{sleep: {{seconds: 2}}}}
+          preStop: {{sleep: {{seconds: 4}}}}
 ",
         NODES[1],
         container("first"),
