@@ -2,7 +2,6 @@
 //! as written, and gets its conditions; a kind that is not defined is refused by kubectl, and by nothing of the mesh.
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 use underpass_tests::{
     cluster::{self, Cluster, conditions},
     testbed::{Kubectl, Lab, wait::wait_until},
