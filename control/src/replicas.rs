@@ -1,5 +1,5 @@
 //! Replicas that have read more than this one, as agents tell: what they had applied from another one is waited for by the
-//! door, which lists the kind anew if nobody tells it in time.
+//! door, which lists the kind anew unless the API server tells it in time.
 //!
 //! What must hold: only the accounts of agents are heard, because a list costs; and what is known already costs nothing.
 

@@ -13,8 +13,8 @@
 //! together; an update has differences only, also after everything had to be listed again; and nothing of an API
 //! server's text is kept but the objects of core and their problems.
 //!
-//! Others that read the same API server may have come further in a kind in which nothing happens; where somebody depends
-//! on that ([`Door::overtaken_by`]), the kind is listed anew.
+//! Others that read the same API server may have come further in a kind in which nothing happens. Where a
+//! client depends on that ([`Door::overtaken_by`]), the kind is listed anew.
 
 mod backoff;
 mod contents;

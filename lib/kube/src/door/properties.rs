@@ -36,7 +36,7 @@ enum Happening {
     Bookmark,
     /// The server forgets what was: versions, and rests of lists.
     Compact,
-    /// Somebody else knows the server's newest version, and so long passes, in seconds.
+    /// Another reader knows the server's newest version, and so long passes, in seconds.
     Overtake(u8),
     /// The watch ends.
     End,

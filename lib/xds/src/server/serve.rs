@@ -63,7 +63,7 @@ pub trait Heard: Send + Sync + 'static {
     fn heard(&self, caller: &Caller, applied: &BTreeMap<Kind, u64>);
 }
 
-/// Nobody.
+/// Takes no notice.
 impl Heard for () {
     fn heard(&self, _: &Caller, _: &BTreeMap<Kind, u64>) {}
 }

@@ -285,7 +285,7 @@ fn a_kind_that_stays_overtaken_is_listed_anew() {
     rig.after(2_000).check(Event::Overdue, None, None);
     rig.check(Event::Waited, None, Some(watch(0, "20")));
     rig.check(Event::Overdue, None, Some(list(0, PAGE, None)));
-    // A list that is no newer, as of a store that was restored, is not asked for again until somebody says so again.
+    // A list that is no newer, as of a store that was restored, is not asked for again until another says so.
     rig.check(page("15", &["a"], None), Some(Output::Replaced(vec!["a"])), Some(watch(0, "15")));
     assert_eq!(rig.machine.overdue(), None);
 }
