@@ -113,7 +113,10 @@ fn differing(istiod: &BTreeMap<String, Value>, control: &BTreeMap<String, Value>
 fn explains(expected: &Expected, key: &str, one: &Differing, control: Option<&BTreeMap<String, Value>>) -> bool {
     let says = match expected.istiod {
         None => is_nothing(&one.istiod),
-        Some(text) => one.istiod == text || one.istiod.to_string() == text,
+        Some(text) => {
+            let shown = one.istiod.to_string();
+            one.istiod == text || shown == text
+        }
     };
     let holds =
         |(field, value): (&str, &str)| control.and_then(|fact| fact.get(field)).is_some_and(|found| found == value);

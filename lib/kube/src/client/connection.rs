@@ -32,7 +32,7 @@ impl<C> Renewable<C> {
         self.tried = Some(now);
         if let Ok(next) = make() {
             self.present = next;
-            self.generation += 1;
+            self.generation = self.generation.wrapping_add(1);
         }
     }
 }

@@ -66,10 +66,11 @@ pub(crate) fn lose_no_connection(mesh: &Installed) -> Result<()> {
 /// What the test is about did happen.
 fn happened(mesh: &Installed, had: &BTreeMap<String, BTreeSet<String>>) -> Result<()> {
     let kubectl = mesh.cluster.kubectl();
+    let last = (ROLLOUTS + 1).to_string();
     for name in DEPLOYMENTS {
         let deployment = kubectl.get(&["deployment", name, "-n", "shop"])?;
         let revision = &deployment["metadata"]["annotations"]["deployment.kubernetes.io/revision"];
-        ensure!(*revision == (ROLLOUTS + 1).to_string(), "{name}: revision {revision}");
+        ensure!(*revision == last, "{name}: revision {revision}");
     }
     ensure!(had.values().any(|deployments| deployments.len() > 1), "no address was used again: {had:?}");
     // Waits for the pods as well, which have addresses until then.

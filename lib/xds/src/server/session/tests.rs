@@ -172,7 +172,7 @@ fn a_client_that_takes_parts_hears_once_how_far_each_kind_is_known() {
     for request in [request(POLICY, parts), request(ADDRESS, parts)] {
         stream.session.receive(request, stream.now).unwrap();
     }
-    let mut next = |stream: &mut Stream| stream.session.poll(stream.now).map(said);
+    let next = |stream: &mut Stream| stream.session.poll(stream.now).map(said);
     assert_eq!(next(&mut stream).as_deref(), Some("Node 8/4, Pod 4/2"));
     assert_eq!(next(&mut stream).as_deref(), Some(""));
     stream.session.receive(request(ADDRESS, ack(2)), stream.now).unwrap();
