@@ -43,7 +43,7 @@ use underpass_tests::{
 fn main() -> ExitCode {
     // As much as can be is in one cluster.
     harness::main(&[
-        Scenario::new("a_new_pod_is_captured_before_it_sends", a_new_pod_is_captured_before_it_sends).lasting(2),
+        Scenario::new("a_new_pod_is_captured_before_it_sends", a_new_pod_is_captured_before_it_sends).lasting(3),
         Scenario::new("nodes_without_an_agent", nodes_without_an_agent).lasting(2),
     ])
 }

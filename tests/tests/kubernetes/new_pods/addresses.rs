@@ -1,5 +1,5 @@
-//! The addresses of a node's pods. The testbed's network walks on through its range; here it is one that gives the lowest free
-//! address, so that a new pod has the one of the pod that went last.
+//! The addresses of a node's pods. The testbed's network walks on through its range; here it is one that gives the
+//! lowest free address, so that a new pod has the one of the pod that went last.
 
 use std::{fs, io::ErrorKind, time::Duration};
 

@@ -1,5 +1,5 @@
-//! How the connections of both nodes have ended, counted by their agents: what became of a connection that no application saw
-//! fail.
+//! How the connections of both nodes have ended, counted by their agents: what became of a connection that no
+//! application saw fail.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! One address for one pod after the other, of two identities in turn: what is known of the one that had it must not serve or bar
-//! the one that has it.
+//! One address for one pod after the other, of two identities in turn: what is known of the one that had it must not
+//! serve or bar the one that has it.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -13,8 +13,8 @@ use underpass_tests::{
 
 use super::{NODES, addresses, first::SECRET, lines_about, site, until_ready};
 
-/// Who runs at the address in turn: the name of the pods, which is the application that answers, and their account. The server takes
-/// calls of the account `client` alone.
+/// Who runs at the address in turn: the name of the pods, which is the application that answers, and their account. The
+/// server takes calls of the account `client` alone.
 const TURNS: [(&str, &str, Called); 2] = [("left", "client", Called::Answered), ("right", "default", Called::Failed)];
 /// Pods, one after the other.
 const PODS: usize = 4;
@@ -29,8 +29,8 @@ enum Called {
     Failed,
 }
 
-/// Each pod's first call is judged by its own identity, and it is called under its own policy: `left` by `client` alone, `right` by
-/// `friend` alone, both of whom call the address all the time.
+/// Each pod's first call is judged by its own identity, and it is called under its own policy: `left` by `client`
+/// alone, `right` by `friend` alone, both of whom call the address all the time.
 pub(crate) fn of_an_address(mesh: &Installed) -> Result<()> {
     let kubectl = mesh.cluster.kubectl();
     kubectl.apply(POLICIES)?;

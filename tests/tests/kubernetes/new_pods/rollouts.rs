@@ -1,4 +1,5 @@
-//! Deployments that are rolled over and over while a client calls them: what the mesh must not add to what a rollout costs anyway.
+//! Deployments that are rolled over and over while a client calls them: what the mesh must not add to what a rollout
+//! costs anyway.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,10 +29,10 @@ const MANY: u64 = 100;
 /// Between two of them: the rollouts are to have a part of the processor as well.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Fifty rollouts, of five Deployments with an identity each, all of them under STRICT and a policy of one identity. Each new
-/// pod calls from its first moment on, and has an address that a pod of another of the Deployments had just before. No call is lost,
-/// none is answered by another Deployment, no connection ends by a reason that is not the applications', and what is said is seen
-/// nowhere between the nodes.
+/// Fifty rollouts, of five Deployments with an identity each, all of them under STRICT and a policy of one identity.
+/// Each new pod calls from its first moment on, and has an address that a pod of another of the Deployments had just
+/// before. No call is lost, none is answered by another Deployment, no connection ends by a reason that is not the
+/// applications', and what is said is seen nowhere between the nodes.
 ///
 /// There is no twin without a mesh: a rollout cannot lose less than nothing.
 pub(crate) fn lose_no_connection(mesh: &Installed) -> Result<()> {
@@ -66,11 +67,11 @@ pub(crate) fn lose_no_connection(mesh: &Installed) -> Result<()> {
 /// What the test is about did happen.
 fn happened(mesh: &Installed, had: &BTreeMap<String, BTreeSet<String>>) -> Result<()> {
     let kubectl = mesh.cluster.kubectl();
-    let last = (ROLLOUTS + 1).to_string();
     for name in DEPLOYMENTS {
         let deployment = kubectl.get(&["deployment", name, "-n", "shop"])?;
         let revision = &deployment["metadata"]["annotations"]["deployment.kubernetes.io/revision"];
-        ensure!(*revision == last, "{name}: revision {revision}");
+        let expected = (ROLLOUTS + 1).to_string();
+        ensure!(*revision == *expected, "{name}: revision {revision}");
     }
     ensure!(had.values().any(|deployments| deployments.len() > 1), "no address was used again: {had:?}");
     // Waits for the pods as well, which have addresses until then.
