@@ -17,9 +17,9 @@ pub(crate) fn begin(mesh: &Installed) -> Result<()> {
     let [hello, goodbye] = HOOKS;
     let asked = format!(
         "
-    startupProbe: {{grpc: {{port: 9000}}, periodSeconds: 1, failureThreshold: 60}}
-    readinessProbe: {{grpc: {{port: 9000}}, periodSeconds: 1, failureThreshold: 1}}
-    livenessProbe: {{grpc: {{port: 9000}}, periodSeconds: 1}}
+    startupProbe: {{grpc: {{port: 9000}}, periodSeconds: 1, timeoutSeconds: 10, failureThreshold: 60}}
+    readinessProbe: {{grpc: {{port: 9000}}, periodSeconds: 1, timeoutSeconds: 10, failureThreshold: 1}}
+    livenessProbe: {{grpc: {{port: 9000}}, periodSeconds: 1, timeoutSeconds: 10}}
     lifecycle:
       postStart: {{httpGet: {{path: {hello}, port: 8080}}}}
       preStop: {{httpGet: {{path: {goodbye}, port: 8080}}}}"
