@@ -201,14 +201,14 @@ mod tests {
             [true, false, false, false, false, false, false]
         );
         expect![[r#"
-            NODE  AGENT              VERSION  FACTS  CONTROL PLANE                                            LAST UPDATE  PROBLEMS   WORLD  OBJECTS
-            n-1   mesh/agent-of-n-1  1.2.3    4711   connected for 1 min 40 s                                 10 s ago     0          7      0
-            n-2   mesh/agent-of-n-2  1.2.3    4711   lost 1 min ago: Unavailable: refused\n                   10 s ago     0          7      0
+            NODE  AGENT              VERSION  FACTS  CONTROL PLANE                                                     LAST UPDATE  PROBLEMS   WORLD  OBJECTS
+            n-1   mesh/agent-of-n-1  1.2.3    4711   connected for 1 min 40 s                                          10 s ago     0          7      0
+            n-2   mesh/agent-of-n-2  1.2.3    4711   lost 1 min ago: Unavailable: refused\n                            10 s ago     0          7      0
             n-2   mesh/agent-of-n-2  1.2.3    4711   behind for 1 min 40 s, it knows Pod up to version 4000, not 4711  10 s ago     0          7      0
-            n-2   mesh/agent-of-n-2  1.2.3    -      incomplete for 1 min 40 s, facts are missing             -            0          7      0
-            n-2   mesh/agent-of-n-2  1.2.3    -      connecting, facts are missing                            -            0          7      0
-            n-2   mesh/agent-of-n-2  1.2.3    4711   lost 1 min ago, serves kept facts: Unavailable: refused  5 min ago    0          7      0
-            n-3   mesh/agent-of-n-3  -        -      -                                                        -            no answer  -      0
+            n-2   mesh/agent-of-n-2  1.2.3    -      incomplete for 1 min 40 s, facts are missing                      -            0          7      0
+            n-2   mesh/agent-of-n-2  1.2.3    -      connecting, facts are missing                                     -            0          7      0
+            n-2   mesh/agent-of-n-2  1.2.3    4711   lost 1 min ago, serves kept facts: Unavailable: refused           5 min ago    0          7      0
+            n-3   mesh/agent-of-n-3  -        -      -                                                                 -            no answer  -      0
             no answer: node n-3: agent mesh/agent-of-n-3: no answer; see logs
         "#]].assert_eq(&text(&all, 1_200, true, Colour::Never));
     }
