@@ -194,7 +194,7 @@ impl Beside {
 }
 
 /// Waits for another value; for ever where there will be none.
-pub(super) async fn changed<T>(of: &mut watch::Receiver<T>) {
+async fn changed<T>(of: &mut watch::Receiver<T>) {
     if of.changed().await.is_err() {
         std::future::pending::<()>().await;
     }

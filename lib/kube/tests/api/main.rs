@@ -8,3 +8,4 @@ mod fake;
 mod leading;
 mod lists;
 mod look;
+mod tokens;
