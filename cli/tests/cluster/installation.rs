@@ -28,11 +28,12 @@ fn a_check_names_what_could_not_be_asked() {
         report["findings"].as_array().unwrap().iter().map(|f| json!([f["level"], f["subject"]])).collect();
     let expected = [
         ["error", "ConfigMaps istio-ca-root-cert"],
+        ["error", "MutatingWebhookConfigurations"],
+        ["error", "ValidatingWebhookConfigurations"],
         ["error", "node node-1"],
         ["error", "the DaemonSets"],
         ["error", "the Secret cacerts"],
         ["error", "the namespaces"],
-        ["error", "webhooks"],
         ["error", "your rights"],
         ["info", "the nodes"],
     ];

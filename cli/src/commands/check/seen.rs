@@ -111,7 +111,12 @@ pub(super) async fn read(
         let found = or_unasked(found, &definition.name, "get customresourcedefinitions", &mut findings);
         definitions.extend(found.map(|found| Found::new(definition.name.clone(), found)));
     }
-    let validating = or_unasked(validating, "webhooks", "list validatingwebhookconfigurations", &mut findings);
+    let validating = or_unasked(
+        validating,
+        "ValidatingWebhookConfigurations",
+        "list validatingwebhookconfigurations",
+        &mut findings,
+    );
     let seen = Seen {
         namespace: namespace.to_owned(),
         version,
@@ -119,7 +124,12 @@ pub(super) async fn read(
         namespaces: or_unasked(namespaces, "the namespaces", "list namespaces", &mut findings),
         deployments: or_unasked(deployments, "the Deployments", "list deployments", &mut findings),
         daemon_sets,
-        webhooks: or_unasked(webhooks, "webhooks", "list mutatingwebhookconfigurations", &mut findings),
+        webhooks: or_unasked(
+            webhooks,
+            "MutatingWebhookConfigurations",
+            "list mutatingwebhookconfigurations",
+            &mut findings,
+        ),
         roots: or_unasked(roots, &format!("ConfigMaps {ROOT_CONFIG_MAP}"), "list configmaps", &mut findings),
         pods: or_unasked(pods, "the pods", "list pods", &mut findings),
         cilium: cilium.map(|found| found.data).unwrap_or_default(),

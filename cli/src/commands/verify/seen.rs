@@ -92,7 +92,8 @@ async fn read_api_server(way: &Way, only: Option<&str>, findings: &mut Vec<Findi
             Err(e) => findings.push(Finding::unasked(definition.name, &e, "get customresourcedefinitions")),
         }
     }
-    let webhooks = or_unasked(webhooks, "webhooks", "list validatingwebhookconfigurations", findings);
+    let webhooks =
+        or_unasked(webhooks, "ValidatingWebhookConfigurations", "list validatingwebhookconfigurations", findings);
     let unanswered = webhooks::unanswered(&client, &webhooks, findings).await;
     let in_own = |what: &str| format!("list {what} in namespace {namespace}");
     Ok(Seen {
