@@ -171,7 +171,7 @@ pub async fn run_in<D: DataPath + 'static>(
     } = surroundings;
     let config = &*Arc::clone(&running.borrow().config);
     let sockets = servers.sockets().map_err(failed("copy the sockets of the admin API, readiness and metrics"))?;
-    let (mut take_over, inherited) = TakeOver::new(claim, own_cgroup, sockets);
+    let (mut take_over, inherited, certificates) = TakeOver::new(claim, own_cgroup, sockets);
     let is_successor = take_over.is_successor();
     let registry = Registry::default();
     let access_log = Arc::new(access_log);
@@ -179,7 +179,7 @@ pub async fn run_in<D: DataPath + 'static>(
     let ready = Readiness::new();
     let (keeper, doors, ca) = source.keeper(config, &ready, &registry);
     let certified = ready.gate("certificates", "the certificate authority is not open yet");
-    let certs = Certs::start(ca, config.certificate_lifetime, certified)?;
+    let certs = Certs::start(ca, certificates, config.certificate_lifetime, certified)?;
     metrics::measure(&registry);
     counters.measure(&registry);
     access_log.measure(&registry);
@@ -337,7 +337,7 @@ impl Node {
             }
             Some(event) = self.take_over.next_event() => self.on_take_over(event).await?,
             () = sleep_until(self.applying.until()) => {}
-            asked = self.sandboxes.request() => if self.sandboxes.take(asked, &self.pods) {
+            asked = self.sandboxes.request() => if self.sandboxes.take(asked, &self.pods, &self.ztunnel) {
                 self.apply_soon();
             },
             Ok(()) = self.sources.changed(), if sandboxes_wait => {}
@@ -453,6 +453,7 @@ impl Node {
             Event::Applied(version) => {
                 tracing::info!(%version, "World applied");
                 self.applied = true;
+                self.certs.forget_inherited();
                 self.say();
                 if self.take_over.is_serving() {
                     self.enrolling.open();

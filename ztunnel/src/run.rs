@@ -14,7 +14,10 @@ use tokio::{
     sync::{mpsc, oneshot},
     task::{JoinHandle, LocalSet},
 };
-use underpass_core::{ObjectName, Reason, World, world::Account};
+use underpass_core::{
+    ObjectName, Reason, World,
+    world::{Account, Delta},
+};
 use underpass_net::{tls::Configs, tunnel::TunnelEnd};
 use underpass_proxy::credentials::Credentials;
 
@@ -112,6 +115,10 @@ impl Worker {
 
     pub(crate) fn exchange_world(&self, world: Arc<World>) {
         let old = self.judging.exchange(world);
+        if !self.pool.is_empty() {
+            let world = self.world();
+            Delta::between(&old, &world).given_up().for_each(|address| self.pool.drain_to(address));
+        }
         if old.settings() != self.world().settings() {
             self.credentials.accept(self.world().settings());
         }

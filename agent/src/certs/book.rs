@@ -22,7 +22,10 @@ use std::{
 use underpass_core::Identity;
 use underpass_identity::{Credential, Error, Renewal, Roots, Serial};
 
-use super::ca::{Answer, Trust};
+use super::{
+    Issued,
+    ca::{Answer, Trust},
+};
 
 /// The longest wait for the first certificate of an identity. Then its pods are captured without: their connections are
 /// refused until it comes.
@@ -183,6 +186,8 @@ pub(super) struct Reachable {
 #[derive(Debug)]
 pub(super) struct Book {
     pub(super) entries: BTreeMap<Identity, Entry>,
+    /// Of a predecessor, and not wanted so far.
+    inherited: BTreeMap<Identity, Entry>,
     /// The trusted roots.
     pub(super) roots: Arc<Roots>,
     pub(super) signer: Serial,
@@ -198,18 +203,47 @@ impl Book {
     pub(super) fn new(trust: Trust, now: SystemTime) -> Result<Self, Error> {
         let roots = Arc::new(Roots::new(0, trust.roots)?);
         let ca = Reachable { since: now, error: None };
-        Ok(Self { entries: BTreeMap::new(), roots, signer: trust.signer, ca, issued: 0, failed: 0, seen: now })
+        let (entries, inherited) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Self { entries, inherited, roots, signer: trust.signer, ca, issued: 0, failed: 0, seen: now })
     }
 
-    /// From now on exactly these identities have certificates. True: one that was known has left.
+    /// Takes the certificates of a predecessor that have not expired: they serve once their identities are wanted.
+    pub(super) fn inherit(&mut self, all: Vec<Issued>, now: SystemTime, mut dice: impl FnMut(&Identity) -> u64) {
+        for Issued { credential, issuer } in all.into_iter().filter(|issued| now <= issued.credential.not_after()) {
+            let identity = credential.identity().clone();
+            let renewal = Renewal::issued(now, credential.not_after(), dice(&identity));
+            let entry = Entry { credential: Some(credential), issuer, renewal, ..Entry::new(now) };
+            self.inherited.insert(identity, entry);
+        }
+    }
+
+    /// Drops those whose identities have not been wanted so far.
+    pub(super) fn forget_inherited(&mut self) {
+        self.inherited.clear();
+    }
+
+    /// The certificates that have not expired.
+    pub(super) fn issued(&self, now: SystemTime) -> Vec<Issued> {
+        let issued = |entry: &Entry| {
+            let credential = entry.credential.clone().filter(|own| now <= own.not_after())?;
+            Some(Issued { credential, issuer: entry.issuer.clone() })
+        };
+        self.entries.values().filter_map(issued).collect()
+    }
+
+    /// From now on exactly these identities have certificates. True: the tunnel's credentials have changed.
     pub(super) fn want(&mut self, identities: &BTreeSet<Identity>, now: SystemTime) -> bool {
         let before = self.entries.len();
         self.entries.retain(|identity, _| identities.contains(identity));
-        let left = before != self.entries.len();
+        let mut changed = before != self.entries.len();
         for identity in identities.iter().filter(|identity| identity.is_issuable()) {
-            self.entries.entry(identity.clone()).or_insert_with(|| Entry::new(now));
+            self.entries.entry(identity.clone()).or_insert_with(|| {
+                let inherited = self.inherited.remove(identity);
+                changed |= inherited.is_some();
+                inherited.unwrap_or_else(|| Entry::new(now))
+            });
         }
-        left
+        changed
     }
 
     /// The identities whose certificates are to be requested now. They are not due again until they are answered.

@@ -22,7 +22,7 @@ use std::{
 
 use tokio::sync::{mpsc as async_mpsc, watch};
 use underpass_core::Identity;
-use underpass_identity::{Authority, CertificateDer, Roots};
+use underpass_identity::{Authority, CertificateDer, Credential, Roots, Serial};
 use underpass_proxy::credentials::Credentials;
 use underpass_telemetry::admin::Gate;
 
@@ -43,6 +43,15 @@ const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 
 /// The longest wait of a World for first certificates, counted from the oldest change in it.
 pub const LONGEST_WAIT: Duration = book::FIRST_WAIT;
+
+/// A certificate, as one agent of a node passes it on to the next.
+#[derive(Clone, Debug)]
+pub struct Issued {
+    /// The certificate and its key.
+    pub credential: Arc<Credential>,
+    /// The root that certifies it, where it is known.
+    pub issuer: Option<Serial>,
+}
 
 /// The CA that certifies the identities of this node.
 #[derive(Debug)]
@@ -97,16 +106,16 @@ impl std::fmt::Debug for Certs {
 }
 
 impl Certs {
-    /// Starts with this CA, and no identity yet. `ready` is closed while an identity of this node has no certificate. To be
-    /// called on a runtime.
+    /// Starts with this CA, and the certificates of a predecessor; which identities are wanted is told later. `ready` is closed
+    /// while an identity of this node has no certificate. To be called on a runtime.
     ///
     /// # Errors
     /// Where the CA has no usable roots, or the thread or the timer cannot be had.
-    pub fn start(ca: Ca, lifetime: Duration, ready: Gate) -> Result<Self, StartError> {
-        Self::by(Clock::wall().map_err(StartError::Clock)?, ca, lifetime, ready)
+    pub fn start(ca: Ca, inherited: Vec<Issued>, lifetime: Duration, ready: Gate) -> Result<Self, StartError> {
+        Self::by(Clock::wall().map_err(StartError::Clock)?, ca, inherited, lifetime, ready)
     }
 
-    fn by(clock: Clock, ca: Ca, lifetime: Duration, ready: Gate) -> Result<Self, StartError> {
+    fn by(clock: Clock, ca: Ca, inherited: Vec<Issued>, lifetime: Duration, ready: Gate) -> Result<Self, StartError> {
         let now = clock.now();
         let (sender, answers) = async_mpsc::unbounded_channel();
         let (trust, requests): (_, Requests) = match ca {
@@ -122,12 +131,14 @@ impl Certs {
                 (trust, Box::new(move |request| drop(requests.send(request))))
             }
         };
-        let book = Book::new(trust, now).map_err(StartError::Roots)?;
+        let mut book = Book::new(trust, now).map_err(StartError::Roots)?;
+        let random = RandomState::new();
+        book.inherit(inherited, now, |identity| random.hash_one((identity.uri(), now)));
         let (published, _) = watch::channel(Arc::new(credentials(&book)));
         let (status, _) = watch::channel(Arc::new(Status::of(&book, now)));
         let applied = Arc::clone(&book.roots);
         ready.open();
-        let (out, random) = (BTreeSet::new(), RandomState::new());
+        let out = BTreeSet::new();
         Ok(Self { book, clock, lifetime, applied, requests, answers, published, status, ready, out, random })
     }
 
@@ -143,6 +154,12 @@ impl Certs {
         self.status.subscribe()
     }
 
+    /// The certificates that serve, for a successor.
+    #[must_use]
+    pub fn issued(&self) -> Vec<Issued> {
+        self.book.issued(self.clock.now())
+    }
+
     /// Sets the lifetime of certificates that are requested from now on.
     pub fn set_lifetime(&mut self, lifetime: Duration) {
         self.lifetime = lifetime;
@@ -151,12 +168,17 @@ impl Certs {
     /// From now on exactly these identities have certificates: new ones are requested, others are dropped.
     pub fn want(&mut self, identities: &BTreeSet<Identity>) {
         let now = self.clock.now();
-        let left = self.book.want(identities, now);
+        let changed = self.book.want(identities, now);
         self.request(now);
-        if left {
+        if changed {
             self.publish();
         }
         self.report(now);
+    }
+
+    /// Drops the certificates of a predecessor whose identities are not wanted: all pods of the node are known.
+    pub fn forget_inherited(&mut self) {
+        self.book.forget_inherited();
     }
 
     /// Whether a first certificate is on its way, and worth waiting for.

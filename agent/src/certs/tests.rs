@@ -92,6 +92,46 @@ fn an_unanswered_request_is_repeated_after_a_pause() {
     assert_eq!(desk.state("a"), State::Valid);
 }
 
+/// The CA is not asked: it may be away while one agent follows another.
+#[test]
+fn the_certificates_of_a_predecessor_serve_at_once() {
+    let mut before = Desk::new();
+    let (a, b, c) = (identity("a"), identity("b"), identity("c"));
+    before.book.want(&[a.clone(), b.clone()].into(), before.now);
+    assert!(before.answer(true));
+    let trust = Trust::from(&before.authority);
+    let begin = |now: SystemTime| {
+        let mut book = Book::new(trust.clone(), now).unwrap();
+        book.inherit(before.book.issued(before.now), now, |_| 0);
+        book
+    };
+    let now = before.now;
+    let states = |book: &Book| book.entries.values().map(|entry| entry.state(now)).collect::<Vec<_>>();
+    let serials = |book: &Book| {
+        let own = book.entries.values().filter_map(|entry| entry.credential.as_ref());
+        own.map(|own| own.serial().clone()).collect::<Vec<_>>()
+    };
+
+    let mut book = begin(now);
+    assert!(!book.want(&[].into(), now), "nothing is wanted yet");
+    assert!(book.want(&[a.clone(), c.clone()].into(), now), "the tunnel has another certificate");
+    assert_eq!(states(&book), [State::Valid, State::Pending]);
+    assert_eq!(book.entries[&a].issuer.as_ref(), Some(&trust.signer));
+    assert_eq!(book.request(now), [c.clone()].into(), "the other one is renewed in its time");
+    // A pod that is known a moment later; and one that comes when the others are dropped.
+    assert!(book.want(&[a.clone(), b.clone()].into(), now));
+    assert_eq!(serials(&book), serials(&before.book));
+    let mut book = begin(now);
+    book.want(&[a.clone()].into(), now);
+    book.forget_inherited();
+    book.want(&[a.clone(), b.clone()].into(), now);
+    assert_eq!(states(&book), [State::Valid, State::Pending]);
+    // One that has expired is none.
+    let mut book = begin(now + LIFETIME + Duration::from_secs(1));
+    assert!(!book.want(&[a].into(), now));
+    assert_eq!(states(&book), [State::Pending]);
+}
+
 #[test]
 fn certificates_come_renew_and_go() {
     let mut desk = Desk::new();
@@ -409,7 +449,8 @@ fn a_step_of_the_clock_is_noticed_at_once() {
         let (hour, start) = (Duration::from_secs(3600), SystemTime::now());
         let (time, clock) = watch::channel(start);
         let mut certs =
-            Certs::by(Clock::manual(clock), Ca::Embedded(location, Box::new(authority)), 24 * hour, gate).unwrap();
+            Certs::by(Clock::manual(clock), Ca::Embedded(location, Box::new(authority)), Vec::new(), 24 * hour, gate)
+                .unwrap();
         let (published, status) = (certs.subscribe(), certs.status());
         let a = identity("a");
         let serial = || published.borrow().own.get(&a).map(|own| own.serial().clone());
@@ -450,7 +491,8 @@ fn a_ca_that_goes_and_comes_back_is_told_by_readiness_and_status() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut certs =
-            Certs::start(Ca::Embedded(location, Box::new(authority)), Duration::from_secs(2), gate).unwrap();
+            Certs::start(Ca::Embedded(location, Box::new(authority)), Vec::new(), Duration::from_secs(2), gate)
+                .unwrap();
         let (published, status) = (certs.subscribe(), certs.status());
         let a = identity("a");
         certs.want(&[a.clone()].into());

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use underpass_abi::Cookie;
 use underpass_cni::protocol::{PodName, Sandbox};
 use underpass_core::{
+    ObjectName,
     enrol::{EnrolmentReason, decide},
     objects::Pod,
     resolve::{Local, LocalPod, Sources},
@@ -65,10 +66,14 @@ impl Named {
         (namespace.is_some() || decided.because() != EnrolmentReason::NoKey).then_some(decided.is_enrolled())
     }
 
+    /// The name of its pod.
+    pub(crate) fn name(&self) -> ObjectName {
+        ObjectName::new(&self.pod.namespace, &self.pod.name)
+    }
+
     /// The object of its pod.
     pub(crate) fn object<'a>(&self, sources: &'a Sources) -> Option<&'a Arc<Pod>> {
-        let name = underpass_core::ObjectName::new(&self.pod.namespace, &self.pod.name);
-        sources.pod(&name).filter(|object| *object.uid == *self.pod.uid)
+        sources.pod(&self.name()).filter(|object| *object.uid == *self.pod.uid)
     }
 }
 

@@ -3,10 +3,14 @@
 //! What must hold: a change of anything here is a new [`PROTOCOL`]; another one is refused by name, before anything
 //! changes hands.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
+use underpass_net::passing::MOST_BYTES;
+use zeroize::Zeroizing;
 
 /// The version of every message here.
-pub(super) const PROTOCOL: u32 = 3;
+pub(super) const PROTOCOL: u32 = 4;
 
 /// One message; which descriptors come with it stands beside each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +33,8 @@ pub(super) enum Message {
         pods: usize,
         /// Number of servers whose listeners follow.
         servers: usize,
+        /// Number of certificates that follow.
+        certificates: usize,
         /// The version of the kernel tables that are filled: the successor's, or one that it knows.
         tables: u32,
     },
@@ -36,10 +42,28 @@ pub(super) enum Message {
     Pods(Vec<u64>),
     /// The listeners of the admin API, readiness and metrics, told apart by their addresses.
     Servers,
+    /// A certificate that serves.
+    Certificate(CertificateText),
     /// The successor has applied everything, and serves.
     Taken,
     /// The predecessor accepts no more. It ends when it has drained.
     Leaving,
+}
+
+/// A certificate of an identity with its key, in memory that is wiped when dropped; and never printed.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CertificateText {
+    /// Key and chain ([`underpass_identity::Credential::to_pem`]).
+    pub(super) pem: Zeroizing<String>,
+    /// The serial number of the root that certifies it, in hexadecimal, where it is known.
+    pub(super) issuer: Option<String>,
+}
+
+impl fmt::Debug for CertificateText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CertificateText").field("issuer", &self.issuer).finish_non_exhaustive()
+    }
 }
 
 /// The introduction of an agent: node and versions, which must fit.
@@ -80,8 +104,16 @@ impl Hello {
 }
 
 impl Message {
-    pub(super) fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(self).unwrap_or_default() // numbers and strings: it cannot fail
+    pub(super) fn encode(&self) -> Zeroizing<Vec<u8>> {
+        // Reserved once: growing would leave copies of a key behind.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(MOST_BYTES));
+        let _ = serde_json::to_writer(&mut *bytes, self); // numbers and strings: it cannot fail
+        bytes
+    }
+
+    /// Whether it can be sent.
+    pub(super) fn fits(&self) -> bool {
+        self.encode().len() <= MOST_BYTES
     }
 
     /// Parses a message; none where the bytes are no message.
@@ -95,26 +127,32 @@ mod tests {
     use super::*;
 
     fn hello() -> Hello {
-        Hello { protocol: 3, abi: 4, node: "n".into(), version: "0.1.0".into() }
+        Hello { protocol: 4, abi: 4, node: "n".into(), version: "0.1.0".into() }
     }
 
     /// The serialised form: a change of a line here is a change of [`PROTOCOL`].
     #[test]
     fn golden() {
-        assert_eq!(PROTOCOL, 3);
+        assert_eq!(PROTOCOL, 4);
+        let certificate = |issuer: Option<&str>| CertificateText {
+            pem: Zeroizing::new("k\nc".into()),
+            issuer: issuer.map(Into::into),
+        };
         for (message, text) in [
-            (Message::Hello(hello()), r#"{"hello":{"protocol":3,"abi":4,"node":"n","version":"0.1.0"}}"#),
+            (Message::Hello(hello()), r#"{"hello":{"protocol":4,"abi":4,"node":"n","version":"0.1.0"}}"#),
             (Message::Refuse { why: "no".into() }, r#"{"refuse":{"why":"no"}}"#),
             (
-                Message::Offer { cgroup: 7, earlier: vec![5], pods: 2, servers: 3, tables: 4 },
-                r#"{"offer":{"cgroup":7,"earlier":[5],"pods":2,"servers":3,"tables":4}}"#,
+                Message::Offer { cgroup: 7, earlier: vec![5], pods: 2, servers: 3, certificates: 1, tables: 4 },
+                r#"{"offer":{"cgroup":7,"earlier":[5],"pods":2,"servers":3,"certificates":1,"tables":4}}"#,
             ),
             (Message::Pods(vec![1, u64::MAX]), r#"{"pods":[1,18446744073709551615]}"#),
             (Message::Servers, r#""servers""#),
+            (Message::Certificate(certificate(Some("0a"))), r#"{"certificate":{"pem":"k\nc","issuer":"0a"}}"#),
+            (Message::Certificate(certificate(None)), r#"{"certificate":{"pem":"k\nc","issuer":null}}"#),
             (Message::Taken, r#""taken""#),
             (Message::Leaving, r#""leaving""#),
         ] {
-            assert_eq!(String::from_utf8(message.encode()).unwrap(), text);
+            assert_eq!(str::from_utf8(&message.encode()).unwrap(), text);
             assert_eq!(Message::decode(text.as_bytes()), Some(message));
         }
         for text in [
@@ -122,10 +160,19 @@ mod tests {
             "{}",
             "taken",
             r#""gone""#,
-            r#"{"offer":{"cgroup":7,"earlier":[],"pods":2,"servers":3,"tables":4,"more":1}}"#,
+            r#"{"offer":{"cgroup":7,"earlier":[],"pods":2,"servers":3,"certificates":1,"tables":4,"more":1}}"#,
         ] {
             assert_eq!(Message::decode(text.as_bytes()), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_key_is_not_printed_and_what_is_too_large_not_sent() {
+        let message = |bytes: usize| {
+            Message::Certificate(CertificateText { pem: Zeroizing::new("k".repeat(bytes)), issuer: None })
+        };
+        assert_eq!(format!("{:?}", message(3)), "Certificate(CertificateText { issuer: None, .. })");
+        assert!(message(60_000).fits() && !message(MOST_BYTES).fits());
     }
 
     #[test]
@@ -137,7 +184,7 @@ mod tests {
         };
         check(|_| {}, None);
         check(|other| other.version = "9.9.9".into(), None);
-        check(|other| other.protocol = 4, Some("it speaks hand-over protocol 4, not 3"));
+        check(|other| other.protocol = 5, Some("it speaks hand-over protocol 5, not 4"));
         check(|other| other.abi = 5, None);
         check(|other| other.abi = 3, None);
         check(|other| other.abi = 2, Some("its kernel tables are of version 2, which version 4 does not know"));

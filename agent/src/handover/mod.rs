@@ -6,6 +6,7 @@
 //!                                                      STILL: it changes nothing in the kernel any more; it serves
 //!                                                      for an earlier version: writes that one's tables
 //! adopt what is pinned  <---- offer, lock, listeners --
+//!                       <---- keys and certificates ---
 //! own tables, programs: [`underpass_loader::Kernel::take_over`]
 //! both cgroups count as the agent
 //! first World applied ------------- taken -----------> it accepts no more, sends GOAWAY, drains, judges, renews
@@ -36,18 +37,23 @@ use std::{
     net::TcpListener,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use underpass_abi::{CgroupId, Cookie, Direction, ListenerKey};
+use underpass_identity::{Credential, Serial};
 use underpass_loader::Kernel;
 use underpass_net::passing::DescriptorConnection;
+use zeroize::Zeroizing;
 
-use self::message::{Hello, Message};
+use self::message::{CertificateText, Hello, Message};
 pub use self::{
     lock::Lock,
     predecessor::{OfferContents, SuccessorRequest, listen},
 };
+
+use crate::certs::Issued;
 
 /// Timeout of each answer of the predecessor.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -210,6 +216,8 @@ pub struct Inherited {
     pub listeners: BTreeMap<Cookie, (TcpListener, TcpListener)>,
     /// The listeners of the admin API, readiness, metrics, in any order.
     pub servers: Vec<TcpListener>,
+    /// The certificates that served.
+    pub certificates: Vec<Issued>,
     /// The version of the kernel tables that are filled.
     pub tables: u32,
 }
@@ -271,9 +279,11 @@ impl Successor {
         let until = Instant::now() + GIVE_UP;
         self.send(&Message::Hello(Hello::new(&self.node)))?;
         let (offer, with) = self.receive()?;
-        let (cgroup, earlier, pods, servers, tables) = match &offer {
-            Message::Offer { cgroup, earlier, pods, servers, tables } if with.len() == 1 + earlier.len() => {
-                (*cgroup, earlier, *pods, *servers, *tables)
+        let (cgroup, earlier, [pods, servers, mut certificates], tables) = match &offer {
+            Message::Offer { cgroup, earlier, pods, servers, certificates, tables }
+                if with.len() == 1 + earlier.len() =>
+            {
+                (*cgroup, earlier, [*pods, *servers, *certificates], *tables)
             }
             Message::Refuse { why } => return Err(Error::Refused { why: why.clone() }),
             other => return Err(unexpected(other)),
@@ -284,9 +294,16 @@ impl Successor {
         let earlier =
             earlier.iter().zip(with).map(|(cgroup, process)| Predecessor { cgroup: CgroupId(*cgroup), process });
         let predecessors = std::iter::once(Predecessor { cgroup: CgroupId(cgroup), process }).chain(earlier).collect();
-        let mut inherited =
-            Inherited { lock, predecessors, until, listeners: BTreeMap::new(), servers: Vec::new(), tables };
-        while inherited.listeners.len() < pods || inherited.servers.len() < servers {
+        let mut inherited = Inherited {
+            lock,
+            predecessors,
+            until,
+            listeners: BTreeMap::new(),
+            servers: Vec::new(),
+            certificates: Vec::new(),
+            tables,
+        };
+        while inherited.listeners.len() < pods || inherited.servers.len() < servers || certificates > 0 {
             match self.receive()? {
                 (Message::Pods(cookies), with) if with.len() == 2 * cookies.len() && !cookies.is_empty() => {
                     let mut with = with.into_iter().map(TcpListener::from);
@@ -298,6 +315,10 @@ impl Successor {
                 }
                 (Message::Servers, with) if !with.is_empty() && inherited.servers.is_empty() => {
                     inherited.servers.extend(with.into_iter().map(TcpListener::from));
+                }
+                (Message::Certificate(text), _) if certificates > 0 => {
+                    certificates -= 1;
+                    inherited.certificates.extend(issued(&text));
                 }
                 (other, _) => return Err(unexpected(&other)),
             }
@@ -343,10 +364,26 @@ impl Successor {
 
 fn receive(connection: &DescriptorConnection) -> Result<(Message, Vec<OwnedFd>), Error> {
     let (bytes, with) = connection.receive().map_err(io_failure("read from"))?;
-    let found = || {
-        if bytes.is_empty() { "end of the connection".to_owned() } else { String::from_utf8_lossy(&bytes).into_owned() }
+    let bytes = Zeroizing::new(bytes);
+    let found = || match bytes.len() {
+        0 => "end of the connection".to_owned(),
+        n => format!("{n} bytes that are no message"), // there may be a key in them
     };
     Message::decode(&bytes).map(|message| (message, with)).ok_or_else(|| Error::Answer { found: found() })
+}
+
+/// The certificate in a text. One that cannot be read is requested anew.
+fn issued(text: &CertificateText) -> Option<Issued> {
+    match Credential::from_pem(&text.pem) {
+        Ok(credential) => {
+            let issuer = text.issuer.as_deref().and_then(Serial::from_hex);
+            Some(Issued { credential: Arc::new(credential), issuer })
+        }
+        Err(error) => {
+            tracing::warn!(%error, "a certificate of the running agent cannot be read");
+            None
+        }
+    }
 }
 
 fn io_failure(operation: &'static str) -> impl FnOnce(io::Error) -> Error {

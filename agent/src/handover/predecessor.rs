@@ -15,7 +15,10 @@ use tokio::sync::{mpsc, oneshot};
 use underpass_net::passing::{DescriptorConnection, DescriptorListener, MOST_DESCRIPTORS};
 use underpass_ztunnel::PodListeners;
 
-use super::{APPLY, Error, HandoverAddress, Hello, Message, Predecessor, io_failure, receive};
+use super::{
+    APPLY, Error, HandoverAddress, Hello, Message, Predecessor, io_failure, message::CertificateText, receive,
+};
+use crate::certs::Issued;
 
 /// Timeout of a successor's introduction, and pause after an accept that failed.
 const INTRODUCE: Duration = Duration::from_secs(5);
@@ -35,6 +38,8 @@ pub struct OfferContents {
     pub pods: Vec<PodListeners>,
     /// The listeners of the admin API, readiness and metrics.
     pub servers: Vec<TcpListener>,
+    /// The certificates of this node's identities: its successor serves with them at once, whatever its CA answers.
+    pub certificates: Vec<Issued>,
     /// The version of the kernel tables that are filled.
     pub tables: u32,
 }
@@ -136,11 +141,18 @@ fn send_offer(connection: &DescriptorConnection, offer: &OfferContents) -> Resul
     let send = |message: &Message, with: &[BorrowedFd<'_>]| {
         connection.send(&message.encode(), with).map_err(io_failure("write to"))
     };
+    // One that is too large for a message is requested anew.
+    let certificates = offer.certificates.iter().map(|Issued { credential, issuer }| {
+        let issuer = issuer.as_ref().map(ToString::to_string);
+        Message::Certificate(CertificateText { pem: credential.to_pem(), issuer })
+    });
+    let certificates: Vec<_> = certificates.filter(Message::fits).collect();
     let head = Message::Offer {
         cgroup: offer.cgroup,
         earlier: offer.predecessors.iter().map(|agent| agent.cgroup.0).collect(),
         pods: offer.pods.len(),
         servers: offer.servers.len(),
+        certificates: certificates.len(),
         tables: offer.tables,
     };
     let processes = offer.predecessors.iter().map(|agent| agent.process.as_fd());
@@ -154,7 +166,7 @@ fn send_offer(connection: &DescriptorConnection, offer: &OfferContents) -> Resul
         let with: Vec<_> = offer.servers.iter().map(std::os::fd::AsFd::as_fd).collect();
         send(&Message::Servers, &with)?;
     }
-    Ok(())
+    certificates.iter().try_for_each(|certificate| send(certificate, &[]))
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

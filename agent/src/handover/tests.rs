@@ -1,23 +1,20 @@
 //! Both ends of a hand-over in one process: the offer that passes, and the agent that goes on when the other ends at any step.
 
-use std::{
-    fs,
-    os::unix::fs::MetadataExt as _,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use std::{fs, os::unix::fs::MetadataExt as _};
 
+use tempfile::TempDir;
 use tokio::sync::mpsc;
+use underpass_identity::testing::{Leaf, TestCa};
 use underpass_net::passing::DescriptorListener;
 use underpass_ztunnel::PodListeners;
 
 use super::*;
 
-/// Files of one test.
-fn address() -> HandoverAddress {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let n = NEXT.fetch_add(1, Ordering::Relaxed);
-    let state = std::env::temp_dir().join(format!("underpass-handover-{}-{n}", std::process::id()));
-    HandoverAddress::new(&state, &kernel(&state))
+/// The files of one test, and the address in them.
+fn address() -> (TempDir, HandoverAddress) {
+    let files = tempfile::tempdir().unwrap();
+    let address = HandoverAddress::new(files.path(), &kernel(files.path()));
+    (files, address)
 }
 
 fn kernel(bpffs: &Path) -> underpass_loader::Settings {
@@ -71,13 +68,21 @@ fn offer(lock: &Lock, pods: usize) -> OfferContents {
         lock: lock.try_clone().unwrap(),
         pods: pods.collect(),
         servers: vec![bound(), bound(), bound()],
+        certificates: ["a", "b"].map(issued).into(),
         tables: underpass_abi::VERSION,
     }
 }
 
+fn issued(account: &str) -> Issued {
+    let leaf = Leaf::of(&format!("spiffe://cluster.local/ns/default/sa/{account}"));
+    let credential = Arc::new(TestCa::new("root").credential(&leaf));
+    let issuer = Some(credential.serial().clone()); // any will do
+    Issued { credential, issuer }
+}
+
 #[test]
 fn one_agent_serves_a_node() {
-    let address = address();
+    let (_files, address) = address();
     let lock = alone(&address);
     let error = address.claim(false).unwrap_err().to_string();
     assert!(error.contains("another agent serves node n/1"), "{error}");
@@ -95,7 +100,7 @@ fn one_agent_serves_a_node() {
 #[test]
 fn everything_passes_and_the_lock_with_it() {
     const PODS: usize = 300; // more than one message takes
-    let address = address();
+    let (_files, address) = address();
     let (lock, mut requests, _) = running(&address, 0);
     let names = |l: &TcpListener| l.local_addr().unwrap();
     let node = std::thread::spawn(move || {
@@ -106,19 +111,22 @@ fn everything_passes_and_the_lock_with_it() {
         let pods: BTreeMap<_, _> =
             offer.pods.iter().map(|p| (Cookie(p.cookie), (names(&p.outbound), names(&p.inbound)))).collect();
         let servers: Vec<_> = offer.servers.iter().map(names).collect();
+        let certificates = offer.certificates.clone();
         answer.send(Ok(offer)).unwrap();
         let Some(SuccessorRequest::Leave(answer)) = requests.blocking_recv() else { panic!("not asked to leave") };
         drop(lock);
         answer.send(()).unwrap();
-        (pods, servers)
+        (pods, servers, certificates)
     });
     let successor = successor(&address);
     let inherited = successor.request().unwrap();
     successor.confirm().unwrap();
-    let (pods, servers) = node.join().unwrap();
+    let (pods, servers, certificates) = node.join().unwrap();
     let got = inherited.listeners.iter().map(|(cookie, (out, inb))| (*cookie, (names(out), names(inb))));
     assert_eq!(got.collect::<BTreeMap<_, _>>(), pods);
     assert_eq!(inherited.servers.iter().map(names).collect::<Vec<_>>(), servers);
+    let texts = |all: &[Issued]| all.iter().map(|of| (of.credential.to_pem(), of.issuer.clone())).collect::<Vec<_>>();
+    assert_eq!(texts(&inherited.certificates), texts(&certificates));
     // Every agent whose connections are not to be captured, until its process is gone.
     let predecessors: Vec<_> = inherited.predecessors.iter().map(|agent| agent.cgroup).collect();
     assert_eq!(predecessors, [CgroupId(7), CgroupId(5)]);
@@ -131,7 +139,7 @@ fn everything_passes_and_the_lock_with_it() {
 
 #[test]
 fn a_successor_that_fails_lets_the_predecessor_resume() {
-    let address = address();
+    let (_files, address) = address();
     let (lock, mut requests, _) = running(&address, 0);
     // It sends nothing, an unexpected message, or the introduction of another node's agent: the node is not asked to stand still.
     drop(successor(&address));
@@ -163,7 +171,7 @@ fn a_successor_that_fails_lets_the_predecessor_resume() {
 
 /// Both ends of a connection.
 fn pair() -> (DescriptorConnection, DescriptorConnection) {
-    let address = address();
+    let (_files, address) = address();
     fs::create_dir_all(address.socket().parent().unwrap()).unwrap();
     let listener = DescriptorListener::open(address.socket()).unwrap();
     (DescriptorConnection::connect(address.socket()).unwrap(), listener.accept().unwrap())
@@ -214,7 +222,7 @@ fn a_predecessor_may_be_slow_to_leave() {
 
 #[test]
 fn an_agent_that_cannot_make_an_offer_refuses_and_gets_no_more_requests() {
-    let address = address();
+    let (_files, address) = address();
     let (_lock, mut requests, _) = running(&address, 0);
     let successor = successor(&address);
     let asking = std::thread::spawn(move || successor.request().unwrap_err().to_string());
@@ -228,7 +236,7 @@ fn an_agent_that_cannot_make_an_offer_refuses_and_gets_no_more_requests() {
 
 #[test]
 fn files_have_safe_names_and_the_socket_is_roots() {
-    let address = address();
+    let (_files, address) = address();
     let _running = running(&address, 0);
     let name = address.socket().file_name().unwrap().to_str().unwrap();
     assert_eq!(name, "n_1.handover");

@@ -20,6 +20,7 @@ use underpass_core::{
 };
 use underpass_net::netns::Netns;
 use underpass_telemetry::admin::{Gate, Readiness};
+use underpass_ztunnel::Ztunnel;
 
 use crate::{
     cni::{
@@ -41,6 +42,10 @@ const SAID_WITHIN: Duration = Duration::from_secs(2);
 /// The time for which connections of a pod wait for the mesh to know it, from its first one on: a kubelet tells the API
 /// server the addresses of a pod once its first container has started, and the control plane hears of them then.
 const KNOWN_WITHIN: Duration = Duration::from_secs(20);
+
+/// The longest wait for the tunnels of a sandbox to be closed before its runtime takes its network away; less than a
+/// plugin waits.
+const CLOSED_WITHIN: Duration = Duration::from_secs(1);
 
 /// The pause before another try to open the socket.
 const OPEN_AGAIN: Duration = Duration::from_secs(5);
@@ -218,8 +223,10 @@ impl NodeSandboxes {
         named.map(|_| KNOWN_WITHIN)
     }
 
-    /// Takes a request; true where the pods of this node may be others now.
-    pub(super) fn take(&mut self, incoming: Incoming, pods: &pods::Handle) -> bool {
+    /// Takes a request; true where the pods of this node may be others now. The end of a sandbox is answered once its
+    /// peers have been told that its tunnels are closed: without its network they would hear nothing, and a pod that gets
+    /// the address next would be sent what goes on in them.
+    pub(super) fn take(&mut self, incoming: Incoming, pods: &pods::Handle, ztunnel: &Ztunnel) -> bool {
         let Incoming { request, netns, answer } = incoming;
         let gone = match request {
             Request::Add(sandbox) => {
@@ -239,12 +246,22 @@ impl NodeSandboxes {
             Request::Keep { containers } => self.all.keep(&containers),
             Request::Status => Vec::new(),
         };
-        for named in &gone {
+        let closing = gone.iter().map(|named| {
             tracing::debug!(pod = %named.pod, cookie = named.cookie().0, "sandbox ended by its runtime");
             self.pending.remove(&named.cookie());
             end(named, pods);
-        }
-        let _ = answer.send(Answer::Done); // as above
+            ztunnel.remove(&named.name(), named.cookie().0)
+        });
+        let closing: Vec<_> = closing.collect();
+        tokio::spawn(async move {
+            let closed = async {
+                for closed in closing {
+                    closed.await;
+                }
+            };
+            let _ = tokio::time::timeout(CLOSED_WITHIN, closed).await; // the runtime goes on all the same
+            let _ = answer.send(Answer::Done); // as above
+        });
         !gone.is_empty()
     }
 

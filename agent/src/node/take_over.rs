@@ -16,6 +16,7 @@ use underpass_ztunnel::Accepting;
 
 use super::{Error, Node};
 use crate::{
+    certs::Issued,
     handover::{self, HandoverAddress, Lock, OfferContents, Predecessor, Successor, SuccessorRequest},
     preflight::Claimed,
 };
@@ -72,10 +73,10 @@ pub(super) struct TakeOver {
 type Listeners = BTreeMap<Cookie, (TcpListener, TcpListener)>;
 
 impl TakeOver {
-    /// The take-over by this claim, and the inherited listeners. `sockets`: of the servers, for a successor.
-    pub(super) fn new(claim: Claimed, own: CgroupId, sockets: Vec<TcpListener>) -> (Self, Listeners) {
+    /// The take-over by this claim, and the inherited listeners and certificates. `sockets`: of the servers, for a successor.
+    pub(super) fn new(claim: Claimed, own: CgroupId, sockets: Vec<TcpListener>) -> (Self, Listeners, Vec<Issued>) {
         let (sender, events) = mpsc::unbounded_channel();
-        let mut listeners = BTreeMap::new();
+        let (mut listeners, mut certificates) = (BTreeMap::new(), Vec::new());
         let (mut predecessors, mut until, mut applied, mut stage) = (Vec::new(), None, None, Stage::Owner);
         let lock = match claim {
             Claimed::Alone(lock) => lock,
@@ -83,7 +84,8 @@ impl TakeOver {
                 tracing::info!(pods = inherited.listeners.len(), "take-over started");
                 applied = Some(watch(successor, inherited.until, sender.clone()));
                 predecessors = inherited.predecessors.into_iter().map(Arc::new).collect();
-                (until, stage, listeners) = (Some(inherited.until), Stage::Successor, inherited.listeners);
+                (until, stage) = (Some(inherited.until), Stage::Successor);
+                (listeners, certificates) = (inherited.listeners, inherited.certificates);
                 inherited.lock
             }
         };
@@ -103,7 +105,7 @@ impl TakeOver {
             sender,
             events,
         };
-        (take_over, listeners)
+        (take_over, listeners, certificates)
     }
 
     /// The end of the time in which the kernel's tables may be changed; none: no limit.
@@ -139,7 +141,7 @@ impl TakeOver {
         Ok(())
     }
 
-    /// The offer to a successor, without the pods, for kernel tables of this version; or the reason of a refusal.
+    /// The offer to a successor, without pods and certificates, for kernel tables of this version; or the reason of a refusal.
     fn offer(&self, tables: u32) -> Result<OfferContents, String> {
         if self.predecessors.len() + 2 > AGENTS as usize {
             return Err(format!(
@@ -151,7 +153,8 @@ impl TakeOver {
             let lock = self.lock.as_ref().ok_or(io::ErrorKind::NotFound)?.try_clone()?;
             let servers = self.sockets.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
             let predecessors = self.predecessors.iter().map(|agent| agent.try_clone()).collect::<io::Result<_>>()?;
-            Ok(OfferContents { cgroup: self.own.0, predecessors, lock, pods: Vec::new(), servers, tables })
+            let (pods, certificates) = (Vec::new(), Vec::new());
+            Ok(OfferContents { cgroup: self.own.0, predecessors, lock, pods, servers, certificates, tables })
         };
         copy().map_err(uncopied)
     }
@@ -306,7 +309,7 @@ impl Node {
         Ok(())
     }
 
-    /// Stands still, and adds the listeners of every pod to the offer.
+    /// Stands still, and adds the listeners of every pod and the certificates to the offer.
     async fn stand_still(&mut self, mut offer: OfferContents) -> Result<OfferContents, String> {
         let still = self.pods.stand_still_for(offer.tables).await;
         self.take_in();
@@ -315,6 +318,7 @@ impl Node {
         still.unwrap_or(Ok(())).map_err(|error| format!("cannot write its kernel tables: {error}"))?;
         // All of them or none: connections that wait in a listener that is left out would be reset.
         offer.pods = self.ztunnel.lend_listeners().await.into_iter().collect::<io::Result<_>>().map_err(uncopied)?;
+        offer.certificates = self.certs.issued();
         Ok(offer)
     }
 

@@ -28,6 +28,16 @@ impl fmt::Display for Serial {
     }
 }
 
+impl Serial {
+    /// The serial number that prints like this; none where the text is no hexadecimal of whole bytes.
+    #[must_use]
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).and_then(|d| d.try_into().ok())).collect();
+        let (pairs, rest) = digits.as_deref()?.as_chunks();
+        rest.is_empty().then(|| Self(pairs.iter().map(|[high, low]| high << 4 | low).collect()))
+    }
+}
+
 impl fmt::Debug for Serial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")

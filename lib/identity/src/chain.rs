@@ -106,7 +106,7 @@ mod tests {
         check(&[], "no certificate in the answer of the CA");
         check(&[&leaf, &nothing], "no certificate in the last text of the CA's answer, its roots");
         check(&[&roots], "no certificate in the CA's answer before its roots");
-        check(&[&leaf, &broken, &roots], "cannot read certificates from PEM");
+        check(&[&leaf, &broken, &roots], "cannot read PEM");
         let long = |count| [vec![&leaf], vec![&between; count - 1], vec![&roots]].concat();
         let longest: Vec<_> = long(CHAIN_MAX).into_iter().cloned().collect();
         assert_eq!(Answer::from_pem(&longest).unwrap().chain.len(), CHAIN_MAX);

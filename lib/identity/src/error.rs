@@ -65,7 +65,7 @@ pub enum Error {
         reason: String,
     },
     /// Text that is not PEM.
-    #[error("cannot read certificates from PEM")]
+    #[error("cannot read PEM")]
     ReadPem(#[source] rustls_pki_types::pem::Error),
     /// A chain or a bundle needs at least one.
     #[error("no certificate in {what}")]

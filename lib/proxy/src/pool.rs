@@ -4,7 +4,8 @@
 //!
 //! A tunnel stays until it has ended, also when it takes no more streams: those it carries have to end with the trust
 //! in its peer. How many streams a peer takes is remembered while it has a tunnel here, because a tunnel that is just
-//! being opened does not know, and what is too many for it is refused.
+//! being opened does not know, and what is too many for it is refused. A tunnel to a workload that has gone takes none:
+//! its address may be another's by now, also that of a pod with the same identity.
 
 use std::{
     cell::RefCell,
@@ -75,7 +76,8 @@ impl PeerTunnels {
 /// The tunnels of one worker.
 #[derive(Debug, Default)]
 pub struct Pool {
-    peers: RefCell<HashMap<Key, PeerTunnels>>,
+    /// By the address of the next hop.
+    peers: RefCell<HashMap<IpAddr, HashMap<Key, PeerTunnels>>>,
 }
 
 impl Pool {
@@ -93,7 +95,7 @@ impl Pool {
         connect: impl FnOnce() -> Result<Tunnel, E>,
     ) -> Result<Result<Stream, OpenError>, E> {
         let mut peers = self.peers.borrow_mut();
-        let mine = peers.entry(key.clone()).or_default();
+        let mine = peers.entry(key.next.ip()).or_default().entry(key.clone()).or_default();
         mine.refresh();
         if let Some(tunnel) = mine.fullest_with_room(now, not) {
             let stream = tunnel.open(request);
@@ -124,48 +126,63 @@ impl Pool {
         self.each(Tunnel::drain);
     }
 
+    /// Takes no new streams on the tunnels to this address; they end when their streams have.
+    pub fn drain_to(&self, next: IpAddr) {
+        let peers = self.peers.borrow();
+        let tunnels = peers.get(&next).into_iter().flat_map(HashMap::values).flat_map(|mine| &mine.tunnels);
+        tunnels.for_each(Tunnel::drain);
+    }
+
     /// Drains the idle tunnels of these keys, which end at once.
     pub fn drain_idle(&self, of: impl Fn(&Key) -> bool) {
         let peers = self.peers.borrow();
-        let tunnels = peers.iter().filter(|(key, _)| of(key)).flat_map(|(_, mine)| &mine.tunnels);
+        let mine = peers.values().flatten().filter(|(key, _)| of(key));
+        let tunnels = mine.flat_map(|(_, mine)| &mine.tunnels);
         tunnels.filter(|tunnel| tunnel.open_streams() == 0).for_each(Tunnel::drain);
     }
 
     /// Ends the tunnels of these keys at once, and returns them.
     pub fn end(&self, of: impl Fn(&Key) -> bool, end: &TunnelEnd) -> Vec<Tunnel> {
         let mut peers = self.peers.borrow_mut();
-        let ended: Vec<_> = peers.extract_if(|key, _| of(key)).flat_map(|(_, old)| old.tunnels).collect();
+        let old = peers.values_mut().flat_map(|keys| keys.extract_if(|key, _| of(key)));
+        let ended: Vec<_> = old.flat_map(|(_, old)| old.tunnels).collect();
+        peers.retain(|_, keys| !keys.is_empty());
         ended.iter().for_each(|tunnel| tunnel.end(end.clone()));
         ended
     }
 
     /// Drops tunnels that ended, and keys without any.
     pub fn sweep(&self) {
-        self.peers.borrow_mut().retain(|_, mine| {
-            mine.refresh();
-            !mine.tunnels.is_empty()
+        self.peers.borrow_mut().retain(|_, keys| {
+            keys.retain(|_, mine| {
+                mine.refresh();
+                !mine.tunnels.is_empty()
+            });
+            !keys.is_empty()
         });
     }
 
     /// The number of tunnels.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.peers.borrow().values().map(|mine| mine.tunnels.len()).sum()
+        self.peers.borrow().values().flat_map(HashMap::values).map(|mine| mine.tunnels.len()).sum()
     }
 
     /// The number of tunnels that would take a stream now.
     #[must_use]
     pub fn with_room(&self, now: SystemTime) -> usize {
-        self.peers.borrow().values().flat_map(|mine| &mine.tunnels).filter(|tunnel| tunnel.can_open(now)).count()
+        let peers = self.peers.borrow();
+        let tunnels = peers.values().flat_map(HashMap::values).flat_map(|mine| &mine.tunnels);
+        tunnels.filter(|tunnel| tunnel.can_open(now)).count()
     }
 
     /// True without tunnels.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.peers.borrow().values().flat_map(HashMap::values).all(|mine| mine.tunnels.is_empty())
     }
 
     fn each(&self, f: impl Fn(&Tunnel)) {
-        self.peers.borrow().values().flat_map(|mine| &mine.tunnels).for_each(f);
+        self.peers.borrow().values().flat_map(HashMap::values).flat_map(|mine| &mine.tunnels).for_each(f);
     }
 }

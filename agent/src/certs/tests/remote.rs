@@ -56,7 +56,7 @@ fn a_control_plane_certifies_what_it_is_asked_for_and_its_roots_are_trusted() {
     runtime.block_on(async {
         let (_progress, stream) = watch::channel(underpass_xds::client::Progress::default());
         let ca = Ca::Remote(Remote { roots: file.clone(), certify, stream }, read_roots(&file).unwrap());
-        let mut certs = Certs::start(ca, Duration::from_secs(3600), gate).unwrap();
+        let mut certs = Certs::start(ca, Vec::new(), Duration::from_secs(3600), gate).unwrap();
         let (published, status) = (certs.subscribe(), certs.status());
         let names: Vec<Identity> = (0..20).map(|n| identity(&format!("a{n}"))).collect();
         let count = || names.iter().filter(|name| published.borrow().own.contains_key(*name)).count();
@@ -120,7 +120,7 @@ fn a_control_plane_exchanges_its_root() {
     runtime.block_on(async {
         let (_progress, stream) = watch::channel(underpass_xds::client::Progress::default());
         let remote = Ca::Remote(Remote { roots: file.clone(), certify, stream }, read_roots(&file).unwrap());
-        let mut certs = Certs::start(remote, Duration::from_secs(3600), gate).unwrap();
+        let mut certs = Certs::start(remote, Vec::new(), Duration::from_secs(3600), gate).unwrap();
         let (published, status) = (certs.subscribe(), certs.status());
         let names: BTreeSet<Identity> = ["a", "b"].map(identity).into();
         certs.want(&names);

@@ -3,7 +3,7 @@
 //!
 //! Worlds share what did not change, and comparing two of them walks past what they share: it costs what differs.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use imbl::{OrdMap, ordmap::DiffItem};
 
@@ -52,6 +52,15 @@ impl<'a> Delta<'a> {
             policies: differs(&old.policies, &new.policies),
             mtls: differs(&old.mtls, &new.mtls),
         }
+    }
+
+    /// The addresses that a workload had and has no longer, also where another workload has them now.
+    pub fn given_up(&self) -> impl Iterator<Item = IpAddr> {
+        let old = self.workloads.iter().filter_map(|differ| Some((differ.old?, differ.new)));
+        old.filter(|(old, _)| old.owns_addresses()).flat_map(|(old, new)| {
+            let has = move |ip: &IpAddr| new.is_some_and(|new| new.owns_addresses() && new.addresses.contains(ip));
+            old.addresses.iter().copied().filter(move |ip| !has(ip))
+        })
     }
 
     /// Something differs between two Worlds: what the first difference costs, not all of them.

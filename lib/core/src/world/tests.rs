@@ -1,12 +1,12 @@
 //! Owners of addresses; and deltas of any two Worlds, which cost what differs.
 
-use std::cell::Cell;
+use std::{cell::Cell, net::IpAddr};
 
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
 use crate::{
-    objects::{Batch, Object},
+    objects::{Batch, Object, Pod},
     testing::{model, name, pod, service, some_batch, some_model, workload},
 };
 
@@ -118,4 +118,24 @@ fn a_delta_costs_what_differs() {
     };
     let (small, large) = (compared(100), compared(10_000));
     assert!((1..=small * 4).contains(&large), "{small} comparisons among 100 pods, {large} among 10,000");
+}
+
+#[test]
+fn addresses_that_a_workload_has_no_longer_are_given_up() {
+    let check = |before: &[Object], after: &[Object], expected: &[&str]| {
+        let [before, after] = [before, after].map(|objects| model(objects.iter().cloned()));
+        let given_up: Vec<_> = Delta::between(before.world(), after.world()).given_up().collect();
+        let expected: Vec<IpAddr> = expected.iter().map(|ip| ip.parse().unwrap()).collect();
+        assert_eq!(given_up, expected, "{before:?} {after:?}");
+    };
+    let at = |name: &str, addresses: &str| Object::from(pod(name, addresses));
+    let a = at("default/a", "10.0.0.1 fd00::1");
+    check(&[], std::slice::from_ref(&a), &[]);
+    check(std::slice::from_ref(&a), &[], &["10.0.0.1", "fd00::1"]);
+    check(std::slice::from_ref(&a), &[at("default/a", "10.0.0.1 fd00::2")], &["fd00::1"]);
+    check(&[a.clone()], &[at("default/b", "10.0.0.1 fd00::1")], &["10.0.0.1", "fd00::1"]);
+    let unready = Pod { ready: false, ..pod("default/a", "10.0.0.1 fd00::1") };
+    check(&[a.clone()], &[unready.into()], &[]);
+    let on_host = || Pod { host_network: true, ..pod("default/a", "10.0.0.1") };
+    check(&[on_host().into()], &[], &[]);
 }

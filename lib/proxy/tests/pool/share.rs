@@ -160,3 +160,32 @@ fn a_server_that_leaves_finishes_what_it_began() {
         assert_eq!(server.ended().await, TunnelEnd::Closed);
     });
 }
+
+/// What is open goes on; the next connection, also one with the same key, has a tunnel of its own.
+#[test]
+fn a_tunnel_to_an_owner_that_has_gone_takes_no_stream() {
+    run(async {
+        let mesh = Rc::new(Mesh::new());
+        let server = mesh.serve_applications().await;
+        let (pool, target) = (Rc::<Pool>::default(), echo("127.0.0.1:0").await);
+        let mut old = pooled(&mesh, &pool, server.address, target).await;
+        old.app.write_u8(1).await.expect("sent");
+        assert_eq!(old.app.read_u8().await.expect("heard"), 1);
+        pool.drain_to("127.0.0.9".parse().expect("address"));
+        drop(pooled(&mesh, &pool, server.address, target).await);
+        assert_eq!(pool.len(), 1, "of another address");
+        pool.drain_to(server.address.ip());
+        let mut new = pooled(&mesh, &pool, server.address, target).await;
+        assert_eq!(converse(&mut new.app, b"hello").await.expect("answered"), b"hello");
+        assert_eq!(server.tunnels.borrow().len(), 2);
+        assert_eq!(converse(&mut old.app, b"bye").await.expect("answered"), b"bye");
+        assert_eq!(old.ended().await, Ended::Finished);
+        // The other one is idle.
+        pool.drain_to(server.address.ip());
+        until("both have ended", || {
+            pool.sweep();
+            pool.is_empty()
+        })
+        .await;
+    });
+}
