@@ -1,5 +1,7 @@
 //! A mesh as a user has it: the chart, installed by Helm into a whole cluster with real nodes.
 
+mod logs;
+
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context, Result, ensure};
@@ -9,6 +11,8 @@ use crate::{
     cluster::NAMESPACE,
     testbed::{Kubernetes, Lab, Site, kubernetes, wait::wait_until},
 };
+
+pub use logs::AgentLogs;
 
 /// The chart.
 pub const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/helm/underpass");

@@ -1,4 +1,4 @@
-//! Connections without a pause, counted: what became of each while something happened to the mesh.
+//! Connections one after another, counted: what became of each while something happened to the mesh.
 
 use std::{
     collections::BTreeMap,
@@ -15,13 +15,13 @@ use std::{
 use anyhow::{Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::socket::{self, Dial, Dialed};
+use super::socket::{self, Dial, Dialed, Talk};
 use crate::testbed::{Actor, Io, Site, wait};
 
 /// Longer than any scenario: for connections that wait for an agent.
 pub const PATIENT: Duration = Duration::from_secs(100);
 
-/// Connects as fast as it can, to one after the other, until the file is there.
+/// Connects to one server after the other, by default as fast as it can, until the file is there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Hammer {
     /// Echo servers.
@@ -32,18 +32,49 @@ pub struct Hammer {
     until: PathBuf,
     /// Patience with each connection.
     patience: Duration,
+    /// Between two connections.
+    pause: Duration,
+    /// The application that is to answer, one for each of `to`; where there is none, any may.
+    by: Vec<String>,
 }
 
 impl Hammer {
     /// At these echo servers, which are told this, until the file is there; each connection waits for an agent.
     pub fn new(to: Vec<SocketAddr>, say: &str, until: &Path) -> Self {
-        Self { to, say: say.into(), until: until.to_owned(), patience: PATIENT }
+        let (pause, by) = (Duration::ZERO, Vec::new());
+        Self { to, say: say.into(), until: until.to_owned(), patience: PATIENT, pause, by }
     }
 
     /// Each connection is waited for so long.
     #[must_use]
     pub fn patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
+    }
+
+    /// So long a pause before each connection.
+    #[must_use]
+    pub fn pause(self, pause: Duration) -> Self {
+        Self { pause, ..self }
+    }
+
+    /// Answers of other applications than these, one for each server, are failures. A name stands for all that begin
+    /// with it.
+    #[must_use]
+    pub fn answered_by(self, names: &[&str]) -> Self {
+        Self { by: names.iter().map(|&name| name.to_owned()).collect(), ..self }
+    }
+
+    /// What is wrong with an answer of the server at this place, if anything is.
+    fn wrong(&self, server: usize, talk: &Talk) -> Option<String> {
+        if talk.reply.is_empty() {
+            return Some("end of file".into());
+        }
+        let expected = self.by.get(server)?;
+        match talk.who() {
+            Ok(who) if who.app.starts_with(&**expected) => None,
+            Ok(who) => Some(format!("{} answered for {expected}", who.app)),
+            Err(error) => Some(format!("{error:#}")),
+        }
     }
 }
 
@@ -90,13 +121,16 @@ fn run(hammer: Hammer, io: &mut Io) -> Result<Struck> {
 
 fn strike(hammer: &Hammer, answered: &AtomicU64) -> Result<BTreeMap<String, u64>> {
     let mut failed = BTreeMap::new();
-    for to in hammer.to.iter().cycle() {
+    for (server, to) in hammer.to.iter().enumerate().cycle() {
         if hammer.until.exists() {
             break;
         }
+        thread::sleep(hammer.pause);
         match socket::dial(Dial::to(*to).say(&hammer.say).patience(hammer.patience))? {
-            Dialed::Answered(talk) if !talk.reply.is_empty() => drop(answered.fetch_add(1, Ordering::Relaxed)),
-            Dialed::Answered(_) => *failed.entry("end of file".into()).or_default() += 1,
+            Dialed::Answered(talk) => match hammer.wrong(server, &talk) {
+                None => drop(answered.fetch_add(1, Ordering::Relaxed)),
+                Some(wrong) => *failed.entry(wrong).or_default() += 1,
+            },
             Dialed::Failed(failure) => *failed.entry(failure.to_string()).or_default() += 1,
         }
     }

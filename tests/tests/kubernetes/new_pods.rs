@@ -1,9 +1,13 @@
 //! Pods that start in the mesh: what they send first, and what starts where no agent is. Level kubernetes.
 
+#[path = "new_pods/addresses.rs"]
+mod addresses;
 #[path = "new_pods/away.rs"]
 mod away;
 #[path = "new_pods/daemon_set.rs"]
 mod daemon_set;
+#[path = "new_pods/ends.rs"]
+mod ends;
 #[path = "new_pods/first.rs"]
 mod first;
 #[path = "new_pods/hooks.rs"]
@@ -16,6 +20,8 @@ mod kinds;
 mod probes;
 #[path = "new_pods/reboot.rs"]
 mod reboot;
+#[path = "new_pods/reuse.rs"]
+mod reuse;
 #[path = "new_pods/rollouts.rs"]
 mod rollouts;
 #[path = "new_pods/uninstall.rs"]
@@ -62,6 +68,8 @@ fn a_new_pod_is_captured_before_it_sends(lab: &Lab) -> Result<()> {
     hooks::ask_their_own_pod(&mesh)?;
     kinds::call_and_are_called(&mesh)?;
     rollouts::lose_no_connection(&mesh)?;
+    // After the rollouts, which count how connections end: some of these end long after their callers have given up.
+    reuse::of_an_address(&mesh)?;
     daemon_set::its_end_releases_no_pod(&mesh)?;
     joins::its_pods_begin_after_its_agent(&mut mesh)
 }

@@ -134,6 +134,12 @@ impl Machine {
         &self.node.name
     }
 
+    /// Where its kubelet keeps the logs of pods, seen from outside.
+    #[must_use]
+    pub fn logs_of_pods(&self) -> PathBuf {
+        self.directory.join("log/pods")
+    }
+
     /// The cgroup of the process that holds its namespaces.
     #[must_use]
     pub fn cgroup(&self) -> &Path {

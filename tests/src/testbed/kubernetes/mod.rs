@@ -145,6 +145,12 @@ impl Kubernetes {
         named("UNDERPASS_HELM")
     }
 
+    /// The nodes that run pods.
+    #[must_use]
+    pub fn machines(&self) -> &[Machine] {
+        &self.machines
+    }
+
     /// The node of this name.
     pub fn machine(&self, name: &str) -> Result<&Machine> {
         self.machines.iter().find(|machine| machine.name() == name).with_context(|| format!("no node {name}"))

@@ -48,6 +48,7 @@ pub(crate) fn on_and_off_under_traffic(mesh: &Installed) -> Result<()> {
     policed.ends_without_a_failure()?;
     command::answers_about_the_whole_cluster(mesh)?;
     upgrade::loses_no_connection(mesh, destinations(mesh)?)?;
+    upgrade::needs_no_control_plane(mesh, destinations(mesh)?)?;
     upgrade::an_image_that_cannot_start_changes_nothing(mesh, destinations(mesh)?)?;
     upgrade::to_another_version_and_back(mesh, destinations(mesh)?)?;
     upgrade::a_deleted_agent_is_waited_for(mesh, destinations(mesh)?)?;

@@ -26,6 +26,27 @@ pub(crate) fn loses_no_connection(mesh: &Installed, to: Vec<SocketAddr>) -> Resu
     Ok(())
 }
 
+/// While no control plane answers, agents follow each other by the facts that are kept on their node and by the
+/// certificates that pass from one to the next.
+pub(crate) fn needs_no_control_plane(mesh: &Installed, to: Vec<SocketAddr>) -> Result<()> {
+    let (kubectl, control) = (mesh.cluster.kubectl(), "app.kubernetes.io/name=underpass-control");
+    let agents = || NODES.iter().map(|node| mesh.agent(node)).collect::<Result<Vec<_>>>();
+    let scale = |replicas| {
+        kubectl.run(&["scale", "-n", NAMESPACE, "deployment/underpass-control", &format!("--replicas={replicas}")])
+    };
+    let before = agents()?;
+    scale(0)?;
+    wait_until("the control plane to be gone", || Ok(mesh.cluster.pods(NAMESPACE, control)?.is_empty()))?;
+    let traffic = Traffic::start(mesh, "alone", to)?;
+    kubectl.run(&["rollout", "restart", "-n", NAMESPACE, "daemonset/underpass-agent"])?;
+    mesh.cluster.wait_for_rollout(NAMESPACE, "daemonset/underpass-agent")?;
+    let after = agents()?;
+    ensure!(before.iter().all(|agent| !after.contains(agent)), "{before:?} still runs");
+    traffic.ends_without_a_failure()?;
+    scale(1)?;
+    mesh.wait_until_ready()
+}
+
 /// An upgrade to an image that does not exist: the agents and the control plane that run go on, and a roll-back ends it.
 pub(crate) fn an_image_that_cannot_start_changes_nothing(mesh: &Installed, to: Vec<SocketAddr>) -> Result<()> {
     let before = mesh.agent(NODES[0])?;
@@ -63,8 +84,7 @@ pub(crate) fn a_deleted_agent_is_waited_for(mesh: &Installed, to: Vec<SocketAddr
 }
 
 /// An upgrade to agents whose kernel tables have another layout: no connection fails, and the tables of the version
-/// before are gone from every node. Then the way back, as far as the tables go: of connections meanwhile the level
-/// kernel has the counts (`versions`).
+/// before are gone from every node. Then the way back, with as little loss.
 pub(crate) fn to_another_version_and_back(mesh: &Installed, to: Vec<SocketAddr>) -> Result<()> {
     tables_are_of(mesh, AgentVersion::This)?;
     mesh.cluster.load_image("underpass-next")?;
@@ -73,9 +93,11 @@ pub(crate) fn to_another_version_and_back(mesh: &Installed, to: Vec<SocketAddr>)
     mesh.wait_until_ready()?;
     tables_are_of(mesh, AgentVersion::Next)?;
     traffic.ends_without_a_failure()?;
+    let traffic = Traffic::start(mesh, "back", destinations(mesh)?)?;
     mesh.cluster.helm(&["rollback", "underpass", "-n", NAMESPACE])?;
     mesh.wait_until_ready()?;
-    tables_are_of(mesh, AgentVersion::This)
+    tables_are_of(mesh, AgentVersion::This)?;
+    traffic.ends_without_a_failure()
 }
 
 /// Waits until on every node the tables of this version count, and there are no others.
