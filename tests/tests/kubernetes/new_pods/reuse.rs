@@ -8,7 +8,7 @@ use serde_json::Value;
 use underpass_tests::{
     apps::hammer::{self, Hammer},
     installed::Installed,
-    testbed::{Actor, wait::wait_until},
+    testbed::{Actor, Site, wait::wait_until},
 };
 
 use super::{NODES, addresses, first::SECRET, lines_about, site, until_ready};
@@ -59,6 +59,7 @@ pub(crate) fn of_an_address(mesh: &Installed) -> Result<()> {
             false => kubectl.delete_pod(&format!("shop/{name}"))?,
         }
         is_free()?;
+        callers.iter().try_for_each(|caller| caller.has_no_tunnel(&address))?;
     }
     callers.into_iter().try_for_each(Calls::end)
 }
@@ -66,6 +67,7 @@ pub(crate) fn of_an_address(mesh: &Installed) -> Result<()> {
 /// Calls of one Deployment's pod to the address.
 struct Calls {
     of: &'static str,
+    site: Site,
     hammer: Actor<hammer::Struck>,
     until: PathBuf,
 }
@@ -75,8 +77,17 @@ impl Calls {
     fn begin(mesh: &Installed, from: &str, of: &'static str, to: SocketAddr) -> Result<Self> {
         let until = mesh.cluster.bed.lab().directory().join(format!("reuse-{of}"));
         let order = Hammer::new(vec![to], SECRET, &until).patience(BRIEFLY).pause(PAUSE).answered_by(&[of]);
-        let hammer = hammer::start(&site(mesh, from)?.with_files_of_the_lab(), order)?;
-        Ok(Self { of, hammer, until })
+        let site = site(mesh, from)?.with_files_of_the_lab();
+        let hammer = hammer::start(&site, order)?;
+        Ok(Self { of, site, hammer, until })
+    }
+
+    /// Its agent has heard of the end of its tunnels to a pod before the pod's address is free.
+    fn has_no_tunnel(&self, address: &str) -> Result<()> {
+        let to = format!("{address}:15008");
+        let open = self.site.run("ss", &["-Htn", "state", "established", "dst", &to])?;
+        ensure!(open.is_empty(), "tunnels to {} which is gone: {open}", self.of);
+        Ok(())
     }
 
     /// The other one has answered none, though it was called.
