@@ -8,7 +8,7 @@ use std::{
 };
 
 use underpass_core::{
-    ObjectName,
+    Few, ObjectName,
     world::{Account, Uid},
 };
 use underpass_net::netns::Netns;
@@ -21,7 +21,7 @@ pub struct Pod {
     /// Its uid in the World.
     pub uid: Uid,
     /// Its addresses, canonical.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Few<IpAddr>,
     /// Its identity without the trust domain.
     pub account: Account,
     /// The cookie of its network namespace.

@@ -179,7 +179,7 @@ pub(crate) mod testing {
 
     use tokio::sync::watch;
     use underpass_core::{
-        TrustDomain,
+        Few, TrustDomain,
         testing::name,
         world::{Account, Uid},
     };
@@ -220,8 +220,8 @@ pub(crate) mod testing {
         let name = name("default/b");
         let budget = worker.budgets.add(1, &name);
         let uid = Uid::of_pod(&worker.world().settings().cluster, &name);
-        let local =
-            (vec!["10.0.0.2".parse().expect("address")], Account { namespace: "default".into(), name: "b".into() });
+        let address = "10.0.0.2".parse().expect("address");
+        let local = (Few::one(address), Account { namespace: "default".into(), name: "b".into() });
         let netns = Arc::new(Netns::own().expect("own namespace"));
         Rc::new(WorkerPod::new((name, uid), local, 1, netns, budget, within, &worker.settings))
     }

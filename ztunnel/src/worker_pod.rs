@@ -3,7 +3,7 @@
 use std::{cell::RefCell, fmt, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 
 use underpass_core::{
-    ObjectName, Reason, World,
+    Few, ObjectName, Reason, World,
     world::{Account, Uid, Workload},
 };
 use underpass_net::{
@@ -20,7 +20,7 @@ pub(crate) struct WorkerPod {
     pub(crate) name: ObjectName,
     pub(crate) uid: Uid,
     /// Its addresses as its node knows them, as is its account.
-    addresses: Vec<IpAddr>,
+    addresses: Few<IpAddr>,
     pub(crate) account: RefCell<Account>,
     pub(crate) cookie: u64,
     pub(crate) netns: Arc<Netns>,
@@ -54,7 +54,7 @@ impl fmt::Debug for WorkerPod {
 impl WorkerPod {
     pub(crate) fn new(
         (name, uid): (ObjectName, Uid),
-        (addresses, account): (Vec<IpAddr>, Account),
+        (addresses, account): (Few<IpAddr>, Account),
         cookie: u64,
         netns: Arc<Netns>,
         budget: Arc<PodBudget>,

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::sleep};
 use underpass_cni::namespaces::Namespaces;
 use underpass_core::{
-    World,
+    Few, World,
     enrol::{decide, enrols},
     objects::Pod,
     resolve::Sources,
@@ -53,7 +53,7 @@ fn of(sources: &Sources, settings: &MeshSettings) -> Namespaces {
         if enrolled.contains(name) {
             continue;
         }
-        let placed = Pod { addresses: vec![ANY], ..Pod::clone(pod) };
+        let placed = Pod { addresses: Few::one(ANY), ..Pod::clone(pod) };
         if decide(&placed, sources.namespace(name).map(|namespace| &**namespace), settings).is_enrolled() {
             enrolled.insert(name.to_owned());
         }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use underpass_abi::Cookie;
 use underpass_cni::protocol::{PodName, Sandbox};
 use underpass_core::{
-    ObjectName,
+    Few, ObjectName,
     enrol::{EnrolmentReason, decide},
     objects::Pod,
     resolve::{Local, LocalPod, Sources},
@@ -32,7 +32,7 @@ pub(crate) struct Named {
     /// Its pod.
     pub(crate) pod: PodName,
     /// Its addresses.
-    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) addresses: Few<IpAddr>,
     /// Its network namespace.
     pub(crate) netns: Arc<Netns>,
 }
@@ -223,7 +223,7 @@ fn load(path: &Path) -> io::Result<Option<Named>> {
 }
 
 /// A pod has one address of each family at most; its network may give its sandbox more (Kubernetes' `status.podIPs`).
-fn first_of_each_family(addresses: &[IpAddr]) -> Vec<IpAddr> {
+fn first_of_each_family(addresses: &[IpAddr]) -> Few<IpAddr> {
     let first = |is: fn(&IpAddr) -> bool| addresses.iter().position(is);
     let mut firsts: Vec<_> = [first(IpAddr::is_ipv4), first(IpAddr::is_ipv6)].into_iter().flatten().collect();
     firsts.sort_unstable();
@@ -263,7 +263,7 @@ mod tests {
         let mut sandboxes = load();
         sandboxes.add(of("two", &a, &["10.0.0.3"], &path), own()).unwrap();
         let [named] = &load().all().cloned().collect::<Vec<_>>()[..] else { panic!("one alone") };
-        assert_eq!(named.addresses, ["10.0.0.3".parse::<IpAddr>().unwrap()]);
+        assert_eq!(*named.addresses, ["10.0.0.3".parse::<IpAddr>().unwrap()]);
         assert!(sandboxes.remove("one").is_none());
         // Another agent has forgotten it.
         let mut other = load();
@@ -315,7 +315,7 @@ mod tests {
         let named = |object: &Pod| {
             let sandbox = of("c", object, &["10.0.0.7"], "/nonexistent");
             let netns = Arc::new(Netns::own().unwrap());
-            Named { container: "c".into(), pod: sandbox.pod, addresses: sandbox.addresses, netns }
+            Named { container: "c".into(), pod: sandbox.pod, addresses: sandbox.addresses.into(), netns }
         };
         let check = |object: Pod, of_pods: Option<&str>, expected: Option<bool>| {
             let namespace = of_pods.map(|text| {
@@ -341,7 +341,7 @@ mod tests {
     fn one_address_of_each_family() {
         let check = |all: &[&str], expected: &[&str]| {
             let parse = |text: &[&str]| text.iter().map(|ip| ip.parse::<IpAddr>().unwrap()).collect::<Vec<_>>();
-            assert_eq!(first_of_each_family(&parse(all)), parse(expected), "{all:?}");
+            assert_eq!(*first_of_each_family(&parse(all)), *parse(expected), "{all:?}");
         };
         check(&[], &[]);
         check(&["fd00::1", "10.0.0.1"], &["fd00::1", "10.0.0.1"]);

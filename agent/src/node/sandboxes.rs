@@ -337,6 +337,7 @@ fn problem(pods: &[PodStatus], pod: &PodName) -> String {
 #[cfg(test)]
 mod tests {
     use underpass_core::{
+        Few,
         enrol::REDIRECTION,
         objects::Pod,
         testing::{ambient, labels, model, namespace, pod},
@@ -347,7 +348,7 @@ mod tests {
     fn pending(object: &Pod, since: Instant) -> Pending {
         let (namespace, name) = (object.name.namespace().to_owned(), object.name.name().to_owned());
         let pod = PodName { namespace, name, uid: object.uid.to_string() };
-        let addresses = vec!["10.0.0.1".parse().unwrap()];
+        let addresses = Few::one("10.0.0.1".parse().unwrap());
         let named = Named { container: "c".into(), pod, addresses, netns: Arc::new(Netns::own().unwrap()) };
         Pending { named, answer: oneshot::channel().0, since, captured: None }
     }

@@ -17,6 +17,8 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
 
+use underpass_core::Few;
+
 /// `metadata.uid` of a pod.
 pub type PodUid = Arc<str>;
 
@@ -26,7 +28,7 @@ pub enum Wanted {
     /// In the mesh, with these addresses.
     Enrolled {
         /// status.podIPs.
-        addresses: Vec<IpAddr>,
+        addresses: Few<IpAddr>,
     },
     /// Present, and not in the mesh.
     Released,
@@ -43,14 +45,14 @@ pub enum Actual {
     /// In the mesh.
     Enrolled {
         /// The addresses that it was enrolled with.
-        addresses: Vec<IpAddr>,
+        addresses: Few<IpAddr>,
         /// Its sandbox is gone.
         ended: bool,
     },
     /// In release.
     Releasing {
         /// The addresses that it was enrolled with.
-        addresses: Vec<IpAddr>,
+        addresses: Few<IpAddr>,
         /// Its sandbox is gone.
         ended: bool,
         /// Something has been torn down: there is no way back.
@@ -103,7 +105,7 @@ pub fn plan(
 
 fn step(wanted: Option<&Wanted>, actual: &Actual, now: Instant) -> Option<fn(PodUid) -> Action> {
     let enrolled_with =
-        |with: &Vec<IpAddr>| matches!(wanted, Some(Wanted::Enrolled { addresses }) if are_the_same(addresses, with));
+        |with: &[IpAddr]| matches!(wanted, Some(Wanted::Enrolled { addresses }) if are_the_same(addresses, with));
     match actual {
         Actual::Enrolled { ended: true, .. } | Actual::Releasing { ended: true, .. } => Some(Action::Purge),
         Actual::Waiting { again } => match wanted {
@@ -147,16 +149,16 @@ mod tests {
     const B: [u8; 4] = [10, 0, 0, 2];
 
     fn enrolled(address: [u8; 4]) -> Option<Wanted> {
-        Some(Wanted::Enrolled { addresses: vec![address.into()] })
+        Some(Wanted::Enrolled { addresses: Few::one(address.into()) })
     }
 
     #[test]
     fn every_actual_and_wanted_state() {
         let now = Instant::now();
         let (past, future) = (now, now + Duration::from_secs(1));
-        let is = |ended| Some(Actual::Enrolled { addresses: vec![A.into()], ended });
+        let is = |ended| Some(Actual::Enrolled { addresses: Few::one(A.into()), ended });
         let at = |ended, torn, halfway, again| {
-            let addresses = vec![A.into()];
+            let addresses = Few::one(A.into());
             Some(Actual::Releasing { addresses, ended, torn, halfway, again })
         };
         let out = |ended, torn, again| at(ended, torn, false, again);
@@ -217,7 +219,7 @@ mod tests {
     fn the_order_of_addresses_is_nothing() {
         let now = Instant::now();
         let check = |wanted: &[[u8; 4]], is: &[[u8; 4]], expected: bool| {
-            let list = |of: &[[u8; 4]]| of.iter().map(|ip| IpAddr::from(*ip)).collect::<Vec<_>>();
+            let list = |of: &[[u8; 4]]| of.iter().map(|ip| IpAddr::from(*ip)).collect();
             let wanted = BTreeMap::from([("u".into(), Wanted::Enrolled { addresses: list(wanted) })]);
             let is = BTreeMap::from([("u".into(), Actual::Enrolled { addresses: list(is), ended: false })]);
             assert_eq!(plan(&wanted, &is, false, now).is_empty(), expected, "{wanted:?} {is:?}");

@@ -12,6 +12,7 @@ use std::{
 
 use underpass_abi::{Address, Destination, Full, ListenerKey, LocalKey, Locality, Map, Op, Phase, Pod};
 use underpass_core::{
+    Few,
     objects::{self, Batch, Change},
     resolve::Model,
     testing::{ambient, model, pod},
@@ -132,7 +133,7 @@ fn the_wanted_states_of_this_nodes_pods() {
     ]);
     let says = wanted(&model.local_pods("node-1"));
     let expected = [
-        ("uid-default-a", Wanted::Enrolled { addresses: vec![[10, 0, 0, 1].into()] }),
+        ("uid-default-a", Wanted::Enrolled { addresses: Few::one([10, 0, 0, 1].into()) }),
         ("uid-default-d", Wanted::Released),
     ];
     assert_eq!(says, expected.map(|(uid, wanted)| (PodUid::from(uid), wanted)).into());

@@ -14,7 +14,7 @@ use underpass_abi::{
     limits::{POD_ADDRESSES, POD_PROBES},
 };
 use underpass_core::{
-    World,
+    Few, World,
     addr::is_loopback,
     capture::{self, Capture},
 };
@@ -36,7 +36,7 @@ pub struct KernelPod {
     /// Its namespace.
     pub cookie: Cookie,
     /// status.podIPs: they count for identity.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Few<IpAddr>,
     /// Every address of its namespace.
     pub namespace_addresses: Vec<IpAddr>,
     /// Ports of its own addresses at which its kubelet may ask. Each once.
@@ -238,7 +238,7 @@ pub(super) mod tests {
         let each = |(n, w): (usize, &std::sync::Arc<Workload>)| KernelPod {
             cookie: Cookie(n as u64 + 1),
             addresses: w.addresses.clone(),
-            namespace_addresses: w.addresses.clone(),
+            namespace_addresses: w.addresses.to_vec(),
             probes: Vec::new(),
             cgroup: CgroupId(n as u64 + 1000),
             phase: Phase::ENROLLED,
@@ -309,7 +309,7 @@ pub(super) mod tests {
         let ip = |text: &str| text.parse::<IpAddr>().expect("address");
         let local = KernelPod {
             cookie: Cookie(5),
-            addresses: vec![ip("10.0.0.1")],
+            addresses: Few::one(ip("10.0.0.1")),
             namespace_addresses: ["127.0.0.1", "::1", "10.0.0.1", "10.0.0.2", "fe80::1"].map(ip).to_vec(),
             probes: Vec::new(),
             cgroup: CgroupId(50),
@@ -330,13 +330,13 @@ pub(super) mod tests {
 
     #[test]
     fn a_pod_may_add_what_it_likes_and_takes_no_other_pods_room() {
-        let own = vec![IpAddr::from([10, 0, 0, 1])];
+        let own = IpAddr::from([10, 0, 0, 1]);
         let pod = |others: u32| KernelPod {
             cookie: Cookie(5),
-            addresses: own.clone(),
+            addresses: Few::one(own),
             namespace_addresses: (1..=others)
                 .map(|n| IpAddr::V4(n.saturating_add(0xc000_0000).into()))
-                .chain(own.clone())
+                .chain([own])
                 .collect(),
             probes: Vec::new(),
             cgroup: CgroupId(50),
@@ -355,7 +355,7 @@ pub(super) mod tests {
         KernelPod {
             cookie: Cookie(cookie),
             namespace_addresses: addresses.clone(),
-            addresses,
+            addresses: addresses.into(),
             probes: probes.to_vec(),
             cgroup: CgroupId(cookie + 1000),
             phase: Phase::ENROLLED,

@@ -263,7 +263,7 @@ impl Walk {
                 let pod = KernelPod {
                     cookie: Cookie(self.cookies),
                     addresses: known.addresses.clone(),
-                    namespace_addresses: known.addresses.clone(),
+                    namespace_addresses: known.addresses.to_vec(),
                     probes: known.probes.clone(),
                     cgroup: CgroupId(self.cookies + 1000),
                     phase: Phase::ENROLLED,

@@ -266,7 +266,10 @@ fn switch(labels: &Labels, key: &str, [on, off]: [&str; 2]) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{labels, namespace, pod};
+    use crate::{
+        Few,
+        testing::{labels, namespace, pod},
+    };
 
     fn check(pod_labels: &str, annotations: &str, namespace_labels: &str, expect: (bool, EnrolmentReason)) {
         let mut w = pod("default/a", "10.0.0.1");
@@ -316,7 +319,7 @@ mod tests {
         check(|w| w.proxy = Some(OwnProxy::Sidecar), EnrolmentReason::Sidecar);
         check(|w| w.proxy = Some(OwnProxy::Waypoint), EnrolmentReason::Waypoint);
         check(|w| w.proxy = Some(OwnProxy::Gateway), EnrolmentReason::PodMode);
-        check(|w| w.addresses.clear(), EnrolmentReason::NoAddress);
+        check(|w| w.addresses = Few::new(), EnrolmentReason::NoAddress);
     }
 
     #[test]
@@ -351,7 +354,7 @@ mod tests {
         // The node cannot be right about these.
         check(Pod { host_network: true, ..captured() }, EnrolmentReason::HostNetwork);
         check(Pod { proxy: Some(OwnProxy::Sidecar), ..captured() }, EnrolmentReason::Sidecar);
-        check(Pod { addresses: Vec::new(), ..captured() }, EnrolmentReason::NoAddress);
+        check(Pod { addresses: Few::new(), ..captured() }, EnrolmentReason::NoAddress);
         check(Pod { phase: Phase::Terminal, ..captured() }, EnrolmentReason::Ended);
     }
 

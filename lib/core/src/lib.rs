@@ -21,6 +21,7 @@ pub mod connection;
 pub mod dangling;
 pub mod enrol;
 pub mod explain;
+pub mod few;
 pub mod identities;
 pub mod labels;
 pub mod name;
@@ -38,6 +39,7 @@ pub mod trace;
 pub mod world;
 
 pub use connection::Connection;
+pub use few::Few;
 pub use identities::Identities;
 pub use name::{Kind, ObjectKey, ObjectName};
 pub use reason::Reason;

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use crate::{
-    Connection, ObjectName, Reason, World,
+    Connection, Few, ObjectName, Reason, World,
     authz::{Condition, Match, Operation, OperationL7, PrincipalMatch, Rule, Source, SourceL7, StringMatch},
     connection::{Direction, Party, Path},
     enrol::DATAPLANE_MODE,
@@ -271,8 +271,9 @@ fn some_pod() -> impl Strategy<Value = Pod> {
             (node, probes),
         )| {
             let mut w = pod(&name.to_string(), "");
-            w.addresses.extend(has4.then(|| IpAddr::from([10, 0, 0, n4])));
-            w.addresses.extend(has6.then(|| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n6])));
+            let v4 = has4.then(|| IpAddr::from([10, 0, 0, n4]));
+            let v6 = has6.then(|| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n6]));
+            w.addresses = v4.into_iter().chain(v6).collect();
             w.labels = labels;
             w.node = Some(node.into());
             let (ready, draining) = (ready && !deleted, ready && deleted);
@@ -343,7 +344,7 @@ fn some_slice() -> impl Strategy<Value = EndpointSlice> {
             let address =
                 |n: u8| if v4 { [10, 0, 0, n].into() } else { IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n.into()]) };
             let endpoints = all.into_iter().map(|(n, ready, draining, (zone, node), hints, target)| SliceEndpoint {
-                addresses: vec![address(n)],
+                addresses: Few::one(address(n)),
                 target,
                 ready,
                 draining,

@@ -1,9 +1,11 @@
 //! Resources: the unit in which facts travel.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use imbl::OrdMap;
+use underpass_core::Few;
 use underpass_door::Versions;
 
 /// The kinds of resources that are served.
@@ -35,17 +37,46 @@ impl ResourceKind {
     }
 }
 
+/// 64 bits of a SHA-256: the same in every process and release. Prints as [`ContentHash::DIGITS`]
+/// hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContentHash(u64);
+
+impl ContentHash {
+    /// The length of its text.
+    pub const DIGITS: usize = 16;
+
+    /// Of these bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        let digest = digest(&SHA256, bytes);
+        Self(digest.as_ref().iter().take(8).fold(0, |hash, byte| (hash << 8) | u64::from(*byte)))
+    }
+
+    /// It prints so.
+    #[must_use]
+    pub fn is(self, text: &str) -> bool {
+        text.len() == Self::DIGITS && u64::from_str_radix(text, 16) == Ok(self.0)
+    }
+}
+
+impl fmt::Display for ContentHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:0digits$x}", self.0, digits = Self::DIGITS)
+    }
+}
+
 /// One resource, encoded once and shared by all streams.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resource {
     /// Its name: a workload's uid, `namespace/hostname` of a service, `namespace/name` of a policy.
     pub name: Arc<str>,
     /// Other names under which it is subscribed to: `network/address` for each of its addresses.
-    pub aliases: Vec<Arc<str>>,
+    pub aliases: Few<Arc<str>>,
     /// The hash of its encoding, the same on all replicas.
-    pub version: Arc<str>,
+    pub version: ContentHash,
     /// The encoded message.
-    pub body: Bytes,
+    pub body: Box<[u8]>,
 }
 
 /// A change of one resource.

@@ -2,22 +2,21 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use underpass_core::Kind;
 use underpass_door::Reached;
 
 use crate::{
     contract::envoy::service::discovery::v3::DeltaDiscoveryResponse,
-    resource::{Resource, ResourceKind, Resources},
+    resource::{ContentHash, Resource, ResourceKind, Resources},
 };
 
-/// A resource whose body is its version.
-pub(crate) fn resource(name: &str, version: &str, aliases: &[&str]) -> Resource {
+/// A resource with this text as its body.
+pub(crate) fn resource(name: &str, body: &str, aliases: &[&str]) -> Resource {
     Resource {
         name: name.into(),
         aliases: aliases.iter().map(|alias| Arc::from(*alias)).collect(),
-        version: version.into(),
-        body: Bytes::copy_from_slice(version.as_bytes()),
+        version: ContentHash::of(body.as_bytes()),
+        body: body.as_bytes().into(),
     }
 }
 
@@ -37,15 +36,15 @@ pub(crate) fn resources(
     }
 }
 
-/// A response in one line: nonce, kind, version of the source, resources, removals.
+/// A response in one line: nonce, kind, version of the source, resources with their bodies, removals.
 pub(crate) fn show(response: &DeltaDiscoveryResponse) -> String {
     let kind = ResourceKind::of(&response.type_url);
     let kind = kind.map_or_else(|| response.type_url.clone(), |kind| format!("{kind:?}"));
     let mut text = format!("{} {kind} @{}", response.nonce, response.system_version_info);
     for resource in &response.resources {
-        let body = resource.resource.as_ref().map(|any| String::from_utf8_lossy(&any.value));
-        assert_eq!(body.as_deref(), Some(resource.version.as_str()), "a body is its version here");
-        text.push_str(&format!(" {}={}", resource.name, resource.version));
+        let body = resource.resource.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();
+        assert!(ContentHash::of(body).is(&resource.version), "{resource:?}");
+        text.push_str(&format!(" {}={}", resource.name, String::from_utf8_lossy(body)));
     }
     for name in &response.removed_resources {
         text.push_str(&format!(" -{name}"));

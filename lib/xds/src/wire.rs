@@ -4,7 +4,7 @@ use prost_types::Any;
 
 use crate::{
     contract::envoy::service::discovery::v3 as discovery,
-    resource::{Resource, ResourceKind},
+    resource::{ContentHash, Resource, ResourceKind},
 };
 
 /// The name that stands for all resources of a type.
@@ -16,7 +16,7 @@ pub(crate) const PARTIAL: &str = "underpass.partial";
 /// The message of one resource.
 pub(crate) fn message(kind: ResourceKind, resource: &Resource) -> discovery::Resource {
     discovery::Resource {
-        version: resource.version.as_ref().into(),
+        version: resource.version.to_string(),
         resource: Some(Any { type_url: kind.type_url().into(), value: resource.body.to_vec() }),
         name: resource.name.as_ref().into(),
         aliases: resource.aliases.iter().map(|alias| alias.as_ref().into()).collect(),
@@ -29,7 +29,7 @@ pub(crate) fn message(kind: ResourceKind, resource: &Resource) -> discovery::Res
 pub(crate) fn size(kind: ResourceKind, resource: &Resource) -> usize {
     // Each field has a tag and a length of up to four bytes.
     let aliases: usize = resource.aliases.iter().map(|alias| alias.len().saturating_add(5)).sum();
-    let names = resource.name.len().saturating_add(resource.version.len()).saturating_add(kind.type_url().len());
+    let names = resource.name.len().saturating_add(ContentHash::DIGITS).saturating_add(kind.type_url().len());
     resource.body.len().saturating_add(names).saturating_add(aliases).saturating_add(30)
 }
 
@@ -58,7 +58,6 @@ impl<T> PerKind<T> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use prost::Message;
 
     use super::*;
@@ -70,8 +69,8 @@ mod tests {
                 let resource = Resource {
                     name: "cluster//Pod/default/reviews".into(),
                     aliases: (0..aliases).map(|alias| format!("network/10.0.0.{alias}").into()).collect(),
-                    version: "0123456789abcdef".into(),
-                    body: Bytes::from(vec![7; body]),
+                    version: ContentHash::of(&[]),
+                    body: vec![7; body].into(),
                 };
                 let encoded = message(ResourceKind::Address, &resource).encoded_len();
                 let estimate = size(ResourceKind::Address, &resource);

@@ -174,7 +174,7 @@ impl Description {
                 name: pod.name.name().into(),
                 uid: pod.uid.to_string(),
                 node: node.to_string(),
-                addresses: pod.addresses.clone(),
+                addresses: pod.addresses.to_vec(),
                 extra_addresses: Vec::new(),
                 labels: pod.labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
                 qos: Qos::default(),
@@ -357,7 +357,7 @@ mod tests {
         Pod {
             name: ObjectName::new("shop", name),
             uid: format!("uid-{name}").into(),
-            addresses: parse(addresses).expect("addresses"),
+            addresses: parse(addresses).expect("addresses").into(),
             node: node.map(Into::into),
             hostname: None,
             host_network: false,

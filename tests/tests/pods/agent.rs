@@ -91,7 +91,7 @@ fn world(facts: &[Fact], node: &str, version: u64) -> (Arc<World>, Arc<[LocalPod
         Object::from(Pod {
             name: ObjectName::new(namespace, name),
             uid: fact.uid.as_str().into(),
-            addresses: fact.addresses.clone(),
+            addresses: fact.addresses.iter().copied().collect(),
             node: Some(fact.node.as_str().into()),
             hostname: None,
             host_network: false,

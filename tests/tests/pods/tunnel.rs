@@ -75,7 +75,7 @@ impl Tunnel {
             Event::Added(pod) => {
                 self.sight.added.push(pod.pod.name.to_string());
                 let (stop, open) = (Arc::default(), Arc::default());
-                let addresses: Arc<[IpAddr]> = pod.pod.addresses.clone().into();
+                let addresses: Arc<[IpAddr]> = (*pod.pod.addresses).into();
                 let netns = pod.netns;
                 let serve = |listener: TcpListener, outbound: bool| {
                     let (stop, open) = (Arc::clone(&stop), Arc::clone(&open));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use underpass_core::{objects::Pod, testing::ambient};
+use underpass_core::{Few, objects::Pod, testing::ambient};
 
 use super::*;
 use crate::mesh::{DEADLINE, account};
@@ -112,7 +112,8 @@ fn other_b(change: impl FnOnce(&mut Pod)) -> Option<Object> {
 
 #[test]
 fn a_pod_is_refused_while_the_world_knows_another_one_by_its_name() {
-    let other_address = |pod: &mut Pod| pod.addresses.push("10.0.0.77".parse().expect("address"));
+    let other_address =
+        |pod: &mut Pod| pod.addresses = Few::from([pod.addresses[0], "10.0.0.77".parse().expect("address")]);
     let other_account = |pod: &mut Pod| pod.service_account = "x".into();
     // What the World says, and what becomes of what is open: the plain one, and the one that b itself opened.
     for (object, inbound, outbound) in [
@@ -120,7 +121,7 @@ fn a_pod_is_refused_while_the_world_knows_another_one_by_its_name() {
         // Connections of a tunnel end; the plain one has no identity.
         (other_b(other_account), None, Some("identity")),
         (
-            other_b(|pod| pod.addresses = vec!["10.0.0.77".parse().expect("address")]),
+            other_b(|pod| pod.addresses = Few::one("10.0.0.77".parse().expect("address"))),
             Some("pod_gone"),
             Some("bad_source"),
         ),
@@ -194,7 +195,7 @@ fn connections_of_a_new_pod_wait_until_the_mesh_knows_it() {
         mesh.echo(at("b", 80)).await;
         mesh.echo(at("c", 80)).await;
         let known = other_b(|_| {}).expect("an object");
-        let other_address = other_b(|pod| pod.addresses = vec!["10.0.0.77".parse().expect("address")]);
+        let other_address = other_b(|pod| pod.addresses = Few::one("10.0.0.77".parse().expect("address")));
         mesh.change(|batch| batch.remove(known.key())).await;
         // The twin: one that is not expected.
         is_reset(&mut mesh.captured("b", at("c", 80))).await;

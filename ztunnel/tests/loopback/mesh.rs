@@ -18,7 +18,7 @@ use tokio::{
     sync::watch,
 };
 use underpass_core::{
-    Identity, TrustDomain, World,
+    Few, Identity, TrustDomain, World,
     addr::HBONE_PORT,
     objects::{self, Batch, Object},
     resolve::Model,
@@ -293,7 +293,7 @@ fn add(ztunnel: &Ztunnel, switch: &Switch, pod: &str, expected_within: Option<Du
     let netns = Arc::new(Netns::own().expect("own namespace"));
     let name = name(&format!("default/{pod}"));
     let uid = Uid::of_pod(&MeshSettings::default().cluster, &name);
-    let addresses = vec![ip(pod)];
+    let addresses = Few::one(ip(pod));
     let (account, cookie) = (account(pod), cookie(pod));
     ztunnel.add(Pod { name, uid, addresses, account, cookie, netns, outbound, inbound, expected_within });
     Home { outbound: outbound_at, inbound: inbound_at }

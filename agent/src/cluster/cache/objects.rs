@@ -83,7 +83,7 @@ mod tests {
     fn objects_come_back_as_they_were() {
         let full = Pod {
             node: Some("node-1".into()),
-            hostname: Some(("h".into(), "s".into())),
+            hostname: Some(Box::new(("h".into(), "s".into()))),
             host_network: true,
             phase: Phase::Terminal,
             ready: false,

@@ -85,7 +85,7 @@ fn mesh(policies: &[&str]) -> Vec<Change> {
     let resources = resources(model(pods.into_iter().chain([strict]).chain(policies)).world());
     let of = |kind| {
         let change = move |(name, resource): (&Arc<str>, &Arc<underpass_xds::resource::Resource>)| {
-            let (version, body) = (Arc::clone(&resource.version), Some(resource.body.clone()));
+            let (version, body) = (resource.version.to_string().into(), Some(resource.body.to_vec().into()));
             Change { kind, name: Arc::clone(name), version, body }
         };
         resources.of(kind).iter().map(change).collect::<Vec<_>>()

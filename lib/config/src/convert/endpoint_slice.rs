@@ -76,7 +76,7 @@ fn endpoint(endpoint: &shapes::Endpoint, namespace: &str, at: &At<'_>, faults: &
     let conditions = endpoint.conditions;
     let (serving, terminating) = (conditions.serving.unwrap_or(true), conditions.terminating.unwrap_or(false));
     SliceEndpoint {
-        addresses: addresses.into_vec(),
+        addresses: addresses.into_vec().into(),
         target: endpoint.target_ref.as_ref().and_then(|t| target(t, namespace, &at.field("targetRef"), faults)),
         ready: conditions.ready.unwrap_or(true),
         draining: serving && terminating,

@@ -4,7 +4,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use underpass_core::{
-    Kind,
+    Few, Kind,
     enrol::{REDIRECTION, SIDECAR_INJECT},
     objects::{ContainerPort, DEFAULT_WEIGHT, Phase, Pod},
 };
@@ -74,12 +74,12 @@ pub fn pod(shape: &shapes::Pod) -> Result<Converted<Pod>, Rejected> {
 }
 
 /// Both names, or none: either alone gives a pod no name in DNS.
-fn hostname(shape: &shapes::PodSpec, at: &At<'_>, faults: &mut Faults) -> Option<(Arc<str>, Arc<str>)> {
+fn hostname(shape: &shapes::PodSpec, at: &At<'_>, faults: &mut Faults) -> Option<Box<(Arc<str>, Arc<str>)>> {
     let mut label = |text: &Option<String>, field: &str| {
         let text = text.as_deref().filter(|t| !t.is_empty())?;
         faults.check(&at.field(field), syntax::dns_label(text))
     };
-    label(&shape.hostname, "hostname").zip(label(&shape.subdomain, "subdomain"))
+    label(&shape.hostname, "hostname").zip(label(&shape.subdomain, "subdomain")).map(Box::new)
 }
 
 fn phase(status: &shapes::PodStatus, at: &At<'_>, faults: &mut Faults) -> Option<Phase> {
@@ -112,7 +112,7 @@ fn weight(meta: &shapes::ObjectMeta, at: &At<'_>, faults: &mut Faults) -> u16 {
     faults.check(&annotations.field(WEIGHT), weight.ok_or_else(fault)).unwrap_or(DEFAULT_WEIGHT)
 }
 
-fn addresses(status: &shapes::PodStatus, at: &At<'_>, faults: &mut Faults) -> Vec<IpAddr> {
+fn addresses(status: &shapes::PodStatus, at: &At<'_>, faults: &mut Faults) -> Few<IpAddr> {
     let mut addresses = Addresses::default();
     let (list, single) = (at.field("podIPs"), at.field("podIP"));
     for (i, entry) in status.pod_ips.iter().enumerate() {
@@ -126,7 +126,7 @@ fn addresses(status: &shapes::PodStatus, at: &At<'_>, faults: &mut Faults) -> Ve
             faults.check(&single, syntax::cluster_address(ip));
         }
     }
-    addresses.into_vec()
+    addresses.into_vec().into()
 }
 
 /// Ports of the containers that stay: the ones a service can ask for by name, and those without one.

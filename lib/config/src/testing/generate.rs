@@ -155,8 +155,8 @@ fn some_pod() -> impl Strategy<Value = Pod> {
             pod.labels.insert("app.kubernetes.io/name".into(), w);
             pod.annotations.extend(has.then_some(("sidecar.istio.io/inject", "false")).into_iter().collect());
             pod.node = has.then(|| "node-1.example.com".into());
-            pod.hostname = has.then(|| ("h-0".into(), "sub".into()));
-            Pod { addresses, ports, probes: probes.into_iter().collect(), ..pod }
+            pod.hostname = has.then(|| Box::new(("h-0".into(), "sub".into())));
+            Pod { addresses: addresses.into(), ports, probes: probes.into_iter().collect(), ..pod }
         },
     )
 }
@@ -184,7 +184,7 @@ fn some_service() -> impl Strategy<Value = Service> {
 fn some_slice() -> impl Strategy<Value = EndpointSlice> {
     let endpoint = (some_addresses(), any::<bool>()).prop_map(|(addresses, ready)| {
         let zone = Some("zone.a".into());
-        SliceEndpoint { addresses, ready, zone, ..underpass_core::testing::slice_endpoint("") }
+        SliceEndpoint { addresses: addresses.into(), ready, zone, ..underpass_core::testing::slice_endpoint("") }
     });
     (some_name(), vec(endpoint, 0..3), port()).prop_map(|(name, endpoints, port)| {
         let ports = vec![SlicePort { name: "".into(), port }, SlicePort { name: "http".into(), port: 80 }];

@@ -99,7 +99,7 @@ fn workload(w: &Pod) -> Value {
     if w.deleted {
         all["metadata"]["deletionTimestamp"] = json!("2026-01-31T12:00:00Z");
     }
-    if let Some((hostname, subdomain)) = &w.hostname {
+    if let Some((hostname, subdomain)) = w.hostname.as_deref() {
         (all["spec"]["hostname"], all["spec"]["subdomain"]) = (json!(&**hostname), json!(&**subdomain));
     }
     if let Some(node) = &w.node {

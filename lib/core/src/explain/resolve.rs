@@ -232,7 +232,7 @@ fn pod_host<'w>(Known { world, sources }: Known<'w>, host: &str, namespace: &str
         _ => return None,
     };
     world.service(&ObjectName::new(namespace, subdomain))?;
-    let has_name = |pod: &Pod| pod.hostname.as_ref().is_some_and(|(h, s)| (&**h, &**s) == (name, subdomain));
+    let has_name = |pod: &Pod| pod.hostname.as_deref().is_some_and(|(h, s)| (&**h, &**s) == (name, subdomain));
     let mut pods = sources?.pods().filter(|pod| pod.name.namespace() == namespace && has_name(pod));
     pods.find_map(|pod| world.pod(&pod.name))
 }

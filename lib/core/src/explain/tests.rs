@@ -489,7 +489,8 @@ fn node_ports_and_addresses_of_nodes() {
 /// What an agent answers that is given facts and no objects.
 #[test]
 fn facts_alone() {
-    let member = Pod { hostname: Some(("db-0".into(), "db".into())), ..ambient("shop/db-0", "10.0.0.2", "app=db") };
+    let member =
+        Pod { hostname: Some(Box::new(("db-0".into(), "db".into()))), ..ambient("shop/db-0", "10.0.0.2", "app=db") };
     let mut api = service("shop/api app=db 10.96.0.1 80=5432");
     api.node_ports = [(80, 30080)].into();
     let node = Node { addresses: vec!["172.28.0.1".parse().unwrap()], ..node("node-1", "") };
@@ -563,7 +564,7 @@ fn sidecars_judge_for_themselves() {
 #[test]
 fn names_below_a_headless_service() {
     let member = |n: u8| Pod {
-        hostname: Some((format!("ledger-{n}").into(), "ledger".into())),
+        hostname: Some(Box::new((format!("ledger-{n}").into(), "ledger".into()))),
         ..ambient(&format!("data/ledger-{n}"), &format!("10.0.0.{n}"), "app=ledger")
     };
     let only_second = AuthorizationPolicy {

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ObjectName, labels::Labels, world::Owner};
+use crate::{Few, ObjectName, labels::Labels, world::Owner};
 
 /// The weight of an endpoint that says nothing about it.
 pub const DEFAULT_WEIGHT: u16 = 1;
@@ -49,11 +49,11 @@ pub struct Pod {
     /// `metadata.uid`: finds its cgroup.
     pub uid: Arc<str>,
     /// `status.podIPs`, canonical, without duplicates.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Few<IpAddr>,
     /// `spec.nodeName`.
     pub node: Option<Arc<str>>,
     /// `spec.hostname` and `spec.subdomain`: its name below a headless Service of the second name.
-    pub hostname: Option<(Arc<str>, Arc<str>)>,
+    pub hostname: Option<Box<(Arc<str>, Arc<str>)>>,
     /// `spec.hostNetwork`: it has the node's addresses, not its own.
     pub host_network: bool,
     /// `status.phase`.

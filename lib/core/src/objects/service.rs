@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use serde::Serialize;
 
 use crate::{
-    ObjectName,
+    Few, ObjectName,
     labels::Labels,
     world::{Affinity, Distribution, Hints, InternalTraffic, ServicePort},
 };
@@ -63,7 +63,7 @@ pub struct SlicePort {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SliceEndpoint {
     /// `addresses`, canonical. They stand for one backend; only the first one counts, as for kube-proxy.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Few<IpAddr>,
     /// `targetRef`, where that is a pod: the one that is meant, whichever pod has the address by now.
     pub target: Option<ObjectName>,
     /// `conditions.ready`; true where it is missing, as the API says.

@@ -8,7 +8,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use super::{Resolver, claim::EndpointTarget};
 use crate::{
-    ObjectName,
+    Few, ObjectName,
     enrol::{Enrolment, EnrolmentReason},
     labels::selects,
     objects::{DEFAULT_WEIGHT, EndpointSlice, Pod, Service, SliceEndpoint},
@@ -100,7 +100,7 @@ impl Resolver {
         let name = ObjectName::new(slice.name.namespace(), format!("{}/{address}", slice.name.name()));
         Some(Workload {
             uid: Uid::of_slice(&self.settings.cluster, &slice.name, address),
-            addresses: vec![address],
+            addresses: Few::one(address),
             account: None,
             enrolment: Enrolment::outside(EnrolmentReason::NoPod),
             host_network: false,

@@ -3,28 +3,11 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use crate::{ObjectKey, ObjectName, labels::Labels, world::Locality};
+use crate::{Few, ObjectKey, ObjectName, labels::Labels, world::Locality};
 
-/// A set that has one element in all but rare cases, and then no allocation.
+/// A multimap: from keys to sets of values, ordered.
 #[derive(Clone, Debug)]
-enum SmallSet<T> {
-    One(T),
-    /// Two or more, ordered. Behind one pointer, so that the many that are one stay small.
-    Many(Arc<Vec<T>>),
-}
-
-impl<T> SmallSet<T> {
-    fn all(&self) -> &[T] {
-        match self {
-            Self::One(one) => std::slice::from_ref(one),
-            Self::Many(many) => many,
-        }
-    }
-}
-
-/// A multimap: from keys to sets of values.
-#[derive(Clone, Debug)]
-pub(super) struct MultiMap<K, V>(BTreeMap<K, SmallSet<V>>);
+pub(super) struct MultiMap<K, V>(BTreeMap<K, Few<V>>);
 
 impl<K, V> Default for MultiMap<K, V> {
     fn default() -> Self {
@@ -37,17 +20,17 @@ impl<K: Ord, V: Ord + Clone> MultiMap<K, V> {
     where
         K: std::borrow::Borrow<Q>,
     {
-        self.0.get(key).map_or(&[], SmallSet::all)
+        self.0.get(key).map_or(&[], |few| few)
     }
 
     pub(super) fn insert(&mut self, key: K, value: V) {
         match self.0.get_mut(&key) {
-            None => drop(self.0.insert(key, SmallSet::One(value))),
+            None => drop(self.0.insert(key, Few::one(value))),
             Some(few) => {
-                let mut all = few.all().to_vec();
+                let mut all = few.to_vec();
                 if let Err(at) = all.binary_search(&value) {
                     all.insert(at, value);
-                    *few = SmallSet::Many(all.into());
+                    *few = all.into();
                 }
             }
         }
@@ -58,14 +41,10 @@ impl<K: Ord, V: Ord + Clone> MultiMap<K, V> {
         K: std::borrow::Borrow<Q>,
     {
         let Some(few) = self.0.get_mut(key) else { return };
-        let mut rest: Vec<V> = few.all().iter().filter(|other| *other != value).cloned().collect();
-        match (rest.pop(), rest.is_empty()) {
-            (None, _) => drop(self.0.remove(key)),
-            (Some(one), true) => *few = SmallSet::One(one),
-            (Some(last), false) => {
-                rest.push(last);
-                *few = SmallSet::Many(rest.into());
-            }
+        let rest: Few<V> = few.iter().filter(|other| *other != value).cloned().collect();
+        match rest.is_empty() {
+            true => drop(self.0.remove(key)),
+            false => *few = rest,
         }
     }
 
@@ -74,7 +53,7 @@ impl<K: Ord, V: Ord + Clone> MultiMap<K, V> {
     where
         K: Copy,
     {
-        self.0.iter().filter(|(_, few)| few.all().len() > 1).map(|(key, _)| *key)
+        self.0.iter().filter(|(_, few)| few.len() > 1).map(|(key, _)| *key)
     }
 
     fn is_empty(&self) -> bool {

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use super::Resolver;
 use crate::{
-    ObjectName,
+    Few, ObjectName,
     objects::Pod,
     world::{Account, Uid},
 };
@@ -31,7 +31,7 @@ pub struct LocalPod {
     /// The fact's.
     pub uid: Uid,
     /// `status.podIPs`, canonical.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Few<IpAddr>,
     /// Ports of these addresses at which its kubelet probes it, as its own object names them. Sorted, each once.
     pub probes: Vec<u16>,
     /// Its identity without the trust domain.

@@ -20,7 +20,7 @@ impl Resolver {
         let named = policies.iter().flat_map(|policy| policy.ports.keys().copied());
         let ports: BTreeMap<u16, PortMode> =
             named.filter_map(|port| Some((port, first(&|policy| port_mode(policy, port))?))).collect();
-        Mtls { default: first(&|policy| policy.mode), ports }
+        Mtls::new(first(&|policy| policy.mode), ports)
     }
 
     /// The mode of a namespace, by its policies without a selector.

@@ -1,6 +1,6 @@
 //! A pod as a fact.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use super::Resolver;
 use crate::{
@@ -31,8 +31,12 @@ impl Resolver {
             _ => Arc::clone(other),
         };
         let owns = pod.has_own_addresses();
-        let mut addresses = Vec::with_capacity(pod.addresses.len());
-        addresses.extend(pod.addresses.iter().filter(|ip| !owns || self.holds(pod, **ip)));
+        let is_own = |ip: &IpAddr| !owns || self.holds(pod, *ip);
+        // Mostly all of them, and then one list.
+        let addresses = match pod.addresses.iter().all(is_own) {
+            true => pod.addresses.clone(),
+            false => pod.addresses.iter().copied().filter(is_own).collect(),
+        };
         let (service, revision) = (pod.canonical_service().into(), pod.canonical_revision().into());
         Some(Workload {
             uid: Uid::of_pod(&self.settings.cluster, &pod.name),

@@ -11,7 +11,7 @@ use super::{
     some_slice, some_weight,
 };
 use crate::{
-    ObjectName,
+    Few, ObjectName,
     authz::Rule,
     enrol::DATAPLANE_MODE,
     labels::Labels,
@@ -33,7 +33,7 @@ pub enum Step {
     /// A pod's service account.
     Account(usize, &'static str),
     /// A pod's addresses.
-    Addresses(usize, Vec<IpAddr>),
+    Addresses(usize, Few<IpAddr>),
     /// A pod becomes ready, or is ready no longer.
     Ready(usize),
     /// A pod's weight.
@@ -77,13 +77,13 @@ impl Step {
     }
 }
 
-fn some_addresses() -> impl Strategy<Value = Vec<IpAddr>> {
+fn some_addresses() -> impl Strategy<Value = Few<IpAddr>> {
     (1u8..12, 1u16..12, 0u8..3).prop_map(|(v4, v6, families)| {
         let (v4, v6) = (IpAddr::from([10, 0, 0, v4]), IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, v6]));
         match families {
-            0 => vec![v4],
-            1 => vec![v6],
-            _ => vec![v4, v6],
+            0 => Few::one(v4),
+            1 => Few::one(v6),
+            _ => Few::from([v4, v6]),
         }
     })
 }
@@ -96,10 +96,10 @@ fn some_usual_pod() -> impl Strategy<Value = Pod> {
         let number = w.name.name().trim_start_matches('x').parse::<usize>().unwrap_or(0);
         let own = namespace * 4 + number;
         if !odd_address {
-            w.addresses = vec![
+            w.addresses = Few::from([
                 IpAddr::from([10, 0, 0, u8::try_from(own).unwrap_or(0)]),
                 IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::try_from(own).unwrap_or(0)]),
-            ];
+            ]);
         }
         if !odd_phase {
             w = Pod {

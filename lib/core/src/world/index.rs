@@ -9,7 +9,7 @@ use std::{
 use imbl::OrdMap;
 
 use crate::{
-    Identity, ObjectName, TrustDomain,
+    Few, Identity, ObjectName, TrustDomain,
     world::{Account, AuthorizationPolicy, Endpoint, Scope, Service, Uid, Workload},
 };
 
@@ -24,28 +24,12 @@ pub(super) enum Claimant {
     External(Arc<Service>),
 }
 
-/// All claimants of one address, in order: more than one only by mistake.
-#[derive(Clone, Debug)]
-pub(super) enum Claims {
-    One(Claimant),
-    /// Two or more. Behind one pointer, so that the many that are one stay small.
-    Many(Arc<Vec<Claimant>>),
-}
-
-impl Claims {
-    pub(super) fn all(&self) -> &[Claimant] {
-        match self {
-            Self::One(one) => std::slice::from_ref(one),
-            Self::Many(many) => many,
-        }
-    }
-
-    /// Those that count: an external address is a service's while nothing else claims it, no other service either.
-    fn counting(&self) -> &[Claimant] {
-        match self.all() {
-            [one] => std::slice::from_ref(one),
-            all => all.get(..all.partition_point(|claimant| !claimant.is_external())).unwrap_or_default(),
-        }
+/// The claimants of one address that count, of all of them: an external address is a service's while nothing else claims
+/// it, no other service either.
+fn counting(claims: &Few<Claimant>) -> &[Claimant] {
+    match &**claims {
+        [one] => std::slice::from_ref(one),
+        all => all.get(..all.partition_point(|claimant| !claimant.is_external())).unwrap_or_default(),
     }
 }
 
@@ -91,7 +75,8 @@ struct Identified {
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Index {
-    claims: OrdMap<IpAddr, Claims>,
+    /// All claimants of each address, in order: more than one only by mistake.
+    claims: OrdMap<IpAddr, Few<Claimant>>,
     endpoints: OrdMap<EndpointKey, Arc<Workload>>,
     /// By service: its endpoints that are in the mesh.
     enrolled: OrdMap<ObjectName, usize>,
@@ -102,11 +87,11 @@ pub(super) struct Index {
 
 impl Index {
     pub(super) fn claims(&self, ip: IpAddr) -> &[Claimant] {
-        self.claims.get(&ip).map_or(&[], Claims::counting)
+        self.claims.get(&ip).map_or(&[], counting)
     }
 
     pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.claims.iter().filter(|(_, claims)| !claims.counting().is_empty()).map(|(ip, _)| *ip)
+        self.claims.iter().filter(|(_, claims)| !counting(claims).is_empty()).map(|(ip, _)| *ip)
     }
 
     pub(super) fn identity(&self, account: &Account) -> Option<&Identity> {
@@ -255,30 +240,26 @@ impl Index {
     /// It takes the place of the one that it [is](Claimant::is).
     fn claim(&mut self, ip: IpAddr, claimant: Claimant) {
         match self.claims.get_mut(&ip) {
-            None => drop(self.claims.insert(ip, Claims::One(claimant))),
-            Some(Claims::One(one)) if one.is(&claimant) => *one = claimant,
+            None => drop(self.claims.insert(ip, Few::one(claimant))),
+            Some(claims) if matches!(&**claims, [one] if one.is(&claimant)) => *claims = Few::one(claimant),
             Some(claims) => {
-                let mut all = claims.all().to_vec();
+                let mut all = claims.to_vec();
                 let at = all.partition_point(|other| other.key() < claimant.key());
                 match all.get_mut(at).filter(|other| other.is(&claimant)) {
                     Some(former) => *former = claimant,
                     None => all.insert(at, claimant),
                 }
-                *claims = Claims::Many(all.into());
+                *claims = all.into();
             }
         }
     }
 
     fn disclaim(&mut self, ip: IpAddr, claimant: &Claimant) {
         let Some(claims) = self.claims.get(&ip) else { return };
-        let mut rest: Vec<_> = claims.all().iter().filter(|other| !other.is(claimant)).cloned().collect();
-        match (rest.pop(), rest.is_empty()) {
-            (None, _) => drop(self.claims.remove(&ip)),
-            (Some(one), true) => drop(self.claims.insert(ip, Claims::One(one))),
-            (Some(last), false) => {
-                rest.push(last);
-                self.claims.insert(ip, Claims::Many(rest.into()));
-            }
+        let rest: Few<_> = claims.iter().filter(|other| !other.is(claimant)).cloned().collect();
+        match rest.is_empty() {
+            true => drop(self.claims.remove(&ip)),
+            false => drop(self.claims.insert(ip, rest)),
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::ObjectName;
 
@@ -26,20 +26,54 @@ pub struct PortMode {
     pub by: ObjectName,
 }
 
-/// The modes that PeerAuthentications with a selector set for one workload.
+/// The modes that PeerAuthentications with a selector set for one workload. Few have any.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mtls(Option<Box<Modes>>);
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Mtls {
-    /// Of every port that is not among `ports`; none: its namespace's.
-    pub default: Option<PortMode>,
-    /// By target port.
-    pub ports: BTreeMap<u16, PortMode>,
+struct Modes {
+    default: Option<PortMode>,
+    ports: BTreeMap<u16, PortMode>,
 }
 
 impl Mtls {
+    /// `default` is the mode of every port that is not among `ports`; none: its namespace's. `ports` are by target port.
+    #[must_use]
+    pub fn new(default: Option<PortMode>, ports: BTreeMap<u16, PortMode>) -> Self {
+        let is_set = default.is_some() || !ports.is_empty();
+        Self(is_set.then(|| Modes { default, ports }.into()))
+    }
+
     /// The mode of a port, if one is set.
     #[must_use]
     pub fn of(&self, port: u16) -> Option<&PortMode> {
-        self.ports.get(&port).or(self.default.as_ref())
+        self.of_port(port).or(self.default_mode())
+    }
+
+    /// The mode of every port that has none of its own, if one is set.
+    #[must_use]
+    pub fn default_mode(&self) -> Option<&PortMode> {
+        self.0.as_ref()?.default.as_ref()
+    }
+
+    /// The mode of this port alone.
+    #[must_use]
+    pub fn of_port(&self, port: u16) -> Option<&PortMode> {
+        self.0.as_ref()?.ports.get(&port)
+    }
+
+    /// The target ports with a mode of their own, in order.
+    pub fn ports(&self) -> impl Iterator<Item = (u16, &PortMode)> {
+        self.0.iter().flat_map(|modes| &modes.ports).map(|(port, mode)| (*port, mode))
+    }
+}
+
+impl Serialize for Mtls {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match &self.0 {
+            Some(modes) => modes.serialize(s),
+            None => Modes::default().serialize(s),
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Kind, ObjectKey, ObjectName,
+    Few, Kind, ObjectKey, ObjectName,
     enrol::Enrolment,
     world::{Locality, Mtls},
 };
@@ -181,7 +181,7 @@ pub struct Workload {
     pub name: ObjectName,
     /// The addresses that it has, canonical, without duplicates: not those that its object still names and another pod
     /// has.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Few<IpAddr>,
     /// Its identity without the trust domain; none: an address of a slice, which proves nothing.
     pub account: Option<Account>,
     /// Whether it is in the mesh, and the reason.

@@ -38,7 +38,11 @@ fn response(kind: ResourceKind, version: &str, text: &str) -> DeltaDiscoveryResp
     }
     for word in text.split_whitespace() {
         match (word.split_once('='), word.strip_prefix('-')) {
-            (Some((name, version)), _) => response.resources.push(message(kind, &resource(name, version, &[]))),
+            (Some((name, version)), _) => {
+                // A client takes any text for a version.
+                let message = message(kind, &resource(name, version, &[]));
+                response.resources.push(contract::Resource { version: version.into(), ..message });
+            }
             (None, Some(name)) => response.removed_resources.push(name.into()),
             (None, None) => response.underpass_partial = word == "...",
         }

@@ -21,7 +21,7 @@ use tracing::{
     span,
 };
 use underpass_xds::{
-    contract::envoy::service::discovery::v3::DeltaDiscoveryResponse,
+    contract::envoy::service::discovery::v3::{DeltaDiscoveryResponse, Resource},
     resource::{ResourceKind, Resources},
     server::Phase,
 };
@@ -63,9 +63,12 @@ fn answer(type_url: &str, nonce: &str) -> Vec<u8> {
     [field(2, type_url), field(6, nonce)].concat()
 }
 
-fn names(response: &[u8]) -> Vec<(String, String)> {
+/// Names and bodies.
+fn contents(response: &[u8]) -> Vec<(String, String)> {
     let response = DeltaDiscoveryResponse::decode(response).expect("a response");
-    response.resources.into_iter().map(|resource| (resource.name, resource.version)).collect()
+    let body = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+    let of = |one: Resource| (one.name, body(&one.resource.unwrap_or_default().value));
+    response.resources.into_iter().map(of).collect()
 }
 
 /// Connections to the server that carry one byte at a time to the client, or nothing at all.
@@ -159,12 +162,12 @@ async fn slow_and_silent_clients_hold_up_no_other() {
     let (requests, mut responses) = unread.pop().expect("a client");
     let mut next = async || within("a response", responses.message()).await.expect("a stream").expect("not its end");
     let say = |request: Vec<u8>| requests.send(request.into()).expect("the stream is open");
-    assert_eq!(names(&next().await).len(), 0, "policies");
+    assert_eq!(contents(&next().await).len(), 0, "policies");
     say(answer(POLICY, "1"));
-    assert_eq!(names(&next().await).len(), 21);
+    assert_eq!(contents(&next().await).len(), 21);
     say(answer(ADDRESS, "2"));
     for (nonce, version) in [("3", 2), ("4", VERSIONS)] {
-        assert_eq!(names(&next().await), [("pod".to_owned(), version.to_string())]);
+        assert_eq!(contents(&next().await), [("pod".to_owned(), version.to_string())]);
         say(answer(ADDRESS, nonce));
     }
 

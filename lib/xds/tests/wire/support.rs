@@ -12,14 +12,14 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
-use underpass_core::Kind;
+use underpass_core::{Few, Kind};
 use underpass_door::Reached;
 use underpass_xds::{
     access::{Authenticator, Caller, CallerPod, Refusal, RefusalKind},
     certificates::{Issuer, Request},
     client::{self, Batch, Node, Progress, Rejected},
     connect::ControlPlane,
-    resource::{Change, Resource, ResourceKind, Resources},
+    resource::{Change, ContentHash, Resource, ResourceKind, Resources},
     server::{Counters, Heard, Limits, Services, serve},
 };
 
@@ -122,7 +122,8 @@ impl Server {
 
 /// A resource whose body is `body`.
 pub(crate) fn resource(name: &str, body: &str) -> Resource {
-    Resource { name: name.into(), aliases: Vec::new(), version: body.into(), body: body.as_bytes().to_vec().into() }
+    let (name, body) = (name.into(), body.as_bytes());
+    Resource { name, aliases: Few::new(), version: ContentHash::of(body), body: body.into() }
 }
 
 pub(crate) fn resources(

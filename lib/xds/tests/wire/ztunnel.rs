@@ -6,8 +6,11 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use prost::Message;
 use tonic::{Streaming, metadata::MetadataMap, transport::Channel};
+use underpass_core::Few;
 use underpass_xds::{
-    contract::envoy::service::discovery::v3::DeltaDiscoveryResponse, resource::ResourceKind, server::Limits,
+    contract::envoy::service::discovery::v3::DeltaDiscoveryResponse,
+    resource::{ContentHash, ResourceKind},
+    server::Limits,
 };
 
 use crate::{
@@ -83,7 +86,8 @@ impl Ztunnel {
         let mut text = format!("{kind}:");
         for resource in &response.resources {
             self.held.insert(resource.name.clone(), resource.version.clone());
-            text += &format!(" {}={}", resource.name, resource.version);
+            let body = resource.resource.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();
+            text += &format!(" {}={}", resource.name, String::from_utf8_lossy(body));
         }
         for name in &response.removed_resources {
             self.held.remove(name);
@@ -114,7 +118,8 @@ async fn a_ztunnel_gets_all_and_then_the_differences() {
     assert_eq!(ztunnel.take().await, "policies: -p");
     // It comes back with what it holds. istiod's policies have no version, and neither have what it keeps of them.
     server.resources.send_replace(resources("3", many().take(4), [resource("q", "1")]));
-    let held = [("a0", "1"), ("a1", "0"), ("a2", "1"), ("a3", "1"), ("b", "1")];
+    let version = ContentHash::of(b"1").to_string();
+    let held = [("a0", &*version), ("a1", "0"), ("a2", &version), ("a3", &version), ("b", &version)];
     let back = vec![first(ADDRESS, &held, false), first(AUTHORIZATION, &[("q", "")], false)];
     let mut ztunnel = Ztunnel::open(&channel, back).await;
     assert_eq!(ztunnel.take().await, "policies: q=1");
@@ -125,7 +130,7 @@ async fn a_ztunnel_gets_all_and_then_the_differences() {
 #[tokio::test(start_paused = true)]
 async fn a_ztunnel_on_demand_gets_what_it_asks_for() {
     let mut pod = resource("cluster//Pod/ns/pod", "1");
-    pod.aliases = vec!["network/10.0.0.1".into()];
+    pod.aliases = Few::one("network/10.0.0.1".into());
     let server = Server::new(resources("1", [pod, resource("ns/host.ns.svc", "1")], []));
     let channel = channel(&server.pipe);
     let mut ztunnel = Ztunnel::open(&channel, vec![first(ADDRESS, &[], true), first(AUTHORIZATION, &[], false)]).await;

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use underpass_core::{
-    ObjectName,
+    Few, ObjectName,
     authz::{Match, PrincipalMatch, Rule, Source},
     enrol::DATAPLANE_MODE,
     labels::Labels,
@@ -70,7 +70,7 @@ fn pod(name: &Name, addresses: Vec<IpAddr>, node: &str, app: &str, turn: usize) 
     Pod {
         name: object_name(name),
         uid: format!("uid-{}-{}", name.namespace, name.name).into(),
-        addresses,
+        addresses: addresses.into(),
         node: Some(node.into()),
         host_network: false,
         phase: Phase::Running,
@@ -109,7 +109,7 @@ fn service(name: &Name, vips: Vec<IpAddr>, app: &str) -> Service {
 
 fn slice(name: &Name, service: &Name, endpoints: Vec<(IpAddr, String, bool)>) -> EndpointSlice {
     let endpoint = |(address, node, ready): (IpAddr, String, bool)| SliceEndpoint {
-        addresses: vec![address],
+        addresses: Few::one(address),
         target: None,
         ready,
         draining: false,

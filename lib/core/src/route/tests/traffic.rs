@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::{
+    Few,
     objects::Pod,
     resolve::Model,
     testing::{self, some_model},
@@ -66,8 +67,7 @@ impl Case {
     /// A slice of each family with these endpoints.
     fn slice(mut self, endpoints: Vec<SliceEndpoint>) -> Self {
         let of_family = |v4: bool| {
-            let of =
-                |e: &SliceEndpoint| e.addresses.iter().copied().filter(|ip| ip.is_ipv4() == v4).collect::<Vec<_>>();
+            let of = |e: &SliceEndpoint| e.addresses.iter().copied().filter(|ip| ip.is_ipv4() == v4).collect();
             let all = endpoints.iter().map(|e| SliceEndpoint { addresses: of(e), ..e.clone() });
             all.filter(|e| !e.addresses.is_empty()).collect::<Vec<_>>()
         };
@@ -154,7 +154,7 @@ fn the_nearest_are_those_that_can() {
     let going = |p: &mut Pod| (p.ready, p.draining) = (false, true);
     case().pod(1, going).check("n1", "2");
     case().pod(1, |p| p.weight = 0).check("n1", "2");
-    case().pod(1, |p| p.addresses.clear()).check("n1", "2");
+    case().pod(1, |p| p.addresses = Few::new()).check("n1", "2");
 }
 
 #[test]
@@ -348,7 +348,7 @@ fn affinity_is_among_the_nearest() {
 fn a_pod_of_the_hosts_network_is_an_endpoint() {
     let host = |p: &mut Pod| {
         p.host_network = true;
-        p.addresses = vec!["172.18.0.2".parse().unwrap(), "fd18::2".parse().unwrap()];
+        p.addresses = ["172.18.0.2", "fd18::2"].map(|a| a.parse().unwrap()).into();
     };
     Case::new().only(&[1]).pod(1, host).check("n1", "2");
     let world = Case::new().only(&[1]).pod(1, host).world("n1");

@@ -65,7 +65,7 @@ impl PodDescription {
     pub(super) fn of(world: &World, sources: &Sources, name: &ObjectName) -> Option<Self> {
         let w = world.pod(name)?;
         let policy = |p| Policy::of_authorization(world, sources, p);
-        let ports = w.mtls.ports.keys().map(|port| (*port, PortMtls::of(world, w, *port)));
+        let ports = w.mtls.ports().map(|(port, _)| (port, PortMtls::of(world, w, port)));
         Some(Self {
             workload: Workload::of(world, w),
             host_network: w.host_network,

@@ -44,7 +44,7 @@ impl Workload {
             namespace: w.name.namespace().to_owned(),
             name: w.name.name().to_owned(),
             node: w.node.as_deref().map(str::to_owned),
-            addresses: w.addresses.clone(),
+            addresses: w.addresses.to_vec(),
             in_mesh,
             because: w.enrolment.because().as_str().to_owned(),
             identity: world.identity(w).filter(|_| in_mesh).map(ToString::to_string),

@@ -149,5 +149,5 @@ pub(super) fn mtls(root: &str, named: &[(ObjectName, Refused)], by: Option<&Mtls
         named.iter().flat_map(|(_, refused)| refused.named()).chain(ports_by.keys().copied()).collect();
     let ports = ports.into_iter().filter_map(|port| Some((port, mode(port)?)));
     let ports = ports.filter(|(_, mode)| Some(mode) != default.as_ref()).collect();
-    Mtls { default, ports }
+    Mtls::new(default, ports)
 }

@@ -76,7 +76,7 @@ pub(super) fn workload(settings: &MeshSettings, message: &istio::Workload) -> Re
     let workload = Workload {
         uid: Uid::new(message.uid.as_str()),
         name: ObjectName::new(Arc::clone(&namespace), name.as_str()),
-        addresses,
+        addresses: addresses.into(),
         account: account(message, ours.as_ref())
             .map(|name| Account { namespace: Arc::clone(&namespace), name: name.into() }),
         enrolment: enrolment(message, &more),

@@ -16,22 +16,22 @@ use underpass_core::{
     world::{Mtls, PortMode, Takes, Uid, Workload},
 };
 
-use super::hash;
 use crate::{
     contract::istio::security::{
         Action, Authorization, Group, Match, Rules, Scope, StringMatch, string_match::MatchType,
     },
     facts::names,
+    resource::ContentHash,
 };
 
 /// The effective modes of a workload: `default` has what its namespace or the mesh says, `ports` what differs from it.
 pub(super) fn effective(world: &World, workload: &Workload) -> Mtls {
     let of = |port: u16| world.mtls(workload, port);
-    let own = workload.mtls.default.as_ref();
+    let own = workload.mtls.default_mode();
     // A port that none of its own modes is about has its default.
-    let default = own.or_else(|| (0..=u16::MAX).find(|port| !workload.mtls.ports.contains_key(port)).and_then(of));
-    let ports = workload.mtls.ports.iter().filter(|(_, mode)| Some(*mode) != default);
-    Mtls { default: default.cloned(), ports: ports.map(|(port, mode)| (*port, mode.clone())).collect() }
+    let default = own.or_else(|| (0..=u16::MAX).find(|port| workload.mtls.of_port(*port).is_none()).and_then(of));
+    let ports = workload.mtls.ports().filter(|(_, mode)| Some(*mode) != default);
+    Mtls::new(default.cloned(), ports.map(|(port, mode)| (port, mode.clone())).collect())
 }
 
 /// The ports that differ from the default in what they accept.
@@ -57,14 +57,14 @@ pub(super) enum Naming {
 impl Naming {
     pub(super) fn of(mtls: &Mtls) -> Self {
         let is_strict = |mode: Option<&PortMode>| mode.is_some_and(|mode| mode.takes == Takes::MutualTls);
-        let default = is_strict(mtls.default.as_ref());
-        let mut differing = mtls.ports.iter().filter(|(_, mode)| is_strict(Some(mode)) != default).peekable();
+        let default = is_strict(mtls.default_mode());
+        let mut differing = mtls.ports().filter(|(_, mode)| is_strict(Some(mode)) != default).peekable();
         match differing.peek() {
             None if default => Self::Strict,
             None => Self::Nothing,
             Some((_, first)) => {
                 let of = first.by.clone();
-                Self::Ports(of, Exceptions { is_strict: default, ports: differing.map(|(port, _)| *port).collect() })
+                Self::Ports(of, Exceptions { is_strict: default, ports: differing.map(|(port, _)| port).collect() })
             }
         }
     }
@@ -165,7 +165,7 @@ impl Converted {
 fn policy_name(of: &ObjectName, exceptions: &Exceptions, is_first: bool) -> ObjectName {
     let name = format!("{}{}", names::CONVERTED, of.name());
     let content = || Authorization { groups: exceptions.groups(), ..Authorization::default() };
-    let name = if is_first { name } else { format!("{name}_{}", hash(&content().encode_to_vec())) };
+    let name = if is_first { name } else { format!("{name}_{}", ContentHash::of(&content().encode_to_vec())) };
     ObjectName::new(Arc::<str>::from(of.namespace()), name)
 }
 

@@ -13,12 +13,10 @@ use std::{
     sync::Arc,
 };
 
-use aws_lc_rs::digest::{SHA256, digest};
-use bytes::Bytes;
 use imbl::OrdMap;
 use prost::Message;
 use underpass_core::{
-    ObjectName, World,
+    Few, ObjectName, World,
     bulk::alternating,
     world::{Delta, MeshSettings, Service, Uid, Workload},
 };
@@ -30,7 +28,7 @@ use crate::{
         security::Authorization,
         workload::{Address, address::Type},
     },
-    resource::{Resource, Resources},
+    resource::{ContentHash, Resource, Resources},
 };
 
 /// A follower of the World that keeps its resources.
@@ -136,7 +134,7 @@ impl Encoder {
             None => drop(self.resources.authorizations.remove(&*name)),
             Some(message) => {
                 self.encoded += 1;
-                put(&mut self.resources.authorizations, name.into(), Vec::new(), &message);
+                put(&mut self.resources.authorizations, name.into(), Few::new(), &message);
             }
         }
     }
@@ -191,17 +189,17 @@ fn service_name(service: &Service) -> String {
     format!("{}/{}", service.name.namespace(), service.hostname)
 }
 
-fn aliases(addresses: impl Iterator<Item = IpAddr>) -> Vec<Arc<str>> {
+fn aliases(addresses: impl Iterator<Item = IpAddr>) -> Few<Arc<str>> {
     addresses.map(|ip| format!("/{ip}").into()).collect()
 }
 
 /// A resource of equal bytes stays.
-fn put(all: &mut OrdMap<Arc<str>, Arc<Resource>>, name: Arc<str>, aliases: Vec<Arc<str>>, message: &impl Message) {
-    let body = Bytes::from(message.encode_to_vec());
+fn put(all: &mut OrdMap<Arc<str>, Arc<Resource>>, name: Arc<str>, aliases: Few<Arc<str>>, message: &impl Message) {
+    let body = message.encode_to_vec().into_boxed_slice();
     if all.get(&name).is_some_and(|known| known.body == body) {
         return;
     }
-    let version = hash(&body).into();
+    let version = ContentHash::of(&body);
     all.insert(Arc::clone(&name), Arc::new(Resource { name, aliases, version, body }));
 }
 
@@ -214,10 +212,4 @@ fn keep(all: &mut OrdMap<Arc<str>, Arc<Resource>>, before: &OrdMap<Arc<str>, Arc
             *now = Arc::clone(known);
         }
     }
-}
-
-/// 64 bits of SHA-256, in hexadecimal: the same in every process and release.
-fn hash(bytes: &[u8]) -> String {
-    let digest = digest(&SHA256, bytes);
-    digest.as_ref().iter().take(8).fold(String::with_capacity(16), |text, byte| text + &format!("{byte:02x}"))
 }

@@ -135,8 +135,8 @@ fn texts(all: Option<&[Arc<str>]>) -> Vec<String> {
 }
 
 fn sources(mtls: &Mtls) -> Option<MtlsSources> {
-    let by = mtls.default.as_ref().map(|mode| names::slashed(&mode.by));
-    let ports = mtls.ports.iter().map(|(port, mode)| (u32::from(*port), names::slashed(&mode.by))).collect();
+    let by = mtls.default_mode().map(|mode| names::slashed(&mode.by));
+    let ports = mtls.ports().map(|(port, mode)| (u32::from(port), names::slashed(&mode.by))).collect();
     let sources = MtlsSources { by, ports };
     (sources != MtlsSources::default()).then_some(sources)
 }

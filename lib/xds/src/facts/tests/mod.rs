@@ -9,6 +9,7 @@ mod round_trip;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use imbl::{OrdMap, ordmap::DiffItem};
 use underpass_core::{
     World,
@@ -35,7 +36,8 @@ type Map = OrdMap<Arc<str>, Arc<Resource>>;
 fn of_kind(kind: ResourceKind, old: &Map, new: &Map) -> Vec<Change> {
     let each = |item: DiffItem<'_, '_, Arc<str>, Arc<Resource>>| match item {
         DiffItem::Add(name, new) | DiffItem::Update { new: (name, new), .. } => {
-            Change { kind, name: Arc::clone(name), version: Arc::clone(&new.version), body: Some(new.body.clone()) }
+            let (version, body) = (new.version.to_string().into(), Some(Bytes::copy_from_slice(&new.body)));
+            Change { kind, name: Arc::clone(name), version, body }
         }
         DiffItem::Remove(name, _) => Change { kind, name: Arc::clone(name), version: Arc::default(), body: None },
     };

@@ -257,7 +257,7 @@ proptest! {
 fn message(world: &World) -> Authorization {
     let resources = encode(world);
     let resource = resources.authorizations.values().next().unwrap();
-    prost::Message::decode(resource.body.clone()).unwrap()
+    prost::Message::decode(&*resource.body).unwrap()
 }
 
 #[test]

@@ -33,11 +33,11 @@ pub(super) fn normal(world: &World) -> World {
 }
 
 fn folded(world: &World, workload: &Workload) -> Mtls {
-    let unnamed = (1..=u16::MAX).find(|port| !workload.mtls.ports.contains_key(port)).unwrap();
+    let unnamed = (1..=u16::MAX).find(|port| workload.mtls.of_port(*port).is_none()).unwrap();
     let default = world.mtls(workload, unnamed).cloned();
-    let ports = workload.mtls.ports.keys().map(|port| (*port, world.mtls(workload, *port).unwrap().clone()));
+    let ports = workload.mtls.ports().map(|(port, _)| (port, world.mtls(workload, port).unwrap().clone()));
     let ports = ports.filter(|(_, mode)| default.as_ref() != Some(mode)).collect();
-    Mtls { default, ports }
+    Mtls::new(default, ports)
 }
 
 fn without_l7_values(rule: &Rule) -> Rule {
@@ -188,9 +188,8 @@ fn peer_authentications_that_overlap() {
         let world = objects(all);
         let resources = encode(&world);
         let uid = format!("Kubernetes//Pod/{of}");
-        let address = <crate::contract::istio::workload::Address as prost::Message>::decode(
-            resources.addresses[&*uid].body.clone(),
-        );
+        let address =
+            <crate::contract::istio::workload::Address as prost::Message>::decode(&*resources.addresses[&*uid].body);
         let Some(crate::contract::istio::workload::address::Type::Workload(message)) = address.unwrap().r#type else {
             panic!()
         };

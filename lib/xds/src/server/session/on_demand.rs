@@ -47,7 +47,7 @@ struct Client {
     wildcard: bool,
     names: BTreeSet<String>,
     asked: BTreeSet<String>,
-    /// Version and aliases of what the client has.
+    /// Body and aliases of what the client has.
     view: BTreeMap<String, (String, Vec<String>)>,
     nonce: String,
     now: Instant,
@@ -134,7 +134,9 @@ impl Client {
             for resource in response.resources {
                 self.asked.remove(&resource.name);
                 self.asked.retain(|asked| !resource.aliases.contains(asked));
-                self.view.insert(resource.name, (resource.version, resource.aliases));
+                let body = resource.resource.unwrap_or_default().value;
+                let body = String::from_utf8_lossy(&body).into_owned();
+                self.view.insert(resource.name, (body, resource.aliases));
             }
             for name in response.removed_resources {
                 self.asked.remove(&name);
@@ -165,7 +167,7 @@ proptest! {
         prop_assert_eq!(&client.asked, &BTreeSet::new(), "not answered");
         for (number, (version, alias)) in &client.world {
             if client.wildcard || client.names.contains(&name(*number)) || client.names.contains(&name(*alias)) {
-                let seen = client.view.get(&name(*number)).map(|(version, _)| version);
+                let seen = client.view.get(&name(*number)).map(|(body, _)| body);
                 prop_assert_eq!(seen, Some(&version.to_string()), "{} is old or absent", name(*number));
             }
         }

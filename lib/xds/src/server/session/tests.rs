@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::{
     contract::{envoy::config::core::v3::Node, google::rpc::Status},
-    resource::{Resource, Resources},
+    resource::{ContentHash, Resource, Resources},
     testing::{resource, resources, show},
 };
 
@@ -36,8 +36,10 @@ fn unsubscribe(names: &[&str]) -> impl FnOnce(&mut DeltaDiscoveryRequest) {
     move |request| request.resource_names_unsubscribe = names
 }
 
+/// Names and bodies.
 fn holding(held: &[(&str, &str)]) -> impl FnOnce(&mut DeltaDiscoveryRequest) {
-    let held = held.iter().map(|(name, version)| (name.to_string(), version.to_string())).collect();
+    let version = |body: &str| ContentHash::of(body.as_bytes()).to_string();
+    let held = held.iter().map(|(name, body)| (name.to_string(), version(body))).collect();
     move |request| request.initial_resource_versions = held
 }
 

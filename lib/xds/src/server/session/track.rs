@@ -233,7 +233,7 @@ impl Track {
             // Istio's clients name what they are subscribed to by what they hold.
             for (name, version) in versions {
                 let name = Arc::from(name);
-                match current.get(self.kind, &name).filter(|resource| *resource.version == version) {
+                match current.get(self.kind, &name).filter(|resource| resource.version.is(&version)) {
                     Some(_) => {
                         self.held.insert(Arc::clone(&name));
                         self.name(name, limits)?;
@@ -244,7 +244,7 @@ impl Track {
             return Ok(());
         }
         for (name, resource) in current.resources().of(self.kind) {
-            if versions.remove(&**name).is_none_or(|version| *version != *resource.version) {
+            if versions.remove(&**name).is_none_or(|version| !resource.version.is(&version)) {
                 self.queue.insert(name.clone());
             }
         }
