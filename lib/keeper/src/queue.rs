@@ -12,6 +12,7 @@ use std::{
 
 use underpass_core::{
     ObjectKey,
+    bulk::alternating,
     objects::{Batch, Change},
     world::{FactChange, FactKey, Facts, MeshSettings},
 };
@@ -75,8 +76,11 @@ impl State {
         }
         for (n, door) in self.doors.iter_mut().enumerate().filter(|(n, _)| !passed.contains(n)) {
             if let Some(report) = door.report.take() {
-                let batch = Batch { changes: std::mem::take(&mut door.changes).into_values().collect() };
-                let facts = Facts { changes: std::mem::take(&mut door.facts).into_values().collect() };
+                // Each is of another key, so that their order says nothing.
+                let batch = Batch { changes: alternating(door.changes.values()).cloned().collect() };
+                let facts = Facts { changes: alternating(door.facts.values()).cloned().collect() };
+                door.changes.clear();
+                door.facts.clear();
                 door.waiting.set(0);
                 return Some(Taken::Update { door: n, batch, facts, report });
             }
