@@ -6,6 +6,7 @@ mod chart;
 mod commands;
 mod confirm;
 mod error;
+mod lines;
 mod live;
 mod measure;
 mod output;

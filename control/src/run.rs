@@ -245,7 +245,9 @@ fn open(
             // A connection of this runtime's own.
             match Client::connect(&access, "control").await {
                 Ok(client) => {
-                    let selections = Kind::ALL.into_iter().map(Selection::all).collect();
+                    // What no fact follows from is a waypoint's to read.
+                    let kinds = Kind::ALL.into_iter().filter(|kind| !kind.is_of_waypoints());
+                    let selections = kinds.map(Selection::all).collect();
                     Door::new(client, selections).overtaken_by(waited_for).run(|update| feed.send(update)).await;
                 }
                 Err(error) => tracing::error!(error = %crate::chain(&error), "API server cannot be asked"),

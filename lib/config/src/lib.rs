@@ -37,4 +37,4 @@ pub use hint::nearest;
 pub use kinds::KNOWN;
 pub use watch::Watch;
 // Problems, in the words that every door has.
-use underpass_door::{Effect, Fault, ObjectId, Path, Problem, Segment, Severity, path};
+use underpass_door::{Effect, Fault, ObjectId, Path, Problem, RouteFault, Segment, Severity, path};

@@ -233,6 +233,9 @@ impl Reader<'_> {
         let key = key(kind, c.tree);
         let (observed, faults) = observe(kind, key.as_ref().map(|k| &k.name), c.tree, Strictness::File);
         self.metadata(c, id.as_ref(), kind);
+        if let Some(known) = kinds::unenforced(kind) {
+            self.unenforced(c, id.as_ref(), known);
+        }
         let count = faults.len().saturating_sub(MAX_FAULTS);
         for f in faults.into_iter().take(MAX_FAULTS) {
             self.say(c, id.clone(), f.field, f.fault);

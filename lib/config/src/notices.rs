@@ -30,6 +30,11 @@ impl Reader<'_> {
             let at: Path = [Segment::Field("apiVersion".into())].into_iter().collect();
             self.say(c, id.cloned(), at, Fault::KnownVersion { found: version.into(), known });
         }
+        self.unenforced(c, id, known);
+    }
+
+    /// An object that nothing enforces, and its fields.
+    pub(crate) fn unenforced(&mut self, c: &Candidate<'_>, id: Option<&ObjectId>, known: &'static KnownKind) {
         let kind: Path = [Segment::Field("kind".into())].into_iter().collect();
         let line = Some(c.tree.line_of(&kind)).filter(|l| *l > 0);
         self.say_at(c, id.cloned(), line, Path::default(), Fault::KindNotServed { known });
@@ -120,7 +125,12 @@ pub(crate) fn of_metadata(kind: Kind, tree: &Tree) -> Vec<FieldFault> {
         Kind::Pod => On::Pod,
         Kind::Namespace => On::Namespace,
         Kind::Service => On::Target,
-        Kind::Node | Kind::EndpointSlice | Kind::AuthorizationPolicy | Kind::PeerAuthentication => return Vec::new(),
+        Kind::Node
+        | Kind::EndpointSlice
+        | Kind::AuthorizationPolicy
+        | Kind::PeerAuthentication
+        | Kind::VirtualService
+        | Kind::DestinationRule => return Vec::new(),
     };
     let place: Path = [Segment::Field("metadata".into())].into_iter().collect();
     tree.field("metadata").map(|meta| of_keys(&place, meta, on)).unwrap_or_default()

@@ -8,6 +8,7 @@
 //! * [`capture`]: may the kernel leave this connect() alone? The reference answer that the kernel tables must equal.
 //! * [`route`]: where does a captured connection go, and which identities may answer there?
 //! * [`authz`] and [`peer_auth`]: may this peer reach this workload? [`admit`] asks both, in that order.
+//! * [`http`]: which route does a request take, and what happens to it on the way?
 //! * [`reason`] and [`tls`]: why a connection ended, in closed lists.
 //! * [`dangling`]: references to objects that do not exist, and values that match nothing.
 //! * [`explain`]: the same functions with a recorder.
@@ -22,6 +23,7 @@ pub mod dangling;
 pub mod enrol;
 pub mod explain;
 pub mod few;
+pub mod http;
 pub mod identities;
 pub mod labels;
 pub mod name;

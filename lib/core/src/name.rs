@@ -22,11 +22,15 @@ pub enum Kind {
     AuthorizationPolicy,
     /// `security.istio.io PeerAuthentication`.
     PeerAuthentication,
+    /// `networking.istio.io VirtualService`.
+    VirtualService,
+    /// `networking.istio.io DestinationRule`.
+    DestinationRule,
 }
 
 impl Kind {
     /// Every kind, in the order of their names' first use: containers before what they contain.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Namespace,
         Self::Node,
         Self::Pod,
@@ -34,6 +38,8 @@ impl Kind {
         Self::EndpointSlice,
         Self::AuthorizationPolicy,
         Self::PeerAuthentication,
+        Self::VirtualService,
+        Self::DestinationRule,
     ];
 
     /// The kind as written in a manifest.
@@ -47,6 +53,8 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::PeerAuthentication => "PeerAuthentication",
+            Self::VirtualService => "VirtualService",
+            Self::DestinationRule => "DestinationRule",
         }
     }
 
@@ -54,6 +62,12 @@ impl Kind {
     #[must_use]
     pub const fn is_namespaced(self) -> bool {
         !matches!(self, Self::Namespace | Self::Node)
+    }
+
+    /// Objects of this kind say what a waypoint does with requests: no fact follows from them.
+    #[must_use]
+    pub const fn is_of_waypoints(self) -> bool {
+        matches!(self, Self::VirtualService | Self::DestinationRule)
     }
 }
 

@@ -4,7 +4,7 @@ use std::{io, sync::Arc};
 
 use underpass_core::authz::{ParseHeaderNameError, ParsePathError};
 
-use crate::{Field, KnownKind, ResourceFault, Severity, Support};
+use crate::{Field, KnownKind, ResourceFault, RouteFault, Severity, Support};
 
 /// Lines of a file.
 pub type Lines = Vec<u32>;
@@ -307,6 +307,11 @@ pub enum Fault {
         /// The port.
         port: u16,
     },
+
+    // ---- routes
+    /// Of a VirtualService or a DestinationRule.
+    #[error(transparent)]
+    Route(#[from] RouteFault),
 
     // ---- policies
     /// An empty list: read as "anything" it would widen access.

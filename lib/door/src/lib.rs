@@ -4,7 +4,7 @@
 //! * [`Update`]: the changes and problems that a door hands on.
 //! * [`ledger`]: the served version of each object: the newest one, the last good one or a stand-in.
 //! * [`Strictness`]: the treatment of unknown fields.
-//! * [`problem`]: problems, each with its source, object, field, reason ([`Fault`], of resources [`ResourceFault`]) and
+//! * [`problem`]: problems, each with its source, object, field, reason ([`Fault`], of resources [`ResourceFault`], of routes [`RouteFault`]) and
 //!   effect.
 //! * [`Versions`]: how far a source has been read.
 //! * [`path`]: paths of fields in an object.
@@ -20,6 +20,7 @@ pub mod ledger;
 pub mod path;
 pub mod problem;
 mod resource;
+mod route_fault;
 mod strictness;
 mod update;
 mod versions;
@@ -30,6 +31,7 @@ pub use ledger::{Ledger, Observation};
 pub use path::{Path, Segment};
 pub use problem::{Effect, ObjectId, Problem, Severity, Source};
 pub use resource::ResourceFault;
+pub use route_fault::RouteFault;
 pub use strictness::Strictness;
 pub use update::Update;
 pub use versions::{Reached, Versions};

@@ -36,6 +36,13 @@ impl Strictness {
         known: &'static [&'static str],
     ) -> Option<Fault> {
         let is_policy = is_policy(kind);
+        if kind.is_of_waypoints() && may_narrow(field) {
+            // A route without a condition is another route: no typo may take one away.
+            return Some(match self {
+                Self::File => Fault::UnknownField { meant, known },
+                Self::ApiServer => Fault::NewerField,
+            });
+        }
         match (self, meant) {
             (Self::File, _) if is_policy && may_narrow(field) => Some(Fault::UnknownField { meant, known }),
             (Self::ApiServer, _) if is_policy && may_narrow(field) => Some(Fault::NewerPolicyField),
@@ -52,7 +59,13 @@ impl Strictness {
 const fn is_policy(kind: Kind) -> bool {
     match kind {
         Kind::AuthorizationPolicy | Kind::PeerAuthentication => true,
-        Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service | Kind::EndpointSlice => false,
+        Kind::Namespace
+        | Kind::Node
+        | Kind::Pod
+        | Kind::Service
+        | Kind::EndpointSlice
+        | Kind::VirtualService
+        | Kind::DestinationRule => false,
     }
 }
 
@@ -100,7 +113,16 @@ mod tests {
 
     #[test]
     fn other_kinds_are_served_by_what_is_known() {
-        for kind in Kind::ALL.into_iter().filter(|kind| !is_policy(*kind)) {
+        for kind in [Kind::VirtualService, Kind::DestinationRule] {
+            for field in ["spec.http[0].mathc", "form", ""] {
+                check(kind, field, Some("from"), Some(Error), Some(Warning));
+                check(kind, field, None, Some(Error), Some(Warning));
+            }
+            check(kind, "metadata.lables", Some("labels"), Some(Warning), Some(Warning));
+            check(kind, "metadata.annotatoins", None, None, None);
+        }
+        let others = Kind::ALL.into_iter().filter(|kind| !is_policy(*kind) && !kind.is_of_waypoints());
+        for kind in others {
             for field in ["spec.form", "metadata.lables", "form"] {
                 check(kind, field, Some("labels"), Some(Warning), Some(Warning));
                 check(kind, field, None, None, None);

@@ -4,10 +4,7 @@
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
-use underpass_config::{
-    door::State,
-    yaml::{self, Document},
-};
+use underpass_config::door::State;
 use underpass_core::{
     ObjectKey,
     dangling::{Level, dangling},
@@ -16,6 +13,7 @@ use underpass_core::{
 use underpass_door::{Fault, Observation, Path, Problem, Severity, Source, Update};
 
 use super::{input::Inputs, live::Live, snippet};
+use crate::lines::Lines;
 
 /// In place of a file: the object is the cluster's.
 const LIVE: &str = "the cluster";
@@ -82,9 +80,9 @@ pub(super) fn collect(
     let is_written =
         |key: &ObjectKey| state.claim(key).is_none_or(|(_, claim)| matches!(claim.observed, Observation::Good(_)));
     dangling.retain(|r| is_written(&r.finding.object));
-    let mut lines = Lines { inputs, state, parsed: BTreeMap::new() };
-    all.extend(model.sources().findings().map(|f| lines.finding(f, Severity::Warning)));
-    all.extend(dangling.iter().map(|r| lines.finding(&r.finding, severity(r.level))));
+    let mut lines = Lines::new(state, inputs.found.contents());
+    all.extend(model.sources().findings().map(|f| of_core(&mut lines, f, Severity::Warning)));
+    all.extend(dangling.iter().map(|r| of_core(&mut lines, &r.finding, severity(r.level))));
     let mut texts: BTreeMap<Arc<str>, Vec<String>> = BTreeMap::new();
     for finding in &mut all {
         let lines = texts.entry(Arc::clone(&finding.file)).or_insert_with(|| inputs.lines(&finding.file));
@@ -148,41 +146,20 @@ fn unread(says: &String) -> Finding {
     }
 }
 
-/// The lookup of lines for findings of core, which knows objects and fields only.
-struct Lines<'a> {
-    inputs: &'a Inputs,
-    state: &'a State,
-    /// Files that were asked for, parsed once.
-    parsed: BTreeMap<Arc<str>, Vec<Document<'a>>>,
-}
-
-impl Lines<'_> {
-    fn finding(&mut self, f: &resolve::Finding, severity: Severity) -> Finding {
-        let path = Path::parse(&f.field);
-        let claim = self.state.claim(&f.object);
-        let line = claim.map(|(file, claim)| {
-            let inputs = self.inputs;
-            let documents = self.parsed.entry(Arc::clone(file)).or_insert_with(|| {
-                inputs.bytes(file).and_then(|bytes| yaml::documents(bytes).ok()).unwrap_or_default()
-            });
-            let document = documents.iter().find(|d| d.number == claim.document);
-            let tree = document.and_then(|d| d.tree.as_ref().ok()?.as_ref());
-            match tree {
-                Some(tree) if !path.is_empty() => tree.line_of(&path.clone().inside(&claim.place)),
-                _ => claim.line,
-            }
-        });
-        Finding {
-            severity,
-            file: claim.map_or_else(|| LIVE.into(), |(file, _)| Arc::clone(file)),
-            line: line.filter(|l| *l > 0),
-            column: None,
-            object: Some(f.object.to_string()),
-            field: f.field.clone(),
-            says: f.says.clone(),
-            effect: None,
-            help: None,
-            mark: snippet::Mark::Field(path),
-        }
+/// A finding of core, which knows objects and fields only.
+fn of_core(lines: &mut Lines<'_>, f: &resolve::Finding, severity: Severity) -> Finding {
+    let path = Path::parse(&f.field);
+    let place = lines.of(&f.object, &path);
+    Finding {
+        severity,
+        file: place.map_or_else(|| LIVE.into(), |(file, _)| Arc::clone(file)),
+        line: place.map(|(_, line)| line).filter(|l| *l > 0),
+        column: None,
+        object: Some(f.object.to_string()),
+        field: f.field.clone(),
+        says: f.says.clone(),
+        effect: None,
+        help: None,
+        mark: snippet::Mark::Field(path),
     }
 }

@@ -6,8 +6,8 @@ use underpass_config::{
     KNOWN,
     door::{Content, State},
 };
-use underpass_core::{Kind, ObjectName};
-use underpass_door::{Problem, Source, Update};
+use underpass_core::{Kind, ObjectKey, ObjectName};
+use underpass_door::{Problem, Severity, Source, Update};
 use underpass_kube::Client;
 
 use crate::{
@@ -56,7 +56,8 @@ impl Others {
         for known in KNOWN {
             groups.entry(known.group).or_default().push(known.kind);
         }
-        let (mut texts, mut unread) = (Vec::new(), Vec::new());
+        let (mut texts, mut count, mut unread) = (Vec::new(), 0, Vec::new());
+        let is_read = |kind: &str| Kind::ALL.into_iter().any(|k| k.is_of_waypoints() && k.as_str() == kind);
         for (group, kinds) in groups {
             let kinds = match client.objects_of(group, &kinds).await {
                 Ok(kinds) => kinds,
@@ -67,12 +68,22 @@ impl Others {
             };
             for kind in kinds {
                 match kind.objects {
-                    Ok(objects) => texts.extend(objects.iter().map(ToString::to_string)),
+                    Ok(objects) => {
+                        count += if is_read(&kind.name) { 0 } else { objects.len() };
+                        texts.extend(objects.iter().map(ToString::to_string));
+                    }
                     Err(e) => unread.push(format!("{}: {e}", kind.name)),
                 }
             }
         }
-        Self { count: texts.len(), notices: notices(&texts), unread }
+        let notices = notices(&texts);
+        // Those that the door reads as well are counted there, and what is wrong with them is said there.
+        let is_read = |problem: &Problem| {
+            let key = problem.object.as_ref().and_then(|object| object.to_string().parse::<ObjectKey>().ok());
+            key.is_some_and(|key| key.kind.is_of_waypoints())
+        };
+        let notices = notices.into_iter().filter(|p| p.severity() == Severity::Notice || !is_read(p)).collect();
+        Self { count, notices, unread }
     }
 }
 

@@ -159,7 +159,7 @@ fn analyze(inputs: &Inputs, live: Option<&Live>, args: &Analyze) -> Report {
         errors: count(Severity::Error),
         warnings: count(Severity::Warning),
         notices: count(Severity::Notice),
-        served: state.len(),
+        served: state.served(),
         ignored: update.ignored,
         files: inputs.found.files.len(),
         other_files: inputs.found.others,

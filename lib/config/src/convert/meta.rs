@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use underpass_core::{Kind, ObjectName, labels::Labels, world::Distribution};
+use underpass_core::{Kind, ObjectName, labels::Labels, objects::Created, world::Distribution};
 
 use super::{Faults, syntax};
 use crate::{Fault, path::At, shapes::ObjectMeta};
@@ -34,6 +34,17 @@ pub(crate) fn object_name(kind: Kind, meta: &ObjectMeta, faults: &mut Faults) ->
     let namespace = meta.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or(DEFAULT_NAMESPACE);
     let namespace = faults.check(&at.field("namespace"), syntax::dns_label(namespace));
     Some(ObjectName::new(namespace?, name?))
+}
+
+/// When the object was made; an object that does not say counts as the newest.
+pub(super) fn created(meta: &ObjectMeta, faults: &mut Faults) -> Option<Created> {
+    match meta.creation_timestamp.as_deref().filter(|t| !t.is_empty()) {
+        None => Some(Created::UNKNOWN),
+        Some(text) => {
+            let at = At::ROOT.field("metadata");
+            faults.check(&at.field("creationTimestamp"), syntax::seconds(text)).map(Created)
+        }
+    }
 }
 
 /// `metadata.labels`.

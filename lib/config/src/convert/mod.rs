@@ -4,7 +4,10 @@
 //! What must hold: what cannot be understood is an error, never left out (an address that is dropped from a list can
 //! widen a policy); and everything that comes out is canonical, so that equal objects compare equal.
 
+mod destination_rule;
 mod endpoint_slice;
+mod http_policy;
+mod http_route;
 mod l7;
 mod meta;
 mod node;
@@ -19,9 +22,13 @@ mod rule;
 mod service;
 mod stand_in;
 pub(crate) mod syntax;
+mod traffic_policy;
+mod traffic_value;
 mod value;
+mod virtual_service;
 
 pub use self::{
+    destination_rule::destination_rule,
     endpoint_slice::endpoint_slice,
     node::{namespace, node},
     object::object,
@@ -29,6 +36,7 @@ pub use self::{
     pod::pod,
     policy::authorization_policy,
     service::service,
+    virtual_service::virtual_service,
 };
 pub(crate) use self::{
     meta::object_name,

@@ -5,8 +5,8 @@ use underpass_core::{Kind, ObjectName, objects::Object};
 use underpass_door::{Observation, Strictness};
 
 use super::{
-    Converted, FieldFault, Rejected, authorization_policy, endpoint_slice, namespace, node, peer_authentication, pod,
-    service, stand_in,
+    Converted, FieldFault, Rejected, authorization_policy, destination_rule, endpoint_slice, namespace, node,
+    peer_authentication, pod, service, stand_in, virtual_service,
 };
 use crate::{
     Fault, Path, Segment, Severity,
@@ -23,7 +23,7 @@ pub fn object(kind: Kind, tree: &Tree, strictness: Strictness) -> Result<Convert
         .into_iter()
         .map(|d| FieldFault { field: d.path, fault: Fault::DuplicateKey { line: d.line, first_line: d.first_line } })
         .collect();
-    if matches!(kind, Kind::AuthorizationPolicy | Kind::PeerAuthentication) {
+    if matches!(kind, Kind::AuthorizationPolicy | Kind::PeerAuthentication) || kind.is_of_waypoints() {
         // The API server refuses these too: `from:` with nothing behind it would read as "from anywhere".
         let is_spec = |p: &Path| matches!(p.segments().first(), Some(Segment::Field(f)) if **f == *"spec");
         let nulls = tree.nulls().into_iter().filter(is_spec);
@@ -41,6 +41,8 @@ pub fn object(kind: Kind, tree: &Tree, strictness: Strictness) -> Result<Convert
         Kind::EndpointSlice => reader.read(endpoint_slice),
         Kind::AuthorizationPolicy => reader.read(authorization_policy),
         Kind::PeerAuthentication => reader.read(peer_authentication),
+        Kind::VirtualService => reader.read(virtual_service),
+        Kind::DestinationRule => reader.read(destination_rule),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use underpass_core::{
     Kind,
-    objects::{Created, MtlsMode, PeerAuthentication},
+    objects::{MtlsMode, PeerAuthentication},
 };
 
 use super::{Converted, Faults, Rejected, meta, syntax};
@@ -22,7 +22,7 @@ pub fn peer_authentication(shape: &shapes::PeerAuthentication) -> Result<Convert
     let spec = &shape.spec;
     let name = meta::object_name(Kind::PeerAuthentication, &shape.metadata, &mut faults);
     meta::labels(&shape.metadata, &mut faults);
-    let created = created(&shape.metadata, &mut faults);
+    let created = meta::created(&shape.metadata, &mut faults);
     let selector = spec.selector.as_ref().map(|s| {
         let at = at.field("selector");
         meta::label_map(&s.match_labels, &at.field("matchLabels"), &mut faults)
@@ -45,17 +45,6 @@ pub fn peer_authentication(shape: &shapes::PeerAuthentication) -> Result<Convert
     };
     let policy = policy();
     faults.finish(policy)
-}
-
-/// When the object was made; an object that does not say counts as the newest.
-fn created(meta: &shapes::ObjectMeta, faults: &mut Faults) -> Option<Created> {
-    match meta.creation_timestamp.as_deref().filter(|t| !t.is_empty()) {
-        None => Some(Created::UNKNOWN),
-        Some(text) => {
-            let at = At::ROOT.field("metadata");
-            faults.check(&at.field("creationTimestamp"), syntax::seconds(text)).map(Created)
-        }
-    }
 }
 
 fn mode(mtls: &shapes::MutualTls, at: &At<'_>, faults: &mut Faults) -> Option<MtlsMode> {

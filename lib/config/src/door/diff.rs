@@ -78,10 +78,16 @@ impl State {
         self.files.values().flat_map(|m| &m.accounts)
     }
 
-    /// The count of served objects.
+    /// The count of objects.
     #[must_use]
     pub fn len(&self) -> usize {
         self.ledger.len()
+    }
+
+    /// The count of served objects: not those that are read, and that nothing enforces yet.
+    #[must_use]
+    pub fn served(&self) -> usize {
+        self.homes.keys().filter(|key| !key.kind.is_of_waypoints()).count()
     }
 
     /// Nothing is served.

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use expect_test::expect_file;
+use underpass_core::Kind;
 use underpass_door::{Field, Support};
 
 use super::{
@@ -243,7 +244,12 @@ fn markdown() -> String {
     }
     out += "\n## Known and not served\n";
     for known in KNOWN {
+        let is_read = Kind::ALL.into_iter().any(|kind| super::unenforced(kind) == Some(known));
         let when = match known.future {
+            Support::Later if is_read => {
+                "Read and checked as a whole, each unknown field an error, and answered from by `underpass explain --path` \
+                 ([routes.md](routes.md)); nothing enforces it yet"
+            }
             Support::Later => "Not yet served",
             Support::Never => "Will not be served",
         };

@@ -6,7 +6,7 @@ use underpass_door::{Field, KnownKind, Support};
 use super::rows::{note, warn};
 
 const V1: &[&str] = &["v1", "v1beta1", "v1alpha3"];
-const NETWORKING: &str = "networking.istio.io";
+pub(super) const NETWORKING: &str = "networking.istio.io";
 pub(super) const SECURITY: &str = "security.istio.io";
 pub(super) const GATEWAY_API: &str = "gateway.networking.k8s.io";
 

@@ -15,7 +15,7 @@ use underpass_door::KnownKind;
 
 pub(crate) use self::known::CHART_VALUES;
 pub use self::known::KNOWN;
-use self::known::{GATEWAY_API, GATEWAY_API_OTHER, SECURITY};
+use self::known::{GATEWAY_API, GATEWAY_API_OTHER, NETWORKING, SECURITY};
 use crate::{Fault, hint::nearest};
 
 /// The class of an `apiVersion` and `kind`.
@@ -43,6 +43,9 @@ const fn home(kind: Kind) -> (&'static str, &'static [&'static str], &'static st
         Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service => ("", &["v1"], "v1"),
         Kind::EndpointSlice => ("discovery.k8s.io", &["v1"], "discovery.k8s.io/v1"),
         Kind::AuthorizationPolicy | Kind::PeerAuthentication => (SECURITY, &["v1", "v1beta1"], "security.istio.io/v1"),
+        Kind::VirtualService | Kind::DestinationRule => {
+            (NETWORKING, &["v1", "v1beta1", "v1alpha3"], "networking.istio.io/v1")
+        }
     }
 }
 
@@ -90,6 +93,11 @@ pub(crate) fn classify(api_version: &str, kind: &str) -> Class {
         return Class::Mistake("kind", Fault::UnknownKind { found: kind.into(), meant }, meant_kind);
     }
     Class::Other
+}
+
+/// What is said of a kind that is read and that nothing enforces yet.
+pub(crate) fn unenforced(kind: Kind) -> Option<&'static KnownKind> {
+    KNOWN.iter().find(|known| kind.is_of_waypoints() && known.kind == kind.as_str())
 }
 
 /// The kind of ours that an object which cannot be read is of, or was probably meant to be.
@@ -171,11 +179,11 @@ mod tests {
         );
         check("security.istio.io/v1", "Thing", "kind `Thing` is not a kind of this API group");
         check("security.istio.io/v1", "RequestAuthentication", "not yet");
-        check("networking.istio.io/v1beta1", "VirtualService", "not yet");
+        check("networking.istio.io/v1beta1", "VirtualService", "served VirtualService");
         check(
             "networking.istio.io/v1",
             "VirtualServices",
-            "kind `VirtualServices` is not a kind of this API group: did you mean `VirtualService`?",
+            "kind `VirtualServices` is not a kind of this API group: did you mean `VirtualService`? [VirtualService]",
         );
         check("gateway.networking.k8s.io/v1", "HTTPRoute", "not yet");
         check("v1", "ConfigMap", "other");

@@ -6,7 +6,9 @@
 //! an error, because a misspelled one would widen it.
 
 mod core;
+mod destination_rule;
 mod istio;
+mod virtual_service;
 
 use std::{collections::BTreeMap, fmt};
 
@@ -22,10 +24,12 @@ pub use self::{
         NodeStatus, ObjectReference, Pod, PodCondition, PodIp, PodSpec, PodStatus, Service, ServicePort, ServiceSpec,
         ServiceStatus,
     },
+    destination_rule::*,
     istio::{
         AuthorizationPolicy, AuthorizationPolicySpec, Condition, From, MutualTls, Operation, PeerAuthentication,
         PeerAuthenticationSpec, PolicyTargetReference, Rule, Source, To, WorkloadSelector,
     },
+    virtual_service::*,
 };
 
 /// `metadata`.

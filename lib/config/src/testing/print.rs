@@ -45,6 +45,7 @@ pub fn to_json(object: &Object) -> Value {
         Object::EndpointSlice(s) => slice(s),
         Object::AuthorizationPolicy(p) => authorization_policy(p),
         Object::PeerAuthentication(p) => peer_authentication(p),
+        other => panic!("{} is no kind that is generated", other.key()),
     }
 }
 

@@ -55,7 +55,7 @@ pub fn served(object: &Object, served: Served) -> Value {
             add(&mut all["spec"], "finalizers", json!(["kubernetes"]));
             add(&mut all["status"], "phase", json!("Active"));
         }
-        Kind::AuthorizationPolicy | Kind::PeerAuthentication => {
+        Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::VirtualService | Kind::DestinationRule => {
             if served.has_status {
                 all["status"] =
                     json!({"observedGeneration": "1", "conditions": [{"type": "Reconciled", "message": null}]});

@@ -38,6 +38,8 @@ fn it_is_complete() {
             ("EndpointSlice", 0),
             ("AuthorizationPolicy", 5),
             ("PeerAuthentication", 1),
+            ("VirtualService", 0),
+            ("DestinationRule", 0),
         ]
     );
     for pod in world.workloads() {

@@ -6,6 +6,7 @@ mod changes;
 mod directory;
 mod policies;
 mod properties;
+mod routes;
 mod users;
 mod watch;
 

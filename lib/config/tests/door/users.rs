@@ -67,19 +67,19 @@ fn a_pod_without_namespace_uid_and_status() {
 fn fields_that_are_not_yet_served_are_reported() {
     check(
         "apiVersion: networking.istio.io/v1beta1\nkind: VirtualService\nmetadata:\n  name: reviews\nspec:\n  \
-         hosts: [reviews]\n---\napiVersion: networking.istio.io/v1beta1\nkind: DestinationRule\nmetadata:\n  \
-         {name: reviews, namespace: prod}\n---\napiVersion: install.istio.io/v1alpha1\nkind: IstioOperator\nmetadata:\n  \
+         {hosts: [reviews], tcp: [{route: [{destination: {host: reviews}}]}]}\n---\napiVersion: networking.istio.io/v1beta1\nkind: DestinationRule\nmetadata:\n  \
+         {name: reviews, namespace: prod}\nspec: {host: reviews}\n---\napiVersion: install.istio.io/v1alpha1\nkind: IstioOperator\nmetadata:\n  \
          name: tracing\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: x}\n---\n\
          apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\n---\napiVersion: v1\nkind: ConfigMap\n---\n\
          apiVersion: v1\nkind: ConfigMap\nmetadata: {name: 7}\n---\napiVersion: policy.linkerd.io/v1alpha1\n\
          kind: AuthorizationPolicy\nmetadata: {name: x}\n---\n# values of a chart\nglobal:\n  proxy: {}\n",
         &expect![[r#"
-            warning: a.yaml:34: document 8: AuthorizationPolicy default/x: kind: is ignored: only AuthorizationPolicy of security.istio.io is served, not of `policy.linkerd.io/v1alpha1`
+            warning: a.yaml:35: document 8: AuthorizationPolicy default/x: kind: is ignored: only AuthorizationPolicy of security.istio.io is served, not of `policy.linkerd.io/v1alpha1`
             notice: a.yaml:2: document 1: VirtualService default/reviews: known, not yet served: connections to its hosts go to every ready endpoint of the Service, as if it did not exist
             notice: a.yaml:9: document 2: DestinationRule prod/reviews: known, not yet served: connections to its host are balanced and limited as if it did not exist
-            notice: a.yaml:14: document 3: IstioOperator default/tracing: known, will not be served: it installs Istio; Underpass does not read its configuration from it
-            notice: a.yaml:19: document 4: GatewayClass x: known, not yet served: no controller of Underpass's takes it
-            notice: a.yaml:38: document 9: is not a Kubernetes object (no apiVersion, kind, metadata, spec): ignored; it looks like values of Istio's chart
+            notice: a.yaml:15: document 3: IstioOperator default/tracing: known, will not be served: it installs Istio; Underpass does not read its configuration from it
+            notice: a.yaml:20: document 4: GatewayClass x: known, not yet served: no controller of Underpass's takes it
+            notice: a.yaml:39: document 9: is not a Kubernetes object (no apiVersion, kind, metadata, spec): ignored; it looks like values of Istio's chart
             ignored: 1 apps/v1 Deployment
             ignored: 2 v1 ConfigMap
         "#]],

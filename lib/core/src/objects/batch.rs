@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     Kind, ObjectKey, ObjectName,
-    objects::{EndpointSlice, Namespace, Node, PeerAuthentication, Pod, Service},
+    objects::{DestinationRule, EndpointSlice, Namespace, Node, PeerAuthentication, Pod, Service, VirtualService},
     world::AuthorizationPolicy,
 };
 
@@ -29,6 +29,10 @@ pub enum Object {
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
     /// Mutual TLS requirements.
     PeerAuthentication(Arc<PeerAuthentication>),
+    /// Routes of requests and connections.
+    VirtualService(Arc<VirtualService>),
+    /// Subsets of a host, and the policy of its traffic.
+    DestinationRule(Arc<DestinationRule>),
 }
 
 impl Object {
@@ -43,6 +47,8 @@ impl Object {
             Self::EndpointSlice(o) => (Kind::EndpointSlice, &o.name),
             Self::AuthorizationPolicy(o) => (Kind::AuthorizationPolicy, &o.name),
             Self::PeerAuthentication(o) => (Kind::PeerAuthentication, &o.name),
+            Self::VirtualService(o) => (Kind::VirtualService, &o.name),
+            Self::DestinationRule(o) => (Kind::DestinationRule, &o.name),
         };
         ObjectKey::new(kind, name.clone())
     }
@@ -51,7 +57,17 @@ impl Object {
 macro_rules! from {
     ($($t:ident),*) => { $(impl From<$t> for Object { fn from(o: $t) -> Self { Self::$t(Arc::new(o)) } })* };
 }
-from!(Namespace, Node, Pod, Service, EndpointSlice, AuthorizationPolicy, PeerAuthentication);
+from!(
+    Namespace,
+    Node,
+    Pod,
+    Service,
+    EndpointSlice,
+    AuthorizationPolicy,
+    PeerAuthentication,
+    VirtualService,
+    DestinationRule
+);
 
 /// One object that appeared, changed or went away.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,15 +3,34 @@
 //! one.
 
 mod batch;
+mod destination_rule;
+mod http_route;
 mod namespace;
 mod node;
 mod peer_authentication;
 mod pod;
 mod service;
+mod traffic_policy;
+mod virtual_service;
 
 pub use batch::{Batch, Change, Object};
+pub use destination_rule::{DestinationRule, Subset};
+pub use http_route::{
+    Abort, AbortWith, CorsPolicy, Delay, DirectResponse, Fault, HeaderChanges, HeaderOperations, HttpAction, HttpMatch,
+    HttpPolicy, HttpRedirect, HttpRetry, HttpRewrite, HttpRoute, Mirror, ParseConditionError, PathRewrite,
+    RedirectPort, RetryCondition, RetryOn,
+};
 pub use namespace::Namespace;
 pub use node::{AGENT_NOT_READY, Node};
 pub use peer_authentication::{Created, MtlsMode, PeerAuthentication};
 pub use pod::{ContainerPort, DEFAULT_WEIGHT, OwnProxy, Phase, Pod};
 pub use service::{EndpointSlice, Service, SliceEndpoint, SlicePort};
+pub use traffic_policy::{
+    Balancing, ClientTls, ConnectionPool, ConsistentHash, Distribute, HashCookie, HashKey, HashRing, HttpPool,
+    Keepalive, LoadBalancer, LocalityBalancing, OutlierDetection, PortPolicy, ProxyProtocol, RetryBudget, TcpPool,
+    TlsMode, TrafficPolicy, Tunnel, Upgrade, Warmup,
+};
+pub use virtual_service::{
+    ConnectionMatch, ExportTo, Limit, MESH_GATEWAY, RouteTarget, Share, TcpRoute, TlsRoute, VirtualService,
+    WeightedTarget,
+};

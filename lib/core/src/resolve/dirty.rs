@@ -73,6 +73,7 @@ impl Resolver {
             Kind::PeerAuthentication => {
                 self.mark_peer_authentication(&key.name, peer_authentication(old), peer_authentication(new), dirty);
             }
+            Kind::VirtualService | Kind::DestinationRule => {}
         }
     }
 
@@ -88,7 +89,7 @@ impl Resolver {
                 Object::EndpointSlice(slice) => {
                     dirty.lone.extend(slice.endpoints.iter().filter_map(|e| Some((slice.name.clone(), e.address()?))));
                 }
-                Object::Namespace(_) | Object::Node(_) => {}
+                Object::Namespace(_) | Object::Node(_) | Object::VirtualService(_) | Object::DestinationRule(_) => {}
             }
         }
     }

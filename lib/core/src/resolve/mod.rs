@@ -31,7 +31,9 @@ use self::{dirty::Dirty, index::Index, shared::Shared};
 use crate::{
     Kind, ObjectKey, ObjectName, World,
     bulk::alternating,
-    objects::{Batch, Change, Namespace, Node, Object, PeerAuthentication, Pod, Service},
+    objects::{
+        Batch, Change, DestinationRule, Namespace, Node, Object, PeerAuthentication, Pod, Service, VirtualService,
+    },
     world::{self, Fact, FactKey, Facts, MeshSettings, Uid, Workload},
 };
 
@@ -152,6 +154,31 @@ impl Sources {
     pub fn peer_authentications(&self) -> impl Iterator<Item = &Arc<PeerAuthentication>> {
         self.of_kind(Kind::PeerAuthentication, None).filter_map(|object| match object {
             Object::PeerAuthentication(policy) => Some(policy),
+            _ => None,
+        })
+    }
+
+    /// All VirtualServices, by name.
+    pub fn virtual_services(&self) -> impl Iterator<Item = &Arc<VirtualService>> {
+        self.of_kind(Kind::VirtualService, None).filter_map(|object| match object {
+            Object::VirtualService(v) => Some(v),
+            _ => None,
+        })
+    }
+
+    /// The VirtualService of this name.
+    #[must_use]
+    pub fn virtual_service(&self, name: &ObjectName) -> Option<&Arc<VirtualService>> {
+        match self.get(&ObjectKey::new(Kind::VirtualService, name.clone())) {
+            Some(Object::VirtualService(v)) => Some(v),
+            _ => None,
+        }
+    }
+
+    /// All DestinationRules, by name.
+    pub fn destination_rules(&self) -> impl Iterator<Item = &Arc<DestinationRule>> {
+        self.of_kind(Kind::DestinationRule, None).filter_map(|object| match object {
+            Object::DestinationRule(rule) => Some(rule),
             _ => None,
         })
     }

@@ -21,6 +21,15 @@ const fn istio(plural: &'static str) -> [Collection; 2] {
     [collection("/apis/security.istio.io/v1", plural), collection("/apis/security.istio.io/v1beta1", plural)]
 }
 
+/// Versions of one shape.
+const fn networking(plural: &'static str) -> [Collection; 3] {
+    [
+        collection("/apis/networking.istio.io/v1", plural),
+        collection("/apis/networking.istio.io/v1beta1", plural),
+        collection("/apis/networking.istio.io/v1alpha3", plural),
+    ]
+}
+
 impl Collection {
     pub(crate) const SECRETS: Self = collection("/api/v1", "secrets");
     pub(crate) const CONFIG_MAPS: Self = collection("/api/v1", "configmaps");
@@ -46,6 +55,8 @@ impl Collection {
     const ENDPOINT_SLICES: Self = collection("/apis/discovery.k8s.io/v1", "endpointslices");
     const AUTHORIZATION_POLICIES: [Self; 2] = istio("authorizationpolicies");
     const PEER_AUTHENTICATIONS: [Self; 2] = istio("peerauthentications");
+    const VIRTUAL_SERVICES: [Self; 3] = networking("virtualservices");
+    const DESTINATION_RULES: [Self; 3] = networking("destinationrules");
 
     /// Of a kind of core's, in each version of its API, the preferred one first.
     pub(crate) const fn of(kind: Kind) -> &'static [Self] {
@@ -57,6 +68,8 @@ impl Collection {
             Kind::EndpointSlice => &[Self::ENDPOINT_SLICES],
             Kind::AuthorizationPolicy => &Self::AUTHORIZATION_POLICIES,
             Kind::PeerAuthentication => &Self::PEER_AUTHENTICATIONS,
+            Kind::VirtualService => &Self::VIRTUAL_SERVICES,
+            Kind::DestinationRule => &Self::DESTINATION_RULES,
         }
     }
 

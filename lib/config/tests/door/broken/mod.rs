@@ -5,6 +5,7 @@ mod documents;
 mod metadata;
 mod pods;
 mod policies;
+mod routes;
 mod rules;
 mod services;
 
