@@ -17,6 +17,8 @@ pub enum Stage {
     Capture,
     /// The route that the tunnel chooses.
     Route,
+    /// The route of a request.
+    Http,
     /// Whether the destination requires mutual TLS.
     PeerAuthentication,
     /// The verdict of the policies.
@@ -32,6 +34,7 @@ impl Stage {
             Self::Enrolment => "enrolment",
             Self::Capture => "capture",
             Self::Route => "route",
+            Self::Http => "http",
             Self::PeerAuthentication => "peer-authentication",
             Self::Authorization => "authorization",
         }

@@ -1,12 +1,35 @@
-//! Requests: what a waypoint decides about HTTP, without IO. Here are the conditions and hosts that routes are written
-//! with; [`crate::objects`] have the routes.
+//! Requests: which route one takes, where it goes, and what happens to it on the way. What a waypoint does with HTTP is
+//! decided here, without IO; time and dice are arguments.
+//!
+//! ```text
+//! VirtualServices, DestinationRules --compile--> Routes, Clusters of a Service's port     (when one of them changes)
+//! Routes, RequestHead, Dice --route--> Decision                                           (for each request)
+//! ```
+//! What must hold: the compiled rules answer as the objects read, one after the other, do; and a request that no rule
+//! matches goes nowhere.
 
+mod action;
+mod cluster;
 mod host;
+mod matcher;
 mod pattern;
+mod redirect;
+mod request;
+mod retry;
+mod routes;
+mod rule;
+mod rules_of_host;
 mod text;
+mod words;
 
 pub use self::{
+    action::{Action, Decision, Forward, Respond, route},
+    cluster::{Cluster, ClusterEndpoint, ClusterKey, ClusterPolicy, Clusters, PolicyLevel, Unresolved},
     host::Host,
     pattern::{MAX_PATTERN_BYTES, ParsePatternError, Pattern, Substitution},
+    request::{Dice, RequestHead, Source, Throw},
+    retry::RetryPolicy,
+    routes::{Compiled, Routes, compile},
+    rule::{Place, Rule},
     text::{TextMatch, ValueMatch},
 };

@@ -1,0 +1,268 @@
+//! The routes of a Service's port: the rules of all VirtualServices for its host, compiled, and the clusters that they
+//! lead to. Compiled anew when an object changes; requests under way keep those that they began with.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::{
+    ClusterKey, Clusters, Host, RequestHead, RetryPolicy,
+    cluster::service_of,
+    matcher::Matcher,
+    rule::{Place, Route, RouteAction, Rule, RuleSource, Weighted, is_catch_all},
+    rules_of_host::virtual_services,
+};
+use crate::{
+    ObjectName, World,
+    objects::{HttpAction, HttpMatch, HttpPolicy, HttpRoute, MESH_GATEWAY, RouteTarget, VirtualService},
+    resolve::Sources,
+    world::Service,
+};
+
+/// The rules of one Service's port, in order.
+#[derive(Clone, Debug)]
+pub struct Routes {
+    pub(super) sources: Vec<RuleSource>,
+    pub(super) rules: Vec<Rule>,
+    matcher: Matcher,
+    /// Where requests go that no VirtualService is for: the Service itself.
+    pub(super) own: ClusterKey,
+    pub(super) own_retry: RetryPolicy,
+}
+
+/// The routes of a Service's port, and the clusters that they lead to.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// The rules.
+    pub routes: Routes,
+    /// Every cluster that one of them names, and the Service's own.
+    pub clusters: Clusters,
+}
+
+/// What concerns requests to this port of a Service.
+#[must_use]
+pub fn compile(world: &World, sources: &Sources, service: &Service, port: u16) -> Compiled {
+    let own = ClusterKey { host: Arc::clone(&service.hostname), subset: None, port };
+    let compiler = Compiler { world, sources, port };
+    let of_host = virtual_services(world, sources, &service.hostname);
+    let mut rules = Vec::new();
+    let mut last = Vec::new();
+    for (number, v) in of_host.iter().enumerate() {
+        // Behind a rule that every request matches, nothing is reached: also not where another object's rules follow.
+        for rule in compiler.virtual_service(number, v) {
+            if rule.is_catch_all() {
+                last.push(rule);
+                break;
+            }
+            rules.push(rule);
+        }
+    }
+    rules.append(&mut last);
+    let mut clusters = Clusters::default();
+    let named: BTreeSet<_> = rules.iter().flat_map(Rule::clusters).chain([&own]).cloned().collect();
+    named.into_iter().for_each(|key| clusters.add(world, sources, key));
+    let sources = of_host.iter().map(|v| RuleSource { name: v.name.clone(), export_to: v.export_to.clone() });
+    let matcher = Matcher::new(rules.iter().map(Rule::path_key));
+    let own_retry = RetryPolicy::mesh_default();
+    Compiled { routes: Routes { sources: sources.collect(), rules, matcher, own, own_retry }, clusters }
+}
+
+impl Routes {
+    /// All rules, in order.
+    pub fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.iter()
+    }
+
+    /// The VirtualServices that its rules are of, in order.
+    pub fn virtual_services(&self) -> impl Iterator<Item = &ObjectName> {
+        self.sources.iter().map(|source| &source.name)
+    }
+
+    /// The first rule that a request matches.
+    pub(super) fn find(&self, head: &RequestHead<'_>) -> Option<&Rule> {
+        let rule = |number: u32| self.rules.get(usize::try_from(number).ok()?);
+        let is_for = |rule: &Rule| self.sources.get(rule.source).is_some_and(|source| source.is_for(head));
+        let holds = |number: u32| rule(number).is_some_and(|rule| is_for(rule) && rule.holds(head));
+        self.matcher.first(head.path_alone(), holds).and_then(rule)
+    }
+
+    /// Some VirtualService is for the sender of this request.
+    pub(super) fn is_routed(&self, head: &RequestHead<'_>) -> bool {
+        self.sources.iter().any(|source| source.is_for(head))
+    }
+}
+
+impl Rule {
+    /// The clusters that it leads to, with their weights; none where it leads to none.
+    pub fn targets(&self) -> impl Iterator<Item = (&ClusterKey, u32)> {
+        let targets = match &self.route.action {
+            RouteAction::Forward(targets) => targets.as_slice(),
+            RouteAction::Redirect(_) | RouteAction::Respond(_) => &[],
+        };
+        targets.iter().map(|target| (&target.cluster, target.weight))
+    }
+
+    /// Every cluster that it names.
+    pub(super) fn clusters(&self) -> impl Iterator<Item = &ClusterKey> {
+        self.targets().map(|(cluster, _)| cluster).chain(self.route.mirrors.iter().map(|(cluster, _)| cluster))
+    }
+}
+
+struct Compiler<'a> {
+    world: &'a World,
+    sources: &'a Sources,
+    /// The called one.
+    port: u16,
+}
+
+impl Compiler<'_> {
+    /// Its rules, in order.
+    fn virtual_service(&self, number: usize, v: &VirtualService) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        for (at, route) in v.http.iter().enumerate() {
+            let outer = self.conditions(v, at, route);
+            match &route.action {
+                HttpAction::Delegate(name) => {
+                    for (place, condition) in &outer {
+                        rules.extend(self.delegate(number, name, place, condition.as_ref(), &route.policy));
+                    }
+                }
+                action => {
+                    let Some(compiled) = self.route(v, action, &route.policy).map(Arc::new) else { continue };
+                    rules.extend(outer.into_iter().map(|(place, condition)| Rule {
+                        place,
+                        through: None,
+                        name: route.name.clone(),
+                        conditions: condition.into_iter().collect(),
+                        source: number,
+                        route: Arc::clone(&compiled),
+                    }));
+                }
+            }
+        }
+        rules
+    }
+
+    /// The ways to match a route that calls of this port inside the mesh can take.
+    fn conditions(&self, v: &VirtualService, at: usize, route: &HttpRoute) -> Vec<(Place, Option<HttpMatch>)> {
+        let place = |condition| Place { name: v.name.clone(), route: at, condition };
+        if route.matches.is_empty() {
+            return vec![(place(None), None)];
+        }
+        let is_here = |m: &HttpMatch| {
+            let is_in_mesh = m.gateways.is_empty() || m.gateways.iter().any(|g| &**g == MESH_GATEWAY);
+            is_in_mesh && m.port.is_none_or(|port| port == self.port)
+        };
+        let here = route.matches.iter().enumerate().filter(|(_, m)| is_here(m));
+        here.map(|(i, m)| (place(Some(i)), Some(m.clone()))).collect()
+    }
+
+    /// The routes of another VirtualService, under the conditions of the one that delegates to it. As in Istio a delegate
+    /// has no hosts, and delegates to none.
+    fn delegate(
+        &self,
+        number: usize,
+        name: &ObjectName,
+        through: &Place,
+        outer: Option<&HttpMatch>,
+        policy: &HttpPolicy,
+    ) -> Vec<Rule> {
+        let inner = self.sources.virtual_service(name);
+        let Some(inner) = inner.filter(|v| v.hosts.is_empty() && v.is_exported_to(Some(through.name.namespace())))
+        else {
+            return Vec::new();
+        };
+        let mut rules = Vec::new();
+        for (at, route) in inner.http.iter().enumerate() {
+            let Some(compiled) = self.route(inner, &route.action, &inherited(&route.policy, policy)) else { continue };
+            let compiled = Arc::new(compiled);
+            rules.extend(self.conditions(inner, at, route).into_iter().map(|(place, own)| Rule {
+                place,
+                through: Some(through.clone()),
+                name: route.name.clone(),
+                conditions: outer.cloned().into_iter().chain(own).filter(|m| !is_empty(m)).collect(),
+                source: number,
+                route: Arc::clone(&compiled),
+            }));
+        }
+        rules
+    }
+
+    /// What is done; nothing of a route that delegates.
+    fn route(&self, v: &VirtualService, action: &HttpAction, policy: &HttpPolicy) -> Option<Route> {
+        let action = match action {
+            HttpAction::Forward(targets) => {
+                let target = |t: &crate::objects::WeightedTarget| Weighted {
+                    cluster: self.cluster(v, &t.target),
+                    weight: t.weight,
+                    headers: t.headers.clone(),
+                };
+                RouteAction::Forward(targets.iter().map(target).collect())
+            }
+            HttpAction::Redirect(redirect) => RouteAction::Redirect(redirect.clone()),
+            HttpAction::Respond(response) => RouteAction::Respond(response.clone()),
+            HttpAction::Delegate(_) => return None,
+        };
+        let mirrors = policy.mirrors.iter().map(|m| (self.cluster(v, &m.target), m.share));
+        Some(Route {
+            action,
+            rewrite: policy.rewrite.clone(),
+            timeout: policy.timeout.flatten(),
+            retry: RetryPolicy::of(policy.retries.as_ref()),
+            fault: policy.fault.clone(),
+            mirrors: mirrors.collect(),
+            cors: policy.cors.clone(),
+            headers: policy.headers.clone(),
+        })
+    }
+
+    /// A target without a port is called at the called one; a Service that has a single other one, there.
+    fn cluster(&self, v: &VirtualService, target: &RouteTarget) -> ClusterKey {
+        let host: Arc<str> = match &*target.host.qualified(v.name.namespace(), &self.world.settings().cluster_domain) {
+            Host::Name(name) => Arc::clone(name),
+            other => other.to_string().into(),
+        };
+        let only = || match service_of(self.world, &host)?.ports.as_slice() {
+            [only] => Some(only.port),
+            _ => None,
+        };
+        let port = target.port.or_else(only).unwrap_or(self.port);
+        ClusterKey { host, subset: target.subset.clone(), port }
+    }
+}
+
+fn is_empty(condition: &HttpMatch) -> bool {
+    condition.uri.is_none() && is_catch_all(condition)
+}
+
+/// What a delegate's route does not say, the route says that delegates to it.
+fn inherited(own: &HttpPolicy, outer: &HttpPolicy) -> HttpPolicy {
+    fn or<T: Clone>(own: &Option<T>, outer: &Option<T>) -> Option<T> {
+        own.clone().or_else(|| outer.clone())
+    }
+    let pairs = |own: &[(Arc<str>, Arc<str>)], outer: &[(Arc<str>, Arc<str>)]| {
+        let missing = outer.iter().filter(|(name, _)| !own.iter().any(|(known, _)| known == name));
+        own.iter().chain(missing).cloned().collect::<Vec<_>>()
+    };
+    let changes = |own: &crate::objects::HeaderChanges, outer: &crate::objects::HeaderChanges| {
+        let more = outer.remove.iter().filter(|name| !own.remove.contains(name));
+        crate::objects::HeaderChanges {
+            set: pairs(&own.set, &outer.set),
+            add: pairs(&own.add, &outer.add),
+            remove: own.remove.iter().chain(more).cloned().collect(),
+        }
+    };
+    HttpPolicy {
+        rewrite: or(&own.rewrite, &outer.rewrite),
+        timeout: or(&own.timeout, &outer.timeout),
+        retries: or(&own.retries, &outer.retries),
+        fault: or(&own.fault, &outer.fault),
+        mirrors: if own.mirrors.is_empty() { outer.mirrors.clone() } else { own.mirrors.clone() },
+        cors: or(&own.cors, &outer.cors),
+        headers: crate::objects::HeaderOperations {
+            request: changes(&own.headers.request, &outer.headers.request),
+            response: changes(&own.headers.response, &outer.headers.response),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

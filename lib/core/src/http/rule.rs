@@ -1,0 +1,170 @@
+//! Rules: each is one way to match a route of a VirtualService, and what follows then.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{ClusterKey, RequestHead, RetryPolicy, TextMatch, matcher::PathKey};
+use crate::{
+    Kind, ObjectKey, ObjectName,
+    labels::selects,
+    objects::{
+        CorsPolicy, DirectResponse, ExportTo, Fault, HeaderOperations, HttpMatch, HttpRedirect, HttpRewrite, Share,
+    },
+};
+
+/// A place in a VirtualService.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The VirtualService.
+    pub name: ObjectName,
+    /// The position in `spec.http`.
+    pub route: usize,
+    /// The position in its `match`; none: it has no such list.
+    pub condition: Option<usize>,
+}
+
+impl Place {
+    /// The VirtualService, as an object.
+    #[must_use]
+    pub fn object(&self) -> ObjectKey {
+        ObjectKey::new(Kind::VirtualService, self.name.clone())
+    }
+}
+
+impl fmt::Display for Place {
+    /// The field.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "spec.http[{}]", self.route)?;
+        self.condition.map_or(Ok(()), |condition| write!(f, ".match[{condition}]"))
+    }
+}
+
+/// One rule.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// The place of what is done.
+    pub place: Place,
+    /// The place that delegates to it.
+    pub through: Option<Place>,
+    /// The route's own name.
+    pub name: Option<Arc<str>>,
+    /// All of these must hold: the delegating route's, and its own. Ports and gateways are dealt with.
+    pub(super) conditions: Vec<HttpMatch>,
+    /// The position of its VirtualService among those of the host.
+    pub(super) source: usize,
+    /// What is done. Rules of one route share it.
+    pub(super) route: Arc<Route>,
+}
+
+/// What is done with a request that a rule matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Route {
+    pub(super) action: RouteAction,
+    pub(super) rewrite: Option<HttpRewrite>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) retry: Option<RetryPolicy>,
+    pub(super) fault: Option<Fault>,
+    pub(super) mirrors: Vec<(ClusterKey, Share)>,
+    pub(super) cors: Option<CorsPolicy>,
+    pub(super) headers: HeaderOperations,
+}
+
+/// The end of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum RouteAction {
+    /// To one of these, by weight; the sum is above 0.
+    Forward(Vec<Weighted>),
+    Redirect(HttpRedirect),
+    Respond(DirectResponse),
+}
+
+/// One of several clusters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Weighted {
+    pub(super) cluster: ClusterKey,
+    pub(super) weight: u32,
+    pub(super) headers: HeaderOperations,
+}
+
+/// A VirtualService whose rules are among the routes of a host.
+#[derive(Clone, Debug)]
+pub(super) struct RuleSource {
+    pub(super) name: ObjectName,
+    pub(super) export_to: ExportTo,
+}
+
+impl RuleSource {
+    /// The sender of a request is one that it is for.
+    pub(super) fn is_for(&self, head: &RequestHead<'_>) -> bool {
+        self.export_to.includes(self.name.namespace(), head.source.namespace)
+    }
+}
+
+impl Rule {
+    /// All of its conditions hold.
+    pub(super) fn holds(&self, head: &RequestHead<'_>) -> bool {
+        self.conditions.iter().all(|condition| holds(condition, head))
+    }
+
+    /// The condition on the path by which it is found: the innermost that can be one.
+    pub(super) fn path_key(&self) -> PathKey {
+        let of = |condition: &HttpMatch| match &condition.uri {
+            Some(TextMatch::Exact(path)) if !condition.ignore_uri_case => Some(PathKey::Exact(Arc::clone(path))),
+            Some(TextMatch::Prefix(path)) if !condition.ignore_uri_case => Some(PathKey::Prefix(Arc::clone(path))),
+            _ => None,
+        };
+        self.conditions.iter().rev().find_map(of).unwrap_or(PathKey::Any)
+    }
+
+    /// Every request matches.
+    pub(super) fn is_catch_all(&self) -> bool {
+        self.conditions.iter().all(is_catch_all)
+    }
+
+    /// The innermost condition on the path, which says what `rewrite.uri` replaces.
+    pub(super) fn path_condition(&self) -> Option<&HttpMatch> {
+        self.conditions.iter().rev().find(|condition| condition.uri.is_some())
+    }
+}
+
+/// Nothing is asked for, or a path that all requests have.
+pub(super) fn is_catch_all(condition: &HttpMatch) -> bool {
+    let all = match &condition.uri {
+        None => true,
+        Some(TextMatch::Prefix(prefix)) => matches!(&**prefix, "" | "/"),
+        Some(TextMatch::Regex(pattern)) => pattern.as_str() == ".*",
+        Some(TextMatch::Exact(_)) => false,
+    };
+    let texts = [&condition.scheme, &condition.method, &condition.authority];
+    all && texts.into_iter().all(Option::is_none)
+        && condition.headers.is_empty()
+        && condition.without_headers.is_empty()
+        && condition.query.is_empty()
+        && condition.source_labels.is_empty()
+        && condition.source_namespace.is_none()
+}
+
+/// All of one condition but its port and gateways.
+pub(super) fn holds(condition: &HttpMatch, head: &RequestHead<'_>) -> bool {
+    let text = |text: &Option<TextMatch>, value: &str| text.as_ref().is_none_or(|text| text.matches(value.as_bytes()));
+    let path = head.path_alone().as_bytes();
+    let uri = condition.uri.as_ref().is_none_or(|uri| match condition.ignore_uri_case {
+        true => uri.matches_ignoring_case(path),
+        false => uri.matches(path),
+    });
+    let labels = || match head.source.labels {
+        Some(labels) => selects(&condition.source_labels, labels),
+        // Nothing is known of the sender.
+        None => condition.source_labels.is_empty(),
+    };
+    let namespace = || condition.source_namespace.as_deref().is_none_or(|ns| head.source.namespace == Some(ns));
+    uri && text(&condition.method, head.method)
+        && text(&condition.scheme, head.scheme)
+        && text(&condition.authority, head.authority)
+        && condition.headers.iter().all(|(name, value)| value.matches(head.header(name).as_deref()))
+        && !condition.without_headers.iter().any(|(name, value)| value.matches(head.header(name).as_deref()))
+        && condition.query.iter().all(|(name, value)| value.matches(head.parameter(name).map(str::as_bytes)))
+        && labels()
+        && namespace()
+}
