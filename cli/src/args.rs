@@ -1,6 +1,7 @@
 //! The command line, as clap reads it.
 
 mod mesh;
+mod request;
 mod way;
 
 use std::{path::PathBuf, time::Duration};
@@ -202,7 +203,8 @@ pub(crate) struct Log {
     Problems of the manifests go to standard error, one per line.\n\n\
     Examples:\n  \
     underpass explain -f deploy/samples/bookinfo bookinfo/productpage-v1 reviews:9080\n  \
-    underpass explain -f mesh/ 10.0.1.7 shop/cart:8080 -o json")]
+    underpass explain -f mesh/ 10.0.1.7 shop/cart:8080 -o json\n  \
+    underpass explain -f mesh/ shop/web cart:80 --path /api/v2/x --header end-user=jason")]
 pub(crate) struct Explain {
     #[command(flatten)]
     pub(crate) from: From,
@@ -215,6 +217,8 @@ pub(crate) struct Explain {
     /// The destination: namespace/pod, a service's name or host, or an address ([..] around IPv6), and the port.
     #[arg(value_name = "DESTINATION:PORT")]
     pub(crate) destination: String,
+    #[command(flatten)]
+    pub(crate) request: request::Request,
     /// Format of the answer.
     #[arg(short = 'o', long, value_enum, default_value_t = Format::Text)]
     pub(crate) output: Format,

@@ -1,14 +1,20 @@
 //! Sources of answers: agents, or a directory of manifests that is read now. Commands ask for views and
 //! do not know the source.
 
-use std::{collections::BTreeMap, fs, io, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use underpass_config::door::{self, Files, State};
 use underpass_core::{
     ObjectName,
-    explain::{Explanation, explain},
+    explain::{Asked, Behind, Explanation, explain, explain_request},
     resolve::Model,
 };
+use underpass_door::Path as FieldPath;
 use underpass_telemetry::admin::{
     encode_query,
     view::{self, PodDescription, Policy, Service, ServiceDescription, Workload},
@@ -18,13 +24,35 @@ use crate::{
     agents::Agents,
     args::{From, Mesh},
     error::CliError,
+    lines::Lines,
     output,
 };
 
 /// Agents, or the objects of manifests and their World.
 pub(crate) enum Source {
     Agents(Agents),
-    Manifests(Box<Model>),
+    Manifests(Box<Model>, Box<Origin>),
+}
+
+/// The files that objects are of.
+pub(crate) struct Origin {
+    path: PathBuf,
+    files: Files,
+    state: State,
+}
+
+impl Origin {
+    /// File and line of each object's field.
+    fn locate(&self, behind: &mut [Behind]) {
+        let mut lines = Lines::new(&self.state, self.files.contents());
+        for one in behind {
+            let place = lines.of(&one.object, &FieldPath::parse(&one.field));
+            one.place = place.map(|(file, line)| {
+                let path = if self.path.is_dir() { self.path.join(&**file) } else { self.path.clone() };
+                format!("{}:{line}", path.display())
+            });
+        }
+    }
 }
 
 /// An answer, and a line for each part that is missing: of an agent that gave none.
@@ -44,7 +72,10 @@ impl Source {
     pub(crate) fn open(from: &From) -> Result<Self, CliError> {
         match &from.filename {
             None => Ok(Self::Agents(Agents::open(&from.way)?)),
-            Some(path) => Ok(Self::Manifests(Box::new(read(path, &from.mesh)?))),
+            Some(path) => {
+                let (model, origin) = read(path, &from.mesh)?;
+                Ok(Self::Manifests(Box::new(model), Box::new(origin)))
+            }
         }
     }
 
@@ -66,14 +97,14 @@ impl Source {
                 let own = answers.into_iter().map(|(agent, said)| (agent.node, said));
                 Ok(Found { all: merge(own, whole), silent })
             }
-            Self::Manifests(model) => Ok(Found::whole(view::workloads(model.world()))),
+            Self::Manifests(model, _) => Ok(Found::whole(view::workloads(model.world()))),
         }
     }
 
     pub(crate) fn services(&self) -> Result<Vec<Service>, CliError> {
         match self {
             Self::Agents(agents) => agents.any("/services"),
-            Self::Manifests(model) => Ok(view::services(model.world())),
+            Self::Manifests(model, _) => Ok(view::services(model.world())),
         }
     }
 
@@ -89,7 +120,7 @@ impl Source {
                 }
                 Ok(found)
             }
-            Self::Manifests(model) => Ok(Found::whole(view::policies(model.world(), model.sources()))),
+            Self::Manifests(model, _) => Ok(Found::whole(view::policies(model.world(), model.sources()))),
         }
     }
 
@@ -99,9 +130,23 @@ impl Source {
                 let query = format!("source={}&destination={}", encode_query(source), encode_query(destination));
                 agents.beside(source, &format!("/explain?{query}"))
             }
-            Self::Manifests(model) => explain(model.world(), Some(model.sources()), source, destination)
+            Self::Manifests(model, _) => explain(model.world(), Some(model.sources()), source, destination)
                 .map_err(|source| CliError::Explain { source }),
         }
+    }
+
+    /// A connection, and a request over it.
+    pub(crate) fn explain_request(
+        &self,
+        source: &str,
+        destination: &str,
+        asked: &Asked,
+    ) -> Result<Explanation, CliError> {
+        let Self::Manifests(model, origin) = self else { return Err(CliError::RequestOfFiles) };
+        let mut explanation = explain_request(model.world(), model.sources(), source, destination, asked)
+            .map_err(|source| CliError::Explain { source })?;
+        explanation.http.iter_mut().for_each(|http| origin.locate(&mut http.objects));
+        Ok(explanation)
     }
 
     pub(crate) fn describe_pod(&self, name: &ObjectName) -> Result<PodDescription, CliError> {
@@ -110,7 +155,7 @@ impl Source {
                 let name = name.to_string();
                 agents.beside(&name, &format!("/describe/pod?name={}", encode_query(&name)))
             }
-            Self::Manifests(model) => view::describe_pod(model.world(), model.sources(), name)
+            Self::Manifests(model, _) => view::describe_pod(model.world(), model.sources(), name)
                 .ok_or_else(|| CliError::NotFound { says: format!("the manifests have no pod {name}") }),
         }
     }
@@ -118,7 +163,7 @@ impl Source {
     pub(crate) fn describe_service(&self, name: &ObjectName) -> Result<ServiceDescription, CliError> {
         match self {
             Self::Agents(agents) => agents.any(&format!("/describe/service?name={}", encode_query(&name.to_string()))),
-            Self::Manifests(model) => view::describe_service(model.world(), model.sources(), name)
+            Self::Manifests(model, _) => view::describe_service(model.world(), model.sources(), name)
                 .ok_or_else(|| CliError::NotFound { says: format!("the manifests have no service {name}") }),
         }
     }
@@ -127,7 +172,7 @@ impl Source {
     pub(crate) fn default_namespace(&self) -> &str {
         match self {
             Self::Agents(agents) => agents.default_namespace(),
-            Self::Manifests(_) => "default",
+            Self::Manifests(..) => "default",
         }
     }
 }
@@ -144,9 +189,9 @@ fn merge(own: impl Iterator<Item = (Arc<str>, Vec<Workload>)>, whole: Vec<Worklo
 }
 
 /// The objects of a directory of manifests, and their World. Problems go to standard error, one per line.
-fn read(path: &Path, mesh: &Mesh) -> Result<Model, CliError> {
+fn read(path: &Path, mesh: &Mesh) -> Result<(Model, Origin), CliError> {
     let files = files(path)?;
-    let (_, update) = State::default().next(&files.contents());
+    let (state, update) = State::default().next(&files.contents());
     let mut model = Model::empty(mesh.settings());
     model.apply(&update.batch);
     for problem in update.problems.iter().chain(&update.notices) {
@@ -156,7 +201,7 @@ fn read(path: &Path, mesh: &Mesh) -> Result<Model, CliError> {
         let field = if finding.field.is_empty() { String::new() } else { format!(": {}", finding.field) };
         output::complain(&format!("warning: {}{field}: {}", finding.object, finding.says));
     }
-    Ok(model)
+    Ok((model, Origin { path: path.to_owned(), files, state }))
 }
 
 /// The manifests of a directory, or one file. The door serves all that it can read, also an empty directory: for

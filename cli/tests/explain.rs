@@ -359,12 +359,26 @@ fn help_tells_the_exit_status() {
               <SOURCE>
                       The source: namespace/pod, pod, or an address
 
+            A request:
+                  --method <METHOD>
+                      Explain a request as well, by the VirtualServices and DestinationRules of the files (-f): its method
+
+                  --path <PATH>
+                      Its path, with its query
+
+                  --header <NAME=VALUE>
+                      A header of it; may be given more than once
+
+                  --authority <HOST[:PORT]>
+                      Its authority; by default the destination as it is written
+
             Exit status: 0 the connection is allowed, 2 it is denied, 1 there is no answer.
             Problems of the manifests go to standard error, one per line.
 
             Examples:
               underpass explain -f deploy/samples/bookinfo bookinfo/productpage-v1 reviews:9080
               underpass explain -f mesh/ 10.0.1.7 shop/cart:8080 -o json
+              underpass explain -f mesh/ shop/web cart:80 --path /api/v2/x --header end-user=jason
         "#]],
     );
 }

@@ -1,6 +1,7 @@
 //! `underpass explain SOURCE DESTINATION:PORT`: the fate of a connection, step by step, and the object that decides it.
 //! It runs the functions that connections run, with a recorder; it decides nothing itself.
 
+mod http;
 mod resolve;
 mod untouched;
 
@@ -20,7 +21,10 @@ use crate::{
 };
 
 use self::resolve::{CalledAddress, Source, find_called, find_source, name_of, split_port};
-pub use self::resolve::{Suggestions, Unknown};
+pub use self::{
+    http::{Asked, Behind, HttpAnswer, explain_request},
+    resolve::{Suggestions, Unknown},
+};
 
 /// The path of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +69,9 @@ pub struct Explanation {
     pub reason: String,
     /// The steps of the decision, in order.
     pub steps: Vec<Step>,
+    /// What a waypoint would do with the request that was asked about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpAnswer>,
 }
 
 /// The facts, and the objects behind them if available. Only objects have what nodes and DNS decide by: node ports,
@@ -113,6 +120,7 @@ pub fn explain(
         policy: verdict.policy().cloned(),
         reason,
         steps,
+        http: None,
     })
 }
 

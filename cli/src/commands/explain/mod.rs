@@ -24,7 +24,10 @@ pub(crate) fn run(args: &Explain) -> Result<Output, CliError> {
         }
         _ => args.source.clone(),
     };
-    let answer = source.explain(&from, &args.destination)?;
+    let answer = match args.request.asked() {
+        Some(asked) => source.explain_request(&from, &args.destination, &asked)?,
+        None => source.explain(&from, &args.destination)?,
+    };
     let code = match answer.verdict {
         Answer::Allow => output::OK,
         Answer::Deny => output::NO,

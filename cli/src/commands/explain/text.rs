@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use underpass_core::explain::{Answer, Explanation, Path};
+use underpass_core::explain::{Answer, Behind, Explanation, Path};
 
 use crate::output::{Colour, one_line};
 
@@ -23,7 +23,17 @@ pub(super) fn write(e: &Explanation, colour: Colour) -> String {
         let stage = colour.faint(&format!("{shown:stage_width$}"));
         let _ = writeln!(out, "  {stage}  {:object_width$}  {}", one_line(object), one_line(&step.says));
     }
+    out.push_str(&behind(e));
     out
+}
+
+/// The fields that the route of a request follows from, each with its file and line.
+fn behind(e: &Explanation) -> String {
+    let located = e.http.iter().flat_map(|http| &http.objects).filter_map(|one| Some((one, one.place.as_ref()?)));
+    let line =
+        |(one, place): (&Behind, &String)| format!("  {}: {} {}\n", one_line(place), one.object, one_line(&one.field));
+    let lines: String = located.map(line).collect();
+    if lines.is_empty() { lines } else { format!("\n{lines}") }
 }
 
 fn headline(e: &Explanation, colour: Colour) -> String {
@@ -79,6 +89,7 @@ mod tests {
                 step(Stage::Authorization, Some(ObjectKey::new(Kind::AuthorizationPolicy, name)), "two\nallowed"),
                 step(Stage::Authorization, None, "three"),
             ],
+            http: None,
         };
         let object = "AuthorizationPolicy default/a";
         let (blank, space) = (" ".repeat(object.len()), " ".repeat("authorization".len()));
