@@ -7,6 +7,7 @@
 
 mod callers;
 mod pods;
+mod routes;
 mod selection;
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -67,6 +68,8 @@ pub fn dangling(
             Object::PeerAuthentication(p) => known.peer_authentication(p, &mut say),
             Object::Service(s) => known.service(s, &mut say),
             Object::Pod(pod) => known.pod(pod, &mut say),
+            Object::VirtualService(v) => known.virtual_service(v, &mut say),
+            Object::DestinationRule(rule) => known.destination_rule(rule, &mut say),
             _ => {}
         }
     }

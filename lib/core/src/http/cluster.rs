@@ -105,7 +105,7 @@ pub struct ClusterEndpoint<'w> {
 }
 
 impl Cluster {
-    pub(super) fn new(world: &World, rules: &HostRules<'_>, key: &ClusterKey) -> Self {
+    pub(crate) fn new(world: &World, rules: &HostRules<'_>, key: &ClusterKey) -> Self {
         let mut cluster = Self {
             service: service_of(world, &key.host).ok_or(Unresolved::Host).and_then(|service| {
                 match service.port(key.port) {
@@ -193,7 +193,7 @@ fn take<T: Clone>(into: &mut Option<T>, nearer: Option<&T>) -> bool {
 }
 
 /// The Service of a whole host name.
-pub(super) fn service_of<'w>(world: &'w World, host: &str) -> Option<&'w Arc<Service>> {
+pub(crate) fn service_of<'w>(world: &'w World, host: &str) -> Option<&'w Arc<Service>> {
     let rest = host.strip_suffix(&*world.settings().cluster_domain)?.strip_suffix(".svc.")?;
     let (name, namespace) = rest.split_once('.')?;
     world.service(&ObjectName::new(namespace, name))

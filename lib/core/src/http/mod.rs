@@ -33,3 +33,8 @@ pub use self::{
     rule::{Place, Rule},
     text::{TextMatch, ValueMatch},
 };
+pub(crate) use self::{
+    cluster::service_of,
+    rule::is_catch_all,
+    rules_of_host::{HostRules, virtual_services},
+};

@@ -129,7 +129,7 @@ impl Rule {
 }
 
 /// Nothing is asked for, or a path that all requests have.
-pub(super) fn is_catch_all(condition: &HttpMatch) -> bool {
+pub(crate) fn is_catch_all(condition: &HttpMatch) -> bool {
     let all = match &condition.uri {
         None => true,
         Some(TextMatch::Prefix(prefix)) => matches!(&**prefix, "" | "/"),

@@ -12,7 +12,7 @@ use crate::{
 
 /// The VirtualServices for this whole host name whose routes of HTTP calls inside the mesh follow: of the most precise
 /// host that one of them names, the oldest first, then by name.
-pub(super) fn virtual_services<'s>(world: &World, sources: &'s Sources, host: &str) -> Vec<&'s Arc<VirtualService>> {
+pub(crate) fn virtual_services<'s>(world: &World, sources: &'s Sources, host: &str) -> Vec<&'s Arc<VirtualService>> {
     let domain = &world.settings().cluster_domain;
     let precision = |v: &VirtualService| {
         let hosts = v.hosts.iter().map(|host| host.qualified(v.name.namespace(), domain));
@@ -27,12 +27,12 @@ pub(super) fn virtual_services<'s>(world: &World, sources: &'s Sources, host: &s
 }
 
 /// The DestinationRules of a host, in their order.
-pub(super) struct HostRules<'s>(Vec<&'s Arc<DestinationRule>>);
+pub(crate) struct HostRules<'s>(Vec<&'s Arc<DestinationRule>>);
 
 impl<'s> HostRules<'s> {
     /// Those of the host's own namespace; where it has none, those of the root namespace. Of the most precise host, the
     /// oldest first, then by name. Those for some callers alone are left out: one waypoint serves all callers.
-    pub(super) fn of(world: &World, sources: &'s Sources, host: &str) -> Self {
+    pub(crate) fn of(world: &World, sources: &'s Sources, host: &str) -> Self {
         let settings = world.settings();
         let Some(service) = service_of(world, host) else { return Self(Vec::new()) };
         let own = service.name.namespace();
@@ -57,14 +57,19 @@ impl<'s> HostRules<'s> {
         Self(if found.is_empty() { of_namespace(&settings.root_namespace) } else { found })
     }
 
+    /// The rule is one of them.
+    pub(crate) fn has(&self, rule: &DestinationRule) -> bool {
+        self.0.iter().any(|known| known.name == rule.name)
+    }
+
     /// The policy of the host: the first that one of them has.
-    pub(super) fn policy(&self) -> Option<(&'s DestinationRule, &'s TrafficPolicy)> {
+    pub(crate) fn policy(&self) -> Option<(&'s DestinationRule, &'s TrafficPolicy)> {
         let first = self.0.iter().find(|rule| rule.policy != TrafficPolicy::default())?;
         Some((first, &first.policy))
     }
 
     /// A subset, of the first that defines it, and its position there.
-    pub(super) fn subset(&self, name: &str) -> Option<(&'s DestinationRule, usize, &'s Subset)> {
+    pub(crate) fn subset(&self, name: &str) -> Option<(&'s DestinationRule, usize, &'s Subset)> {
         self.0.iter().find_map(|rule| {
             let (at, subset) = rule.subsets.iter().enumerate().find(|(_, subset)| &*subset.name == name)?;
             Some((&***rule, at, subset))
