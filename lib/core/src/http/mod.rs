@@ -5,13 +5,18 @@
 //! VirtualServices, DestinationRules --compile--> Routes, Clusters of a Service's port     (when one of them changes)
 //! Routes, RequestHead, Dice --route--> Decision                                           (for each request)
 //! ```
+//! Beside it stand state machines, for the proxy that carries requests out: [`Tries`] of one request, the [`Breaker`] and the
+//! [`Outliers`] of one cluster.
+//!
 //! What must hold: the compiled rules answer as the objects read, one after the other, do; and a request that no rule
 //! matches goes nowhere.
 
 mod action;
+mod breaker;
 mod cluster;
 mod host;
 mod matcher;
+mod outlier;
 mod pattern;
 mod redirect;
 mod request;
@@ -20,18 +25,22 @@ mod routes;
 mod rule;
 mod rules_of_host;
 mod text;
+mod tries;
 mod words;
 
 pub use self::{
     action::{Action, Decision, Forward, Respond, route},
+    breaker::{Breaker, Counted, Limits, Overflow},
     cluster::{Cluster, ClusterEndpoint, ClusterKey, ClusterPolicy, Clusters, PolicyLevel, Unresolved},
     host::Host,
+    outlier::{Health, OutlierRules, Outliers},
     pattern::{MAX_PATTERN_BYTES, ParsePatternError, Pattern, Substitution},
     request::{Dice, RequestHead, Source, Throw},
     retry::RetryPolicy,
     routes::{Compiled, Routes, compile},
     rule::{Place, Rule},
     text::{TextMatch, ValueMatch},
+    tries::{Outcome, Tries},
 };
 pub(crate) use self::{
     cluster::service_of,
