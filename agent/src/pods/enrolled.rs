@@ -286,7 +286,7 @@ impl EnrolledPod {
     /// Its object names these ports from now on.
     pub(super) fn set_probes(&mut self, probes: &[u16]) {
         let before = self.kernel.too_many_probes();
-        self.kernel.probes = probes.to_vec();
+        self.kernel.probes = probes.into();
         if before.is_none() {
             self.log_too_many_probes();
         }

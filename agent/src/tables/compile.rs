@@ -40,7 +40,7 @@ pub struct KernelPod {
     /// Every address of its namespace.
     pub namespace_addresses: Vec<IpAddr>,
     /// Ports of its own addresses at which its kubelet may ask. Each once.
-    pub probes: Vec<u16>,
+    pub probes: Few<u16>,
     /// Its cgroup.
     pub cgroup: CgroupId,
     /// Enrolled or being released.
@@ -239,7 +239,7 @@ pub(super) mod tests {
             cookie: Cookie(n as u64 + 1),
             addresses: w.addresses.clone(),
             namespace_addresses: w.addresses.to_vec(),
-            probes: Vec::new(),
+            probes: Few::new(),
             cgroup: CgroupId(n as u64 + 1000),
             phase: Phase::ENROLLED,
         };
@@ -311,7 +311,7 @@ pub(super) mod tests {
             cookie: Cookie(5),
             addresses: Few::one(ip("10.0.0.1")),
             namespace_addresses: ["127.0.0.1", "::1", "10.0.0.1", "10.0.0.2", "fe80::1"].map(ip).to_vec(),
-            probes: Vec::new(),
+            probes: Few::new(),
             cgroup: CgroupId(50),
             phase: Phase::ENROLLED,
         };
@@ -338,7 +338,7 @@ pub(super) mod tests {
                 .map(|n| IpAddr::V4(n.saturating_add(0xc000_0000).into()))
                 .chain([own])
                 .collect(),
-            probes: Vec::new(),
+            probes: Few::new(),
             cgroup: CgroupId(50),
             phase: Phase::ENROLLED,
         };
@@ -356,7 +356,7 @@ pub(super) mod tests {
             cookie: Cookie(cookie),
             namespace_addresses: addresses.clone(),
             addresses: addresses.into(),
-            probes: probes.to_vec(),
+            probes: probes.into(),
             cgroup: CgroupId(cookie + 1000),
             phase: Phase::ENROLLED,
         }

@@ -111,7 +111,7 @@ mod tests {
             let changes = (0u8..4, prop::bool::weighted(0.2), proptest::collection::vec(some_address(), 0..3), 0u64..3);
             let probes = proptest::sample::subsequence(vec![80, 8080, 9090], 0..3);
             (changes, probes).prop_map(move |((state, other_sandbox, more, cgroup), probes)| {
-                let mut pod = KernelPod { probes, ..pod.clone() };
+                let mut pod = KernelPod { probes: probes.into(), ..pod.clone() };
                 pod.namespace_addresses.extend(more);
                 pod.cgroup.0 += 100 * cgroup;
                 pod.cookie.0 += u64::from(other_sandbox) * 100;

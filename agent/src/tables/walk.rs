@@ -21,7 +21,7 @@ use proptest::{
 };
 use underpass_abi::{CgroupId, Cookie, Marks, Phase, memory::Memory};
 use underpass_core::{
-    Identity, ObjectKey, Reason, World,
+    Few, Identity, ObjectKey, Reason, World,
     admit::admit,
     authz::{Peer, Request, Verdict},
     objects::{Batch, Change, Object},
@@ -251,7 +251,7 @@ impl Walk {
         }
         let probes = probes(&local);
         for (uid, pod) in &mut self.pods {
-            pod.probes = probes.get(uid).map(|ports| ports.to_vec()).unwrap_or_default();
+            pod.probes = probes.get(uid).map(|ports| Few::from(*ports)).unwrap_or_default();
         }
     }
 

@@ -412,7 +412,7 @@ mod tests {
             "initContainers":[{"name":"i","restartPolicy":"Always","startupProbe":{"grpc":{"port":90}}}]},"status":{"podIPs":[{"ip":"10.0.0.1"}]}}"#;
         check(Kind::Pod, text, &["+"]);
         let Observation::Good(Object::Pod(pod)) = object(Kind::Pod, text).unwrap().observed else { panic!("no pod") };
-        assert_eq!(pod.probes, [80, 90, 8080]);
+        assert_eq!(*pod.probes, [80, 90, 8080]);
         let tree = tree(Kind::Pod, text).unwrap();
         let held = |text: &str| format!("{tree:?}").contains(text);
         assert!(held("http") && !held("command") && !held("hidden"), "{tree:?}");

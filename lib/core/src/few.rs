@@ -61,6 +61,12 @@ impl<T> From<Vec<T>> for Few<T> {
     }
 }
 
+impl<T: Clone> From<&[T]> for Few<T> {
+    fn from(all: &[T]) -> Self {
+        all.iter().cloned().collect()
+    }
+}
+
 impl<T, const N: usize> From<[T; N]> for Few<T> {
     fn from(all: [T; N]) -> Self {
         all.into_iter().collect()

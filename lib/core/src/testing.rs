@@ -94,7 +94,7 @@ pub fn pod(full_name: &str, addresses: &str) -> Pod {
         annotations: Labels::new(),
         service_account: name.name().into(),
         ports: Vec::new(),
-        probes: Vec::new(),
+        probes: Few::new(),
         owner: None,
         proxy: None,
         name,
@@ -277,7 +277,7 @@ fn some_pod() -> impl Strategy<Value = Pod> {
             w.labels = labels;
             w.node = Some(node.into());
             let (ready, draining) = (ready && !deleted, ready && deleted);
-            Pod { phase, ready, draining, deleted, weight, host_network, proxy, probes, ..w }
+            Pod { phase, ready, draining, deleted, weight, host_network, proxy, probes: probes.into(), ..w }
         },
     )
 }

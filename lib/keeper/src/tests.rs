@@ -176,15 +176,12 @@ async fn the_pods_of_the_node_are_of_the_same_objects_as_the_world() {
     let published = rig.snapshot.wait_for(|seen| seen.local.iter().any(|pod| &*pod.pod_uid == "another"));
     drop(tokio::time::timeout(DEADLINE, published).await.expect("in time").expect("the keeper runs"));
     // So is a change of its probes.
-    let probed = |probes: &[u16]| objects::Pod {
-        uid: "another".into(),
-        probes: probes.to_vec(),
-        ..pod("default/z", "10.0.0.7")
-    };
+    let probed =
+        |probes: &[u16]| objects::Pod { uid: "another".into(), probes: probes.into(), ..pod("default/z", "10.0.0.7") };
     for ports in [&[80, 8080][..], &[]] {
         rig.say(0, [probed(ports).into()]);
         let published =
-            rig.snapshot.wait_for(|seen| seen.local.iter().any(|p| &*p.pod_uid == "another" && p.probes == ports));
+            rig.snapshot.wait_for(|seen| seen.local.iter().any(|p| &*p.pod_uid == "another" && *p.probes == *ports));
         drop(tokio::time::timeout(DEADLINE, published).await.expect("in time").expect("the keeper runs"));
     }
     assert_eq!((rig.world.borrow().version(), rig.snapshot.borrow().world.version()), (version, version));

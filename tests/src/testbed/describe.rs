@@ -309,7 +309,7 @@ fn uid(namespace: &str, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use underpass_core::{
-        ObjectName,
+        Few, ObjectName,
         labels::Labels,
         objects::{Batch, DEFAULT_WEIGHT, Node, Pod, Service},
         world::{Affinity, InternalTraffic, MeshSettings, TargetPort},
@@ -370,7 +370,7 @@ mod tests {
             annotations: Labels::new(),
             service_account: "default".into(),
             ports: Vec::new(),
-            probes: Vec::new(),
+            probes: Few::new(),
             owner: None,
             proxy: None,
         }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use underpass_abi::{Cookie, Marks, Op, limits};
 use underpass_agent::pods::{self, Pods};
 use underpass_core::{
-    ObjectName, World,
+    Few, ObjectName, World,
     enrol::DATAPLANE_MODE,
     labels::Labels,
     objects::{Batch, DEFAULT_WEIGHT, Object, Phase, Pod},
@@ -91,7 +91,7 @@ fn world(facts: &[Fact], node: &str, version: u64) -> (Arc<World>, Arc<[LocalPod
         Object::from(Pod {
             name: ObjectName::new(namespace, name),
             uid: fact.uid.as_str().into(),
-            addresses: fact.addresses.iter().copied().collect(),
+            addresses: (*fact.addresses).into(),
             node: Some(fact.node.as_str().into()),
             hostname: None,
             host_network: false,
@@ -104,7 +104,7 @@ fn world(facts: &[Fact], node: &str, version: u64) -> (Arc<World>, Arc<[LocalPod
             annotations: Labels::new(),
             service_account: "default".into(),
             ports: Vec::new(),
-            probes: Vec::new(),
+            probes: Few::new(),
             owner: None,
             proxy: None,
         })

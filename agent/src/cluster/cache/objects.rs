@@ -68,6 +68,7 @@ pub(crate) fn replace(before: &[Object], update: &mut Batch) {
 #[cfg(test)]
 mod tests {
     use underpass_core::{
+        Few,
         objects::{ContainerPort, OwnProxy, Phase},
         testing::{ambient, labels, namespace, pod},
         world::{Distribution, Owner, OwnerKind},
@@ -93,7 +94,7 @@ mod tests {
             annotations: labels("a=1 b="),
             owner: Some(Owner { kind: OwnerKind::CronJob, name: "o".into() }),
             ports: vec![ContainerPort { name: "http".into(), port: 8080 }],
-            probes: vec![1, 65535],
+            probes: Few::from([1, 65535]),
             proxy: Some(OwnProxy::Gateway),
             ..ambient("default/full", "10.0.0.1 fd00::1", "app=x")
         };

@@ -6,12 +6,14 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
+use underpass_core::Few;
+
 use super::syntax;
 use crate::shapes::{Container, Handler, HandlerTarget, IntOrString, PodSpec};
 
 /// The ports, in order, each once. Init containers may be probed where they stay, and have hooks; of the others neither
 /// counts for the API server.
-pub(super) fn ports(spec: &PodSpec, addresses: &[IpAddr]) -> Vec<u16> {
+pub(super) fn ports(spec: &PodSpec, addresses: &[IpAddr]) -> Few<u16> {
     let all = spec.containers.iter().chain(&spec.init_containers);
     let ports: BTreeSet<u16> = all.flat_map(|container| of_container(container, addresses)).collect();
     ports.into_iter().collect()
@@ -53,7 +55,7 @@ mod tests {
         let spec = format!(r#"{{"containers": [{containers}], "initContainers": [{init}]}}"#);
         let spec: PodSpec = serde_json::from_str(&spec).expect("a spec");
         let addresses = ["10.0.0.1", "fd00::1"].map(|text| text.parse().expect("an address"));
-        assert_eq!(ports(&spec, &addresses), expected, "{containers} {init}");
+        assert_eq!(*ports(&spec, &addresses), *expected, "{containers} {init}");
     }
 
     #[test]

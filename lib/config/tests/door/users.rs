@@ -320,7 +320,7 @@ fn pods_as_an_api_server_has_them() {
         &expect![[""]],
     );
     let pod = shelf.sources().pod(&name("x/a")).unwrap();
-    assert_eq!(pod.probes, [80, 8443]);
+    assert_eq!(*pod.probes, [80, 8443]);
     let ports: Vec<_> = pod.ports.iter().map(|p| (&*p.name, p.port)).collect();
     assert_eq!(ports, [("http", 80), ("", 81), ("yes", 2)]);
     assert_eq!(pod.addresses.len(), 1, "the same address twice");

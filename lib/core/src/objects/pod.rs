@@ -78,7 +78,7 @@ pub struct Pod {
     pub ports: Vec<ContainerPort>,
     /// Ports of its own addresses that probes and lifecycle hooks of its containers name: its kubelet asks there. Sorted,
     /// each once.
-    pub probes: Vec<u16>,
+    pub probes: Few<u16>,
     /// The proxy of Istio's that runs in it.
     pub proxy: Option<OwnProxy>,
 }

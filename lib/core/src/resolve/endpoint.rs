@@ -17,7 +17,7 @@ use crate::{
 
 impl Resolver {
     /// Of a pod, in order.
-    pub(super) fn endpoints_of(&self, pod: &Pod) -> Vec<Endpoint> {
+    pub(super) fn endpoints_of(&self, pod: &Pod) -> Box<[Endpoint]> {
         let mut all = Merged::default();
         for (slice, endpoint) in self.listings(pod) {
             let Some((service, ip)) = self.sources.service(&slice.service).zip(endpoint.address()) else { continue };
@@ -31,7 +31,7 @@ impl Resolver {
         for service in self.selecting_services(pod) {
             self.of_selector(service, pod).for_each(|endpoint| all.add(Some(endpoint)));
         }
-        all.into_vec()
+        all.0.into()
     }
 
     /// The entries of slices that list an address of the pod.
@@ -105,9 +105,9 @@ impl Resolver {
             enrolment: Enrolment::outside(EnrolmentReason::NoPod),
             host_network: false,
             waypoint: None,
-            policies: Vec::new(),
+            policies: Few::new(),
             mtls: Mtls::default(),
-            endpoints: endpoints.into_vec(),
+            endpoints: endpoints.0.into(),
             locality: first.node.as_deref().and_then(|node| self.locality(node)).unwrap_or_else(of_zone),
             node: first.node.clone(),
             ready: first.ready,
@@ -173,10 +173,5 @@ impl Merged {
             hints: endpoint.hints.clone(),
             outdated: false,
         })
-    }
-
-    fn into_vec(mut self) -> Vec<Endpoint> {
-        self.0.shrink_to_fit();
-        self.0
     }
 }

@@ -33,7 +33,7 @@ pub struct LocalPod {
     /// `status.podIPs`, canonical.
     pub addresses: Few<IpAddr>,
     /// Ports of these addresses at which its kubelet probes it, as its own object names them. Sorted, each once.
-    pub probes: Vec<u16>,
+    pub probes: Few<u16>,
     /// Its identity without the trust domain.
     pub account: Account,
     /// Its desired enrolment.

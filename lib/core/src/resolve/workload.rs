@@ -46,7 +46,7 @@ impl Resolver {
             enrolment: self.enrolment(pod),
             host_network: pod.host_network,
             waypoint: waypoint(&pod.labels),
-            policies: self.policies_of(pod),
+            policies: self.policies_of(pod).into(),
             mtls: self.mtls_of(pod),
             endpoints: self.endpoints_of(pod),
             node: pod.node.clone(),

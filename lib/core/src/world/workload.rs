@@ -192,11 +192,11 @@ pub struct Workload {
     pub waypoint: Option<Arc<str>>,
     /// The AuthorizationPolicies that select it by labels: mesh-wide ones and those of its namespace are not among
     /// them.
-    pub policies: Vec<ObjectName>,
+    pub policies: Few<ObjectName>,
     /// The modes that PeerAuthentications with a selector set for it.
     pub mtls: Mtls,
     /// The services that it is a backend of, in order.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Box<[Endpoint]>,
     /// The node that it runs on.
     pub node: Option<Arc<str>>,
     /// The locality of its node, shared by all that are there.

@@ -83,7 +83,7 @@ fn pod(name: &Name, addresses: Vec<IpAddr>, node: &str, app: &str, turn: usize) 
         service_account: app.into(),
         owner: None,
         ports: Vec::new(),
-        probes: Vec::new(),
+        probes: Few::new(),
         proxy: None,
         hostname: None,
     }

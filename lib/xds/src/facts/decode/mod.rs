@@ -221,7 +221,7 @@ impl Decoder {
         }
         if !names_some {
             workload.mtls = converted::mtls(root, &[], by.as_ref());
-            workload.policies = policies;
+            workload.policies = policies.into();
             return step.facts.put(Fact::Workload(Arc::new(workload)));
         }
         let (workload, policies) = (Arc::new(workload), policies.into());
@@ -336,7 +336,7 @@ impl Decoder {
             }
         }
         let mtls = converted::mtls(root, &modes, naming.by.as_ref());
-        Workload { policies, mtls, ..naming.workload.as_ref().clone() }
+        Workload { policies: policies.into(), mtls, ..naming.workload.as_ref().clone() }
     }
 }
 

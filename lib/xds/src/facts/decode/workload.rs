@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use underpass_core::{
-    ObjectName, TrustDomain,
+    Few, ObjectName, TrustDomain,
     addr::is_loopback,
     enrol::{Enrolment, EnrolmentReason},
     objects::DEFAULT_WEIGHT,
@@ -82,9 +82,9 @@ pub(super) fn workload(settings: &MeshSettings, message: &istio::Workload) -> Re
         enrolment: enrolment(message, &more),
         host_network: NetworkMode::try_from(message.network_mode) == Ok(NetworkMode::HostNetwork),
         waypoint: message.waypoint.as_ref().map(|gateway| waypoint(settings, &namespace, gateway)),
-        policies: Vec::new(),
+        policies: Few::new(),
         mtls: Mtls::default(),
-        endpoints,
+        endpoints: endpoints.into(),
         node: text(&message.node),
         locality: Arc::new(Locality {
             region: text(&place.region),

@@ -65,7 +65,7 @@ pub(super) fn workload(
         ..istio::Workload::default()
     };
     let differs = |text: &str, from: &str| (text != from).then(|| text.to_owned());
-    let endpoints = decode::endpoints(settings, &message) != workload.endpoints;
+    let endpoints = *decode::endpoints(settings, &message) != *workload.endpoints;
     message.extensions = extension::pack(&WorkloadExtension {
         enrolment: reason(workload.enrolment.because()).into(),
         draining: workload.draining,

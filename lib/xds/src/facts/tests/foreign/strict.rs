@@ -71,7 +71,7 @@ fn other_content_under_a_converted_name_stays_a_policy() {
     other.name = "converted_peer_authentication_w".into();
     other.scope = security::Scope::WorkloadSelector.into();
     assert_eq!(agent.policy(&other), "");
-    assert_eq!(agent.pod("default/a").policies, [name(converted)]);
+    assert_eq!(*agent.pod("default/a").policies, [name(converted)]);
     assert_eq!(agent.pod("default/a").mtls, Mtls::default());
     assert!(agent.world.policy(&name(converted)).is_some());
     // And back.
