@@ -214,6 +214,14 @@ impl World {
         self.workloads.values()
     }
 
+    /// The workloads of a namespace of this cluster, by uid.
+    pub fn workloads_of(&self, namespace: &str) -> impl Iterator<Item = &Arc<Workload>> {
+        Uid::of_namespace(&self.settings.cluster, namespace).into_iter().flat_map(|prefix| {
+            let all = self.workloads.range(Uid::new(prefix.as_str())..);
+            all.take_while(move |(uid, _)| uid.as_str().starts_with(&prefix)).map(|(_, workload)| workload)
+        })
+    }
+
     /// All services, by name.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.services.values()

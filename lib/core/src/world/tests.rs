@@ -1,6 +1,6 @@
 //! Owners of addresses; and deltas of any two Worlds, which cost what differs.
 
-use std::{cell::Cell, net::IpAddr};
+use std::{cell::Cell, collections::BTreeSet, net::IpAddr};
 
 use proptest::{collection::vec, prelude::*};
 
@@ -40,6 +40,16 @@ fn follow(old: &World, delta: &Delta<'_>) -> World {
 }
 
 proptest! {
+    #[test]
+    fn the_workloads_of_a_namespace_are_its_own(model in some_model()) {
+        let world = model.world();
+        let namespaces: BTreeSet<_> = world.workloads().map(|w| w.name.namespace()).collect();
+        for namespace in namespaces.into_iter().chain(["d", "default/"]) {
+            let own: Vec<_> = world.workloads().filter(|w| w.name.namespace() == namespace).map(|w| &w.uid).collect();
+            prop_assert_eq!(world.workloads_of(namespace).map(|w| &w.uid).collect::<Vec<_>>(), own);
+        }
+    }
+
     #[test]
     fn a_delta_leads_from_any_world_to_any_later_one(start in some_model(), batches in vec(some_batch(), 1..6), skip in any::<prop::sample::Index>()) {
         let (mut now, mut worlds) = (start.clone(), vec![start.world().clone()]);

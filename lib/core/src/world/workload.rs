@@ -65,6 +65,11 @@ impl Uid {
         Self(format!("{cluster}/discovery.k8s.io/EndpointSlice/{namespace}/{name}/{address}").into())
     }
 
+    /// What the uids of a namespace of this cluster begin with: of its pods, and of addresses of its slices.
+    pub(super) fn of_namespace(cluster: &str, namespace: &str) -> [String; 2] {
+        ["/Pod", "discovery.k8s.io/EndpointSlice"].map(|kind| format!("{cluster}/{kind}/{namespace}/"))
+    }
+
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {

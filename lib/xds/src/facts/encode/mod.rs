@@ -7,11 +7,7 @@ mod service;
 mod strings;
 mod workload;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use imbl::OrdMap;
 use prost::Message;
@@ -33,13 +29,11 @@ use crate::{
 
 /// A follower of the World that keeps its resources.
 ///
-/// Beside the resources it keeps the uids of each namespace, whose workloads say what a PeerAuthentication of the
-/// namespace says, and which workloads share a converted policy.
+/// Beside the resources it keeps which workloads share a converted policy.
 #[derive(Debug, Default)]
 pub struct Encoder {
     resources: Resources,
     converted: Converted,
-    by_namespace: BTreeMap<Arc<str>, BTreeSet<Uid>>,
     encoded: u64,
 }
 
@@ -91,16 +85,11 @@ impl Encoder {
                 (Some(workload), None) => self.remove_workload(workload),
                 (None, None) => {}
             }
-            if let (Some(old), Some(new)) = (one.old, one.new)
-                && old.name.namespace() != new.name.namespace()
-            {
-                self.leave_namespace(old);
-            }
         }
         for namespace in delta.mtls.iter().filter_map(|one| one.both().next()).map(|mtls| &mtls.namespace) {
             match *namespace == settings.root_namespace {
                 true => touched.extend(new.workloads().map(|w| w.uid.clone())),
-                false => touched.extend(self.by_namespace.get(namespace).into_iter().flatten().cloned()),
+                false => touched.extend(new.workloads_of(namespace).map(|w| w.uid.clone())),
             }
         }
         self.put_workloads(new, touched);
@@ -139,18 +128,7 @@ impl Encoder {
         }
     }
 
-    fn leave_namespace(&mut self, workload: &Workload) {
-        let namespace = workload.name.namespace();
-        if let Some(all) = self.by_namespace.get_mut(namespace) {
-            all.remove(&workload.uid);
-            if all.is_empty() {
-                self.by_namespace.remove(namespace);
-            }
-        }
-    }
-
     fn remove_workload(&mut self, workload: &Workload) {
-        self.leave_namespace(workload);
         self.converted.set(&workload.uid, Naming::Nothing);
         self.resources.addresses.remove(workload.uid.as_str());
     }
@@ -160,11 +138,6 @@ impl Encoder {
         let root = &*settings.root_namespace;
         for workload in touched.iter().filter_map(|uid| world.workload(uid)) {
             self.converted.set(&workload.uid, Naming::of(&effective(world, workload)));
-            let namespace = workload.name.namespace();
-            match self.by_namespace.get_mut(namespace) {
-                Some(all) => drop(all.insert(workload.uid.clone())),
-                None => drop(self.by_namespace.insert(namespace.into(), BTreeSet::from([workload.uid.clone()]))),
-            }
         }
         let (policies, renamed) = self.converted.settle();
         policies.into_iter().for_each(|(name, message)| self.put_policy(&name, message));
