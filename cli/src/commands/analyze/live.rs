@@ -7,7 +7,7 @@ use underpass_config::{
     door::{Content, State},
 };
 use underpass_core::{Kind, ObjectKey, ObjectName};
-use underpass_door::{Problem, Severity, Source, Update};
+use underpass_door::{Fault, Problem, Severity, Source, Update};
 use underpass_kube::Client;
 
 use crate::{
@@ -41,7 +41,14 @@ impl Live {
     pub(super) fn read(cluster: &Cluster) -> Result<Self, CliError> {
         runtime()?.block_on(async {
             let client = connect(cluster).await?;
-            let update = live::objects(&client, Kind::ALL).await?;
+            let mut update = live::objects(&client, Kind::ALL).await?;
+            // Where Istio is not, their kinds are not either, and nothing is missing.
+            let is_absent = |p: &Problem| match &p.reason {
+                Fault::KindAbsent { kind } => Kind::ALL.into_iter().any(|k| k.is_of_waypoints() && k.as_str() == *kind),
+                _ => false,
+            };
+            update.problems.retain(|p| !is_absent(p));
+            update.notices.retain(|p| !is_absent(p));
             let accounts = client.service_accounts().await;
             let accounts =
                 accounts.map_err(|e| CliError::api_server(e, "list service accounts of every namespace".to_owned()))?;

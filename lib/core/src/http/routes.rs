@@ -42,7 +42,9 @@ pub struct Compiled {
 pub fn compile(world: &World, sources: &Sources, service: &Service, port: u16) -> Compiled {
     let own = ClusterKey { host: Arc::clone(&service.hostname), subset: None, port };
     let compiler = Compiler { world, sources, port };
-    let of_host = virtual_services(world, sources, &service.hostname);
+    let mut of_host = virtual_services(world, sources, &service.hostname);
+    // One without a rule for this port is not for its requests, as if it did not exist.
+    of_host.retain(|v| !compiler.virtual_service(0, v).is_empty());
     let mut rules = Vec::new();
     let mut last = Vec::new();
     for (number, v) in of_host.iter().enumerate() {

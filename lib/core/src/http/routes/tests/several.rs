@@ -100,6 +100,16 @@ fn delegates() {
     check(vec![root.into(), VirtualService { export_to, ..inner }.into()], &[("GET /api/a", "cart.shop:80/rest")]);
 }
 
+#[test]
+fn one_without_a_rule_for_the_port_is_not_for_its_requests() {
+    let at = |port| HttpMatch { port: Some(port), ..match_uri(exact("/x")) };
+    let with = |matches| virtual_service("shop/v cart", vec![rule(matches, to("cart/v"))]).into();
+    check(vec![with(vec![at(81)])], &[("GET /x", "cart.shop:80")]);
+    check(vec![with(vec![at(81), at(80)])], &[("GET /x", "cart.shop:80/v"), ("GET /y", "404")]);
+    let lost = rule(vec![], HttpAction::Delegate(name("shop/none")));
+    check(vec![virtual_service("shop/v cart", vec![lost]).into()], &[("GET /x", "cart.shop:80")]);
+}
+
 /// The endpoints of a cluster of `cart`, and the DestinationRules behind it.
 fn cluster(all: Vec<Object>, subset: &str) -> (Cluster, Vec<String>) {
     let v = virtual_service("shop/v cart", vec![rule(vec![], to(&format!("cart/{subset}")))]);
