@@ -4,12 +4,13 @@
 use std::{borrow::Cow, time::Duration};
 
 use super::{
-    ClusterKey, Dice, RequestHead, RetryPolicy, Routes, Throw,
+    ClusterKey, CorsHeaders, Dice, RequestHead, RetryPolicy, Routes, Throw,
+    cors::{self, Cors},
     redirect::location,
     rule::{Route, RouteAction, Rule, Weighted},
 };
 use crate::{
-    objects::{Abort, AbortWith, CorsPolicy, HeaderOperations, HttpRewrite, PathRewrite, Share},
+    objects::{Abort, AbortWith, HeaderOperations, HttpRewrite, PathRewrite, Share},
     trace::{Stage, Trace},
 };
 
@@ -61,8 +62,8 @@ pub struct Forward<'r> {
     pub retry: Option<&'r RetryPolicy>,
     /// Clusters that get a copy each.
     pub mirrors: Vec<&'r ClusterKey>,
-    /// The rules of other origins.
-    pub cors: Option<&'r CorsPolicy>,
+    /// Added to the response: it is for another origin.
+    pub cors: CorsHeaders,
 }
 
 /// An answer without an endpoint.
@@ -76,6 +77,8 @@ pub struct Respond<'r> {
     pub body: Cow<'r, [u8]>,
     /// Changes to the response's headers; none of an injected fault.
     pub headers: Option<&'r HeaderOperations>,
+    /// Headers of the answer: of a preflight.
+    pub cors: CorsHeaders,
     /// It is an injected fault.
     pub is_fault: bool,
 }
@@ -84,6 +87,16 @@ pub struct Respond<'r> {
 pub fn route<'r>(routes: &'r Routes, head: &RequestHead<'_>, dice: Dice, trace: &mut impl Trace) -> Decision<'r> {
     let Some(rule) = routes.find(head) else { return without_rule(routes, head, trace) };
     trace.say(Stage::Http, Some(&rule.place.object()), || says(rule));
+    let cors = match rule.route.cors.as_ref().map(|policy| cors::decide(policy, head)) {
+        Some(Cors::Preflight(headers)) => {
+            trace.say(Stage::Http, Some(&rule.place.object()), || {
+                format!("{}.corsPolicy: a preflight is answered at once", field(rule))
+            });
+            return Decision { rule: Some(rule), delay: None, action: respond_preflight(headers) };
+        }
+        Some(Cors::Passes(headers)) => headers,
+        None => Vec::new(),
+    };
     let delay = delay(&rule.route, dice, trace);
     let action = match aborted(&rule.route, dice) {
         Some(abort) => {
@@ -91,7 +104,7 @@ pub fn route<'r>(routes: &'r Routes, head: &RequestHead<'_>, dice: Dice, trace: 
                 .say(Stage::Http, Some(&rule.place.object()), || format!("{}.fault.abort: it is aborted", field(rule)));
             respond_aborted(abort)
         }
-        None => act(rule, head, dice, trace),
+        None => act(rule, head, cors, dice, trace),
     };
     Decision { rule: Some(rule), delay, action }
 }
@@ -114,16 +127,22 @@ fn without_rule<'r>(routes: &'r Routes, head: &RequestHead<'_>, trace: &mut impl
             timeout: None,
             retry: Some(&routes.own_retry),
             mirrors: Vec::new(),
-            cors: None,
+            cors: Vec::new(),
         })
     };
     Decision { rule: None, delay: None, action }
 }
 
-fn act<'r>(rule: &'r Rule, head: &RequestHead<'_>, dice: Dice, trace: &mut impl Trace) -> Action<'r> {
+fn act<'r>(
+    rule: &'r Rule,
+    head: &RequestHead<'_>,
+    cors: CorsHeaders,
+    dice: Dice,
+    trace: &mut impl Trace,
+) -> Action<'r> {
     let route = &*rule.route;
     match &route.action {
-        RouteAction::Forward(targets) => forward(rule, targets, head, dice, trace),
+        RouteAction::Forward(targets) => forward(rule, targets, head, cors, dice, trace),
         RouteAction::Redirect(redirect) => {
             let location = location(redirect, head);
             Action::Redirect { status: redirect.status, location, headers: &route.headers }
@@ -133,6 +152,7 @@ fn act<'r>(rule: &'r Rule, head: &RequestHead<'_>, dice: Dice, trace: &mut impl 
             grpc_status: None,
             body: Cow::Borrowed(&response.body),
             headers: Some(&route.headers),
+            cors,
             is_fault: false,
         }),
     }
@@ -142,6 +162,7 @@ fn forward<'r>(
     rule: &'r Rule,
     targets: &'r [Weighted],
     head: &RequestHead<'_>,
+    cors: CorsHeaders,
     dice: Dice,
     trace: &mut impl Trace,
 ) -> Action<'r> {
@@ -166,7 +187,7 @@ fn forward<'r>(
         timeout: route.timeout,
         retry: route.retry.as_ref(),
         mirrors: mirrors.map(|(_, (cluster, _))| cluster).collect(),
-        cors: route.cors.as_ref(),
+        cors,
     })
 }
 
@@ -231,7 +252,13 @@ fn respond_aborted(abort: &Abort) -> Action<'static> {
         AbortWith::Grpc(status) => (200, Some(status)),
     };
     let body = if grpc_status.is_some() { &[][..] } else { BODY };
-    Action::Respond(Respond { status, grpc_status, body: Cow::Borrowed(body), headers: None, is_fault: true })
+    let body = Cow::Borrowed(body);
+    Action::Respond(Respond { status, grpc_status, body, headers: None, cors: Vec::new(), is_fault: true })
+}
+
+const fn respond_preflight(cors: CorsHeaders) -> Action<'static> {
+    let body: Cow<'static, [u8]> = Cow::Borrowed(&[]);
+    Action::Respond(Respond { status: 200, grpc_status: None, body, headers: None, cors, is_fault: false })
 }
 
 /// The field of a rule's route.

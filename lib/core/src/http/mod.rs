@@ -14,6 +14,7 @@
 mod action;
 mod breaker;
 mod cluster;
+mod cors;
 mod host;
 mod matcher;
 mod outlier;
@@ -32,6 +33,7 @@ pub use self::{
     action::{Action, Decision, Forward, Respond, route},
     breaker::{Breaker, Counted, Limits, Overflow},
     cluster::{Cluster, ClusterEndpoint, ClusterKey, ClusterPolicy, Clusters, PolicyLevel, Unresolved},
+    cors::CorsHeaders,
     host::Host,
     outlier::{Health, OutlierRules, Outliers},
     pattern::{MAX_PATTERN_BYTES, ParsePatternError, Pattern, Substitution},

@@ -299,6 +299,23 @@ fn faults() {
 }
 
 #[test]
+fn a_preflight_is_answered_before_a_fault() {
+    let mut one = rule(vec![], to("cart"));
+    one.policy.cors = Some(CorsPolicy { allow_origins: vec![exact("https://a")], ..CorsPolicy::default() });
+    let abort = Some(Abort { with: AbortWith::Status(418), share: Share::ALL });
+    one.policy.fault = Some(Fault { delay: None, abort });
+    let v = virtual_service("shop/v cart", vec![one]);
+    check(
+        vec![v.into()],
+        &[
+            ("OPTIONS / origin=https://a access-control-request-method=PUT", "answer 200 \"\""),
+            ("OPTIONS / origin=https://b access-control-request-method=PUT", "answer 418 \"fault filter abort\""),
+            ("GET / origin=https://a", "answer 418 \"fault filter abort\""),
+        ],
+    );
+}
+
+#[test]
 fn weights() {
     let mut one = rule(vec![], to("cart/v1"));
     let HttpAction::Forward(targets) = &mut one.action else { panic!() };
