@@ -413,7 +413,6 @@ impl Node {
             Event::Added(pod) => {
                 let AnnouncedPod { pod, cookie, netns, outbound, inbound, late } = *pod;
                 let LocalPod { pod_uid, name, uid, addresses, account, .. } = pod;
-                let pod_uid = Arc::clone(&pod_uid);
                 self.unenrolled.added(&pod_uid, late);
                 let serving = Serving { uid: uid.clone(), pod_uid, account: account.clone(), steered: true };
                 self.serving.insert(cookie, serving);

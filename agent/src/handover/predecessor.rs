@@ -38,7 +38,7 @@ pub struct OfferContents {
     pub pods: Vec<PodListeners>,
     /// The listeners of the admin API, readiness and metrics.
     pub servers: Vec<TcpListener>,
-    /// The certificates of this node's identities: its successor serves with them at once, whatever its CA answers.
+    /// The certificates of this node's identities: its successor serves with them before its CA answers.
     pub certificates: Vec<Issued>,
     /// The version of the kernel tables that are filled.
     pub tables: u32,

@@ -86,8 +86,7 @@ mod tests {
     #[test]
     fn requests_of_other_origins() {
         const ASKS: (&str, &[u8]) = ("access-control-request-method", b"PUT");
-        let (known, other): ((&str, &[u8]), (&str, &[u8])) =
-            (("origin", b"https://a.example"), ("origin", b"https://b.example"));
+        let [known, other] = ["https://a.example", "https://b.example"].map(|origin| ("origin", origin.as_bytes()));
         let preflight = "preflight allow-origin=https://a.example allow-credentials=true allow-methods=GET,PUT allow-headers=x-a,x-b max-age=86400";
         let simple = "passes allow-origin=https://a.example allow-credentials=true expose-headers=x-c";
         for (method, headers, want) in [

@@ -143,9 +143,9 @@ fn addresses_that_a_workload_has_no_longer_are_given_up() {
     check(&[], std::slice::from_ref(&a), &[]);
     check(std::slice::from_ref(&a), &[], &["10.0.0.1", "fd00::1"]);
     check(std::slice::from_ref(&a), &[at("default/a", "10.0.0.1 fd00::2")], &["fd00::1"]);
-    check(&[a.clone()], &[at("default/b", "10.0.0.1 fd00::1")], &["10.0.0.1", "fd00::1"]);
+    check(std::slice::from_ref(&a), &[at("default/b", "10.0.0.1 fd00::1")], &["10.0.0.1", "fd00::1"]);
     let unready = Pod { ready: false, ..pod("default/a", "10.0.0.1 fd00::1") };
-    check(&[a.clone()], &[unready.into()], &[]);
+    check(std::slice::from_ref(&a), &[unready.into()], &[]);
     let on_host = || Pod { host_network: true, ..pod("default/a", "10.0.0.1") };
     check(&[on_host().into()], &[], &[]);
 }
