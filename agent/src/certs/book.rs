@@ -207,11 +207,16 @@ impl Book {
         Ok(Self { entries, inherited, roots, signer: trust.signer, ca, issued: 0, failed: 0, seen: now })
     }
 
-    /// Takes the certificates of a predecessor that have not expired: they serve once their identities are wanted.
+    /// Takes the certificates of a predecessor that have not expired: they serve once their identities are wanted. They are
+    /// renewed when their predecessor would have done so; one of another root than the signing one, at once.
     pub(super) fn inherit(&mut self, all: Vec<Issued>, now: SystemTime, mut dice: impl FnMut(&Identity) -> u64) {
         for Issued { credential, issuer } in all.into_iter().filter(|issued| now <= issued.credential.not_after()) {
             let identity = credential.identity().clone();
-            let renewal = Renewal::issued(now, credential.not_after(), dice(&identity));
+            let begins = credential.not_before();
+            let renewal = match issuer.as_ref() == Some(&self.signer) && begins <= now {
+                true => Renewal::issued(begins, credential.not_after(), dice(&identity)),
+                false => Renewal::first(now),
+            };
             let entry = Entry { credential: Some(credential), issuer, renewal, ..Entry::new(now) };
             self.inherited.insert(identity, entry);
         }

@@ -1,5 +1,6 @@
 //! The book, with the time as an argument, and the CA's thread on a real directory.
 
+mod inherited;
 mod remote;
 
 use std::{fs, path::Path};
@@ -90,46 +91,6 @@ fn an_unanswered_request_is_repeated_after_a_pause() {
     }
     assert!(desk.answer(true));
     assert_eq!(desk.state("a"), State::Valid);
-}
-
-/// The CA is not asked: it may be away while one agent follows another.
-#[test]
-fn the_certificates_of_a_predecessor_serve_at_once() {
-    let mut before = Desk::new();
-    let (a, b, c) = (identity("a"), identity("b"), identity("c"));
-    before.book.want(&[a.clone(), b.clone()].into(), before.now);
-    assert!(before.answer(true));
-    let trust = Trust::from(&before.authority);
-    let begin = |now: SystemTime| {
-        let mut book = Book::new(trust.clone(), now).unwrap();
-        book.inherit(before.book.issued(before.now), now, |_| 0);
-        book
-    };
-    let now = before.now;
-    let states = |book: &Book| book.entries.values().map(|entry| entry.state(now)).collect::<Vec<_>>();
-    let serials = |book: &Book| {
-        let own = book.entries.values().filter_map(|entry| entry.credential.as_ref());
-        own.map(|own| own.serial().clone()).collect::<Vec<_>>()
-    };
-
-    let mut book = begin(now);
-    assert!(!book.want(&[].into(), now), "nothing is wanted yet");
-    assert!(book.want(&[a.clone(), c.clone()].into(), now), "the tunnel has another certificate");
-    assert_eq!(states(&book), [State::Valid, State::Pending]);
-    assert_eq!(book.entries[&a].issuer.as_ref(), Some(&trust.signer));
-    assert_eq!(book.request(now), [c.clone()].into(), "the other one is renewed in its time");
-    // A pod that is known a moment later; and one that comes when the others are dropped.
-    assert!(book.want(&[a.clone(), b.clone()].into(), now));
-    assert_eq!(serials(&book), serials(&before.book));
-    let mut book = begin(now);
-    book.want(&[a.clone()].into(), now);
-    book.forget_inherited();
-    book.want(&[a.clone(), b.clone()].into(), now);
-    assert_eq!(states(&book), [State::Valid, State::Pending]);
-    // One that has expired is none.
-    let mut book = begin(now + LIFETIME + Duration::from_secs(1));
-    assert!(!book.want(&[a].into(), now));
-    assert_eq!(states(&book), [State::Pending]);
 }
 
 #[test]
