@@ -1,5 +1,5 @@
-//! A connection keeps no World alive: the one that it was planned by is freed when the next one has come, in every state of the
-//! connection.
+//! What another World means for what is open. A connection keeps no World alive: the one that it was planned by is freed when
+//! the next one has come, in every state of the connection.
 
 use std::{net::SocketAddr, sync::Weak};
 
@@ -7,10 +7,10 @@ use tokio::net::TcpStream;
 use underpass_core::{
     World,
     addr::HBONE_PORT,
-    testing::{peer_authentication, service},
+    testing::{ambient, peer_authentication, service},
 };
 
-use crate::mesh::{Mesh, at, run, talk};
+use crate::mesh::{Mesh, at, converse, run, talk};
 
 const CHANGES: usize = 100;
 /// Of each way in which a connection goes through the node.
@@ -57,5 +57,22 @@ fn open_connections_keep_no_world() {
             talk(app).await;
         }
         drop(silent);
+    });
+}
+
+/// Another pod may have the address next, also one of the same identity.
+#[test]
+fn a_tunnel_to_an_address_that_its_pod_has_given_up_is_closed() {
+    run(async {
+        let mesh = Mesh::new([]);
+        mesh.echo(at("b", 80)).await;
+        assert_eq!(converse(&mut mesh.captured("a", at("b", 80)), b"hello").await, b"hello");
+        // Each end of the tunnel is kept for the next connection.
+        mesh.accepted("a", 1).await;
+        mesh.change(|batch| batch.put(ambient("default/c", "10.0.0.33", ""))).await;
+        mesh.accepted("a", 1).await;
+        mesh.change(|batch| batch.put(ambient("default/b", "10.0.0.22", ""))).await;
+        mesh.accepted("a", 0).await;
+        mesh.accepted("b", 0).await;
     });
 }
