@@ -21,7 +21,7 @@ use underpass_telemetry::{
 use underpass_xds::client::Progress;
 use underpass_ztunnel::{Budgets, Connections};
 
-use crate::{certs, config::Running, limits, pods, reports::Counters};
+use crate::{certs, config::Running, limits, pods, reports::Counters, waypoints};
 
 /// The state behind the routes.
 #[derive(Clone, Debug)]
@@ -52,6 +52,8 @@ pub struct View {
     pub counters: Counters,
     /// The pods of this node.
     pub pods: Arc<pods::Handle>,
+    /// The waypoints that it runs.
+    pub waypoints: waypoints::Board,
 }
 
 impl View {

@@ -14,6 +14,7 @@ mod table;
 pub mod units;
 
 use std::{
+    ffi::OsString,
     net::SocketAddr,
     num::NonZeroUsize,
     path::{Component, Path, PathBuf},
@@ -22,12 +23,15 @@ use std::{
 
 use clap::{Parser, value_parser};
 use http::uri::Authority;
-use underpass_core::{TrustDomain, enrol::EnrolledBy, world::MeshSettings};
+use underpass_core::{TrustDomain, enrol::EnrolledBy, http::PathNormalization, world::MeshSettings};
 use underpass_net::socket::options::Keepalive;
 use underpass_telemetry::{Format, log::Filter};
 use underpass_ztunnel::{SOCKETS_PER_CONNECTION, SOCKETS_PER_POD};
 
-use crate::certs::{self, CaLocation};
+use crate::{
+    certs::{self, CaLocation},
+    waypoints,
+};
 
 pub(crate) use self::load::load_with;
 pub use self::{
@@ -67,6 +71,24 @@ pub struct Config {
     /// The name of this node, as in spec.nodeName of its pods.
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub node: String,
+
+    /// The program of the waypoints that the agent starts on its node where files alone describe the mesh; by default
+    /// `underpass-waypoint` beside the agent's own.
+    #[arg(long, env = "UNDERPASS_WAYPOINT_PROGRAM", value_name = "FILE")]
+    pub waypoint_program: Option<PathBuf>,
+
+    /// The file to which its waypoints write a line for each request, such as /dev/stdout; by default none is written. As Istio's
+    /// accessLogFile.
+    #[arg(long, env = "UNDERPASS_WAYPOINT_ACCESS_LOG", value_name = "FILE")]
+    pub waypoint_access_log: Option<PathBuf>,
+
+    /// The encoding of those lines: text or JSON. As Istio's accessLogEncoding.
+    #[arg(long, env = "UNDERPASS_WAYPOINT_ACCESS_LOG_ENCODING", value_name = "text|json", default_value = "text")]
+    pub waypoint_access_log_encoding: Format,
+
+    /// The format of those lines, with Envoy's operators; by default Istio's own. As Istio's accessLogFormat.
+    #[arg(long, env = "UNDERPASS_WAYPOINT_ACCESS_LOG_FORMAT", value_name = "FORMAT")]
+    pub waypoint_access_log_format: Option<String>,
 
     /// The directory of manifests that describes the mesh. Watched. Without a cluster it is the source of everything; in a
     /// cluster --control-plane takes its place.
@@ -229,6 +251,11 @@ pub struct Config {
     #[arg(long, env = "UNDERPASS_CLUSTER_DOMAIN", value_name = "NAME", default_value = "cluster.local", help_heading = LIVE)]
     pub cluster_domain: String,
 
+    /// How far waypoints normalise paths before policies, routes and applications read them: Istio's
+    /// `meshConfig.pathNormalization`.
+    #[arg(long, env = "UNDERPASS_PATH_NORMALIZATION", value_name = "NONE|BASE|MERGE_SLASHES|DECODE_AND_MERGE_SLASHES", default_value_t, help_heading = LIVE)]
+    pub path_normalization: PathNormalization,
+
     /// Enrolment by the labels `istio-injection` and `sidecar.istio.io/inject`, as by `istio.io/dataplane-mode`.
     #[arg(long, env = "UNDERPASS_SIDECAR_KEYS", value_name = "true|false", default_value_t = true, action = clap::ArgAction::Set, help_heading = LIVE)]
     pub sidecar_keys: bool,
@@ -337,6 +364,33 @@ impl Config {
         Keepalive { idle: self.keepalive_idle, interval: self.keepalive_interval, probes: self.keepalive_probes }
     }
 
+    /// The program of waypoints.
+    #[must_use]
+    pub fn waypoint_program(&self) -> PathBuf {
+        let beside = || std::env::current_exe().map(|own| own.with_file_name(waypoints::PROGRAM));
+        // Found on the path where the own program cannot be.
+        self.waypoint_program.clone().unwrap_or_else(|| beside().unwrap_or_else(|_| waypoints::PROGRAM.into()))
+    }
+
+    /// The arguments of that program.
+    #[must_use]
+    pub fn waypoint_arguments(&self) -> Vec<OsString> {
+        let mut all: Vec<OsString> = vec![
+            "--log-format".into(),
+            self.log_format.to_string().into(),
+            "--log".into(),
+            self.log.to_string().into(),
+        ];
+        if let Some(file) = &self.waypoint_access_log {
+            let encoding = self.waypoint_access_log_encoding.to_string();
+            all.extend(["--access-log".into(), file.into(), "--access-log-encoding".into(), encoding.into()]);
+        }
+        if let Some(format) = &self.waypoint_access_log_format {
+            all.extend(["--access-log-format".into(), format.into()]);
+        }
+        all
+    }
+
     /// The settings of the whole mesh.
     #[must_use]
     pub fn mesh(&self) -> MeshSettings {
@@ -347,6 +401,7 @@ impl Config {
             trust_domain_aliases: self.trust_domain_aliases.clone(),
             cluster_domain: self.cluster_domain.as_str().into(),
             sidecar_keys: self.sidecar_keys,
+            path_normalization: self.path_normalization,
             enrolled_by: EnrolledBy::Labels,
         }
     }

@@ -3,6 +3,7 @@
 //!
 //! * [`pods`]: the pods of this node, and their set-up. [`tables`]: the World as kernel tables. [`datapath`]: the kernel, or
 //!   memory, behind the tables.
+//! * [`waypoints`]: the waypoints that it runs as its children.
 //! * [`certs`]: the certificates of the pods on this node.
 //! * [`node`]: all of these wired together, in some [`surroundings`]. [`preflight`]: the checks of the machine before any
 //!   change.
@@ -40,3 +41,4 @@ pub mod signals;
 pub mod source;
 pub mod surroundings;
 pub mod tables;
+pub mod waypoints;

@@ -8,7 +8,7 @@ use underpass_telemetry::{
 };
 use underpass_ztunnel::metrics::Settings;
 
-use crate::{certs, cluster, config::Config, pods, reports};
+use crate::{certs, cluster, config::Config, pods, reports, waypoints};
 
 static BUILD: Family = Family::gauge("underpass_build_info", "Version of the build; always 1.", &["version"]);
 /// The families of this room.
@@ -25,6 +25,7 @@ pub fn groups() -> Vec<(&'static str, &'static [&'static Family])> {
         ("World", underpass_keeper::FAMILIES),
         ("Kept facts", cluster::cache::FAMILIES),
         ("Pods", pods::FAMILIES),
+        ("Waypoints", waypoints::FAMILIES),
         ("Kernel", reports::FAMILIES),
         ("Access log", access_log::FAMILIES),
         ("The process", FAMILIES),

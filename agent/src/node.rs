@@ -9,6 +9,7 @@ mod stay;
 mod take_over;
 mod unenrolled;
 mod waiting;
+mod want;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,8 +22,8 @@ use tokio::sync::{mpsc, watch};
 use underpass_abi::Cookie;
 use underpass_core::{
     Identity,
-    resolve::{Local, LocalPod, Sources},
-    world::{Account, MeshSettings, Uid},
+    resolve::{LocalPod, Sources},
+    world::{Account, Uid},
 };
 use underpass_keeper::{
     Mesh, Snapshot,
@@ -51,6 +52,7 @@ use crate::{
     probe,
     signals::Signals,
     surroundings::Surroundings,
+    waypoints::{self, Waypoints},
 };
 
 /// Timeout of the threads at the end of the process.
@@ -106,6 +108,8 @@ struct Node {
     /// The World, and the pods of this node.
     snapshot: watch::Receiver<Snapshot>,
     certs: Certs,
+    /// Those that this node runs.
+    waypoints: Waypoints,
     pods: Arc<pods::Handle>,
     events: mpsc::UnboundedReceiver<Event>,
     ztunnel: Ztunnel,
@@ -171,7 +175,7 @@ pub async fn run_in<D: DataPath + 'static>(
     } = surroundings;
     let config = &*Arc::clone(&running.borrow().config);
     let sockets = servers.sockets().map_err(failed("copy the sockets of the admin API, readiness and metrics"))?;
-    let (mut take_over, inherited, certificates) = TakeOver::new(claim, own_cgroup, sockets);
+    let (mut take_over, inherited, certificates, networks) = TakeOver::new(claim, own_cgroup, sockets);
     let is_successor = take_over.is_successor();
     let registry = Registry::default();
     let access_log = Arc::new(access_log);
@@ -232,7 +236,12 @@ pub async fn run_in<D: DataPath + 'static>(
         budgets: Arc::clone(ztunnel.budgets()),
         counters,
         pods: Arc::clone(&pods),
+        waypoints: waypoints::Board::new(&registry),
     };
+    let mut waypoints = Waypoints::new(config, certs.subscribe(), view.waypoints.clone(), networks);
+    if !is_successor {
+        waypoints.start();
+    }
     take_over.serves(
         vec![
             (servers.admin_socket, admin::routes(&view, levels)),
@@ -259,6 +268,7 @@ pub async fn run_in<D: DataPath + 'static>(
         mesh,
         snapshot,
         certs,
+        waypoints,
         pods,
         events,
         ztunnel,
@@ -340,7 +350,8 @@ impl Node {
             asked = self.sandboxes.request() => if self.sandboxes.take(asked, &self.pods, &self.ztunnel) {
                 self.apply_soon();
             },
-            Ok(()) = self.sources.changed(), if sandboxes_wait => {}
+            Ok(()) = self.sources.changed(), if sandboxes_wait || self.word.is_none() => self.place(),
+            () = self.waypoints.turn() => self.want(),
             () = sleep_until(sandboxes_due) => {}
             changed = self.certs.turn() => if changed {
                 self.ztunnel.caught_up().await;
@@ -379,7 +390,7 @@ impl Node {
         if snapshot.world.version().0 == 0 {
             return;
         }
-        self.want();
+        self.place();
         self.known.set(&snapshot);
         let local = self.local(&snapshot);
         let world = snapshot.world;
@@ -397,15 +408,6 @@ impl Node {
         let (local, sources) = (self.local(&snapshot), self.sources.borrow());
         word.say(redirection::due(&sources, &local, &captured));
         word.report(self.unenrolled.events(&sources, snapshot.world.settings()));
-    }
-
-    /// Other settings of the mesh. In a cluster the facts are the control plane's, and of its settings.
-    fn set_mesh(&mut self, mesh: MeshSettings) {
-        match &self.word {
-            None => self.mesh.set(mesh),
-            Some(_) if *self.snapshot.borrow().world.settings() == mesh => {}
-            Some(_) => tracing::warn!("settings of the mesh changed, restart the agent to apply them"),
-        }
     }
 
     fn pod(&mut self, event: Event) {
@@ -463,31 +465,10 @@ impl Node {
         }
     }
 
-    /// Requests certificates for the enrolled pods, and for those in release: their open connections go on until the release has
-    /// ended them.
-    fn want(&mut self) {
-        let snapshot = self.snapshot.borrow().clone();
-        let (local, world) = (self.local(&snapshot), snapshot.world);
-        let enrolled = local.iter().filter(|pod| pod.local == Local::Enrolled);
-        let enrolled: BTreeMap<&Uid, &Account> = enrolled.map(|pod| (&pod.uid, &pod.account)).collect();
-        for (cookie, Serving { uid, account, .. }) in &mut self.serving {
-            if let Some(newest) = enrolled.get(uid).filter(|newest| **newest != account) {
-                account.clone_from(newest);
-                self.ztunnel.rename(cookie.0, account.clone());
-            }
-        }
-        let trust_domain = &world.settings().trust_domain;
-        let identity = |of: &Account| Identity::new(trust_domain, &of.namespace, &of.name);
-        let served = self.serving.values().map(|pod| &pod.account);
-        let wanted: BTreeSet<Identity> = enrolled.into_values().chain(served).map(identity).collect();
-        if self.wanted != wanted {
-            self.certs.want(&wanted);
-            self.wanted = wanted;
-        }
-    }
-
     async fn end(self, access_log: Arc<AccessLog>) {
-        let Self { pods, ztunnel, .. } = self;
+        let Self { pods, ztunnel, waypoints, .. } = self;
+        let killed = tokio::time::timeout(SHUTDOWN, waypoints.shut_down());
+        let _ = killed.await; // a process that cannot be killed is left alone
         let ended = tokio::task::spawn_blocking(move || {
             drop(pods);
             ztunnel.shut_down();

@@ -7,7 +7,7 @@ use underpass_keeper::supervision::SupervisedTask;
 use crate::{
     authority, check, cleanup,
     config::{self, Config, Loaded, Reloader, Sources, Stop},
-    limits, mounts, node, preflight, probe,
+    mounts, node, preflight, probe,
     signals::Signals,
 };
 
@@ -131,7 +131,7 @@ fn run(sources: Sources, loaded: Loaded) -> anyhow::Result<()> {
     let config = &loaded.config.clone();
     let levels = underpass_telemetry::log::init(config.log_format, config.log.clone())?;
     loaded.warnings.iter().for_each(|warning| tracing::warn!(%warning, "setting probably misspelt"));
-    limits::raise_descriptors();
+    underpass_net::open_files::raise_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // The channel to a control plane belongs to a runtime from its beginning.
     let entered = runtime.enter();

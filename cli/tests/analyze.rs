@@ -149,14 +149,15 @@ fn for_programs() {
     let output = analyze(&["guide", "-o", "json"]);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["errors"], 0);
-    assert_eq!(report["served"], 5);
+    assert_eq!(report["served"], 7);
     assert_eq!(report["other_files"], 1);
     assert_eq!(report["ignored"]["v1 ConfigMap"], 1);
     let findings = report["findings"].as_array().unwrap();
-    let weight = findings.iter().find(|f| f["field"] == "spec.http[1].route[0].weight").unwrap();
+    let paths = findings.iter().find(|f| f["field"] == "spec.rules[0].to[0].operation.paths").unwrap();
+    let of = "AuthorizationPolicy shop/catalogue-readers";
     assert_eq!(
-        (&weight["file"], &weight["line"], &weight["column"], &weight["severity"], &weight["object"]),
-        (&"guide/canary.yaml".into(), &19.into(), &19.into(), &"notice".into(), &"VirtualService default/cart".into())
+        (&paths["file"], &paths["line"], &paths["column"], &paths["severity"], &paths["object"]),
+        (&"guide/authz.yaml".into(), &20.into(), &20.into(), &"warning".into(), &of.into())
     );
 }
 

@@ -339,6 +339,11 @@ fn help_tells_the_exit_status() {
 
                       [default: cluster.local]
 
+                  --path-normalization <MODE>
+                      How far waypoints normalise paths: NONE, BASE, MERGE_SLASHES or DECODE_AND_MERGE_SLASHES
+
+                      [default: BASE]
+
               -n, --namespace <NAMESPACE>
                       The namespace of a SOURCE that names none; by default the kubeconfig's, else `default`
 
@@ -361,7 +366,7 @@ fn help_tells_the_exit_status() {
 
             A request:
                   --method <METHOD>
-                      Explain a request as well, by the VirtualServices and DestinationRules of the files (-f): its method
+                      Explain a request as well, by the routes of the files (-f), of VirtualServices and of the Gateway API: its method
 
                   --path <PATH>
                       Its path, with its query

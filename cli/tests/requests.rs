@@ -35,7 +35,7 @@ fn by_header() {
                                    DestinationRule shop/cart-versions  spec.trafficPolicy: connectionPool
                                    DestinationRule shop/cart-versions  spec.subsets[1].trafficPolicy: loadBalancer
                                    VirtualService shop/cart-routing    timeout 10s; 3 retries, 2s each, on 5xx,gateway-error,connect-failure,refused-stream
-                                                                       no waypoint enforces this yet: the connection goes as the stages above say
+                                                                       no waypoint stands before Service shop/cart: the connection goes as the stages above say
 
               routes/routes.yaml:11: VirtualService shop/cart-routing spec.http[0].match[0]
               routes/routes.yaml:86: DestinationRule shop/cart-versions spec.subsets[1]
@@ -57,7 +57,7 @@ fn by_path() {
                                    DestinationRule shop/cart-versions  spec.subsets[1].trafficPolicy: loadBalancer
                                    VirtualService shop/cart-routing    no timeout; 2 retries, on connect-failure,refused-stream,retriable-status-codes,cancelled,unavailable (the mesh's default)
                                    VirtualService shop/cart-routing    the path /api/v2/x?q=1 becomes /api/x?q=1
-                                                                       no waypoint enforces this yet: the connection goes as the stages above say
+                                                                       no waypoint stands before Service shop/cart: the connection goes as the stages above say
 
               routes/routes.yaml:24: VirtualService shop/cart-routing spec.http[1].match[0]
               routes/routes.yaml:86: DestinationRule shop/cart-versions spec.subsets[1]
@@ -81,7 +81,7 @@ fn by_weight() {
                                    DestinationRule shop/cart-versions  outbound|80|v1|cart.shop.svc.cluster.local: 1 endpoint with version=v1: 10.0.1.2:8080 (shop/cart-v1)
                                    DestinationRule shop/cart-versions  spec.trafficPolicy: connectionPool
                                    VirtualService shop/cart-routing    no timeout; 2 retries, on connect-failure,refused-stream,retriable-status-codes,cancelled,unavailable (the mesh's default)
-                                                                       no waypoint enforces this yet: the connection goes as the stages above say
+                                                                       no waypoint stands before Service shop/cart: the connection goes as the stages above say
 
               routes/routes.yaml:33: VirtualService shop/cart-routing spec.http[2].match[0]
               routes/routes.yaml:86: DestinationRule shop/cart-versions spec.subsets[1]
@@ -102,7 +102,7 @@ fn without_an_endpoint() {
                                    DestinationRule shop/cart-versions  outbound|80|v3|cart.shop.svc.cluster.local: no ready endpoint with version=v3: 503, response flag UH
                                    DestinationRule shop/cart-versions  spec.trafficPolicy: connectionPool
                                    VirtualService shop/cart-routing    no timeout; 2 retries, on connect-failure,refused-stream,retriable-status-codes,cancelled,unavailable (the mesh's default)
-                                                                       no waypoint enforces this yet: the connection goes as the stages above say
+                                                                       no waypoint stands before Service shop/cart: the connection goes as the stages above say
 
               routes/routes.yaml:45: VirtualService shop/cart-routing spec.http[3].match[0]
               routes/routes.yaml:92: DestinationRule shop/cart-versions spec.subsets[2]
@@ -117,7 +117,7 @@ fn without_an_endpoint() {
                                                                        outbound|80|v4|cart.shop.svc.cluster.local: no DestinationRule of the host defines this subset: 503, response flag NR
                                    DestinationRule shop/cart-versions  spec.trafficPolicy: connectionPool
                                    VirtualService shop/cart-routing    no timeout; 2 retries, on connect-failure,refused-stream,retriable-status-codes,cancelled,unavailable (the mesh's default)
-                                                                       no waypoint enforces this yet: the connection goes as the stages above say
+                                                                       no waypoint stands before Service shop/cart: the connection goes as the stages above say
 
               routes/routes.yaml:52: VirtualService shop/cart-routing spec.http[4].match[0]
               routes/routes.yaml:78: DestinationRule shop/cart-versions spec.trafficPolicy
@@ -129,7 +129,7 @@ fn without_an_endpoint() {
             ...
               http                 VirtualService shop/cart-routing  spec.http[5].match[0] matches: uri exact /old
                                    VirtualService shop/cart-routing  it is redirected: 301 to http://cart:80/new?x
-                                                                     no waypoint enforces this yet: the connection goes as the stages above say
+                                                                     no waypoint stands before Service shop/cart: the connection goes as the stages above say
 
               routes/routes.yaml:59: VirtualService shop/cart-routing spec.http[5].match[0]
         "#]],
@@ -138,8 +138,8 @@ fn without_an_endpoint() {
         &["--method", "POST"],
         &expect![[r#"
             ...
-              http                                    no route of shop/cart-routing matches: 404
-                                                      no waypoint enforces this yet: the connection goes as the stages above say
+              http                                    no route of VirtualService shop/cart-routing matches: 404
+                                                      no waypoint stands before Service shop/cart: the connection goes as the stages above say
         "#]],
     );
 }
@@ -156,6 +156,19 @@ fn for_programs() {
             "10.0.2.2:8080 (shop/cart-v2)"
           ],
           "enforced": false,
+          "gates": [
+            {
+              "gate": "waypoint",
+              "policy": null,
+              "verdict": "allow"
+            },
+            {
+              "endpoint": "10.0.2.2:8080",
+              "gate": "endpoint",
+              "policy": null,
+              "verdict": "allow"
+            }
+          ],
           "objects": [
             {
               "field": "spec.http[0].match[0]",
@@ -200,7 +213,45 @@ fn calls_that_no_route_is_for() {
         command(&["explain", "--agent", "127.0.0.1:1", "shop/web", "cart:80", "--path", "/"]).output().unwrap();
     let want: Expect = expect![[r#"
         exit 1
-        ! error: a request is explained from files alone: name them with -f DIR (nodes have no VirtualServices, and no waypoint enforces one yet)
+        ! error: a request is explained from files alone: name them with -f DIR (agents have no routes: waypoints do)
     "#]];
     want.assert_eq(&shown(&output));
+}
+
+/// How one of several endpoints is chosen, and which one where the request decides it.
+#[test]
+fn by_balancing() {
+    let check = |port: u16, header: &[&str], want: &Expect| {
+        let files = ["explain", "-f", "routes", "shop/web", &format!("stock:{port}"), "--path", "/"];
+        let output = command(&[&files, header].concat()).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let lines = text.lines().filter(|line| line.contains("one of them by "));
+        let said: Vec<_> = lines.map(|line| &line[line.find("one of").unwrap()..]).collect();
+        want.assert_eq(&said.join("\n"));
+    };
+    check(
+        80,
+        &["--header", "x-user=jason"],
+        &expect!["one of them by consistentHash (ringHash) of header x-user: 10.0.1.11:8080 (shop/stock-1)"],
+    );
+    check(
+        80,
+        &["--header", "x-user=amy"],
+        &expect!["one of them by consistentHash (ringHash) of header x-user: 10.0.2.11:8080 (shop/stock-2)"],
+    );
+    check(80, &[], &expect!["one of them by consistentHash (ringHash) of header x-user"]);
+    check(81, &[], &expect!["one of them by ROUND_ROBIN (in 3 priorities of 1, 1, 1)"]);
+    check(
+        82,
+        &["--header", "cookie=session=7"],
+        &expect![
+            "one of them by consistentHash (maglev) of cookie session: 10.0.2.11:8080 (shop/stock-2) (80% to 2 of eu/*/*, 20% to 1 of us/*/*)"
+        ],
+    );
+    check(
+        82,
+        &[],
+        &expect!["one of them by consistentHash (maglev) of cookie session (80% to 2 of eu/*/*, 20% to 1 of us/*/*)"],
+    );
+    check(83, &[], &expect!["one of them by LEAST_REQUEST (the mesh's default)"]);
 }

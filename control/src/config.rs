@@ -106,6 +106,7 @@ impl Config {
             // Only for the labels that nodes go by.
             sidecar_keys: true,
             enrolled_by: EnrolledBy::Redirection,
+            ..MeshSettings::default()
         }
     }
 

@@ -65,7 +65,7 @@ fn executable(line: &str) -> Option<Executable> {
     })
 }
 
-const PACKAGES: [&str; 10] = [
+const PACKAGES: [&str; 12] = [
     "-p",
     "underpass-agent",
     "-p",
@@ -74,6 +74,8 @@ const PACKAGES: [&str; 10] = [
     "underpass-cni",
     "-p",
     "underpass-control",
+    "-p",
+    "underpass-waypoint",
     "-p",
     "underpass-tests",
 ];
@@ -88,7 +90,7 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Builds the agent, the CNI plugin, the control plane, the command line tool and the testbed's own binaries.
+    /// Builds the agent, the waypoint, the CNI plugin, the control plane, the command line tool and the testbed's own binaries.
     pub(crate) fn build(workspace: &Workspace) -> Result<Self> {
         let found = executables(workspace.cargo().args(["build", "--bins"]).args(PACKAGES))?;
         let mut by_name: BTreeMap<_, _> =
@@ -118,12 +120,13 @@ impl Programs {
         self.by_name.values().map(PathBuf::as_path)
     }
 
-    /// The environment of a child: `UNDERPASS_AGENT_BIN`, `UNDERPASS_CONTROL_BIN`, `UNDERPASS_CLI_BIN` and `UNDERPASS_CNI_BIN`, the paths of
-    /// the agent, the control plane, `underpass` and the CNI plugin, and where it was built `UNDERPASS_NEXT_AGENT_BIN`.
+    /// The environment of a child: `UNDERPASS_AGENT_BIN`, `UNDERPASS_CONTROL_BIN`, `UNDERPASS_WAYPOINT_BIN`, `UNDERPASS_CLI_BIN` and
+    /// `UNDERPASS_CNI_BIN`, the paths of the agent, the control plane, the waypoint, `underpass` and the CNI plugin, and where it was built `UNDERPASS_NEXT_AGENT_BIN`.
     pub(crate) fn environment(&self) -> Result<Vec<(&'static str, PathBuf)>> {
         let mut environment = vec![
             ("UNDERPASS_AGENT_BIN", self.path("underpass-agent")?.to_path_buf()),
             ("UNDERPASS_CONTROL_BIN", self.path("underpass-control")?.to_path_buf()),
+            ("UNDERPASS_WAYPOINT_BIN", self.path("underpass-waypoint")?.to_path_buf()),
             ("UNDERPASS_CLI_BIN", self.path("underpass")?.to_path_buf()),
             ("UNDERPASS_CNI_BIN", self.path(PLUGIN)?.to_path_buf()),
         ];

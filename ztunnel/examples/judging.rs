@@ -35,7 +35,7 @@ fn connection(world: &World, n: usize) -> Judged {
     let identity = |n: usize| Identity::new(&TrustDomain::default(), "default", &format!("p{n}"));
     let ip = |n: usize| address(n).parse().expect("address");
     let basis = if n.is_multiple_of(2) {
-        Basis::Inbound { address: ip(local), port: 80, peer: ip(remote), identity: Some(identity(remote)) }
+        Basis::Inbound { address: ip(local), port: 80, peer: ip(remote), identity: Some(identity(remote)), named: None }
     } else {
         Basis::Outbound {
             from: ip(local),

@@ -4,11 +4,13 @@
 use std::{cell::Cell, net::SocketAddr, pin::Pin, rc::Rc, sync::Arc, time::SystemTime};
 
 use underpass_core::{
-    Identity, Reason,
+    Identity, NamedSource, Reason, World,
     addr::{HBONE_PORT, canonical},
     authz::{Peer, Request},
     connection::{Direction, Path},
+    named_source::NAMED_SOURCE_HEADER,
     rejudge::{Basis, Judged},
+    world::Workload,
 };
 use underpass_hbone::{ErrorCode, Headers};
 use underpass_net::{
@@ -164,7 +166,7 @@ async fn carry(
     target: SocketAddr,
     connection: &mut OpenConnection,
 ) -> Reason {
-    let baggage = match admit(worker, pod, &accepted.peer.identity, from, target, connection) {
+    let baggage = match admit(worker, pod, accepted, from, target, connection) {
         Ok(baggage) => baggage,
         Err((status, reason)) => return answer(accepted, status, reason),
     };
@@ -207,7 +209,7 @@ async fn carry(
 fn admit(
     worker: &Worker,
     pod: &WorkerPod,
-    identity: &Identity,
+    accepted: &Accepted,
     from: SocketAddr,
     target: SocketAddr,
     connection: &mut OpenConnection,
@@ -215,12 +217,40 @@ fn admit(
     let world = worker.world();
     let workload = pod.workload(&world).map_err(|reason| (503, reason))?;
     connection.destination_identity(world.identity(workload).cloned());
-    let peer = Peer { address: from.ip(), identity: Some(identity) };
+    let identity = &accepted.peer.identity;
+    let named = named(worker, &world, workload, accepted).map_err(|reason| (401, reason))?;
+    if let Some(source) = &named {
+        connection.named(&world, source, identity.clone());
+    }
+    let peer = Peer::of_tunnel(from.ip(), identity, named.as_ref());
     let (address, port) = (target.ip(), target.port());
     connection.judge(&world, &Request { peer, workload, address, port }).map_err(|reason| (401, reason))?;
-    let basis = Basis::Inbound { address, port, peer: from.ip(), identity: Some(identity.clone()) };
+    let basis = Basis::Inbound { address, port, peer: from.ip(), identity: Some(identity.clone()), named };
     connection.open(Judged { pod: pod.uid.clone(), basis, judged_at: world.version() });
     Ok(outbound::baggage(workload))
+}
+
+/// The source that a waypoint of this workload names. What another peer names is dropped and counted.
+///
+/// # Errors
+/// The waypoint is believed, and what it says names no source: it must not be judged as one that names none.
+fn named(
+    worker: &Worker,
+    world: &World,
+    workload: &Workload,
+    accepted: &Accepted,
+) -> Result<Option<NamedSource>, Reason> {
+    let is_it = |(name, _): &(&[u8], &[u8])| *name == NAMED_SOURCE_HEADER.as_bytes();
+    let mut values = accepted.request.headers.iter().filter(is_it).map(|(_, value)| value);
+    let Some(first) = values.next() else { return Ok(None) };
+    let peer = &accepted.peer.identity;
+    if !world.speaks_for_callers_of(peer, workload) {
+        tracing::debug!(pod = %workload.name, %peer, "named source dropped: it is not of this pod's waypoint alone");
+        worker.recorder.dropped_named_source();
+        return Ok(None);
+    }
+    let only = std::str::from_utf8(first).ok().filter(|_| values.next().is_none());
+    only.and_then(|text| text.parse().ok()).map(Some).ok_or(Reason::BadSource)
 }
 
 /// The reason of a CONNECT that ended before its answer.

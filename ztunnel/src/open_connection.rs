@@ -9,7 +9,7 @@ use std::{
 };
 
 use underpass_core::{
-    Connection, Identity, ObjectName, Reason, World, admit, authz,
+    Connection, Identity, NamedSource, ObjectName, Reason, World, admit, authz,
     authz::{Request, Verdict},
     connection::{Direction, Party, Path},
     rejudge::Judged,
@@ -65,6 +65,7 @@ impl OpenConnection {
             path: Path::None,
             source: party(source),
             destination: party(destination),
+            via: None,
             service: None,
             service_host: None,
             vip: None,
@@ -103,6 +104,19 @@ impl OpenConnection {
 
     pub(crate) fn destination_identity(&mut self, identity: Option<Identity>) {
         self.record.destination.identity = identity;
+    }
+
+    /// Sets the source that a waypoint calls for, and the waypoint.
+    pub(crate) fn named(&mut self, world: &World, source: &NamedSource, via: Identity) {
+        let NamedSource { identity, address } = source.clone();
+        let workload = world.workload_at(address.ip()).cloned();
+        self.record.source = Party { address, workload, identity: Some(identity) };
+        self.record.via = Some(via);
+    }
+
+    /// Sets the waypoint that carries it on.
+    pub(crate) fn via(&mut self, identity: Option<Identity>) {
+        self.record.via = identity;
     }
 
     /// Sets the application's address, as chosen.

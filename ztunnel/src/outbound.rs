@@ -9,7 +9,7 @@ use underpass_core::{
     addr::is_loopback,
     connection::{Direction, Path},
     rejudge::{self, Basis, Judged, OutboundPath},
-    route::{self, Destination, Hop, Plan},
+    route::{self, Destination, Hop, HopKind, Plan},
     world::{OwnerKind, Workload},
 };
 use underpass_hbone::{Connect, ErrorCode, Headers};
@@ -108,7 +108,12 @@ fn plan(
             connection.path(Path::Hbone);
             connection.destination(&world, destination.target);
             connection.service(&world, destination.service.clone(), to);
-            connection.destination_identity(hop.identities.only().cloned());
+            let answers = hop.identities.only().cloned();
+            match hop.kind {
+                HopKind::Workload => connection.destination_identity(answers),
+                // Who is behind it is not known here.
+                HopKind::Waypoint | HopKind::Gateway => connection.via(answers),
+            }
             connection.open(judged(&destination, OutboundPath::tunnel(own.clone(), &hop)));
             let headers = headers(&world, source, from, destination.service.as_ref());
             let request = Connect { authority: hop.authority.to_string().into_bytes(), headers };

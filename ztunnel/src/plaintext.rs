@@ -81,9 +81,9 @@ fn admit(
 ) -> Result<(), Reason> {
     let world = worker.world();
     let workload = pod.workload(&world)?;
-    let peer = Peer { address: from.ip(), identity: None };
+    let peer = Peer::itself(from.ip(), None);
     connection.judge(&world, &Request { peer, workload, address: to.ip(), port: to.port() })?;
-    let basis = Basis::Inbound { address: to.ip(), port: to.port(), peer: from.ip(), identity: None };
+    let basis = Basis::Inbound { address: to.ip(), port: to.port(), peer: from.ip(), identity: None, named: None };
     connection.open(Judged { pod: pod.uid.clone(), basis, judged_at: world.version() });
     Ok(())
 }

@@ -168,7 +168,7 @@ mod tests {
             let (source, destination): (SocketAddr, SocketAddr) =
                 (SocketAddr::new(peer.parse().unwrap(), 9), "10.0.0.2:80".parse().unwrap());
             let (address, port) = (destination.ip(), destination.port());
-            (source, destination, Basis::Inbound { address, port, peer: source.ip(), identity: None })
+            (source, destination, Basis::Inbound { address, port, peer: source.ip(), identity: None, named: None })
         };
         let local = LocalSet::new();
         let ended = local.run_until(async {

@@ -14,7 +14,7 @@ use underpass_telemetry::admin::{
     Request, Response, Router,
     view::{
         self, Behind, Certificate, ControlPlane, Gate, Party, PodCount, PodState, ProblemCount, RefusedHandshake,
-        Roots, Status,
+        Roots, RunningWaypoint, Status,
     },
 };
 use underpass_xds::client::{Link, Progress};
@@ -23,6 +23,7 @@ use super::View;
 use crate::{
     certs::{self, CertificateStatus},
     pods::PodStatus,
+    waypoints::WaypointStatus,
 };
 
 /// Adds `GET /status`, `/workloads` (`?node=`: of one node), `/services`, `/policies`, `/config`, `/certificates`, `/roots`, `/connections/refused`,
@@ -78,6 +79,18 @@ fn status(view: &View) -> Status {
         authority_error: view.certificates.borrow().authority.error.clone(),
         problems: problems(&reports),
         control_plane: view.control_plane.as_ref().map(|progress| control_plane(&progress.borrow())),
+        waypoints: view.waypoints.list().into_iter().map(waypoint).collect(),
+    }
+}
+
+fn waypoint(status: WaypointStatus) -> RunningWaypoint {
+    RunningWaypoint {
+        gateway: status.gateway.to_string(),
+        addresses: status.addresses.to_vec(),
+        state: status.state.as_str().to_owned(),
+        pid: status.pid,
+        restarts: status.restarts,
+        problem: status.problem,
     }
 }
 

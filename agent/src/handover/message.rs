@@ -3,14 +3,14 @@
 //! What must hold: a change of anything here is a new [`PROTOCOL`]; another one is refused by name, before anything
 //! changes hands.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 use underpass_net::passing::MOST_BYTES;
 use zeroize::Zeroizing;
 
 /// The version of every message here.
-pub(super) const PROTOCOL: u32 = 4;
+pub(super) const PROTOCOL: u32 = 5;
 
 /// One message; which descriptors come with it stands beside each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +35,8 @@ pub(super) enum Message {
         servers: usize,
         /// Number of certificates that follow.
         certificates: usize,
+        /// Number of waypoints whose networks follow.
+        waypoints: usize,
         /// The version of the kernel tables that are filled: the successor's, or one that it knows.
         tables: u32,
     },
@@ -44,6 +46,8 @@ pub(super) enum Message {
     Servers,
     /// A certificate that serves.
     Certificate(CertificateText),
+    /// The network of a waypoint of this node: its namespace, and its listener.
+    Waypoint(WaypointText),
     /// The successor has applied everything, and serves.
     Taken,
     /// The predecessor accepts no more. It ends when it has drained.
@@ -64,6 +68,20 @@ impl fmt::Debug for CertificateText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CertificateText").field("issuer", &self.issuer).finish_non_exhaustive()
     }
+}
+
+/// The pod of a waypoint, and what its network was made for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WaypointText {
+    /// The namespace of the pod.
+    pub(super) namespace: String,
+    /// Its name.
+    pub(super) name: String,
+    /// Its addresses.
+    pub(super) addresses: Vec<IpAddr>,
+    /// The port of the listener.
+    pub(super) port: u16,
 }
 
 /// The introduction of an agent: node and versions, which must fit.
@@ -127,28 +145,45 @@ mod tests {
     use super::*;
 
     fn hello() -> Hello {
-        Hello { protocol: 4, abi: 4, node: "n".into(), version: "0.1.0".into() }
+        Hello { protocol: 5, abi: 4, node: "n".into(), version: "0.1.0".into() }
     }
 
     /// The serialised form: a change of a line here is a change of [`PROTOCOL`].
     #[test]
     fn golden() {
-        assert_eq!(PROTOCOL, 4);
+        assert_eq!(PROTOCOL, 5);
         let certificate = |issuer: Option<&str>| CertificateText {
             pem: Zeroizing::new("k\nc".into()),
             issuer: issuer.map(Into::into),
         };
         for (message, text) in [
-            (Message::Hello(hello()), r#"{"hello":{"protocol":4,"abi":4,"node":"n","version":"0.1.0"}}"#),
+            (Message::Hello(hello()), r#"{"hello":{"protocol":5,"abi":4,"node":"n","version":"0.1.0"}}"#),
             (Message::Refuse { why: "no".into() }, r#"{"refuse":{"why":"no"}}"#),
             (
-                Message::Offer { cgroup: 7, earlier: vec![5], pods: 2, servers: 3, certificates: 1, tables: 4 },
-                r#"{"offer":{"cgroup":7,"earlier":[5],"pods":2,"servers":3,"certificates":1,"tables":4}}"#,
+                Message::Offer {
+                    cgroup: 7,
+                    earlier: vec![5],
+                    pods: 2,
+                    servers: 3,
+                    certificates: 1,
+                    waypoints: 1,
+                    tables: 4,
+                },
+                r#"{"offer":{"cgroup":7,"earlier":[5],"pods":2,"servers":3,"certificates":1,"waypoints":1,"tables":4}}"#,
             ),
             (Message::Pods(vec![1, u64::MAX]), r#"{"pods":[1,18446744073709551615]}"#),
             (Message::Servers, r#""servers""#),
             (Message::Certificate(certificate(Some("0a"))), r#"{"certificate":{"pem":"k\nc","issuer":"0a"}}"#),
             (Message::Certificate(certificate(None)), r#"{"certificate":{"pem":"k\nc","issuer":null}}"#),
+            (
+                Message::Waypoint(WaypointText {
+                    namespace: "shop".into(),
+                    name: "w".into(),
+                    addresses: vec!["10.9.1.7".parse().unwrap(), "fd09::7".parse().unwrap()],
+                    port: 15008,
+                }),
+                r#"{"waypoint":{"namespace":"shop","name":"w","addresses":["10.9.1.7","fd09::7"],"port":15008}}"#,
+            ),
             (Message::Taken, r#""taken""#),
             (Message::Leaving, r#""leaving""#),
         ] {
@@ -160,7 +195,7 @@ mod tests {
             "{}",
             "taken",
             r#""gone""#,
-            r#"{"offer":{"cgroup":7,"earlier":[],"pods":2,"servers":3,"certificates":1,"tables":4,"more":1}}"#,
+            r#"{"offer":{"cgroup":7,"earlier":[],"pods":2,"servers":3,"certificates":1,"waypoints":1,"tables":4,"more":1}}"#,
         ] {
             assert_eq!(Message::decode(text.as_bytes()), None, "{text}");
         }
@@ -184,7 +219,7 @@ mod tests {
         };
         check(|_| {}, None);
         check(|other| other.version = "9.9.9".into(), None);
-        check(|other| other.protocol = 5, Some("it speaks hand-over protocol 5, not 4"));
+        check(|other| other.protocol = 6, Some("it speaks hand-over protocol 6, not 5"));
         check(|other| other.abi = 5, None);
         check(|other| other.abi = 3, None);
         check(|other| other.abi = 2, Some("its kernel tables are of version 2, which version 4 does not know"));

@@ -7,6 +7,7 @@
 //!                                                      for an earlier version: writes that one's tables
 //! adopt what is pinned  <---- offer, lock, listeners --
 //!                       <---- keys and certificates ---
+//!                       <---- networks of waypoints ---
 //! own tables, programs: [`underpass_loader::Kernel::take_over`]
 //! both cgroups count as the agent
 //! first World applied ------------- taken -----------> it accepts no more, sends GOAWAY, drains, judges, renews
@@ -42,18 +43,22 @@ use std::{
 };
 
 use underpass_abi::{CgroupId, Cookie, Direction, ListenerKey};
+use underpass_core::ObjectName;
 use underpass_identity::{Credential, Serial};
 use underpass_loader::Kernel;
 use underpass_net::passing::DescriptorConnection;
 use zeroize::Zeroizing;
 
-use self::message::{CertificateText, Hello, Message};
+use self::message::{CertificateText, Hello, Message, WaypointText};
 pub use self::{
     lock::Lock,
     predecessor::{OfferContents, SuccessorRequest, listen},
 };
 
-use crate::certs::Issued;
+use crate::{
+    certs::Issued,
+    waypoints::{At, Lent},
+};
 
 /// Timeout of each answer of the predecessor.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -218,6 +223,8 @@ pub struct Inherited {
     pub servers: Vec<TcpListener>,
     /// The certificates that served.
     pub certificates: Vec<Issued>,
+    /// The networks of the waypoints of this node.
+    pub waypoints: Vec<Lent>,
     /// The version of the kernel tables that are filled.
     pub tables: u32,
 }
@@ -279,11 +286,11 @@ impl Successor {
         let until = Instant::now() + GIVE_UP;
         self.send(&Message::Hello(Hello::new(&self.node)))?;
         let (offer, with) = self.receive()?;
-        let (cgroup, earlier, [pods, servers, mut certificates], tables) = match &offer {
-            Message::Offer { cgroup, earlier, pods, servers, certificates, tables }
+        let (cgroup, earlier, [pods, servers, mut certificates, waypoints], tables) = match &offer {
+            Message::Offer { cgroup, earlier, pods, servers, certificates, waypoints, tables }
                 if with.len() == 1 + earlier.len() =>
             {
-                (*cgroup, earlier, [*pods, *servers, *certificates], *tables)
+                (*cgroup, earlier, [*pods, *servers, *certificates, *waypoints], *tables)
             }
             Message::Refuse { why } => return Err(Error::Refused { why: why.clone() }),
             other => return Err(unexpected(other)),
@@ -301,9 +308,14 @@ impl Successor {
             listeners: BTreeMap::new(),
             servers: Vec::new(),
             certificates: Vec::new(),
+            waypoints: Vec::new(),
             tables,
         };
-        while inherited.listeners.len() < pods || inherited.servers.len() < servers || certificates > 0 {
+        while inherited.listeners.len() < pods
+            || inherited.servers.len() < servers
+            || certificates > 0
+            || inherited.waypoints.len() < waypoints
+        {
             match self.receive()? {
                 (Message::Pods(cookies), with) if with.len() == 2 * cookies.len() && !cookies.is_empty() => {
                     let mut with = with.into_iter().map(TcpListener::from);
@@ -319,6 +331,10 @@ impl Successor {
                 (Message::Certificate(text), _) if certificates > 0 => {
                     certificates -= 1;
                     inherited.certificates.extend(issued(&text));
+                }
+                (Message::Waypoint(text), with) => {
+                    let found = format!("{text:?} with {} descriptors", with.len());
+                    inherited.waypoints.push(lent(text, with).ok_or(Error::Answer { found })?);
                 }
                 (other, _) => return Err(unexpected(&other)),
             }
@@ -384,6 +400,14 @@ fn issued(text: &CertificateText) -> Option<Issued> {
             None
         }
     }
+}
+
+/// The network in a message; none where it has other descriptors than a network has.
+fn lent(text: WaypointText, with: Vec<OwnedFd>) -> Option<Lent> {
+    let WaypointText { namespace, name, addresses, port } = text;
+    let [netns, listener] = <[OwnedFd; 2]>::try_from(with).ok()?;
+    let (pod, at) = (ObjectName::new(namespace, name), At { addresses, port });
+    Some(Lent { pod, at, netns, listener: listener.into() })
 }
 
 fn io_failure(operation: &'static str) -> impl FnOnce(io::Error) -> Error {

@@ -16,9 +16,11 @@ use underpass_net::passing::{DescriptorConnection, DescriptorListener, MOST_DESC
 use underpass_ztunnel::PodListeners;
 
 use super::{
-    APPLY, Error, HandoverAddress, Hello, Message, Predecessor, io_failure, message::CertificateText, receive,
+    APPLY, Error, HandoverAddress, Hello, Message, Predecessor, io_failure,
+    message::{CertificateText, WaypointText},
+    receive,
 };
-use crate::certs::Issued;
+use crate::{certs::Issued, waypoints::Lent};
 
 /// Timeout of a successor's introduction, and pause after an accept that failed.
 const INTRODUCE: Duration = Duration::from_secs(5);
@@ -40,6 +42,8 @@ pub struct OfferContents {
     pub servers: Vec<TcpListener>,
     /// The certificates of this node's identities: its successor serves with them before its CA answers.
     pub certificates: Vec<Issued>,
+    /// The networks of the waypoints of this node.
+    pub waypoints: Vec<Lent>,
     /// The version of the kernel tables that are filled.
     pub tables: u32,
 }
@@ -153,6 +157,7 @@ fn send_offer(connection: &DescriptorConnection, offer: &OfferContents) -> Resul
         pods: offer.pods.len(),
         servers: offer.servers.len(),
         certificates: certificates.len(),
+        waypoints: offer.waypoints.len(),
         tables: offer.tables,
     };
     let processes = offer.predecessors.iter().map(|agent| agent.process.as_fd());
@@ -166,7 +171,16 @@ fn send_offer(connection: &DescriptorConnection, offer: &OfferContents) -> Resul
         let with: Vec<_> = offer.servers.iter().map(std::os::fd::AsFd::as_fd).collect();
         send(&Message::Servers, &with)?;
     }
-    certificates.iter().try_for_each(|certificate| send(certificate, &[]))
+    certificates.iter().try_for_each(|certificate| send(certificate, &[]))?;
+    offer.waypoints.iter().try_for_each(|Lent { pod, at, netns, listener }| {
+        let text = WaypointText {
+            namespace: pod.namespace().to_owned(),
+            name: pod.name().to_owned(),
+            addresses: at.addresses.clone(),
+            port: at.port,
+        };
+        send(&Message::Waypoint(text), &[netns.as_fd(), listener.as_fd()])
+    })
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

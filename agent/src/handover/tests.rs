@@ -69,7 +69,17 @@ fn offer(lock: &Lock, pods: usize) -> OfferContents {
         pods: pods.collect(),
         servers: vec![bound(), bound(), bound()],
         certificates: ["a", "b"].map(issued).into(),
+        waypoints: vec![lent()],
         tables: underpass_abi::VERSION,
+    }
+}
+
+fn lent() -> Lent {
+    Lent {
+        pod: ObjectName::new("shop", "w"),
+        at: At { addresses: vec!["10.9.1.7".parse().unwrap()], port: 15008 },
+        netns: fs::File::open("/proc/self/ns/net").unwrap().into(),
+        listener: bound(),
     }
 }
 

@@ -6,6 +6,7 @@
 //!                        |--> GOAWAY on every tunnel --nothing open / deadline / SIGTERM again--> end, the rest cut: `drain`
 //! taken over ------------'
 //! ```
+//! The waypoints of this node drain at the same time.
 //! The first signal asks for a drain, also where a take-over has begun it: the drain goes on.
 
 use std::time::Duration;
@@ -18,7 +19,7 @@ use crate::signals::Signals;
 /// The reason for which a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Drained {
-    /// No connection is open.
+    /// No connection is open, and no waypoint of this node is left.
     Empty,
     /// The drain time is over.
     Deadline,
@@ -65,11 +66,13 @@ impl Node {
     ) -> Result<Drained, Error> {
         let open = self.ztunnel.connections().len();
         tracing::info!(open, timeout_s = timeout.as_secs(), "draining");
+        self.waypoints.drain();
         let (drained, deadline) = (self.ztunnel.drain(accepting), tokio::time::sleep(timeout));
         tokio::pin!(drained, deadline);
-        loop {
+        let mut is_empty = false;
+        while !is_empty || !self.waypoints.is_empty() {
             tokio::select! {
-                () = &mut drained => return Ok(Drained::Empty),
+                () = &mut drained, if !is_empty => is_empty = true,
                 () = &mut deadline => return Ok(Drained::Deadline),
                 () = stop.next() => {
                     if std::mem::replace(asked, true) {
@@ -81,5 +84,6 @@ impl Node {
                 turned = self.turn() => turned?,
             }
         }
+        Ok(Drained::Empty)
     }
 }

@@ -19,6 +19,7 @@ use crate::{
     certs::Issued,
     handover::{self, HandoverAddress, Lock, OfferContents, Predecessor, Successor, SuccessorRequest},
     preflight::Claimed,
+    waypoints::Lent,
 };
 
 /// An event of a take-over.
@@ -73,10 +74,14 @@ pub(super) struct TakeOver {
 type Listeners = BTreeMap<Cookie, (TcpListener, TcpListener)>;
 
 impl TakeOver {
-    /// The take-over by this claim, and the inherited listeners and certificates. `sockets`: of the servers, for a successor.
-    pub(super) fn new(claim: Claimed, own: CgroupId, sockets: Vec<TcpListener>) -> (Self, Listeners, Vec<Issued>) {
+    /// The take-over by this claim, and the inherited listeners, certificates and networks of waypoints. `sockets`: of the servers, for a successor.
+    pub(super) fn new(
+        claim: Claimed,
+        own: CgroupId,
+        sockets: Vec<TcpListener>,
+    ) -> (Self, Listeners, Vec<Issued>, Vec<Lent>) {
         let (sender, events) = mpsc::unbounded_channel();
-        let (mut listeners, mut certificates) = (BTreeMap::new(), Vec::new());
+        let (mut listeners, mut certificates, mut waypoints) = (BTreeMap::new(), Vec::new(), Vec::new());
         let (mut predecessors, mut until, mut applied, mut stage) = (Vec::new(), None, None, Stage::Owner);
         let lock = match claim {
             Claimed::Alone(lock) => lock,
@@ -86,6 +91,7 @@ impl TakeOver {
                 predecessors = inherited.predecessors.into_iter().map(Arc::new).collect();
                 (until, stage) = (Some(inherited.until), Stage::Successor);
                 (listeners, certificates) = (inherited.listeners, inherited.certificates);
+                waypoints = inherited.waypoints;
                 inherited.lock
             }
         };
@@ -105,7 +111,7 @@ impl TakeOver {
             sender,
             events,
         };
-        (take_over, listeners, certificates)
+        (take_over, listeners, certificates, waypoints)
     }
 
     /// The end of the time in which the kernel's tables may be changed; none: no limit.
@@ -153,8 +159,8 @@ impl TakeOver {
             let lock = self.lock.as_ref().ok_or(io::ErrorKind::NotFound)?.try_clone()?;
             let servers = self.sockets.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
             let predecessors = self.predecessors.iter().map(|agent| agent.try_clone()).collect::<io::Result<_>>()?;
-            let (pods, certificates) = (Vec::new(), Vec::new());
-            Ok(OfferContents { cgroup: self.own.0, predecessors, lock, pods, servers, certificates, tables })
+            let (pods, certificates, waypoints) = (Vec::new(), Vec::new(), Vec::new());
+            Ok(OfferContents { cgroup: self.own.0, predecessors, lock, pods, servers, certificates, waypoints, tables })
         };
         copy().map_err(uncopied)
     }
@@ -262,6 +268,7 @@ impl Node {
                     drop(self.pods.hold()); // no agent accepts any more: connects wait for the next one
                 } else {
                     self.pods.own();
+                    self.waypoints.start();
                 }
                 self.take_over.serve()?;
                 tracing::info!("take-over complete");
@@ -301,6 +308,8 @@ impl Node {
                 self.take_over.servers.clear();
                 self.take_over.sockets.clear();
                 self.take_over.lock = None;
+                // Its waypoints leave their listeners to those of the successor.
+                self.waypoints.drain();
                 drop(self.ztunnel.drain(Accepting::Elsewhere));
                 self.ztunnel.caught_up().await; // nothing is accepted any more
                 let _ = answer.send(()); // the successor may be gone already
@@ -309,7 +318,7 @@ impl Node {
         Ok(())
     }
 
-    /// Stands still, and adds the listeners of every pod and the certificates to the offer.
+    /// Stands still, and adds the listeners of every pod, the certificates and the networks of waypoints to the offer.
     async fn stand_still(&mut self, mut offer: OfferContents) -> Result<OfferContents, String> {
         let still = self.pods.stand_still_for(offer.tables).await;
         self.take_in();
@@ -319,6 +328,7 @@ impl Node {
         // All of them or none: connections that wait in a listener that is left out would be reset.
         offer.pods = self.ztunnel.lend_listeners().await.into_iter().collect::<io::Result<_>>().map_err(uncopied)?;
         offer.certificates = self.certs.issued();
+        offer.waypoints = self.waypoints.lend().map_err(uncopied)?;
         Ok(offer)
     }
 

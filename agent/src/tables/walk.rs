@@ -27,9 +27,9 @@ use underpass_core::{
     objects::{Batch, Change, Object},
     rejudge::{self, Basis, Changes, Judged, OutboundPath},
     resolve::{LocalPod, Model},
-    route::{self, Plan},
+    route::{self, Destination, HopKind, Plan},
     testing::walk::{Call, Step, answers, some_call, some_step},
-    world::{Addressed, MeshSettings, Workload},
+    world::{MeshSettings, Workload},
 };
 
 use super::{
@@ -358,27 +358,27 @@ impl Walk {
         let to = SocketAddr::new(to, call.port);
         let judged = |pod: &Workload, basis| Judged { pod: pod.uid.clone(), basis, judged_at: world.version() };
         let arrives = |at: &Workload, to: SocketAddr, identity: Option<Identity>| {
-            judged(at, Basis::Inbound { address: to.ip(), port: to.port(), peer: from, identity })
+            judged(at, Basis::Inbound { address: to.ip(), port: to.port(), peer: from, identity, named: None })
         };
         let mut opened = Vec::new();
         if !source.is_enrolled() {
             let called = world.workload_at(to.ip()).filter(|w| w.is_enrolled() && w.uid != source.uid);
             opened.extend(called.map(|w| arrives(w, to, None)));
         } else {
-            let service = match world.addressed(to.ip()) {
-                Addressed::Service(s) => Some(s.name.clone()),
-                _ => None,
-            };
             let own = world.identity(source).ok_or("a caller without identity")?.clone();
-            let leaves =
-                |target, path| judged(source, Basis::Outbound { from, service: service.clone(), target, path });
+            let leaves = |to: &Destination, path| {
+                judged(source, Basis::Outbound { from, service: to.service.clone(), target: to.target, path })
+            };
             match route::plan(world, source, to, call.roll, &mut ()) {
+                Plan::Hbone { destination, hop } if hop.kind == HopKind::Waypoint => {
+                    opened.push(leaves(&destination, OutboundPath::tunnel(own, &hop)));
+                }
                 Plan::Hbone { destination, hop } => {
                     let at = destination.workload.as_ref().ok_or("a tunnel without a workload")?;
-                    opened.push(leaves(destination.target, OutboundPath::tunnel(own.clone(), &hop)));
+                    opened.push(leaves(&destination, OutboundPath::tunnel(own.clone(), &hop)));
                     opened.push(arrives(at, destination.target, Some(own)));
                 }
-                Plan::Plain { destination } => opened.push(leaves(destination.target, OutboundPath::Plain)),
+                Plan::Plain { destination } => opened.push(leaves(&destination, OutboundPath::Plain)),
                 Plan::Refuse { .. } => {}
             }
         }
@@ -400,11 +400,11 @@ impl Walk {
 fn stands(world: &World, judged: &Judged) -> bool {
     let Some(pod) = world.workload(&judged.pod) else { return false };
     let admitted = |at: &Workload, address: IpAddr, port: u16, peer: IpAddr, identity: Option<&Identity>| {
-        let peer = Peer { address: peer, identity };
+        let peer = Peer::itself(peer, identity);
         admit(world, &Request { peer, workload: at, address, port }, &mut ()).is_allow()
     };
     match &judged.basis {
-        Basis::Inbound { address, port, peer, identity } => {
+        Basis::Inbound { address, port, peer, identity, .. } => {
             pod.addresses.contains(address) && admitted(pod, *address, *port, *peer, identity.as_ref())
         }
         Basis::Outbound { from, service, target, path } => {
@@ -414,9 +414,11 @@ fn stands(world: &World, judged: &Judged) -> bool {
                 None => world.workload_at(target.ip()).and_then(|w| w.waypoint.as_ref()),
             };
             let there = world.workload_at(target.ip());
+            let passes = matches!(path, OutboundPath::Tunnel { hop: HopKind::Waypoint, .. });
             pod.addresses.contains(from)
-                && wanted.is_none()
+                && (passes || wanted.is_none_or(|waypoint| world.is_instance(waypoint, pod)))
                 && match (path, there) {
+                    (OutboundPath::Tunnel { own, .. }, _) if passes => world.identity(pod) == Some(own),
                     (OutboundPath::Tunnel { own, identities, .. }, there) => {
                         let may_answer = |w: &Workload| identities.iter().any(|i| world.identity(w) == Some(i));
                         world.identity(pod) == Some(own) && there.is_none_or(|w| may_answer(w))

@@ -1,6 +1,6 @@
 //! Settings of the whole mesh, which are in no manifest: what an agent is told at its start.
 
-use underpass_core::{TrustDomain, world::MeshSettings};
+use underpass_core::{TrustDomain, http::PathNormalization, world::MeshSettings};
 
 /// Settings of the whole mesh, which are in no manifest.
 #[derive(Debug, clap::Args)]
@@ -18,6 +18,9 @@ pub(crate) struct Mesh {
     /// The DNS suffix of its services.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", value_parser = domain)]
     cluster_domain: String,
+    /// How far waypoints normalise paths: NONE, BASE, MERGE_SLASHES or DECODE_AND_MERGE_SLASHES.
+    #[arg(long, value_name = "MODE", default_value_t)]
+    path_normalization: PathNormalization,
 }
 
 impl Mesh {
@@ -27,6 +30,7 @@ impl Mesh {
             trust_domain: self.trust_domain.clone(),
             trust_domain_aliases: self.trust_domain_aliases.clone(),
             cluster_domain: self.cluster_domain.as_str().into(),
+            path_normalization: self.path_normalization,
             ..MeshSettings::default()
         }
     }

@@ -5,7 +5,7 @@ use underpass_core::explain::Asked;
 /// A request over the connection.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct Request {
-    /// Explain a request as well, by the VirtualServices and DestinationRules of the files (-f): its method.
+    /// Explain a request as well, by the routes of the files (-f), of VirtualServices and of the Gateway API: its method.
     #[arg(long, value_name = "METHOD", value_parser = method, help_heading = HEADING)]
     pub(crate) method: Option<String>,
     /// Its path, with its query.

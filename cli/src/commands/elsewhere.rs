@@ -24,7 +24,10 @@ const COMMANDS: &[Elsewhere] = &[
     word("dashboard", "there is none; docs/metrics.md lists the metrics"),
     word("admin", "underpass log changes the level of an agent's log"),
     word("tag", "there are no revisions: underpass upgrade replaces the agents of a node without a failed connection"),
-    word("waypoint", "there are no waypoints yet"),
+    word(
+        "waypoint",
+        "write its Gateway yourself: agents run waypoints from files, in a cluster nothing starts one yet, docs/waypoints.md",
+    ),
     word("remote-clusters", "there is one cluster"),
     word("create-remote-secret", "there is one cluster"),
     word("dry-run", "the annotation istio.io/dry-run on a policy, and docs/operations.md"),

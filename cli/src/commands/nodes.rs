@@ -164,6 +164,7 @@ pub(super) mod tests {
                 applied_unix_s: Some(1_190),
                 ..ControlPlane::default()
             }),
+            waypoints: Vec::new(),
         }
     }
 

@@ -47,12 +47,13 @@ pub(super) fn text(all: &[Service], wide: bool, colour: Colour) -> String {
     table.text(colour, "no services")
 }
 
-/// The required waypoint. There is none yet: calls are refused, unless they may bypass it.
+/// The waypoint that calls pass. Where it has no instance to call they are refused, unless they may bypass it.
 fn waypoint(s: &Service) -> Cell {
     match &s.waypoint {
         None => Cell::from(""),
         Some(name) if s.waypoint_optional => Cell::from(format!("{name} (optional)")),
-        Some(name) => Cell::new(format!("{name} (missing)"), Tone::Bad),
+        Some(name) if s.waypoint_ready => Cell::from(name),
+        Some(name) => Cell::new(format!("{name} (not ready)"), Tone::Bad),
     }
 }
 
@@ -104,6 +105,7 @@ mod tests {
             endpoints: endpoints.iter().map(endpoint).collect(),
             in_mesh: true,
             waypoint: None,
+            waypoint_ready: false,
             waypoint_optional: false,
             traffic: Vec::new(),
         };

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use underpass_telemetry::admin::view::Status;
+use underpass_telemetry::admin::view::{RunningWaypoint, Status};
 
 use super::nodes;
 use crate::{
@@ -29,13 +29,14 @@ pub(crate) fn run(args: &args::Status) -> Result<Output, CliError> {
 }
 
 /// Healthy: ready, no pod has a problem, every manifest is served as written, no certificate has expired or begins
-/// later, and the authority that renews them is there.
+/// later, the authority that renews them is there, and no waypoint of the node has ended by itself and is away.
 pub(super) fn is_well(status: &Status, now: u64) -> bool {
     status.waiting.is_empty()
         && status.pods.problems.is_empty()
         && status.problems.errors == 0
         && status.authority_error.is_none()
         && status.certificates_not_yet_valid == 0
+        && status.waypoints.iter().all(|waypoint| waypoint.state != RunningWaypoint::RESTARTING)
         && status.first_expiry_unix_s.is_none_or(|expiry| now < expiry)
 }
 
@@ -54,6 +55,10 @@ pub(super) fn text(status: &Status, now: u64, colour: Colour) -> String {
     let pods = status.pods.by_state.iter().map(|(state, n)| format!("{n} {state}"));
     say("pods", Tone::Plain, &or_none(list(pods)));
     status.pods.problems.iter().for_each(|(pod, problem)| say("", Tone::Bad, &format!("{pod}: {problem}")));
+    for (n, waypoint) in status.waypoints.iter().enumerate() {
+        let (tone, says) = waypoint_line(waypoint);
+        say(if n == 0 { "waypoints" } else { "" }, tone, &says);
+    }
     let (tone, certificates) = certificates(status, now);
     say("certificates", tone, &certificates);
     status.authority_error.iter().for_each(|why| say("", Tone::Bad, why));
@@ -69,6 +74,21 @@ pub(super) fn text(status: &Status, now: u64, colour: Colour) -> String {
     say("manifests", tone, &format!("{errors}, {warnings}, {} not served yet", p.notices));
     p.first.iter().for_each(|problem| say("", Tone::Plain, problem));
     out
+}
+
+fn waypoint_line(waypoint: &RunningWaypoint) -> (Tone, String) {
+    let addresses = waypoint.addresses.iter().map(ToString::to_string);
+    let mut says = format!("{} at {}: {}", waypoint.gateway, list(addresses), waypoint.state);
+    if let Some(pid) = waypoint.pid {
+        let _ = write!(says, ", pid {pid}");
+    }
+    if waypoint.restarts > 0 {
+        let _ = write!(says, ", restarted {} times", waypoint.restarts);
+    }
+    if let Some(problem) = &waypoint.problem {
+        let _ = write!(says, ": {problem}");
+    }
+    (if waypoint.state == RunningWaypoint::RESTARTING { Tone::Bad } else { Tone::Plain }, says)
 }
 
 fn certificates(status: &Status, now: u64) -> (Tone, String) {

@@ -66,6 +66,7 @@ fn connections_and_which_of_them() {
                   "workload": "shop/cart-1",
                   "identity": null
                 },
+                "via": null,
                 "service": "shop/cart",
                 "service_host": "cart.shop.svc.cluster.local",
                 "vip": "10.96.0.10:80",

@@ -82,11 +82,11 @@ fn workloads() {
 fn services() {
     of_world().check(&["services", "-o", "wide"], &expect![[r#"
         exit 0
-        NAMESPACE  NAME   TYPE       ADDRESSES             PORTS           READY  MESH  TRAFFIC  WAYPOINT      HOST                          ENDPOINTS
-        shop       cart   ClusterIP  10.96.0.10, fd96::10  80->8080, 9090  1/1    yes   -        -             cart.shop.svc.cluster.local   shop/cart-1
-        shop       lost   ClusterIP  10.96.0.12            80              0/0    no    -        -             lost.shop.svc.cluster.local   -
-        shop       wants  ClusterIP  10.96.0.13            80              1/1    yes   -        w (missing)   wants.shop.svc.cluster.local  shop/cart-1
-        shop       would  ClusterIP  10.96.0.14            80              1/1    yes   -        w (optional)  would.shop.svc.cluster.local  shop/cart-1
+        NAMESPACE  NAME   TYPE       ADDRESSES             PORTS           READY  MESH  TRAFFIC  WAYPOINT            HOST                          ENDPOINTS
+        shop       cart   ClusterIP  10.96.0.10, fd96::10  80->8080, 9090  1/1    yes   -        -                   cart.shop.svc.cluster.local   shop/cart-1
+        shop       lost   ClusterIP  10.96.0.12            80              0/0    no    -        -                   lost.shop.svc.cluster.local   -
+        shop       wants  ClusterIP  10.96.0.13            80              1/1    yes   -        shop/w (not ready)  wants.shop.svc.cluster.local  shop/cart-1
+        shop       would  ClusterIP  10.96.0.14            80              1/1    yes   -        shop/w (optional)   would.shop.svc.cluster.local  shop/cart-1
     "#]]);
     of_world().check(
         &["services", "-n", "shop", "-o", "yaml"],
@@ -119,6 +119,7 @@ fn services() {
                 in_mesh: true
               in_mesh: true
               waypoint: null
+              waypoint_ready: false
               waypoint_optional: false
               traffic: []
             - namespace: shop
@@ -134,6 +135,7 @@ fn services() {
               endpoints: []
               in_mesh: false
               waypoint: null
+              waypoint_ready: false
               waypoint_optional: false
               traffic: []
             - namespace: shop
@@ -158,7 +160,8 @@ fn services() {
                 zone: null
                 in_mesh: true
               in_mesh: true
-              waypoint: w
+              waypoint: shop/w
+              waypoint_ready: false
               waypoint_optional: false
               traffic: []
             - namespace: shop
@@ -183,7 +186,8 @@ fn services() {
                 zone: null
                 in_mesh: true
               in_mesh: true
-              waypoint: w
+              waypoint: shop/w
+              waypoint_ready: false
               waypoint_optional: true
               traffic: []
         "#]],

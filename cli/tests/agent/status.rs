@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use expect_test::expect;
 use underpass_telemetry::admin::{
     Router,
-    view::{Gate, PodCount, ProblemCount, Status},
+    view::{Gate, PodCount, ProblemCount, RunningWaypoint, Status},
 };
 
 use super::{Agent, HOUR, answers, command, now, shown};
@@ -27,6 +27,7 @@ fn healthy() -> Status {
         authority_error: None,
         problems: ProblemCount { warnings: 1, ..ProblemCount::default() },
         control_plane: None,
+        waypoints: Vec::new(),
     }
 }
 
@@ -50,6 +51,36 @@ fn all_is_well() {
             connections   4 open
             manifests     0 errors, 1 warning, 0 not served yet
         "#]],
+    );
+}
+
+fn waypoint(state: &str) -> RunningWaypoint {
+    let addresses = ["10.9.1.7", "fd09::7"].map(|ip| ip.parse().unwrap()).into();
+    RunningWaypoint { gateway: "shop/w".into(), addresses, state: state.into(), ..RunningWaypoint::default() }
+}
+
+#[test]
+fn waypoints_are_listed() {
+    let two = status(|s| {
+        s.waypoints = vec![
+            RunningWaypoint { pid: Some(4711), ..waypoint("serving") },
+            RunningWaypoint { restarts: 3, problem: Some("exit status: 1".into()), ..waypoint("restarting") },
+        ];
+    });
+    two.check(
+        &["status"],
+        &expect![[r#"
+        exit 2
+        agent         9.9.9 on node-1, up 1 d 1 h
+        ready         yes
+        World         version 12: 3 Pod, 1 Service
+        pods          2 enrolled
+        waypoints     shop/w at 10.9.1.7, fd09::7: serving, pid 4711
+                      shop/w at 10.9.1.7, fd09::7: restarting, restarted 3 times: exit status: 1
+        certificates  2, the first expires in 5 h
+        connections   4 open
+        manifests     0 errors, 1 warning, 0 not served yet
+    "#]],
     );
 }
 
@@ -82,12 +113,13 @@ fn problems_are_listed() {
         "#]],
     );
     // each alone is enough
-    let unwell: [fn(&mut Status); 6] = [
+    let unwell: [fn(&mut Status); 7] = [
         |s| s.authority_error = Some("the authority is locked".into()),
         |s| s.waiting = vec![Gate { part: "pods".into(), reason: "later".into() }],
         |s| drop(s.pods.problems.insert("shop/cart".into(), "no sandbox".into())),
         |s| s.first_expiry_unix_s = Some(1),
         |s| s.certificates_not_yet_valid = 1,
+        |s| s.waypoints = vec![waypoint("restarting")],
         |s| s.problems.errors = 1,
     ];
     for change in unwell {

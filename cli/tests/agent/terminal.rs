@@ -54,7 +54,7 @@ fn hostile() -> Router {
                     "addresses": [], "workload": ACTS, "ready": true, "draining": false, "weight": 1, "node": ACTS,
                     "zone": ACTS, "in_mesh": true,
                 }],
-                "in_mesh": true, "waypoint": ACTS, "waypoint_optional": false, "traffic": [ACTS],
+                "in_mesh": true, "waypoint": ACTS, "waypoint_ready": true, "waypoint_optional": false, "traffic": [ACTS],
             }]),
         ),
         (

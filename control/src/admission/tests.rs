@@ -71,7 +71,7 @@ fn a_policy_goes_in_or_is_refused_by_field() {
         json!({"rules": [{"to": [{"operation": {"methods": ["GET"]}}]}]}),
         &[
             "+",
-            "AuthorizationPolicy shop/web: spec.rules[0].to[0].operation.methods: methods can only be judged by a waypoint: this rule allows nothing",
+            "AuthorizationPolicy shop/web: spec.rules[0].to[0].operation.methods: methods can only be judged by a waypoint: without one this rule allows nothing",
         ],
     );
     let mtls = |metadata: Value, spec: Value| json!({"metadata": metadata, "spec": spec});

@@ -109,8 +109,10 @@ fn accepted<'a>(effect: &str, findings: impl Iterator<Item = &'a Finding>, warni
 
 fn by_whom(policy: &AuthorizationPolicy, fields: &[WaypointField]) -> Condition {
     if let Scope::Targets(targets) = &policy.scope {
-        let says =
-            format!("there is no waypoint of {}: the policy has no effect", list(std::iter::once(targets.join(", "))));
+        let says = format!(
+            "there is no waypoint of {}: the policy has no effect",
+            list(std::iter::once(targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")))
+        );
         return condition(BY_WAYPOINT, false, NOT_BOUND, says);
     }
     if fields.is_empty() {
@@ -173,6 +175,7 @@ mod tests {
     use underpass_core::{
         authz::Rule,
         testing::{by_method, model, peer_authentication, policy},
+        world::{PolicyTarget, TargetKind},
     };
 
     use super::*;
@@ -241,7 +244,10 @@ mod tests {
 
     #[test]
     fn policies_of_waypoints() {
-        let scope = Scope::Targets(vec!["Gateway w".into(), "Service s".into()]);
+        let scope = Scope::Targets(vec![
+            PolicyTarget::new(TargetKind::Gateway, "w"),
+            PolicyTarget::new(TargetKind::Service, "s"),
+        ]);
         good(
             AuthorizationPolicy { scope, ..of_rules(Action::Allow, vec![methods()]) },
             expect![[r#"

@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use underpass_core::{Kind, ObjectKey, ObjectName, objects::Pod};
+use underpass_core::{
+    Kind, ObjectKey, ObjectName,
+    objects::{Pod, WAYPOINT_CLASSES},
+};
 use underpass_door::{Observation, Source, Strictness};
 
 use crate::{
@@ -172,6 +175,9 @@ impl Reader<'_> {
             return self.mistake(c, id, meant, missing, Fault::Missing);
         };
         match kinds::classify(api_version, kind) {
+            Class::Served(Kind::Gateway) if !is_waypoint(c.tree) => {
+                kinds::other_gateway().into_iter().for_each(|known| self.known(c, id.as_ref(), api_version, known));
+            }
             Class::Served(kind) => self.served(c, kind, id),
             Class::List(item) => self.list(c, item.as_deref().map(|item| (api_version, item))),
             Class::Known(known) => self.known(c, id.as_ref(), api_version, known),
@@ -233,9 +239,6 @@ impl Reader<'_> {
         let key = key(kind, c.tree);
         let (observed, faults) = observe(kind, key.as_ref().map(|k| &k.name), c.tree, Strictness::File);
         self.metadata(c, id.as_ref(), kind);
-        if let Some(known) = kinds::unenforced(kind) {
-            self.unenforced(c, id.as_ref(), known);
-        }
         let count = faults.len().saturating_sub(MAX_FAULTS);
         for f in faults.into_iter().take(MAX_FAULTS) {
             self.say(c, id.clone(), f.field, f.fault);
@@ -280,6 +283,12 @@ impl Reader<'_> {
     fn source(&self, document: u32, line: Option<u32>) -> Source {
         Source::File { file: Arc::clone(self.file), document: Some(document), line }
     }
+}
+
+/// A Gateway of a waypoint's class.
+fn is_waypoint(tree: &Tree) -> bool {
+    let class = tree.field("spec").and_then(|spec| spec.field("gatewayClassName")).and_then(Tree::text);
+    class.is_some_and(|class| WAYPOINT_CLASSES.contains(&class))
 }
 
 fn metadata<'t>(tree: &'t Tree, field: &str) -> Option<&'t str> {

@@ -127,10 +127,15 @@ pub(crate) fn of_metadata(kind: Kind, tree: &Tree) -> Vec<FieldFault> {
         Kind::Service => On::Target,
         Kind::Node
         | Kind::EndpointSlice
+        | Kind::Gateway
         | Kind::AuthorizationPolicy
         | Kind::PeerAuthentication
         | Kind::VirtualService
-        | Kind::DestinationRule => return Vec::new(),
+        | Kind::DestinationRule
+        | Kind::RequestAuthentication
+        | Kind::HttpRoute
+        | Kind::GrpcRoute
+        | Kind::ReferenceGrant => return Vec::new(),
     };
     let place: Path = [Segment::Field("metadata".into())].into_iter().collect();
     tree.field("metadata").map(|meta| of_keys(&place, meta, on)).unwrap_or_default()

@@ -88,6 +88,8 @@ pub struct Connection {
     /// The end that accepted it: the application's address; the called address where it was refused before one was
     /// chosen.
     pub destination: Party,
+    /// The waypoint between the two: outbound the one that carries it on, inbound the one that names the source.
+    pub via: Option<Identity>,
     /// The service whose VIP was called; known on the source's side only, as are the next two.
     pub service: Option<ObjectName>,
     /// Its host name.

@@ -1,6 +1,8 @@
 //! `underpass explain SOURCE DESTINATION:PORT`: the fate of a connection, step by step, and the object that decides it.
 //! It runs the functions that connections run, with a recorder; it decides nothing itself.
 
+mod balance;
+mod gates;
 mod http;
 mod resolve;
 mod untouched;
@@ -10,18 +12,19 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Identity, Kind, ObjectKey, ObjectName, Reason, World,
+    Kind, ObjectKey, ObjectName, Reason, World,
     admit::admit,
-    authz::{self, Peer, Request, Verdict},
+    authz::{self, Peer, Request, Verdict, Via},
     capture::{self, Capture},
     resolve::Sources,
-    route::{self, Caller, Destination, Plan},
+    route::{self, Caller, Destination, Hop, HopKind, Plan},
     trace::{Stage, Step, Trace as _},
     world::{TargetPort, Workload},
 };
 
 use self::resolve::{CalledAddress, Source, find_called, find_source, name_of, split_port};
 pub use self::{
+    gates::Gate,
     http::{Asked, Behind, HttpAnswer, explain_request},
     resolve::{Suggestions, Unknown},
 };
@@ -195,12 +198,55 @@ fn through_tunnel(world: &World, from: &Source, source: &Workload, to: SocketAdd
             let says = format!("{} is reached in plaintext: no policy is evaluated", destination.target);
             (Path::Passthrough, Verdict::Allow { policy: None }, says)
         }
+        Plan::Hbone { hop, .. } if hop.kind == HopKind::Waypoint => {
+            beyond_waypoint(world, Peer::itself(from.address, world.identity(source)), source, to, &hop, steps)
+        }
         Plan::Hbone { destination, .. } => {
-            let identity = world.identity(source);
-            note_differences(world, from, source, identity, to, steps);
-            arrive(world, Path::Hbone, from, identity, &destination, steps)
+            let peer = Peer::itself(from.address, world.identity(source));
+            note_differences(world, peer, source, to, steps);
+            arrive(world, Path::Hbone, peer, &destination, steps)
         }
     }
+}
+
+/// The waypoint judges requests and chooses the endpoint, which is not said here; the endpoint's node judges the source
+/// that the waypoint names, if it believes it.
+fn beyond_waypoint(
+    world: &World,
+    source: Peer<'_>,
+    caller: &Workload,
+    to: SocketAddr,
+    hop: &Hop,
+    steps: &mut Vec<Step>,
+) -> Answered {
+    let chosen = route::resolve(world, &Caller::of(caller, to.ip()), to, 0, steps);
+    let destination = match chosen {
+        Ok(destination) => destination,
+        Err(reason) => {
+            let says = format!("{reason}: by the waypoint");
+            return (Path::Hbone, Verdict::Deny { policy: None, reason }, says);
+        }
+    };
+    let target = destination.target;
+    let Some(workload) = destination.workload.as_ref().filter(|w| w.is_enrolled()) else {
+        let says = format!("the waypoint carries it on to {target}, which is not in the mesh");
+        return (Path::Hbone, Verdict::Allow { policy: None }, says);
+    };
+    steps.say(Stage::Route, None, || {
+        format!("the waypoint judges requests and chooses the endpoint: {target} is explained")
+    });
+    let address = hop.address.ip();
+    let believed = hop.identities.iter().find(|identity| world.speaks_for_callers_of(identity, workload));
+    let peer = match believed {
+        Some(identity) => Peer { via: Some(Via { address, identity }), ..source },
+        None => Peer::itself(address, hop.identities.iter().next()),
+    };
+    steps.say(Stage::Authorization, None, || match (&peer.via, peer.identity) {
+        (Some(via), Some(source)) => format!("{} is believed to name its source: {source} is judged", via.identity),
+        (_, Some(waypoint)) => format!("{waypoint} is not believed to name its source, and is judged itself"),
+        (_, None) => format!("{address} is judged"),
+    });
+    arrive(world, Path::Hbone, peer, &destination, steps)
 }
 
 /// From a pod or host outside the mesh: kube-proxy, where there is one, translates a VIP; then the destination's node
@@ -225,18 +271,11 @@ fn from_outside(known: Known<'_>, from: &Source, to: SocketAddr, steps: &mut Vec
     steps.say(Stage::Capture, None, || {
         "the connection arrives in plaintext, and the destination's node hands it to the tunnel".into()
     });
-    arrive(world, Path::Plaintext, from, None, &destination, steps)
+    arrive(world, Path::Plaintext, Peer::itself(from.address, None), &destination, steps)
 }
 
-fn arrive(
-    world: &World,
-    path: Path,
-    from: &Source,
-    identity: Option<&Identity>,
-    destination: &Destination,
-    steps: &mut Vec<Step>,
-) -> Answered {
-    match judge(world, from, identity, destination, steps) {
+fn arrive(world: &World, path: Path, peer: Peer<'_>, destination: &Destination, steps: &mut Vec<Step>) -> Answered {
+    match judge(world, peer, destination, steps) {
         Verdict::Deny { policy, reason } => {
             (path, Verdict::Deny { policy, reason: reason.clone() }, reason.to_string())
         }
@@ -250,18 +289,11 @@ fn arrive(
     }
 }
 
-fn judge(
-    world: &World,
-    from: &Source,
-    identity: Option<&Identity>,
-    destination: &Destination,
-    steps: &mut Vec<Step>,
-) -> Verdict {
+fn judge(world: &World, peer: Peer<'_>, destination: &Destination, steps: &mut Vec<Step>) -> Verdict {
     // A plan without a workload is never HBONE: no policy is evaluated.
     let Some(workload) = &destination.workload else {
         return Verdict::Allow { policy: None };
     };
-    let peer = Peer { address: from.address, identity };
     let request = Request { peer, workload, address: destination.target.ip(), port: destination.target.port() };
     let verdict = admit(world, &request, steps);
     for policy in authz::dry_run_denials(world, &request) {
@@ -272,18 +304,11 @@ fn judge(
 }
 
 /// The endpoint of a connection is chosen at random: a step says so where the verdict depends on it.
-fn note_differences(
-    world: &World,
-    from: &Source,
-    source: &Workload,
-    identity: Option<&Identity>,
-    to: SocketAddr,
-    steps: &mut Vec<Step>,
-) {
+fn note_differences(world: &World, peer: Peer<'_>, source: &Workload, to: SocketAddr, steps: &mut Vec<Step>) {
     let verdicts: Vec<_> = (route::plans(world, source, to).into_iter())
         .map(|plan| match plan {
             Plan::Hbone { destination, .. } => {
-                let allowed = judge(world, from, identity, &destination, &mut Vec::new()).is_allow();
+                let allowed = judge(world, peer, &destination, &mut Vec::new()).is_allow();
                 (destination.target, if allowed { "allow" } else { "deny" })
             }
             Plan::Plain { destination } => (destination.target, "plaintext"),

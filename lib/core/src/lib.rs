@@ -9,8 +9,10 @@
 //! * [`route`]: where does a captured connection go, and which identities may answer there?
 //! * [`authz`] and [`peer_auth`]: may this peer reach this workload? [`admit`] asks both, in that order.
 //! * [`http`]: which route does a request take, and what happens to it on the way?
+//! * [`jwt`]: what does a request's token say?
 //! * [`reason`] and [`tls`]: why a connection ended, in closed lists.
 //! * [`dangling`]: references to objects that do not exist, and values that match nothing.
+//! * [`provision`]: which instances of waypoints are to run where no controller makes them?
 //! * [`explain`]: the same functions with a recorder.
 
 pub mod addr;
@@ -25,10 +27,13 @@ pub mod explain;
 pub mod few;
 pub mod http;
 pub mod identities;
+pub mod jwt;
 pub mod labels;
 pub mod name;
+pub mod named_source;
 pub mod objects;
 pub mod peer_auth;
+pub mod provision;
 pub mod reason;
 pub mod rejudge;
 pub mod resolve;
@@ -44,6 +49,7 @@ pub use connection::Connection;
 pub use few::Few;
 pub use identities::Identities;
 pub use name::{Kind, ObjectKey, ObjectName};
+pub use named_source::NamedSource;
 pub use reason::Reason;
 pub use spiffe::{Identity, TrustDomain};
 pub use world::World;

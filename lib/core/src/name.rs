@@ -18,6 +18,8 @@ pub enum Kind {
     Service,
     /// `discovery.k8s.io/v1 EndpointSlice`.
     EndpointSlice,
+    /// `gateway.networking.k8s.io Gateway`.
+    Gateway,
     /// `security.istio.io AuthorizationPolicy`.
     AuthorizationPolicy,
     /// `security.istio.io PeerAuthentication`.
@@ -26,20 +28,35 @@ pub enum Kind {
     VirtualService,
     /// `networking.istio.io DestinationRule`.
     DestinationRule,
+    /// `security.istio.io RequestAuthentication`.
+    RequestAuthentication,
+    /// `gateway.networking.k8s.io HTTPRoute`.
+    #[serde(rename = "HTTPRoute")]
+    HttpRoute,
+    /// `gateway.networking.k8s.io GRPCRoute`.
+    #[serde(rename = "GRPCRoute")]
+    GrpcRoute,
+    /// `gateway.networking.k8s.io ReferenceGrant`.
+    ReferenceGrant,
 }
 
 impl Kind {
     /// Every kind, in the order of their names' first use: containers before what they contain.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 14] = [
         Self::Namespace,
         Self::Node,
         Self::Pod,
         Self::Service,
         Self::EndpointSlice,
+        Self::Gateway,
         Self::AuthorizationPolicy,
         Self::PeerAuthentication,
         Self::VirtualService,
         Self::DestinationRule,
+        Self::RequestAuthentication,
+        Self::HttpRoute,
+        Self::GrpcRoute,
+        Self::ReferenceGrant,
     ];
 
     /// The kind as written in a manifest.
@@ -51,10 +68,15 @@ impl Kind {
             Self::Pod => "Pod",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
+            Self::Gateway => "Gateway",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::PeerAuthentication => "PeerAuthentication",
             Self::VirtualService => "VirtualService",
             Self::DestinationRule => "DestinationRule",
+            Self::RequestAuthentication => "RequestAuthentication",
+            Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
+            Self::ReferenceGrant => "ReferenceGrant",
         }
     }
 
@@ -67,7 +89,15 @@ impl Kind {
     /// Objects of this kind say what a waypoint does with requests: no fact follows from them.
     #[must_use]
     pub const fn is_of_waypoints(self) -> bool {
-        matches!(self, Self::VirtualService | Self::DestinationRule)
+        matches!(
+            self,
+            Self::VirtualService
+                | Self::DestinationRule
+                | Self::RequestAuthentication
+                | Self::HttpRoute
+                | Self::GrpcRoute
+                | Self::ReferenceGrant
+        )
     }
 }
 

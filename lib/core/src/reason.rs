@@ -41,6 +41,10 @@ pub enum Reason {
     ExternalName,
     /// The destination requires a waypoint that does not exist.
     WaypointMissing,
+    /// None of the instances of the destination's waypoint is ready, in the address family of the call.
+    WaypointNotReady,
+    /// A waypoint stands before the destination, and this connection bypasses it: it was opened before.
+    WaypointBypassed,
     /// The request was not for an address that this listener serves.
     NotServedHere,
 
@@ -98,6 +102,8 @@ impl Reason {
             Self::NoLocalEndpoint => "no_local_endpoint",
             Self::ExternalName => "external_name",
             Self::WaypointMissing => "waypoint_missing",
+            Self::WaypointNotReady => "waypoint_not_ready",
+            Self::WaypointBypassed => "waypoint_bypassed",
             Self::NotServedHere => "not_served_here",
             Self::ConnectFailed => "connect_failed",
             Self::Unreachable => "unreachable",

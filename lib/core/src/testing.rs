@@ -2,11 +2,13 @@
 //! crates above too: what compiles a World must be tested against the same generated ones.
 
 pub mod walk;
+mod waypoints;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use proptest::{collection::vec, prelude::*, sample::select};
 
+pub use self::waypoints::{gateway, request_authentication};
 use crate::{
     Connection, Few, ObjectName, Reason, World,
     authz::{Condition, Match, Operation, OperationL7, PrincipalMatch, Rule, Source, SourceL7, StringMatch},
@@ -14,13 +16,13 @@ use crate::{
     enrol::DATAPLANE_MODE,
     labels::Labels,
     objects::{
-        Batch, Created, DEFAULT_WEIGHT, EndpointSlice, MtlsMode, Namespace, Node, Object, OwnProxy, PeerAuthentication,
-        Phase, Pod, Service, SliceEndpoint, SlicePort,
+        Admits, Batch, Created, DEFAULT_WEIGHT, EndpointSlice, Gateway, HboneListener, MtlsMode, Must, Namespace, Node,
+        Object, OwnProxy, PeerAuthentication, Phase, Pod, Requirement, Service, SliceEndpoint, SlicePort, WaypointFor,
     },
     resolve::Model,
     world::{
-        Action, Affinity, AuthorizationPolicy, Distribution, Hints, InternalTraffic, Locality, MeshSettings, Scope,
-        ServicePort, TargetPort, Version, Workload,
+        Action, Affinity, AppProtocol, AuthorizationPolicy, Distribution, Hints, InternalTraffic, Locality,
+        MeshSettings, PolicyTarget, Scope, ServicePort, TargetKind, TargetPort, Version, Workload,
     },
 };
 
@@ -58,7 +60,13 @@ pub fn node(name: &str, place: &str) -> Node {
     let Locality { region, zone, subzone } = locality(place);
     let keys = ["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"];
     let labels = keys.into_iter().zip([region, zone, subzone]).filter_map(|(key, value)| Some((key, value?)));
-    Node { name: ObjectName::cluster(name), addresses: Vec::new(), labels: labels.collect(), awaits_agent: false }
+    Node {
+        name: ObjectName::cluster(name),
+        addresses: Vec::new(),
+        labels: labels.collect(),
+        awaits_agent: false,
+        waypoint_ranges: Vec::new(),
+    }
 }
 
 /// An endpoint of a slice that is ready.
@@ -123,7 +131,8 @@ pub fn service(text: &str) -> Service {
     let ports = words.map(|p| {
         let (port, target) = p.split_once('=').unwrap_or((p, p));
         let target = target.parse().map_or_else(|_| TargetPort::Name(target.into()), TargetPort::Number);
-        ServicePort { name: format!("p{port}").into(), port: port.parse().expect("port"), target }
+        let (port, protocol) = (port.parse().expect("port"), AppProtocol::default());
+        ServicePort { name: format!("p{port}").into(), port, target, protocol }
     });
     Service {
         ports: ports.collect(),
@@ -214,6 +223,7 @@ pub fn connection(source: &str, destination: &str) -> Connection {
         path: Path::Hbone,
         source: party(source),
         destination: party(destination),
+        via: None,
         service: None,
         service_host: None,
         vip: None,
@@ -251,8 +261,29 @@ fn some_name() -> impl Strategy<Value = ObjectName> {
 fn some_labels() -> impl Strategy<Value = Labels> {
     let app = select(&APPS[..]).prop_map(|a| format!("app={a} "));
     let mode = select(vec!["", "", "istio.io/dataplane-mode=ambient", "istio.io/dataplane-mode=none"]);
-    let waypoint = select(vec!["", "", "", "", " istio.io/use-waypoint=w", " istio.io/use-waypoint=none"]);
-    (app, mode, waypoint).prop_map(|(a, m, w)| labels(&(a + m + w)))
+    (app, mode, some_attachment()).prop_map(|(a, m, w)| labels(&(a + m + w)))
+}
+
+/// Mostly nothing; `x1` to `x4` may be Gateways, and Services that their instances are behind.
+fn some_attachment() -> impl Strategy<Value = &'static str> {
+    let x1 = " istio.io/use-waypoint=x1";
+    let elsewhere = " istio.io/use-waypoint=x2 istio.io/use-waypoint-namespace=other";
+    select(vec!["", "", "", "", x1, elsewhere, " istio.io/use-waypoint=none"])
+}
+
+/// Mostly a waypoint.
+fn some_gateway() -> impl Strategy<Value = Gateway> {
+    let before = select(vec![WaypointFor::Service, WaypointFor::Workload, WaypointFor::All, WaypointFor::None]);
+    let requirement = |key: &str| Requirement { key: key.into(), must: Must::Exist };
+    let admits = select(vec![Admits::Same, Admits::All, Admits::Selector(vec![requirement("istio-injection")])]);
+    let class = select(vec!["istio-waypoint", "istio-waypoint", "istio"]);
+    (some_name(), before, vec((select(vec![15008, 15009]), admits), 1..3), class).prop_map(
+        |(name, waypoint_for, listeners, class)| {
+            let listeners = listeners.into_iter().map(|(port, admits)| HboneListener { port, admits });
+            let listeners = listeners.filter(|_| class != "istio").collect();
+            Gateway { name, class: class.into(), waypoint_for, listeners }
+        },
+    )
 }
 
 fn some_pod() -> impl Strategy<Value = Pod> {
@@ -294,8 +325,12 @@ fn some_distribution() -> impl Strategy<Value = Option<Distribution>> {
 fn some_node() -> impl Strategy<Value = Node> {
     let places = ["", "r1", "r1/z1", "r1/z1/s1", "r1/z1/s2", "r1/z2", "r2/z1", "/z1"];
     let addresses = prop::option::of((1u8..4).prop_map(|n| IpAddr::from([198, 51, 100, n])));
-    (select(&NODES[..]), select(places.to_vec()), addresses)
-        .prop_map(|(name, place, ip)| Node { addresses: ip.into_iter().collect(), ..node(name, place) })
+    let range = prop::option::weighted(0.2, select(vec!["10.9.1.0/24", "fd09::/64"]));
+    (select(&NODES[..]), select(places.to_vec()), addresses, range).prop_map(|(name, place, ip, range)| Node {
+        addresses: ip.into_iter().collect(),
+        waypoint_ranges: range.into_iter().map(|range| range.parse().expect("CIDR")).collect(),
+        ..node(name, place)
+    })
 }
 
 fn some_service() -> impl Strategy<Value = Service> {
@@ -383,7 +418,8 @@ fn some_policy() -> impl Strategy<Value = AuthorizationPolicy> {
     let scope = prop_oneof![
         Just(Scope::Namespace),
         some_labels().prop_map(Scope::Selector),
-        Just(Scope::Targets(vec!["Gateway w".into()])),
+        select(vec![TargetKind::Service, TargetKind::Gateway, TargetKind::GatewayClass])
+            .prop_map(|kind| Scope::Targets(vec![PolicyTarget::new(kind, "x1")])),
     ];
     (some_name(), scope, any::<bool>(), vec(some_rule(), 0..3), prop::bool::weighted(0.1)).prop_map(
         |(name, scope, allow, rules, dry_run)| AuthorizationPolicy {
@@ -405,8 +441,9 @@ fn some_peer_authentication() -> impl Strategy<Value = PeerAuthentication> {
 
 fn some_namespace() -> impl Strategy<Value = Namespace> {
     let keys = ["", "istio.io/dataplane-mode=ambient", "istio-injection=enabled", "istio.io/dataplane-mode=none"];
-    (select(&NAMESPACES[..]), select(keys.to_vec()), some_distribution()).prop_map(|(n, l, distribution)| Namespace {
-        labels: labels(l),
+    let of = (select(&NAMESPACES[..]), select(keys.to_vec()), some_attachment(), some_distribution());
+    of.prop_map(|(n, l, w, distribution)| Namespace {
+        labels: labels(&format!("{l}{w}")),
         distribution,
         ..namespace(n)
     })
@@ -419,6 +456,7 @@ pub fn some_object() -> impl Strategy<Value = Object> {
         3 => some_service().prop_map(Object::from),
         1 => some_slice().prop_map(Object::from),
         1 => some_node().prop_map(Object::from),
+        2 => some_gateway().prop_map(Object::from),
         2 => some_namespace().prop_map(Object::from),
         3 => some_policy().prop_map(Object::from),
         2 => some_peer_authentication().prop_map(Object::from),

@@ -4,7 +4,10 @@ use std::{io, sync::Arc};
 
 use underpass_core::authz::{ParseHeaderNameError, ParsePathError};
 
-use crate::{Field, KnownKind, ResourceFault, RouteFault, Severity, Support};
+use crate::{
+    Field, KnownKind, ResourceFault, RouteFault, Severity, Support,
+    fault_text::{at_line, cut, further, hint, list},
+};
 
 /// Lines of a file.
 pub type Lines = Vec<u32>;
@@ -262,6 +265,12 @@ pub enum Fault {
         /// As written.
         found: Arc<str>,
     },
+    /// A range of addresses behind another one.
+    #[error("`{}` is a second range of this address family: write one of each", cut(.found))]
+    SecondRange {
+        /// As written.
+        found: Arc<str>,
+    },
     /// A port number.
     #[error("`{}` is not a port: a number from 1 to 65535", cut(.found))]
     Port {
@@ -350,6 +359,9 @@ pub enum Fault {
         /// Why.
         reason: ParsePathError,
     },
+    /// Of a Gateway that is a waypoint.
+    #[error("a waypoint needs a listener with protocol HBONE")]
+    NoHboneListener,
     /// `CUSTOM` and `AUDIT`.
     #[error("{action} is not served at L4: use ALLOW or DENY")]
     ActionNotServed {
@@ -396,7 +408,6 @@ pub enum Fault {
     #[error(transparent)]
     Resource(#[from] ResourceFault),
 
-    // ---- warnings
     /// A preference with an unknown value: it is ignored.
     #[error("`{}` is not one of {}: {instead}", cut(.found), list(.known))]
     ValueIgnored {
@@ -452,9 +463,7 @@ impl Fault {
             _ => Severity::Error,
         }
     }
-}
 
-impl Fault {
     /// Advice beyond the text.
     #[must_use]
     pub const fn help(&self) -> Option<&'static str> {
@@ -464,37 +473,4 @@ impl Fault {
             _ => None,
         }
     }
-}
-
-fn further(lines: &[u32]) -> String {
-    const MOST: usize = 5;
-    let some: Vec<_> = lines.iter().take(MOST).map(ToString::to_string).collect();
-    let more = if lines.len() > MOST { " ..." } else { "" };
-    match lines.len() {
-        0 => String::new(),
-        1 => format!(" (also in line {})", some.join("")),
-        _ => format!(" (also in lines {}{more})", some.join(", ")),
-    }
-}
-
-fn hint(meant: Option<&'static str>) -> Option<String> {
-    meant.map(|m| format!(": did you mean `{m}`?"))
-}
-
-fn at_line(line: Option<u32>) -> String {
-    line.map_or_else(String::new, |l| format!(":{l}"))
-}
-
-fn list(known: &[&str]) -> String {
-    known.join(", ")
-}
-
-/// The beginning of a text, enough to find it: a manifest of megabytes makes no message of megabytes.
-pub(crate) fn cut(text: &str) -> String {
-    const MOST: usize = 80;
-    let mut out: String = text.chars().take(MOST).collect();
-    if text.chars().nth(MOST).is_some() {
-        out.push('…');
-    }
-    out
 }

@@ -114,6 +114,11 @@ impl Ledger {
         self.serving.get(key).map(Served::object)
     }
 
+    /// The served versions, in order.
+    pub fn objects(&self) -> impl Iterator<Item = &Object> {
+        self.serving.values().map(Served::object)
+    }
+
     /// The served objects, in order.
     pub fn keys(&self) -> impl Iterator<Item = &ObjectKey> {
         self.serving.keys()

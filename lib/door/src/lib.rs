@@ -15,6 +15,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 mod fault;
+mod fault_text;
 mod known;
 pub mod ledger;
 pub mod path;

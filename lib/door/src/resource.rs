@@ -16,7 +16,7 @@ pub enum ResourceFault {
     #[error("is neither a workload nor a service")]
     UnknownType,
     /// Name and content disagree.
-    #[error("its content is that of `{}`", crate::fault::cut(.found))]
+    #[error("its content is that of `{}`", crate::fault_text::cut(.found))]
     OtherName {
         /// The name that the content has.
         found: Arc<str>,
@@ -37,7 +37,7 @@ pub enum ResourceFault {
     #[error("is a pattern of an unknown kind")]
     UnknownPattern,
     /// What only an extension says.
-    #[error("has extension `{}`: without it the policy might allow more", crate::fault::cut(.found))]
+    #[error("has extension `{}`: without it the policy might allow more", crate::fault_text::cut(.found))]
     UnknownExtension {
         /// Its name.
         found: Arc<str>,
@@ -46,7 +46,7 @@ pub enum ResourceFault {
     #[error("has no matches, which could mean nothing or anything")]
     NoMatches,
     /// A star that is no wildcard.
-    #[error("`{}` has a star where no pattern has one", crate::fault::cut(.found))]
+    #[error("`{}` has a star where no pattern has one", crate::fault_text::cut(.found))]
     Star {
         /// As it stands there.
         found: Arc<str>,
@@ -76,7 +76,7 @@ pub enum ResourceFault {
         root: Arc<str>,
     },
     /// A workload of another mesh.
-    #[error("`{}` is no trust domain of this mesh: its certificate proves another identity, and calls of it are refused", crate::fault::cut(.found))]
+    #[error("`{}` is no trust domain of this mesh: its certificate proves another identity, and calls of it are refused", crate::fault_text::cut(.found))]
     TrustDomain {
         /// The trust domain.
         found: Arc<str>,

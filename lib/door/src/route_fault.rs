@@ -1,10 +1,11 @@
-//! The faults of routes: of VirtualServices and DestinationRules, whose values are of more kinds than those of policies.
+//! The faults of what waypoints enforce: of VirtualServices, DestinationRules and RequestAuthentications, whose values are of
+//! more kinds than those of policies.
 
 use std::sync::Arc;
 
-use underpass_core::http::ParsePatternError;
+use underpass_core::{http::ParsePatternError, jwt::KeyFault};
 
-use crate::fault::cut;
+use crate::fault_text::cut;
 
 /// The reason why a value of a route cannot be served.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,6 +51,17 @@ pub enum RouteFault {
         /// The name.
         name: Arc<str>,
     },
+    /// A key of a set.
+    #[error("keys[{index}].{} {fault}", .fault.member)]
+    Key {
+        /// Its position.
+        index: usize,
+        /// What is wrong with it.
+        fault: KeyFault,
+    },
+    /// A set without a key.
+    #[error("has no key for signatures: every token would be refused")]
+    NoKey,
     /// Entries of a list have a limit.
     #[error("has more than {max} entries")]
     TooManyEntries {

@@ -36,7 +36,7 @@ impl Strictness {
         known: &'static [&'static str],
     ) -> Option<Fault> {
         let is_policy = is_policy(kind);
-        if kind.is_of_waypoints() && may_narrow(field) {
+        if kind.is_of_waypoints() && !is_policy && may_narrow(field) {
             // A route without a condition is another route: no typo may take one away.
             return Some(match self {
                 Self::File => Fault::UnknownField { meant, known },
@@ -58,14 +58,18 @@ impl Strictness {
 /// Objects of this kind grant or restrict access.
 const fn is_policy(kind: Kind) -> bool {
     match kind {
-        Kind::AuthorizationPolicy | Kind::PeerAuthentication => true,
+        Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication => true,
         Kind::Namespace
         | Kind::Node
         | Kind::Pod
         | Kind::Service
         | Kind::EndpointSlice
+        | Kind::Gateway
         | Kind::VirtualService
-        | Kind::DestinationRule => false,
+        | Kind::DestinationRule
+        | Kind::HttpRoute
+        | Kind::GrpcRoute
+        | Kind::ReferenceGrant => false,
     }
 }
 
@@ -93,7 +97,7 @@ mod tests {
 
     #[test]
     fn fields_that_could_narrow_a_policy_are_errors_of_every_door() {
-        for kind in [Kind::AuthorizationPolicy, Kind::PeerAuthentication] {
+        for kind in [Kind::AuthorizationPolicy, Kind::PeerAuthentication, Kind::RequestAuthentication] {
             for field in ["spec.rules[0].form", "spec.form", "spec.selector.form", "form", ""] {
                 check(kind, field, Some("from"), Some(Error), Some(Error));
                 check(kind, field, None, Some(Error), Some(Error));
@@ -113,7 +117,9 @@ mod tests {
 
     #[test]
     fn other_kinds_are_served_by_what_is_known() {
-        for kind in [Kind::VirtualService, Kind::DestinationRule] {
+        for kind in
+            [Kind::VirtualService, Kind::DestinationRule, Kind::HttpRoute, Kind::GrpcRoute, Kind::ReferenceGrant]
+        {
             for field in ["spec.http[0].mathc", "form", ""] {
                 check(kind, field, Some("from"), Some(Error), Some(Warning));
                 check(kind, field, None, Some(Error), Some(Warning));

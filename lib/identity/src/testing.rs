@@ -6,12 +6,12 @@
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 
-use crate::{Credential, PrivateKey, Roots};
+use crate::{Certificate, Credential, PrivateKey, Roots, base64};
 
 /// Seconds since 1970 at which tests take place unless they say otherwise: 2026-01-01.
 pub const NOW_UNIX_S: u64 = 1_767_225_600;
@@ -20,6 +20,12 @@ pub const NOW_UNIX_S: u64 = 1_767_225_600;
 #[must_use]
 pub fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(NOW_UNIX_S)
+}
+
+/// `der` in PEM, as a file of certificates or of a key has it.
+#[must_use]
+pub fn pem(label: &str, der: &[u8]) -> String {
+    base64::pem(label, der).to_string()
 }
 
 /// The contents of a leaf. The default is that of an honest CA, without a name yet.
@@ -124,6 +130,26 @@ impl TestCa {
     pub fn credential(&self, leaf: &Leaf) -> Credential {
         let (key, chain) = self.sign(leaf);
         Credential::new(key, chain).unwrap()
+    }
+
+    /// Its list of revoked certificates, of a day, in PEM.
+    #[must_use]
+    pub fn revoked(&self, leaves: &[&CertificateDer<'static>]) -> String {
+        let revoked = |der: &&CertificateDer<'static>| {
+            let serial = Certificate::parse(der).unwrap().serial().to_string();
+            let digits = (0..serial.len()).step_by(2).map(|at| u8::from_str_radix(&serial[at..at + 2], 16).unwrap());
+            let serial_number = SerialNumber::from_slice(&digits.collect::<Vec<_>>());
+            RevokedCertParams { serial_number, revocation_time: now().into(), reason_code: None, invalidity_date: None }
+        };
+        let list = CertificateRevocationListParams {
+            this_update: (now() - Duration::from_secs(120)).into(),
+            next_update: (now() + Duration::from_secs(24 * 3600)).into(),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: leaves.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
 
     /// The root.

@@ -3,7 +3,7 @@
 //! * [`tls`]: mutual TLS as a sans-IO session, configurations, verification of the peer.
 //! * [`tunnel`]: HBONE over TLS over TCP, shared by streams; worker-local. [`buffer`] is the pool of its buffers.
 //! * [`budget`]: per-pod limits on sockets and queued bytes.
-//! * [`passing`]: descriptors passed to another process.
+//! * [`passing`]: descriptors passed to another process. [`open_files`]: how many there may be.
 //! * [`socket`], [`netns`], [`destroy`]: sockets inside pods, their namespaces, listing and destroying sockets.
 
 pub mod budget;
@@ -11,6 +11,7 @@ pub mod buffer;
 pub mod destroy;
 mod netlink;
 pub mod netns;
+pub mod open_files;
 pub mod passing;
 pub mod socket;
 pub mod system;

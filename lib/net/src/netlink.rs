@@ -73,13 +73,9 @@ impl Request {
         Self { bytes }
     }
 
-    /// Adds an attribute: `struct nlattr` (length, type), then the value, padded to four bytes.
+    /// Adds an attribute.
     pub(crate) fn attribute(mut self, kind: u16, value: &[u8]) -> Self {
-        let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX); // ours are addresses and numbers
-        self.bytes.extend(length.to_ne_bytes());
-        self.bytes.extend(kind.to_ne_bytes());
-        self.bytes.extend(value);
-        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+        add(&mut self.bytes, kind, value);
         self
     }
 
@@ -88,6 +84,21 @@ impl Request {
         self.bytes.splice(..4, length.to_ne_bytes());
         self.bytes
     }
+}
+
+/// Adds an attribute: `struct nlattr` (length, type), then the value, padded to four bytes.
+fn add(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX); // ours are addresses, numbers and names
+    bytes.extend(length.to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+}
+
+/// The value of an attribute that has others in it, behind a header that is padded to four bytes.
+pub(crate) fn nested(mut header: Vec<u8>, attributes: &[(u16, &[u8])]) -> Vec<u8> {
+    attributes.iter().for_each(|(kind, value)| add(&mut header, *kind, value));
+    header
 }
 
 /// An attribute of an answer.

@@ -1,9 +1,11 @@
-//! Network namespaces: opening, entering and reading them. A pod is its namespace, and a [`Netns`] holds one open.
+//! Network namespaces: opening, entering and reading them, and making one. A pod is its namespace, and a [`Netns`] holds one open.
 //!
 //! What must hold: nothing runs on a thread that is inside a namespace but the closure it was entered for. A thread that
 //! cannot leave again ends the process, because its next system call would happen in the pod.
 
+mod link;
 mod route;
+mod spawn;
 mod watch;
 
 use std::{

@@ -6,19 +6,21 @@
 use std::{
     io::{self, IoSlice, IoSliceMut},
     os::{
-        fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
         unix::fs::PermissionsExt as _,
     },
     path::Path,
     time::Duration,
 };
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind,
-    connect, getsockopt, listen, recvmsg, sendmsg, setsockopt, socket, sockopt,
+    connect, getsockopt, listen, recvmsg, sendmsg, setsockopt, socket, socketpair, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike as _};
+use tokio::io::unix::AsyncFd;
 
 /// Most descriptors of one message (the kernel's SCM_MAX_FD is 253).
 pub const MOST_DESCRIPTORS: usize = 250;
@@ -77,13 +79,11 @@ impl DescriptorConnection {
         Ok(Self(connection))
     }
 
-    /// Two connected ends: for tests.
+    /// Two connected ends.
     ///
     /// # Errors
     /// What socketpair(2) says.
-    #[cfg(test)]
-    fn pair() -> io::Result<(Self, Self)> {
-        use nix::sys::socket::socketpair;
+    pub fn pair() -> io::Result<(Self, Self)> {
         let (a, b) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         Ok((Self(a), Self(b)))
     }
@@ -149,6 +149,52 @@ impl DescriptorConnection {
     }
 }
 
+/// One end of a connection in a tokio runtime. Messages are sent and taken without descriptors.
+#[derive(Debug)]
+pub struct AsyncConnection(AsyncFd<DescriptorConnection>);
+
+impl AsyncConnection {
+    /// This end, whose process has no other use of it. Call it inside a runtime.
+    ///
+    /// # Errors
+    /// Where the descriptor is nothing that can be waited for.
+    pub fn new(connection: DescriptorConnection) -> io::Result<Self> {
+        let flags = OFlag::from_bits_retain(fcntl(&connection.0, FcntlArg::F_GETFL)?);
+        fcntl(&connection.0, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        // SAFETY: the connection owns its one descriptor until it is dropped, and nothing exchanges it.
+        let watched = unsafe { AsyncFd::register(connection) };
+        watched.map(Self).map_err(|error| error.into_parts().1)
+    }
+
+    /// Sends one message, once there is room. Dropped before it completes, it may have been sent.
+    ///
+    /// # Errors
+    /// As [`DescriptorConnection::send`].
+    pub async fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        loop {
+            if let Ok(sent) = self.0.writable().await?.try_io(|socket| socket.get_ref().send(bytes, &[])) {
+                return sent;
+            }
+        }
+    }
+
+    /// Waits for one message; none where the other end is gone. Dropped before it completes, nothing is lost.
+    ///
+    /// # Errors
+    /// As [`DescriptorConnection::receive`].
+    pub async fn receive(&self) -> io::Result<Option<Vec<u8>>> {
+        loop {
+            match self.0.readable().await?.try_io(|socket| socket.get_ref().receive()) {
+                Err(_not_yet) => {}
+                Ok(Ok((bytes, _))) => return Ok((!bytes.is_empty()).then_some(bytes)),
+                // It ended with messages unread.
+                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                Ok(Err(error)) => return Err(error),
+            }
+        }
+    }
+}
+
 /// A descriptor that becomes readable when the process is gone (pidfd_open(2)).
 ///
 /// # Errors
@@ -169,6 +215,76 @@ pub fn is_readable(descriptor: &impl AsFd, timeout: Duration) -> bool {
     poll(&mut fds, timeout).is_ok_and(|n| n > 0)
 }
 
+/// The end of a process, to be waited for in a runtime.
+#[derive(Debug)]
+pub struct ProcessEnd(AsyncFd<OwnedFd>);
+
+impl ProcessEnd {
+    /// Of the process of this number, which is not reaped yet. Call it inside a runtime.
+    ///
+    /// # Errors
+    /// What pidfd_open(2) says.
+    pub fn of(pid: i32) -> io::Result<Self> {
+        // SAFETY: the descriptor is owned until it is dropped, and nothing exchanges it.
+        let watched = unsafe { AsyncFd::register(pidfd(pid)?) };
+        watched.map(Self).map_err(|error| error.into_parts().1)
+    }
+
+    /// Completes once it has ended, and at once from then on. It is still to be reaped.
+    ///
+    /// # Errors
+    /// The runtime ends.
+    pub async fn ended(&self) -> io::Result<()> {
+        self.0.readable().await.map(drop)
+    }
+}
+
+/// Takes a descriptor that the process was started with, by its number. It closes with an exec from now on.
+///
+/// # Safety
+/// Nothing else in this process owns that number.
+///
+/// # Errors
+/// `EBADF` where it was started without.
+pub unsafe fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: numbers alone.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, as was just seen, and has no other owner, as the caller says.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Looks whether a descriptor is one end of such a connection.
+///
+/// # Errors
+/// `InvalidInput` where it is another one.
+pub fn is_connection(descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    match getsockopt(&descriptor, sockopt::SockType)? {
+        SockType::SeqPacket => Ok(()),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "a socket of another kind")),
+    }
+}
+
+impl From<OwnedFd> for DescriptorConnection {
+    /// From another process. Where it is no such socket, sending and receiving fail.
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+impl From<DescriptorConnection> for OwnedFd {
+    fn from(connection: DescriptorConnection) -> Self {
+        connection.0
+    }
+}
+
+impl AsRawFd for DescriptorConnection {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
 impl AsFd for DescriptorConnection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -177,7 +293,7 @@ impl AsFd for DescriptorConnection {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::{net::TcpListener, os::fd::IntoRawFd as _};
 
     use super::*;
 
@@ -212,6 +328,23 @@ mod tests {
         check(b"", 0); // it would be the end
         b.set_timeout(Duration::from_millis(10)).expect("set");
         assert_eq!(b.receive().expect_err("nothing comes").kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_descriptor_is_inherited_by_its_number() {
+        let (a, b) = DescriptorConnection::pair().expect("pair");
+        // SAFETY: nothing else owns the number now.
+        let b = unsafe { inherited(b.0.into_raw_fd()) }.expect("there");
+        is_connection(b.as_fd()).expect("it is");
+        a.send(b"x", &[]).expect("sent");
+        assert_eq!(DescriptorConnection::from(b).receive().expect("received").0, b"x");
+        // SAFETY: nothing has a number that large.
+        let missing = unsafe { inherited(1 << 20) }.expect_err("none");
+        assert_eq!(missing.raw_os_error(), Some(libc::EBADF));
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        assert_eq!(is_connection(listener.as_fd()).expect_err("another").kind(), io::ErrorKind::InvalidInput);
+        let file = std::fs::File::open("/dev/null").expect("opened");
+        assert_eq!(is_connection(file.as_fd()).expect_err("no socket").raw_os_error(), Some(libc::ENOTSOCK));
     }
 
     #[test]

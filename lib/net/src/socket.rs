@@ -1,5 +1,5 @@
 //! The tunnel's sockets in a pod: the two listeners, connections to the application with the client's address as source,
-//! connections that leave the pod. All of them are made inside the pod's namespace and come back non-blocking.
+//! connections that leave the pod; and the listener of a waypoint. All of them are made inside the pod's namespace and come back non-blocking.
 //!
 //! * [`options`]: the options of each of them, one table.
 //! * `ports`: the source ports towards applications.
@@ -42,7 +42,7 @@ const PORTS_TRIED: u32 = 256;
 /// The listener for connections that the pod's applications open. It is transparent, because its answers have the original
 /// destination as their source.
 pub fn outbound_listener(netns: &Netns) -> Result<TcpListener, SystemError> {
-    listener(netns, "outbound listener", |fd, v6| {
+    listener(netns, "outbound listener", 0, |fd, v6| {
         if v6 {
             set_option(fd, libc::SOL_IPV6, libc::IPV6_TRANSPARENT, 1)?;
         }
@@ -53,14 +53,20 @@ pub fn outbound_listener(netns: &Netns) -> Result<TcpListener, SystemError> {
 /// The listener for connections from outside the pod. It is bound to the pod's device, and so is what it accepts: packets
 /// that the tunnel exchanges with the application over lo never match it.
 pub fn inbound_listener(netns: &Netns, device: &str) -> Result<TcpListener, SystemError> {
-    listener(netns, "inbound listener", |fd, _| Ok(setsockopt(fd, sockopt::BindToDevice, &device.into())?))
+    listener(netns, "inbound listener", 0, |fd, _| Ok(setsockopt(fd, sockopt::BindToDevice, &device.into())?))
 }
 
-/// A dual-stack listener, or one for IPv4 where the kernel has no IPv6, on any free port: the kernel programs choose the socket
-/// itself. Its [`options`] are its owner's to set, as those of a listener that was handed over.
+/// The listener of a waypoint, at this port of every address of its namespace.
+pub fn waypoint_listener(netns: &Netns, port: u16) -> Result<TcpListener, SystemError> {
+    listener(netns, "listener of the waypoint", port, |_, _| Ok(()))
+}
+
+/// A dual-stack listener, or one for IPv4 where the kernel has no IPv6. On port 0 it has any free one: the kernel programs choose
+/// the socket itself. Its [`options`] are its owner's to set, as those of a listener that was handed over.
 fn listener(
     netns: &Netns,
     object: &str,
+    port: u16,
     prepare: impl FnOnce(&OwnedFd, bool) -> io::Result<()>,
 ) -> Result<TcpListener, SystemError> {
     let made = (|| {
@@ -71,7 +77,7 @@ fn listener(
         prepare(&fd, v6)?;
         set_option(&fd, libc::SOL_TCP, libc::TCP_FASTOPEN, FAST_OPEN_QUEUE)?;
         let any = if v6 { IpAddr::from(Ipv6Addr::UNSPECIFIED) } else { Ipv4Addr::UNSPECIFIED.into() };
-        bind(fd.as_raw_fd(), &storage(SocketAddr::new(any, 0)))?;
+        bind(fd.as_raw_fd(), &storage(SocketAddr::new(any, port)))?;
         listen(&fd, Backlog::new(BACKLOG)?)?;
         Ok(fd.into())
     })();

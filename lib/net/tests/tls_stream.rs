@@ -140,7 +140,7 @@ async fn servers_that_are_refused() {
     let wrong = failure("not valid for name \"istiod.istio-system.svc\"", BAD_CERTIFICATE);
     check(&ca, &good(), "istiod.istio-system.svc", wrong).await;
     check(&ca, &good(), "10.0.0.1", failure("not valid for name \"10.0.0.1\"", BAD_CERTIFICATE)).await;
-    check(&other, &good(), NAME, failure("UnknownIssuer", UNKNOWN_CA)).await;
+    check(&other, &good(), NAME, failure("no authority that is believed", UNKNOWN_CA)).await;
     let expired = serving(&ca, |leaf| leaf.not_after = now() - Duration::from_secs(1));
     check(&ca, &expired, NAME, failure("certificate expired", CERTIFICATE_EXPIRED)).await;
     let early = serving(&ca, |leaf| leaf.not_before = now() + day);

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use underpass_core::{
     World,
     objects::{Object, Phase},
+    provision,
     resolve::Model,
     world::Endpoint,
 };
@@ -33,6 +34,8 @@ pub struct NodeSpec {
     pub addresses: Vec<IpAddr>,
     /// The cgroup driver of its kubelet.
     pub driver: Driver,
+    /// Addresses that lead to it beside those of its pods: of waypoints, which its agent makes.
+    pub waypoints: Vec<IpNet>,
 }
 
 /// A pod.
@@ -119,7 +122,8 @@ pub struct Description {
 impl Description {
     /// One more node. Addresses are text; tests write them as literals.
     pub fn node(mut self, name: &str, addresses: &[&str]) -> Result<Self> {
-        self.nodes.push(NodeSpec { name: name.into(), addresses: parse(addresses)?, driver: Driver::default() });
+        let (name, addresses, driver) = (name.into(), parse(addresses)?, Driver::default());
+        self.nodes.push(NodeSpec { name, addresses, driver, waypoints: Vec::new() });
         Ok(self)
     }
 
@@ -156,19 +160,26 @@ impl Description {
         Ok(it)
     }
 
-    /// The testbed that objects describe. Pods that have no node or no address yet, or have ended, are left out; the QoS class is
-    /// no part of them and stays the default.
+    /// The testbed that objects describe. Pods that have no node or no address yet, or have ended, are left out, and waypoints that agents
+    /// make; the QoS class is no part of them and stays the default.
     pub fn from_model(model: &Model) -> Result<Self> {
         let (world, sources) = (model.world(), model.sources());
         let mut it = Self::default();
         for (_, object) in sources.objects() {
             if let Object::Node(node) = object {
                 let name = node.name.name().to_owned();
-                it.nodes.push(NodeSpec { name, addresses: node.addresses.clone(), driver: Driver::default() });
+                it.nodes.push(NodeSpec {
+                    name,
+                    addresses: node.addresses.clone(),
+                    driver: Driver::default(),
+                    waypoints: node.waypoint_ranges.clone(),
+                });
             }
         }
         for pod in sources.pods().filter(|p| p.phase != Phase::Terminal && !p.addresses.is_empty()) {
-            let Some(node) = &pod.node else { continue };
+            let Some(node) = pod.node.as_ref().filter(|_| provision::instance(sources, &pod.name).is_none()) else {
+                continue;
+            };
             it.pods.push(PodSpec {
                 namespace: pod.name.namespace().into(),
                 name: pod.name.name().into(),
@@ -312,7 +323,7 @@ mod tests {
         Few, ObjectName,
         labels::Labels,
         objects::{Batch, DEFAULT_WEIGHT, Node, Pod, Service},
-        world::{Affinity, InternalTraffic, MeshSettings, TargetPort},
+        world::{Affinity, AppProtocol, InternalTraffic, MeshSettings, TargetPort},
     };
 
     use super::*;
@@ -381,7 +392,13 @@ mod tests {
         let mut batch = Batch::default();
         for (name, addresses) in [("n1", ["172.30.0.1", "fd30::1"]), ("n2", ["172.30.0.2", "fd30::2"])] {
             let addresses = parse(&addresses).expect("addresses");
-            batch.put(Node { name: ObjectName::cluster(name), addresses, labels: Labels::new(), awaits_agent: false });
+            batch.put(Node {
+                name: ObjectName::cluster(name),
+                addresses,
+                labels: Labels::new(),
+                awaits_agent: false,
+                waypoint_ranges: Vec::new(),
+            });
         }
         batch.put(workload("db", Some("n2"), &["10.1.2.5", "fd01:2::5"]));
         batch.put(workload("web", Some("n1"), &["10.1.1.5"]));
@@ -395,6 +412,7 @@ mod tests {
                 name: "".into(),
                 port: 80,
                 target: TargetPort::Number(5432),
+                protocol: AppProtocol::default(),
             }],
             node_ports: BTreeMap::new(),
             selector: Some(Labels::from([("app".into(), "db".into())])),

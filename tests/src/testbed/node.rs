@@ -67,11 +67,11 @@ impl Node {
                     commands.push(format!("neigh replace {address} lladdr {} dev eth0 nud permanent", other.mac()));
                 }
             }
-            for subnet in &other.subnets {
-                let ipv4 = subnet.gateway.is_ipv4();
+            for net in other.subnets.iter().map(|subnet| &subnet.net).chain(&other.spec.waypoints) {
+                let ipv4 = net.addr().is_ipv4();
                 let next = other.spec.addresses.iter().find(|a| a.is_ipv4() == ipv4);
                 if let (Some(next), true) = (next, self.spec.addresses.iter().any(|a| a.is_ipv4() == ipv4)) {
-                    commands.push(format!("route add {} via {next} dev eth0 onlink", subnet.net));
+                    commands.push(format!("route add {net} via {next} dev eth0 onlink"));
                 }
             }
         }

@@ -23,6 +23,7 @@ const HOUSE: &[Row] = &[
     row("underpass-control", "control", 5),
     row("underpass-cli", "cli", 5),
     row("underpass-ztunnel", "ztunnel", 4),
+    row("underpass-waypoint", "waypoint", 4),
     row("underpass-proxy", "lib/proxy", 3),
     row("underpass-loader", "ebpf/loader", 3),
     row("underpass-kube", "lib/kube", 3),

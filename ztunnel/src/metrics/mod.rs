@@ -15,10 +15,8 @@
 
 mod dry_run;
 mod flow;
-mod gone;
 mod recorder;
 mod response;
-mod side;
 mod traffic;
 
 #[cfg(test)]
@@ -34,12 +32,10 @@ use std::{
 
 use tokio::sync::watch;
 use underpass_core::World;
+use underpass_proxy::series::{Alive, DryRuns};
 use underpass_telemetry::metrics::{Family, Lines, Registry};
 
-use self::{
-    dry_run::{DENIALS, DryRuns},
-    traffic::{Alive, Traffic},
-};
+use self::{dry_run::DENIALS, traffic::Traffic};
 
 pub(crate) use self::{
     flow::{Folded, OpenCount},
@@ -131,8 +127,15 @@ static FOLDED: Family = Family::counter(
     &[],
 );
 
+static DROPPED_SOURCES: Family = Family::counter(
+    "underpass_named_sources_dropped_total",
+    "Connections whose peer named another source and is no waypoint of the called pod alone: the peer itself was judged.",
+    &[],
+);
+
 /// The metric families of this module.
-pub const FAMILIES: &[&Family] = &[&OPENED, &CLOSED, &RECEIVED, &SENT, &ENDS, &OPEN, &DENIALS, &SERIES, &FOLDED];
+pub const FAMILIES: &[&Family] =
+    &[&OPENED, &CLOSED, &RECEIVED, &SENT, &ENDS, &OPEN, &DENIALS, &DROPPED_SOURCES, &SERIES, &FOLDED];
 /// Those of them that are written at a scrape; workers count the others.
 const WRITTEN: &[&Family] = &[&OPENED, &CLOSED, &RECEIVED, &SENT, &OPEN, &DENIALS, &SERIES, &FOLDED];
 
@@ -151,7 +154,7 @@ impl Metrics {
     pub(crate) fn new(settings: &Settings) -> Arc<Self> {
         Arc::new(Self {
             traffic: Mutex::new(Traffic::new(settings)),
-            dry_runs: Mutex::new(DryRuns::new(settings)),
+            dry_runs: Mutex::new(DryRuns::new(settings.most_series, settings.keep_gone)),
             alive: Mutex::default(),
             dropped: AtomicU64::new(0),
         })

@@ -3,25 +3,21 @@
 use std::{cell::RefCell, collections::HashMap, fmt, sync::Arc};
 
 use underpass_core::{
-    Connection, Identity, ObjectName, World,
+    Connection, ObjectName, World,
     addr::HBONE_PORT,
     connection::{Direction, Party},
-    world::Workload,
 };
 use underpass_net::tunnel::Tally;
+use underpass_proxy::series::{Side, SideCache};
 use underpass_telemetry::metrics::{IntCounter, IntCounterVec, Registry};
 
 use super::{
-    ENDS, Metrics,
+    DROPPED_SOURCES, ENDS, Metrics,
     flow::{Flows, Folded},
     lock,
     response::{Flag, Security},
-    side::Side,
     traffic::{Key, Series},
 };
-
-/// The size up to which the cache of sides is not swept.
-const FEW: usize = 64;
 
 /// The recorder of one worker's connections.
 pub(crate) struct Recorder {
@@ -29,34 +25,10 @@ pub(crate) struct Recorder {
     flows: RefCell<Flows>,
     cache: RefCell<SeriesCache>,
     ends: IntCounterVec,
+    dropped_sources: IntCounterVec,
     /// Handles of `ends`, by direction and reason.
     ended: RefCell<HashMap<(Direction, &'static str), IntCounter>>,
     known: RefCell<SideCache>,
-}
-
-/// A cached side. Its key is the workload's address in memory, which is not reused while the workload is kept here, and its
-/// identity.
-struct CachedSide {
-    workload: Option<Arc<Workload>>,
-    side: Arc<Side>,
-}
-
-impl CachedSide {
-    /// True if the World has this very fact.
-    fn is_current(&self, world: &World) -> bool {
-        let is_it = |w: &Arc<Workload>| world.workload(&w.uid).is_some_and(|current| Arc::ptr_eq(current, w));
-        self.workload.as_ref().is_some_and(is_it)
-    }
-}
-
-/// A cache of the labels of facts. A fact does not change, so that the next World which has it as well changes nothing here;
-/// entries that the World does not have any more are swept when the cache has doubled since the last sweep.
-#[derive(Default)]
-struct SideCache {
-    sides: HashMap<(usize, Option<Identity>), CachedSide>,
-    most: usize,
-    /// The number of sweeps.
-    swept: u64,
 }
 
 impl fmt::Debug for Recorder {
@@ -72,6 +44,7 @@ impl Recorder {
             flows: RefCell::default(),
             cache: RefCell::default(),
             ends: registry.counter(&ENDS),
+            dropped_sources: registry.counter(&DROPPED_SOURCES),
             ended: RefCell::default(),
             known: RefCell::default(),
         }
@@ -106,6 +79,11 @@ impl Recorder {
         self.series(world, record).close(flag);
     }
 
+    /// Counts a source that a peer named and that is not believed.
+    pub(crate) fn dropped_named_source(&self) {
+        self.dropped_sources.with_label_values::<&str>(&[]).inc();
+    }
+
     /// Folds the bytes of the next page of open connections after this number into their series.
     pub(crate) fn fold(&self, after: u64) -> Folded {
         self.flows.borrow_mut().fold(after)
@@ -114,9 +92,9 @@ impl Recorder {
     /// The series that a connection counts in, which counts it as opened.
     fn series(&self, world: &World, record: &Connection) -> Arc<Series> {
         let mut known = self.known.borrow_mut();
-        let key = known.key(world, record);
+        let key = key(&mut known, world, record);
         let mut cache = self.cache.borrow_mut();
-        cache.follow(self.metrics.dropped(), known.swept);
+        cache.follow(self.metrics.dropped(), known.swept());
         if let Some(series) = cache.find(&key).filter(|series| series.open()) {
             return Arc::clone(series);
         }
@@ -171,30 +149,18 @@ impl SeriesCache {
     }
 }
 
-impl SideCache {
-    fn key(&mut self, world: &World, record: &Connection) -> Key {
-        let service = match record.direction {
-            Direction::Outbound => record.service.clone(),
-            Direction::Inbound => service(world, &record.destination),
-        };
-        Key {
-            direction: record.direction,
-            source: self.side(world, &record.source),
-            destination: self.side(world, &record.destination),
-            service: service.map(|name| (name.clone(), hostname(world, &name))),
-            security: Security::of(record.direction, record.path),
-        }
-    }
-
-    fn side(&mut self, world: &World, party: &Party) -> Arc<Side> {
-        if self.sides.len() > self.most {
-            self.sides.retain(|_, known| known.is_current(world));
-            self.most = (2 * self.sides.len()).max(FEW);
-            self.swept += 1;
-        }
-        let address = party.workload.as_ref().map_or(0, |w| Arc::as_ptr(w).addr());
-        let make = || CachedSide { workload: party.workload.clone(), side: Arc::new(Side::new(party)) };
-        Arc::clone(&self.sides.entry((address, party.identity.clone())).or_insert_with(make).side)
+/// The key of a connection.
+fn key(sides: &mut SideCache, world: &World, record: &Connection) -> Key {
+    let service = match record.direction {
+        Direction::Outbound => record.service.clone(),
+        Direction::Inbound => service(world, &record.destination),
+    };
+    Key {
+        direction: record.direction,
+        source: sides.side(world, &record.source),
+        destination: sides.side(world, &record.destination),
+        service: service.map(|name| (name.clone(), hostname(world, &name))),
+        security: Security::of(record.direction, record.path),
     }
 }
 
@@ -207,44 +173,4 @@ fn hostname(world: &World, service: &ObjectName) -> Arc<str> {
 fn service(world: &World, destination: &Party) -> Option<ObjectName> {
     let workload = world.workload(&destination.workload.as_ref()?.uid)?;
     workload.service_at(destination.address.port()).cloned()
-}
-
-#[cfg(test)]
-mod tests {
-    use underpass_core::{
-        objects::{Batch, Object},
-        testing::{model, pod},
-    };
-
-    use super::*;
-
-    #[test]
-    fn the_labels_of_a_fact_are_cached_while_the_world_has_it() {
-        let mut model = model([pod("default/stays", "10.0.0.1").into()]);
-        let mut known = SideCache::default();
-        let mut side = |world: &World, address: &str| {
-            let address: std::net::SocketAddr = address.parse().unwrap();
-            let workload = world.workload_at(address.ip()).cloned();
-            assert!(workload.is_some());
-            let side = known.side(world, &Party { address, workload, identity: None });
-            (side, known.sides.len())
-        };
-        let (first, _) = side(model.world(), "10.0.0.1:1");
-        let mut most = 0;
-        for n in 0..FEW * 4 {
-            let mut batch = Batch::default();
-            batch.put(pod(&format!("default/p{n}"), "10.0.0.2"));
-            model.apply(&batch);
-            most = most.max(side(model.world(), "10.0.0.2:1").1);
-            let mut batch = Batch::default();
-            batch.remove(Object::from(pod(&format!("default/p{n}"), "10.0.0.2")).key());
-            model.apply(&batch);
-            assert!(Arc::ptr_eq(&first, &side(model.world(), "10.0.0.1:1").0), "made once");
-        }
-        assert!(most <= FEW + 1, "{most}");
-        let mut batch = Batch::default();
-        batch.put(pod("default/stays", "10.0.0.1"));
-        model.apply(&batch);
-        assert!(Arc::ptr_eq(&first, &side(model.world(), "10.0.0.1:1").0), "an equal put is no change");
-    }
 }

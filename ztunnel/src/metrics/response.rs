@@ -53,6 +53,7 @@ impl Flag {
             | Reason::NoLocalEndpoint
             | Reason::ExternalName
             | Reason::WaypointMissing
+            | Reason::WaypointNotReady
             | Reason::NotServedHere
             | Reason::ConnectFailed
             | Reason::Unreachable
@@ -70,6 +71,7 @@ impl Flag {
             | Reason::Memory
             | Reason::Drain | Reason::Operator
             | Reason::PodGone
+            | Reason::WaypointBypassed
             | Reason::Internal => Self::None,
         }
     }

@@ -29,6 +29,7 @@ fn objects() -> Vec<Object> {
             addresses: Vec::new(),
             labels: labels(with),
             awaits_agent: false,
+            waypoint_ranges: Vec::new(),
         })
     };
     let owner = Some(Owner { kind: OwnerKind::Deployment, name: "shop".into() });

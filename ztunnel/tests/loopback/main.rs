@@ -5,6 +5,7 @@ mod homes;
 mod limits;
 mod mesh;
 mod rejudge;
+mod waypoints;
 mod worlds;
 
 use std::{

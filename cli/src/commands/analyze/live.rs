@@ -42,9 +42,9 @@ impl Live {
         runtime()?.block_on(async {
             let client = connect(cluster).await?;
             let mut update = live::objects(&client, Kind::ALL).await?;
-            // Where Istio is not, their kinds are not either, and nothing is missing.
+            // Where Istio or the Gateway API is not, their kinds are not either, and nothing is missing.
             let is_absent = |p: &Problem| match &p.reason {
-                Fault::KindAbsent { kind } => Kind::ALL.into_iter().any(|k| k.is_of_waypoints() && k.as_str() == *kind),
+                Fault::KindAbsent { kind } => Kind::ALL.into_iter().any(|k| is_for_waypoints(k) && k.as_str() == *kind),
                 _ => false,
             };
             update.problems.retain(|p| !is_absent(p));
@@ -64,7 +64,7 @@ impl Others {
             groups.entry(known.group).or_default().push(known.kind);
         }
         let (mut texts, mut count, mut unread) = (Vec::new(), 0, Vec::new());
-        let is_read = |kind: &str| Kind::ALL.into_iter().any(|k| k.is_of_waypoints() && k.as_str() == kind);
+        let is_read = |kind: &str| Kind::ALL.into_iter().any(|k| is_for_waypoints(k) && k.as_str() == kind);
         for (group, kinds) in groups {
             let kinds = match client.objects_of(group, &kinds).await {
                 Ok(kinds) => kinds,
@@ -87,11 +87,16 @@ impl Others {
         // Those that the door reads as well are counted there, and what is wrong with them is said there.
         let is_read = |problem: &Problem| {
             let key = problem.object.as_ref().and_then(|object| object.to_string().parse::<ObjectKey>().ok());
-            key.is_some_and(|key| key.kind.is_of_waypoints())
+            key.is_some_and(|key| is_for_waypoints(key.kind))
         };
         let notices = notices.into_iter().filter(|p| p.severity() == Severity::Notice || !is_read(p)).collect();
         Self { count, notices, unread }
     }
+}
+
+/// Kinds that a cluster without waypoints need not have.
+fn is_for_waypoints(kind: Kind) -> bool {
+    kind.is_of_waypoints() || kind == Kind::Gateway
 }
 
 /// What is to say of these objects, each a JSON text: read as manifests, whose lines do not count.
@@ -110,12 +115,12 @@ mod tests {
 
     #[test]
     fn objects_of_known_kinds() {
-        let object = r#"{"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": {"name": "cart", "namespace": "shop"},
-            "spec": {"host": "cart", "subsets": [{"name": "a"}]}}"#;
+        let object = r#"{"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry", "metadata": {"name": "cart", "namespace": "shop"},
+            "spec": {"hosts": ["cart.example"]}}"#;
         let said = notices(&[object.to_owned()]);
         let said: Vec<_> =
             said.iter().map(|p| (p.object.as_ref().map(ToString::to_string), p.field.to_string())).collect();
-        let of = || Some("DestinationRule shop/cart".to_owned());
-        assert_eq!(said, [(of(), String::new()), (of(), "spec.subsets".to_owned())]);
+        let of = || Some("ServiceEntry shop/cart".to_owned());
+        assert_eq!(said, [(of(), String::new()), (of(), "spec.hosts".to_owned())]);
     }
 }

@@ -128,6 +128,7 @@ fn redirect(s: &shapes::HttpRedirect, at: &At<'_>, faults: &mut Faults) -> Optio
     }
     Some(HttpRedirect {
         uri: value::some_head_text(s.uri.as_ref(), &at.field("uri"), faults),
+        prefix: None,
         authority: value::some_head_text(s.authority.as_ref(), &at.field("authority"), faults),
         port: port.or(derived).unwrap_or_default(),
         scheme: s.scheme.as_deref().filter(|s| !s.is_empty()).map(Arc::from),

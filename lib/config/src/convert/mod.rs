@@ -6,6 +6,10 @@
 
 mod destination_rule;
 mod endpoint_slice;
+mod gateway;
+mod gateway_filter;
+mod gateway_match;
+mod gateway_route;
 mod http_policy;
 mod http_route;
 mod l7;
@@ -18,6 +22,8 @@ mod peer_authentication;
 mod pod;
 mod policy;
 mod probes;
+mod reference_grant;
+mod request_authentication;
 mod rule;
 mod service;
 mod stand_in;
@@ -30,11 +36,15 @@ mod virtual_service;
 pub use self::{
     destination_rule::destination_rule,
     endpoint_slice::endpoint_slice,
+    gateway::gateway,
+    gateway_route::{grpc_route, http_route},
     node::{namespace, node},
     object::object,
     peer_authentication::peer_authentication,
     pod::pod,
     policy::authorization_policy,
+    reference_grant::reference_grant,
+    request_authentication::request_authentication,
     service::service,
     virtual_service::virtual_service,
 };

@@ -5,8 +5,9 @@ use underpass_core::{Kind, ObjectName, objects::Object};
 use underpass_door::{Observation, Strictness};
 
 use super::{
-    Converted, FieldFault, Rejected, authorization_policy, destination_rule, endpoint_slice, namespace, node,
-    peer_authentication, pod, service, stand_in, virtual_service,
+    Converted, FieldFault, Rejected, authorization_policy, destination_rule, endpoint_slice, gateway, grpc_route,
+    http_route, namespace, node, peer_authentication, pod, reference_grant, request_authentication, service, stand_in,
+    virtual_service,
 };
 use crate::{
     Fault, Path, Segment, Severity,
@@ -39,10 +40,15 @@ pub fn object(kind: Kind, tree: &Tree, strictness: Strictness) -> Result<Convert
         Kind::Pod => reader.read(pod),
         Kind::Service => reader.read(service),
         Kind::EndpointSlice => reader.read(endpoint_slice),
+        Kind::Gateway => reader.read(gateway),
         Kind::AuthorizationPolicy => reader.read(authorization_policy),
         Kind::PeerAuthentication => reader.read(peer_authentication),
         Kind::VirtualService => reader.read(virtual_service),
         Kind::DestinationRule => reader.read(destination_rule),
+        Kind::RequestAuthentication => reader.read(request_authentication),
+        Kind::HttpRoute => reader.read(http_route),
+        Kind::GrpcRoute => reader.read(grpc_route),
+        Kind::ReferenceGrant => reader.read(reference_grant),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use underpass_core::{
     Kind,
-    world::{Action, AuthorizationPolicy, Scope},
+    world::{Action, AuthorizationPolicy, PolicyTarget, Scope, TargetKind},
 };
 
 use super::{Converted, Faults, Rejected, meta, rule, syntax};
@@ -34,7 +34,12 @@ pub fn authorization_policy(shape: &shapes::AuthorizationPolicy) -> Result<Conve
     if spec.provider.is_some() && spec.action.as_deref() != Some("CUSTOM") {
         faults.push(&at.field("provider"), Fault::Provider);
     }
-    let scope = scope(spec, namespace, &at, &mut faults);
+    let scope = ScopeShape {
+        selector: spec.selector.as_ref(),
+        target: spec.target_ref.as_ref(),
+        targets: spec.target_refs.as_ref(),
+    };
+    let scope = self::scope(&scope, namespace, &at, &mut faults);
     let list = at.field("rules");
     let rules = spec.rules.iter().enumerate();
     let rules = rules.map(|(i, r)| rule::rule(r, namespace, &list.index(i), &mut faults)).collect();
@@ -56,28 +61,35 @@ fn action(text: Option<&str>, at: &At<'_>, faults: &mut Faults) -> Option<Action
     None
 }
 
-fn scope(spec: &shapes::AuthorizationPolicySpec, namespace: &str, at: &At<'_>, faults: &mut Faults) -> Option<Scope> {
-    let selector = spec.selector.as_ref().map(|s| {
+/// The three fields by which policies say what they are about.
+pub(super) struct ScopeShape<'s> {
+    pub(super) selector: Option<&'s shapes::WorkloadSelector>,
+    pub(super) target: Option<&'s shapes::PolicyTargetReference>,
+    pub(super) targets: Option<&'s Vec<shapes::PolicyTargetReference>>,
+}
+
+pub(super) fn scope(spec: &ScopeShape<'_>, namespace: &str, at: &At<'_>, faults: &mut Faults) -> Option<Scope> {
+    let selector = spec.selector.map(|s| {
         let at = at.field("selector");
         meta::label_map(&s.match_labels, &at.field("matchLabels"), faults)
     });
     let (one, many) = (at.field("targetRef"), at.field("targetRefs"));
-    let mut targets: Vec<String> = Vec::new();
-    if let Some(target) = &spec.target_ref {
-        targets.extend(target_name(target, namespace, &one, faults));
+    let mut targets = Vec::new();
+    if let Some(target) = spec.target {
+        targets.extend(target_of(target, namespace, &one, faults));
     }
-    for (i, target) in spec.target_refs.iter().flatten().enumerate() {
-        targets.extend(target_name(target, namespace, &many.index(i), faults));
+    for (i, target) in spec.targets.into_iter().flatten().enumerate() {
+        targets.extend(target_of(target, namespace, &many.index(i), faults));
     }
-    if spec.target_refs.as_ref().is_some_and(Vec::is_empty) {
+    if spec.targets.is_some_and(Vec::is_empty) {
         faults.push(&many, Fault::EmptyList);
     }
-    let has_targets = spec.target_ref.is_some() || spec.target_refs.is_some();
-    if spec.target_ref.is_some() && spec.target_refs.is_some() {
+    let has_targets = spec.target.is_some() || spec.targets.is_some();
+    if spec.target.is_some() && spec.targets.is_some() {
         faults.push(&many, Fault::Exclusive { other: "targetRef" });
     }
     if has_targets && selector.is_some() {
-        let other = if spec.target_ref.is_some() { "targetRef" } else { "targetRefs" };
+        let other = if spec.target.is_some() { "targetRef" } else { "targetRefs" };
         faults.push(&at.field("selector"), Fault::Exclusive { other });
     }
     match selector {
@@ -88,18 +100,23 @@ fn scope(spec: &shapes::AuthorizationPolicySpec, namespace: &str, at: &At<'_>, f
     }
 }
 
-fn target_name(
+/// One entry of `targetRefs`, of an object in this namespace.
+pub(super) fn target_of(
     target: &shapes::PolicyTargetReference,
     namespace: &str,
     at: &At<'_>,
     faults: &mut Faults,
-) -> Option<String> {
+) -> Option<PolicyTarget> {
     let name: Option<Arc<str>> = faults.check(&at.field("name"), syntax::dns_subdomain(&target.name));
-    if target.kind.is_empty() {
-        faults.push(&at.field("kind"), Fault::Missing);
-    }
+    let (group, kind) = (target.group.as_deref().unwrap_or_default(), &*target.kind);
+    let kind = match TargetKind::parse(group, kind) {
+        _ if kind.is_empty() => Err(Fault::Missing),
+        Some(known) => Ok(known),
+        None => Err(Fault::Value { found: format!("{group} {kind}").trim().into(), known: TargetKind::KNOWN }),
+    };
+    let kind = faults.check(&at.field("kind"), kind);
     if let Some(other) = target.namespace.as_deref().filter(|n| !n.is_empty() && *n != namespace) {
         faults.push(&at.field("namespace"), Fault::OtherNamespace { found: other.into() });
     }
-    name.map(|name| format!("{} {name}", target.kind))
+    Some(PolicyTarget { kind: kind?, name: name? })
 }

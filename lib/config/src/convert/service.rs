@@ -9,7 +9,7 @@ use std::{
 use underpass_core::{
     Kind,
     objects::Service,
-    world::{Affinity, Distribution, InternalTraffic, ServicePort, TargetPort},
+    world::{Affinity, AppProtocol, Distribution, InternalTraffic, ServicePort, TargetPort},
 };
 
 use super::{
@@ -130,8 +130,8 @@ fn ports(spec: &shapes::ServiceSpec, at: &At<'_>, faults: &mut Faults) -> (Vec<S
     let at = at.field("ports");
     let (mut ports, mut node_ports) = (Vec::new(), BTreeMap::new());
     let mut numbers = BTreeSet::new();
-    for (i, port) in spec.ports.iter().enumerate() {
-        let at = at.index(i);
+    for (i, spec_port) in spec.ports.iter().enumerate() {
+        let (at, port) = (at.index(i), spec_port);
         let number = faults.check(&at.field("port"), syntax::port(port.port));
         let target = faults.check(&at.field("targetPort"), target(port));
         let is_tcp = faults.check(&at.field("protocol"), value::is_tcp(port.protocol.as_deref()));
@@ -152,7 +152,8 @@ fn ports(spec: &shapes::ServiceSpec, at: &At<'_>, faults: &mut Faults) -> (Vec<S
             if !numbers.insert(port) {
                 faults.push(&at.field("port"), Fault::DuplicatePort { port });
             }
-            ports.push(ServicePort { name, port, target });
+            let protocol = AppProtocol::of_port(spec_port.app_protocol.as_deref(), &name, port);
+            ports.push(ServicePort { name, port, target, protocol });
             node_ports.extend(node_port.flatten().map(|node_port| (port, node_port)));
         }
     }

@@ -1,9 +1,9 @@
 //! Stand-ins for security policies that cannot be understood and have no good version: without one, traffic that the
 //! author wanted to block would pass, and a restart would turn a mistake into an open door.
 //!
-//! An AuthorizationPolicy is replaced by one that denies everything it selects, a PeerAuthentication by STRICT. Where
-//! the selector itself cannot be read, that is the whole namespace. Left out are policies that never decide anything
-//! here: of actions that are refused by name, dry runs, and those of waypoints.
+//! An AuthorizationPolicy is replaced by one that denies everything it selects or targets, a PeerAuthentication by STRICT.
+//! Where the selector itself cannot be read, that is the whole namespace; of targets those that can be read, and never a
+//! namespace. Left out are policies that never decide anything here: of actions that are refused by name, and dry runs.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use underpass_core::{
 
 use super::{
     Faults, meta,
-    policy::{DRY_RUN, TRUE},
+    policy::{DRY_RUN, TRUE, target_of},
 };
 use crate::{
     path::At,
@@ -29,10 +29,9 @@ use crate::{
 pub(crate) fn stand_in(kind: Kind, name: ObjectName, tree: &Tree) -> Option<Object> {
     match kind {
         Kind::AuthorizationPolicy => {
-            let scope = selector(tree).map_or(Scope::Namespace, Scope::Selector);
+            let scope = decides(tree).then(|| scope(tree, name.namespace()))??;
             let rules = vec![Rule::default()]; // matches everything
-            let decides = decides(tree);
-            decides.then(|| AuthorizationPolicy { name, scope, action: Action::Deny, rules, dry_run: false }.into())
+            Some(AuthorizationPolicy { name, scope, action: Action::Deny, rules, dry_run: false }.into())
         }
         Kind::PeerAuthentication => {
             let (selector, mode, ports, created) =
@@ -47,7 +46,6 @@ fn decides(tree: &Tree) -> bool {
     let spec = |field| tree.field("spec").and_then(|s| s.field(field));
     let dry_run = tree.field("metadata").and_then(|m| m.field("annotations")).and_then(|a| a.field(DRY_RUN));
     !matches!(spec("action").and_then(Tree::text), Some("CUSTOM" | "AUDIT"))
-        && (spec("selector").is_some() || (spec("targetRef").is_none() && spec("targetRefs").is_none()))
         && !dry_run.is_some_and(|value| says_yes(&value.value))
 }
 
@@ -73,6 +71,26 @@ pub(crate) fn is_dry_run(line: &str) -> bool {
         Some(TRUE.contains(&value.trim().trim_matches(['"', '\''])))
     };
     !is_comment && after.any(|rest| value(rest).unwrap_or(false))
+}
+
+/// None: it has targets alone, and none of them can be read.
+fn scope(tree: &Tree, namespace: &str) -> Option<Scope> {
+    let spec = |field| tree.field("spec").and_then(|s| s.field(field));
+    let has_targets = spec("targetRef").is_some() || spec("targetRefs").is_some();
+    if spec("selector").is_some() || !has_targets {
+        return Some(selector(tree).map_or(Scope::Namespace, Scope::Selector));
+    }
+    let one = |tree: &Tree| {
+        let mut faults = Faults::default();
+        let target = target_of(&from_tree(tree).ok()?, namespace, &At::ROOT, &mut faults);
+        faults.finish(target).ok().map(|good| good.object)
+    };
+    let many = match spec("targetRefs").map(|many| &many.value) {
+        Some(Value::List(many)) => many.as_slice(),
+        _ => &[],
+    };
+    let targets: Vec<_> = spec("targetRef").into_iter().chain(many).filter_map(one).collect();
+    (!targets.is_empty()).then_some(Scope::Targets(targets))
 }
 
 fn selector(tree: &Tree) -> Option<Labels> {

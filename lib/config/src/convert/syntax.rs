@@ -139,6 +139,17 @@ pub(crate) fn cidr(text: &str) -> Result<IpNet, Fault> {
     Ok(canonical_net(net.trunc()))
 }
 
+/// A CIDR of addresses that something in a cluster can have, canonical.
+pub(crate) fn cluster_range(text: &str) -> Result<IpNet, Fault> {
+    let range = cidr(text)?;
+    for end in [range.network(), range.broadcast()] {
+        if !may_be_remote(end) {
+            return Err(Fault::LocalAddress { found: end });
+        }
+    }
+    Ok(range)
+}
+
 fn canonical_net(net: IpNet) -> IpNet {
     const MAPPED_BITS: u8 = 96;
     let IpNet::V6(v6) = net else { return net };

@@ -1,6 +1,6 @@
 //! The traffic policy of a DestinationRule, at each of its levels.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use underpass_core::objects::{
     Balancing, ClientTls, ConnectionPool, ConsistentHash, Distribute, HashCookie, HashKey, HashRing, HttpPool,
@@ -381,6 +381,16 @@ fn tls(s: &shapes::ClientTls, at: &At<'_>, faults: &mut Faults) -> Option<Client
     if secret.is_some() && (certificate.is_some() || key.is_some()) {
         faults.push(&at.field("credentialName"), Fault::Exclusive { other: "clientCertificate" });
     }
+    let sni = some(&s.sni);
+    let is_host = |name: &str| name.parse::<IpAddr>().is_err();
+    if let Some(sni) = sni.as_deref().filter(|sni| is_host(sni)) {
+        faults.check(&at.field("sni"), value::host(sni));
+    }
+    let names_at = at.field("subjectAltNames");
+    let names = s.subject_alt_names.iter().enumerate();
+    for (i, name) in names.filter(|(_, name)| !name.contains("://") && is_host(name)) {
+        faults.check(&names_at.index(i), value::host(name));
+    }
     Some(ClientTls {
         mode: mode?,
         client_certificate: certificate,
@@ -389,7 +399,7 @@ fn tls(s: &shapes::ClientTls, at: &At<'_>, faults: &mut Faults) -> Option<Client
         ca_crl: some(&s.ca_crl),
         credential_name: secret,
         subject_alt_names: s.subject_alt_names.iter().map(|name| name.as_str().into()).collect(),
-        sni: some(&s.sni),
+        sni,
         skips_verification: s.insecure_skip_verify.unwrap_or(false),
     })
 }

@@ -2,14 +2,19 @@
 //!
 //! An object is claimed by the first file, by path, in which it stands. The served version is
 //! the [`Ledger`]'s business; here is decided which claim counts, and which objects a file that cannot be read may
-//! have: those that it claimed last. The whole state is compared, so that moving an object between files is no change.
+//! have: those that it claimed last. Beside what files have stands what a cluster's controllers would derive from it
+//! ([`provision`]). The whole state is compared, so that moving an object between files is no change.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use underpass_core::{ObjectKey, ObjectName, objects::Pod};
+use underpass_core::{
+    ObjectKey, ObjectName,
+    objects::{Batch, Change, Object, Pod},
+    provision,
+};
 use underpass_door::{Ledger, Observation, Source, Update};
 
 use crate::{
@@ -35,6 +40,8 @@ pub struct State {
     /// The file that last claimed each served object.
     homes: BTreeMap<ObjectKey, Arc<str>>,
     ledger: Ledger,
+    /// What follows from the served objects, beside them: instances of waypoints.
+    derived: BTreeMap<ObjectKey, Object>,
 }
 
 /// The claim that counts for an object, and its file.
@@ -52,14 +59,30 @@ impl State {
         let claimed = winners.iter().map(|(key, (_, claim))| ((*key).clone(), claim.observed.clone()));
         let unknown = kept.keys().map(|key| ((*key).clone(), Observation::Unknown));
         let mut ledger = self.ledger.clone();
-        let batch = ledger.replace(claimed.chain(unknown).collect());
+        let mut batch = ledger.replace(claimed.chain(unknown).collect());
+        let derived =
+            provision::derived(ledger.objects(), |key| winners.contains_key(key) || ledger.get(key).is_some());
+        self.derive(&derived, &mut batch);
         let claimed = winners.iter().map(|(key, (file, _))| (*key, *file));
         let homes = claimed.chain(kept.iter().map(|(key, file)| (*key, *file)));
         let homes = homes.filter(|(key, _)| ledger.get(key).is_some());
         let homes = homes.map(|(key, file)| (key.clone(), Arc::clone(file))).collect();
         problems.extend(explain(&files, &kept.into_values().collect(), &ledger));
         let update = Update::new(batch, problems, ignored(&files));
-        (Self { files, homes, ledger }, update)
+        (Self { files, homes, ledger, derived }, update)
+    }
+
+    /// Adds what is derived now, and was not, to the changes of what files have. Of both an object stands in one at most.
+    fn derive(&self, derived: &BTreeMap<ObjectKey, Object>, batch: &mut Batch) {
+        let gone = self.derived.keys().filter(|key| !derived.contains_key(*key));
+        let gone: Vec<_> = gone.map(|key| Change::Remove(key.clone())).collect();
+        let new = derived.iter().filter(|(key, object)| self.derived.get(*key) != Some(*object));
+        let new: Vec<_> = new.map(|(_, object)| Change::Put(object.clone())).collect();
+        // An object that goes over from one to the other is put, and not removed.
+        let put: BTreeSet<ObjectKey> = batch.changes.iter().chain(&new).filter_map(put).collect();
+        batch.changes.extend(gone);
+        batch.changes.retain(|change| !matches!(change, Change::Remove(key) if put.contains(key)));
+        batch.changes.extend(new);
     }
 
     /// The claim that counts for an object, and its file.
@@ -84,10 +107,10 @@ impl State {
         self.ledger.len()
     }
 
-    /// The count of served objects: not those that are read, and that nothing enforces yet.
+    /// The count of served objects.
     #[must_use]
     pub fn served(&self) -> usize {
-        self.homes.keys().filter(|key| !key.kind.is_of_waypoints()).count()
+        self.homes.len()
     }
 
     /// Nothing is served.
@@ -116,6 +139,13 @@ impl State {
     ) -> BTreeMap<&'s ObjectKey, &'s Arc<str>> {
         let is_unreadable = |file: &Arc<str>| files.get(file).is_some_and(|m| m.has_unreadable);
         self.homes.iter().filter(|(key, file)| !winners.contains_key(key) && is_unreadable(file)).collect()
+    }
+}
+
+fn put(change: &Change) -> Option<ObjectKey> {
+    match change {
+        Change::Put(object) => Some(object.key()),
+        Change::Remove(_) => None,
     }
 }
 

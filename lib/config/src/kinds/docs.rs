@@ -25,8 +25,8 @@ const HEAD: &str = "# Resources\n\nThe objects and fields that Underpass reads, 
 /// A kind that is served, and what of it is read: field, and what it does or why it does not.
 type Served = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
 
-const L7: &str =
-    "needs a waypoint: an ALLOW rule with it allows nothing, a DENY rule denies all that its other fields match";
+const L7: &str = "needs a waypoint: of what passes none, an ALLOW rule with it allows nothing, a DENY rule denies all that its \
+                  other fields match";
 const L4: &str = "served";
 
 const SERVED: &[Served] = &[
@@ -52,6 +52,11 @@ const SERVED: &[Served] = &[
                 "`enabled` and `disabled` mean the same, where nothing more specific speaks",
             ),
             ("metadata.annotations[networking.istio.io/traffic-distribution]", "of its Services that do not say"),
+            (
+                "metadata.labels[istio.io/use-waypoint, istio.io/use-waypoint-namespace]",
+                "the waypoint of its Services and pods that do not say ([waypoints.md](waypoints.md)); others are selected by \
+                 its labels",
+            ),
         ],
     ),
     (
@@ -71,6 +76,11 @@ const SERVED: &[Served] = &[
                 "region and zone of its pods",
             ),
             ("metadata.labels[topology.istio.io/subzone]", "a place within the zone"),
+            (
+                "metadata.annotations[underpass.dev/waypoint-range]",
+                "addresses of waypoints that its agent runs, from files alone: one or two CIDRs with a comma between them, one of \
+                 each family ([waypoints.md](waypoints.md))",
+            ),
         ],
     ),
     (
@@ -89,6 +99,10 @@ const SERVED: &[Served] = &[
                 "its proxy is no sidecar, unless it is told to be one",
             ),
             ("metadata.labels[istio.io/gateway-name]", "the same"),
+            (
+                "metadata.labels[istio.io/use-waypoint, istio.io/use-waypoint-namespace]",
+                "the waypoint that calls of its own addresses pass, or `none`",
+            ),
             ("metadata.annotations[underpass.dev/weight]", "its weight among the endpoints of a Service"),
             ("metadata.uid", "finds its cgroup on the node"),
             (
@@ -131,6 +145,10 @@ const SERVED: &[Served] = &[
                 "spec.ports[].name, port, targetPort, protocol",
                 "TCP; UDP and SCTP are not captured. A target is a number, or a port's name in each pod",
             ),
+            (
+                "spec.ports[].appProtocol",
+                "what a waypoint takes the port for; else its name says it (`http-x`); else the first bytes",
+            ),
             ("spec.selector", "its endpoints, where no EndpointSlice names them"),
             ("spec.type", "ExternalName has no address in the mesh: DNS leads to `externalName`; all others are one"),
             ("spec.externalName", "shown by `explain`; DNS alone leads there"),
@@ -159,7 +177,14 @@ const SERVED: &[Served] = &[
                 "metadata.annotations[service.kubernetes.io/topology-mode]",
                 "known, not yet served: only hints that EndpointSlices already have count",
             ),
-            ("metadata.annotations[underpass.dev/waypoint-failure]", "`allow`: a missing waypoint is bypassed"),
+            (
+                "metadata.labels[istio.io/use-waypoint, istio.io/use-waypoint-namespace]",
+                "the waypoint that calls of its cluster IP pass, or `none`",
+            ),
+            (
+                "metadata.annotations[underpass.dev/waypoint-failure]",
+                "`allow`: a waypoint that is missing or not ready is bypassed",
+            ),
         ],
     ),
     (
@@ -181,6 +206,33 @@ const SERVED: &[Served] = &[
         ],
     ),
     (
+        "Gateway",
+        "gateway.networking.k8s.io/v1, v1beta1",
+        &[
+            ("spec.gatewayClassName", "`istio-waypoint` and `underpass-waypoint` are waypoints; others below"),
+            (
+                "metadata.labels[istio.io/waypoint-for]",
+                "what it stands before: `service`, the default, `workload`, `all` or `none`",
+            ),
+            (
+                "spec.listeners[].name, port, protocol",
+                "one with protocol HBONE at least; its port is that of every instance. Other protocols are not served",
+            ),
+            (
+                "spec.listeners[].allowedRoutes.namespaces.from",
+                "the namespaces whose Services and pods may attach: `Same`, the default, `All` or `Selector`",
+            ),
+            (
+                "spec.listeners[].allowedRoutes.namespaces.selector.matchLabels, matchExpressions[].key, operator, values",
+                "their labels, of `Selector`",
+            ),
+            (
+                "spec.addresses, infrastructure",
+                "not read: its instances are the pods behind the Service of its name, or what agents run where there is none",
+            ),
+        ],
+    ),
+    (
         "AuthorizationPolicy",
         "security.istio.io/v1, v1beta1",
         &[
@@ -192,7 +244,11 @@ const SERVED: &[Served] = &[
             ),
             ("spec.action", "ALLOW and DENY; CUSTOM and AUDIT are rejected"),
             ("spec.selector", L4),
-            ("spec.targetRef, targetRefs", "judged at waypoints, which do not exist yet: no effect at L4"),
+            (
+                "spec.targetRef, targetRefs",
+                "Service, ServiceEntry, Gateway and, in the root namespace, GatewayClass: judged at a waypoint \
+                 ([policy.md](policy.md)), with no effect at L4",
+            ),
             ("spec.provider", "only of CUSTOM, which is rejected"),
             (
                 "spec.rules[].from[].source",
@@ -222,6 +278,30 @@ const SERVED: &[Served] = &[
     ),
 ];
 
+const AS_IF_ABSENT: &str = "connections go to every ready endpoint of the Service, as if it did not exist";
+
+/// The kinds that waypoints enforce: what of them they serve, and what holds where none does.
+const OF_WAYPOINTS: &[(Kind, &str, &str)] = &[
+    (
+        Kind::VirtualService,
+        "routes of requests, and of connections that are no HTTP ([routes.md](routes.md))",
+        AS_IF_ABSENT,
+    ),
+    (
+        Kind::DestinationRule,
+        "subsets, balancing, limits and outliers ([routes.md](routes.md#limits))",
+        "connections to its host are balanced and limited as if it did not exist",
+    ),
+    (Kind::HttpRoute, "at Services, as parents ([routes.md](routes.md)); gateways not yet", AS_IF_ABSENT),
+    (Kind::GrpcRoute, "the same", AS_IF_ABSENT),
+    (Kind::ReferenceGrant, "for routes of gateways: at a Service they need no grant", "has no effect"),
+    (
+        Kind::RequestAuthentication,
+        "tokens of requests ([policy.md](policy.md))",
+        "**tokens are not checked**: a request with a forged or expired one is not refused",
+    ),
+];
+
 fn row(out: &mut String, cells: &[&str]) {
     let _ = writeln!(out, "| {} |", cells.join(" | "));
 }
@@ -242,14 +322,18 @@ fn markdown() -> String {
             row(&mut out, &[&format!("`{field}`"), does]);
         }
     }
+    out += "\n## Served by waypoints\n\nRead and checked as a whole: an unknown field is an error. A waypoint before the Service enforces them \
+            ([waypoints.md](waypoints.md)); where none stands, `underpass analyze` says so, object by object.\n";
+    table(&mut out, "", &["kind", "versions", "serves", "without a waypoint"]);
+    out = out.replace("\n\n\n", "\n\n");
+    for (kind, serves, without) in OF_WAYPOINTS {
+        let (group, versions, _) = super::home(*kind);
+        let api = format!("{group}/{}", versions.join(", "));
+        row(&mut out, &[&format!("`{kind}`"), &api, serves, without]);
+    }
     out += "\n## Known and not served\n";
     for known in KNOWN {
-        let is_read = Kind::ALL.into_iter().any(|kind| super::unenforced(kind) == Some(known));
         let when = match known.future {
-            Support::Later if is_read => {
-                "Read and checked as a whole, each unknown field an error, and answered from by `underpass explain --path` \
-                 ([routes.md](routes.md)); nothing enforces it yet"
-            }
             Support::Later => "Not yet served",
             Support::Never => "Will not be served",
         };
@@ -308,7 +392,7 @@ fn files() -> String {
          - A broken AuthorizationPolicy or PeerAuthentication without a last good version, after a restart for instance, closes \
          what it selects; its namespace, where that cannot be read. So does one that cannot be parsed and one with a typo in \
          `apiVersion` or `kind`, as long as its kind and name can be made out. One that would decide nothing (CUSTOM, AUDIT, a \
-         dry run, one for a waypoint) closes nothing.\n\
+         dry run) closes nothing.\n\
          - An object that is in two files is served from the first one by path.\n\
          - Limits: {MAX_FILES} files, {MAX_FOLDER_DEPTH} folders deep, {} MiB and {MAX_DOCUMENTS} documents a file. Beyond the \
          first, new files are not read and deleted objects stay served until there are fewer.\n",
@@ -389,6 +473,11 @@ fn no_field_of_kubernetes_kinds_is_left_out() {
         "{port: , metadata: {nam: }, ports: [{nam: }], endpoints: [{zon: , conditions: {read: }, targetRef: {nam: }, hints: {forZone: , \
          forZones: [{nam: }], forNodes: [{nam: }]}}]}",
     );
+    check::<shapes::Gateway>(
+        "Gateway",
+        "{spe: , metadata: {nam: }, spec: {listener: , listeners: [{prt: , allowedRoutes: {namespace: , namespaces: {frm: , selector: {matchLabel: , \
+         matchExpressions: [{ky: }]}}}}]}}",
+    );
     let page = markdown();
     let sources = [
         include_str!("../convert/meta.rs"),
@@ -396,6 +485,7 @@ fn no_field_of_kubernetes_kinds_is_left_out() {
         include_str!("../convert/own_proxy.rs"),
         include_str!("../convert/service.rs"),
         include_str!("../convert/endpoint_slice.rs"),
+        include_str!("../convert/gateway.rs"),
         include_str!("../convert/policy.rs"),
     ];
     let lines =

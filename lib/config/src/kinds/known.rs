@@ -10,39 +10,11 @@ pub(super) const NETWORKING: &str = "networking.istio.io";
 pub(super) const SECURITY: &str = "security.istio.io";
 pub(super) const GATEWAY_API: &str = "gateway.networking.k8s.io";
 
-const KEEP: &str = "keep it: it will take effect with waypoints, which are not built yet";
-const SPLIT_MEANWHILE: &str = "keep it for waypoints, which are not built yet; until then split traffic by the number of \
-                               pods behind the Service, and set timeouts and retries in the client";
-const NO_SPLIT: &str = "traffic is not split by weight";
-const NO_SUBSET: &str = "the subset is ignored: all endpoints of the Service are used";
-const NO_MATCH: &str = "requests are not matched: all of them are routed alike";
+const KEEP: &str = "keep it: it will take effect once it is served";
 const NO_GATEWAY: &str = "no gateway runs: nothing listens for it";
 
 /// Every known kind, by group and kind.
 pub const KNOWN: &[KnownKind] = &[
-    KnownKind {
-        group: NETWORKING,
-        kind: "VirtualService",
-        versions: V1,
-        future: Support::Later,
-        meanwhile: note(
-            "",
-            "connections to its hosts go to every ready endpoint of the Service, as if it did not exist",
-        ),
-        instead: SPLIT_MEANWHILE,
-        below: &[],
-        fields: VIRTUAL_SERVICE,
-    },
-    KnownKind {
-        group: NETWORKING,
-        kind: "DestinationRule",
-        versions: V1,
-        future: Support::Later,
-        meanwhile: note("", "connections to its host are balanced and limited as if it did not exist"),
-        instead: KEEP,
-        below: &[("spec", TRAFFIC_POLICY), ("spec.subsets[]", TRAFFIC_POLICY)],
-        fields: DESTINATION_RULE,
-    },
     KnownKind {
         group: NETWORKING,
         kind: "Gateway",
@@ -119,16 +91,6 @@ pub const KNOWN: &[KnownKind] = &[
         ],
     },
     KnownKind {
-        group: SECURITY,
-        kind: "RequestAuthentication",
-        versions: &["v1", "v1beta1"],
-        future: Support::Later,
-        meanwhile: warn("", "tokens are not validated: a request with a forged or expired one is not refused"),
-        instead: "validate tokens in the application until waypoints are served, and restrict callers by principals",
-        below: &[],
-        fields: &[warn("spec.jwtRules", "not validated")],
-    },
-    KnownKind {
         group: "telemetry.istio.io",
         kind: "Telemetry",
         versions: &["v1", "v1alpha1"],
@@ -166,26 +128,8 @@ pub const KNOWN: &[KnownKind] = &[
     gateway_api(
         "Gateway",
         &["v1", "v1beta1"],
-        "no gateway and no waypoint runs: nothing listens for it",
-        &[
-            warn(
-                "spec.gatewayClassName",
-                "no waypoint runs: connections that `istio.io/use-waypoint` leads here are refused",
-            ),
-            note("spec.listeners", NO_GATEWAY),
-        ],
-    ),
-    gateway_api(
-        "HTTPRoute",
-        &["v1", "v1beta1", "v1alpha2"],
-        "connections go to every ready endpoint of the Service, as if it did not exist",
-        HTTP_ROUTE,
-    ),
-    gateway_api(
-        "GRPCRoute",
-        &["v1", "v1alpha2"],
-        "connections go to every ready endpoint of the Service, as if it did not exist",
-        HTTP_ROUTE,
+        "it is no waypoint, and no gateway runs: nothing listens for it",
+        &[note("spec.listeners", NO_GATEWAY)],
     ),
     gateway_api(
         "TCPRoute",
@@ -200,12 +144,6 @@ pub const KNOWN: &[KnownKind] = &[
         L4_ROUTE,
     ),
     gateway_api("UDPRoute", &["v1", "v1alpha2"], "UDP is not carried by the mesh: it is not captured", L4_ROUTE),
-    gateway_api(
-        "ReferenceGrant",
-        &["v1", "v1beta1", "v1alpha2"],
-        "no route is served that could refer to another namespace",
-        &[],
-    ),
     gateway_api(
         "BackendTLSPolicy",
         &["v1", "v1alpha3", "v1alpha2"],
@@ -241,52 +179,6 @@ const fn gateway_api(
     }
 }
 
-const VIRTUAL_SERVICE: &[Field] = &[
-    note("spec.gateways", NO_GATEWAY),
-    note("spec.exportTo", "every namespace sees every Service"),
-    note("spec.http[].match", NO_MATCH),
-    note("spec.http[].route[].weight", NO_SPLIT),
-    note("spec.http[].route[].destination.subset", NO_SUBSET),
-    note("spec.http[].route[].headers", "headers are not changed"),
-    note("spec.http[].timeout", "requests have only the client's timeout"),
-    note("spec.http[].retries", "only the client retries"),
-    note("spec.http[].fault", "no faults are injected"),
-    note("spec.http[].mirror", "nothing is mirrored"),
-    note("spec.http[].mirrors", "nothing is mirrored"),
-    note("spec.http[].rewrite", "requests are not rewritten"),
-    note("spec.http[].redirect", "nothing is redirected: requests reach the Service"),
-    note("spec.http[].directResponse", "there are no direct responses: requests reach the Service"),
-    note("spec.http[].headers", "headers are not changed"),
-    note("spec.http[].corsPolicy", "CORS is the application's"),
-    note("spec.http[].delegate", "not followed"),
-    note("spec.tcp[].match", "connections are not matched: all of them are routed alike"),
-    note("spec.tcp[].route[].weight", "connections are not split by weight"),
-    note("spec.tcp[].route[].destination.subset", NO_SUBSET),
-    note("spec.tls[].match", "server names are ignored"),
-    note("spec.tls[].route[].weight", "connections are not split by weight"),
-    note("spec.tls[].route[].destination.subset", NO_SUBSET),
-];
-
-const DESTINATION_RULE: &[Field] = &[
-    note("spec.subsets", "the endpoints of the Service stay one set"),
-    note("spec.workloadSelector", "ignored"),
-    note("spec.exportTo", "every namespace sees every Service"),
-];
-
-/// Of a host, and of each of its subsets.
-const TRAFFIC_POLICY: &[Field] = &[
-    note("trafficPolicy.loadBalancer", "connections are spread over the ready endpoints by Underpass's own balancing"),
-    note("trafficPolicy.connectionPool", "connections and requests to the host have no such limit"),
-    note("trafficPolicy.outlierDetection", "no endpoint is taken out because of errors: only readiness counts"),
-    note(
-        "trafficPolicy.tls",
-        "between pods of the mesh mutual TLS is automatic; to other destinations nothing is encrypted",
-    ),
-    note("trafficPolicy.portLevelSettings", "ignored"),
-    note("trafficPolicy.tunnel", "ignored"),
-    note("trafficPolicy.proxyProtocol", "no PROXY header is written"),
-];
-
 const SERVICE_ENTRY: &[Field] = &[
     note("spec.hosts", "not resolved, and in no metric as a destination service"),
     note("spec.addresses", "not captured"),
@@ -311,16 +203,6 @@ const WORKLOAD_ENTRY: &[Field] = &[
     note("spec.labels", "selected by no Service and no policy"),
 ];
 
-const HTTP_ROUTE: &[Field] = &[
-    note("spec.parentRefs", "the route is attached to nothing"),
-    note("spec.rules[].matches", NO_MATCH),
-    note("spec.rules[].filters", "requests are not changed, mirrored or redirected"),
-    note("spec.rules[].backendRefs[].weight", NO_SPLIT),
-    note("spec.rules[].timeouts", "requests have only the client's timeout"),
-    note("spec.rules[].retry", "only the client retries"),
-    note("spec.rules[].sessionPersistence", "requests of a session may go to different endpoints"),
-];
-
 const L4_ROUTE: &[Field] = &[
     note("spec.parentRefs", "the route is attached to nothing"),
     note("spec.rules[].backendRefs[].weight", "connections are not split by weight"),
@@ -337,6 +219,7 @@ const MESH_CONFIG: &[Field] = &[
     note("meshConfig.accessLogFile", "the access log is a setting of the agent"),
     note("meshConfig.accessLogFormat", "the access log's format is a setting of the agent: text or JSON"),
     note("meshConfig.trustDomain", "the trust domain is a setting of the agent"),
+    note("meshConfig.pathNormalization", "the normalisation of paths is a setting of the agent"),
     note("meshConfig.rootNamespace", "the root namespace is a setting of the agent"),
     warn(
         "meshConfig.outboundTrafficPolicy",

@@ -86,16 +86,6 @@ pub(crate) const KEYS: &[Key] = &[
         "",
         warn("", "has no effect: inbound connections of the pod are captured and judged"),
     ),
-    key(&[On::Pod, On::Template, On::Namespace, On::Target], "istio.io/use-waypoint", "none", HERE),
-    key(
-        &[On::Pod, On::Template, On::Namespace, On::Target],
-        "istio.io/use-waypoint",
-        "",
-        warn(
-            "",
-            "no waypoint runs: connections that require it are refused; remove the label until waypoints are served",
-        ),
-    ),
     key(
         &[On::Target],
         "networking.istio.io/exportTo",
@@ -150,8 +140,7 @@ mod tests {
         check(On::Namespace, ISTIO_INJECTION, "enabled", None);
         check(On::Namespace, ISTIO_INJECTION, "true", Some("has no effect"));
         check(On::Namespace, "istio.io/rev", "stable", Some("dataplane-mode"));
-        check(On::Target, "istio.io/use-waypoint", "w", Some("refused"));
-        check(On::Target, "istio.io/use-waypoint", "none", None);
+        check(On::Target, "istio.io/use-waypoint", "w", None);
         check(On::Target, "app", "x", None);
     }
 }

@@ -42,16 +42,25 @@ const fn home(kind: Kind) -> (&'static str, &'static [&'static str], &'static st
     match kind {
         Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service => ("", &["v1"], "v1"),
         Kind::EndpointSlice => ("discovery.k8s.io", &["v1"], "discovery.k8s.io/v1"),
-        Kind::AuthorizationPolicy | Kind::PeerAuthentication => (SECURITY, &["v1", "v1beta1"], "security.istio.io/v1"),
+        Kind::Gateway => (GATEWAY_API, &["v1", "v1beta1"], "gateway.networking.k8s.io/v1"),
+        Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication => {
+            (SECURITY, &["v1", "v1beta1"], "security.istio.io/v1")
+        }
         Kind::VirtualService | Kind::DestinationRule => {
             (NETWORKING, &["v1", "v1beta1", "v1alpha3"], "networking.istio.io/v1")
         }
+        Kind::HttpRoute => (GATEWAY_API, &["v1", "v1beta1"], "gateway.networking.k8s.io/v1"),
+        Kind::GrpcRoute => (GATEWAY_API, &["v1"], "gateway.networking.k8s.io/v1"),
+        Kind::ReferenceGrant => (GATEWAY_API, &["v1", "v1beta1"], "gateway.networking.k8s.io/v1beta1"),
     }
 }
 
 pub(crate) fn classify(api_version: &str, kind: &str) -> Class {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    if let Some(ours) = Kind::ALL.into_iter().find(|k| k.as_str() == kind) {
+    // Another group may have a known kind of the same name.
+    let is_of_other =
+        |k: Kind| home(k).0 != group && KNOWN.iter().any(|known| (known.group, known.kind) == (group, kind));
+    if let Some(ours) = Kind::ALL.into_iter().find(|k| k.as_str() == kind && !is_of_other(*k)) {
         let (home, versions, served) = home(ours);
         return match ours {
             _ if group == home && versions.contains(&version) => Class::Served(ours),
@@ -62,7 +71,7 @@ pub(crate) fn classify(api_version: &str, kind: &str) -> Class {
                 let found = api_version.into();
                 Class::Mistake("apiVersion", Fault::UnknownGroup { kind: ours.as_str(), found, served }, Some(ours))
             }
-            Kind::AuthorizationPolicy | Kind::PeerAuthentication => {
+            Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication => {
                 Class::Foreign(Fault::ForeignGroup { kind: ours.as_str(), found: api_version.into() })
             }
             _ => Class::Other,
@@ -84,7 +93,8 @@ pub(crate) fn classify(api_version: &str, kind: &str) -> Class {
     let ours = Kind::ALL.into_iter().filter(|k| home(*k).0 == group).map(Kind::as_str);
     let meant = nearest(kind, ours.chain(known().map(|k| k.kind)));
     let meant_kind = meant.and_then(|m| Kind::ALL.into_iter().find(|k| k.as_str() == m));
-    let is_known = known().next().is_some() && !kind.ends_with("List");
+    let is_of_mesh = known().next().is_some() || [NETWORKING, SECURITY, GATEWAY_API].contains(&group);
+    let is_known = is_of_mesh && !kind.ends_with("List");
     if is_known && group == GATEWAY_API && meant.is_none() {
         return Class::Known(&GATEWAY_API_OTHER);
     }
@@ -95,9 +105,9 @@ pub(crate) fn classify(api_version: &str, kind: &str) -> Class {
     Class::Other
 }
 
-/// What is said of a kind that is read and that nothing enforces yet.
-pub(crate) fn unenforced(kind: Kind) -> Option<&'static KnownKind> {
-    KNOWN.iter().find(|known| kind.is_of_waypoints() && known.kind == kind.as_str())
+/// What is said of a Gateway that is no waypoint.
+pub(crate) fn other_gateway() -> Option<&'static KnownKind> {
+    KNOWN.iter().find(|known| (known.group, known.kind) == (GATEWAY_API, Kind::Gateway.as_str()))
 }
 
 /// The kind of ours that an object which cannot be read is of, or was probably meant to be.
@@ -178,14 +188,24 @@ mod tests {
             "kind `AuthorisationPolicy` is not a kind of this API group: did you mean `AuthorizationPolicy`? [AuthorizationPolicy]",
         );
         check("security.istio.io/v1", "Thing", "kind `Thing` is not a kind of this API group");
-        check("security.istio.io/v1", "RequestAuthentication", "not yet");
+        check("security.istio.io/v1", "RequestAuthentication", "served RequestAuthentication");
         check("networking.istio.io/v1beta1", "VirtualService", "served VirtualService");
         check(
             "networking.istio.io/v1",
             "VirtualServices",
             "kind `VirtualServices` is not a kind of this API group: did you mean `VirtualService`? [VirtualService]",
         );
-        check("gateway.networking.k8s.io/v1", "HTTPRoute", "not yet");
+        check("gateway.networking.k8s.io/v1beta1", "HTTPRoute", "served HTTPRoute");
+        check("gateway.networking.k8s.io/v1", "GRPCRoute", "served GRPCRoute");
+        check("gateway.networking.k8s.io/v1beta1", "ReferenceGrant", "served ReferenceGrant");
+        check(
+            "gateway.networking.k8s.io/v1alpha2",
+            "HTTPRoute",
+            "apiVersion `gateway.networking.k8s.io/v1alpha2` is not served; write gateway.networking.k8s.io/v1 [HTTPRoute]",
+        );
+        check("gateway.networking.k8s.io/v1", "TCPRoute", "not yet");
+        check("gateway.networking.k8s.io/v1beta1", "Gateway", "served Gateway");
+        check("networking.istio.io/v1", "Gateway", "not yet");
         check("v1", "ConfigMap", "other");
         check("v1", "ServiceAccount", "other");
         check("v1", "pod", "kind `pod` is not a kind of this API group: did you mean `Pod`? [Pod]");
@@ -196,7 +216,7 @@ mod tests {
         check(
             "gateway.networking.k8s.io/v1",
             "HTTPRoutes",
-            "kind `HTTPRoutes` is not a kind of this API group: did you mean `HTTPRoute`?",
+            "kind `HTTPRoutes` is not a kind of this API group: did you mean `HTTPRoute`? [HTTPRoute]",
         );
         check("v1", "List", "list of anything");
         check("v1", "PodList", "list of Pod");

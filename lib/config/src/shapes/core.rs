@@ -277,6 +277,8 @@ pub struct ServicePort {
     pub target_port: Option<IntOrString>,
     /// `nodePort`.
     pub node_port: Option<i64>,
+    /// `appProtocol`.
+    pub app_protocol: Option<String>,
 }
 
 /// `discovery.k8s.io/v1 EndpointSlice`.

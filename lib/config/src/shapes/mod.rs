@@ -7,7 +7,10 @@
 
 mod core;
 mod destination_rule;
+mod gateway;
+mod gateway_api;
 mod istio;
+mod request_authentication;
 mod virtual_service;
 
 use std::{collections::BTreeMap, fmt};
@@ -25,10 +28,13 @@ pub use self::{
         ServiceStatus,
     },
     destination_rule::*,
+    gateway::{AllowedRoutes, Gateway, GatewaySpec, LabelExpression, LabelSelector, Listener, RouteNamespaces},
+    gateway_api::*,
     istio::{
         AuthorizationPolicy, AuthorizationPolicySpec, Condition, From, MutualTls, Operation, PeerAuthentication,
         PeerAuthenticationSpec, PolicyTargetReference, Rule, Source, To, WorkloadSelector,
     },
+    request_authentication::*,
     virtual_service::*,
 };
 

@@ -12,7 +12,7 @@ use underpass_core::{
     },
     objects::{ContainerPort, EndpointSlice, Node, Object, Pod, Service, SliceEndpoint, SlicePort},
     testing::some_object,
-    world::{Action, AuthorizationPolicy, Scope, ServicePort, TargetPort},
+    world::{Action, AppProtocol, AuthorizationPolicy, PolicyTarget, Scope, ServicePort, TargetKind, TargetPort},
 };
 
 fn some_name() -> impl Strategy<Value = ObjectName> {
@@ -133,7 +133,10 @@ fn some_policy() -> impl Strategy<Value = AuthorizationPolicy> {
     let scope = prop_oneof![
         Just(Scope::Namespace),
         word().prop_map(|w| Scope::Selector([("a.b/c".into(), w)].into())),
-        Just(Scope::Targets(vec!["Service a".into(), "Gateway b".into()])),
+        Just(Scope::Targets(vec![
+            PolicyTarget::new(TargetKind::Service, "a"),
+            PolicyTarget::new(TargetKind::Gateway, "b"),
+        ])),
     ];
     (some_name(), scope, any::<bool>(), vec(rule, 0..3), any::<bool>()).prop_map(
         |(name, scope, allow, rules, dry_run)| AuthorizationPolicy {
@@ -172,7 +175,12 @@ fn some_service() -> impl Strategy<Value = Service> {
         };
         s.node_ports = ports.keys().filter(|n| *n % 2 == 0).map(|n| (*n, *n)).collect();
         s.ports = (ports.into_iter())
-            .map(|(port, t)| ServicePort { name: format!("p{port}").into(), port, target: target(t) })
+            .map(|(port, t)| ServicePort {
+                name: format!("p{port}").into(),
+                port,
+                target: target(t),
+                protocol: AppProtocol::default(),
+            })
             .collect();
         s.vips.extend((!headless && !external).then(|| IpAddr::from([10, 96, 0, 9])));
         s.external_name = external.then(|| "example.com".into());
@@ -196,14 +204,16 @@ fn some_node() -> impl Strategy<Value = Node> {
     let names = select(vec!["node-1", "node-2.example.com"]);
     (names, some_addresses(), word(), any::<bool>()).prop_map(|(name, addresses, zone, awaits_agent)| {
         let labels = [("topology.kubernetes.io/zone".into(), zone)].into();
-        Node { name: ObjectName::cluster(name), addresses, labels, awaits_agent }
+        let waypoint_ranges = if awaits_agent { vec!["10.9.0.0/24".parse().expect("CIDR")] } else { Vec::new() };
+        Node { name: ObjectName::cluster(name), addresses, labels, awaits_agent, waypoint_ranges }
     })
 }
 
 /// Any object that a manifest can say.
 pub fn some_manifest() -> impl Strategy<Value = Object> {
     prop_oneof![
-        6 => some_object(),
+        // Of a Gateway of another class nothing is read from a file.
+        6 => some_object().prop_filter("a waypoint", |o| !matches!(o, Object::Gateway(g) if !g.is_waypoint())),
         2 => some_policy().prop_map(Object::from),
         1 => some_pod().prop_map(Object::from),
         1 => some_service().prop_map(Object::from),

@@ -8,10 +8,10 @@ use underpass_core::{
     authz::{Condition, L7Condition, Match, Operation, Rule, ServiceAccount, Source},
     labels::Labels,
     objects::{
-        AGENT_NOT_READY, Created, DEFAULT_WEIGHT, EndpointSlice, MtlsMode, Object, OwnProxy, PeerAuthentication, Phase,
-        Pod, Service, SliceEndpoint,
+        AGENT_NOT_READY, Admits, Created, DEFAULT_WEIGHT, EndpointSlice, Gateway, HboneListener, MtlsMode, Must,
+        Object, OwnProxy, PeerAuthentication, Phase, Pod, Requirement, Service, SliceEndpoint,
     },
-    world::{Action, Affinity, AuthorizationPolicy, Distribution, InternalTraffic, Scope, TargetPort},
+    world::{Action, Affinity, AuthorizationPolicy, Distribution, InternalTraffic, PolicyTarget, Scope, TargetPort},
 };
 
 /// One object as one YAML document in block style.
@@ -38,11 +38,17 @@ pub fn to_json(object: &Object) -> Value {
             let taints: Vec<_> =
                 startup.into_iter().chain([json!({"key": "example.com/other", "effect": "NoExecute"})]).collect();
             let rest = json!({"spec": {"taints": taints}, "status": {"addresses": addresses}});
-            document("v1", "Node", &n.name, &n.labels, rest)
+            let mut all = document("v1", "Node", &n.name, &n.labels, rest);
+            if !n.waypoint_ranges.is_empty() {
+                let ranges: Vec<_> = n.waypoint_ranges.iter().map(ToString::to_string).collect();
+                all["metadata"]["annotations"] = json!({"underpass.dev/waypoint-range": ranges.join(", ")});
+            }
+            all
         }
         Object::Pod(w) => workload(w),
         Object::Service(s) => service(s),
         Object::EndpointSlice(s) => slice(s),
+        Object::Gateway(g) => gateway(g),
         Object::AuthorizationPolicy(p) => authorization_policy(p),
         Object::PeerAuthentication(p) => peer_authentication(p),
         other => panic!("{} is no kind that is generated", other.key()),
@@ -179,16 +185,45 @@ fn slice_endpoint(e: &SliceEndpoint) -> Value {
     all
 }
 
+fn gateway(g: &Gateway) -> Value {
+    let requirement = |one: &Requirement| {
+        let (operator, values) = match &one.must {
+            Must::In(values) => ("In", &**values),
+            Must::NotIn(values) => ("NotIn", &**values),
+            Must::Exist => ("Exists", &[][..]),
+            Must::NotExist => ("DoesNotExist", &[][..]),
+        };
+        let mut all = json!({"key": &*one.key, "operator": operator});
+        if !values.is_empty() {
+            all["values"] = values.iter().map(|value| json!(&**value)).collect();
+        }
+        all
+    };
+    let listener = |(i, listener): (usize, &HboneListener)| {
+        let namespaces = match &listener.admits {
+            Admits::Same => json!({}),
+            Admits::All => json!({"from": "All"}),
+            Admits::Selector(all) => {
+                let expressions: Vec<_> = all.iter().map(requirement).collect();
+                json!({"from": "Selector", "selector": {"matchExpressions": expressions}})
+            }
+        };
+        let routes = json!({"namespaces": namespaces});
+        json!({"name": format!("l{i}"), "port": listener.port, "protocol": "HBONE", "allowedRoutes": routes})
+    };
+    let listeners: Vec<_> = g.listeners.iter().enumerate().map(listener).collect();
+    let labels: Labels = [("istio.io/waypoint-for".into(), g.waypoint_for.as_str().into())].into();
+    let rest = json!({"spec": {"gatewayClassName": &*g.class, "listeners": listeners}});
+    document("gateway.networking.k8s.io/v1", "Gateway", &g.name, &labels, rest)
+}
+
 fn authorization_policy(p: &AuthorizationPolicy) -> Value {
     let mut spec = json!({"action": match p.action { Action::Allow => "ALLOW", Action::Deny => "DENY" }});
     match &p.scope {
         Scope::Namespace => {}
         Scope::Selector(labels) => spec["selector"] = json!({"matchLabels": labels}),
         Scope::Targets(targets) => {
-            let target = |t: &String| {
-                let (kind, name) = t.split_once(' ').unwrap();
-                json!({"group": "gateway.networking.k8s.io", "kind": kind, "name": name})
-            };
+            let target = |t: &PolicyTarget| json!({"group": t.kind.group(), "kind": t.kind.as_str(), "name": &*t.name});
             spec["targetRefs"] = targets.iter().map(target).collect();
         }
     }

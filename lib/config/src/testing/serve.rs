@@ -55,7 +55,15 @@ pub fn served(object: &Object, served: Served) -> Value {
             add(&mut all["spec"], "finalizers", json!(["kubernetes"]));
             add(&mut all["status"], "phase", json!("Active"));
         }
-        Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::VirtualService | Kind::DestinationRule => {
+        Kind::Gateway
+        | Kind::AuthorizationPolicy
+        | Kind::PeerAuthentication
+        | Kind::VirtualService
+        | Kind::DestinationRule
+        | Kind::RequestAuthentication
+        | Kind::HttpRoute
+        | Kind::GrpcRoute
+        | Kind::ReferenceGrant => {
             if served.has_status {
                 all["status"] =
                     json!({"observedGeneration": "1", "conditions": [{"type": "Reconciled", "message": null}]});

@@ -34,7 +34,7 @@ pub struct UnknownField {
     pub known: &'static [&'static str],
 }
 
-/// Fields of Kubernetes that no shape has and that are near one: no typos.
+/// Fields of Kubernetes that no shape has there and that are near one: no typos.
 const NAMESAKES: [&str; 2] = ["appProtocol", "externalTrafficPolicy"];
 
 /// Reads a shape.

@@ -36,10 +36,15 @@ fn it_is_complete() {
             ("Pod", 8),
             ("Service", 4),
             ("EndpointSlice", 0),
+            ("Gateway", 0),
             ("AuthorizationPolicy", 5),
             ("PeerAuthentication", 1),
             ("VirtualService", 0),
             ("DestinationRule", 0),
+            ("RequestAuthentication", 0),
+            ("HTTPRoute", 0),
+            ("GRPCRoute", 0),
+            ("ReferenceGrant", 0),
         ]
     );
     for pod in world.workloads() {
@@ -62,7 +67,7 @@ fn verdicts() {
     let check = |from: &str, to: &str, with_identity: bool, expect: bool| {
         let (from, to) = (world.pod(&name(from)).unwrap(), world.pod(&name(to)).unwrap());
         let identity = world.identity(from).filter(|_| with_identity);
-        let peer = Peer { address: from.addresses[0], identity };
+        let peer = Peer::itself(from.addresses[0], identity);
         let request = Request { peer, workload: to, address: to.addresses[0], port: 9080 };
         let verdict = underpass_core::admit::admit(world, &request, &mut ());
         assert_eq!(verdict.is_allow(), expect, "{} to {}: {verdict:?}", from.name, to.name);

@@ -5,6 +5,7 @@ use underpass_config::{door::Content, door::State};
 use underpass_core::{
     objects::{Change, Object},
     testing::name,
+    world::TargetKind,
 };
 use underpass_door::{Fault, Update};
 
@@ -278,6 +279,11 @@ fn a_policy_that_never_was_good_refuses() {
     deny(&authz("{action: AUDIT, rules: [{}]}"), &[]);
     deny(&authz("{action: CUSTOM, rules: [{}]}"), &[]);
     deny(&authz("{targetRefs: []}"), &[]);
+    deny(&authz("{targetRefs: [{kind: Pod, name: x}]}"), &[]);
+    let targets = deny(&authz("{targetRefs: [{kind: Service, name: x}, {kind: Pod, name: y}]}"), put);
+    assert_eq!(selects(&targets), 0, "never the namespace");
+    let Some(Object::AuthorizationPolicy(p)) = targets.object() else { panic!() };
+    assert!(p.has_target(TargetKind::Service, "x") && p.targets().len() == 1, "{p:?}");
     deny(&policy("PeerAuthentication", "{mtls: {mode: x}}"), &["+PeerAuthentication a/p"]);
 
     // it gives way to the first good one, and that one stays

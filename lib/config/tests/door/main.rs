@@ -6,7 +6,9 @@ mod changes;
 mod directory;
 mod policies;
 mod properties;
+mod provision;
 mod routes;
+mod tokens;
 mod users;
 mod watch;
 

@@ -8,7 +8,7 @@ use underpass_core::{
     },
     objects::{Created, MtlsMode, Object, PeerAuthentication},
     testing::name,
-    world::{Action, AuthorizationPolicy, Scope},
+    world::{Action, AuthorizationPolicy, PolicyTarget, Scope, TargetKind},
 };
 
 use crate::{Shelf, lines};
@@ -63,11 +63,11 @@ fn actions_and_scopes() {
         ("selector: {matchLabels: {app: a, v: '1'}}", Scope::Selector(labels)),
         (
             "targetRef: {kind: Gateway, name: w, group: gateway.networking.k8s.io}",
-            Scope::Targets(vec!["Gateway w".into()]),
+            Scope::Targets(vec![PolicyTarget::new(TargetKind::Gateway, "w")]),
         ),
         (
             "targetRefs: [{kind: Service, name: a, group: ''}, {kind: Service, name: b, namespace: prod}]",
-            Scope::Targets(vec!["Service a".into(), "Service b".into()]),
+            Scope::Targets(["a", "b"].map(|name| PolicyTarget::new(TargetKind::Service, name)).into()),
         ),
     ] {
         assert_eq!(policy(spec).scope, scope, "{spec}");

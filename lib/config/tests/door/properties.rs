@@ -5,7 +5,7 @@ use underpass_config::{
     json,
     testing::{print, served, some_manifest, some_manifests, some_served, to_json},
 };
-use underpass_core::{objects::Object, resolve::Model, testing::model};
+use underpass_core::{objects::Object, provision, resolve::Model};
 use underpass_door::{Observation, Severity, Update};
 
 use crate::Shelf;
@@ -41,6 +41,13 @@ fn errors(update: &Update) -> String {
 
 fn homes() -> impl Strategy<Value = Vec<Index>> {
     proptest::collection::vec(any::<Index>(), 12)
+}
+
+/// These objects of files, with what stands beside them.
+fn model(objects: impl IntoIterator<Item = Object>) -> Model {
+    let objects: Vec<_> = objects.into_iter().collect();
+    let derived = provision::derived(&objects, |key| objects.iter().any(|object| object.key() == *key));
+    underpass_core::testing::model(objects.iter().cloned().chain(derived.into_values()))
 }
 
 fn check_same(got: &Shelf, expect: &Model) -> Result<(), TestCaseError> {

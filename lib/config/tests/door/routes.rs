@@ -7,6 +7,7 @@ use underpass_core::objects::{HttpAction, Object};
 use crate::{Shelf, lines};
 
 const EVERY_FIELD: &str = include_str!("routes/every_field.yaml");
+const GATEWAY: &str = include_str!("routes/gateway.yaml");
 const SAMPLES: &str = include_str!("routes/samples.yaml");
 
 /// The objects, and every problem that is worse than a notice.
@@ -36,6 +37,27 @@ fn samples() {
 }
 
 #[test]
+fn every_field_of_the_gateway_api() {
+    check(GATEWAY, &expect_file!["routes/gateway.json"]);
+}
+
+#[test]
+fn versions_of_the_gateway_api_have_one_shape() {
+    let of = |version: &str| {
+        let documents = GATEWAY.split("---\n").filter(|document| !document.contains("GRPCRoute\nmetadata"));
+        let documents = documents.map(|document| {
+            let (_, rest) = document.split_once("kind:").unwrap();
+            format!("apiVersion: gateway.networking.k8s.io/{version}\nkind:{rest}")
+        });
+        read(&documents.collect::<Vec<_>>().join("---\n"))
+    };
+    let v1 = of("v1");
+    assert_eq!((v1.0.len(), v1.1.as_str()), (3, ""));
+    assert_eq!(of("v1beta1"), v1);
+    assert!(of("v1alpha2").1.contains("is not served"), "{}", of("v1alpha2").1);
+}
+
+#[test]
 fn versions_have_one_shape() {
     let of = |version: &str| read(&SAMPLES.replace("networking.istio.io/v1beta1", version));
     let v1 = of("networking.istio.io/v1");
@@ -46,32 +68,18 @@ fn versions_have_one_shape() {
     assert!(of("networking.istio.io/v2").1.contains("is not served"), "{}", of("networking.istio.io/v2").1);
 }
 
-/// No waypoint enforces them yet, and each says so, field by field.
+/// What waypoints serve is said to be served, and what they do not is named.
 #[test]
 fn what_is_read_is_not_said_to_be_enforced() {
     let mut shelf = Shelf::new();
     let update = shelf.put(&[("a.yaml", SAMPLES)]);
-    let want: Expect = expect![[r#"
-        notice: a.yaml:2: document 1: VirtualService shop/cart-routing: known, not yet served: connections to its hosts go to every ready endpoint of the Service, as if it did not exist
-        notice: a.yaml:10: document 1: VirtualService shop/cart-routing: spec.http[0].match: requests are not matched: all of them are routed alike (also in line 18)
-        notice: a.yaml:17: document 1: VirtualService shop/cart-routing: spec.http[0].route[0].destination.subset: the subset is ignored: all endpoints of the Service are used (also in lines 24, 28)
-        notice: a.yaml:31: document 2: VirtualService shop/cart-weighted: known, not yet served: connections to its hosts go to every ready endpoint of the Service, as if it did not exist
-        notice: a.yaml:42: document 2: VirtualService shop/cart-weighted: spec.http[0].route[0].destination.subset: the subset is ignored: all endpoints of the Service are used (also in line 46)
-        notice: a.yaml:43: document 2: VirtualService shop/cart-weighted: spec.http[0].route[0].weight: traffic is not split by weight (also in line 47)
-        notice: a.yaml:50: document 3: VirtualService shop/stock-resilience: known, not yet served: connections to its hosts go to every ready endpoint of the Service, as if it did not exist
-        notice: a.yaml:61: document 3: VirtualService shop/stock-resilience: spec.http[0].route[0].destination.subset: the subset is ignored: all endpoints of the Service are used
-        notice: a.yaml:62: document 3: VirtualService shop/stock-resilience: spec.http[0].timeout: requests have only the client's timeout
-        notice: a.yaml:63: document 3: VirtualService shop/stock-resilience: spec.http[0].retries: only the client retries
-        notice: a.yaml:69: document 4: DestinationRule shop/cart-destination: known, not yet served: connections to its host are balanced and limited as if it did not exist
-        notice: a.yaml:76: document 4: DestinationRule shop/cart-destination: spec.trafficPolicy.connectionPool: connections and requests to the host have no such limit
-        notice: a.yaml:83: document 4: DestinationRule shop/cart-destination: spec.trafficPolicy.loadBalancer: connections are spread over the ready endpoints by Underpass's own balancing
-        notice: a.yaml:85: document 4: DestinationRule shop/cart-destination: spec.subsets: the endpoints of the Service stay one set
-        notice: a.yaml:93: document 4: DestinationRule shop/cart-destination: spec.subsets[1].trafficPolicy.loadBalancer: connections are spread over the ready endpoints by Underpass's own balancing
-        notice: a.yaml:97: document 5: DestinationRule shop/cart-circuit-breaker: known, not yet served: connections to its host are balanced and limited as if it did not exist
-        notice: a.yaml:104: document 5: DestinationRule shop/cart-circuit-breaker: spec.trafficPolicy.connectionPool: connections and requests to the host have no such limit
-        notice: a.yaml:112: document 5: DestinationRule shop/cart-circuit-breaker: spec.trafficPolicy.outlierDetection: no endpoint is taken out because of errors: only readiness counts
-    "#]];
+    let want: Expect = expect![""];
     want.assert_eq(&lines(&update));
+    let least = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r}\nspec: {parentRefs: [{group: '', kind: Service, name: cart}], rules: [{matches: [{path: {value: /a}}], sessionPersistence: {}}]}\n";
+    let want: Expect = expect![[r#"
+        warning: a.yaml:4: document 1: HTTPRoute default/r: spec.rules[0].sessionPersistence: known, not yet served: requests of a session may go to different endpoints
+    "#]];
+    want.assert_eq(&lines(&Shelf::new().put(&[("a.yaml", least)])));
 }
 
 #[test]

@@ -28,8 +28,8 @@ fn an_l7_policy_warns() {
          principals:\n              - cluster.local/ns/production/sa/frontend\n      to:\n        - operation:\n            \
          methods: [\"GET\", \"POST\"]\n            paths: [\"/api/*\"]\n",
         &expect![[r#"
-            finding: AuthorizationPolicy production/api-access: spec.rules[0].to[0].operation.methods: methods can only be judged by a waypoint: this rule allows nothing
-            finding: AuthorizationPolicy production/api-access: spec.rules[0].to[0].operation.paths: paths can only be judged by a waypoint: this rule allows nothing
+            finding: AuthorizationPolicy production/api-access: spec.rules[0].to[0].operation.methods: methods can only be judged by a waypoint: without one this rule allows nothing
+            finding: AuthorizationPolicy production/api-access: spec.rules[0].to[0].operation.paths: paths can only be judged by a waypoint: without one this rule allows nothing
         "#]],
     );
 }
@@ -75,8 +75,6 @@ fn fields_that_are_not_yet_served_are_reported() {
          kind: AuthorizationPolicy\nmetadata: {name: x}\n---\n# values of a chart\nglobal:\n  proxy: {}\n",
         &expect![[r#"
             warning: a.yaml:35: document 8: AuthorizationPolicy default/x: kind: is ignored: only AuthorizationPolicy of security.istio.io is served, not of `policy.linkerd.io/v1alpha1`
-            notice: a.yaml:2: document 1: VirtualService default/reviews: known, not yet served: connections to its hosts go to every ready endpoint of the Service, as if it did not exist
-            notice: a.yaml:9: document 2: DestinationRule prod/reviews: known, not yet served: connections to its host are balanced and limited as if it did not exist
             notice: a.yaml:15: document 3: IstioOperator default/tracing: known, will not be served: it installs Istio; Underpass does not read its configuration from it
             notice: a.yaml:20: document 4: GatewayClass x: known, not yet served: no controller of Underpass's takes it
             notice: a.yaml:39: document 9: is not a Kubernetes object (no apiVersion, kind, metadata, spec): ignored; it looks like values of Istio's chart

@@ -3,6 +3,10 @@
 //! * an ALLOW rule with L7 fields does not match;
 //! * a DENY rule with L7 fields matches all that its L4 part matches, also when that part is empty.
 //!
+//! What a waypoint carries on for a source that it names has been judged there: then the L4 part is all that is left of an
+//! ALLOW rule, and a DENY rule does not match. Only waypoints of ours name a source, and only those that are before the
+//! workload are believed.
+//!
 //! This is stricter than Istio, where such a DENY can become a no-op; hence the denial names the fields.
 
 use std::sync::Arc;
@@ -22,11 +26,13 @@ pub(super) enum Matched {
 }
 
 pub(super) fn match_rule(settings: &MeshSettings, action: Action, rule: &Rule, request: &Request<'_>) -> Matched {
-    if !rule.l4_matches(settings, request) {
+    if !rule.l4_matches(settings, request.ends()) {
         return Matched::No;
     }
     match (rule.l7_fields(), action) {
         (fields, _) if fields.is_empty() => Matched::Yes,
+        (_, Action::Allow) if request.peer.via.is_some() => Matched::Yes,
+        (_, Action::Deny) if request.peer.via.is_some() => Matched::No,
         (fields, Action::Allow) => Matched::NotWithout(fields),
         (fields, Action::Deny) => Matched::Stricter(fields),
     }

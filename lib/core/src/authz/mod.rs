@@ -1,11 +1,14 @@
-//! L4 authorization: whether a peer may reach a port of a workload. Istio's order: DENY policies first; then, where no
-//! ALLOW policy applies, allow; where one does, only what one of them matches. `istio.io/dry-run` policies are
-//! judged aside and never decide. Judged at the destination, and again for open connections after every change.
+//! Authorization: whether a peer may reach a port of a workload, and at a waypoint whether a request may pass ([`judge_at_waypoint`], [`judge_at_endpoint`]).
+//! Istio's order: DENY policies first; then, where no ALLOW policy applies, allow; where one does, only what one of them
+//! matches. `istio.io/dry-run` policies are judged aside and never decide. Connections are judged at the destination, and
+//! again while they are open after every change.
 
+mod http;
 mod l7;
 mod path;
 mod principal;
 mod rule;
+mod truth;
 mod value;
 mod waypoint;
 
@@ -13,6 +16,10 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
+pub use http::{
+    HttpRequest, WaypointTargets, dry_run_denials_at_endpoint, dry_run_denials_at_waypoint, judge_at_endpoint,
+    judge_at_waypoint, judge_connection_at_endpoint, judge_connection_at_waypoint,
+};
 pub use path::{ParsePathError, PathMatch, PathSegment, PathTemplate};
 pub use principal::PrincipalMatch;
 pub(crate) use principal::trust_domain_is_possible;
@@ -22,18 +29,57 @@ pub use waypoint::{ClaimPath, HeaderName, L7Condition, OperationL7, ParseHeaderN
 
 use self::l7::Matched;
 use crate::{
-    Identity, Kind, ObjectKey, ObjectName, Reason, World,
+    Identity, Kind, NamedSource, ObjectKey, ObjectName, Reason, World,
     trace::{Stage, Trace},
     world::{Action, AuthorizationPolicy, Scope, Workload},
 };
 
-/// The calling end: never taken from a header.
+/// The calling end. Never taken from a header, unless that is of a waypoint which [speaks](World::speaks_for_callers_of)
+/// for it.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer<'a> {
     /// The address of the connection's other end, canonical.
     pub address: IpAddr,
     /// From the certificate it showed; none: plaintext.
     pub identity: Option<&'a Identity>,
+    /// The waypoint that carries the connection on for it, and has judged it.
+    pub via: Option<Via<'a>>,
+}
+
+/// A waypoint that carries on a connection of another one.
+#[derive(Clone, Copy, Debug)]
+pub struct Via<'a> {
+    /// The other end of the tunnel, canonical.
+    pub address: IpAddr,
+    /// From the certificate it showed.
+    pub identity: &'a Identity,
+}
+
+impl<'a> Peer<'a> {
+    /// The other end of a connection, which calls for itself.
+    #[must_use]
+    pub const fn itself(address: IpAddr, identity: Option<&'a Identity>) -> Self {
+        Self { address, identity, via: None }
+    }
+
+    /// The source that the other end of a tunnel names, where it names one and is believed; else that end itself.
+    #[must_use]
+    pub fn of_tunnel(address: IpAddr, identity: &'a Identity, named: Option<&'a NamedSource>) -> Self {
+        match named {
+            None => Self::itself(address, Some(identity)),
+            Some(source) => Self {
+                address: source.address.ip(),
+                identity: Some(&source.identity),
+                via: Some(Via { address, identity }),
+            },
+        }
+    }
+
+    /// The other end of what arrived.
+    #[must_use]
+    pub fn carrier(&self) -> IpAddr {
+        self.via.map_or(self.address, |via| via.address)
+    }
 }
 
 /// One connection to be judged.
@@ -47,6 +93,25 @@ pub struct Request<'a> {
     pub address: IpAddr,
     /// The target port.
     pub port: u16,
+}
+
+/// The two ends of a connection, as far as rules ask for them.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends<'a> {
+    /// The calling end.
+    pub peer: Peer<'a>,
+    /// The address that is called, canonical.
+    pub address: IpAddr,
+    /// The port that is called there.
+    pub port: u16,
+}
+
+impl<'a> Request<'a> {
+    /// Its two ends.
+    #[must_use]
+    pub const fn ends(&self) -> Ends<'a> {
+        Ends { peer: self.peer, address: self.address, port: self.port }
+    }
 }
 
 /// Allow or deny, with the policy that decided.

@@ -8,7 +8,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
-use super::StringMatch;
+use super::{StringMatch, truth::Truth};
 
 /// A pattern of a request's path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +66,94 @@ impl PathTemplate {
     pub const fn ends_with_slash(&self) -> bool {
         self.ends_with_slash
     }
+
+    /// Whether a path without its query matches. Unknown: it would, but has a character in the place of a `{*}` or
+    /// `{**}` that no segment has.
+    pub(super) fn matches(&self, path: &str) -> Truth {
+        self.holes(path).map_or(Truth::No, |holes| {
+            let is_plain = |hole: &str| hole.bytes().all(|b| b == b'/' || is_literal(b));
+            if holes.into_iter().all(is_plain) { Truth::Yes } else { Truth::Unknown }
+        })
+    }
+
+    /// What stands in a path that fits in the place of each `{*}` and of the `{**}`.
+    fn holes<'p>(&self, path: &'p str) -> Option<Vec<&'p str>> {
+        let (mut rest, mut holes) = (path, Vec::new());
+        let mut segments = self.segments.iter();
+        for segment in segments.by_ref() {
+            rest = rest.strip_prefix('/')?;
+            match segment {
+                PathSegment::Literal(text) => rest = rest.strip_prefix(&**text)?,
+                PathSegment::One => {
+                    let (one, after) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+                    holes.push(Some(one).filter(|one| !one.is_empty())?);
+                    rest = after;
+                }
+                PathSegment::Any => {
+                    holes.push(self.before_end(segments.as_slice(), rest)?);
+                    return Some(holes);
+                }
+            }
+        }
+        (rest == if self.ends_with_slash { "/" } else { "" }).then_some(holes)
+    }
+
+    /// `text` without the template's end, which is these literals.
+    fn before_end<'p>(&self, literals: &[PathSegment], text: &'p str) -> Option<&'p str> {
+        let rest = if self.ends_with_slash { text.strip_suffix('/')? } else { text };
+        literals.iter().rev().try_fold(rest, |rest, segment| match segment {
+            PathSegment::Literal(literal) => rest.strip_suffix(&**literal)?.strip_suffix('/'),
+            PathSegment::One | PathSegment::Any => None,
+        })
+    }
+}
+
+impl PathMatch {
+    /// Whether a path without its query matches. Unknown: it would, were its escapes written as the pattern's are.
+    pub(super) fn matches(&self, path: &str) -> Truth {
+        match self.compare(path) {
+            Truth::No if path.contains('%') => {
+                Truth::min(self.with_upper_escapes().compare(&upper_escapes(path)), Truth::Unknown)
+            }
+            truth => truth,
+        }
+    }
+
+    fn compare(&self, path: &str) -> Truth {
+        match self {
+            Self::Text(text) => text.matches(path).into(),
+            Self::Template(template) => template.matches(path),
+        }
+    }
+
+    fn with_upper_escapes(&self) -> Self {
+        let upper = |text: &str| Arc::from(upper_escapes(text));
+        match self {
+            Self::Text(StringMatch::Present) => self.clone(),
+            Self::Text(StringMatch::Exact(text)) => Self::Text(StringMatch::Exact(upper(text))),
+            Self::Text(StringMatch::Prefix(text)) => Self::Text(StringMatch::Prefix(upper(text))),
+            Self::Text(StringMatch::Suffix(text)) => Self::Text(StringMatch::Suffix(upper(text))),
+            Self::Template(template) => {
+                let segments = template.segments.iter().map(|segment| match segment {
+                    PathSegment::Literal(text) => PathSegment::Literal(upper(text)),
+                    other => other.clone(),
+                });
+                Self::Template(PathTemplate { segments: segments.collect(), ends_with_slash: template.ends_with_slash })
+            }
+        }
+    }
+}
+
+/// `%2F` of `%2f`.
+fn upper_escapes(text: &str) -> String {
+    let mut left = 0_u8;
+    let upper = text.chars().map(|c| {
+        left = if c == '%' { 2 } else { left };
+        let is_digit = c != '%' && left > 0;
+        left = left.saturating_sub(u8::from(is_digit));
+        if is_digit { c.to_ascii_uppercase() } else { c }
+    });
+    upper.collect()
 }
 
 impl FromStr for PathMatch {
@@ -98,8 +186,11 @@ impl FromStr for PathTemplate {
     }
 }
 
+fn is_literal(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"-._~%!$&'()+,;:@=".contains(&b)
+}
+
 fn segment(text: &str) -> Result<PathSegment, ParsePathError> {
-    let is_literal = |b: u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()+,;:@=".contains(&b);
     match text {
         "{*}" => Ok(PathSegment::One),
         "{**}" => Ok(PathSegment::Any),
@@ -159,6 +250,45 @@ mod tests {
         check("/{*}/foo/", &[One, literal("foo")], true);
         check("/foo/{*}/{*}/{**}", &[literal("foo"), One, One, Any], false);
         check("/foo/{**}/a%20b=c/@.txt", &[literal("foo"), Any, literal("a%20b=c"), literal("@.txt")], false);
+    }
+
+    #[test]
+    fn paths_that_fit_templates() {
+        let check = |template: &str, path: &str, expect: Truth| {
+            let Ok(PathMatch::Template(parsed)) = template.parse() else { panic!("{template}") };
+            assert_eq!(parsed.matches(path), expect, "{template} {path}");
+        };
+        for (template, fits, not) in [
+            ("/{*}", &["/a", "/a.b", "/%20"][..], &["/", "/a/", "/a/b", "a", ""][..]),
+            ("/{*}/", &["/a/"], &["/a", "//", "/a/b/"]),
+            ("/{**}", &["/", "/a", "/a/", "/a/b", "//"], &["", "a"]),
+            ("/{**}/", &["//", "/a/", "/a/b/"], &["/", "/a"]),
+            ("/a/{*}/c", &["/a/b/c", "/a/;x=1/c"], &["/a//c", "/a/b/b/c", "/a/b/cx", "/a/b/c/", "/x/a/b/c"]),
+            ("/a/{**}", &["/a/", "/a/b", "/a/b/c"], &["/a", "/ab", "/b/a/"]),
+            ("/a/{**}/c", &["/a//c", "/a/b/c", "/a/b/b/c", "/a/c/c"], &["/a/c", "/a/b/cx", "/a/xc", "/a/b/c/"]),
+            ("/a/{*}/{*}/{**}/d.x/e", &["/a/b/c//d.x/e", "/a/b/c/x/y/d.x/e"], &["/a/b/c/d.x/e", "/a/b//x/d.x/e"]),
+        ] {
+            fits.iter().for_each(|path| check(template, path, Truth::Yes));
+            not.iter().for_each(|path| check(template, path, Truth::No));
+        }
+        check("/{*}/b", "/\"/b", Truth::Unknown);
+        check("/{*}/b", "/\"/c", Truth::No);
+        check("/a/{**}", "/a/b/*", Truth::Unknown);
+    }
+
+    #[test]
+    fn escapes_in_two_spellings() {
+        let check = |pattern: &str, path: &str, expect: Truth| {
+            assert_eq!(pattern.parse::<PathMatch>().unwrap().matches(path), expect, "{pattern} {path}");
+        };
+        for pattern in ["/a%2fb", "/a%2f*", "*%2fb"] {
+            check(pattern, "/a%2fb", Truth::Yes);
+            check(pattern, "/a%2Fb", Truth::Unknown);
+            check(pattern, "/a/b", Truth::No);
+        }
+        check("/x%3A/{*}", "/x%3a/y", Truth::Unknown);
+        check("/x%3A/{*}", "/X%3a/y", Truth::No);
+        check("/a%2fB", "/a%2Fb", Truth::No);
     }
 
     #[test]

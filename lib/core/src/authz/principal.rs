@@ -65,6 +65,12 @@ impl PrincipalMatch {
         &self.path
     }
 
+    /// It names one identity, without a star.
+    #[must_use]
+    pub const fn is_exact(&self) -> bool {
+        matches!(self.text, StringMatch::Exact(_))
+    }
+
     /// Some identity can match.
     #[must_use]
     pub fn is_possible(&self) -> bool {

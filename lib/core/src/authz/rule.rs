@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use super::{
-    Request,
+    Ends, Peer,
     principal::{self, PrincipalMatch},
     value::{Match, StringMatch},
     waypoint::{L7Condition, OperationL7, SourceL7},
@@ -93,10 +93,10 @@ const _: () = {
 impl Rule {
     /// Whether the part that L4 can judge matches. Entries whose only fields are L7 ones count as matching here.
     #[must_use]
-    pub fn l4_matches(&self, settings: &MeshSettings, request: &Request<'_>) -> bool {
-        (self.from.is_empty() || self.from.iter().any(|s| s.l4_matches(settings, request)))
-            && (self.to.is_empty() || self.to.iter().any(|o| o.l4_matches(request)))
-            && self.when.iter().all(|c| c.l4_matches(settings, request))
+    pub fn l4_matches(&self, settings: &MeshSettings, ends: Ends<'_>) -> bool {
+        (self.from.is_empty() || self.from.iter().any(|s| s.l4_matches(settings, ends)))
+            && (self.to.is_empty() || self.to.iter().any(|o| o.l4_matches(ends)))
+            && self.when.iter().all(|c| c.l4_matches(settings, ends))
     }
 
     /// The fields that need a waypoint, as written, each once.
@@ -131,14 +131,14 @@ impl Source {
         self.l7.iter().flat_map(|l7| l7.fields())
     }
 
-    fn l4_matches(&self, settings: &MeshSettings, r: &Request<'_>) -> bool {
+    pub(super) fn l4_matches(&self, settings: &MeshSettings, r: Ends<'_>) -> bool {
         if self.is_l4_empty() && self.l7_fields().next().is_none() {
             return false;
         }
         let id = r.peer.identity;
-        principal(&self.principals, settings, id)
+        principal(&self.principals, settings, &r.peer)
             && namespace(&self.namespaces, id)
-            && service_account(&self.service_accounts, id)
+            && service_account(&self.service_accounts, &r.peer)
             && self.ip_blocks.matches(|net| net.contains(&r.peer.address))
             && trust_domain(&self.trust_domains, settings, id)
     }
@@ -150,7 +150,7 @@ impl Operation {
         self.l7.iter().flat_map(|l7| l7.fields())
     }
 
-    fn l4_matches(&self, r: &Request<'_>) -> bool {
+    pub(super) fn l4_matches(&self, r: Ends<'_>) -> bool {
         let asks = !self.ports.is_empty() || self.l7_fields().next().is_some();
         asks && self.ports.matches(|p| *p == r.port)
     }
@@ -166,13 +166,13 @@ impl Condition {
         }
     }
 
-    fn l4_matches(&self, settings: &MeshSettings, r: &Request<'_>) -> bool {
+    pub(super) fn l4_matches(&self, settings: &MeshSettings, r: Ends<'_>) -> bool {
         let id = r.peer.identity;
         match self {
             Self::SourceIp(m) => !m.is_empty() && m.matches(|net| net.contains(&r.peer.address)),
             Self::SourceNamespace(m) => !m.is_empty() && namespace(m, id),
-            Self::SourcePrincipal(m) => !m.is_empty() && principal(m, settings, id),
-            Self::SourceServiceAccount(m) => !m.is_empty() && service_account(m, id),
+            Self::SourcePrincipal(m) => !m.is_empty() && principal(m, settings, &r.peer),
+            Self::SourceServiceAccount(m) => !m.is_empty() && service_account(m, &r.peer),
             Self::SourceTrustDomain(m) => !m.is_empty() && trust_domain(m, settings, id),
             Self::DestinationIp(m) => !m.is_empty() && m.matches(|net| net.contains(&r.address)),
             Self::DestinationPort(m) => !m.is_empty() && m.matches(|p| *p == r.port),
@@ -181,8 +181,12 @@ impl Condition {
     }
 }
 
-fn principal(m: &Match<PrincipalMatch>, settings: &MeshSettings, id: Option<&Identity>) -> bool {
-    m.matches(|t| id.is_some_and(|i| t.matches(settings, i)))
+/// A waypoint that calls for another one counts only where it is named exactly, and never as one that must not match.
+fn principal(m: &Match<PrincipalMatch>, settings: &MeshSettings, peer: &Peer<'_>) -> bool {
+    m.matches_or(
+        |t| peer.identity.is_some_and(|i| t.matches(settings, i)),
+        |t| t.is_exact() && peer.via.is_some_and(|via| t.matches(settings, via.identity)),
+    )
 }
 
 fn namespace(m: &Match<StringMatch>, id: Option<&Identity>) -> bool {
@@ -193,6 +197,8 @@ fn trust_domain(m: &Match<StringMatch>, settings: &MeshSettings, id: Option<&Ide
     m.matches(|t| id.is_some_and(|i| principal::trust_domain(t, settings, i.trust_domain())))
 }
 
-fn service_account(m: &Match<ServiceAccount>, id: Option<&Identity>) -> bool {
-    m.matches(|sa| id.is_some_and(|i| i.namespace() == &*sa.namespace && i.service_account() == &*sa.name))
+/// As of [`principal`]; a service account is always named exactly.
+fn service_account(m: &Match<ServiceAccount>, peer: &Peer<'_>) -> bool {
+    let is = |sa: &ServiceAccount, i: &Identity| i.namespace() == &*sa.namespace && i.service_account() == &*sa.name;
+    m.matches_or(|sa| peer.identity.is_some_and(|i| is(sa, i)), |sa| peer.via.is_some_and(|via| is(sa, via.identity)))
 }

@@ -1,5 +1,7 @@
 //! The semantics of policies, as data: policies in a small notation, requests, expected verdicts.
 
+mod via;
+
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -9,12 +11,12 @@ use crate::{
     objects::{Batch, Object},
     resolve::Model,
     testing::{by_method, labels, name, pod, policy, some_model, world},
-    world::{MeshSettings, Scope},
+    world::{MeshSettings, PolicyTarget, Scope, TargetKind},
 };
 
 /// `field=value,value` words; `from`, `to` and `when` start a new entry. `source:`-less: `from principals=a,b
 /// notNamespaces=c`.
-fn rule(text: &str) -> Rule {
+pub(super) fn rule(text: &str) -> Rule {
     let mut rule = Rule::default();
     let mut part = "";
     for word in text.split_whitespace() {
@@ -68,10 +70,16 @@ fn from_field(s: &mut Source, key: &str, values: &str) {
 }
 
 fn to_field(o: &mut Operation, key: &str, values: &str) {
-    match key {
-        "ports" | "notPorts" => list(&mut o.ports, key == "notPorts", values, |v| v.parse().unwrap()),
-        "methods" => list(&mut o.l7.get_or_insert_default().methods, false, values, StringMatch::parse),
-        "paths" => list(&mut o.l7.get_or_insert_default().paths, false, values, |v| v.parse().unwrap()),
+    let not = key.starts_with("not");
+    let key = key.trim_start_matches("not").to_lowercase();
+    if key == "ports" {
+        return list(&mut o.ports, not, values, |v| v.parse().unwrap());
+    }
+    let l7 = o.l7.get_or_insert_default();
+    match key.as_str() {
+        "methods" => list(&mut l7.methods, not, values, StringMatch::parse),
+        "hosts" => list(&mut l7.hosts, not, values, StringMatch::parse),
+        "paths" => list(&mut l7.paths, not, values, |v| v.parse().unwrap()),
         other => panic!("no field of an operation: {other}"),
     }
 }
@@ -91,11 +99,33 @@ fn condition(key: &str, values: &str) -> Condition {
         "source.trustDomain" => Condition::SourceTrustDomain(m(not, values, StringMatch::parse)),
         "destination.ip" => Condition::DestinationIp(m(not, values, |v| v.parse().unwrap())),
         "destination.port" => Condition::DestinationPort(m(not, values, |v| v.parse().unwrap())),
-        other => {
-            let header = other.strip_prefix("request.headers[").and_then(|rest| rest.strip_suffix(']'));
-            let name = header.expect("a key").parse().unwrap();
-            Condition::L7(L7Condition::RequestHeader(name, m(not, values, StringMatch::parse)).into())
+        other => Condition::L7(l7_condition(other, not, values).into()),
+    }
+}
+
+fn l7_condition(key: &str, not: bool, values: &str) -> L7Condition {
+    let mut texts = Match::default();
+    list(&mut texts, not, values, StringMatch::parse);
+    let in_brackets = |prefix: &str| key.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(']'));
+    match key {
+        "remote.ip" => {
+            let mut nets = Match::default();
+            list(&mut nets, not, values, |v| v.parse().unwrap());
+            L7Condition::RemoteIp(nets)
         }
+        "connection.sni" => L7Condition::ConnectionSni(texts),
+        "request.auth.principal" => L7Condition::RequestPrincipal(texts),
+        "request.auth.audiences" => L7Condition::RequestAudiences(texts),
+        "request.auth.presenter" => L7Condition::RequestPresenter(texts),
+        _ => match (in_brackets("request.headers["), in_brackets("request.auth.claims[")) {
+            (Some(name), _) => L7Condition::RequestHeader(name.parse().unwrap(), texts),
+            (_, Some(path)) => L7Condition::RequestClaim(ClaimPath::parse(path).unwrap(), texts),
+            _ => {
+                let mut values_of = Match::default();
+                list(&mut values_of, not, values, |v| Arc::from(v));
+                L7Condition::EnvoyFilter { key: key.into(), values: values_of }
+            }
+        },
     }
 }
 
@@ -105,7 +135,7 @@ fn ask(policies: Vec<AuthorizationPolicy>, identity: &str) -> Verdict {
     let world = world(policies.into_iter().map(Object::from).chain([a.into()]));
     let a = world.pod(&name("default/a")).unwrap();
     let id: Option<Identity> = (identity != "-").then(|| format!("spiffe://{identity}").parse().unwrap());
-    let peer = Peer { address: "10.0.0.2".parse().unwrap(), identity: id.as_ref() };
+    let peer = Peer::itself("10.0.0.2".parse().unwrap(), id.as_ref());
     judge(&world, &Request { peer, workload: a, address: "10.0.0.1".parse().unwrap(), port: 80 }, &mut ())
 }
 
@@ -216,7 +246,7 @@ fn scopes_and_dry_run() {
     check("istio-system", &selector("app=a"), true);
     check("istio-system", &selector("app=z"), false);
     check("other", &selector("app=a"), false);
-    check("default", &|p| p.scope = Scope::Targets(vec!["Service a".into()]), false);
+    check("default", &|p| p.scope = Scope::Targets(vec![PolicyTarget::new(TargetKind::Service, "a")]), false);
     check("default", &|p| p.dry_run = true, false);
 }
 
@@ -264,7 +294,7 @@ fn every_field_knows_all_names_of_a_trust_domain() {
             let a = world.pod(&a.name).unwrap();
             for (of, is_own) in [("acme.example", true), ("old.example", true), ("other.example", false)] {
                 let id = Identity::new(&of.parse().unwrap(), "default", "b");
-                let peer = Peer { address: "10.0.0.2".parse().unwrap(), identity: Some(&id) };
+                let peer = Peer::itself("10.0.0.2".parse().unwrap(), Some(&id));
                 let request = Request { peer, workload: a, address: "10.0.0.1".parse().unwrap(), port: 80 };
                 let denied = !judge(world, &request, &mut ()).is_allow();
                 assert_eq!(denied, is_own == (domain != "other.example"), "{field} by {id}");
@@ -281,7 +311,7 @@ fn dry_run_is_judged_aside() {
     (deny.dry_run, allow.dry_run) = (true, true);
     let world = world([deny.into(), allow.into(), a.into()]);
     let a = world.pod(&name("default/a")).unwrap();
-    let peer = Peer { address: "10.0.0.2".parse().unwrap(), identity: None };
+    let peer = Peer::itself("10.0.0.2".parse().unwrap(), None);
     let request = Request { peer, workload: a, address: "10.0.0.1".parse().unwrap(), port: 80 };
     assert!(judge(&world, &request, &mut ()).is_allow());
     assert_eq!(dry_run_denials(&world, &request), [name("default/d"), name("default/e")]);
@@ -305,7 +335,7 @@ proptest! {
         narrowed.apply(&batch);
         let narrowed = narrowed.world();
         for w in world.workloads() {
-            let peer = Peer { address: "10.0.0.200".parse().unwrap(), identity: None };
+            let peer = Peer::itself("10.0.0.200".parse().unwrap(), None);
             let request = Request { peer, workload: w, address: "10.0.0.1".parse().unwrap(), port };
             let (before, after) = (judge(world, &request, &mut ()), judge(narrowed, &request, &mut ()));
             prop_assert!(before.is_allow() || !after.is_allow(), "{before:?} -> {after:?}");

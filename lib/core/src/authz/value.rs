@@ -43,6 +43,30 @@ impl StringMatch {
             Self::Suffix(t) => value.ends_with(&**t),
         }
     }
+
+    /// Whether a header with this value matches: `*` is any header that is there, also an empty one, as in Envoy.
+    #[must_use]
+    pub fn matches_header(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Present => true,
+            Self::Exact(t) => value == t.as_bytes(),
+            Self::Prefix(t) => value.starts_with(t.as_bytes()),
+            Self::Suffix(t) => value.ends_with(t.as_bytes()),
+        }
+    }
+
+    /// Whether `value` matches where the case of ASCII letters makes no difference.
+    #[must_use]
+    pub fn matches_ignoring_case(&self, value: &str) -> bool {
+        let value = value.as_bytes();
+        let end = |t: &str| value.len().checked_sub(t.len()).and_then(|at| value.get(at..));
+        match self {
+            Self::Present => !value.is_empty(),
+            Self::Exact(t) => value.eq_ignore_ascii_case(t.as_bytes()),
+            Self::Prefix(t) => value.get(..t.len()).is_some_and(|start| start.eq_ignore_ascii_case(t.as_bytes())),
+            Self::Suffix(t) => end(t).is_some_and(|end| end.eq_ignore_ascii_case(t.as_bytes())),
+        }
+    }
 }
 
 impl Serialize for StringMatch {
@@ -81,7 +105,13 @@ impl<T> Match<T> {
     /// `test` says whether one value matches. A missing property (no identity) must fail every test: then a positive
     /// list is false and a negative one true.
     pub fn matches(&self, test: impl Fn(&T) -> bool) -> bool {
-        (self.values.is_empty() || self.values.iter().any(&test)) && !self.not_values.iter().any(&test)
+        self.matches_or(test, |_| false)
+    }
+
+    /// The same, where a value of the positive list matches as well if `also` says so. Of the negative one it says nothing.
+    pub fn matches_or(&self, test: impl Fn(&T) -> bool, also: impl Fn(&T) -> bool) -> bool {
+        (self.values.is_empty() || self.values.iter().any(|value| test(value) || also(value)))
+            && !self.not_values.iter().any(&test)
     }
 }
 
@@ -105,7 +135,10 @@ mod tests {
             ("", "", true),
             ("", "a", false),
         ] {
-            assert_eq!(StringMatch::parse(pattern).matches(value), expect, "{pattern:?} {value:?}");
+            let m = StringMatch::parse(pattern);
+            assert_eq!(m.matches(value), expect, "{pattern:?} {value:?}");
+            assert_eq!(m.matches_header(value.as_bytes()), expect || pattern == "*", "{pattern:?} {value:?}");
+            assert_eq!(m.matches_ignoring_case(&value.to_uppercase()), expect, "{pattern:?} {value:?}");
         }
     }
 

@@ -6,9 +6,13 @@
 //! directory's business, and nothing is said about it.
 
 mod callers;
+mod gateway_routes;
 mod pods;
 mod routes;
 mod selection;
+mod services;
+mod tokens;
+mod waypoints;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -68,11 +72,27 @@ pub fn dangling(
             Object::PeerAuthentication(p) => known.peer_authentication(p, &mut say),
             Object::Service(s) => known.service(s, &mut say),
             Object::Pod(pod) => known.pod(pod, &mut say),
-            Object::VirtualService(v) => known.virtual_service(v, &mut say),
-            Object::DestinationRule(rule) => known.destination_rule(rule, &mut say),
+            Object::VirtualService(v) => {
+                known.virtual_service(v, &mut say);
+                known.unenforced_virtual_service(v, &mut say);
+            }
+            Object::DestinationRule(rule) => {
+                known.destination_rule(rule, &mut say);
+                known.unenforced_destination_rule(rule, &mut say);
+            }
+            Object::RequestAuthentication(r) => {
+                known.request_authentication(r, &mut say);
+                known.unchecked_requests(r, &mut say);
+            }
+            Object::Gateway(gateway) => known.calls_of_pods(gateway, &mut say),
+            Object::GatewayRoute(route) => {
+                known.gateway_route(route, &mut say);
+                known.unenforced_gateway_route(route, &mut say);
+            }
             _ => {}
         }
     }
+    all.extend(known.repeated_matches());
     all.sort_by(|Remark { finding: a, .. }, Remark { finding: b, .. }| {
         (&a.object, &a.field, &a.says).cmp(&(&b.object, &b.field, &b.says))
     });
@@ -151,6 +171,8 @@ impl Known<'_> {
             say(Level::Warning, "spec.selector", says);
         }
         self.entry_in_plaintext(s, say);
+        self.port_names(s, say);
+        self.contradictions(s, say);
     }
 
     /// What comes from outside the cluster has no identity.

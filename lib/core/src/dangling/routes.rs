@@ -9,7 +9,10 @@ use crate::{
     ObjectName,
     http::{Cluster, ClusterKey, Host, HostRules, Unresolved, is_catch_all, service_of, virtual_services},
     labels::selects,
-    objects::{DestinationRule, HttpAction, HttpRoute, RouteTarget, TrafficPolicy, VirtualService, WeightedTarget},
+    objects::{
+        DestinationRule, HttpAction, HttpMatch, HttpRoute, PortPolicy, RouteTarget, TrafficPolicy, VirtualService,
+        WeightedTarget,
+    },
 };
 
 impl Known<'_> {
@@ -29,6 +32,9 @@ impl Known<'_> {
             } else if let Some(first) = repeated(&v.http, i) {
                 let says = format!("is never reached: spec.http[{first}] matches the same requests (IST0130)");
                 say(Level::Warning, &at, says);
+            }
+            if everything.is_none() && repeated(&v.http, i).is_none() {
+                ineffective(&v.http, i, &at, say);
             }
             if everything.is_none() && matches_everything(route) {
                 everything = Some(i);
@@ -86,6 +92,13 @@ impl Known<'_> {
         let world = self.model.world();
         let Host::Name(host) = &*target.host.qualified(namespace, &world.settings().cluster_domain) else { return };
         let Some(service) = service_of(world, host) else { return };
+        if target.port.is_none() && service.ports.len() > 1 {
+            let says = format!(
+                "Service {} has several ports, and none is named: the called one counts (IST0112)",
+                service.name
+            );
+            say(Level::Notice, &format!("{at}.port"), says);
+        }
         let port = target.port.or_else(|| service.ports.first().map(|port| port.port));
         let Some(port) = port else { return };
         let key = ClusterKey { host: Arc::clone(host), subset: target.subset.clone(), port };
@@ -111,6 +124,9 @@ impl Known<'_> {
         let mut said = BTreeSet::new();
         for (i, host) in v.hosts.iter().enumerate() {
             let Host::Name(host) = &*host.qualified(v.name.namespace(), domain) else { continue };
+            if let Some(service) = service_of(world, host).filter(|_| v.is_for_mesh()) {
+                self.gives_way(v, &service.name, &format!("spec.hosts[{i}]"), say);
+            }
             let all = virtual_services(world, self.model.sources(), host);
             let before = all.iter().take_while(|other| other.name != v.name);
             let hiding =
@@ -135,6 +151,7 @@ impl Known<'_> {
             let says = "is for some callers alone, and a waypoint serves all of them: the rule is left out".to_owned();
             say(Level::Warning, "spec.workloadSelector", says);
         }
+        certificates(rule, say);
         let world = self.model.world();
         let host = rule.host.qualified(rule.name.namespace(), &world.settings().cluster_domain);
         let Host::Name(host) = &*host else { return };
@@ -170,7 +187,7 @@ impl Known<'_> {
         let pods: Vec<_> = self.pods.iter().filter(of_service).collect();
         for (i, subset) in rule.subsets.iter().enumerate() {
             if !pods.is_empty() && !pods.iter().any(|p| selects(&subset.labels, &p.labels)) {
-                let says = format!("selects none of the pods of Service {service}: requests to it get 503");
+                let says = format!("selects none of the pods of Service {service}: requests to it get 503 (IST0173)");
                 say(Level::Warning, &format!("spec.subsets[{i}].labels"), says);
             }
         }
@@ -185,25 +202,69 @@ impl Known<'_> {
             .and_then(|rest| rest.strip_suffix(".svc."))
             .and_then(|rest| rest.split_once('.'));
         of.is_some_and(|(_, namespace)| {
-            let is_known = self.model.sources().services().any(|s| s.name.namespace() == namespace);
-            is_known && service_of(self.model.world(), name).is_none()
+            self.knows_services_of(namespace) && service_of(self.model.world(), name).is_none()
         })
     }
 }
 
 fn matches_everything(route: &HttpRoute) -> bool {
-    let is_for_all = |m: &crate::objects::HttpMatch| is_catch_all(m) && m.port.is_none() && m.gateways.is_empty();
+    let is_for_all = |m: &HttpMatch| is_catch_all(m) && m.port.is_none() && m.gateways.is_empty();
     route.matches.is_empty() || route.matches.iter().any(is_for_all)
+}
+
+/// TLS of a route's own that is begun without saying whose certificates are good.
+fn certificates(rule: &DestinationRule, say: Say<'_>) {
+    let is_open = |policy: &PortPolicy| {
+        policy.tls.as_ref().is_some_and(|tls| {
+            tls.begins() && tls.ca_certificates.is_none() && tls.credential_name.is_none() && !tls.skips_verification
+        })
+    };
+    let is_by_secret =
+        |policy: &PortPolicy| policy.tls.as_ref().is_some_and(|tls| tls.begins() && tls.credential_name.is_some());
+    let subsets = rule.subsets.iter().enumerate();
+    let subsets = subsets.map(|(i, subset)| (format!("spec.subsets[{i}].trafficPolicy"), &subset.policy));
+    for (at, policy) in std::iter::once(("spec.trafficPolicy".to_owned(), &rule.policy)).chain(subsets) {
+        let secret = "waypoints read no Secrets yet: calls are answered 503; name files instead";
+        if is_by_secret(&policy.own) {
+            say(Level::Warning, &format!("{at}.tls.credentialName"), secret.to_owned());
+        }
+        for (port, _) in policy.ports.iter().filter(|(_, policy)| is_by_secret(policy)) {
+            say(
+                Level::Warning,
+                &format!("{at}.portLevelSettings"),
+                format!("port {port}: tls.credentialName: {secret}"),
+            );
+        }
+        let says = "begins TLS without caCertificates: every authority that the waypoint's machine believes says who may answer";
+        if is_open(&policy.own) {
+            say(Level::Warning, &format!("{at}.tls"), format!("{says} (IST0128)"));
+        }
+        for (port, _) in policy.ports.iter().filter(|(_, policy)| is_open(policy)) {
+            say(Level::Warning, &format!("{at}.portLevelSettings"), format!("port {port} {says} (IST0129)"));
+        }
+    }
+}
+
+/// Conditions that an earlier route has as well, among others that it has not.
+fn ineffective(all: &[HttpRoute], at: usize, field: &str, say: Say<'_>) {
+    let Some(route) = all.get(at) else { return };
+    for (i, one) in route.matches.iter().enumerate() {
+        let earlier = all.iter().take(at).position(|earlier| earlier.matches.iter().any(|known| same(known, one)));
+        if let Some(first) = earlier {
+            let says = format!("never counts: spec.http[{first}] matches the same requests (IST0131)");
+            say(Level::Notice, &format!("{field}.match[{i}]"), says);
+        }
+    }
+}
+
+fn same(a: &HttpMatch, b: &HttpMatch) -> bool {
+    let unnamed = |m: &HttpMatch| HttpMatch { name: None, stat_prefix: None, ..m.clone() };
+    unnamed(a) == unnamed(b)
 }
 
 /// An earlier route that has each of this one's conditions.
 fn repeated(all: &[HttpRoute], at: usize) -> Option<usize> {
     let asked = &all.get(at)?.matches;
-    let same = |a: &crate::objects::HttpMatch, b: &crate::objects::HttpMatch| {
-        let unnamed =
-            |m: &crate::objects::HttpMatch| crate::objects::HttpMatch { name: None, stat_prefix: None, ..m.clone() };
-        unnamed(a) == unnamed(b)
-    };
     let has_all = |earlier: &HttpRoute| asked.iter().all(|m| earlier.matches.iter().any(|known| same(known, m)));
     all.iter().take(at).position(|earlier| !asked.is_empty() && has_all(earlier))
 }

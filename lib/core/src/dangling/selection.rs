@@ -16,6 +16,8 @@ use crate::{
 impl Known<'_> {
     pub(super) fn authorization(&self, p: &AuthorizationPolicy, say: Say<'_>) {
         self.callers(p, say);
+        self.targets_of_policy(p.name.namespace(), p.targets(), "the policy has no effect on it", say);
+        self.unchecked_tokens(p, say);
         let (namespace, effect) = (p.name.namespace(), without_pods(p.action));
         if self.is_undeclared(namespace) {
             return say(Level::Warning, "metadata.namespace", format!("{}: {effect}", undeclared(namespace)));

@@ -1,22 +1,26 @@
 //! The part of an explanation that is about a request: its route, the cluster and endpoints that this leads to, time and
-//! retries, and the object behind each. What it says a waypoint would do; none is there yet to do it, which it says too.
+//! retries, and the object behind each. What it says a waypoint does; and where none stands before the Service, it says that too.
 
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Explanation, Known, Unknown, explain, find_called, find_source, split_port};
+use super::{
+    Answer, Explanation, Known, Unknown, balance, explain, find_called, find_source,
+    gates::{Gate, Gates},
+    split_port,
+};
 use crate::{
     Kind, ObjectKey, ObjectName, World,
+    authz::{HttpRequest, Peer},
     http::{self, Action, Cluster, ClusterEndpoint, ClusterKey, Clusters, Dice, Forward, RequestHead, Rule, Source},
     resolve::Sources,
     trace::{Stage, Step, Trace as _},
-    world::{Addressed, Service, Workload},
+    world::{Addressed, Service, WaypointAt, Workload},
 };
 
 /// The most endpoints that are listed.
 const MOST_LISTED: usize = 16;
-const UNENFORCED: &str = "no waypoint enforces this yet: the connection goes as the stages above say";
 
 /// A request that is asked about.
 #[derive(Clone, Debug)]
@@ -34,7 +38,7 @@ pub struct Asked {
 /// What a waypoint would do with a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HttpAnswer {
-    /// `forward`, `redirect`, `respond`, or `not-found`.
+    /// `forward`, `redirect`, `respond`, `not-found`; `deny`: a gate does not let it pass; `refuse`: its path cannot be read.
     pub action: String,
     /// The status of an answer without an endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,12 +51,21 @@ pub struct HttpAnswer {
     pub subset: Option<String>,
     /// Its endpoints, each with its pod.
     pub endpoints: Vec<String>,
+    /// How one of them is chosen, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub balancing: Option<String>,
+    /// The one that is, where the request decides it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
     /// The limit of the whole request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<String>,
     /// The retries.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retries: Option<String>,
+    /// The verdicts of the policies that it has to pass, each by itself.
+    #[serde(default)]
+    pub gates: Vec<Gate>,
     /// The objects behind it.
     pub objects: Vec<Behind>,
     /// A waypoint does so.
@@ -99,19 +112,41 @@ pub fn explain_request(
     if service.port(port).is_none() {
         return Ok(explanation);
     }
+    let path = match http::normalize(&asked.path, world.settings().path_normalization) {
+        Ok(path) => path,
+        Err(why) => {
+            explanation.steps.say(Stage::Http, None, || format!("{}: {why}: 400", asked.path));
+            let (action, status) = ("refuse".into(), Some(400));
+            explanation.http = Some(HttpAnswer { action, status, ..HttpAnswer::default() });
+            return Ok(explanation);
+        }
+    };
     let headers: Vec<_> = asked.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
     let labels = from.workload.as_ref().and_then(|w| sources.pod(&w.name)).map(|pod| &pod.labels);
     let head = RequestHead {
         method: &asked.method,
         scheme: "http",
         authority: asked.authority.as_deref().unwrap_or(destination),
-        path: &asked.path,
+        path: &path,
         headers: &headers,
         port,
         source: Source { namespace: from.workload.as_ref().map(|w| w.name.namespace()), labels },
     };
-    let asking = Asking { world, sources, service, is_ipv4: called.address.is_ipv4() };
-    explanation.http = Some(asking.answer(&head, &mut explanation.steps));
+    let toward = from.toward(called.address);
+    let source = toward.as_ref().unwrap_or(&from);
+    let identity = source.workload.as_ref().filter(|w| w.is_enrolled()).and_then(|w| world.identity(w));
+    let request = HttpRequest { source: Peer::itself(source.address, identity), head, token: None };
+    let gates = Gates { world, service, called: SocketAddr::new(called.address, port), request };
+    let caller = balance::Caller::of(&from, called.address, labels);
+    let asking = Asking { world, sources, service, is_ipv4: called.address.is_ipv4(), caller, gates };
+    let answer = asking.answer(&head, &mut explanation.steps);
+    // A waypoint judges what passes it; where none stands, the connection's verdict is the whole truth.
+    if let Some(gate) = answer.denying().filter(|_| answer.enforced && explanation.verdict == Answer::Allow) {
+        explanation.verdict = Answer::Deny;
+        explanation.policy.clone_from(&gate.policy);
+        explanation.reason = format!("the request is answered 403 by policy at the {}", gate.gate);
+    }
+    explanation.http = Some(answer);
     Ok(explanation)
 }
 
@@ -120,14 +155,17 @@ struct Asking<'a> {
     sources: &'a Sources,
     service: &'a Service,
     is_ipv4: bool,
+    gates: Gates<'a>,
+    caller: balance::Caller,
 }
 
 impl Asking<'_> {
     fn answer(&self, head: &RequestHead<'_>, steps: &mut Vec<Step>) -> HttpAnswer {
+        let at_waypoint = self.gates.at_waypoint(steps);
         let compiled = http::compile(self.world, self.sources, self.service, head.port);
         // As of a connection the first outcome is explained; a step names all.
         let decision = http::route(&compiled.routes, head, Dice(0), steps);
-        let mut answer = HttpAnswer::default();
+        let mut answer = HttpAnswer { gates: vec![at_waypoint], ..HttpAnswer::default() };
         answer.objects.extend(decision.rule.into_iter().flat_map(places));
         match &decision.action {
             Action::NotFound => (answer.action, answer.status) = ("not-found".into(), Some(404)),
@@ -148,28 +186,61 @@ impl Asking<'_> {
                 answer.action = "forward".into();
                 answer.cluster = Some(key.to_string());
                 answer.subset = key.subset.as_deref().map(str::to_owned);
-                answer.endpoints = self.cluster(&compiled.clusters, key, &mut answer, steps);
+                answer.endpoints = self.cluster(&compiled.clusters, key, head, &mut answer, steps);
                 let others = decision.rule.into_iter().flat_map(Rule::targets);
                 for (other, _) in others.filter(|(other, weight)| *weight > 0 && *other != key) {
-                    self.cluster(&compiled.clusters, other, &mut answer, steps);
+                    self.cluster(&compiled.clusters, other, head, &mut answer, steps);
                 }
                 way(decision.rule, forward, head, &mut answer, steps);
+                let endpoints = self.endpoints(&compiled.clusters, key);
+                answer.gates.extend(self.gates.at_endpoints(&endpoints, steps));
             }
         }
-        steps.say(Stage::Http, None, || UNENFORCED.to_owned());
+        if let Some(gate) = answer.denying() {
+            let at = gate.endpoint.map_or_else(|| "the waypoint".to_owned(), |target| target.to_string());
+            steps.say(Stage::Authorization, None, || format!("at {at}: the request is denied: 403"));
+            (answer.action, answer.status) = ("deny".into(), Some(403));
+        }
+        answer.enforced = self.is_enforced(steps);
         answer
+    }
+
+    /// Whether a waypoint does all of this.
+    fn is_enforced(&self, steps: &mut Vec<Step>) -> bool {
+        let name = &self.service.name;
+        let (is_enforced, says) = match self.service.waypoint.as_ref().map(|waypoint| &waypoint.at) {
+            Some(WaypointAt::Missing(gateway)) => {
+                (false, format!("waypoint {gateway} is missing: nothing of this happens"))
+            }
+            Some(WaypointAt::Service(gateway)) => (true, format!("waypoint {gateway} does this")),
+            Some(WaypointAt::Address(..)) => (true, "the waypoint does this".to_owned()),
+            None => (
+                false,
+                format!("no waypoint stands before Service {name}: the connection goes as the stages above say"),
+            ),
+        };
+        steps.say(Stage::Http, None, || says);
+        is_enforced
+    }
+
+    fn endpoints(&self, clusters: &Clusters, key: &ClusterKey) -> Vec<ClusterEndpoint<'_>> {
+        let labels = |w: &Workload| self.sources.pod(&w.name).map(|pod| &pod.labels);
+        let of = |cluster: &Cluster| cluster.endpoints(self.world, key.port, self.is_ipv4, labels);
+        clusters.get(key).map_or_else(Vec::new, of)
     }
 
     fn cluster(
         &self,
         clusters: &Clusters,
         key: &ClusterKey,
+        head: &RequestHead<'_>,
         answer: &mut HttpAnswer,
         steps: &mut Vec<Step>,
     ) -> Vec<String> {
         let Some(cluster) = clusters.get(key) else { return Vec::new() };
         let labels = |w: &Workload| self.sources.pod(&w.name).map(|pod| &pod.labels);
-        let endpoints = cluster.endpoints(self.world, key.port, self.is_ipv4, labels);
+        let endpoints = self.endpoints(clusters, key);
+        let balanced = balance::balanced(self.world, cluster, &endpoints, labels, &self.caller, head);
         let endpoints: Vec<_> = endpoints.iter().map(endpoint).collect();
         let object = cluster.defined_by.as_ref().map(|(name, _)| destination_rule(name));
         if let Some((name, at)) = &cluster.defined_by {
@@ -181,11 +252,22 @@ impl Asking<'_> {
             steps.say(Stage::Http, Some(&object), || format!("{}: {}", level.field, level.parts.join(", ")));
             answer.add(object, level.field.clone());
         }
+        if let Some(balanced) = balanced {
+            balanced.say(cluster, steps);
+            if answer.cluster.as_deref() == Some(&*key.to_string()) {
+                (answer.balancing, answer.endpoint) = (Some(balanced.by), balanced.endpoint);
+            }
+        }
         endpoints
     }
 }
 
 impl HttpAnswer {
+    /// The first gate that the request does not pass.
+    fn denying(&self) -> Option<&Gate> {
+        self.gates.iter().find(|gate| gate.verdict == Answer::Deny)
+    }
+
     fn add(&mut self, object: ObjectKey, field: String) {
         let behind = Behind { object, field, place: None };
         if !self.objects.contains(&behind) {
@@ -194,7 +276,7 @@ impl HttpAnswer {
     }
 }
 
-fn destination_rule(name: &ObjectName) -> ObjectKey {
+pub(super) fn destination_rule(name: &ObjectName) -> ObjectKey {
     ObjectKey::new(Kind::DestinationRule, name.clone())
 }
 
@@ -252,7 +334,7 @@ fn says(cluster: &Cluster, endpoints: &[String]) -> String {
     }
 }
 
-fn endpoint(endpoint: &ClusterEndpoint<'_>) -> String {
+pub(super) fn endpoint(endpoint: &ClusterEndpoint<'_>) -> String {
     let target: SocketAddr = endpoint.target;
     if endpoint.workload.is_pod() { format!("{target} ({})", endpoint.workload.name) } else { target.to_string() }
 }

@@ -11,7 +11,8 @@ use crate::{
     objects::{Node, Object, OwnProxy, Pod, Service},
     resolve::Model,
     testing::{
-        ambient, by_method, labels, model, node, peer_authentication, pod, policy, service, some_address, some_model,
+        ambient, by_method, gateway, labels, model, node, peer_authentication, pod, policy, service, some_address,
+        some_model,
     },
     world::{Action, Affinity, AuthorizationPolicy, Distribution, InternalTraffic, Scope},
 };
@@ -196,7 +197,7 @@ fn a_waypoint_that_is_missing() {
         false,
         &expect![[r#"
         waypoint_missing
-          waypoint w is missing: calls are refused
+          waypoint default/w is missing: calls are refused
           10.96.0.1:80 is refused: waypoint_missing
     "#]],
     );
@@ -204,9 +205,58 @@ fn a_waypoint_that_is_missing() {
         true,
         &expect![[r#"
         no policy forbids it
-          waypoint w is missing: calls bypass it, as underpass.dev/waypoint-failure allows
+          waypoint default/w is missing: calls bypass it, as underpass.dev/waypoint-failure allows
           10.96.0.1:80 -> endpoint 10.0.0.2:80 (default/b)
           HBONE to 10.0.0.2:15008 for 10.0.0.2:80 (default/b), expecting spiffe://cluster.local/ns/default/sa/b
+    "#]],
+    );
+}
+
+#[test]
+fn through_a_waypoint() {
+    let instance = |account: &str| {
+        let mut pod = pod("default/w1", "10.0.0.8");
+        (pod.labels, pod.service_account) = (labels("app=w"), account.into());
+        pod
+    };
+    let check = |account: &str, expect: &Expect| {
+        let gets = policy("default/gets", Action::Allow, vec![Rule { to: vec![by_method("GET")], ..Rule::default() }]);
+        let all = model([
+            ambient("default/a", "10.0.0.1", "").into(),
+            ambient("default/b", "10.0.0.2", "app=b").into(),
+            Service { labels: labels("istio.io/use-waypoint=w"), ..service("default/b app=b 10.96.0.1 80") }.into(),
+            gateway("default/w").into(),
+            service("default/w app=w 10.96.0.9 15008").into(),
+            instance(account).into(),
+            gets.into(),
+        ]);
+        let explained = explain(&all, "default/a", "b:80").unwrap();
+        let steps =
+            explained.steps.iter().filter(|s| !matches!(s.stage, Stage::Resolve | Stage::Enrolment | Stage::Capture));
+        let steps: String = steps.map(|s| format!("  {}\n", s.says)).collect();
+        expect.assert_eq(&format!("{:?}: {}\n{steps}", explained.verdict, explained.reason));
+    };
+    check(
+        "w",
+        &expect![[r#"
+        Allow: allowed by default/gets
+          HBONE to 10.0.0.8:15008, of waypoint default/w, for 10.96.0.1:80, expecting spiffe://cluster.local/ns/default/sa/w
+          the waypoint judges requests and chooses the endpoint: 10.0.0.2:80 is explained
+          spiffe://cluster.local/ns/default/sa/w is believed to name its source: spiffe://cluster.local/ns/default/sa/a is judged
+          no PeerAuthentication applies: port 80 accepts mutual TLS and plaintext
+          ALLOW matches
+    "#]],
+    );
+    // An ordinary pod has the waypoint's account.
+    check(
+        "a",
+        &expect![[r#"
+        Deny: needs a waypoint: methods
+          HBONE to 10.0.0.8:15008, of waypoint default/w, for 10.96.0.1:80, expecting spiffe://cluster.local/ns/default/sa/a
+          the waypoint judges requests and chooses the endpoint: 10.0.0.2:80 is explained
+          spiffe://cluster.local/ns/default/sa/a is not believed to name its source, and is judged itself
+          no PeerAuthentication applies: port 80 accepts mutual TLS and plaintext
+          ALLOW does not match: needs a waypoint: methods
     "#]],
     );
 }
@@ -396,9 +446,10 @@ proptest! {
                 Plan::Refuse { .. } => false,
                 Plan::Plain { .. } if others => return Ok(()),
                 Plan::Plain { .. } => true,
+                Plan::Hbone { hop, .. } if hop.kind == HopKind::Waypoint => return Ok(()),
                 Plan::Hbone { destination, .. } => {
                     let id = world.identity(&source).cloned();
-                    let peer = Peer { address: address.unwrap_or(from), identity: id.as_ref() };
+                    let peer = Peer::itself(address.unwrap_or(from), id.as_ref());
                     let (w, target) = (destination.workload.unwrap(), destination.target);
                     let request = Request { peer, workload: &w, address: target.ip(), port: target.port() };
                     admit(world, &request, &mut ()).is_allow()

@@ -9,7 +9,7 @@ use std::{
 use super::{Answered, Known, Path, Source, arrive};
 use crate::{
     Kind, ObjectKey, Reason, World,
-    authz::Verdict,
+    authz::{Peer, Verdict},
     enrol::EnrolmentReason,
     peer_auth,
     route::{self, Caller, Destination},
@@ -105,7 +105,7 @@ impl<'w> NodeEntry<'w> {
         let destination = route::resolve(world, &caller, SocketAddr::new(*vip, self.port), 0, steps).ok()?;
         steps.say(Stage::Route, None, || format!("{to} leads to {}", destination.target));
         if destination.workload.as_ref().is_some_and(|w| w.is_enrolled()) {
-            return Some(arrive(world, Path::Plaintext, &from, None, &destination, steps));
+            return Some(arrive(world, Path::Plaintext, Peer::itself(from.address, None), &destination, steps));
         }
         sidecar_refuses(world, &from, Path::Untouched, &destination, steps)
     }

@@ -6,6 +6,7 @@ use std::{borrow::Cow, time::Duration};
 use super::{
     ClusterKey, CorsHeaders, Dice, RequestHead, RetryPolicy, Routes, Throw,
     cors::{self, Cors},
+    elements,
     redirect::location,
     rule::{Route, RouteAction, Rule, Weighted},
 };
@@ -17,7 +18,7 @@ use crate::{
 /// What is to be done with a request.
 #[derive(Clone, Debug)]
 pub struct Decision<'r> {
-    /// The rule that it matches; none: none of them, or no VirtualService is for its sender.
+    /// The rule that it matches; none: none of them, or no object with rules is for its sender.
     pub rule: Option<&'r Rule>,
     /// It waits so long first: an injected fault.
     pub delay: Option<Duration>,
@@ -86,11 +87,11 @@ pub struct Respond<'r> {
 /// Decides about a request.
 pub fn route<'r>(routes: &'r Routes, head: &RequestHead<'_>, dice: Dice, trace: &mut impl Trace) -> Decision<'r> {
     let Some(rule) = routes.find(head) else { return without_rule(routes, head, trace) };
-    trace.say(Stage::Http, Some(&rule.place.object()), || says(rule));
+    trace.say(Stage::Http, Some(&rule.place.key), || says(rule));
     let cors = match rule.route.cors.as_ref().map(|policy| cors::decide(policy, head)) {
         Some(Cors::Preflight(headers)) => {
-            trace.say(Stage::Http, Some(&rule.place.object()), || {
-                format!("{}.corsPolicy: a preflight is answered at once", field(rule))
+            trace.say(Stage::Http, Some(&rule.place.key), || {
+                format!("{}: a preflight of CORS is answered at once", rule.place.field())
             });
             return Decision { rule: Some(rule), delay: None, action: respond_preflight(headers) };
         }
@@ -100,8 +101,9 @@ pub fn route<'r>(routes: &'r Routes, head: &RequestHead<'_>, dice: Dice, trace: 
     let delay = delay(&rule.route, dice, trace);
     let action = match aborted(&rule.route, dice) {
         Some(abort) => {
-            trace
-                .say(Stage::Http, Some(&rule.place.object()), || format!("{}.fault.abort: it is aborted", field(rule)));
+            trace.say(Stage::Http, Some(&rule.place.key), || {
+                format!("{}.fault.abort: it is aborted", rule.place.field())
+            });
             respond_aborted(abort)
         }
         None => act(rule, head, cors, dice, trace),
@@ -109,16 +111,18 @@ pub fn route<'r>(routes: &'r Routes, head: &RequestHead<'_>, dice: Dice, trace: 
     Decision { rule: Some(rule), delay, action }
 }
 
-/// The Service itself, where no VirtualService is for the sender; else none of their rules matches.
+/// The Service itself, where no object with rules is for the sender; else none of their rules matches.
 fn without_rule<'r>(routes: &'r Routes, head: &RequestHead<'_>, trace: &mut impl Trace) -> Decision<'r> {
     let action = if routes.is_routed(head) {
         trace.say(Stage::Http, None, || {
-            let all: Vec<_> = routes.virtual_services().map(ToString::to_string).collect();
+            let all: Vec<_> = routes.objects_for(head).map(ToString::to_string).collect();
             format!("no route of {} matches: 404", all.join(", "))
         });
         Action::NotFound
     } else {
-        trace.say(Stage::Http, None, || "no VirtualService is for this request: any endpoint of the Service".into());
+        trace.say(Stage::Http, None, || {
+            "no VirtualService and no route is for this request: any endpoint of the Service".into()
+        });
         Action::Forward(Forward {
             cluster: &routes.own,
             path: None,
@@ -144,7 +148,7 @@ fn act<'r>(
     match &route.action {
         RouteAction::Forward(targets) => forward(rule, targets, head, cors, dice, trace),
         RouteAction::Redirect(redirect) => {
-            let location = location(redirect, head);
+            let location = location(redirect, head, rule.elements());
             Action::Redirect { status: redirect.status, location, headers: &route.headers }
         }
         RouteAction::Respond(response) => Action::Respond(Respond {
@@ -166,21 +170,33 @@ fn forward<'r>(
     dice: Dice,
     trace: &mut impl Trace,
 ) -> Action<'r> {
-    // The door lets no route pass whose weights have no sum.
-    let Some(target) = by_weight(targets, dice) else { return Action::NotFound };
+    let route = &*rule.route;
+    let Some(target) = by_weight(targets, |target| target.weight, dice) else {
+        trace.say(Stage::Http, Some(&rule.place.key), || {
+            format!("{}: no backend has a weight: it is refused", rule.place.field())
+        });
+        return refused(route, cors);
+    };
     if targets.len() > 1 {
-        trace.say(Stage::Http, Some(&rule.place.object()), || {
+        trace.say(Stage::Http, Some(&rule.place.key), || {
             let total: u64 = targets.iter().map(|t| u64::from(t.weight)).sum();
-            let all: Vec<_> = targets.iter().map(|t| format!("{} {}/{total}", t.cluster, t.weight)).collect();
-            format!("by weight one of {}: {}", all.join(", "), target.cluster)
+            let all: Vec<_> = targets.iter().map(|t| format!("{} {}/{total}", name(t), t.weight)).collect();
+            format!("by weight one of {}: {}", all.join(", "), name(target))
         });
     }
-    let route = &*rule.route;
+    let cluster = match &target.cluster {
+        Ok(cluster) => cluster,
+        Err(broken) => {
+            trace
+                .say(Stage::Http, Some(&rule.place.key), || format!("{}: {broken}: it is refused", rule.place.field()));
+            return refused(route, cors);
+        }
+    };
     let mirrors =
         (0_u16..).zip(&route.mirrors).filter(|(number, (_, share))| hits(*share, dice, Throw::Mirror(*number)));
     let headers = [&target.headers, &route.headers].into_iter().filter(|operations| !operations.is_empty());
     Action::Forward(Forward {
-        cluster: &target.cluster,
+        cluster,
         path: route.rewrite.as_ref().and_then(|rewrite| rewritten(rewrite, rule, head)),
         authority: route.rewrite.as_ref().and_then(|rewrite| rewrite.authority.as_deref()),
         headers: headers.collect(),
@@ -191,15 +207,27 @@ fn forward<'r>(
     })
 }
 
+/// As the Gateway API says it of a backend that does not exist.
+fn refused(route: &Route, cors: CorsHeaders) -> Action<'_> {
+    const UNAVAILABLE: u8 = 14;
+    let (status, grpc_status) = if route.is_grpc { (200, Some(UNAVAILABLE)) } else { (500, None) };
+    let body = Cow::Borrowed(&[][..]);
+    Action::Respond(Respond { status, grpc_status, body, headers: Some(&route.headers), cors, is_fault: false })
+}
+
+fn name(target: &Weighted) -> String {
+    target.cluster.as_ref().map_or_else(ToString::to_string, ToString::to_string)
+}
+
 /// One of the targets, as likely as its weight; one of weight 0 never.
-fn by_weight(targets: &[Weighted], dice: Dice) -> Option<&Weighted> {
-    let total: u64 = targets.iter().map(|t| u64::from(t.weight)).sum();
+pub(super) fn by_weight<T>(targets: &[T], weight: impl Fn(&T) -> u32, dice: Dice) -> Option<&T> {
+    let total: u64 = targets.iter().map(|target| u64::from(weight(target))).sum();
     if total == 0 {
         return None;
     }
     let mut left = dice.below(Throw::Target, total);
     targets.iter().find(|target| {
-        let weight = u64::from(target.weight);
+        let weight = u64::from(weight(target));
         let found = left < weight;
         left = left.saturating_sub(weight);
         found
@@ -216,10 +244,14 @@ fn rewritten(rewrite: &HttpRewrite, rule: &Rule, head: &RequestHead<'_>) -> Opti
     use super::TextMatch;
     let path = head.path_alone();
     let new = match rewrite.path.as_ref()? {
+        PathRewrite::Elements(new) => return Some(elements::replaced(head, rule.elements(), new)),
+        PathRewrite::Full(new) => new.to_string(),
         PathRewrite::Regex(substitution) => substitution.apply(path),
         PathRewrite::Matched(new) => match rule.path_condition().and_then(|condition| condition.uri.as_ref()) {
             Some(TextMatch::Exact(_) | TextMatch::Regex(_)) => new.to_string(),
-            Some(TextMatch::Prefix(prefix)) => format!("{new}{}", path.get(prefix.len()..).unwrap_or_default()),
+            Some(TextMatch::Prefix(prefix) | TextMatch::Elements(prefix)) => {
+                format!("{new}{}", path.get(prefix.len()..).unwrap_or_default())
+            }
             None => format!("{new}{}", path.strip_prefix('/').unwrap_or(path)),
         },
     };
@@ -259,11 +291,6 @@ fn respond_aborted(abort: &Abort) -> Action<'static> {
 const fn respond_preflight(cors: CorsHeaders) -> Action<'static> {
     let body: Cow<'static, [u8]> = Cow::Borrowed(&[]);
     Action::Respond(Respond { status: 200, grpc_status: None, body, headers: None, cors, is_fault: false })
-}
-
-/// The field of a rule's route.
-fn field(rule: &Rule) -> String {
-    format!("spec.http[{}]", rule.place.route)
 }
 
 fn says(rule: &Rule) -> String {

@@ -1,7 +1,8 @@
 //! The circuit breaker of a cluster: how many connections, requests and retries there may be at once. Counts and limits
 //! alone; what is full is said, and nothing waits here.
 //!
-//! What must hold: every count that [`Breaker::begin`] took comes back by one [`Breaker::end`], and none is above its limit.
+//! What must hold: every count that [`Breaker::begin`] took comes back by one [`Breaker::end`], and none is above its limit;
+//! but an endpoint may always have one connection.
 
 use super::ClusterPolicy;
 use crate::objects::RetryBudget;
@@ -19,7 +20,8 @@ pub enum Counted {
     Retry,
 }
 
-/// A limit is reached: the request is answered 503, response flag UO.
+/// A limit is reached: the request is answered 503, response flag UO. Of connections: none is opened, and the request waits
+/// for one that is, as one of the pending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{} limit of {limit} is reached", .of.field())]
 pub struct Overflow {
@@ -110,6 +112,19 @@ impl Breaker {
         }
     }
 
+    /// One more connection, to an endpoint that has so many. Its first one is never refused: where all others lead to other
+    /// endpoints, what waits for this one would wait for ever.
+    ///
+    /// # Errors
+    /// Where the limit is reached; nothing is counted then.
+    pub fn begin_connection(&mut self, of_endpoint: u32) -> Result<(), Overflow> {
+        if of_endpoint > 0 {
+            return self.begin(Counted::Connection);
+        }
+        self.connections = self.connections.saturating_add(1);
+        Ok(())
+    }
+
     /// One less. Without one that began it is none.
     pub fn end(&mut self, what: Counted) {
         let count = self.count_mut(what);
@@ -182,6 +197,16 @@ mod tests {
         );
         let mut free = Breaker::default();
         assert!((0..10_000).all(|_| ALL.into_iter().all(|what| free.begin(what).is_ok())));
+    }
+
+    #[test]
+    fn each_endpoint_may_have_a_connection() {
+        let mut breaker = Breaker::new(Limits { connections: Some(2), ..Limits::default() });
+        assert_eq!([0, 1, 2].map(|open| breaker.begin_connection(open).is_ok()), [true, true, false]);
+        assert_eq!(breaker.begin_connection(0), Ok(()), "of another one");
+        assert!(breaker.begin_connection(1).is_err() && breaker.count(Counted::Connection) == 3);
+        (0..2).for_each(|_| breaker.end(Counted::Connection));
+        assert_eq!(breaker.begin_connection(1), Ok(()));
     }
 
     #[test]

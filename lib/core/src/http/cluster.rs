@@ -11,7 +11,7 @@ use super::rules_of_host::HostRules;
 use crate::{
     ObjectName, World,
     labels::{Labels, selects},
-    objects::{DestinationRule, PortPolicy, ProxyProtocol, RetryBudget, TrafficPolicy, Tunnel},
+    objects::{ClientTls, DestinationRule, PortPolicy, ProxyProtocol, RetryBudget, TlsMode, TrafficPolicy, Tunnel},
     resolve::Sources,
     world::{Service, Workload},
 };
@@ -104,7 +104,21 @@ pub struct ClusterEndpoint<'w> {
     pub weight: u16,
 }
 
+impl ClusterKey {
+    /// Of all endpoints of a Service's port.
+    #[must_use]
+    pub fn of(service: &Service, port: u16) -> Self {
+        Self { host: Arc::clone(&service.hostname), subset: None, port }
+    }
+}
+
 impl Cluster {
+    /// The cluster of this name, which no route need lead to.
+    #[must_use]
+    pub fn named(world: &World, sources: &Sources, key: &ClusterKey) -> Self {
+        Self::new(world, &HostRules::of(world, sources, &key.host), key)
+    }
+
     pub(crate) fn new(world: &World, rules: &HostRules<'_>, key: &ClusterKey) -> Self {
         let mut cluster = Self {
             service: service_of(world, &key.host).ok_or(Unresolved::Host).and_then(|service| {
@@ -168,6 +182,25 @@ impl Cluster {
 }
 
 impl ClusterPolicy {
+    /// It asks for what a waypoint does not do yet: TLS by a Secret, a tunnel, a PROXY protocol.
+    #[must_use]
+    pub fn is_beyond_waypoints(&self) -> bool {
+        let is_by_secret = |tls: &ClientTls| tls.credential_name.is_some();
+        self.origination().is_some_and(is_by_secret) || self.tunnel.is_some() || self.proxy_protocol.is_some()
+    }
+
+    /// TLS that is begun towards endpoints, inside of the tunnel where they are in the mesh.
+    #[must_use]
+    pub fn origination(&self) -> Option<&ClientTls> {
+        self.port.tls.as_ref().filter(|tls| tls.begins())
+    }
+
+    /// Endpoints are called through the tunnel or not at all.
+    #[must_use]
+    pub fn requires_tunnel(&self) -> bool {
+        self.port.tls.as_ref().is_some_and(|tls| tls.mode == TlsMode::IstioMutual)
+    }
+
     /// What a nearer level says counts; answers the parts that it says. As in Istio a port's own settings take the place of
     /// all that its level says.
     fn overlay(&mut self, nearer: &TrafficPolicy, port: u16) -> Vec<&'static str> {
@@ -192,11 +225,16 @@ fn take<T: Clone>(into: &mut Option<T>, nearer: Option<&T>) -> bool {
     nearer.is_some()
 }
 
-/// The Service of a whole host name.
-pub(crate) fn service_of<'w>(world: &'w World, host: &str) -> Option<&'w Arc<Service>> {
+/// The Service that a whole host name names, there or not.
+pub(crate) fn service_name(world: &World, host: &str) -> Option<ObjectName> {
     let rest = host.strip_suffix(&*world.settings().cluster_domain)?.strip_suffix(".svc.")?;
     let (name, namespace) = rest.split_once('.')?;
-    world.service(&ObjectName::new(namespace, name))
+    Some(ObjectName::new(namespace, name))
+}
+
+/// The Service of a whole host name.
+pub(crate) fn service_of<'w>(world: &'w World, host: &str) -> Option<&'w Arc<Service>> {
+    world.service_of_host(host)
 }
 
 /// The clusters of a host's routes.
@@ -216,8 +254,7 @@ impl Clusters {
     }
 
     pub(super) fn add(&mut self, world: &World, sources: &Sources, key: ClusterKey) {
-        let rules = HostRules::of(world, sources, &key.host);
-        let cluster = Cluster::new(world, &rules, &key);
+        let cluster = Cluster::named(world, sources, &key);
         self.0.insert(key, cluster);
     }
 }

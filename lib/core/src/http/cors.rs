@@ -1,6 +1,8 @@
 //! CORS: the answer to a preflight, and what is added to the response of a request from another origin (WHATWG Fetch, "CORS
 //! protocol"; as Envoy's filter does it).
 
+use std::sync::Arc;
+
 use super::RequestHead;
 use crate::objects::CorsPolicy;
 
@@ -29,15 +31,22 @@ pub(super) fn decide(policy: &CorsPolicy, head: &RequestHead<'_>) -> Cors {
     if policy.allow_credentials {
         headers.push(("access-control-allow-credentials", "true".to_owned()));
     }
-    let mut list = |name: &'static str, all: &[std::sync::Arc<str>]| {
+    let mut list = |name: &'static str, all: &[Arc<str>]| {
         headers.extend((!all.is_empty()).then(|| (name, all.join(","))));
     };
     if !is_preflight {
         list("access-control-expose-headers", &policy.expose_headers);
         return Cors::Passes(headers);
     }
-    list("access-control-allow-methods", &policy.allow_methods);
-    list("access-control-allow-headers", &policy.allow_headers);
+    // With credentials a star stands for itself (Fetch, "CORS protocol and credentials"): what is asked for is allowed.
+    let allowed = |all: &[Arc<str>], name: &str| match all {
+        [star] if policy.allow_credentials && &**star == "*" => {
+            head.header(name).map(|asked| String::from_utf8_lossy(&asked).into()).into_iter().collect()
+        }
+        all => all.to_vec(),
+    };
+    list("access-control-allow-methods", &allowed(&policy.allow_methods, "access-control-request-method"));
+    list("access-control-allow-headers", &allowed(&policy.allow_headers, "access-control-request-headers"));
     headers.extend(policy.max_age.map(|age| ("access-control-max-age", age.as_secs().to_string())));
     Cors::Preflight(headers)
 }
@@ -105,6 +114,17 @@ mod tests {
         let ignoring = CorsPolicy { answers_unmatched: true, ..policy() };
         assert_eq!(ask(&ignoring, "OPTIONS", &[other, ASKS]), "preflight");
         assert_eq!(ask(&ignoring, "GET", &[other]), "passes");
+        let star = vec!["*".into()];
+        let any = CorsPolicy { allow_methods: star.clone(), allow_headers: star, max_age: None, ..policy() };
+        let asks_more = [known, ASKS, ("access-control-request-headers", b"x-d,x-e")];
+        let with =
+            "preflight allow-origin=https://a.example allow-credentials=true allow-methods=PUT allow-headers=x-d,x-e";
+        assert_eq!(ask(&any, "OPTIONS", &asks_more), with);
+        let nothing = "preflight allow-origin=https://a.example allow-credentials=true allow-methods=PUT";
+        assert_eq!(ask(&any, "OPTIONS", &[known, ASKS]), nothing);
+        let any = CorsPolicy { allow_credentials: false, ..any };
+        let without = "preflight allow-origin=https://a.example allow-methods=* allow-headers=*";
+        assert_eq!(ask(&any, "OPTIONS", &asks_more), without);
         let least = CorsPolicy { allow_origins: policy().allow_origins, ..CorsPolicy::default() };
         assert_eq!(ask(&least, "OPTIONS", &[known, ASKS]), "preflight allow-origin=https://a.example");
     }

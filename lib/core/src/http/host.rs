@@ -47,16 +47,6 @@ impl Host {
             Self::Any => true,
         }
     }
-
-    /// Orders hosts that match one name: the greater one says more about it.
-    #[must_use]
-    pub fn precision(&self) -> usize {
-        match self {
-            Self::Any => 0,
-            Self::Below(end) => end.len(),
-            Self::Name(_) => usize::MAX,
-        }
-    }
 }
 
 impl fmt::Display for Host {
@@ -106,12 +96,5 @@ mod tests {
             assert_eq!(host.qualified("default", "cluster.local").matches(name), expect, "{text}");
             assert_eq!(host.qualified("other", "cluster.local").matches(name), expect && text.contains(['.', '*']));
         }
-    }
-
-    #[test]
-    fn the_most_precise_first() {
-        let mut hosts: Vec<_> = ["*", "a.b.c", "*.c", "*.b.c"].map(Host::parse).into();
-        hosts.sort_by_key(|host| std::cmp::Reverse(host.precision()));
-        assert_eq!(format!("{hosts:?}"), "[a.b.c, *.b.c, *.c, *]");
     }
 }

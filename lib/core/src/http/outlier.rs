@@ -37,6 +37,18 @@ impl Health {
             _ => Self::Good,
         }
     }
+
+    /// Of a gRPC response that is a head alone, by its `grpc-status`, as Envoy counts it.
+    #[must_use]
+    pub const fn of_grpc_status(status: u8) -> Self {
+        match status {
+            // DEADLINE_EXCEEDED, UNAVAILABLE
+            4 | 14 => Self::GatewayError,
+            // UNKNOWN, UNIMPLEMENTED, INTERNAL, DATA_LOSS
+            2 | 12 | 13 | 15 => Self::ServerError,
+            _ => Self::Good,
+        }
+    }
 }
 
 /// `outlierDetection` with its defaults.
@@ -84,6 +96,8 @@ impl From<&OutlierDetection> for OutlierRules {
 pub struct Outliers<K> {
     rules: OutlierRules,
     hosts: BTreeMap<K, Host>,
+    /// How many of them are ejected.
+    ejected: usize,
     next_sweep: Duration,
 }
 
@@ -104,7 +118,7 @@ impl<K: Ord + Clone> Outliers<K> {
     #[must_use]
     pub fn new(rules: OutlierRules, hosts: impl IntoIterator<Item = K>, now: Duration) -> Self {
         let hosts = hosts.into_iter().map(|key| (key, Host::default())).collect();
-        Self { rules, hosts, next_sweep: now.saturating_add(rules.interval) }
+        Self { rules, hosts, ejected: 0, next_sweep: now.saturating_add(rules.interval) }
     }
 
     /// The endpoints are these now: what is known of those that stay is kept.
@@ -117,6 +131,7 @@ impl<K: Ord + Clone> Outliers<K> {
                 (key, host)
             })
             .collect();
+        self.ejected = self.ejected().count();
     }
 
     /// A request to an endpoint has ended. Answers whether that ejects it.
@@ -129,37 +144,46 @@ impl<K: Ord + Clone> Outliers<K> {
         let is_outlier = is_over(host.in_a_row_5xx, rules.consecutive_5xx)
             || is_over(host.in_a_row_gateway, rules.consecutive_gateway)
             || (rules.splits_local && is_over(host.in_a_row_local, rules.consecutive_local));
-        if !is_outlier || host.ejected_at.is_some() || !has_room {
+        if !is_outlier || host.ejected_at.is_some() {
             return false;
         }
-        *host = Host { ejected_at: Some(now), ejections: host.ejections.saturating_add(1), ..Host::default() };
-        true
+        // Without room it takes as many failures again.
+        *host = Host { ejections: host.ejections, ..Host::default() };
+        if has_room {
+            (host.ejected_at, host.ejections) = (Some(now), host.ejections.saturating_add(1));
+            self.ejected = self.ejected.saturating_add(1);
+        }
+        has_room
     }
 
     /// One more may be ejected: there is none, or the share stays within its limit.
     fn has_room(&self) -> bool {
-        let ejected = self.ejected().count();
-        ejected == 0
-            || percent(ejected.saturating_add(1), self.hosts.len()) <= u64::from(self.rules.max_ejection_percent)
+        let [ejected, all] = [self.ejected, self.hosts.len()].map(|count| u64::try_from(count).unwrap_or(u64::MAX));
+        let most = all.saturating_mul(self.rules.max_ejection_percent.into());
+        ejected == 0 || ejected.saturating_add(1).saturating_mul(100) <= most
     }
 
     /// The time is `now`: once an interval, those whose time is over are in use again, and one that has stayed in use for an
-    /// interval has a shorter next ejection.
-    pub fn sweep(&mut self, now: Duration) {
+    /// interval has a shorter next ejection. Answers whether one is in use again.
+    pub fn sweep(&mut self, now: Duration) -> bool {
         if now < self.next_sweep {
-            return;
+            return false;
         }
+        let before = self.ejected;
         self.next_sweep = now.saturating_add(self.rules.interval);
         let (base, longest) = (self.rules.base_ejection_time, self.rules.base_ejection_time.max(MAX_EJECTION));
         for host in self.hosts.values_mut() {
             match host.ejected_at {
                 Some(since) if now.saturating_sub(since) >= base.saturating_mul(host.ejections).min(longest) => {
-                    host.ejected_at = None;
+                    // What ended meanwhile had begun before.
+                    *host = Host { ejections: host.ejections, ..Host::default() };
+                    self.ejected = self.ejected.saturating_sub(1);
                 }
                 Some(_) => {}
                 None => host.ejections = host.ejections.saturating_sub(1),
             }
         }
+        self.ejected < before
     }
 
     /// When the next sweep is due.
@@ -177,7 +201,7 @@ impl<K: Ord + Clone> Outliers<K> {
     /// So few are in use that all are.
     #[must_use]
     pub fn panics(&self) -> bool {
-        let in_use = self.hosts.len().saturating_sub(self.ejected().count());
+        let in_use = self.hosts.len().saturating_sub(self.ejected);
         percent(in_use, self.hosts.len()) < u64::from(self.rules.min_health_percent)
     }
 
@@ -252,6 +276,7 @@ mod tests {
         assert!(ejects(split, &[N, N]) && !ejects(split, &[N, S, N]) && ejects(split, &[S; 5]));
         assert!(!ejects(rules(|r| r.consecutive_5xx = Some(0)), &[S; 99]));
         assert_eq!([499, 500, 502, 504, 505].map(Health::of_status), [Good, S, G, G, S]);
+        assert_eq!([0, 1, 5, 2, 12, 13, 15, 4, 14].map(Health::of_grpc_status), [Good, Good, Good, S, S, S, S, G, G]);
     }
 
     #[test]
@@ -261,8 +286,9 @@ mod tests {
         // When it is in use again; sweeps are ten seconds apart.
         let back = |outliers: &mut Outliers<u8>, now: u64| {
             let is_back = |second: &u64| {
-                outliers.sweep(s(*second));
-                outliers.is_in_use(&1)
+                let is_back = outliers.sweep(s(*second));
+                assert_eq!(is_back, outliers.is_in_use(&1), "said once");
+                is_back
             };
             (now + 1..).find(is_back).unwrap()
         };
@@ -275,7 +301,7 @@ mod tests {
             now = then;
         }
         // after some time without one the next is a short one again
-        (now + 1..now + 60).for_each(|second| outliers.sweep(s(second)));
+        assert!((now + 1..now + 60).all(|second| !outliers.sweep(s(second))));
         now += 60;
         fail(&mut outliers, 1, Health::ServerError, 5, now);
         assert!((30..40).contains(&(back(&mut outliers, now) - now)));
@@ -310,11 +336,26 @@ mod tests {
     }
 
     #[test]
+    fn failures_are_counted_anew() {
+        // What ends during an ejection says nothing about the time after it.
+        let mut outliers = Outliers::new(rules(|_| {}), [1, 2], s(0));
+        fail(&mut outliers, 1, Health::ServerError, 9, 0);
+        assert!(outliers.sweep(s(30)) && outliers.is_in_use(&1));
+        assert_eq!(fail(&mut outliers, 1, Health::ServerError, 5, 31), [false, false, false, false, true]);
+        // And what found no room is not kept until there is some.
+        let mut outliers = Outliers::new(rules(|r| r.max_ejection_percent = Some(0)), [1, 2], s(0));
+        fail(&mut outliers, 1, Health::ServerError, 5, 0);
+        assert_eq!(fail(&mut outliers, 2, Health::ServerError, 5, 0), [false; 5]);
+        assert!(outliers.sweep(s(30)));
+        assert_eq!(fail(&mut outliers, 2, Health::ServerError, 5, 31), [false, false, false, false, true]);
+    }
+
+    #[test]
     fn endpoints_come_and_go() {
         let mut outliers = Outliers::new(rules(|_| {}), [1, 2], s(0));
         fail(&mut outliers, 1, Health::ServerError, 5, 0);
         outliers.set_hosts([1, 3]);
-        assert!(!outliers.is_in_use(&1) && outliers.is_in_use(&3));
+        assert!(!outliers.is_in_use(&1) && outliers.is_in_use(&3) && outliers.ejected == 1);
         assert!(
             outliers.is_in_use(&9) && !outliers.ended(&9, Health::ServerError, s(0)),
             "unknown ones are not judged"
@@ -339,7 +380,8 @@ mod tests {
                 let ejects = outliers.ended(&key, health, s(now));
                 prop_assert!(!ejects || (was_in_use && !outliers.is_in_use(&key)));
                 let ejected = outliers.ejected().count();
-                prop_assert!(ejected <= 1 || percent(ejected, count.into()) <= u64::from(most), "{} of {}", ejected, count);
+                prop_assert!(ejected <= 1 || ejected * 100 <= most as usize * usize::from(count), "{} of {}", ejected, count);
+                prop_assert_eq!(ejected, outliers.ejected);
             }
         }
     }

@@ -2,17 +2,18 @@
 
 use std::borrow::Cow;
 
-use super::RequestHead;
+use super::{RequestHead, elements};
 use crate::objects::{HttpRedirect, RedirectPort};
 
-/// `Location`: parts that the redirect does not say are those of the request.
-pub(super) fn location(redirect: &HttpRedirect, head: &RequestHead<'_>) -> String {
+/// `Location`: parts that the redirect does not say are those of the request. `matched` are the elements of the path that
+/// its rule's condition has.
+pub(super) fn location(redirect: &HttpRedirect, head: &RequestHead<'_>, matched: &str) -> String {
     let scheme = redirect.scheme.as_deref().unwrap_or(head.scheme);
     let written = redirect.authority.as_deref().unwrap_or(head.authority);
     let (host, port) = split(written);
     let authority = match redirect.port {
-        RedirectPort::Number(port) => Cow::Owned(format!("{host}:{port}")),
-        RedirectPort::Called => Cow::Owned(format!("{host}:{}", head.port)),
+        RedirectPort::Number(port) => with_port(host, port, scheme),
+        RedirectPort::Called => with_port(host, head.port, scheme),
         RedirectPort::ProtocolDefault => Cow::Borrowed(host),
         // The port of one scheme says nothing to another one.
         RedirectPort::AsWritten
@@ -26,9 +27,19 @@ pub(super) fn location(redirect: &HttpRedirect, head: &RequestHead<'_>) -> Strin
         // Its own query takes the place of the request's.
         Some(uri) if uri.contains('?') => uri.to_string(),
         Some(uri) => head.query().map_or_else(|| uri.to_string(), |query| format!("{uri}?{query}")),
-        None => head.path.to_owned(),
+        None => {
+            redirect.prefix.as_ref().map_or_else(|| head.path.to_owned(), |new| elements::replaced(head, matched, new))
+        }
     };
     format!("{scheme}://{authority}{path}")
+}
+
+/// The port of its scheme is not written.
+fn with_port<'h>(host: &'h str, port: u16, scheme: &str) -> Cow<'h, str> {
+    match default(scheme).is_some_and(|default| default == port.to_string()) {
+        true => Cow::Borrowed(host),
+        false => Cow::Owned(format!("{host}:{port}")),
+    }
 }
 
 /// Host and port, an address in its brackets.
@@ -53,8 +64,15 @@ mod tests {
 
     #[test]
     fn locations() {
-        let none =
-            HttpRedirect { uri: None, authority: None, port: RedirectPort::AsWritten, scheme: None, status: 301 };
+        let none = HttpRedirect {
+            uri: None,
+            prefix: None,
+            authority: None,
+            port: RedirectPort::AsWritten,
+            scheme: None,
+            status: 301,
+        };
+        let prefix = |new: &str| HttpRedirect { prefix: Some(new.into()), ..none.clone() };
         let uri = |uri: &str| HttpRedirect { uri: Some(uri.into()), ..none.clone() };
         let port = |port| HttpRedirect { port, ..none.clone() };
         let https = || HttpRedirect { scheme: Some("https".into()), ..none.clone() };
@@ -73,10 +91,15 @@ mod tests {
             (port(RedirectPort::Called), "a", "/", "http://a:8080/"),
             (other(RedirectPort::AsWritten), "a", "/", "http://b:9/"),
             (other(RedirectPort::Number(7)), "a", "/", "http://b:7/"),
+            (port(RedirectPort::Number(80)), "a:81", "/", "http://a/"),
+            (HttpRedirect { port: RedirectPort::Number(443), ..https() }, "a:81", "/", "https://a/"),
+            (HttpRedirect { port: RedirectPort::Number(80), ..https() }, "a", "/", "https://a:80/"),
+            (prefix("/new"), "a", "/x/y?q", "http://a/new/y?q"),
+            (prefix("/"), "a", "/x?q", "http://a/?q"),
         ] {
             let (source, headers) = (Source::default(), &[][..]);
             let head = RequestHead { method: "GET", scheme: "http", authority, path, headers, port: 8080, source };
-            assert_eq!(location(&redirect, &head), expect, "{redirect:?} {authority}{path}");
+            assert_eq!(location(&redirect, &head, "/x"), expect, "{redirect:?} {authority}{path}");
         }
     }
 }

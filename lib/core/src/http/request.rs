@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::labels::Labels;
+use crate::labels::{Labels, selects};
 
 /// The head of a request. Lent: nothing of it is copied to decide.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +30,16 @@ pub struct Source<'a> {
     pub namespace: Option<&'a str>,
     /// Its pod's labels.
     pub labels: Option<&'a Labels>,
+}
+
+impl Source<'_> {
+    /// It has these labels. One of which nothing is known has none.
+    pub(super) fn has(&self, labels: &Labels) -> bool {
+        match self.labels {
+            Some(own) => selects(labels, own),
+            None => labels.is_empty(),
+        }
+    }
 }
 
 impl<'a> RequestHead<'a> {
@@ -76,6 +86,14 @@ pub enum Throw {
     Abort,
     /// Whether the mirror of this number gets a copy.
     Mirror(u16),
+    /// Which endpoint, of the try of this number.
+    Endpoint(u32),
+    /// The value of a cookie that is made for a consistent hash.
+    Hash,
+    /// How long the pause is before the try of this number.
+    Pause(u32),
+    /// The name of the request, in two parts.
+    Name(bool),
 }
 
 impl Dice {
@@ -86,13 +104,23 @@ impl Dice {
             Throw::Target => 0,
             Throw::Delay => 1,
             Throw::Abort => 2,
-            Throw::Mirror(n) => 3_u64.wrapping_add(n as u64),
+            Throw::Name(second) => 3_u64.wrapping_add(second as u64),
+            Throw::Hash => 5,
+            Throw::Mirror(n) => (1 << 16) | n as u64,
+            Throw::Endpoint(n) => (1 << 32) | n as u64,
+            Throw::Pause(n) => (2 << 32) | n as u64,
         };
         // SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014).
         let mut z = self.0.wrapping_add(number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
+    }
+
+    /// 128 bits that name the request.
+    #[must_use]
+    pub const fn name(self) -> [u64; 2] {
+        [self.throw(Throw::Name(false)), self.throw(Throw::Name(true))]
     }
 
     /// A number below `bound`, which is not 0, each as likely.

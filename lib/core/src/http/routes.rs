@@ -1,21 +1,27 @@
-//! The routes of a Service's port: the rules of all VirtualServices for its host, compiled, and the clusters that they
-//! lead to. Compiled anew when an object changes; requests under way keep those that they began with.
+//! The routes of a Service's port: the rules of all VirtualServices for its host, or of the routes of the Gateway API that
+//! are attached to it, compiled, and the clusters that they lead to. Compiled anew when an object changes; requests under way keep those that they began with.
+
+mod tcp;
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     ClusterKey, Clusters, Host, RequestHead, RetryPolicy,
+    attached::Attached,
     cluster::service_of,
+    gateway_rules,
     matcher::Matcher,
     rule::{Place, Route, RouteAction, Rule, RuleSource, Weighted, is_catch_all},
     rules_of_host::virtual_services,
 };
 use crate::{
-    ObjectName, World,
-    objects::{HttpAction, HttpMatch, HttpPolicy, HttpRoute, MESH_GATEWAY, RouteTarget, VirtualService},
+    Kind, ObjectKey, ObjectName, World,
+    objects::{ExportTo, HttpAction, HttpMatch, HttpPolicy, HttpRoute, MESH_GATEWAY, RouteTarget, VirtualService},
     resolve::Sources,
     world::Service,
 };
+
+pub use self::tcp::{ConnectionHead, TcpRoutes, TcpRule};
 
 /// The rules of one Service's port, in order.
 #[derive(Clone, Debug)]
@@ -23,7 +29,7 @@ pub struct Routes {
     pub(super) sources: Vec<RuleSource>,
     pub(super) rules: Vec<Rule>,
     matcher: Matcher,
-    /// Where requests go that no VirtualService is for: the Service itself.
+    /// Where requests go that no object with rules is for: the Service itself.
     pub(super) own: ClusterKey,
     pub(super) own_retry: RetryPolicy,
 }
@@ -33,38 +39,57 @@ pub struct Routes {
 pub struct Compiled {
     /// The rules.
     pub routes: Routes,
+    /// Those of what is no HTTP.
+    pub tcp: TcpRoutes,
     /// Every cluster that one of them names, and the Service's own.
     pub clusters: Clusters,
 }
 
-/// What concerns requests to this port of a Service.
+/// What concerns requests to this port of a Service. Routes of the Gateway API that are attached to it count in the place
+/// of VirtualServices, and those of the sender's namespace in the place of others.
 #[must_use]
 pub fn compile(world: &World, sources: &Sources, service: &Service, port: u16) -> Compiled {
-    let own = ClusterKey { host: Arc::clone(&service.hostname), subset: None, port };
-    let compiler = Compiler { world, sources, port };
-    let mut of_host = virtual_services(world, sources, &service.hostname);
-    // One without a rule for this port is not for its requests, as if it did not exist.
-    of_host.retain(|v| !compiler.virtual_service(0, v).is_empty());
-    let mut rules = Vec::new();
-    let mut last = Vec::new();
-    for (number, v) in of_host.iter().enumerate() {
-        // Behind a rule that every request matches, nothing is reached: also not where another object's rules follow.
-        for rule in compiler.virtual_service(number, v) {
-            if rule.is_catch_all() {
-                last.push(rule);
-                break;
-            }
-            rules.push(rule);
-        }
+    let own = ClusterKey::of(service, port);
+    let attached = Attached::of(sources, service, port);
+    let mut all = Ordered::default();
+    for (namespace, routes) in &attached.consumers {
+        let only = ExportTo::Namespaces { own: false, others: vec![Arc::clone(namespace)] };
+        gateway_rules::add(world, routes, &only, &[].into(), &mut all);
     }
-    rules.append(&mut last);
+    let except: Arc<[Arc<str>]> = attached.consumers.keys().cloned().collect();
+    let compiler = Compiler { world, sources, port };
+    let tcp = compiler.tcp(&service.hostname);
+    match attached.producers.is_empty() {
+        true => compiler.add(&service.hostname, &except, &mut all),
+        false => gateway_rules::add(world, &attached.producers, &ExportTo::All, &except, &mut all),
+    }
+    let Ordered { sources: objects, rules } = all;
     let mut clusters = Clusters::default();
-    let named: BTreeSet<_> = rules.iter().flat_map(Rule::clusters).chain([&own]).cloned().collect();
+    let named = rules.iter().flat_map(Rule::clusters).chain(tcp.clusters()).chain([&own]);
+    let named: BTreeSet<_> = named.cloned().collect();
     named.into_iter().for_each(|key| clusters.add(world, sources, key));
-    let sources = of_host.iter().map(|v| RuleSource { name: v.name.clone(), export_to: v.export_to.clone() });
     let matcher = Matcher::new(rules.iter().map(Rule::path_key));
     let own_retry = RetryPolicy::mesh_default();
-    Compiled { routes: Routes { sources: sources.collect(), rules, matcher, own, own_retry }, clusters }
+    Compiled { routes: Routes { sources: objects, rules, matcher, own, own_retry }, tcp, clusters }
+}
+
+/// Rules in order, with the objects that they are of.
+#[derive(Default)]
+pub(super) struct Ordered {
+    sources: Vec<RuleSource>,
+    rules: Vec<Rule>,
+}
+
+impl Ordered {
+    /// An object whose rules follow; answers its position.
+    pub(super) fn source(&mut self, object: ObjectKey, export_to: &ExportTo, except: &Arc<[Arc<str>]>) -> usize {
+        self.sources.push(RuleSource { object, export_to: export_to.clone(), except: Arc::clone(except) });
+        self.sources.len().saturating_sub(1)
+    }
+
+    pub(super) fn extend(&mut self, rules: impl IntoIterator<Item = Rule>) {
+        self.rules.extend(rules);
+    }
 }
 
 impl Routes {
@@ -73,9 +98,27 @@ impl Routes {
         self.rules.iter()
     }
 
-    /// The VirtualServices that its rules are of, in order.
-    pub fn virtual_services(&self) -> impl Iterator<Item = &ObjectName> {
-        self.sources.iter().map(|source| &source.name)
+    /// The cluster of the Service itself, which requests go to that no object is for.
+    #[must_use]
+    pub const fn own_cluster(&self) -> &ClusterKey {
+        &self.own
+    }
+
+    /// The whole name of the Service that they are of.
+    #[must_use]
+    pub fn host(&self) -> &Arc<str> {
+        &self.own.host
+    }
+
+    /// Some rule leads to a backend that does not exist, and may exist with the next Service.
+    #[must_use]
+    pub fn has_broken_targets(&self) -> bool {
+        self.rules.iter().any(Rule::is_broken)
+    }
+
+    /// The objects whose rules are for the sender of this request, in order.
+    pub(super) fn objects_for<'r>(&'r self, head: &RequestHead<'_>) -> impl Iterator<Item = &'r ObjectKey> {
+        self.sources.iter().filter(|source| source.is_for(head)).map(|source| &source.object)
     }
 
     /// The first rule that a request matches.
@@ -86,20 +129,25 @@ impl Routes {
         self.matcher.first(head.path_alone(), holds).and_then(rule)
     }
 
-    /// Some VirtualService is for the sender of this request.
+    /// Some object is for the sender of this request.
     pub(super) fn is_routed(&self, head: &RequestHead<'_>) -> bool {
         self.sources.iter().any(|source| source.is_for(head))
     }
 }
 
 impl Rule {
+    fn is_broken(&self) -> bool {
+        let RouteAction::Forward(targets) = &self.route.action else { return false };
+        targets.iter().any(|target| target.cluster.is_err())
+    }
+
     /// The clusters that it leads to, with their weights; none where it leads to none.
     pub fn targets(&self) -> impl Iterator<Item = (&ClusterKey, u32)> {
         let targets = match &self.route.action {
             RouteAction::Forward(targets) => targets.as_slice(),
             RouteAction::Redirect(_) | RouteAction::Respond(_) => &[],
         };
-        targets.iter().map(|target| (&target.cluster, target.weight))
+        targets.iter().filter_map(|target| Some((target.cluster.as_ref().ok()?, target.weight)))
     }
 
     /// Every cluster that it names.
@@ -116,6 +164,28 @@ struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
+    /// The rules of all VirtualServices of a host, for all callers but those of these namespaces.
+    fn add(&self, host: &str, except: &Arc<[Arc<str>]>, all: &mut Ordered) {
+        let mut last = Vec::new();
+        for v in virtual_services(self.world, self.sources, host) {
+            let rules = self.virtual_service(all.sources.len(), v);
+            // One without a rule for this port is not for its requests, as if it did not exist.
+            if rules.is_empty() {
+                continue;
+            }
+            all.source(ObjectKey::new(Kind::VirtualService, v.name.clone()), &v.export_to, except);
+            // Behind a rule that every request matches, nothing is reached: also not where another object's rules follow.
+            for rule in rules {
+                if rule.is_catch_all() {
+                    last.push(rule);
+                    break;
+                }
+                all.rules.push(rule);
+            }
+        }
+        all.rules.append(&mut last);
+    }
+
     /// Its rules, in order.
     fn virtual_service(&self, number: usize, v: &VirtualService) -> Vec<Rule> {
         let mut rules = Vec::new();
@@ -145,16 +215,19 @@ impl Compiler<'_> {
 
     /// The ways to match a route that calls of this port inside the mesh can take.
     fn conditions(&self, v: &VirtualService, at: usize, route: &HttpRoute) -> Vec<(Place, Option<HttpMatch>)> {
-        let place = |condition| Place { name: v.name.clone(), route: at, condition };
+        let key = ObjectKey::new(Kind::VirtualService, v.name.clone());
+        let place = |condition| Place { key: key.clone(), route: at, condition };
         if route.matches.is_empty() {
             return vec![(place(None), None)];
         }
-        let is_here = |m: &HttpMatch| {
-            let is_in_mesh = m.gateways.is_empty() || m.gateways.iter().any(|g| &**g == MESH_GATEWAY);
-            is_in_mesh && m.port.is_none_or(|port| port == self.port)
-        };
-        let here = route.matches.iter().enumerate().filter(|(_, m)| is_here(m));
+        let here = route.matches.iter().enumerate().filter(|(_, m)| self.is_here(&m.gateways, m.port));
         here.map(|(i, m)| (place(Some(i)), Some(m.clone()))).collect()
+    }
+
+    /// A condition is on calls of this port inside the mesh.
+    fn is_here(&self, gateways: &[Arc<str>], port: Option<u16>) -> bool {
+        let is_in_mesh = gateways.is_empty() || gateways.iter().any(|gateway| &**gateway == MESH_GATEWAY);
+        is_in_mesh && port.is_none_or(|port| port == self.port)
     }
 
     /// The routes of another VirtualService, under the conditions of the one that delegates to it. As in Istio a delegate
@@ -168,7 +241,7 @@ impl Compiler<'_> {
         policy: &HttpPolicy,
     ) -> Vec<Rule> {
         let inner = self.sources.virtual_service(name);
-        let Some(inner) = inner.filter(|v| v.hosts.is_empty() && v.is_exported_to(Some(through.name.namespace())))
+        let Some(inner) = inner.filter(|v| v.hosts.is_empty() && v.is_exported_to(Some(through.key.name.namespace())))
         else {
             return Vec::new();
         };
@@ -193,7 +266,7 @@ impl Compiler<'_> {
         let action = match action {
             HttpAction::Forward(targets) => {
                 let target = |t: &crate::objects::WeightedTarget| Weighted {
-                    cluster: self.cluster(v, &t.target),
+                    cluster: Ok(self.cluster(v, &t.target)),
                     weight: t.weight,
                     headers: t.headers.clone(),
                 };
@@ -213,6 +286,7 @@ impl Compiler<'_> {
             mirrors: mirrors.collect(),
             cors: policy.cors.clone(),
             headers: policy.headers.clone(),
+            is_grpc: false,
         })
     }
 
@@ -267,4 +341,4 @@ fn inherited(own: &HttpPolicy, outer: &HttpPolicy) -> HttpPolicy {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

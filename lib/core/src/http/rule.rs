@@ -1,42 +1,49 @@
-//! Rules: each is one way to match a route of a VirtualService, and what follows then.
+//! Rules: each is one way to match a route of a VirtualService or of the Gateway API, and what follows then.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ClusterKey, RequestHead, RetryPolicy, TextMatch, matcher::PathKey};
+use super::{BrokenRef, ClusterKey, RequestHead, RetryPolicy, TextMatch, matcher::PathKey};
 use crate::{
-    Kind, ObjectKey, ObjectName,
-    labels::selects,
+    Kind, ObjectKey,
     objects::{
         CorsPolicy, DirectResponse, ExportTo, Fault, HeaderOperations, HttpMatch, HttpRedirect, HttpRewrite, Share,
     },
 };
 
-/// A place in a VirtualService.
+/// A place in a VirtualService or a route of the Gateway API.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
-    /// The VirtualService.
-    pub name: ObjectName,
-    /// The position in `spec.http`.
+    /// The object.
+    pub key: ObjectKey,
+    /// The position in `spec.http`, or `spec.rules`.
     pub route: usize,
-    /// The position in its `match`; none: it has no such list.
+    /// The position in its `match`, or `matches`; none: it has no such list.
     pub condition: Option<usize>,
 }
 
 impl Place {
-    /// The VirtualService, as an object.
+    /// The object.
     #[must_use]
     pub fn object(&self) -> ObjectKey {
-        ObjectKey::new(Kind::VirtualService, self.name.clone())
+        self.key.clone()
+    }
+
+    /// The field of the whole route.
+    #[must_use]
+    pub fn field(&self) -> String {
+        let list = if self.key.kind == Kind::VirtualService { "http" } else { "rules" };
+        format!("spec.{list}[{}]", self.route)
     }
 }
 
 impl fmt::Display for Place {
     /// The field.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "spec.http[{}]", self.route)?;
-        self.condition.map_or(Ok(()), |condition| write!(f, ".match[{condition}]"))
+        f.write_str(&self.field())?;
+        let list = if self.key.kind == Kind::VirtualService { "match" } else { "matches" };
+        self.condition.map_or(Ok(()), |condition| write!(f, ".{list}[{condition}]"))
     }
 }
 
@@ -51,7 +58,7 @@ pub struct Rule {
     pub name: Option<Arc<str>>,
     /// All of these must hold: the delegating route's, and its own. Ports and gateways are dealt with.
     pub(super) conditions: Vec<HttpMatch>,
-    /// The position of its VirtualService among those of the host.
+    /// The position of its object among the sources of all rules.
     pub(super) source: usize,
     /// What is done. Rules of one route share it.
     pub(super) route: Arc<Route>,
@@ -68,12 +75,14 @@ pub(super) struct Route {
     pub(super) mirrors: Vec<(ClusterKey, Share)>,
     pub(super) cors: Option<CorsPolicy>,
     pub(super) headers: HeaderOperations,
+    /// It is refused in gRPC's way, where a backend does not exist.
+    pub(super) is_grpc: bool,
 }
 
 /// The end of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum RouteAction {
-    /// To one of these, by weight; the sum is above 0.
+    /// To one of these, by weight. Where the sum is 0, which only routes of the Gateway API have, to none.
     Forward(Vec<Weighted>),
     Redirect(HttpRedirect),
     Respond(DirectResponse),
@@ -82,22 +91,28 @@ pub(super) enum RouteAction {
 /// One of several clusters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Weighted {
-    pub(super) cluster: ClusterKey,
+    /// Or why requests of this share are refused.
+    pub(super) cluster: Result<ClusterKey, BrokenRef>,
     pub(super) weight: u32,
     pub(super) headers: HeaderOperations,
 }
 
-/// A VirtualService whose rules are among the routes of a host.
+/// An object whose rules are among the routes of a host, and the callers that they are for.
 #[derive(Clone, Debug)]
 pub(super) struct RuleSource {
-    pub(super) name: ObjectName,
+    pub(super) object: ObjectKey,
+    /// The namespaces that see it.
     pub(super) export_to: ExportTo,
+    /// Namespaces that have routes of their own, in the place of these.
+    pub(super) except: Arc<[Arc<str>]>,
 }
 
 impl RuleSource {
     /// The sender of a request is one that it is for.
     pub(super) fn is_for(&self, head: &RequestHead<'_>) -> bool {
-        self.export_to.includes(self.name.namespace(), head.source.namespace)
+        let namespace = head.source.namespace;
+        let is_except = || self.except.iter().any(|one| Some(&**one) == namespace);
+        self.export_to.includes(self.object.name.namespace(), namespace) && !is_except()
     }
 }
 
@@ -111,7 +126,10 @@ impl Rule {
     pub(super) fn path_key(&self) -> PathKey {
         let of = |condition: &HttpMatch| match &condition.uri {
             Some(TextMatch::Exact(path)) if !condition.ignore_uri_case => Some(PathKey::Exact(Arc::clone(path))),
-            Some(TextMatch::Prefix(path)) if !condition.ignore_uri_case => Some(PathKey::Prefix(Arc::clone(path))),
+            Some(TextMatch::Elements(path)) if &**path == "/" => None,
+            Some(TextMatch::Prefix(path) | TextMatch::Elements(path)) if !condition.ignore_uri_case => {
+                Some(PathKey::Prefix(Arc::clone(path)))
+            }
             _ => None,
         };
         self.conditions.iter().rev().find_map(of).unwrap_or(PathKey::Any)
@@ -120,6 +138,14 @@ impl Rule {
     /// Every request matches.
     pub(super) fn is_catch_all(&self) -> bool {
         self.conditions.iter().all(is_catch_all)
+    }
+
+    /// The elements of the path that its condition asks for; the root where it asks for none.
+    pub(super) fn elements(&self) -> &str {
+        match self.path_condition().and_then(|condition| condition.uri.as_ref()) {
+            Some(TextMatch::Elements(elements)) => elements,
+            _ => "/",
+        }
     }
 
     /// The innermost condition on the path, which says what `rewrite.uri` replaces.
@@ -133,6 +159,7 @@ pub(crate) fn is_catch_all(condition: &HttpMatch) -> bool {
     let all = match &condition.uri {
         None => true,
         Some(TextMatch::Prefix(prefix)) => matches!(&**prefix, "" | "/"),
+        Some(TextMatch::Elements(elements)) => &**elements == "/",
         Some(TextMatch::Regex(pattern)) => pattern.as_str() == ".*",
         Some(TextMatch::Exact(_)) => false,
     };
@@ -153,11 +180,6 @@ pub(super) fn holds(condition: &HttpMatch, head: &RequestHead<'_>) -> bool {
         true => uri.matches_ignoring_case(path),
         false => uri.matches(path),
     });
-    let labels = || match head.source.labels {
-        Some(labels) => selects(&condition.source_labels, labels),
-        // Nothing is known of the sender.
-        None => condition.source_labels.is_empty(),
-    };
     let namespace = || condition.source_namespace.as_deref().is_none_or(|ns| head.source.namespace == Some(ns));
     uri && text(&condition.method, head.method)
         && text(&condition.scheme, head.scheme)
@@ -165,6 +187,6 @@ pub(super) fn holds(condition: &HttpMatch, head: &RequestHead<'_>) -> bool {
         && condition.headers.iter().all(|(name, value)| value.matches(head.header(name).as_deref()))
         && !condition.without_headers.iter().any(|(name, value)| value.matches(head.header(name).as_deref()))
         && condition.query.iter().all(|(name, value)| value.matches(head.parameter(name).map(str::as_bytes)))
-        && labels()
+        && head.source.has(&condition.source_labels)
         && namespace()
 }

@@ -1,9 +1,9 @@
 //! Which VirtualServices and DestinationRules concern a host, and which of them comes first. Its own file because the
 //! order is a promise to users: the routes, the subsets and the policies of several objects for one host.
 
-use std::{cmp::Reverse, sync::Arc};
+use std::sync::Arc;
 
-use super::cluster::service_of;
+use super::cluster::{service_name, service_of};
 use crate::{
     World,
     objects::{DestinationRule, Subset, TrafficPolicy, VirtualService},
@@ -13,17 +13,23 @@ use crate::{
 /// The VirtualServices for this whole host name whose routes of HTTP calls inside the mesh follow: of the most precise
 /// host that one of them names, the oldest first, then by name.
 pub(crate) fn virtual_services<'s>(world: &World, sources: &'s Sources, host: &str) -> Vec<&'s Arc<VirtualService>> {
-    let domain = &world.settings().cluster_domain;
-    let precision = |v: &VirtualService| {
-        let hosts = v.hosts.iter().map(|host| host.qualified(v.name.namespace(), domain));
-        hosts.filter(|own| own.matches(host)).map(|own| own.precision()).max()
-    };
-    let all = sources.virtual_services().filter(|v| v.is_for_mesh() && !v.http.is_empty());
-    let mut all: Vec<_> = all.filter_map(|v| Some((precision(v)?, v))).collect();
-    let best = all.iter().map(|(precision, _)| *precision).max();
-    all.retain(|(precision, _)| Some(*precision) == best);
-    all.sort_by_key(|(_, v)| (v.created, &v.name));
-    all.into_iter().map(|(_, v)| v).collect()
+    virtual_services_with(world, sources, host, |v| !v.http.is_empty())
+}
+
+/// The same of those that have such routes.
+pub(super) fn virtual_services_with<'s>(
+    world: &World,
+    sources: &'s Sources,
+    host: &str,
+    has: impl Fn(&VirtualService) -> bool,
+) -> Vec<&'s Arc<VirtualService>> {
+    let service = service_name(world, host);
+    let counts = |v: &&Arc<VirtualService>| v.is_for_mesh() && has(v);
+    let levels = sources.virtual_services_of(host, service.as_ref());
+    let mut levels = levels.map(|level| level.into_iter().filter(counts).collect::<Vec<_>>());
+    let mut best = levels.find(|level| !level.is_empty()).unwrap_or_default();
+    best.sort_by_key(|v| (v.created, &v.name));
+    best
 }
 
 /// The DestinationRules of a host, in their order.
@@ -33,28 +39,19 @@ impl<'s> HostRules<'s> {
     /// Those of the host's own namespace; where it has none, those of the root namespace. Of the most precise host, the
     /// oldest first, then by name. Those for some callers alone are left out: one waypoint serves all callers.
     pub(crate) fn of(world: &World, sources: &'s Sources, host: &str) -> Self {
-        let settings = world.settings();
         let Some(service) = service_of(world, host) else { return Self(Vec::new()) };
         let own = service.name.namespace();
         let of_namespace = |namespace: &str| {
-            let matching = |rule: &&Arc<DestinationRule>| {
-                let host_of = rule.host.qualified(rule.name.namespace(), &settings.cluster_domain);
-                rule.name.namespace() == namespace
-                    && rule.callers.is_none()
-                    && rule.export_to.includes(namespace, Some(own))
-                    && host_of.matches(host)
-            };
-            let mut all: Vec<_> = sources.destination_rules().filter(matching).collect();
-            let precision = |rule: &DestinationRule| {
-                rule.host.qualified(rule.name.namespace(), &settings.cluster_domain).precision()
-            };
-            let best = all.iter().map(|rule| precision(rule)).max();
-            all.retain(|rule| Some(precision(rule)) == best);
-            all.sort_by_key(|rule| (Reverse(precision(rule)), rule.created, &rule.name));
-            all
+            let counts =
+                |rule: &&Arc<DestinationRule>| rule.callers.is_none() && rule.export_to.includes(namespace, Some(own));
+            let levels = sources.destination_rules_of(host, &service.name, namespace);
+            let mut levels = levels.map(|level| level.into_iter().filter(counts).collect::<Vec<_>>());
+            let mut best = levels.find(|level| !level.is_empty()).unwrap_or_default();
+            best.sort_by_key(|rule| (rule.created, &rule.name));
+            best
         };
         let found = of_namespace(own);
-        Self(if found.is_empty() { of_namespace(&settings.root_namespace) } else { found })
+        Self(if found.is_empty() { of_namespace(&world.settings().root_namespace) } else { found })
     }
 
     /// The rule is one of them.
@@ -76,3 +73,6 @@ impl<'s> HostRules<'s> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,9 @@ pub enum TextMatch {
     Exact(Arc<str>),
     /// Anything that starts so: `/api` also matches `/apix`.
     Prefix(Arc<str>),
+    /// A path that begins with these elements: `/api` matches `/api` and `/api/x`, not `/apix`. Without a
+    /// slash at its end, unless it is all of it.
+    Elements(Arc<str>),
     /// All of it matches.
     Regex(Pattern),
 }
@@ -25,6 +28,7 @@ impl TextMatch {
         match self {
             Self::Exact(exact) => text == exact.as_bytes(),
             Self::Prefix(prefix) => text.starts_with(prefix.as_bytes()),
+            Self::Elements(first) => &**first == "/" || text.strip_prefix(first.as_bytes()).is_some_and(ends_element),
             Self::Regex(pattern) => pattern.matches(text),
         }
     }
@@ -37,9 +41,17 @@ impl TextMatch {
             Self::Prefix(prefix) => {
                 text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
             }
+            Self::Elements(first) => text.split_at_checked(first.len()).is_some_and(|(start, rest)| {
+                start.eq_ignore_ascii_case(first.as_bytes()) && (&**first == "/" || ends_element(rest))
+            }),
             Self::Regex(pattern) => pattern.matches(text),
         }
     }
+}
+
+/// What follows an element of a path.
+fn ends_element(rest: &[u8]) -> bool {
+    matches!(rest.first(), None | Some(b'/'))
 }
 
 /// A condition on a header or a query parameter.
@@ -67,6 +79,28 @@ impl ValueMatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn elements_of_paths() {
+        for (first, text, expect) in [
+            ("/api", "/api", true),
+            ("/api", "/api/", true),
+            ("/api", "/api/x", true),
+            ("/api", "/apix", false),
+            ("/api", "/ap", false),
+            ("/api", "/API", false),
+            ("/a/b", "/a/b/c", true),
+            ("/a/b", "/a", false),
+            ("/", "/", true),
+            ("/", "/x", true),
+            ("/", "*", true),
+        ] {
+            let elements = TextMatch::Elements(first.into());
+            assert_eq!(elements.matches(text.as_bytes()), expect, "{first} {text}");
+            let ignoring = expect || text == "/API";
+            assert!(text == "*" || elements.matches_ignoring_case(text.as_bytes()) == ignoring, "{first} {text}");
+        }
+    }
 
     #[test]
     fn conditions() {

@@ -66,6 +66,13 @@ impl<'p> Tries<'p> {
         Some(pause(policy.backoff, self.retries, dice))
     }
 
+    /// This outcome is a reason for another try, and there is none left.
+    #[must_use]
+    pub fn are_used_up(&self, outcome: Outcome) -> bool {
+        let policy = self.policy.filter(|policy| policy.attempts > 0 && self.retries >= policy.attempts);
+        policy.is_some_and(|policy| policy.retries(outcome))
+    }
+
     /// The count of tries beside the first one.
     #[must_use]
     pub const fn retries(&self) -> u32 {
@@ -192,13 +199,17 @@ mod tests {
         let policy = RetryPolicy { attempts: 2, ..policy("5xx") };
         let bad = response(500, None);
         let mut tries = Tries::new(Some(&policy));
+        assert!(!tries.are_used_up(bad));
         assert!(tries.another(bad, true, 0).is_some() && tries.another(bad, true, 0).is_some());
         assert_eq!((tries.another(bad, true, 0), tries.retries()), (None, 2));
+        assert_eq!([tries.are_used_up(bad), tries.are_used_up(response(200, None))], [true, false]);
         // a good answer, a body that is gone, no policy
         let mut tries = Tries::new(Some(&policy));
         assert_eq!([tries.another(response(200, None), true, 0), tries.another(bad, false, 0)], [None, None]);
         assert_eq!(tries.retries(), 0);
         assert_eq!(Tries::new(None).another(bad, true, 0), None);
+        let none = RetryPolicy { attempts: 0, ..policy.clone() };
+        assert!(!Tries::new(None).are_used_up(bad) && !Tries::new(Some(&none)).are_used_up(bad), "there was none");
     }
 
     #[test]

@@ -27,6 +27,7 @@ fn text(text: &TextMatch) -> String {
     match text {
         TextMatch::Exact(text) => format!("exact {text}"),
         TextMatch::Prefix(text) => format!("prefix {text}"),
+        TextMatch::Elements(text) => format!("path prefix {text}"),
         TextMatch::Regex(pattern) => format!("regex {pattern}"),
     }
 }

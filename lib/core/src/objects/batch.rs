@@ -7,7 +7,10 @@ use serde::Serialize;
 
 use crate::{
     Kind, ObjectKey, ObjectName,
-    objects::{DestinationRule, EndpointSlice, Namespace, Node, PeerAuthentication, Pod, Service, VirtualService},
+    objects::{
+        DestinationRule, EndpointSlice, Gateway, GatewayRoute, Namespace, Node, PeerAuthentication, Pod,
+        ReferenceGrant, RequestAuthentication, Service, VirtualService,
+    },
     world::AuthorizationPolicy,
 };
 
@@ -25,6 +28,8 @@ pub enum Object {
     Service(Arc<Service>),
     /// A slice of endpoints.
     EndpointSlice(Arc<EndpointSlice>),
+    /// A gateway or waypoint.
+    Gateway(Arc<Gateway>),
     /// L4 policy.
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
     /// Mutual TLS requirements.
@@ -33,6 +38,12 @@ pub enum Object {
     VirtualService(Arc<VirtualService>),
     /// Subsets of a host, and the policy of its traffic.
     DestinationRule(Arc<DestinationRule>),
+    /// Whose tokens requests may have.
+    RequestAuthentication(Arc<RequestAuthentication>),
+    /// Routes of the Gateway API, of requests: an HTTPRoute or a GRPCRoute.
+    GatewayRoute(Arc<GatewayRoute>),
+    /// References into a namespace that it allows.
+    ReferenceGrant(Arc<ReferenceGrant>),
 }
 
 impl Object {
@@ -45,10 +56,14 @@ impl Object {
             Self::Pod(o) => (Kind::Pod, &o.name),
             Self::Service(o) => (Kind::Service, &o.name),
             Self::EndpointSlice(o) => (Kind::EndpointSlice, &o.name),
+            Self::Gateway(o) => (Kind::Gateway, &o.name),
             Self::AuthorizationPolicy(o) => (Kind::AuthorizationPolicy, &o.name),
             Self::PeerAuthentication(o) => (Kind::PeerAuthentication, &o.name),
             Self::VirtualService(o) => (Kind::VirtualService, &o.name),
             Self::DestinationRule(o) => (Kind::DestinationRule, &o.name),
+            Self::RequestAuthentication(o) => (Kind::RequestAuthentication, &o.name),
+            Self::GatewayRoute(o) => (o.kind(), &o.name),
+            Self::ReferenceGrant(o) => (Kind::ReferenceGrant, &o.name),
         };
         ObjectKey::new(kind, name.clone())
     }
@@ -63,10 +78,14 @@ from!(
     Pod,
     Service,
     EndpointSlice,
+    Gateway,
     AuthorizationPolicy,
     PeerAuthentication,
     VirtualService,
-    DestinationRule
+    DestinationRule,
+    RequestAuthentication,
+    GatewayRoute,
+    ReferenceGrant
 );
 
 /// One object that appeared, changed or went away.

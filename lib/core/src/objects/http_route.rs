@@ -128,8 +128,11 @@ impl HeaderChanges {
 /// `redirect`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HttpRedirect {
-    /// `uri`: in the place of the path.
+    /// `uri`, of the Gateway API `path.replaceFullPath`: in the place of the path.
     pub uri: Option<Arc<str>>,
+    /// `path.replacePrefixMatch` of the Gateway API: in the place of the elements of the path that the match's prefix has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<Arc<str>>,
     /// `authority`: in the place of the host.
     pub authority: Option<Arc<str>>,
     /// `port` or `derivePort`.
@@ -179,6 +182,10 @@ pub enum PathRewrite {
     Matched(Arc<str>),
     /// `uriRegexRewrite`.
     Regex(Substitution),
+    /// `path.replaceFullPath` of the Gateway API: in the place of the whole path.
+    Full(Arc<str>),
+    /// `path.replacePrefixMatch` of the Gateway API: in the place of the elements that the match's prefix has.
+    Elements(Arc<str>),
 }
 
 /// `retries`.

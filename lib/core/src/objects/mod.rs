@@ -4,17 +4,25 @@
 
 mod batch;
 mod destination_rule;
+mod gateway;
+mod gateway_route;
 mod http_route;
 mod namespace;
 mod node;
 mod peer_authentication;
 mod pod;
+mod request_authentication;
 mod service;
 mod traffic_policy;
 mod virtual_service;
 
 pub use batch::{Batch, Change, Object};
 pub use destination_rule::{DestinationRule, Subset};
+pub use gateway::{Admits, Gateway, HboneListener, Must, Requirement, WAYPOINT_CLASSES, WaypointFor};
+pub use gateway_route::{
+    Backend, BackendRef, GatewayRoute, GrantFrom, GrantTo, GrpcMethod, ParentRef, ReferenceGrant, Referent, RouteMatch,
+    RouteMirror, RouteProtocol, RouteRetry, RouteRule,
+};
 pub use http_route::{
     Abort, AbortWith, CorsPolicy, Delay, DirectResponse, Fault, HeaderChanges, HeaderOperations, HttpAction, HttpMatch,
     HttpPolicy, HttpRedirect, HttpRetry, HttpRewrite, HttpRoute, Mirror, ParseConditionError, PathRewrite,
@@ -24,6 +32,7 @@ pub use namespace::Namespace;
 pub use node::{AGENT_NOT_READY, Node};
 pub use peer_authentication::{Created, MtlsMode, PeerAuthentication};
 pub use pod::{ContainerPort, DEFAULT_WEIGHT, OwnProxy, Phase, Pod};
+pub use request_authentication::{ClaimHeader, JwtRule, KeySource, RequestAuthentication, TokenSource};
 pub use service::{EndpointSlice, Service, SliceEndpoint, SlicePort};
 pub use traffic_policy::{
     Balancing, ClientTls, ConnectionPool, ConsistentHash, Distribute, HashCookie, HashKey, HashRing, HttpPool,

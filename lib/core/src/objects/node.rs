@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::{ObjectName, labels::Labels};
@@ -20,4 +21,7 @@ pub struct Node {
     pub labels: Labels,
     /// It has the taint [`AGENT_NOT_READY`], of any effect.
     pub awaits_agent: bool,
+    /// The annotation [`WAYPOINT_RANGE`](crate::provision::WAYPOINT_RANGE): the addresses of waypoints that its agent may run,
+    /// which lead to this node. One of each family at most, without host bits.
+    pub waypoint_ranges: Vec<IpNet>,
 }

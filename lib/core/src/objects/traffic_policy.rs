@@ -259,6 +259,14 @@ pub struct ClientTls {
     pub skips_verification: bool,
 }
 
+impl ClientTls {
+    /// TLS of the rule's own is begun: SIMPLE or MUTUAL.
+    #[must_use]
+    pub const fn begins(&self) -> bool {
+        matches!(self.mode, TlsMode::Simple | TlsMode::Mutual)
+    }
+}
+
 /// `tls.mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum TlsMode {

@@ -18,6 +18,7 @@
 //! The race of a change with a connection being opened: register first, then compare `judged_at` with the current
 //! version and check again if it differs. Between the two no change can be missed.
 
+mod at_waypoint;
 mod changes;
 
 use std::{
@@ -25,9 +26,12 @@ use std::{
     sync::Arc,
 };
 
-pub use self::changes::Changes;
+pub use self::{
+    at_waypoint::{GateChanges, Reached, check_endpoint},
+    changes::Changes,
+};
 use crate::{
-    Identities, Identity, ObjectName, Reason, World, admit,
+    Identities, Identity, NamedSource, ObjectName, Reason, World, admit,
     authz::{Peer, Request, Verdict},
     route::{Hop, HopKind},
     world::{Uid, Version, Workload},
@@ -57,6 +61,9 @@ pub enum Basis {
         peer: IpAddr,
         /// The peer's identity; none: plaintext.
         identity: Option<Identity>,
+        /// The source that the peer, a waypoint, named, and that was believed when it was opened: who opened it does
+        /// not change any more.
+        named: Option<NamedSource>,
     },
     /// From the pod.
     Outbound {
@@ -110,20 +117,23 @@ const fn deny(reason: Reason) -> Verdict {
 pub fn check(world: &World, judged: &Judged) -> Verdict {
     let pod = &judged.pod;
     match &judged.basis {
-        Basis::Inbound { address, port, peer, identity } => {
+        Basis::Inbound { address, port, peer, identity, named } => {
             // One that leaves the mesh is judged as before: its open connections go on until its release ends them.
             let Some(workload) = world.workload(pod).filter(|w| w.addresses.contains(address)) else {
                 return deny(Reason::PodGone);
             };
-            let peer = Peer { address: *peer, identity: identity.as_ref() };
+            let peer = match identity {
+                Some(identity) => Peer::of_tunnel(*peer, identity, named.as_ref()),
+                None => Peer::itself(*peer, None),
+            };
             admit::admit(world, &Request { peer, workload, address: *address, port: *port }, &mut ())
         }
         Basis::Outbound { from, service, target, path } => match source(world, pod, *from) {
             Err(reason) => deny(reason),
-            Ok(_) if !path.is_waypoint() && wants_waypoint(world, service.as_ref(), target.ip()) => {
-                deny(Reason::WaypointMissing)
-            }
-            Ok(source) => outbound(world, source, *from, *target, path),
+            Ok(source) => match bypassed(world, source, service.as_ref(), target.ip()) {
+                Some(reason) if !path.is_waypoint() => deny(reason),
+                _ => outbound(world, source, *from, *target, path),
+            },
         },
     }
 }
@@ -143,7 +153,7 @@ fn outbound(world: &World, source: &Workload, from: IpAddr, target: SocketAddr, 
         OutboundPath::Plain => match destination {
             // It began before the other end was in the mesh, whose node has never seen it: judged for it, as it would.
             Some(workload) if workload.is_enrolled() && workload.uid != source.uid => {
-                let peer = Peer { address: from, identity: None };
+                let peer = Peer::itself(from, None);
                 let request = Request { peer, workload, address: target.ip(), port: target.port() };
                 admit::admit(world, &request, &mut ())
             }
@@ -161,12 +171,15 @@ pub fn source<'a>(world: &'a World, pod: &Uid, from: IpAddr) -> Result<&'a Arc<W
     if source.addresses.contains(&from) { Ok(source) } else { Err(Reason::BadSource) }
 }
 
-/// The called service or pod requires a waypoint that does not exist: its L7 policy must not be bypassed.
-fn wants_waypoint(world: &World, service: Option<&ObjectName>, target: IpAddr) -> bool {
-    match service {
-        Some(service) => world.service(service).is_some_and(|s| s.waypoint.is_some() && !s.waypoint_optional),
-        None => world.workload_at(target).is_some_and(|w| w.waypoint.is_some()),
-    }
+/// A waypoint stands before the called service or pod, there or not: its L7 policy must not be bypassed. Not so for
+/// the waypoint's own calls, and where `underpass.dev/waypoint-failure: allow` makes it optional.
+fn bypassed(world: &World, source: &Workload, service: Option<&ObjectName>, target: IpAddr) -> Option<Reason> {
+    let waypoint = match service {
+        Some(service) => world.service(service).filter(|s| !s.waypoint_optional)?.waypoint.as_ref()?,
+        None => world.workload_at(target)?.waypoint.as_ref()?,
+    };
+    let reason = if waypoint.is_missing() { Reason::WaypointMissing } else { Reason::WaypointBypassed };
+    (!world.is_instance(waypoint, source)).then_some(reason)
 }
 
 #[cfg(test)]

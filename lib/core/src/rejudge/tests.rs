@@ -10,10 +10,10 @@ use crate::{
     resolve::Model,
     route::{self, Plan},
     testing::{
-        ambient, labels, model, name, namespace, peer_authentication, pod, policy, service, some_address, some_batch,
-        some_model,
+        ambient, gateway, labels, model, name, namespace, peer_authentication, pod, policy, service, some_address,
+        some_batch, some_model,
     },
-    world::{Action, Addressed, AuthorizationPolicy, MeshSettings, Scope},
+    world::{Action, AuthorizationPolicy, MeshSettings, PolicyTarget, Scope, TargetKind},
 };
 
 /// Pods a and b in the mesh, z outside; services `b` (of b), `z` (of z), and `other` (of no pod).
@@ -64,7 +64,7 @@ fn through(hop: HopKind, accounts: &[&str]) -> OutboundPath {
 /// services, and to z by that of none.
 fn open(v4: bool) -> [(&'static str, Judged); 5] {
     let (from, b, z) = (ip(A, v4), ip(B, v4), ip(Z, v4));
-    let to_b = |peer, identity| ("default/b", Basis::Inbound { address: b, port: 80, peer, identity });
+    let to_b = |peer, identity| ("default/b", Basis::Inbound { address: b, port: 80, peer, identity, named: None });
     let hbone = || through(HopKind::Workload, &["b"]);
     let from_a = |target, service: Option<&str>, path| {
         let (service, target) = (service.map(name), SocketAddr::new(target, 80));
@@ -152,7 +152,10 @@ fn policies() {
     ends("the mesh", [root(denies(vec![Rule::default()])).into()], &all_denied);
     ends("the mesh's b", [root(selecting("b", denies(vec![Rule::default()]))).into()], &all_denied);
     ends("the mesh's a", [root(selecting("a", denies(vec![Rule::default()]))).into()], &[]);
-    let targets = AuthorizationPolicy { scope: Scope::Targets(vec!["Gateway w".into()]), ..allow(vec![]) };
+    let targets = AuthorizationPolicy {
+        scope: Scope::Targets(vec![PolicyTarget::new(TargetKind::Gateway, "w")]),
+        ..allow(vec![])
+    };
     ends("a waypoint's", [targets.into()], &[]);
 }
 
@@ -351,8 +354,16 @@ fn services_and_waypoints() {
         s.waypoint_optional = true;
     };
     ends("a waypoint that may be missing", change(optional), &[]);
+    let there = |instances: &str| {
+        let own = service(&format!("default/w app={instances} 10.96.0.9,fd96::9 15008"));
+        change(|s| s.labels = labels("istio.io/use-waypoint=w"))
+            .into_iter()
+            .chain([gateway("default/w").into(), own.into()])
+    };
+    ends("a waypoint that is there", there("w"), &[("service", Reason::WaypointBypassed, "")]);
+    ends("of which the caller is an instance", there("a"), &[]);
     let ns = crate::objects::Namespace { labels: labels("istio.io/use-waypoint=w"), ..namespace("default") };
-    ends("the namespace's", [ns.into()], &[missing("service"), missing("plain")].concat());
+    ends("the namespace's", [ns.into()], &[missing("service"), missing("plain"), missing("direct")].concat());
     ends("the pod's", [ambient("default/b", B, "app=b istio.io/use-waypoint=w").into()], &missing("direct"));
     let z = Service { labels: labels("istio.io/use-waypoint=w"), ..service("default/z app=z 10.96.0.2,fd96::2 80") };
     ends("of a pod outside", [z.into()], &missing("plain"));
@@ -376,23 +387,19 @@ proptest! {
         for w in before.workloads() {
             for address in w.addresses.iter().filter(|_| w.is_pod()) {
                 let identity = (!plaintext).then(|| identity("x1"));
-                let basis = Basis::Inbound { address: *address, port: 80, peer: from, identity };
+                let basis = Basis::Inbound { address: *address, port: 80, peer: from, identity, named: None };
                 open.push(Judged { pod: w.uid.clone(), basis, judged_at: before.version() });
             }
             let Some(from) = w.addresses.first().copied().filter(|_| w.is_pod()) else { continue };
             let to = SocketAddr::new(to, 80);
-            let service = match before.addressed(to.ip()) {
-                Addressed::Service(s) => Some(s.name.clone()),
-                _ => None,
-            };
-            let (target, path) = match route::plan(before, w, to, 0, &mut ()) {
+            let (destination, path) = match route::plan(before, w, to, 0, &mut ()) {
                 Plan::Hbone { destination, hop } => {
-                    (destination.target, OutboundPath::tunnel(before.identity(w).expect("a pod").clone(), &hop))
+                    (destination, OutboundPath::tunnel(before.identity(w).expect("a pod").clone(), &hop))
                 }
-                Plan::Plain { destination } => (destination.target, OutboundPath::Plain),
+                Plan::Plain { destination } => (destination, OutboundPath::Plain),
                 Plan::Refuse { .. } => continue,
             };
-            let basis = Basis::Outbound { from, service, target, path };
+            let basis = Basis::Outbound { from, service: destination.service, target: destination.target, path };
             let judged = Judged { pod: w.uid.clone(), basis, judged_at: before.version() };
             prop_assert!(check(before, &judged).is_allow(), "just opened: {judged:?}");
             open.push(judged);

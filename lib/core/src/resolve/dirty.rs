@@ -64,16 +64,31 @@ impl Resolver {
     pub(super) fn mark(&mut self, key: &ObjectKey, old: Option<&Object>, new: Option<&Object>, dirty: &mut Dirty) {
         dirty.findings.insert(key.clone());
         match key.kind {
-            Kind::Namespace => self.mark_namespace(key.name.name(), namespace(old), namespace(new), dirty),
+            Kind::Namespace => {
+                self.mark_naming(key, namespace(old).map(|n| &n.labels), namespace(new).map(|n| &n.labels));
+                self.mark_namespace(key.name.name(), namespace(old), namespace(new), dirty);
+            }
             Kind::Node => self.mark_node(key, node(old), node(new), dirty),
-            Kind::Pod => self.mark_pod(&key.name, pod(old), pod(new), dirty),
-            Kind::Service => self.mark_service(&key.name, service(old), service(new), dirty),
+            Kind::Pod => {
+                self.mark_naming(key, pod(old).map(|p| &p.labels), pod(new).map(|p| &p.labels));
+                self.mark_pod(&key.name, pod(old), pod(new), dirty);
+            }
+            Kind::Service => {
+                self.mark_naming(key, service(old).map(|s| &s.labels), service(new).map(|s| &s.labels));
+                self.mark_service(&key.name, service(old), service(new), dirty);
+            }
+            Kind::Gateway => self.mark_gateway(&key.name, dirty),
             Kind::EndpointSlice => self.mark_slice(&key.name, slice(old), slice(new), dirty),
             Kind::AuthorizationPolicy => self.mark_policy(&key.name, policy(old), policy(new), dirty),
             Kind::PeerAuthentication => {
                 self.mark_peer_authentication(&key.name, peer_authentication(old), peer_authentication(new), dirty);
             }
-            Kind::VirtualService | Kind::DestinationRule => {}
+            Kind::VirtualService
+            | Kind::DestinationRule
+            | Kind::RequestAuthentication
+            | Kind::HttpRoute
+            | Kind::GrpcRoute
+            | Kind::ReferenceGrant => {}
         }
     }
 
@@ -89,7 +104,14 @@ impl Resolver {
                 Object::EndpointSlice(slice) => {
                     dirty.lone.extend(slice.endpoints.iter().filter_map(|e| Some((slice.name.clone(), e.address()?))));
                 }
-                Object::Namespace(_) | Object::Node(_) | Object::VirtualService(_) | Object::DestinationRule(_) => {}
+                Object::Namespace(_)
+                | Object::Node(_)
+                | Object::Gateway(_)
+                | Object::VirtualService(_)
+                | Object::DestinationRule(_)
+                | Object::RequestAuthentication(_)
+                | Object::GatewayRoute(_)
+                | Object::ReferenceGrant(_) => {}
             }
         }
     }
@@ -102,6 +124,7 @@ impl Resolver {
 
     fn mark_namespace(&self, name: &str, old: Option<&Namespace>, new: Option<&Namespace>, dirty: &mut Dirty) {
         if old.map(|n| &n.labels) != new.map(|n| &n.labels) {
+            self.mark_labelled(name, dirty);
             dirty.pods.extend(self.pods_of(name).map(|pod| pod.name.clone()));
         }
         let services = self.sources.of_kind(Kind::Service, Some(name)).filter_map(|object| service(Some(object)));
@@ -114,6 +137,10 @@ impl Resolver {
         self.mark_host(key, &addresses(old), &addresses(new), dirty);
         if old.is_some() != new.is_some() {
             self.mark_contested(name, dirty);
+        }
+        let runs_waypoints = |node: Option<&Node>| node.is_some_and(|node| !node.waypoint_ranges.is_empty());
+        if runs_waypoints(old) != runs_waypoints(new) {
+            self.mark_ranges(dirty);
         }
         let locality = new.map(|node| Locality::of(&node.labels));
         if self.index.localities.get(name).map(|known| &**known) == locality.as_ref() {
@@ -204,6 +231,9 @@ impl Resolver {
 
     fn mark_service(&mut self, name: &ObjectName, old: Option<&Service>, new: Option<&Service>, dirty: &mut Dirty) {
         dirty.services.insert(name.clone());
+        if old.is_some() != new.is_some() {
+            dirty.findings.insert(ObjectKey::new(Kind::Gateway, name.clone()));
+        }
         let vips = |s: Option<&Service>| s.map_or_else(Vec::new, |s| s.vips.clone());
         let (before, after) = (vips(old), vips(new));
         for ip in before.iter().filter(|ip| !after.contains(ip)) {
@@ -228,14 +258,24 @@ impl Resolver {
             selector(new).iter().for_each(|selector| self.index.services.insert(name, selector));
         }
         if self.index.slices_of.has(name) {
-            for slice in self.index.slices_of.get(name).filter_map(|slice| self.slice(slice)) {
-                slice.endpoints.iter().filter_map(SliceEndpoint::address).for_each(|ip| {
-                    self.mark_endpoint(&slice.name, ip, dirty);
-                });
-            }
+            self.mark_sliced(name, dirty);
         } else {
             self.mark_selected_by(name, selector(old).as_ref(), dirty);
             self.mark_selected_by(name, selector(new).as_ref(), dirty);
+        }
+    }
+
+    /// The endpoints of a service as they are.
+    pub(super) fn mark_behind(&self, service: &ObjectName, dirty: &mut Dirty) {
+        self.mark_sliced(service, dirty);
+        self.mark_unless_sliced(service, dirty);
+    }
+
+    fn mark_sliced(&self, service: &ObjectName, dirty: &mut Dirty) {
+        for slice in self.index.slices_of.get(service).filter_map(|slice| self.slice(slice)) {
+            slice.endpoints.iter().filter_map(SliceEndpoint::address).for_each(|ip| {
+                self.mark_endpoint(&slice.name, ip, dirty);
+            });
         }
     }
 

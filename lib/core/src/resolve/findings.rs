@@ -33,10 +33,14 @@ impl Resolver {
             Some(Object::PeerAuthentication(p)) => peer_authentication(p, &self.settings, &mut say),
             Some(Object::Service(s)) => {
                 service(s, &mut say);
+                self.find_attachment(&s.labels, s.name.namespace(), &mut say);
                 self.claims(key, &s.vips, &mut say);
                 s.external().for_each(|ip| self.taken(s, ip, &mut say));
             }
+            Some(Object::Namespace(n)) => self.find_attachment(&n.labels, n.name.name(), &mut say),
+            Some(Object::Gateway(gateway)) => self.find_waypoint(gateway, &mut say),
             Some(Object::Pod(pod)) if pod.has_own_addresses() => {
+                self.find_attachment(&pod.labels, pod.name.namespace(), &mut say);
                 let (held, former): (Vec<_>, Vec<_>) = pod.addresses.iter().partition(|ip| self.holds(pod, **ip));
                 self.claims(key, &held, &mut say);
                 for ip in former {
@@ -93,16 +97,14 @@ fn service(s: &Service, say: &mut impl FnMut(String, String)) {
 
 fn authorization(p: &AuthorizationPolicy, say: &mut impl FnMut(String, String)) {
     if let Scope::Targets(targets) = &p.scope {
-        let says = format!(
-            "applies at the waypoint of {}, which does not exist: the policy has no effect",
-            targets.join(", ")
-        );
+        let targets: Vec<_> = targets.iter().map(ToString::to_string).collect();
+        let says = format!("applies at the waypoint of {}: no node enforces it", targets.join(", "));
         say("spec.targetRefs".into(), says);
         return;
     }
     let effect = match p.action {
-        Action::Allow => "this rule allows nothing",
-        Action::Deny => "this rule denies every connection that its other fields match",
+        Action::Allow => "without one this rule allows nothing",
+        Action::Deny => "without one this rule denies every connection that its other fields match",
     };
     for asked in p.rule_values().into_iter().filter(|asked| !asked.value.is_possible()) {
         let effect = p.action.with_nothing(asked.is_not);

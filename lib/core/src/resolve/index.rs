@@ -103,6 +103,29 @@ impl<K: Ord> SetMap<K> {
     }
 }
 
+/// Sets of objects of several kinds that may be large and change by one element.
+#[derive(Clone, Debug, Default)]
+pub(super) struct KeysMap(BTreeMap<ObjectName, std::collections::BTreeSet<ObjectKey>>);
+
+impl KeysMap {
+    pub(super) fn get(&self, of: &ObjectName) -> impl Iterator<Item = &ObjectKey> {
+        self.0.get(of).into_iter().flatten()
+    }
+
+    pub(super) fn insert(&mut self, of: ObjectName, member: ObjectKey) {
+        self.0.entry(of).or_default().insert(member);
+    }
+
+    pub(super) fn remove(&mut self, of: &ObjectName, member: &ObjectKey) {
+        if let Some(group) = self.0.get_mut(of) {
+            group.remove(member);
+            if group.is_empty() {
+                self.0.remove(of);
+            }
+        }
+    }
+}
+
 /// Objects with a selector, by namespace and by one pair of it: a pod asks with its labels which of them may select it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Selectors(BTreeMap<Arc<str>, OfNamespace>);
@@ -170,6 +193,8 @@ pub(super) struct Index {
     pub(super) slices_of: SetMap<ObjectName>,
     /// Services with a selector.
     pub(super) services: Selectors,
+    /// By Gateway: the Services, pods and namespaces whose own label names it as their waypoint.
+    pub(super) naming: KeysMap,
     /// AuthorizationPolicies with a selector.
     pub(super) policies: Selectors,
     /// PeerAuthentications with a selector that counts.

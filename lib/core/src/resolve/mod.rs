@@ -17,23 +17,23 @@ mod findings;
 mod index;
 mod local;
 mod mtls;
+mod naming;
 mod shared;
+mod waypoint;
 mod workload;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use imbl::OrdMap;
+use imbl::{OrdMap, ordmap::DiffItem};
 
 pub use findings::Finding;
 pub use local::{Local, LocalPod};
 
-use self::{dirty::Dirty, index::Index, shared::Shared};
+use self::{dirty::Dirty, index::Index, naming::Naming, shared::Shared};
 use crate::{
     Kind, ObjectKey, ObjectName, World,
     bulk::alternating,
-    objects::{
-        Batch, Change, DestinationRule, Namespace, Node, Object, PeerAuthentication, Pod, Service, VirtualService,
-    },
+    objects::{Batch, Change, Namespace, Node, Object, PeerAuthentication, Pod, RequestAuthentication, Service},
     world::{self, Fact, FactKey, Facts, MeshSettings, Uid, Workload},
 };
 
@@ -43,6 +43,7 @@ use crate::{
 pub struct Sources {
     objects: OrdMap<ObjectKey, Object>,
     findings: OrdMap<ObjectKey, Arc<[Finding]>>,
+    naming: Naming,
 }
 
 impl Sources {
@@ -72,6 +73,15 @@ impl Sources {
     /// All findings, by object, field and text.
     pub fn findings(&self) -> impl Iterator<Item = &Finding> {
         self.findings.values().flat_map(|all| all.iter())
+    }
+
+    /// The objects that differ in `newer`, each before and after: costs what differs.
+    pub fn differences<'a>(&'a self, newer: &'a Self) -> impl Iterator<Item = [Option<&'a Object>; 2]> {
+        self.objects.diff(&newer.objects).map(|item| match item {
+            DiffItem::Add(_, new) => [None, Some(new)],
+            DiffItem::Update { old: (_, old), new: (_, new) } => [Some(old), Some(new)],
+            DiffItem::Remove(_, old) => [Some(old), None],
+        })
     }
 
     /// The findings about one object.
@@ -158,27 +168,10 @@ impl Sources {
         })
     }
 
-    /// All VirtualServices, by name.
-    pub fn virtual_services(&self) -> impl Iterator<Item = &Arc<VirtualService>> {
-        self.of_kind(Kind::VirtualService, None).filter_map(|object| match object {
-            Object::VirtualService(v) => Some(v),
-            _ => None,
-        })
-    }
-
-    /// The VirtualService of this name.
-    #[must_use]
-    pub fn virtual_service(&self, name: &ObjectName) -> Option<&Arc<VirtualService>> {
-        match self.get(&ObjectKey::new(Kind::VirtualService, name.clone())) {
-            Some(Object::VirtualService(v)) => Some(v),
-            _ => None,
-        }
-    }
-
-    /// All DestinationRules, by name.
-    pub fn destination_rules(&self) -> impl Iterator<Item = &Arc<DestinationRule>> {
-        self.of_kind(Kind::DestinationRule, None).filter_map(|object| match object {
-            Object::DestinationRule(rule) => Some(rule),
+    /// All RequestAuthentications, by name.
+    pub fn request_authentications(&self) -> impl Iterator<Item = &Arc<RequestAuthentication>> {
+        self.of_kind(Kind::RequestAuthentication, None).filter_map(|object| match object {
+            Object::RequestAuthentication(policy) => Some(policy),
             _ => None,
         })
     }
@@ -250,6 +243,7 @@ impl Resolver {
                 None => self.sources.objects.remove(&key),
             };
             if old.as_ref() != new {
+                self.sources.naming.change(old.as_ref(), new);
                 self.mark(&key, old.as_ref(), new, &mut dirty);
             }
         }
@@ -337,7 +331,6 @@ impl Resolver {
     fn service(&self, service: &Service) -> world::Service {
         let namespace = self.sources.namespace(service.name.namespace());
         let (name, of) = (service.name.name(), service.name.namespace());
-        let of_namespace = || namespace.and_then(|n| workload::waypoint(&n.labels));
         world::Service {
             name: service.name.clone(),
             hostname: format!("{name}.{of}.svc.{}", self.settings.cluster_domain).into(),
@@ -348,11 +341,7 @@ impl Resolver {
             internal_traffic: service.internal_traffic,
             distribution: service.distribution.or_else(|| namespace?.distribution).unwrap_or_default(),
             affinity: service.affinity,
-            // Its own label ends the search, also where it says `none`.
-            waypoint: match service.labels.get(workload::USE_WAYPOINT) {
-                Some(_) => workload::waypoint(&service.labels),
-                None => of_namespace(),
-            },
+            waypoint: self.waypoint_of_service(service),
             waypoint_optional: service.waypoint_optional,
         }
     }

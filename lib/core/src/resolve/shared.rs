@@ -54,11 +54,10 @@ pub(super) struct Shared {
 impl Shared {
     /// Exchanges what another fact has as well for its copy. Node and account are the pod's own already.
     pub(super) fn workload(&mut self, workload: &mut Workload) {
-        let Workload { account, waypoint, canonical_service, canonical_revision, app, version, endpoints, .. } =
-            workload;
+        let Workload { account, canonical_service, canonical_revision, app, version, endpoints, .. } = workload;
         let namespace = account.iter_mut().map(|account| &mut account.namespace);
         let names = [canonical_service, canonical_revision, app, version];
-        namespace.chain(waypoint).chain(names).for_each(|text| self.texts.share(text));
+        namespace.chain(names).for_each(|text| self.texts.share(text));
         endpoints.iter_mut().for_each(|endpoint| self.ports.share(&mut endpoint.ports));
     }
 }

@@ -5,18 +5,10 @@ use std::{net::IpAddr, sync::Arc};
 use super::Resolver;
 use crate::{
     Kind, ObjectKey, ObjectName, enrol,
-    labels::{Labels, selects},
+    labels::selects,
     objects::{Object, PeerAuthentication, Phase, Pod},
     world::{Account, Locality, Scope, Uid, Workload},
 };
-
-/// The label that names a waypoint, or `none`.
-pub(super) const USE_WAYPOINT: &str = "istio.io/use-waypoint";
-
-/// The waypoint that labels name.
-pub(super) fn waypoint(labels: &Labels) -> Option<Arc<str>> {
-    labels.get(USE_WAYPOINT).filter(|name| *name != "none").map(Arc::from)
-}
 
 impl Resolver {
     /// None: the pod has ended, and its addresses may be those of another one.
@@ -38,6 +30,7 @@ impl Resolver {
             false => pod.addresses.iter().copied().filter(is_own).collect(),
         };
         let (service, revision) = (pod.canonical_service().into(), pod.canonical_revision().into());
+        let endpoints = self.endpoints_of(pod);
         Some(Workload {
             uid: Uid::of_pod(&self.settings.cluster, &pod.name),
             name: pod.name.clone(),
@@ -45,10 +38,10 @@ impl Resolver {
             account: Some(Account { namespace, name: Arc::clone(&pod.service_account) }),
             enrolment: self.enrolment(pod),
             host_network: pod.host_network,
-            waypoint: waypoint(&pod.labels),
+            waypoint: self.waypoint_of_pod(pod, &endpoints),
             policies: self.policies_of(pod).into(),
             mtls: self.mtls_of(pod),
-            endpoints: self.endpoints_of(pod),
+            endpoints,
             node: pod.node.clone(),
             locality: self.locality_of(pod),
             ready: pod.ready,

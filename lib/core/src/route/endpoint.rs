@@ -7,6 +7,7 @@ use std::{net::SocketAddr, sync::Arc};
 use super::Caller;
 use crate::{
     Kind, ObjectKey, Reason, World,
+    objects::DEFAULT_WEIGHT,
     trace::{Stage, Trace},
     world::{Distribution, Endpoint, InternalTraffic, Locality, Nearness, Service, Workload},
 };
@@ -15,8 +16,19 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate<'a> {
     pub(super) workload: &'a Arc<Workload>,
-    pub(super) endpoint: &'a Endpoint,
+    /// None: an address that is known without a Service.
+    pub(super) endpoint: Option<&'a Endpoint>,
     pub(super) target: SocketAddr,
+}
+
+impl Candidate<'_> {
+    pub(super) fn weight(&self) -> u16 {
+        self.endpoint.map_or(DEFAULT_WEIGHT, |e| e.weight)
+    }
+
+    fn is_ready(&self) -> bool {
+        self.endpoint.is_none_or(|e| e.ready)
+    }
 }
 
 /// The endpoints among which chance or affinity decides for a call of `to`, the service's VIP and a port. Never empty.
@@ -36,11 +48,24 @@ pub(super) fn candidates<'a>(
     if service.port(to.port()).is_none() {
         return Err(Reason::UnknownPort);
     }
-    let mut all = usable(world.endpoints(&service.name), to);
-    let mut narrowing = Narrowing { key: ObjectKey::new(Kind::Service, service.name.clone()), trace };
+    let all = usable(world.endpoints(&service.name), to);
     if all.is_empty() {
         return Err(Reason::NoEndpoint);
     }
+    narrowed(service, caller, all, trace)
+}
+
+/// Those of a service's endpoints among which chance or affinity decides. Never empty, where `all` is not.
+///
+/// # Errors
+/// None is local, where one must be.
+pub(super) fn narrowed<'a>(
+    service: &Service,
+    caller: &Caller<'_>,
+    mut all: Vec<Candidate<'a>>,
+    trace: &mut impl Trace,
+) -> Result<Vec<Candidate<'a>>, Reason> {
+    let mut narrowing = Narrowing { key: ObjectKey::new(Kind::Service, service.name.clone()), trace };
     if service.internal_traffic == InternalTraffic::Local {
         narrowing.require(
             &mut all,
@@ -51,11 +76,11 @@ pub(super) fn candidates<'a>(
             return Err(Reason::NoLocalEndpoint);
         }
     }
-    if all.iter().all(|c| !c.endpoint.ready) {
+    if all.iter().all(|c| !c.is_ready()) {
         narrowing.say(|| "no endpoint is ready: terminating endpoints that still serve are used".into());
     }
-    narrowing.prefer(&mut all, |c| c.endpoint.ready, || "ready endpoints before terminating ones".into());
-    narrowing.prefer(&mut all, |c| c.endpoint.weight > 0, || "endpoints of weight 0 left out".into());
+    narrowing.prefer(&mut all, |c| c.is_ready(), || "ready endpoints before terminating ones".into());
+    narrowing.prefer(&mut all, |c| c.weight() > 0, || "endpoints of weight 0 left out".into());
     hinted(&mut narrowing, &mut all, caller.node, caller.locality);
     nearest(&mut narrowing, &mut all, service.distribution, caller);
     Ok(all)
@@ -70,7 +95,7 @@ fn usable<'a>(
     (endpoints.filter(|(_, e)| (e.ready || e.draining) && e.address.is_ipv4() == to.is_ipv4()))
         .filter_map(|(workload, endpoint)| {
             let target = SocketAddr::new(endpoint.address, endpoint.target_port(to.port())?);
-            Some(Candidate { workload, endpoint, target })
+            Some(Candidate { workload, endpoint: Some(endpoint), target })
         })
         .collect()
 }
@@ -88,10 +113,10 @@ fn hinted<T: Trace>(
 ) {
     let names = |hints: &[Arc<str>], name: &str| hints.iter().any(|h| &**h == name);
     fn nodes<'a>(c: &Candidate<'a>) -> &'a [Arc<str>] {
-        c.endpoint.hints.as_ref().map_or(&[], |hints| &hints.nodes)
+        c.endpoint.and_then(|e| e.hints.as_ref()).map_or(&[], |hints| &hints.nodes)
     }
     fn zones<'a>(c: &Candidate<'a>) -> &'a [Arc<str>] {
-        c.endpoint.hints.as_ref().map_or(&[], |hints| &hints.zones)
+        c.endpoint.and_then(|e| e.hints.as_ref()).map_or(&[], |hints| &hints.zones)
     }
     if let Some(node) = node.filter(|_| all.iter().all(|c| !nodes(c).is_empty())) {
         let fits = |c: &Candidate<'_>| names(nodes(c), node);

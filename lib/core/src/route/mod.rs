@@ -14,6 +14,7 @@ use std::{
 
 use serde::Serialize;
 
+pub(crate) use self::balance::mix;
 pub use self::hop::{Authority, Destination, Hop, HopKind};
 use crate::{
     Identities, Kind, ObjectKey, ObjectName, Reason, World,
@@ -98,12 +99,11 @@ pub fn resolve(
 pub fn plan(world: &World, source: &Workload, to: SocketAddr, roll: u64, trace: &mut impl Trace) -> Plan {
     let service = service_at(world, to.ip());
     let key = service.map(|s| ObjectKey::new(Kind::Service, s.name.clone()));
-    if let Some(missing) = waypoint::missing(world, to.ip()) {
-        trace.say(Stage::Route, key.as_ref(), || missing.says());
-    }
-    let destination = match wants_waypoint(world, to) {
-        true => Err(Reason::WaypointMissing),
-        false => resolve(world, &Caller::of(source, to.ip()), to, roll, trace),
+    let caller = Caller::of(source, to.ip());
+    let destination = match through_waypoint(world, source, &caller, to, roll, trace) {
+        Ok(Some(plan)) => return plan,
+        Ok(None) => resolve(world, &caller, to, roll, trace),
+        Err(reason) => Err(reason),
     };
     match destination {
         Ok(destination) => {
@@ -126,17 +126,36 @@ fn service_at(world: &World, ip: IpAddr) -> Option<&Arc<Service>> {
     }
 }
 
-fn wants_waypoint(world: &World, to: SocketAddr) -> bool {
-    waypoint::missing(world, to.ip()).is_some_and(|m| m.refuses)
+/// The plan of a call that is to pass a waypoint. None: it is not, or may go past it.
+fn through_waypoint(
+    world: &World,
+    source: &Workload,
+    caller: &Caller<'_>,
+    to: SocketAddr,
+    roll: u64,
+    trace: &mut impl Trace,
+) -> Result<Option<Plan>, Reason> {
+    let Some(wanted) = waypoint::wanted(world, source, to) else { return Ok(None) };
+    let Some(hop) = wanted.hop(world, caller, to, roll, trace)? else { return Ok(None) };
+    trace.say(Stage::Route, None, || wanted.says(&hop));
+    Ok(Some(Plan::Hbone { destination: wanted.destination(world, to), hop }))
 }
 
 /// Every plan that some random number leads to, in the order of the endpoints.
 #[must_use]
 pub fn plans(world: &World, source: &Workload, to: SocketAddr) -> Vec<Plan> {
-    let outcomes = match service_at(world, to.ip()) {
-        Some(s) if !wants_waypoint(world, to) => service::outcomes(world, s, &Caller::of(source, to.ip()), to).ok(),
-        _ => None,
-    };
+    let caller = Caller::of(source, to.ip());
+    if let Some(wanted) = waypoint::wanted(world, source, to) {
+        match wanted.hops(world, &caller, to) {
+            Ok(Some(hops)) => {
+                let to_each = |hop| Plan::Hbone { destination: wanted.destination(world, to), hop };
+                return hops.into_iter().map(to_each).collect();
+            }
+            Ok(None) => {}
+            Err(_) => return vec![plan(world, source, to, 0, &mut ())],
+        }
+    }
+    let outcomes = service_at(world, to.ip()).and_then(|s| service::outcomes(world, s, &caller, to).ok());
     match outcomes {
         Some(destinations) => destinations.into_iter().map(|d| carried(world, source, d, &mut ())).collect(),
         None => vec![plan(world, source, to, 0, &mut ())],

@@ -55,7 +55,7 @@ fn of_client<'c, 'a>(all: &'c [Candidate<'a>], caller: &Caller<'_>) -> Option<&'
 }
 
 fn weight(candidate: &Candidate<'_>) -> u16 {
-    candidate.endpoint.weight
+    candidate.weight()
 }
 
 fn destination(service: &Service, candidate: &Candidate<'_>) -> Destination {

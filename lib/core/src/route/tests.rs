@@ -1,6 +1,7 @@
 //! Plans, as data.
 
 mod traffic;
+mod waypoints;
 
 use proptest::prelude::*;
 
@@ -112,7 +113,7 @@ fn a_service_may_lead_back_to_its_caller() {
 }
 
 #[test]
-fn a_namespace_may_want_a_waypoint_for_its_services() {
+fn a_namespace_may_want_a_waypoint() {
     let mut all = objects();
     let mut ns = namespace("default");
     ns.labels = labels("istio.io/use-waypoint=w");
@@ -122,7 +123,7 @@ fn a_namespace_may_want_a_waypoint_for_its_services() {
     let ask = |to: &str| plan(&world, &caller, to.parse().unwrap(), 0, &mut ());
     let refused = |service| Plan::Refuse { service, reason: Reason::WaypointMissing };
     assert_eq!(ask("10.96.0.1:80"), refused(Some(name("default/reviews"))));
-    assert!(matches!(ask("10.0.0.1:80"), Plan::Hbone { .. }), "pods' own addresses are not the namespace waypoint's");
+    assert_eq!(ask("10.0.0.1:80"), refused(None), "it may be for pods' own addresses as well: nothing is known of it");
 }
 
 proptest! {
@@ -131,6 +132,18 @@ proptest! {
     fn plans_are_safe(world in some_world(), ip in some_address(), port in proptest::sample::select(vec![80u16, 443]), roll in any::<u64>()) {
         let caller = workload(&pod("default/caller", "10.0.0.77"));
         match plan(&world, &caller, SocketAddr::new(ip, port), roll, &mut ()) {
+            Plan::Hbone { hop, .. } if hop.kind == HopKind::Waypoint => {
+                let to = SocketAddr::new(ip, port);
+                prop_assert_eq!((hop.address.is_ipv4(), hop.authority), (ip.is_ipv4(), Authority::Address(to)));
+                let instance = world.workload_at(hop.address.ip()).expect("a pod's address");
+                prop_assert!(hop.identities.contains(world.identity(instance).expect("a pod")));
+                let is_named = match world.addressed(ip) {
+                    Addressed::Service(s) => s.waypoint.is_some(),
+                    Addressed::Workload(w) => w.waypoint.is_some(),
+                    _ => false,
+                };
+                prop_assert!(is_named);
+            }
             Plan::Hbone { destination: Destination { target, workload, .. }, hop } => {
                 let w = workload.expect("a workload");
                 prop_assert!(w.is_enrolled() && w.addresses.contains(&target.ip()));

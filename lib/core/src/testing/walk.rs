@@ -7,8 +7,8 @@ use std::{net::IpAddr, sync::Arc};
 use proptest::{prelude::*, sample::select};
 
 use super::{
-    NAMESPACES, some_labels, some_namespace, some_node, some_peer_authentication, some_pod, some_policy, some_service,
-    some_slice, some_weight,
+    NAMESPACES, some_gateway, some_labels, some_namespace, some_node, some_peer_authentication, some_pod, some_policy,
+    some_service, some_slice, some_weight,
 };
 use crate::{
     Few, ObjectName,
@@ -137,6 +137,7 @@ pub fn some_step() -> impl Strategy<Value = Step> {
         3 => some_service().prop_map(Object::from),
         1 => some_slice().prop_map(Object::from),
         1 => some_node().prop_map(Object::from),
+        1 => some_gateway().prop_map(Object::from),
         2 => some_namespace().prop_map(Object::from),
         4 => one_policy().prop_map(Object::from),
         3 => some_peer_authentication().prop_map(Object::from),
@@ -185,11 +186,13 @@ pub fn answers(model: &Model) -> String {
     for w in world.workloads() {
         let policies: Vec<_> = world.authorization_policies(w).map(|p| &p.name).collect();
         let mtls: Vec<_> = [80, 443, 8080].iter().map(|port| world.mtls(w, *port)).collect();
-        text += &format!("{w:?} {:?} {policies:?} {mtls:?}\n", world.identity(w));
+        let speaks: Vec<_> = world.identities().map(|identity| world.speaks_for_callers_of(identity, w)).collect();
+        text += &format!("{w:?} {:?} {policies:?} {mtls:?} {speaks:?}\n", world.identity(w));
     }
     for s in world.services() {
         let endpoints: Vec<_> = world.endpoints(&s.name).map(|(w, e)| (&w.uid, e)).collect();
-        text += &format!("{s:?} {} {endpoints:?}\n", world.is_in_mesh(s));
+        let waypoint = s.waypoint.as_ref().map(|waypoint| (world.instances(waypoint), world.identities_of(waypoint)));
+        text += &format!("{s:?} {} {endpoints:?} {waypoint:?}\n", world.is_in_mesh(s));
     }
     for node in super::NODES {
         text += &format!("{node} {:?}\n", model.local_pods(node));

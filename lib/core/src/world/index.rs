@@ -2,6 +2,7 @@
 //! follows from the facts and the trust domain alone.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
 };
@@ -10,7 +11,7 @@ use imbl::OrdMap;
 
 use crate::{
     Few, Identity, ObjectName, TrustDomain,
-    world::{Account, AuthorizationPolicy, Endpoint, Scope, Service, Uid, Workload},
+    world::{Account, AuthorizationPolicy, Endpoint, Scope, Service, TargetKind, Uid, Workload},
 };
 
 /// A claimant of an address.
@@ -82,8 +83,15 @@ pub(super) struct Index {
     enrolled: OrdMap<ObjectName, usize>,
     identities: OrdMap<Account, Identified>,
     /// By namespace: the policies about all of it, by name.
-    wide: OrdMap<Arc<str>, Arc<[Arc<AuthorizationPolicy>]>>,
+    wide: OrdMap<Arc<str>, Policies>,
+    /// By namespace and name, of whichever kind: the policies of the namespace that name it in `targetRefs`, by name.
+    targets: OrdMap<ObjectName, Policies>,
+    /// By GatewayClass: the policies, of any namespace, that name it, by name.
+    classes: OrdMap<Arc<str>, Policies>,
 }
+
+/// Policies, by name.
+type Policies = Arc<[Arc<AuthorizationPolicy>]>;
 
 impl Index {
     pub(super) fn claims(&self, ip: IpAddr) -> &[Claimant] {
@@ -98,6 +106,11 @@ impl Index {
         self.identities.get(account).map(|known| &known.identity)
     }
 
+    /// The workloads that have this account.
+    pub(super) fn count_of(&self, account: &Account) -> usize {
+        self.identities.get(account).map_or(0, |known| known.workloads)
+    }
+
     pub(super) fn identities(&self) -> impl Iterator<Item = &Identity> {
         self.identities.values().map(|known| &known.identity)
     }
@@ -108,6 +121,14 @@ impl Index {
 
     pub(super) fn wide(&self, namespace: &str) -> &[Arc<AuthorizationPolicy>] {
         self.wide.get(namespace).map_or(&[], |all| all)
+    }
+
+    pub(super) fn of_target(&self, name: &ObjectName) -> &[Arc<AuthorizationPolicy>] {
+        self.targets.get(name).map_or(&[], |all| all)
+    }
+
+    pub(super) fn of_class(&self, class: &str) -> &[Arc<AuthorizationPolicy>] {
+        self.classes.get(class).map_or(&[], |all| all)
     }
 
     /// The endpoints of a service, by address.
@@ -205,18 +226,14 @@ impl Index {
     }
 
     pub(super) fn add_policy(&mut self, policy: &Arc<AuthorizationPolicy>) {
-        if policy.scope == Scope::Namespace {
-            self.rewrite_wide(policy, |all| {
-                let at = all.partition_point(|other| other.name < policy.name);
-                all.insert(at, Arc::clone(policy));
-            });
-        }
+        self.rewrite_policies(policy, |all| {
+            let at = all.partition_point(|other| other.name < policy.name);
+            all.insert(at, Arc::clone(policy));
+        });
     }
 
     pub(super) fn remove_policy(&mut self, policy: &AuthorizationPolicy) {
-        if policy.scope == Scope::Namespace {
-            self.rewrite_wide(policy, |all| all.retain(|other| other.name != policy.name));
-        }
+        self.rewrite_policies(policy, |all| all.retain(|other| other.name != policy.name));
     }
 
     /// Other identities for the same accounts.
@@ -227,14 +244,18 @@ impl Index {
         self.identities = self.identities.iter().map(renamed).collect();
     }
 
-    fn rewrite_wide(&mut self, policy: &AuthorizationPolicy, change: impl FnOnce(&mut Vec<Arc<AuthorizationPolicy>>)) {
+    /// Changes each list that a policy stands in, once.
+    fn rewrite_policies(&mut self, policy: &AuthorizationPolicy, change: impl Fn(&mut Vec<Arc<AuthorizationPolicy>>)) {
         let namespace = policy.name.namespace();
-        let mut all = self.wide(namespace).to_vec();
-        change(&mut all);
-        match all.is_empty() {
-            true => drop(self.wide.remove(namespace)),
-            false => drop(self.wide.insert(namespace.into(), all.into())),
+        if policy.scope == Scope::Namespace {
+            rewrite(&mut self.wide, namespace.into(), &change);
         }
+        let of = |is_class: bool| {
+            let targets = policy.targets().iter().filter(move |t| (t.kind == TargetKind::GatewayClass) == is_class);
+            targets.map(|target| Arc::clone(&target.name)).collect::<BTreeSet<_>>()
+        };
+        of(true).into_iter().for_each(|class| rewrite(&mut self.classes, class, &change));
+        of(false).into_iter().for_each(|name| rewrite(&mut self.targets, ObjectName::new(namespace, name), &change));
     }
 
     /// It takes the place of the one that it [is](Claimant::is).
@@ -261,6 +282,19 @@ impl Index {
             true => drop(self.claims.remove(&ip)),
             false => drop(self.claims.insert(ip, rest)),
         }
+    }
+}
+
+fn rewrite<K: Ord + Clone>(
+    lists: &mut OrdMap<K, Policies>,
+    key: K,
+    change: &impl Fn(&mut Vec<Arc<AuthorizationPolicy>>),
+) {
+    let mut all = lists.get(&key).map_or_else(Vec::new, |all| all.to_vec());
+    change(&mut all);
+    match all.is_empty() {
+        true => drop(lists.remove(&key)),
+        false => drop(lists.insert(key, all.into())),
     }
 }
 

@@ -65,6 +65,16 @@ impl Locality {
         Self { region: label(REGION), zone: label(ZONE), subzone: label(SUBZONE) }
     }
 
+    /// What the label of this key says; none: no label of a locality has it.
+    pub(crate) fn label(&self, key: &str) -> Option<Option<&str>> {
+        match key {
+            REGION => Some(self.region.as_deref()),
+            ZONE => Some(self.zone.as_deref()),
+            SUBZONE => Some(self.subzone.as_deref()),
+            _ => None,
+        }
+    }
+
     /// The nearness of `other`, by labels alone: never [`Nearness::Node`]. Zones of different regions may have one
     /// name; a region that only one of the two knows does not part them.
     #[must_use]

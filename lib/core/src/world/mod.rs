@@ -6,15 +6,18 @@
 //! Invariant: a World is a function of its facts and settings alone. The order in which changes arrived leaves no trace
 //! (but the version). Readers never wait.
 
+mod app_protocol;
 mod delta;
 mod fact;
 mod index;
 mod locality;
 mod mtls;
 mod policy;
+mod policy_target;
 mod rule_values;
 mod service;
 mod settings;
+mod waypoint;
 mod workload;
 
 use std::{fmt, net::IpAddr, sync::Arc};
@@ -22,14 +25,17 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use imbl::OrdMap;
 use serde::Serialize;
 
+pub use app_protocol::{AppProtocol, UnknownAppProtocol};
 pub use delta::{Delta, Difference};
 pub use fact::{Fact, FactChange, FactKey, Facts};
 pub use locality::{Locality, Nearness};
 pub use mtls::{Mtls, NamespaceMtls, PortMode, Takes};
 pub use policy::{Action, AuthorizationPolicy, Scope, WaypointField};
+pub use policy_target::{PolicyTarget, TargetKind};
 pub use rule_values::{RuleValue, Value};
 pub use service::{Affinity, Distribution, InternalTraffic, Service, ServicePort, TargetPort};
 pub use settings::MeshSettings;
+pub use waypoint::{Instance, Waypoint, WaypointAt};
 pub use workload::{Account, Endpoint, Hints, Owner, OwnerKind, Uid, Workload};
 
 use self::index::{Claimant, Index};
@@ -203,6 +209,14 @@ impl World {
         self.services.get(name)
     }
 
+    /// The service of a whole hostname, in lower case: `reviews.default.svc.cluster.local`.
+    #[must_use]
+    pub fn service_of_host(&self, host: &str) -> Option<&Arc<Service>> {
+        let rest = host.strip_suffix(&*self.settings.cluster_domain)?.strip_suffix(".svc.")?;
+        let (name, namespace) = rest.split_once('.')?;
+        self.service(&ObjectName::new(namespace, name))
+    }
+
     /// The AuthorizationPolicy of this name.
     #[must_use]
     pub fn policy(&self, name: &ObjectName) -> Option<&Arc<AuthorizationPolicy>> {
@@ -274,6 +288,21 @@ impl World {
         let of_namespace = if own == root { &[] } else { self.index.wide(own) };
         let of_workload = workload.policies.iter().filter_map(|name| self.policies.get(name));
         self.index.wide(root).iter().chain(of_namespace).chain(of_workload)
+    }
+
+    /// The AuthorizationPolicies of a namespace that name this object of it in `targetRefs`, by name.
+    pub fn policies_of_target<'a>(
+        &'a self,
+        kind: TargetKind,
+        name: &'a ObjectName,
+    ) -> impl Iterator<Item = &'a Arc<AuthorizationPolicy>> {
+        self.index.of_target(name).iter().filter(move |policy| policy.has_target(kind, name.name()))
+    }
+
+    /// The AuthorizationPolicies of the root namespace that name this GatewayClass in `targetRefs`, by name. Those of
+    /// other namespaces do not count: a class is the mesh's.
+    pub fn policies_of_class(&self, class: &str) -> impl Iterator<Item = &Arc<AuthorizationPolicy>> {
+        self.index.of_class(class).iter().filter(|policy| policy.name.namespace() == &*self.settings.root_namespace)
     }
 
     /// Whether this policy applies to this workload at L4.

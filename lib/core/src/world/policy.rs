@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::policy_target::{PolicyTarget, TargetKind};
 use crate::{ObjectName, authz::Rule, labels::Labels};
 
 /// The workloads that a policy applies to.
@@ -14,8 +15,8 @@ pub enum Scope {
     Namespace,
     /// Those with these labels: of its namespace, or anywhere, where it stands in the root namespace.
     Selector(Labels),
-    /// Judged at the waypoint of what it names (`Kind name` each), never at L4.
-    Targets(Vec<String>),
+    /// Requests to or through what it names, at its waypoint; never judged at L4.
+    Targets(Vec<PolicyTarget>),
 }
 
 /// The action of a matching policy.
@@ -64,6 +65,21 @@ pub struct WaypointField {
 }
 
 impl AuthorizationPolicy {
+    /// It names this object of its own namespace, or of none, in `targetRefs`.
+    #[must_use]
+    pub fn has_target(&self, kind: TargetKind, name: &str) -> bool {
+        self.targets().iter().any(|target| target.kind == kind && &*target.name == name)
+    }
+
+    /// What it names in `targetRefs`.
+    #[must_use]
+    pub fn targets(&self) -> &[PolicyTarget] {
+        match &self.scope {
+            Scope::Targets(targets) => targets,
+            Scope::Namespace | Scope::Selector(_) => &[],
+        }
+    }
+
     /// Every field that needs a waypoint, in order: the whole of `spec.targetRefs`, or what asks for HTTP.
     #[must_use]
     pub fn waypoint_fields(&self) -> Vec<WaypointField> {
@@ -80,7 +96,7 @@ impl AuthorizationPolicy {
 
 impl Rule {
     /// The fields of this rule, which stands at `at`, that need a waypoint.
-    fn waypoint_fields(&self, at: &str) -> Vec<WaypointField> {
+    pub(crate) fn waypoint_fields(&self, at: &str) -> Vec<WaypointField> {
         let mut fields = Vec::new();
         let mut push = |field: String, name: &str| fields.push(WaypointField { field, name: name.into() });
         for (i, source) in self.from.iter().enumerate() {
@@ -135,6 +151,7 @@ mod tests {
                 "spec.rules[1].when[0].key request.headers[X-a]",
             ]
         );
-        assert_eq!(fields(Scope::Targets(vec!["Gateway w".into()]), vec![rule]), ["spec.targetRefs targetRefs"]);
+        let targets = vec![PolicyTarget::new(TargetKind::Gateway, "w")];
+        assert_eq!(fields(Scope::Targets(targets), vec![rule]), ["spec.targetRefs targetRefs"]);
     }
 }

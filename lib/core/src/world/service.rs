@@ -4,6 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+use super::{AppProtocol, Waypoint};
 use crate::ObjectName;
 
 /// A service.
@@ -29,8 +30,8 @@ pub struct Service {
     /// The session affinity of clients.
     pub affinity: Affinity,
     /// The waypoint that calls of it pass: its own, else its namespace's.
-    pub waypoint: Option<Arc<str>>,
-    /// `underpass.dev/waypoint-failure: allow`: a missing waypoint is bypassed.
+    pub waypoint: Option<Waypoint>,
+    /// `underpass.dev/waypoint-failure: allow`: a waypoint that is missing or not ready is bypassed.
     pub waypoint_optional: bool,
 }
 
@@ -71,6 +72,8 @@ pub struct ServicePort {
     pub port: u16,
     /// `ports[].targetPort`, the port itself where it is missing.
     pub target: TargetPort,
+    /// By `ports[].appProtocol`, else by its name.
+    pub protocol: AppProtocol,
 }
 
 /// The endpoints of a service that calls from inside the cluster may reach.

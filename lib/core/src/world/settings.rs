@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::{TrustDomain, enrol::EnrolledBy};
+use crate::{TrustDomain, enrol::EnrolledBy, http::PathNormalization};
 
 /// Settings of the whole mesh.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -22,6 +22,8 @@ pub struct MeshSettings {
     pub cluster_domain: Arc<str>,
     /// `istio-injection` and `sidecar.istio.io/inject` enrol too. Default true.
     pub sidecar_keys: bool,
+    /// How far paths are normalised before policies, routes and applications read them. Default `BASE`.
+    pub path_normalization: PathNormalization,
     /// What enrols pods. Default the keys of pods and namespaces.
     pub enrolled_by: EnrolledBy,
 }
@@ -35,6 +37,7 @@ impl Default for MeshSettings {
             trust_domain_aliases: Vec::new(),
             cluster_domain: "cluster.local".into(),
             sidecar_keys: true,
+            path_normalization: PathNormalization::default(),
             enrolled_by: EnrolledBy::default(),
         }
     }

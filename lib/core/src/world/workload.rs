@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Few, Kind, ObjectKey, ObjectName,
     enrol::Enrolment,
-    world::{Locality, Mtls},
+    world::{Locality, Mtls, Waypoint},
 };
 
 /// The key of a workload: `cluster//Pod/namespace/name`, as Istio writes it. It may be used again for another pod
@@ -194,7 +194,7 @@ pub struct Workload {
     /// It has the node's addresses, not its own.
     pub host_network: bool,
     /// The waypoint that calls of its own addresses pass.
-    pub waypoint: Option<Arc<str>>,
+    pub waypoint: Option<Waypoint>,
     /// The AuthorizationPolicies that select it by labels: mesh-wide ones and those of its namespace are not among
     /// them.
     pub policies: Few<ObjectName>,

@@ -30,6 +30,14 @@ const fn networking(plural: &'static str) -> [Collection; 3] {
     ]
 }
 
+/// Versions of one shape.
+const fn gateway(plural: &'static str) -> [Collection; 2] {
+    [
+        collection("/apis/gateway.networking.k8s.io/v1", plural),
+        collection("/apis/gateway.networking.k8s.io/v1beta1", plural),
+    ]
+}
+
 impl Collection {
     pub(crate) const SECRETS: Self = collection("/api/v1", "secrets");
     pub(crate) const CONFIG_MAPS: Self = collection("/api/v1", "configmaps");
@@ -53,10 +61,18 @@ impl Collection {
     pub(crate) const NAMESPACES: Self = collection("/api/v1", "namespaces");
     pub(crate) const SERVICES: Self = collection("/api/v1", "services");
     const ENDPOINT_SLICES: Self = collection("/apis/discovery.k8s.io/v1", "endpointslices");
+    const GATEWAYS: [Self; 2] = [
+        collection("/apis/gateway.networking.k8s.io/v1", "gateways"),
+        collection("/apis/gateway.networking.k8s.io/v1beta1", "gateways"),
+    ];
     const AUTHORIZATION_POLICIES: [Self; 2] = istio("authorizationpolicies");
     const PEER_AUTHENTICATIONS: [Self; 2] = istio("peerauthentications");
+    const REQUEST_AUTHENTICATIONS: [Self; 2] = istio("requestauthentications");
     const VIRTUAL_SERVICES: [Self; 3] = networking("virtualservices");
     const DESTINATION_RULES: [Self; 3] = networking("destinationrules");
+    const HTTP_ROUTES: [Self; 2] = gateway("httproutes");
+    const GRPC_ROUTES: [Self; 1] = [collection("/apis/gateway.networking.k8s.io/v1", "grpcroutes")];
+    const REFERENCE_GRANTS: [Self; 2] = gateway("referencegrants");
 
     /// Of a kind of core's, in each version of its API, the preferred one first.
     pub(crate) const fn of(kind: Kind) -> &'static [Self] {
@@ -66,10 +82,15 @@ impl Collection {
             Kind::Pod => &[Self::PODS],
             Kind::Service => &[Self::SERVICES],
             Kind::EndpointSlice => &[Self::ENDPOINT_SLICES],
+            Kind::Gateway => &Self::GATEWAYS,
             Kind::AuthorizationPolicy => &Self::AUTHORIZATION_POLICIES,
             Kind::PeerAuthentication => &Self::PEER_AUTHENTICATIONS,
             Kind::VirtualService => &Self::VIRTUAL_SERVICES,
             Kind::DestinationRule => &Self::DESTINATION_RULES,
+            Kind::RequestAuthentication => &Self::REQUEST_AUTHENTICATIONS,
+            Kind::HttpRoute => &Self::HTTP_ROUTES,
+            Kind::GrpcRoute => &Self::GRPC_ROUTES,
+            Kind::ReferenceGrant => &Self::REFERENCE_GRANTS,
         }
     }
 

@@ -156,7 +156,7 @@ impl Netns {
     }
 
     /// Sends one request and returns false where it failed with one of `harmless`.
-    fn route(&self, request: Request, harmless: &[i32]) -> io::Result<bool> {
+    pub(super) fn route(&self, request: Request, harmless: &[i32]) -> io::Result<bool> {
         let socket = self.route_socket()?;
         match socket.acknowledged(request) {
             Ok(()) => Ok(true),

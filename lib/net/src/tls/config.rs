@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    fmt,
+    fmt, io,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
     time::SystemTime,
@@ -93,6 +93,12 @@ pub enum ConfigError {
         generation: u64,
         /// The problem of the root.
         source: VerifyError,
+    },
+    /// By the roots of this machine no server would be believed.
+    #[error("cannot configure TLS: this machine has no root certificates (SSL_CERT_FILE, SSL_CERT_DIR)")]
+    NoRoots {
+        /// The first file that could not be read; none: there is none.
+        source: Option<io::Error>,
     },
     /// The library refuses the settings.
     #[error("cannot configure TLS")]

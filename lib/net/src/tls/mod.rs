@@ -4,12 +4,16 @@
 //! * [`config`]: configurations, made of credentials, roots and expected peers, and their cache.
 //! * [`verify`]: verification of the peer's certificate, and the reasons to refuse it.
 //! * [`session`]: one connection as a sans-IO state machine.
+//! * [`hello`]: the server name that a client asks for whose TLS ends elsewhere.
+//! * [`origination`]: connections with servers outside the mesh, as a DestinationRule asks for.
 //! * [`stream`]: connections with the control plane, whose server is known by a name, over anything that carries bytes.
 //!
 //! What must hold: a session is connected only with a peer whose chain leads to our roots, is valid now and names one
 //! of the identities that may answer; with ALPN `h2`; never resumed, because resumption would skip all of that.
 
 pub mod config;
+pub mod hello;
+pub mod origination;
 pub mod session;
 pub mod stream;
 pub mod verify;
@@ -22,6 +26,8 @@ pub mod testing;
 mod tests;
 
 pub use config::{Cipher, ClientConfig, ConfigError, Configs, ServerConfig, Settings};
+pub use hello::{Hello, HelloReader};
+pub use origination::{Originator, Rule, RuleError};
 pub use rustls::{
     pki_types::{ServerName, UnixTime},
     time_provider::TimeProvider,

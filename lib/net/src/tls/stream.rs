@@ -1,10 +1,10 @@
-//! TLS between a node and the control plane (gRPC), and of the API server with a webhook, over anything that carries bytes. Apart from
-//! [`session`](super::session) because nothing here is a workload: the client is known by what it sends later (a token),
-//! the server by its name, and a connection lives for hours and may cost a copy.
+//! TLS between a node and the control plane (gRPC), of the API server with a webhook, and of a waypoint with the servers of issuers'
+//! keys, over anything that carries bytes. Apart from [`session`](super::session) because nothing here is a workload: the client
+//! is known by what it sends later (a token), or by nothing, the server by its name, and a connection may cost a copy.
 //!
-//! What never varies: TLS 1.3, which every peer in the field speaks (ztunnel, Istio's agents, istiod, the API server);
+//! What never varies: TLS 1.3, which every peer in the field speaks (ztunnel, Istio's agents, istiod, the API server, issuers);
 //! no client certificate; no resumption. gRPC has ALPN `h2`, without which there is no connection; an API server asks its
-//! webhooks in HTTP/1.1 ([`Protocol`]).
+//! webhooks in HTTP/1.1, and a waypoint the issuers ([`Protocol`]).
 //!
 //! A server's certificate and a client's roots are exchanged while they are in use: new connections have the new ones,
 //! open ones go on.
@@ -23,6 +23,7 @@ use rustls::{
     RootCertStore, client::Resumption, crypto::CryptoProvider, pki_types::ServerName, server::NoServerSessionStorage,
     time_provider::TimeProvider, version::TLS13,
 };
+use rustls_native_certs::{CertificateResult, load_native_certs};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::watch,
@@ -47,7 +48,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    const fn alpn(self) -> &'static [u8] {
+    pub(super) const fn alpn(self) -> &'static [u8] {
         match self {
             Self::H2 => ALPN,
             Self::Http1 => b"http/1.1",
@@ -90,7 +91,8 @@ impl Base {
         Ok(Arc::new(tls))
     }
 
-    fn client(&self, roots: &Roots) -> Result<Arc<rustls::ClientConfig>, ConfigError> {
+    /// A client of servers whose chain leads to one of `roots`.
+    fn client_of(&self, roots: &Roots, protocol: Protocol) -> Result<Arc<rustls::ClientConfig>, ConfigError> {
         let anchor = |der| {
             webpki::anchor_from_trusted_cert(der).map(|anchor| anchor.to_owned()).map_err(|source| ConfigError::Roots {
                 generation: roots.generation(),
@@ -98,12 +100,16 @@ impl Base {
             })
         };
         let store = RootCertStore { roots: roots.certificates().iter().map(anchor).collect::<Result<_, _>>()? };
+        self.client(store, protocol)
+    }
+
+    fn client(&self, store: RootCertStore, protocol: Protocol) -> Result<Arc<rustls::ClientConfig>, ConfigError> {
         let mut tls = rustls::ClientConfig::builder_with_details(Arc::clone(&self.provider), Arc::clone(&self.time))
             .with_protocol_versions(&[&TLS13])
             .map_err(ConfigError::Settings)?
             .with_root_certificates(store)
             .with_no_client_auth();
-        tls.alpn_protocols = vec![ALPN.to_vec()];
+        tls.alpn_protocols = vec![protocol.alpn().to_vec()];
         tls.resumption = Resumption::disabled();
         tls.enable_early_data = false;
         Ok(Arc::new(tls))
@@ -159,7 +165,7 @@ impl Acceptor {
     {
         let config = Arc::clone(&self.config.borrow());
         let done = in_time(self.handshake, TlsAcceptor::from(config).accept(io)).await?;
-        Stream::speaking(self.protocol, done.into())
+        Stream::speaking(Some(self.protocol), done.into())
     }
 }
 
@@ -168,6 +174,7 @@ pub struct Connector {
     base: Base,
     config: watch::Sender<Arc<rustls::ClientConfig>>,
     handshake: Duration,
+    protocol: Protocol,
 }
 
 impl fmt::Debug for Connector {
@@ -183,8 +190,22 @@ impl Connector {
     /// A root or the settings are unusable.
     pub fn new(roots: &Roots, settings: &Settings, handshake: Duration) -> Result<Self, ConfigError> {
         let base = Base::new(settings)?;
-        let config = watch::Sender::new(base.client(roots)?);
-        Ok(Self { base, config, handshake })
+        let config = watch::Sender::new(base.client_of(roots, Protocol::H2)?);
+        Ok(Self { base, config, handshake, protocol: Protocol::H2 })
+    }
+
+    /// Asks servers of the web in HTTP/1.1: believes those whose chain leads to one of `roots`, else to one that this machine
+    /// believes by now. Of those a root that cannot be read is left out. Blocks where they are read.
+    ///
+    /// # Errors
+    /// A root of `roots` or the settings are unusable, or the machine has no root.
+    pub fn web(roots: Option<&Roots>, settings: &Settings, handshake: Duration) -> Result<Self, ConfigError> {
+        let (base, protocol) = (Base::new(settings)?, Protocol::Http1);
+        let config = match roots {
+            Some(roots) => base.client_of(roots, protocol)?,
+            None => base.client(machine_roots()?, protocol)?,
+        };
+        Ok(Self { base, config: watch::Sender::new(config), handshake, protocol })
     }
 
     /// Believes servers by `roots` from now on. Open connections go on.
@@ -192,7 +213,7 @@ impl Connector {
     /// # Errors
     /// A root is unusable; those before stay.
     pub fn exchange(&self, roots: &Roots) -> Result<(), ConfigError> {
-        self.config.send_replace(self.base.client(roots)?);
+        self.config.send_replace(self.base.client_of(roots, self.protocol)?);
         Ok(())
     }
 
@@ -206,7 +227,21 @@ impl Connector {
     {
         let config = Arc::clone(&self.config.borrow());
         let done = in_time(self.handshake, TlsConnector::from(config).connect(name.clone(), io)).await?;
-        Stream::speaking(Protocol::H2, done.into())
+        Stream::speaking(Some(self.protocol), done.into())
+    }
+}
+
+/// The roots that this machine believes, of its files; one that cannot be read is left out.
+pub(super) fn machine_roots() -> Result<RootCertStore, ConfigError> {
+    usable_roots(load_native_certs())
+}
+
+fn usable_roots(found: CertificateResult) -> Result<RootCertStore, ConfigError> {
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(found.certs);
+    match store.is_empty() {
+        true => Err(ConfigError::NoRoots { source: found.errors.into_iter().next().map(io::Error::other) }),
+        false => Ok(store),
     }
 }
 
@@ -223,9 +258,10 @@ async fn in_time<T>(limit: Duration, handshake: impl Future<Output = io::Result<
 pub struct Stream<IO>(TlsStream<IO>);
 
 impl<IO> Stream<IO> {
-    /// Neither end of the library refuses a peer that does not take part in ALPN.
-    fn speaking(protocol: Protocol, stream: TlsStream<IO>) -> Result<Self, HandshakeError> {
-        if !protocol.is_agreed(stream.get_ref().1.alpn_protocol()) {
+    /// Neither end of the library refuses a peer that does not take part in ALPN. None: no protocol was to be agreed on.
+    pub(super) fn speaking(protocol: Option<Protocol>, stream: TlsStream<IO>) -> Result<Self, HandshakeError> {
+        let agreed = stream.get_ref().1.alpn_protocol();
+        if protocol.is_some_and(|protocol| !protocol.is_agreed(agreed)) {
             return Err(HandshakeError::Refused(SessionError::Alpn));
         }
         Ok(Self(stream))
@@ -267,5 +303,27 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<IO> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use underpass_identity::testing::TestCa;
+
+    use super::*;
+
+    #[test]
+    fn a_machine_without_roots_says_so() {
+        let found = |certs: &[&[u8]]| {
+            let mut found = CertificateResult::default();
+            found.certs = certs.iter().map(|der| der.to_vec().into()).collect();
+            usable_roots(found).map(|store| store.len()).map_err(|error| error.to_string())
+        };
+        let none = "cannot configure TLS: this machine has no root certificates (SSL_CERT_FILE, SSL_CERT_DIR)";
+        let roots = TestCa::new("root").roots(1);
+        let root = &roots.certificates()[0];
+        assert_eq!(found(&[]), Err(none.to_owned()));
+        assert_eq!(found(&[b"no certificate"]), Err(none.to_owned()));
+        assert_eq!(found(&[b"no certificate", root]), Ok(1));
     }
 }

@@ -176,10 +176,7 @@ impl Index {
 pub(super) mod testing {
     use std::net::SocketAddr;
 
-    use underpass_core::{
-        route::{self, Plan},
-        world::Addressed,
-    };
+    use underpass_core::route::{self, Plan};
 
     use super::*;
 
@@ -190,22 +187,20 @@ pub(super) mod testing {
         for pod in world.workloads().filter(|w| w.is_pod()) {
             for address in &pod.addresses {
                 for identity in [None, world.identity(pod).cloned()] {
-                    let basis = Basis::Inbound { address: *address, port: to.port(), peer: from, identity };
+                    let basis =
+                        Basis::Inbound { address: *address, port: to.port(), peer: from, identity, named: None };
                     open.push(Judged { pod: pod.uid.clone(), basis, judged_at });
                 }
             }
             let Some(from) = pod.addresses.iter().copied().find(|ip| ip.is_ipv4() == to.is_ipv4()) else { continue };
-            let service = match world.addressed(to.ip()) {
-                Addressed::Service(service) => Some(service.name.clone()),
-                _ => None,
-            };
-            let (target, path) = match route::plan(world, pod, to, 0, &mut ()) {
+            let (destination, path) = match route::plan(world, pod, to, 0, &mut ()) {
                 Plan::Hbone { destination, hop } => {
-                    (destination.target, OutboundPath::tunnel(world.identity(pod).cloned().expect("a pod's"), &hop))
+                    (destination, OutboundPath::tunnel(world.identity(pod).cloned().expect("a pod's"), &hop))
                 }
-                Plan::Plain { destination } => (destination.target, OutboundPath::Plain),
+                Plan::Plain { destination } => (destination, OutboundPath::Plain),
                 Plan::Refuse { .. } => continue,
             };
+            let (service, target) = (destination.service, destination.target);
             let basis = Basis::Outbound { from, service, target, path };
             open.push(Judged { pod: pod.uid.clone(), basis, judged_at });
         }

@@ -241,7 +241,7 @@ mod tests {
     /// A connection in plaintext that was judged by the World of this turn.
     fn judged(judging: &Judging) -> Judged {
         let (peer, to): (SocketAddr, SocketAddr) = (Z.parse().unwrap(), B.parse().unwrap());
-        let basis = Basis::Inbound { address: to.ip(), port: to.port(), peer: peer.ip(), identity: None };
+        let basis = Basis::Inbound { address: to.ip(), port: to.port(), peer: peer.ip(), identity: None, named: None };
         let pod = judging.world().pod(&name("default/b")).unwrap().uid.clone();
         Judged { pod, basis, judged_at: judging.world().version() }
     }

@@ -1,4 +1,4 @@
-//! Escaping of the values of a line: bare, or quoted. Its own file because it protects the log from lines that are forged
+//! Escaping of the values of a line: bare, quoted, or inside of quotes. Its own file because it protects the log from lines that are forged
 //! by a name that an attacker chose.
 //!
 //! What must hold: no value adds a line, ends a quote, or shows anything on a terminal that is not there. A quoted value is a
@@ -30,14 +30,30 @@ pub(super) fn push_json(out: &mut String, value: impl Display) {
     }
 }
 
+/// Appends `value` without quotes, for a place that may have its own: escaped as in a JSON string.
+pub(super) fn push_inside(out: &mut String, value: impl Display) {
+    let start = out.len();
+    let _ = write!(out, "{value}"); // writing to a String cannot fail
+    let written = out.get(start..).unwrap_or_default();
+    if !written.bytes().all(|b| is_bare(b) || matches!(b, b' ' | b'=')) {
+        escape_from(out, start);
+    }
+}
+
 const fn is_bare(b: u8) -> bool {
     b.is_ascii_graphic() && !matches!(b, b'"' | b'=' | b'\\')
 }
 
 /// The slow path: quotes what stands in `out` from `start`.
 fn quote_from(out: &mut String, start: usize) {
-    let raw = out.split_off(start);
+    out.insert(start, '"');
+    escape_from(out, start + 1);
     out.push('"');
+}
+
+/// Escapes what stands in `out` from `start`.
+fn escape_from(out: &mut String, start: usize) {
+    let raw = out.split_off(start);
     for c in raw.chars() {
         match c {
             '"' => out.push_str("\\\""),
@@ -53,7 +69,6 @@ fn quote_from(out: &mut String, start: usize) {
             c => out.push(c),
         }
     }
-    out.push('"');
 }
 
 /// Control characters (C0, DEL, C1), separators of lines, and what changes or hides text without a glyph of its own:
@@ -119,7 +134,11 @@ mod tests {
 
             let shown = json(&value);
             prop_assert!(!shown.chars().any(is_unseen), "{:?}", shown);
-            prop_assert_eq!(serde_json::from_str::<String>(&shown).unwrap(), value);
+            prop_assert_eq!(&serde_json::from_str::<String>(&shown).unwrap(), &value);
+
+            let mut inside = String::new();
+            push_inside(&mut inside, &value);
+            prop_assert_eq!(serde_json::from_str::<String>(&format!("\"{inside}\"")).unwrap(), value);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::{Display, Write as _};
 
 use underpass_core::{Connection, ObjectName, Reason, connection::Party};
 
-use super::escape;
+use super::{escape, time::Timestamp};
 use crate::Format;
 
 /// Appends the line for `connection`, with its line feed.
@@ -25,6 +25,7 @@ fn fields(line: &mut Line<'_>, c: &Connection) {
     line.text("path", c.path.as_str());
     party(line, &SOURCE, &c.source);
     party(line, &DESTINATION, &c.destination);
+    line.optional("via", c.via.as_ref());
     line.optional("service", c.service.as_ref());
     line.optional("service_host", c.service_host.as_ref());
     line.optional("vip", c.vip);
@@ -129,39 +130,6 @@ impl Line<'_> {
         self.key(key);
         let _ = write!(self.out, "{value}"); // writing to a String cannot fail
     }
-}
-
-/// Milliseconds since the epoch, shown as RFC 3339 in UTC.
-struct Timestamp(u64);
-
-const MS_PER_DAY: u64 = 86_400_000;
-/// 9999-12-31T23:59:59.999Z: RFC 3339 has four digits for a year.
-const LAST_MS: u64 = 253_402_300_799_999;
-
-impl Display for Timestamp {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let ms = self.0.min(LAST_MS);
-        let (year, month, day) = civil(ms / MS_PER_DAY);
-        let (seconds, ms) = (ms % MS_PER_DAY / 1000, ms % 1000);
-        let (h, m, s) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-        write!(f, "{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z")
-    }
-}
-
-/// Year, month and day of the `days`-th day after 1970-01-01, in the Gregorian calendar.
-///
-/// Counted in eras of 400 years that begin on a 1st of March, so that the leap day comes last
-/// (H. Hinnant, "chrono-compatible low-level date algorithms", `civil_from_days`).
-const fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468; // from 0000-03-01
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = era * 400 + year_of_era + (month <= 2) as u64;
-    (year, month, day)
 }
 
 #[cfg(test)]
@@ -390,38 +358,5 @@ mod tests {
             v => v.to_string(),
         };
         json.as_object().unwrap().iter().map(|(k, v)| (k.clone(), show(v))).collect()
-    }
-
-    #[test]
-    fn timestamps() {
-        let check = |ms: u64, want: &str| assert_eq!(Timestamp(ms).to_string(), want);
-        check(0, "1970-01-01T00:00:00.000Z");
-        check(951_782_399_999, "2000-02-28T23:59:59.999Z");
-        check(951_782_400_000, "2000-02-29T00:00:00.000Z");
-        check(951_868_800_000, "2000-03-01T00:00:00.000Z");
-        check(1_709_164_800_000, "2024-02-29T00:00:00.000Z");
-        check(1_735_689_599_999, "2024-12-31T23:59:59.999Z");
-        check(4_107_542_400_000, "2100-03-01T00:00:00.000Z");
-        check(u64::MAX, "9999-12-31T23:59:59.999Z");
-    }
-
-    #[test]
-    fn every_day_follows_the_day_before() {
-        let leap = |y: u64| y.is_multiple_of(4) && (!y.is_multiple_of(100) || y.is_multiple_of(400));
-        let days_in = |y, m| match m {
-            2 if leap(y) => 29,
-            2 => 28,
-            4 | 6 | 9 | 11 => 30,
-            _ => 31,
-        };
-        let (mut y, mut m, mut d) = (1970, 1, 1);
-        for day in 0..300_000 {
-            assert_eq!(civil(day), (y, m, d));
-            (y, m, d) = match (m, d) {
-                (12, 31) => (y + 1, 1, 1),
-                (m, d) if d == days_in(y, m) => (y, m + 1, 1),
-                (m, d) => (y, m, d + 1),
-            };
-        }
     }
 }

@@ -1,4 +1,5 @@
-//! The access log: one line per connection, from [`underpass_core::Connection`].
+//! The access log: one line per connection, from [`underpass_core::Connection`], and at a waypoint one per request, in a
+//! [format](LineFormat) of the user's.
 //!
 //! Not a tracing event: a worker formats lines into a buffer of its own, hands the buffer over at the end of a turn, and
 //! one thread writes. No lock is taken while a line is formatted, nothing on the data path waits for a disk or a pipe,
@@ -9,9 +10,12 @@
 //! ```
 
 mod escape;
+mod format;
 mod line;
 mod queue;
+mod requests;
 mod sink;
+mod time;
 
 use std::{
     io,
@@ -23,8 +27,13 @@ use std::{
 
 use queue::{Batch, Queue};
 use sink::Sink;
-pub use sink::Target;
 use underpass_core::Connection;
+
+pub use self::{
+    format::{Entry, Kept, LineFormat, LineFormatError, LineFormatProblem, RequestParts},
+    requests::{RequestLog, RequestWriter},
+    sink::Target,
+};
 
 use crate::{
     Format,
@@ -73,7 +82,7 @@ pub enum AccessLogError {
 /// The settings of the access log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Text or JSON.
+    /// Text or JSON, of the lines of connections.
     pub format: Format,
     /// Standard output or a file.
     pub target: Target,
@@ -129,12 +138,11 @@ impl AccessLog {
     /// A handle for one worker.
     #[must_use]
     pub fn handle(&self) -> Writer {
-        Writer {
-            queue: Arc::clone(&self.queue),
-            format: self.format,
-            buffer_bytes: self.buffer_bytes,
-            batch: Batch::default(),
-        }
+        Writer { buffer: self.buffer(), format: self.format }
+    }
+
+    fn buffer(&self) -> Buffer {
+        Buffer { queue: Arc::clone(&self.queue), buffer_bytes: self.buffer_bytes, batch: Batch::default() }
     }
 
     /// The numbers of written and dropped lines so far.
@@ -178,32 +186,52 @@ impl Drop for AccessLog {
 /// One worker's end of the access log.
 #[derive(Debug)]
 pub struct Writer {
-    queue: Arc<Queue>,
+    buffer: Buffer,
     format: Format,
-    buffer_bytes: usize,
-    batch: Batch,
 }
 
 impl Writer {
     /// Formats the connection's line into this worker's buffer. Never blocks; drops and counts the line if the buffer
     /// and the queue are both full.
     pub fn record(&mut self, connection: &Connection) {
-        if self.batch.text.len() >= self.buffer_bytes && !self.queue.offer(&mut self.batch) {
-            self.queue.dropped.fetch_add(1, Relaxed);
-            return;
-        }
-        line::write(&mut self.batch.text, self.format, connection);
-        self.batch.lines += 1;
+        let format = self.format;
+        self.buffer.record(|text| line::write(text, format, connection));
     }
 
     /// Hands the lines over to be written: call it at the end of a turn. Never blocks; if the queue is full the lines
     /// stay here for the next time.
     pub fn flush(&mut self) {
+        self.buffer.flush();
+    }
+}
+
+/// The lines of one worker until they are handed over, which they are at the latest when it is dropped.
+#[derive(Debug)]
+struct Buffer {
+    queue: Arc<Queue>,
+    buffer_bytes: usize,
+    batch: Batch,
+}
+
+impl Buffer {
+    /// Has `write` append what is recorded: whole lines, one or several.
+    fn record(&mut self, write: impl FnOnce(&mut String)) {
+        if self.batch.text.len() >= self.buffer_bytes && !self.queue.offer(&mut self.batch) {
+            self.queue.dropped.fetch_add(1, Relaxed);
+            return;
+        }
+        let before = self.batch.text.len();
+        write(&mut self.batch.text);
+        let written = self.batch.text.get(before..).unwrap_or_default();
+        self.batch.lines += written.bytes().filter(|byte| *byte == b'\n').count() as u64;
+    }
+
+    fn flush(&mut self) {
         self.queue.offer(&mut self.batch);
     }
 }
 
-impl Drop for Writer {
+impl Drop for Buffer {
     fn drop(&mut self) {
         self.queue.offer_last(&mut self.batch);
     }

@@ -62,15 +62,15 @@ impl Family {
         Self { name, help, kind: Kind::Gauge, labels }
     }
 
-    /// A histogram of durations in seconds, as its bounds are; `name` ends in `_seconds`.
+    /// A histogram; `name` ends in the unit that its bounds have.
     #[must_use]
     pub const fn histogram(
         name: &'static str,
         help: &'static str,
         labels: &'static [&'static str],
-        bounds_s: &'static [f64],
+        bounds: &'static [f64],
     ) -> Self {
-        Self { name, help, kind: Kind::Histogram(bounds_s), labels }
+        Self { name, help, kind: Kind::Histogram(bounds), labels }
     }
 
     /// Its full name: `underpass_tunnels_opened_total`.

@@ -4,7 +4,7 @@
 
 use std::fmt::{Display, Write as _};
 
-use super::Family;
+use super::{Family, Kind};
 
 /// The text that families are written to.
 #[derive(Debug)]
@@ -20,16 +20,52 @@ impl Lines {
 
     /// One series, which is written once: its label values, in the order of the family's labels, and its value.
     pub fn sample(&mut self, family: &Family, labels: &[&str], value: impl Display) {
+        self.series(family, "", labels, None, value);
+    }
+
+    /// One series of a histogram, which is written once: how many observations were up to each bound and above the one before,
+    /// how many above all bounds, and the sum of what was observed.
+    pub fn histogram(&mut self, family: &Family, labels: &[&str], counts: &[u64], sum: impl Display) {
+        let bounds = match family.kind() {
+            Kind::Histogram(bounds) => bounds,
+            _ => &[],
+        };
+        debug_assert_eq!(bounds.len() + 1, counts.len(), "{}: a count for each bound", family.name());
+        let mut count = 0_u64;
+        for (n, more) in counts.iter().enumerate() {
+            count = count.saturating_add(*more);
+            match bounds.get(n) {
+                Some(bound) => self.series(family, "_bucket", labels, Some(bound), count),
+                None => self.series(family, "_bucket", labels, Some(&"+Inf"), count),
+            }
+        }
+        self.series(family, "_sum", labels, None, sum);
+        self.series(family, "_count", labels, None, count);
+    }
+
+    fn series(
+        &mut self,
+        family: &Family,
+        suffix: &str,
+        labels: &[&str],
+        bound: Option<&dyn Display>,
+        value: impl Display,
+    ) {
         debug_assert_eq!(family.labels().len(), labels.len(), "{}: a value for each label", family.name());
         self.0.push_str(family.name());
-        for (n, (name, value)) in family.labels().iter().zip(labels).enumerate() {
-            self.0.push(if n == 0 { '{' } else { ',' });
+        self.0.push_str(suffix);
+        let mut next = '{';
+        for (name, value) in family.labels().iter().zip(labels) {
+            self.0.push(std::mem::replace(&mut next, ','));
             self.0.push_str(name);
             self.0.push_str("=\"");
             self.escape(value);
             self.0.push('"');
         }
-        let end = if labels.is_empty() { "" } else { "}" };
+        if let Some(bound) = bound {
+            let _ = write!(self.0, "{}le=\"{bound}\"", std::mem::replace(&mut next, ','));
+        }
+        let end = if next == ',' { "}" } else { "" };
         let _ = writeln!(self.0, "{end} {value}");
     }
 

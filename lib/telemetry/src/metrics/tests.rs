@@ -47,6 +47,18 @@ fn every_kind() {
 }
 
 #[test]
+fn a_histogram_is_written_as_one_that_is_owned() {
+    let (owned, written) = (Registry::default(), Registry::default());
+    let took = owned.histogram(&TOOK).with_label_values(&["in"]);
+    [0.000_001, 0.001, 0.001_001, 3.0].into_iter().for_each(|seconds| took.observe(seconds));
+    written.write(&[&TOOK], |lines| {
+        lines.family(&TOOK);
+        lines.histogram(&TOOK, &["in"], &[2, 1, 1], 3.002_002);
+    });
+    assert_eq!(written.text(), owned.text());
+}
+
+#[test]
 fn owners_are_added_up_and_their_counts_outlive_them() {
     let registry = Registry::default();
     let handles: Vec<_> = (1..=3).map(|n| (n, registry.counter(&CALLS).with_label_values(&["a", "in"]))).collect();

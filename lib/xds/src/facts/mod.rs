@@ -15,6 +15,7 @@
 //! | `Workload::mtls` | the effective modes: `default` is its own, else its namespace's, else the mesh's; `ports` are those that differ from it |
 //! | `AuthorizationPolicy::rules` | values of fields that only a waypoint judges: the fields are there, the values are not |
 //! | `AuthorizationPolicy` with `targetRefs` | none: a waypoint judges it |
+//! | `Waypoint` that is missing | the same; on the wire a hostname that no Service has |
 //! | `Workload::owner` of a kind that is not told apart | none, where it has the name of the workload |
 //! | empty names of an account, a node, a part of a locality | `default`, none, none |
 //! | `Service::name` with a dot, which no Service has | the hostname |

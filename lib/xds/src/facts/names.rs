@@ -25,6 +25,28 @@ pub(super) fn hostname(settings: &MeshSettings, namespace: &str, name: &str) -> 
     format!("{name}.{namespace}.svc.{}", settings.cluster_domain)
 }
 
+/// Ends the hostname of a waypoint that is missing: no name ends so (RFC 6761, 6.4), so that no data plane finds a Service
+/// of it.
+const MISSING: &str = ".waypoint-missing.invalid";
+
+/// The hostname of a waypoint that is missing.
+pub(super) fn missing(name: &ObjectName) -> String {
+    format!("{}.{}{MISSING}", name.name(), name.namespace())
+}
+
+/// The name of the missing waypoint of this hostname.
+pub(super) fn missing_in<'a>(namespace: &str, hostname: &'a str) -> Option<&'a str> {
+    hostname.strip_suffix(MISSING)?.strip_suffix(namespace)?.strip_suffix('.')
+}
+
+/// The hostname of the service of this name, as [`service`] reads it.
+pub(super) fn hostname_of(settings: &MeshSettings, name: &ObjectName) -> String {
+    match name.name() {
+        foreign if foreign.contains('.') => foreign.strip_suffix('.').unwrap_or(foreign).to_owned(),
+        own => hostname(settings, name.namespace(), own),
+    }
+}
+
 /// The name in a hostname of this cluster and namespace.
 pub(super) fn name_in<'a>(settings: &MeshSettings, namespace: &str, hostname: &'a str) -> Option<&'a str> {
     let rest = hostname.strip_suffix(&*settings.cluster_domain)?.strip_suffix(".svc.")?;

@@ -11,7 +11,7 @@ use underpass_core::{
         Created, DEFAULT_WEIGHT, EndpointSlice, MtlsMode, Namespace, Node, Object, PeerAuthentication, Phase, Pod,
         Service, SliceEndpoint, SlicePort,
     },
-    world::{Action, Affinity, AuthorizationPolicy, InternalTraffic, Scope, ServicePort, TargetPort},
+    world::{Action, Affinity, AppProtocol, AuthorizationPolicy, InternalTraffic, Scope, ServicePort, TargetPort},
 };
 
 use super::layout::{Name, Thing};
@@ -34,7 +34,14 @@ pub fn object(thing: Thing) -> Object {
         }
         Thing::Node { name, zone } => {
             let labels = labels(&[("topology.kubernetes.io/region", "r"), ("topology.kubernetes.io/zone", &zone)]);
-            Node { name: ObjectName::cluster(name), addresses: Vec::new(), labels, awaits_agent: false }.into()
+            Node {
+                name: ObjectName::cluster(name),
+                addresses: Vec::new(),
+                labels,
+                awaits_agent: false,
+                waypoint_ranges: Vec::new(),
+            }
+            .into()
         }
         Thing::Pod { name, addresses, node, app, turn } => pod(&name, addresses, &node, &app, turn).into(),
         Thing::Service { name, vips, app } => service(&name, vips, &app).into(),
@@ -95,7 +102,12 @@ fn service(name: &Name, vips: Vec<IpAddr>, app: &str) -> Service {
         vips,
         external: Vec::new(),
         node_ports: Default::default(),
-        ports: vec![ServicePort { name: "http".into(), port: 80, target: TargetPort::Number(8080) }],
+        ports: vec![ServicePort {
+            name: "http".into(),
+            port: 80,
+            target: TargetPort::Number(8080),
+            protocol: AppProtocol::Http11,
+        }],
         selector: Some(labels(&[("app", app)])),
         external_name: None,
         publish_not_ready: false,

@@ -31,7 +31,7 @@ use underpass_core::{
     rejudge::{Basis, OutboundPath},
     resolve::LocalPod,
     route::HopKind,
-    world::{Action, AuthorizationPolicy, MeshSettings, Scope, Version},
+    world::{Action, AuthorizationPolicy, MeshSettings, PolicyTarget, Scope, TargetKind, Version},
 };
 use underpass_door::Update;
 use underpass_identity::Authority;
@@ -93,7 +93,7 @@ pub fn batch(changes: impl IntoIterator<Item = Change>) -> Batch {
 fn mark(turn: u64) -> AuthorizationPolicy {
     AuthorizationPolicy {
         name: ObjectName::new(MARK.0, MARK.1),
-        scope: Scope::Targets(vec![turn.to_string()]),
+        scope: Scope::Targets(vec![PolicyTarget::new(TargetKind::Gateway, turn.to_string())]),
         action: Action::Allow,
         rules: Vec::new(),
         dry_run: false,
@@ -104,7 +104,7 @@ fn mark(turn: u64) -> AuthorizationPolicy {
 fn marked(world: &World) -> u64 {
     let mark = world.policy(&ObjectName::new(MARK.0, MARK.1));
     match mark.map(|mark| &mark.scope) {
-        Some(Scope::Targets(turn)) => turn.first().and_then(|turn| turn.parse().ok()).unwrap_or(0),
+        Some(Scope::Targets(turn)) => turn.first().and_then(|turn| turn.name.parse().ok()).unwrap_or(0),
         _ => 0,
     }
 }
@@ -450,7 +450,11 @@ fn ends(connection: &Connection) -> (SocketAddr, SocketAddr, Basis) {
     let (own, other) = (SocketAddr::new(*address, 8080), SocketAddr::new(*peer, 8080));
     if *inbound {
         let identity = Some(identity(peer_account));
-        (SocketAddr::new(*peer, 40_000), own, Basis::Inbound { address: *address, port: 8080, peer: *peer, identity })
+        (
+            SocketAddr::new(*peer, 40_000),
+            own,
+            Basis::Inbound { address: *address, port: 8080, peer: *peer, identity, named: None },
+        )
     } else {
         let (hop, identities) = (HopKind::Workload, identity(peer_account).into());
         let path = OutboundPath::Tunnel { own: identity(account), hop, identities };

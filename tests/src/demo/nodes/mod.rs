@@ -3,6 +3,7 @@
 mod operate;
 mod playground;
 mod processes;
+mod requests;
 mod stage;
 mod steps;
 

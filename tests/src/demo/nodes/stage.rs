@@ -32,7 +32,7 @@ const SAMPLE: [(&str, &str); 5] = [
     ("services.yaml", include_str!("../../../../deploy/samples/bookinfo/services.yaml")),
 ];
 /// The file with the label.
-const NAMESPACES: &str = "namespaces.yaml";
+pub(crate) const NAMESPACES: &str = "namespaces.yaml";
 /// The file with the policies.
 pub(crate) const SECURITY: &str = "security.yaml";
 /// The label that puts a namespace into the mesh.
@@ -142,11 +142,22 @@ impl Stage {
     /// Asks `underpass explain` and prints of its answer the first line and what policy says; its exit status and first
     /// line.
     pub(crate) fn explain(&self, source: &str, destination: &str) -> Result<(Option<i32>, String)> {
-        self.screen.does(&format!("underpass explain -f manifests {source} {destination}"));
+        self.explain_request(source, destination, &[])
+    }
+
+    /// The same of a request, which options say more of.
+    pub(crate) fn explain_request(
+        &self,
+        source: &str,
+        destination: &str,
+        options: &[&str],
+    ) -> Result<(Option<i32>, String)> {
+        let question = [&[source, destination], options].concat();
+        self.screen.does(&format!("underpass explain -f manifests {}", question.join(" ")));
         let output = Command::new(&self.cli)
             .args(["explain", "-f"])
             .arg(self.manifests())
-            .args([source, destination])
+            .args(question)
             .output()
             .with_context(|| format!("start {}", self.cli.display()))?;
         let answer = String::from_utf8_lossy(&output.stdout);

@@ -12,17 +12,20 @@ use super::{
         link::{self, TUNNEL_PORT},
         page::{self, PORT, RATINGS_URL, called},
     },
-    operate,
+    operate, requests,
     stage::{self, CLIENT, DETAILS, ECHO_PORT, OUTSIDER, PRODUCTPAGE, Processes, RATINGS, SECURITY, Stage},
 };
 
 /// In the order in which they are shown: each begins where the one before has ended.
-pub(crate) const ALL: [fn(&mut Stage) -> Result<()>; 10] = [
+pub(crate) const ALL: [fn(&mut Stage) -> Result<()>; 13] = [
     without_the_mesh,
     into_the_mesh,
     identities,
     refusals,
     a_policy_changes,
+    requests::a_waypoint_judges,
+    requests::a_canary,
+    requests::another_try,
     operate::what_is_open,
     operate::certificates_are_renewed,
     operate::numbers,

@@ -299,11 +299,17 @@ pub(crate) fn the_cni_plugin_can_be_left_out() -> Result<()> {
 
 /// A setting is given by the chart, by a value of its own, or by `agent.settings`: by one of them.
 pub(crate) fn every_setting_of_an_agent_has_one_place() -> Result<()> {
-    const BY_THE_CHART: [&str; 29] = [
+    const BY_THE_CHART: [&str; 34] = [
         "config",
         "print-config",
         "node",
         "manifests",
+        // With manifests alone: in a cluster an agent runs no waypoints.
+        "waypoint-program",
+        "waypoint-access-log",
+        "waypoint-access-log-encoding",
+        "waypoint-access-log-format",
+        "path-normalization",
         "control-plane",
         "control-plane-name",
         "control-plane-roots",

@@ -2,6 +2,8 @@
 //! Every case stands between two good documents, which are always served.
 
 mod documents;
+mod gateway_routes;
+mod gateways;
 mod metadata;
 mod pods;
 mod policies;

@@ -63,7 +63,7 @@ fn policies_as_a_whole() {
     policy(
         "targetRef: {kind: Service, name: x}\ntargetRefs: [{kind: Service, name: x}]",
         &expect![[r#"
-            error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.targetRefs: conflicts with `targetRef`: set only one of the two (not served)
+            error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.targetRefs: conflicts with `targetRef`: set only one of the two (connections to what it selects are refused until it is fixed)
         "#]],
     );
     policy(

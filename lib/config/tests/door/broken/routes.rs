@@ -43,7 +43,6 @@ fn the_whole_line() {
         "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a}\nspec:\n  hosts: [a]\n  http:\n  - route:\n    - destination: {hots: a}\n",
         &expect![[r#"
             error: dir/a.yaml:12: document 2: VirtualService default/a: spec.http[0].route[0].destination.hots: unknown field: did you mean `host`? (not served)
-            notice: dir/a.yaml:6: document 2: VirtualService default/a: known, not yet served: connections to its hosts go to every ready endpoint of the Service, as if it did not exist
         "#]],
     );
 }
@@ -473,6 +472,13 @@ fn destination_rules() {
         error: spec.trafficPolicy.tls.credentialName: conflicts with `clientCertificate`: set only one of the two
         error: spec.trafficPolicy.tls.mode: `mtls` is not one of DISABLE, SIMPLE, MUTUAL, ISTIO_MUTUAL
     "#]],
+    );
+    policy(
+        "{tls: {mode: SIMPLE, sni: a b, subjectAltNames: [a.example, 10.0.0.1, 'fd00::1', 'spiffe://a/b', 'a b']}}",
+        &expect![[r#"
+            error: spec.trafficPolicy.tls.sni: `a b` is not a host: a DNS name, one with `*` in the place of its first part, or `*` alone
+            error: spec.trafficPolicy.tls.subjectAltNames[4]: `a b` is not a host: a DNS name, one with `*` in the place of its first part, or `*` alone
+        "#]],
     );
     policy(
         "{portLevelSettings: [{}, {port: {number: 1}}, {port: {number: 1}}]}",

@@ -5,7 +5,8 @@ use crate::{
     http::{Host, TextMatch},
     labels::Labels,
     objects::*,
-    testing::{labels, model, name, pod, service},
+    testing::{gateway, labels, model, name, pod, service},
+    world::AppProtocol,
 };
 
 fn target(text: &str) -> RouteTarget {
@@ -68,7 +69,9 @@ fn said(all: Vec<Object>) -> Vec<String> {
         pod.labels = labels(&format!("app=cart version={version}"));
         Object::from(pod)
     };
-    let base = [service("shop/cart app=cart 10.96.0.1 80").into(), of("v1"), of("v2")];
+    let mut cart = Service { labels: labels("istio.io/use-waypoint=w"), ..service("shop/cart app=cart 10.96.0.1 80") };
+    cart.ports[0].protocol = AppProtocol::Http11;
+    let base = [cart.into(), gateway("shop/w").into(), of("v1"), of("v2")];
     let remarks = dangling(&model(base.into_iter().chain(all)), Vec::new(), Vec::new());
     let line = |Remark { level, finding: f }: Remark| {
         let mark = if level == Level::Notice { "~ " } else { "" };
@@ -119,12 +122,23 @@ fn what_does_not_exist() {
     let none = destination_rule("shop/d", "cart", &[("v1", "version=v1"), ("v9", "version=v9")]);
     assert_eq!(
         said(vec![none.into()]),
-        ["d spec.subsets[1].labels: selects none of the pods of Service shop/cart: requests to it get 503"]
+        ["d spec.subsets[1].labels: selects none of the pods of Service shop/cart: requests to it get 503 (IST0173)"]
     );
     assert_eq!(
         said(vec![destination_rule("shop/d", "crat", &[]).into()]),
         ["d spec.host: no Service has the host crat: the rule has no effect (IST0101)"]
     );
+    let mut several = service("shop/api app=cart 10.96.0.2 80 81");
+    several.ports.iter_mut().for_each(|port| port.name = format!("http-{}", port.port).into());
+    let to = |target| virtual_service("shop/v", &["cart"], vec![route(None, &[(target, 1)])]);
+    let of_routes = |all: Vec<Object>| said(all).into_iter().filter(|line| line.contains(" v ")).collect::<Vec<_>>();
+    assert_eq!(
+        of_routes(vec![several.clone().into(), to("api")]),
+        [
+            "~ v spec.http[0].route[0].destination.port: Service shop/api has several ports, and none is named: the called one counts (IST0112)"
+        ]
+    );
+    assert_eq!(of_routes(vec![several.into(), to("api:81")]), [""; 0]);
     let callers = DestinationRule { callers: Some(Labels::new()), ..destination_rule("shop/d", "cart", &[]) };
     assert_eq!(said(vec![callers.into()]).len(), 1);
 }
@@ -144,6 +158,15 @@ fn routes_that_are_never_reached_and_weights() {
             "v spec.http[1]: is never reached: spec.http[0] matches the same requests (IST0130)",
             "v spec.http[3]: is never reached: spec.http[2] matches every request (IST0130)",
         ]
+    );
+    let several = |paths: &[&str]| {
+        let matches = paths.iter().flat_map(|path| route(Some(path), &[]).matches);
+        HttpRoute { matches: matches.collect(), ..route(None, &[("cart", 1)]) }
+    };
+    let twice = vec![several(&["/a", "/b"]), several(&["/c", "/a"]), several(&["/d"])];
+    assert_eq!(
+        said(vec![virtual_service("shop/v", &["cart"], twice)]),
+        ["~ v spec.http[1].match[1]: never counts: spec.http[0] matches the same requests (IST0131)"]
     );
 }
 
@@ -173,4 +196,74 @@ fn objects_that_another_one_hides() {
     );
     let without = destination_rule("shop/b", "cart", &[("v2", "version=v2")]);
     assert_eq!(said(vec![with_policy("shop/a", "v1"), without.into()]), [""; 0]);
+}
+
+#[test]
+fn tls_without_an_authority() {
+    let tls = |mode, change: &dyn Fn(&mut ClientTls)| {
+        let mut tls = ClientTls {
+            mode,
+            client_certificate: None,
+            private_key: None,
+            ca_certificates: None,
+            ca_crl: None,
+            credential_name: None,
+            subject_alt_names: Vec::new(),
+            sni: None,
+            skips_verification: false,
+        };
+        change(&mut tls);
+        PortPolicy { tls: Some(tls), ..PortPolicy::default() }
+    };
+    let check = |policy: PortPolicy, says: Option<&str>| {
+        let mut rule = destination_rule("shop/d", "cart", &[("v1", "version=v1")]);
+        rule.policy.own = policy.clone();
+        rule.policy.ports = [(80, policy.clone())].into();
+        rule.subsets[0].policy.own = policy;
+        let want = says.map(|says| {
+            [
+                format!("d spec.subsets[0].trafficPolicy.tls{says} (IST0128)"),
+                format!("d spec.trafficPolicy.portLevelSettings: port 80{} (IST0129)", says.trim_start_matches(':')),
+                format!("d spec.trafficPolicy.tls{says} (IST0128)"),
+            ]
+        });
+        assert_eq!(said(vec![rule.into()]), want.as_ref().map_or(&[][..], |want| want));
+    };
+    let open = Some(
+        ": begins TLS without caCertificates: every authority that the waypoint's machine believes says who may answer",
+    );
+    check(tls(TlsMode::Simple, &|_| {}), open);
+    check(tls(TlsMode::Mutual, &|_| {}), open);
+    check(tls(TlsMode::Disable, &|_| {}), None);
+    check(tls(TlsMode::IstioMutual, &|_| {}), None);
+    check(tls(TlsMode::Simple, &|tls| tls.ca_certificates = Some("/ca".into())), None);
+    check(tls(TlsMode::Simple, &|tls| tls.skips_verification = true), None);
+    check(PortPolicy::default(), None);
+}
+
+#[test]
+fn tls_by_a_secret() {
+    let mut rule = destination_rule("shop/d", "cart", &[("v1", "version=v1")]);
+    let tls = ClientTls {
+        mode: TlsMode::Simple,
+        client_certificate: None,
+        private_key: None,
+        ca_certificates: None,
+        ca_crl: None,
+        credential_name: Some("ca".into()),
+        subject_alt_names: Vec::new(),
+        sni: None,
+        skips_verification: false,
+    };
+    rule.policy.own.tls = Some(tls.clone());
+    rule.policy.ports = [(80, rule.policy.own.clone())].into();
+    let says = "waypoints read no Secrets yet: calls are answered 503; name files instead";
+    let want = [
+        format!("d spec.trafficPolicy.portLevelSettings: port 80: tls.credentialName: {says}"),
+        format!("d spec.trafficPolicy.tls.credentialName: {says}"),
+    ];
+    assert_eq!(said(vec![rule.clone().into()]), want);
+    rule.policy.own.tls = Some(ClientTls { mode: TlsMode::Disable, ..tls });
+    rule.policy.ports.clear();
+    assert_eq!(said(vec![rule.into()]), [""; 0]);
 }

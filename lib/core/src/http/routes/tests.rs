@@ -1,6 +1,7 @@
 //! Routes, as data: objects in short, requests in one line, and the answer in one line.
 
-mod objects;
+mod gateway;
+pub(in crate::http) mod objects;
 mod properties;
 mod several;
 
@@ -212,6 +213,7 @@ fn rewrites() {
 fn answers_without_an_endpoint() {
     let redirect = HttpRedirect {
         uri: Some("/new".into()),
+        prefix: None,
         authority: None,
         port: RedirectPort::AsWritten,
         scheme: None,

@@ -380,7 +380,7 @@ proptest! {
         let (world, caller) = with_caller(model, node);
         let to = SocketAddr::new(IpAddr::from([10, 96, 0, n]), 80);
         let Some(service) = service_at(&world, to.ip()) else { return Ok(()) };
-        prop_assume!(!wants_waypoint(&world, to));
+        prop_assume!(waypoint::wanted(&world, &caller, to).is_none());
         let can = |e: &Endpoint| (e.ready || e.draining) && e.address.is_ipv4() && e.target_port(80).is_some();
         let able: Vec<_> = world.endpoints(&service.name).filter(|(_, e)| can(e)).collect();
         let is_local = service.internal_traffic == InternalTraffic::Local;

@@ -1,4 +1,4 @@
-//! The errors of a handshake with the control plane. One line each: who refused, and why.
+//! The errors of a handshake with a server that is known by its name. One line each: who refused, and why.
 
 use std::{io, time::Duration};
 
@@ -6,11 +6,11 @@ use rustls::{CertificateError, Error as RustlsError, InvalidMessage};
 
 use crate::tls::SessionError;
 
-/// The reason why there is no connection with the control plane.
+/// The reason why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
     /// This end, a client, does not believe the server.
-    #[error("the server's certificate was refused: {0}")]
+    #[error("the server's certificate was refused: {}", words(.0))]
     Certificate(CertificateError),
     /// The two ends do not agree, or the other end refused this one.
     #[error("TLS handshake failed: {0}")]
@@ -30,6 +30,16 @@ pub enum HandshakeError {
     /// The connection below failed.
     #[error("the connection failed in the middle of the TLS handshake: {0}")]
     Io(#[source] io::Error),
+}
+
+/// What the library has in one word of its own, in words.
+fn words(error: &CertificateError) -> String {
+    match error {
+        CertificateError::UnknownIssuer => "its chain leads to no authority that is believed".into(),
+        CertificateError::Revoked => "it is revoked".into(),
+        CertificateError::UnknownRevocationStatus => "no list of revoked certificates covers it".into(),
+        other => other.to_string(),
+    }
 }
 
 impl From<io::Error> for HandshakeError {

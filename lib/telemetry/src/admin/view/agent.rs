@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,31 @@ pub struct Status {
     /// How it fares with its control plane; none: it has none. Absent from earlier agents.
     #[serde(default)]
     pub control_plane: Option<ControlPlane>,
+    /// The waypoints that it runs on its node. Absent from earlier agents.
+    #[serde(default)]
+    pub waypoints: Vec<RunningWaypoint>,
+}
+
+/// A waypoint that an agent runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningWaypoint {
+    /// namespace/name of its Gateway.
+    pub gateway: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// `starting`, `serving`, [`Self::RESTARTING`] or `draining`.
+    pub state: String,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// How often it was started again.
+    pub restarts: u64,
+    /// Why it last ended, or cannot be started.
+    pub problem: Option<String>,
+}
+
+impl RunningWaypoint {
+    /// It has ended by itself, or could not be started, and is started again after a while.
+    pub const RESTARTING: &str = "restarting";
 }
 
 /// How an agent fares with its control plane: what of the mesh's facts it has, and whether more can come.
@@ -202,6 +227,9 @@ pub struct Connection {
     pub source: Party,
     /// The end that accepted it.
     pub destination: Party,
+    /// The identity of the waypoint between the two; absent from earlier agents.
+    #[serde(default)]
+    pub via: Option<String>,
     /// The service that was called, namespace/name.
     pub service: Option<String>,
     /// Its host name.

@@ -69,7 +69,7 @@ impl PodDescription {
         Some(Self {
             workload: Workload::of(world, w),
             host_network: w.host_network,
-            waypoint: w.waypoint.as_deref().map(str::to_owned),
+            waypoint: w.waypoint.as_ref().map(ToString::to_string),
             services: Backend::all(w),
             policies: world.authorization_policies(w).map(|p| policy(p)).collect(),
             // No PeerAuthentication names port 0.

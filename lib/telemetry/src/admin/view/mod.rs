@@ -15,7 +15,8 @@ mod workload;
 use underpass_core::{ObjectName, World, resolve::Sources};
 
 pub use agent::{
-    Behind, Certificate, Connection, ControlPlane, Gate, Party, PodCount, ProblemCount, RefusedHandshake, Roots, Status,
+    Behind, Certificate, Connection, ControlPlane, Gate, Party, PodCount, ProblemCount, RefusedHandshake, Roots,
+    RunningWaypoint, Status,
 };
 pub use check::{Level, NodeCheck, NodeFinding};
 pub use describe::{Backend, PodDescription, PortMtls, ServiceDescription};

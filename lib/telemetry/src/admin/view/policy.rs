@@ -53,7 +53,7 @@ impl Policy {
         let scope = match &p.scope {
             Scope::Namespace => wide(world, &p.name),
             Scope::Selector(selector) => format!("selector {}", labels(selector)),
-            Scope::Targets(targets) => targets.join(", "),
+            Scope::Targets(targets) => targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         };
         let action = match p.action {
             Action::Allow => "ALLOW",

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use underpass_core::{
     World,
-    world::{self, Affinity, Distribution, InternalTraffic, TargetPort, Uid},
+    world::{self, Affinity, Distribution, Instance, InternalTraffic, TargetPort, Uid},
 };
 
 /// One service.
@@ -29,7 +29,10 @@ pub struct Service {
     pub in_mesh: bool,
     /// The waypoint that it names.
     pub waypoint: Option<String>,
-    /// While that waypoint is missing, calls go past it (`underpass.dev/waypoint-failure: allow`) instead of being refused.
+    /// An instance of it is ready; absent from earlier agents.
+    #[serde(default)]
+    pub waypoint_ready: bool,
+    /// While that waypoint is missing or not ready, calls go past it (`underpass.dev/waypoint-failure: allow`) instead of being refused.
     pub waypoint_optional: bool,
     /// What narrows down its endpoints, set by itself or by its namespace: `PreferSameZone`, `Local`, `ClientIP`.
     pub traffic: Vec<String>,
@@ -70,7 +73,9 @@ pub struct Endpoint {
 impl Service {
     pub(super) fn of(world: &World, s: &world::Service) -> Self {
         let endpoints = Endpoint::all(world, s);
-        let waypoint = s.waypoint.as_deref().map(str::to_owned);
+        let waypoint = s.waypoint.as_ref().map(ToString::to_string);
+        let ready = |i: &Instance<'_>| i.endpoint.map_or(i.workload.ready, |e| e.ready);
+        let waypoint_ready = s.waypoint.as_ref().is_some_and(|waypoint| world.instances(waypoint).iter().any(ready));
         let kind = match (&s.external_name, s.vips.is_empty()) {
             (Some(_), _) => "ExternalName",
             (None, true) => "Headless",
@@ -86,6 +91,7 @@ impl Service {
             in_mesh: world.is_in_mesh(s),
             endpoints,
             waypoint,
+            waypoint_ready,
             waypoint_optional: s.waypoint_optional,
             traffic: traffic(s),
         }

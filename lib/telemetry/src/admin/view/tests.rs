@@ -8,7 +8,7 @@ use underpass_core::{
     labels::Labels,
     objects::{Namespace, Object, Service as CoreService},
     testing::{self, ambient, by_method, labels, model, peer_authentication, pod, policy, service, world},
-    world::{Action, Affinity, AuthorizationPolicy, Distribution, Scope},
+    world::{Action, Affinity, AuthorizationPolicy, Distribution, PolicyTarget, Scope, TargetKind},
 };
 
 use super::*;
@@ -46,7 +46,7 @@ fn objects() -> Vec<Object> {
         .into(),
         policy("istio-system/no-rules", Action::Deny, Vec::new()).into(),
         AuthorizationPolicy {
-            scope: Scope::Targets(vec!["Gateway w".into()]),
+            scope: Scope::Targets(vec![PolicyTarget::new(TargetKind::Gateway, "w")]),
             ..policy("shop/at-waypoint", Action::Allow, vec![by_method])
         }
         .into(),
@@ -88,11 +88,11 @@ fn services_and_their_endpoints() {
     check(
         &services(&world(objects())),
         &expect![[r#"
-            {"namespace":"near","name":"far","host":"far.near.svc.cluster.local","type":"ClusterIP","vips":["10.96.0.13"],"ports":[{"name":"p80","port":80,"target":"80"}],"endpoints":[],"in_mesh":false,"waypoint":null,"waypoint_optional":false,"traffic":[]}
-            {"namespace":"near","name":"own","host":"own.near.svc.cluster.local","type":"ClusterIP","vips":["10.96.0.12"],"ports":[{"name":"p80","port":80,"target":"80"}],"endpoints":[],"in_mesh":true,"waypoint":"w","waypoint_optional":true,"traffic":["PreferSameNode","ClientIP"]}
-            {"namespace":"shop","name":"cart","host":"cart.shop.svc.cluster.local","type":"ClusterIP","vips":["10.96.0.10","fd96::10"],"ports":[{"name":"p80","port":80,"target":"http"}],"endpoints":[{"addresses":["10.0.2.2","fd00::2"],"workload":"shop/cart-1","ready":true,"draining":false,"weight":1,"node":"node-1","zone":null,"in_mesh":true},{"addresses":["10.0.2.3"],"workload":"shop/cart-2","ready":false,"draining":false,"weight":1,"node":"node-1","zone":null,"in_mesh":true}],"in_mesh":true,"waypoint":null,"waypoint_optional":false,"traffic":[]}
-            {"namespace":"shop","name":"headless","host":"headless.shop.svc.cluster.local","type":"Headless","vips":[],"ports":[{"name":"p80","port":80,"target":"80"}],"endpoints":[{"addresses":["10.0.2.2","fd00::2"],"workload":"shop/cart-1","ready":true,"draining":false,"weight":1,"node":"node-1","zone":null,"in_mesh":true},{"addresses":["10.0.2.3"],"workload":"shop/cart-2","ready":false,"draining":false,"weight":1,"node":"node-1","zone":null,"in_mesh":true}],"in_mesh":true,"waypoint":null,"waypoint_optional":false,"traffic":[]}
-            {"namespace":"shop","name":"old","host":"old.shop.svc.cluster.local","type":"ClusterIP","vips":["10.96.0.11"],"ports":[{"name":"p80","port":80,"target":"80"}],"endpoints":[{"addresses":["10.0.2.9"],"workload":"shop/old","ready":true,"draining":false,"weight":1,"node":"node-1","zone":null,"in_mesh":false}],"in_mesh":true,"waypoint":"w","waypoint_optional":false,"traffic":[]}
+            {"namespace":"near","name":"far","host":"far.near.svc.cluster.local","type":"ClusterIP","vips":["10.96.0.13"],"ports":[{"name":"p80","port":80,"target":"80"}],"endpoints":[],"in_mesh":false,"waypoint":null,"waypoint_ready":false,"waypoint_optional":false,"traffic":[]}
+            {"namespace":"near","name":"own","host":"own.near.svc.cluster.local","type":"ClusterIP","vips":["10.96.0.12"],"ports":[{"name":"p80","port":80,"target":"80"}],"endpoints":[],"in_mesh":true,"waypoint":"near/w","waypoint_ready":false,"waypoint_optional":true,"traffic":["PreferSameNode","ClientIP"]}
+            {"namespace":"shop","name":"cart","host":"cart.shop.svc.cluster.local","type":"ClusterIP","vips":["10.96.0.10","fd96::10"],"ports":[{"name":"p80","port":80,"target":"http"}],"endpoints":[{"addresses":["10.0.2.2","fd00::2"],"workload":"shop/cart-1","ready":true,"draining":false,"weight":1,"node":"node-1","zone":null,"in_mesh":true},{"addresses":["10.0.2.3"],"workload":"shop/cart-2","ready":false,"draining":false,"weight":1,"node":"node-1","zone":null,"in_mesh":true}],"in_mesh":true,"waypoint":null,"waypoint_ready":false,"waypoint_optional":false,"traffic":[]}
+            {"namespace":"shop","name":"headless","host":"headless.shop.svc.cluster.local","type":"Headless","vips":[],"ports":[{"name":"p80","port":80,"target":"80"}],"endpoints":[{"addresses":["10.0.2.2","fd00::2"],"workload":"shop/cart-1","ready":true,"draining":false,"weight":1,"node":"node-1","zone":null,"in_mesh":true},{"addresses":["10.0.2.3"],"workload":"shop/cart-2","ready":false,"draining":false,"weight":1,"node":"node-1","zone":null,"in_mesh":true}],"in_mesh":true,"waypoint":null,"waypoint_ready":false,"waypoint_optional":false,"traffic":[]}
+            {"namespace":"shop","name":"old","host":"old.shop.svc.cluster.local","type":"ClusterIP","vips":["10.96.0.11"],"ports":[{"name":"p80","port":80,"target":"80"}],"endpoints":[{"addresses":["10.0.2.9"],"workload":"shop/old","ready":true,"draining":false,"weight":1,"node":"node-1","zone":null,"in_mesh":false}],"in_mesh":true,"waypoint":"shop/w","waypoint_ready":false,"waypoint_optional":false,"traffic":[]}
         "#]],
     );
 }
@@ -105,8 +105,8 @@ fn policies_and_what_needs_a_waypoint() {
             {"kind":"AuthorizationPolicy","namespace":"istio-system","name":"everywhere","scope":"selector app=cart","action":"ALLOW","rules":1,"dry_run":false,"selects":2,"needs_waypoint":[],"notes":[]}
             {"kind":"AuthorizationPolicy","namespace":"istio-system","name":"no-rules","scope":"mesh","action":"DENY","rules":0,"dry_run":false,"selects":2,"needs_waypoint":[],"notes":["spec.rules: no rules: this policy denies nothing"]}
             {"kind":"AuthorizationPolicy","namespace":"near","name":"others","scope":"namespace","action":"ALLOW","rules":1,"dry_run":false,"selects":0,"needs_waypoint":[],"notes":[]}
-            {"kind":"AuthorizationPolicy","namespace":"shop","name":"at-waypoint","scope":"Gateway w","action":"ALLOW","rules":1,"dry_run":false,"selects":0,"needs_waypoint":["targetRefs"],"notes":["spec.targetRefs: applies at the waypoint of Gateway w, which does not exist: the policy has no effect"]}
-            {"kind":"AuthorizationPolicy","namespace":"shop","name":"readers","scope":"selector app=cart","action":"ALLOW","rules":3,"dry_run":true,"selects":2,"needs_waypoint":["methods"],"notes":["spec.rules[0].to[0].operation.methods: methods can only be judged by a waypoint: this rule allows nothing","spec.rules[1].to[0].operation.methods: methods can only be judged by a waypoint: this rule allows nothing"]}
+            {"kind":"AuthorizationPolicy","namespace":"shop","name":"at-waypoint","scope":"Gateway w","action":"ALLOW","rules":1,"dry_run":false,"selects":0,"needs_waypoint":["targetRefs"],"notes":["spec.targetRefs: applies at the waypoint of Gateway w: no node enforces it"]}
+            {"kind":"AuthorizationPolicy","namespace":"shop","name":"readers","scope":"selector app=cart","action":"ALLOW","rules":3,"dry_run":true,"selects":2,"needs_waypoint":["methods"],"notes":["spec.rules[0].to[0].operation.methods: methods can only be judged by a waypoint: without one this rule allows nothing","spec.rules[1].to[0].operation.methods: methods can only be judged by a waypoint: without one this rule allows nothing"]}
             {"kind":"PeerAuthentication","namespace":"istio-system","name":"all","scope":"mesh","action":"PERMISSIVE","rules":0,"dry_run":false,"selects":2,"needs_waypoint":[],"notes":[]}
             {"kind":"PeerAuthentication","namespace":"istio-system","name":"ignored","scope":"selector app=cart","action":"STRICT","rules":0,"dry_run":false,"selects":0,"needs_waypoint":[],"notes":["spec.selector: a PeerAuthentication of the root namespace with a selector is ignored"]}
             {"kind":"PeerAuthentication","namespace":"shop","name":"strict","scope":"selector app=cart","action":"STRICT 9090=DISABLE","rules":0,"dry_run":false,"selects":2,"needs_waypoint":[],"notes":["spec.portLevelMtls.9090.mode: DISABLE is served as PERMISSIVE: mutual TLS is always accepted"]}
@@ -134,7 +134,7 @@ fn a_pod_and_all_that_concerns_it() {
     check(
         &[cart],
         &expect![[r#"
-        {"namespace":"shop","name":"cart-1","node":"node-1","addresses":["10.0.2.2","fd00::2"],"in_mesh":true,"because":"pod label istio.io/dataplane-mode","identity":"spiffe://cluster.local/ns/shop/sa/cart-1","ready":true,"state":null,"host_network":false,"waypoint":null,"services":[{"service":"shop/cart","ready":true,"ports":[]},{"service":"shop/headless","ready":true,"ports":[[80,80]]}],"policies":[{"kind":"AuthorizationPolicy","namespace":"istio-system","name":"no-rules","scope":"mesh","action":"DENY","rules":0,"dry_run":false,"selects":2,"needs_waypoint":[],"notes":["spec.rules: no rules: this policy denies nothing"]},{"kind":"AuthorizationPolicy","namespace":"istio-system","name":"everywhere","scope":"selector app=cart","action":"ALLOW","rules":1,"dry_run":false,"selects":2,"needs_waypoint":[],"notes":[]},{"kind":"AuthorizationPolicy","namespace":"shop","name":"readers","scope":"selector app=cart","action":"ALLOW","rules":3,"dry_run":true,"selects":2,"needs_waypoint":["methods"],"notes":["spec.rules[0].to[0].operation.methods: methods can only be judged by a waypoint: this rule allows nothing","spec.rules[1].to[0].operation.methods: methods can only be judged by a waypoint: this rule allows nothing"]}],"mtls":{"mode":"STRICT","by":"shop/strict"},"ports":{"9090":{"mode":"PERMISSIVE","by":"shop/strict"}}}
+        {"namespace":"shop","name":"cart-1","node":"node-1","addresses":["10.0.2.2","fd00::2"],"in_mesh":true,"because":"pod label istio.io/dataplane-mode","identity":"spiffe://cluster.local/ns/shop/sa/cart-1","ready":true,"state":null,"host_network":false,"waypoint":null,"services":[{"service":"shop/cart","ready":true,"ports":[]},{"service":"shop/headless","ready":true,"ports":[[80,80]]}],"policies":[{"kind":"AuthorizationPolicy","namespace":"istio-system","name":"no-rules","scope":"mesh","action":"DENY","rules":0,"dry_run":false,"selects":2,"needs_waypoint":[],"notes":["spec.rules: no rules: this policy denies nothing"]},{"kind":"AuthorizationPolicy","namespace":"istio-system","name":"everywhere","scope":"selector app=cart","action":"ALLOW","rules":1,"dry_run":false,"selects":2,"needs_waypoint":[],"notes":[]},{"kind":"AuthorizationPolicy","namespace":"shop","name":"readers","scope":"selector app=cart","action":"ALLOW","rules":3,"dry_run":true,"selects":2,"needs_waypoint":["methods"],"notes":["spec.rules[0].to[0].operation.methods: methods can only be judged by a waypoint: without one this rule allows nothing","spec.rules[1].to[0].operation.methods: methods can only be judged by a waypoint: without one this rule allows nothing"]}],"mtls":{"mode":"STRICT","by":"shop/strict"},"ports":{"9090":{"mode":"PERMISSIVE","by":"shop/strict"}}}
     "#]],
     );
 }
@@ -190,6 +190,7 @@ fn a_connection_is_read_as_core_writes_it() {
                 workload: None,
                 identity: None,
             },
+            via: None,
             service: Some(
                 "shop/cart",
             ),

@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use underpass_core::world::{Affinity, Distribution, InternalTraffic, MeshSettings, Service, ServicePort, TargetPort};
+use underpass_core::world::{
+    Affinity, AppProtocol, Distribution, InternalTraffic, MeshSettings, Service, ServicePort, TargetPort,
+};
 use underpass_door::{Fault, ResourceFault};
 
 use super::{Faulty, workload::waypoint};
@@ -37,7 +39,7 @@ pub(super) fn service(settings: &MeshSettings, message: &istio::Service) -> Resu
         internal_traffic,
         distribution: more.distribution.map_or(distribution, read),
         affinity: if more.client_ip_affinity { Affinity::ClientIp } else { Affinity::None },
-        waypoint: message.waypoint.as_ref().map(|gateway| waypoint(settings, &message.namespace, gateway)),
+        waypoint: message.waypoint.as_ref().map(|of| waypoint(settings, &message.namespace, of)).transpose()?,
         waypoint_optional: more.waypoint_optional,
     })
 }
@@ -70,9 +72,22 @@ fn ports(message: &istio::Service, more: &ServiceExtension) -> Result<Vec<Servic
             (None, 0) => TargetPort::Name("".into()),
             (None, number) => TargetPort::Number(number),
         };
-        Ok(ServicePort { name: detail.name.into(), port: number(port.service_port)?, target })
+        let protocol = protocol(port.app_protocol);
+        Ok(ServicePort { name: detail.name.into(), port: number(port.service_port)?, target, protocol })
     };
     message.ports.iter().enumerate().map(one).collect()
+}
+
+/// One that this version does not know is found out by looking.
+fn protocol(number: i32) -> AppProtocol {
+    match istio::AppProtocol::try_from(number).unwrap_or_default() {
+        istio::AppProtocol::Unknown => AppProtocol::Unknown,
+        istio::AppProtocol::Http11 => AppProtocol::Http11,
+        istio::AppProtocol::Http2 => AppProtocol::Http2,
+        istio::AppProtocol::Grpc => AppProtocol::Grpc,
+        istio::AppProtocol::Tcp => AppProtocol::Tcp,
+        istio::AppProtocol::Tls => AppProtocol::Tls,
+    }
 }
 
 /// What is required and what is preferred. A preference that is not known counts as none; a requirement other than the

@@ -4,10 +4,12 @@ use std::{net::IpAddr, sync::Arc};
 
 use underpass_core::{
     Few, ObjectName, TrustDomain,
-    addr::is_loopback,
+    addr::{HBONE_PORT, is_loopback},
     enrol::{Enrolment, EnrolmentReason},
     objects::DEFAULT_WEIGHT,
-    world::{Account, Endpoint, Hints, Locality, MeshSettings, Mtls, Owner, OwnerKind, Uid, Workload},
+    world::{
+        Account, Endpoint, Hints, Locality, MeshSettings, Mtls, Owner, OwnerKind, Uid, Waypoint, WaypointAt, Workload,
+    },
 };
 use underpass_door::{Fault, ResourceFault};
 
@@ -81,7 +83,7 @@ pub(super) fn workload(settings: &MeshSettings, message: &istio::Workload) -> Re
             .map(|name| Account { namespace: Arc::clone(&namespace), name: name.into() }),
         enrolment: enrolment(message, &more),
         host_network: NetworkMode::try_from(message.network_mode) == Ok(NetworkMode::HostNetwork),
-        waypoint: message.waypoint.as_ref().map(|gateway| waypoint(settings, &namespace, gateway)),
+        waypoint: message.waypoint.as_ref().map(|of| waypoint(settings, &namespace, of)).transpose()?,
         policies: Few::new(),
         mtls: Mtls::default(),
         endpoints: endpoints.into(),
@@ -171,18 +173,23 @@ fn reason(number: i32) -> EnrolmentReason {
     }
 }
 
-/// The name in its hostname, where it is of this namespace; else what there is of it.
-pub(super) fn waypoint(settings: &MeshSettings, namespace: &str, gateway: &GatewayAddress) -> Arc<str> {
-    match &gateway.destination {
-        Some(Destination::Hostname(of)) => {
-            let own = names::name_in(settings, namespace, &of.hostname).filter(|_| of.namespace == namespace);
-            own.unwrap_or(&of.hostname).into()
-        }
-        Some(Destination::Address(of)) => {
-            names::address(&of.address).map_or_else(|| UNKNOWN_WAYPOINT.into(), |ip| ip.to_string().into())
-        }
-        None => UNKNOWN_WAYPOINT.into(),
-    }
+/// The waypoint of a service or workload of this namespace. What cannot be read is missing.
+pub(super) fn waypoint(settings: &MeshSettings, namespace: &str, gateway: &GatewayAddress) -> Result<Waypoint, Faulty> {
+    let unknown = || WaypointAt::Missing(ObjectName::new(namespace, UNKNOWN_WAYPOINT));
+    let at = match &gateway.destination {
+        Some(Destination::Hostname(of)) => match names::missing_in(&of.namespace, &of.hostname) {
+            Some(name) => WaypointAt::Missing(ObjectName::new(&of.namespace, name)),
+            None => WaypointAt::Service(names::service(settings, &of.namespace, &of.hostname)),
+        },
+        Some(Destination::Address(of)) => names::address(&of.address).map_or_else(unknown, WaypointAt::Address),
+        None => unknown(),
+    };
+    let port = match gateway.hbone_mtls_port {
+        0 => HBONE_PORT,
+        number => u16::try_from(number)
+            .map_err(|_| ("waypoint.hbone_mtls_port".to_owned(), Fault::Port { found: number.to_string().into() }))?,
+    };
+    Ok(Waypoint { at, port })
 }
 
 fn owner(message: &istio::Workload) -> Option<Owner> {

@@ -1,6 +1,8 @@
 //! A service as Istio's message, and in our extension what that lacks.
 
-use underpass_core::world::{Affinity, Distribution, InternalTraffic, MeshSettings, Service, ServicePort, TargetPort};
+use underpass_core::world::{
+    Affinity, AppProtocol, Distribution, InternalTraffic, MeshSettings, Service, ServicePort, TargetPort,
+};
 
 use super::workload::waypoint;
 use crate::{
@@ -35,7 +37,7 @@ pub(super) fn service(settings: &MeshSettings, service: &Service) -> istio::Serv
         hostname: service.hostname.to_string(),
         addresses: service.addresses().map(address).collect(),
         ports: service.ports.iter().map(port).collect(),
-        waypoint: service.waypoint.as_deref().map(|name| waypoint(settings, namespace, name)),
+        waypoint: service.waypoint.as_ref().map(|of| waypoint(settings, of)),
         load_balancing: balancing,
         extensions: extension::pack(&content),
         canonical: true,
@@ -72,7 +74,15 @@ fn port(port: &ServicePort) -> Port {
         TargetPort::Number(number) => number.into(),
         TargetPort::Name(_) => 0,
     };
-    Port { service_port: port.port.into(), target_port: target, app_protocol: 0 }
+    let protocol = match port.protocol {
+        AppProtocol::Unknown => istio::AppProtocol::Unknown,
+        AppProtocol::Http11 => istio::AppProtocol::Http11,
+        AppProtocol::Http2 => istio::AppProtocol::Http2,
+        AppProtocol::Grpc => istio::AppProtocol::Grpc,
+        AppProtocol::Tcp => istio::AppProtocol::Tcp,
+        AppProtocol::Tls => istio::AppProtocol::Tls,
+    };
+    Port { service_port: port.port.into(), target_port: target, app_protocol: protocol.into() }
 }
 
 fn detail(port: &ServicePort) -> PortDetail {

@@ -3,17 +3,16 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use underpass_core::{
-    TrustDomain,
-    addr::HBONE_PORT,
+    ObjectName, TrustDomain,
     enrol::EnrolmentReason,
-    world::{Endpoint, MeshSettings, Mtls, OwnerKind, Workload},
+    world::{Endpoint, MeshSettings, Mtls, OwnerKind, Waypoint, WaypointAt, Workload},
 };
 
 use crate::{
     contract::{
         istio::workload::{
-            self as istio, GatewayAddress, Locality, NamespacedHostname, NetworkMode, Port, PortList, TunnelProtocol,
-            WorkloadStatus, WorkloadType, gateway_address::Destination,
+            self as istio, GatewayAddress, Locality, NamespacedHostname, NetworkAddress, NetworkMode, Port, PortList,
+            TunnelProtocol, WorkloadStatus, WorkloadType, gateway_address::Destination,
         },
         underpass::v1::{self, EndpointPort, Endpoints, MtlsSources, WorkloadExtension},
     },
@@ -50,7 +49,7 @@ pub(super) fn workload(
             .unwrap_or_default()
             .into(),
         service_account: workload.account.as_ref().map(|account| account.name.to_string()).unwrap_or_default(),
-        waypoint: workload.waypoint.as_deref().map(|name| waypoint(settings, namespace, name)),
+        waypoint: workload.waypoint.as_ref().map(|of| waypoint(settings, of)),
         node: text(&workload.node),
         canonical_name: workload.canonical_service.to_string(),
         canonical_revision: workload.canonical_revision.to_string(),
@@ -78,11 +77,20 @@ pub(super) fn workload(
     message
 }
 
-/// A waypoint by the name in a label of this namespace.
-pub(super) fn waypoint(settings: &MeshSettings, namespace: &str, name: &str) -> GatewayAddress {
-    let hostname = names::hostname(settings, namespace, name);
-    let hostname = NamespacedHostname { namespace: namespace.into(), hostname };
-    GatewayAddress { destination: Some(Destination::Hostname(hostname)), hbone_mtls_port: HBONE_PORT.into() }
+/// A waypoint by the hostname of its Service, or by its address. One that is missing has a hostname that nothing has: a data
+/// plane that does not know this then refuses, too.
+pub(super) fn waypoint(settings: &MeshSettings, waypoint: &Waypoint) -> GatewayAddress {
+    let named = |name: &ObjectName, hostname| {
+        Destination::Hostname(NamespacedHostname { namespace: name.namespace().into(), hostname })
+    };
+    let destination = match &waypoint.at {
+        WaypointAt::Service(name) => named(name, names::hostname_of(settings, name)),
+        WaypointAt::Missing(name) => named(name, names::missing(name)),
+        WaypointAt::Address(ip) => {
+            Destination::Address(NetworkAddress { network: String::new(), address: names::bytes(*ip), length: None })
+        }
+    };
+    GatewayAddress { destination: Some(destination), hbone_mtls_port: waypoint.port.into() }
 }
 
 fn owner(workload: &Workload) -> (WorkloadType, String) {

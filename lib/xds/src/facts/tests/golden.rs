@@ -73,7 +73,7 @@ fn messages_byte_by_byte() {
     let resources = encode(model.world());
 
     let port = || new().number(1, 80).number(2, 8080);
-    let waypoint = new().text(1, "default").text(2, "w.default.svc.cluster.local");
+    let waypoint = new().text(1, "default").text(2, "w.default.waypoint-missing.invalid");
     let services = new().text(1, "default/s.default.svc.cluster.local").message(2, new().message(1, port()));
     let mtls = new().text(1, "default/n");
     let extension = new().number(1, 1).message(7, mtls);

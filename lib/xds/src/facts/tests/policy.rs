@@ -82,7 +82,7 @@ fn pattern(p: &Pattern, text: &str) -> bool {
 /// Whether the policy decides about this caller, as core judges it.
 fn core(world: &World, caller: &Caller) -> bool {
     let of = workload(&pod("default/w", "10.0.0.1"));
-    let peer = Peer { address: caller.address, identity: caller.identity.as_ref() };
+    let peer = Peer::itself(caller.address, caller.identity.as_ref());
     let request = Request { peer, workload: &of, address: "10.0.0.1".parse().unwrap(), port: caller.port };
     let verdict = authz::judge(world, &request, &mut ());
     match world.policies().next().unwrap().action {

@@ -93,7 +93,7 @@ pub(super) fn answers(world: &World) -> Vec<String> {
             for (source, address) in addresses() {
                 for port in [80, 443, 8080, 9000] {
                     for identity in [world.identity(from), None] {
-                        let peer = Peer { address: source, identity };
+                        let peer = Peer::itself(source, identity);
                         let request = Request { peer, workload: to, address, port };
                         let verdict = admit::admit(world, &request, &mut ());
                         let dry = underpass_core::authz::dry_run_denials(world, &request);

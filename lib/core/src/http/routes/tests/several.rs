@@ -26,7 +26,8 @@ fn the_oldest_first_then_by_name_and_what_matches_everything_last() {
         ]
     };
     let names = |all: Vec<Object>| {
-        compiled(all).0.routes.virtual_services().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        let (compiled, _) = compiled(all);
+        compiled.routes.sources.iter().map(|source| source.object.name.to_string()).collect::<Vec<_>>().join(" ")
     };
     assert_eq!(names(all()), "other/z shop/b shop/a");
     check(all(), &[("GET /a", "cart.shop:80/a"), ("GET /b", "cart.shop:80/z"), ("GET /x", "cart.shop:80/rest-b")]);

@@ -1,27 +1,37 @@
-//! The labels of one end of a connection: of its workload, by the World, and of the identity that its certificate proved.
+//! The labels of one end of a connection or request: of its workload, by the World, and of the identity that its certificate proved.
 
 use std::sync::Arc;
 
 use underpass_core::{Identity, connection::Party, world::Workload};
 
 /// Istio's value of an unknown label.
-pub(super) const UNKNOWN: &str = "unknown";
+pub const UNKNOWN: &str = "unknown";
 
 /// The labels of a workload, by the World.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct WorkloadLabels {
-    pub(super) workload: Box<str>,
-    pub(super) namespace: Box<str>,
-    pub(super) canonical_service: Box<str>,
-    pub(super) canonical_revision: Box<str>,
-    pub(super) app: Box<str>,
-    pub(super) version: Box<str>,
-    pub(super) region: Box<str>,
-    pub(super) zone: Box<str>,
+pub struct WorkloadLabels {
+    /// The name of its owner, else its own.
+    pub workload: Box<str>,
+    /// Its namespace.
+    pub namespace: Box<str>,
+    /// Istio's canonical service.
+    pub canonical_service: Box<str>,
+    /// Istio's canonical revision.
+    pub canonical_revision: Box<str>,
+    /// Its app.
+    pub app: Box<str>,
+    /// Its version.
+    pub version: Box<str>,
+    /// The region of its node.
+    pub region: Box<str>,
+    /// The zone of its node.
+    pub zone: Box<str>,
 }
 
 impl WorkloadLabels {
-    pub(super) fn new(workload: &Workload) -> Self {
+    /// Those of this workload.
+    #[must_use]
+    pub fn new(workload: &Workload) -> Self {
         let (region, zone) = (workload.locality.region.as_deref(), workload.locality.zone.as_deref());
         Self {
             workload: workload.workload_name().into(),
@@ -38,17 +48,18 @@ impl WorkloadLabels {
 
 /// One end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Side {
+pub struct Side {
     /// None: it is no workload of ours.
-    pub(super) workload: Option<WorkloadLabels>,
+    pub workload: Option<WorkloadLabels>,
     /// Proved by its certificate, or shown with ours.
-    pub(super) principal: Option<Identity>,
+    pub principal: Option<Identity>,
 }
 
 impl Side {
     /// The labels of a party. A workload has the address, but the peer's identity counts: where both disagree, another workload
     /// uses the address.
-    pub(super) fn new(party: &Party) -> Self {
+    #[must_use]
+    pub fn new(party: &Party) -> Self {
         // The trust domain may be an alias of ours.
         let is_itself = |w: &&Arc<Workload>| match &party.identity {
             Some(proved) => w.account.as_ref().is_some_and(|account| {
@@ -61,7 +72,8 @@ impl Side {
     }
 
     /// Its labels: workload, canonical service and revision, namespace, principal, app, version, cluster, region, zone.
-    pub(super) fn labels<'a>(&'a self, cluster: &'a str) -> [&'a str; 10] {
+    #[must_use]
+    pub fn labels<'a>(&'a self, cluster: &'a str) -> [&'a str; 10] {
         let principal = self.principal.as_ref().map_or(UNKNOWN, Identity::uri);
         match &self.workload {
             Some(workload) => [

@@ -5,17 +5,18 @@ use std::time::{Duration, Instant};
 
 /// The time since which a series has been shown unchanged, with nothing left that will count in it.
 #[derive(Debug, Default)]
-pub(super) struct Gone(Option<Instant>);
+pub struct Gone(Option<Instant>);
 
 impl Gone {
     /// Resets it: the series counts again.
-    pub(super) const fn end(&mut self) {
+    pub const fn end(&mut self) {
         self.0 = None;
     }
 
     /// True while the series stays. Called by every scrape, before it shows: all counts are in the first scrape that finds the
     /// object gone, and in those of the time after it.
-    pub(super) fn stays(&mut self, is_alive: bool, keep: Duration, now: Instant) -> bool {
+    #[must_use]
+    pub fn stays(&mut self, is_alive: bool, keep: Duration, now: Instant) -> bool {
         if is_alive {
             self.end();
             return true;
