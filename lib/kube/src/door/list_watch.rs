@@ -206,8 +206,11 @@ pub(super) struct ListWatch<T> {
     overtaken: Option<(u64, Instant)>,
     /// When it was listed anew because it was overtaken.
     listed_anew: Option<Instant>,
-    /// The list that is under way is such a one: the watch before it was in order.
+    /// The list that is under way is such a one.
     is_anew: bool,
+    /// The watch before that list was in order, and nothing has been heard since that its version is gone: it goes on where the
+    /// list fails.
+    goes_back: bool,
     /// Such a one has ended since [`Self::has_listed_anew`] was asked.
     has_listed_anew: bool,
     /// What was known of other kinds before the list that is asked for.
@@ -234,6 +237,7 @@ impl<T> ListWatch<T> {
             overtaken: None,
             listed_anew: None,
             is_anew: false,
+            goes_back: false,
             has_listed_anew: false,
             known_before: 0,
             failures: 0,
@@ -359,6 +363,7 @@ impl<T> ListWatch<T> {
         (self.version, self.told, self.absences, self.refusals) = (version, Told::Objects, 0, 0);
         (self.synced, self.error) = (Some(now), None);
         self.state = State::Watching { since: None, has_heard: false };
+        self.goes_back = false;
         if std::mem::take(&mut self.is_anew) {
             // A version beyond this list is of another time, as before a store was restored.
             (self.overtaken, self.has_listed_anew) = (None, true);
@@ -408,6 +413,7 @@ impl<T> ListWatch<T> {
         let again = now.checked_add(BETWEEN_LISTS).unwrap_or(now);
         self.overtaken = self.overtaken.map(|(version, _)| (version, again));
         self.is_anew = self.told != Told::Absence;
+        self.goes_back = self.is_anew;
         (self.listed_anew, self.state) = (Some(now), State::START);
         self.go_on(now)
     }
@@ -419,7 +425,8 @@ impl<T> ListWatch<T> {
                 // An expired watch is no fault, unless it happens again and again.
                 let delay = backoff::delay(self.failures, random);
                 self.failures = self.failures.saturating_add(1);
-                self.state = State::START;
+                // Where a store was restored, the watch before this list would pass over what is there by now.
+                (self.state, self.goes_back) = (State::START, false);
                 return self.wait(delay, now);
             }
             Failure::TooLarge if self.limit > 1 => {
@@ -435,8 +442,8 @@ impl<T> ListWatch<T> {
                 (cause, retry_after)
             }
         };
-        if std::mem::take(&mut self.is_anew) {
-            // The watch before was in order, and goes on from where it was.
+        if std::mem::take(&mut self.goes_back) {
+            self.is_anew = false;
             self.state = State::Watching { since: None, has_heard: false };
         }
         let since = self.error.as_ref().map_or(now, |(_, since)| *since);
@@ -447,7 +454,7 @@ impl<T> ListWatch<T> {
     }
 
     fn is_absent(&mut self, now: Instant, random: u64) -> Step<T> {
-        self.is_anew = false;
+        (self.is_anew, self.goes_back) = (false, false);
         if matches!(std::mem::replace(&mut self.state, State::START), State::Watching { .. }) {
             // Listed just now: another version of its API may have taken its place.
             self.at = 0;

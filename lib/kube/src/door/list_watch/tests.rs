@@ -308,6 +308,19 @@ fn a_list_anew_that_fails_leaves_the_watch_as_it_was() {
 }
 
 #[test]
+fn a_list_anew_that_expires_and_fails_is_listed_on() {
+    let mut rig = Rig::watching();
+    rig.is_overtaken(12, Some(2_000)).after(2_000).check(Event::Overdue, None, Some(list(0, PAGE, None)));
+    // The store was restored: a watch from the version before would not tell what has been there since an earlier one.
+    rig.check(Event::Failed(Failure::Expired), None, Some(list(0, PAGE, None)));
+    rig.check(Event::Failed(other()), None, Some(wait(500)));
+    rig.check(Event::Waited, None, Some(list(0, PAGE, None)));
+    rig.check(page("9", &["b"], None), Some(Output::Replaced(vec!["b"])), Some(watch(0, "9")));
+    assert!(rig.machine.has_listed_anew());
+    assert_eq!(rig.machine.overdue(), None);
+}
+
+#[test]
 fn an_absent_kind_is_known_to_be_so_up_to_what_was_known_before_it_was_asked_for() {
     let mut rig = Rig::new(1);
     let version = |rig: &Rig| rig.machine.health().resource_version.to_string();
