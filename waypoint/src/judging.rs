@@ -19,6 +19,7 @@ use std::{
     iter,
     ops::Bound::{Excluded, Unbounded},
     rc::{Rc, Weak},
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
@@ -40,7 +41,7 @@ use crate::{
     cluster::Endpoint,
     configuration::Configuration,
     http::{Recorded, Streamed, pairs},
-    policy::Gates,
+    policy::{Gates, Vouched},
     worker::Worker,
 };
 
@@ -61,9 +62,16 @@ pub(crate) struct Head {
     pub(crate) port: u16,
     /// What was verified for it, which holds for as long as it is open.
     pub(crate) token: Option<Rc<Token>>,
+    /// The external authorizers that have allowed it, which holds for as long as it is open.
+    pub(crate) allowed_by: Vec<Arc<str>>,
 }
 
 impl Head {
+    /// What others say of it.
+    pub(crate) fn vouched(&self) -> Vouched<'_> {
+        Vouched { token: self.token.as_deref(), allowed_by: &self.allowed_by }
+    }
+
     /// Lends it to what decides.
     pub(crate) fn lend<R>(&self, to: impl FnOnce(RequestHead<'_>) -> R) -> R {
         to(self.with(&pairs(&self.headers)))

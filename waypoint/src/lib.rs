@@ -13,6 +13,7 @@
 //! endpoint carries the requests of two sources.
 
 mod access_log;
+mod authorizer;
 mod called;
 mod carry;
 mod cluster;
@@ -31,6 +32,7 @@ pub mod sockets;
 mod tcp;
 pub mod tokens;
 mod upstream;
+mod way;
 mod worker;
 
 use std::{

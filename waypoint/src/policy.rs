@@ -1,12 +1,13 @@
 //! The two gates of requests and of other connections: policies that name the Service, this waypoint or its class, and policies of
 //! the chosen endpoint. Judged with the client as the source; the waypoint is one too, of what it asks for itself.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use underpass_core::{
     ObjectName, Reason, World,
     authz::{
-        HttpRequest, Peer, Verdict, WaypointTargets, dry_run_denials_at_endpoint, dry_run_denials_at_waypoint,
+        Check, HttpRequest, Peer, Verdict, WaypointTargets, audits_at_endpoint, audits_at_waypoint, checks_at_endpoint,
+        checks_at_waypoint, dry_run_denials_at_endpoint, dry_run_denials_at_waypoint, has_checks_at_waypoint,
         judge_at_endpoint, judge_at_waypoint, judge_connection_at_endpoint, judge_connection_at_waypoint,
     },
     http::RequestHead,
@@ -22,6 +23,15 @@ use crate::{
     judging::{Head, Open, reached},
 };
 
+/// What others say of a request, beside what it says itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Vouched<'a> {
+    /// The token that was verified for it.
+    pub(crate) token: Option<&'a Token>,
+    /// The external authorizers that have allowed it.
+    pub(crate) allowed_by: &'a [Arc<str>],
+}
+
 /// Who calls what: what both gates are asked about.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Gates<'a> {
@@ -32,23 +42,52 @@ pub(crate) struct Gates<'a> {
 }
 
 impl Gates<'_> {
-    /// Gate 1, before a request is routed; with the token that was verified for it.
-    pub(crate) fn at_waypoint(&self, head: RequestHead<'_>, token: Option<&Token>) -> Verdict {
-        judge_at_waypoint(self.world, &self.targets(), self.address(), &self.request(head, token), &mut ())
+    /// Gate 1, before a request is routed.
+    pub(crate) fn at_waypoint(&self, head: RequestHead<'_>, vouched: Vouched<'_>) -> Verdict {
+        judge_at_waypoint(self.world, &self.targets(), self.address(), &self.request(head, vouched), &mut ())
     }
 
-    /// The dry-run policies of gate 1 that would deny it.
-    pub(crate) fn dry_runs_at_waypoint(&self, head: RequestHead<'_>, token: Option<&Token>) -> Vec<ObjectName> {
-        dry_run_denials_at_waypoint(self.world, &self.targets(), self.address(), &self.request(head, token))
+    /// Gate 1 has policies that ask external authorizers.
+    pub(crate) fn has_checks_at_waypoint(&self) -> bool {
+        has_checks_at_waypoint(self.world, &self.targets())
+    }
+
+    /// The external authorizers that gate 1 asks.
+    pub(crate) fn checks_at_waypoint(&self, head: RequestHead<'_>, vouched: Vouched<'_>) -> Vec<Check> {
+        checks_at_waypoint(self.world, &self.targets(), self.address(), &self.request(head, vouched))
+    }
+
+    /// Those that gate 2 asks.
+    pub(crate) fn checks_at_endpoint(&self, endpoint: &Endpoint, head: &Head) -> Vec<Check> {
+        self.of_head(endpoint, head, |workload, request| {
+            checks_at_endpoint(self.world, workload, endpoint.target, request)
+        })
+    }
+
+    /// The dry-run policies of gate 1 that would deny it, and its audits.
+    pub(crate) fn aside_at_waypoint(&self, head: RequestHead<'_>, vouched: Vouched<'_>) -> [Vec<ObjectName>; 2] {
+        let (targets, address, request) = (self.targets(), self.address(), self.request(head, vouched));
+        let dry_runs = dry_run_denials_at_waypoint(self.world, &targets, address, &request);
+        [dry_runs, audits_at_waypoint(self.world, &targets, address, &request)]
     }
 
     /// Those of gate 2.
-    pub(crate) fn dry_runs_at_endpoint(&self, endpoint: &Endpoint, head: &Head) -> Vec<ObjectName> {
-        let Some(workload) = self.world.workload(&endpoint.workload) else { return Vec::new() };
-        head.lend(|lent| {
-            let request = self.request(lent, head.token.as_deref());
-            dry_run_denials_at_endpoint(self.world, workload, endpoint.target, &request)
+    pub(crate) fn aside_at_endpoint(&self, endpoint: &Endpoint, head: &Head) -> [Vec<ObjectName>; 2] {
+        self.of_head(endpoint, head, |workload, request| {
+            let dry_runs = dry_run_denials_at_endpoint(self.world, workload, endpoint.target, request);
+            [dry_runs, audits_at_endpoint(self.world, workload, endpoint.target, request)]
         })
+    }
+
+    /// What is said of a request to an endpoint; nothing where that is gone.
+    fn of_head<T: Default>(
+        &self,
+        endpoint: &Endpoint,
+        head: &Head,
+        say: impl FnOnce(&Workload, &HttpRequest<'_>) -> T,
+    ) -> T {
+        let Some(workload) = self.world.workload(&endpoint.workload) else { return T::default() };
+        head.lend(|lent| say(workload, &self.request(lent, head.vouched())))
     }
 
     /// Gate 2, for each endpoint that a request is sent to. One that the World does not know any more takes nothing.
@@ -78,7 +117,7 @@ impl Gates<'_> {
     /// Both gates about something that is open, and whether it still leads where it led. An endpoint that is gone says nothing.
     pub(crate) fn again(&self, open: &Open) -> Verdict {
         let first = match &open.head {
-            Some(head) => head.lend(|lent| self.at_waypoint(lent, head.token.as_deref())),
+            Some(head) => head.lend(|lent| self.at_waypoint(lent, head.vouched())),
             None => judge_connection_at_waypoint(self.world, &self.targets(), self.address(), self.source()),
         };
         let reached_endpoint = open.reached.borrow();
@@ -97,7 +136,7 @@ impl Gates<'_> {
         let (world, target) = (self.world, endpoint.target);
         match head {
             Some(head) => head.lend(|lent| {
-                let request = self.request(lent, head.token.as_deref());
+                let request = self.request(lent, head.vouched());
                 judge_at_endpoint(world, workload, target, &request, &mut ())
             }),
             None => judge_connection_at_endpoint(world, workload, target, self.source()),
@@ -116,8 +155,9 @@ impl Gates<'_> {
         Peer::itself(self.client.address.ip(), Some(&self.client.identity))
     }
 
-    fn request<'h>(&'h self, head: RequestHead<'h>, token: Option<&'h Token>) -> HttpRequest<'h> {
-        HttpRequest { source: self.source(), head, token }
+    fn request<'h>(&'h self, head: RequestHead<'h>, vouched: Vouched<'h>) -> HttpRequest<'h> {
+        let Vouched { token, allowed_by } = vouched;
+        HttpRequest { source: self.source(), head, token, allowed_by }
     }
 }
 
@@ -168,6 +208,6 @@ impl OwnCall<'_> {
     }
 
     fn request<'h>(&'h self, head: RequestHead<'h>) -> HttpRequest<'h> {
-        HttpRequest { source: self.source(), head, token: None }
+        HttpRequest { source: self.source(), head, token: None, allowed_by: &[] }
     }
 }

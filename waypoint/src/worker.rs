@@ -30,6 +30,7 @@ use underpass_proxy::{
 use crate::{
     Own, Settings,
     access_log::Log,
+    authorizer::Failing,
     cluster::Clusters,
     configuration::Configuration,
     judging::Judging,
@@ -57,6 +58,8 @@ pub(crate) struct Worker {
     pub(crate) keyring: Keyring,
     /// The tokens that were verified lately.
     pub(crate) verified: Verified,
+    /// Those that do not answer.
+    pub(crate) failing_authorizers: Failing,
     /// Peers in their handshake.
     pub(crate) unauthenticated: UnauthenticatedPeers,
     /// The tunnels of clients.
@@ -104,6 +107,7 @@ impl Worker {
             log: log.as_deref().map(Log::new),
             keyring: keyring.clone(),
             verified: Verified::default(),
+            failing_authorizers: Failing::default(),
             unauthenticated: UnauthenticatedPeers::new(limits.unauthenticated),
             tunnels: Group::default(),
             serving: Group::default(),

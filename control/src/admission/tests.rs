@@ -64,7 +64,7 @@ fn a_policy_goes_in_or_is_refused_by_field() {
     check(
         json!({"action": "DENNY", "rules": [{"to": [{"operation": {"ports": ["http"]}}]}]}),
         &[
-            "422 Invalid: AuthorizationPolicy shop/web: spec.action: `DENNY` is not one of ALLOW, DENY; spec.rules[0].to[0].operation.ports[0]: `http` is not a port: a number from 1 to 65535",
+            "422 Invalid: AuthorizationPolicy shop/web: spec.action: `DENNY` is not one of ALLOW, DENY, CUSTOM, AUDIT; spec.rules[0].to[0].operation.ports[0]: `http` is not a port: a number from 1 to 65535",
         ],
     );
     check(
@@ -104,10 +104,10 @@ fn a_change_without_a_new_error_goes_in() {
     let broken = policy(json!({"action": "DENNY"}));
     let mut labelled = broken.clone();
     labelled["metadata"]["labels"] = json!({"a": "b"});
-    let says = "AuthorizationPolicy shop/web: spec.action: `DENNY` is not one of ALLOW, DENY";
+    let says = "AuthorizationPolicy shop/web: spec.action: `DENNY` is not one of ALLOW, DENY, CUSTOM, AUDIT";
     check_change("AuthorizationPolicy", &labelled, &broken, &["+", says]);
     let worse = policy(json!({"action": "DENNY", "rules": [{"from": []}]}));
-    let refusal = "422 Invalid: AuthorizationPolicy shop/web: spec.action: `DENNY` is not one of ALLOW, DENY; spec.rules[0].from: the list is empty, which could mean nothing or anything: leave the field out, or list values";
+    let refusal = "422 Invalid: AuthorizationPolicy shop/web: spec.action: `DENNY` is not one of ALLOW, DENY, CUSTOM, AUDIT; spec.rules[0].from: the list is empty, which could mean nothing or anything: leave the field out, or list values";
     check_change("AuthorizationPolicy", &worse, &broken, &[refusal]);
     check_change("AuthorizationPolicy", &broken, &policy(json!({})), &[&format!("422 Invalid: {says}")]);
     let mut deleted = broken;

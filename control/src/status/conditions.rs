@@ -94,6 +94,9 @@ const fn effect_of(policy: &AuthorizationPolicy) -> &'static str {
         AuthorizationPolicy { dry_run: true, .. } => {
             "a dry run, judged by the agents of the nodes of the selected pods: what it would deny is recorded, and nothing is refused"
         }
+        AuthorizationPolicy { action: Action::Audit, .. } => {
+            "valid, and without effect: there is no waypoint that counts"
+        }
         _ => ENFORCED,
     }
 }
@@ -125,6 +128,8 @@ fn by_whom(policy: &AuthorizationPolicy, fields: &[WaypointField]) -> Condition 
     let stricter = match policy.action {
         Action::Allow => "an ALLOW rule with one of them allows nothing",
         Action::Deny => "a DENY rule with one of them denies every connection that its other fields match",
+        Action::Custom => "no provider is asked, and every connection that its other fields match is denied",
+        Action::Audit => "nothing is counted",
     };
     let fields = list(fields.iter().map(named));
     let says = format!("{}, but only a waypoint can judge {fields}: {stricter}", effect_of(policy));
@@ -297,8 +302,8 @@ mod tests {
     #[test]
     fn broken_ones() {
         let (action, from, none) = (Path::parse("spec.action"), Path::parse("spec.rules[0].from"), Path::default());
-        let custom = Fault::ActionNotServed { action: "CUSTOM" };
-        let faults = [(&action, &custom), (&from, &Fault::EmptyList), (&none, &Fault::Missing)];
+        let unknown = Fault::Value { found: "BLOCK".into(), known: &["ALLOW", "DENY"] };
+        let faults = [(&action, &unknown), (&from, &Fault::EmptyList), (&none, &Fault::Missing)];
         let check = |is_authorization, effect, expect: Expect| {
             expect.assert_eq(&show(&conditions(Standing::Broken { is_authorization, faults: &faults, effect })));
         };
@@ -306,7 +311,7 @@ mod tests {
             true,
             Effect::LastGood,
             expect![[r#"
-            Accepted false Invalid: spec.action: CUSTOM is not served at L4: use ALLOW or DENY; spec.rules[0].from: the list is empty, which could mean nothing or anything: leave the field out, or list values; is missing (the last good version stays served)
+            Accepted false Invalid: spec.action: `BLOCK` is not one of ALLOW, DENY; spec.rules[0].from: the list is empty, which could mean nothing or anything: leave the field out, or list values; is missing (the last good version stays served)
             ZtunnelAccepted false Invalid: the agents of the nodes of the selected pods enforce its last good version: it is not valid
         "#]],
         );
@@ -314,7 +319,7 @@ mod tests {
             true,
             Effect::Closed,
             expect![[r#"
-            Accepted false Invalid: spec.action: CUSTOM is not served at L4: use ALLOW or DENY; spec.rules[0].from: the list is empty, which could mean nothing or anything: leave the field out, or list values; is missing (connections to what it selects are refused until it is fixed)
+            Accepted false Invalid: spec.action: `BLOCK` is not one of ALLOW, DENY; spec.rules[0].from: the list is empty, which could mean nothing or anything: leave the field out, or list values; is missing (connections to what it selects are refused until it is fixed)
             ZtunnelAccepted false Invalid: the agents of the nodes of the pods that it selects refuse all connections to them: it is not valid
         "#]],
         );
@@ -322,7 +327,7 @@ mod tests {
             true,
             Effect::Absent,
             expect![[r#"
-            Accepted false Invalid: spec.action: CUSTOM is not served at L4: use ALLOW or DENY; spec.rules[0].from: the list is empty, which could mean nothing or anything: leave the field out, or list values; is missing (not served)
+            Accepted false Invalid: spec.action: `BLOCK` is not one of ALLOW, DENY; spec.rules[0].from: the list is empty, which could mean nothing or anything: leave the field out, or list values; is missing (not served)
             ZtunnelAccepted false Invalid: nothing of it is enforced: it is not valid
         "#]],
         );
@@ -330,7 +335,7 @@ mod tests {
             false,
             Effect::Closed,
             expect![[r#"
-            Accepted false Invalid: spec.action: CUSTOM is not served at L4: use ALLOW or DENY; spec.rules[0].from: the list is empty, which could mean nothing or anything: leave the field out, or list values; is missing (connections to what it selects are refused until it is fixed)
+            Accepted false Invalid: spec.action: `BLOCK` is not one of ALLOW, DENY; spec.rules[0].from: the list is empty, which could mean nothing or anything: leave the field out, or list values; is missing (connections to what it selects are refused until it is fixed)
         "#]],
         );
     }

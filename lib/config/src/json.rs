@@ -353,8 +353,8 @@ mod tests {
         );
         check(
             Kind::AuthorizationPolicy,
-            &policy(r#"{"action":"AUDIT"}"#),
-            &["spec.action: AUDIT is not served at L4: use ALLOW or DENY"],
+            &policy(r#"{"action":"CUSTOM"}"#),
+            &["closed", "spec.provider.name: is missing"],
         );
         check(
             Kind::Pod,

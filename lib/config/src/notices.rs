@@ -135,7 +135,8 @@ pub(crate) fn of_metadata(kind: Kind, tree: &Tree) -> Vec<FieldFault> {
         | Kind::RequestAuthentication
         | Kind::HttpRoute
         | Kind::GrpcRoute
-        | Kind::ReferenceGrant => return Vec::new(),
+        | Kind::ReferenceGrant
+        | Kind::MeshConfig => return Vec::new(),
     };
     let place: Path = [Segment::Field("metadata".into())].into_iter().collect();
     tree.field("metadata").map(|meta| of_keys(&place, meta, on)).unwrap_or_default()

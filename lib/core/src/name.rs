@@ -38,11 +38,14 @@ pub enum Kind {
     GrpcRoute,
     /// `gateway.networking.k8s.io ReferenceGrant`.
     ReferenceGrant,
+    /// `v1 ConfigMap`, of which Istio's MeshConfig is read.
+    #[serde(rename = "ConfigMap")]
+    MeshConfig,
 }
 
 impl Kind {
     /// Every kind, in the order of their names' first use: containers before what they contain.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Namespace,
         Self::Node,
         Self::Pod,
@@ -57,6 +60,7 @@ impl Kind {
         Self::HttpRoute,
         Self::GrpcRoute,
         Self::ReferenceGrant,
+        Self::MeshConfig,
     ];
 
     /// The kind as written in a manifest.
@@ -77,6 +81,7 @@ impl Kind {
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
             Self::ReferenceGrant => "ReferenceGrant",
+            Self::MeshConfig => "ConfigMap",
         }
     }
 
@@ -97,6 +102,7 @@ impl Kind {
                 | Self::HttpRoute
                 | Self::GrpcRoute
                 | Self::ReferenceGrant
+                | Self::MeshConfig
         )
     }
 }

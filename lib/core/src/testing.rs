@@ -177,7 +177,14 @@ pub fn peer_authentication(text: &str) -> PeerAuthentication {
 /// A policy about its whole namespace.
 #[must_use]
 pub fn policy(full_name: &str, action: Action, rules: Vec<Rule>) -> AuthorizationPolicy {
-    AuthorizationPolicy { name: name(full_name), scope: Scope::Namespace, action, rules, dry_run: false }
+    AuthorizationPolicy {
+        name: name(full_name),
+        scope: Scope::Namespace,
+        action,
+        provider: None,
+        rules,
+        dry_run: false,
+    }
 }
 
 /// Any of these, and nothing that must not match.
@@ -421,11 +428,13 @@ fn some_policy() -> impl Strategy<Value = AuthorizationPolicy> {
         select(vec![TargetKind::Service, TargetKind::Gateway, TargetKind::GatewayClass])
             .prop_map(|kind| Scope::Targets(vec![PolicyTarget::new(kind, "x1")])),
     ];
-    (some_name(), scope, any::<bool>(), vec(some_rule(), 0..3), prop::bool::weighted(0.1)).prop_map(
-        |(name, scope, allow, rules, dry_run)| AuthorizationPolicy {
+    let action = select(vec![Action::Allow, Action::Deny, Action::Allow, Action::Deny, Action::Custom, Action::Audit]);
+    (some_name(), scope, action, vec(some_rule(), 0..3), prop::bool::weighted(0.1)).prop_map(
+        |(name, scope, action, rules, dry_run)| AuthorizationPolicy {
             name,
             scope,
-            action: if allow { Action::Allow } else { Action::Deny },
+            action,
+            provider: (action == Action::Custom).then(|| "p".into()),
             rules,
             dry_run,
         },

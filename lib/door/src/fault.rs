@@ -362,12 +362,6 @@ pub enum Fault {
     /// Of a Gateway that is a waypoint.
     #[error("a waypoint needs a listener with protocol HBONE")]
     NoHboneListener,
-    /// `CUSTOM` and `AUDIT`.
-    #[error("{action} is not served at L4: use ALLOW or DENY")]
-    ActionNotServed {
-        /// As written.
-        action: &'static str,
-    },
     /// `provider` beside another action.
     #[error("only action CUSTOM has a provider")]
     Provider,

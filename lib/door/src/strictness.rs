@@ -36,7 +36,7 @@ impl Strictness {
         known: &'static [&'static str],
     ) -> Option<Fault> {
         let is_policy = is_policy(kind);
-        if kind.is_of_waypoints() && !is_policy && may_narrow(field) {
+        if kind.is_of_waypoints() && kind != Kind::MeshConfig && !is_policy && may_narrow(field) {
             // A route without a condition is another route: no typo may take one away.
             return Some(match self {
                 Self::File => Fault::UnknownField { meant, known },
@@ -69,7 +69,8 @@ const fn is_policy(kind: Kind) -> bool {
         | Kind::DestinationRule
         | Kind::HttpRoute
         | Kind::GrpcRoute
-        | Kind::ReferenceGrant => false,
+        | Kind::ReferenceGrant
+        | Kind::MeshConfig => false,
     }
 }
 
@@ -127,7 +128,9 @@ mod tests {
             check(kind, "metadata.lables", Some("labels"), Some(Warning), Some(Warning));
             check(kind, "metadata.annotatoins", None, None, None);
         }
-        let others = Kind::ALL.into_iter().filter(|kind| !is_policy(*kind) && !kind.is_of_waypoints());
+        let others = Kind::ALL
+            .into_iter()
+            .filter(|kind| !is_policy(*kind) && (!kind.is_of_waypoints() || *kind == Kind::MeshConfig));
         for kind in others {
             for field in ["spec.form", "metadata.lables", "form"] {
                 check(kind, field, Some("labels"), Some(Warning), Some(Warning));

@@ -86,6 +86,7 @@ pub(super) async fn at_endpoint(
         headers,
         port: sent.port,
         token: token.or_else(|| sent.token.clone()),
+        allowed_by: sent.allowed_by.clone(),
     }))
 }
 

@@ -16,12 +16,13 @@ use underpass_core::{
     objects::{Balancing, HeaderOperations},
 };
 
-use super::{ClientConnection, answer, authenticate, forward::Outgoing, head, response::ResponseBody};
+use super::{ClientConnection, answer, authenticate, authorize::Said, forward::Outgoing, head, response::ResponseBody};
 use crate::{
     configuration::Configuration,
     io::InFlight,
     judging::{Head, Opened},
     metrics::Record,
+    policy::Vouched,
     worker::Worker,
 };
 
@@ -31,6 +32,8 @@ pub(crate) struct Exchange {
     end: Option<RequestEnd>,
     /// What its series will say.
     pub(super) record: Record,
+    /// What external authorizers say to its client.
+    pub(super) said: Said,
     _in_flight: InFlight,
 }
 
@@ -50,7 +53,8 @@ impl Exchange {
             log.begin(called, request, authenticate::withheld_of(&rules, request))
         });
         let record = Record::new(source, called.service.clone(), answer::is_grpc(request.headers()), notes);
-        Self { worker: Rc::clone(worker), end: None, record, _in_flight: connection.head.came() }
+        let said = Said::default();
+        Self { worker: Rc::clone(worker), end: None, record, said, _in_flight: connection.head.came() }
     }
 
     /// This is its answer, which was made here.
@@ -92,7 +96,8 @@ pub(super) async fn answer(
         return ended(RequestEnd::NoCluster, exchange, is_grpc);
     };
     let dice = connection.worker.dice();
-    let asked = Asked { connection, configuration, compiled, is_grpc, dice, token: None, as_it_came: None };
+    let (token, allowed_by, as_it_came) = (None, Vec::new(), None);
+    let asked = Asked { connection, configuration, compiled, is_grpc, dice, token, allowed_by, as_it_came };
     match asked.answer(request, exchange).await {
         Ok(response) => response,
         Err((end, exchange)) => ended(end, exchange, is_grpc),
@@ -101,7 +106,7 @@ pub(super) async fn answer(
 
 /// The answer of a request that ends without a response.
 fn ended(end: RequestEnd, mut exchange: Exchange, is_grpc: bool) -> Response<ResponseBody> {
-    let response = answer::of_end(end, is_grpc);
+    let response = exchange.said.refusal.take().unwrap_or_else(|| answer::of_end(end, is_grpc));
     exchange.answered(&response);
     exchange.end(end);
     response
@@ -112,10 +117,12 @@ pub(super) struct Asked<'c> {
     pub(super) connection: &'c Rc<ClientConnection>,
     pub(super) configuration: Arc<Configuration>,
     pub(super) compiled: Arc<Compiled>,
-    is_grpc: bool,
+    pub(super) is_grpc: bool,
     pub(super) dice: Dice,
     /// The token that was verified for it.
     pub(super) token: Option<Rc<Token>>,
+    /// The external authorizers that have allowed it.
+    pub(super) allowed_by: Vec<Arc<str>>,
     /// As it came, where its tokens have changed it and its endpoints may look for tokens too.
     pub(super) as_it_came: Option<Rc<Head>>,
 }
@@ -139,6 +146,9 @@ impl Asked<'_> {
             exchange.end(RequestEnd::Unauthenticated(fault));
             return Ok(response);
         }
+        if let Err(end) = self.authorize(&mut request, &authority, &path, &exchange).await {
+            return Err((end, exchange));
+        }
         let headers = head::pairs(request.headers());
         let head = RequestHead {
             method: request.method().as_str(),
@@ -150,8 +160,8 @@ impl Asked<'_> {
             source: self.source(),
         };
         let gates = self.connection.gates(&self.configuration.world);
-        exchange.record.would_be_denied(gates.dry_runs_at_waypoint(head, self.token.as_deref()));
-        if !gates.at_waypoint(head, self.token.as_deref()).is_allow() {
+        exchange.record.judged_aside(gates.aside_at_waypoint(head, self.vouched()));
+        if !gates.at_waypoint(head, self.vouched()).is_allow() {
             return Err((RequestEnd::Denied, exchange));
         }
         let decision = route(&self.compiled.routes, &head, self.dice, &mut ());
@@ -180,13 +190,15 @@ impl Asked<'_> {
                     response.headers_mut().insert(header::LOCATION, location);
                 }
                 change_response(response.headers_mut(), [headers], &Vec::new());
+                exchange.said.add_to(response.headers_mut());
                 exchange.answered(&response);
                 exchange.end(RequestEnd::Finished);
                 Ok(response)
             }
             Action::Respond(respond) => {
                 let end = if respond.is_fault { RequestEnd::Fault } else { RequestEnd::Finished };
-                let response = self.respond(respond);
+                let mut response = self.respond(respond);
+                exchange.said.add_to(response.headers_mut());
                 exchange.answered(&response);
                 exchange.end(end);
                 Ok(response)
@@ -204,7 +216,13 @@ impl Asked<'_> {
             headers: request.headers().clone(),
             port: self.connection.called.port,
             token: self.token.clone(),
+            allowed_by: self.allowed_by.clone(),
         }
+    }
+
+    /// What others say of the request.
+    pub(super) fn vouched(&self) -> Vouched<'_> {
+        Vouched { token: self.token.as_deref(), allowed_by: &self.allowed_by }
     }
 
     /// What of the request decides about its endpoint, where its cluster goes by a hash.

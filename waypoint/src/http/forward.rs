@@ -22,6 +22,7 @@ use underpass_core::{
 use super::{
     RequestBody, Version,
     authenticate::at_endpoint,
+    authorize::Allowed,
     body::{Ahead, Recorded},
     exchange::{Answered, Asked, Exchange, change_response},
     head,
@@ -75,6 +76,8 @@ pub(super) struct Forwarding<'f> {
     /// The endpoint of the try under way.
     current: Cell<Option<SocketAddr>>,
     sent: RefCell<Sent>,
+    /// What the external authorizers of endpoints have said so far.
+    pub(super) allowed: RefCell<Allowed>,
 }
 
 impl Asked<'_> {
@@ -128,6 +131,7 @@ impl Asked<'_> {
             headers: parts.headers,
             port: key.port,
             token: self.token.clone(),
+            allowed_by: self.allowed_by.clone(),
         });
         let forwarding = Forwarding {
             asked,
@@ -144,6 +148,7 @@ impl Asked<'_> {
             recorded,
             exchange,
             current: Cell::new(None),
+            allowed: RefCell::default(),
         };
         forwarding.run(protocol, counted).await
     }
@@ -325,10 +330,11 @@ impl Forwarding<'_> {
         let connection = self.asked.connection;
         let head =
             at_endpoint(connection, endpoint, &self.head, &self.came).await.map_err(RequestEnd::Unauthenticated)?;
+        let head = self.authorized(endpoint, head).await?;
         let world = connection.worker.world();
         let gates = connection.gates(&world);
         if gates.is_judged(endpoint) {
-            self.exchange.record.would_be_denied(gates.dry_runs_at_endpoint(endpoint, &head));
+            self.exchange.record.judged_aside(gates.aside_at_endpoint(endpoint, &head));
             if !gates.at_endpoint(endpoint, &head) {
                 return Err(RequestEnd::Denied);
             }
@@ -453,6 +459,7 @@ impl Forwarding<'_> {
         if let Some(cookie) = self.hashed.set_cookie.as_ref().and_then(|cookie| cookie.parse().ok()) {
             parts.headers.append(header::SET_COOKIE, cookie);
         }
+        self.exchange.said.add_to(&mut parts.headers);
         parts.extensions.clear();
         let mut exchange = self.exchange;
         exchange.record.answered(parts.status, &parts.headers);

@@ -2,6 +2,7 @@
 
 mod answer;
 mod authenticate;
+mod authorize;
 mod body;
 mod copy;
 mod exchange;
@@ -26,7 +27,7 @@ use self::upgrade::Upgraded;
 pub(crate) use self::{
     authenticate::remove_tokens,
     body::{Recorded, RequestBody},
-    head::{pairs, written},
+    head::{pairs, remove_hop_by_hop, written},
     mirror::MirrorEnd,
     response::Streamed,
 };

@@ -23,7 +23,8 @@ pub(crate) enum Retry {
 }
 
 /// Envoy writes its flags in this order; those of [`underpass_core::http::RequestEnd::flag`], `DI` and `URX`.
-const ORDER: [&str; 13] = ["UH", "UT", "LR", "UF", "UC", "UO", "NR", "DI", "FI", "DC", "URX", "UPE", "DPE"];
+const ORDER: [&str; 15] =
+    ["UH", "UT", "LR", "UF", "UC", "UO", "NR", "DI", "FI", "UAEX", "DC", "URX", "DPE", "UPE", "NC"];
 
 impl Flags {
     /// As the label has them: `UF,URX`; without any `-`.
@@ -82,6 +83,9 @@ mod tests {
             RequestEnd::BadRequest,
             RequestEnd::NoRoute,
             RequestEnd::NoCluster,
+            RequestEnd::NotServed,
+            RequestEnd::AuthorizerDenied,
+            RequestEnd::AuthorizerFailed,
             RequestEnd::NoEndpoint,
             RequestEnd::Overflow(Counted::Pending),
             RequestEnd::Protocol,

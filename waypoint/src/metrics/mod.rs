@@ -13,9 +13,9 @@
 
 mod clusters;
 mod connections;
-mod dry_run;
 mod flags;
 mod histogram;
+mod policies;
 mod record;
 mod recorder;
 mod series;
@@ -33,7 +33,7 @@ use std::{
 
 use tokio::sync::watch;
 use underpass_core::World;
-use underpass_proxy::series::{Alive, DryRuns};
+use underpass_proxy::series::{Alive, PolicyCounts};
 use underpass_telemetry::metrics::{Family, Lines, Registry};
 
 pub use self::connections::FAMILIES as CONNECTION_FAMILIES;
@@ -42,7 +42,11 @@ pub(crate) use self::{
     record::{Received, Record},
     recorder::Recorder,
 };
-use self::{dry_run::DENIALS, histogram::BOUNDS, series::Traffic};
+use self::{
+    histogram::BOUNDS,
+    policies::{AUDITS, DENIALS},
+    series::Traffic,
+};
 use crate::{cluster::SharedClusters, configuration::Configuration};
 
 /// The settings of the metrics of requests.
@@ -127,6 +131,11 @@ static MIRRORED: Family = Family::counter(
     "Copies of requests for mirrors, by their end: `lost` were read more slowly than their originals, or those broke off.",
     &["end"],
 );
+static CHECKS: Family = Family::counter(
+    "underpass_waypoint_authorizer_checks_total",
+    "Questions to external authorizers, by what came of them: `failed` had no answer and refused its request, `failed_open` let it pass, `unknown` names one that the MeshConfig does not have.",
+    &["provider", "result"],
+);
 static SERIES: Family =
     Family::gauge("underpass_waypoint_series", "Series of requests and connections in memory.", &[]);
 static FOLDED: Family = Family::counter(
@@ -143,7 +152,9 @@ pub const FAMILIES: &[&Family] = &[
     &ENDS,
     &DENIED,
     &MIRRORED,
+    &CHECKS,
     &DENIALS,
+    &AUDITS,
     &SERIES,
     &FOLDED,
     &clusters::CONNECTIONS_OVERFLOW,
@@ -166,6 +177,7 @@ const WRITTEN: &[&Family] = &[
     &connections::RECEIVED,
     &connections::SENT,
     &DENIALS,
+    &AUDITS,
     &SERIES,
     &FOLDED,
 ];
@@ -175,7 +187,8 @@ const WRITTEN: &[&Family] = &[
 pub(crate) struct Metrics {
     traffic: Mutex<Traffic>,
     connections: Mutex<connections::Connections>,
-    dry_runs: Mutex<DryRuns>,
+    dry_runs: Mutex<PolicyCounts>,
+    audits: Mutex<PolicyCounts>,
     /// The workloads and identities of the World, as of the last scrape.
     alive: Mutex<Option<Alive>>,
     /// The number of sweeps that dropped series.
@@ -188,7 +201,8 @@ impl Metrics {
         Arc::new(Self {
             traffic: Mutex::new(Traffic::new(settings)),
             connections: Mutex::new(connections::Connections::new(settings)),
-            dry_runs: Mutex::new(DryRuns::new(settings.most_series, settings.keep_gone)),
+            dry_runs: Mutex::new(PolicyCounts::of_dry_runs(settings.most_series, settings.keep_gone)),
+            audits: Mutex::new(PolicyCounts::of_audits(settings.most_series, settings.keep_gone)),
             alive: Mutex::default(),
             dropped: AtomicU64::new(0),
             most_series: settings.most_series,
@@ -217,11 +231,13 @@ impl Metrics {
     }
 
     fn show(&self, world: &Arc<World>, now: Instant, lines: &mut Lines) {
-        let mut dry_runs = lock(&self.dry_runs);
-        dry_runs.sweep(world, now);
-        let denials = dry_runs.list();
-        drop(dry_runs);
-        dry_run::show(&denials, lines);
+        for (family, counts) in [(&DENIALS, &self.dry_runs), (&AUDITS, &self.audits)] {
+            let mut counts = lock(counts);
+            counts.sweep(world, now);
+            let list = counts.list();
+            drop(counts);
+            policies::show(family, &list, lines);
+        }
         let mut alive = lock(&self.alive);
         let alive = alive.get_or_insert_with(|| Alive::new(world));
         alive.follow(world);

@@ -39,6 +39,8 @@ pub(crate) struct Record {
     notes: Option<RefCell<Box<Notes>>>,
     /// The dry-run policies that would have denied it, each once.
     pub(super) dry_run_denied_by: RefCell<Vec<ObjectName>>,
+    /// The policies with action AUDIT that match it, each once.
+    pub(super) audited_by: RefCell<Vec<ObjectName>>,
 }
 
 /// The body of a request, as far as the client has sent it.
@@ -80,6 +82,7 @@ impl Record {
             sent: Cell::new(0),
             notes: notes.map(|notes| RefCell::new(Box::new(notes))),
             dry_run_denied_by: RefCell::default(),
+            audited_by: RefCell::default(),
         }
     }
 
@@ -137,14 +140,10 @@ impl Record {
         self.destination.borrow_mut().identity = identity.cloned();
     }
 
-    /// These dry-run policies would deny it.
-    pub(crate) fn would_be_denied(&self, by: Vec<ObjectName>) {
-        let mut all = self.dry_run_denied_by.borrow_mut();
-        for policy in by {
-            if !all.contains(&policy) {
-                all.push(policy);
-            }
-        }
+    /// These dry-run policies would deny it, and these with action AUDIT match it.
+    pub(crate) fn judged_aside(&self, [dry_runs, audits]: [Vec<ObjectName>; 2]) {
+        add(&self.dry_run_denied_by, dry_runs);
+        add(&self.audited_by, audits);
     }
 
     /// A fault delays it.
@@ -226,4 +225,14 @@ pub(crate) struct Measured {
     pub(crate) duration: Duration,
     pub(crate) request_bytes: u64,
     pub(crate) response_bytes: u64,
+}
+
+/// Each once.
+fn add(all: &RefCell<Vec<ObjectName>>, more: Vec<ObjectName>) {
+    let mut all = all.borrow_mut();
+    for policy in more {
+        if !all.contains(&policy) {
+            all.push(policy);
+        }
+    }
 }

@@ -6,10 +6,10 @@ use underpass_core::{ObjectName, World, connection::Party, http::RequestEnd};
 use underpass_proxy::series::{Side, SideCache};
 use underpass_telemetry::metrics::{IntCounter, IntCounterVec, Registry};
 
-use crate::http::MirrorEnd;
+use crate::{authorizer::CheckResult, http::MirrorEnd};
 
 use super::{
-    ConnectionSeries, DENIED, ENDS, MIRRORED, Metrics, connections,
+    CHECKS, ConnectionSeries, DENIED, ENDS, MIRRORED, Metrics, connections,
     flags::Answer,
     lock,
     record::Record,
@@ -26,6 +26,7 @@ pub(crate) struct Recorder {
     ended: RefCell<HashMap<&'static str, IntCounter>>,
     denied: IntCounter,
     mirrored: IntCounterVec,
+    checks: IntCounterVec,
 }
 
 impl fmt::Debug for Recorder {
@@ -43,6 +44,7 @@ impl Recorder {
             ends: registry.counter(&ENDS),
             ended: RefCell::default(),
             mirrored: registry.counter(&MIRRORED),
+            checks: registry.counter(&CHECKS),
             denied: registry.counter(&DENIED).with_label_values(&[] as &[&str]),
         }
     }
@@ -74,13 +76,22 @@ impl Recorder {
         self.mirrored.with_label_values(&[end.as_str()]).inc();
     }
 
+    /// Counts a question to an external authorizer of this name, with what came of it.
+    pub(crate) fn checked(&self, provider: &str, result: CheckResult) {
+        self.checks.with_label_values(&[provider, result.as_str()]).inc();
+    }
+
     /// Counts a request, which ends so.
     pub(crate) fn ended(&self, world: &World, record: &Record, end: RequestEnd) {
         let word = end.as_str();
         self.ended.borrow_mut().entry(word).or_insert_with(|| self.ends.with_label_values(&[word])).inc();
         let tried = record.dry_run_denied_by.borrow();
         if !tried.is_empty() {
-            lock(&self.metrics.dry_runs).deny(&tried);
+            lock(&self.metrics.dry_runs).count(&tried);
+        }
+        let audited = record.audited_by.borrow();
+        if !audited.is_empty() {
+            lock(&self.metrics.audits).count(&audited);
         }
         let mut known = self.known.borrow_mut();
         let key = key(&mut known, world, record, end);

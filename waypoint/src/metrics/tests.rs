@@ -108,8 +108,8 @@ fn denials_of_dry_runs_are_counted_once_by_request() {
     rig.put(tried(true));
     let denials = |text: &str| sum(text, "underpass_waypoint_dry_run_denials_total", &["policy=\"tried\""]);
     let record = rig.answered(200);
-    record.would_be_denied(vec![name("back/tried")]);
-    record.would_be_denied(vec![name("back/tried")]);
+    record.judged_aside([vec![name("back/tried")], Vec::new()]);
+    record.judged_aside([vec![name("back/tried")], Vec::new()]);
     assert_eq!(denials(&rig.scrape(0)), None, "it has not ended");
     rig.end(&record, RequestEnd::Finished);
     rig.end(&rig.answered(200), RequestEnd::Finished);

@@ -16,17 +16,14 @@ use tokio::{
     task::{JoinSet, spawn_local},
     time::{Instant, sleep_until, timeout},
 };
-use underpass_core::{
-    ObjectName,
-    jwt::{Jwk, JwkText, Jwks, KeyBook, KeyPlace},
-};
+use underpass_core::jwt::{Jwk, JwkText, Jwks, KeyBook, KeyPlace};
 use underpass_net::tls::{ConfigError, HandshakeError};
 
 use super::{
     Keyring,
     get::{Believed, get},
 };
-use crate::{configuration::Configuration, upstream::ConnectError, worker::Worker};
+use crate::{configuration::Configuration, way::WayError, worker::Worker};
 
 /// The document of an issuer that names its keys (OpenID Connect Discovery 1.0, 4).
 const DISCOVERY: &str = ".well-known/openid-configuration";
@@ -38,22 +35,8 @@ pub(super) enum FetchError {
     Url(Box<str>),
     #[error("the configuration of an https issuer names keys without TLS, {0}")]
     Downgrade(Box<str>),
-    #[error("the name cannot be resolved")]
-    Resolve(#[source] std::io::Error),
-    #[error("the name has no address that can be called")]
-    NoAddress,
-    #[error("more than one object of the mesh has the address")]
-    Ambiguous,
-    #[error("it stands behind another waypoint, or its DestinationRule asks for TLS, a tunnel or a PROXY protocol")]
-    Beyond,
-    #[error("no endpoint of the Service is ready, or it has no such port")]
-    NoEndpoint,
-    #[error("denied by policy: {0} does not let this waypoint pass")]
-    Denied(ObjectName),
-    #[error("denied by policy at the endpoint's node")]
-    DeniedThere,
-    #[error("no connection: {0}")]
-    Connect(#[source] ConnectError),
+    #[error(transparent)]
+    Way(#[from] WayError),
     #[error("no TLS")]
     TlsSettings(#[from] ConfigError),
     #[error("no TLS")]
@@ -72,12 +55,6 @@ pub(super) enum FetchError {
     Late(Duration),
     #[error("the task that fetches broke off")]
     Broken,
-}
-
-impl From<ConnectError> for FetchError {
-    fn from(error: ConnectError) -> Self {
-        if error == ConnectError::Denied { Self::DeniedThere } else { Self::Connect(error) }
-    }
 }
 
 /// Why keys cannot be had, and what was asked last.
@@ -265,7 +242,7 @@ fn keys(text: &[u8]) -> Result<Jwks, FetchError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tokens::testing::Signer;
+    use crate::{tokens::testing::Signer, upstream::ConnectError};
 
     #[test]
     fn sets_of_keys() {
@@ -288,9 +265,10 @@ mod tests {
     fn a_denial_says_so() {
         let check = |error: FetchError, expect: &str| assert_eq!(error.to_string(), expect);
         let policy = underpass_core::testing::name("shop/readers");
-        check(FetchError::Denied(policy), "denied by policy: shop/readers does not let this waypoint pass");
-        check(ConnectError::Denied.into(), "denied by policy at the endpoint's node");
-        check(ConnectError::Timeout.into(), "no connection: no connection in time");
+        check(WayError::Denied(policy).into(), "denied by policy: shop/readers does not let this waypoint pass");
+        let of = |error: ConnectError| FetchError::from(WayError::from(error));
+        check(of(ConnectError::Denied), "denied by policy at the endpoint's node");
+        check(of(ConnectError::Timeout), "no connection: no connection in time");
     }
 
     #[test]

@@ -16,11 +16,12 @@ use underpass_core::http::{PathNormalization, normalize};
 use underpass_identity::Roots;
 use underpass_net::tls::{Connector, HandshakeError, ServerName, Settings, Stream};
 
-use super::{
-    fetch::{FetchError, Fetcher},
-    way::{self, Asked},
+use super::fetch::{FetchError, Fetcher};
+use crate::{
+    judging::Head,
+    way::{self, Asked, Caller},
+    worker::Worker,
 };
-use crate::{judging::Head, worker::Worker};
 
 /// No part of a fetch has a time of its own.
 const WHOLE_FETCH: Duration = Duration::MAX;
@@ -33,7 +34,7 @@ pub(super) async fn get(fetcher: &Fetcher, uri: &Uri) -> Result<Bytes, FetchErro
     let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
     let head = head(uri, port, fetcher.configuration().world.settings().path_normalization)?;
     let asked = Asked { host: &host, port, head: (!is_tls).then_some(&head) };
-    let (stream, _chosen) = way::open(fetcher, &asked).await?;
+    let (stream, _chosen) = way::open(Caller { worker, newest: &|| fetcher.configuration() }, &asked).await?;
     if !is_tls {
         return ask(worker, &head, stream).await;
     }
@@ -49,7 +50,15 @@ fn head(uri: &Uri, port: u16, paths: PathNormalization) -> Result<Head, FetchErr
     let mut headers = HeaderMap::new();
     headers.insert(header::HOST, HeaderValue::from_str(authority).map_err(|_| bad())?);
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-    Ok(Head { method: Method::GET, authority: authority.into(), path: path.into(), headers, port, token: None })
+    Ok(Head {
+        method: Method::GET,
+        authority: authority.into(),
+        path: path.into(),
+        headers,
+        port,
+        token: None,
+        allowed_by: Vec::new(),
+    })
 }
 
 async fn ask<S>(worker: &Worker, head: &Head, stream: S) -> Result<Bytes, FetchError>

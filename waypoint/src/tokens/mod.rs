@@ -1,6 +1,6 @@
 //! The tokens of requests, by RequestAuthentications: which ones count and what follows is decided in
 //! [`underpass_core::jwt`]; here they are read (`read`), their signatures verified (`verify`, those of late known by `verified`), and the keys of their issuers
-//! known (`keyring`) and fetched (`fetch`, by one worker for all; how their servers are asked `get`, the way to them `way`).
+//! known (`keyring`) and fetched (`fetch`, by one worker for all; how their servers are asked `get`).
 //!
 //! What must hold: a token whose signature was not verified by a key of its own rule's issuer says nothing; and a request waits
 //! for keys no longer than its rule says.
@@ -14,7 +14,6 @@ mod read;
 mod testing;
 mod verified;
 mod verify;
-mod way;
 
 use std::{rc::Rc, time::SystemTime};
 

@@ -2,6 +2,7 @@
 
 mod access_log;
 mod applications;
+mod authorizers;
 mod clusters;
 mod connections;
 mod headers;

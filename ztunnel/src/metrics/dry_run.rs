@@ -1,4 +1,4 @@
-//! What is shown of dry-run denials ([`underpass_proxy::series::DryRuns`]).
+//! What is shown of dry-run denials ([`underpass_proxy::series::PolicyCounts`]).
 
 use underpass_core::ObjectName;
 use underpass_telemetry::metrics::{Family, Lines};

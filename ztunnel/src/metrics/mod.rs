@@ -32,7 +32,7 @@ use std::{
 
 use tokio::sync::watch;
 use underpass_core::World;
-use underpass_proxy::series::{Alive, DryRuns};
+use underpass_proxy::series::{Alive, PolicyCounts};
 use underpass_telemetry::metrics::{Family, Lines, Registry};
 
 use self::{dry_run::DENIALS, traffic::Traffic};
@@ -143,7 +143,7 @@ const WRITTEN: &[&Family] = &[&OPENED, &CLOSED, &RECEIVED, &SENT, &OPEN, &DENIAL
 #[derive(Debug)]
 pub(crate) struct Metrics {
     traffic: Mutex<Traffic>,
-    dry_runs: Mutex<DryRuns>,
+    dry_runs: Mutex<PolicyCounts>,
     /// The workloads and identities of the World, as of the last scrape.
     alive: Mutex<Option<Alive>>,
     /// The number of sweeps that dropped series.
@@ -154,7 +154,7 @@ impl Metrics {
     pub(crate) fn new(settings: &Settings) -> Arc<Self> {
         Arc::new(Self {
             traffic: Mutex::new(Traffic::new(settings)),
-            dry_runs: Mutex::new(DryRuns::new(settings.most_series, settings.keep_gone)),
+            dry_runs: Mutex::new(PolicyCounts::of_dry_runs(settings.most_series, settings.keep_gone)),
             alive: Mutex::default(),
             dropped: AtomicU64::new(0),
         })

@@ -105,7 +105,7 @@ impl Recorder {
 
     fn dry_runs(&self, record: &Connection) {
         if !record.dry_run_denied_by.is_empty() {
-            lock(&self.metrics.dry_runs).deny(&record.dry_run_denied_by);
+            lock(&self.metrics.dry_runs).count(&record.dry_run_denied_by);
         }
     }
 }

@@ -13,6 +13,7 @@ mod gateway_route;
 mod http_policy;
 mod http_route;
 mod l7;
+mod mesh_config;
 mod meta;
 mod node;
 mod object;
@@ -38,6 +39,7 @@ pub use self::{
     endpoint_slice::endpoint_slice,
     gateway::gateway,
     gateway_route::{grpc_route, http_route},
+    mesh_config::mesh_config,
     node::{namespace, node},
     object::object,
     peer_authentication::peer_authentication,
@@ -84,6 +86,13 @@ pub(crate) struct Faults(Vec<FieldFault>);
 impl Faults {
     pub(crate) fn push(&mut self, at: &At<'_>, fault: Fault) {
         self.0.push(FieldFault { field: at.path(), fault });
+    }
+
+    /// Of a field that stands at `field` within the text that is here.
+    pub(crate) fn push_below(&mut self, at: &At<'_>, field: Path, fault: Fault) {
+        let path = at.path();
+        let all = path.segments().iter().chain(field.segments()).cloned();
+        self.0.push(FieldFault { field: all.collect(), fault });
     }
 
     /// The value, or a fault: nothing.

@@ -6,8 +6,8 @@ use underpass_door::{Observation, Strictness};
 
 use super::{
     Converted, FieldFault, Rejected, authorization_policy, destination_rule, endpoint_slice, gateway, grpc_route,
-    http_route, namespace, node, peer_authentication, pod, reference_grant, request_authentication, service, stand_in,
-    virtual_service,
+    http_route, mesh_config, namespace, node, peer_authentication, pod, reference_grant, request_authentication,
+    service, stand_in, virtual_service,
 };
 use crate::{
     Fault, Path, Segment, Severity,
@@ -24,7 +24,8 @@ pub fn object(kind: Kind, tree: &Tree, strictness: Strictness) -> Result<Convert
         .into_iter()
         .map(|d| FieldFault { field: d.path, fault: Fault::DuplicateKey { line: d.line, first_line: d.first_line } })
         .collect();
-    if matches!(kind, Kind::AuthorizationPolicy | Kind::PeerAuthentication) || kind.is_of_waypoints() {
+    let has_spec = kind.is_of_waypoints() && kind != Kind::MeshConfig;
+    if has_spec || matches!(kind, Kind::AuthorizationPolicy | Kind::PeerAuthentication) {
         // The API server refuses these too: `from:` with nothing behind it would read as "from anywhere".
         let is_spec = |p: &Path| matches!(p.segments().first(), Some(Segment::Field(f)) if **f == *"spec");
         let nulls = tree.nulls().into_iter().filter(is_spec);
@@ -49,6 +50,7 @@ pub fn object(kind: Kind, tree: &Tree, strictness: Strictness) -> Result<Convert
         Kind::HttpRoute => reader.read(http_route),
         Kind::GrpcRoute => reader.read(grpc_route),
         Kind::ReferenceGrant => reader.read(reference_grant),
+        Kind::MeshConfig => reader.read(mesh_config),
     }
 }
 
@@ -179,7 +181,7 @@ mod tests {
         // what the mesh does not read and what is broken are the same for both
         let both = &["+"][..];
         check(Kind::AuthorizationPolicy, &policy(r#", "managedFields": []"#, r#""rules": [{}]"#), both, both);
-        let both = &["spec.action: `x` is not one of ALLOW, DENY"][..];
+        let both = &["spec.action: `x` is not one of ALLOW, DENY, CUSTOM, AUDIT"][..];
         check(Kind::AuthorizationPolicy, &policy("", r#""action": "x""#), both, both);
     }
 }

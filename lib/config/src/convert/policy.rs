@@ -17,7 +17,7 @@ pub(super) const DRY_RUN: &str = "istio.io/dry-run";
 const FALSE: [&str; 6] = ["false", "False", "FALSE", "0", "f", "F"];
 pub(super) const TRUE: [&str; 6] = ["true", "True", "TRUE", "1", "t", "T"];
 
-const ACTIONS: &[&str] = &["ALLOW", "DENY"];
+const ACTIONS: &[&str] = &["ALLOW", "DENY", "CUSTOM", "AUDIT"];
 
 /// `security.istio.io AuthorizationPolicy`.
 ///
@@ -31,9 +31,7 @@ pub fn authorization_policy(shape: &shapes::AuthorizationPolicy) -> Result<Conve
     meta::labels(&shape.metadata, &mut faults);
     let namespace = name.as_ref().map_or("", |n| n.namespace());
     let action = action(spec.action.as_deref(), &at.field("action"), &mut faults);
-    if spec.provider.is_some() && spec.action.as_deref() != Some("CUSTOM") {
-        faults.push(&at.field("provider"), Fault::Provider);
-    }
+    let provider = provider(spec, action, &at.field("provider"), &mut faults);
     let scope = ScopeShape {
         selector: spec.selector.as_ref(),
         target: spec.target_ref.as_ref(),
@@ -44,7 +42,16 @@ pub fn authorization_policy(shape: &shapes::AuthorizationPolicy) -> Result<Conve
     let rules = spec.rules.iter().enumerate();
     let rules = rules.map(|(i, r)| rule::rule(r, namespace, &list.index(i), &mut faults)).collect();
     let dry_run = meta::switch(&shape.metadata, DRY_RUN, (&FALSE, &TRUE), &["true", "false"], &mut faults);
-    let policy = || Some(AuthorizationPolicy { scope: scope?, action: action?, rules, dry_run, name: name.clone()? });
+    let policy = || {
+        Some(AuthorizationPolicy {
+            scope: scope?,
+            action: action?,
+            provider: provider?,
+            rules,
+            dry_run,
+            name: name.clone()?,
+        })
+    };
     let policy = policy();
     faults.finish(policy)
 }
@@ -53,12 +60,34 @@ fn action(text: Option<&str>, at: &At<'_>, faults: &mut Faults) -> Option<Action
     let fault = match text {
         None | Some("ALLOW") => return Some(Action::Allow),
         Some("DENY") => return Some(Action::Deny),
-        Some("CUSTOM") => Fault::ActionNotServed { action: "CUSTOM" },
-        Some("AUDIT") => Fault::ActionNotServed { action: "AUDIT" },
+        Some("CUSTOM") => return Some(Action::Custom),
+        Some("AUDIT") => return Some(Action::Audit),
         Some(found) => Fault::Value { found: found.into(), known: ACTIONS },
     };
     faults.push(at, fault);
     None
+}
+
+/// `provider`, which CUSTOM has and no other action. None: it is wrong.
+fn provider(
+    spec: &shapes::AuthorizationPolicySpec,
+    action: Option<Action>,
+    at: &At<'_>,
+    faults: &mut Faults,
+) -> Option<Option<Arc<str>>> {
+    let name = spec.provider.as_ref().map(|provider| provider.name.as_str());
+    match (action?, name) {
+        (Action::Custom, Some(name)) if !name.is_empty() => Some(Some(name.into())),
+        (Action::Custom, _) => {
+            faults.push(&at.field("name"), Fault::Missing);
+            None
+        }
+        (_, None) => Some(None),
+        (_, Some(_)) => {
+            faults.push(at, Fault::Provider);
+            None
+        }
+    }
 }
 
 /// The three fields by which policies say what they are about.

@@ -3,7 +3,7 @@
 //!
 //! An AuthorizationPolicy is replaced by one that denies everything it selects or targets, a PeerAuthentication by STRICT.
 //! Where the selector itself cannot be read, that is the whole namespace; of targets those that can be read, and never a
-//! namespace. Left out are policies that never decide anything here: of actions that are refused by name, and dry runs.
+//! namespace. Left out are policies that never decide anything: AUDIT, and dry runs.
 
 use std::collections::BTreeMap;
 
@@ -31,7 +31,9 @@ pub(crate) fn stand_in(kind: Kind, name: ObjectName, tree: &Tree) -> Option<Obje
         Kind::AuthorizationPolicy => {
             let scope = decides(tree).then(|| scope(tree, name.namespace()))??;
             let rules = vec![Rule::default()]; // matches everything
-            Some(AuthorizationPolicy { name, scope, action: Action::Deny, rules, dry_run: false }.into())
+            Some(
+                AuthorizationPolicy { name, scope, action: Action::Deny, provider: None, rules, dry_run: false }.into(),
+            )
         }
         Kind::PeerAuthentication => {
             let (selector, mode, ports, created) =
@@ -45,7 +47,7 @@ pub(crate) fn stand_in(kind: Kind, name: ObjectName, tree: &Tree) -> Option<Obje
 fn decides(tree: &Tree) -> bool {
     let spec = |field| tree.field("spec").and_then(|s| s.field(field));
     let dry_run = tree.field("metadata").and_then(|m| m.field("annotations")).and_then(|a| a.field(DRY_RUN));
-    !matches!(spec("action").and_then(Tree::text), Some("CUSTOM" | "AUDIT"))
+    !matches!(spec("action").and_then(Tree::text), Some("AUDIT"))
         && !dry_run.is_some_and(|value| says_yes(&value.value))
 }
 

@@ -242,14 +242,18 @@ const SERVED: &[Served] = &[
                  (access log, `underpass connections -o wide`) and counts in `underpass_dry_run_denials_total`; connections that were open \
                  before are not evaluated",
             ),
-            ("spec.action", "ALLOW and DENY; CUSTOM and AUDIT are rejected"),
+            (
+                "spec.action",
+                "ALLOW, DENY, and at a waypoint CUSTOM and AUDIT ([policy.md](policy.md#custom-and-audit)). At L4, where no provider is asked, what a CUSTOM policy \
+                 matches by its other fields is denied, unless a waypoint has judged it; AUDIT does nothing there",
+            ),
             ("spec.selector", L4),
             (
                 "spec.targetRef, targetRefs",
                 "Service, ServiceEntry, Gateway and, in the root namespace, GatewayClass: judged at a waypoint \
                  ([policy.md](policy.md)), with no effect at L4",
             ),
-            ("spec.provider", "only of CUSTOM, which is rejected"),
+            ("spec.provider", "of CUSTOM: `name` of an `envoyExtAuthzHttp` in the MeshConfig"),
             (
                 "spec.rules[].from[].source",
                 "principals, namespaces, serviceAccounts, ipBlocks, trustDomains and their `not`. The mesh's trust domain, its \
@@ -295,6 +299,11 @@ const OF_WAYPOINTS: &[(Kind, &str, &str)] = &[
     (Kind::HttpRoute, "at Services, as parents ([routes.md](routes.md)); gateways not yet", AS_IF_ABSENT),
     (Kind::GrpcRoute, "the same", AS_IF_ABSENT),
     (Kind::ReferenceGrant, "for routes of gateways: at a Service they need no grant", "has no effect"),
+    (
+        Kind::MeshConfig,
+        "of that named `istio` in the root namespace the key `mesh`: `extensionProviders[].envoyExtAuthzHttp` ([policy.md](policy.md#custom-and-audit))",
+        "what policies with its providers match is refused",
+    ),
     (
         Kind::RequestAuthentication,
         "tokens of requests ([policy.md](policy.md))",
@@ -391,7 +400,7 @@ fn files() -> String {
          in place (`> policies.yaml`) may be read half-written; cut between two documents it looks like a shorter one.\n\
          - A broken AuthorizationPolicy or PeerAuthentication without a last good version, after a restart for instance, closes \
          what it selects; its namespace, where that cannot be read. So does one that cannot be parsed and one with a typo in \
-         `apiVersion` or `kind`, as long as its kind and name can be made out. One that would decide nothing (CUSTOM, AUDIT, a \
+         `apiVersion` or `kind`, as long as its kind and name can be made out. One that would decide nothing (AUDIT, a \
          dry run) closes nothing.\n\
          - An object that is in two files is served from the first one by path.\n\
          - Limits: {MAX_FILES} files, {MAX_FOLDER_DEPTH} folders deep, {} MiB and {MAX_DOCUMENTS} documents a file. Beyond the \

@@ -227,11 +227,11 @@ const MESH_CONFIG: &[Field] = &[
     ),
     warn(
         "meshConfig.extensionProviders[].envoyExtAuthzHttp",
-        "the provider is not called: CUSTOM policies are rejected",
+        "providers are read from the ConfigMap `istio` of the root namespace: without it what CUSTOM policies match is refused",
     ),
     warn(
         "meshConfig.extensionProviders[].envoyExtAuthzGrpc",
-        "the provider is not called: CUSTOM policies are rejected",
+        "not served: what CUSTOM policies with this provider match is refused",
     ),
 ];
 

@@ -40,7 +40,7 @@ pub(crate) enum Class {
 /// The definition of a served kind: group, versions, and the apiVersion to write.
 const fn home(kind: Kind) -> (&'static str, &'static [&'static str], &'static str) {
     match kind {
-        Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service => ("", &["v1"], "v1"),
+        Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service | Kind::MeshConfig => ("", &["v1"], "v1"),
         Kind::EndpointSlice => ("discovery.k8s.io", &["v1"], "discovery.k8s.io/v1"),
         Kind::Gateway => (GATEWAY_API, &["v1", "v1beta1"], "gateway.networking.k8s.io/v1"),
         Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication => {
@@ -206,7 +206,7 @@ mod tests {
         check("gateway.networking.k8s.io/v1", "TCPRoute", "not yet");
         check("gateway.networking.k8s.io/v1beta1", "Gateway", "served Gateway");
         check("networking.istio.io/v1", "Gateway", "not yet");
-        check("v1", "ConfigMap", "other");
+        check("v1", "ConfigMap", "served ConfigMap");
         check("v1", "ServiceAccount", "other");
         check("v1", "pod", "kind `pod` is not a kind of this API group: did you mean `Pod`? [Pod]");
         check("apps/v1", "Deployment", "template at spec.template");
@@ -220,7 +220,7 @@ mod tests {
         );
         check("v1", "List", "list of anything");
         check("v1", "PodList", "list of Pod");
-        check("v1", "ConfigMapList", "other");
+        check("v1", "ConfigMapList", "list of ConfigMap");
         check("security.istio.io/v1", "PeerAuthenticationList", "list of PeerAuthentication");
     }
 }

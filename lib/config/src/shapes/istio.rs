@@ -37,8 +37,16 @@ pub struct AuthorizationPolicySpec {
     pub rules: Vec<Rule>,
     /// `action`: `ALLOW` where it is missing.
     pub action: Option<String>,
-    /// `provider`, of action `CUSTOM`; not read.
-    pub provider: Option<IgnoredAny>,
+    /// `provider`, of action `CUSTOM`.
+    pub provider: Option<Provider>,
+}
+
+/// `provider`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Provider {
+    /// `name`, among the `extensionProviders` of the MeshConfig.
+    pub name: String,
 }
 
 /// `selector`.

@@ -10,6 +10,7 @@ mod destination_rule;
 mod gateway;
 mod gateway_api;
 mod istio;
+mod mesh_config;
 mod request_authentication;
 mod virtual_service;
 
@@ -32,8 +33,9 @@ pub use self::{
     gateway_api::*,
     istio::{
         AuthorizationPolicy, AuthorizationPolicySpec, Condition, From, MutualTls, Operation, PeerAuthentication,
-        PeerAuthenticationSpec, PolicyTargetReference, Rule, Source, To, WorkloadSelector,
+        PeerAuthenticationSpec, PolicyTargetReference, Provider, Rule, Source, To, WorkloadSelector,
     },
+    mesh_config::*,
     request_authentication::*,
     virtual_service::*,
 };

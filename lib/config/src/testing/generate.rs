@@ -138,15 +138,17 @@ fn some_policy() -> impl Strategy<Value = AuthorizationPolicy> {
             PolicyTarget::new(TargetKind::Gateway, "b"),
         ])),
     ];
-    (some_name(), scope, any::<bool>(), vec(rule, 0..3), any::<bool>()).prop_map(
-        |(name, scope, allow, rules, dry_run)| AuthorizationPolicy {
+    let action = select(vec![Action::Allow, Action::Deny, Action::Custom, Action::Audit]);
+    (some_name(), scope, action, vec(rule, 0..3), any::<bool>()).prop_map(|(name, scope, action, rules, dry_run)| {
+        AuthorizationPolicy {
             name,
             scope,
-            action: if allow { Action::Allow } else { Action::Deny },
+            action,
+            provider: (action == Action::Custom).then(|| "opa".into()),
             rules,
             dry_run,
-        },
-    )
+        }
+    })
 }
 
 fn some_pod() -> impl Strategy<Value = Pod> {

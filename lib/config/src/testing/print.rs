@@ -11,7 +11,7 @@ use underpass_core::{
         AGENT_NOT_READY, Admits, Created, DEFAULT_WEIGHT, EndpointSlice, Gateway, HboneListener, MtlsMode, Must,
         Object, OwnProxy, PeerAuthentication, Phase, Pod, Requirement, Service, SliceEndpoint,
     },
-    world::{Action, Affinity, AuthorizationPolicy, Distribution, InternalTraffic, PolicyTarget, Scope, TargetPort},
+    world::{Affinity, AuthorizationPolicy, Distribution, InternalTraffic, PolicyTarget, Scope, TargetPort},
 };
 
 /// One object as one YAML document in block style.
@@ -218,7 +218,10 @@ fn gateway(g: &Gateway) -> Value {
 }
 
 fn authorization_policy(p: &AuthorizationPolicy) -> Value {
-    let mut spec = json!({"action": match p.action { Action::Allow => "ALLOW", Action::Deny => "DENY" }});
+    let mut spec = json!({"action": p.action.as_str()});
+    if let Some(provider) = &p.provider {
+        spec["provider"] = json!({"name": provider});
+    }
     match &p.scope {
         Scope::Namespace => {}
         Scope::Selector(labels) => spec["selector"] = json!({"matchLabels": labels}),

@@ -63,7 +63,8 @@ pub fn served(object: &Object, served: Served) -> Value {
         | Kind::RequestAuthentication
         | Kind::HttpRoute
         | Kind::GrpcRoute
-        | Kind::ReferenceGrant => {
+        | Kind::ReferenceGrant
+        | Kind::MeshConfig => {
             if served.has_status {
                 all["status"] =
                     json!({"observedGeneration": "1", "conditions": [{"type": "Reconciled", "message": null}]});

@@ -45,6 +45,7 @@ fn it_is_complete() {
             ("HTTPRoute", 0),
             ("GRPCRoute", 0),
             ("ReferenceGrant", 0),
+            ("ConfigMap", 0),
         ]
     );
     for pod in world.workloads() {

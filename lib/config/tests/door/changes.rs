@@ -276,8 +276,8 @@ fn a_policy_that_never_was_good_refuses() {
     assert_eq!(selects(&deny(&authz("{selector: {matchLabels: {app: x}}, rules: [{from: []}]}"), put)), 1);
     assert_eq!(selects(&deny(&authz("{selector: {matchLabels: {app: other}}, rules: [{from: []}]}"), put)), 0);
     assert_eq!(selects(&deny(&authz("{selector: {matchLabels: {app: '*'}}}"), put)), 1, "unknown: the namespace");
-    deny(&authz("{action: AUDIT, rules: [{}]}"), &[]);
-    deny(&authz("{action: CUSTOM, rules: [{}]}"), &[]);
+    deny(&authz("{action: AUDIT, rules: [{from: []}]}"), &[]);
+    assert_eq!(selects(&deny(&authz("{action: CUSTOM, rules: [{}]}"), put)), 1);
     deny(&authz("{targetRefs: []}"), &[]);
     deny(&authz("{targetRefs: [{kind: Pod, name: x}]}"), &[]);
     let targets = deny(&authz("{targetRefs: [{kind: Service, name: x}, {kind: Pod, name: y}]}"), put);

@@ -1,5 +1,5 @@
 //! Authorization: whether a peer may reach a port of a workload, and at a waypoint whether a request may pass ([`judge_at_waypoint`], [`judge_at_endpoint`]).
-//! Istio's order: DENY policies first; then, where no ALLOW policy applies, allow; where one does, only what one of them
+//! Istio's order: DENY policies first, and at a waypoint CUSTOM before them; then, where no ALLOW policy applies, allow; where one does, only what one of them
 //! matches. `istio.io/dry-run` policies are judged aside and never decide. Connections are judged at the destination, and
 //! again while they are open after every change.
 
@@ -17,8 +17,9 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 pub use http::{
-    HttpRequest, WaypointTargets, dry_run_denials_at_endpoint, dry_run_denials_at_waypoint, judge_at_endpoint,
-    judge_at_waypoint, judge_connection_at_endpoint, judge_connection_at_waypoint,
+    Check, HttpRequest, WaypointTargets, audits_at_endpoint, audits_at_waypoint, checks_at_endpoint,
+    checks_at_waypoint, dry_run_denials_at_endpoint, dry_run_denials_at_waypoint, has_checks_at_waypoint,
+    judge_at_endpoint, judge_at_waypoint, judge_connection_at_endpoint, judge_connection_at_waypoint,
 };
 pub use path::{ParsePathError, PathMatch, PathSegment, PathTemplate};
 pub use principal::PrincipalMatch;
@@ -151,12 +152,13 @@ impl Verdict {
 #[must_use]
 pub fn judge(world: &World, request: &Request<'_>, trace: &mut impl Trace) -> Verdict {
     let enforced = || world.authorization_policies(request.workload).filter(|p| !p.dry_run);
-    for policy in enforced().filter(|p| p.action == Action::Deny) {
+    for policy in enforced().filter(|p| p.action.refuses()) {
+        let action = policy.action.as_str();
         if let Some(reason) = denies(world, policy, request) {
-            say(trace, policy, || format!("DENY matches: {reason}"));
+            say(trace, policy, || format!("{action} matches: {reason}"));
             return Verdict::Deny { policy: Some(policy.name.clone()), reason };
         }
-        say(trace, policy, || "DENY does not match".to_owned());
+        say(trace, policy, || format!("{action} does not match"));
     }
     let mut refusal: Option<(u8, &AuthorizationPolicy, Reason)> = None;
     for policy in enforced().filter(|p| p.action == Action::Allow) {

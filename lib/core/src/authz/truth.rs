@@ -35,11 +35,11 @@ impl Truth {
         }
     }
 
-    /// A rule of a policy with this action matches: what is unknown denies, and allows nothing.
+    /// A rule of a policy with this action matches: what is unknown denies, is asked about and counted, and allows nothing.
     pub(super) fn counts(self, action: Action) -> bool {
         match self {
             Self::No => false,
-            Self::Unknown => action == Action::Deny,
+            Self::Unknown => action != Action::Allow,
             Self::Yes => true,
         }
     }

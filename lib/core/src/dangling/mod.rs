@@ -5,6 +5,7 @@
 //! What must hold: no false alarm. A namespace of which nothing is known (no pod, no template of pods) is another
 //! directory's business, and nothing is said about it.
 
+mod authorizers;
 mod callers;
 mod gateway_routes;
 mod pods;

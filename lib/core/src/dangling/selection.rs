@@ -18,6 +18,7 @@ impl Known<'_> {
         self.callers(p, say);
         self.targets_of_policy(p.name.namespace(), p.targets(), "the policy has no effect on it", say);
         self.unchecked_tokens(p, say);
+        self.absent_authorizer(p, say);
         let (namespace, effect) = (p.name.namespace(), without_pods(p.action));
         if self.is_undeclared(namespace) {
             return say(Level::Warning, "metadata.namespace", format!("{}: {effect}", undeclared(namespace)));
@@ -164,6 +165,8 @@ const fn without_pods(action: Action) -> &'static str {
     match action {
         Action::Allow => "it has no effect",
         Action::Deny => "it denies no connection, and the traffic that it should block is allowed",
+        Action::Custom => "its provider is asked about nothing, and the traffic that it should judge is allowed",
+        Action::Audit => "it counts nothing",
     }
 }
 

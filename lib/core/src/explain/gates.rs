@@ -1,14 +1,14 @@
 //! The verdicts about a request that is asked about: of the policies of its waypoint, and of the endpoint's. Their own file
 //! because they come from other objects than its route, and one of them before it.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use super::Answer;
 use crate::{
     Kind, ObjectKey, ObjectName, World,
-    authz::{self, HttpRequest, Verdict, WaypointTargets},
+    authz::{self, Check, HttpRequest, Verdict, WaypointTargets},
     http::ClusterEndpoint,
     trace::{Stage, Step, Trace as _},
     world::{Service, WaypointAt},
@@ -50,7 +50,10 @@ impl Gates<'_> {
         };
         let targets = WaypointTargets { service: Some(&self.service.name), gateway: &gateway, class: USUAL_CLASS };
         let mut said = Vec::new();
-        let verdict = authz::judge_at_waypoint(self.world, &targets, self.called, &self.request, &mut said);
+        let checks = authz::checks_at_waypoint(self.world, &targets, self.called, &self.request);
+        let allowed_by = asks(steps, "at the waypoint", checks);
+        let request = HttpRequest { allowed_by: &allowed_by, ..self.request };
+        let verdict = authz::judge_at_waypoint(self.world, &targets, self.called, &request, &mut said);
         add(steps, "at the waypoint", said);
         for policy in authz::dry_run_denials_at_waypoint(self.world, &targets, self.called, &self.request) {
             dry_run(steps, "at the waypoint", policy);
@@ -61,12 +64,18 @@ impl Gates<'_> {
     /// Of several endpoints the first is explained, as the route of a connection is.
     pub(super) fn at_endpoints(&self, endpoints: &[ClusterEndpoint<'_>], steps: &mut Vec<Step>) -> Option<Gate> {
         let (first, others) = endpoints.split_first()?;
+        let checks = |endpoint: &ClusterEndpoint<'_>| {
+            authz::checks_at_endpoint(self.world, endpoint.workload, endpoint.target, &self.request)
+        };
         let judge = |endpoint: &ClusterEndpoint<'_>, said: &mut Vec<Step>| {
-            authz::judge_at_endpoint(self.world, endpoint.workload, endpoint.target, &self.request, said)
+            let allowed_by: Vec<_> = checks(endpoint).into_iter().map(|check| check.provider).collect();
+            let request = HttpRequest { allowed_by: &allowed_by, ..self.request };
+            authz::judge_at_endpoint(self.world, endpoint.workload, endpoint.target, &request, said)
         };
         let mut said = Vec::new();
-        let verdict = judge(first, &mut said);
         let at = format!("at {}", first.target);
+        asks(steps, &at, checks(first));
+        let verdict = judge(first, &mut said);
         add(steps, &at, said);
         for policy in authz::dry_run_denials_at_endpoint(self.world, first.workload, first.target, &self.request) {
             dry_run(steps, &at, policy);
@@ -87,6 +96,18 @@ fn add(steps: &mut Vec<Step>, at: &str, said: Vec<Step>) {
     if said.iter().any(|step| step.object.is_some()) {
         steps.extend(said.into_iter().map(|step| Step { says: format!("{at}: {}", step.says), ..step }));
     }
+}
+
+/// Names the external authorizers that are asked, and answers them: the verdict is that of a request which they allow.
+fn asks(steps: &mut Vec<Step>, at: &str, checks: Vec<Check>) -> Vec<Arc<str>> {
+    let say = |check: Check| {
+        let key = ObjectKey::new(Kind::AuthorizationPolicy, check.policy);
+        steps.say(Stage::Authorization, Some(&key), || {
+            format!("{at}: the provider {:?} is asked, and decides; below it is taken to allow", check.provider)
+        });
+        check.provider
+    };
+    checks.into_iter().map(say).collect()
 }
 
 fn dry_run(steps: &mut Vec<Step>, at: &str, policy: ObjectName) {

@@ -135,7 +135,7 @@ pub fn explain_request(
     let toward = from.toward(called.address);
     let source = toward.as_ref().unwrap_or(&from);
     let identity = source.workload.as_ref().filter(|w| w.is_enrolled()).and_then(|w| world.identity(w));
-    let request = HttpRequest { source: Peer::itself(source.address, identity), head, token: None };
+    let request = HttpRequest { source: Peer::itself(source.address, identity), head, token: None, allowed_by: &[] };
     let gates = Gates { world, service, called: SocketAddr::new(called.address, port), request };
     let caller = balance::Caller::of(&from, called.address, labels);
     let asking = Asking { world, sources, service, is_ipv4: called.address.is_ipv4(), caller, gates };

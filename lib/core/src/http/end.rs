@@ -21,6 +21,10 @@ pub enum RequestEnd {
     DeniedLater,
     /// A token of the request is not good.
     Unauthenticated(TokenFault),
+    /// An external authorizer denies it.
+    AuthorizerDenied,
+    /// An external authorizer could not be asked, or gave no answer.
+    AuthorizerFailed,
     /// No rule of the routes matches.
     NoRoute,
     /// The route leads to a host, port or subset that does not exist.
@@ -58,6 +62,8 @@ impl RequestEnd {
             Self::Denied => "denied",
             Self::DeniedLater => "denied_later",
             Self::Unauthenticated(_) => "unauthenticated",
+            Self::AuthorizerDenied => "authorizer_denied",
+            Self::AuthorizerFailed => "authorizer_failed",
             Self::NoRoute => "no_route",
             Self::NoCluster => "no_cluster",
             Self::NotServed => "not_served",
@@ -78,6 +84,7 @@ impl RequestEnd {
     pub const fn flag(self) -> Option<&'static str> {
         match self {
             Self::Finished | Self::Denied | Self::Unauthenticated(_) => None,
+            Self::AuthorizerDenied | Self::AuthorizerFailed => Some("UAEX"),
             Self::ClientReset => Some("DC"),
             Self::BadRequest => Some("DPE"),
             Self::NoRoute | Self::NoCluster => Some("NR"),
@@ -104,6 +111,8 @@ impl RequestEnd {
             Self::BadRequest => "bad_request",
             Self::Denied | Self::DeniedLater => "rbac_access_denied",
             Self::Unauthenticated(fault) => fault.details(),
+            Self::AuthorizerDenied => "ext_authz_denied",
+            Self::AuthorizerFailed => "ext_authz_error",
             Self::NoRoute => "route_not_found",
             Self::NoCluster => "cluster_not_found",
             Self::NotServed => "cluster_not_served",
@@ -127,6 +136,7 @@ impl RequestEnd {
             Self::Finished | Self::Fault | Self::ClientReset => None,
             Self::BadRequest => Some((400, "bad request")),
             Self::Denied | Self::DeniedLater => Some((403, "RBAC: access denied")),
+            Self::AuthorizerDenied | Self::AuthorizerFailed => Some((403, "")),
             Self::Unauthenticated(fault) => Some((fault.status(), fault.answer())),
             Self::NoRoute => Some((404, "")),
             Self::NoCluster => Some((503, "")),

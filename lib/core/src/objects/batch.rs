@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     Kind, ObjectKey, ObjectName,
     objects::{
-        DestinationRule, EndpointSlice, Gateway, GatewayRoute, Namespace, Node, PeerAuthentication, Pod,
+        DestinationRule, EndpointSlice, Gateway, GatewayRoute, MeshConfig, Namespace, Node, PeerAuthentication, Pod,
         ReferenceGrant, RequestAuthentication, Service, VirtualService,
     },
     world::AuthorizationPolicy,
@@ -44,6 +44,8 @@ pub enum Object {
     GatewayRoute(Arc<GatewayRoute>),
     /// References into a namespace that it allows.
     ReferenceGrant(Arc<ReferenceGrant>),
+    /// External authorizers.
+    MeshConfig(Arc<MeshConfig>),
 }
 
 impl Object {
@@ -64,6 +66,7 @@ impl Object {
             Self::RequestAuthentication(o) => (Kind::RequestAuthentication, &o.name),
             Self::GatewayRoute(o) => (o.kind(), &o.name),
             Self::ReferenceGrant(o) => (Kind::ReferenceGrant, &o.name),
+            Self::MeshConfig(o) => (Kind::MeshConfig, &o.name),
         };
         ObjectKey::new(kind, name.clone())
     }
@@ -85,7 +88,8 @@ from!(
     DestinationRule,
     RequestAuthentication,
     GatewayRoute,
-    ReferenceGrant
+    ReferenceGrant,
+    MeshConfig
 );
 
 /// One object that appeared, changed or went away.

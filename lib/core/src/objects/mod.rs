@@ -7,6 +7,7 @@ mod destination_rule;
 mod gateway;
 mod gateway_route;
 mod http_route;
+mod mesh_config;
 mod namespace;
 mod node;
 mod peer_authentication;
@@ -28,6 +29,7 @@ pub use http_route::{
     HttpPolicy, HttpRedirect, HttpRetry, HttpRewrite, HttpRoute, Mirror, ParseConditionError, PathRewrite,
     RedirectPort, RetryCondition, RetryOn,
 };
+pub use mesh_config::{Authorizer, MESH_CONFIG, MeshConfig};
 pub use namespace::Namespace;
 pub use node::{AGENT_NOT_READY, Node};
 pub use peer_authentication::{Created, MtlsMode, PeerAuthentication};

@@ -88,7 +88,8 @@ impl Resolver {
             | Kind::RequestAuthentication
             | Kind::HttpRoute
             | Kind::GrpcRoute
-            | Kind::ReferenceGrant => {}
+            | Kind::ReferenceGrant
+            | Kind::MeshConfig => {}
         }
     }
 
@@ -111,7 +112,8 @@ impl Resolver {
                 | Object::DestinationRule(_)
                 | Object::RequestAuthentication(_)
                 | Object::GatewayRoute(_)
-                | Object::ReferenceGrant(_) => {}
+                | Object::ReferenceGrant(_)
+                | Object::MeshConfig(_) => {}
             }
         }
     }

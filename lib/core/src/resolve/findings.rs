@@ -105,6 +105,8 @@ fn authorization(p: &AuthorizationPolicy, say: &mut impl FnMut(String, String)) 
     let effect = match p.action {
         Action::Allow => "without one this rule allows nothing",
         Action::Deny => "without one this rule denies every connection that its other fields match",
+        Action::Custom => "without one every connection that the other fields of a rule match is denied",
+        Action::Audit => "without one nothing is counted",
     };
     for asked in p.rule_values().into_iter().filter(|asked| !asked.value.is_possible()) {
         let effect = p.action.with_nothing(asked.is_not);
@@ -113,8 +115,14 @@ fn authorization(p: &AuthorizationPolicy, say: &mut impl FnMut(String, String)) 
     for f in p.waypoint_fields() {
         say(f.field, format!("{} can only be judged by a waypoint: {effect}", f.name));
     }
-    if p.action == Action::Deny && p.rules.is_empty() {
-        say("spec.rules".into(), "no rules: this policy denies nothing".into());
+    let without_rules = match p.action {
+        Action::Allow => return,
+        Action::Deny => "no rules: this policy denies nothing",
+        Action::Custom => "no rules: its provider is asked about nothing",
+        Action::Audit => "no rules: this policy counts nothing",
+    };
+    if p.rules.is_empty() {
+        say("spec.rules".into(), without_rules.into());
     }
 }
 

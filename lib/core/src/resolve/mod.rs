@@ -33,7 +33,10 @@ use self::{dirty::Dirty, index::Index, naming::Naming, shared::Shared};
 use crate::{
     Kind, ObjectKey, ObjectName, World,
     bulk::alternating,
-    objects::{Batch, Change, Namespace, Node, Object, PeerAuthentication, Pod, RequestAuthentication, Service},
+    objects::{
+        Authorizer, Batch, Change, MESH_CONFIG, Namespace, Node, Object, PeerAuthentication, Pod,
+        RequestAuthentication, Service,
+    },
     world::{self, Fact, FactKey, Facts, MeshSettings, Uid, Workload},
 };
 
@@ -174,6 +177,15 @@ impl Sources {
             Object::RequestAuthentication(policy) => Some(policy),
             _ => None,
         })
+    }
+
+    /// The external authorizer of this name, by the MeshConfig of the root namespace.
+    #[must_use]
+    pub fn authorizer(&self, root_namespace: &str, name: &str) -> Option<&Authorizer> {
+        match self.get(&ObjectKey::new(Kind::MeshConfig, ObjectName::new(root_namespace, MESH_CONFIG)))? {
+            Object::MeshConfig(config) => config.authorizers.iter().find(|authorizer| &*authorizer.name == name),
+            _ => None,
+        }
     }
 
     /// The objects of a kind, of one namespace or of all.

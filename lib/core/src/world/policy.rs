@@ -26,21 +26,45 @@ pub enum Action {
     Allow,
     /// What it matches may not pass, even where an ALLOW policy matches too.
     Deny,
+    /// What it matches may pass only where an external authorizer has allowed it, which a waypoint asks.
+    Custom,
+    /// What it matches is counted at a waypoint. It decides nothing.
+    Audit,
 }
 
 impl Action {
+    /// As written in a manifest.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "ALLOW",
+            Self::Deny => "DENY",
+            Self::Custom => "CUSTOM",
+            Self::Audit => "AUDIT",
+        }
+    }
+
+    /// At L4 what it matches may not pass: nothing asks there.
+    #[must_use]
+    pub const fn refuses(self) -> bool {
+        matches!(self, Self::Deny | Self::Custom)
+    }
+
     /// The effect of a value that never matches; `is_not`: it stands among those that must not match.
     pub(crate) const fn with_nothing(self, is_not: bool) -> &'static str {
         match (self, is_not) {
             (Self::Allow, false) => "it allows no connection",
             (Self::Deny, false) => "it denies no connection, and the traffic that it should block is allowed",
             (Self::Allow, true) => "it keeps no connection out",
-            (Self::Deny, true) => "it exempts no connection",
+            (Self::Custom, false) => "its provider is asked about nothing",
+            (Self::Deny | Self::Custom, true) => "it exempts no connection",
+            (Self::Audit, false) => "it counts nothing",
+            (Self::Audit, true) => "it leaves nothing out of its count",
         }
     }
 }
 
-/// `security.istio.io AuthorizationPolicy` with action ALLOW or DENY.
+/// `security.istio.io AuthorizationPolicy`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AuthorizationPolicy {
     /// namespace/name.
@@ -49,6 +73,8 @@ pub struct AuthorizationPolicy {
     pub scope: Scope,
     /// Its action.
     pub action: Action,
+    /// The external authorizer, of action CUSTOM alone.
+    pub provider: Option<Arc<str>>,
     /// Any rule that matches is a match; none (`spec: {}`) never matches.
     pub rules: Vec<Rule>,
     /// `istio.io/dry-run: "true"`: what it would deny is recorded and counted, never refused.
@@ -87,6 +113,9 @@ impl AuthorizationPolicy {
             return vec![WaypointField { field: "spec.targetRefs".into(), name: "targetRefs".into() }];
         }
         let mut fields = Vec::new();
+        if matches!(self.action, Action::Custom | Action::Audit) {
+            fields.push(WaypointField { field: "spec.action".into(), name: self.action.as_str().into() });
+        }
         for (i, rule) in self.rules.iter().enumerate() {
             fields.extend(rule.waypoint_fields(&format!("spec.rules[{i}]")));
         }
@@ -119,7 +148,7 @@ mod tests {
 
     fn fields(scope: Scope, rules: Vec<Rule>) -> Vec<String> {
         let (name, action) = (ObjectName::new("a", "b"), Action::Allow);
-        let policy = AuthorizationPolicy { name, scope, action, rules, dry_run: false };
+        let policy = AuthorizationPolicy { name, scope, action, provider: None, rules, dry_run: false };
         policy.waypoint_fields().into_iter().map(|f| format!("{} {}", f.field, f.name)).collect()
     }
 

@@ -91,6 +91,7 @@ impl Collection {
             Kind::HttpRoute => &Self::HTTP_ROUTES,
             Kind::GrpcRoute => &Self::GRPC_ROUTES,
             Kind::ReferenceGrant => &Self::REFERENCE_GRANTS,
+            Kind::MeshConfig => &[Self::CONFIG_MAPS],
         }
     }
 

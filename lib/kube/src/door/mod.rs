@@ -33,7 +33,7 @@ use tokio::{
     task::JoinSet,
 };
 use underpass_config::json::{self, Claim};
-use underpass_core::Kind;
+use underpass_core::{Kind, objects::MESH_CONFIG};
 use underpass_door::{Update, Versions};
 
 pub use self::health::{Health, Phase, Progress};
@@ -59,10 +59,11 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// All objects of a kind.
+    /// All objects of a kind that the mesh reads: of ConfigMaps those with a MeshConfig alone.
     #[must_use]
-    pub const fn all(kind: Kind) -> Self {
-        Self { kind, field_selector: None, metadata_only: false }
+    pub fn all(kind: Kind) -> Self {
+        let field_selector = (kind == Kind::MeshConfig).then(|| format!("metadata.name={MESH_CONFIG}"));
+        Self { kind, field_selector, metadata_only: false }
     }
 
     /// The pods of a node.

@@ -56,6 +56,7 @@ pub fn object(thing: Thing) -> Object {
                 name: object_name(&name),
                 scope: app.map_or(Scope::Namespace, |app| Scope::Selector(labels(&[("app", &app)]))),
                 action: if allow { Action::Allow } else { Action::Deny },
+                provider: None,
                 rules: vec![Rule { from, ..Rule::default() }],
                 dry_run: false,
             }

@@ -95,6 +95,7 @@ fn mark(turn: u64) -> AuthorizationPolicy {
         name: ObjectName::new(MARK.0, MARK.1),
         scope: Scope::Targets(vec![PolicyTarget::new(TargetKind::Gateway, turn.to_string())]),
         action: Action::Allow,
+        provider: None,
         rules: Vec::new(),
         dry_run: false,
     }

@@ -21,20 +21,20 @@ fn policies_as_a_whole() {
     policy(
         "action: Allow",
         &expect![[r#"
-        error: dir/a.yaml:11: document 2: AuthorizationPolicy prod/p: spec.action: `Allow` is not one of ALLOW, DENY (connections to what it selects are refused until it is fixed)
-    "#]],
+            error: dir/a.yaml:11: document 2: AuthorizationPolicy prod/p: spec.action: `Allow` is not one of ALLOW, DENY, CUSTOM, AUDIT (connections to what it selects are refused until it is fixed)
+        "#]],
     );
     policy(
-        "action: CUSTOM\nprovider: {name: x}\nrules: [{}]",
+        "action: CUSTOM\nrules: [{}]",
         &expect![[r#"
-        error: dir/a.yaml:11: document 2: AuthorizationPolicy prod/p: spec.action: CUSTOM is not served at L4: use ALLOW or DENY (not served)
-    "#]],
+            error: dir/a.yaml:10: document 2: AuthorizationPolicy prod/p: spec.provider.name: is missing (connections to what it selects are refused until it is fixed)
+        "#]],
     );
     policy(
-        "action: AUDIT\nrules: [{}]",
+        "action: AUDIT\nprovider: {name: x}\nrules: [{}]",
         &expect![[r#"
-        error: dir/a.yaml:11: document 2: AuthorizationPolicy prod/p: spec.action: AUDIT is not served at L4: use ALLOW or DENY (not served)
-    "#]],
+            error: dir/a.yaml:12: document 2: AuthorizationPolicy prod/p: spec.provider: only action CUSTOM has a provider (not served)
+        "#]],
     );
     policy(
         "provider: {name: x}",

@@ -1,5 +1,6 @@
 //! Connections at a waypoint that are no HTTP, at the same two gates. Their own file because nothing of HTTP is known of them: a
-//! rule that asks for it allows nothing, and denies what the rest of it matches, as at L4.
+//! rule that asks for it allows nothing, and denies what the rest of it matches, as at L4. So does a rule of a CUSTOM policy: its
+//! provider judges requests.
 
 use std::net::SocketAddr;
 
@@ -38,11 +39,12 @@ where
 {
     let ends = Ends { peer, address: to.ip(), port: to.port() };
     let matches = |policy: &AuthorizationPolicy| {
-        let counts = |rule: &Rule| policy.action == Action::Deny || rule.l7_fields().is_empty();
+        let counts = |rule: &Rule| policy.action.refuses() || rule.l7_fields().is_empty();
         policy.rules.iter().any(|rule| rule.l4_matches(world.settings(), ends) && counts(rule))
     };
     let enforced = |action| policies().filter(move |p| !p.dry_run && p.action == action);
-    if let Some(policy) = enforced(Action::Deny).find(|p| matches(p)) {
+    let mut refusing = policies().filter(|p| !p.dry_run && p.action.refuses());
+    if let Some(policy) = refusing.find(|p| matches(p)) {
         return Verdict::Deny { policy: Some(policy.name.clone()), reason: Reason::Denied };
     }
     match (enforced(Action::Allow).find(|p| matches(p)), enforced(Action::Allow).next()) {
@@ -98,5 +100,9 @@ mod tests {
         check(Action::Deny, vec![with(by_method("GET"), own())], false);
         check(Action::Deny, vec![with(by_method("GET"), other())], true);
         check(Action::Allow, vec![], false);
+        check(Action::Custom, vec![own()], false);
+        check(Action::Custom, vec![other()], true);
+        check(Action::Custom, vec![with(by_method("GET"), own())], false);
+        check(Action::Audit, vec![own()], true);
     }
 }

@@ -6,15 +6,25 @@
 //! 2. [`judge_at_endpoint`]: policies of the chosen endpoint, its own by selector, its namespace's and the mesh's. Again
 //!    for each try and mirror.
 //!
+//! CUSTOM policies come before all others: what they match passes where their provider has allowed it. Whom to ask is said here
+//! ([`checks_at_waypoint`], [`checks_at_endpoint`]); what has been allowed is an argument, and what has not is denied, so that
+//! nothing passes where nothing can be asked.
+//!
 //! What must hold: the source is the one that called the waypoint, never the waypoint; a policy without fields of HTTP is
 //! judged as [`super::judge`] judges it; and what cannot be known ([`super::truth`]) allows nothing, and denies.
 
 mod connection;
+mod custom;
 mod rule;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
-pub use self::connection::{judge_connection_at_endpoint, judge_connection_at_waypoint};
+pub use self::{
+    connection::{judge_connection_at_endpoint, judge_connection_at_waypoint},
+    custom::{
+        Check, audits_at_endpoint, audits_at_waypoint, checks_at_endpoint, checks_at_waypoint, has_checks_at_waypoint,
+    },
+};
 use super::{Ends, Peer, Verdict, explains, say};
 use crate::{
     ObjectName, Reason, World,
@@ -33,6 +43,8 @@ pub struct HttpRequest<'a> {
     pub head: RequestHead<'a>,
     /// The token that was verified for it.
     pub token: Option<&'a Token>,
+    /// The external authorizers that have allowed it.
+    pub allowed_by: &'a [Arc<str>],
 }
 
 /// What the policies of a waypoint may name in `targetRefs`.
@@ -140,6 +152,17 @@ impl<'a> Asked<'a> {
         I: Iterator<Item = &'p AuthorizationPolicy>,
     {
         let enforced = |action| policies().filter(move |p| !p.dry_run && p.action == action);
+        for policy in enforced(Action::Custom) {
+            let Some(rule) = self.matching(policy) else {
+                say(trace, policy, || "CUSTOM does not match".to_owned());
+                continue;
+            };
+            if !self.has_allowed(policy) {
+                say(trace, policy, || format!("CUSTOM matches, and is not allowed: spec.rules[{rule}]"));
+                return Verdict::Deny { policy: Some(policy.name.clone()), reason: Reason::Denied };
+            }
+            say(trace, policy, || format!("CUSTOM matches, and is allowed: spec.rules[{rule}]"));
+        }
         for policy in enforced(Action::Deny) {
             if let Some(rule) = self.matching(policy) {
                 say(trace, policy, || format!("DENY matches: spec.rules[{rule}]"));

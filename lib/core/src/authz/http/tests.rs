@@ -21,6 +21,7 @@ use crate::{
 struct Text {
     words: Vec<String>,
     token: Option<Token>,
+    allowed_by: Vec<Arc<str>>,
 }
 
 fn request(text: &str) -> Text {
@@ -38,7 +39,7 @@ fn request(text: &str) -> Text {
             None => all.insert(name.into(), value),
         };
     }
-    Text { words, token: (!all.is_empty()).then(|| Token::new(all, [])) }
+    Text { words, token: (!all.is_empty()).then(|| Token::new(all, [])), allowed_by: Vec::new() }
 }
 
 impl Text {
@@ -51,7 +52,7 @@ impl Text {
         let source = http::Source::default();
         let head = RequestHead { method, scheme: "http", authority, path: &path, headers: &headers, port: 80, source };
         let peer = Peer::itself("10.0.0.2".parse().unwrap(), identity);
-        ask(&HttpRequest { source: peer, head, token: self.token.as_ref() })
+        ask(&HttpRequest { source: peer, head, token: self.token.as_ref(), allowed_by: &self.allowed_by })
     }
 }
 
@@ -327,6 +328,78 @@ fn deny_before_allow_and_allow_closes_the_rest() {
 }
 
 #[test]
+fn custom_passes_what_its_provider_has_allowed() {
+    let of = |full_name: &str, provider: &str, text: &str, scope: Scope| AuthorizationPolicy {
+        scope,
+        provider: Some(provider.into()),
+        ..policy(full_name, Action::Custom, vec![rule(text)])
+    };
+    let service = || Scope::Targets(vec![PolicyTarget::new(TargetKind::Service, "a")]);
+    let world = mesh([
+        of("default/p", "opa", "to paths=/admin*", service()),
+        of("default/q", "opa", "to methods=PUT", service()),
+        of("default/r", "other", "to methods=PUT", service()),
+        of("default/s", "opa", "to paths=/admin*", Scope::Namespace),
+        AuthorizationPolicy { dry_run: true, ..of("default/t", "dry", "to methods=*", service()) },
+    ]);
+    let gates = |text: &str, allowed_by: &[&str]| {
+        let request = Text { allowed_by: allowed_by.iter().map(|name| (*name).into()).collect(), ..request(text) };
+        let caller: Identity = "spiffe://cluster.local/ns/default/sa/b".parse().unwrap();
+        let (service, gateway) = (name("default/a"), name(GATEWAY));
+        let targets = WaypointTargets { service: Some(&service), gateway: &gateway, class: "istio-waypoint" };
+        let endpoint = world.pod(&name("default/a")).unwrap();
+        let (called, target) = (CALLED.parse().unwrap(), TARGET.parse().unwrap());
+        request.asked(Some(&caller), |request| {
+            let says = |verdict: Verdict, checks: Vec<Check>| {
+                let asks = checks.iter().map(|check| format!(" {}:{}", check.policy.name(), check.provider));
+                format!("{}{}", verdict.is_allow(), asks.collect::<String>())
+            };
+            [
+                says(
+                    judge_at_waypoint(&world, &targets, called, request, &mut ()),
+                    checks_at_waypoint(&world, &targets, called, request),
+                ),
+                says(
+                    judge_at_endpoint(&world, endpoint, target, request, &mut ()),
+                    checks_at_endpoint(&world, endpoint, target, request),
+                ),
+            ]
+        })
+    };
+    assert_eq!(gates("GET a /", &[]), ["true", "true"]);
+    assert_eq!(gates("GET a /admin", &[]), ["false p:opa", "false s:opa"]);
+    assert_eq!(gates("GET a /admin", &["other"]), ["false p:opa", "false s:opa"]);
+    assert_eq!(gates("GET a /admin", &["opa"]), ["true", "true"]);
+    // Each provider once; what one allows, another may deny.
+    assert_eq!(gates("PUT a /admin", &[]), ["false p:opa r:other", "false s:opa"]);
+    assert_eq!(gates("PUT a /admin", &["opa"]), ["false r:other", "true"]);
+    assert_eq!(gates("PUT a /admin", &["opa", "other"]), ["true", "true"]);
+}
+
+#[test]
+fn what_a_provider_allows_may_be_denied_and_audits_decide_nothing() {
+    let custom = AuthorizationPolicy {
+        provider: Some("opa".into()),
+        ..policy("default/p", Action::Custom, vec![rule("to methods=*")])
+    };
+    let deny = policy("default/q", Action::Deny, vec![rule("to paths=/admin")]);
+    let audit = policy("default/r", Action::Audit, vec![rule("to methods=GET")]);
+    let world = mesh([custom, deny, audit]);
+    let endpoint = world.pod(&name("default/a")).unwrap();
+    let target = TARGET.parse().unwrap();
+    let at = |text: &str| {
+        let request = Text { allowed_by: vec!["opa".into()], ..request(text) };
+        request.asked(None, |request| {
+            let verdict = judge_at_endpoint(&world, endpoint, target, request, &mut ());
+            (verdict.is_allow(), audits_at_endpoint(&world, endpoint, target, request).len())
+        })
+    };
+    assert_eq!(at("GET a /"), (true, 1));
+    assert_eq!(at("GET a /admin"), (false, 1));
+    assert_eq!(at("PUT a /"), (true, 0));
+}
+
+#[test]
 fn dry_runs_are_judged_aside_and_each_once() {
     let targets = vec![PolicyTarget::new(TargetKind::Service, "a"), PolicyTarget::new(TargetKind::Gateway, "w")];
     let dry = |full_name: &str, action, text: &str, scope: Scope| AuthorizationPolicy {
@@ -432,7 +505,8 @@ proptest! {
             let is_matched = |p: &AuthorizationPolicy| {
                 p.rules.iter().any(|rule| naive(rule, ends, world.settings(), &[method, host, path]))
             };
-            let denied = of(Action::Deny).any(|p| is_matched(p));
+            // No provider has allowed it.
+            let denied = of(Action::Deny).chain(of(Action::Custom)).any(|p| is_matched(p));
             let allowed = of(Action::Allow).count() == 0 || of(Action::Allow).any(|p| is_matched(p));
             prop_assert_eq!(got.is_allow(), !denied && allowed, "{:?} {}", got, text);
             if world.authorization_policies(workload).all(|p| p.waypoint_fields().is_empty()) {

@@ -182,7 +182,7 @@ proptest! {
         let named = NamedSource { identity: source.clone(), address: std::net::SocketAddr::new(from, 1) };
         let exact: Vec<_> = world.policies().flat_map(|p| &p.rules).flat_map(|r| &r.from)
             .filter(|s| s.principals.values.iter().any(PrincipalMatch::is_exact) || s.l7.is_some()).collect();
-        prop_assume!(exact.is_empty());
+        prop_assume!(exact.is_empty() && world.policies().all(|p| p.action != Action::Custom));
         for w in world.workloads() {
             let Some(address) = w.addresses.first().copied() else { continue };
             let verdict = |peer| judge(world, &Request { peer, workload: w, address, port: 80 }, &mut ());

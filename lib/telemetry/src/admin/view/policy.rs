@@ -6,7 +6,7 @@ use underpass_core::{
     labels::selects,
     objects::{MtlsMode, PeerAuthentication},
     resolve::{Finding, Sources},
-    world::{Action, AuthorizationPolicy, Scope, Workload},
+    world::{AuthorizationPolicy, Scope, Workload},
 };
 
 use super::labels;
@@ -55,16 +55,12 @@ impl Policy {
             Scope::Selector(selector) => format!("selector {}", labels(selector)),
             Scope::Targets(targets) => targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         };
-        let action = match p.action {
-            Action::Allow => "ALLOW",
-            Action::Deny => "DENY",
-        };
         Self {
             rules: p.rules.len(),
             dry_run: p.dry_run,
             needs_waypoint,
             selects: count(world, |w| world.applies(p, w)),
-            ..Self::new(sources, Kind::AuthorizationPolicy, &p.name, scope, action.to_owned())
+            ..Self::new(sources, Kind::AuthorizationPolicy, &p.name, scope, p.action.as_str().to_owned())
         }
     }
 

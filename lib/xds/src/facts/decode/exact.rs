@@ -3,7 +3,7 @@
 //!
 //! Values that only a waypoint judges are not sent: any stand in their place, and nothing at L4 reads them.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, sync::Arc};
 
 use ipnet::IpNet;
 use underpass_core::{
@@ -20,9 +20,15 @@ use crate::contract::underpass::v1::{
     Blocks, Condition, ExactPolicy, Operation, Ports, Rule, ServiceAccounts, Source, Strings, condition::Key,
 };
 
-/// Action and rules.
-pub(super) fn policy(exact: &ExactPolicy) -> Option<(Action, Vec<authz::Rule>)> {
-    Some((plain::action(exact.action).ok()?, all(&exact.rules, rule)?))
+/// Action, provider and rules.
+pub(super) fn policy(exact: &ExactPolicy) -> Option<(Action, Option<Arc<str>>, Vec<authz::Rule>)> {
+    let rules = all(&exact.rules, rule)?;
+    match (plain::action(exact.action).ok()?, exact.provider.as_str(), exact.audits) {
+        (action, "", false) => Some((action, None, rules)),
+        (Action::Deny, "", true) => Some((Action::Audit, None, rules)),
+        (Action::Deny, provider, false) => Some((Action::Custom, Some(provider.into()), rules)),
+        _ => None,
+    }
 }
 
 fn all<M, T>(messages: &[M], one: impl Fn(&M) -> Option<T>) -> Option<Vec<T>> {

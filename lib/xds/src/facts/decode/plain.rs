@@ -33,6 +33,7 @@ pub(crate) fn policy(settings: &MeshSettings, message: &Authorization) -> Result
         name: ObjectName::new(message.namespace.as_str(), message.name.as_str()),
         scope: scope(settings, message)?,
         action: action(message.action).map_err(|fault| ("action".into(), fault))?,
+        provider: None,
         rules,
         dry_run: message.dry_run,
     })

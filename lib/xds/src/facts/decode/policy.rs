@@ -73,9 +73,9 @@ fn policy(settings: &MeshSettings, message: &Authorization) -> Result<Authorizat
         Scope::Selector(_) => Scope::Selector(labels(&ours)),
         scope => scope,
     };
-    if let Some((action, rules)) = ours.exact.as_ref().and_then(exact::policy) {
+    if let Some((action, provider, rules)) = ours.exact.as_ref().and_then(exact::policy) {
         let name = ObjectName::new(message.namespace.as_str(), message.name.as_str());
-        return Ok(AuthorizationPolicy { name, scope, action, rules, dry_run: message.dry_run });
+        return Ok(AuthorizationPolicy { name, scope, action, provider, rules, dry_run: message.dry_run });
     }
     Ok(AuthorizationPolicy { scope, ..plain::policy(settings, message)? })
 }
@@ -95,6 +95,7 @@ pub(super) fn closing(name: &ObjectName, scope: Scope) -> AuthorizationPolicy {
         name: name.clone(),
         scope,
         action: Action::Deny,
+        provider: None,
         rules: vec![Rule::default()],
         dry_run: false,
     }

@@ -54,7 +54,7 @@ const CONDITION: Fields = Fields(&[
     (8, None),
 ]);
 const RULE: Fields = Fields(&[(1, Some(&SOURCE)), (2, Some(&OPERATION)), (3, Some(&CONDITION))]);
-const EXACT: Fields = Fields(&[(1, None), (2, Some(&RULE))]);
+const EXACT: Fields = Fields(&[(1, None), (2, Some(&RULE)), (3, None), (4, None)]);
 /// Of `underpass.v1.PolicyExtension`.
 pub(super) const POLICY_EXTENSION: Fields = Fields(&[(1, None), (2, Some(&EXACT))]);
 

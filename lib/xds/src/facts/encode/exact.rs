@@ -2,7 +2,7 @@
 
 use underpass_core::{
     authz::{self, Match, StringMatch},
-    world::AuthorizationPolicy,
+    world::{Action, AuthorizationPolicy},
 };
 
 use super::{policy, strings};
@@ -11,7 +11,12 @@ use crate::contract::underpass::v1::{
 };
 
 pub(super) fn policy(policy: &AuthorizationPolicy) -> ExactPolicy {
-    ExactPolicy { action: policy::action(policy.action).into(), rules: policy.rules.iter().map(rule).collect() }
+    ExactPolicy {
+        action: policy::action(policy.action).into(),
+        rules: policy.rules.iter().map(rule).collect(),
+        provider: policy.provider.as_deref().unwrap_or_default().to_owned(),
+        audits: policy.action == Action::Audit,
+    }
 }
 
 fn rule(rule: &authz::Rule) -> Rule {

@@ -18,7 +18,7 @@ use crate::{
     facts::{decode::plain, extension, names},
 };
 
-/// None: it is judged at a waypoint.
+/// None: it is judged at a waypoint alone. At L4 AUDIT does nothing, and no external authorizer is asked, so that CUSTOM denies.
 pub(super) fn authorization(settings: &MeshSettings, policy: &AuthorizationPolicy) -> Option<Authorization> {
     let scope = match &policy.scope {
         Scope::Targets(_) => return None,
@@ -33,7 +33,7 @@ pub(super) fn authorization(settings: &MeshSettings, policy: &AuthorizationPolic
         dry_run: policy.dry_run,
         ..Authorization::default()
     };
-    if policy.dry_run {
+    if policy.dry_run || policy.action == Action::Audit {
         message.action = security::Action::Deny.into();
     } else {
         message.action = action(policy.action).into();
@@ -55,7 +55,7 @@ pub(super) fn authorization(settings: &MeshSettings, policy: &AuthorizationPolic
 pub(super) const fn action(action: Action) -> security::Action {
     match action {
         Action::Allow => security::Action::Allow,
-        Action::Deny => security::Action::Deny,
+        Action::Deny | Action::Custom | Action::Audit => security::Action::Deny,
     }
 }
 

@@ -87,7 +87,7 @@ fn core(world: &World, caller: &Caller) -> bool {
     let verdict = authz::judge(world, &request, &mut ());
     match world.policies().next().unwrap().action {
         Action::Allow => verdict.is_allow(),
-        Action::Deny => !verdict.is_allow(),
+        _ => !verdict.is_allow(),
     }
 }
 
@@ -201,10 +201,12 @@ fn some_condition() -> impl Strategy<Value = Condition> {
 fn some_policy() -> impl Strategy<Value = AuthorizationPolicy> {
     let rule = (vec(some_source(), 0..3), vec(some_operation(), 0..3), vec(some_condition(), 0..2))
         .prop_map(|(from, to, when)| Rule { from, to, when });
-    (any::<bool>(), vec(rule, 0..3)).prop_map(|(allow, rules)| AuthorizationPolicy {
+    let action = select(vec![Action::Allow, Action::Deny, Action::Custom]);
+    (action, vec(rule, 0..3)).prop_map(|(action, rules)| AuthorizationPolicy {
         name: name("default/p"),
         scope: Scope::Namespace,
-        action: if allow { Action::Allow } else { Action::Deny },
+        action,
+        provider: (action == Action::Custom).then(|| "opa".into()),
         rules,
         dry_run: false,
     })
@@ -242,7 +244,7 @@ proptest! {
             match policy.action {
                 _ if !has_ends(&policy) => prop_assert_eq!(written, foreign, "{:?} {:?}", caller, message),
                 Action::Allow => prop_assert!(written || !foreign, "{:?} {:?}", caller, message),
-                Action::Deny => prop_assert!(foreign || !written, "{:?} {:?}", caller, message),
+                _ => prop_assert!(foreign || !written, "{:?} {:?}", caller, message),
             }
             if let Some(read) = &read {
                 prop_assert_eq!(core(read, caller), foreign, "Istio's fields alone: {:?} {:?}", caller, message);
@@ -268,6 +270,7 @@ fn a_dry_run_enforces_nothing_anywhere() {
                 name: name("default/p"),
                 scope: Scope::Selector(labels("app=a")),
                 action,
+                provider: None,
                 rules,
                 dry_run: true,
             };
@@ -286,6 +289,7 @@ fn a_policy_is_sent_twice_only_where_it_must_be() {
             name: name("default/p"),
             scope: Scope::Namespace,
             action: Action::Allow,
+            provider: None,
             rules: vec![Rule { from: vec![source], ..Rule::default() }],
             dry_run: false,
         };

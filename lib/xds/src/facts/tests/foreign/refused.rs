@@ -29,6 +29,7 @@ fn policies_that_are_not_understood() {
             name: name("default/p"),
             scope: Scope::Namespace,
             action: Action::Deny,
+            provider: None,
             rules: vec![Rule::default()],
             dry_run: false,
         };
