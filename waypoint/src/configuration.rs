@@ -100,7 +100,7 @@ impl Configuration {
         let hosts: BTreeSet<String> = change.services.iter().map(|name| hostname(name, domain)).collect();
         let is_concerned = |service: &ObjectName, compiled: &Compiled| {
             compiled.clusters.iter().any(|(key, _)| hosts.contains(&*key.host))
-                || (!hosts.is_empty() && compiled.routes.has_broken_targets())
+                || (!hosts.is_empty() && compiled.has_broken_targets())
                 || change.objects.iter().any(|object| concerns(object, service, compiled, domain))
         };
         for ((service, port), compiled) in &self.routes {

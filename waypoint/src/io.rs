@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -90,6 +90,12 @@ impl std::fmt::Debug for ClientStream {
 impl ClientStream {
     pub(crate) const fn new(read: Bytes, stream: ByteStream) -> Self {
         Self { read, stream, head: None }
+    }
+
+    /// These bytes, which were read of it, once more before the rest.
+    pub(crate) fn again(self, mut read: BytesMut) -> Self {
+        read.extend_from_slice(&self.read);
+        Self { read: read.freeze(), ..self }
     }
 
     /// Ends with `TimedOut` where the head of a request takes longer.

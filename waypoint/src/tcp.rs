@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use underpass_core::{
-    http::{Ask, ConnectionHead, RequestEnd, Throw, hash_of_ip},
+    http::{Ask, ConnectionHead, RequestEnd, TcpWay, Throw, hash_of_ip},
     objects::{Balancing, ConsistentHash, HashKey},
 };
 use underpass_hbone::Headers;
@@ -57,7 +57,12 @@ async fn open(
     let at = At { configuration: &configuration, is_ipv4: called.is_ipv4(), now, dice };
     let source = configuration.source(client);
     let head = ConnectionHead { called: called.address, client: client.address.ip(), server_name, source };
-    let key = compiled.tcp.find(&head, dice).map_or_else(|| compiled.routes.own_cluster(), |(_, key)| key);
+    let key = match compiled.tcp.find(&head, dice) {
+        TcpWay::Own => compiled.routes.own_cluster(),
+        TcpWay::To(_, key) => key,
+        TcpWay::NoRule(_) => return Err(RequestEnd::NoRoute),
+        TcpWay::NoBackend(..) => return Err(RequestEnd::NoCluster),
+    };
     let service = compiled.clusters.get(key).and_then(|cluster| cluster.service.as_ref().ok());
     record.goes_to(service.ok_or(RequestEnd::NoCluster)?);
     let cluster = worker.clusters.get(&worker.own, &at, key, compiled.clusters.get(key));
@@ -126,10 +131,23 @@ pub(crate) async fn serve(worker: &Rc<Worker>, called: Called, client: Client, s
 
 /// Carries a connection whose first bytes are no HTTP.
 pub(crate) async fn relay(worker: &Rc<Worker>, called: &Called, client: &Client, stream: ClientStream) {
-    // Refused, the stream is reset: its CONNECT is answered already.
+    if reads_server_names(worker, called) {
+        return by_name(worker, called, client, stream).await;
+    }
     let record = ConnectionRecord::begin(worker, called, client);
-    match open(worker, (called, client), None, &record).await {
-        Ok(open) => carry(worker, stream, open, &record).await,
+    go(worker, (called, client), None, stream, &record).await;
+}
+
+/// Refused, the stream is reset: its CONNECT is answered already.
+async fn go(
+    worker: &Rc<Worker>,
+    ends: (&Called, &Client),
+    server_name: Option<&str>,
+    stream: ClientStream,
+    record: &ConnectionRecord,
+) {
+    match open(worker, ends, server_name, record).await {
+        Ok(open) => carry(worker, stream, open, record).await,
         Err(end) => record.ends(end),
     }
 }
@@ -141,8 +159,12 @@ pub(crate) fn reads_server_names(worker: &Worker, called: &Called) -> bool {
 }
 
 /// Serves a connection of TLS that ends elsewhere, by the server name that its client asks for.
-pub(crate) async fn named(worker: &Rc<Worker>, called: Called, client: Client, mut stream: ByteStream) {
+pub(crate) async fn named(worker: &Rc<Worker>, called: Called, client: Client, stream: ByteStream) {
     stream.respond(200, &Headers::new());
+    by_name(worker, &called, &client, ClientStream::new(Bytes::new(), stream)).await;
+}
+
+async fn by_name(worker: &Rc<Worker>, called: &Called, client: &Client, mut stream: ClientStream) {
     let mut read = BytesMut::new();
     let reading = timeout(worker.settings.limits.head_time, server_name(&mut stream, &mut read));
     let named = tokio::select! {
@@ -150,11 +172,8 @@ pub(crate) async fn named(worker: &Rc<Worker>, called: Called, client: Client, m
         () = worker.leaves_silent() => return,
     };
     let Ok(Ok(name)) = named else { return }; // it says nothing, or broke off
-    let record = ConnectionRecord::begin(worker, &called, &client);
-    match open(worker, (&called, &client), name.as_deref(), &record).await {
-        Ok(open) => carry(worker, ClientStream::new(read.freeze(), stream), open, &record).await,
-        Err(end) => record.ends(end), // reset: its CONNECT is answered already
-    }
+    let record = ConnectionRecord::begin(worker, called, client);
+    go(worker, (called, client), name.as_deref(), stream.again(read), &record).await;
 }
 
 /// Serves a client that has said nothing yet: who speaks first, it or the server, decides what is spoken. Where neither does, it ends
@@ -176,10 +195,11 @@ pub(crate) async fn silent(worker: &Rc<Worker>, called: Called, client: Client, 
         spoken = detect(&mut stream, &mut of_client) => {
             let Ok(spoken) = spoken else { return record.ends(RequestEnd::ClientReset) };
             let stream = ClientStream::new(of_client.freeze(), stream);
-            if spoken == crate::detect::Spoken::Other {
+            // A server name may lead elsewhere than the server that was asked.
+            if spoken == crate::detect::Spoken::Other && !reads_server_names(worker, &called) {
                 return carry(worker, stream, open, &record).await;
             }
-            drop((open, record)); // its requests are recorded
+            drop((open, record)); // what it speaks is recorded
             Box::pin(spoken_by(worker, called, client, stream, spoken)).await;
         }
         read = open.endpoint.read_buf(&mut of_server) => {

@@ -136,6 +136,8 @@ pub(crate) fn of_metadata(kind: Kind, tree: &Tree) -> Vec<FieldFault> {
         | Kind::HttpRoute
         | Kind::GrpcRoute
         | Kind::ReferenceGrant
+        | Kind::TlsRoute
+        | Kind::TcpRoute
         | Kind::MeshConfig => return Vec::new(),
     };
     let place: Path = [Segment::Field("metadata".into())].into_iter().collect();

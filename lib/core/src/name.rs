@@ -36,6 +36,12 @@ pub enum Kind {
     /// `gateway.networking.k8s.io GRPCRoute`.
     #[serde(rename = "GRPCRoute")]
     GrpcRoute,
+    /// `gateway.networking.k8s.io TLSRoute`.
+    #[serde(rename = "TLSRoute")]
+    TlsRoute,
+    /// `gateway.networking.k8s.io TCPRoute`.
+    #[serde(rename = "TCPRoute")]
+    TcpRoute,
     /// `gateway.networking.k8s.io ReferenceGrant`.
     ReferenceGrant,
     /// `v1 ConfigMap`, of which Istio's MeshConfig is read.
@@ -45,7 +51,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of their names' first use: containers before what they contain.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Namespace,
         Self::Node,
         Self::Pod,
@@ -59,6 +65,8 @@ impl Kind {
         Self::RequestAuthentication,
         Self::HttpRoute,
         Self::GrpcRoute,
+        Self::TlsRoute,
+        Self::TcpRoute,
         Self::ReferenceGrant,
         Self::MeshConfig,
     ];
@@ -80,6 +88,8 @@ impl Kind {
             Self::RequestAuthentication => "RequestAuthentication",
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
+            Self::TlsRoute => "TLSRoute",
+            Self::TcpRoute => "TCPRoute",
             Self::ReferenceGrant => "ReferenceGrant",
             Self::MeshConfig => "ConfigMap",
         }
@@ -101,6 +111,8 @@ impl Kind {
                 | Self::RequestAuthentication
                 | Self::HttpRoute
                 | Self::GrpcRoute
+                | Self::TlsRoute
+                | Self::TcpRoute
                 | Self::ReferenceGrant
                 | Self::MeshConfig
         )

@@ -70,6 +70,8 @@ const fn is_policy(kind: Kind) -> bool {
         | Kind::HttpRoute
         | Kind::GrpcRoute
         | Kind::ReferenceGrant
+        | Kind::TlsRoute
+        | Kind::TcpRoute
         | Kind::MeshConfig => false,
     }
 }
@@ -118,9 +120,7 @@ mod tests {
 
     #[test]
     fn other_kinds_are_served_by_what_is_known() {
-        for kind in
-            [Kind::VirtualService, Kind::DestinationRule, Kind::HttpRoute, Kind::GrpcRoute, Kind::ReferenceGrant]
-        {
+        for kind in Kind::ALL.into_iter().filter(|kind| kind.is_of_waypoints() && !is_policy(*kind)) {
             for field in ["spec.http[0].mathc", "form", ""] {
                 check(kind, field, Some("from"), Some(Error), Some(Warning));
                 check(kind, field, None, Some(Error), Some(Warning));

@@ -102,7 +102,9 @@ fn some_gateway_route() -> impl Strategy<Value = Object> {
         of.prop_map(|of| Referent { group: "".into(), kind: "Service".into(), name: name(of) })
     };
     let port = || prop::option::of(select(vec![80_u16, 81]));
-    (some_name(), referent(), port(), vec((referent(), port()), 0..3)).prop_map(|(of, target, port, backends)| {
+    let protocol = || select(vec![RouteProtocol::Http, RouteProtocol::Tcp, RouteProtocol::Tls]);
+    let parts = (some_name(), protocol(), referent(), port(), vec((referent(), port()), 0..3));
+    parts.prop_map(|(of, protocol, target, port, backends)| {
         let backend = |(target, port)| {
             let to = BackendRef { target, port };
             Backend { to, weight: 1, headers: HeaderOperations::default() }
@@ -110,7 +112,7 @@ fn some_gateway_route() -> impl Strategy<Value = Object> {
         let backends = backends.into_iter().map(backend).collect();
         GatewayRoute {
             name: name(of),
-            protocol: RouteProtocol::Http,
+            protocol,
             created: Created::UNKNOWN,
             parents: vec![ParentRef { target, section: None, port }],
             hostnames: Vec::new(),

@@ -4,6 +4,7 @@ mod access_log;
 mod applications;
 mod authorizers;
 mod clusters;
+mod connection_routes;
 mod connections;
 mod headers;
 mod judging;

@@ -9,7 +9,7 @@ use tokio::{
 use underpass_identity::testing::TestCa;
 use underpass_net::tls::{Connector, ServerName, Settings};
 
-use crate::mesh::{Mesh, run};
+use crate::mesh::{Mesh, run, until};
 
 const TCP: &str = "10.96.0.10:70";
 /// TLS of the application's own.
@@ -43,7 +43,7 @@ spec: {{hosts: [cart, secure], {routes}}}
 }
 
 /// The endpoints that many connections have gone to, and that bytes came back from.
-async fn reached(mesh: &Mesh, pod: &str, authority: &str, first: &[u8]) -> BTreeSet<String> {
+pub(crate) async fn reached(mesh: &Mesh, pod: &str, authority: &str, first: &[u8]) -> BTreeSet<String> {
     mesh.asked.borrow_mut().clear();
     for _ in 0..16 {
         let mut stream = mesh.connect(pod, authority).await.expect("accepted");
@@ -55,7 +55,7 @@ async fn reached(mesh: &Mesh, pod: &str, authority: &str, first: &[u8]) -> BTree
     mesh.asked.borrow().iter().map(|asked| format!("{} {}", asked.pod, asked.authority)).collect()
 }
 
-fn set<const N: usize>(all: [&str; N]) -> BTreeSet<String> {
+pub(crate) fn set<const N: usize>(all: [&str; N]) -> BTreeSet<String> {
     all.map(str::to_owned).into()
 }
 
@@ -92,7 +92,7 @@ fn a_subset_that_is_not_there_is_no_other_one() {
 }
 
 /// The first bytes of a client of TLS that asks for this name.
-async fn hello(name: &str) -> Vec<u8> {
+pub(crate) async fn hello(name: &str) -> Vec<u8> {
     let (near, mut far) = duplex(16 << 10);
     let roots = TestCa::new("root").roots(1);
     let connector = Connector::new(&roots, &Settings::default(), Duration::MAX).expect("usable");
@@ -104,6 +104,25 @@ async fn hello(name: &str) -> Vec<u8> {
     far.read_exact(&mut rest).await.expect("its content");
     client.abort();
     [&head[..], &rest].concat()
+}
+
+/// A client that is silent has its server asked, and speaks TLS all the same.
+#[test]
+fn by_server_name_of_one_that_was_silent() {
+    run(async {
+        let names =
+            "tls: [{match: [{port: 72, sniHosts: [a.example]}], route: [{destination: {host: cart, subset: v2}}]}]";
+        let mesh = Mesh::new(&manifests(names)).await;
+        let mut stream = mesh.connect("web", "10.96.0.10:72").await.expect("accepted");
+        until("a server is asked", || !mesh.asked.borrow().is_empty()).await;
+        mesh.asked.borrow_mut().clear();
+        let a = hello("a.example").await;
+        stream.write_all(&a).await.expect("sent");
+        let mut back = vec![0; a.len()];
+        stream.read_exact(&mut back).await.expect("an echo");
+        let asked: Vec<_> = mesh.asked.borrow().iter().map(|asked| asked.pod).collect();
+        assert_eq!((back, asked), (a, vec!["v2"]));
+    });
 }
 
 #[test]

@@ -1,10 +1,10 @@
-//! HTTPRoutes and GRPCRoutes of the Gateway API: parents, rules and backends. What they ask of requests and their filters
-//! have rooms of their own beside this one.
+//! Routes of the Gateway API: parents, rules and backends. What they ask of requests and their filters have rooms of their own
+//! beside this one, as routes of connections have.
 
 use std::{sync::Arc, time::Duration};
 
 use underpass_core::{
-    Kind, ObjectName,
+    ObjectName,
     http::{Host, TextMatch},
     objects::{
         Backend, BackendRef, GatewayRoute, Limit, ParentRef, PathRewrite, Referent, RouteProtocol, RouteRetry,
@@ -37,7 +37,7 @@ const ONE_PREFIX: &str =
 pub fn http_route(shape: &shapes::GatewayHttpRoute) -> Result<Converted<GatewayRoute>, Rejected> {
     let spec = &shape.spec;
     let common = Common { protocol: RouteProtocol::Http, parents: &spec.parent_refs, hostnames: &spec.hostnames };
-    common.route(&shape.metadata, &spec.rules, http_rule)
+    common.route(Faults::default(), &shape.metadata, &spec.rules, http_rule)
 }
 
 /// `gateway.networking.k8s.io GRPCRoute`.
@@ -47,27 +47,27 @@ pub fn http_route(shape: &shapes::GatewayHttpRoute) -> Result<Converted<GatewayR
 pub fn grpc_route(shape: &shapes::GatewayGrpcRoute) -> Result<Converted<GatewayRoute>, Rejected> {
     let spec = &shape.spec;
     let common = Common { protocol: RouteProtocol::Grpc, parents: &spec.parent_refs, hostnames: &spec.hostnames };
-    common.route(&shape.metadata, &spec.rules, grpc_rule)
+    common.route(Faults::default(), &shape.metadata, &spec.rules, grpc_rule)
 }
 
-/// What both kinds have.
-struct Common<'s> {
-    protocol: RouteProtocol,
-    parents: &'s [shapes::ParentReference],
-    hostnames: &'s [String],
+/// What all kinds have.
+pub(super) struct Common<'s> {
+    pub(super) protocol: RouteProtocol,
+    pub(super) parents: &'s [shapes::ParentReference],
+    pub(super) hostnames: &'s [String],
 }
 
 impl Common<'_> {
-    fn route<R>(
+    /// The whole, beside what is known to be wrong with it.
+    pub(super) fn route<R>(
         &self,
+        mut faults: Faults,
         metadata: &shapes::ObjectMeta,
         rules: &[R],
         read: impl Fn(&R, &str, &At<'_>, &mut Faults) -> Option<RouteRule>,
     ) -> Result<Converted<GatewayRoute>, Rejected> {
-        let mut faults = Faults::default();
         let at = At::ROOT.field("spec");
-        let kind = if self.protocol == RouteProtocol::Http { Kind::HttpRoute } else { Kind::GrpcRoute };
-        let name = meta::object_name(kind, metadata, &mut faults);
+        let name = meta::object_name(self.protocol.kind(), metadata, &mut faults);
         meta::labels(metadata, &mut faults);
         let created = meta::created(metadata, &mut faults);
         let namespace = metadata.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or("default");
@@ -104,7 +104,7 @@ impl Common<'_> {
     }
 }
 
-fn is_short<T>(list: &[T], at: &At<'_>, faults: &mut Faults) -> bool {
+pub(super) fn is_short<T>(list: &[T], at: &At<'_>, faults: &mut Faults) -> bool {
     if list.len() > MAX_ENTRIES {
         faults.push(at, RouteFault::TooManyEntries { max: MAX_ENTRIES }.into());
     }
@@ -112,8 +112,8 @@ fn is_short<T>(list: &[T], at: &At<'_>, faults: &mut Faults) -> bool {
 }
 
 fn hostname(text: &str) -> Result<Host, Fault> {
-    match text.strip_prefix('*') {
-        None | Some("") => syntax::dns_subdomain(text).map(|name| Host::parse(&name)),
+    match text.strip_prefix("*.") {
+        None => syntax::dns_subdomain(text).map(|name| Host::parse(&name)),
         Some(_) => value::host(text),
     }
 }
@@ -165,7 +165,12 @@ pub(super) fn backend(
     Some(read)
 }
 
-fn backends(all: &[shapes::HttpBackendRef], namespace: &str, at: &At<'_>, faults: &mut Faults) -> Vec<Backend> {
+pub(super) fn backends(
+    all: &[shapes::HttpBackendRef],
+    namespace: &str,
+    at: &At<'_>,
+    faults: &mut Faults,
+) -> Vec<Backend> {
     let mut read = Vec::new();
     for (i, one) in all.iter().enumerate() {
         let at = at.index(i);
@@ -242,7 +247,7 @@ fn grpc_rule(s: &shapes::GrpcRouteRule, namespace: &str, at: &At<'_>, faults: &m
     Some(RouteRule { name, matches, backends, headers, mirrors, ..RouteRule::default() })
 }
 
-fn rule_name(text: Option<&String>, at: &At<'_>, faults: &mut Faults) -> Option<Arc<str>> {
+pub(super) fn rule_name(text: Option<&String>, at: &At<'_>, faults: &mut Faults) -> Option<Arc<str>> {
     faults.check(&at.field("name"), syntax::dns_subdomain(text.filter(|text| !text.is_empty())?))
 }
 

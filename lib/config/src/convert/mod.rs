@@ -4,6 +4,7 @@
 //! What must hold: what cannot be understood is an error, never left out (an address that is dropped from a list can
 //! widen a policy); and everything that comes out is canonical, so that equal objects compare equal.
 
+mod connection_route;
 mod destination_rule;
 mod endpoint_slice;
 mod gateway;
@@ -35,6 +36,7 @@ mod value;
 mod virtual_service;
 
 pub use self::{
+    connection_route::{tcp_route, tls_route},
     destination_rule::destination_rule,
     endpoint_slice::endpoint_slice,
     gateway::gateway,

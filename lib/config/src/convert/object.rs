@@ -7,7 +7,7 @@ use underpass_door::{Observation, Strictness};
 use super::{
     Converted, FieldFault, Rejected, authorization_policy, destination_rule, endpoint_slice, gateway, grpc_route,
     http_route, mesh_config, namespace, node, peer_authentication, pod, reference_grant, request_authentication,
-    service, stand_in, virtual_service,
+    service, stand_in, tcp_route, tls_route, virtual_service,
 };
 use crate::{
     Fault, Path, Segment, Severity,
@@ -49,6 +49,8 @@ pub fn object(kind: Kind, tree: &Tree, strictness: Strictness) -> Result<Convert
         Kind::RequestAuthentication => reader.read(request_authentication),
         Kind::HttpRoute => reader.read(http_route),
         Kind::GrpcRoute => reader.read(grpc_route),
+        Kind::TlsRoute => reader.read(tls_route),
+        Kind::TcpRoute => reader.read(tcp_route),
         Kind::ReferenceGrant => reader.read(reference_grant),
         Kind::MeshConfig => reader.read(mesh_config),
     }

@@ -298,6 +298,8 @@ const OF_WAYPOINTS: &[(Kind, &str, &str)] = &[
     ),
     (Kind::HttpRoute, "at Services, as parents ([routes.md](routes.md)); gateways not yet", AS_IF_ABSENT),
     (Kind::GrpcRoute, "the same", AS_IF_ABSENT),
+    (Kind::TlsRoute, "the same, by the server name", AS_IF_ABSENT),
+    (Kind::TcpRoute, "the same", AS_IF_ABSENT),
     (Kind::ReferenceGrant, "for routes of gateways: at a Service they need no grant", "has no effect"),
     (
         Kind::MeshConfig,

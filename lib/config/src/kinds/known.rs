@@ -131,18 +131,6 @@ pub const KNOWN: &[KnownKind] = &[
         "it is no waypoint, and no gateway runs: nothing listens for it",
         &[note("spec.listeners", NO_GATEWAY)],
     ),
-    gateway_api(
-        "TCPRoute",
-        &["v1", "v1alpha2"],
-        "connections go to every ready endpoint of the Service, as if it did not exist",
-        L4_ROUTE,
-    ),
-    gateway_api(
-        "TLSRoute",
-        &["v1", "v1alpha3", "v1alpha2"],
-        "connections go to every ready endpoint of the Service, as if it did not exist",
-        L4_ROUTE,
-    ),
     gateway_api("UDPRoute", &["v1", "v1alpha2"], "UDP is not carried by the mesh: it is not captured", L4_ROUTE),
     gateway_api(
         "BackendTLSPolicy",

@@ -51,6 +51,8 @@ const fn home(kind: Kind) -> (&'static str, &'static [&'static str], &'static st
         }
         Kind::HttpRoute => (GATEWAY_API, &["v1", "v1beta1"], "gateway.networking.k8s.io/v1"),
         Kind::GrpcRoute => (GATEWAY_API, &["v1"], "gateway.networking.k8s.io/v1"),
+        Kind::TlsRoute => (GATEWAY_API, &["v1", "v1alpha3", "v1alpha2"], "gateway.networking.k8s.io/v1"),
+        Kind::TcpRoute => (GATEWAY_API, &["v1", "v1alpha2"], "gateway.networking.k8s.io/v1"),
         Kind::ReferenceGrant => (GATEWAY_API, &["v1", "v1beta1"], "gateway.networking.k8s.io/v1beta1"),
     }
 }
@@ -203,7 +205,14 @@ mod tests {
             "HTTPRoute",
             "apiVersion `gateway.networking.k8s.io/v1alpha2` is not served; write gateway.networking.k8s.io/v1 [HTTPRoute]",
         );
-        check("gateway.networking.k8s.io/v1", "TCPRoute", "not yet");
+        check("gateway.networking.k8s.io/v1alpha2", "TCPRoute", "served TCPRoute");
+        check("gateway.networking.k8s.io/v1alpha3", "TLSRoute", "served TLSRoute");
+        check(
+            "gateway.networking.k8s.io/v1alpha3",
+            "TCPRoute",
+            "apiVersion `gateway.networking.k8s.io/v1alpha3` is not served; write gateway.networking.k8s.io/v1 [TCPRoute]",
+        );
+        check("gateway.networking.k8s.io/v1", "UDPRoute", "not yet");
         check("gateway.networking.k8s.io/v1beta1", "Gateway", "served Gateway");
         check("networking.istio.io/v1", "Gateway", "not yet");
         check("v1", "ConfigMap", "served ConfigMap");

@@ -1,5 +1,5 @@
-//! Routes of the Gateway API, `gateway.networking.k8s.io` v1 and v1beta1, which have the same shape: HTTPRoute, GRPCRoute and
-//! ReferenceGrant. Fields of its experimental channel are here too, so that they can be named.
+//! Routes of the Gateway API, `gateway.networking.k8s.io`, whose versions have the same shape: HTTPRoute, GRPCRoute, TLSRoute,
+//! TCPRoute and ReferenceGrant. Fields of its experimental channel are here too, so that they can be named.
 
 use serde::{Deserialize, de::IgnoredAny};
 
@@ -31,6 +31,10 @@ objects! {
     GatewayHttpRoute: GatewayHttpRouteSpec,
     /// `GRPCRoute`.
     GatewayGrpcRoute: GatewayGrpcRouteSpec,
+    /// `TLSRoute`.
+    GatewayTlsRoute: GatewayTlsRouteSpec,
+    /// `TCPRoute`.
+    GatewayTcpRoute: GatewayTcpRouteSpec,
     /// `ReferenceGrant`.
     ReferenceGrant: ReferenceGrantSpec,
 }
@@ -49,6 +53,33 @@ shapes! {
         use_default_gateways: Option<String>,
         hostnames: Vec<String>,
         rules: Vec<GrpcRouteRule>,
+    }
+    /// `spec` of a TLSRoute.
+    GatewayTlsRouteSpec {
+        parent_refs: Vec<ParentReference>,
+        use_default_gateways: Option<String>,
+        hostnames: Vec<String>,
+        rules: Vec<ConnectionRouteRule>,
+    }
+    /// `spec` of a TCPRoute.
+    GatewayTcpRouteSpec {
+        parent_refs: Vec<ParentReference>,
+        use_default_gateways: Option<String>,
+        rules: Vec<ConnectionRouteRule>,
+    }
+    /// An entry of `rules` of a TLSRoute or TCPRoute.
+    ConnectionRouteRule {
+        name: Option<String>,
+        backend_refs: Vec<ConnectionBackendRef>,
+    }
+    /// An entry of `backendRefs` of those.
+    ConnectionBackendRef {
+        group: Option<String>,
+        kind: Option<String>,
+        name: String,
+        namespace: Option<String>,
+        port: Option<i64>,
+        weight: Option<i64>,
     }
     /// An entry of `parentRefs`.
     ParentReference {
@@ -261,5 +292,13 @@ impl From<&GrpcBackendRef> for HttpBackendRef {
         let GrpcBackendRef { group, kind, name, namespace, port, weight, filters } = backend.clone();
         let filters = filters.iter().map(Into::into).collect();
         Self { group, kind, name, namespace, port, weight, filters }
+    }
+}
+
+impl From<&ConnectionBackendRef> for HttpBackendRef {
+    /// The same, without filters.
+    fn from(backend: &ConnectionBackendRef) -> Self {
+        let ConnectionBackendRef { group, kind, name, namespace, port, weight } = backend.clone();
+        Self { group, kind, name, namespace, port, weight, filters: Vec::new() }
     }
 }

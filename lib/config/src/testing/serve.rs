@@ -64,6 +64,8 @@ pub fn served(object: &Object, served: Served) -> Value {
         | Kind::HttpRoute
         | Kind::GrpcRoute
         | Kind::ReferenceGrant
+        | Kind::TlsRoute
+        | Kind::TcpRoute
         | Kind::MeshConfig => {
             if served.has_status {
                 all["status"] =

@@ -44,6 +44,8 @@ fn it_is_complete() {
             ("RequestAuthentication", 0),
             ("HTTPRoute", 0),
             ("GRPCRoute", 0),
+            ("TLSRoute", 0),
+            ("TCPRoute", 0),
             ("ReferenceGrant", 0),
             ("ConfigMap", 0),
         ]

@@ -8,6 +8,7 @@ use crate::{Shelf, lines};
 
 const EVERY_FIELD: &str = include_str!("routes/every_field.yaml");
 const GATEWAY: &str = include_str!("routes/gateway.yaml");
+const CONNECTIONS: &str = include_str!("routes/connections.yaml");
 const SAMPLES: &str = include_str!("routes/samples.yaml");
 
 /// The objects, and every problem that is worse than a notice.
@@ -55,6 +56,23 @@ fn versions_of_the_gateway_api_have_one_shape() {
     assert_eq!((v1.0.len(), v1.1.as_str()), (3, ""));
     assert_eq!(of("v1beta1"), v1);
     assert!(of("v1alpha2").1.contains("is not served"), "{}", of("v1alpha2").1);
+}
+
+#[test]
+fn every_field_of_routes_of_connections() {
+    check(CONNECTIONS, &expect_file!["routes/connections.json"]);
+    let of = |version: &str| read(&CONNECTIONS.replace("k8s.io/v1", &format!("k8s.io/{version}")));
+    assert_eq!(of("v1alpha2"), of("v1"));
+    // In older versions a TLSRoute may be for every server name.
+    let tls_alone = |version: &str| {
+        let (first, _) = CONNECTIONS.split_once("---").unwrap();
+        let first = first.replace("  hostnames: [db.example.com, \"*.Example.com\"]\n", "");
+        read(&first.replace("k8s.io/v1", &format!("k8s.io/{version}")))
+    };
+    let (objects, problems) = tls_alone("v1alpha3");
+    assert_eq!((objects.len(), problems.as_str()), (1, ""));
+    let (objects, problems) = tls_alone("v1");
+    assert!(objects.is_empty() && problems.contains("spec.hostnames: is missing"), "{problems}");
 }
 
 #[test]

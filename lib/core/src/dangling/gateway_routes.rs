@@ -1,7 +1,7 @@
 //! Routes of the Gateway API: parents and backends that do not exist, rules that are never reached, fields without an effect
 //! at a Service, and routes that give way to others.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Known, Level, Remark, Say};
 use crate::{
@@ -17,6 +17,7 @@ impl Known<'_> {
         let refused = match route.protocol {
             RouteProtocol::Http => "requests of its share get 500",
             RouteProtocol::Grpc => "calls of its share get UNAVAILABLE",
+            RouteProtocol::Tls | RouteProtocol::Tcp => "connections of its share are refused",
         };
         for (field, why) in broken_backends(self.model.world(), route) {
             match &why {
@@ -31,10 +32,16 @@ impl Known<'_> {
             let total: u64 = rule.backends.iter().map(|one| u64::from(one.weight)).sum();
             if rule.redirect.is_none() && total == 0 {
                 let says = match rule.backends.is_empty() {
-                    true => "no backend is named: requests are refused",
-                    false => "every weight is 0: requests are refused",
+                    true => "no backend is named",
+                    false => "every weight is 0",
                 };
-                say(Level::Warning, &format!("spec.rules[{i}].backendRefs"), says.to_owned());
+                let says = format!("{says}: {} are refused", carried(route));
+                say(Level::Warning, &format!("spec.rules[{i}].backendRefs"), says);
+            }
+            if i > 0 && !route.protocol.is_of_requests() {
+                let says =
+                    format!("is never reached: rules of a {} ask for nothing, so the first counts", route.kind());
+                say(Level::Warning, &format!("spec.rules[{i}]"), format!("{says} (IST0130)"));
             }
         }
         self.grants(route, say);
@@ -57,7 +64,8 @@ impl Known<'_> {
             }
         }
         let services = route.parents.iter().filter_map(|parent| parent.target.service());
-        if let Some(service) = services.into_iter().next().filter(|_| !route.hostnames.is_empty()) {
+        let are_read = route.hostnames.is_empty() || route.protocol == RouteProtocol::Tls;
+        if let Some(service) = services.into_iter().next().filter(|_| !are_read) {
             let says = format!("is of gateways alone: calls of Service {service} match by any name");
             say(Level::Notice, "spec.hostnames", says);
         }
@@ -69,6 +77,9 @@ impl Known<'_> {
                 AcceptedReason::NoMatchingParent if !is_elsewhere => {
                     let says = format!("{}: the route has no effect there (IST0101)", status.accepted_says);
                     say(Level::Warning, &at, says);
+                }
+                AcceptedReason::UnsupportedValue => {
+                    say(Level::Warning, &at, format!("{}: the route has no effect there", status.accepted_says));
                 }
                 AcceptedReason::Conflicted => say(Level::Warning, &at, status.accepted_says),
                 AcceptedReason::NoMatchingParent | AcceptedReason::Accepted => {}
@@ -91,7 +102,8 @@ impl Known<'_> {
                                 continue;
                             };
                             let of = if *first == route.key() { String::new() } else { format!("{first} ") };
-                            let says = format!("is never reached: {of}{place} matches the same requests (IST0130)");
+                            let what = carried(route);
+                            let says = format!("is never reached: {of}{place} matches the same {what} (IST0130)");
                             all.entry((route.key(), field)).or_insert(says);
                         }
                     }
@@ -116,10 +128,12 @@ impl Known<'_> {
         for (i, rule) in route.rules.iter().enumerate() {
             for (j, one) in rule.backends.iter().enumerate().filter(|(_, one)| !is_allowed(&one.to)) {
                 let name = &one.to.target.name;
+                let refused = if route.protocol.is_of_requests() { "get 500" } else { "are refused" };
                 let says = format!(
-                    "no ReferenceGrant of namespace {} allows {name} to routes of {}: through a gateway requests of its share get 500 (RefNotPermitted)",
+                    "no ReferenceGrant of namespace {} allows {name} to routes of {}: through a gateway {} of its share {refused} (RefNotPermitted)",
                     name.namespace(),
-                    route.name.namespace()
+                    route.name.namespace(),
+                    carried(route)
                 );
                 say(Level::Warning, &format!("spec.rules[{i}].backendRefs[{j}]"), says);
             }
@@ -128,10 +142,15 @@ impl Known<'_> {
 
     /// A VirtualService whose host is a Service with routes of the Gateway API.
     pub(super) fn gives_way(&self, v: &VirtualService, service: &ObjectName, at: &str, say: Say<'_>) {
-        let Some(service) = self.model.world().service(service).filter(|_| !v.http.is_empty()) else { return };
+        let Some(service) = self.model.world().service(service) else { return };
+        let has_connections = !v.tls.is_empty() || !v.tcp.is_empty();
         let first = service.ports.iter().find_map(|port| {
             let attached = Attached::of(self.model.sources(), service, port.port);
-            attached.producers.first().map(|route| (route.key(), port.port))
+            let is_same = |route: &&&Arc<GatewayRoute>| match route.protocol.is_of_requests() {
+                true => !v.http.is_empty(),
+                false => has_connections,
+            };
+            attached.producers.first().filter(is_same).map(|route| (route.key(), port.port))
         });
         if let Some((route, port)) = first {
             let says = format!(
@@ -148,6 +167,11 @@ impl Known<'_> {
     }
 }
 
+/// What the rules of a route are for.
+const fn carried(route: &GatewayRoute) -> &'static str {
+    if route.protocol.is_of_requests() { "requests" } else { "connections" }
+}
+
 /// The matches of a route, each as a text that is equal for those that ask for the same.
 fn matches(route: &GatewayRoute) -> Vec<(String, String)> {
     let text = |condition: &HttpMatch| match is_catch_all(condition) {
@@ -155,6 +179,12 @@ fn matches(route: &GatewayRoute) -> Vec<(String, String)> {
         false => format!("{condition:?}"),
     };
     let mut all = Vec::new();
+    if !route.protocol.is_of_requests() {
+        let names = route.hostnames.iter().enumerate();
+        all.extend(names.map(|(i, name)| (format!("spec.hostnames[{i}]"), name.to_string())));
+        all.extend(route.hostnames.is_empty().then(|| ("spec.rules[0]".to_owned(), String::new())));
+        return all;
+    }
     for (i, rule) in route.rules.iter().enumerate() {
         let at = format!("spec.rules[{i}]");
         for (j, asked) in rule.matches.iter().enumerate() {

@@ -8,7 +8,7 @@ use crate::{
     World,
     objects::{BackendRef, GatewayRoute},
     resolve::Sources,
-    world::Service,
+    world::{Service, ServicePort},
 };
 
 /// The conditions of a route at one parent.
@@ -33,7 +33,9 @@ pub enum AcceptedReason {
     Accepted,
     /// There is no such Service, or no such port.
     NoMatchingParent,
-    /// A GRPCRoute is attached to the same ports, and an HTTPRoute gives way.
+    /// The ports carry something else. As the API has it for a listener of another protocol.
+    UnsupportedValue,
+    /// A route of a more specific kind is attached to the same ports, and this one gives way.
     Conflicted,
 }
 
@@ -70,9 +72,8 @@ pub fn parent_statuses(world: &World, sources: &Sources, route: &GatewayRoute) -
         let (accepted, accepted_says) = match world.service(name) {
             None => (AcceptedReason::NoMatchingParent, format!("Service {name} does not exist")),
             Some(service) => {
-                let ports = service.ports.iter().map(|port| port.port);
-                let ports: Vec<u16> = ports.filter(|port| attached::is_at(reference, service, *port)).collect();
-                accepted(sources, route, service, &ports)
+                let ports = service.ports.iter().filter(|port| attached::is_at(reference, service, port.port));
+                accepted(sources, route, service, &ports.collect::<Vec<_>>())
             }
         };
         all.push(ParentStatus { parent, accepted, accepted_says, resolved, resolved_says: resolved_says.clone() });
@@ -80,11 +81,26 @@ pub fn parent_statuses(world: &World, sources: &Sources, route: &GatewayRoute) -
     all
 }
 
-fn accepted(sources: &Sources, route: &GatewayRoute, service: &Service, ports: &[u16]) -> (AcceptedReason, String) {
+fn accepted(
+    sources: &Sources,
+    route: &GatewayRoute,
+    service: &Service,
+    ports: &[&ServicePort],
+) -> (AcceptedReason, String) {
     if ports.is_empty() {
         return (AcceptedReason::NoMatchingParent, format!("Service {} has no such port", service.name));
     }
-    let instead: Vec<_> = ports.iter().map(|port| attached::instead_of(sources, route, service, *port)).collect();
+    let carrying = ports.iter().filter(|port| attached::can_carry(port.protocol, route.protocol));
+    let instead: Vec<_> = carrying.map(|port| attached::instead_of(sources, route, service, port.port)).collect();
+    if let ([first, ..], []) = (ports, &*instead) {
+        let (number, carries) = (first.port, first.protocol.as_str().unwrap_or("anything"));
+        let says = format!(
+            "port {number} of Service {} carries {carries} by its name or appProtocol, not {}",
+            service.name,
+            route.protocol.carried()
+        );
+        return (AcceptedReason::UnsupportedValue, says);
+    }
     match instead.first() {
         Some(Some(other)) if instead.iter().all(Option::is_some) => {
             let says = format!("{} is attached to Service {} too, and takes its place", other.key(), service.name);

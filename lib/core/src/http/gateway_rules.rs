@@ -8,26 +8,18 @@ use std::{cmp::Reverse, sync::Arc};
 use super::{
     RetryPolicy, TextMatch, backend,
     routes::Ordered,
-    rule::{Place, Route, RouteAction, Rule, Weighted},
+    rule::{ForCallers, Place, Route, RouteAction, Rule, Weighted},
 };
 use crate::{
     World,
-    objects::{
-        ExportTo, GatewayRoute, HttpMatch, RetryCondition, RetryOn, RouteMatch, RouteProtocol, RouteRetry, RouteRule,
-    },
+    objects::{GatewayRoute, HttpMatch, RetryCondition, RetryOn, RouteMatch, RouteProtocol, RouteRetry, RouteRule},
 };
 
-/// Appends the rules of these routes, which are in order, for callers of the namespaces in `only` and not in `except`.
-pub(super) fn add(
-    world: &World,
-    routes: &[&Arc<GatewayRoute>],
-    only: &ExportTo,
-    except: &Arc<[Arc<str>]>,
-    all: &mut Ordered,
-) {
+/// Appends the rules of these routes, which are in order, for these callers.
+pub(super) fn add(world: &World, routes: &[&Arc<GatewayRoute>], callers: &ForCallers<'_>, all: &mut Ordered) {
     let mut rules = Vec::new();
     for route in routes {
-        let source = all.source(route.key(), only, except);
+        let source = all.source(route.key(), callers);
         for (at, rule) in route.rules.iter().enumerate() {
             let done = Arc::new(done(world, route.protocol, rule));
             let one = |condition: Option<usize>, asked: Option<&RouteMatch>| {

@@ -2,10 +2,10 @@
 //! decided here, without IO; time and dice are arguments.
 //!
 //! ```text
-//! VirtualServices, HTTPRoutes, GRPCRoutes, DestinationRules
+//! VirtualServices, DestinationRules, routes of the Gateway API
 //!   --compile--> Routes, TcpRoutes, Clusters of a Service's port (when one of them changes)
 //! Routes, RequestHead, Dice --route--> Decision                  (for each request)
-//! TcpRoutes, ConnectionHead, Dice --find--> ClusterKey           (for each connection that is no HTTP)
+//! TcpRoutes, ConnectionHead, Dice --find--> TcpWay               (for each connection that is no HTTP)
 //! ```
 //! Beside it stand state machines, for the proxy that carries requests out: [`Tries`] of one request; the [`Balancer`], the
 //! [`Breaker`] and the [`Outliers`] of one cluster; the [use](ConnectionUse) of one connection.
@@ -56,7 +56,7 @@ pub use self::{
     pattern::{MAX_PATTERN_BYTES, ParsePatternError, Pattern, Substitution},
     request::{Dice, RequestHead, Source, Throw},
     retry::RetryPolicy,
-    routes::{Compiled, ConnectionHead, Routes, TcpRoutes, TcpRule, compile},
+    routes::{Compiled, ConnectionHead, Routes, TcpRoutes, TcpRule, TcpTarget, TcpWay, compile},
     rule::{Place, Rule},
     text::{TextMatch, ValueMatch},
     tries::{Outcome, Tries},

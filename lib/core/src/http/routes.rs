@@ -11,17 +11,17 @@ use super::{
     cluster::service_of,
     gateway_rules,
     matcher::Matcher,
-    rule::{Place, Route, RouteAction, Rule, RuleSource, Weighted, is_catch_all},
+    rule::{ForCallers, Place, Route, RouteAction, Rule, RuleSource, Weighted, is_catch_all},
     rules_of_host::virtual_services,
 };
 use crate::{
     Kind, ObjectKey, ObjectName, World,
-    objects::{ExportTo, HttpAction, HttpMatch, HttpPolicy, HttpRoute, MESH_GATEWAY, RouteTarget, VirtualService},
+    objects::{HttpAction, HttpMatch, HttpPolicy, HttpRoute, MESH_GATEWAY, RouteTarget, VirtualService},
     resolve::Sources,
     world::Service,
 };
 
-pub use self::tcp::{ConnectionHead, TcpRoutes, TcpRule};
+pub use self::tcp::{ConnectionHead, TcpRoutes, TcpRule, TcpTarget, TcpWay};
 
 /// The rules of one Service's port, in order.
 #[derive(Clone, Debug)]
@@ -45,23 +45,26 @@ pub struct Compiled {
     pub clusters: Clusters,
 }
 
-/// What concerns requests to this port of a Service. Routes of the Gateway API that are attached to it count in the place
-/// of VirtualServices, and those of the sender's namespace in the place of others.
+impl Compiled {
+    /// Some rule leads to a backend that does not exist, and may exist with the next Service.
+    #[must_use]
+    pub fn has_broken_targets(&self) -> bool {
+        self.routes.has_broken_targets() || self.tcp.has_broken_targets()
+    }
+}
+
+/// What concerns requests to this port of a Service, and connections that are no HTTP. Routes of the Gateway API that are
+/// attached to it count in the place of VirtualServices, and those of the sender's namespace in the place of others.
 #[must_use]
 pub fn compile(world: &World, sources: &Sources, service: &Service, port: u16) -> Compiled {
     let own = ClusterKey::of(service, port);
-    let attached = Attached::of(sources, service, port);
-    let mut all = Ordered::default();
-    for (namespace, routes) in &attached.consumers {
-        let only = ExportTo::Namespaces { own: false, others: vec![Arc::clone(namespace)] };
-        gateway_rules::add(world, routes, &only, &[].into(), &mut all);
-    }
-    let except: Arc<[Arc<str>]> = attached.consumers.keys().cloned().collect();
+    let (of_requests, of_connections) = Attached::of(sources, service, port).by_layer();
     let compiler = Compiler { world, sources, port };
-    let tcp = compiler.tcp(&service.hostname);
-    match attached.producers.is_empty() {
-        true => compiler.add(&service.hostname, &except, &mut all),
-        false => gateway_rules::add(world, &attached.producers, &ExportTo::All, &except, &mut all),
+    let tcp = compiler.tcp(&service.hostname, &of_connections);
+    let mut all = Ordered::default();
+    of_requests.each(|routes, callers| gateway_rules::add(world, routes, callers, &mut all));
+    if of_requests.producers.is_empty() {
+        compiler.add(&service.hostname, &of_requests.namespaces(), &mut all);
     }
     let Ordered { sources: objects, rules } = all;
     let mut clusters = Clusters::default();
@@ -82,8 +85,8 @@ pub(super) struct Ordered {
 
 impl Ordered {
     /// An object whose rules follow; answers its position.
-    pub(super) fn source(&mut self, object: ObjectKey, export_to: &ExportTo, except: &Arc<[Arc<str>]>) -> usize {
-        self.sources.push(RuleSource { object, export_to: export_to.clone(), except: Arc::clone(except) });
+    pub(super) fn source(&mut self, object: ObjectKey, callers: &ForCallers<'_>) -> usize {
+        self.sources.push(callers.source(object));
         self.sources.len().saturating_sub(1)
     }
 
@@ -110,28 +113,27 @@ impl Routes {
         &self.own.host
     }
 
-    /// Some rule leads to a backend that does not exist, and may exist with the next Service.
-    #[must_use]
-    pub fn has_broken_targets(&self) -> bool {
+    fn has_broken_targets(&self) -> bool {
         self.rules.iter().any(Rule::is_broken)
     }
 
     /// The objects whose rules are for the sender of this request, in order.
     pub(super) fn objects_for<'r>(&'r self, head: &RequestHead<'_>) -> impl Iterator<Item = &'r ObjectKey> {
-        self.sources.iter().filter(|source| source.is_for(head)).map(|source| &source.object)
+        self.sources.iter().filter(|source| source.is_for(head.source.namespace)).map(|source| &source.object)
     }
 
     /// The first rule that a request matches.
     pub(super) fn find(&self, head: &RequestHead<'_>) -> Option<&Rule> {
         let rule = |number: u32| self.rules.get(usize::try_from(number).ok()?);
-        let is_for = |rule: &Rule| self.sources.get(rule.source).is_some_and(|source| source.is_for(head));
+        let is_for =
+            |rule: &Rule| self.sources.get(rule.source).is_some_and(|source| source.is_for(head.source.namespace));
         let holds = |number: u32| rule(number).is_some_and(|rule| is_for(rule) && rule.holds(head));
         self.matcher.first(head.path_alone(), holds).and_then(rule)
     }
 
     /// Some object is for the sender of this request.
     pub(super) fn is_routed(&self, head: &RequestHead<'_>) -> bool {
-        self.sources.iter().any(|source| source.is_for(head))
+        self.sources.iter().any(|source| source.is_for(head.source.namespace))
     }
 }
 
@@ -173,7 +175,8 @@ impl Compiler<'_> {
             if rules.is_empty() {
                 continue;
             }
-            all.source(ObjectKey::new(Kind::VirtualService, v.name.clone()), &v.export_to, except);
+            let object = ObjectKey::new(Kind::VirtualService, v.name.clone());
+            all.source(object, &ForCallers { only: &v.export_to, except });
             // Behind a rule that every request matches, nothing is reached: also not where another object's rules follow.
             for rule in rules {
                 if rule.is_catch_all() {

@@ -107,10 +107,22 @@ pub(super) struct RuleSource {
     pub(super) except: Arc<[Arc<str>]>,
 }
 
+/// The callers that the rules of an object are for.
+#[derive(Clone, Copy)]
+pub(super) struct ForCallers<'a> {
+    pub(super) only: &'a ExportTo,
+    pub(super) except: &'a Arc<[Arc<str>]>,
+}
+
+impl ForCallers<'_> {
+    pub(super) fn source(&self, object: ObjectKey) -> RuleSource {
+        RuleSource { object, export_to: self.only.clone(), except: Arc::clone(self.except) }
+    }
+}
+
 impl RuleSource {
-    /// The sender of a request is one that it is for.
-    pub(super) fn is_for(&self, head: &RequestHead<'_>) -> bool {
-        let namespace = head.source.namespace;
+    /// A sender of this namespace is one that it is for.
+    pub(super) fn is_for(&self, namespace: Option<&str>) -> bool {
         let is_except = || self.except.iter().any(|one| Some(&**one) == namespace);
         self.export_to.includes(self.object.name.namespace(), namespace) && !is_except()
     }

@@ -1,4 +1,4 @@
-//! Routes of the Gateway API as written, HTTPRoutes and GRPCRoutes, and the ReferenceGrants beside them. Conditions on
+//! Routes of the Gateway API as written, of requests and of connections, and the ReferenceGrants beside them. Conditions on
 //! requests, header changes, redirects and CORS are those of VirtualServices, because requests mean the same to both; the
 //! rest of a route has shapes of its own.
 
@@ -15,40 +15,70 @@ use crate::{Kind, ObjectKey, ObjectName, http::Host};
 /// The API group of routes.
 const GATEWAY_API: &str = "gateway.networking.k8s.io";
 
-/// `gateway.networking.k8s.io HTTPRoute` or `GRPCRoute`.
+/// `gateway.networking.k8s.io HTTPRoute`, `GRPCRoute`, `TLSRoute` or `TCPRoute`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct GatewayRoute {
     /// namespace/name.
     pub name: ObjectName,
-    /// Which of the two.
+    /// Which of them.
     pub protocol: RouteProtocol,
     /// Of matches that are alike, those of the older route come first.
     pub created: Created,
     /// `spec.parentRefs`, in order.
     pub parents: Vec<ParentRef>,
-    /// `spec.hostnames`: of gateways alone.
+    /// `spec.hostnames`: of a TLSRoute one of these server names must be asked for; of others a matter of gateways alone.
     pub hostnames: Vec<Host>,
-    /// `spec.rules`, in order; at least one.
+    /// `spec.rules`, in order; at least one. Those of connections have backends and a name alone, so that the first counts.
     pub rules: Vec<RouteRule>,
 }
 
-/// The protocol of a route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// The protocol of a route; the greater ones are more specific (GEP-1294, "Route types").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum RouteProtocol {
+    /// Of a TCPRoute.
+    Tcp,
+    /// Of a TLSRoute.
+    Tls,
     /// Of an HTTPRoute.
     Http,
     /// Of a GRPCRoute.
     Grpc,
 }
 
+impl RouteProtocol {
+    /// The kind of such a route.
+    #[must_use]
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::Tcp => Kind::TcpRoute,
+            Self::Tls => Kind::TlsRoute,
+            Self::Http => Kind::HttpRoute,
+            Self::Grpc => Kind::GrpcRoute,
+        }
+    }
+
+    /// It routes each request, not connections.
+    #[must_use]
+    pub const fn is_of_requests(self) -> bool {
+        matches!(self, Self::Http | Self::Grpc)
+    }
+
+    /// What it routes, in words.
+    #[must_use]
+    pub const fn carried(self) -> &'static str {
+        match self {
+            Self::Tcp => "bytes",
+            Self::Tls => "TLS",
+            Self::Http | Self::Grpc => "HTTP",
+        }
+    }
+}
+
 impl GatewayRoute {
     /// The kind of object.
     #[must_use]
     pub const fn kind(&self) -> Kind {
-        match self.protocol {
-            RouteProtocol::Http => Kind::HttpRoute,
-            RouteProtocol::Grpc => Kind::GrpcRoute,
-        }
+        self.protocol.kind()
     }
 
     /// Kind and name.

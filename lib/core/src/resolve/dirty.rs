@@ -89,6 +89,8 @@ impl Resolver {
             | Kind::HttpRoute
             | Kind::GrpcRoute
             | Kind::ReferenceGrant
+            | Kind::TlsRoute
+            | Kind::TcpRoute
             | Kind::MeshConfig => {}
         }
     }

@@ -148,7 +148,9 @@ impl Sources {
 
     /// The routes of the Gateway API that name this Service as a parent, by kind and name.
     pub fn routes_of<'a>(&'a self, service: &'a ObjectName) -> impl Iterator<Item = &'a Arc<GatewayRoute>> {
-        [Kind::HttpRoute, Kind::GrpcRoute].into_iter().flat_map(move |kind| self.routes_of_kind(service, kind))
+        [Kind::HttpRoute, Kind::GrpcRoute, Kind::TlsRoute, Kind::TcpRoute]
+            .into_iter()
+            .flat_map(move |kind| self.routes_of_kind(service, kind))
     }
 
     /// The same, of one kind, by name.

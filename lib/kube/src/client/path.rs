@@ -72,6 +72,15 @@ impl Collection {
     const DESTINATION_RULES: [Self; 3] = networking("destinationrules");
     const HTTP_ROUTES: [Self; 2] = gateway("httproutes");
     const GRPC_ROUTES: [Self; 1] = [collection("/apis/gateway.networking.k8s.io/v1", "grpcroutes")];
+    const TLS_ROUTES: [Self; 3] = [
+        collection("/apis/gateway.networking.k8s.io/v1", "tlsroutes"),
+        collection("/apis/gateway.networking.k8s.io/v1alpha3", "tlsroutes"),
+        collection("/apis/gateway.networking.k8s.io/v1alpha2", "tlsroutes"),
+    ];
+    const TCP_ROUTES: [Self; 2] = [
+        collection("/apis/gateway.networking.k8s.io/v1", "tcproutes"),
+        collection("/apis/gateway.networking.k8s.io/v1alpha2", "tcproutes"),
+    ];
     const REFERENCE_GRANTS: [Self; 2] = gateway("referencegrants");
 
     /// Of a kind of core's, in each version of its API, the preferred one first.
@@ -90,6 +99,8 @@ impl Collection {
             Kind::RequestAuthentication => &Self::REQUEST_AUTHENTICATIONS,
             Kind::HttpRoute => &Self::HTTP_ROUTES,
             Kind::GrpcRoute => &Self::GRPC_ROUTES,
+            Kind::TlsRoute => &Self::TLS_ROUTES,
+            Kind::TcpRoute => &Self::TCP_ROUTES,
             Kind::ReferenceGrant => &Self::REFERENCE_GRANTS,
             Kind::MeshConfig => &[Self::CONFIG_MAPS],
         }

@@ -276,3 +276,72 @@ fn names_and_unknown_fields() {
     "#]],
     );
 }
+
+#[test]
+fn routes_of_connections() {
+    let parents = "parentRefs: [{group: '', kind: Service, name: a}]";
+    faults(
+        "TCPRoute",
+        &format!("{{{parents}}}"),
+        &expect![[r#"
+        error: spec.rules: is missing
+    "#]],
+    );
+    faults(
+        "TCPRoute",
+        &format!("{{{parents}, rules: [{{}}]}}"),
+        &expect![[r#"
+        error: spec.rules[0].backendRefs: is missing
+    "#]],
+    );
+    faults(
+        "TCPRoute",
+        "{parentRefs: [{name: A}], rules: [{name: a, backendRefs: [{name: a, port: 0, weight: -1}]}, {name: a, backendRefs: [{name: b}]}]}",
+        &expect![[r#"
+            error: spec.parentRefs[0].name: `A` is not a valid name: up to 253 of a-z 0-9 - ., with a letter or digit at both ends of each part
+            error: spec.rules[0].backendRefs[0].port: `0` is not a port: a number from 1 to 65535
+            error: spec.rules[0].backendRefs[0].weight: `-1` is not a number from 0 to 1000000
+            error: spec.rules[1].backendRefs[0].port: is missing
+            error: spec.rules[1].name: duplicate name `a`
+        "#]],
+    );
+    let backend = "backendRefs: [{name: a, port: 1}]";
+    faults(
+        "TCPRoute",
+        &format!("{{hostnames: [a], rules: [{{{backend}}}]}}"),
+        &expect![[r#"
+        error: spec.hostnames: unknown field; known fields: parentRefs, useDefaultGateways, rules
+    "#]],
+    );
+    faults(
+        "TLSRoute",
+        &format!("{{hostnames: [a], rules: [{{{backend}, matches: [{{}}]}}]}}"),
+        &expect![[r#"
+        error: spec.rules[0].matches: unknown field; known fields: name, backendRefs
+    "#]],
+    );
+    faults(
+        "TLSRoute",
+        "{hostnames: [a], rules: [{backendRefs: [{name: a, port: 1, filters: []}]}]}",
+        &expect![[r#"
+        error: spec.rules[0].backendRefs[0].filters: unknown field; known fields: group, kind, name, namespace, port, weight
+    "#]],
+    );
+    faults(
+        "TLSRoute",
+        &format!("{{hostnames: [10.0.0.1, '*a.b', 'a b', '*'], rules: [{{{backend}}}]}}"),
+        &expect![[r#"
+            error: spec.hostnames[0]: `10.0.0.1` is not a name: clients of TLS do not ask for addresses (RFC 6066)
+            error: spec.hostnames[1]: `*a.b` is not a valid name: up to 253 of a-z 0-9 - ., with a letter or digit at both ends of each part
+            error: spec.hostnames[2]: `a b` is not a valid name: up to 253 of a-z 0-9 - ., with a letter or digit at both ends of each part
+            error: spec.hostnames[3]: `*` is not a valid name: up to 253 of a-z 0-9 - ., with a letter or digit at both ends of each part
+        "#]],
+    );
+    faults(
+        "TLSRoute",
+        "{rules: null}",
+        &expect![[r#"
+        error: spec.rules: has no value: write one or leave the key out
+    "#]],
+    );
+}

@@ -184,3 +184,74 @@ fn what_gateways_alone_have() {
     let says = "r spec.parentRefs[0]: gateway.networking.k8s.io has no Service: write group: '' for one of Kubernetes";
     assert_eq!(said(vec![group.into()]), [says]);
 }
+
+/// A TCPRoute, or with names a TLSRoute.
+fn of_connections(full: &str, names: &[&str], rules: Vec<RouteRule>) -> GatewayRoute {
+    let protocol = if names.is_empty() { RouteProtocol::Tcp } else { RouteProtocol::Tls };
+    let hostnames = names.iter().map(|name| Host::parse(name)).collect();
+    GatewayRoute { protocol, hostnames, ..route(full, "shop/db", rules) }
+}
+
+#[test]
+fn routes_of_connections() {
+    let service_of = |protocol: AppProtocol| {
+        let mut db = Service { labels: labels("istio.io/use-waypoint=w"), ..service("shop/db app=db 10.96.0.3 5432") };
+        db.ports.iter_mut().for_each(|port| port.protocol = protocol);
+        Object::from(db)
+    };
+    let to = |port: u16| vec![rule(None, &[(&format!("shop/db:{port}"), 1)])];
+    let check = |protocol, routes: Vec<GatewayRoute>, expect: &[&str]| {
+        let routes = routes.into_iter().map(Into::into);
+        assert_eq!(said([service_of(protocol)].into_iter().chain(routes).collect()), expect);
+    };
+    let tcp = |name: &str, rules| of_connections(name, &[], rules);
+    check(AppProtocol::Tcp, vec![tcp("shop/r", to(5432))], &[]);
+    check(AppProtocol::Tls, vec![of_connections("shop/r", &["a.example", "*.example"], to(5432))], &[]);
+    check(
+        AppProtocol::Http11,
+        vec![tcp("shop/r", to(5432))],
+        &[
+            "r spec.parentRefs[0]: port 5432 of Service shop/db carries http by its name or appProtocol, not bytes: the \
+           route has no effect there",
+        ],
+    );
+    check(
+        AppProtocol::Tcp,
+        vec![of_connections("shop/r", &["a.example"], to(5432))],
+        &["r spec.parentRefs[0]: port 5432 of Service shop/db carries tcp by its name or appProtocol, not TLS: the \
+           route has no effect there"],
+    );
+    check(
+        AppProtocol::Tcp,
+        vec![tcp("shop/r", [to(5433), vec![rule(None, &[("shop/dba:1", 0)])]].concat()), tcp("shop/s", to(5432))],
+        &[
+            "r spec.rules[0].backendRefs[0]: Service shop/db has no port 5433: connections of its share are refused (IST0101)",
+            "r spec.rules[1]: is never reached: rules of a TCPRoute ask for nothing, so the first counts (IST0130)",
+            "r spec.rules[1].backendRefs: every weight is 0: connections are refused",
+            "r spec.rules[1].backendRefs[0]: Service shop/dba does not exist: connections of its share are refused (IST0101)",
+            "s spec.rules[0]: is never reached: TCPRoute shop/r spec.rules[0] matches the same connections (IST0130)",
+        ],
+    );
+    check(
+        AppProtocol::Unknown,
+        vec![of_connections("shop/r", &["a.example"], to(5432)), tcp("shop/s", to(5432))],
+        &["s spec.parentRefs[0]: TLSRoute shop/r is attached to Service shop/db too, and takes its place"],
+    );
+    check(
+        AppProtocol::Tls,
+        vec![
+            of_connections("shop/r", &["a.example", "b.example"], to(5432)),
+            of_connections("shop/s", &["b.example"], to(5432)),
+        ],
+        &[
+            "s spec.hostnames[0]: is never reached: TLSRoute shop/r spec.hostnames[1] matches the same connections (IST0130)",
+        ],
+    );
+    let over = at_gateway(tcp("shop/r", vec![rule(None, &[("other/x:1", 1)])]));
+    let [no_gateway, no_grant] = [
+        "~ r spec.parentRefs[0]: no gateway runs: the route has no effect there",
+        "r spec.rules[0].backendRefs[0]: no ReferenceGrant of namespace other allows other/x to routes of shop: through a \
+         gateway connections of its share are refused (RefNotPermitted)",
+    ];
+    check(AppProtocol::Tcp, vec![over], &[no_gateway, no_grant]);
+}

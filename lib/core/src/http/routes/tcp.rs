@@ -1,15 +1,24 @@
-//! Routes of connections that are no HTTP: `tls` and `tcp` of VirtualServices. Beside [`super`], whose rules read requests.
+//! Routes of connections that are no HTTP: `tls` and `tcp` of VirtualServices, TLSRoutes and TCPRoutes of the Gateway API. Beside
+//! [`super`], whose rules read requests.
 //!
-//! What must hold, as in Istio: a rule of `tls` is for TLS alone, and comes before those of `tcp`; a connection that no rule
-//! matches goes to the Service itself.
+//! What must hold: of VirtualServices a rule of `tls` is for TLS alone, and comes before those of `tcp`, and a connection that no
+//! rule matches goes to the Service itself, as in Istio; where a route of the Gateway API is for the sender, it goes nowhere.
 
-use std::net::IpAddr;
+mod gateway;
+
+use std::{net::IpAddr, sync::Arc};
 
 use super::Compiler;
 use crate::{
     Kind, ObjectKey,
-    http::{ClusterKey, Dice, Host, Source, action::by_weight, rules_of_host::virtual_services_with},
-    objects::{ConnectionMatch, ExportTo, VirtualService, WeightedTarget},
+    http::{
+        BrokenRef, ClusterKey, Dice, Host, Source,
+        action::by_weight,
+        attached::Attached,
+        rule::{ForCallers, RuleSource},
+        rules_of_host::virtual_services_with,
+    },
+    objects::{ConnectionMatch, VirtualService, WeightedTarget},
 };
 
 /// A connection as far as its route needs it. Lent.
@@ -28,8 +37,9 @@ pub struct ConnectionHead<'c> {
 /// The rules of one Service's port for what is no HTTP, in order.
 #[derive(Clone, Debug, Default)]
 pub struct TcpRoutes {
-    tls: Vec<TcpRule>,
-    tcp: Vec<TcpRule>,
+    sources: Vec<RuleSource>,
+    rules: Vec<TcpRule>,
+    reads_server_names: bool,
 }
 
 /// One route.
@@ -37,43 +47,122 @@ pub struct TcpRoutes {
 pub struct TcpRule {
     /// The object.
     pub object: ObjectKey,
-    /// The position in its `spec.tls` or `spec.tcp`.
+    /// The list in its `spec` that the route is in: `tls`, `tcp` or `rules`.
+    pub list: &'static str,
+    /// The position there.
     pub position: usize,
-    export_to: ExportTo,
+    /// The position of its object among the sources of all rules.
+    source: usize,
     /// One of these holds; none are there: any connection matches. Ports and gateways are dealt with.
     matches: Vec<ConnectionMatch>,
-    targets: Vec<(ClusterKey, u32)>,
+    /// Rules of one route share them.
+    targets: Arc<[TcpTarget]>,
+}
+
+/// One of several clusters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcpTarget {
+    /// Or why connections of this share are refused.
+    pub cluster: Result<ClusterKey, BrokenRef>,
+    /// Its share of the sum.
+    pub weight: u32,
+}
+
+/// Where a connection goes.
+#[derive(Clone, Copy, Debug)]
+pub enum TcpWay<'r> {
+    /// To the Service itself: no rule is for it.
+    Own,
+    /// To a cluster that a rule leads to.
+    To(&'r TcpRule, &'r ClusterKey),
+    /// Nowhere: this object is for its sender, and no rule matches.
+    NoRule(&'r ObjectKey),
+    /// Nowhere: its share of a rule is a backend that cannot be served; without one the rule has no backend with a weight.
+    NoBackend(&'r TcpRule, Option<&'r BrokenRef>),
 }
 
 impl TcpRoutes {
-    /// Some rule asks for the server name of TLS.
+    /// There is none.
     #[must_use]
-    pub fn read_server_names(&self) -> bool {
-        !self.tls.is_empty()
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
     }
 
-    /// Where a connection goes; none: to the Service itself.
+    /// Some rule asks for the server name of TLS.
     #[must_use]
-    pub fn find(&self, head: &ConnectionHead<'_>, dice: Dice) -> Option<(&TcpRule, &ClusterKey)> {
-        let rule = self.tls.iter().chain(&self.tcp).find(|rule| rule.holds(head))?;
-        Some((rule, rule.target(dice)?))
+    pub const fn read_server_names(&self) -> bool {
+        self.reads_server_names
+    }
+
+    pub(super) fn has_broken_targets(&self) -> bool {
+        self.rules.iter().flat_map(|rule| &*rule.targets).any(|target| target.cluster.is_err())
+    }
+
+    /// Where a connection goes.
+    #[must_use]
+    pub fn find(&self, head: &ConnectionHead<'_>, dice: Dice) -> TcpWay<'_> {
+        let is_for = |source: &RuleSource| source.is_for(head.source.namespace);
+        let holds = |rule: &&TcpRule| self.sources.get(rule.source).is_some_and(is_for) && rule.holds(head);
+        if let Some(rule) = self.rules.iter().find(holds) {
+            return rule.way(dice);
+        }
+        let is_whole = |source: &&RuleSource| source.object.kind != Kind::VirtualService;
+        let closed = self.sources.iter().filter(is_whole).find(|source| is_for(source));
+        closed.map_or(TcpWay::Own, |source| TcpWay::NoRule(&source.object))
     }
 
     /// Every cluster that one of them names.
     pub(super) fn clusters(&self) -> impl Iterator<Item = &ClusterKey> {
-        self.tls.iter().chain(&self.tcp).flat_map(|rule| &rule.targets).map(|(cluster, _)| cluster)
+        self.rules.iter().flat_map(|rule| &*rule.targets).filter_map(|target| target.cluster.as_ref().ok())
+    }
+
+    /// An object whose rules follow; answers its position.
+    fn source(&mut self, object: ObjectKey, callers: &ForCallers<'_>) -> usize {
+        self.sources.push(callers.source(object));
+        self.sources.len().saturating_sub(1)
+    }
+
+    fn extend(&mut self, rules: impl IntoIterator<Item = TcpRule>) {
+        for rule in rules {
+            self.reads_server_names |= rule.matches.iter().any(|m| !m.server_names.is_empty());
+            self.rules.push(rule);
+        }
     }
 }
 
 impl TcpRule {
-    fn holds(&self, head: &ConnectionHead<'_>) -> bool {
-        let is_visible = self.export_to.includes(self.object.name.namespace(), head.source.namespace);
-        is_visible && (self.matches.is_empty() || self.matches.iter().any(|m| holds(m, head)))
+    /// The field of the route.
+    #[must_use]
+    pub fn field(&self) -> String {
+        format!("spec.{}[{}]", self.list, self.position)
     }
 
-    /// One of its targets, as likely as its weight.
-    fn target(&self, dice: Dice) -> Option<&ClusterKey> {
-        by_weight(&self.targets, |(_, weight)| *weight, dice).map(|(cluster, _)| cluster)
+    /// Where it leads to, with weights.
+    #[must_use]
+    pub fn targets(&self) -> &[TcpTarget] {
+        &self.targets
+    }
+
+    /// What it asks for.
+    #[must_use]
+    pub fn words(&self) -> String {
+        match &*self.matches {
+            [] => "every connection".to_owned(),
+            all => all.iter().map(words).collect::<Vec<_>>().join("; or "),
+        }
+    }
+
+    fn holds(&self, head: &ConnectionHead<'_>) -> bool {
+        self.matches.is_empty() || self.matches.iter().any(|m| holds(m, head))
+    }
+
+    /// To one of its targets, as likely as its weight.
+    fn way(&self, dice: Dice) -> TcpWay<'_> {
+        match by_weight(&self.targets, |target| target.weight, dice).map(|target| &target.cluster) {
+            Some(Ok(cluster)) => TcpWay::To(self, cluster),
+            Some(Err(why)) => TcpWay::NoBackend(self, Some(why)),
+            None => TcpWay::NoBackend(self, None),
+        }
     }
 }
 
@@ -86,189 +175,72 @@ fn holds(m: &ConnectionMatch, head: &ConnectionHead<'_>) -> bool {
         && head.source.has(&m.source_labels)
 }
 
+fn words(m: &ConnectionMatch) -> String {
+    let list = |all: Vec<String>| all.join("|");
+    let names = list(m.server_names.iter().map(ToString::to_string).collect());
+    let nets = list(m.destinations.iter().map(ToString::to_string).collect());
+    let labels = m.source_labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
+    let parts = [
+        ("server name", names),
+        ("called address", nets),
+        ("source", m.source.map_or_else(String::new, |net| net.to_string())),
+        ("source labels", labels),
+        ("source namespace", m.source_namespace.as_deref().unwrap_or_default().to_owned()),
+    ];
+    let said: Vec<_> =
+        parts.iter().filter(|(_, what)| !what.is_empty()).map(|(of, what)| format!("{of} {what}")).collect();
+    if said.is_empty() { "every connection".to_owned() } else { said.join(", ") }
+}
+
 impl Compiler<'_> {
-    /// The rules of all VirtualServices of a host.
-    pub(super) fn tcp(&self, host: &str) -> TcpRoutes {
+    /// What concerns connections: of these routes, which are of connections alone, and of the VirtualServices of a host where
+    /// there is none for all callers.
+    pub(super) fn tcp(&self, host: &str, attached: &Attached<'_>) -> TcpRoutes {
         let mut all = TcpRoutes::default();
-        for v in virtual_services_with(self.world, self.sources, host, |v| !v.tls.is_empty()) {
-            let routes = v.tls.iter().map(|route| (&route.matches, &route.targets));
-            all.tls.extend(self.tcp_rules(v, routes));
-        }
-        for v in virtual_services_with(self.world, self.sources, host, |v| !v.tcp.is_empty()) {
-            let routes = v.tcp.iter().map(|route| (&route.matches, &route.targets));
-            all.tcp.extend(self.tcp_rules(v, routes));
+        attached.each(|routes, callers| gateway::add(self.world, routes, callers, &mut all));
+        if attached.producers.is_empty() {
+            self.tcp_of_virtual_services(host, &attached.namespaces(), &mut all);
         }
         all
     }
 
-    fn tcp_rules<'r>(
+    /// The rules of all VirtualServices of a host, for all callers but those of these namespaces.
+    fn tcp_of_virtual_services(&self, host: &str, except: &Arc<[Arc<str>]>, all: &mut TcpRoutes) {
+        for v in virtual_services_with(self.world, self.sources, host, |v| !v.tls.is_empty()) {
+            let routes = v.tls.iter().map(|route| (&route.matches, &route.targets));
+            self.add_tcp(v, "tls", routes, except, all);
+        }
+        for v in virtual_services_with(self.world, self.sources, host, |v| !v.tcp.is_empty()) {
+            let routes = v.tcp.iter().map(|route| (&route.matches, &route.targets));
+            self.add_tcp(v, "tcp", routes, except, all);
+        }
+    }
+
+    /// The rules of one list.
+    fn add_tcp<'r>(
         &self,
         v: &VirtualService,
+        list: &'static str,
         routes: impl Iterator<Item = (&'r Vec<ConnectionMatch>, &'r Vec<WeightedTarget>)>,
-    ) -> Vec<TcpRule> {
+        except: &Arc<[Arc<str>]>,
+        all: &mut TcpRoutes,
+    ) {
+        let object = ObjectKey::new(Kind::VirtualService, v.name.clone());
+        let source = all.source(object.clone(), &ForCallers { only: &v.export_to, except });
         let rule = |(position, (matches, targets)): (usize, (&Vec<ConnectionMatch>, &Vec<WeightedTarget>))| {
             let here: Vec<_> = matches.iter().filter(|m| self.is_here(&m.gateways, m.port)).cloned().collect();
             // Its conditions are all for other ports, or for gateways.
             if here.is_empty() && !matches.is_empty() {
                 return None;
             }
-            let targets = targets.iter().map(|one| (self.cluster(v, &one.target), one.weight));
-            Some(TcpRule {
-                object: ObjectKey::new(Kind::VirtualService, v.name.clone()),
-                position,
-                export_to: v.export_to.clone(),
-                matches: here,
-                targets: targets.collect(),
-            })
+            let target =
+                |one: &WeightedTarget| TcpTarget { cluster: Ok(self.cluster(v, &one.target)), weight: one.weight };
+            let targets = targets.iter().map(target).collect();
+            Some(TcpRule { object: object.clone(), list, position, source, matches: here, targets })
         };
-        routes.enumerate().filter_map(rule).collect()
+        all.extend(routes.enumerate().filter_map(rule));
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{
-        super::tests::objects::{target, virtual_service},
-        *,
-    };
-    use crate::{
-        http::{Compiled, compile},
-        objects::{HeaderOperations, Object, TcpRoute, TlsRoute},
-        testing::{labels, model, name, service},
-    };
-
-    /// The routes of `shop/cart` port 70.
-    fn compiled(all: impl IntoIterator<Item = VirtualService>) -> Compiled {
-        let services: [Object; 2] = [
-            service("shop/cart app=cart 10.96.0.1 70=7070").into(),
-            service("shop/stock app=stock 10.96.0.2 9000=9000").into(),
-        ];
-        let model = model(services.into_iter().chain(all.into_iter().map(Into::into)));
-        let service = model.world().service(&name("shop/cart")).unwrap();
-        compile(model.world(), model.sources(), service, 70)
-    }
-
-    /// `host=weight,...`
-    fn targets(text: &str) -> Vec<WeightedTarget> {
-        let one = |text: &str| {
-            let (of, weight) = text.split_once('=').unwrap_or((text, "1"));
-            WeightedTarget { target: target(of), weight: weight.parse().unwrap(), headers: HeaderOperations::default() }
-        };
-        text.split(',').map(one).collect()
-    }
-
-    fn tcp(matches: Vec<ConnectionMatch>, to: &str) -> TcpRoute {
-        TcpRoute { matches, targets: targets(to) }
-    }
-
-    fn tls(hosts: &[&str], to: &str) -> TlsRoute {
-        let server_names = hosts.iter().map(|host| Host::parse(host)).collect();
-        TlsRoute { matches: vec![ConnectionMatch { server_names, ..ConnectionMatch::default() }], targets: targets(to) }
-    }
-
-    fn with(name: &str, tls: Vec<TlsRoute>, tcp: Vec<TcpRoute>) -> VirtualService {
-        VirtualService { tls, tcp, ..virtual_service(name, Vec::new()) }
-    }
-
-    /// From a pod of namespace `front` with the label `app=web` at 10.0.0.7.
-    fn ask(compiled: &Compiled, server_name: Option<&str>, dice: u64) -> String {
-        let of_web = labels("app=web");
-        let head = ConnectionHead {
-            called: "10.96.0.1".parse().unwrap(),
-            client: "10.0.0.7".parse().unwrap(),
-            server_name,
-            source: Source { namespace: Some("front"), labels: Some(&of_web) },
-        };
-        let found = compiled.tcp.find(&head, Dice(dice));
-        found.map_or("own".into(), |(rule, key)| {
-            let host = key.host.trim_end_matches(".svc.cluster.local");
-            let subset = key.subset.as_ref().map_or(String::new(), |subset| format!("/{subset}"));
-            format!("{}[{}] {host}{subset}:{}", rule.object.name, rule.position, key.port)
-        })
-    }
-
-    #[test]
-    fn the_first_rule_that_matches() {
-        let check = |m: ConnectionMatch, holds: bool| {
-            let v = with("shop/v cart", Vec::new(), vec![tcp(vec![m.clone()], "stock"), tcp(Vec::new(), "cart/v2")]);
-            let expect = if holds { "shop/v[0] stock.shop:9000" } else { "shop/v[1] cart.shop/v2:70" };
-            assert_eq!(ask(&compiled([v]), None, 0), expect, "{m:?}");
-        };
-        let any = ConnectionMatch::default;
-        check(any(), true);
-        check(ConnectionMatch { port: Some(70), ..any() }, true);
-        check(ConnectionMatch { port: Some(71), ..any() }, false);
-        check(ConnectionMatch { destinations: vec!["10.96.0.0/16".parse().unwrap()], ..any() }, true);
-        check(ConnectionMatch { destinations: vec!["10.97.0.0/16".parse().unwrap()], ..any() }, false);
-        check(ConnectionMatch { source: Some("10.0.0.0/24".parse().unwrap()), ..any() }, true);
-        check(ConnectionMatch { source: Some("10.0.1.0/24".parse().unwrap()), ..any() }, false);
-        check(ConnectionMatch { source_labels: labels("app=web"), ..any() }, true);
-        check(ConnectionMatch { source_labels: labels("app=other"), ..any() }, false);
-        check(ConnectionMatch { source_namespace: Some("front".into()), ..any() }, true);
-        check(ConnectionMatch { source_namespace: Some("back".into()), ..any() }, false);
-        check(ConnectionMatch { gateways: vec!["mesh".into()], ..any() }, true);
-        check(ConnectionMatch { gateways: vec!["shop/in".into()], ..any() }, false);
-        // All conditions of one, and one of several.
-        let [port, other] = [70, 71].map(Some);
-        check(ConnectionMatch { port, source_namespace: Some("back".into()), ..any() }, false);
-        let several = vec![ConnectionMatch { port: other, ..any() }, ConnectionMatch { port, ..any() }];
-        assert_eq!(
-            ask(&compiled([with("shop/v cart", Vec::new(), vec![tcp(several, "stock")])]), None, 0),
-            "shop/v[0] stock.shop:9000"
-        );
-    }
-
-    #[test]
-    fn what_no_rule_is_for_goes_to_the_service_itself() {
-        assert_eq!(ask(&compiled([]), None, 0), "own");
-        let elsewhere = tcp(vec![ConnectionMatch { port: Some(71), ..ConnectionMatch::default() }], "stock");
-        assert_eq!(ask(&compiled([with("shop/v cart", Vec::new(), vec![elsewhere])]), None, 0), "own");
-        let mut hidden = with("shop/v cart", Vec::new(), vec![tcp(Vec::new(), "stock")]);
-        hidden.export_to = ExportTo::Namespaces { own: true, others: Vec::new() };
-        assert_eq!(ask(&compiled([hidden]), None, 0), "own", "the client's namespace does not see it");
-        let requests = virtual_service(
-            "shop/v cart",
-            vec![super::super::tests::objects::rule(Vec::new(), super::super::tests::objects::to("stock"))],
-        );
-        assert_eq!(ask(&compiled([requests]), None, 0), "own", "a route of requests is none of connections");
-    }
-
-    #[test]
-    fn server_names_come_first() {
-        let names = vec![tls(&["a.example", "b.example"], "stock"), tls(&["*.example"], "cart/v1")];
-        let all = compiled([with("shop/v cart", names, vec![tcp(Vec::new(), "cart/v2")])]);
-        assert!(all.tcp.read_server_names());
-        for (server_name, expect) in [
-            (Some("a.example"), "shop/v[0] stock.shop:9000"),
-            (Some("b.example"), "shop/v[0] stock.shop:9000"),
-            (Some("c.example"), "shop/v[1] cart.shop/v1:70"),
-            (Some("example"), "shop/v[0] cart.shop/v2:70"),
-            (None, "shop/v[0] cart.shop/v2:70"),
-        ] {
-            assert_eq!(ask(&all, server_name, 0), expect, "{server_name:?}");
-        }
-        let without = compiled([with("shop/v cart", Vec::new(), vec![tcp(Vec::new(), "stock")])]);
-        assert!(!without.tcp.read_server_names());
-    }
-
-    #[test]
-    fn targets_by_weight() {
-        let all = compiled([with("shop/v cart", Vec::new(), vec![tcp(Vec::new(), "cart/v1=3,cart/v2=1,stock=0")])]);
-        let mut counts = std::collections::BTreeMap::<String, u32>::new();
-        for dice in 0..4000 {
-            *counts.entry(ask(&all, None, dice)).or_default() += 1;
-        }
-        let [v1, v2] = ["cart.shop/v1:70", "cart.shop/v2:70"].map(|to| counts[&format!("shop/v[0] {to}")]);
-        // Six deviations of a binomial distribution.
-        assert!(v1 + v2 == 4000 && v1.abs_diff(3000) < 165, "{counts:?}");
-        let keys: Vec<_> = all.clusters.iter().map(|(key, _)| key.to_string()).collect();
-        assert_eq!(keys.len(), 4, "each that is named, and the Service's own: {keys:?}");
-    }
-
-    #[test]
-    fn of_several_objects_the_older_ones_rules_come_first() {
-        let new = with("shop/a cart @2", Vec::new(), vec![tcp(Vec::new(), "stock")]);
-        let old = with("shop/b cart @1", Vec::new(), vec![tcp(Vec::new(), "cart/v1")]);
-        assert_eq!(ask(&compiled([new, old]), None, 0), "shop/b[0] cart.shop/v1:70");
-    }
-}
+mod tests;

@@ -75,11 +75,16 @@ pub(in crate::http) fn pod_of(full_name: &str, address: &str, of: &str) -> Objec
     ambient(full_name, address, of).into()
 }
 
-/// `namespace/name HTTP|GRPC parent[:port][#section],... [@created]`; a parent is `namespace/name`.
+/// `namespace/name HTTP|GRPC|TLS|TCP parent[:port][#section],... [@created]`; a parent is `namespace/name`.
 pub(in crate::http) fn gateway_route(text: &str, rules: Vec<RouteRule>) -> GatewayRoute {
     let mut words = text.split_whitespace();
     let full = name(words.next().unwrap());
-    let protocol = if words.next() == Some("GRPC") { RouteProtocol::Grpc } else { RouteProtocol::Http };
+    let protocol = match words.next() {
+        Some("GRPC") => RouteProtocol::Grpc,
+        Some("TLS") => RouteProtocol::Tls,
+        Some("TCP") => RouteProtocol::Tcp,
+        _ => RouteProtocol::Http,
+    };
     let parent = |text: &str| {
         let (rest, section) = text.split_once('#').map_or((text, None), |(rest, s)| (rest, Some(s.into())));
         let (rest, port) =
