@@ -24,7 +24,9 @@ pub(crate) enum CliError {
     #[error("cannot explain: {source}")]
     Explain { source: Unknown },
     /// Routes are objects, which agents do not have.
-    #[error("a request is explained from files alone: name them with -f DIR (agents have no routes: waypoints do)")]
+    #[error(
+        "requests and server names are explained from files alone: name them with -f DIR (agents have no routes: waypoints do)"
+    )]
     RequestOfFiles,
     /// No answer at the agent's address.
     #[error("{source}; is an agent running on this node? Use --agent for another address, or -f DIR to read manifests")]

@@ -11,7 +11,7 @@ use std::{
 use underpass_config::door::{self, Files, State};
 use underpass_core::{
     ObjectName,
-    explain::{Asked, Behind, Explanation, explain, explain_request},
+    explain::{Asked, Behind, Explanation, explain_connection, explain_request},
     resolve::Model,
 };
 use underpass_door::Path as FieldPath;
@@ -124,14 +124,26 @@ impl Source {
         }
     }
 
-    pub(crate) fn explain(&self, source: &str, destination: &str) -> Result<Explanation, CliError> {
+    /// A connection; with files its route as well, of one of TLS by the server name that it asks for.
+    pub(crate) fn explain(
+        &self,
+        source: &str,
+        destination: &str,
+        server_name: Option<&str>,
+    ) -> Result<Explanation, CliError> {
         match self {
+            Self::Agents(_) if server_name.is_some() => Err(CliError::RequestOfFiles),
             Self::Agents(agents) => {
                 let query = format!("source={}&destination={}", encode_query(source), encode_query(destination));
                 agents.beside(source, &format!("/explain?{query}"))
             }
-            Self::Manifests(model, _) => explain(model.world(), Some(model.sources()), source, destination)
-                .map_err(|source| CliError::Explain { source }),
+            Self::Manifests(model, origin) => {
+                let (world, sources) = (model.world(), model.sources());
+                let mut explanation = explain_connection(world, sources, source, destination, server_name)
+                    .map_err(|source| CliError::Explain { source })?;
+                explanation.tcp.iter_mut().for_each(|tcp| origin.locate(&mut tcp.objects));
+                Ok(explanation)
+            }
         }
     }
 

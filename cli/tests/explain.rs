@@ -347,6 +347,9 @@ fn help_tells_the_exit_status() {
               -n, --namespace <NAMESPACE>
                       The namespace of a SOURCE that names none; by default the kubeconfig's, else `default`
 
+                  --sni <NAME>
+                      The server name that a connection of TLS asks for, by which routes of `tls` and TLSRoutes of the files (-f) choose
+
               -o, --output <OUTPUT>
                       Format of the answer
 

@@ -213,7 +213,7 @@ fn calls_that_no_route_is_for() {
         command(&["explain", "--agent", "127.0.0.1:1", "shop/web", "cart:80", "--path", "/"]).output().unwrap();
     let want: Expect = expect![[r#"
         exit 1
-        ! error: a request is explained from files alone: name them with -f DIR (agents have no routes: waypoints do)
+        ! error: requests and server names are explained from files alone: name them with -f DIR (agents have no routes: waypoints do)
     "#]];
     want.assert_eq(&shown(&output));
 }

@@ -1,8 +1,8 @@
-//! A request, of which `explain` is asked where it would go.
+//! A request or a connection of TLS, of which `explain` is asked where it would go.
 
 use underpass_core::explain::Asked;
 
-/// A request over the connection.
+/// A request over the connection, or the server name that it asks for.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct Request {
     /// Explain a request as well, by the routes of the files (-f), of VirtualServices and of the Gateway API: its method.
@@ -17,6 +17,9 @@ pub(crate) struct Request {
     /// Its authority; by default the destination as it is written.
     #[arg(long, value_name = "HOST[:PORT]", help_heading = HEADING)]
     pub(crate) authority: Option<String>,
+    /// The server name that a connection of TLS asks for, by which routes of `tls` and TLSRoutes of the files (-f) choose.
+    #[arg(long, value_name = "NAME", value_parser = server_name, conflicts_with_all = ["method", "path", "header", "authority"])]
+    pub(crate) sni: Option<String>,
 }
 
 const HEADING: &str = "A request";
@@ -41,6 +44,14 @@ fn is_token(text: &str) -> bool {
 
 fn method(text: &str) -> Result<String, String> {
     if is_token(text) { Ok(text.to_owned()) } else { Err("a method is one word, such as GET".to_owned()) }
+}
+
+fn server_name(text: &str) -> Result<String, String> {
+    let is_name = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    match is_name && text.parse::<std::net::IpAddr>().is_err() {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err("a server name is a name of DNS, no address and no wildcard".to_owned()),
+    }
 }
 
 fn path(text: &str) -> Result<String, String> {
@@ -75,7 +86,21 @@ mod tests {
         assert_eq!((asked.method.as_str(), asked.path.as_str()), ("GET", "/a?b"));
         assert_eq!(asked.headers, [("end-user".into(), "a=b".into()), ("x".into(), String::new())]);
         assert_eq!(read(&["--method", "PUT"]).unwrap().unwrap().path, "/");
-        for bad in ["--path=a", "--method=A B", "--method=", "--header=a", "--header==b", "--header=a b=c"] {
+        assert_eq!(Line::parse_from(["x", "--sni", "A.example"]).request.sni.as_deref(), Some("a.example"));
+        for bad in [["--sni=a", "--path=/"], ["--sni=a", "--method=GET"]] {
+            assert!(read(&bad).is_err(), "{bad:?}");
+        }
+        for bad in [
+            "--sni=",
+            "--sni=*.a",
+            "--sni=10.0.0.1",
+            "--path=a",
+            "--method=A B",
+            "--method=",
+            "--header=a",
+            "--header==b",
+            "--header=a b=c",
+        ] {
             assert!(read(&[bad]).is_err(), "{bad}");
         }
     }

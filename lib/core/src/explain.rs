@@ -2,9 +2,11 @@
 //! It runs the functions that connections run, with a recorder; it decides nothing itself.
 
 mod balance;
+mod cluster;
 mod gates;
 mod http;
 mod resolve;
+mod tcp;
 mod untouched;
 
 use std::net::{IpAddr, SocketAddr};
@@ -25,8 +27,9 @@ use crate::{
 use self::resolve::{CalledAddress, Source, find_called, find_source, name_of, split_port};
 pub use self::{
     gates::Gate,
-    http::{Asked, Behind, HttpAnswer, explain_request},
+    http::{Asked, HttpAnswer, explain_request},
     resolve::{Suggestions, Unknown},
+    tcp::{TcpAnswer, explain_connection},
 };
 
 /// The path of a connection.
@@ -75,7 +78,25 @@ pub struct Explanation {
     /// What a waypoint would do with the request that was asked about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpAnswer>,
+    /// What a waypoint would do with the connection, where a route is for what is no HTTP, or a server name was asked about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<TcpAnswer>,
 }
+
+/// A field that the answer follows from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Behind {
+    /// The object.
+    pub object: ObjectKey,
+    /// The field.
+    pub field: String,
+    /// File and line, where they are known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+}
+
+/// Of the call of a pod's own address, or of one that is unknown.
+const NO_SERVICE: &str = "routes are of Services: the call of an address follows none";
 
 /// The facts, and the objects behind them if available. Only objects have what nodes and DNS decide by: node ports,
 /// addresses of nodes, names of pods below a service.
@@ -124,6 +145,7 @@ pub fn explain(
         reason,
         steps,
         http: None,
+        tcp: None,
     })
 }
 

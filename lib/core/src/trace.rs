@@ -19,6 +19,8 @@ pub enum Stage {
     Route,
     /// The route of a request.
     Http,
+    /// The route of a connection that is no HTTP.
+    Tcp,
     /// Whether the destination requires mutual TLS.
     PeerAuthentication,
     /// The verdict of the policies.
@@ -35,6 +37,7 @@ impl Stage {
             Self::Capture => "capture",
             Self::Route => "route",
             Self::Http => "http",
+            Self::Tcp => "tcp",
             Self::PeerAuthentication => "peer-authentication",
             Self::Authorization => "authorization",
         }

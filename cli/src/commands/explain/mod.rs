@@ -26,7 +26,7 @@ pub(crate) fn run(args: &Explain) -> Result<Output, CliError> {
     };
     let answer = match args.request.asked() {
         Some(asked) => source.explain_request(&from, &args.destination, &asked)?,
-        None => source.explain(&from, &args.destination)?,
+        None => source.explain(&from, &args.destination, args.request.sni.as_deref())?,
     };
     let code = match answer.verdict {
         Answer::Allow => output::OK,

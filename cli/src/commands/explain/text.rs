@@ -27,9 +27,10 @@ pub(super) fn write(e: &Explanation, colour: Colour) -> String {
     out
 }
 
-/// The fields that the route of a request follows from, each with its file and line.
+/// The fields that the route of a request or connection follows from, each with its file and line.
 fn behind(e: &Explanation) -> String {
-    let located = e.http.iter().flat_map(|http| &http.objects).filter_map(|one| Some((one, one.place.as_ref()?)));
+    let objects = e.http.iter().flat_map(|http| &http.objects).chain(e.tcp.iter().flat_map(|tcp| &tcp.objects));
+    let located = objects.filter_map(|one| Some((one, one.place.as_ref()?)));
     let line =
         |(one, place): (&Behind, &String)| format!("  {}: {} {}\n", one_line(place), one.object, one_line(&one.field));
     let lines: String = located.map(line).collect();
@@ -90,6 +91,7 @@ mod tests {
                 step(Stage::Authorization, None, "three"),
             ],
             http: None,
+            tcp: None,
         };
         let object = "AuthorizationPolicy default/a";
         let (blank, space) = (" ".repeat(object.len()), " ".repeat("authorization".len()));

@@ -4,19 +4,19 @@
 use std::{net::IpAddr, time::Duration};
 
 use super::{
-    http::{destination_rule, endpoint},
+    cluster::{destination_rule, endpoint},
     resolve::Source,
 };
 use crate::{
     World,
-    http::{Ask, Balancer, Cluster, ClusterEndpoint, ClusterPolicy, RequestHead, Viewpoint, hash_of},
+    http::{Ask, Balancer, Cluster, ClusterEndpoint, ClusterPolicy, RequestHead, Viewpoint, hash_of, hash_of_ip},
     labels::Labels,
-    objects::Balancing,
+    objects::{Balancing, HashKey},
     trace::{Stage, Step, Trace as _},
     world::Workload,
 };
 
-/// The sender of a request. Where no waypoint is, its place is taken for the waypoint's.
+/// The sender of a request, or of a connection. Where no waypoint is, its place is taken for the waypoint's.
 pub(super) struct Caller {
     address: IpAddr,
     viewpoint: Viewpoint,
@@ -49,7 +49,7 @@ pub(super) fn balanced<'l>(
     endpoints: &[ClusterEndpoint<'_>],
     labels: impl Fn(&Workload) -> Option<&'l Labels>,
     caller: &Caller,
-    head: &RequestHead<'_>,
+    head: Option<&RequestHead<'_>>,
 ) -> Option<Balanced> {
     if endpoints.len() < 2 {
         return None;
@@ -68,20 +68,21 @@ pub(super) fn balanced<'l>(
     Some(Balanced { by: cluster.policy.balancing(), endpoint: chosen, parts: balancer.parts() })
 }
 
-/// What the request says; none: it says nothing, or chance decides.
-fn key(policy: &ClusterPolicy, head: &RequestHead<'_>, source: IpAddr) -> Option<u64> {
+/// What the request says; none: it says nothing, or chance decides. Of what is no request the address alone is known.
+fn key(policy: &ClusterPolicy, head: Option<&RequestHead<'_>>, source: IpAddr) -> Option<u64> {
     let Balancing::Hash(hash) = &policy.port.load_balancer.as_ref()?.method else { return None };
+    let Some(head) = head else { return (hash.key == HashKey::SourceIp).then(|| hash_of_ip(source)) };
     let hashed = hash_of(hash, head, source, 0);
     hashed.key.filter(|_| hashed.set_cookie.is_none())
 }
 
 impl Balanced {
     /// Behind the fields of its cluster.
-    pub(super) fn say(&self, cluster: &Cluster, steps: &mut Vec<Step>) {
+    pub(super) fn say(&self, stage: Stage, cluster: &Cluster, steps: &mut Vec<Step>) {
         let level = cluster.levels.iter().rfind(|level| level.parts.contains(&"loadBalancer"));
         let object = level.map(|level| destination_rule(&level.rule));
         let chosen = self.endpoint.as_ref().map_or_else(String::new, |endpoint| format!(": {endpoint}"));
         let parts = self.parts.as_ref().map_or_else(String::new, |parts| format!(" ({parts})"));
-        steps.say(Stage::Http, object.as_ref(), || format!("one of them by {}{chosen}{parts}", self.by));
+        steps.say(stage, object.as_ref(), || format!("one of them by {}{chosen}{parts}", self.by));
     }
 }

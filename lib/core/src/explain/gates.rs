@@ -1,4 +1,4 @@
-//! The verdicts about a request that is asked about: of the policies of its waypoint, and of the endpoint's. Their own file
+//! The verdicts about a request or connection that is asked about: of the policies of its waypoint, and of the endpoint's. Their own file
 //! because they come from other objects than its route, and one of them before it.
 
 use std::{net::SocketAddr, sync::Arc};
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Answer;
 use crate::{
     Kind, ObjectKey, ObjectName, World,
-    authz::{self, Check, HttpRequest, Verdict, WaypointTargets},
+    authz::{self, Check, HttpRequest, Peer, Verdict, WaypointTargets},
     http::ClusterEndpoint,
     trace::{Stage, Step, Trace as _},
     world::{Service, WaypointAt},
@@ -44,10 +44,7 @@ pub(super) struct Gates<'a> {
 
 impl Gates<'_> {
     pub(super) fn at_waypoint(&self, steps: &mut Vec<Step>) -> Gate {
-        let gateway = match self.service.waypoint.as_ref().map(|waypoint| &waypoint.at) {
-            Some(WaypointAt::Service(name) | WaypointAt::Missing(name)) => name.clone(),
-            Some(WaypointAt::Address(_)) | None => ObjectName::new(self.service.name.namespace(), USUAL_WAYPOINT),
-        };
+        let gateway = gateway(self.service);
         let targets = WaypointTargets { service: Some(&self.service.name), gateway: &gateway, class: USUAL_CLASS };
         let mut said = Vec::new();
         let checks = authz::checks_at_waypoint(self.world, &targets, self.called, &self.request);
@@ -88,6 +85,51 @@ impl Gates<'_> {
             });
         }
         Some(gate("endpoint", Some(first.target), &verdict))
+    }
+}
+
+/// A connection that is no HTTP before its gates.
+#[derive(Clone, Copy)]
+pub(super) struct ConnectionGates<'a> {
+    pub(super) world: &'a World,
+    pub(super) service: &'a Service,
+    /// The Service's address and port.
+    pub(super) called: SocketAddr,
+    pub(super) source: Peer<'a>,
+}
+
+impl ConnectionGates<'_> {
+    pub(super) fn at_waypoint(&self, steps: &mut Vec<Step>) -> Gate {
+        let gateway = gateway(self.service);
+        let targets = WaypointTargets { service: Some(&self.service.name), gateway: &gateway, class: USUAL_CLASS };
+        let verdict = authz::judge_connection_at_waypoint(self.world, &targets, self.called, self.source);
+        say_verdict(steps, "the waypoint", &verdict);
+        gate("waypoint", None, &verdict)
+    }
+
+    /// Of several endpoints the first is explained.
+    pub(super) fn at_endpoint(&self, endpoints: &[ClusterEndpoint<'_>], steps: &mut Vec<Step>) -> Option<Gate> {
+        let first = endpoints.first()?;
+        let verdict = authz::judge_connection_at_endpoint(self.world, first.workload, first.target, self.source);
+        say_verdict(steps, &first.target.to_string(), &verdict);
+        Some(gate("endpoint", Some(first.target), &verdict))
+    }
+}
+
+/// The verdict about a connection, where a policy has a say.
+fn say_verdict(steps: &mut Vec<Step>, at: &str, verdict: &Verdict) {
+    let key = verdict.policy().map(|policy| ObjectKey::new(Kind::AuthorizationPolicy, policy.clone()));
+    let word = if verdict.is_allow() { "allowed" } else { "denied" };
+    if key.is_some() || !verdict.is_allow() {
+        steps.say(Stage::Authorization, key.as_ref(), || format!("at {at}: the connection is {word}"));
+    }
+}
+
+/// The waypoint before a Service, or the one that is meant.
+fn gateway(service: &Service) -> ObjectName {
+    match service.waypoint.as_ref().map(|waypoint| &waypoint.at) {
+        Some(WaypointAt::Service(name) | WaypointAt::Missing(name)) => name.clone(),
+        Some(WaypointAt::Address(_)) | None => ObjectName::new(service.name.namespace(), USUAL_WAYPOINT),
     }
 }
 

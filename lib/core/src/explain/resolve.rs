@@ -7,6 +7,7 @@ use crate::{
     Kind, ObjectKey, ObjectName, World,
     addr::is_loopback,
     objects::Pod,
+    resolve::Sources,
     world::{Addressed, Service, Workload},
 };
 
@@ -46,6 +47,28 @@ pub enum Unknown {
         service: ObjectKey,
         /// The external name.
         name: Arc<str>,
+    },
+    /// A request is asked about, and no request is seen there.
+    #[error(
+        "port {port} of Service {service} carries {carries}, not HTTP: ask without --method, --path, --header and --authority"
+    )]
+    NotHttp {
+        /// The Service.
+        service: ObjectName,
+        /// Its port.
+        port: u16,
+        /// What its name or `appProtocol` says.
+        carries: &'static str,
+    },
+    /// A server name is given, and none is read there.
+    #[error("port {port} of Service {service} carries {carries}: no server name is read there; ask without --sni")]
+    NotTls {
+        /// The Service.
+        service: ObjectName,
+        /// Its port.
+        port: u16,
+        /// What its name or `appProtocol` says.
+        carries: &'static str,
     },
     /// The service has neither a VIP nor an endpoint.
     #[error("{0} is headless and has no endpoint to connect to")]
@@ -121,6 +144,31 @@ pub(super) struct CalledAddress {
 impl From<IpAddr> for CalledAddress {
     fn from(address: IpAddr) -> Self {
         Self { address, headless: None }
+    }
+}
+
+/// Who calls what, as a waypoint before it would see it.
+pub(super) struct Call {
+    pub(super) from: Source,
+    /// The called address and port.
+    pub(super) address: IpAddr,
+    pub(super) port: u16,
+    /// The Service that is called; none: an address of a pod, or of nothing.
+    pub(super) service: Option<Arc<Service>>,
+}
+
+impl Call {
+    pub(super) fn find(world: &World, sources: &Sources, source: &str, destination: &str) -> Result<Self, Unknown> {
+        let (host, port) = split_port(destination)?;
+        let from = find_source(world, source)?;
+        let namespace = from.workload.as_ref().map_or("default", |w| w.name.namespace());
+        let called = find_called(Known { world, sources: Some(sources) }, host, namespace, from.address)?;
+        let service = match (called.headless, world.addressed(called.address)) {
+            (Some((service, _)), _) => Some(service),
+            (None, Addressed::Service(service)) => Some(Arc::clone(service)),
+            (None, _) => None,
+        };
+        Ok(Self { from, address: called.address, port, service })
     }
 }
 
