@@ -15,7 +15,7 @@ use super::{
 use crate::{
     World,
     authz::Peer,
-    http::{self, ConnectionHead, Dice, Source, TcpRule, TcpTarget, TcpWay},
+    http::{self, ClusterKey, ConnectionHead, Dice, Source, TcpRule, TcpTarget, TcpWay},
     resolve::Sources,
     trace::{Stage, Step, Trace as _},
     world::{AppProtocol, Service},
@@ -120,27 +120,9 @@ impl Asking<'_> {
         // As of other choices the first outcome is explained; a step names all.
         let way = compiled.tcp.find(&head, Dice(0));
         if let TcpWay::To(rule, _) | TcpWay::NoBackend(rule, _) = way {
-            say_rule(rule, way, steps);
             answer.objects.push(Behind { object: rule.object.clone(), field: rule.field(), place: None });
         }
-        let key = match way {
-            TcpWay::Own => {
-                let says = || "no route is for it: it goes to the Service itself".to_owned();
-                steps.say(Stage::Tcp, None, says);
-                Ok(compiled.routes.own_cluster())
-            }
-            TcpWay::To(_, key) => Ok(key),
-            TcpWay::NoRule(object) => {
-                let says = "no rule is for it".to_owned();
-                steps.say(Stage::Tcp, Some(object), || format!("{says}: it is refused"));
-                Err(says)
-            }
-            TcpWay::NoBackend(rule, why) => {
-                let says = why.map_or_else(|| "no backend has a weight".to_owned(), ToString::to_string);
-                steps.say(Stage::Tcp, Some(&rule.object), || format!("{}: {says}: it is refused", rule.field()));
-                Err(says)
-            }
-        };
+        let key = led_to(way, compiled.routes.own_cluster(), steps);
         let mut refused = key.as_ref().err().cloned();
         if let Ok(key) = key {
             let is_ipv4 = call.address.is_ipv4();
@@ -165,8 +147,33 @@ impl Asking<'_> {
     }
 }
 
+/// The cluster, or why there is none.
+fn led_to<'c>(way: TcpWay<'c>, own: &'c ClusterKey, steps: &mut Vec<Step>) -> Result<&'c ClusterKey, String> {
+    match way {
+        TcpWay::Own => {
+            steps.say(Stage::Tcp, None, || "no route is for it: it goes to the Service itself".to_owned());
+            Ok(own)
+        }
+        TcpWay::To(rule, key) => {
+            say_rule(rule, Some(key), steps);
+            Ok(key)
+        }
+        TcpWay::NoRule(object) => {
+            let says = "no rule is for it".to_owned();
+            steps.say(Stage::Tcp, Some(object), || format!("{says}: it is refused"));
+            Err(says)
+        }
+        TcpWay::NoBackend(rule, why) => {
+            say_rule(rule, None, steps);
+            let says = why.map_or_else(|| "no backend has a weight".to_owned(), ToString::to_string);
+            steps.say(Stage::Tcp, Some(&rule.object), || format!("{}: {says}: it is refused", rule.field()));
+            Err(says)
+        }
+    }
+}
+
 /// The rule, and its targets where there are several.
-fn say_rule(rule: &TcpRule, way: TcpWay<'_>, steps: &mut Vec<Step>) {
+fn say_rule(rule: &TcpRule, chosen: Option<&ClusterKey>, steps: &mut Vec<Step>) {
     steps.say(Stage::Tcp, Some(&rule.object), || format!("{} matches: {}", rule.field(), rule.words()));
     let total: u64 = rule.targets().iter().map(|target| u64::from(target.weight)).sum();
     if rule.targets().len() > 1 && total > 0 {
@@ -175,10 +182,7 @@ fn say_rule(rule: &TcpRule, way: TcpWay<'_>, steps: &mut Vec<Step>) {
             Err(why) => format!("{why} {}/{total}", target.weight),
         };
         let all: Vec<_> = rule.targets().iter().filter(|target| target.weight > 0).map(target).collect();
-        let chosen = match way {
-            TcpWay::To(_, key) => format!(": {key}"),
-            _ => String::new(),
-        };
+        let chosen = chosen.map_or_else(String::new, |key| format!(": {key}"));
         steps.say(Stage::Tcp, Some(&rule.object), || format!("by weight one of {}{chosen}", all.join(", ")));
     }
 }
