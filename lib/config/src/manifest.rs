@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use underpass_core::{
     Kind, ObjectKey, ObjectName,
-    objects::{Pod, WAYPOINT_CLASSES},
+    objects::{MESH_CONFIG, Pod, WAYPOINT_CLASSES},
 };
 use underpass_door::{Observation, Source, Strictness};
 
@@ -177,6 +177,9 @@ impl Reader<'_> {
         match kinds::classify(api_version, kind) {
             Class::Served(Kind::Gateway) if !is_waypoint(c.tree) => {
                 kinds::other_gateway().into_iter().for_each(|known| self.known(c, id.as_ref(), api_version, known));
+            }
+            Class::Served(Kind::MeshConfig) if metadata(c.tree, "name") != Some(MESH_CONFIG) => {
+                self.ignore(api_version, kind);
             }
             Class::Served(kind) => self.served(c, kind, id),
             Class::List(item) => self.list(c, item.as_deref().map(|item| (api_version, item))),

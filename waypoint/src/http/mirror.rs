@@ -107,7 +107,7 @@ impl Forwarding<'_> {
         head::fit(&mut headers, version, &authority, self.recorded.is_of_unknown_length())
             .map_err(|_| MirrorEnd::Failed)?;
         let (method, path) = (self.head.method.clone(), Rc::clone(&self.head.path));
-        // Nobody is asked about a copy: where other authorizers than the request's are to allow it, it is denied.
+        // No authorizer is asked about a copy: where other authorizers than the request's are to allow it, it is denied.
         let (token, allowed_by) = (self.head.token.clone(), self.head.allowed_by.clone());
         let head = Rc::new(Head { method, authority, path, headers, port: key.port, token, allowed_by });
         let hashed = head.lend(|head| asked.hashed(key, &head));

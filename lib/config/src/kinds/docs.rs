@@ -244,8 +244,7 @@ const SERVED: &[Served] = &[
             ),
             (
                 "spec.action",
-                "ALLOW, DENY, and at a waypoint CUSTOM and AUDIT ([policy.md](policy.md#custom-and-audit)). At L4, where no provider is asked, what a CUSTOM policy \
-                 matches by its other fields is denied, unless a waypoint has judged it; AUDIT does nothing there",
+                "ALLOW, DENY; [CUSTOM and AUDIT](policy.md#custom-and-audit) at a waypoint: at L4 CUSTOM denies",
             ),
             ("spec.selector", L4),
             (
@@ -291,21 +290,13 @@ const OF_WAYPOINTS: &[(Kind, &str, &str)] = &[
         "routes of requests, and of connections that are no HTTP ([routes.md](routes.md))",
         AS_IF_ABSENT,
     ),
-    (
-        Kind::DestinationRule,
-        "subsets, balancing, limits and outliers ([routes.md](routes.md#limits))",
-        "connections to its host are balanced and limited as if it did not exist",
-    ),
+    (Kind::DestinationRule, "subsets, balancing, limits, outliers ([routes.md](routes.md#limits))", AS_IF_ABSENT),
     (Kind::HttpRoute, "at Services, as parents ([routes.md](routes.md)); gateways not yet", AS_IF_ABSENT),
     (Kind::GrpcRoute, "the same", AS_IF_ABSENT),
     (Kind::TlsRoute, "the same, by the server name", AS_IF_ABSENT),
     (Kind::TcpRoute, "the same", AS_IF_ABSENT),
     (Kind::ReferenceGrant, "for routes of gateways: at a Service they need no grant", "has no effect"),
-    (
-        Kind::MeshConfig,
-        "of that named `istio` in the root namespace the key `mesh`: `extensionProviders[].envoyExtAuthzHttp` ([policy.md](policy.md#custom-and-audit))",
-        "what policies with its providers match is refused",
-    ),
+    (Kind::MeshConfig, "key `mesh` of `istio` ([policy.md](policy.md#custom-and-audit))", "CUSTOM policies refuse"),
     (
         Kind::RequestAuthentication,
         "tokens of requests ([policy.md](policy.md))",

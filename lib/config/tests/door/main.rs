@@ -4,6 +4,7 @@ mod bookinfo;
 mod broken;
 mod changes;
 mod directory;
+mod mesh_config;
 mod policies;
 mod properties;
 mod provision;

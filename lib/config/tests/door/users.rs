@@ -74,13 +74,12 @@ fn fields_that_are_not_yet_served_are_reported() {
          apiVersion: v1\nkind: ConfigMap\nmetadata: {name: 7}\n---\napiVersion: policy.linkerd.io/v1alpha1\n\
          kind: AuthorizationPolicy\nmetadata: {name: x}\n---\n# values of a chart\nglobal:\n  proxy: {}\n",
         &expect![[r#"
-            error: a.yaml:27: document 6: metadata.name: is missing (not served)
-            error: a.yaml:32: document 7: metadata.name: YAML reads this as the number 7, expected text: write it in quotes (not served)
             warning: a.yaml:35: document 8: AuthorizationPolicy default/x: kind: is ignored: only AuthorizationPolicy of security.istio.io is served, not of `policy.linkerd.io/v1alpha1`
             notice: a.yaml:15: document 3: IstioOperator default/tracing: known, will not be served: it installs Istio; Underpass does not read its configuration from it
             notice: a.yaml:20: document 4: GatewayClass x: known, not yet served: no controller of Underpass's takes it
             notice: a.yaml:39: document 9: is not a Kubernetes object (no apiVersion, kind, metadata, spec): ignored; it looks like values of Istio's chart
             ignored: 1 apps/v1 Deployment
+            ignored: 2 v1 ConfigMap
         "#]],
     );
 }

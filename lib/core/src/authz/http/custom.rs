@@ -18,7 +18,7 @@ pub struct Check {
     pub provider: Arc<str>,
 }
 
-/// Whom gate 1 has to ask, each once, in the order of the policies. Allocates nothing where there is nobody.
+/// Whom gate 1 has to ask, each once, in the order of the policies. Allocates nothing where there is none.
 #[must_use]
 pub fn checks_at_waypoint(
     world: &World,
