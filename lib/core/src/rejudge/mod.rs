@@ -151,8 +151,9 @@ fn outbound(world: &World, source: &Workload, from: IpAddr, target: SocketAddr, 
             if world.identity(source) == Some(own) && is_same_end { ALLOW } else { deny(Reason::Identity) }
         }
         OutboundPath::Plain => match destination {
-            // It began before the other end was in the mesh, whose node has never seen it: judged for it, as it would.
-            Some(workload) if workload.is_enrolled() && workload.uid != source.uid => {
+            // It began before the other end was in the mesh, whose node has never seen it: judged for it, as it would. One to its
+            // own address leaves no pod, also where a pod on the host's network shares that with another one.
+            Some(workload) if workload.is_enrolled() && workload.uid != source.uid && target.ip() != from => {
                 let peer = Peer::itself(from, None);
                 let request = Request { peer, workload, address: target.ip(), port: target.port() };
                 admit::admit(world, &request, &mut ())
