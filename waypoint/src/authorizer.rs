@@ -164,7 +164,8 @@ fn allowed(authorizer: &Authorizer, headers: &HeaderMap) -> Answer {
         let mut listed: HeaderMap =
             headers.iter().filter(|(name, _)| is_listed(names, name)).map(|(n, v)| (n.clone(), v.clone())).collect();
         remove_hop_by_hop(&mut listed);
-        listed.remove(header::CONTENT_LENGTH);
+        // Of its own message.
+        [header::CONTENT_LENGTH, header::HOST].iter().for_each(|own| drop(listed.remove(own)));
         listed
     };
     Answer::Allowed { to_endpoint: of(&authorizer.to_endpoint), to_client: of(&authorizer.to_client_allowed) }
@@ -265,7 +266,11 @@ mod tests {
             ("www-authenticate", "Basic"),
             ("connection", "x-why"),
             ("content-length", "3"),
+            ("host", "other"),
         ]);
+        let all = Authorizer { to_endpoint: names(&["h*", "c*"]), ..authorizer() };
+        let Answer::Allowed { to_endpoint, .. } = allowed(&all, &said) else { panic!() };
+        assert_eq!(shown(&to_endpoint), "", "what the request is, is not its authorizer's to say");
         let Answer::Allowed { to_endpoint, to_client } = allowed(&authorizer(), &said) else { panic!() };
         assert_eq!([shown(&to_endpoint), shown(&to_client)], ["x-checked-user=u", "x-rest=1"]);
         let of = |authorizer: &Authorizer, said: HeaderMap| {
@@ -275,7 +280,7 @@ mod tests {
             assert_eq!(response.status(), 401);
             shown(response.headers())
         };
-        assert_eq!(of(&authorizer(), said.clone()), "www-authenticate=Basic", "connection names x-why");
+        assert_eq!(of(&authorizer(), said), "www-authenticate=Basic", "connection names x-why");
         let said = headers(&[("x-why", "no"), ("location", "/login"), ("x-other", "o"), ("content-length", "3")]);
         assert_eq!(of(&authorizer(), said.clone()), "location=/login x-why=no");
         let all = Authorizer { to_client_denied: Vec::new(), ..authorizer() };

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::sleep;
 use underpass_core::{
@@ -16,7 +16,10 @@ use underpass_core::{
     objects::{Balancing, HeaderOperations},
 };
 
-use super::{ClientConnection, answer, authenticate, authorize::Said, forward::Outgoing, head, response::ResponseBody};
+use super::{
+    ClientConnection, Version, answer, authenticate, authorize::Said, form, forward::Outgoing, head,
+    response::ResponseBody,
+};
 use crate::{
     configuration::Configuration,
     io::InFlight,
@@ -86,10 +89,16 @@ pub(super) async fn answer(
     connection: &Rc<ClientConnection>,
     mut request: Request<Incoming>,
 ) -> Response<ResponseBody> {
-    head::remove_claims(request.headers_mut()); // before the log, policies and routes read any
+    let is_plain = form::is_plain(&request);
+    // Before the log, policies and routes read any.
+    form::remove_listed(request.headers_mut());
+    head::remove_claims(request.headers_mut());
     let is_grpc = answer::is_grpc(request.headers());
     let configuration = connection.worker.configuration();
     let exchange = Exchange::begin(connection, &configuration, &request);
+    if !is_plain {
+        return malformed(connection, exchange, is_grpc);
+    }
     let called = &connection.called;
     let Some(compiled) = configuration.routes(&called.service, called.port).cloned() else {
         // It stands before this Service no longer.
@@ -109,6 +118,15 @@ fn ended(end: RequestEnd, mut exchange: Exchange, is_grpc: bool) -> Response<Res
     let response = exchange.said.refusal.take().unwrap_or_else(|| answer::of_end(end, is_grpc));
     exchange.answered(&response);
     exchange.end(end);
+    response
+}
+
+/// The answer to a request whose form leaves a doubt: what follows it on a connection of HTTP/1 may be a part of it.
+fn malformed(connection: &ClientConnection, exchange: Exchange, is_grpc: bool) -> Response<ResponseBody> {
+    let mut response = ended(RequestEnd::BadRequest, exchange, is_grpc);
+    if connection.version == Version::Http1 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 

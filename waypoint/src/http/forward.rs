@@ -25,8 +25,8 @@ use super::{
     authorize::Allowed,
     body::{Ahead, Recorded},
     exchange::{Answered, Asked, Exchange, change_response},
-    head,
-    outcome::{MOST_STALE, One, failed, health, is_stale, not_connected, outcome, unless_denied},
+    form, head,
+    outcome::{MOST_STALE, One, failed, health, is_stale, not_connected, of_body, outcome, unless_denied},
     response::{EndpointBody, ResponseBody, Streamed},
     upgrade,
 };
@@ -373,8 +373,10 @@ impl Forwarding<'_> {
             }
             self.current.set(Some(endpoint.target));
             match lease.send(self.numbered()).await {
-                // The request asked for no other protocol.
-                Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                // The request asked for no other protocol, and what has two readings is no answer.
+                Ok(response)
+                    if response.status() == StatusCode::SWITCHING_PROTOCOLS || !form::is_plain_response(&response) =>
+                {
                     return One::Failed(Outcome::Reset { is_sent: true }, RequestEnd::Protocol);
                 }
                 Ok(response) => return One::Response(response, lease),
@@ -424,7 +426,7 @@ impl Forwarding<'_> {
             match self.recorded.read_ahead().await {
                 Ok(Ahead::Ended) => break,
                 Ok(Ahead::HeldUp) => {}
-                Err(_) => return RequestEnd::ClientReset,
+                Err(error) => return of_body(&error),
             }
             tokio::select! {
                 biased;

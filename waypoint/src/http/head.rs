@@ -5,13 +5,15 @@ use std::net::IpAddr;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
     header::{self, Entry},
-    uri::{Authority, PathAndQuery, Scheme},
+    uri::{PathAndQuery, Scheme},
 };
 use underpass_core::{
     Identity,
     http::{Dice, HttpVersion},
     objects::HeaderChanges,
 };
+
+use super::form;
 
 const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -86,12 +88,11 @@ pub(crate) fn authority<B>(request: &Request<B>) -> Option<&str> {
     if hosts.next().is_some() {
         return None;
     }
-    // One with a user in it is another host to some who read it.
-    let is_host = |text: &&str| text.parse::<Authority>().is_ok() && !text.contains('@');
-    match request.uri().authority() {
-        Some(authority) => Some(authority.as_str()).filter(is_host),
-        None => host?.to_str().ok().filter(is_host),
-    }
+    let text = match request.uri().authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => host?.to_str().ok(),
+    };
+    text.filter(|text| form::is_host(text))
 }
 
 /// The client asks for another protocol on its connection (RFC 9110, 7.8).

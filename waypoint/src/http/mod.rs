@@ -6,6 +6,7 @@ mod authorize;
 mod body;
 mod copy;
 mod exchange;
+mod form;
 mod forward;
 mod head;
 mod mirror;
@@ -97,6 +98,7 @@ async fn http1(connection: &Rc<ClientConnection>, stream: ClientStream) {
         .timer(TokioTimer::new())
         .header_read_timeout(None) // the stream has its own, which an idle connection does not meet
         .max_headers(limits.headers)
+        .max_header_size(limits.head_bytes) // what the buffer holds may be more, where a head comes in one
         .max_buf_size(limits.head_bytes.max(8 << 10));
     let service = {
         let connection = Rc::clone(connection);

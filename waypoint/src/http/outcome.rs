@@ -59,6 +59,17 @@ pub(super) fn not_connected(endpoint: &Endpoint, error: &ConnectError) -> One {
     }
 }
 
+/// What ends a request whose body broke off: bytes that are no body, or a client that has gone.
+pub(super) fn of_body(error: &BodyError) -> RequestEnd {
+    let is_malformed = |error: &std::io::Error| {
+        matches!(error.kind(), std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData)
+    };
+    match error {
+        BodyError::Client(error) if cause(error).is_some_and(is_malformed) => RequestEnd::BadRequest,
+        _ => RequestEnd::ClientReset,
+    }
+}
+
 /// What the end of a connection or stream without a response means.
 pub(super) fn failed(error: &hyper::Error, is_sent: bool) -> One {
     // Neither has looked at it: a stream that is refused, and one above the last that a GOAWAY names (RFC 9113, 6.8).
@@ -68,8 +79,10 @@ pub(super) fn failed(error: &hyper::Error, is_sent: bool) -> One {
         _ => false,
     };
     let refused = cause::<h2::Error>(error).is_some_and(is_refused);
+    if let Some(error) = cause::<BodyError>(error) {
+        return One::Refused(of_body(error));
+    }
     match () {
-        () if cause::<BodyError>(error).is_some() => One::Refused(RequestEnd::ClientReset),
         () if refused => One::Failed(Outcome::RefusedStream, RequestEnd::EndpointReset),
         () if error.is_parse() => One::Failed(Outcome::Reset { is_sent }, RequestEnd::Protocol),
         () => One::Failed(Outcome::Reset { is_sent }, RequestEnd::EndpointReset),

@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use tokio::io::AsyncWriteExt as _;
 use underpass_core::http::{HttpVersion, RequestEnd};
 
-use super::{forward::Forwarding, head, outcome::not_connected_end};
+use super::{form, forward::Forwarding, head, outcome::not_connected_end};
 use crate::{
     carry::{End, Times, carry},
     cluster::{Chosen, CountGuard},
@@ -69,6 +69,8 @@ pub(super) async fn forward(
         let (endpoint, read, slot) = upgraded.await.map_err(|_| RequestEnd::EndpointReset)?;
         let opened = Rc::clone(&forwarding.opened);
         connection.upgraded.replace(Some(Upgraded { endpoint, read, _slot: slot, _chosen: chosen, opened }));
+    } else if !form::is_plain_response(&response) {
+        return Err(RequestEnd::Protocol);
     }
     Ok(response)
 }

@@ -224,7 +224,8 @@ async fn drive(
 
 fn http1_builder(worker: &Worker) -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.max_headers(worker.settings.limits.headers).max_buf_size(worker.settings.limits.head_bytes.max(8 << 10));
+    let limits = &worker.settings.limits;
+    builder.max_headers(limits.headers).max_header_size(limits.head_bytes).max_buf_size(limits.head_bytes.max(8 << 10));
     builder
 }
 

@@ -28,7 +28,10 @@ use underpass_net::{
     tunnel::{Accepted, ByteStream},
 };
 
-use crate::mesh::{Asked, Local};
+use crate::{
+    hostile::Raw,
+    mesh::{Asked, Local},
+};
 
 /// How the endpoints behave.
 #[derive(Debug, Default)]
@@ -45,6 +48,8 @@ pub(crate) struct Node {
     pub(crate) open: Cell<u32>,
     /// What `/keys` answers, where it is anything.
     pub(crate) keys: RefCell<String>,
+    /// What 8080 and 9090 do with the bytes that come, where they are no application.
+    pub(crate) raw: RefCell<Option<Rc<Raw>>>,
     /// The TLS of port 8443.
     pub(crate) tls: RefCell<Option<Rc<Acceptor>>>,
     /// Requests that came, by pod.
@@ -66,6 +71,10 @@ pub(crate) async fn connection(pod: &'static str, accepted: Accepted, asked: Rc<
     node.open.set(node.open.get() + 1);
     let _open = OpenGuard(Rc::clone(&node));
     let mut stream = ByteStream::from(stream);
+    let raw = node.raw.borrow().clone().filter(|_| matches!(port.as_str(), "8080" | "9090"));
+    if let Some(raw) = raw {
+        return raw.serve(stream).await;
+    }
     match port.as_str() {
         "8080" | "6060" => {
             let is_new = Cell::new(true);

@@ -7,6 +7,7 @@ mod clusters;
 mod connection_routes;
 mod connections;
 mod headers;
+mod hostile;
 mod judging;
 mod keys;
 mod mesh;
