@@ -123,7 +123,7 @@ async fn exchange(worker: &Rc<Worker>, authorizer: &Authorizer, head: &Head) -> 
     let (parts, body) = response.into_parts();
     match parts.status {
         StatusCode::OK => Ok(allowed(authorizer, &parts.headers)),
-        status if status.is_server_error() => Err(CheckError::Status(status)),
+        status if status.is_server_error() || status.is_informational() => Err(CheckError::Status(status)),
         status => {
             let body = Limited::new(body, MOST_BYTES).collect().await.map_err(CheckError::Body)?;
             Ok(denied(authorizer, status, parts.headers, body.to_bytes()))
